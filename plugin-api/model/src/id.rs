@@ -1,0 +1,216 @@
+//! The name of a container, with the names of all its ancestors.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// How long one value may be: it becomes a directory name and a host name.
+const MAX_VALUE: usize = 242;
+
+/// How deep containers nest: the kernel allows 32 levels of pid namespaces.
+const MAX_DEPTH: usize = 32;
+
+/// The id of a container: one value per level of nesting, outermost first, joined with dots.
+///
+/// `pod.web` is the container `web` inside the container `pod`. A value is 1 to 242 bytes long and holds
+/// no dot, slash, backslash, space or control character.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ContainerId(String);
+
+/// Why a text is not a container id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidId {
+    /// A value has no characters.
+    #[error("container id `{id}` has an empty value; every level of a container id needs a name")]
+    Empty {
+        /// The whole id.
+        id: String,
+    },
+    /// A value is longer than a file name may be.
+    #[error("container id value `{value}` has {length} bytes; at most {MAX_VALUE} are allowed")]
+    TooLong {
+        /// The value.
+        value: String,
+        /// Its length in bytes.
+        length: usize,
+    },
+    /// A value holds a character that would not survive as a file or host name.
+    #[error(
+        "container id value `{}` holds {character:?}; dots, slashes, backslashes, spaces and control \
+         characters are not allowed",
+        .value.escape_debug()
+    )]
+    Character {
+        /// The value.
+        value: String,
+        /// The first character that is not allowed.
+        character: char,
+    },
+    /// More levels than pid namespaces can nest.
+    #[error("container id has {depth} levels; at most {MAX_DEPTH} are allowed")]
+    TooDeep {
+        /// The number of levels.
+        depth: usize,
+    },
+}
+
+impl ContainerId {
+    /// Reads a dotted id such as `pod.web`.
+    ///
+    /// # Errors
+    /// [`InvalidId`] when a value is empty, too long or holds a character that is not allowed.
+    pub fn parse(id: &str) -> Result<Self, InvalidId> {
+        let mut depth = 0;
+        for value in id.split('.') {
+            depth += 1;
+            check_value(id, value)?;
+        }
+        if depth > MAX_DEPTH {
+            return Err(InvalidId::TooDeep { depth });
+        }
+        Ok(Self(id.to_owned()))
+    }
+
+    /// The id of a child of this container.
+    ///
+    /// # Errors
+    /// [`InvalidId`] when `value` is not a valid single value or the nesting becomes too deep.
+    pub fn child(&self, value: &str) -> Result<Self, InvalidId> {
+        // A dot would silently make it a grandchild.
+        if let Some(character) = value.chars().find(|&c| c == '.') {
+            return Err(InvalidId::Character { value: value.to_owned(), character });
+        }
+        Self::parse(&format!("{}.{value}", self.0))
+    }
+
+    /// The dotted form.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The values from the outermost container to this one.
+    pub fn values(&self) -> impl DoubleEndedIterator<Item = &str> {
+        self.0.split('.')
+    }
+
+    /// The last value: the container's own name.
+    #[must_use]
+    pub fn value(&self) -> &str {
+        self.0.rsplit('.').next().unwrap_or(&self.0)
+    }
+
+    /// The container this one is nested in.
+    #[must_use]
+    pub fn parent(&self) -> Option<Self> {
+        self.0.rsplit_once('.').map(|(parent, _)| Self(parent.to_owned()))
+    }
+
+    /// The outermost container.
+    #[must_use]
+    pub fn root(&self) -> Self {
+        Self(self.0.split('.').next().unwrap_or(&self.0).to_owned())
+    }
+
+    /// Whether this container is inside another.
+    #[must_use]
+    pub fn is_nested(&self) -> bool {
+        self.0.contains('.')
+    }
+
+    /// Whether this container is `ancestor` or lies somewhere below it.
+    #[must_use]
+    pub fn is_within(&self, ancestor: &Self) -> bool {
+        self.0.strip_prefix(&ancestor.0).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    }
+}
+
+fn check_value(id: &str, value: &str) -> Result<(), InvalidId> {
+    if value.is_empty() {
+        return Err(InvalidId::Empty { id: id.to_owned() });
+    }
+    if value.len() > MAX_VALUE {
+        return Err(InvalidId::TooLong { value: value.to_owned(), length: value.len() });
+    }
+    let forbidden = |c: &char| c.is_control() || c.is_whitespace() || matches!(c, '/' | '\\' | '.');
+    match value.chars().find(forbidden) {
+        Some(character) => Err(InvalidId::Character { value: value.to_owned(), character }),
+        None => Ok(()),
+    }
+}
+
+impl fmt::Display for ContainerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for ContainerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl FromStr for ContainerId {
+    type Err = InvalidId;
+
+    fn from_str(id: &str) -> Result<Self, InvalidId> {
+        Self::parse(id)
+    }
+}
+
+impl Borrow<str> for ContainerId {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Serialize for ContainerId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for ContainerId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let id = String::deserialize(deserializer)?;
+        Self::parse(&id).map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_are_read_from_the_dots() {
+        let id = ContainerId::parse("pod.web.probe").unwrap();
+        assert_eq!(id.value(), "probe");
+        assert_eq!(id.parent().unwrap().as_str(), "pod.web");
+        assert_eq!(id.root().as_str(), "pod");
+        assert!(id.is_nested() && !id.root().is_nested());
+        assert!(id.is_within(&id.root()) && id.is_within(&id));
+        assert!(!ContainerId::parse("podium").unwrap().is_within(&id.root()));
+    }
+
+    #[test]
+    fn values_that_could_leave_their_directory_are_refused() {
+        for bad in ["", ".", "..", "a..b", "a/b", "a\\b", "a b", "a\nb", "a.", ".a", "a\u{0}"] {
+            assert!(ContainerId::parse(bad).is_err(), "{bad:?} was accepted");
+        }
+        assert!(matches!(
+            ContainerId::parse(&"x".repeat(243)),
+            Err(InvalidId::TooLong { length: 243, .. })
+        ));
+        assert!(matches!(ContainerId::parse(&["a"; 33].join(".")), Err(InvalidId::TooDeep { depth: 33 })));
+    }
+
+    #[test]
+    fn a_child_is_one_level_deeper() {
+        let pod = ContainerId::parse("pod").unwrap();
+        assert_eq!(pod.child("web").unwrap().as_str(), "pod.web");
+        assert!(pod.child("web.probe").is_err());
+    }
+}

@@ -1,0 +1,27 @@
+//! What crosses the boundary between the agent and its plugins, as plain data.
+//!
+//! Every payload of the plugin ABI is one of these types as JSON. They grow without breaking anybody:
+//! every field has a default, unknown fields are ignored, and every enum has a catch-all for what a newer
+//! side may say. Nothing here does any work; the agent and the SDK do.
+
+#![deny(missing_docs)]
+#![forbid(unsafe_code)]
+
+mod cgroups;
+mod container;
+mod exchange;
+mod id;
+mod launch;
+mod manifest;
+mod resources;
+
+pub use cgroups::{CgroupVersion, Cgroups};
+pub use container::{Command, Container, ContainerClass, LinuxOptions, Subject};
+pub use exchange::{
+    CreateRequest, Limitation, LoggerReply, PrepareReply, Recovered, RecoverReply, RecoverRequest, Status,
+    Stream, UpdateReply, UpdateRequest, Usage, Verdict,
+};
+pub use id::{ContainerId, InvalidId};
+pub use launch::{CommandRewrite, LaunchInfo, Namespace, Operation, Rlimit, Root};
+pub use manifest::{Kind, Manifest, Method, Methods};
+pub use resources::{Limit, Resources, Value};

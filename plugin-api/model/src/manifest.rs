@@ -1,0 +1,182 @@
+//! What a plugin file says of itself before any of its code has run.
+
+use std::fmt;
+
+use semver::Version;
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
+
+/// What a plugin file says of itself, in an ELF note that is read without running plugin code.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Manifest {
+    /// What it is.
+    pub kind: Kind,
+    /// Its name: `area/name`.
+    pub name: String,
+    /// Its own version.
+    pub version: Version,
+    /// The version of the plugin API it was built against.
+    pub api: Version,
+    /// How its entry point is called: `abi_stable-0.11`.
+    pub abi: String,
+    /// How its payloads are written: `json`.
+    pub encoding: String,
+    /// `unwind`, or `abort`: then its first panic would end the agent.
+    pub panic: String,
+    /// One sentence on what it is for.
+    #[serde(default)]
+    pub description: String,
+    /// The methods it implements; the others are never called.
+    #[serde(default)]
+    pub methods: Methods,
+    /// Whether it takes part in nested containers.
+    #[serde(default)]
+    pub nesting: bool,
+    /// Whether it takes part in containers without executor or task.
+    #[serde(default)]
+    pub standalone: bool,
+    /// Plugins that must be in the chain as well.
+    #[serde(default)]
+    pub requires: Vec<String>,
+    /// Plugins that must not be in the chain as well.
+    #[serde(default)]
+    pub conflicts: Vec<String>,
+    /// Plugins that, if in the chain, must come earlier.
+    #[serde(default)]
+    pub after: Vec<String>,
+    /// A JSON schema of its table in the configuration file.
+    #[serde(default)]
+    pub config: Json,
+}
+
+/// What a plugin is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Kind {
+    /// Isolates containers.
+    Isolator,
+    /// Takes their output.
+    Logger,
+    /// Something a newer plugin is.
+    #[serde(other)]
+    Unknown,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Isolator => "isolator",
+            Self::Logger => "logger",
+            Self::Unknown => "something this agent does not know",
+        })
+    }
+}
+
+/// A method of a plugin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Method {
+    /// Makes the instance; not a method of it, but called, counted and timed like one.
+    Create,
+    /// Learns what is there already.
+    Recover,
+    /// Gets ready for a container.
+    Prepare,
+    /// Gets hold of its first process.
+    Isolate,
+    /// Says what to wait for.
+    Watch,
+    /// Says what was reached.
+    Limitation,
+    /// Changes what it may use.
+    Update,
+    /// Says what it uses.
+    Usage,
+    /// Says how it is.
+    Status,
+    /// Undoes `prepare`.
+    Cleanup,
+}
+
+impl Method {
+    /// All of them, in the order of a container's life.
+    pub const ALL: [Self; 10] = [
+        Self::Create,
+        Self::Recover,
+        Self::Prepare,
+        Self::Isolate,
+        Self::Watch,
+        Self::Limitation,
+        Self::Update,
+        Self::Usage,
+        Self::Status,
+        Self::Cleanup,
+    ];
+
+    /// The name in code, configuration, logs and metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Recover => "recover",
+            Self::Prepare => "prepare",
+            Self::Isolate => "isolate",
+            Self::Watch => "watch",
+            Self::Limitation => "limitation",
+            Self::Update => "update",
+            Self::Usage => "usage",
+            Self::Status => "status",
+            Self::Cleanup => "cleanup",
+        }
+    }
+
+    /// The method of that name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|method| method.name() == name)
+    }
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A set of methods. Names that this side does not know are dropped: it would not call them anyway.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Vec<String>", into = "Vec<String>")]
+pub struct Methods(u32);
+
+impl Methods {
+    /// With one more.
+    #[must_use]
+    pub const fn with(self, method: Method) -> Self {
+        Self(self.0 | 1 << method as u32)
+    }
+
+    /// Whether `method` is among them.
+    #[must_use]
+    pub const fn contains(self, method: Method) -> bool {
+        self.0 & 1 << method as u32 != 0
+    }
+
+    /// Those of them, in the order of a container's life.
+    pub fn iter(self) -> impl Iterator<Item = Method> {
+        Method::ALL.into_iter().filter(move |&method| self.contains(method))
+    }
+}
+
+impl From<Vec<String>> for Methods {
+    fn from(names: Vec<String>) -> Self {
+        names.iter().filter_map(|name| Method::from_name(name)).fold(Self::default(), Self::with)
+    }
+}
+
+impl From<Methods> for Vec<String> {
+    fn from(methods: Methods) -> Self {
+        methods.iter().map(|method| method.name().to_owned()).collect()
+    }
+}
