@@ -108,13 +108,7 @@ pub struct Command {
 impl Default for Command {
     fn default() -> Self {
         // Mesos' default too: a command that says nothing of it is a shell line.
-        Self {
-            shell: true,
-            value: None,
-            arguments: Vec::new(),
-            environment: BTreeMap::new(),
-            user: None,
-        }
+        Self { shell: true, value: None, arguments: Vec::new(), environment: BTreeMap::new(), user: None }
     }
 }
 

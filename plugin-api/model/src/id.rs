@@ -200,10 +200,7 @@ mod tests {
         for bad in ["", ".", "..", "a..b", "a/b", "a\\b", "a b", "a\nb", "a.", ".a", "a\u{0}"] {
             assert!(ContainerId::parse(bad).is_err(), "{bad:?} was accepted");
         }
-        assert!(matches!(
-            ContainerId::parse(&"x".repeat(243)),
-            Err(InvalidId::TooLong { length: 243, .. })
-        ));
+        assert!(matches!(ContainerId::parse(&"x".repeat(243)), Err(InvalidId::TooLong { length: 243, .. })));
         assert!(matches!(ContainerId::parse(&["a"; 33].join(".")), Err(InvalidId::TooDeep { depth: 33 })));
     }
 

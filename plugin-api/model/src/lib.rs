@@ -18,7 +18,7 @@ mod resources;
 pub use cgroups::{CgroupVersion, Cgroups};
 pub use container::{Command, Container, ContainerClass, LinuxOptions, Subject};
 pub use exchange::{
-    CreateRequest, Limitation, LoggerReply, PrepareReply, Recovered, RecoverReply, RecoverRequest, Status,
+    CreateRequest, Limitation, LoggerReply, PrepareReply, RecoverReply, RecoverRequest, Recovered, Status,
     Stream, UpdateReply, UpdateRequest, Usage, Verdict,
 };
 pub use id::{ContainerId, InvalidId};

@@ -1,0 +1,162 @@
+//! From a configuration type to its description.
+
+use proc_macro2::TokenStream;
+use quote::quote;
+use syn::{Attribute, Data, DeriveInput, Expr, ExprLit, Field, Fields, Lit, Meta};
+
+pub fn expand(item: TokenStream) -> TokenStream {
+    syn::parse2(item).and_then(|input| describe(&input)).unwrap_or_else(|error| error.to_compile_error())
+}
+
+fn describe(input: &DeriveInput) -> syn::Result<TokenStream> {
+    let name = &input.ident;
+    if !input.generics.params.is_empty() {
+        return Err(syn::Error::new_spanned(&input.generics, "a configuration type has no parameters"));
+    }
+    let container = Serde::of(&input.attrs)?;
+    let schema = match &input.data {
+        Data::Struct(data) => {
+            let fields = match &data.fields {
+                Fields::Named(fields) => {
+                    fields.named.iter().map(|f| field(f, &container)).collect::<syn::Result<Vec<_>>>()?
+                }
+                Fields::Unit => Vec::new(),
+                Fields::Unnamed(fields) => {
+                    return Err(syn::Error::new_spanned(
+                        fields,
+                        "a configuration struct has named fields: they are the keys of the table",
+                    ));
+                }
+            };
+            let closed = container.deny_unknown_fields;
+            quote!(Schema::Table { fields: &[#(#fields),*], closed: #closed })
+        }
+        Data::Enum(data) => {
+            let mut choices = Vec::new();
+            for variant in &data.variants {
+                if !matches!(variant.fields, Fields::Unit) {
+                    return Err(syn::Error::new_spanned(
+                        variant,
+                        "a configuration enum is a choice between words: its variants have no fields",
+                    ));
+                }
+                choices.push(container.name_of(&variant.ident.to_string(), &variant.attrs, true)?);
+            }
+            quote!(Schema::Choice(&[#(#choices),*]))
+        }
+        Data::Union(_) => {
+            return Err(syn::Error::new_spanned(name, "a union cannot be a configuration type"));
+        }
+    };
+    Ok(quote! {
+        impl ::cofferdam_plugin_api::PluginConfig for #name {
+            const SCHEMA: &'static ::cofferdam_plugin_api::config::Schema = {
+                use ::cofferdam_plugin_api::config::{Field, Schema};
+                &#schema
+            };
+        }
+    })
+}
+
+fn field(field: &Field, container: &Serde) -> syn::Result<TokenStream> {
+    let Some(ident) = &field.ident else {
+        return Err(syn::Error::new_spanned(field, "expected a named field"));
+    };
+    let name = container.name_of(&ident.to_string(), &field.attrs, false)?;
+    let default = container.default || Serde::of(&field.attrs)?.default;
+    let description = documentation(&field.attrs);
+    let ty = &field.ty;
+    Ok(quote! {
+        Field {
+            name: #name,
+            description: #description,
+            optional: #default || <#ty as ::cofferdam_plugin_api::PluginConfig>::SCHEMA.is_optional(),
+            schema: <#ty as ::cofferdam_plugin_api::PluginConfig>::SCHEMA,
+        }
+    })
+}
+
+fn documentation(attributes: &[Attribute]) -> String {
+    let lines = attributes.iter().filter_map(|attribute| match &attribute.meta {
+        Meta::NameValue(doc) if doc.path.is_ident("doc") => match &doc.value {
+            Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => Some(text.value().trim().to_owned()),
+            _ => None,
+        },
+        _ => None,
+    });
+    lines.collect::<Vec<_>>().join(" ").trim().to_owned()
+}
+
+/// What `#[serde(…)]` says, as far as it changes what a table may hold.
+#[derive(Default)]
+struct Serde {
+    default: bool,
+    deny_unknown_fields: bool,
+    rename: Option<String>,
+    rename_all: Option<String>,
+}
+
+impl Serde {
+    fn of(attributes: &[Attribute]) -> syn::Result<Self> {
+        let mut found = Self::default();
+        for attribute in attributes.iter().filter(|attribute| attribute.path().is_ident("serde")) {
+            attribute.parse_nested_meta(|meta| {
+                if meta.path.is_ident("default") {
+                    found.default = true;
+                    if meta.input.peek(syn::Token![=]) {
+                        meta.value()?.parse::<Expr>()?;
+                    }
+                } else if meta.path.is_ident("deny_unknown_fields") {
+                    found.deny_unknown_fields = true;
+                } else if meta.path.is_ident("rename") {
+                    found.rename = Some(meta.value()?.parse::<syn::LitStr>()?.value());
+                } else if meta.path.is_ident("rename_all") {
+                    found.rename_all = Some(meta.value()?.parse::<syn::LitStr>()?.value());
+                } else if meta.path.is_ident("with") {
+                    meta.value()?.parse::<Expr>()?;
+                } else {
+                    return Err(meta.error(
+                        "`PluginConfig` does not know this serde attribute, so it cannot describe the \
+                         configuration truthfully",
+                    ));
+                }
+                Ok(())
+            })?;
+        }
+        Ok(found)
+    }
+
+    /// What serde calls a field or variant of this container.
+    fn name_of(&self, ident: &str, attributes: &[Attribute], variant: bool) -> syn::Result<String> {
+        if let Some(name) = Self::of(attributes)?.rename {
+            return Ok(name);
+        }
+        let words =
+            if variant { words_of_variant(ident) } else { ident.split('_').map(str::to_owned).collect() };
+        Ok(match self.rename_all.as_deref() {
+            None => ident.to_owned(),
+            Some("lowercase") => words.concat(),
+            Some("snake_case") => words.join("_"),
+            Some("kebab-case") => words.join("-"),
+            Some("SCREAMING_SNAKE_CASE") => words.join("_").to_uppercase(),
+            Some(other) => {
+                return Err(syn::Error::new(
+                    proc_macro2::Span::call_site(),
+                    format!("`PluginConfig` does not know `rename_all = \"{other}\"`"),
+                ));
+            }
+        })
+    }
+}
+
+/// `ReadOnly` → `read`, `only`.
+fn words_of_variant(ident: &str) -> Vec<String> {
+    let mut words: Vec<String> = Vec::new();
+    for character in ident.chars() {
+        match words.last_mut() {
+            Some(word) if !character.is_uppercase() => word.push(character),
+            _ => words.push(character.to_lowercase().collect()),
+        }
+    }
+    words
+}

@@ -1,0 +1,163 @@
+//! What makes a library a plugin: a note that describes it, and one exported symbol.
+
+use cofferdam_plugin_abi::{ABI_NAME, API_VERSION, ENCODING};
+
+use crate::config::Schema;
+use crate::note::Text;
+
+/// What the manifest says of a plugin, gathered by the export attributes.
+pub struct Export {
+    /// `isolator` or `logger`.
+    pub kind: &'static str,
+    /// The plugin's name.
+    pub name: &'static str,
+    /// The version of its package.
+    pub version: &'static str,
+    /// The description of its package.
+    pub description: &'static str,
+    /// Whether its panics unwind.
+    pub unwinds: bool,
+    /// The methods it implements.
+    pub methods: &'static [&'static str],
+    /// Whether it takes part in nested containers.
+    pub nesting: bool,
+    /// Whether it takes part in standalone containers.
+    pub standalone: bool,
+    /// What must be in the chain as well.
+    pub requires: &'static [&'static str],
+    /// What must not be.
+    pub conflicts: &'static [&'static str],
+    /// What must come earlier.
+    pub after: &'static [&'static str],
+    /// What its table may hold.
+    pub config: &'static Schema,
+}
+
+impl Export {
+    /// The manifest as JSON.
+    #[must_use]
+    pub const fn manifest(&self) -> Text {
+        assert!(is_name(self.name), "a plugin's name is `area/name` in lower case letters, digits, - and _");
+        let mut text = Text::new();
+        text.raw("{");
+        text.entry("kind", self.kind);
+        text.entry("name", self.name);
+        text.entry("version", self.version);
+        text.entry("description", self.description);
+        text.entry("api", API_VERSION);
+        text.entry("abi", ABI_NAME);
+        text.entry("encoding", ENCODING);
+        text.entry("panic", if self.unwinds { "unwind" } else { "abort" });
+        text.entries("methods", self.methods);
+        text.flag("nesting", self.nesting);
+        text.flag("standalone", self.standalone);
+        text.entries("requires", self.requires);
+        text.entries("conflicts", self.conflicts);
+        text.entries("after", self.after);
+        text.raw("\"config\":");
+        self.config.write(&mut text, "");
+        text.raw("}");
+        text
+    }
+}
+
+/// A name becomes a directory and a metric label, so it is kept plain.
+const fn is_name(name: &str) -> bool {
+    let bytes = name.as_bytes();
+    let (mut i, mut slashes) = (0, 0);
+    while i < bytes.len() {
+        match bytes[i] {
+            b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' => {}
+            b'/' if i > 0 && i + 1 < bytes.len() => slashes += 1,
+            _ => return false,
+        }
+        i += 1;
+    }
+    !bytes.is_empty() && slashes <= 1
+}
+
+/// Expands to the static items of an isolator. Called by `#[isolator]`.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __export_isolator {
+    ($plugin:ty, [$($method:literal),*]) => {
+        $crate::__export!(
+            "isolator", $crate::Isolator, $plugin, [$($method),*],
+            <$plugin as $crate::Isolator>::NESTING,
+            <$plugin as $crate::Isolator>::STANDALONE,
+            $crate::__private::new_isolator::<$plugin>,
+            $crate::__private::no_logger
+        );
+    };
+}
+
+/// Expands to the static items of a logger. Called by `#[logger]`.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __export_logger {
+    ($plugin:ty, [$($method:literal),*]) => {
+        $crate::__export!(
+            "logger", $crate::Logger, $plugin, [$($method),*],
+            true,
+            true,
+            $crate::__private::no_isolator,
+            $crate::__private::new_logger::<$plugin>
+        );
+    };
+}
+
+/// Expands to the note and the exported symbol.
+///
+/// The symbol's name is abi_stable's; its own attribute is not used because it would make every author
+/// depend on abi_stable.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __export {
+    ($kind:literal, $trait:path, $plugin:ty, [$($method:literal),*], $nesting:expr, $standalone:expr,
+     $new_isolator:expr, $new_logger:expr) => {
+        #[allow(unsafe_code, reason = "static items with a section and a name are how a plugin is found")]
+        const _: () = {
+            use $crate::__private as private;
+
+            const MANIFEST: private::Text = private::Export {
+                kind: $kind,
+                name: <$plugin as $trait>::NAME,
+                version: ::core::env!("CARGO_PKG_VERSION"),
+                description: ::core::env!("CARGO_PKG_DESCRIPTION"),
+                unwinds: ::core::cfg!(panic = "unwind"),
+                methods: &[$($method),*],
+                nesting: $nesting,
+                standalone: $standalone,
+                requires: <$plugin as $trait>::REQUIRES,
+                conflicts: <$plugin as $trait>::CONFLICTS,
+                after: <$plugin as $trait>::AFTER,
+                config: <<$plugin as $trait>::Config as $crate::PluginConfig>::SCHEMA,
+            }
+            .manifest();
+
+            #[used]
+            #[unsafe(link_section = ".note.cofferdam.plugin")]
+            static NOTE: private::Note<{ private::note_len(&MANIFEST) }> = private::Note::new(&MANIFEST);
+
+            fn module() -> private::ModuleRef {
+                private::PrefixTypeTrait::leak_into_prefix(private::Module {
+                    new_isolator: $new_isolator,
+                    new_logger: $new_logger,
+                })
+            }
+
+            extern "C" fn load() -> private::RootModuleResult {
+                private::__call_root_module_loader(module)
+            }
+
+            #[unsafe(no_mangle)]
+            // SAFETY: `load` answers the reference to the prefix of a `Module`, as its type says.
+            static _1as_0lib_1header_0root_bmodule_bloader: private::LibHeader = unsafe {
+                private::LibHeader::from_constructor::<private::ModuleRef>(
+                    load,
+                    private::CheckTypeLayout::Yes,
+                )
+            };
+        };
+    };
+}

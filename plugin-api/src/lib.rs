@@ -1,0 +1,94 @@
+//! Everything needed to write an isolator or a container logger for Cofferdam.
+//!
+//! ```
+//! use cofferdam_plugin_api::prelude::*;
+//!
+//! /// Tells a container which building it is in.
+//! struct Building {
+//!     name: String,
+//! }
+//!
+//! #[derive(Deserialize, PluginConfig)]
+//! #[serde(deny_unknown_fields)]
+//! struct Config {
+//!     /// What `BUILDING` is set to.
+//!     name: String,
+//! }
+//!
+//! #[cofferdam_plugin_api::isolator]
+//! impl Isolator for Building {
+//!     const NAME: &'static str = "example/building";
+//!     type Config = Config;
+//!
+//!     fn create(config: Config, _host: Host) -> Result<Self> {
+//!         Ok(Self { name: config.name })
+//!     }
+//!
+//!     fn prepare(&self, _container: &Container) -> Result<Prepared> {
+//!         Ok(Prepared::new().environment("BUILDING", &self.name))
+//!     }
+//! }
+//! # fn main() {}
+//! ```
+//!
+//! ```text
+//!   author's impl ◀── bridge ◀── cofferdam-plugin-abi ◀── agent
+//!        │              │ one door: decode, guard, encode
+//!        └─ prelude     └─ log: tracing events and spans go to the agent
+//! ```
+//!
+//! The trait docs of [`Isolator`] and [`Logger`] are the manual. [`testing::Bench`] drives a plugin in a
+//! unit test exactly as the agent does.
+
+#![deny(missing_docs)]
+#![deny(unsafe_code)]
+
+mod bridge;
+pub mod config;
+mod descriptors;
+mod error;
+mod export;
+mod host;
+mod isolator;
+mod log;
+mod logger;
+mod note;
+mod panic;
+mod subject;
+pub mod testing;
+
+pub use cofferdam_plugin_macros::{PluginConfig, isolator, logger};
+pub use cofferdam_plugin_model as model;
+
+pub use config::PluginConfig;
+pub use error::{Error, Result, ResultExt};
+pub use host::Host;
+pub use isolator::{Isolator, Prepared, Recovery};
+pub use logger::{Logger, Output, Streams};
+pub use subject::Subject;
+
+/// What nearly every plugin needs.
+pub mod prelude {
+    pub use serde::{Deserialize, Serialize};
+    pub use tracing::{debug, error, info, trace, warn};
+
+    pub use crate::model::{
+        Container, ContainerId, Limitation, Namespace, Operation, Recovered, Resources, Root, Status, Usage,
+    };
+    pub use crate::{
+        Error, Host, Isolator, Logger, Output, PluginConfig, Prepared, Recovery, Result, ResultExt, Streams,
+        Subject,
+    };
+}
+
+/// What the export attributes expand to. Not part of the API.
+#[doc(hidden)]
+pub mod __private {
+    pub use abi_stable::library::{__call_root_module_loader, CheckTypeLayout, LibHeader, RootModuleResult};
+    pub use abi_stable::prefix_type::PrefixTypeTrait;
+    pub use cofferdam_plugin_abi::{Module, ModuleRef};
+
+    pub use crate::bridge::{new_isolator, new_logger, no_isolator, no_logger};
+    pub use crate::export::Export;
+    pub use crate::note::{Note, Text, note_len};
+}
