@@ -20,6 +20,8 @@ message! {
         optional set: Set,
         /// Retired: the role it is reserved for, `*` for none.
         optional role: String,
+        /// Its reservation in the older form, as written.
+        optional reservation: serde_json::Value,
         /// Its reservations, as written. A container of this agent may use unreserved resources only.
         repeated reservations: serde_json::Value,
         /// For `disk`: what backs it and where it appears.
