@@ -168,7 +168,9 @@ pub enum AdmitError {
     #[error(transparent)]
     Preflight(#[from] PreflightError),
     /// It is not the file the operator meant.
-    #[error("plugin file `{path}` has SHA-256 {found}, the configuration wants {wanted}; nothing of it was run")]
+    #[error(
+        "plugin file `{path}` has SHA-256 {found}, the configuration wants {wanted}; nothing of it was run"
+    )]
     Hash {
         /// The file.
         path: PathBuf,
@@ -468,10 +470,8 @@ impl Plugin {
             let mut condition = lock(&self.condition);
             condition.panics += 1;
             if condition.panics >= PANICS_FORGIVEN {
-                condition.health = Health::Quarantined(format!(
-                    "it panicked {} times, last: {trouble}",
-                    condition.panics
-                ));
+                condition.health =
+                    Health::Quarantined(format!("it panicked {} times, last: {trouble}", condition.panics));
             }
             condition.panics
         };

@@ -50,11 +50,7 @@ pub enum ElfError {
 ///
 /// # Errors
 /// [`ElfError`] when it could not be loaded here, whatever it says.
-pub fn read<'data>(
-    data: &'data [u8],
-    note: (&str, u32),
-    symbol: &[u8],
-) -> Result<Facts<'data>, ElfError> {
+pub fn read<'data>(data: &'data [u8], note: (&str, u32), symbol: &[u8]) -> Result<Facts<'data>, ElfError> {
     check_identity(data)?;
     let header = elf::FileHeader64::<LE>::parse(data).map_err(|_| ElfError::Malformed("header"))?;
     match header.e_type(LE) {
@@ -81,10 +77,10 @@ fn check_identity(data: &[u8]) -> Result<(), ElfError> {
     let Some(ident) = data.get(..20).filter(|ident| ident.starts_with(&elf::ELFMAG)) else {
         return Err(ElfError::NotElf);
     };
-    let little = ident[5] == elf::ELFDATA2LSB;
+    let little = ident[5] == elf::ELFDATA2LSB.0;
     let machine = [ident[18], ident[19]];
-    let machine = if little { u16::from_le_bytes(machine) } else { u16::from_be_bytes(machine) };
-    if ident[4] == elf::ELFCLASS64 && little && machine == elf::EM_X86_64 {
+    let machine = elf::Machine(if little { u16::from_le_bytes(machine) } else { u16::from_be_bytes(machine) });
+    if ident[4] == elf::ELFCLASS64.0 && little && machine == elf::EM_X86_64 {
         return Ok(());
     }
     let name = match machine {
@@ -95,9 +91,9 @@ fn check_identity(data: &[u8]) -> Result<(), ElfError> {
         elf::EM_RISCV => "riscv".to_owned(),
         elf::EM_PPC64 => "ppc64".to_owned(),
         elf::EM_S390 => "s390x".to_owned(),
-        other => format!("machine {other}"),
+        other => format!("machine {}", other.0),
     };
-    let bits = if ident[4] == elf::ELFCLASS32 { "32-bit" } else { "64-bit" };
+    let bits = if ident[4] == elf::ELFCLASS32.0 { "32-bit" } else { "64-bit" };
     let order = if little { "little-endian" } else { "big-endian" };
     Err(ElfError::Foreign(format!("{name} ({bits}, {order})")))
 }
@@ -129,7 +125,7 @@ fn find_note<'data>(
     for segment in segments {
         let Some(mut notes) = segment.notes(LE, data).map_err(malformed)? else { continue };
         while let Some(note) = notes.next().map_err(malformed)? {
-            if note.name() == owner.as_bytes() && note.n_type(LE) == kind {
+            if note.name() == owner.as_bytes() && note.n_type(LE).0 == kind {
                 return Ok(Some(note.desc()));
             }
         }
@@ -149,12 +145,12 @@ fn read_dynamic(
         let Some(entries) = segment.dynamic(LE, data).map_err(malformed)? else { continue };
         for entry in entries {
             let value = entry.d_val.get(LE);
-            match u32::try_from(entry.d_tag.get(LE)) {
-                Ok(elf::DT_NULL) => break,
-                Ok(elf::DT_STRTAB) => strings = Some(value),
-                Ok(elf::DT_STRSZ) => strings_len = value,
-                Ok(elf::DT_VERNEED) => verneed = Some(value),
-                Ok(elf::DT_FLAGS) => facts.static_tls = value & u64::from(elf::DF_STATIC_TLS) != 0,
+            match entry.d_tag.get(LE) {
+                elf::DT_NULL => break,
+                elf::DT_STRTAB => strings = Some(value),
+                elf::DT_STRSZ => strings_len = value,
+                elf::DT_VERNEED => verneed = Some(value),
+                elf::DT_FLAGS => facts.static_tls = value & u64::from(elf::DF_STATIC_TLS.0) != 0,
                 _ => {}
             }
         }
@@ -193,9 +189,9 @@ fn newest_glibc(data: &[u8], at: u64, strings: &[u8]) -> Result<u32, ElfError> {
             let name = usize::try_from(aux.vna_name.get(LE)).map_err(|_| MALFORMED)?;
             let name = strings.get(name..).ok_or(MALFORMED)?;
             let name = Bytes(name).read_string().map_err(|()| MALFORMED)?;
-            let minor = name.strip_prefix(b"GLIBC_2.").and_then(|rest| {
-                std::str::from_utf8(rest).ok()?.split('.').next()?.parse::<u32>().ok()
-            });
+            let minor = name
+                .strip_prefix(b"GLIBC_2.")
+                .and_then(|rest| std::str::from_utf8(rest).ok()?.split('.').next()?.parse::<u32>().ok());
             newest = newest.max(minor.unwrap_or(0));
             aux_at += u64::from(aux.vna_next.get(LE));
         }

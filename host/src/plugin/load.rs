@@ -91,10 +91,7 @@ pub fn load(name: &str, path: &Path) -> Result<ModuleRef, LoadError> {
 fn check_layout(name: &str, header: &'static LibHeader) -> Result<(), LoadError> {
     let IsLayoutChecked::Yes(theirs) = header.root_mod_consts().layout() else {
         tracing::debug!(plugin = name, "the library was exported without its layout");
-        return Err(LoadError::Layout {
-            name: name.to_owned(),
-            api: cofferdam_plugin_abi::API_VERSION,
-        });
+        return Err(LoadError::Layout { name: name.to_owned(), api: cofferdam_plugin_abi::API_VERSION });
     };
     let ours = <ModuleRef as StableAbi>::LAYOUT;
     let Err(newer) = check_layout_compatibility(ours, theirs) else { return Ok(()) };

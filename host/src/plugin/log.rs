@@ -90,7 +90,7 @@ fn add_site(plugin: &str, description: Description) -> u64 {
     );
     // It was made a moment ago, so nobody has set it.
     let _ = site.metadata.set(metadata);
-    tracing_core::callsite::register(Box::leak(Box::new(tracing_core::callsite::Registration::new(site))));
+    tracing_core::callsite::register(site);
     let mut sites = SITES.write().unwrap_or_else(PoisonError::into_inner);
     sites.push(site);
     sites.len() as u64

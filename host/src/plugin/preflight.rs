@@ -130,9 +130,8 @@ pub fn inspect_file(path: &Path) -> Result<(Manifest, String), PreflightError> {
 /// When the folder cannot be read.
 #[expect(clippy::type_complexity, reason = "a list of findings")]
 pub fn find(folder: &Path) -> std::io::Result<Vec<(PathBuf, Result<Manifest, PreflightError>)>> {
-    let mut paths: Vec<PathBuf> = std::fs::read_dir(folder)?
-        .map(|entry| entry.map(|entry| entry.path()))
-        .collect::<Result<_, _>>()?;
+    let mut paths: Vec<PathBuf> =
+        std::fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "so"));
     paths.sort();
     Ok(paths
@@ -234,11 +233,8 @@ fn check_owners(path: &Path) -> Result<(), PreflightError> {
         let metadata = part
             .symlink_metadata()
             .map_err(|source| PreflightError::Read { path: path.to_owned(), source })?;
-        let writable = |how: String| PreflightError::Writable {
-            path: path.to_owned(),
-            culprit: part.to_owned(),
-            how,
-        };
+        let writable =
+            |how: String| PreflightError::Writable { path: path.to_owned(), culprit: part.to_owned(), how };
         if metadata.uid() != 0 && metadata.uid() != us {
             return Err(writable(format!("belongs to user {}", metadata.uid())));
         }
