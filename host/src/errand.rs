@@ -250,7 +250,8 @@ mod tests {
     #[tokio::test]
     async fn an_errand_brings_back_what_its_steps_made() {
         let name: Arc<str> = "p".into();
-        let sum = pool(2).run(NEVER, move |errand| {
+        let errands = pool(2);
+        let sum = errands.run(NEVER, move |errand| {
             (1..=3).map(|n| errand.step(&name, "count", NEVER, || n).unwrap()).sum::<i32>()
         });
         assert_eq!(sum.await.unwrap(), 6);

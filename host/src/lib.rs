@@ -14,5 +14,6 @@ pub mod chain;
 pub mod config;
 pub mod container;
 pub mod errand;
+pub mod ledger;
 pub mod plugin;
 pub mod view;

@@ -79,7 +79,8 @@ fn check_identity(data: &[u8]) -> Result<(), ElfError> {
     };
     let little = ident[5] == elf::ELFDATA2LSB.0;
     let machine = [ident[18], ident[19]];
-    let machine = elf::Machine(if little { u16::from_le_bytes(machine) } else { u16::from_be_bytes(machine) });
+    let machine =
+        elf::Machine(if little { u16::from_le_bytes(machine) } else { u16::from_be_bytes(machine) });
     if ident[4] == elf::ELFCLASS64.0 && little && machine == elf::EM_X86_64 {
         return Ok(());
     }
