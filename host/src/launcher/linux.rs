@@ -20,7 +20,7 @@ use cofferdam_linux::birth::{self, BirthError};
 use cofferdam_linux::cgroup::{Cgroup, CgroupError, Cgroups, Version};
 use cofferdam_linux::image::Image;
 use cofferdam_linux::namespace::{Namespace, Namespaces};
-use cofferdam_linux::process::{Process, ProcessError};
+use cofferdam_linux::process::Process;
 
 use super::{
     BadId, Birth, DestroyError, Held, HoldError, Launcher, ReadyError, RecoverError, descriptors, parts,
@@ -30,6 +30,8 @@ use super::{
 const CONTAINER: &str = ".container";
 /// Where a v2 container's processes go when its own directory must hold none.
 const LEAF: &str = "leaf";
+/// How long a killed process is given to disappear before surer means are used, or none, if it is in nobody's way.
+const LAST_BREATH: Duration = Duration::from_secs(1);
 
 /// The launcher for which containers are namespaces and cgroups. Needs root.
 #[derive(Debug)]
@@ -223,15 +225,23 @@ impl Launcher for Linux {
     fn destroy(&self, id: &str, first: Option<&Process>) -> Result<(), DestroyError> {
         let own = self.tracking(id)?;
         if let Some(first) = first {
-            // With an own pid namespace this kills all the others. Where there is a freezer only, that saves a freeze,
-            // which can hang when memory is short.
+            // With an own pid namespace this ends all the others too. Where there is a freezer only, waiting for that
+            // saves a freeze, which can hang when memory is short.
             first.kill().map_err(|source| DestroyError::Process { id: id.to_owned(), source })?;
-            if own.version() == Version::V1 || !own.exists() {
-                self.wait(id, first)?;
+            if own.version() == Version::V1 {
+                self.ends(id, first, LAST_BREATH)?;
             }
         }
         own.kill_all(self.patience).map_err(|source| DestroyError::Kill { id: id.to_owned(), source })?;
-        first.map_or(Ok(()), |first| self.wait(id, first))
+        let Some(first) = first else { return Ok(()) };
+        if own.exists() {
+            // It has left its cgroup, so it is past its last instruction. One that was process 1 of a pid namespace
+            // may stay a while: until somebody has reaped the first processes of those nested in the namespace.
+            self.ends(id, first, LAST_BREATH)?;
+        } else if !self.ends(id, first, self.patience)? {
+            return Err(DestroyError::Stuck { id: id.to_owned(), pids: vec![first.pid()] });
+        }
+        Ok(())
     }
 
     fn cleanup(&self, id: &str) -> Result<(), DestroyError> {
@@ -247,16 +257,10 @@ impl Launcher for Linux {
 }
 
 impl Linux {
-    /// Waits for a killed process to end.
-    fn wait(&self, id: &str, process: &Process) -> Result<(), DestroyError> {
-        match process.wait(Some(self.patience)) {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(DestroyError::Stuck { id: id.to_owned(), pids: vec![process.pid()] }),
-            Err(source) => {
-                let source = ProcessError::Open { pid: process.pid(), source };
-                Err(DestroyError::Process { id: id.to_owned(), source })
-            }
-        }
+    /// Waits for a killed process to end. Whether it has.
+    fn ends(&self, id: &str, process: &Process, patience: Duration) -> Result<bool, DestroyError> {
+        let failed = |source| DestroyError::Find { id: id.to_owned(), source };
+        process.wait(Some(patience)).map_err(failed)
     }
 }
 
