@@ -368,7 +368,7 @@ fn a_nested_container_is_destroyed_alone_or_with_its_parent() {
         assert!(!started[1].has_ended().unwrap());
         launcher.cleanup("pod.a").unwrap();
         launcher.destroy("pod", Some(&parent)).unwrap();
-        assert!(started[1].has_ended().unwrap());
+        assert!(started[1].wait(Some(PATIENCE)).unwrap());
         launcher.cleanup("pod").unwrap();
         for process in started.iter().chain([&parent]) {
             assert!(process.reap().unwrap().is_some(), "the agent is not its parent");
@@ -394,7 +394,7 @@ fn a_running_parent_makes_room_for_nested_controllers() {
         let nested = launcher.hold(files.birth("pod.web")).unwrap().release(script("sleep 1000")).unwrap();
         assert_eq!(launcher.recover().unwrap(), ["pod", "pod.web"]);
         launcher.destroy("pod", Some(&parent)).unwrap();
-        assert!(nested.has_ended().unwrap());
+        assert!(nested.wait(Some(PATIENCE)).unwrap());
         launcher.cleanup("pod").unwrap();
         parent.reap().unwrap();
         nested.reap().unwrap();
