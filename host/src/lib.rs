@@ -10,10 +10,16 @@
 
 #![deny(unsafe_code)]
 
+pub mod agent;
 pub mod chain;
 pub mod config;
 pub mod container;
+pub mod containerizer;
 pub mod errand;
+pub mod fetcher;
+pub mod launcher;
 pub mod ledger;
+pub mod metrics;
 pub mod plugin;
+pub mod report;
 pub mod view;

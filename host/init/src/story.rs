@@ -14,6 +14,8 @@ use crate::task;
 /// task's status, or 128 and the signal that killed it, or 1 if it never ran.
 pub fn run() -> u8 {
     sys::set_name(c"cofferdam-init");
+    // Whoever shares our pid namespace must not trace us while we can still do all that the host can (CVE-2016-9962).
+    sys::become_undumpable();
     sys::block_signals();
     sys::reset_dispositions();
 

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use cofferdam_linux::process::{Process, children_of};
+use cofferdam_linux::process::{Process, ProcessError, children_of};
 use tokio::sync::{MutexGuard as Turn, watch};
 
 use super::KillError;
@@ -79,11 +79,7 @@ impl Cell {
     }
 
     /// Changes what is known of it, on disk and then in memory. Blocks.
-    pub(super) fn amend(
-        &self,
-        ledger: &Ledger,
-        change: impl FnOnce(&mut Record),
-    ) -> Result<(), LedgerError> {
+    pub(super) fn amend(&self, ledger: &Ledger, change: impl FnOnce(&mut Record)) -> Result<(), LedgerError> {
         // Held while writing, so that records reach the disk in the order in which they were made.
         let mut record = lock(&self.record);
         let mut changed = Record::clone(&record);
@@ -159,7 +155,7 @@ impl Cell {
             let find = |source| KillError::Find { id: self.id.clone(), source };
             for child in children_of(process.pid()).map_err(find)? {
                 match Process::open_any(child).and_then(|child| child.signal(signal)) {
-                    Err(error) if error.is_gone() => {}
+                    Err(ProcessError::Gone { .. }) => {}
                     other => other.map_err(refused)?,
                 }
             }

@@ -174,9 +174,9 @@ async fn insist<E: std::error::Error>(
     let mut pause = AGAIN.0;
     loop {
         let (house2, cell2, step) = (Arc::clone(house), Arc::clone(cell), step.clone());
-        let taken = house.errands.run(PATIENCE, move |_| {
-            step(&house2, &cell2).map_err(|error| crate::report::chain(&error))
-        });
+        let taken = house
+            .errands
+            .run(PATIENCE, move |_| step(&house2, &cell2).map_err(|error| crate::report::chain(&error)));
         let trouble = match taken.await {
             Ok(Ok(())) => {
                 cell.set_stuck(Vec::new());

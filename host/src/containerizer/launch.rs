@@ -38,7 +38,10 @@ pub(super) async fn bring_up(house: &Arc<House>, cell: &Arc<Cell>) -> Result<Run
     fetch(house, cell).await?;
     let process = start(house, cell, held).await?;
     advance(cell, Event::Started)?;
-    house.amend(cell, |_| {}).await.map_err(|source| LaunchError::Ledger { id: cell.id().clone(), source })?;
+    house
+        .amend(cell, |_| {})
+        .await
+        .map_err(|source| LaunchError::Ledger { id: cell.id().clone(), source })?;
     tracing::info!(container = %cell.id(), pid = process.pid(), "runs");
     Ok(Running { process, watches })
 }
@@ -67,7 +70,8 @@ async fn errand<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, LaunchError> + Send + 'static,
 ) -> Result<T, LaunchError> {
     let outcome = house.errands.run(PATIENCE, |_| work()).await;
-    outcome.unwrap_or_else(|error| Err(LaunchError::Lost { id: cell.id().clone(), reason: error.to_string() }))
+    outcome
+        .unwrap_or_else(|error| Err(LaunchError::Lost { id: cell.id().clone(), reason: error.to_string() }))
 }
 
 /// Puts the intent on record, then makes the directories and what the container is tracked by.
@@ -109,10 +113,8 @@ async fn begin(house: &Arc<House>, cell: &Arc<Cell>) -> Result<Container, Launch
         make(&record.sandbox)?;
         make(&record.scratch)?;
         if who.uid != nix::unistd::geteuid().as_raw() {
-            chown(&record.sandbox, Some(who.uid), Some(who.gid)).map_err(|source| LaunchError::Directory {
-                id: id.clone(),
-                path: record.sandbox.clone(),
-                source,
+            chown(&record.sandbox, Some(who.uid), Some(who.gid)).map_err(|source| {
+                LaunchError::Directory { id: id.clone(), path: record.sandbox.clone(), source }
             })?;
         }
         house
@@ -243,13 +245,8 @@ async fn fetch(house: &House, cell: &Cell) -> Result<(), LaunchError> {
     if record.request.uris.is_empty() {
         return Ok(());
     }
-    let fetched = house.fetcher.fetch(
-        &record.request.uris,
-        &record.sandbox,
-        record.uid,
-        record.gid,
-        cell.wished(),
-    );
+    let fetched =
+        house.fetcher.fetch(&record.request.uris, &record.sandbox, record.uid, record.gid, cell.wished());
     fetched.await.map_err(|source| LaunchError::Fetch { id: cell.id().clone(), source })
 }
 

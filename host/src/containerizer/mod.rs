@@ -40,6 +40,7 @@ use crate::ledger::{Cause, Ledger, Record, now_unix_ms};
 use crate::view::{Inspection, Served, StatusView, Summary, UsageView};
 
 pub use error::{KillError, LaunchError, RemoveError, UpdateError};
+pub use recover::RecoverError;
 pub use table::Table;
 
 use cell::Cell;
@@ -148,8 +149,11 @@ impl Native {
         house
             .errands
             .run(PATIENCE, move |_| {
-                destroy::remove_tree(&sandbox)
-                    .map_err(|source| RemoveError::Sandbox { id: id.clone(), path: sandbox, source })?;
+                destroy::remove_tree(&sandbox).map_err(|source| RemoveError::Sandbox {
+                    id: id.clone(),
+                    path: sandbox,
+                    source,
+                })?;
                 ledger.remove(&id).map_err(RemoveError::from)
             })
             .await

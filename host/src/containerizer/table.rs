@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use cofferdam_plugin_model::{Recovered, RecoverReply, RecoverRequest, Subject, Verdict};
+use cofferdam_plugin_model::{RecoverReply, RecoverRequest, Recovered, Subject, Verdict};
 use semver::Version;
 
 use super::cell::Cell;

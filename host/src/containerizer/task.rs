@@ -36,9 +36,9 @@ pub(super) async fn live(
         }
         Err(error) => {
             tracing::warn!(container = %cell.id(), "{}", crate::report::chain(&error));
-            let cause = cell.wish().unwrap_or_else(|| {
-                Cause::because(Reason::LaunchFailed, crate::report::chain(&error))
-            });
+            let cause = cell
+                .wish()
+                .unwrap_or_else(|| Cause::because(Reason::LaunchFailed, crate::report::chain(&error)));
             destroy::undo_launch(&house, &cell, cause).await;
             drop(answer.send(Err(error)));
         }
@@ -115,8 +115,7 @@ async fn observe(house: Arc<House>, cell: Arc<Cell>, watch: Watch, reached: mpsc
 }
 
 fn readable(descriptor: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
-    rustix::io::ioctl_fionbio(&descriptor, true)?;
-    AsyncFd::with_interest(descriptor, Interest::READABLE)
+    Ok(AsyncFd::register_with_interest(descriptor, Interest::READABLE)?)
 }
 
 fn over_limit(limitation: cofferdam_plugin_model::Limitation) -> Cause {
@@ -129,7 +128,7 @@ fn over_limit(limitation: cofferdam_plugin_model::Limitation) -> Cause {
 
 /// Waits until a process has ended.
 async fn ended(process: &Process) {
-    let pidfd = process.as_fd().try_clone_to_owned().and_then(|fd| AsyncFd::with_interest(fd, Interest::READABLE));
+    let pidfd = process.as_fd().try_clone_to_owned().and_then(readable);
     match pidfd {
         // Readable once and for ever.
         Ok(pidfd) => drop(pidfd.readable().await),

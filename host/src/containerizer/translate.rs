@@ -94,7 +94,11 @@ pub(super) fn entries(record: &Record) -> Vec<PlanEntry> {
     for (name, value) in &command.environment {
         add(&format!("environment.{name}"), value.clone(), "request");
     }
-    add("user", format!("{}:{}", record.uid, record.gid), if command.user.is_some() { "request" } else { "agent" });
+    add(
+        "user",
+        format!("{}:{}", record.uid, record.gid),
+        if command.user.is_some() { "request" } else { "agent" },
+    );
     if let Some(stdout) = &record.logs.stdout {
         add("stdout", stdout.display().to_string(), "logger");
     }
@@ -130,8 +134,11 @@ fn command(record: &Record, wishes: &LaunchPlan) -> Result<(OsString, Vec<OsStri
         return Ok(("sh".into(), vec!["sh".into(), "-c".into(), line.into()]));
     }
     let program = value.or(arguments.first()).ok_or("a command without a program")?;
-    let arguments =
-        if arguments.is_empty() { vec![program.into()] } else { arguments.iter().map(OsString::from).collect() };
+    let arguments = if arguments.is_empty() {
+        vec![program.into()]
+    } else {
+        arguments.iter().map(OsString::from).collect()
+    };
     Ok((program.into(), arguments))
 }
 
@@ -202,7 +209,11 @@ fn operation(wish: &Owned<model::Operation>) -> Result<Operation, String> {
     use model::Operation as Wish;
     let owner = &wish.owner;
     let absolute = |path: &Path| {
-        if path.is_absolute() { Ok(path.to_owned()) } else { Err(format!("`{owner}` asks for `{}`, which is not absolute", path.display())) }
+        if path.is_absolute() {
+            Ok(path.to_owned())
+        } else {
+            Err(format!("`{owner}` asks for `{}`, which is not absolute", path.display()))
+        }
     };
     Ok(match &wish.value {
         Wish::Bind { source, target, recursive, flags } => Operation::Bind {
@@ -282,7 +293,9 @@ fn limit((name, wish): (&String, &Owned<model::Rlimit>)) -> Result<Limit, String
     let soft = wish.value.soft.unwrap_or(u64::MAX);
     let hard = wish.value.hard.unwrap_or(u64::MAX);
     if soft > hard {
-        return Err(format!("`{owner}` asks for a soft limit of {soft} above the hard one of {hard} for {name}"));
+        return Err(format!(
+            "`{owner}` asks for a soft limit of {soft} above the hard one of {hard} for {name}"
+        ));
     }
     Ok(Limit { resource, soft, hard })
 }
@@ -292,8 +305,9 @@ fn capabilities(wishes: &LaunchPlan) -> Result<Option<Capabilities>, String> {
         wish.as_ref()
             .map(|wish| {
                 wish.value.iter().try_fold(0u64, |set, name| {
-                    let bit = cofferdam_linux::capability::number(name)
-                        .ok_or_else(|| format!("`{}` asks for the unknown capability `{name}`", wish.owner))?;
+                    let bit = cofferdam_linux::capability::number(name).ok_or_else(|| {
+                        format!("`{}` asks for the unknown capability `{name}`", wish.owner)
+                    })?;
                     Ok::<u64, String>(set | 1 << bit)
                 })
             })
@@ -309,5 +323,11 @@ fn capabilities(wishes: &LaunchPlan) -> Result<Option<Capabilities>, String> {
     if effective & !bounding != 0 {
         return Err("the capabilities to start with go beyond those that can ever be had".into());
     }
-    Ok(Some(Capabilities { bounding, effective, permitted: effective, inheritable: effective, ambient: effective }))
+    Ok(Some(Capabilities {
+        bounding,
+        effective,
+        permitted: effective,
+        inheritable: effective,
+        ambient: effective,
+    }))
 }

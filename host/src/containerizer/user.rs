@@ -142,7 +142,8 @@ mod tests {
     fn rootfs() -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
         std::fs::create_dir(root.path().join("etc")).unwrap();
-        let write = |file: &str, text: &str| std::fs::write(root.path().join("etc").join(file), text).unwrap();
+        let write =
+            |file: &str, text: &str| std::fs::write(root.path().join("etc").join(file), text).unwrap();
         write("passwd", "root:x:0:0::/:/bin/sh\nweb:x:1234:55::/:/bin/sh\n");
         write("group", "root:x:0:\nlog:x:77:web\n");
         root

@@ -11,6 +11,7 @@
 
 pub mod birth;
 pub mod boot;
+pub mod capability;
 pub mod cgroup;
 pub mod image;
 pub mod mounts;

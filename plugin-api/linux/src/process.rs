@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -48,11 +48,11 @@ impl Process {
             Errno::SRCH => gone(),
             errno => ProcessError::Open { pid, source: errno.into() },
         })?;
-        Self::newborn(pid, pidfd)
+        Self::from_pidfd(pid, pidfd)
     }
 
     /// A process from a pidfd and the pid it stands for.
-    pub(crate) fn newborn(pid: i32, pidfd: OwnedFd) -> Result<Self, ProcessError> {
+    pub(crate) fn from_pidfd(pid: i32, pidfd: OwnedFd) -> Result<Self, ProcessError> {
         let start_time = Stat::read(pid)?.start_time;
         let process = Self { pidfd, pid, start_time };
         // The number may have changed hands between the pidfd and the reading; if the pidfd still stands for a
@@ -60,6 +60,19 @@ impl Process {
         match process.signal(0) {
             Ok(()) => Ok(process),
             Err(_) => Err(ProcessError::Gone { pid }),
+        }
+    }
+
+    /// A process from a pidfd.
+    pub(crate) fn from_pidfd_alone(pidfd: OwnedFd) -> Result<Self, ProcessError> {
+        let number = pidfd.as_raw_fd();
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{number}"))
+            .map_err(|source| ProcessError::Pidfd { source })?;
+        let pid = info.lines().find_map(|line| line.strip_prefix("Pid:"));
+        // -1 stands for a process that was reaped.
+        match pid.and_then(|pid| pid.trim().parse().ok()) {
+            Some(pid) if pid > 0 => Self::from_pidfd(pid, pidfd),
+            pid => Err(ProcessError::Gone { pid: pid.unwrap_or(0) }),
         }
     }
 
@@ -234,6 +247,12 @@ pub enum ProcessError {
     Open {
         /// The pid.
         pid: i32,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// What a pidfd stands for cannot be read.
+    #[error("cannot read which process a pidfd stands for")]
+    Pidfd {
         /// The kernel's answer.
         source: io::Error,
     },

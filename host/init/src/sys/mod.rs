@@ -529,6 +529,12 @@ pub(crate) fn set_name(name: &CStr) {
     let _ = prctl(PR_SET_NAME, text(name), 0);
 }
 
+/// Nobody without CAP_SYS_PTRACE may look into this process or trace it.
+pub(crate) fn become_undumpable() {
+    const PR_SET_DUMPABLE: usize = 4;
+    let _ = prctl(PR_SET_DUMPABLE, 0, 0);
+}
+
 /// Orphans among the descendants become children of this process, rather than of the machine's init.
 pub(crate) fn become_subreaper() -> Result<()> {
     const PR_SET_CHILD_SUBREAPER: usize = 36;

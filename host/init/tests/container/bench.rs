@@ -116,8 +116,20 @@ impl Container {
         Self::try_born(clone, enter, &[]).unwrap()
     }
 
+    pub fn born_with_output(clone: Namespaces, output: File) -> Self {
+        Self::bear(clone, None, &[], output).unwrap()
+    }
+
     pub fn try_born(clone: Namespaces, enter: Option<Enter<'_>>, tasks: &[File]) -> Result<Self, BirthError> {
-        let output = tempfile::tempfile().unwrap();
+        Self::bear(clone, enter, tasks, tempfile::tempfile().unwrap())
+    }
+
+    fn bear(
+        clone: Namespaces,
+        enter: Option<Enter<'_>>,
+        tasks: &[File],
+        output: File,
+    ) -> Result<Self, BirthError> {
         let status = tempfile::tempfile().unwrap();
         let (control, theirs) = UnixStream::pair().unwrap();
         let null = File::open("/dev/null").unwrap();
@@ -134,6 +146,11 @@ impl Container {
         }
         .deliver()?;
         Ok(Self { process, control, output, status })
+    }
+
+    /// Lets go of the test's end of the output.
+    pub fn close_output(&mut self) {
+        self.output = tempfile::tempfile().unwrap();
     }
 
     /// Sends the plan and reads the answer to its end.

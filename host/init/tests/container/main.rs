@@ -3,4 +3,10 @@
 //! Without root these tests are skipped, loudly; under `CI` they fail instead.
 
 mod bench;
+mod birth;
+mod escape;
+mod filesystem;
 mod hello;
+mod keeping;
+mod nesting;
+mod privileges;

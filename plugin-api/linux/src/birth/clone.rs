@@ -18,6 +18,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 use super::{Birth, BirthError, Step};
+use crate::namespace::Namespace;
 
 // Spelled out, because libc's are `int`s, in which bits above 31 do not exist.
 const CLONE_VM: u64 = 0x0000_0100;
@@ -30,7 +31,7 @@ const CLONE_INTO_CGROUP: u64 = 1 << 33;
 
 /// The kernel's `struct clone_args`, as of the version that learnt `cgroup` (5.7).
 #[repr(C)]
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct CloneArgs {
     flags: u64,
     pidfd: u64,
@@ -71,8 +72,10 @@ struct Orders {
 
     enter_pidfd: RawFd,
     enter_flags: u64,
-    second: CloneArgs,
-    second_pid: i32,
+    /// How the midwife makes her sister, if there has to be one.
+    sister: Option<CloneArgs>,
+    /// How the newborn is made by either of them.
+    newborn: CloneArgs,
 
     /// What failed, as a `Step`, 0 while nothing has.
     failed_step: u32,
@@ -80,8 +83,8 @@ struct Orders {
     failed_errno: i32,
 }
 
-/// Makes the process and returns its pid and pidfd.
-pub(super) fn birth(birth: &Birth<'_>) -> Result<(i32, OwnedFd), BirthError> {
+/// Makes the process and returns its pidfd, and its pid if that was told in our namespace.
+pub(super) fn birth(birth: &Birth<'_>) -> Result<(Option<i32>, OwnedFd), BirthError> {
     let too_many = |what, max, given| Err(BirthError::TooMany { what, max, given });
     if birth.arguments.len() > Birth::MAX_ARGUMENTS {
         return too_many("arguments", Birth::MAX_ARGUMENTS, birth.arguments.len());
@@ -124,62 +127,75 @@ pub(super) fn birth(birth: &Birth<'_>) -> Result<(i32, OwnedFd), BirthError> {
         environment: [ptr::null()],
         enter_pidfd: -1,
         enter_flags: 0,
-        second: CloneArgs::default(),
-        second_pid: 0,
+        sister: None,
+        newborn: CloneArgs::default(),
         failed_step: 0,
         failed_index: 0,
         failed_errno: 0,
     };
 
-    let pid = match birth.enter {
+    let born = match birth.enter {
         None => {
             let _blocked = SignalsBlocked::all();
             // SAFETY: `real` describes a stack and a pidfd slot in this frame, which outlives the child's use of
             // both because CLONE_VFORK holds us here until it has executed or ended. `newborn` never returns and
             // reads and writes only `orders`, alive as long.
-            unsafe { clone3(&real, newborn, &mut orders) }
+            unsafe { clone3(&real, newborn, &mut orders) }.map(Some)
         }
         Some(enter) => {
-            let mut first_pidfd: RawFd = -1;
-            let mut first_stack = Stack::new();
-            let first = CloneArgs {
-                flags: CLONE_VM | CLONE_VFORK | CLONE_PIDFD | CLONE_CLEAR_SIGHAND | CLONE_FILES,
-                pidfd: (&raw mut first_pidfd) as u64,
-                exit_signal: libc::SIGCHLD as u64,
-                stack: (&raw mut first_stack) as u64,
-                stack_size: Stack::SIZE as u64,
-                ..CloneArgs::default()
-            };
             // The kernel takes the exit signal of a CLONE_PARENT child from its maker, and wants none given.
             real.flags |= CLONE_PARENT;
             real.exit_signal = 0;
-            orders.second = real;
+            orders.newborn = real;
             orders.enter_pidfd = enter.process.as_fd().as_raw_fd();
             orders.enter_flags = enter.namespaces.bits();
 
-            let blocked = SignalsBlocked::all();
-            // SAFETY: as above; the second child runs on `stack` while the first sleeps on `first_stack`.
-            let outcome = unsafe { clone3(&first, midwife, &mut orders) };
-            drop(blocked);
-            if outcome.is_ok() {
-                // SAFETY: the kernel opened the descriptor for us in this clone3, and nobody else knows it.
-                reap(unsafe { OwnedFd::from_raw_fd(first_pidfd) });
+            let mut stacks = (Stack::new(), Stack::new());
+            let mut pidfds: [RawFd; 2] = [-1; 2];
+            let helper = CloneArgs {
+                flags: CLONE_VM | CLONE_VFORK | CLONE_PIDFD | CLONE_CLEAR_SIGHAND | CLONE_FILES,
+                pidfd: (&raw mut pidfds[0]) as u64,
+                exit_signal: libc::SIGCHLD as u64,
+                stack: (&raw mut stacks.0) as u64,
+                stack_size: Stack::SIZE as u64,
+                ..CloneArgs::default()
+            };
+            // Who has joined a pid namespace is not in it, only its children are; and the kernel makes a new pid
+            // namespace only below the one its maker is in.
+            if enter.namespaces.intersection(birth.clone).contains(Namespace::Pid) {
+                orders.sister = Some(CloneArgs {
+                    flags: helper.flags | CLONE_PARENT,
+                    pidfd: (&raw mut pidfds[1]) as u64,
+                    exit_signal: 0,
+                    stack: (&raw mut stacks.1) as u64,
+                    ..helper
+                });
             }
-            outcome.map(|_| orders.second_pid)
+
+            let blocked = SignalsBlocked::all();
+            // SAFETY: as above. Each child has a stack of its own, and sleeps while its own child lives on another.
+            let outcome = unsafe { clone3(&helper, midwife, &mut orders) };
+            drop(blocked);
+            for helper in pidfds.into_iter().filter(|pidfd| *pidfd >= 0) {
+                // SAFETY: the kernel opened the descriptor in our table for us, and nobody else knows it.
+                reap(unsafe { OwnedFd::from_raw_fd(helper) });
+            }
+            // The pid that the newborn's maker saw may be of another pid namespace.
+            outcome.map(|_| None)
         }
     };
-    let pid = pid.map_err(|source| BirthError::Step { step: Step::Clone, source })?;
+    let pid = born.map_err(|source| BirthError::Step { step: Step::Clone, source })?;
 
     // SAFETY: if set, the kernel opened the descriptor in our table for us, and nobody else knows it.
     let pidfd = (pidfd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(pidfd) });
-    // The children wrote through a pointer that the compiler has seen escape into `clone3`.
+    // The children wrote through pointers that the compiler has seen escape into `clone3`.
     match (failure(&orders), pidfd) {
         (None, Some(pidfd)) => Ok((pid, pidfd)),
         (Some(error), pidfd) => {
             pidfd.into_iter().for_each(reap);
             Err(error)
         }
-        // The midwife was killed before it could clone or complain.
+        // A helper was killed before it could clone or complain.
         (None, None) => {
             Err(BirthError::Step { step: Step::Enter, source: io::Error::from_raw_os_error(libc::ECHILD) })
         }
@@ -201,20 +217,34 @@ fn failure(orders: &Orders) -> Option<BirthError> {
     Some(BirthError::Step { step, source })
 }
 
-/// The first of two children: joins namespaces, makes the second, ends.
+/// The first of several children: joins namespaces, and makes the newborn or has it made.
 extern "C" fn midwife(orders: *mut Orders) -> ! {
-    // SAFETY: our maker sleeps and lent us `orders`; the second child uses it only while we sleep in `clone3`.
+    // SAFETY: our maker sleeps and lent us `orders`; our own child uses it only while we sleep in `clone3_raw`.
     unsafe {
         let entered =
             syscall3(libc::SYS_setns, (*orders).enter_pidfd as usize, (*orders).enter_flags as usize, 0);
         if entered < 0 {
             fail(orders, Step::Enter, 0, entered);
         }
-        let pid = clone3_raw(&raw const (*orders).second, newborn, orders);
-        if pid < 0 {
-            fail(orders, Step::Clone, 0, pid);
+        if let Some(args) = &(*orders).sister {
+            let made = clone3_raw(args, sister, orders);
+            if made < 0 {
+                fail(orders, Step::Enter, 0, made);
+            }
+            exit(0)
         }
-        (*orders).second_pid = pid as i32;
+    }
+    sister(orders)
+}
+
+/// Makes the newborn, from inside of the namespaces that the midwife has joined.
+extern "C" fn sister(orders: *mut Orders) -> ! {
+    // SAFETY: as for the midwife.
+    unsafe {
+        let made = clone3_raw(&raw const (*orders).newborn, newborn, orders);
+        if made < 0 {
+            fail(orders, Step::Clone, 0, made);
+        }
         exit(0)
     }
 }

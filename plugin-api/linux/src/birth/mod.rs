@@ -12,7 +12,11 @@
 //! ```
 //!
 //! With [`Birth::enter`] a first child shares the agent's descriptors, joins the namespaces, and makes the real
-//! one with CLONE_PARENT: so the real one is a child of the agent, and its pidfd lands in the agent's table.
+//! one with CLONE_PARENT: so the real one is a child of the agent, and its pidfd lands in the agent's table. If a
+//! pid namespace is joined *and* a new one is wanted in it, there is another helper between them.
+//!
+//! Until it executes, a child in a joined pid namespace shares the agent's memory within sight of the container. An
+//! agent should therefore be undumpable (PR_SET_DUMPABLE), so that tracing it takes CAP_SYS_PTRACE.
 //!
 //! Why each flag: CLONE_VM saves copying the agent's page tables; CLONE_VFORK keeps our stack frame still while
 //! the child uses it; CLONE_CLEAR_SIGHAND keeps the agent's handlers from running in the child; the blocked mask
@@ -71,7 +75,11 @@ impl Birth<'_> {
     /// signals blocked, handlers reset, and ignored signals still ignored.
     pub fn deliver(&self) -> Result<Process, BirthError> {
         let (pid, pidfd) = clone::birth(self)?;
-        Process::newborn(pid, pidfd).map_err(BirthError::Identify)
+        match pid {
+            Some(pid) => Process::from_pidfd(pid, pidfd),
+            None => Process::from_pidfd_alone(pidfd),
+        }
+        .map_err(BirthError::Identify)
     }
 }
 
