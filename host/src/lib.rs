@@ -21,5 +21,6 @@ pub mod launcher;
 pub mod ledger;
 pub mod metrics;
 pub mod plugin;
+mod readiness;
 pub mod report;
 pub mod view;

@@ -1,11 +1,9 @@
 //! The one owner of a container, from its first moment to its last.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use cofferdam_linux::process::Process;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -14,6 +12,7 @@ use super::{House, LaunchError, Launched, destroy, launch};
 use crate::chain::Watch;
 use crate::container::Reason;
 use crate::ledger::Cause;
+use crate::readiness::readable;
 
 /// A container whose command runs.
 pub(super) struct Running {
@@ -112,10 +111,6 @@ async fn observe(house: Arc<House>, cell: Arc<Cell>, watch: Watch, reached: mpsc
             }
         }
     }
-}
-
-fn readable(descriptor: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
-    Ok(AsyncFd::register_with_interest(descriptor, Interest::READABLE)?)
 }
 
 fn over_limit(limitation: cofferdam_plugin_model::Limitation) -> Cause {
