@@ -44,6 +44,7 @@
 #![deny(unsafe_code)]
 
 mod bridge;
+pub mod cgroup;
 pub mod config;
 mod descriptors;
 mod error;
@@ -54,12 +55,14 @@ mod log;
 mod logger;
 mod note;
 mod panic;
+pub mod process;
 mod subject;
 pub mod testing;
 
 pub use cofferdam_plugin_macros::{PluginConfig, isolator, logger};
 pub use cofferdam_plugin_model as model;
 
+pub use cgroup::Cgroup;
 pub use config::PluginConfig;
 pub use error::{Error, Result, ResultExt};
 pub use host::Host;
@@ -76,8 +79,8 @@ pub mod prelude {
         Container, ContainerId, Limitation, Namespace, Operation, Recovered, Resources, Root, Status, Usage,
     };
     pub use crate::{
-        Error, Host, Isolator, Logger, Output, PluginConfig, Prepared, Recovery, Result, ResultExt, Streams,
-        Subject,
+        Cgroup, Error, Host, Isolator, Logger, Output, PluginConfig, Prepared, Recovery, Result, ResultExt,
+        Streams, Subject,
     };
 }
 
