@@ -68,6 +68,7 @@ pub use error::{Error, Result, ResultExt};
 pub use host::Host;
 pub use isolator::{Isolator, Prepared, Recovery};
 pub use logger::{Logger, Output, Streams};
+pub use serde_json::{Value as Json, json};
 pub use subject::Subject;
 
 /// What nearly every plugin needs.
@@ -79,8 +80,8 @@ pub mod prelude {
         Container, ContainerId, Limitation, Namespace, Operation, Recovered, Resources, Root, Status, Usage,
     };
     pub use crate::{
-        Cgroup, Error, Host, Isolator, Logger, Output, PluginConfig, Prepared, Recovery, Result, ResultExt,
-        Streams, Subject,
+        Cgroup, Error, Host, Isolator, Json, Logger, Output, PluginConfig, Prepared, Recovery, Result,
+        ResultExt, Streams, Subject, json,
     };
 }
 
