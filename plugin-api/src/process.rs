@@ -42,11 +42,7 @@ impl Process {
         let fields: Vec<&str> = text.get(text.rfind(')')? + 1..)?.split_ascii_whitespace().collect();
         // The first one here is the third of the manual.
         let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
-        let ticks = |own: usize, children: usize| {
-            let ticks = field(own)? + field(children)?;
-            let hertz = rustix::param::clock_ticks_per_second();
-            Some(Duration::from_micros(ticks * 1_000_000 / hertz))
-        };
+        let ticks = |own: usize, children: usize| Some(from_ticks(field(own)? + field(children)?));
         Some(Self {
             pid,
             parent: fields.get(4 - 3)?.parse().ok()?,
@@ -55,6 +51,14 @@ impl Process {
             resident: field(24)? * rustix::param::page_size() as u64,
         })
     }
+}
+
+/// From the clock ticks in which files such as `cpuacct.stat` count time.
+#[must_use]
+pub fn from_ticks(ticks: u64) -> Duration {
+    let hertz = rustix::param::clock_ticks_per_second().max(1);
+    let part = Duration::from_nanos((ticks % hertz) * 1_000_000_000 / hertz);
+    Duration::from_secs(ticks / hertz) + part
 }
 
 /// Looks at a process and all of its descendants. Those that end meanwhile are left out, and so are those
@@ -116,10 +120,17 @@ mod tests {
         let text = "7 (a) 1 (b) S 3 7 7 0 -1 4194560 1 2 3 4 100 200 50 25 20 0 1 0 99 4096 2 18446 1\n";
         let process = Process::parse(7, text).unwrap();
         assert_eq!(process.parent, 3);
-        let hertz = rustix::param::clock_ticks_per_second();
-        assert_eq!(process.user, Duration::from_micros(150 * 1_000_000 / hertz));
-        assert_eq!(process.system, Duration::from_micros(225 * 1_000_000 / hertz));
+        assert_eq!(process.user, from_ticks(150));
+        assert_eq!(process.system, from_ticks(225));
         assert_eq!(process.resident, 2 * rustix::param::page_size() as u64);
+    }
+
+    #[test]
+    fn ticks_are_parts_of_a_second() {
+        let hertz = rustix::param::clock_ticks_per_second();
+        assert_eq!(from_ticks(hertz * 3), Duration::from_secs(3));
+        assert_eq!(from_ticks(hertz / 2), Duration::from_millis(500));
+        assert!(from_ticks(u64::MAX) > Duration::from_secs(1 << 40));
     }
 
     #[test]

@@ -57,6 +57,11 @@ impl Hierarchies {
         cgroups.v1.retain(|controller, _| controllers.contains(&controller.as_str()));
         let found = Self { cgroups };
         for &controller in controllers {
+            // v2 has no such controller: `cpu` counts there.
+            if controller == "cpuacct" && found.cgroups.v2_controllers.iter().any(|offered| offered == "cpu")
+            {
+                continue;
+            }
             let cgroup = Cgroup::of(&found.cgroups, controller).map_err(|error| error.to_string())?;
             fs::create_dir_all(cgroup.directory()).map_err(|error| format!("cannot make one: {error}"))?;
             match cgroup.version() {
