@@ -85,8 +85,9 @@ fn describe(cgroup: &Cgroup) -> std::result::Result<Limitation, CgroupError> {
             (cgroup.read("memory.max")?, cgroup.read_as(peak)?)
         }
     };
-    // It may have been lifted since.
-    let limit = limit.parse().map_or_else(|_| "(now lifted)".to_owned(), mebibytes);
+    // It may have been lifted since. v1 shows that as the largest number of whole pages.
+    let limit = limit.parse().ok().filter(|&limit| limit < 1 << 62);
+    let limit = limit.map_or_else(|| "(now lifted)".to_owned(), mebibytes);
     let stat = cgroup.read_table("memory.stat")?;
     let (rss, cache) = match cgroup.version() {
         CgroupVersion::V1 => (of(&stat, "total_rss"), of(&stat, "total_cache")),
