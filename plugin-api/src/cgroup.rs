@@ -149,7 +149,7 @@ impl Cgroup {
     ///
     /// # Errors
     /// [`CgroupError::NoController`] when it has not.
-    pub fn of(cgroups: &model::Cgroups, controller: &str) -> std::result::Result<Self, CgroupError> {
+    pub fn of(cgroups: &model::Cgroups, controller: &str) -> Result<Self, CgroupError> {
         Self::find(cgroups, controller)
             .ok_or_else(|| CgroupError::NoController { controller: controller.to_owned() })
     }
@@ -196,7 +196,7 @@ impl Cgroup {
     ///
     /// # Errors
     /// [`CgroupError::Create`], or on v2 [`CgroupError::Enable`] and [`CgroupError::Read`].
-    pub fn create(&self) -> std::result::Result<(), CgroupError> {
+    pub fn create(&self) -> Result<(), CgroupError> {
         match self.version {
             CgroupVersion::V1 => fs::create_dir_all(&self.directory)
                 .map_err(|source| CgroupError::Create { path: self.directory.clone(), source }),
@@ -211,7 +211,7 @@ impl Cgroup {
         (0..levels.len()).map(move |depth| mount.join(levels[..depth].iter().collect::<PathBuf>()))
     }
 
-    fn enable(&self, above: &Path) -> std::result::Result<(), CgroupError> {
+    fn enable(&self, above: &Path) -> Result<(), CgroupError> {
         let knob = above.join("cgroup.subtree_control");
         // Most often some container before this one did it; a read is cheaper and needs no permission.
         if read(&knob)?.split_ascii_whitespace().any(|enabled| enabled == self.controller) {
@@ -228,7 +228,7 @@ impl Cgroup {
     ///
     /// # Errors
     /// [`CgroupError::Write`].
-    pub fn write(&self, knob: &str, value: impl Display) -> std::result::Result<(), CgroupError> {
+    pub fn write(&self, knob: &str, value: impl Display) -> Result<(), CgroupError> {
         let (path, value) = (self.directory.join(knob), value.to_string());
         poke(&path, &value).map_err(|source| CgroupError::Write { path, value, source })
     }
@@ -237,7 +237,7 @@ impl Cgroup {
     ///
     /// # Errors
     /// [`CgroupError::Read`].
-    pub fn read(&self, knob: &str) -> std::result::Result<String, CgroupError> {
+    pub fn read(&self, knob: &str) -> Result<String, CgroupError> {
         read(&self.directory.join(knob))
     }
 
@@ -245,7 +245,7 @@ impl Cgroup {
     ///
     /// # Errors
     /// [`CgroupError::Read`] and [`CgroupError::Parse`].
-    pub fn read_as<T: FromStr>(&self, knob: &str) -> std::result::Result<T, CgroupError> {
+    pub fn read_as<T: FromStr>(&self, knob: &str) -> Result<T, CgroupError> {
         let text = self.read(knob)?;
         text.parse().map_err(|_| CgroupError::Parse { path: self.directory.join(knob), text })
     }
@@ -255,7 +255,7 @@ impl Cgroup {
     ///
     /// # Errors
     /// [`CgroupError::Read`].
-    pub fn read_table(&self, knob: &str) -> std::result::Result<BTreeMap<String, u64>, CgroupError> {
+    pub fn read_table(&self, knob: &str) -> Result<BTreeMap<String, u64>, CgroupError> {
         let text = self.read(knob)?;
         let line = |line: &str| {
             let (name, value) = line.split_once(' ')?;
@@ -271,7 +271,7 @@ impl Cgroup {
     ///
     /// # Errors
     /// [`CgroupError::Watch`].
-    pub fn watch(&self, knob: &str, arguments: &str) -> std::result::Result<OwnedFd, CgroupError> {
+    pub fn watch(&self, knob: &str, arguments: &str) -> Result<OwnedFd, CgroupError> {
         let path = self.directory.join(knob);
         let watching = match self.version {
             CgroupVersion::V1 => self.watch_v1(&path, arguments),
@@ -329,7 +329,7 @@ fn watch_v2(knob: &Path) -> io::Result<OwnedFd> {
     Ok(watching)
 }
 
-fn read(path: &Path) -> std::result::Result<String, CgroupError> {
+fn read(path: &Path) -> Result<String, CgroupError> {
     match fs::read_to_string(path) {
         Ok(mut text) => {
             text.truncate(text.trim_end().len());
@@ -344,7 +344,7 @@ fn poke(path: &Path, value: &str) -> io::Result<()> {
     OpenOptions::new().write(true).open(path)?.write_all(value.as_bytes())
 }
 
-fn remove_tree(directory: &Path) -> std::result::Result<(), CgroupError> {
+fn remove_tree(directory: &Path) -> Result<(), CgroupError> {
     let failed = |source| CgroupError::Remove { path: directory.to_owned(), source };
     match fs::remove_dir(directory) {
         Ok(()) => return Ok(()),

@@ -36,14 +36,14 @@ impl Share {
     }
 
     /// Writes them.
-    pub fn apply(self, cgroup: &Cgroup) -> std::result::Result<(), CgroupError> {
+    pub fn apply(self, cgroup: &Cgroup) -> Result<(), CgroupError> {
         match cgroup.version() {
             CgroupVersion::V1 => self.apply_v1(cgroup),
             CgroupVersion::V2 => self.apply_v2(cgroup),
         }
     }
 
-    fn apply_v1(self, cgroup: &Cgroup) -> std::result::Result<(), CgroupError> {
+    fn apply_v1(self, cgroup: &Cgroup) -> Result<(), CgroupError> {
         const QUOTA: &str = "cpu.cfs_quota_us";
         if let Some(quota) = self.quota {
             cgroup.write("cpu.cfs_period_us", PERIOD)?;
@@ -58,7 +58,7 @@ impl Share {
         Ok(())
     }
 
-    fn apply_v2(self, cgroup: &Cgroup) -> std::result::Result<(), CgroupError> {
+    fn apply_v2(self, cgroup: &Cgroup) -> Result<(), CgroupError> {
         const QUOTA: &str = "cpu.max";
         if let Some(quota) = self.quota {
             cgroup.write(QUOTA, format!("{quota} {PERIOD}"))?;

@@ -12,7 +12,7 @@ use cofferdam_plugin_api::process::from_ticks;
 
 /// Reads time used, and how often the limit stood in the way.
 #[expect(clippy::cast_precision_loss, reason = "counts of periods")]
-pub fn read(cpu: &Cgroup, accounting: Option<&Cgroup>) -> std::result::Result<Usage, CgroupError> {
+pub fn read(cpu: &Cgroup, accounting: Option<&Cgroup>) -> Result<Usage, CgroupError> {
     let stat = cpu.read_table("cpu.stat")?;
     let time = |name: &str, unit: fn(u64) -> Duration| stat.get(name).map(|&value| unit(value));
     let (user, system, throttled) = match cpu.version() {

@@ -23,7 +23,7 @@ struct Counted {
 }
 
 /// A descriptor that becomes readable when memory ran out.
-pub fn watch(cgroup: &Cgroup) -> std::result::Result<OwnedFd, CgroupError> {
+pub fn watch(cgroup: &Cgroup) -> Result<OwnedFd, CgroupError> {
     match cgroup.version() {
         CgroupVersion::V1 => cgroup.watch("memory.oom_control", ""),
         CgroupVersion::V2 => cgroup.watch("memory.events", ""),
@@ -31,7 +31,7 @@ pub fn watch(cgroup: &Cgroup) -> std::result::Result<OwnedFd, CgroupError> {
 }
 
 /// The limitation, if the container's own limit was reached. `notified` says that the descriptor had news.
-pub fn judge(cgroup: &Cgroup, notified: bool) -> std::result::Result<Option<Limitation>, CgroupError> {
+pub fn judge(cgroup: &Cgroup, notified: bool) -> Result<Option<Limitation>, CgroupError> {
     let counted = count(cgroup)?;
     if reached(cgroup.version(), counted, notified) {
         return describe(cgroup).map(Some);
@@ -55,7 +55,7 @@ fn reached(version: CgroupVersion, counted: Counted, notified: bool) -> bool {
     }
 }
 
-fn count(cgroup: &Cgroup) -> std::result::Result<Counted, CgroupError> {
+fn count(cgroup: &Cgroup) -> Result<Counted, CgroupError> {
     match cgroup.version() {
         CgroupVersion::V1 => {
             let control = cgroup.read_table("memory.oom_control")?;
@@ -74,7 +74,7 @@ fn count(cgroup: &Cgroup) -> std::result::Result<Counted, CgroupError> {
     }
 }
 
-fn describe(cgroup: &Cgroup) -> std::result::Result<Limitation, CgroupError> {
+fn describe(cgroup: &Cgroup) -> Result<Limitation, CgroupError> {
     let (limit, peak) = match cgroup.version() {
         CgroupVersion::V1 => {
             (cgroup.read("memory.limit_in_bytes")?, cgroup.read_as("memory.max_usage_in_bytes")?)

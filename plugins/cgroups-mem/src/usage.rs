@@ -41,7 +41,7 @@ const STAT_V2: [(&str, &str); 8] = [
 
 /// Reads all figures that this kernel has.
 #[expect(clippy::cast_precision_loss, reason = "exact up to 8 PiB")]
-pub fn read(cgroup: &Cgroup) -> std::result::Result<Usage, CgroupError> {
+pub fn read(cgroup: &Cgroup) -> Result<Usage, CgroupError> {
     let (knobs, lines) = match cgroup.version() {
         CgroupVersion::V1 => (&KNOBS_V1[..], &STAT_V1[..]),
         CgroupVersion::V2 => (&KNOBS_V2[..], &STAT_V2[..]),
