@@ -78,6 +78,7 @@ pub mod prelude {
 
     pub use crate::model::{
         Container, ContainerId, Limitation, Namespace, Operation, Recovered, Resources, Root, Status, Usage,
+        Version,
     };
     pub use crate::{
         Cgroup, Error, Host, Isolator, Json, Logger, Output, PluginConfig, Prepared, Recovery, Result,
