@@ -264,6 +264,25 @@ impl Cgroup {
         Ok(text.lines().filter_map(line).collect())
     }
 
+    /// The control groups directly below: what containers made for themselves, and those of nested
+    /// containers; on v2 also where its processes live.
+    ///
+    /// # Errors
+    /// [`CgroupError::Read`].
+    pub fn children(&self) -> Result<Vec<Self>, CgroupError> {
+        let failed = |source| CgroupError::Read { path: self.directory.clone(), source };
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.directory).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            if entry.file_type().map_err(failed)?.is_dir() {
+                let name = entry.file_name();
+                let (path, directory) = (self.path.join(&name), self.directory.join(&name));
+                found.push(Self { path, directory, ..self.clone() });
+            }
+        }
+        Ok(found)
+    }
+
     /// A descriptor that becomes readable when the kernel has news of a knob: an eventfd registered in
     /// `cgroup.event_control` on v1 (`arguments` are those that the knob wants there, often none), an
     /// inotify instance on v2. Both also become readable when the control group is removed. Read it empty
@@ -404,6 +423,17 @@ mod tests {
         cgroup.create().unwrap();
         let knob = directory.path().join("cgroup.subtree_control");
         assert_eq!(fs::read_to_string(knob).unwrap(), "cpu\n");
+    }
+
+    #[test]
+    fn children_know_where_they_are() {
+        let directory = tempfile::tempdir().unwrap();
+        let cgroup = unified(directory.path());
+        fs::create_dir(cgroup.directory().join("leaf")).unwrap();
+        fs::write(cgroup.directory().join("memory.stat"), "").unwrap();
+        let children = cgroup.children().unwrap();
+        let directories: Vec<_> = children.iter().map(Cgroup::directory).collect();
+        assert_eq!(directories, [cgroup.directory().join("leaf")]);
     }
 
     #[test]
