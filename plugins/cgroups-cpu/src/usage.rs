@@ -1,8 +1,5 @@
 //! From the kernel's figures to those of Mesos.
 
-use std::fs;
-use std::io;
-use std::path::Path;
 use std::time::Duration;
 
 use cofferdam_plugin_api::cgroup::CgroupError;
@@ -44,25 +41,24 @@ pub fn read(cpu: &Cgroup, accounting: Option<&Cgroup>) -> Result<Usage, CgroupEr
 
 /// Adds how many processes and threads there are.
 #[expect(clippy::cast_precision_loss, reason = "there are not that many")]
-pub fn count(usage: Usage, cpu: &Cgroup) -> Result<Usage> {
+pub fn count(usage: Usage, cpu: &Cgroup) -> Result<Usage, CgroupError> {
     let threads = match cpu.version() {
         CgroupVersion::V1 => "tasks",
         CgroupVersion::V2 => "cgroup.threads",
     };
-    let count = |knob| {
-        lines_below(cpu.directory(), knob)
-            .context(format!("cannot count in `{knob}` below `{}`", cpu.directory().display()))
-    };
-    Ok(usage.with("processes", count("cgroup.procs")? as f64).with("threads", count(threads)? as f64))
+    let processes = lines(cpu, "cgroup.procs")? as f64;
+    Ok(usage.with("processes", processes).with("threads", lines(cpu, threads)? as f64))
 }
 
 /// A container's processes may be in control groups below its own: on v2 they are.
-fn lines_below(directory: &Path, knob: &str) -> io::Result<usize> {
-    let mut count = fs::read_to_string(directory.join(knob))?.lines().count();
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            count += lines_below(&entry.path(), knob)?;
+fn lines(cgroup: &Cgroup, knob: &str) -> Result<usize, CgroupError> {
+    let mut count = cgroup.read(knob)?.lines().count();
+    for child in cgroup.children()? {
+        match lines(&child, knob) {
+            Ok(lines) => count += lines,
+            // Gone since.
+            Err(error) if error.is_missing() => {}
+            Err(error) => return Err(error),
         }
     }
     Ok(count)

@@ -58,11 +58,10 @@ fn reached(version: CgroupVersion, counted: Counted, notified: bool) -> bool {
 fn count(cgroup: &Cgroup) -> Result<Counted, CgroupError> {
     match cgroup.version() {
         CgroupVersion::V1 => {
-            let control = cgroup.read_table("memory.oom_control")?;
             // With equal limits of memory, and of memory and swap, only the latter counts.
             let swap = cgroup.read_as("memory.memsw.failcnt").unwrap_or(0);
             let own = cgroup.read_as::<u64>("memory.failcnt")?.saturating_add(swap);
-            Ok(Counted { kills: of(&control, "oom_kill"), own })
+            Ok(Counted { kills: kills_v1(cgroup)?, own })
         }
         CgroupVersion::V2 => {
             // Not `memory.events`, which counts what happened in control groups below as well: a nested
@@ -72,6 +71,20 @@ fn count(cgroup: &Cgroup) -> Result<Counted, CgroupError> {
             Ok(Counted { kills, own: of(&local, "oom") })
         }
     }
+}
+
+/// v1 counts a kill only where the process was, which may be below.
+fn kills_v1(cgroup: &Cgroup) -> Result<u64, CgroupError> {
+    let mut kills = of(&cgroup.read_table("memory.oom_control")?, "oom_kill");
+    for child in cgroup.children()? {
+        match kills_v1(&child) {
+            Ok(more) => kills += more,
+            // Gone since.
+            Err(error) if error.is_missing() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(kills)
 }
 
 fn describe(cgroup: &Cgroup) -> Result<Limitation, CgroupError> {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use cofferdam_plugin_api::model::{CgroupVersion, Limit};
@@ -51,8 +51,12 @@ impl World {
 
     /// Starts a shell that is in the container's control group before it does anything.
     fn spawn(&self, script: &str) -> Child {
-        let place = if self.is_v1() { PathBuf::new() } else { PathBuf::from("leaf") };
-        let procs = self.cgroup.directory().join(place).join("cgroup.procs");
+        self.spawn_in(self.cgroup.directory(), script)
+    }
+
+    /// The same, in that of a nested container.
+    fn spawn_in(&self, directory: &Path, script: &str) -> Child {
+        let procs = directory.join(if self.is_v1() { "" } else { "leaf" }).join("cgroup.procs");
         Command::new("sh")
             .args(["-c", &format!("echo $$ > '{}'; {script}", procs.display())])
             .stdin(Stdio::piped())
@@ -220,6 +224,36 @@ fn a_container_that_died_of_its_limit_is_known_to_have_without_having_been_watch
     let limitation = world.bench.limitation("web", None).unwrap().unwrap();
     assert_eq!(limitation.reason, "REASON_CONTAINER_LIMITATION_MEMORY");
     world.bench.cleanup("web").unwrap();
+}
+
+#[test]
+fn only_the_container_whose_limit_it_was_is_said_to_have_reached_it() {
+    for (outer, inner) in [(200.0, 40.0), (40.0, 200.0)] {
+        let Some(world) = World::new(json!({ "limit_swap": has_swap() }), mem(outer)) else { return };
+        world.bench.prepare_container(&world.container).unwrap();
+        let mut nested = world.bench.container("web.probe");
+        nested.cgroups = world.container.cgroups.clone();
+        nested.cgroups.path.push("probe");
+        nested.resources = mem(inner);
+        let place = world.cgroup.directory().join("probe");
+        if !world.is_v1() {
+            fs::create_dir_all(place.join("leaf")).unwrap();
+        }
+        world.bench.prepare_container(&nested).unwrap();
+
+        let mut child = world.spawn_in(&place, "exec tail /dev/zero");
+        assert_eq!(child.wait().unwrap().signal(), Some(9));
+        let of_outer = world.bench.limitation("web", None).unwrap().is_some();
+        let of_inner = world.bench.limitation("web.probe", None).unwrap().is_some();
+        assert_eq!((of_outer, of_inner), (outer < inner, inner < outer), "limits: {outer} and {inner} MiB");
+
+        world.bench.cleanup("web.probe").unwrap();
+        if !world.is_v1() {
+            fs::remove_dir(place.join("leaf")).unwrap();
+            fs::remove_dir(&place).unwrap();
+        }
+        world.bench.cleanup("web").unwrap();
+    }
 }
 
 #[test]
