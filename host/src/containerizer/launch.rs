@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, chown};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use cofferdam_linux::birth::Enter;
@@ -280,10 +280,4 @@ async fn start(house: &House, cell: &Arc<Cell>, waiting: Waiting) -> Result<Arc<
 
 fn chain_error(cell: &Cell, source: crate::chain::ChainError) -> LaunchError {
     LaunchError::Chain { id: cell.id().clone(), phase: cell.phase(), source }
-}
-
-/// Names a path in an error.
-#[must_use]
-pub(super) fn at(path: &Path) -> PathBuf {
-    path.to_owned()
 }
