@@ -163,13 +163,13 @@ async fn clean_up(house: &House, cell: &Cell) {
 }
 
 /// Takes a step until it succeeds.
-async fn insist<E: std::error::Error>(
+async fn insist<E>(
     house: &Arc<House>,
     cell: &Arc<Cell>,
     what: &str,
     step: impl Fn(&House, &Cell) -> Result<(), E> + Clone + Send + 'static,
 ) where
-    E: Send + 'static,
+    E: std::error::Error + Send + 'static,
 {
     let mut pause = AGAIN.0;
     loop {
