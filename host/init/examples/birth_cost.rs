@@ -3,6 +3,8 @@
 //! Needs root. `birth_cost 150` waits 150 ms between births, as on a quiet machine, where a grace period of the
 //! kernel is not shared with anybody; without an argument births follow each other at once.
 
+#![allow(clippy::unwrap_used, reason = "a measurement that fails has no result to save")]
+
 use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
