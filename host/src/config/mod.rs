@@ -111,6 +111,17 @@ pub enum LauncherKind {
     Posix,
 }
 
+impl LauncherKind {
+    /// The name in the configuration.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Linux => "linux",
+            Self::Posix => "posix",
+        }
+    }
+}
+
 /// A plugin in the chain.
 #[derive(Debug, Clone)]
 pub struct PluginConfig {
