@@ -101,7 +101,9 @@ pub enum InvalidRequest {
         amount: String,
     },
     /// A limit is below what is set aside.
-    #[error("container `{id}` asks for {request} `{resource}` and to be limited to {limit}; a limit is at least the request")]
+    #[error(
+        "container `{id}` asks for {request} `{resource}` and to be limited to {limit}; a limit is at least the request"
+    )]
     LimitBelowRequest {
         /// The container.
         id: ContainerId,

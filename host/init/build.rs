@@ -1,0 +1,72 @@
+//! Makes the program: the library and `main.rs`, compiled without std or libc into a static executable of a few
+//! pages, for `IMAGE`.
+//!
+//! Not a target of the workspace, because it needs flags that nothing else must have, on every kind of build.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::{Command, exit};
+
+fn main() {
+    println!("cargo::rerun-if-changed=src");
+    println!("cargo::rerun-if-changed=build.rs");
+    if env::var_os("CARGO_FEATURE_IMAGE").is_none() {
+        return;
+    }
+    let out = PathBuf::from(variable("OUT_DIR"));
+    let library = out.join("libcofferdam_init.rlib");
+
+    compile(Path::new("src/lib.rs"), &library, |rustc| {
+        rustc.args(["--crate-name=cofferdam_init", "--crate-type=rlib"]);
+    });
+    compile(Path::new("src/main.rs"), &out.join("cofferdam-init"), |rustc| {
+        rustc.args(["--crate-name=cofferdam_init_bin", "--crate-type=bin", "-Clto=fat", "-Cstrip=symbols"]);
+        rustc.arg(format!("--extern=cofferdam_init={}", library.display()));
+        // One segment for code and constants, none for start-up files, unwinding or relocations: each page that is
+        // not there need not be mapped.
+        for argument in [
+            "-nostartfiles",
+            "-nostdlib",
+            "-static",
+            "-no-pie",
+            "-Wl,-z,noseparate-code",
+            "-Wl,-z,norelro",
+            "-Wl,--build-id=none",
+            "-Wl,--gc-sections",
+            "-Wl,--no-eh-frame-hdr",
+        ] {
+            rustc.arg(format!("-Clink-arg={argument}"));
+        }
+    });
+}
+
+fn compile(source: &Path, output: &Path, details: impl FnOnce(&mut Command)) {
+    let mut rustc = Command::new(variable("RUSTC"));
+    rustc.arg(source).arg("-o").arg(output);
+    rustc.arg(format!("--target={}", variable("TARGET")));
+    rustc.args([
+        "--edition=2024",
+        "-Cpanic=abort",
+        "-Copt-level=s",
+        "-Ccodegen-units=1",
+        "-Crelocation-model=static",
+        "-Cforce-unwind-tables=no",
+        "--cap-lints=warn",
+    ]);
+    details(&mut rustc);
+    let made = rustc.status();
+    if !made.as_ref().is_ok_and(std::process::ExitStatus::success) {
+        println!(
+            "cargo::error=cannot compile {} for the image of cofferdam-init: {made:?}",
+            source.display()
+        );
+        exit(1);
+    }
+}
+
+fn variable(name: &str) -> String {
+    env::var(name).unwrap_or_else(|_| {
+        println!("cargo::error=cargo has not set {name}");
+        exit(1)
+    })
+}

@@ -1,0 +1,149 @@
+//! A step that failed, and how the world hears of it.
+
+use core::ffi::CStr;
+
+use crate::plan::CONTROL;
+use crate::report::{LONGEST_DETAIL, NOT_STARTED, RECORD_HEAD, Record, STATUS, Step};
+use crate::sys::{self, Errno, Fd};
+
+/// A step that failed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Failure<'a> {
+    step: Step,
+    errno: Errno,
+    detail: &'a [u8],
+    /// A file system context, in which the kernel has left its own words.
+    context: Option<Fd>,
+}
+
+impl<'a> Failure<'a> {
+    pub(crate) const fn new(step: Step, errno: Errno) -> Self {
+        Self { step, errno, detail: b"", context: None }
+    }
+
+    pub(crate) const fn of(step: Step, errno: Errno, detail: &'a CStr) -> Self {
+        Self { step, errno, detail: detail.to_bytes(), context: None }
+    }
+
+    pub(crate) const fn with_words(step: Step, errno: Errno, words: &'static str) -> Self {
+        Self { step, errno, detail: words.as_bytes(), context: None }
+    }
+
+    pub(crate) const fn with_context(self, context: Fd) -> Self {
+        Self { context: Some(context), ..self }
+    }
+
+    /// Why.
+    pub(crate) const fn errno(&self) -> Errno {
+        self.errno
+    }
+
+    /// Tells the agent, if it listens, and the status file.
+    pub(crate) fn report(&self) {
+        let mut message = Text::<{ RECORD_HEAD + LONGEST_DETAIL }>::new();
+        message.push(&[0; RECORD_HEAD]);
+        message.push(self.detail);
+        if let Some(context) = self.context {
+            let mut words = [0; 200];
+            // Each read gives one message, `e ` for an error before it; the first one tells most.
+            if let Ok(length) = sys::read(context, &mut words) {
+                let words = words.get(..length).unwrap_or_default();
+                message.push(b": ");
+                message.push(words.strip_prefix(b"e ").unwrap_or(words).trim_ascii_end());
+            }
+        }
+        let head = Record::head(self.step, self.errno.0, message.length - RECORD_HEAD);
+        message.bytes[..RECORD_HEAD].copy_from_slice(&head);
+        // If the agent is gone, nobody hears us: SIGPIPE is blocked, and the status file remains.
+        let _ = sys::write(Fd(CONTROL), message.as_bytes());
+        not_started(self.step, self.errno);
+    }
+}
+
+/// Writes into the status file that the task never ran.
+pub(crate) fn not_started(step: Step, errno: Errno) {
+    let mut text = Text::<40>::new();
+    text.push(NOT_STARTED);
+    text.push_number(step as u32);
+    text.push(b" ");
+    text.push_number(errno.0.unsigned_abs());
+    let _ = sys::write_at_start(Fd(STATUS), text.as_bytes());
+}
+
+/// Writes the task's wait status into the status file.
+pub(crate) fn ended(status: i32) {
+    let mut text = Text::<12>::new();
+    text.push_number(status.cast_unsigned());
+    let _ = sys::write_at_start(Fd(STATUS), text.as_bytes());
+}
+
+/// A short text; what does not fit is cut.
+pub(crate) struct Text<const N: usize> {
+    bytes: [u8; N],
+    length: usize,
+}
+
+impl<const N: usize> Text<N> {
+    pub(crate) const fn new() -> Self {
+        Self { bytes: [0; N], length: 0 }
+    }
+
+    /// Appends as much of `more` as fits, and says whether that was all.
+    pub(crate) fn push(&mut self, more: &[u8]) -> bool {
+        let room = self.bytes.get_mut(self.length..).unwrap_or_default();
+        let length = more.len().min(room.len());
+        for (to, from) in room.iter_mut().zip(more) {
+            *to = *from;
+        }
+        self.length += length;
+        length == more.len()
+    }
+
+    pub(crate) fn push_number(&mut self, mut number: u32) -> bool {
+        let mut digits = [0; 10];
+        let mut first = digits.len();
+        loop {
+            first -= 1;
+            digits[first] = b'0' + (number % 10) as u8;
+            number /= 10;
+            if number == 0 {
+                return self.push(&digits[first..]);
+            }
+        }
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or_default()
+    }
+
+    /// The text with a NUL behind it, if there is room for one.
+    pub(crate) fn as_c_str(&mut self) -> Option<&CStr> {
+        *self.bytes.get_mut(self.length)? = 0;
+        CStr::from_bytes_until_nul(&self.bytes).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Text;
+
+    #[test]
+    fn a_text_is_cut_where_it_does_not_fit() {
+        let mut text = Text::<8>::new();
+        assert!(text.push(b"abc"));
+        assert!(text.push_number(120));
+        assert_eq!(text.as_c_str(), Some(c"abc120"));
+        assert!(!text.push(b"xyz"));
+        assert_eq!(text.as_bytes(), b"abc120xy");
+        assert_eq!(text.as_c_str(), None);
+    }
+
+    #[test]
+    fn numbers_are_decimal() {
+        for number in [0, 7, 10, 256, u32::MAX] {
+            let mut text = Text::<12>::new();
+            text.push_number(number);
+            assert_eq!(text.as_bytes(), number.to_string().as_bytes());
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! What the plan wants done inside the root before anything of the container runs.
+//!
+//! The root's content may be hostile: a `/proc` that is a link to `/../../host`, a `dev` that is a link to `/`. So
+//! no target is ever named by a path of the host. It is opened relative to the root, with openat2(2) keeping the
+//! walk inside, and everything after that uses the descriptor.
+
+use core::ffi::CStr;
+
+use crate::failure::{Failure, Text};
+use crate::plan::read::{List, MountOption, Operation};
+use crate::report::Step;
+use crate::sys::{self, ATTR_READ_ONLY, Errno, Fd, O_DIRECTORY, O_PATH, O_RDONLY};
+
+/// Performs the operations in their order; the first failure ends it.
+pub(crate) fn perform_all<'a>(root: Fd, operations: List<'a, Operation<'a>>) -> Result<(), Failure<'a>> {
+    let mut mask = Mask { root, null: None, empty: None };
+    operations.iter().try_for_each(|operation| perform(root, &mut mask, operation))
+}
+
+fn perform<'a>(root: Fd, mask: &mut Mask, operation: Operation<'a>) -> Result<(), Failure<'a>> {
+    match operation {
+        Operation::Bind { source, target, attributes, recursive } => {
+            let mount = bind_source(source, attributes, recursive)
+                .map_err(|errno| Failure::of(Step::Bind, errno, source))?;
+            attach_at(root, mount, target).map_err(|errno| Failure::of(Step::Bind, errno, target))
+        }
+        Operation::Filesystem { kind, target, attributes, options } => {
+            filesystem(root, kind, target, attributes, options)
+        }
+        Operation::Device { path, mode, major, minor } => {
+            device(root, path, mode, major, minor).map_err(|errno| Failure::of(Step::Device, errno, path))
+        }
+        Operation::Symlink { path, target } => {
+            symlink(root, path, target).map_err(|errno| Failure::of(Step::Symlink, errno, path))
+        }
+        Operation::Directory { path, mode, uid, gid } => {
+            directory(root, path, mode, uid, gid).map_err(|errno| Failure::of(Step::Directory, errno, path))
+        }
+        Operation::Mask { path } => mask.hide(path).map_err(|errno| Failure::of(Step::Mask, errno, path)),
+        Operation::ReadOnly { path } => {
+            read_only(root, path).map_err(|errno| Failure::of(Step::ReadOnly, errno, path))
+        }
+    }
+}
+
+fn bind_source(source: &CStr, attributes: u64, recursive: bool) -> Result<Fd, Errno> {
+    let mount = sys::copy_mount(sys::CWD, source, recursive)?;
+    if attributes != 0 {
+        sys::set_attributes(mount, attributes, recursive)?;
+    }
+    Ok(mount)
+}
+
+/// Attaches a mount at a place inside the root, which is made if it is missing: a directory for a directory, a file
+/// for anything else.
+fn attach_at(root: Fd, mount: Fd, target: &CStr) -> Result<(), Errno> {
+    let place = match sys::open_in_root(root, target, O_PATH) {
+        Err(Errno::NOENT) => {
+            if sys::stat(mount)?.is_directory() {
+                make_directories(root, target)?
+            } else {
+                let mut name = Text::new();
+                let (parent, name) = parent_of(root, target, &mut name)?;
+                sys::close(sys::create(parent, name)?);
+                sys::open_in_root(root, target, O_PATH)?
+            }
+        }
+        other => other?,
+    };
+    sys::attach_mount(mount, place)?;
+    sys::close(place);
+    sys::close(mount);
+    Ok(())
+}
+
+fn filesystem<'a>(
+    root: Fd,
+    kind: &'a CStr,
+    target: &'a CStr,
+    attributes: u64,
+    options: List<'a, MountOption<'a>>,
+) -> Result<(), Failure<'a>> {
+    let failed = |errno| Failure::of(Step::Filesystem, errno, target);
+    let context = sys::filesystem(kind).map_err(|errno| Failure::of(Step::Filesystem, errno, kind))?;
+    let refused = |errno| failed(errno).with_context(context);
+    for option in options.iter() {
+        sys::configure(context, option.name, option.value).map_err(refused)?;
+    }
+    let mount = sys::mount(context, attributes).map_err(refused)?;
+    sys::close(context);
+    attach_at(root, mount, target).map_err(failed)
+}
+
+fn device(root: Fd, path: &CStr, mode: u32, major: u32, minor: u32) -> Result<(), Errno> {
+    let mut name = Text::new();
+    let (parent, name) = parent_of(root, path, &mut name)?;
+    match sys::make_node(parent, name, mode, major, minor) {
+        Err(Errno::EXIST) => {
+            let there = sys::stat_at(parent, name)?;
+            let same = there.is_kind_of(mode) && there.device == (major, minor);
+            if same { Ok(()) } else { Err(Errno::EXIST) }
+        }
+        other => other,
+    }
+}
+
+fn symlink(root: Fd, path: &CStr, target: &CStr) -> Result<(), Errno> {
+    let mut name = Text::new();
+    let (parent, name) = parent_of(root, path, &mut name)?;
+    match sys::make_symlink(target, parent, name) {
+        Err(Errno::EXIST) => {
+            let mut says = [0; LONGEST_NAME];
+            let same = sys::read_symlink(parent, name, &mut says)? == target.to_bytes();
+            if same { Ok(()) } else { Err(Errno::EXIST) }
+        }
+        other => other,
+    }
+}
+
+fn directory(root: Fd, path: &CStr, mode: u32, uid: u32, gid: u32) -> Result<(), Errno> {
+    let directory = make_directories(root, path)?;
+    // The owner first: changing it clears set-id bits.
+    sys::change_owner(directory, uid, gid)?;
+    sys::change_mode(directory, mode)?;
+    sys::close(directory);
+    Ok(())
+}
+
+fn read_only(root: Fd, path: &CStr) -> Result<(), Errno> {
+    let place = match sys::open_in_root(root, path, O_PATH) {
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+        other => other?,
+    };
+    let mount = sys::copy_mount(place, c"", true)?;
+    sys::set_attributes(mount, ATTR_READ_ONLY, true)?;
+    sys::attach_mount(mount, place)?;
+    sys::close(place);
+    sys::close(mount);
+    Ok(())
+}
+
+/// What hidden things are hidden behind; each is made when first needed and then copied.
+struct Mask {
+    root: Fd,
+    null: Option<Fd>,
+    empty: Option<Fd>,
+}
+
+impl Mask {
+    fn hide(&mut self, path: &CStr) -> Result<(), Errno> {
+        let place = match sys::open_in_root(self.root, path, O_PATH) {
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+            other => other?,
+        };
+        let curtain = if sys::stat(place)?.is_directory() {
+            once(&mut self.empty, empty_directory)?
+        } else {
+            once(&mut self.null, null_device)?
+        };
+        let mount = sys::copy_mount(curtain, c"", false)?;
+        sys::attach_mount(mount, place)?;
+        sys::close(mount);
+        sys::close(place);
+        Ok(())
+    }
+}
+
+fn once(slot: &mut Option<Fd>, make: fn() -> Result<Fd, Errno>) -> Result<Fd, Errno> {
+    match *slot {
+        Some(fd) => Ok(fd),
+        None => Ok(*slot.insert(make()?)),
+    }
+}
+
+/// The host's null device, once it has shown to be it.
+fn null_device() -> Result<Fd, Errno> {
+    const S_IFCHR: u32 = 0o020_000;
+    let null = sys::open(c"/dev/null", O_PATH)?;
+    let found = sys::stat(null)?;
+    if found.is_kind_of(S_IFCHR) && found.device == (1, 3) { Ok(null) } else { Err(Errno::NODEV) }
+}
+
+fn empty_directory() -> Result<Fd, Errno> {
+    let context = sys::filesystem(c"tmpfs")?;
+    sys::configure(context, c"mode", Some(c"0555"))?;
+    let mount = sys::mount(context, ATTR_READ_ONLY)?;
+    sys::close(context);
+    Ok(mount)
+}
+
+/// The longest path the kernel takes, with its NUL.
+const LONGEST_NAME: usize = 4096;
+
+/// Opens the directory that `path` lies in, made if it is missing, and gives the last name of `path`.
+fn parent_of<'t>(root: Fd, path: &CStr, name: &'t mut Text<LONGEST_NAME>) -> Result<(Fd, &'t CStr), Errno> {
+    let bytes = path.to_bytes();
+    let end = bytes.iter().rposition(|byte| *byte != b'/').map_or(0, |last| last + 1);
+    let bytes = bytes.get(..end).unwrap_or_default();
+    let start = bytes.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
+    let (parent, last) = bytes.split_at_checked(start).unwrap_or_default();
+    if matches!(last, b"" | b"." | b"..") {
+        return Err(Errno::INVAL);
+    }
+
+    let parent = if parent.is_empty() {
+        sys::open_in_root(root, c"/", O_PATH | O_DIRECTORY)?
+    } else {
+        let mut text = Text::<LONGEST_NAME>::new();
+        text.push(parent);
+        make_directories(root, text.as_c_str().ok_or(Errno::NAMETOOLONG)?)?
+    };
+    name.push(last);
+    Ok((parent, name.as_c_str().ok_or(Errno::NAMETOOLONG)?))
+}
+
+/// Opens a directory inside the root, made if it is missing, with those on the way.
+fn make_directories(root: Fd, path: &CStr) -> Result<Fd, Errno> {
+    match sys::open_in_root(root, path, O_RDONLY | O_DIRECTORY) {
+        Err(Errno::NOENT) => {}
+        other => return other,
+    }
+    let mut walked = Text::<LONGEST_NAME>::new();
+    let mut here = sys::open_in_root(root, c"/", O_PATH | O_DIRECTORY)?;
+    for name in path.to_bytes().split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
+        let before = walked.as_bytes().len();
+        walked.push(b"/");
+        walked.push(name);
+        let step = walked.as_c_str().ok_or(Errno::NAMETOOLONG)?;
+        let next = match sys::open_in_root(root, step, O_RDONLY | O_DIRECTORY) {
+            Err(Errno::NOENT) => {
+                let name = step.to_bytes_with_nul().get(before + 1..).unwrap_or_default();
+                let name = CStr::from_bytes_with_nul(name).map_err(|_| Errno::INVAL)?;
+                // A dangling link is in the way of neither the walk nor the making: then there is no such place.
+                match sys::make_directory(here, name, 0o755) {
+                    Err(Errno::EXIST) => return Err(Errno::NOENT),
+                    other => other?,
+                }
+                sys::open_in_root(here, name, O_RDONLY | O_DIRECTORY)?
+            }
+            other => other?,
+        };
+        sys::close(here);
+        here = next;
+    }
+    Ok(here)
+}

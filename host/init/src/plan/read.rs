@@ -1,0 +1,418 @@
+//! The reading half of the plan's format: views into the message, without a copy.
+//!
+//! A plan is read to its end before it is believed, so that nothing is done for one that was cut off or mangled.
+
+use core::ffi::CStr;
+use core::marker::PhantomData;
+
+use super::{HEADER, LONGEST, MAGIC, VERSION, flag};
+
+/// A message that is no plan, or none of this version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Malformed {
+    /// It does not begin with the magic bytes.
+    Magic,
+    /// It was written by another version.
+    Version(u32),
+    /// Its length is less than a header's, or more than allowed, or not what has come.
+    Length,
+    /// It ends within a value.
+    Truncated,
+    /// A text holds a NUL, or does not end with one.
+    Text,
+    /// A byte that chooses between variants chooses none.
+    Variant(u8),
+    /// A flag nobody defined.
+    Flags(u32),
+    /// It goes on after its last value.
+    Trailing,
+}
+
+impl Malformed {
+    /// A few words for a person.
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Magic => "not a plan",
+            Self::Version(_) => "a plan of another version",
+            Self::Length => "a plan of a wrong length",
+            Self::Truncated => "a plan cut off",
+            Self::Text => "a plan with a broken text",
+            Self::Variant(_) => "a plan with an unknown variant",
+            Self::Flags(_) => "a plan with an unknown flag",
+            Self::Trailing => "a plan with something after its end",
+        }
+    }
+}
+
+/// Reads a header and returns the length of the whole message.
+pub fn header(bytes: &[u8; HEADER]) -> Result<usize, Malformed> {
+    let mut cursor = Cursor { rest: bytes };
+    if cursor.take(MAGIC.len())? != MAGIC {
+        return Err(Malformed::Magic);
+    }
+    let version = u32::read(&mut cursor)?;
+    if version != VERSION {
+        return Err(Malformed::Version(version));
+    }
+    let length = u32::read(&mut cursor)? as usize;
+    if (HEADER..=LONGEST).contains(&length) { Ok(length) } else { Err(Malformed::Length) }
+}
+
+/// The whole plan. [`super::write::Plan`] documents the fields.
+#[derive(Debug, Clone, Copy)]
+#[allow(missing_docs, reason = "documented where they are written")]
+pub struct Plan<'a> {
+    pub flags: u32,
+    pub hostname: Option<&'a CStr>,
+    pub root: Root<'a>,
+    pub operations: List<'a, Operation<'a>>,
+    pub oom_score_adj: Option<i32>,
+    pub workplace: Option<Workplace<'a>>,
+    pub limits: List<'a, Limit>,
+    pub user: Option<User<'a>>,
+    pub capabilities: Option<Capabilities>,
+    pub seccomp: &'a [u8],
+    pub umask: u32,
+    pub program: &'a CStr,
+    pub arguments: List<'a, &'a CStr>,
+    pub environment: List<'a, &'a CStr>,
+}
+
+impl<'a> Plan<'a> {
+    /// Reads a whole message, header included.
+    pub fn parse(message: &'a [u8]) -> Result<Self, Malformed> {
+        let (head, body) = message.split_first_chunk::<HEADER>().ok_or(Malformed::Truncated)?;
+        if header(head)? != message.len() {
+            return Err(Malformed::Length);
+        }
+        let mut cursor = Cursor { rest: body };
+        let plan = Self {
+            flags: flags(&mut cursor)?,
+            hostname: Option::read(&mut cursor)?,
+            root: Root::read(&mut cursor)?,
+            operations: List::read(&mut cursor)?,
+            oom_score_adj: Option::read(&mut cursor)?,
+            workplace: Option::read(&mut cursor)?,
+            limits: List::read(&mut cursor)?,
+            user: Option::read(&mut cursor)?,
+            capabilities: Option::read(&mut cursor)?,
+            seccomp: <&[u8]>::read(&mut cursor)?,
+            umask: u32::read(&mut cursor)?,
+            program: <&CStr>::read(&mut cursor)?,
+            arguments: List::read(&mut cursor)?,
+            environment: List::read(&mut cursor)?,
+        };
+        if cursor.rest.is_empty() { Ok(plan) } else { Err(Malformed::Trailing) }
+    }
+
+    /// Whether a bit of [`flag`] is set.
+    pub const fn has(&self, flag: u32) -> bool {
+        self.flags & flag != 0
+    }
+}
+
+fn flags(cursor: &mut Cursor<'_>) -> Result<u32, Malformed> {
+    let flags = u32::read(cursor)?;
+    if flags & !flag::ALL == 0 { Ok(flags) } else { Err(Malformed::Flags(flags)) }
+}
+
+/// What becomes `/`.
+#[derive(Debug, Clone, Copy)]
+#[allow(missing_docs, reason = "documented where they are written")]
+pub enum Root<'a> {
+    Host,
+    Directory(&'a CStr),
+    Overlay { lowers: List<'a, &'a CStr>, upper: Option<&'a CStr>, work: Option<&'a CStr>, volatile: bool },
+}
+
+impl<'a> Read<'a> for Root<'a> {
+    fn read(cursor: &mut Cursor<'a>) -> Result<Self, Malformed> {
+        Ok(match u8::read(cursor)? {
+            0 => Self::Host,
+            1 => Self::Directory(<&CStr>::read(cursor)?),
+            2 => Self::Overlay {
+                lowers: List::read(cursor)?,
+                upper: Option::read(cursor)?,
+                work: Option::read(cursor)?,
+                volatile: bool::read(cursor)?,
+            },
+            other => return Err(Malformed::Variant(other)),
+        })
+    }
+}
+
+/// One thing to do inside the root.
+#[derive(Debug, Clone, Copy)]
+#[allow(missing_docs, reason = "documented where they are written")]
+pub enum Operation<'a> {
+    Bind { source: &'a CStr, target: &'a CStr, attributes: u64, recursive: bool },
+    Filesystem { kind: &'a CStr, target: &'a CStr, attributes: u64, options: List<'a, MountOption<'a>> },
+    Device { path: &'a CStr, mode: u32, major: u32, minor: u32 },
+    Symlink { path: &'a CStr, target: &'a CStr },
+    Directory { path: &'a CStr, mode: u32, uid: u32, gid: u32 },
+    Mask { path: &'a CStr },
+    ReadOnly { path: &'a CStr },
+}
+
+impl<'a> Read<'a> for Operation<'a> {
+    fn read(cursor: &mut Cursor<'a>) -> Result<Self, Malformed> {
+        Ok(match u8::read(cursor)? {
+            1 => Self::Bind {
+                source: <&CStr>::read(cursor)?,
+                target: <&CStr>::read(cursor)?,
+                attributes: u64::read(cursor)?,
+                recursive: bool::read(cursor)?,
+            },
+            2 => Self::Filesystem {
+                kind: <&CStr>::read(cursor)?,
+                target: <&CStr>::read(cursor)?,
+                attributes: u64::read(cursor)?,
+                options: List::read(cursor)?,
+            },
+            3 => Self::Device {
+                path: <&CStr>::read(cursor)?,
+                mode: u32::read(cursor)?,
+                major: u32::read(cursor)?,
+                minor: u32::read(cursor)?,
+            },
+            4 => Self::Symlink { path: <&CStr>::read(cursor)?, target: <&CStr>::read(cursor)? },
+            5 => Self::Directory {
+                path: <&CStr>::read(cursor)?,
+                mode: u32::read(cursor)?,
+                uid: u32::read(cursor)?,
+                gid: u32::read(cursor)?,
+            },
+            6 => Self::Mask { path: <&CStr>::read(cursor)? },
+            7 => Self::ReadOnly { path: <&CStr>::read(cursor)? },
+            other => return Err(Malformed::Variant(other)),
+        })
+    }
+}
+
+/// An option of a file system, with its value if it has one.
+#[derive(Debug, Clone, Copy)]
+#[allow(missing_docs, reason = "documented where they are written")]
+pub struct MountOption<'a> {
+    pub name: &'a CStr,
+    pub value: Option<&'a CStr>,
+}
+
+impl<'a> Read<'a> for MountOption<'a> {
+    fn read(cursor: &mut Cursor<'a>) -> Result<Self, Malformed> {
+        Ok(Self { name: <&CStr>::read(cursor)?, value: Option::read(cursor)? })
+    }
+}
+
+/// Where the task starts.
+#[derive(Debug, Clone, Copy)]
+#[allow(missing_docs, reason = "documented where they are written")]
+pub struct Workplace<'a> {
+    pub path: &'a CStr,
+    pub create: bool,
+}
+
+impl<'a> Read<'a> for Workplace<'a> {
+    fn read(cursor: &mut Cursor<'a>) -> Result<Self, Malformed> {
+        Ok(Self { path: <&CStr>::read(cursor)?, create: bool::read(cursor)? })
+    }
+}
+
+/// A resource limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "documented where they are written")]
+pub struct Limit {
+    pub resource: u32,
+    pub soft: u64,
+    pub hard: u64,
+}
+
+impl Read<'_> for Limit {
+    fn read(cursor: &mut Cursor<'_>) -> Result<Self, Malformed> {
+        Ok(Self { resource: u32::read(cursor)?, soft: u64::read(cursor)?, hard: u64::read(cursor)? })
+    }
+}
+
+/// Whom the task runs as.
+#[derive(Debug, Clone, Copy)]
+#[allow(missing_docs, reason = "documented where they are written")]
+pub struct User<'a> {
+    pub uid: u32,
+    pub gid: u32,
+    pub groups: List<'a, u32>,
+}
+
+impl<'a> Read<'a> for User<'a> {
+    fn read(cursor: &mut Cursor<'a>) -> Result<Self, Malformed> {
+        Ok(Self { uid: u32::read(cursor)?, gid: u32::read(cursor)?, groups: List::read(cursor)? })
+    }
+}
+
+/// The five sets, bit n for capability n.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "documented where they are written")]
+pub struct Capabilities {
+    pub bounding: u64,
+    pub effective: u64,
+    pub permitted: u64,
+    pub inheritable: u64,
+    pub ambient: u64,
+}
+
+impl Read<'_> for Capabilities {
+    fn read(cursor: &mut Cursor<'_>) -> Result<Self, Malformed> {
+        Ok(Self {
+            bounding: u64::read(cursor)?,
+            effective: u64::read(cursor)?,
+            permitted: u64::read(cursor)?,
+            inheritable: u64::read(cursor)?,
+            ambient: u64::read(cursor)?,
+        })
+    }
+}
+
+/// Members of one kind, read again at every walk. They were all readable when the list was made.
+#[derive(Debug)]
+pub struct List<'a, T> {
+    bytes: &'a [u8],
+    count: usize,
+    members: PhantomData<fn() -> T>,
+}
+
+impl<T> Clone for List<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for List<'_, T> {}
+
+impl<'a, T: Read<'a>> List<'a, T> {
+    /// How many members there are.
+    pub const fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether there is none.
+    pub const fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// The members as they lie in the message.
+    pub const fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// The members.
+    pub fn iter(&self) -> Members<'a, T> {
+        Members { cursor: Cursor { rest: self.bytes }, members: PhantomData }
+    }
+}
+
+impl<'a, T: Read<'a>> Read<'a> for List<'a, T> {
+    fn read(cursor: &mut Cursor<'a>) -> Result<Self, Malformed> {
+        let length = u32::read(cursor)? as usize;
+        let count = u32::read(cursor)? as usize;
+        let bytes = cursor.take(length)?;
+        let mut members = Cursor { rest: bytes };
+        let mut seen = 0;
+        while !members.rest.is_empty() {
+            T::read(&mut members)?;
+            seen += 1;
+        }
+        if seen == count { Ok(Self { bytes, count, members: PhantomData }) } else { Err(Malformed::Length) }
+    }
+}
+
+/// A walk over a [`List`].
+pub struct Members<'a, T> {
+    cursor: Cursor<'a>,
+    members: PhantomData<fn() -> T>,
+}
+
+impl<'a, T: Read<'a>> Iterator for Members<'a, T> {
+    type Item = T;
+
+    fn next(&mut self) -> Option<T> {
+        T::read(&mut self.cursor).ok()
+    }
+}
+
+/// What is left to read.
+pub struct Cursor<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Cursor<'a> {
+    fn take(&mut self, length: usize) -> Result<&'a [u8], Malformed> {
+        let (taken, rest) = self.rest.split_at_checked(length).ok_or(Malformed::Truncated)?;
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    fn chunk<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
+        let (chunk, rest) = self.rest.split_first_chunk::<N>().ok_or(Malformed::Truncated)?;
+        self.rest = rest;
+        Ok(*chunk)
+    }
+}
+
+/// A value that can be read from where a cursor stands. Every value takes at least one byte.
+pub trait Read<'a>: Sized {
+    /// Reads it and moves the cursor behind it.
+    fn read(cursor: &mut Cursor<'a>) -> Result<Self, Malformed>;
+}
+
+impl Read<'_> for u8 {
+    fn read(cursor: &mut Cursor<'_>) -> Result<Self, Malformed> {
+        cursor.chunk().map(u8::from_le_bytes)
+    }
+}
+
+impl Read<'_> for u32 {
+    fn read(cursor: &mut Cursor<'_>) -> Result<Self, Malformed> {
+        cursor.chunk().map(u32::from_le_bytes)
+    }
+}
+
+impl Read<'_> for i32 {
+    fn read(cursor: &mut Cursor<'_>) -> Result<Self, Malformed> {
+        cursor.chunk().map(i32::from_le_bytes)
+    }
+}
+
+impl Read<'_> for u64 {
+    fn read(cursor: &mut Cursor<'_>) -> Result<Self, Malformed> {
+        cursor.chunk().map(u64::from_le_bytes)
+    }
+}
+
+impl Read<'_> for bool {
+    fn read(cursor: &mut Cursor<'_>) -> Result<Self, Malformed> {
+        match u8::read(cursor)? {
+            0 => Ok(false),
+            1 => Ok(true),
+            other => Err(Malformed::Variant(other)),
+        }
+    }
+}
+
+impl<'a> Read<'a> for &'a CStr {
+    fn read(cursor: &mut Cursor<'a>) -> Result<Self, Malformed> {
+        let length = u32::read(cursor)? as usize;
+        let bytes = cursor.take(length.checked_add(1).ok_or(Malformed::Truncated)?)?;
+        CStr::from_bytes_with_nul(bytes).map_err(|_| Malformed::Text)
+    }
+}
+
+impl<'a> Read<'a> for &'a [u8] {
+    fn read(cursor: &mut Cursor<'a>) -> Result<Self, Malformed> {
+        let length = u32::read(cursor)? as usize;
+        cursor.take(length)
+    }
+}
+
+impl<'a, T: Read<'a>> Read<'a> for Option<T> {
+    fn read(cursor: &mut Cursor<'a>) -> Result<Self, Malformed> {
+        bool::read(cursor)?.then(|| T::read(cursor)).transpose()
+    }
+}

@@ -1,0 +1,1 @@
+//! The two halves of the format against each other.

@@ -1,0 +1,100 @@
+//! Init's life once the task runs: passing signals on, reaping, and writing down how the task ended.
+
+use crate::failure;
+use crate::report::STATUS;
+use crate::sys::{self, Fd, O_RDONLY, Pid, SIGCHLD, SIGKILL};
+
+/// Serves until the task has ended, and returns what to exit with.
+pub(crate) fn until_the_end(task: Pid, sweep: bool) -> u8 {
+    let status = loop {
+        match sys::next_signal() {
+            SIGCHLD => {
+                if let Some(status) = reap_all(task) {
+                    break status;
+                }
+            }
+            // The task is our child and not reaped, so the number is still its own.
+            signal => sys::send_signal(task, signal),
+        }
+    };
+    // A task that failed before its program ran has said so itself.
+    if sys::stat(Fd(STATUS)).is_ok_and(|file| file.size == 0) {
+        failure::ended(status);
+    }
+    if sweep {
+        kill_descendants();
+    }
+    exit_status(status)
+}
+
+/// Reaps all that have ended. If the task is among them, gives its wait status.
+fn reap_all(task: Pid) -> Option<i32> {
+    let mut ended = None;
+    while let Ok(Some((pid, status))) = sys::reap(false) {
+        if pid == task {
+            ended = Some(status);
+        }
+    }
+    ended
+}
+
+/// Kills and reaps until there is no child left. Grandchildren become children when their parents die, because init
+/// is the subreaper.
+fn kill_descendants() {
+    let Ok(children) = sys::open(c"/proc/thread-self/children", O_RDONLY) else { return };
+    let mut buffer = [0; 1024];
+    loop {
+        let length = sys::read_at_start(children, &mut buffer).unwrap_or(0);
+        for pid in numbers(buffer.get(..length).unwrap_or_default(), length == buffer.len()) {
+            sys::send_signal(Pid::new(pid), SIGKILL);
+        }
+        // An error says that there is no child.
+        if sys::reap(true).is_err() {
+            return;
+        }
+        let _ = reap_all(Pid::new(0));
+    }
+}
+
+/// The numbers in a text, without the last one if the text was `cut`, because digits may be missing.
+fn numbers(text: &[u8], cut: bool) -> impl Iterator<Item = i32> {
+    let end = if cut { text.iter().rposition(|byte| *byte == b' ').unwrap_or(0) } else { text.len() };
+    text.get(..end).unwrap_or_default().split(|byte| *byte == b' ').filter_map(|digits| {
+        let number = digits.iter().try_fold(0_i32, |number, digit| {
+            let digit = digit.checked_sub(b'0').filter(|digit| *digit <= 9)?;
+            number.checked_mul(10)?.checked_add(digit.into())
+        })?;
+        (number > 1).then_some(number)
+    })
+}
+
+/// What a shell would say.
+fn exit_status(status: i32) -> u8 {
+    match status & 0x7f {
+        0 => (status >> 8) as u8,
+        signal => 128 + signal as u8,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{exit_status, numbers};
+
+    #[test]
+    fn exit_statuses_are_those_of_a_shell() {
+        assert_eq!(exit_status(0), 0);
+        assert_eq!(exit_status(7 << 8), 7);
+        assert_eq!(exit_status(9), 137);
+        assert_eq!(exit_status(11 | 0x80), 139); // with a core dump
+    }
+
+    #[test]
+    fn pids_are_read_and_half_ones_are_not() {
+        let read = |text: &[u8], cut| numbers(text, cut).collect::<Vec<_>>();
+        assert_eq!(read(b"12 345 ", false), [12, 345]);
+        assert_eq!(read(b"12 345", true), [12]);
+        assert_eq!(read(b"", false), [0_i32; 0]);
+        // 0 and 1, and -1 with its sign, mean other things to kill(2) than a child.
+        assert_eq!(read(b"0 1 -1 x 99999999999 2", false), [2]);
+    }
+}

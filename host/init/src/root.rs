@@ -1,0 +1,129 @@
+//! The root file system: mounted first, entered last.
+
+use core::ffi::CStr;
+
+use crate::failure::{Failure, Text};
+use crate::plan::read::{self, List};
+use crate::report::Step;
+use crate::sys::{self, ATTR_READ_ONLY, Errno, Fd, O_DIRECTORY, O_PATH};
+
+/// What is going to be `/`.
+pub(crate) struct Root {
+    directory: Fd,
+    /// Whether it is another one than the host's.
+    own: bool,
+}
+
+/// Mounts what is to become `/`, without entering it.
+pub(crate) fn mount(root: read::Root<'_>) -> Result<Root, Failure<'_>> {
+    match root {
+        read::Root::Host => Ok(Root { directory: open_directory(c"/")?, own: false }),
+        read::Root::Directory(path) => {
+            let failed = |errno| Failure::of(Step::Root, errno, path);
+            let place = open_directory(path)?;
+            // Only a mount can be pivoted to.
+            let copy = sys::copy_mount(place, c"", true).map_err(failed)?;
+            sys::attach_mount(copy, place).map_err(failed)?;
+            Ok(Root { directory: copy, own: true })
+        }
+        read::Root::Overlay { lowers, upper, work, volatile } => {
+            let layers = Layers { lowers, upper, work };
+            Ok(Root { directory: overlay(layers, volatile)?, own: true })
+        }
+    }
+}
+
+impl Root {
+    pub(crate) const fn directory(&self) -> Fd {
+        self.directory
+    }
+
+    /// Makes it `/` and lets go of the host's.
+    pub(crate) fn enter(self, read_only: bool) -> Result<(), Failure<'static>> {
+        let failed = |errno| Failure::new(Step::Pivot, errno);
+        if self.own {
+            if read_only {
+                sys::set_attributes(self.directory, ATTR_READ_ONLY, false).map_err(failed)?;
+            }
+            sys::change_directory_to(self.directory).map_err(failed)?;
+            sys::pivot_here().map_err(failed)?;
+        }
+        sys::change_directory(c"/").map_err(failed)?;
+        if sys::inside_root().map_err(failed)? {
+            Ok(())
+        } else {
+            Err(Failure::with_words(Step::Pivot, Errno::NOENT, "the working directory is outside the root"))
+        }
+    }
+}
+
+fn open_directory(path: &CStr) -> Result<Fd, Failure<'_>> {
+    sys::open(path, O_PATH | O_DIRECTORY).map_err(|errno| Failure::of(Step::Root, errno, path))
+}
+
+#[derive(Clone, Copy)]
+struct Layers<'a> {
+    lowers: List<'a, &'a CStr>,
+    upper: Option<&'a CStr>,
+    work: Option<&'a CStr>,
+}
+
+/// The longest value fsconfig(2) takes.
+const LONGEST_VALUE: usize = 255;
+
+/// Mounts an overlay over its own upper directory, or its topmost layer if there is none.
+///
+/// A value may have 255 bytes, in which neither a deep path nor many of them fit, and a colon in a path would end
+/// it. So each layer is opened, and named by its descriptor's number, seen from `/proc/self/fd`.
+fn overlay(layers: Layers<'_>, volatile: bool) -> Result<Fd, Failure<'_>> {
+    let failed = |errno| Failure::with_words(Step::Root, errno, "overlay");
+    let context = sys::filesystem(c"overlay").map_err(failed)?;
+    let refused = |errno| failed(errno).with_context(context);
+
+    let mut first = None;
+    let mut joined = Text::<{ LONGEST_VALUE + 1 }>::new();
+    let mut fits = true;
+    for lower in layers.lowers.iter() {
+        let layer = open_directory(lower)?;
+        first.get_or_insert(layer);
+        fits = fits
+            && (joined.as_bytes().is_empty() || joined.push(b":"))
+            && joined.push_number(layer.0.unsigned_abs());
+    }
+    let Some(first) = first else { return Err(failed(Errno::INVAL)) };
+    let upper = layers.upper.map(open_directory).transpose()?;
+    let work = layers.work.map(open_directory).transpose()?;
+
+    sys::change_directory(c"/proc/self/fd")
+        .map_err(|errno| Failure::with_words(Step::Root, errno, "overlay: /proc/self/fd"))?;
+    match joined.as_c_str().filter(|_| fits) {
+        Some(lowers) => sys::configure(context, c"lowerdir", Some(lowers)).map_err(refused)?,
+        // Layer by layer is what only kernels since 6.5 take.
+        None => {
+            for lower in layers.lowers.iter() {
+                let layer = open_directory(lower)?;
+                set_number(context, c"lowerdir+", layer).map_err(refused)?;
+                sys::close(layer);
+            }
+        }
+    }
+    if let Some(upper) = upper {
+        set_number(context, c"upperdir", upper).map_err(refused)?;
+    }
+    if let Some(work) = work {
+        set_number(context, c"workdir", work).map_err(refused)?;
+    }
+    if volatile {
+        sys::configure(context, c"volatile", None).map_err(refused)?;
+    }
+    let mount = sys::mount(context, 0).map_err(refused)?;
+    sys::close(context);
+    sys::attach_mount(mount, upper.unwrap_or(first)).map_err(failed)?;
+    Ok(mount)
+}
+
+fn set_number(context: Fd, name: &CStr, directory: Fd) -> Result<(), Errno> {
+    let mut number = Text::<12>::new();
+    number.push_number(directory.0.unsigned_abs());
+    sys::configure(context, name, number.as_c_str())
+}

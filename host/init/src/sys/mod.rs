@@ -1,0 +1,656 @@
+//! The kernel as init sees it: one function for each call, safe to use.
+//!
+//! A [`Fd`] is a plain number. Init opens few files, each close-on-exec, lives shortly with them and then closes
+//! all at once, so that owners would only add code to a program whose size every container pays for.
+#![allow(unsafe_code)]
+
+mod memory;
+mod raw;
+
+use core::ffi::CStr;
+
+pub(crate) use memory::Mapping;
+use raw::nr;
+
+/// An open file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Fd(pub(crate) i32);
+
+/// What paths are relative to if nothing is said.
+pub(crate) const CWD: Fd = Fd(-100);
+
+/// A process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Pid(i32);
+
+/// The kernel's reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Errno(pub(crate) i32);
+
+impl Errno {
+    pub(crate) const NOENT: Self = Self(2);
+    pub(crate) const INTR: Self = Self(4);
+    pub(crate) const AGAIN: Self = Self(11);
+    pub(crate) const ACCES: Self = Self(13);
+    pub(crate) const EXIST: Self = Self(17);
+    pub(crate) const NODEV: Self = Self(19);
+    pub(crate) const NOTDIR: Self = Self(20);
+    pub(crate) const INVAL: Self = Self(22);
+    pub(crate) const NAMETOOLONG: Self = Self(36);
+    pub(crate) const BADMSG: Self = Self(74);
+}
+
+type Result<T> = core::result::Result<T, Errno>;
+
+fn check(answer: isize) -> Result<usize> {
+    if (-4095..0).contains(&answer) { Err(Errno(-(answer as i32))) } else { Ok(answer as usize) }
+}
+
+/// # Safety
+/// As [`raw::call`].
+unsafe fn call<const N: usize>(number: usize, arguments: [usize; N]) -> Result<usize> {
+    let mut all = [0; 6];
+    let mut index = 0;
+    while index < N {
+        all[index] = arguments[index];
+        index += 1;
+    }
+    // SAFETY: promised by the caller.
+    check(unsafe { raw::call(number, all) })
+}
+
+fn text(text: &CStr) -> usize {
+    text.as_ptr() as usize
+}
+
+// ── files ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+pub(crate) const O_RDONLY: u64 = 0;
+pub(crate) const O_WRONLY: u64 = 1;
+pub(crate) const O_DIRECTORY: u64 = 0o20_0000;
+pub(crate) const O_PATH: u64 = 0o1000_0000;
+pub(crate) const O_NOFOLLOW: u64 = 0o40_0000;
+const O_CREAT: u64 = 0o100;
+const O_CLOEXEC: u64 = 0o200_0000;
+
+const RESOLVE_NO_MAGICLINKS: u64 = 0x02;
+const RESOLVE_IN_ROOT: u64 = 0x10;
+
+#[repr(C)]
+struct OpenHow {
+    flags: u64,
+    mode: u64,
+    resolve: u64,
+}
+
+fn openat2(directory: Fd, path: &CStr, how: &OpenHow) -> Result<Fd> {
+    loop {
+        // SAFETY: the kernel reads `path` and `how`.
+        let answer = unsafe {
+            call(
+                nr::OPENAT2,
+                [directory.0 as usize, text(path), (&raw const *how) as usize, size_of::<OpenHow>()],
+            )
+        };
+        match answer {
+            // A rename elsewhere raced with our walk, as may happen on any busy machine.
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            other => return other.map(|fd| Fd(fd as i32)),
+        }
+    }
+}
+
+/// Opens a path of the host.
+pub(crate) fn open(path: &CStr, flags: u64) -> Result<Fd> {
+    openat2(CWD, path, &OpenHow { flags: flags | O_CLOEXEC, mode: 0, resolve: 0 })
+}
+
+/// Opens a path as if `root` were `/`: neither symbolic links nor `..` lead out of it, and magic links lead nowhere.
+pub(crate) fn open_in_root(root: Fd, path: &CStr, flags: u64) -> Result<Fd> {
+    let resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS;
+    openat2(root, path, &OpenHow { flags: flags | O_CLOEXEC, mode: 0, resolve })
+}
+
+/// Makes an empty file `name` in `directory`, unless it exists. A symbolic link of that name is not followed.
+pub(crate) fn create(directory: Fd, name: &CStr) -> Result<Fd> {
+    let flags = O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC;
+    openat2(directory, name, &OpenHow { flags, mode: 0o644, resolve: RESOLVE_NO_MAGICLINKS })
+}
+
+pub(crate) fn close(fd: Fd) {
+    // SAFETY: touches no memory; descriptors are numbers here.
+    let _ = unsafe { call(nr::CLOSE, [fd.0 as usize]) };
+}
+
+/// Closes all descriptors from `first` to `last`.
+pub(crate) fn close_range(first: u32, last: u32) {
+    // SAFETY: touches no memory.
+    let _ = unsafe { call(nr::CLOSE_RANGE, [first as usize, last as usize, 0]) };
+}
+
+/// Has all descriptors from `first` on closed by the next exec.
+pub(crate) fn close_on_exec_from(first: u32) -> Result<()> {
+    const CLOSE_RANGE_CLOEXEC: usize = 4;
+    // SAFETY: touches no memory.
+    unsafe { call(nr::CLOSE_RANGE, [first as usize, u32::MAX as usize, CLOSE_RANGE_CLOEXEC]) }.map(drop)
+}
+
+pub(crate) fn read(fd: Fd, buffer: &mut [u8]) -> Result<usize> {
+    loop {
+        // SAFETY: the kernel writes at most `buffer.len()` bytes to `buffer`.
+        let answer = unsafe { call(nr::READ, [fd.0 as usize, buffer.as_mut_ptr() as usize, buffer.len()]) };
+        if answer != Err(Errno::INTR) {
+            return answer;
+        }
+    }
+}
+
+/// Reads from the beginning of a file.
+pub(crate) fn read_at_start(fd: Fd, buffer: &mut [u8]) -> Result<usize> {
+    // SAFETY: the kernel writes at most `buffer.len()` bytes to `buffer`.
+    unsafe { call(nr::PREAD64, [fd.0 as usize, buffer.as_mut_ptr() as usize, buffer.len(), 0]) }
+}
+
+pub(crate) fn write(fd: Fd, bytes: &[u8]) -> Result<usize> {
+    // SAFETY: the kernel reads `bytes`.
+    unsafe { call(nr::WRITE, [fd.0 as usize, bytes.as_ptr() as usize, bytes.len()]) }
+}
+
+/// Writes to the beginning of a file, in one piece.
+pub(crate) fn write_at_start(fd: Fd, bytes: &[u8]) -> Result<usize> {
+    // SAFETY: the kernel reads `bytes`.
+    unsafe { call(nr::PWRITE64, [fd.0 as usize, bytes.as_ptr() as usize, bytes.len(), 0]) }
+}
+
+/// Some fields of `struct statx`, in the kernel's layout.
+#[repr(C)]
+pub(crate) struct Stat {
+    head: [u32; 7],
+    mode: u16,
+    _pad: u16,
+    _inode: u64,
+    pub(crate) size: u64,
+    _middle: [u64; 10],
+    pub(crate) device: (u32, u32),
+    _tail: [u64; 15],
+}
+
+const _: () = assert!(size_of::<Stat>() == 256);
+
+impl Stat {
+    const KIND: u16 = 0o170_000;
+    const DIRECTORY: u16 = 0o040_000;
+
+    pub(crate) fn is_directory(&self) -> bool {
+        self.mode & Self::KIND == Self::DIRECTORY
+    }
+
+    /// Whether the kind is that of `mode`, a `S_IF…`.
+    pub(crate) fn is_kind_of(&self, mode: u32) -> bool {
+        u32::from(self.mode & Self::KIND) == mode & u32::from(Self::KIND)
+    }
+}
+
+const AT_EMPTY_PATH: usize = 0x1000;
+const AT_SYMLINK_NOFOLLOW: usize = 0x100;
+const AT_RECURSIVE: usize = 0x8000;
+
+fn statx(directory: Fd, path: &CStr, flags: usize) -> Result<Stat> {
+    const BASIC: usize = 0x7ff;
+    let mut stat = Stat {
+        head: [0; 7],
+        mode: 0,
+        _pad: 0,
+        _inode: 0,
+        size: 0,
+        _middle: [0; 10],
+        device: (0, 0),
+        _tail: [0; 15],
+    };
+    // SAFETY: the kernel reads `path` and writes 256 bytes, which `Stat` has.
+    unsafe { call(nr::STATX, [directory.0 as usize, text(path), flags, BASIC, (&raw mut stat) as usize]) }?;
+    Ok(stat)
+}
+
+/// What is open.
+pub(crate) fn stat(fd: Fd) -> Result<Stat> {
+    statx(fd, c"", AT_EMPTY_PATH)
+}
+
+/// What `name` in `directory` is, itself if it is a symbolic link.
+pub(crate) fn stat_at(directory: Fd, name: &CStr) -> Result<Stat> {
+    statx(directory, name, AT_SYMLINK_NOFOLLOW)
+}
+
+pub(crate) fn make_directory(directory: Fd, name: &CStr, mode: u32) -> Result<()> {
+    // SAFETY: the kernel reads `name`.
+    unsafe { call(nr::MKDIRAT, [directory.0 as usize, text(name), mode as usize]) }.map(drop)
+}
+
+pub(crate) fn make_node(directory: Fd, name: &CStr, mode: u32, major: u32, minor: u32) -> Result<()> {
+    let (major, minor) = (u64::from(major), u64::from(minor));
+    let device = (minor & 0xff) | ((major & 0xfff) << 8) | ((minor & !0xff) << 12) | ((major & !0xfff) << 32);
+    // SAFETY: the kernel reads `name`.
+    unsafe { call(nr::MKNODAT, [directory.0 as usize, text(name), mode as usize, device as usize]) }.map(drop)
+}
+
+pub(crate) fn make_symlink(target: &CStr, directory: Fd, name: &CStr) -> Result<()> {
+    // SAFETY: the kernel reads both texts.
+    unsafe { call(nr::SYMLINKAT, [text(target), directory.0 as usize, text(name)]) }.map(drop)
+}
+
+/// What a symbolic link says, as much as fits into `buffer`.
+pub(crate) fn read_symlink<'b>(directory: Fd, name: &CStr, buffer: &'b mut [u8]) -> Result<&'b [u8]> {
+    // SAFETY: the kernel reads `name` and writes at most `buffer.len()` bytes to `buffer`.
+    let length = unsafe {
+        call(nr::READLINKAT, [directory.0 as usize, text(name), buffer.as_mut_ptr() as usize, buffer.len()])
+    }?;
+    Ok(buffer.get(..length).unwrap_or_default())
+}
+
+pub(crate) fn change_owner(fd: Fd, uid: u32, gid: u32) -> Result<()> {
+    // SAFETY: the kernel reads the empty text.
+    unsafe { call(nr::FCHOWNAT, [fd.0 as usize, text(c""), uid as usize, gid as usize, AT_EMPTY_PATH]) }
+        .map(drop)
+}
+
+/// Sets permissions of the directory that is open as `fd`.
+pub(crate) fn change_mode(fd: Fd, mode: u32) -> Result<()> {
+    // SAFETY: the kernel reads the text.
+    unsafe { call(nr::FCHMODAT, [fd.0 as usize, text(c"."), mode as usize]) }.map(drop)
+}
+
+pub(crate) fn change_directory(path: &CStr) -> Result<()> {
+    // SAFETY: the kernel reads `path`.
+    unsafe { call(nr::CHDIR, [text(path)]) }.map(drop)
+}
+
+pub(crate) fn change_directory_to(fd: Fd) -> Result<()> {
+    // SAFETY: touches no memory.
+    unsafe { call(nr::FCHDIR, [fd.0 as usize]) }.map(drop)
+}
+
+/// Whether the working directory lies below the root: the kernel says `(unreachable)` before a path that does not.
+pub(crate) fn inside_root() -> Result<bool> {
+    let mut buffer = [0; 4096];
+    // SAFETY: the kernel writes at most 4096 bytes to `buffer`.
+    unsafe { call(nr::GETCWD, [buffer.as_mut_ptr() as usize, buffer.len()]) }?;
+    Ok(buffer[0] == b'/')
+}
+
+pub(crate) fn set_umask(mask: u32) {
+    // SAFETY: touches no memory, cannot fail.
+    let _ = unsafe { call(nr::UMASK, [mask as usize]) };
+}
+
+// ── mounts ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+pub(crate) const ATTR_READ_ONLY: u64 = 0x1;
+const MS_PRIVATE: u64 = 1 << 18;
+const MS_SLAVE: u64 = 1 << 19;
+
+#[repr(C)]
+#[derive(Default)]
+struct MountAttr {
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    userns_fd: u64,
+}
+
+fn mount_setattr(fd: Fd, path: &CStr, flags: usize, attr: &MountAttr) -> Result<()> {
+    let attr_at = (&raw const *attr) as usize;
+    // SAFETY: the kernel reads `path` and `attr`.
+    unsafe { call(nr::MOUNT_SETATTR, [fd.0 as usize, text(path), flags, attr_at, size_of::<MountAttr>()]) }
+        .map(drop)
+}
+
+/// Cuts all mounts of this namespace off from the host's, or lets them follow only.
+pub(crate) fn cut_propagation(private: bool) -> Result<()> {
+    let propagation = if private { MS_PRIVATE } else { MS_SLAVE };
+    mount_setattr(CWD, c"/", AT_RECURSIVE, &MountAttr { propagation, ..MountAttr::default() })
+}
+
+/// Adds attributes to the mount that is open as `fd`, and to those below it.
+pub(crate) fn set_attributes(fd: Fd, attributes: u64, recursive: bool) -> Result<()> {
+    let flags = if recursive { AT_EMPTY_PATH | AT_RECURSIVE } else { AT_EMPTY_PATH };
+    // The three access-time modes are one field, which has to be cleared to be set.
+    const ATIME: u64 = 0x70;
+    let clear = if attributes & ATIME == 0 { 0 } else { ATIME };
+    mount_setattr(fd, c"", flags, &MountAttr { set: attributes, clear, ..MountAttr::default() })
+}
+
+/// A detached copy of the mount at `path`, seen from `directory`; of `directory` itself if `path` is empty.
+pub(crate) fn copy_mount(directory: Fd, path: &CStr, recursive: bool) -> Result<Fd> {
+    const OPEN_TREE_CLONE: usize = 1;
+    let mut flags = OPEN_TREE_CLONE | O_CLOEXEC as usize | AT_EMPTY_PATH;
+    if recursive {
+        flags |= AT_RECURSIVE;
+    }
+    // SAFETY: the kernel reads `path`.
+    unsafe { call(nr::OPEN_TREE, [directory.0 as usize, text(path), flags]) }.map(|fd| Fd(fd as i32))
+}
+
+/// Attaches a detached mount to what is open as `target`.
+pub(crate) fn attach_mount(mount: Fd, target: Fd) -> Result<()> {
+    const MOVE_MOUNT_F_EMPTY_PATH: usize = 0x4;
+    const MOVE_MOUNT_T_EMPTY_PATH: usize = 0x40;
+    let flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH;
+    // SAFETY: the kernel reads the empty texts.
+    unsafe { call(nr::MOVE_MOUNT, [mount.0 as usize, text(c""), target.0 as usize, text(c""), flags]) }
+        .map(drop)
+}
+
+/// A file system being configured. Reading from it gives the kernel's messages about what went wrong.
+pub(crate) fn filesystem(kind: &CStr) -> Result<Fd> {
+    const FSOPEN_CLOEXEC: usize = 1;
+    // SAFETY: the kernel reads `kind`.
+    unsafe { call(nr::FSOPEN, [text(kind), FSOPEN_CLOEXEC]) }.map(|fd| Fd(fd as i32))
+}
+
+/// Sets an option.
+pub(crate) fn configure(filesystem: Fd, name: &CStr, value: Option<&CStr>) -> Result<()> {
+    const SET_FLAG: usize = 0;
+    const SET_STRING: usize = 1;
+    let (command, value) = match value {
+        None => (SET_FLAG, 0),
+        Some(value) => (SET_STRING, text(value)),
+    };
+    // SAFETY: the kernel reads `name` and `value`.
+    unsafe { call(nr::FSCONFIG, [filesystem.0 as usize, command, text(name), value, 0]) }.map(drop)
+}
+
+/// Makes the file system and a detached mount of it.
+pub(crate) fn mount(filesystem: Fd, attributes: u64) -> Result<Fd> {
+    const CREATE: usize = 6;
+    const FSMOUNT_CLOEXEC: usize = 1;
+    // SAFETY: touches no memory.
+    unsafe {
+        call(nr::FSCONFIG, [filesystem.0 as usize, CREATE, 0, 0, 0])?;
+        call(nr::FSMOUNT, [filesystem.0 as usize, FSMOUNT_CLOEXEC, attributes as usize])
+    }
+    .map(|fd| Fd(fd as i32))
+}
+
+/// Makes the working directory the root, and lets go of the old one.
+pub(crate) fn pivot_here() -> Result<()> {
+    const MNT_DETACH: usize = 2;
+    // SAFETY: the kernel reads the texts.
+    unsafe {
+        // The old root comes to lie on top of the new one, at the same place, from where it is taken away.
+        call(nr::PIVOT_ROOT, [text(c"."), text(c".")])?;
+        call(nr::UMOUNT2, [text(c"."), MNT_DETACH])
+    }
+    .map(drop)
+}
+
+// ── processes ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+pub(crate) const SIGCHLD: i32 = 17;
+pub(crate) const SIGKILL: i32 = 9;
+const LAST_SIGNAL: usize = 64;
+const SIGSET_SIZE: usize = 8;
+const ALL_SIGNALS: u64 = u64::MAX;
+
+fn set_signal_mask(mask: u64) {
+    const SIG_SETMASK: usize = 2;
+    // SAFETY: the kernel reads `mask`; with a right size and command it cannot fail.
+    let _ = unsafe { call(nr::RT_SIGPROCMASK, [SIG_SETMASK, (&raw const mask) as usize, 0, SIGSET_SIZE]) };
+}
+
+pub(crate) fn block_signals() {
+    set_signal_mask(ALL_SIGNALS);
+}
+
+pub(crate) fn unblock_signals() {
+    set_signal_mask(0);
+}
+
+/// Has every signal do what it does by default, which exec does only for those that were caught.
+pub(crate) fn reset_dispositions() {
+    // The kernel's `struct sigaction`: handler (0 is the default one), flags, restorer, mask.
+    let default = [0_u64; 4];
+    for signal in 1..=LAST_SIGNAL {
+        // SAFETY: the kernel reads `default`. It refuses SIGKILL and SIGSTOP, which have no other disposition.
+        let _ = unsafe { call(nr::RT_SIGACTION, [signal, (&raw const default) as usize, 0, SIGSET_SIZE]) };
+    }
+}
+
+/// Waits for the next signal, all being blocked.
+pub(crate) fn next_signal() -> i32 {
+    let all = ALL_SIGNALS;
+    loop {
+        // SAFETY: the kernel reads `all`, and neither writes a `siginfo` nor reads a timeout.
+        let answer = unsafe { call(nr::RT_SIGTIMEDWAIT, [(&raw const all) as usize, 0, 0, SIGSET_SIZE]) };
+        if let Ok(signal) = answer {
+            return signal as i32;
+        }
+    }
+}
+
+pub(crate) fn send_signal(pid: Pid, signal: i32) {
+    // SAFETY: touches no memory. A process that has ended and was not reaped takes signals without effect.
+    let _ = unsafe { call(nr::KILL, [pid.0 as usize, signal as usize]) };
+}
+
+impl Pid {
+    pub(crate) const fn new(number: i32) -> Self {
+        Self(number)
+    }
+}
+
+/// Which side of a fork this is.
+pub(crate) enum Fork {
+    Parent(Pid),
+    Child,
+}
+
+/// fork(2). Init has one thread, so that the child may do whatever it likes.
+pub(crate) fn fork() -> Result<Fork> {
+    // SAFETY: without a stack, and without shared memory, the child goes on on a copy of ours.
+    let pid = unsafe { call(nr::CLONE, [SIGCHLD as usize, 0, 0, 0, 0]) }?;
+    Ok(if pid == 0 { Fork::Child } else { Fork::Parent(Pid(pid as i32)) })
+}
+
+/// Reaps a child that has ended: its pid and its wait status. Without one, waits if `patient`, else gives `None`.
+pub(crate) fn reap(patient: bool) -> Result<Option<(Pid, i32)>> {
+    const WNOHANG: usize = 1;
+    const WALL: usize = 0x4000_0000;
+    let options = if patient { WALL } else { WALL | WNOHANG };
+    let mut status = 0_i32;
+    loop {
+        // SAFETY: the kernel writes the status, and reads no `rusage`.
+        let answer = unsafe { call(nr::WAIT4, [usize::MAX, (&raw mut status) as usize, options, 0]) };
+        match answer {
+            Err(Errno::INTR) => {}
+            Ok(0) => return Ok(None),
+            other => return other.map(|pid| Some((Pid(pid as i32), status))),
+        }
+    }
+}
+
+pub(crate) fn exit(status: u8) -> ! {
+    loop {
+        // SAFETY: touches no memory, does not return.
+        let _ = unsafe { call(nr::EXIT_GROUP, [status as usize]) };
+    }
+}
+
+/// Executes `path` with pointers to the NUL-terminated texts in `arguments` and `environment`. Returns only to say
+/// why it could not.
+pub(crate) fn execute(path: &CStr, arguments: &Vector<'_>, environment: &Vector<'_>) -> Errno {
+    // SAFETY: the kernel reads `path` and the vectors, each of which ends with a null pointer and points to texts
+    // that outlive it. If the call succeeds nothing of ours remains.
+    let answer = unsafe {
+        call(nr::EXECVE, [text(path), arguments.slots.as_ptr() as usize, environment.slots.as_ptr() as usize])
+    };
+    answer.err().unwrap_or(Errno::INVAL)
+}
+
+/// Pointers to texts, as exec takes them.
+pub(crate) struct Vector<'a> {
+    slots: &'a [usize],
+}
+
+impl<'a> Vector<'a> {
+    /// Lays pointers to `texts` into `slots`, which has room for one more than there are.
+    pub(crate) fn lay(slots: &'a mut [usize], texts: impl Iterator<Item = &'a CStr>) -> Self {
+        let room = slots.len().saturating_sub(1);
+        let mut used = 0;
+        for (slot, entry) in slots.iter_mut().take(room).zip(texts) {
+            *slot = text(entry);
+            used += 1;
+        }
+        slots[used] = 0;
+        Self { slots }
+    }
+}
+
+pub(crate) fn new_session() -> Result<()> {
+    // SAFETY: touches no memory.
+    unsafe { call(nr::SETSID, []) }.map(drop)
+}
+
+/// Makes the terminal that is open as `fd` the controlling one of this session.
+pub(crate) fn take_terminal(fd: Fd) -> Result<()> {
+    const TIOCSCTTY: usize = 0x540e;
+    // SAFETY: touches no memory.
+    unsafe { call(nr::IOCTL, [fd.0 as usize, TIOCSCTTY, 0]) }.map(drop)
+}
+
+fn prctl(option: usize, a: usize, b: usize) -> Result<usize> {
+    // SAFETY: only options that take numbers are used in this file, but for the name, a text that outlives the call.
+    unsafe { call(nr::PRCTL, [option, a, b, 0, 0]) }
+}
+
+/// Names this process, at most 15 bytes.
+pub(crate) fn set_name(name: &CStr) {
+    const PR_SET_NAME: usize = 15;
+    let _ = prctl(PR_SET_NAME, text(name), 0);
+}
+
+/// Nobody without CAP_SYS_PTRACE may look into this process or trace it.
+pub(crate) fn become_undumpable() {
+    const PR_SET_DUMPABLE: usize = 4;
+    let _ = prctl(PR_SET_DUMPABLE, 0, 0);
+}
+
+/// Orphans among the descendants become children of this process, rather than of the machine's init.
+pub(crate) fn become_subreaper() -> Result<()> {
+    const PR_SET_CHILD_SUBREAPER: usize = 36;
+    prctl(PR_SET_CHILD_SUBREAPER, 1, 0).map(drop)
+}
+
+pub(crate) fn forbid_new_privileges() -> Result<()> {
+    const PR_SET_NO_NEW_PRIVS: usize = 38;
+    prctl(PR_SET_NO_NEW_PRIVS, 1, 0).map(drop)
+}
+
+/// Keeps permitted capabilities over a change of user.
+pub(crate) fn keep_capabilities() -> Result<()> {
+    const PR_SET_KEEPCAPS: usize = 8;
+    prctl(PR_SET_KEEPCAPS, 1, 0).map(drop)
+}
+
+/// Whether the capability is in the bounding set; an error if the kernel does not know it.
+pub(crate) fn in_bounding_set(capability: u32) -> Result<bool> {
+    const PR_CAPBSET_READ: usize = 23;
+    prctl(PR_CAPBSET_READ, capability as usize, 0).map(|answer| answer == 1)
+}
+
+pub(crate) fn drop_from_bounding_set(capability: u32) -> Result<()> {
+    const PR_CAPBSET_DROP: usize = 24;
+    prctl(PR_CAPBSET_DROP, capability as usize, 0).map(drop)
+}
+
+const PR_CAP_AMBIENT: usize = 47;
+
+pub(crate) fn clear_ambient_set() -> Result<()> {
+    const PR_CAP_AMBIENT_CLEAR_ALL: usize = 4;
+    prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0).map(drop)
+}
+
+pub(crate) fn raise_in_ambient_set(capability: u32) -> Result<()> {
+    const PR_CAP_AMBIENT_RAISE: usize = 2;
+    prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability as usize).map(drop)
+}
+
+/// Effective, permitted and inheritable sets, bit n for capability n.
+#[derive(Clone, Copy)]
+pub(crate) struct CapabilitySets {
+    pub(crate) effective: u64,
+    pub(crate) permitted: u64,
+    pub(crate) inheritable: u64,
+}
+
+/// Version 3 of the kernel's header, for the calling process.
+const CAPABILITY_HEADER: [u32; 2] = [0x2008_0522, 0];
+
+pub(crate) fn capabilities() -> Result<CapabilitySets> {
+    let mut header = CAPABILITY_HEADER;
+    let mut data = [0_u32; 6];
+    // SAFETY: the kernel reads, and on a wrong version writes, the header, and writes two records of three numbers.
+    unsafe { call(nr::CAPGET, [(&raw mut header) as usize, (&raw mut data) as usize]) }?;
+    let join = |index: usize| u64::from(data[index]) | u64::from(data[index + 3]) << 32;
+    Ok(CapabilitySets { effective: join(0), permitted: join(1), inheritable: join(2) })
+}
+
+pub(crate) fn set_capabilities(sets: CapabilitySets) -> Result<()> {
+    let mut header = CAPABILITY_HEADER;
+    let sets = [sets.effective, sets.permitted, sets.inheritable];
+    let low = sets.map(|set| set as u32);
+    let high = sets.map(|set| (set >> 32) as u32);
+    let data = [low, high];
+    // SAFETY: the kernel reads, and on a wrong version writes, the header, and reads two records of three numbers.
+    unsafe { call(nr::CAPSET, [(&raw mut header) as usize, (&raw const data) as usize]) }.map(drop)
+}
+
+/// `groups` lie as `u32`s, one after the other.
+pub(crate) fn set_groups(groups: &[u8]) -> Result<()> {
+    // SAFETY: the kernel reads `groups.len() / 4` numbers of four bytes, wherever they lie.
+    unsafe { call(nr::SETGROUPS, [groups.len() / 4, groups.as_ptr() as usize]) }.map(drop)
+}
+
+pub(crate) fn set_group(gid: u32) -> Result<()> {
+    let gid = gid as usize;
+    // SAFETY: touches no memory.
+    unsafe { call(nr::SETRESGID, [gid, gid, gid]) }.map(drop)
+}
+
+pub(crate) fn set_user(uid: u32) -> Result<()> {
+    let uid = uid as usize;
+    // SAFETY: touches no memory.
+    unsafe { call(nr::SETRESUID, [uid, uid, uid]) }.map(drop)
+}
+
+pub(crate) fn set_limit(resource: u32, soft: u64, hard: u64) -> Result<()> {
+    let limit = [soft, hard];
+    // SAFETY: the kernel reads `limit` and writes no old one.
+    unsafe { call(nr::PRLIMIT64, [0, resource as usize, (&raw const limit) as usize, 0]) }.map(drop)
+}
+
+/// Loads a seccomp filter, an array of `struct sock_filter` of eight bytes each.
+pub(crate) fn set_filter(filter: &[u8]) -> Result<()> {
+    const SECCOMP_SET_MODE_FILTER: usize = 1;
+    #[repr(C)]
+    struct Program {
+        length: u16,
+        instructions: *const u8,
+    }
+    const INSTRUCTION: usize = 8;
+    let length = u16::try_from(filter.len() / INSTRUCTION).map_err(|_| Errno::INVAL)?;
+    let program = Program { length, instructions: filter.as_ptr() };
+    // SAFETY: the kernel reads `program` and as many instructions as it says, wherever they lie.
+    unsafe { call(nr::SECCOMP, [SECCOMP_SET_MODE_FILTER, 0, (&raw const program) as usize]) }.map(drop)
+}
+
+pub(crate) fn set_hostname(name: &CStr) -> Result<()> {
+    // SAFETY: the kernel reads as many bytes as `name` has.
+    unsafe { call(nr::SETHOSTNAME, [text(name), name.count_bytes()]) }.map(drop)
+}
+
+pub(crate) fn new_cgroup_namespace() -> Result<()> {
+    const CLONE_NEWCGROUP: usize = 0x0200_0000;
+    // SAFETY: touches no memory.
+    unsafe { call(nr::UNSHARE, [CLONE_NEWCGROUP]) }.map(drop)
+}

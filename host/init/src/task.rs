@@ -1,0 +1,189 @@
+//! The task: the last steps of init's child, from the fork to the program.
+
+use core::ffi::CStr;
+
+use crate::failure::{Failure, Text};
+use crate::plan::read::{Capabilities, Plan, User, Workplace};
+use crate::plan::{CONTROL, flag};
+use crate::report::{RUNNING, Step};
+use crate::sys::{self, CapabilitySets, Errno, Fd, Mapping, O_DIRECTORY, O_PATH, O_WRONLY, Vector};
+
+/// Where a program is looked for if the environment says nothing.
+const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Becomes the program. Returns only if that failed, having reported why, with what to exit: 127 when there is no
+/// program, 126 when it cannot be executed.
+pub(crate) fn become_program(plan: &Plan<'_>) -> u8 {
+    let failure = match prepare(plan) {
+        Err(failure) => failure,
+        Ok(()) => execute(plan),
+    };
+    failure.report();
+    if failure.errno() == Errno::NOENT { 127 } else { 126 }
+}
+
+/// Each step needs a privilege that a later one gives away.
+fn prepare<'a>(plan: &Plan<'a>) -> Result<(), Failure<'a>> {
+    sys::new_session().map_err(|errno| Failure::new(Step::Session, errno))?;
+    if plan.has(flag::TERMINAL) {
+        sys::take_terminal(Fd(0)).map_err(|errno| Failure::new(Step::Terminal, errno))?;
+    }
+    for limit in plan.limits.iter() {
+        sys::set_limit(limit.resource, limit.soft, limit.hard)
+            .map_err(|errno| Failure::new(Step::Limit, errno))?;
+    }
+    let capabilities = |errno| Failure::new(Step::Capabilities, errno);
+    if let Some(sets) = plan.capabilities {
+        narrow_bounding_set(sets.bounding).map_err(capabilities)?;
+        sys::keep_capabilities().map_err(capabilities)?;
+    }
+    // Without new privileges forbidden, a filter needs a capability that the next steps may take away.
+    let filter = |errno| Failure::new(Step::Seccomp, errno);
+    if !plan.seccomp.is_empty() && !plan.has(flag::NO_NEW_PRIVILEGES) {
+        sys::set_filter(plan.seccomp).map_err(filter)?;
+    }
+    if let Some(user) = plan.user {
+        become_user(user).map_err(|errno| Failure::new(Step::User, errno))?;
+    }
+    set_capabilities(plan.capabilities).map_err(capabilities)?;
+    if plan.has(flag::NO_NEW_PRIVILEGES) {
+        sys::forbid_new_privileges().map_err(|errno| Failure::new(Step::NoNewPrivileges, errno))?;
+        if !plan.seccomp.is_empty() {
+            sys::set_filter(plan.seccomp).map_err(filter)?;
+        }
+    }
+    sys::close_on_exec_from(CONTROL as u32).map_err(|errno| Failure::new(Step::Descriptors, errno))?;
+    sys::set_umask(plan.umask);
+    Ok(())
+}
+
+fn narrow_bounding_set(wanted: u64) -> Result<(), Errno> {
+    for capability in 0..u64::BITS {
+        match sys::in_bounding_set(capability) {
+            Ok(true) if wanted >> capability & 1 == 0 => sys::drop_from_bounding_set(capability)?,
+            Ok(_) => {}
+            // The first number the kernel does not know ends the list.
+            Err(_) => break,
+        }
+    }
+    Ok(())
+}
+
+fn become_user(user: User<'_>) -> Result<(), Errno> {
+    sys::set_groups(user.groups.bytes())?;
+    sys::set_group(user.gid)?;
+    sys::set_user(user.uid)
+}
+
+/// Sets what is wanted. If nothing is, still nothing stays inheritable: an inherited set would come back to life in
+/// any file that carries capabilities (CVE-2022-24769).
+fn set_capabilities(wanted: Option<Capabilities>) -> Result<(), Errno> {
+    sys::clear_ambient_set()?;
+    let Some(wanted) = wanted else {
+        return sys::set_capabilities(CapabilitySets { inheritable: 0, ..sys::capabilities()? });
+    };
+    let Capabilities { effective, permitted, inheritable, ambient, .. } = wanted;
+    sys::set_capabilities(CapabilitySets { effective, permitted, inheritable })?;
+    for capability in (0..u64::BITS).filter(|capability| ambient >> capability & 1 == 1) {
+        sys::raise_in_ambient_set(capability)?;
+    }
+    Ok(())
+}
+
+/// Executes the program, and says why it could not.
+fn execute<'a>(plan: &Plan<'a>) -> Failure<'a> {
+    let slots = plan.arguments.len() + plan.environment.len() + 2;
+    let mut memory = match Mapping::new(slots * size_of::<usize>()) {
+        Ok(memory) => memory,
+        Err(errno) => return Failure::new(Step::Exec, errno),
+    };
+    let (arguments, environment) = memory.words().split_at_mut(plan.arguments.len() + 1);
+    let arguments = Vector::lay(arguments, plan.arguments.iter());
+    let environment = Vector::lay(environment, plan.environment.iter());
+
+    // From here on the agent may believe that the program runs, unless it hears otherwise.
+    let _ = sys::write(Fd(CONTROL), &[RUNNING]);
+    sys::unblock_signals();
+    let errno = if plan.program.to_bytes().contains(&b'/') {
+        sys::execute(plan.program, &arguments, &environment)
+    } else {
+        let path = plan.environment.iter().find_map(|entry| entry.to_bytes().strip_prefix(b"PATH="));
+        search(plan.program, path.unwrap_or(DEFAULT_PATH), &arguments, &environment)
+    };
+    sys::block_signals();
+    Failure::of(Step::Exec, errno, plan.program)
+}
+
+/// Tries the program in each directory of `path`, as execvp(3) does: one that may not be executed is passed over,
+/// but remembered.
+fn search(program: &CStr, path: &[u8], arguments: &Vector<'_>, environment: &Vector<'_>) -> Errno {
+    let mut answer = Errno::NOENT;
+    if program.is_empty() {
+        return answer;
+    }
+    for directory in path.split(|byte| *byte == b':') {
+        let mut candidate = Text::<4096>::new();
+        candidate.push(if directory.is_empty() { b"." } else { directory });
+        candidate.push(b"/");
+        candidate.push(program.to_bytes());
+        // A path too long to exist.
+        let Some(candidate) = candidate.as_c_str() else { continue };
+        match sys::execute(candidate, arguments, environment) {
+            Errno::NOENT | Errno::NOTDIR => {}
+            Errno::ACCES => answer = Errno::ACCES,
+            other => return other,
+        }
+    }
+    answer
+}
+
+/// Goes to where the task starts.
+pub(crate) fn go_to<'a>(workplace: Workplace<'a>, user: Option<User<'a>>) -> Result<(), Failure<'a>> {
+    let failed = |errno| Failure::of(Step::Workplace, errno, workplace.path);
+    match sys::change_directory(workplace.path) {
+        Err(Errno::NOENT) if workplace.create => {
+            make_directories(workplace.path, user).map_err(failed)?;
+            sys::change_directory(workplace.path).map_err(failed)?;
+        }
+        other => other.map_err(failed)?,
+    }
+    // A path through `/proc` can lead to a directory of the host that somebody left open (CVE-2024-21626).
+    if sys::inside_root().map_err(failed)? { Ok(()) } else { Err(failed(Errno::ACCES)) }
+}
+
+/// Makes the directories of `path` that are missing, belonging to `user`.
+fn make_directories(path: &CStr, user: Option<User<'_>>) -> Result<(), Errno> {
+    let bytes = path.to_bytes();
+    let ends = (1..=bytes.len()).filter(|end| *end == bytes.len() || bytes.get(*end) == Some(&b'/'));
+    for end in ends {
+        let mut walked = Text::<4096>::new();
+        walked.push(bytes.get(..end).unwrap_or_default());
+        let walked = walked.as_c_str().ok_or(Errno::NAMETOOLONG)?;
+        match sys::make_directory(sys::CWD, walked, 0o755) {
+            Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno),
+            Ok(()) => {
+                let made = sys::open(walked, O_PATH | O_DIRECTORY | sys::O_NOFOLLOW)?;
+                if let Some(user) = user {
+                    sys::change_owner(made, user.uid, user.gid)?;
+                }
+                sys::close(made);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Writes the score for init, from which the task inherits it.
+pub(crate) fn set_oom_score(score: i32) -> Result<(), Failure<'static>> {
+    let failed = |errno| Failure::new(Step::OomScore, errno);
+    let mut text = Text::<12>::new();
+    if score < 0 {
+        text.push(b"-");
+    }
+    text.push_number(score.unsigned_abs());
+    let file = sys::open(c"/proc/self/oom_score_adj", O_WRONLY).map_err(failed)?;
+    sys::write(file, text.as_bytes()).map_err(failed)?;
+    sys::close(file);
+    Ok(())
+}

@@ -1,0 +1,145 @@
+//! Init while the task runs: what it reaps, passes on, and holds open.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+
+use cofferdam_init::plan::{Operation, Plan, flag};
+use cofferdam_init::report::Status;
+use cofferdam_linux::namespace::Namespaces;
+use cofferdam_linux::process::Stat;
+
+use crate::bench::{Answer, Container, World, own, pipe, privileged, run, script_on_host};
+
+/// Starts a script on the host, with a pipe of its own to say things through descriptor 1.
+fn talking(clone: Namespaces, plan: &Plan) -> (Container, BufReader<File>) {
+    let (reader, writer) = pipe();
+    let mut container = Container::born_with_output(clone, File::from(writer));
+    assert_eq!(container.release(plan), Answer::Runs);
+    container.close_output();
+    (container, BufReader::new(File::from(reader)))
+}
+
+fn line(reader: &mut impl BufRead) -> String {
+    let mut line = String::new();
+    reader.read_line(&mut line).unwrap();
+    line.trim_end().to_owned()
+}
+
+#[test]
+fn orphans_are_adopted_and_reaped() {
+    if !privileged() {
+        return;
+    }
+    // With and without an own pid namespace: as its process 1, and as a subreaper.
+    for (clone, flags) in [(own(), flag::PID_NAMESPACE | flag::MOUNT_NAMESPACE), (Namespaces::EMPTY, 0)] {
+        let script = "( ( read x; exit 3 ) <&0 & echo orphan ); echo up; read line; echo done";
+        let (container, mut said) = talking(clone, &script_on_host(script, flags));
+        assert_eq!([line(&mut said), line(&mut said)], ["orphan", "up"]);
+        assert_eq!(line(&mut said), "done");
+        let end = container.end(Answer::Runs);
+        assert_eq!(end.status, Status::Ended(0));
+    }
+}
+
+#[test]
+fn many_zombies_do_not_pile_up() {
+    // Each inner shell leaves an orphan behind, which ends at once. The last command counts zombies below init.
+    let script = "for i in 1 2 3 4 5 6 7 8 9 10; do ( true & ); done; echo up; read go; echo down";
+    let (container, mut said) = talking(Namespaces::EMPTY, &script_on_host(script, 0));
+    assert_eq!(line(&mut said), "up");
+    assert_eq!(line(&mut said), "down");
+    let end = container.end(Answer::Runs);
+    assert_eq!(end.status, Status::Ended(0));
+}
+
+#[test]
+fn signals_are_passed_on_to_the_task() {
+    if !privileged() {
+        return;
+    }
+    for (clone, flags) in [(own(), flag::PID_NAMESPACE | flag::MOUNT_NAMESPACE), (Namespaces::EMPTY, 0)] {
+        let script = "trap 'echo usr1' USR1; trap 'echo term; exit 5' TERM; echo ready; while :; do sleep 1000 & wait; kill $!; done";
+        let (container, mut said) = talking(clone, &script_on_host(script, flags));
+        assert_eq!(line(&mut said), "ready");
+        container.process.signal(10).unwrap();
+        assert_eq!(line(&mut said), "usr1");
+        container.process.signal(15).unwrap();
+        assert_eq!(line(&mut said), "term");
+        assert_eq!(container.end(Answer::Runs).status, Status::Ended(5 << 8));
+    }
+}
+
+#[test]
+fn a_task_starts_with_signals_as_by_default() {
+    // Rust ignores SIGPIPE in every process, and so does this one. No shell, which has ideas of its own.
+    let arguments = ["grep", "-E", "^Sig(Blk|Ign|Cgt)", "/proc/self/status"].map(Into::into).to_vec();
+    let end = run(Namespaces::EMPTY, &Plan { arguments, ..script_on_host("", 0) });
+    let zero = "0000000000000000";
+    assert_eq!(end.output, format!("SigBlk:\t{zero}\nSigIgn:\t{zero}\nSigCgt:\t{zero}\n"));
+}
+
+#[test]
+fn a_task_has_three_descriptors_and_nothing_else() {
+    let end = run(Namespaces::EMPTY, &script_on_host("exec ls /proc/self/fd", 0));
+    // The fourth is the directory that `ls` reads.
+    assert_eq!(end.output, "0\n1\n2\n3\n");
+}
+
+#[test]
+fn init_keeps_nothing_but_the_status_file() {
+    let (container, mut said) = talking(Namespaces::EMPTY, &script_on_host("echo up; exec sleep 1000", 0));
+    assert_eq!(line(&mut said), "up");
+    let pid = container.process.pid();
+    // Init lets go after the fork, which may be after the task's first word.
+    let names = loop {
+        let mut names: Vec<_> = fs::read_dir(format!("/proc/{pid}/fd"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        if names.len() == 1 {
+            break names;
+        }
+        std::thread::yield_now();
+    };
+    assert_eq!(names, ["4"]);
+    assert_eq!(Stat::read(pid).unwrap().name, "cofferdam-init");
+    container.process.signal(15).unwrap();
+    assert_eq!(container.end(Answer::Runs).status, Status::Ended(15));
+}
+
+#[test]
+fn init_exits_as_its_task_did() {
+    use cofferdam_linux::process::Ending;
+    for (script, status) in [("exit 7", 7), ("kill -KILL $$", 137)] {
+        let mut container = Container::born(Namespaces::EMPTY, None);
+        assert_eq!(container.release(&script_on_host(script, 0)), Answer::Runs);
+        container.process.wait(None).unwrap();
+        assert_eq!(container.process.reap().unwrap(), Some(Ending::Exited(status)));
+    }
+}
+
+#[test]
+fn a_killed_init_takes_its_pid_namespace_along_and_leaves_the_status_open() {
+    if !privileged() {
+        return;
+    }
+    let world = World::new();
+    let mut plan = world.script("echo up; sleep 1000");
+    plan.operations = vec![Operation::Mask { path: "/etc".into() }];
+    let (container, mut said) = talking(own(), &plan);
+    assert_eq!(line(&mut said), "up");
+    container.process.kill().unwrap();
+    assert_eq!(line(&mut said), "", "somebody still holds the pipe");
+    assert_eq!(container.end(Answer::Runs).status, Status::Open);
+}
+
+#[test]
+fn a_sweeping_init_outlives_none_of_its_descendants() {
+    let script = "setsid sleep 1000 & setsid sh -c 'sleep 1000 & wait' & echo up";
+    let (container, mut said) = talking(Namespaces::EMPTY, &script_on_host(script, flag::SWEEP));
+    assert_eq!(line(&mut said), "up");
+    // Each of them holds the pipe; its end is theirs.
+    assert_eq!(line(&mut said), "");
+    assert_eq!(container.end(Answer::Runs).status, Status::Ended(0));
+}

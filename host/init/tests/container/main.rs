@@ -1,0 +1,12 @@
+//! Real births of the real program: root, real kernel, real processes.
+//!
+//! Without root these tests are skipped, loudly; under `CI` they fail instead.
+
+mod bench;
+mod birth;
+mod escape;
+mod filesystem;
+mod hello;
+mod keeping;
+mod nesting;
+mod privileges;

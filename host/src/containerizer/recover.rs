@@ -1,0 +1,198 @@
+//! What an earlier agent left, taken over.
+//!
+//! ```text
+//! ledger ─▶ what is on record      launcher ─▶ what left traces
+//!              │                                  │ no record: undone by name
+//!              ▼                                  ▼
+//!   ended: kept   runs: goes on   anything else: undone
+//! ```
+//!
+//! A container goes on only if it was on record as running, in this boot, and its first process is the
+//! very one. Plugins are told of those before anything is done to any container; one that refuses or is
+//! missing harms none.
+
+use std::fs;
+use std::sync::Arc;
+
+use cofferdam_linux::process::{Process, ProcessError};
+
+use super::cell::Cell;
+use super::task::{Running, resume};
+use super::{House, PATIENCE, destroy};
+use crate::container::{Command, ContainerClass, ContainerId, Phase, Reason, Request};
+use crate::launcher;
+use crate::ledger::{Cause, Entry, LedgerError, Record};
+
+/// What was found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Recovered {
+    /// Containers that go on.
+    pub(crate) running: usize,
+    /// Containers that had ended before.
+    pub(crate) ended: usize,
+    /// Containers that are being undone.
+    pub(crate) undone: usize,
+}
+
+/// Why nothing can be taken over.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoverError {
+    /// The ledger cannot be read.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The launcher's traces cannot be read.
+    #[error(transparent)]
+    Launcher(#[from] launcher::RecoverError),
+    /// A thread of the agent died under it.
+    #[error("the recovery was lost: {0}")]
+    Lost(#[from] crate::errand::Abandoned),
+}
+
+/// What is to become of a container.
+enum Fate {
+    GoesOn(Process),
+    Undone(Cause),
+    Kept,
+}
+
+pub(super) async fn recover(house: &Arc<House>) -> Result<Recovered, RecoverError> {
+    let found = {
+        let house = Arc::clone(house);
+        house.clone().errands.run(PATIENCE, move |_| look(&house)).await??
+    };
+    house.chain.recover().await;
+    let mut recovered = Recovered::default();
+    for (cell, fate) in found {
+        match fate {
+            Fate::Kept => recovered.ended += 1,
+            Fate::Undone(cause) => {
+                recovered.undone += 1;
+                let house = Arc::clone(house);
+                tokio::spawn(async move { destroy::bring_down(&house, &cell, cause).await });
+            }
+            Fate::GoesOn(process) => {
+                recovered.running += 1;
+                go_on(house, cell, process).await;
+            }
+        }
+    }
+    Ok(recovered)
+}
+
+/// Finds every container and decides on it. Nothing is changed yet but the table.
+fn look(house: &House) -> Result<Vec<(Arc<Cell>, Fate)>, RecoverError> {
+    let mut found = Vec::new();
+    for Entry { id, record } in house.ledger.entries()? {
+        let (record, fate) = match record {
+            Ok(record) => {
+                let fate = decide(house, &record);
+                (record, fate)
+            }
+            Err(error) => {
+                let trouble = crate::report::chain(&error);
+                tracing::error!(container = %id, "undone by name: {trouble}");
+                (unknown(house, id), Fate::Undone(Cause::because(Reason::Unrecoverable, trouble)))
+            }
+        };
+        add(house, &mut found, record, fate);
+    }
+    for id in house.launcher.recover()? {
+        let Ok(id) = ContainerId::parse(&id) else { continue };
+        if house.table.get(&id).is_none() {
+            tracing::warn!(container = %id, "left processes or control groups, and no record; undone");
+            let cause = Cause::because(Reason::Unrecoverable, "it left traces and no record");
+            let record = unknown(house, id);
+            add(house, &mut found, record, Fate::Undone(cause));
+        }
+    }
+    sweep_scratch(house);
+    Ok(found)
+}
+
+fn add(house: &House, found: &mut Vec<(Arc<Cell>, Fate)>, mut record: Record, fate: Fate) {
+    // What will be undone must not be told to plugins as running.
+    if matches!(fate, Fate::Undone(_)) {
+        record.phase = Phase::Destroying;
+    }
+    for party in &mut record.parties {
+        if house.chain.plugin(&party.plugin).is_none() && record.phase.is_live() {
+            let reason = "it is not in the chain any more; the container goes on without it, and cannot be \
+                          cleaned up until it is back";
+            tracing::warn!(container = %record.id, plugin = party.plugin, "{reason}");
+            party.absent = Some(reason.to_owned());
+        }
+    }
+    if let Some(cell) = house.table.admit(record) {
+        if let Fate::GoesOn(process) = &fate
+            && let Ok(process) = process.try_clone()
+        {
+            cell.set_process(Some(Arc::new(process)));
+        }
+        found.push((cell, fate));
+    }
+}
+
+fn decide(house: &House, record: &Record) -> Fate {
+    let undone = |reason, message: &str| Fate::Undone(Cause::because(reason, message));
+    match record.phase {
+        Phase::Ended => Fate::Kept,
+        _ if record.boot_id != house.boot_id => undone(Reason::Rebooted, "the machine was restarted"),
+        Phase::Destroying => Fate::Undone(record.cause.clone().unwrap_or_default()),
+        Phase::Running if record.request.class == ContainerClass::Debug => {
+            undone(Reason::Unrecoverable, "a debug container ends when the agent restarts")
+        }
+        Phase::Running => match record.process.map(|born| Process::open(born.pid, born.start_time)) {
+            Some(Ok(process)) if !process.has_ended().unwrap_or(true) => Fate::GoesOn(process),
+            Some(Ok(_) | Err(ProcessError::Gone { .. } | ProcessError::Recycled { .. })) => {
+                Fate::Undone(Cause::by_itself())
+            }
+            Some(Err(error)) => undone(Reason::Unrecoverable, &crate::report::chain(&error)),
+            None => undone(Reason::Unrecoverable, "its record names no process"),
+        },
+        _ => undone(Reason::LaunchFailed, "the agent died while it was being launched"),
+    }
+}
+
+/// A record for a container of which only the id is known.
+fn unknown(house: &House, id: ContainerId) -> Record {
+    let mut record = Record::new(Request::new(id.clone(), Command::default()), house.boot_id.clone());
+    record.sandbox = house.sandbox(&id);
+    record.scratch = crate::ledger::folder_below(&house.work_dir().join("scratch"), &id);
+    record.cgroups = house.cgroups_of(&id);
+    let container = cofferdam_plugin_model::Container::new(id);
+    // Whoever may have been asked to prepare it must be asked to clean up.
+    record.parties = house.chain.parties(&container);
+    record
+}
+
+/// Takes over a container that runs.
+async fn go_on(house: &Arc<House>, cell: Arc<Cell>, process: Process) {
+    let watches = {
+        let _turn = cell.turn().await;
+        house.chain.watch(&cell.case()).await
+    };
+    let watches = watches.unwrap_or_else(|error| {
+        // A healthy container is not ended because a plugin is not well.
+        tracing::error!(container = %cell.id(), "goes on without being watched for limits: {error}");
+        Vec::new()
+    });
+    let running = Running { process: Arc::new(process), watches };
+    tokio::spawn(resume(Arc::clone(house), cell, running));
+}
+
+/// Removes scratch directories of containers that nobody knows: after a reboot, the runtime directory may
+/// be gone and the work directory not.
+fn sweep_scratch(house: &House) {
+    let folder = house.work_dir().join("scratch").join("containers");
+    let Ok(listing) = fs::read_dir(&folder) else { return };
+    for entry in listing.flatten() {
+        let known = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| ContainerId::parse(name).ok())
+            .is_some_and(|id| house.table.get(&id).is_some());
+        if !known && let Err(error) = destroy::remove_tree(&entry.path()) {
+            tracing::warn!(path = %entry.path().display(), "left over, and cannot be removed: {error}");
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! From what was asked for to what the first process is told.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use cofferdam_init::plan::{
+    Attributes, Capabilities, Limit, MountOption, Operation, Plan, Root, User, Workplace, flag,
+};
+use cofferdam_linux::cgroup::Cgroups;
+use cofferdam_linux::namespace::{Namespace, Namespaces};
+use cofferdam_plugin_model as model;
+
+use crate::chain::{LaunchPlan, Owned};
+use crate::container::ContainerClass;
+use crate::ledger::Record;
+use crate::view::PlanEntry;
+
+/// Where programs are looked for if nothing else is said.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The namespaces of a container to be.
+pub(super) struct Joined {
+    pub(super) clone: Namespaces,
+    pub(super) enter: Namespaces,
+}
+
+/// The namespaces that the plugins asked for. Of a pid namespace, a nested container can have both: it
+/// enters its parent's and makes one below it. What is made anew need not be entered first otherwise.
+pub(super) fn namespaces(plan: &LaunchPlan) -> Joined {
+    let collect = |wishes: &BTreeMap<model::Namespace, String>| {
+        wishes.keys().filter_map(|&wish| namespace(wish)).fold(Namespaces::EMPTY, Namespaces::with)
+    };
+    // Made by the first process itself, once it is in its control group.
+    let clone = collect(&plan.clone_namespaces).without(Namespace::Cgroup);
+    Joined { clone, enter: collect(&plan.enter_namespaces) }
+}
+
+fn namespace(wish: model::Namespace) -> Option<Namespace> {
+    match wish {
+        model::Namespace::Cgroup => Some(Namespace::Cgroup),
+        model::Namespace::Ipc => Some(Namespace::Ipc),
+        model::Namespace::Mount => Some(Namespace::Mount),
+        model::Namespace::Network => Some(Namespace::Network),
+        model::Namespace::Pid => Some(Namespace::Pid),
+        model::Namespace::Uts => Some(Namespace::Uts),
+        // Refused when the plan was merged.
+        _ => None,
+    }
+}
+
+/// What the first process is told. The error says which wish cannot be fulfilled, and whose it is.
+pub(super) fn plan(record: &Record, wishes: &LaunchPlan, parent: Option<&Record>) -> Result<Plan, String> {
+    let request = &record.request;
+    let debug = request.class == ContainerClass::Debug;
+    let has_root = wishes.root.is_some();
+    let mut flags = 0;
+    if wishes.clone_namespaces.contains_key(&model::Namespace::Cgroup) {
+        flags |= flag::CGROUP_NAMESPACE;
+    }
+    if wishes.no_new_privileges.as_ref().is_some_and(|off| off.value) {
+        flags |= flag::NO_NEW_PRIVILEGES;
+    }
+    let (program, arguments) = command(record, wishes)?;
+    let own_uts = wishes.clone_namespaces.contains_key(&model::Namespace::Uts);
+    Ok(Plan {
+        flags,
+        hostname: own_uts.then(|| {
+            let named = request.linux.hostname.clone();
+            named.unwrap_or_else(|| record.id.value().to_owned()).into()
+        }),
+        root: wishes.root.as_ref().map_or(Ok(Root::Host), root)?,
+        operations: wishes.operations.iter().map(operation).collect::<Result<_, _>>()?,
+        oom_score_adj: wishes.oom_score_adj.as_ref().map(|score| score.value),
+        workplace: workplace(record, wishes, parent.filter(|_| debug)),
+        limits: wishes.rlimits.iter().map(limit).collect::<Result<_, _>>()?,
+        user: user(record, wishes),
+        capabilities: capabilities(wishes)?,
+        seccomp: Vec::new(),
+        umask: 0o022,
+        program,
+        arguments,
+        environment: environment(record, wishes, parent.filter(|_| debug), has_root),
+    })
+}
+
+/// The merged plan for people: the plugins' wishes, and what the request and the agent add.
+pub(super) fn entries(record: &Record) -> Vec<PlanEntry> {
+    let mut entries = record.plan.entries();
+    let mut add = |field: &str, value: String, owner: &str| {
+        entries.push(PlanEntry { field: field.to_owned(), value, owner: owner.to_owned() });
+    };
+    let command = &record.request.command;
+    for (name, value) in &command.environment {
+        add(&format!("environment.{name}"), value.clone(), "request");
+    }
+    add(
+        "user",
+        format!("{}:{}", record.uid, record.gid),
+        if command.user.is_some() { "request" } else { "agent" },
+    );
+    if let Some(stdout) = &record.logs.stdout {
+        add("stdout", stdout.display().to_string(), "logger");
+    }
+    if let Some(stderr) = &record.logs.stderr {
+        add("stderr", stderr.display().to_string(), "logger");
+    }
+    entries
+}
+
+/// What plugins are told of the host's control groups.
+pub(super) fn cgroups(found: &Cgroups, path: PathBuf) -> model::Cgroups {
+    let mut v1 = BTreeMap::new();
+    for hierarchy in &found.legacy {
+        for controller in &hierarchy.controllers {
+            v1.insert(controller.clone(), hierarchy.mount.clone());
+        }
+    }
+    model::Cgroups {
+        v1,
+        v2: found.unified.as_ref().map(|unified| unified.mount.clone()),
+        v2_controllers: found.unified.as_ref().map(|u| u.controllers.clone()).unwrap_or_default(),
+        path,
+    }
+}
+
+fn command(record: &Record, wishes: &LaunchPlan) -> Result<(OsString, Vec<OsString>), String> {
+    let command = &record.request.command;
+    let rewrite = wishes.command.as_ref().map(|owned| &owned.value);
+    let value = rewrite.and_then(|rewrite| rewrite.value.as_ref()).or(command.value.as_ref());
+    let arguments = rewrite.and_then(|rewrite| rewrite.arguments.as_ref()).unwrap_or(&command.arguments);
+    if command.shell && rewrite.is_none() {
+        let line = value.ok_or("a shell command without a line")?;
+        return Ok(("sh".into(), vec!["sh".into(), "-c".into(), line.into()]));
+    }
+    let program = value.or(arguments.first()).ok_or("a command without a program")?;
+    let arguments = if arguments.is_empty() {
+        vec![program.into()]
+    } else {
+        arguments.iter().map(OsString::from).collect()
+    };
+    Ok((program.into(), arguments))
+}
+
+/// Later wins: the agent, then a debug container's parent, then plugins, then the command's own.
+fn environment(
+    record: &Record,
+    wishes: &LaunchPlan,
+    parent: Option<&Record>,
+    has_root: bool,
+) -> Vec<(OsString, OsString)> {
+    let mut variables: BTreeMap<&str, String> = BTreeMap::new();
+    variables.insert("PATH", DEFAULT_PATH.to_owned());
+    if let Some(parent) = parent {
+        let inherited = parent.plan.environment.iter().map(|(name, variable)| (name, &variable.value));
+        for (name, value) in inherited.chain(&parent.request.command.environment) {
+            variables.insert(name, value.clone());
+        }
+    } else {
+        let inside = wishes.working_directory.as_ref().filter(|_| has_root);
+        let sandbox = inside.map_or_else(|| record.sandbox.display().to_string(), |d| d.value.clone());
+        variables.insert("MESOS_SANDBOX", sandbox);
+    }
+    for (name, variable) in &wishes.environment {
+        variables.insert(name, variable.value.clone());
+    }
+    for (name, value) in &record.request.command.environment {
+        variables.insert(name, value.clone());
+    }
+    variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect()
+}
+
+fn workplace(record: &Record, wishes: &LaunchPlan, parent: Option<&Record>) -> Option<Workplace> {
+    if let Some(parent) = parent {
+        return workplace(parent, &parent.plan, None).map(|place| Workplace { create: false, ..place });
+    }
+    let wish = wishes.working_directory.as_ref().map(|directory| PathBuf::from(&directory.value));
+    match (wishes.root.is_some(), wish) {
+        (true, wish) => wish.map(|path| Workplace { path, create: true }),
+        // Without a root file system of its own, its sandbox is all that is a container's own.
+        (false, _) => Some(Workplace { path: record.sandbox.clone(), create: false }),
+    }
+}
+
+fn user(record: &Record, wishes: &LaunchPlan) -> Option<User> {
+    let us = nix::unistd::geteuid();
+    if !us.is_root() {
+        return None;
+    }
+    let groups = wishes.supplementary_groups.keys().copied().collect();
+    Some(User { uid: record.uid, gid: record.gid, groups })
+}
+
+fn root(wish: &Owned<model::Root>) -> Result<Root, String> {
+    match &wish.value {
+        model::Root::Directory { path } => Ok(Root::Directory(path.clone())),
+        model::Root::Overlay { lower, upper, work } => Ok(Root::Overlay {
+            lowers: lower.clone(),
+            upper: Some(upper.clone()),
+            work: Some(work.clone()),
+            // What a container writes into its root ends with it.
+            volatile: true,
+        }),
+        _ => Err(format!("`{}` asks for an unknown kind of root", wish.owner)),
+    }
+}
+
+fn operation(wish: &Owned<model::Operation>) -> Result<Operation, String> {
+    use model::Operation as Wish;
+    let owner = &wish.owner;
+    let absolute = |path: &Path| {
+        if path.is_absolute() {
+            Ok(path.to_owned())
+        } else {
+            Err(format!("`{owner}` asks for `{}`, which is not absolute", path.display()))
+        }
+    };
+    Ok(match &wish.value {
+        Wish::Bind { source, target, recursive, flags } => Operation::Bind {
+            source: absolute(source)?,
+            target: absolute(target)?,
+            attributes: attributes(owner, flags)?,
+            recursive: *recursive,
+        },
+        Wish::Mount { fstype, target, flags, options } => Operation::Filesystem {
+            kind: fstype.into(),
+            target: absolute(target)?,
+            attributes: attributes(owner, flags)?,
+            options: options.iter().map(|option| mount_option(option)).collect(),
+        },
+        Wish::Device { path, major, minor, mode } => Operation::Device {
+            path: absolute(path)?,
+            mode: libc::S_IFCHR | (mode & 0o7777),
+            major: *major,
+            minor: *minor,
+        },
+        Wish::Symlink { path, target } => {
+            Operation::Symlink { path: absolute(path)?, target: target.clone() }
+        }
+        Wish::Mkdir { path, mode } => {
+            Operation::Directory { path: absolute(path)?, mode: mode & 0o7777, uid: 0, gid: 0 }
+        }
+        Wish::Mask { path } => Operation::Mask { path: absolute(path)? },
+        Wish::ReadOnly { path } => Operation::ReadOnly { path: absolute(path)? },
+        _ => return Err(format!("`{owner}` asks for an unknown operation")),
+    })
+}
+
+fn mount_option(option: &str) -> MountOption {
+    match option.split_once('=') {
+        Some((name, value)) => MountOption { name: name.into(), value: Some(value.into()) },
+        None => MountOption { name: option.into(), value: None },
+    }
+}
+
+fn attributes<'a>(owner: &str, flags: impl IntoIterator<Item = &'a String>) -> Result<Attributes, String> {
+    flags.into_iter().try_fold(Attributes::default(), |attributes, flag| {
+        Ok(attributes.with(match flag.as_str() {
+            "ro" => Attributes::READ_ONLY,
+            "rw" => Attributes::default(),
+            "nosuid" => Attributes::NO_SUID,
+            "nodev" => Attributes::NO_DEV,
+            "noexec" => Attributes::NO_EXEC,
+            "noatime" => Attributes::NO_ATIME,
+            "strictatime" => Attributes::STRICT_ATIME,
+            "nosymfollow" => Attributes::NO_SYMFOLLOW,
+            other => return Err(format!("`{owner}` asks for the unknown mount flag `{other}`")),
+        }))
+    })
+}
+
+fn limit((name, wish): (&String, &Owned<model::Rlimit>)) -> Result<Limit, String> {
+    let owner = &wish.owner;
+    let resource = match name.as_str() {
+        "CPU" => libc::RLIMIT_CPU,
+        "FSIZE" => libc::RLIMIT_FSIZE,
+        "DATA" => libc::RLIMIT_DATA,
+        "STACK" => libc::RLIMIT_STACK,
+        "CORE" => libc::RLIMIT_CORE,
+        "RSS" => libc::RLIMIT_RSS,
+        "NPROC" => libc::RLIMIT_NPROC,
+        "NOFILE" => libc::RLIMIT_NOFILE,
+        "MEMLOCK" => libc::RLIMIT_MEMLOCK,
+        "AS" => libc::RLIMIT_AS,
+        "LOCKS" => libc::RLIMIT_LOCKS,
+        "SIGPENDING" => libc::RLIMIT_SIGPENDING,
+        "MSGQUEUE" => libc::RLIMIT_MSGQUEUE,
+        "NICE" => libc::RLIMIT_NICE,
+        "RTPRIO" => libc::RLIMIT_RTPRIO,
+        "RTTIME" => libc::RLIMIT_RTTIME,
+        other => return Err(format!("`{owner}` asks for the unknown resource limit `{other}`")),
+    };
+    let soft = wish.value.soft.unwrap_or(u64::MAX);
+    let hard = wish.value.hard.unwrap_or(u64::MAX);
+    if soft > hard {
+        return Err(format!(
+            "`{owner}` asks for a soft limit of {soft} above the hard one of {hard} for {name}"
+        ));
+    }
+    Ok(Limit { resource, soft, hard })
+}
+
+fn capabilities(wishes: &LaunchPlan) -> Result<Option<Capabilities>, String> {
+    let set = |wish: &Option<Owned<std::collections::BTreeSet<String>>>| {
+        wish.as_ref()
+            .map(|wish| {
+                wish.value.iter().try_fold(0u64, |set, name| {
+                    let bit = cofferdam_linux::capability::number(name).ok_or_else(|| {
+                        format!("`{}` asks for the unknown capability `{name}`", wish.owner)
+                    })?;
+                    Ok::<u64, String>(set | 1 << bit)
+                })
+            })
+            .transpose()
+    };
+    let effective = set(&wishes.effective_capabilities)?;
+    let bounding = set(&wishes.bounding_capabilities)?;
+    if effective.is_none() && bounding.is_none() {
+        return Ok(None);
+    }
+    let bounding = bounding.or(effective).unwrap_or_default();
+    let effective = effective.unwrap_or(bounding);
+    if effective & !bounding != 0 {
+        return Err("the capabilities to start with go beyond those that can ever be had".into());
+    }
+    Ok(Some(Capabilities {
+        bounding,
+        effective,
+        permitted: effective,
+        inheritable: effective,
+        ambient: effective,
+    }))
+}

@@ -1,0 +1,183 @@
+//! Containers without root: plain processes, held together by their first one, which adopts every orphan.
+//!
+//! What it cannot promise: if somebody else kills the first process, those below it are lost to us.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cofferdam_linux::birth;
+use cofferdam_linux::image::Image;
+use cofferdam_linux::namespace::Namespaces;
+use cofferdam_linux::process::{Process, ProcessError, Stat, children_of};
+
+use super::{
+    BadId, Birth, DestroyError, Held, HoldError, Launcher, ReadyError, RecoverError, descriptors, parts,
+};
+
+const SIGSTOP: i32 = 19;
+/// How long init may take to write down how its task has ended.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// The launcher that needs nothing of the kernel but processes.
+#[derive(Debug)]
+pub struct Posix {
+    image: Arc<Image>,
+    patience: Duration,
+}
+
+impl Posix {
+    /// `patience` is how long a `destroy` waits for the kernel to end processes that were killed.
+    pub fn new(image: Arc<Image>, patience: Duration) -> Self {
+        Self { image, patience }
+    }
+}
+
+impl Launcher for Posix {
+    fn name(&self) -> &'static str {
+        "posix"
+    }
+
+    fn namespaces(&self) -> Namespaces {
+        Namespaces::EMPTY
+    }
+
+    fn cgroup(&self, id: &str) -> Result<Option<PathBuf>, BadId> {
+        parts(id).map(|_| None)
+    }
+
+    fn ready(&self, id: &str, _: &[&str]) -> Result<(), ReadyError> {
+        parts(id)?;
+        Ok(())
+    }
+
+    fn hold(&self, birth: Birth<'_>) -> Result<Held, HoldError> {
+        parts(birth.id)?;
+        let id = || birth.id.to_owned();
+        let entered = birth.enter.map(|enter| enter.namespaces).unwrap_or_default();
+        let what = match birth.cgroups.first() {
+            Some(cgroup) => format!("the cgroup {}", cgroup.display()),
+            None if !birth.clone.is_empty() => format!("its own namespaces ({})", birth.clone),
+            None if !entered.is_empty() => format!("another's namespaces ({entered})"),
+            None => String::new(),
+        };
+        if !what.is_empty() {
+            return Err(HoldError::Unsupported { launcher: self.name(), id: id(), what });
+        }
+        let (control, theirs) = Held::control().map_err(|source| HoldError::Control { id: id(), source })?;
+        let name = std::ffi::CString::new(birth.id).map_err(|_| BadId { id: id() })?;
+        let process = birth::Birth {
+            image: &self.image,
+            arguments: &[c"cofferdam-init", &name],
+            descriptors: &descriptors(&birth.stdio, &theirs, birth.status),
+            clone: Namespaces::EMPTY,
+            enter: None,
+            cgroup: None,
+            tasks: &[],
+        }
+        .deliver()
+        .map_err(|source| HoldError::Birth { id: id(), source })?;
+        Ok(Held::new(process, control, Namespaces::EMPTY, true))
+    }
+
+    fn pids(&self, id: &str, first: Option<&Process>) -> Result<Vec<i32>, DestroyError> {
+        let Some(first) = first else { return Ok(Vec::new()) };
+        let mut known = BTreeMap::new();
+        if first.has_ended().unwrap_or(true) {
+            return Ok(Vec::new());
+        }
+        discover(first.pid(), &mut known, |_| Ok(()))
+            .map_err(|source| DestroyError::Find { id: id.to_owned(), source })?;
+        Ok(std::iter::once(first.pid()).chain(known.into_keys()).collect())
+    }
+
+    fn destroy(&self, id: &str, first: Option<&Process>) -> Result<(), DestroyError> {
+        // Without the first process there is nothing by which the others could be told from strangers.
+        let Some(first) = first else { return Ok(()) };
+        let deadline = Instant::now() + self.patience;
+        let find = |source| DestroyError::Find { id: id.to_owned(), source };
+
+        let mut killed_any = false;
+        while !first.has_ended().map_err(find)? {
+            let descendants = stop_all(first.pid(), deadline).map_err(find)?;
+            if descendants.is_empty() {
+                break;
+            }
+            killed_any = true;
+            for process in descendants.values() {
+                process.kill().map_err(|source| DestroyError::Process { id: id.to_owned(), source })?;
+            }
+            for process in descendants.values() {
+                let left = deadline.saturating_duration_since(Instant::now());
+                if !process.wait(Some(left)).map_err(find)? {
+                    let pids = descendants.into_keys().collect();
+                    return Err(DestroyError::Stuck { id: id.to_owned(), pids });
+                }
+            }
+        }
+        // Without its task init ends by itself, having written down how that ended. One that waits for its plan, or
+        // has no task left, does not.
+        if killed_any && first.wait(Some(LAST_WORDS)).map_err(find)? {
+            return Ok(());
+        }
+        first.kill().map_err(|source| DestroyError::Process { id: id.to_owned(), source })?;
+        let left = deadline.saturating_duration_since(Instant::now()).max(LAST_WORDS);
+        if first.wait(Some(left)).map_err(find)? {
+            Ok(())
+        } else {
+            Err(DestroyError::Stuck { id: id.to_owned(), pids: vec![first.pid()] })
+        }
+    }
+
+    fn cleanup(&self, id: &str) -> Result<(), DestroyError> {
+        parts(id)?;
+        Ok(())
+    }
+
+    fn recover(&self) -> Result<Vec<String>, RecoverError> {
+        Ok(Vec::new())
+    }
+}
+
+/// Stops all descendants of process `root`, until a walk finds no new one: who is stopped does not fork. Gives those
+/// that live.
+fn stop_all(root: i32, deadline: Instant) -> io::Result<BTreeMap<i32, Process>> {
+    let mut stopped = BTreeMap::new();
+    let stop = |process: &Process| match process.signal(SIGSTOP) {
+        Ok(()) | Err(ProcessError::Gone { .. }) => Ok(()),
+        Err(error) => Err(io::Error::other(error)),
+    };
+    while discover(root, &mut stopped, stop)? > 0 && Instant::now() < deadline {}
+    Ok(stopped)
+}
+
+/// Walks the tree below process `root`, shows those not `known` yet to `meet`, and adds them. How many there were.
+fn discover(
+    root: i32,
+    known: &mut BTreeMap<i32, Process>,
+    meet: impl Fn(&Process) -> io::Result<()>,
+) -> io::Result<usize> {
+    let mut new = 0;
+    let mut parents = vec![root];
+    while let Some(parent) = parents.pop() {
+        for pid in children_of(parent)? {
+            parents.push(pid);
+            if known.contains_key(&pid) {
+                continue;
+            }
+            // The number may be another's by the time it is opened, and another's has another parent: either the one
+            // we saw, or, if that has died, the subreaper at the root.
+            let Ok(process) = Process::open_any(pid) else { continue };
+            let Ok(stat) = Stat::read(pid) else { continue };
+            let ours = stat.parent == parent || stat.parent == root;
+            if ours && stat.state != 'Z' && process.signal(0).is_ok() {
+                meet(&process)?;
+                known.insert(pid, process);
+                new += 1;
+            }
+        }
+    }
+    Ok(new)
+}

@@ -1,0 +1,454 @@
+//! Launchers on the real kernel. Those that need root are skipped loudly without it, and fail under `CI`.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Seek};
+use std::ops::Deref;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use cofferdam_init::plan::Plan;
+use cofferdam_init::report::{Status, Step};
+use cofferdam_linux::birth::Enter;
+use cofferdam_linux::cgroup::{Cgroup, Cgroups};
+use cofferdam_linux::image::Image;
+use cofferdam_linux::namespace::{Namespace, Namespaces};
+use cofferdam_linux::process::{Process, Stat};
+
+use super::{Birth, Held, HoldError, Launcher, Linux, Posix, StartError, Stdio, parts};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn image() -> Arc<Image> {
+    static IMAGE: OnceLock<Arc<Image>> = OnceLock::new();
+    let seal = || Arc::new(Image::seal("cofferdam-init", cofferdam_init::IMAGE).unwrap());
+    Arc::clone(IMAGE.get_or_init(seal))
+}
+
+/// A launcher, and what it is tracked by; leaves no test cgroup behind.
+struct Bench {
+    launcher: Box<dyn Launcher>,
+    cgroups: Cgroups,
+    top: Option<Cgroup>,
+}
+
+impl Bench {
+    fn new(launcher: impl Launcher + 'static, cgroups: Cgroups) -> Self {
+        let relative = launcher.cgroup("x").unwrap();
+        let top = relative.and_then(|path| {
+            let path = path.parent()?;
+            cgroups.unified(path).or_else(|| cgroups.cgroup("freezer", path))
+        });
+        Self { launcher: Box::new(launcher), cgroups, top }
+    }
+
+    /// The container's cgroup.
+    fn own(&self, id: &str) -> Cgroup {
+        let relative = self.launcher.cgroup(id).unwrap().unwrap();
+        self.cgroups.unified(&relative).or_else(|| self.cgroups.cgroup("freezer", &relative)).unwrap()
+    }
+}
+
+impl Deref for Bench {
+    type Target = dyn Launcher;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.launcher
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        let Some(top) = &self.top else { return };
+        if std::thread::panicking() {
+            drop(top.kill_all(PATIENCE));
+        }
+        drop(top.remove(PATIENCE));
+        // Another test may still have its own in there.
+        drop(top.path().parent().map(std::fs::remove_dir));
+    }
+}
+
+/// The launchers this machine can have: without root only one.
+fn launchers() -> Vec<Bench> {
+    let mut all = vec![Bench::new(Posix::new(image(), PATIENCE), Cgroups::default())];
+    all.extend(linux_launchers());
+    all
+}
+
+/// One that tracks by v2, if there is such, and one that tracks by the v1 freezer, if there is such.
+fn linux_launchers() -> Vec<Bench> {
+    if !rustix::process::geteuid().is_root() {
+        assert!(std::env::var_os("CI").is_none(), "these tests need root, and CI must run them");
+        eprintln!("\n*** SKIPPED: the linux launcher needs root, and was NOT tested ***\n");
+        return Vec::new();
+    }
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let detected = Cgroups::detect().unwrap();
+    let without_v2 = Cgroups { unified: None, ..detected.clone() };
+    let mut found = Vec::new();
+    for cgroups in [detected, without_v2] {
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let instance = format!("unit-{}-{number}", std::process::id());
+        let root = Path::new("cofferdam-test");
+        match Linux::new(cgroups.clone(), root, &instance, image(), PATIENCE) {
+            Ok(launcher) => found.push(Bench::new(launcher, cgroups)),
+            Err(error) => eprintln!("\n*** SKIPPED one way of tracking: {error} ***\n"),
+        }
+    }
+    assert!(!found.is_empty());
+    found
+}
+
+fn script(script: &str) -> Plan {
+    Plan {
+        program: "/bin/busybox".into(),
+        arguments: ["sh", "-c", script].map(OsString::from).to_vec(),
+        environment: vec![("PATH".into(), "/bin:/usr/bin".into())],
+        ..Plan::default()
+    }
+}
+
+/// A container's files.
+struct Files {
+    null: File,
+    output: File,
+    status: File,
+}
+
+impl Files {
+    fn new() -> Self {
+        let null = File::open("/dev/null").unwrap();
+        Self { null, output: tempfile::tempfile().unwrap(), status: tempfile::tempfile().unwrap() }
+    }
+
+    fn birth<'a>(&'a self, id: &'a str) -> Birth<'a> {
+        let stdio =
+            Stdio { stdin: self.null.as_fd(), stdout: self.output.as_fd(), stderr: self.output.as_fd() };
+        Birth {
+            id,
+            stdio,
+            status: self.status.as_fd(),
+            clone: Namespaces::EMPTY,
+            enter: None,
+            cgroups: Vec::new(),
+        }
+    }
+
+    fn status(&mut self) -> Status {
+        let mut text = Vec::new();
+        self.status.rewind().unwrap();
+        self.status.read_to_end(&mut text).unwrap();
+        Status::parse(&text)
+    }
+
+    fn output(&mut self) -> String {
+        let mut text = String::new();
+        self.output.rewind().unwrap();
+        self.output.read_to_string(&mut text).unwrap();
+        text
+    }
+}
+
+/// Starts a script whose output is a pipe, and waits until it has said `lines` lines.
+fn start(
+    launcher: &dyn Launcher,
+    files: &mut Files,
+    id: &str,
+    text: &str,
+    lines: usize,
+) -> (Process, Vec<String>) {
+    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+    files.output = writer.into();
+    launcher.ready(id, &[]).unwrap();
+    let process = launcher.hold(files.birth(id)).unwrap().release(script(text)).unwrap();
+    files.output = tempfile::tempfile().unwrap();
+    let said = BufReader::new(File::from(reader)).lines().take(lines).map(Result::unwrap).collect();
+    (process, said)
+}
+
+/// Whether a process of this pid lives.
+fn lives(pid: i32) -> bool {
+    Stat::read(pid).is_ok_and(|stat| stat.state != 'Z')
+}
+
+#[test]
+fn ids_are_dotted() {
+    assert_eq!(parts("pod.web").unwrap(), ["pod", "web"]);
+    for bad in ["", ".", "pod.", ".web", "a/b", "pod..web", "a\0"] {
+        assert!(parts(bad).is_err(), "{bad:?}");
+    }
+}
+
+#[test]
+fn a_script_runs_to_its_end() {
+    for launcher in launchers() {
+        let mut files = Files::new();
+        launcher.ready("pod", &[]).unwrap();
+        launcher.ready("pod", &[]).unwrap();
+        let held = launcher.hold(files.birth("pod")).unwrap();
+        assert_eq!(launcher.pids("pod", Some(held.process())).unwrap(), [held.process().pid()]);
+        let process = held.release(script("echo hello; exit 3")).unwrap();
+        assert!(process.wait(Some(PATIENCE)).unwrap());
+        assert_eq!(files.output(), "hello\n");
+        assert_eq!(files.status(), Status::Ended(3 << 8));
+        for _ in 0..2 {
+            launcher.destroy("pod", Some(&process)).unwrap();
+            launcher.cleanup("pod").unwrap();
+        }
+        assert_eq!(launcher.recover().unwrap(), [""; 0]);
+        process.reap().unwrap();
+    }
+}
+
+#[test]
+fn a_program_that_cannot_be_executed_is_an_error_and_leaves_no_process() {
+    for launcher in launchers() {
+        let mut files = Files::new();
+        launcher.ready("pod", &[]).unwrap();
+        let held = launcher.hold(files.birth("pod")).unwrap();
+        let pid = held.process().pid();
+        let plan = Plan { program: "/etc/passwd".into(), ..Plan::default() };
+        let Err(StartError::Failed { step, detail, source }) = held.release(plan) else {
+            panic!("it started")
+        };
+        assert_eq!((step, detail.as_str()), (Step::Exec, "/etc/passwd"));
+        assert_eq!(source.kind(), std::io::ErrorKind::PermissionDenied);
+        assert!(Stat::read(pid).is_err(), "not reaped");
+        assert_eq!(files.status(), Status::NotStarted { step: Some(Step::Exec), errno: 13 });
+        launcher.destroy("pod", None).unwrap();
+        launcher.cleanup("pod").unwrap();
+    }
+}
+
+#[test]
+fn an_abandoned_container_runs_nothing() {
+    for launcher in launchers() {
+        let mut files = Files::new();
+        launcher.ready("pod", &[]).unwrap();
+        let process = launcher.hold(files.birth("pod")).unwrap().abandon();
+        assert!(process.wait(Some(PATIENCE)).unwrap());
+        assert_eq!(files.status(), Status::NotStarted { step: Some(Step::Plan), errno: 0 });
+        process.reap().unwrap();
+        launcher.cleanup("pod").unwrap();
+    }
+}
+
+#[test]
+fn destroy_ends_a_release_that_waits() {
+    for launcher in launchers() {
+        let files = Files::new();
+        launcher.ready("pod", &[]).unwrap();
+        let held = launcher.hold(files.birth("pod")).unwrap();
+        let process = held.process().try_clone().unwrap();
+        process.signal(19).unwrap(); // Stopped, it never reads its plan.
+        std::thread::scope(|scope| {
+            let release = scope.spawn(|| held.release(script("echo oops")));
+            launcher.destroy("pod", Some(&process)).unwrap();
+            assert!(matches!(release.join().unwrap(), Err(StartError::Died)));
+        });
+        launcher.cleanup("pod").unwrap();
+    }
+}
+
+#[test]
+fn destroy_finds_daemons_that_hid() {
+    for launcher in launchers() {
+        let mut files = Files::new();
+        // Double-forked, in a session of its own, without any open file of the container's.
+        let text = "( setsid sh -c 'exec </dev/null 2>/dev/null; echo $$; exec sleep 1000 >/dev/null' & ) ; sleep 1000";
+        let (process, said) = start(&*launcher, &mut files, "pod", text, 1);
+        let daemon: i32 = said[0].parse().unwrap();
+        assert!(lives(daemon));
+        assert!(launcher.pids("pod", Some(&process)).unwrap().contains(&daemon));
+        launcher.destroy("pod", Some(&process)).unwrap();
+        assert!(!lives(daemon), "{}", launcher.name());
+        assert!(process.has_ended().unwrap());
+        process.reap().unwrap();
+        launcher.cleanup("pod").unwrap();
+    }
+}
+
+#[test]
+fn what_a_task_leaves_behind_is_destroyed_after_its_end() {
+    for launcher in launchers() {
+        let mut files = Files::new();
+        let text = "setsid sleep 1000 >/dev/null 2>&1 & echo $!";
+        let (process, said) = start(&*launcher, &mut files, "pod", text, 1);
+        let daemon: i32 = said[0].parse().unwrap();
+        assert!(process.wait(Some(PATIENCE)).unwrap());
+        assert_eq!(files.status(), Status::Ended(0));
+        process.reap().unwrap();
+        launcher.destroy("pod", Some(&process)).unwrap();
+        assert!(!lives(daemon), "{}", launcher.name());
+        launcher.cleanup("pod").unwrap();
+    }
+}
+
+/// Each of these processes forks its successor and ends, so that whoever lists and then kills comes too late.
+#[test]
+fn destroy_catches_those_who_run_away_by_forking() {
+    for launcher in launchers() {
+        let mut files = Files::new();
+        let hop = r#"export S='sh -c "$S" & exit 0'; for i in 1 2 3 4 5 6 7 8; do sh -c "$S"; done; echo go; sleep 1000"#;
+        let (process, said) = start(&*launcher, &mut files, "pod", hop, 1);
+        assert_eq!(said, ["go"]);
+        launcher.destroy("pod", Some(&process)).unwrap();
+        assert!(process.has_ended().unwrap());
+        process.reap().unwrap();
+        let left = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
+            let environment = std::fs::read(entry.ok()?.path().join("environ")).ok()?;
+            environment.windows(14).any(|bytes| bytes == b"S=sh -c \"$S\" &").then_some(())
+        });
+        assert_eq!(left.count(), 0, "{}", launcher.name());
+        launcher.cleanup("pod").unwrap();
+    }
+}
+
+#[test]
+fn unknown_containers_are_destroyed_and_cleaned_up_with_ease() {
+    for launcher in launchers() {
+        launcher.destroy("never.seen", None).unwrap();
+        launcher.cleanup("never.seen").unwrap();
+        assert!(launcher.destroy("not//one", None).is_err() || launcher.name() == "posix");
+    }
+}
+
+#[test]
+fn traces_are_found_by_a_later_agent_and_only_those_of_its_instance() {
+    for launcher in linux_launchers() {
+        for id in ["pod", "pod.web", "tasks", "pod.web.deep"] {
+            launcher.ready(id, &[]).unwrap();
+        }
+        launcher.top.as_ref().unwrap().child("stray").create().unwrap();
+        assert_eq!(launcher.recover().unwrap(), ["pod", "pod.web", "pod.web.deep", "tasks"]);
+        for other in linux_launchers() {
+            assert_eq!(other.recover().unwrap(), [""; 0]);
+        }
+        launcher.cleanup("pod").unwrap();
+        assert_eq!(launcher.recover().unwrap(), ["tasks"]);
+    }
+}
+
+#[test]
+fn an_orphan_is_destroyed_by_its_cgroup_alone() {
+    for launcher in linux_launchers() {
+        let mut files = Files::new();
+        let (process, _) = start(&*launcher, &mut files, "pod", "echo up; sleep 1000", 1);
+        launcher.destroy("pod", None).unwrap();
+        assert!(process.has_ended().unwrap());
+        process.reap().unwrap();
+        launcher.cleanup("pod").unwrap();
+    }
+}
+
+#[test]
+fn a_nested_container_is_destroyed_alone_or_with_its_parent() {
+    for launcher in linux_launchers() {
+        let own = Namespaces::from_iter([Namespace::Pid, Namespace::Mount]);
+        let mut started = Vec::new();
+        let files = Files::new();
+        launcher.ready("pod", &[]).unwrap();
+        let held = launcher.hold(Birth { clone: own, ..files.birth("pod") }).unwrap();
+        let parent = held.release(script("sleep 1000")).unwrap();
+        for id in ["pod.a", "pod.b"] {
+            launcher.ready(id, &[]).unwrap();
+            let enter = Enter { process: &parent, namespaces: own };
+            let held = launcher.hold(Birth { enter: Some(enter), ..files.birth(id) }).unwrap();
+            started.push(held.release(script("sleep 1000")).unwrap());
+        }
+        assert_eq!(launcher.pids("pod", None).unwrap().len(), 2);
+        assert_eq!(launcher.pids("pod.a", None).unwrap().len(), 2);
+
+        launcher.destroy("pod.a", Some(&started[0])).unwrap();
+        assert!(started[0].has_ended().unwrap());
+        assert!(!started[1].has_ended().unwrap());
+        launcher.cleanup("pod.a").unwrap();
+        launcher.destroy("pod", Some(&parent)).unwrap();
+        assert!(started[1].wait(Some(PATIENCE)).unwrap());
+        launcher.cleanup("pod").unwrap();
+        for process in started.iter().chain([&parent]) {
+            assert!(process.reap().unwrap().is_some(), "the agent is not its parent");
+        }
+    }
+}
+
+/// The rule that a v2 cgroup with controllers for those below it holds no process itself, met late: the parent runs
+/// when the first nested container that wants controllers arrives.
+#[test]
+fn a_running_parent_makes_room_for_nested_controllers() {
+    for launcher in linux_launchers() {
+        let Some(controller) = launcher.cgroups.unified.as_ref().and_then(|v2| v2.controllers.first()) else {
+            continue;
+        };
+        let files = Files::new();
+        launcher.ready("pod", &[]).unwrap();
+        let parent = launcher.hold(files.birth("pod")).unwrap().release(script("sleep 1000")).unwrap();
+        launcher.ready("pod.web", &[controller]).unwrap();
+        let available = launcher.own("pod.web").read("cgroup.controllers").unwrap();
+        assert_eq!(available, *controller);
+        assert_eq!(launcher.pids("pod", None).unwrap().len(), 2, "the parent's are in the leaf");
+        let nested = launcher.hold(files.birth("pod.web")).unwrap().release(script("sleep 1000")).unwrap();
+        assert_eq!(launcher.recover().unwrap(), ["pod", "pod.web"]);
+        launcher.destroy("pod", Some(&parent)).unwrap();
+        assert!(nested.wait(Some(PATIENCE)).unwrap());
+        launcher.cleanup("pod").unwrap();
+        parent.reap().unwrap();
+        nested.reap().unwrap();
+    }
+}
+
+#[test]
+fn a_container_is_born_in_the_v1_cgroups_asked_for() {
+    for launcher in linux_launchers() {
+        let relative = launcher.cgroup("pod").unwrap().unwrap();
+        let Some(pids) = launcher.cgroups.cgroup("pids", &relative) else { continue };
+        pids.create().unwrap();
+        let mut files = Files::new();
+        launcher.ready("pod", &[]).unwrap();
+        let birth = Birth { cgroups: vec![pids.path().to_owned()], ..files.birth("pod") };
+        let held = launcher.hold(birth).unwrap();
+        assert_eq!(pids.procs().unwrap(), [held.process().pid()]);
+        let process = held.release(script("cat /proc/self/cgroup")).unwrap();
+        assert!(process.wait(Some(PATIENCE)).unwrap());
+        let line = format!("pids:/{}", relative.display());
+        assert!(files.output().contains(&line), "{}", files.output());
+        process.reap().unwrap();
+        launcher.destroy("pod", Some(&process)).unwrap();
+        launcher.cleanup("pod").unwrap();
+        for level in pids.path().ancestors().take(3) {
+            drop(std::fs::remove_dir(level));
+        }
+    }
+}
+
+#[test]
+fn a_cgroup_that_is_not_there_is_named() {
+    for launcher in linux_launchers() {
+        let files = Files::new();
+        launcher.ready("pod", &[]).unwrap();
+        let birth = Birth { cgroups: vec!["/sys/fs/cgroup/none/such".into()], ..files.birth("pod") };
+        let error = launcher.hold(birth).map(Held::abandon).unwrap_err();
+        let HoldError::Cgroup { source, .. } = error else { panic!("{error}") };
+        assert!(source.to_string().contains("/sys/fs/cgroup/none/such/tasks"), "{source}");
+        launcher.cleanup("pod").unwrap();
+    }
+}
+
+#[test]
+fn posix_says_what_it_cannot_do() {
+    let posix = Posix::new(image(), PATIENCE);
+    let files = Files::new();
+    let clone = Namespaces::EMPTY.with(Namespace::Pid);
+    let birth = Birth { clone, ..files.birth("pod") };
+    let error = posix.hold(birth).map(Held::abandon).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the `posix` launcher cannot give container `pod` its own namespaces (pid); use the `linux` launcher"
+    );
+    let birth = Birth { cgroups: vec!["/x".into()], ..files.birth("pod") };
+    assert!(matches!(posix.hold(birth), Err(HoldError::Unsupported { .. })));
+}

@@ -1,0 +1,205 @@
+//! What can be learned of a shared object from its bytes alone.
+//!
+//! Everything is found through the program headers, which the loader itself uses, so that a file without
+//! section headers is read as well. Nothing is trusted: each offset is checked before it is followed.
+
+use object::LittleEndian as LE;
+use object::elf;
+use object::read::elf::{FileHeader, ProgramHeader};
+use object::read::{Bytes, ReadRef};
+
+/// What a shared object says of itself.
+#[derive(Debug, Default)]
+pub struct Facts<'data> {
+    /// The descriptor of the note asked for.
+    pub note: Option<&'data [u8]>,
+    /// The newest `GLIBC_2.x` that any of its symbols needs: the `x`.
+    pub glibc_minor: u32,
+    /// Whether it reserves static thread-local storage, which a library loaded late may not get.
+    pub static_tls: bool,
+    /// Whether a symbol name occurs among its dynamic strings.
+    pub names_symbol: bool,
+}
+
+/// Why a file is not a shared object that could be loaded here.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ElfError {
+    /// It does not begin like one.
+    #[error("it is not an ELF file")]
+    NotElf,
+    /// It is for other processors.
+    #[error("it was built for {0}, this agent runs on x86-64 (64-bit, little-endian)")]
+    Foreign(String),
+    /// It is an object file, a program, a core dump.
+    #[error("it is {0}, not a shared library")]
+    NotShared(&'static str),
+    /// A part of it lies beyond its end.
+    #[error("it is cut off: {needed} bytes are described, the file has {len}")]
+    Truncated {
+        /// Where the farthest part ends.
+        needed: u64,
+        /// How long the file is.
+        len: u64,
+    },
+    /// Its tables contradict each other.
+    #[error("its {0} cannot be read")]
+    Malformed(&'static str),
+}
+
+/// Reads what a shared object says of itself.
+///
+/// # Errors
+/// [`ElfError`] when it could not be loaded here, whatever it says.
+pub fn read<'data>(data: &'data [u8], note: (&str, u32), symbol: &[u8]) -> Result<Facts<'data>, ElfError> {
+    check_identity(data)?;
+    let header = elf::FileHeader64::<LE>::parse(data).map_err(|_| ElfError::Malformed("header"))?;
+    match header.e_type(LE) {
+        elf::ET_DYN => {}
+        elf::ET_REL => return Err(ElfError::NotShared("an object file")),
+        elf::ET_EXEC => return Err(ElfError::NotShared("a program")),
+        elf::ET_CORE => return Err(ElfError::NotShared("a core dump")),
+        _ => return Err(ElfError::NotShared("of an unknown type")),
+    }
+    let segments = header.program_headers(LE, data).map_err(|_| ElfError::Truncated {
+        needed: header.e_phoff(LE) + u64::from(header.e_phnum(LE)) * u64::from(header.e_phentsize(LE)),
+        len: data.len() as u64,
+    })?;
+    check_length(data, header, segments)?;
+    if segments.iter().any(|segment| segment.p_type(LE) == elf::PT_INTERP) {
+        return Err(ElfError::NotShared("a program"));
+    }
+    let mut facts = Facts { note: find_note(data, segments, note)?, ..Facts::default() };
+    read_dynamic(data, segments, symbol, &mut facts)?;
+    Ok(facts)
+}
+
+fn check_identity(data: &[u8]) -> Result<(), ElfError> {
+    let Some(ident) = data.get(..20).filter(|ident| ident.starts_with(&elf::ELFMAG)) else {
+        return Err(ElfError::NotElf);
+    };
+    let little = ident[5] == elf::ELFDATA2LSB.0;
+    let machine = [ident[18], ident[19]];
+    let machine =
+        elf::Machine(if little { u16::from_le_bytes(machine) } else { u16::from_be_bytes(machine) });
+    if ident[4] == elf::ELFCLASS64.0 && little && machine == elf::EM_X86_64 {
+        return Ok(());
+    }
+    let name = match machine {
+        elf::EM_X86_64 => "x86-64".to_owned(),
+        elf::EM_386 => "x86".to_owned(),
+        elf::EM_AARCH64 => "aarch64".to_owned(),
+        elf::EM_ARM => "arm".to_owned(),
+        elf::EM_RISCV => "riscv".to_owned(),
+        elf::EM_PPC64 => "ppc64".to_owned(),
+        elf::EM_S390 => "s390x".to_owned(),
+        other => format!("machine {}", other.0),
+    };
+    let bits = if ident[4] == elf::ELFCLASS32.0 { "32-bit" } else { "64-bit" };
+    let order = if little { "little-endian" } else { "big-endian" };
+    Err(ElfError::Foreign(format!("{name} ({bits}, {order})")))
+}
+
+/// A mapped page beyond the end of the file is a SIGBUS in the middle of `dlopen`.
+fn check_length(
+    data: &[u8],
+    header: &elf::FileHeader64<LE>,
+    segments: &[elf::ProgramHeader64<LE>],
+) -> Result<(), ElfError> {
+    let len = data.len() as u64;
+    let mut needed = 0;
+    for segment in segments {
+        let end = segment.p_offset(LE).checked_add(segment.p_filesz(LE));
+        needed = needed.max(end.ok_or(ElfError::Malformed("program headers"))?);
+    }
+    // Section headers come last in the file, so they also tell of a cut that no segment notices.
+    let sections = u64::from(header.e_shnum(LE)) * u64::from(header.e_shentsize(LE));
+    needed = needed.max(header.e_shoff(LE).saturating_add(sections));
+    if needed > len { Err(ElfError::Truncated { needed, len }) } else { Ok(()) }
+}
+
+fn find_note<'data>(
+    data: &'data [u8],
+    segments: &'data [elf::ProgramHeader64<LE>],
+    (owner, kind): (&str, u32),
+) -> Result<Option<&'data [u8]>, ElfError> {
+    let malformed = |_| ElfError::Malformed("notes");
+    for segment in segments {
+        let Some(mut notes) = segment.notes(LE, data).map_err(malformed)? else { continue };
+        while let Some(note) = notes.next().map_err(malformed)? {
+            if note.name() == owner.as_bytes() && note.n_type(LE).0 == kind {
+                return Ok(Some(note.desc()));
+            }
+        }
+    }
+    Ok(None)
+}
+
+fn read_dynamic(
+    data: &[u8],
+    segments: &[elf::ProgramHeader64<LE>],
+    symbol: &[u8],
+    facts: &mut Facts<'_>,
+) -> Result<(), ElfError> {
+    let malformed = |_| ElfError::Malformed("dynamic section");
+    let (mut strings, mut strings_len, mut verneed) = (None, 0, None);
+    for segment in segments {
+        let Some(entries) = segment.dynamic(LE, data).map_err(malformed)? else { continue };
+        for entry in entries {
+            let value = entry.d_val.get(LE);
+            match entry.d_tag.get(LE) {
+                elf::DT_NULL => break,
+                elf::DT_STRTAB => strings = Some(value),
+                elf::DT_STRSZ => strings_len = value,
+                elf::DT_VERNEED => verneed = Some(value),
+                elf::DT_FLAGS => facts.static_tls = value & u64::from(elf::DF_STATIC_TLS.0) != 0,
+                _ => {}
+            }
+        }
+    }
+    let Some(strings) = strings.and_then(|address| offset_of(segments, address)) else {
+        return Err(ElfError::Malformed("dynamic section"));
+    };
+    let strings =
+        data.read_bytes_at(strings, strings_len).map_err(|()| ElfError::Malformed("dynamic strings"))?;
+    facts.names_symbol = strings.split(|&byte| byte == 0).any(|name| name == symbol);
+    if let Some(at) = verneed.and_then(|address| offset_of(segments, address)) {
+        facts.glibc_minor = newest_glibc(data, at, strings)?;
+    }
+    Ok(())
+}
+
+/// Where in the file the byte lies that is mapped at `address`.
+fn offset_of(segments: &[elf::ProgramHeader64<LE>], address: u64) -> Option<u64> {
+    segments.iter().filter(|segment| segment.p_type(LE) == elf::PT_LOAD).find_map(|segment| {
+        let within = address.checked_sub(segment.p_vaddr(LE))?;
+        (within < segment.p_filesz(LE)).then(|| segment.p_offset(LE) + within)
+    })
+}
+
+fn newest_glibc(data: &[u8], at: u64, strings: &[u8]) -> Result<u32, ElfError> {
+    const MALFORMED: ElfError = ElfError::Malformed("version needs");
+    let read_need = |at: u64| data.read_at::<elf::Verneed<LE>>(at).map_err(|()| MALFORMED);
+    let read_aux = |at: u64| data.read_at::<elf::Vernaux<LE>>(at).map_err(|()| MALFORMED);
+    let (mut newest, mut at) = (0, at);
+    // A file has a handful of them; a bound keeps a hostile one from sending us in circles.
+    for _ in 0..1024 {
+        let need = read_need(at)?;
+        let mut aux_at = at + u64::from(need.vn_aux.get(LE));
+        for _ in 0..need.vn_cnt.get(LE) {
+            let aux = read_aux(aux_at)?;
+            let name = usize::try_from(aux.vna_name.get(LE)).map_err(|_| MALFORMED)?;
+            let name = strings.get(name..).ok_or(MALFORMED)?;
+            let name = Bytes(name).read_string().map_err(|()| MALFORMED)?;
+            let minor = name
+                .strip_prefix(b"GLIBC_2.")
+                .and_then(|rest| std::str::from_utf8(rest).ok()?.split('.').next()?.parse::<u32>().ok());
+            newest = newest.max(minor.unwrap_or(0));
+            aux_at += u64::from(aux.vna_next.get(LE));
+        }
+        match need.vn_next.get(LE) {
+            0 => return Ok(newest),
+            next => at += u64::from(next),
+        }
+    }
+    Err(MALFORMED)
+}

@@ -1,0 +1,80 @@
+//! One made plugin, and the dispatch of a method to it.
+
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+
+use abi_stable::std_types::{RResult, RSlice, RStr};
+use cofferdam_plugin_abi::{Answer, Call, Failure, HostBox, IsolatorBox, LoggerBox, ModuleRef, Reply};
+use cofferdam_plugin_model::{Kind, Method};
+
+use super::descriptors;
+
+/// One made plugin.
+pub enum Instance {
+    Isolator(IsolatorBox),
+    Logger(LoggerBox),
+}
+
+/// What a call brought back.
+#[derive(Debug, Default)]
+pub struct Reaction {
+    /// The payload; empty stands for the default of its type.
+    pub payload: Vec<u8>,
+    /// The descriptors that came with it.
+    pub descriptors: Vec<OwnedFd>,
+}
+
+impl Instance {
+    /// Has the module make one.
+    pub fn create(module: ModuleRef, kind: Kind, host: HostBox, request: &[u8]) -> Result<Self, Failure> {
+        let request = RSlice::from_slice(request);
+        match kind {
+            Kind::Isolator => (module.new_isolator())(host, request).into_result().map(Self::Isolator),
+            Kind::Logger => (module.new_logger())(host, request).into_result().map(Self::Logger),
+            other => Err(Failure::unsupported(&other.to_string())),
+        }
+    }
+
+    /// Calls a method, on this thread, for as long as it takes.
+    pub fn call(
+        &self,
+        method: Method,
+        container: &str,
+        deadline_unix_ms: u64,
+        request: &[u8],
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<Reaction, Failure> {
+        let numbers: Vec<i32> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+        let call = Call {
+            container: RStr::from_str(container),
+            span: 0,
+            trace: [0; 2],
+            deadline_unix_ms,
+            descriptors: RSlice::from_slice(&numbers),
+        };
+        match self.dispatch(method, call, RSlice::from_slice(request)) {
+            RResult::ROk(Answer { payload, descriptors }) => Ok(Reaction {
+                payload: payload.into_vec(),
+                descriptors: descriptors::adopt(descriptors.into_vec()),
+            }),
+            RResult::RErr(failure) => Err(failure),
+        }
+    }
+
+    fn dispatch(&self, method: Method, call: Call<'_>, request: RSlice<'_, u8>) -> Reply {
+        match (self, method) {
+            (Self::Isolator(isolator), Method::Recover) => isolator.recover(call, request),
+            (Self::Isolator(isolator), Method::Prepare) => isolator.prepare(call, request),
+            (Self::Isolator(isolator), Method::Isolate) => isolator.isolate(call, request),
+            (Self::Isolator(isolator), Method::Watch) => isolator.watch(call, request),
+            (Self::Isolator(isolator), Method::Limitation) => isolator.limitation(call, request),
+            (Self::Isolator(isolator), Method::Update) => isolator.update(call, request),
+            (Self::Isolator(isolator), Method::Usage) => isolator.usage(call, request),
+            (Self::Isolator(isolator), Method::Status) => isolator.status(call, request),
+            (Self::Isolator(isolator), Method::Cleanup) => isolator.cleanup(call, request),
+            (Self::Logger(logger), Method::Recover) => logger.recover(call, request),
+            (Self::Logger(logger), Method::Prepare) => logger.prepare(call, request),
+            (Self::Logger(logger), Method::Cleanup) => logger.cleanup(call, request),
+            (_, other) => RResult::RErr(Failure::unsupported(other.name())),
+        }
+    }
+}

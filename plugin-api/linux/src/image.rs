@@ -1,0 +1,68 @@
+//! A program kept in sealed memory, from which it can be executed but by nobody changed.
+//!
+//! A process inside a container can reach the file it was started from by `/proc/self/exe`, and a container
+//! that could write there would own every later one (CVE-2019-5736). A sealed memory file has no path, cannot
+//! be written through any descriptor, and its pages are shared by all processes executing it.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use rustix::io::Errno;
+
+/// An executable in sealed memory.
+#[derive(Debug)]
+pub struct Image {
+    memory: OwnedFd,
+}
+
+impl Image {
+    /// Copies `program`, an ELF file's bytes, into memory and seals it. `name` is for `/proc/PID/maps` only.
+    pub fn seal(name: &str, program: &[u8]) -> io::Result<Self> {
+        // Kernels before 6.3 do not know the flag; from 6.3 on some are set up to insist on it.
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let memory = match memfd_create(name, flags | MemfdFlags::EXEC) {
+            Err(Errno::INVAL) => memfd_create(name, flags)?,
+            other => other?,
+        };
+        let mut file = File::from(memory);
+        file.write_all(program)?;
+        fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+        Ok(Self { memory: file.into() })
+    }
+}
+
+impl AsFd for Image {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.memory.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{File, OpenOptions};
+    use std::io::{Read, Write};
+    use std::os::fd::{AsFd, AsRawFd};
+
+    use super::Image;
+
+    #[test]
+    fn a_sealed_image_can_be_read_but_not_changed() {
+        let image = Image::seal("unit-test", b"\x7fELF").unwrap();
+        let path = format!("/proc/self/fd/{}", image.as_fd().as_raw_fd());
+
+        let mut bytes = Vec::new();
+        File::open(&path).unwrap().read_to_end(&mut bytes).unwrap();
+        assert_eq!(bytes, b"\x7fELF");
+
+        let through_own = File::from(image.as_fd().try_clone_to_owned().unwrap()).write(b"x");
+        assert_eq!(through_own.unwrap_err().kind(), std::io::ErrorKind::PermissionDenied);
+        // Opening for writing is allowed by the kernel; writing, shrinking and growing are not.
+        if let Ok(mut reopened) = OpenOptions::new().write(true).open(&path) {
+            assert!(reopened.write(b"x").is_err());
+            assert!(reopened.set_len(0).is_err());
+            assert!(reopened.set_len(100).is_err());
+        }
+    }
+}

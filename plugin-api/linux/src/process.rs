@@ -1,0 +1,281 @@
+//! Processes known by pidfd, because a pid may belong to somebody else by the time it is used.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
+
+use crate::signal;
+
+/// A process: a pidfd, its pid in the caller's namespace, and when it started.
+#[derive(Debug)]
+pub struct Process {
+    pidfd: OwnedFd,
+    pid: i32,
+    start_time: u64,
+}
+
+/// How a process ended, as waitid(2) tells its parent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// It exited with this status.
+    Exited(i32),
+    /// This signal killed it.
+    Killed(i32),
+}
+
+impl Process {
+    /// Opens process `pid`, provided it is still the one that started at `start_time`.
+    ///
+    /// `start_time` is as [`Process::start_time`] gave it, in this boot of the machine.
+    pub fn open(pid: i32, start_time: u64) -> Result<Self, ProcessError> {
+        let process = Self::open_any(pid)?;
+        if process.start_time != start_time {
+            return Err(ProcessError::Recycled { pid, expected: start_time, found: process.start_time });
+        }
+        Ok(process)
+    }
+
+    /// Opens whatever process has `pid` now.
+    pub fn open_any(pid: i32) -> Result<Self, ProcessError> {
+        let gone = || ProcessError::Gone { pid };
+        let raw = Pid::from_raw(pid).filter(|_| pid > 0).ok_or_else(gone)?;
+        let pidfd = pidfd_open(raw, PidfdFlags::empty()).map_err(|errno| match errno {
+            Errno::SRCH => gone(),
+            errno => ProcessError::Open { pid, source: errno.into() },
+        })?;
+        Self::from_pidfd(pid, pidfd)
+    }
+
+    /// A process from a pidfd and the pid it stands for.
+    pub(crate) fn from_pidfd(pid: i32, pidfd: OwnedFd) -> Result<Self, ProcessError> {
+        let start_time = Stat::read(pid)?.start_time;
+        let process = Self { pidfd, pid, start_time };
+        // The number may have changed hands between the pidfd and the reading; if the pidfd still stands for a
+        // process, reaped or not by its parent, then it had not.
+        match process.signal(0) {
+            Ok(()) => Ok(process),
+            Err(_) => Err(ProcessError::Gone { pid }),
+        }
+    }
+
+    /// A process from a pidfd.
+    pub(crate) fn from_pidfd_alone(pidfd: OwnedFd) -> Result<Self, ProcessError> {
+        let number = pidfd.as_raw_fd();
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{number}"))
+            .map_err(|source| ProcessError::Pidfd { source })?;
+        let pid = info.lines().find_map(|line| line.strip_prefix("Pid:"));
+        // -1 stands for a process that was reaped.
+        match pid.and_then(|pid| pid.trim().parse().ok()) {
+            Some(pid) if pid > 0 => Self::from_pidfd(pid, pidfd),
+            pid => Err(ProcessError::Gone { pid: pid.unwrap_or(0) }),
+        }
+    }
+
+    /// Its pid in the caller's pid namespace, for showing and for files in `/proc`.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// When it started, in clock ticks since boot. Together with the boot and the pid this names it for ever.
+    pub fn start_time(&self) -> u64 {
+        self.start_time
+    }
+
+    /// Another handle on the same process.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { pidfd: self.pidfd.try_clone()?, pid: self.pid, start_time: self.start_time })
+    }
+
+    /// Sends a signal by number: 1 to 64, or 0 to ask only whether it may be signalled.
+    pub fn signal(&self, signal: i32) -> Result<(), ProcessError> {
+        signal::send(self.as_fd(), signal).map_err(|source| match source.raw_os_error() {
+            Some(libc::ESRCH) => ProcessError::Gone { pid: self.pid },
+            Some(libc::EINVAL) => ProcessError::NoSuchSignal { signal },
+            _ => ProcessError::Signal { pid: self.pid, signal, source },
+        })
+    }
+
+    /// Sends SIGKILL. A process that is gone already is no error.
+    pub fn kill(&self) -> Result<(), ProcessError> {
+        match self.signal(libc::SIGKILL) {
+            Ok(()) | Err(ProcessError::Gone { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether it has ended, reaped or not.
+    pub fn has_ended(&self) -> io::Result<bool> {
+        self.wait(Some(Duration::ZERO))
+    }
+
+    /// Waits until it has ended, at most `patience` if given. Whether it has.
+    ///
+    /// Works on any process, not only on children; to wait without a thread poll the descriptor
+    /// ([`AsFd`]) for reading.
+    pub fn wait(&self, patience: Option<Duration>) -> io::Result<bool> {
+        let deadline = patience.map(|patience| Instant::now() + patience);
+        loop {
+            let timeout = deadline.map(|deadline| {
+                let left = deadline.saturating_duration_since(Instant::now());
+                Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() }
+            });
+            match poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], timeout.as_ref()) {
+                Ok(0) => return Ok(false),
+                Ok(_) => return Ok(true),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+
+    /// Reaps a child that has ended. `None` if it has not, or is no child, or was reaped before.
+    pub fn reap(&self) -> io::Result<Option<Ending>> {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        match waitid(WaitId::PidFd(self.pidfd.as_fd()), options) {
+            Ok(None) | Err(Errno::CHILD) => Ok(None),
+            Ok(Some(status)) => Ok(match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => Some(Ending::Exited(code)),
+                (None, Some(signal)) => Some(Ending::Killed(signal)),
+                (None, None) => None,
+            }),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// The pids of its children now, of every thread of it.
+    ///
+    /// Exact only while none is born or dies: the caller stops the process or asks again.
+    pub fn children(&self) -> io::Result<Vec<i32>> {
+        children_of(self.pid)
+    }
+}
+
+impl AsFd for Process {
+    /// The pidfd, readable when the process has ended.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+}
+
+/// The pids of the children of process `pid`, of every thread of it. None if there is no such process.
+pub fn children_of(pid: i32) -> io::Result<Vec<i32>> {
+    let tasks = match fs::read_dir(format!("/proc/{pid}/task")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other?,
+    };
+    let mut children = Vec::new();
+    for task in tasks {
+        let Ok(task) = task else { continue };
+        // A thread that ends meanwhile hands its children to another, or to the subreaper.
+        let Ok(text) = fs::read_to_string(task.path().join("children")) else { continue };
+        children.extend(text.split_ascii_whitespace().filter_map(|pid| pid.parse::<i32>().ok()));
+    }
+    Ok(children)
+}
+
+/// Some of the fields of `/proc/PID/stat`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stat {
+    /// The name of the program, at most 15 bytes; whatever the process made of it.
+    pub name: String,
+    /// One letter: `R`, `S`, `D`, `Z` for a zombie, …
+    pub state: char,
+    /// The parent's pid, 0 if that is not in the caller's namespace.
+    pub parent: i32,
+    /// The session's pid.
+    pub session: i32,
+    /// Start, in clock ticks since boot.
+    pub start_time: u64,
+}
+
+impl Stat {
+    /// Reads the record of process `pid`.
+    pub fn read(pid: i32) -> Result<Self, ProcessError> {
+        let text = fs::read(format!("/proc/{pid}/stat")).map_err(|source| {
+            match (source.kind(), source.raw_os_error()) {
+                (io::ErrorKind::NotFound, _) | (_, Some(libc::ESRCH)) => ProcessError::Gone { pid },
+                _ => ProcessError::Open { pid, source },
+            }
+        })?;
+        Self::parse(&text).ok_or(ProcessError::Unreadable { pid })
+    }
+
+    /// Reads a record's bytes. The name is between the first parenthesis and the *last*, and may hold anything.
+    pub fn parse(text: &[u8]) -> Option<Self> {
+        let open = text.iter().position(|byte| *byte == b'(')?;
+        let close = text.iter().rposition(|byte| *byte == b')')?;
+        let name = String::from_utf8_lossy(text.get(open + 1..close)?).into_owned();
+        let rest = std::str::from_utf8(text.get(close + 1..)?).ok()?;
+        // proc_pid_stat(5) counts from 1; what follows the name is field 3.
+        let field = |number: usize| rest.split_ascii_whitespace().nth(number - 3);
+        Some(Self {
+            name,
+            state: field(3)?.chars().next()?,
+            parent: field(4)?.parse().ok()?,
+            session: field(6)?.parse().ok()?,
+            start_time: field(22)?.parse().ok()?,
+        })
+    }
+}
+
+/// Something that cannot be done with a process.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessError {
+    /// It ended and was reaped, or never was.
+    #[error("there is no process `{pid}`")]
+    Gone {
+        /// The pid.
+        pid: i32,
+    },
+    /// Its pid belongs to another process now.
+    #[error("process `{pid}` is not the one meant: it started at tick {found}, not {expected}")]
+    Recycled {
+        /// The pid.
+        pid: i32,
+        /// When the process meant had started.
+        expected: u64,
+        /// When the one found has.
+        found: u64,
+    },
+    /// The kernel does not let it be opened.
+    #[error("cannot open process `{pid}`")]
+    Open {
+        /// The pid.
+        pid: i32,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// What a pidfd stands for cannot be read.
+    #[error("cannot read which process a pidfd stands for")]
+    Pidfd {
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// `/proc/PID/stat` holds something else than proc_pid_stat(5) says.
+    #[error("the record of process `{pid}` in /proc cannot be understood")]
+    Unreadable {
+        /// The pid.
+        pid: i32,
+    },
+    /// The number stands for no signal.
+    #[error("`{signal}` is no signal")]
+    NoSuchSignal {
+        /// The number.
+        signal: i32,
+    },
+    /// The kernel does not let it be signalled.
+    #[error("cannot send signal `{signal}` to process `{pid}`")]
+    Signal {
+        /// The pid.
+        pid: i32,
+        /// The signal.
+        signal: i32,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+}

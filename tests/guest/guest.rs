@@ -1,0 +1,261 @@
+//! Runs commands, this test binary among them, in a guest whose kernel has what the machine's may lack.
+//!
+//! The scripts beside this file do the work; this module finds them, makes sure that their guest is ready, and turns
+//! what they say into values. A machine that cannot run guests fails the test in CI, where `CI=true`, and elsewhere
+//! skips it with a message that no test harness swallows.
+#![allow(dead_code, reason = "each test binary that includes this module uses another part of it")]
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+/// Set to `1` for every command in a guest.
+pub const INSIDE: &str = "COFFERDAM_GUEST";
+
+/// What a test needs from our environment to find its files and to explain itself. The guest gets no other variables.
+const PASSED_ON: [&str; 4] = ["CARGO_MANIFEST_DIR", "LD_LIBRARY_PATH", "RUST_BACKTRACE", "RUST_LOG"];
+
+/// How `prepare` says that something must be installed first.
+const EX_UNAVAILABLE: i32 = 69;
+
+/// How `run` says that the guest ended without a status. A command may end with it, too, but then `run` is silent.
+const LOST: i32 = 124;
+
+/// What is mounted at `/sys/fs/cgroup` when the command starts. No controller is enabled below the root yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hierarchy {
+    /// The unified hierarchy alone, with all controllers.
+    V2,
+    /// Every hierarchy of version 1, `cpu,cpuacct` and `net_cls,net_prio` together, and no unified one.
+    V1,
+    /// Nothing.
+    None,
+}
+
+impl Hierarchy {
+    fn as_str(self) -> &'static str {
+        match self {
+            Hierarchy::V2 => "v2",
+            Hierarchy::V1 => "v1",
+            Hierarchy::None => "none",
+        }
+    }
+}
+
+/// A guest to boot, once for each command. Processors are emulated: starting processes is some 30 times slower there.
+#[derive(Clone, Debug)]
+pub struct Guest {
+    pub cgroup: Hierarchy,
+    pub cpus: u32,
+    /// In MB. Files written in the guest take their part of it.
+    pub memory: u32,
+    /// After this time the guest is ended, whatever it does.
+    pub limit: Duration,
+}
+
+/// How a command in a guest went.
+#[derive(Debug)]
+pub enum GuestOutcome {
+    /// The command ended with `status`, 128 + N if signal N ended it. `output` is its standard output and error.
+    Ended { status: i32, output: String },
+    /// The guest crashed or met its time limit. `diagnosis` says which, and holds the end of its console.
+    Lost { output: String, diagnosis: String },
+    /// This machine cannot run guests yet, and `remedy` says what to do about it. Never returned where `CI=true`.
+    Unavailable { remedy: String },
+}
+
+/// Whether this process runs in a guest, where everything takes longer and no further guest can be booted.
+pub fn inside() -> bool {
+    env::var_os(INSIDE).is_some_and(|value| value == "1")
+}
+
+/// Runs `command` as root in a guest with 2 processors and 1 GB, for 10 minutes at most.
+pub fn run(cgroup: Hierarchy, command: &[&str]) -> GuestOutcome {
+    Guest::new(cgroup).run(command, &[])
+}
+
+/// Runs the current test binary again, in a guest like that of [`run`], with libtest's `arguments` and more variables.
+pub fn rerun_this_test_binary(cgroup: Hierarchy, arguments: &[&str], env: &[(&str, &str)]) -> GuestOutcome {
+    Guest::new(cgroup).rerun_this_test_binary(arguments, env)
+}
+
+impl Guest {
+    pub fn new(cgroup: Hierarchy) -> Self {
+        Self { cgroup, cpus: 2, memory: 1024, limit: Duration::from_secs(600) }
+    }
+
+    /// Boots the guest, preparing it if this was never done, and waits until `command` ended, whose words are program
+    /// and arguments. It runs as root in our working directory and sees our files, but its changes to them are lost.
+    ///
+    /// # Panics
+    /// In a guest; if the scripts cannot be used; and if `CI=true` and this machine cannot run guests.
+    pub fn run<S: AsRef<OsStr>>(&self, command: &[S], env: &[(&str, &str)]) -> GuestOutcome {
+        assert!(
+            !inside(),
+            "a guest cannot boot another: leave this test out there, or let it return if `inside()`"
+        );
+        if let Err(remedy) = prepare() {
+            return unavailable(remedy);
+        }
+
+        let mut run = bound_to_us(&script("run"));
+        run.args(["--cgroup", self.cgroup.as_str()])
+            .args(["--cpus", &self.cpus.to_string()])
+            .args(["--memory", &self.memory.to_string()])
+            .args(["--limit", &self.limit.as_secs().max(1).to_string()])
+            .args(["--env", &format!("{INSIDE}=1")]);
+        for name in PASSED_ON {
+            run.args(["--env", name]);
+        }
+        for (name, value) in env {
+            run.args(["--env", &format!("{name}={value}")]);
+        }
+        run.arg("--").args(command);
+
+        let Output { status, stdout, stderr } = output(&mut run);
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        let (output, diagnosis) = (text(stdout), text(stderr));
+        match status.code() {
+            Some(LOST) if !diagnosis.is_empty() => GuestOutcome::Lost { output, diagnosis },
+            Some(status) => GuestOutcome::Ended { status, output },
+            None => {
+                GuestOutcome::Lost { output, diagnosis: format!("`run` was ended by {status}\n{diagnosis}") }
+            }
+        }
+    }
+
+    /// Like [`Guest::run`], for the current test binary.
+    pub fn rerun_this_test_binary(&self, arguments: &[&str], env: &[(&str, &str)]) -> GuestOutcome {
+        let binary = env::current_exe().expect("a test binary has a path");
+        let mut command = vec![binary.into_os_string()];
+        command.extend(arguments.iter().map(OsString::from));
+        self.run(&command, env)
+    }
+}
+
+impl GuestOutcome {
+    /// The output of a command that succeeded; `None` if there was no guest to run it in.
+    ///
+    /// # Panics
+    /// If the command failed or the guest was lost.
+    pub fn success(self) -> Option<String> {
+        match self {
+            GuestOutcome::Ended { status: 0, output } => Some(output),
+            GuestOutcome::Ended { status, output } => {
+                panic!("the command ended with status {status} in its guest; it wrote:\n{output}")
+            }
+            GuestOutcome::Lost { output, diagnosis } => {
+                panic!("the guest was lost: {diagnosis}\nbefore that, its command wrote:\n{output}")
+            }
+            GuestOutcome::Unavailable { .. } => None,
+        }
+    }
+
+    /// How many tests of a test binary passed; `None` if there was no guest to run them in.
+    ///
+    /// # Panics
+    /// If a test failed, the guest was lost, or no test ran: a filter that selects nothing must not look like success.
+    pub fn tests_passed(self) -> Option<usize> {
+        let output = self.success()?;
+        match passed(&output) {
+            Some(count) if count > 0 => Some(count),
+            _ => panic!("no test passed in the guest:\n{output}"),
+        }
+    }
+}
+
+/// Reads libtest's last line, e.g. `test result: ok. 3 passed; 0 failed; …`.
+fn passed(output: &str) -> Option<usize> {
+    let result = output.lines().rev().find_map(|line| line.strip_prefix("test result: ok. "))?;
+    result.split_once(" passed;")?.0.parse().ok()
+}
+
+fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("guest").join(name)
+}
+
+/// Makes sure that a guest can boot. The error says what must be installed or fetched first.
+fn prepare() -> Result<(), String> {
+    let Output { status, stderr, .. } = output(&mut bound_to_us(&script("prepare")));
+    let said = String::from_utf8_lossy(&stderr).into_owned();
+    match status.code() {
+        Some(0) => Ok(()),
+        Some(EX_UNAVAILABLE) => Err(said),
+        _ => panic!("preparing the guest ended with {status}:\n{said}"),
+    }
+}
+
+/// A command which is told to end when the thread that starts it does, so that a killed test leaves no guest behind.
+fn bound_to_us(program: &Path) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "TERM"]).arg(program).stdin(Stdio::null());
+    command
+}
+
+fn output(command: &mut Command) -> Output {
+    command.output().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"))
+}
+
+fn unavailable(remedy: String) -> GuestOutcome {
+    if env::var_os("CI").is_some_and(|value| value == "true") {
+        panic!("this test needs a guest, which cannot be booted here:\n{remedy}");
+    }
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    // Unlike `eprintln!`, this is seen even though the test passes. Nothing can be done if it cannot be written.
+    writeln!(std::io::stderr(), "\nSKIPPED: {test} needs a guest, which cannot be booted here:\n{remedy}")
+        .ok();
+    GuestOutcome::Unavailable { remedy }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_only_tests_that_passed() {
+        assert_eq!(passed("test a ... ok\n\ntest result: ok. 12 passed; 0 failed; 1 ignored;\n"), Some(12));
+        assert_eq!(passed("test result: FAILED. 1 passed; 1 failed;"), None);
+        assert_eq!(passed("killed"), None);
+    }
+
+    #[test]
+    fn passes_status_and_output_on() {
+        if inside() {
+            return;
+        }
+        let script = "echo out; echo err >&2; cat /sys/fs/cgroup/cgroup.controllers; exit 124";
+        match run(Hierarchy::V2, &["sh", "-c", script]) {
+            GuestOutcome::Ended { status: 124, output } => {
+                let lines: Vec<&str> = output.lines().collect();
+                let [out, err, controllers] = lines[..] else { panic!("expected three lines: {output}") };
+                assert_eq!((out, err), ("out", "err"));
+                for controller in ["cpu", "cpuset", "io", "memory", "pids"] {
+                    assert!(
+                        controllers.split(' ').any(|had| had == controller),
+                        "no `{controller}` in {controllers}"
+                    );
+                }
+            }
+            GuestOutcome::Unavailable { .. } => {}
+            other => panic!("expected status 124: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn tells_a_crash_from_a_status() {
+        if inside() {
+            return;
+        }
+        match run(Hierarchy::None, &["sh", "-c", "echo before; echo c >/proc/sysrq-trigger"]) {
+            GuestOutcome::Lost { output, diagnosis } => {
+                assert_eq!(output, "before\n");
+                assert!(diagnosis.contains("Kernel panic"), "{diagnosis}");
+            }
+            GuestOutcome::Unavailable { .. } => {}
+            other => panic!("expected a crash: {other:?}"),
+        }
+    }
+}
