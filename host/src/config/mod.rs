@@ -4,12 +4,38 @@
 //! touches the world, and reports everything it finds wrong at once. The rest of the house only ever sees
 //! the types of this module.
 
+mod chain;
+mod defaults;
+mod diagnostic;
+mod raw;
+mod resolve;
+#[cfg(test)]
+mod samples;
+mod schema;
+mod surroundings;
+pub mod units;
+
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+use std::{fs, io};
 
 use cofferdam_plugin_model::Method;
 use serde_json::Value as Json;
+
+pub use defaults::{SCHEMA, text as default_text};
+pub use diagnostic::{Finding, Findings};
+pub use surroundings::{Catalogue, Surroundings, Unusable};
+
+/// The isolators of an agent that was told of none, as far as they are there: for root.
+const CHAIN_OF_ROOT: [&str; 6] =
+    ["filesystem/linux", "namespaces/pid", "cgroups/cpu", "cgroups/mem", "posix/cpu", "posix/mem"];
+
+/// The isolators of an agent that was told of none, as far as they are there: for other users.
+const CHAIN_OF_OTHERS: [&str; 2] = ["posix/cpu", "posix/mem"];
+
+/// The logger of an agent that was told of none.
+const LOGGER: &str = "sandbox";
 
 /// What the agent was told to be, with every default filled in.
 #[derive(Debug, Clone)]
@@ -43,6 +69,39 @@ pub struct Config {
     pub log_json: bool,
 }
 
+/// What the command line says instead of the file: each field overrides the key of its name.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    /// See [`Config::runtime_dir`].
+    pub runtime_dir: Option<PathBuf>,
+    /// See [`Config::work_dir`].
+    pub work_dir: Option<PathBuf>,
+    /// See [`Config::socket`].
+    pub socket: Option<PathBuf>,
+    /// See [`Config::plugin_dir`].
+    pub plugin_dir: Option<PathBuf>,
+    /// See [`Config::cgroup_root`].
+    pub cgroup_root: Option<PathBuf>,
+    /// See [`Config::log`].
+    pub log: Option<String>,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration file `{path}`")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// It makes no sense. Shown as a whole, over many lines.
+    #[error(transparent)]
+    Findings(#[from] Findings),
+}
+
 /// Who makes and ends processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LauncherKind {
@@ -52,12 +111,23 @@ pub enum LauncherKind {
     Posix,
 }
 
+impl LauncherKind {
+    /// The name in the configuration.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Linux => "linux",
+            Self::Posix => "posix",
+        }
+    }
+}
+
 /// A plugin in the chain.
 #[derive(Debug, Clone)]
 pub struct PluginConfig {
     /// Its name.
     pub name: String,
-    /// Its file, if it is not to be found by name.
+    /// Its file. A configuration that was resolved always has it; `None` looks in [`Config::plugin_dir`].
     pub path: Option<PathBuf>,
     /// The SHA-256 its file must have.
     pub sha256: Option<String>,
@@ -99,6 +169,43 @@ pub struct ApiLimits {
     pub idle: Duration,
 }
 
+impl Config {
+    /// Reads a file and makes sense of it, plugins and their tables included. Nothing is loaded or made.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, at once.
+    pub fn load(
+        file: &Path,
+        overrides: &Overrides,
+        around: &Surroundings,
+        catalogue: &dyn Catalogue,
+    ) -> Result<Self, ConfigError> {
+        let text =
+            fs::read_to_string(file).map_err(|source| ConfigError::Read { path: file.to_owned(), source })?;
+        resolve::resolve(Some(file), &text, overrides, around, catalogue)
+    }
+
+    /// What an agent is that was given no file: the defaults, and the usual plugins as far as they are
+    /// there. The logger must be there.
+    ///
+    /// # Errors
+    /// Everything that is wrong, at once.
+    pub fn embedded(
+        overrides: &Overrides,
+        around: &Surroundings,
+        catalogue: &dyn Catalogue,
+    ) -> Result<Self, ConfigError> {
+        let folder = overrides.plugin_dir.as_ref().unwrap_or(&around.plugins);
+        let offered = catalogue.in_folder(&around.cwd.join(folder));
+        let is_there = |name: &&str| offered.iter().flat_map(|(_, entry)| entry).any(|m| m.name == **name);
+        let chain: &[&str] = if around.is_root() { &CHAIN_OF_ROOT } else { &CHAIN_OF_OTHERS };
+        let chain =
+            chain.iter().copied().filter(is_there).map(|name| format!("[[isolator]]\nname = {name:?}\n"));
+        let text = chain.chain([format!("[logger]\nname = {LOGGER:?}\n")]).collect::<String>();
+        resolve::resolve(None, &text, overrides, around, catalogue)
+    }
+}
+
 impl PluginConfig {
     /// How long a method may take.
     #[must_use]
@@ -107,8 +214,8 @@ impl PluginConfig {
     }
 }
 
-/// How long a method may take if nothing else was said: short where somebody waits for an answer, long
-/// where real work is done.
+/// How long a method may take in a [`PluginConfig`] that was made by hand: short where somebody waits for an
+/// answer, long where real work is done. A resolved one has every deadline, from the file of defaults.
 #[must_use]
 pub fn default_deadline(method: Method) -> Duration {
     match method {

@@ -4,6 +4,7 @@ use super::{
     command::CommandInfo,
     container::{ContainerInfo, Image},
     id::ContainerId,
+    network::Labels,
     resource::{Resource, Scalar},
     wire::DurationInfo,
 };
@@ -75,6 +76,8 @@ message! {
         map limits: Scalar,
         /// Its surroundings.
         optional container: ContainerInfo,
+        /// Free text for plugins and people. Ours.
+        optional labels: Labels,
     }
 }
 

@@ -47,6 +47,8 @@ message! {
     pub struct MesosInfo {
         /// The image its root file system comes from; that of the host when absent.
         optional image: Image,
+        /// A folder on the host as its root file system, which stays as it is. Ours; excludes `image`.
+        optional rootfs: String,
     }
 }
 

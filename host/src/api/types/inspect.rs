@@ -11,30 +11,26 @@ message! {
         required kind: PluginKind,
         /// Its own version.
         required version: String,
-        /// The revision of the plugin API it was built for.
+        /// The version of the plugin API it was built for.
         optional api_version: String,
+        /// What it is for, in one sentence.
+        optional description: String,
         /// Where the operator put it.
         required path: String,
         /// The SHA-256 of the copy in use, in lower-case hex.
         required sha256: String,
-        /// Where it runs.
-        required placement: Placement,
-        /// What its failure means for a launch.
-        required policy: FailPolicy,
+        /// Whether it takes part in nested containers.
+        required nesting: bool,
+        /// Whether it takes part in containers without executor or task.
+        required standalone: bool,
         /// Whether it can be called.
         required health: PluginHealth,
         /// What is wrong, unless it is healthy.
         optional message: String,
         /// The methods it implements.
         repeated methods: String,
-        /// Calls made since the agent started.
-        optional calls: u64,
-        /// Calls that failed, panics and late ones included.
-        optional failures: u64,
-        /// Calls that panicked.
-        optional panics: u64,
-        /// Calls that were late.
-        optional late: u64,
+        /// What became of the calls since the agent started, by method.
+        map calls: CallCount,
     }
 }
 
@@ -50,39 +46,31 @@ word! {
 }
 
 word! {
-    /// Where a plugin runs.
-    pub enum Placement {
-        /// In the agent.
-        #[default]
-        InProcess,
-        /// In a process of its own.
-        Isolated,
-    }
-}
-
-word! {
-    /// What the failure of a plugin means for a launch.
-    pub enum FailPolicy {
-        /// The launch fails.
-        #[default]
-        Required,
-        /// The container runs without, and its status says so.
-        Optional,
-    }
-}
-
-word! {
     /// Whether a plugin can be called.
     pub enum PluginHealth {
         /// It can.
         #[default]
         Healthy,
-        /// It has failed and is being rebuilt.
-        Restarting,
         /// It has failed too often and is left alone.
         Quarantined,
-        /// It never came up.
-        Refused,
+        /// It cannot.
+        OutOfService,
+    }
+}
+
+message! {
+    /// What became of the calls of one method.
+    pub struct CallCount {
+        /// All of them.
+        required calls: u64,
+        /// Those that answered with an error.
+        required failures: u64,
+        /// Those that were given up on.
+        required late: u64,
+        /// Those that panicked.
+        required panics: u64,
+        /// Time spent in all of them.
+        required seconds: f64,
     }
 }
 
@@ -105,20 +93,26 @@ message! {
         required container_id: ContainerId,
         /// Where it is in its life, as the phases are called (`RUNNING`).
         required state: String,
-        /// The containerizer that runs it.
-        optional containerizer: String,
         /// The process id of its first process, in the host's numbering.
-        optional pid: u32,
-        /// Its sandbox on the host.
-        optional sandbox: String,
+        optional pid: i32,
+        /// What it runs, in one line.
+        required command: String,
         /// When its launch was accepted.
-        optional launched: TimeInfo,
-        /// What was asked for, with secrets left out.
-        optional request: LaunchContainer,
+        required launched: TimeInfo,
+        /// Its sandbox on the host.
+        required sandbox: String,
+        /// The file on the host with its standard output, if it is in a file.
+        optional stdout: String,
+        /// The file on the host with its standard error, if it is in a file.
+        optional stderr: String,
+        /// What was asked for.
+        required request: LaunchContainer,
         /// What came of it, with who asked.
         repeated plan: PlanEntry,
-        /// Plugins it runs without, or that fail to clean up after it.
-        repeated failures: PluginFailure,
+        /// The plugins that serve it, in the order of the chain.
+        repeated plugins: ServingPlugin,
+        /// What keeps it from being cleaned up, one sentence per plugin.
+        repeated stuck: String,
         /// How it ended, if it has.
         optional termination: Termination,
     }
@@ -129,10 +123,24 @@ message! {
     pub struct PlanEntry {
         /// What is decided: `namespaces`, `environment.PATH`, `mounts./proc`, …
         required field: String,
-        /// The decision, in the form that suits the field.
-        required value: serde_json::Value,
-        /// Who asked for it: plugins by name, or `request`.
-        repeated owners: String,
+        /// The decision, in one line.
+        required value: String,
+        /// Who asked for it: a plugin by name, `request` or `agent`.
+        required owner: String,
+    }
+}
+
+message! {
+    /// A plugin that serves a container.
+    pub struct ServingPlugin {
+        /// The plugin.
+        required plugin: String,
+        /// The version of it that wrote the state.
+        optional version: String,
+        /// What the agent keeps for it, as the plugin wrote it; `null` for nothing.
+        required state: serde_json::Value,
+        /// Why it does not serve the container any more.
+        optional refused: String,
     }
 }
 
@@ -148,13 +156,16 @@ mod tests {
             "container_id": {"value": "web"},
             "state": "RUNNING",
             "pid": 4242,
+            "command": "sleep 1",
             "launched": {"nanoseconds": 1_470_820_172_000_000_000i64},
+            "sandbox": "/var/lib/cofferdam/sandboxes/web",
+            "stdout": "/var/lib/cofferdam/sandboxes/web/stdout",
             "request": {"container_id": {"value": "web"}, "command": {"value": "sleep 1"}},
-            "plan": [{"field": "environment.PATH", "value": "/bin", "owners": ["runtime/env", "request"]}],
-            "failures": [{"plugin": "gpu/nvidia", "method": "prepare", "message": "no such device"}],
+            "plan": [{"field": "environment.PATH", "value": "/bin", "owner": "runtime/env"}],
+            "plugins": [{"plugin": "cgroups/mem", "version": "1.0.0", "state": {"v": 1}}],
         });
         let inspected: InspectedContainer = serde_json::from_value(wire.clone()).unwrap();
-        assert_eq!(inspected.plan[0].owners, ["runtime/env", "request"]);
+        assert_eq!(inspected.plan[0].owner, "runtime/env");
         assert_eq!(serde_json::to_value(&inspected).unwrap(), wire);
     }
 
@@ -162,8 +173,9 @@ mod tests {
     fn a_plugin_says_how_it_fares() {
         let wire = json!({
             "name": "cgroups/cpu", "kind": "ISOLATOR", "version": "1.2.0", "path": "/usr/lib/cofferdam/cpu.so",
-            "sha256": "ab12", "placement": "IN_PROCESS", "policy": "REQUIRED", "health": "QUARANTINED",
-            "message": "panicked 3 times in a minute", "methods": ["prepare", "update"], "calls": 12, "panics": 3,
+            "sha256": "ab12", "nesting": true, "standalone": true, "health": "QUARANTINED",
+            "message": "panicked 3 times in a minute", "methods": ["prepare", "update"],
+            "calls": {"prepare": {"calls": 12, "failures": 3, "late": 0, "panics": 3, "seconds": 0.5}},
         });
         let plugin: PluginInfo = serde_json::from_value(wire.clone()).unwrap();
         assert_eq!(plugin.health, PluginHealth::Quarantined);

@@ -47,7 +47,8 @@ pub use envelope::EnvelopeError;
 pub use file::FileInfo;
 pub use id::{ContainerId, ExecutorId, FrameworkId};
 pub use inspect::{
-    FailPolicy, InspectedContainer, Placement, PlanEntry, PluginFailure, PluginHealth, PluginInfo, PluginKind,
+    CallCount, InspectedContainer, PlanEntry, PluginFailure, PluginHealth, PluginInfo, PluginKind,
+    ServingPlugin,
 };
 pub use network::{IpAddress, IpProtocol, Label, Labels, NetworkInfo, PortMapping};
 pub use resource::{

@@ -7,6 +7,7 @@ use super::{
     inspect::{InspectedContainer, PluginFailure, PluginInfo},
     statistics::ResourceStatistics,
     status::{ContainerStatus, Reason, TaskResourceLimitation, TaskState},
+    wire::TimeInfo,
 };
 
 envelope! {
@@ -85,6 +86,14 @@ message! {
         optional resource_statistics: ResourceStatistics,
         /// Where it is in its life, as the phases are called (`RUNNING`). Ours.
         optional state: String,
+        /// What it runs, in one line. Ours.
+        optional command: String,
+        /// When its launch was accepted. Ours.
+        optional launched: TimeInfo,
+        /// How it ended, if it has. Ours.
+        optional termination: Termination,
+        /// What keeps it from being cleaned up, one sentence per plugin. Ours.
+        repeated stuck: String,
         /// Plugins that could not tell their part, and why. Ours.
         repeated failures: PluginFailure,
     }

@@ -125,6 +125,10 @@ message! {
         repeated net_traffic_control_statistics: TrafficControlStatistics,
         /// The kernel's protocol counters.
         optional net_snmp_statistics: SnmpStatistics,
+
+        /// What plugins count that has no name above, as they call it.
+        #[serde(flatten)]
+        required others: BTreeMap<String, serde_json::Value>,
     }
 }
 

@@ -1,0 +1,69 @@
+//! The defaults, which are a file: its text is what is documented and what is used.
+
+use std::sync::LazyLock;
+
+use serde_json::Value as Json;
+
+use super::Surroundings;
+
+/// The file of defaults, with placeholders where they depend on who runs the agent.
+const DEFAULTS: &str = include_str!("defaults.toml");
+
+/// The schema of the configuration file, for us and for editors.
+pub const SCHEMA: &str = include_str!("schema.json");
+
+/// The file of defaults as it is in force here, for people to read and to start from.
+#[must_use]
+pub fn text(around: &Surroundings) -> String {
+    let places = [("{run}", &around.run), ("{state}", &around.state), ("{plugins}", &around.plugins)];
+    places.iter().fold(DEFAULTS.to_owned(), |text, (placeholder, path)| {
+        // The value is written by the TOML library, which knows what has to be escaped.
+        let value = toml::Value::String(path.display().to_string()).to_string();
+        text.replace(&format!("\"{placeholder}\""), &value)
+    })
+}
+
+pub(super) fn schema() -> &'static Json {
+    static PARSED: LazyLock<Json> =
+        LazyLock::new(|| serde_json::from_str(SCHEMA).expect("the schema is JSON; a test holds it to that"));
+    &PARSED
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::super::raw::Raw;
+    use super::super::schema::{Owner, check};
+    use super::*;
+
+    fn around() -> Surroundings {
+        Surroundings {
+            uid: 0,
+            cwd: PathBuf::from("/"),
+            run: PathBuf::from("/run/with \"quotes\""),
+            state: PathBuf::from("/state"),
+            plugins: PathBuf::from("/plugins"),
+        }
+    }
+
+    #[test]
+    fn the_defaults_set_every_key_and_are_valid() {
+        let text = text(&around());
+        let tree = toml::de::DeTable::parse(&text).unwrap();
+        assert_eq!(check(tree.get_ref(), 0..0, schema(), Owner::Agent), []);
+        for key in schema()["properties"].as_object().unwrap().keys() {
+            let documented = text.contains(&format!("[{key}]"));
+            assert!(documented || tree.get_ref().contains_key(key.as_str()), "{key} has no default");
+        }
+        for table in ["api", "deadline"] {
+            let written = tree.get_ref()[table].get_ref().as_table().unwrap();
+            for key in schema()["properties"][table]["properties"].as_object().unwrap().keys() {
+                assert!(written.contains_key(key.as_str()), "{table}.{key} has no default");
+            }
+        }
+        let raw = Raw::read(tree.get_ref());
+        assert_eq!(raw.runtime_dir.unwrap().value, PathBuf::from("/run/with \"quotes\""));
+        assert_eq!(raw.deadlines.len(), cofferdam_plugin_model::Method::ALL.len());
+    }
+}
