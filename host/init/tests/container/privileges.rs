@@ -173,8 +173,7 @@ fn init_is_closed_and_its_task_is_not() {
     }
     let set = 0;
     let none = Capabilities { bounding: set, effective: set, permitted: set, inheritable: set, ambient: set };
-    let script =
-        "ls /proc/$PPID/fd >/dev/null 2>&1 || echo closed; cat /proc/self/environ >/dev/null && echo open";
+    let script = "( echo 0 > /proc/$PPID/fd/4 ) 2>/dev/null || echo closed; cat /proc/self/environ >/dev/null && echo open";
     let plan = Plan { capabilities: Some(none), ..script_on_host(script, 0) };
     assert_eq!(run(Namespaces::EMPTY, &plan).output, "closed\nopen\n");
     let plan = Plan { user: user(), ..script_on_host(script, 0) };

@@ -185,7 +185,9 @@ mod tests {
             let mut children = [forker(&cgroup), forker(&cgroup.child("below"))];
             cgroup.kill_all(PATIENCE).unwrap();
             assert_eq!(cgroup.all_procs().unwrap(), [0; 0]);
-            children.iter_mut().for_each(|child| drop(child.wait().unwrap()));
+            for child in &mut children {
+                child.wait().unwrap();
+            }
             cgroup.remove(PATIENCE).unwrap();
             assert!(!cgroup.exists());
             cgroup.kill_all(PATIENCE).unwrap();
@@ -200,7 +202,9 @@ mod tests {
             cgroup.kill_frozen(Instant::now() + PATIENCE).unwrap();
             assert_eq!(cgroup.all_procs().unwrap(), [0; 0]);
             assert!(!cgroup.is_frozen().unwrap());
-            children.iter_mut().for_each(|child| drop(child.wait().unwrap()));
+            for child in &mut children {
+                child.wait().unwrap();
+            }
             cgroup.remove(PATIENCE).unwrap();
         }
     }
