@@ -56,6 +56,11 @@ fn main() {
         }
         bench.remove(&v1);
     }
+    bench.report("whole life of `busybox true` by posix_spawn", |_| {
+        let start = Instant::now();
+        assert!(Command::new("/bin/busybox").arg("true").status().unwrap().success());
+        start.elapsed()
+    });
     bench.report("whole life of `busybox true`, no namespaces", |bench| bench.life(none, None));
     let rootfs = Bench::rootfs();
     let root = rootfs.path();
