@@ -14,6 +14,8 @@ pub mod chain;
 pub mod config;
 pub mod container;
 pub mod errand;
+pub mod fetcher;
 pub mod ledger;
 pub mod plugin;
+mod report;
 pub mod view;
