@@ -141,10 +141,8 @@ impl World {
     }
 
     /// The process that was last started.
-    fn child(&self) -> (Pid, OwnedFd) {
-        let pid = fs::read_to_string(self.outside("pid")).unwrap().trim().parse().unwrap();
-        let pid = Pid::from_raw(pid).unwrap();
-        (pid, pidfd_open(pid, PidfdFlags::empty()).unwrap())
+    fn child(&self) -> OwnedFd {
+        open_process(fs::read_to_string(self.outside("pid")).unwrap().trim().parse().unwrap())
     }
 }
 
@@ -160,6 +158,11 @@ fn named(value: impl Into<String>, name: &str) -> Uri {
     Uri { output_file: Some(name.into()), ..uri(value) }
 }
 
+fn open_process(pid: i32) -> OwnedFd {
+    pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty()).unwrap()
+}
+
+/// Waits for the end of a process.
 fn has_ended(pidfd: &OwnedFd) -> bool {
     let patience = Timespec { tv_sec: PATIENCE.as_secs().cast_signed(), tv_nsec: 0 };
     poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&patience)).unwrap() == 1
@@ -674,28 +677,31 @@ async fn whoever_stops_fetching_finds_the_process_gone() {
     assert!(!Path::new("/proc").join(pid.trim()).exists(), "it is there, or was not reaped");
 }
 
+/// Who is killed here does not listen to its input, which would end the real one too.
 #[tokio::test]
-async fn whoever_drops_fetching_ends_the_process() {
+async fn whoever_drops_fetching_kills_the_process_and_its_children() {
     let world = World::new();
-    let (root, begun) = serve_without_end();
-    let uris = [uri(format!("{root}/x"))];
-    let (fetcher, sandbox) = (world.fetcher(), world.sandbox());
-    let mut begun = tokio::task::spawn_blocking(move || begun.recv_timeout(PATIENCE).unwrap());
-    let pidfd = {
+    let pipe = world.outside("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+    let script = "/bin/sleep 120 & echo $$ $! > \"$0\"; wait";
+    let arguments = vec!["-c".into(), script.into(), pipe.clone().into()];
+    let fetcher = Fetcher::with_arguments("/bin/sh".into(), arguments);
+    let (uris, sandbox) = ([uri("/x")], world.sandbox());
+    let mut numbers = tokio::task::spawn_blocking(move || fs::read_to_string(pipe).unwrap());
+    let pidfds: Vec<_> = {
         let fetch = fetcher.fetch(&uris, &sandbox, world.uid, world.gid, pending::<()>());
-        until(fetch, &mut begun).await;
-        let (_, pidfd) = world.child();
-        assert_eq!(poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&Timespec::default())).unwrap(), 0);
-        pidfd
+        let numbers = until(fetch, &mut numbers).await.unwrap();
+        numbers.split_whitespace().map(|pid| open_process(pid.parse().unwrap())).collect()
     };
-    assert!(has_ended(&pidfd));
+    assert_eq!(pidfds.len(), 2);
+    assert!(pidfds.iter().all(has_ended));
 }
 
 /// Works on something until something else has happened.
-async fn until(work: impl Future<Output = Result<(), FetchError>>, event: impl Future) {
+async fn until<T>(work: impl Future<Output = Result<(), FetchError>>, event: impl Future<Output = T>) -> T {
     tokio::select! {
         outcome = work => panic!("it ended: {outcome:?}"),
-        _ = event => {}
+        happened = event => happened,
     }
 }
 
@@ -721,7 +727,7 @@ fn the_process_ends_with_the_agent() {
     let mut stdin = child.stdin.take().unwrap();
     stdin.write_all(&job.to_line().unwrap()).unwrap();
     begun.recv_timeout(PATIENCE).unwrap();
-    let (_, pidfd) = world.child();
+    let pidfd = world.child();
     drop(stdin);
     let ended = has_ended(&pidfd);
     if !ended {
