@@ -603,6 +603,8 @@ async fn files_come_from_servers_by_way_of_redirects() {
         let sentence = world.refused(&[uri(format!("{root}/{path}"))]).await;
         assert!(sentence.contains(reason), "{path}: {sentence}");
     }
+    let sentence = world.refused(&[uri("http://user:secret@a b/x?secret")]).await;
+    assert_eq!(sentence, "cannot bring in `http://a b/x?…`: it is not a valid URL");
     let nobody = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
     let sentence = world.refused(&[uri(format!("http://{nobody}/x"))]).await;
     assert!(sentence.contains("Connection refused"), "{sentence}");

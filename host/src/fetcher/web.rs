@@ -25,6 +25,10 @@ pub(super) enum WebError {
     Stalled { stall: Duration },
     #[error("this machine has no list of certificate authorities to trust; install `ca-certificates`")]
     TrustsNobody,
+    #[error("it is not a valid URL")]
+    Invalid,
+    #[error("the server redirects from `https` to a URL that anybody on the way can read and change")]
+    Downgrade,
     #[error("cannot download it")]
     Failed { source: ureq::Error },
 }
@@ -77,6 +81,9 @@ impl Web {
     fn understand(&self, error: ureq::Error) -> WebError {
         match error {
             ureq::Error::Timeout(_) | ureq::Error::BodyStalled => WebError::Stalled { stall: self.stall },
+            // Both quote the URL, which may hold secrets.
+            ureq::Error::BadUri(_) | ureq::Error::Http(_) => WebError::Invalid,
+            ureq::Error::RequireHttpsOnly(_) => WebError::Downgrade,
             source => WebError::Failed { source },
         }
     }
