@@ -191,7 +191,7 @@ pub(super) fn plugin(view: &PluginView) -> wire::PluginInfo {
 }
 
 /// Settings by name, as an operator would write them. `isolation` is what Mesos calls the chain.
-pub(super) fn flags(config: &Config) -> BTreeMap<String, String> {
+pub(crate) fn flags(config: &Config) -> BTreeMap<String, String> {
     let names = |plugins: &[crate::config::PluginConfig]| {
         plugins.iter().map(|plugin| plugin.name.as_str()).collect::<Vec<_>>().join(",")
     };
