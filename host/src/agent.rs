@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::num::NonZeroUsize;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -266,7 +266,7 @@ fn build(config: &Config, errands: Errands) -> Result<Built, StartError> {
         LauncherKind::Linux => Box::new(Linux::new(
             cgroups.clone(),
             &config.cgroup_root,
-            &instance(&ledger),
+            &instance_of(ledger.runtime_dir()),
             Arc::new(image),
             config.destroy_timeout,
         )?),
@@ -305,15 +305,17 @@ fn build(config: &Config, errands: Errands) -> Result<Built, StartError> {
     Ok(Built { house, plugins })
 }
 
-fn make_directory(path: &std::path::Path) -> Result<PathBuf, StartError> {
+fn make_directory(path: &Path) -> Result<PathBuf, StartError> {
     let directory_error = |source| StartError::Directory { path: path.to_owned(), source };
     fs::DirBuilder::new().recursive(true).mode(0o711).create(path).map_err(directory_error)?;
     path.canonicalize().map_err(directory_error)
 }
 
 /// What keeps the control groups of agents on one machine apart: an agent is who owns a runtime directory.
-fn instance(ledger: &Ledger) -> String {
-    let digest = Sha256::digest(ledger.runtime_dir().as_os_str().as_encoded_bytes());
+#[must_use]
+pub fn instance_of(runtime_dir: &Path) -> String {
+    let runtime_dir = runtime_dir.canonicalize().unwrap_or_else(|_| runtime_dir.to_owned());
+    let digest = Sha256::digest(runtime_dir.as_os_str().as_encoded_bytes());
     digest[..4].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

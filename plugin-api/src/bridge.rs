@@ -16,9 +16,11 @@ use cofferdam_plugin_model as model;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::config::Schema;
 use crate::panic::{Panicked, guarded};
 use crate::{
-    Error, Host, Isolator, Logger, Output, Recovery, Result, ResultExt, Streams, Subject, descriptors, log,
+    Error, Host, Isolator, Logger, Output, PluginConfig, Recovery, Result, ResultExt, Streams, Subject,
+    descriptors, log,
 };
 
 /// Makes an isolator: the root function of an isolator's library.
@@ -51,11 +53,11 @@ pub extern "C" fn no_logger(_: HostBox, _: RSlice<'_, u8>) -> RResult<LoggerBox,
     RResult::RErr(Failure::unsupported("new_logger"))
 }
 
-fn create<P, C: DeserializeOwned>(
+fn create<P, C: PluginConfig + DeserializeOwned>(
     host: HostBox,
     request: &[u8],
     make: impl FnOnce(C, Host) -> Result<P>,
-) -> std::result::Result<Guarded<P>, Failure> {
+) -> Result<Guarded<P>, Failure> {
     log::connect(host);
     let made = guarded(|| -> Result<P> {
         let request: model::CreateRequest =
@@ -73,8 +75,15 @@ fn create<P, C: DeserializeOwned>(
 }
 
 /// Reads a table. A unit type stands for an empty one, which serde would read from null only.
-fn read_config<C: DeserializeOwned>(table: serde_json::Value) -> Result<C> {
-    let empty = table.as_object().is_some_and(serde_json::Map::is_empty);
+fn read_config<C: PluginConfig + DeserializeOwned>(table: serde_json::Value) -> Result<C> {
+    let keys: Vec<&str> = table.as_object().into_iter().flatten().map(|(key, _)| key.as_str()).collect();
+    if matches!(C::SCHEMA, Schema::Table { fields: [], closed: true }) && !keys.is_empty() {
+        return Err(Error::new(format!(
+            "this plugin has nothing to configure, but its table has `{}`",
+            keys.join("`, `")
+        )));
+    }
+    let empty = keys.is_empty();
     serde_json::from_value(table)
         .or_else(|error| {
             if empty {

@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// The result of a plugin's method.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Why a plugin could not do what it was asked for: sentences for an operator, outermost first.
 ///
@@ -80,7 +80,7 @@ pub trait ResultExt<T> {
     fn context(self, doing: impl fmt::Display) -> Result<T>;
 }
 
-impl<T, E: Into<Error>> ResultExt<T> for std::result::Result<T, E> {
+impl<T, E: Into<Error>> ResultExt<T> for Result<T, E> {
     fn context(self, doing: impl fmt::Display) -> Result<T> {
         self.map_err(|error| error.into().context(doing))
     }

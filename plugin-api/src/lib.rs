@@ -44,6 +44,7 @@
 #![deny(unsafe_code)]
 
 mod bridge;
+pub mod cgroup;
 pub mod config;
 mod descriptors;
 mod error;
@@ -54,17 +55,20 @@ mod log;
 mod logger;
 mod note;
 mod panic;
+pub mod process;
 mod subject;
 pub mod testing;
 
 pub use cofferdam_plugin_macros::{PluginConfig, isolator, logger};
 pub use cofferdam_plugin_model as model;
 
+pub use cgroup::Cgroup;
 pub use config::PluginConfig;
 pub use error::{Error, Result, ResultExt};
 pub use host::Host;
 pub use isolator::{Isolator, Prepared, Recovery};
 pub use logger::{Logger, Output, Streams};
+pub use serde_json::{Value as Json, json};
 pub use subject::Subject;
 
 /// What nearly every plugin needs.
@@ -74,10 +78,11 @@ pub mod prelude {
 
     pub use crate::model::{
         Container, ContainerId, Limitation, Namespace, Operation, Recovered, Resources, Root, Status, Usage,
+        Version,
     };
     pub use crate::{
-        Error, Host, Isolator, Logger, Output, PluginConfig, Prepared, Recovery, Result, ResultExt, Streams,
-        Subject,
+        Cgroup, Error, Host, Isolator, Json, Logger, Output, PluginConfig, Prepared, Recovery, Result,
+        ResultExt, Streams, Subject, json,
     };
 }
 

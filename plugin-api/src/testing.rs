@@ -20,6 +20,8 @@
 //! # Ok::<(), cofferdam_plugin_api::testing::Refused>(())
 //! ```
 
+mod hierarchies;
+
 use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -40,6 +42,8 @@ use serde_json::Value as Json;
 
 use crate::bridge::{new_isolator, new_logger};
 use crate::{Isolator, Logger};
+
+pub use hierarchies::Hierarchies;
 
 /// A call that the plugin refused or did not survive.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,8 +79,7 @@ impl From<Failure> for Refused {
 pub struct Bench<P> {
     instance: Instance,
     world: World,
-    states: Mutex<HashMap<String, Json>>,
-    containers: Mutex<HashMap<String, Container>>,
+    subjects: Mutex<HashMap<String, model::Subject>>,
     log: Arc<Log>,
     plugin: PhantomData<P>,
 }
@@ -133,14 +136,7 @@ impl<P> Bench<P> {
         let log = Arc::<Log>::default();
         let host = HostBox::from_value(BenchHost(Arc::clone(&log)), TD_Opaque);
         let instance = new(host, RSlice::from_slice(&write(&request)?))?;
-        Ok(Self {
-            instance,
-            world,
-            states: Mutex::default(),
-            containers: Mutex::default(),
-            log,
-            plugin: PhantomData,
-        })
+        Ok(Self { instance, world, subjects: Mutex::default(), log, plugin: PhantomData })
     }
 
     /// The bench's temporary directory; gone when the bench is.
@@ -180,9 +176,10 @@ impl<P> Bench<P> {
     /// # Errors
     /// What would fail the launch.
     pub fn prepare_container(&self, container: &Container) -> Result<PrepareReply, Refused> {
+        self.admit(container);
         let answer = self.call(model::Method::Prepare, container.id.as_str(), &write(container)?, &[])?;
         let reply: PrepareReply = read(&answer)?;
-        self.keep(container, reply.state.clone());
+        self.change(container.id.as_str(), |subject| subject.state = reply.state.clone());
         Ok(reply)
     }
 
@@ -191,19 +188,31 @@ impl<P> Bench<P> {
     /// # Errors
     /// What would fail the launch.
     pub fn open(&self, container: &Container) -> Result<(LoggerReply, Vec<OwnedFd>), Refused> {
+        self.admit(container);
         let answer = self.call(model::Method::Prepare, container.id.as_str(), &write(container)?, &[])?;
         let reply: LoggerReply = read(&answer)?;
-        self.keep(container, reply.state.clone());
+        self.change(container.id.as_str(), |subject| subject.state = reply.state.clone());
         Ok((reply, own(&answer)))
     }
 
-    /// `isolate`, with a pidfd.
+    /// `isolate`, with a pidfd. Later calls are told the pid, until [`Bench::ended`].
     ///
     /// # Errors
     /// What would fail the launch.
     pub fn isolate(&self, id: &str, pid: i32, pidfd: BorrowedFd<'_>) -> Result<(), Refused> {
-        let subject = write(&model::Subject { pid: Some(pid), ..self.subject(id) })?;
+        self.started(id, pid);
+        let subject = write(&self.subject(id))?;
         self.call(model::Method::Isolate, id, &subject, &[pidfd.as_raw_fd()]).map(drop)
+    }
+
+    /// The container's first process is this one from now on; no call. For plugins without `isolate`.
+    pub fn started(&self, id: &str, pid: i32) {
+        self.change(id, |subject| subject.pid = Some(pid));
+    }
+
+    /// The container's first process has ended; no call.
+    pub fn ended(&self, id: &str) {
+        self.change(id, |subject| subject.pid = None);
     }
 
     /// `watch`.
@@ -234,7 +243,7 @@ impl<P> Bench<P> {
         let answer = self.call(model::Method::Update, id, &write(&request)?, &[])?;
         let reply: model::UpdateReply = read(&answer)?;
         if let Some(state) = reply.state {
-            self.states.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned(), state);
+            self.change(id, |subject| subject.state = state);
         }
         Ok(())
     }
@@ -263,7 +272,8 @@ impl<P> Bench<P> {
         self.call(model::Method::Cleanup, id, &write(&self.subject(id))?, &[]).map(drop)
     }
 
-    /// `recover`.
+    /// `recover`. Later calls are told what is said of the containers here, and the states as the plugin
+    /// migrated them.
     ///
     /// # Errors
     /// What would keep the plugin out of service.
@@ -273,13 +283,24 @@ impl<P> Bench<P> {
         orphans: Vec<ContainerId>,
     ) -> Result<RecoverReply, Refused> {
         let request = model::RecoverRequest { containers, orphans };
-        read(&self.call(model::Method::Recover, "", &write(&request)?, &[])?)
+        let reply: RecoverReply = read(&self.call(model::Method::Recover, "", &write(&request)?, &[])?)?;
+        for container in request.containers {
+            let migrated = match reply.verdicts.get(&container.id) {
+                Some(model::Verdict::Migrated { state }) => Some(state.clone()),
+                _ => None,
+            };
+            let state = migrated.unwrap_or(container.subject.state);
+            self.change(container.id.as_str(), |subject| {
+                *subject = model::Subject { state, ..container.subject };
+            });
+        }
+        Ok(reply)
     }
 
     /// What the plugin asked the agent to keep for a container.
     #[must_use]
     pub fn state(&self, id: &str) -> Json {
-        self.states.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned().unwrap_or_default()
+        self.subject(id).state
     }
 
     /// The fields of the events the plugin logged, in order, if this bench is the first in its process.
@@ -288,20 +309,26 @@ impl<P> Bench<P> {
         self.log.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn keep(&self, container: &Container, state: Json) {
-        let id = container.id.as_str().to_owned();
-        self.states.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), state);
-        self.containers.lock().unwrap_or_else(PoisonError::into_inner).insert(id, container.clone());
+    /// A launch begins: from here on the container is known, even if a plugin fails it.
+    fn admit(&self, container: &Container) {
+        self.change(container.id.as_str(), |subject| {
+            *subject = model::Subject {
+                sandbox: container.sandbox.clone(),
+                scratch: container.scratch.clone(),
+                cgroups: container.cgroups.clone(),
+                ..model::Subject::default()
+            };
+        });
+    }
+
+    fn change(&self, id: &str, change: impl FnOnce(&mut model::Subject)) {
+        let mut subjects = self.subjects.lock().unwrap_or_else(PoisonError::into_inner);
+        change(subjects.entry(id.to_owned()).or_default());
     }
 
     fn subject(&self, id: &str) -> model::Subject {
-        let mut subject = model::Subject { state: self.state(id), ..model::Subject::default() };
-        if let Some(container) = self.containers.lock().unwrap_or_else(PoisonError::into_inner).get(id) {
-            subject.sandbox.clone_from(&container.sandbox);
-            subject.scratch.clone_from(&container.scratch);
-            subject.cgroups = container.cgroups.clone();
-        }
-        subject
+        let subjects = self.subjects.lock().unwrap_or_else(PoisonError::into_inner);
+        subjects.get(id).cloned().unwrap_or_default()
     }
 
     fn call(
@@ -340,6 +367,18 @@ impl<P> Bench<P> {
             RResult::RErr(failure) => Err(failure.into()),
         }
     }
+}
+
+/// Says loudly that a test does not run here; it must return at once.
+///
+/// # Panics
+/// Where the environment says `CI=true`: there nothing is skipped.
+pub fn skip(reason: impl std::fmt::Display) {
+    use std::io::Write;
+    assert!(std::env::var("CI").as_deref() != Ok("true"), "cannot be skipped here: {reason}");
+    // Not `eprintln`, which the test harness would keep to itself.
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    let _ = writeln!(std::io::stderr(), "SKIP {test}: {reason}");
 }
 
 fn write(request: &impl Serialize) -> Result<Vec<u8>, Refused> {

@@ -6,6 +6,7 @@ use crate::sys::{self, Fd, O_RDONLY, Pid, SIGCHLD, SIGKILL};
 
 /// Serves until the task has ended, and returns what to exit with.
 pub(crate) fn until_the_end(task: Pid, sweep: bool) -> u8 {
+    sys::give_back_dead_stack();
     let status = loop {
         match sys::next_signal() {
             SIGCHLD => {

@@ -19,7 +19,7 @@ use cofferdam_init::report::Status;
 use super::cell::Cell;
 use super::{House, PATIENCE};
 use crate::container::{Event, Phase, Reason, Termination};
-use crate::ledger::{Cause, Record, now_unix_ms};
+use crate::ledger::{Cause, now_unix_ms};
 
 /// How long to wait before a failed step is taken again: first, and at most.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(30));
@@ -163,13 +163,13 @@ async fn clean_up(house: &House, cell: &Cell) {
 }
 
 /// Takes a step until it succeeds.
-async fn insist<E: std::error::Error>(
+async fn insist<E>(
     house: &Arc<House>,
     cell: &Arc<Cell>,
     what: &str,
     step: impl Fn(&House, &Cell) -> Result<(), E> + Clone + Send + 'static,
 ) where
-    E: Send + 'static,
+    E: std::error::Error + Send + 'static,
 {
     let mut pause = AGAIN.0;
     loop {
@@ -202,9 +202,4 @@ pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     }
-}
-
-/// A record for what left traces and has none.
-pub(super) fn stray(record: Record) -> Record {
-    Record { phase: Phase::Destroying, ..record }
 }

@@ -19,10 +19,10 @@ use super::cell::Cell;
 use super::streams::{self, Opened};
 use super::task::Running;
 use super::{House, LaunchError, PATIENCE, translate, user};
-use crate::chain::Prepared;
-use crate::container::{Event, Phase};
+use crate::chain::{LaunchPlan, Prepared};
+use crate::container::{ContainerClass, Event, Phase};
 use crate::launcher::{Birth, Held, Stdio};
-use crate::ledger::Birthmark;
+use crate::ledger::{Birthmark, Record};
 
 /// Brings a container up.
 pub(super) async fn bring_up(house: &Arc<House>, cell: &Arc<Cell>) -> Result<Running, LaunchError> {
@@ -117,9 +117,15 @@ async fn begin(house: &Arc<House>, cell: &Arc<Cell>) -> Result<Container, Launch
                 LaunchError::Directory { id: id.clone(), path: record.sandbox.clone(), source }
             })?;
         }
+        // On v2, a nested container with limits of its own needs the controllers handed down to it, for which
+        // its parent's processes have to make room.
+        let handed_down: Vec<&str> = match id.is_nested() && !shares_cgroups(&record) {
+            true => record.cgroups.v2_controllers.iter().map(String::as_str).collect(),
+            false => Vec::new(),
+        };
         house
             .launcher
-            .ready(id.as_str(), &[])
+            .ready(id.as_str(), &handed_down)
             .map_err(|source| LaunchError::Ready { id: id.clone(), source })?;
         Ok(container)
     })
@@ -205,7 +211,7 @@ async fn hold(house: &Arc<House>, cell: &Arc<Cell>, prepared: Prepared) -> Resul
                 status: status.as_fd(),
                 clone: joined.clone,
                 enter,
-                cgroups: prepared.plan.cgroups.iter().map(|cgroup| cgroup.value.clone()).collect(),
+                cgroups: homes(&house, &record, &prepared.plan),
             })
             .map_err(|source| LaunchError::Hold { id: id.clone(), source })?;
         let process = held.process();
@@ -226,6 +232,27 @@ async fn hold(house: &Arc<House>, cell: &Arc<Cell>, prepared: Prepared) -> Resul
         Ok(Waiting { held, plan })
     })
     .await
+}
+
+/// The cgroup v1 directories that the first process is born in. Who shares its parent's control groups is
+/// born in those of its nearest ancestor that has its own.
+fn homes(house: &House, record: &Record, plan: &LaunchPlan) -> Vec<PathBuf> {
+    let own = |plan: &LaunchPlan| plan.cgroups.iter().map(|cgroup| cgroup.value.clone()).collect::<Vec<_>>();
+    let mut homes = own(plan);
+    let mut sharing = shares_cgroups(record);
+    let mut next = record.id.parent();
+    while let (true, Some(id)) = (sharing, next) {
+        let Some(ancestor) = house.table.get(&id).map(|cell| cell.record()) else { break };
+        homes.extend(own(&ancestor.plan));
+        sharing = shares_cgroups(&ancestor);
+        next = id.parent();
+    }
+    homes
+}
+
+fn shares_cgroups(record: &Record) -> bool {
+    let request = &record.request;
+    record.id.is_nested() && (request.linux.share_cgroups || request.class == ContainerClass::Debug)
 }
 
 /// Lets the plugins get hold of the first process.
@@ -280,10 +307,4 @@ async fn start(house: &House, cell: &Arc<Cell>, waiting: Waiting) -> Result<Arc<
 
 fn chain_error(cell: &Cell, source: crate::chain::ChainError) -> LaunchError {
     LaunchError::Chain { id: cell.id().clone(), phase: cell.phase(), source }
-}
-
-/// Names a path in an error.
-#[must_use]
-pub(super) fn at(path: &Path) -> PathBuf {
-    path.to_owned()
 }

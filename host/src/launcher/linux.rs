@@ -45,6 +45,12 @@ pub struct Linux {
     patience: Duration,
 }
 
+/// The cgroups a process is born in: a v2 directory, and `tasks` files of v1 directories.
+struct Homes {
+    v2: Option<OwnedFd>,
+    v1: Vec<(PathBuf, OwnedFd)>,
+}
+
 /// A machine on which containers cannot be tracked.
 #[derive(Debug, thiserror::Error)]
 pub enum SetUpError {
@@ -116,18 +122,13 @@ impl Linux {
         }
     }
 
-    /// The `tasks` files to join. A v2 path must be the container's own, into which it is born anyway.
-    fn homes(
-        &self,
-        birth: &Birth<'_>,
-        own: &Cgroup,
-    ) -> Result<(Option<OwnedFd>, Vec<(PathBuf, OwnedFd)>), HoldError> {
+    /// Opens the container's own cgroup and those asked for. A v2 path must be the container's own, into which it is born anyway.
+    fn homes(&self, birth: &Birth<'_>, own: &Cgroup) -> Result<Homes, HoldError> {
         let failed = |source| HoldError::Cgroup { id: birth.id.to_owned(), source };
-        let mut v1 = Vec::new();
-        let mut v2 = None;
+        let mut homes = Homes { v2: None, v1: Vec::new() };
         match own.version() {
-            Version::V2 => v2 = Some(own.directory().map_err(failed)?),
-            Version::V1 => v1.push((own.path().to_owned(), own.tasks().map_err(failed)?)),
+            Version::V2 => homes.v2 = Some(own.directory().map_err(failed)?),
+            Version::V1 => homes.v1.push((own.path().to_owned(), own.tasks().map_err(failed)?)),
         }
         let unified = self.cgroups.unified.as_ref().map(|hierarchy| hierarchy.mount.as_path());
         for path in &birth.cgroups {
@@ -138,9 +139,9 @@ impl Linux {
             if is_v2 {
                 return Err(HoldError::SecondHome { id: birth.id.to_owned(), path: path.clone() });
             }
-            v1.push((path.clone(), Cgroup::at(path, Version::V1).tasks().map_err(failed)?));
+            homes.v1.push((path.clone(), Cgroup::at(path, Version::V1).tasks().map_err(failed)?));
         }
-        Ok((v2, v1))
+        Ok(homes)
     }
 }
 
@@ -184,24 +185,24 @@ impl Launcher for Linux {
             return Err(HoldError::Unsupported { launcher: self.name(), id: id(), what });
         }
         let own = self.tracking(birth.id)?;
-        let (cgroup, tasks) = self.homes(&birth, &own)?;
+        let homes = self.homes(&birth, &own)?;
         let (control, theirs) = Held::control().map_err(|source| HoldError::Control { id: id(), source })?;
 
         let name = std::ffi::CString::new(birth.id).map_err(|_| BadId { id: id() })?;
-        let open_tasks: Vec<_> = tasks.iter().map(|(_, file)| file.as_fd()).collect();
+        let open_tasks: Vec<_> = homes.v1.iter().map(|(_, file)| file.as_fd()).collect();
         let process = birth::Birth {
             image: &self.image,
             arguments: &[c"cofferdam-init", &name],
             descriptors: &descriptors(&birth.stdio, &theirs, birth.status),
             clone: birth.clone,
             enter: birth.enter,
-            cgroup: cgroup.as_ref().map(AsFd::as_fd),
+            cgroup: homes.v2.as_ref().map(AsFd::as_fd),
             tasks: &open_tasks,
         }
         .deliver()
         .map_err(|source| match source {
             BirthError::Join { index, source } => {
-                let path = tasks.get(index).map(|(path, _)| path.clone()).unwrap_or_default();
+                let path = homes.v1.get(index).map(|(path, _)| path.clone()).unwrap_or_default();
                 HoldError::Join { id: id(), path, source }
             }
             source => HoldError::Birth { id: id(), source },

@@ -151,7 +151,7 @@ fn read_dynamic(
                 elf::DT_STRTAB => strings = Some(value),
                 elf::DT_STRSZ => strings_len = value,
                 elf::DT_VERNEED => verneed = Some(value),
-                elf::DT_FLAGS => facts.static_tls = value & u64::from(elf::DF_STATIC_TLS.0) != 0,
+                elf::DT_FLAGS => facts.static_tls = value & elf::DF_STATIC_TLS.0 != 0,
                 _ => {}
             }
         }

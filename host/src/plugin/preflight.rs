@@ -128,7 +128,6 @@ pub fn inspect_file(path: &Path) -> Result<(Manifest, String), PreflightError> {
 ///
 /// # Errors
 /// When the folder cannot be read.
-#[expect(clippy::type_complexity, reason = "a list of findings")]
 pub fn find(folder: &Path) -> std::io::Result<Vec<(PathBuf, Result<Manifest, PreflightError>)>> {
     let mut paths: Vec<PathBuf> =
         std::fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;

@@ -72,6 +72,13 @@ impl Container {
             gid: 0,
         }
     }
+
+    /// Whether it has no control groups of its own but lives in its parent's: it asked to, or only looks
+    /// into its parent. A container without parent always has its own.
+    #[must_use]
+    pub fn shares_cgroups(&self) -> bool {
+        self.id.is_nested() && (self.linux.share_cgroups || self.class == ContainerClass::Debug)
+    }
 }
 
 /// What a container is for.

@@ -25,3 +25,4 @@ pub use id::{ContainerId, InvalidId};
 pub use launch::{CommandRewrite, LaunchInfo, Namespace, Operation, Rlimit, Root};
 pub use manifest::{Kind, Manifest, Method, Methods};
 pub use resources::{Limit, Resources, Value};
+pub use semver::Version;

@@ -55,5 +55,6 @@ pub mod flag {
     pub const ALL: u32 = (1 << 8) - 1;
 }
 
-#[cfg(all(test, feature = "writer"))]
+#[cfg(test)]
+#[cfg(feature = "writer")]
 mod tests;

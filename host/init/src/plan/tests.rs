@@ -1,1 +1,270 @@
 //! The two halves of the format against each other.
+
+use std::ffi::{CStr, OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+
+use proptest::collection::vec;
+use proptest::option::of;
+use proptest::prelude::*;
+
+use super::read::{self, List, Malformed, Read, header};
+use super::write::{
+    Attributes, Capabilities, EncodeError, Limit, MountOption, Operation, Plan, Root, User, Workplace,
+};
+use super::{HEADER, MAGIC, VERSION, flag};
+
+fn text() -> impl Strategy<Value = OsString> {
+    vec(1_u8.., 0..40).prop_map(OsString::from_vec)
+}
+
+fn path() -> impl Strategy<Value = PathBuf> {
+    text().prop_map(PathBuf::from)
+}
+
+fn name() -> impl Strategy<Value = OsString> {
+    vec(prop_oneof![1_u8..b'=', b'>'..], 1..20).prop_map(OsString::from_vec)
+}
+
+fn root() -> impl Strategy<Value = Root> {
+    let overlay = (vec(path(), 0..5), of(path()), of(path()), any::<bool>());
+    prop_oneof![
+        Just(Root::Host),
+        path().prop_map(Root::Directory),
+        overlay.prop_map(|(lowers, upper, work, volatile)| Root::Overlay { lowers, upper, work, volatile }),
+    ]
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    let attributes = || any::<u64>().prop_map(Attributes);
+    let option = (text(), of(text())).prop_map(|(name, value)| MountOption { name, value });
+    prop_oneof![
+        (path(), path(), attributes(), any::<bool>()).prop_map(|(source, target, attributes, recursive)| {
+            Operation::Bind { source, target, attributes, recursive }
+        }),
+        (text(), path(), attributes(), vec(option, 0..4)).prop_map(|(kind, target, attributes, options)| {
+            Operation::Filesystem { kind, target, attributes, options }
+        }),
+        (path(), any::<(u32, u32, u32)>()).prop_map(|(path, (mode, major, minor))| Operation::Device {
+            path,
+            mode,
+            major,
+            minor
+        }),
+        (path(), path()).prop_map(|(path, target)| Operation::Symlink { path, target }),
+        (path(), any::<(u32, u32, u32)>()).prop_map(|(path, (mode, uid, gid))| Operation::Directory {
+            path,
+            mode,
+            uid,
+            gid
+        }),
+        path().prop_map(|path| Operation::Mask { path }),
+        path().prop_map(|path| Operation::ReadOnly { path }),
+    ]
+}
+
+fn plan() -> impl Strategy<Value = Plan> {
+    let first = (0..=flag::ALL, of(text()), root(), vec(operation(), 0..8), any::<Option<i32>>());
+    let workplace = (path(), any::<bool>()).prop_map(|(path, create)| Workplace { path, create });
+    let limit = any::<(u32, u64, u64)>().prop_map(|(resource, soft, hard)| Limit { resource, soft, hard });
+    let user = (any::<u32>(), any::<u32>(), vec(any::<u32>(), 0..6)).prop_map(|(uid, gid, groups)| User {
+        uid,
+        gid,
+        groups,
+    });
+    let sets = any::<[u64; 5]>().prop_map(|[bounding, effective, permitted, inheritable, ambient]| {
+        Capabilities { bounding, effective, permitted, inheritable, ambient }
+    });
+    let second = (of(workplace), vec(limit, 0..4), of(user), of(sets), vec(any::<u8>(), 0..64));
+    let third = (any::<u32>(), text(), vec(text(), 0..6), vec((name(), text()), 0..6));
+    (first, second, third).prop_map(|(first, second, third)| {
+        let (flags, hostname, root, operations, oom_score_adj) = first;
+        let (workplace, limits, user, capabilities, seccomp) = second;
+        let (umask, program, arguments, environment) = third;
+        Plan {
+            flags,
+            hostname,
+            root,
+            operations,
+            oom_score_adj,
+            workplace,
+            limits,
+            user,
+            capabilities,
+            seccomp,
+            umask,
+            program,
+            arguments,
+            environment,
+        }
+    })
+}
+
+fn owned(text: &CStr) -> OsString {
+    OsStr::from_bytes(text.to_bytes()).to_owned()
+}
+
+fn all<'a, T: Read<'a>, U>(list: List<'a, T>, own: impl Fn(T) -> U) -> Vec<U> {
+    assert_eq!(list.iter().count(), list.len());
+    list.iter().map(own).collect()
+}
+
+/// What init would do, told in the host's words.
+fn understood(plan: read::Plan<'_>) -> Plan {
+    let path = |text: &CStr| PathBuf::from(owned(text));
+    let root = match plan.root {
+        read::Root::Host => Root::Host,
+        read::Root::Directory(directory) => Root::Directory(path(directory)),
+        read::Root::Overlay { lowers, upper, work, volatile } => Root::Overlay {
+            lowers: all(lowers, path),
+            upper: upper.map(path),
+            work: work.map(path),
+            volatile,
+        },
+    };
+    let operation = |operation: read::Operation<'_>| match operation {
+        read::Operation::Bind { source, target, attributes, recursive } => Operation::Bind {
+            source: path(source),
+            target: path(target),
+            attributes: Attributes(attributes),
+            recursive,
+        },
+        read::Operation::Filesystem { kind, target, attributes, options } => Operation::Filesystem {
+            kind: owned(kind),
+            target: path(target),
+            attributes: Attributes(attributes),
+            options: all(options, |option| MountOption {
+                name: owned(option.name),
+                value: option.value.map(owned),
+            }),
+        },
+        read::Operation::Device { path: place, mode, major, minor } => {
+            Operation::Device { path: path(place), mode, major, minor }
+        }
+        read::Operation::Symlink { path: place, target } => {
+            Operation::Symlink { path: path(place), target: path(target) }
+        }
+        read::Operation::Directory { path: place, mode, uid, gid } => {
+            Operation::Directory { path: path(place), mode, uid, gid }
+        }
+        read::Operation::Mask { path: place } => Operation::Mask { path: path(place) },
+        read::Operation::ReadOnly { path: place } => Operation::ReadOnly { path: path(place) },
+    };
+    let variable = |entry: &CStr| {
+        let entry = entry.to_bytes();
+        let equals = entry.iter().position(|byte| *byte == b'=').unwrap();
+        let own = |bytes: &[u8]| OsStr::from_bytes(bytes).to_owned();
+        (own(&entry[..equals]), own(&entry[equals + 1..]))
+    };
+    Plan {
+        flags: plan.flags,
+        hostname: plan.hostname.map(owned),
+        root,
+        operations: all(plan.operations, operation),
+        oom_score_adj: plan.oom_score_adj,
+        workplace: plan
+            .workplace
+            .map(|workplace| Workplace { path: path(workplace.path), create: workplace.create }),
+        limits: all(plan.limits, |limit| Limit {
+            resource: limit.resource,
+            soft: limit.soft,
+            hard: limit.hard,
+        }),
+        user: plan.user.map(|user| User {
+            uid: user.uid,
+            gid: user.gid,
+            groups: all(user.groups, |group| group),
+        }),
+        capabilities: plan.capabilities.map(|sets| Capabilities {
+            bounding: sets.bounding,
+            effective: sets.effective,
+            permitted: sets.permitted,
+            inheritable: sets.inheritable,
+            ambient: sets.ambient,
+        }),
+        seccomp: plan.seccomp.to_vec(),
+        umask: plan.umask,
+        program: owned(plan.program),
+        arguments: all(plan.arguments, owned),
+        environment: all(plan.environment, variable),
+    }
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_is_understood(plan in plan()) {
+        let message = plan.encode().unwrap();
+        prop_assert_eq!(understood(read::Plan::parse(&message).unwrap()), plan);
+    }
+
+    #[test]
+    fn a_part_is_refused(plan in plan(), cut in any::<prop::sample::Index>()) {
+        let message = plan.encode().unwrap();
+        let mut part = message[..cut.index(message.len())].to_vec();
+        prop_assert!(read::Plan::parse(&part).is_err());
+        // Also if it claims to be the whole.
+        if part.len() >= HEADER {
+            let length = (part.len() as u32).to_le_bytes();
+            part[HEADER - 4..HEADER].copy_from_slice(&length);
+            prop_assert!(read::Plan::parse(&part).is_err());
+        }
+    }
+
+    #[test]
+    fn garbage_is_read_or_refused_and_nothing_else(body in vec(any::<u8>(), 0..400)) {
+        let mut message = MAGIC.to_vec();
+        message.extend(VERSION.to_le_bytes());
+        message.extend(((HEADER + body.len()) as u32).to_le_bytes());
+        message.extend(body);
+        if let Ok(plan) = read::Plan::parse(&message) {
+            prop_assert_eq!(plan.operations.iter().count(), plan.operations.len());
+        }
+    }
+
+    #[test]
+    fn a_flipped_byte_is_survived(plan in plan(), at in any::<prop::sample::Index>(), bits in 1_u8..) {
+        let mut message = plan.encode().unwrap();
+        let at = at.index(message.len());
+        message[at] ^= bits;
+        if let Ok(plan) = read::Plan::parse(&message) {
+            prop_assert!(at >= HEADER, "a broken header was believed");
+            prop_assert_eq!(plan.environment.iter().count(), plan.environment.len());
+        }
+    }
+}
+
+#[test]
+fn headers_are_refused_for_what_is_wrong_with_them() {
+    let message = Plan::default().encode().unwrap();
+    let changed = |at: usize, byte: u8| {
+        let mut head: [u8; HEADER] = *message.first_chunk().unwrap();
+        head[at] = byte;
+        header(&head)
+    };
+    assert_eq!(changed(0, b'c'), Err(Malformed::Magic));
+    assert_eq!(changed(8, 2), Err(Malformed::Version(2)));
+    assert_eq!(changed(15, 0x7f), Err(Malformed::Length));
+    assert_eq!(changed(0, b'C'), Ok(message.len()));
+}
+
+#[test]
+fn a_tail_is_refused() {
+    let mut message = Plan::default().encode().unwrap();
+    message.push(0);
+    message[12] += 1;
+    assert_eq!(read::Plan::parse(&message).unwrap_err(), Malformed::Trailing);
+}
+
+#[test]
+fn what_the_kernel_would_misread_is_not_written() {
+    let nul = Plan { program: "a\0b".into(), ..Plan::default() };
+    assert_eq!(nul.encode(), Err(EncodeError::Nul { what: "program", value: "a\0b".into() }));
+    for name in ["", "A=B"] {
+        let plan = Plan { environment: vec![(name.into(), "x".into())], ..Plan::default() };
+        assert_eq!(plan.encode(), Err(EncodeError::VariableName { name: name.into() }));
+    }
+    let huge = Plan { arguments: vec!["x".repeat(9 << 20).into()], ..Plan::default() };
+    assert!(matches!(huge.encode(), Err(EncodeError::TooLong { .. })));
+    let flags = Plan { flags: 1 << 30, ..Plan::default() };
+    assert_eq!(flags.encode(), Err(EncodeError::Flags { flags: 1 << 30 }));
+}

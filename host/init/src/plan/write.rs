@@ -257,7 +257,10 @@ impl Plan {
         out.option(self.hostname.as_ref(), |out, name| out.text("host name", name))?;
         self.root.encode(&mut out)?;
         out.list(&self.operations, |out, operation| operation.encode(out))?;
-        out.option(self.oom_score_adj, |out, score| Ok(out.u32(score.cast_unsigned())))?;
+        out.option(self.oom_score_adj, |out, score| {
+            out.u32(score.cast_unsigned());
+            Ok(())
+        })?;
         out.option(self.workplace.as_ref(), |out, workplace| {
             out.text("working directory", &workplace.path)?;
             out.bool(workplace.create);
@@ -272,7 +275,10 @@ impl Plan {
         out.option(self.user.as_ref(), |out, user| {
             out.u32(user.uid);
             out.u32(user.gid);
-            out.list(&user.groups, |out, group| Ok(out.u32(*group)))
+            out.list(&user.groups, |out, group| {
+                out.u32(*group);
+                Ok(())
+            })
         })?;
         out.option(self.capabilities, |out, sets| {
             let Capabilities { bounding, effective, permitted, inheritable, ambient } = sets;

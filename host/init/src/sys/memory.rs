@@ -6,6 +6,22 @@ use core::slice;
 
 use super::{Result, call, nr};
 
+/// Gives back the pages of the stack that lie below the caller's frame, in which earlier and deeper calls have been.
+///
+/// Building a container takes some pages of paths; waiting for its end takes one.
+#[inline(never)]
+pub(crate) fn give_back_dead_stack() {
+    const PAGE: usize = 4096;
+    const DEEPEST: usize = 64 * PAGE;
+    const MADV_DONTNEED: usize = 4;
+    let here = 0_u8;
+    // This frame may lie across a page's border, and the page below may hold the part of it that we do not see.
+    let end = ((&raw const here) as usize & !(PAGE - 1)) - PAGE;
+    // SAFETY: below the stack pointer, and the 128 bytes that a leaf may use there, nothing is alive; and what is above
+    // `end` is not touched. That a part of the range is not mapped makes the call fail after it has done the rest.
+    let _ = unsafe { call(nr::MADVISE, [end - DEEPEST, DEEPEST, MADV_DONTNEED]) };
+}
+
 /// Zeroed memory of the size asked for, given back when dropped.
 pub(crate) struct Mapping {
     address: usize,

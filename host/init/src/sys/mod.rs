@@ -9,7 +9,7 @@ mod raw;
 
 use core::ffi::CStr;
 
-pub(crate) use memory::Mapping;
+pub(crate) use memory::{Mapping, give_back_dead_stack};
 use raw::nr;
 
 /// An open file.

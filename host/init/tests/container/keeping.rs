@@ -143,3 +143,42 @@ fn a_sweeping_init_outlives_none_of_its_descendants() {
     assert_eq!(line(&mut said), "");
     assert_eq!(container.end(Answer::Runs).status, Status::Ended(0));
 }
+
+/// Every running container pays for its init, so a page more is a page times containers.
+#[test]
+fn inits_are_small_and_share_what_they_can() {
+    if !privileged() {
+        return;
+    }
+    const COUNT: usize = 20;
+    const KIB_EACH: usize = 32;
+    let world = World::new();
+    let inits: Vec<_> = (0..COUNT)
+        .map(|_| {
+            let (container, mut said) = talking(own(), &world.script("echo up; exec sleep 1000"));
+            assert_eq!(line(&mut said), "up");
+            container
+        })
+        .collect();
+    let kib = |field: &str| -> usize {
+        let of = |container: &Container| -> usize {
+            let rollup =
+                fs::read_to_string(format!("/proc/{}/smaps_rollup", container.process.pid())).unwrap();
+            let line = rollup.lines().find_map(|line| line.strip_prefix(field)).unwrap();
+            line.trim_end_matches("kB").trim().parse().unwrap()
+        };
+        inits.iter().map(of).sum()
+    };
+    let (pss, private, resident) = (kib("Pss:"), kib("Private_Dirty:") + kib("Private_Clean:"), kib("Rss:"));
+    println!(
+        "of {COUNT} inits each: pss {} kB, private {} kB, rss {} kB",
+        pss / COUNT,
+        private / COUNT,
+        resident / COUNT
+    );
+    for container in inits {
+        container.process.kill().unwrap();
+        container.end(Answer::Runs);
+    }
+    assert!(pss <= COUNT * KIB_EACH, "{pss} kB for {COUNT} inits");
+}

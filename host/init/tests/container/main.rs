@@ -2,6 +2,8 @@
 //!
 //! Without root these tests are skipped, loudly; under `CI` they fail instead.
 
+#![allow(clippy::unwrap_used, reason = "a test says best where it failed by panicking there")]
+
 mod bench;
 mod birth;
 mod escape;

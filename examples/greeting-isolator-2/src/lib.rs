@@ -1,0 +1,145 @@
+//! Greets every container, word by word; takes over containers that version 1 greeted.
+
+use cofferdam_plugin_api::prelude::*;
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+struct Greeting(Config);
+
+#[derive(Deserialize, PluginConfig)]
+#[serde(deny_unknown_fields)]
+struct Config {
+    /// What `GREETING` is set to in every container.
+    greeting: Option<String>,
+}
+
+/// What the agent keeps for us, for each container.
+#[derive(Default, Serialize, Deserialize)]
+struct Kept {
+    words: Vec<String>,
+    since_version: String,
+}
+
+/// What it kept for version 1.
+#[derive(Deserialize)]
+struct KeptBy1 {
+    text: String,
+}
+
+impl Kept {
+    fn new(text: &str, since: impl ToString) -> Self {
+        let words = text.split_whitespace().map(str::to_owned).collect();
+        Self { words, since_version: since.to_string() }
+    }
+}
+
+#[cofferdam_plugin_api::isolator]
+impl Isolator for Greeting {
+    const NAME: &'static str = "example/greeting";
+    type Config = Config;
+
+    fn create(config: Config, _: Host) -> Result<Self> {
+        Ok(Self(config))
+    }
+
+    fn recover(&self, containers: Vec<Recovered>, _: Vec<ContainerId>) -> Result<Recovery> {
+        let (mut recovery, own) = (Recovery::new(), Version::parse(VERSION)?);
+        for Recovered { id, subject, written_by, .. } in containers {
+            match written_by {
+                Some(writer) if writer > own => {
+                    let reason = format!("version {writer} wrote its state; {own} cannot read it");
+                    recovery.refuse(&id, reason);
+                }
+                Some(writer) if writer.major < own.major => match KeptBy1::deserialize(&subject.state) {
+                    Ok(KeptBy1 { text }) => recovery.migrate(&id, &Kept::new(&text, writer))?,
+                    Err(error) => recovery.refuse(&id, format!("its state is damaged: {error}")),
+                },
+                _ => {}
+            }
+        }
+        Ok(recovery)
+    }
+
+    fn prepare(&self, _: &Container) -> Result<Prepared> {
+        let text = self.0.greeting.as_deref().unwrap_or("hello there");
+        Prepared::new().environment("GREETING", text).state(&Kept::new(text, VERSION))
+    }
+
+    fn status(&self, container: &Subject) -> Result<Status> {
+        let Kept { words, since_version } = container.state()?;
+        let greeting = json!({ "words": words, "since_version": since_version, "served_by": VERSION });
+        Ok(Status::default().with("greeting", greeting))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cofferdam_plugin_api::model::{self, Verdict};
+    use cofferdam_plugin_api::testing::Bench;
+
+    use super::*;
+
+    fn bench() -> Bench<Greeting> {
+        Bench::isolator(json!({})).unwrap()
+    }
+
+    fn recovered(id: &str, written_by: Option<&str>, state: Json) -> Recovered {
+        Recovered {
+            id: id.parse().unwrap(),
+            subject: model::Subject { state, ..model::Subject::default() },
+            resources: Resources::default(),
+            written_by: written_by.map(|version| Version::parse(version).unwrap()),
+        }
+    }
+
+    #[test]
+    fn a_container_of_version_1_is_taken_over() {
+        let bench = bench();
+        let old = recovered("web", Some("1.4.2"), json!({ "text": "good  morning" }));
+        bench.recover(vec![old], Vec::new()).unwrap();
+        let kept = json!({ "words": ["good", "morning"], "since_version": "1.4.2" });
+        assert_eq!(bench.state("web"), kept);
+        let shown = json!({ "words": ["good", "morning"], "since_version": "1.4.2", "served_by": "2.0.0" });
+        assert_eq!(bench.status("web").unwrap().0["greeting"], shown);
+    }
+
+    #[test]
+    fn what_a_newer_version_wrote_or_nobody_can_read_is_refused_by_name() {
+        let newer = recovered("new", Some("2.0.1"), json!({ "tune": 440 }));
+        let damaged = recovered("bad", Some("1.0.0"), json!({ "txt": "?" }));
+        let verdicts = bench().recover(vec![newer, damaged], Vec::new()).unwrap().verdicts;
+        let reason = |id: &str| match &verdicts[id] {
+            Verdict::Refused { reason } => reason.clone(),
+            other => panic!("{other:?}"),
+        };
+        assert!(reason("new").contains("version 2.0.1"), "{}", reason("new"));
+        assert!(reason("bad").contains("missing field `text`"), "{}", reason("bad"));
+    }
+
+    #[test]
+    fn its_own_states_and_containers_without_one_are_left_alone() {
+        let own = recovered("own", Some("2.0.0"), json!({ "words": ["hi"], "since_version": "2.0.0" }));
+        let verdicts = bench().recover(vec![own, recovered("none", None, Json::Null)], Vec::new()).unwrap();
+        assert!(verdicts.verdicts.is_empty());
+    }
+
+    #[test]
+    fn a_container_is_greeted_word_by_word() {
+        let bench = bench();
+        assert_eq!(bench.prepare("web").unwrap().launch.environment["GREETING"], "hello there");
+        let kept = json!({ "words": ["hello", "there"], "since_version": "2.0.0" });
+        assert_eq!(bench.state("web"), kept);
+    }
+
+    #[test]
+    fn cleaning_up_what_was_never_seen_succeeds_twice() {
+        bench().cleanup("stranger").unwrap();
+        bench().cleanup("stranger").unwrap();
+    }
+
+    #[test]
+    fn bad_configurations_are_refused() {
+        let refused = Bench::<Greeting>::isolator(json!({ "greeting": 3 })).err().unwrap();
+        assert!(refused.message.contains("invalid type"), "{refused}");
+    }
+}

@@ -1,0 +1,110 @@
+//! From what a container asked for to what the knobs say.
+
+use cofferdam_plugin_api::cgroup::CgroupError;
+use cofferdam_plugin_api::model::{CgroupVersion, Limit};
+use cofferdam_plugin_api::prelude::*;
+
+/// How often the kernel hands out the quota, in microseconds. Mesos' value.
+const PERIOD: u64 = 100_000;
+
+/// The least quota that the kernel takes, in microseconds.
+const MINIMUM_QUOTA: u64 = 1_000;
+
+/// What the knobs are to say.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Share {
+    /// Processors to count on when all are busy; `None` leaves the kernel's default.
+    pub processors: Option<f64>,
+    /// Microseconds of processor time per period; `None` is no limit.
+    pub quota: Option<u64>,
+}
+
+impl Share {
+    /// `None` when the container says nothing of processors. With `cfs`, a request is a limit too.
+    pub fn of(resources: &Resources, cfs: bool) -> Option<Self> {
+        let processors = resources.cpus();
+        let own = resources.limits.get("cpus").copied();
+        if processors.is_none() && own.is_none() {
+            return None;
+        }
+        let limit = own.or_else(|| processors.filter(|_| cfs).map(Limit::At));
+        let quota = limit.and_then(|limit| match limit {
+            Limit::At(processors) => Some(scaled(PERIOD, processors).max(MINIMUM_QUOTA)),
+            _ => None,
+        });
+        Some(Self { processors, quota })
+    }
+
+    /// Writes them.
+    pub fn apply(self, cgroup: &Cgroup) -> Result<(), CgroupError> {
+        match cgroup.version() {
+            CgroupVersion::V1 => self.apply_v1(cgroup),
+            CgroupVersion::V2 => self.apply_v2(cgroup),
+        }
+    }
+
+    fn apply_v1(self, cgroup: &Cgroup) -> Result<(), CgroupError> {
+        const QUOTA: &str = "cpu.cfs_quota_us";
+        if let Some(quota) = self.quota {
+            cgroup.write("cpu.cfs_period_us", PERIOD)?;
+            cgroup.write(QUOTA, quota)?;
+        } else if cgroup.has(QUOTA) {
+            // A kernel without bandwidth control has nothing to lift.
+            cgroup.write(QUOTA, -1)?;
+        }
+        if let Some(processors) = self.processors {
+            cgroup.write("cpu.shares", scaled(1024, processors).clamp(2, 262_144))?;
+        }
+        Ok(())
+    }
+
+    fn apply_v2(self, cgroup: &Cgroup) -> Result<(), CgroupError> {
+        const QUOTA: &str = "cpu.max";
+        if let Some(quota) = self.quota {
+            cgroup.write(QUOTA, format!("{quota} {PERIOD}"))?;
+        } else if cgroup.has(QUOTA) {
+            cgroup.write(QUOTA, format!("max {PERIOD}"))?;
+        }
+        if let Some(processors) = self.processors {
+            cgroup.write("cpu.weight", scaled(100, processors).clamp(1, 10_000))?;
+        }
+        Ok(())
+    }
+}
+
+/// `one` for each processor.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "`one` is small, and float casts saturate"
+)]
+fn scaled(one: u64, processors: f64) -> u64 {
+    // Half a processor is 49.999… of a hundredth to a float.
+    (one as f64 * processors).round() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn quota(resources: &Resources, cfs: bool) -> Option<Option<u64>> {
+        Share::of(resources, cfs).map(|share| share.quota)
+    }
+
+    #[test]
+    fn a_request_is_a_limit_where_the_operator_wants_it_and_a_limit_always_is() {
+        let resources = Resources::default();
+        assert_eq!(quota(&resources, true), None);
+        assert_eq!(quota(&resources.clone().with("mem", 1.0), true), None);
+        let resources = resources.with("cpus", 1.5);
+        assert_eq!(quota(&resources, true), Some(Some(150_000)));
+        assert_eq!(quota(&resources, false), Some(None));
+        let limited = resources.clone().with_limit("cpus", Limit::At(2.0));
+        assert_eq!(quota(&limited, false), Some(Some(200_000)));
+        assert_eq!(quota(&limited, true), Some(Some(200_000)));
+        let free = resources.with_limit("cpus", Limit::Unlimited);
+        assert_eq!(quota(&free, true), Some(None));
+        assert_eq!(quota(&Resources::default().with("cpus", 0.001), true), Some(Some(1_000)));
+    }
+}

@@ -1,0 +1,186 @@
+//! From what a container asked for to what the knobs say.
+
+use std::fs;
+
+use cofferdam_plugin_api::cgroup::CgroupError;
+use cofferdam_plugin_api::model::CgroupVersion;
+use cofferdam_plugin_api::prelude::*;
+
+/// What the knobs are to say, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// What is set aside for the container: its memory is taken last while it uses no more than this.
+    pub protected: Option<u64>,
+    /// Where it is stopped; `None` is nowhere.
+    pub hard: Option<u64>,
+}
+
+impl Limits {
+    /// `None` when the container says nothing of memory.
+    pub fn of(resources: &Resources, minimum: u64) -> Option<Self> {
+        let hard = resources.mem_limit_bytes()?;
+        Some(Self {
+            protected: resources.mem_bytes().map(|bytes| bytes.max(minimum)),
+            hard: hard.map(|bytes| bytes.max(minimum)),
+        })
+    }
+
+    /// Writes them. When that fails, the old limit still holds.
+    pub fn apply(self, cgroup: &Cgroup, limit_swap: bool) -> Result<()> {
+        match cgroup.version() {
+            CgroupVersion::V1 => self.apply_v1(cgroup, limit_swap),
+            CgroupVersion::V2 => self.apply_v2(cgroup, limit_swap),
+        }
+    }
+
+    fn apply_v1(self, cgroup: &Cgroup, limit_swap: bool) -> Result<()> {
+        const HARD: &str = "memory.limit_in_bytes";
+        const SWAP: &str = "memory.memsw.limit_in_bytes";
+        let (swap_now, swap) = match (cgroup.has(SWAP), limit_swap) {
+            (true, true) => (cgroup.read_as(SWAP)?, self.hard),
+            // Left from when swap was limited, it may stand in the way.
+            (true, false) => (cgroup.read_as(SWAP)?, None),
+            (false, false) => (u64::MAX, None),
+            (false, true) => {
+                return Err(Error::new(
+                    "`limit_swap` is on, but this kernel does not account for swap: boot it with \
+                     `swapaccount=1`, or turn `limit_swap` off",
+                ));
+            }
+        };
+        let before: u64 = cgroup.read_as(HARD)?;
+        // Memory alone may at no moment be allowed more than memory and swap together: on the way up these
+        // go first, on the way down they follow.
+        if swap_now < at_most(self.hard) {
+            cgroup.write(SWAP, unlimited_or(swap, "-1"))?;
+        }
+        cgroup
+            .write(HARD, unlimited_or(self.hard, "-1"))
+            .or_else(|error| refused(cgroup, self.hard, error))?;
+        if limit_swap && let Err(error) = cgroup.write(SWAP, unlimited_or(swap, "-1")) {
+            cgroup.write(HARD, before)?;
+            return refused(cgroup, self.hard, error);
+        }
+        if let Some(protected) = self.protected {
+            cgroup.write("memory.soft_limit_in_bytes", protected)?;
+        }
+        Ok(())
+    }
+
+    fn apply_v2(self, cgroup: &Cgroup, limit_swap: bool) -> Result<()> {
+        if let Some(hard) = self.hard {
+            make_room(cgroup, hard)?;
+        }
+        cgroup.write("memory.max", unlimited_or(self.hard, "max"))?;
+        // There is no limit of memory and swap together, so it comes down to no swap at all.
+        if limit_swap && cgroup.has("memory.swap.max") {
+            cgroup.write("memory.swap.max", if self.hard.is_some() { "0" } else { "max" })?;
+        }
+        if let Some(protected) = self.protected {
+            cgroup.write("memory.low", protected)?;
+        }
+        Ok(())
+    }
+
+    /// How eagerly the kernel should pick the container when the whole host runs out of memory: those that
+    /// may use more than was set aside for them come first, the smaller their share the sooner.
+    pub fn oom_score_adj(self) -> Result<Option<i32>> {
+        let Some(protected) = self.protected.filter(|&protected| at_most(self.hard) > protected) else {
+            return Ok(None);
+        };
+        let total = host_memory()?.max(1);
+        let share = u128::from(protected.min(total)) * 1000 / u128::from(total);
+        Ok(Some(1000 - i32::try_from(share).unwrap_or(1000)))
+    }
+}
+
+/// On v2 the kernel kills what does not fit below a new limit, so it must fit before.
+fn make_room(cgroup: &Cgroup, hard: u64) -> Result<()> {
+    const USED: &str = "memory.current";
+    let used: u64 = cgroup.read_as(USED)?;
+    if used > hard && cgroup.has("memory.reclaim") {
+        // It fails when it got less than it was asked for; what counts is what is left.
+        let _ = cgroup.write("memory.reclaim", used - hard);
+    }
+    let used: u64 = cgroup.read_as(USED)?;
+    if used > hard { Err(too_small(hard, used)) } else { Ok(()) }
+}
+
+/// On v1 the kernel takes what it can and refuses when that is not enough.
+fn refused(cgroup: &Cgroup, hard: Option<u64>, error: CgroupError) -> Result<()> {
+    let Some(hard) = hard.filter(|_| error.is_busy()) else { return Err(error.into()) };
+    Err(too_small(hard, cgroup.read_as("memory.usage_in_bytes")?))
+}
+
+fn too_small(hard: u64, used: u64) -> Error {
+    Error::new(format!(
+        "cannot lower the memory limit to {}: the container uses {} that cannot be taken from it",
+        mebibytes(hard),
+        mebibytes(used)
+    ))
+    .retryable()
+}
+
+/// For people: `31.5 MiB`.
+#[expect(clippy::cast_precision_loss, reason = "one decimal is shown")]
+pub fn mebibytes(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+fn at_most(limit: Option<u64>) -> u64 {
+    limit.unwrap_or(u64::MAX)
+}
+
+fn unlimited_or(limit: Option<u64>, unlimited: &str) -> String {
+    limit.map_or_else(|| unlimited.to_owned(), |limit| limit.to_string())
+}
+
+fn host_memory() -> Result<u64> {
+    const PATH: &str = "/proc/meminfo";
+    let text = fs::read_to_string(PATH).context(format!("cannot read `{PATH}`"))?;
+    let kibibytes = text.lines().find_map(|line| {
+        line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
+    });
+    Ok(kibibytes.ok_or_else(|| Error::new(format!("`{PATH}` does not say `MemTotal`")))? * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use cofferdam_plugin_api::model::Limit;
+
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn limits(resources: &Resources) -> Option<(Option<u64>, Option<u64>)> {
+        Limits::of(resources, 32 * MIB).map(|limits| (limits.protected, limits.hard))
+    }
+
+    #[test]
+    fn limits_follow_from_requests() {
+        let resources = Resources::default();
+        assert_eq!(limits(&resources), None);
+        assert_eq!(limits(&resources.clone().with("cpus", 1.0)), None);
+        let both = |mib| Some((Some(mib * MIB), Some(mib * MIB)));
+        assert_eq!(limits(&resources.clone().with("mem", 64.0)), both(64));
+        assert_eq!(limits(&resources.clone().with("mem", 1.0)), both(32), "the minimum holds");
+        let resources = resources.with("mem", 64.0);
+        let burst = resources.clone().with_limit("mem", Limit::At(128.0));
+        assert_eq!(limits(&burst), Some((Some(64 * MIB), Some(128 * MIB))));
+        let free = resources.with_limit("mem", Limit::Unlimited);
+        assert_eq!(limits(&free), Some((Some(64 * MIB), None)));
+        let only = Resources::default().with_limit("mem", Limit::At(128.0));
+        assert_eq!(limits(&only), Some((None, Some(128 * MIB))));
+    }
+
+    #[test]
+    fn only_those_who_may_use_more_than_their_share_are_killed_sooner() {
+        let adj = |protected, hard| Limits { protected, hard }.oom_score_adj().unwrap();
+        let total = host_memory().unwrap();
+        assert_eq!(adj(Some(64 * MIB), Some(64 * MIB)), None);
+        assert_eq!(adj(None, None), None);
+        assert_eq!(adj(Some(0), None), Some(1000));
+        assert_eq!(adj(Some(total / 4 + 1), None), Some(750));
+        assert_eq!(adj(Some(total), None), Some(0));
+    }
+}

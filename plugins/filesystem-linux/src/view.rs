@@ -1,0 +1,91 @@
+//! What a container with a root file system sees besides its files, in the order in which it is made.
+
+use std::path::Path;
+
+use cofferdam_plugin_api::prelude::*;
+
+/// Parts of `/proc` through which a container could change the host.
+const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// Character devices that are harmless, with their numbers on every Linux.
+const DEVICES: [(&str, u32, u32); 6] =
+    [("full", 1, 7), ("null", 1, 3), ("random", 1, 8), ("tty", 5, 0), ("urandom", 1, 9), ("zero", 1, 5)];
+
+const SYMLINKS: [(&str, &str); 5] = [
+    ("/dev/fd", "/proc/self/fd"),
+    ("/dev/stdin", "/proc/self/fd/0"),
+    ("/dev/stdout", "/proc/self/fd/1"),
+    ("/dev/stderr", "/proc/self/fd/2"),
+    ("/dev/ptmx", "pts/ptmx"),
+];
+
+/// Parts of `/proc` and `/sys` that tell of the host, or of its keys and memory.
+const MASKED: [&str; 11] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/kcore",
+    "/proc/key-users",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/firmware",
+];
+
+/// All changes, in order: a mount hides what an earlier one made below it.
+pub fn of(container: &Container, sandbox: &Path) -> Vec<Operation> {
+    let mut operations = vec![mount("proc", "/proc", &["nodev", "noexec", "nosuid"], &[])];
+    operations.extend(READ_ONLY.map(|path| Operation::ReadOnly { path: path.into() }));
+    operations.extend([
+        mount("sysfs", "/sys", &["nodev", "noexec", "nosuid", "ro"], &[]),
+        // Writable, so that isolators of control groups can still put theirs below it.
+        mount("tmpfs", "/sys/fs/cgroup", &["nodev", "noexec", "nosuid"], &["mode=755"]),
+        mount("tmpfs", "/dev", &["noexec", "nosuid", "strictatime"], &["mode=755"]),
+        mount(
+            "devpts",
+            "/dev/pts",
+            &["noexec", "nosuid"],
+            &["newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        ),
+        mount("tmpfs", "/dev/shm", &["nodev", "nosuid", "strictatime"], &["mode=1777"]),
+    ]);
+    operations.extend(DEVICES.map(|(name, major, minor)| Operation::Device {
+        path: Path::new("/dev").join(name),
+        major,
+        minor,
+        mode: 0o666,
+    }));
+    operations.extend(
+        SYMLINKS.map(|(path, target)| Operation::Symlink { path: path.into(), target: target.into() }),
+    );
+    operations.push(Operation::Bind {
+        source: container.sandbox.clone(),
+        target: sandbox.to_owned(),
+        recursive: true,
+        flags: [].into(),
+    });
+    if !is_privileged(container) {
+        operations.extend(MASKED.map(|path| Operation::Mask { path: path.into() }));
+    }
+    operations
+}
+
+/// Whether the container works on the host itself, as far as this plugin can know.
+///
+/// To Mesos that is one that shares the host's process ids. A nested container would do so if all around it
+/// did too, which it is not told here; so it is not taken to.
+fn is_privileged(container: &Container) -> bool {
+    !container.id.is_nested() && container.linux.share_pid_namespace
+}
+
+fn mount(fstype: &str, target: &str, flags: &[&str], options: &[&str]) -> Operation {
+    let owned = |text: &&str| (*text).to_owned();
+    Operation::Mount {
+        fstype: fstype.to_owned(),
+        target: target.into(),
+        flags: flags.iter().map(owned).collect(),
+        options: options.iter().map(owned).collect(),
+    }
+}

@@ -1,0 +1,154 @@
+//! Gives a container its own process ids.
+
+use cofferdam_plugin_api::model::ContainerClass;
+use cofferdam_plugin_api::prelude::*;
+
+struct Pids {
+    config: Config,
+}
+
+#[derive(Deserialize, PluginConfig)]
+#[serde(deny_unknown_fields)]
+struct Config {
+    /// Whether containers that want to share the agent's process ids are refused.
+    #[serde(default)]
+    disallow_sharing_agent_pid_namespace: bool,
+}
+
+#[cofferdam_plugin_api::isolator]
+impl Isolator for Pids {
+    const NAME: &'static str = "namespaces/pid";
+    const NESTING: bool = true;
+    // It needs the mount namespace, and what that plugin mounts must not hide our `/proc`.
+    const REQUIRES: &'static [&'static str] = &["filesystem/linux"];
+    const AFTER: &'static [&'static str] = &["filesystem/linux"];
+    type Config = Config;
+
+    fn create(config: Config, _: Host) -> Result<Self> {
+        Ok(Self { config })
+    }
+
+    fn prepare(&self, container: &Container) -> Result<Prepared> {
+        let shares = container.linux.share_pid_namespace;
+        if !container.id.is_nested() {
+            return match (shares, self.config.disallow_sharing_agent_pid_namespace) {
+                (false, _) => Ok(show_processes(Prepared::new().clone_namespace(Namespace::Pid), container)),
+                (true, false) => Ok(Prepared::new()),
+                (true, true) => Err(Error::new(
+                    "the container wants to share the agent's process ids, which \
+                     `disallow_sharing_agent_pid_namespace` forbids",
+                )),
+            };
+        }
+        let inside_parent = Prepared::new().enter_namespace(Namespace::Pid);
+        if container.class == ContainerClass::Debug {
+            // It has its parent's mounts too, and so its parent's `/proc`.
+            return Ok(inside_parent);
+        }
+        let prepared = if shares { inside_parent } else { inside_parent.clone_namespace(Namespace::Pid) };
+        // Even one that shares: its mounts are copies of the agent's, with the agent's `/proc`.
+        Ok(show_processes(prepared, container))
+    }
+}
+
+/// Has `/proc` show the namespace that the container is in. With a root file system, it does already.
+fn show_processes(prepared: Prepared, container: &Container) -> Prepared {
+    if container.rootfs.is_some() {
+        return prepared;
+    }
+    prepared.operation(Operation::Mount {
+        fstype: "proc".into(),
+        target: "/proc".into(),
+        flags: ["nodev", "noexec", "nosuid"].map(str::to_owned).into(),
+        options: Vec::new(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use cofferdam_plugin_api::testing::{Bench, Refused};
+
+    use super::*;
+
+    /// What is entered, what is made anew, how many `/proc` are mounted.
+    type Outcome = (BTreeSet<Namespace>, BTreeSet<Namespace>, usize);
+
+    #[derive(Clone, Copy, Default)]
+    struct Case {
+        shares: bool,
+        debug: bool,
+        rootfs: bool,
+    }
+
+    fn prepare(config: Json, id: &str, case: Case) -> Result<Outcome, Refused> {
+        let bench = Bench::<Pids>::isolator(config).unwrap();
+        let mut container = bench.container(id);
+        container.linux.share_pid_namespace = case.shares;
+        container.rootfs = case.rootfs.then(|| "/image".into());
+        if case.debug {
+            container.class = ContainerClass::Debug;
+        }
+        let launch = bench.prepare_container(&container)?.launch;
+        let proc = |operation: &&Operation| {
+            matches!(operation, Operation::Mount { fstype, target, .. }
+                if fstype == "proc" && target.as_os_str() == "/proc")
+        };
+        let mounts = launch.operations.iter().filter(proc).count();
+        assert_eq!(mounts, launch.operations.len(), "it mounts nothing else");
+        Ok((launch.enter_namespaces, launch.clone_namespaces, mounts))
+    }
+
+    #[test]
+    fn the_table_holds() {
+        let (none, pid) = (BTreeSet::new, || BTreeSet::from([Namespace::Pid]));
+        let own = Case::default();
+        let shares = Case { shares: true, ..own };
+        let debug = Case { debug: true, ..own };
+        let rootfs = |case| Case { rootfs: true, ..case };
+        for (id, case, expected) in [
+            ("pod", own, (none(), pid(), 1)),
+            ("pod", rootfs(own), (none(), pid(), 0)),
+            ("pod", shares, (none(), none(), 0)),
+            ("pod.web", own, (pid(), pid(), 1)),
+            ("pod.web", rootfs(own), (pid(), pid(), 0)),
+            ("pod.web", shares, (pid(), none(), 1)),
+            ("pod.web", rootfs(shares), (pid(), none(), 0)),
+            ("pod.web", debug, (pid(), none(), 0)),
+            ("pod.web", Case { shares: true, ..debug }, (pid(), none(), 0)),
+        ] {
+            let Case { shares, debug, rootfs } = case;
+            let outcome = prepare(json!({}), id, case).unwrap();
+            assert_eq!(outcome, expected, "{id}: shares {shares}, debug {debug}, rootfs {rootfs}");
+        }
+    }
+
+    #[test]
+    fn sharing_the_agents_can_be_forbidden_and_sharing_a_parents_cannot() {
+        let config = json!({ "disallow_sharing_agent_pid_namespace": true });
+        let shares = Case { shares: true, ..Case::default() };
+        let refused = prepare(config.clone(), "pod", shares).unwrap_err();
+        assert!(refused.message.contains("disallow_sharing_agent_pid_namespace"), "{refused}");
+        assert!(prepare(config.clone(), "pod", Case::default()).is_ok());
+        assert!(prepare(config, "pod.web", shares).is_ok());
+    }
+
+    #[test]
+    fn bad_configurations_are_refused() {
+        for (config, complaint) in [
+            (json!({ "disallow_sharing_agent_pid_namespace": "no" }), "invalid type"),
+            (json!({ "disallow": true }), "unknown field `disallow`"),
+        ] {
+            let refused = Bench::<Pids>::isolator(config.clone()).err().unwrap();
+            assert!(refused.message.contains(complaint), "{config} gave: {refused}");
+        }
+    }
+
+    #[test]
+    fn cleaning_up_what_was_never_seen_succeeds_twice() {
+        let bench = Bench::<Pids>::isolator(json!({})).unwrap();
+        bench.cleanup("stranger").unwrap();
+        bench.cleanup("stranger").unwrap();
+    }
+}

@@ -1,0 +1,1 @@
+//! Real plugin files, several of them rude.

@@ -1,0 +1,20 @@
+//! Where the programs and plugins under test are.
+
+use std::path::PathBuf;
+
+/// The folder with the binaries of this build: `target/debug`, say.
+///
+/// # Panics
+/// When they are not there: `cargo test` builds no plugin files, so `cargo build --workspace` comes first.
+pub fn build() -> PathBuf {
+    let test = std::env::current_exe().expect("this test's own path");
+    let build = test.parent().and_then(|deps| deps.parent()).expect("target/<profile>/deps").to_owned();
+    for wanted in ["cofferdam", "libcofferdam_filesystem_linux.so", "libgreeting.so"] {
+        assert!(
+            build.join(wanted).exists(),
+            "`{wanted}` is not in {}: run `cargo build --workspace` (with the same profile) first",
+            build.display()
+        );
+    }
+    build
+}
