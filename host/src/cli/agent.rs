@@ -1,6 +1,6 @@
 //! `cofferdam agent`: the daemon.
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -75,8 +75,10 @@ pub(super) fn configuration(
 
 /// Starts logging to standard error, as the configuration says.
 pub(super) fn start_logging(config: &Config) {
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(EnvFilter::new(&config.log)).with_writer(io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(&config.log))
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(io::stderr);
     // Failing means that somebody who embeds us has set one already.
     drop(if config.log_json { builder.json().try_init() } else { builder.try_init() });
 }

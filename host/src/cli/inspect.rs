@@ -53,12 +53,12 @@ fn show(inspected: &InspectedContainer) -> std::io::Result<()> {
     facts.extend(inspected.pid.map(|pid| ("pid", pid.to_string())));
     facts.extend(inspected.stdout.clone().map(|file| ("stdout", file)));
     facts.extend(inspected.stderr.clone().map(|file| ("stderr", file)));
-    for resource in &inspected.request.resources {
+    for resource in &inspected.resources {
         let amount =
             resource.scalar.as_ref().map_or_else(|| "…".to_owned(), |scalar| scalar.value.to_string());
         facts.push(("resource", format!("{} {amount}", resource.name)));
     }
-    for (name, limit) in &inspected.request.limits {
+    for (name, limit) in &inspected.limits {
         facts.push(("limit", format!("{name} {}", limit.value)));
     }
     if let Some(ended) = &inspected.termination {

@@ -34,8 +34,8 @@ pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
     let id = &arguments.id;
     converse(async {
         // The call replaces everything, so it starts from what there is.
-        let request = inspect::ask(client, id).await?.request;
-        let current = read_resources(id, &request.resources, &request.limits).map_err(Failure::of)?;
+        let now = inspect::ask(client, id).await?;
+        let current = read_resources(id, &now.resources, &now.limits).map_err(Failure::of)?;
         let resources = arguments.amounts.apply(current);
         let call = UpdateContainer {
             container_id: wire_id(id),

@@ -58,7 +58,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "PATH", conflicts_with = "detach")]
     plugin_dir: Option<PathBuf>,
     /// What the agent in this process logs to standard error
-    #[arg(long, value_name = "LEVELS", default_value = "warn")]
+    #[arg(long, value_name = "LEVELS", default_value = "error")]
     log: String,
 }
 
@@ -75,11 +75,9 @@ pub(super) fn run(arguments: Arguments, socket: Option<PathBuf>) -> Outcome {
     match socket {
         Some(_) => runtime.block_on(through_daemon(client(socket), request, arguments.rm)),
         None => {
-            // Its directories go away with it, whatever comes of the command.
             let embedded =
                 Embedded::new(arguments.config, arguments.plugin_dir, arguments.log).map_err(not_run)?;
-            let outcome = runtime.block_on(embedded.run(request));
-            outcome.and_then(|status| embedded.remove().map(|()| status))
+            runtime.block_on(embedded.run(request))
         }
     }
 }
