@@ -1,18 +1,13 @@
 //! Whole files, good and bad: `samples/valid` must resolve, and what is wrong with each file of
 //! `samples/invalid` must read as the text beside it says. `BLESS=1` writes those texts anew.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-
-use cofferdam_plugin_model::Manifest;
-
 use super::*;
 
 /// Plugins as JSON manifests, since what they are is not the matter here.
 struct Manifests;
 
 impl Catalogue for Manifests {
-    fn in_folder(&self, folder: &Path) -> Vec<(PathBuf, Result<Manifest, Unusable>)> {
+    fn in_folder(&self, folder: &Path) -> Vec<Offer> {
         let mut files: Vec<PathBuf> =
             fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
         files.sort();
@@ -35,6 +30,7 @@ fn around(uid: u32) -> Surroundings {
         run: PathBuf::from("/run/cofferdam"),
         state: PathBuf::from("/var/lib/cofferdam"),
         plugins: folder("plugins"),
+        usual_file: PathBuf::from("/nowhere"),
     }
 }
 
