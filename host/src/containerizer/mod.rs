@@ -36,7 +36,7 @@ use crate::container::{ContainerId, Phase, Reason, Request, Resources, Terminati
 use crate::errand::Errands;
 use crate::fetcher::Fetcher;
 use crate::launcher::Launcher;
-use crate::ledger::{Cause, Ledger, Record, folder_below, now_unix_ms};
+use crate::ledger::{Cause, Ledger, Lock, Record, folder_below, now_unix_ms};
 use crate::view::{Inspection, Served, StatusView, Summary, UsageView};
 
 pub use error::{KillError, LaunchError, RemoveError, UpdateError};
@@ -61,6 +61,8 @@ pub(crate) struct House {
     pub(crate) errands: Errands,
     pub(crate) table: Arc<Table>,
     pub(crate) work_dir: PathBuf,
+    /// Keeps other agents out of the work directory, unless the ledger does.
+    pub(crate) _work_lock: Option<Lock>,
     pub(crate) cgroups: cofferdam_linux::cgroup::Cgroups,
     pub(crate) boot_id: String,
     /// How many descriptors a command may open if no plugin says otherwise: what this process was allowed
