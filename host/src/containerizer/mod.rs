@@ -302,8 +302,16 @@ impl House {
         record.cgroups = self.cgroups_of(&id);
         let cell = self.table.admit(record).ok_or_else(|| LaunchError::Duplicate { id: id.clone() })?;
         // A parent that began to end before this looks was not told of the child by the table; one that
-        // begins later is.
-        self.check_parent(&id).inspect_err(|_| self.table.forget(&id))?;
+        // begins later is. One in between may be waiting for the child already.
+        self.check_parent(&id).inspect_err(|_| {
+            self.table.forget(&id);
+            cell.note(|record| record.phase = Phase::Ended);
+            cell.announce(Termination {
+                reason: Some(Reason::ParentEnded),
+                at_unix_ms: now_unix_ms(),
+                ..Termination::default()
+            });
+        })?;
         Ok(cell)
     }
 
