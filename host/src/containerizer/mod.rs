@@ -143,6 +143,11 @@ impl Native {
     pub async fn remove(&self, id: &ContainerId) -> Result<bool, RemoveError> {
         let house = &self.0;
         let Some(cell) = house.table.get(id) else { return Ok(false) };
+        let _turn = cell.turn().await;
+        // Somebody else may have removed it meanwhile, and the id may be that of a new container.
+        if !house.table.get(id).is_some_and(|known| Arc::ptr_eq(&known, &cell)) {
+            return Ok(false);
+        }
         for cell in house.table.within(id) {
             let phase = cell.phase();
             if phase.is_live() {
