@@ -190,17 +190,21 @@ impl Native {
                 unknown()
             });
         }
+        let intended = resources.clone();
+        let intent = house.amend(&cell, |record| record.updating = Some(intended)).await;
+        intent.map_err(|source| UpdateError::Intent { id: id.clone(), source })?;
         let from = cell.record().resources.clone();
-        let states = house.chain.update(&cell.case(), from, resources.clone()).await?;
-        let amend = move |record: &mut Record| {
-            record.resources = resources;
-            for (plugin, state) in states {
-                if let Some(party) = record.parties.iter_mut().find(|party| party.plugin == plugin) {
-                    party.state = state;
+        match house.chain.update(&cell.case(), from, resources.clone()).await {
+            Ok(states) => house.amend(&cell, |record| record.updated(resources, states)).await?,
+            Err(refusal) => {
+                // Left on record, it would be undone once more by the next agent, which does no harm.
+                if let Err(error) = house.amend(&cell, |record| record.updating = None).await {
+                    tracing::warn!(container = %id, "{}", crate::report::chain(&error));
                 }
+                return Err(refusal.into());
             }
-        };
-        house.amend(&cell, amend).await.map_err(UpdateError::from)
+        }
+        Ok(())
     }
 
     /// What a container uses. `None` for one that nobody knows or that does not run.
