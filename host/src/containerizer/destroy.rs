@@ -19,7 +19,7 @@ use cofferdam_init::report::Status;
 use super::cell::Cell;
 use super::{House, PATIENCE};
 use crate::container::{Event, Phase, Reason, Termination};
-use crate::ledger::{Cause, now_unix_ms};
+use crate::ledger::{Cause, Record, now_unix_ms};
 
 /// How long to wait before a failed step is taken again: first, and at most.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(30));
@@ -66,14 +66,16 @@ async fn undo(house: &Arc<House>, cell: &Arc<Cell>, cause: Cause) -> Termination
     cell.end(cause.clone());
     let phase = cell.phase().after(Event::Ending).unwrap_or(Phase::Destroying);
     let kept = cause.clone();
-    insist(house, cell, "put its end on record", move |house, cell| {
-        let cause = kept.clone();
-        cell.amend(&house.ledger, |record| {
-            record.phase = phase;
-            record.cause = Some(cause);
-        })
-    })
-    .await;
+    let end = move |record: &mut Record| {
+        record.phase = phase;
+        record.cause = Some(kept);
+    };
+    // An end must not wait for a full disk: it may be what makes room. All that an agent would not know that came
+    // after this one is who wished for it.
+    if let Err(error) = house.amend(cell, end.clone()).await {
+        tracing::warn!(container = %cell.id(), "ends without a word of why on disk: {}", crate::report::chain(&error));
+        cell.note(end);
+    }
     end_children(house, cell, &cause).await;
     insist(house, cell, "end its processes", |house, cell| {
         house.launcher.destroy(cell.id().as_str(), cell.process().as_deref())
@@ -87,7 +89,8 @@ async fn undo(house: &Arc<House>, cell: &Arc<Cell>, cause: Cause) -> Termination
     .await;
     insist(house, cell, "remove its scratch directory", |_, cell| remove_tree(&cell.record().scratch)).await;
     Termination {
-        status,
+        // Nobody was told that the command of a launch that failed ever ran.
+        status: status.filter(|_| cause.reason != Some(Reason::LaunchFailed)),
         reason: cause.reason,
         message: cause.message,
         limited: cause.limited,
@@ -131,8 +134,12 @@ async fn collect(house: &Arc<House>, cell: &Arc<Cell>) -> Option<i32> {
         match fs::read(house.ledger.status_file(cell.id())).map(|content| Status::parse(&content)) {
             Ok(Status::Ended(status)) => Some(status),
             Ok(Status::NotStarted { .. }) => None,
-            // It never got as far as having a first process, or that never got its plan.
-            Err(_) => None,
+            // It never got as far as having a first process.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => {
+                tracing::error!(container = %cell.id(), "how its command ended cannot be read: {error}");
+                None
+            }
             Ok(Status::Open | Status::Garbled) => cell.record().process.map(|_| libc::SIGKILL),
         }
     });

@@ -59,9 +59,15 @@ impl Held {
         let Err(error) = outcome else { return Ok(self.process) };
 
         let process = self.abandon();
-        // It has reported, or has lost us, and has nothing left to do but end.
-        let reaped = process.wait(None).and_then(|_| process.reap());
-        drop(reaped);
+        // It has reported, or has lost us, and should have nothing left to do but end. Should it not know that, it
+        // must hear it from us, or we wait for as long as its program runs.
+        let ended = match &error {
+            StartError::Failed { .. } => Ok(()),
+            _ => process.kill(),
+        };
+        if ended.is_ok() {
+            drop(process.wait(None).and_then(|_| process.reap()));
+        }
         Err(error)
     }
 
