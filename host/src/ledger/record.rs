@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use cofferdam_plugin_model::{Cgroups, ContainerId, Resources};
+use cofferdam_plugin_model::{Cgroups, ContainerId, Limitation, Resources};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
@@ -103,6 +103,16 @@ impl Cause {
     #[must_use]
     pub fn by_itself() -> Self {
         Self::default()
+    }
+
+    /// A plugin said that it went over a limit.
+    #[must_use]
+    pub fn over_limit(limitation: Limitation) -> Self {
+        Self {
+            reason: Some(Reason::Limitation(limitation.reason)),
+            message: Some(limitation.message),
+            limited: limitation.resources,
+        }
     }
 
     /// For a reason.
