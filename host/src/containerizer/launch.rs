@@ -23,6 +23,7 @@ use crate::chain::{LaunchPlan, Prepared};
 use crate::container::{ContainerClass, Event};
 use crate::launcher::{Birth, Held, Stdio};
 use crate::ledger::{Birthmark, Record};
+use crate::plugin::CallError;
 
 /// Brings a container up.
 pub(super) async fn bring_up(house: &Arc<House>, cell: &Arc<Cell>) -> Result<Running, LaunchError> {
@@ -256,12 +257,25 @@ fn shares_cgroups(record: &Record) -> bool {
 /// Lets the plugins get hold of the first process.
 async fn isolate(house: &House, cell: &Cell) -> Result<Vec<crate::chain::Watch>, LaunchError> {
     let _turn = cell.turn().await;
-    let case = cell.case();
-    let watches = house.chain.watch(&case).await.map_err(|source| chain_error(cell, source))?;
+    let (watches, failed) = house.chain.watch(&cell.case()).await;
+    do_without(house, cell, failed)?;
     if let Some(process) = cell.process() {
-        house.chain.isolate(&case, process.as_fd()).await.map_err(|source| chain_error(cell, source))?;
+        let failed = house.chain.isolate(&cell.case(), process.as_fd()).await;
+        do_without(house, cell, failed)?;
     }
     Ok(watches)
+}
+
+/// Fails the launch, unless it can do without all who failed; the container then says so.
+fn do_without(house: &House, cell: &Cell, failed: Vec<CallError>) -> Result<(), LaunchError> {
+    if failed.is_empty() {
+        return Ok(());
+    }
+    let mut parties = cell.record().parties.clone();
+    house.chain.do_without(failed, &mut parties).map_err(|source| chain_error(cell, source))?;
+    // On disk once the command runs.
+    cell.note(|record| record.parties = parties);
+    Ok(())
 }
 
 /// Brings in the container's files.

@@ -200,15 +200,14 @@ fn unknown(house: &House, id: ContainerId) -> Record {
 
 /// Takes over a container that runs.
 async fn go_on(house: &Arc<House>, cell: Arc<Cell>, process: Process) {
-    let watches = {
+    let (watches, failed) = {
         let _turn = cell.turn().await;
         house.chain.watch(&cell.case()).await
     };
-    let watches = watches.unwrap_or_else(|error| {
+    for error in failed {
         // A healthy container is not ended because a plugin is not well.
-        tracing::error!(container = %cell.id(), "goes on without being watched for limits: {error}");
-        Vec::new()
-    });
+        tracing::error!(container = %cell.id(), "goes on without being watched for all limits: {error}");
+    }
     let running = Running { process: Arc::new(process), watches };
     tokio::spawn(resume(Arc::clone(house), cell, running));
 }
