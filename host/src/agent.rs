@@ -11,7 +11,7 @@ use std::time::Instant;
 use cofferdam_linux::boot::BootId;
 use cofferdam_linux::cgroup::Cgroups;
 use cofferdam_linux::image::Image;
-use cofferdam_plugin_model::Kind;
+use cofferdam_plugin_model::{Kind, Method};
 use nix::sys::prctl::set_dumpable;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use sha2::{Digest, Sha256};
@@ -22,7 +22,7 @@ use crate::container::{ContainerId, Request, Resources, Termination};
 use crate::containerizer::{
     House, KillError, LaunchError, Launched, Native, RecoverError, RemoveError, Table, UpdateError,
 };
-use crate::errand::Errands;
+use crate::errand::{Errand, Errands};
 use crate::fetcher::Fetcher;
 use crate::launcher::{Launcher, Linux, Posix, SetUpError};
 use crate::ledger::{Ledger, LedgerError, Lock};
@@ -126,10 +126,12 @@ impl Agent {
     /// [`StartError`]; no container was touched.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let errands = Errands::new(THREADS);
-        let patience = config.destroy_timeout;
+        let plugins = config.isolators.iter().chain(&config.logger);
+        let patience = plugins.map(|plugin| plugin.deadline(Method::Create)).min();
+        let patience = patience.unwrap_or(config.destroy_timeout);
         let build = {
             let (config, errands) = (config.clone(), errands.clone());
-            errands.clone().run(patience, move |_| build(&config, errands)).await??
+            errands.clone().run(patience, move |errand| build(errand, &config, errands)).await??
         };
         let Built { house, plugins } = build;
         let containers = Native::new(house);
@@ -251,7 +253,7 @@ struct Built {
 }
 
 /// Makes and connects everything. Blocks; touches no container.
-fn build(config: &Config, errands: Errands) -> Result<Built, StartError> {
+fn build(errand: &Errand, config: &Config, errands: Errands) -> Result<Built, StartError> {
     let ledger = Arc::new(Ledger::open(&config.runtime_dir)?);
     let work_dir = make_directory(&config.work_dir)?;
     // An agent takes what it does not know in its work directory for left over, so it must be alone there, too.
@@ -279,10 +281,13 @@ fn build(config: &Config, errands: Errands) -> Result<Built, StartError> {
     let isolators = config
         .isolators
         .iter()
-        .map(|entry| shelf.admit(entry, Kind::Isolator, &premises))
+        .map(|entry| shelf.admit(errand, entry, Kind::Isolator, &premises))
         .collect::<Result<Vec<_>, _>>()?;
-    let logger =
-        config.logger.as_ref().map(|entry| shelf.admit(entry, Kind::Logger, &premises)).transpose()?;
+    let logger = config
+        .logger
+        .as_ref()
+        .map(|entry| shelf.admit(errand, entry, Kind::Logger, &premises))
+        .transpose()?;
     let plugins: Vec<Arc<Plugin>> = isolators.iter().chain(&logger).cloned().collect();
     let version = |plugin: &Arc<Plugin>| (plugin.name().to_string(), plugin.manifest().version.clone());
     table.set_versions(plugins.iter().map(version).collect::<BTreeMap<_, _>>());
@@ -371,6 +376,7 @@ impl<'a> Shelf<'a> {
 
     fn admit(
         &self,
+        errand: &Errand,
         entry: &PluginConfig,
         kind: Kind,
         premises: &Premises<'_>,
@@ -394,7 +400,7 @@ impl<'a> Shelf<'a> {
                 });
             }
         };
-        let plugin = Plugin::admit(entry, kind, &file, premises)?;
+        let plugin = Plugin::admit(errand, entry, kind, &file, premises)?;
         tracing::info!(
             plugin = %plugin.name(),
             version = %plugin.manifest().version,

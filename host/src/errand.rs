@@ -7,11 +7,11 @@
 //!
 //! A thread cannot be killed. When a step is late, the errand is abandoned: its thread stops before the
 //! next step whenever it comes back, its place in the pool is given to a new thread, and the waiter gets
-//! the step that was late.
+//! the step that was late. Somebody always looks: when whoever waits goes away, as a client may at any
+//! time, the errand is watched on, or a thread that never comes back would never be replaced.
 
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -30,9 +30,12 @@ struct Pool {
     most: usize,
 }
 
+/// Work for a thread; answers whether it was abandoned meanwhile.
+type Job = Box<dyn FnOnce() -> bool + Send>;
+
 #[derive(Default)]
 struct State {
-    queue: VecDeque<Box<dyn FnOnce() + Send>>,
+    queue: VecDeque<Job>,
     idle: usize,
     /// Threads that work or wait for work; the abandoned ones do not count.
     threads: usize,
@@ -40,8 +43,15 @@ struct State {
 
 /// An errand, as seen from inside.
 pub struct Errand {
-    step: Mutex<Option<Step>>,
-    abandoned: AtomicBool,
+    hand: Mutex<Hand>,
+}
+
+/// What an errand has in hand. Both are under one lock: an errand is abandoned in the middle of a step, or
+/// not at all.
+#[derive(Default)]
+struct Hand {
+    step: Option<Step>,
+    abandoned: bool,
 }
 
 /// One call inside an errand.
@@ -89,7 +99,7 @@ impl Errands {
         patience: Duration,
         work: impl FnOnce(&Errand) -> T + Send + 'static,
     ) -> Result<T, Abandoned> {
-        let errand = Arc::new(Errand { step: Mutex::new(None), abandoned: AtomicBool::new(false) });
+        let errand = Arc::new(Errand::unwatched());
         let (done, outcome) = oneshot::channel();
         let inside = Arc::clone(&errand);
         let span = tracing::Span::current();
@@ -97,23 +107,62 @@ impl Errands {
             let _in_span = span.entered();
             // Nobody may be listening any more; then the result has no taker.
             drop(done.send(work(&inside)));
+            inside.is_abandoned()
         }));
-        let mut outcome = std::pin::pin!(outcome);
-        let mut check = tokio::time::Instant::now() + patience;
+        Waiter(Some(Watch { pool: Arc::clone(&self.0), errand, outcome, patience })).wait().await
+    }
+}
+
+/// Looks after one errand.
+struct Watch<T> {
+    pool: Arc<Pool>,
+    errand: Arc<Errand>,
+    outcome: oneshot::Receiver<T>,
+    patience: Duration,
+}
+
+impl<T> Watch<T> {
+    async fn until_done(&mut self) -> Result<T, Abandoned> {
+        let mut check = tokio::time::Instant::now() + self.patience;
         loop {
-            match tokio::time::timeout_at(check, &mut outcome).await {
+            match tokio::time::timeout_at(check, &mut self.outcome).await {
                 Ok(Ok(value)) => return Ok(value),
                 Ok(Err(_)) => return Err(Abandoned::Died),
-                Err(_) => match errand.late_step() {
-                    Late::Not => check = tokio::time::Instant::now() + patience,
+                Err(_) => match self.errand.abandon_if_late() {
+                    Late::Not => check = tokio::time::Instant::now() + self.patience,
                     Late::At(until) => check = until.into(),
                     Late::Now(step) => {
-                        errand.abandoned.store(true, Ordering::Release);
-                        self.0.give_up_on_one();
+                        self.pool.give_up_on_one();
                         return Err(Abandoned::Late(step));
                     }
                 },
             }
+        }
+    }
+}
+
+/// Whoever waits for an errand, and may go away.
+struct Waiter<T: Send + 'static>(Option<Watch<T>>);
+
+impl<T: Send + 'static> Waiter<T> {
+    async fn wait(mut self) -> Result<T, Abandoned> {
+        let Some(watch) = &mut self.0 else { return Err(Abandoned::Died) };
+        let outcome = watch.until_done().await;
+        self.0 = None;
+        outcome
+    }
+}
+
+impl<T: Send + 'static> Drop for Waiter<T> {
+    fn drop(&mut self) {
+        if let Some(mut watch) = self.0.take()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(async move {
+                if let Err(abandoned @ Abandoned::Late(_)) = watch.until_done().await {
+                    tracing::error!("{abandoned}; its thread is lost, and nobody waited for it");
+                }
+            });
         }
     }
 }
@@ -131,7 +180,7 @@ impl Errand {
     /// An errand that nobody watches, for work that is done where it is asked for.
     #[must_use]
     pub fn unwatched() -> Self {
-        Self { step: Mutex::new(None), abandoned: AtomicBool::new(false) }
+        Self { hand: Mutex::default() }
     }
 
     /// Makes one call, under a deadline.
@@ -145,33 +194,40 @@ impl Errand {
         allowed: Duration,
         call: impl FnOnce() -> T,
     ) -> Result<T, NobodyWaits> {
-        if self.abandoned.load(Ordering::Acquire) {
-            return Err(NobodyWaits);
+        let until = Instant::now() + allowed;
+        {
+            let mut hand = lock(&self.hand);
+            if hand.abandoned {
+                return Err(NobodyWaits);
+            }
+            hand.step = Some(Step { plugin: Arc::clone(plugin), method, allowed, until });
         }
-        let step = Step { plugin: Arc::clone(plugin), method, allowed, until: Instant::now() + allowed };
-        *lock(&self.step) = Some(step);
         let value = call();
-        *lock(&self.step) = None;
+        lock(&self.hand).step = None;
         Ok(value)
     }
 
     /// Whether nobody waits for this errand any more.
     #[must_use]
     pub fn is_abandoned(&self) -> bool {
-        self.abandoned.load(Ordering::Acquire)
+        lock(&self.hand).abandoned
     }
 
-    fn late_step(&self) -> Late {
-        match &*lock(&self.step) {
+    fn abandon_if_late(&self) -> Late {
+        let mut hand = lock(&self.hand);
+        match hand.step.clone() {
             None => Late::Not,
-            Some(step) if step.until <= Instant::now() => Late::Now(step.clone()),
+            Some(step) if step.until <= Instant::now() => {
+                hand.abandoned = true;
+                Late::Now(step)
+            }
             Some(step) => Late::At(step.until),
         }
     }
 }
 
 impl Pool {
-    fn submit(self: &Arc<Self>, job: Box<dyn FnOnce() + Send>) {
+    fn submit(self: &Arc<Self>, job: Job) {
         let mut state = lock(&self.state);
         state.queue.push_back(job);
         if state.idle >= state.queue.len() || state.threads >= self.most {
@@ -203,10 +259,12 @@ impl Pool {
                 drop(state);
                 // A panic ends the errand with `Died`; the thread is as good as before.
                 let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(job));
-                if outcome.is_err() {
-                    tracing::error!("an errand panicked; this is a bug of the agent");
-                }
                 state = lock(&self.state);
+                match outcome {
+                    // It was given up, and has come back: it counts again.
+                    Ok(abandoned) => state.threads += usize::from(abandoned),
+                    Err(_) => tracing::error!("an errand panicked; this is a bug of the agent"),
+                }
                 continue;
             }
             state.idle += 1;
@@ -228,7 +286,7 @@ impl Pool {
         let waiting = !state.queue.is_empty();
         drop(state);
         if waiting {
-            self.submit(Box::new(|| {}));
+            self.submit(Box::new(|| false));
         }
     }
 }
@@ -239,6 +297,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::mpsc;
 
     use super::*;
@@ -279,6 +338,68 @@ mod tests {
 
         drop(release);
         assert_eq!(told.recv().unwrap(), Err(NobodyWaits));
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_comes_back_counts_again() {
+        let name: Arc<str> = "slow".into();
+        let errands = pool(1);
+        for _ in 0..4 {
+            let (release, held) = mpsc::channel::<()>();
+            let (tell, told) = mpsc::channel::<()>();
+            let name = Arc::clone(&name);
+            let late = errands.run(SOON, move |errand| {
+                let _tell = tell;
+                errand.step(&name, "prepare", SOON, || held.recv()).map(drop)
+            });
+            assert!(matches!(late.await, Err(Abandoned::Late(_))));
+            drop(release);
+            // Closed when the thread is done with it.
+            told.recv().unwrap_err();
+        }
+        // There is still only room for one at a time.
+        let (inside, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let crowd: Vec<_> = (0..64)
+            .map(|_| {
+                let (errands, inside, most) = (errands.clone(), Arc::clone(&inside), Arc::clone(&most));
+                tokio::spawn(async move {
+                    let work = move |_: &Errand| {
+                        most.fetch_max(inside.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                        std::thread::yield_now();
+                        inside.fetch_sub(1, Ordering::SeqCst);
+                    };
+                    errands.run(NEVER, work).await.unwrap();
+                })
+            })
+            .collect();
+        for one in crowd {
+            one.await.unwrap();
+        }
+        assert_eq!(most.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn an_errand_whose_waiter_goes_away_is_watched_on() {
+        let (release, held) = mpsc::channel::<()>();
+        let name: Arc<str> = "slow".into();
+        let errands = pool(1);
+        let (begun, began) = oneshot::channel();
+        let work = errands.run(SOON, move |errand| {
+            errand
+                .step(&name, "usage", SOON, || {
+                    begun.send(()).unwrap();
+                    held.recv()
+                })
+                .map(drop)
+        });
+        tokio::select! {
+            biased;
+            _ = began => {}
+            _ = work => panic!("it is held"),
+        }
+        // The only thread is stuck, and was given up all the same.
+        assert_eq!(errands.run(NEVER, |_| 7).await.unwrap(), 7);
+        drop(release);
     }
 
     #[tokio::test]

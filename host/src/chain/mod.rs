@@ -15,7 +15,8 @@ mod plan;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use cofferdam_plugin_model::{
@@ -190,25 +191,61 @@ impl Chain {
             .collect()
     }
 
-    /// Asks each plugin in turn what the launch needs, and the logger where the output goes; as steps of an
-    /// errand whose patience is [`Chain::patience_up`].
+    /// Asks each plugin in turn what the launch needs, and the logger where the output goes.
     ///
     /// # Errors
     /// The first plugin that says no, or two that contradict each other.
-    pub fn prepare(
+    pub async fn prepare(&self, container: Container, parties: Vec<Party>) -> Result<Prepared, ChainError> {
+        let container = Arc::new(container);
+        let mut progress = Progress { prepared: Prepared { parties, ..Prepared::default() }, next: 0 };
+        loop {
+            let shared = Arc::new(Mutex::new(progress));
+            let (chain, inside, container) = (self.clone(), Arc::clone(&shared), Arc::clone(&container));
+            let outcome = self
+                .errand(Method::Prepare, move |errand| chain.prepare_here(errand, &container, &inside))
+                .await;
+            progress = std::mem::take(&mut *lock(&shared));
+            let late = match outcome {
+                Ok(outcome) => return outcome.map(|()| progress.prepared),
+                Err(late) => late,
+            };
+            // The one in hand was late. If it can be done without, the rest go on a new errand.
+            let party = progress.prepared.parties.get_mut(progress.next);
+            match party.filter(|party| party.plugin == late.plugin() && self.is_optional(late.plugin())) {
+                Some(party) => do_without(party, &late),
+                None => return Err(late.into()),
+            }
+            progress.next += 1;
+        }
+    }
+
+    fn prepare_here(
         &self,
         errand: &Errand,
         container: &Container,
-        mut parties: Vec<Party>,
-    ) -> Result<Prepared, ChainError> {
+        progress: &Mutex<Progress>,
+    ) -> Result<(), ChainError> {
         let request = serde_json::to_vec(container).unwrap_or_default();
         let id = container.id.as_str();
-        let mut prepared = Prepared::default();
-        for party in &mut parties {
-            let Some(plugin) = self.plugin(&party.plugin).filter(|p| p.implements(Method::Prepare)) else {
-                continue;
+        loop {
+            let asked = {
+                let mut progress = lock(progress);
+                let Some(party) = progress.prepared.parties.get(progress.next) else { return Ok(()) };
+                let asked = self.plugin(&party.plugin).filter(|p| p.implements(Method::Prepare));
+                if asked.is_none() {
+                    progress.next += 1;
+                }
+                asked
             };
+            let Some(plugin) = asked else { continue };
             let outcome = plugin.call_raw(errand, &*self.recoverer, Method::Prepare, id, &request, &[]);
+            // Whoever waited has gone on without this one, and the progress is no longer here.
+            if errand.is_abandoned() {
+                return Ok(());
+            }
+            let mut progress = lock(progress);
+            let Progress { prepared, next } = &mut *progress;
+            let Some(party) = prepared.parties.get_mut(*next) else { return Ok(()) };
             let is_logger = self.logger.as_ref().is_some_and(|logger| Arc::ptr_eq(logger, plugin));
             let outcome = outcome.map_err(ChainError::from).and_then(|reaction| {
                 if is_logger {
@@ -222,47 +259,33 @@ impl Chain {
                 }
                 Ok(())
             });
-            match (outcome, plugin.policy()) {
-                (Ok(()), _) => {}
-                (Err(ChainError::Call(error)), FailPolicy::Optional) => {
-                    tracing::warn!(plugin = %plugin.name(), "the container runs without it: {error}");
-                    party.absent = Some(error.to_string());
-                }
-                (Err(error), _) => return Err(error),
+            match outcome {
+                Ok(()) => {}
+                Err(ChainError::Call(error)) if self.is_optional(plugin.name()) => do_without(party, &error),
+                Err(error) => return Err(error),
             }
+            *next += 1;
         }
-        prepared.parties = parties;
-        Ok(prepared)
     }
 
-    /// Asks what to wait for, as steps of an errand whose patience is [`Chain::patience_up`].
-    ///
-    /// # Errors
-    /// The first plugin that says no.
-    pub fn watch(&self, errand: &Errand, case: &Case) -> Result<Vec<Watch>, ChainError> {
-        let mut watches = Vec::new();
+    /// Asks what to wait for, and answers who could not say as well.
+    pub async fn watch(&self, case: &Case) -> (Vec<Watch>, Vec<CallError>) {
+        let (mut watches, mut failed) = (Vec::new(), Vec::new());
         for (plugin, request) in self.calls(case, Method::Watch) {
-            let reaction =
-                plugin.call_raw(errand, &*self.recoverer, Method::Watch, case.id.as_str(), &request, &[]);
-            let mut reaction = match (reaction, plugin.policy()) {
-                (Ok(reaction), _) => reaction,
-                (Err(error), FailPolicy::Optional) => {
-                    tracing::warn!(plugin = %plugin.name(), "the container is not watched by it: {error}");
-                    continue;
-                }
-                (Err(error), FailPolicy::Required) => return Err(error.into()),
-            };
-            if let Some(descriptor) = reaction.descriptors.pop() {
-                watches.push(Watch { plugin: plugin.name().to_string(), descriptor });
+            let (recoverer, id) = (Arc::clone(&self.recoverer), case.id.clone());
+            let name = plugin.name().to_string();
+            let reaction = self
+                .errand(Method::Watch, move |errand| {
+                    plugin.call_raw(errand, &*recoverer, Method::Watch, id.as_str(), &request, &[])
+                })
+                .await;
+            match reaction.and_then(|reaction| reaction) {
+                Ok(mut reaction) => watches
+                    .extend(reaction.descriptors.pop().map(|descriptor| Watch { plugin: name, descriptor })),
+                Err(error) => failed.push(error),
             }
         }
-        Ok(watches)
-    }
-
-    /// The shortest deadline of any call on a container's way up.
-    #[must_use]
-    pub fn patience_up(&self) -> Duration {
-        self.patience(Method::Prepare).min(self.patience(Method::Watch))
+        (watches, failed)
     }
 
     /// Makes an error of an errand that was left behind, and notes whose call was late.
@@ -271,20 +294,29 @@ impl Chain {
         self.blame(abandoned).into()
     }
 
-    /// Lets every isolator get hold of the first process, and waits for all of them.
+    /// Whether a launch can do without those who failed: then they are absent from now on.
     ///
     /// # Errors
-    /// The first plugin that said no, once all have ended.
-    pub async fn isolate(&self, case: &Case, process: BorrowedFd<'_>) -> Result<(), ChainError> {
-        let said: Said<()> = self.each(case, Method::Isolate, Some(process)).await;
-        for error in said.failed {
-            let optional = self.plugin(error.plugin()).is_some_and(|p| p.policy() == FailPolicy::Optional);
-            if !optional {
-                return Err(error.into());
+    /// The first that it cannot do without.
+    pub fn do_without(&self, failed: Vec<CallError>, parties: &mut [Party]) -> Result<(), ChainError> {
+        for error in failed {
+            let party = parties.iter_mut().find(|party| party.plugin == error.plugin());
+            match party.filter(|_| self.is_optional(error.plugin())) {
+                Some(party) => do_without(party, &error),
+                None => return Err(error.into()),
             }
-            tracing::warn!("the container runs without it: {error}");
         }
         Ok(())
+    }
+
+    fn is_optional(&self, plugin: &str) -> bool {
+        self.plugin(plugin).is_some_and(|plugin| plugin.policy() == FailPolicy::Optional)
+    }
+
+    /// Lets every isolator get hold of the first process, and waits for all of them. Answers who failed.
+    pub async fn isolate(&self, case: &Case, process: BorrowedFd<'_>) -> Vec<CallError> {
+        let said: Said<()> = self.each(case, Method::Isolate, Some(process)).await;
+        said.failed
     }
 
     /// Asks one plugin which limit was reached.
@@ -354,42 +386,47 @@ impl Chain {
         from: Resources,
         to: Resources,
     ) -> Result<BTreeMap<String, Json>, ChainError> {
-        let plugins: Vec<(Arc<Plugin>, Subject)> = self.subjects(case, Method::Update);
+        let plugins = self.subjects(case, Method::Update);
         if plugins.is_empty() {
             return Ok(BTreeMap::new());
         }
-        let recoverer = Arc::clone(&self.recoverer);
-        let id = case.id.clone();
-        self.errand(Method::Update, move |errand| {
-            let update = |plugin: &Plugin, subject: &Subject, resources: &Resources| {
-                let request = UpdateRequest { subject: subject.clone(), resources: resources.clone() };
-                plugin.call::<UpdateReply>(errand, &*recoverer, Method::Update, id.as_str(), &request)
-            };
-            let mut states = BTreeMap::new();
-            for (done, (plugin, subject)) in plugins.iter().enumerate() {
-                match update(plugin, subject, &to) {
-                    Ok(UpdateReply { state: Some(state) }) => {
+        // How many have accepted; whoever waits must know when one of them is late.
+        let done = Arc::new(AtomicUsize::new(0));
+        let (recoverer, id) = (Arc::clone(&self.recoverer), case.id.clone());
+        let (asked, accepted) = (plugins.clone(), Arc::clone(&done));
+        let outcome = self
+            .errand(Method::Update, move |errand| {
+                let mut states = BTreeMap::new();
+                for (plugin, subject) in &asked {
+                    let reply = update(errand, &*recoverer, &id, plugin, subject, &to)?;
+                    if let Some(state) = reply.state {
                         states.insert(plugin.name().to_string(), state);
                     }
-                    Ok(UpdateReply { state: None }) => {}
-                    Err(cause) => {
-                        // The one that failed may have done half of it.
-                        let undo: Vec<CallError> = plugins[..=done]
-                            .iter()
-                            .rev()
-                            .filter_map(|(plugin, subject)| update(plugin, subject, &from).err())
-                            .collect();
-                        return Err(if undo.is_empty() {
-                            cause.into()
-                        } else {
-                            ChainError::HalfUpdated { cause, undo }
-                        });
-                    }
+                    accepted.fetch_add(1, Ordering::Release);
                 }
-            }
-            Ok(states)
-        })
-        .await?
+                Ok(states)
+            })
+            .await;
+        let done = done.load(Ordering::Acquire);
+        let (cause, concerned) = match outcome {
+            Ok(Ok(states)) => return Ok(states),
+            // The one that failed may have done half of it.
+            Ok(Err(cause)) => (cause, plugins.into_iter().take(done + 1)),
+            // The one that was late is still at it, and one container's calls follow each other.
+            Err(late) => (late, plugins.into_iter().take(done)),
+        };
+        let (recoverer, id) = (Arc::clone(&self.recoverer), case.id.clone());
+        let going_back: Vec<_> = concerned.rev().collect();
+        let undo = self
+            .errand(Method::Update, move |errand| {
+                let back = going_back.iter().filter_map(|(plugin, subject)| {
+                    update(errand, &*recoverer, &id, plugin, subject, &from).err()
+                });
+                back.collect::<Vec<CallError>>()
+            })
+            .await
+            .unwrap_or_else(|late| vec![late]);
+        Err(if undo.is_empty() { cause.into() } else { ChainError::HalfUpdated { cause, undo } })
     }
 
     /// Asks every isolator what the container uses.
@@ -441,7 +478,7 @@ impl Chain {
     pub async fn recover(&self) {
         for plugin in self.plugins() {
             let (guest, recoverer) = (Arc::clone(plugin), Arc::clone(&self.recoverer));
-            let patience = plugin.deadline(Method::Recover);
+            let patience = plugin.patience(Method::Recover);
             let outcome = self.errands.run(patience, move |errand| guest.recover(errand, &*recoverer)).await;
             let reason = match outcome {
                 Ok(Ok(())) => continue,
@@ -465,7 +502,7 @@ impl Chain {
             let id = case.id.clone();
             let name = plugin.name().to_string();
             let descriptor = descriptor.and_then(|descriptor| descriptor.try_clone_to_owned().ok());
-            let patience = plugin.deadline(method);
+            let patience = plugin.patience(method);
             let call = async move {
                 errands
                     .run(patience, move |errand| {
@@ -518,9 +555,9 @@ impl Chain {
         self.errands.run(self.patience(method), work).await.map_err(|abandoned| self.blame(abandoned))
     }
 
-    /// The shortest deadline of any plugin for a method.
+    /// The shortest patience of any plugin for a method.
     fn patience(&self, method: Method) -> Duration {
-        self.plugins().map(|plugin| plugin.deadline(method)).min().unwrap_or_else(|| default_deadline(method))
+        self.plugins().map(|plugin| plugin.patience(method)).min().unwrap_or_else(|| default_deadline(method))
     }
 
     fn blame(&self, abandoned: Abandoned) -> CallError {
@@ -530,6 +567,10 @@ impl Chain {
                     (self.plugin(&step.plugin), Method::from_name(step.method))
                 {
                     plugin.was_late(method);
+                    // Its instance is poisoned, and nobody knows when there is another.
+                    if method == Method::Create {
+                        plugin.retire(format!("it could not be made anew after a panic: {abandoned}"));
+                    }
                 }
                 tracing::error!(plugin = %step.plugin, method = step.method, "{abandoned}; its thread is lost");
                 step.plugin.to_string()
@@ -538,6 +579,35 @@ impl Chain {
         };
         CallError::Late { plugin, reason: abandoned.to_string() }
     }
+}
+
+/// How far `prepare` came.
+#[derive(Default)]
+struct Progress {
+    prepared: Prepared,
+    /// The place of the party that is asked next.
+    next: usize,
+}
+
+fn do_without(party: &mut Party, error: &CallError) {
+    tracing::warn!(plugin = party.plugin, "the container runs without it: {error}");
+    party.absent = Some(error.to_string());
+}
+
+fn update(
+    errand: &Errand,
+    recoverer: &dyn Recoverer,
+    id: &ContainerId,
+    plugin: &Plugin,
+    subject: &Subject,
+    resources: &Resources,
+) -> Result<UpdateReply, CallError> {
+    let request = UpdateRequest { subject: subject.clone(), resources: resources.clone() };
+    plugin.call(errand, recoverer, Method::Update, id.as_str(), &request)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Makes of a logger's words what can be opened.

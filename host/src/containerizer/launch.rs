@@ -10,10 +10,10 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use cofferdam_init::plan::Plan;
 use cofferdam_linux::birth::Enter;
+use cofferdam_linux::process::Process;
 use cofferdam_plugin_model::Container;
 
 use super::cell::Cell;
@@ -22,35 +22,22 @@ use super::task::Running;
 use super::{House, LaunchError, PATIENCE, translate, user};
 use crate::chain::{LaunchPlan, Prepared, Watch};
 use crate::container::{ContainerClass, Event};
-use crate::errand::Errand;
 use crate::launcher::{Birth, Held, Stdio};
 use crate::ledger::{Birthmark, Record};
+use crate::plugin::CallError;
 
 /// Brings a container up.
 pub(super) async fn bring_up(house: &Arc<House>, cell: &Arc<Cell>) -> Result<Running, LaunchError> {
-    let waiting = {
-        let _turn = cell.turn().await;
-        let waiting = errand(house, cell, house.chain.patience_up(), make).await?;
-        isolate(house, cell).await?;
-        waiting
-    };
+    let container = errand(house, cell, begin).await?;
+    advance(cell, Event::Provisioned)?;
+    let prepared = prepare(house, cell, container).await?;
+    let waiting = errand(house, cell, move |house, cell| hold(house, cell, prepared)).await?;
+    advance(cell, Event::Prepared)?;
+    let watches = isolate(house, cell).await?;
     advance(cell, Event::Isolated)?;
     fetch(house, cell).await?;
-    start(house, cell, waiting).await
-}
-
-/// Makes a first process that waits, in everything that the chain prepared for it. Blocks: all of it is done in one
-/// go on one thread.
-fn make(errand: &Errand, house: &Arc<House>, cell: &Arc<Cell>) -> Result<Waiting, LaunchError> {
-    let container = begin(house, cell)?;
-    advance(cell, Event::Began)?;
-    find_rootfs(cell)?;
-    advance(cell, Event::Provisioned)?;
-    let prepared = prepare(errand, house, cell, &container)?;
-    let mut waiting = hold(house, cell, prepared)?;
-    advance(cell, Event::Prepared)?;
-    waiting.watches = house.chain.watch(errand, &cell.case()).map_err(|source| chain_error(cell, source))?;
-    Ok(waiting)
+    let process = start(house, cell, waiting).await?;
+    Ok(Running { process, watches })
 }
 
 /// A first process that waits.
@@ -58,7 +45,6 @@ struct Waiting {
     held: Held,
     /// What it is to be told.
     plan: Plan,
-    watches: Vec<Watch>,
 }
 
 /// Goes on to the next phase, unless the container is to end.
@@ -82,18 +68,18 @@ fn advance(cell: &Cell, event: Event) -> Result<(), LaunchError> {
 async fn errand<T: Send + 'static>(
     house: &Arc<House>,
     cell: &Arc<Cell>,
-    patience: Duration,
-    work: impl FnOnce(&Errand, &Arc<House>, &Arc<Cell>) -> Result<T, LaunchError> + Send + 'static,
+    work: impl FnOnce(&Arc<House>, &Arc<Cell>) -> Result<T, LaunchError> + Send + 'static,
 ) -> Result<T, LaunchError> {
     let (house2, cell2) = (Arc::clone(house), Arc::clone(cell));
-    match house.errands.run(patience, move |errand| work(errand, &house2, &cell2)).await {
+    match house.errands.run(PATIENCE, move |_| work(&house2, &cell2)).await {
         Ok(outcome) => outcome,
-        Err(abandoned) => Err(chain_error(cell, house.chain.left_behind(abandoned))),
+        Err(abandoned) => Err(LaunchError::Lost { id: cell.id().clone(), reason: abandoned.to_string() }),
     }
 }
 
-/// Puts the intent on record, then makes the directories and what the container is tracked by.
-fn begin(house: &House, cell: &Cell) -> Result<Container, LaunchError> {
+/// Puts the intent on record, makes the directories and what the container is tracked by, and looks at the root
+/// file system that was asked for before any plugin relies on it.
+fn begin(house: &Arc<House>, cell: &Arc<Cell>) -> Result<Container, LaunchError> {
     let id = cell.id().clone();
     let request = cell.record().request.clone();
     let who = user::resolve(request.command.user.as_deref(), request.rootfs.as_deref())
@@ -147,6 +133,10 @@ fn begin(house: &House, cell: &Cell) -> Result<Container, LaunchError> {
         .launcher
         .ready(id.as_str(), &handed_down)
         .map_err(|source| LaunchError::Ready { id: id.clone(), source })?;
+    advance(cell, Event::Began)?;
+    if let Some(path) = container.rootfs.clone() {
+        fs::read_dir(&path).map(drop).map_err(|source| LaunchError::Rootfs { id, path, source })?;
+    }
     Ok(container)
 }
 
@@ -163,36 +153,23 @@ fn make_directory(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Looks at the root file system that was asked for, before any plugin relies on it.
-fn find_rootfs(cell: &Cell) -> Result<(), LaunchError> {
-    let Some(path) = cell.record().request.rootfs.clone() else { return Ok(()) };
-    let id = cell.id().clone();
-    fs::read_dir(&path).map(drop).map_err(|source| LaunchError::Rootfs { id, path, source })
-}
-
 /// Asks the chain what the launch needs.
-fn prepare(
-    errand: &Errand,
-    house: &House,
-    cell: &Cell,
-    container: &Container,
-) -> Result<Prepared, LaunchError> {
+async fn prepare(house: &House, cell: &Cell, container: Container) -> Result<Prepared, LaunchError> {
+    let wants_rootfs = container.rootfs.is_some();
     let parties = cell.record().parties.clone();
-    let prepared =
-        house.chain.prepare(errand, container, parties).map_err(|source| chain_error(cell, source))?;
-    // The last plugin may have come back after everybody stopped waiting for it. The way down is under way then.
-    if errand.is_abandoned() {
-        let reason = "a plugin answered after it was given up".into();
-        return Err(LaunchError::Lost { id: cell.id().clone(), reason });
-    }
-    if container.rootfs.is_some() && prepared.plan.root.is_none() {
+    let prepared = {
+        let _turn = cell.turn().await;
+        house.chain.prepare(container, parties).await
+    };
+    let prepared = prepared.map_err(|source| chain_error(cell, source))?;
+    if wants_rootfs && prepared.plan.root.is_none() {
         return Err(LaunchError::NoFilesystem { id: cell.id().clone() });
     }
     Ok(prepared)
 }
 
 /// Makes the first process, which waits, and puts it on record with everything the plugins keep for it.
-fn hold(house: &House, cell: &Cell, prepared: Prepared) -> Result<Waiting, LaunchError> {
+fn hold(house: &Arc<House>, cell: &Arc<Cell>, prepared: Prepared) -> Result<Waiting, LaunchError> {
     let parent = cell.id().parent().and_then(|parent| house.table.get(&parent));
     let id = cell.id().clone();
     let record = cell.record();
@@ -247,7 +224,7 @@ fn hold(house: &House, cell: &Cell, prepared: Prepared) -> Result<Waiting, Launc
         record.logs = logs;
     })
     .map_err(|source| LaunchError::Ledger { id, source })?;
-    Ok(Waiting { held, plan, watches: Vec::new() })
+    Ok(Waiting { held, plan })
 }
 
 /// The cgroup v1 directories that the first process is born in. Who shares its parent's control groups is
@@ -272,10 +249,27 @@ fn shares_cgroups(record: &Record) -> bool {
 }
 
 /// Lets the plugins get hold of the first process.
-async fn isolate(house: &House, cell: &Cell) -> Result<(), LaunchError> {
-    let Some(process) = cell.process() else { return Ok(()) };
-    let isolated = house.chain.isolate(&cell.case(), process.as_fd()).await;
-    isolated.map_err(|source| chain_error(cell, source))
+async fn isolate(house: &House, cell: &Cell) -> Result<Vec<Watch>, LaunchError> {
+    let _turn = cell.turn().await;
+    let (watches, failed) = house.chain.watch(&cell.case()).await;
+    do_without(house, cell, failed)?;
+    if let Some(process) = cell.process() {
+        let failed = house.chain.isolate(&cell.case(), process.as_fd()).await;
+        do_without(house, cell, failed)?;
+    }
+    Ok(watches)
+}
+
+/// Fails the launch, unless it can do without all who failed; the container then says so.
+fn do_without(house: &House, cell: &Cell, failed: Vec<CallError>) -> Result<(), LaunchError> {
+    if failed.is_empty() {
+        return Ok(());
+    }
+    let mut parties = cell.record().parties.clone();
+    house.chain.do_without(failed, &mut parties).map_err(|source| chain_error(cell, source))?;
+    // On disk once the command runs.
+    cell.note(|record| record.parties = parties);
+    Ok(())
 }
 
 /// Brings in the container's files.
@@ -290,13 +284,13 @@ async fn fetch(house: &House, cell: &Cell) -> Result<(), LaunchError> {
 }
 
 /// Hands over the plan, waits until the command runs, and puts that on record.
-async fn start(house: &Arc<House>, cell: &Arc<Cell>, waiting: Waiting) -> Result<Running, LaunchError> {
+async fn start(house: &Arc<House>, cell: &Arc<Cell>, waiting: Waiting) -> Result<Arc<Process>, LaunchError> {
     if let Some(cause) = cell.wish() {
         let message = cause.message.unwrap_or_default();
         return Err(LaunchError::Ended { id: cell.id().clone(), phase: cell.phase(), message });
     }
-    let Waiting { held, plan, watches } = waiting;
-    let release = errand(house, cell, PATIENCE, move |_, house, cell| {
+    let Waiting { held, plan } = waiting;
+    let release = errand(house, cell, move |house, cell| {
         let id = || cell.id().clone();
         let process = held.release(plan).map_err(|source| LaunchError::Start { id: id(), source })?;
         let process = Arc::new(process);
@@ -307,8 +301,8 @@ async fn start(house: &Arc<House>, cell: &Arc<Cell>, waiting: Waiting) -> Result
         Ok(process)
     });
     tokio::pin!(release);
-    let process = tokio::select! {
-        outcome = &mut release => outcome?,
+    tokio::select! {
+        outcome = &mut release => outcome,
         _ = cell.wished() => {
             // Its end is what the release is waiting for, and it ends at once.
             if let Some(process) = cell.process()
@@ -316,10 +310,9 @@ async fn start(house: &Arc<House>, cell: &Arc<Cell>, waiting: Waiting) -> Result
             {
                 tracing::debug!(container = %cell.id(), "not killed: {error}");
             }
-            release.await?
+            release.await
         }
-    };
-    Ok(Running { process, watches })
+    }
 }
 
 fn chain_error(cell: &Cell, source: crate::chain::ChainError) -> LaunchError {

@@ -177,6 +177,11 @@ impl Native {
     /// # Errors
     /// [`UpdateError`] says which plugin refused; the others were told to go back.
     pub async fn update(&self, id: &ContainerId, resources: Resources) -> Result<(), UpdateError> {
+        let (native, id) = (self.clone(), id.clone());
+        to_the_end(async move { native.update_here(&id, resources).await }).await
+    }
+
+    async fn update_here(&self, id: &ContainerId, resources: Resources) -> Result<(), UpdateError> {
         check_resources(id, &resources)?;
         let house = &self.0;
         let unknown = || UpdateError::Unknown { id: id.clone() };
@@ -209,6 +214,11 @@ impl Native {
 
     /// What a container uses. `None` for one that nobody knows or that does not run.
     pub async fn usage(&self, id: &ContainerId) -> Option<UsageView> {
+        let (native, id) = (self.clone(), id.clone());
+        to_the_end(async move { native.usage_here(&id).await }).await
+    }
+
+    async fn usage_here(&self, id: &ContainerId) -> Option<UsageView> {
         let cell = self.0.table.get(id).filter(|cell| cell.phase() == Phase::Running)?;
         let said = {
             let _turn = cell.turn().await;
@@ -231,6 +241,11 @@ impl Native {
 
     /// How a container is. `None` for one that nobody knows or that does not run.
     pub async fn status(&self, id: &ContainerId) -> Option<StatusView> {
+        let (native, id) = (self.clone(), id.clone());
+        to_the_end(async move { native.status_here(&id).await }).await
+    }
+
+    async fn status_here(&self, id: &ContainerId) -> Option<StatusView> {
         let cell = self.0.table.get(id).filter(|cell| cell.phase() == Phase::Running)?;
         let said = {
             let _turn = cell.turn().await;
@@ -296,6 +311,19 @@ impl Native {
             }
         }
         left
+    }
+}
+
+/// Does work that must not be left half done, whether or not anybody still waits for it: a client may go
+/// away at any time, and what its call holds (a container's turn) or owes (a record) would be lost.
+async fn to_the_end<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
+    match tokio::spawn(work).await {
+        Ok(value) => value,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime ends, and with it whoever waits.
+            Err(_) => std::future::pending().await,
+        },
     }
 }
 

@@ -213,17 +213,14 @@ fn unknown(house: &House, id: ContainerId) -> Record {
 /// Takes over a container that runs.
 async fn go_on(house: &Arc<House>, cell: Arc<Cell>, process: Arc<Process>) {
     take_back_update(house, &cell).await;
-    let watches = {
+    let (watches, failed) = {
         let _turn = cell.turn().await;
-        let (chain, case) = (house.chain.clone(), cell.case());
-        let watch = house.errands.run(chain.patience_up(), move |errand| chain.watch(errand, &case));
-        watch.await.unwrap_or_else(|abandoned| Err(house.chain.left_behind(abandoned)))
+        house.chain.watch(&cell.case()).await
     };
-    let watches = watches.unwrap_or_else(|error| {
+    for error in failed {
         // A healthy container is not ended because a plugin is not well.
-        tracing::error!(container = %cell.id(), "goes on without being watched for limits: {error}");
-        Vec::new()
-    });
+        tracing::error!(container = %cell.id(), "goes on without being watched for all limits: {error}");
+    }
     let running = Running { process, watches };
     tokio::spawn(resume(Arc::clone(house), cell, running));
 }

@@ -7,12 +7,15 @@
 //!    │ recover failed       │ recover failed
 //!    └──────────────────────┴──────────▶ OutOfService ─ only cleanup is still tried
 //! ```
+//!
+//! Calls for different containers overlap. When one of them panics, the others are not to notice: a call
+//! that finds the instance poisoned was not made, so it is made on the next one.
 
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use cofferdam_plugin_abi::{Failure, ModuleRef};
 use cofferdam_plugin_model::{
@@ -21,7 +24,7 @@ use cofferdam_plugin_model::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::instance::{Instance, Reaction};
+use super::instance::{Instance, Reaction, Trouble};
 use super::preflight::{Candidate, PreflightError, examine};
 use super::store::{Store, StoreError};
 use super::{LoadError, load, log};
@@ -50,6 +53,9 @@ pub struct Plugin {
     request: Vec<u8>,
     module: ModuleRef,
     instance: RwLock<Arc<Instance>>,
+    /// Whether a thread is making it anew; the others wait for that.
+    renewing: Mutex<bool>,
+    renewed: Condvar,
     condition: Mutex<Condition>,
     counters: [Counters; Method::ALL.len()],
 }
@@ -89,13 +95,13 @@ pub enum CallError {
         plugin: String,
         /// The method.
         method: Method,
-        /// Its words, one cause per line.
+        /// Its words, the causes in order.
         reason: String,
         /// Whether it may do better later.
         retryable: bool,
     },
     /// Its code panicked.
-    #[error("`{plugin}` {reason} (at {location}); it was made anew and told of its containers")]
+    #[error("`{plugin}` {reason} (at {location}); {aftermath}")]
     Panicked {
         /// The plugin.
         plugin: String,
@@ -105,6 +111,8 @@ pub enum CallError {
         reason: String,
         /// Where.
         location: String,
+        /// What became of the plugin.
+        aftermath: String,
     },
     /// It is not called any more.
     #[error("`{plugin}` is {state}, so `{method}` was not called: {reason}")]
@@ -226,11 +234,12 @@ pub struct Premises<'a> {
 }
 
 impl Plugin {
-    /// Checks a plugin file, loads a private copy of it and has it make itself. Blocks.
+    /// Checks a plugin file, loads a private copy of it and has it make itself, as a step of an errand.
     ///
     /// # Errors
     /// [`AdmitError`] says who refused and what to do.
     pub fn admit(
+        errand: &Errand,
         config: &PluginConfig,
         kind: Kind,
         file: &Path,
@@ -257,16 +266,24 @@ impl Plugin {
             reason,
         };
         let request = serde_json::to_vec(&request).map_err(|error| create_error(error.to_string()))?;
-        let instance = Instance::create(module, kind, log::host_for(&manifest.name), &request)
+        let name: Arc<str> = manifest.name.as_str().into();
+        let _span = tracing::info_span!("call", plugin = %name, method = %Method::Create).entered();
+        let instance = errand
+            .step(&name, Method::Create.name(), config.deadline(Method::Create), || {
+                Instance::create(module, kind, log::host_for(&name), &request)
+            })
+            .map_err(|NobodyWaits| create_error("nobody waits for it any more".into()))?
             .map_err(|failure| create_error(describe(&failure)))?;
         Ok(Self {
-            name: manifest.name.as_str().into(),
+            name,
             file: path,
             sha256,
             config: config.clone(),
             request,
             module,
             instance: RwLock::new(Arc::new(instance)),
+            renewing: Mutex::new(false),
+            renewed: Condvar::new(),
             condition: Mutex::new(Condition { health: Health::Ok, panics: 0 }),
             counters: Default::default(),
             manifest,
@@ -293,8 +310,16 @@ impl Plugin {
 
     /// How long a method may take.
     #[must_use]
-    pub fn deadline(&self, method: Method) -> std::time::Duration {
+    pub fn deadline(&self, method: Method) -> Duration {
         self.config.deadline(method)
+    }
+
+    /// The shortest deadline of any step that a call may come to: after a panic, it is made anew and told
+    /// of its containers.
+    #[must_use]
+    pub fn patience(&self, method: Method) -> Duration {
+        let steps = [method, Method::Create, Method::Recover];
+        steps.into_iter().map(|step| self.deadline(step)).min().unwrap_or(Duration::ZERO)
     }
 
     /// Whether it has a method; one it does not have costs nothing.
@@ -330,28 +355,70 @@ impl Plugin {
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<Reaction, CallError> {
         self.check_health(method)?;
-        let allowed = self.deadline(method);
-        let instance = Arc::clone(&self.instance.read().unwrap_or_else(PoisonError::into_inner));
-        let deadline = unix_ms().saturating_add(u64::try_from(allowed.as_millis()).unwrap_or(u64::MAX));
-        let counters = self.count(method);
-        counters.calls.fetch_add(1, Ordering::Relaxed);
-        let started = Instant::now();
-        let outcome = errand.step(&self.name, method.name(), allowed, || {
-            instance.call(method, container, deadline, request, descriptors)
-        });
-        drop(instance);
-        let nanos = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        counters.nanos.fetch_add(nanos, Ordering::Relaxed);
-        let reaction = match outcome {
-            Ok(reaction) => reaction,
+        let _span = tracing::info_span!("call", plugin = %self.name, %method, container).entered();
+        self.count(method).calls.fetch_add(1, Ordering::Relaxed);
+        let attempt = |instance: &Arc<Instance>| {
+            self.attempt(errand, instance, method, container, request, descriptors)
+        };
+        let mut instance = self.instance();
+        let mut outcome = attempt(&instance);
+        if matches!(&outcome, Ok(Err(Trouble::Failure(failure))) if failure.code == Failure::POISONED) {
+            self.renew(errand, recoverer, &instance);
+            self.release(errand, std::mem::replace(&mut instance, self.instance()));
+            self.check_health(method)?;
+            outcome = attempt(&instance);
+        }
+        let outcome = match outcome {
+            Ok(outcome) => outcome,
             Err(NobodyWaits) => {
                 return Err(CallError::NotBegun { plugin: self.name.to_string(), method });
             }
         };
-        reaction.map_err(|failure| {
-            counters.failures.fetch_add(1, Ordering::Relaxed);
-            self.explain(errand, recoverer, method, &failure)
-        })
+        let outcome = outcome.map_err(|trouble| {
+            self.count(method).failures.fetch_add(1, Ordering::Relaxed);
+            match trouble {
+                Trouble::Failure(failure) => self.explain(errand, recoverer, method, &instance, &failure),
+                Trouble::Answer(reason) => {
+                    CallError::Malformed { plugin: self.name.to_string(), method, reason }
+                }
+            }
+        });
+        self.release(errand, instance);
+        outcome
+    }
+
+    fn attempt(
+        &self,
+        errand: &Errand,
+        instance: &Instance,
+        method: Method,
+        container: &str,
+        request: &[u8],
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<Result<Reaction, Trouble>, NobodyWaits> {
+        let allowed = self.deadline(method);
+        let deadline = unix_ms().saturating_add(u64::try_from(allowed.as_millis()).unwrap_or(u64::MAX));
+        let started = Instant::now();
+        let outcome = errand.step(&self.name, method.name(), allowed, || {
+            instance.call(method, container, deadline, request, descriptors)
+        });
+        let nanos = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.count(method).nanos.fetch_add(nanos, Ordering::Relaxed);
+        outcome
+    }
+
+    /// The instance that is called now.
+    fn instance(&self) -> Arc<Instance> {
+        Arc::clone(&self.instance.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Lets go of an instance. The last to let go of one that was replaced runs its `Drop`, which is the
+    /// author's code and may take its time like any other.
+    fn release(&self, errand: &Errand, instance: Arc<Instance>) {
+        if !Arc::ptr_eq(&instance, &self.instance()) {
+            // When nobody waits, it is dropped all the same.
+            let _ = errand.step(&self.name, "drop", self.deadline(Method::Create), || drop(instance));
+        }
     }
 
     /// Calls a method as a step of an errand.
@@ -439,67 +506,132 @@ impl Plugin {
         errand: &Errand,
         recoverer: &dyn Recoverer,
         method: Method,
+        instance: &Arc<Instance>,
         failure: &Failure,
     ) -> CallError {
         let plugin = self.name.to_string();
         match failure.code {
             Failure::PANICKED => {
                 self.count(method).panics.fetch_add(1, Ordering::Relaxed);
-                self.make_anew(errand, recoverer, method, failure);
+                self.note_panic(method, failure);
+                // One that panics in `recover` would do it again; whoever asked decides on it.
+                if method != Method::Recover {
+                    self.renew(errand, recoverer, instance);
+                }
                 CallError::Panicked {
                     plugin,
                     method,
-                    reason: failure.message.to_string(),
+                    reason: in_one_line(&failure.message),
                     location: failure.location.to_string(),
+                    aftermath: self.aftermath(method, instance),
                 }
             }
             _ => CallError::Refused {
                 plugin,
                 method,
-                reason: failure.message.to_string(),
+                reason: in_one_line(&failure.message),
                 retryable: failure.retryable,
             },
         }
     }
 
-    /// Replaces an instance that panicked by a new one, and tells that of the containers it has.
-    fn make_anew(&self, errand: &Errand, recoverer: &dyn Recoverer, method: Method, failure: &Failure) {
+    fn note_panic(&self, method: Method, failure: &Failure) {
         let trouble = describe(failure);
         tracing::error!(plugin = %self.name, %method, "{trouble}");
-        let panics = {
-            let mut condition = lock(&self.condition);
-            condition.panics += 1;
-            if condition.panics >= PANICS_FORGIVEN {
-                condition.health =
-                    Health::Quarantined(format!("it panicked {} times, last: {trouble}", condition.panics));
+        let mut condition = lock(&self.condition);
+        condition.panics += 1;
+        if condition.panics >= PANICS_FORGIVEN {
+            condition.health =
+                Health::Quarantined(format!("it panicked {} times, last: {trouble}", condition.panics));
+        }
+    }
+
+    /// What became of the plugin after a panic, in words.
+    fn aftermath(&self, method: Method, panicked: &Arc<Instance>) -> String {
+        match self.health() {
+            Health::Ok if method == Method::Recover => "it is not called any more".into(),
+            Health::Ok if Arc::ptr_eq(panicked, &self.instance()) => {
+                "it will be made anew before its next call".into()
             }
-            condition.panics
-        };
+            Health::Ok => "it was made anew and told of its containers".into(),
+            Health::Quarantined(_) => "it panicked too often and is in quarantine".into(),
+            Health::OutOfService(reason) => format!("it is out of service: {reason}"),
+        }
+    }
+
+    /// Replaces an instance that panicked by a new one that knows of its containers, unless another thread
+    /// has done so.
+    fn renew(&self, errand: &Errand, recoverer: &dyn Recoverer, panicked: &Arc<Instance>) {
+        if !self.claim_renewal(panicked) {
+            return;
+        }
         let created = errand.step(&self.name, Method::Create.name(), self.deadline(Method::Create), || {
             Instance::create(self.module, self.manifest.kind, log::host_for(&self.name), &self.request)
         });
         match created {
             Ok(Ok(instance)) => {
-                let new = Arc::new(instance);
-                let old = std::mem::replace(
-                    &mut *self.instance.write().unwrap_or_else(PoisonError::into_inner),
-                    new,
-                );
-                drop(old);
+                let instance = Arc::new(instance);
+                // One that is not to be called any more is made for `cleanup` alone, which needs to know
+                // nothing; telling it of its containers may be what it panics of.
+                if self.health() == Health::Ok
+                    && let Err(error) = self.recover_on(&instance, errand, recoverer)
+                {
+                    self.retire(format!("it did not recover after a panic: {error}"));
+                }
+                *self.instance.write().unwrap_or_else(PoisonError::into_inner) = instance;
             }
             Ok(Err(failure)) => {
-                let reason = format!("it could not be made anew after a panic: {}", describe(&failure));
-                return self.retire(reason);
+                self.retire(format!("it could not be made anew after a panic: {}", describe(&failure)));
             }
-            Err(NobodyWaits) => return,
+            // The next call finds it poisoned, and tries again.
+            Err(NobodyWaits) => {}
         }
-        // A plugin whose `recover` panics is in quarantine before this can go on for long.
-        if panics < PANICS_FORGIVEN
-            && method != Method::Recover
-            && let Err(error) = self.recover(errand, recoverer)
-        {
-            self.retire(format!("it did not recover after a panic: {error}"));
+        *lock(&self.renewing) = false;
+        self.renewed.notify_all();
+    }
+
+    /// Whether it is this thread's part to replace an instance. Waits while another thread is at it, for as
+    /// long as that may take: then the call fails like any other on a poisoned instance.
+    fn claim_renewal(&self, panicked: &Arc<Instance>) -> bool {
+        let allowed = self.deadline(Method::Create) + self.deadline(Method::Recover);
+        let renewing = lock(&self.renewing);
+        let waited = self.renewed.wait_timeout_while(renewing, allowed, |renewing| *renewing);
+        let (mut renewing, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        if *renewing || !Arc::ptr_eq(panicked, &self.instance()) {
+            return false;
         }
+        *renewing = true;
+        true
+    }
+
+    /// Tells a new instance what is there already, before anybody else can call it.
+    fn recover_on(
+        &self,
+        instance: &Arc<Instance>,
+        errand: &Errand,
+        recoverer: &dyn Recoverer,
+    ) -> Result<(), CallError> {
+        const METHOD: Method = Method::Recover;
+        if !self.implements(METHOD) {
+            return Ok(());
+        }
+        let request =
+            serde_json::to_vec(&recoverer.request(&self.name)).map_err(|e| self.malformed(METHOD, &e))?;
+        self.count(METHOD).calls.fetch_add(1, Ordering::Relaxed);
+        let plugin = self.name.to_string();
+        let reaction = match self.attempt(errand, instance, METHOD, "", &request, &[]) {
+            Ok(Ok(reaction)) => reaction,
+            Ok(Err(Trouble::Failure(failure))) => {
+                self.count(METHOD).failures.fetch_add(1, Ordering::Relaxed);
+                return Err(self.explain(errand, recoverer, METHOD, instance, &failure));
+            }
+            Ok(Err(Trouble::Answer(reason))) => {
+                return Err(CallError::Malformed { plugin, method: METHOD, reason });
+            }
+            Err(NobodyWaits) => return Err(CallError::NotBegun { plugin, method: METHOD }),
+        };
+        self.settle(recoverer, self.read(METHOD, &reaction)?);
+        Ok(())
     }
 
     /// Tells it what is there already, and keeps what it answers.
@@ -512,13 +644,17 @@ impl Plugin {
         }
         let request = recoverer.request(&self.name);
         let reply: RecoverReply = self.call(errand, recoverer, Method::Recover, "", &request)?;
+        self.settle(recoverer, reply);
+        Ok(())
+    }
+
+    fn settle(&self, recoverer: &dyn Recoverer, reply: RecoverReply) {
         for (container, verdict) in &reply.verdicts {
             if let Verdict::Refused { reason } = verdict {
                 tracing::warn!(plugin = %self.name, %container, "refuses a running container: {reason}");
             }
         }
         recoverer.settle(&self.name, reply);
-        Ok(())
     }
 
     fn count(&self, method: Method) -> &Counters {
@@ -568,10 +704,15 @@ fn check_identity(candidate: &Candidate, config: &PluginConfig, kind: Kind) -> R
 
 fn describe(failure: &Failure) -> String {
     if failure.location.is_empty() {
-        failure.message.to_string()
+        in_one_line(&failure.message)
     } else {
-        format!("{} (at {})", failure.message, failure.location)
+        format!("{} (at {})", in_one_line(&failure.message), failure.location)
     }
+}
+
+/// A plugin's words come with one cause per line; ours are one sentence.
+fn in_one_line(message: &str) -> String {
+    message.lines().collect::<Vec<_>>().join(": ")
 }
 
 fn unix_ms() -> u64 {

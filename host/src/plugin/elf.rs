@@ -74,8 +74,12 @@ pub fn read<'data>(data: &'data [u8], note: (&str, u32), symbol: &[u8]) -> Resul
 }
 
 fn check_identity(data: &[u8]) -> Result<(), ElfError> {
-    let Some(ident) = data.get(..20).filter(|ident| ident.starts_with(&elf::ELFMAG)) else {
+    const HEADER: usize = size_of::<elf::FileHeader64<LE>>();
+    if !data.starts_with(&elf::ELFMAG) {
         return Err(ElfError::NotElf);
+    }
+    let Some(ident) = data.get(..HEADER) else {
+        return Err(ElfError::Truncated { needed: HEADER as u64, len: data.len() as u64 });
     };
     let little = ident[5] == elf::ELFDATA2LSB.0;
     let machine = [ident[18], ident[19]];

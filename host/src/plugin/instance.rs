@@ -23,6 +23,14 @@ pub struct Reaction {
     pub descriptors: Vec<OwnedFd>,
 }
 
+/// Why a call brought nothing back.
+pub enum Trouble {
+    /// The plugin says no, or did not survive it.
+    Failure(Failure),
+    /// Its answer cannot be taken as it is.
+    Answer(String),
+}
+
 impl Instance {
     /// Has the module make one.
     pub fn create(module: ModuleRef, kind: Kind, host: HostBox, request: &[u8]) -> Result<Self, Failure> {
@@ -42,7 +50,7 @@ impl Instance {
         deadline_unix_ms: u64,
         request: &[u8],
         descriptors: &[BorrowedFd<'_>],
-    ) -> Result<Reaction, Failure> {
+    ) -> Result<Reaction, Trouble> {
         let numbers: Vec<i32> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
         let call = Call {
             container: RStr::from_str(container),
@@ -54,9 +62,9 @@ impl Instance {
         match self.dispatch(method, call, RSlice::from_slice(request)) {
             RResult::ROk(Answer { payload, descriptors }) => Ok(Reaction {
                 payload: payload.into_vec(),
-                descriptors: descriptors::adopt(descriptors.into_vec()),
+                descriptors: descriptors::adopt(&descriptors).map_err(Trouble::Answer)?,
             }),
-            RResult::RErr(failure) => Err(failure),
+            RResult::RErr(failure) => Err(Trouble::Failure(failure)),
         }
     }
 

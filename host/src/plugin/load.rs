@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use abi_stable::StableAbi;
 use abi_stable::abi_stability::abi_checking::check_layout_compatibility;
 use abi_stable::library::{AbiHeaderRef, IsLayoutChecked, LibHeader, ROOT_MODULE_LOADER_NAME_WITH_NUL};
+use abi_stable::type_layout::TypeLayout;
 use cofferdam_plugin_abi::ModuleRef;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 
@@ -93,14 +94,31 @@ fn check_layout(name: &str, header: &'static LibHeader) -> Result<(), LoadError>
         tracing::debug!(plugin = name, "the library was exported without its layout");
         return Err(LoadError::Layout { name: name.to_owned(), api: cofferdam_plugin_abi::API_VERSION });
     };
-    let ours = <ModuleRef as StableAbi>::LAYOUT;
-    let Err(newer) = check_layout_compatibility(ours, theirs) else { return Ok(()) };
-    let Err(older) = check_layout_compatibility(theirs, ours) else {
-        tracing::debug!(plugin = name, "built against an earlier minor version of the plugin API");
-        return Ok(());
-    };
-    tracing::debug!(plugin = name, "as a newer plugin: {newer}\nas an older plugin: {older}");
-    Err(LoadError::Layout { name: name.to_owned(), api: cofferdam_plugin_abi::API_VERSION })
+    match compare(<ModuleRef as StableAbi>::LAYOUT, theirs) {
+        Ok(Age::Older) => {
+            tracing::debug!(plugin = name, "built against an earlier minor version of the plugin API");
+            Ok(())
+        }
+        Ok(Age::SameOrNewer) => Ok(()),
+        Err(difference) => {
+            tracing::debug!(plugin = name, "{difference}");
+            Err(LoadError::Layout { name: name.to_owned(), api: cofferdam_plugin_abi::API_VERSION })
+        }
+    }
+}
+
+/// What a plugin is to this agent.
+#[derive(Debug, PartialEq, Eq)]
+enum Age {
+    SameOrNewer,
+    Older,
+}
+
+/// Finds one layout inside the other, or says why neither is.
+fn compare(ours: &'static TypeLayout, theirs: &'static TypeLayout) -> Result<Age, String> {
+    let Err(newer) = check_layout_compatibility(ours, theirs) else { return Ok(Age::SameOrNewer) };
+    let Err(older) = check_layout_compatibility(theirs, ours) else { return Ok(Age::Older) };
+    Err(format!("as a newer plugin: {newer}\nas an older plugin: {older}"))
 }
 
 /// The `x` of the glibc 2.x that this process runs with.
@@ -108,4 +126,63 @@ pub fn glibc_minor() -> u32 {
     // SAFETY: the function has no preconditions and answers a static, NUL-terminated text.
     let version = unsafe { CStr::from_ptr(libc::gnu_get_libc_version()) };
     version.to_str().ok().and_then(|text| text.split('.').nth(1)?.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One boundary as it was released, and as it may and may not become.
+    macro_rules! release {
+        ($name:ident { $($before:ident),* ; $last:ident ; $($after:ident: $answer:literal),* }) => {
+            #[expect(
+                non_local_definitions,
+                dead_code,
+                reason = "what abi_stable expands to; only the layout is looked at"
+            )]
+            mod $name {
+                use abi_stable::std_types::RBox;
+                use abi_stable::{StableAbi, sabi_trait};
+
+                #[sabi_trait]
+                pub trait Guest {
+                    $(fn $before(&self) -> u32;)*
+                    #[sabi(last_prefix_field)]
+                    fn $last(&self) -> u32;
+                    $(fn $after(&self) -> u32 { $answer })*
+                }
+
+                #[repr(C)]
+                #[derive(StableAbi)]
+                #[sabi(kind(Prefix(prefix_ref = RootRef)))]
+                pub struct Root {
+                    pub make: extern "C" fn() -> Guest_TO<'static, RBox<()>>,
+                }
+
+                pub fn layout() -> &'static abi_stable::type_layout::TypeLayout {
+                    <RootRef as StableAbi>::LAYOUT
+                }
+            }
+        };
+    }
+
+    release!(released { prepare; cleanup; });
+    release!(appended { prepare; cleanup; shutdown: 0 });
+    release!(inserted { prepare, isolate; cleanup; });
+    release!(renamed { get_ready; cleanup; });
+
+    #[test]
+    fn an_older_plugin_is_as_welcome_as_a_newer_one() {
+        assert_eq!(compare(released::layout(), released::layout()), Ok(Age::SameOrNewer));
+        assert_eq!(compare(released::layout(), appended::layout()), Ok(Age::SameOrNewer));
+        assert_eq!(compare(appended::layout(), released::layout()), Ok(Age::Older));
+    }
+
+    #[test]
+    fn a_boundary_that_did_anything_but_grow_is_refused_in_both_directions() {
+        for other in [inserted::layout(), renamed::layout()] {
+            compare(released::layout(), other).unwrap_err();
+            compare(other, released::layout()).unwrap_err();
+        }
+    }
 }

@@ -64,6 +64,10 @@ fn site(number: u64) -> Option<&'static Metadata<'static>> {
     site.metadata.get()
 }
 
+fn is_enabled(metadata: &'static Metadata<'static>) -> bool {
+    dispatcher::get_default(|dispatch| dispatch.enabled(metadata))
+}
+
 fn leak(text: String) -> &'static str {
     Box::leak(text.into_boxed_str())
 }
@@ -132,7 +136,8 @@ impl Host {
     }
 
     fn open(&self, callsite: u64, parent: u64, fields: RSlice<'_, u8>) -> u64 {
-        let Some(metadata) = site(callsite) else { return 0 };
+        // A plugin asks first, except for the very first span of a callsite.
+        let Some(metadata) = site(callsite).filter(|&site| is_enabled(site)) else { return 0 };
         let span = with_fields(metadata, fields, |values| match self.span(parent) {
             Some(parent) => Span::child_of(parent.id(), metadata, values),
             None => Span::new(metadata, values),
@@ -148,8 +153,9 @@ impl Host {
 
     fn emit(&self, callsite: u64, span: u64, fields: RSlice<'_, u8>) {
         let Some(metadata) = site(callsite) else { return };
-        with_fields(metadata, fields, |values| match self.span(span).and_then(|span| span.id()) {
-            Some(parent) => Event::child_of(parent, metadata, values),
+        with_fields(metadata, fields, |values| match self.span(span) {
+            // Entered, and not only named as the parent: some formats show what is entered.
+            Some(span) => span.in_scope(|| Event::dispatch(metadata, values)),
             None => Event::dispatch(metadata, values),
         });
     }
@@ -169,10 +175,7 @@ impl HostApi for Host {
     }
 
     fn enabled(&self, callsite: u64) -> bool {
-        guarded(false, || {
-            site(callsite)
-                .is_some_and(|metadata| dispatcher::get_default(|dispatch| dispatch.enabled(metadata)))
-        })
+        guarded(false, || site(callsite).is_some_and(is_enabled))
     }
 
     fn event(&self, callsite: u64, span: u64, fields: RSlice<'_, u8>) {

@@ -1,8 +1,8 @@
 //! Everything that can be found out about a plugin file before any of it runs.
 
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use cofferdam_plugin_abi as abi;
@@ -150,7 +150,12 @@ pub fn find(folder: &Path) -> std::io::Result<Vec<(PathBuf, Result<Manifest, Pre
 pub fn examine(path: &Path) -> Result<Candidate, PreflightError> {
     let read_error = |source| PreflightError::Read { path: path.to_owned(), source };
     let path = path.canonicalize().map_err(read_error)?;
-    let file = File::open(&path).map_err(read_error)?;
+    // A pipe would otherwise be waited for until somebody writes to it.
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(&path)
+        .map_err(read_error)?;
     let metadata = file.metadata().map_err(read_error)?;
     if !metadata.is_file() {
         return Err(PreflightError::NotAFile { path });

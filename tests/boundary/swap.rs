@@ -1,0 +1,129 @@
+//! One version of a plugin takes over from another, with containers running.
+
+use std::fs;
+
+use cofferdam::container::Phase;
+use cofferdam_tests::world::World;
+use serde_json::json;
+
+use crate::scene::{greeting, guest, id, lasting, life, lives, plain, plugin, says};
+
+const NAME: &str = "example/greeting";
+
+fn world() -> World {
+    let mut world = plain();
+    world.config.isolators = vec![greeting(json!({ "greeting": "good  morning" }))];
+    world
+}
+
+/// The same directories, with version 2 in the chain.
+fn upgrade(world: &mut World) {
+    world.config.isolators = vec![guest(NAME, "libgreeting_2.so", json!({ "greeting": "good night" }))];
+}
+
+fn downgrade(world: &mut World) {
+    world.config.isolators = vec![greeting(json!({}))];
+}
+
+/// The running container's pid, to tell that it is the very same.
+fn pid(agent: &cofferdam::agent::Agent) -> i32 {
+    let found = agent.containers();
+    assert_eq!((found.len(), found[0].phase), (1, Phase::Running), "{found:?}");
+    let pid = found[0].pid.unwrap();
+    assert!(fs::metadata(format!("/proc/{pid}")).is_ok(), "it runs");
+    pid
+}
+
+#[test]
+fn a_newer_version_migrates_the_states_of_an_older_one() {
+    let mut world = world();
+    let before = life(&world, async |agent| {
+        agent.launch(lasting("web")).await.unwrap();
+        let served = agent.inspect(&id("web")).unwrap().plugins.remove(0);
+        assert_eq!(served.version.as_deref(), Some("1.0.0"));
+        assert_eq!(served.state, json!({ "text": "good  morning" }));
+        pid(&agent)
+    });
+    upgrade(&mut world);
+    let kept = json!({ "words": ["good", "morning"], "since_version": "1.0.0" });
+    life(&world, async |agent| {
+        assert_eq!(pid(&agent), before);
+        let served = agent.inspect(&id("web")).unwrap().plugins.remove(0);
+        assert_eq!(served.version.as_deref(), Some("2.0.0"), "who wrote the state is noted");
+        assert_eq!((&served.state, served.refused), (&kept, None));
+        let status = agent.status(&id("web")).await.unwrap();
+        let shown = json!({ "words": ["good", "morning"], "since_version": "1.0.0", "served_by": "2.0.0" });
+        assert_eq!(status.status["greeting"], shown);
+        lives(&agent).await;
+    });
+    // It is on disk: another restart finds the new state, and has nothing to migrate.
+    life(&world, async |agent| {
+        assert_eq!(pid(&agent), before);
+        assert_eq!(agent.inspect(&id("web")).unwrap().plugins[0].state, kept);
+        agent.destroy(&id("web")).await.unwrap();
+        assert!(agent.remove(&id("web")).await.unwrap());
+        assert_eq!(world.leftovers(), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn an_older_version_that_looks_neither_left_nor_right_harms_no_container() {
+    let mut world = world();
+    upgrade(&mut world);
+    let before = life(&world, async |agent| {
+        agent.launch(lasting("web")).await.unwrap();
+        pid(&agent)
+    });
+    downgrade(&mut world);
+    life(&world, async |agent| {
+        // Version 1 has no `recover`, so it finds out when it is asked.
+        assert_eq!(pid(&agent), before);
+        let status = agent.status(&id("web")).await.unwrap();
+        says(&status.failed[NAME], &["cannot read the plugin's own state", "missing field `text`"]);
+        lives(&agent).await;
+        assert_eq!(pid(&agent), before);
+    });
+    upgrade(&mut world);
+    life(&world, async |agent| {
+        let status = agent.status(&id("web")).await.unwrap();
+        assert_eq!(status.status["greeting"]["words"], json!(["good", "night"]), "nothing was lost");
+        agent.destroy(&id("web")).await.unwrap();
+    });
+}
+
+#[test]
+fn a_state_from_the_future_is_refused_with_a_reason() {
+    let mut world = world();
+    upgrade(&mut world);
+    let before = life(&world, async |agent| {
+        agent.launch(lasting("web")).await.unwrap();
+        pid(&agent)
+    });
+    // What version 3 would have left.
+    let record = world.config.runtime_dir.join("containers/web/record");
+    rewrite(&record, r#""version":"2.0.0""#, r#""version":"3.1.0""#);
+    life(&world, async |agent| {
+        assert_eq!(pid(&agent), before, "the container is unharmed");
+        let served = agent.inspect(&id("web")).unwrap().plugins.remove(0);
+        let reason = "version 3.1.0 wrote its state; 2.0.0 cannot read it";
+        assert_eq!(served.refused.as_deref(), Some(reason));
+        assert_eq!(served.version.as_deref(), Some("3.1.0"), "the state is still that of its writer");
+        assert_eq!(plugin(&agent, NAME).health, "ok", "it serves everybody else");
+        assert!(!agent.status(&id("web")).await.unwrap().status.contains_key("greeting"));
+        lives(&agent).await;
+        agent.destroy(&id("web")).await.unwrap();
+        assert!(agent.remove(&id("web")).await.unwrap());
+        assert_eq!(world.leftovers(), Vec::<String>::new());
+    });
+}
+
+/// Changes a record as its writer would have, checksum and all.
+fn rewrite(record: &std::path::Path, from: &str, to: &str) {
+    let old = fs::read_to_string(record).unwrap();
+    let (head, body) = old.split_once('\n').unwrap();
+    assert!(body.contains(from), "{body}");
+    let new = body.replacen(from, to, 1);
+    let sum = |text: &str| format!("{:08x}", crc32fast::hash(text.as_bytes()));
+    assert!(head.contains(&sum(body)), "{head}");
+    fs::write(record, format!("{}\n{new}", head.replace(&sum(body), &sum(&new)))).unwrap();
+}

@@ -1,0 +1,111 @@
+//! An isolator that misbehaves as its table says, in the method and for the container it says.
+
+mod act;
+
+use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use act::{Act, Fault};
+use cofferdam_plugin_api::prelude::*;
+
+struct Rude(Config);
+
+#[derive(Deserialize, PluginConfig)]
+#[serde(deny_unknown_fields)]
+struct Config {
+    /// What goes wrong, and where.
+    #[serde(default)]
+    faults: Vec<Fault>,
+    /// Where every call is noted, one line each: the method and the container.
+    journal: Option<PathBuf>,
+    /// Variables that it wishes for every container.
+    #[serde(default)]
+    environment: BTreeMap<String, String>,
+}
+
+impl Config {
+    /// Notes the call, and does what the table says happens in it.
+    fn arrive(&self, method: &str, container: &str) -> Result<Option<Act>> {
+        if let Some(journal) = &self.journal {
+            let mut journal = OpenOptions::new().append(true).create(true).open(journal)?;
+            // One write, so that lines of calls that overlap stay whole.
+            journal.write_all(format!("{method} {container}\n").as_bytes())?;
+        }
+        let fault = self.faults.iter().find(|fault| fault.strikes(method, container));
+        fault.map(|fault| fault.strike(method, container)).transpose()
+    }
+}
+
+#[cofferdam_plugin_api::isolator]
+impl Isolator for Rude {
+    const NAME: &'static str = "rude/fault";
+    type Config = Config;
+
+    fn create(config: Config, _: Host) -> Result<Self> {
+        config.arrive("create", "")?;
+        Ok(Self(config))
+    }
+
+    fn recover(&self, containers: Vec<Recovered>, _: Vec<ContainerId>) -> Result<Recovery> {
+        let ids: Vec<&str> = containers.iter().map(|container| container.id.as_str()).collect();
+        self.0.arrive("recover", &ids.join(","))?;
+        Ok(Recovery::new())
+    }
+
+    fn prepare(&self, container: &Container) -> Result<Prepared> {
+        let mut prepared = Prepared::new();
+        for (name, value) in &self.0.environment {
+            prepared = prepared.environment(name, value);
+        }
+        match self.0.arrive("prepare", container.id.as_str())? {
+            Some(Act::UnknownOperation) => prepared.launch().operations.push(Operation::Unknown),
+            Some(Act::UnknownNamespace) => prepared = prepared.clone_namespace(Namespace::Unknown),
+            _ => {}
+        }
+        Ok(prepared)
+    }
+
+    fn isolate(&self, container: &Subject) -> Result<()> {
+        self.0.arrive("isolate", container.id()).map(drop)
+    }
+
+    fn watch(&self, container: &Subject) -> Result<Option<OwnedFd>> {
+        self.0.arrive("watch", container.id()).map(|_| None)
+    }
+
+    fn limitation(&self, container: &Subject) -> Result<Option<Limitation>> {
+        self.0.arrive("limitation", container.id()).map(|_| None)
+    }
+
+    fn update(&self, container: &Subject, _: &Resources) -> Result<Option<Json>> {
+        self.0.arrive("update", container.id()).map(|_| None)
+    }
+
+    fn usage(&self, container: &Subject) -> Result<Usage> {
+        let usage = Usage::default().with("rude_count", 1.0);
+        match self.0.arrive("usage", container.id())? {
+            Some(Act::NotANumber) => Ok(usage.with("rude_secs", f64::NAN)),
+            _ => Ok(usage),
+        }
+    }
+
+    fn status(&self, container: &Subject) -> Result<Status> {
+        self.0.arrive("status", container.id())?;
+        Ok(Status::default().with("rude", true.into()))
+    }
+
+    fn cleanup(&self, container: &Subject) -> Result<()> {
+        self.0.arrive("cleanup", container.id()).map(drop)
+    }
+}
+
+impl Drop for Rude {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.arrive("drop", "") {
+            error!("{error}");
+        }
+    }
+}
