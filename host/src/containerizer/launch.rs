@@ -304,13 +304,18 @@ async fn start(house: &Arc<House>, cell: &Arc<Cell>, waiting: Waiting) -> Result
     tokio::select! {
         outcome = &mut release => outcome,
         _ = cell.wished() => {
-            // Its end is what the release is waiting for, and it ends at once.
-            if let Some(process) = cell.process()
-                && let Err(error) = process.kill()
-            {
-                tracing::debug!(container = %cell.id(), "not killed: {error}");
+            // Its end is what the release is waiting for. Not by a kill of the first process alone: its command may
+            // have been forked already, and without it some launchers would not find that any more.
+            let (house2, cell2) = (Arc::clone(house), Arc::clone(cell));
+            let destroy = house.errands.run(PATIENCE, move |_| {
+                house2.launcher.destroy(cell2.id().as_str(), cell2.process().as_deref())
+            });
+            let (destroyed, released) = tokio::join!(destroy, release);
+            if let Ok(Err(error)) = destroyed {
+                // The way down tries again, and insists.
+                tracing::debug!(container = %cell.id(), "not ended yet: {}", crate::report::chain(&error));
             }
-            release.await
+            released
         }
     }
 }
