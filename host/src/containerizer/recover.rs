@@ -245,12 +245,11 @@ async fn take_back_update(house: &House, cell: &Arc<Cell>) {
     }
 }
 
-/// Removes scratch directories of containers that nobody knows.
+/// Removes scratch directories of containers that nobody knows, or that have ended.
 fn sweep_scratch(house: &House) {
     for id in top_level(&house.work_dir.join("scratch").join("containers")) {
-        if house.table.get(&id).is_none()
-            && let Err(error) = destroy::remove_tree(&house.scratch(&id))
-        {
+        let is_live = house.table.get(&id).is_some_and(|cell| cell.phase().is_live());
+        if !is_live && let Err(error) = destroy::remove_tree(&house.scratch(&id)) {
             tracing::warn!(container = %id, "its scratch directory is left over, and cannot be removed: {error}");
         }
     }
