@@ -7,6 +7,9 @@
 
 mod crashes;
 mod faults;
+mod nested;
+mod phases;
+mod restarts;
 
 use std::path::Path;
 

@@ -63,6 +63,13 @@ impl Daemon {
         daemon
     }
 
+    /// Starts an agent in a world, and waits until it serves or has ended. Whether it serves.
+    pub fn try_start(world: &World) -> (Self, bool) {
+        let (daemon, ready) = Self::prepare(world, |mut command| command.spawn());
+        let serves = daemon.serves(&ready);
+        (daemon, serves)
+    }
+
     /// Starts an agent under an injector, and waits until it serves.
     ///
     /// # Panics

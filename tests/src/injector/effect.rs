@@ -34,6 +34,13 @@ pub enum Actor {
     Init,
 }
 
+impl Effect {
+    /// Whether it is one of a container's first process.
+    pub fn is_inits(&self) -> bool {
+        self.by == Actor::Init
+    }
+}
+
 impl fmt::Display for Effect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let by = match self.by {

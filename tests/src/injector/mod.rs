@@ -19,7 +19,7 @@ mod kernel;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use cofferdam_linux::process::Process;
@@ -34,12 +34,21 @@ pub enum Fault {
     Fail,
     /// The agent is killed before the call is made.
     Kill,
+    /// The call is not made before [`Injector::release`].
+    Hold,
 }
 
 /// Watches over an agent and what comes of it.
 #[derive(Debug)]
 pub struct Injector {
-    state: Arc<Mutex<State>>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// A call is held, or no more will be.
+    changed: Condvar,
 }
 
 /// What an agent did while its injector was armed.
@@ -55,6 +64,9 @@ pub struct Seen {
 struct State {
     armed: Option<Armed>,
     agent: Option<Process>,
+    listener: Option<Arc<OwnedFd>>,
+    /// Calls that are held.
+    held: Vec<u64>,
 }
 
 struct Armed {
@@ -78,11 +90,13 @@ impl Injector {
     pub fn spawn(mut command: Command) -> io::Result<(Child, Self)> {
         let socket = kernel::make_ask(&mut command, &effect::calls())?;
         // The exec is asked about already, and `spawn` waits for it: so the answers come from another thread.
-        let state = Arc::new(Mutex::new(State::default()));
-        let theirs = Arc::clone(&state);
+        let shared = Arc::new(Shared::default());
+        let theirs = Arc::clone(&shared);
         let answers = thread::Builder::new().name("injector".into()).spawn(move || {
             // Nothing comes when the spawn has failed.
             if let Ok(listener) = kernel::listener(&socket) {
+                let listener = Arc::new(listener);
+                lock(&theirs.state).listener = Some(Arc::clone(&listener));
                 attend(&listener, &theirs);
             }
         })?;
@@ -92,23 +106,42 @@ impl Injector {
         drop(answers);
         let child = child?;
         let pid = i32::try_from(child.id()).expect("a pid");
-        lock(&state).agent = Some(Process::open_any(pid).map_err(io::Error::other)?);
-        Ok((child, Self { state }))
+        lock(&shared.state).agent = Some(Process::open_any(pid).map_err(io::Error::other)?);
+        Ok((child, Self { shared }))
     }
 
     /// From now on counts effects, and strikes those at `steps`, counted from 1.
     pub fn arm(&self, fault: Fault, steps: &[usize]) {
-        lock(&self.state).armed = Some(Armed { fault, steps: steps.to_owned(), seen: Seen::default() });
+        lock(&self.shared.state).armed =
+            Some(Armed { fault, steps: steps.to_owned(), seen: Seen::default() });
     }
 
     /// Strikes no more, and tells what was seen.
     pub fn disarm(&self) -> Seen {
-        lock(&self.state).armed.take().map(|armed| armed.seen).unwrap_or_default()
+        let armed = lock(&self.shared.state).armed.take();
+        self.shared.changed.notify_all();
+        armed.map(|armed| armed.seen).unwrap_or_default()
+    }
+
+    /// Waits until a call is held. False if none can be any more, because the injector was disarmed.
+    pub fn wait_held(&self) -> bool {
+        let nothing = |state: &mut State| state.held.is_empty() && state.armed.is_some();
+        let state = self.shared.changed.wait_while(lock(&self.shared.state), nothing);
+        !state.unwrap_or_else(PoisonError::into_inner).held.is_empty()
+    }
+
+    /// Lets the calls that are held be made.
+    pub fn release(&self) {
+        let mut state = lock(&self.shared.state);
+        let Some(listener) = state.listener.clone() else { return };
+        for id in state.held.drain(..) {
+            kernel::answer(&listener, id, None).expect("a call that waits takes an answer");
+        }
     }
 }
 
 /// Answers until nobody is left to ask.
-fn attend(listener: &OwnedFd, state: &Mutex<State>) {
+fn attend(listener: &OwnedFd, shared: &Shared) {
     loop {
         let mut waits = [PollFd::new(listener, PollFlags::IN)];
         match poll(&mut waits, None) {
@@ -122,28 +155,45 @@ fn attend(listener: &OwnedFd, state: &Mutex<State>) {
             Ok(None) => continue,
             Err(error) => panic!("cannot read an agent's call: {error}"),
         };
-        let failure = judge(&asked, &mut lock(state));
-        kernel::answer(listener, asked.id, failure).expect("a call that waits takes an answer");
+        match judge(&asked, &mut lock(&shared.state)) {
+            Verdict::Held => shared.changed.notify_all(),
+            Verdict::Made => kernel::answer(listener, asked.id, None).expect("it takes an answer"),
+            Verdict::Fails(errno) => {
+                kernel::answer(listener, asked.id, Some(errno)).expect("it takes an answer")
+            }
+        }
     }
 }
 
-/// Decides on a call: the error it is to fail with, or `None` if it is to be made.
-fn judge(asked: &kernel::Asked, state: &mut State) -> Option<i32> {
-    let State { armed: Some(armed), agent: Some(agent) } = state else { return None };
-    let effect = effect::effect(asked, agent.pid())?;
+/// What becomes of a call.
+enum Verdict {
+    Made,
+    Fails(i32),
+    /// It is noted, and answered later.
+    Held,
+}
+
+/// Decides on a call.
+fn judge(asked: &kernel::Asked, state: &mut State) -> Verdict {
+    let State { armed: Some(armed), agent: Some(agent), held, .. } = state else { return Verdict::Made };
+    let Some(effect) = effect::effect(asked, agent.pid()) else { return Verdict::Made };
     armed.seen.effects.push(effect.clone());
     if !armed.steps.contains(&armed.seen.effects.len()) {
-        return None;
+        return Verdict::Made;
     }
     let errno = effect.errno;
     armed.seen.struck.push(effect.clone());
     match armed.fault {
-        Fault::Fail => Some(errno),
+        Fault::Fail => Verdict::Fails(errno),
         Fault::Kill => {
             let is_agents = effect.by == Actor::Agent;
             agent.kill().expect("an agent of ours can be killed");
             // It must not come to its last call; others than the agent go on as they would have.
-            is_agents.then_some(errno)
+            if is_agents { Verdict::Fails(errno) } else { Verdict::Made }
+        }
+        Fault::Hold => {
+            held.push(asked.id);
+            Verdict::Held
         }
     }
 }
