@@ -1,0 +1,106 @@
+//! Our side: an embedded agent in a world of its own.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use cofferdam::agent::Agent;
+use cofferdam::container::{Command, ContainerId, Request, Resources};
+use cofferdam_tests::world::World;
+
+use crate::Outcome;
+use crate::launch::Subject;
+use crate::scene::Scene;
+
+/// An agent in this process, with what it is asked to launch.
+pub struct Ours<'a> {
+    name: &'static str,
+    scene: &'a Scene,
+    agent: Agent,
+    // After the agent, because it lives there.
+    _world: World,
+    shipped: bool,
+    next: AtomicU64,
+}
+
+/// What each shipped container may use; peers and the floor are given the same.
+pub const CPUS: f64 = 0.5;
+/// In MiB.
+pub const MEM: f64 = 64.0;
+
+impl<'a> Ours<'a> {
+    /// With the shipped chain, and containers with a root file system and limits.
+    pub fn shipped(scene: &'a Scene) -> Outcome<Self> {
+        Self::start("cofferdam, shipped chain", scene, World::shipped(), true)
+    }
+
+    /// With no plugin at all.
+    pub fn empty(scene: &'a Scene) -> Outcome<Self> {
+        Self::start("cofferdam, empty chain", scene, World::new(), false)
+    }
+
+    fn start(name: &'static str, scene: &'a Scene, world: World, shipped: bool) -> Outcome<Self> {
+        let agent = scene.runtime.block_on(world.start())?;
+        Ok(Self { name, scene, agent, _world: world, shipped, next: AtomicU64::new(0) })
+    }
+
+    pub fn agent(&self) -> &Agent {
+        &self.agent
+    }
+
+    /// A container that runs one of busybox's tools.
+    pub fn request(&self, arguments: &[&str]) -> Outcome<Request> {
+        request(self.scene, self.shipped, self.next.fetch_add(1, Ordering::Relaxed), arguments)
+    }
+}
+
+/// The container number `number` of an agent.
+pub fn request(scene: &Scene, shipped: bool, number: u64, arguments: &[&str]) -> Outcome<Request> {
+    let id = ContainerId::parse(&format!("bench-{number}"))?;
+    let mut request = Request::new(
+        id,
+        Command {
+            shell: false,
+            value: Some("/bin/busybox".into()),
+            arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
+            ..Command::default()
+        },
+    );
+    if shipped {
+        request.rootfs = Some(scene.rootfs());
+        request.resources = Resources::default().with("cpus", CPUS).with("mem", MEM);
+    }
+    Ok(request)
+}
+
+impl Subject for Ours<'_> {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn once(&self, _: usize) -> Outcome<Duration> {
+        let request = self.request(&["true"])?;
+        let agent = self.agent.clone();
+        // On the runtime, where requests of the API are served too.
+        let served = self.scene.runtime.spawn(async move {
+            let id = request.id.clone();
+            let started = Instant::now();
+            agent.launch(request).await?;
+            let ended = agent.wait(&id).await.and_then(|termination| termination.status);
+            agent.remove(&id).await?;
+            let took = started.elapsed();
+            match ended {
+                Some(0) => Ok(took),
+                status => Err(format!("`{id}` ended with status {status:?}").into()),
+            }
+        });
+        self.scene.runtime.block_on(served)?
+    }
+}
+
+impl Drop for Ours<'_> {
+    fn drop(&mut self) {
+        for id in self.scene.runtime.block_on(self.agent.end_all()) {
+            eprintln!("bench: container `{id}` did not end");
+        }
+    }
+}
