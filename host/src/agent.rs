@@ -12,6 +12,7 @@ use cofferdam_linux::boot::BootId;
 use cofferdam_linux::cgroup::Cgroups;
 use cofferdam_linux::image::Image;
 use cofferdam_plugin_model::Kind;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use sha2::{Digest, Sha256};
 
 use crate::chain::Chain;
@@ -117,6 +118,8 @@ pub enum StartError {
 impl Agent {
     /// Reads the ledger, loads the plugins and takes over what an earlier agent left. Launches are taken
     /// when this returns, and not before.
+    ///
+    /// Raises this process's limit of open descriptors to the most it may have.
     ///
     /// # Errors
     /// [`StartError`]; no container was touched.
@@ -301,8 +304,20 @@ fn build(config: &Config, errands: Errands) -> Result<Built, StartError> {
         work_dir,
         cgroups,
         boot_id,
+        descriptors: allow_descriptors(),
     };
     Ok(Built { house, plugins })
+}
+
+/// Allows this process as many descriptors as it may have: a running container takes three or four. Answers
+/// what was allowed before, which is what containers start with.
+fn allow_descriptors() -> Option<(u64, u64)> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+    if let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+        tracing::warn!("cannot allow more than {soft} open descriptors: {error}");
+        return None;
+    }
+    Some((soft, hard))
 }
 
 fn make_directory(path: &Path) -> Result<PathBuf, StartError> {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use cofferdam::agent::{Agent, StartError};
 use cofferdam::config::{ApiLimits, Config, FailPolicy, LauncherKind, Place, PluginConfig};
+use cofferdam::container::{ContainerId, Request};
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 
@@ -84,7 +85,10 @@ impl World {
         let bin = rootfs.join("bin");
         fs::create_dir_all(&bin).expect("a folder");
         fs::copy("/bin/busybox", bin.join("busybox")).expect("/bin/busybox (package busybox-static)");
-        for tool in ["sh", "true", "false", "cat", "echo", "ls", "sleep", "id", "kill", "dd", "ps", "touch"] {
+        for tool in [
+            "sh", "true", "false", "cat", "echo", "ls", "sleep", "id", "kill", "dd", "ps", "touch", "grep",
+            "head", "wc", "cut",
+        ] {
             symlink("busybox", bin.join(tool)).expect("a link");
         }
         fs::create_dir_all(rootfs.join("etc")).expect("a folder");
@@ -97,7 +101,7 @@ impl World {
     /// was removed.
     pub fn leftovers(&self) -> Vec<String> {
         let mut found = Vec::new();
-        found.extend(cgroups_below("/sys/fs/cgroup", &self.instance()));
+        found.extend(self.cgroups().iter().map(|path| format!("cgroup: {}", path.display())));
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let here = self.directory.path().display().to_string();
         found.extend(mounts.lines().filter(|line| line.contains(&here)).map(|line| format!("mount: {line}")));
@@ -107,6 +111,16 @@ impl World {
             found.extend(entries.map(|entry| format!("file: {}", entry.path().display())));
         }
         found
+    }
+
+    /// The control groups of this world's containers.
+    pub fn cgroups(&self) -> Vec<PathBuf> {
+        cgroup_directories("/sys/fs/cgroup", &self.instance())
+            .into_iter()
+            .flat_map(|directory| fs::read_dir(directory).into_iter().flatten().flatten())
+            .map(|entry| entry.path())
+            .filter(|path| path.is_dir())
+            .collect()
     }
 
     /// The name that keeps this agent's control groups apart from others'.
@@ -148,11 +162,24 @@ fn cgroup_directories(root: &str, instance: &str) -> Vec<PathBuf> {
         .collect()
 }
 
-fn cgroups_below(root: &str, instance: &str) -> Vec<String> {
-    cgroup_directories(root, instance)
-        .into_iter()
-        .flat_map(|directory| fs::read_dir(directory).into_iter().flatten().flatten())
-        .filter(|entry| entry.path().is_dir())
-        .map(|entry| format!("cgroup: {}", entry.path().display()))
-        .collect()
+/// A container id.
+///
+/// # Panics
+/// When it is none.
+pub fn id(text: &str) -> ContainerId {
+    ContainerId::parse(text).expect("a container id")
+}
+
+/// Runs a container to its end and answers its standard output.
+///
+/// # Panics
+/// When it cannot be launched.
+pub async fn run(agent: &Agent, request: Request) -> String {
+    let id = request.id.clone();
+    if let Err(error) = agent.launch(request).await {
+        panic!("{}", cofferdam::report::chain(&error));
+    }
+    agent.wait(&id).await.expect("it was launched");
+    let logs = agent.inspect(&id).expect("it was launched").logs;
+    crate::text(&logs.stdout.expect("a log file"))
 }

@@ -6,19 +6,22 @@
 #![allow(clippy::unwrap_used, reason = "a measurement that fails has no result to save")]
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use cofferdam_init::plan::{Attributes, Operation, Plan, Root, flag};
 use cofferdam_linux::birth::{Birth, Enter};
 use cofferdam_linux::cgroup::{Cgroup, Cgroups, Version};
 use cofferdam_linux::image::Image;
 use cofferdam_linux::namespace::{Namespace, Namespaces};
-use cofferdam_linux::process::Process;
+use cofferdam_linux::process::{Ending, Process};
+use tempfile::TempDir;
 
 fn main() {
     let pause = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(0);
@@ -53,6 +56,17 @@ fn main() {
         }
         bench.remove(&v1);
     }
+    bench.report("whole life of `busybox true` by posix_spawn", |_| {
+        let start = Instant::now();
+        assert!(Command::new("/bin/busybox").arg("true").status().unwrap().success());
+        start.elapsed()
+    });
+    bench.report("whole life of `busybox true`, no namespaces", |bench| bench.life(none, None));
+    let rootfs = Bench::rootfs();
+    let root = rootfs.path();
+    bench.report("whole life of `busybox true`, 4 namespaces, rootfs, /proc", |bench| {
+        bench.life(four, Some(root))
+    });
     let (parent, _control) = bench.born(four, None, &[], None);
     bench.report("clone3, 4 namespaces entered", |bench| {
         let enter = Enter { process: &parent, namespaces: four };
@@ -146,6 +160,38 @@ impl Bench {
             cgroups.iter().for_each(|cgroup| cgroup.adopt(made.0.pid()).unwrap());
             made
         }))
+    }
+
+    /// From before the birth until the program has ended.
+    fn life(&self, clone: Namespaces, root: Option<&Path>) -> Duration {
+        let mut plan =
+            Plan { program: "/bin/busybox".into(), arguments: vec!["true".into()], ..Plan::default() };
+        if clone.contains(Namespace::Pid) {
+            plan.flags |= flag::PID_NAMESPACE | flag::MOUNT_NAMESPACE;
+        }
+        if let Some(root) = root {
+            plan.root = Root::Directory(root.to_owned());
+            plan.operations.push(Operation::Filesystem {
+                kind: "proc".into(),
+                target: "/proc".into(),
+                attributes: Attributes::default(),
+                options: Vec::new(),
+            });
+        }
+        let start = Instant::now();
+        let (process, mut control) = self.born(clone, None, &[], None);
+        control.write_all(&plan.encode().unwrap()).unwrap();
+        process.wait(None).unwrap();
+        let time = start.elapsed();
+        assert_eq!(process.reap().unwrap(), Some(Ending::Exited(0)));
+        time
+    }
+
+    fn rootfs() -> TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir(directory.path().join("bin")).unwrap();
+        fs::copy("/bin/busybox", directory.path().join("bin/busybox")).unwrap();
+        directory
     }
 
     fn forked(&self) -> Duration {

@@ -152,17 +152,24 @@ impl Mask {
             Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
             other => other?,
         };
-        let curtain = if sys::stat(place)?.is_directory() {
-            once(&mut self.empty, empty_directory)?
-        } else {
-            once(&mut self.null, null_device)?
-        };
-        let mount = sys::copy_mount(curtain, c"", false)?;
-        sys::attach_mount(mount, place)?;
-        sys::close(mount);
+        let is_directory = sys::stat(place)?.is_directory();
+        match (is_directory, self.empty) {
+            // Kernels before 6.15 copy only mounts that are in a namespace, so the first one is hung up itself.
+            (true, None) => sys::attach_mount(*self.empty.insert(empty_directory()?), place)?,
+            (true, Some(empty)) => hang(empty, place)?,
+            (false, _) => hang(once(&mut self.null, null_device)?, place)?,
+        }
         sys::close(place);
         Ok(())
     }
+}
+
+/// Hangs up a copy of a curtain.
+fn hang(curtain: Fd, place: Fd) -> Result<(), Errno> {
+    let mount = sys::copy_mount(curtain, c"", false)?;
+    sys::attach_mount(mount, place)?;
+    sys::close(mount);
+    Ok(())
 }
 
 fn once(slot: &mut Option<Fd>, make: fn() -> Result<Fd, Errno>) -> Result<Fd, Errno> {

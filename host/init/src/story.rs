@@ -15,7 +15,10 @@ use crate::task;
 pub fn run() -> u8 {
     sys::set_name(c"cofferdam-init");
     // Whoever shares our pid namespace must not trace us while we can still do all that the host can (CVE-2016-9962).
-    sys::become_undumpable();
+    // Without root we can do nothing that the task could not, and would only lock ourselves out of our files in /proc.
+    if sys::is_root() {
+        sys::become_undumpable();
+    }
     sys::block_signals();
     sys::reset_dispositions();
 

@@ -20,7 +20,7 @@ use super::streams::{self, Opened};
 use super::task::Running;
 use super::{House, LaunchError, PATIENCE, translate, user};
 use crate::chain::{LaunchPlan, Prepared};
-use crate::container::{ContainerClass, Event, Phase};
+use crate::container::{ContainerClass, Event};
 use crate::launcher::{Birth, Held, Stdio};
 use crate::ledger::{Birthmark, Record};
 
@@ -182,7 +182,7 @@ async fn hold(house: &Arc<House>, cell: &Arc<Cell>, prepared: Prepared) -> Resul
         let record = cell.record();
         let parent_record = parent.as_ref().map(|parent| parent.record());
         let joined = translate::namespaces(&prepared.plan);
-        let plan = translate::plan(&record, &prepared.plan, parent_record.as_deref())
+        let plan = translate::plan(&record, &prepared.plan, parent_record.as_deref(), house.descriptors)
             .map_err(|reason| LaunchError::Plan { id: id.clone(), reason })?;
 
         let Opened { stdin, stdout, stderr, logs } = streams::open(prepared.streams, record.uid, record.gid)
@@ -221,14 +221,12 @@ async fn hold(house: &Arc<House>, cell: &Arc<Cell>, prepared: Prepared) -> Resul
             cell.set_process(Some(Arc::new(process)));
         }
         cell.amend(&house.ledger, |record| {
-            record.phase = Phase::Isolating;
             record.process = Some(born);
             record.parties = prepared.parties;
             record.plan = prepared.plan;
             record.logs = logs;
         })
         .map_err(|source| LaunchError::Ledger { id, source })?;
-        cell.note(|record| record.phase = Phase::Preparing);
         Ok(Waiting { held, plan })
     })
     .await

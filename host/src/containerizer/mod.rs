@@ -25,7 +25,7 @@ mod task;
 mod translate;
 mod user;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ use crate::container::{ContainerId, Phase, Reason, Request, Resources, Terminati
 use crate::errand::Errands;
 use crate::fetcher::Fetcher;
 use crate::launcher::Launcher;
-use crate::ledger::{Cause, Ledger, Record, now_unix_ms};
+use crate::ledger::{Cause, Ledger, Record, folder_below, now_unix_ms};
 use crate::view::{Inspection, Served, StatusView, Summary, UsageView};
 
 pub use error::{KillError, LaunchError, RemoveError, UpdateError};
@@ -63,6 +63,9 @@ pub(crate) struct House {
     pub(crate) work_dir: PathBuf,
     pub(crate) cgroups: cofferdam_linux::cgroup::Cgroups,
     pub(crate) boot_id: String,
+    /// How many descriptors a command may open if no plugin says otherwise: what this process was allowed
+    /// before it allowed itself more.
+    pub(crate) descriptors: Option<(u64, u64)>,
 }
 
 /// A container that was launched.
@@ -289,25 +292,38 @@ impl House {
     /// Puts a container into the table, if there is a place for it.
     fn admit(&self, request: Request) -> Result<Arc<Cell>, LaunchError> {
         let id = request.id.clone();
-        if let Some(parent) = id.parent() {
-            let phase = self.table.get(&parent).map(|cell| cell.phase());
-            match phase {
-                Some(Phase::Running) => {}
-                Some(phase) => return Err(LaunchError::ParentNotRunning { id, parent, phase }),
-                None => return Err(LaunchError::NoParent { id, parent }),
-            }
-        }
+        self.check_parent(&id)?;
         let mut record = Record::new(request, self.boot_id.clone());
         record.created_unix_ms = now_unix_ms();
         record.sandbox = self.sandbox(&id);
-        record.scratch = crate::ledger::folder_below(&self.work_dir.join("scratch"), &id);
+        record.scratch = self.scratch(&id);
         record.cgroups = self.cgroups_of(&id);
-        self.table.admit(record).ok_or(LaunchError::Duplicate { id })
+        let cell = self.table.admit(record).ok_or_else(|| LaunchError::Duplicate { id: id.clone() })?;
+        // A parent that began to end before this looks was not told of the child by the table; one that
+        // begins later is.
+        self.check_parent(&id).inspect_err(|_| self.table.forget(&id))?;
+        Ok(cell)
+    }
+
+    /// A nested container needs a parent that runs.
+    fn check_parent(&self, id: &ContainerId) -> Result<(), LaunchError> {
+        let Some(parent) = id.parent() else { return Ok(()) };
+        let id = id.clone();
+        match self.table.get(&parent).map(|cell| cell.phase()) {
+            Some(Phase::Running) => Ok(()),
+            Some(phase) => Err(LaunchError::ParentNotRunning { id, parent, phase }),
+            None => Err(LaunchError::NoParent { id, parent }),
+        }
+    }
+
+    /// Where what ends with a container is.
+    fn scratch(&self, id: &ContainerId) -> PathBuf {
+        folder_below(&self.work_dir.join("scratch"), id)
     }
 
     /// Where a container's files and logs are; a nested one's lie inside its parent's.
     fn sandbox(&self, id: &ContainerId) -> PathBuf {
-        crate::ledger::folder_below(&self.work_dir, id)
+        folder_below(&self.work_dir, id)
     }
 
     /// Where a container's control groups are, for plugins.
@@ -333,10 +349,5 @@ impl House {
                 Ok(())
             }
         }
-    }
-
-    /// The launcher's and the agent's view of a path below the work directory.
-    fn work_dir(&self) -> &Path {
-        &self.work_dir
     }
 }

@@ -12,6 +12,7 @@
 //! missing harms none.
 
 use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 
 use cofferdam_linux::process::{Process, ProcessError};
@@ -19,9 +20,9 @@ use cofferdam_linux::process::{Process, ProcessError};
 use super::cell::Cell;
 use super::task::{Running, resume};
 use super::{House, PATIENCE, destroy};
-use crate::container::{Command, ContainerClass, ContainerId, Phase, Reason, Request};
+use crate::container::{Command, ContainerClass, ContainerId, Phase, Reason, Request, Termination};
 use crate::launcher;
-use crate::ledger::{Cause, Entry, LedgerError, Record};
+use crate::ledger::{Cause, Entry, LedgerError, Record, now_unix_ms};
 
 /// What was found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -105,8 +106,40 @@ fn look(house: &House) -> Result<Vec<(Arc<Cell>, Fate)>, RecoverError> {
             add(house, &mut found, record, Fate::Undone(cause));
         }
     }
+    find_forgotten(house, &mut found)?;
     sweep_scratch(house);
     Ok(found)
+}
+
+/// Sandboxes of containers that nobody knows: after a reboot, the runtime directory may be gone and the work
+/// directory not. Their logs are somebody's, so they are kept as containers that have ended, to be looked at
+/// and removed like others.
+fn find_forgotten(house: &House, found: &mut Vec<(Arc<Cell>, Fate)>) -> Result<(), RecoverError> {
+    for id in top_level(&house.work_dir.join("containers")) {
+        if house.table.get(&id).is_some() {
+            continue;
+        }
+        let message = "its record is gone: the machine was restarted, or the runtime directory was removed";
+        tracing::warn!(container = %id, "{message}; its sandbox is kept until the container is removed");
+        let mut record = unknown(house, id);
+        record.phase = Phase::Ended;
+        record.parties.clear();
+        record.termination = Some(Termination {
+            reason: Some(Reason::Rebooted),
+            message: Some(message.to_owned()),
+            at_unix_ms: now_unix_ms(),
+            ..Termination::default()
+        });
+        house.ledger.write(&record)?;
+        add(house, found, record, Fate::Kept);
+    }
+    Ok(())
+}
+
+/// The containers without parent that have a folder in `folder`.
+fn top_level(folder: &Path) -> Vec<ContainerId> {
+    let names = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    names.filter_map(|name| ContainerId::parse(name.to_str()?).ok()).filter(|id| !id.is_nested()).collect()
 }
 
 fn add(house: &House, found: &mut Vec<(Arc<Cell>, Fate)>, mut record: Record, fate: Fate) {
@@ -157,7 +190,7 @@ fn decide(house: &House, record: &Record) -> Fate {
 fn unknown(house: &House, id: ContainerId) -> Record {
     let mut record = Record::new(Request::new(id.clone(), Command::default()), house.boot_id.clone());
     record.sandbox = house.sandbox(&id);
-    record.scratch = crate::ledger::folder_below(&house.work_dir().join("scratch"), &id);
+    record.scratch = house.scratch(&id);
     record.cgroups = house.cgroups_of(&id);
     let container = cofferdam_plugin_model::Container::new(id);
     // Whoever may have been asked to prepare it must be asked to clean up.
@@ -180,19 +213,13 @@ async fn go_on(house: &Arc<House>, cell: Arc<Cell>, process: Process) {
     tokio::spawn(resume(Arc::clone(house), cell, running));
 }
 
-/// Removes scratch directories of containers that nobody knows: after a reboot, the runtime directory may
-/// be gone and the work directory not.
+/// Removes scratch directories of containers that nobody knows.
 fn sweep_scratch(house: &House) {
-    let folder = house.work_dir().join("scratch").join("containers");
-    let Ok(listing) = fs::read_dir(&folder) else { return };
-    for entry in listing.flatten() {
-        let known = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| ContainerId::parse(name).ok())
-            .is_some_and(|id| house.table.get(&id).is_some());
-        if !known && let Err(error) = destroy::remove_tree(&entry.path()) {
-            tracing::warn!(path = %entry.path().display(), "left over, and cannot be removed: {error}");
+    for id in top_level(&house.work_dir.join("scratch").join("containers")) {
+        if house.table.get(&id).is_none()
+            && let Err(error) = destroy::remove_tree(&house.scratch(&id))
+        {
+            tracing::warn!(container = %id, "its scratch directory is left over, and cannot be removed: {error}");
         }
     }
 }

@@ -66,10 +66,11 @@ async fn attend(house: &Arc<House>, cell: &Arc<Cell>, running: Running) -> Cause
         biased;
         Some(cause) = limits.recv() => cause,
         cause = cell.wished() => cause,
-        () = ended(&process) => match house.chain.limitations(&cell.case()).await {
-            Some(limitation) => over_limit(limitation),
-            None => Cause::by_itself(),
-        },
+        () = ended(&process) => {
+            let _turn = cell.turn().await;
+            let limitation = house.chain.limitations(&cell.case()).await;
+            limitation.map_or_else(Cause::by_itself, over_limit)
+        }
     }
 }
 

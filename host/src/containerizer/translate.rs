@@ -50,7 +50,12 @@ fn namespace(wish: model::Namespace) -> Option<Namespace> {
 }
 
 /// What the first process is told. The error says which wish cannot be fulfilled, and whose it is.
-pub(super) fn plan(record: &Record, wishes: &LaunchPlan, parent: Option<&Record>) -> Result<Plan, String> {
+pub(super) fn plan(
+    record: &Record,
+    wishes: &LaunchPlan,
+    parent: Option<&Record>,
+    descriptors: Option<(u64, u64)>,
+) -> Result<Plan, String> {
     let request = &record.request;
     let debug = request.class == ContainerClass::Debug;
     let has_root = wishes.root.is_some();
@@ -73,7 +78,7 @@ pub(super) fn plan(record: &Record, wishes: &LaunchPlan, parent: Option<&Record>
         operations: wishes.operations.iter().map(operation).collect::<Result<_, _>>()?,
         oom_score_adj: wishes.oom_score_adj.as_ref().map(|score| score.value),
         workplace: workplace(record, wishes, parent.filter(|_| debug)),
-        limits: wishes.rlimits.iter().map(limit).collect::<Result<_, _>>()?,
+        limits: limits(wishes, descriptors)?,
         user: user(record, wishes),
         capabilities: capabilities(wishes)?,
         seccomp: Vec::new(),
@@ -267,6 +272,15 @@ fn attributes<'a>(owner: &str, flags: impl IntoIterator<Item = &'a String>) -> R
             other => return Err(format!("`{owner}` asks for the unknown mount flag `{other}`")),
         }))
     })
+}
+
+/// What the plugins asked for; and for descriptors, what the agent was allowed before it allowed itself more.
+fn limits(wishes: &LaunchPlan, descriptors: Option<(u64, u64)>) -> Result<Vec<Limit>, String> {
+    let mut limits = wishes.rlimits.iter().map(limit).collect::<Result<Vec<_>, _>>()?;
+    if let Some((soft, hard)) = descriptors.filter(|_| !wishes.rlimits.contains_key("NOFILE")) {
+        limits.push(Limit { resource: libc::RLIMIT_NOFILE, soft, hard });
+    }
+    Ok(limits)
 }
 
 fn limit((name, wish): (&String, &Owned<model::Rlimit>)) -> Result<Limit, String> {

@@ -112,11 +112,11 @@ pub enum StartError {
     #[error("the launch plan did not reach the container")]
     Control(#[source] io::Error),
     /// A step in the container failed.
-    #[error("the container failed while {step} (`{detail}`)")]
+    #[error("the container failed while {step}{}", in_brackets(detail))]
     Failed {
         /// Which.
         step: Step,
-        /// Of what, as a path.
+        /// Of what, as a path, and what else the kernel said; may be empty.
         detail: String,
         /// The kernel's answer.
         source: io::Error,
@@ -124,4 +124,8 @@ pub enum StartError {
     /// The first process was killed before its program ran.
     #[error("the container was killed before its program ran")]
     Died,
+}
+
+fn in_brackets(detail: &str) -> String {
+    if detail.is_empty() { String::new() } else { format!(" (`{detail}`)") }
 }

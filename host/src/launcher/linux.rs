@@ -122,6 +122,22 @@ impl Linux {
         }
     }
 
+    /// Those of `controllers` that are found in v2; those of v1 are there without our help.
+    fn of_v2<'c>(&self, id: &str, controllers: &[&'c str]) -> Result<Vec<&'c str>, ReadyError> {
+        let mut found = Vec::new();
+        for controller in controllers {
+            match self.cgroups.hierarchy(controller) {
+                Some((_, Version::V2)) => found.push(*controller),
+                Some((_, Version::V1)) => {}
+                None => {
+                    let controller = (*controller).to_owned();
+                    return Err(ReadyError::NoController { id: id.to_owned(), controller });
+                }
+            }
+        }
+        Ok(found)
+    }
+
     /// Opens the container's own cgroup and those asked for. A v2 path must be the container's own, into which it is born anyway.
     fn homes(&self, birth: &Birth<'_>, own: &Cgroup) -> Result<Homes, HoldError> {
         let failed = |source| HoldError::Cgroup { id: birth.id.to_owned(), source };
@@ -160,20 +176,16 @@ impl Launcher for Linux {
 
     fn ready(&self, id: &str, controllers: &[&str]) -> Result<(), ReadyError> {
         let own = self.tracking(id)?;
-        let v2 = own.version() == Version::V2 && !controllers.is_empty();
-        if v2 && let Some((parent, _)) = id.rsplit_once('.') {
+        let controllers = self.of_v2(id, controllers)?;
+        if !controllers.is_empty()
+            && let Some((parent, _)) = id.rsplit_once('.')
+        {
             self.evacuate(&self.tracking(parent)?, id)?;
         }
         own.create().map_err(|source| ReadyError::Cgroup { id: id.to_owned(), source })?;
-        if v2 {
-            let failed = |source| ReadyError::Controllers {
-                id: id.to_owned(),
-                controllers: controllers.join(", "),
-                source,
-            };
-            self.cgroups.delegate(self.relative.join(path(id)?), controllers).map_err(failed)?;
-        }
-        Ok(())
+        self.cgroups.delegate(self.relative.join(path(id)?), &controllers).map_err(|source| {
+            ReadyError::Controllers { id: id.to_owned(), controllers: controllers.join(", "), source }
+        })
     }
 
     fn hold(&self, birth: Birth<'_>) -> Result<Held, HoldError> {

@@ -40,8 +40,8 @@ pub trait Launcher: Send + Sync {
 
     /// Makes what the container is tracked by, so that a trace of it exists before anything else does.
     ///
-    /// On v2, `controllers` will be available in its cgroup; for a nested container this moves the processes of its
-    /// parent into a cgroup of their own first. May be called again.
+    /// Those of `controllers` that are of v2 on this machine will be available in its cgroup; for a nested container
+    /// this moves the processes of its parent into a cgroup of their own first. May be called again.
     fn ready(&self, id: &str, controllers: &[&str]) -> Result<(), ReadyError>;
 
     /// Makes the first process of a container, which waits for its plan, in its namespaces and cgroups.
@@ -120,6 +120,14 @@ pub enum ReadyError {
         id: String,
         /// What was the matter.
         source: CgroupError,
+    },
+    /// The machine lacks a controller.
+    #[error("container `{id}` needs the cgroup controller `{controller}`, which no mounted hierarchy has")]
+    NoController {
+        /// The container.
+        id: String,
+        /// The controller's name.
+        controller: String,
     },
     /// A controller cannot be made available.
     #[error("cannot make controllers `{controllers}` available to container `{id}`")]

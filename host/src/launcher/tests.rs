@@ -18,7 +18,7 @@ use cofferdam_linux::image::Image;
 use cofferdam_linux::namespace::{Namespace, Namespaces};
 use cofferdam_linux::process::{Process, Stat};
 
-use super::{Birth, Held, HoldError, Launcher, Linux, Posix, StartError, Stdio, parts};
+use super::{Birth, Held, HoldError, Launcher, Linux, Posix, ReadyError, StartError, Stdio, parts};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -370,7 +370,9 @@ fn a_nested_container_is_destroyed_alone_or_with_its_parent() {
         launcher.destroy("pod", Some(&parent)).unwrap();
         assert!(started[1].wait(Some(PATIENCE)).unwrap());
         launcher.cleanup("pod").unwrap();
+        // The parent, process 1 of a pid namespace, is last to end: when those nested in it are reaped.
         for process in started.iter().chain([&parent]) {
+            assert!(process.wait(Some(PATIENCE)).unwrap());
             assert!(process.reap().unwrap().is_some(), "the agent is not its parent");
         }
     }
@@ -387,7 +389,10 @@ fn a_running_parent_makes_room_for_nested_controllers() {
         let files = Files::new();
         launcher.ready("pod", &[]).unwrap();
         let parent = launcher.hold(files.birth("pod")).unwrap().release(script("sleep 1000")).unwrap();
-        launcher.ready("pod.web", &[controller]).unwrap();
+        // One of v1 needs nothing, and one of nowhere is an error.
+        let error = launcher.ready("pod.web", &["memory", "no-such"]).unwrap_err();
+        assert!(matches!(error, ReadyError::NoController { .. }), "{error}");
+        launcher.ready("pod.web", &["pids", controller]).unwrap();
         let available = launcher.own("pod.web").read("cgroup.controllers").unwrap();
         assert_eq!(available, *controller);
         assert_eq!(launcher.pids("pod", None).unwrap().len(), 2, "the parent's are in the leaf");

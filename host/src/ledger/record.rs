@@ -28,8 +28,8 @@ pub struct Record {
     pub id: ContainerId,
     /// What was asked for.
     pub request: Request,
-    /// How far it is. Only `STARTING`, `ISOLATING`, `RUNNING`, `DESTROYING` and `ENDED` are ever on disk:
-    /// between them, nothing changes in what has to be undone.
+    /// How far it was when this was written. Only `STARTING`, `PREPARING`, `RUNNING`, `DESTROYING` and
+    /// `ENDED` reach the disk: between them, nothing changes in what has to be undone.
     pub phase: Phase,
     /// The boot in which it lives.
     pub boot_id: String,

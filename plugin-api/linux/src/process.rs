@@ -170,12 +170,25 @@ pub fn children_of(pid: i32) -> io::Result<Vec<i32>> {
     };
     let mut children = Vec::new();
     for task in tasks {
-        let Ok(task) = task else { continue };
         // A thread that ends meanwhile hands its children to another, or to the subreaper.
-        let Ok(text) = fs::read_to_string(task.path().join("children")) else { continue };
-        children.extend(text.split_ascii_whitespace().filter_map(|pid| pid.parse::<i32>().ok()));
+        let Ok(path) = task.map(|task| task.path()) else { continue };
+        match fs::read_to_string(path.join("children")) {
+            Ok(text) => {
+                children.extend(text.split_ascii_whitespace().filter_map(|pid| pid.parse::<i32>().ok()))
+            }
+            // A kernel without CONFIG_PROC_CHILDREN.
+            Err(_) if path.join("stat").exists() => return children_by_parent(pid),
+            Err(_) => {}
+        }
     }
     Ok(children)
+}
+
+/// The same by looking at every process there is.
+fn children_by_parent(parent: i32) -> io::Result<Vec<i32>> {
+    let is_child = |pid: &i32| Stat::read(*pid).is_ok_and(|stat| stat.parent == parent);
+    let names = fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    Ok(names.filter_map(|name| name.parse().ok()).filter(is_child).collect())
 }
 
 /// Some of the fields of `/proc/PID/stat`.
@@ -278,4 +291,53 @@ pub enum ProcessError {
         /// The kernel's answer.
         source: io::Error,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::{Ending, Process, ProcessError, Stat, children_by_parent, children_of};
+
+    #[test]
+    fn a_record_with_a_nasty_name_is_read() {
+        let text = b"42 (a) R 1 (b)) S 7 8 9 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 123456 1 2 3\n";
+        let stat = Stat::parse(text).unwrap();
+        assert_eq!(stat.name, "a) R 1 (b)");
+        assert_eq!((stat.state, stat.parent, stat.session, stat.start_time), ('S', 7, 9, 123_456));
+        assert_eq!(Stat::parse(b"42 (a) S 7"), None);
+        assert_eq!(Stat::parse(b") ("), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_record_is_read_or_refused(text in proptest::collection::vec(any::<u8>(), 0..200)) {
+            if let Some(stat) = Stat::parse(&text) {
+                prop_assert!(text.contains(&b'(') && !stat.state.is_whitespace());
+            }
+        }
+    }
+
+    #[test]
+    #[expect(clippy::zombie_processes, reason = "reaping it by another way is what is tested")]
+    fn a_child_is_found_signalled_awaited_and_reaped() {
+        let child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert!(children_of(own).unwrap().contains(&pid));
+        assert!(children_by_parent(own).unwrap().contains(&pid));
+
+        let process = Process::open_any(pid).unwrap();
+        assert!(!process.has_ended().unwrap());
+        assert!(!process.wait(Some(Duration::from_millis(1))).unwrap());
+        assert!(matches!(process.signal(65), Err(ProcessError::NoSuchSignal { signal: 65 })));
+        process.signal(34).unwrap(); // A real-time signal kills like any other.
+        assert!(process.wait(None).unwrap());
+        assert_eq!(process.reap().unwrap(), Some(Ending::Killed(34)));
+        assert_eq!(process.reap().unwrap(), None);
+        assert!(matches!(process.signal(0), Err(ProcessError::Gone { .. })));
+    }
 }

@@ -617,6 +617,12 @@ pub(crate) fn set_group(gid: u32) -> Result<()> {
     unsafe { call(nr::SETRESGID, [gid, gid, gid]) }.map(drop)
 }
 
+pub(crate) fn is_root() -> bool {
+    // SAFETY: touches no memory.
+    let uid = unsafe { call(nr::GETEUID, []) };
+    uid == Ok(0)
+}
+
 pub(crate) fn set_user(uid: u32) -> Result<()> {
     let uid = uid as usize;
     // SAFETY: touches no memory.

@@ -27,6 +27,7 @@ pub(super) mod nr {
     pub const CHDIR: usize = 80;
     pub const FCHDIR: usize = 81;
     pub const UMASK: usize = 95;
+    pub const GETEUID: usize = 107;
     pub const SETSID: usize = 112;
     pub const SETGROUPS: usize = 116;
     pub const SETRESUID: usize = 117;

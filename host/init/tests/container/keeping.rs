@@ -57,7 +57,9 @@ fn signals_are_passed_on_to_the_task() {
     if !privileged() {
         return;
     }
-    for (clone, flags) in [(own(), flag::PID_NAMESPACE | flag::MOUNT_NAMESPACE), (Namespaces::EMPTY, 0)] {
+    for (clone, flags) in
+        [(own(), flag::PID_NAMESPACE | flag::MOUNT_NAMESPACE), (Namespaces::EMPTY, flag::SWEEP)]
+    {
         let script = "trap 'echo usr1' USR1; trap 'echo term; exit 5' TERM; echo ready; while :; do sleep 1000 & wait; kill $!; done";
         let (container, mut said) = talking(clone, &script_on_host(script, flags));
         assert_eq!(line(&mut said), "ready");
@@ -87,6 +89,9 @@ fn a_task_has_three_descriptors_and_nothing_else() {
 
 #[test]
 fn init_keeps_nothing_but_the_status_file() {
+    if !privileged() {
+        return;
+    }
     let (container, mut said) = talking(Namespaces::EMPTY, &script_on_host("echo up; exec sleep 1000", 0));
     assert_eq!(line(&mut said), "up");
     let pid = container.process.pid();

@@ -163,3 +163,19 @@ fn programs_are_found_by_path_as_execvp_does() {
     std::fs::write(&script, "neither text nor program").unwrap();
     assert_eq!(run(Namespaces::EMPTY, &plan).answer, denied(8));
 }
+
+/// A container's root, without capabilities, must neither trace init nor forge the status that init is to write. The
+/// task itself is an ordinary process again.
+#[test]
+fn init_is_closed_and_its_task_is_not() {
+    if !privileged() {
+        return;
+    }
+    let set = 0;
+    let none = Capabilities { bounding: set, effective: set, permitted: set, inheritable: set, ambient: set };
+    let script = "( echo 0 > /proc/$PPID/fd/4 ) 2>/dev/null || echo closed; cat /proc/self/environ >/dev/null && echo open";
+    let plan = Plan { capabilities: Some(none), ..script_on_host(script, 0) };
+    assert_eq!(run(Namespaces::EMPTY, &plan).output, "closed\nopen\n");
+    let plan = Plan { user: user(), ..script_on_host(script, 0) };
+    assert_eq!(run(Namespaces::EMPTY, &plan).output, "closed\nopen\n");
+}

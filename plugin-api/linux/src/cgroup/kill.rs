@@ -140,3 +140,104 @@ impl Cgroup {
         Ok(KillError::Stuck { path: self.path.clone(), pids: self.all_procs()? })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::process::{Child, Command, Stdio};
+    use std::time::{Duration, Instant};
+
+    use super::super::{Cgroup, Cgroups, Version};
+    use crate::process::Process;
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    /// A new cgroup of each kind there is, to be removed by the test.
+    fn cgroups(name: &str) -> Vec<Cgroup> {
+        if !rustix::process::geteuid().is_root() {
+            assert!(std::env::var_os("CI").is_none(), "these tests need root, and CI must run them");
+            eprintln!("\n*** SKIPPED: killing cgroups needs root, and was NOT tested ***\n");
+            return Vec::new();
+        }
+        let detected = Cgroups::detect().unwrap();
+        let path = format!("cofferdam-kill-{name}-{}", std::process::id());
+        let kinds = [detected.unified(&path), detected.cgroup("freezer", &path)];
+        let found: Vec<_> = kinds.into_iter().flatten().collect();
+        assert!(!found.is_empty());
+        found.iter().for_each(|cgroup| cgroup.child("below").create().unwrap());
+        found
+    }
+
+    /// A process that forks without end, once it is in the cgroup.
+    fn forker(cgroup: &Cgroup) -> Child {
+        let script = "read go; ( sleep 1000 & ); while :; do ( : ); done";
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        cgroup.adopt(i32::try_from(child.id()).unwrap()).unwrap();
+        child.stdin.take().unwrap().write_all(b"go\n").unwrap();
+        child
+    }
+
+    #[test]
+    fn forking_processes_are_all_killed_in_a_subtree() {
+        for cgroup in cgroups("all") {
+            let mut children = [forker(&cgroup), forker(&cgroup.child("below"))];
+            cgroup.kill_all(PATIENCE).unwrap();
+            assert_eq!(cgroup.all_procs().unwrap(), [0; 0]);
+            for child in &mut children {
+                child.wait().unwrap();
+            }
+            cgroup.remove(PATIENCE).unwrap();
+            assert!(!cgroup.exists());
+            cgroup.kill_all(PATIENCE).unwrap();
+        }
+    }
+
+    /// What kernels before 5.14 need on v2, too.
+    #[test]
+    fn freezing_first_kills_as_well() {
+        for cgroup in cgroups("frozen") {
+            let mut children = [forker(&cgroup), forker(&cgroup.child("below"))];
+            cgroup.kill_frozen(Instant::now() + PATIENCE).unwrap();
+            assert_eq!(cgroup.all_procs().unwrap(), [0; 0]);
+            assert!(!cgroup.is_frozen().unwrap());
+            for child in &mut children {
+                child.wait().unwrap();
+            }
+            cgroup.remove(PATIENCE).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_paused_cgroup_is_killed() {
+        for cgroup in cgroups("paused") {
+            let mut child = forker(&cgroup);
+            cgroup.freeze().unwrap();
+            assert!(cgroup.wait_frozen(Instant::now() + PATIENCE).unwrap());
+            cgroup.kill_all(PATIENCE).unwrap();
+            child.wait().unwrap();
+            cgroup.remove(PATIENCE).unwrap();
+        }
+    }
+
+    #[test]
+    fn emptiness_is_an_event() {
+        for cgroup in cgroups("event") {
+            if cgroup.version() == Version::V2 {
+                let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+                let pid = i32::try_from(child.id()).unwrap();
+                cgroup.child("below").adopt(pid).unwrap();
+                let mut events = cgroup.events().unwrap();
+                assert!(events.populated().unwrap());
+                assert!(!events.wait_empty(Instant::now() + Duration::from_millis(5)).unwrap());
+                Process::open_any(pid).unwrap().kill().unwrap();
+                assert!(events.wait_empty(Instant::now() + PATIENCE).unwrap());
+                child.wait().unwrap();
+                cgroup.remove(PATIENCE).unwrap();
+                assert!(!events.populated().unwrap());
+            }
+            cgroup.remove(PATIENCE).unwrap();
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Containers in containers.
+
+use cofferdam::container::{ContainerClass, Ended, Reason, Request};
+use cofferdam_tests::world::{World, id};
+use cofferdam_tests::{is_root, text, wait_for_text};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_child_comes_and_goes_and_its_parent_stays() {
+    if !is_root("nested containers") {
+        return;
+    }
+    let world = World::shipped();
+    let agent = world.start().await.unwrap();
+    let mut parent = Request::shell(id("pod"), "sleep 1000");
+    parent.rootfs = Some(world.rootfs());
+    agent.launch(parent).await.unwrap();
+
+    let mut child = Request::shell(id("pod.web"), "echo $$; exit 4");
+    child.rootfs = Some(world.rootfs());
+    agent.launch(child).await.unwrap();
+    let termination = agent.wait(&id("pod.web")).await.unwrap();
+    assert_eq!(termination.ended(), Some(Ended::Exited(4)));
+    assert_eq!(agent.wait(&id("pod.web")).await.unwrap(), termination, "kept while the parent lives");
+    assert!(agent.remove(&id("pod")).await.is_err(), "a live container cannot be removed");
+    assert!(agent.remove(&id("pod.web")).await.unwrap());
+    assert!(agent.wait(&id("pod.web")).await.is_none());
+
+    agent.destroy(&id("pod")).await.unwrap();
+    agent.remove(&id("pod")).await.unwrap();
+    assert_eq!(world.leftovers(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn children_end_with_their_parent() {
+    if !is_root("nested containers") {
+        return;
+    }
+    let world = World::shipped();
+    let agent = world.start().await.unwrap();
+    let mut parent = Request::shell(id("pod"), "sleep 1000");
+    parent.rootfs = Some(world.rootfs());
+    agent.launch(parent).await.unwrap();
+    for child in ["pod.a", "pod.b", "pod.a.deep"] {
+        let mut request = Request::shell(id(child), "sleep 1000");
+        request.rootfs = Some(world.rootfs());
+        agent.launch(request).await.unwrap();
+    }
+    agent.destroy(&id("pod")).await.unwrap();
+    for child in ["pod.a", "pod.b", "pod.a.deep"] {
+        let termination = agent.wait(&id(child)).await.unwrap();
+        assert_eq!(termination.reason, Some(Reason::ParentEnded), "{child}: {termination:?}");
+    }
+    agent.remove(&id("pod")).await.unwrap();
+    assert_eq!(world.leftovers(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_debug_container_looks_into_its_parent() {
+    if !is_root("nested containers") {
+        return;
+    }
+    let world = World::shipped();
+    let agent = world.start().await.unwrap();
+    let mut parent = Request::shell(id("pod"), "echo secret > /inside; echo up; sleep 1000");
+    parent.rootfs = Some(world.rootfs());
+    parent.command.environment = [("COLOUR".into(), "red".into())].into();
+    agent.launch(parent).await.unwrap();
+    wait_for_text(&agent.inspect(&id("pod")).unwrap().logs.stdout.unwrap(), "up");
+
+    let mut probe =
+        Request::shell(id("pod.probe"), "cat /inside; echo $COLOUR; pwd; ls /proc | grep -c '^1$'");
+    probe.class = ContainerClass::Debug;
+    agent.launch(probe).await.unwrap();
+    agent.wait(&id("pod.probe")).await.unwrap();
+    let out = text(&agent.inspect(&id("pod.probe")).unwrap().logs.stdout.unwrap());
+    assert_eq!(out, "secret\nred\n/mnt/mesos/sandbox\n1\n");
+    agent.destroy(&id("pod")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_nests_in_what_does_not_run() {
+    if !is_root("the linux launcher") {
+        return;
+    }
+    let world = World::new();
+    let agent = world.start().await.unwrap();
+    let orphan = Request::shell(id("pod.web"), "true");
+    let words = agent.launch(orphan.clone()).await.unwrap_err().to_string();
+    assert!(words.contains("`pod.web`") && words.contains("no container `pod`"), "{words}");
+    agent.launch(Request::shell(id("pod"), "true")).await.unwrap();
+    agent.wait(&id("pod")).await.unwrap();
+    let words = agent.launch(orphan).await.unwrap_err().to_string();
+    assert!(words.contains("ENDED"), "{words}");
+}

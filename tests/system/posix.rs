@@ -1,0 +1,63 @@
+//! The posix launcher: plain processes, for any user.
+
+use cofferdam::config::LauncherKind;
+use cofferdam::container::{Ended, Reason, Request};
+use cofferdam_tests::wait_for_text;
+use cofferdam_tests::world::{World, entry, id, run};
+
+fn posix() -> World {
+    let mut world = World::new();
+    world.config.launcher = LauncherKind::Posix;
+    world.add("posix/cpu", serde_json::json!({}));
+    world.add("posix/mem", serde_json::json!({}));
+    world.config.logger = Some(entry("sandbox", serde_json::json!({})));
+    world
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plain_process_runs_in_its_sandbox() {
+    let world = posix();
+    let agent = world.start().await.unwrap();
+    let out = run(&agent, Request::shell(id("plain"), "pwd; echo $MESOS_SANDBOX")).await;
+    let sandbox = agent.inspect(&id("plain")).unwrap().sandbox.display().to_string();
+    assert_eq!(out, format!("{sandbox}\n{sandbox}\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn daemons_do_not_outlive_their_container() {
+    let world = posix();
+    let agent = world.start().await.unwrap();
+    let request =
+        Request::shell(id("daemon"), "(setsid sh -c 'echo $$ > daemon.pid; exec sleep 1000' &) ; sleep 1000");
+    agent.launch(request).await.unwrap();
+    let sandbox = agent.inspect(&id("daemon")).unwrap().sandbox;
+    let file = sandbox.join("daemon.pid");
+    wait_for_text(&file, "\n");
+    let pid: i32 = cofferdam_tests::text(&file).trim().parse().unwrap();
+    let daemon = cofferdam_linux::process::Process::open_any(pid).unwrap();
+    let termination = agent.destroy(&id("daemon")).await.unwrap();
+    assert_eq!(termination.reason, Some(Reason::Killed));
+    assert!(daemon.has_ended().unwrap(), "the daemon lives on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn usage_is_that_of_the_whole_tree() {
+    let world = posix();
+    let agent = world.start().await.unwrap();
+    agent.launch(Request::shell(id("tree"), "sleep 1000 & sleep 1000")).await.unwrap();
+    let usage = agent.usage(&id("tree")).await.unwrap();
+    assert!(usage.statistics["mem_rss_bytes"] > 0.0, "{usage:?}");
+    assert!(usage.statistics.contains_key("cpus_user_time_secs"), "{usage:?}");
+    assert_eq!(agent.destroy(&id("tree")).await.unwrap().ended(), Some(Ended::Signaled(9)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_needs_more_than_a_process_is_refused_by_name() {
+    let mut world = posix();
+    world.add("filesystem/linux", serde_json::json!({}));
+    let agent = world.start().await.unwrap();
+    let error = agent.launch(Request::shell(id("more"), "true")).await.unwrap_err();
+    let words = cofferdam::report::chain(&error);
+    assert!(words.contains("`posix` launcher") && words.contains("mount"), "{words}");
+    assert_eq!(world.leftovers(), Vec::<String>::new());
+}

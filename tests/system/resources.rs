@@ -1,0 +1,95 @@
+//! Limits that are really applied, usage that is really measured.
+
+use cofferdam::container::{Limit, Reason, Request, Resources};
+use cofferdam_tests::is_root;
+use cofferdam_tests::world::{World, id};
+
+/// Fills memory until it is stopped, without a program of its own: a shell variable that doubles.
+const GREEDY: &str = "x=aaaaaaaaaaaaaaaa; while :; do x=$x$x; done";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn going_over_the_memory_limit_ends_a_container_with_the_reason() {
+    if !is_root("memory limits") {
+        return;
+    }
+    let world = World::shipped();
+    let agent = world.start().await.unwrap();
+    let mut request = Request::shell(id("greedy"), GREEDY);
+    request.rootfs = Some(world.rootfs());
+    request.resources = Resources::default().with("mem", 32.0);
+    agent.launch(request).await.unwrap();
+    let termination = agent.wait(&id("greedy")).await.unwrap();
+    assert_eq!(
+        termination.reason,
+        Some(Reason::Limitation("REASON_CONTAINER_LIMITATION_MEMORY".into())),
+        "{termination:?}"
+    );
+    assert!(termination.message.unwrap().contains("emory"));
+    assert!(termination.limited["mem"] > 16.0, "{:?}", termination.limited);
+    agent.remove(&id("greedy")).await.unwrap();
+    assert_eq!(world.leftovers(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn usage_is_measured_and_says_who_measured_it() {
+    if !is_root("control groups") {
+        return;
+    }
+    let world = World::shipped();
+    let agent = world.start().await.unwrap();
+    let mut request =
+        Request::shell(id("busy"), "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo done; sleep 1000");
+    request.rootfs = Some(world.rootfs());
+    request.resources = Resources::default().with("cpus", 1.0).with("mem", 64.0);
+    agent.launch(request).await.unwrap();
+    let out = agent.inspect(&id("busy")).unwrap().logs.stdout.unwrap();
+    cofferdam_tests::wait_for_text(&out, "done");
+    let usage = agent.usage(&id("busy")).await.unwrap();
+    assert_eq!(usage.failed, [].into());
+    let cpu = usage.statistics["cpus_user_time_secs"] + usage.statistics["cpus_system_time_secs"];
+    assert!(cpu > 0.0, "{usage:?}");
+    assert!(usage.statistics["mem_rss_bytes"] > 0.0, "{usage:?}");
+    assert!(usage.owners["mem_rss_bytes"].ends_with("/mem"), "{usage:?}");
+    assert!(agent.status(&id("busy")).await.unwrap().status.contains_key("executor_pid"));
+    agent.destroy(&id("busy")).await.unwrap();
+    assert!(agent.usage(&id("busy")).await.is_none(), "it does not run any more");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_changes_a_running_container_or_nothing() {
+    if !is_root("control groups") {
+        return;
+    }
+    let world = World::shipped();
+    let agent = world.start().await.unwrap();
+    let mut request = Request::shell(id("grow"), "sleep 1000");
+    request.rootfs = Some(world.rootfs());
+    request.resources = Resources::default().with("cpus", 0.5).with("mem", 64.0);
+    agent.launch(request).await.unwrap();
+
+    let more = Resources::default().with("cpus", 1.0).with("mem", 128.0);
+    agent.update(&id("grow"), more.clone()).await.unwrap();
+    assert_eq!(memory_limit(&world), 128 << 20);
+    assert_eq!(agent.inspect(&id("grow")).unwrap().summary.resources, more);
+
+    let senseless = Resources::default().with("mem", -1.0);
+    agent.update(&id("grow"), senseless).await.unwrap_err();
+    let contradictory = Resources::default().with("mem", 64.0).with_limit("mem", Limit::At(32.0));
+    agent.update(&id("grow"), contradictory).await.unwrap_err();
+    assert_eq!(memory_limit(&world), 128 << 20);
+    assert_eq!(agent.inspect(&id("grow")).unwrap().summary.resources, more);
+    assert!(agent.update(&id("nobody"), more).await.unwrap_err().is_unknown());
+    agent.destroy(&id("grow")).await.unwrap();
+}
+
+/// What the kernel says of the one container there is.
+fn memory_limit(world: &World) -> u64 {
+    let knobs = ["memory.limit_in_bytes", "memory.max"];
+    let directories = world.cgroups();
+    let value = directories
+        .iter()
+        .flat_map(|directory| knobs.map(|knob| directory.join(knob)))
+        .find_map(|path| std::fs::read_to_string(path).ok());
+    let value = value.unwrap_or_else(|| panic!("no memory limit in {directories:?}"));
+    value.trim().parse().unwrap_or_else(|_| panic!("the limit is `{value}`"))
+}
