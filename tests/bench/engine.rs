@@ -7,7 +7,11 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value as Json, json};
+
+use cofferdam_linux::cgroup::Layout;
 
 use crate::Outcome;
 use crate::launch::Subject;
@@ -20,6 +24,8 @@ pub struct Engine {
     program: &'static str,
     bundle: PathBuf,
     state: PathBuf,
+    /// The v2 hierarchy, where it is to be hidden.
+    hidden: Option<PathBuf>,
     next: AtomicU64,
 }
 
@@ -32,6 +38,16 @@ pub enum Bundle {
     Stock,
 }
 
+impl Bundle {
+    /// The row of the table.
+    pub fn label(self, program: &str) -> String {
+        match self {
+            Self::Alike => format!("{program} run"),
+            Self::Stock => format!("{program} run, its own spec"),
+        }
+    }
+}
+
 impl Engine {
     /// None, said loudly, if it is not installed or does not work here.
     pub fn find(scene: &Scene, program: &'static str, kind: Bundle) -> Outcome<Option<Self>> {
@@ -42,9 +58,9 @@ impl Engine {
                 return Ok(None);
             }
         }
-        let (word, label) = match kind {
-            Bundle::Alike => ("alike", format!("{program} run")),
-            Bundle::Stock => ("stock", format!("{program} run, its own spec")),
+        let word = match kind {
+            Bundle::Alike => "alike",
+            Bundle::Stock => "stock",
         };
         let bundle = scene.directory().join(format!("{program}-{word}"));
         fs::create_dir(&bundle)?;
@@ -56,8 +72,13 @@ impl Engine {
         let mut spec: Json = serde_json::from_slice(&fs::read(&path)?)?;
         adapt(&mut spec, scene, kind);
         fs::write(&path, serde_json::to_vec(&spec)?)?;
-        let state = scene.directory().join(format!("{program}-{word}-state"));
-        let engine = Self { name: label, program, bundle, state, next: AtomicU64::new(0) };
+        let state = scene.state().join(format!("{program}-{word}"));
+        // crun refuses hosts with v1 hierarchies where v2 has controllers, even such that nobody uses.
+        let hybrid = scene.cgroups.layout() == Layout::Hybrid;
+        let unified = scene.cgroups.unified.as_ref().map(|unified| unified.mount.clone());
+        let hidden = unified.filter(|_| hybrid && program == "crun");
+        let engine =
+            Self { name: kind.label(program), program, bundle, state, hidden, next: AtomicU64::new(0) };
         match engine.once(0) {
             Ok(_) => Ok(Some(engine)),
             Err(error) => {
@@ -102,33 +123,45 @@ fn adapt(spec: &mut Json, scene: &Scene, kind: Bundle) {
     }
 }
 
-impl Subject for Engine {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn once(&self, _: usize) -> Outcome<Duration> {
+impl Engine {
+    fn run(&self) -> Outcome<Duration> {
+        if let Some(unified) = &self.hidden {
+            // Of this thread only, and of what it starts.
+            unshare(CloneFlags::CLONE_NEWNS)?;
+            mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
+            umount2(unified, MntFlags::MNT_DETACH)?;
+        }
         let id = format!("bench-{}", self.next.fetch_add(1, Ordering::Relaxed));
-        // Named per run by the container, so that two at a time do not share a control group.
-        let mut command = Command::new(self.program);
-        command.arg("--root").arg(&self.state).arg("run").arg("--bundle").arg(&self.bundle).arg(&id);
-        // Of a process group of its own, so that Ctrl-C reaches it through us, between two containers.
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);
+        let mut command = self.command();
+        command.arg("run").arg("--bundle").arg(&self.bundle).arg(&id);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let started = Instant::now();
         let output = command.output()?;
         let took = started.elapsed();
         if output.status.success() {
             return Ok(took);
         }
-        drop(
-            Command::new(self.program)
-                .arg("--root")
-                .arg(&self.state)
-                .args(["delete", "--force", &id])
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .status(),
-        );
+        let mut delete = self.command();
+        delete.args(["delete", "--force", &id]).stdout(Stdio::null()).stderr(Stdio::null());
+        drop(delete.status());
         Err(format!("{}: {}", self.name, String::from_utf8_lossy(&output.stderr).trim()).into())
+    }
+
+    /// Of a process group of its own, so that Ctrl-C reaches it through us, between two containers.
+    fn command(&self) -> Command {
+        let mut command = Command::new(self.program);
+        command.process_group(0).arg("--root").arg(&self.state);
+        command
+    }
+}
+
+impl Subject for Engine {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn once(&self, _: usize) -> Outcome<Duration> {
+        let ran = std::thread::scope(|scope| scope.spawn(|| self.run()).join());
+        ran.map_err(|_| "a thread died")?
     }
 }

@@ -15,6 +15,10 @@ use crate::launch::Subject;
 use crate::ours::{CPUS, MEM};
 use crate::scene::{CGROUP, Scene};
 
+/// Rows of the table.
+pub const EMPTY: &str = "floor, empty";
+pub const SHIPPED: &str = "floor, shipped";
+
 /// What the kernel alone takes.
 pub struct Floor {
     name: &'static str,
@@ -44,7 +48,7 @@ pub fn compile(scene: &Scene) -> Outcome<PathBuf> {
 impl Floor {
     /// As a container of an empty chain: a process of the host in a control group of its own.
     pub fn empty(scene: &Scene, program: &Path, lanes: usize) -> Outcome<Self> {
-        Self::start("floor, empty", lanes, |lane| {
+        Self::start(EMPTY, lanes, |lane| {
             let mut command = Command::new(program);
             tracking(&scene.cgroups, &format!("floor-empty-{lane}"), &mut command)?;
             Ok(command)
@@ -53,7 +57,7 @@ impl Floor {
 
     /// As a container of the shipped chain: mounts, process ids, an overlay, limits in the same hierarchies.
     pub fn shipped(scene: &Scene, program: &Path, lanes: usize) -> Outcome<Self> {
-        Self::start("floor, shipped", lanes, |lane| {
+        Self::start(SHIPPED, lanes, |lane| {
             let mut command = Command::new(program);
             let name = format!("floor-shipped-{lane}");
             let scratch = scene.directory().join(&name);

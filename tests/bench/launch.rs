@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::engine::{Bundle, Engine};
 use crate::floor::{self, Floor};
-use crate::ours::Ours;
+use crate::ours::{self, Ours, Writes};
 use crate::report::{Group, Report};
 use crate::sample::Samples;
 use crate::scene::Scene;
@@ -31,20 +31,31 @@ pub fn measure(scene: &Scene, options: &Options, report: &mut Report) -> Outcome
         return Ok(());
     }
     let program = floor::compile(scene)?;
-    let mut subjects: Vec<Box<dyn Subject + '_>> = vec![
-        Box::new(Ours::empty(scene)?),
-        Box::new(Floor::empty(scene, &program, WIDE)?),
-        Box::new(Ours::shipped(scene)?),
-        Box::new(Floor::shipped(scene, &program, WIDE)?),
-    ];
-    for (engine, bundle) in
-        [("crun", Bundle::Alike), ("crun", Bundle::Stock), ("runc", Bundle::Alike), ("runc", Bundle::Stock)]
-    {
-        if let Some(engine) = Engine::find(scene, engine, bundle)? {
-            subjects.push(Box::new(engine));
+    let mut subjects: Vec<Box<dyn Subject + '_>> = Vec::new();
+    if options.wants_subject(ours::EMPTY) {
+        subjects.push(Box::new(Ours::empty(scene)?));
+    }
+    if options.wants_subject(floor::EMPTY) {
+        subjects.push(Box::new(Floor::empty(scene, &program, WIDE)?));
+    }
+    if options.wants_subject(ours::SHIPPED) {
+        subjects.push(Box::new(Ours::shipped(scene, Writes::Overlay)?));
+    }
+    if options.wants_subject(floor::SHIPPED) {
+        subjects.push(Box::new(Floor::shipped(scene, &program, WIDE)?));
+    }
+    if options.wants_subject(ours::DIRECT) {
+        subjects.push(Box::new(Ours::shipped(scene, Writes::Direct)?));
+    }
+    for engine in ["crun", "runc"] {
+        for bundle in [Bundle::Alike, Bundle::Stock] {
+            if options.wants_subject(&bundle.label(engine))
+                && let Some(engine) = Engine::find(scene, engine, bundle)?
+            {
+                subjects.push(Box::new(engine));
+            }
         }
     }
-    subjects.retain(|subject| options.wants_subject(subject.name()));
 
     let (rounds, sparse) = if options.quick { (12, 5) } else { (100, 21) };
     let mut run = |name: &'static str, title: &str, turn: &Turn<'_>, rounds: usize| -> Outcome<()> {
@@ -109,9 +120,12 @@ fn compare(
     for (subject, samples) in subjects.iter().zip(taken) {
         group.row(subject.name(), samples);
     }
-    group.compare("cofferdam, empty chain", "floor, empty");
-    for peer in ["floor, shipped", "crun run", "crun run, its own spec", "runc run"] {
-        group.compare("cofferdam, shipped chain", peer);
+    group.compare(ours::EMPTY, floor::EMPTY);
+    group.compare(ours::SHIPPED, floor::SHIPPED);
+    for ours in [ours::SHIPPED, ours::DIRECT] {
+        for peer in ["crun", "runc"] {
+            group.compare(ours, &Bundle::Alike.label(peer));
+        }
     }
     Ok(group)
 }

@@ -7,14 +7,18 @@
 //! Nothing is asserted: a number of one machine says nothing on another. What can be compared is measured in one run,
 //! turn by turn, so that what else the machine does meanwhile falls on all alike; the ratios are what counts.
 
+mod call;
 mod engine;
+mod fleet;
 mod floor;
 mod launch;
+mod minion;
 mod ours;
 mod report;
 mod sample;
 mod scene;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -41,6 +45,9 @@ struct Options {
     /// Of what is launched side by side, only what begins so, as `cofferdam, empty`; for profilers.
     #[arg(long, value_name = "SUBJECT")]
     subject: Vec<String>,
+    /// Be an agent that obeys; see `minion.rs`.
+    #[arg(long, hide = true, num_args = 3)]
+    minion: Vec<PathBuf>,
     /// Given by cargo, and without meaning.
     #[arg(long, hide = true)]
     bench: bool,
@@ -58,13 +65,14 @@ impl Options {
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    match run(&options) {
-        Ok(report) => {
-            if options.json {
-                println!("{}", report.json());
-            }
-            ExitCode::SUCCESS
+    let outcome = match options.minion.as_slice() {
+        [runtime_dir, work_dir, rootfs] => {
+            minion::serve(runtime_dir.clone(), work_dir.clone(), rootfs.clone())
         }
+        _ => run(&options),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bench: {error}");
             ExitCode::FAILURE
@@ -72,9 +80,14 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(options: &Options) -> Outcome<Report> {
+fn run(options: &Options) -> Outcome<()> {
     let scene = Scene::set()?;
     let mut report = Report::new(!options.json);
     launch::measure(&scene, options, &mut report)?;
-    Ok(report)
+    fleet::measure(&scene, options, &mut report)?;
+    call::measure(&scene, options, &mut report)?;
+    if options.json {
+        println!("{}", report.json());
+    }
+    Ok(())
 }

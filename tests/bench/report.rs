@@ -66,9 +66,12 @@ impl Group {
     fn table(&self) -> String {
         let width = self.rows.iter().map(|(subject, _)| subject.len()).max().unwrap_or_default();
         let mut text = format!("\n{} ({})\n", self.title, self.unit);
-        text += &format!("  {:width$} {:>10} {:>10} {:>10} {:>6}\n", "", "median", "min", "max", "n");
+        text += &format!(
+            "  {:width$} {:>10} {:>10} {:>10} {:>10} {:>6}\n",
+            "", "median", "min", "p99", "max", "n"
+        );
         for (subject, samples) in &self.rows {
-            let Some(Summary { median, min, max }) = samples.summary() else { continue };
+            let Some(Summary { median, min, p99, max }) = samples.summary() else { continue };
             let ratios: Vec<String> = self
                 .ratios
                 .iter()
@@ -76,9 +79,10 @@ impl Group {
                 .map(|ratio| format!("{:.2} x {}", ratio.summary.median, ratio.to))
                 .collect();
             let line = format!(
-                "  {subject:width$} {:>10} {:>10} {:>10} {:>6}  {}",
+                "  {subject:width$} {:>10} {:>10} {:>10} {:>10} {:>6}  {}",
                 number(median),
                 number(min),
+                number(p99),
                 number(max),
                 samples.0.len(),
                 ratios.join(", ")

@@ -11,6 +11,8 @@ pub struct Samples(pub Vec<f64>);
 pub struct Summary {
     pub median: f64,
     pub min: f64,
+    /// What all but one in a hundred stay below.
+    pub p99: f64,
     pub max: f64,
 }
 
@@ -19,14 +21,12 @@ impl Samples {
     pub fn summary(&self) -> Option<Summary> {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
-        Some(Summary { median: at(&sorted, 0.5)?, min: *sorted.first()?, max: *sorted.last()? })
-    }
-
-    /// The value below which a share of them lies.
-    pub fn quantile(&self, share: f64) -> Option<f64> {
-        let mut sorted = self.0.clone();
-        sorted.sort_by(f64::total_cmp);
-        at(&sorted, share)
+        Some(Summary {
+            median: at(&sorted, 0.5)?,
+            min: *sorted.first()?,
+            p99: at(&sorted, 0.99)?,
+            max: *sorted.last()?,
+        })
     }
 
     /// Round by round, how many times what another took.
@@ -48,6 +48,12 @@ fn at(sorted: &[f64], share: f64) -> Option<f64> {
 
 impl Summary {
     pub fn json(self) -> Json {
-        json!({ "median": self.median, "min": self.min, "max": self.max })
+        json!({ "median": self.median, "min": self.min, "p99": self.p99, "max": self.max })
+    }
+}
+
+impl FromIterator<f64> for Samples {
+    fn from_iter<T: IntoIterator<Item = f64>>(values: T) -> Self {
+        Self(values.into_iter().collect())
     }
 }

@@ -5,10 +5,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 use cofferdam_linux::cgroup::Cgroups;
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::statfs::TMPFS_MAGIC;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -22,9 +21,8 @@ pub struct Scene {
     pub runtime: Runtime,
     pub cgroups: Cgroups,
     interrupted: Arc<AtomicBool>,
-    _borrowed: Option<Borrowed>,
-    // Last, because what is above has its files in it.
     directory: TempDir,
+    state: TempDir,
 }
 
 impl Scene {
@@ -45,13 +43,20 @@ impl Scene {
         let directory = tempfile::Builder::new().prefix("cofferdam-bench-").tempdir()?;
         let rootfs = directory.path().join("rootfs");
         make_rootfs(&rootfs).map_err(|error| format!("cannot make a root file system: {error}"))?;
-        let cgroups = Cgroups::detect()?;
-        let borrowed = Borrowed::borrow(&cgroups, &directory.path().join("borrowed"))?;
-        Ok(Self { runtime, cgroups, interrupted, _borrowed: borrowed, directory })
+        let state = match ["/run", "/dev/shm"].into_iter().find(|path| is_memory(Path::new(path))) {
+            Some(path) => tempfile::Builder::new().prefix("cofferdam-bench-").tempdir_in(path)?,
+            None => tempfile::Builder::new().prefix("cofferdam-bench-").tempdir()?,
+        };
+        Ok(Self { runtime, cgroups: Cgroups::detect()?, interrupted, directory, state })
     }
 
     pub fn directory(&self) -> &Path {
         self.directory.path()
+    }
+
+    /// For what ends with the machine: in memory, as `/run` is on an ordinary host.
+    pub fn state(&self) -> &Path {
+        self.state.path()
     }
 
     /// A root file system of busybox, with the empty directories that images have.
@@ -74,6 +79,10 @@ impl Drop for Scene {
             remove_cgroups(&hierarchy.mount.join(CGROUP));
         }
     }
+}
+
+fn is_memory(path: &Path) -> bool {
+    nix::sys::statfs::statfs(path).is_ok_and(|found| found.filesystem_type() == TMPFS_MAGIC)
 }
 
 fn make_rootfs(rootfs: &Path) -> io::Result<()> {
@@ -101,76 +110,5 @@ pub fn remove_cgroups(directory: &Path) {
             eprintln!("bench: cannot remove control group {}: {error}", directory.display());
         }
         _ => {}
-    }
-}
-
-/// A controller that was lent to a v1 hierarchy, because crun refuses hosts where v1 is in use and v2 has controllers.
-struct Borrowed {
-    controllers: Vec<String>,
-    mount: PathBuf,
-}
-
-impl Borrowed {
-    fn borrow(cgroups: &Cgroups, mount_at: &Path) -> Outcome<Option<Self>> {
-        let Some(unified) = cgroups.unified.as_ref().filter(|_| !cgroups.legacy.is_empty()) else {
-            return Ok(None);
-        };
-        let controllers: Vec<String> = fs::read_to_string(unified.mount.join("cgroup.controllers"))?
-            .split_whitespace()
-            .map(Into::into)
-            .collect();
-        if controllers.is_empty() {
-            return Ok(None);
-        }
-        fs::create_dir(mount_at)?;
-        match mount_v1(&controllers, mount_at) {
-            Ok(()) => Ok(Some(Self { controllers, mount: mount_at.to_owned() })),
-            Err(error) => {
-                eprintln!("bench: cannot move `{}` to v1, so crun may fail: {error}", controllers.join(","));
-                Ok(None)
-            }
-        }
-    }
-
-    /// Whether v2 has them back.
-    fn is_back(&self) -> bool {
-        let known = fs::read_to_string("/proc/cgroups").unwrap_or_default();
-        self.controllers.iter().all(|controller| {
-            known.lines().any(|line| {
-                let mut words = line.split_whitespace();
-                words.next() == Some(controller) && words.next() == Some("0")
-            })
-        })
-    }
-}
-
-fn mount_v1(controllers: &[String], at: &Path) -> nix::Result<()> {
-    mount(Some("cgroup"), at, Some("cgroup"), MsFlags::empty(), Some(controllers.join(",").as_str()))
-}
-
-impl Drop for Borrowed {
-    fn drop(&mut self) {
-        remove_cgroups(&self.mount.join(CGROUP));
-        let deadline = Instant::now() + Duration::from_secs(10);
-        // A hierarchy that is unmounted while a removed group of it still dies lives on. It must then be mounted and
-        // unmounted once more; the kernel has no event for that.
-        loop {
-            let unmounted = umount2(&self.mount, MntFlags::empty());
-            if unmounted.is_ok() && self.is_back() {
-                return;
-            }
-            if Instant::now() > deadline {
-                eprintln!("bench: `{}` stays in a v1 hierarchy: {unmounted:?}", self.controllers.join(","));
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(200));
-            if unmounted.is_ok()
-                && !self.is_back()
-                && let Err(error) = mount_v1(&self.controllers, &self.mount)
-            {
-                eprintln!("bench: cannot mount `{}` again: {error}", self.controllers.join(","));
-                return;
-            }
-        }
     }
 }
