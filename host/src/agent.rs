@@ -12,6 +12,7 @@ use cofferdam_linux::boot::BootId;
 use cofferdam_linux::cgroup::Cgroups;
 use cofferdam_linux::image::Image;
 use cofferdam_plugin_model::Kind;
+use nix::sys::prctl::set_dumpable;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use sha2::{Digest, Sha256};
 
@@ -266,13 +267,7 @@ fn build(config: &Config, errands: Errands) -> Result<Built, StartError> {
     };
     let launcher: Box<dyn Launcher> = match config.launcher {
         LauncherKind::Posix => Box::new(Posix::new(Arc::new(image), config.destroy_timeout)),
-        LauncherKind::Linux => Box::new(Linux::new(
-            cgroups.clone(),
-            &config.cgroup_root,
-            &instance_of(ledger.runtime_dir()),
-            Arc::new(image),
-            config.destroy_timeout,
-        )?),
+        LauncherKind::Linux => Box::new(linux(config, &ledger, cgroups.clone(), image)?),
     };
 
     let table = Arc::new(Table::new(Arc::clone(&ledger)));
@@ -307,6 +302,17 @@ fn build(config: &Config, errands: Errands) -> Result<Built, StartError> {
         descriptors: allow_descriptors(),
     };
     Ok(Built { house, plugins })
+}
+
+/// Makes the `linux` launcher, and makes this process undumpable: a process on its way into a container shares
+/// the agent's memory until it executes, and nobody in there may look.
+fn linux(config: &Config, ledger: &Ledger, cgroups: Cgroups, image: Image) -> Result<Linux, StartError> {
+    set_dumpable(false).map_err(|errno| StartError::Kernel {
+        what: "whether this process may be traced",
+        source: errno.into(),
+    })?;
+    let instance = instance_of(ledger.runtime_dir());
+    Ok(Linux::new(cgroups, &config.cgroup_root, &instance, Arc::new(image), config.destroy_timeout)?)
 }
 
 /// Allows this process as many descriptors as it may have: a running container takes three or four. Answers

@@ -11,7 +11,9 @@
 #![deny(unsafe_code)]
 
 pub mod agent;
+pub mod api;
 pub mod chain;
+pub mod cli;
 pub mod config;
 pub mod container;
 pub mod containerizer;

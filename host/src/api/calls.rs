@@ -113,7 +113,7 @@ async fn launch(api: &Api, request: Request) -> Answer {
         Ok(Ok(_)) => done(),
         Ok(Err(error)) if error.is_duplicate() => Ok(StatusCode::ACCEPTED.into_response()),
         Ok(Err(error)) => {
-            let failure = error.exec_failure().and_then(exec_failure);
+            let failure = error.exec_error().and_then(exec_failure);
             let mut response = ApiError::from(error).into_response();
             if let Some(word) = failure {
                 response.headers_mut().insert(EXEC_FAILURE, axum::http::HeaderValue::from_static(word));

@@ -8,8 +8,8 @@ use axum::response::{IntoResponse, Response};
 use super::files::FileError;
 use super::launch::RefusedRequest;
 use super::types::EnvelopeError;
-use crate::agent::{KillError, LaunchError, RemoveError, UpdateError};
 use crate::container::ContainerId;
+use crate::containerizer::{KillError, LaunchError, RemoveError, UpdateError};
 
 /// An answer other than the one hoped for. Its text has one line for the failure and one for each cause.
 #[derive(Debug)]
@@ -69,8 +69,11 @@ impl From<RefusedRequest> for ApiError {
 /// know the difference from the text only. We tell them apart.
 impl From<LaunchError> for ApiError {
     fn from(error: LaunchError) -> Self {
-        let status =
-            if error.is_invalid() { StatusCode::BAD_REQUEST } else { StatusCode::INTERNAL_SERVER_ERROR };
+        let status = match error {
+            LaunchError::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+            _ if error.is_invalid() || error.exec_error().is_some() => StatusCode::BAD_REQUEST,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
         Self::of(status, &error)
     }
 }
@@ -93,8 +96,12 @@ impl From<RemoveError> for ApiError {
 
 impl From<UpdateError> for ApiError {
     fn from(error: UpdateError) -> Self {
-        let status =
-            if error.is_unknown() { StatusCode::NOT_FOUND } else { StatusCode::INTERNAL_SERVER_ERROR };
+        let status = match error {
+            UpdateError::Unknown { .. } => StatusCode::NOT_FOUND,
+            UpdateError::NotRunning { .. } => StatusCode::CONFLICT,
+            UpdateError::Invalid(_) => StatusCode::BAD_REQUEST,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
         Self::of(status, &error)
     }
 }

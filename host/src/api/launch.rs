@@ -15,7 +15,7 @@ use super::types as wire;
 
 /// Why a request cannot become one to the agent. Always the fault of who asks.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum RefusedRequest {
+pub(crate) enum RefusedRequest {
     /// An id is none.
     #[error("`{field}` is invalid")]
     Id {
@@ -77,7 +77,7 @@ pub(super) fn nested_id(field: &'static str, wire: &wire::ContainerId) -> Result
 }
 
 /// An id as the wire has it.
-pub(super) fn wire_id(id: &ContainerId) -> wire::ContainerId {
+pub(crate) fn wire_id(id: &ContainerId) -> wire::ContainerId {
     let parent = id.parent().map(|parent| Box::new(wire_id(&parent)));
     wire::ContainerId { value: id.value().to_owned(), parent }
 }
@@ -113,7 +113,7 @@ pub(super) fn to_nested_request(launch: &wire::LaunchNestedContainer) -> Result<
 }
 
 /// What a container may count on, and where it must stop.
-pub(super) fn resources(
+pub(crate) fn resources(
     id: &ContainerId,
     requests: &[wire::Resource],
     limits: &BTreeMap<String, wire::Scalar>,

@@ -28,7 +28,10 @@ use tracing::{debug, warn};
 
 use crate::agent::Agent;
 
+pub(crate) use calls::{EXEC_FAILURE, exec_failure};
 pub use launch::from_request;
+pub(crate) use launch::{resources as read_resources, wire_id, wire_limits, wire_resources};
+pub(crate) use show::flags;
 pub use socket::{BindError, Listener};
 
 /// How long requests that are being answered may take once the agent stops. Those that wait for the end of

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value as Json, json};
 
-use super::launch::{from_request, wire_id};
+use super::launch::{from_request, wire_id, wire_limits, wire_resources};
 use super::types as wire;
 use crate::config::Config;
 use crate::container::{Reason, Termination};
@@ -130,6 +130,8 @@ pub(super) fn inspected(inspection: &Inspection) -> wire::InspectedContainer {
         stdout: inspection.logs.stdout.as_ref().map(path),
         stderr: inspection.logs.stderr.as_ref().map(path),
         request: from_request(&inspection.request),
+        resources: wire_resources(&summary.resources),
+        limits: wire_limits(&summary.resources),
         plan: inspection
             .plan
             .iter()
@@ -191,7 +193,7 @@ pub(super) fn plugin(view: &PluginView) -> wire::PluginInfo {
 }
 
 /// Settings by name, as an operator would write them. `isolation` is what Mesos calls the chain.
-pub(super) fn flags(config: &Config) -> BTreeMap<String, String> {
+pub(crate) fn flags(config: &Config) -> BTreeMap<String, String> {
     let names = |plugins: &[crate::config::PluginConfig]| {
         plugins.iter().map(|plugin| plugin.name.as_str()).collect::<Vec<_>>().join(",")
     };

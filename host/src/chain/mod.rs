@@ -159,6 +159,12 @@ impl Chain {
         self.isolators.iter().chain(&self.logger)
     }
 
+    /// Whether there is any isolator.
+    #[must_use]
+    pub fn has_isolators(&self) -> bool {
+        !self.isolators.is_empty()
+    }
+
     /// The plugin of that name.
     #[must_use]
     pub fn plugin(&self, name: &str) -> Option<&Arc<Plugin>> {
@@ -184,16 +190,12 @@ impl Chain {
             .collect()
     }
 
-    /// Asks each plugin in turn what the launch needs, and the logger where the output goes.
+    /// Asks each plugin in turn what the launch needs, and the logger where the output goes; as steps of an
+    /// errand whose patience is [`Chain::patience_up`].
     ///
     /// # Errors
     /// The first plugin that says no, or two that contradict each other.
-    pub async fn prepare(&self, container: Container, parties: Vec<Party>) -> Result<Prepared, ChainError> {
-        let chain = self.clone();
-        self.errand(Method::Prepare, move |errand| chain.prepare_here(errand, &container, parties)).await?
-    }
-
-    fn prepare_here(
+    pub fn prepare(
         &self,
         errand: &Errand,
         container: &Container,
@@ -233,37 +235,40 @@ impl Chain {
         Ok(prepared)
     }
 
-    /// Asks what to wait for.
+    /// Asks what to wait for, as steps of an errand whose patience is [`Chain::patience_up`].
     ///
     /// # Errors
     /// The first plugin that says no.
-    pub async fn watch(&self, case: &Case) -> Result<Vec<Watch>, ChainError> {
-        let calls = self.calls(case, Method::Watch);
-        if calls.is_empty() {
-            return Ok(Vec::new());
-        }
-        let recoverer = Arc::clone(&self.recoverer);
-        let id = case.id.clone();
-        self.errand(Method::Watch, move |errand| {
-            let mut watches = Vec::new();
-            for (plugin, request) in calls {
-                let reaction =
-                    plugin.call_raw(errand, &*recoverer, Method::Watch, id.as_str(), &request, &[]);
-                let mut reaction = match (reaction, plugin.policy()) {
-                    (Ok(reaction), _) => reaction,
-                    (Err(error), FailPolicy::Optional) => {
-                        tracing::warn!(plugin = %plugin.name(), "the container is not watched by it: {error}");
-                        continue;
-                    }
-                    (Err(error), FailPolicy::Required) => return Err(error.into()),
-                };
-                if let Some(descriptor) = reaction.descriptors.pop() {
-                    watches.push(Watch { plugin: plugin.name().to_string(), descriptor });
+    pub fn watch(&self, errand: &Errand, case: &Case) -> Result<Vec<Watch>, ChainError> {
+        let mut watches = Vec::new();
+        for (plugin, request) in self.calls(case, Method::Watch) {
+            let reaction =
+                plugin.call_raw(errand, &*self.recoverer, Method::Watch, case.id.as_str(), &request, &[]);
+            let mut reaction = match (reaction, plugin.policy()) {
+                (Ok(reaction), _) => reaction,
+                (Err(error), FailPolicy::Optional) => {
+                    tracing::warn!(plugin = %plugin.name(), "the container is not watched by it: {error}");
+                    continue;
                 }
+                (Err(error), FailPolicy::Required) => return Err(error.into()),
+            };
+            if let Some(descriptor) = reaction.descriptors.pop() {
+                watches.push(Watch { plugin: plugin.name().to_string(), descriptor });
             }
-            Ok(watches)
-        })
-        .await?
+        }
+        Ok(watches)
+    }
+
+    /// The shortest deadline of any call on a container's way up.
+    #[must_use]
+    pub fn patience_up(&self) -> Duration {
+        self.patience(Method::Prepare).min(self.patience(Method::Watch))
+    }
+
+    /// Makes an error of an errand that was left behind, and notes whose call was late.
+    #[must_use]
+    pub fn left_behind(&self, abandoned: Abandoned) -> ChainError {
+        self.blame(abandoned).into()
     }
 
     /// Lets every isolator get hold of the first process, and waits for all of them.

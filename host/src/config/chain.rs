@@ -13,7 +13,7 @@ use super::diagnostic::{Finding, nearest, position, words};
 use super::raw::{RawPlugin, Setting};
 use super::resolve::tidy;
 use super::schema::{self, Owner};
-use super::surroundings::Unusable;
+use super::surroundings::Offer;
 use super::{Catalogue, Place, PluginConfig};
 
 /// What is needed to make sense of the plugins in a file.
@@ -71,7 +71,7 @@ impl Chain<'_> {
         &self,
         mut plugins: impl Iterator<Item = &'r RawPlugin<'r>>,
         findings: &mut Vec<Finding>,
-    ) -> Option<Vec<(PathBuf, Result<Manifest, Unusable>)>> {
+    ) -> Option<Vec<Offer>> {
         if plugins.all(|raw| raw.path.is_some()) {
             return Some(Vec::new());
         }
@@ -91,7 +91,7 @@ impl Chain<'_> {
         &self,
         raw: &'r RawPlugin<'r>,
         kind: Kind,
-        shelf: Option<&[(PathBuf, Result<Manifest, Unusable>)]>,
+        shelf: Option<&[Offer]>,
         findings: &mut Vec<Finding>,
     ) -> Option<Link<'r>> {
         let (file, manifest) = match &raw.path {
@@ -143,7 +143,7 @@ impl Chain<'_> {
         &self,
         raw: &RawPlugin<'_>,
         kind: Kind,
-        shelf: &[(PathBuf, Result<Manifest, Unusable>)],
+        shelf: &[Offer],
         findings: &mut Vec<Finding>,
     ) -> Option<(PathBuf, Manifest)> {
         let name = &raw.name.value;

@@ -1,5 +1,6 @@
 //! The defaults, which are a file: its text is what is documented and what is used.
 
+use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use serde_json::Value as Json;
@@ -23,6 +24,12 @@ pub fn text(around: &Surroundings) -> String {
     })
 }
 
+/// Where an agent listens that was not told otherwise.
+#[must_use]
+pub fn socket(around: &Surroundings) -> PathBuf {
+    around.run.join("agent.sock")
+}
+
 pub(super) fn schema() -> &'static Json {
     static PARSED: LazyLock<Json> =
         LazyLock::new(|| serde_json::from_str(SCHEMA).expect("the schema is JSON; a test holds it to that"));
@@ -31,8 +38,6 @@ pub(super) fn schema() -> &'static Json {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use super::super::raw::Raw;
     use super::super::schema::{Owner, check};
     use super::*;
@@ -44,6 +49,7 @@ mod tests {
             run: PathBuf::from("/run/with \"quotes\""),
             state: PathBuf::from("/state"),
             plugins: PathBuf::from("/plugins"),
+            usual_file: PathBuf::from("/etc/agent.toml"),
         }
     }
 
@@ -63,6 +69,9 @@ mod tests {
             }
         }
         let raw = Raw::read(tree.get_ref());
+        // Clients that know no configuration look for the agent there.
+        let default = format!("{{runtime_dir}}/{}", socket(&around()).file_name().unwrap().display());
+        assert_eq!(raw.socket.unwrap().value.display().to_string(), default);
         assert_eq!(raw.runtime_dir.unwrap().value, PathBuf::from("/run/with \"quotes\""));
         assert_eq!(raw.deadlines.len(), cofferdam_plugin_model::Method::ALL.len());
     }

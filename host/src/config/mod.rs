@@ -15,17 +15,19 @@ mod schema;
 mod surroundings;
 pub mod units;
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{fs, io};
 
-use cofferdam_plugin_model::Method;
+use cofferdam_plugin_model::{Manifest, Method};
 use serde_json::Value as Json;
 
-pub use defaults::{SCHEMA, text as default_text};
+pub use defaults::{SCHEMA, socket as default_socket, text as default_text};
 pub use diagnostic::{Finding, Findings};
-pub use surroundings::{Catalogue, Surroundings, Unusable};
+pub use schema::expected;
+pub use surroundings::{Catalogue, Offer, Surroundings, Unusable};
 
 /// The isolators of an agent that was told of none, as far as they are there: for root.
 const CHAIN_OF_ROOT: [&str; 6] =
@@ -202,7 +204,24 @@ impl Config {
         let chain =
             chain.iter().copied().filter(is_there).map(|name| format!("[[isolator]]\nname = {name:?}\n"));
         let text = chain.chain([format!("[logger]\nname = {LOGGER:?}\n")]).collect::<String>();
-        resolve::resolve(None, &text, overrides, around, catalogue)
+        let scanned = Scanned { offered: Cell::new(Some(offered)), catalogue };
+        resolve::resolve(None, &text, overrides, around, &scanned)
+    }
+}
+
+/// A folder that was scanned already: reading every plugin in it is the dearest part of a start.
+struct Scanned<'a> {
+    offered: Cell<Option<Vec<Offer>>>,
+    catalogue: &'a dyn Catalogue,
+}
+
+impl Catalogue for Scanned<'_> {
+    fn in_folder(&self, folder: &Path) -> Vec<Offer> {
+        self.offered.take().unwrap_or_else(|| self.catalogue.in_folder(folder))
+    }
+
+    fn at(&self, file: &Path) -> Result<(Manifest, String), Unusable> {
+        self.catalogue.at(file)
     }
 }
 

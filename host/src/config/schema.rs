@@ -192,7 +192,8 @@ fn described(schema: &Json) -> Option<String> {
 }
 
 /// What a schema wants, in words.
-fn expected(schema: &Json) -> String {
+#[must_use]
+pub fn expected(schema: &Json) -> String {
     if let Some(choices) = schema["enum"].as_array() {
         return words(choices.iter().filter_map(Json::as_str), "or");
     }

@@ -11,7 +11,7 @@ use cofferdam_plugin_model::Manifest;
 /// What plugins say of themselves, found out without running them.
 pub trait Catalogue {
     /// Every plugin file directly in a folder.
-    fn in_folder(&self, folder: &Path) -> Vec<(PathBuf, Result<Manifest, Unusable>)>;
+    fn in_folder(&self, folder: &Path) -> Vec<Offer>;
 
     /// One file, with its SHA-256.
     ///
@@ -19,6 +19,9 @@ pub trait Catalogue {
     /// Why it cannot be a plugin of this agent.
     fn at(&self, file: &Path) -> Result<(Manifest, String), Unusable>;
 }
+
+/// A file that claims to be a plugin, with what it says of itself or why it cannot be used.
+pub type Offer = (PathBuf, Result<Manifest, Unusable>);
 
 /// Why a file cannot be used as a plugin.
 pub type Unusable = Box<dyn Error + Send + Sync>;
@@ -36,6 +39,8 @@ pub struct Surroundings {
     pub state: PathBuf,
     /// Where its plugins are.
     pub plugins: PathBuf,
+    /// The configuration file that is read when none is named, if it is there.
+    pub usual_file: PathBuf,
 }
 
 impl Surroundings {
@@ -49,6 +54,7 @@ impl Surroundings {
             run: run_dir(uid, env::var_os("XDG_RUNTIME_DIR")),
             state: state_dir(uid, env::var_os("XDG_STATE_HOME"), env::home_dir()),
             plugins: plugin_dir(env::current_exe().ok().as_deref()),
+            usual_file: usual_file(uid, env::var_os("XDG_CONFIG_HOME"), env::home_dir()),
         }
     }
 
@@ -74,6 +80,15 @@ fn state_dir(uid: u32, xdg: Option<OsString>, home: Option<PathBuf>) -> PathBuf 
         (None, Some(home)) if home.is_absolute() => home.join(".local/state/cofferdam"),
         (None, _) => PathBuf::from(format!("/tmp/cofferdam-{uid}/state")),
     }
+}
+
+fn usual_file(uid: u32, xdg: Option<OsString>, home: Option<PathBuf>) -> PathBuf {
+    let folder = match (absolute(xdg), home) {
+        (Some(base), _) if uid != 0 => base,
+        (None, Some(home)) if uid != 0 => home.join(".config"),
+        _ => PathBuf::from("/etc"),
+    };
+    folder.join("cofferdam/agent.toml")
 }
 
 /// A program that was built or unpacked lies beside its plugins; one that was installed has them in `lib`.

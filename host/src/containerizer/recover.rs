@@ -202,7 +202,9 @@ fn unknown(house: &House, id: ContainerId) -> Record {
 async fn go_on(house: &Arc<House>, cell: Arc<Cell>, process: Process) {
     let watches = {
         let _turn = cell.turn().await;
-        house.chain.watch(&cell.case()).await
+        let (chain, case) = (house.chain.clone(), cell.case());
+        let watch = house.errands.run(chain.patience_up(), move |errand| chain.watch(errand, &case));
+        watch.await.unwrap_or_else(|abandoned| Err(house.chain.left_behind(abandoned)))
     };
     let watches = watches.unwrap_or_else(|error| {
         // A healthy container is not ended because a plugin is not well.

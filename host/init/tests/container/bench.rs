@@ -201,6 +201,18 @@ impl Container {
     }
 }
 
+/// A test that fails leaves no process behind.
+impl Drop for Container {
+    fn drop(&mut self) {
+        let below = self.process.children().unwrap_or_default();
+        for process in below.into_iter().filter_map(|pid| Process::open_any(pid).ok()) {
+            drop(process.kill());
+        }
+        drop(self.process.kill());
+        drop(self.process.wait(None).and_then(|_| self.process.reap()));
+    }
+}
+
 /// Runs a plan in new namespaces from birth to end.
 pub fn run(clone: Namespaces, plan: &Plan) -> End {
     let mut container = Container::born(clone, None);

@@ -1,6 +1,12 @@
 //! What Mesos has no words for: plugins, and who asked for what in a container.
 
-use super::{call::LaunchContainer, id::ContainerId, response::Termination, wire::TimeInfo};
+use super::{
+    call::LaunchContainer,
+    id::ContainerId,
+    resource::{Resource, Scalar},
+    response::Termination,
+    wire::TimeInfo,
+};
 
 message! {
     /// One plugin and how it fares.
@@ -107,6 +113,10 @@ message! {
         optional stderr: String,
         /// What was asked for.
         required request: LaunchContainer,
+        /// What it may count on now, updates included.
+        repeated resources: Resource,
+        /// What it may use at most now, updates included.
+        map limits: Scalar,
         /// What came of it, with who asked.
         repeated plan: PlanEntry,
         /// The plugins that serve it, in the order of the chain.

@@ -1,0 +1,322 @@
+//! The other end of the API: one request per connection over the agent's socket.
+
+use std::io;
+use std::path::PathBuf;
+
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use hyper::{Method, Request, header};
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+
+use crate::api::types::{Call, EnvelopeError, Response};
+use crate::api::{EXEC_FAILURE, from_request};
+use crate::container;
+
+/// Where an agent is to be asked.
+#[derive(Debug, Clone)]
+pub(super) struct Client {
+    socket: PathBuf,
+}
+
+/// Why there is no answer, or not the one hoped for.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ClientError {
+    /// There is no agent.
+    #[error("no agent answers at `{socket}`")]
+    NobodyAnswers {
+        /// The socket.
+        socket: PathBuf,
+    },
+    /// There may be one, out of reach.
+    #[error("cannot connect to `{socket}`")]
+    Connect {
+        /// The socket.
+        socket: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The conversation broke off.
+    #[error("the agent at `{socket}` stopped answering")]
+    Broken {
+        /// The socket.
+        socket: PathBuf,
+        /// How.
+        source: hyper::Error,
+    },
+    /// The agent says no.
+    #[error("{text}")]
+    Refused {
+        /// The status code.
+        status: u16,
+        /// Its words.
+        text: String,
+        /// Why a command could not be executed, if that is what failed.
+        exec_failure: Option<String>,
+        /// The words of the causes.
+        source: Option<Box<Cause>>,
+    },
+    /// It speaks another language.
+    #[error("the agent at `{socket}` answers something that is not understood")]
+    Unreadable {
+        /// The socket.
+        socket: PathBuf,
+        /// What is wrong with it.
+        source: EnvelopeError,
+    },
+    /// It answers another question.
+    #[error("the agent at `{socket}` answers `{answer}` when asked `{question}`")]
+    Mismatch {
+        /// The socket.
+        socket: PathBuf,
+        /// What was asked.
+        question: &'static str,
+        /// What was answered.
+        answer: String,
+    },
+}
+
+/// A cause that the agent named.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+pub(super) struct Cause {
+    text: String,
+    source: Option<Box<Cause>>,
+}
+
+impl Client {
+    pub(super) fn new(socket: PathBuf) -> Self {
+        Self { socket }
+    }
+
+    /// Launches a container.
+    pub(super) async fn launch(&self, request: &container::Request) -> Result<Launched, ClientError> {
+        let (status, _) = self.send(&Call::LaunchContainer(Box::new(from_request(request)))).await?;
+        Ok(if status == 202 { Launched::Already } else { Launched::Now })
+    }
+
+    /// Asks for something that is done and has no answer.
+    pub(super) async fn tell(&self, call: &Call) -> Result<(), ClientError> {
+        self.send(call).await.map(drop)
+    }
+
+    /// Asks something, and takes out of the answer what was asked for.
+    pub(super) async fn ask<T>(
+        &self,
+        call: &Call,
+        take: impl FnOnce(Response) -> Option<T>,
+    ) -> Result<T, ClientError> {
+        let (_, body) = self.send(call).await?;
+        let response = Response::from_json(&body)
+            .map_err(|source| ClientError::Unreadable { socket: self.socket.clone(), source })?;
+        let answer = response.type_name().to_owned();
+        take(response).ok_or_else(|| ClientError::Mismatch {
+            socket: self.socket.clone(),
+            question: call.type_name(),
+            answer,
+        })
+    }
+
+    async fn send(&self, call: &Call) -> Result<(u16, Bytes), ClientError> {
+        let broken = |source| ClientError::Broken { socket: self.socket.clone(), source };
+        let stream = UnixStream::connect(&self.socket).await.map_err(|source| self.unreachable(source))?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        // Its error is the one that the request reports.
+        let conversation = tokio::spawn(connection);
+
+        let body = serde_json::to_vec(call).unwrap_or_default();
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri("/api/v1")
+            .header(header::HOST, "agent")
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::ACCEPT, "application/json")
+            .body(Full::new(Bytes::from(body)))
+            .expect("a constant request is well-formed");
+        let response = sender.send_request(request).await.map_err(broken)?;
+        let status = response.status();
+        let exec_failure = response.headers().get(EXEC_FAILURE).and_then(|word| word.to_str().ok());
+        let exec_failure = exec_failure.map(str::to_owned);
+        let body = response.into_body().collect().await.map_err(broken)?.to_bytes();
+        conversation.abort();
+        if status.is_success() {
+            return Ok((status.as_u16(), body));
+        }
+        let text = String::from_utf8_lossy(&body);
+        let mut causes = text.lines().map(str::to_owned);
+        let text = causes.next().unwrap_or_else(|| format!("the agent answers {status} and says nothing"));
+        let source = causes.rev().fold(None, |source, text| Some(Box::new(Cause { text, source })));
+        Err(ClientError::Refused { status: status.as_u16(), text, exec_failure, source })
+    }
+
+    fn unreachable(&self, source: io::Error) -> ClientError {
+        let socket = self.socket.clone();
+        match source.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                ClientError::NobodyAnswers { socket }
+            }
+            _ => ClientError::Connect { socket, source },
+        }
+    }
+}
+
+/// What came of a launch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Launched {
+    /// It was launched.
+    Now,
+    /// A container of that id was there already.
+    Already,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::agent::Agent;
+    use crate::api::types::{RemoveContainer, WaitContainer};
+    use crate::api::{self, Listener, wire_id};
+    use crate::config::{ApiLimits, Config, LauncherKind};
+    use crate::container::{Command, ContainerId, Request};
+
+    /// A real agent for any user: plain processes, no plugins.
+    struct World {
+        agent: Agent,
+        client: Client,
+        stop: oneshot::Sender<()>,
+        served: tokio::task::JoinHandle<()>,
+        _folder: tempfile::TempDir,
+    }
+
+    async fn world() -> World {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("agent.sock");
+        let config = Config {
+            file: None,
+            runtime_dir: folder.path().join("run"),
+            work_dir: folder.path().join("work"),
+            socket: socket.clone(),
+            plugin_dir: folder.path().to_owned(),
+            launcher: LauncherKind::Posix,
+            cgroup_root: "cofferdam-test".into(),
+            isolators: Vec::new(),
+            logger: None,
+            destroy_timeout: Duration::from_secs(60),
+            api: ApiLimits { body: 4096, idle: Duration::from_millis(300) },
+            log: "off".to_owned(),
+            log_json: false,
+        };
+        let agent = Agent::start(config).await.unwrap();
+        let listener = Listener::bind(&socket).unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let served = tokio::spawn(api::serve(agent.clone(), listener, async { stopped.await.unwrap() }));
+        World { agent, client: Client::new(socket), stop, served, _folder: folder }
+    }
+
+    fn request(id: &str, command: &[&str]) -> Request {
+        let arguments: Vec<String> = command.iter().map(ToString::to_string).collect();
+        let value = arguments.first().cloned();
+        let command = Command { shell: false, value, arguments, ..Command::default() };
+        Request::new(ContainerId::parse(id).unwrap(), command)
+    }
+
+    async fn wait(client: &Client, id: &str) -> Result<Option<i32>, ClientError> {
+        let container_id = wire_id(&ContainerId::parse(id).unwrap());
+        let take = |response| match response {
+            Response::WaitContainer(ended) => Some(ended.exit_status),
+            _ => None,
+        };
+        client.ask(&Call::WaitContainer(WaitContainer { container_id }), take).await
+    }
+
+    fn status(error: &ClientError) -> u16 {
+        match error {
+            ClientError::Refused { status, .. } => *status,
+            other => panic!("{other}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_container_lives_and_is_forgotten() {
+        let world = world().await;
+        let client = &world.client;
+        assert_eq!(client.launch(&request("a", &["sh", "-c", "exit 3"])).await.unwrap(), Launched::Now);
+        assert_eq!(client.launch(&request("a", &["true"])).await.unwrap(), Launched::Already);
+        for _ in 0..2 {
+            assert_eq!(wait(client, "a").await.unwrap(), Some(3 << 8));
+        }
+        let remove = Call::RemoveContainer(RemoveContainer { container_id: wire_id(&request("a", &[]).id) });
+        client.tell(&remove).await.unwrap();
+        assert_eq!(status(&client.tell(&remove).await.unwrap_err()), 404);
+        assert_eq!(status(&wait(client, "a").await.unwrap_err()), 404);
+    }
+
+    #[tokio::test]
+    async fn a_command_that_cannot_be_executed_says_so_without_words() {
+        let world = world().await;
+        for (command, word) in [("no-such-command", "not found"), ("/etc/passwd", "not executable")] {
+            match world.client.launch(&request("a", &[command])).await {
+                Err(ClientError::Refused { status: 400, exec_failure, source, .. }) => {
+                    assert_eq!(exec_failure.as_deref(), Some(word));
+                    assert!(source.is_some(), "the cause is lost");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn who_waits_when_the_agent_stops_is_sent_away_and_the_container_runs_on() {
+        let world = world().await;
+        world.client.launch(&request("long", &["sleep", "1000"])).await.unwrap();
+        let waiting = tokio::spawn({
+            let client = world.client.clone();
+            async move { wait(&client, "long").await }
+        });
+        // One answered question on a later connection: the one before it has been accepted.
+        world.client.tell(&Call::GetHealth).await.unwrap();
+        world.stop.send(()).unwrap();
+        world.served.await.unwrap();
+        match waiting.await.unwrap().unwrap_err() {
+            ClientError::Refused { status, .. } => assert_eq!(status, 503),
+            // It had not asked yet when the socket went away.
+            other => assert!(
+                matches!(other, ClientError::NobodyAnswers { .. } | ClientError::Broken { .. }),
+                "{other}"
+            ),
+        }
+        assert_eq!(world.agent.containers()[0].phase, crate::container::Phase::Running);
+        assert!(world.agent.end_all().await.is_empty());
+        assert!(matches!(world.client.tell(&Call::GetHealth).await, Err(ClientError::NobodyAnswers { .. })));
+    }
+
+    /// Sends bytes and answers what comes back until the agent closes the connection.
+    async fn raw(world: &World, bytes: &[u8]) -> String {
+        let mut stream = UnixStream::connect(&world.client.socket).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn nobody_holds_a_connection_for_ever() {
+        let world = world().await;
+        assert_eq!(raw(&world, b"").await, "");
+        assert_eq!(raw(&world, b"GET /heal").await, "");
+        let idle = raw(&world, b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        assert!(idle.starts_with("HTTP/1.1 200"), "{idle}");
+        let head = "POST /api/v1 HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length:";
+        let slow = raw(&world, format!("{head} 20\r\n\r\n{{").as_bytes()).await;
+        assert!(slow.starts_with("HTTP/1.1 408"), "{slow}");
+        let large = raw(&world, format!("{head} 5000\r\n\r\n{}", "x".repeat(5000)).as_bytes()).await;
+        assert!(large.starts_with("HTTP/1.1 413"), "{large}");
+        let method = raw(&world, b"GET /api/v1 HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        assert!(method.starts_with("HTTP/1.1 405") && method.contains("allow: POST"), "{method}");
+    }
+}

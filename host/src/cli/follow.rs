@@ -1,0 +1,201 @@
+//! Copies a file to a sink as it grows, and goes along when it is rotated.
+//!
+//! A thread of its own sleeps until the kernel says that something changed in the file's folder. It is told
+//! when the last byte was written, copies what is left, and ends.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
+
+/// A copy in progress.
+pub(super) struct Follower {
+    done: Arc<OwnedFd>,
+    thread: JoinHandle<io::Result<()>>,
+}
+
+impl Follower {
+    /// Starts copying `path` from its beginning. `ended` is called when the sink or the file fails.
+    pub(super) fn start(
+        path: PathBuf,
+        mut sink: impl Write + Send + 'static,
+        ended: impl FnOnce(&io::Error) + Send + 'static,
+    ) -> io::Result<Self> {
+        let done = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
+        let inotify = init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        // Watched before the first look, so that nothing falls in between.
+        let changes = WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::MOVED_TO;
+        add_watch(&inotify, folder, changes)?;
+        let thread = {
+            let done = Arc::clone(&done);
+            std::thread::Builder::new()
+                .name("follow".to_owned())
+                .spawn(move || copy(&path, &mut sink, &inotify, &done).inspect_err(ended))?
+        };
+        Ok(Self { done, thread })
+    }
+
+    /// Copies what is left, now that nothing more is written, and waits for that.
+    pub(super) fn finish(self) -> io::Result<()> {
+        rustix::io::write(&*self.done, &1_u64.to_ne_bytes())?;
+        self.thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread that copies output panicked")))
+    }
+}
+
+fn copy(path: &Path, sink: &mut dyn Write, inotify: &OwnedFd, done: &OwnedFd) -> io::Result<()> {
+    let mut tail = Tail { path, file: None, position: 0 };
+    loop {
+        tail.copy_new(sink)?;
+        let mut ready = [PollFd::new(inotify, PollFlags::IN), PollFd::new(done, PollFlags::IN)];
+        match poll(&mut ready, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if !ready[1].revents().is_empty() {
+            return tail.copy_new(sink);
+        }
+        // What changed does not matter: all of it means to look again.
+        let mut events = [0; 4096];
+        match rustix::io::read(inotify, &mut events) {
+            Ok(_) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// A file that grows, and may be replaced by another of its name.
+struct Tail<'a> {
+    path: &'a Path,
+    file: Option<File>,
+    position: u64,
+}
+
+impl Tail<'_> {
+    /// Copies everything that was not copied yet.
+    fn copy_new(&mut self, sink: &mut dyn Write) -> io::Result<()> {
+        loop {
+            if let Some(file) = &mut self.file {
+                // Shorter than what was read: it was emptied and begun anew.
+                if file.metadata()?.len() < self.position {
+                    self.position = file.seek(SeekFrom::Start(0))?;
+                }
+                self.position += copy_rest(file, sink)?;
+            }
+            let next = match File::open(self.path) {
+                Ok(next) => next,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return sink.flush(),
+                Err(error) => return Err(error),
+            };
+            if let Some(file) = &mut self.file {
+                let (old, new) = (file.metadata()?, next.metadata()?);
+                if (old.dev(), old.ino()) == (new.dev(), new.ino()) {
+                    return sink.flush();
+                }
+                // The old one may have grown before it was moved away.
+                copy_rest(file, sink)?;
+            }
+            self.file = Some(next);
+            self.position = 0;
+        }
+    }
+}
+
+fn copy_rest(file: &mut File, sink: &mut dyn Write) -> io::Result<u64> {
+    let mut buffer = [0; 32768];
+    let mut copied = 0;
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(copied),
+            Ok(count) => {
+                sink.write_all(&buffer[..count])?;
+                // A line shows as soon as it is there.
+                sink.flush()?;
+                copied += count as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    use super::*;
+
+    struct Lines(Sender<Vec<u8>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.send(bytes.to_vec()).map_err(|_| io::ErrorKind::BrokenPipe)?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn take(from: &Receiver<Vec<u8>>, expected: &str) {
+        let mut seen = Vec::new();
+        while seen.len() < expected.len() {
+            seen.extend(from.recv().unwrap());
+        }
+        assert_eq!(String::from_utf8(seen).unwrap(), expected);
+    }
+
+    #[test]
+    fn everything_arrives_when_it_is_written_and_nothing_twice() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("stdout");
+        let (sender, lines) = channel();
+        let follower = Follower::start(path.clone(), Lines(sender), |_| {}).unwrap();
+
+        let mut file = File::create(&path).unwrap();
+        file.write_all(b"one").unwrap();
+        take(&lines, "one");
+        file.write_all(b"two").unwrap();
+        take(&lines, "two");
+
+        // Rotated: the rest of the old file comes before the new one.
+        fs::rename(&path, folder.path().join("stdout.1")).unwrap();
+        file.write_all(b"three").unwrap();
+        let mut file = File::create(&path).unwrap();
+        file.write_all(b"four").unwrap();
+        take(&lines, "threefour");
+
+        // Emptied and begun anew.
+        file.set_len(0).unwrap();
+        file.rewind().unwrap();
+        file.write_all(b"5").unwrap();
+        take(&lines, "5");
+
+        file.write_all(b"last").unwrap();
+        follower.finish().unwrap();
+        take(&lines, "last");
+        assert!(lines.recv().is_err());
+    }
+
+    #[test]
+    fn a_sink_that_is_gone_is_reported_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("stdout");
+        let (sender, lines) = channel();
+        drop(lines);
+        let (broken, kinds) = channel();
+        let told = move |error: &io::Error| broken.send(error.kind()).unwrap();
+        let follower = Follower::start(path.clone(), Lines(sender), told).unwrap();
+        fs::write(&path, "text").unwrap();
+        assert_eq!(kinds.recv().unwrap(), io::ErrorKind::BrokenPipe);
+        assert!(follower.finish().is_err());
+    }
+}

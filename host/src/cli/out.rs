@@ -1,0 +1,57 @@
+//! Standard output: tables for people, JSON for programs.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+/// Columns that line up, under headings. The last column is as wide as it likes.
+pub(super) fn table(headings: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
+    let text = laid_out(headings, rows);
+    io::stdout().lock().write_all(text.as_bytes())
+}
+
+/// A value as JSON, indented, with a newline at the end.
+pub(super) fn json(value: &(impl Serialize + ?Sized)) -> io::Result<()> {
+    let mut text = serde_json::to_vec_pretty(value)?;
+    text.push(b'\n');
+    io::stdout().lock().write_all(&text)
+}
+
+/// One line.
+pub(super) fn line(text: &str) -> io::Result<()> {
+    writeln!(io::stdout().lock(), "{text}")
+}
+
+/// Text on one line that a terminal can show: control characters are made visible.
+pub(super) fn tame(text: &str) -> String {
+    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
+}
+
+fn laid_out(headings: &[&str], rows: &[Vec<String>]) -> String {
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+        cells.chain(headings.get(column).map(|heading| heading.chars().count())).max().unwrap_or_default()
+    };
+    let widths: Vec<usize> = (0..headings.len()).map(width).collect();
+    let headings: Vec<String> = headings.iter().map(ToString::to_string).collect();
+    let mut text = String::new();
+    for row in std::iter::once(&headings).chain(rows) {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
+        let line = cells.collect::<Vec<_>>().join("  ");
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up_whatever_is_in_them() {
+        let rows = [vec!["größe".into(), "1".into()], vec!["a".into(), "2 b".into()]];
+        assert_eq!(laid_out(&["ID", "N"], &rows), "ID     N\ngröße  1\na      2 b\n");
+        assert_eq!(tame("a\u{1b}[2Jb\n"), "a\\u{1b}[2Jb\\n");
+    }
+}

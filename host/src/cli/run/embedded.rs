@@ -1,0 +1,263 @@
+//! An agent for the life of one command, in directories of its own.
+//!
+//! ```text
+//! /run/cofferdam-run/<name>            its runtime directory, locked while it lives
+//! /var/lib/cofferdam-run/<name>/work   its sandboxes
+//! ```
+//!
+//! Both are removed at the end. Those of an agent that was killed are found by the next one: their lock is
+//! free, and what is left of the container is ended before they are removed.
+
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::agent::Agent;
+use crate::cli::Outcome;
+use crate::cli::agent::start_logging;
+use crate::cli::catalogue::Files;
+use crate::cli::report::Failure;
+use crate::config::{Config, Overrides, Surroundings};
+use crate::container::Request;
+
+use super::door::Door;
+use super::{NOT_RUN, attach};
+
+/// Others may pass through: a container may run as another user.
+const MODE: u32 = 0o711;
+
+/// How old directories are before they are taken for left behind: one that was just made has no lock yet.
+const SETTLED: Duration = Duration::from_secs(60);
+
+/// An agent for one command: what it is, and the directories it is in.
+pub(super) struct Embedded {
+    config: Config,
+    around: Surroundings,
+    home: Home,
+}
+
+/// The two directories of an embedded agent.
+struct Home {
+    runtime: PathBuf,
+    state: PathBuf,
+}
+
+impl Embedded {
+    /// Makes the directories and the configuration.
+    pub(super) fn new(
+        file: Option<PathBuf>,
+        plugin_dir: Option<PathBuf>,
+        log: String,
+    ) -> Result<Self, Failure> {
+        let around = Surroundings::look();
+        let home = Home::make(&around)?;
+        let overrides = Overrides {
+            runtime_dir: Some(home.runtime.clone()),
+            work_dir: Some(home.work_dir()),
+            plugin_dir,
+            log: Some(log),
+            ..Overrides::default()
+        };
+        let config = match file {
+            Some(file) => Config::load(&file, &overrides, &around, &Files),
+            None => Config::embedded(&overrides, &around, &Files),
+        };
+        match config {
+            Ok(config) => {
+                start_logging(&config);
+                Ok(Self { config, around, home })
+            }
+            Err(error) => {
+                home.remove()?;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Runs the command and leaves nothing of it.
+    pub(super) async fn run(self, request: Request) -> Outcome {
+        let agent = match Agent::start(self.config.clone()).await {
+            Ok(agent) => agent,
+            Err(error) => {
+                self.home.remove()?;
+                return Err(Failure::of(error).with_status(NOT_RUN));
+            }
+        };
+        let outcome = attach::run(&Door::Own(agent.clone()), request).await;
+        end(agent).await?;
+        self.home.remove()?;
+        // Last, so that nobody waits for it who wants to see output.
+        self.sweep().await;
+        outcome
+    }
+
+    /// Ends what killed agents of this kind have left, and removes their directories.
+    async fn sweep(&self) {
+        for home in Home::left_behind(&self.around) {
+            let config = Config {
+                runtime_dir: home.runtime.clone(),
+                work_dir: home.work_dir(),
+                ..self.config.clone()
+            };
+            let swept = match Agent::start(config).await {
+                Ok(agent) => end(agent).await.and_then(|()| home.remove()),
+                Err(error) => Err(Failure::of(error)),
+            };
+            if let Err(failure) = swept {
+                let error = crate::report::chain(failure.error());
+                tracing::warn!(%error, runtime_dir = %home.runtime.display(), "cannot clear up after a killed run");
+            }
+        }
+    }
+}
+
+/// Ends an agent with everything in it.
+async fn end(agent: Agent) -> Result<(), Failure> {
+    let left = agent.end_all().await;
+    agent.shutdown().await;
+    if left.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<&str> = left.iter().map(|id| id.as_str()).collect();
+    Err(Failure::told(format!("could not end {}; its processes may still be there", ids.join(", "))))
+}
+
+impl Home {
+    fn make(around: &Surroundings) -> Result<Self, Failure> {
+        let parent = beside(&around.run);
+        let failed =
+            |path: &Path, source| Failure::system(format!("cannot make `{}`", path.display()), source);
+        DirBuilder::new()
+            .recursive(true)
+            .mode(MODE)
+            .create(&parent)
+            .map_err(|source| failed(&parent, source))?;
+        check_owner(&parent, around.uid)?;
+        let runtime = tempfile::Builder::new()
+            .prefix("")
+            .permissions(Permissions::from_mode(MODE))
+            .tempdir_in(&parent)
+            .map_err(|source| failed(&parent, source))?
+            .keep();
+        let home = Self::of(around, runtime);
+        match DirBuilder::new().recursive(true).mode(MODE).create(&home.state) {
+            Ok(()) => Ok(home),
+            Err(source) => {
+                let failure = failed(&home.state, source);
+                home.remove()?;
+                Err(failure)
+            }
+        }
+    }
+
+    fn of(around: &Surroundings, runtime: PathBuf) -> Self {
+        let state = beside(&around.state).join(runtime.file_name().unwrap_or_default());
+        Self { runtime, state }
+    }
+
+    fn work_dir(&self) -> PathBuf {
+        self.state.join("work")
+    }
+
+    fn remove(&self) -> Result<(), Failure> {
+        for path in [&self.state, &self.runtime] {
+            match fs::remove_dir_all(path) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    return Err(Failure::system(format!("cannot remove `{}`", path.display()), source));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn left_behind(around: &Surroundings) -> Vec<Self> {
+        let Ok(entries) = beside(&around.run).read_dir() else { return Vec::new() };
+        let abandoned = entries.flatten().map(|entry| entry.path()).filter(|runtime| is_abandoned(runtime));
+        abandoned.map(|runtime| Self::of(around, runtime)).collect()
+    }
+}
+
+/// The parent may lie in `/tmp`, where somebody else may have made it first.
+fn check_owner(path: &Path, uid: u32) -> Result<(), Failure> {
+    let metadata = fs::symlink_metadata(path)
+        .map_err(|source| Failure::system(format!("cannot look at `{}`", path.display()), source))?;
+    if metadata.is_dir() && metadata.uid() == uid && metadata.mode() & 0o022 == 0 {
+        return Ok(());
+    }
+    Err(Failure::told(format!(
+        "`{}` is not a directory of user {uid} that only this user can write to; set `XDG_RUNTIME_DIR` to \
+         one that is",
+        path.display()
+    )))
+}
+
+/// Whether directories have been there for a while and nobody holds their lock.
+fn is_abandoned(runtime: &Path) -> bool {
+    let age =
+        fs::metadata(runtime).and_then(|metadata| metadata.modified()).map(|modified| modified.elapsed());
+    let settled = age.is_ok_and(|age| age.is_ok_and(|age| age > SETTLED));
+    settled
+        && match File::open(runtime.join("agent.lock")) {
+            Ok(lock) => Flock::lock(lock, FlockArg::LockSharedNonblock).is_ok(),
+            // Its agent died before it had a lock, or anything else.
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        }
+}
+
+/// `/run/cofferdam` belongs to the daemon; ours are in `/run/cofferdam-run`.
+fn beside(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push("-run");
+    path.with_file_name(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+
+    #[test]
+    fn only_old_directories_that_nobody_holds_are_abandoned() {
+        let folder = tempfile::tempdir().unwrap();
+        let long_ago = SystemTime::now() - 2 * SETTLED;
+        let age = || File::open(folder.path()).unwrap().set_modified(long_ago).unwrap();
+        assert!(!is_abandoned(folder.path()));
+        age();
+        assert!(is_abandoned(folder.path()));
+
+        let lock = File::create(folder.path().join("agent.lock")).unwrap();
+        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).unwrap();
+        age();
+        assert!(!is_abandoned(folder.path()));
+        drop(lock);
+        assert!(is_abandoned(folder.path()));
+    }
+
+    #[test]
+    fn both_directories_are_made_and_removed_under_one_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let around = Surroundings {
+            run: folder.path().join("run/cofferdam"),
+            state: folder.path().join("lib/cofferdam"),
+            ..Surroundings::look()
+        };
+        let home = Home::make(&around).unwrap();
+        let strangers = Surroundings { uid: around.uid + 1, ..around.clone() };
+        assert!(Home::make(&strangers).is_err());
+        assert!(home.runtime.starts_with(folder.path().join("run/cofferdam-run")) && home.runtime.is_dir());
+        assert_eq!(
+            home.state,
+            folder.path().join("lib/cofferdam-run").join(home.runtime.file_name().unwrap())
+        );
+        assert_eq!(fs::metadata(&home.state).unwrap().permissions().mode() & 0o777, MODE);
+        home.remove().unwrap();
+        home.remove().unwrap();
+        assert!(!home.runtime.exists() && !home.state.exists());
+    }
+}

@@ -1,0 +1,102 @@
+//! `cofferdam run`: a container for the life of a command.
+
+mod attach;
+mod door;
+mod embedded;
+mod request;
+
+use std::path::PathBuf;
+
+use super::amount::Amounts;
+use super::client::Client;
+use super::report::Failure;
+use super::{Outcome, client, out};
+use crate::container::{ContainerId, Request};
+
+use door::Door;
+use embedded::Embedded;
+
+/// The statuses of docker and of shells for a command that never ran.
+const NOT_RUN: u8 = 125;
+const NOT_EXECUTABLE: u8 = 126;
+const NOT_FOUND: u8 = 127;
+
+/// Runs a command in a container and shows its output
+///
+/// Without --socket it needs no daemon: an agent lives in this process for as long as the command, and
+/// nothing is left behind. With --socket, or COFFERDAM_SOCKET, the daemon there launches the container.
+///
+/// The exit status is that of the command; 128 and the number of the signal that killed it; 127 if the
+/// command was not found, 126 if it cannot be executed, 125 if the container could not be launched.
+/// SIGINT, SIGTERM, SIGHUP and SIGQUIT are passed on to the command; a third SIGINT ends the container.
+///
+/// Examples:
+///   cofferdam run -- echo hello
+///   cofferdam run --memory 64m --cpus 0.5 --rootfs /srv/busybox -- sh -c 'echo $$'
+///   cofferdam run --shell 'echo $HOME; sleep 1'
+///   cofferdam run --socket /run/cofferdam/agent.sock -d --name web -- httpd -f
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    wanted: request::Wanted,
+    #[command(flatten)]
+    amounts: Amounts,
+    /// Let the daemon run it, print its id and do not wait
+    #[arg(long, short)]
+    detach: bool,
+    /// Remove it from the daemon when it has ended
+    #[arg(long, conflicts_with = "detach")]
+    rm: bool,
+    /// Print the id as JSON: `{"container_id": {"value": …}}`
+    #[arg(long, requires = "detach")]
+    json: bool,
+    /// The configuration of the agent in this process
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["detach", "rm"])]
+    config: Option<PathBuf>,
+    /// Where the agent in this process looks for plugins
+    #[arg(long, value_name = "PATH", conflicts_with = "detach")]
+    plugin_dir: Option<PathBuf>,
+    /// What the agent in this process logs to standard error
+    #[arg(long, value_name = "LEVELS", default_value = "error")]
+    log: String,
+}
+
+pub(super) fn run(arguments: Arguments, socket: Option<PathBuf>) -> Outcome {
+    let not_run = |failure: Failure| failure.with_status(NOT_RUN);
+    let request = arguments.wanted.request(&arguments.amounts).map_err(not_run)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| not_run(Failure::system("cannot start the program", source)))?;
+    if arguments.detach {
+        return runtime.block_on(detached(&client(socket), &request, arguments.json)).map_err(not_run);
+    }
+    match socket {
+        Some(_) => runtime.block_on(through_daemon(client(socket), request, arguments.rm)),
+        None => {
+            let embedded =
+                Embedded::new(arguments.config, arguments.plugin_dir, arguments.log).map_err(not_run)?;
+            runtime.block_on(embedded.run(request))
+        }
+    }
+}
+
+async fn detached(client: &Client, request: &Request, json: bool) -> Outcome {
+    Door::Daemon(client.clone()).launch(request.clone()).await?;
+    if json {
+        out::json(&serde_json::json!({"container_id": crate::api::wire_id(&request.id)}))?;
+    } else {
+        out::line(request.id.as_str())?;
+    }
+    Ok(0)
+}
+
+async fn through_daemon(client: Client, request: Request, remove: bool) -> Outcome {
+    let id: ContainerId = request.id.clone();
+    let status = attach::run(&Door::Daemon(client.clone()), request).await?;
+    if remove {
+        super::rm::remove(&client, &id).await?;
+    }
+    Ok(status)
+}

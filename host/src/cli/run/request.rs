@@ -1,0 +1,222 @@
+//! From the flags of `run` to a request.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::path::{Path, PathBuf};
+
+use crate::cli::amount::Amounts;
+use crate::cli::container_id;
+use crate::cli::report::Failure;
+use crate::container::{Command, ContainerId, Request, Resources, Uri};
+
+/// What is to run, and in what.
+#[derive(Debug, clap::Args)]
+pub(super) struct Wanted {
+    /// The container's id; a random one without this
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// Nest it in this container of the daemon
+    #[arg(long, value_name = "ID", value_parser = container_id)]
+    parent: Option<ContainerId>,
+    /// A folder as its root file system, which stays as it is
+    #[arg(long, value_name = "DIR")]
+    rootfs: Option<PathBuf>,
+    /// A variable; without `=VALUE` it is passed on from here
+    #[arg(long, short, value_name = "KEY[=VALUE]", value_parser = variable)]
+    env: Vec<(String, Option<String>)>,
+    /// The user to run as, by name or number
+    #[arg(long, short)]
+    user: Option<String>,
+    /// Text for plugins and people
+    #[arg(long, short, value_name = "KEY=VALUE", value_parser = label)]
+    label: Vec<(String, String)>,
+    /// A file to fetch into its sandbox: `URL[,sha256=HEX][,name=NAME][,executable][,no-extract]`
+    #[arg(long, value_name = "URI", value_parser = uri)]
+    uri: Vec<Uri>,
+    /// Its host name
+    #[arg(long, value_name = "NAME")]
+    hostname: Option<String>,
+    /// Let it see the processes of its parent, or of the host
+    #[arg(long)]
+    share_pid: bool,
+    /// Nested: keep out of the parent's control groups
+    #[arg(long, requires = "parent")]
+    own_cgroups: bool,
+    /// A line for `/bin/sh -c` instead of a command
+    #[arg(long, value_name = "LINE", conflicts_with = "command")]
+    shell: Option<String>,
+    /// The command and its arguments
+    #[arg(last = true, value_name = "CMD", required_unless_present = "shell")]
+    command: Vec<String>,
+}
+
+impl Wanted {
+    /// The request, with what it may use.
+    pub(super) fn request(self, amounts: &Amounts) -> Result<Request, Failure> {
+        let name = self.name.clone().unwrap_or_else(random_name);
+        let id = match (&self.parent, name.rsplit_once('.')) {
+            (Some(parent), _) => parent.child(&name).map_err(Failure::of)?,
+            (None, None) => ContainerId::parse(&name).map_err(Failure::of)?,
+            (None, Some((parent, own))) => {
+                let advice = format!("to nest it, write `--parent {parent} --name {own}`");
+                return Err(Failure::told(format!("`{name}` cannot be a name; {advice}")));
+            }
+        };
+        let environment = self.env.into_iter().filter_map(|(name, value)| {
+            let value = value.or_else(|| env::var(&name).ok())?;
+            Some((name, value))
+        });
+        let command = match self.shell {
+            Some(line) => Command { shell: true, value: Some(line), ..Command::default() },
+            None => Command {
+                shell: false,
+                value: self.command.first().cloned(),
+                arguments: self.command,
+                ..Command::default()
+            },
+        };
+        let command = Command { environment: environment.collect(), user: self.user, ..command };
+        let mut request = Request::new(id, command);
+        request.uris = self.uri;
+        request.rootfs = self.rootfs.map(|rootfs| absolute(&rootfs)).transpose()?;
+        request.resources = amounts.apply(Resources::default());
+        request.labels = self.label.into_iter().collect::<BTreeMap<_, _>>();
+        request.linux.hostname = self.hostname;
+        request.linux.share_pid_namespace = self.share_pid;
+        request.linux.share_cgroups = self.parent.is_some() && !self.own_cgroups;
+        request.check().map_err(Failure::of)?;
+        Ok(request)
+    }
+}
+
+/// The agent has a working directory of its own.
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    let failed = |source| Failure::system(format!("cannot find `{}`", path.display()), source);
+    std::path::absolute(path).map_err(failed)
+}
+
+fn random_name() -> String {
+    // The standard library seeds every hasher from the kernel.
+    format!("run-{:010x}", RandomState::new().build_hasher().finish() >> 24)
+}
+
+fn variable(text: &str) -> Result<(String, Option<String>), String> {
+    let (name, value) = match text.split_once('=') {
+        Some((name, value)) => (name, Some(value.to_owned())),
+        None => (text, None),
+    };
+    if name.is_empty() { Err("a variable needs a name".to_owned()) } else { Ok((name.to_owned(), value)) }
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').unwrap_or((text, ""));
+    if key.is_empty() {
+        Err("a label needs a key".to_owned())
+    } else {
+        Ok((key.to_owned(), value.to_owned()))
+    }
+}
+
+fn uri(text: &str) -> Result<Uri, String> {
+    let mut parts = text.split(',');
+    let value = parts.next().unwrap_or_default().to_owned();
+    let mut uri = Uri { value, executable: false, extract: true, output_file: None, sha256: None };
+    for part in parts {
+        match part.split_once('=') {
+            Some(("sha256", hash)) => uri.sha256 = Some(hash.to_owned()),
+            Some(("name", name)) => uri.output_file = Some(name.to_owned()),
+            None if part == "executable" => (uri.executable, uri.extract) = (true, false),
+            None if part == "no-extract" => uri.extract = false,
+            _ => {
+                return Err(format!(
+                    "`{part}` says nothing about a file; expected `sha256=…`, `name=…`, `executable` or \
+                     `no-extract`"
+                ));
+            }
+        }
+    }
+    Ok(uri)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        wanted: Wanted,
+        #[command(flatten)]
+        amounts: Amounts,
+    }
+
+    fn request(arguments: &[&str]) -> Result<Request, String> {
+        let line =
+            Line::try_parse_from(std::iter::once(&"run").chain(arguments)).map_err(|e| e.to_string())?;
+        line.wanted.request(&line.amounts).map_err(|failure| failure.error().to_string())
+    }
+
+    #[test]
+    fn flags_become_a_request() {
+        let request = request(&[
+            "--parent",
+            "pod",
+            "--name",
+            "web",
+            "-e",
+            "A=1=2",
+            "-e",
+            "NOBODY_HAS_THIS",
+            "--label",
+            "tier=front",
+            "--memory",
+            "64m",
+            "--memory-limit",
+            "none",
+            "--cpus",
+            "0.5",
+            "--hostname",
+            "h",
+            "--uri",
+            "http://h/x,sha256=ab,name=y,executable",
+            "--user",
+            "nobody",
+            "--",
+            "ls",
+            "-l",
+        ])
+        .unwrap();
+        assert_eq!(request.id.as_str(), "pod.web");
+        assert_eq!(request.command.value.as_deref(), Some("ls"));
+        assert_eq!(request.command.arguments, ["ls", "-l"]);
+        assert_eq!(request.command.environment, BTreeMap::from([("A".to_owned(), "1=2".to_owned())]));
+        assert_eq!(request.resources.mem_bytes(), Some(64 << 20));
+        assert_eq!(request.resources.mem_limit_bytes(), Some(None));
+        assert_eq!(request.uris[0].sha256.as_deref(), Some("ab"));
+        assert!(request.uris[0].executable && request.linux.share_cgroups);
+    }
+
+    #[test]
+    fn a_shell_line_is_one_argument_and_names_are_random() {
+        let [one, other] = [(); 2].map(|()| request(&["--shell", "echo $HOME"]).unwrap());
+        assert!(one.command.shell && one.command.arguments.is_empty());
+        assert_ne!(one.id, other.id);
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        assert!(request(&["--uri", "x,colour=red", "--", "a"]).unwrap_err().contains("`colour=red`"));
+        assert!(request(&["-e", "=x", "--", "a"]).is_err());
+        assert!(
+            request(&["--memory", "64m", "--memory-limit", "32m", "--", "a"])
+                .unwrap_err()
+                .contains("at least")
+        );
+        assert!(request(&["--name", "a.b", "--", "a"]).unwrap_err().contains("`--parent a --name b`"));
+        assert!(request(&["--name", "größe 1", "--", "a"]).is_err());
+        assert!(request(&["--own-cgroups", "--", "a"]).is_err());
+    }
+}
