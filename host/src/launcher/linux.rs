@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cofferdam_linux::birth::{self, BirthError};
-use cofferdam_linux::cgroup::{Cgroup, CgroupError, Cgroups, Version};
+use cofferdam_linux::cgroup::{Cgroup, CgroupError, Cgroups, Events, Version};
 use cofferdam_linux::image::Image;
 use cofferdam_linux::namespace::{Namespace, Namespaces};
 use cofferdam_linux::process::Process;
@@ -237,6 +237,9 @@ impl Launcher for Linux {
 
     fn destroy(&self, id: &str, first: Option<&Process>) -> Result<(), DestroyError> {
         let own = self.tracking(id)?;
+        if first.is_some_and(|first| first.has_ended().unwrap_or(false)) && is_empty(&own) {
+            return Ok(());
+        }
         if let Some(first) = first {
             // With an own pid namespace this ends all the others too. Where there is a freezer only, waiting for that
             // saves a freeze, which can hang when memory is short.
@@ -275,6 +278,12 @@ impl Linux {
         let failed = |source| DestroyError::Find { id: id.to_owned(), source };
         process.wait(Some(patience)).map_err(failed)
     }
+}
+
+/// Whether a v2 cgroup is there and has no process in it or below. Nobody can fork in there then.
+fn is_empty(cgroup: &Cgroup) -> bool {
+    let populated = |mut events: Events| events.populated();
+    cgroup.version() == Version::V2 && cgroup.events().and_then(populated).is_ok_and(|populated| !populated)
 }
 
 /// Where a container's cgroup is below its agent's.

@@ -1,7 +1,7 @@
 //! Processes known by pidfd, because a pid may belong to somebody else by the time it is used.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -209,13 +209,14 @@ pub struct Stat {
 impl Stat {
     /// Reads the record of process `pid`.
     pub fn read(pid: i32) -> Result<Self, ProcessError> {
-        let text = fs::read(format!("/proc/{pid}/stat")).map_err(|source| {
-            match (source.kind(), source.raw_os_error()) {
-                (io::ErrorKind::NotFound, _) | (_, Some(libc::ESRCH)) => ProcessError::Gone { pid },
-                _ => ProcessError::Open { pid, source },
-            }
+        // The kernel makes the line anew for each read, so it is taken in one; the longest is half as long.
+        let mut text = [0; 4096];
+        let read = File::open(format!("/proc/{pid}/stat")).and_then(|mut file| file.read(&mut text));
+        let length = read.map_err(|source| match (source.kind(), source.raw_os_error()) {
+            (io::ErrorKind::NotFound, _) | (_, Some(libc::ESRCH)) => ProcessError::Gone { pid },
+            _ => ProcessError::Open { pid, source },
         })?;
-        Self::parse(&text).ok_or(ProcessError::Unreadable { pid })
+        Self::parse(&text[..length]).ok_or(ProcessError::Unreadable { pid })
     }
 
     /// Reads a record's bytes. The name is between the first parenthesis and the *last*, and may hold anything.

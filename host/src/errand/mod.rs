@@ -2,43 +2,37 @@
 //!
 //! Plugin code and the kernel may block for as long as they like, so neither runs on a thread of the
 //! runtime. An errand is a closure on a thread of this pool; inside it, every plugin call is a [`Step`]
-//! with a deadline. Whoever waits for the errand looks at the step in hand when a deadline may have
-//! passed, and no earlier, so a call that answers in time pays for one hop and nothing else.
+//! with a deadline. A watchdog looks at the step in hand when a deadline may have passed, and no earlier,
+//! so a call that answers in time pays for one hop and nothing else.
+//!
+//! ```text
+//!   run ──▶ pool: a thread works, step by step ──▶ the outcome ─┐
+//!     └───▶ watchdog: sleeps until a step may be late ─▶ "late" ─┴─▶ whoever waits, the first of the two
+//! ```
 //!
 //! A thread cannot be killed. When a step is late, the errand is abandoned: its thread stops before the
 //! next step whenever it comes back, its place in the pool is given to a new thread, and the waiter gets
-//! the step that was late. Somebody always looks: when whoever waits goes away, as a client may at any
-//! time, the errand is watched on, or a thread that never comes back would never be replaced.
+//! the step that was late. That happens whether or not somebody waits: a client may go away at any time,
+//! and a thread that never comes back must be replaced all the same.
 
-use std::collections::VecDeque;
+mod pool;
+mod watchdog;
+
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-/// How long a thread stays without work.
-const IDLE: Duration = Duration::from_secs(10);
+use pool::Pool;
+use watchdog::Watchdog;
 
-/// The pool.
+/// The pool, and who watches over it.
 #[derive(Clone)]
-pub struct Errands(Arc<Pool>);
-
-struct Pool {
-    state: Mutex<State>,
-    work: Condvar,
-    most: usize,
-}
-
-/// Work for a thread; answers whether it was abandoned meanwhile.
-type Job = Box<dyn FnOnce() -> bool + Send>;
-
-#[derive(Default)]
-struct State {
-    queue: VecDeque<Job>,
-    idle: usize,
-    /// Threads that work or wait for work; the abandoned ones do not count.
-    threads: usize,
+pub struct Errands {
+    pool: Arc<Pool>,
+    watchdog: Arc<Watchdog>,
 }
 
 /// An errand, as seen from inside.
@@ -85,7 +79,7 @@ impl Errands {
     /// A pool of at most `most` threads that are not abandoned.
     #[must_use]
     pub fn new(most: NonZeroUsize) -> Self {
-        Self(Arc::new(Pool { state: Mutex::default(), work: Condvar::new(), most: most.get() }))
+        Self { pool: Arc::new(Pool::new(most)), watchdog: Arc::new(Watchdog::default()) }
     }
 
     /// Runs `work` on a thread of the pool.
@@ -100,80 +94,48 @@ impl Errands {
         work: impl FnOnce(&Errand) -> T + Send + 'static,
     ) -> Result<T, Abandoned> {
         let errand = Arc::new(Errand::unwatched());
-        let (done, outcome) = oneshot::channel();
-        let inside = Arc::clone(&errand);
-        let span = tracing::Span::current();
-        self.0.submit(Box::new(move || {
-            let _in_span = span.entered();
-            // Nobody may be listening any more; then the result has no taker.
-            drop(done.send(work(&inside)));
-            inside.is_abandoned()
-        }));
-        Waiter(Some(Watch { pool: Arc::clone(&self.0), errand, outcome, patience })).wait().await
-    }
-}
-
-/// Looks after one errand.
-struct Watch<T> {
-    pool: Arc<Pool>,
-    errand: Arc<Errand>,
-    outcome: oneshot::Receiver<T>,
-    patience: Duration,
-}
-
-impl<T> Watch<T> {
-    async fn until_done(&mut self) -> Result<T, Abandoned> {
-        let mut check = tokio::time::Instant::now() + self.patience;
-        loop {
-            match tokio::time::timeout_at(check, &mut self.outcome).await {
-                Ok(Ok(value)) => return Ok(value),
-                Ok(Err(_)) => return Err(Abandoned::Died),
-                Err(_) => match self.errand.abandon_if_late() {
-                    Late::Not => check = tokio::time::Instant::now() + self.patience,
-                    Late::At(until) => check = until.into(),
-                    Late::Now(step) => {
-                        self.pool.give_up_on_one();
-                        return Err(Abandoned::Late(step));
-                    }
-                },
+        let (answer, outcome) = oneshot::channel();
+        // Whoever comes first takes it: the work with its outcome, or the watchdog with bad news.
+        let answer = Arc::new(Mutex::new(Some(answer)));
+        let tell = move |answer: &Mutex<Option<oneshot::Sender<_>>>, outcome| {
+            if let Some(answer) = lock(answer).take() {
+                // The waiter may have gone away.
+                drop(answer.send(outcome));
             }
-        }
-    }
-}
+        };
 
-/// Whoever waits for an errand, and may go away.
-struct Waiter<T: Send + 'static>(Option<Watch<T>>);
+        let (pool, late) = (Arc::downgrade(&self.pool), Arc::clone(&answer));
+        let on_late = Box::new(move |step: Step| {
+            if let Some(pool) = pool.upgrade() {
+                pool.give_up_on_one();
+            }
+            tell(&late, Err(Abandoned::Late(step)));
+        });
+        self.watchdog.watch(&errand, patience, on_late);
 
-impl<T: Send + 'static> Waiter<T> {
-    async fn wait(mut self) -> Result<T, Abandoned> {
-        let Some(watch) = &mut self.0 else { return Err(Abandoned::Died) };
-        let outcome = watch.until_done().await;
-        self.0 = None;
-        outcome
-    }
-}
-
-impl<T: Send + 'static> Drop for Waiter<T> {
-    fn drop(&mut self) {
-        if let Some(mut watch) = self.0.take()
-            && let Ok(runtime) = tokio::runtime::Handle::try_current()
-        {
-            runtime.spawn(async move {
-                if let Err(abandoned @ Abandoned::Late(_)) = watch.until_done().await {
-                    tracing::error!("{abandoned}; its thread is lost, and nobody waited for it");
-                }
+        let span = tracing::Span::current();
+        self.pool.submit(Box::new(move || {
+            let _in_span = span.entered();
+            let outcome = catch_unwind(AssertUnwindSafe(|| work(&errand))).map_err(|_| {
+                tracing::error!("an errand panicked; this is a bug of the agent");
+                Abandoned::Died
             });
-        }
+            tell(&answer, outcome);
+            errand.is_abandoned()
+        }));
+        // Without a thread the job is dropped, and with it the last who could answer but for the watchdog.
+        outcome.await.unwrap_or(Err(Abandoned::Died))
     }
 }
 
-enum Late {
+/// What a look at an errand shows.
+enum Look {
     /// No step is in hand.
-    Not,
+    Idle,
     /// The step in hand has until then.
-    At(Instant),
-    /// The step in hand had until now.
-    Now(Step),
+    Until(Instant),
+    /// The step in hand had until now; the errand is abandoned.
+    Late(Step),
 }
 
 impl Errand {
@@ -213,80 +175,15 @@ impl Errand {
         lock(&self.hand).abandoned
     }
 
-    fn abandon_if_late(&self) -> Late {
+    fn look(&self) -> Look {
         let mut hand = lock(&self.hand);
         match hand.step.clone() {
-            None => Late::Not,
+            None => Look::Idle,
             Some(step) if step.until <= Instant::now() => {
                 hand.abandoned = true;
-                Late::Now(step)
+                Look::Late(step)
             }
-            Some(step) => Late::At(step.until),
-        }
-    }
-}
-
-impl Pool {
-    fn submit(self: &Arc<Self>, job: Job) {
-        let mut state = lock(&self.state);
-        state.queue.push_back(job);
-        if state.idle >= state.queue.len() || state.threads >= self.most {
-            self.work.notify_one();
-            return;
-        }
-        state.threads += 1;
-        drop(state);
-        let pool = Arc::clone(self);
-        let spawned = std::thread::Builder::new().name("errand".into()).spawn(move || pool.serve());
-        if let Err(error) = spawned {
-            let mut state = lock(&self.state);
-            state.threads -= 1;
-            // The jobs stay in the queue for the threads there are; without any, whoever waits hears of it.
-            let lost = if state.threads == 0 { std::mem::take(&mut state.queue) } else { VecDeque::new() };
-            drop(state);
-            tracing::error!(%error, lost = lost.len(), "cannot start a thread; calls may wait");
-        }
-    }
-
-    fn serve(self: Arc<Self>) {
-        let mut state = lock(&self.state);
-        loop {
-            // More threads than allowed are there once an abandoned one came back.
-            if state.threads > self.most {
-                break;
-            }
-            if let Some(job) = state.queue.pop_front() {
-                drop(state);
-                // A panic ends the errand with `Died`; the thread is as good as before.
-                let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(job));
-                state = lock(&self.state);
-                match outcome {
-                    // It was given up, and has come back: it counts again.
-                    Ok(abandoned) => state.threads += usize::from(abandoned),
-                    Err(_) => tracing::error!("an errand panicked; this is a bug of the agent"),
-                }
-                continue;
-            }
-            state.idle += 1;
-            let (woken, timeout) =
-                self.work.wait_timeout(state, IDLE).unwrap_or_else(PoisonError::into_inner);
-            state = woken;
-            state.idle -= 1;
-            if timeout.timed_out() && state.queue.is_empty() {
-                break;
-            }
-        }
-        state.threads = state.threads.saturating_sub(1);
-    }
-
-    /// One thread is stuck in foreign code: what waits must not wait for it.
-    fn give_up_on_one(self: &Arc<Self>) {
-        let mut state = lock(&self.state);
-        state.threads = state.threads.saturating_sub(1);
-        let waiting = !state.queue.is_empty();
-        drop(state);
-        if waiting {
-            self.submit(Box::new(|| false));
+            Some(step) => Look::Until(step.until),
         }
     }
 }

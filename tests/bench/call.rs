@@ -1,0 +1,109 @@
+//! What a call of a plugin costs beyond what the plugin does: there, back, and with a deadline.
+
+use std::path::Path;
+use std::time::Instant;
+
+use cofferdam::containerizer::Table;
+use cofferdam::errand::{Errand, Errands};
+use cofferdam::plugin::{Plugin, Premises, Store};
+use cofferdam_plugin_model::{Kind, Method, Subject, Usage};
+use cofferdam_tests::paths;
+use cofferdam_tests::world::entry;
+use serde_json::json;
+
+use crate::report::{Group, Report};
+use crate::sample::Samples;
+use crate::scene::Scene;
+use crate::{Options, Outcome};
+
+const NAME: &str = "call";
+
+/// Rows of the table.
+const CLOCK: &str = "reading the clock twice";
+const BARE: &str = "call, on this thread";
+const TYPED: &str = "call with a subject and a usage, on this thread";
+const HOP: &str = "errand without a call";
+const ERRAND: &str = "call, with a deadline";
+
+/// Measures calls of a plugin that does nothing.
+pub fn measure(scene: &Scene, options: &Options, report: &mut Report) -> Outcome<()> {
+    if !options.wants(NAME) {
+        return Ok(());
+    }
+    let plugin = admit(scene)?;
+    let errands = Errands::new(std::num::NonZeroUsize::MIN.saturating_add(3));
+    let table = Table::default();
+    let subject = serde_json::to_vec(&Subject::default())?;
+    let (rounds, calls) = if options.quick { (20, 50) } else { (200, 100) };
+
+    let mut clock = Samples::default();
+    let mut bare = Samples::default();
+    let mut typed = Samples::default();
+    let (mut hop, mut errand) = (Samples::default(), Samples::default());
+    let unwatched = Errand::unwatched();
+    // The thread that calls is a worker of the runtime, as in the agent.
+    scene.runtime.block_on(async {
+        for _ in 0..rounds {
+            scene.go_on()?;
+            for _ in 0..calls {
+                let started = Instant::now();
+                clock.0.push(micros(started));
+
+                let started = Instant::now();
+                plugin.call_raw(&unwatched, &table, Method::Usage, "bench", &subject, &[])?;
+                bare.0.push(micros(started));
+
+                let started = Instant::now();
+                let _: Usage =
+                    plugin.call(&unwatched, &table, Method::Usage, "bench", &Subject::default())?;
+                typed.0.push(micros(started));
+            }
+            for _ in 0..calls {
+                let started = Instant::now();
+                errands.run(plugin.deadline(Method::Usage), |_| ()).await?;
+                hop.0.push(micros(started));
+
+                let started = Instant::now();
+                let (guest, request) = (plugin.clone(), subject.clone());
+                errands
+                    .run(plugin.deadline(Method::Usage), move |errand| {
+                        guest.call_raw(errand, &Table::default(), Method::Usage, "bench", &request, &[])
+                    })
+                    .await??;
+                errand.0.push(micros(started));
+            }
+        }
+        Outcome::Ok(())
+    })?;
+
+    let mut group = Group::new(NAME, "Calls of `usage` of a plugin that does nothing", "µs");
+    for (name, samples) in [(CLOCK, clock), (BARE, bare), (TYPED, typed), (HOP, hop), (ERRAND, errand)] {
+        group.row(name, samples);
+    }
+    report.add(group);
+    Ok(())
+}
+
+fn micros(started: Instant) -> f64 {
+    started.elapsed().as_secs_f64() * 1e6
+}
+
+/// Loads the plugin as an agent would.
+fn admit(scene: &Scene) -> Outcome<std::sync::Arc<Plugin>> {
+    const FILE: &str = "libbench_noop.so";
+    let file = paths::build().join(FILE);
+    if !file.exists() {
+        return Err(format!("`{FILE}` is not built; run `cargo build --release --workspace`").into());
+    }
+    let directory = scene.directory().join("call");
+    std::fs::create_dir(&directory)?;
+    let premises = Premises { runtime_dir: &directory, work_dir: &directory, store: &Store::new(&directory) };
+    let entry = entry("bench/noop", json!({}));
+    Ok(std::sync::Arc::new(Plugin::admit(
+        &cofferdam::errand::Errand::unwatched(),
+        &entry,
+        Kind::Isolator,
+        Path::new(&file),
+        &premises,
+    )?))
+}

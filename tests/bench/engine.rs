@@ -1,0 +1,167 @@
+//! Peers: OCI runtimes, as they are installed.
+
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+use serde_json::{Value as Json, json};
+
+use cofferdam_linux::cgroup::Layout;
+
+use crate::Outcome;
+use crate::launch::Subject;
+use crate::ours::{CPUS, MEM};
+use crate::scene::Scene;
+
+/// An OCI runtime with a bundle.
+pub struct Engine {
+    name: String,
+    program: &'static str,
+    bundle: PathBuf,
+    state: PathBuf,
+    /// The v2 hierarchy, where it is to be hidden.
+    hidden: Option<PathBuf>,
+    next: AtomicU64,
+}
+
+/// What is in the bundle besides the root file system and the limits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Bundle {
+    /// What a container of the shipped chain has: the same namespaces, the same kinds of mounts.
+    Alike,
+    /// What the runtime itself proposes.
+    Stock,
+}
+
+impl Bundle {
+    /// The row of the table.
+    pub fn label(self, program: &str) -> String {
+        match self {
+            Self::Alike => format!("{program} run"),
+            Self::Stock => format!("{program} run, its own spec"),
+        }
+    }
+}
+
+impl Engine {
+    /// None, said loudly, if it is not installed or does not work here.
+    pub fn find(scene: &Scene, program: &'static str, kind: Bundle) -> Outcome<Option<Self>> {
+        match Command::new(program).arg("--version").stdout(Stdio::null()).status() {
+            Ok(status) if status.success() => {}
+            _ => {
+                eprintln!("bench: SKIPPED {program}: not installed (Debian package {program})");
+                return Ok(None);
+            }
+        }
+        let word = match kind {
+            Bundle::Alike => "alike",
+            Bundle::Stock => "stock",
+        };
+        let bundle = scene.directory().join(format!("{program}-{word}"));
+        fs::create_dir(&bundle)?;
+        let made = Command::new(program).arg("spec").current_dir(&bundle).output()?;
+        if !made.status.success() {
+            return Err(format!("`{program} spec`: {}", String::from_utf8_lossy(&made.stderr)).into());
+        }
+        let path = bundle.join("config.json");
+        let mut spec: Json = serde_json::from_slice(&fs::read(&path)?)?;
+        adapt(&mut spec, scene, kind);
+        fs::write(&path, serde_json::to_vec(&spec)?)?;
+        let state = scene.state().join(format!("{program}-{word}"));
+        // crun refuses hosts with v1 hierarchies where v2 has controllers, even such that nobody uses.
+        let hybrid = scene.cgroups.layout() == Layout::Hybrid;
+        let unified = scene.cgroups.unified.as_ref().map(|unified| unified.mount.clone());
+        let hidden = unified.filter(|_| hybrid && program == "crun");
+        let engine =
+            Self { name: kind.label(program), program, bundle, state, hidden, next: AtomicU64::new(0) };
+        match engine.once(0) {
+            Ok(_) => Ok(Some(engine)),
+            Err(error) => {
+                eprintln!("bench: SKIPPED {}: {error}", engine.name);
+                Ok(None)
+            }
+        }
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "small constants")]
+fn adapt(spec: &mut Json, scene: &Scene, kind: Bundle) {
+    spec["process"]["args"] = json!(["/bin/busybox", "true"]);
+    spec["process"]["terminal"] = json!(false);
+    spec["root"] = json!({ "path": scene.rootfs(), "readonly": false });
+    spec["linux"]["resources"]["cpu"] =
+        json!({ "shares": (CPUS * 1024.0) as i64, "quota": (CPUS * 100_000.0) as i64, "period": 100_000 });
+    let bytes = MEM as i64 * 1024 * 1024;
+    spec["linux"]["resources"]["memory"] = json!({ "limit": bytes, "reservation": bytes });
+    // Where raising a limit takes a capability that not every root has.
+    if let Some(process) = spec["process"].as_object_mut() {
+        process.remove("rlimits");
+    }
+    if kind == Bundle::Stock {
+        return;
+    }
+    spec["linux"]["namespaces"] = json!([{ "type": "pid" }, { "type": "mount" }]);
+    if let Some(linux) = spec["linux"].as_object_mut() {
+        linux.remove("hostname");
+    }
+    if let Some(top) = spec.as_object_mut() {
+        top.remove("hostname");
+    }
+    if let Some(mounts) = spec["mounts"].as_array_mut() {
+        mounts.retain(|mount| mount["type"] != "mqueue");
+        for mount in mounts.iter_mut().filter(|mount| mount["type"] == "cgroup") {
+            *mount = json!({
+                "destination": "/sys/fs/cgroup", "type": "tmpfs", "source": "tmpfs",
+                "options": ["nosuid", "noexec", "nodev", "mode=755"],
+            });
+        }
+    }
+}
+
+impl Engine {
+    fn run(&self) -> Outcome<Duration> {
+        if let Some(unified) = &self.hidden {
+            // Of this thread only, and of what it starts.
+            unshare(CloneFlags::CLONE_NEWNS)?;
+            mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
+            umount2(unified, MntFlags::MNT_DETACH)?;
+        }
+        let id = format!("bench-{}", self.next.fetch_add(1, Ordering::Relaxed));
+        let mut command = self.command();
+        command.arg("run").arg("--bundle").arg(&self.bundle).arg(&id);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let started = Instant::now();
+        let output = command.output()?;
+        let took = started.elapsed();
+        if output.status.success() {
+            return Ok(took);
+        }
+        let mut delete = self.command();
+        delete.args(["delete", "--force", &id]).stdout(Stdio::null()).stderr(Stdio::null());
+        drop(delete.status());
+        Err(format!("{}: {}", self.name, String::from_utf8_lossy(&output.stderr).trim()).into())
+    }
+
+    /// Of a process group of its own, so that Ctrl-C reaches it through us, between two containers.
+    fn command(&self) -> Command {
+        let mut command = Command::new(self.program);
+        command.process_group(0).arg("--root").arg(&self.state);
+        command
+    }
+}
+
+impl Subject for Engine {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn once(&self, _: usize) -> Outcome<Duration> {
+        let ran = std::thread::scope(|scope| scope.spawn(|| self.run()).join());
+        ran.map_err(|_| "a thread died")?
+    }
+}

@@ -1,0 +1,185 @@
+//! The floor: `floor.c`, compiled where it is run.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use cofferdam_linux::cgroup::{Cgroups, Version};
+
+use crate::Outcome;
+use crate::launch::Subject;
+use crate::ours::{CPUS, MEM};
+use crate::scene::{CGROUP, Scene};
+
+/// Rows of the table.
+pub const EMPTY: &str = "floor, empty";
+pub const SHIPPED: &str = "floor, shipped";
+
+/// What the kernel alone takes.
+pub struct Floor {
+    name: &'static str,
+    lanes: Vec<Mutex<Lane>>,
+}
+
+/// One process that makes one container after the other.
+struct Lane {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+}
+
+/// Compiles the program.
+pub fn compile(scene: &Scene) -> Outcome<PathBuf> {
+    let source = scene.directory().join("floor.c");
+    let program = scene.directory().join("floor");
+    fs::write(&source, include_str!("floor.c"))?;
+    let compiled = Command::new("cc").arg("-O2").arg("-o").arg(&program).arg(&source).output();
+    let compiled = compiled.map_err(|error| format!("`cc`: {error} (Debian package gcc)"))?;
+    if !compiled.status.success() {
+        return Err(format!("cannot compile the floor: {}", String::from_utf8_lossy(&compiled.stderr)).into());
+    }
+    Ok(program)
+}
+
+impl Floor {
+    /// As a container of an empty chain: a process of the host in a control group of its own.
+    pub fn empty(scene: &Scene, program: &Path, lanes: usize) -> Outcome<Self> {
+        Self::start(EMPTY, lanes, |lane| {
+            let mut command = Command::new(program);
+            tracking(&scene.cgroups, &format!("floor-empty-{lane}"), &mut command)?;
+            Ok(command)
+        })
+    }
+
+    /// As a container of the shipped chain: mounts, process ids, an overlay, limits in the same hierarchies.
+    pub fn shipped(scene: &Scene, program: &Path, lanes: usize) -> Outcome<Self> {
+        Self::start(SHIPPED, lanes, |lane| {
+            let mut command = Command::new(program);
+            let name = format!("floor-shipped-{lane}");
+            let scratch = scene.directory().join(&name);
+            fs::create_dir(&scratch)?;
+            command.arg("--root").arg(scene.rootfs()).arg(scratch);
+            tracking(&scene.cgroups, &name, &mut command)?;
+            limits(&scene.cgroups, &name, &mut command)?;
+            Ok(command)
+        })
+    }
+
+    fn start(name: &'static str, lanes: usize, command: impl Fn(usize) -> Outcome<Command>) -> Outcome<Self> {
+        let lanes =
+            (0..lanes).map(|lane| Lane::start(command(lane)?).map(Mutex::new)).collect::<Outcome<_>>()?;
+        Ok(Self { name, lanes })
+    }
+}
+
+/// Adds the group by which a container is tracked: v2's where there is one, otherwise the freezer's.
+fn tracking(cgroups: &Cgroups, name: &str, command: &mut Command) -> Outcome<()> {
+    let relative = Path::new(CGROUP).join(name);
+    let (option, group) = match (cgroups.unified(&relative), cgroups.cgroup("freezer", &relative)) {
+        (Some(group), _) => ("--cgroup2", group),
+        (None, Some(group)) => ("--cgroup1", group),
+        (None, None) => return Err("neither cgroup v2 nor the v1 freezer is mounted".into()),
+    };
+    fs::create_dir_all(group.path().parent().unwrap_or(group.path()))?;
+    command.arg(option).arg(group.path());
+    Ok(())
+}
+
+/// Adds the groups and knobs that the shipped isolators use.
+fn limits(cgroups: &Cgroups, name: &str, command: &mut Command) -> Outcome<()> {
+    let relative = Path::new(CGROUP).join(name);
+    let mut handed_down = Vec::new();
+    for (controller, v1, v2) in knobs() {
+        // `cpuacct` is a controller of v1 only.
+        let Some(group) = cgroups.cgroup(controller, &relative) else { continue };
+        let knobs = match group.version() {
+            Version::V1 => {
+                fs::create_dir_all(group.path().parent().unwrap_or(group.path()))?;
+                command.arg("--cgroup1").arg(group.path());
+                v1
+            }
+            Version::V2 => {
+                handed_down.push(controller);
+                v2
+            }
+        };
+        for (knob, value) in knobs {
+            command.arg("--write").arg(group.path().join(knob)).arg(value);
+        }
+    }
+    Ok(cgroups.delegate(&relative, &handed_down)?)
+}
+
+type Knobs = Vec<(&'static str, String)>;
+
+/// By controller: what is written on v1, and what on v2.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small positive constants")]
+fn knobs() -> [(&'static str, Knobs, Knobs); 3] {
+    let (quota, shares, weight) = ((CPUS * 100_000.0) as u64, (CPUS * 1024.0) as u64, (CPUS * 100.0) as u64);
+    let bytes = MEM as u64 * 1024 * 1024;
+    [
+        (
+            "cpu",
+            vec![
+                ("cpu.cfs_period_us", "100000".into()),
+                ("cpu.cfs_quota_us", quota.to_string()),
+                ("cpu.shares", shares.to_string()),
+            ],
+            vec![("cpu.max", format!("{quota} 100000")), ("cpu.weight", weight.to_string())],
+        ),
+        ("cpuacct", Vec::new(), Vec::new()),
+        (
+            "memory",
+            vec![
+                ("memory.limit_in_bytes", bytes.to_string()),
+                ("memory.soft_limit_in_bytes", bytes.to_string()),
+            ],
+            vec![("memory.max", bytes.to_string()), ("memory.low", bytes.to_string())],
+        ),
+    ]
+}
+
+impl Lane {
+    fn start(mut command: Command) -> Outcome<Self> {
+        // Of a process group of its own, so that Ctrl-C reaches it through us, between two containers.
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
+        let mut child = command.spawn()?;
+        let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err("the floor has no pipes".into());
+        };
+        Ok(Self { child, input: Some(input), output: BufReader::new(output) })
+    }
+
+    fn once(&mut self) -> Outcome<Duration> {
+        let mut line = String::new();
+        if let Some(input) = &mut self.input {
+            input.write_all(b"+")?;
+        }
+        self.output.read_line(&mut line)?;
+        let nanos = line.trim().parse().map_err(|_| "the floor gave up; its words are above")?;
+        Ok(Duration::from_nanos(nanos))
+    }
+}
+
+impl Subject for Floor {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn once(&self, lane: usize) -> Outcome<Duration> {
+        let mut lane = self.lanes[lane].lock().map_err(|_| "the floor is lost")?;
+        lane.once()
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        // The end of its input is its end.
+        drop(self.input.take());
+        drop(self.child.wait());
+    }
+}

@@ -1,0 +1,131 @@
+//! From the wish for a container to its last trace being gone.
+
+use std::time::{Duration, Instant};
+
+use crate::engine::{Bundle, Engine};
+use crate::floor::{self, Floor};
+use crate::ours::{self, Ours, Writes};
+use crate::report::{Group, Report};
+use crate::sample::Samples;
+use crate::scene::Scene;
+use crate::{Options, Outcome};
+
+/// Something that makes containers of busybox' `true`.
+pub trait Subject: Sync {
+    fn name(&self) -> &str;
+
+    /// Makes one container, waits for its end, and removes every trace. Those of different lanes may overlap.
+    fn once(&self, lane: usize) -> Outcome<Duration>;
+}
+
+/// How many are made at a time where it is more than one.
+const WIDE: usize = 2;
+
+/// From one start to the next, where they are sparse: so long that the kernel has settled.
+const APART: Duration = Duration::from_millis(150);
+
+/// Measures all subjects, one after the other, several at a time, and with pauses.
+pub fn measure(scene: &Scene, options: &Options, report: &mut Report) -> Outcome<()> {
+    const NAMES: [&str; 3] = ["launch-sequential", "launch-wide", "launch-sparse"];
+    if !NAMES.iter().any(|name| options.wants(name)) {
+        return Ok(());
+    }
+    let program = floor::compile(scene)?;
+    let mut subjects: Vec<Box<dyn Subject + '_>> = Vec::new();
+    if options.wants_subject(ours::EMPTY) {
+        subjects.push(Box::new(Ours::empty(scene)?));
+    }
+    if options.wants_subject(floor::EMPTY) {
+        subjects.push(Box::new(Floor::empty(scene, &program, WIDE)?));
+    }
+    if options.wants_subject(ours::SHIPPED) {
+        subjects.push(Box::new(Ours::shipped(scene, Writes::Overlay)?));
+    }
+    if options.wants_subject(floor::SHIPPED) {
+        subjects.push(Box::new(Floor::shipped(scene, &program, WIDE)?));
+    }
+    if options.wants_subject(ours::DIRECT) {
+        subjects.push(Box::new(Ours::shipped(scene, Writes::Direct)?));
+    }
+    for engine in ["crun", "runc"] {
+        for bundle in [Bundle::Alike, Bundle::Stock] {
+            if options.wants_subject(&bundle.label(engine))
+                && let Some(engine) = Engine::find(scene, engine, bundle)?
+            {
+                subjects.push(Box::new(engine));
+            }
+        }
+    }
+
+    let (rounds, sparse) = if options.quick { (12, 5) } else { (100, 21) };
+    let mut run = |name: &'static str, title: &str, turn: &Turn<'_>, rounds: usize| -> Outcome<()> {
+        if options.wants(name) {
+            report.add(compare(scene, &subjects, name, title, rounds, turn)?);
+        }
+        Ok(())
+    };
+    run(NAMES[0], "Launch to last trace of busybox `true`, one after the other", &one, rounds)?;
+    run(NAMES[1], "The same, two at a time", &wide, rounds)?;
+    run(NAMES[2], "The same, one start every 0.15 s", &sparsely, sparse)
+}
+
+/// One turn of one subject.
+type Turn<'a> = dyn Fn(&dyn Subject) -> Outcome<Vec<Duration>> + 'a;
+
+fn one(subject: &dyn Subject) -> Outcome<Vec<Duration>> {
+    Ok(vec![subject.once(0)?])
+}
+
+/// Each lane makes two, so that they overlap wherever the faster one is.
+fn wide(subject: &dyn Subject) -> Outcome<Vec<Duration>> {
+    std::thread::scope(|scope| {
+        let lanes: Vec<_> = (0..WIDE)
+            .map(|lane| scope.spawn(move || (0..2).map(|_| subject.once(lane)).collect::<Outcome<Vec<_>>>()))
+            .collect();
+        let mut all = Vec::new();
+        for lane in lanes {
+            all.extend(lane.join().map_err(|_| "a lane died")??);
+        }
+        Ok(all)
+    })
+}
+
+fn sparsely(subject: &dyn Subject) -> Outcome<Vec<Duration>> {
+    let due = Instant::now() + APART;
+    std::thread::sleep(due.saturating_duration_since(Instant::now()));
+    one(subject)
+}
+
+/// Lets all subjects take turns.
+fn compare(
+    scene: &Scene,
+    subjects: &[Box<dyn Subject + '_>],
+    name: &'static str,
+    title: &str,
+    rounds: usize,
+    turn: &Turn<'_>,
+) -> Outcome<Group> {
+    let mut taken = vec![Samples::default(); subjects.len()];
+    let warm_up = rounds.min(100) / 10;
+    for round in 0..warm_up + rounds {
+        for (subject, samples) in subjects.iter().zip(&mut taken) {
+            scene.go_on()?;
+            let durations = turn(&**subject)?;
+            if round >= warm_up {
+                samples.0.extend(durations.iter().map(|took| took.as_secs_f64() * 1e6));
+            }
+        }
+    }
+    let mut group = Group::new(name, title, "µs");
+    for (subject, samples) in subjects.iter().zip(taken) {
+        group.row(subject.name(), samples);
+    }
+    group.compare(ours::EMPTY, floor::EMPTY);
+    group.compare(ours::SHIPPED, floor::SHIPPED);
+    for ours in [ours::SHIPPED, ours::DIRECT] {
+        for peer in ["crun", "runc"] {
+            group.compare(ours, &Bundle::Alike.label(peer));
+        }
+    }
+    Ok(group)
+}

@@ -1,0 +1,121 @@
+//! What was measured, as tables for people and as one document for programs.
+
+use serde_json::{Value as Json, json};
+
+use crate::sample::{Samples, Summary};
+
+/// All that was measured.
+pub struct Report {
+    /// Whether each table is printed as soon as it is full.
+    prints: bool,
+    groups: Vec<Group>,
+}
+
+/// Subjects that were measured in the same turns.
+pub struct Group {
+    name: &'static str,
+    title: String,
+    unit: &'static str,
+    rows: Vec<(String, Samples)>,
+    ratios: Vec<Ratio>,
+}
+
+struct Ratio {
+    of: String,
+    to: String,
+    summary: Summary,
+}
+
+impl Report {
+    pub fn new(prints: bool) -> Self {
+        Self { prints, groups: Vec::new() }
+    }
+
+    /// Takes in a group, and prints it.
+    pub fn add(&mut self, group: Group) {
+        if self.prints {
+            print!("{}", group.table());
+        }
+        self.groups.push(group);
+    }
+
+    pub fn json(&self) -> Json {
+        json!({ "groups": self.groups.iter().map(Group::json).collect::<Vec<_>>() })
+    }
+}
+
+impl Group {
+    /// `name` is for programs and for `--only`.
+    pub fn new(name: &'static str, title: impl Into<String>, unit: &'static str) -> Self {
+        Self { name, title: title.into(), unit, rows: Vec::new(), ratios: Vec::new() }
+    }
+
+    pub fn row(&mut self, subject: impl Into<String>, samples: Samples) {
+        self.rows.push((subject.into(), samples));
+    }
+
+    /// Says how many times `to` took what `of` took, if both were measured.
+    pub fn compare(&mut self, of: &str, to: &str) {
+        let find = |name: &str| self.rows.iter().find(|(subject, _)| subject == name);
+        let (Some((_, ours)), Some((_, theirs))) = (find(of), find(to)) else { return };
+        if let Some(summary) = ours.ratios(theirs).summary() {
+            self.ratios.push(Ratio { of: of.to_owned(), to: to.to_owned(), summary });
+        }
+    }
+
+    fn table(&self) -> String {
+        let width = self.rows.iter().map(|(subject, _)| subject.len()).max().unwrap_or_default();
+        let mut text = format!("\n{} ({})\n", self.title, self.unit);
+        text += &format!(
+            "  {:width$} {:>10} {:>10} {:>10} {:>10} {:>6}\n",
+            "", "median", "min", "p99", "max", "n"
+        );
+        for (subject, samples) in &self.rows {
+            let Some(Summary { median, min, p99, max }) = samples.summary() else { continue };
+            let ratios: Vec<String> = self
+                .ratios
+                .iter()
+                .filter(|ratio| ratio.of == *subject)
+                .map(|ratio| format!("{:.2} x {}", ratio.summary.median, ratio.to))
+                .collect();
+            let line = format!(
+                "  {subject:width$} {:>10} {:>10} {:>10} {:>10} {:>6}  {}",
+                number(median),
+                number(min),
+                number(p99),
+                number(max),
+                samples.0.len(),
+                ratios.join(", ")
+            );
+            text += line.trim_end();
+            text.push('\n');
+        }
+        text
+    }
+
+    fn json(&self) -> Json {
+        let rows = self.rows.iter().map(|(subject, samples)| {
+            json!({ "subject": subject, "summary": samples.summary().map(Summary::json), "samples": samples.0 })
+        });
+        let ratios = self
+            .ratios
+            .iter()
+            .map(|ratio| json!({ "of": ratio.of, "to": ratio.to, "ratio": ratio.summary.json() }));
+        json!({
+            "name": self.name,
+            "title": self.title,
+            "unit": self.unit,
+            "rows": rows.collect::<Vec<_>>(),
+            "ratios": ratios.collect::<Vec<_>>(),
+        })
+    }
+}
+
+/// Three digits that mean something.
+fn number(value: f64) -> String {
+    match value.abs() {
+        value if value >= 100.0 || value == 0.0 => format!("{value:.0}"),
+        value if value >= 10.0 => format!("{value:.1}"),
+        _ => format!("{value:.2}"),
+    }
+}
