@@ -25,7 +25,7 @@ use crate::containerizer::{
 use crate::errand::{Errand, Errands};
 use crate::fetcher::Fetcher;
 use crate::launcher::{Launcher, Linux, Posix, SetUpError};
-use crate::ledger::{Ledger, LedgerError};
+use crate::ledger::{Ledger, LedgerError, Lock};
 use crate::metrics::{Launch, Metrics};
 use crate::plugin::{AdmitError, Plugin, PreflightError, Premises, Recoverer, Store, find};
 use crate::view::{Inspection, PluginView, StatusView, Summary, UsageView};
@@ -256,6 +256,8 @@ struct Built {
 fn build(errand: &Errand, config: &Config, errands: Errands) -> Result<Built, StartError> {
     let ledger = Arc::new(Ledger::open(&config.runtime_dir)?);
     let work_dir = make_directory(&config.work_dir)?;
+    // An agent takes what it does not know in its work directory for left over, so it must be alone there, too.
+    let work_lock = (work_dir != ledger.runtime_dir()).then(|| Lock::take(&work_dir)).transpose()?;
     let boot_id = BootId::current()
         .map_err(|source| StartError::Kernel { what: "the machine's boot id", source })?
         .as_str()
@@ -302,6 +304,7 @@ fn build(errand: &Errand, config: &Config, errands: Errands) -> Result<Built, St
         errands,
         table,
         work_dir,
+        _work_lock: work_lock,
         cgroups,
         boot_id,
         descriptors: allow_descriptors(),

@@ -72,8 +72,8 @@ pub enum Abandoned {
     /// A call took too long.
     #[error("`{}` did not answer `{}` within {:?}; the call was abandoned", .0.plugin, .0.method, .0.allowed)]
     Late(Step),
-    /// The thread died under it.
-    #[error("a thread of the agent died while it worked; this is a bug of the agent")]
+    /// The thread died under it, or there was none.
+    #[error("a thread of the agent died while it worked, or could not be started; see the agent's log")]
     Died,
 }
 
@@ -239,9 +239,12 @@ impl Pool {
         let pool = Arc::clone(self);
         let spawned = std::thread::Builder::new().name("errand".into()).spawn(move || pool.serve());
         if let Err(error) = spawned {
-            // The job stays in the queue for the threads there are.
-            lock(&self.state).threads -= 1;
-            tracing::error!(%error, "cannot start a thread; calls may wait");
+            let mut state = lock(&self.state);
+            state.threads -= 1;
+            // The jobs stay in the queue for the threads there are; without any, whoever waits hears of it.
+            let lost = if state.threads == 0 { std::mem::take(&mut state.queue) } else { VecDeque::new() };
+            drop(state);
+            tracing::error!(%error, lost = lost.len(), "cannot start a thread; calls may wait");
         }
     }
 

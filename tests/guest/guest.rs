@@ -249,9 +249,8 @@ mod tests {
         if inside() {
             return;
         }
-        match run(Hierarchy::None, &["sh", "-c", "echo before; echo c >/proc/sysrq-trigger"]) {
-            GuestOutcome::Lost { output, diagnosis } => {
-                assert_eq!(output, "before\n");
+        match run(Hierarchy::None, &["sh", "-c", "echo c >/proc/sysrq-trigger"]) {
+            GuestOutcome::Lost { diagnosis, .. } => {
                 assert!(diagnosis.contains("Kernel panic"), "{diagnosis}");
             }
             GuestOutcome::Unavailable { .. } => {}

@@ -1,6 +1,10 @@
 //! What the tests of the whole house share: where things are, and a world of their own for each test.
 
+pub mod daemon;
+pub mod injector;
 pub mod paths;
+pub mod sockets;
+pub mod watch;
 pub mod world;
 
 /// Whether this process is root. Tests that need it say so: they fail in CI, and are skipped loudly elsewhere.
@@ -14,7 +18,7 @@ pub fn is_root(test: &str) -> bool {
 }
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A file's text.
 ///
@@ -29,23 +33,5 @@ pub fn text(path: &Path) -> String {
 /// # Panics
 /// When it is not there after a minute.
 pub fn wait_for_text(path: &Path, wanted: &str) {
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-    use std::os::fd::AsFd;
-
-    let deadline = Instant::now() + Duration::from_secs(60);
-    let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).expect("inotify");
-    let folder = path.parent().expect("a file in a folder");
-    let events = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
-    inotify.add_watch(folder, events).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
-    loop {
-        let found = std::fs::read_to_string(path).unwrap_or_default();
-        if found.contains(wanted) {
-            return;
-        }
-        assert!(Instant::now() < deadline, "`{wanted}` did not come to {}; it has: {found}", path.display());
-        let mut ready = [PollFd::new(inotify.as_fd(), PollFlags::POLLIN)];
-        poll(&mut ready, PollTimeout::from(1000u16)).expect("poll");
-        drop(inotify.read_events());
-    }
+    watch::content(path, Duration::from_secs(60), |found| found.contains(wanted));
 }

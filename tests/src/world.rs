@@ -9,6 +9,9 @@ use std::time::Duration;
 use cofferdam::agent::{Agent, StartError};
 use cofferdam::config::{ApiLimits, Config, FailPolicy, LauncherKind, Place, PluginConfig};
 use cofferdam::container::{ContainerId, Request};
+use cofferdam::ledger::{Record, folder_below};
+use cofferdam_linux::cgroup::{Cgroup, Version};
+use cofferdam_linux::process::Process;
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 
@@ -76,6 +79,51 @@ impl World {
         Agent::start(self.config.clone()).await
     }
 
+    /// A world of plain processes, as users without privileges have it.
+    pub fn posix() -> Self {
+        let mut world = Self::new();
+        world.config.launcher = LauncherKind::Posix;
+        world.add("posix/cpu", json!({}));
+        world.add("posix/mem", json!({}));
+        world.config.logger = Some(entry("sandbox", json!({})));
+        world
+    }
+
+    /// Writes the configuration to a file, as an operator would.
+    pub fn write_config(&self) -> PathBuf {
+        let config = &self.config;
+        let plugin = |plugin: &PluginConfig| {
+            let mut table = json!({ "name": plugin.name, "config": plugin.table });
+            if let Some(path) = &plugin.path {
+                table["path"] = json!(path);
+            }
+            if plugin.policy == FailPolicy::Optional {
+                table["policy"] = json!("optional");
+            }
+            table
+        };
+        let mut text = json!({
+            "runtime_dir": config.runtime_dir,
+            "work_dir": config.work_dir,
+            "socket": config.socket,
+            "plugin_dir": config.plugin_dir,
+            "launcher": match config.launcher {
+                LauncherKind::Linux => "linux",
+                LauncherKind::Posix => "posix",
+            },
+            "cgroup_root": config.cgroup_root,
+            "destroy_timeout": format!("{}ms", config.destroy_timeout.as_millis()),
+            "log": config.log,
+            "isolator": config.isolators.iter().map(plugin).collect::<Vec<_>>(),
+        });
+        if let Some(logger) = &config.logger {
+            text["logger"] = plugin(logger);
+        }
+        let file = self.directory.path().join("agent.toml");
+        fs::write(&file, toml::to_string(&text).expect("it has no nulls")).expect("a file");
+        file
+    }
+
     /// A root file system of busybox and its links, as a folder of this world.
     pub fn rootfs(&self) -> PathBuf {
         let rootfs = self.directory.path().join("rootfs");
@@ -102,15 +150,46 @@ impl World {
     pub fn leftovers(&self) -> Vec<String> {
         let mut found = Vec::new();
         found.extend(self.cgroups().iter().map(|path| format!("cgroup: {}", path.display())));
+        found.extend(self.processes().into_iter().map(|pid| format!("process: {pid}")));
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let here = self.directory.path().display().to_string();
         found.extend(mounts.lines().filter(|line| line.contains(&here)).map(|line| format!("mount: {line}")));
-        for folder in ["run/containers", "work/containers", "work/scratch/containers"] {
+        for folder in ["run/containers", "run/removed", "work/containers", "work/scratch/containers"] {
             let listing = fs::read_dir(self.directory.path().join(folder));
             let entries = listing.into_iter().flatten().flatten();
             found.extend(entries.map(|entry| format!("file: {}", entry.path().display())));
         }
         found
+    }
+
+    /// The processes that work in this world's directory, as those of containers without a root file system do.
+    pub fn processes(&self) -> Vec<i32> {
+        let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        let here = |pid: &i32| {
+            fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(self.directory.path()))
+        };
+        pids.filter(here).collect()
+    }
+
+    /// The record of a container, as it is on disk.
+    ///
+    /// # Panics
+    /// When it is not there, or not whole.
+    pub fn record(&self, id: &ContainerId) -> Record {
+        let path = folder_below(&self.config.runtime_dir, id).join("record");
+        let bytes = fs::read(&path).expect("a record");
+        let body = bytes.iter().position(|byte| *byte == b'\n').expect("a first line") + 1;
+        serde_json::from_slice(&bytes[body..]).expect("a whole record")
+    }
+
+    /// Where a control group of a container is in a v1 hierarchy, if this machine has that.
+    pub fn cgroup(&self, controller: &str, id: &ContainerId) -> Option<PathBuf> {
+        let hierarchy = Path::new("/sys/fs/cgroup").join(controller);
+        let parts = id.values().map(|value| format!("{value}.container"));
+        hierarchy
+            .is_dir()
+            .then(|| hierarchy.join("cofferdam-test").join(self.instance()).join(parts.collect::<PathBuf>()))
     }
 
     /// The control groups of this world's containers.
@@ -131,9 +210,21 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        // The agent's own, empty directories in each hierarchy.
+        // Containers of a test that failed, then the agent's own directories in each hierarchy. What cannot be
+        // removed is in nobody's way.
+        const PATIENCE: Duration = Duration::from_secs(5);
         for path in cgroup_directories("/sys/fs/cgroup", &self.instance()) {
-            drop(fs::remove_dir(path));
+            let v2 = path.join("cgroup.kill").exists();
+            let group = Cgroup::at(path.clone(), if v2 { Version::V2 } else { Version::V1 });
+            if v2 || path.join("freezer.state").exists() {
+                drop(group.kill_all(PATIENCE));
+            }
+        }
+        for pid in self.processes() {
+            drop(Process::open_any(pid).and_then(|process| process.kill()));
+        }
+        for path in cgroup_directories("/sys/fs/cgroup", &self.instance()) {
+            drop(Cgroup::at(path, Version::V1).remove(PATIENCE));
         }
     }
 }

@@ -101,8 +101,11 @@ fn execute<'a>(plan: &Plan<'a>) -> Failure<'a> {
     let arguments = Vector::lay(arguments, plan.arguments.iter());
     let environment = Vector::lay(environment, plan.environment.iter());
 
-    // From here on the agent may believe that the program runs, unless it hears otherwise.
-    let _ = sys::write(Fd(CONTROL), &[RUNNING]);
+    // From here on the agent may believe that the program runs, unless it hears otherwise. One that is not there
+    // any more will believe that it does not.
+    if let Err(errno) = sys::write(Fd(CONTROL), &[RUNNING]) {
+        return Failure::of(Step::Exec, errno, plan.program);
+    }
     sys::unblock_signals();
     let errno = if plan.program.to_bytes().contains(&b'/') {
         sys::execute(plan.program, &arguments, &environment)

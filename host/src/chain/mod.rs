@@ -12,7 +12,7 @@
 
 mod plan;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -160,6 +160,12 @@ impl Chain {
         self.isolators.iter().chain(&self.logger)
     }
 
+    /// Whether there is any isolator.
+    #[must_use]
+    pub fn has_isolators(&self) -> bool {
+        !self.isolators.is_empty()
+    }
+
     /// The plugin of that name.
     #[must_use]
     pub fn plugin(&self, name: &str) -> Option<&Arc<Plugin>> {
@@ -282,6 +288,12 @@ impl Chain {
         (watches, failed)
     }
 
+    /// Makes an error of an errand that was left behind, and notes whose call was late.
+    #[must_use]
+    pub fn left_behind(&self, abandoned: Abandoned) -> ChainError {
+        self.blame(abandoned).into()
+    }
+
     /// Whether a launch can do without those who failed: then they are absent from now on.
     ///
     /// # Errors
@@ -343,13 +355,23 @@ impl Chain {
         .await?
     }
 
-    /// Asks every plugin that watches whether a limit was reached, and answers the first that was.
-    pub async fn limitations(&self, case: &Case) -> Option<Limitation> {
-        let said: Said<Option<Limitation>> = self.each(case, Method::Limitation, None).await;
-        for error in said.failed {
-            tracing::warn!(container = %case.id, "cannot tell whether a limit was reached: {error}");
+    /// Asks every plugin that can tell whether a limit was reached, as steps of an errand whose patience is
+    /// [`Chain::patience_down`], and answers the first that was.
+    pub fn limitations(&self, errand: &Errand, case: &Case) -> Option<Limitation> {
+        let id = case.id.as_str();
+        for (plugin, request) in self.calls(case, Method::Limitation) {
+            let asked = plugin
+                .call_raw(errand, &*self.recoverer, Method::Limitation, id, &request, &[])
+                .and_then(|reaction| plugin.read::<Option<Limitation>>(Method::Limitation, &reaction));
+            match asked {
+                Ok(None) => {}
+                Ok(reached) => return reached,
+                Err(error) => {
+                    tracing::warn!(container = id, "cannot tell whether a limit was reached: {error}");
+                }
+            }
         }
-        said.answers.into_iter().find_map(|(_, limitation)| limitation)
+        None
     }
 
     /// Changes what a container may use. When a plugin says no, those before it are told to go back.
@@ -417,10 +439,9 @@ impl Chain {
         self.each(case, Method::Status, None).await
     }
 
-    /// Undoes everything, last first. Answers who could not; they are to be asked again.
-    pub async fn cleanup(&self, case: &Case) -> Vec<CallError> {
-        let mut calls = self.subjects(case, Method::Cleanup);
-        calls.reverse();
+    /// Undoes everything, last first, as steps of an errand whose patience is [`Chain::patience_down`]. Answers
+    /// who could not; they are to be asked again. Those in `late` are not asked this time.
+    pub fn cleanup(&self, errand: &Errand, case: &Case, late: &BTreeSet<String>) -> Vec<CallError> {
         let mut failed: Vec<CallError> = case
             .parties
             .iter()
@@ -434,35 +455,23 @@ impl Chain {
                     .into(),
             })
             .collect();
-        // After a late call, the rest go on a new errand.
-        while !calls.is_empty() {
-            let recoverer = Arc::clone(&self.recoverer);
-            let id = case.id.clone();
-            let (tell, told) = std::sync::mpsc::channel();
-            let batch = calls.clone();
-            let outcome = self
-                .errand(Method::Cleanup, move |errand| {
-                    for (plugin, subject) in batch {
-                        let request = serde_json::to_vec(&subject).unwrap_or_default();
-                        let outcome = plugin
-                            .call_raw(errand, &*recoverer, Method::Cleanup, id.as_str(), &request, &[])
-                            .map(drop);
-                        // The receiver is gone only when nobody waits any more.
-                        drop(tell.send(outcome));
-                    }
-                })
-                .await;
-            let finished: Vec<_> = told.try_iter().collect();
-            calls.drain(..finished.len().min(calls.len()));
-            failed.extend(finished.into_iter().filter_map(Result::err));
-            if let Err(error) = outcome {
-                failed.push(error);
-                if !calls.is_empty() {
-                    calls.remove(0);
-                }
+        for (plugin, request) in self.calls(case, Method::Cleanup).into_iter().rev() {
+            if late.contains(&**plugin.name()) {
+                let reason = "did not answer a moment ago, and is asked again later".into();
+                failed.push(CallError::Late { plugin: plugin.name().to_string(), reason });
+                continue;
             }
+            let id = case.id.as_str();
+            let outcome = plugin.call_raw(errand, &*self.recoverer, Method::Cleanup, id, &request, &[]);
+            failed.extend(outcome.err());
         }
         failed
+    }
+
+    /// The shortest deadline of any call on a container's way down.
+    #[must_use]
+    pub fn patience_down(&self) -> Duration {
+        self.patience(Method::Cleanup).min(self.patience(Method::Limitation))
     }
 
     /// Tells every plugin what is there already. One that does not recover is out of service.

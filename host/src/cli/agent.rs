@@ -78,7 +78,9 @@ pub(super) fn start_logging(config: &Config) {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(&config.log))
         .with_ansi(io::stderr().is_terminal())
-        .with_writer(io::stderr);
+        .with_writer(io::stderr)
+        // Where the log goes may go away, and no launch may fail for that.
+        .log_internal_errors(false);
     // Failing means that somebody who embeds us has set one already.
     drop(if config.log_json { builder.json().try_init() } else { builder.try_init() });
 }

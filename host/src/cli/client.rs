@@ -169,3 +169,154 @@ pub(super) enum Launched {
     /// A container of that id was there already.
     Already,
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::agent::Agent;
+    use crate::api::types::{RemoveContainer, WaitContainer};
+    use crate::api::{self, Listener, wire_id};
+    use crate::config::{ApiLimits, Config, LauncherKind};
+    use crate::container::{Command, ContainerId, Request};
+
+    /// A real agent for any user: plain processes, no plugins.
+    struct World {
+        agent: Agent,
+        client: Client,
+        stop: oneshot::Sender<()>,
+        served: tokio::task::JoinHandle<()>,
+        _folder: tempfile::TempDir,
+    }
+
+    async fn world() -> World {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("agent.sock");
+        let config = Config {
+            file: None,
+            runtime_dir: folder.path().join("run"),
+            work_dir: folder.path().join("work"),
+            socket: socket.clone(),
+            plugin_dir: folder.path().to_owned(),
+            launcher: LauncherKind::Posix,
+            cgroup_root: "cofferdam-test".into(),
+            isolators: Vec::new(),
+            logger: None,
+            destroy_timeout: Duration::from_secs(60),
+            api: ApiLimits { body: 4096, idle: Duration::from_millis(300) },
+            log: "off".to_owned(),
+            log_json: false,
+        };
+        let agent = Agent::start(config).await.unwrap();
+        let listener = Listener::bind(&socket).unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let served = tokio::spawn(api::serve(agent.clone(), listener, async { stopped.await.unwrap() }));
+        World { agent, client: Client::new(socket), stop, served, _folder: folder }
+    }
+
+    fn request(id: &str, command: &[&str]) -> Request {
+        let arguments: Vec<String> = command.iter().map(ToString::to_string).collect();
+        let value = arguments.first().cloned();
+        let command = Command { shell: false, value, arguments, ..Command::default() };
+        Request::new(ContainerId::parse(id).unwrap(), command)
+    }
+
+    async fn wait(client: &Client, id: &str) -> Result<Option<i32>, ClientError> {
+        let container_id = wire_id(&ContainerId::parse(id).unwrap());
+        let take = |response| match response {
+            Response::WaitContainer(ended) => Some(ended.exit_status),
+            _ => None,
+        };
+        client.ask(&Call::WaitContainer(WaitContainer { container_id }), take).await
+    }
+
+    fn status(error: &ClientError) -> u16 {
+        match error {
+            ClientError::Refused { status, .. } => *status,
+            other => panic!("{other}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_container_lives_and_is_forgotten() {
+        let world = world().await;
+        let client = &world.client;
+        assert_eq!(client.launch(&request("a", &["sh", "-c", "exit 3"])).await.unwrap(), Launched::Now);
+        assert_eq!(client.launch(&request("a", &["true"])).await.unwrap(), Launched::Already);
+        for _ in 0..2 {
+            assert_eq!(wait(client, "a").await.unwrap(), Some(3 << 8));
+        }
+        let remove = Call::RemoveContainer(RemoveContainer { container_id: wire_id(&request("a", &[]).id) });
+        client.tell(&remove).await.unwrap();
+        assert_eq!(status(&client.tell(&remove).await.unwrap_err()), 404);
+        assert_eq!(status(&wait(client, "a").await.unwrap_err()), 404);
+    }
+
+    #[tokio::test]
+    async fn a_command_that_cannot_be_executed_says_so_without_words() {
+        let world = world().await;
+        for (command, word) in [("no-such-command", "not found"), ("/etc/passwd", "not executable")] {
+            match world.client.launch(&request("a", &[command])).await {
+                Err(ClientError::Refused { status: 400, exec_failure, source, .. }) => {
+                    assert_eq!(exec_failure.as_deref(), Some(word));
+                    assert!(source.is_some(), "the cause is lost");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn who_waits_when_the_agent_stops_is_sent_away_and_the_container_runs_on() {
+        let world = world().await;
+        world.client.launch(&request("long", &["sleep", "1000"])).await.unwrap();
+        let waiting = tokio::spawn({
+            let client = world.client.clone();
+            async move { wait(&client, "long").await }
+        });
+        // One answered question on a later connection: the one before it has been accepted.
+        world.client.tell(&Call::GetHealth).await.unwrap();
+        world.stop.send(()).unwrap();
+        world.served.await.unwrap();
+        match waiting.await.unwrap().unwrap_err() {
+            ClientError::Refused { status, .. } => assert_eq!(status, 503),
+            // It had not asked yet when the socket went away.
+            other => assert!(
+                matches!(other, ClientError::NobodyAnswers { .. } | ClientError::Broken { .. }),
+                "{other}"
+            ),
+        }
+        assert_eq!(world.agent.containers()[0].phase, crate::container::Phase::Running);
+        assert!(world.agent.end_all().await.is_empty());
+        assert!(matches!(world.client.tell(&Call::GetHealth).await, Err(ClientError::NobodyAnswers { .. })));
+    }
+
+    /// Sends bytes and answers what comes back until the agent closes the connection.
+    async fn raw(world: &World, bytes: &[u8]) -> String {
+        let mut stream = UnixStream::connect(&world.client.socket).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn nobody_holds_a_connection_for_ever() {
+        let world = world().await;
+        assert_eq!(raw(&world, b"").await, "");
+        assert_eq!(raw(&world, b"GET /heal").await, "");
+        let idle = raw(&world, b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        assert!(idle.starts_with("HTTP/1.1 200"), "{idle}");
+        let head = "POST /api/v1 HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length:";
+        let slow = raw(&world, format!("{head} 20\r\n\r\n{{").as_bytes()).await;
+        assert!(slow.starts_with("HTTP/1.1 408"), "{slow}");
+        let large = raw(&world, format!("{head} 5000\r\n\r\n{}", "x".repeat(5000)).as_bytes()).await;
+        assert!(large.starts_with("HTTP/1.1 413"), "{large}");
+        let method = raw(&world, b"GET /api/v1 HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        assert!(method.starts_with("HTTP/1.1 405") && method.contains("allow: POST"), "{method}");
+    }
+}

@@ -32,6 +32,7 @@ use self::client::Client;
 use self::report::Failure;
 use crate::config::{Surroundings, default_socket};
 use crate::container::ContainerId;
+use crate::fetcher;
 
 /// Runs containers whose isolation is made of plugins.
 ///
@@ -62,6 +63,9 @@ enum Verb {
     Rm(rm::Arguments),
     Check(check::Arguments),
     Plugin(plugin::Arguments),
+    /// Fetches the files of a container; the agent runs it
+    #[command(hide = true)]
+    Fetch,
 }
 
 /// Does what the command line says. The status is that of the container for `run` and `wait`.
@@ -70,6 +74,8 @@ pub fn run() -> ExitCode {
     let arguments = Arguments::parse();
     let socket = arguments.socket;
     report::exit(match arguments.verb {
+        // It answers the agent, in a way of its own.
+        Verb::Fetch => return fetcher::main(),
         Verb::Agent(verb) => agent::run(verb, socket),
         Verb::Run(verb) => run::run(*verb, socket),
         Verb::Ps(verb) => ps::run(&verb, &client(socket)),

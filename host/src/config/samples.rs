@@ -117,17 +117,29 @@ fn a_flag_overrides_the_key_of_its_name_and_what_follows_from_it() {
 fn without_a_file_the_usual_plugins_are_used_as_far_as_they_are_there() {
     let config = Config::embedded(&Overrides::default(), &around(0), &Manifests).unwrap();
     let names: Vec<&str> = config.isolators.iter().map(|plugin| plugin.name.as_str()).collect();
-    assert_eq!(names, ["filesystem/linux", "cgroups/mem", "posix/cpu"]);
+    assert_eq!(names, CHAIN_OF_ROOT);
     assert_eq!(config.logger.unwrap().name, "sandbox");
 
     let config = Config::embedded(&Overrides::default(), &around(1000), &Manifests).unwrap();
     assert_eq!(config.launcher, LauncherKind::Posix);
-    assert_eq!(config.isolators.len(), 1);
+    assert_eq!(config.isolators.len(), CHAIN_OF_OTHERS.len());
 
     let empty = tempfile::tempdir().unwrap();
     let overrides = Overrides { plugin_dir: Some(empty.path().to_owned()), ..Overrides::default() };
     let error = Config::embedded(&overrides, &around(0), &Manifests).unwrap_err().to_string();
     assert!(error.contains("there is no plugin `sandbox`"), "{error}");
+}
+
+#[test]
+fn the_examples_resolve() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+    let overrides = Overrides { plugin_dir: Some(folder("plugins")), ..Overrides::default() };
+    for (file, uid, plugins) in [("agent.toml", 0, 7), ("user.toml", 1000, 2)] {
+        match Config::load(&examples.join(file), &overrides, &around(uid), &Manifests) {
+            Ok(config) => assert_eq!((config.isolators.len(), config.logger.is_some()), (plugins, true)),
+            Err(error) => panic!("{error}"),
+        }
+    }
 }
 
 #[test]

@@ -15,6 +15,8 @@ use crate::view::Summary;
 pub(crate) struct Cell {
     id: ContainerId,
     record: Mutex<Arc<Record>>,
+    /// Changes follow each other.
+    changing: Mutex<()>,
     /// What keeps it from being cleaned up.
     stuck: Mutex<Vec<String>>,
     process: Mutex<Option<Arc<Process>>>,
@@ -31,6 +33,7 @@ impl Cell {
         Self {
             id: record.id.clone(),
             record: Mutex::new(Arc::new(record)),
+            changing: Mutex::default(),
             stuck: Mutex::default(),
             process: Mutex::default(),
             wish: watch::Sender::new(None),
@@ -75,17 +78,19 @@ impl Cell {
 
     /// Changes what is known of it, in memory only: for what a restart would find out by itself.
     pub(super) fn note(&self, change: impl FnOnce(&mut Record)) {
+        let _changing = lock(&self.changing);
         change(Arc::make_mut(&mut lock(&self.record)));
     }
 
     /// Changes what is known of it, on disk and then in memory. Blocks.
     pub(super) fn amend(&self, ledger: &Ledger, change: impl FnOnce(&mut Record)) -> Result<(), LedgerError> {
-        // Held while writing, so that records reach the disk in the order in which they were made.
-        let mut record = lock(&self.record);
-        let mut changed = Record::clone(&record);
+        // Held while writing, so that records reach the disk in the order in which they were made. Who only wants to
+        // look does not wait for the disk.
+        let _changing = lock(&self.changing);
+        let mut changed = Record::clone(&self.record());
         change(&mut changed);
         ledger.write(&changed)?;
-        *record = Arc::new(changed);
+        *lock(&self.record) = Arc::new(changed);
         Ok(())
     }
 

@@ -275,6 +275,14 @@ pub enum UpdateError {
     /// A plugin said no.
     #[error("the chain refuses the update")]
     Chain(#[from] ChainError),
+    /// That it is to be changed could not be put on record; nothing was.
+    #[error("cannot put the update of container `{id}` on record")]
+    Intent {
+        /// The container.
+        id: ContainerId,
+        /// Why.
+        source: LedgerError,
+    },
     /// The change holds, and would not survive the agent.
     #[error("the update is in force and could not be put on record")]
     Ledger(#[from] LedgerError),

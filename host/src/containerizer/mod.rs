@@ -36,7 +36,7 @@ use crate::container::{ContainerId, Phase, Reason, Request, Resources, Terminati
 use crate::errand::Errands;
 use crate::fetcher::Fetcher;
 use crate::launcher::Launcher;
-use crate::ledger::{Cause, Ledger, Record, folder_below, now_unix_ms};
+use crate::ledger::{Cause, Ledger, Lock, Record, folder_below, now_unix_ms};
 use crate::view::{Inspection, Served, StatusView, Summary, UsageView};
 
 pub use error::{KillError, LaunchError, RemoveError, UpdateError};
@@ -61,6 +61,8 @@ pub(crate) struct House {
     pub(crate) errands: Errands,
     pub(crate) table: Arc<Table>,
     pub(crate) work_dir: PathBuf,
+    /// Keeps other agents out of the work directory, unless the ledger does.
+    pub(crate) _work_lock: Option<Lock>,
     pub(crate) cgroups: cofferdam_linux::cgroup::Cgroups,
     pub(crate) boot_id: String,
     /// How many descriptors a command may open if no plugin says otherwise: what this process was allowed
@@ -141,6 +143,11 @@ impl Native {
     pub async fn remove(&self, id: &ContainerId) -> Result<bool, RemoveError> {
         let house = &self.0;
         let Some(cell) = house.table.get(id) else { return Ok(false) };
+        let _turn = cell.turn().await;
+        // Somebody else may have removed it meanwhile, and the id may be that of a new container.
+        if !house.table.get(id).is_some_and(|known| Arc::ptr_eq(&known, &cell)) {
+            return Ok(false);
+        }
         for cell in house.table.within(id) {
             let phase = cell.phase();
             if phase.is_live() {
@@ -188,17 +195,21 @@ impl Native {
                 unknown()
             });
         }
+        let intended = resources.clone();
+        let intent = house.amend(&cell, |record| record.updating = Some(intended)).await;
+        intent.map_err(|source| UpdateError::Intent { id: id.clone(), source })?;
         let from = cell.record().resources.clone();
-        let states = house.chain.update(&cell.case(), from, resources.clone()).await?;
-        let amend = move |record: &mut Record| {
-            record.resources = resources;
-            for (plugin, state) in states {
-                if let Some(party) = record.parties.iter_mut().find(|party| party.plugin == plugin) {
-                    party.state = state;
+        match house.chain.update(&cell.case(), from, resources.clone()).await {
+            Ok(states) => house.amend(&cell, |record| record.updated(resources, states)).await?,
+            Err(refusal) => {
+                // Left on record, it would be undone once more by the next agent, which does no harm.
+                if let Err(error) = house.amend(&cell, |record| record.updating = None).await {
+                    tracing::warn!(container = %id, "{}", crate::report::chain(&error));
                 }
+                return Err(refusal.into());
             }
-        };
-        house.amend(&cell, amend).await.map_err(UpdateError::from)
+        }
+        Ok(())
     }
 
     /// What a container uses. `None` for one that nobody knows or that does not run.
@@ -328,8 +339,16 @@ impl House {
         record.cgroups = self.cgroups_of(&id);
         let cell = self.table.admit(record).ok_or_else(|| LaunchError::Duplicate { id: id.clone() })?;
         // A parent that began to end before this looks was not told of the child by the table; one that
-        // begins later is.
-        self.check_parent(&id).inspect_err(|_| self.table.forget(&id))?;
+        // begins later is. One in between may be waiting for the child already.
+        self.check_parent(&id).inspect_err(|_| {
+            self.table.forget(&id);
+            cell.note(|record| record.phase = Phase::Ended);
+            cell.announce(Termination {
+                reason: Some(Reason::ParentEnded),
+                at_unix_ms: now_unix_ms(),
+                ..Termination::default()
+            });
+        })?;
         Ok(cell)
     }
 

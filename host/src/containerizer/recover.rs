@@ -22,7 +22,7 @@ use super::task::{Running, resume};
 use super::{House, PATIENCE, destroy};
 use crate::container::{Command, ContainerClass, ContainerId, Phase, Reason, Request, Termination};
 use crate::launcher;
-use crate::ledger::{Cause, Entry, LedgerError, Record, now_unix_ms};
+use crate::ledger::{Cause, Entry, LedgerError, Record, RecordError, now_unix_ms};
 
 /// What was found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -41,6 +41,9 @@ pub enum RecoverError {
     /// The ledger cannot be read.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// A record cannot be read by this agent, though nothing is wrong with it.
+    #[error(transparent)]
+    Record(#[from] RecordError),
     /// The launcher's traces cannot be read.
     #[error(transparent)]
     Launcher(#[from] launcher::RecoverError),
@@ -51,7 +54,7 @@ pub enum RecoverError {
 
 /// What is to become of a container.
 enum Fate {
-    GoesOn(Process),
+    GoesOn(Arc<Process>),
     Undone(Cause),
     Kept,
 }
@@ -89,6 +92,8 @@ fn look(house: &House) -> Result<Vec<(Arc<Cell>, Fate)>, RecoverError> {
                 let fate = decide(house, &record);
                 (record, fate)
             }
+            // The container may be as healthy as can be; another agent will know.
+            Err(error) if !error.is_damage() => return Err(error.into()),
             Err(error) => {
                 let trouble = crate::report::chain(&error);
                 tracing::error!(container = %id, "undone by name: {trouble}");
@@ -156,11 +161,12 @@ fn add(house: &House, found: &mut Vec<(Arc<Cell>, Fate)>, mut record: Record, fa
         }
     }
     if let Some(cell) = house.table.admit(record) {
-        if let Fate::GoesOn(process) = &fate
-            && let Ok(process) = process.try_clone()
-        {
-            cell.set_process(Some(Arc::new(process)));
-        }
+        cell.set_process(match &fate {
+            Fate::GoesOn(process) => Some(Arc::clone(process)),
+            // Some launchers have nothing else by which to find the others.
+            Fate::Undone(_) => first_process(house, &cell.record()).and_then(Result::ok).map(Arc::new),
+            Fate::Kept => None,
+        });
         found.push((cell, fate));
     }
 }
@@ -174,8 +180,8 @@ fn decide(house: &House, record: &Record) -> Fate {
         Phase::Running if record.request.class == ContainerClass::Debug => {
             undone(Reason::Unrecoverable, "a debug container ends when the agent restarts")
         }
-        Phase::Running => match record.process.map(|born| Process::open(born.pid, born.start_time)) {
-            Some(Ok(process)) if !process.has_ended().unwrap_or(true) => Fate::GoesOn(process),
+        Phase::Running => match first_process(house, record) {
+            Some(Ok(process)) if !process.has_ended().unwrap_or(true) => Fate::GoesOn(Arc::new(process)),
             Some(Ok(_) | Err(ProcessError::Gone { .. } | ProcessError::Recycled { .. })) => {
                 Fate::Undone(Cause::by_itself())
             }
@@ -184,6 +190,12 @@ fn decide(house: &House, record: &Record) -> Fate {
         },
         _ => undone(Reason::LaunchFailed, "the agent died while it was being launched"),
     }
+}
+
+/// The first process that is on record, if it can be there at all: numbers of another boot are others'.
+fn first_process(house: &House, record: &Record) -> Option<Result<Process, ProcessError>> {
+    let born = record.process.filter(|_| record.boot_id == house.boot_id)?;
+    Some(Process::open(born.pid, born.start_time))
 }
 
 /// A record for a container of which only the id is known.
@@ -199,7 +211,8 @@ fn unknown(house: &House, id: ContainerId) -> Record {
 }
 
 /// Takes over a container that runs.
-async fn go_on(house: &Arc<House>, cell: Arc<Cell>, process: Process) {
+async fn go_on(house: &Arc<House>, cell: Arc<Cell>, process: Arc<Process>) {
+    take_back_update(house, &cell).await;
     let (watches, failed) = {
         let _turn = cell.turn().await;
         house.chain.watch(&cell.case()).await
@@ -208,16 +221,35 @@ async fn go_on(house: &Arc<House>, cell: Arc<Cell>, process: Process) {
         // A healthy container is not ended because a plugin is not well.
         tracing::error!(container = %cell.id(), "goes on without being watched for all limits: {error}");
     }
-    let running = Running { process: Arc::new(process), watches };
+    let running = Running { process, watches };
     tokio::spawn(resume(Arc::clone(house), cell, running));
 }
 
-/// Removes scratch directories of containers that nobody knows.
+/// Takes back an update in which the agent died: nobody was told that it succeeded.
+async fn take_back_update(house: &House, cell: &Arc<Cell>) {
+    let record = cell.record();
+    let Some(half_done) = record.updating.clone() else { return };
+    let _turn = cell.turn().await;
+    tracing::warn!(container = %cell.id(), "an update was not finished, and is taken back");
+    let resources = record.resources.clone();
+    let trouble = match house.chain.update(&cell.case(), half_done, resources.clone()).await {
+        Ok(states) => {
+            let amended = house.amend(cell, |record| record.updated(resources, states)).await;
+            amended.err().map(|error| crate::report::chain(&error))
+        }
+        Err(error) => Some(crate::report::chain(&error)),
+    };
+    if let Some(trouble) = trouble {
+        // The next agent tries again.
+        tracing::error!(container = %cell.id(), "its limits may be other than its record says: {trouble}");
+    }
+}
+
+/// Removes scratch directories of containers that nobody knows, or that have ended.
 fn sweep_scratch(house: &House) {
     for id in top_level(&house.work_dir.join("scratch").join("containers")) {
-        if house.table.get(&id).is_none()
-            && let Err(error) = destroy::remove_tree(&house.scratch(&id))
-        {
+        let is_live = house.table.get(&id).is_some_and(|cell| cell.phase().is_live());
+        if !is_live && let Err(error) = destroy::remove_tree(&house.scratch(&id)) {
             tracing::warn!(container = %id, "its scratch directory is left over, and cannot be removed: {error}");
         }
     }

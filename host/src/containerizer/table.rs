@@ -1,6 +1,7 @@
 //! All containers of the agent, and what a plugin that starts anew is told of them.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use cofferdam_plugin_model::{RecoverReply, RecoverRequest, Recovered, Subject, Verdict};
@@ -46,12 +47,14 @@ impl Table {
 
     /// A container and all that are nested in it.
     pub(super) fn within(&self, id: &ContainerId) -> Vec<Arc<Cell>> {
-        self.lock().values().filter(|cell| cell.id().is_within(id)).cloned().collect()
+        let cells = self.lock();
+        cells.get(id).into_iter().chain(below(&cells, id)).cloned().collect()
     }
 
     /// The containers that are nested directly in one.
     pub(super) fn children(&self, id: &ContainerId) -> Vec<Arc<Cell>> {
-        self.lock().values().filter(|cell| cell.id().parent().as_ref() == Some(id)).cloned().collect()
+        let depth = id.values().count() + 1;
+        below(&self.lock(), id).filter(|cell| cell.id().values().count() == depth).cloned().collect()
     }
 
     /// Gives a container a place. `None` when its id is taken.
@@ -67,12 +70,29 @@ impl Table {
 
     /// Forgets a container and all that are nested in it.
     pub(super) fn forget(&self, id: &ContainerId) {
-        self.lock().retain(|known, _| !known.is_within(id));
+        let mut cells = self.lock();
+        let gone: Vec<ContainerId> = below(&cells, id).map(|cell| cell.id().clone()).collect();
+        for id in gone.iter().chain([id]) {
+            cells.remove(id);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<ContainerId, Arc<Cell>>> {
         self.cells.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// All containers nested in one, however deep. Their ids lie together: they begin with its id and a dot.
+fn below<'a>(
+    cells: &'a BTreeMap<ContainerId, Arc<Cell>>,
+    id: &ContainerId,
+) -> impl Iterator<Item = &'a Arc<Cell>> + use<'a> {
+    let first = format!("{id}.");
+    // The character after the dot.
+    let end = format!("{id}/");
+    cells
+        .range::<str, _>((Bound::Included(first.as_str()), Bound::Excluded(end.as_str())))
+        .map(|(_, cell)| cell)
 }
 
 impl Recoverer for Table {

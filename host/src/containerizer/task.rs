@@ -66,11 +66,7 @@ async fn attend(house: &Arc<House>, cell: &Arc<Cell>, running: Running) -> Cause
         biased;
         Some(cause) = limits.recv() => cause,
         cause = cell.wished() => cause,
-        () = ended(&process) => {
-            let _turn = cell.turn().await;
-            let limitation = house.chain.limitations(&cell.case()).await;
-            limitation.map_or_else(Cause::by_itself, over_limit)
-        }
+        () = ended(&process) => Cause::by_itself(),
     }
 }
 
@@ -103,7 +99,7 @@ async fn observe(house: Arc<House>, cell: Arc<Cell>, watch: Watch, reached: mpsc
         match asked {
             Ok(Some(limitation)) => {
                 // The first limit counts; a full channel holds one already.
-                drop(reached.try_send(over_limit(limitation)));
+                drop(reached.try_send(Cause::over_limit(limitation)));
                 return;
             }
             Ok(None) => {}
@@ -111,14 +107,6 @@ async fn observe(house: Arc<House>, cell: Arc<Cell>, watch: Watch, reached: mpsc
                 tracing::warn!(container = %cell.id(), "cannot tell whether a limit was reached: {error}");
             }
         }
-    }
-}
-
-fn over_limit(limitation: cofferdam_plugin_model::Limitation) -> Cause {
-    Cause {
-        reason: Some(Reason::Limitation(limitation.reason)),
-        message: Some(limitation.message),
-        limited: limitation.resources,
     }
 }
 

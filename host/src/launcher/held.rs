@@ -4,6 +4,7 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use cofferdam_init::plan::{EncodeError, Plan, flag};
 use cofferdam_init::report::{RUNNING, Record, Step};
@@ -18,6 +19,9 @@ pub struct Held {
     control: UnixStream,
     flags: u32,
 }
+
+/// How long a first process that we have lost touch with is waited for.
+const LAST_BREATH: Duration = Duration::from_secs(1);
 
 /// Flags of a plan that are facts of the birth rather than wishes.
 const FACTS: u32 = flag::PID_NAMESPACE | flag::MOUNT_NAMESPACE | flag::SWEEP;
@@ -52,16 +56,23 @@ impl Held {
     /// Hands the plan over and waits until its program runs.
     ///
     /// Facts of the birth among the plan's flags are set here. If the first process is killed meanwhile, as by
-    /// `destroy`, this ends with [`StartError::Died`]. After an error the process has ended and is reaped.
+    /// `destroy`, this ends with [`StartError::Died`]. After an error the process has ended and is reaped; one that
+    /// we have lost touch with may not have, and is left to `destroy`.
     pub fn release(mut self, mut plan: Plan) -> Result<Process, StartError> {
         plan.flags = plan.flags & !FACTS | self.flags;
         let outcome = plan.encode().map_err(StartError::Plan).and_then(|message| self.start(&message));
         let Err(error) = outcome else { return Ok(self.process) };
 
         let process = self.abandon();
-        // It has reported, or has lost us, and has nothing left to do but end.
-        let reaped = process.wait(None).and_then(|_| process.reap());
-        drop(reaped);
+        // It has reported, or has lost us, and has nothing left to do but end. One that does not know that is not
+        // waited for, or that would be for as long as its program runs: `destroy` ends it.
+        let patience = match &error {
+            StartError::Failed { .. } => None,
+            _ => Some(LAST_BREATH),
+        };
+        if process.wait(patience).unwrap_or(false) {
+            drop(process.reap());
+        }
         Err(error)
     }
 

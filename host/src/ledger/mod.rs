@@ -5,6 +5,8 @@
 //! <runtime_dir>/containers/<id>/record             a line of its own, then JSON
 //! <runtime_dir>/containers/<id>/status             written by the container's first process
 //! <runtime_dir>/containers/<id>/containers/<id>/…  nested containers
+//! <runtime_dir>/removed/<id>                       on its way out, and known to nobody any more
+//! <work_dir>/agent.lock                            as above
 //! ```
 //!
 //! A record is written to a temporary file and renamed over the old one, so it is never half there. It is
@@ -12,26 +14,30 @@
 //! there are no containers that it could speak of, which the boot id tells. A record that is torn all the
 //! same, by a full disk or a stranger, is reported, and its container is undone by name.
 
+mod lock;
 mod record;
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use cofferdam_plugin_model::ContainerId;
-use nix::fcntl::{Flock, FlockArg};
 
+pub use lock::Lock;
 pub use record::{Birthmark, Cause, Record, RecordError, now_unix_ms};
 
 /// The folder for containers, in the runtime directory and in every container's.
 const CONTAINERS: &str = "containers";
 
+/// The folder for what is being forgotten, in the runtime directory.
+const REMOVED: &str = "removed";
+
 /// The records of one agent.
 #[derive(Debug)]
 pub struct Ledger {
     runtime_dir: PathBuf,
-    _lock: Flock<File>,
+    _lock: Lock,
 }
 
 /// A container that the ledger knows.
@@ -47,7 +53,7 @@ pub struct Entry {
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
     /// The directory cannot be made or opened.
-    #[error("cannot use runtime directory `{path}`")]
+    #[error("cannot use directory `{path}`")]
     Directory {
         /// The directory.
         path: PathBuf,
@@ -56,8 +62,8 @@ pub enum LedgerError {
     },
     /// Another agent is there.
     #[error(
-        "runtime directory `{path}` belongs to another running agent; give this one its own with \
-         `--runtime-dir` (and `--work-dir`)"
+        "directory `{path}` belongs to another running agent; give this one its own with `--runtime-dir` \
+         and `--work-dir`"
     )]
     InUse {
         /// The directory.
@@ -94,17 +100,11 @@ impl Ledger {
         let directory_error = |source| LedgerError::Directory { path: runtime_dir.to_owned(), source };
         fs::DirBuilder::new().recursive(true).mode(0o711).create(runtime_dir).map_err(directory_error)?;
         let runtime_dir = runtime_dir.canonicalize().map_err(directory_error)?;
-        let lock = fs::OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(runtime_dir.join("agent.lock"))
-            .map_err(directory_error)?;
-        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-            nix::errno::Errno::EWOULDBLOCK => LedgerError::InUse { path: runtime_dir.clone() },
-            other => directory_error(other.into()),
-        })?;
+        let lock = Lock::take(&runtime_dir)?;
+        // What the last agent did not come to remove.
+        if let Err(error) = remove_tree(&runtime_dir.join(REMOVED)) {
+            tracing::warn!("{}: not removed yet: {error}", runtime_dir.join(REMOVED).display());
+        }
         Ok(Self { runtime_dir, _lock: lock })
     }
 
@@ -156,17 +156,26 @@ impl Ledger {
         fs::rename(&temporary, path)
     }
 
-    /// Forgets a container and all that are nested in it. One that is not there is forgotten already.
+    /// Forgets a container and all that are nested in it, at once: there is no moment at which half of it is
+    /// known. One that is not there is forgotten already.
     ///
     /// # Errors
-    /// When something of it is still there.
+    /// When something of it is still there; then this is to be called again.
     pub fn remove(&self, id: &ContainerId) -> Result<(), LedgerError> {
         let path = self.folder(id);
-        match fs::remove_dir_all(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(LedgerError::Remove { id: id.clone(), path, source: error })
-            }
-            _ => Ok(()),
+        self.remove_from(&path, id).map_err(|source| LedgerError::Remove { id: id.clone(), path, source })
+    }
+
+    fn remove_from(&self, path: &Path, id: &ContainerId) -> io::Result<()> {
+        let removed = self.runtime_dir.join(REMOVED);
+        let gone = removed.join(id.as_str());
+        // An earlier call may have come this far.
+        remove_tree(&gone)?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&removed)?;
+        match fs::rename(path, &gone) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+            Ok(()) => remove_tree(&gone),
         }
     }
 
@@ -207,6 +216,14 @@ impl Ledger {
             self.collect(&folder.join(&name).join(CONTAINERS), Some(&id), entries)?;
         }
         Ok(())
+    }
+}
+
+/// Removes a folder with all that is in it. One that is not there is removed already.
+fn remove_tree(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
     }
 }
 
@@ -265,6 +282,26 @@ mod tests {
         flipped[last] ^= 1;
         fs::write(&path, &flipped).unwrap();
         assert!(matches!(ledger.entries().unwrap()[0].record, Err(RecordError::Checksum { .. })));
+    }
+
+    #[test]
+    fn a_removal_that_was_cut_off_is_finished_and_known_to_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(folder.path()).unwrap();
+        let id = ContainerId::parse("web").unwrap();
+        ledger.write(&record("web")).unwrap();
+        let removed = folder.path().join(REMOVED);
+        fs::create_dir_all(&removed).unwrap();
+        fs::rename(ledger.folder(&id), removed.join("web")).unwrap();
+        assert!(ledger.entries().unwrap().is_empty());
+        ledger.write(&record("web")).unwrap();
+        ledger.remove(&id).unwrap();
+        assert!(ledger.entries().unwrap().is_empty() && fs::read_dir(&removed).unwrap().next().is_none());
+
+        fs::create_dir(removed.join("web")).unwrap();
+        drop(ledger);
+        Ledger::open(folder.path()).unwrap();
+        assert!(!removed.exists());
     }
 
     #[test]

@@ -3,13 +3,15 @@
 //! The first line is `cofferdam-record <version> <crc32 of the rest>`; the rest is JSON. A newer version
 //! adds fields with defaults; when it must do more, the number goes up and the older shape stays readable.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use cofferdam_plugin_model::{Cgroups, ContainerId, Resources};
+use cofferdam_plugin_model::{Cgroups, ContainerId, Limitation, Resources};
 use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
 
 use crate::chain::{LaunchPlan, Party};
 use crate::container::{Phase, Reason, Request, Termination};
@@ -37,6 +39,9 @@ pub struct Record {
     pub created_unix_ms: u64,
     /// What it may use now.
     pub resources: Resources,
+    /// What an update that is not finished is to change that to.
+    #[serde(default)]
+    pub updating: Option<Resources>,
     /// The directory with its files and logs.
     #[serde(default)]
     pub sandbox: PathBuf,
@@ -90,7 +95,7 @@ pub struct Cause {
     /// A sentence for people.
     pub message: Option<String>,
     /// What it used too much of.
-    pub limited: std::collections::BTreeMap<String, f64>,
+    pub limited: BTreeMap<String, f64>,
 }
 
 impl Cause {
@@ -98,6 +103,16 @@ impl Cause {
     #[must_use]
     pub fn by_itself() -> Self {
         Self::default()
+    }
+
+    /// A plugin said that it went over a limit.
+    #[must_use]
+    pub fn over_limit(limitation: Limitation) -> Self {
+        Self {
+            reason: Some(Reason::Limitation(limitation.reason)),
+            message: Some(limitation.message),
+            limited: limitation.resources,
+        }
     }
 
     /// For a reason.
@@ -150,6 +165,20 @@ pub enum RecordError {
     },
 }
 
+impl RecordError {
+    /// Whether the record is no record any more, as after a full disk, and not merely out of reach or newer
+    /// than this agent.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            // The agent died between making the folder and writing the record.
+            Self::Read { source, .. } => source.kind() == io::ErrorKind::NotFound,
+            Self::Torn { .. } | Self::Checksum { .. } => true,
+            Self::Future { .. } | Self::Content { .. } => false,
+        }
+    }
+}
+
 impl Record {
     /// The record of a container of which nothing exists yet.
     #[must_use]
@@ -160,6 +189,7 @@ impl Record {
             boot_id,
             created_unix_ms: 0,
             resources: request.resources.clone(),
+            updating: None,
             sandbox: PathBuf::new(),
             scratch: PathBuf::new(),
             uid: 0,
@@ -172,6 +202,17 @@ impl Record {
             cause: None,
             termination: None,
             request,
+        }
+    }
+
+    /// An update is finished: what it may use now, and what plugins keep for it since, by plugin.
+    pub fn updated(&mut self, resources: Resources, states: BTreeMap<String, Json>) {
+        self.resources = resources;
+        self.updating = None;
+        for (plugin, state) in states {
+            if let Some(party) = self.parties.iter_mut().find(|party| party.plugin == plugin) {
+                party.state = state;
+            }
         }
     }
 

@@ -1,0 +1,158 @@
+//! An agent that is killed at each step of what it does, and the one that comes after it.
+
+use std::fs;
+use std::path::PathBuf;
+
+use cofferdam::api::types::Termination;
+use cofferdam::container::ContainerId;
+use cofferdam_tests::daemon::{Daemon, Refusal};
+use cofferdam_tests::injector::{Fault, Seen};
+use cofferdam_tests::is_root;
+use cofferdam_tests::world::World;
+
+use super::{COUNTING, ENDLESS, assert_nothing_left, counts_on, id, request, state};
+
+/// Kills an agent at each step of `act` in turn. Before each there is what `set` made, afterwards a new agent,
+/// which `check` looks at. What that left is the start of the next turn.
+fn kill_at_each_step(
+    world: &World,
+    set: impl Fn(&Daemon),
+    act: impl Fn(&Daemon) -> Result<(), Refusal>,
+    check: impl Fn(&Daemon, &str),
+) {
+    let (mut daemon, mut injector) = Daemon::start_watched(world);
+    for step in 1..ENDLESS {
+        set(&daemon);
+        injector.arm(Fault::Kill, &[step]);
+        let outcome = act(&daemon);
+        let Seen { struck, .. } = injector.disarm();
+        let Some(struck) = struck.first() else {
+            outcome.expect("nothing happened to the agent");
+            daemon.kill();
+            let daemon = Daemon::start(world);
+            check(&daemon, "after all was done");
+            assert_nothing_left(world, &"in the end");
+            eprintln!("{step} steps");
+            return;
+        };
+        daemon.gone();
+        (daemon, injector) = Daemon::start_watched(world);
+        let when = format!("step {step}: {struck}");
+        check(&daemon, &when);
+        assert_nothing_left(world, &format_args!("{when}\n{}", daemon.log()));
+    }
+    panic!("no agent lives to the end of it");
+}
+
+/// A container is as it is on record, and that is how it really is; or it has ended, and those who wait for
+/// it hear how. Answers that.
+fn runs_or_has_ended(world: &World, daemon: &Daemon, id: &ContainerId, when: &str) -> Option<Termination> {
+    let container = daemon.inspect(id).unwrap_or_else(|| panic!("{when}: nobody knows it any more"));
+    if container.state != "RUNNING" {
+        return Some(daemon.wait(id).unwrap());
+    }
+    let record = world.record(id);
+    assert_eq!(container.pid, record.process.map(|born| born.pid), "{when}");
+    counts_on(&PathBuf::from(container.stdout.unwrap()));
+    None
+}
+
+/// Kills the agent at each step of a launch.
+fn killed_while_launching(world: &World) {
+    let web = request(world, "web", COUNTING);
+    let check = |daemon: &Daemon, when: &str| {
+        // Killed before anything was on record, it has left nothing.
+        if state(daemon, &web.id).is_none() {
+            return;
+        }
+        match runs_or_has_ended(world, daemon, &web.id, when) {
+            // Nobody was told that it runs, so it must not.
+            Some(ended) => assert_eq!(ended.exit_status, None, "{when}: {ended:?}"),
+            None => drop(daemon.destroy(&web.id).unwrap()),
+        }
+        daemon.remove(&web.id).unwrap();
+    };
+    kill_at_each_step(world, |_| {}, |daemon| daemon.launch(&web), check);
+}
+
+#[test]
+fn an_agent_killed_anywhere_in_a_launch_is_followed_by_one_that_knows_what_to_do() {
+    if is_root("a killed agent") {
+        killed_while_launching(&World::shipped());
+    }
+}
+
+#[test]
+fn an_agent_of_plain_processes_killed_anywhere_in_a_launch_is_followed_by_one_that_knows_what_to_do() {
+    killed_while_launching(&World::posix());
+}
+
+/// Kills the agent at each step of a container's end.
+fn killed_while_ending(world: &World) {
+    let web = request(world, "web", COUNTING);
+    let check = |daemon: &Daemon, when: &str| {
+        let ended = runs_or_has_ended(world, daemon, &web.id, when);
+        let ended = ended.unwrap_or_else(|| daemon.destroy(&web.id).unwrap());
+        assert_eq!(ended.exit_status, Some(9), "{when}: {ended:?}");
+        daemon.remove(&web.id).unwrap();
+    };
+    let act = |daemon: &Daemon| daemon.destroy(&web.id).map(drop);
+    kill_at_each_step(world, |daemon| daemon.launch(&web).unwrap(), act, check);
+}
+
+#[test]
+fn an_agent_killed_anywhere_in_an_end_is_followed_by_one_that_finishes_it() {
+    if is_root("a killed agent") {
+        killed_while_ending(&World::shipped());
+    }
+}
+
+#[test]
+fn an_agent_of_plain_processes_killed_anywhere_in_an_end_is_followed_by_one_that_finishes_it() {
+    killed_while_ending(&World::posix());
+}
+
+#[test]
+fn an_agent_killed_anywhere_in_a_removal_forgets_all_or_nothing() {
+    let world = World::posix();
+    let web = request(&world, "web", "exit 3");
+    let set = |daemon: &Daemon| {
+        daemon.launch(&web).unwrap();
+        daemon.wait(&web.id).unwrap();
+    };
+    let check = |daemon: &Daemon, when: &str| {
+        if state(daemon, &web.id).is_none() {
+            return;
+        }
+        let ended = daemon.wait(&web.id).unwrap();
+        assert_eq!(ended.exit_status, Some(3 << 8), "{when}: {ended:?}");
+        daemon.remove(&web.id).unwrap();
+    };
+    kill_at_each_step(&world, set, |daemon| daemon.remove(&web.id), check);
+}
+
+#[test]
+fn an_agent_killed_anywhere_in_an_update_leaves_limits_as_they_are_on_record() {
+    if !is_root("an update") {
+        return;
+    }
+    let world = World::shipped();
+    let web = request(&world, "web", COUNTING);
+    let Some(memory) = world.cgroup("memory", &web.id) else {
+        eprintln!("SKIPPED: this machine has no memory controller on v1");
+        return;
+    };
+    let cpu = world.cgroup("cpu", &web.id).unwrap();
+    let check = |daemon: &Daemon, when: &str| {
+        assert!(runs_or_has_ended(&world, daemon, &web.id, when).is_none(), "{when}: an update ended it");
+        let read = |path: PathBuf| fs::read_to_string(path).unwrap().trim().parse::<u64>().unwrap();
+        let is = (read(memory.join("memory.limit_in_bytes")) >> 20, read(cpu.join("cpu.shares")));
+        let record = world.record(&web.id);
+        let (mem, cpus) = (record.resources.scalar("mem").unwrap(), record.resources.scalar("cpus").unwrap());
+        assert_eq!(is, (mem as u64, (cpus * 1024.0) as u64), "{when}");
+        daemon.destroy(&web.id).unwrap();
+        daemon.remove(&web.id).unwrap();
+    };
+    let act = |daemon: &Daemon| daemon.update(&id("web"), &[("cpus", 0.25), ("mem", 128.0)]);
+    kill_at_each_step(&world, |daemon| daemon.launch(&web).unwrap(), act, check);
+}

@@ -1,0 +1,184 @@
+//! Containers in containers, and the faults that cross from one to the other.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use cofferdam::container::{ContainerClass, Phase, Reason};
+use cofferdam_linux::process::Process;
+use cofferdam_tests::daemon::Daemon;
+use cofferdam_tests::injector::Fault;
+use cofferdam_tests::is_root;
+use cofferdam_tests::world::World;
+use tokio::runtime::Runtime;
+
+use super::{COUNTING, ENDLESS, assert_nothing_left, counts_on, id, request, state};
+
+fn stdout(daemon: &Daemon, name: &str) -> PathBuf {
+    PathBuf::from(daemon.inspect(&id(name)).unwrap().stdout.unwrap())
+}
+
+#[test]
+fn children_end_with_their_parent_and_not_the_other_way_round() {
+    if !is_root("nested containers") {
+        return;
+    }
+    let world = World::shipped();
+    let daemon = Daemon::start(&world);
+    daemon.launch(&request(&world, "pod", COUNTING)).unwrap();
+    daemon.launch(&request(&world, "pod.brief", "exit 3")).unwrap();
+    assert_eq!(daemon.wait(&id("pod.brief")).unwrap().exit_status, Some(3 << 8));
+    counts_on(&stdout(&daemon, "pod"));
+    daemon.remove(&id("pod.brief")).unwrap();
+
+    for name in ["pod.web", "pod.web.probe"] {
+        daemon.launch(&request(&world, name, COUNTING)).unwrap();
+    }
+    let names = ["pod", "pod.web", "pod.web.probe"];
+    let pids = || names.map(|name| daemon.inspect(&id(name)).unwrap().pid.unwrap());
+    let processes = pids().map(|pid| Process::open_any(pid).unwrap());
+    daemon.destroy(&id("pod")).unwrap();
+    // The parent has ended, so they have.
+    for (name, process) in names.iter().zip(&processes) {
+        assert!(process.has_ended().unwrap(), "`{name}`");
+        assert_eq!(state(&daemon, &id(name)).as_deref(), Some("ENDED"));
+        assert_eq!(daemon.wait(&id(name)).unwrap().exit_status, Some(9));
+    }
+    daemon.remove(&id("pod")).unwrap();
+    assert_eq!(daemon.list().len(), 0, "children are forgotten with their parent");
+    assert_nothing_left(&world, &"in the end");
+}
+
+#[test]
+fn nested_containers_outlive_their_agent_and_end_with_their_parent_under_the_next() {
+    if !is_root("nested containers") {
+        return;
+    }
+    let world = World::shipped();
+    let daemon = Daemon::start(&world);
+    let names = ["pod", "pod.web"];
+    for name in names {
+        daemon.launch(&request(&world, name, COUNTING)).unwrap();
+    }
+    let before = names.map(|name| daemon.inspect(&id(name)).unwrap().pid);
+    daemon.kill();
+    let daemon = Daemon::start(&world);
+    assert_eq!(names.map(|name| daemon.inspect(&id(name)).unwrap().pid), before);
+    for name in names {
+        counts_on(&stdout(&daemon, name));
+    }
+    // A parent that ends while nobody is there takes its children along when somebody is.
+    let parent = Process::open_any(before[0].unwrap()).unwrap();
+    daemon.kill();
+    parent.kill().unwrap();
+    let daemon = Daemon::start(&world);
+    for name in names {
+        assert_eq!(daemon.wait(&id(name)).unwrap().exit_status, Some(9), "`{name}`");
+    }
+    daemon.remove(&id("pod")).unwrap();
+    assert_nothing_left(&world, &"in the end");
+}
+
+#[test]
+fn a_nested_launch_that_fails_anywhere_does_not_concern_its_parent() {
+    if !is_root("a failing launch") {
+        return;
+    }
+    let world = World::shipped();
+    let (daemon, injector) = Daemon::start_watched(&world);
+    daemon.launch(&request(&world, "pod", COUNTING)).unwrap();
+    let log = stdout(&daemon, "pod");
+    let web = request(&world, "pod.web", COUNTING);
+    let below = |hierarchy: &str| world.cgroup(hierarchy, &web.id).is_some_and(|path| path.exists());
+    for step in 1..ENDLESS {
+        injector.arm(Fault::Fail, &[step]);
+        let outcome = daemon.launch(&web);
+        let struck = injector.disarm().struck;
+        let when = format!("step {step}: {:?}", struck.first().map(ToString::to_string));
+        if outcome.is_ok() {
+            daemon.destroy(&web.id).unwrap();
+            daemon.remove(&web.id).unwrap();
+        }
+        assert_eq!(state(&daemon, &web.id), None, "{when}");
+        let left = ["unified", "freezer", "cpu", "cpuacct", "memory"].map(below);
+        assert_eq!(left, [false; 5], "{when}");
+        if struck.is_empty() {
+            outcome.unwrap();
+            eprintln!("{step} steps");
+            counts_on(&log);
+            daemon.destroy(&id("pod")).unwrap();
+            daemon.remove(&id("pod")).unwrap();
+            assert_nothing_left(&world, &"in the end");
+            return;
+        }
+    }
+    panic!("no launch is without faults");
+}
+
+#[test]
+fn an_agent_killed_anywhere_in_a_nested_launch_keeps_the_parent() {
+    let world = World::posix();
+    let (mut daemon, mut injector) = Daemon::start_watched(&world);
+    daemon.launch(&request(&world, "pod", COUNTING)).unwrap();
+    let log = stdout(&daemon, "pod");
+    let web = request(&world, "pod.web", COUNTING);
+    for step in 1..ENDLESS {
+        injector.arm(Fault::Kill, &[step]);
+        let outcome = daemon.launch(&web);
+        let struck = injector.disarm().struck;
+        if !struck.is_empty() {
+            daemon.gone();
+            (daemon, injector) = Daemon::start_watched(&world);
+        }
+        let when = format!("step {step}: {:?}", struck.first().map(ToString::to_string));
+        assert_eq!(state(&daemon, &id("pod")).as_deref(), Some("RUNNING"), "{when}");
+        if state(&daemon, &web.id).is_some_and(|state| state == "RUNNING") {
+            daemon.destroy(&web.id).unwrap();
+        }
+        if state(&daemon, &web.id).is_some() {
+            daemon.wait(&web.id).unwrap();
+            daemon.remove(&web.id).unwrap();
+        }
+        counts_on(&log);
+        if struck.is_empty() {
+            outcome.unwrap();
+            eprintln!("{step} steps");
+            daemon.destroy(&id("pod")).unwrap();
+            daemon.remove(&id("pod")).unwrap();
+            assert_nothing_left(&world, &"in the end");
+            return;
+        }
+    }
+    panic!("no agent lives to the end of it");
+}
+
+/// The API has no way to make one, so this agent is embedded.
+#[test]
+fn a_debug_container_ends_when_the_agent_starts_anew() {
+    if !is_root("a debug container") {
+        return;
+    }
+    let world = World::shipped();
+    let (pod, probe) = (request(&world, "pod", COUNTING), id("pod.probe"));
+    let mut debug = request(&world, "pod.probe", COUNTING);
+    debug.class = ContainerClass::Debug;
+    debug.rootfs = None;
+    let first = Runtime::new().unwrap();
+    first.block_on(async {
+        let agent = world.start().await.unwrap();
+        agent.launch(pod.clone()).await.unwrap();
+        agent.launch(debug).await.unwrap();
+    });
+    // All that it was doing ends with it.
+    first.shutdown_timeout(Duration::from_secs(10));
+
+    Runtime::new().unwrap().block_on(async {
+        let agent = world.start().await.unwrap();
+        let ended = agent.wait(&probe).await.unwrap();
+        assert_eq!(ended.reason, Some(Reason::Unrecoverable));
+        assert_eq!(agent.inspect(&pod.id).unwrap().summary.phase, Phase::Running);
+        assert!(agent.remove(&probe).await.unwrap());
+        agent.destroy(&pod.id).await.unwrap();
+        assert!(agent.remove(&pod.id).await.unwrap());
+    });
+    assert_nothing_left(&world, &"in the end");
+}

@@ -1,0 +1,250 @@
+//! Which system calls change the world outside of a process, and how to tell what each one does.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::fs::{self, File};
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+use super::kernel::Asked;
+use crate::sockets::is_unnamed_socket;
+
+/// Something that is about to change in the world.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Effect {
+    /// Who does it.
+    pub by: Actor,
+    /// The system call.
+    pub call: &'static str,
+    /// To what, as far as that can be said.
+    pub to: String,
+    /// The error it would meet on a bad day.
+    pub(super) errno: i32,
+}
+
+/// Who does something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Actor {
+    /// The agent itself.
+    Agent,
+    /// A process that the agent has made, as long as it runs the agent's own program.
+    Child,
+    /// The first process of a container, and its task up to the exec.
+    Init,
+}
+
+impl Effect {
+    /// Whether it is one of a container's first process.
+    pub fn is_inits(&self) -> bool {
+        self.by == Actor::Init
+    }
+}
+
+impl fmt::Display for Effect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let by = match self.by {
+            Actor::Agent => "agent",
+            Actor::Child => "child",
+            Actor::Init => "init",
+        };
+        write!(f, "{by}: {}({})", self.call, self.to)
+    }
+}
+
+/// Where a call says what it changes, and when it changes anything.
+#[derive(Debug, Clone, Copy)]
+enum Shape {
+    /// The argument of this number is a path.
+    Path(usize),
+    /// The first argument is a descriptor.
+    Descriptor,
+    /// The first argument is a descriptor, and matters if it is a file's or that of a socket without a name.
+    Write,
+    /// The arguments of these numbers are a path and flags.
+    Open(usize, usize),
+    /// The second argument is a path, the third points to flags.
+    Open2,
+    /// The first argument is flags.
+    Fork,
+    /// The first argument points to flags.
+    Fork3,
+    /// The argument of this number is a signal.
+    Signal(usize),
+    /// The third argument points to what is to be, or is null.
+    Limit,
+    /// There is nothing more to say.
+    Plain,
+}
+
+use Shape::{Descriptor, Fork, Fork3, Limit, Open, Open2, Path as At, Plain, Signal, Write};
+
+/// Every call that may be an effect.
+const CALLS: &[(i64, &str, Shape, i32)] = &[
+    // File systems.
+    (libc::SYS_openat, "openat", Open(1, 2), libc::ENOSPC),
+    (libc::SYS_openat2, "openat2", Open2, libc::ENOSPC),
+    (libc::SYS_mkdirat, "mkdirat", At(1), libc::ENOSPC),
+    (libc::SYS_mknodat, "mknodat", At(1), libc::ENOSPC),
+    (libc::SYS_symlinkat, "symlinkat", At(2), libc::ENOSPC),
+    (libc::SYS_linkat, "linkat", At(3), libc::ENOSPC),
+    (libc::SYS_unlinkat, "unlinkat", At(1), libc::EIO),
+    (libc::SYS_renameat2, "renameat2", At(3), libc::EIO),
+    (libc::SYS_fchmod, "fchmod", Descriptor, libc::EIO),
+    (libc::SYS_fchmodat, "fchmodat", At(1), libc::EIO),
+    (libc::SYS_fchown, "fchown", Descriptor, libc::EIO),
+    (libc::SYS_fchownat, "fchownat", At(1), libc::EIO),
+    (libc::SYS_ftruncate, "ftruncate", Descriptor, libc::EIO),
+    (libc::SYS_fallocate, "fallocate", Descriptor, libc::ENOSPC),
+    (libc::SYS_write, "write", Write, libc::EIO),
+    (libc::SYS_pwrite64, "pwrite64", Write, libc::EIO),
+    (libc::SYS_writev, "writev", Write, libc::EIO),
+    (libc::SYS_sendto, "sendto", Write, libc::EIO),
+    (libc::SYS_copy_file_range, "copy_file_range", Plain, libc::EIO),
+    (libc::SYS_sendfile, "sendfile", Plain, libc::EIO),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_open, "open", Open(0, 1), libc::ENOSPC),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_creat, "creat", At(0), libc::ENOSPC),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_mkdir, "mkdir", At(0), libc::ENOSPC),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_rmdir, "rmdir", At(0), libc::EIO),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_unlink, "unlink", At(0), libc::EIO),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_rename, "rename", At(1), libc::EIO),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_symlink, "symlink", At(1), libc::ENOSPC),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_link, "link", At(1), libc::ENOSPC),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_chmod, "chmod", At(0), libc::EIO),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_chown, "chown", At(0), libc::EIO),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_lchown, "lchown", At(0), libc::EIO),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_mknod, "mknod", At(0), libc::ENOSPC),
+    // Processes.
+    (libc::SYS_clone, "clone", Fork, libc::EAGAIN),
+    (libc::SYS_clone3, "clone3", Fork3, libc::EAGAIN),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_fork, "fork", Plain, libc::EAGAIN),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_vfork, "vfork", Plain, libc::EAGAIN),
+    (libc::SYS_execve, "execve", At(0), libc::ENOMEM),
+    (libc::SYS_execveat, "execveat", Plain, libc::ENOMEM),
+    (libc::SYS_kill, "kill", Signal(1), libc::EPERM),
+    (libc::SYS_tgkill, "tgkill", Signal(2), libc::EPERM),
+    (libc::SYS_pidfd_send_signal, "pidfd_send_signal", Signal(1), libc::EPERM),
+    (libc::SYS_prlimit64, "prlimit64", Limit, libc::EPERM),
+    (libc::SYS_setuid, "setuid", Plain, libc::EAGAIN),
+    (libc::SYS_setgid, "setgid", Plain, libc::EPERM),
+    (libc::SYS_setgroups, "setgroups", Plain, libc::EPERM),
+    (libc::SYS_capset, "capset", Plain, libc::EPERM),
+    // Namespaces and mounts.
+    (libc::SYS_unshare, "unshare", Plain, libc::ENOSPC),
+    (libc::SYS_setns, "setns", Plain, libc::EPERM),
+    (libc::SYS_sethostname, "sethostname", Plain, libc::EPERM),
+    (libc::SYS_chroot, "chroot", At(0), libc::EIO),
+    (libc::SYS_pivot_root, "pivot_root", At(0), libc::EBUSY),
+    (libc::SYS_mount, "mount", At(1), libc::ENOMEM),
+    (libc::SYS_umount2, "umount2", At(0), libc::EBUSY),
+    (libc::SYS_fsopen, "fsopen", At(0), libc::ENOMEM),
+    (libc::SYS_fsconfig, "fsconfig", At(2), libc::ENOMEM),
+    (libc::SYS_fsmount, "fsmount", Plain, libc::ENOMEM),
+    (libc::SYS_open_tree, "open_tree", At(1), libc::ENOMEM),
+    (libc::SYS_move_mount, "move_mount", At(3), libc::ENOMEM),
+    (libc::SYS_mount_setattr, "mount_setattr", At(1), libc::EIO),
+];
+
+/// The numbers of all calls that may be effects.
+pub(super) fn calls() -> Vec<i64> {
+    CALLS.iter().map(|(number, ..)| *number).collect()
+}
+
+/// What a call of a process is to change; `None` if it changes nothing that outlives it, or is not ours.
+pub(super) fn effect(asked: &Asked, agent: i32) -> Option<Effect> {
+    let by = actor(asked.tid, agent)?;
+    let (_, call, shape, errno) = CALLS.iter().find(|(number, ..)| *number == asked.call)?;
+    let to = matter(asked, *shape)?;
+    Some(Effect { by, call, to, errno: *errno })
+}
+
+/// Who a thread works for. `None` for a container's command.
+fn actor(tid: i32, agent: i32) -> Option<Actor> {
+    let status = fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
+    let group = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?;
+    if group.trim().parse() == Ok(agent) {
+        return Some(Actor::Agent);
+    }
+    let program = |pid: i32| fs::read_link(format!("/proc/{pid}/exe")).ok();
+    let theirs = program(tid)?;
+    if theirs.as_os_str().to_string_lossy().contains("memfd:cofferdam-init") {
+        Some(Actor::Init)
+    } else if program(agent).is_none_or(|ours| ours == theirs) {
+        Some(Actor::Child)
+    } else {
+        None
+    }
+}
+
+/// To what a call does something.
+fn matter(asked: &Asked, shape: Shape) -> Option<String> {
+    const OPENING: u64 = (libc::O_CREAT | libc::O_TRUNC | libc::O_TMPFILE & !libc::O_DIRECTORY) as u64;
+    let path = |index: usize| text(asked.tid, asked.args[index]);
+    let pointed = |index: usize| number(asked.tid, asked.args[index]);
+    match shape {
+        At(index) => Some(path(index)),
+        Open(index, flags) => (asked.args[flags] & OPENING != 0).then(|| path(index)),
+        Open2 => (pointed(2)? & OPENING != 0).then(|| path(1)),
+        Descriptor => Some(descriptor(asked)?.display().to_string()),
+        Write => {
+            let file = descriptor(asked)?;
+            // Standard streams are the log of the agent and the output of the container.
+            let matters = asked.args[0] > 2 && (file.is_absolute() || is_unnamed_socket(asked.tid, &file));
+            matters.then(|| file.display().to_string())
+        }
+        Fork => Some(kind_of_clone(asked.args[0])),
+        Fork3 => Some(kind_of_clone(pointed(0)?)),
+        Signal(index) => (asked.args[index] != 0).then(|| format!("signal {}", asked.args[index])),
+        Limit => (asked.args[2] != 0).then(String::new),
+        Plain => Some(String::new()),
+    }
+}
+
+fn kind_of_clone(flags: u64) -> String {
+    let thread = flags & libc::CLONE_THREAD as u64 != 0;
+    if thread { "thread" } else { "process" }.to_owned()
+}
+
+fn descriptor(asked: &Asked) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{}/fd/{}", asked.tid, asked.args[0])).ok()
+}
+
+/// A C string of a process.
+fn text(tid: i32, address: u64) -> String {
+    let mut bytes = Vec::new();
+    let Ok(memory) = File::open(format!("/proc/{tid}/mem")) else { return "?".to_owned() };
+    // By small steps, because what follows the string may not be mapped.
+    let mut piece = [0; 64];
+    while bytes.len() < 4096 {
+        let at = address + bytes.len() as u64;
+        let step = piece.len() - (at % piece.len() as u64) as usize;
+        let Ok(length) = memory.read_at(&mut piece[..step], at) else { break };
+        let end = piece[..length].iter().position(|byte| *byte == 0);
+        bytes.extend_from_slice(&piece[..end.unwrap_or(length)]);
+        if end.is_some() || length == 0 {
+            break;
+        }
+    }
+    OsString::from_vec(bytes).to_string_lossy().into_owned()
+}
+
+/// A number of a process.
+fn number(tid: i32, address: u64) -> Option<u64> {
+    let mut bytes = [0; 8];
+    File::open(format!("/proc/{tid}/mem")).ok()?.read_exact_at(&mut bytes, address).ok()?;
+    Some(u64::from_ne_bytes(bytes))
+}

@@ -1,0 +1,38 @@
+//! Waiting for what happens in files, by event.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::inotify;
+
+/// Waits until the content of a file satisfies `enough`, and gives it. The folder that it is in must be there.
+///
+/// # Panics
+/// When it does not come to that within `patience`.
+pub fn content(path: &Path, patience: Duration, enough: impl Fn(&str) -> bool) -> String {
+    let changed = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
+        .expect("a watch on files");
+    let interesting =
+        inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
+    inotify::add_watch(&changed, path.parent().expect("a folder"), interesting).expect("the folder is there");
+    let deadline = Instant::now() + patience;
+    loop {
+        // Looked at after the watch began, and again after each event, so that no change is missed.
+        let content = match fs::read_to_string(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            content => content.expect("a text"),
+        };
+        if enough(&content) {
+            return content;
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        assert!(!left.is_zero(), "`{}` does not get there:\n{content}", path.display());
+        let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+        poll(&mut [PollFd::new(&changed, PollFlags::IN)], Some(&left)).expect("a watch can be waited for");
+        // What happened is seen in the file.
+        while rustix::io::read(&changed, &mut [0; 4096]).is_ok() {}
+    }
+}
