@@ -1,7 +1,6 @@
 //! Guests that do not answer: the call is given up, the agent and everybody else go on.
 
 use std::fs;
-use std::time::Duration;
 
 use cofferdam::container::Resources;
 use cofferdam::report::chain;
@@ -133,15 +132,17 @@ async fn in_recover_the_plugin_is_out_of_service() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn in_drop_only_the_launch_that_caused_it_fails() {
-    let mut scene = Scene::new("prepare", "panic", json!({})).hurried(Method::Create);
+async fn in_drop_nobody_waits() {
+    let mut scene = Scene::new("prepare", "panic", json!({}));
     let rope = Rope::new(scene.at("rope"));
-    let until = rope.path().display().to_string();
-    scene = scene.also(json!({ "method": "drop", "act": "hang", "until": until }));
+    let hangs = json!({ "method": "drop", "act": "hang", "until": rope.path() });
+    scene = scene.also(hangs);
     let agent = scene.world.start().await.unwrap();
-    let text = tokio::time::timeout(Duration::from_secs(20), refusal(&agent, brief("web"))).await;
-    says(&text.expect("the launch ends"), &["`rude/fault` did not answer `drop` within 300ms"]);
+    says(&refusal(&agent, brief("web")).await, &["panicked in `prepare`", "it was made anew"]);
+    until("the old instance's end", || scene.journal().contains(&"drop".to_owned())).await;
     lives(&agent).await;
+    // Nor does the end of the agent, with the new instance.
+    drop(agent);
     drop(rope);
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Value as Json, json};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::scene::{Scene, alone, brief, id, lives};
+use crate::scene::{Scene, alone, brief, id, lives, until};
 
 /// Where the log goes.
 #[derive(Clone, Default)]
@@ -108,6 +108,7 @@ fn a_panic_while_being_dropped_is_logged_with_its_place() {
             Scene::new("prepare", "panic", json!({})).also(json!({ "method": "drop", "act": "panic" }));
         let agent = scene.world.start().await.unwrap();
         agent.launch(brief("web")).await.unwrap_err();
+        until("the line", || !lines.of("plugin::rude/fault::").is_empty()).await;
         lives(&agent).await;
     });
     let said = lines.of("plugin::rude/fault::");

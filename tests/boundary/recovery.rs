@@ -62,7 +62,7 @@ fn a_plugin_that_fails_to_recover_harms_no_container() {
             assert_eq!(agent.status(&id("web")).await.unwrap().status["greeting"], json!("hello there"));
             // It can be ended, and is cleaned up even by this one.
             agent.destroy(&id("web")).await.unwrap();
-            assert_eq!(scene.journal().last().map(String::as_str), Some("cleanup web"));
+            assert_eq!(scene.last_call().as_deref(), Some("cleanup web"));
         });
     }
 }

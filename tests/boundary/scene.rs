@@ -99,6 +99,11 @@ impl Scene {
         self.world.directory().join(name)
     }
 
+    /// The last call that the rude guest noted. Old instances are dropped whenever a thread gets to it.
+    pub fn last_call(&self) -> Option<String> {
+        self.journal().into_iter().rfind(|line| line != "drop")
+    }
+
     /// The calls that the rude guest noted, in order.
     pub fn journal(&self) -> Vec<String> {
         let journal = fs::read_to_string(self.at("journal")).unwrap_or_default();

@@ -364,7 +364,7 @@ impl Plugin {
         let mut outcome = attempt(&instance);
         if matches!(&outcome, Ok(Err(Trouble::Failure(failure))) if failure.code == Failure::POISONED) {
             self.renew(errand, recoverer, &instance);
-            self.release(errand, std::mem::replace(&mut instance, self.instance()));
+            instance = self.instance();
             self.check_health(method)?;
             outcome = attempt(&instance);
         }
@@ -374,7 +374,7 @@ impl Plugin {
                 return Err(CallError::NotBegun { plugin: self.name.to_string(), method });
             }
         };
-        let outcome = outcome.map_err(|trouble| {
+        outcome.map_err(|trouble| {
             self.count(method).failures.fetch_add(1, Ordering::Relaxed);
             match trouble {
                 Trouble::Failure(failure) => self.explain(errand, recoverer, method, &instance, &failure),
@@ -382,9 +382,7 @@ impl Plugin {
                     CallError::Malformed { plugin: self.name.to_string(), method, reason }
                 }
             }
-        });
-        self.release(errand, instance);
-        outcome
+        })
     }
 
     fn attempt(
@@ -410,15 +408,6 @@ impl Plugin {
     /// The instance that is called now.
     fn instance(&self) -> Arc<Instance> {
         Arc::clone(&self.instance.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Lets go of an instance. The last to let go of one that was replaced runs its `Drop`, which is the
-    /// author's code and may take its time like any other.
-    fn release(&self, errand: &Errand, instance: Arc<Instance>) {
-        if !Arc::ptr_eq(&instance, &self.instance()) {
-            // When nobody waits, it is dropped all the same.
-            let _ = errand.step(&self.name, "drop", self.deadline(Method::Create), || drop(instance));
-        }
     }
 
     /// Calls a method as a step of an errand.

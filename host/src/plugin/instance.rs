@@ -9,7 +9,12 @@ use cofferdam_plugin_model::{Kind, Method};
 use super::descriptors;
 
 /// One made plugin.
-pub enum Instance {
+pub struct Instance {
+    /// There until it is dropped.
+    guest: Option<Guest>,
+}
+
+enum Guest {
     Isolator(IsolatorBox),
     Logger(LoggerBox),
 }
@@ -35,11 +40,12 @@ impl Instance {
     /// Has the module make one.
     pub fn create(module: ModuleRef, kind: Kind, host: HostBox, request: &[u8]) -> Result<Self, Failure> {
         let request = RSlice::from_slice(request);
-        match kind {
-            Kind::Isolator => (module.new_isolator())(host, request).into_result().map(Self::Isolator),
-            Kind::Logger => (module.new_logger())(host, request).into_result().map(Self::Logger),
-            other => Err(Failure::unsupported(&other.to_string())),
-        }
+        let guest = match kind {
+            Kind::Isolator => (module.new_isolator())(host, request).into_result().map(Guest::Isolator)?,
+            Kind::Logger => (module.new_logger())(host, request).into_result().map(Guest::Logger)?,
+            other => return Err(Failure::unsupported(&other.to_string())),
+        };
+        Ok(Self { guest: Some(guest) })
     }
 
     /// Calls a method, on this thread, for as long as it takes.
@@ -69,20 +75,33 @@ impl Instance {
     }
 
     fn dispatch(&self, method: Method, call: Call<'_>, request: RSlice<'_, u8>) -> Reply {
-        match (self, method) {
-            (Self::Isolator(isolator), Method::Recover) => isolator.recover(call, request),
-            (Self::Isolator(isolator), Method::Prepare) => isolator.prepare(call, request),
-            (Self::Isolator(isolator), Method::Isolate) => isolator.isolate(call, request),
-            (Self::Isolator(isolator), Method::Watch) => isolator.watch(call, request),
-            (Self::Isolator(isolator), Method::Limitation) => isolator.limitation(call, request),
-            (Self::Isolator(isolator), Method::Update) => isolator.update(call, request),
-            (Self::Isolator(isolator), Method::Usage) => isolator.usage(call, request),
-            (Self::Isolator(isolator), Method::Status) => isolator.status(call, request),
-            (Self::Isolator(isolator), Method::Cleanup) => isolator.cleanup(call, request),
-            (Self::Logger(logger), Method::Recover) => logger.recover(call, request),
-            (Self::Logger(logger), Method::Prepare) => logger.prepare(call, request),
-            (Self::Logger(logger), Method::Cleanup) => logger.cleanup(call, request),
+        match (&self.guest, method) {
+            (Some(Guest::Isolator(isolator)), Method::Recover) => isolator.recover(call, request),
+            (Some(Guest::Isolator(isolator)), Method::Prepare) => isolator.prepare(call, request),
+            (Some(Guest::Isolator(isolator)), Method::Isolate) => isolator.isolate(call, request),
+            (Some(Guest::Isolator(isolator)), Method::Watch) => isolator.watch(call, request),
+            (Some(Guest::Isolator(isolator)), Method::Limitation) => isolator.limitation(call, request),
+            (Some(Guest::Isolator(isolator)), Method::Update) => isolator.update(call, request),
+            (Some(Guest::Isolator(isolator)), Method::Usage) => isolator.usage(call, request),
+            (Some(Guest::Isolator(isolator)), Method::Status) => isolator.status(call, request),
+            (Some(Guest::Isolator(isolator)), Method::Cleanup) => isolator.cleanup(call, request),
+            (Some(Guest::Logger(logger)), Method::Recover) => logger.recover(call, request),
+            (Some(Guest::Logger(logger)), Method::Prepare) => logger.prepare(call, request),
+            (Some(Guest::Logger(logger)), Method::Cleanup) => logger.cleanup(call, request),
             (_, other) => RResult::RErr(Failure::unsupported(other.name())),
+        }
+    }
+}
+
+impl Drop for Instance {
+    /// An author's `Drop` may block for as long as it likes, and nobody waits for what it answers: it gets
+    /// a thread of its own.
+    fn drop(&mut self) {
+        let Some(guest) = self.guest.take() else { return };
+        let span = tracing::Span::current();
+        let farewell = move || span.in_scope(|| drop(guest));
+        if let Err(error) = std::thread::Builder::new().name("plugin-drop".into()).spawn(farewell) {
+            tracing::error!(%error, "cannot start a thread to drop a plugin's instance on");
         }
     }
 }

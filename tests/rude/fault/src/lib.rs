@@ -104,8 +104,7 @@ impl Isolator for Rude {
 
 impl Drop for Rude {
     fn drop(&mut self) {
-        if let Err(error) = self.0.arrive("drop", "") {
-            error!("{error}");
-        }
+        // The test and its journal may be gone by now.
+        drop(self.0.arrive("drop", ""));
     }
 }
