@@ -236,9 +236,10 @@ impl Agent {
     }
 
     /// Stops being the agent of its containers. They run on, and the next one takes them over.
-    #[expect(clippy::unused_async, reason = "what is to be flushed later has its place here")]
     pub async fn shutdown(self) {
-        tracing::info!("containers run on without an agent");
+        self.0.containers.leave().await;
+        let running = self.containers().iter().filter(|container| container.phase.is_live()).count();
+        tracing::info!(running, "containers run on without an agent");
     }
 
     /// Ends every container. Answers those that are not gone in time.

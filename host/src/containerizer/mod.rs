@@ -302,6 +302,13 @@ impl Native {
         })
     }
 
+    /// Removes what is there for the agent rather than for a container.
+    pub(crate) async fn leave(&self) {
+        let house = Arc::clone(&self.0);
+        // What is left is found and used again by the next agent.
+        drop(self.0.errands.run(PATIENCE, move |_| house.launcher.leave()).await);
+    }
+
     /// Ends every container. Answers those that are not gone after `patience`.
     pub async fn end_all(&self, patience: Duration) -> Vec<ContainerId> {
         let live: Vec<Arc<Cell>> =

@@ -270,6 +270,20 @@ impl Launcher for Linux {
         find(&self.tracking, None, &mut ids)?;
         Ok(ids)
     }
+
+    fn leave(&self) {
+        let mounts =
+            self.cgroups.legacy.iter().chain(&self.cgroups.unified).map(|hierarchy| &hierarchy.mount);
+        for mount in mounts {
+            // The agent's own, and the one that it may share with others. One with a container in it stays: the
+            // kernel removes no directory that is in use.
+            for directory in [Some(self.relative.as_path()), self.relative.parent()].into_iter().flatten() {
+                if directory.as_os_str().is_empty() || std::fs::remove_dir(mount.join(directory)).is_err() {
+                    break;
+                }
+            }
+        }
+    }
 }
 
 impl Linux {

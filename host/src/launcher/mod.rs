@@ -62,6 +62,9 @@ pub trait Launcher: Send + Sync {
 
     /// The ids of all containers that left a trace, parents before those nested in them.
     fn recover(&self) -> Result<Vec<String>, RecoverError>;
+
+    /// Removes what is there for the agent rather than for a container, unless a container still needs it.
+    fn leave(&self);
 }
 
 /// What the first process of a container is born with.

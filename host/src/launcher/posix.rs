@@ -139,6 +139,8 @@ impl Launcher for Posix {
     fn recover(&self) -> Result<Vec<String>, RecoverError> {
         Ok(Vec::new())
     }
+
+    fn leave(&self) {}
 }
 
 /// Stops all descendants of process `root`, until a walk finds no new one: who is stopped does not fork. Gives those
