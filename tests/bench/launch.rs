@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::cli::{self, Cli};
 use crate::engine::{Bundle, Engine};
 use crate::floor::{self, Floor};
 use crate::ours::{self, Ours, Writes};
@@ -47,6 +48,12 @@ pub fn measure(scene: &Scene, options: &Options, report: &mut Report) -> Outcome
     if options.wants_subject(ours::DIRECT) {
         subjects.push(Box::new(Ours::shipped(scene, Writes::Direct)?));
     }
+    if options.wants_subject(cli::DAEMON) {
+        subjects.push(Box::new(Cli::daemon(scene)?));
+    }
+    if options.wants_subject(cli::ALONE) {
+        subjects.push(Box::new(Cli::alone(scene)?));
+    }
     for engine in ["crun", "runc"] {
         for bundle in [Bundle::Alike, Bundle::Stock] {
             if options.wants_subject(&bundle.label(engine))
@@ -57,16 +64,28 @@ pub fn measure(scene: &Scene, options: &Options, report: &mut Report) -> Outcome
         }
     }
 
-    let (rounds, sparse) = if options.quick { (12, 5) } else { (100, 21) };
-    let mut run = |name: &'static str, title: &str, turn: &Turn<'_>, rounds: usize| -> Outcome<()> {
+    let plan = |rounds: usize, seconds: u64| match options.quick {
+        true => Rounds { most: 12, least: 5, budget: Duration::from_secs(seconds / 8) },
+        false => Rounds { most: rounds, least: 15, budget: Duration::from_secs(seconds) },
+    };
+    let mut run = |name: &'static str, title: &str, turn: &Turn<'_>, rounds: Rounds| -> Outcome<()> {
         if options.wants(name) {
             report.add(compare(scene, &subjects, name, title, rounds, turn)?);
         }
         Ok(())
     };
-    run(NAMES[0], "Launch to last trace of busybox `true`, one after the other", &one, rounds)?;
-    run(NAMES[1], "The same, two at a time", &wide, rounds)?;
-    run(NAMES[2], "The same, one start every 0.15 s", &sparsely, sparse)
+    run(NAMES[0], "Launch to last trace of busybox `true`, one after the other", &one, plan(100, 32))?;
+    run(NAMES[1], "The same, two at a time", &wide, plan(100, 32))?;
+    run(NAMES[2], "The same, one start every 0.15 s", &sparsely, plan(21, 40))
+}
+
+/// How often all take their turns.
+#[derive(Clone, Copy)]
+struct Rounds {
+    most: usize,
+    /// That many are made even if the time is over.
+    least: usize,
+    budget: Duration,
 }
 
 /// One turn of one subject.
@@ -102,12 +121,16 @@ fn compare(
     subjects: &[Box<dyn Subject + '_>],
     name: &'static str,
     title: &str,
-    rounds: usize,
+    rounds: Rounds,
     turn: &Turn<'_>,
 ) -> Outcome<Group> {
     let mut taken = vec![Samples::default(); subjects.len()];
-    let warm_up = rounds.min(100) / 10;
-    for round in 0..warm_up + rounds {
+    let warm_up = rounds.most / 10;
+    let started = Instant::now();
+    for round in 0..warm_up + rounds.most {
+        if round >= warm_up + rounds.least && started.elapsed() > rounds.budget {
+            break;
+        }
         for (subject, samples) in subjects.iter().zip(&mut taken) {
             scene.go_on()?;
             let durations = turn(&**subject)?;
@@ -122,7 +145,7 @@ fn compare(
     }
     group.compare(ours::EMPTY, floor::EMPTY);
     group.compare(ours::SHIPPED, floor::SHIPPED);
-    for ours in [ours::SHIPPED, ours::DIRECT] {
+    for ours in [ours::SHIPPED, ours::DIRECT, cli::DAEMON, cli::ALONE] {
         for peer in ["crun", "runc"] {
             group.compare(ours, &Bundle::Alike.label(peer));
         }

@@ -8,6 +8,7 @@
 //! turn by turn, so that what else the machine does meanwhile falls on all alike; the ratios are what counts.
 
 mod call;
+mod cli;
 mod engine;
 mod fleet;
 mod floor;

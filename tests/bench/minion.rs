@@ -12,7 +12,7 @@
 
 use std::io::{BufRead, BufReader, Lines, StdinLock, Write};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -161,7 +161,7 @@ pub fn serve(runtime_dir: PathBuf, work_dir: PathBuf, rootfs: PathBuf) -> Outcom
 fn obey(
     runtime: &tokio::runtime::Runtime,
     agent: &Agent,
-    rootfs: &PathBuf,
+    rootfs: &Path,
     orders: Lines<StdinLock<'_>>,
 ) -> Outcome<()> {
     for order in orders {
@@ -192,7 +192,7 @@ fn obey(
     Ok(())
 }
 
-async fn launch(agent: &Agent, rootfs: &PathBuf, numbers: std::ops::Range<u64>) -> Outcome<()> {
+async fn launch(agent: &Agent, rootfs: &Path, numbers: std::ops::Range<u64>) -> Outcome<()> {
     let mut running = JoinSet::new();
     for number in numbers {
         if running.len() == AT_ONCE
@@ -200,7 +200,7 @@ async fn launch(agent: &Agent, rootfs: &PathBuf, numbers: std::ops::Range<u64>) 
         {
             launched??;
         }
-        let request = request(Some(rootfs.clone()), number, &["sleep", "1000000"])?;
+        let request = request(Some(rootfs.to_owned()), number, &["sleep", "1000000"])?;
         let agent = agent.clone();
         running.spawn(async move { agent.launch(request).await.map(drop) });
     }
