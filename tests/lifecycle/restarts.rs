@@ -171,7 +171,8 @@ fn records_that_are_damaged_cost_their_own_containers_and_no_others() {
     let good = request(&world, "good", COUNTING);
     daemon.launch(&good).unwrap();
     let log = stdout(&daemon, &good.id);
-    let damages: [(&str, fn(&Path, &[u8])); 4] = [
+    type Damage = fn(&Path, &[u8]);
+    let damages: [(&str, Damage); 4] = [
         ("empty", |path, _| fs::write(path, "").unwrap()),
         ("torn", |path, bytes| fs::write(path, &bytes[..bytes.len() / 2]).unwrap()),
         ("garbage", |path, _| fs::write(path, [0, 159, 146, 150, b'\n']).unwrap()),
