@@ -141,6 +141,11 @@ impl Native {
     /// # Errors
     /// [`RemoveError::StillLive`] when it has not ended.
     pub async fn remove(&self, id: &ContainerId) -> Result<bool, RemoveError> {
+        let (native, id) = (self.clone(), id.clone());
+        to_the_end(async move { native.remove_here(&id).await }).await
+    }
+
+    async fn remove_here(&self, id: &ContainerId) -> Result<bool, RemoveError> {
         let house = &self.0;
         let Some(cell) = house.table.get(id) else { return Ok(false) };
         let _turn = cell.turn().await;
@@ -148,22 +153,23 @@ impl Native {
         if !house.table.get(id).is_some_and(|known| Arc::ptr_eq(&known, &cell)) {
             return Ok(false);
         }
-        for cell in house.table.within(id) {
-            let phase = cell.phase();
-            if phase.is_live() {
-                return Err(RemoveError::StillLive { id: cell.id().clone(), phase });
-            }
+        let going = house.table.within(id);
+        if let Some(live) = going.iter().find(|cell| cell.phase().is_live()) {
+            return Err(RemoveError::StillLive { id: live.id().clone(), phase: live.phase() });
         }
-        let (ledger, id, sandbox) = (Arc::clone(&house.ledger), id.clone(), cell.record().sandbox.clone());
-        let gone = id.clone();
+        let (ledger, gone) = (Arc::clone(&house.ledger), id.clone());
+        let id = id.clone();
         house
             .errands
             .run(PATIENCE, move |_| {
-                destroy::remove_tree(&sandbox).map_err(|source| RemoveError::Sandbox {
-                    id: id.clone(),
-                    path: sandbox,
-                    source,
-                })?;
+                for cell in going.iter().rev() {
+                    let path = cell.record().sandbox.clone();
+                    destroy::remove_tree(&path).map_err(|source| RemoveError::Sandbox {
+                        id: cell.id().clone(),
+                        path,
+                        source,
+                    })?;
+                }
                 ledger.remove(&id).map_err(RemoveError::from)
             })
             .await
@@ -368,9 +374,16 @@ impl House {
         folder_below(&self.work_dir.join("scratch"), id)
     }
 
-    /// Where a container's files and logs are; a nested one's lie inside its parent's.
+    /// Where a container's files and logs are.
+    ///
+    /// Those of nested ones lie beside their parents', not in them: a container writes to its own, and a link that it
+    /// puts there must not lead us anywhere.
     fn sandbox(&self, id: &ContainerId) -> PathBuf {
-        folder_below(&self.work_dir, id)
+        self.sandboxes().join(id.as_str())
+    }
+
+    fn sandboxes(&self) -> PathBuf {
+        self.work_dir.join("containers")
     }
 
     /// Where a container's control groups are, for plugins.

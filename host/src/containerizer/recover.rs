@@ -120,7 +120,7 @@ fn look(house: &House) -> Result<Vec<(Arc<Cell>, Fate)>, RecoverError> {
 /// directory not. Their logs are somebody's, so they are kept as containers that have ended, to be looked at
 /// and removed like others.
 fn find_forgotten(house: &House, found: &mut Vec<(Arc<Cell>, Fate)>) -> Result<(), RecoverError> {
-    for id in top_level(&house.work_dir.join("containers")) {
+    for id in named_in(&house.sandboxes()) {
         if house.table.get(&id).is_some() {
             continue;
         }
@@ -141,10 +141,10 @@ fn find_forgotten(house: &House, found: &mut Vec<(Arc<Cell>, Fate)>) -> Result<(
     Ok(())
 }
 
-/// The containers without parent that have a folder in `folder`.
-fn top_level(folder: &Path) -> Vec<ContainerId> {
+/// The containers that have a folder in `folder`.
+fn named_in(folder: &Path) -> Vec<ContainerId> {
     let names = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
-    names.filter_map(|name| ContainerId::parse(name.to_str()?).ok()).filter(|id| !id.is_nested()).collect()
+    names.filter_map(|name| ContainerId::parse(name.to_str()?).ok()).collect()
 }
 
 fn add(house: &House, found: &mut Vec<(Arc<Cell>, Fate)>, mut record: Record, fate: Fate) {
@@ -247,7 +247,7 @@ async fn take_back_update(house: &House, cell: &Arc<Cell>) {
 
 /// Removes scratch directories of containers that nobody knows, or that have ended.
 fn sweep_scratch(house: &House) {
-    for id in top_level(&house.work_dir.join("scratch").join("containers")) {
+    for id in named_in(&house.work_dir.join("scratch").join("containers")) {
         let is_live = house.table.get(&id).is_some_and(|cell| cell.phase().is_live());
         if !is_live && let Err(error) = destroy::remove_tree(&house.scratch(&id)) {
             tracing::warn!(container = %id, "its scratch directory is left over, and cannot be removed: {error}");
