@@ -1,5 +1,6 @@
 //! Containers in containers, and the faults that cross from one to the other.
 
+use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -75,6 +76,36 @@ fn nested_containers_outlive_their_agent_and_end_with_their_parent_under_the_nex
         assert_eq!(daemon.wait(&id(name)).unwrap().exit_status, Some(9), "`{name}`");
     }
     daemon.remove(&id("pod")).unwrap();
+    assert_nothing_left(&world, &"in the end");
+}
+
+/// A container may do in its sandbox what it likes, and the agent acts for nested ones as root. So whatever lies in
+/// the parent's sandbox must not lead the agent anywhere.
+#[test]
+fn a_link_in_a_sandbox_does_not_lead_the_agent_out_of_it() {
+    if !is_root("nested containers") {
+        return;
+    }
+    let world = World::shipped();
+    let daemon = Daemon::start(&world);
+    let host = world.directory().join("host");
+    fs::create_dir_all(host.join("web")).unwrap();
+    fs::write(host.join("web/precious"), "").unwrap();
+    let link = format!("ln -s {} containers; echo ready; sleep 1000", host.display());
+    daemon.launch(&request(&world, "pod", &link)).unwrap();
+    cofferdam_tests::wait_for_text(&stdout(&daemon, "pod"), "ready");
+    for name in ["pod.web", "pod.db"] {
+        daemon.launch(&request(&world, name, "echo words")).unwrap();
+        daemon.wait(&id(name)).unwrap();
+        daemon.remove(&id(name)).unwrap();
+    }
+    daemon.destroy(&id("pod")).unwrap();
+    daemon.remove(&id("pod")).unwrap();
+    let left: Vec<_> = fs::read_dir(&host).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["web"]);
+    let left: Vec<_> =
+        fs::read_dir(host.join("web")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["precious"]);
     assert_nothing_left(&world, &"in the end");
 }
 
