@@ -73,6 +73,8 @@ fn a_plugin_that_aborts_ends_the_agent_and_no_container() {
     let died = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", NAME, "--nocapture"])
         .env(DIES, scene.world.directory())
+        // What it leaves behind goes with this test's own.
+        .env("TMPDIR", scene.world.directory())
         .output()
         .unwrap();
     assert_eq!(died.status.signal(), Some(6), "{}", String::from_utf8_lossy(&died.stderr));

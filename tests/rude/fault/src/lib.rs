@@ -3,7 +3,7 @@
 mod act;
 
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -11,7 +11,11 @@ use std::path::PathBuf;
 use act::{Act, Fault};
 use cofferdam_plugin_api::prelude::*;
 
-struct Rude(Config);
+struct Rude {
+    config: Config,
+    /// Open for as long as it lives, which may be longer than the folder it is in.
+    journal: Option<File>,
+}
 
 #[derive(Deserialize, PluginConfig)]
 #[serde(deny_unknown_fields)]
@@ -26,15 +30,14 @@ struct Config {
     environment: BTreeMap<String, String>,
 }
 
-impl Config {
+impl Rude {
     /// Notes the call, and does what the table says happens in it.
     fn arrive(&self, method: &str, container: &str) -> Result<Option<Act>> {
-        if let Some(journal) = &self.journal {
-            let mut journal = OpenOptions::new().append(true).create(true).open(journal)?;
+        if let Some(mut journal) = self.journal.as_ref() {
             // One write, so that lines of calls that overlap stay whole.
             journal.write_all(format!("{method} {container}\n").as_bytes())?;
         }
-        let fault = self.faults.iter().find(|fault| fault.strikes(method, container));
+        let fault = self.config.faults.iter().find(|fault| fault.strikes(method, container));
         fault.map(|fault| fault.strike(method, container)).transpose()
     }
 }
@@ -45,22 +48,26 @@ impl Isolator for Rude {
     type Config = Config;
 
     fn create(config: Config, _: Host) -> Result<Self> {
-        config.arrive("create", "")?;
-        Ok(Self(config))
+        let open = |path| OpenOptions::new().append(true).create(true).open(path);
+        let journal = config.journal.as_ref().map(open).transpose()?;
+        // One that fails to be made is dropped like any other.
+        let rude = Self { config, journal };
+        rude.arrive("create", "")?;
+        Ok(rude)
     }
 
     fn recover(&self, containers: Vec<Recovered>, _: Vec<ContainerId>) -> Result<Recovery> {
         let ids: Vec<&str> = containers.iter().map(|container| container.id.as_str()).collect();
-        self.0.arrive("recover", &ids.join(","))?;
+        self.arrive("recover", &ids.join(","))?;
         Ok(Recovery::new())
     }
 
     fn prepare(&self, container: &Container) -> Result<Prepared> {
         let mut prepared = Prepared::new();
-        for (name, value) in &self.0.environment {
+        for (name, value) in &self.config.environment {
             prepared = prepared.environment(name, value);
         }
-        match self.0.arrive("prepare", container.id.as_str())? {
+        match self.arrive("prepare", container.id.as_str())? {
             Some(Act::UnknownOperation) => prepared.launch().operations.push(Operation::Unknown),
             Some(Act::UnknownNamespace) => prepared = prepared.clone_namespace(Namespace::Unknown),
             _ => {}
@@ -69,42 +76,42 @@ impl Isolator for Rude {
     }
 
     fn isolate(&self, container: &Subject) -> Result<()> {
-        self.0.arrive("isolate", container.id()).map(drop)
+        self.arrive("isolate", container.id()).map(drop)
     }
 
     fn watch(&self, container: &Subject) -> Result<Option<OwnedFd>> {
-        self.0.arrive("watch", container.id()).map(|_| None)
+        self.arrive("watch", container.id()).map(|_| None)
     }
 
     fn limitation(&self, container: &Subject) -> Result<Option<Limitation>> {
-        self.0.arrive("limitation", container.id()).map(|_| None)
+        self.arrive("limitation", container.id()).map(|_| None)
     }
 
     fn update(&self, container: &Subject, _: &Resources) -> Result<Option<Json>> {
-        self.0.arrive("update", container.id()).map(|_| None)
+        self.arrive("update", container.id()).map(|_| None)
     }
 
     fn usage(&self, container: &Subject) -> Result<Usage> {
         let usage = Usage::default().with("rude_count", 1.0);
-        match self.0.arrive("usage", container.id())? {
+        match self.arrive("usage", container.id())? {
             Some(Act::NotANumber) => Ok(usage.with("rude_secs", f64::NAN)),
             _ => Ok(usage),
         }
     }
 
     fn status(&self, container: &Subject) -> Result<Status> {
-        self.0.arrive("status", container.id())?;
+        self.arrive("status", container.id())?;
         Ok(Status::default().with("rude", true.into()))
     }
 
     fn cleanup(&self, container: &Subject) -> Result<()> {
-        self.0.arrive("cleanup", container.id()).map(drop)
+        self.arrive("cleanup", container.id()).map(drop)
     }
 }
 
 impl Drop for Rude {
     fn drop(&mut self) {
-        // The test and its journal may be gone by now.
-        drop(self.0.arrive("drop", ""));
+        // Nobody is left to tell.
+        drop(self.arrive("drop", ""));
     }
 }
