@@ -276,7 +276,7 @@ fn build(errand: &Errand, config: &Config, errands: Errands) -> Result<Built, St
     };
 
     let table = Arc::new(Table::new(Arc::clone(&ledger)));
-    let store = Store::new(&work_dir);
+    let store = Store::new(config.plugin_store.as_ref().unwrap_or(&work_dir.join("plugins")));
     let premises = Premises { runtime_dir: ledger.runtime_dir(), work_dir: &work_dir, store: &store };
     let shelf = Shelf::read(config)?;
     let isolators = config

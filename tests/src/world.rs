@@ -34,6 +34,7 @@ impl World {
             file: None,
             runtime_dir: at("run"),
             work_dir: at("work"),
+            plugin_store: None,
             socket: at("run/agent.sock"),
             plugin_dir: paths::build(),
             launcher: LauncherKind::Linux,

@@ -200,6 +200,7 @@ mod tests {
             file: None,
             runtime_dir: folder.path().join("run"),
             work_dir: folder.path().join("work"),
+            plugin_store: None,
             socket: socket.clone(),
             plugin_dir: folder.path().to_owned(),
             launcher: LauncherKind::Posix,

@@ -48,6 +48,9 @@ pub struct Config {
     pub runtime_dir: PathBuf,
     /// What outlives a reboot: sandboxes.
     pub work_dir: PathBuf,
+    /// Where private copies of plugins are kept, if not in the work directory. Agents that live for one command
+    /// share theirs.
+    pub plugin_store: Option<PathBuf>,
     /// The socket of the API.
     pub socket: PathBuf,
     /// Where plugins are looked for by name.

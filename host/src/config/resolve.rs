@@ -94,6 +94,7 @@ impl Resolver<'_> {
             file: file.map(|file| self.around.cwd.join(file)),
             runtime_dir,
             work_dir,
+            plugin_store: None,
             socket,
             plugin_dir,
             launcher,

@@ -136,7 +136,7 @@ pub fn find(folder: &Path) -> std::io::Result<Vec<(PathBuf, Result<Manifest, Pre
     Ok(paths
         .into_iter()
         .map(|path| {
-            let found = examine(&path).map(|candidate| candidate.manifest);
+            let found = look(&path).map(|(_, manifest, _)| manifest);
             (path, found)
         })
         .filter(|(_, found)| !matches!(found, Err(PreflightError::NotAPlugin { .. })))
@@ -148,6 +148,13 @@ pub fn find(folder: &Path) -> std::io::Result<Vec<(PathBuf, Result<Manifest, Pre
 /// # Errors
 /// [`PreflightError`] says what is wrong with the file.
 pub fn examine(path: &Path) -> Result<Candidate, PreflightError> {
+    let (path, manifest, bytes) = look(path)?;
+    let sha256 = hex(&Sha256::digest(&bytes));
+    Ok(Candidate { path, manifest, sha256, bytes })
+}
+
+/// Looks at a plugin file; its hash, which takes longer than all the rest, is not needed to list it.
+fn look(path: &Path) -> Result<(PathBuf, Manifest, Vec<u8>), PreflightError> {
     let read_error = |source| PreflightError::Read { path: path.to_owned(), source };
     let path = path.canonicalize().map_err(read_error)?;
     // A pipe would otherwise be waited for until somebody writes to it.
@@ -176,8 +183,7 @@ pub fn examine(path: &Path) -> Result<Candidate, PreflightError> {
         let Manifest { kind, name, version, .. } = manifest;
         return Err(PreflightError::Unfit { kind, name, version, path, reason });
     }
-    let sha256 = hex(&Sha256::digest(&bytes));
-    Ok(Candidate { path, manifest, sha256, bytes })
+    Ok((path, manifest, bytes))
 }
 
 /// Why a plugin would not work in this agent, if it would not.

@@ -33,10 +33,10 @@ pub struct StoreError {
 }
 
 impl Store {
-    /// The store of an agent with this work directory.
+    /// The store in a folder, which is made when it is needed.
     #[must_use]
-    pub fn new(work_dir: &Path) -> Self {
-        Self { folder: work_dir.join("plugins") }
+    pub fn new(folder: &Path) -> Self {
+        Self { folder: folder.to_owned() }
     }
 
     /// The path of a private copy of a candidate, made if it is not there.

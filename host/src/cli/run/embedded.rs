@@ -67,7 +67,8 @@ impl Embedded {
             None => Config::embedded(&overrides, &around, &Files),
         };
         match config {
-            Ok(config) => {
+            Ok(mut config) => {
+                config.plugin_store = home.state.parent().map(|parent| parent.join("plugins"));
                 start_logging(&config);
                 Ok(Self { config, around, home })
             }
