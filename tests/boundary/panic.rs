@@ -217,7 +217,10 @@ async fn a_panic_for_one_container_fails_no_other_one() {
     for launch in launches {
         let (name, outcome) = launch.await.unwrap();
         match outcome {
-            Ok(_) => assert_ne!(name, "web"),
+            Ok(_) => {
+                assert_ne!(name, "web");
+                assert_eq!(agent.wait(&id(&name)).await.unwrap().status, Some(0));
+            }
             Err(error) => assert_eq!(name, "web", "{}", chain(&error)),
         }
     }
