@@ -293,7 +293,7 @@ fn surroundings(
     Ok((rootfs, linux))
 }
 
-/// A request as the wire has it: what [`to_request`] makes it from. The class is not part of it.
+/// A request as the wire has it: what `to_request` makes it from. The class is not part of it.
 #[must_use]
 pub fn from_request(request: &Request) -> wire::LaunchContainer {
     let command = &request.command;

@@ -10,7 +10,7 @@
 //!            destroy.rs  the way down, the same for failure, kill, limit and restart
 //! ```
 //!
-//! Everyone else holds a [`Cell`]: a container's record to look at, and a place to leave the wish that it
+//! Everyone else holds a `Cell`: a container's record to look at, and a place to leave the wish that it
 //! end. Only its task acts on it, except for calls that change nothing of its life (usage, status, update,
 //! signals), which take their turn one after the other.
 
