@@ -196,6 +196,10 @@ impl Chain {
     /// # Errors
     /// The first plugin that says no, or two that contradict each other.
     pub async fn prepare(&self, container: Container, parties: Vec<Party>) -> Result<Prepared, ChainError> {
+        let asked = |party: &Party| self.plugin(&party.plugin).is_some_and(|p| p.implements(Method::Prepare));
+        if !parties.iter().any(asked) {
+            return Ok(Prepared { parties, ..Prepared::default() });
+        }
         let container = Arc::new(container);
         let mut progress = Progress { prepared: Prepared { parties, ..Prepared::default() }, next: 0 };
         loop {

@@ -275,13 +275,9 @@ impl Launcher for Linux {
         let mounts =
             self.cgroups.legacy.iter().chain(&self.cgroups.unified).map(|hierarchy| &hierarchy.mount);
         for mount in mounts {
-            // The agent's own, and the one that it may share with others. One with a container in it stays: the
-            // kernel removes no directory that is in use.
-            for directory in [Some(self.relative.as_path()), self.relative.parent()].into_iter().flatten() {
-                if directory.as_os_str().is_empty() || std::fs::remove_dir(mount.join(directory)).is_err() {
-                    break;
-                }
-            }
+            // One with a container in it stays: the kernel removes no directory that is in use. The one above stays
+            // too: another agent may be about to make its own in it.
+            drop(std::fs::remove_dir(mount.join(&self.relative)));
         }
     }
 }
