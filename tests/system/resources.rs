@@ -37,8 +37,10 @@ async fn usage_is_measured_and_says_who_measured_it() {
     }
     let world = World::shipped();
     let agent = world.start().await.unwrap();
-    let mut request =
-        Request::shell(id("busy"), "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo done; sleep 1000");
+    let mut request = Request::shell(
+        id("busy"),
+        "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done; echo done; sleep 1000",
+    );
     request.rootfs = Some(world.rootfs());
     request.resources = Resources::default().with("cpus", 1.0).with("mem", 64.0);
     agent.launch(request).await.unwrap();
