@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use cofferdam_plugin_model::units;
 use serde::{Deserialize, Deserializer, de};
 
 use crate::note::Text;
@@ -213,54 +214,16 @@ pub struct Size(pub u64);
 impl<'de> Deserialize<'de> for TimeSpan {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let expected = || de::Error::custom(format!("`{text}` is not a length of time such as \"1m 30s\""));
-        let mut total = Duration::ZERO;
-        let mut rest = text.trim();
-        if rest.is_empty() {
-            return Err(expected());
-        }
-        while !rest.is_empty() {
-            let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-            let (number, tail) = rest.split_at(digits);
-            let letters = tail.len() - tail.trim_start_matches(char::is_alphabetic).len();
-            let (unit, tail) = tail.split_at(letters);
-            let one = match unit {
-                "ns" => Duration::from_nanos(1),
-                "us" | "µs" => Duration::from_micros(1),
-                "ms" => Duration::from_millis(1),
-                "s" | "sec" | "secs" => Duration::from_secs(1),
-                "m" | "min" | "mins" => Duration::from_secs(60),
-                "h" | "hour" | "hours" => Duration::from_secs(3600),
-                "d" | "day" | "days" => Duration::from_secs(86400),
-                _ => return Err(expected()),
-            };
-            let count: u32 = number.parse().map_err(|_| expected())?;
-            total = one.checked_mul(count).and_then(|part| total.checked_add(part)).ok_or_else(expected)?;
-            rest = tail.trim_start();
-        }
-        Ok(Self(total))
+        let wrong = || de::Error::custom(format!("`{text}` is not a length of time such as \"1m 30s\""));
+        units::duration(&text).map(Self).ok_or_else(wrong)
     }
 }
 
 impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let expected = || de::Error::custom(format!("`{text}` is not a size such as \"64 MiB\""));
-        let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-        let (number, unit) = text.split_at(split);
-        let number: u64 = number.parse().map_err(|_| expected())?;
-        let one: u64 = match unit.trim() {
-            "B" | "" => 1,
-            "kB" | "KB" => 1000,
-            "MB" => 1_000_000,
-            "GB" => 1_000_000_000,
-            "KiB" => 1 << 10,
-            "MiB" => 1 << 20,
-            "GiB" => 1 << 30,
-            "TiB" => 1 << 40,
-            _ => return Err(expected()),
-        };
-        number.checked_mul(one).map(Self).ok_or_else(expected)
+        let wrong = || de::Error::custom(format!("`{text}` is not a size such as \"64 MiB\""));
+        units::size(&text).map(Self).ok_or_else(wrong)
     }
 }
 
@@ -268,23 +231,16 @@ impl<'de> Deserialize<'de> for Size {
 mod tests {
     use super::*;
 
-    fn size(text: &str) -> Option<u64> {
-        serde_json::from_value::<Size>(text.into()).ok().map(|size| size.0)
-    }
-
-    fn span(text: &str) -> Option<Duration> {
-        serde_json::from_value::<TimeSpan>(text.into()).ok().map(|span| span.0)
-    }
-
     #[test]
-    fn sizes_and_times_need_units_people_know() {
-        assert_eq!(size("64 MiB"), Some(64 << 20));
-        assert_eq!(size("1GB"), Some(1_000_000_000));
-        assert_eq!(size("12 parsecs"), None);
-        assert_eq!(size("99999999999 TiB"), None);
-        assert_eq!(span("1m 30s"), Some(Duration::from_secs(90)));
-        assert_eq!(span("250ms"), Some(Duration::from_millis(250)));
-        assert_eq!(span(""), None);
-        assert_eq!(span("5"), None);
+    fn a_size_or_time_without_a_known_unit_is_quoted() {
+        assert_eq!(serde_json::from_value::<Size>("64 MiB".into()).unwrap(), Size(64 << 20));
+        let wrong = serde_json::from_value::<Size>("12 parsecs".into()).unwrap_err();
+        assert_eq!(wrong.to_string(), "`12 parsecs` is not a size such as \"64 MiB\"");
+        assert_eq!(
+            serde_json::from_value::<TimeSpan>("1m 30s".into()).unwrap(),
+            TimeSpan(Duration::from_secs(90))
+        );
+        let wrong = serde_json::from_value::<TimeSpan>("5".into()).unwrap_err();
+        assert_eq!(wrong.to_string(), "`5` is not a length of time such as \"1m 30s\"");
     }
 }

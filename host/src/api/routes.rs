@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use cofferdam_plugin_model::units;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +17,6 @@ use super::error::ApiError;
 use super::socket::StrangerError;
 use super::types::Call;
 use super::{Api, calls, metrics, pages, show};
-use crate::config::units;
 
 /// The media type of OpenMetrics, in which metrics are written.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::config::units;
+use cofferdam_plugin_model::units;
+
 use crate::container::{Limit, Resources};
 
 /// The unit of `mem`.

@@ -13,7 +13,6 @@ mod resolve;
 mod samples;
 mod schema;
 mod surroundings;
-pub mod units;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;

@@ -7,11 +7,11 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cofferdam_plugin_model::Method;
+use cofferdam_plugin_model::{Method, units};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{FailPolicy, units};
+use super::FailPolicy;
 
 /// A value and where it was written.
 #[derive(Debug, Clone)]

@@ -6,12 +6,12 @@
 
 use std::ops::Range;
 
+use cofferdam_plugin_model::units;
 use serde_json::{Map, Value as Json};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostic::{Finding, nearest, words};
-use super::units;
 
 /// Whose table it is, for sentences about it.
 #[derive(Debug, Clone, Copy)]

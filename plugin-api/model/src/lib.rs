@@ -2,7 +2,7 @@
 //!
 //! Every payload of the plugin ABI is one of these types as JSON. They grow without breaking anybody:
 //! every field has a default, unknown fields are ignored, and every enum has a catch-all for what a newer
-//! side may say. Nothing here does any work; the agent and the SDK do.
+//! side may say. Nothing here does any work, but for [`units`]; the agent and the SDK do.
 
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
@@ -14,6 +14,7 @@ mod id;
 mod launch;
 mod manifest;
 mod resources;
+pub mod units;
 
 pub use cgroups::{CgroupVersion, Cgroups};
 pub use container::{Command, Container, ContainerClass, LinuxOptions, Subject};

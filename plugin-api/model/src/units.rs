@@ -1,7 +1,7 @@
 //! Lengths of time and sizes, as an operator writes them.
 //!
-//! The grammar is the one in which plugins read their own tables, so that no value is accepted here and
-//! refused there.
+//! Both the agent, which holds a plugin's table against its schema, and the plugin, which reads it, use this
+//! grammar, so that no value is accepted here and refused there.
 
 use std::time::Duration;
 
