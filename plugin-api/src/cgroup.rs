@@ -1,20 +1,26 @@
 //! Control groups as an isolator handles them: a directory of knobs, on either kind of hierarchy.
+//!
+//! Reading and writing is that of `cofferdam_linux`; here is what only an isolator needs of it.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::fmt::Display;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Write};
+use std::fs::File;
+use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
+use cofferdam_linux::cgroup as linux;
 use cofferdam_plugin_model as model;
-use model::CgroupVersion;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::inotify;
+use rustix::io::Errno;
 
 use crate::{Error, Result};
+
+// `Version` alone is that of a plugin.
+pub use cofferdam_linux::cgroup::Version as CgroupVersion;
 
 /// The directory with a container's knobs of one controller.
 ///
@@ -30,10 +36,8 @@ use crate::{Error, Result};
 #[derive(Debug, Clone)]
 pub struct Cgroup {
     controller: String,
-    version: CgroupVersion,
     mount: PathBuf,
-    path: PathBuf,
-    directory: PathBuf,
+    group: linux::Cgroup,
 }
 
 /// Why something could not be done with a control group.
@@ -49,14 +53,9 @@ pub enum CgroupError {
         /// Its name.
         controller: String,
     },
-    /// The directory could not be made.
-    #[error("cannot make the control group `{}`", path.display())]
-    Create {
-        /// The directory.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    /// The directory, or a knob in it, could not be made, read, written or removed.
+    #[error(transparent)]
+    Refused(#[from] linux::CgroupError),
     /// A controller could not be handed down on the v2 hierarchy.
     #[error(
         "cannot enable the controller `{controller}` below `{}`; no process may live in that control group \
@@ -69,33 +68,7 @@ pub enum CgroupError {
         /// The control group above.
         path: PathBuf,
         /// Why.
-        source: io::Error,
-    },
-    /// A knob could not be read.
-    #[error("cannot read `{}`", path.display())]
-    Read {
-        /// The knob.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// A knob could not be written.
-    #[error("cannot write `{value}` to `{}`", path.display())]
-    Write {
-        /// The knob.
-        path: PathBuf,
-        /// What should have been written.
-        value: String,
-        /// Why.
-        source: io::Error,
-    },
-    /// A knob holds something unexpected.
-    #[error("`{}` holds `{text}`, which is not what it should hold", path.display())]
-    Parse {
-        /// The knob.
-        path: PathBuf,
-        /// What it holds.
-        text: String,
+        source: linux::CgroupError,
     },
     /// A knob could not be watched.
     #[error("cannot watch `{}`", path.display())]
@@ -103,15 +76,7 @@ pub enum CgroupError {
         /// The knob.
         path: PathBuf,
         /// Why.
-        source: io::Error,
-    },
-    /// The directory could not be removed.
-    #[error("cannot remove the control group `{}`", path.display())]
-    Remove {
-        /// The directory.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
+        source: linux::CgroupError,
     },
 }
 
@@ -119,27 +84,19 @@ impl CgroupError {
     /// Whether the control group, or the knob, is not there (any more).
     #[must_use]
     pub fn is_missing(&self) -> bool {
-        // A knob that was opened before its control group went answers ENODEV.
-        const ENODEV: i32 = 19;
-        self.source_io()
-            .is_some_and(|error| error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(ENODEV))
+        self.refusal().is_some_and(linux::CgroupError::is_missing)
     }
 
     /// Whether the kernel refused because something is still in use.
     #[must_use]
     pub fn is_busy(&self) -> bool {
-        self.source_io().is_some_and(|error| error.kind() == ErrorKind::ResourceBusy)
+        self.refusal().is_some_and(linux::CgroupError::is_busy)
     }
 
-    fn source_io(&self) -> Option<&io::Error> {
+    fn refusal(&self) -> Option<&linux::CgroupError> {
         match self {
-            Self::NoController { .. } | Self::Parse { .. } => None,
-            Self::Create { source, .. }
-            | Self::Enable { source, .. }
-            | Self::Read { source, .. }
-            | Self::Write { source, .. }
-            | Self::Watch { source, .. }
-            | Self::Remove { source, .. } => Some(source),
+            Self::NoController { .. } => None,
+            Self::Refused(source) | Self::Enable { source, .. } | Self::Watch { source, .. } => Some(source),
         }
     }
 }
@@ -157,36 +114,32 @@ impl Cgroup {
     /// The knobs of `controller`, if the host has it.
     #[must_use]
     pub fn find(cgroups: &model::Cgroups, controller: &str) -> Option<Self> {
-        let (version, directory) = cgroups.controller(controller)?;
-        let mount = match version {
-            CgroupVersion::V1 => cgroups.v1.get(controller)?,
-            CgroupVersion::V2 => cgroups.v2.as_ref()?,
+        let on_v2 = || cgroups.v2_controllers.iter().any(|offered| offered == controller);
+        let (mount, version) = match (cgroups.v1.get(controller), &cgroups.v2) {
+            (Some(mount), _) => (mount, CgroupVersion::V1),
+            (None, Some(mount)) if on_v2() => (mount, CgroupVersion::V2),
+            _ => return None,
         };
-        Some(Self {
-            controller: controller.to_owned(),
-            version,
-            mount: mount.clone(),
-            path: cgroups.path.clone(),
-            directory,
-        })
+        let group = linux::Cgroup::at(mount.join(&cgroups.path), version);
+        Some(Self { controller: controller.to_owned(), mount: mount.clone(), group })
     }
 
     /// Which kind of hierarchy it is on.
     #[must_use]
     pub fn version(&self) -> CgroupVersion {
-        self.version
+        self.group.version()
     }
 
     /// The directory that holds the knobs.
     #[must_use]
     pub fn directory(&self) -> &Path {
-        &self.directory
+        self.group.path()
     }
 
     /// Whether the knob is there.
     #[must_use]
     pub fn has(&self, knob: &str) -> bool {
-        self.directory.join(knob).exists()
+        self.group.has(knob)
     }
 
     /// Sees to it that the knobs are there.
@@ -195,29 +148,22 @@ impl Cgroup {
     /// controller is enabled in every control group above it, which is what makes its knobs appear.
     ///
     /// # Errors
-    /// [`CgroupError::Create`], or on v2 [`CgroupError::Enable`] and [`CgroupError::Read`].
+    /// [`CgroupError::Refused`], or on v2 [`CgroupError::Enable`].
     pub fn create(&self) -> Result<(), CgroupError> {
-        match self.version {
-            CgroupVersion::V1 => fs::create_dir_all(&self.directory)
-                .map_err(|source| CgroupError::Create { path: self.directory.clone(), source }),
-            CgroupVersion::V2 => self.ancestors().try_for_each(|above| self.enable(&above)),
+        match self.version() {
+            CgroupVersion::V1 => Ok(self.group.create()?),
+            CgroupVersion::V2 => {
+                let above = self.directory().ancestors().skip(1);
+                let above: Vec<_> = above.take_while(|path| path.starts_with(&self.mount)).collect();
+                // From the mount point down: none can hand on what it was not given.
+                above.into_iter().rev().try_for_each(|path| self.enable(path))
+            }
         }
-    }
-
-    /// The control groups above, from the mount point down.
-    fn ancestors(&self) -> impl Iterator<Item = PathBuf> {
-        let levels: Vec<&OsStr> = self.path.iter().collect();
-        let mount = self.mount.clone();
-        (0..levels.len()).map(move |depth| mount.join(levels[..depth].iter().collect::<PathBuf>()))
     }
 
     fn enable(&self, above: &Path) -> Result<(), CgroupError> {
-        let knob = above.join("cgroup.subtree_control");
-        // Most often some container before this one did it; a read is cheaper and needs no permission.
-        if read(&knob)?.split_ascii_whitespace().any(|enabled| enabled == self.controller) {
-            return Ok(());
-        }
-        poke(&knob, &format!("+{}", self.controller)).map_err(|source| CgroupError::Enable {
+        let group = linux::Cgroup::at(above, CgroupVersion::V2);
+        group.enable(&[&self.controller]).map_err(|source| CgroupError::Enable {
             controller: self.controller.clone(),
             path: above.to_owned(),
             source,
@@ -227,60 +173,44 @@ impl Cgroup {
     /// Writes a knob.
     ///
     /// # Errors
-    /// [`CgroupError::Write`].
+    /// [`CgroupError::Refused`].
     pub fn write(&self, knob: &str, value: impl Display) -> Result<(), CgroupError> {
-        let (path, value) = (self.directory.join(knob), value.to_string());
-        poke(&path, &value).map_err(|source| CgroupError::Write { path, value, source })
+        Ok(self.group.write(knob, value)?)
     }
 
     /// Reads a knob, without the final line break.
     ///
     /// # Errors
-    /// [`CgroupError::Read`].
+    /// [`CgroupError::Refused`].
     pub fn read(&self, knob: &str) -> Result<String, CgroupError> {
-        read(&self.directory.join(knob))
+        Ok(self.group.read(knob)?)
     }
 
     /// Reads a knob that holds one value, such as a number.
     ///
     /// # Errors
-    /// [`CgroupError::Read`] and [`CgroupError::Parse`].
+    /// [`CgroupError::Refused`], also when it holds something else.
     pub fn read_as<T: FromStr>(&self, knob: &str) -> Result<T, CgroupError> {
-        let text = self.read(knob)?;
-        text.parse().map_err(|_| CgroupError::Parse { path: self.directory.join(knob), text })
+        Ok(self.group.read_as(knob)?)
     }
 
     /// Reads a knob that holds lines of a name and a number, such as `memory.stat`. Lines of another form
     /// are left out.
     ///
     /// # Errors
-    /// [`CgroupError::Read`].
+    /// [`CgroupError::Refused`].
     pub fn read_table(&self, knob: &str) -> Result<BTreeMap<String, u64>, CgroupError> {
-        let text = self.read(knob)?;
-        let line = |line: &str| {
-            let (name, value) = line.split_once(' ')?;
-            Some((name.to_owned(), value.parse().ok()?))
-        };
-        Ok(text.lines().filter_map(line).collect())
+        Ok(self.group.read_table(knob)?)
     }
 
     /// The control groups directly below: what containers made for themselves, and those of nested
     /// containers; on v2 also where its processes live.
     ///
     /// # Errors
-    /// [`CgroupError::Read`].
+    /// [`CgroupError::Refused`].
     pub fn children(&self) -> Result<Vec<Self>, CgroupError> {
-        let failed = |source| CgroupError::Read { path: self.directory.clone(), source };
-        let mut found = Vec::new();
-        for entry in fs::read_dir(&self.directory).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            if entry.file_type().map_err(failed)?.is_dir() {
-                let name = entry.file_name();
-                let (path, directory) = (self.path.join(&name), self.directory.join(&name));
-                found.push(Self { path, directory, ..self.clone() });
-            }
-        }
-        Ok(found)
+        let below = self.group.children()?.into_iter();
+        Ok(below.map(|group| Self { group, ..self.clone() }).collect())
     }
 
     /// A descriptor that becomes readable when the kernel has news of a knob: an eventfd registered in
@@ -291,32 +221,45 @@ impl Cgroup {
     /// # Errors
     /// [`CgroupError::Watch`].
     pub fn watch(&self, knob: &str, arguments: &str) -> Result<OwnedFd, CgroupError> {
-        let path = self.directory.join(knob);
-        let watching = match self.version {
-            CgroupVersion::V1 => self.watch_v1(&path, arguments),
-            CgroupVersion::V2 => watch_v2(&path),
+        let watching = match self.version() {
+            CgroupVersion::V1 => self.watch_v1(knob, arguments),
+            CgroupVersion::V2 => self.watch_v2(knob),
         };
-        watching.map_err(|source| CgroupError::Watch { path, source })
+        watching.map_err(|source| CgroupError::Watch { path: self.directory().join(knob), source })
     }
 
-    fn watch_v1(&self, knob: &Path, arguments: &str) -> io::Result<OwnedFd> {
-        let events = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        let knob = File::open(knob)?;
-        let registration = format!("{} {} {arguments}", events.as_raw_fd(), knob.as_raw_fd());
-        poke(&self.directory.join("cgroup.event_control"), registration.trim_end())?;
+    fn watch_v1(&self, knob: &str, arguments: &str) -> Result<OwnedFd, linux::CgroupError> {
+        let watched = self.group.open(knob)?;
+        let events = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|errno| self.unread(knob, errno))?;
+        let registration = format!("{} {} {arguments}", events.as_raw_fd(), watched.as_raw_fd());
+        self.group.write("cgroup.event_control", registration.trim_end())?;
         Ok(events)
+    }
+
+    fn watch_v2(&self, knob: &str) -> Result<OwnedFd, linux::CgroupError> {
+        let watching = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
+            .map_err(|errno| self.unread(knob, errno))?;
+        inotify::add_watch(&watching, self.directory().join(knob), inotify::WatchFlags::MODIFY)
+            .map_err(|errno| self.unread(knob, errno))?;
+        Ok(watching)
+    }
+
+    fn unread(&self, knob: &str, errno: Errno) -> linux::CgroupError {
+        linux::CgroupError::Read { path: self.directory().join(knob), source: errno.into() }
     }
 
     /// Removes the directory and what a container made below it. Missing is success; on v2 nothing
     /// happens, because the directory is the agent's.
     ///
     /// # Errors
-    /// [`CgroupError::Remove`]; one that may pass is marked as retryable.
+    /// [`CgroupError::Refused`]; one that may pass is marked as retryable.
     pub fn remove(&self) -> Result<()> {
-        if self.version == CgroupVersion::V2 {
+        if self.version() == CgroupVersion::V2 {
             return Ok(());
         }
-        remove_tree(&self.directory).map_err(|error| {
+        // Without waiting: whoever calls tries again.
+        self.group.remove(Duration::ZERO).map_err(|error| {
             let may_pass = error.is_busy();
             let error = Error::from(error);
             if may_pass { error.retryable() } else { error }
@@ -342,50 +285,10 @@ pub fn news(descriptor: BorrowedFd<'_>) -> io::Result<bool> {
     }
 }
 
-fn watch_v2(knob: &Path) -> io::Result<OwnedFd> {
-    let watching = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
-    inotify::add_watch(&watching, knob, inotify::WatchFlags::MODIFY)?;
-    Ok(watching)
-}
-
-fn read(path: &Path) -> Result<String, CgroupError> {
-    match fs::read_to_string(path) {
-        Ok(mut text) => {
-            text.truncate(text.trim_end().len());
-            Ok(text)
-        }
-        Err(source) => Err(CgroupError::Read { path: path.to_owned(), source }),
-    }
-}
-
-/// One write(2): knobs take a value whole or not at all. Never creates a file.
-fn poke(path: &Path, value: &str) -> io::Result<()> {
-    OpenOptions::new().write(true).open(path)?.write_all(value.as_bytes())
-}
-
-fn remove_tree(directory: &Path) -> Result<(), CgroupError> {
-    let failed = |source| CgroupError::Remove { path: directory.to_owned(), source };
-    match fs::remove_dir(directory) {
-        Ok(()) => return Ok(()),
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        // The kernel says so both of processes and of control groups below.
-        Err(error) if error.kind() == ErrorKind::ResourceBusy => {}
-        Err(error) => return Err(failed(error)),
-    }
-    for entry in fs::read_dir(directory).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        if entry.file_type().map_err(failed)?.is_dir() {
-            remove_tree(&entry.path())?;
-        }
-    }
-    match fs::remove_dir(directory) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(failed(error)),
-        _ => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     /// A folder that looks like a v2 hierarchy with one container.
@@ -437,6 +340,25 @@ mod tests {
     }
 
     #[test]
+    fn on_a_hybrid_host_each_controller_is_found_where_it_is() {
+        let cgroups = model::Cgroups {
+            v1: [("memory".to_owned(), PathBuf::from("/cg/memory"))].into(),
+            v2: Some("/cg/unified".into()),
+            v2_controllers: vec!["hugetlb".into()],
+            path: "c/1/web".into(),
+        };
+        let found = |controller| {
+            let cgroup = Cgroup::find(&cgroups, controller)?;
+            Some((cgroup.version(), cgroup.directory().to_owned()))
+        };
+        assert_eq!(found("memory"), Some((CgroupVersion::V1, "/cg/memory/c/1/web".into())));
+        assert_eq!(found("hugetlb"), Some((CgroupVersion::V2, "/cg/unified/c/1/web".into())));
+        assert_eq!(found("pids"), None);
+        let error = Cgroup::of(&cgroups, "pids").unwrap_err();
+        assert!(error.to_string().contains("no cgroup controller `pids`") && !error.is_missing(), "{error}");
+    }
+
+    #[test]
     fn errors_name_the_knob_and_the_value() {
         let directory = tempfile::tempdir().unwrap();
         let cgroup = unified(directory.path());
@@ -445,15 +367,6 @@ mod tests {
         let knob = cgroup.directory().join("memory.max");
         assert_eq!(error.to_string(), format!("cannot write `42` to `{}`", knob.display()));
         assert!(!knob.exists(), "a missing knob was created as a file");
-    }
-
-    #[test]
-    fn a_table_is_read_and_lines_of_another_form_are_not() {
-        let directory = tempfile::tempdir().unwrap();
-        let cgroup = unified(directory.path());
-        fs::write(cgroup.directory().join("memory.stat"), "anon 12\nfile 3\nodd\nhalf 1.5\n").unwrap();
-        let table = cgroup.read_table("memory.stat").unwrap();
-        assert_eq!(table, [("anon".to_owned(), 12), ("file".to_owned(), 3)].into());
     }
 
     #[test]

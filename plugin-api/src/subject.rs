@@ -2,12 +2,12 @@
 
 use std::cell::OnceCell;
 use std::os::fd::BorrowedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use cofferdam_plugin_model as model;
 use serde::de::DeserializeOwned;
 
-use crate::{Error, Result, ResultExt};
+use crate::{Cgroup, Error, Result, ResultExt};
 
 /// The container that a call is about.
 ///
@@ -76,12 +76,12 @@ impl<'a> Subject<'a> {
         T::deserialize(state).context("cannot read the plugin's own state")
     }
 
-    /// The directory of the container's knobs of one cgroup controller (`memory`, `cpuacct`, …).
+    /// The container's knobs of one cgroup controller (`memory`, `cpuacct`, …).
     ///
     /// # Errors
     /// When this host has no such controller.
-    pub fn cgroup(&self, controller: &str) -> Result<(model::CgroupVersion, PathBuf)> {
-        find_cgroup(&self.details()?.cgroups, controller)
+    pub fn cgroup(&self, controller: &str) -> Result<Cgroup> {
+        Ok(Cgroup::of(&self.details()?.cgroups, controller)?)
     }
 
     /// A descriptor that came with the call, if there is one at that place.
@@ -89,17 +89,4 @@ impl<'a> Subject<'a> {
     pub fn descriptor(&self, index: usize) -> Option<BorrowedFd<'_>> {
         self.descriptors.get(index).copied()
     }
-}
-
-/// A controller that the host must have.
-pub(crate) fn find_cgroup(
-    cgroups: &model::Cgroups,
-    controller: &str,
-) -> Result<(model::CgroupVersion, PathBuf)> {
-    cgroups.controller(controller).ok_or_else(|| {
-        Error::new(format!(
-            "this host offers no cgroup controller `{controller}`, or the agent manages no control groups \
-             (the `linux` launcher does)"
-        ))
-    })
 }

@@ -227,7 +227,7 @@ impl Launcher for Linux {
         let mut pids = Vec::new();
         for cgroup in [own.child(LEAF), own] {
             match cgroup.procs() {
-                Err(error) if error.is_gone() => {}
+                Err(error) if error.is_missing() => {}
                 Err(source) => return Err(DestroyError::Cgroup { id: id.to_owned(), source }),
                 Ok(procs) => pids.extend(procs),
             }
@@ -305,7 +305,7 @@ fn path(id: &str) -> Result<PathBuf, BadId> {
 /// not ours.
 fn find(cgroup: &Cgroup, parent: Option<&str>, ids: &mut Vec<String>) -> Result<(), CgroupError> {
     let children = match cgroup.children() {
-        Err(error) if error.is_gone() => return Ok(()),
+        Err(error) if error.is_missing() => return Ok(()),
         children => children?,
     };
     for child in children {

@@ -16,7 +16,7 @@ mod manifest;
 mod resources;
 pub mod units;
 
-pub use cgroups::{CgroupVersion, Cgroups};
+pub use cgroups::Cgroups;
 pub use container::{Command, Container, ContainerClass, LinuxOptions, Subject};
 pub use exchange::{
     CreateRequest, Limitation, LoggerReply, PrepareReply, RecoverReply, RecoverRequest, Recovered, Status,

@@ -1,13 +1,13 @@
 //! The real control groups of the machine that a test runs on.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use cofferdam_linux::cgroup as linux;
 use cofferdam_plugin_model::Cgroups;
 
-use crate::Cgroup;
+use crate::cgroup::{Cgroup, CgroupVersion};
 
 /// The real control groups of this machine, for one container of one test; removed when dropped.
 ///
@@ -44,14 +44,17 @@ impl Hierarchies {
     fn find(controllers: &[&str]) -> Result<Self, String> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("cofferdam-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(|error| error.to_string())?;
-        let mut cgroups = Cgroups { path: PathBuf::from(name).join("web"), ..read_mounts(&mounts) };
-        if let Some(mount) = &cgroups.v2 {
-            let offered = fs::read_to_string(mount.join("cgroup.controllers")).unwrap_or_default();
-            cgroups.v2_controllers = offered.split_ascii_whitespace().map(str::to_owned).collect();
-        }
+        let machine = linux::Cgroups::detect().map_err(|error| error.to_string())?;
+        let mut cgroups = Cgroups { path: PathBuf::from(name).join("web"), ..Cgroups::default() };
         // Only the hierarchies that were asked for, so that dropping leaves the others alone.
-        cgroups.v1.retain(|controller, _| controllers.contains(&controller.as_str()));
+        for &controller in controllers {
+            if let Some((hierarchy, CgroupVersion::V1)) = machine.hierarchy(controller) {
+                cgroups.v1.insert(controller.to_owned(), hierarchy.mount.clone());
+            }
+        }
+        if let Some(unified) = machine.unified {
+            (cgroups.v2, cgroups.v2_controllers) = (Some(unified.mount), unified.controllers);
+        }
         let found = Self { cgroups };
         for &controller in controllers {
             // v2 has no such controller: `cpu` counts there.
@@ -63,10 +66,10 @@ impl Hierarchies {
             fs::create_dir_all(cgroup.directory()).map_err(|error| format!("cannot make one: {error}"))?;
             match cgroup.version() {
                 // The plugin is to make it; that we could was what we wanted to know.
-                cofferdam_plugin_model::CgroupVersion::V1 => {
+                CgroupVersion::V1 => {
                     let _ = fs::remove_dir(cgroup.directory());
                 }
-                cofferdam_plugin_model::CgroupVersion::V2 => {
+                CgroupVersion::V2 => {
                     let leaf = cgroup.directory().join("leaf");
                     fs::create_dir_all(leaf).map_err(|error| format!("cannot make a leaf: {error}"))?;
                 }
@@ -84,40 +87,5 @@ impl Drop for Hierarchies {
                 let _ = directory.map(fs::remove_dir);
             }
         }
-    }
-}
-
-/// See proc_pid_mountinfo(5).
-fn read_mounts(text: &str) -> Cgroups {
-    let (mut v1, mut v2) = (BTreeMap::new(), None);
-    for line in text.lines() {
-        let Some((place, kind)) = line.split_once(" - ") else { continue };
-        let Some(target) = place.split(' ').nth(4).map(PathBuf::from) else { continue };
-        let mut kind = kind.split(' ');
-        match (kind.next(), kind.nth(1)) {
-            (Some("cgroup2"), _) => v2 = v2.or(Some(target)),
-            (Some("cgroup"), Some(options)) => {
-                for option in options.split(',') {
-                    v1.entry(option.to_owned()).or_insert_with(|| target.clone());
-                }
-            }
-            _ => {}
-        }
-    }
-    Cgroups { v1, v2, ..Cgroups::default() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hierarchies_are_found_in_the_mount_table() {
-        let text = "35 33 0:31 / /sys/fs/cgroup/cpu rw,relatime shared:9 - cgroup cgroup rw,cpu,cpuacct\n\
-                    36 33 0:32 / /sys/fs/cgroup/unified rw - cgroup2 cgroup rw,nsdelegate\n\
-                    37 33 0:33 / /proc rw - proc proc rw\n";
-        let cgroups = read_mounts(text);
-        assert_eq!(cgroups.v1["cpuacct"], PathBuf::from("/sys/fs/cgroup/cpu"));
-        assert_eq!(cgroups.v2, Some("/sys/fs/cgroup/unified".into()));
     }
 }

@@ -5,7 +5,7 @@
 mod share;
 mod usage;
 
-use cofferdam_plugin_api::model::CgroupVersion;
+use cofferdam_plugin_api::cgroup::CgroupVersion;
 use cofferdam_plugin_api::prelude::*;
 
 use crate::share::Share;
@@ -79,7 +79,7 @@ impl Isolator for Cpu {
             )));
         }
         if let Some(share) = Share::of(resources, self.config.cfs) {
-            share.apply(&Cgroup::of(&container.details()?.cgroups, CONTROLLER)?)?;
+            share.apply(&container.cgroup(CONTROLLER)?)?;
         }
         Ok(None)
     }

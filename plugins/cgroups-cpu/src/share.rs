@@ -1,7 +1,7 @@
 //! From what a container asked for to what the knobs say.
 
-use cofferdam_plugin_api::cgroup::CgroupError;
-use cofferdam_plugin_api::model::{CgroupVersion, Limit};
+use cofferdam_plugin_api::cgroup::{CgroupError, CgroupVersion};
+use cofferdam_plugin_api::model::Limit;
 use cofferdam_plugin_api::prelude::*;
 
 /// How often the kernel hands out the quota, in microseconds. Mesos' value.

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use cofferdam_plugin_api::cgroup::CgroupError;
-use cofferdam_plugin_api::model::CgroupVersion;
+use cofferdam_plugin_api::cgroup::{CgroupError, CgroupVersion};
 use cofferdam_plugin_api::prelude::*;
 use cofferdam_plugin_api::process::from_ticks;
 

@@ -9,9 +9,8 @@ mod usage;
 
 use std::os::fd::OwnedFd;
 
-use cofferdam_plugin_api::cgroup::news;
+use cofferdam_plugin_api::cgroup::{CgroupVersion, news};
 use cofferdam_plugin_api::config::Size;
-use cofferdam_plugin_api::model::CgroupVersion;
 use cofferdam_plugin_api::prelude::*;
 
 use crate::limits::Limits;
@@ -123,7 +122,7 @@ fn own(container: &Subject) -> Result<Option<Cgroup>> {
     if container.state::<Kept>()?.shared {
         return Ok(None);
     }
-    Ok(Some(Cgroup::of(&container.details()?.cgroups, CONTROLLER)?))
+    container.cgroup(CONTROLLER).map(Some)
 }
 
 #[cfg(test)]

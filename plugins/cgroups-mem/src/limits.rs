@@ -2,8 +2,7 @@
 
 use std::fs;
 
-use cofferdam_plugin_api::cgroup::CgroupError;
-use cofferdam_plugin_api::model::CgroupVersion;
+use cofferdam_plugin_api::cgroup::{CgroupError, CgroupVersion};
 use cofferdam_plugin_api::prelude::*;
 
 /// What the knobs are to say, in bytes.

@@ -5,8 +5,7 @@
 
 use std::os::fd::OwnedFd;
 
-use cofferdam_plugin_api::cgroup::CgroupError;
-use cofferdam_plugin_api::model::CgroupVersion;
+use cofferdam_plugin_api::cgroup::{CgroupError, CgroupVersion};
 use cofferdam_plugin_api::prelude::*;
 
 use crate::limits::mebibytes;

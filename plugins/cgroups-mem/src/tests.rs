@@ -6,7 +6,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use cofferdam_plugin_api::model::{CgroupVersion, Limit};
+use cofferdam_plugin_api::model::Limit;
 use cofferdam_plugin_api::testing::{Bench, Hierarchies};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 

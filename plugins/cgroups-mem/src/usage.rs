@@ -1,7 +1,6 @@
 //! From the kernel's figures to those of Mesos.
 
-use cofferdam_plugin_api::cgroup::CgroupError;
-use cofferdam_plugin_api::model::CgroupVersion;
+use cofferdam_plugin_api::cgroup::{CgroupError, CgroupVersion};
 use cofferdam_plugin_api::prelude::*;
 
 /// Mesos' name, and the knob of v1 that holds it.

@@ -44,7 +44,7 @@ impl Cgroup {
             Version::V1 => self.kill_frozen(deadline),
         };
         match killed {
-            Err(KillError::Cgroup(error)) if error.is_gone() && !self.exists() => Ok(()),
+            Err(KillError::Cgroup(error)) if error.is_missing() && !self.exists() => Ok(()),
             other => other,
         }
     }
@@ -52,7 +52,7 @@ impl Cgroup {
     fn kill_v2(&self, deadline: Instant) -> Result<(), KillError> {
         match self.write("cgroup.kill", 1) {
             // Kernels before 5.14.
-            Err(error) if error.is_gone() && self.exists() => return self.kill_frozen(deadline),
+            Err(error) if error.is_missing() && self.exists() => return self.kill_frozen(deadline),
             other => other?,
         }
         if self.events()?.wait_empty(deadline)? { Ok(()) } else { Err(self.stuck()?) }
@@ -119,7 +119,7 @@ impl Cgroup {
     pub fn is_frozen(&self) -> Result<bool, CgroupError> {
         match self.version {
             Version::V1 => Ok(self.read("freezer.state")? == "FROZEN"),
-            Version::V2 => Ok(self.read_entry("cgroup.events", "frozen")? == Some(1)),
+            Version::V2 => Ok(self.read_table("cgroup.events")?.get("frozen") == Some(&1)),
         }
     }
 

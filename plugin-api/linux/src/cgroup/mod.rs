@@ -5,11 +5,13 @@
 mod kill;
 mod layout;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -64,6 +66,11 @@ impl Cgroup {
         self.path.is_dir()
     }
 
+    /// Whether it has this knob.
+    pub fn has(&self, knob: &str) -> bool {
+        self.path.join(knob).exists()
+    }
+
     /// Makes it and what is missing above it. It may exist.
     pub fn create(&self) -> Result<(), CgroupError> {
         fs::create_dir_all(&self.path)
@@ -78,19 +85,20 @@ impl Cgroup {
         Ok(text)
     }
 
-    /// The content of a knob that holds one number.
-    pub fn read_number(&self, knob: &str) -> Result<u64, CgroupError> {
+    /// The content of a knob that holds one value, such as a number.
+    pub fn read_as<T: FromStr>(&self, knob: &str) -> Result<T, CgroupError> {
         let text = self.read(knob)?;
         text.parse().map_err(|_| CgroupError::Parse { path: self.path.join(knob), text })
     }
 
-    /// One value of a knob that holds lines of a name and a number, as `memory.stat`. `None` if there is no such.
-    pub fn read_entry(&self, knob: &str, name: &str) -> Result<Option<u64>, CgroupError> {
-        let text = self.read(knob)?;
-        let mut entries = text.lines().filter_map(|line| line.split_once(' '));
-        let Some((_, number)) = entries.find(|(key, _)| *key == name) else { return Ok(None) };
-        let parsed = number.parse();
-        parsed.map(Some).map_err(|_| CgroupError::Parse { path: self.path.join(knob), text: number.into() })
+    /// The content of a knob that holds lines of a name and a number, as `memory.stat`. Lines of another form are
+    /// left out.
+    pub fn read_table(&self, knob: &str) -> Result<BTreeMap<String, u64>, CgroupError> {
+        let entry = |line: &str| {
+            let (name, number) = line.split_once(' ')?;
+            Some((name.to_owned(), number.parse().ok()?))
+        };
+        Ok(self.read(knob)?.lines().filter_map(entry).collect())
     }
 
     /// Writes a knob, in one piece, as the kernel wants it.
@@ -123,7 +131,7 @@ impl Cgroup {
         let mut pids = Vec::new();
         for cgroup in self.subtree()? {
             match cgroup.procs() {
-                Err(error) if error.is_gone() => {}
+                Err(error) if error.is_missing() => {}
                 procs => pids.extend(procs?),
             }
         }
@@ -156,7 +164,7 @@ impl Cgroup {
     pub fn subtree(&self) -> Result<Vec<Self>, CgroupError> {
         let mut all = Vec::new();
         let children = match self.children() {
-            Err(error) if error.is_gone() => return Ok(all),
+            Err(error) if error.is_missing() => return Ok(all),
             children => children?,
         };
         for child in children {
@@ -233,11 +241,14 @@ impl Cgroup {
 
     /// v2: a watch on whether there are processes in it or below.
     pub fn events(&self) -> Result<Events, CgroupError> {
-        let path = self.path.join("cgroup.events");
-        match File::open(&path) {
-            Ok(file) => Ok(Events { path, file }),
-            Err(source) => Err(CgroupError::Read { path, source }),
-        }
+        const KNOB: &str = "cgroup.events";
+        Ok(Events { path: self.path.join(KNOB), file: self.open(KNOB)? })
+    }
+
+    /// A knob, opened for reading.
+    pub fn open(&self, knob: &str) -> Result<File, CgroupError> {
+        let path = self.path.join(knob);
+        File::open(&path).map_err(|source| CgroupError::Read { path, source })
     }
 }
 
@@ -289,9 +300,10 @@ impl AsFd for Events {
 
 /// Something that cannot be done with a cgroup.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum CgroupError {
     /// It cannot be made.
-    #[error("cannot create cgroup {}", path.display())]
+    #[error("cannot make the control group `{}`", path.display())]
     Create {
         /// Its directory.
         path: PathBuf,
@@ -299,7 +311,7 @@ pub enum CgroupError {
         source: io::Error,
     },
     /// A knob, or the directory, cannot be read.
-    #[error("cannot read {}", path.display())]
+    #[error("cannot read `{}`", path.display())]
     Read {
         /// Which.
         path: PathBuf,
@@ -307,7 +319,7 @@ pub enum CgroupError {
         source: io::Error,
     },
     /// A knob does not take a value.
-    #[error("cannot write `{value}` to {}", path.display())]
+    #[error("cannot write `{value}` to `{}`", path.display())]
     Write {
         /// Which.
         path: PathBuf,
@@ -317,7 +329,7 @@ pub enum CgroupError {
         source: io::Error,
     },
     /// A knob holds something else than expected.
-    #[error("{} holds `{text}`, which is not a number", path.display())]
+    #[error("`{}` holds `{text}`, which is not what it should hold", path.display())]
     Parse {
         /// Which.
         path: PathBuf,
@@ -325,7 +337,7 @@ pub enum CgroupError {
         text: String,
     },
     /// It cannot be removed.
-    #[error("cannot remove cgroup {} (processes in it: {pids:?})", path.display())]
+    #[error("cannot remove the control group `{}` (processes in it: {pids:?})", path.display())]
     Remove {
         /// Its directory.
         path: PathBuf,
@@ -337,17 +349,27 @@ pub enum CgroupError {
 }
 
 impl CgroupError {
-    /// Whether the reason is that the cgroup, or the knob, is not there.
-    pub fn is_gone(&self) -> bool {
-        let (Self::Create { source, .. }
-        | Self::Read { source, .. }
-        | Self::Write { source, .. }
-        | Self::Remove { source, .. }) = self
-        else {
-            return false;
-        };
-        // An open knob of a removed cgroup answers ENODEV.
-        source.kind() == io::ErrorKind::NotFound || source.raw_os_error() == Some(libc::ENODEV)
+    /// Whether the reason is that the cgroup, or the knob, is not there (any more).
+    pub fn is_missing(&self) -> bool {
+        self.answer().is_some_and(|answer| {
+            // An open knob of a removed cgroup answers ENODEV.
+            answer.kind() == io::ErrorKind::NotFound || answer.raw_os_error() == Some(libc::ENODEV)
+        })
+    }
+
+    /// Whether the reason is that something is still in use.
+    pub fn is_busy(&self) -> bool {
+        self.answer().is_some_and(|answer| answer.kind() == io::ErrorKind::ResourceBusy)
+    }
+
+    fn answer(&self) -> Option<&io::Error> {
+        match self {
+            Self::Parse { .. } => None,
+            Self::Create { source, .. }
+            | Self::Read { source, .. }
+            | Self::Write { source, .. }
+            | Self::Remove { source, .. } => Some(source),
+        }
     }
 }
 
@@ -370,12 +392,16 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let cgroup = knobs(
             directory.path(),
-            &[("pids.max", "max\n"), ("pids.current", "12\n"), ("memory.stat", "anon 5\nfile 70\n")],
+            &[
+                ("pids.max", "max\n"),
+                ("pids.current", "12\n"),
+                ("memory.stat", "anon 5\nfile 70\nodd\nhalf 1.5\n"),
+            ],
         );
         assert_eq!(cgroup.read("pids.max").unwrap(), "max");
-        assert_eq!(cgroup.read_number("pids.current").unwrap(), 12);
-        assert_eq!(cgroup.read_entry("memory.stat", "file").unwrap(), Some(70));
-        assert_eq!(cgroup.read_entry("memory.stat", "none").unwrap(), None);
+        assert_eq!(cgroup.read_as::<u64>("pids.current").unwrap(), 12);
+        let table = [("anon".to_owned(), 5), ("file".to_owned(), 70)];
+        assert_eq!(cgroup.read_table("memory.stat").unwrap(), table.into());
         cgroup.write("pids.max", 32).unwrap();
         assert!(cgroup.read("pids.max").unwrap().starts_with("32"));
     }
@@ -387,11 +413,13 @@ mod tests {
         let path = directory.path().display();
 
         let error = cgroup.write("cpu.max", "1 2").unwrap_err();
-        assert_eq!(error.to_string(), format!("cannot write `1 2` to {path}/cpu.max"));
-        assert!(error.is_gone());
-        let error = cgroup.read_number("pids.max").unwrap_err();
-        assert_eq!(error.to_string(), format!("{path}/pids.max holds `max`, which is not a number"));
-        assert!(!error.is_gone());
+        assert_eq!(error.to_string(), format!("cannot write `1 2` to `{path}/cpu.max`"));
+        assert!(!cgroup.has("cpu.max"), "a missing knob was created as a file");
+        assert!(error.is_missing());
+        let error = cgroup.read_as::<u64>("pids.max").unwrap_err();
+        let sentence = format!("`{path}/pids.max` holds `max`, which is not what it should hold");
+        assert_eq!(error.to_string(), sentence);
+        assert!(!error.is_missing());
         assert!(matches!(cgroup.read("cpu.max"), Err(CgroupError::Read { .. })));
     }
 
