@@ -1,5 +1,6 @@
 //! What an isolator is to its author.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -7,11 +8,12 @@ use std::path::PathBuf;
 use cofferdam_plugin_model as model;
 use model::{
     Container, ContainerId, Limitation, Namespace, Operation, Recovered, Resources, Root, Status, Usage,
+    Version,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::{Host, PluginConfig, Result, Subject};
+use crate::{Host, PluginConfig, Result, ResultExt, Subject};
 
 /// One way of isolating containers.
 ///
@@ -60,9 +62,10 @@ pub trait Isolator: Send + Sync + Sized + 'static {
 
     /// Learns what is there already; called once after `create`, before any launch.
     ///
-    /// `containers` run and were prepared by this plugin, perhaps in an earlier version: look at
-    /// [`Recovered::written_by`] and migrate the state, or refuse. `orphans` are about to be cleaned up by
-    /// the ordinary way. What else it finds of its own on the host belongs to nobody and is its to remove.
+    /// `containers` run and were prepared by this plugin, perhaps in another version: one that keeps states
+    /// in another shape than the last one answers with [`Recovery::upgrade`]. `orphans` are about to be
+    /// cleaned up by the ordinary way. What else it finds of its own on the host belongs to nobody and is its
+    /// to remove.
     /// **Must succeed on containers it has never seen**, and touch nothing of one it refuses.
     ///
     /// # Errors
@@ -231,6 +234,51 @@ impl Recovery {
         Self::default()
     }
 
+    /// Takes over the states that another version of the plugin wrote; `own` is the version of this one,
+    /// `env!("CARGO_PKG_VERSION")`.
+    ///
+    /// - Of an older series, a state is read as `Old`, and `migrate` makes the new one; it is told who wrote
+    ///   the old one. What cannot be read, or `migrate` fails on, is refused with the reason.
+    /// - Of a newer series, it is refused: the operator is told which version can read it.
+    /// - Of the same series, it is left alone, as is a container without a state.
+    ///
+    /// A series are the versions that semver calls compatible: of one major number or, before 1.0, of one
+    /// minor number. Within it, states have to stay readable both ways.
+    ///
+    /// # Errors
+    /// When `own` is not a version.
+    pub fn upgrade<Old: DeserializeOwned, New: Serialize>(
+        containers: &[Recovered],
+        own: &str,
+        mut migrate: impl FnMut(Old, &Version) -> Result<New>,
+    ) -> Result<Self> {
+        let own = Version::parse(own).context(format!("`{own}` is not a version"))?;
+        let mut recovery = Self::new();
+        for Recovered { id, subject, written_by, .. } in containers {
+            let Some(writer) = written_by else { continue };
+            match series(writer).cmp(&series(&own)) {
+                Ordering::Equal => {}
+                Ordering::Greater => recovery.refuse(
+                    id,
+                    format!(
+                        "version {writer} of the plugin wrote its state, which version {own} cannot read: \
+                         use {writer} or a later version"
+                    ),
+                ),
+                Ordering::Less => {
+                    let migrated = Old::deserialize(&subject.state)
+                        .context(format!("cannot read the state that version {writer} of the plugin wrote"))
+                        .and_then(|old| migrate(old, writer))
+                        .and_then(|new| recovery.migrate(id, &new));
+                    if let Err(error) = migrated {
+                        recovery.refuse(id, error.causes().join(": "));
+                    }
+                }
+            }
+        }
+        Ok(recovery)
+    }
+
     /// Serves this container, with a new state in place of the old one.
     ///
     /// # Errors
@@ -245,5 +293,110 @@ impl Recovery {
     /// operator is told the reason.
     pub fn refuse(&mut self, container: &ContainerId, reason: impl Into<String>) {
         self.0.insert(container.clone(), model::Verdict::Refused { reason: reason.into() });
+    }
+}
+
+/// What versions must have in common to read each other's states.
+fn series(version: &Version) -> (u64, u64) {
+    (version.major, if version.major == 0 { version.minor } else { 0 })
+}
+
+#[cfg(test)]
+mod tests {
+    use model::{Subject, Verdict};
+    use serde::Deserialize;
+    use serde_json::{Value as Json, json};
+
+    use super::*;
+    use crate::Error;
+    use crate::testing::Bench;
+
+    /// An isolator whose configuration is its own version.
+    struct Counter(String);
+
+    #[derive(Deserialize)]
+    struct Old {
+        count: i32,
+    }
+
+    impl Isolator for Counter {
+        const NAME: &'static str = "test/counter";
+        type Config = String;
+
+        fn create(version: String, _: Host) -> Result<Self> {
+            Ok(Self(version))
+        }
+
+        fn recover(&self, containers: Vec<Recovered>, _: Vec<ContainerId>) -> Result<Recovery> {
+            Recovery::upgrade(&containers, &self.0, |Old { count }, writer| {
+                let count = u32::try_from(count).map_err(|_| Error::new("nobody counts down"))?;
+                Ok(json!({ "counted": count, "by": writer }))
+            })
+        }
+    }
+
+    /// What version `own` makes of a state.
+    fn verdict(own: &str, writer: Option<&str>, state: Json) -> Option<Verdict> {
+        let bench = Bench::<Counter>::isolator(json!(own)).unwrap();
+        let container = Recovered {
+            id: "web".parse().unwrap(),
+            subject: Subject { state, ..Subject::default() },
+            resources: Resources::default(),
+            written_by: writer.map(|version| Version::parse(version).unwrap()),
+        };
+        bench.recover(vec![container], Vec::new()).unwrap().verdicts.remove("web")
+    }
+
+    fn refused(own: &str, writer: &str, state: Json) -> String {
+        match verdict(own, Some(writer), state) {
+            Some(Verdict::Refused { reason }) => reason,
+            other => panic!("{own} said of what {writer} wrote: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_an_older_series_wrote_is_migrated() {
+        for (own, writer) in [("2.0.0", "1.4.2"), ("3.1.0", "1.0.0"), ("0.3.0", "0.2.9"), ("1.0.0", "0.9.0")]
+        {
+            let Some(Verdict::Migrated { state }) = verdict(own, Some(writer), json!({ "count": 7 })) else {
+                panic!("{own} did not migrate what {writer} wrote")
+            };
+            assert_eq!(state, json!({ "counted": 7, "by": writer }));
+        }
+    }
+
+    #[test]
+    fn what_a_newer_series_wrote_is_refused_and_both_versions_are_named() {
+        for (own, writer) in [("2.9.9", "3.1.0"), ("0.2.9", "0.3.0"), ("0.9.0", "1.0.0")] {
+            let reason = format!(
+                "version {writer} of the plugin wrote its state, which version {own} cannot read: use {writer} \
+                 or a later version"
+            );
+            assert_eq!(refused(own, writer, json!({ "count": 7 })), reason);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_or_migrated_is_refused_with_the_reason() {
+        let damaged = refused("2.0.0", "1.4.2", json!({ "cuont": 7 }));
+        let reason = "cannot read the state that version 1.4.2 of the plugin wrote: missing field `count`";
+        assert_eq!(damaged, reason);
+        assert_eq!(refused("2.0.0", "1.4.2", json!({ "count": -1 })), "nobody counts down");
+    }
+
+    #[test]
+    fn the_same_series_and_containers_without_a_state_are_left_alone() {
+        for (own, writer) in [("2.0.0", "2.0.0"), ("2.0.0", "2.7.1"), ("2.7.1", "2.0.0"), ("0.3.0", "0.3.4")]
+        {
+            assert!(verdict(own, Some(writer), json!({ "counted": 7 })).is_none(), "{own} after {writer}");
+        }
+        assert!(verdict("2.0.0", None, Json::Null).is_none());
+    }
+
+    #[test]
+    fn a_version_that_is_none_is_named() {
+        let bench = Bench::<Counter>::isolator(json!("two")).unwrap();
+        let error = bench.recover(Vec::new(), Vec::new()).unwrap_err();
+        assert!(error.message.starts_with("`two` is not a version"), "{error}");
     }
 }

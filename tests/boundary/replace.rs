@@ -53,7 +53,7 @@ fn renaming_another_version_over_it_takes_effect_at_the_next_start_and_not_befor
         assert_eq!(plugin(&agent, "example/greeting").version, "2.0.0");
         agent.launch(lasting("web")).await.unwrap();
         let status = agent.status(&id("web")).await.unwrap();
-        assert_eq!(status.status["greeting"]["served_by"], json!("2.0.0"));
+        assert_eq!(status.status["greeting"]["since_version"], json!("2.0.0"));
         agent.destroy(&id("web")).await.unwrap();
         lives(&agent).await;
     });
