@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use cofferdam_linux::birth;
@@ -18,6 +19,7 @@ use super::{
 };
 
 const SIGSTOP: i32 = 19;
+const SIGCONT: i32 = 18;
 /// How long init may take to write down how its task has ended.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -103,7 +105,15 @@ impl Launcher for Posix {
         while !first.has_ended().map_err(find)? {
             let descendants = stop_all(first.pid(), deadline).map_err(find)?;
             if descendants.is_empty() {
-                break;
+                // Once it had its task, it makes no other child.
+                let alone = if killed_any { is_childless(first) } else { stays_childless(first, deadline) };
+                if alone.map_err(find)? {
+                    break;
+                }
+                if Instant::now() > deadline {
+                    return Err(DestroyError::Stuck { id: id.to_owned(), pids: vec![first.pid()] });
+                }
+                continue;
             }
             killed_any = true;
             for process in descendants.values() {
@@ -141,6 +151,35 @@ impl Launcher for Posix {
     }
 
     fn leave(&self) {}
+}
+
+/// Whether a process has no child, not even one that has ended and is to be reaped: those of one that ends become
+/// its own, whoever walks the tree meanwhile.
+fn is_childless(first: &Process) -> io::Result<bool> {
+    Ok(first.children()?.is_empty())
+}
+
+/// Whether a first process has no task and will have none: killed while it forks one, it would leave that to nobody.
+/// So it is stopped, and only goes on if it has one.
+fn stays_childless(first: &Process, deadline: Instant) -> io::Result<bool> {
+    let signal = |number| match first.signal(number) {
+        Ok(()) | Err(ProcessError::Gone { .. }) => Ok(()),
+        Err(error) => Err(io::Error::other(error)),
+    };
+    signal(SIGSTOP)?;
+    // A fork that has begun comes to its end first. Nothing announces the stop to others than the parent.
+    let stands = || Stat::read(first.pid()).is_ok_and(|stat| matches!(stat.state, 'T' | 't'));
+    while !stands() && !first.has_ended()? {
+        if Instant::now() > deadline {
+            return Ok(false);
+        }
+        thread::yield_now();
+    }
+    let childless = is_childless(first)?;
+    if !childless {
+        signal(SIGCONT)?;
+    }
+    Ok(childless)
 }
 
 /// Stops all descendants of process `root`, until a walk finds no new one: who is stopped does not fork. Gives those

@@ -17,6 +17,7 @@ use cofferdam_linux::cgroup::{Cgroup, Cgroups};
 use cofferdam_linux::image::Image;
 use cofferdam_linux::namespace::{Namespace, Namespaces};
 use cofferdam_linux::process::{Process, Stat};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{Birth, Held, HoldError, Launcher, Linux, Posix, ReadyError, StartError, Stdio, parts};
 
@@ -251,6 +252,35 @@ fn destroy_ends_a_release_that_waits() {
             assert!(matches!(release.join().unwrap(), Err(StartError::Died)));
         });
         launcher.cleanup("pod").unwrap();
+    }
+}
+
+/// The first process makes its task somewhere on the way, and must not leave it to nobody.
+#[test]
+fn destroy_may_come_at_any_moment_of_a_release() {
+    for launcher in launchers() {
+        for moment in 0..200 {
+            let mut files = Files::new();
+            let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+            files.output = writer.into();
+            launcher.ready("pod", &[]).unwrap();
+            let held = launcher.hold(files.birth("pod")).unwrap();
+            drop(files);
+            let process = held.process().try_clone().unwrap();
+            std::thread::scope(|scope| {
+                let release = scope.spawn(|| held.release(script("sleep 1000")).map(drop));
+                (0..moment * 100).for_each(|_| std::hint::spin_loop());
+                launcher.destroy("pod", Some(&process)).unwrap();
+                drop(release.join().unwrap());
+            });
+            // Readable without end once nobody is left who could write.
+            let mut ends = [PollFd::new(&reader, PollFlags::IN)];
+            let hung_up = poll(&mut ends, Some(&Timespec::default())).unwrap();
+            let events = ends[0].revents();
+            assert!(hung_up == 1 && events.contains(PollFlags::HUP), "{} at {moment}", launcher.name());
+            drop(process.reap());
+            launcher.cleanup("pod").unwrap();
+        }
     }
 }
 

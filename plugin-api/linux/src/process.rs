@@ -165,7 +165,12 @@ impl AsFd for Process {
 /// The pids of the children of process `pid`, of every thread of it. None if there is no such process.
 pub fn children_of(pid: i32) -> io::Result<Vec<i32>> {
     let tasks = match fs::read_dir(format!("/proc/{pid}/task")) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        // The one before it is reaped, the other while it is.
+        Err(error)
+            if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH) =>
+        {
+            return Ok(Vec::new());
+        }
         other => other?,
     };
     let mut children = Vec::new();
