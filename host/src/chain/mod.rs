@@ -11,12 +11,14 @@
 //! Whatever fails, undoing it is not done here: the container is then destroyed, and `cleanup` comes.
 
 mod plan;
+mod round;
 
+use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use cofferdam_plugin_model::{
@@ -31,6 +33,7 @@ use crate::errand::{Abandoned, Errand, Errands};
 use crate::plugin::{CallError, Plugin, Reaction, Recoverer};
 
 pub use plan::{Conflict, LaunchPlan, Owned};
+pub use round::{Brought, Round};
 
 /// All plugins of an agent, in the order in which they are asked.
 #[derive(Clone)]
@@ -56,13 +59,11 @@ pub struct Party {
     pub absent: Option<String>,
 }
 
-/// What the chain made of a container that is to be.
+/// What the plugins wish for a container that is to be.
 #[derive(Debug, Default)]
-pub struct Prepared {
-    /// The merged wishes.
+pub struct Wishes {
+    /// All but the next, merged.
     pub plan: LaunchPlan,
-    /// The plugins that were asked, in order, the logger last.
-    pub parties: Vec<Party>,
     /// Where input and output go.
     pub streams: [Outlet; 3],
 }
@@ -195,101 +196,52 @@ impl Chain {
     ///
     /// # Errors
     /// The first plugin that says no, or two that contradict each other.
-    pub async fn prepare(&self, container: Container, parties: Vec<Party>) -> Result<Prepared, ChainError> {
-        let asked = |party: &Party| self.plugin(&party.plugin).is_some_and(|p| p.implements(Method::Prepare));
-        if !parties.iter().any(asked) {
-            return Ok(Prepared { parties, ..Prepared::default() });
-        }
-        let container = Arc::new(container);
-        let mut progress = Progress { prepared: Prepared { parties, ..Prepared::default() }, next: 0 };
-        loop {
-            let shared = Arc::new(Mutex::new(progress));
-            let (chain, inside, container) = (self.clone(), Arc::clone(&shared), Arc::clone(&container));
-            let outcome = self
-                .errand(Method::Prepare, move |errand| chain.prepare_here(errand, &container, &inside))
-                .await;
-            progress = std::mem::take(&mut *lock(&shared));
-            let late = match outcome {
-                Ok(outcome) => return outcome.map(|()| progress.prepared),
-                Err(late) => late,
-            };
-            // The one in hand was late. If it can be done without, the rest go on a new errand.
-            let party = progress.prepared.parties.get_mut(progress.next);
-            match party.filter(|party| party.plugin == late.plugin() && self.is_optional(late.plugin())) {
-                Some(party) => do_without(party, &late),
-                None => return Err(late.into()),
-            }
-            progress.next += 1;
-        }
-    }
-
-    fn prepare_here(
+    pub fn prepare(
         &self,
         errand: &Errand,
         container: &Container,
-        progress: &Mutex<Progress>,
+        round: &Round<Wishes>,
     ) -> Result<(), ChainError> {
-        let request = serde_json::to_vec(container).unwrap_or_default();
+        const METHOD: Method = Method::Prepare;
+        let request = LazyCell::new(|| serde_json::to_vec(container).unwrap_or_default());
         let id = container.id.as_str();
-        loop {
-            let asked = {
-                let mut progress = lock(progress);
-                let Some(party) = progress.prepared.parties.get(progress.next) else { return Ok(()) };
-                let asked = self.plugin(&party.plugin).filter(|p| p.implements(Method::Prepare));
-                if asked.is_none() {
-                    progress.next += 1;
-                }
-                asked
-            };
-            let Some(plugin) = asked else { continue };
-            let outcome = plugin.call_raw(errand, &*self.recoverer, Method::Prepare, id, &request, &[]);
-            // Whoever waited has gone on without this one, and the progress is no longer here.
-            if errand.is_abandoned() {
-                return Ok(());
+        let ask =
+            |plugin: &Plugin, _: &Party| plugin.call_raw(errand, &*self.recoverer, METHOD, id, &request, &[]);
+        self.go_round(errand, METHOD, round, ask, |wishes, plugin, party, reaction| {
+            let is_logger = self.logger.as_ref().is_some_and(|logger| logger.name() == plugin.name());
+            if is_logger {
+                let reply: LoggerReply = plugin.read(METHOD, &reaction)?;
+                party.state = reply.state.clone();
+                wishes.streams = outlets(plugin.name(), reply, reaction)?;
+            } else {
+                let reply: PrepareReply = plugin.read(METHOD, &reaction)?;
+                party.state = reply.state;
+                wishes.plan.merge(plugin.name(), reply.launch)?;
             }
-            let mut progress = lock(progress);
-            let Progress { prepared, next } = &mut *progress;
-            let Some(party) = prepared.parties.get_mut(*next) else { return Ok(()) };
-            let is_logger = self.logger.as_ref().is_some_and(|logger| Arc::ptr_eq(logger, plugin));
-            let outcome = outcome.map_err(ChainError::from).and_then(|reaction| {
-                if is_logger {
-                    let reply: LoggerReply = plugin.read(Method::Prepare, &reaction)?;
-                    party.state = reply.state.clone();
-                    prepared.streams = outlets(plugin.name(), reply, reaction)?;
-                } else {
-                    let reply: PrepareReply = plugin.read(Method::Prepare, &reaction)?;
-                    party.state = reply.state;
-                    prepared.plan.merge(plugin.name(), reply.launch)?;
-                }
-                Ok(())
-            });
-            match outcome {
-                Ok(()) => {}
-                Err(ChainError::Call(error)) if self.is_optional(plugin.name()) => do_without(party, &error),
-                Err(error) => return Err(error),
-            }
-            *next += 1;
-        }
+            Ok(())
+        })
     }
 
-    /// Asks what to wait for, and answers who could not say as well.
-    pub async fn watch(&self, case: &Case) -> (Vec<Watch>, Vec<CallError>) {
-        let (mut watches, mut failed) = (Vec::new(), Vec::new());
-        for (plugin, request) in self.calls(case, Method::Watch) {
-            let (recoverer, id) = (Arc::clone(&self.recoverer), case.id.clone());
-            let name = plugin.name().to_string();
-            let reaction = self
-                .errand(Method::Watch, move |errand| {
-                    plugin.call_raw(errand, &*recoverer, Method::Watch, id.as_str(), &request, &[])
-                })
-                .await;
-            match reaction.and_then(|reaction| reaction) {
-                Ok(mut reaction) => watches
-                    .extend(reaction.descriptors.pop().map(|descriptor| Watch { plugin: name, descriptor })),
-                Err(error) => failed.push(error),
-            }
-        }
-        (watches, failed)
+    /// Asks each plugin in turn what to wait for.
+    ///
+    /// # Errors
+    /// The first plugin that could not say, unless the round is that of a container that runs.
+    pub fn watch(&self, errand: &Errand, case: &Case, round: &Round<Vec<Watch>>) -> Result<(), ChainError> {
+        let id = case.id.as_str();
+        let ask = |plugin: &Plugin, party: &Party| {
+            plugin.call_raw(errand, &*self.recoverer, Method::Watch, id, &said_to(case, party), &[])
+        };
+        self.go_round(errand, Method::Watch, round, ask, |watches, plugin, _, mut reaction| {
+            let plugin = plugin.name().to_string();
+            watches.extend(reaction.descriptors.pop().map(|descriptor| Watch { plugin, descriptor }));
+            Ok(())
+        })
+    }
+
+    /// Whether any plugin wants to get hold of this container's first process.
+    #[must_use]
+    pub fn isolates(&self, parties: &[Party]) -> bool {
+        parties.iter().any(|party| self.serves(party, Method::Isolate).is_some())
     }
 
     /// Makes an error of an errand that was left behind, and notes whose call was late.
@@ -298,18 +250,17 @@ impl Chain {
         self.blame(abandoned).into()
     }
 
-    /// Whether a launch can do without those who failed: then they are absent from now on.
+    /// Whether a launch can do without a plugin that failed: then it is absent from now on.
     ///
     /// # Errors
-    /// The first that it cannot do without.
-    pub fn do_without(&self, failed: Vec<CallError>, parties: &mut [Party]) -> Result<(), ChainError> {
-        for error in failed {
-            let party = parties.iter_mut().find(|party| party.plugin == error.plugin());
-            match party.filter(|_| self.is_optional(error.plugin())) {
-                Some(party) => do_without(party, &error),
-                None => return Err(error.into()),
-            }
-        }
+    /// Its error, if the launch cannot.
+    pub fn do_without(&self, error: &CallError, parties: &mut [Party]) -> Result<(), ChainError> {
+        let party = parties.iter_mut().find(|party| party.plugin == error.plugin());
+        let Some(party) = party.filter(|_| self.is_optional(error.plugin())) else {
+            return Err(error.clone().into());
+        };
+        tracing::warn!(plugin = party.plugin, "the container runs without it: {error}");
+        party.absent = Some(error.to_string());
         Ok(())
     }
 
@@ -531,23 +482,26 @@ impl Chain {
         said
     }
 
+    /// The plugin of a party, if it serves the container and has the method.
+    fn serves(&self, party: &Party, method: Method) -> Option<&Arc<Plugin>> {
+        // Whoever was asked to prepare is asked to clean up, whatever came in between.
+        let present = party.absent.is_none() || method == Method::Cleanup;
+        self.plugin(&party.plugin).filter(|plugin| present && plugin.implements(method))
+    }
+
     /// The parties of a case that have a method and serve it, with what each is to be told.
     fn subjects(&self, case: &Case, method: Method) -> Vec<(Arc<Plugin>, Subject)> {
-        case.parties
-            .iter()
-            // Whoever was asked to prepare is asked to clean up, whatever came in between.
-            .filter(|party| party.absent.is_none() || method == Method::Cleanup)
-            .filter_map(|party| {
-                let plugin = self.plugin(&party.plugin).filter(|plugin| plugin.implements(method))?;
-                let subject = Subject { state: party.state.clone(), ..case.subject.clone() };
-                Some((Arc::clone(plugin), subject))
-            })
+        let parties = case.parties.iter();
+        parties
+            .filter_map(|party| Some((Arc::clone(self.serves(party, method)?), subject(case, party))))
             .collect()
     }
 
     fn calls(&self, case: &Case, method: Method) -> Vec<(Arc<Plugin>, Vec<u8>)> {
-        let subjects = self.subjects(case, method).into_iter();
-        subjects.map(|(plugin, subject)| (plugin, serde_json::to_vec(&subject).unwrap_or_default())).collect()
+        let parties = case.parties.iter();
+        parties
+            .filter_map(|party| Some((Arc::clone(self.serves(party, method)?), said_to(case, party))))
+            .collect()
     }
 
     /// Runs work with calls of one method, and says in words if one of them was late.
@@ -585,17 +539,13 @@ impl Chain {
     }
 }
 
-/// How far `prepare` came.
-#[derive(Default)]
-struct Progress {
-    prepared: Prepared,
-    /// The place of the party that is asked next.
-    next: usize,
+/// A container as one of its parties is told of it.
+fn subject(case: &Case, party: &Party) -> Subject {
+    Subject { state: party.state.clone(), ..case.subject.clone() }
 }
 
-fn do_without(party: &mut Party, error: &CallError) {
-    tracing::warn!(plugin = party.plugin, "the container runs without it: {error}");
-    party.absent = Some(error.to_string());
+fn said_to(case: &Case, party: &Party) -> Vec<u8> {
+    serde_json::to_vec(&subject(case, party)).unwrap_or_default()
 }
 
 fn update(
@@ -608,10 +558,6 @@ fn update(
 ) -> Result<UpdateReply, CallError> {
     let request = UpdateRequest { subject: subject.clone(), resources: resources.clone() };
     plugin.call(errand, recoverer, Method::Update, id.as_str(), &request)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Makes of a logger's words what can be opened.

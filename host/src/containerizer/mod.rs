@@ -14,6 +14,8 @@
 //! end. Only its task acts on it, except for calls that change nothing of its life (usage, status, update,
 //! signals), which take their turn one after the other.
 
+mod begin;
+mod birth;
 mod cell;
 mod destroy;
 mod error;

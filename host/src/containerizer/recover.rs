@@ -20,6 +20,7 @@ use cofferdam_linux::process::{Process, ProcessError};
 use super::cell::Cell;
 use super::task::{Running, resume};
 use super::{House, PATIENCE, destroy};
+use crate::chain::{Brought, Round, Watch};
 use crate::container::{Command, ContainerClass, ContainerId, Phase, Reason, Request, Termination};
 use crate::launcher;
 use crate::ledger::{Cause, Entry, LedgerError, Record, RecordError, now_unix_ms};
@@ -213,16 +214,32 @@ fn unknown(house: &House, id: ContainerId) -> Record {
 /// Takes over a container that runs.
 async fn go_on(house: &Arc<House>, cell: Arc<Cell>, process: Arc<Process>) {
     take_back_update(house, &cell).await;
-    let (watches, failed) = {
-        let _turn = cell.turn().await;
-        house.chain.watch(&cell.case()).await
-    };
+    let Brought { brought: watches, failed, .. } = watch(house, &cell).await;
     for error in failed {
         // A healthy container is not ended because a plugin is not well.
         tracing::error!(container = %cell.id(), "goes on without being watched for all limits: {error}");
     }
     let running = Running { process, watches };
     tokio::spawn(resume(Arc::clone(house), cell, running));
+}
+
+/// Asks the chain what to wait for, whoever cannot say.
+async fn watch(house: &Arc<House>, cell: &Arc<Cell>) -> Brought<Vec<Watch>> {
+    let _turn = cell.turn().await;
+    let case = cell.case();
+    let round = Arc::new(Round::of_running(case.parties.clone()));
+    let (house2, round2) = (Arc::clone(house), Arc::clone(&round));
+    let asked = house
+        .chain
+        .rounds(
+            move |errand| house2.chain.watch(errand, &case, &round2),
+            |late| house.chain.go_on_without(&round, late),
+        )
+        .await;
+    if let Err(error) = asked {
+        tracing::error!(container = %cell.id(), "is not watched for all limits: {}", crate::report::chain(&error));
+    }
+    round.take()
 }
 
 /// Takes back an update in which the agent died: nobody was told that it succeeded.
