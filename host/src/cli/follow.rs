@@ -2,6 +2,9 @@
 //!
 //! A thread of its own sleeps until the kernel says that something changed in the file's folder. It is told
 //! when the last byte was written, copies what is left, and ends.
+//!
+//! To stop being told such things takes the kernel some 20 ms, longer than many a command runs. So at first the
+//! thread looks by itself, at longer and longer intervals.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -10,9 +13,16 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
+use rustix::io::Errno;
+
+/// How long the first sleep is; the next ones are twice as long as the one before.
+const FIRST_SLEEP: Duration = Duration::from_millis(2);
+/// How often the thread looks by itself, which makes 62 ms.
+const LOOKS: u32 = 5;
 
 /// A copy in progress.
 pub(super) struct Follower {
@@ -28,16 +38,11 @@ impl Follower {
         ended: impl FnOnce(&io::Error) + Send + 'static,
     ) -> io::Result<Self> {
         let done = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
-        let inotify = init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        // Watched before the first look, so that nothing falls in between.
-        let changes = WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::MOVED_TO;
-        add_watch(&inotify, folder, changes)?;
         let thread = {
             let done = Arc::clone(&done);
             std::thread::Builder::new()
                 .name("follow".to_owned())
-                .spawn(move || copy(&path, &mut sink, &inotify, &done).inspect_err(ended))?
+                .spawn(move || copy(&path, &mut sink, &done).inspect_err(ended))?
         };
         Ok(Self { done, thread })
     }
@@ -49,24 +54,48 @@ impl Follower {
     }
 }
 
-fn copy(path: &Path, sink: &mut dyn Write, inotify: &OwnedFd, done: &OwnedFd) -> io::Result<()> {
+fn copy(path: &Path, sink: &mut dyn Write, done: &OwnedFd) -> io::Result<()> {
     let mut tail = Tail { path, file: None, position: 0 };
+    for look in 0..LOOKS {
+        tail.copy_new(sink)?;
+        let mut over = [PollFd::new(done, PollFlags::IN)];
+        if wait(&mut over, Some(FIRST_SLEEP * 2_u32.pow(look)))? {
+            return tail.copy_new(sink);
+        }
+    }
+    // Watched before the next look, so that nothing falls in between.
+    let changes = changes_around(path)?;
     loop {
         tail.copy_new(sink)?;
-        let mut ready = [PollFd::new(inotify, PollFlags::IN), PollFd::new(done, PollFlags::IN)];
-        match poll(&mut ready, None) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
+        let mut ready = [PollFd::new(&changes, PollFlags::IN), PollFd::new(done, PollFlags::IN)];
+        wait(&mut ready, None)?;
         if !ready[1].revents().is_empty() {
             return tail.copy_new(sink);
         }
         // What changed does not matter: all of it means to look again.
         let mut events = [0; 4096];
-        match rustix::io::read(inotify, &mut events) {
-            Ok(_) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
+        match rustix::io::read(&changes, &mut events) {
+            Ok(_) | Err(Errno::AGAIN | Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
+    }
+}
+
+/// Tells of changes in a file's folder.
+fn changes_around(path: &Path) -> io::Result<OwnedFd> {
+    let inotify = init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    add_watch(&inotify, folder, WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::MOVED_TO)?;
+    Ok(inotify)
+}
+
+/// Waits for any of these, at most `patience` if given. Whether any is ready.
+fn wait(descriptors: &mut [PollFd<'_>], patience: Option<Duration>) -> io::Result<bool> {
+    let patience = patience.map(Timespec::try_from).transpose().map_err(io::Error::other)?;
+    match poll(descriptors, patience.as_ref()) {
+        Ok(ready) => Ok(ready > 0),
+        Err(Errno::INTR) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -100,11 +100,13 @@ fn client(socket: Option<PathBuf>) -> Client {
 
 /// Runs one conversation with the agent on this thread.
 fn converse<T>(conversation: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|source| Failure::system("cannot start the program", source))?;
-    runtime.block_on(conversation)
+    runtime()?.block_on(conversation)
+}
+
+/// A runtime on this thread.
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    let built = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    built.map_err(|source| Failure::system("cannot start the program", source))
 }
 
 /// For `clap`: a container id as it is typed, `pod.web`.

@@ -1,9 +1,10 @@
 //! The one owner of a container, from its first moment to its last.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use cofferdam_linux::process::Process;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -11,6 +12,7 @@ use super::cell::Cell;
 use super::{House, LaunchError, Launched, destroy, launch};
 use crate::chain::Watch;
 use crate::container::Reason;
+use crate::errand::Errands;
 use crate::ledger::Cause;
 use crate::readiness::readable;
 
@@ -82,14 +84,14 @@ impl Drop for Watchers {
 /// Asks a plugin for a limitation whenever its descriptor becomes readable.
 async fn observe(house: Arc<House>, cell: Arc<Cell>, watch: Watch, reached: mpsc::Sender<Cause>) {
     let Watch { plugin, descriptor } = watch;
-    let descriptor = match readable(descriptor) {
-        Ok(descriptor) => descriptor,
+    let watched = match readable(descriptor) {
+        Ok(descriptor) => Watched { descriptor: Some(descriptor), errands: house.errands.clone() },
         Err(error) => {
             tracing::error!(container = %cell.id(), plugin, "cannot watch for its limits: {error}");
             return;
         }
     };
-    loop {
+    while let Some(descriptor) = &watched.descriptor {
         let Ok(mut ready) = descriptor.readable().await else { return };
         ready.clear_ready();
         let asked = {
@@ -107,6 +109,20 @@ async fn observe(house: Arc<House>, cell: Arc<Cell>, watch: Watch, reached: mpsc
                 tracing::warn!(container = %cell.id(), "cannot tell whether a limit was reached: {error}");
             }
         }
+    }
+}
+
+/// What a plugin watches by. The kernel may take its time to close that, for an inotify instance some 20 ms: it is
+/// not closed on a thread of the runtime.
+struct Watched {
+    descriptor: Option<AsyncFd<OwnedFd>>,
+    errands: Errands,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        let descriptor = self.descriptor.take();
+        self.errands.send(move || drop(descriptor));
     }
 }
 

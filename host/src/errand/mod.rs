@@ -126,6 +126,16 @@ impl Errands {
         // Without a thread the job is dropped, and with it the last who could answer but for the watchdog.
         outcome.await.unwrap_or(Err(Abandoned::Died))
     }
+
+    /// Has a thread of the pool do work that nobody waits for, and that calls no plugin.
+    pub fn send(&self, work: impl FnOnce() + Send + 'static) {
+        self.pool.submit(Box::new(|| {
+            if catch_unwind(AssertUnwindSafe(work)).is_err() {
+                tracing::error!("work that nobody waits for panicked; this is a bug of the agent");
+            }
+            false
+        }));
+    }
 }
 
 /// What a look at an errand shows.

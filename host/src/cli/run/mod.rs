@@ -65,10 +65,7 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: Arguments, socket: Option<PathBuf>) -> Outcome {
     let not_run = |failure: Failure| failure.with_status(NOT_RUN);
     let request = arguments.wanted.request(&arguments.amounts).map_err(not_run)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|source| not_run(Failure::system("cannot start the program", source)))?;
+    let runtime = super::runtime().map_err(not_run)?;
     if arguments.detach {
         return runtime.block_on(detached(&client(socket), &request, arguments.json)).map_err(not_run);
     }
