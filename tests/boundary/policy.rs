@@ -3,7 +3,9 @@
 use cofferdam_plugin_model::Method;
 use serde_json::json;
 
-use crate::scene::{Rope, Scene, brief, fault, greeting, id, lasting, lives, plain, refusal, rude, says};
+use crate::scene::{
+    Rope, Scene, brief, fault, greeting, id, lasting, life, lives, plain, refusal, rude, says,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_that_claim_one_field_are_both_named() {
@@ -45,6 +47,26 @@ async fn an_optional_one_that_fails() {
         let words = format!("`rude/fault` failed in `{method}`: cannot {method} `web`");
         does_without(Scene::new(method, "error", json!({})).optional(), &[&words]).await;
     }
+}
+
+/// It was never there for the container: it is told to leave what it may have done, and is not asked about it.
+#[test]
+fn an_optional_one_that_failed_is_left_out_by_the_next_agent_too() {
+    let mut scene = Scene::new("prepare", "error", json!({})).optional();
+    let reason = life(&scene.world, async |agent| {
+        agent.launch(lasting("web")).await.expect("it runs without");
+        agent.inspect(&id("web")).unwrap().plugins.remove(0).refused.expect("it says so")
+    });
+    scene.rude().table["faults"] = json!([]);
+    life(&scene.world, async |agent| {
+        assert_eq!(rude(&agent).health, "ok");
+        let served = agent.inspect(&id("web")).unwrap().plugins.remove(0);
+        assert_eq!(served.refused, Some(reason));
+        let usage = agent.usage(&id("web")).await.unwrap();
+        assert!(!usage.owners.contains_key("rude_count"), "{usage:?}");
+        agent.destroy(&id("web")).await.unwrap();
+        assert!(scene.journal().contains(&"cleanup web".to_owned()), "{:?}", scene.journal());
+    });
 }
 
 #[tokio::test(flavor = "multi_thread")]

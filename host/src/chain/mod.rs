@@ -57,6 +57,9 @@ pub struct Party {
     /// Why it does not serve the container, if it does not.
     #[serde(default)]
     pub absent: Option<String>,
+    /// Whether the container was launched without it: then it will never serve it, and only cleans up.
+    #[serde(default)]
+    pub left_out: bool,
 }
 
 /// What the plugins wish for a container that is to be.
@@ -188,6 +191,7 @@ impl Chain {
                 version: plugin.manifest().version.clone(),
                 state: Json::Null,
                 absent: None,
+                left_out: false,
             })
             .collect()
     }
@@ -261,6 +265,7 @@ impl Chain {
         };
         tracing::warn!(plugin = party.plugin, "the container runs without it: {error}");
         party.absent = Some(error.to_string());
+        party.left_out = true;
         Ok(())
     }
 

@@ -38,6 +38,11 @@ pub(super) fn schema() -> &'static Json {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use cofferdam_plugin_model::Method;
+
+    use super::super::default_deadline;
     use super::super::raw::Raw;
     use super::super::schema::{Owner, check};
     use super::*;
@@ -73,6 +78,10 @@ mod tests {
         let default = format!("{{runtime_dir}}/{}", socket(&around()).file_name().unwrap().display());
         assert_eq!(raw.socket.unwrap().value.display().to_string(), default);
         assert_eq!(raw.runtime_dir.unwrap().value, PathBuf::from("/run/with \"quotes\""));
-        assert_eq!(raw.deadlines.len(), cofferdam_plugin_model::Method::ALL.len());
+        // A configuration made by hand has the same.
+        let written: BTreeMap<_, _> =
+            raw.deadlines.into_iter().map(|(method, setting)| (method, setting.value)).collect();
+        let made = Method::ALL.iter().map(|&method| (method, default_deadline(method))).collect();
+        assert_eq!(written, made);
     }
 }

@@ -103,14 +103,16 @@ impl Recoverer for Table {
             let Some(party) = record.parties.iter().find(|party| party.plugin == plugin) else { continue };
             match record.phase {
                 Phase::Ended => {}
-                Phase::Running if cell.wish().is_none() => request.containers.push(Recovered {
-                    id: record.id.clone(),
-                    subject: Subject { state: party.state.clone(), ..cell.case().subject },
-                    resources: record.resources.clone(),
-                    written_by: (!party.state.is_null()).then(|| party.version.clone()),
-                }),
+                Phase::Running if cell.wish().is_none() && !party.left_out => {
+                    request.containers.push(Recovered {
+                        id: record.id.clone(),
+                        subject: Subject { state: party.state.clone(), ..cell.case().subject },
+                        resources: record.resources.clone(),
+                        written_by: (!party.state.is_null()).then(|| party.version.clone()),
+                    })
+                }
                 // A container on its way up when its plugin was made anew counts as one that will be cleaned
-                // up: whether it gets up is not known yet.
+                // up: whether it gets up is not known yet. So does one that was launched without it.
                 _ => request.orphans.push(record.id.clone()),
             }
         }
@@ -121,7 +123,7 @@ impl Recoverer for Table {
         let version = self.versions.get().and_then(|versions| versions.get(plugin));
         for cell in self.all() {
             let record = cell.record();
-            let served = record.parties.iter().any(|party| party.plugin == plugin);
+            let served = record.parties.iter().any(|party| party.plugin == plugin && !party.left_out);
             if !served || record.phase != Phase::Running {
                 continue;
             }
