@@ -125,6 +125,20 @@ mod tests {
         Arguments::command().debug_assert();
     }
 
+    /// Whoever asks with `--help` is told what each verb, argument and option is for.
+    #[test]
+    fn nothing_is_without_help() {
+        fn check(command: &clap::Command, path: &str) {
+            let path = format!("{path} {}", command.get_name());
+            assert!(command.get_about().is_some(), "`{path}` says nothing of itself");
+            for argument in command.get_arguments().filter(|argument| !argument.is_hide_set()) {
+                assert!(argument.get_help().is_some(), "`{path}` says nothing of `{}`", argument.get_id());
+            }
+            command.get_subcommands().for_each(|below| check(below, &path));
+        }
+        check(&Arguments::command(), "");
+    }
+
     #[test]
     fn what_follows_the_dashes_belongs_to_the_container() {
         let arguments =
