@@ -76,6 +76,28 @@ async fn user_environment_and_both_command_forms_are_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_command_starts_where_it_asked_to_and_finds_its_own_directory_there() {
+    if !is_root("a root file system") {
+        return;
+    }
+    let world = World::shipped();
+    let agent = world.start().await.unwrap();
+    let mut request = Request::shell(id("there"), "pwd; touch mine && echo made; echo $MESOS_SANDBOX");
+    request.rootfs = Some(world.rootfs());
+    request.command.user = Some("web".into());
+    request.command.working_directory = Some("/srv/app/data".into());
+    assert_eq!(run(&agent, request).await, "/srv/app/data\nmade\n/mnt/mesos/sandbox\n");
+    let plan = agent.inspect(&id("there")).unwrap().plan;
+    let owners: Vec<_> = plan
+        .iter()
+        .filter(|entry| entry.field == "working_directory")
+        .map(|entry| (entry.value.as_str(), entry.owner.as_str()))
+        .collect();
+    assert_eq!(owners, [("/srv/app/data", "request")]);
+    assert!(!world.rootfs().join("srv/app").exists(), "the folder stays as it was");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_command_that_cannot_be_executed_is_a_failed_launch_that_leaves_nothing() {
     if !is_root("a root file system") {
         return;

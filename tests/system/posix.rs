@@ -24,6 +24,22 @@ async fn a_plain_process_runs_in_its_sandbox() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_plain_process_starts_where_it_asked_to_if_that_is_there() {
+    let world = posix();
+    let agent = world.start().await.unwrap();
+    let mut request = Request::shell(id("plain"), "pwd");
+    request.command.working_directory = Some("/usr".into());
+    assert_eq!(run(&agent, request).await, "/usr\n");
+
+    // On the host nothing is made for it.
+    let mut request = Request::shell(id("lost"), "pwd");
+    request.command.working_directory = Some("/no/such/place".into());
+    let words = cofferdam::report::chain(&agent.launch(request).await.unwrap_err());
+    assert!(words.contains("/no/such/place") && words.contains("No such file"), "{words}");
+    assert!(agent.inspect(&id("lost")).is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn daemons_do_not_outlive_their_container() {
     let world = posix();
     let agent = world.start().await.unwrap();

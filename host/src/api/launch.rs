@@ -232,6 +232,7 @@ fn command(command: Option<&wire::CommandInfo>) -> Result<(Command, Vec<Uri>)> {
         arguments: command.arguments.clone(),
         environment,
         user: command.user.clone(),
+        working_directory: command.working_directory.clone().map(PathBuf::from),
     };
     Ok((meant, uris.collect()))
 }
@@ -325,6 +326,10 @@ pub fn from_request(request: &Request) -> wire::LaunchContainer {
             value: command.value.clone(),
             arguments: command.arguments.clone(),
             user: command.user.clone(),
+            working_directory: command
+                .working_directory
+                .as_ref()
+                .map(|directory| directory.to_string_lossy().into_owned()),
         }),
         resources: wire_resources(&request.resources),
         limits: wire_limits(&request.resources),

@@ -90,6 +90,14 @@ pub enum InvalidRequest {
         /// The path.
         path: PathBuf,
     },
+    /// Nobody can say from where the path of the working directory is to be followed.
+    #[error("the working directory `{path}` of container `{id}` is not an absolute path")]
+    RelativeWorkingDirectory {
+        /// The container.
+        id: ContainerId,
+        /// The path.
+        path: PathBuf,
+    },
     /// An amount makes no sense.
     #[error("container `{id}` asks for {amount} `{resource}`; expected a number above 0")]
     Amount {
@@ -165,6 +173,10 @@ impl Request {
             ("the environment", command.environment.values().collect()),
             ("the host name", self.linux.hostname.iter().collect()),
         ];
+        let directory = command.working_directory.as_ref();
+        if directory.is_some_and(|path| path.as_os_str().as_encoded_bytes().contains(&0)) {
+            return Err(InvalidRequest::Nul { id: id(), what: "the working directory" });
+        }
         for (what, texts) in texts {
             if texts.iter().any(|text| text.contains('\0')) {
                 return Err(InvalidRequest::Nul { id: id(), what });
@@ -175,6 +187,9 @@ impl Request {
         }
         if let Some(path) = self.rootfs.as_ref().filter(|path| !path.is_absolute()) {
             return Err(InvalidRequest::RelativeRootfs { id: id(), path: path.clone() });
+        }
+        if let Some(path) = command.working_directory.as_ref().filter(|path| !path.is_absolute()) {
+            return Err(InvalidRequest::RelativeWorkingDirectory { id: id(), path: path.clone() });
         }
         if self.class == ContainerClass::Debug && !self.id.is_nested() {
             return Err(InvalidRequest::DebugWithoutParent { id: id() });
@@ -251,6 +266,12 @@ mod tests {
         let mut low = good.clone();
         low.resources = Resources::default().with("mem", 64.0).with_limit("mem", Limit::At(32.0));
         assert!(matches!(low.check(), Err(InvalidRequest::LimitBelowRequest { .. })));
+
+        let mut lost = good.clone();
+        lost.command.working_directory = Some("data".into());
+        assert!(matches!(lost.check(), Err(InvalidRequest::RelativeWorkingDirectory { .. })));
+        lost.command.working_directory = Some("/da\0ta".into());
+        assert!(matches!(lost.check(), Err(InvalidRequest::Nul { what: "the working directory", .. })));
 
         let mut debug = good;
         debug.class = ContainerClass::Debug;

@@ -91,11 +91,17 @@ pub(super) fn plan(
 
 /// The merged plan for people: the plugins' wishes, and what the request and the agent add.
 pub(super) fn entries(record: &Record) -> Vec<PlanEntry> {
+    let command = &record.request.command;
     let mut entries = record.plan.entries();
+    if command.working_directory.is_some() {
+        entries.retain(|entry| entry.field != "working_directory");
+    }
     let mut add = |field: &str, value: String, owner: &str| {
         entries.push(PlanEntry { field: field.to_owned(), value, owner: owner.to_owned() });
     };
-    let command = &record.request.command;
+    if let Some(directory) = &command.working_directory {
+        add("working_directory", directory.display().to_string(), "request");
+    }
     for (name, value) in &command.environment {
         add(&format!("environment.{name}"), value.clone(), "request");
     }
@@ -175,7 +181,12 @@ fn environment(
     variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect()
 }
 
+/// The command's own wins; then a debug container's parent, then plugins.
 fn workplace(record: &Record, wishes: &LaunchPlan, parent: Option<&Record>) -> Option<Workplace> {
+    if let Some(path) = record.request.command.working_directory.clone() {
+        // On the host nothing is made that nobody would remove.
+        return Some(Workplace { path, create: wishes.root.is_some() });
+    }
     if let Some(parent) = parent {
         return workplace(parent, &parent.plan, None).map(|place| Workplace { create: false, ..place });
     }

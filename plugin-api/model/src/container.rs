@@ -110,12 +110,23 @@ pub struct Command {
     pub environment: BTreeMap<String, String>,
     /// The user to run as: a name or a number.
     pub user: Option<String>,
+    /// Where it starts, as the command sees it: a full path, which wins over what plugins wish. Without one it
+    /// starts where they wish, or in its sandbox. In a root file system of its own the directory is made if it
+    /// is missing.
+    pub working_directory: Option<PathBuf>,
 }
 
 impl Default for Command {
     fn default() -> Self {
         // Mesos' default too: a command that says nothing of it is a shell line.
-        Self { shell: true, value: None, arguments: Vec::new(), environment: BTreeMap::new(), user: None }
+        Self {
+            shell: true,
+            value: None,
+            arguments: Vec::new(),
+            environment: BTreeMap::new(),
+            user: None,
+            working_directory: None,
+        }
     }
 }
 

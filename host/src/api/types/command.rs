@@ -17,6 +17,8 @@ message! {
         repeated arguments: String,
         /// The user the program runs as; that of the agent when absent.
         optional user: String,
+        /// Where the program starts: a full path, as it sees it. Ours; unknown to Mesos.
+        optional working_directory: String,
     }
 }
 

@@ -28,6 +28,9 @@ pub(super) struct Wanted {
     /// The user to run as, by name or number
     #[arg(long, short)]
     user: Option<String>,
+    /// Where the command starts, as it sees it: a full path
+    #[arg(long, short, value_name = "DIR")]
+    workdir: Option<PathBuf>,
     /// Text for plugins and people
     #[arg(long, short, value_name = "KEY=VALUE", value_parser = label)]
     label: Vec<(String, String)>,
@@ -76,7 +79,12 @@ impl Wanted {
                 ..Command::default()
             },
         };
-        let command = Command { environment: environment.collect(), user: self.user, ..command };
+        let command = Command {
+            environment: environment.collect(),
+            user: self.user,
+            working_directory: self.workdir,
+            ..command
+        };
         let mut request = Request::new(id, command);
         request.uris = self.uri;
         request.rootfs = self.rootfs.map(|rootfs| absolute(&rootfs)).transpose()?;
