@@ -115,6 +115,23 @@ fn sparsely(subject: &dyn Subject) -> Outcome<Vec<Duration>> {
     one(subject)
 }
 
+/// Numbers that look like chance, the same in every run.
+struct Dice(u64);
+
+impl Dice {
+    /// Knuth's linear congruential generator; its upper bits are the good ones.
+    fn below(&mut self, end: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).unwrap_or(0) % end
+    }
+
+    fn shuffle(&mut self, order: &mut [usize]) {
+        for last in (1..order.len()).rev() {
+            order.swap(last, self.below(last + 1));
+        }
+    }
+}
+
 /// Lets all subjects take turns.
 fn compare(
     scene: &Scene,
@@ -125,17 +142,21 @@ fn compare(
     turn: &Turn<'_>,
 ) -> Outcome<Group> {
     let mut taken = vec![Samples::default(); subjects.len()];
+    // Who comes after a peer finds the kernel still busy with what that one left, so nobody always comes after the same.
+    let mut order: Vec<usize> = (0..subjects.len()).collect();
+    let mut dice = Dice(1);
     let warm_up = rounds.most / 10;
     let started = Instant::now();
     for round in 0..warm_up + rounds.most {
         if round >= warm_up + rounds.least && started.elapsed() > rounds.budget {
             break;
         }
-        for (subject, samples) in subjects.iter().zip(&mut taken) {
+        dice.shuffle(&mut order);
+        for &place in &order {
             scene.go_on()?;
-            let durations = turn(&**subject)?;
+            let durations = turn(&*subjects[place])?;
             if round >= warm_up {
-                samples.0.extend(durations.iter().map(|took| took.as_secs_f64() * 1e6));
+                taken[place].0.extend(durations.iter().map(|took| took.as_secs_f64() * 1e6));
             }
         }
     }
