@@ -60,6 +60,11 @@ fn filter(calls: &[i64]) -> Vec<libc::sock_filter> {
 fn lay(filter: &[libc::sock_filter], socket: &UnixStream) -> io::Result<()> {
     let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
     // Without the second flag, a call that a signal interrupts would be asked about twice.
+    // Only root may put others under a filter who could gain privileges.
+    // SAFETY: prctl(2) with these takes no pointer.
+    if unsafe { libc::geteuid() != 0 && libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 } {
+        return Err(io::Error::last_os_error());
+    }
     let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
     let program = &raw const program;
     // SAFETY: the kernel copies `program` and the filter that it points to, both of which live until it returns.
