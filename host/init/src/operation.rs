@@ -57,7 +57,7 @@ fn attach_at(root: Fd, mount: Fd, target: &CStr) -> Result<(), Errno> {
     let place = match sys::open_in_root(root, target, O_PATH) {
         Err(Errno::NOENT) => {
             if sys::stat(mount)?.is_directory() {
-                make_directories(root, target)?
+                make_directories(root, target, None)?
             } else {
                 let mut name = Text::new();
                 let (parent, name) = parent_of(root, target, &mut name)?;
@@ -118,7 +118,7 @@ fn symlink(root: Fd, path: &CStr, target: &CStr) -> Result<(), Errno> {
 }
 
 fn directory(root: Fd, path: &CStr, mode: u32, uid: u32, gid: u32) -> Result<(), Errno> {
-    let directory = make_directories(root, path)?;
+    let directory = make_directories(root, path, None)?;
     // The owner first: changing it clears set-id bits.
     sys::change_owner(directory, uid, gid)?;
     sys::change_mode(directory, mode)?;
@@ -214,14 +214,15 @@ fn parent_of<'t>(root: Fd, path: &CStr, name: &'t mut Text<LONGEST_NAME>) -> Res
     } else {
         let mut text = Text::<LONGEST_NAME>::new();
         text.push(parent);
-        make_directories(root, text.as_c_str().ok_or(Errno::NAMETOOLONG)?)?
+        make_directories(root, text.as_c_str().ok_or(Errno::NAMETOOLONG)?, None)?
     };
     name.push(last);
     Ok((parent, name.as_c_str().ok_or(Errno::NAMETOOLONG)?))
 }
 
-/// Opens a directory inside the root, made if it is missing, with those on the way.
-fn make_directories(root: Fd, path: &CStr) -> Result<Fd, Errno> {
+/// Opens a directory inside the root, made if it is missing, with those on the way. Those that are made belong to
+/// `owner`, a user and a group, if there is one.
+pub(crate) fn make_directories(root: Fd, path: &CStr, owner: Option<(u32, u32)>) -> Result<Fd, Errno> {
     match sys::open_in_root(root, path, O_RDONLY | O_DIRECTORY) {
         Err(Errno::NOENT) => {}
         other => return other,
@@ -242,7 +243,11 @@ fn make_directories(root: Fd, path: &CStr) -> Result<Fd, Errno> {
                     Err(Errno::EXIST) => return Err(Errno::NOENT),
                     other => other?,
                 }
-                sys::open_in_root(here, name, O_RDONLY | O_DIRECTORY)?
+                let made = sys::open_in_root(here, name, O_RDONLY | O_DIRECTORY)?;
+                if let Some((uid, gid)) = owner {
+                    sys::change_owner(made, uid, gid)?;
+                }
+                made
             }
             other => other?,
         };

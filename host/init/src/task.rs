@@ -3,6 +3,7 @@
 use core::ffi::CStr;
 
 use crate::failure::{Failure, Text};
+use crate::operation::make_directories;
 use crate::plan::read::{Capabilities, Plan, User, Workplace};
 use crate::plan::{CONTROL, flag};
 use crate::report::{RUNNING, Step};
@@ -145,8 +146,7 @@ pub(crate) fn go_to<'a>(workplace: Workplace<'a>, user: Option<User<'a>>) -> Res
     let failed = |errno| Failure::of(Step::Workplace, errno, workplace.path);
     match sys::change_directory(workplace.path) {
         Err(Errno::NOENT) if workplace.create => {
-            make_directories(workplace.path, user).map_err(failed)?;
-            sys::change_directory(workplace.path).map_err(failed)?;
+            make_directory(workplace.path, user).map_err(failed)?;
         }
         other => other.map_err(failed)?,
     }
@@ -154,26 +154,14 @@ pub(crate) fn go_to<'a>(workplace: Workplace<'a>, user: Option<User<'a>>) -> Res
     if sys::inside_root().map_err(failed)? { Ok(()) } else { Err(failed(Errno::ACCES)) }
 }
 
-/// Makes the directories of `path` that are missing, belonging to `user`.
-fn make_directories(path: &CStr, user: Option<User<'_>>) -> Result<(), Errno> {
-    let bytes = path.to_bytes();
-    let ends = (1..=bytes.len()).filter(|end| *end == bytes.len() || bytes.get(*end) == Some(&b'/'));
-    for end in ends {
-        let mut walked = Text::<4096>::new();
-        walked.push(bytes.get(..end).unwrap_or_default());
-        let walked = walked.as_c_str().ok_or(Errno::NAMETOOLONG)?;
-        match sys::make_directory(sys::CWD, walked, 0o755) {
-            Err(Errno::EXIST) => {}
-            Err(errno) => return Err(errno),
-            Ok(()) => {
-                let made = sys::open(walked, O_PATH | O_DIRECTORY | sys::O_NOFOLLOW)?;
-                if let Some(user) = user {
-                    sys::change_owner(made, user.uid, user.gid)?;
-                }
-                sys::close(made);
-            }
-        }
-    }
+/// Makes a directory, belonging to `user`, and goes there. Nothing is made where a link of the root's leads out of it:
+/// descriptors of the host are still open.
+fn make_directory(path: &CStr, user: Option<User<'_>>) -> Result<(), Errno> {
+    let root = sys::open(c"/", O_PATH | O_DIRECTORY)?;
+    let made = make_directories(root, path, user.map(|user| (user.uid, user.gid)))?;
+    sys::change_directory_to(made)?;
+    sys::close(made);
+    sys::close(root);
     Ok(())
 }
 

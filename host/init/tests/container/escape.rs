@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use cofferdam_init::plan::{Attributes, Operation, Workplace};
+use cofferdam_init::plan::{Attributes, Operation, Root, Workplace};
 use cofferdam_init::report::Step;
 
 use crate::bench::{Answer, World, own, prints, privileged, run, write};
@@ -130,6 +130,43 @@ fn the_workplace_cannot_be_reached_through_a_descriptor() {
             // A descriptor on the container's own root is as good as its path.
             Answer::Runs => assert!(end.output.ends_with("tmp\n/\n"), "{path}: {}", end.output),
             other => panic!("{path}: {other:?}"),
+        }
+    }
+}
+
+/// The layers of the root are still open when the working directory is made.
+#[test]
+fn a_workplace_is_not_made_outside() {
+    if !privileged() {
+        return;
+    }
+    for number in 3..16 {
+        for beyond in ["", "/../victim"] {
+            let world = world();
+            symlink(format!("/proc/self/fd/{number}{beyond}"), world.rootfs().join("app")).unwrap();
+            for layer in ["upper", "work"] {
+                fs::create_dir(world.path(layer)).unwrap();
+            }
+            let mut plan = world.script("true");
+            plan.root = Root::Overlay {
+                lowers: vec![world.rootfs()],
+                upper: Some(world.path("upper")),
+                work: Some(world.path("work")),
+                volatile: true,
+            };
+            plan.operations = vec![Operation::Filesystem {
+                kind: "proc".into(),
+                target: "/proc".into(),
+                attributes: Attributes::default(),
+                options: Vec::new(),
+            }];
+            plan.workplace = Some(Workplace { path: "/app/data".into(), create: true });
+            let end = run(own(), &plan);
+            assert!(matches!(end.answer, Answer::Failed { step: Step::Workplace, .. }), "{number}: {end:?}");
+            untouched(&world);
+            for place in ["", "rootfs", "upper", "work"] {
+                assert!(!world.path(place).join("data").exists(), "{number}{beyond}: made in `{place}`");
+            }
         }
     }
 }
