@@ -63,9 +63,10 @@ pub trait Isolator: Send + Sync + Sized + 'static {
     /// Learns what is there already; called once after `create`, before any launch.
     ///
     /// `containers` run and were prepared by this plugin, perhaps in another version: one that keeps states
-    /// in another shape than the last one answers with [`Recovery::upgrade`]. `orphans` are about to be
-    /// cleaned up by the ordinary way. What else it finds of its own on the host belongs to nobody and is its
-    /// to remove.
+    /// in another shape than the last one answers with [`Recovery::upgrade`]. `orphans` will be cleaned up by
+    /// the ordinary way, sooner or later. They may still run, because the agent has yet to end them or they were
+    /// launched without the plugin: touch nothing of them. What else it finds of its own on the host belongs to
+    /// nobody and is its to remove.
     /// **Must succeed on containers it has never seen**, and touch nothing of one it refuses.
     ///
     /// # Errors
@@ -95,7 +96,7 @@ pub trait Isolator: Send + Sync + Sized + 'static {
     }
 
     /// Says what to wait for: a descriptor that becomes readable when the container may have gone over a
-    /// limit. Called before `isolate`, and after `recover` for every container that runs.
+    /// limit. Called before `isolate`, and after `recover` for every container that runs and that it serves.
     ///
     /// # Errors
     /// Fail the launch; after `recover`, they are reported.

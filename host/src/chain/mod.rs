@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! prepare     one after the other, in order; the first failure stops it
+//! watch       one after the other, in order; the first failure stops a launch
 //! isolate     all at once; waits until every one that was started has ended
 //! update      one after the other; when one fails, those before it are told to go back
 //! usage       all at once; what fails is left out and named
@@ -402,10 +403,17 @@ impl Chain {
     /// Undoes everything, last first, as steps of an errand whose patience is [`Chain::patience_down`]. Answers
     /// who could not; they are to be asked again. Those in `late` are not asked this time.
     pub fn cleanup(&self, errand: &Errand, case: &Case, late: &BTreeSet<String>) -> Vec<CallError> {
-        let mut failed: Vec<CallError> = case
+        let (dispensable, missing): (Vec<_>, Vec<_>) = case
             .parties
             .iter()
             .filter(|party| self.plugin(&party.plugin).is_none())
+            .partition(|party| party.left_out);
+        for party in dispensable {
+            // It failed, the container did without, and the operator took it out.
+            tracing::warn!(container = %case.id, plugin = party.plugin, "is not there to clean up after itself");
+        }
+        let mut failed: Vec<CallError> = missing
+            .into_iter()
             .map(|party| CallError::Unwell {
                 plugin: party.plugin.clone(),
                 method: Method::Cleanup,

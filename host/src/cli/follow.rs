@@ -24,6 +24,9 @@ const FIRST_SLEEP: Duration = Duration::from_millis(2);
 /// How often the thread looks by itself, which makes 62 ms.
 const LOOKS: u32 = 5;
 
+/// How long it sleeps between looks if the kernel does not tell it of changes.
+const WITHOUT_WATCH: Duration = Duration::from_millis(100);
+
 /// A copy in progress.
 pub(super) struct Follower {
     done: Arc<OwnedFd>,
@@ -64,7 +67,7 @@ fn copy(path: &Path, sink: &mut dyn Write, done: &OwnedFd) -> io::Result<()> {
         }
     }
     // Watched before the next look, so that nothing falls in between.
-    let changes = changes_around(path)?;
+    let Ok(changes) = changes_around(path) else { return look_on(tail, sink, done) };
     loop {
         tail.copy_new(sink)?;
         let mut ready = [PollFd::new(&changes, PollFlags::IN), PollFd::new(done, PollFlags::IN)];
@@ -77,6 +80,16 @@ fn copy(path: &Path, sink: &mut dyn Write, done: &OwnedFd) -> io::Result<()> {
         match rustix::io::read(&changes, &mut events) {
             Ok(_) | Err(Errno::AGAIN | Errno::INTR) => {}
             Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Copies on without being told of changes: each user may be told by so many instances only.
+fn look_on(mut tail: Tail<'_>, sink: &mut dyn Write, done: &OwnedFd) -> io::Result<()> {
+    loop {
+        tail.copy_new(sink)?;
+        if wait(&mut [PollFd::new(done, PollFlags::IN)], Some(WITHOUT_WATCH))? {
+            return tail.copy_new(sink);
         }
     }
 }

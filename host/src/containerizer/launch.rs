@@ -15,6 +15,7 @@
 
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use cofferdam_linux::process::Process;
 use cofferdam_plugin_model::Container;
@@ -28,19 +29,36 @@ use crate::chain::{Brought, ChainError, Round, Watch, Wishes};
 use crate::container::{Event, Phase};
 use crate::errand::Errand;
 
+/// Between two attempts to end a start that does not end.
+const AGAIN: Duration = Duration::from_millis(100);
+
 /// Brings a container up.
 pub(super) async fn bring_up(house: &Arc<House>, cell: &Arc<Cell>) -> Result<Running, LaunchError> {
     let ascent = Arc::new(Ascent::new(house, cell));
-    climb(&ascent).await?;
+    let outcome = climb_all(&ascent).await;
+    // Someone who is late may hold the rest of it for ever.
+    let (made, watching) = (std::mem::take(&mut *ascent.made()), ascent.watching.get().map(Round::take));
+    match (outcome, made) {
+        (Ok(()), Made { process: Some(process), watches, .. }) => Ok(Running { process, watches }),
+        (Ok(()), _) => Err(lost(cell, "it was not started; this is a bug of the agent")),
+        (Err(error), made) => {
+            house.errands.send(move || drop((made, watching)));
+            Err(error)
+        }
+    }
+}
+
+async fn climb_all(ascent: &Arc<Ascent>) -> Result<(), LaunchError> {
+    let Ascent { house, cell, .. } = &**ascent;
+    climb(ascent).await?;
     if cell.phase() == Phase::Isolating {
+        heed(cell)?;
         isolate(house, cell).await?;
         advance(cell, Event::Isolated)?;
         fetch(house, cell).await?;
-        climb(&ascent).await?;
+        climb(ascent).await?;
     }
-    let Made { process, watches, .. } = std::mem::take(&mut *ascent.made());
-    let process = process.ok_or_else(|| lost(cell, "it was not started; this is a bug of the agent"))?;
-    Ok(Running { process, watches })
+    Ok(())
 }
 
 /// Climbs until there is something to await. A wish that comes while the command is being started ends that.
@@ -54,22 +72,29 @@ async fn climb(ascent: &Arc<Ascent>) -> Result<(), LaunchError> {
         outcome = &mut climbing => return outcome,
         _ = cell.wished() => {}
     }
-    // Until the start begins, each step looks for a wish before it is taken, and this one is there already.
+    // Until the start begins, each step but those of a round looks for a wish before it is taken.
     if cell.phase() != Phase::Fetching {
         return climbing.await;
     }
     // Its end is what the start is waiting for. Not by a kill of the first process alone: its command may
     // have been forked already, and without it some launchers would not find that any more.
-    let (house2, cell2) = (Arc::clone(house), Arc::clone(cell));
-    let destroy = house
-        .errands
-        .run(PATIENCE, move |_| house2.launcher.destroy(cell2.id().as_str(), cell2.process().as_deref()));
-    let (destroyed, outcome) = tokio::join!(destroy, climbing);
-    if let Ok(Err(error)) = destroyed {
-        // The way down tries again, and insists.
-        tracing::debug!(container = %cell.id(), "not ended yet: {}", crate::report::chain(&error));
+    loop {
+        let (house2, cell2) = (Arc::clone(house), Arc::clone(cell));
+        let destroy =
+            move |_: &Errand| house2.launcher.destroy(cell2.id().as_str(), cell2.process().as_deref());
+        // Waited for in any case, so that it cannot meet the next container of this id.
+        match house.errands.run(PATIENCE, destroy).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(container = %cell.id(), "not ended yet: {}", crate::report::chain(&error));
+            }
+            Err(abandoned) => tracing::error!(container = %cell.id(), "not ended yet: {abandoned}"),
+        }
+        tokio::select! {
+            outcome = &mut climbing => return outcome,
+            () = tokio::time::sleep(AGAIN) => {}
+        }
     }
-    outcome
 }
 
 /// A launch, as far as it has come: what one errand leaves to the next.
@@ -108,6 +133,7 @@ impl Ascent {
     /// Climbs from the phase that the container is in, until there is something to await. Blocks.
     fn climb(&self, errand: &Errand) -> Result<(), LaunchError> {
         let cell = &self.cell;
+        heed(cell)?;
         if cell.phase() == Phase::Starting {
             let container = begin(&self.house, cell)?;
             drop(self.preparing.set((container, Round::of_launch(cell.record().parties.clone()))));
@@ -115,6 +141,7 @@ impl Ascent {
         }
         if cell.phase() == Phase::Preparing {
             let wishes = self.prepare(errand)?;
+            heed(cell)?;
             self.made().waiting = Some(hold(&self.house, cell, wishes)?);
             advance(cell, Event::Prepared)?;
         }

@@ -153,7 +153,9 @@ fn add(house: &House, found: &mut Vec<(Arc<Cell>, Fate)>, mut record: Record, fa
     if matches!(fate, Fate::Undone(_)) {
         record.phase = Phase::Destroying;
     }
-    for party in &mut record.parties {
+    for party in record.parties.iter_mut().filter(|party| !party.left_out) {
+        // One that was missing or refused has another chance: if it refuses again, it says so.
+        party.absent = None;
         if house.chain.plugin(&party.plugin).is_none() && record.phase.is_live() {
             let reason = "it is not in the chain any more; the container goes on without it, and cannot be \
                           cleaned up until it is back";

@@ -8,6 +8,7 @@ use cofferdam_plugin_model::{RecoverReply, RecoverRequest, Recovered, Subject, V
 use semver::Version;
 
 use super::cell::Cell;
+use crate::chain::Party;
 use crate::container::{ContainerId, Phase};
 use crate::ledger::{Ledger, Record};
 use crate::plugin::Recoverer;
@@ -123,34 +124,18 @@ impl Recoverer for Table {
         let version = self.versions.get().and_then(|versions| versions.get(plugin));
         for cell in self.all() {
             let record = cell.record();
-            let served = record.parties.iter().any(|party| party.plugin == plugin && !party.left_out);
-            if !served || record.phase != Phase::Running {
-                continue;
-            }
+            let served = record.parties.iter().find(|party| party.plugin == plugin && !party.left_out);
+            let Some(party) = served.filter(|_| record.phase == Phase::Running) else { continue };
             let verdict = reply.verdicts.remove(cell.id());
-            let change = |record: &mut Record| {
-                let Some(party) = record.parties.iter_mut().find(|party| party.plugin == plugin) else {
-                    return;
-                };
-                match verdict {
-                    Some(Verdict::Refused { reason }) => party.absent = Some(reason),
-                    Some(Verdict::Migrated { state }) => {
-                        party.state = state;
-                        party.absent = None;
-                        if let Some(version) = version {
-                            party.version = version.clone();
-                        }
-                    }
-                    _ => party.absent = None,
-                }
-            };
-            let mut changed = Record::clone(&record);
-            change_into(&mut changed, change);
-            if changed == *record {
-                continue;
-            }
-            let Some(ledger) = self.ledger.get() else { continue };
-            if let Err(error) = cell.amend(ledger, |record| *record = changed) {
+            let mut settled = party.clone();
+            settle(&mut settled, verdict.clone(), version);
+            let Some(ledger) = self.ledger.get().filter(|_| settled != *party) else { continue };
+            // The record may have changed meanwhile; what is settled is the plugin's part in it.
+            let kept = cell.amend(ledger, |record| {
+                let party = record.parties.iter_mut().find(|party| party.plugin == plugin);
+                party.into_iter().for_each(|party| settle(party, verdict.clone(), version));
+            });
+            if let Err(error) = kept {
                 // The next recovery will ask the plugin again, with the state that is still on disk.
                 tracing::error!(container = %cell.id(), plugin, "cannot keep a plugin's new state: {error}");
             }
@@ -158,6 +143,17 @@ impl Recoverer for Table {
     }
 }
 
-fn change_into(record: &mut Record, change: impl FnOnce(&mut Record)) {
-    change(record);
+/// Makes of a party what its plugin said of the container, as the version that says so.
+fn settle(party: &mut Party, verdict: Option<Verdict>, version: Option<&Version>) {
+    match verdict {
+        Some(Verdict::Refused { reason }) => party.absent = Some(reason),
+        Some(Verdict::Migrated { state }) => {
+            party.state = state;
+            party.absent = None;
+            if let Some(version) = version {
+                party.version = version.clone();
+            }
+        }
+        _ => party.absent = None,
+    }
 }

@@ -59,6 +59,7 @@ async fn attend(house: &Arc<House>, cell: &Arc<Cell>, running: Running) -> Cause
     let _watchers = Watchers(
         watches
             .into_iter()
+            .filter_map(|watch| Watched::new(house, cell, watch))
             .map(|watch| tokio::spawn(observe(Arc::clone(house), Arc::clone(cell), watch, reached.clone())))
             .collect(),
     );
@@ -82,21 +83,14 @@ impl Drop for Watchers {
 }
 
 /// Asks a plugin for a limitation whenever its descriptor becomes readable.
-async fn observe(house: Arc<House>, cell: Arc<Cell>, watch: Watch, reached: mpsc::Sender<Cause>) {
-    let Watch { plugin, descriptor } = watch;
-    let watched = match readable(descriptor) {
-        Ok(descriptor) => Watched { descriptor: Some(descriptor), errands: house.errands.clone() },
-        Err(error) => {
-            tracing::error!(container = %cell.id(), plugin, "cannot watch for its limits: {error}");
-            return;
-        }
-    };
+async fn observe(house: Arc<House>, cell: Arc<Cell>, watched: Watched, reached: mpsc::Sender<Cause>) {
+    let plugin = &watched.plugin;
     while let Some(descriptor) = &watched.descriptor {
         let Ok(mut ready) = descriptor.readable().await else { return };
         ready.clear_ready();
         let asked = {
             let _turn = cell.turn().await;
-            house.chain.limitation(&cell.case(), &plugin, Some(descriptor.as_fd())).await
+            house.chain.limitation(&cell.case(), plugin, Some(descriptor.as_fd())).await
         };
         match asked {
             Ok(Some(limitation)) => {
@@ -115,8 +109,24 @@ async fn observe(house: Arc<House>, cell: Arc<Cell>, watch: Watch, reached: mpsc
 /// What a plugin watches by. The kernel may take its time to close that, for an inotify instance some 20 ms: it is
 /// not closed on a thread of the runtime.
 struct Watched {
+    plugin: String,
     descriptor: Option<AsyncFd<OwnedFd>>,
     errands: Errands,
+}
+
+impl Watched {
+    fn new(house: &House, cell: &Cell, watch: Watch) -> Option<Self> {
+        let Watch { plugin, descriptor } = watch;
+        match readable(descriptor) {
+            Ok(descriptor) => {
+                Some(Self { plugin, descriptor: Some(descriptor), errands: house.errands.clone() })
+            }
+            Err(error) => {
+                tracing::error!(container = %cell.id(), plugin, "cannot watch for its limits: {error}");
+                None
+            }
+        }
+    }
 }
 
 impl Drop for Watched {

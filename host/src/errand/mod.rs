@@ -120,8 +120,12 @@ impl Errands {
                 tracing::error!("an errand panicked; this is a bug of the agent");
                 Abandoned::Died
             });
-            tell(&answer, outcome);
-            errand.is_abandoned()
+            // What an abandoned errand brings is not what its waiter is to hear: the watchdog tells of the late step.
+            let abandoned = errand.is_abandoned();
+            if !abandoned {
+                tell(&answer, outcome);
+            }
+            abandoned
         }));
         // Without a thread the job is dropped, and with it the last who could answer but for the watchdog.
         outcome.await.unwrap_or(Err(Abandoned::Died))

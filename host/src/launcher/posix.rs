@@ -20,6 +20,10 @@ use super::{
 
 const SIGSTOP: i32 = 19;
 const SIGCONT: i32 = 18;
+/// How long a fork may take.
+const FORK: Duration = Duration::from_secs(1);
+/// Between two looks at a process of which nothing is announced.
+const PAUSE: Duration = Duration::from_micros(100);
 /// How long init may take to write down how its task has ended.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -106,13 +110,16 @@ impl Launcher for Posix {
             let descendants = stop_all(first.pid(), deadline).map_err(find)?;
             if descendants.is_empty() {
                 // Once it had its task, it makes no other child.
-                let alone = if killed_any { is_childless(first) } else { stays_childless(first, deadline) };
+                let alone = if killed_any { is_childless(first) } else { stays_childless(first) };
                 if alone.map_err(find)? {
                     break;
                 }
                 if Instant::now() > deadline {
                     return Err(DestroyError::Stuck { id: id.to_owned(), pids: vec![first.pid()] });
                 }
+                // It may have been stopped by its task, and has to reap what has ended.
+                signal(first, SIGCONT).map_err(find)?;
+                thread::sleep(PAUSE);
                 continue;
             }
             killed_any = true;
@@ -160,37 +167,41 @@ fn is_childless(first: &Process) -> io::Result<bool> {
 }
 
 /// Whether a first process has no task and will have none: killed while it forks one, it would leave that to nobody.
-/// So it is stopped, and only goes on if it has one.
-fn stays_childless(first: &Process, deadline: Instant) -> io::Result<bool> {
-    let signal = |number| match first.signal(number) {
+/// So it is stopped for the look, and stays so only if it is alone.
+fn stays_childless(first: &Process) -> io::Result<bool> {
+    signal(first, SIGSTOP)?;
+    let looked = await_stop(first).and_then(|()| is_childless(first));
+    if !matches!(looked, Ok(true)) {
+        signal(first, SIGCONT)?;
+    }
+    looked
+}
+
+/// Waits until a process that was sent SIGSTOP forks no more. One that hangs in the kernel for longer is not forking.
+fn await_stop(process: &Process) -> io::Result<()> {
+    let deadline = Instant::now() + FORK;
+    let stands = || Stat::read(process.pid()).is_ok_and(|stat| matches!(stat.state, 'T' | 't'));
+    while !stands() && Instant::now() < deadline && !process.has_ended()? {
+        // Nothing announces it to others than the parent.
+        thread::sleep(PAUSE);
+    }
+    Ok(())
+}
+
+/// Sends a signal. A process that is gone already is no error.
+fn signal(process: &Process, number: i32) -> io::Result<()> {
+    match process.signal(number) {
         Ok(()) | Err(ProcessError::Gone { .. }) => Ok(()),
         Err(error) => Err(io::Error::other(error)),
-    };
-    signal(SIGSTOP)?;
-    // A fork that has begun comes to its end first. Nothing announces the stop to others than the parent.
-    let stands = || Stat::read(first.pid()).is_ok_and(|stat| matches!(stat.state, 'T' | 't'));
-    while !stands() && !first.has_ended()? {
-        if Instant::now() > deadline {
-            return Ok(false);
-        }
-        thread::yield_now();
     }
-    let childless = is_childless(first)?;
-    if !childless {
-        signal(SIGCONT)?;
-    }
-    Ok(childless)
 }
 
 /// Stops all descendants of process `root`, until a walk finds no new one: who is stopped does not fork. Gives those
 /// that live.
 fn stop_all(root: i32, deadline: Instant) -> io::Result<BTreeMap<i32, Process>> {
     let mut stopped = BTreeMap::new();
-    let stop = |process: &Process| match process.signal(SIGSTOP) {
-        Ok(()) | Err(ProcessError::Gone { .. }) => Ok(()),
-        Err(error) => Err(io::Error::other(error)),
-    };
-    while discover(root, &mut stopped, stop)? > 0 && Instant::now() < deadline {}
+    while discover(root, &mut stopped, |process| signal(process, SIGSTOP))? > 0 && Instant::now() < deadline {
+    }
     Ok(stopped)
 }
 

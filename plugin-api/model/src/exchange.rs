@@ -31,8 +31,9 @@ pub struct CreateRequest {
 pub struct RecoverRequest {
     /// Containers that run and that the plugin has prepared, perhaps in an earlier version of itself.
     pub containers: Vec<Recovered>,
-    /// Containers that are about to be cleaned up. Whatever else the plugin finds of its own on the host
-    /// belongs to nobody, and is the plugin's to remove.
+    /// Containers that will be cleaned up, sooner or later. They may still run: the agent has yet to end them, or
+    /// they were launched without the plugin. Whatever else the plugin finds of its own on the host belongs to
+    /// nobody, and is the plugin's to remove.
     pub orphans: Vec<ContainerId>,
 }
 
