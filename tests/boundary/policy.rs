@@ -69,6 +69,18 @@ fn an_optional_one_that_failed_is_left_out_by_the_next_agent_too() {
     });
 }
 
+#[test]
+fn an_optional_one_that_failed_can_be_taken_out() {
+    let mut scene = Scene::new("prepare", "error", json!({})).optional();
+    life(&scene.world, async |agent| agent.launch(lasting("web")).await.expect("it runs without"));
+    scene.world.config.isolators.retain(|plugin| plugin.name != "rude/fault");
+    life(&scene.world, async |agent| {
+        agent.destroy(&id("web")).await.unwrap();
+        assert!(agent.remove(&id("web")).await.unwrap());
+        assert_eq!(scene.world.leftovers(), Vec::<String>::new());
+    });
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_optional_one_that_panics() {
     let words = ["panicked in `prepare`", "fault/src/act.rs:"];

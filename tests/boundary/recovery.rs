@@ -2,9 +2,10 @@
 
 use std::fs;
 
+use cofferdam::container::Resources;
 use serde_json::json;
 
-use crate::scene::{Scene, greeting, id, lasting, life, lives, rude, says, stuck, until};
+use crate::scene::{Scene, greeting, id, lasting, life, lives, plain, rude, says, stuck, until};
 
 #[test]
 fn a_plugin_that_is_missing_harms_no_container_and_cleans_up_when_it_is_back() {
@@ -37,6 +38,28 @@ fn a_plugin_that_is_missing_harms_no_container_and_cleans_up_when_it_is_back() {
         assert!(agent.remove(&id("web")).await.unwrap());
         assert_eq!(scene.world.leftovers(), Vec::<String>::new());
         lives(&agent).await;
+    });
+}
+
+#[test]
+fn a_plugin_that_was_missing_for_a_while_serves_again() {
+    let mut world = plain();
+    let entry = greeting(json!({ "greeting": "welcome" }));
+    world.config.isolators = vec![entry.clone()];
+    life(&world, async |agent| agent.launch(lasting("web")).await.unwrap());
+
+    world.config.isolators.clear();
+    life(&world, async |agent| {
+        assert!(!agent.status(&id("web")).await.unwrap().status.contains_key("greeting"));
+        // What is known of the container goes to the disk once more.
+        agent.update(&id("web"), Resources::default().with("cpus", 1.0)).await.unwrap();
+    });
+
+    world.config.isolators = vec![entry];
+    life(&world, async |agent| {
+        assert_eq!(agent.inspect(&id("web")).unwrap().plugins.remove(0).refused, None);
+        assert_eq!(agent.status(&id("web")).await.unwrap().status["greeting"], json!("welcome"));
+        agent.destroy(&id("web")).await.unwrap();
     });
 }
 

@@ -318,6 +318,21 @@ fn what_a_task_leaves_behind_is_destroyed_after_its_end() {
     }
 }
 
+/// A command may stop its own first process, which is another one of the same user.
+#[test]
+fn destroy_does_not_wait_for_a_first_process_that_was_stopped() {
+    for launcher in launchers() {
+        let mut files = Files::new();
+        let text = "kill -STOP $PPID; echo go; sleep 1000";
+        let (process, said) = start(&*launcher, &mut files, "pod", text, 1);
+        assert_eq!(said, ["go"]);
+        launcher.destroy("pod", Some(&process)).unwrap();
+        assert!(process.has_ended().unwrap(), "{}", launcher.name());
+        process.reap().unwrap();
+        launcher.cleanup("pod").unwrap();
+    }
+}
+
 /// Each of these processes forks its successor and ends, so that whoever lists and then kills comes too late.
 #[test]
 fn destroy_catches_those_who_run_away_by_forking() {
