@@ -10,9 +10,9 @@ fn root() -> PathBuf {
 }
 
 /// Every Rust file below a folder of the workspace.
-fn sources(folder: &str) -> Vec<PathBuf> {
-    fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
-        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+fn sources(directory: &str) -> Vec<PathBuf> {
+    fn collect(directory: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
             let path = entry.path();
             if path.is_dir() && path.file_name().is_none_or(|name| name != "target") {
                 collect(&path, found);
@@ -22,8 +22,8 @@ fn sources(folder: &str) -> Vec<PathBuf> {
         }
     }
     let mut found = Vec::new();
-    collect(&root().join(folder), &mut found);
-    assert!(!found.is_empty(), "there are no sources in {folder}");
+    collect(&root().join(directory), &mut found);
+    assert!(!found.is_empty(), "there are no sources in {directory}");
     found
 }
 
@@ -36,14 +36,14 @@ fn name(path: &Path) -> String {
 }
 
 /// The files of a folder in which any of the words occurs outside of comments.
-fn users(folder: &str, words: &[&str]) -> Vec<String> {
+fn users(directory: &str, words: &[&str]) -> Vec<String> {
     let uses = |path: &PathBuf| {
         text(path).lines().any(|line| {
             let code = line.split("//").next().unwrap_or_default();
             words.iter().any(|word| code.contains(word))
         })
     };
-    sources(folder).into_iter().filter(uses).map(|path| name(&path)).collect()
+    sources(directory).into_iter().filter(uses).map(|path| name(&path)).collect()
 }
 
 fn assert_only(rule: &str, found: Vec<String>, allowed: &[&str]) {
@@ -55,30 +55,33 @@ fn assert_only(rule: &str, found: Vec<String>, allowed: &[&str]) {
 #[test]
 fn abi_stable_is_fenced_in() {
     let rule = "abi_stable is known to the boundary crate, the bridge and the loader only";
-    for folder in ["host/src", "host/init", "plugin-api", "plugins", "examples"] {
+    for directory in ["host/src", "host/core", "host/init", "plugin-api", "plugins", "examples"] {
         let allowed = [
             "plugin-api/abi/",
             "plugin-api/src/bridge.rs",
             "plugin-api/src/lib.rs",
             "plugin-api/src/log.rs",
             "plugin-api/src/testing",
-            "host/src/plugin/",
+            "host/core/src/plugin/load.rs",
+            "host/core/src/plugin/log.rs",
+            "host/core/src/plugin/placement/in_process.rs",
+            "host/core/src/plugin/preflight.rs",
         ];
-        assert_only(rule, users(folder, &["abi_stable::"]), &allowed);
+        assert_only(rule, users(directory, &["abi_stable::"]), &allowed);
     }
 }
 
 #[test]
 fn tokio_stops_at_the_host() {
-    for folder in ["plugin-api", "plugins", "examples", "host/init"] {
-        assert_only("tokio is known to the host only", users(folder, &["tokio::"]), &[]);
+    for directory in ["plugin-api", "plugins", "examples", "host/init"] {
+        assert_only("tokio is known to the host only", users(directory, &["tokio::"]), &[]);
     }
 }
 
 #[test]
 fn plugins_know_the_plugin_api_only() {
-    for folder in ["plugins", "examples"] {
-        for manifest in fs::read_dir(root().join(folder)).expect("a folder").flatten() {
+    for directory in ["plugins", "examples"] {
+        for manifest in fs::read_dir(root().join(directory)).expect("a folder").flatten() {
             let path = manifest.path().join("Cargo.toml");
             if !path.exists() {
                 continue;
@@ -102,7 +105,7 @@ fn the_host_names_no_plugin() {
         .flatten()
         .map(|entry| entry.file_name().to_string_lossy().replacen('-', "/", 1))
         .collect();
-    for path in sources("host/src") {
+    for path in sources("host/src").into_iter().chain(sources("host/core")) {
         // A default chain has to say which plugins it is made of, and help which to add.
         let speaks_to_people = ["config/", "cli/", "containerizer/error.rs"];
         if speaks_to_people.iter().any(|part| name(&path).contains(part)) {
@@ -119,34 +122,90 @@ fn the_host_names_no_plugin() {
     }
 }
 
-/// `container` is plain data; `api` and `cli` translate; nothing below calls upwards.
+/// Imports of `host/core` go downwards: a module imports only those in its row.
 #[test]
-fn modules_import_downwards_only() {
-    let forbidden: [(&str, &[&str]); 7] = [
-        ("host/src/container/", &["crate::"]),
-        ("host/src/plugin/", &["crate::chain", "crate::containerizer", "crate::agent", "crate::api"]),
-        ("host/src/chain/", &["crate::containerizer", "crate::launcher", "crate::ledger", "crate::agent"]),
+fn modules_of_the_core_import_downwards_only() {
+    let allowed: [(&str, &[&str]); 13] = [
+        ("model/", &[]),
+        ("error_chain.rs", &[]),
+        ("readiness.rs", &[]),
+        ("stats.rs", &[]),
+        ("config.rs", &["agent"]),
+        ("blocking/", &[]),
+        ("ledger/", &["model"]),
+        ("launcher/", &[]),
+        ("fetcher/", &["model", "error_chain"]),
+        ("plugin/", &["blocking", "config", "model", "error_chain"]),
+        ("chain/", &["blocking", "config", "model", "plugin"]),
         (
-            "host/src/launcher/",
-            &["crate::chain", "crate::plugin", "crate::containerizer", "crate::ledger", "crate::agent"],
+            "containerizer/",
+            &[
+                "blocking",
+                "chain",
+                "error_chain",
+                "fetcher",
+                "launcher",
+                "ledger",
+                "model",
+                "plugin",
+                "readiness",
+            ],
         ),
-        ("host/src/ledger/", &["crate::containerizer", "crate::launcher", "crate::agent"]),
         (
-            "host/src/fetcher/",
-            &["crate::chain", "crate::plugin", "crate::containerizer", "crate::launcher", "crate::agent"],
+            "agent.rs",
+            &[
+                "blocking",
+                "chain",
+                "config",
+                "containerizer",
+                "fetcher",
+                "launcher",
+                "ledger",
+                "model",
+                "plugin",
+                "stats",
+            ],
         ),
-        ("host/src/containerizer/", &["crate::agent", "crate::api", "crate::cli", "crate::config"]),
     ];
-    for (folder, words) in forbidden {
-        assert_only(&format!("{folder} does not import {words:?}"), users(folder, words), &[]);
+    for path in sources("host/core/src") {
+        let file = name(&path);
+        let file = file.strip_prefix("host/core/src/").expect("a file of the core");
+        if file == "lib.rs" {
+            continue;
+        }
+        let (module, allowed) =
+            allowed.iter().find(|(module, _)| file.starts_with(module)).expect("a row for every module");
+        let own = module.trim_end_matches(['/']).trim_end_matches(".rs");
+        for imported in imports(&text(&path)) {
+            assert!(
+                imported == own || allowed.contains(&imported.as_str()),
+                "host/core/src/{file} imports `crate::{imported}`"
+            );
+        }
+    }
+}
+
+/// The top-level modules that a file refers to as `crate::…`, outside of comments.
+fn imports(text: &str) -> Vec<String> {
+    let code = text.lines().map(|line| line.split("//").next().unwrap_or_default());
+    code.flat_map(|line| line.split("crate::").skip(1).map(str::to_owned).collect::<Vec<_>>())
+        .map(|rest| rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect())
+        .collect()
+}
+
+#[test]
+fn the_core_has_no_http_command_line_or_configuration_files() {
+    let manifest = text(&root().join("host/core/Cargo.toml"));
+    for dependency in ["axum", "clap", "hyper", "toml", "ureq"] {
+        assert!(!manifest.contains(&format!("\n{dependency} ")), "host/core depends on `{dependency}`");
     }
 }
 
 /// Each file that opens with `#![allow(unsafe_code)]` is a room of its own; so is a function that says why.
 #[test]
 fn unsafe_lives_in_rooms() {
-    for folder in ["host/src", "plugin-api", "plugins", "examples"] {
-        for path in sources(folder) {
+    for directory in ["host/src", "host/core", "plugin-api", "plugins", "examples"] {
+        for path in sources(directory) {
             let code = text(&path);
             let is_unsafe = code.lines().any(|line| {
                 let line = line.split("//").next().unwrap_or_default();

@@ -1,28 +1,18 @@
-//! Cofferdam: a container agent whose isolation is made of plugins.
+//! The program `cofferdam`: an agent with a configuration file, an HTTP API and a command line, around the library
+//! `cofferdam-core`.
 //!
 //! ```text
-//! cli ─▶ agent ─▶ api ─▶ containerizer ─▶ {chain, launcher, fetcher, ledger}
-//!                                      ─▶ {plugin, container}
+//! cli ─▶ api ─▶ telemetry ─▶ cofferdam-core
+//!  │      └───────────────────▲
+//!  └──▶ config, fetch ────────┘
 //! ```
 //!
-//! [`agent::Agent`] is the one place that constructs and connects; it can be embedded. `ARCHITECTURE.md`
-//! has the map and the invariants.
+//! `ARCHITECTURE.md` has the map and the invariants.
 
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
 
-pub mod agent;
 pub mod api;
-pub mod chain;
 pub mod cli;
 pub mod config;
-pub mod container;
-pub mod containerizer;
-pub mod errand;
-pub mod fetcher;
-pub mod launcher;
-pub mod ledger;
-pub mod metrics;
-pub mod plugin;
-mod readiness;
-pub mod report;
-pub mod view;
+mod fetch;
+pub mod telemetry;

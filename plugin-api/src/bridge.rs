@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 use crate::config::Schema;
 use crate::panic::{Panicked, guarded};
 use crate::{
-    Error, Host, Isolator, Logger, Output, PluginConfig, Recovery, Result, ResultExt, Streams, Subject,
+    ContainerRef, Error, Host, Isolator, Logger, Output, PluginConfig, Recovery, Result, ResultExt, Streams,
     descriptors, log,
 };
 
@@ -128,11 +128,11 @@ impl<P> Guarded<P> {
         method: &str,
         call: Call<'_>,
         request: &[u8],
-        act: impl FnOnce(&P, &Subject) -> Result<Answer>,
+        act: impl FnOnce(&P, &ContainerRef) -> Result<Answer>,
     ) -> Reply {
         self.call(method, |plugin| {
             let descriptors = descriptors::borrow(call.descriptors.as_slice());
-            act(plugin, &Subject::new(call.container.as_str(), request, descriptors))
+            act(plugin, &ContainerRef::new(call.container.as_str(), request, descriptors))
         })
     }
 }
@@ -169,14 +169,14 @@ impl<I: Isolator> abi::Isolator for Guarded<I> {
     }
 
     fn isolate(&self, call: Call<'_>, request: RSlice<'_, u8>) -> Reply {
-        self.about("isolate", call, request.as_slice(), |plugin, subject| {
-            plugin.isolate(subject).map(|()| nothing())
+        self.about("isolate", call, request.as_slice(), |plugin, container| {
+            plugin.isolate(container).map(|()| nothing())
         })
     }
 
     fn watch(&self, call: Call<'_>, request: RSlice<'_, u8>) -> Reply {
-        self.about("watch", call, request.as_slice(), |plugin, subject| {
-            let descriptor = plugin.watch(subject)?;
+        self.about("watch", call, request.as_slice(), |plugin, container| {
+            let descriptor = plugin.watch(container)?;
             Ok(Answer {
                 payload: RVec::new(),
                 descriptors: descriptor.map(OwnedFd::into_raw_fd).into_iter().collect(),
@@ -185,33 +185,33 @@ impl<I: Isolator> abi::Isolator for Guarded<I> {
     }
 
     fn limitation(&self, call: Call<'_>, request: RSlice<'_, u8>) -> Reply {
-        self.about("limitation", call, request.as_slice(), |plugin, subject| {
-            plugin.limitation(subject)?.as_ref().map_or_else(|| Ok(nothing()), answer)
+        self.about("limitation", call, request.as_slice(), |plugin, container| {
+            plugin.limitation(container)?.as_ref().map_or_else(|| Ok(nothing()), answer)
         })
     }
 
     fn update(&self, call: Call<'_>, request: RSlice<'_, u8>) -> Reply {
         self.call("update", |plugin| {
             let request: model::UpdateRequest = read(request.as_slice())?;
-            let told = serde_json::to_vec(&request.subject)?;
+            let told = serde_json::to_vec(&request.details)?;
             let descriptors = descriptors::borrow(call.descriptors.as_slice());
-            let subject = Subject::new(call.container.as_str(), &told, descriptors);
-            let state = plugin.update(&subject, &request.resources)?;
+            let container = ContainerRef::new(call.container.as_str(), &told, descriptors);
+            let state = plugin.update(&container, &request.resources)?;
             answer(&model::UpdateReply { state })
         })
     }
 
     fn usage(&self, call: Call<'_>, request: RSlice<'_, u8>) -> Reply {
-        self.about("usage", call, request.as_slice(), |plugin, subject| answer(&plugin.usage(subject)?))
+        self.about("usage", call, request.as_slice(), |plugin, container| answer(&plugin.usage(container)?))
     }
 
     fn status(&self, call: Call<'_>, request: RSlice<'_, u8>) -> Reply {
-        self.about("status", call, request.as_slice(), |plugin, subject| answer(&plugin.status(subject)?))
+        self.about("status", call, request.as_slice(), |plugin, container| answer(&plugin.status(container)?))
     }
 
     fn cleanup(&self, call: Call<'_>, request: RSlice<'_, u8>) -> Reply {
-        self.about("cleanup", call, request.as_slice(), |plugin, subject| {
-            plugin.cleanup(subject).map(|()| nothing())
+        self.about("cleanup", call, request.as_slice(), |plugin, container| {
+            plugin.cleanup(container).map(|()| nothing())
         })
     }
 }
@@ -229,8 +229,8 @@ impl<L: Logger> abi::Logger for Guarded<L> {
     }
 
     fn cleanup(&self, call: Call<'_>, request: RSlice<'_, u8>) -> Reply {
-        self.about("cleanup", call, request.as_slice(), |plugin, subject| {
-            plugin.cleanup(subject).map(|()| nothing())
+        self.about("cleanup", call, request.as_slice(), |plugin, container| {
+            plugin.cleanup(container).map(|()| nothing())
         })
     }
 }

@@ -13,7 +13,7 @@ use model::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::{Host, PluginConfig, Result, ResultExt, Subject};
+use crate::{ContainerRef, Host, PluginConfig, Result, ResultExt};
 
 /// One way of isolating containers.
 ///
@@ -90,7 +90,7 @@ pub trait Isolator: Send + Sync + Sized + 'static {
     ///
     /// # Errors
     /// Fail the launch.
-    fn isolate(&self, container: &Subject) -> Result<()> {
+    fn isolate(&self, container: &ContainerRef) -> Result<()> {
         let _ = container;
         Ok(())
     }
@@ -100,7 +100,7 @@ pub trait Isolator: Send + Sync + Sized + 'static {
     ///
     /// # Errors
     /// Fail the launch; after `recover`, they are reported.
-    fn watch(&self, container: &Subject) -> Result<Option<OwnedFd>> {
+    fn watch(&self, container: &ContainerRef) -> Result<Option<OwnedFd>> {
         let _ = container;
         Ok(None)
     }
@@ -111,7 +111,7 @@ pub trait Isolator: Send + Sync + Sized + 'static {
     ///
     /// # Errors
     /// Are reported; the container goes on.
-    fn limitation(&self, container: &Subject) -> Result<Option<Limitation>> {
+    fn limitation(&self, container: &ContainerRef) -> Result<Option<Limitation>> {
         let _ = container;
         Ok(None)
     }
@@ -120,7 +120,7 @@ pub trait Isolator: Send + Sync + Sized + 'static {
     ///
     /// # Errors
     /// Fail the update; the others in the chain are then told to go back.
-    fn update(&self, container: &Subject, resources: &Resources) -> Result<Option<serde_json::Value>> {
+    fn update(&self, container: &ContainerRef, resources: &Resources) -> Result<Option<serde_json::Value>> {
         let _ = (container, resources);
         Ok(None)
     }
@@ -129,7 +129,7 @@ pub trait Isolator: Send + Sync + Sized + 'static {
     ///
     /// # Errors
     /// Leave its figures out, and are named in the answer.
-    fn usage(&self, container: &Subject) -> Result<Usage> {
+    fn usage(&self, container: &ContainerRef) -> Result<Usage> {
         let _ = container;
         Ok(Usage::default())
     }
@@ -138,7 +138,7 @@ pub trait Isolator: Send + Sync + Sized + 'static {
     ///
     /// # Errors
     /// Leave its fields out, and are named in the answer.
-    fn status(&self, container: &Subject) -> Result<Status> {
+    fn status(&self, container: &ContainerRef) -> Result<Status> {
         let _ = container;
         Ok(Status::default())
     }
@@ -149,7 +149,7 @@ pub trait Isolator: Send + Sync + Sized + 'static {
     ///
     /// # Errors
     /// Keep the container visible as being destroyed; the call is repeated until it succeeds.
-    fn cleanup(&self, container: &Subject) -> Result<()> {
+    fn cleanup(&self, container: &ContainerRef) -> Result<()> {
         let _ = container;
         Ok(())
     }
@@ -255,7 +255,7 @@ impl Recovery {
     ) -> Result<Self> {
         let own = Version::parse(own).context(format!("`{own}` is not a version"))?;
         let mut recovery = Self::new();
-        for Recovered { id, subject, written_by, .. } in containers {
+        for Recovered { id, details, written_by, .. } in containers {
             let Some(writer) = written_by else { continue };
             match series(writer).cmp(&series(&own)) {
                 Ordering::Equal => {}
@@ -267,7 +267,7 @@ impl Recovery {
                     ),
                 ),
                 Ordering::Less => {
-                    let migrated = Old::deserialize(&subject.state)
+                    let migrated = Old::deserialize(&details.state)
                         .context(format!("cannot read the state that version {writer} of the plugin wrote"))
                         .and_then(|old| migrate(old, writer))
                         .and_then(|new| recovery.migrate(id, &new));
@@ -304,13 +304,13 @@ fn series(version: &Version) -> (u64, u64) {
 
 #[cfg(test)]
 mod tests {
-    use model::{Subject, Verdict};
+    use model::{ContainerDetails, Verdict};
     use serde::Deserialize;
     use serde_json::{Value as Json, json};
 
     use super::*;
     use crate::Error;
-    use crate::testing::Bench;
+    use crate::testing::PluginHarness;
 
     /// An isolator whose configuration is its own version.
     struct Counter(String);
@@ -338,10 +338,10 @@ mod tests {
 
     /// What version `own` makes of a state.
     fn verdict(own: &str, writer: Option<&str>, state: Json) -> Option<Verdict> {
-        let bench = Bench::<Counter>::isolator(json!(own)).unwrap();
+        let bench = PluginHarness::<Counter>::isolator(json!(own)).unwrap();
         let container = Recovered {
             id: "web".parse().unwrap(),
-            subject: Subject { state, ..Subject::default() },
+            details: ContainerDetails { state, ..ContainerDetails::default() },
             resources: Resources::default(),
             written_by: writer.map(|version| Version::parse(version).unwrap()),
         };
@@ -396,7 +396,7 @@ mod tests {
 
     #[test]
     fn a_version_that_is_none_is_named() {
-        let bench = Bench::<Counter>::isolator(json!("two")).unwrap();
+        let bench = PluginHarness::<Counter>::isolator(json!("two")).unwrap();
         let error = bench.recover(Vec::new(), Vec::new()).unwrap_err();
         assert!(error.message.starts_with("`two` is not a version"), "{error}");
     }

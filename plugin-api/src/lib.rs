@@ -37,7 +37,7 @@
 //!        └─ prelude     └─ log: tracing events and spans go to the agent
 //! ```
 //!
-//! The trait docs of [`Isolator`] and [`Logger`] are the manual. [`testing::Bench`] drives a plugin in a
+//! The trait docs of [`Isolator`] and [`Logger`] are the manual. [`testing::PluginHarness`] drives a plugin in a
 //! unit test exactly as the agent does.
 
 #![deny(missing_docs)]
@@ -46,6 +46,7 @@
 mod bridge;
 pub mod cgroup;
 pub mod config;
+mod container_ref;
 mod descriptors;
 mod error;
 mod export;
@@ -56,7 +57,6 @@ mod logger;
 mod note;
 mod panic;
 pub mod process;
-mod subject;
 pub mod testing;
 
 pub use cofferdam_plugin_macros::{PluginConfig, isolator, logger};
@@ -64,12 +64,12 @@ pub use cofferdam_plugin_model as model;
 
 pub use cgroup::Cgroup;
 pub use config::PluginConfig;
+pub use container_ref::ContainerRef;
 pub use error::{Error, Result, ResultExt};
 pub use host::Host;
 pub use isolator::{Isolator, Prepared, Recovery};
 pub use logger::{Logger, Output, Streams};
 pub use serde_json::{Value as Json, json};
-pub use subject::Subject;
 
 /// What nearly every plugin needs.
 pub mod prelude {
@@ -81,8 +81,8 @@ pub mod prelude {
         Version,
     };
     pub use crate::{
-        Cgroup, Error, Host, Isolator, Json, Logger, Output, PluginConfig, Prepared, Recovery, Result,
-        ResultExt, Streams, Subject, json,
+        Cgroup, ContainerRef, Error, Host, Isolator, Json, Logger, Output, PluginConfig, Prepared, Recovery,
+        Result, ResultExt, Streams, json,
     };
 }
 

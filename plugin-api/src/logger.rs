@@ -8,7 +8,7 @@ use model::{Container, ContainerId, Recovered};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::{Host, PluginConfig, Recovery, Result, Subject};
+use crate::{ContainerRef, Host, PluginConfig, Recovery, Result};
 
 /// Where the output of containers goes.
 ///
@@ -62,7 +62,7 @@ pub trait Logger: Send + Sync + Sized + 'static {
     ///
     /// # Errors
     /// Keep the container visible as being destroyed; the call is repeated until it succeeds.
-    fn cleanup(&self, container: &Subject) -> Result<()> {
+    fn cleanup(&self, container: &ContainerRef) -> Result<()> {
         let _ = container;
         Ok(())
     }

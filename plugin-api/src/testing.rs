@@ -11,9 +11,9 @@
 //! #         Ok(Prepared::new().environment("BUILDING", "north"))
 //! #     }
 //! # }
-//! use cofferdam_plugin_api::testing::Bench;
+//! use cofferdam_plugin_api::testing::PluginHarness;
 //!
-//! let bench = Bench::<Building>::isolator(serde_json::json!({}))?;
+//! let bench = PluginHarness::<Building>::isolator(serde_json::json!({}))?;
 //! let prepared = bench.prepare("web")?;
 //! assert_eq!(prepared.launch.environment["BUILDING"], "north");
 //! bench.cleanup("web")?;
@@ -76,10 +76,10 @@ impl From<Failure> for Refused {
 }
 
 /// A plugin on the bench, with a temporary world and with its states kept as the agent keeps them.
-pub struct Bench<P> {
+pub struct PluginHarness<P> {
     instance: Instance,
     world: World,
-    subjects: Mutex<HashMap<String, model::Subject>>,
+    details: Mutex<HashMap<String, model::ContainerDetails>>,
     log: Arc<Log>,
     plugin: PhantomData<P>,
 }
@@ -89,7 +89,7 @@ enum Instance {
     Logger(LoggerBox),
 }
 
-impl<I: Isolator> Bench<I> {
+impl<I: Isolator> PluginHarness<I> {
     /// Makes an isolator with its table of the configuration.
     ///
     /// # Errors
@@ -102,7 +102,7 @@ impl<I: Isolator> Bench<I> {
     }
 }
 
-impl<L: Logger> Bench<L> {
+impl<L: Logger> PluginHarness<L> {
     /// Makes a logger with its table of the configuration.
     ///
     /// # Errors
@@ -115,7 +115,7 @@ impl<L: Logger> Bench<L> {
     }
 }
 
-impl<P> Bench<P> {
+impl<P> PluginHarness<P> {
     fn make(
         name: &str,
         config: Json,
@@ -136,7 +136,7 @@ impl<P> Bench<P> {
         let log = Arc::<Log>::default();
         let host = HostBox::from_value(BenchHost(Arc::clone(&log)), TD_Opaque);
         let instance = new(host, RSlice::from_slice(&write(&request)?))?;
-        Ok(Self { instance, world, subjects: Mutex::default(), log, plugin: PhantomData })
+        Ok(Self { instance, world, details: Mutex::default(), log, plugin: PhantomData })
     }
 
     /// The bench's temporary directory; gone when the bench is.
@@ -179,7 +179,7 @@ impl<P> Bench<P> {
         self.admit(container);
         let answer = self.call(model::Method::Prepare, container.id.as_str(), &write(container)?, &[])?;
         let reply: PrepareReply = read(&answer)?;
-        self.change(container.id.as_str(), |subject| subject.state = reply.state.clone());
+        self.change(container.id.as_str(), |details| details.state = reply.state.clone());
         Ok(reply)
     }
 
@@ -191,28 +191,28 @@ impl<P> Bench<P> {
         self.admit(container);
         let answer = self.call(model::Method::Prepare, container.id.as_str(), &write(container)?, &[])?;
         let reply: LoggerReply = read(&answer)?;
-        self.change(container.id.as_str(), |subject| subject.state = reply.state.clone());
+        self.change(container.id.as_str(), |details| details.state = reply.state.clone());
         Ok((reply, own(&answer)))
     }
 
-    /// `isolate`, with a pidfd. Later calls are told the pid, until [`Bench::ended`].
+    /// `isolate`, with a pidfd. Later calls are told the pid, until [`PluginHarness::ended`].
     ///
     /// # Errors
     /// What would fail the launch.
     pub fn isolate(&self, id: &str, pid: i32, pidfd: BorrowedFd<'_>) -> Result<(), Refused> {
         self.started(id, pid);
-        let subject = write(&self.subject(id))?;
-        self.call(model::Method::Isolate, id, &subject, &[pidfd.as_raw_fd()]).map(drop)
+        let details = write(&self.details(id))?;
+        self.call(model::Method::Isolate, id, &details, &[pidfd.as_raw_fd()]).map(drop)
     }
 
     /// The container's first process is this one from now on; no call. For plugins without `isolate`.
     pub fn started(&self, id: &str, pid: i32) {
-        self.change(id, |subject| subject.pid = Some(pid));
+        self.change(id, |details| details.pid = Some(pid));
     }
 
     /// The container's first process has ended; no call.
     pub fn ended(&self, id: &str) {
-        self.change(id, |subject| subject.pid = None);
+        self.change(id, |details| details.pid = None);
     }
 
     /// `watch`.
@@ -220,7 +220,7 @@ impl<P> Bench<P> {
     /// # Errors
     /// What would fail the launch.
     pub fn watch(&self, id: &str) -> Result<Option<OwnedFd>, Refused> {
-        let answer = self.call(model::Method::Watch, id, &write(&self.subject(id))?, &[])?;
+        let answer = self.call(model::Method::Watch, id, &write(&self.details(id))?, &[])?;
         Ok(own(&answer).into_iter().next())
     }
 
@@ -230,7 +230,7 @@ impl<P> Bench<P> {
     /// What the agent would report.
     pub fn limitation(&self, id: &str, watch: Option<BorrowedFd<'_>>) -> Result<Option<Limitation>, Refused> {
         let descriptors: Vec<i32> = watch.iter().map(AsRawFd::as_raw_fd).collect();
-        let answer = self.call(model::Method::Limitation, id, &write(&self.subject(id))?, &descriptors)?;
+        let answer = self.call(model::Method::Limitation, id, &write(&self.details(id))?, &descriptors)?;
         if answer.payload.is_empty() { Ok(None) } else { read(&answer).map(Some) }
     }
 
@@ -239,11 +239,11 @@ impl<P> Bench<P> {
     /// # Errors
     /// What would fail the update.
     pub fn update(&self, id: &str, resources: Resources) -> Result<(), Refused> {
-        let request = model::UpdateRequest { subject: self.subject(id), resources };
+        let request = model::UpdateRequest { details: self.details(id), resources };
         let answer = self.call(model::Method::Update, id, &write(&request)?, &[])?;
         let reply: model::UpdateReply = read(&answer)?;
         if let Some(state) = reply.state {
-            self.change(id, |subject| subject.state = state);
+            self.change(id, |details| details.state = state);
         }
         Ok(())
     }
@@ -253,7 +253,7 @@ impl<P> Bench<P> {
     /// # Errors
     /// What the agent would report.
     pub fn usage(&self, id: &str) -> Result<Usage, Refused> {
-        read(&self.call(model::Method::Usage, id, &write(&self.subject(id))?, &[])?)
+        read(&self.call(model::Method::Usage, id, &write(&self.details(id))?, &[])?)
     }
 
     /// `status`.
@@ -261,7 +261,7 @@ impl<P> Bench<P> {
     /// # Errors
     /// What the agent would report.
     pub fn status(&self, id: &str) -> Result<Status, Refused> {
-        read(&self.call(model::Method::Status, id, &write(&self.subject(id))?, &[])?)
+        read(&self.call(model::Method::Status, id, &write(&self.details(id))?, &[])?)
     }
 
     /// `cleanup`.
@@ -269,7 +269,7 @@ impl<P> Bench<P> {
     /// # Errors
     /// What the agent would report, and retry.
     pub fn cleanup(&self, id: &str) -> Result<(), Refused> {
-        self.call(model::Method::Cleanup, id, &write(&self.subject(id))?, &[]).map(drop)
+        self.call(model::Method::Cleanup, id, &write(&self.details(id))?, &[]).map(drop)
     }
 
     /// `recover`. Later calls are told what is said of the containers here, and the states as the plugin
@@ -289,9 +289,9 @@ impl<P> Bench<P> {
                 Some(model::Verdict::Migrated { state }) => Some(state.clone()),
                 _ => None,
             };
-            let state = migrated.unwrap_or(container.subject.state);
-            self.change(container.id.as_str(), |subject| {
-                *subject = model::Subject { state, ..container.subject };
+            let state = migrated.unwrap_or(container.details.state);
+            self.change(container.id.as_str(), |details| {
+                *details = model::ContainerDetails { state, ..container.details };
             });
         }
         Ok(reply)
@@ -300,7 +300,7 @@ impl<P> Bench<P> {
     /// What the plugin asked the agent to keep for a container.
     #[must_use]
     pub fn state(&self, id: &str) -> Json {
-        self.subject(id).state
+        self.details(id).state
     }
 
     /// The fields of the events the plugin logged, in order, if this bench is the first in its process.
@@ -311,24 +311,24 @@ impl<P> Bench<P> {
 
     /// A launch begins: from here on the container is known, even if a plugin fails it.
     fn admit(&self, container: &Container) {
-        self.change(container.id.as_str(), |subject| {
-            *subject = model::Subject {
+        self.change(container.id.as_str(), |details| {
+            *details = model::ContainerDetails {
                 sandbox: container.sandbox.clone(),
                 scratch: container.scratch.clone(),
                 cgroups: container.cgroups.clone(),
-                ..model::Subject::default()
+                ..model::ContainerDetails::default()
             };
         });
     }
 
-    fn change(&self, id: &str, change: impl FnOnce(&mut model::Subject)) {
-        let mut subjects = self.subjects.lock().unwrap_or_else(PoisonError::into_inner);
-        change(subjects.entry(id.to_owned()).or_default());
+    fn change(&self, id: &str, change: impl FnOnce(&mut model::ContainerDetails)) {
+        let mut details = self.details.lock().unwrap_or_else(PoisonError::into_inner);
+        change(details.entry(id.to_owned()).or_default());
     }
 
-    fn subject(&self, id: &str) -> model::Subject {
-        let subjects = self.subjects.lock().unwrap_or_else(PoisonError::into_inner);
-        subjects.get(id).cloned().unwrap_or_default()
+    fn details(&self, id: &str) -> model::ContainerDetails {
+        let details = self.details.lock().unwrap_or_else(PoisonError::into_inner);
+        details.get(id).cloned().unwrap_or_default()
     }
 
     fn call(

@@ -3,10 +3,9 @@
 use std::path::Path;
 use std::time::Instant;
 
-use cofferdam::containerizer::Table;
-use cofferdam::errand::{Errand, Errands};
-use cofferdam::plugin::{Plugin, Premises, Store};
-use cofferdam_plugin_model::{Kind, Method, Subject, Usage};
+use cofferdam_core::blocking::{BlockingPool, Job};
+use cofferdam_core::plugin::{Plugin, PluginEnv, Store};
+use cofferdam_plugin_model::{ContainerDetails, Kind, Method, Usage};
 use cofferdam_tests::paths;
 use cofferdam_tests::world::entry;
 use serde_json::json;
@@ -21,7 +20,7 @@ const NAME: &str = "call";
 /// Rows of the table.
 const CLOCK: &str = "reading the clock twice";
 const BARE: &str = "call, on this thread";
-const TYPED: &str = "call with a subject and a usage, on this thread";
+const TYPED: &str = "call with container details and a usage, on this thread";
 const HOP: &str = "errand without a call";
 const ERRAND: &str = "call, with a deadline";
 
@@ -31,16 +30,15 @@ pub fn measure(scene: &Scene, options: &Options, report: &mut Report) -> Outcome
         return Ok(());
     }
     let plugin = admit(scene)?;
-    let errands = Errands::new(std::num::NonZeroUsize::MIN.saturating_add(3));
-    let table = Table::default();
-    let subject = serde_json::to_vec(&Subject::default())?;
+    let pool = BlockingPool::new(std::num::NonZeroUsize::MIN.saturating_add(3));
+    let subject = serde_json::to_vec(&ContainerDetails::default())?;
     let (rounds, calls) = if options.quick { (20, 50) } else { (200, 100) };
 
     let mut clock = Samples::default();
     let mut bare = Samples::default();
     let mut typed = Samples::default();
-    let (mut hop, mut errand) = (Samples::default(), Samples::default());
-    let unwatched = Errand::unwatched();
+    let (mut hop, mut job) = (Samples::default(), Samples::default());
+    let unwatched = Job::unwatched();
     // The thread that calls is a worker of the runtime, as in the agent.
     scene.runtime.block_on(async {
         for _ in 0..rounds {
@@ -50,34 +48,33 @@ pub fn measure(scene: &Scene, options: &Options, report: &mut Report) -> Outcome
                 clock.0.push(micros(started));
 
                 let started = Instant::now();
-                plugin.call_raw(&unwatched, &table, Method::Usage, "bench", &subject, &[])?;
+                plugin.call_encoded(&unwatched, &(), Method::Usage, "bench", &subject, &[])?;
                 bare.0.push(micros(started));
 
                 let started = Instant::now();
                 let _: Usage =
-                    plugin.call(&unwatched, &table, Method::Usage, "bench", &Subject::default())?;
+                    plugin.call(&unwatched, &(), Method::Usage, "bench", &ContainerDetails::default())?;
                 typed.0.push(micros(started));
             }
             for _ in 0..calls {
                 let started = Instant::now();
-                errands.run(plugin.deadline(Method::Usage), |_| ()).await?;
+                pool.run(plugin.timeout(Method::Usage), |_| ()).await?;
                 hop.0.push(micros(started));
 
                 let started = Instant::now();
-                let (guest, request) = (plugin.clone(), subject.clone());
-                errands
-                    .run(plugin.deadline(Method::Usage), move |errand| {
-                        guest.call_raw(errand, &Table::default(), Method::Usage, "bench", &request, &[])
-                    })
-                    .await??;
-                errand.0.push(micros(started));
+                let (object, request) = (plugin.clone(), subject.clone());
+                pool.run(plugin.timeout(Method::Usage), move |job| {
+                    object.call_encoded(job, &(), Method::Usage, "bench", &request, &[])
+                })
+                .await??;
+                job.0.push(micros(started));
             }
         }
         Outcome::Ok(())
     })?;
 
     let mut group = Group::new(NAME, "Calls of `usage` of a plugin that does nothing", "µs");
-    for (name, samples) in [(CLOCK, clock), (BARE, bare), (TYPED, typed), (HOP, hop), (ERRAND, errand)] {
+    for (name, samples) in [(CLOCK, clock), (BARE, bare), (TYPED, typed), (HOP, hop), (ERRAND, job)] {
         group.row(name, samples);
     }
     report.add(group);
@@ -97,13 +94,13 @@ fn admit(scene: &Scene) -> Outcome<std::sync::Arc<Plugin>> {
     }
     let directory = scene.directory().join("call");
     std::fs::create_dir(&directory)?;
-    let premises = Premises { runtime_dir: &directory, work_dir: &directory, store: &Store::new(&directory) };
+    let env = PluginEnv { runtime_dir: &directory, work_dir: &directory, store: &Store::new(&directory) };
     let entry = entry("bench/noop", json!({}));
     Ok(std::sync::Arc::new(Plugin::admit(
-        &cofferdam::errand::Errand::unwatched(),
+        &cofferdam_core::blocking::Job::unwatched(),
         &entry,
         Kind::Isolator,
         Path::new(&file),
-        &premises,
+        &env,
     )?))
 }

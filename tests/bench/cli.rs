@@ -22,7 +22,7 @@ pub const DAEMON: &str = "cofferdam run, daemon";
 pub const ALONE: &str = "cofferdam run, no daemon";
 
 /// How long a daemon may take to be ready.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// `cofferdam run`, which is one process for each container.
 pub struct Cli {
@@ -45,7 +45,7 @@ impl Cli {
         let program = program();
         let ready = scene.state().join("ready");
         let listening = UnixDatagram::bind(&ready)?;
-        listening.set_read_timeout(Some(PATIENCE))?;
+        listening.set_read_timeout(Some(TIMEOUT))?;
         let mut command = Command::new(&program);
         command.args(["agent", "--log", "warn", "--config"]).arg(&config.file).env("NOTIFY_SOCKET", &ready);
         // Of a process group of its own, so that it outlives a Ctrl-C until we end it.

@@ -86,9 +86,9 @@ fn weigh(group: &mut Group, when: &str, pid: i32) -> Outcome<()> {
     for field in ["Pss", "Rss", "Anonymous"] {
         group.row(format!("{field}, {when}"), Samples(vec![rollup(pid, field)?]));
     }
-    for (what, folder) in [("threads", "task"), ("descriptors", "fd")] {
+    for (what, directory) in [("threads", "task"), ("descriptors", "fd")] {
         #[expect(clippy::cast_precision_loss, reason = "a few thousand")]
-        let count = fs::read_dir(format!("/proc/{pid}/{folder}"))?.count() as f64;
+        let count = fs::read_dir(format!("/proc/{pid}/{directory}"))?.count() as f64;
         group.row(format!("{what}, {when}"), Samples(vec![count]));
     }
     Ok(())

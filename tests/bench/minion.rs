@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use cofferdam::agent::Agent;
+use cofferdam_core::agent::Agent;
 use cofferdam_tests::world::World;
 use tokio::task::JoinSet;
 
@@ -154,7 +154,7 @@ pub fn serve(runtime_dir: PathBuf, work_dir: PathBuf, rootfs: PathBuf) -> Outcom
     let agent = runtime.block_on(world.start())?;
     println!("ready");
     let outcome = obey(&runtime, &agent, &rootfs, std::io::stdin().lock().lines());
-    let left = runtime.block_on(agent.end_all());
+    let left = runtime.block_on(agent.destroy_all());
     if left.is_empty() { outcome } else { Err(format!("{} containers are left", left.len()).into()) }
 }
 
@@ -180,7 +180,7 @@ fn obey(
             }
             ["sweep"] => println!("ok {}", runtime.block_on(sweep(agent))?.as_micros()),
             ["end"] => {
-                let left = runtime.block_on(agent.end_all());
+                let left = runtime.block_on(agent.destroy_all());
                 if !left.is_empty() {
                     return Err(format!("{} containers do not end", left.len()).into());
                 }

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use cofferdam::agent::Agent;
-use cofferdam::container::{Command, ContainerId, Request, Resources};
+use cofferdam_core::agent::Agent;
+use cofferdam_core::model::{Command, ContainerId, Request, Resources};
 use cofferdam_tests::world::World;
 use serde_json::json;
 
@@ -116,7 +116,7 @@ impl Subject for Ours<'_> {
 
 impl Drop for Ours<'_> {
     fn drop(&mut self) {
-        for id in self.scene.runtime.block_on(self.agent.end_all()) {
+        for id in self.scene.runtime.block_on(self.agent.destroy_all()) {
             eprintln!("bench: container `{id}` did not end");
         }
     }

@@ -10,7 +10,7 @@ async fn fails_the_launch(table: Json, words: &[&str]) {
     world.config.isolators = vec![raw(table), greeting(json!({}))];
     let agent = world.start().await.unwrap();
     let text = refusal(&agent, brief("web")).await;
-    says(&text, &["the chain refuses container `web`", "rude/raw"]);
+    says(&text, &["the plugin chain failed for container `web`", "rude/raw"]);
     says(&text, words);
     assert_eq!(plugin(&agent, "rude/raw").health, "ok");
     world.config.isolators.remove(0);
@@ -22,20 +22,20 @@ async fn fails_the_launch(table: Json, words: &[&str]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bytes_that_are_no_json() {
-    let words = ["`rude/raw` answered `prepare` with something this agent cannot read", "line 1"];
+    let words = ["`rude/raw`: invalid payload of `prepare`", "line 1"];
     fails_the_launch(json!({ "payload": { "prepare": "\u{1}garbage{{{" } }), &words).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn json_of_another_shape() {
-    let words = ["`rude/raw` answered `prepare` with something this agent cannot read", "invalid type"];
+    let words = ["`rude/raw`: invalid payload of `prepare`", "invalid type"];
     fails_the_launch(json!({ "payload": { "prepare": r#"{"launch":{"environment":[1]}}"# } }), &words).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn json_without_end() {
     let deep = "[".repeat(100_000);
-    let words = ["`rude/raw` answered `prepare` with something this agent cannot read"];
+    let words = ["`rude/raw`: invalid payload of `prepare`"];
     fails_the_launch(json!({ "payload": { "prepare": format!("{{\"state\":{deep}") } }), &words).await;
 }
 
@@ -48,17 +48,14 @@ async fn a_failure_with_a_code_that_nobody_knows() {
 #[tokio::test(flavor = "multi_thread")]
 async fn descriptors_that_are_not_open() {
     for number in [9999, -1, i32::MIN] {
-        let words = [
-            "answered `watch` with something this agent cannot read",
-            &format!("descriptor {number} is not open"),
-        ];
+        let words = ["invalid payload of `watch`", &format!("descriptor {number} is not open")];
         fails_the_launch(json!({ "descriptors": { "watch": [number] } }), &words).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_agents_own_input_and_output_as_descriptors() {
-    let words = ["answered `watch` with something this agent cannot read", "descriptor 1 is the agent's own"];
+    let words = ["invalid payload of `watch`", "descriptor 1 is the agent's own"];
     fails_the_launch(json!({ "descriptors": { "watch": [1] } }), &words).await;
 }
 
@@ -80,7 +77,7 @@ async fn a_figure_that_is_not_a_number() {
     let agent = scene.world.start().await.unwrap();
     agent.launch(lasting("web")).await.unwrap();
     let usage = agent.usage(&id("web")).await.unwrap();
-    says(&usage.failed["rude/fault"], &["answered `usage` with something this agent cannot read", "null"]);
+    says(&usage.failed["rude/fault"], &["invalid payload of `usage`", "null"]);
     lives(&agent).await;
     agent.destroy(&id("web")).await.unwrap();
 }

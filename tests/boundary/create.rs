@@ -5,13 +5,13 @@ use std::time::Duration;
 use cofferdam_plugin_model::Method;
 use serde_json::{Value as Json, json};
 
-use crate::scene::{Rope, Scene, greeting, guest, lives_without, no_start, plain, says};
+use crate::scene::{Rope, Scene, greeting, lives_without, no_start, object, plain, says};
 
 async fn refused(table: Json, words: &[&str]) {
     let mut world = plain();
     world.config.isolators = vec![greeting(table)];
     let text = no_start(&world).await;
-    says(&text, &["isolator `example/greeting` 1.0.0 cannot be made"]);
+    says(&text, &["cannot create isolator `example/greeting` 1.0.0"]);
     says(&text, words);
     lives_without(&mut world).await;
 }
@@ -29,9 +29,9 @@ async fn a_value_of_the_wrong_type_is_named() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_key_is_named() {
     let mut world = plain();
-    world.config.logger = Some(guest("example/tagged-logger", "libtagged_logger.so", json!({})));
+    world.config.logger = Some(object("example/tagged-logger", "libtagged_logger.so", json!({})));
     let text = no_start(&world).await;
-    says(&text, &["logger `example/tagged-logger` 1.0.0 cannot be made", "missing field `prefix`"]);
+    says(&text, &["cannot create logger `example/tagged-logger` 1.0.0", "missing field `prefix`"]);
     world.config.logger = None;
     lives_without(&mut world).await;
 }
@@ -40,7 +40,7 @@ async fn a_missing_key_is_named() {
 async fn a_value_that_the_plugin_does_not_like_is_refused_in_its_words() {
     let mut world = plain();
     world.config.logger =
-        Some(guest("example/tagged-logger", "libtagged_logger.so", json!({ "prefix": "../" })));
+        Some(object("example/tagged-logger", "libtagged_logger.so", json!({ "prefix": "../" })));
     says(&no_start(&world).await, &["`prefix` is `../`; it must not hold a slash"]);
     world.config.logger = None;
     lives_without(&mut world).await;
@@ -50,7 +50,7 @@ async fn a_value_that_the_plugin_does_not_like_is_refused_in_its_words() {
 async fn a_plugin_that_fails_to_be_made_says_why() {
     let mut scene = Scene::new("create", "error", json!({}));
     let text = no_start(&scene.world).await;
-    says(&text, &["isolator `rude/fault` 0.1.0 cannot be made", "cannot create", "the rude one did it"]);
+    says(&text, &["cannot create isolator `rude/fault` 0.1.0", "cannot create", "the rude one did it"]);
     lives_without(&mut scene.world).await;
 }
 
@@ -59,7 +59,10 @@ async fn a_plugin_that_panics_while_being_made_says_where() {
     for act in ["panic", "panic_twice"] {
         let mut scene = Scene::new("create", act, json!({}));
         let text = no_start(&scene.world).await;
-        says(&text, &["`rude/fault` 0.1.0 cannot be made", "panicked in `create`", "fault/src/act.rs:"]);
+        says(
+            &text,
+            &["cannot create isolator `rude/fault` 0.1.0", "panicked in `create`", "fault/src/act.rs:"],
+        );
         lives_without(&mut scene.world).await;
     }
 }
@@ -70,7 +73,7 @@ async fn a_plugin_that_hangs_while_being_made_does_not_hang_the_agent() {
     let rope = Rope::new(scene.at("rope"));
     scene.rude().table["faults"][0]["until"] = rope.path().display().to_string().into();
     let text = tokio::time::timeout(Duration::from_secs(20), no_start(&scene.world)).await;
-    says(&text.expect("the start ends"), &["`rude/fault` did not answer `create` within 300ms"]);
+    says(&text.expect("the start ends"), &["`rude/fault` did not return from `create` within 300ms"]);
     drop(rope);
     // The abandoned thread lets go of the directories when it comes back.
     drop(lock(&scene));

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 
-use cofferdam::config::PluginConfig;
+use cofferdam_core::config::PluginConfig;
 use cofferdam_tests::is_root;
 use cofferdam_tests::world::{World, entry};
 use nix::sys::stat::Mode;
@@ -248,12 +248,12 @@ async fn a_plugin_that_others_can_write_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plugin_in_a_folder_that_others_can_write_is_refused() {
     let world = plain();
-    let folder = world.directory().join("open");
-    fs::create_dir(&folder).unwrap();
-    let path = folder.join(FILE);
+    let directory = world.directory().join("open");
+    fs::create_dir(&directory).unwrap();
+    let path = directory.join(FILE);
     fs::rename(tampered(&world, FILE, |_| ()), &path).unwrap();
-    fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).unwrap();
-    let culprit = format!("`{}` has mode 777", folder.display());
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o777)).unwrap();
+    let culprit = format!("`{}` has mode 777", directory.display());
     refused(world, &path, &["can be changed by others", &culprit]).await;
 }
 
@@ -304,12 +304,12 @@ async fn a_plugin_that_needs_a_missing_library_is_named_with_it() {
     // A library that is there when the plugin is made and gone when it is loaded.
     let helper =
         compile(&world, "int help(void) { return 1; }", &["-shared", "-fPIC", "-Wl,-soname,libgone.so"]);
-    let folder = world.directory().join("lib");
-    fs::create_dir(&folder).unwrap();
-    fs::rename(helper, folder.join("libgone.so")).unwrap();
+    let directory = world.directory().join("lib");
+    fs::create_dir(&directory).unwrap();
+    fs::rename(helper, directory.join("libgone.so")).unwrap();
     let source =
         format!("{}int help(void); const char {ROOT}[4096]; int use(void) {{ return help(); }}", note());
-    let search = format!("-L{}", folder.display());
+    let search = format!("-L{}", directory.display());
     let path =
         compile(&world, &source, &["-shared", "-fPIC", &search, "-Wl,--no-as-needed", "-l:libgone.so"]);
     world.config.isolators = vec![PluginConfig { path: Some(path), ..entry("example/greeting", json!({})) }];

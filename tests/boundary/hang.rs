@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use cofferdam::container::Resources;
-use cofferdam::report::chain;
+use cofferdam_core::error_chain::describe;
+use cofferdam_core::model::Resources;
 use cofferdam_plugin_model::Method;
 use serde_json::json;
 
@@ -21,9 +21,9 @@ async fn fails_the_launch(method: Method) {
     let (scene, rope) = hanging(method);
     let agent = scene.world.start().await.unwrap();
     let text = refusal(&agent, brief("web")).await;
-    let late = format!("`rude/fault` did not answer `{method}` within 300ms; the call was abandoned");
-    says(&text, &["the chain refuses container `web`", &late]);
-    assert_eq!(rude(&agent).calls[method.name()].late, 1);
+    let late = format!("`rude/fault` did not return from `{method}` within 300ms");
+    says(&text, &["the plugin chain failed for container `web`", &late]);
+    assert_eq!(rude(&agent).calls[method.name()].timeouts, 1);
     assert!(scene.journal().contains(&"cleanup web".to_owned()), "what it did is undone all the same");
     lives(&agent).await;
     drop(rope);
@@ -60,8 +60,8 @@ async fn in_usage_and_status() {
                 status.failed
             }
         };
-        says(&failed["rude/fault"], &[&format!("did not answer `{method}` within 300ms")]);
-        assert_eq!(rude(&agent).calls[method.name()].late, 1);
+        says(&failed["rude/fault"], &[&format!("did not return from `{method}` within 300ms")]);
+        assert_eq!(rude(&agent).calls[method.name()].timeouts, 1);
         lives(&agent).await;
         agent.destroy(&id("web")).await.unwrap();
         drop(rope);
@@ -79,8 +79,8 @@ async fn in_update_those_before_it_go_back() {
     agent.launch(request).await.unwrap();
     let error = agent.update(&id("web"), Resources::default().with("cpus", 2.0)).await.unwrap_err();
     says(
-        &chain(&error),
-        &["the chain refuses the update", "`rude/fault` did not answer `update` within 300ms"],
+        &describe(&error),
+        &["the plugin chain refused the update", "`rude/fault` did not return from `update` within 300ms"],
     );
     let told: Vec<String> = fs::read_to_string(&before).unwrap().lines().map(str::to_owned).collect();
     let updates: Vec<&String> = told.iter().filter(|line| line.starts_with("update")).collect();
@@ -100,7 +100,7 @@ async fn in_limitation_the_end_is_reported_all_the_same() {
     let agent = scene.world.start().await.unwrap();
     agent.launch(brief("web")).await.unwrap();
     assert_eq!(agent.wait(&id("web")).await.unwrap().status, Some(0));
-    assert_eq!(rude(&agent).calls["limitation"].late, 1);
+    assert_eq!(rude(&agent).calls["limitation"].timeouts, 1);
     lives(&agent).await;
     drop(rope);
 }
@@ -112,8 +112,8 @@ async fn in_cleanup_the_container_stays_visible_until_it_succeeds() {
     scene.rude().table["faults"][0]["unless"] = healed.display().to_string().into();
     let agent = scene.world.start().await.unwrap();
     agent.launch(brief("web")).await.unwrap();
-    until("the reason", || stuck(&agent, "web").contains("did not answer `cleanup` within 300ms")).await;
-    assert!(rude(&agent).calls["cleanup"].late >= 1);
+    until("the reason", || stuck(&agent, "web").contains("did not return from `cleanup` within 300ms")).await;
+    assert!(rude(&agent).calls["cleanup"].timeouts >= 1);
     fs::write(&healed, "").unwrap();
     assert_eq!(agent.wait(&id("web")).await.unwrap().status, Some(0));
     lives(&agent).await;
@@ -126,8 +126,8 @@ async fn in_recover_the_plugin_is_out_of_service() {
     let agent = scene.world.start().await.unwrap();
     let view = rude(&agent);
     assert_eq!(view.health, "out of service");
-    says(&view.trouble.unwrap(), &["it did not recover", "did not answer `recover` within 300ms"]);
-    assert_eq!(view.calls["recover"].late, 1);
+    says(&view.health_reason.unwrap(), &["it did not recover", "did not return from `recover` within 300ms"]);
+    assert_eq!(view.calls["recover"].timeouts, 1);
     drop(rope);
 }
 
@@ -138,7 +138,7 @@ async fn in_drop_nobody_waits() {
     let hangs = json!({ "method": "drop", "act": "hang", "until": rope.path() });
     scene = scene.also(hangs);
     let agent = scene.world.start().await.unwrap();
-    says(&refusal(&agent, brief("web")).await, &["panicked in `prepare`", "it was made anew"]);
+    says(&refusal(&agent, brief("web")).await, &["panicked in `prepare`", "it was restarted"]);
     until("the old instance's end", || scene.journal().contains(&"drop".to_owned())).await;
     lives(&agent).await;
     // Nor does the end of the agent, with the new instance.
@@ -150,7 +150,7 @@ async fn in_drop_nobody_waits() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_update_whose_asker_goes_away_is_done_and_put_on_record() {
     let (mut scene, rope) = hanging(Method::Update);
-    scene.rude().deadlines.clear();
+    scene.rude().timeouts.clear();
     let agent = scene.world.start().await.unwrap();
     agent.launch(lasting("web")).await.unwrap();
     let wanted = Resources::default().with("cpus", 2.0);

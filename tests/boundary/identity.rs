@@ -2,20 +2,20 @@
 
 use std::fs;
 
-use cofferdam::config::PluginConfig;
+use cofferdam_core::config::PluginConfig;
 use cofferdam_tests::paths;
 use cofferdam_tests::world::entry;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use crate::scene::{greeting, guest, id, lasting, lives, lives_without, no_start, plain, plugin, says};
+use crate::scene::{greeting, id, lasting, lives, lives_without, no_start, object, plain, plugin, says};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_logger_is_no_isolator() {
     let mut world = plain();
-    let tagged = guest("example/tagged-logger", "libtagged_logger.so", json!({ "prefix": "a-" }));
+    let tagged = object("example/tagged-logger", "libtagged_logger.so", json!({ "prefix": "a-" }));
     world.config.isolators = vec![tagged];
-    let words = ["is logger `example/tagged-logger`", "names it as isolator `example/tagged-logger`"];
+    let words = ["is logger `example/tagged-logger`", "expected isolator `example/tagged-logger`"];
     says(&no_start(&world).await, &words);
     lives_without(&mut world).await;
 }
@@ -24,7 +24,7 @@ async fn a_logger_is_no_isolator() {
 async fn an_isolator_is_no_logger() {
     let mut world = plain();
     world.config.logger = Some(greeting(json!({})));
-    let words = ["is isolator `example/greeting`", "names it as logger `example/greeting`"];
+    let words = ["is isolator `example/greeting`", "expected logger `example/greeting`"];
     says(&no_start(&world).await, &words);
     world.config.logger = None;
     lives_without(&mut world).await;
@@ -33,24 +33,24 @@ async fn an_isolator_is_no_logger() {
 #[tokio::test(flavor = "multi_thread")]
 async fn another_name_than_the_configured_one_is_refused() {
     let mut world = plain();
-    world.config.isolators = vec![guest("example/farewell", "libgreeting.so", json!({}))];
-    says(&no_start(&world).await, &["is isolator `example/greeting`", "as isolator `example/farewell`"]);
+    world.config.isolators = vec![object("example/farewell", "libgreeting.so", json!({}))];
+    says(&no_start(&world).await, &["is isolator `example/greeting`", "expected isolator `example/farewell`"]);
     lives_without(&mut world).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_files_of_one_name_are_both_named() {
     let mut world = plain();
-    let folder = world.directory().join("plugins");
-    fs::create_dir(&folder).unwrap();
+    let directory = world.directory().join("plugins");
+    fs::create_dir(&directory).unwrap();
     for file in ["libgreeting.so", "libgreeting_2.so"] {
-        fs::copy(paths::build().join(file), folder.join(file)).unwrap();
+        fs::copy(paths::build().join(file), directory.join(file)).unwrap();
     }
-    world.config.plugin_dir.clone_from(&folder);
+    world.config.plugin_dir.clone_from(&directory);
     world.config.isolators = vec![entry("example/greeting", json!({}))];
     let text = no_start(&world).await;
-    says(&text, &["there are several plugins `example/greeting`", "libgreeting.so`", "libgreeting_2.so`"]);
-    says(&text, &["remove all but one, or say which with `path`"]);
+    says(&text, &["there are several files with plugin `example/greeting`", "libgreeting.so`", "libgreeting_2.so`"]);
+    says(&text, &["remove all but one, or set `path`"]);
 
     // Which is good advice.
     world.config.isolators[0].path = Some("libgreeting_2.so".into());
@@ -62,14 +62,14 @@ async fn two_files_of_one_name_are_both_named() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_file_of_that_name_says_where_it_was_looked_for() {
     let mut world = plain();
-    let folder = world.directory().join("plugins");
-    fs::create_dir(&folder).unwrap();
+    let directory = world.directory().join("plugins");
+    fs::create_dir(&directory).unwrap();
     // What is not named is nobody's trouble, whatever it is.
-    fs::write(folder.join("broken.so"), "\x7fELF").unwrap();
-    world.config.plugin_dir.clone_from(&folder);
+    fs::write(directory.join("broken.so"), "\x7fELF").unwrap();
+    world.config.plugin_dir.clone_from(&directory);
     world.config.isolators = vec![entry("example/greeting", json!({}))];
-    let place = format!("there is no isolator `example/greeting` in `{}`", folder.display());
-    says(&no_start(&world).await, &[&place, "put its `.so` there, or give its `path`"]);
+    let place = format!("there is no plugin `example/greeting` in `{}`", directory.display());
+    says(&no_start(&world).await, &[&place, "put its `.so` there, or set its `path`"]);
     lives_without(&mut world).await;
 }
 
@@ -81,7 +81,7 @@ async fn a_pin_lets_in_one_content_only() {
     let pinned = |sha256: &str| PluginConfig { sha256: Some(sha256.into()), ..greeting(json!({})) };
     let other = "0".repeat(64);
     world.config.isolators = vec![pinned(&other)];
-    let found = format!("has SHA-256 {hash}, the configuration wants {other}; nothing of it was run");
+    let found = format!("has SHA-256 {hash}, expected {other}");
     says(&no_start(&world).await, &["libgreeting.so", &found]);
 
     world.config.isolators = vec![pinned(&hash.to_uppercase())];
@@ -95,7 +95,7 @@ async fn two_versions_of_one_plugin_serve_side_by_side() {
     let (mut old, mut new) = (plain(), plain());
     old.config.isolators = vec![greeting(json!({ "greeting": "good day" }))];
     new.config.isolators =
-        vec![guest("example/greeting", "libgreeting_2.so", json!({ "greeting": "good day" }))];
+        vec![object("example/greeting", "libgreeting_2.so", json!({ "greeting": "good day" }))];
     let (old, new) = (old.start().await.unwrap(), new.start().await.unwrap());
     let mut shown = Vec::new();
     for agent in [&old, &new] {

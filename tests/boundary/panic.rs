@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use cofferdam::container::Resources;
-use cofferdam::report::chain;
+use cofferdam_core::error_chain::describe;
+use cofferdam_core::model::Resources;
 use serde_json::json;
 
 use crate::scene::{Scene, brief, id, lasting, lives, plugin, refusal, rude, says, stuck, until};
@@ -18,9 +18,13 @@ async fn fails_the_launch(method: &str, act: &str, words: &[&str]) {
     let text = refusal(&agent, brief("web")).await;
     says(
         &text,
-        &["the chain refuses container `web`", &format!("`rude/fault` panicked in `{method}`"), PLACE],
+        &[
+            "the plugin chain failed for container `web`",
+            &format!("`rude/fault` panicked in `{method}`"),
+            PLACE,
+        ],
     );
-    says(&text, &["it was made anew and told of its containers"]);
+    says(&text, &["it was restarted and has recovered its containers"]);
     says(&text, words);
 
     // The new instance was told of the container that runs, and cleaned up after the one that does not.
@@ -79,8 +83,8 @@ async fn a_panic_in_update_leaves_the_resources_as_they_were() {
     agent.launch(request).await.unwrap();
     let error = agent.update(&id("web"), Resources::default().with("cpus", 2.0)).await.unwrap_err();
     says(
-        &chain(&error),
-        &["the chain refuses the update", "panicked in `update`: deliberate, for `web`", PLACE],
+        &describe(&error),
+        &["the plugin chain refused the update", "panicked in `update`: deliberate, for `web`", PLACE],
     );
     let kept = agent.inspect(&id("web")).unwrap().summary.resources;
     assert_eq!(kept, Resources::default().with("cpus", 1.0));
@@ -125,7 +129,7 @@ async fn a_panic_in_recover_puts_the_plugin_out_of_service() {
     let agent = scene.world.start().await.unwrap();
     let view = rude(&agent);
     assert_eq!(view.health, "out of service");
-    says(&view.trouble.unwrap(), &["it did not recover", "panicked in `recover`: deliberate", PLACE]);
+    says(&view.health_reason.unwrap(), &["it did not recover", "panicked in `recover`: deliberate", PLACE]);
     // It is required, so nothing is launched without it, and the reason is told.
     let text = refusal(&agent, brief("web")).await;
     says(
@@ -147,7 +151,7 @@ async fn a_panic_in_recover_after_a_panic_puts_the_plugin_out_of_service_too() {
     assert!(!text.contains("told of its containers"), "it was not: {text}");
     let view = rude(&agent);
     assert_eq!(view.health, "out of service");
-    says(&view.trouble.unwrap(), &["it did not recover after a panic", "panicked in `recover`"]);
+    says(&view.health_reason.unwrap(), &["it did not recover after a panic", "panicked in `recover`"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -162,12 +166,12 @@ async fn a_plugin_that_cannot_be_made_anew_is_out_of_service_and_cleans_up_when_
     until("a container that is stuck", || stuck(&agent, "web").contains("rude/fault")).await;
     let view = rude(&agent);
     assert_eq!(view.health, "out of service");
-    says(&view.trouble.unwrap(), &["it could not be made anew after a panic", "the rude one did it"]);
+    says(&view.health_reason.unwrap(), &["it could not be restarted after a panic", "the rude one did it"]);
 
     // Whatever was prepared is undone as soon as there is an instance that can do it.
     fs::remove_file(&broken).unwrap();
     let text = launch.await.unwrap();
-    says(&text, &["panicked in `prepare`", "could not be made anew"]);
+    says(&text, &["panicked in `prepare`", "could not be restarted"]);
     assert!(agent.wait(&named).await.is_none(), "it left no trace");
     assert_eq!(scene.last_call().as_deref(), Some("cleanup web"));
 }
@@ -176,7 +180,7 @@ async fn a_plugin_that_cannot_be_made_anew_is_out_of_service_and_cleans_up_when_
 async fn a_panic_in_drop_costs_nothing() {
     let scene = Scene::new("prepare", "panic", json!({})).also(json!({ "method": "drop", "act": "panic" }));
     let agent = scene.world.start().await.unwrap();
-    says(&refusal(&agent, brief("web")).await, &["panicked in `prepare`", "it was made anew"]);
+    says(&refusal(&agent, brief("web")).await, &["panicked in `prepare`", "it was restarted"]);
     until("the old instance's end", || scene.journal().contains(&"drop".to_owned())).await;
     lives(&agent).await;
 }
@@ -186,7 +190,7 @@ async fn the_third_panic_is_the_last() {
     let scene = Scene::new("prepare", "panic", json!({}));
     let agent = scene.world.start().await.unwrap();
     for _ in 0..2 {
-        says(&refusal(&agent, brief("web")).await, &["panicked in `prepare`", "it was made anew"]);
+        says(&refusal(&agent, brief("web")).await, &["panicked in `prepare`", "it was restarted"]);
         lives(&agent).await;
     }
     let third = refusal(&agent, brief("web")).await;
@@ -195,7 +199,10 @@ async fn the_third_panic_is_the_last() {
 
     let view = rude(&agent);
     assert_eq!(view.health, "quarantined");
-    says(&view.trouble.unwrap(), &["it panicked 3 times, last: panicked in `prepare`: deliberate", PLACE]);
+    says(
+        &view.health_reason.unwrap(),
+        &["it panicked 3 times, last: panicked in `prepare`: deliberate", PLACE],
+    );
     assert_eq!(view.calls["prepare"].panics, 3);
     let text = refusal(&agent, brief("other")).await;
     says(&text, &["`rude/fault` is quarantined, so `prepare` was not called: it panicked 3 times"]);
@@ -221,7 +228,7 @@ async fn a_panic_for_one_container_fails_no_other_one() {
                 assert_ne!(name, "web");
                 assert_eq!(agent.wait(&id(&name)).await.unwrap().status, Some(0));
             }
-            Err(error) => assert_eq!(name, "web", "{}", chain(&error)),
+            Err(error) => assert_eq!(name, "web", "{}", describe(&error)),
         }
     }
     assert_eq!(rude(&agent).calls["prepare"].panics, 1);

@@ -16,7 +16,7 @@ async fn two_that_claim_one_field_are_both_named() {
     let text = refusal(&agent, brief("web")).await;
     let both =
         "`environment.GREETING` is claimed by both `rude/fault` (go away) and `example/greeting` (welcome)";
-    says(&text, &["the chain refuses container `web`", both]);
+    says(&text, &["the plugin chain failed for container `web`", both]);
 
     world.config.isolators[0].table = json!({ "environment": { "GREETING": "welcome" } });
     let mut other = plain();
@@ -30,9 +30,9 @@ async fn does_without(scene: Scene, words: &[&str]) {
     agent.launch(lasting("web")).await.expect("it runs without");
     let inspection = agent.inspect(&id("web")).unwrap();
     let served = inspection.plugins.iter().find(|served| served.plugin == "rude/fault").unwrap();
-    says(served.refused.as_deref().expect("the container says so"), words);
+    says(served.unavailable.as_deref().expect("the container says so"), words);
     let others = inspection.plugins.iter().filter(|served| served.plugin != "rude/fault");
-    assert!(others.into_iter().all(|served| served.refused.is_none()));
+    assert!(others.into_iter().all(|served| served.unavailable.is_none()));
     // Nothing is asked of it for this container any more, but to clean up.
     let usage = agent.usage(&id("web")).await.unwrap();
     assert!(!usage.owners.contains_key("rude_count") && usage.failed.is_empty(), "{usage:?}");
@@ -55,13 +55,13 @@ fn an_optional_one_that_failed_is_left_out_by_the_next_agent_too() {
     let mut scene = Scene::new("prepare", "error", json!({})).optional();
     let reason = life(&scene.world, async |agent| {
         agent.launch(lasting("web")).await.expect("it runs without");
-        agent.inspect(&id("web")).unwrap().plugins.remove(0).refused.expect("it says so")
+        agent.inspect(&id("web")).unwrap().plugins.remove(0).unavailable.expect("it says so")
     });
     scene.rude().table["faults"] = json!([]);
     life(&scene.world, async |agent| {
         assert_eq!(rude(&agent).health, "ok");
         let served = agent.inspect(&id("web")).unwrap().plugins.remove(0);
-        assert_eq!(served.refused, Some(reason));
+        assert_eq!(served.unavailable, Some(reason));
         let usage = agent.usage(&id("web")).await.unwrap();
         assert!(!usage.owners.contains_key("rude_count"), "{usage:?}");
         agent.destroy(&id("web")).await.unwrap();
@@ -93,7 +93,7 @@ async fn an_optional_one_that_hangs() {
         let mut scene = Scene::new(method.name(), "hang", json!({})).optional().hurried(method);
         let rope = Rope::new(scene.at("rope"));
         scene.rude().table["faults"][0]["until"] = rope.path().display().to_string().into();
-        let words = format!("did not answer `{method}` within 300ms");
+        let words = format!("did not return from `{method}` within 300ms");
         does_without(scene, &[&words]).await;
         drop(rope);
     }
@@ -106,6 +106,6 @@ async fn an_optional_one_that_is_out_of_service() {
     assert_eq!(rude(&agent).health, "out of service");
     agent.launch(lasting("web")).await.expect("it runs without");
     let served = agent.inspect(&id("web")).unwrap().plugins.remove(0);
-    says(&served.refused.unwrap(), &["is out of service", "cannot recover"]);
+    says(&served.unavailable.unwrap(), &["is out of service", "cannot recover"]);
     agent.destroy(&id("web")).await.unwrap();
 }

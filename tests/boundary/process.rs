@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
-use cofferdam::container::Request;
+use cofferdam_core::model::Request;
 use serde_json::json;
 
 use crate::scene::{Scene, alone, id, lasting, life, lives, rude, until};

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use cofferdam::container::Resources;
+use cofferdam_core::model::Resources;
 use serde_json::json;
 
 use crate::scene::{Scene, greeting, id, lasting, life, lives, plain, rude, says, stuck, until};
@@ -18,7 +18,10 @@ fn a_plugin_that_is_missing_harms_no_container_and_cleans_up_when_it_is_back() {
         let pid = inspection.summary.pid.unwrap();
         assert!(fs::metadata(format!("/proc/{pid}")).is_ok(), "it runs");
         let served = inspection.plugins.iter().find(|served| served.plugin == "rude/fault").unwrap();
-        says(served.refused.as_deref().unwrap(), &["it is not in the chain any more", "goes on without it"]);
+        says(
+            served.unavailable.as_deref().unwrap(),
+            &["it is not in the chain any more", "continues without it"],
+        );
         // The others serve it.
         assert_eq!(agent.status(&id("web")).await.unwrap().status["greeting"], json!("hello there"));
         lives(&agent).await;
@@ -57,7 +60,7 @@ fn a_plugin_that_was_missing_for_a_while_serves_again() {
 
     world.config.isolators = vec![entry];
     life(&world, async |agent| {
-        assert_eq!(agent.inspect(&id("web")).unwrap().plugins.remove(0).refused, None);
+        assert_eq!(agent.inspect(&id("web")).unwrap().plugins.remove(0).unavailable, None);
         assert_eq!(agent.status(&id("web")).await.unwrap().status["greeting"], json!("welcome"));
         agent.destroy(&id("web")).await.unwrap();
     });
@@ -78,7 +81,7 @@ fn a_plugin_that_fails_to_recover_harms_no_container() {
         life(&scene.world, async |agent| {
             assert_eq!(rude(&agent).health, "out of service");
             let why = if act == "panic" { "deliberate, for `web`" } else { "cannot recover `web`" };
-            says(&rude(&agent).trouble.unwrap(), &["it did not recover", why]);
+            says(&rude(&agent).health_reason.unwrap(), &["it did not recover", why]);
             assert!(fs::metadata(format!("/proc/{pid}")).is_ok(), "the container runs");
             let usage = agent.usage(&id("web")).await.unwrap();
             says(&usage.failed["rude/fault"], &["is out of service, so `usage` was not called"]);

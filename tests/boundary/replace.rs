@@ -4,7 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::PathBuf;
 
-use cofferdam::config::PluginConfig;
+use cofferdam_core::config::PluginConfig;
 use cofferdam_tests::paths;
 use cofferdam_tests::world::World;
 use serde_json::json;

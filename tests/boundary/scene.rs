@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use cofferdam::agent::Agent;
-use cofferdam::config::{FailPolicy, LauncherKind, PluginConfig};
-use cofferdam::container::{ContainerId, Request};
-use cofferdam::report::chain;
-use cofferdam::view::PluginView;
+use cofferdam_core::agent::Agent;
+use cofferdam_core::config::{FailPolicy, LauncherKind, PluginConfig};
+use cofferdam_core::error_chain::describe;
+use cofferdam_core::model::view::PluginView;
+use cofferdam_core::model::{ContainerId, Request};
 use cofferdam_plugin_model::Method;
 use cofferdam_tests::paths;
 use cofferdam_tests::world::{World, entry};
@@ -28,7 +28,7 @@ pub fn plain() -> World {
 }
 
 /// An isolator of this build, by its file.
-pub fn guest(name: &str, file: &str, table: Json) -> PluginConfig {
+pub fn object(name: &str, file: &str, table: Json) -> PluginConfig {
     let path = paths::build().join(file);
     assert!(path.exists(), "{} is not there: run `cargo build --workspace` first", path.display());
     PluginConfig { path: Some(path), ..entry(name, table) }
@@ -36,17 +36,17 @@ pub fn guest(name: &str, file: &str, table: Json) -> PluginConfig {
 
 /// The isolator that misbehaves as its table says.
 pub fn fault(table: Json) -> PluginConfig {
-    guest("rude/fault", "librude_fault.so", table)
+    object("rude/fault", "librude_fault.so", table)
 }
 
 /// The isolator that speaks the ABI by hand.
 pub fn raw(table: Json) -> PluginConfig {
-    guest("rude/raw", "librude_raw.so", table)
+    object("rude/raw", "librude_raw.so", table)
 }
 
 /// The well-behaved isolator.
 pub fn greeting(table: Json) -> PluginConfig {
-    guest("example/greeting", "libgreeting.so", table)
+    object("example/greeting", "libgreeting.so", table)
 }
 
 /// A plain world with one rude guest, who is rude to `web` only, and a well-behaved one after it.
@@ -84,7 +84,7 @@ impl Scene {
 
     /// With a short deadline for one method.
     pub fn hurried(mut self, method: Method) -> Self {
-        self.rude().deadlines.insert(method, SHORT);
+        self.rude().timeouts.insert(method, SHORT);
         self
     }
 
@@ -133,13 +133,13 @@ pub fn lasting(name: &str) -> Request {
 
 /// The words with which a launch fails.
 pub async fn refusal(agent: &Agent, request: Request) -> String {
-    chain(&agent.launch(request).await.expect_err("the launch must fail"))
+    describe(&agent.launch(request).await.expect_err("the launch must fail"))
 }
 
 /// The words with which an agent does not start.
 pub async fn no_start(world: &World) -> String {
     let started = world.start().await;
-    chain(&started.err().expect("the agent must not start"))
+    describe(&started.err().expect("the agent must not start"))
 }
 
 /// Launches a container, and takes its end and its clean removal as proof that the agent lives.
@@ -170,7 +170,7 @@ pub fn rude(agent: &Agent) -> PluginView {
 /// What keeps a container from being cleaned up.
 pub fn stuck(agent: &Agent, name: &str) -> String {
     let found = agent.containers().into_iter().find(|container| container.id == id(name));
-    found.map(|container| container.stuck.join("; ")).unwrap_or_default()
+    found.map(|container| container.cleanup_errors.join("; ")).unwrap_or_default()
 }
 
 /// Waits for something that the agent shows and announces to nobody.

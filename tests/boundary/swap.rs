@@ -2,11 +2,11 @@
 
 use std::fs;
 
-use cofferdam::container::Phase;
+use cofferdam_core::model::Phase;
 use cofferdam_tests::world::World;
 use serde_json::json;
 
-use crate::scene::{greeting, guest, id, lasting, life, lives, plain, plugin, says};
+use crate::scene::{greeting, id, lasting, life, lives, object, plain, plugin, says};
 
 const NAME: &str = "example/greeting";
 
@@ -18,7 +18,7 @@ fn world() -> World {
 
 /// The same directories, with version 2 in the chain.
 fn upgrade(world: &mut World) {
-    world.config.isolators = vec![guest(NAME, "libgreeting_2.so", json!({ "greeting": "good night" }))];
+    world.config.isolators = vec![object(NAME, "libgreeting_2.so", json!({ "greeting": "good night" }))];
 }
 
 fn downgrade(world: &mut World) {
@@ -26,7 +26,7 @@ fn downgrade(world: &mut World) {
 }
 
 /// The running container's pid, to tell that it is the very same.
-fn pid(agent: &cofferdam::agent::Agent) -> i32 {
+fn pid(agent: &cofferdam_core::agent::Agent) -> i32 {
     let found = agent.containers();
     assert_eq!((found.len(), found[0].phase), (1, Phase::Running), "{found:?}");
     let pid = found[0].pid.unwrap();
@@ -50,7 +50,7 @@ fn a_newer_version_migrates_the_states_of_an_older_one() {
         assert_eq!(pid(&agent), before);
         let served = agent.inspect(&id("web")).unwrap().plugins.remove(0);
         assert_eq!(served.version.as_deref(), Some("2.0.0"), "who wrote the state is noted");
-        assert_eq!((&served.state, served.refused), (&kept, None));
+        assert_eq!((&served.state, served.unavailable), (&kept, None));
         let status = agent.status(&id("web")).await.unwrap();
         assert_eq!(status.status["greeting"], kept);
         lives(&agent).await;
@@ -106,7 +106,7 @@ fn a_state_from_the_future_is_refused_with_a_reason() {
         let served = agent.inspect(&id("web")).unwrap().plugins.remove(0);
         let words =
             ["version 3.1.0", "wrote its state, which version 2.0.0 cannot read", "use 3.1.0 or a later"];
-        says(served.refused.as_deref().unwrap(), &words);
+        says(served.unavailable.as_deref().unwrap(), &words);
         assert_eq!(served.version.as_deref(), Some("3.1.0"), "the state is still that of its writer");
         assert_eq!(plugin(&agent, NAME).health, "ok", "it serves everybody else");
         assert!(!agent.status(&id("web")).await.unwrap().status.contains_key("greeting"));

@@ -47,7 +47,7 @@ impl Hierarchy {
 
 /// A guest to boot, once for each command. Processors are emulated: starting processes is some 30 times slower there.
 #[derive(Clone, Debug)]
-pub struct Guest {
+pub struct PluginObject {
     pub cgroup: Hierarchy,
     pub cpus: u32,
     /// In MB. Files written in the guest take their part of it.
@@ -74,15 +74,15 @@ pub fn inside() -> bool {
 
 /// Runs `command` as root in a guest with 2 processors and 1 GB, for 10 minutes at most.
 pub fn run(cgroup: Hierarchy, command: &[&str]) -> GuestOutcome {
-    Guest::new(cgroup).run(command, &[])
+    PluginObject::new(cgroup).run(command, &[])
 }
 
 /// Runs the current test binary again, in a guest like that of [`run`], with libtest's `arguments` and more variables.
 pub fn rerun_this_test_binary(cgroup: Hierarchy, arguments: &[&str], env: &[(&str, &str)]) -> GuestOutcome {
-    Guest::new(cgroup).rerun_this_test_binary(arguments, env)
+    PluginObject::new(cgroup).rerun_this_test_binary(arguments, env)
 }
 
-impl Guest {
+impl PluginObject {
     pub fn new(cgroup: Hierarchy) -> Self {
         Self { cgroup, cpus: 2, memory: 1024, limit: Duration::from_secs(600) }
     }
@@ -127,7 +127,7 @@ impl Guest {
         }
     }
 
-    /// Like [`Guest::run`], for the current test binary.
+    /// Like [`PluginObject::run`], for the current test binary.
     pub fn rerun_this_test_binary(&self, arguments: &[&str], env: &[(&str, &str)]) -> GuestOutcome {
         let binary = env::current_exe().expect("a test binary has a path");
         let mut command = vec![binary.into_os_string()];

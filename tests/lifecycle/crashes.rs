@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::PathBuf;
 
-use cofferdam::api::types::Termination;
-use cofferdam::container::ContainerId;
+use cofferdam::api::operator::types::Termination;
+use cofferdam_core::model::ContainerId;
 use cofferdam_tests::daemon::{Daemon, Refusal};
 use cofferdam_tests::injector::{Fault, Seen};
 use cofferdam_tests::is_root;

@@ -13,8 +13,8 @@ mod restarts;
 
 use std::path::Path;
 
-use cofferdam::container::{ContainerId, Request, Resources};
-use cofferdam_tests::daemon::{Daemon, PATIENCE};
+use cofferdam_core::model::{ContainerId, Request, Resources};
+use cofferdam_tests::daemon::{Daemon, TIMEOUT};
 use cofferdam_tests::watch;
 use cofferdam_tests::world::World;
 
@@ -47,7 +47,7 @@ fn counts_on(stdout: &Path) {
     let count = |content: &str| content.lines().count();
     let before = count(&std::fs::read_to_string(stdout).unwrap_or_default());
     // A container may be about to write; from then on it must write.
-    let content = watch::content(stdout, PATIENCE, |content| count(content) >= before + 3);
+    let content = watch::content(stdout, TIMEOUT, |content| count(content) >= before + 3);
     let numbers = content.lines().map(|line| line.parse::<usize>().unwrap());
     // The last line may be there in part only.
     for (expected, number) in (1..).zip(numbers).take(count(&content) - 1) {

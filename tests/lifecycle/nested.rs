@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cofferdam::container::{ContainerClass, Phase, Reason};
+use cofferdam_core::model::{ContainerClass, Phase, Reason};
 use cofferdam_linux::process::Process;
 use cofferdam_tests::daemon::Daemon;
 use cofferdam_tests::injector::Fault;

@@ -4,11 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use cofferdam::api::types::Reason;
-use cofferdam::container::ContainerId;
-use cofferdam::ledger::{Birthmark, Ledger, Record};
+use cofferdam::api::operator::types::Reason;
+use cofferdam_core::ledger::Ledger;
+use cofferdam_core::model::{ContainerId, ProcessId, Record};
 use cofferdam_linux::process::Process;
-use cofferdam_tests::daemon::{Daemon, PATIENCE};
+use cofferdam_tests::daemon::{Daemon, TIMEOUT};
 use cofferdam_tests::injector::{Effect, Fault};
 use cofferdam_tests::is_root;
 use cofferdam_tests::world::World;
@@ -48,7 +48,7 @@ fn containers_do_not_notice_that_their_agent_dies_or_stops() {
     daemon.kill();
     counts_on(&log);
     fs::write(&fifo, "word\n").unwrap();
-    assert!(first.wait(Some(PATIENCE)).unwrap(), "it needs its agent to end");
+    assert!(first.wait(Some(TIMEOUT)).unwrap(), "it needs its agent to end");
 
     let daemon = Daemon::start(&world);
     assert_eq!(daemon.wait(&brief.id).unwrap().exit_status, Some(3 << 8));
@@ -92,10 +92,10 @@ fn after_a_reboot_containers_have_ended_and_strangers_are_left_alone() {
     let mut stranger = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
     let process = Process::open_any(i32::try_from(stranger.id()).unwrap()).unwrap();
     rewrite(&world, &web.id, |record| {
-        record.phase = cofferdam::container::Phase::Running;
+        record.phase = cofferdam_core::model::Phase::Running;
         record.termination = None;
         record.boot_id = "00000000-0000-0000-0000-000000000000".into();
-        record.process = Some(Birthmark { pid: process.pid(), start_time: process.start_time() });
+        record.process = Some(ProcessId { pid: process.pid(), start_time: process.start_time() });
     });
 
     let daemon = Daemon::start(&world);
@@ -118,12 +118,12 @@ fn a_number_that_belongs_to_somebody_else_by_now_is_left_alone() {
     daemon.kill();
     let mut stranger = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
     let process = Process::open_any(i32::try_from(stranger.id()).unwrap()).unwrap();
-    for phase in [cofferdam::container::Phase::Running, cofferdam::container::Phase::Destroying] {
+    for phase in [cofferdam_core::model::Phase::Running, cofferdam_core::model::Phase::Destroying] {
         rewrite(&world, &web.id, |record| {
             record.phase = phase;
             record.termination = None;
             let start_time = process.start_time() - 1;
-            record.process = Some(Birthmark { pid: process.pid(), start_time });
+            record.process = Some(ProcessId { pid: process.pid(), start_time });
         });
         let daemon = Daemon::start(&world);
         assert_eq!(daemon.wait(&web.id).unwrap().exit_status, Some(3 << 8), "its status is on disk");

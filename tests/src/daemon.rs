@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use cofferdam::api::types::{
+use cofferdam::api::operator::types::{
     self as wire, Call, Container, InspectedContainer, Response, Scalar, Termination,
 };
-use cofferdam::container::{ContainerId, Request};
+use cofferdam_core::model::{ContainerId, Request};
 use cofferdam_linux::process::Process;
 use nix::sys::signal::Signal;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -21,7 +21,7 @@ use crate::sockets::is_unnamed_socket;
 use crate::world::World;
 
 /// How long anything may take before the test fails.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// An agent in a process of its own. It is killed when this goes; its containers are not.
 #[derive(Debug)]
@@ -109,7 +109,7 @@ impl Daemon {
         command.arg("agent").arg("--config").arg(config).env("NOTIFY_SOCKET", &notify);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log_file);
         let child = spawn(command).expect("the agent's program starts");
-        (Self { child, socket: world.config.socket.clone(), log }, ready)
+        (Self { child, socket: world.socket(), log }, ready)
     }
 
     fn wait_until(&self, ready: &UnixDatagram) {
@@ -120,8 +120,8 @@ impl Daemon {
     fn serves(&self, ready: &UnixDatagram) -> bool {
         let process = self.process();
         let mut waits = [PollFd::new(ready, PollFlags::IN), PollFd::new(&process, PollFlags::IN)];
-        let patience = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
-        let found = poll(&mut waits, Some(&patience)).expect("both can be waited for");
+        let timeout = Timespec { tv_sec: TIMEOUT.as_secs() as i64, tv_nsec: 0 };
+        let found = poll(&mut waits, Some(&timeout)).expect("both can be waited for");
         assert!(found > 0, "the agent neither serves nor ends:\n{}", self.log());
         waits[0].revents().contains(PollFlags::IN)
     }
@@ -171,7 +171,7 @@ impl Daemon {
 
     /// Waits until it is gone.
     pub fn gone(&mut self) -> ExitStatus {
-        let ended = self.process().wait(Some(PATIENCE)).expect("a process can be waited for");
+        let ended = self.process().wait(Some(TIMEOUT)).expect("a process can be waited for");
         assert!(ended, "the agent does not end:\n{}", self.log());
         self.child.wait().expect("a child of ours")
     }
@@ -181,7 +181,7 @@ impl Daemon {
     /// # Errors
     /// Why not.
     pub fn launch(&self, request: &Request) -> Result<(), Refusal> {
-        let call = Call::LaunchContainer(Box::new(cofferdam::api::from_request(request)));
+        let call = Call::LaunchContainer(Box::new(cofferdam::api::operator::from_request(request)));
         self.send(&call).map(drop)
     }
 
@@ -299,7 +299,7 @@ fn wire_id(id: &ContainerId) -> wire::ContainerId {
 /// One request on a connection of its own: the status and the body of what comes back.
 fn exchange(socket: &Path, body: &[u8]) -> io::Result<(u16, Vec<u8>)> {
     let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     let head = format!(
         "POST /api/v1 HTTP/1.1\r\nHost: agent\r\nConnection: close\r\nAccept: application/json\r\n\
          Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",

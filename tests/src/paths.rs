@@ -18,3 +18,11 @@ pub fn build() -> PathBuf {
     }
     build
 }
+
+/// The program `cofferdam` of this build.
+///
+/// # Panics
+/// Like [`build`].
+pub fn program() -> PathBuf {
+    build().join("cofferdam")
+}

@@ -12,13 +12,13 @@ use rustix::fs::inotify;
 ///
 /// # Panics
 /// When it does not come to that within `patience`.
-pub fn content(path: &Path, patience: Duration, enough: impl Fn(&str) -> bool) -> String {
+pub fn content(path: &Path, timeout: Duration, enough: impl Fn(&str) -> bool) -> String {
     let changed = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
         .expect("a watch on files");
     let interesting =
         inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
     inotify::add_watch(&changed, path.parent().expect("a folder"), interesting).expect("the folder is there");
-    let deadline = Instant::now() + patience;
+    let deadline = Instant::now() + timeout;
     loop {
         // Looked at after the watch began, and again after each event, so that no change is missed.
         let content = match fs::read_to_string(path) {

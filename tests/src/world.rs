@@ -6,10 +6,12 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cofferdam::agent::{Agent, StartError};
-use cofferdam::config::{ApiLimits, Config, FailPolicy, LauncherKind, Place, PluginConfig};
-use cofferdam::container::{ContainerId, Request};
-use cofferdam::ledger::{Record, folder_below};
+use cofferdam_core::agent::{Agent, StartError};
+use cofferdam_core::config::{AgentConfig, FailPolicy, LauncherKind, PluginConfig};
+use cofferdam_core::containerizer::NativeRecord;
+use cofferdam_core::ledger::nested_directory;
+use cofferdam_core::model::Record;
+use cofferdam_core::model::{ContainerId, Request};
 use cofferdam_linux::cgroup::{Cgroup, Version};
 use cofferdam_linux::process::Process;
 use serde_json::{Value as Json, json};
@@ -21,7 +23,7 @@ use crate::paths;
 pub struct World {
     directory: TempDir,
     /// What the agent is to be.
-    pub config: Config,
+    pub config: AgentConfig,
 }
 
 impl World {
@@ -30,21 +32,18 @@ impl World {
     pub fn new() -> Self {
         let directory = tempfile::Builder::new().prefix("cofferdam-test-").tempdir().expect("a directory");
         let at = |name: &str| directory.path().join(name);
-        let config = Config {
-            file: None,
+        let config = AgentConfig {
             runtime_dir: at("run"),
             work_dir: at("work"),
             plugin_store: None,
-            socket: at("run/agent.sock"),
             plugin_dir: paths::build(),
             launcher: LauncherKind::Linux,
             cgroup_root: "cofferdam-test".into(),
             isolators: Vec::new(),
             logger: None,
             destroy_timeout: Duration::from_secs(30),
-            api: ApiLimits { body: 1 << 20, idle: Duration::from_secs(60) },
-            log: "info".into(),
-            log_json: false,
+            fetcher: Some(vec![paths::program(), "fetch".into()]),
+            container_nofile: None,
         };
         Self { directory, config }
     }
@@ -70,6 +69,11 @@ impl World {
     /// The test's directory.
     pub fn directory(&self) -> &Path {
         self.directory.path()
+    }
+
+    /// The socket of an agent that is started from the written configuration.
+    pub fn socket(&self) -> PathBuf {
+        self.directory.path().join("run/agent.sock")
     }
 
     /// Starts an agent in this process.
@@ -106,7 +110,7 @@ impl World {
         let mut text = json!({
             "runtime_dir": config.runtime_dir,
             "work_dir": config.work_dir,
-            "socket": config.socket,
+            "socket": self.socket(),
             "plugin_dir": config.plugin_dir,
             "launcher": match config.launcher {
                 LauncherKind::Linux => "linux",
@@ -114,7 +118,7 @@ impl World {
             },
             "cgroup_root": config.cgroup_root,
             "destroy_timeout": format!("{}ms", config.destroy_timeout.as_millis()),
-            "log": config.log,
+            "log": "info",
             "isolator": config.isolators.iter().map(plugin).collect::<Vec<_>>(),
         });
         if let Some(logger) = &config.logger {
@@ -155,8 +159,8 @@ impl World {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let here = self.directory.path().display().to_string();
         found.extend(mounts.lines().filter(|line| line.contains(&here)).map(|line| format!("mount: {line}")));
-        for folder in ["run/containers", "run/removed", "work/containers", "work/scratch/containers"] {
-            let listing = fs::read_dir(self.directory.path().join(folder));
+        for directory in ["run/containers", "run/removed", "work/containers", "work/scratch/containers"] {
+            let listing = fs::read_dir(self.directory.path().join(directory));
             let entries = listing.into_iter().flatten().flatten();
             found.extend(entries.map(|entry| format!("file: {}", entry.path().display())));
         }
@@ -177,8 +181,8 @@ impl World {
     ///
     /// # Panics
     /// When it is not there, or not whole.
-    pub fn record(&self, id: &ContainerId) -> Record {
-        let path = folder_below(&self.config.runtime_dir, id).join("record");
+    pub fn record(&self, id: &ContainerId) -> Record<NativeRecord> {
+        let path = nested_directory(&self.config.runtime_dir, id).join("record");
         let bytes = fs::read(&path).expect("a record");
         let body = bytes.iter().position(|byte| *byte == b'\n').expect("a first line") + 1;
         serde_json::from_slice(&bytes[body..]).expect("a whole record")
@@ -205,7 +209,7 @@ impl World {
 
     /// The name that keeps this agent's control groups apart from others'.
     fn instance(&self) -> String {
-        cofferdam::agent::instance_of(&self.config.runtime_dir)
+        cofferdam_core::agent::instance_of(&self.config.runtime_dir)
     }
 }
 
@@ -213,34 +217,26 @@ impl Drop for World {
     fn drop(&mut self) {
         // Containers of a test that failed, then the agent's own directories in each hierarchy. What cannot be
         // removed is in nobody's way.
-        const PATIENCE: Duration = Duration::from_secs(5);
+        const TIMEOUT: Duration = Duration::from_secs(5);
         for path in cgroup_directories("/sys/fs/cgroup", &self.instance()) {
             let v2 = path.join("cgroup.kill").exists();
             let group = Cgroup::at(path.clone(), if v2 { Version::V2 } else { Version::V1 });
             if v2 || path.join("freezer.state").exists() {
-                drop(group.kill_all(PATIENCE));
+                drop(group.kill_all(TIMEOUT));
             }
         }
         for pid in self.processes() {
             drop(Process::open_any(pid).and_then(|process| process.kill()));
         }
         for path in cgroup_directories("/sys/fs/cgroup", &self.instance()) {
-            drop(Cgroup::at(path, Version::V1).remove(PATIENCE));
+            drop(Cgroup::at(path, Version::V1).remove(TIMEOUT));
         }
     }
 }
 
 /// An entry of the chain.
 pub fn entry(name: &str, table: Json) -> PluginConfig {
-    PluginConfig {
-        name: name.to_owned(),
-        path: None,
-        sha256: None,
-        policy: FailPolicy::Required,
-        deadlines: Default::default(),
-        table,
-        place: Place::default(),
-    }
+    PluginConfig { table, ..PluginConfig::new(name) }
 }
 
 fn cgroup_directories(root: &str, instance: &str) -> Vec<PathBuf> {
@@ -269,7 +265,7 @@ pub fn id(text: &str) -> ContainerId {
 pub async fn run(agent: &Agent, request: Request) -> String {
     let id = request.id.clone();
     if let Err(error) = agent.launch(request).await {
-        panic!("{}", cofferdam::report::chain(&error));
+        panic!("{}", cofferdam_core::error_chain::describe(&error));
     }
     agent.wait(&id).await.expect("it was launched");
     let logs = agent.inspect(&id).expect("it was launched").logs;

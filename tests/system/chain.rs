@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use cofferdam::container::{Ended, Reason, Request};
+use cofferdam_core::model::{Ended, Reason, Request};
 use cofferdam_tests::world::{World, id, run};
 use cofferdam_tests::{is_root, text};
 
@@ -110,13 +110,13 @@ async fn a_command_that_cannot_be_executed_is_a_failed_launch_that_leaves_nothin
     request.command.value = Some("/bin/no-such-program".into());
     let error = agent.launch(request.clone()).await.unwrap_err();
     assert_eq!(error.exec_error().and_then(std::io::Error::raw_os_error), Some(nix::libc::ENOENT));
-    let words = cofferdam::report::chain(&error);
+    let words = cofferdam_core::error_chain::describe(&error);
     assert!(words.contains("/bin/no-such-program") && words.contains("No such file"), "{words}");
     assert_eq!(world.leftovers(), Vec::<String>::new());
     assert!(agent.wait(&id("nope")).await.is_none(), "it is as if it had never been");
 
     request.rootfs = Some("/no/such/folder".into());
-    let words = cofferdam::report::chain(&agent.launch(request).await.unwrap_err());
+    let words = cofferdam_core::error_chain::describe(&agent.launch(request).await.unwrap_err());
     assert!(words.contains("/no/such/folder"), "{words}");
     assert_eq!(world.leftovers(), Vec::<String>::new());
 }

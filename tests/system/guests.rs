@@ -1,6 +1,6 @@
 //! The same tests where the kernel has other control groups.
 
-use crate::guest::{self, Guest, Hierarchy};
+use crate::object::{self, Hierarchy, PluginObject};
 
 /// Hosts of today: one hierarchy, all controllers.
 #[test]
@@ -15,12 +15,12 @@ fn the_same_on_pure_cgroup_v1() {
 }
 
 fn rerun(hierarchy: Hierarchy) {
-    if guest::inside() {
+    if object::inside() {
         return;
     }
-    let guest = Guest { memory: 2048, ..Guest::new(hierarchy) };
+    let object = PluginObject { memory: 2048, ..PluginObject::new(hierarchy) };
     let tests = ["--test-threads=2", "--skip=guests::"];
-    if let Some(passed) = guest.rerun_this_test_binary(&tests, &[("CI", "true")]).tests_passed() {
+    if let Some(passed) = object.rerun_this_test_binary(&tests, &[("CI", "true")]).tests_passed() {
         assert!(passed >= 10, "only {passed} tests ran in the guest");
     }
 }

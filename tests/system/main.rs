@@ -4,7 +4,7 @@
 //! pure v1: see [`guests`].
 
 #[path = "../guest/guest.rs"]
-mod guest;
+mod object;
 
 mod chain;
 mod guests;

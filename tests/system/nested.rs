@@ -1,6 +1,6 @@
 //! Containers in containers.
 
-use cofferdam::container::{ContainerClass, Ended, Reason, Request};
+use cofferdam_core::model::{ContainerClass, Ended, Reason, Request};
 use cofferdam_tests::world::{World, id};
 use cofferdam_tests::{is_root, text, wait_for_text};
 

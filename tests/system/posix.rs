@@ -1,7 +1,7 @@
 //! The posix launcher: plain processes, for any user.
 
-use cofferdam::config::LauncherKind;
-use cofferdam::container::{Ended, Reason, Request};
+use cofferdam_core::config::LauncherKind;
+use cofferdam_core::model::{Ended, Reason, Request};
 use cofferdam_tests::wait_for_text;
 use cofferdam_tests::world::{World, entry, id, run};
 
@@ -34,7 +34,7 @@ async fn a_plain_process_starts_where_it_asked_to_if_that_is_there() {
     // On the host nothing is made for it.
     let mut request = Request::shell(id("lost"), "pwd");
     request.command.working_directory = Some("/no/such/place".into());
-    let words = cofferdam::report::chain(&agent.launch(request).await.unwrap_err());
+    let words = cofferdam_core::error_chain::describe(&agent.launch(request).await.unwrap_err());
     assert!(words.contains("/no/such/place") && words.contains("No such file"), "{words}");
     assert!(agent.inspect(&id("lost")).is_none());
 }
@@ -73,7 +73,7 @@ async fn what_needs_more_than_a_process_is_refused_by_name() {
     world.add("filesystem/linux", serde_json::json!({}));
     let agent = world.start().await.unwrap();
     let error = agent.launch(Request::shell(id("more"), "true")).await.unwrap_err();
-    let words = cofferdam::report::chain(&error);
+    let words = cofferdam_core::error_chain::describe(&error);
     assert!(words.contains("`posix` launcher") && words.contains("mount"), "{words}");
     assert_eq!(world.leftovers(), Vec::<String>::new());
 }

@@ -1,6 +1,6 @@
 //! Limits that are really applied, usage that is really measured.
 
-use cofferdam::container::{Limit, Reason, Request, Resources};
+use cofferdam_core::model::{Limit, Reason, Request, Resources};
 use cofferdam_tests::is_root;
 use cofferdam_tests::world::{World, id};
 

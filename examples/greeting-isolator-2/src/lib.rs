@@ -48,7 +48,7 @@ impl Isolator for Greeting {
         Prepared::new().environment("GREETING", text).state(&keep(text, VERSION.into()))
     }
 
-    fn status(&self, container: &Subject) -> Result<Status> {
+    fn status(&self, container: &ContainerRef) -> Result<Status> {
         Ok(Status::default().with("greeting", json!(container.state::<Kept>()?)))
     }
 }
@@ -56,18 +56,18 @@ impl Isolator for Greeting {
 #[cfg(test)]
 mod tests {
     use cofferdam_plugin_api::model::{self, Verdict};
-    use cofferdam_plugin_api::testing::Bench;
+    use cofferdam_plugin_api::testing::PluginHarness;
 
     use super::*;
 
-    fn bench() -> Bench<Greeting> {
-        Bench::isolator(json!({})).unwrap()
+    fn bench() -> PluginHarness<Greeting> {
+        PluginHarness::isolator(json!({})).unwrap()
     }
 
     fn recovered(id: &str, written_by: Option<&str>, state: Json) -> Recovered {
         Recovered {
             id: id.parse().unwrap(),
-            subject: model::Subject { state, ..model::Subject::default() },
+            details: model::ContainerDetails { state, ..model::ContainerDetails::default() },
             resources: Resources::default(),
             written_by: written_by.map(|version| Version::parse(version).unwrap()),
         }
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn bad_configurations_are_refused() {
-        let refused = Bench::<Greeting>::isolator(json!({ "greeting": 3 })).err().unwrap();
+        let refused = PluginHarness::<Greeting>::isolator(json!({ "greeting": 3 })).err().unwrap();
         assert!(refused.message.contains("invalid type"), "{refused}");
     }
 }

@@ -31,7 +31,7 @@ impl Isolator for Greeting {
         Prepared::new().environment("GREETING", &text).state(&Kept { text })
     }
 
-    fn status(&self, container: &Subject) -> Result<Status> {
+    fn status(&self, container: &ContainerRef) -> Result<Status> {
         // From what was kept, not from the configuration, which may have changed since.
         Ok(Status::default().with("greeting", container.state::<Kept>()?.text.into()))
     }
@@ -39,13 +39,13 @@ impl Isolator for Greeting {
 
 #[cfg(test)]
 mod tests {
-    use cofferdam_plugin_api::testing::Bench;
+    use cofferdam_plugin_api::testing::PluginHarness;
 
     use super::*;
 
     #[test]
     fn a_container_is_greeted_and_the_words_are_kept() {
-        let bench = Bench::<Greeting>::isolator(json!({ "greeting": "good morning" })).unwrap();
+        let bench = PluginHarness::<Greeting>::isolator(json!({ "greeting": "good morning" })).unwrap();
         let launch = bench.prepare("web").unwrap().launch;
         assert_eq!(launch.environment["GREETING"], "good morning");
         assert_eq!(bench.state("web"), json!({ "text": "good morning" }));
@@ -54,15 +54,15 @@ mod tests {
 
     #[test]
     fn there_is_a_greeting_without_configuration_and_no_other_key() {
-        let bench = Bench::<Greeting>::isolator(json!({})).unwrap();
+        let bench = PluginHarness::<Greeting>::isolator(json!({})).unwrap();
         assert_eq!(bench.prepare("web").unwrap().launch.environment["GREETING"], "hello there");
-        let refused = Bench::<Greeting>::isolator(json!({ "greetings": "hi" })).err().unwrap();
+        let refused = PluginHarness::<Greeting>::isolator(json!({ "greetings": "hi" })).err().unwrap();
         assert!(refused.message.contains("unknown field `greetings`"), "{refused}");
     }
 
     #[test]
     fn cleaning_up_what_was_never_seen_succeeds_twice() {
-        let bench = Bench::<Greeting>::isolator(json!({})).unwrap();
+        let bench = PluginHarness::<Greeting>::isolator(json!({})).unwrap();
         bench.cleanup("stranger").unwrap();
         bench.cleanup("stranger").unwrap();
     }

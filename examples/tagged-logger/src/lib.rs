@@ -33,13 +33,13 @@ impl Logger for Tagged {
 #[cfg(test)]
 mod tests {
     use cofferdam_plugin_api::model::Stream;
-    use cofferdam_plugin_api::testing::Bench;
+    use cofferdam_plugin_api::testing::PluginHarness;
 
     use super::*;
 
     #[test]
     fn output_goes_to_files_with_the_prefix() {
-        let bench = Bench::<Tagged>::logger(json!({ "prefix": "app-" })).unwrap();
+        let bench = PluginHarness::<Tagged>::logger(json!({ "prefix": "app-" })).unwrap();
         let container = bench.container("web");
         let (reply, _) = bench.open(&container).unwrap();
         assert_eq!(reply.stdout, Stream::Path { path: container.sandbox.join("app-stdout") });
@@ -53,14 +53,14 @@ mod tests {
             (json!({}), "missing field `prefix`"),
             (json!({ "prefix": "a", "suffix": "b" }), "unknown field `suffix`"),
         ] {
-            let refused = Bench::<Tagged>::logger(config.clone()).err().unwrap();
+            let refused = PluginHarness::<Tagged>::logger(config.clone()).err().unwrap();
             assert!(refused.message.contains(complaint), "{config} gave: {refused}");
         }
     }
 
     #[test]
     fn cleaning_up_what_was_never_seen_succeeds_twice() {
-        let bench = Bench::<Tagged>::logger(json!({ "prefix": "app-" })).unwrap();
+        let bench = PluginHarness::<Tagged>::logger(json!({ "prefix": "app-" })).unwrap();
         bench.cleanup("stranger").unwrap();
         bench.cleanup("stranger").unwrap();
     }

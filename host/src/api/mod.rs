@@ -3,16 +3,8 @@
 //! It translates and never decides: a call becomes one question to the agent, its answer one message.
 //! `docs/api.md` says what each call does, and where it differs from Mesos.
 
-mod calls;
-mod error;
-mod files;
-mod launch;
-mod metrics;
-mod pages;
-mod routes;
-mod show;
+pub mod operator;
 mod socket;
-pub mod types;
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -26,12 +18,13 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
-use crate::agent::Agent;
+use cofferdam_core::agent::Agent;
 
-pub(crate) use calls::{EXEC_FAILURE, exec_failure};
-pub use launch::from_request;
-pub(crate) use launch::{resources as read_resources, wire_id, wire_limits, wire_resources};
-pub(crate) use show::flags;
+use crate::config::Config;
+use crate::telemetry::Snapshot;
+
+use operator::routes;
+
 pub use socket::{BindError, Listener};
 
 /// How long requests that are being answered may take once the agent stops. Those that wait for the end of
@@ -44,12 +37,17 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// What every handler has at hand.
 struct Api {
     agent: Agent,
+    config: Config,
     started: SystemTime,
     /// Becomes true when the agent stops.
     stopping: watch::Receiver<bool>,
 }
 
 impl Api {
+    fn metrics(&self) -> Snapshot {
+        Snapshot::take(&self.agent, self.started)
+    }
+
     /// Resolves when the agent stops.
     async fn stopped(&self) {
         // An error means that whoever would say so is gone, which comes to the same.
@@ -58,9 +56,9 @@ impl Api {
 }
 
 /// Serves the API until `stop` resolves; then answers what is under way and returns.
-pub async fn serve(agent: Agent, listener: Listener, stop: impl Future<Output = ()>) {
+pub async fn serve(agent: Agent, config: Config, listener: Listener, stop: impl Future<Output = ()>) {
     let (stopped, stopping) = watch::channel(false);
-    let api = Arc::new(Api { agent, started: SystemTime::now(), stopping });
+    let api = Arc::new(Api { agent, config, started: SystemTime::now(), stopping });
     let mut connections = JoinSet::new();
     let mut stop = pin!(stop);
     loop {
@@ -98,7 +96,7 @@ async fn converse(api: Arc<Api>, stream: UnixStream) {
     };
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(api.agent.config().api.idle)
+        .header_read_timeout(api.config.api.idle)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     let mut connection = pin!(connection);
     let ended = tokio::select! {

@@ -154,11 +154,11 @@ mod tests {
 
     #[tokio::test]
     async fn only_its_owner_may_connect_and_it_leaves_with_its_file() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("agent.sock");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agent.sock");
         let listener = Listener::bind(&path).unwrap();
         assert_eq!(fs::symlink_metadata(&path).unwrap().mode() & 0o777, 0o600);
-        assert_eq!(folder.path().read_dir().unwrap().count(), 1);
+        assert_eq!(directory.path().read_dir().unwrap().count(), 1);
 
         let client = tokio::net::UnixStream::connect(&path).await.unwrap();
         let server = listener.accept().await.unwrap();
@@ -169,13 +169,13 @@ mod tests {
 
     #[tokio::test]
     async fn an_agent_that_answers_is_not_displaced_and_a_dead_one_is() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("agent.sock");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agent.sock");
         let first = Listener::bind(&path).unwrap();
         assert!(matches!(Listener::bind(&path), Err(BindError::InUse { .. })));
 
         // What a killed agent leaves behind: the file, and nobody.
-        let moved = folder.path().join("moved");
+        let moved = directory.path().join("moved");
         fs::rename(&path, &moved).unwrap();
         drop(first);
         fs::rename(&moved, &path).unwrap();
@@ -185,12 +185,12 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_not_a_socket_stays() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("agent.sock");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agent.sock");
         fs::write(&path, "precious").unwrap();
         assert!(matches!(Listener::bind(&path), Err(BindError::NotASocket { .. })));
         assert_eq!(fs::read(&path).unwrap(), b"precious");
-        let nowhere = folder.path().join("none/agent.sock");
+        let nowhere = directory.path().join("none/agent.sock");
         assert!(matches!(Listener::bind(&nowhere), Err(BindError::System { .. })));
     }
 }

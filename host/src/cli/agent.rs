@@ -6,13 +6,13 @@ use std::path::PathBuf;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use super::Outcome;
-use super::catalogue::Files;
+use super::index::Files;
 use super::notify::notify;
 use super::report::Failure;
-use crate::agent::Agent;
+use super::{Outcome, process};
 use crate::api::{self, Listener};
-use crate::config::{Config, Overrides, Surroundings};
+use crate::config::{Config, Environment, Overrides};
+use cofferdam_core::agent::Agent;
 
 /// Starts an agent and serves its API until SIGTERM or SIGINT
 ///
@@ -64,12 +64,12 @@ impl Flags {
 pub(super) fn configuration(
     file: Option<PathBuf>,
     overrides: &Overrides,
-    around: &Surroundings,
+    environment: &Environment,
 ) -> Result<Config, Failure> {
-    let file = file.or_else(|| Some(around.usual_file.clone()).filter(|file| file.exists()));
+    let file = file.or_else(|| Some(environment.usual_file.clone()).filter(|file| file.exists()));
     Ok(match file {
-        Some(file) => Config::load(&file, overrides, around, &Files)?,
-        None => Config::embedded(overrides, around, &Files)?,
+        Some(file) => Config::load(&file, overrides, environment, &Files)?,
+        None => Config::embedded(overrides, environment, &Files)?,
     })
 }
 
@@ -86,9 +86,10 @@ pub(super) fn start_logging(config: &Config) {
 }
 
 pub(super) fn run(arguments: Arguments, socket: Option<PathBuf>) -> Outcome {
-    let around = Surroundings::look();
-    let config = configuration(arguments.config, &arguments.overrides.overrides(socket), &around)?;
+    let environment = Environment::look();
+    let mut config = configuration(arguments.config, &arguments.overrides.overrides(socket), &environment)?;
     start_logging(&config);
+    process::prepare(&mut config.agent)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -103,7 +104,7 @@ async fn serve(config: Config) -> Outcome {
         (handled(SignalKind::terminate())?, handled(SignalKind::interrupt())?);
 
     let socket = config.socket.clone();
-    let agent = Agent::start(config).await.map_err(Failure::of)?;
+    let agent = Agent::start(config.agent.clone()).await.map_err(Failure::of)?;
     // Only now: a socket that accepts means an agent that is ready.
     let listener = Listener::bind(&socket)?;
     tracing::info!("listening on {}", listener.path().display());
@@ -115,7 +116,7 @@ async fn serve(config: Config) -> Outcome {
         }
         tell("STOPPING=1");
     };
-    api::serve(agent.clone(), listener, stop).await;
+    api::serve(agent.clone(), config, listener, stop).await;
     agent.shutdown().await;
     Ok(0)
 }

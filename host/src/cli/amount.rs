@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use cofferdam_plugin_model::units;
 
-use crate::container::{Limit, Resources};
+use cofferdam_core::model::{Limit, Resources};
 
 /// The unit of `mem`.
 const MIB: f64 = 1024.0 * 1024.0;

@@ -7,7 +7,9 @@ use serde_json::json;
 use super::agent::{Flags, configuration};
 use super::report::Failure;
 use super::{Outcome, out};
-use crate::config::{Config, ConfigError, FailPolicy, Findings, SCHEMA, Surroundings, default_text};
+use cofferdam_core::config::FailPolicy;
+
+use crate::config::{Config, ConfigError, Environment, Findings, SCHEMA, default_text};
 
 /// Reads a configuration as the agent would, plugins and their tables included, and shows what it means
 ///
@@ -36,9 +38,9 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, socket: Option<PathBuf>) -> Outcome {
-    let around = Surroundings::look();
+    let environment = Environment::look();
     if arguments.print_defaults {
-        out::line(default_text(&around).trim_end())?;
+        out::line(default_text(&environment).trim_end())?;
         return Ok(0);
     }
     if arguments.print_schema {
@@ -46,7 +48,7 @@ pub(super) fn run(arguments: &Arguments, socket: Option<PathBuf>) -> Outcome {
         return Ok(0);
     }
     let overrides = arguments.overrides.clone().overrides(socket);
-    match configuration(arguments.config.clone(), &overrides, &around) {
+    match configuration(arguments.config.clone(), &overrides, &environment) {
         Ok(config) => show(&config, arguments.json),
         Err(failure) if arguments.json => show_problems(failure),
         Err(failure) => Err(failure),
@@ -54,12 +56,13 @@ pub(super) fn run(arguments: &Arguments, socket: Option<PathBuf>) -> Outcome {
 }
 
 fn show(config: &Config, json: bool) -> Outcome {
-    let flags = crate::api::flags(config);
+    let flags = crate::api::operator::flags(config);
     let chain: Vec<Vec<String>> = config
+        .agent
         .isolators
         .iter()
         .map(|plugin| ("isolator", plugin))
-        .chain(config.logger.iter().map(|plugin| ("logger", plugin)))
+        .chain(config.agent.logger.iter().map(|plugin| ("logger", plugin)))
         .map(|(kind, plugin)| {
             let policy = if plugin.policy == FailPolicy::Required { "required" } else { "optional" };
             let file = plugin.path.as_ref().map(|path| path.display().to_string());

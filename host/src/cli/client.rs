@@ -9,9 +9,9 @@ use hyper::{Method, Request, header};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
-use crate::api::types::{Call, EnvelopeError, Response};
-use crate::api::{EXEC_FAILURE, from_request};
-use crate::container;
+use crate::api::operator::types::{Call, EnvelopeError, Response};
+use crate::api::operator::{EXEC_FAILURE, from_request};
+use cofferdam_core::model;
 
 /// Where an agent is to be asked.
 #[derive(Debug, Clone)]
@@ -90,7 +90,7 @@ impl Client {
     }
 
     /// Launches a container.
-    pub(super) async fn launch(&self, request: &container::Request) -> Result<Launched, ClientError> {
+    pub(super) async fn launch(&self, request: &model::Request) -> Result<Launched, ClientError> {
         let (status, _) = self.send(&Call::LaunchContainer(Box::new(from_request(request)))).await?;
         Ok(if status == 202 { Launched::Already } else { Launched::Now })
     }
@@ -178,11 +178,14 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
-    use crate::agent::Agent;
-    use crate::api::types::{RemoveContainer, WaitContainer};
-    use crate::api::{self, Listener, wire_id};
-    use crate::config::{ApiLimits, Config, LauncherKind};
-    use crate::container::{Command, ContainerId, Request};
+    use crate::api::operator::types::{RemoveContainer, WaitContainer};
+    use crate::api::operator::wire_id;
+    use crate::api::{self, Listener};
+    use cofferdam_core::agent::Agent;
+    use cofferdam_core::config::{AgentConfig, LauncherKind};
+
+    use crate::config::{ApiLimits, Config};
+    use cofferdam_core::model::{Command, ContainerId, Request};
 
     /// A real agent for any user: plain processes, no plugins.
     struct World {
@@ -194,29 +197,34 @@ mod tests {
     }
 
     async fn world() -> World {
-        let folder = tempfile::tempdir().unwrap();
-        let socket = folder.path().join("agent.sock");
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("agent.sock");
         let config = Config {
             file: None,
-            runtime_dir: folder.path().join("run"),
-            work_dir: folder.path().join("work"),
-            plugin_store: None,
+            agent: AgentConfig {
+                runtime_dir: directory.path().join("run"),
+                work_dir: directory.path().join("work"),
+                plugin_store: None,
+                plugin_dir: directory.path().to_owned(),
+                launcher: LauncherKind::Posix,
+                cgroup_root: "cofferdam-test".into(),
+                isolators: Vec::new(),
+                logger: None,
+                destroy_timeout: Duration::from_secs(60),
+                fetcher: None,
+                container_nofile: None,
+            },
             socket: socket.clone(),
-            plugin_dir: folder.path().to_owned(),
-            launcher: LauncherKind::Posix,
-            cgroup_root: "cofferdam-test".into(),
-            isolators: Vec::new(),
-            logger: None,
-            destroy_timeout: Duration::from_secs(60),
             api: ApiLimits { body: 4096, idle: Duration::from_millis(300) },
             log: "off".to_owned(),
             log_json: false,
         };
-        let agent = Agent::start(config).await.unwrap();
+        let agent = Agent::start(config.agent.clone()).await.unwrap();
         let listener = Listener::bind(&socket).unwrap();
         let (stop, stopped) = oneshot::channel();
-        let served = tokio::spawn(api::serve(agent.clone(), listener, async { stopped.await.unwrap() }));
-        World { agent, client: Client::new(socket), stop, served, _folder: folder }
+        let served =
+            tokio::spawn(api::serve(agent.clone(), config, listener, async { stopped.await.unwrap() }));
+        World { agent, client: Client::new(socket), stop, served, _folder: directory }
     }
 
     fn request(id: &str, command: &[&str]) -> Request {
@@ -291,8 +299,8 @@ mod tests {
                 "{other}"
             ),
         }
-        assert_eq!(world.agent.containers()[0].phase, crate::container::Phase::Running);
-        assert!(world.agent.end_all().await.is_empty());
+        assert_eq!(world.agent.containers()[0].phase, cofferdam_core::model::Phase::Running);
+        assert!(world.agent.destroy_all().await.is_empty());
         assert!(matches!(world.client.tell(&Call::GetHealth).await, Err(ClientError::NobodyAnswers { .. })));
     }
 

@@ -97,15 +97,16 @@ fn look_on(mut tail: Tail<'_>, sink: &mut dyn Write, done: &OwnedFd) -> io::Resu
 /// Tells of changes in a file's folder.
 fn changes_around(path: &Path) -> io::Result<OwnedFd> {
     let inotify = init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    add_watch(&inotify, folder, WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::MOVED_TO)?;
+    let directory =
+        path.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    add_watch(&inotify, directory, WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::MOVED_TO)?;
     Ok(inotify)
 }
 
 /// Waits for any of these, at most `patience` if given. Whether any is ready.
-fn wait(descriptors: &mut [PollFd<'_>], patience: Option<Duration>) -> io::Result<bool> {
-    let patience = patience.map(Timespec::try_from).transpose().map_err(io::Error::other)?;
-    match poll(descriptors, patience.as_ref()) {
+fn wait(descriptors: &mut [PollFd<'_>], timeout: Option<Duration>) -> io::Result<bool> {
+    let timeout = timeout.map(Timespec::try_from).transpose().map_err(io::Error::other)?;
+    match poll(descriptors, timeout.as_ref()) {
         Ok(ready) => Ok(ready > 0),
         Err(Errno::INTR) => Ok(false),
         Err(error) => Err(error.into()),
@@ -197,8 +198,8 @@ mod tests {
 
     #[test]
     fn everything_arrives_when_it_is_written_and_nothing_twice() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("stdout");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("stdout");
         let (sender, lines) = channel();
         let follower = Follower::start(path.clone(), Lines(sender), |_| {}).unwrap();
 
@@ -209,7 +210,7 @@ mod tests {
         take(&lines, "two");
 
         // Rotated: the rest of the old file comes before the new one.
-        fs::rename(&path, folder.path().join("stdout.1")).unwrap();
+        fs::rename(&path, directory.path().join("stdout.1")).unwrap();
         file.write_all(b"three").unwrap();
         let mut file = File::create(&path).unwrap();
         file.write_all(b"four").unwrap();
@@ -229,8 +230,8 @@ mod tests {
 
     #[test]
     fn a_sink_that_is_gone_is_reported_at_once() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("stdout");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("stdout");
         let (sender, lines) = channel();
         drop(lines);
         let (broken, kinds) = channel();

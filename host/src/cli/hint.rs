@@ -4,9 +4,9 @@ use std::error::Error;
 use std::io;
 
 use super::client::ClientError;
-use crate::agent::StartError;
 use crate::api::BindError;
-use crate::ledger::LedgerError;
+use cofferdam_core::agent::StartError;
+use cofferdam_core::ledger::LedgerError;
 
 /// What to do about one error of a chain.
 pub(super) fn hint(error: &(dyn Error + 'static)) -> Option<String> {

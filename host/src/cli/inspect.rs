@@ -2,9 +2,9 @@
 
 use super::client::{Client, ClientError};
 use super::{Outcome, container_id, converse, out, ps};
-use crate::api::types::{Call, InspectContainer, InspectedContainer, Response};
-use crate::api::wire_id;
-use crate::container::ContainerId;
+use crate::api::operator::types::{Call, InspectContainer, InspectedContainer, Response};
+use crate::api::operator::wire_id;
+use cofferdam_core::model::ContainerId;
 
 /// Shows everything about a container, and which plugin asked for what
 ///
@@ -67,7 +67,7 @@ fn show(inspected: &InspectedContainer) -> std::io::Result<()> {
     }
     facts.extend(inspected.stuck.iter().map(|stuck| ("stuck", stuck.clone())));
     for (name, fact) in facts {
-        out::line(&format!("{name:10} {}", out::tame(&fact)))?;
+        out::line(&format!("{name:10} {}", out::escape_control(&fact)))?;
     }
 
     if !inspected.plan.is_empty() {
@@ -75,7 +75,7 @@ fn show(inspected: &InspectedContainer) -> std::io::Result<()> {
         let rows: Vec<Vec<String>> = inspected
             .plan
             .iter()
-            .map(|entry| vec![entry.owner.clone(), entry.field.clone(), out::tame(&entry.value)])
+            .map(|entry| vec![entry.owner.clone(), entry.field.clone(), out::escape_control(&entry.value)])
             .collect();
         out::table(&["ASKED BY", "FIELD", "VALUE"], &rows)?;
     }
@@ -89,7 +89,11 @@ fn show(inspected: &InspectedContainer) -> std::io::Result<()> {
                     Some(why) => format!("does not serve it any more: {why}"),
                     None => served.state.to_string(),
                 };
-                vec![served.plugin.clone(), served.version.clone().unwrap_or_default(), out::tame(&state)]
+                vec![
+                    served.plugin.clone(),
+                    served.version.clone().unwrap_or_default(),
+                    out::escape_control(&state),
+                ]
             })
             .collect();
         out::table(&["PLUGIN", "VERSION", "STATE"], &rows)?;

@@ -4,9 +4,9 @@ use super::client::{Client, ClientError};
 use super::report::Failure;
 use super::wait::wait;
 use super::{Outcome, container_id, converse, out, ps, signal};
-use crate::api::types::{Call, ContainerId as WireId, KillContainer};
-use crate::api::wire_id;
-use crate::container::ContainerId;
+use crate::api::operator::types::{Call, ContainerId as WireId, KillContainer};
+use crate::api::operator::wire_id;
+use cofferdam_core::model::ContainerId;
 
 /// Sends a signal to containers
 ///

@@ -11,9 +11,9 @@ use super::follow::Follower;
 use super::report::Failure;
 use super::wait::wait;
 use super::{Outcome, container_id, converse, inspect};
-use crate::api::types::{Call, ReadFile, Response};
-use crate::api::wire_id;
-use crate::container::ContainerId;
+use crate::api::operator::types::{Call, ReadFile, Response};
+use crate::api::operator::wire_id;
+use cofferdam_core::model::ContainerId;
 
 /// Shows the output of a container
 ///

@@ -3,17 +3,18 @@
 
 mod agent;
 mod amount;
-mod catalogue;
 mod check;
 mod client;
 mod follow;
 mod hint;
+mod index;
 mod inspect;
 mod kill;
 mod logs;
 mod notify;
 mod out;
 mod plugin;
+mod process;
 mod ps;
 mod report;
 mod rm;
@@ -30,9 +31,9 @@ use clap::{Parser, Subcommand};
 
 use self::client::Client;
 use self::report::Failure;
-use crate::config::{Surroundings, default_socket};
-use crate::container::ContainerId;
-use crate::fetcher;
+use crate::config::{Environment, default_socket};
+use crate::fetch;
+use cofferdam_core::model::ContainerId;
 
 /// Runs containers whose isolation is made of plugins.
 ///
@@ -75,7 +76,7 @@ pub fn run() -> ExitCode {
     let socket = arguments.socket;
     report::exit(match arguments.verb {
         // It answers the agent, in a way of its own.
-        Verb::Fetch => return fetcher::main(),
+        Verb::Fetch => return fetch::main(),
         Verb::Agent(verb) => agent::run(verb, socket),
         Verb::Run(verb) => run::run(*verb, socket),
         Verb::Ps(verb) => ps::run(&verb, &client(socket)),
@@ -95,7 +96,7 @@ pub fn run() -> ExitCode {
 type Outcome = Result<u8, Failure>;
 
 fn client(socket: Option<PathBuf>) -> Client {
-    Client::new(socket.unwrap_or_else(|| default_socket(&Surroundings::look())))
+    Client::new(socket.unwrap_or_else(|| default_socket(&Environment::look())))
 }
 
 /// Runs one conversation with the agent on this thread.

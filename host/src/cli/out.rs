@@ -23,7 +23,7 @@ pub(super) fn line(text: &str) -> io::Result<()> {
 }
 
 /// Text on one line that a terminal can show: control characters are made visible.
-pub(super) fn tame(text: &str) -> String {
+pub(super) fn escape_control(text: &str) -> String {
     text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }
 
@@ -52,6 +52,6 @@ mod tests {
     fn columns_line_up_whatever_is_in_them() {
         let rows = [vec!["größe".into(), "1".into()], vec!["a".into(), "2 b".into()]];
         assert_eq!(laid_out(&["ID", "N"], &rows), "ID     N\ngröße  1\na      2 b\n");
-        assert_eq!(tame("a\u{1b}[2Jb\n"), "a\\u{1b}[2Jb\\n");
+        assert_eq!(escape_control("a\u{1b}[2Jb\n"), "a\\u{1b}[2Jb\\n");
     }
 }

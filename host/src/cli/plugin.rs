@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use cofferdam_plugin_model::{Manifest, Methods};
 use serde_json::{Value as Json, json};
 
-use super::catalogue::Files;
 use super::client::{Client, ClientError};
+use super::index::Files;
 use super::report::Failure;
 use super::{Outcome, converse, out};
-use crate::api::types::{Call, PluginInfo, PluginKind, Response};
-use crate::config::{Catalogue, Surroundings};
+use crate::api::operator::types::{Call, PluginInfo, PluginKind, Response};
+use crate::config::{Environment, PluginIndex};
 
 /// Shows plugins
 #[derive(Debug, clap::Args)]
@@ -68,8 +68,8 @@ pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
 }
 
 fn list(arguments: &Ls, client: &Client) -> Outcome {
-    if let Some(folder) = &arguments.plugin_dir {
-        return list_folder(folder, arguments.json);
+    if let Some(directory) = &arguments.plugin_dir {
+        return list_folder(directory, arguments.json);
     }
     let asked = converse(async {
         let take = |response| match response {
@@ -84,7 +84,7 @@ fn list(arguments: &Ls, client: &Client) -> Outcome {
     })?;
     match asked {
         Some(plugins) => list_loaded(&plugins, arguments.json),
-        None => list_folder(&Surroundings::look().plugins, arguments.json),
+        None => list_folder(&Environment::look().plugins, arguments.json),
     }
 }
 
@@ -102,14 +102,17 @@ fn list_loaded(plugins: &[PluginInfo], json: bool) -> Outcome {
             };
             let calls: u64 = plugin.calls.values().map(|count| count.calls).sum();
             let failed: u64 =
-                plugin.calls.values().map(|count| count.failures + count.late + count.panics).sum();
+                plugin.calls.values().map(|count| count.failures + count.timeouts + count.panics).sum();
             let health = serde_json::to_value(plugin.health).unwrap_or_default();
             let health = health.as_str().unwrap_or_default().to_lowercase().replace('_', " ");
             vec![
                 plugin.name.clone(),
                 kind.to_owned(),
                 plugin.version.clone(),
-                plugin.message.as_ref().map_or(health.clone(), |why| format!("{health}: {}", out::tame(why))),
+                plugin
+                    .message
+                    .as_ref()
+                    .map_or(health.clone(), |why| format!("{health}: {}", out::escape_control(why))),
                 calls.to_string(),
                 failed.to_string(),
                 plugin.path.clone(),
@@ -120,14 +123,16 @@ fn list_loaded(plugins: &[PluginInfo], json: bool) -> Outcome {
     Ok(0)
 }
 
-fn list_folder(folder: &Path, json: bool) -> Outcome {
-    let found = Files.in_folder(folder);
+fn list_folder(directory: &Path, json: bool) -> Outcome {
+    let found = Files.in_directory(directory);
     if json {
         let entries: Vec<Json> = found
             .iter()
             .map(|(file, manifest)| match manifest {
                 Ok(manifest) => shown(manifest, file, None),
-                Err(error) => json!({"file": file, "error": crate::report::chain(error.as_ref())}),
+                Err(error) => {
+                    json!({"file": file, "error": cofferdam_core::error_chain::describe(error.as_ref())})
+                }
             })
             .collect();
         out::json(&entries)?;
@@ -136,7 +141,7 @@ fn list_folder(folder: &Path, json: bool) -> Outcome {
     if found.is_empty() {
         return Err(Failure::told(format!(
             "there are no plugins in `{}`; say where they are with `--plugin-dir`",
-            folder.display()
+            directory.display()
         )));
     }
     let rows: Vec<Vec<String>> = found
@@ -149,10 +154,10 @@ fn list_folder(folder: &Path, json: bool) -> Outcome {
                     manifest.kind.to_string(),
                     manifest.version.to_string(),
                     file,
-                    out::tame(&manifest.description),
+                    out::escape_control(&manifest.description),
                 ],
                 Err(error) => {
-                    let why = out::tame(&crate::report::chain(error.as_ref()));
+                    let why = out::escape_control(&cofferdam_core::error_chain::describe(error.as_ref()));
                     vec!["-".into(), "-".into(), "-".into(), file, format!("cannot be used: {why}")]
                 }
             }
@@ -175,7 +180,7 @@ fn inspect(arguments: &Inspect) -> Outcome {
         ("name", manifest.name.clone()),
         ("kind", manifest.kind.to_string()),
         ("version", manifest.version.to_string()),
-        ("description", out::tame(&manifest.description)),
+        ("description", out::escape_control(&manifest.description)),
         ("file", file.display().to_string()),
         ("sha256", sha256),
         ("plugin API", manifest.api.to_string()),
@@ -204,12 +209,12 @@ fn find(arguments: &Inspect) -> Result<PathBuf, Failure> {
     if file.is_file() || file.extension().is_some_and(|extension| extension == "so") {
         return Ok(file);
     }
-    let folder = arguments.plugin_dir.clone().unwrap_or_else(|| Surroundings::look().plugins);
-    let offers = Files.in_folder(&folder).into_iter();
+    let directory = arguments.plugin_dir.clone().unwrap_or_else(|| Environment::look().plugins);
+    let offers = Files.in_directory(&directory).into_iter();
     let mut offers = offers
         .filter(|(_, manifest)| manifest.as_ref().is_ok_and(|manifest| manifest.name == arguments.plugin));
     offers.next().map(|(file, _)| file).ok_or_else(|| {
-        Failure::told(format!("there is no plugin `{}` in `{}`", arguments.plugin, folder.display()))
+        Failure::told(format!("there is no plugin `{}` in `{}`", arguments.plugin, directory.display()))
     })
 }
 
@@ -237,7 +242,7 @@ fn settings(schema: &Json, path: &str) -> Vec<Vec<String>> {
             path.clone(),
             crate::config::expected(inner),
             if required.contains(&name.as_str()) { "yes" } else { "no" }.to_owned(),
-            out::tame(inner["description"].as_str().unwrap_or_default()),
+            out::escape_control(inner["description"].as_str().unwrap_or_default()),
         ]);
         rows.extend(settings(inner, &path));
     }

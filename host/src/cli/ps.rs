@@ -4,8 +4,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::client::{Client, ClientError};
 use super::{Outcome, amount, converse, out};
-use crate::api::types::{Call, Container, GetContainers, Response, Termination, TimeInfo};
-use crate::container::Ended;
+use crate::api::operator::types::{Call, Container, GetContainers, Response, Termination, TimeInfo};
+use cofferdam_core::model::Ended;
 
 /// Lists containers
 ///
@@ -60,7 +60,7 @@ fn row(container: &Container) -> Vec<String> {
         state(container),
         pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
         container.launched.as_ref().map_or_else(|| "-".to_owned(), age),
-        clip(&out::tame(container.command.as_deref().unwrap_or_default())),
+        clip(&out::escape_control(container.command.as_deref().unwrap_or_default())),
     ]
 }
 

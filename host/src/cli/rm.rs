@@ -4,9 +4,9 @@ use super::client::{Client, ClientError};
 use super::kill::kill;
 use super::wait::wait;
 use super::{Outcome, container_id, converse};
-use crate::api::types::{Call, RemoveContainer};
-use crate::api::wire_id;
-use crate::container::ContainerId;
+use crate::api::operator::types::{Call, RemoveContainer};
+use crate::api::operator::wire_id;
+use cofferdam_core::model::ContainerId;
 
 /// Removes containers that have ended, with their sandboxes and logs
 ///

@@ -3,8 +3,8 @@
 use super::client::Client;
 use super::report::Failure;
 use super::{Outcome, amount, container_id, converse, out, ps};
-use crate::api::types::{Container, ResourceStatistics};
-use crate::container::ContainerId;
+use crate::api::operator::types::{Container, ResourceStatistics};
+use cofferdam_core::model::ContainerId;
 
 /// Shows what containers use
 ///

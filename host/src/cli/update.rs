@@ -4,9 +4,9 @@ use super::amount::Amounts;
 use super::client::Client;
 use super::report::Failure;
 use super::{Outcome, container_id, converse, inspect};
-use crate::api::types::{Call, UpdateContainer};
-use crate::api::{read_resources, wire_id, wire_limits, wire_resources};
-use crate::container::ContainerId;
+use crate::api::operator::types::{Call, UpdateContainer};
+use crate::api::operator::{read_resources, wire_id, wire_limits, wire_resources};
+use cofferdam_core::model::ContainerId;
 
 /// Changes what a running container may use
 ///

@@ -2,9 +2,9 @@
 
 use super::client::{Client, ClientError};
 use super::{Outcome, container_id, converse, out, ps};
-use crate::api::types::{Call, ContainerId as WireId, Response, Termination, WaitContainer};
-use crate::api::wire_id;
-use crate::container::{ContainerId, Ended};
+use crate::api::operator::types::{Call, ContainerId as WireId, Response, Termination, WaitContainer};
+use crate::api::operator::wire_id;
+use cofferdam_core::model::{ContainerId, Ended};
 
 /// The exit status for a container of which nothing is known but that it ended.
 const UNKNOWN: u8 = 125;
@@ -34,7 +34,8 @@ pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
         for id in &arguments.ids {
             let ended = wait(client, &wire_id(id)).await?;
             if !arguments.json {
-                let message = ended.message.as_ref().map(|message| format!(": {}", out::tame(message)));
+                let message =
+                    ended.message.as_ref().map(|message| format!(": {}", out::escape_control(message)));
                 out::line(&format!("{id} {}{}", ps::ending(&ended), message.unwrap_or_default()))?;
             }
             endings.push((id.to_string(), ended));

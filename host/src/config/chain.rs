@@ -13,19 +13,21 @@ use super::diagnostic::{Finding, nearest, position, words};
 use super::raw::{RawPlugin, Setting};
 use super::resolve::tidy;
 use super::schema::{self, Owner};
-use super::surroundings::Offer;
-use super::{Catalogue, Place, PluginConfig};
+use super::surroundings::AvailablePlugin;
+use cofferdam_core::config::PluginConfig;
+
+use super::PluginIndex;
 
 /// What is needed to make sense of the plugins in a file.
 pub(super) struct Chain<'a> {
-    pub catalogue: &'a dyn Catalogue,
+    pub index: &'a dyn PluginIndex,
     /// Where plugins are looked for by name.
-    pub folder: &'a Path,
+    pub directory: &'a Path,
     /// Where that was written.
-    pub folder_span: Option<Range<usize>>,
+    pub directory_span: Option<Range<usize>>,
     /// What holds for every plugin.
-    pub deadlines: &'a BTreeMap<Method, Duration>,
-    pub place: &'a dyn Fn(&Range<usize>) -> Place,
+    pub timeouts: &'a BTreeMap<Method, Duration>,
+    pub origin: &'a dyn Fn(&Range<usize>) -> String,
 }
 
 /// A plugin that was asked for and found.
@@ -43,8 +45,8 @@ impl Chain<'_> {
         logger: Option<&RawPlugin<'_>>,
         findings: &mut Vec<Finding>,
     ) -> (Vec<PluginConfig>, Option<PluginConfig>) {
-        let shelf = self.shelf(isolators.iter().chain(logger), findings);
-        let mut find = |raw, kind| self.find(raw, kind, shelf.as_deref(), findings);
+        let index = self.index(isolators.iter().chain(logger), findings);
+        let mut find = |raw, kind| self.find(raw, kind, index.as_deref(), findings);
         let links: Vec<Link<'_>> = isolators.iter().filter_map(|raw| find(raw, Kind::Isolator)).collect();
         let logger = logger.and_then(|raw| find(raw, Kind::Logger));
 
@@ -67,20 +69,20 @@ impl Chain<'_> {
     }
 
     /// What the folder offers; `None` when there is no such folder, which is then reported once.
-    fn shelf<'r>(
+    fn index<'r>(
         &self,
         mut plugins: impl Iterator<Item = &'r RawPlugin<'r>>,
         findings: &mut Vec<Finding>,
-    ) -> Option<Vec<Offer>> {
+    ) -> Option<Vec<AvailablePlugin>> {
         if plugins.all(|raw| raw.path.is_some()) {
             return Some(Vec::new());
         }
-        if self.folder.is_dir() {
-            return Some(self.catalogue.in_folder(self.folder));
+        if self.directory.is_dir() {
+            return Some(self.index.in_directory(self.directory));
         }
-        let message = format!("there is no folder `{}` to look for plugins in", self.folder.display());
+        let message = format!("there is no folder `{}` to look for plugins in", self.directory.display());
         let advice = "set `plugin_dir`, or give `--plugin-dir`, or give each plugin a `path`";
-        findings.push(match &self.folder_span {
+        findings.push(match &self.directory_span {
             Some(span) => Finding::at(span.clone(), message, "no such folder").help(advice),
             None => Finding::elsewhere(message).help(advice),
         });
@@ -91,12 +93,12 @@ impl Chain<'_> {
         &self,
         raw: &'r RawPlugin<'r>,
         kind: Kind,
-        shelf: Option<&[Offer]>,
+        index: Option<&[AvailablePlugin]>,
         findings: &mut Vec<Finding>,
     ) -> Option<Link<'r>> {
         let (file, manifest) = match &raw.path {
             Some(path) => self.at(raw, path, findings)?,
-            None => self.by_name(raw, kind, shelf?, findings)?,
+            None => self.by_name(raw, kind, index?, findings)?,
         };
         self.check_hash(raw, &file, findings);
         if manifest.kind != kind {
@@ -119,9 +121,9 @@ impl Chain<'_> {
         path: &Setting<PathBuf>,
         findings: &mut Vec<Finding>,
     ) -> Option<(PathBuf, Manifest)> {
-        let file = tidy(&self.folder.join(&path.value));
+        let file = tidy(&self.directory.join(&path.value));
         let name = &raw.name.value;
-        match self.catalogue.at(&file) {
+        match self.index.at(&file) {
             Ok((manifest, _)) if manifest.name == *name => Some((file, manifest)),
             Ok((manifest, _)) => {
                 let message = format!("`{}` is not the plugin `{name}`", file.display());
@@ -133,7 +135,7 @@ impl Chain<'_> {
             Err(error) => {
                 let message = format!("`{}` cannot be used for plugin `{name}`", file.display());
                 let finding = Finding::at(path.span.clone(), message, chain_of(error.as_ref()));
-                findings.push(finding.help(format!("relative paths begin at {}", self.folder.display())));
+                findings.push(finding.help(format!("relative paths begin at {}", self.directory.display())));
                 None
             }
         }
@@ -143,23 +145,23 @@ impl Chain<'_> {
         &self,
         raw: &RawPlugin<'_>,
         kind: Kind,
-        shelf: &[Offer],
+        index: &[AvailablePlugin],
         findings: &mut Vec<Finding>,
     ) -> Option<(PathBuf, Manifest)> {
         let name = &raw.name.value;
-        let good = || shelf.iter().filter_map(|(file, manifest)| Some((file, manifest.as_ref().ok()?)));
+        let good = || index.iter().filter_map(|(file, manifest)| Some((file, manifest.as_ref().ok()?)));
         let mut offers = good().filter(|(_, manifest)| manifest.name == *name);
         match (offers.next(), offers.next()) {
             (Some((file, manifest)), None) => Some((file.clone(), manifest.clone())),
             (Some((one, _)), Some((other, _))) => {
-                let message = format!("plugin `{name}` is in {} twice", self.folder.display());
+                let message = format!("plugin `{name}` is in {} twice", self.directory.display());
                 let label = format!("found in `{}` and in `{}`", base(one), base(other));
                 let advice = format!("say which is meant: `path = \"{}\"`", base(one));
                 findings.push(Finding::at(raw.name.span.clone(), message, label).help(advice));
                 None
             }
             (None, _) => {
-                let message = format!("there is no plugin `{name}` in {}", self.folder.display());
+                let message = format!("there is no plugin `{name}` in {}", self.directory.display());
                 let label = format!("no file there is this {kind}");
                 let mut known: Vec<&str> = good()
                     .filter(|(_, manifest)| manifest.kind == kind)
@@ -177,7 +179,7 @@ impl Chain<'_> {
                 );
                 // A file that cannot be used might be the one that was meant.
                 for (file, error) in
-                    shelf.iter().filter_map(|(file, entry)| Some((file, entry.as_ref().err()?)))
+                    index.iter().filter_map(|(file, entry)| Some((file, entry.as_ref().err()?)))
                 {
                     finding = finding.help(format!(
                         "`{}` there cannot be used: {}",
@@ -198,7 +200,7 @@ impl Chain<'_> {
             findings.push(Finding::at(pin.span.clone(), message, "expected 64 hexadecimal digits"));
             return;
         }
-        match self.catalogue.at(file) {
+        match self.index.at(file) {
             Ok((_, hash)) if hash.eq_ignore_ascii_case(&pin.value) => {}
             Ok((_, hash)) => {
                 let message = format!("`{}` is not the file that `sha256` pins", file.display());
@@ -214,8 +216,8 @@ impl Chain<'_> {
 
     fn tables(&self, link: &Link<'_>, findings: &mut Vec<Finding>) {
         let Link { raw, manifest, .. } = link;
-        for (method, setting) in raw.deadlines.iter().filter(|(_, setting)| setting.value.is_zero()) {
-            let message = format!("`deadline.{method}` of plugin `{}` cannot be zero", manifest.name);
+        for (method, setting) in raw.timeouts.iter().filter(|(_, setting)| setting.value.is_zero()) {
+            let message = format!("`timeout.{method}` of plugin `{}` cannot be zero", manifest.name);
             findings.push(Finding::at(setting.span.clone(), message, "expected more than no time"));
         }
         let owner = Owner::Plugin(&manifest.name);
@@ -235,19 +237,19 @@ impl Chain<'_> {
 
     fn config(&self, link: &Link<'_>) -> PluginConfig {
         let raw = link.raw;
-        let mut deadlines = self.deadlines.clone();
-        deadlines.extend(raw.deadlines.iter().map(|(method, setting)| (*method, setting.value)));
+        let mut timeouts = self.timeouts.clone();
+        timeouts.extend(raw.timeouts.iter().map(|(method, setting)| (*method, setting.value)));
         PluginConfig {
             name: raw.name.value.clone(),
             path: Some(link.file.clone()),
             sha256: raw.sha256.as_ref().map(|pin| pin.value.to_ascii_lowercase()),
             policy: raw.policy,
-            deadlines,
+            timeouts,
             table: match &raw.config {
                 Some((table, _)) => schema::table_to_json(table),
                 None => Json::Object(Map::new()),
             },
-            place: (self.place)(&raw.name.span),
+            origin: (self.origin)(&raw.name.span),
         }
     }
 }
@@ -291,9 +293,12 @@ fn company(link: &Link<'_>, asked: &[&str], links: &[&Link<'_>], findings: &mut 
     }
 }
 
-/// The line of a place in a file.
-pub(super) fn place(file: Option<&Path>, text: &str, span: &Range<usize>) -> Place {
-    Place { file: file.map(Path::to_owned), line: position(text, span.start).0 }
+/// File and line of a span, for errors that are found later.
+pub(super) fn origin(file: Option<&Path>, text: &str, span: &Range<usize>) -> String {
+    match file {
+        Some(file) => format!("{}:{}", file.display(), position(text, span.start).0),
+        None => "the command line".to_owned(),
+    }
 }
 
 fn base(file: &Path) -> String {

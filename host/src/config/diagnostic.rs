@@ -180,18 +180,18 @@ impl<'a> Excerpt<'a> {
 /// The part of a line that is shown, and where in it the underlining begins. Tabs become single spaces, and
 /// control characters are made visible, so that columns line up and nothing reaches the terminal.
 fn clip(line: &str, from: usize, length: usize) -> (String, usize) {
-    let tame = |c: char| match c {
+    let escape_control = |c: char| match c {
         '\t' => ' ',
         c if c.is_control() => '\u{fffd}',
         c => c,
     };
     let total = line.chars().count();
     if total <= SHOWN {
-        return (line.chars().map(tame).collect(), from);
+        return (line.chars().map(escape_control).collect(), from);
     }
     let room = SHOWN.saturating_sub(length.min(SHOWN)) / 2;
     let first = from.saturating_sub(room).min(total - SHOWN);
-    let mut shown: String = line.chars().skip(first).take(SHOWN).map(tame).collect();
+    let mut shown: String = line.chars().skip(first).take(SHOWN).map(escape_control).collect();
     let mut indent = from - first;
     if first > 0 {
         shown.insert_str(0, "… ");

@@ -11,7 +11,7 @@ use cofferdam_plugin_model::{Method, units};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::FailPolicy;
+use cofferdam_core::config::FailPolicy;
 
 /// A value and where it was written.
 #[derive(Debug, Clone)]
@@ -34,7 +34,7 @@ pub(super) struct Raw<'d> {
     pub log_json: Option<Setting<bool>>,
     pub max_body: Option<Setting<u64>>,
     pub idle_timeout: Option<Setting<Duration>>,
-    pub deadlines: Vec<(Method, Setting<Duration>)>,
+    pub timeouts: Vec<(Method, Setting<Duration>)>,
     pub isolators: Vec<RawPlugin<'d>>,
     pub logger: Option<RawPlugin<'d>>,
 }
@@ -54,7 +54,7 @@ pub(super) struct RawPlugin<'d> {
     pub path: Option<Setting<PathBuf>>,
     pub sha256: Option<Setting<String>>,
     pub policy: FailPolicy,
-    pub deadlines: Vec<(Method, Setting<Duration>)>,
+    pub timeouts: Vec<(Method, Setting<Duration>)>,
     pub config: Option<(&'d DeTable<'d>, Range<usize>)>,
 }
 
@@ -82,7 +82,7 @@ impl<'d> Raw<'d> {
                 .and_then(|value| Some(Setting { value: value.get_ref().as_bool()?, span: value.span() })),
             max_body: api.and_then(|api| parsed(api, "max_body", units::size)),
             idle_timeout: nested("idle_timeout", units::duration),
-            deadlines: deadlines(root),
+            timeouts: timeouts(root),
             isolators: root
                 .get("isolator")
                 .and_then(|list| list.get_ref().as_array())
@@ -105,7 +105,7 @@ impl<'d> RawPlugin<'d> {
                 Some(word) if word.value == "optional" => FailPolicy::Optional,
                 _ => FailPolicy::Required,
             },
-            deadlines: deadlines(entry),
+            timeouts: timeouts(entry),
             config: entry
                 .get("config")
                 .and_then(|config| Some((config.get_ref().as_table()?, config.span()))),
@@ -130,8 +130,8 @@ fn parsed<T>(parent: &DeTable<'_>, key: &str, read: impl Fn(&str) -> Option<T>) 
     Some(Setting { value: read(value.get_ref().as_str()?)?, span: value.span() })
 }
 
-fn deadlines(parent: &DeTable<'_>) -> Vec<(Method, Setting<Duration>)> {
-    let Some(deadlines) = table(parent, "deadline") else { return Vec::new() };
+fn timeouts(parent: &DeTable<'_>) -> Vec<(Method, Setting<Duration>)> {
+    let Some(timeouts) = table(parent, "timeout") else { return Vec::new() };
     let known = Method::ALL.into_iter();
-    known.filter_map(|method| Some((method, parsed(deadlines, method.name(), units::duration)?))).collect()
+    known.filter_map(|method| Some((method, parsed(timeouts, method.name(), units::duration)?))).collect()
 }

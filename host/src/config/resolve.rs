@@ -12,7 +12,9 @@ use super::chain::{self, Chain};
 use super::diagnostic::{Finding, Findings};
 use super::raw::{Launcher, Raw, Setting};
 use super::schema::{self, Owner};
-use super::{ApiLimits, Catalogue, Config, ConfigError, LauncherKind, Overrides, Surroundings, defaults};
+use cofferdam_core::config::{AgentConfig, LauncherKind};
+
+use super::{ApiLimits, Config, ConfigError, Environment, Overrides, PluginIndex, defaults};
 
 /// The kernel's room for the path of a socket, without the byte that ends it.
 const SOCKET_PATH: usize = 107;
@@ -22,8 +24,8 @@ pub(super) fn resolve(
     file: Option<&Path>,
     text: &str,
     overrides: &Overrides,
-    around: &Surroundings,
-    catalogue: &dyn Catalogue,
+    environment: &Environment,
+    index: &dyn PluginIndex,
 ) -> Result<Config, ConfigError> {
     let (tree, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
@@ -33,13 +35,14 @@ pub(super) fn resolve(
     }
     let findings = schema::check(tree.get_ref(), text.len()..text.len(), defaults::schema(), Owner::Agent);
     let raw = Raw::read(tree.get_ref());
-    let standard = defaults::text(around);
+    let standard = defaults::text(environment);
     let standard = DeTable::parse(&standard).expect("the defaults are TOML; a test holds them to that");
     let standard = Raw::read(standard.get_ref());
 
-    let base =
-        file.and_then(Path::parent).map_or_else(|| around.cwd.clone(), |folder| around.cwd.join(folder));
-    let mut resolver = Resolver { base, overrides, around, catalogue, findings };
+    let base = file
+        .and_then(Path::parent)
+        .map_or_else(|| environment.cwd.clone(), |directory| environment.cwd.join(directory));
+    let mut resolver = Resolver { base, overrides, environment, index, findings };
     let config = resolver.config(file, text, &raw, &standard);
     if resolver.findings.is_empty() {
         Ok(config)
@@ -60,8 +63,8 @@ struct Resolver<'a> {
     /// Where relative paths of the file begin.
     base: PathBuf,
     overrides: &'a Overrides,
-    around: &'a Surroundings,
-    catalogue: &'a dyn Catalogue,
+    environment: &'a Environment,
+    index: &'a dyn PluginIndex,
     findings: Vec<Finding>,
 }
 
@@ -76,36 +79,40 @@ impl Resolver<'_> {
         let cgroup_root = self.cgroup_root(raw, standard);
         let log = self.log(raw, standard);
 
-        let mut deadlines = BTreeMap::new();
-        for (method, setting) in standard.deadlines.iter().chain(&raw.deadlines) {
-            self.above_zero(&format!("deadline.{method}"), setting);
-            deadlines.insert(*method, setting.value);
+        let mut timeouts = BTreeMap::new();
+        for (method, setting) in standard.timeouts.iter().chain(&raw.timeouts) {
+            self.above_zero(&format!("timeout.{method}"), setting);
+            timeouts.insert(*method, setting.value);
         }
         let chain = Chain {
-            catalogue: self.catalogue,
-            folder: &plugin_dir,
-            folder_span: raw.plugin_dir.as_ref().map(|setting| setting.span.clone()),
-            deadlines: &deadlines,
-            place: &|span: &Range<usize>| chain::place(file, text, span),
+            index: self.index,
+            directory: &plugin_dir,
+            directory_span: raw.plugin_dir.as_ref().map(|setting| setting.span.clone()),
+            timeouts: &timeouts,
+            origin: &|span: &Range<usize>| chain::origin(file, text, span),
         };
         let (isolators, logger) = chain.resolve(&raw.isolators, raw.logger.as_ref(), &mut self.findings);
 
         Config {
-            file: file.map(|file| self.around.cwd.join(file)),
-            runtime_dir,
-            work_dir,
-            plugin_store: None,
+            file: file.map(|file| self.environment.cwd.join(file)),
+            agent: AgentConfig {
+                runtime_dir,
+                work_dir,
+                plugin_store: None,
+                plugin_dir,
+                launcher,
+                cgroup_root,
+                isolators,
+                logger,
+                fetcher: None,
+                container_nofile: None,
+                destroy_timeout: self.duration(
+                    "destroy_timeout",
+                    &raw.destroy_timeout,
+                    &standard.destroy_timeout,
+                ),
+            },
             socket,
-            plugin_dir,
-            launcher,
-            cgroup_root,
-            isolators,
-            logger,
-            destroy_timeout: self.duration(
-                "destroy_timeout",
-                &raw.destroy_timeout,
-                &standard.destroy_timeout,
-            ),
             api: ApiLimits {
                 body: self.body(raw, standard),
                 idle: self.duration("api.idle_timeout", &raw.idle_timeout, &standard.idle_timeout),
@@ -123,7 +130,7 @@ impl Resolver<'_> {
         standard: &Option<Setting<PathBuf>>,
     ) -> PathBuf {
         match (flag, raw) {
-            (Some(flag), _) => tidy(&self.around.cwd.join(flag)),
+            (Some(flag), _) => tidy(&self.environment.cwd.join(flag)),
             (None, Some(raw)) => tidy(&self.base.join(&raw.value)),
             (None, None) => written(raw, standard).clone(),
         }
@@ -131,7 +138,7 @@ impl Resolver<'_> {
 
     fn socket(&mut self, raw: &Raw<'_>, standard: &Raw<'_>, runtime_dir: &Path) -> PathBuf {
         let socket = match (&self.overrides.socket, written(&raw.socket, &standard.socket)) {
-            (Some(flag), _) => tidy(&self.around.cwd.join(flag)),
+            (Some(flag), _) => tidy(&self.environment.cwd.join(flag)),
             (None, text) => match text.strip_prefix("{runtime_dir}") {
                 Ok(rest) => runtime_dir.join(rest),
                 Err(_) => tidy(&self.base.join(text)),
@@ -153,12 +160,12 @@ impl Resolver<'_> {
     fn launcher(&mut self, raw: &Raw<'_>, standard: &Raw<'_>) -> LauncherKind {
         match written(&raw.launcher, &standard.launcher) {
             Launcher::Posix => LauncherKind::Posix,
-            Launcher::Auto if !self.around.is_root() => LauncherKind::Posix,
+            Launcher::Auto if !self.environment.is_root() => LauncherKind::Posix,
             Launcher::Auto => LauncherKind::Linux,
             Launcher::Linux => {
-                if !self.around.is_root() {
+                if !self.environment.is_root() {
                     let message =
-                        format!("the launcher `linux` needs root, and this is user {}", self.around.uid);
+                        format!("the launcher `linux` needs root, and this is user {}", self.environment.uid);
                     let span = raw.launcher.as_ref().map(|setting| setting.span.clone());
                     self.report(
                         span,

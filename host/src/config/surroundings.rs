@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use cofferdam_plugin_model::Manifest;
 
 /// What plugins say of themselves, found out without running them.
-pub trait Catalogue {
+pub trait PluginIndex {
     /// Every plugin file directly in a folder.
-    fn in_folder(&self, folder: &Path) -> Vec<Offer>;
+    fn in_directory(&self, directory: &Path) -> Vec<AvailablePlugin>;
 
     /// One file, with its SHA-256.
     ///
@@ -21,14 +21,14 @@ pub trait Catalogue {
 }
 
 /// A file that claims to be a plugin, with what it says of itself or why it cannot be used.
-pub type Offer = (PathBuf, Result<Manifest, Unusable>);
+pub type AvailablePlugin = (PathBuf, Result<Manifest, Unusable>);
 
 /// Why a file cannot be used as a plugin.
 pub type Unusable = Box<dyn Error + Send + Sync>;
 
 /// Who runs the agent, and where.
 #[derive(Debug, Clone)]
-pub struct Surroundings {
+pub struct Environment {
     /// The effective user id.
     pub uid: u32,
     /// Where relative paths of the command line begin.
@@ -43,7 +43,7 @@ pub struct Surroundings {
     pub usual_file: PathBuf,
 }
 
-impl Surroundings {
+impl Environment {
     /// Looks around.
     #[must_use]
     pub fn look() -> Self {
@@ -83,27 +83,27 @@ fn state_dir(uid: u32, xdg: Option<OsString>, home: Option<PathBuf>) -> PathBuf 
 }
 
 fn usual_file(uid: u32, xdg: Option<OsString>, home: Option<PathBuf>) -> PathBuf {
-    let folder = match (absolute(xdg), home) {
+    let directory = match (absolute(xdg), home) {
         (Some(base), _) if uid != 0 => base,
         (None, Some(home)) if uid != 0 => home.join(".config"),
         _ => PathBuf::from("/etc"),
     };
-    folder.join("cofferdam/agent.toml")
+    directory.join("cofferdam/agent.toml")
 }
 
 /// A program that was built or unpacked lies beside its plugins; one that was installed has them in `lib`.
 fn plugin_dir(executable: Option<&Path>) -> PathBuf {
-    let Some(folder) = executable.and_then(Path::parent) else {
+    let Some(directory) = executable.and_then(Path::parent) else {
         return PathBuf::from("/usr/lib/cofferdam");
     };
-    if holds_libraries(folder) {
-        return folder.to_owned();
+    if holds_libraries(directory) {
+        return directory.to_owned();
     }
-    folder.parent().unwrap_or(folder).join("lib/cofferdam")
+    directory.parent().unwrap_or(directory).join("lib/cofferdam")
 }
 
-fn holds_libraries(folder: &Path) -> bool {
-    let Ok(entries) = folder.read_dir() else { return false };
+fn holds_libraries(directory: &Path) -> bool {
+    let Ok(entries) = directory.read_dir() else { return false };
     entries.flatten().any(|entry| Path::new(&entry.file_name()).extension().is_some_and(|end| end == "so"))
 }
 

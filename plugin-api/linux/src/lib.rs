@@ -9,7 +9,6 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
-pub mod birth;
 pub mod boot;
 pub mod capability;
 pub mod cgroup;
@@ -18,3 +17,4 @@ pub mod mounts;
 pub mod namespace;
 pub mod process;
 mod signal;
+pub mod spawn;

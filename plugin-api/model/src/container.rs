@@ -130,6 +130,17 @@ impl Default for Command {
     }
 }
 
+impl Command {
+    /// The command in one line, for display.
+    #[must_use]
+    pub fn to_line(&self) -> String {
+        match (&self.value, self.shell || self.arguments.is_empty()) {
+            (Some(value), true) => value.clone(),
+            _ => self.arguments.join(" "),
+        }
+    }
+}
+
 /// What a container asked of Linux.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -145,7 +156,7 @@ pub struct LinuxOptions {
 /// What every call after `prepare` is told of its container. Small, and only read when asked for.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Subject {
+pub struct ContainerDetails {
     /// The container's first process as the host sees it; `None` before it exists and after it ended.
     pub pid: Option<i32>,
     /// See [`Container::sandbox`].

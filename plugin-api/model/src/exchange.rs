@@ -7,7 +7,7 @@ use semver::Version;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
-use crate::{ContainerId, LaunchInfo, Resources, Subject};
+use crate::{ContainerDetails, ContainerId, LaunchInfo, Resources};
 
 /// Said once, when a plugin is made.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -44,7 +44,7 @@ pub struct Recovered {
     pub id: ContainerId,
     /// What is known of it, with the state that the plugin left with the agent.
     #[serde(default)]
-    pub subject: Subject,
+    pub details: ContainerDetails,
     /// What it was given.
     #[serde(default)]
     pub resources: Resources,
@@ -96,7 +96,7 @@ pub struct PrepareReply {
 #[serde(default)]
 pub struct UpdateRequest {
     /// What is known of the container.
-    pub subject: Subject,
+    pub details: ContainerDetails,
     /// What it is to have from now on.
     pub resources: Resources,
 }

@@ -17,7 +17,7 @@ mod resources;
 pub mod units;
 
 pub use cgroups::Cgroups;
-pub use container::{Command, Container, ContainerClass, LinuxOptions, Subject};
+pub use container::{Command, Container, ContainerClass, ContainerDetails, LinuxOptions};
 pub use exchange::{
     CreateRequest, Limitation, LoggerReply, PrepareReply, RecoverReply, RecoverRequest, Recovered, Status,
     Stream, UpdateReply, UpdateRequest, Usage, Verdict,

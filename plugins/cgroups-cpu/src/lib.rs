@@ -71,7 +71,7 @@ impl Isolator for Cpu {
         Ok(prepared)
     }
 
-    fn update(&self, container: &Subject, resources: &Resources) -> Result<Option<Json>> {
+    fn update(&self, container: &ContainerRef, resources: &Resources) -> Result<Option<Json>> {
         if is_shared(container)? {
             return Err(Error::new(format!(
                 "container `{}` lives in the control groups of its parent: update the parent instead",
@@ -84,7 +84,7 @@ impl Isolator for Cpu {
         Ok(None)
     }
 
-    fn usage(&self, container: &Subject) -> Result<Usage> {
+    fn usage(&self, container: &ContainerRef) -> Result<Usage> {
         if is_shared(container)? {
             // It is part of its parent's usage.
             return Ok(Usage::default());
@@ -98,7 +98,7 @@ impl Isolator for Cpu {
         Ok(usage)
     }
 
-    fn cleanup(&self, container: &Subject) -> Result<()> {
+    fn cleanup(&self, container: &ContainerRef) -> Result<()> {
         if is_shared(container)? {
             return Ok(());
         }
@@ -112,7 +112,7 @@ impl Isolator for Cpu {
     }
 }
 
-fn is_shared(container: &Subject) -> Result<bool> {
+fn is_shared(container: &ContainerRef) -> Result<bool> {
     Ok(container.state::<Kept>()?.shared)
 }
 

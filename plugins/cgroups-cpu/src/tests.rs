@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use cofferdam_plugin_api::model::Limit;
-use cofferdam_plugin_api::testing::{Bench, Hierarchies};
+use cofferdam_plugin_api::testing::{Hierarchies, PluginHarness};
 
 use super::*;
 
 /// A container on real control groups.
 struct World {
-    bench: Bench<Cpu>,
+    bench: PluginHarness<Cpu>,
     container: Container,
     cpu: Cgroup,
     // Last, so that the directories go when nothing needs them any more.
@@ -21,7 +21,7 @@ struct World {
 impl World {
     fn new(config: Json, resources: Resources) -> Option<Self> {
         let hierarchies = Hierarchies::of_this_machine(&[CONTROLLER, ACCOUNTING])?;
-        let bench = Bench::<Cpu>::isolator(config).unwrap();
+        let bench = PluginHarness::<Cpu>::isolator(config).unwrap();
         let mut container = bench.container("web");
         container.cgroups = hierarchies.cgroups().clone();
         container.resources = resources;
@@ -168,14 +168,14 @@ fn a_container_in_its_parents_control_groups_is_left_to_them() {
 
 #[test]
 fn cleaning_up_what_was_never_seen_succeeds_twice() {
-    let bench = Bench::<Cpu>::isolator(json!({})).unwrap();
+    let bench = PluginHarness::<Cpu>::isolator(json!({})).unwrap();
     bench.cleanup("stranger").unwrap();
     bench.cleanup("stranger").unwrap();
 }
 
 #[test]
 fn a_host_without_the_controller_is_named() {
-    let bench = Bench::<Cpu>::isolator(json!({})).unwrap();
+    let bench = PluginHarness::<Cpu>::isolator(json!({})).unwrap();
     let refused = bench.prepare("web").unwrap_err();
     assert!(refused.message.contains("no cgroup controller `cpu`"), "{refused}");
 }
@@ -185,7 +185,7 @@ fn bad_configurations_are_refused() {
     for (config, complaint) in
         [(json!({ "cfs": 1 }), "invalid type"), (json!({ "cfs_quota": true }), "unknown field `cfs_quota`")]
     {
-        let refused = Bench::<Cpu>::isolator(config.clone()).err().unwrap();
+        let refused = PluginHarness::<Cpu>::isolator(config.clone()).err().unwrap();
         assert!(refused.message.contains(complaint), "{config} gave: {refused}");
     }
 }

@@ -70,11 +70,11 @@ impl Isolator for Mem {
         Ok(prepared)
     }
 
-    fn watch(&self, container: &Subject) -> Result<Option<OwnedFd>> {
+    fn watch(&self, container: &ContainerRef) -> Result<Option<OwnedFd>> {
         Ok(own(container)?.map(|cgroup| oom::watch(&cgroup)).transpose()?)
     }
 
-    fn limitation(&self, container: &Subject) -> Result<Option<Limitation>> {
+    fn limitation(&self, container: &ContainerRef) -> Result<Option<Limitation>> {
         let notified = match container.descriptor(0) {
             Some(watching) => news(watching)?,
             None => false,
@@ -87,7 +87,7 @@ impl Isolator for Mem {
         }
     }
 
-    fn update(&self, container: &Subject, resources: &Resources) -> Result<Option<Json>> {
+    fn update(&self, container: &ContainerRef, resources: &Resources) -> Result<Option<Json>> {
         let Some(cgroup) = own(container)? else {
             return Err(Error::new(format!(
                 "container `{}` lives in the control groups of its parent: update the parent instead",
@@ -100,7 +100,7 @@ impl Isolator for Mem {
         Ok(None)
     }
 
-    fn usage(&self, container: &Subject) -> Result<Usage> {
+    fn usage(&self, container: &ContainerRef) -> Result<Usage> {
         match own(container)? {
             Some(cgroup) => Ok(usage::read(&cgroup)?),
             // It is part of its parent's usage.
@@ -108,7 +108,7 @@ impl Isolator for Mem {
         }
     }
 
-    fn cleanup(&self, container: &Subject) -> Result<()> {
+    fn cleanup(&self, container: &ContainerRef) -> Result<()> {
         if container.state::<Kept>()?.shared {
             return Ok(());
         }
@@ -118,7 +118,7 @@ impl Isolator for Mem {
 }
 
 /// The container's own control group; none if it lives in its parent's.
-fn own(container: &Subject) -> Result<Option<Cgroup>> {
+fn own(container: &ContainerRef) -> Result<Option<Cgroup>> {
     if container.state::<Kept>()?.shared {
         return Ok(None);
     }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use cofferdam_plugin_api::model::Limit;
-use cofferdam_plugin_api::testing::{Bench, Hierarchies};
+use cofferdam_plugin_api::testing::{Hierarchies, PluginHarness};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::*;
@@ -16,7 +16,7 @@ const MIB: u64 = 1 << 20;
 
 /// A container on real control groups.
 struct World {
-    bench: Bench<Mem>,
+    bench: PluginHarness<Mem>,
     container: Container,
     cgroup: Cgroup,
     // Last, so that the directories go when nothing needs them any more.
@@ -26,7 +26,7 @@ struct World {
 impl World {
     fn new(config: Json, resources: Resources) -> Option<Self> {
         let hierarchies = Hierarchies::of_this_machine(&[CONTROLLER])?;
-        let bench = Bench::<Mem>::isolator(config).unwrap();
+        let bench = PluginHarness::<Mem>::isolator(config).unwrap();
         let mut container = bench.container("web");
         container.cgroups = hierarchies.cgroups().clone();
         container.resources = resources;
@@ -308,7 +308,7 @@ fn a_container_in_its_parents_control_groups_is_left_to_them() {
 
 #[test]
 fn cleaning_up_what_was_never_seen_succeeds_twice() {
-    let bench = Bench::<Mem>::isolator(json!({})).unwrap();
+    let bench = PluginHarness::<Mem>::isolator(json!({})).unwrap();
     bench.cleanup("stranger").unwrap();
     bench.cleanup("stranger").unwrap();
     assert!(bench.recover(Vec::new(), Vec::new()).unwrap().verdicts.is_empty());
@@ -316,7 +316,7 @@ fn cleaning_up_what_was_never_seen_succeeds_twice() {
 
 #[test]
 fn a_host_without_the_controller_is_named() {
-    let bench = Bench::<Mem>::isolator(json!({})).unwrap();
+    let bench = PluginHarness::<Mem>::isolator(json!({})).unwrap();
     let refused = bench.prepare("web").unwrap_err();
     assert!(refused.message.contains("no cgroup controller `memory`"), "{refused}");
 }
@@ -328,7 +328,7 @@ fn bad_configurations_are_refused() {
         (json!({ "limit_swap": "yes" }), "invalid type"),
         (json!({ "limits": 1 }), "unknown field `limits`"),
     ] {
-        let refused = Bench::<Mem>::isolator(config.clone()).err().unwrap();
+        let refused = PluginHarness::<Mem>::isolator(config.clone()).err().unwrap();
         assert!(refused.message.contains(complaint), "{config} gave: {refused}");
     }
 }

@@ -79,7 +79,7 @@ impl Isolator for Filesystem {
         Ok(prepared)
     }
 
-    fn cleanup(&self, container: &Subject) -> Result<()> {
+    fn cleanup(&self, container: &ContainerRef) -> Result<()> {
         layers::remove(&container.details()?.scratch)
     }
 }

@@ -3,16 +3,16 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use cofferdam_plugin_api::testing::{self, Bench};
+use cofferdam_plugin_api::testing::{self, PluginHarness};
 
 use super::*;
 
-fn bench(config: Json) -> Bench<Filesystem> {
-    Bench::isolator(config).unwrap()
+fn bench(config: Json) -> PluginHarness<Filesystem> {
+    PluginHarness::isolator(config).unwrap()
 }
 
 /// A container with a root file system of its own.
-fn with_rootfs(bench: &Bench<Filesystem>, id: &str) -> (Container, PathBuf) {
+fn with_rootfs(bench: &PluginHarness<Filesystem>, id: &str) -> (Container, PathBuf) {
     let rootfs = bench.directory().join("image");
     fs::create_dir_all(rootfs.join("bin")).unwrap();
     fs::set_permissions(&rootfs, fs::Permissions::from_mode(0o751)).unwrap();
@@ -220,7 +220,7 @@ fn bad_configurations_are_refused() {
         (json!({ "sandbox_directory": "/" }), "other than `/`"),
         (json!({ "sandbox": "/mnt" }), "unknown field `sandbox`"),
     ] {
-        let refused = Bench::<Filesystem>::isolator(config.clone()).err().unwrap();
+        let refused = PluginHarness::<Filesystem>::isolator(config.clone()).err().unwrap();
         assert!(refused.message.contains(complaint), "{config} gave: {refused}");
     }
 }

@@ -32,13 +32,13 @@ impl Logger for Sandbox {
 #[cfg(test)]
 mod tests {
     use cofferdam_plugin_api::model::Stream;
-    use cofferdam_plugin_api::testing::Bench;
+    use cofferdam_plugin_api::testing::PluginHarness;
 
     use super::*;
 
     #[test]
     fn output_goes_to_the_sandbox() {
-        let bench = Bench::<Sandbox>::logger(json!({})).unwrap();
+        let bench = PluginHarness::<Sandbox>::logger(json!({})).unwrap();
         let container = bench.container("web");
         let (reply, descriptors) = bench.open(&container).unwrap();
         assert_eq!(reply.stdin, Stream::Null);
@@ -49,7 +49,7 @@ mod tests {
 
     #[test]
     fn a_container_without_a_sandbox_is_named() {
-        let bench = Bench::<Sandbox>::logger(json!({})).unwrap();
+        let bench = PluginHarness::<Sandbox>::logger(json!({})).unwrap();
         let mut container = bench.container("web");
         container.sandbox = "relative".into();
         let refused = bench.open(&container).unwrap_err();
@@ -58,14 +58,14 @@ mod tests {
 
     #[test]
     fn cleaning_up_what_was_never_seen_succeeds_twice() {
-        let bench = Bench::<Sandbox>::logger(json!({})).unwrap();
+        let bench = PluginHarness::<Sandbox>::logger(json!({})).unwrap();
         bench.cleanup("stranger").unwrap();
         bench.cleanup("stranger").unwrap();
     }
 
     #[test]
     fn there_is_nothing_to_configure() {
-        let refused = Bench::<Sandbox>::logger(json!({ "max_size": "1 MiB" })).err().unwrap();
+        let refused = PluginHarness::<Sandbox>::logger(json!({ "max_size": "1 MiB" })).err().unwrap();
         assert!(refused.message.contains("nothing to configure, but its table has `max_size`"), "{refused}");
     }
 }

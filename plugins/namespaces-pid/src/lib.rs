@@ -68,7 +68,7 @@ fn show_processes(prepared: Prepared, container: &Container) -> Prepared {
 mod tests {
     use std::collections::BTreeSet;
 
-    use cofferdam_plugin_api::testing::{Bench, Refused};
+    use cofferdam_plugin_api::testing::{PluginHarness, Refused};
 
     use super::*;
 
@@ -83,7 +83,7 @@ mod tests {
     }
 
     fn prepare(config: Json, id: &str, case: Case) -> Result<Outcome, Refused> {
-        let bench = Bench::<Pids>::isolator(config).unwrap();
+        let bench = PluginHarness::<Pids>::isolator(config).unwrap();
         let mut container = bench.container(id);
         container.linux.share_pid_namespace = case.shares;
         container.rootfs = case.rootfs.then(|| "/image".into());
@@ -140,14 +140,14 @@ mod tests {
             (json!({ "disallow_sharing_agent_pid_namespace": "no" }), "invalid type"),
             (json!({ "disallow": true }), "unknown field `disallow`"),
         ] {
-            let refused = Bench::<Pids>::isolator(config.clone()).err().unwrap();
+            let refused = PluginHarness::<Pids>::isolator(config.clone()).err().unwrap();
             assert!(refused.message.contains(complaint), "{config} gave: {refused}");
         }
     }
 
     #[test]
     fn cleaning_up_what_was_never_seen_succeeds_twice() {
-        let bench = Bench::<Pids>::isolator(json!({})).unwrap();
+        let bench = PluginHarness::<Pids>::isolator(json!({})).unwrap();
         bench.cleanup("stranger").unwrap();
         bench.cleanup("stranger").unwrap();
     }

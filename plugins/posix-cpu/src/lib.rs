@@ -16,7 +16,7 @@ impl Isolator for Cpu {
         Ok(Self)
     }
 
-    fn usage(&self, container: &Subject) -> Result<Usage> {
+    fn usage(&self, container: &ContainerRef) -> Result<Usage> {
         // Not started yet, or over: nothing is used.
         let Some(pid) = container.details()?.pid else { return Ok(Usage::default()) };
         match process::tree(pid) {
@@ -41,7 +41,7 @@ mod tests {
     use std::io::Read;
     use std::process::{Child, Command, Stdio};
 
-    use cofferdam_plugin_api::testing::Bench;
+    use cofferdam_plugin_api::testing::PluginHarness;
 
     use super::*;
 
@@ -67,7 +67,7 @@ mod tests {
 
     #[test]
     fn time_of_children_counts_while_they_run_and_after_they_ended() {
-        let bench = Bench::<Cpu>::isolator(json!({})).unwrap();
+        let bench = PluginHarness::<Cpu>::isolator(json!({})).unwrap();
         bench.prepare("web").unwrap();
         // One child that has ended, and one that has not: both have worked.
         let work = "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done";
@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn a_container_without_a_process_uses_nothing() {
-        let bench = Bench::<Cpu>::isolator(json!({})).unwrap();
+        let bench = PluginHarness::<Cpu>::isolator(json!({})).unwrap();
         bench.prepare("web").unwrap();
         assert_eq!(bench.usage("web").unwrap(), Usage::default());
         let (child, pid) = spawn("echo ready; read end");
@@ -98,14 +98,14 @@ mod tests {
 
     #[test]
     fn cleaning_up_what_was_never_seen_succeeds_twice() {
-        let bench = Bench::<Cpu>::isolator(json!({})).unwrap();
+        let bench = PluginHarness::<Cpu>::isolator(json!({})).unwrap();
         bench.cleanup("stranger").unwrap();
         bench.cleanup("stranger").unwrap();
     }
 
     #[test]
     fn there_is_nothing_to_configure() {
-        let refused = Bench::<Cpu>::isolator(json!({ "interval": "1s" })).err().unwrap();
+        let refused = PluginHarness::<Cpu>::isolator(json!({ "interval": "1s" })).err().unwrap();
         assert!(refused.message.contains("nothing to configure, but its table has `interval`"), "{refused}");
     }
 }

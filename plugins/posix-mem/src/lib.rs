@@ -16,7 +16,7 @@ impl Isolator for Mem {
         Ok(Self)
     }
 
-    fn usage(&self, container: &Subject) -> Result<Usage> {
+    fn usage(&self, container: &ContainerRef) -> Result<Usage> {
         // Not started yet, or over: nothing is used.
         let Some(pid) = container.details()?.pid else { return Ok(Usage::default()) };
         match process::tree(pid) {
@@ -38,7 +38,7 @@ mod tests {
     use std::io::Read;
     use std::process::{Child, Command, Stdio};
 
-    use cofferdam_plugin_api::testing::Bench;
+    use cofferdam_plugin_api::testing::PluginHarness;
 
     use super::*;
 
@@ -64,7 +64,7 @@ mod tests {
 
     #[test]
     fn memory_of_children_counts() {
-        let bench = Bench::<Mem>::isolator(json!({})).unwrap();
+        let bench = PluginHarness::<Mem>::isolator(json!({})).unwrap();
         bench.prepare("web").unwrap();
         // The child holds 50 MB, its parent next to nothing.
         let hold = "x=$(head -c 50000000 /dev/zero | tr '\\0' x); echo ready; read end";
@@ -78,7 +78,7 @@ mod tests {
 
     #[test]
     fn a_container_without_a_process_uses_nothing() {
-        let bench = Bench::<Mem>::isolator(json!({})).unwrap();
+        let bench = PluginHarness::<Mem>::isolator(json!({})).unwrap();
         bench.prepare("web").unwrap();
         assert_eq!(bench.usage("web").unwrap(), Usage::default());
         let (child, pid) = spawn("echo ready; read end");
@@ -93,14 +93,14 @@ mod tests {
 
     #[test]
     fn cleaning_up_what_was_never_seen_succeeds_twice() {
-        let bench = Bench::<Mem>::isolator(json!({})).unwrap();
+        let bench = PluginHarness::<Mem>::isolator(json!({})).unwrap();
         bench.cleanup("stranger").unwrap();
         bench.cleanup("stranger").unwrap();
     }
 
     #[test]
     fn there_is_nothing_to_configure() {
-        let refused = Bench::<Mem>::isolator(json!({ "interval": "1s" })).err().unwrap();
+        let refused = PluginHarness::<Mem>::isolator(json!({ "interval": "1s" })).err().unwrap();
         assert!(refused.message.contains("nothing to configure, but its table has `interval`"), "{refused}");
     }
 }

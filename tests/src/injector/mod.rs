@@ -156,7 +156,7 @@ fn attend(listener: &OwnedFd, shared: &Shared) {
             Err(error) => panic!("cannot read an agent's call: {error}"),
         };
         match judge(&asked, &mut lock(&shared.state)) {
-            Verdict::Held => shared.changed.notify_all(),
+            Verdict::PendingInit => shared.changed.notify_all(),
             Verdict::Made => kernel::answer(listener, asked.id, None).expect("it takes an answer"),
             Verdict::Fails(errno) => {
                 kernel::answer(listener, asked.id, Some(errno)).expect("it takes an answer")
@@ -170,7 +170,7 @@ enum Verdict {
     Made,
     Fails(i32),
     /// It is noted, and answered later.
-    Held,
+    PendingInit,
 }
 
 /// Decides on a call.
@@ -193,7 +193,7 @@ fn judge(asked: &kernel::Asked, state: &mut State) -> Verdict {
         }
         Fault::Hold => {
             held.push(asked.id);
-            Verdict::Held
+            Verdict::PendingInit
         }
     }
 }

@@ -11,10 +11,10 @@ use std::sync::OnceLock;
 
 use cofferdam_init::plan::{Plan, Root, flag};
 use cofferdam_init::report::{RUNNING, Record, Status, Step};
-use cofferdam_linux::birth::{Birth, BirthError, Enter};
 use cofferdam_linux::image::Image;
 use cofferdam_linux::namespace::{Namespace, Namespaces};
 use cofferdam_linux::process::Process;
+use cofferdam_linux::spawn::{Enter, Spawn, SpawnError};
 use tempfile::TempDir;
 
 /// Whether tests may run; says so if not.
@@ -120,7 +120,7 @@ impl Container {
         Self::bear(clone, None, &[], output).unwrap()
     }
 
-    pub fn try_born(clone: Namespaces, enter: Option<Enter<'_>>, tasks: &[File]) -> Result<Self, BirthError> {
+    pub fn try_born(clone: Namespaces, enter: Option<Enter<'_>>, tasks: &[File]) -> Result<Self, SpawnError> {
         Self::bear(clone, enter, tasks, tempfile::tempfile().unwrap())
     }
 
@@ -129,13 +129,13 @@ impl Container {
         enter: Option<Enter<'_>>,
         tasks: &[File],
         output: File,
-    ) -> Result<Self, BirthError> {
+    ) -> Result<Self, SpawnError> {
         let status = tempfile::tempfile().unwrap();
         let (control, theirs) = UnixStream::pair().unwrap();
         let null = File::open("/dev/null").unwrap();
         let arguments: [&CStr; 1] = [c"cofferdam-init"];
         let tasks: Vec<_> = tasks.iter().map(AsFd::as_fd).collect();
-        let process = Birth {
+        let process = Spawn {
             image: image(),
             arguments: &arguments,
             descriptors: &[null.as_fd(), output.as_fd(), output.as_fd(), theirs.as_fd(), status.as_fd()],
@@ -144,7 +144,7 @@ impl Container {
             cgroup: None,
             tasks: &tasks,
         }
-        .deliver()?;
+        .spawn()?;
         Ok(Self { process, control, output, status })
     }
 

@@ -5,10 +5,10 @@
 #![allow(clippy::unwrap_used, reason = "a test says best where it failed by panicking there")]
 
 mod bench;
-mod birth;
 mod escape;
 mod filesystem;
 mod hello;
 mod keeping;
 mod nesting;
 mod privileges;
+mod spawn;

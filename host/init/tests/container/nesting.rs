@@ -4,8 +4,8 @@ use std::fs;
 
 use cofferdam_init::plan::flag;
 use cofferdam_init::report::Status;
-use cofferdam_linux::birth::{BirthError, Enter, Step};
 use cofferdam_linux::namespace::{Namespace, Namespaces};
+use cofferdam_linux::spawn::{Enter, SpawnError, Step};
 
 use crate::bench::{Answer, Container, own, privileged, script_on_host};
 
@@ -92,6 +92,6 @@ fn a_parent_that_is_gone_cannot_be_entered() {
     parent.process.wait(None).unwrap();
     let enter = Enter { process: &parent.process, namespaces: own() };
     let error = Container::try_born(Namespaces::EMPTY, Some(enter), &[]).err().unwrap();
-    assert!(matches!(error, BirthError::Step { step: Step::Enter, .. }), "{error:?}");
+    assert!(matches!(error, SpawnError::Step { step: Step::Enter, .. }), "{error:?}");
     parent.process.reap().unwrap();
 }

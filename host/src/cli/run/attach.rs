@@ -10,23 +10,23 @@ use tokio::sync::Notify;
 use crate::cli::follow::Follower;
 use crate::cli::report::Failure;
 use crate::cli::{Outcome, out, wait};
-use crate::container::{ContainerId, Request};
+use cofferdam_core::model::{ContainerId, Request};
 
 use super::NOT_RUN;
-use super::door::{Door, Ending};
+use super::connection::{AgentConnection, Ending};
 
 /// How many times somebody must ask with SIGINT before a container that does not listen is ended.
-const PATIENCE: usize = 3;
+const TIMEOUT: usize = 3;
 
 /// Launches a container and stays with it to its end.
-pub(super) async fn run(door: &Door, request: Request) -> Outcome {
+pub(super) async fn run(agent: &AgentConnection, request: Request) -> Outcome {
     // Asked for first: a signal that comes during the launch is passed on after it.
     let mut signals = Signals::new().map_err(|failure| failure.with_status(NOT_RUN))?;
     let id = request.id.clone();
-    door.launch(request).await?;
+    agent.launch(request).await?;
 
     let broken = Arc::new(Notify::new());
-    let logs = door.logs(&id).await?;
+    let logs = agent.logs(&id).await?;
     let followers = [
         logs.stdout.map(|path| follow(path, io::stdout(), &broken)).transpose()?,
         logs.stderr.map(|path| follow(path, io::stderr(), &broken)).transpose()?,
@@ -35,7 +35,7 @@ pub(super) async fn run(door: &Door, request: Request) -> Outcome {
         tracing::warn!("the output of container `{id}` does not go to files, so none of it is shown here");
     }
 
-    let ending = stay(door, &id, &mut signals, &broken).await?;
+    let ending = stay(agent, &id, &mut signals, &broken).await?;
     for follower in followers.into_iter().flatten() {
         match follower.finish() {
             // Whoever read it has left; the container was told.
@@ -46,19 +46,19 @@ pub(super) async fn run(door: &Door, request: Request) -> Outcome {
     if let Some(message) = &ending.message {
         use std::io::Write as _;
         // If nobody reads standard error, nobody misses this.
-        drop(writeln!(io::stderr(), "cofferdam: {}", out::tame(message)));
+        drop(writeln!(io::stderr(), "cofferdam: {}", out::escape_control(message)));
     }
     Ok(wait::status(ending.status))
 }
 
 /// Waits for the end and passes on what is to be passed on meanwhile.
 async fn stay(
-    door: &Door,
+    agent: &AgentConnection,
     id: &ContainerId,
     signals: &mut Signals,
     broken: &Notify,
 ) -> Result<Ending, Failure> {
-    let mut end = std::pin::pin!(door.wait(id));
+    let mut end = std::pin::pin!(agent.wait(id));
     let mut interrupts = 0;
     loop {
         let number = tokio::select! {
@@ -69,9 +69,9 @@ async fn stay(
             () = broken.notified() => libc::SIGPIPE,
         };
         interrupts += usize::from(number == libc::SIGINT);
-        let number = if interrupts >= PATIENCE { libc::SIGKILL } else { number };
+        let number = if interrupts >= TIMEOUT { libc::SIGKILL } else { number };
         // A container that has just ended cannot be signalled, which is no news.
-        if let Err(failure) = door.kill(id, number).await {
+        if let Err(failure) = agent.kill(id, number).await {
             tracing::debug!(error = %failure.error(), number, "cannot pass on a signal");
         }
     }

@@ -16,15 +16,17 @@ use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::agent::Agent;
 use crate::cli::Outcome;
 use crate::cli::agent::start_logging;
-use crate::cli::catalogue::Files;
+use crate::cli::index::Files;
+use crate::cli::process;
 use crate::cli::report::Failure;
-use crate::config::{Config, Overrides, Surroundings};
-use crate::container::Request;
+use crate::config::{Config, Environment, Overrides};
+use cofferdam_core::agent::Agent;
+use cofferdam_core::config::AgentConfig;
+use cofferdam_core::model::Request;
 
-use super::door::Door;
+use super::connection::AgentConnection;
 use super::{NOT_RUN, attach};
 
 /// Others may pass through: a container may run as another user.
@@ -36,7 +38,7 @@ const SETTLED: Duration = Duration::from_secs(60);
 /// An agent for one command: what it is, and the directories it is in.
 pub(super) struct Embedded {
     config: Config,
-    around: Surroundings,
+    environment: Environment,
     home: Home,
 }
 
@@ -53,8 +55,8 @@ impl Embedded {
         plugin_dir: Option<PathBuf>,
         log: String,
     ) -> Result<Self, Failure> {
-        let around = Surroundings::look();
-        let home = Home::make(&around)?;
+        let environment = Environment::look();
+        let home = Home::make(&environment)?;
         let overrides = Overrides {
             runtime_dir: Some(home.runtime.clone()),
             work_dir: Some(home.work_dir()),
@@ -63,14 +65,15 @@ impl Embedded {
             ..Overrides::default()
         };
         let config = match file {
-            Some(file) => Config::load(&file, &overrides, &around, &Files),
-            None => Config::embedded(&overrides, &around, &Files),
+            Some(file) => Config::load(&file, &overrides, &environment, &Files),
+            None => Config::embedded(&overrides, &environment, &Files),
         };
         match config {
             Ok(mut config) => {
-                config.plugin_store = home.state.parent().map(|parent| parent.join("plugins"));
+                config.agent.plugin_store = home.state.parent().map(|parent| parent.join("plugins"));
                 start_logging(&config);
-                Ok(Self { config, around, home })
+                process::prepare(&mut config.agent)?;
+                Ok(Self { config, environment, home })
             }
             Err(error) => {
                 home.remove()?;
@@ -81,14 +84,14 @@ impl Embedded {
 
     /// Runs the command and leaves nothing of it.
     pub(super) async fn run(self, request: Request) -> Outcome {
-        let agent = match Agent::start(self.config.clone()).await {
+        let agent = match Agent::start(self.config.agent.clone()).await {
             Ok(agent) => agent,
             Err(error) => {
                 self.home.remove()?;
                 return Err(Failure::of(error).with_status(NOT_RUN));
             }
         };
-        let outcome = attach::run(&Door::Own(agent.clone()), request).await;
+        let outcome = attach::run(&AgentConnection::Own(agent.clone()), request).await;
         end(agent).await?;
         self.home.remove()?;
         // Last, so that nobody waits for it who wants to see output.
@@ -98,18 +101,18 @@ impl Embedded {
 
     /// Ends what killed agents of this kind have left, and removes their directories.
     async fn sweep(&self) {
-        for home in Home::left_behind(&self.around) {
-            let config = Config {
+        for home in Home::left_behind(&self.environment) {
+            let config = AgentConfig {
                 runtime_dir: home.runtime.clone(),
                 work_dir: home.work_dir(),
-                ..self.config.clone()
+                ..self.config.agent.clone()
             };
             let swept = match Agent::start(config).await {
                 Ok(agent) => end(agent).await.and_then(|()| home.remove()),
                 Err(error) => Err(Failure::of(error)),
             };
             if let Err(failure) = swept {
-                let error = crate::report::chain(failure.error());
+                let error = cofferdam_core::error_chain::describe(failure.error());
                 tracing::warn!(%error, runtime_dir = %home.runtime.display(), "cannot clear up after a killed run");
             }
         }
@@ -118,7 +121,7 @@ impl Embedded {
 
 /// Ends an agent with everything in it.
 async fn end(agent: Agent) -> Result<(), Failure> {
-    let left = agent.end_all().await;
+    let left = agent.destroy_all().await;
     agent.shutdown().await;
     if left.is_empty() {
         return Ok(());
@@ -128,8 +131,8 @@ async fn end(agent: Agent) -> Result<(), Failure> {
 }
 
 impl Home {
-    fn make(around: &Surroundings) -> Result<Self, Failure> {
-        let parent = beside(&around.run);
+    fn make(environment: &Environment) -> Result<Self, Failure> {
+        let parent = beside(&environment.run);
         let failed =
             |path: &Path, source| Failure::system(format!("cannot make `{}`", path.display()), source);
         DirBuilder::new()
@@ -137,14 +140,14 @@ impl Home {
             .mode(MODE)
             .create(&parent)
             .map_err(|source| failed(&parent, source))?;
-        check_owner(&parent, around.uid)?;
+        check_owner(&parent, environment.uid)?;
         let runtime = tempfile::Builder::new()
             .prefix("")
             .permissions(Permissions::from_mode(MODE))
             .tempdir_in(&parent)
             .map_err(|source| failed(&parent, source))?
             .keep();
-        let home = Self::of(around, runtime);
+        let home = Self::of(environment, runtime);
         match DirBuilder::new().recursive(true).mode(MODE).create(&home.state) {
             Ok(()) => Ok(home),
             Err(source) => {
@@ -155,8 +158,8 @@ impl Home {
         }
     }
 
-    fn of(around: &Surroundings, runtime: PathBuf) -> Self {
-        let state = beside(&around.state).join(runtime.file_name().unwrap_or_default());
+    fn of(environment: &Environment, runtime: PathBuf) -> Self {
+        let state = beside(&environment.state).join(runtime.file_name().unwrap_or_default());
         Self { runtime, state }
     }
 
@@ -176,10 +179,10 @@ impl Home {
         Ok(())
     }
 
-    fn left_behind(around: &Surroundings) -> Vec<Self> {
-        let Ok(entries) = beside(&around.run).read_dir() else { return Vec::new() };
+    fn left_behind(environment: &Environment) -> Vec<Self> {
+        let Ok(entries) = beside(&environment.run).read_dir() else { return Vec::new() };
         let abandoned = entries.flatten().map(|entry| entry.path()).filter(|runtime| is_abandoned(runtime));
-        abandoned.map(|runtime| Self::of(around, runtime)).collect()
+        abandoned.map(|runtime| Self::of(environment, runtime)).collect()
     }
 }
 
@@ -225,36 +228,38 @@ mod tests {
 
     #[test]
     fn only_old_directories_that_nobody_holds_are_abandoned() {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let long_ago = SystemTime::now() - 2 * SETTLED;
-        let age = || File::open(folder.path()).unwrap().set_modified(long_ago).unwrap();
-        assert!(!is_abandoned(folder.path()));
+        let age = || File::open(directory.path()).unwrap().set_modified(long_ago).unwrap();
+        assert!(!is_abandoned(directory.path()));
         age();
-        assert!(is_abandoned(folder.path()));
+        assert!(is_abandoned(directory.path()));
 
-        let lock = File::create(folder.path().join("agent.lock")).unwrap();
+        let lock = File::create(directory.path().join("agent.lock")).unwrap();
         let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).unwrap();
         age();
-        assert!(!is_abandoned(folder.path()));
+        assert!(!is_abandoned(directory.path()));
         drop(lock);
-        assert!(is_abandoned(folder.path()));
+        assert!(is_abandoned(directory.path()));
     }
 
     #[test]
     fn both_directories_are_made_and_removed_under_one_name() {
-        let folder = tempfile::tempdir().unwrap();
-        let around = Surroundings {
-            run: folder.path().join("run/cofferdam"),
-            state: folder.path().join("lib/cofferdam"),
-            ..Surroundings::look()
+        let directory = tempfile::tempdir().unwrap();
+        let environment = Environment {
+            run: directory.path().join("run/cofferdam"),
+            state: directory.path().join("lib/cofferdam"),
+            ..Environment::look()
         };
-        let home = Home::make(&around).unwrap();
-        let strangers = Surroundings { uid: around.uid + 1, ..around.clone() };
+        let home = Home::make(&environment).unwrap();
+        let strangers = Environment { uid: environment.uid + 1, ..environment.clone() };
         assert!(Home::make(&strangers).is_err());
-        assert!(home.runtime.starts_with(folder.path().join("run/cofferdam-run")) && home.runtime.is_dir());
+        assert!(
+            home.runtime.starts_with(directory.path().join("run/cofferdam-run")) && home.runtime.is_dir()
+        );
         assert_eq!(
             home.state,
-            folder.path().join("lib/cofferdam-run").join(home.runtime.file_name().unwrap())
+            directory.path().join("lib/cofferdam-run").join(home.runtime.file_name().unwrap())
         );
         assert_eq!(fs::metadata(&home.state).unwrap().permissions().mode() & 0o777, MODE);
         home.remove().unwrap();

@@ -1,7 +1,7 @@
 //! `cofferdam run`: a container for the life of a command.
 
 mod attach;
-mod door;
+mod connection;
 mod embedded;
 mod request;
 
@@ -11,9 +11,9 @@ use super::amount::Amounts;
 use super::client::Client;
 use super::report::Failure;
 use super::{Outcome, client, out};
-use crate::container::{ContainerId, Request};
+use cofferdam_core::model::{ContainerId, Request};
 
-use door::Door;
+use connection::AgentConnection;
 use embedded::Embedded;
 
 /// The statuses of docker and of shells for a command that never ran.
@@ -80,9 +80,9 @@ pub(super) fn run(arguments: Arguments, socket: Option<PathBuf>) -> Outcome {
 }
 
 async fn detached(client: &Client, request: &Request, json: bool) -> Outcome {
-    Door::Daemon(client.clone()).launch(request.clone()).await?;
+    AgentConnection::Daemon(client.clone()).launch(request.clone()).await?;
     if json {
-        out::json(&serde_json::json!({"container_id": crate::api::wire_id(&request.id)}))?;
+        out::json(&serde_json::json!({"container_id": crate::api::operator::wire_id(&request.id)}))?;
     } else {
         out::line(request.id.as_str())?;
     }
@@ -91,7 +91,7 @@ async fn detached(client: &Client, request: &Request, json: bool) -> Outcome {
 
 async fn through_daemon(client: Client, request: Request, remove: bool) -> Outcome {
     let id: ContainerId = request.id.clone();
-    let status = attach::run(&Door::Daemon(client.clone()), request).await?;
+    let status = attach::run(&AgentConnection::Daemon(client.clone()), request).await?;
     if remove {
         super::rm::remove(&client, &id).await?;
     }

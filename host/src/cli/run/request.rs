@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::cli::amount::Amounts;
 use crate::cli::container_id;
 use crate::cli::report::Failure;
-use crate::container::{Command, ContainerId, Request, Resources, Uri};
+use cofferdam_core::model::{Command, ContainerId, Request, Resources, Uri};
 
 /// What is to run, and in what.
 #[derive(Debug, clap::Args)]

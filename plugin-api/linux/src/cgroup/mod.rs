@@ -225,14 +225,14 @@ impl Cgroup {
         if missing.is_empty() { Ok(()) } else { self.write("cgroup.subtree_control", missing.join(" ")) }
     }
 
-    /// Its directory, opened for [`crate::birth::Birth::cgroup`].
+    /// Its directory, opened for [`crate::spawn::Spawn::cgroup`].
     pub fn directory(&self) -> Result<OwnedFd, CgroupError> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         rustix::fs::open(&self.path, flags, Mode::empty())
             .map_err(|errno| CgroupError::Read { path: self.path.clone(), source: errno.into() })
     }
 
-    /// v1: its `tasks` file, opened for [`crate::birth::Birth::tasks`].
+    /// v1: its `tasks` file, opened for [`crate::spawn::Spawn::tasks`].
     pub fn tasks(&self) -> Result<OwnedFd, CgroupError> {
         let path = self.path.join("tasks");
         let opened = OpenOptions::new().write(true).open(&path);

@@ -13,7 +13,7 @@ impl Isolator for Noop {
         Ok(Self)
     }
 
-    fn usage(&self, _: &Subject) -> Result<Usage> {
+    fn usage(&self, _: &ContainerRef) -> Result<Usage> {
         Ok(Usage::default())
     }
 }

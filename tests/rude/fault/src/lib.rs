@@ -75,23 +75,23 @@ impl Isolator for Rude {
         Ok(prepared)
     }
 
-    fn isolate(&self, container: &Subject) -> Result<()> {
+    fn isolate(&self, container: &ContainerRef) -> Result<()> {
         self.arrive("isolate", container.id()).map(drop)
     }
 
-    fn watch(&self, container: &Subject) -> Result<Option<OwnedFd>> {
+    fn watch(&self, container: &ContainerRef) -> Result<Option<OwnedFd>> {
         self.arrive("watch", container.id()).map(|_| None)
     }
 
-    fn limitation(&self, container: &Subject) -> Result<Option<Limitation>> {
+    fn limitation(&self, container: &ContainerRef) -> Result<Option<Limitation>> {
         self.arrive("limitation", container.id()).map(|_| None)
     }
 
-    fn update(&self, container: &Subject, _: &Resources) -> Result<Option<Json>> {
+    fn update(&self, container: &ContainerRef, _: &Resources) -> Result<Option<Json>> {
         self.arrive("update", container.id()).map(|_| None)
     }
 
-    fn usage(&self, container: &Subject) -> Result<Usage> {
+    fn usage(&self, container: &ContainerRef) -> Result<Usage> {
         let usage = Usage::default().with("rude_count", 1.0);
         match self.arrive("usage", container.id())? {
             Some(Act::NotANumber) => Ok(usage.with("rude_secs", f64::NAN)),
@@ -99,12 +99,12 @@ impl Isolator for Rude {
         }
     }
 
-    fn status(&self, container: &Subject) -> Result<Status> {
+    fn status(&self, container: &ContainerRef) -> Result<Status> {
         self.arrive("status", container.id())?;
         Ok(Status::default().with("rude", true.into()))
     }
 
-    fn cleanup(&self, container: &Subject) -> Result<()> {
+    fn cleanup(&self, container: &ContainerRef) -> Result<()> {
         self.arrive("cleanup", container.id()).map(drop)
     }
 }

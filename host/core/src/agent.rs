@@ -1,0 +1,349 @@
+//! The agent: constructs the rest of the library, connects it, and is its interface.
+
+use std::fs;
+use std::num::NonZeroUsize;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use cofferdam_linux::boot::BootId;
+use cofferdam_linux::cgroup::Cgroups;
+use cofferdam_linux::image::Image;
+use cofferdam_plugin_model::{Kind, Method};
+use data_encoding::HEXLOWER;
+use sha2::{Digest, Sha256};
+
+use crate::blocking::{Abandoned, BlockingPool, Job};
+use crate::chain::Chain;
+use crate::config::{AgentConfig, LauncherKind, PluginConfig};
+use crate::containerizer::native::{Native, NativeTable, Shared, TableRecoverer};
+use crate::containerizer::{
+    Containerizer, KillError, LaunchError, LaunchOutcome, RecoverError, RemoveError, UpdateError,
+};
+use crate::fetcher::Fetcher;
+use crate::launcher::{Launcher, Linux, Posix, SetUpError};
+use crate::ledger::{Ledger, LedgerError, Lock};
+use crate::model::view::{Inspection, PluginView, StatusView, Summary, UsageView};
+use crate::model::{ContainerId, Request, Resources, Termination};
+use crate::plugin::{AdmitError, LookupError, Plugin, PluginEnv, PluginIndex, Store};
+use crate::stats::{LaunchCounters, LaunchStats};
+
+/// Threads for blocking work, not counting those of abandoned jobs.
+const MAX_THREADS: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
+
+/// The agent. Cheap to clone; all clones are the same agent.
+#[derive(Clone)]
+pub struct Agent(Arc<Inner>);
+
+struct Inner {
+    config: AgentConfig,
+    containerizer: Box<dyn Containerizer>,
+    plugins: Vec<Arc<Plugin>>,
+    launches: LaunchCounters,
+}
+
+/// Why the agent did not start. No container was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The runtime or work directory cannot be used.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// A directory cannot be created.
+    #[error("cannot create directory `{path}`")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// There is no file for a plugin.
+    #[error(transparent)]
+    Lookup(#[from] LookupError),
+    /// A plugin cannot be used.
+    #[error(transparent)]
+    Admit(#[from] AdmitError),
+    /// The launcher does not work on this machine.
+    #[error("the `linux` launcher does not work here; as an unprivileged user, use the `posix` launcher")]
+    Launcher(#[from] SetUpError),
+    /// The kernel does not provide what the agent needs.
+    #[error("cannot determine {what}")]
+    Kernel {
+        /// What.
+        what: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Containers of an earlier agent cannot be recovered.
+    #[error("cannot recover the containers of an earlier agent")]
+    Recover(#[from] RecoverError),
+    /// A thread panicked.
+    #[error("the start was interrupted: {0}")]
+    Interrupted(#[from] Abandoned),
+}
+
+impl Agent {
+    /// Reads the ledger, loads the plugins and recovers the containers of an earlier agent. Containers can be
+    /// launched once this returns.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start(config: AgentConfig) -> Result<Self, StartError> {
+        let pool = BlockingPool::new(MAX_THREADS);
+        let plugins = config.isolators.iter().chain(&config.logger);
+        let min_timeout = plugins.map(|plugin| plugin.timeout(Method::Create)).min();
+        let min_timeout = min_timeout.unwrap_or(config.destroy_timeout);
+        let Parts { ledger, containerizer, plugins } = {
+            let (config, pool2) = (config.clone(), pool.clone());
+            pool.run(min_timeout, move |job| build(job, &config, pool2)).await??
+        };
+        let started = Instant::now();
+        let entries = pool.run(min_timeout, move |_| ledger.entries()).await??;
+        let recovered = containerizer.recover(entries).await?;
+        tracing::info!(
+            running = recovered.running,
+            ended = recovered.ended,
+            destroyed = recovered.destroyed,
+            micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
+            "containers recovered"
+        );
+        let launches = LaunchCounters::default();
+        Ok(Self(Arc::new(Inner { config, containerizer, plugins, launches })))
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub fn config(&self) -> &AgentConfig {
+        &self.0.config
+    }
+
+    /// Launches a container, or leaves nothing of it behind. Dropping the future does not cancel the launch.
+    ///
+    /// Returns the pid of its first process.
+    ///
+    /// # Errors
+    /// [`LaunchError`].
+    pub async fn launch(&self, request: Request) -> Result<i32, LaunchError> {
+        let started = Instant::now();
+        let id = request.id.clone();
+        let outcome = match self.0.containerizer.launch(request).await {
+            Ok(LaunchOutcome::Launched { pid }) => Ok(pid),
+            Ok(LaunchOutcome::NotSupported) => Err(LaunchError::NotSupported { id }),
+            Err(error) => Err(error),
+        };
+        match &outcome {
+            Ok(_) => self.0.launches.count_started(started.elapsed()),
+            Err(_) => self.0.launches.count_failed(),
+        }
+        outcome
+    }
+
+    /// Waits until a container has ended and is cleaned up. `None` for an unknown container.
+    pub async fn wait(&self, id: &ContainerId) -> Option<Termination> {
+        self.0.containerizer.wait(id).await
+    }
+
+    /// Sends a signal to a container's command; SIGKILL destroys the container. Returns false for a container that
+    /// is unknown or has ended.
+    ///
+    /// # Errors
+    /// When the signal cannot be sent.
+    pub async fn kill(&self, id: &ContainerId, signal: i32) -> Result<bool, KillError> {
+        self.0.containerizer.kill(id, signal).await
+    }
+
+    /// Destroys a container and waits until nothing is left of it. `None` for an unknown container.
+    pub async fn destroy(&self, id: &ContainerId) -> Option<Termination> {
+        self.0.containerizer.destroy(id).await
+    }
+
+    /// Removes a container that has ended, with its sandbox. Returns false for an unknown container.
+    ///
+    /// # Errors
+    /// When it has not ended.
+    pub async fn remove(&self, id: &ContainerId) -> Result<bool, RemoveError> {
+        self.0.containerizer.remove(id).await
+    }
+
+    /// Changes a container's resources, all of them or none.
+    ///
+    /// # Errors
+    /// [`UpdateError`].
+    pub async fn update(&self, id: &ContainerId, resources: Resources) -> Result<(), UpdateError> {
+        self.0.containerizer.update(id, resources).await
+    }
+
+    /// Resource usage of a container. `None` for one that is unknown or not running.
+    pub async fn usage(&self, id: &ContainerId) -> Option<UsageView> {
+        self.0.containerizer.usage(id).await
+    }
+
+    /// Status of a container. `None` for one that is unknown or not running.
+    pub async fn status(&self, id: &ContainerId) -> Option<StatusView> {
+        self.0.containerizer.status(id).await
+    }
+
+    /// All containers, parents before children.
+    #[must_use]
+    pub fn containers(&self) -> Vec<Summary> {
+        self.0.containerizer.containers()
+    }
+
+    /// Whether a container is known.
+    #[must_use]
+    pub fn contains(&self, id: &ContainerId) -> bool {
+        self.0.containerizer.contains(id)
+    }
+
+    /// Details of a container.
+    #[must_use]
+    pub fn inspect(&self, id: &ContainerId) -> Option<Inspection> {
+        self.0.containerizer.inspect(id)
+    }
+
+    /// All plugins in chain order, the logger last.
+    #[must_use]
+    pub fn plugins(&self) -> Vec<PluginView> {
+        self.0.plugins.iter().map(|plugin| plugin.view()).collect()
+    }
+
+    /// Launches since the start.
+    #[must_use]
+    pub fn launch_stats(&self) -> LaunchStats {
+        self.0.launches.read()
+    }
+
+    /// Stops the agent. Its containers keep running; the next agent recovers them.
+    pub async fn shutdown(self) {
+        self.0.containerizer.shutdown().await;
+        let running = self.containers().iter().filter(|container| container.phase.is_live()).count();
+        tracing::info!("agent stopped; {running} containers keep running");
+    }
+
+    /// Destroys every container. Returns those that are not gone within the destroy timeout.
+    pub async fn destroy_all(&self) -> Vec<ContainerId> {
+        let deadline = tokio::time::Instant::now() + self.0.config.destroy_timeout;
+        let live = self.containers().into_iter().filter(|container| container.phase.is_live());
+        let mut destroying = Vec::new();
+        for container in live {
+            let (agent, id) = (self.clone(), container.id.clone());
+            destroying.push((container.id, tokio::spawn(async move { agent.destroy(&id).await })));
+        }
+        let mut remaining = Vec::new();
+        for (id, destroyed) in destroying {
+            if tokio::time::timeout_at(deadline, destroyed).await.is_err() {
+                remaining.push(id);
+            }
+        }
+        remaining
+    }
+}
+
+struct Parts {
+    ledger: Arc<Ledger>,
+    containerizer: Box<dyn Containerizer>,
+    plugins: Vec<Arc<Plugin>>,
+}
+
+/// Constructs and connects everything. Blocks; changes no container.
+fn build(job: &Job, config: &AgentConfig, pool: BlockingPool) -> Result<Parts, StartError> {
+    let ledger = Arc::new(Ledger::open(&config.runtime_dir)?);
+    let work_dir = create_directory(&config.work_dir)?;
+    // Unknown entries of the work directory are removed as leftovers, so it must not be shared either.
+    let work_lock = (work_dir != ledger.runtime_dir()).then(|| Lock::take(&work_dir)).transpose()?;
+    let boot_id = BootId::current()
+        .map_err(|source| StartError::Kernel { what: "the boot id", source })?
+        .as_str()
+        .to_owned();
+    let cgroups = match config.launcher {
+        LauncherKind::Posix => Cgroups::default(),
+        LauncherKind::Linux => Cgroups::detect()
+            .map_err(|source| StartError::Kernel { what: "the mounted cgroup hierarchies", source })?,
+    };
+    let launcher = launcher(config, &ledger, cgroups.clone())?;
+    let (isolators, logger) = plugins(job, config, &ledger, &work_dir)?;
+    let plugins: Vec<Arc<Plugin>> = isolators.iter().chain(&logger).cloned().collect();
+
+    let table = Arc::new(NativeTable::default());
+    let version = |plugin: &Arc<Plugin>| (plugin.name().to_string(), plugin.manifest().version.clone());
+    let recoverer = TableRecoverer {
+        table: Arc::clone(&table),
+        ledger: Arc::clone(&ledger),
+        versions: plugins.iter().map(version).collect(),
+    };
+    let chain = Chain::new(isolators, logger, pool.clone(), Arc::new(recoverer));
+    let containerizer = Native::new(Shared {
+        ledger: Arc::clone(&ledger),
+        chain,
+        launcher,
+        fetcher: Fetcher::new(config.fetcher.clone()),
+        pool,
+        table,
+        work_dir,
+        _work_lock: work_lock,
+        cgroups,
+        boot_id,
+        nofile: config.container_nofile,
+    });
+    Ok(Parts { ledger, containerizer: Box::new(containerizer), plugins })
+}
+
+fn launcher(
+    config: &AgentConfig,
+    ledger: &Ledger,
+    cgroups: Cgroups,
+) -> Result<Box<dyn Launcher>, StartError> {
+    let image = Image::seal("cofferdam-init", cofferdam_init::IMAGE)
+        .map_err(|source| StartError::Kernel { what: "a sealed copy of the first process", source })?;
+    let (image, timeout) = (Arc::new(image), config.destroy_timeout);
+    Ok(match config.launcher {
+        LauncherKind::Posix => Box::new(Posix::new(image, timeout)),
+        LauncherKind::Linux => {
+            let instance = instance_of(ledger.runtime_dir());
+            Box::new(Linux::new(cgroups, &config.cgroup_root, &instance, image, timeout)?)
+        }
+    })
+}
+
+type LoadedPlugins = (Vec<Arc<Plugin>>, Option<Arc<Plugin>>);
+
+/// Loads the isolators and the logger.
+fn plugins(
+    job: &Job,
+    config: &AgentConfig,
+    ledger: &Ledger,
+    work_dir: &Path,
+) -> Result<LoadedPlugins, StartError> {
+    let store = Store::new(config.plugin_store.as_ref().unwrap_or(&work_dir.join("plugins")));
+    let env = PluginEnv { runtime_dir: ledger.runtime_dir(), work_dir, store: &store };
+    let index = PluginIndex::read(&config.plugin_dir, config.isolators.iter().chain(&config.logger))?;
+    let load = |entry: &PluginConfig, kind| -> Result<Arc<Plugin>, StartError> {
+        let file = index.locate(entry)?;
+        let plugin = Plugin::admit(job, entry, kind, &file, &env)?;
+        tracing::info!(
+            plugin = %plugin.name(),
+            version = %plugin.manifest().version,
+            file = %file.display(),
+            "plugin loaded"
+        );
+        Ok(Arc::new(plugin))
+    };
+    let isolators = config.isolators.iter().map(|entry| load(entry, Kind::Isolator));
+    let isolators = isolators.collect::<Result<Vec<_>, _>>()?;
+    let logger = config.logger.as_ref().map(|entry| load(entry, Kind::Logger)).transpose()?;
+    Ok((isolators, logger))
+}
+
+fn create_directory(path: &Path) -> Result<PathBuf, StartError> {
+    let directory_error = |source| StartError::Directory { path: path.to_owned(), source };
+    fs::DirBuilder::new().recursive(true).mode(0o711).create(path).map_err(directory_error)?;
+    path.canonicalize().map_err(directory_error)
+}
+
+/// Name of the cgroup that separates the agents on one machine: an agent is identified by its runtime directory.
+#[must_use]
+pub fn instance_of(runtime_dir: &Path) -> String {
+    let runtime_dir = runtime_dir.canonicalize().unwrap_or_else(|_| runtime_dir.to_owned());
+    let digest = Sha256::digest(runtime_dir.as_os_str().as_encoded_bytes());
+    HEXLOWER.encode(&digest[..4])
+}

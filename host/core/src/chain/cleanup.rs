@@ -1,0 +1,78 @@
+//! Calls at the two ends of a plugin's work: `recover` and `cleanup`.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cofferdam_plugin_model::Method;
+
+use super::Chain;
+use super::types::ContainerContext;
+use crate::blocking::Job;
+use crate::plugin::CallError;
+
+impl Chain {
+    /// Calls `recover` of every plugin. One that fails is out of service.
+    pub async fn recover(&self) {
+        for plugin in self.plugins() {
+            let (recovering, recoverer) = (Arc::clone(plugin), Arc::clone(&self.recoverer));
+            let min_timeout = plugin.min_timeout(Method::Recover);
+            let outcome = self.pool.run(min_timeout, move |job| recovering.recover(job, &*recoverer)).await;
+            let reason = match outcome {
+                Ok(Ok(())) => continue,
+                Ok(Err(error)) => error.to_string(),
+                Err(abandoned) => self.attribute_timeout(abandoned).to_string(),
+            };
+            tracing::error!(plugin = %plugin.name(), "plugin out of service, containers keep running: {reason}");
+            plugin.disable(format!("it did not recover: {reason}"));
+        }
+    }
+
+    /// Calls `cleanup` of every participant in reverse order, as steps of a job whose shortest timeout is
+    /// [`Chain::teardown_timeout`]. Returns the failures, which are to be retried. Plugins in `timed_out` are not
+    /// called this time.
+    pub fn cleanup(
+        &self,
+        job: &Job,
+        container: &ContainerContext,
+        timed_out: &BTreeSet<String>,
+    ) -> Vec<CallError> {
+        let (excluded, missing): (Vec<_>, Vec<_>) = container
+            .participants
+            .iter()
+            .filter(|participant| self.plugin(&participant.plugin).is_none())
+            .partition(|participant| participant.excluded);
+        for participant in excluded {
+            // It failed, the container did without, and the operator removed it from the chain.
+            tracing::warn!(container = %container.id, plugin = participant.plugin, "plugin is gone; cleanup skipped");
+        }
+        let mut failed: Vec<CallError> = missing
+            .into_iter()
+            .map(|participant| CallError::Unavailable {
+                plugin: participant.plugin.clone(),
+                method: Method::Cleanup,
+                state: "not in the chain",
+                reason: "it prepared this container and must clean up after it; add it to the configuration \
+                         and restart the agent"
+                    .into(),
+            })
+            .collect();
+        for (plugin, request) in self.encoded_calls(container, Method::Cleanup).into_iter().rev() {
+            if timed_out.contains(&**plugin.name()) {
+                let reason = "`cleanup` timed out and will be retried".into();
+                failed.push(CallError::TimedOut { plugin: plugin.name().to_string(), reason });
+                continue;
+            }
+            let id = container.id.as_str();
+            let outcome = plugin.call_encoded(job, &*self.recoverer, Method::Cleanup, id, &request, &[]);
+            failed.extend(outcome.err());
+        }
+        failed
+    }
+
+    /// The shortest timeout of any call during a teardown.
+    #[must_use]
+    pub fn teardown_timeout(&self) -> Duration {
+        self.min_timeout(Method::Cleanup).min(self.min_timeout(Method::Limitation))
+    }
+}

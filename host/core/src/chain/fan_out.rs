@@ -1,0 +1,125 @@
+//! Calls to several plugins at once, and to a single one.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use cofferdam_plugin_model::{Limitation, Method, Status, Usage};
+use serde::de::DeserializeOwned;
+
+use super::Chain;
+use super::types::{ChainError, ContainerContext, Participant, Responses};
+use crate::blocking::{Abandoned, Job};
+use crate::plugin::CallError;
+
+impl Chain {
+    /// Whether any plugin has an `isolate` to call for these participants.
+    #[must_use]
+    pub fn has_isolate(&self, participants: &[Participant]) -> bool {
+        participants.iter().any(|participant| self.serving(participant, Method::Isolate).is_some())
+    }
+
+    /// Calls `isolate` of every plugin with the pidfd of the container's first process. Returns the failures, after
+    /// all calls have ended.
+    pub async fn isolate(&self, container: &ContainerContext, process: BorrowedFd<'_>) -> Vec<CallError> {
+        let responses: Responses<()> = self.call_all(container, Method::Isolate, Some(process)).await;
+        responses.failed
+    }
+
+    /// Calls `usage` of every plugin.
+    pub async fn usage(&self, container: &ContainerContext) -> Responses<Usage> {
+        self.call_all(container, Method::Usage, None).await
+    }
+
+    /// Calls `status` of every plugin.
+    pub async fn status(&self, container: &ContainerContext) -> Responses<Status> {
+        self.call_all(container, Method::Status, None).await
+    }
+
+    /// Calls `limitation` of one plugin, with the descriptor of its `watch`.
+    ///
+    /// # Errors
+    /// When the plugin failed.
+    pub async fn limitation(
+        &self,
+        container: &ContainerContext,
+        plugin: &str,
+        watch: Option<BorrowedFd<'_>>,
+    ) -> Result<Option<Limitation>, ChainError> {
+        const METHOD: Method = Method::Limitation;
+        let mut calls = self.encoded_calls(container, METHOD).into_iter();
+        let Some((plugin, request)) = calls.find(|(known, _)| &**known.name() == plugin) else {
+            return Ok(None);
+        };
+        let recoverer = Arc::clone(&self.recoverer);
+        let id = container.id.clone();
+        let watch = watch.and_then(|watch| watch.try_clone_to_owned().ok());
+        self.run(METHOD, move |job| {
+            let descriptors: Vec<BorrowedFd<'_>> = watch.iter().map(AsFd::as_fd).collect();
+            let response =
+                plugin.call_encoded(job, &*recoverer, METHOD, id.as_str(), &request, &descriptors)?;
+            Ok(plugin.decode(METHOD, &response)?)
+        })
+        .await?
+    }
+
+    /// Calls `limitation` of every plugin, as steps of a job whose shortest timeout is
+    /// [`Chain::teardown_timeout`]. Returns the first limitation.
+    pub fn find_limitation(&self, job: &Job, container: &ContainerContext) -> Option<Limitation> {
+        const METHOD: Method = Method::Limitation;
+        let id = container.id.as_str();
+        for (plugin, request) in self.encoded_calls(container, METHOD) {
+            let reply = plugin
+                .call_encoded(job, &*self.recoverer, METHOD, id, &request, &[])
+                .and_then(|response| plugin.decode::<Option<Limitation>>(METHOD, &response));
+            match reply {
+                Ok(None) => {}
+                Ok(limitation) => return limitation,
+                Err(error) => {
+                    tracing::warn!(container = id, "cannot tell whether a limit was exceeded: {error}");
+                }
+            }
+        }
+        None
+    }
+
+    /// Calls a method of each plugin that serves the container and has it, all at once.
+    async fn call_all<T>(
+        &self,
+        container: &ContainerContext,
+        method: Method,
+        descriptor: Option<BorrowedFd<'_>>,
+    ) -> Responses<T>
+    where
+        T: DeserializeOwned + Default + Send + 'static,
+    {
+        let mut running = Vec::new();
+        for (plugin, request) in self.encoded_calls(container, method) {
+            let pool = self.pool.clone();
+            let recoverer = Arc::clone(&self.recoverer);
+            let id = container.id.clone();
+            let name = plugin.name().to_string();
+            let descriptor = descriptor.and_then(|descriptor| descriptor.try_clone_to_owned().ok());
+            let min_timeout = plugin.min_timeout(method);
+            let call = async move {
+                pool.run(min_timeout, move |job| {
+                    let descriptors: Vec<BorrowedFd<'_>> = descriptor.iter().map(AsFd::as_fd).collect();
+                    plugin
+                        .call_encoded(job, &*recoverer, method, id.as_str(), &request, &descriptors)
+                        .and_then(|response| plugin.decode(method, &response))
+                })
+                .await
+            };
+            running.push((name, tokio::spawn(call)));
+        }
+        let mut responses = Responses { replies: Vec::new(), failed: Vec::new() };
+        for (name, call) in running {
+            match call.await {
+                Ok(Ok(Ok(reply))) => responses.replies.push((name, reply)),
+                Ok(Ok(Err(error))) => responses.failed.push(error),
+                Ok(Err(abandoned)) => responses.failed.push(self.attribute_timeout(abandoned)),
+                Err(_) => responses.failed.push(self.attribute_timeout(Abandoned::Died)),
+            }
+        }
+        responses
+    }
+}

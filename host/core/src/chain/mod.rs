@@ -1,0 +1,178 @@
+//! The chain: all isolators in the operator's order, and the logger, called as one.
+//!
+//! ```text
+//! prepare     one after the other, in order; the first failure stops it
+//! watch       one after the other, in order; the first failure stops a launch
+//! isolate     all at once; waits until every call that was started has ended
+//! update      one after the other; when one fails, the ones before it are rolled back
+//! usage       all at once; failures are reported, the rest is returned
+//! cleanup     one after the other, in reverse; a failure does not skip the others
+//! ```
+//!
+//! A failed launch is not undone here: the container is then destroyed, which calls `cleanup`.
+
+mod cleanup;
+mod fan_out;
+mod plan;
+mod prepare;
+mod sequence;
+mod types;
+mod update;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cofferdam_plugin_model::{Container, ContainerDetails, Method};
+use serde_json::Value as Json;
+
+use crate::blocking::{Abandoned, BlockingPool, Job};
+use crate::config::{FailPolicy, default_timeout};
+use crate::plugin::{CallError, Plugin, Recoverer};
+
+pub use plan::{Conflict, LaunchPlan, Owned};
+pub use sequence::{CallSequence, SequenceOutcome};
+pub use types::{ChainError, ContainerContext, Participant, PreparedLaunch, Responses, StdioTarget, Watch};
+
+/// All plugins of an agent, in the order in which they are called. Cheap to clone.
+#[derive(Clone)]
+pub struct Chain {
+    isolators: Arc<[Arc<Plugin>]>,
+    logger: Option<Arc<Plugin>>,
+    pool: BlockingPool,
+    recoverer: Arc<dyn Recoverer>,
+}
+
+impl Chain {
+    /// A chain of these plugins, in this order.
+    #[must_use]
+    pub fn new(
+        isolators: Vec<Arc<Plugin>>,
+        logger: Option<Arc<Plugin>>,
+        pool: BlockingPool,
+        recoverer: Arc<dyn Recoverer>,
+    ) -> Self {
+        Self { isolators: isolators.into(), logger, pool, recoverer }
+    }
+
+    /// Every plugin, the logger last.
+    pub fn plugins(&self) -> impl DoubleEndedIterator<Item = &Arc<Plugin>> {
+        self.isolators.iter().chain(&self.logger)
+    }
+
+    /// Whether there is any isolator.
+    #[must_use]
+    pub fn has_isolators(&self) -> bool {
+        !self.isolators.is_empty()
+    }
+
+    /// The plugin of that name.
+    #[must_use]
+    pub fn plugin(&self, name: &str) -> Option<&Arc<Plugin>> {
+        self.plugins().find(|plugin| &**plugin.name() == name)
+    }
+
+    /// The participants of a new container: every plugin that supports such a container. They are recorded before
+    /// the first is called, because `cleanup` must be called on each that may have been asked to `prepare`.
+    #[must_use]
+    pub fn participants(&self, container: &Container) -> Vec<Participant> {
+        let supports = |plugin: &&Arc<Plugin>| {
+            let manifest = plugin.manifest();
+            (!container.id.is_nested() || manifest.nesting) && (!container.standalone || manifest.standalone)
+        };
+        self.plugins()
+            .filter(supports)
+            .map(|plugin| Participant {
+                plugin: plugin.name().to_string(),
+                version: plugin.manifest().version.clone(),
+                state: Json::Null,
+                unavailable: None,
+                excluded: false,
+            })
+            .collect()
+    }
+
+    /// Lets a launch continue without a plugin that failed, if its policy is optional.
+    ///
+    /// # Errors
+    /// The plugin's error, if it is required.
+    pub fn exclude(&self, error: &CallError, participants: &mut [Participant]) -> Result<(), ChainError> {
+        let optional =
+            self.plugin(error.plugin()).is_some_and(|plugin| plugin.policy() == FailPolicy::Optional);
+        let participant = participants.iter_mut().find(|participant| participant.plugin == error.plugin());
+        let Some(participant) = participant.filter(|_| optional) else {
+            return Err(error.clone().into());
+        };
+        tracing::warn!(plugin = participant.plugin, "optional plugin excluded from the container: {error}");
+        participant.unavailable = Some(error.to_string());
+        participant.excluded = true;
+        Ok(())
+    }
+
+    /// Turns an abandoned job into an error, and attributes a timeout to the plugin that caused it.
+    #[must_use]
+    pub fn attribute_timeout(&self, abandoned: Abandoned) -> CallError {
+        let step = match abandoned {
+            Abandoned::TimedOut(step) => step,
+            Abandoned::Died => {
+                let (plugin, reason) = ("the agent".to_owned(), abandoned.to_string());
+                return CallError::ThreadDied { plugin, reason };
+            }
+        };
+        let reason = Abandoned::TimedOut(step.clone()).to_string();
+        if let (Some(plugin), Some(method)) = (self.plugin(&step.plugin), Method::from_name(step.method)) {
+            plugin.count_timeout(method);
+            // Its instance is poisoned, and nothing tells when there will be another.
+            if method == Method::Create {
+                plugin.disable(format!("it could not be restarted after a panic: {reason}"));
+            }
+        }
+        tracing::error!(plugin = %step.plugin, method = step.method, "call abandoned: {reason}");
+        CallError::TimedOut { plugin: step.plugin.to_string(), reason }
+    }
+
+    /// The plugin of a participant, if it serves the container and has the method.
+    fn serving(&self, participant: &Participant, method: Method) -> Option<&Arc<Plugin>> {
+        // Whoever was asked to prepare is asked to clean up, whatever happened in between.
+        let available = participant.unavailable.is_none() || method == Method::Cleanup;
+        self.plugin(&participant.plugin).filter(|plugin| available && plugin.implements(method))
+    }
+
+    /// The participants that serve the container and have the method, with what each is told of the container.
+    fn calls(&self, container: &ContainerContext, method: Method) -> Vec<(Arc<Plugin>, ContainerDetails)> {
+        let participants = container.participants.iter();
+        participants
+            .filter_map(|participant| {
+                let plugin = self.serving(participant, method)?;
+                Some((Arc::clone(plugin), container.details_for(participant)))
+            })
+            .collect()
+    }
+
+    /// [`Self::calls`], encoded.
+    fn encoded_calls(&self, container: &ContainerContext, method: Method) -> Vec<(Arc<Plugin>, Vec<u8>)> {
+        let calls = self.calls(container, method).into_iter();
+        calls.map(|(plugin, details)| (plugin, encode(&details))).collect()
+    }
+
+    /// Runs a job with calls of one method.
+    async fn run<T: Send + 'static>(
+        &self,
+        method: Method,
+        work: impl FnOnce(&Job) -> T + Send + 'static,
+    ) -> Result<T, CallError> {
+        self.pool
+            .run(self.min_timeout(method), work)
+            .await
+            .map_err(|abandoned| self.attribute_timeout(abandoned))
+    }
+
+    /// The shortest timeout of any plugin for a method.
+    fn min_timeout(&self, method: Method) -> Duration {
+        let timeouts = self.plugins().map(|plugin| plugin.min_timeout(method));
+        timeouts.min().unwrap_or_else(|| default_timeout(method))
+    }
+}
+
+fn encode(details: &ContainerDetails) -> Vec<u8> {
+    serde_json::to_vec(details).unwrap_or_default()
+}

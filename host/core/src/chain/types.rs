@@ -1,0 +1,129 @@
+//! Data that passes between the chain and its callers.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use cofferdam_plugin_model::{ContainerDetails, ContainerId};
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
+
+use super::plan::{Conflict, LaunchPlan};
+use crate::plugin::CallError;
+
+/// Participation of a plugin in one container, as recorded.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Participant {
+    /// The plugin.
+    pub plugin: String,
+    /// The version that wrote the state.
+    pub version: semver::Version,
+    /// The plugin's state for the container.
+    #[serde(default)]
+    pub state: Json,
+    /// Why the plugin does not serve the container, if it does not.
+    #[serde(default)]
+    pub unavailable: Option<String>,
+    /// Whether the container was launched without the plugin: then only `cleanup` is called.
+    #[serde(default)]
+    pub excluded: bool,
+}
+
+/// What the plugins request for the launch of a container.
+#[derive(Debug, Default)]
+pub struct PreparedLaunch {
+    /// The merged launch information of the isolators.
+    pub plan: LaunchPlan,
+    /// Standard input, output and error, as the logger set them.
+    pub stdio: [StdioTarget; 3],
+}
+
+/// What a standard stream of a container is connected to.
+#[derive(Debug, Default)]
+pub enum StdioTarget {
+    /// `/dev/null`.
+    #[default]
+    Null,
+    /// A file.
+    Path(PathBuf),
+    /// A descriptor of the logger.
+    Descriptor(OwnedFd),
+}
+
+/// A container as the chain needs it for calls after `prepare`.
+#[derive(Debug, Clone)]
+pub struct ContainerContext {
+    /// The container.
+    pub id: ContainerId,
+    /// What every plugin is told of it; each gets its own state.
+    pub details: ContainerDetails,
+    /// The plugins that participate in it.
+    pub participants: Vec<Participant>,
+}
+
+impl ContainerContext {
+    /// The details with the state of one participant.
+    pub(super) fn details_for(&self, participant: &Participant) -> ContainerDetails {
+        ContainerDetails { state: participant.state.clone(), ..self.details.clone() }
+    }
+}
+
+/// A descriptor that becomes readable when a plugin may have a limitation to report.
+#[derive(Debug)]
+pub struct Watch {
+    /// The plugin.
+    pub plugin: String,
+    /// Readable when `limitation` is to be called.
+    pub descriptor: OwnedFd,
+}
+
+/// Successful replies and failures of a call to several plugins.
+#[derive(Debug)]
+pub struct Responses<T> {
+    /// Replies by plugin, in chain order.
+    pub replies: Vec<(String, T)>,
+    /// Failures.
+    pub failed: Vec<CallError>,
+}
+
+/// Why the chain could not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum ChainError {
+    /// A plugin failed.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// Two plugins request different values.
+    #[error(transparent)]
+    Conflict(#[from] Conflict),
+    /// The logger's reply refers to a descriptor that it does not contain.
+    #[error("logger `{logger}` refers to descriptor {index} of its reply, which contains {count}")]
+    Descriptor {
+        /// The logger.
+        logger: String,
+        /// The index.
+        index: usize,
+        /// Number of descriptors in the reply.
+        count: usize,
+    },
+    /// The logger's reply has a kind of stream that this agent does not know.
+    #[error("logger `{logger}` requests a kind of output that this agent does not know; upgrade the agent")]
+    Stream {
+        /// The logger.
+        logger: String,
+    },
+    /// An update failed and could not be rolled back everywhere.
+    #[error("{cause}; rolling back failed too: {}", .rollback.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    RollbackFailed {
+        /// Why the update failed.
+        cause: CallError,
+        /// Failures of the rollback.
+        rollback: Vec<CallError>,
+    },
+}
+
+impl ChainError {
+    /// Whether the same call may succeed later, according to the plugin that failed.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Call(CallError::Refused { retryable: true, .. }))
+    }
+}

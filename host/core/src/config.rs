@@ -1,0 +1,121 @@
+//! The configuration of an [`Agent`](crate::agent::Agent), as values. Reading it from a file, and checking it
+//! against the plugins' schemas, is up to whoever embeds the agent.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use cofferdam_plugin_model::Method;
+use serde_json::Value as Json;
+
+/// Configuration of an agent.
+#[derive(Debug, Clone)]
+pub struct AgentConfig {
+    /// Directory for state that is only valid until the next reboot: the ledger and its lock. Created if missing;
+    /// used by one agent at a time.
+    pub runtime_dir: PathBuf,
+    /// Directory for state that survives a reboot: sandboxes and plugin state. Created if missing; used by one
+    /// agent at a time.
+    pub work_dir: PathBuf,
+    /// Directory for private copies of plugin files; `plugins` in [`Self::work_dir`] if `None`. May be shared by
+    /// several agents.
+    pub plugin_store: Option<PathBuf>,
+    /// Directory in which plugins without a [`PluginConfig::path`] are looked up by name.
+    pub plugin_dir: PathBuf,
+    /// How container processes are created and killed.
+    pub launcher: LauncherKind,
+    /// Parent cgroup of all containers, relative to the mount point of each hierarchy.
+    pub cgroup_root: PathBuf,
+    /// Isolators in chain order.
+    pub isolators: Vec<PluginConfig>,
+    /// The container logger; without one, output goes to `/dev/null`.
+    pub logger: Option<PluginConfig>,
+    /// How long the processes of a container may take to exit after SIGKILL before the destroy is reported as
+    /// stuck.
+    pub destroy_timeout: Duration,
+    /// Command line that runs the fetcher (`cofferdam fetch`). Without one, requests with URIs are refused.
+    pub fetcher: Option<Vec<PathBuf>>,
+    /// `RLIMIT_NOFILE` (soft, hard) of containers for which no plugin sets one; the agent's own if `None`.
+    pub container_nofile: Option<(u64, u64)>,
+}
+
+/// How container processes are created and killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LauncherKind {
+    /// Namespaces and cgroups; requires root.
+    Linux,
+    /// Plain processes; works for any user.
+    Posix,
+}
+
+impl LauncherKind {
+    /// Name in the configuration.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Linux => "linux",
+            Self::Posix => "posix",
+        }
+    }
+}
+
+/// Configuration of one plugin in the chain.
+#[derive(Debug, Clone)]
+pub struct PluginConfig {
+    /// Plugin name, `area/name`.
+    pub name: String,
+    /// Plugin file, absolute or relative to [`AgentConfig::plugin_dir`]; looked up by name if `None`.
+    pub path: Option<PathBuf>,
+    /// SHA-256 that the file must have, in hexadecimal.
+    pub sha256: Option<String>,
+    /// What happens to a launch when the plugin fails.
+    pub policy: FailPolicy,
+    /// Timeouts of methods, where they differ from [`default_timeout`].
+    pub timeouts: BTreeMap<Method, Duration>,
+    /// The plugin's own configuration, passed to it on creation.
+    pub table: Json,
+    /// Where this entry comes from (`agent.toml:12`), for error messages.
+    pub origin: String,
+}
+
+/// What happens to a launch when a plugin fails.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum FailPolicy {
+    /// The launch fails.
+    #[default]
+    Required,
+    /// The container runs without the plugin and its status says so.
+    Optional,
+}
+
+impl PluginConfig {
+    /// An entry with default settings.
+    #[must_use]
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            path: None,
+            sha256: None,
+            policy: FailPolicy::default(),
+            timeouts: BTreeMap::new(),
+            table: Json::Null,
+            origin: "the embedding program".into(),
+        }
+    }
+
+    /// Timeout of a method.
+    #[must_use]
+    pub fn timeout(&self, method: Method) -> Duration {
+        self.timeouts.get(&method).copied().unwrap_or_else(|| default_timeout(method))
+    }
+}
+
+/// Timeout of a method unless configured otherwise: short where a client waits for the answer, long where the
+/// plugin does real work.
+#[must_use]
+pub fn default_timeout(method: Method) -> Duration {
+    match method {
+        Method::Usage | Method::Status | Method::Limitation | Method::Watch => Duration::from_secs(5),
+        _ => Duration::from_secs(30),
+    }
+}

@@ -1,0 +1,346 @@
+//! Errors of containerizers.
+
+use std::io;
+use std::path::PathBuf;
+
+use super::native::UserError;
+use crate::blocking::Abandoned;
+use crate::chain::ChainError;
+use crate::fetcher::FetchError;
+use crate::launcher::{self, CgroupSetupError, CreateError, StartError};
+use crate::ledger::{LedgerError, RecordError};
+use crate::model::{ContainerId, InvalidRequest, Phase};
+
+/// Why a container was not launched. Nothing is left of it.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// The request is invalid.
+    #[error(transparent)]
+    Invalid(#[from] InvalidRequest),
+    /// The id is taken.
+    #[error("container id `{id}` is taken; choose another, or remove that container first")]
+    Duplicate {
+        /// The id.
+        id: ContainerId,
+    },
+    /// The parent does not exist.
+    #[error("container `{id}` cannot be nested: there is no container `{parent}`")]
+    NoParent {
+        /// The container.
+        id: ContainerId,
+        /// Its parent.
+        parent: ContainerId,
+    },
+    /// The parent is not running.
+    #[error("container `{id}` cannot be nested: `{parent}` is {phase}, not RUNNING")]
+    ParentNotRunning {
+        /// The container.
+        id: ContainerId,
+        /// Its parent.
+        parent: ContainerId,
+        /// Phase of the parent.
+        phase: Phase,
+    },
+    /// No containerizer supports the request.
+    #[error("no configured containerizer can launch container `{id}`")]
+    NotSupported {
+        /// The container.
+        id: ContainerId,
+    },
+    /// The user is unknown or not allowed.
+    #[error("cannot launch container `{id}` as that user")]
+    User {
+        /// The container.
+        id: ContainerId,
+        /// Why.
+        source: UserError,
+    },
+    /// The record could not be written.
+    #[error("cannot record container `{id}`")]
+    Ledger {
+        /// The container.
+        id: ContainerId,
+        /// Why.
+        source: LedgerError,
+    },
+    /// A directory or file could not be created.
+    #[error("cannot create `{path}` for container `{id}`")]
+    Directory {
+        /// The container.
+        id: ContainerId,
+        /// The directory or file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The root filesystem cannot be read.
+    #[error("the root filesystem `{path}` of container `{id}` is not a readable directory")]
+    Rootfs {
+        /// The container.
+        id: ContainerId,
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// No plugin provides the root filesystem.
+    #[error(
+        "container `{id}` has a root filesystem and no plugin in the chain provides one; add \
+         `filesystem/linux` to the chain"
+    )]
+    NoFilesystem {
+        /// The container.
+        id: ContainerId,
+    },
+    /// The cgroup could not be created.
+    #[error("cannot create the cgroup of container `{id}`")]
+    Cgroup {
+        /// The container.
+        id: ContainerId,
+        /// Why.
+        source: CgroupSetupError,
+    },
+    /// A plugin failed, or two conflict.
+    #[error("the plugin chain failed for container `{id}` while {phase}")]
+    Chain {
+        /// The container.
+        id: ContainerId,
+        /// Its phase at the time.
+        phase: Phase,
+        /// The failure.
+        source: ChainError,
+    },
+    /// The launch plan cannot be carried out.
+    #[error("the launch plan of container `{id}` cannot be carried out: {reason}")]
+    Plan {
+        /// The container.
+        id: ContainerId,
+        /// Which entry, of which plugin, and why.
+        reason: String,
+    },
+    /// The first process could not be created.
+    #[error("cannot create the first process of container `{id}`")]
+    Create {
+        /// The container.
+        id: ContainerId,
+        /// Why.
+        source: CreateError,
+    },
+    /// A file could not be fetched.
+    #[error("cannot fetch files of container `{id}`")]
+    Fetch {
+        /// The container.
+        id: ContainerId,
+        /// Why.
+        source: FetchError,
+    },
+    /// The command could not be started.
+    #[error("cannot start the command of container `{id}`")]
+    Start {
+        /// The container.
+        id: ContainerId,
+        /// The step that failed.
+        source: StartError,
+    },
+    /// The container was stopped during its launch.
+    #[error("container `{id}` was stopped while {phase}: {message}")]
+    Cancelled {
+        /// The container.
+        id: ContainerId,
+        /// Its phase at the time.
+        phase: Phase,
+        /// The reason.
+        message: String,
+    },
+    /// An internal error of the agent.
+    #[error("the launch of container `{id}` failed: {reason}")]
+    Internal {
+        /// The container.
+        id: ContainerId,
+        /// What happened.
+        reason: String,
+    },
+    /// The agent is shutting down.
+    #[error("the agent is shutting down; no containers are launched")]
+    ShuttingDown,
+}
+
+impl LaunchError {
+    /// Whether the id is taken.
+    #[must_use]
+    pub fn is_duplicate(&self) -> bool {
+        matches!(self, Self::Duplicate { .. })
+    }
+
+    /// Whether the error is in the request.
+    #[must_use]
+    pub fn is_invalid(&self) -> bool {
+        matches!(
+            self,
+            Self::Invalid(_)
+                | Self::NoParent { .. }
+                | Self::ParentNotRunning { .. }
+                | Self::NotSupported { .. }
+                | Self::User { .. }
+                | Self::Rootfs { .. }
+                | Self::NoFilesystem { .. }
+        )
+    }
+
+    /// Whether the same launch may succeed later, according to the plugin that failed.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Chain { source, .. } if source.is_retryable())
+    }
+
+    /// Why the command could not be executed, if that is what failed.
+    #[must_use]
+    pub fn exec_error(&self) -> Option<&io::Error> {
+        match self {
+            Self::Start { source: StartError::Failed { step, source, .. }, .. }
+                if *step == cofferdam_init::report::Step::Exec =>
+            {
+                Some(source)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Why a signal was not sent.
+#[derive(Debug, thiserror::Error)]
+pub enum KillError {
+    /// The kernel refused it.
+    #[error("cannot send signal {signal} to container `{id}`")]
+    Refused {
+        /// The container.
+        id: ContainerId,
+        /// The signal.
+        signal: i32,
+        /// Why.
+        source: cofferdam_linux::process::ProcessError,
+    },
+    /// Its processes cannot be listed.
+    #[error("cannot find the command of container `{id}`")]
+    Find {
+        /// The container.
+        id: ContainerId,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is being destroyed.
+    #[error("container `{id}` is being destroyed and has no process to send a signal to")]
+    NoProcess {
+        /// The container.
+        id: ContainerId,
+    },
+}
+
+/// Why a container was not removed.
+#[derive(Debug, thiserror::Error)]
+pub enum RemoveError {
+    /// It, or one nested in it, has not ended.
+    #[error("container `{id}` is {phase}; only one that has ended can be removed (kill it first)")]
+    StillLive {
+        /// The container.
+        id: ContainerId,
+        /// Its phase.
+        phase: Phase,
+    },
+    /// Its sandbox cannot be removed.
+    #[error("cannot remove sandbox `{path}` of container `{id}`")]
+    Sandbox {
+        /// The container.
+        id: ContainerId,
+        /// The sandbox.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Its record cannot be removed.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// A thread of the agent panicked.
+    #[error("the removal was interrupted by an internal error; try again")]
+    Interrupted,
+}
+
+/// Why a container's resources were not updated.
+#[derive(Debug, thiserror::Error)]
+pub enum UpdateError {
+    /// The container is unknown.
+    #[error("there is no container `{id}`")]
+    Unknown {
+        /// The id.
+        id: ContainerId,
+    },
+    /// The container is not running.
+    #[error("container `{id}` is {phase}; only a running one can be updated")]
+    NotRunning {
+        /// The container.
+        id: ContainerId,
+        /// Its phase.
+        phase: Phase,
+    },
+    /// The resources are invalid.
+    #[error(transparent)]
+    Invalid(#[from] InvalidRequest),
+    /// A plugin refused.
+    #[error("the plugin chain refused the update")]
+    Chain(#[from] ChainError),
+    /// The intent could not be recorded; nothing was changed.
+    #[error("cannot record the update of container `{id}`")]
+    Intent {
+        /// The container.
+        id: ContainerId,
+        /// Why.
+        source: LedgerError,
+    },
+    /// The update is in effect but not recorded.
+    #[error("the update is in effect but could not be recorded; a restart of the agent will undo it")]
+    Ledger(#[from] LedgerError),
+}
+
+impl UpdateError {
+    /// Whether the container is unknown.
+    #[must_use]
+    pub fn is_unknown(&self) -> bool {
+        matches!(self, Self::Unknown { .. })
+    }
+}
+
+/// Why containers of an earlier agent cannot be recovered.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoverError {
+    /// The ledger cannot be read or written.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// A record is intact, but not readable for this agent.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// A directory cannot be listed.
+    #[error("cannot list `{path}`")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The launcher cannot search for containers.
+    #[error(transparent)]
+    Launcher(#[from] launcher::RecoverError),
+    /// The record belongs to a containerizer that is not configured.
+    #[error(
+        "container `{id}` belongs to containerizer `{containerizer}`, which is not configured; add it to \
+         `containerizers`"
+    )]
+    UnknownContainerizer {
+        /// The container.
+        id: ContainerId,
+        /// Its containerizer.
+        containerizer: String,
+    },
+    /// A thread of the agent panicked.
+    #[error("the recovery was interrupted: {0}")]
+    Interrupted(#[from] Abandoned),
+}

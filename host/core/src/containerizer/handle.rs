@@ -1,0 +1,156 @@
+//! A container as everyone but its supervising task sees it.
+
+use std::sync::Arc;
+
+use cofferdam_linux::process::Process;
+use parking_lot::Mutex;
+use serde::Serialize;
+use tokio::sync::{MutexGuard, watch};
+
+use crate::ledger::{Ledger, LedgerError};
+use crate::model::view::Summary;
+use crate::model::{Cause, ContainerId, Phase, Record, Termination};
+
+/// A container: its record, and a place for stop requests. `P` is the record part of its containerizer.
+pub(crate) struct ContainerHandle<P> {
+    id: ContainerId,
+    record: Mutex<Arc<Record<P>>>,
+    /// Held while the record is changed, so that changes reach the disk in order.
+    updating: Mutex<()>,
+    /// What prevents its cleanup.
+    cleanup_errors: Mutex<Vec<String>>,
+    process: Mutex<Option<Arc<Process>>>,
+    /// The first stop request; later ones have no effect.
+    stop_request: watch::Sender<Option<Cause>>,
+    termination: watch::Sender<Option<Termination>>,
+    /// Held during an operation that calls plugins, so that such operations on one container do not overlap.
+    op_lock: tokio::sync::Mutex<()>,
+}
+
+impl<P: Clone + Serialize> ContainerHandle<P> {
+    pub(super) fn new(record: Record<P>) -> Self {
+        let termination = if record.phase.is_live() { None } else { record.termination.clone() };
+        Self {
+            id: record.id.clone(),
+            record: Mutex::new(Arc::new(record)),
+            updating: Mutex::default(),
+            cleanup_errors: Mutex::default(),
+            process: Mutex::default(),
+            stop_request: watch::Sender::new(None),
+            termination: watch::Sender::new(termination),
+            op_lock: tokio::sync::Mutex::new(()),
+        }
+    }
+
+    pub(super) fn id(&self) -> &ContainerId {
+        &self.id
+    }
+
+    /// A snapshot of the record.
+    pub(super) fn record(&self) -> Arc<Record<P>> {
+        Arc::clone(&self.record.lock())
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        self.record.lock().phase
+    }
+
+    /// Waits for other operations on the container.
+    pub(super) async fn op_lock(&self) -> MutexGuard<'_, ()> {
+        self.op_lock.lock().await
+    }
+
+    /// Changes the record in memory only: for what a restarted agent would find out by itself.
+    pub(super) fn update_in_memory(&self, change: impl FnOnce(&mut Record<P>)) {
+        let _updating = self.updating.lock();
+        change(Arc::make_mut(&mut self.record.lock()));
+    }
+
+    /// Changes the record on disk and then in memory. Blocks.
+    ///
+    /// # Errors
+    /// When it cannot be written; nothing is changed then.
+    pub(super) fn update_persisted(
+        &self,
+        ledger: &Ledger,
+        change: impl FnOnce(&mut Record<P>),
+    ) -> Result<(), LedgerError> {
+        // Readers do not wait for the disk: only `updating` is held while writing.
+        let _updating = self.updating.lock();
+        let mut changed = Record::clone(&self.record());
+        change(&mut changed);
+        ledger.write(&changed)?;
+        *self.record.lock() = Arc::new(changed);
+        Ok(())
+    }
+
+    /// Requests that the container be destroyed. The first request determines the cause.
+    pub(super) fn request_stop(&self, cause: Cause) {
+        self.stop_request.send_if_modified(|request| {
+            let first = request.is_none();
+            if first {
+                *request = Some(cause);
+            }
+            first
+        });
+    }
+
+    /// The stop request, if there is one.
+    pub(super) fn stop_request(&self) -> Option<Cause> {
+        self.stop_request.borrow().clone()
+    }
+
+    /// Waits for a stop request.
+    pub(super) async fn stop_requested(&self) -> Cause {
+        let mut request = self.stop_request.subscribe();
+        loop {
+            if let Some(cause) = request.borrow_and_update().clone() {
+                return cause;
+            }
+            if request.changed().await.is_err() {
+                // Unreachable while `self` is borrowed, as it owns the sender.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Waits until the container has ended and is cleaned up.
+    pub(super) async fn ended(&self) -> Option<Termination> {
+        let mut termination = self.termination.subscribe();
+        termination.wait_for(Option::is_some).await.ok()?.clone()
+    }
+
+    /// Wakes everyone who waits for the end.
+    pub(super) fn announce_end(&self, termination: Termination) {
+        self.termination.send_replace(Some(termination));
+    }
+
+    /// The first process, while the agent holds a pidfd of it.
+    pub(super) fn process(&self) -> Option<Arc<Process>> {
+        self.process.lock().clone()
+    }
+
+    pub(super) fn set_process(&self, process: Option<Arc<Process>>) {
+        *self.process.lock() = process;
+    }
+
+    /// Records what prevents the cleanup.
+    pub(super) fn set_cleanup_errors(&self, errors: Vec<String>) {
+        *self.cleanup_errors.lock() = errors;
+    }
+
+    pub(super) fn summary(&self) -> Summary {
+        let record = self.record();
+        Summary {
+            id: record.id.clone(),
+            class: record.request.class,
+            phase: record.phase,
+            pid: record.process.filter(|_| record.phase.is_live()).map(|process| process.pid),
+            command: record.request.command.to_line(),
+            created_unix_ms: record.created_unix_ms,
+            termination: record.termination.clone(),
+            resources: record.resources.clone(),
+            cleanup_errors: self.cleanup_errors.lock().clone(),
+        }
+    }
+}

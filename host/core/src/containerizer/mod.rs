@@ -1,0 +1,112 @@
+//! Containerizers: the common interface, and what its implementations share.
+//!
+//! ```text
+//! agent ─▶ dyn Containerizer ─▶ native   containers of processes, by the plugin chain and a launcher
+//! ```
+//!
+//! The agent, the API and the command line know the trait alone.
+
+mod error;
+mod handle;
+pub(crate) mod native;
+mod table;
+
+use async_trait::async_trait;
+
+use crate::ledger::Entry;
+use crate::model::view::{Inspection, StatusView, Summary, UsageView};
+use crate::model::{ContainerId, Request, Resources, Termination};
+
+pub use error::{KillError, LaunchError, RecoverError, RemoveError, UpdateError};
+pub use native::NativeRecord;
+
+/// Launches, watches and destroys containers of one kind.
+#[async_trait]
+pub trait Containerizer: Send + Sync {
+    /// Name in the configuration and in records.
+    fn name(&self) -> &'static str;
+
+    /// Takes over the containers of an earlier agent. Called once, before any other method.
+    ///
+    /// `entries` are the containers recorded for this containerizer. Containers that are still running continue;
+    /// everything else is destroyed in the background. The containerizer also searches for traces of containers
+    /// that have no record, and destroys them.
+    ///
+    /// # Errors
+    /// When traces cannot be read, or a record is not one of this containerizer.
+    async fn recover(&self, entries: Vec<Entry>) -> Result<Recovered, RecoverError>;
+
+    /// Launches a container, or leaves nothing of it behind. Disconnecting (dropping the future) does not cancel
+    /// the launch.
+    ///
+    /// # Errors
+    /// [`LaunchError`].
+    async fn launch(&self, request: Request) -> Result<LaunchOutcome, LaunchError>;
+
+    /// Waits until a container has ended and is cleaned up. `None` for an unknown container.
+    async fn wait(&self, id: &ContainerId) -> Option<Termination>;
+
+    /// Sends a signal to a container's command; SIGKILL destroys the container. Returns false for a container that
+    /// is unknown or has ended.
+    ///
+    /// # Errors
+    /// When the signal cannot be sent.
+    async fn kill(&self, id: &ContainerId, signal: i32) -> Result<bool, KillError>;
+
+    /// Destroys a container and waits until nothing is left of it. `None` for an unknown container.
+    async fn destroy(&self, id: &ContainerId) -> Option<Termination>;
+
+    /// Removes the record and sandbox of a container that has ended, and of those nested in it. Returns false for
+    /// an unknown container.
+    ///
+    /// # Errors
+    /// [`RemoveError::StillLive`] when it has not ended.
+    async fn remove(&self, id: &ContainerId) -> Result<bool, RemoveError>;
+
+    /// Changes a container's resources, all of them or none.
+    ///
+    /// # Errors
+    /// [`UpdateError`].
+    async fn update(&self, id: &ContainerId, resources: Resources) -> Result<(), UpdateError>;
+
+    /// Resource usage of a container. `None` for one that is unknown or not running.
+    async fn usage(&self, id: &ContainerId) -> Option<UsageView>;
+
+    /// Status of a container. `None` for one that is unknown or not running.
+    async fn status(&self, id: &ContainerId) -> Option<StatusView>;
+
+    /// All containers, parents before children.
+    fn containers(&self) -> Vec<Summary>;
+
+    /// Whether a container is known.
+    fn contains(&self, id: &ContainerId) -> bool;
+
+    /// Details of a container.
+    fn inspect(&self, id: &ContainerId) -> Option<Inspection>;
+
+    /// Releases what exists for the agent rather than for a container. Containers keep running.
+    async fn shutdown(&self);
+}
+
+/// The outcome of a launch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LaunchOutcome {
+    /// The container is running.
+    Launched {
+        /// Its first process, in the agent's pid namespace.
+        pid: i32,
+    },
+    /// The request is for another kind of containerizer; nothing was started.
+    NotSupported,
+}
+
+/// Containers found by [`Containerizer::recover`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// Containers that continue.
+    pub running: usize,
+    /// Containers that had ended before.
+    pub ended: usize,
+    /// Containers that are being destroyed.
+    pub destroyed: usize,
+}

@@ -1,0 +1,83 @@
+//! The first step of a launch: intent on record, directories, and a cgroup.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, chown};
+use std::path::Path;
+
+use cofferdam_plugin_model::Container;
+
+use super::launch::advance;
+use super::phase::Event;
+use super::record::Handle;
+use super::{LaunchError, Shared, user};
+
+/// Records the intent, creates the container's directories and cgroup, and checks its root file system before any
+/// plugin relies on it.
+pub(super) fn begin(shared: &Shared, handle: &Handle) -> Result<Container, LaunchError> {
+    let id = handle.id().clone();
+    let request = handle.record().request.clone();
+    let user = user::resolve(request.command.user.as_deref(), request.rootfs.as_deref())
+        .map_err(|source| LaunchError::User { id: id.clone(), source })?;
+    let mut container = Container::new(id.clone());
+    container.class = request.class;
+    container.standalone = true;
+    container.command = request.command;
+    container.rootfs = request.rootfs;
+    container.resources = request.resources;
+    container.labels = request.labels;
+    container.linux = request.linux;
+    (container.uid, container.gid) = (user.uid, user.gid);
+    let record = handle.record();
+    container.sandbox.clone_from(&record.sandbox);
+    container.scratch.clone_from(&record.part.scratch);
+    container.cgroups = record.part.cgroups.clone();
+    let participants = shared.chain.participants(&container);
+    handle
+        .update_persisted(&shared.ledger, |record| {
+            (record.uid, record.gid) = (user.uid, user.gid);
+            record.part.participants = participants;
+        })
+        .map_err(|source| LaunchError::Ledger { id: id.clone(), source })?;
+
+    let directory_error =
+        |path: &Path, source| LaunchError::Directory { id: id.clone(), path: path.to_owned(), source };
+    create_directory(&record.sandbox).map_err(|source| directory_error(&record.sandbox, source))?;
+    // Only plugins put anything there.
+    if shared.chain.has_isolators() {
+        let scratch = &record.part.scratch;
+        create_directory(scratch).map_err(|source| directory_error(scratch, source))?;
+    }
+    if user.uid != nix::unistd::geteuid().as_raw() {
+        chown(&record.sandbox, Some(user.uid), Some(user.gid))
+            .map_err(|source| directory_error(&record.sandbox, source))?;
+    }
+    // On v2, a nested container with limits of its own needs controllers enabled in its parent's cgroup, which
+    // then must not contain processes.
+    let controllers: Vec<&str> = match id.is_nested() && !record.shares_cgroups() {
+        true => record.part.cgroups.v2_controllers.iter().map(String::as_str).collect(),
+        false => Vec::new(),
+    };
+    shared
+        .launcher
+        .create_cgroup(&id, &controllers)
+        .map_err(|source| LaunchError::Cgroup { id: id.clone(), source })?;
+    advance(handle, Event::Begun)?;
+    if let Some(path) = container.rootfs.clone() {
+        fs::read_dir(&path).map(drop).map_err(|source| LaunchError::Rootfs { id, path, source })?;
+    }
+    Ok(container)
+}
+
+/// Creates a directory, which must not exist.
+fn create_directory(path: &Path) -> io::Result<()> {
+    let create = || fs::DirBuilder::new().mode(0o750).create(path);
+    match (create(), path.parent()) {
+        (Err(error), Some(parent)) if error.kind() == io::ErrorKind::NotFound => {
+            // Container users pass through on the way to their sandboxes, but must not list it.
+            fs::DirBuilder::new().recursive(true).mode(0o711).create(parent)?;
+            create()
+        }
+        (created, _) => created,
+    }
+}

@@ -1,0 +1,96 @@
+//! Creation of the container's first process, which is recorded before anything of the container runs.
+
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use cofferdam_init::plan::Plan;
+use cofferdam_linux::spawn::Enter;
+
+use super::record::{Handle, NativeRecord};
+use super::stdio::{self, Stdio};
+use super::{LaunchError, Shared, init_plan};
+use crate::chain::{LaunchPlan, PreparedLaunch, SequenceOutcome};
+use crate::launcher::{self, PendingInit, SpawnRequest};
+use crate::model::{ProcessId, Record};
+
+/// Creates the first process, which waits for its plan, and records it together with the plugins' states.
+pub(super) fn create(
+    shared: &Shared,
+    handle: &Handle,
+    prepared: SequenceOutcome<PreparedLaunch>,
+) -> Result<(PendingInit, Plan), LaunchError> {
+    let parent = handle.id().parent().and_then(|parent| shared.table.get(&parent));
+    let id = handle.id().clone();
+    let record = handle.record();
+    let parent_record = parent.as_ref().map(|parent| parent.record());
+    let SequenceOutcome { participants, result: PreparedLaunch { plan, stdio }, .. } = prepared;
+    let namespaces = init_plan::namespaces(&plan);
+    let init_plan = init_plan::build(&record, &plan, parent_record.as_deref(), shared.nofile)
+        .map_err(|reason| LaunchError::Plan { id: id.clone(), reason })?;
+
+    let Stdio { stdin, stdout, stderr, logs } = stdio::open(stdio, record.uid, record.gid)
+        .map_err(|(path, source)| LaunchError::Directory { id: id.clone(), path, source })?;
+    let status_path = shared.ledger.status_file(&id);
+    let status = stdio::create_status_file(&status_path).map_err(|source| LaunchError::Directory {
+        id: id.clone(),
+        path: status_path,
+        source,
+    })?;
+
+    let parent_process = parent.as_ref().and_then(|parent| parent.process());
+    let enter = match (&parent_process, namespaces.enter.is_empty()) {
+        (_, true) => None,
+        (Some(process), false) => Some(Enter { process: process.as_ref(), namespaces: namespaces.enter }),
+        (None, false) => {
+            let reason = "it is to enter its parent's namespaces, and its parent has no process".into();
+            return Err(LaunchError::Plan { id, reason });
+        }
+    };
+    let init = shared
+        .launcher
+        .create(SpawnRequest {
+            id: &id,
+            stdio: launcher::Stdio { stdin: stdin.as_fd(), stdout: stdout.as_fd(), stderr: stderr.as_fd() },
+            status: status.as_fd(),
+            clone: namespaces.clone,
+            enter,
+            cgroups: initial_cgroups(shared, &record, &plan),
+        })
+        .map_err(|source| LaunchError::Create { id: id.clone(), source })?;
+    let process = init.process();
+    let process_id = ProcessId { pid: process.pid(), start_time: process.start_time() };
+    // From here on, a teardown finds the process through the handle.
+    match process.try_clone() {
+        Ok(process) => handle.set_process(Some(Arc::new(process))),
+        Err(error) => {
+            handle.set_process(Some(Arc::new(init.abandon())));
+            return Err(LaunchError::Internal { id, reason: error.to_string() });
+        }
+    }
+    handle
+        .update_persisted(&shared.ledger, |record| {
+            record.process = Some(process_id);
+            record.logs = logs;
+            record.part.participants = participants;
+            record.part.plan = plan;
+        })
+        .map_err(|source| LaunchError::Ledger { id, source })?;
+    Ok((init, init_plan))
+}
+
+/// The cgroup v1 directories that the first process starts in. A container that shares its parent's cgroups starts
+/// in those of its nearest ancestor that has its own.
+fn initial_cgroups(shared: &Shared, record: &Record<NativeRecord>, plan: &LaunchPlan) -> Vec<PathBuf> {
+    let own = |plan: &LaunchPlan| plan.cgroups.iter().map(|cgroup| cgroup.value.clone()).collect::<Vec<_>>();
+    let mut cgroups = own(plan);
+    let mut sharing = record.shares_cgroups();
+    let mut next = record.id.parent();
+    while let (true, Some(id)) = (sharing, next) {
+        let Some(ancestor) = shared.table.get(&id).map(|handle| handle.record()) else { break };
+        cgroups.extend(own(&ancestor.part.plan));
+        sharing = ancestor.shares_cgroups();
+        next = id.parent();
+    }
+    cgroups
+}

@@ -1,0 +1,294 @@
+//! Teardown of a container: the same for a failed launch, a kill, a limitation, an exit and a restart.
+//!
+//! ```text
+//! children ─▶ record the cause ─▶ processes ─▶ exit status ─▶ chain, in reverse ─▶ cgroup ─▶ scratch ─▶ record the end
+//! ```
+//!
+//! It does not depend on how far the container got: every step can be repeated, and does nothing where there is
+//! nothing to do. All steps run in one job. When one fails, the teardown is retried from its beginning with
+//! backoff, and the container stays visible with the reason: it is gone only when everything is.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cofferdam_init::report::Status;
+
+use super::Shared;
+use super::phase::{Event, after};
+use super::record::Handle;
+use crate::blocking::Job;
+use crate::error_chain;
+use crate::model::{Cause, Phase, Reason, Termination, now_unix_ms};
+use crate::plugin::CallError;
+
+/// Pause before a retry: the first, and the longest.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(30));
+
+/// How long the kernel may take until a killed process can be reaped.
+const REAP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What happens to the record and the sandbox after a teardown.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Retention {
+    /// They are kept until the container is removed.
+    Keep,
+    /// They are removed: the container was never running.
+    Remove,
+}
+
+/// Destroys a container, records how it ended, and wakes everyone who waits for it.
+pub(super) async fn bring_down(shared: &Arc<Shared>, handle: &Arc<Handle>, cause: Cause) {
+    let termination = tear_down(shared, handle, cause, Retention::Keep).await;
+    tracing::info!(
+        container = %handle.id(),
+        status = termination.ended().map(|ended| ended.to_string()),
+        reason = termination.reason.as_ref().map(Reason::mesos_name),
+        "container ended"
+    );
+    handle.announce_end(termination);
+}
+
+/// Undoes a failed launch, including its record.
+pub(super) async fn roll_back_launch(shared: &Arc<Shared>, handle: &Arc<Handle>, cause: Cause) {
+    let termination = tear_down(shared, handle, cause, Retention::Remove).await;
+    shared.table.remove(handle.id());
+    handle.announce_end(termination);
+}
+
+/// Retries the teardown until it succeeds.
+async fn tear_down(
+    shared: &Arc<Shared>,
+    handle: &Arc<Handle>,
+    cause: Cause,
+    retention: Retention,
+) -> Termination {
+    // Later stop requests have no effect.
+    handle.request_stop(cause.clone());
+    handle.update_in_memory(|record| {
+        record.phase = after(record.phase, Event::Ending).unwrap_or(Phase::Destroying);
+        record.cause = Some(cause.clone());
+    });
+    end_children(shared, handle, &cause).await;
+    let mut backoff = BACKOFF.0;
+    let mut timed_out = BTreeSet::new();
+    let mut first = true;
+    loop {
+        let attempt =
+            try_teardown(shared, handle, retention, std::mem::take(&mut first), timed_out.clone()).await;
+        let errors = match attempt {
+            Ok(termination) => {
+                handle.set_cleanup_errors(Vec::new());
+                return termination;
+            }
+            // The other plugins are called before this one is called again.
+            Err(TeardownError::TimedOut { plugin, message }) if timed_out.insert(plugin.clone()) => {
+                handle.set_cleanup_errors(vec![message]);
+                continue;
+            }
+            Err(TeardownError::TimedOut { message, .. }) => vec![message],
+            Err(TeardownError::Steps(messages)) => messages,
+        };
+        for message in &errors {
+            tracing::warn!(container = %handle.id(), "cleanup failed, will be retried: {message}");
+        }
+        handle.set_cleanup_errors(errors);
+        timed_out.clear();
+        tokio::time::sleep(backoff).await;
+        backoff = (backoff * 2).min(BACKOFF.1);
+    }
+}
+
+/// Why a teardown is not complete.
+enum TeardownError {
+    /// Messages of the steps that failed.
+    Steps(Vec<String>),
+    /// A plugin timed out.
+    TimedOut { plugin: String, message: String },
+}
+
+impl TeardownError {
+    fn step(action: &str, error: &dyn std::error::Error) -> Self {
+        Self::Steps(vec![format!("cannot {action}: {}", error_chain::describe(error))])
+    }
+}
+
+/// Attempts the teardown once, without calling the plugins that have just timed out.
+async fn try_teardown(
+    shared: &Arc<Shared>,
+    handle: &Arc<Handle>,
+    retention: Retention,
+    first: bool,
+    timed_out: BTreeSet<String>,
+) -> Result<Termination, TeardownError> {
+    let _op_lock = handle.op_lock().await;
+    let (shared2, handle2) = (Arc::clone(shared), Arc::clone(handle));
+    let work = move |job: &Job| {
+        // Called once only: a plugin that does not return from this must not prevent the cleanup of others.
+        if first {
+            record_cause(job, &shared2, &handle2);
+        }
+        run_steps(job, &shared2, &handle2, retention, &timed_out)
+    };
+    match shared.pool.run(shared.chain.teardown_timeout(), work).await {
+        Ok(outcome) => outcome,
+        Err(abandoned) => Err(match shared.chain.attribute_timeout(abandoned) {
+            CallError::TimedOut { plugin, reason } => TeardownError::TimedOut { plugin, message: reason },
+            other => TeardownError::step("clean up", &other),
+        }),
+    }
+}
+
+/// Runs every step. Blocks.
+fn run_steps(
+    job: &Job,
+    shared: &Shared,
+    handle: &Handle,
+    retention: Retention,
+    timed_out: &BTreeSet<String>,
+) -> Result<Termination, TeardownError> {
+    let id = handle.id();
+    let cause = handle.record().cause.clone().unwrap_or_default();
+    shared
+        .launcher
+        .destroy(id, handle.process().as_deref())
+        .map_err(|error| TeardownError::step("kill its processes", &error))?;
+    let status = collect_status(shared, handle);
+    let failed = shared.chain.cleanup(job, &handle.context(), timed_out);
+    // If this job was abandoned during its last cleanup call, another attempt is already running.
+    if !failed.is_empty() || job.is_abandoned() {
+        return Err(TeardownError::Steps(failed.iter().map(ToString::to_string).collect()));
+    }
+    shared.launcher.cleanup(id).map_err(|error| TeardownError::step("remove its cgroups", &error))?;
+    remove_tree(&handle.record().part.scratch)
+        .map_err(|error| TeardownError::step("remove its scratch directory", &error))?;
+    let launch_failed = retention == Retention::Remove || cause.reason == Some(Reason::LaunchFailed);
+    let termination = Termination {
+        // No client was told that the command of a failed launch ran.
+        status: status.filter(|_| !launch_failed),
+        reason: cause.reason,
+        message: cause.message,
+        limited: cause.limited,
+        at_unix_ms: now_unix_ms(),
+    };
+    record_end(shared, handle, retention, &termination)?;
+    Ok(termination)
+}
+
+/// Determines why the container ends, unless it was requested, and records it.
+///
+/// An exit needs no record of its own: a restarted agent would find the process gone, and ask the same.
+fn record_cause(job: &Job, shared: &Shared, handle: &Handle) {
+    let requested = handle.record().cause.as_ref().is_some_and(|cause| cause.reason.is_some());
+    if !requested {
+        match shared.chain.find_limitation(job, &handle.context()) {
+            Some(limitation) => {
+                handle.update_in_memory(|record| record.cause = Some(Cause::limitation(limitation)));
+            }
+            None => return,
+        }
+    }
+    // The teardown must not wait for a full disk: it may be what frees space. All that a restarted agent would not
+    // know is who requested it.
+    if let Err(error) = shared.ledger.write(&*handle.record()) {
+        tracing::warn!(container = %handle.id(), "cannot record why it ends: {}", error_chain::describe(&error));
+    }
+}
+
+/// Reaps the first process and reads the exit status it left. All processes are gone.
+///
+/// A first process that was killed could not leave any: then its command was killed with it.
+fn collect_status(shared: &Shared, handle: &Handle) -> Option<i32> {
+    if let Some(process) = handle.process() {
+        // After a restart it is not our child, and is reaped by its new parent.
+        drop(process.wait(Some(REAP_TIMEOUT)).and_then(|_| process.reap()));
+        handle.set_process(None);
+    }
+    match fs::read(shared.ledger.status_file(handle.id())).map(|content| Status::parse(&content)) {
+        Ok(Status::Ended(status)) => Some(status),
+        Ok(Status::NotStarted { .. }) => None,
+        // It never had a first process.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => {
+            tracing::error!(container = %handle.id(), "cannot read the exit status of its command: {error}");
+            None
+        }
+        Ok(Status::Open | Status::Garbled) => handle.record().process.map(|_| libc::SIGKILL),
+    }
+}
+
+/// Records the end: the last step.
+fn record_end(
+    shared: &Shared,
+    handle: &Handle,
+    retention: Retention,
+    termination: &Termination,
+) -> Result<(), TeardownError> {
+    match retention {
+        Retention::Keep => handle
+            .update_persisted(&shared.ledger, |record| {
+                record.phase = Phase::Ended;
+                record.process = None;
+                record.termination = Some(termination.clone());
+            })
+            .map_err(|error| TeardownError::step("record how it ended", &error)),
+        Retention::Remove => {
+            remove_tree(&handle.record().sandbox)
+                .map_err(|error| TeardownError::step("remove its sandbox", &error))?;
+            shared
+                .ledger
+                .remove(handle.id())
+                .map_err(|error| TeardownError::step("remove its record", &error))?;
+            handle.update_in_memory(|record| {
+                record.phase = Phase::Ended;
+                record.termination = Some(termination.clone());
+            });
+            Ok(())
+        }
+    }
+}
+
+/// Destroys the containers nested directly in this one, which destroy those nested in them, and waits for them.
+async fn end_children(shared: &Shared, handle: &Handle, cause: &Cause) {
+    let children = shared.table.children(handle.id());
+    for child in &children {
+        let message = match &cause.message {
+            Some(message) => format!("container `{}` ended: {message}", handle.id()),
+            None => format!("container `{}` ended", handle.id()),
+        };
+        // A limitation of the parent is also the reason of its children.
+        let reason = match &cause.reason {
+            Some(limitation @ Reason::Limitation(_)) => limitation.clone(),
+            _ => Reason::ParentEnded,
+        };
+        child.request_stop(Cause {
+            reason: Some(reason),
+            message: Some(message),
+            limited: cause.limited.clone(),
+        });
+    }
+    for child in children {
+        if child.phase().is_live() {
+            child.ended().await;
+        }
+    }
+}
+
+/// Removes a directory and its content, following no symbolic link. A missing one is no error.
+pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
+    if path.as_os_str().is_empty() {
+        return Ok(());
+    }
+    // Most are empty.
+    let removed = fs::remove_dir(path).or_else(|error| match error.kind() {
+        io::ErrorKind::DirectoryNotEmpty => fs::remove_dir_all(path),
+        _ => Err(error),
+    });
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}

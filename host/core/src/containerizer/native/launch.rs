@@ -1,0 +1,328 @@
+//! The launch of a container, as a sequence of stages.
+//!
+//! ```text
+//! Admitted ─begin─▶ Preparing ─prepare, create─▶ Created ─watch─▶ Watched ─start─▶ Running
+//!                                                                   └ isolate, fetch (async, where needed)
+//! ```
+//!
+//! The blocking steps run in one job; where isolators have an `isolate` or files have to be fetched, in two. When an
+//! optional plugin times out, its job is lost and another one continues from the current stage, which is therefore
+//! kept outside of the job.
+//!
+//! A stop request cancels the launch before its next step. Within a step, only those that can be interrupted
+//! safely are: fetching, and waiting for the command to start. Undoing a failed launch is up to `destroy.rs`.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cofferdam_init::plan::Plan;
+use cofferdam_plugin_model::Container;
+use parking_lot::Mutex;
+
+use super::begin::begin;
+use super::create::create;
+use super::phase::{Event, after};
+use super::record::Handle;
+use super::supervise::Running;
+use super::{LaunchError, STALL_WARNING, Shared};
+use crate::blocking::Job;
+use crate::chain::{CallSequence, ChainError, PreparedLaunch, SequenceOutcome, Watch};
+use crate::launcher::PendingInit;
+use crate::model::Phase;
+use crate::plugin::CallError;
+
+/// Pause between attempts to cancel a start.
+const CANCEL_RETRY: Duration = Duration::from_millis(100);
+
+/// What exists of a container that is being launched.
+enum LaunchStage {
+    /// Only the handle.
+    Admitted,
+    /// Its directories and cgroup. `prepare` of the plugins is in progress.
+    Preparing { container: Arc<Container>, calls: Arc<CallSequence<PreparedLaunch>> },
+    /// Its first process, which waits for its plan. `watch` of the plugins is in progress.
+    Created { init: PendingInit, plan: Box<Plan>, calls: Arc<CallSequence<Vec<Watch>>> },
+    /// Watches as well.
+    Watched { init: PendingInit, plan: Box<Plan>, watches: Vec<Watch> },
+    /// The command is running.
+    Running(Running),
+    /// A step took what the stage held and failed.
+    Failed,
+}
+
+/// The next blocking step, with what it needs of the stage. The steps that call plugins leave the stage in place, as
+/// a timeout loses their job.
+enum Step {
+    Begin,
+    Prepare { container: Arc<Container>, calls: Arc<CallSequence<PreparedLaunch>> },
+    Watch { calls: Arc<CallSequence<Vec<Watch>>> },
+    Start { init: PendingInit, plan: Box<Plan>, watches: Vec<Watch> },
+}
+
+/// Launches a container up to its running command.
+pub(super) async fn launch(shared: &Arc<Shared>, handle: &Arc<Handle>) -> Result<Running, LaunchError> {
+    let launch = Arc::new(Launch {
+        shared: Arc::clone(shared),
+        handle: Arc::clone(handle),
+        stage: Mutex::new(LaunchStage::Admitted),
+    });
+    let outcome = run_all_steps(&launch).await;
+    let stage = launch.replace_stage(LaunchStage::Failed);
+    match (outcome, stage) {
+        (Ok(()), LaunchStage::Running(running)) => Ok(running),
+        (Ok(()), _) => Err(internal(handle, "it was not started; this is a bug of the agent")),
+        (Err(error), stage) => {
+            // Closing descriptors of plugins may block.
+            shared.pool.spawn(move || drop(stage));
+            Err(error)
+        }
+    }
+}
+
+async fn run_all_steps(launch: &Arc<Launch>) -> Result<(), LaunchError> {
+    let Launch { shared, handle, .. } = &**launch;
+    run_blocking_steps(launch).await?;
+    if handle.phase() == Phase::Isolating {
+        check_cancelled(handle)?;
+        isolate(shared, handle).await?;
+        advance(handle, Event::Isolated)?;
+        fetch(shared, handle).await?;
+        run_blocking_steps(launch).await?;
+    }
+    Ok(())
+}
+
+/// Runs the blocking steps up to the next async one. A stop request during the start destroys the processes, so that
+/// the start returns.
+async fn run_blocking_steps(launch: &Arc<Launch>) -> Result<(), LaunchError> {
+    let Launch { shared, handle, .. } = &**launch;
+    let in_job = Arc::clone(launch);
+    let steps = shared.chain.run_sequences(
+        move |job| in_job.run_blocking_steps(job),
+        |timeout| launch.skip_timed_out_plugin(timeout),
+    );
+    tokio::pin!(steps);
+    tokio::select! {
+        outcome = &mut steps => return outcome,
+        _ = handle.stop_requested() => {}
+    }
+    // Before the start, every step checks for a stop request, except between calls of one sequence.
+    if handle.phase() != Phase::Fetching {
+        return steps.await;
+    }
+    // Killing the first process alone would not do: its command may have been forked already, and some launchers
+    // find the command only through its parent.
+    loop {
+        let (shared2, handle2) = (Arc::clone(shared), Arc::clone(handle));
+        let destroy = move |_: &Job| shared2.launcher.destroy(handle2.id(), handle2.process().as_deref());
+        // Awaited in any case, so that it cannot affect the next container of this id.
+        match shared.pool.run(STALL_WARNING, destroy).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                let error = crate::error_chain::describe(&error);
+                tracing::warn!(container = %handle.id(), "cannot cancel the start yet: {error}");
+            }
+            Err(abandoned) => {
+                tracing::error!(container = %handle.id(), "cannot cancel the start yet: {abandoned}");
+            }
+        }
+        tokio::select! {
+            outcome = &mut steps => return outcome,
+            () = tokio::time::sleep(CANCEL_RETRY) => {}
+        }
+    }
+}
+
+/// A launch in progress.
+struct Launch {
+    shared: Arc<Shared>,
+    handle: Arc<Handle>,
+    stage: Mutex<LaunchStage>,
+}
+
+impl Launch {
+    fn replace_stage(&self, stage: LaunchStage) -> LaunchStage {
+        std::mem::replace(&mut *self.stage.lock(), stage)
+    }
+
+    /// Runs steps until the next one is async or the command is running. Blocks.
+    fn run_blocking_steps(&self, job: &Job) -> Result<(), LaunchError> {
+        let Self { shared, handle, .. } = self;
+        loop {
+            check_cancelled(handle)?;
+            match self.next_step() {
+                None => return Ok(()),
+                Some(Step::Begin) => {
+                    let container = Arc::new(begin(shared, handle)?);
+                    let participants = handle.record().part.participants.clone();
+                    let calls = Arc::new(CallSequence::for_launch(participants));
+                    advance(handle, Event::Provisioned)?;
+                    self.replace_stage(LaunchStage::Preparing { container, calls });
+                }
+                Some(Step::Prepare { container, calls }) => {
+                    let prepared = self.prepare(job, &container, &calls)?;
+                    check_cancelled(handle)?;
+                    let (init, plan) = create(shared, handle, prepared)?;
+                    let participants = handle.record().part.participants.clone();
+                    let calls = Arc::new(CallSequence::for_launch(participants));
+                    self.replace_stage(LaunchStage::Created { init, plan: Box::new(plan), calls });
+                    advance(handle, Event::Prepared)?;
+                }
+                Some(Step::Watch { calls }) => {
+                    let watches = self.watch(job, &calls)?;
+                    self.set_watched(watches)?;
+                    if !self.is_async_step_needed() {
+                        advance(handle, Event::Isolated)?;
+                    }
+                }
+                Some(Step::Start { init, plan, watches }) => {
+                    let running = self.start(init, *plan, watches)?;
+                    self.replace_stage(LaunchStage::Running(running));
+                }
+            }
+        }
+    }
+
+    /// The next blocking step. `None` when the next one is async, or the command is running.
+    fn next_step(&self) -> Option<Step> {
+        let mut stage = self.stage.lock();
+        match &*stage {
+            LaunchStage::Admitted => Some(Step::Begin),
+            LaunchStage::Preparing { container, calls } => {
+                Some(Step::Prepare { container: Arc::clone(container), calls: Arc::clone(calls) })
+            }
+            LaunchStage::Created { calls, .. } => Some(Step::Watch { calls: Arc::clone(calls) }),
+            LaunchStage::Watched { .. } if self.handle.phase() == Phase::Fetching => {
+                match std::mem::replace(&mut *stage, LaunchStage::Failed) {
+                    LaunchStage::Watched { init, plan, watches } => Some(Step::Start { init, plan, watches }),
+                    _ => None,
+                }
+            }
+            LaunchStage::Watched { .. } | LaunchStage::Running(_) | LaunchStage::Failed => None,
+        }
+    }
+
+    /// Continues without a plugin that timed out, if the container can do without it.
+    fn skip_timed_out_plugin(&self, timeout: CallError) -> Result<(), LaunchError> {
+        let chain = &self.shared.chain;
+        let outcome = match &*self.stage.lock() {
+            LaunchStage::Preparing { calls, .. } => chain.skip_current(calls, timeout),
+            LaunchStage::Created { calls, .. } => chain.skip_current(calls, timeout),
+            _ => Err(timeout.into()),
+        };
+        outcome.map_err(|source| chain_error(&self.handle, source))
+    }
+
+    /// Calls `prepare` of the plugins.
+    fn prepare(
+        &self,
+        job: &Job,
+        container: &Container,
+        calls: &CallSequence<PreparedLaunch>,
+    ) -> Result<SequenceOutcome<PreparedLaunch>, LaunchError> {
+        let handle = &self.handle;
+        self.shared.chain.prepare(job, container, calls).map_err(|source| chain_error(handle, source))?;
+        let prepared = calls.take();
+        if container.rootfs.is_some() && prepared.result.plan.root.is_none() {
+            return Err(LaunchError::NoFilesystem { id: handle.id().clone() });
+        }
+        Ok(prepared)
+    }
+
+    /// Calls `watch` of the plugins.
+    fn watch(&self, job: &Job, calls: &CallSequence<Vec<Watch>>) -> Result<Vec<Watch>, LaunchError> {
+        let Self { shared, handle, .. } = self;
+        shared.chain.watch(job, &handle.context(), calls).map_err(|source| chain_error(handle, source))?;
+        let SequenceOutcome { participants, result: watches, failed } = calls.take();
+        if !failed.is_empty() {
+            // Written to disk when the command runs.
+            handle.update_in_memory(|record| record.part.participants = participants);
+        }
+        Ok(watches)
+    }
+
+    fn set_watched(&self, watches: Vec<Watch>) -> Result<(), LaunchError> {
+        let mut stage = self.stage.lock();
+        match std::mem::replace(&mut *stage, LaunchStage::Failed) {
+            LaunchStage::Created { init, plan, .. } => {
+                *stage = LaunchStage::Watched { init, plan, watches };
+                Ok(())
+            }
+            _ => Err(internal(&self.handle, "it has no first process; this is a bug of the agent")),
+        }
+    }
+
+    /// Whether something async has to happen before the start.
+    fn is_async_step_needed(&self) -> bool {
+        let record = self.handle.record();
+        !record.request.uris.is_empty() || self.shared.chain.has_isolate(&record.part.participants)
+    }
+
+    /// Sends the plan to the first process, waits until the command is executed, and records that.
+    fn start(&self, init: PendingInit, plan: Plan, watches: Vec<Watch>) -> Result<Running, LaunchError> {
+        let Self { shared, handle, .. } = self;
+        let id = || handle.id().clone();
+        let process = init.start(plan).map_err(|source| LaunchError::Start { id: id(), source })?;
+        let process = Arc::new(process);
+        handle.set_process(Some(Arc::clone(&process)));
+        advance(handle, Event::Started)?;
+        handle
+            .update_persisted(&shared.ledger, |_| {})
+            .map_err(|source| LaunchError::Ledger { id: id(), source })?;
+        tracing::info!(container = %handle.id(), pid = process.pid(), "container started");
+        Ok(Running { process, watches })
+    }
+}
+
+/// Enters the next phase, unless the container is to stop.
+pub(super) fn advance(handle: &Handle, event: Event) -> Result<(), LaunchError> {
+    check_cancelled(handle)?;
+    let next = after(handle.phase(), event).map_err(|error| internal(handle, &error.to_string()))?;
+    handle.update_in_memory(|record| record.phase = next);
+    tracing::debug!(container = %handle.id(), phase = %next, "phase changed");
+    Ok(())
+}
+
+/// Fails if there is a stop request.
+fn check_cancelled(handle: &Handle) -> Result<(), LaunchError> {
+    let Some(cause) = handle.stop_request() else { return Ok(()) };
+    let message = cause.message.unwrap_or_default();
+    Err(LaunchError::Cancelled { id: handle.id().clone(), phase: handle.phase(), message })
+}
+
+/// Calls `isolate` of the plugins, all at once.
+async fn isolate(shared: &Shared, handle: &Handle) -> Result<(), LaunchError> {
+    let Some(process) = handle.process() else { return Ok(()) };
+    let failed = shared.chain.isolate(&handle.context(), process.as_fd()).await;
+    if failed.is_empty() {
+        return Ok(());
+    }
+    let mut participants = handle.record().part.participants.clone();
+    for error in failed {
+        let excluded = shared.chain.exclude(&error, &mut participants);
+        excluded.map_err(|source| chain_error(handle, source))?;
+    }
+    // Written to disk when the command runs.
+    handle.update_in_memory(|record| record.part.participants = participants);
+    Ok(())
+}
+
+/// Fetches the container's files into its sandbox.
+async fn fetch(shared: &Shared, handle: &Handle) -> Result<(), LaunchError> {
+    let record = handle.record();
+    if record.request.uris.is_empty() {
+        return Ok(());
+    }
+    let stop = handle.stop_requested();
+    let fetched = shared.fetcher.fetch(&record.request.uris, &record.sandbox, record.uid, record.gid, stop);
+    fetched.await.map_err(|source| LaunchError::Fetch { id: handle.id().clone(), source })
+}
+
+fn chain_error(handle: &Handle, source: ChainError) -> LaunchError {
+    LaunchError::Chain { id: handle.id().clone(), phase: handle.phase(), source }
+}
+
+fn internal(handle: &Handle, reason: &str) -> LaunchError {
+    LaunchError::Internal { id: handle.id().clone(), reason: reason.to_owned() }
+}

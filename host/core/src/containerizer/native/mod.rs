@@ -1,0 +1,412 @@
+//! The native containerizer: containers made of processes, by the plugin chain and a launcher.
+//!
+//! ```text
+//!            launch.rs   launch, a sequence of stages           recover.rs  containers of an earlier agent
+//!                │                                                  │
+//!                ▼                                                  ▼
+//!   mod.rs ── supervise.rs  the one task that owns a container from its launch to its end
+//!                │
+//!                ▼
+//!            destroy.rs  teardown, the same for a failed launch, a kill, a limitation, an exit and a restart
+//! ```
+//!
+//! Everyone else has a `ContainerHandle`: the container's record, and a place for a stop request. Only its task
+//! changes its phase, except for calls that do not concern its lifetime (usage, status, update, signals), which
+//! take its operation lock.
+
+mod begin;
+mod create;
+mod destroy;
+mod init_plan;
+mod launch;
+mod phase;
+mod record;
+mod recover;
+mod recoverer;
+mod stdio;
+mod supervise;
+mod user;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use cofferdam_linux::cgroup::Cgroups;
+use cofferdam_linux::process::{Process, ProcessError, children_of};
+use tokio::sync::oneshot;
+
+use super::{
+    Containerizer, KillError, LaunchError, LaunchOutcome, RecoverError, Recovered, RemoveError, UpdateError,
+};
+use crate::blocking::BlockingPool;
+use crate::chain::Chain;
+use crate::error_chain;
+use crate::fetcher::Fetcher;
+use crate::launcher::Launcher;
+use crate::ledger::{Entry, Ledger, LedgerError, Lock, nested_directory};
+use crate::model::view::{Inspection, ParticipantView, StatusView, Summary, UsageView};
+use crate::model::{
+    Cause, ContainerId, Phase, Reason, Record, Request, Resources, Termination, check_resources, now_unix_ms,
+};
+use crate::plugin::CallError;
+
+pub use record::NativeRecord;
+pub(crate) use record::NativeTable;
+pub(crate) use recoverer::TableRecoverer;
+pub use user::UserError;
+
+use record::Handle;
+
+/// Name in the configuration and in records: that of the Mesos containerizer.
+const NAME: &str = "mesos";
+
+/// Blocking work of the agent itself that takes this long is reported; it is never abandoned.
+const STALL_WARNING: Duration = Duration::from_secs(60);
+
+/// The native containerizer. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Native(Arc<Shared>);
+
+/// What the tasks of all containers share.
+pub(crate) struct Shared {
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) chain: Chain,
+    pub(crate) launcher: Box<dyn Launcher>,
+    pub(crate) fetcher: Fetcher,
+    pub(crate) pool: BlockingPool,
+    pub(crate) table: Arc<NativeTable>,
+    pub(crate) work_dir: PathBuf,
+    /// Keeps other agents out of the work directory, unless the ledger's lock does.
+    pub(crate) _work_lock: Option<Lock>,
+    pub(crate) cgroups: Cgroups,
+    pub(crate) boot_id: String,
+    /// `RLIMIT_NOFILE` (soft, hard) of commands for which no plugin sets one; the agent's own if `None`.
+    pub(crate) nofile: Option<(u64, u64)>,
+}
+
+impl Native {
+    pub(crate) fn new(shared: Shared) -> Self {
+        Self(Arc::new(shared))
+    }
+
+    async fn remove_here(&self, id: &ContainerId) -> Result<bool, RemoveError> {
+        let shared = &self.0;
+        let Some(handle) = shared.table.get(id) else { return Ok(false) };
+        let _op_lock = handle.op_lock().await;
+        // It may have been removed meanwhile, and the id may be that of a new container.
+        if !shared.table.get(id).is_some_and(|known| Arc::ptr_eq(&known, &handle)) {
+            return Ok(false);
+        }
+        let removed = shared.table.within(id);
+        if let Some(live) = removed.iter().find(|handle| handle.phase().is_live()) {
+            return Err(RemoveError::StillLive { id: live.id().clone(), phase: live.phase() });
+        }
+        let (ledger, id2) = (Arc::clone(&shared.ledger), id.clone());
+        shared
+            .pool
+            .run(STALL_WARNING, move |_| {
+                for handle in removed.iter().rev() {
+                    let path = handle.record().sandbox.clone();
+                    destroy::remove_tree(&path).map_err(|source| RemoveError::Sandbox {
+                        id: handle.id().clone(),
+                        path,
+                        source,
+                    })?;
+                }
+                ledger.remove(&id2).map_err(RemoveError::from)
+            })
+            .await
+            .unwrap_or(Err(RemoveError::Interrupted))?;
+        shared.table.remove(id);
+        Ok(true)
+    }
+
+    async fn update_here(&self, id: &ContainerId, resources: Resources) -> Result<(), UpdateError> {
+        check_resources(id, &resources)?;
+        let shared = &self.0;
+        let unknown = || UpdateError::Unknown { id: id.clone() };
+        let handle = shared.table.get(id).ok_or_else(unknown)?;
+        let _op_lock = handle.op_lock().await;
+        let phase = handle.phase();
+        if phase != Phase::Running {
+            return Err(if phase.is_live() {
+                UpdateError::NotRunning { id: id.clone(), phase }
+            } else {
+                unknown()
+            });
+        }
+        let target = resources.clone();
+        let intent = shared.update_persisted(&handle, |record| record.updating = Some(target)).await;
+        intent.map_err(|source| UpdateError::Intent { id: id.clone(), source })?;
+        let from = handle.record().resources.clone();
+        match shared.chain.update(&handle.context(), from, resources.clone()).await {
+            Ok(states) => {
+                shared.update_persisted(&handle, |record| record.finish_update(resources, states)).await?;
+            }
+            Err(refusal) => {
+                // If this stays on record, a restarted agent rolls back once more, which does no harm.
+                let written = shared.update_persisted(&handle, |record| record.updating = None).await;
+                if let Err(error) = written {
+                    tracing::warn!(container = %id, "{}", error_chain::describe(&error));
+                }
+                return Err(refusal.into());
+            }
+        }
+        Ok(())
+    }
+
+    async fn usage_here(&self, id: &ContainerId) -> Option<UsageView> {
+        let handle = self.0.table.get(id).filter(|handle| handle.phase() == Phase::Running)?;
+        let responses = {
+            let _op_lock = handle.op_lock().await;
+            self.0.chain.usage(&handle.context()).await
+        };
+        let mut view = UsageView {
+            #[expect(clippy::cast_precision_loss, reason = "exact for 285,000 years")]
+            timestamp: now_unix_ms() as f64 / 1000.0,
+            ..UsageView::default()
+        };
+        for (plugin, usage) in responses.replies {
+            for (name, value) in usage.0 {
+                view.owners.insert(name.clone(), plugin.clone());
+                view.statistics.insert(name, value);
+            }
+        }
+        view.failed = failures(&responses.failed);
+        Some(view)
+    }
+
+    async fn status_here(&self, id: &ContainerId) -> Option<StatusView> {
+        let handle = self.0.table.get(id).filter(|handle| handle.phase() == Phase::Running)?;
+        let responses = {
+            let _op_lock = handle.op_lock().await;
+            self.0.chain.status(&handle.context()).await
+        };
+        let mut view = StatusView::default();
+        if let Some(process) = handle.record().process {
+            view.status.insert("executor_pid".into(), process.pid.into());
+            view.owners.insert("executor_pid".into(), "agent".into());
+        }
+        for (plugin, status) in responses.replies {
+            for (name, value) in status.0 {
+                view.owners.insert(name.clone(), plugin.clone());
+                view.status.insert(name, value);
+            }
+        }
+        view.failed = failures(&responses.failed);
+        Some(view)
+    }
+}
+
+#[async_trait]
+impl Containerizer for Native {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    async fn recover(&self, entries: Vec<Entry>) -> Result<Recovered, RecoverError> {
+        recover::recover(&self.0, entries).await
+    }
+
+    async fn launch(&self, request: Request) -> Result<LaunchOutcome, LaunchError> {
+        request.check()?;
+        let shared = Arc::clone(&self.0);
+        let handle = shared.admit(request)?;
+        let (answer, launched) = oneshot::channel();
+        tokio::spawn(supervise::run(shared, handle, answer));
+        // The task always answers, unless the runtime shuts down.
+        launched.await.unwrap_or(Err(LaunchError::ShuttingDown))
+    }
+
+    async fn wait(&self, id: &ContainerId) -> Option<Termination> {
+        self.0.table.get(id)?.ended().await
+    }
+
+    async fn kill(&self, id: &ContainerId, signal: i32) -> Result<bool, KillError> {
+        let Some(handle) = self.0.table.get(id).filter(|handle| handle.phase().is_live()) else {
+            return Ok(false);
+        };
+        if signal == libc::SIGKILL || handle.phase() < Phase::Running {
+            handle.request_stop(Cause::because(Reason::Killed, "the container was killed"));
+            return Ok(true);
+        }
+        send_signal(&handle, signal)?;
+        Ok(true)
+    }
+
+    async fn destroy(&self, id: &ContainerId) -> Option<Termination> {
+        let handle = self.0.table.get(id)?;
+        handle.request_stop(Cause::because(Reason::Killed, "the container was destroyed"));
+        handle.ended().await
+    }
+
+    async fn remove(&self, id: &ContainerId) -> Result<bool, RemoveError> {
+        let (native, id) = (self.clone(), id.clone());
+        uncancelled(async move { native.remove_here(&id).await }).await
+    }
+
+    async fn update(&self, id: &ContainerId, resources: Resources) -> Result<(), UpdateError> {
+        let (native, id) = (self.clone(), id.clone());
+        uncancelled(async move { native.update_here(&id, resources).await }).await
+    }
+
+    async fn usage(&self, id: &ContainerId) -> Option<UsageView> {
+        let (native, id) = (self.clone(), id.clone());
+        uncancelled(async move { native.usage_here(&id).await }).await
+    }
+
+    async fn status(&self, id: &ContainerId) -> Option<StatusView> {
+        let (native, id) = (self.clone(), id.clone());
+        uncancelled(async move { native.status_here(&id).await }).await
+    }
+
+    fn containers(&self) -> Vec<Summary> {
+        self.0.table.all().iter().map(|handle| handle.summary()).collect()
+    }
+
+    fn contains(&self, id: &ContainerId) -> bool {
+        self.0.table.get(id).is_some()
+    }
+
+    fn inspect(&self, id: &ContainerId) -> Option<Inspection> {
+        let handle = self.0.table.get(id)?;
+        let record = handle.record();
+        let participants = record.part.participants.iter();
+        Some(Inspection {
+            summary: handle.summary(),
+            sandbox: record.sandbox.clone(),
+            logs: record.logs.clone(),
+            plan: init_plan::entries(&record),
+            plugins: participants
+                .map(|participant| ParticipantView {
+                    plugin: participant.plugin.clone(),
+                    version: Some(participant.version.to_string()),
+                    state: participant.state.clone(),
+                    unavailable: participant.unavailable.clone(),
+                })
+                .collect(),
+            request: record.request.clone(),
+        })
+    }
+
+    async fn shutdown(&self) {
+        let shared = Arc::clone(&self.0);
+        // What cannot be removed is reused by the next agent.
+        drop(self.0.pool.run(STALL_WARNING, move |_| shared.launcher.shutdown()).await);
+    }
+}
+
+/// Runs work to completion even if the caller stops waiting: a client may disconnect at any time, and the operation
+/// lock or a pending record update would be lost.
+async fn uncancelled<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
+    match tokio::spawn(work).await {
+        Ok(value) => value,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is shutting down, and the caller with it.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+/// Sends a signal to a container's command. The first process forwards signals that it can catch; others are sent to
+/// the command itself.
+fn send_signal(handle: &Handle, signal: i32) -> Result<(), KillError> {
+    let refused = |source| KillError::Refused { id: handle.id().clone(), signal, source };
+    let Some(process) = handle.process() else {
+        return Err(KillError::NoProcess { id: handle.id().clone() });
+    };
+    if !matches!(signal, libc::SIGSTOP | libc::SIGCONT) {
+        return process.signal(signal).map_err(refused);
+    }
+    let find = |source| KillError::Find { id: handle.id().clone(), source };
+    for child in children_of(process.pid()).map_err(find)? {
+        match Process::open_any(child).and_then(|child| child.signal(signal)) {
+            Err(ProcessError::Gone { .. }) => {}
+            other => other.map_err(refused)?,
+        }
+    }
+    Ok(())
+}
+
+fn failures(failed: &[CallError]) -> std::collections::BTreeMap<String, String> {
+    failed.iter().map(|error| (error.plugin().to_owned(), error.to_string())).collect()
+}
+
+impl Shared {
+    /// Adds a container to the table.
+    fn admit(&self, request: Request) -> Result<Arc<Handle>, LaunchError> {
+        let id = request.id.clone();
+        self.check_parent(&id)?;
+        let part = NativeRecord {
+            scratch: self.scratch(&id),
+            cgroups: self.cgroups_of(&id),
+            ..NativeRecord::default()
+        };
+        let mut record = Record::new(NAME, request, self.boot_id.clone(), part);
+        record.sandbox = self.sandbox(&id);
+        let handle = self.table.insert(record).ok_or_else(|| LaunchError::Duplicate { id: id.clone() })?;
+        // A parent that began to end before the insertion did not find the child in the table; one that begins
+        // later will. One in between may already be waiting for the child.
+        self.check_parent(&id).inspect_err(|_| {
+            self.table.remove(&id);
+            handle.update_in_memory(|record| record.phase = Phase::Ended);
+            handle.announce_end(Termination {
+                reason: Some(Reason::ParentEnded),
+                at_unix_ms: now_unix_ms(),
+                ..Termination::default()
+            });
+        })?;
+        Ok(handle)
+    }
+
+    /// Checks that the parent of a nested container is running.
+    fn check_parent(&self, id: &ContainerId) -> Result<(), LaunchError> {
+        let Some(parent) = id.parent() else { return Ok(()) };
+        let id = id.clone();
+        match self.table.get(&parent).map(|handle| handle.phase()) {
+            Some(Phase::Running) => Ok(()),
+            Some(phase) => Err(LaunchError::ParentNotRunning { id, parent, phase }),
+            None => Err(LaunchError::NoParent { id, parent }),
+        }
+    }
+
+    /// Directory for what is removed when a container ends.
+    fn scratch(&self, id: &ContainerId) -> PathBuf {
+        nested_directory(&self.work_dir.join("scratch"), id)
+    }
+
+    /// Directory of a container's files and logs.
+    ///
+    /// Sandboxes of nested containers are beside those of their parents, not in them: a container writes to its
+    /// own, and a link that it places there must not lead the agent anywhere.
+    fn sandbox(&self, id: &ContainerId) -> PathBuf {
+        self.sandboxes().join(id.as_str())
+    }
+
+    fn sandboxes(&self) -> PathBuf {
+        self.work_dir.join("containers")
+    }
+
+    /// A container's cgroups, as plugins are told of them.
+    fn cgroups_of(&self, id: &ContainerId) -> cofferdam_plugin_model::Cgroups {
+        let path = self.launcher.cgroup(id);
+        path.map(|path| init_plan::cgroups(&self.cgroups, path)).unwrap_or_default()
+    }
+
+    /// Changes a container's record on disk and then in memory.
+    async fn update_persisted(
+        &self,
+        handle: &Arc<Handle>,
+        change: impl FnOnce(&mut Record<NativeRecord>) + Send + 'static,
+    ) -> Result<(), LedgerError> {
+        let (ledger, handle2) = (Arc::clone(&self.ledger), Arc::clone(handle));
+        match self.pool.run(STALL_WARNING, move |_| handle2.update_persisted(&ledger, change)).await {
+            Ok(outcome) => outcome,
+            Err(abandoned) => {
+                Err(LedgerError::Interrupted { id: handle.id().clone(), reason: abandoned.to_string() })
+            }
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Phases of a native container, and the events that lead from one to the next.
+//!
+//! ```text
+//! Starting ─▶ Provisioning ─▶ Preparing ─▶ Isolating ─▶ Fetching ─▶ Running
+//!     │             │             │            │            │          │
+//!     └─────────────┴─────────────┴────────────┴────────────┴──────────┴──▶ Destroying ─▶ Ended
+//! ```
+
+use crate::model::Phase;
+
+/// Events in the life of a native container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Event {
+    /// Its intent is recorded and its directories exist.
+    Begun,
+    /// Its root file system was found.
+    Provisioned,
+    /// The plugins have prepared it and its first process was created.
+    Prepared,
+    /// The isolators have isolated its first process.
+    Isolated,
+    /// Its files were fetched and its command was started.
+    Started,
+    /// It must end, or has.
+    Ending,
+}
+
+/// An event that cannot happen in a phase.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("`{event:?}` cannot happen to a container that is {phase}")]
+pub(super) struct OutOfOrder {
+    phase: Phase,
+    event: Event,
+}
+
+/// The phase that follows an event.
+pub(super) fn after(phase: Phase, event: Event) -> Result<Phase, OutOfOrder> {
+    match (phase, event) {
+        (Phase::Starting, Event::Begun) => Ok(Phase::Provisioning),
+        (Phase::Provisioning, Event::Provisioned) => Ok(Phase::Preparing),
+        (Phase::Preparing, Event::Prepared) => Ok(Phase::Isolating),
+        (Phase::Isolating, Event::Isolated) => Ok(Phase::Fetching),
+        (Phase::Fetching, Event::Started) => Ok(Phase::Running),
+        // Every phase can end, and ending twice is not an error.
+        (Phase::Ended, Event::Ending) => Ok(Phase::Ended),
+        (_, Event::Ending) => Ok(Phase::Destroying),
+        (phase, event) => Err(OutOfOrder { phase, event }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LAUNCH: [Event; 5] =
+        [Event::Begun, Event::Provisioned, Event::Prepared, Event::Isolated, Event::Started];
+
+    #[test]
+    fn a_launch_goes_through_the_phases_in_order() {
+        let mut phase = Phase::Starting;
+        for (event, next) in LAUNCH.into_iter().zip(Phase::ALL.into_iter().skip(1)) {
+            phase = after(phase, event).unwrap();
+            assert_eq!(phase, next);
+        }
+        assert_eq!(phase, Phase::Running);
+    }
+
+    #[test]
+    fn every_phase_can_end_and_has_at_most_one_other_successor() {
+        for phase in Phase::ALL {
+            let successors = LAUNCH.into_iter().filter(|&event| after(phase, event).is_ok()).count();
+            assert_eq!(successors, usize::from(phase < Phase::Running), "{phase}");
+            let ending = after(phase, Event::Ending).unwrap();
+            assert!(matches!(ending, Phase::Destroying | Phase::Ended));
+        }
+    }
+}

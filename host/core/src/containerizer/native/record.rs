@@ -1,0 +1,68 @@
+//! The native containerizer's part of a record.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use cofferdam_plugin_model::{Cgroups, ContainerDetails, Resources};
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
+
+use crate::chain::{ContainerContext, LaunchPlan, Participant};
+use crate::containerizer::handle::ContainerHandle;
+use crate::containerizer::table::Table;
+use crate::model::{ContainerClass, Record};
+
+/// The native containerizer's part of a record.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NativeRecord {
+    /// Directory for what is removed when the container ends.
+    pub scratch: PathBuf,
+    /// The container's cgroups.
+    pub cgroups: Cgroups,
+    /// The plugins that participate in the container, in chain order.
+    pub participants: Vec<Participant>,
+    /// The merged launch information.
+    pub plan: LaunchPlan,
+}
+
+pub(super) type Handle = ContainerHandle<NativeRecord>;
+pub(crate) type NativeTable = Table<NativeRecord>;
+
+impl Record<NativeRecord> {
+    /// Completes an update: the new resources, and the states that plugins changed.
+    pub(super) fn finish_update(&mut self, resources: Resources, states: BTreeMap<String, Json>) {
+        self.resources = resources;
+        self.updating = None;
+        for (plugin, state) in states {
+            let mut participants = self.part.participants.iter_mut();
+            if let Some(participant) = participants.find(|participant| participant.plugin == plugin) {
+                participant.state = state;
+            }
+        }
+    }
+
+    /// Whether it has no cgroups of its own but lives in those of its parent.
+    pub(super) fn shares_cgroups(&self) -> bool {
+        let request = &self.request;
+        self.id.is_nested() && (request.linux.share_cgroups || request.class == ContainerClass::Debug)
+    }
+}
+
+impl Handle {
+    /// The container as the chain needs it.
+    pub(super) fn context(&self) -> ContainerContext {
+        let record = self.record();
+        ContainerContext {
+            id: record.id.clone(),
+            details: ContainerDetails {
+                pid: record.process.map(|process| process.pid),
+                sandbox: record.sandbox.clone(),
+                scratch: record.part.scratch.clone(),
+                cgroups: record.part.cgroups.clone(),
+                state: Json::Null,
+            },
+            participants: record.part.participants.clone(),
+        }
+    }
+}

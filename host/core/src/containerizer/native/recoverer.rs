@@ -1,0 +1,95 @@
+//! What plugins are told of existing containers when they start or restart, and what becomes of their verdicts.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use cofferdam_plugin_model::{ContainerDetails, RecoverReply, RecoverRequest, Recovered, Verdict};
+use semver::Version;
+
+use super::record::NativeTable;
+use crate::chain::Participant;
+use crate::ledger::Ledger;
+use crate::model::Phase;
+use crate::plugin::Recoverer;
+
+/// Gives plugins the containers of the table.
+pub(crate) struct TableRecoverer {
+    pub(crate) table: Arc<NativeTable>,
+    pub(crate) ledger: Arc<Ledger>,
+    /// Versions of the plugins in the chain, for states that they migrate.
+    pub(crate) versions: BTreeMap<String, Version>,
+}
+
+impl Recoverer for TableRecoverer {
+    fn request(&self, plugin: &str) -> RecoverRequest {
+        let mut request = RecoverRequest::default();
+        for handle in self.table.all() {
+            let record = handle.record();
+            let mut participants = record.part.participants.iter();
+            let Some(participant) = participants.find(|participant| participant.plugin == plugin) else {
+                continue;
+            };
+            match record.phase {
+                Phase::Ended => {}
+                Phase::Running if handle.stop_request().is_none() && !participant.excluded => {
+                    request.containers.push(Recovered {
+                        id: record.id.clone(),
+                        details: ContainerDetails {
+                            state: participant.state.clone(),
+                            ..handle.context().details
+                        },
+                        resources: record.resources.clone(),
+                        written_by: (!participant.state.is_null()).then(|| participant.version.clone()),
+                    });
+                }
+                // A container that was being launched when the plugin restarted is reported as an orphan: whether
+                // it will run is not known yet. So is one that was launched without the plugin.
+                _ => request.orphans.push(record.id.clone()),
+            }
+        }
+        request
+    }
+
+    fn apply_recovery(&self, plugin: &str, mut reply: RecoverReply) {
+        let version = self.versions.get(plugin);
+        let serves = |participant: &&Participant| participant.plugin == plugin && !participant.excluded;
+        for handle in self.table.all() {
+            let record = handle.record();
+            let Some(participant) = record.part.participants.iter().find(serves) else { continue };
+            if record.phase != Phase::Running {
+                continue;
+            }
+            let verdict = reply.verdicts.remove(handle.id());
+            let mut changed = participant.clone();
+            apply(&mut changed, verdict.clone(), version);
+            if changed == *participant {
+                continue;
+            }
+            // The record may have changed meanwhile; the verdict concerns the plugin's own entry only.
+            let written = handle.update_persisted(&self.ledger, |record| {
+                let mut participants = record.part.participants.iter_mut();
+                if let Some(participant) = participants.find(|participant| participant.plugin == plugin) {
+                    apply(participant, verdict.clone(), version);
+                }
+            });
+            if let Err(error) = written {
+                // The next recovery repeats the question with the state on disk.
+                tracing::error!(container = %handle.id(), plugin, "cannot record the plugin's new state: {error}");
+            }
+        }
+    }
+}
+
+fn apply(participant: &mut Participant, verdict: Option<Verdict>, version: Option<&Version>) {
+    match verdict {
+        Some(Verdict::Refused { reason }) => participant.unavailable = Some(reason),
+        Some(Verdict::Migrated { state }) => {
+            participant.state = state;
+            participant.unavailable = None;
+            if let Some(version) = version {
+                participant.version = version.clone();
+            }
+        }
+        _ => participant.unavailable = None,
+    }
+}

@@ -1,0 +1,330 @@
+//! Containers as Linux knows them: namespaces to see by, a cgroup to be held by.
+//!
+//! ```text
+//! <hierarchy>/<root>/<instance>/pod.container              pod's processes
+//!                                            /leaf          …moved here when one nested in it wants controllers (v2)
+//!                                            /web.container the processes of pod.web
+//! ```
+//!
+//! The hierarchy is v2 wherever it is mounted, be it beside v1: there a process is born in its cgroup, a kill is one
+//! write, and emptiness is an event. Elsewhere it is v1's freezer. The instance keeps agents on one machine apart.
+//!
+//! No knob of any controller ends in `.container`, so an id can never be mistaken for one.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cofferdam_linux::cgroup::{Cgroup, CgroupError, Cgroups, Events, Version};
+use cofferdam_linux::image::Image;
+use cofferdam_linux::namespace::{Namespace, Namespaces};
+use cofferdam_linux::process::Process;
+use cofferdam_linux::spawn::{self, SpawnError};
+use cofferdam_plugin_model::ContainerId;
+
+use super::{
+    CgroupSetupError, CreateError, DestroyError, Launcher, PendingInit, RecoverError, SpawnRequest,
+    descriptors,
+};
+
+/// What the directory of a container ends in.
+const CONTAINER: &str = ".container";
+/// Where a v2 container's processes go when its own directory must hold none.
+const LEAF: &str = "leaf";
+/// How long a killed process is given to disappear before surer means are used, or none, if it is in nobody's way.
+const EXIT_GRACE: Duration = Duration::from_secs(1);
+
+/// The launcher for which containers are namespaces and cgroups. Needs root.
+#[derive(Debug)]
+pub struct Linux {
+    cgroups: Cgroups,
+    /// `<root>/<instance>`, relative to the mounts.
+    relative: PathBuf,
+    /// That, in the hierarchy by which containers are tracked.
+    tracking: Cgroup,
+    image: Arc<Image>,
+    timeout: Duration,
+}
+
+/// The cgroups a process is born in: a v2 directory, and `tasks` files of v1 directories.
+struct CgroupFds {
+    v2: Option<OwnedFd>,
+    v1: Vec<(PathBuf, OwnedFd)>,
+}
+
+/// A machine on which containers cannot be tracked.
+#[derive(Debug, thiserror::Error)]
+pub enum SetUpError {
+    /// There is no hierarchy to track by.
+    #[error("neither cgroup v2 nor the v1 freezer hierarchy is mounted")]
+    NoHierarchy,
+    /// The instance is no name of a directory.
+    #[error("`{instance}` cannot name a cgroup")]
+    Instance {
+        /// It.
+        instance: String,
+    },
+    /// The agent's cgroup cannot be made.
+    #[error("cannot make the cgroup that is to hold all containers")]
+    Cgroup(#[source] CgroupError),
+}
+
+impl Linux {
+    /// A launcher for the agent called `instance`.
+    ///
+    /// `root` is a path relative to the mounts, below which all agents keep their cgroups. `patience` is how long a
+    /// `destroy` waits for the kernel to end processes that were killed.
+    pub fn new(
+        cgroups: Cgroups,
+        root: &Path,
+        instance: &str,
+        image: Arc<Image>,
+        timeout: Duration,
+    ) -> Result<Self, SetUpError> {
+        if instance.is_empty() || instance.starts_with('.') || instance.contains(['/', '\0']) {
+            return Err(SetUpError::Instance { instance: instance.to_owned() });
+        }
+        let relative = root.strip_prefix("/").unwrap_or(root).join(instance);
+        let tracking = cgroups
+            .unified(&relative)
+            .or_else(|| cgroups.cgroup("freezer", &relative))
+            .ok_or(SetUpError::NoHierarchy)?;
+        tracking.create().map_err(SetUpError::Cgroup)?;
+        Ok(Self { cgroups, relative, tracking, image, timeout })
+    }
+
+    fn tracking(&self, id: &ContainerId) -> Cgroup {
+        self.tracking.child(path(id))
+    }
+
+    /// Moves a container's processes into a leaf below it, because a v2 cgroup that hands controllers down must hold
+    /// none itself.
+    fn evacuate(&self, parent: &Cgroup, id: &ContainerId) -> Result<(), CgroupSetupError> {
+        let failed = |source| CgroupSetupError::Cgroup { id: id.clone(), source };
+        let leaf = parent.child(LEAF);
+        let deadline = Instant::now() + self.timeout;
+        loop {
+            let procs = parent.procs().map_err(failed)?;
+            if procs.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(CgroupSetupError::Crowded { id: id.clone() });
+            }
+            leaf.create().map_err(failed)?;
+            for pid in procs {
+                match leaf.adopt(pid) {
+                    // It has ended.
+                    Err(CgroupError::Write { source, .. })
+                        if source.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => {}
+                    other => other.map_err(failed)?,
+                }
+            }
+        }
+    }
+
+    /// Those of `controllers` that are found in v2; those of v1 are there without our help.
+    fn of_v2<'c>(&self, id: &ContainerId, controllers: &[&'c str]) -> Result<Vec<&'c str>, CgroupSetupError> {
+        let mut found = Vec::new();
+        for controller in controllers {
+            match self.cgroups.hierarchy(controller) {
+                Some((_, Version::V2)) => found.push(*controller),
+                Some((_, Version::V1)) => {}
+                None => {
+                    let controller = (*controller).to_owned();
+                    return Err(CgroupSetupError::NoController { id: id.clone(), controller });
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Opens the container's own cgroup and those asked for. A v2 path must be the container's own, into which it is born anyway.
+    fn cgroup_fds(&self, request: &SpawnRequest<'_>, own: &Cgroup) -> Result<CgroupFds, CreateError> {
+        let failed = |source| CreateError::Cgroup { id: request.id.clone(), source };
+        let mut fds = CgroupFds { v2: None, v1: Vec::new() };
+        match own.version() {
+            Version::V2 => fds.v2 = Some(own.directory().map_err(failed)?),
+            Version::V1 => fds.v1.push((own.path().to_owned(), own.tasks().map_err(failed)?)),
+        }
+        let unified = self.cgroups.unified.as_ref().map(|hierarchy| hierarchy.mount.as_path());
+        for path in &request.cgroups {
+            if path == own.path() {
+                continue;
+            }
+            let is_v2 = unified.is_some_and(|mount| path.starts_with(mount));
+            if is_v2 {
+                return Err(CreateError::SecondCgroup { id: request.id.clone(), path: path.clone() });
+            }
+            fds.v1.push((path.clone(), Cgroup::at(path, Version::V1).tasks().map_err(failed)?));
+        }
+        Ok(fds)
+    }
+}
+
+impl Launcher for Linux {
+    fn name(&self) -> &'static str {
+        "linux"
+    }
+
+    fn namespaces(&self) -> Namespaces {
+        Namespaces::from_iter(Namespace::ALL).without(Namespace::User)
+    }
+
+    fn cgroup(&self, id: &ContainerId) -> Option<PathBuf> {
+        Some(self.relative.join(path(id)))
+    }
+
+    fn create_cgroup(&self, id: &ContainerId, controllers: &[&str]) -> Result<(), CgroupSetupError> {
+        let own = self.tracking(id);
+        let controllers = self.of_v2(id, controllers)?;
+        if !controllers.is_empty()
+            && let Some(parent) = id.parent()
+        {
+            self.evacuate(&self.tracking(&parent), id)?;
+        }
+        own.create().map_err(|source| CgroupSetupError::Cgroup { id: id.clone(), source })?;
+        self.cgroups.delegate(self.relative.join(path(id)), &controllers).map_err(|source| {
+            CgroupSetupError::Controllers { id: id.clone(), controllers: controllers.join(", "), source }
+        })
+    }
+
+    fn create(&self, request: SpawnRequest<'_>) -> Result<PendingInit, CreateError> {
+        let id = || request.id.clone();
+        let user = request.clone.contains(Namespace::User)
+            || request.enter.is_some_and(|enter| enter.namespaces.contains(Namespace::User));
+        if user {
+            let what = "a user namespace".to_owned();
+            return Err(CreateError::Unsupported { launcher: self.name(), id: id(), what });
+        }
+        let own = self.tracking(request.id);
+        let fds = self.cgroup_fds(&request, &own)?;
+        let (control, theirs) =
+            PendingInit::control().map_err(|source| CreateError::Control { id: id(), source })?;
+
+        let name = super::argument(request.id);
+        let open_tasks: Vec<_> = fds.v1.iter().map(|(_, file)| file.as_fd()).collect();
+        let process = spawn::Spawn {
+            image: &self.image,
+            arguments: &[c"cofferdam-init", &name],
+            descriptors: &descriptors(&request.stdio, &theirs, request.status),
+            clone: request.clone,
+            enter: request.enter,
+            cgroup: fds.v2.as_ref().map(AsFd::as_fd),
+            tasks: &open_tasks,
+        }
+        .spawn()
+        .map_err(|source| match source {
+            SpawnError::Join { index, source } => {
+                let path = fds.v1.get(index).map(|(path, _)| path.clone()).unwrap_or_default();
+                CreateError::Join { id: id(), path, source }
+            }
+            source => CreateError::Spawn { id: id(), source },
+        })?;
+        Ok(PendingInit::new(process, control, request.clone, false))
+    }
+
+    fn pids(&self, id: &ContainerId, _: Option<&Process>) -> Result<Vec<i32>, DestroyError> {
+        let own = self.tracking(id);
+        let mut pids = Vec::new();
+        for cgroup in [own.child(LEAF), own] {
+            match cgroup.procs() {
+                Err(error) if error.is_missing() => {}
+                Err(source) => return Err(DestroyError::Cgroup { id: id.clone(), source }),
+                Ok(procs) => pids.extend(procs),
+            }
+        }
+        Ok(pids)
+    }
+
+    fn destroy(&self, id: &ContainerId, first: Option<&Process>) -> Result<(), DestroyError> {
+        let own = self.tracking(id);
+        if first.is_some_and(|first| first.has_ended().unwrap_or(false)) && is_empty(&own) {
+            return Ok(());
+        }
+        if let Some(first) = first {
+            // With an own pid namespace this ends all the others too. Where there is a freezer only, waiting for that
+            // saves a freeze, which can hang when memory is short.
+            first.kill().map_err(|source| DestroyError::Process { id: id.clone(), source })?;
+            if own.version() == Version::V1 {
+                self.ends(id, first, EXIT_GRACE)?;
+            }
+        }
+        own.kill_all(self.timeout).map_err(|source| DestroyError::Kill { id: id.clone(), source })?;
+        let Some(first) = first else { return Ok(()) };
+        if own.exists() {
+            // It has left its cgroup, so it is past its last instruction. One that was process 1 of a pid namespace
+            // may stay a while: until somebody has reaped the first processes of those nested in the namespace.
+            self.ends(id, first, EXIT_GRACE)?;
+        } else if !self.ends(id, first, self.timeout)? {
+            return Err(DestroyError::Stuck { id: id.clone(), pids: vec![first.pid()] });
+        }
+        Ok(())
+    }
+
+    fn cleanup(&self, id: &ContainerId) -> Result<(), DestroyError> {
+        let failed = |source| DestroyError::Cgroup { id: id.clone(), source };
+        self.tracking(id).remove(self.timeout).map_err(failed)
+    }
+
+    fn recover(&self) -> Result<Vec<ContainerId>, RecoverError> {
+        let mut ids = Vec::new();
+        find(&self.tracking, None, &mut ids)?;
+        Ok(ids)
+    }
+
+    fn shutdown(&self) {
+        let mounts =
+            self.cgroups.legacy.iter().chain(&self.cgroups.unified).map(|hierarchy| &hierarchy.mount);
+        for mount in mounts {
+            // One with a container in it stays: the kernel removes no directory that is in use. The one above stays
+            // too: another agent may be about to make its own in it.
+            drop(std::fs::remove_dir(mount.join(&self.relative)));
+        }
+    }
+}
+
+impl Linux {
+    /// Waits for a killed process to end. Whether it has.
+    fn ends(&self, id: &ContainerId, process: &Process, timeout: Duration) -> Result<bool, DestroyError> {
+        let failed = |source| DestroyError::Find { id: id.clone(), source };
+        process.wait(Some(timeout)).map_err(failed)
+    }
+}
+
+/// Whether a v2 cgroup is there and has no process in it or below. Nobody can fork in there then.
+fn is_empty(cgroup: &Cgroup) -> bool {
+    let populated = |mut events: Events| events.populated();
+    cgroup.version() == Version::V2 && cgroup.events().and_then(populated).is_ok_and(|populated| !populated)
+}
+
+/// Where a container's cgroup is below its agent's.
+fn path(id: &ContainerId) -> PathBuf {
+    id.values().map(|value| format!("{value}{CONTAINER}")).collect()
+}
+
+/// Collects the ids of the containers below `cgroup`, which belongs to container `parent`. Whatever else is there is
+/// not ours.
+fn find(
+    cgroup: &Cgroup,
+    parent: Option<&ContainerId>,
+    ids: &mut Vec<ContainerId>,
+) -> Result<(), CgroupError> {
+    let children = match cgroup.children() {
+        Err(error) if error.is_missing() => return Ok(()),
+        children => children?,
+    };
+    for child in children {
+        let name = child.path().file_name().and_then(|name| name.to_str());
+        let Some(part) = name.and_then(|name| name.strip_suffix(CONTAINER)) else { continue };
+        let id = match parent {
+            Some(parent) => parent.child(part),
+            None => ContainerId::parse(part),
+        };
+        let Ok(id) = id else { continue };
+        ids.push(id.clone());
+        find(&child, Some(&id), ids)?;
+    }
+    Ok(())
+}

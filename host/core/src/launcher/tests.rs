@@ -1,0 +1,531 @@
+//! Launchers on the real kernel. Those that need root are skipped loudly without it, and fail under `CI`.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Seek};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use cofferdam_init::plan::Plan;
+use cofferdam_init::report::{Status, Step};
+use cofferdam_linux::cgroup::{Cgroup, Cgroups};
+use cofferdam_linux::image::Image;
+use cofferdam_linux::namespace::{Namespace, Namespaces};
+use cofferdam_linux::process::{Process, Stat};
+use cofferdam_linux::spawn::Enter;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::{
+    CgroupSetupError, CreateError, DestroyError, Launcher, Linux, PendingInit, Posix, SpawnRequest,
+    StartError, Stdio,
+};
+use cofferdam_plugin_model::ContainerId;
+
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+fn image() -> Arc<Image> {
+    static IMAGE: OnceLock<Arc<Image>> = OnceLock::new();
+    let seal = || Arc::new(Image::seal("cofferdam-init", cofferdam_init::IMAGE).unwrap());
+    Arc::clone(IMAGE.get_or_init(seal))
+}
+
+/// A launcher, and what it is tracked by; leaves no test cgroup behind.
+struct TestLauncher {
+    launcher: Box<dyn Launcher>,
+    cgroups: Cgroups,
+    top: Option<Cgroup>,
+}
+
+impl TestLauncher {
+    fn new(launcher: impl Launcher + 'static, cgroups: Cgroups) -> Self {
+        let relative = launcher.cgroup(&id("x"));
+        let top = relative.and_then(|path| {
+            let path = path.parent()?;
+            cgroups.unified(path).or_else(|| cgroups.cgroup("freezer", path))
+        });
+        Self { launcher: Box::new(launcher), cgroups, top }
+    }
+
+    /// The container's cgroup.
+    fn own(&self, id: &str) -> Cgroup {
+        let relative = self.cgroup(id).unwrap();
+        self.cgroups.unified(&relative).or_else(|| self.cgroups.cgroup("freezer", &relative)).unwrap()
+    }
+}
+
+/// The launcher's methods, with ids as text.
+impl TestLauncher {
+    fn name(&self) -> &'static str {
+        self.launcher.name()
+    }
+
+    fn cgroup(&self, id: &str) -> Option<PathBuf> {
+        self.launcher.cgroup(&self::id(id))
+    }
+
+    fn create_cgroup(&self, id: &str, controllers: &[&str]) -> Result<(), CgroupSetupError> {
+        self.launcher.create_cgroup(&self::id(id), controllers)
+    }
+
+    fn create(&self, request: SpawnRequest<'_>) -> Result<PendingInit, CreateError> {
+        self.launcher.create(request)
+    }
+
+    fn pids(&self, id: &str, first: Option<&Process>) -> Result<Vec<i32>, DestroyError> {
+        self.launcher.pids(&self::id(id), first)
+    }
+
+    fn destroy(&self, id: &str, first: Option<&Process>) -> Result<(), DestroyError> {
+        self.launcher.destroy(&self::id(id), first)
+    }
+
+    fn cleanup(&self, id: &str) -> Result<(), DestroyError> {
+        self.launcher.cleanup(&self::id(id))
+    }
+
+    fn recover(&self) -> Vec<String> {
+        let ids = self.launcher.recover().unwrap();
+        ids.iter().map(ToString::to_string).collect()
+    }
+}
+
+fn id(text: &str) -> ContainerId {
+    ContainerId::parse(text).unwrap()
+}
+
+impl Drop for TestLauncher {
+    fn drop(&mut self) {
+        let Some(top) = &self.top else { return };
+        if std::thread::panicking() {
+            drop(top.kill_all(TIMEOUT));
+        }
+        drop(top.remove(TIMEOUT));
+        // Another test may still have its own in there.
+        drop(top.path().parent().map(std::fs::remove_dir));
+    }
+}
+
+/// The launchers this machine can have: without root only one.
+fn launchers() -> Vec<TestLauncher> {
+    let mut all = vec![TestLauncher::new(Posix::new(image(), TIMEOUT), Cgroups::default())];
+    all.extend(linux_launchers());
+    all
+}
+
+/// One that tracks by v2, if there is such, and one that tracks by the v1 freezer, if there is such.
+fn linux_launchers() -> Vec<TestLauncher> {
+    if !rustix::process::geteuid().is_root() {
+        assert!(std::env::var_os("CI").is_none(), "these tests need root, and CI must run them");
+        eprintln!("\n*** SKIPPED: the linux launcher needs root, and was NOT tested ***\n");
+        return Vec::new();
+    }
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let detected = Cgroups::detect().unwrap();
+    let without_v2 = Cgroups { unified: None, ..detected.clone() };
+    let mut found = Vec::new();
+    for cgroups in [detected, without_v2] {
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let instance = format!("unit-{}-{number}", std::process::id());
+        let root = Path::new("cofferdam-test");
+        match Linux::new(cgroups.clone(), root, &instance, image(), TIMEOUT) {
+            Ok(launcher) => found.push(TestLauncher::new(launcher, cgroups)),
+            Err(error) => eprintln!("\n*** SKIPPED one way of tracking: {error} ***\n"),
+        }
+    }
+    assert!(!found.is_empty());
+    found
+}
+
+fn script(script: &str) -> Plan {
+    Plan {
+        program: "/bin/busybox".into(),
+        arguments: ["sh", "-c", script].map(OsString::from).to_vec(),
+        environment: vec![("PATH".into(), "/bin:/usr/bin".into())],
+        ..Plan::default()
+    }
+}
+
+/// A container's files.
+struct Files {
+    null: File,
+    output: File,
+    status: File,
+}
+
+impl Files {
+    fn new() -> Self {
+        let null = File::open("/dev/null").unwrap();
+        Self { null, output: tempfile::tempfile().unwrap(), status: tempfile::tempfile().unwrap() }
+    }
+
+    fn request(&self, id: &str) -> SpawnRequest<'_> {
+        let stdio =
+            Stdio { stdin: self.null.as_fd(), stdout: self.output.as_fd(), stderr: self.output.as_fd() };
+        // A request borrows its id; a test may leak one.
+        let id = Box::leak(Box::new(self::id(id)));
+        SpawnRequest {
+            id,
+            stdio,
+            status: self.status.as_fd(),
+            clone: Namespaces::EMPTY,
+            enter: None,
+            cgroups: Vec::new(),
+        }
+    }
+
+    fn status(&mut self) -> Status {
+        let mut text = Vec::new();
+        self.status.rewind().unwrap();
+        self.status.read_to_end(&mut text).unwrap();
+        Status::parse(&text)
+    }
+
+    fn output(&mut self) -> String {
+        let mut text = String::new();
+        self.output.rewind().unwrap();
+        self.output.read_to_string(&mut text).unwrap();
+        text
+    }
+}
+
+/// Starts a script whose output is a pipe, and waits until it has said `lines` lines.
+fn start(
+    launcher: &TestLauncher,
+    files: &mut Files,
+    id: &str,
+    text: &str,
+    lines: usize,
+) -> (Process, Vec<String>) {
+    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+    files.output = writer.into();
+    launcher.create_cgroup(id, &[]).unwrap();
+    let process = launcher.create(files.request(id)).unwrap().start(script(text)).unwrap();
+    files.output = tempfile::tempfile().unwrap();
+    let said = BufReader::new(File::from(reader)).lines().take(lines).map(Result::unwrap).collect();
+    (process, said)
+}
+
+/// Whether a process of this pid lives.
+fn lives(pid: i32) -> bool {
+    Stat::read(pid).is_ok_and(|stat| stat.state != 'Z')
+}
+
+#[test]
+fn a_script_runs_to_its_end() {
+    for launcher in launchers() {
+        let mut files = Files::new();
+        launcher.create_cgroup("pod", &[]).unwrap();
+        launcher.create_cgroup("pod", &[]).unwrap();
+        let held = launcher.create(files.request("pod")).unwrap();
+        assert_eq!(launcher.pids("pod", Some(held.process())).unwrap(), [held.process().pid()]);
+        let process = held.start(script("echo hello; exit 3")).unwrap();
+        assert!(process.wait(Some(TIMEOUT)).unwrap());
+        assert_eq!(files.output(), "hello\n");
+        assert_eq!(files.status(), Status::Ended(3 << 8));
+        for _ in 0..2 {
+            launcher.destroy("pod", Some(&process)).unwrap();
+            launcher.cleanup("pod").unwrap();
+        }
+        assert_eq!(launcher.recover(), [""; 0]);
+        process.reap().unwrap();
+    }
+}
+
+#[test]
+fn a_program_that_cannot_be_executed_is_an_error_and_leaves_no_process() {
+    for launcher in launchers() {
+        let mut files = Files::new();
+        launcher.create_cgroup("pod", &[]).unwrap();
+        let held = launcher.create(files.request("pod")).unwrap();
+        let pid = held.process().pid();
+        let plan = Plan { program: "/etc/passwd".into(), ..Plan::default() };
+        let Err(StartError::Failed { step, detail, source }) = held.start(plan) else { panic!("it started") };
+        assert_eq!((step, detail.as_str()), (Step::Exec, "/etc/passwd"));
+        assert_eq!(source.kind(), std::io::ErrorKind::PermissionDenied);
+        assert!(Stat::read(pid).is_err(), "not reaped");
+        assert_eq!(files.status(), Status::NotStarted { step: Some(Step::Exec), errno: 13 });
+        launcher.destroy("pod", None).unwrap();
+        launcher.cleanup("pod").unwrap();
+    }
+}
+
+#[test]
+fn an_abandoned_container_runs_nothing() {
+    for launcher in launchers() {
+        let mut files = Files::new();
+        launcher.create_cgroup("pod", &[]).unwrap();
+        let process = launcher.create(files.request("pod")).unwrap().abandon();
+        assert!(process.wait(Some(TIMEOUT)).unwrap());
+        assert_eq!(files.status(), Status::NotStarted { step: Some(Step::Plan), errno: 0 });
+        process.reap().unwrap();
+        launcher.cleanup("pod").unwrap();
+    }
+}
+
+#[test]
+fn destroy_ends_a_release_that_waits() {
+    for launcher in launchers() {
+        let files = Files::new();
+        launcher.create_cgroup("pod", &[]).unwrap();
+        let held = launcher.create(files.request("pod")).unwrap();
+        let process = held.process().try_clone().unwrap();
+        process.signal(19).unwrap(); // Stopped, it never reads its plan.
+        std::thread::scope(|scope| {
+            let release = scope.spawn(|| held.start(script("echo oops")));
+            launcher.destroy("pod", Some(&process)).unwrap();
+            assert!(matches!(release.join().unwrap(), Err(StartError::Died)));
+        });
+        launcher.cleanup("pod").unwrap();
+    }
+}
+
+/// The first process makes its task somewhere on the way, and must not leave it to nobody.
+#[test]
+fn destroy_may_come_at_any_moment_of_a_release() {
+    for launcher in launchers() {
+        for moment in 0..200 {
+            let mut files = Files::new();
+            let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+            files.output = writer.into();
+            launcher.create_cgroup("pod", &[]).unwrap();
+            let held = launcher.create(files.request("pod")).unwrap();
+            drop(files);
+            let process = held.process().try_clone().unwrap();
+            std::thread::scope(|scope| {
+                let release = scope.spawn(|| held.start(script("sleep 1000")).map(drop));
+                (0..moment * 100).for_each(|_| std::hint::spin_loop());
+                launcher.destroy("pod", Some(&process)).unwrap();
+                drop(release.join().unwrap());
+            });
+            // Readable without end once nobody is left who could write.
+            let mut ends = [PollFd::new(&reader, PollFlags::IN)];
+            let hung_up = poll(&mut ends, Some(&Timespec::default())).unwrap();
+            let events = ends[0].revents();
+            assert!(hung_up == 1 && events.contains(PollFlags::HUP), "{} at {moment}", launcher.name());
+            drop(process.reap());
+            launcher.cleanup("pod").unwrap();
+        }
+    }
+}
+
+#[test]
+fn destroy_finds_daemons_that_hid() {
+    for launcher in launchers() {
+        let mut files = Files::new();
+        // Double-forked, in a session of its own, without any open file of the container's.
+        let text = "( setsid sh -c 'exec </dev/null 2>/dev/null; echo $$; exec sleep 1000 >/dev/null' & ) ; sleep 1000";
+        let (process, said) = start(&launcher, &mut files, "pod", text, 1);
+        let daemon: i32 = said[0].parse().unwrap();
+        assert!(lives(daemon));
+        assert!(launcher.pids("pod", Some(&process)).unwrap().contains(&daemon));
+        launcher.destroy("pod", Some(&process)).unwrap();
+        assert!(!lives(daemon), "{}", launcher.name());
+        assert!(process.has_ended().unwrap());
+        process.reap().unwrap();
+        launcher.cleanup("pod").unwrap();
+    }
+}
+
+#[test]
+fn what_a_task_leaves_behind_is_destroyed_after_its_end() {
+    for launcher in launchers() {
+        let mut files = Files::new();
+        let text = "setsid sleep 1000 >/dev/null 2>&1 & echo $!";
+        let (process, said) = start(&launcher, &mut files, "pod", text, 1);
+        let daemon: i32 = said[0].parse().unwrap();
+        assert!(process.wait(Some(TIMEOUT)).unwrap());
+        assert_eq!(files.status(), Status::Ended(0));
+        process.reap().unwrap();
+        launcher.destroy("pod", Some(&process)).unwrap();
+        assert!(!lives(daemon), "{}", launcher.name());
+        launcher.cleanup("pod").unwrap();
+    }
+}
+
+/// A command may stop its own first process, which is another one of the same user.
+#[test]
+fn destroy_does_not_wait_for_a_first_process_that_was_stopped() {
+    for launcher in launchers() {
+        let mut files = Files::new();
+        let text = "kill -STOP $PPID; echo go; sleep 1000";
+        let (process, said) = start(&launcher, &mut files, "pod", text, 1);
+        assert_eq!(said, ["go"]);
+        launcher.destroy("pod", Some(&process)).unwrap();
+        assert!(process.has_ended().unwrap(), "{}", launcher.name());
+        process.reap().unwrap();
+        launcher.cleanup("pod").unwrap();
+    }
+}
+
+/// Each of these processes forks its successor and ends, so that whoever lists and then kills comes too late.
+#[test]
+fn destroy_catches_those_who_run_away_by_forking() {
+    for launcher in launchers() {
+        let mut files = Files::new();
+        let hop = r#"export S='sh -c "$S" & exit 0'; for i in 1 2 3 4 5 6 7 8; do sh -c "$S"; done; echo go; sleep 1000"#;
+        let (process, said) = start(&launcher, &mut files, "pod", hop, 1);
+        assert_eq!(said, ["go"]);
+        launcher.destroy("pod", Some(&process)).unwrap();
+        assert!(process.has_ended().unwrap());
+        process.reap().unwrap();
+        let left = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
+            let environment = std::fs::read(entry.ok()?.path().join("environ")).ok()?;
+            environment.windows(14).any(|bytes| bytes == b"S=sh -c \"$S\" &").then_some(())
+        });
+        assert_eq!(left.count(), 0, "{}", launcher.name());
+        launcher.cleanup("pod").unwrap();
+    }
+}
+
+#[test]
+fn unknown_containers_are_destroyed_and_cleaned_up_with_ease() {
+    for launcher in launchers() {
+        launcher.destroy("never.seen", None).unwrap();
+        launcher.cleanup("never.seen").unwrap();
+    }
+}
+
+#[test]
+fn traces_are_found_by_a_later_agent_and_only_those_of_its_instance() {
+    for launcher in linux_launchers() {
+        for id in ["pod", "pod.web", "tasks", "pod.web.deep"] {
+            launcher.create_cgroup(id, &[]).unwrap();
+        }
+        launcher.top.as_ref().unwrap().child("stray").create().unwrap();
+        assert_eq!(launcher.recover(), ["pod", "pod.web", "pod.web.deep", "tasks"]);
+        for other in linux_launchers() {
+            assert_eq!(other.recover(), [""; 0]);
+        }
+        launcher.cleanup("pod").unwrap();
+        assert_eq!(launcher.recover(), ["tasks"]);
+    }
+}
+
+#[test]
+fn an_orphan_is_destroyed_by_its_cgroup_alone() {
+    for launcher in linux_launchers() {
+        let mut files = Files::new();
+        let (process, _) = start(&launcher, &mut files, "pod", "echo up; sleep 1000", 1);
+        launcher.destroy("pod", None).unwrap();
+        assert!(process.has_ended().unwrap());
+        process.reap().unwrap();
+        launcher.cleanup("pod").unwrap();
+    }
+}
+
+#[test]
+fn a_nested_container_is_destroyed_alone_or_with_its_parent() {
+    for launcher in linux_launchers() {
+        let own = Namespaces::from_iter([Namespace::Pid, Namespace::Mount]);
+        let mut started = Vec::new();
+        let files = Files::new();
+        launcher.create_cgroup("pod", &[]).unwrap();
+        let held = launcher.create(SpawnRequest { clone: own, ..files.request("pod") }).unwrap();
+        let parent = held.start(script("sleep 1000")).unwrap();
+        for id in ["pod.a", "pod.b"] {
+            launcher.create_cgroup(id, &[]).unwrap();
+            let enter = Enter { process: &parent, namespaces: own };
+            let held = launcher.create(SpawnRequest { enter: Some(enter), ..files.request(id) }).unwrap();
+            started.push(held.start(script("sleep 1000")).unwrap());
+        }
+        assert_eq!(launcher.pids("pod", None).unwrap().len(), 2);
+        assert_eq!(launcher.pids("pod.a", None).unwrap().len(), 2);
+
+        launcher.destroy("pod.a", Some(&started[0])).unwrap();
+        assert!(started[0].has_ended().unwrap());
+        assert!(!started[1].has_ended().unwrap());
+        launcher.cleanup("pod.a").unwrap();
+        launcher.destroy("pod", Some(&parent)).unwrap();
+        assert!(started[1].wait(Some(TIMEOUT)).unwrap());
+        launcher.cleanup("pod").unwrap();
+        // The parent, process 1 of a pid namespace, is last to end: when those nested in it are reaped.
+        for process in started.iter().chain([&parent]) {
+            assert!(process.wait(Some(TIMEOUT)).unwrap());
+            assert!(process.reap().unwrap().is_some(), "the agent is not its parent");
+        }
+    }
+}
+
+/// The rule that a v2 cgroup with controllers for those below it holds no process itself, met late: the parent runs
+/// when the first nested container that wants controllers arrives.
+#[test]
+fn a_running_parent_makes_room_for_nested_controllers() {
+    for launcher in linux_launchers() {
+        let Some(controller) = launcher.cgroups.unified.as_ref().and_then(|v2| v2.controllers.first()) else {
+            continue;
+        };
+        let files = Files::new();
+        launcher.create_cgroup("pod", &[]).unwrap();
+        let parent = launcher.create(files.request("pod")).unwrap().start(script("sleep 1000")).unwrap();
+        // One of v1 needs nothing, and one of nowhere is an error.
+        let error = launcher.create_cgroup("pod.web", &["memory", "no-such"]).unwrap_err();
+        assert!(matches!(error, CgroupSetupError::NoController { .. }), "{error}");
+        launcher.create_cgroup("pod.web", &["pids", controller]).unwrap();
+        let available = launcher.own("pod.web").read("cgroup.controllers").unwrap();
+        assert_eq!(available, *controller);
+        assert_eq!(launcher.pids("pod", None).unwrap().len(), 2, "the parent's are in the leaf");
+        let nested = launcher.create(files.request("pod.web")).unwrap().start(script("sleep 1000")).unwrap();
+        assert_eq!(launcher.recover(), ["pod", "pod.web"]);
+        launcher.destroy("pod", Some(&parent)).unwrap();
+        assert!(nested.wait(Some(TIMEOUT)).unwrap());
+        launcher.cleanup("pod").unwrap();
+        parent.reap().unwrap();
+        nested.reap().unwrap();
+    }
+}
+
+#[test]
+fn a_container_is_born_in_the_v1_cgroups_asked_for() {
+    for launcher in linux_launchers() {
+        let relative = launcher.cgroup("pod").unwrap();
+        let Some(pids) = launcher.cgroups.cgroup("pids", &relative) else { continue };
+        pids.create().unwrap();
+        let mut files = Files::new();
+        launcher.create_cgroup("pod", &[]).unwrap();
+        let request = SpawnRequest { cgroups: vec![pids.path().to_owned()], ..files.request("pod") };
+        let held = launcher.create(request).unwrap();
+        assert_eq!(pids.procs().unwrap(), [held.process().pid()]);
+        let process = held.start(script("cat /proc/self/cgroup")).unwrap();
+        assert!(process.wait(Some(TIMEOUT)).unwrap());
+        let line = format!("pids:/{}", relative.display());
+        assert!(files.output().contains(&line), "{}", files.output());
+        process.reap().unwrap();
+        launcher.destroy("pod", Some(&process)).unwrap();
+        launcher.cleanup("pod").unwrap();
+        for level in pids.path().ancestors().take(3) {
+            drop(std::fs::remove_dir(level));
+        }
+    }
+}
+
+#[test]
+fn a_cgroup_that_is_not_there_is_named() {
+    for launcher in linux_launchers() {
+        let files = Files::new();
+        launcher.create_cgroup("pod", &[]).unwrap();
+        let request =
+            SpawnRequest { cgroups: vec!["/sys/fs/cgroup/none/such".into()], ..files.request("pod") };
+        let error = launcher.create(request).map(PendingInit::abandon).unwrap_err();
+        let CreateError::Cgroup { source, .. } = error else { panic!("{error}") };
+        assert!(source.to_string().contains("/sys/fs/cgroup/none/such/tasks"), "{source}");
+        launcher.cleanup("pod").unwrap();
+    }
+}
+
+#[test]
+fn posix_says_what_it_cannot_do() {
+    let posix = Posix::new(image(), TIMEOUT);
+    let files = Files::new();
+    let clone = Namespaces::EMPTY.with(Namespace::Pid);
+    let request = SpawnRequest { clone, ..files.request("pod") };
+    let error = posix.create(request).map(PendingInit::abandon).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the `posix` launcher cannot give container `pod` its own namespaces (pid); use the `linux` launcher"
+    );
+    let request = SpawnRequest { cgroups: vec!["/x".into()], ..files.request("pod") };
+    assert!(matches!(posix.create(request), Err(CreateError::Unsupported { .. })));
+}

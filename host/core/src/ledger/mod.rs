@@ -1,0 +1,329 @@
+//! What must outlive the agent: one record per container, written before the effects it speaks of.
+//!
+//! ```text
+//! <runtime_dir>/agent.lock                         held by the agent that owns the directory
+//! <runtime_dir>/containers/<id>/record             a line of its own, then JSON
+//! <runtime_dir>/containers/<id>/status             written by the container's first process
+//! <runtime_dir>/containers/<id>/containers/<id>/…  nested containers
+//! <runtime_dir>/removed/<id>                       on its way out, and known to nobody any more
+//! <work_dir>/agent.lock                            as above
+//! ```
+//!
+//! A record is written to a temporary file and renamed over the old one, so it is never half there. It is
+//! not flushed to the disk: it guards against the death of the agent, and after the death of the machine
+//! there are no containers that it could speak of, which the boot id tells. A record that is torn all the
+//! same, by a full disk or a stranger, is reported, and its container is undone by name.
+
+mod lock;
+mod record;
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use cofferdam_plugin_model::ContainerId;
+use serde::Serialize;
+
+use crate::model::Record;
+
+pub use lock::Lock;
+pub use record::RecordError;
+
+/// The folder for containers, in the runtime directory and in every container's.
+const CONTAINERS: &str = "containers";
+
+/// The folder for what is being forgotten, in the runtime directory.
+const REMOVED: &str = "removed";
+
+/// The records of one agent.
+#[derive(Debug)]
+pub struct Ledger {
+    runtime_dir: PathBuf,
+    _lock: Lock,
+}
+
+/// A container that the ledger knows.
+#[derive(Debug)]
+pub struct Entry {
+    /// Its id, from the name of its folder.
+    pub id: ContainerId,
+    /// Its record, or what is wrong with it.
+    pub record: Result<Record, RecordError>,
+}
+
+/// Why the ledger could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// The directory cannot be made or opened.
+    #[error("cannot use directory `{path}`")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another agent is there.
+    #[error(
+        "directory `{path}` belongs to another running agent; give this one its own with `--runtime-dir` \
+         and `--work-dir`"
+    )]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A record cannot be written.
+    #[error("cannot write the record of container `{id}` to `{path}`")]
+    Write {
+        /// The container.
+        id: ContainerId,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A record was not written because a thread of the agent panicked.
+    #[error("the record of container `{id}` was not written: {reason}")]
+    Interrupted {
+        /// The container.
+        id: ContainerId,
+        /// What happened.
+        reason: String,
+    },
+    /// A record cannot be removed.
+    #[error("cannot remove the record of container `{id}` at `{path}`")]
+    Remove {
+        /// The container.
+        id: ContainerId,
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl Ledger {
+    /// Opens the ledger of a runtime directory, which is made if missing, and keeps other agents out.
+    ///
+    /// # Errors
+    /// [`LedgerError::InUse`] when another agent is there.
+    pub fn open(runtime_dir: &Path) -> Result<Self, LedgerError> {
+        let directory_error = |source| LedgerError::Directory { path: runtime_dir.to_owned(), source };
+        fs::DirBuilder::new().recursive(true).mode(0o711).create(runtime_dir).map_err(directory_error)?;
+        let runtime_dir = runtime_dir.canonicalize().map_err(directory_error)?;
+        let lock = Lock::take(&runtime_dir)?;
+        // What the last agent did not come to remove.
+        if let Err(error) = remove_tree(&runtime_dir.join(REMOVED)) {
+            tracing::warn!("{}: not removed yet: {error}", runtime_dir.join(REMOVED).display());
+        }
+        Ok(Self { runtime_dir, _lock: lock })
+    }
+
+    /// The directory, without symbolic links.
+    #[must_use]
+    pub fn runtime_dir(&self) -> &Path {
+        &self.runtime_dir
+    }
+
+    /// The folder of a container.
+    #[must_use]
+    pub fn directory(&self, id: &ContainerId) -> PathBuf {
+        nested_directory(&self.runtime_dir, id)
+    }
+
+    /// The file in which a container's first process leaves the exit status.
+    #[must_use]
+    pub fn status_file(&self, id: &ContainerId) -> PathBuf {
+        self.directory(id).join("status")
+    }
+
+    /// Writes a record. Blocks.
+    ///
+    /// # Errors
+    /// When it is not on disk; the older one is then.
+    pub fn write<P: Serialize>(&self, record: &Record<P>) -> Result<(), LedgerError> {
+        let directory = self.directory(&record.id);
+        let path = directory.join("record");
+        self.write_to(&directory, &path, record).map_err(|source| LedgerError::Write {
+            id: record.id.clone(),
+            path,
+            source,
+        })
+    }
+
+    fn write_to<P: Serialize>(&self, directory: &Path, path: &Path, record: &Record<P>) -> io::Result<()> {
+        let bytes = record::encode(record)?;
+        let temporary = directory.join("record.new");
+        let open =
+            || fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary);
+        let mut file = match open() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+                open()?
+            }
+            other => other?,
+        };
+        file.write_all(&bytes)?;
+        fs::rename(&temporary, path)
+    }
+
+    /// Forgets a container and all that are nested in it, at once: there is no moment at which half of it is
+    /// known. One that is not there is forgotten already.
+    ///
+    /// # Errors
+    /// When something of it is still there; then this is to be called again.
+    pub fn remove(&self, id: &ContainerId) -> Result<(), LedgerError> {
+        let path = self.directory(id);
+        self.remove_from(&path, id).map_err(|source| LedgerError::Remove { id: id.clone(), path, source })
+    }
+
+    fn remove_from(&self, path: &Path, id: &ContainerId) -> io::Result<()> {
+        let removed = self.runtime_dir.join(REMOVED);
+        let gone = removed.join(id.as_str());
+        // An earlier call may have come this far.
+        remove_tree(&gone)?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&removed)?;
+        match fs::rename(path, &gone) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+            Ok(()) => remove_tree(&gone),
+        }
+    }
+
+    /// Every container that the ledger knows, parents before children.
+    ///
+    /// # Errors
+    /// When a folder cannot be read.
+    pub fn entries(&self) -> Result<Vec<Entry>, LedgerError> {
+        let mut entries = Vec::new();
+        self.collect(&self.runtime_dir.join(CONTAINERS), None, &mut entries)
+            .map_err(|source| LedgerError::Directory { path: self.runtime_dir.clone(), source })?;
+        Ok(entries)
+    }
+
+    fn collect(
+        &self,
+        directory: &Path,
+        parent: Option<&ContainerId>,
+        entries: &mut Vec<Entry>,
+    ) -> io::Result<()> {
+        let listing = match fs::read_dir(directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other?,
+        };
+        let mut names = listing.map(|entry| entry.map(|e| e.file_name())).collect::<io::Result<Vec<_>>>()?;
+        names.sort();
+        for name in names {
+            let id = name.to_str().and_then(|name| match parent {
+                None => ContainerId::parse(name).ok().filter(|id| !id.is_nested()),
+                Some(parent) => parent.child(name).ok(),
+            });
+            let Some(id) = id else {
+                tracing::warn!(directory = %directory.join(&name).display(), "not a container's folder; left alone");
+                continue;
+            };
+            let record = record::read(&directory.join(&name).join("record"), &id);
+            entries.push(Entry { id: id.clone(), record });
+            self.collect(&directory.join(&name).join(CONTAINERS), Some(&id), entries)?;
+        }
+        Ok(())
+    }
+}
+
+/// Removes a folder with all that is in it. One that is not there is removed already.
+fn remove_tree(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// The folder of a container below `base`, where nested ones lie inside their parents'.
+#[must_use]
+pub fn nested_directory(base: &Path, id: &ContainerId) -> PathBuf {
+    id.values().fold(base.to_owned(), |mut path, value| {
+        path.push(CONTAINERS);
+        path.push(value);
+        path
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Phase, Request};
+    use serde_json::Value as Json;
+
+    fn record(id: &str) -> Record {
+        let request = Request::shell(ContainerId::parse(id).unwrap(), "true");
+        Record::new("test", request, "boot".into(), Json::Null)
+    }
+
+    #[test]
+    fn a_record_is_read_back_as_it_was_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(directory.path()).unwrap();
+        let written = ["alone", "pod", "pod.web"].map(record);
+        for record in &written {
+            ledger.write(record).unwrap();
+        }
+        let entries = ledger.entries().unwrap();
+        let ids: Vec<_> = entries.iter().map(|entry| entry.id.as_str()).collect();
+        assert_eq!(ids, ["alone", "pod", "pod.web"]);
+        for (entry, written) in entries.into_iter().zip(written) {
+            assert_eq!(entry.record.unwrap(), written);
+        }
+        ledger.remove(&ContainerId::parse("pod").unwrap()).unwrap();
+        ledger.remove(&ContainerId::parse("pod").unwrap()).unwrap();
+        assert_eq!(ledger.entries().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn torn_records_are_told_apart_from_whole_ones() {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(directory.path()).unwrap();
+        let mut whole = record("web");
+        whole.phase = Phase::Running;
+        ledger.write(&whole).unwrap();
+        let path = ledger.directory(&whole.id).join("record");
+        let bytes = fs::read(&path).unwrap();
+        for len in 0..bytes.len() {
+            fs::write(&path, &bytes[..len]).unwrap();
+            assert!(ledger.entries().unwrap()[0].record.is_err(), "{len} of {} bytes passed", bytes.len());
+        }
+        let mut flipped = bytes.clone();
+        let last = flipped.len() - 3;
+        flipped[last] ^= 1;
+        fs::write(&path, &flipped).unwrap();
+        assert!(matches!(ledger.entries().unwrap()[0].record, Err(RecordError::Checksum { .. })));
+    }
+
+    #[test]
+    fn a_removal_that_was_cut_off_is_finished_and_known_to_nobody() {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(directory.path()).unwrap();
+        let id = ContainerId::parse("web").unwrap();
+        ledger.write(&record("web")).unwrap();
+        let removed = directory.path().join(REMOVED);
+        fs::create_dir_all(&removed).unwrap();
+        fs::rename(ledger.directory(&id), removed.join("web")).unwrap();
+        assert!(ledger.entries().unwrap().is_empty());
+        ledger.write(&record("web")).unwrap();
+        ledger.remove(&id).unwrap();
+        assert!(ledger.entries().unwrap().is_empty() && fs::read_dir(&removed).unwrap().next().is_none());
+
+        fs::create_dir(removed.join("web")).unwrap();
+        drop(ledger);
+        Ledger::open(directory.path()).unwrap();
+        assert!(!removed.exists());
+    }
+
+    #[test]
+    fn a_second_agent_is_kept_out() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = Ledger::open(directory.path()).unwrap();
+        assert!(matches!(Ledger::open(directory.path()), Err(LedgerError::InUse { .. })));
+        drop(first);
+        Ledger::open(directory.path()).unwrap();
+    }
+}

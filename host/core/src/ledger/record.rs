@@ -1,0 +1,112 @@
+//! The file format of a record.
+//!
+//! The first line is `cofferdam-record <version> <crc32 of the rest>`; the rest is JSON. Fields may be added with
+//! defaults under the same version; any other change increments it.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use cofferdam_plugin_model::ContainerId;
+use serde::Serialize;
+
+use crate::model::Record;
+
+/// First word of every record.
+const MAGIC: &str = "cofferdam-record";
+
+/// The version that is written, and the only one that is read. Version 1 was never released.
+const VERSION: u32 = 2;
+
+/// Why a record cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// The file cannot be read.
+    #[error("cannot read the record of container `{id}`")]
+    Read {
+        /// The container.
+        id: ContainerId,
+        /// The error of the kernel.
+        source: io::Error,
+    },
+    /// The first line is missing or malformed.
+    #[error("the record of container `{id}` is empty or truncated")]
+    Truncated {
+        /// The container.
+        id: ContainerId,
+    },
+    /// The record was written by another version of the agent.
+    #[error(
+        "the record of container `{id}` has format version {version}, this agent reads version {VERSION}; use \
+         the version of the agent that wrote it"
+    )]
+    Version {
+        /// The container.
+        id: ContainerId,
+        /// Format version of the record.
+        version: u32,
+    },
+    /// The content was changed or is incomplete.
+    #[error("the record of container `{id}` does not match its checksum")]
+    Checksum {
+        /// The container.
+        id: ContainerId,
+    },
+    /// The JSON does not have the expected structure.
+    #[error("the record of container `{id}` cannot be decoded")]
+    Content {
+        /// The container.
+        id: ContainerId,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+}
+
+impl RecordError {
+    /// Whether the record is damaged, as after a full disk, rather than unreadable or of another version.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            // The agent died between creating the directory and writing the record.
+            Self::Read { source, .. } => source.kind() == io::ErrorKind::NotFound,
+            Self::Truncated { .. } | Self::Checksum { .. } => true,
+            Self::Version { .. } | Self::Content { .. } => false,
+        }
+    }
+}
+
+/// The content of a record's file.
+pub(super) fn encode<P: Serialize>(record: &Record<P>) -> io::Result<Vec<u8>> {
+    let body = serde_json::to_vec(record)?;
+    let mut bytes = format!("{MAGIC} {VERSION} {:08x}\n", crc32fast::hash(&body)).into_bytes();
+    bytes.extend(body);
+    Ok(bytes)
+}
+
+/// Reads a record from its file.
+pub(super) fn read(path: &Path, id: &ContainerId) -> Result<Record, RecordError> {
+    let bytes = fs::read(path).map_err(|source| RecordError::Read { id: id.clone(), source })?;
+    let truncated = || RecordError::Truncated { id: id.clone() };
+    let end = bytes.iter().position(|&byte| byte == b'\n').ok_or_else(truncated)?;
+    let (head, body) = (&bytes[..end], &bytes[end + 1..]);
+    let mut words = std::str::from_utf8(head).map_err(|_| truncated())?.split(' ');
+    let (Some(MAGIC), Some(version), Some(checksum), None) =
+        (words.next(), words.next(), words.next(), words.next())
+    else {
+        return Err(truncated());
+    };
+    let version: u32 = version.parse().map_err(|_| truncated())?;
+    if version != VERSION {
+        return Err(RecordError::Version { id: id.clone(), version });
+    }
+    if u32::from_str_radix(checksum, 16).ok() != Some(crc32fast::hash(body)) {
+        return Err(RecordError::Checksum { id: id.clone() });
+    }
+    let record: Record =
+        serde_json::from_slice(body).map_err(|source| RecordError::Content { id: id.clone(), source })?;
+    // A directory that was moved by hand holds the record of another container.
+    if record.id != *id {
+        return Err(truncated());
+    }
+    Ok(record)
+}

@@ -1,0 +1,28 @@
+//! The container agent as a library: launchers, containerizers and the plugin chain.
+//!
+//! ```text
+//! agent ─▶ containerizer ─▶ chain ─▶ plugin ─▶ the plugin's code
+//!               │      └──▶ launcher, fetcher, ledger
+//!               └──────────▶ model (plain data, known to all)
+//! ```
+//!
+//! [`agent::Agent`] constructs and connects the rest. The library has no HTTP, command line or configuration
+//! files, and does not change the process that embeds it: no resource limits, signal handlers, umask, working
+//! directory or dumpable attribute. An embedder that runs containers as root should make itself non-dumpable and
+//! may raise its `RLIMIT_NOFILE`, as the `cofferdam` binary does.
+
+#![deny(unsafe_code)]
+
+pub mod agent;
+pub mod blocking;
+pub mod chain;
+pub mod config;
+pub mod containerizer;
+pub mod error_chain;
+pub mod fetcher;
+pub mod launcher;
+pub mod ledger;
+pub mod model;
+pub mod plugin;
+mod readiness;
+pub mod stats;

@@ -1,0 +1,18 @@
+//! What a container is, as plain data: what was asked for, how far it is, how it ended.
+//!
+//! Nothing here does anything, and nothing here knows the rest of the house.
+
+mod phase;
+mod record;
+mod request;
+mod termination;
+pub mod view;
+
+pub use phase::Phase;
+pub use record::{Cause, ProcessId, Record, now_unix_ms};
+pub use request::{InvalidRequest, Request, Uri, check_resources};
+pub use termination::{Ended, Reason, Termination};
+
+pub use cofferdam_plugin_model::{
+    Command, ContainerClass, ContainerId, InvalidId, Limit, LinuxOptions, Resources, Value,
+};

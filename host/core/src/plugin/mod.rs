@@ -1,0 +1,31 @@
+//! Plugins: from a file to something that can be called.
+//!
+//! ```text
+//! file ─▶ preflight (no plugin code runs) ─▶ store (private copy by hash) ─▶ load (dlopen, layout check)
+//!                                                                               │
+//! chain ─▶ Plugin::invoke ─▶ placement::Instance ─▶ ABI     placement::Placement ◀┘
+//! ```
+
+mod admit;
+mod counters;
+mod elf;
+mod error;
+mod health;
+mod index;
+mod load;
+mod log;
+mod placement;
+#[expect(clippy::module_inception, reason = "the main type of the module")]
+mod plugin;
+mod preflight;
+mod store;
+
+pub use admit::{AdmitError, PluginEnv};
+pub use error::CallError;
+pub use health::Health;
+pub use index::{LookupError, PluginIndex};
+pub use load::LoadError;
+pub use placement::Response;
+pub use plugin::{Plugin, Recoverer};
+pub use preflight::{Candidate, PreflightError, find, inspect_file};
+pub use store::{Store, StoreError};

@@ -1,0 +1,101 @@
+//! Births that go wrong, and processes that are not who they were.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+
+use cofferdam_linux::image::Image;
+use cofferdam_linux::namespace::Namespaces;
+use cofferdam_linux::process::{Process, ProcessError};
+use cofferdam_linux::spawn::{Spawn, SpawnError, Step};
+
+use crate::bench::{Answer, Container, image, script_on_host};
+
+#[test]
+fn an_image_that_is_no_program_is_an_error_and_leaves_no_child() {
+    let image = Image::seal("nonsense", b"nonsense").unwrap();
+    let null = File::open("/dev/null").unwrap();
+    let birth = Spawn {
+        image: &image,
+        arguments: &[c"x"],
+        descriptors: &[null.as_fd()],
+        clone: Namespaces::EMPTY,
+        enter: None,
+        cgroup: None,
+        tasks: &[],
+    };
+    let error = birth.spawn().unwrap_err();
+    let SpawnError::Step { step: Step::Exec, source } = error else { panic!("{error:?}") };
+    assert_eq!(source.raw_os_error(), Some(8));
+}
+
+#[test]
+fn a_tasks_file_that_refuses_is_told_by_its_index() {
+    let good = File::create("/dev/null").unwrap();
+    let bad = File::open("/dev/null").unwrap();
+    let error = Container::try_born(Namespaces::EMPTY, None, &[good, bad]).err().unwrap();
+    let SpawnError::Join { index, source } = error else { panic!("{error:?}") };
+    assert_eq!((index, source.raw_os_error()), (1, Some(9)));
+}
+
+#[test]
+fn too_many_descriptors_are_refused_before_anything_happens() {
+    let null = File::open("/dev/null").unwrap();
+    let descriptors = [null.as_fd(); Spawn::MAX_DESCRIPTORS + 1];
+    let birth = Spawn {
+        image: image(),
+        arguments: &[c"x"],
+        descriptors: &descriptors,
+        clone: Namespaces::EMPTY,
+        enter: None,
+        cgroup: None,
+        tasks: &[],
+    };
+    assert!(matches!(birth.spawn(), Err(SpawnError::TooMany { given: 17, .. })));
+}
+
+/// The agent's own descriptors may lie anywhere, also where the child's are to go.
+#[test]
+fn descriptors_find_their_places_whatever_numbers_they_had() {
+    let births: Vec<_> = (0..20)
+        .map(|_| {
+            let mut container = Container::born(Namespaces::EMPTY, None);
+            let answer = container.release(&script_on_host("echo out; echo err >&2; read x || echo eof", 0));
+            container.end(answer).output
+        })
+        .collect();
+    assert!(births.iter().all(|output| output == "out\nerr\neof\n"), "{births:?}");
+}
+
+#[test]
+fn a_recycled_pid_is_refused() {
+    let mut container = Container::born(Namespaces::EMPTY, None);
+    let (pid, start_time) = (container.process.pid(), container.process.start_time());
+    let again = Process::open(pid, start_time).unwrap();
+    assert_eq!((again.pid(), again.start_time()), (pid, start_time));
+    let Err(ProcessError::Recycled { expected, found, .. }) = Process::open(pid, start_time - 1) else {
+        panic!("another process was taken for it")
+    };
+    assert_eq!((expected, found), (start_time - 1, start_time));
+
+    assert_eq!(container.release(&script_on_host("true", 0)), Answer::Runs);
+    container.process.wait(None).unwrap();
+    container.process.reap().unwrap();
+    assert!(matches!(Process::open(pid, start_time), Err(ProcessError::Gone { .. })));
+    assert!(matches!(again.signal(15), Err(ProcessError::Gone { .. })));
+    again.kill().unwrap();
+}
+
+#[test]
+fn threads_give_birth_at_the_same_time() {
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..25 {
+                    let mut container = Container::born(Namespaces::EMPTY, None);
+                    let answer = container.release(&script_on_host("echo $PATH", 0));
+                    assert_eq!(container.end(answer).output, "/bin:/usr/bin\n");
+                }
+            });
+        }
+    });
+}

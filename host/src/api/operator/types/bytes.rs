@@ -1,0 +1,58 @@
+//! Bytes inside JSON: base64 with padding (RFC 4648).
+
+use std::fmt;
+
+use data_encoding::BASE64;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+
+/// Arbitrary bytes, a base64 string in JSON.
+///
+/// `Debug` shows the length only, since the bytes may be a secret.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Bytes(pub Vec<u8>);
+
+impl fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "[{} bytes]", self.0.len())
+    }
+}
+
+impl Serialize for Bytes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&BASE64.encode(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Bytes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let decoded = BASE64.decode(text.as_bytes());
+        decoded.map(Self).map_err(|error| D::Error::custom(format!("invalid base64: {error}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_survives() {
+        let all = Bytes((0..=255).collect());
+        let text = serde_json::to_string(&all).unwrap();
+        assert_eq!(serde_json::from_str::<Bytes>(&text).unwrap(), all);
+        assert_eq!(serde_json::to_string(&Bytes(b"fooba".to_vec())).unwrap(), "\"Zm9vYmE=\"");
+    }
+
+    #[test]
+    fn what_no_encoder_writes_is_refused() {
+        for text in ["Zg", "Zg=v", "Z===", "Zm9\u{e9}ab8", "Zh=="] {
+            let error = serde_json::from_value::<Bytes>(text.into()).unwrap_err();
+            assert!(error.to_string().starts_with("invalid base64"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn debug_keeps_the_secret() {
+        assert_eq!(format!("{:?}", Bytes(b"hunter2".to_vec())), "[7 bytes]");
+    }
+}

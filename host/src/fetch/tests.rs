@@ -1,0 +1,781 @@
+//! Fetching by real processes, from real files, archives and servers.
+
+use std::fs::{self, OpenOptions, Permissions};
+use std::future::{Future, pending};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use data_encoding::HEXLOWER;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use sha2::{Digest, Sha256};
+use tar::{EntryType, Header};
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+
+use cofferdam_core::fetcher::{FetchError, FetchFailure, FetchJob, Fetcher, Limits};
+
+use super::child::run;
+use cofferdam_core::error_chain;
+use cofferdam_core::model::Uri;
+
+/// Somebody who owns nothing.
+const NOBODY: u32 = 65534;
+
+/// Longer than anything here takes, so that a test fails instead of hanging.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Starts the test below in place of the shell. The test harness writes to its standard output, so that of
+/// the process is descriptor 3; its number goes to a file for those who want to see it end.
+const AS_CHILD: &str = "exec 3>&1 >/dev/null; echo $$ > \"$1\"; \
+                        exec \"$0\" --ignored --exact fetch::tests::the_process_that_fetches";
+
+#[test]
+#[ignore = "it is what the other tests start"]
+fn the_process_that_fetches() {
+    // Opened while the process still may.
+    let output = OpenOptions::new().write(true).open("/dev/fd/3").unwrap();
+    let status = match run(io::stdin()) {
+        Ok(()) => 0,
+        Err(failure) => {
+            failure.tell(output).unwrap();
+            1
+        }
+    };
+    std::process::exit(status);
+}
+
+/// A fetcher that runs a shell instead.
+fn shell(arguments: Vec<PathBuf>) -> Fetcher {
+    Fetcher::new(Some([vec![PathBuf::from("/bin/sh")], arguments].concat()))
+}
+
+/// A sandbox, and a place outside of it.
+struct World {
+    directory: TempDir,
+    uid: u32,
+    gid: u32,
+}
+
+impl World {
+    fn new() -> Self {
+        let directory = TempDir::new().unwrap();
+        fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
+        let (uid, gid) = match is_root() {
+            true => (NOBODY, NOBODY),
+            false => (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw()),
+        };
+        let world = Self { directory, uid, gid };
+        fs::create_dir(world.sandbox()).unwrap();
+        chown(world.sandbox(), Some(uid), Some(gid)).unwrap();
+        world
+    }
+
+    fn sandbox(&self) -> PathBuf {
+        self.directory.path().join("sandbox")
+    }
+
+    fn inside(&self, name: &str) -> PathBuf {
+        self.sandbox().join(name)
+    }
+
+    fn outside(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Makes a file outside of the sandbox; returns its path as a URI.
+    fn file(&self, name: &str, content: impl AsRef<[u8]>) -> String {
+        fs::write(self.outside(name), content).unwrap();
+        fs::set_permissions(self.outside(name), Permissions::from_mode(0o644)).unwrap();
+        self.outside(name).to_str().unwrap().to_owned()
+    }
+
+    fn fetcher(&self) -> Fetcher {
+        let arguments =
+            vec!["-c".into(), AS_CHILD.into(), std::env::current_exe().unwrap(), self.outside("pid")];
+        shell(arguments)
+    }
+
+    async fn fetch_by(&self, fetcher: Fetcher, uris: &[Uri]) -> Result<(), FetchError> {
+        let sandbox = self.sandbox();
+        let fetch = fetcher.fetch(uris, &sandbox, self.uid, self.gid, pending::<()>());
+        tokio::time::timeout(TIMEOUT, fetch).await.expect("fetching does not end")
+    }
+
+    async fn fetch(&self, uris: &[Uri]) -> Result<(), FetchError> {
+        self.fetch_by(self.fetcher(), uris).await
+    }
+
+    /// Fetches what cannot be fetched; returns the sentence.
+    async fn refused(&self, uris: &[Uri]) -> String {
+        let error = self.fetch(uris).await.expect_err("it was fetched");
+        assert!(matches!(error, FetchError::Failed(_)), "{error:?}");
+        error_chain::describe(&error)
+    }
+
+    /// All that is in the sandbox, below it too.
+    fn contents(&self) -> Vec<String> {
+        fn walk(directory: &Path, root: &Path, found: &mut Vec<String>) {
+            for entry in fs::read_dir(directory).unwrap() {
+                let path = entry.unwrap().path();
+                found.push(path.strip_prefix(root).unwrap().to_str().unwrap().to_owned());
+                if path.symlink_metadata().unwrap().is_dir() {
+                    walk(&path, root, found);
+                }
+            }
+        }
+        let mut found = Vec::new();
+        walk(&self.sandbox(), &self.sandbox(), &mut found);
+        found.sort();
+        found
+    }
+
+    fn mode(&self, name: &str) -> u32 {
+        fs::symlink_metadata(self.inside(name)).unwrap().mode() & 0o7777
+    }
+
+    /// The process that was last started.
+    fn child(&self) -> OwnedFd {
+        open_process(fs::read_to_string(self.outside("pid")).unwrap().trim().parse().unwrap())
+    }
+}
+
+fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+fn uri(value: impl Into<String>) -> Uri {
+    Uri { value: value.into(), executable: false, extract: true, output_file: None, sha256: None }
+}
+
+fn named(value: impl Into<String>, name: &str) -> Uri {
+    Uri { output_file: Some(name.into()), ..uri(value) }
+}
+
+fn open_process(pid: i32) -> OwnedFd {
+    pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty()).unwrap()
+}
+
+/// Waits for the end of a process.
+fn has_ended(pidfd: &OwnedFd) -> bool {
+    let timeout = Timespec { tv_sec: TIMEOUT.as_secs().cast_signed(), tv_nsec: 0 };
+    poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&timeout)).unwrap() == 1
+}
+
+/// One member of an archive, with names as hostile as one likes.
+struct Member<'a> {
+    name: &'a str,
+    kind: EntryType,
+    mode: u32,
+    link: &'a str,
+    content: &'a [u8],
+}
+
+impl<'a> Member<'a> {
+    fn file(name: &'a str, content: &'a [u8]) -> Self {
+        Self { name, kind: EntryType::Regular, mode: 0o644, link: "", content }
+    }
+
+    fn of(kind: EntryType, name: &'a str) -> Self {
+        Self { kind, mode: 0o755, ..Self::file(name, b"") }
+    }
+
+    fn link(kind: EntryType, name: &'a str, link: &'a str) -> Self {
+        Self { link, ..Self::of(kind, name) }
+    }
+}
+
+fn header(member: &Member<'_>) -> Header {
+    let mut header = Header::new_gnu();
+    let old = header.as_old_mut();
+    old.name[..member.name.len()].copy_from_slice(member.name.as_bytes());
+    old.linkname[..member.link.len()].copy_from_slice(member.link.as_bytes());
+    header.set_entry_type(member.kind);
+    header.set_mode(member.mode);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(1_000_000_000);
+    header.set_size(member.content.len() as u64);
+    header.set_cksum();
+    header
+}
+
+fn tar(members: &[Member<'_>]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for member in members {
+        bytes.extend_from_slice(header(member).as_bytes());
+        bytes.extend_from_slice(member.content);
+        bytes.resize(bytes.len().next_multiple_of(512), 0);
+    }
+    bytes.resize(bytes.len() + 1024, 0);
+    bytes
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// Serves every connection by `answer`, which gets the path that is asked for. Returns the URL of its root.
+fn serve(answer: impl Fn(&str, TcpStream) + Send + 'static) -> String {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let root = format!("http://{}", listener.local_addr().unwrap());
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let stream = stream.unwrap();
+            let mut request = BufReader::new(stream.try_clone().unwrap());
+            let mut first = String::new();
+            request.read_line(&mut first).unwrap();
+            loop {
+                let mut line = String::new();
+                request.read_line(&mut line).unwrap();
+                if line.trim().is_empty() {
+                    break;
+                }
+            }
+            answer(first.split(' ').nth(1).unwrap(), stream);
+        }
+    });
+    root
+}
+
+fn respond(mut stream: TcpStream, status: &str, headers: &str, body: &str) {
+    let length = body.len();
+    let text =
+        format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n{headers}\r\n{body}");
+    stream.write_all(text.as_bytes()).unwrap();
+}
+
+/// Sends the beginning of an answer, and then nothing until the client has gone.
+fn stall(mut stream: TcpStream, beginning: &str) {
+    stream.write_all(beginning.as_bytes()).unwrap();
+    // The client may reset the connection; it has gone then, too.
+    drop(stream.read(&mut [0]));
+}
+
+/// A server that begins to send a file and never goes on; the receiver gets a word for every connection.
+fn serve_without_end() -> (String, mpsc::Receiver<()>) {
+    let (began, begun) = mpsc::channel();
+    let root = serve(move |_, stream| {
+        let mut copy = stream.try_clone().unwrap();
+        copy.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nbeginning").unwrap();
+        began.send(()).unwrap();
+        stall(stream, "");
+    });
+    (root, begun)
+}
+
+#[tokio::test]
+async fn local_files_come_in_the_order_of_the_list_and_belong_to_the_user() {
+    let world = World::new();
+    let first = world.file("first", "1");
+    let second = world.file("second", "2");
+    fs::set_permissions(&second, Permissions::from_mode(0o4754)).unwrap();
+    chown(&second, Some(world.uid), Some(world.gid)).unwrap();
+    fs::set_permissions(&second, Permissions::from_mode(0o4754)).unwrap();
+    let executable = Uri { executable: true, ..named(&first, "sub/folder/run.tar.gz") };
+    let list = [
+        uri(&first),
+        uri(format!("file://{second}")),
+        named(format!("file://localhost{second}"), "first"),
+        executable,
+    ];
+    world.fetch(&list).await.unwrap();
+
+    assert_eq!(world.contents(), ["first", "second", "sub", "sub/folder", "sub/folder/run.tar.gz"]);
+    assert_eq!(fs::read(world.inside("first")).unwrap(), b"2", "the later one is the one that stays");
+    assert_eq!(world.mode("first"), 0o754, "permissions come along, and none of somebody else's rights");
+    assert_eq!(world.mode("sub/folder/run.tar.gz"), 0o755);
+    assert_eq!(world.mode("sub"), 0o755);
+    for name in world.contents() {
+        let metadata = fs::symlink_metadata(world.inside(&name)).unwrap();
+        assert_eq!((metadata.uid(), metadata.gid()), (world.uid, world.gid), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn the_user_gets_nothing_that_only_the_agent_may_read() {
+    if !is_root() {
+        eprintln!("skipped: only root can have files that others cannot read");
+        return;
+    }
+    let world = World::new();
+    let secret = world.file("secret", "s");
+    fs::set_permissions(&secret, Permissions::from_mode(0o600)).unwrap();
+    let sentence = world.refused(&[uri(&secret)]).await;
+    assert_eq!(
+        sentence,
+        format!("cannot bring in `{secret}`: cannot open it: Permission denied (os error 13)")
+    );
+
+    // Neither by the agent's group nor by its further ones.
+    fs::set_permissions(&secret, Permissions::from_mode(0o040)).unwrap();
+    assert!(world.refused(&[uri(&secret)]).await.ends_with("Permission denied (os error 13)"));
+    assert_eq!(world.contents(), [""; 0]);
+}
+
+#[tokio::test]
+async fn only_regular_files_that_are_there_come() {
+    let world = World::new();
+    let directory = world.sandbox().to_str().unwrap().to_owned();
+    assert!(world.refused(&[uri(&directory)]).await.ends_with("it is not a regular file"));
+    let pipe = world.outside("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::from_bits_truncate(0o666)).unwrap();
+    fs::set_permissions(&pipe, Permissions::from_mode(0o666)).unwrap();
+    assert!(fs::metadata(&pipe).unwrap().file_type().is_fifo());
+    assert!(world.refused(&[uri(pipe.to_str().unwrap())]).await.ends_with("it is not a regular file"));
+    assert!(world.refused(&[uri("/dev/null")]).await.ends_with("it is not a regular file"));
+    assert!(world.refused(&[uri("/no/such/file")]).await.ends_with("No such file or directory (os error 2)"));
+    assert_eq!(world.contents(), [""; 0]);
+}
+
+#[tokio::test]
+async fn every_uri_is_understood_before_the_first_is_fetched() {
+    let world = World::new();
+    let good = world.file("good", "g");
+    let sentence = world.refused(&[uri(&good), uri("hdfs://name/a?key=secret")]).await;
+    assert_eq!(
+        sentence,
+        "cannot bring in `hdfs://name/a?…`: the scheme `hdfs` is not supported; use an absolute path, or a URL \
+         with `file`, `http` or `https`"
+    );
+    let sentence = world.refused(&[uri(&good), named(&good, "../out")]).await;
+    assert!(sentence.ends_with("`../out` cannot be a name in the sandbox: it has `..` in it"), "{sentence}");
+    assert_eq!(world.contents(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_link_in_the_sandbox_leads_nowhere() {
+    let world = World::new();
+    let good = world.file("good", "g");
+    let victim = world.file("victim", "v");
+    fs::create_dir(world.outside("elsewhere")).unwrap();
+    fs::set_permissions(world.outside("elsewhere"), Permissions::from_mode(0o777)).unwrap();
+    symlink(world.outside("elsewhere"), world.inside("folder")).unwrap();
+    symlink(&victim, world.inside("file")).unwrap();
+
+    let sentence = world.refused(&[named(&good, "folder/x")]).await;
+    assert!(sentence.contains("cannot make the folder `folder` in the sandbox"), "{sentence}");
+    assert_eq!(fs::read_dir(world.outside("elsewhere")).unwrap().count(), 0);
+
+    world.fetch(&[named(&good, "file")]).await.unwrap();
+    assert_eq!(fs::read(&victim).unwrap(), b"v");
+    assert!(world.inside("file").symlink_metadata().unwrap().is_file());
+
+    fs::create_dir(world.inside("taken")).unwrap();
+    assert!(world.refused(&[named(&good, "taken")]).await.contains("cannot make `taken` in the sandbox"));
+    assert_eq!(world.contents(), ["file", "folder", "taken"]);
+}
+
+#[tokio::test]
+async fn an_archive_is_unpacked_and_goes() {
+    let world = World::new();
+    let archive = tar(&[
+        Member { mode: 0o777, ..Member::of(EntryType::Directory, "./") },
+        Member { mode: 0o555, ..Member::of(EntryType::Directory, "app/") },
+        Member { mode: 0o6755, ..Member::file("app/bin/run", b"#!") },
+        Member::file("app/plain", &[b'x'; 1000]),
+        Member::link(EntryType::Symlink, "app/current", "/nowhere/at/all"),
+        Member::link(EntryType::Link, "same", "./app/plain"),
+        Member::file("old/", b""),
+    ]);
+    let before = fs::metadata(world.sandbox()).unwrap().mode();
+    world.fetch(&[uri(world.file("a.tar.gz", gzip(&archive)))]).await.unwrap();
+
+    let expected = ["app", "app/bin", "app/bin/run", "app/current", "app/plain", "old", "same"];
+    assert_eq!(world.contents(), expected);
+    assert_eq!(fs::metadata(world.sandbox()).unwrap().mode(), before, "the sandbox stays as it is");
+    assert_eq!(world.mode("app"), 0o755, "its owner can empty it");
+    assert_eq!(world.mode("app/bin/run"), 0o755, "setuid and setgid do not come along");
+    let plain = fs::metadata(world.inside("app/plain")).unwrap();
+    assert_eq!((plain.len(), plain.mtime(), plain.uid()), (1000, 1_000_000_000, world.uid));
+    assert_eq!(fs::metadata(world.inside("app")).unwrap().mtime(), 1_000_000_000);
+    assert_eq!(plain.ino(), fs::metadata(world.inside("same")).unwrap().ino());
+    assert_eq!(fs::read_link(world.inside("app/current")).unwrap(), Path::new("/nowhere/at/all"));
+
+    // Once more over it, by its other names.
+    let again = tar(&[Member::file("app/plain", b"new"), Member::link(EntryType::Symlink, "same", "app")]);
+    world.fetch(&[named(world.file("b", &again), "sub/b.tar")]).await.unwrap();
+    assert_eq!(world.contents(), expected);
+    assert_eq!(fs::read(world.inside("app/plain")).unwrap(), b"new");
+    world.fetch(&[named(world.file("c", gzip(&again)), "c.tgz")]).await.unwrap();
+
+    let kept = Uri { extract: false, ..uri(world.file("a.tar.gz", "not even an archive")) };
+    world.fetch(&[kept, uri(world.file("words.gz", gzip(b"words")))]).await.unwrap();
+    assert_eq!(fs::read(world.inside("a.tar.gz")).unwrap(), b"not even an archive");
+    assert_eq!(fs::read(world.inside("words")).unwrap(), b"words");
+    assert!(!world.inside("words.gz").exists());
+}
+
+#[tokio::test]
+async fn a_hostile_archive_is_refused_and_reaches_nothing() {
+    use EntryType as E;
+    let world = World::new();
+    fs::create_dir(world.outside("elsewhere")).unwrap();
+    fs::set_permissions(world.outside("elsewhere"), Permissions::from_mode(0o777)).unwrap();
+    let victim = world.file("elsewhere/victim", "v");
+    fs::set_permissions(&victim, Permissions::from_mode(0o666)).unwrap();
+    chown(&victim, Some(world.uid), Some(world.gid)).unwrap();
+    let elsewhere = world.outside("elsewhere").to_str().unwrap().to_owned();
+    let (below, through) = (format!("{elsewhere}/new"), format!("link{elsewhere}/victim"));
+
+    let file = |name| Member::file(name, b"evil");
+    let cases: Vec<(Vec<Member<'_>>, &str)> = vec![
+        (vec![file(&below)], "is absolute"),
+        (vec![file("../elsewhere/new")], "has `..` in it"),
+        (vec![file("a/../../elsewhere/new")], "has `..` in it"),
+        (vec![file("")], "names nothing"),
+        (
+            vec![Member::link(E::Symlink, "link", &elsewhere), file("link/new")],
+            "cannot make the folder `link`",
+        ),
+        (
+            vec![Member::link(E::Symlink, "link", "../elsewhere"), file("link/new")],
+            "cannot make the folder `link`",
+        ),
+        (
+            vec![Member::link(E::Symlink, "link", &elsewhere), Member::of(E::Directory, "link/")],
+            "cannot make the folder `link`",
+        ),
+        (
+            vec![
+                Member::link(E::Symlink, "a", "."),
+                Member::link(E::Symlink, "a/b", ".."),
+                file("a/b/elsewhere/new"),
+            ],
+            "cannot make the folder `a`",
+        ),
+        (
+            vec![Member::link(E::Symlink, "link", "/"), Member::link(E::Link, "hard", &through)],
+            "cannot make `link/",
+        ),
+        (
+            vec![
+                Member::link(E::Symlink, "link", &victim),
+                Member::link(E::Link, "hard", "link"),
+                file("hard"),
+            ],
+            "`link` is not a file",
+        ),
+        (vec![Member::link(E::Link, "hard", &victim)], "is absolute"),
+        (vec![Member::link(E::Link, "hard", "../elsewhere/victim")], "has `..` in it"),
+        (vec![Member::link(E::Link, "hard", "nothing")], "cannot make `nothing`"),
+        (vec![file("self"), Member::link(E::Link, "self", "self")], "`self` is not a file"),
+        (vec![Member::link(E::Symlink, "link", "")], "leads nowhere"),
+        (vec![Member::of(E::Block, "device")], "member `device` is a device"),
+        (vec![Member::of(E::Char, "device")], "member `device` is a device"),
+        (vec![Member::of(E::Fifo, "pipe")], "member `pipe` is a named pipe"),
+        (vec![Member::of(E::new(b'M'), "more")], "member `more` is of type `M`"),
+        (vec![Member::of(E::Directory, "d"), file("d")], "cannot make `d`"),
+    ];
+    for (number, (members, reason)) in cases.iter().enumerate() {
+        let archive = world.file(&format!("{number}.tar"), tar(members));
+        let sentence = world.refused(&[uri(archive)]).await;
+        assert!(sentence.contains(reason), "case {number}: {sentence}");
+        assert_eq!(fs::read(&victim).unwrap(), b"v", "case {number}");
+        assert_eq!(fs::metadata(&victim).unwrap().nlink(), 1, "case {number}");
+        assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 1, "case {number}");
+        assert!(!world.contents().iter().any(|name| name.contains(".fetch-")), "case {number}");
+        fs::remove_dir_all(world.sandbox()).unwrap();
+        fs::create_dir(world.sandbox()).unwrap();
+        chown(world.sandbox(), Some(world.uid), Some(world.gid)).unwrap();
+    }
+
+    // A link over a link takes its place and does not go where it leads.
+    let link = tar(&[Member::link(E::Symlink, "link", &victim), file("link")]);
+    world.fetch(&[uri(world.file("over.tar", link))]).await.unwrap();
+    assert_eq!(fs::read(&victim).unwrap(), b"v");
+    assert_eq!(fs::read(world.inside("link")).unwrap(), b"evil");
+}
+
+#[tokio::test]
+async fn a_damaged_archive_is_refused() {
+    let world = World::new();
+    let content: Vec<u8> = (0..200_000_u32).flat_map(u32::to_le_bytes).collect();
+    let archive = tar(&[Member::file("a", &content)]);
+    let whole = gzip(&archive);
+    let mut flipped = whole.clone();
+    let checksum = flipped.len() - 6;
+    flipped[checksum] ^= 1;
+    let cases = [
+        ("short.tar", &archive[..archive.len() / 2]),
+        ("short.tar.gz", &whole[..whole.len() / 2]),
+        ("tail.tar.gz", &whole[..whole.len() - 4]),
+        ("flipped.tar.gz", &flipped),
+        ("page.tar", b"<html>".as_slice().repeat(200).leak()),
+        ("page.tgz", b"<html>"),
+    ];
+    for (name, bytes) in cases {
+        let sentence = world.refused(&[uri(world.file(name, bytes))]).await;
+        assert!(sentence.contains("cannot unpack it"), "{name}: {sentence}");
+        assert!(!world.contents().iter().any(|name| name.contains(".fetch-")), "{name}");
+    }
+    let sentence = world.refused(&[uri(world.file("short.gz", &whole[..whole.len() / 2]))]).await;
+    assert!(sentence.contains("cannot decompress it"), "{sentence}");
+    assert!(!world.inside("short").exists());
+    let sentence = world.refused(&[uri(world.file("a.tar.zst", "z"))]).await;
+    assert!(sentence.contains("unpacking `.tar.zst` is not supported yet"), "{sentence}");
+}
+
+#[tokio::test]
+async fn what_is_fetched_has_an_end() {
+    let world = World::new();
+    let limited = |limits| world.fetcher().limited(limits);
+    let small = Limits { bytes: 100_000, members: 3, ..Limits::default() };
+    let too_large = "the container's files are larger than 100000 bytes";
+
+    let half = world.file("half", [0; 60_000]);
+    world.fetch_by(limited(small), &[uri(&half)]).await.unwrap();
+    let error = world.fetch_by(limited(small), &[uri(&half), named(&half, "again")]).await.unwrap_err();
+    assert!(error_chain::describe(&error).contains(too_large), "{error:?}");
+    assert_eq!(world.contents(), ["half"]);
+
+    // A kilobyte that wants to be more than there is.
+    let bomb = world.file("bomb.tar.gz", gzip(&tar(&[Member::file("bomb", &vec![0; 200_000])])));
+    let error = world.fetch_by(limited(small), &[uri(bomb)]).await.unwrap_err();
+    assert!(error_chain::describe(&error).contains(too_large), "{error:?}");
+
+    // A file of four exabytes that is nothing but a hole.
+    let mut sparse = header(&Member::of(EntryType::GNUSparse, "hole"));
+    let gnu = sparse.as_gnu_mut().unwrap();
+    gnu.sparse[0].set_offset(4 << 60);
+    gnu.sparse[0].set_length(0);
+    gnu.set_real_size(4 << 60);
+    sparse.set_cksum();
+    let mut archive = sparse.as_bytes().to_vec();
+    archive.resize(512 + 1024, 0);
+    let error = world.fetch_by(limited(small), &[uri(world.file("sparse.tar", archive))]).await.unwrap_err();
+    assert!(error_chain::describe(&error).contains(too_large), "{error:?}");
+
+    let many: Vec<_> = ["a", "b", "c", "d"].map(|name| Member::file(name, b"")).into();
+    world.fetch_by(limited(small), &[uri(world.file("three.tar", tar(&many[..3])))]).await.unwrap();
+    let error = world.fetch_by(limited(small), &[uri(world.file("four.tar", tar(&many)))]).await.unwrap_err();
+    assert!(error_chain::describe(&error).ends_with("it has more than 3 members"), "{error:?}");
+    assert!(!world.contents().iter().any(|name| name.contains(".fetch-")));
+}
+
+#[tokio::test]
+async fn a_name_without_end_does_not_take_the_memory_of_the_machine() {
+    let world = World::new();
+    // A name of 1 GiB, told by one compressed piece again and again; the tar library keeps names in memory.
+    let mut name = header(&Member::of(EntryType::GNULongName, "././@LongLink"));
+    name.set_size(1 << 30);
+    name.set_cksum();
+    let mut archive = gzip(name.as_bytes());
+    archive.extend(gzip(&vec![b'x'; 16 << 20]).repeat(64));
+    let error = world.fetch(&[uri(world.file("a.tar.gz", archive))]).await.unwrap_err();
+    let sentence = error_chain::describe(&error);
+    assert!(sentence.contains("memory allocation") || sentence.contains("out of memory"), "{sentence}");
+}
+
+#[tokio::test]
+async fn files_come_from_servers_by_way_of_redirects() {
+    let world = World::new();
+    let root = serve(|path, stream| match path {
+        "/first/name.txt?x=/y" => respond(stream, "302 Found", "Location: /second\r\n", ""),
+        "/second" => respond(stream, "200 OK", "", "content"),
+        "/round" => respond(stream, "302 Found", "Location: /round\r\n", ""),
+        "/partial" => respond(stream, "206 Partial Content", "", "part"),
+        "/short" => stream_short(stream),
+        path => respond(stream, "404 Not Found", "", path),
+    });
+    world.fetch(&[uri(format!("{root}/first/name.txt?x=/y"))]).await.unwrap();
+    assert_eq!(world.contents(), ["name.txt"]);
+    assert_eq!(fs::read(world.inside("name.txt")).unwrap(), b"content");
+    assert_eq!(world.mode("name.txt"), 0o644);
+
+    let url = format!("{root}/missing");
+    let sentence = world.refused(&[uri(&url)]).await;
+    let expected = "the server answers `404 Not Found` where `200 OK` was expected";
+    assert_eq!(sentence, format!("cannot bring in `{url}`: {expected}"));
+    for (path, reason) in [
+        ("round", "too many redirects"),
+        ("partial", "answers `206 Partial Content`"),
+        ("short", "cannot download it"),
+    ] {
+        let sentence = world.refused(&[uri(format!("{root}/{path}"))]).await;
+        assert!(sentence.contains(reason), "{path}: {sentence}");
+    }
+    let sentence = world.refused(&[uri("http://user:secret@a b/x?secret")]).await;
+    assert_eq!(sentence, "cannot bring in `http://a b/x?…`: it is not a valid URL");
+    let nobody = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+    let sentence = world.refused(&[uri(format!("http://{nobody}/x"))]).await;
+    assert!(sentence.contains("Connection refused"), "{sentence}");
+    let sentence = world.refused(&[uri(format!("{}/x", root.replace("http:", "https:")))]).await;
+    assert!(sentence.contains("cannot download it"), "{sentence}");
+    assert_eq!(world.contents(), ["name.txt"]);
+}
+
+fn stream_short(mut stream: TcpStream) {
+    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort").unwrap();
+}
+
+#[tokio::test]
+async fn a_silent_server_is_given_up() {
+    let world = World::new();
+    let root = serve(|path, stream| match path {
+        "/body" => stall(stream, "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nbeginning"),
+        _ => stall(stream, ""),
+    });
+    let limits = Limits { stall: Duration::from_millis(200), ..Limits::default() };
+    for path in ["body", "answer"] {
+        let url = format!("{root}/{path}");
+        let error = world.fetch_by(world.fetcher().limited(limits), &[uri(&url)]).await.unwrap_err();
+        let expected = format!("cannot bring in `{url}`: the server, or the way to it, was silent for 200ms");
+        assert_eq!(error_chain::describe(&error), expected);
+    }
+    assert_eq!(world.contents(), [""; 0]);
+}
+
+#[tokio::test]
+async fn nothing_is_placed_that_is_not_what_was_wanted() {
+    let world = World::new();
+    let hexadecimal = |bytes: &[u8]| HEXLOWER.encode(&Sha256::digest(bytes));
+    let archive = tar(&[Member::file("member", b"m")]);
+    let (found, wanted) = (hexadecimal(&archive), hexadecimal(b"something else"));
+    let path = world.file("a.tar", &archive);
+    let with = |uri: Uri, sha256: &str| Uri { sha256: Some(sha256.to_owned()), ..uri };
+
+    for uri in [uri(&path), named(&path, "plain")] {
+        let sentence = world.refused(&[with(uri, &wanted)]).await;
+        let expected = format!("its SHA-256 is `{found}`, but `{wanted}` is wanted");
+        assert_eq!(sentence, format!("cannot bring in `{path}`: {expected}"));
+        assert_eq!(world.contents(), [""; 0]);
+    }
+    let sentence = world.refused(&[with(uri(&path), "abc")]).await;
+    assert!(sentence.contains("`abc` is not a SHA-256"), "{sentence}");
+
+    world
+        .fetch(&[with(uri(&path), &found.to_uppercase()), with(named(&path, "plain"), &found)])
+        .await
+        .unwrap();
+    assert_eq!(world.contents(), ["member", "plain"]);
+}
+
+#[tokio::test]
+async fn whoever_stops_fetching_finds_the_process_gone() {
+    let world = World::new();
+    let (root, begun) = serve_without_end();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let uris = [uri(format!("{root}/x"))];
+    let (fetcher, sandbox) = (world.fetcher(), world.sandbox());
+    let fetch = fetcher.fetch(&uris, &sandbox, world.uid, world.gid, stopped);
+    let watch = tokio::task::spawn_blocking(move || {
+        begun.recv_timeout(TIMEOUT).unwrap();
+        stop.send(()).unwrap();
+    });
+    let outcome = tokio::time::timeout(TIMEOUT, fetch).await.expect("stopping does not end");
+    assert!(matches!(outcome, Err(FetchError::Stopped)), "{outcome:?}");
+    watch.await.unwrap();
+    let pid = fs::read_to_string(world.outside("pid")).unwrap();
+    assert!(!Path::new("/proc").join(pid.trim()).exists(), "it is there, or was not reaped");
+}
+
+/// Who is killed here does not listen to its input, which would end the real one too.
+#[tokio::test]
+async fn whoever_drops_fetching_kills_the_process_and_its_children() {
+    let world = World::new();
+    let pipe = world.outside("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+    let script = "/bin/sleep 120 & echo $$ $! > \"$0\"; wait";
+    let arguments = vec!["-c".into(), script.into(), pipe.clone()];
+    let fetcher = shell(arguments);
+    let (uris, sandbox) = ([uri("/x")], world.sandbox());
+    let mut numbers = tokio::task::spawn_blocking(move || fs::read_to_string(pipe).unwrap());
+    let pidfds: Vec<_> = {
+        let fetch = fetcher.fetch(&uris, &sandbox, world.uid, world.gid, pending::<()>());
+        let numbers = until(fetch, &mut numbers).await.unwrap();
+        numbers.split_whitespace().map(|pid| open_process(pid.parse().unwrap())).collect()
+    };
+    assert_eq!(pidfds.len(), 2);
+    assert!(pidfds.iter().all(has_ended));
+}
+
+/// Works on something until something else has happened.
+async fn until<T>(work: impl Future<Output = Result<(), FetchError>>, event: impl Future<Output = T>) -> T {
+    tokio::select! {
+        outcome = work => panic!("it ended: {outcome:?}"),
+        happened = event => happened,
+    }
+}
+
+#[test]
+fn the_process_ends_with_the_agent() {
+    let world = World::new();
+    let (root, begun) = serve_without_end();
+    let job = FetchJob {
+        sandbox: world.sandbox(),
+        uid: world.uid,
+        gid: world.gid,
+        uris: vec![uri(format!("{root}/x"))],
+        limits: Limits::default(),
+    };
+    let mut child = Command::new("/bin/sh")
+        .args(["-c", AS_CHILD])
+        .args([std::env::current_exe().unwrap(), world.outside("pid")])
+        .env_clear()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(&job.to_line().unwrap()).unwrap();
+    begun.recv_timeout(TIMEOUT).unwrap();
+    let pidfd = world.child();
+    drop(stdin);
+    let ended = has_ended(&pidfd);
+    if !ended {
+        child.kill().unwrap();
+    }
+    let status = child.wait().unwrap();
+    assert!(ended);
+    assert_eq!(status.code(), Some(1));
+}
+
+#[tokio::test]
+async fn a_process_that_says_nothing_is_quoted() {
+    let world = World::new();
+    let run = |script: &str| shell(vec!["-c".into(), script.into()]);
+    let list = [uri("/x")];
+    let error = world.fetch_by(run("echo one >&2; echo two >&2; kill -9 $$"), &list).await.unwrap_err();
+    assert!(matches!(&error, FetchError::Died { words, .. } if words == "one two"), "{error:?}");
+    assert!(error.to_string().contains("signal: 9"), "{error}");
+    let error = world.fetch_by(run("echo no json; exit 3"), &list).await.unwrap_err();
+    assert!(matches!(error, FetchError::Died { .. }), "{error:?}");
+    // One that does not even read its job, which is larger than a pipe.
+    let many = vec![uri("/x".repeat(1000)); 200];
+    assert!(matches!(world.fetch_by(run("exit 1"), &many).await, Err(FetchError::Died { .. })));
+
+    let missing = Fetcher::new(Some(vec!["/no/such/program".into()]));
+    let error = world.fetch_by(missing.clone(), &list).await.unwrap_err();
+    assert!(matches!(error, FetchError::Spawn { .. }), "{error:?}");
+    world.fetch_by(missing, &[]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_sandbox_that_is_not_there_or_not_the_users_is_named() {
+    let world = World::new();
+    let good = [uri(world.file("good", "g"))];
+    fs::remove_dir(world.sandbox()).unwrap();
+    let error = world.fetch(&good).await.unwrap_err();
+    assert!(matches!(&error, FetchError::Failed(FetchFailure::Begin { .. })), "{error:?}");
+    assert!(
+        error_chain::describe(&error).starts_with("cannot begin to fetch: cannot open the sandbox `"),
+        "{error:?}"
+    );
+    if is_root() {
+        fs::create_dir(world.sandbox()).unwrap();
+        let sentence = world.refused(&good).await;
+        assert!(sentence.ends_with("cannot make `good` in the sandbox: Permission denied (os error 13)"));
+    }
+}

@@ -1,0 +1,125 @@
+//! A snapshot of everything that the agent counts.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use cofferdam_core::agent::Agent;
+use cofferdam_core::model::Phase;
+use cofferdam_core::model::view::PluginView;
+use cofferdam_core::stats::LaunchStats;
+
+/// A snapshot of everything that the agent counts.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Launches since the start.
+    pub launches: LaunchStats,
+    /// Number of containers in each phase of [`Phase::ALL`].
+    pub containers: [u64; Phase::ALL.len()],
+    /// The plugins with their call counters.
+    pub plugins: Vec<PluginView>,
+    /// Time since the start.
+    pub uptime: Duration,
+}
+
+impl Snapshot {
+    /// Reads all counters of an agent that was started at `started`.
+    #[must_use]
+    pub fn take(agent: &Agent, started: SystemTime) -> Self {
+        let mut containers = [0; Phase::ALL.len()];
+        for container in agent.containers() {
+            containers[container.phase as usize] += 1;
+        }
+        Self {
+            launches: agent.launch_stats(),
+            containers,
+            plugins: agent.plugins(),
+            uptime: started.elapsed().unwrap_or_default(),
+        }
+    }
+
+    /// One flat object from names with slashes to numbers, as Mesos lists metrics. Histogram buckets are left out.
+    #[must_use]
+    pub fn flatten(&self) -> BTreeMap<String, f64> {
+        let mut flat = BTreeMap::new();
+        let mut add = |name: String, value: f64| flat.insert(name, value);
+        let launches = &self.launches;
+        add("cofferdam_uptime_seconds".into(), self.uptime.as_secs_f64());
+        add("cofferdam_launches_total/started".into(), count(launches.started));
+        add("cofferdam_launches_total/failed".into(), count(launches.failed));
+        add("cofferdam_launch_seconds_count".into(), count(launches.started));
+        add("cofferdam_launch_seconds_sum".into(), seconds(launches.micros));
+        for (phase, containers) in Phase::ALL.into_iter().zip(self.containers) {
+            add(format!("cofferdam_containers/{phase}"), count(containers));
+        }
+        for plugin in &self.plugins {
+            let name = &plugin.name;
+            for (method, calls) in &plugin.calls {
+                let mut add_call = |metric: &str, value: f64| {
+                    flat.insert(format!("cofferdam_{metric}/{name}/{method}"), value);
+                };
+                add_call("plugin_calls_total", count(calls.calls));
+                add_call("plugin_failures_total", count(calls.failures));
+                add_call("plugin_timeouts_total", count(calls.timeouts));
+                add_call("plugin_panics_total", count(calls.panics));
+                add_call("plugin_call_seconds_total", seconds(calls.micros));
+            }
+        }
+        flat
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "exact up to 2^53")]
+pub(super) fn count(value: u64) -> f64 {
+    value as f64
+}
+
+pub(super) fn seconds(micros: u64) -> f64 {
+    Duration::from_micros(micros).as_secs_f64()
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use cofferdam_core::model::view::CallCount;
+
+    use super::*;
+
+    pub(in crate::telemetry) fn snapshot() -> Snapshot {
+        let mut launches = LaunchStats { started: 3, failed: 1, micros: 2_500_000, ..LaunchStats::default() };
+        (launches.buckets[0], launches.buckets[2]) = (2, 1);
+        let mut containers = [0; Phase::ALL.len()];
+        containers[Phase::Running as usize] = 2;
+        let calls = CallCount { calls: 7, failures: 1, timeouts: 1, panics: 0, micros: 1500 };
+        let plugin = PluginView {
+            name: "cgroups/mem".into(),
+            kind: "isolator".into(),
+            version: "1.0.0".into(),
+            api: "1.0.0".into(),
+            description: String::new(),
+            file: "/p.so".into(),
+            sha256: String::new(),
+            methods: Vec::new(),
+            nesting: true,
+            standalone: true,
+            health: "ok".into(),
+            health_reason: None,
+            calls: [("prepare".to_owned(), calls)].into(),
+        };
+        Snapshot { launches, containers, plugins: vec![plugin], uptime: Duration::from_millis(1500) }
+    }
+
+    #[test]
+    fn labels_become_parts_of_the_name() {
+        let flat = snapshot().flatten();
+        for (name, value) in [
+            ("cofferdam_uptime_seconds", 1.5),
+            ("cofferdam_launches_total/started", 3.0),
+            ("cofferdam_launch_seconds_sum", 2.5),
+            ("cofferdam_containers/RUNNING", 2.0),
+            ("cofferdam_containers/ENDED", 0.0),
+            ("cofferdam_plugin_calls_total/cgroups/mem/prepare", 7.0),
+            ("cofferdam_plugin_call_seconds_total/cgroups/mem/prepare", 0.0015),
+        ] {
+            assert_eq!(flat.get(name), Some(&value), "{name} in {flat:?}");
+        }
+    }
+}
