@@ -99,7 +99,13 @@ impl Agent {
         };
         let started = Instant::now();
         let entries = pool.run(min_timeout, move |_| ledger.entries()).await??;
-        let recovered = containerizer.recover(entries).await?;
+        let recovered = match containerizer.recover(entries).await {
+            Ok(recovered) => recovered,
+            Err(error) => {
+                containerizer.shutdown().await;
+                return Err(error.into());
+            }
+        };
         tracing::info!(
             running = recovered.running,
             ended = recovered.ended,
@@ -261,7 +267,9 @@ fn build(job: &Job, config: &AgentConfig, pool: BlockingPool) -> Result<Parts, S
             .map_err(|source| StartError::Kernel { what: "the mounted cgroup hierarchies", source })?,
     };
     let launcher = launcher(config, &ledger, cgroups.clone())?;
-    let (isolators, logger) = plugins(job, config, &ledger, &work_dir)?;
+    let loaded = plugins(job, config, &ledger, &work_dir);
+    // What exists for this agent alone, such as its cgroup, is not left behind when it does not start.
+    let (isolators, logger) = loaded.inspect_err(|_| launcher.shutdown())?;
     let plugins: Vec<Arc<Plugin>> = isolators.iter().chain(&logger).cloned().collect();
 
     let table = Arc::new(NativeTable::default());
