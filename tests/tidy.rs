@@ -73,28 +73,51 @@ fn abi_stable_is_fenced_in() {
 
 #[test]
 fn tokio_stops_at_the_host() {
+    let rule = "tokio is known to the host and to programs that embed it";
     for directory in ["plugin-api", "plugins", "examples", "host/init"] {
-        assert_only("tokio is known to the host only", users(directory, &["tokio::"]), &[]);
+        assert_only(rule, users(directory, &["tokio::"]), &["examples/embed/"]);
+    }
+}
+
+/// The crates of a directory whose manifests satisfy a condition, with their manifests.
+fn manifests(directory: &str, condition: impl Fn(&str) -> bool) -> Vec<(PathBuf, String)> {
+    let crates = fs::read_dir(root().join(directory)).expect("a directory").flatten();
+    let paths = crates.map(|entry| entry.path().join("Cargo.toml")).filter(|path| path.exists());
+    let found: Vec<_> =
+        paths.map(|path| (path.clone(), text(&path))).filter(|(_, text)| condition(text)).collect();
+    assert!(!found.is_empty(), "there are no such crates in {directory}");
+    found
+}
+
+fn is_plugin(manifest: &str) -> bool {
+    manifest.contains("crate-type = [\"cdylib\"")
+}
+
+fn assert_dependencies(path: &Path, manifest: &str, allowed: &[&str]) {
+    let start = manifest.find("\n[dependencies]").expect("dependencies") + 1;
+    let dependencies = manifest[start..].lines().skip(1).take_while(|line| !line.starts_with('['));
+    for line in dependencies.filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        let dependency = line.split(['=', '.', ' ']).next().unwrap_or_default();
+        assert!(allowed.contains(&dependency), "{} depends on `{dependency}`", name(path));
     }
 }
 
 #[test]
 fn plugins_know_the_plugin_api_only() {
-    for directory in ["plugins", "examples"] {
-        for manifest in fs::read_dir(root().join(directory)).expect("a folder").flatten() {
-            let path = manifest.path().join("Cargo.toml");
-            if !path.exists() {
-                continue;
-            }
-            let manifest = text(&path);
-            let start = manifest.find("\n[dependencies]").expect("dependencies") + 1;
-            let dependencies = manifest[start..].lines().skip(1).take_while(|line| !line.starts_with('['));
-            for line in dependencies {
-                let dependency = line.split(['=', '.', ' ']).next().unwrap_or_default();
-                let allowed = ["", "cofferdam-plugin-api", "serde", "serde_json", "#"];
-                assert!(allowed.contains(&dependency), "{} depends on `{dependency}`", name(&path));
-            }
-        }
+    let allowed = ["cofferdam-plugin-api", "serde", "serde_json"];
+    for (path, manifest) in manifests("plugins", |_| true) {
+        assert!(is_plugin(&manifest), "{} is not a plugin", name(&path));
+        assert_dependencies(&path, &manifest, &allowed);
+    }
+    for (path, manifest) in manifests("examples", is_plugin) {
+        assert_dependencies(&path, &manifest, &allowed);
+    }
+}
+
+#[test]
+fn programs_that_embed_the_agent_know_its_core_only() {
+    for (path, manifest) in manifests("examples", |manifest| !is_plugin(manifest)) {
+        assert_dependencies(&path, &manifest, &["cofferdam-core", "tempfile", "tokio"]);
     }
 }
 

@@ -31,19 +31,12 @@ impl World {
     #[expect(clippy::new_without_default, reason = "it makes directories")]
     pub fn new() -> Self {
         let directory = tempfile::Builder::new().prefix("cofferdam-test-").tempdir().expect("a directory");
-        let at = |name: &str| directory.path().join(name);
         let config = AgentConfig {
-            runtime_dir: at("run"),
-            work_dir: at("work"),
-            plugin_store: None,
             plugin_dir: paths::build(),
-            launcher: LauncherKind::Linux,
             cgroup_root: "cofferdam-test".into(),
-            isolators: Vec::new(),
-            logger: None,
             destroy_timeout: Duration::from_secs(30),
             fetcher: Some(vec![paths::program(), "fetch".into()]),
-            container_nofile: None,
+            ..AgentConfig::new(directory.path(), LauncherKind::Linux)
         };
         Self { directory, config }
     }

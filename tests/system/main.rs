@@ -7,6 +7,7 @@
 mod object;
 
 mod chain;
+mod embed;
 mod guests;
 mod nested;
 mod posix;

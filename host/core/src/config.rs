@@ -2,7 +2,7 @@
 //! against the plugins' schemas, is up to whoever embeds the agent.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cofferdam_plugin_model::Method;
@@ -39,6 +39,26 @@ pub struct AgentConfig {
     pub container_nofile: Option<(u64, u64)>,
 }
 
+impl AgentConfig {
+    /// Default configuration of an agent without plugins that keeps everything in one directory.
+    #[must_use]
+    pub fn new(directory: &Path, launcher: LauncherKind) -> Self {
+        Self {
+            runtime_dir: directory.join("run"),
+            work_dir: directory.join("work"),
+            plugin_store: None,
+            plugin_dir: directory.join("plugins"),
+            launcher,
+            cgroup_root: "cofferdam".into(),
+            isolators: Vec::new(),
+            logger: None,
+            destroy_timeout: Duration::from_secs(60),
+            fetcher: None,
+            container_nofile: None,
+        }
+    }
+}
+
 /// How container processes are created and killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LauncherKind {
@@ -49,6 +69,12 @@ pub enum LauncherKind {
 }
 
 impl LauncherKind {
+    /// The launcher that provides the most isolation for the user of this process.
+    #[must_use]
+    pub fn for_current_user() -> Self {
+        if nix::unistd::geteuid().is_root() { Self::Linux } else { Self::Posix }
+    }
+
     /// Name in the configuration.
     #[must_use]
     pub fn name(self) -> &'static str {
