@@ -1,7 +1,7 @@
-//! Makes the program: the library and `main.rs`, compiled without std or libc into a static executable of a few
-//! pages, for `IMAGE`.
+//! Compiles the program for `IMAGE`: the library and `main.rs`, without std or libc, as a static executable of a few
+//! pages.
 //!
-//! Not a target of the workspace, because it needs flags that nothing else must have, on every kind of build.
+//! It is not a target of the workspace, because it needs flags that no other target may have, in every profile.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -22,8 +22,8 @@ fn main() {
     compile(Path::new("src/main.rs"), &out.join("cofferdam-init"), |rustc| {
         rustc.args(["--crate-name=cofferdam_init_bin", "--crate-type=bin", "-Clto=fat", "-Cstrip=symbols"]);
         rustc.arg(format!("--extern=cofferdam_init={}", library.display()));
-        // One segment for code and constants, none for start-up files, unwinding or relocations: each page that is
-        // not there need not be mapped.
+        // One segment for code and constants; no start-up files, unwind tables or relocations. Every page counts:
+        // it is mapped once per container.
         for argument in [
             "-nostartfiles",
             "-nostdlib",
@@ -54,10 +54,10 @@ fn compile(source: &Path, output: &Path, details: impl FnOnce(&mut Command)) {
         "--cap-lints=warn",
     ]);
     details(&mut rustc);
-    let made = rustc.status();
-    if !made.as_ref().is_ok_and(std::process::ExitStatus::success) {
+    let status = rustc.status();
+    if !status.as_ref().is_ok_and(std::process::ExitStatus::success) {
         println!(
-            "cargo::error=cannot compile {} for the image of cofferdam-init: {made:?}",
+            "cargo::error=cannot compile {} for the image of cofferdam-init: {status:?}",
             source.display()
         );
         exit(1);

@@ -34,7 +34,10 @@ async fn an_isolator_is_no_logger() {
 async fn another_name_than_the_configured_one_is_refused() {
     let mut world = plain();
     world.config.isolators = vec![object("example/farewell", "libgreeting.so", json!({}))];
-    says(&no_start(&world).await, &["is isolator `example/greeting`", "expected isolator `example/farewell`"]);
+    says(
+        &no_start(&world).await,
+        &["is isolator `example/greeting`", "expected isolator `example/farewell`"],
+    );
     lives_without(&mut world).await;
 }
 
@@ -49,7 +52,10 @@ async fn two_files_of_one_name_are_both_named() {
     world.config.plugin_dir.clone_from(&directory);
     world.config.isolators = vec![entry("example/greeting", json!({}))];
     let text = no_start(&world).await;
-    says(&text, &["there are several files with plugin `example/greeting`", "libgreeting.so`", "libgreeting_2.so`"]);
+    says(
+        &text,
+        &["there are several files with plugin `example/greeting`", "libgreeting.so`", "libgreeting_2.so`"],
+    );
     says(&text, &["remove all but one, or set `path`"]);
 
     // Which is good advice.

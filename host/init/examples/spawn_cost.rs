@@ -1,9 +1,9 @@
-//! What a birth costs, and which way of joining cgroups is the cheapest. Prints medians in microseconds.
+//! Measures the cost of `Spawn::spawn` and of the ways to join cgroups. Prints medians in microseconds.
 //!
-//! Needs root. `spawn_cost 150` waits 150 ms between births, as on a quiet machine, where a grace period of the
-//! kernel is not shared with anybody; without an argument births follow each other at once.
+//! Needs root. `spawn_cost 150` waits 150 ms between spawns, as on an idle machine, where no other process shares the
+//! kernel's grace periods; without an argument there is no pause.
 
-#![allow(clippy::unwrap_used, reason = "a measurement that fails has no result to save")]
+#![allow(clippy::unwrap_used, reason = "a measurement that fails has no result")]
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -25,72 +25,75 @@ use tempfile::TempDir;
 
 fn main() {
     let pause = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(0);
-    let bench = Bench::new(Duration::from_millis(pause));
+    let benchmark = Benchmark::new(Duration::from_millis(pause));
     let four = Namespaces::from_iter([Namespace::Pid, Namespace::Mount, Namespace::Ipc, Namespace::Uts]);
     let none = Namespaces::EMPTY;
 
-    println!("pause {pause} ms, {} MiB of agent memory", Bench::BALLAST >> 20);
-    bench.report("clone3, no namespaces", |bench| bench.birth(none, &[], None));
-    bench.report("fork and exec by std (copies page tables)", Bench::forked);
-    bench.report("posix_spawn by std", Bench::spawned);
-    bench.report("clone3, 4 namespaces", |bench| bench.birth(four, &[], None));
-    if let Some(v2) = bench.v2() {
-        bench.report("clone3, CLONE_INTO_CGROUP", |bench| bench.birth(none, &[], Some(&v2)));
-        bench.report("clone3, 4 namespaces, CLONE_INTO_CGROUP", |bench| bench.birth(four, &[], Some(&v2)));
-        bench.report("clone3, then v2 cgroup.procs", |bench| bench.moved(&[&v2]));
-        bench.remove(&[v2]);
+    println!("pause {pause} ms, {} MiB of agent memory", Benchmark::BALLAST >> 20);
+    benchmark.report("clone3, no namespaces", |benchmark| benchmark.time_spawn(none, &[], None));
+    benchmark.report("fork and exec by std (copies page tables)", Benchmark::forked);
+    benchmark.report("posix_spawn by std", Benchmark::spawned);
+    benchmark.report("clone3, 4 namespaces", |benchmark| benchmark.time_spawn(four, &[], None));
+    if let Some(v2) = benchmark.v2() {
+        benchmark.report("clone3, CLONE_INTO_CGROUP", |benchmark| benchmark.time_spawn(none, &[], Some(&v2)));
+        benchmark.report("clone3, 4 namespaces, CLONE_INTO_CGROUP", |benchmark| {
+            benchmark.time_spawn(four, &[], Some(&v2))
+        });
+        benchmark.report("clone3, then v2 cgroup.procs", |benchmark| benchmark.moved(&[&v2]));
+        benchmark.remove(&[v2]);
     }
     for controllers in [&["freezer"][..], &["freezer", "cpu", "cpuacct", "memory", "pids", "devices"]] {
-        let v1: Vec<Cgroup> = controllers.iter().filter_map(|name| bench.v1(name)).collect();
+        let v1: Vec<Cgroup> = controllers.iter().filter_map(|name| benchmark.v1(name)).collect();
         let all: Vec<&Cgroup> = v1.iter().collect();
         let count = v1.len();
-        bench.report(&format!("clone3, child writes 0 to {count} tasks"), |bench| {
-            bench.birth(none, &all, None)
+        benchmark.report(&format!("clone3, child writes 0 to {count} tasks"), |benchmark| {
+            benchmark.time_spawn(none, &all, None)
         });
-        bench.report(&format!("clone3, then {count} cgroup.procs"), |bench| bench.moved(&all));
-        if let Some(v2) = bench.v2() {
-            bench.report(&format!("clone3, CLONE_INTO_CGROUP and {count} tasks"), |bench| {
-                bench.birth(none, &all, Some(&v2))
+        benchmark.report(&format!("clone3, then {count} cgroup.procs"), |benchmark| benchmark.moved(&all));
+        if let Some(v2) = benchmark.v2() {
+            benchmark.report(&format!("clone3, CLONE_INTO_CGROUP and {count} tasks"), |benchmark| {
+                benchmark.time_spawn(none, &all, Some(&v2))
             });
-            bench.remove(&[v2]);
+            benchmark.remove(&[v2]);
         }
-        bench.remove(&v1);
+        benchmark.remove(&v1);
     }
-    bench.report("whole life of `busybox true` by posix_spawn", |_| {
+    benchmark.report("complete run of `busybox true` by posix_spawn", |_| {
         let start = Instant::now();
         assert!(Command::new("/bin/busybox").arg("true").status().unwrap().success());
         start.elapsed()
     });
-    bench.report("whole life of `busybox true`, no namespaces", |bench| bench.life(none, None));
-    let rootfs = Bench::rootfs();
+    benchmark
+        .report("complete run of `busybox true`, no namespaces", |benchmark| benchmark.time_run(none, None));
+    let rootfs = Benchmark::rootfs();
     let root = rootfs.path();
-    bench.report("whole life of `busybox true`, 4 namespaces, rootfs, /proc", |bench| {
-        bench.life(four, Some(root))
+    benchmark.report("complete run of `busybox true`, 4 namespaces, rootfs, /proc", |benchmark| {
+        benchmark.time_run(four, Some(root))
     });
-    let (parent, _control) = bench.born(four, None, &[], None);
-    bench.report("clone3, 4 namespaces entered", |bench| {
+    let (parent, _control) = benchmark.spawn(four, None, &[], None);
+    benchmark.report("clone3, 4 namespaces entered", |benchmark| {
         let enter = Enter { process: &parent, namespaces: four };
-        bench.end(bench.timed(|| bench.born(none, Some(enter), &[], None)))
+        benchmark.end(benchmark.timed(|| benchmark.spawn(none, Some(enter), &[], None)))
     });
 }
 
-struct Bench {
+struct Benchmark {
     image: Image,
     null: File,
     pause: Duration,
     _ballast: Vec<u8>,
 }
 
-/// A process, what keeps it waiting, and how long it took to make.
+/// A process, its control socket, and how long its creation took.
 type Timed = ((Process, UnixStream), Duration);
 
-impl Bench {
-    const ROUNDS: usize = 31;
+impl Benchmark {
+    const ITERATIONS: usize = 31;
     const BALLAST: usize = 64 << 20;
 
     fn new(pause: Duration) -> Self {
         let image = Image::seal("cofferdam-init", cofferdam_init::IMAGE).unwrap();
-        // An agent has memory in use, whose page tables a fork copies.
+        // An agent uses memory, and a fork copies its page tables.
         let ballast = vec![1; Self::BALLAST];
         Self {
             image,
@@ -100,19 +103,19 @@ impl Bench {
         }
     }
 
-    fn report(&self, what: &str, mut round: impl FnMut(&Self) -> Duration) {
-        let mut times: Vec<_> = (0..Self::ROUNDS)
+    fn report(&self, what: &str, mut iteration: impl FnMut(&Self) -> Duration) {
+        let mut times: Vec<_> = (0..Self::ITERATIONS)
             .map(|_| {
                 thread::sleep(self.pause);
-                round(self).as_micros()
+                iteration(self).as_micros()
             })
             .collect();
         times.sort_unstable();
-        let (median, worst) = (times[Self::ROUNDS / 2], times[Self::ROUNDS * 9 / 10]);
+        let (median, worst) = (times[Self::ITERATIONS / 2], times[Self::ITERATIONS * 9 / 10]);
         println!("{median:>7} (p90 {worst:>6})  {what}");
     }
 
-    fn born(
+    fn spawn(
         &self,
         clone: Namespaces,
         enter: Option<Enter<'_>>,
@@ -124,7 +127,7 @@ impl Bench {
         let tasks: Vec<_> = tasks.iter().map(AsFd::as_fd).collect();
         let cgroup = v2.map(|cgroup| cgroup.directory().unwrap());
         let null = self.null.as_fd();
-        let birth = Spawn {
+        let request = Spawn {
             image: &self.image,
             arguments: &[c"cofferdam-init"],
             descriptors: &[null, null, null, theirs.as_fd(), null],
@@ -133,13 +136,13 @@ impl Bench {
             cgroup: cgroup.as_ref().map(AsFd::as_fd),
             tasks: &tasks,
         };
-        (birth.spawn().unwrap(), ours)
+        (request.spawn().unwrap(), ours)
     }
 
-    fn timed(&self, act: impl FnOnce() -> (Process, UnixStream)) -> Timed {
+    fn timed(&self, spawn: impl FnOnce() -> (Process, UnixStream)) -> Timed {
         let start = Instant::now();
-        let made = act();
-        (made, start.elapsed())
+        let spawned = spawn();
+        (spawned, start.elapsed())
     }
 
     fn end(&self, ((process, control), time): Timed) -> Duration {
@@ -149,21 +152,21 @@ impl Bench {
         time
     }
 
-    fn birth(&self, clone: Namespaces, v1: &[&Cgroup], v2: Option<&Cgroup>) -> Duration {
-        self.end(self.timed(|| self.born(clone, None, v1, v2)))
+    fn time_spawn(&self, clone: Namespaces, v1: &[&Cgroup], v2: Option<&Cgroup>) -> Duration {
+        self.end(self.timed(|| self.spawn(clone, None, v1, v2)))
     }
 
-    /// Made first, and moved by its maker.
+    /// Spawned first, then moved by the parent.
     fn moved(&self, cgroups: &[&Cgroup]) -> Duration {
         self.end(self.timed(|| {
-            let made = self.born(Namespaces::EMPTY, None, &[], None);
-            cgroups.iter().for_each(|cgroup| cgroup.adopt(made.0.pid()).unwrap());
-            made
+            let spawned = self.spawn(Namespaces::EMPTY, None, &[], None);
+            cgroups.iter().for_each(|cgroup| cgroup.adopt(spawned.0.pid()).unwrap());
+            spawned
         }))
     }
 
-    /// From before the birth until the program has ended.
-    fn life(&self, clone: Namespaces, root: Option<&Path>) -> Duration {
+    /// From before the spawn until the program has ended.
+    fn time_run(&self, clone: Namespaces, root: Option<&Path>) -> Duration {
         let mut plan =
             Plan { program: "/bin/busybox".into(), arguments: vec!["true".into()], ..Plan::default() };
         if clone.contains(Namespace::Pid) {
@@ -179,7 +182,7 @@ impl Bench {
             });
         }
         let start = Instant::now();
-        let (process, mut control) = self.born(clone, None, &[], None);
+        let (process, mut control) = self.spawn(clone, None, &[], None);
         control.write_all(&plan.encode().unwrap()).unwrap();
         process.wait(None).unwrap();
         let time = start.elapsed();
@@ -196,7 +199,7 @@ impl Bench {
 
     fn forked(&self) -> Duration {
         let mut command = self.command();
-        // Asked for any change of identity, std forks; otherwise it uses posix_spawn(3).
+        // With a change of identity std forks; otherwise it uses posix_spawn(3).
         command.gid(0);
         Self::run(command)
     }
@@ -220,7 +223,7 @@ impl Bench {
     }
 
     fn relative() -> PathBuf {
-        format!("birth-cost-{}", std::process::id()).into()
+        format!("spawn-cost-{}", std::process::id()).into()
     }
 
     fn v1(&self, controller: &str) -> Option<Cgroup> {

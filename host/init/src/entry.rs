@@ -1,17 +1,17 @@
-//! What a program needs that has no libc: an entry point, the memory functions that compilers take for granted,
-//! and somewhere for a panic to end.
+//! What a program without libc has to define itself: the entry point, the memory functions that the compiler calls,
+//! and the panic handler.
 
 use core::arch::{asm, global_asm};
 use core::panic::PanicInfo;
 
-// The kernel enters with the stack pointer at the argument count, aligned to 16 bytes, as a `call` wants it.
+// The kernel enters with the stack pointer at the argument count, aligned to 16 bytes, as `call` requires.
 global_asm!(".globl _start", "_start:", "xor ebp, ebp", "call {main}", "ud2", main = sym main);
 
 extern "C" fn main() -> ! {
     exit(cofferdam_init::run())
 }
 
-/// No line of init panics on purpose. If one does all the same, the container does not start, or ends.
+/// Init never panics on purpose. If it does, the container fails to start, or ends.
 #[panic_handler]
 fn panic(_: &PanicInfo<'_>) -> ! {
     exit(1)
@@ -30,7 +30,7 @@ fn exit(status: u8) -> ! {
 /// As memcpy(3).
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, length: usize) -> *mut u8 {
-    // A loop would be recognised as what it is, and compiled to a call of this function.
+    // The compiler would replace a loop by a call to memcpy, which is this function.
     // SAFETY: promised by the caller; the direction flag is clear as everywhere.
     unsafe {
         asm!("rep movsb", inout("rcx") length => _, inout("rdi") to => _, inout("rsi") from => _, options(nostack, preserves_flags));
@@ -43,7 +43,7 @@ unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, length: usize) -> *mut
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, length: usize) -> *mut u8 {
     if (to as usize).wrapping_sub(from as usize) >= length {
-        // SAFETY: the areas do not overlap in a way that a forward copy would spoil.
+        // SAFETY: a forward copy is correct if the destination does not start inside the source.
         return unsafe { memcpy(to, from, length) };
     }
     // SAFETY: promised by the caller; backwards from the last byte, and the direction flag is cleared again.

@@ -1,18 +1,17 @@
-//! A step that failed, and how the world hears of it.
+//! A step that failed, and how it is reported.
 
 use core::ffi::CStr;
 
 use crate::plan::CONTROL;
-use crate::report::{LONGEST_DETAIL, NOT_STARTED, RECORD_HEAD, Record, STATUS, Step};
+use crate::report::{MAX_DETAIL, NOT_STARTED, RECORD_HEAD, Record, STATUS, Step};
 use crate::sys::{self, Errno, Fd};
 
-/// A step that failed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Failure<'a> {
     step: Step,
     errno: Errno,
     detail: &'a [u8],
-    /// A file system context, in which the kernel has left its own words.
+    /// A file system context, from which the kernel's own messages can be read.
     context: Option<Fd>,
 }
 
@@ -25,36 +24,35 @@ impl<'a> Failure<'a> {
         Self { step, errno, detail: detail.to_bytes(), context: None }
     }
 
-    pub(crate) const fn with_words(step: Step, errno: Errno, words: &'static str) -> Self {
-        Self { step, errno, detail: words.as_bytes(), context: None }
+    pub(crate) const fn with_message(step: Step, errno: Errno, message: &'static str) -> Self {
+        Self { step, errno, detail: message.as_bytes(), context: None }
     }
 
     pub(crate) const fn with_context(self, context: Fd) -> Self {
         Self { context: Some(context), ..self }
     }
 
-    /// Why.
     pub(crate) const fn errno(&self) -> Errno {
         self.errno
     }
 
-    /// Tells the agent, if it listens, and the status file.
+    /// Sends the failure to the agent, if it is connected, and writes it to the status file.
     pub(crate) fn report(&self) {
-        let mut message = Text::<{ RECORD_HEAD + LONGEST_DETAIL }>::new();
+        let mut message = Text::<{ RECORD_HEAD + MAX_DETAIL }>::new();
         message.push(&[0; RECORD_HEAD]);
         message.push(self.detail);
         if let Some(context) = self.context {
-            let mut words = [0; 200];
-            // Each read gives one message, `e ` for an error before it; the first one tells most.
-            if let Ok(length) = sys::read(context, &mut words) {
-                let words = words.get(..length).unwrap_or_default();
+            let mut buffer = [0; 200];
+            // Each read returns one message, errors prefixed with `e `. The first one is the most specific.
+            if let Ok(length) = sys::read(context, &mut buffer) {
+                let line = buffer.get(..length).unwrap_or_default();
                 message.push(b": ");
-                message.push(words.strip_prefix(b"e ").unwrap_or(words).trim_ascii_end());
+                message.push(line.strip_prefix(b"e ").unwrap_or(line).trim_ascii_end());
             }
         }
         let head = Record::head(self.step, self.errno.0, message.length - RECORD_HEAD);
         message.bytes[..RECORD_HEAD].copy_from_slice(&head);
-        // If the agent is gone, nobody hears us: SIGPIPE is blocked, and the status file remains.
+        // Fails if the agent is gone: SIGPIPE is blocked, and the status file has the failure as well.
         let _ = sys::write(Fd(CONTROL), message.as_bytes());
         not_started(self.step, self.errno);
     }
@@ -77,7 +75,7 @@ pub(crate) fn ended(status: i32) {
     let _ = sys::write_at_start(Fd(STATUS), text.as_bytes());
 }
 
-/// A short text; what does not fit is cut.
+/// A text of at most `N` bytes; what does not fit is cut off.
 pub(crate) struct Text<const N: usize> {
     bytes: [u8; N],
     length: usize,
@@ -88,11 +86,11 @@ impl<const N: usize> Text<N> {
         Self { bytes: [0; N], length: 0 }
     }
 
-    /// Appends as much of `more` as fits, and says whether that was all.
+    /// Appends as much of `more` as fits. Returns whether all of it fitted.
     pub(crate) fn push(&mut self, more: &[u8]) -> bool {
-        let room = self.bytes.get_mut(self.length..).unwrap_or_default();
-        let length = more.len().min(room.len());
-        for (to, from) in room.iter_mut().zip(more) {
+        let free = self.bytes.get_mut(self.length..).unwrap_or_default();
+        let length = more.len().min(free.len());
+        for (to, from) in free.iter_mut().zip(more) {
             *to = *from;
         }
         self.length += length;
@@ -116,7 +114,7 @@ impl<const N: usize> Text<N> {
         self.bytes.get(..self.length).unwrap_or_default()
     }
 
-    /// The text with a NUL behind it, if there is room for one.
+    /// The text with a terminating NUL, if that fits.
     pub(crate) fn as_c_str(&mut self) -> Option<&CStr> {
         *self.bytes.get_mut(self.length)? = 0;
         CStr::from_bytes_until_nul(&self.bytes).ok()

@@ -1,25 +1,25 @@
-//! The first process of every container: what it is told ([`plan`]), what it answers ([`report`]), what it does.
+//! The first process of every container: its input ([`plan`]), its output ([`report`]), and what it does in between.
 //!
 //! ```text
 //! agent                      init                                        task
 //! ─────                      ────                                        ────
-//! birth ───────────────────▶ block signals, read fd 3 … (held)
+//! spawn ───────────────────▶ block signals, read fd 3 … (waits)
 //! isolate, fetch
 //! plan ────────────────────▶ session, host name, mounts, root,
 //!                            operations, pivot, working directory
 //!                            fork ─────────────────────────────────────▶ session, limits, user, capabilities
 //!                            close all but the status file               `E` to fd 3
 //! end of file: it runs ◀───────────────────────────────────────────────  execve closes fd 3
-//!                            reap all, pass signals on                   …
+//!                            reap, forward signals                       …
 //!                            status file, exit ◀─────────────────────── ends
 //! ```
 //!
-//! A failure anywhere before the exec travels the other way on fd 3 as a [`report::Record`], and into the status
-//! file, so that neither a listening agent nor one that starts later has to guess.
+//! A failure of any step up to the exec is sent on fd 3 as a [`report::Record`] and written to the status file, so
+//! that both a connected agent and one that starts later know why the task did not run.
 //!
-//! The library is `no_std` and allocates nothing; it is linked into the tiny program that `build.rs` makes of
-//! `main.rs`, and into the host, which needs the same formats. The host's half of them is behind `writer`, the
-//! program's bytes are behind `image`.
+//! The library is `no_std` and does not allocate. It is linked into the program that `build.rs` compiles from
+//! `main.rs`, and into the agent, which uses the same formats. The feature `writer` adds the agent's side of them,
+//! `image` adds the compiled program.
 
 #![cfg_attr(not(any(test, feature = "writer")), no_std)]
 #![deny(unsafe_code)]
@@ -31,12 +31,12 @@ pub mod plan;
 mod reap;
 pub mod report;
 mod root;
-mod story;
+mod run;
 mod sys;
 mod task;
 
-pub use story::run;
+pub use run::run;
 
-/// The finished program: a static executable, to be run with the descriptors of [`report`] and [`plan`].
+/// The compiled program: a static executable, to be run with the descriptors of [`report`] and [`plan`].
 #[cfg(feature = "image")]
 pub const IMAGE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/cofferdam-init"));

@@ -1,4 +1,4 @@
-//! The program: nothing but an entry, for `build.rs` to compile without std, libc or a start-up file.
+//! The program: only the entry point, which `build.rs` compiles without std, libc or start-up files.
 
 #![no_std]
 #![no_main]

@@ -1,8 +1,8 @@
-//! What the plan wants done inside the root before anything of the container runs.
+//! The operations that the plan requests inside the root before anything of the container runs.
 //!
-//! The root's content may be hostile: a `/proc` that is a link to `/../../host`, a `dev` that is a link to `/`. So
-//! no target is ever named by a path of the host. It is opened relative to the root, with openat2(2) keeping the
-//! walk inside, and everything after that uses the descriptor.
+//! The root's content may be hostile: a `/proc` that is a link to `/../../host`, a `dev` that is a link to `/`. So a
+//! target is never named by a path of the host. It is opened relative to the root with openat2(2), which resolves
+//! it inside, and everything after that uses the descriptor.
 
 use core::ffi::CStr;
 
@@ -11,7 +11,7 @@ use crate::plan::read::{List, MountOption, Operation};
 use crate::report::Step;
 use crate::sys::{self, ATTR_READ_ONLY, Errno, Fd, O_DIRECTORY, O_PATH, O_RDONLY};
 
-/// Performs the operations in their order; the first failure ends it.
+/// Performs the operations in order, up to the first failure.
 pub(crate) fn perform_all<'a>(root: Fd, operations: List<'a, Operation<'a>>) -> Result<(), Failure<'a>> {
     let mut mask = Mask { root, null: None, empty: None };
     operations.iter().try_for_each(|operation| perform(root, &mut mask, operation))
@@ -51,8 +51,8 @@ fn bind_source(source: &CStr, attributes: u64, recursive: bool) -> Result<Fd, Er
     Ok(mount)
 }
 
-/// Attaches a mount at a place inside the root, which is made if it is missing: a directory for a directory, a file
-/// for anything else.
+/// Attaches a mount at `target` inside the root, which is created if it is missing: a directory for a directory, a
+/// file for anything else.
 fn attach_at(root: Fd, mount: Fd, target: &CStr) -> Result<(), Errno> {
     let place = match sys::open_in_root(root, target, O_PATH) {
         Err(Errno::NOENT) => {
@@ -109,8 +109,8 @@ fn symlink(root: Fd, path: &CStr, target: &CStr) -> Result<(), Errno> {
     let (parent, name) = parent_of(root, path, &mut name)?;
     match sys::make_symlink(target, parent, name) {
         Err(Errno::EXIST) => {
-            let mut says = [0; LONGEST_NAME];
-            let same = sys::read_symlink(parent, name, &mut says)? == target.to_bytes();
+            let mut buffer = [0; MAX_PATH];
+            let same = sys::read_symlink(parent, name, &mut buffer)? == target.to_bytes();
             if same { Ok(()) } else { Err(Errno::EXIST) }
         }
         other => other,
@@ -139,7 +139,7 @@ fn read_only(root: Fd, path: &CStr) -> Result<(), Errno> {
     Ok(())
 }
 
-/// What hidden things are hidden behind; each is made when first needed and then copied.
+/// The mounts that cover masked paths; each is created when first needed and copied after that.
 struct Mask {
     root: Fd,
     null: Option<Fd>,
@@ -154,19 +154,19 @@ impl Mask {
         };
         let is_directory = sys::stat(place)?.is_directory();
         match (is_directory, self.empty) {
-            // Kernels before 6.15 copy only mounts that are in a namespace, so the first one is hung up itself.
+            // Kernels before 6.15 copy only mounts that are attached in a namespace, so the first one is attached
+            // itself.
             (true, None) => sys::attach_mount(*self.empty.insert(empty_directory()?), place)?,
-            (true, Some(empty)) => hang(empty, place)?,
-            (false, _) => hang(once(&mut self.null, null_device)?, place)?,
+            (true, Some(empty)) => attach_copy(empty, place)?,
+            (false, _) => attach_copy(once(&mut self.null, null_device)?, place)?,
         }
         sys::close(place);
         Ok(())
     }
 }
 
-/// Hangs up a copy of a curtain.
-fn hang(curtain: Fd, place: Fd) -> Result<(), Errno> {
-    let mount = sys::copy_mount(curtain, c"", false)?;
+fn attach_copy(cover: Fd, place: Fd) -> Result<(), Errno> {
+    let mount = sys::copy_mount(cover, c"", false)?;
     sys::attach_mount(mount, place)?;
     sys::close(mount);
     Ok(())
@@ -179,7 +179,7 @@ fn once(slot: &mut Option<Fd>, make: fn() -> Result<Fd, Errno>) -> Result<Fd, Er
     }
 }
 
-/// The host's null device, once it has shown to be it.
+/// Opens the host's null device, and checks that it is one.
 fn null_device() -> Result<Fd, Errno> {
     const S_IFCHR: u32 = 0o020_000;
     let null = sys::open(c"/dev/null", O_PATH)?;
@@ -195,11 +195,11 @@ fn empty_directory() -> Result<Fd, Errno> {
     Ok(mount)
 }
 
-/// The longest path the kernel takes, with its NUL.
-const LONGEST_NAME: usize = 4096;
+/// Limit of the kernel for a path, including the NUL.
+const MAX_PATH: usize = 4096;
 
-/// Opens the directory that `path` lies in, made if it is missing, and gives the last name of `path`.
-fn parent_of<'t>(root: Fd, path: &CStr, name: &'t mut Text<LONGEST_NAME>) -> Result<(Fd, &'t CStr), Errno> {
+/// Opens the parent directory of `path`, created if it is missing, and returns it with the last component of `path`.
+fn parent_of<'t>(root: Fd, path: &CStr, name: &'t mut Text<MAX_PATH>) -> Result<(Fd, &'t CStr), Errno> {
     let bytes = path.to_bytes();
     let end = bytes.iter().rposition(|byte| *byte != b'/').map_or(0, |last| last + 1);
     let bytes = bytes.get(..end).unwrap_or_default();
@@ -212,7 +212,7 @@ fn parent_of<'t>(root: Fd, path: &CStr, name: &'t mut Text<LONGEST_NAME>) -> Res
     let parent = if parent.is_empty() {
         sys::open_in_root(root, c"/", O_PATH | O_DIRECTORY)?
     } else {
-        let mut text = Text::<LONGEST_NAME>::new();
+        let mut text = Text::<MAX_PATH>::new();
         text.push(parent);
         make_directories(root, text.as_c_str().ok_or(Errno::NAMETOOLONG)?, None)?
     };
@@ -220,14 +220,14 @@ fn parent_of<'t>(root: Fd, path: &CStr, name: &'t mut Text<LONGEST_NAME>) -> Res
     Ok((parent, name.as_c_str().ok_or(Errno::NAMETOOLONG)?))
 }
 
-/// Opens a directory inside the root, made if it is missing, with those on the way. Those that are made belong to
-/// `owner`, a user and a group, if there is one.
+/// Opens a directory inside the root, created with its parents if missing. Created ones get `owner`, a user and a
+/// group.
 pub(crate) fn make_directories(root: Fd, path: &CStr, owner: Option<(u32, u32)>) -> Result<Fd, Errno> {
     match sys::open_in_root(root, path, O_RDONLY | O_DIRECTORY) {
         Err(Errno::NOENT) => {}
         other => return other,
     }
-    let mut walked = Text::<LONGEST_NAME>::new();
+    let mut walked = Text::<MAX_PATH>::new();
     let mut here = sys::open_in_root(root, c"/", O_PATH | O_DIRECTORY)?;
     for name in path.to_bytes().split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
         let before = walked.as_bytes().len();
@@ -238,7 +238,7 @@ pub(crate) fn make_directories(root: Fd, path: &CStr, owner: Option<(u32, u32)>)
             Err(Errno::NOENT) => {
                 let name = step.to_bytes_with_nul().get(before + 1..).unwrap_or_default();
                 let name = CStr::from_bytes_with_nul(name).map_err(|_| Errno::INVAL)?;
-                // A dangling link is in the way of neither the walk nor the making: then there is no such place.
+                // The name exists and does not resolve: a dangling link, through which nothing is created.
                 match sys::make_directory(here, name, 0o755) {
                     Err(Errno::EXIST) => return Err(Errno::NOENT),
                     other => other?,

@@ -1,10 +1,10 @@
-//! What init answers: to a listening agent on [`crate::plan::CONTROL`], and to any later one in the status file.
+//! What init reports: on [`crate::plan::CONTROL`] to a connected agent, and in the status file to any later one.
 //!
-//! On the control socket: nothing, when init ended before it came to anything; [`RUNNING`], when all is done but
-//! the exec; a [`Record`], when a step failed, after [`RUNNING`] if that step is the exec. Then end of file.
+//! On the control socket: nothing, if init ended before any step; [`RUNNING`], when only the exec is left; a
+//! [`Record`], when a step failed, after [`RUNNING`] if that step is the exec. Then end of file.
 //!
-//! In the status file: nothing, as long as init lives or if it was killed; else a decimal wait status as wait(2)
-//! gives it; or `not started: STEP ERRNO`, when the task never ran, numbers as in a [`Record`].
+//! In the status file: nothing, while init runs or if it was killed; otherwise the wait status of the task as
+//! wait(2) gives it, in decimal, or `not started: STEP ERRNO` if the task never ran, numbers as in a [`Record`].
 
 use core::fmt;
 
@@ -13,26 +13,26 @@ pub const STATUS: i32 = 4;
 
 /// Sent before the exec.
 pub const RUNNING: u8 = b'R';
-/// Begins a [`Record`].
+/// First byte of a [`Record`].
 pub const FAILED: u8 = b'F';
-/// The most bytes of detail in a record.
-pub const LONGEST_DETAIL: usize = 480;
+/// Maximum length in bytes of the detail in a record.
+pub const MAX_DETAIL: usize = 480;
 /// Bytes of a record before its detail.
 pub const RECORD_HEAD: usize = 9;
 
-/// What init was doing when it failed.
+/// The step at which init failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u16)]
 pub enum Step {
     /// Reading the plan.
     Plan = 1,
-    /// Starting a session, and becoming its orphans' parent.
+    /// Creating a session, and becoming a subreaper.
     Session = 2,
     /// Setting the host name.
     Hostname = 3,
-    /// Making a cgroup namespace.
+    /// Creating a cgroup namespace.
     CgroupNamespace = 4,
-    /// Cutting mounts off from the host's.
+    /// Setting the mount propagation.
     Propagation = 5,
     /// Mounting the root file system.
     Root = 6,
@@ -40,11 +40,11 @@ pub enum Step {
     Bind = 7,
     /// Mounting a file system.
     Filesystem = 8,
-    /// Making a device node.
+    /// Creating a device node.
     Device = 9,
-    /// Making a symbolic link.
+    /// Creating a symbolic link.
     Symlink = 10,
-    /// Making a directory.
+    /// Creating a directory.
     Directory = 11,
     /// Masking a path.
     Mask = 12,
@@ -55,10 +55,10 @@ pub enum Step {
     /// Setting the score for the out-of-memory killer.
     OomScore = 15,
     /// Changing to the working directory.
-    Workplace = 16,
+    WorkingDirectory = 16,
     /// Forking the task.
     Fork = 17,
-    /// Taking the terminal.
+    /// Setting the controlling terminal.
     Terminal = 18,
     /// Setting a resource limit.
     Limit = 19,
@@ -93,7 +93,7 @@ impl Step {
         Self::ReadOnly,
         Self::Pivot,
         Self::OomScore,
-        Self::Workplace,
+        Self::WorkingDirectory,
         Self::Fork,
         Self::Terminal,
         Self::Limit,
@@ -115,23 +115,23 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Plan => "reading the plan",
-            Self::Session => "starting a session",
+            Self::Session => "creating a session",
             Self::Hostname => "setting the host name",
-            Self::CgroupNamespace => "making a cgroup namespace",
-            Self::Propagation => "cutting off mount propagation",
+            Self::CgroupNamespace => "creating a cgroup namespace",
+            Self::Propagation => "setting the mount propagation",
             Self::Root => "mounting the root file system",
             Self::Bind => "bind-mounting",
             Self::Filesystem => "mounting a file system",
-            Self::Device => "making a device node",
-            Self::Symlink => "making a symbolic link",
-            Self::Directory => "making a directory",
+            Self::Device => "creating a device node",
+            Self::Symlink => "creating a symbolic link",
+            Self::Directory => "creating a directory",
             Self::Mask => "masking a path",
             Self::ReadOnly => "making a path read-only",
             Self::Pivot => "changing the root",
-            Self::OomScore => "setting the oom score adjustment",
-            Self::Workplace => "changing to the working directory",
+            Self::OomScore => "setting the OOM score adjustment",
+            Self::WorkingDirectory => "changing to the working directory",
             Self::Fork => "forking the task",
-            Self::Terminal => "taking the terminal",
+            Self::Terminal => "setting the controlling terminal",
             Self::Limit => "setting a resource limit",
             Self::User => "changing the user",
             Self::Capabilities => "setting capabilities",
@@ -146,16 +146,16 @@ impl fmt::Display for Step {
 /// A failed step, as bytes: [`FAILED`], step u16, errno i32, length of the detail u16, detail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Record<'a> {
-    /// Which step.
+    /// The step that failed.
     pub step: Step,
-    /// The kernel's reason.
+    /// The error that the kernel returned.
     pub errno: i32,
-    /// Of what, as a path; and what else the kernel said. Cut after [`LONGEST_DETAIL`] bytes.
+    /// The path or name concerned, and the kernel's message if there is one. Truncated to [`MAX_DETAIL`] bytes.
     pub detail: &'a [u8],
 }
 
 impl<'a> Record<'a> {
-    /// Reads a record. `None` if it is none, or not all of one.
+    /// Parses a record. `None` if it is not one, or incomplete.
     pub fn parse(bytes: &'a [u8]) -> Option<Self> {
         let [FAILED, s0, s1, e0, e1, e2, e3, l0, l1, rest @ ..] = bytes else { return None };
         Some(Self {
@@ -165,7 +165,7 @@ impl<'a> Record<'a> {
         })
     }
 
-    /// Writes the record's head; the detail follows it as it is.
+    /// The encoded record up to the detail.
     pub(crate) fn head(step: Step, errno: i32, length: usize) -> [u8; RECORD_HEAD] {
         let [s0, s1] = (step as u16).to_le_bytes();
         let [e0, e1, e2, e3] = errno.to_le_bytes();
@@ -174,50 +174,50 @@ impl<'a> Record<'a> {
     }
 }
 
-/// What the status file says.
+/// Content of the status file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
-    /// Nothing: init lives, or was killed.
-    Open,
+    /// Nothing: init is running, or was killed.
+    Empty,
     /// The task ended with this wait status.
     Ended(i32),
     /// The task never ran.
     NotStarted {
-        /// What failed; `None` if the number is unknown.
+        /// The step that failed; `None` if the number is unknown.
         step: Option<Step>,
-        /// Why.
+        /// The error that the kernel returned.
         errno: i32,
     },
-    /// Something else: not written by us, or not all of it.
-    Garbled,
+    /// Anything else: incomplete, or not written by init.
+    Malformed,
 }
 
 pub(crate) const NOT_STARTED: &[u8] = b"not started: ";
 
 impl Status {
-    /// Reads the content of a status file.
+    /// Parses the content of a status file.
     pub fn parse(content: &[u8]) -> Self {
-        let Ok(text) = core::str::from_utf8(content) else { return Self::Garbled };
+        let Ok(text) = core::str::from_utf8(content) else { return Self::Malformed };
         let text = text.trim_ascii_end();
         if text.is_empty() {
-            return Self::Open;
+            return Self::Empty;
         }
         let Some(numbers) = text.as_bytes().strip_prefix(NOT_STARTED) else {
-            return text.parse().map_or(Self::Garbled, Self::Ended);
+            return text.parse().map_or(Self::Malformed, Self::Ended);
         };
         let mut numbers = core::str::from_utf8(numbers).unwrap_or_default().split(' ');
         let step = numbers.next().and_then(|step| step.parse().ok());
         let errno = numbers.next().and_then(|errno| errno.parse().ok());
         match (step, errno) {
             (Some(step), Some(errno)) => Self::NotStarted { step: Step::from_number(step), errno },
-            _ => Self::Garbled,
+            _ => Self::Malformed,
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{LONGEST_DETAIL, Record, Status, Step};
+    use super::{MAX_DETAIL, Record, Status, Step};
 
     #[test]
     fn steps_have_their_numbers() {
@@ -230,8 +230,8 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_read_back_and_a_part_of_one_is_not() {
-        let detail = [b'x'; LONGEST_DETAIL];
+    fn a_complete_record_is_parsed_and_an_incomplete_one_is_not() {
+        let detail = [b'x'; MAX_DETAIL];
         let mut bytes = Record::head(Step::Exec, 2, detail.len()).to_vec();
         bytes.extend(detail);
         let record = Record::parse(&bytes).unwrap();
@@ -243,13 +243,13 @@ mod tests {
 
     #[test]
     fn a_status_is_one_of_four_things() {
-        assert_eq!(Status::parse(b""), Status::Open);
+        assert_eq!(Status::parse(b""), Status::Empty);
         assert_eq!(Status::parse(b"256"), Status::Ended(256));
         assert_eq!(Status::parse(b"9\n"), Status::Ended(9));
         let not_started = Status::NotStarted { step: Some(Step::Exec), errno: 13 };
         assert_eq!(Status::parse(b"not started: 25 13"), not_started);
-        for garbled in [&b"x"[..], b"\xff", b"not started: ", b"not started: 25", b"2 56"] {
-            assert_eq!(Status::parse(garbled), Status::Garbled, "{garbled:?}");
+        for malformed in [&b"x"[..], b"\xff", b"not started: ", b"not started: 25", b"2 56"] {
+            assert_eq!(Status::parse(malformed), Status::Malformed, "{malformed:?}");
         }
     }
 }

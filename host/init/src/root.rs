@@ -7,14 +7,14 @@ use crate::plan::read::{self, List};
 use crate::report::Step;
 use crate::sys::{self, ATTR_READ_ONLY, Errno, Fd, O_DIRECTORY, O_PATH};
 
-/// What is going to be `/`.
+/// The mounted root file system.
 pub(crate) struct Root {
     directory: Fd,
-    /// Whether it is another one than the host's.
+    /// Whether it differs from the host's.
     own: bool,
 }
 
-/// Mounts what is to become `/`, without entering it.
+/// Mounts the root file system without entering it.
 pub(crate) fn mount(root: read::Root<'_>) -> Result<Root, Failure<'_>> {
     match root {
         read::Root::Host => Ok(Root { directory: open_directory(c"/")?, own: false }),
@@ -38,7 +38,7 @@ impl Root {
         self.directory
     }
 
-    /// Makes it `/` and lets go of the host's.
+    /// Makes it `/` and unmounts the host's root.
     pub(crate) fn enter(self, read_only: bool) -> Result<(), Failure<'static>> {
         let failed = |errno| Failure::new(Step::Pivot, errno);
         if self.own {
@@ -52,7 +52,7 @@ impl Root {
         if sys::inside_root().map_err(failed)? {
             Ok(())
         } else {
-            Err(Failure::with_words(Step::Pivot, Errno::NOENT, "the working directory is outside the root"))
+            Err(Failure::with_message(Step::Pivot, Errno::NOENT, "the working directory is outside the root"))
         }
     }
 }
@@ -68,20 +68,20 @@ struct Layers<'a> {
     work: Option<&'a CStr>,
 }
 
-/// The longest value fsconfig(2) takes.
-const LONGEST_VALUE: usize = 255;
+/// Limit of fsconfig(2) for a value.
+const MAX_VALUE: usize = 255;
 
 /// Mounts an overlay over its own upper directory, or its topmost layer if there is none.
 ///
-/// A value may have 255 bytes, in which neither a deep path nor many of them fit, and a colon in a path would end
-/// it. So each layer is opened, and named by its descriptor's number, seen from `/proc/self/fd`.
+/// A value may have 255 bytes, which neither a deep path nor many paths fit into, and a colon would separate two
+/// paths. So each layer is opened and named by its descriptor's number, relative to `/proc/self/fd`.
 fn overlay(layers: Layers<'_>, volatile: bool) -> Result<Fd, Failure<'_>> {
-    let failed = |errno| Failure::with_words(Step::Root, errno, "overlay");
+    let failed = |errno| Failure::with_message(Step::Root, errno, "overlay");
     let context = sys::filesystem(c"overlay").map_err(failed)?;
     let refused = |errno| failed(errno).with_context(context);
 
     let mut first = None;
-    let mut joined = Text::<{ LONGEST_VALUE + 1 }>::new();
+    let mut joined = Text::<{ MAX_VALUE + 1 }>::new();
     let mut fits = true;
     for lower in layers.lowers.iter() {
         let layer = open_directory(lower)?;
@@ -95,10 +95,10 @@ fn overlay(layers: Layers<'_>, volatile: bool) -> Result<Fd, Failure<'_>> {
     let work = layers.work.map(open_directory).transpose()?;
 
     sys::change_directory(c"/proc/self/fd")
-        .map_err(|errno| Failure::with_words(Step::Root, errno, "overlay: /proc/self/fd"))?;
+        .map_err(|errno| Failure::with_message(Step::Root, errno, "overlay: /proc/self/fd"))?;
     match joined.as_c_str().filter(|_| fits) {
         Some(lowers) => sys::configure(context, c"lowerdir", Some(lowers)).map_err(refused)?,
-        // Layer by layer is what only kernels since 6.5 take.
+        // Adding one layer at a time needs Linux 6.5.
         None => {
             for lower in layers.lowers.iter() {
                 let layer = open_directory(lower)?;

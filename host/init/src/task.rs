@@ -4,16 +4,16 @@ use core::ffi::CStr;
 
 use crate::failure::{Failure, Text};
 use crate::operation::make_directories;
-use crate::plan::read::{Capabilities, Plan, User, Workplace};
+use crate::plan::read::{Capabilities, Plan, User, WorkingDirectory};
 use crate::plan::{CONTROL, flag};
 use crate::report::{RUNNING, Step};
 use crate::sys::{self, CapabilitySets, Errno, Fd, Mapping, O_DIRECTORY, O_PATH, O_WRONLY, Vector};
 
-/// Where a program is looked for if the environment says nothing.
+/// Where a program is looked up if the environment has no `PATH`.
 const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Becomes the program. Returns only if that failed, having reported why, with what to exit: 127 when there is no
-/// program, 126 when it cannot be executed.
+/// Executes the program. Returns only on failure, after reporting it, with the exit status: 127 if the program does
+/// not exist, 126 if it cannot be executed.
 pub(crate) fn become_program(plan: &Plan<'_>) -> u8 {
     let failure = match prepare(plan) {
         Err(failure) => failure,
@@ -23,7 +23,7 @@ pub(crate) fn become_program(plan: &Plan<'_>) -> u8 {
     if failure.errno() == Errno::NOENT { 127 } else { 126 }
 }
 
-/// Each step needs a privilege that a later one gives away.
+/// The order matters: each step needs a privilege that a later one drops.
 fn prepare<'a>(plan: &Plan<'a>) -> Result<(), Failure<'a>> {
     sys::new_session().map_err(|errno| Failure::new(Step::Session, errno))?;
     if plan.has(flag::TERMINAL) {
@@ -38,7 +38,7 @@ fn prepare<'a>(plan: &Plan<'a>) -> Result<(), Failure<'a>> {
         narrow_bounding_set(sets.bounding).map_err(capabilities)?;
         sys::keep_capabilities().map_err(capabilities)?;
     }
-    // Without new privileges forbidden, a filter needs a capability that the next steps may take away.
+    // Unless new privileges are forbidden, loading a filter needs a capability that the next steps may drop.
     let filter = |errno| Failure::new(Step::Seccomp, errno);
     if !plan.seccomp.is_empty() && !plan.has(flag::NO_NEW_PRIVILEGES) {
         sys::set_filter(plan.seccomp).map_err(filter)?;
@@ -63,7 +63,7 @@ fn narrow_bounding_set(wanted: u64) -> Result<(), Errno> {
         match sys::in_bounding_set(capability) {
             Ok(true) if wanted >> capability & 1 == 0 => sys::drop_from_bounding_set(capability)?,
             Ok(_) => {}
-            // The first number the kernel does not know ends the list.
+            // The first number that the kernel does not know is the end.
             Err(_) => break,
         }
     }
@@ -76,8 +76,8 @@ fn become_user(user: User<'_>) -> Result<(), Errno> {
     sys::set_user(user.uid)
 }
 
-/// Sets what is wanted. If nothing is, still nothing stays inheritable: an inherited set would come back to life in
-/// any file that carries capabilities (CVE-2022-24769).
+/// Sets the wanted capabilities. In any case clears the inheritable set unless it is wanted: an inherited set would
+/// become permitted by executing a file with inheritable capabilities (CVE-2022-24769).
 fn set_capabilities(wanted: Option<Capabilities>) -> Result<(), Errno> {
     sys::clear_ambient_set()?;
     let Some(wanted) = wanted else {
@@ -91,7 +91,7 @@ fn set_capabilities(wanted: Option<Capabilities>) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Executes the program, and says why it could not.
+/// Executes the program. Returns only on failure.
 fn execute<'a>(plan: &Plan<'a>) -> Failure<'a> {
     let slots = plan.arguments.len() + plan.environment.len() + 2;
     let mut memory = match Mapping::new(slots * size_of::<usize>()) {
@@ -99,11 +99,11 @@ fn execute<'a>(plan: &Plan<'a>) -> Failure<'a> {
         Err(errno) => return Failure::new(Step::Exec, errno),
     };
     let (arguments, environment) = memory.words().split_at_mut(plan.arguments.len() + 1);
-    let arguments = Vector::lay(arguments, plan.arguments.iter());
-    let environment = Vector::lay(environment, plan.environment.iter());
+    let arguments = Vector::fill(arguments, plan.arguments.iter());
+    let environment = Vector::fill(environment, plan.environment.iter());
 
-    // From here on the agent may believe that the program runs, unless it hears otherwise. One that is not there
-    // any more will believe that it does not.
+    // From here on the agent takes the program for running unless a failure follows. If the agent is gone, the next
+    // one takes the task for not started, so it must not start.
     if let Err(errno) = sys::write(Fd(CONTROL), &[RUNNING]) {
         return Failure::of(Step::Exec, errno, plan.program);
     }
@@ -118,44 +118,47 @@ fn execute<'a>(plan: &Plan<'a>) -> Failure<'a> {
     Failure::of(Step::Exec, errno, plan.program)
 }
 
-/// Tries the program in each directory of `path`, as execvp(3) does: one that may not be executed is passed over,
-/// but remembered.
+/// Tries the program in each directory of `path`, as execvp(3) does: a file that may not be executed is skipped, and
+/// reported if no other is found.
 fn search(program: &CStr, path: &[u8], arguments: &Vector<'_>, environment: &Vector<'_>) -> Errno {
-    let mut answer = Errno::NOENT;
+    let mut errno = Errno::NOENT;
     if program.is_empty() {
-        return answer;
+        return errno;
     }
     for directory in path.split(|byte| *byte == b':') {
         let mut candidate = Text::<4096>::new();
         candidate.push(if directory.is_empty() { b"." } else { directory });
         candidate.push(b"/");
         candidate.push(program.to_bytes());
-        // A path too long to exist.
+        // Too long for a path.
         let Some(candidate) = candidate.as_c_str() else { continue };
         match sys::execute(candidate, arguments, environment) {
             Errno::NOENT | Errno::NOTDIR => {}
-            Errno::ACCES => answer = Errno::ACCES,
+            Errno::ACCES => errno = Errno::ACCES,
             other => return other,
         }
     }
-    answer
+    errno
 }
 
-/// Goes to where the task starts.
-pub(crate) fn go_to<'a>(workplace: Workplace<'a>, user: Option<User<'a>>) -> Result<(), Failure<'a>> {
-    let failed = |errno| Failure::of(Step::Workplace, errno, workplace.path);
-    match sys::change_directory(workplace.path) {
-        Err(Errno::NOENT) if workplace.create => {
-            make_directory(workplace.path, user).map_err(failed)?;
+/// Changes to the task's working directory.
+pub(crate) fn change_directory<'a>(
+    working_directory: WorkingDirectory<'a>,
+    user: Option<User<'a>>,
+) -> Result<(), Failure<'a>> {
+    let failed = |errno| Failure::of(Step::WorkingDirectory, errno, working_directory.path);
+    match sys::change_directory(working_directory.path) {
+        Err(Errno::NOENT) if working_directory.create => {
+            make_directory(working_directory.path, user).map_err(failed)?;
         }
         other => other.map_err(failed)?,
     }
-    // A path through `/proc` can lead to a directory of the host that somebody left open (CVE-2024-21626).
+    // A path through `/proc` can lead to a directory of the host that is still open (CVE-2024-21626).
     if sys::inside_root().map_err(failed)? { Ok(()) } else { Err(failed(Errno::ACCES)) }
 }
 
-/// Makes a directory, belonging to `user`, and goes there. Nothing is made where a link of the root's leads out of it:
-/// descriptors of the host are still open.
+/// Creates a directory, owned by `user`, and changes to it. Resolves inside the root only, because links may point to
+/// descriptors of the host, which are still open.
 fn make_directory(path: &CStr, user: Option<User<'_>>) -> Result<(), Errno> {
     let root = sys::open(c"/", O_PATH | O_DIRECTORY)?;
     let made = make_directories(root, path, user.map(|user| (user.uid, user.gid)))?;

@@ -24,7 +24,7 @@ pub struct PendingInit {
 const EXIT_GRACE: Duration = Duration::from_secs(1);
 
 /// Flags of a plan that are facts of the birth rather than wishes.
-const CREATION_FLAGS: u32 = flag::PID_NAMESPACE | flag::MOUNT_NAMESPACE | flag::SWEEP;
+const CREATION_FLAGS: u32 = flag::PID_NAMESPACE | flag::MOUNT_NAMESPACE | flag::KILL_DESCENDANTS;
 
 impl PendingInit {
     /// The two ends of a control socket: the agent's and init's.
@@ -43,7 +43,7 @@ impl PendingInit {
             flags |= flag::MOUNT_NAMESPACE;
         }
         if sweep {
-            flags |= flag::SWEEP;
+            flags |= flag::KILL_DESCENDANTS;
         }
         Self { process, control, flags }
     }

@@ -1,14 +1,13 @@
-//! The plan: all that init is told, in one message on [`CONTROL`].
+//! The plan: everything that init is to do, in one message on [`CONTROL`].
 //!
 //! ```text
 //! header   magic "COFFERDM" · version u32 · length u32 of the whole message
 //! body     the fields of `read::Plan` in their order
 //! ```
 //!
-//! Numbers are little-endian. A text is its length as u32 without the final NUL, its bytes, and the NUL, so that
-//! it can be handed to the kernel where it lies. A list is its length in bytes, its count, and its members. An
-//! option is a byte, 0 or 1, and the value. Both ends come out of one build, so a version other than ours is
-//! refused rather than interpreted.
+//! Numbers are little-endian. A text is its length as u32 without the final NUL, its bytes, and the NUL, so that it
+//! can be passed to the kernel in place. A list is its length in bytes, its count, and its members. An option is a
+//! byte, 0 or 1, and the value. Agent and init come from one build, so any other version is refused.
 
 pub mod read;
 #[cfg(feature = "writer")]
@@ -16,12 +15,12 @@ pub mod write;
 
 #[cfg(feature = "writer")]
 pub use write::{
-    Attributes, Capabilities, EncodeError, Limit, MountOption, Operation, Plan, Root, User, Workplace,
+    Attributes, Capabilities, EncodeError, Limit, MountOption, Operation, Plan, Root, User, WorkingDirectory,
 };
 
-/// The descriptor on which init reads the plan and answers: one end of a stream socket pair.
+/// The descriptor on which init reads the plan and reports: one end of a stream socket pair.
 pub const CONTROL: i32 = 3;
-/// How many descriptors init is born with: three of the container, [`CONTROL`] and [`crate::report::STATUS`].
+/// How many descriptors init starts with: three of the container, [`CONTROL`] and [`crate::report::STATUS`].
 pub const DESCRIPTORS: usize = 5;
 
 /// The first bytes of every plan.
@@ -30,8 +29,8 @@ pub const MAGIC: [u8; 8] = *b"COFFERDM";
 pub const VERSION: u32 = 1;
 /// Bytes of the header.
 pub const HEADER: usize = 16;
-/// The most bytes a plan may have. The kernel takes 2 MiB of arguments and environment at most.
-pub const LONGEST: usize = 8 << 20;
+/// Maximum length of a plan in bytes. The kernel accepts at most 2 MiB of arguments and environment.
+pub const MAX_LENGTH: usize = 8 << 20;
 
 /// Bits of [`read::Plan::flags`].
 pub mod flag {
@@ -39,19 +38,19 @@ pub mod flag {
     pub const PID_NAMESPACE: u32 = 1 << 0;
     /// Init has its own mount namespace, so that it may mount.
     pub const MOUNT_NAMESPACE: u32 = 1 << 1;
-    /// Init is to make its own cgroup namespace, rooted where it was put.
+    /// Init creates its own cgroup namespace, rooted at the cgroup it is in.
     pub const CGROUP_NAMESPACE: u32 = 1 << 2;
-    /// Mounts of the host are to be private, rather than slaves of the host's.
+    /// The propagation of the host's mounts is private instead of slave.
     pub const PRIVATE_MOUNTS: u32 = 1 << 3;
-    /// The root file system is to be read-only once the operations are done.
+    /// The root file system becomes read-only after the operations.
     pub const READ_ONLY_ROOT: u32 = 1 << 4;
     /// The task cannot gain privileges by executing.
     pub const NO_NEW_PRIVILEGES: u32 = 1 << 5;
-    /// The task's standard input is a terminal that is to be its controlling one.
+    /// The task's standard input is a terminal that becomes its controlling terminal.
     pub const TERMINAL: u32 = 1 << 6;
-    /// Init kills what is left of its descendants when the task has ended, because nothing else holds them.
-    pub const SWEEP: u32 = 1 << 7;
-    /// Every flag there is.
+    /// Init kills its remaining descendants when the task has ended, because no pid namespace ends with it.
+    pub const KILL_DESCENDANTS: u32 = 1 << 7;
+    /// All flags.
     pub const ALL: u32 = (1 << 8) - 1;
 }
 

@@ -1,45 +1,45 @@
-//! The reading half of the plan's format: views into the message, without a copy.
+//! The decoder of the plan: views into the message, without a copy.
 //!
-//! A plan is read to its end before it is believed, so that nothing is done for one that was cut off or mangled.
+//! A plan is decoded completely before anything is done, so that a truncated or malformed one has no effect.
 
 use core::ffi::CStr;
 use core::marker::PhantomData;
 
-use super::{HEADER, LONGEST, MAGIC, VERSION, flag};
+use super::{HEADER, MAGIC, MAX_LENGTH, VERSION, flag};
 
-/// A message that is no plan, or none of this version.
+/// Why a message is not a plan of this version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Malformed {
     /// It does not begin with the magic bytes.
     Magic,
     /// It was written by another version.
     Version(u32),
-    /// Its length is less than a header's, or more than allowed, or not what has come.
+    /// Its length is less than a header's, more than allowed, or not that of the message.
     Length,
     /// It ends within a value.
     Truncated,
-    /// A text holds a NUL, or does not end with one.
+    /// A text contains a NUL, or does not end with one.
     Text,
-    /// A byte that chooses between variants chooses none.
+    /// A discriminant has no variant.
     Variant(u8),
-    /// A flag nobody defined.
+    /// A flag is not defined.
     Flags(u32),
-    /// It goes on after its last value.
+    /// Bytes follow the last value.
     Trailing,
 }
 
 impl Malformed {
-    /// A few words for a person.
-    pub const fn words(self) -> &'static str {
+    /// A short description.
+    pub const fn message(self) -> &'static str {
         match self {
             Self::Magic => "not a plan",
             Self::Version(_) => "a plan of another version",
-            Self::Length => "a plan of a wrong length",
-            Self::Truncated => "a plan cut off",
-            Self::Text => "a plan with a broken text",
+            Self::Length => "a plan of the wrong length",
+            Self::Truncated => "a truncated plan",
+            Self::Text => "a plan with an invalid text",
             Self::Variant(_) => "a plan with an unknown variant",
             Self::Flags(_) => "a plan with an unknown flag",
-            Self::Trailing => "a plan with something after its end",
+            Self::Trailing => "a plan with trailing bytes",
         }
     }
 }
@@ -55,10 +55,10 @@ pub fn header(bytes: &[u8; HEADER]) -> Result<usize, Malformed> {
         return Err(Malformed::Version(version));
     }
     let length = u32::read(&mut cursor)? as usize;
-    if (HEADER..=LONGEST).contains(&length) { Ok(length) } else { Err(Malformed::Length) }
+    if (HEADER..=MAX_LENGTH).contains(&length) { Ok(length) } else { Err(Malformed::Length) }
 }
 
-/// The whole plan. [`super::write::Plan`] documents the fields.
+/// A decoded plan. [`super::write::Plan`] documents the fields.
 #[derive(Debug, Clone, Copy)]
 #[allow(missing_docs, reason = "documented where they are written")]
 pub struct Plan<'a> {
@@ -67,7 +67,7 @@ pub struct Plan<'a> {
     pub root: Root<'a>,
     pub operations: List<'a, Operation<'a>>,
     pub oom_score_adj: Option<i32>,
-    pub workplace: Option<Workplace<'a>>,
+    pub working_directory: Option<WorkingDirectory<'a>>,
     pub limits: List<'a, Limit>,
     pub user: Option<User<'a>>,
     pub capabilities: Option<Capabilities>,
@@ -92,7 +92,7 @@ impl<'a> Plan<'a> {
             root: Root::read(&mut cursor)?,
             operations: List::read(&mut cursor)?,
             oom_score_adj: Option::read(&mut cursor)?,
-            workplace: Option::read(&mut cursor)?,
+            working_directory: Option::read(&mut cursor)?,
             limits: List::read(&mut cursor)?,
             user: Option::read(&mut cursor)?,
             capabilities: Option::read(&mut cursor)?,
@@ -116,7 +116,7 @@ fn flags(cursor: &mut Cursor<'_>) -> Result<u32, Malformed> {
     if flags & !flag::ALL == 0 { Ok(flags) } else { Err(Malformed::Flags(flags)) }
 }
 
-/// What becomes `/`.
+/// The root file system.
 #[derive(Debug, Clone, Copy)]
 #[allow(missing_docs, reason = "documented where they are written")]
 pub enum Root<'a> {
@@ -141,7 +141,7 @@ impl<'a> Read<'a> for Root<'a> {
     }
 }
 
-/// One thing to do inside the root.
+/// An operation inside the root.
 #[derive(Debug, Clone, Copy)]
 #[allow(missing_docs, reason = "documented where they are written")]
 pub enum Operation<'a> {
@@ -203,15 +203,15 @@ impl<'a> Read<'a> for MountOption<'a> {
     }
 }
 
-/// Where the task starts.
+/// The task's working directory.
 #[derive(Debug, Clone, Copy)]
 #[allow(missing_docs, reason = "documented where they are written")]
-pub struct Workplace<'a> {
+pub struct WorkingDirectory<'a> {
     pub path: &'a CStr,
     pub create: bool,
 }
 
-impl<'a> Read<'a> for Workplace<'a> {
+impl<'a> Read<'a> for WorkingDirectory<'a> {
     fn read(cursor: &mut Cursor<'a>) -> Result<Self, Malformed> {
         Ok(Self { path: <&CStr>::read(cursor)?, create: bool::read(cursor)? })
     }
@@ -232,7 +232,7 @@ impl Read<'_> for Limit {
     }
 }
 
-/// Whom the task runs as.
+/// The task's user and groups.
 #[derive(Debug, Clone, Copy)]
 #[allow(missing_docs, reason = "documented where they are written")]
 pub struct User<'a> {
@@ -270,7 +270,7 @@ impl Read<'_> for Capabilities {
     }
 }
 
-/// Members of one kind, read again at every walk. They were all readable when the list was made.
+/// Members of one type, decoded at every iteration. `List::read` has checked that all of them can be.
 #[derive(Debug)]
 pub struct List<'a, T> {
     bytes: &'a [u8],
@@ -287,22 +287,22 @@ impl<T> Clone for List<'_, T> {
 impl<T> Copy for List<'_, T> {}
 
 impl<'a, T: Read<'a>> List<'a, T> {
-    /// How many members there are.
+    /// The number of members.
     pub const fn len(&self) -> usize {
         self.count
     }
 
-    /// Whether there is none.
+    /// Whether the list is empty.
     pub const fn is_empty(&self) -> bool {
         self.count == 0
     }
 
-    /// The members as they lie in the message.
+    /// The encoded members.
     pub const fn bytes(&self) -> &'a [u8] {
         self.bytes
     }
 
-    /// The members.
+    /// Iterates over the members.
     pub fn iter(&self) -> Members<'a, T> {
         Members { cursor: Cursor { rest: self.bytes }, members: PhantomData }
     }
@@ -323,7 +323,7 @@ impl<'a, T: Read<'a>> Read<'a> for List<'a, T> {
     }
 }
 
-/// A walk over a [`List`].
+/// An iterator over a [`List`].
 pub struct Members<'a, T> {
     cursor: Cursor<'a>,
     members: PhantomData<fn() -> T>,
@@ -337,7 +337,7 @@ impl<'a, T: Read<'a>> Iterator for Members<'a, T> {
     }
 }
 
-/// What is left to read.
+/// The bytes that remain to be decoded.
 pub struct Cursor<'a> {
     rest: &'a [u8],
 }
@@ -356,9 +356,9 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// A value that can be read from where a cursor stands. Every value takes at least one byte.
+/// A value that can be decoded from a cursor. Every value takes at least one byte.
 pub trait Read<'a>: Sized {
-    /// Reads it and moves the cursor behind it.
+    /// Decodes a value and advances the cursor past it.
     fn read(cursor: &mut Cursor<'a>) -> Result<Self, Malformed>;
 }
 

@@ -1,4 +1,4 @@
-//! The two halves of the format against each other.
+//! The encoder and the decoder against each other.
 
 use std::ffi::{CStr, OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::read::{self, List, Malformed, Read, header};
 use super::write::{
-    Attributes, Capabilities, EncodeError, Limit, MountOption, Operation, Plan, Root, User, Workplace,
+    Attributes, Capabilities, EncodeError, Limit, MountOption, Operation, Plan, Root, User, WorkingDirectory,
 };
 use super::{HEADER, MAGIC, VERSION, flag};
 
@@ -65,7 +65,8 @@ fn operation() -> impl Strategy<Value = Operation> {
 
 fn plan() -> impl Strategy<Value = Plan> {
     let first = (0..=flag::ALL, of(text()), root(), vec(operation(), 0..8), any::<Option<i32>>());
-    let workplace = (path(), any::<bool>()).prop_map(|(path, create)| Workplace { path, create });
+    let working_directory =
+        (path(), any::<bool>()).prop_map(|(path, create)| WorkingDirectory { path, create });
     let limit = any::<(u32, u64, u64)>().prop_map(|(resource, soft, hard)| Limit { resource, soft, hard });
     let user = (any::<u32>(), any::<u32>(), vec(any::<u32>(), 0..6)).prop_map(|(uid, gid, groups)| User {
         uid,
@@ -75,11 +76,11 @@ fn plan() -> impl Strategy<Value = Plan> {
     let sets = any::<[u64; 5]>().prop_map(|[bounding, effective, permitted, inheritable, ambient]| {
         Capabilities { bounding, effective, permitted, inheritable, ambient }
     });
-    let second = (of(workplace), vec(limit, 0..4), of(user), of(sets), vec(any::<u8>(), 0..64));
+    let second = (of(working_directory), vec(limit, 0..4), of(user), of(sets), vec(any::<u8>(), 0..64));
     let third = (any::<u32>(), text(), vec(text(), 0..6), vec((name(), text()), 0..6));
     (first, second, third).prop_map(|(first, second, third)| {
         let (flags, hostname, root, operations, oom_score_adj) = first;
-        let (workplace, limits, user, capabilities, seccomp) = second;
+        let (working_directory, limits, user, capabilities, seccomp) = second;
         let (umask, program, arguments, environment) = third;
         Plan {
             flags,
@@ -87,7 +88,7 @@ fn plan() -> impl Strategy<Value = Plan> {
             root,
             operations,
             oom_score_adj,
-            workplace,
+            working_directory,
             limits,
             user,
             capabilities,
@@ -109,8 +110,8 @@ fn all<'a, T: Read<'a>, U>(list: List<'a, T>, own: impl Fn(T) -> U) -> Vec<U> {
     list.iter().map(own).collect()
 }
 
-/// What init would do, told in the host's words.
-fn understood(plan: read::Plan<'_>) -> Plan {
+/// The decoded plan as the encoder's type.
+fn decoded(plan: read::Plan<'_>) -> Plan {
     let path = |text: &CStr| PathBuf::from(owned(text));
     let root = match plan.root {
         read::Root::Host => Root::Host,
@@ -162,9 +163,10 @@ fn understood(plan: read::Plan<'_>) -> Plan {
         root,
         operations: all(plan.operations, operation),
         oom_score_adj: plan.oom_score_adj,
-        workplace: plan
-            .workplace
-            .map(|workplace| Workplace { path: path(workplace.path), create: workplace.create }),
+        working_directory: plan.working_directory.map(|working_directory| WorkingDirectory {
+            path: path(working_directory.path),
+            create: working_directory.create,
+        }),
         limits: all(plan.limits, |limit| Limit {
             resource: limit.resource,
             soft: limit.soft,
@@ -192,17 +194,17 @@ fn understood(plan: read::Plan<'_>) -> Plan {
 
 proptest! {
     #[test]
-    fn what_is_written_is_understood(plan in plan()) {
+    fn a_decoded_plan_equals_the_encoded_one(plan in plan()) {
         let message = plan.encode().unwrap();
-        prop_assert_eq!(understood(read::Plan::parse(&message).unwrap()), plan);
+        prop_assert_eq!(decoded(read::Plan::parse(&message).unwrap()), plan);
     }
 
     #[test]
-    fn a_part_is_refused(plan in plan(), cut in any::<prop::sample::Index>()) {
+    fn a_truncated_plan_is_refused(plan in plan(), cut in any::<prop::sample::Index>()) {
         let message = plan.encode().unwrap();
         let mut part = message[..cut.index(message.len())].to_vec();
         prop_assert!(read::Plan::parse(&part).is_err());
-        // Also if it claims to be the whole.
+        // Also if its header states the truncated length.
         if part.len() >= HEADER {
             let length = (part.len() as u32).to_le_bytes();
             part[HEADER - 4..HEADER].copy_from_slice(&length);
@@ -211,7 +213,7 @@ proptest! {
     }
 
     #[test]
-    fn garbage_is_read_or_refused_and_nothing_else(body in vec(any::<u8>(), 0..400)) {
+    fn arbitrary_bytes_are_decoded_or_refused(body in vec(any::<u8>(), 0..400)) {
         let mut message = MAGIC.to_vec();
         message.extend(VERSION.to_le_bytes());
         message.extend(((HEADER + body.len()) as u32).to_le_bytes());
@@ -222,19 +224,19 @@ proptest! {
     }
 
     #[test]
-    fn a_flipped_byte_is_survived(plan in plan(), at in any::<prop::sample::Index>(), bits in 1_u8..) {
+    fn a_changed_byte_is_decoded_or_refused(plan in plan(), at in any::<prop::sample::Index>(), bits in 1_u8..) {
         let mut message = plan.encode().unwrap();
         let at = at.index(message.len());
         message[at] ^= bits;
         if let Ok(plan) = read::Plan::parse(&message) {
-            prop_assert!(at >= HEADER, "a broken header was believed");
+            prop_assert!(at >= HEADER, "an invalid header was accepted");
             prop_assert_eq!(plan.environment.iter().count(), plan.environment.len());
         }
     }
 }
 
 #[test]
-fn headers_are_refused_for_what_is_wrong_with_them() {
+fn invalid_headers_are_refused_with_the_reason() {
     let message = Plan::default().encode().unwrap();
     let changed = |at: usize, byte: u8| {
         let mut head: [u8; HEADER] = *message.first_chunk().unwrap();
@@ -248,7 +250,7 @@ fn headers_are_refused_for_what_is_wrong_with_them() {
 }
 
 #[test]
-fn a_tail_is_refused() {
+fn trailing_bytes_are_refused() {
     let mut message = Plan::default().encode().unwrap();
     message.push(0);
     message[12] += 1;
@@ -256,7 +258,7 @@ fn a_tail_is_refused() {
 }
 
 #[test]
-fn what_the_kernel_would_misread_is_not_written() {
+fn values_that_the_kernel_would_misread_are_not_encoded() {
     let nul = Plan { program: "a\0b".into(), ..Plan::default() };
     assert_eq!(nul.encode(), Err(EncodeError::Nul { what: "program", value: "a\0b".into() }));
     for name in ["", "A=B"] {

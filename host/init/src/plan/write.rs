@@ -1,96 +1,97 @@
-//! The writing half of the plan's format: owned values, checked and encoded by the host.
+//! The encoder of the plan: owned values, checked and encoded by the agent.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use super::{HEADER, LONGEST, MAGIC, VERSION, flag};
+use super::{HEADER, MAGIC, MAX_LENGTH, VERSION, flag};
 
-/// All that init is told.
+/// Everything that init is to do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
     /// Bits of [`flag`].
     pub flags: u32,
-    /// Host name to set; only with an own UTS namespace.
+    /// Host name to set; only in its own UTS namespace.
     pub hostname: Option<OsString>,
-    /// What becomes `/`.
+    /// The root file system.
     pub root: Root,
-    /// What to do inside it, in this order; only with an own mount namespace.
+    /// Operations inside the root, in this order; only in its own mount namespace.
     pub operations: Vec<Operation>,
-    /// Written to `/proc/self/oom_score_adj` of init and so inherited by the task.
+    /// Written to `/proc/self/oom_score_adj` of init, from which the task inherits it.
     pub oom_score_adj: Option<i32>,
-    /// Where the task starts; `/` if not said.
-    pub workplace: Option<Workplace>,
-    /// Resource limits of the task; init itself has none of them.
+    /// The task's working directory; `/` if `None`.
+    pub working_directory: Option<WorkingDirectory>,
+    /// Resource limits of the task; they do not apply to init.
     pub limits: Vec<Limit>,
-    /// Whom the task runs as; not changed if not said.
+    /// The task's user and groups; unchanged if `None`.
     pub user: Option<User>,
-    /// The task's capabilities. If not said they are what the change of user leaves, without inheritable ones.
+    /// The task's capabilities. If `None`, those that the change of user leaves, with an empty inheritable set.
     pub capabilities: Option<Capabilities>,
     /// A seccomp filter for the task: an array of `struct sock_filter`, empty for none.
     pub seccomp: Vec<u8>,
     /// The task's umask.
     pub umask: u32,
-    /// What the task executes: a path if there is a slash in it, else a name to look up in `PATH` of
+    /// The program to execute: a path if it contains a slash, otherwise a name that is looked up in `PATH` of
     /// [`Plan::environment`].
     pub program: OsString,
-    /// Its arguments, the first being its name.
+    /// Its arguments, starting with `argv[0]`.
     pub arguments: Vec<OsString>,
-    /// Its environment, names and values.
+    /// Its environment: names and values.
     pub environment: Vec<(OsString, OsString)>,
 }
 
-/// What becomes `/`.
+/// The root file system.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Root {
-    /// The mount namespace's own root: no change.
+    /// The root of the mount namespace, unchanged.
     #[default]
     Host,
-    /// This directory of the host, with what is mounted in it.
+    /// A directory of the host, with the mounts below it.
     Directory(PathBuf),
-    /// Layers of directories of the host, the topmost first.
+    /// An overlay of directories of the host.
     Overlay {
         /// Read-only layers, topmost first; at least one.
         lowers: Vec<PathBuf>,
-        /// The directory that takes all changes; without it the root is read-only. Mounted over in the new mount
-        /// namespace, and so out of reach for later binds.
+        /// The directory that receives all changes; without it the root is read-only. The overlay is mounted over
+        /// it in the new mount namespace, so later binds cannot use it as a source.
         upper: Option<PathBuf>,
-        /// Scratch space of the kernel on the same file system, empty.
+        /// An empty directory on the same file system as `upper`, for use by the kernel.
         work: Option<PathBuf>,
-        /// Never sync: for an upper directory that nobody wants after a crash of the machine.
+        /// Never sync: for an upper directory that is not needed after a crash of the machine.
         volatile: bool,
     },
 }
 
-/// One thing to do inside the root. Targets are resolved as if the root were `/` already: no symbolic link and no
-/// `..` leads out. What is missing on the way to a target is created.
+/// An operation inside the root. Targets are resolved as if the root were `/` already: no symbolic link and no `..`
+/// leads out of it. Missing parents of a target are created.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operation {
-    /// Shows `source` of the host at `target`; a missing target becomes a file if the source is one.
+    /// Bind-mounts `source` of the host at `target`; a missing target is created as a directory or a file, like the
+    /// source.
     Bind {
-        /// On the host.
+        /// Path on the host.
         source: PathBuf,
-        /// Inside.
+        /// Path inside the root.
         target: PathBuf,
-        /// Of the new mount.
+        /// Attributes of the new mount.
         attributes: Attributes,
-        /// With what is mounted below the source.
+        /// Include the mounts below the source.
         recursive: bool,
     },
     /// Mounts a new file system.
     Filesystem {
-        /// Its type, as `proc` or `tmpfs`.
+        /// Type of the file system, such as `proc` or `tmpfs`.
         kind: OsString,
-        /// Inside.
+        /// Path inside the root.
         target: PathBuf,
-        /// Of the new mount.
+        /// Attributes of the new mount.
         attributes: Attributes,
-        /// Of the file system.
+        /// Options of the file system.
         options: Vec<MountOption>,
     },
-    /// Makes a device node, unless the very same is there.
+    /// Creates a device node, unless the same one exists.
     Device {
-        /// Inside.
+        /// Path inside the root.
         path: PathBuf,
         /// `S_IFCHR` or `S_IFBLK`, and permissions.
         mode: u32,
@@ -99,16 +100,16 @@ pub enum Operation {
         /// Minor number.
         minor: u32,
     },
-    /// Makes a symbolic link, unless the very same is there.
+    /// Creates a symbolic link, unless the same one exists.
     Symlink {
-        /// Where, inside.
+        /// Path of the link inside the root.
         path: PathBuf,
-        /// What it says.
+        /// Content of the link.
         target: PathBuf,
     },
-    /// Makes a directory, unless there is one, and gives it mode and owner.
+    /// Creates a directory unless it exists, and sets mode and owner.
     Directory {
-        /// Inside.
+        /// Path inside the root.
         path: PathBuf,
         /// Permissions.
         mode: u32,
@@ -117,39 +118,39 @@ pub enum Operation {
         /// Group.
         gid: u32,
     },
-    /// Hides a file behind the null device, a directory behind an empty one; what is missing needs no hiding.
+    /// Mounts the null device over a file, or an empty directory over a directory; nothing if the path is missing.
     Mask {
-        /// Inside.
+        /// Path inside the root.
         path: PathBuf,
     },
-    /// Makes what is there unwritable; what is missing is so already.
+    /// Makes a path read-only; nothing if it is missing.
     ReadOnly {
-        /// Inside.
+        /// Path inside the root.
         path: PathBuf,
     },
 }
 
-/// Attributes of a mount, as mount_setattr(2) numbers them.
+/// Attributes of a mount: the `MOUNT_ATTR_…` bits of mount_setattr(2).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Attributes(pub u64);
 
 impl Attributes {
-    /// Nothing can be written.
+    /// Read-only.
     pub const READ_ONLY: Self = Self(0x1);
-    /// Set-uid bits mean nothing.
+    /// Set-uid and set-gid bits are ignored.
     pub const NO_SUID: Self = Self(0x2);
     /// Devices cannot be opened.
     pub const NO_DEV: Self = Self(0x4);
     /// Programs cannot be executed.
     pub const NO_EXEC: Self = Self(0x8);
-    /// Access times are not kept.
+    /// Access times are not updated.
     pub const NO_ATIME: Self = Self(0x10);
-    /// Access times are kept exactly.
+    /// Access times are always updated.
     pub const STRICT_ATIME: Self = Self(0x20);
     /// Symbolic links are not followed.
     pub const NO_SYMFOLLOW: Self = Self(0x20_0000);
 
-    /// These and those.
+    /// The union of both.
     #[must_use]
     pub const fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
@@ -159,18 +160,18 @@ impl Attributes {
 /// An option of a file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountOption {
-    /// As `size`.
+    /// Such as `size`.
     pub name: OsString,
-    /// As `64m`; options like `newinstance` have none. At most 255 bytes.
+    /// Such as `64m`; `None` for flags like `newinstance`. At most 255 bytes.
     pub value: Option<OsString>,
 }
 
-/// Where the task starts.
+/// The task's working directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Workplace {
-    /// An absolute path inside.
+pub struct WorkingDirectory {
+    /// An absolute path inside the root.
     pub path: PathBuf,
-    /// Make it if it is missing, and what is made belong to [`Plan::user`].
+    /// Create missing components, owned by [`Plan::user`].
     pub create: bool,
 }
 
@@ -185,12 +186,12 @@ pub struct Limit {
     pub hard: u64,
 }
 
-/// Whom the task runs as, in numbers.
+/// The task's user and groups, numeric.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct User {
-    /// User.
+    /// User id.
     pub uid: u32,
-    /// Group.
+    /// Group id.
     pub gid: u32,
     /// Supplementary groups; all others are dropped.
     pub groups: Vec<u32>,
@@ -199,43 +200,43 @@ pub struct User {
 /// The five sets, bit n for capability n.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Capabilities {
-    /// The most that any program executed later can get.
+    /// Limit for what any program executed later can gain.
     pub bounding: u64,
-    /// In force.
+    /// In effect.
     pub effective: u64,
-    /// May be put in force.
+    /// May be added to the effective set.
     pub permitted: u64,
-    /// Kept over an exec of a file that asks for them. Leave it empty unless [`Capabilities::ambient`] is not.
+    /// Kept over an exec of a file that has them inheritable. Leave it empty unless [`Capabilities::ambient`] is set.
     pub inheritable: u64,
     /// Kept over any exec; must be permitted and inheritable.
     pub ambient: u64,
 }
 
-/// A plan that cannot be written down.
+/// A plan that cannot be encoded.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum EncodeError {
-    /// The kernel's texts end at the first NUL.
-    #[error("the {what} `{value}` holds a NUL character")]
+    /// The kernel's strings end at the first NUL.
+    #[error("the {what} `{value}` contains a NUL character")]
     Nul {
-        /// Which text.
+        /// Which field.
         what: &'static str,
-        /// It.
+        /// Its value.
         value: String,
     },
     /// The name of a variable would end at the first `=`.
-    #[error("the name of the environment variable `{name}` is empty or holds `=`")]
+    #[error("the name of the environment variable `{name}` is empty or contains `=`")]
     VariableName {
-        /// It.
+        /// The name.
         name: String,
     },
-    /// A bit of [`Plan::flags`] that nobody defined.
+    /// A bit of [`Plan::flags`] is not defined.
     #[error("the plan has unknown flags `{flags:#x}`")]
     Flags {
-        /// All flags.
+        /// All flags of the plan.
         flags: u32,
     },
-    /// More than init reads.
-    #[error("the plan has {length} bytes, and {LONGEST} is the most there may be")]
+    /// The plan is longer than init accepts.
+    #[error("the plan has {length} bytes; at most {MAX_LENGTH} are possible")]
     TooLong {
         /// Its length in bytes.
         length: usize,
@@ -243,7 +244,7 @@ pub enum EncodeError {
 }
 
 impl Plan {
-    /// The message to send on [`super::CONTROL`].
+    /// Encodes the plan as the message to send on [`super::CONTROL`].
     pub fn encode(&self) -> Result<Vec<u8>, EncodeError> {
         if self.flags & !flag::ALL != 0 {
             return Err(EncodeError::Flags { flags: self.flags });
@@ -261,9 +262,9 @@ impl Plan {
             out.u32(score.cast_unsigned());
             Ok(())
         })?;
-        out.option(self.workplace.as_ref(), |out, workplace| {
-            out.text("working directory", &workplace.path)?;
-            out.bool(workplace.create);
+        out.option(self.working_directory.as_ref(), |out, working_directory| {
+            out.text("working directory", &working_directory.path)?;
+            out.bool(working_directory.create);
             Ok(())
         })?;
         out.list(&self.limits, |out, limit| {
@@ -384,7 +385,7 @@ impl Message {
         self.bytes.extend(value.to_le_bytes());
     }
 
-    /// A length that may be cut here, because then `finish` refuses the whole.
+    /// The cast may truncate: `finish` refuses a message of that length.
     fn length(&mut self, length: usize) {
         self.u32(length as u32);
     }
@@ -438,7 +439,7 @@ impl Message {
 
     fn finish(mut self) -> Result<Vec<u8>, EncodeError> {
         let length = self.bytes.len();
-        if length > LONGEST {
+        if length > MAX_LENGTH {
             return Err(EncodeError::TooLong { length });
         }
         self.bytes[HEADER - 4..HEADER].copy_from_slice(&(length as u32).to_le_bytes());

@@ -1,4 +1,4 @@
-//! Memory from the kernel, by the page: init has no allocator.
+//! Memory mapped by the page: init has no allocator.
 #![allow(unsafe_code)]
 
 use core::ops::{Deref, DerefMut};
@@ -6,23 +6,23 @@ use core::slice;
 
 use super::{Result, call, nr};
 
-/// Gives back the pages of the stack that lie below the caller's frame, in which earlier and deeper calls have been.
+/// Releases the pages of the stack below the caller's frame, which earlier and deeper calls have used.
 ///
-/// Building a container takes some pages of paths; waiting for its end takes one.
+/// Setting up a container uses several pages for paths; waiting for its end uses one.
 #[inline(never)]
-pub(crate) fn give_back_dead_stack() {
+pub(crate) fn release_unused_stack() {
     const PAGE: usize = 4096;
     const DEEPEST: usize = 64 * PAGE;
     const MADV_DONTNEED: usize = 4;
     let here = 0_u8;
-    // This frame may lie across a page's border, and the page below may hold the part of it that we do not see.
+    // This frame may cross a page boundary, so the page below `here` may belong to it.
     let end = ((&raw const here) as usize & !(PAGE - 1)) - PAGE;
-    // SAFETY: below the stack pointer, and the 128 bytes that a leaf may use there, nothing is alive; and what is above
-    // `end` is not touched. That a part of the range is not mapped makes the call fail after it has done the rest.
+    // SAFETY: nothing below the stack pointer and its 128-byte red zone is in use, and nothing above `end` changes.
+    // If a part of the range is not mapped, the call fails after it has processed the rest.
     let _ = unsafe { call(nr::MADVISE, [end - DEEPEST, DEEPEST, MADV_DONTNEED]) };
 }
 
-/// Zeroed memory of the size asked for, given back when dropped.
+/// Zeroed memory, unmapped on drop.
 pub(crate) struct Mapping {
     address: usize,
     length: usize,
@@ -41,7 +41,7 @@ impl Mapping {
 
     /// The memory as machine words.
     pub(crate) fn words(&mut self) -> &mut [usize] {
-        // SAFETY: the mapping is ours alone, zeroed, aligned to a page, and any bits make a word.
+        // SAFETY: the mapping is owned, initialised, aligned to a page, and any bit pattern is a valid `usize`.
         unsafe { slice::from_raw_parts_mut(self.address as *mut usize, self.length / size_of::<usize>()) }
     }
 }
@@ -50,7 +50,7 @@ impl Deref for Mapping {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: the mapping is ours alone, and was zeroed when made.
+        // SAFETY: the mapping is owned and was zeroed by the kernel.
         unsafe { slice::from_raw_parts(self.address as *const u8, self.length) }
     }
 }
@@ -64,7 +64,7 @@ impl DerefMut for Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: made by `new`, and nothing borrows it any more.
+        // SAFETY: mapped by `new`, and no borrow outlives it.
         let _ = unsafe { call(nr::MUNMAP, [self.address, self.length]) };
     }
 }

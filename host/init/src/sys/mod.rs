@@ -1,7 +1,7 @@
-//! The kernel as init sees it: one function for each call, safe to use.
+//! Safe wrappers of the system calls that init uses.
 //!
-//! A [`Fd`] is a plain number. Init opens few files, each close-on-exec, lives shortly with them and then closes
-//! all at once, so that owners would only add code to a program whose size every container pays for.
+//! A [`Fd`] is a plain number. Init opens few files, all of them close-on-exec, and then closes all of them at once;
+//! owned descriptors would only add code to a program of which every container maps a copy.
 #![allow(unsafe_code)]
 
 mod memory;
@@ -9,21 +9,18 @@ mod raw;
 
 use core::ffi::CStr;
 
-pub(crate) use memory::{Mapping, give_back_dead_stack};
+pub(crate) use memory::{Mapping, release_unused_stack};
 use raw::nr;
 
-/// An open file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Fd(pub(crate) i32);
 
-/// What paths are relative to if nothing is said.
+/// `AT_FDCWD`.
 pub(crate) const CWD: Fd = Fd(-100);
 
-/// A process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Pid(i32);
 
-/// The kernel's reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Errno(pub(crate) i32);
 
@@ -42,8 +39,8 @@ impl Errno {
 
 type Result<T> = core::result::Result<T, Errno>;
 
-fn check(answer: isize) -> Result<usize> {
-    if (-4095..0).contains(&answer) { Err(Errno(-(answer as i32))) } else { Ok(answer as usize) }
+fn check(result: isize) -> Result<usize> {
+    if (-4095..0).contains(&result) { Err(Errno(-(result as i32))) } else { Ok(result as usize) }
 }
 
 /// # Safety
@@ -86,14 +83,14 @@ struct OpenHow {
 fn openat2(directory: Fd, path: &CStr, how: &OpenHow) -> Result<Fd> {
     loop {
         // SAFETY: the kernel reads `path` and `how`.
-        let answer = unsafe {
+        let result = unsafe {
             call(
                 nr::OPENAT2,
                 [directory.0 as usize, text(path), (&raw const *how) as usize, size_of::<OpenHow>()],
             )
         };
-        match answer {
-            // A rename elsewhere raced with our walk, as may happen on any busy machine.
+        match result {
+            // The resolution raced with a rename elsewhere, which can happen at any time.
             Err(Errno::AGAIN | Errno::INTR) => {}
             other => return other.map(|fd| Fd(fd as i32)),
         }
@@ -111,7 +108,7 @@ pub(crate) fn open_in_root(root: Fd, path: &CStr, flags: u64) -> Result<Fd> {
     openat2(root, path, &OpenHow { flags: flags | O_CLOEXEC, mode: 0, resolve })
 }
 
-/// Makes an empty file `name` in `directory`, unless it exists. A symbolic link of that name is not followed.
+/// Creates an empty file `name` in `directory`, unless it exists. A symbolic link of that name is not followed.
 pub(crate) fn create(directory: Fd, name: &CStr) -> Result<Fd> {
     let flags = O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC;
     openat2(directory, name, &OpenHow { flags, mode: 0o644, resolve: RESOLVE_NO_MAGICLINKS })
@@ -128,7 +125,7 @@ pub(crate) fn close_range(first: u32, last: u32) {
     let _ = unsafe { call(nr::CLOSE_RANGE, [first as usize, last as usize, 0]) };
 }
 
-/// Has all descriptors from `first` on closed by the next exec.
+/// Marks all descriptors from `first` on as close-on-exec.
 pub(crate) fn close_on_exec_from(first: u32) -> Result<()> {
     const CLOSE_RANGE_CLOEXEC: usize = 4;
     // SAFETY: touches no memory.
@@ -138,9 +135,9 @@ pub(crate) fn close_on_exec_from(first: u32) -> Result<()> {
 pub(crate) fn read(fd: Fd, buffer: &mut [u8]) -> Result<usize> {
     loop {
         // SAFETY: the kernel writes at most `buffer.len()` bytes to `buffer`.
-        let answer = unsafe { call(nr::READ, [fd.0 as usize, buffer.as_mut_ptr() as usize, buffer.len()]) };
-        if answer != Err(Errno::INTR) {
-            return answer;
+        let result = unsafe { call(nr::READ, [fd.0 as usize, buffer.as_mut_ptr() as usize, buffer.len()]) };
+        if result != Err(Errno::INTR) {
+            return result;
         }
     }
 }
@@ -156,7 +153,7 @@ pub(crate) fn write(fd: Fd, bytes: &[u8]) -> Result<usize> {
     unsafe { call(nr::WRITE, [fd.0 as usize, bytes.as_ptr() as usize, bytes.len()]) }
 }
 
-/// Writes to the beginning of a file, in one piece.
+/// Writes to the beginning of a file, in one call.
 pub(crate) fn write_at_start(fd: Fd, bytes: &[u8]) -> Result<usize> {
     // SAFETY: the kernel reads `bytes`.
     unsafe { call(nr::PWRITE64, [fd.0 as usize, bytes.as_ptr() as usize, bytes.len(), 0]) }
@@ -212,12 +209,11 @@ fn statx(directory: Fd, path: &CStr, flags: usize) -> Result<Stat> {
     Ok(stat)
 }
 
-/// What is open.
 pub(crate) fn stat(fd: Fd) -> Result<Stat> {
     statx(fd, c"", AT_EMPTY_PATH)
 }
 
-/// What `name` in `directory` is, itself if it is a symbolic link.
+/// Does not follow a symbolic link.
 pub(crate) fn stat_at(directory: Fd, name: &CStr) -> Result<Stat> {
     statx(directory, name, AT_SYMLINK_NOFOLLOW)
 }
@@ -239,7 +235,7 @@ pub(crate) fn make_symlink(target: &CStr, directory: Fd, name: &CStr) -> Result<
     unsafe { call(nr::SYMLINKAT, [text(target), directory.0 as usize, text(name)]) }.map(drop)
 }
 
-/// What a symbolic link says, as much as fits into `buffer`.
+/// Reads a symbolic link, as much as fits into `buffer`.
 pub(crate) fn read_symlink<'b>(directory: Fd, name: &CStr, buffer: &'b mut [u8]) -> Result<&'b [u8]> {
     // SAFETY: the kernel reads `name` and writes at most `buffer.len()` bytes to `buffer`.
     let length = unsafe {
@@ -270,7 +266,7 @@ pub(crate) fn change_directory_to(fd: Fd) -> Result<()> {
     unsafe { call(nr::FCHDIR, [fd.0 as usize]) }.map(drop)
 }
 
-/// Whether the working directory lies below the root: the kernel says `(unreachable)` before a path that does not.
+/// Whether the working directory is below the root: otherwise the kernel prefixes its path with `(unreachable)`.
 pub(crate) fn inside_root() -> Result<bool> {
     let mut buffer = [0; 4096];
     // SAFETY: the kernel writes at most 4096 bytes to `buffer`.
@@ -305,7 +301,7 @@ fn mount_setattr(fd: Fd, path: &CStr, flags: usize, attr: &MountAttr) -> Result<
         .map(drop)
 }
 
-/// Cuts all mounts of this namespace off from the host's, or lets them follow only.
+/// Makes all mounts of this namespace private, or slaves of the host's.
 pub(crate) fn cut_propagation(private: bool) -> Result<()> {
     let propagation = if private { MS_PRIVATE } else { MS_SLAVE };
     mount_setattr(CWD, c"/", AT_RECURSIVE, &MountAttr { propagation, ..MountAttr::default() })
@@ -320,7 +316,7 @@ pub(crate) fn set_attributes(fd: Fd, attributes: u64, recursive: bool) -> Result
     mount_setattr(fd, c"", flags, &MountAttr { set: attributes, clear, ..MountAttr::default() })
 }
 
-/// A detached copy of the mount at `path`, seen from `directory`; of `directory` itself if `path` is empty.
+/// A detached copy of the mount at `path` relative to `directory`; of `directory` itself if `path` is empty.
 pub(crate) fn copy_mount(directory: Fd, path: &CStr, recursive: bool) -> Result<Fd> {
     const OPEN_TREE_CLONE: usize = 1;
     let mut flags = OPEN_TREE_CLONE | O_CLOEXEC as usize | AT_EMPTY_PATH;
@@ -331,7 +327,7 @@ pub(crate) fn copy_mount(directory: Fd, path: &CStr, recursive: bool) -> Result<
     unsafe { call(nr::OPEN_TREE, [directory.0 as usize, text(path), flags]) }.map(|fd| Fd(fd as i32))
 }
 
-/// Attaches a detached mount to what is open as `target`.
+/// Attaches a detached mount at the file or directory that is open as `target`.
 pub(crate) fn attach_mount(mount: Fd, target: Fd) -> Result<()> {
     const MOVE_MOUNT_F_EMPTY_PATH: usize = 0x4;
     const MOVE_MOUNT_T_EMPTY_PATH: usize = 0x40;
@@ -341,7 +337,7 @@ pub(crate) fn attach_mount(mount: Fd, target: Fd) -> Result<()> {
         .map(drop)
 }
 
-/// A file system being configured. Reading from it gives the kernel's messages about what went wrong.
+/// Opens a file system context. Reading from it returns the kernel's error messages.
 pub(crate) fn filesystem(kind: &CStr) -> Result<Fd> {
     const FSOPEN_CLOEXEC: usize = 1;
     // SAFETY: the kernel reads `kind`.
@@ -360,7 +356,7 @@ pub(crate) fn configure(filesystem: Fd, name: &CStr, value: Option<&CStr>) -> Re
     unsafe { call(nr::FSCONFIG, [filesystem.0 as usize, command, text(name), value, 0]) }.map(drop)
 }
 
-/// Makes the file system and a detached mount of it.
+/// Creates the file system and a detached mount of it.
 pub(crate) fn mount(filesystem: Fd, attributes: u64) -> Result<Fd> {
     const CREATE: usize = 6;
     const FSMOUNT_CLOEXEC: usize = 1;
@@ -372,12 +368,12 @@ pub(crate) fn mount(filesystem: Fd, attributes: u64) -> Result<Fd> {
     .map(|fd| Fd(fd as i32))
 }
 
-/// Makes the working directory the root, and lets go of the old one.
+/// Makes the working directory the root, and unmounts the old root.
 pub(crate) fn pivot_here() -> Result<()> {
     const MNT_DETACH: usize = 2;
     // SAFETY: the kernel reads the texts.
     unsafe {
-        // The old root comes to lie on top of the new one, at the same place, from where it is taken away.
+        // This stacks the old root on top of the new one, at the same path, where it can be unmounted.
         call(nr::PIVOT_ROOT, [text(c"."), text(c".")])?;
         call(nr::UMOUNT2, [text(c"."), MNT_DETACH])
     }
@@ -406,7 +402,7 @@ pub(crate) fn unblock_signals() {
     set_signal_mask(0);
 }
 
-/// Has every signal do what it does by default, which exec does only for those that were caught.
+/// Resets every signal to its default disposition, which exec does only for those with a handler.
 pub(crate) fn reset_dispositions() {
     // The kernel's `struct sigaction`: handler (0 is the default one), flags, restorer, mask.
     let default = [0_u64; 4];
@@ -421,8 +417,8 @@ pub(crate) fn next_signal() -> i32 {
     let all = ALL_SIGNALS;
     loop {
         // SAFETY: the kernel reads `all`, and neither writes a `siginfo` nor reads a timeout.
-        let answer = unsafe { call(nr::RT_SIGTIMEDWAIT, [(&raw const all) as usize, 0, 0, SIGSET_SIZE]) };
-        if let Ok(signal) = answer {
+        let result = unsafe { call(nr::RT_SIGTIMEDWAIT, [(&raw const all) as usize, 0, 0, SIGSET_SIZE]) };
+        if let Ok(signal) = result {
             return signal as i32;
         }
     }
@@ -439,29 +435,28 @@ impl Pid {
     }
 }
 
-/// Which side of a fork this is.
 pub(crate) enum Fork {
     Parent(Pid),
     Child,
 }
 
-/// fork(2). Init has one thread, so that the child may do whatever it likes.
+/// fork(2). Init has one thread, so the child may run any code.
 pub(crate) fn fork() -> Result<Fork> {
-    // SAFETY: without a stack, and without shared memory, the child goes on on a copy of ours.
+    // SAFETY: without CLONE_VM, the child continues on a copy of the memory and the stack.
     let pid = unsafe { call(nr::CLONE, [SIGCHLD as usize, 0, 0, 0, 0]) }?;
     Ok(if pid == 0 { Fork::Child } else { Fork::Parent(Pid(pid as i32)) })
 }
 
-/// Reaps a child that has ended: its pid and its wait status. Without one, waits if `patient`, else gives `None`.
-pub(crate) fn reap(patient: bool) -> Result<Option<(Pid, i32)>> {
+/// Reaps a child that has ended: its pid and its wait status. If none has, blocks if `wait`, otherwise `None`.
+pub(crate) fn reap(wait: bool) -> Result<Option<(Pid, i32)>> {
     const WNOHANG: usize = 1;
     const WALL: usize = 0x4000_0000;
-    let options = if patient { WALL } else { WALL | WNOHANG };
+    let options = if wait { WALL } else { WALL | WNOHANG };
     let mut status = 0_i32;
     loop {
         // SAFETY: the kernel writes the status, and reads no `rusage`.
-        let answer = unsafe { call(nr::WAIT4, [usize::MAX, (&raw mut status) as usize, options, 0]) };
-        match answer {
+        let result = unsafe { call(nr::WAIT4, [usize::MAX, (&raw mut status) as usize, options, 0]) };
+        match result {
             Err(Errno::INTR) => {}
             Ok(0) => return Ok(None),
             other => return other.map(|pid| Some((Pid(pid as i32), status))),
@@ -476,28 +471,28 @@ pub(crate) fn exit(status: u8) -> ! {
     }
 }
 
-/// Executes `path` with pointers to the NUL-terminated texts in `arguments` and `environment`. Returns only to say
-/// why it could not.
+/// Executes `path` with pointers to the NUL-terminated texts in `arguments` and `environment`. Returns only on
+/// failure.
 pub(crate) fn execute(path: &CStr, arguments: &Vector<'_>, environment: &Vector<'_>) -> Errno {
     // SAFETY: the kernel reads `path` and the vectors, each of which ends with a null pointer and points to texts
-    // that outlive it. If the call succeeds nothing of ours remains.
-    let answer = unsafe {
+    // that outlive it. If the call succeeds, the memory is replaced.
+    let result = unsafe {
         call(nr::EXECVE, [text(path), arguments.slots.as_ptr() as usize, environment.slots.as_ptr() as usize])
     };
-    answer.err().unwrap_or(Errno::INVAL)
+    result.err().unwrap_or(Errno::INVAL)
 }
 
-/// Pointers to texts, as exec takes them.
+/// A null-terminated array of pointers to texts, as execve(2) takes it.
 pub(crate) struct Vector<'a> {
     slots: &'a [usize],
 }
 
 impl<'a> Vector<'a> {
-    /// Lays pointers to `texts` into `slots`, which has room for one more than there are.
-    pub(crate) fn lay(slots: &'a mut [usize], texts: impl Iterator<Item = &'a CStr>) -> Self {
-        let room = slots.len().saturating_sub(1);
+    /// Fills `slots`, which has one more element than there are `texts`.
+    pub(crate) fn fill(slots: &'a mut [usize], texts: impl Iterator<Item = &'a CStr>) -> Self {
+        let capacity = slots.len().saturating_sub(1);
         let mut used = 0;
-        for (slot, entry) in slots.iter_mut().take(room).zip(texts) {
+        for (slot, entry) in slots.iter_mut().take(capacity).zip(texts) {
             *slot = text(entry);
             used += 1;
         }
@@ -511,7 +506,7 @@ pub(crate) fn new_session() -> Result<()> {
     unsafe { call(nr::SETSID, []) }.map(drop)
 }
 
-/// Makes the terminal that is open as `fd` the controlling one of this session.
+/// Makes the terminal that is open as `fd` the controlling terminal of this session.
 pub(crate) fn take_terminal(fd: Fd) -> Result<()> {
     const TIOCSCTTY: usize = 0x540e;
     // SAFETY: touches no memory.
@@ -519,23 +514,23 @@ pub(crate) fn take_terminal(fd: Fd) -> Result<()> {
 }
 
 fn prctl(option: usize, a: usize, b: usize) -> Result<usize> {
-    // SAFETY: only options that take numbers are used in this file, but for the name, a text that outlives the call.
+    // SAFETY: only options that take numbers are used in this file, except for the name, a text that outlives the call.
     unsafe { call(nr::PRCTL, [option, a, b, 0, 0]) }
 }
 
-/// Names this process, at most 15 bytes.
+/// Sets the name of this process, at most 15 bytes.
 pub(crate) fn set_name(name: &CStr) {
     const PR_SET_NAME: usize = 15;
     let _ = prctl(PR_SET_NAME, text(name), 0);
 }
 
-/// Nobody without CAP_SYS_PTRACE may look into this process or trace it.
+/// Only a process with CAP_SYS_PTRACE may trace this one or read its memory.
 pub(crate) fn become_undumpable() {
     const PR_SET_DUMPABLE: usize = 4;
     let _ = prctl(PR_SET_DUMPABLE, 0, 0);
 }
 
-/// Orphans among the descendants become children of this process, rather than of the machine's init.
+/// Orphaned descendants become children of this process instead of the machine's init.
 pub(crate) fn become_subreaper() -> Result<()> {
     const PR_SET_CHILD_SUBREAPER: usize = 36;
     prctl(PR_SET_CHILD_SUBREAPER, 1, 0).map(drop)
@@ -555,7 +550,7 @@ pub(crate) fn keep_capabilities() -> Result<()> {
 /// Whether the capability is in the bounding set; an error if the kernel does not know it.
 pub(crate) fn in_bounding_set(capability: u32) -> Result<bool> {
     const PR_CAPBSET_READ: usize = 23;
-    prctl(PR_CAPBSET_READ, capability as usize, 0).map(|answer| answer == 1)
+    prctl(PR_CAPBSET_READ, capability as usize, 0).map(|result| result == 1)
 }
 
 pub(crate) fn drop_from_bounding_set(capability: u32) -> Result<()> {
@@ -605,9 +600,9 @@ pub(crate) fn set_capabilities(sets: CapabilitySets) -> Result<()> {
     unsafe { call(nr::CAPSET, [(&raw mut header) as usize, (&raw const data) as usize]) }.map(drop)
 }
 
-/// `groups` lie as `u32`s, one after the other.
+/// `groups` is an array of native-endian `u32`, possibly unaligned.
 pub(crate) fn set_groups(groups: &[u8]) -> Result<()> {
-    // SAFETY: the kernel reads `groups.len() / 4` numbers of four bytes, wherever they lie.
+    // SAFETY: the kernel reads `groups.len() / 4` numbers of four bytes, at any alignment.
     unsafe { call(nr::SETGROUPS, [groups.len() / 4, groups.as_ptr() as usize]) }.map(drop)
 }
 
@@ -631,7 +626,7 @@ pub(crate) fn set_user(uid: u32) -> Result<()> {
 
 pub(crate) fn set_limit(resource: u32, soft: u64, hard: u64) -> Result<()> {
     let limit = [soft, hard];
-    // SAFETY: the kernel reads `limit` and writes no old one.
+    // SAFETY: the kernel reads `limit`, and writes nothing because the old limit is not requested.
     unsafe { call(nr::PRLIMIT64, [0, resource as usize, (&raw const limit) as usize, 0]) }.map(drop)
 }
 
@@ -646,7 +641,7 @@ pub(crate) fn set_filter(filter: &[u8]) -> Result<()> {
     const INSTRUCTION: usize = 8;
     let length = u16::try_from(filter.len() / INSTRUCTION).map_err(|_| Errno::INVAL)?;
     let program = Program { length, instructions: filter.as_ptr() };
-    // SAFETY: the kernel reads `program` and as many instructions as it says, wherever they lie.
+    // SAFETY: the kernel reads `program` and as many instructions as it states, at any alignment.
     unsafe { call(nr::SECCOMP, [SECCOMP_SET_MODE_FILTER, 0, (&raw const program) as usize]) }.map(drop)
 }
 

@@ -2,11 +2,10 @@
 #![allow(unsafe_code)]
 
 #[cfg(not(target_arch = "x86_64"))]
-compile_error!("host/init/src/sys/raw.rs knows the system calls of x86_64 only; port it, and `entry.rs`");
+compile_error!("host/init/src/sys/raw.rs implements system calls for x86_64 only; port it and `entry.rs`");
 
 use core::arch::asm;
 
-/// Numbers of the calls that init makes.
 pub(super) mod nr {
     pub const READ: usize = 0;
     pub const WRITE: usize = 1;
@@ -60,18 +59,18 @@ pub(super) mod nr {
     pub const MOUNT_SETATTR: usize = 442;
 }
 
-/// Makes a system call and returns the kernel's answer, an errno if between -4095 and -1.
+/// Makes a system call and returns its result, a negated errno if between -4095 and -1.
 ///
 /// # Safety
-/// As the system call: what it reads must be readable, what it writes must be ours to write.
+/// As the system call: what it reads must be readable, what it writes must be exclusively borrowed.
 pub(super) unsafe fn call(number: usize, arguments: [usize; 6]) -> isize {
     let [a, b, c, d, e, f] = arguments;
-    let answer: isize;
+    let result: isize;
     // SAFETY: the kernel keeps all registers but rax, rcx and r11; the rest is promised by the caller.
     unsafe {
         asm!(
             "syscall",
-            inlateout("rax") number => answer,
+            inlateout("rax") number => result,
             in("rdi") a,
             in("rsi") b,
             in("rdx") c,
@@ -83,5 +82,5 @@ pub(super) unsafe fn call(number: usize, arguments: [usize; 6]) -> isize {
             options(nostack),
         );
     }
-    answer
+    result
 }

@@ -1,27 +1,27 @@
-//! Roots that want to reach the host while it builds a container around them.
+//! Root file systems that try to reach the host while the container is set up.
 
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use cofferdam_init::plan::{Attributes, Operation, Root, Workplace};
+use cofferdam_init::plan::{Attributes, Operation, Root, WorkingDirectory};
 use cofferdam_init::report::Step;
 
-use crate::bench::{Answer, World, own, prints, privileged, run, write};
+use crate::harness::{Answer, Fixture, own, prints, privileged, run, write};
 
-/// A world in which `victim` lies beside the rootfs, as the host's files do.
-fn world() -> World {
-    let world = World::new();
-    fs::create_dir(world.path("victim")).unwrap();
-    write(world.path("victim/file"), "host\n");
-    world
+/// A fixture with a directory `victim` beside the root file system, as the host's files are.
+fn fixture() -> Fixture {
+    let fixture = Fixture::new();
+    fs::create_dir(fixture.path("victim")).unwrap();
+    write(fixture.path("victim/file"), "host\n");
+    fixture
 }
 
-fn untouched(world: &World) {
+fn assert_victim_unchanged(fixture: &Fixture) {
     let mut names: Vec<_> =
-        fs::read_dir(world.path("victim")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        fs::read_dir(fixture.path("victim")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
     assert_eq!(names, ["file"]);
-    assert_eq!(fs::read_to_string(world.path("victim/file")).unwrap(), "host\n");
+    assert_eq!(fs::read_to_string(fixture.path("victim/file")).unwrap(), "host\n");
 }
 
 #[test]
@@ -29,10 +29,10 @@ fn a_proc_that_links_outside_is_mounted_inside() {
     if !privileged() {
         return;
     }
-    let world = world();
-    let rootfs = world.rootfs();
+    let fixture = fixture();
+    let rootfs = fixture.rootfs();
     fs::remove_dir(rootfs.join("proc")).unwrap();
-    // Seen from the host, these lead to the victim.
+    // Resolved on the host, this leads to the victim.
     symlink("../victim", rootfs.join("proc")).unwrap();
     let mount = Operation::Filesystem {
         kind: "proc".into(),
@@ -40,18 +40,18 @@ fn a_proc_that_links_outside_is_mounted_inside() {
         attributes: Attributes::default(),
         options: Vec::new(),
     };
-    let mut plan = world.script("ls /");
+    let mut plan = fixture.script("ls /");
     plan.operations = vec![mount];
     let end = run(own(), &plan);
-    // A dangling link inside: there is nothing to mount on, and nothing is made through a link.
+    // A dangling link inside: there is nothing to mount on, and nothing is created through a link.
     assert!(matches!(end.answer, Answer::Failed { step: Step::Filesystem, errno: 2, .. }), "{end:?}");
-    untouched(&world);
+    assert_victim_unchanged(&fixture);
 
-    // With a place of that name inside, that is where it goes.
+    // With a directory of that name inside, the mount goes there.
     fs::create_dir(rootfs.join("victim")).unwrap();
     plan.arguments[2] = "test -e /victim/self && echo inside".into();
     assert_eq!(prints(&plan), "inside\n");
-    untouched(&world);
+    assert_victim_unchanged(&fixture);
 }
 
 #[test]
@@ -59,29 +59,29 @@ fn operations_through_links_stay_in_the_root() {
     if !privileged() {
         return;
     }
-    let world = world();
-    let rootfs = world.rootfs();
-    let absolute = world.path("victim");
+    let fixture = fixture();
+    let rootfs = fixture.rootfs();
+    let absolute = fixture.path("victim");
     fs::create_dir_all(rootfs.join("victim")).unwrap();
     fs::create_dir_all(rootfs.join(absolute.strip_prefix("/").unwrap())).unwrap();
     fs::remove_dir(rootfs.join("dev")).unwrap();
     symlink(&absolute, rootfs.join("dev")).unwrap();
     symlink("../../../../../../../../victim", rootfs.join("up")).unwrap();
-    write(world.path("source"), "source\n");
+    write(fixture.path("source"), "source\n");
 
-    let mut plan = world.script("cat /up/bound; ls /dev; ls /up");
+    let mut plan = fixture.script("cat /up/bound; ls /dev; ls /up");
     plan.operations = vec![
         Operation::Device { path: "/dev/null".into(), mode: 0o020_666, major: 1, minor: 3 },
         Operation::Symlink { path: "/dev/link".into(), target: "/".into() },
         Operation::Directory { path: "/dev/made/below".into(), mode: 0o777, uid: 0, gid: 0 },
         Operation::Bind {
-            source: world.path("source"),
+            source: fixture.path("source"),
             target: "/up/bound".into(),
             attributes: Attributes::default(),
             recursive: false,
         },
         Operation::Bind {
-            source: world.path("source"),
+            source: fixture.path("source"),
             target: "/../../up/../victim/dots".into(),
             attributes: Attributes::default(),
             recursive: false,
@@ -89,33 +89,33 @@ fn operations_through_links_stay_in_the_root() {
         Operation::Mask { path: "/up/file".into() },
     ];
     assert_eq!(prints(&plan), "source\nlink\nmade\nnull\nbound\ndots\n");
-    untouched(&world);
+    assert_victim_unchanged(&fixture);
 }
 
 #[test]
-fn a_device_is_not_made_through_a_link_in_its_place() {
+fn a_device_is_not_created_through_a_link_at_its_path() {
     if !privileged() {
         return;
     }
-    let world = world();
-    symlink("/../victim/new", world.rootfs().join("dev/null")).unwrap();
-    let mut plan = world.script("");
+    let fixture = fixture();
+    symlink("/../victim/new", fixture.rootfs().join("dev/null")).unwrap();
+    let mut plan = fixture.script("");
     plan.operations =
         vec![Operation::Device { path: "/dev/null".into(), mode: 0o020_666, major: 1, minor: 3 }];
     let detail = "/dev/null".to_owned();
     assert_eq!(run(own(), &plan).answer, Answer::Failed { step: Step::Device, errno: 17, detail });
-    untouched(&world);
+    assert_victim_unchanged(&fixture);
 }
 
-/// A working directory through a descriptor that somebody forgot to close is how CVE-2024-21626 left the container.
+/// CVE-2024-21626 escaped from the container with a working directory reached through an open descriptor.
 #[test]
-fn the_workplace_cannot_be_reached_through_a_descriptor() {
+fn the_working_directory_cannot_be_reached_through_a_descriptor() {
     if !privileged() {
         return;
     }
-    let world = world();
+    let fixture = fixture();
     for number in 3..12 {
-        let mut plan = world.script("ls; pwd");
+        let mut plan = fixture.script("ls; pwd");
         plan.operations = vec![Operation::Filesystem {
             kind: "proc".into(),
             target: "/proc".into(),
@@ -123,35 +123,35 @@ fn the_workplace_cannot_be_reached_through_a_descriptor() {
             options: Vec::new(),
         }];
         let path = format!("/proc/self/fd/{number}");
-        plan.workplace = Some(Workplace { path: path.clone().into(), create: false });
+        plan.working_directory = Some(WorkingDirectory { path: path.clone().into(), create: false });
         let end = run(own(), &plan);
         match end.answer {
-            Answer::Failed { step: Step::Workplace, .. } => assert_eq!(end.output, ""),
-            // A descriptor on the container's own root is as good as its path.
+            Answer::Failed { step: Step::WorkingDirectory, .. } => assert_eq!(end.output, ""),
+            // A descriptor of the container's own root is equivalent to its path.
             Answer::Runs => assert!(end.output.ends_with("tmp\n/\n"), "{path}: {}", end.output),
             other => panic!("{path}: {other:?}"),
         }
     }
 }
 
-/// The layers of the root are still open when the working directory is made.
+/// The layers of the root are still open when the working directory is created.
 #[test]
-fn a_workplace_is_not_made_outside() {
+fn a_working_directory_is_not_created_outside_the_root() {
     if !privileged() {
         return;
     }
     for number in 3..16 {
         for beyond in ["", "/../victim"] {
-            let world = world();
-            symlink(format!("/proc/self/fd/{number}{beyond}"), world.rootfs().join("app")).unwrap();
+            let fixture = fixture();
+            symlink(format!("/proc/self/fd/{number}{beyond}"), fixture.rootfs().join("app")).unwrap();
             for layer in ["upper", "work"] {
-                fs::create_dir(world.path(layer)).unwrap();
+                fs::create_dir(fixture.path(layer)).unwrap();
             }
-            let mut plan = world.script("true");
+            let mut plan = fixture.script("true");
             plan.root = Root::Overlay {
-                lowers: vec![world.rootfs()],
-                upper: Some(world.path("upper")),
-                work: Some(world.path("work")),
+                lowers: vec![fixture.rootfs()],
+                upper: Some(fixture.path("upper")),
+                work: Some(fixture.path("work")),
                 volatile: true,
             };
             plan.operations = vec![Operation::Filesystem {
@@ -160,12 +160,15 @@ fn a_workplace_is_not_made_outside() {
                 attributes: Attributes::default(),
                 options: Vec::new(),
             }];
-            plan.workplace = Some(Workplace { path: "/app/data".into(), create: true });
+            plan.working_directory = Some(WorkingDirectory { path: "/app/data".into(), create: true });
             let end = run(own(), &plan);
-            assert!(matches!(end.answer, Answer::Failed { step: Step::Workplace, .. }), "{number}: {end:?}");
-            untouched(&world);
+            assert!(
+                matches!(end.answer, Answer::Failed { step: Step::WorkingDirectory, .. }),
+                "{number}: {end:?}"
+            );
+            assert_victim_unchanged(&fixture);
             for place in ["", "rootfs", "upper", "work"] {
-                assert!(!world.path(place).join("data").exists(), "{number}{beyond}: made in `{place}`");
+                assert!(!fixture.path(place).join("data").exists(), "{number}{beyond}: created in `{place}`");
             }
         }
     }
@@ -176,15 +179,18 @@ fn the_image_cannot_be_overwritten_from_inside() {
     if !privileged() {
         return;
     }
-    let world = world();
-    let mut plan = world.script("cat /proc/1/comm; echo x 2>&1 > /proc/1/exe || echo refused");
+    let fixture = fixture();
+    let mut plan = fixture.script("cat /proc/1/comm; echo x 2>&1 > /proc/1/exe || echo refused");
     plan.operations = vec![Operation::Filesystem {
         kind: "proc".into(),
         target: "/proc".into(),
         attributes: Attributes::default(),
         options: Vec::new(),
     }];
-    let said = run(own(), &plan).output;
-    assert!(said.starts_with("cofferdam-init\n"), "{said}");
-    assert!(said.contains("refused") || said.contains("not permitted") || said.contains("busy"), "{said}");
+    let output = run(own(), &plan).output;
+    assert!(output.starts_with("cofferdam-init\n"), "{output}");
+    assert!(
+        output.contains("refused") || output.contains("not permitted") || output.contains("busy"),
+        "{output}"
+    );
 }

@@ -2,13 +2,13 @@
 //!
 //! Without root these tests are skipped, loudly; under `CI` they fail instead.
 
-#![allow(clippy::unwrap_used, reason = "a test says best where it failed by panicking there")]
+#![allow(clippy::unwrap_used, reason = "a panic shows where a test failed")]
 
-mod bench;
 mod escape;
 mod filesystem;
-mod hello;
-mod keeping;
+mod harness;
 mod nesting;
 mod privileges;
 mod spawn;
+mod start;
+mod supervise;

@@ -1,4 +1,4 @@
-//! Containers inside of containers: joined namespaces, with or without a new one.
+//! Nested containers: joined namespaces, with or without new ones.
 
 use std::fs;
 
@@ -7,11 +7,11 @@ use cofferdam_init::report::Status;
 use cofferdam_linux::namespace::{Namespace, Namespaces};
 use cofferdam_linux::spawn::{Enter, SpawnError, Step};
 
-use crate::bench::{Answer, Container, own, privileged, script_on_host};
+use crate::harness::{Answer, Container, own, privileged, script_on_host};
 
 fn parent() -> Container {
     let clone = own().with(Namespace::Uts).with(Namespace::Ipc);
-    let mut parent = Container::born(clone, None);
+    let mut parent = Container::spawn(clone, None);
     let mut plan = script_on_host("sleep 1000", flag::PID_NAMESPACE | flag::MOUNT_NAMESPACE);
     plan.hostname = Some("parent".into());
     assert_eq!(parent.release(&plan), Answer::Runs);
@@ -30,7 +30,7 @@ fn a_nested_container_shares_what_it_enters() {
     let parent = parent();
     let entered = Namespaces::from_iter([Namespace::Pid, Namespace::Uts, Namespace::Ipc, Namespace::Mount]);
     let enter = Enter { process: &parent.process, namespaces: entered };
-    let mut nested = Container::born(Namespaces::EMPTY, Some(enter));
+    let mut nested = Container::spawn(Namespaces::EMPTY, Some(enter));
     for kind in entered.iter() {
         let of = |container: &Container| namespace(container.process.pid(), kind);
         assert_eq!(of(&nested), of(&parent), "{kind}");
@@ -43,14 +43,14 @@ fn a_nested_container_shares_what_it_enters() {
 }
 
 #[test]
-fn a_nested_container_may_have_its_own_pids_inside_its_parents() {
+fn a_nested_container_can_have_a_pid_namespace_below_its_parents() {
     if !privileged() {
         return;
     }
     let parent = parent();
     let entered = Namespaces::from_iter([Namespace::Pid, Namespace::Uts]);
     let enter = Enter { process: &parent.process, namespaces: entered };
-    let mut nested = Container::born(own(), Some(enter));
+    let mut nested = Container::spawn(own(), Some(enter));
     let status = fs::read_to_string(format!("/proc/{}/status", nested.process.pid())).unwrap();
     let pids = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap();
     let pids: Vec<_> = pids.split_whitespace().collect();
@@ -63,27 +63,27 @@ fn a_nested_container_may_have_its_own_pids_inside_its_parents() {
 }
 
 #[test]
-fn nesting_goes_deep() {
+fn containers_can_be_nested_several_levels_deep() {
     if !privileged() {
         return;
     }
     let mut line = vec![parent()];
     for _ in 0..5 {
         let enter = Enter { process: &line[line.len() - 1].process, namespaces: own() };
-        let mut nested = Container::born(own(), Some(enter));
+        let mut nested = Container::spawn(own(), Some(enter));
         let plan = script_on_host("sleep 1000", flag::PID_NAMESPACE | flag::MOUNT_NAMESPACE);
         assert_eq!(nested.release(&plan), Answer::Runs);
         line.push(nested);
     }
-    // The outermost process 1 ends only when all below it are reaped, and we are their parent.
+    // The outermost process 1 ends only when all processes below it are reaped, and the test is their parent.
     line[0].process.kill().unwrap();
     for container in line.into_iter().rev() {
-        assert_eq!(container.end(Answer::Runs).status, Status::Open);
+        assert_eq!(container.end(Answer::Runs).status, Status::Empty);
     }
 }
 
 #[test]
-fn a_parent_that_is_gone_cannot_be_entered() {
+fn an_ended_parent_cannot_be_entered() {
     if !privileged() {
         return;
     }
@@ -91,7 +91,7 @@ fn a_parent_that_is_gone_cannot_be_entered() {
     parent.process.kill().unwrap();
     parent.process.wait(None).unwrap();
     let enter = Enter { process: &parent.process, namespaces: own() };
-    let error = Container::try_born(Namespaces::EMPTY, Some(enter), &[]).err().unwrap();
+    let error = Container::try_spawn(Namespaces::EMPTY, Some(enter), &[]).err().unwrap();
     assert!(matches!(error, SpawnError::Step { step: Step::Enter, .. }), "{error:?}");
     parent.process.reap().unwrap();
 }

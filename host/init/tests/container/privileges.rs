@@ -1,10 +1,10 @@
-//! Who the task is, and what it may do.
+//! User, groups, capabilities and limits of the task.
 
 use cofferdam_init::plan::{Capabilities, Limit, Plan, User, flag};
 use cofferdam_init::report::{Status, Step};
 use cofferdam_linux::namespace::Namespaces;
 
-use crate::bench::{Answer, privileged, run, script_on_host};
+use crate::harness::{Answer, privileged, run, script_on_host};
 
 const CHOWN: u64 = 1 << 0;
 const KILL: u64 = 1 << 5;
@@ -78,7 +78,7 @@ fn a_user_keeps_ambient_capabilities_over_the_exec() {
 }
 
 #[test]
-fn privileges_cannot_be_gained_once_that_is_forbidden() {
+fn no_new_privileges_is_set_if_requested() {
     for (flags, expected) in [(0, "NoNewPrivs: 0"), (flag::NO_NEW_PRIVILEGES, "NoNewPrivs: 1")] {
         assert_eq!(status_lines(script_on_host("", flags), "NoNewPrivs"), [expected]);
     }
@@ -98,13 +98,13 @@ fn a_filter_is_loaded_last() {
 }
 
 #[test]
-fn limits_bind_the_task_and_not_init() {
+fn limits_apply_to_the_task_and_not_to_init() {
     const FILE_SIZE: u32 = 1;
     const DESCRIPTORS: u32 = 7;
     let mut plan = script_on_host("ulimit -n; ulimit -f; exit 9", 0);
     plan.limits = vec![
         Limit { resource: DESCRIPTORS, soft: 99, hard: 100 },
-        // A limit under which init could not write down how the task has ended.
+        // With this limit init could not write the status file.
         Limit { resource: FILE_SIZE, soft: 1024, hard: 1024 },
     ];
     let end = run(Namespaces::EMPTY, &plan);
@@ -127,11 +127,11 @@ fn the_oom_score_is_inherited() {
 
 #[test]
 fn programs_are_found_by_path_as_execvp_does() {
-    let world = crate::bench::World::new();
-    let locked = world.path("locked");
+    let fixture = crate::harness::Fixture::new();
+    let locked = fixture.path("locked");
     std::fs::create_dir(&locked).unwrap();
     std::fs::write(locked.join("greet"), "#!/bin/sh\necho no\n").unwrap();
-    let open = world.path("open");
+    let open = fixture.path("open");
     std::fs::create_dir(&open).unwrap();
     let script = open.join("greet");
     std::fs::write(&script, "#!/bin/sh\necho hi $1\n").unwrap();
@@ -158,16 +158,16 @@ fn programs_are_found_by_path_as_execvp_does() {
     assert_eq!(
         run(Namespaces::EMPTY, &plan).answer,
         denied(13),
-        "the interpreter is missing, the locked one not"
+        "the interpreter is missing, and the other file may not be executed"
     );
     std::fs::write(&script, "neither text nor program").unwrap();
     assert_eq!(run(Namespaces::EMPTY, &plan).answer, denied(8));
 }
 
-/// A container's root, without capabilities, must neither trace init nor forge the status that init is to write. The
-/// task itself is an ordinary process again.
+/// Root in a container, without capabilities, must neither trace init nor write its status file. The task itself is
+/// dumpable again.
 #[test]
-fn init_is_closed_and_its_task_is_not() {
+fn init_is_not_accessible_to_the_task_and_the_task_is_dumpable() {
     if !privileged() {
         return;
     }

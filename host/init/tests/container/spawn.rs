@@ -1,4 +1,4 @@
-//! Births that go wrong, and processes that are not who they were.
+//! Failed spawns, and reused pids.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -8,13 +8,13 @@ use cofferdam_linux::namespace::Namespaces;
 use cofferdam_linux::process::{Process, ProcessError};
 use cofferdam_linux::spawn::{Spawn, SpawnError, Step};
 
-use crate::bench::{Answer, Container, image, script_on_host};
+use crate::harness::{Answer, Container, image, script_on_host};
 
 #[test]
-fn an_image_that_is_no_program_is_an_error_and_leaves_no_child() {
+fn an_image_that_is_not_a_program_is_an_error_and_leaves_no_child() {
     let image = Image::seal("nonsense", b"nonsense").unwrap();
     let null = File::open("/dev/null").unwrap();
-    let birth = Spawn {
+    let request = Spawn {
         image: &image,
         arguments: &[c"x"],
         descriptors: &[null.as_fd()],
@@ -23,25 +23,25 @@ fn an_image_that_is_no_program_is_an_error_and_leaves_no_child() {
         cgroup: None,
         tasks: &[],
     };
-    let error = birth.spawn().unwrap_err();
+    let error = request.spawn().unwrap_err();
     let SpawnError::Step { step: Step::Exec, source } = error else { panic!("{error:?}") };
     assert_eq!(source.raw_os_error(), Some(8));
 }
 
 #[test]
-fn a_tasks_file_that_refuses_is_told_by_its_index() {
+fn a_tasks_file_that_cannot_be_written_is_reported_by_its_index() {
     let good = File::create("/dev/null").unwrap();
     let bad = File::open("/dev/null").unwrap();
-    let error = Container::try_born(Namespaces::EMPTY, None, &[good, bad]).err().unwrap();
+    let error = Container::try_spawn(Namespaces::EMPTY, None, &[good, bad]).err().unwrap();
     let SpawnError::Join { index, source } = error else { panic!("{error:?}") };
     assert_eq!((index, source.raw_os_error()), (1, Some(9)));
 }
 
 #[test]
-fn too_many_descriptors_are_refused_before_anything_happens() {
+fn too_many_descriptors_are_refused() {
     let null = File::open("/dev/null").unwrap();
     let descriptors = [null.as_fd(); Spawn::MAX_DESCRIPTORS + 1];
-    let birth = Spawn {
+    let request = Spawn {
         image: image(),
         arguments: &[c"x"],
         descriptors: &descriptors,
@@ -50,30 +50,30 @@ fn too_many_descriptors_are_refused_before_anything_happens() {
         cgroup: None,
         tasks: &[],
     };
-    assert!(matches!(birth.spawn(), Err(SpawnError::TooMany { given: 17, .. })));
+    assert!(matches!(request.spawn(), Err(SpawnError::TooMany { given: 17, .. })));
 }
 
-/// The agent's own descriptors may lie anywhere, also where the child's are to go.
+/// The numbers of the agent's descriptors may overlap with those that the child gets.
 #[test]
-fn descriptors_find_their_places_whatever_numbers_they_had() {
-    let births: Vec<_> = (0..20)
+fn descriptors_get_their_numbers_whatever_they_were() {
+    let outputs: Vec<_> = (0..20)
         .map(|_| {
-            let mut container = Container::born(Namespaces::EMPTY, None);
+            let mut container = Container::spawn(Namespaces::EMPTY, None);
             let answer = container.release(&script_on_host("echo out; echo err >&2; read x || echo eof", 0));
             container.end(answer).output
         })
         .collect();
-    assert!(births.iter().all(|output| output == "out\nerr\neof\n"), "{births:?}");
+    assert!(outputs.iter().all(|output| output == "out\nerr\neof\n"), "{outputs:?}");
 }
 
 #[test]
 fn a_recycled_pid_is_refused() {
-    let mut container = Container::born(Namespaces::EMPTY, None);
+    let mut container = Container::spawn(Namespaces::EMPTY, None);
     let (pid, start_time) = (container.process.pid(), container.process.start_time());
     let again = Process::open(pid, start_time).unwrap();
     assert_eq!((again.pid(), again.start_time()), (pid, start_time));
     let Err(ProcessError::Recycled { expected, found, .. }) = Process::open(pid, start_time - 1) else {
-        panic!("another process was taken for it")
+        panic!("another process was accepted")
     };
     assert_eq!((expected, found), (start_time - 1, start_time));
 
@@ -86,12 +86,12 @@ fn a_recycled_pid_is_refused() {
 }
 
 #[test]
-fn threads_give_birth_at_the_same_time() {
+fn threads_can_spawn_at_the_same_time() {
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
                 for _ in 0..25 {
-                    let mut container = Container::born(Namespaces::EMPTY, None);
+                    let mut container = Container::spawn(Namespaces::EMPTY, None);
                     let answer = container.release(&script_on_host("echo $PATH", 0));
                     assert_eq!(container.end(answer).output, "/bin:/usr/bin\n");
                 }

@@ -216,7 +216,7 @@ fn collect_status(shared: &Shared, handle: &Handle) -> Option<i32> {
             tracing::error!(container = %handle.id(), "cannot read the exit status of its command: {error}");
             None
         }
-        Ok(Status::Open | Status::Garbled) => handle.record().process.map(|_| libc::SIGKILL),
+        Ok(Status::Empty | Status::Malformed) => handle.record().process.map(|_| libc::SIGKILL),
     }
 }
 

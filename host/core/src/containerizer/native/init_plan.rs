@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use cofferdam_init::plan::{
-    Attributes, Capabilities, Limit, MountOption, Operation, Plan, Root, User, Workplace, flag,
+    Attributes, Capabilities, Limit, MountOption, Operation, Plan, Root, User, WorkingDirectory, flag,
 };
 use cofferdam_linux::cgroup::Cgroups;
 use cofferdam_linux::namespace::{Namespace, Namespaces};
@@ -78,7 +78,7 @@ pub(super) fn build(
         root: merged.root.as_ref().map_or(Ok(Root::Host), root)?,
         operations: merged.operations.iter().map(operation).collect::<Result<_, _>>()?,
         oom_score_adj: merged.oom_score_adj.as_ref().map(|score| score.value),
-        workplace: workplace(record, merged, parent.filter(|_| debug)),
+        working_directory: working_directory(record, merged, parent.filter(|_| debug)),
         limits: limits(merged, nofile)?,
         user: user(record, merged),
         capabilities: capabilities(merged)?,
@@ -183,23 +183,24 @@ fn environment(
 }
 
 /// The command's own wins; then a debug container's parent, then plugins.
-fn workplace(
+fn working_directory(
     record: &Record<NativeRecord>,
     merged: &LaunchPlan,
     parent: Option<&Record<NativeRecord>>,
-) -> Option<Workplace> {
+) -> Option<WorkingDirectory> {
     if let Some(path) = record.request.command.working_directory.clone() {
         // On the host nothing is made that nobody would remove.
-        return Some(Workplace { path, create: merged.root.is_some() });
+        return Some(WorkingDirectory { path, create: merged.root.is_some() });
     }
     if let Some(parent) = parent {
-        return workplace(parent, &parent.part.plan, None).map(|place| Workplace { create: false, ..place });
+        return working_directory(parent, &parent.part.plan, None)
+            .map(|place| WorkingDirectory { create: false, ..place });
     }
     let entry = merged.working_directory.as_ref().map(|directory| PathBuf::from(&directory.value));
     match (merged.root.is_some(), entry) {
-        (true, entry) => entry.map(|path| Workplace { path, create: true }),
+        (true, entry) => entry.map(|path| WorkingDirectory { path, create: true }),
         // Without a root file system of its own, its sandbox is all that is a container's own.
-        (false, _) => Some(Workplace { path: record.sandbox.clone(), create: false }),
+        (false, _) => Some(WorkingDirectory { path: record.sandbox.clone(), create: false }),
     }
 }
 

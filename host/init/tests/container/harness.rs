@@ -1,4 +1,4 @@
-//! What the tests share: a rootfs, and a container that is born, told its plan, and watched to its end.
+//! Shared by the tests: a root file system, and a container that is spawned, gets its plan, and is awaited.
 
 use std::ffi::{CStr, OsString};
 use std::fs::{self, File};
@@ -17,13 +17,13 @@ use cofferdam_linux::process::Process;
 use cofferdam_linux::spawn::{Enter, Spawn, SpawnError};
 use tempfile::TempDir;
 
-/// Whether tests may run; says so if not.
+/// Whether tests that need root can run; prints a message if not.
 pub fn privileged() -> bool {
     if rustix::process::geteuid().is_root() {
         return true;
     }
-    assert!(std::env::var_os("CI").is_none(), "these tests need root, and CI must run them");
-    eprintln!("\n*** SKIPPED: this test needs root, and was NOT run ***\n");
+    assert!(std::env::var_os("CI").is_none(), "this test needs root; with CI set it must not be skipped");
+    eprintln!("\n*** SKIPPED: this test needs root and was NOT run ***\n");
     false
 }
 
@@ -32,20 +32,20 @@ pub fn image() -> &'static Image {
     IMAGE.get_or_init(|| Image::seal("cofferdam-init", cofferdam_init::IMAGE).unwrap())
 }
 
-/// Own mounts and processes, as nearly every container has.
+/// New mount and pid namespaces, as nearly every container has.
 pub fn own() -> Namespaces {
     Namespaces::from_iter([Namespace::Mount, Namespace::Pid])
 }
 
-/// A directory that goes away, with a root file system in it.
-pub struct World {
+/// A temporary directory with a root file system.
+pub struct Fixture {
     pub directory: TempDir,
 }
 
-impl World {
+impl Fixture {
     pub fn new() -> Self {
-        let world = Self { directory: tempfile::tempdir().unwrap() };
-        let rootfs = world.rootfs();
+        let fixture = Self { directory: tempfile::tempdir().unwrap() };
+        let rootfs = fixture.rootfs();
         for name in ["bin", "dev", "proc", "tmp", "etc"] {
             fs::create_dir_all(rootfs.join(name)).unwrap();
         }
@@ -55,7 +55,7 @@ impl World {
         ] {
             symlink("busybox", rootfs.join("bin").join(applet)).unwrap();
         }
-        world
+        fixture
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -87,7 +87,7 @@ pub fn script_on_host(script: &str, flags: u32) -> Plan {
     }
 }
 
-/// A container from its birth on.
+/// A container, from its spawn on.
 pub struct Container {
     pub process: Process,
     pub control: UnixStream,
@@ -95,12 +95,12 @@ pub struct Container {
     status: File,
 }
 
-/// How a container answered to its plan.
+/// What a container reported after it got its plan.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Answer {
     Runs,
     Failed { step: Step, errno: i32, detail: String },
-    Nothing,
+    None,
 }
 
 /// How a container ended.
@@ -112,19 +112,23 @@ pub struct End {
 }
 
 impl Container {
-    pub fn born(clone: Namespaces, enter: Option<Enter<'_>>) -> Self {
-        Self::try_born(clone, enter, &[]).unwrap()
+    pub fn spawn(clone: Namespaces, enter: Option<Enter<'_>>) -> Self {
+        Self::try_spawn(clone, enter, &[]).unwrap()
     }
 
-    pub fn born_with_output(clone: Namespaces, output: File) -> Self {
-        Self::bear(clone, None, &[], output).unwrap()
+    pub fn spawn_with_output(clone: Namespaces, output: File) -> Self {
+        Self::spawn_into(clone, None, &[], output).unwrap()
     }
 
-    pub fn try_born(clone: Namespaces, enter: Option<Enter<'_>>, tasks: &[File]) -> Result<Self, SpawnError> {
-        Self::bear(clone, enter, tasks, tempfile::tempfile().unwrap())
+    pub fn try_spawn(
+        clone: Namespaces,
+        enter: Option<Enter<'_>>,
+        tasks: &[File],
+    ) -> Result<Self, SpawnError> {
+        Self::spawn_into(clone, enter, tasks, tempfile::tempfile().unwrap())
     }
 
-    fn bear(
+    fn spawn_into(
         clone: Namespaces,
         enter: Option<Enter<'_>>,
         tasks: &[File],
@@ -148,12 +152,12 @@ impl Container {
         Ok(Self { process, control, output, status })
     }
 
-    /// Lets go of the test's end of the output.
+    /// Closes the test's end of the output.
     pub fn close_output(&mut self) {
         self.output = tempfile::tempfile().unwrap();
     }
 
-    /// Sends the plan and reads the answer to its end.
+    /// Sends the plan and reads the answer to end of file.
     pub fn release(&mut self, plan: &Plan) -> Answer {
         self.send(&plan.encode().unwrap())
     }
@@ -162,7 +166,7 @@ impl Container {
         self.control.write_all(message).unwrap();
         let mut answer = Vec::new();
         match self.control.read_to_end(&mut answer) {
-            // Init ended without reading all of it.
+            // Init ended without reading the whole plan.
             Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
             other => drop(other.unwrap()),
         }
@@ -175,7 +179,7 @@ impl Container {
                 Answer::Failed { step, errno, detail: String::from_utf8_lossy(detail).into_owned() }
             }
             None if runs => Answer::Runs,
-            None => Answer::Nothing,
+            None => Answer::None,
         }
     }
 
@@ -193,7 +197,7 @@ impl Container {
         text
     }
 
-    /// Waits for init's end.
+    /// Waits for init to end.
     pub fn end(mut self, answer: Answer) -> End {
         self.process.wait(None).unwrap();
         self.process.reap().unwrap();
@@ -213,14 +217,14 @@ impl Drop for Container {
     }
 }
 
-/// Runs a plan in new namespaces from birth to end.
+/// Runs a plan in new namespaces to its end.
 pub fn run(clone: Namespaces, plan: &Plan) -> End {
-    let mut container = Container::born(clone, None);
+    let mut container = Container::spawn(clone, None);
     let answer = container.release(plan);
     container.end(answer)
 }
 
-/// Runs a plan in own mount and pid namespaces, expects it to exit with 0, and gives what it printed.
+/// Runs a plan in new mount and pid namespaces, expects exit status 0, and returns its output.
 pub fn prints(plan: &Plan) -> String {
     let end = run(own(), plan);
     assert_eq!(end.answer, Answer::Runs, "{end:?}");

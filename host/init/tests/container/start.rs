@@ -1,10 +1,10 @@
-//! The shortest lives: a program runs and ends, or does not run at all.
+//! A program runs and ends, or fails to start.
 
 use cofferdam_init::plan::{Plan, flag};
 use cofferdam_init::report::{Status, Step};
 use cofferdam_linux::namespace::Namespaces;
 
-use crate::bench::{Answer, Container, World, own, prints, privileged, run, script_on_host};
+use crate::harness::{Answer, Container, Fixture, own, prints, privileged, run, script_on_host};
 
 #[test]
 fn hello_on_the_host_without_any_namespace() {
@@ -19,24 +19,24 @@ fn hello_in_a_rootfs() {
     if !privileged() {
         return;
     }
-    let world = World::new();
-    assert_eq!(prints(&world.script("echo hello; echo $$; ls /")), "hello\n2\nbin\ndev\netc\nproc\ntmp\n");
+    let fixture = Fixture::new();
+    assert_eq!(prints(&fixture.script("echo hello; echo $$; ls /")), "hello\n2\nbin\ndev\netc\nproc\ntmp\n");
 }
 
 #[test]
-fn an_exit_status_is_written_down() {
+fn an_exit_status_is_written_to_the_status_file() {
     let end = run(Namespaces::EMPTY, &script_on_host("exit 7", 0));
     assert_eq!(end.status, Status::Ended(7 << 8));
 }
 
 #[test]
-fn a_killing_signal_is_written_down() {
+fn a_fatal_signal_is_written_to_the_status_file() {
     let end = run(Namespaces::EMPTY, &script_on_host("kill -TERM $$", 0));
     assert_eq!(end.status, Status::Ended(15));
 }
 
 #[test]
-fn a_program_that_is_not_there_is_reported_with_step_errno_and_name() {
+fn a_missing_program_is_reported_with_step_errno_and_name() {
     let plan = Plan { program: "/nowhere/at/all".into(), ..script_on_host("", 0) };
     let end = run(Namespaces::EMPTY, &plan);
     let detail = "/nowhere/at/all".to_owned();
@@ -45,8 +45,8 @@ fn a_program_that_is_not_there_is_reported_with_step_errno_and_name() {
 }
 
 #[test]
-fn an_agent_that_goes_before_the_plan_takes_the_container_with_it() {
-    let mut container = Container::born(Namespaces::EMPTY, None);
+fn the_container_ends_if_the_agent_ends_before_the_plan() {
+    let mut container = Container::spawn(Namespaces::EMPTY, None);
     container.control.shutdown(std::net::Shutdown::Both).unwrap();
     container.process.wait(None).unwrap();
     assert_eq!(container.status(), Status::NotStarted { step: Some(Step::Plan), errno: 0 });
@@ -54,14 +54,14 @@ fn an_agent_that_goes_before_the_plan_takes_the_container_with_it() {
 }
 
 #[test]
-fn half_a_plan_is_no_plan() {
+fn a_truncated_plan_is_not_started() {
     let message = script_on_host("echo oops", 0).encode().unwrap();
     for length in [1, 15, 16, 17, message.len() - 1] {
-        let mut container = Container::born(Namespaces::EMPTY, None);
+        let mut container = Container::spawn(Namespaces::EMPTY, None);
         use std::io::Write;
         container.control.write_all(&message[..length]).unwrap();
         container.control.shutdown(std::net::Shutdown::Write).unwrap();
-        let end = container.end(Answer::Nothing);
+        let end = container.end(Answer::None);
         assert_eq!(end.status, Status::NotStarted { step: Some(Step::Plan), errno: 0 }, "{length}");
         assert_eq!(end.output, "");
     }
@@ -71,7 +71,7 @@ fn half_a_plan_is_no_plan() {
 fn a_plan_of_another_version_is_refused_by_name() {
     let mut message = script_on_host("echo oops", 0).encode().unwrap();
     message[8] = 99;
-    let mut container = Container::born(Namespaces::EMPTY, None);
+    let mut container = Container::spawn(Namespaces::EMPTY, None);
     let answer = container.send(&message);
     let detail = "a plan of another version".to_owned();
     assert_eq!(answer, Answer::Failed { step: Step::Plan, errno: 74, detail });
@@ -79,12 +79,12 @@ fn a_plan_of_another_version_is_refused_by_name() {
 }
 
 #[test]
-fn mounting_without_an_own_mount_namespace_is_refused() {
+fn mounting_without_a_mount_namespace_is_refused() {
     if !privileged() {
         return;
     }
-    let world = World::new();
-    let mut plan = world.script("echo oops");
+    let fixture = Fixture::new();
+    let mut plan = fixture.script("echo oops");
     plan.flags = flag::PID_NAMESPACE;
     let end = run(own(), &plan);
     assert!(matches!(end.answer, Answer::Failed { step: Step::Root, .. }), "{end:?}");

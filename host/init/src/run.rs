@@ -1,4 +1,4 @@
-//! What init does, from its first instruction to its last.
+//! The steps of init, in order.
 
 use crate::failure::{Failure, not_started};
 use crate::operation;
@@ -10,12 +10,12 @@ use crate::root;
 use crate::sys::{self, Errno, Fd, Fork, Mapping, Pid};
 use crate::task;
 
-/// Reads the plan, makes the container, starts the task, and waits for its end. Returns what to exit with: the
-/// task's status, or 128 and the signal that killed it, or 1 if it never ran.
+/// Reads the plan, sets up the container, starts the task, and waits for its end. Returns the exit status: that of
+/// the task, or 128 plus the signal that killed it, or 1 if the task never ran.
 pub fn run() -> u8 {
     sys::set_name(c"cofferdam-init");
-    // Whoever shares our pid namespace must not trace us while we can still do all that the host can (CVE-2016-9962).
-    // Without root we can do nothing that the task could not, and would only lock ourselves out of our files in /proc.
+    // Other processes of the pid namespace must not trace init while it has the privileges of the host (CVE-2016-9962).
+    // Without root, init has no more privileges than the task, and would only lose access to its own files in /proc.
     if sys::is_root() {
         sys::become_undumpable();
     }
@@ -24,11 +24,11 @@ pub fn run() -> u8 {
 
     let message = match receive() {
         Ok(message) => message,
-        Err(Unreceived::AgentGone) => {
+        Err(ReceiveError::AgentGone) => {
             not_started(Step::Plan, Errno(0));
             return 1;
         }
-        Err(Unreceived::Failed(failure)) => {
+        Err(ReceiveError::Failed(failure)) => {
             failure.report();
             return 1;
         }
@@ -41,22 +41,22 @@ pub fn run() -> u8 {
         }
     };
     drop(message);
-    reap::until_the_end(task, sweep)
+    reap::supervise(task, sweep)
 }
 
-/// Why there is no plan.
-enum Unreceived {
-    /// Nobody holds the other end any more: the container was given up before it began.
+/// Why no plan was received.
+enum ReceiveError {
+    /// The other end is closed: the launch was cancelled before the plan was sent.
     AgentGone,
     Failed(Failure<'static>),
 }
 
-/// Reads the whole plan. This is where a container waits until it is isolated.
-fn receive() -> Result<Mapping, Unreceived> {
+/// Receives the plan. A container waits here until it is isolated.
+fn receive() -> Result<Mapping, ReceiveError> {
     let malformed = |error: read::Malformed| {
-        Unreceived::Failed(Failure::with_words(Step::Plan, Errno::BADMSG, error.words()))
+        ReceiveError::Failed(Failure::with_message(Step::Plan, Errno::BADMSG, error.message()))
     };
-    let failed = |errno| Unreceived::Failed(Failure::new(Step::Plan, errno));
+    let failed = |errno| ReceiveError::Failed(Failure::new(Step::Plan, errno));
 
     let mut header = [0; HEADER];
     fill(&mut header)?;
@@ -69,23 +69,23 @@ fn receive() -> Result<Mapping, Unreceived> {
     Ok(message)
 }
 
-fn fill(mut buffer: &mut [u8]) -> Result<(), Unreceived> {
+fn fill(mut buffer: &mut [u8]) -> Result<(), ReceiveError> {
     while !buffer.is_empty() {
         match sys::read(Fd(CONTROL), buffer) {
-            Ok(0) => return Err(Unreceived::AgentGone),
+            Ok(0) => return Err(ReceiveError::AgentGone),
             Ok(read) => buffer = buffer.get_mut(read..).unwrap_or_default(),
-            Err(errno) => return Err(Unreceived::Failed(Failure::new(Step::Plan, errno))),
+            Err(errno) => return Err(ReceiveError::Failed(Failure::new(Step::Plan, errno))),
         }
     }
     Ok(())
 }
 
-/// Makes the container and forks the task. The order is what keeps it safe: nothing of the container's is executed,
-/// and nothing is resolved outside its root, before all that the host wants is in place.
+/// Sets up the container and forks the task. The order keeps the host safe: nothing of the container is executed, and
+/// nothing is resolved outside its root, before everything in the plan is in place.
 fn start(message: &[u8]) -> Result<(Pid, bool), Failure<'_>> {
     let plan = Plan::parse(message)
-        .map_err(|error| Failure::with_words(Step::Plan, Errno::BADMSG, error.words()))?;
-    // What the plan wants made gets the permissions it says.
+        .map_err(|error| Failure::with_message(Step::Plan, Errno::BADMSG, error.message()))?;
+    // Files are created with exactly the permissions in the plan.
     sys::set_umask(0);
 
     let session = |errno| Failure::new(Step::Session, errno);
@@ -99,7 +99,7 @@ fn start(message: &[u8]) -> Result<(Pid, bool), Failure<'_>> {
     if plan.has(flag::CGROUP_NAMESPACE) {
         sys::new_cgroup_namespace().map_err(|errno| Failure::new(Step::CgroupNamespace, errno))?;
     }
-    // While the host's `/proc` is in sight.
+    // Needs the host's `/proc`, so before the root changes.
     if let Some(score) = plan.oom_score_adj {
         task::set_oom_score(score)?;
     }
@@ -110,24 +110,29 @@ fn start(message: &[u8]) -> Result<(Pid, bool), Failure<'_>> {
         operation::perform_all(root.directory(), plan.operations)?;
         root.enter(plan.has(flag::READ_ONLY_ROOT))?;
     } else if !plan.operations.is_empty() || !matches!(plan.root, read::Root::Host) {
-        // Mounting here would be mounting on the host.
-        return Err(Failure::with_words(Step::Root, Errno::INVAL, "there is no own mount namespace"));
+        // Would mount on the host.
+        return Err(Failure::with_message(
+            Step::Root,
+            Errno::INVAL,
+            "the plan needs its own mount namespace",
+        ));
     }
-    if let Some(workplace) = plan.workplace {
-        task::go_to(workplace, plan.user)?;
+    if let Some(working_directory) = plan.working_directory {
+        task::change_directory(working_directory, plan.user)?;
     }
 
     match sys::fork().map_err(|errno| Failure::new(Step::Fork, errno))? {
         Fork::Child => sys::exit(task::become_program(&plan)),
         Fork::Parent(task) => {
-            let_go();
-            Ok((task, plan.has(flag::SWEEP)))
+            release_descriptors();
+            Ok((task, plan.has(flag::KILL_DESCENDANTS)))
         }
     }
 }
 
-/// Lets go of all that the task has or that was needed to make it, so that init keeps no pipe open, no mount busy.
-fn let_go() {
+/// Closes all descriptors but the status file and leaves the working directory, so that init keeps no pipe open and
+/// no mount busy.
+fn release_descriptors() {
     sys::close_range(0, STATUS as u32 - 1);
     sys::close_range(STATUS as u32 + 1, u32::MAX);
     let _ = sys::change_directory(c"/");

@@ -1,4 +1,4 @@
-//! Init while the task runs: what it reaps, passes on, and holds open.
+//! Init while the task runs: reaping, forwarding of signals, and open descriptors.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -9,12 +9,12 @@ use cofferdam_init::report::Status;
 use cofferdam_linux::namespace::Namespaces;
 use cofferdam_linux::process::Stat;
 
-use crate::bench::{Answer, Container, World, own, pipe, privileged, run, script_on_host};
+use crate::harness::{Answer, Container, Fixture, own, pipe, privileged, run, script_on_host};
 
-/// Starts a script on the host, with a pipe of its own to say things through descriptor 1.
-fn talking(clone: Namespaces, plan: &Plan) -> (Container, BufReader<File>) {
+/// Starts a plan with a pipe as its standard output.
+fn start_with_pipe(clone: Namespaces, plan: &Plan) -> (Container, BufReader<File>) {
     let (reader, writer) = pipe();
-    let mut container = Container::born_with_output(clone, File::from(writer));
+    let mut container = Container::spawn_with_output(clone, File::from(writer));
     assert_eq!(container.release(plan), Answer::Runs);
     container.close_output();
     (container, BufReader::new(File::from(reader)))
@@ -29,9 +29,10 @@ fn line(reader: &mut impl BufRead) -> String {
 #[test]
 fn orphans_become_inits_children() {
     let script = "( sleep 1000 >/dev/null 2>&1 & echo $! ); exec sleep 1000 >/dev/null 2>&1";
-    let (container, mut said) = talking(Namespaces::EMPTY, &script_on_host(script, flag::SWEEP));
-    let orphan: i32 = line(&mut said).parse().unwrap();
-    assert_eq!(line(&mut said), "", "the shell between them has ended");
+    let (container, mut output) =
+        start_with_pipe(Namespaces::EMPTY, &script_on_host(script, flag::KILL_DESCENDANTS));
+    let orphan: i32 = line(&mut output).parse().unwrap();
+    assert_eq!(line(&mut output), "", "the shell between them has ended");
     assert_eq!(Stat::read(orphan).unwrap().parent, container.process.pid());
     container.process.signal(15).unwrap();
     assert_eq!(container.end(Answer::Runs).status, Status::Ended(15));
@@ -39,16 +40,16 @@ fn orphans_become_inits_children() {
 }
 
 #[test]
-fn zombies_do_not_pile_up() {
+fn zombies_do_not_accumulate() {
     if !privileged() {
         return;
     }
-    // With and without an own pid namespace: as its process 1, and as a subreaper.
+    // With and without a pid namespace: as its process 1, and as a subreaper.
     for (clone, flags) in [(own(), flag::PID_NAMESPACE | flag::MOUNT_NAMESPACE), (Namespaces::EMPTY, 0)] {
         // Each inner shell leaves an orphan behind, which ends at once.
         let script = "for i in 1 2 3 4 5 6 7 8 9 10; do ( true & ); done; echo up; exec sleep 1000";
-        let (container, mut said) = talking(clone, &script_on_host(script, flags));
-        assert_eq!(line(&mut said), "up");
+        let (container, mut output) = start_with_pipe(clone, &script_on_host(script, flags));
+        assert_eq!(line(&mut output), "up");
         let deadline = Instant::now() + Duration::from_secs(10);
         while container.process.children().unwrap().len() > 1 {
             assert!(Instant::now() < deadline, "{:?}", container.process.children());
@@ -60,27 +61,27 @@ fn zombies_do_not_pile_up() {
 }
 
 #[test]
-fn signals_are_passed_on_to_the_task() {
+fn signals_are_forwarded_to_the_task() {
     if !privileged() {
         return;
     }
     for (clone, flags) in
-        [(own(), flag::PID_NAMESPACE | flag::MOUNT_NAMESPACE), (Namespaces::EMPTY, flag::SWEEP)]
+        [(own(), flag::PID_NAMESPACE | flag::MOUNT_NAMESPACE), (Namespaces::EMPTY, flag::KILL_DESCENDANTS)]
     {
         let script = "trap 'echo usr1' USR1; trap 'echo term; exit 5' TERM; echo ready; while :; do sleep 1000 & wait; kill $!; done";
-        let (container, mut said) = talking(clone, &script_on_host(script, flags));
-        assert_eq!(line(&mut said), "ready");
+        let (container, mut output) = start_with_pipe(clone, &script_on_host(script, flags));
+        assert_eq!(line(&mut output), "ready");
         container.process.signal(10).unwrap();
-        assert_eq!(line(&mut said), "usr1");
+        assert_eq!(line(&mut output), "usr1");
         container.process.signal(15).unwrap();
-        assert_eq!(line(&mut said), "term");
+        assert_eq!(line(&mut output), "term");
         assert_eq!(container.end(Answer::Runs).status, Status::Ended(5 << 8));
     }
 }
 
 #[test]
-fn a_task_starts_with_signals_as_by_default() {
-    // Rust ignores SIGPIPE in every process, and so does this one. No shell, which has ideas of its own.
+fn a_task_starts_with_default_signal_dispositions() {
+    // The test process ignores SIGPIPE, as every Rust program. Without a shell, which changes dispositions.
     let arguments = ["grep", "-E", "^Sig(Blk|Ign|Cgt)", "/proc/self/status"].map(Into::into).to_vec();
     let end = run(Namespaces::EMPTY, &Plan { arguments, ..script_on_host("", 0) });
     let zero = "0000000000000000";
@@ -88,21 +89,22 @@ fn a_task_starts_with_signals_as_by_default() {
 }
 
 #[test]
-fn a_task_has_three_descriptors_and_nothing_else() {
+fn a_task_has_exactly_three_descriptors() {
     let end = run(Namespaces::EMPTY, &script_on_host("exec ls /proc/self/fd", 0));
-    // The fourth is the directory that `ls` reads.
+    // The fourth is the directory that `ls` lists.
     assert_eq!(end.output, "0\n1\n2\n3\n");
 }
 
 #[test]
-fn init_keeps_nothing_but_the_status_file() {
+fn init_keeps_only_the_status_file_open() {
     if !privileged() {
         return;
     }
-    let (container, mut said) = talking(Namespaces::EMPTY, &script_on_host("echo up; exec sleep 1000", 0));
-    assert_eq!(line(&mut said), "up");
+    let (container, mut output) =
+        start_with_pipe(Namespaces::EMPTY, &script_on_host("echo up; exec sleep 1000", 0));
+    assert_eq!(line(&mut output), "up");
     let pid = container.process.pid();
-    // Init lets go after the fork, which may be after the task's first word.
+    // Init closes its descriptors after the fork, possibly after the task's first output.
     let names = loop {
         let mut names: Vec<_> = fs::read_dir(format!("/proc/{pid}/fd"))
             .unwrap()
@@ -121,10 +123,10 @@ fn init_keeps_nothing_but_the_status_file() {
 }
 
 #[test]
-fn init_exits_as_its_task_did() {
+fn init_exits_with_the_status_of_its_task() {
     use cofferdam_linux::process::Ending;
     for (script, status) in [("exit 7", 7), ("kill -KILL $$", 137)] {
-        let mut container = Container::born(Namespaces::EMPTY, None);
+        let mut container = Container::spawn(Namespaces::EMPTY, None);
         assert_eq!(container.release(&script_on_host(script, 0)), Answer::Runs);
         container.process.wait(None).unwrap();
         assert_eq!(container.process.reap().unwrap(), Some(Ending::Exited(status)));
@@ -132,43 +134,44 @@ fn init_exits_as_its_task_did() {
 }
 
 #[test]
-fn a_killed_init_takes_its_pid_namespace_along_and_leaves_the_status_open() {
+fn a_killed_init_ends_its_pid_namespace_and_leaves_the_status_empty() {
     if !privileged() {
         return;
     }
-    let world = World::new();
-    let mut plan = world.script("echo up; sleep 1000");
+    let fixture = Fixture::new();
+    let mut plan = fixture.script("echo up; sleep 1000");
     plan.operations = vec![Operation::Mask { path: "/etc".into() }];
-    let (container, mut said) = talking(own(), &plan);
-    assert_eq!(line(&mut said), "up");
+    let (container, mut output) = start_with_pipe(own(), &plan);
+    assert_eq!(line(&mut output), "up");
     container.process.kill().unwrap();
-    assert_eq!(line(&mut said), "", "somebody still holds the pipe");
-    assert_eq!(container.end(Answer::Runs).status, Status::Open);
+    assert_eq!(line(&mut output), "", "a process still has the pipe open");
+    assert_eq!(container.end(Answer::Runs).status, Status::Empty);
 }
 
 #[test]
-fn a_sweeping_init_outlives_none_of_its_descendants() {
+fn init_kills_its_remaining_descendants_if_requested() {
     let script = "setsid sleep 1000 & setsid sh -c 'sleep 1000 & wait' & echo up";
-    let (container, mut said) = talking(Namespaces::EMPTY, &script_on_host(script, flag::SWEEP));
-    assert_eq!(line(&mut said), "up");
-    // Each of them holds the pipe; its end is theirs.
-    assert_eq!(line(&mut said), "");
+    let (container, mut output) =
+        start_with_pipe(Namespaces::EMPTY, &script_on_host(script, flag::KILL_DESCENDANTS));
+    assert_eq!(line(&mut output), "up");
+    // Each of them has the pipe open, so its end of file shows that all have ended.
+    assert_eq!(line(&mut output), "");
     assert_eq!(container.end(Answer::Runs).status, Status::Ended(0));
 }
 
-/// Every running container pays for its init, so a page more is a page times containers.
+/// Every running container has an init, so every page counts once per container.
 #[test]
-fn inits_are_small_and_share_what_they_can() {
+fn inits_are_small_and_share_memory() {
     if !privileged() {
         return;
     }
     const COUNT: usize = 20;
     const KIB_EACH: usize = 32;
-    let world = World::new();
+    let fixture = Fixture::new();
     let inits: Vec<_> = (0..COUNT)
         .map(|_| {
-            let (container, mut said) = talking(own(), &world.script("echo up; exec sleep 1000"));
-            assert_eq!(line(&mut said), "up");
+            let (container, mut output) = start_with_pipe(own(), &fixture.script("echo up; exec sleep 1000"));
+            assert_eq!(line(&mut output), "up");
             container
         })
         .collect();
