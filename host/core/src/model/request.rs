@@ -1,4 +1,4 @@
-//! What somebody asked for.
+//! The launch request.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -6,49 +6,49 @@ use std::path::PathBuf;
 use cofferdam_plugin_model::{Command, ContainerClass, ContainerId, Limit, LinuxOptions, Resources, Value};
 use serde::{Deserialize, Serialize};
 
-/// A container that somebody wants.
+/// A request to launch a container.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Request {
-    /// Its id.
+    /// Id of the new container.
     pub id: ContainerId,
-    /// What it is for.
+    /// Purpose of the container.
     #[serde(default)]
     pub class: ContainerClass,
-    /// What it runs.
+    /// Command to run.
     #[serde(default)]
     pub command: Command,
-    /// What is to be in its sandbox before it runs.
+    /// Files to fetch into its sandbox before the command runs.
     #[serde(default)]
     pub uris: Vec<Uri>,
-    /// A folder on the host as its root file system; it stays as it was.
+    /// Directory on the host to use as the root file system; it is not modified.
     #[serde(default)]
     pub rootfs: Option<PathBuf>,
-    /// What it may use.
+    /// Requested resources and limits.
     #[serde(default)]
     pub resources: Resources,
-    /// Free text for plugins and people.
+    /// Free-form labels for plugins and clients.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
-    /// What it asks of Linux.
+    /// Options specific to Linux.
     #[serde(default)]
     pub linux: LinuxOptions,
 }
 
-/// A file that a container needs.
+/// A file to fetch into the sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Uri {
     /// An absolute path, or a `file`, `http` or `https` URL.
     pub value: String,
-    /// Make it executable; an archive is then not unpacked.
+    /// Set the executable bits; an archive is then not unpacked.
     #[serde(default)]
     pub executable: bool,
     /// Unpack it if it is a tar archive.
     #[serde(default = "yes")]
     pub extract: bool,
-    /// Its name in the sandbox; the last part of the path if not given.
+    /// File name in the sandbox; by default the last component of the path.
     #[serde(default)]
     pub output_file: Option<String>,
-    /// The SHA-256 it must have, in hexadecimal.
+    /// Expected SHA-256, in hexadecimal.
     #[serde(default)]
     pub sha256: Option<String>,
 }
@@ -57,32 +57,34 @@ fn yes() -> bool {
     true
 }
 
-/// What is wrong with a request.
+/// Why a request is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidRequest {
-    /// There is nothing to run.
-    #[error("the command of container `{id}` says nothing to run; give a `value`, or `arguments`")]
+    /// The command is empty.
+    #[error("the command of container `{id}` is empty; set `value` or `arguments`")]
     NoCommand {
         /// The container.
         id: ContainerId,
     },
-    /// A text that goes into the kernel holds a NUL.
-    #[error("{what} of container `{id}` holds a NUL character")]
+    /// A string that is passed to the kernel contains a NUL.
+    #[error("{what} of container `{id}` contains a NUL character")]
     Nul {
         /// The container.
         id: ContainerId,
-        /// Which text.
+        /// Which field.
         what: &'static str,
     },
-    /// A variable cannot be named like that.
-    #[error("`{name}` of container `{id}` cannot be the name of an environment variable")]
+    /// An environment variable has an invalid name.
+    #[error(
+        "`{name}` of container `{id}` is not a valid name of an environment variable; it must not be empty or contain `=` or NUL"
+    )]
     Variable {
         /// The container.
         id: ContainerId,
         /// The name.
         name: String,
     },
-    /// The root file system is not where it can be found.
+    /// The path of the root file system is relative.
     #[error("the root file system `{path}` of container `{id}` is not an absolute path")]
     RelativeRootfs {
         /// The container.
@@ -90,7 +92,7 @@ pub enum InvalidRequest {
         /// The path.
         path: PathBuf,
     },
-    /// Nobody can say from where the path of the working directory is to be followed.
+    /// The path of the working directory is relative.
     #[error("the working directory `{path}` of container `{id}` is not an absolute path")]
     RelativeWorkingDirectory {
         /// The container.
@@ -98,8 +100,8 @@ pub enum InvalidRequest {
         /// The path.
         path: PathBuf,
     },
-    /// An amount makes no sense.
-    #[error("container `{id}` asks for {amount} `{resource}`; expected a number above 0")]
+    /// An amount is not a positive number.
+    #[error("container `{id}` requests {amount} of `{resource}`; expected a number above 0")]
     Amount {
         /// The container.
         id: ContainerId,
@@ -108,22 +110,24 @@ pub enum InvalidRequest {
         /// The amount.
         amount: String,
     },
-    /// A limit is below what is set aside.
+    /// A limit is below the request for the same resource.
     #[error(
-        "container `{id}` asks for {request} `{resource}` and to be limited to {limit}; a limit is at least the request"
+        "container `{id}` requests {request} of `{resource}` with a limit of {limit}; a limit must be at least the request"
     )]
     LimitBelowRequest {
         /// The container.
         id: ContainerId,
         /// The resource.
         resource: String,
-        /// What is asked for.
+        /// The requested amount.
         request: String,
         /// The limit.
         limit: String,
     },
-    /// A debug container looks into another.
-    #[error("container `{id}` is of class DEBUG but not nested; a debug container looks into its parent")]
+    /// A debug container has no parent.
+    #[error(
+        "container `{id}` is of class DEBUG but not nested; a debug container needs a parent whose namespaces it enters"
+    )]
     DebugWithoutParent {
         /// The container.
         id: ContainerId,
@@ -131,14 +135,14 @@ pub enum InvalidRequest {
 }
 
 impl Request {
-    /// A container that runs one shell line, with nothing else said.
+    /// A container that runs a shell command, with defaults for everything else.
     #[must_use]
     pub fn shell(id: ContainerId, line: impl Into<String>) -> Self {
         let command = Command { value: Some(line.into()), ..Command::default() };
         Self::new(id, command)
     }
 
-    /// A container that runs a command, with nothing else said.
+    /// A container that runs a command, with defaults for everything else.
     #[must_use]
     pub fn new(id: ContainerId, command: Command) -> Self {
         Self {
@@ -153,19 +157,19 @@ impl Request {
         }
     }
 
-    /// Checks what can be known without touching anything.
+    /// Checks the request by itself, without access to files or plugins.
     ///
     /// # Errors
-    /// The first thing that makes no sense.
+    /// The first invalid field.
     pub fn check(&self) -> Result<(), InvalidRequest> {
         let id = || self.id.clone();
         let command = &self.command;
-        let nothing = if command.shell {
+        let empty = if command.shell {
             command.value.is_none()
         } else {
             command.value.is_none() && command.arguments.is_empty()
         };
-        if nothing {
+        if empty {
             return Err(InvalidRequest::NoCommand { id: id() });
         }
         let texts = [
@@ -198,10 +202,10 @@ impl Request {
     }
 }
 
-/// Checks amounts and limits, of a request or of an update.
+/// Checks the amounts and limits of a launch or an update.
 ///
 /// # Errors
-/// The first amount that makes no sense.
+/// The first invalid amount.
 pub fn check_resources(id: &ContainerId, resources: &Resources) -> Result<(), InvalidRequest> {
     let amounts = resources.requests.iter().filter_map(|(name, value)| match value {
         Value::Scalar(amount) => Some((name, *amount)),
@@ -244,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_makes_no_sense_is_refused_by_name() {
+    fn an_invalid_request_is_refused_with_the_reason() {
         let good = Request::shell(id("web"), "true");
         assert_eq!(good.check(), Ok(()));
 
@@ -267,11 +271,11 @@ mod tests {
         low.resources = Resources::default().with("mem", 64.0).with_limit("mem", Limit::At(32.0));
         assert!(matches!(low.check(), Err(InvalidRequest::LimitBelowRequest { .. })));
 
-        let mut lost = good.clone();
-        lost.command.working_directory = Some("data".into());
-        assert!(matches!(lost.check(), Err(InvalidRequest::RelativeWorkingDirectory { .. })));
-        lost.command.working_directory = Some("/da\0ta".into());
-        assert!(matches!(lost.check(), Err(InvalidRequest::Nul { what: "the working directory", .. })));
+        let mut directory = good.clone();
+        directory.command.working_directory = Some("data".into());
+        assert!(matches!(directory.check(), Err(InvalidRequest::RelativeWorkingDirectory { .. })));
+        directory.command.working_directory = Some("/da\0ta".into());
+        assert!(matches!(directory.check(), Err(InvalidRequest::Nul { what: "the working directory", .. })));
 
         let mut debug = good;
         debug.class = ContainerClass::Debug;

@@ -524,11 +524,11 @@ mod tests {
         }
         assert_eq!(read(scalar("mem", json!(1e15))).unwrap().resources.scalar("mem"), Some(1e15));
         refused(scalar("gpus", json!(1.5)), "no parts of a gpu");
-        refused(json!({"limits": {"mem": {"value": -3}}}), "asks for -3 `mem`");
+        refused(json!({"limits": {"mem": {"value": -3}}}), "requests -3 of `mem`");
         refused(
             json!({"resources": [{"name": "mem", "type": "SCALAR", "scalar": {"value": 64}}],
                    "limits": {"mem": {"value": 32}}}),
-            "a limit is at least the request",
+            "a limit must be at least the request",
         );
         let ranges = |ranges: Json| json!({"resources": [{"name": "ports", "type": "RANGES", "ranges": {"range": ranges}}]});
         refused(ranges(json!([{"begin": 9, "end": 8}])), "begins behind its end");
