@@ -197,7 +197,7 @@ impl<I: Isolator> abi::Isolator for Guarded<I> {
             let descriptors = descriptors::borrow(call.descriptors.as_slice());
             let container = ContainerRef::new(call.container.as_str(), &told, descriptors);
             let state = plugin.update(&container, &request.resources)?;
-            answer(&model::UpdateReply { state })
+            answer(&model::StateReply { state })
         })
     }
 
@@ -265,7 +265,9 @@ fn streams(streams: Streams) -> Result<Answer> {
         stdin: name(streams.stdin),
         stdout: name(streams.stdout),
         stderr: name(streams.stderr),
-        state: streams.state,
+        files: None,
+        environment: Default::default(),
+        state: Some(streams.state),
     };
     Ok(Answer { payload: serde_json::to_vec(&reply)?.into(), descriptors })
 }

@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use cofferdam_plugin_model::CreateRequest;
+use cofferdam_plugin_model as model;
+use model::CreateRequest;
 
 /// The agent, as a plugin sees it. Logging needs no handle: use the macros of `tracing`.
 #[derive(Debug, Clone)]
 pub struct Host {
     name: String,
-    agent: String,
+    agent: model::AgentInfo,
     runtime_directory: PathBuf,
     work_directory: PathBuf,
 }
@@ -32,7 +33,7 @@ impl Host {
     /// The agent's version.
     #[must_use]
     pub fn agent_version(&self) -> &str {
-        &self.agent
+        &self.agent.version
     }
 
     /// A folder of the plugin's own that is gone after a reboot. The plugin makes it if it needs it.

@@ -219,7 +219,7 @@ impl Prepared {
     /// # Errors
     /// When the state cannot be written as JSON.
     pub fn state(mut self, state: &impl Serialize) -> Result<Self> {
-        self.0.state = serde_json::to_value(state)?;
+        self.0.state = Some(serde_json::to_value(state)?);
         Ok(self)
     }
 }
@@ -342,7 +342,6 @@ mod tests {
         let container = Recovered {
             id: "web".parse().unwrap(),
             details: ContainerDetails { state, ..ContainerDetails::default() },
-            resources: Resources::default(),
             written_by: writer.map(|version| Version::parse(version).unwrap()),
         };
         bench.recover(vec![container], Vec::new()).unwrap().verdicts.remove("web")

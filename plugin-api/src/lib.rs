@@ -77,8 +77,8 @@ pub mod prelude {
     pub use tracing::{debug, error, info, trace, warn};
 
     pub use crate::model::{
-        Container, ContainerId, Limitation, Namespace, Operation, Recovered, Resources, Root, Status, Usage,
-        Version,
+        Container, ContainerId, DeviceKind, Limitation, Namespace, Operation, Owner, Recovered, Resources,
+        Root, Status, Usage, Value, Version,
     };
     pub use crate::{
         Cgroup, ContainerRef, Error, Host, Isolator, Json, Logger, Output, PluginConfig, Prepared, Recovery,

@@ -129,7 +129,10 @@ impl<P> PluginHarness<P> {
         let request = model::CreateRequest {
             config,
             name: name.to_owned(),
-            agent: env!("CARGO_PKG_VERSION").to_owned(),
+            agent: model::AgentInfo {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                ..model::AgentInfo::default()
+            },
             runtime_directory: world.0.join("runtime"),
             work_directory: world.0.join("work"),
         };
@@ -179,7 +182,7 @@ impl<P> PluginHarness<P> {
         self.admit(container);
         let answer = self.call(model::Method::Prepare, container.id.as_str(), &write(container)?, &[])?;
         let reply: PrepareReply = read(&answer)?;
-        self.change(container.id.as_str(), |details| details.state = reply.state.clone());
+        self.change(container.id.as_str(), |details| details.state = reply.state.clone().unwrap_or_default());
         Ok(reply)
     }
 
@@ -191,7 +194,7 @@ impl<P> PluginHarness<P> {
         self.admit(container);
         let answer = self.call(model::Method::Prepare, container.id.as_str(), &write(container)?, &[])?;
         let reply: LoggerReply = read(&answer)?;
-        self.change(container.id.as_str(), |details| details.state = reply.state.clone());
+        self.change(container.id.as_str(), |details| details.state = reply.state.clone().unwrap_or_default());
         Ok((reply, own(&answer)))
     }
 
@@ -241,7 +244,7 @@ impl<P> PluginHarness<P> {
     pub fn update(&self, id: &str, resources: Resources) -> Result<(), Refused> {
         let request = model::UpdateRequest { details: self.details(id), resources };
         let answer = self.call(model::Method::Update, id, &write(&request)?, &[])?;
-        let reply: model::UpdateReply = read(&answer)?;
+        let reply: model::StateReply = read(&answer)?;
         if let Some(state) = reply.state {
             self.change(id, |details| details.state = state);
         }

@@ -94,7 +94,12 @@ fn admit(scene: &Scene) -> Outcome<std::sync::Arc<Plugin>> {
     }
     let directory = scene.directory().join("call");
     std::fs::create_dir(&directory)?;
-    let env = PluginEnv { runtime_dir: &directory, work_dir: &directory, store: &Store::new(&directory) };
+    let env = PluginEnv {
+        runtime_dir: &directory,
+        work_dir: &directory,
+        agent: Default::default(),
+        store: &Store::new(&directory),
+    };
     let entry = entry("bench/noop", json!({}));
     Ok(std::sync::Arc::new(Plugin::admit(
         &cofferdam_core::blocking::Job::unwatched(),

@@ -1,6 +1,6 @@
 //! Limits that are really applied, usage that is really measured.
 
-use cofferdam_core::model::{Limit, Reason, Request, Resources};
+use cofferdam_core::model::{Limit, Reason, Request, Resources, Value};
 use cofferdam_tests::is_root;
 use cofferdam_tests::world::{World, id};
 
@@ -25,7 +25,8 @@ async fn going_over_the_memory_limit_ends_a_container_with_the_reason() {
         "{termination:?}"
     );
     assert!(termination.message.unwrap().contains("emory"));
-    assert!(termination.limited["mem"] > 16.0, "{:?}", termination.limited);
+    let Value::Scalar(used) = termination.limited["mem"] else { panic!("{:?}", termination.limited) };
+    assert!(used > 16.0, "{used}");
     agent.remove(&id("greedy")).await.unwrap();
     assert_eq!(world.leftovers(), Vec::<String>::new());
 }
@@ -48,9 +49,10 @@ async fn usage_is_measured_and_says_who_measured_it() {
     cofferdam_tests::wait_for_text(&out, "done");
     let usage = agent.usage(&id("busy")).await.unwrap();
     assert_eq!(usage.failed, [].into());
-    let cpu = usage.statistics["cpus_user_time_secs"] + usage.statistics["cpus_system_time_secs"];
+    let seconds = |name| usage.number(name).unwrap();
+    let cpu = seconds("cpus_user_time_secs") + seconds("cpus_system_time_secs");
     assert!(cpu > 0.0, "{usage:?}");
-    assert!(usage.statistics["mem_rss_bytes"] > 0.0, "{usage:?}");
+    assert!(usage.number("mem_rss_bytes") > Some(0.0), "{usage:?}");
     assert!(usage.owners["mem_rss_bytes"].ends_with("/mem"), "{usage:?}");
     assert!(agent.status(&id("busy")).await.unwrap().status.contains_key("executor_pid"));
     agent.destroy(&id("busy")).await.unwrap();

@@ -68,7 +68,6 @@ mod tests {
         Recovered {
             id: id.parse().unwrap(),
             details: model::ContainerDetails { state, ..model::ContainerDetails::default() },
-            resources: Resources::default(),
             written_by: written_by.map(|version| Version::parse(version).unwrap()),
         }
     }

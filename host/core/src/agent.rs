@@ -10,7 +10,7 @@ use std::time::Instant;
 use cofferdam_linux::boot::BootId;
 use cofferdam_linux::cgroup::Cgroups;
 use cofferdam_linux::image::Image;
-use cofferdam_plugin_model::{Kind, Method};
+use cofferdam_plugin_model::{AgentInfo, FEATURES, Kind, Method};
 use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 
@@ -267,7 +267,7 @@ fn build(job: &Job, config: &AgentConfig, pool: BlockingPool) -> Result<Parts, S
             .map_err(|source| StartError::Kernel { what: "the mounted cgroup hierarchies", source })?,
     };
     let launcher = launcher(config, &ledger, cgroups.clone())?;
-    let loaded = plugins(job, config, &ledger, &work_dir);
+    let loaded = plugins(job, config, &ledger, &work_dir, &cgroups);
     // What exists for this agent alone, such as its cgroup, is not left behind when it does not start.
     let (isolators, logger) = loaded.inspect_err(|_| launcher.shutdown())?;
     let plugins: Vec<Arc<Plugin>> = isolators.iter().chain(&logger).cloned().collect();
@@ -321,9 +321,11 @@ fn plugins(
     config: &AgentConfig,
     ledger: &Ledger,
     work_dir: &Path,
+    cgroups: &Cgroups,
 ) -> Result<LoadedPlugins, StartError> {
     let store = Store::new(config.plugin_store.as_ref().unwrap_or(&work_dir.join("plugins")));
-    let env = PluginEnv { runtime_dir: ledger.runtime_dir(), work_dir, store: &store };
+    let agent = agent_info(config, cgroups);
+    let env = PluginEnv { runtime_dir: ledger.runtime_dir(), work_dir, agent, store: &store };
     let index = PluginIndex::read(&config.plugin_dir, config.isolators.iter().chain(&config.logger))?;
     let load = |entry: &PluginConfig, kind| -> Result<Arc<Plugin>, StartError> {
         let file = index.locate(entry)?;
@@ -340,6 +342,25 @@ fn plugins(
     let isolators = isolators.collect::<Result<Vec<_>, _>>()?;
     let logger = config.logger.as_ref().map(|entry| load(entry, Kind::Logger)).transpose()?;
     Ok((isolators, logger))
+}
+
+/// What plugins are told of this agent.
+fn agent_info(config: &AgentConfig, cgroups: &Cgroups) -> AgentInfo {
+    let host = rustix::system::sysinfo();
+    #[expect(clippy::cast_precision_loss, reason = "exact up to 8 PiB")]
+    let mem = host.totalram as f64 * f64::from(host.mem_unit) / (1 << 20) as f64;
+    let cpus = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    #[expect(clippy::cast_precision_loss, reason = "there are fewer than 2^53 CPUs")]
+    let resources = Resources::default().with("cpus", cpus as f64).with("mem", mem.floor());
+    let root = config.cgroup_root.clone();
+    AgentInfo {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        features: FEATURES.iter().map(ToString::to_string).collect(),
+        launcher: config.launcher.name().to_owned(),
+        cgroups: crate::containerizer::native::plugin_cgroups(cgroups, root),
+        resources,
+        chain: config.isolators.iter().map(|plugin| plugin.name.clone()).collect(),
+    }
 }
 
 fn create_directory(path: &Path) -> Result<PathBuf, StartError> {

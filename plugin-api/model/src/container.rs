@@ -1,55 +1,74 @@
 //! What a plugin is told of a container.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
-use crate::{Cgroups, ContainerId, Resources};
+use crate::{Cgroups, ContainerId, Resources, Rlimit};
 
-/// Everything that is known of a container before it exists; the request of `prepare`.
+/// A container that is to be launched: the request of `prepare`. Defaults of the agent's configuration are merged in.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Container {
-    /// Its id.
+    /// The container.
     pub id: ContainerId,
-    /// What it is for.
+    /// Its class.
     #[serde(default)]
     pub class: ContainerClass,
-    /// Whether an operator launched it by itself, without an executor or task.
+    /// Whether it was launched by itself, without an executor or task.
     #[serde(default)]
     pub standalone: bool,
-    /// What it runs.
+    /// Its command.
     #[serde(default)]
     pub command: Command,
-    /// The directory on the host with its files and logs; it outlives the container.
+    /// Directory of the host with its files and logs, which is kept when it ends.
     #[serde(default)]
     pub sandbox: PathBuf,
-    /// Its private directory on the host for things that end with it; empty until a plugin fills it.
-    /// On the same kind of disk as the sandbox, so it can hold the upper layer of an overlay.
+    /// Directory of the host for what is removed when it ends. On the same filesystem as the sandbox, so it can hold
+    /// the upper layer of an overlay.
     #[serde(default)]
     pub scratch: PathBuf,
-    /// The folder it wants as its root file system, as it lies on the host.
+    /// Directory of the host that is to be its root filesystem.
     #[serde(default)]
     pub rootfs: Option<PathBuf>,
-    /// What it asked for.
+    /// Requested resources and limits.
     #[serde(default)]
     pub resources: Resources,
-    /// Where its control groups are.
+    /// Its cgroups.
     #[serde(default)]
     pub cgroups: Cgroups,
-    /// Free text that the launcher of the container attached.
+    /// Labels of the request.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
-    /// What it asked of Linux.
+    /// Linux options of the request.
     #[serde(default)]
     pub linux: LinuxOptions,
-    /// The numeric user and group its command will run as.
+    /// Volumes of the request, in order.
+    #[serde(default)]
+    pub volumes: Vec<Volume>,
+    /// Networks of the request, in order.
+    #[serde(default)]
+    pub networks: Vec<NetworkRequest>,
+    /// Resource limits of the request by name without `RLIMIT_`.
+    #[serde(default)]
+    pub rlimits: BTreeMap<String, Rlimit>,
+    /// Terminal of the request; `None` for none.
+    #[serde(default)]
+    pub tty: Option<Tty>,
+    /// Configuration of its image; `None` without an image.
+    #[serde(default)]
+    pub image: Option<ImageConfig>,
+    /// Numeric user of its command.
     #[serde(default)]
     pub uid: u32,
-    /// See [`Container::uid`].
+    /// Numeric group of its command.
     #[serde(default)]
     pub gid: u32,
+    /// The container it is nested in; `None` for a top-level container.
+    #[serde(default)]
+    pub parent: Option<Parent>,
 }
 
 impl Container {
@@ -68,20 +87,26 @@ impl Container {
             cgroups: Cgroups::default(),
             labels: BTreeMap::new(),
             linux: LinuxOptions::default(),
+            volumes: Vec::new(),
+            networks: Vec::new(),
+            rlimits: BTreeMap::new(),
+            tty: None,
+            image: None,
             uid: 0,
             gid: 0,
+            parent: None,
         }
     }
 
-    /// Whether it has no control groups of its own but lives in its parent's: it asked to, or only looks
-    /// into its parent. A container without parent always has its own.
+    /// Whether it has no cgroups of its own but lives in those of its parent. A top-level container always has its
+    /// own.
     #[must_use]
     pub fn shares_cgroups(&self) -> bool {
         self.id.is_nested() && (self.linux.share_cgroups || self.class == ContainerClass::Debug)
     }
 }
 
-/// What a container is for.
+/// Class of a container.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -89,14 +114,34 @@ pub enum ContainerClass {
     /// Runs a workload.
     #[default]
     Default,
-    /// Looks into its parent: joins all of its namespaces, and ends when the agent restarts.
+    /// Inspects its parent: joins all of its namespaces, and ends when the agent restarts.
     Debug,
-    /// Something a newer agent knows.
+    /// Unknown to this version.
     #[serde(other)]
     Unknown,
 }
 
-/// What a container runs.
+/// The container that another is nested in.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Parent {
+    /// Dotted id.
+    pub id: String,
+    /// Pid of its first process in the agent's pid namespace.
+    pub pid: Option<i32>,
+    /// Its sandbox.
+    pub sandbox: PathBuf,
+    /// Its root filesystem on the host, if the request had one.
+    pub rootfs: Option<PathBuf>,
+    /// Numeric user of its command.
+    pub uid: u32,
+    /// Numeric group of its command.
+    pub gid: u32,
+    /// The plugin's own state for it.
+    pub state: Json,
+}
+
+/// Command of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Command {
@@ -104,26 +149,30 @@ pub struct Command {
     pub shell: bool,
     /// The shell line, or the program.
     pub value: Option<String>,
-    /// The whole argument vector, the program's own name first. Ignored for a shell line.
+    /// The whole argument vector, beginning with the name of the program. Ignored for a shell line.
     pub arguments: Vec<String>,
-    /// The command's own environment; it wins over what plugins add.
+    /// Environment variables, which take precedence over those of plugins.
     pub environment: BTreeMap<String, String>,
-    /// The user to run as: a name or a number.
+    /// Environment variables whose values are secrets: references that a plugin resolves, or values.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<String, Secret>,
+    /// User to run as: a name or a number.
     pub user: Option<String>,
-    /// Where it starts, as the command sees it: a full path, which wins over what plugins wish. Without one it
-    /// starts where they wish, or in its sandbox. In a root file system of its own the directory is made if it
-    /// is missing.
+    /// Working directory as the command sees it: an absolute path, which takes precedence over those of plugins.
+    /// If not set, it is that of the plugins, or else the sandbox. Within a root filesystem of the container's own
+    /// it is created if missing.
     pub working_directory: Option<PathBuf>,
 }
 
 impl Default for Command {
     fn default() -> Self {
-        // Mesos' default too: a command that says nothing of it is a shell line.
+        // As in Mesos, a command is a shell line unless it says otherwise.
         Self {
             shell: true,
             value: None,
             arguments: Vec::new(),
             environment: BTreeMap::new(),
+            secrets: BTreeMap::new(),
             user: None,
             working_directory: None,
         }
@@ -141,30 +190,236 @@ impl Command {
     }
 }
 
-/// What a container asked of Linux.
+/// A secret, as in the Mesos `Secret`. `Debug` does not show the value.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Secret {
+    /// A reference to a secret store.
+    Reference {
+        /// Name of the secret.
+        name: String,
+        /// Key within the secret.
+        #[serde(default)]
+        key: Option<String>,
+    },
+    /// The value itself, which is never shown or recorded.
+    Value(String),
+    /// Unknown to this version.
+    #[serde(other)]
+    Unknown,
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Reference { name, key } => {
+                f.debug_struct("Reference").field("name", name).field("key", key).finish()
+            }
+            Self::Value(_) => f.write_str("Value(..)"),
+            Self::Unknown => f.write_str("Unknown"),
+        }
+    }
+}
+
+/// Linux options of a container, as in the Mesos `LinuxInfo`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LinuxOptions {
-    /// Share the pid namespace of the parent, or of the agent for a container without parent.
+    /// Share the pid namespace of the parent, or of the agent for a top-level container.
     pub share_pid_namespace: bool,
-    /// Stay in the parent's control groups; only meaningful for a nested container.
+    /// Stay in the cgroups of the parent; only meaningful for a nested container.
     pub share_cgroups: bool,
-    /// The host name inside; the container's own id value when it has its own UTS namespace and says nothing.
+    /// Host name; the last value of the container's id if it has its own UTS namespace and none is requested.
     pub hostname: Option<String>,
+    /// IPC namespace and `/dev/shm`; up to the plugins if not set.
+    pub ipc_mode: Option<IpcMode>,
+    /// Size of a private `/dev/shm` in bytes.
+    pub shm_size: Option<u64>,
+    /// Requested effective capabilities, without `CAP_`.
+    pub effective_capabilities: Option<BTreeSet<String>>,
+    /// Requested bounding capabilities, without `CAP_`.
+    pub bounding_capabilities: Option<BTreeSet<String>>,
+    /// Requested seccomp profile.
+    pub seccomp: Option<SeccompRequest>,
 }
 
-/// What every call after `prepare` is told of its container. Small, and only read when asked for.
+/// Sharing of the IPC namespace and `/dev/shm`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum IpcMode {
+    /// Own IPC namespace and `/dev/shm`.
+    Private,
+    /// Those of the parent, or of the host for a top-level container.
+    ShareParent,
+    /// Unknown to this version.
+    #[serde(other)]
+    Unknown,
+}
+
+/// Requested seccomp profile.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SeccompRequest {
+    /// Name of a profile.
+    pub profile: Option<String>,
+    /// Whether no filter is requested.
+    pub unconfined: bool,
+}
+
+/// A volume of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    /// Path in the container: absolute, or relative to the sandbox.
+    pub container_path: PathBuf,
+    /// Whether it is mounted read-only.
+    #[serde(default)]
+    pub read_only: bool,
+    /// Where its content comes from.
+    pub source: VolumeSource,
+}
+
+/// Where the content of a volume comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum VolumeSource {
+    /// A path of the host: absolute, or relative to the sandbox.
+    HostPath {
+        /// The path.
+        path: PathBuf,
+        /// Requested propagation: `private`, `slave` or `shared`.
+        #[serde(default)]
+        propagation: Option<String>,
+    },
+    /// A path relative to a sandbox.
+    SandboxPath {
+        /// Whether the sandbox is that of the parent.
+        #[serde(default)]
+        parent: bool,
+        /// The path.
+        path: PathBuf,
+    },
+    /// A secret, presented as a file.
+    Secret {
+        /// The secret.
+        secret: Secret,
+    },
+    /// A volume of a Docker volume driver.
+    DockerVolume {
+        /// The driver.
+        driver: String,
+        /// Name of the volume.
+        name: String,
+        /// Driver options.
+        #[serde(default)]
+        options: BTreeMap<String, String>,
+    },
+    /// A device of the host.
+    Device {
+        /// Path of the host.
+        path: PathBuf,
+    },
+    /// Unknown to this version.
+    #[serde(other)]
+    Unknown,
+}
+
+/// A network that a container requests to join.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NetworkRequest {
+    /// Name of the network; `None` for the network of the host.
+    pub name: Option<String>,
+    /// Requested addresses.
+    pub addresses: Vec<String>,
+    /// Ports to map from the host.
+    pub port_mappings: Vec<PortMapping>,
+    /// Labels of the request.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A port of the host that is mapped into a container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PortMapping {
+    /// Port of the host.
+    pub host_port: u16,
+    /// Port of the container.
+    pub container_port: u16,
+    /// `tcp` or `udp`; `tcp` if not set.
+    pub protocol: Option<String>,
+}
+
+/// Terminal of a container.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Tty {
+    /// Initial size in columns; 0 if unknown.
+    pub columns: u16,
+    /// Initial size in rows; 0 if unknown.
+    pub rows: u16,
+}
+
+/// Configuration of an image, as OCI and Docker have it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ImageConfig {
+    /// Entry point.
+    pub entrypoint: Vec<String>,
+    /// Default arguments.
+    pub cmd: Vec<String>,
+    /// Environment variables.
+    pub environment: BTreeMap<String, String>,
+    /// Working directory.
+    pub working_directory: Option<PathBuf>,
+    /// User.
+    pub user: Option<String>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// What every call after `prepare` is told of its container.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ContainerDetails {
-    /// The container's first process as the host sees it; `None` before it exists and after it ended.
+    /// Its class.
+    pub class: ContainerClass,
+    /// Pid of its first process in the agent's pid namespace; `None` before it exists and after it exited.
     pub pid: Option<i32>,
+    /// Numeric user of its command.
+    pub uid: u32,
+    /// Numeric group of its command.
+    pub gid: u32,
     /// See [`Container::sandbox`].
     pub sandbox: PathBuf,
     /// See [`Container::scratch`].
     pub scratch: PathBuf,
-    /// Where its control groups are.
+    /// See [`Container::rootfs`].
+    pub rootfs: Option<PathBuf>,
+    /// Its cgroups.
     pub cgroups: Cgroups,
-    /// What the plugin last asked the agent to keep for it.
+    /// Whether it has no cgroups of its own but lives in those of its parent.
+    pub shares_cgroups: bool,
+    /// Its current resources.
+    pub resources: Resources,
+    /// Labels of the request.
+    pub labels: BTreeMap<String, String>,
+    /// How it ended, in `cleanup` and in the last `limitation`.
+    pub termination: Option<TerminationDetails>,
+    /// The plugin's state for the container.
     pub state: Json,
+}
+
+/// How a container ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TerminationDetails {
+    /// Raw wait status of its command; `None` if it never ran or the status is unknown.
+    pub status: Option<i32>,
+    /// Mesos reason, such as `REASON_CONTAINER_LIMITATION_MEMORY`; `None` if its command exited by itself.
+    pub reason: Option<String>,
+    /// The reason as a sentence.
+    pub message: Option<String>,
 }

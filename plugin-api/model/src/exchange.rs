@@ -1,149 +1,179 @@
-//! What is said in each call, and what is answered.
+//! Requests and replies of the methods.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use semver::Version;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
-use crate::{ContainerDetails, ContainerId, LaunchInfo, Resources};
+use crate::{Cgroups, ContainerDetails, ContainerId, LaunchInfo, Resources};
 
-/// Said once, when a plugin is made.
+/// Request of `create`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct CreateRequest {
-    /// The plugin's own table of the configuration file.
+    /// The plugin's own table of the configuration.
     pub config: Json,
-    /// The name the plugin goes by in this agent.
+    /// The plugin's name in the chain.
     pub name: String,
-    /// The agent's version.
-    pub agent: String,
-    /// A folder of the plugin's own that is gone after a reboot; the plugin makes it if it needs it.
+    /// What the agent is and provides.
+    pub agent: AgentInfo,
+    /// Directory of the plugin's own that is gone after a reboot; the plugin creates it if it needs it.
     pub runtime_directory: PathBuf,
-    /// A folder of the plugin's own that survives a reboot; the plugin makes it if it needs it.
+    /// Directory of the plugin's own that survives a reboot; the plugin creates it if it needs it.
     pub work_directory: PathBuf,
 }
 
-/// Said once after a plugin was made: what is there already.
+/// What an agent is and provides.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AgentInfo {
+    /// Version of the agent.
+    pub version: String,
+    /// Features of the plugin API that it supports, see [`FEATURES`](crate::FEATURES).
+    pub features: BTreeSet<String>,
+    /// Its launcher: `linux` or `posix`.
+    pub launcher: String,
+    /// The mounted cgroup hierarchies; `path` is the parent of all container cgroups.
+    pub cgroups: Cgroups,
+    /// Resources of the node.
+    pub resources: Resources,
+    /// Names of the isolators, in chain order.
+    pub chain: Vec<String>,
+}
+
+/// Request of `recover`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RecoverRequest {
-    /// Containers that run and that the plugin has prepared, perhaps in an earlier version of itself.
+    /// Running containers that the plugin has prepared, perhaps in an earlier version.
     pub containers: Vec<Recovered>,
-    /// Containers that will be cleaned up, sooner or later. They may still run: the agent has yet to end them, or
-    /// they were launched without the plugin. Whatever else the plugin finds of its own on the host belongs to
-    /// nobody, and is the plugin's to remove.
+    /// Containers that will be cleaned up sooner or later. They may still be running: the agent has yet to destroy
+    /// them, or they were launched without the plugin. Everything else of the plugin's own on the host belongs to
+    /// no container, and is the plugin's to remove.
     pub orphans: Vec<ContainerId>,
 }
 
-/// A container that runs.
+/// A running container.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Recovered {
-    /// Its id.
+    /// The container.
     pub id: ContainerId,
-    /// What is known of it, with the state that the plugin left with the agent.
+    /// What is known of it, with the plugin's state.
     #[serde(default)]
     pub details: ContainerDetails,
-    /// What it was given.
-    #[serde(default)]
-    pub resources: Resources,
-    /// The version of the plugin that wrote the state; `None` when it left none.
+    /// The version of the plugin that wrote the state; `None` if there is no state.
     #[serde(default)]
     pub written_by: Option<Version>,
 }
 
-/// What a plugin makes of the containers it was told of. One that is not mentioned is accepted as it is.
+/// Reply of `recover`. A container that is not mentioned is accepted as it is.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct RecoverReply {
-    /// By container.
+    /// Verdicts by container.
     pub verdicts: BTreeMap<ContainerId, Verdict>,
 }
 
-/// What a plugin makes of one container it was told of.
+/// Verdict of a plugin on a container that it recovered.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 #[non_exhaustive]
 pub enum Verdict {
-    /// It is served, and this is to be kept for it from now on.
+    /// The plugin serves it, with a new state.
     Migrated {
         /// The new state.
         state: Json,
     },
-    /// This version of the plugin cannot serve it. Nothing was changed; the container goes on unharmed.
+    /// This version of the plugin cannot serve it, and has changed nothing. The container continues.
     Refused {
         /// Why, and what would help.
         reason: String,
     },
-    /// Something a newer plugin knows.
+    /// Unknown to this version.
     #[serde(other)]
     Unknown,
 }
 
-/// The answer of an isolator's `prepare`.
+/// Reply of an isolator's `prepare`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct PrepareReply {
-    /// What the plugin wishes for the launch.
+    /// What the plugin requests for the launch.
     pub launch: LaunchInfo,
-    /// What the agent is to keep for the plugin; on disk before the container runs.
-    pub state: Json,
-}
-
-/// A container's resources change.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct UpdateRequest {
-    /// What is known of the container.
-    pub details: ContainerDetails,
-    /// What it is to have from now on.
-    pub resources: Resources,
-}
-
-/// The answer of `update`.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct UpdateReply {
-    /// What the agent is to keep from now on; `None` leaves it as it is.
+    /// The plugin's state for the container, on disk before the container runs; unchanged if `None`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<Json>,
 }
 
-/// A container went over a limit and must end.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Limitation {
-    /// One of the Mesos reasons, such as `REASON_CONTAINER_LIMITATION_MEMORY`.
-    pub reason: String,
-    /// A sentence for people.
-    pub message: String,
-    /// How much of which resource was in use, in the resources' units.
-    pub resources: BTreeMap<String, f64>,
+/// Reply of `isolate`, `update` and the `cleanup` of loggers and isolators, which may only change the state.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StateReply {
+    /// The plugin's new state for the container; unchanged if `None`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<Json>,
 }
 
-/// How much a container uses: the fields of the Mesos `ResourceStatistics`, by name and in its units.
+/// Request of `update`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UpdateRequest {
+    /// What is known of the container; `resources` are the old ones.
+    pub details: ContainerDetails,
+    /// The new resources.
+    pub resources: Resources,
+}
+
+/// Reply of `limitation`: a container exceeded a limit and must end.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limitation {
+    /// A Mesos reason, such as `REASON_CONTAINER_LIMITATION_MEMORY`.
+    pub reason: String,
+    /// The reason as a sentence.
+    pub message: String,
+    /// Usage of the resources whose limit was exceeded, by name: scalars, ranges or sets.
+    pub resources: BTreeMap<String, crate::Value>,
+    /// The container of the same tree that must end, if it is not the one that was asked about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<ContainerId>,
+}
+
+/// Resource usage of a container: fields of the Mesos `ResourceStatistics` by name, in its units. Values are numbers,
+/// or structured where Mesos has messages (`disk_statistics`, `net_snmp_statistics`, …).
 ///
-/// Names end in their unit (`_secs`, `_bytes`); the rest are counts.
+/// Names of numbers end in their unit (`_secs`, `_bytes`); others are counts.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Usage(pub BTreeMap<String, f64>);
+pub struct Usage(pub BTreeMap<String, Json>);
 
 impl Usage {
-    /// Adds one figure.
+    /// Adds a number or a structured value. Null, which NaN and infinities become, is left out.
     #[must_use]
-    pub fn with(mut self, name: &str, value: f64) -> Self {
-        self.0.insert(name.to_owned(), value);
+    pub fn with(mut self, name: &str, value: impl Into<Json>) -> Self {
+        let value = value.into();
+        if !value.is_null() {
+            self.0.insert(name.to_owned(), value);
+        }
         self
+    }
+
+    /// The number of that name.
+    #[must_use]
+    pub fn number(&self, name: &str) -> Option<f64> {
+        self.0.get(name)?.as_f64()
     }
 }
 
-/// What a plugin says of a container's present state: the fields of the Mesos `ContainerStatus`, by name.
+/// Status of a container: fields of the Mesos `ContainerStatus` by name.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Status(pub BTreeMap<String, Json>);
 
 impl Status {
-    /// Adds one field.
+    /// Adds a field.
     #[must_use]
     pub fn with(mut self, name: &str, value: Json) -> Self {
         self.0.insert(name.to_owned(), value);
@@ -151,40 +181,65 @@ impl Status {
     }
 }
 
-/// The answer of a logger's `prepare`.
+/// Request of `removed`: the container was removed, with its sandbox.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct LoggerReply {
-    /// Where the container reads from.
-    pub stdin: Stream,
-    /// Where its standard output goes.
-    pub stdout: Stream,
-    /// Where its standard error goes.
-    pub stderr: Stream,
-    /// What the agent is to keep for the plugin; on disk before the container runs.
-    pub state: Json,
+pub struct RemovedRequest {
+    /// What was known of the container.
+    pub details: ContainerDetails,
 }
 
-/// One end of a container's input or output.
+/// Reply of a logger's `prepare`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LoggerReply {
+    /// Source of the standard input.
+    pub stdin: Stream,
+    /// Destination of the standard output.
+    pub stdout: Stream,
+    /// Destination of the standard error.
+    pub stderr: Stream,
+    /// Files in which the output can be read, if other than those of `stdout` and `stderr`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub files: Option<LogFiles>,
+    /// Environment variables for the container's command.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub environment: BTreeMap<String, String>,
+    /// The plugin's state for the container, on disk before the container runs; unchanged if `None`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<Json>,
+}
+
+/// Files in which a container's output can be read. A missing one is being created.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
+#[serde(default, deny_unknown_fields)]
+pub struct LogFiles {
+    /// Standard output: the current file, absolute. Rotated ones have `.1`, `.2`, … appended, the newest first.
+    pub stdout: Option<PathBuf>,
+    /// Standard error, likewise.
+    pub stderr: Option<PathBuf>,
+}
+
+/// Source or destination of a standard stream.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 #[non_exhaustive]
 pub enum Stream {
     /// `/dev/null`.
     #[default]
     Null,
-    /// A file of the host: opened for reading as input, made if missing and appended to as output. Made
-    /// files belong to the container's user.
+    /// A file of the host: read as input, created if missing and appended to as output. Created files belong to the
+    /// container's user.
     Path {
         /// Absolute.
         path: PathBuf,
     },
-    /// A descriptor that travels with the answer; the agent owns it from then on.
+    /// A descriptor of the reply, which the agent owns from then on.
     Descriptor {
-        /// Its place among the descriptors of the answer.
+        /// Its index in the reply.
         index: usize,
     },
-    /// Something a newer plugin knows.
+    /// Unknown to this version.
     #[serde(other)]
     Unknown,
 }

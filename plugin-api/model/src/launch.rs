@@ -1,56 +1,137 @@
-//! What a plugin may wish for a container that is about to be launched.
+//! What a plugin requests for the launch of a container.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// What a plugin wishes for a launch.
+/// What a plugin requests for a launch.
 ///
-/// The agent merges the wishes of all plugins in the order of the chain and remembers who asked for what.
-/// Lists append and sets unite; where two plugins set the same single value to different things, the launch
-/// fails and the error names both.
+/// The agent merges the requests of all plugins in chain order and remembers which plugin each entry came from.
+/// Lists are appended and sets united; if two plugins set a single value differently, the launch fails and the error
+/// names both. A key or variant that the agent does not know fails the launch: nothing is dropped.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct LaunchInfo {
-    /// Variables for the container's command. The command's own environment wins over them.
+    /// Environment variables of the command. Those of the command itself take precedence.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub environment: BTreeMap<String, String>,
-    /// Another command, or other arguments.
+    /// Environment variables whose values are neither shown nor recorded.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub secret_environment: BTreeMap<String, String>,
+    /// Values to put before those of `:`-separated variables such as `PATH`, whoever sets these.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub environment_prepend: BTreeMap<String, Vec<String>>,
+    /// Values to put after those of `:`-separated variables such as `PATH`, whoever sets these.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub environment_append: BTreeMap<String, Vec<String>>,
+    /// Replaces the command or its arguments.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub command: Option<CommandRewrite>,
-    /// Where the command starts, as the container sees it.
+    /// Working directory of the command, as the container sees it.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub working_directory: Option<String>,
-    /// The root file system. Only a `filesystem/*` isolator has reason to set it.
+    /// The root filesystem. Only a `filesystem/*` isolator has reason to set it.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub root: Option<Root>,
     /// Namespaces of the parent container to enter.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub enter_namespaces: BTreeSet<Namespace>,
-    /// Namespaces to make anew.
+    /// Namespaces to enter by a descriptor of the reply, by its index.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub enter_descriptors: BTreeMap<Namespace, usize>,
+    /// Namespaces to create.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub clone_namespaces: BTreeSet<Namespace>,
-    /// Cgroup v1 directories in which the container's first process is to be born. On v2 it is born in
-    /// its own control group in any case.
+    /// Id mappings of the container's own user namespace. Requires [`Namespace::User`] in `clone_namespaces`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id_mappings: Option<IdMappings>,
+    /// Clock offsets of the container's own time namespace. Requires [`Namespace::Time`] in `clone_namespaces`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time_offsets: Option<TimeOffsets>,
+    /// Cgroup v1 directories in which the container's first process starts. On v2 it always starts in the
+    /// container's own cgroup.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub cgroups: Vec<PathBuf>,
-    /// Changes to the file system as the container will see it, in this order, before its command runs.
+    /// Changes to the container's view of the filesystem, in this order, before its command runs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub operations: Vec<Operation>,
-    /// Extra group ids.
+    /// Kernel parameters of the container's own namespaces: `net.ipv4.ip_forward` = `1`. The namespace that a
+    /// parameter belongs to must be the container's own.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub sysctls: BTreeMap<String, String>,
+    /// Host name. Requires a UTS namespace of the container's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+    /// Supplementary group ids of the command.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub supplementary_groups: BTreeSet<u32>,
-    /// Resource limits of the command by name: `NOFILE`, `CORE`, ….
+    /// Resource limits of the command by name without `RLIMIT_`: `NOFILE`, `CORE`, ….
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub rlimits: BTreeMap<String, Rlimit>,
-    /// Names such as `NET_RAW` of the capabilities that the command starts with.
-    pub effective_capabilities: Option<BTreeSet<String>>,
-    /// Names of the capabilities that the command can ever obtain.
-    pub bounding_capabilities: Option<BTreeSet<String>>,
-    /// Whether gaining privileges by exec is off for good.
+    /// Capabilities of the command.
+    #[serde(skip_serializing_if = "Capabilities::is_empty")]
+    pub capabilities: Capabilities,
+    /// Whether `no_new_privs` is set.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub no_new_privileges: Option<bool>,
-    /// How eagerly the kernel picks the container when memory runs out: -1000 (never) to 1000 (first).
+    /// Seccomp filter of the command.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seccomp: Option<Seccomp>,
+    /// Whether the command gets a session keyring of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session_keyring: Option<bool>,
+    /// Badness adjustment for the OOM killer, from -1000 (never killed) to 1000.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub oom_score_adj: Option<i32>,
+    /// Commands to run during the launch, in this order for each stage.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub hooks: Vec<Hook>,
 }
 
-/// Another command for a container.
+/// Names of capabilities without `CAP_`, such as `NET_RAW`. A set that no plugin sets is determined by the kernel's
+/// rules for the container's user.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
+pub struct Capabilities {
+    /// In effect when the command starts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub effective: Option<BTreeSet<String>>,
+    /// Can be made effective; equal to `effective` if not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub permitted: Option<BTreeSet<String>>,
+    /// Kept by files with the same inheritable capability; empty if not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inheritable: Option<BTreeSet<String>>,
+    /// The most that can ever be obtained; equal to `effective` if only that is set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bounding: Option<BTreeSet<String>>,
+    /// Kept when a command without file capabilities is executed by a user other than root; if not set, equal to
+    /// `effective` for such users, and empty for root.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ambient: Option<BTreeSet<String>>,
+}
+
+impl Capabilities {
+    /// Whether no set is set.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Replaces the command of a container, or its arguments.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct CommandRewrite {
-    /// The program to run instead.
+    /// Whether `value` is a line for `/bin/sh -c`; as in the request if not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shell: Option<bool>,
+    /// The program, or the shell line.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub value: Option<String>,
-    /// The whole argument vector to use instead, the program's own name first.
+    /// The whole argument vector, beginning with the name of the program.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub arguments: Option<Vec<String>>,
 }
 
@@ -59,7 +140,7 @@ pub struct CommandRewrite {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Namespace {
-    /// Control groups.
+    /// Cgroup root.
     Cgroup,
     /// System V IPC and POSIX message queues.
     Ipc,
@@ -69,115 +150,300 @@ pub enum Namespace {
     Network,
     /// Process ids.
     Pid,
+    /// Monotonic and boot-time clocks.
+    Time,
+    /// User and group ids, capabilities.
+    User,
     /// Host and domain name.
     Uts,
-    /// Something a newer plugin knows.
+    /// Unknown to this version.
     #[serde(other)]
     Unknown,
 }
 
-/// A root file system.
+/// Id mappings of a user namespace.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct IdMappings {
+    /// User ids.
+    pub uids: Vec<IdMapping>,
+    /// Group ids.
+    pub gids: Vec<IdMapping>,
+}
+
+/// A range of ids that is mapped.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct IdMapping {
+    /// First id inside.
+    pub container: u32,
+    /// First id outside, in the agent's user namespace.
+    pub host: u32,
+    /// Number of ids.
+    pub size: u32,
+}
+
+/// Clock offsets of a time namespace, in nanoseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TimeOffsets {
+    /// Added to `CLOCK_MONOTONIC`.
+    pub monotonic_nanos: i64,
+    /// Added to `CLOCK_BOOTTIME`.
+    pub boottime_nanos: i64,
+}
+
+/// A seccomp filter program.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Seccomp {
+    /// Instructions of the BPF program, as `struct sock_filter` has them: at most 4096.
+    pub program: Vec<BpfInstruction>,
+    /// Flags of seccomp(2) by name without `SECCOMP_FILTER_FLAG_`: `LOG`, `SPEC_ALLOW`, `TSYNC`.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub flags: BTreeSet<String>,
+}
+
+/// An instruction of a classic BPF program: code, jump if true, jump if false, operand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BpfInstruction(pub u16, pub u8, pub u8, pub u32);
+
+/// A command to run during a launch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
+#[serde(deny_unknown_fields)]
+pub struct Hook {
+    /// When it runs, and in which namespaces.
+    pub stage: HookStage,
+    /// Absolute path of the program. For stages before the root change it is a path of the host.
+    pub program: PathBuf,
+    /// The whole argument vector; just the program if empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub arguments: Vec<String>,
+    /// The whole environment.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub environment: BTreeMap<String, String>,
+    /// Timeout in milliseconds, after which the program is killed and the launch fails; 0 stands for 30,000.
+    #[serde(default)]
+    pub timeout_millis: u64,
+}
+
+/// When a [`Hook`] runs. A hook that fails or exits with another status than 0 fails the launch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum HookStage {
+    /// In the container's namespaces, before its root is changed, as the agent's user.
+    BeforeRoot,
+    /// In the container's namespaces and root, after all operations, as the agent's user.
+    AfterRoot,
+    /// Like `after_root`, directly before the command, with its user, capabilities and limits but no seccomp filter.
+    BeforeExec,
+    /// Unknown to this version.
+    #[serde(other)]
+    Unknown,
+}
+
+/// A root filesystem.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 #[non_exhaustive]
 pub enum Root {
-    /// A folder on the host, used as it is: the container changes it.
+    /// A directory of the host, which the container changes.
     Directory {
-        /// The folder.
+        /// The directory.
         path: PathBuf,
     },
-    /// Folders that stay as they are, below one that takes the changes.
+    /// An overlay of directories that are not changed and one that takes the changes.
     Overlay {
-        /// The folders that stay as they are, topmost first.
+        /// The directories that are not changed, topmost first.
         lower: Vec<PathBuf>,
-        /// Takes the changes; on the same file system as `work`.
+        /// Takes the changes; on the same filesystem as `work`.
         upper: PathBuf,
-        /// An empty directory the kernel needs.
+        /// An empty directory for the kernel.
         work: PathBuf,
     },
-    /// Something a newer plugin knows.
+    /// Unknown to this version.
     #[serde(other)]
     Unknown,
 }
 
-/// One change to the file system as the container will see it. Paths inside are absolute in its view and
-/// never lead out of its root, whatever symbolic links lie there.
+/// A change to the container's view of the filesystem. Paths of the container are absolute and resolved within its
+/// root, whatever symbolic links are there. Without a root filesystem of the container's own, operations apply to a
+/// private mount namespace; those that would create or change files of the host are refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 #[non_exhaustive]
 pub enum Operation {
-    /// Shows a file or folder of the host inside.
+    /// Bind-mounts a file or directory of the host.
     Bind {
-        /// On the host.
+        /// Path of the host.
         source: PathBuf,
-        /// Inside; made if missing.
+        /// Path of the container; created if missing.
         target: PathBuf,
-        /// With what is mounted below it.
+        /// Whether mounts below the source are included.
         #[serde(default)]
         recursive: bool,
         /// Mount flags: `ro`, `nosuid`, `nodev`, `noexec`, ….
         #[serde(default)]
         flags: BTreeSet<String>,
     },
-    /// Mounts a new file system.
+    /// Bind-mounts what a descriptor of the reply refers to: a file, a directory or a detached mount.
+    BindDescriptor {
+        /// Index of the descriptor in the reply.
+        index: usize,
+        /// Path of the container; created if missing.
+        target: PathBuf,
+        /// Whether mounts below the source are included.
+        #[serde(default)]
+        recursive: bool,
+        /// As for [`Operation::Bind`].
+        #[serde(default)]
+        flags: BTreeSet<String>,
+    },
+    /// Mounts a new filesystem.
     Mount {
         /// Its type: `proc`, `tmpfs`, ….
         fstype: String,
-        /// Inside; made if missing.
+        /// Path of the container; created if missing.
         target: PathBuf,
         /// Mount flags: `ro`, `nosuid`, `nodev`, `noexec`, `strictatime`, ….
         #[serde(default)]
         flags: BTreeSet<String>,
-        /// Options of the file system: `mode=755`, `size=64m`, ….
+        /// Options of the filesystem: `mode=755`, `size=64m`, ….
         #[serde(default)]
         options: Vec<String>,
     },
-    /// Makes a character device.
+    /// Moves a mount to another path of the container.
+    Move {
+        /// Path of the container, at which something is mounted.
+        source: PathBuf,
+        /// Path of the container; created if missing.
+        target: PathBuf,
+    },
+    /// Creates a device node.
     Device {
-        /// Inside; its folder exists or is made.
+        /// Path of the container; its parent directories are created if missing.
         path: PathBuf,
-        /// Major device number.
+        /// Kind of the node.
+        #[serde(default)]
+        kind: DeviceKind,
+        /// Major device number; ignored for a FIFO.
+        #[serde(default)]
         major: u32,
-        /// Minor device number.
+        /// Minor device number; ignored for a FIFO.
+        #[serde(default)]
         minor: u32,
         /// Permission bits.
         mode: u32,
+        /// Owner.
+        #[serde(default)]
+        owner: Owner,
     },
-    /// Makes a symbolic link.
+    /// Creates a symbolic link.
     Symlink {
-        /// Inside; what exists there already stays.
+        /// Path of the container; what exists there is kept.
         path: PathBuf,
-        /// What it points to.
+        /// Target of the link.
         target: PathBuf,
     },
-    /// Makes a folder and those above it.
+    /// Creates a directory and its parents.
     Mkdir {
-        /// Inside.
+        /// Path of the container.
         path: PathBuf,
         /// Permission bits of the last one.
         mode: u32,
+        /// Owner of the last one.
+        #[serde(default)]
+        owner: Owner,
     },
-    /// Hides a file or folder; nothing happens where there is none.
+    /// Creates a regular file, or replaces its content.
+    WriteFile {
+        /// Path of the container; its parent directories are created if missing.
+        path: PathBuf,
+        /// The content.
+        content: String,
+        /// Permission bits.
+        mode: u32,
+        /// Owner.
+        #[serde(default)]
+        owner: Owner,
+    },
+    /// Hides a file or directory; one that does not exist is ignored.
     Mask {
-        /// Inside.
+        /// Path of the container.
         path: PathBuf,
     },
-    /// Makes a file or folder read-only; nothing happens where there is none.
+    /// Makes a file or directory read-only; one that does not exist is ignored.
     ReadOnly {
-        /// Inside.
+        /// Path of the container.
         path: PathBuf,
     },
-    /// Something a newer plugin knows.
+    /// Sets the propagation of the mount at a path.
+    Propagation {
+        /// Path of the container, at which something is mounted.
+        path: PathBuf,
+        /// The propagation.
+        propagation: Propagation,
+        /// Whether it applies to all mounts below.
+        #[serde(default)]
+        recursive: bool,
+    },
+    /// Unknown to this version.
+    #[serde(other)]
+    Unknown,
+}
+
+/// Kind of a device node.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum DeviceKind {
+    /// Character device.
+    #[default]
+    Char,
+    /// Block device.
+    Block,
+    /// Named pipe.
+    Fifo,
+    /// Unknown to this version.
+    #[serde(other)]
+    Unknown,
+}
+
+/// Numeric owner of a file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Owner {
+    /// User id, as the container sees it.
+    pub uid: u32,
+    /// Group id, as the container sees it.
+    pub gid: u32,
+}
+
+/// Propagation of mount events, see mount_namespaces(7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Propagation {
+    /// In no direction.
+    Private,
+    /// From the host into the container.
+    Slave,
+    /// In both directions.
+    Shared,
+    /// In no direction, and cannot be bind-mounted.
+    Unbindable,
+    /// Unknown to this version.
     #[serde(other)]
     Unknown,
 }
 
 /// A pair of resource limits; `None` is unlimited.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct Rlimit {
-    /// Where the kernel stops the process; it may raise this up to `hard`.
+    /// Enforced by the kernel; the process may raise it up to `hard`.
     pub soft: Option<u64>,
-    /// How far it may raise `soft`.
+    /// Upper bound of `soft`.
     pub hard: Option<u64>,
 }

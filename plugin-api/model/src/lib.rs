@@ -17,13 +17,19 @@ mod resources;
 pub mod units;
 
 pub use cgroups::Cgroups;
-pub use container::{Command, Container, ContainerClass, ContainerDetails, LinuxOptions};
+pub use container::{
+    Command, Container, ContainerClass, ContainerDetails, ImageConfig, IpcMode, LinuxOptions, NetworkRequest,
+    Parent, PortMapping, SeccompRequest, Secret, TerminationDetails, Tty, Volume, VolumeSource,
+};
 pub use exchange::{
-    CreateRequest, Limitation, LoggerReply, PrepareReply, RecoverReply, RecoverRequest, Recovered, Status,
-    Stream, UpdateReply, UpdateRequest, Usage, Verdict,
+    AgentInfo, CreateRequest, Limitation, LogFiles, LoggerReply, PrepareReply, RecoverReply, RecoverRequest,
+    Recovered, RemovedRequest, StateReply, Status, Stream, UpdateRequest, Usage, Verdict,
 };
 pub use id::{ContainerId, InvalidId};
-pub use launch::{CommandRewrite, LaunchInfo, Namespace, Operation, Rlimit, Root};
-pub use manifest::{Kind, Manifest, Method, Methods};
+pub use launch::{
+    BpfInstruction, Capabilities, CommandRewrite, DeviceKind, Hook, HookStage, IdMapping, IdMappings,
+    LaunchInfo, Namespace, Operation, Owner, Propagation, Rlimit, Root, Seccomp, TimeOffsets,
+};
+pub use manifest::{FEATURES, Kind, Manifest, Method, Methods};
 pub use resources::{Limit, Resources, Value};
 pub use semver::Version;

@@ -6,6 +6,28 @@ use semver::Version;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
+/// Features of the plugin API that this version knows. An agent refuses to load a plugin that needs another one.
+pub const FEATURES: &[&str] = &[
+    "launch.bind_descriptor",
+    "launch.capabilities",
+    "launch.enter_descriptor",
+    "launch.environment_append",
+    "launch.hooks",
+    "launch.hostname",
+    "launch.id_mappings",
+    "launch.seccomp",
+    "launch.secret_environment",
+    "launch.session_keyring",
+    "launch.sysctls",
+    "launch.time_offsets",
+    "launch.write_file",
+    "limitation.container",
+    "logger.files",
+    "method.removed",
+    "service.leases",
+    "service.state",
+];
+
 /// What a plugin file says of itself, in an ELF note that is read without running plugin code.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Manifest {
@@ -44,6 +66,12 @@ pub struct Manifest {
     /// Plugins that, if in the chain, must come earlier.
     #[serde(default)]
     pub after: Vec<String>,
+    /// Plugins that, if in the chain, must come later.
+    #[serde(default)]
+    pub before: Vec<String>,
+    /// Features of the agent that it cannot do without, see [`FEATURES`].
+    #[serde(default)]
+    pub features: Vec<String>,
     /// A JSON schema of its table in the configuration file.
     #[serde(default)]
     pub config: Json,
@@ -98,11 +126,13 @@ pub enum Method {
     Status,
     /// Undoes `prepare`.
     Cleanup,
+    /// Learns that the container was removed with its sandbox.
+    Removed,
 }
 
 impl Method {
     /// All of them, in the order of a container's life.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Create,
         Self::Recover,
         Self::Prepare,
@@ -113,6 +143,7 @@ impl Method {
         Self::Usage,
         Self::Status,
         Self::Cleanup,
+        Self::Removed,
     ];
 
     /// The name in code, configuration, logs and metrics.
@@ -129,6 +160,7 @@ impl Method {
             Self::Usage => "usage",
             Self::Status => "status",
             Self::Cleanup => "cleanup",
+            Self::Removed => "removed",
         }
     }
 

@@ -114,17 +114,21 @@ fn a_container_is_stopped_at_its_limit_and_its_time_is_counted() {
     // Usage itself is what is waited for: it must rise, and the limit must have been met.
     let usage = loop {
         let usage = world.bench.usage("web").unwrap();
-        if usage.0["cpus_user_time_secs"] + usage.0["cpus_system_time_secs"] >= 0.1
-            && usage.0["cpus_nr_throttled"] >= 3.0
+        if usage.number("cpus_user_time_secs").unwrap() + usage.number("cpus_system_time_secs").unwrap()
+            >= 0.1
+            && usage.number("cpus_nr_throttled").unwrap() >= 3.0
         {
             break usage;
         }
         assert!(child.0.try_wait().unwrap().is_none(), "the shell ended: {usage:?}");
         std::thread::yield_now();
     };
-    assert!(usage.0["cpus_throttled_time_secs"] > 0.0, "{usage:?}");
-    assert!(usage.0["cpus_nr_periods"] >= usage.0["cpus_nr_throttled"], "{usage:?}");
-    assert_eq!((usage.0["processes"], usage.0["threads"]), (1.0, 1.0));
+    assert!(usage.number("cpus_throttled_time_secs").unwrap() > 0.0, "{usage:?}");
+    assert!(
+        usage.number("cpus_nr_periods").unwrap() >= usage.number("cpus_nr_throttled").unwrap(),
+        "{usage:?}"
+    );
+    assert_eq!((usage.number("processes").unwrap(), usage.number("threads").unwrap()), (1.0, 1.0));
     drop(child);
     world.bench.cleanup("web").unwrap();
 }

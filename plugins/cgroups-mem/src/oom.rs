@@ -113,7 +113,8 @@ fn describe(cgroup: &Cgroup) -> Result<Limitation, CgroupError> {
             mebibytes(rss),
             mebibytes(cache)
         ),
-        resources: [("mem".to_owned(), in_mebibytes(peak))].into(),
+        resources: [("mem".to_owned(), Value::Scalar(in_mebibytes(peak)))].into(),
+        container: None,
     })
 }
 

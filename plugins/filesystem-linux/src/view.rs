@@ -53,9 +53,11 @@ pub fn of(container: &Container, sandbox: &Path) -> Vec<Operation> {
     ]);
     operations.extend(DEVICES.map(|(name, major, minor)| Operation::Device {
         path: Path::new("/dev").join(name),
+        kind: DeviceKind::Char,
         major,
         minor,
         mode: 0o666,
+        owner: Owner::default(),
     }));
     operations.extend(
         SYMLINKS.map(|(path, target)| Operation::Symlink { path: path.into(), target: target.into() }),

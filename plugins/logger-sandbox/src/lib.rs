@@ -44,7 +44,7 @@ mod tests {
         assert_eq!(reply.stdin, Stream::Null);
         assert_eq!(reply.stdout, Stream::Path { path: container.sandbox.join("stdout") });
         assert_eq!(reply.stderr, Stream::Path { path: container.sandbox.join("stderr") });
-        assert!(descriptors.is_empty() && reply.state.is_null());
+        assert!(descriptors.is_empty() && reply.state.is_none());
     }
 
     #[test]

@@ -74,7 +74,8 @@ mod tests {
         let (child, pid) = spawn(&format!("({work}); ({work}; echo ready; read end); true"));
         bench.started("web", pid);
         let usage = bench.usage("web").unwrap();
-        let total = usage.0["cpus_user_time_secs"] + usage.0["cpus_system_time_secs"];
+        let seconds = |name| usage.number(name).unwrap();
+        let total = seconds("cpus_user_time_secs") + seconds("cpus_system_time_secs");
         let one = process::tree(pid).unwrap()[0];
         assert!(one.user + one.system > std::time::Duration::ZERO, "the first child was waited for");
         assert!(total > (one.user + one.system).as_secs_f64(), "the second one runs: {usage:?}");

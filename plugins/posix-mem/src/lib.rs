@@ -70,7 +70,7 @@ mod tests {
         let hold = "x=$(head -c 50000000 /dev/zero | tr '\\0' x); echo ready; read end";
         let (child, pid) = spawn(&format!("({hold}); true"));
         bench.started("web", pid);
-        let used = bench.usage("web").unwrap().0["mem_rss_bytes"];
+        let used = bench.usage("web").unwrap().number("mem_rss_bytes").unwrap();
         assert!((5e7..2e8).contains(&used), "{used}");
         assert!(process::tree(pid).unwrap()[0].resident < 20_000_000);
         end(child);

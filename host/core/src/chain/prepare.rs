@@ -31,13 +31,24 @@ impl Chain {
         self.call_each(job, METHOD, sequence, call, |launch, plugin, participant, response| {
             let is_logger = self.logger.as_ref().is_some_and(|logger| logger.name() == plugin.name());
             if is_logger {
-                let reply: LoggerReply = plugin.decode(METHOD, &response)?;
-                participant.state = reply.state.clone();
+                let mut reply: LoggerReply = plugin.decode(METHOD, &response)?;
+                let environment = std::mem::take(&mut reply.environment);
+                launch.plan.merge_environment(plugin.name(), environment, std::iter::empty())?;
+                launch.log_files = reply.files.take();
+                if let Some(state) = reply.state.clone() {
+                    participant.state = state;
+                }
                 launch.stdio = stdio_targets(plugin.name(), reply, response)?;
             } else {
                 let reply: PrepareReply = plugin.decode(METHOD, &response)?;
-                participant.state = reply.state;
-                launch.plan.merge(plugin.name(), reply.launch)?;
+                if let Some(state) = reply.state {
+                    participant.state = state;
+                }
+                let (first, count) = (launch.descriptors.len(), response.descriptors.len());
+                let secrets = reply.launch.secret_environment.clone();
+                launch.plan.merge(plugin.name(), reply.launch, first, count)?;
+                launch.descriptors.extend(response.descriptors);
+                launch.secrets.extend(secrets);
             }
             Ok(())
         })

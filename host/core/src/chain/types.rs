@@ -1,9 +1,10 @@
 //! Data that passes between the chain and its callers.
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use cofferdam_plugin_model::{ContainerDetails, ContainerId};
+use cofferdam_plugin_model::{ContainerDetails, ContainerId, LogFiles};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
@@ -29,12 +30,18 @@ pub struct Participant {
 }
 
 /// What the plugins request for the launch of a container.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct PreparedLaunch {
     /// The merged launch information of the isolators.
     pub plan: LaunchPlan,
+    /// Descriptors of the isolators' replies, which the plan refers to by index.
+    pub descriptors: Vec<OwnedFd>,
+    /// Values of the secret environment variables, which are neither shown nor recorded.
+    pub secrets: BTreeMap<String, String>,
     /// Standard input, output and error, as the logger set them.
     pub stdio: [StdioTarget; 3],
+    /// Files in which the output can be read, if the logger named them.
+    pub log_files: Option<LogFiles>,
 }
 
 /// What a standard stream of a container is connected to.

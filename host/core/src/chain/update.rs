@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use cofferdam_plugin_model::{ContainerDetails, ContainerId, Method, Resources, UpdateReply, UpdateRequest};
+use cofferdam_plugin_model::{ContainerDetails, ContainerId, Method, Resources, StateReply, UpdateRequest};
 use serde_json::Value as Json;
 
 use super::Chain;
@@ -76,7 +76,7 @@ fn update(
     plugin: &Plugin,
     details: &ContainerDetails,
     resources: &Resources,
-) -> Result<UpdateReply, CallError> {
+) -> Result<StateReply, CallError> {
     let request = UpdateRequest { details: details.clone(), resources: resources.clone() };
     plugin.call(job, recoverer, Method::Update, id.as_str(), &request)
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use cofferdam_plugin_model::{ContainerId, Limitation, Resources};
+use cofferdam_plugin_model::{ContainerId, Limitation, Resources, Value};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
@@ -75,7 +75,7 @@ pub struct Cause {
     /// The reason as a sentence.
     pub message: Option<String>,
     /// Usage at the time, for the resources whose limit was exceeded.
-    pub limited: BTreeMap<String, f64>,
+    pub limited: BTreeMap<String, Value>,
 }
 
 impl Cause {

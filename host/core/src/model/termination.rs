@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use cofferdam_plugin_model::Value;
 use serde::{Deserialize, Serialize};
 
 /// How a container ended, as it is kept and reported.
@@ -16,7 +17,7 @@ pub struct Termination {
     /// A sentence for people.
     pub message: Option<String>,
     /// What it used too much of, in the resources' units.
-    pub limited: BTreeMap<String, f64>,
+    pub limited: BTreeMap<String, Value>,
     /// When, in milliseconds since the Unix epoch.
     pub at_unix_ms: u64,
 }

@@ -88,7 +88,7 @@ pub struct UsageView {
     /// When it was read, in seconds since the Unix epoch.
     pub timestamp: f64,
     /// By name, as the Mesos `ResourceStatistics` has them.
-    pub statistics: BTreeMap<String, f64>,
+    pub statistics: BTreeMap<String, Json>,
     /// Which plugin gave each figure.
     pub owners: BTreeMap<String, String>,
     /// Plugins that failed to answer, with why.
@@ -150,4 +150,12 @@ pub struct CallCount {
     pub panics: u64,
     /// Time spent in all of them, in microseconds.
     pub micros: u64,
+}
+
+impl UsageView {
+    /// The number of that name.
+    #[must_use]
+    pub fn number(&self, name: &str) -> Option<f64> {
+        self.statistics.get(name)?.as_f64()
+    }
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cofferdam_plugin_model::{CreateRequest, Kind, Method};
+use cofferdam_plugin_model::{AgentInfo, CreateRequest, Kind, Method};
 
 use super::LoadError;
 use super::health::Lifecycle;
@@ -76,6 +76,8 @@ pub struct PluginEnv<'a> {
     pub runtime_dir: &'a Path,
     /// The agent's work directory.
     pub work_dir: &'a Path,
+    /// What the agent is and provides.
+    pub agent: AgentInfo,
     /// Holds private copies of plugin files.
     pub store: &'a Store,
 }
@@ -131,7 +133,7 @@ fn create_request(name: &str, config: &PluginConfig, env: &PluginEnv<'_>) -> Cre
     CreateRequest {
         config: config.table.clone(),
         name: name.to_owned(),
-        agent: env!("CARGO_PKG_VERSION").to_owned(),
+        agent: env.agent.clone(),
         runtime_directory: env.runtime_dir.join("isolators").join(&directory),
         work_directory: env.work_dir.join("isolators").join(&directory),
     }

@@ -231,6 +231,7 @@ fn command(command: Option<&wire::CommandInfo>) -> Result<(Command, Vec<Uri>)> {
         value: command.value.clone(),
         arguments: command.arguments.clone(),
         environment,
+        secrets: BTreeMap::new(),
         user: command.user.clone(),
         working_directory: command.working_directory.clone().map(PathBuf::from),
     };
@@ -353,30 +354,31 @@ pub fn from_request(request: &Request) -> wire::LaunchContainer {
 
 /// Amounts as the wire has them.
 pub(crate) fn wire_resources(resources: &Resources) -> Vec<wire::Resource> {
-    let requests = resources.requests.iter();
-    requests
-        .filter_map(|(name, value)| {
-            let name = name.clone();
-            Some(match value {
-                Value::Scalar(amount) => wire::Resource::scalar(name, *amount),
-                Value::Ranges(ranges) => wire::Resource {
-                    name,
-                    kind: wire::ResourceKind::Ranges,
-                    ranges: Some(wire::Ranges {
-                        range: ranges.iter().map(|&(begin, end)| wire::Range { begin, end }).collect(),
-                    }),
-                    ..wire::Resource::default()
-                },
-                Value::Set(item) => wire::Resource {
-                    name,
-                    kind: wire::ResourceKind::Set,
-                    set: Some(wire::Set { item: item.clone() }),
-                    ..wire::Resource::default()
-                },
-                _ => return None,
-            })
-        })
-        .collect()
+    resources.requests.iter().filter_map(|(name, value)| wire_resource(name, value)).collect()
+}
+
+/// One amount as the wire has it. `None` if it cannot be expressed there.
+pub(crate) fn wire_resource(name: &str, value: &Value) -> Option<wire::Resource> {
+    let name = name.to_owned();
+    Some(match value {
+        Value::Scalar(amount) if !amount.is_finite() => return None,
+        Value::Scalar(amount) => wire::Resource::scalar(name, *amount),
+        Value::Ranges(ranges) => wire::Resource {
+            name,
+            kind: wire::ResourceKind::Ranges,
+            ranges: Some(wire::Ranges {
+                range: ranges.iter().map(|&(begin, end)| wire::Range { begin, end }).collect(),
+            }),
+            ..wire::Resource::default()
+        },
+        Value::Set(item) => wire::Resource {
+            name,
+            kind: wire::ResourceKind::Set,
+            set: Some(wire::Set { item: item.clone() }),
+            ..wire::Resource::default()
+        },
+        _ => return None,
+    })
 }
 
 /// Limits as the wire has them.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value as Json, json};
 
-use super::launch::{from_request, wire_id, wire_limits, wire_resources};
+use super::launch::{from_request, wire_id, wire_limits, wire_resource, wire_resources};
 use super::types as wire;
 use crate::config::Config;
 use cofferdam_core::model::view::{Inspection, PluginView, StatusView, Summary, UsageView};
@@ -27,8 +27,8 @@ pub(super) fn termination(ended: &Termination) -> wire::Termination {
             (Some(State::TaskLost), Some(wire::Reason::ReasonAgentRestarted))
         }
     };
-    let limited = ended.limited.iter().filter(|(_, amount)| amount.is_finite());
-    let resources: Vec<_> = limited.map(|(name, amount)| wire::Resource::scalar(name, *amount)).collect();
+    let resources: Vec<_> =
+        ended.limited.iter().filter_map(|(name, value)| wire_resource(name, value)).collect();
     wire::Termination {
         exit_status: ended.status,
         state,
@@ -82,19 +82,22 @@ pub(super) fn container_status(summary: &Summary, view: Option<&StatusView>) -> 
     status
 }
 
-/// What a container uses. Plugins give plain numbers; each becomes what the wire has under its name.
+/// What a container uses. Numbers become what the wire has under their name; structured values must fit as they are.
 pub(super) fn statistics(view: &UsageView) -> wire::ResourceStatistics {
     let fits = |name: &str, number: &Json| {
         serde_json::from_value::<wire::ResourceStatistics>(json!({"timestamp": 0, name: number})).is_ok()
     };
     let mut entries = Map::new();
-    for (name, &number) in view.statistics.iter().filter(|(name, _)| *name != "timestamp") {
-        let forms = [exact(number), exact(number.round())];
+    for (name, value) in view.statistics.iter().filter(|(name, _)| *name != "timestamp") {
+        let forms = match value.as_f64() {
+            Some(number) => [exact(number), exact(number.round())],
+            None => [Some(value.clone()), None],
+        };
         match forms.into_iter().flatten().find(|form| fits(name, form)) {
             Some(form) => {
                 entries.insert(name.clone(), form);
             }
-            None => tracing::debug!(name, number, "a statistic does not fit the wire"),
+            None => tracing::debug!(name, %value, "a statistic does not fit the wire"),
         }
     }
     entries.insert("timestamp".to_owned(), json!(finite(view.timestamp)));
@@ -234,19 +237,20 @@ fn time(unix_ms: u64) -> wire::TimeInfo {
 
 #[cfg(test)]
 mod tests {
+    use cofferdam_core::model::Value;
+
     use super::*;
 
     #[test]
     fn numbers_of_plugins_become_what_the_wire_has_under_their_names() {
         let statistics = BTreeMap::from([
-            ("mem_rss_bytes".to_owned(), 4096.0),
-            ("mem_limit_bytes".to_owned(), 1e30),
-            ("cpus_nr_periods".to_owned(), 7.4),
-            ("cpus_user_time_secs".to_owned(), 2.0),
-            ("cpus_limit".to_owned(), f64::NAN),
-            ("cpus_system_time_secs".to_owned(), f64::INFINITY),
-            ("acme_widgets".to_owned(), 1.5),
-            ("timestamp".to_owned(), 99.0),
+            ("mem_rss_bytes".to_owned(), json!(4096.0)),
+            ("mem_limit_bytes".to_owned(), json!(1e30)),
+            ("cpus_nr_periods".to_owned(), json!(7.4)),
+            ("cpus_user_time_secs".to_owned(), json!(2.0)),
+            ("cpus_limit".to_owned(), json!("many")),
+            ("acme_widgets".to_owned(), json!(1.5)),
+            ("timestamp".to_owned(), json!(99.0)),
         ]);
         let view = UsageView { timestamp: 5.5, statistics, ..UsageView::default() };
         let wire = serde_json::to_value(super::statistics(&view)).unwrap();
@@ -268,7 +272,10 @@ mod tests {
         let limited = |word: &str| Termination {
             status: Some(9),
             reason: Some(Reason::Limitation(word.to_owned())),
-            limited: BTreeMap::from([("mem".to_owned(), 65.5), ("odd".to_owned(), f64::NAN)]),
+            limited: BTreeMap::from([
+                ("mem".to_owned(), Value::Scalar(65.5)),
+                ("odd".to_owned(), Value::Scalar(f64::NAN)),
+            ]),
             ..Termination::default()
         };
         let wire = serde_json::to_value(termination(&limited("REASON_CONTAINER_LIMITATION_MEMORY"))).unwrap();

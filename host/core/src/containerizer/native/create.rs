@@ -24,7 +24,7 @@ pub(super) fn create(
     let id = handle.id().clone();
     let record = handle.record();
     let parent_record = parent.as_ref().map(|parent| parent.record());
-    let SequenceOutcome { participants, result: PreparedLaunch { plan, stdio }, .. } = prepared;
+    let SequenceOutcome { participants, result: PreparedLaunch { plan, stdio, .. }, .. } = prepared;
     let namespaces = init_plan::namespaces(&plan);
     let init_plan = init_plan::build(&record, &plan, parent_record.as_deref(), shared.nofile)
         .map_err(|reason| LaunchError::Plan { id: id.clone(), reason })?;

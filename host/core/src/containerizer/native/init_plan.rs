@@ -121,7 +121,7 @@ pub(super) fn entries(record: &Record<NativeRecord>) -> Vec<PlanEntry> {
 }
 
 /// What plugins are told of the host's control groups.
-pub(super) fn cgroups(found: &Cgroups, path: PathBuf) -> model::Cgroups {
+pub(crate) fn cgroups(found: &Cgroups, path: PathBuf) -> model::Cgroups {
     let mut v1 = BTreeMap::new();
     for hierarchy in &found.legacy {
         for controller in &hierarchy.controllers {
@@ -223,49 +223,61 @@ fn root(entry: &Owned<model::Root>) -> Result<Root, String> {
             // What a container writes into its root ends with it.
             volatile: true,
         }),
-        _ => Err(format!("`{}` asks for an unknown kind of root", entry.owner)),
+        _ => Err(format!("`{}` requests an unknown kind of root", entry.owner)),
     }
 }
 
 fn operation(entry: &Owned<model::Operation>) -> Result<Operation, String> {
-    use model::Operation as Wish;
+    use model::Operation as Requested;
     let owner = &entry.owner;
     let absolute = |path: &Path| {
         if path.is_absolute() {
             Ok(path.to_owned())
         } else {
-            Err(format!("`{owner}` asks for `{}`, which is not absolute", path.display()))
+            Err(format!("`{owner}` requests `{}`, which is not absolute", path.display()))
         }
     };
     Ok(match &entry.value {
-        Wish::Bind { source, target, recursive, flags } => Operation::Bind {
+        Requested::Bind { source, target, recursive, flags } => Operation::Bind {
             source: absolute(source)?,
             target: absolute(target)?,
             attributes: attributes(owner, flags)?,
             recursive: *recursive,
         },
-        Wish::Mount { fstype, target, flags, options } => Operation::Filesystem {
+        Requested::Mount { fstype, target, flags, options } => Operation::Filesystem {
             kind: fstype.into(),
             target: absolute(target)?,
             attributes: attributes(owner, flags)?,
             options: options.iter().map(|option| mount_option(option)).collect(),
         },
-        Wish::Device { path, major, minor, mode } => Operation::Device {
+        Requested::Device { path, kind, major, minor, mode, .. } => Operation::Device {
             path: absolute(path)?,
-            mode: libc::S_IFCHR | (mode & 0o7777),
+            mode: device_type(owner, *kind)? | (mode & 0o7777),
             major: *major,
             minor: *minor,
         },
-        Wish::Symlink { path, target } => {
+        Requested::Symlink { path, target } => {
             Operation::Symlink { path: absolute(path)?, target: target.clone() }
         }
-        Wish::Mkdir { path, mode } => {
-            Operation::Directory { path: absolute(path)?, mode: mode & 0o7777, uid: 0, gid: 0 }
-        }
-        Wish::Mask { path } => Operation::Mask { path: absolute(path)? },
-        Wish::ReadOnly { path } => Operation::ReadOnly { path: absolute(path)? },
-        _ => return Err(format!("`{owner}` asks for an unknown operation")),
+        Requested::Mkdir { path, mode, owner } => Operation::Directory {
+            path: absolute(path)?,
+            mode: mode & 0o7777,
+            uid: owner.uid,
+            gid: owner.gid,
+        },
+        Requested::Mask { path } => Operation::Mask { path: absolute(path)? },
+        Requested::ReadOnly { path } => Operation::ReadOnly { path: absolute(path)? },
+        _ => return Err(format!("`{owner}` requests an unknown operation")),
     })
+}
+
+fn device_type(owner: &str, kind: model::DeviceKind) -> Result<u32, String> {
+    match kind {
+        model::DeviceKind::Char => Ok(libc::S_IFCHR),
+        model::DeviceKind::Block => Ok(libc::S_IFBLK),
+        model::DeviceKind::Fifo => Ok(libc::S_IFIFO),
+        _ => Err(format!("`{owner}` requests an unknown kind of device")),
+    }
 }
 
 fn mount_option(option: &str) -> MountOption {
@@ -286,7 +298,7 @@ fn attributes<'a>(owner: &str, flags: impl IntoIterator<Item = &'a String>) -> R
             "noatime" => Attributes::NO_ATIME,
             "strictatime" => Attributes::STRICT_ATIME,
             "nosymfollow" => Attributes::NO_SYMFOLLOW,
-            other => return Err(format!("`{owner}` asks for the unknown mount flag `{other}`")),
+            other => return Err(format!("`{owner}` requests the unknown mount flag `{other}`")),
         }))
     })
 }
@@ -319,13 +331,13 @@ fn limit((name, entry): (&String, &Owned<model::Rlimit>)) -> Result<Limit, Strin
         "NICE" => libc::RLIMIT_NICE,
         "RTPRIO" => libc::RLIMIT_RTPRIO,
         "RTTIME" => libc::RLIMIT_RTTIME,
-        other => return Err(format!("`{owner}` asks for the unknown resource limit `{other}`")),
+        other => return Err(format!("`{owner}` requests the unknown resource limit `{other}`")),
     };
     let soft = entry.value.soft.unwrap_or(u64::MAX);
     let hard = entry.value.hard.unwrap_or(u64::MAX);
     if soft > hard {
         return Err(format!(
-            "`{owner}` asks for a soft limit of {soft} above the hard one of {hard} for {name}"
+            "`{owner}` requests a soft limit of {soft} above the hard one of {hard} for {name}"
         ));
     }
     Ok(Limit { resource, soft, hard })
@@ -338,7 +350,7 @@ fn capabilities(merged: &LaunchPlan) -> Result<Option<Capabilities>, String> {
             .map(|entry| {
                 entry.value.iter().try_fold(0u64, |set, name| {
                     let bit = cofferdam_linux::capability::number(name).ok_or_else(|| {
-                        format!("`{}` asks for the unknown capability `{name}`", entry.owner)
+                        format!("`{}` requests the unknown capability `{name}`", entry.owner)
                     })?;
                     Ok::<u64, String>(set | 1 << bit)
                 })

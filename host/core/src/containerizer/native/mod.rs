@@ -51,6 +51,7 @@ use crate::model::{
 };
 use crate::plugin::CallError;
 
+pub(crate) use init_plan::cgroups as plugin_cgroups;
 pub use record::NativeRecord;
 pub(crate) use record::NativeTable;
 pub(crate) use recoverer::TableRecoverer;

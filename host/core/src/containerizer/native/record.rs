@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use cofferdam_plugin_model::{Cgroups, ContainerDetails, Resources};
+use cofferdam_plugin_model::{Cgroups, ContainerDetails, Resources, TerminationDetails};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
@@ -56,10 +56,22 @@ impl Handle {
         ContainerContext {
             id: record.id.clone(),
             details: ContainerDetails {
+                class: record.request.class,
                 pid: record.process.map(|process| process.pid),
+                uid: record.uid,
+                gid: record.gid,
                 sandbox: record.sandbox.clone(),
                 scratch: record.part.scratch.clone(),
+                rootfs: record.request.rootfs.clone(),
                 cgroups: record.part.cgroups.clone(),
+                shares_cgroups: record.shares_cgroups(),
+                resources: record.resources.clone(),
+                labels: record.request.labels.clone(),
+                termination: record.cause.as_ref().map(|cause| TerminationDetails {
+                    status: None,
+                    reason: cause.reason.as_ref().map(|reason| reason.mesos_name().to_owned()),
+                    message: cause.message.clone(),
+                }),
                 state: Json::Null,
             },
             participants: record.part.participants.clone(),

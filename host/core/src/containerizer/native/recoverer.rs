@@ -38,7 +38,6 @@ impl Recoverer for TableRecoverer {
                             state: participant.state.clone(),
                             ..handle.context().details
                         },
-                        resources: record.resources.clone(),
                         written_by: (!participant.state.is_null()).then(|| participant.version.clone()),
                     });
                 }
