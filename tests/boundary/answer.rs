@@ -65,7 +65,7 @@ async fn an_operation_or_a_namespace_that_came_after_this_agent() {
         let scene = Scene::new("prepare", act, json!({}));
         let agent = scene.world.start().await.unwrap();
         let asks =
-            format!("`rude/fault` asks for a `{what}` that this agent does not know; upgrade the agent");
+            format!("`rude/fault` requests a `{what}` that this agent does not know; upgrade the agent");
         says(&refusal(&agent, brief("web")).await, &[&asks]);
         lives(&agent).await;
     }

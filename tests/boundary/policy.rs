@@ -15,7 +15,7 @@ async fn two_that_claim_one_field_are_both_named() {
     let agent = world.start().await.unwrap();
     let text = refusal(&agent, brief("web")).await;
     let both =
-        "`environment.GREETING` is claimed by both `rude/fault` (go away) and `example/greeting` (welcome)";
+        "`environment.GREETING` is set by both `rude/fault` (go away) and `example/greeting` (welcome)";
     says(&text, &["the plugin chain failed for container `web`", both]);
 
     world.config.isolators[0].table = json!({ "environment": { "GREETING": "welcome" } });
