@@ -1,0 +1,104 @@
+//! Pages in Markdown: links and file names in them must lead somewhere.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
+}
+
+/// Every page of the workspace with its text, except those of the build directory.
+fn pages() -> Vec<(PathBuf, String)> {
+    fn collect(directory: &Path, found: &mut Vec<(PathBuf, String)>) {
+        for entry in fs::read_dir(directory).expect("a directory").flatten() {
+            let path = entry.path();
+            let is_hidden = entry.file_name().to_string_lossy().starts_with('.');
+            if path.is_dir() && !is_hidden && entry.file_name() != "target" {
+                collect(&path, found);
+            } else if path.extension().is_some_and(|extension| extension == "md") {
+                let text = fs::read_to_string(&path).expect("a readable page");
+                found.push((path, text));
+            }
+        }
+    }
+    let mut found = Vec::new();
+    collect(&root(), &mut found);
+    assert!(found.len() > 10, "only {} pages", found.len());
+    found
+}
+
+fn name(page: &Path) -> String {
+    page.strip_prefix(root()).expect("a page of the workspace").display().to_string()
+}
+
+/// A page without its code blocks.
+fn without_blocks(page: &str) -> String {
+    page.split("```").step_by(2).collect()
+}
+
+/// The targets of a page's links, as in `[text](target)`.
+fn links(page: &str) -> Vec<String> {
+    let text: String = without_blocks(page).split('`').step_by(2).collect();
+    text.split("](").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0.to_owned())).collect()
+}
+
+/// The code spans of a page.
+fn code_spans(page: &str) -> Vec<String> {
+    without_blocks(page).split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+/// Whether a page has the heading that a link calls `anchor`: the name that GitHub derives from it.
+fn has_heading(page: &str, anchor: &str) -> bool {
+    let anchor_of = |heading: &str| {
+        let kept = heading.trim().chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+        kept.map(|c| if c == ' ' { '-' } else { c.to_ascii_lowercase() }).collect::<String>()
+    };
+    let text = without_blocks(page);
+    let mut headings = text.lines().filter(|line| line.starts_with('#'));
+    headings.any(|line| anchor_of(line.trim_start_matches('#')) == anchor)
+}
+
+/// Whether a relative link on a page leads to a file and, if it names one, to a heading.
+fn leads_somewhere(page: &Path, target: &str) -> bool {
+    let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
+    let file = if file.is_empty() { page.to_owned() } else { page.with_file_name("").join(file) };
+    file.exists()
+        && (anchor.is_empty() || fs::read_to_string(&file).is_ok_and(|text| has_heading(&text, anchor)))
+}
+
+#[test]
+fn links_lead_somewhere() {
+    let mut broken = Vec::new();
+    let mut checked = 0;
+    for (page, text) in pages() {
+        for target in links(&text).into_iter().filter(|target| !target.contains("://")) {
+            checked += 1;
+            if !leads_somewhere(&page, &target) {
+                broken.push(format!("{}: {target}", name(&page)));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "links that lead nowhere: {broken:#?}");
+    assert!(checked > 10, "only {checked} links were found");
+}
+
+/// A code span such as `docs/api.md` names a file; one with `*` names those of a directory.
+#[test]
+fn files_that_are_named_exist() {
+    const DIRECTORIES: [&str; 6] = ["docs/", "examples/", "host/", "plugin-api/", "plugins/", "tests/"];
+    let mut missing = Vec::new();
+    for (page, text) in pages() {
+        // A changelog also names what is gone.
+        if page.ends_with("CHANGELOG.md") {
+            continue;
+        }
+        for span in code_spans(&text) {
+            let is_path = DIRECTORIES.iter().any(|directory| span.starts_with(directory));
+            let path = span.split([' ', '*', ':']).next().unwrap_or_default();
+            if is_path && !root().join(path).exists() {
+                missing.push(format!("{}: {span}", name(&page)));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "files that are named and do not exist: {missing:#?}");
+}
