@@ -1,4 +1,4 @@
-//! Which boot of the machine this is, so that a pid written down before a reboot is not believed after it.
+//! Identifies the current boot, so that a pid recorded before a reboot is not used after it.
 
 use std::fmt;
 use std::fs;
@@ -6,7 +6,7 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
-/// The random id the kernel draws at every boot, as printed by `/proc/sys/kernel/random/boot_id`.
+/// The random id that the kernel generates at every boot, from `/proc/sys/kernel/random/boot_id`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct BootId(String);
 
@@ -34,7 +34,7 @@ mod tests {
     use super::BootId;
 
     #[test]
-    fn one_boot_has_one_id() {
+    fn the_boot_id_is_constant() {
         let id = BootId::current().unwrap();
         assert_eq!(id, BootId::current().unwrap());
         assert_eq!(id.as_str().len(), "00000000-0000-0000-0000-000000000000".len());

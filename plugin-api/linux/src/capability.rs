@@ -1,6 +1,6 @@
-//! Names of capabilities, and their numbers.
+//! Names and numbers of capabilities.
 
-/// By number, as in `linux/capability.h`, without the prefix `CAP_`.
+/// Indexed by number, as in `linux/capability.h`, without the prefix `CAP_`.
 const NAMES: [&str; 41] = [
     "CHOWN",
     "DAC_OVERRIDE",
@@ -45,7 +45,7 @@ const NAMES: [&str; 41] = [
     "CHECKPOINT_RESTORE",
 ];
 
-/// The number of a capability: `NET_RAW`, with or without `CAP_` before it.
+/// The number of a capability such as `NET_RAW`, with or without the prefix `CAP_`.
 #[must_use]
 pub fn number(name: &str) -> Option<usize> {
     let name = name.strip_prefix("CAP_").unwrap_or(name);

@@ -1,8 +1,8 @@
-//! A program kept in sealed memory, from which it can be executed but by nobody changed.
+//! A program in sealed memory: executable, and immutable.
 //!
-//! A process inside a container can reach the file it was started from by `/proc/self/exe`, and a container
-//! that could write there would own every later one (CVE-2019-5736). A sealed memory file has no path, cannot
-//! be written through any descriptor, and its pages are shared by all processes executing it.
+//! A process in a container can reach the file it was started from as `/proc/self/exe`, and a container that could
+//! write to it would control every later one (CVE-2019-5736). A sealed memory file has no path, cannot be written
+//! through any descriptor, and its pages are shared by all processes that execute it.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -18,9 +18,10 @@ pub struct Image {
 }
 
 impl Image {
-    /// Copies `program`, an ELF file's bytes, into memory and seals it. `name` is for `/proc/PID/maps` only.
+    /// Copies `program`, the content of an ELF file, into memory and seals it. `name` only appears in
+    /// `/proc/PID/maps`.
     pub fn seal(name: &str, program: &[u8]) -> io::Result<Self> {
-        // Kernels before 6.3 do not know the flag; from 6.3 on some are set up to insist on it.
+        // Kernels before 6.3 do not know MFD_EXEC; later ones can be configured to require it.
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let memory = match memfd_create(name, flags | MemfdFlags::EXEC) {
             Err(Errno::INVAL) => memfd_create(name, flags)?,

@@ -1,10 +1,10 @@
-//! The kernel in safe words: no policy, no state, no async.
+//! Safe interfaces to the Linux kernel: cgroups, namespaces, pidfds, process creation. No policy, state or async.
 //!
-//! Linked into the host and into every plugin that wants it, so nothing here may remember anything: several
-//! copies of this crate live in one process, and they must not be able to disagree.
+//! The agent and every plugin that uses this crate link their own copy of it, so nothing here may have state: the
+//! copies in one process could disagree.
 //!
-//! `unsafe` is denied, and reopened in two rooms: `birth/clone.rs`, because between clone3(2) and execveat(2)
-//! there is nothing safe to stand on, and `signal.rs`, for the numbers that have no name.
+//! `unsafe` is denied except in two modules: `spawn/clone.rs`, because no safe code can run between clone3(2) and
+//! execveat(2), and `signal.rs`, for signal numbers that have no name.
 
 #![deny(unsafe_code)]
 #![warn(missing_docs)]

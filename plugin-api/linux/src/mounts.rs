@@ -9,32 +9,32 @@ use std::path::PathBuf;
 /// One mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
-    /// Its id, unique while it lasts.
+    /// Its id, unique while the mount exists.
     pub id: u64,
     /// The id of the mount it is attached to.
     pub parent: u64,
-    /// Device number of the file system: major, minor.
+    /// Device number of the file system: major and minor.
     pub device: (u32, u32),
     /// Which directory of the file system is mounted.
     pub root: PathBuf,
-    /// Where, seen from the reading process's root.
+    /// Mount point, relative to the root of the reading process.
     pub target: PathBuf,
-    /// Options of this mount, as `ro` or `nosuid`.
+    /// Options of this mount, such as `ro` or `nosuid`.
     pub options: Vec<String>,
     /// The peer group it shares events with, if it is shared.
     pub shared: Option<u64>,
     /// The peer group it receives events from, if it is a slave.
     pub master: Option<u64>,
-    /// The type of the file system, as `ext4` or `cgroup2`.
+    /// Type of the file system, such as `ext4` or `cgroup2`.
     pub kind: String,
-    /// What was mounted, as a device or `none`.
+    /// What is mounted, such as a device or `none`.
     pub source: OsString,
     /// Options of the file system.
     pub super_options: Vec<String>,
 }
 
 impl Mount {
-    /// Reads one line of mountinfo. `None` if it is not one.
+    /// Parses a line of mountinfo. `None` if it is malformed.
     pub fn parse(line: &str) -> Option<Self> {
         let mut fields = line.split(' ');
         let id = fields.next()?.parse().ok()?;
@@ -48,7 +48,7 @@ impl Mount {
             match fields.next()?.split_once(':') {
                 Some(("shared", group)) => shared = Some(group.parse().ok()?),
                 Some(("master", group)) => master = Some(group.parse().ok()?),
-                // Optional fields may be added by any kernel; a lone hyphen ends them.
+                // Kernels may add optional fields; a single hyphen ends them.
                 Some(_) => {}
                 None => break,
             }
@@ -69,12 +69,12 @@ impl Mount {
     }
 }
 
-/// The mounts that the calling process sees, in the order the kernel prints them.
+/// The mounts in the mount namespace of the calling process, in the order of the kernel.
 pub fn mounts() -> io::Result<Vec<Mount>> {
     Ok(parse(&fs::read_to_string("/proc/self/mountinfo")?))
 }
 
-/// Reads a whole table. Lines that are none are skipped.
+/// Parses a mount table. Malformed lines are skipped.
 pub fn parse(table: &str) -> Vec<Mount> {
     table.lines().filter_map(Mount::parse).collect()
 }
@@ -83,7 +83,7 @@ fn list(field: &str) -> Vec<String> {
     field.split(',').map(str::to_owned).collect()
 }
 
-/// Undoes the kernel's `\ooo` for space, tab, newline and backslash.
+/// Decodes the kernel's `\ooo` for space, tab, newline and backslash.
 fn unescape(field: &str) -> OsString {
     let bytes = field.as_bytes();
     let mut plain = Vec::with_capacity(bytes.len());
@@ -115,7 +115,7 @@ mod tests {
     use super::{Mount, mounts, unescape};
 
     #[test]
-    fn a_line_of_the_manual_page_is_read() {
+    fn the_example_of_the_manual_page_is_parsed() {
         let line =
             r"36 35 98:0 /mnt1 /mnt\0402 rw,noatime shared:7 master:1 - ext3 /dev/root rw,errors=continue";
         let mount = Mount::parse(line).unwrap();
@@ -138,21 +138,21 @@ mod tests {
     }
 
     #[test]
-    fn the_own_table_has_a_root() {
+    fn the_table_of_this_process_has_a_root() {
         assert!(mounts().unwrap().iter().any(|mount| mount.target.as_os_str() == "/"));
     }
 
     proptest! {
         #[test]
-        fn any_line_is_read_or_refused(line in ".*") {
-            // Reading must neither panic nor invent: what is read has all its fields.
+        fn any_line_is_parsed_or_refused(line in ".*") {
+            // Must not panic, and a parsed line has all fields.
             if let Some(mount) = Mount::parse(&line) {
                 prop_assert!(!mount.options.is_empty());
             }
         }
 
         #[test]
-        fn escaping_is_undone(path in "[ -~\n\t]*") {
+        fn escapes_are_decoded(path in "[ -~\n\t]*") {
             let escaped: String = path
                 .chars()
                 .map(|c| if " \t\n\\".contains(c) { format!("\\{:03o}", c as u32) } else { c.to_string() })

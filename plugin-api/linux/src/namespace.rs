@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// One kind of namespace, named as in `/proc/PID/ns`'s manual page.
+/// A kind of namespace, named as in namespaces(7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Namespace {
@@ -27,7 +27,7 @@ pub enum Namespace {
 }
 
 impl Namespace {
-    /// Every kind, in the order of their names.
+    /// All kinds, sorted by name.
     pub const ALL: [Self; 8] =
         [Self::Cgroup, Self::Ipc, Self::Mount, Self::Network, Self::Pid, Self::Time, Self::User, Self::Uts];
 
@@ -70,13 +70,13 @@ impl fmt::Display for Namespace {
     }
 }
 
-/// A set of kinds of namespaces. On the wire a list of names.
+/// A set of kinds of namespaces. Serialised as a list of names.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(from = "Vec<Namespace>", into = "Vec<Namespace>")]
 pub struct Namespaces(u64);
 
 impl Namespaces {
-    /// The set without members.
+    /// The empty set.
     pub const EMPTY: Self = Self(0);
 
     /// Whether `kind` is a member.
@@ -84,13 +84,13 @@ impl Namespaces {
         self.0 & kind.bit() != 0
     }
 
-    /// This set and `kind`.
+    /// This set with `kind`.
     #[must_use]
     pub const fn with(self, kind: Namespace) -> Self {
         Self(self.0 | kind.bit())
     }
 
-    /// This set but for `kind`.
+    /// This set without `kind`.
     #[must_use]
     pub const fn without(self, kind: Namespace) -> Self {
         Self(self.0 & !kind.bit())
@@ -108,7 +108,7 @@ impl Namespaces {
         Self(self.0 & other.0)
     }
 
-    /// Whether there is no member.
+    /// Whether the set is empty.
     pub const fn is_empty(self) -> bool {
         self.0 == 0
     }
@@ -118,7 +118,7 @@ impl Namespaces {
         self.0
     }
 
-    /// The members, in the order of their names.
+    /// The members, sorted by name.
     pub fn iter(self) -> impl Iterator<Item = Namespace> {
         Namespace::ALL.into_iter().filter(move |kind| self.contains(*kind))
     }
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_set_travels_as_names() {
+    fn a_set_is_serialised_as_names() {
         let set = Namespaces::EMPTY.with(Namespace::Pid).with(Namespace::Mount);
         let wire = serde_json::to_string(&set).unwrap();
         assert_eq!(wire, r#"["mount","pid"]"#);

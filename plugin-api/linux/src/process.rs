@@ -1,4 +1,4 @@
-//! Processes known by pidfd, because a pid may belong to somebody else by the time it is used.
+//! Processes identified by pidfd, because a pid can be reused by another process at any time.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -19,19 +19,19 @@ pub struct Process {
     start_time: u64,
 }
 
-/// How a process ended, as waitid(2) tells its parent.
+/// How a process ended, from waitid(2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
-    /// It exited with this status.
+    /// Exited with this status.
     Exited(i32),
-    /// This signal killed it.
+    /// Killed by this signal.
     Killed(i32),
 }
 
 impl Process {
-    /// Opens process `pid`, provided it is still the one that started at `start_time`.
+    /// Opens process `pid` if it is the one that started at `start_time`.
     ///
-    /// `start_time` is as [`Process::start_time`] gave it, in this boot of the machine.
+    /// `start_time` is a value of [`Process::start_time`] in the current boot.
     pub fn open(pid: i32, start_time: u64) -> Result<Self, ProcessError> {
         let process = Self::open_any(pid)?;
         if process.start_time != start_time {
@@ -40,7 +40,7 @@ impl Process {
         Ok(process)
     }
 
-    /// Opens whatever process has `pid` now.
+    /// Opens the process that currently has `pid`.
     pub fn open_any(pid: i32) -> Result<Self, ProcessError> {
         let gone = || ProcessError::Gone { pid };
         let raw = Pid::from_raw(pid).filter(|_| pid > 0).ok_or_else(gone)?;
@@ -51,12 +51,12 @@ impl Process {
         Self::from_pidfd(pid, pidfd)
     }
 
-    /// A process from a pidfd and the pid it stands for.
+    /// A process from a pidfd and its pid.
     pub(crate) fn from_pidfd(pid: i32, pidfd: OwnedFd) -> Result<Self, ProcessError> {
         let start_time = Stat::read(pid)?.start_time;
         let process = Self { pidfd, pid, start_time };
-        // The number may have changed hands between the pidfd and the reading; if the pidfd still stands for a
-        // process, reaped or not by its parent, then it had not.
+        // The pid could have been reused before its start time was read. It was not if the process of the pidfd has
+        // not been reaped yet.
         match process.signal(0) {
             Ok(()) => Ok(process),
             Err(_) => Err(ProcessError::Gone { pid }),
@@ -69,29 +69,29 @@ impl Process {
         let info = fs::read_to_string(format!("/proc/self/fdinfo/{number}"))
             .map_err(|source| ProcessError::Pidfd { source })?;
         let pid = info.lines().find_map(|line| line.strip_prefix("Pid:"));
-        // -1 stands for a process that was reaped.
+        // -1: the process has been reaped.
         match pid.and_then(|pid| pid.trim().parse().ok()) {
             Some(pid) if pid > 0 => Self::from_pidfd(pid, pidfd),
             pid => Err(ProcessError::Gone { pid: pid.unwrap_or(0) }),
         }
     }
 
-    /// Its pid in the caller's pid namespace, for showing and for files in `/proc`.
+    /// Its pid in the caller's pid namespace, for display and for files in `/proc`.
     pub fn pid(&self) -> i32 {
         self.pid
     }
 
-    /// When it started, in clock ticks since boot. Together with the boot and the pid this names it for ever.
+    /// Its start time in clock ticks since boot. With the boot id and the pid, this identifies the process.
     pub fn start_time(&self) -> u64 {
         self.start_time
     }
 
-    /// Another handle on the same process.
+    /// Another handle of the same process.
     pub fn try_clone(&self) -> io::Result<Self> {
         Ok(Self { pidfd: self.pidfd.try_clone()?, pid: self.pid, start_time: self.start_time })
     }
 
-    /// Sends a signal by number: 1 to 64, or 0 to ask only whether it may be signalled.
+    /// Sends a signal by number: 1 to 64, or 0 to only check whether a signal could be sent.
     pub fn signal(&self, signal: i32) -> Result<(), ProcessError> {
         signal::send(self.as_fd(), signal).map_err(|source| match source.raw_os_error() {
             Some(libc::ESRCH) => ProcessError::Gone { pid: self.pid },
@@ -100,7 +100,7 @@ impl Process {
         })
     }
 
-    /// Sends SIGKILL. A process that is gone already is no error.
+    /// Sends SIGKILL. It is not an error if the process has already ended.
     pub fn kill(&self) -> Result<(), ProcessError> {
         match self.signal(libc::SIGKILL) {
             Ok(()) | Err(ProcessError::Gone { .. }) => Ok(()),
@@ -108,17 +108,17 @@ impl Process {
         }
     }
 
-    /// Whether it has ended, reaped or not.
+    /// Whether the process has ended, reaped or not.
     pub fn has_ended(&self) -> io::Result<bool> {
         self.wait(Some(Duration::ZERO))
     }
 
-    /// Waits until it has ended, at most `patience` if given. Whether it has.
+    /// Waits until the process has ended, at most `timeout` if given. Returns whether it has.
     ///
-    /// Works on any process, not only on children; to wait without a thread poll the descriptor
+    /// Works for any process, not only for children. To wait without blocking a thread, poll the descriptor
     /// ([`AsFd`]) for reading.
-    pub fn wait(&self, patience: Option<Duration>) -> io::Result<bool> {
-        let deadline = patience.map(|patience| Instant::now() + patience);
+    pub fn wait(&self, timeout: Option<Duration>) -> io::Result<bool> {
+        let deadline = timeout.map(|timeout| Instant::now() + timeout);
         loop {
             let timeout = deadline.map(|deadline| {
                 let left = deadline.saturating_duration_since(Instant::now());
@@ -133,7 +133,7 @@ impl Process {
         }
     }
 
-    /// Reaps a child that has ended. `None` if it has not, or is no child, or was reaped before.
+    /// Reaps a child that has ended. `None` if it is running, is not a child, or has been reaped.
     pub fn reap(&self) -> io::Result<Option<Ending>> {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
         match waitid(WaitId::PidFd(self.pidfd.as_fd()), options) {
@@ -147,9 +147,9 @@ impl Process {
         }
     }
 
-    /// The pids of its children now, of every thread of it.
+    /// Pids of the children of all its threads.
     ///
-    /// Exact only while none is born or dies: the caller stops the process or asks again.
+    /// Exact only while no child starts or ends: the caller stops the process or repeats the call.
     pub fn children(&self) -> io::Result<Vec<i32>> {
         children_of(self.pid)
     }
@@ -162,10 +162,10 @@ impl AsFd for Process {
     }
 }
 
-/// The pids of the children of process `pid`, of every thread of it. None if there is no such process.
+/// Pids of the children of all threads of process `pid`. Empty if there is no such process.
 pub fn children_of(pid: i32) -> io::Result<Vec<i32>> {
     let tasks = match fs::read_dir(format!("/proc/{pid}/task")) {
-        // The one before it is reaped, the other while it is.
+        // ENOENT if it has been reaped, ESRCH while it is being reaped.
         Err(error)
             if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH) =>
         {
@@ -175,13 +175,13 @@ pub fn children_of(pid: i32) -> io::Result<Vec<i32>> {
     };
     let mut children = Vec::new();
     for task in tasks {
-        // A thread that ends meanwhile hands its children to another, or to the subreaper.
+        // The children of a thread that ends meanwhile move to another thread or to the subreaper.
         let Ok(path) = task.map(|task| task.path()) else { continue };
         match fs::read_to_string(path.join("children")) {
             Ok(text) => {
                 children.extend(text.split_ascii_whitespace().filter_map(|pid| pid.parse::<i32>().ok()))
             }
-            // A kernel without CONFIG_PROC_CHILDREN.
+            // The kernel was built without CONFIG_PROC_CHILDREN.
             Err(_) if path.join("stat").exists() => return children_by_parent(pid),
             Err(_) => {}
         }
@@ -189,7 +189,7 @@ pub fn children_of(pid: i32) -> io::Result<Vec<i32>> {
     Ok(children)
 }
 
-/// The same by looking at every process there is.
+/// As `children_of`, by scanning all processes.
 fn children_by_parent(parent: i32) -> io::Result<Vec<i32>> {
     let is_child = |pid: &i32| Stat::read(*pid).is_ok_and(|stat| stat.parent == parent);
     let names = fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
@@ -199,22 +199,22 @@ fn children_by_parent(parent: i32) -> io::Result<Vec<i32>> {
 /// Some of the fields of `/proc/PID/stat`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stat {
-    /// The name of the program, at most 15 bytes; whatever the process made of it.
+    /// Name of the program, at most 15 bytes. The process can set it.
     pub name: String,
     /// One letter: `R`, `S`, `D`, `Z` for a zombie, …
     pub state: char,
-    /// The parent's pid, 0 if that is not in the caller's namespace.
+    /// Pid of the parent, 0 if the parent is not in the caller's pid namespace.
     pub parent: i32,
-    /// The session's pid.
+    /// Session id.
     pub session: i32,
-    /// Start, in clock ticks since boot.
+    /// Start time in clock ticks since boot.
     pub start_time: u64,
 }
 
 impl Stat {
     /// Reads the record of process `pid`.
     pub fn read(pid: i32) -> Result<Self, ProcessError> {
-        // The kernel makes the line anew for each read, so it is taken in one; the longest is half as long.
+        // The kernel generates the line for each read, so it is read at once; it is shorter than half of the buffer.
         let mut text = [0; 4096];
         let read = File::open(format!("/proc/{pid}/stat")).and_then(|mut file| file.read(&mut text));
         let length = read.map_err(|source| match (source.kind(), source.raw_os_error()) {
@@ -224,7 +224,7 @@ impl Stat {
         Self::parse(&text[..length]).ok_or(ProcessError::Unreadable { pid })
     }
 
-    /// Reads a record's bytes. The name is between the first parenthesis and the *last*, and may hold anything.
+    /// Parses a record. The name is between the first and the *last* parenthesis, and may contain any byte.
     pub fn parse(text: &[u8]) -> Option<Self> {
         let open = text.iter().position(|byte| *byte == b'(')?;
         let close = text.iter().rposition(|byte| *byte == b')')?;
@@ -242,59 +242,59 @@ impl Stat {
     }
 }
 
-/// Something that cannot be done with a process.
+/// Why an operation on a process failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessError {
-    /// It ended and was reaped, or never was.
+    /// The process has ended and was reaped, or never existed.
     #[error("there is no process `{pid}`")]
     Gone {
         /// The pid.
         pid: i32,
     },
-    /// Its pid belongs to another process now.
-    #[error("process `{pid}` is not the one meant: it started at tick {found}, not {expected}")]
+    /// The pid belongs to another process now.
+    #[error("pid `{pid}` was reused: its process started at tick {found}, expected {expected}")]
     Recycled {
         /// The pid.
         pid: i32,
-        /// When the process meant had started.
+        /// Expected start time, in clock ticks since boot.
         expected: u64,
-        /// When the one found has.
+        /// Actual start time, in clock ticks since boot.
         found: u64,
     },
-    /// The kernel does not let it be opened.
+    /// The process cannot be opened.
     #[error("cannot open process `{pid}`")]
     Open {
         /// The pid.
         pid: i32,
-        /// The kernel's answer.
+        /// The error of the kernel.
         source: io::Error,
     },
-    /// What a pidfd stands for cannot be read.
-    #[error("cannot read which process a pidfd stands for")]
+    /// The pid of a pidfd cannot be read from `/proc/self/fdinfo`.
+    #[error("cannot read the pid of a pidfd")]
     Pidfd {
-        /// The kernel's answer.
+        /// The error of the kernel.
         source: io::Error,
     },
-    /// `/proc/PID/stat` holds something else than proc_pid_stat(5) says.
-    #[error("the record of process `{pid}` in /proc cannot be understood")]
+    /// `/proc/PID/stat` is not as in proc_pid_stat(5).
+    #[error("cannot parse `/proc/{pid}/stat`")]
     Unreadable {
         /// The pid.
         pid: i32,
     },
-    /// The number stands for no signal.
-    #[error("`{signal}` is no signal")]
+    /// The number is not a signal.
+    #[error("`{signal}` is not a signal number; expected 0 to 64")]
     NoSuchSignal {
         /// The number.
         signal: i32,
     },
-    /// The kernel does not let it be signalled.
+    /// The signal cannot be sent.
     #[error("cannot send signal `{signal}` to process `{pid}`")]
     Signal {
         /// The pid.
         pid: i32,
         /// The signal.
         signal: i32,
-        /// The kernel's answer.
+        /// The error of the kernel.
         source: io::Error,
     },
 }
@@ -309,7 +309,7 @@ mod tests {
     use super::{Ending, Process, ProcessError, Stat, children_by_parent, children_of};
 
     #[test]
-    fn a_record_with_a_nasty_name_is_read() {
+    fn a_record_with_parentheses_in_the_name_is_parsed() {
         let text = b"42 (a) R 1 (b)) S 7 8 9 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 123456 1 2 3\n";
         let stat = Stat::parse(text).unwrap();
         assert_eq!(stat.name, "a) R 1 (b)");
@@ -320,7 +320,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_record_is_read_or_refused(text in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn any_record_is_parsed_or_refused(text in proptest::collection::vec(any::<u8>(), 0..200)) {
             if let Some(stat) = Stat::parse(&text) {
                 prop_assert!(text.contains(&b'(') && !stat.state.is_whitespace());
             }
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    #[expect(clippy::zombie_processes, reason = "reaping it by another way is what is tested")]
+    #[expect(clippy::zombie_processes, reason = "the test reaps it through its pidfd")]
     fn a_child_is_found_signalled_awaited_and_reaped() {
         let child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
         let pid = i32::try_from(child.id()).unwrap();

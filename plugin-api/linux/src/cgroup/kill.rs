@@ -1,4 +1,4 @@
-//! How all processes of a cgroup are killed for certain, while they may be forking.
+//! Kills all processes of a cgroup, even while they fork.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -6,39 +6,39 @@ use std::time::{Duration, Instant};
 use super::{Cgroup, CgroupError, Version};
 use crate::process::{Process, ProcessError};
 
-/// How long a freeze may take before it is believed to be stuck, which happens under memory pressure.
-const FREEZE_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a freeze may take before it is taken for stuck, which happens under memory pressure.
+const FREEZE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Processes that could not be killed.
+/// Why the processes of a cgroup could not be killed.
 #[derive(Debug, thiserror::Error)]
 pub enum KillError {
-    /// A knob refused.
+    /// A file of the cgroup could not be read or written.
     #[error("cannot kill the processes of a cgroup")]
     Cgroup(#[from] CgroupError),
-    /// A process refused.
+    /// A process could not be opened or signalled.
     #[error("cannot kill a process of cgroup {}", path.display())]
     Process {
         /// The cgroup.
         path: std::path::PathBuf,
-        /// What was the matter.
+        /// The reason.
         source: ProcessError,
     },
-    /// They were sent SIGKILL, and are still there.
-    #[error("processes {pids:?} of cgroup {} outlive SIGKILL", path.display())]
+    /// Processes are still running after SIGKILL.
+    #[error("processes {pids:?} of cgroup {} are still running after SIGKILL", path.display())]
     Stuck {
         /// The cgroup.
         path: std::path::PathBuf,
-        /// They.
+        /// Their pids.
         pids: Vec<i32>,
     },
 }
 
 impl Cgroup {
-    /// Kills every process in it and below it. Returns when none is left, or after `patience`.
+    /// Kills every process in the cgroup and below it. Returns when none is left, or fails after `timeout`.
     ///
-    /// A v1 cgroup has to be one of the freezer's hierarchy. A cgroup that does not exist holds nothing.
-    pub fn kill_all(&self, patience: Duration) -> Result<(), KillError> {
-        let deadline = Instant::now() + patience;
+    /// A v1 cgroup must be in the hierarchy of the freezer. A cgroup that does not exist has no processes.
+    pub fn kill_all(&self, timeout: Duration) -> Result<(), KillError> {
+        let deadline = Instant::now() + timeout;
         let killed = match self.version {
             Version::V2 => self.kill_v2(deadline),
             Version::V1 => self.kill_frozen(deadline),
@@ -58,7 +58,7 @@ impl Cgroup {
         if self.events()?.wait_empty(deadline)? { Ok(()) } else { Err(self.stuck()?) }
     }
 
-    /// Freezes, kills, thaws: between freezing and thawing nobody can fork away from the list of those to kill.
+    /// Freezes, kills, thaws: a frozen process cannot fork after the list of pids was read.
     fn kill_frozen(&self, deadline: Instant) -> Result<(), KillError> {
         loop {
             if self.all_procs()?.is_empty() {
@@ -68,8 +68,8 @@ impl Cgroup {
                 return Err(self.stuck()?);
             }
             self.freeze()?;
-            let frozen = self.wait_frozen(deadline.min(Instant::now() + FREEZE_PATIENCE))?;
-            // A stuck freeze is killed as far as it is and thawed, in this order (MESOS-1758), and begun again.
+            let frozen = self.wait_frozen(deadline.min(Instant::now() + FREEZE_TIMEOUT))?;
+            // If the freeze is stuck: kill what is listed, then thaw, in this order (MESOS-1758), and start again.
             let killed = self.kill_listed();
             self.thaw()?;
             let killed = killed?;
@@ -84,7 +84,7 @@ impl Cgroup {
         }
     }
 
-    /// Sends SIGKILL to all that are there now.
+    /// Sends SIGKILL to all current processes.
     fn kill_listed(&self) -> Result<Vec<Process>, KillError> {
         let mut killed = Vec::new();
         for pid in self.all_procs()? {
@@ -99,7 +99,7 @@ impl Cgroup {
         Ok(killed)
     }
 
-    /// Stops all processes in it and below it, in a way that they cannot notice.
+    /// Freezes all processes in the cgroup and below it. They cannot observe it.
     pub fn freeze(&self) -> Result<(), CgroupError> {
         match self.version {
             Version::V1 => self.write("freezer.state", "FROZEN"),
@@ -107,7 +107,7 @@ impl Cgroup {
         }
     }
 
-    /// Lets them go on.
+    /// Thaws the processes.
     pub fn thaw(&self) -> Result<(), CgroupError> {
         match self.version {
             Version::V1 => self.write("freezer.state", "THAWED"),
@@ -115,7 +115,7 @@ impl Cgroup {
         }
     }
 
-    /// Whether all have stopped.
+    /// Whether all processes are frozen.
     pub fn is_frozen(&self) -> Result<bool, CgroupError> {
         match self.version {
             Version::V1 => Ok(self.read("freezer.state")? == "FROZEN"),
@@ -129,7 +129,7 @@ impl Cgroup {
             if Instant::now() >= deadline {
                 return Ok(false);
             }
-            // The v1 freezer announces nothing; reading the state is what moves it on.
+            // The v1 freezer has no notification, and reading the state makes it progress.
             thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(20));
         }
@@ -150,13 +150,16 @@ mod tests {
     use super::super::{Cgroup, Cgroups, Version};
     use crate::process::Process;
 
-    const PATIENCE: Duration = Duration::from_secs(10);
+    const TIMEOUT: Duration = Duration::from_secs(10);
 
-    /// A new cgroup of each kind there is, to be removed by the test.
+    /// A new cgroup in each available hierarchy, to be removed by the test.
     fn cgroups(name: &str) -> Vec<Cgroup> {
         if !rustix::process::geteuid().is_root() {
-            assert!(std::env::var_os("CI").is_none(), "these tests need root, and CI must run them");
-            eprintln!("\n*** SKIPPED: killing cgroups needs root, and was NOT tested ***\n");
+            assert!(
+                std::env::var_os("CI").is_none(),
+                "this test needs root; with CI set it must not be skipped"
+            );
+            eprintln!("\n*** SKIPPED: killing cgroups needs root and was NOT tested ***\n");
             return Vec::new();
         }
         let detected = Cgroups::detect().unwrap();
@@ -168,7 +171,7 @@ mod tests {
         found
     }
 
-    /// A process that forks without end, once it is in the cgroup.
+    /// A process that forks in a loop as soon as it is in the cgroup.
     fn forker(cgroup: &Cgroup) -> Child {
         let script = "read go; ( sleep 1000 & ); while :; do ( : ); done";
         let mut command = Command::new("sh");
@@ -183,46 +186,46 @@ mod tests {
     fn forking_processes_are_all_killed_in_a_subtree() {
         for cgroup in cgroups("all") {
             let mut children = [forker(&cgroup), forker(&cgroup.child("below"))];
-            cgroup.kill_all(PATIENCE).unwrap();
+            cgroup.kill_all(TIMEOUT).unwrap();
             assert_eq!(cgroup.all_procs().unwrap(), [0; 0]);
             for child in &mut children {
                 child.wait().unwrap();
             }
-            cgroup.remove(PATIENCE).unwrap();
+            cgroup.remove(TIMEOUT).unwrap();
             assert!(!cgroup.exists());
-            cgroup.kill_all(PATIENCE).unwrap();
+            cgroup.kill_all(TIMEOUT).unwrap();
         }
     }
 
-    /// What kernels before 5.14 need on v2, too.
+    /// Kernels before 5.14 need this on v2 too.
     #[test]
-    fn freezing_first_kills_as_well() {
+    fn forking_processes_are_killed_by_freezing_first() {
         for cgroup in cgroups("frozen") {
             let mut children = [forker(&cgroup), forker(&cgroup.child("below"))];
-            cgroup.kill_frozen(Instant::now() + PATIENCE).unwrap();
+            cgroup.kill_frozen(Instant::now() + TIMEOUT).unwrap();
             assert_eq!(cgroup.all_procs().unwrap(), [0; 0]);
             assert!(!cgroup.is_frozen().unwrap());
             for child in &mut children {
                 child.wait().unwrap();
             }
-            cgroup.remove(PATIENCE).unwrap();
+            cgroup.remove(TIMEOUT).unwrap();
         }
     }
 
     #[test]
-    fn a_paused_cgroup_is_killed() {
-        for cgroup in cgroups("paused") {
+    fn a_frozen_cgroup_is_killed() {
+        for cgroup in cgroups("already-frozen") {
             let mut child = forker(&cgroup);
             cgroup.freeze().unwrap();
-            assert!(cgroup.wait_frozen(Instant::now() + PATIENCE).unwrap());
-            cgroup.kill_all(PATIENCE).unwrap();
+            assert!(cgroup.wait_frozen(Instant::now() + TIMEOUT).unwrap());
+            cgroup.kill_all(TIMEOUT).unwrap();
             child.wait().unwrap();
-            cgroup.remove(PATIENCE).unwrap();
+            cgroup.remove(TIMEOUT).unwrap();
         }
     }
 
     #[test]
-    fn emptiness_is_an_event() {
+    fn an_event_reports_an_empty_cgroup() {
         for cgroup in cgroups("event") {
             if cgroup.version() == Version::V2 {
                 let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
@@ -232,12 +235,12 @@ mod tests {
                 assert!(events.populated().unwrap());
                 assert!(!events.wait_empty(Instant::now() + Duration::from_millis(5)).unwrap());
                 Process::open_any(pid).unwrap().kill().unwrap();
-                assert!(events.wait_empty(Instant::now() + PATIENCE).unwrap());
+                assert!(events.wait_empty(Instant::now() + TIMEOUT).unwrap());
                 child.wait().unwrap();
-                cgroup.remove(PATIENCE).unwrap();
+                cgroup.remove(TIMEOUT).unwrap();
                 assert!(!events.populated().unwrap());
             }
-            cgroup.remove(PATIENCE).unwrap();
+            cgroup.remove(TIMEOUT).unwrap();
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Which cgroup hierarchies are mounted, and where a controller is to be found.
+//! Which cgroup hierarchies are mounted, and in which one a controller is.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,27 +8,27 @@ use serde::{Deserialize, Serialize};
 use super::{Cgroup, CgroupError, Version};
 use crate::mounts::{Mount, mounts};
 
-/// The hierarchies of this machine. A value to be handed around: the host detects it once and tells its plugins.
+/// The hierarchies of this machine. The agent detects them once and passes them to its plugins.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Cgroups {
     /// The v2 hierarchy, wherever it is mounted.
     pub unified: Option<Hierarchy>,
-    /// The v1 hierarchies, in the order of their mounting.
+    /// The v1 hierarchies, in mount order.
     pub legacy: Vec<Hierarchy>,
 }
 
 /// A mounted hierarchy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hierarchy {
-    /// Where it is mounted.
+    /// Its mount point.
     pub mount: PathBuf,
-    /// Its controllers, as `memory`; several if they were mounted together. A v1 hierarchy without any has its name
-    /// here, as `name=systemd`.
+    /// Its controllers, such as `memory`; several if they are co-mounted. For a v1 hierarchy without controllers, its
+    /// name, such as `name=systemd`.
     pub controllers: Vec<String>,
 }
 
-/// What kind of machine this is.
+/// Which versions of cgroups are mounted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Layout {
@@ -36,14 +36,14 @@ pub enum Layout {
     Absent,
     /// Only v1 hierarchies.
     Legacy,
-    /// v1 hierarchies, and v2 beside them.
+    /// v1 hierarchies and the v2 hierarchy.
     Hybrid,
     /// Only v2.
     Unified,
 }
 
 impl Cgroups {
-    /// Finds what is mounted.
+    /// Detects the mounted hierarchies, from `/proc/self/mountinfo` and `cgroup.controllers`.
     pub fn detect() -> io::Result<Self> {
         let mut found = Self::from_mounts(&mounts()?);
         if let Some(unified) = &mut found.unified {
@@ -53,9 +53,9 @@ impl Cgroups {
         Ok(found)
     }
 
-    /// What a mount table says, which leaves out v2's controllers.
+    /// The hierarchies in a mount table, without the controllers of v2, which it does not contain.
     ///
-    /// A hierarchy that is mounted twice is taken where the whole of it is visible, or where it was mounted first.
+    /// If a hierarchy is mounted more than once, a mount of its root is preferred, then the first mount.
     pub fn from_mounts(mounts: &[Mount]) -> Self {
         let mut found = Self::default();
         let whole_first = |mount: &&Mount| mount.root != Path::new("/");
@@ -78,7 +78,7 @@ impl Cgroups {
         found
     }
 
-    /// What kind of machine this is.
+    /// Which versions of cgroups are mounted.
     pub fn layout(&self) -> Layout {
         match (&self.unified, self.legacy.as_slice()) {
             (None, []) => Layout::Absent,
@@ -88,26 +88,26 @@ impl Cgroups {
         }
     }
 
-    /// The hierarchy that has `controller`, and its version. A controller is in one at most.
+    /// The hierarchy that has `controller`, and its version. A controller is in at most one hierarchy.
     pub fn hierarchy(&self, controller: &str) -> Option<(&Hierarchy, Version)> {
         let has = |hierarchy: &&Hierarchy| hierarchy.controllers.iter().any(|name| name == controller);
         let legacy = self.legacy.iter().find(has).map(|hierarchy| (hierarchy, Version::V1));
         legacy.or_else(|| self.unified.iter().find(has).map(|hierarchy| (hierarchy, Version::V2)))
     }
 
-    /// The cgroup at `relative` in the hierarchy of `controller`. `None` if the machine has it in none.
+    /// The cgroup at `relative` in the hierarchy of `controller`. `None` if no mounted hierarchy has it.
     pub fn cgroup(&self, controller: &str, relative: impl AsRef<Path>) -> Option<Cgroup> {
         let (hierarchy, version) = self.hierarchy(controller)?;
         Some(hierarchy.cgroup(relative, version))
     }
 
-    /// The v2 cgroup at `relative`, with whatever controllers. `None` if v2 is not mounted.
+    /// The v2 cgroup at `relative`, whatever its controllers. `None` if v2 is not mounted.
     pub fn unified(&self, relative: impl AsRef<Path>) -> Option<Cgroup> {
         self.unified.as_ref().map(|hierarchy| hierarchy.cgroup(relative, Version::V2))
     }
 
-    /// v2: makes `controllers` available in the cgroup at `relative`, by enabling them in all above it. None of those
-    /// may hold processes, but for the root. Their directories must exist.
+    /// v2: makes `controllers` available in the cgroup at `relative`, by enabling them in all its ancestors. The
+    /// ancestors must exist and, except for the root, must not contain processes.
     pub fn delegate<S: AsRef<str>>(
         &self,
         relative: impl AsRef<Path>,
@@ -122,18 +122,18 @@ impl Cgroups {
 impl Hierarchy {
     fn cgroup(&self, relative: impl AsRef<Path>, version: Version) -> Cgroup {
         let relative = relative.as_ref();
-        // A path like that of /proc/PID/cgroup counts from the mount as well.
+        // Paths in /proc/PID/cgroup are absolute, but relative to the mount point.
         Cgroup::at(self.mount.join(relative.strip_prefix("/").unwrap_or(relative)), version)
     }
 }
 
-/// The controllers among the options of a v1 mount: all options that are none of the kernel's own words.
+/// The controllers among the options of a v1 mount: all except the generic options of the kernel.
 fn controllers(options: &[String]) -> Vec<String> {
-    const WORDS: [&str; 8] =
+    const GENERIC: [&str; 8] =
         ["rw", "ro", "none", "noprefix", "xattr", "clone_children", "cpuset_v2_mode", "favordynmods"];
     let is_controller = |option: &&String| {
         let named = option.starts_with("name=");
-        named || !(WORDS.contains(&option.as_str()) || option.contains('='))
+        named || !(GENERIC.contains(&option.as_str()) || option.contains('='))
     };
     options.iter().filter(is_controller).cloned().collect()
 }
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_hierarchy_is_preferred_to_a_part_of_it() {
+    fn a_mount_of_the_root_is_preferred_to_a_mount_of_a_subdirectory() {
         let part = "20 1 0:33 /docker/1 /part rw - cgroup2 cgroup2 rw\n";
         let cgroups = Cgroups::from_mounts(&parse(&format!("{part}{BESIDE}")));
         assert_eq!(cgroups.unified.unwrap().mount, Path::new("/sys/fs/cgroup/unified"));
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_layout_travels() {
+    fn cgroups_are_serialised_and_deserialised() {
         let cgroups = Cgroups::from_mounts(&parse(&format!("{LEGACY}{BESIDE}")));
         let wire = serde_json::to_string(&cgroups).unwrap();
         assert_eq!(serde_json::from_str::<Cgroups>(&wire).unwrap(), cgroups);

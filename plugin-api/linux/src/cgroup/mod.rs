@@ -1,6 +1,6 @@
-//! Control groups: where they are mounted ([`Cgroups`]), and one of them as a directory of knobs ([`Cgroup`]).
+//! Control groups: the mounted hierarchies ([`Cgroups`]), and a cgroup as a directory of interface files ([`Cgroup`]).
 //!
-//! Paths are values here, so that a temporary directory serves as a cgroup wherever no kernel is needed.
+//! A [`Cgroup`] is a path, so tests can use a temporary directory as a cgroup where no kernel is needed.
 
 mod kill;
 mod layout;
@@ -22,17 +22,17 @@ use serde::{Deserialize, Serialize};
 pub use kill::KillError;
 pub use layout::{Cgroups, Hierarchy, Layout};
 
-/// Which of the two kinds a cgroup is of.
+/// Version of a cgroup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Version {
-    /// A directory of one of several hierarchies, each with its controllers.
+    /// In one of several hierarchies, each with its controllers.
     V1,
-    /// A directory of the one unified hierarchy.
+    /// In the unified hierarchy.
     V2,
 }
 
-/// A control group: a directory of knobs. It need not exist.
+/// A control group: a directory of interface files. It need not exist.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cgroup {
     path: PathBuf,
@@ -45,12 +45,12 @@ impl Cgroup {
         Self { path: path.into(), version }
     }
 
-    /// Its directory.
+    /// Path of its directory.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Its kind.
+    /// Its version.
     pub fn version(&self) -> Version {
         self.version
     }
@@ -61,23 +61,23 @@ impl Cgroup {
         Self { path: self.path.join(name), version: self.version }
     }
 
-    /// Whether it exists.
+    /// Whether the directory exists.
     pub fn exists(&self) -> bool {
         self.path.is_dir()
     }
 
-    /// Whether it has this knob.
+    /// Whether it has the interface file `knob`.
     pub fn has(&self, knob: &str) -> bool {
         self.path.join(knob).exists()
     }
 
-    /// Makes it and what is missing above it. It may exist.
+    /// Creates the directory and its missing parents. It may exist.
     pub fn create(&self) -> Result<(), CgroupError> {
         fs::create_dir_all(&self.path)
             .map_err(|source| CgroupError::Create { path: self.path.clone(), source })
     }
 
-    /// The content of a knob, without white space at its end.
+    /// Content of an interface file, without trailing white space.
     pub fn read(&self, knob: &str) -> Result<String, CgroupError> {
         let path = self.path.join(knob);
         let mut text = fs::read_to_string(&path).map_err(|source| CgroupError::Read { path, source })?;
@@ -85,14 +85,13 @@ impl Cgroup {
         Ok(text)
     }
 
-    /// The content of a knob that holds one value, such as a number.
+    /// Content of an interface file with one value, such as a number.
     pub fn read_as<T: FromStr>(&self, knob: &str) -> Result<T, CgroupError> {
         let text = self.read(knob)?;
         text.parse().map_err(|_| CgroupError::Parse { path: self.path.join(knob), text })
     }
 
-    /// The content of a knob that holds lines of a name and a number, as `memory.stat`. Lines of another form are
-    /// left out.
+    /// Content of an interface file with lines of a name and a number, such as `memory.stat`. Other lines are skipped.
     pub fn read_table(&self, knob: &str) -> Result<BTreeMap<String, u64>, CgroupError> {
         let entry = |line: &str| {
             let (name, number) = line.split_once(' ')?;
@@ -101,11 +100,11 @@ impl Cgroup {
         Ok(self.read(knob)?.lines().filter_map(entry).collect())
     }
 
-    /// Writes a knob, in one piece, as the kernel wants it.
+    /// Writes an interface file with a single write(2), as the kernel requires.
     pub fn write(&self, knob: &str, value: impl fmt::Display) -> Result<(), CgroupError> {
         let path = self.path.join(knob);
         let value = value.to_string();
-        // Not created: a knob that is not there is a controller that is not there, even in a test's directory.
+        // Not created if missing: then the controller is missing, also in the directory of a test.
         let written = OpenOptions::new()
             .write(true)
             .open(&path)
@@ -113,7 +112,7 @@ impl Cgroup {
         written.map_err(|source| CgroupError::Write { path, value, source })
     }
 
-    /// The pids of its processes, as the caller sees them; not those of cgroups below it.
+    /// Pids of its processes in the caller's pid namespace, without those of cgroups below it.
     pub fn procs(&self) -> Result<Vec<i32>, CgroupError> {
         let text = self.read("cgroup.procs")?;
         text.lines()
@@ -126,7 +125,7 @@ impl Cgroup {
             .collect()
     }
 
-    /// The pids of its processes and of those of all cgroups below it. A cgroup that vanishes meanwhile has none.
+    /// Pids of the processes in it and in all cgroups below it. A cgroup that is removed meanwhile has none.
     pub fn all_procs(&self) -> Result<Vec<i32>, CgroupError> {
         let mut pids = Vec::new();
         for cgroup in self.subtree()? {
@@ -140,13 +139,13 @@ impl Cgroup {
 
     /// Moves process `pid` here with all its threads.
     ///
-    /// The kernel takes a lock for this that costs a grace period of 6–20 ms on a quiet machine. A process that
-    /// is being made is better born here ([`crate::birth`]).
+    /// For this the kernel takes a lock that costs an RCU grace period, 6–20 ms on an idle machine. A new process is
+    /// better created in the cgroup ([`crate::spawn`]).
     pub fn adopt(&self, pid: i32) -> Result<(), CgroupError> {
         self.write("cgroup.procs", pid)
     }
 
-    /// The cgroups directly below it, by name.
+    /// The cgroups directly below it, sorted by name.
     pub fn children(&self) -> Result<Vec<Self>, CgroupError> {
         let failed = |source| CgroupError::Read { path: self.path.clone(), source };
         let mut children = Vec::new();
@@ -160,7 +159,7 @@ impl Cgroup {
         Ok(children)
     }
 
-    /// All cgroups below it and itself, each after those below it.
+    /// The cgroup and all cgroups below it, children before parents.
     pub fn subtree(&self) -> Result<Vec<Self>, CgroupError> {
         let mut all = Vec::new();
         let children = match self.children() {
@@ -174,13 +173,13 @@ impl Cgroup {
         Ok(all)
     }
 
-    /// Removes it and all below it, from the bottom up. It may be gone already.
+    /// Removes the cgroup and all cgroups below it. It need not exist.
     ///
-    /// The kernel may hold a directory busy for a moment after its last process has gone; this is tried again for
-    /// as long as `patience`.
-    pub fn remove(&self, patience: Duration) -> Result<(), CgroupError> {
-        let deadline = Instant::now() + patience;
-        // Most are empty and have none below, and listing a directory of knobs costs more than this.
+    /// After the last process has ended, the directory can stay busy for a short time; removal is retried until
+    /// `timeout`.
+    pub fn remove(&self, timeout: Duration) -> Result<(), CgroupError> {
+        let deadline = Instant::now() + timeout;
+        // Most cgroups have no children, and listing the directory costs more than this.
         match fs::remove_dir(&self.path) {
             Ok(()) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -196,7 +195,7 @@ impl Cgroup {
                         if error.kind() == io::ErrorKind::ResourceBusy
                             && Instant::now() + pause < deadline =>
                     {
-                        // Nothing announces the end of this moment.
+                        // The kernel has no notification for this.
                         thread::sleep(pause);
                         pause = (pause * 2).min(Duration::from_millis(50));
                     }
@@ -210,7 +209,7 @@ impl Cgroup {
         Ok(())
     }
 
-    /// v2: makes `controllers` available in the cgroups directly below it. It must not hold processes then.
+    /// v2: enables `controllers` for the cgroups directly below it. The cgroup must not contain processes.
     pub fn enable<S: AsRef<str>>(&self, controllers: &[S]) -> Result<(), CgroupError> {
         if controllers.is_empty() {
             return Ok(());
@@ -225,34 +224,34 @@ impl Cgroup {
         if missing.is_empty() { Ok(()) } else { self.write("cgroup.subtree_control", missing.join(" ")) }
     }
 
-    /// Its directory, opened for [`crate::spawn::Spawn::cgroup`].
+    /// Opens its directory, for [`crate::spawn::Spawn::cgroup`].
     pub fn directory(&self) -> Result<OwnedFd, CgroupError> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         rustix::fs::open(&self.path, flags, Mode::empty())
             .map_err(|errno| CgroupError::Read { path: self.path.clone(), source: errno.into() })
     }
 
-    /// v1: its `tasks` file, opened for [`crate::spawn::Spawn::tasks`].
+    /// v1: opens its `tasks` file, for [`crate::spawn::Spawn::tasks`].
     pub fn tasks(&self) -> Result<OwnedFd, CgroupError> {
         let path = self.path.join("tasks");
         let opened = OpenOptions::new().write(true).open(&path);
         opened.map(OwnedFd::from).map_err(|source| CgroupError::Write { path, value: "0".into(), source })
     }
 
-    /// v2: a watch on whether there are processes in it or below.
+    /// v2: opens `cgroup.events`, which reports whether there are processes in the cgroup or below.
     pub fn events(&self) -> Result<Events, CgroupError> {
         const KNOB: &str = "cgroup.events";
         Ok(Events { path: self.path.join(KNOB), file: self.open(KNOB)? })
     }
 
-    /// A knob, opened for reading.
+    /// Opens an interface file for reading.
     pub fn open(&self, knob: &str) -> Result<File, CgroupError> {
         let path = self.path.join(knob);
         File::open(&path).map_err(|source| CgroupError::Read { path, source })
     }
 }
 
-/// A watch on a v2 cgroup: its descriptor polls as exceptional (`POLLPRI`) after a change since the last
+/// The open `cgroup.events` of a v2 cgroup: its descriptor polls `POLLPRI` after a change since the last call of
 /// [`Events::populated`].
 #[derive(Debug)]
 pub struct Events {
@@ -267,13 +266,13 @@ impl Events {
         let read = self.file.rewind().and_then(|()| self.file.read_to_string(&mut text));
         match read {
             Ok(_) => Ok(!text.lines().any(|line| line == "populated 0")),
-            // The cgroup was removed, which none is with a process in it.
+            // The cgroup was removed, so it had no processes.
             Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(false),
             Err(source) => Err(CgroupError::Read { path: self.path.clone(), source }),
         }
     }
 
-    /// Waits until there is none, at most until `deadline`. Whether there is none.
+    /// Waits until there is no process, at most until `deadline`. Returns whether there is none.
     pub fn wait_empty(&mut self, deadline: Instant) -> Result<bool, CgroupError> {
         while self.populated()? {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -298,71 +297,71 @@ impl AsFd for Events {
     }
 }
 
-/// Something that cannot be done with a cgroup.
+/// Why an operation on a cgroup failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CgroupError {
-    /// It cannot be made.
-    #[error("cannot make the control group `{}`", path.display())]
+    /// The cgroup cannot be created.
+    #[error("cannot create the control group `{}`", path.display())]
     Create {
         /// Its directory.
         path: PathBuf,
-        /// The kernel's answer.
+        /// The error of the kernel.
         source: io::Error,
     },
-    /// A knob, or the directory, cannot be read.
+    /// An interface file, or the directory, cannot be read.
     #[error("cannot read `{}`", path.display())]
     Read {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
-        /// The kernel's answer.
+        /// The error of the kernel.
         source: io::Error,
     },
-    /// A knob does not take a value.
+    /// A value cannot be written to an interface file.
     #[error("cannot write `{value}` to `{}`", path.display())]
     Write {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
         /// The value.
         value: String,
-        /// The kernel's answer.
+        /// The error of the kernel.
         source: io::Error,
     },
-    /// A knob holds something else than expected.
-    #[error("`{}` holds `{text}`, which is not what it should hold", path.display())]
+    /// An interface file has unexpected content.
+    #[error("`{}` has the unexpected content `{text}`", path.display())]
     Parse {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
-        /// What it holds.
+        /// Its content.
         text: String,
     },
-    /// It cannot be removed.
+    /// The cgroup cannot be removed.
     #[error("cannot remove the control group `{}` (processes in it: {pids:?})", path.display())]
     Remove {
         /// Its directory.
         path: PathBuf,
-        /// The processes still in it.
+        /// Processes that are still in it.
         pids: Vec<i32>,
-        /// The kernel's answer.
+        /// The error of the kernel.
         source: io::Error,
     },
 }
 
 impl CgroupError {
-    /// Whether the reason is that the cgroup, or the knob, is not there (any more).
+    /// Whether the reason is that the cgroup or the file does not exist (any more).
     pub fn is_missing(&self) -> bool {
-        self.answer().is_some_and(|answer| {
-            // An open knob of a removed cgroup answers ENODEV.
-            answer.kind() == io::ErrorKind::NotFound || answer.raw_os_error() == Some(libc::ENODEV)
+        self.kernel_error().is_some_and(|error| {
+            // Reading an open file of a removed cgroup fails with ENODEV.
+            error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV)
         })
     }
 
-    /// Whether the reason is that something is still in use.
+    /// Whether the reason is that the cgroup is still in use.
     pub fn is_busy(&self) -> bool {
-        self.answer().is_some_and(|answer| answer.kind() == io::ErrorKind::ResourceBusy)
+        self.kernel_error().is_some_and(|error| error.kind() == io::ErrorKind::ResourceBusy)
     }
 
-    fn answer(&self) -> Option<&io::Error> {
+    fn kernel_error(&self) -> Option<&io::Error> {
         match self {
             Self::Parse { .. } => None,
             Self::Create { source, .. }
@@ -388,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn knobs_are_read_and_written() {
+    fn interface_files_are_read_and_written() {
         let directory = tempfile::tempdir().unwrap();
         let cgroup = knobs(
             directory.path(),
@@ -414,11 +413,10 @@ mod tests {
 
         let error = cgroup.write("cpu.max", "1 2").unwrap_err();
         assert_eq!(error.to_string(), format!("cannot write `1 2` to `{path}/cpu.max`"));
-        assert!(!cgroup.has("cpu.max"), "a missing knob was created as a file");
+        assert!(!cgroup.has("cpu.max"), "a missing interface file was created");
         assert!(error.is_missing());
         let error = cgroup.read_as::<u64>("pids.max").unwrap_err();
-        let sentence = format!("`{path}/pids.max` holds `max`, which is not what it should hold");
-        assert_eq!(error.to_string(), sentence);
+        assert_eq!(error.to_string(), format!("`{path}/pids.max` has the unexpected content `max`"));
         assert!(!error.is_missing());
         assert!(matches!(cgroup.read("cpu.max"), Err(CgroupError::Read { .. })));
     }
@@ -434,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn a_subtree_is_listed_from_the_bottom() {
+    fn a_subtree_is_listed_children_first() {
         let directory = tempfile::tempdir().unwrap();
         let top = Cgroup::at(directory.path(), Version::V2);
         top.child("a/b").create().unwrap();

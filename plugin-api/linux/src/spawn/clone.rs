@@ -1,13 +1,13 @@
-//! clone3(2) with shared memory, and what the child may do before it executes: raw system calls only.
+//! clone3(2) with shared memory, and the code of the child up to its exec: raw system calls only.
 //!
-//! Rules for every line that runs in the child, enforced by review because nothing else can: no allocation, no
-//! panic, no lock, no thread-local, no libc (its `errno` is the sleeping thread's). Only system calls, on memory
-//! the sleeping thread has laid out in its frame.
+//! Rules for every line that runs in the child, which only review can enforce: no allocation, no panic, no lock, no
+//! thread-local, no libc (its `errno` is that of the sleeping thread). Only system calls, on memory that the sleeping
+//! thread has prepared in its stack frame.
 #![allow(unsafe_code)]
 
 #[cfg(not(target_arch = "x86_64"))]
 compile_error!(
-    "plugin-api/linux/src/birth/clone.rs knows how to be born on x86_64 only; port `clone3` and `syscall`"
+    "plugin-api/linux/src/spawn/clone.rs implements clone3 for x86_64 only; port `clone3_raw` and `syscall5`"
 );
 
 use std::arch::asm;
@@ -20,7 +20,7 @@ use std::ptr;
 use super::{Spawn, SpawnError, Step};
 use crate::namespace::Namespace;
 
-// Spelled out, because libc's are `int`s, in which bits above 31 do not exist.
+// Defined here because libc's constants are `int`s, which have no bits above 31.
 const CLONE_VM: u64 = 0x0000_0100;
 const CLONE_FILES: u64 = 0x0000_0400;
 const CLONE_PIDFD: u64 = 0x0000_1000;
@@ -29,7 +29,7 @@ const CLONE_PARENT: u64 = 0x0000_8000;
 const CLONE_CLEAR_SIGHAND: u64 = 1 << 32;
 const CLONE_INTO_CGROUP: u64 = 1 << 33;
 
-/// The kernel's `struct clone_args`, as of the version that learnt `cgroup` (5.7).
+/// The kernel's `struct clone_args` since Linux 5.7, which added `cgroup`.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 struct CloneArgs {
@@ -46,8 +46,8 @@ struct CloneArgs {
     cgroup: u64,
 }
 
-/// A child's stack, in the frame of the thread that sleeps meanwhile. The child's few frames need under 1 KiB
-/// optimised and some 4 KiB otherwise.
+/// Stack of a child, in the frame of the sleeping thread. The child needs less than 1 KiB optimised and about 4 KiB
+/// otherwise.
 #[repr(C, align(16))]
 struct Stack(MaybeUninit<[u8; Stack::SIZE]>);
 
@@ -59,9 +59,9 @@ impl Stack {
     }
 }
 
-/// All that a child reads and writes. It lives in the frame of the sleeping thread.
-struct Orders {
-    /// Descriptors to become 0, 1, 2, …; the child overwrites those it has to lift out of the way.
+/// Everything that a child reads and writes, in the frame of the sleeping thread.
+struct ChildContext {
+    /// Descriptors to renumber to 0, 1, 2, …; the child replaces those that it has to move above.
     descriptors: [RawFd; Spawn::MAX_DESCRIPTORS],
     descriptor_count: usize,
     tasks: *const RawFd,
@@ -72,83 +72,83 @@ struct Orders {
 
     enter_pidfd: RawFd,
     enter_flags: u64,
-    /// How the midwife makes her sister, if there has to be one.
-    sister: Option<CloneArgs>,
-    /// How the newborn is made by either of them.
-    newborn: CloneArgs,
+    /// Arguments with which the first helper clones the second, if one is needed.
+    second_helper: Option<CloneArgs>,
+    /// Arguments with which a helper clones the child.
+    child: CloneArgs,
 
-    /// What failed, as a `Step`, 0 while nothing has.
+    /// The step that failed, as a `Step`; 0 if none has.
     failed_step: u32,
     failed_index: usize,
     failed_errno: i32,
 }
 
-/// Makes the process and returns its pidfd, and its pid if that was told in our namespace.
-pub(super) fn birth(birth: &Spawn<'_>) -> Result<(Option<i32>, OwnedFd), SpawnError> {
+/// Creates the process. Returns its pidfd, and its pid if it is known in the caller's pid namespace.
+pub(super) fn spawn(request: &Spawn<'_>) -> Result<(Option<i32>, OwnedFd), SpawnError> {
     let too_many = |what, max, given| Err(SpawnError::TooMany { what, max, given });
-    if birth.arguments.len() > Spawn::MAX_ARGUMENTS {
-        return too_many("arguments", Spawn::MAX_ARGUMENTS, birth.arguments.len());
+    if request.arguments.len() > Spawn::MAX_ARGUMENTS {
+        return too_many("arguments", Spawn::MAX_ARGUMENTS, request.arguments.len());
     }
-    if birth.descriptors.len() > Spawn::MAX_DESCRIPTORS {
-        return too_many("descriptors", Spawn::MAX_DESCRIPTORS, birth.descriptors.len());
+    if request.descriptors.len() > Spawn::MAX_DESCRIPTORS {
+        return too_many("descriptors", Spawn::MAX_DESCRIPTORS, request.descriptors.len());
     }
 
-    let tasks: Vec<RawFd> = birth.tasks.iter().map(AsRawFd::as_raw_fd).collect();
+    let tasks: Vec<RawFd> = request.tasks.iter().map(AsRawFd::as_raw_fd).collect();
     let mut arguments = [ptr::null(); Spawn::MAX_ARGUMENTS + 1];
-    for (slot, argument) in arguments.iter_mut().zip(birth.arguments) {
+    for (slot, argument) in arguments.iter_mut().zip(request.arguments) {
         *slot = argument.as_ptr();
     }
     let mut descriptors = [-1; Spawn::MAX_DESCRIPTORS];
-    for (slot, descriptor) in descriptors.iter_mut().zip(birth.descriptors) {
+    for (slot, descriptor) in descriptors.iter_mut().zip(request.descriptors) {
         *slot = descriptor.as_raw_fd();
     }
 
     let mut pidfd: RawFd = -1;
     let mut stack = Stack::new();
     let mut real = CloneArgs {
-        flags: CLONE_VM | CLONE_VFORK | CLONE_PIDFD | CLONE_CLEAR_SIGHAND | birth.clone.bits(),
+        flags: CLONE_VM | CLONE_VFORK | CLONE_PIDFD | CLONE_CLEAR_SIGHAND | request.clone.bits(),
         pidfd: (&raw mut pidfd) as u64,
         exit_signal: libc::SIGCHLD as u64,
         stack: (&raw mut stack) as u64,
         stack_size: Stack::SIZE as u64,
         ..CloneArgs::default()
     };
-    if let Some(cgroup) = birth.cgroup {
+    if let Some(cgroup) = request.cgroup {
         real.flags |= CLONE_INTO_CGROUP;
         real.cgroup = cgroup.as_raw_fd() as u64;
     }
-    let mut orders = Orders {
+    let mut context = ChildContext {
         descriptors,
-        descriptor_count: birth.descriptors.len(),
+        descriptor_count: request.descriptors.len(),
         tasks: tasks.as_ptr(),
         task_count: tasks.len(),
-        image: birth.image.as_fd().as_raw_fd(),
+        image: request.image.as_fd().as_raw_fd(),
         arguments,
         environment: [ptr::null()],
         enter_pidfd: -1,
         enter_flags: 0,
-        sister: None,
-        newborn: CloneArgs::default(),
+        second_helper: None,
+        child: CloneArgs::default(),
         failed_step: 0,
         failed_index: 0,
         failed_errno: 0,
     };
 
-    let born = match birth.enter {
+    let spawned = match request.enter {
         None => {
             let _blocked = SignalsBlocked::all();
             // SAFETY: `real` describes a stack and a pidfd slot in this frame, which outlives the child's use of
-            // both because CLONE_VFORK holds us here until it has executed or ended. `newborn` never returns and
-            // reads and writes only `orders`, alive as long.
-            unsafe { clone3(&real, newborn, &mut orders) }.map(Some)
+            // both because CLONE_VFORK suspends this thread until the child has executed or ended. `child` never
+            // returns, and accesses only `context`, which lives as long.
+            unsafe { clone3(&real, child, &mut context) }.map(Some)
         }
         Some(enter) => {
-            // The kernel takes the exit signal of a CLONE_PARENT child from its maker, and wants none given.
+            // With CLONE_PARENT the kernel copies the exit signal of the helper, and requires this one to be 0.
             real.flags |= CLONE_PARENT;
             real.exit_signal = 0;
-            orders.newborn = real;
-            orders.enter_pidfd = enter.process.as_fd().as_raw_fd();
-            orders.enter_flags = enter.namespaces.bits();
+            context.child = real;
+            context.enter_pidfd = enter.process.as_fd().as_raw_fd();
+            context.enter_flags = enter.namespaces.bits();
 
             let mut stacks = (Stack::new(), Stack::new());
             let mut pidfds: [RawFd; 2] = [-1; 2];
@@ -160,10 +160,10 @@ pub(super) fn birth(birth: &Spawn<'_>) -> Result<(Option<i32>, OwnedFd), SpawnEr
                 stack_size: Stack::SIZE as u64,
                 ..CloneArgs::default()
             };
-            // Who has joined a pid namespace is not in it, only its children are; and the kernel makes a new pid
-            // namespace only below the one its maker is in.
-            if enter.namespaces.intersection(birth.clone).contains(Namespace::Pid) {
-                orders.sister = Some(CloneArgs {
+            // A process that joins a pid namespace is not in it, only its children are; and the kernel creates a new
+            // pid namespace only below that of the calling process.
+            if enter.namespaces.intersection(request.clone).contains(Namespace::Pid) {
+                context.second_helper = Some(CloneArgs {
                     flags: helper.flags | CLONE_PARENT,
                     pidfd: (&raw mut pidfds[1]) as u64,
                     exit_signal: 0,
@@ -173,41 +173,41 @@ pub(super) fn birth(birth: &Spawn<'_>) -> Result<(Option<i32>, OwnedFd), SpawnEr
             }
 
             let blocked = SignalsBlocked::all();
-            // SAFETY: as above. Each child has a stack of its own, and sleeps while its own child lives on another.
-            let outcome = unsafe { clone3(&helper, midwife, &mut orders) };
+            // SAFETY: as above. Each helper has its own stack, and sleeps while its child runs on another.
+            let outcome = unsafe { clone3(&helper, enter_and_spawn, &mut context) };
             drop(blocked);
             for helper in pidfds.into_iter().filter(|pidfd| *pidfd >= 0) {
-                // SAFETY: the kernel opened the descriptor in our table for us, and nobody else knows it.
+                // SAFETY: the kernel has opened the descriptor for this call, and nothing else owns it.
                 reap(unsafe { OwnedFd::from_raw_fd(helper) });
             }
-            // The pid that the newborn's maker saw may be of another pid namespace.
+            // The pid that the helper got may be of another pid namespace.
             outcome.map(|_| None)
         }
     };
-    let pid = born.map_err(|source| SpawnError::Step { step: Step::Clone, source })?;
+    let pid = spawned.map_err(|source| SpawnError::Step { step: Step::Clone, source })?;
 
-    // SAFETY: if set, the kernel opened the descriptor in our table for us, and nobody else knows it.
+    // SAFETY: if set, the kernel has opened the descriptor for this call, and nothing else owns it.
     let pidfd = (pidfd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(pidfd) });
-    // The children wrote through pointers that the compiler has seen escape into `clone3`.
-    match (failure(&orders), pidfd) {
+    // The children have written to `context`, to which a pointer was passed to `clone3`, so the compiler reloads it.
+    match (failure(&context), pidfd) {
         (None, Some(pidfd)) => Ok((pid, pidfd)),
         (Some(error), pidfd) => {
             pidfd.into_iter().for_each(reap);
             Err(error)
         }
-        // A helper was killed before it could clone or complain.
+        // A helper was killed before it could clone the child or report an error.
         (None, None) => {
             Err(SpawnError::Step { step: Step::Enter, source: io::Error::from_raw_os_error(libc::ECHILD) })
         }
     }
 }
 
-fn failure(orders: &Orders) -> Option<SpawnError> {
-    let source = io::Error::from_raw_os_error(orders.failed_errno);
-    let step = match orders.failed_step {
+fn failure(context: &ChildContext) -> Option<SpawnError> {
+    let source = io::Error::from_raw_os_error(context.failed_errno);
+    let step = match context.failed_step {
         0 => return None,
         step if step == Step::Join as u32 => {
-            return Some(SpawnError::Join { index: orders.failed_index, source });
+            return Some(SpawnError::Join { index: context.failed_index, source });
         }
         step if step == Step::Clone as u32 => Step::Clone,
         step if step == Step::Enter as u32 => Step::Enter,
@@ -217,96 +217,97 @@ fn failure(orders: &Orders) -> Option<SpawnError> {
     Some(SpawnError::Step { step, source })
 }
 
-/// The first of several children: joins namespaces, and makes the newborn or has it made.
-extern "C" fn midwife(orders: *mut Orders) -> ! {
-    // SAFETY: our maker sleeps and lent us `orders`; our own child uses it only while we sleep in `clone3_raw`.
+/// Entry of the first helper: joins namespaces, and clones the child or the second helper.
+extern "C" fn enter_and_spawn(context: *mut ChildContext) -> ! {
+    // SAFETY: the parent sleeps and does not access `context`; the own child only does while this process sleeps in
+    // `clone3_raw`.
     unsafe {
         let entered =
-            syscall3(libc::SYS_setns, (*orders).enter_pidfd as usize, (*orders).enter_flags as usize, 0);
+            syscall3(libc::SYS_setns, (*context).enter_pidfd as usize, (*context).enter_flags as usize, 0);
         if entered < 0 {
-            fail(orders, Step::Enter, 0, entered);
+            fail(context, Step::Enter, 0, entered);
         }
-        if let Some(args) = &(*orders).sister {
-            let made = clone3_raw(args, sister, orders);
-            if made < 0 {
-                fail(orders, Step::Enter, 0, made);
+        if let Some(args) = &(*context).second_helper {
+            let pid = clone3_raw(args, second_helper, context);
+            if pid < 0 {
+                fail(context, Step::Enter, 0, pid);
             }
             exit(0)
         }
     }
-    sister(orders)
+    second_helper(context)
 }
 
-/// Makes the newborn, from inside of the namespaces that the midwife has joined.
-extern "C" fn sister(orders: *mut Orders) -> ! {
-    // SAFETY: as for the midwife.
+/// Entry of the second helper: clones the child in the namespaces that the first helper has joined.
+extern "C" fn second_helper(context: *mut ChildContext) -> ! {
+    // SAFETY: as in `enter_and_spawn`.
     unsafe {
-        let made = clone3_raw(&raw const (*orders).newborn, newborn, orders);
-        if made < 0 {
-            fail(orders, Step::Clone, 0, made);
+        let pid = clone3_raw(&raw const (*context).child, child, context);
+        if pid < 0 {
+            fail(context, Step::Clone, 0, pid);
         }
         exit(0)
     }
 }
 
-/// The child that becomes the image.
-extern "C" fn newborn(orders: *mut Orders) -> ! {
-    // SAFETY: our maker sleeps and lent us `orders`, in which all pointers and counts are its own.
+/// Entry of the child that executes the image.
+extern "C" fn child(context: *mut ChildContext) -> ! {
+    // SAFETY: the parent sleeps and does not access `context`, in which it has set all pointers and counts.
     unsafe {
         let mut index = 0;
-        while index < (*orders).task_count {
-            let task = *(*orders).tasks.add(index);
+        while index < (*context).task_count {
+            let task = *(*context).tasks.add(index);
             let written = syscall3(libc::SYS_write, task as usize, c"0".as_ptr() as usize, 1);
             if written < 0 {
-                fail(orders, Step::Join, index, written);
+                fail(context, Step::Join, index, written);
             }
             index += 1;
         }
 
-        // Whatever lies where a descriptor is to go moves above first, so that no move overwrites a source.
-        let count = (*orders).descriptor_count;
-        let descriptors = (&raw mut (*orders).descriptors).cast::<RawFd>();
+        // Descriptors with a number that is a target are first moved above all targets, so that none is overwritten.
+        let count = (*context).descriptor_count;
+        let descriptors = (&raw mut (*context).descriptors).cast::<RawFd>();
         let mut index = 0;
         while index < count {
             let slot = descriptors.add(index);
-            *slot = lifted(orders, *slot, count);
+            *slot = moved_above(context, *slot, count);
             index += 1;
         }
-        let image = lifted(orders, (*orders).image, count);
+        let image = moved_above(context, (*context).image, count);
 
         let mut index = 0;
         while index < count {
             let moved = syscall3(libc::SYS_dup3, *descriptors.add(index) as usize, index, 0);
             if moved < 0 {
-                fail(orders, Step::Descriptors, index, moved);
+                fail(context, Step::Descriptors, index, moved);
             }
             index += 1;
         }
         if image as usize != count {
             let moved = syscall3(libc::SYS_dup3, image as usize, count, libc::O_CLOEXEC as usize);
             if moved < 0 {
-                fail(orders, Step::Descriptors, count, moved);
+                fail(context, Step::Descriptors, count, moved);
             }
         }
         let closed = syscall3(libc::SYS_close_range, count + 1, u32::MAX as usize, 0);
         if closed < 0 {
-            fail(orders, Step::Descriptors, count + 1, closed);
+            fail(context, Step::Descriptors, count + 1, closed);
         }
 
-        let arguments = (&raw const (*orders).arguments) as usize;
-        let environment = (&raw const (*orders).environment) as usize;
+        let arguments = (&raw const (*context).arguments) as usize;
+        let environment = (&raw const (*context).environment) as usize;
         let empty = c"".as_ptr() as usize;
         let error =
             syscall5(libc::SYS_execveat, count, empty, arguments, environment, libc::AT_EMPTY_PATH as usize);
-        fail(orders, Step::Exec, 0, error)
+        fail(context, Step::Exec, 0, error)
     }
 }
 
-/// `descriptor`, or a copy of it above `count` if it lies at or below.
+/// `descriptor`, or a copy of it above `count` if it is not above.
 ///
 /// # Safety
-/// `orders` is lent to the calling child.
-unsafe fn lifted(orders: *mut Orders, descriptor: RawFd, count: usize) -> RawFd {
+/// The calling child has exclusive access to `context`.
+unsafe fn moved_above(context: *mut ChildContext, descriptor: RawFd, count: usize) -> RawFd {
     if descriptor as usize > count {
         return descriptor;
     }
@@ -314,27 +315,27 @@ unsafe fn lifted(orders: *mut Orders, descriptor: RawFd, count: usize) -> RawFd 
     let copy =
         unsafe { syscall3(libc::SYS_fcntl, descriptor as usize, libc::F_DUPFD_CLOEXEC as usize, count + 1) };
     if copy < 0 {
-        // SAFETY: handed on.
-        unsafe { fail(orders, Step::Descriptors, descriptor as usize, copy) }
+        // SAFETY: promised by the caller.
+        unsafe { fail(context, Step::Descriptors, descriptor as usize, copy) }
     }
     copy as RawFd
 }
 
-/// Leaves word for the sleeping thread, and ends the child.
+/// Records the failure for the sleeping thread, and ends the child.
 ///
 /// # Safety
-/// `orders` is lent to the calling child.
-unsafe fn fail(orders: *mut Orders, step: Step, index: usize, answer: isize) -> ! {
+/// The calling child has exclusive access to `context`.
+unsafe fn fail(context: *mut ChildContext, step: Step, index: usize, result: isize) -> ! {
     // SAFETY: promised by the caller.
     unsafe {
-        (*orders).failed_step = step as u32;
-        (*orders).failed_index = index;
-        (*orders).failed_errno = -(answer as i32);
+        (*context).failed_step = step as u32;
+        (*context).failed_index = index;
+        (*context).failed_errno = -(result as i32);
         exit(127)
     }
 }
 
-/// Ends the child without running anything of ours.
+/// Ends the child without running exit handlers.
 fn exit(code: usize) -> ! {
     loop {
         // SAFETY: exit_group(2) touches no memory and does not return.
@@ -342,17 +343,17 @@ fn exit(code: usize) -> ! {
     }
 }
 
-/// clone3(2) as seen by the agent.
+/// clone3(2), called in the agent.
 ///
 /// # Safety
 /// As [`clone3_raw`].
 unsafe fn clone3(
     args: &CloneArgs,
-    entry: extern "C" fn(*mut Orders) -> !,
-    orders: &mut Orders,
+    entry: extern "C" fn(*mut ChildContext) -> !,
+    context: &mut ChildContext,
 ) -> io::Result<i32> {
     // SAFETY: promised by the caller.
-    match unsafe { clone3_raw(args, entry, orders) } {
+    match unsafe { clone3_raw(args, entry, context) } {
         negative if negative < 0 => Err(io::Error::from_raw_os_error(-(negative as i32))),
         pid => Ok(pid as i32),
     }
@@ -361,17 +362,16 @@ unsafe fn clone3(
 /// clone3(2), the child continuing in `entry` on the stack that `args` names.
 ///
 /// # Safety
-/// `args` has CLONE_VM and CLONE_VFORK and describes a stack that nobody else uses; `entry` obeys the rules of
-/// this file; `orders` is lent to it until it has executed or ended.
+/// `args` has CLONE_VM and CLONE_VFORK and describes an unused stack; `entry` follows the rules of this file; it has
+/// exclusive access to `context` until it has executed or ended.
 unsafe fn clone3_raw(
     args: *const CloneArgs,
-    entry: extern "C" fn(*mut Orders) -> !,
-    orders: *mut Orders,
+    entry: extern "C" fn(*mut ChildContext) -> !,
+    context: *mut ChildContext,
 ) -> isize {
-    let answer: isize;
-    // SAFETY: the kernel reads `args`. The parent continues at 2 with its own stack pointer. The child's stack
-    // pointer is the 16-byte-aligned end of its stack, as `call` at a function's door wants it, and it never
-    // comes back here.
+    let result: isize;
+    // SAFETY: the kernel reads `args`. The parent continues at 2 with its own stack pointer. The child's stack pointer
+    // is the 16-byte-aligned end of its stack, as `call` requires, and `entry` never returns.
     unsafe {
         asm!(
             "syscall",
@@ -382,16 +382,16 @@ unsafe fn clone3_raw(
             "call r12",
             "ud2",
             "2:",
-            inlateout("rax") libc::SYS_clone3 as isize => answer,
+            inlateout("rax") libc::SYS_clone3 as isize => result,
             in("rdi") args,
             in("rsi") size_of::<CloneArgs>(),
             in("r12") entry,
-            in("r13") orders,
+            in("r13") context,
             out("rcx") _,
             out("r11") _,
         );
     }
-    answer
+    result
 }
 
 /// # Safety
@@ -401,17 +401,17 @@ unsafe fn syscall3(number: i64, a: usize, b: usize, c: usize) -> isize {
     unsafe { syscall5(number, a, b, c, 0, 0) }
 }
 
-/// A system call without libc, whose `errno` belongs to the sleeping thread.
+/// A system call without libc, whose `errno` is that of the sleeping thread.
 ///
 /// # Safety
 /// As the system call.
 unsafe fn syscall5(number: i64, a: usize, b: usize, c: usize, d: usize, e: usize) -> isize {
-    let answer: isize;
+    let result: isize;
     // SAFETY: the kernel keeps all registers but rax, rcx and r11; the rest is promised by the caller.
     unsafe {
         asm!(
             "syscall",
-            inlateout("rax") number as isize => answer,
+            inlateout("rax") number as isize => result,
             in("rdi") a,
             in("rsi") b,
             in("rdx") c,
@@ -422,14 +422,14 @@ unsafe fn syscall5(number: i64, a: usize, b: usize, c: usize, d: usize, e: usize
             options(nostack),
         );
     }
-    answer
+    result
 }
 
-/// Collects a child that has ended or is about to.
+/// Reaps a child that has ended or is about to.
 fn reap(pidfd: OwnedFd) {
     loop {
         // SAFETY: waitid(2) accepts a null `siginfo`.
-        let answer = unsafe {
+        let result = unsafe {
             libc::waitid(
                 libc::P_PIDFD,
                 pidfd.as_raw_fd() as libc::id_t,
@@ -437,14 +437,14 @@ fn reap(pidfd: OwnedFd) {
                 libc::WEXITED | libc::__WALL,
             )
         };
-        // ECHILD: somebody ignores SIGCHLD, and the kernel has reaped already.
-        if answer == 0 || io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+        // ECHILD: SIGCHLD is ignored, so the kernel has reaped the child.
+        if result == 0 || io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
             return;
         }
     }
 }
 
-/// All signals of the calling thread are blocked while this lives.
+/// Blocks all signals of the calling thread until dropped.
 struct SignalsBlocked {
     before: libc::sigset_t,
 }
@@ -464,10 +464,10 @@ impl SignalsBlocked {
 
 impl Drop for SignalsBlocked {
     fn drop(&mut self) {
-        // SAFETY: `before` is the mask this thread had; the kernel reads it only.
+        // SAFETY: `before` is the previous mask of this thread; the kernel only reads it.
         unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.before, ptr::null_mut()) };
     }
 }
 
-// The child's memory is ours, so what it leaves behind must not need dropping.
-const _: () = assert!(!std::mem::needs_drop::<Orders>());
+// The child never returns, so nothing in its context may need to be dropped.
+const _: () = assert!(!std::mem::needs_drop::<ChildContext>());

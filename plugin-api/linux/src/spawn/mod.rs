@@ -1,8 +1,8 @@
-//! How a threaded agent brings a process into the world: clone3(2) and execveat(2), and nothing in between that
-//! could trip over another thread.
+//! Creates a process from a program with several threads: clone3(2), then execveat(2), and in between only code that
+//! does not depend on other threads.
 //!
 //! ```text
-//! agent thread            child (same memory, agent thread asleep)          after exec
+//! agent thread            child (same memory, agent thread sleeps)          after exec
 //! ─────────────           ────────────────────────────────────────          ──────────
 //! block all signals
 //! clone3 ────────────────▶ write "0" to each v1 `tasks` file
@@ -11,18 +11,18 @@
 //! unblock, return ◀─────── execveat(image) ───────────────────────────────▶ image runs, all signals blocked
 //! ```
 //!
-//! With [`Spawn::enter`] a first child shares the agent's descriptors, joins the namespaces, and makes the real
-//! one with CLONE_PARENT: so the real one is a child of the agent, and its pidfd lands in the agent's table. If a
-//! pid namespace is joined *and* a new one is wanted in it, there is another helper between them.
+//! With [`Spawn::enter`] a helper process shares the agent's descriptors, joins the namespaces, and clones the child
+//! with CLONE_PARENT: so the child's parent is the agent, and its pidfd is in the agent's table. If a pid namespace is
+//! joined *and* a new one is created in it, a second helper is needed.
 //!
-//! Until it executes, a child in a joined pid namespace shares the agent's memory within sight of the container. An
-//! agent should therefore be undumpable (PR_SET_DUMPABLE), so that tracing it takes CAP_SYS_PTRACE.
+//! Until its exec, a child in a joined pid namespace shares the agent's memory and is visible in the container. The
+//! agent should therefore not be dumpable (PR_SET_DUMPABLE), so that tracing the child needs CAP_SYS_PTRACE.
 //!
-//! Why each flag: CLONE_VM saves copying the agent's page tables; CLONE_VFORK keeps our stack frame still while
-//! the child uses it; CLONE_CLEAR_SIGHAND keeps the agent's handlers from running in the child; the blocked mask
-//! keeps them from running before that. Why the child writes itself into v1 cgroups: a single thread that moves
-//! itself is the only mover for which the kernel does not take the global thread-group lock, which costs an RCU
-//! grace period (6–20 ms) on a quiet machine.
+//! The flags: CLONE_VM avoids copying the agent's page tables; CLONE_VFORK keeps the stack frame of the agent thread
+//! alive while the child uses it; CLONE_CLEAR_SIGHAND prevents the agent's handlers from running in the child, and the
+//! blocked mask does so before it takes effect. The child writes itself into v1 cgroups because a single thread that
+//! moves itself is the only case in which the kernel does not take the global thread-group lock, which costs an RCU
+//! grace period (6–20 ms on an idle machine).
 
 mod clone;
 
@@ -35,46 +35,46 @@ use crate::image::Image;
 use crate::namespace::Namespaces;
 use crate::process::{Process, ProcessError};
 
-/// What a new process is to be born with.
+/// A process to create.
 #[derive(Debug, Clone, Copy)]
 pub struct Spawn<'a> {
     /// The program to execute. Its environment is empty.
     pub image: &'a Image,
-    /// Its arguments, the first being its name. At most [`Spawn::MAX_ARGUMENTS`].
+    /// Its arguments, starting with `argv[0]`. At most [`Spawn::MAX_ARGUMENTS`].
     pub arguments: &'a [&'a CStr],
-    /// Its open files, becoming descriptors 0, 1, 2, … At most [`Spawn::MAX_DESCRIPTORS`]. It has no other.
+    /// Its descriptors 0, 1, 2, … It has no others. At most [`Spawn::MAX_DESCRIPTORS`].
     pub descriptors: &'a [BorrowedFd<'a>],
-    /// Namespaces made new for it.
+    /// Namespaces to create for it.
     pub clone: Namespaces,
     /// Namespaces of another process to join first.
     pub enter: Option<Enter<'a>>,
-    /// A cgroup v2 directory to be born in.
+    /// A cgroup v2 directory to create it in.
     pub cgroup: Option<BorrowedFd<'a>>,
-    /// `tasks` files of cgroup v1 directories, opened for writing, which it joins before it executes.
+    /// `tasks` files of cgroup v1 directories, open for writing, which it joins before its exec.
     pub tasks: &'a [BorrowedFd<'a>],
 }
 
-/// Whose namespaces to join, and which of them.
+/// Namespaces of another process to join.
 #[derive(Debug, Clone, Copy)]
 pub struct Enter<'a> {
-    /// The process that is in them.
+    /// A process in the namespaces.
     pub process: &'a Process,
-    /// Which of its namespaces. The user namespace cannot be joined.
+    /// The namespaces to join. The user namespace cannot be joined.
     pub namespaces: Namespaces,
 }
 
 impl Spawn<'_> {
-    /// Most arguments a birth takes: they are laid out on a stack frame.
+    /// Maximum number of arguments: their pointers are in a stack frame.
     pub const MAX_ARGUMENTS: usize = 7;
-    /// Most descriptors a birth takes.
+    /// Maximum number of descriptors.
     pub const MAX_DESCRIPTORS: usize = 16;
 
-    /// Makes the process. It runs `image` when this returns.
+    /// Creates the process. It runs `image` when this returns.
     ///
-    /// The calling thread sleeps until then (some 100 µs); others run on. The new process starts with all
-    /// signals blocked, handlers reset, and ignored signals still ignored.
+    /// The calling thread sleeps until then (about 100 µs). The new process starts with all signals blocked, handlers
+    /// reset, and ignored signals still ignored.
     pub fn spawn(&self) -> Result<Process, SpawnError> {
-        let (pid, pidfd) = clone::birth(self)?;
+        let (pid, pidfd) = clone::spawn(self)?;
         match pid {
             Some(pid) => Process::from_pidfd(pid, pidfd),
             None => Process::from_pidfd_alone(pidfd),
@@ -83,7 +83,7 @@ impl Spawn<'_> {
     }
 }
 
-/// Where on the way to its first instruction a birth failed.
+/// The step at which creating a process failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Step {
@@ -93,7 +93,7 @@ pub enum Step {
     Enter = 2,
     /// Joining the v1 cgroups.
     Join = 3,
-    /// Arranging the descriptors.
+    /// Renumbering the descriptors.
     Descriptors = 4,
     /// execveat(2).
     Exec = 5,
@@ -105,42 +105,42 @@ impl fmt::Display for Step {
             Self::Clone => "cloning",
             Self::Enter => "entering namespaces",
             Self::Join => "joining a cgroup",
-            Self::Descriptors => "arranging descriptors",
+            Self::Descriptors => "renumbering descriptors",
             Self::Exec => "executing the image",
         })
     }
 }
 
-/// A process that could not be made. Nothing of it is left.
+/// Why a process could not be created. Nothing of it is left.
 #[derive(Debug, thiserror::Error)]
 pub enum SpawnError {
-    /// More arguments or descriptors than a birth takes.
-    #[error("a birth takes at most {max} {what}, not {given}")]
+    /// Too many arguments or descriptors.
+    #[error("a new process can have at most {max} {what}, not {given}")]
     TooMany {
         /// `arguments` or `descriptors`.
         what: &'static str,
-        /// How many there may be.
+        /// Their maximum number.
         max: usize,
-        /// How many there were.
+        /// Their number in the request.
         given: usize,
     },
     /// A v1 cgroup could not be joined.
-    #[error("the new process could not join cgroup number {index} of those given")]
+    #[error("the new process could not join the v1 cgroup with index {index}")]
     Join {
         /// Index into [`Spawn::tasks`].
         index: usize,
-        /// The kernel's answer.
+        /// The error of the kernel.
         source: io::Error,
     },
     /// Any other step failed.
     #[error("the new process failed while {step}")]
     Step {
-        /// Which.
+        /// The step.
         step: Step,
-        /// The kernel's answer.
+        /// The error of the kernel.
         source: io::Error,
     },
-    /// It was born, and was gone before its start time could be read.
+    /// The process was created, and ended before its start time could be read.
     #[error("the new process cannot be identified")]
     Identify(#[source] ProcessError),
 }
