@@ -1,18 +1,18 @@
-//! An error as a sentence: its own words, then the reason of the reason.
+//! Formats an error with its causes.
 
 use std::error::Error;
 use std::fmt::Write;
 
-/// The error and all its causes in one line, joined by colons. Words that a cause repeats are said once.
+/// The error and all its causes in one line, joined by colons. A cause that the text already ends with is skipped.
 #[must_use]
 pub fn describe(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        let words = cause.to_string();
-        if !text.ends_with(&words) {
+        let message = cause.to_string();
+        if !text.ends_with(&message) {
             // Writing to a string cannot fail.
-            let _ = write!(text, ": {words}");
+            let _ = write!(text, ": {message}");
         }
         source = cause.source();
     }

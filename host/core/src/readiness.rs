@@ -1,4 +1,4 @@
-//! Descriptors that are waited for: the one place that gives one to the runtime.
+//! Registers descriptors with the tokio reactor; the only module that does.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -7,10 +7,10 @@ use std::os::fd::OwnedFd;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// A descriptor whose becoming readable can be awaited.
+/// Makes the readability of a descriptor awaitable.
 pub(crate) fn readable(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: an `OwnedFd` is open, answers the same number for as long as it lives, and is neither closed
-    // nor replaced before the `AsyncFd` that owns it is dropped.
+    // SAFETY: an `OwnedFd` is open, always returns the same number, and is neither closed nor replaced before the
+    // `AsyncFd` that owns it is dropped.
     let registered = unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) };
     Ok(registered?)
 }

@@ -1,15 +1,16 @@
-//! Containers as Linux knows them: namespaces to see by, a cgroup to be held by.
+//! Containers with namespaces, and a cgroup that tracks their processes.
 //!
 //! ```text
 //! <hierarchy>/<root>/<instance>/pod.container              pod's processes
-//!                                            /leaf          …moved here when one nested in it wants controllers (v2)
+//!                                            /leaf          …moved here when a nested one needs controllers (v2)
 //!                                            /web.container the processes of pod.web
 //! ```
 //!
-//! The hierarchy is v2 wherever it is mounted, be it beside v1: there a process is born in its cgroup, a kill is one
-//! write, and emptiness is an event. Elsewhere it is v1's freezer. The instance keeps agents on one machine apart.
+//! The hierarchy is v2 if it is mounted, even beside v1: there a process is created in its cgroup, a kill is one
+//! write, and an empty cgroup is an event. Otherwise it is the freezer of v1. The instance separates agents on one
+//! machine.
 //!
-//! No knob of any controller ends in `.container`, so an id can never be mistaken for one.
+//! No interface file of any controller ends in `.container`, so the directory of a container cannot collide with one.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -28,53 +29,55 @@ use super::{
     descriptors,
 };
 
-/// What the directory of a container ends in.
+/// Suffix of the directory of a container.
 const CONTAINER: &str = ".container";
-/// Where a v2 container's processes go when its own directory must hold none.
+/// Cgroup for a v2 container's processes when its own directory must not contain any.
 const LEAF: &str = "leaf";
-/// How long a killed process is given to disappear before surer means are used, or none, if it is in nobody's way.
+/// How long to wait for a killed process that need not have ended yet.
 const EXIT_GRACE: Duration = Duration::from_secs(1);
 
-/// The launcher for which containers are namespaces and cgroups. Needs root.
+/// The launcher with namespaces and cgroups. Needs root.
 #[derive(Debug)]
 pub struct Linux {
     cgroups: Cgroups,
-    /// `<root>/<instance>`, relative to the mounts.
+    /// `<root>/<instance>`, relative to the mount points.
     relative: PathBuf,
-    /// That, in the hierarchy by which containers are tracked.
+    /// `relative` in the hierarchy that tracks containers.
     tracking: Cgroup,
     image: Arc<Image>,
     timeout: Duration,
 }
 
-/// The cgroups a process is born in: a v2 directory, and `tasks` files of v1 directories.
+/// Descriptors of the cgroups to create a process in: a v2 directory, and `tasks` files of v1 directories.
 struct CgroupFds {
     v2: Option<OwnedFd>,
     v1: Vec<(PathBuf, OwnedFd)>,
 }
 
-/// A machine on which containers cannot be tracked.
+/// Why the launcher cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum SetUpError {
-    /// There is no hierarchy to track by.
+    /// No usable cgroup hierarchy is mounted.
     #[error("neither cgroup v2 nor the v1 freezer hierarchy is mounted")]
     NoHierarchy,
-    /// The instance is no name of a directory.
-    #[error("`{instance}` cannot name a cgroup")]
+    /// The instance is not a valid name of a directory.
+    #[error(
+        "`{instance}` cannot be the name of a cgroup; it must not be empty, start with `.`, or contain `/` or NUL"
+    )]
     Instance {
-        /// It.
+        /// The instance.
         instance: String,
     },
-    /// The agent's cgroup cannot be made.
-    #[error("cannot make the cgroup that is to hold all containers")]
+    /// The agent's cgroup cannot be created.
+    #[error("cannot create the agent's cgroup")]
     Cgroup(#[source] CgroupError),
 }
 
 impl Linux {
-    /// A launcher for the agent called `instance`.
+    /// Creates the launcher of the agent `instance`.
     ///
-    /// `root` is a path relative to the mounts, below which all agents keep their cgroups. `patience` is how long a
-    /// `destroy` waits for the kernel to end processes that were killed.
+    /// `root` is a path relative to the mount points, below which all agents have their cgroups. `timeout` is how long
+    /// `destroy` waits for killed processes to end.
     pub fn new(
         cgroups: Cgroups,
         root: &Path,
@@ -98,8 +101,8 @@ impl Linux {
         self.tracking.child(path(id))
     }
 
-    /// Moves a container's processes into a leaf below it, because a v2 cgroup that hands controllers down must hold
-    /// none itself.
+    /// Moves a container's processes into a leaf cgroup below it, because a v2 cgroup with controllers enabled for its
+    /// children must not contain processes.
     fn evacuate(&self, parent: &Cgroup, id: &ContainerId) -> Result<(), CgroupSetupError> {
         let failed = |source| CgroupSetupError::Cgroup { id: id.clone(), source };
         let leaf = parent.child(LEAF);
@@ -110,7 +113,7 @@ impl Linux {
                 return Ok(());
             }
             if Instant::now() > deadline {
-                return Err(CgroupSetupError::Crowded { id: id.clone() });
+                return Err(CgroupSetupError::Evacuate { id: id.clone() });
             }
             leaf.create().map_err(failed)?;
             for pid in procs {
@@ -124,7 +127,7 @@ impl Linux {
         }
     }
 
-    /// Those of `controllers` that are found in v2; those of v1 are there without our help.
+    /// Those of `controllers` that are in v2; those in v1 need not be enabled.
     fn of_v2<'c>(&self, id: &ContainerId, controllers: &[&'c str]) -> Result<Vec<&'c str>, CgroupSetupError> {
         let mut found = Vec::new();
         for controller in controllers {
@@ -140,7 +143,7 @@ impl Linux {
         Ok(found)
     }
 
-    /// Opens the container's own cgroup and those asked for. A v2 path must be the container's own, into which it is born anyway.
+    /// Opens the container's own cgroup and the requested ones. A requested v2 path must be the container's own.
     fn cgroup_fds(&self, request: &SpawnRequest<'_>, own: &Cgroup) -> Result<CgroupFds, CreateError> {
         let failed = |source| CreateError::Cgroup { id: request.id.clone(), source };
         let mut fds = CgroupFds { v2: None, v1: Vec::new() };
@@ -200,7 +203,7 @@ impl Launcher for Linux {
         }
         let own = self.tracking(request.id);
         let fds = self.cgroup_fds(&request, &own)?;
-        let (control, theirs) =
+        let (control, init_end) =
             PendingInit::control().map_err(|source| CreateError::Control { id: id(), source })?;
 
         let name = super::argument(request.id);
@@ -208,7 +211,7 @@ impl Launcher for Linux {
         let process = spawn::Spawn {
             image: &self.image,
             arguments: &[c"cofferdam-init", &name],
-            descriptors: &descriptors(&request.stdio, &theirs, request.status),
+            descriptors: &descriptors(&request.stdio, &init_end, request.status),
             clone: request.clone,
             enter: request.enter,
             cgroup: fds.v2.as_ref().map(AsFd::as_fd),
@@ -244,20 +247,20 @@ impl Launcher for Linux {
             return Ok(());
         }
         if let Some(first) = first {
-            // With an own pid namespace this ends all the others too. Where there is a freezer only, waiting for that
-            // saves a freeze, which can hang when memory is short.
+            // In a pid namespace this ends all other processes too. With the v1 freezer, waiting for that avoids a
+            // freeze, which can hang under memory pressure.
             first.kill().map_err(|source| DestroyError::Process { id: id.clone(), source })?;
             if own.version() == Version::V1 {
-                self.ends(id, first, EXIT_GRACE)?;
+                self.wait(id, first, EXIT_GRACE)?;
             }
         }
         own.kill_all(self.timeout).map_err(|source| DestroyError::Kill { id: id.clone(), source })?;
         let Some(first) = first else { return Ok(()) };
         if own.exists() {
-            // It has left its cgroup, so it is past its last instruction. One that was process 1 of a pid namespace
-            // may stay a while: until somebody has reaped the first processes of those nested in the namespace.
-            self.ends(id, first, EXIT_GRACE)?;
-        } else if !self.ends(id, first, self.timeout)? {
+            // The cgroup is empty, so the process does not run any more. Process 1 of a pid namespace may not have
+            // ended yet: the kernel waits until the first processes of nested containers are reaped.
+            self.wait(id, first, EXIT_GRACE)?;
+        } else if !self.wait(id, first, self.timeout)? {
             return Err(DestroyError::Stuck { id: id.clone(), pids: vec![first.pid()] });
         }
         Ok(())
@@ -278,34 +281,33 @@ impl Launcher for Linux {
         let mounts =
             self.cgroups.legacy.iter().chain(&self.cgroups.unified).map(|hierarchy| &hierarchy.mount);
         for mount in mounts {
-            // One with a container in it stays: the kernel removes no directory that is in use. The one above stays
-            // too: another agent may be about to make its own in it.
+            // Fails if it still contains a container. Its parent stays: another agent may be about to use it.
             drop(std::fs::remove_dir(mount.join(&self.relative)));
         }
     }
 }
 
 impl Linux {
-    /// Waits for a killed process to end. Whether it has.
-    fn ends(&self, id: &ContainerId, process: &Process, timeout: Duration) -> Result<bool, DestroyError> {
+    /// Waits for a killed process to end. Returns whether it has.
+    fn wait(&self, id: &ContainerId, process: &Process, timeout: Duration) -> Result<bool, DestroyError> {
         let failed = |source| DestroyError::Find { id: id.clone(), source };
         process.wait(Some(timeout)).map_err(failed)
     }
 }
 
-/// Whether a v2 cgroup is there and has no process in it or below. Nobody can fork in there then.
+/// Whether a v2 cgroup exists and contains no process, also not below. Then no process can fork in it.
 fn is_empty(cgroup: &Cgroup) -> bool {
     let populated = |mut events: Events| events.populated();
     cgroup.version() == Version::V2 && cgroup.events().and_then(populated).is_ok_and(|populated| !populated)
 }
 
-/// Where a container's cgroup is below its agent's.
+/// Path of a container's cgroup, relative to that of the agent.
 fn path(id: &ContainerId) -> PathBuf {
     id.values().map(|value| format!("{value}{CONTAINER}")).collect()
 }
 
-/// Collects the ids of the containers below `cgroup`, which belongs to container `parent`. Whatever else is there is
-/// not ours.
+/// Collects the ids of the containers below `cgroup`, which is that of container `parent`. Other directories are
+/// ignored.
 fn find(
     cgroup: &Cgroup,
     parent: Option<&ContainerId>,

@@ -1,13 +1,12 @@
-//! Launchers own processes: they make the first one of a container, and guarantee that none survives `destroy`.
+//! Launchers create the first process of a container, and guarantee that no process of it survives `destroy`.
 //!
-//! They know nothing of images, resources or plugins. All calls block, for as long as the kernel needs; the caller
-//! makes them where waiting hurts nobody. Calls for one container do not overlap, but for `destroy`, which may come
-//! while [`PendingInit::start`] waits, and ends it.
+//! They do not know images, resources or plugins. All calls block, so they run in the blocking pool. Calls for one
+//! container do not overlap, except that `destroy` may be called while [`PendingInit::start`] waits, and ends it.
 //!
 //! ```text
-//! ready ──▶ hold ──▶ PendingInit::start ──▶ (it runs, it ends) ──▶ destroy ──▶ cleanup
-//!             │           └─ failed, and reaped ─────────────────▲
-//!             └─ failed: nothing was made ───────────────────────┘
+//! create_cgroup ──▶ create ──▶ PendingInit::start ──▶ (it runs, it ends) ──▶ destroy ──▶ cleanup
+//!                     │             └─ failed, and reaped ─────────────────────▲
+//!                     └─ failed: no process was created ───────────────────────┘
 //! ```
 
 mod linux;
@@ -28,61 +27,62 @@ pub use linux::{Linux, SetUpError};
 pub use pending_init::{PendingInit, StartError};
 pub use posix::Posix;
 
-/// Makes and ends the processes of containers. Ids are dotted: `pod.web` is nested in `pod`.
+/// Creates and ends the processes of containers. Ids are dotted: `pod.web` is nested in `pod`.
 pub trait Launcher: Send + Sync {
     /// `linux` or `posix`, as in the configuration.
     fn name(&self) -> &'static str;
 
-    /// The kinds of namespaces it can make or enter.
+    /// The kinds of namespaces it can create or enter.
     fn namespaces(&self) -> Namespaces;
 
-    /// Where the container's cgroup is, relative to the mount of any hierarchy. Isolators put their limits there, so
-    /// that a v2 container has one cgroup for limits and for tracking. `None` if this launcher uses no cgroups.
+    /// Path of the container's cgroup, relative to the mount point of any hierarchy. Isolators set their limits there,
+    /// so that a v2 container has one cgroup for limits and for tracking. `None` if this launcher uses no cgroups.
     fn cgroup(&self, id: &ContainerId) -> Option<PathBuf>;
 
-    /// Makes what the container is tracked by, so that a trace of it exists before anything else does.
+    /// Creates the cgroup that tracks the container, before anything else of it exists, so that `recover` finds it.
     ///
-    /// Those of `controllers` that are of v2 on this machine will be available in its cgroup; for a nested container
-    /// this moves the processes of its parent into a cgroup of their own first. May be called again.
+    /// Those of `controllers` that are in v2 on this machine will be available in its cgroup; for a nested container
+    /// this first moves the processes of its parent into a leaf cgroup. Idempotent.
     fn create_cgroup(&self, id: &ContainerId, controllers: &[&str]) -> Result<(), CgroupSetupError>;
 
-    /// Makes the first process of a container, which waits for its plan, in its namespaces and cgroups.
+    /// Creates the first process of a container in its namespaces and cgroups. It waits for its plan.
     ///
-    /// Comes after [`Launcher::create_cgroup`].
+    /// Requires [`Launcher::create_cgroup`].
     fn create(&self, request: SpawnRequest<'_>) -> Result<PendingInit, CreateError>;
 
-    /// The pids of the container's processes, as seen by the agent, without those of nested containers.
+    /// Pids of the container's processes in the agent's pid namespace, without those of nested containers.
     fn pids(&self, id: &ContainerId, first: Option<&Process>) -> Result<Vec<i32>, DestroyError>;
 
-    /// Kills all processes of the container and of those nested in it. When it returns none is left but for zombies.
+    /// Kills all processes of the container and of those nested in it. On success only zombies may be left.
     ///
-    /// `first` is the container's first process, if known. May be called again, and for a container nobody has seen.
+    /// `first` is the container's first process, if known. Idempotent, also for a container that never existed.
     fn destroy(&self, id: &ContainerId, first: Option<&Process>) -> Result<(), DestroyError>;
 
-    /// Removes what the container was tracked by. **May be called again, and for a container nobody has seen.**
+    /// Removes the cgroup that tracks the container. Idempotent, also for a container that never existed.
     fn cleanup(&self, id: &ContainerId) -> Result<(), DestroyError>;
 
-    /// The ids of all containers that left a trace, parents before those nested in them.
+    /// The ids of all containers that have a cgroup, parents before those nested in them.
     fn recover(&self) -> Result<Vec<ContainerId>, RecoverError>;
 
-    /// Removes what is there for the agent rather than for a container, unless a container still needs it.
+    /// Removes the agent's own cgroup, unless a container still exists.
     fn shutdown(&self);
 }
 
-/// What the first process of a container is born with.
+/// Parameters of the first process of a container.
 #[derive(Debug)]
 pub struct SpawnRequest<'a> {
     /// The container's id.
     pub id: &'a ContainerId,
     /// Its standard streams.
     pub stdio: Stdio<'a>,
-    /// Its status file, opened for writing and empty. [`cofferdam_init::report::Status`] reads it.
+    /// Its status file, open for writing and empty. [`cofferdam_init::report::Status`] parses it.
     pub status: BorrowedFd<'a>,
-    /// Namespaces made new for it.
+    /// Namespaces to create for it.
     pub clone: Namespaces,
     /// Namespaces of another container to join first.
     pub enter: Option<Enter<'a>>,
-    /// Further cgroups it is born in: v1 directories. A v2 one can only be the container's own, and need not be said.
+    /// Further cgroups to create it in: v1 directories. The only possible v2 one is the container's own, which is
+    /// implied.
     pub cgroups: Vec<PathBuf>,
 }
 
@@ -97,18 +97,18 @@ pub struct Stdio<'a> {
     pub stderr: BorrowedFd<'a>,
 }
 
-/// A container that cannot be tracked.
+/// Why the cgroup of a container could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupSetupError {
-    /// The cgroup cannot be made.
-    #[error("cannot make the cgroup of container `{id}`")]
+    /// The cgroup cannot be created.
+    #[error("cannot create the cgroup of container `{id}`")]
     Cgroup {
         /// The container.
         id: ContainerId,
-        /// What was the matter.
+        /// The reason.
         source: CgroupError,
     },
-    /// The machine lacks a controller.
+    /// No mounted hierarchy has a controller.
     #[error("container `{id}` needs the cgroup controller `{controller}`, which no mounted hierarchy has")]
     NoController {
         /// The container.
@@ -116,82 +116,84 @@ pub enum CgroupSetupError {
         /// The controller's name.
         controller: String,
     },
-    /// A controller cannot be made available.
-    #[error("cannot make controllers `{controllers}` available to container `{id}`")]
+    /// A controller cannot be enabled.
+    #[error("cannot enable the cgroup controllers `{controllers}` for container `{id}`")]
     Controllers {
         /// The container.
         id: ContainerId,
         /// Their names.
         controllers: String,
-        /// What was the matter.
+        /// The reason.
         source: CgroupError,
     },
-    /// The processes of the parent fork faster than they can be moved.
-    #[error("cannot make room for container `{id}`: its parent's processes cannot all be moved")]
-    Crowded {
+    /// The processes of the parent fork faster than they can be moved into the leaf cgroup.
+    #[error(
+        "cannot enable cgroup controllers for container `{id}`: the processes of its parent fork faster than they can be moved into a leaf cgroup"
+    )]
+    Evacuate {
         /// The container.
         id: ContainerId,
     },
 }
 
-/// A first process that cannot be made. Nothing of it is left.
+/// Why a first process could not be created. Nothing of it is left.
 #[derive(Debug, thiserror::Error)]
 pub enum CreateError {
-    /// This launcher makes plain processes only.
+    /// This launcher does not support a part of the request.
     #[error("the `{launcher}` launcher cannot give container `{id}` {what}; use the `linux` launcher")]
     Unsupported {
         /// The launcher.
         launcher: &'static str,
         /// The container.
         id: ContainerId,
-        /// What was asked for.
+        /// What was requested.
         what: String,
     },
-    /// A cgroup it is to be born in cannot be opened.
+    /// A cgroup cannot be opened.
     #[error("cannot open a cgroup of container `{id}`")]
     Cgroup {
         /// The container.
         id: ContainerId,
-        /// What was the matter.
+        /// The reason.
         source: CgroupError,
     },
-    /// A cgroup of v2 that is not the container's own.
-    #[error("container `{id}` cannot be in {} as well: a process has one v2 cgroup only", path.display())]
+    /// A v2 cgroup other than the container's own was requested.
+    #[error("container `{id}` cannot also be in the cgroup {}: a process has only one v2 cgroup", path.display())]
     SecondCgroup {
         /// The container.
         id: ContainerId,
-        /// The cgroup asked for.
+        /// The requested cgroup.
         path: PathBuf,
     },
-    /// The socket over which it is to get its plan cannot be made.
-    #[error("cannot make the control socket of container `{id}`")]
+    /// The control socket cannot be created.
+    #[error("cannot create the control socket of container `{id}`")]
     Control {
         /// The container.
         id: ContainerId,
-        /// The kernel's answer.
+        /// The error of the kernel.
         source: std::io::Error,
     },
-    /// It could not join one of its cgroups.
+    /// The process could not join one of its cgroups.
     #[error("the first process of container `{id}` could not join cgroup {}", path.display())]
     Join {
         /// The container.
         id: ContainerId,
         /// The cgroup.
         path: PathBuf,
-        /// The kernel's answer.
+        /// The error of the kernel.
         source: std::io::Error,
     },
-    /// It could not be born.
-    #[error("cannot make the first process of container `{id}`")]
+    /// The process could not be created.
+    #[error("cannot create the first process of container `{id}`")]
     Spawn {
         /// The container.
         id: ContainerId,
-        /// What was the matter.
+        /// The reason.
         source: SpawnError,
     },
 }
 
-/// Processes that could not be ended, or a trace that could not be removed. Asking again is right.
+/// Why the processes of a container could not be ended, or its cgroup not be removed. The call can be repeated.
 #[derive(Debug, thiserror::Error)]
 pub enum DestroyError {
     /// Processes in its cgroup could not be killed.
@@ -199,31 +201,31 @@ pub enum DestroyError {
     Kill {
         /// The container.
         id: ContainerId,
-        /// What was the matter.
+        /// The reason.
         source: KillError,
     },
-    /// One process could not be.
+    /// A process could not be killed.
     #[error("cannot end a process of container `{id}`")]
     Process {
         /// The container.
         id: ContainerId,
-        /// What was the matter.
+        /// The reason.
         source: ProcessError,
     },
-    /// Descendants were sent SIGKILL, and are still there.
-    #[error("processes {pids:?} of container `{id}` outlive SIGKILL")]
+    /// Processes are still running after SIGKILL.
+    #[error("processes {pids:?} of container `{id}` are still running after SIGKILL")]
     Stuck {
         /// The container.
         id: ContainerId,
-        /// They.
+        /// Their pids.
         pids: Vec<i32>,
     },
-    /// What the kernel tells of processes cannot be read.
+    /// The processes cannot be listed or signalled.
     #[error("cannot find the processes of container `{id}`")]
     Find {
         /// The container.
         id: ContainerId,
-        /// The kernel's answer.
+        /// The error of the kernel.
         source: std::io::Error,
     },
     /// Its cgroup cannot be read or removed.
@@ -231,23 +233,23 @@ pub enum DestroyError {
     Cgroup {
         /// The container.
         id: ContainerId,
-        /// What was the matter.
+        /// The reason.
         source: CgroupError,
     },
 }
 
-/// Traces that cannot be read.
+/// The cgroups of containers cannot be listed.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot look for containers of an earlier run")]
+#[error("cannot list the cgroups of containers of an earlier run")]
 pub struct RecoverError(#[from] pub CgroupError);
 
-/// The id as an argument of the first process, which shows it in `ps`.
+/// The id as an argument of the first process, so that `ps` shows it.
 fn argument(id: &ContainerId) -> CString {
-    // An id holds no control characters.
+    // An id has no control characters.
     CString::new(id.as_str()).unwrap_or_default()
 }
 
-/// Born processes get these, in this order: [`cofferdam_init::plan::CONTROL`] is 3, the status file is 4.
+/// The descriptors of a first process, in order: [`cofferdam_init::plan::CONTROL`] is 3, the status file is 4.
 fn descriptors<'a>(
     stdio: &'a Stdio<'_>,
     control: &'a OwnedFd,

@@ -1,5 +1,4 @@
-//! A container between its birth and its program: the first process exists, in all its namespaces and cgroups, and
-//! reads from a socket.
+//! A first process that waits for its plan: it exists in all its namespaces and cgroups, and reads from a socket.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
@@ -11,8 +10,8 @@ use cofferdam_init::report::{RUNNING, Record, Step};
 use cofferdam_linux::namespace::{Namespace, Namespaces};
 use cofferdam_linux::process::Process;
 
-/// A first process that waits for its plan. Dropped, it ends by itself without running anything; whoever wants it
-/// reaped calls [`PendingInit::abandon`].
+/// A first process that waits for its plan. When dropped, the process ends without running anything, but is not
+/// reaped; for that, call [`PendingInit::abandon`].
 #[derive(Debug)]
 pub struct PendingInit {
     process: Process,
@@ -20,21 +19,26 @@ pub struct PendingInit {
     flags: u32,
 }
 
-/// How long a first process that we have lost touch with is waited for.
+/// How long to wait for a first process after its control socket has failed.
 const EXIT_GRACE: Duration = Duration::from_secs(1);
 
-/// Flags of a plan that are facts of the birth rather than wishes.
+/// Flags of a plan that follow from how the process was created.
 const CREATION_FLAGS: u32 = flag::PID_NAMESPACE | flag::MOUNT_NAMESPACE | flag::KILL_DESCENDANTS;
 
 impl PendingInit {
     /// The two ends of a control socket: the agent's and init's.
     pub(super) fn control() -> io::Result<(UnixStream, OwnedFd)> {
-        let (ours, theirs) = UnixStream::pair()?;
-        Ok((ours, theirs.into()))
+        let (ours, init_end) = UnixStream::pair()?;
+        Ok((ours, init_end.into()))
     }
 
-    /// `sweep`: whether init has to end what its task leaves behind, because nothing else tracks it.
-    pub(super) fn new(process: Process, control: UnixStream, clone: Namespaces, sweep: bool) -> Self {
+    /// `kill_descendants`: init has to kill remaining processes when its task has ended, because no cgroup tracks them.
+    pub(super) fn new(
+        process: Process,
+        control: UnixStream,
+        clone: Namespaces,
+        kill_descendants: bool,
+    ) -> Self {
         let mut flags = 0;
         if clone.contains(Namespace::Pid) {
             flags |= flag::PID_NAMESPACE;
@@ -42,7 +46,7 @@ impl PendingInit {
         if clone.contains(Namespace::Mount) {
             flags |= flag::MOUNT_NAMESPACE;
         }
-        if sweep {
+        if kill_descendants {
             flags |= flag::KILL_DESCENDANTS;
         }
         Self { process, control, flags }
@@ -53,19 +57,19 @@ impl PendingInit {
         &self.process
     }
 
-    /// Hands the plan over and waits until its program runs.
+    /// Sends the plan and waits until the program runs.
     ///
-    /// Facts of the birth among the plan's flags are set here. If the first process is killed meanwhile, as by
-    /// `destroy`, this ends with [`StartError::Died`]. After an error the process has ended and is reaped; one that
-    /// we have lost touch with may not have, and is left to `destroy`.
+    /// Sets the flags that follow from how the process was created. If the first process is killed meanwhile, as by
+    /// `destroy`, this fails with [`StartError::Died`]. After an error the process has ended and is reaped, unless the
+    /// control socket failed and it did not end in time; then `destroy` ends it.
     pub fn start(mut self, mut plan: Plan) -> Result<Process, StartError> {
         plan.flags = plan.flags & !CREATION_FLAGS | self.flags;
         let outcome = plan.encode().map_err(StartError::Plan).and_then(|message| self.send_plan(&message));
         let Err(error) = outcome else { return Ok(self.process) };
 
         let process = self.abandon();
-        // It has reported, or has lost us, and has nothing left to do but end. One that does not know that is not
-        // waited for, or that would be for as long as its program runs: `destroy` ends it.
+        // After a report or a closed socket the process exits. Without a report it may not have noticed, so the wait
+        // has a limit, or it could last as long as the program; `destroy` ends it then.
         let timeout = match &error {
             StartError::Failed { .. } => None,
             _ => Some(EXIT_GRACE),
@@ -76,25 +80,25 @@ impl PendingInit {
         Err(error)
     }
 
-    /// Gives the container up: its first process ends without having run anything. The caller reaps it.
+    /// Closes the control socket: the process ends without running anything. The caller reaps it.
     pub fn abandon(self) -> Process {
         self.process
     }
 
     fn send_plan(&mut self, message: &[u8]) -> Result<(), StartError> {
         match self.control.write_all(message) {
-            // It does not read any more; what it has said on leaving tells why.
+            // Init has closed its end; its report tells why.
             Err(error) if is_hang_up(&error) => {}
             other => other.map_err(StartError::Control)?,
         }
-        let mut answer = Vec::new();
-        match self.control.read_to_end(&mut answer) {
+        let mut report = Vec::new();
+        match self.control.read_to_end(&mut report) {
             Err(error) if is_hang_up(&error) => {}
             other => drop(other.map_err(StartError::Control)?),
         }
-        let (runs, rest) = match answer.split_first() {
+        let (runs, rest) = match report.split_first() {
             Some((&RUNNING, rest)) => (true, rest),
-            _ => (false, answer.as_slice()),
+            _ => (false, report.as_slice()),
         };
         match (Record::parse(rest), runs) {
             (Some(record), _) => Err(StartError::Failed {
@@ -108,28 +112,28 @@ impl PendingInit {
     }
 }
 
-/// The other end was closed; with something unread in it, that is a reset.
+/// Whether the other end was closed; with unread data, that is a reset.
 fn is_hang_up(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset)
 }
 
-/// A container whose program could not be started.
+/// Why the program of a container could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The plan cannot be written down.
-    #[error("the launch plan cannot be handed over")]
+    /// The plan cannot be encoded.
+    #[error("the launch plan cannot be encoded")]
     Plan(#[source] EncodeError),
-    /// The socket failed.
-    #[error("the launch plan did not reach the container")]
+    /// The control socket failed.
+    #[error("the launch plan could not be sent to the container")]
     Control(#[source] io::Error),
     /// A step in the container failed.
-    #[error("the container failed while {step}{}", in_brackets(detail))]
+    #[error("the container failed while {step}{}", in_parentheses(detail))]
     Failed {
-        /// Which.
+        /// The step.
         step: Step,
-        /// Of what, as a path, and what else the kernel said; may be empty.
+        /// The path or name concerned, and the kernel's message if there is one; may be empty.
         detail: String,
-        /// The kernel's answer.
+        /// The error of the kernel.
         source: io::Error,
     },
     /// The first process was killed before its program ran.
@@ -137,6 +141,6 @@ pub enum StartError {
     Died,
 }
 
-fn in_brackets(detail: &str) -> String {
+fn in_parentheses(detail: &str) -> String {
     if detail.is_empty() { String::new() } else { format!(" (`{detail}`)") }
 }

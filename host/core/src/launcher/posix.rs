@@ -1,6 +1,6 @@
-//! Containers without root: plain processes, held together by their first one, which adopts every orphan.
+//! Containers without root: plain processes, tracked as the descendants of the first one, which is a subreaper.
 //!
-//! What it cannot promise: if somebody else kills the first process, those below it are lost to us.
+//! Limitation: if the first process is killed by anything but the agent, its descendants are no longer tracked.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -22,14 +22,14 @@ use super::{
 
 const SIGSTOP: i32 = 19;
 const SIGCONT: i32 = 18;
-/// How long a fork may take.
-const FORK: Duration = Duration::from_secs(1);
-/// Between two looks at a process of which nothing is announced.
-const PAUSE: Duration = Duration::from_micros(100);
-/// How long init may take to write down how its task has ended.
+/// How long a fork that is in progress may take.
+const FORK_TIMEOUT: Duration = Duration::from_secs(1);
+/// Interval for polling a state without notification.
+const POLL_INTERVAL: Duration = Duration::from_micros(100);
+/// How long init may take to write the status file after its task has ended.
 const STATUS_GRACE: Duration = Duration::from_secs(1);
 
-/// The launcher that needs nothing of the kernel but processes.
+/// The launcher for plain processes, without namespaces or cgroups.
 #[derive(Debug)]
 pub struct Posix {
     image: Arc<Image>,
@@ -37,7 +37,7 @@ pub struct Posix {
 }
 
 impl Posix {
-    /// `patience` is how long a `destroy` waits for the kernel to end processes that were killed.
+    /// `timeout` is how long `destroy` waits for killed processes to end.
     pub fn new(image: Arc<Image>, timeout: Duration) -> Self {
         Self { image, timeout }
     }
@@ -72,13 +72,13 @@ impl Launcher for Posix {
         if !what.is_empty() {
             return Err(CreateError::Unsupported { launcher: self.name(), id: id(), what });
         }
-        let (control, theirs) =
+        let (control, init_end) =
             PendingInit::control().map_err(|source| CreateError::Control { id: id(), source })?;
         let name = super::argument(request.id);
         let process = spawn::Spawn {
             image: &self.image,
             arguments: &[c"cofferdam-init", &name],
-            descriptors: &descriptors(&request.stdio, &theirs, request.status),
+            descriptors: &descriptors(&request.stdio, &init_end, request.status),
             clone: Namespaces::EMPTY,
             enter: None,
             cgroup: None,
@@ -101,7 +101,7 @@ impl Launcher for Posix {
     }
 
     fn destroy(&self, id: &ContainerId, first: Option<&Process>) -> Result<(), DestroyError> {
-        // Without the first process there is nothing by which the others could be told from strangers.
+        // Without the first process, the others cannot be distinguished from processes of other programs.
         let Some(first) = first else { return Ok(()) };
         let deadline = Instant::now() + self.timeout;
         let find = |source| DestroyError::Find { id: id.clone(), source };
@@ -110,7 +110,7 @@ impl Launcher for Posix {
         while !first.has_ended().map_err(find)? {
             let descendants = stop_all(first.pid(), deadline).map_err(find)?;
             if descendants.is_empty() {
-                // Once it had its task, it makes no other child.
+                // Init creates its task once, and no other child.
                 let alone = if killed_any { is_childless(first) } else { stays_childless(first) };
                 if alone.map_err(find)? {
                     break;
@@ -118,9 +118,9 @@ impl Launcher for Posix {
                 if Instant::now() > deadline {
                     return Err(DestroyError::Stuck { id: id.clone(), pids: vec![first.pid()] });
                 }
-                // It may have been stopped by its task, and has to reap what has ended.
+                // Its task may have stopped init, which has to reap.
                 signal(first, SIGCONT).map_err(find)?;
-                thread::sleep(PAUSE);
+                thread::sleep(POLL_INTERVAL);
                 continue;
             }
             killed_any = true;
@@ -135,8 +135,8 @@ impl Launcher for Posix {
                 }
             }
         }
-        // Without its task init ends by itself, having written down how that ended. One that waits for its plan, or
-        // has no task left, does not.
+        // When its task has ended, init writes the status file and exits. It does not if it is waiting for its plan or
+        // had no task left.
         if killed_any && first.wait(Some(STATUS_GRACE)).map_err(find)? {
             return Ok(());
         }
@@ -160,35 +160,36 @@ impl Launcher for Posix {
     fn shutdown(&self) {}
 }
 
-/// Whether a process has no child, not even one that has ended and is to be reaped: those of one that ends become
-/// its own, whoever walks the tree meanwhile.
+/// Whether a process has no children, not even zombies: orphans become its children, so this is exact even if the
+/// tree changes while it is scanned.
 fn is_childless(first: &Process) -> io::Result<bool> {
     Ok(first.children()?.is_empty())
 }
 
-/// Whether a first process has no task and will have none: killed while it forks one, it would leave that to nobody.
-/// So it is stopped for the look, and stays so only if it is alone.
+/// Whether init has no task and will not get one: if it were killed during the fork, the task would not be tracked. So
+/// init is stopped before the check, and stays stopped only if it has no child.
 fn stays_childless(first: &Process) -> io::Result<bool> {
     signal(first, SIGSTOP)?;
-    let looked = await_stop(first).and_then(|()| is_childless(first));
-    if !matches!(looked, Ok(true)) {
+    let childless = await_stop(first).and_then(|()| is_childless(first));
+    if !matches!(childless, Ok(true)) {
         signal(first, SIGCONT)?;
     }
-    looked
+    childless
 }
 
-/// Waits until a process that was sent SIGSTOP forks no more. One that hangs in the kernel for longer is not forking.
+/// Waits until a process has stopped after SIGSTOP and so cannot be forking. If it is blocked in the kernel for longer
+/// than `FORK_TIMEOUT`, it is not in a fork.
 fn await_stop(process: &Process) -> io::Result<()> {
-    let deadline = Instant::now() + FORK;
-    let stands = || Stat::read(process.pid()).is_ok_and(|stat| matches!(stat.state, 'T' | 't'));
-    while !stands() && Instant::now() < deadline && !process.has_ended()? {
-        // Nothing announces it to others than the parent.
-        thread::sleep(PAUSE);
+    let deadline = Instant::now() + FORK_TIMEOUT;
+    let is_stopped = || Stat::read(process.pid()).is_ok_and(|stat| matches!(stat.state, 'T' | 't'));
+    while !is_stopped() && Instant::now() < deadline && !process.has_ended()? {
+        // Only the parent is notified.
+        thread::sleep(POLL_INTERVAL);
     }
     Ok(())
 }
 
-/// Sends a signal. A process that is gone already is no error.
+/// Sends a signal. It is not an error if the process has ended.
 fn signal(process: &Process, number: i32) -> io::Result<()> {
     match process.signal(number) {
         Ok(()) | Err(ProcessError::Gone { .. }) => Ok(()),
@@ -196,8 +197,8 @@ fn signal(process: &Process, number: i32) -> io::Result<()> {
     }
 }
 
-/// Stops all descendants of process `root`, until a walk finds no new one: who is stopped does not fork. Gives those
-/// that live.
+/// Stops all descendants of process `root`, until a scan finds no new one: a stopped process does not fork. Returns
+/// the descendants that have not ended.
 fn stop_all(root: i32, deadline: Instant) -> io::Result<BTreeMap<i32, Process>> {
     let mut stopped = BTreeMap::new();
     while discover(root, &mut stopped, |process| signal(process, SIGSTOP))? > 0 && Instant::now() < deadline {
@@ -205,11 +206,12 @@ fn stop_all(root: i32, deadline: Instant) -> io::Result<BTreeMap<i32, Process>> 
     Ok(stopped)
 }
 
-/// Walks the tree below process `root`, shows those not `known` yet to `meet`, and adds them. How many there were.
+/// Scans the tree below process `root`, calls `visit` for processes that are not in `known`, and adds them. Returns
+/// their number.
 fn discover(
     root: i32,
     known: &mut BTreeMap<i32, Process>,
-    meet: impl Fn(&Process) -> io::Result<()>,
+    visit: impl Fn(&Process) -> io::Result<()>,
 ) -> io::Result<usize> {
     let mut new = 0;
     let mut parents = vec![root];
@@ -219,13 +221,13 @@ fn discover(
             if known.contains_key(&pid) {
                 continue;
             }
-            // The number may be another's by the time it is opened, and another's has another parent: either the one
-            // we saw, or, if that has died, the subreaper at the root.
+            // The pid may have been reused before it was opened. A descendant's parent is the one that was scanned or,
+            // if that has ended, the subreaper at the root; a process of another program has neither.
             let Ok(process) = Process::open_any(pid) else { continue };
             let Ok(stat) = Stat::read(pid) else { continue };
             let ours = stat.parent == parent || stat.parent == root;
             if ours && stat.state != 'Z' && process.signal(0).is_ok() {
-                meet(&process)?;
+                visit(&process)?;
                 known.insert(pid, process);
                 new += 1;
             }

@@ -1,4 +1,4 @@
-//! Launchers on the real kernel. Those that need root are skipped loudly without it, and fail under `CI`.
+//! Launchers on the real kernel. Without root, tests that need it print that they are skipped; with `CI` set they fail.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -32,7 +32,7 @@ fn image() -> Arc<Image> {
     Arc::clone(IMAGE.get_or_init(seal))
 }
 
-/// A launcher, and what it is tracked by; leaves no test cgroup behind.
+/// A launcher and its cgroup, which is removed on drop.
 struct TestLauncher {
     launcher: Box<dyn Launcher>,
     cgroups: Cgroups,
@@ -56,7 +56,7 @@ impl TestLauncher {
     }
 }
 
-/// The launcher's methods, with ids as text.
+/// The launcher's methods, with ids as strings.
 impl TestLauncher {
     fn name(&self) -> &'static str {
         self.launcher.name()
@@ -103,23 +103,23 @@ impl Drop for TestLauncher {
             drop(top.kill_all(TIMEOUT));
         }
         drop(top.remove(TIMEOUT));
-        // Another test may still have its own in there.
+        // Fails if another test has a cgroup in it.
         drop(top.path().parent().map(std::fs::remove_dir));
     }
 }
 
-/// The launchers this machine can have: without root only one.
+/// The launchers that work on this machine: without root only one.
 fn launchers() -> Vec<TestLauncher> {
     let mut all = vec![TestLauncher::new(Posix::new(image(), TIMEOUT), Cgroups::default())];
     all.extend(linux_launchers());
     all
 }
 
-/// One that tracks by v2, if there is such, and one that tracks by the v1 freezer, if there is such.
+/// A launcher that tracks with v2 and one that tracks with the v1 freezer, each if the hierarchy is mounted.
 fn linux_launchers() -> Vec<TestLauncher> {
     if !rustix::process::geteuid().is_root() {
-        assert!(std::env::var_os("CI").is_none(), "these tests need root, and CI must run them");
-        eprintln!("\n*** SKIPPED: the linux launcher needs root, and was NOT tested ***\n");
+        assert!(std::env::var_os("CI").is_none(), "this test needs root; with CI set it must not be skipped");
+        eprintln!("\n*** SKIPPED: the linux launcher needs root and was NOT tested ***\n");
         return Vec::new();
     }
     static NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -132,7 +132,7 @@ fn linux_launchers() -> Vec<TestLauncher> {
         let root = Path::new("cofferdam-test");
         match Linux::new(cgroups.clone(), root, &instance, image(), TIMEOUT) {
             Ok(launcher) => found.push(TestLauncher::new(launcher, cgroups)),
-            Err(error) => eprintln!("\n*** SKIPPED one way of tracking: {error} ***\n"),
+            Err(error) => eprintln!("\n*** SKIPPED for one cgroup hierarchy: {error} ***\n"),
         }
     }
     assert!(!found.is_empty());
@@ -164,7 +164,7 @@ impl Files {
     fn request(&self, id: &str) -> SpawnRequest<'_> {
         let stdio =
             Stdio { stdin: self.null.as_fd(), stdout: self.output.as_fd(), stderr: self.output.as_fd() };
-        // A request borrows its id; a test may leak one.
+        // A request borrows its id; leaking it is acceptable in a test.
         let id = Box::leak(Box::new(self::id(id)));
         SpawnRequest {
             id,
@@ -191,25 +191,25 @@ impl Files {
     }
 }
 
-/// Starts a script whose output is a pipe, and waits until it has said `lines` lines.
+/// Starts a script with a pipe as its output, and waits until it has printed `count` lines.
 fn start(
     launcher: &TestLauncher,
     files: &mut Files,
     id: &str,
     text: &str,
-    lines: usize,
+    count: usize,
 ) -> (Process, Vec<String>) {
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
     files.output = writer.into();
     launcher.create_cgroup(id, &[]).unwrap();
     let process = launcher.create(files.request(id)).unwrap().start(script(text)).unwrap();
     files.output = tempfile::tempfile().unwrap();
-    let said = BufReader::new(File::from(reader)).lines().take(lines).map(Result::unwrap).collect();
-    (process, said)
+    let lines = BufReader::new(File::from(reader)).lines().take(count).map(Result::unwrap).collect();
+    (process, lines)
 }
 
-/// Whether a process of this pid lives.
-fn lives(pid: i32) -> bool {
+/// Whether a process with this pid has not ended.
+fn is_running(pid: i32) -> bool {
     Stat::read(pid).is_ok_and(|stat| stat.state != 'Z')
 }
 
@@ -219,9 +219,9 @@ fn a_script_runs_to_its_end() {
         let mut files = Files::new();
         launcher.create_cgroup("pod", &[]).unwrap();
         launcher.create_cgroup("pod", &[]).unwrap();
-        let held = launcher.create(files.request("pod")).unwrap();
-        assert_eq!(launcher.pids("pod", Some(held.process())).unwrap(), [held.process().pid()]);
-        let process = held.start(script("echo hello; exit 3")).unwrap();
+        let pending = launcher.create(files.request("pod")).unwrap();
+        assert_eq!(launcher.pids("pod", Some(pending.process())).unwrap(), [pending.process().pid()]);
+        let process = pending.start(script("echo hello; exit 3")).unwrap();
         assert!(process.wait(Some(TIMEOUT)).unwrap());
         assert_eq!(files.output(), "hello\n");
         assert_eq!(files.status(), Status::Ended(3 << 8));
@@ -239,10 +239,12 @@ fn a_program_that_cannot_be_executed_is_an_error_and_leaves_no_process() {
     for launcher in launchers() {
         let mut files = Files::new();
         launcher.create_cgroup("pod", &[]).unwrap();
-        let held = launcher.create(files.request("pod")).unwrap();
-        let pid = held.process().pid();
+        let pending = launcher.create(files.request("pod")).unwrap();
+        let pid = pending.process().pid();
         let plan = Plan { program: "/etc/passwd".into(), ..Plan::default() };
-        let Err(StartError::Failed { step, detail, source }) = held.start(plan) else { panic!("it started") };
+        let Err(StartError::Failed { step, detail, source }) = pending.start(plan) else {
+            panic!("it started")
+        };
         assert_eq!((step, detail.as_str()), (Step::Exec, "/etc/passwd"));
         assert_eq!(source.kind(), std::io::ErrorKind::PermissionDenied);
         assert!(Stat::read(pid).is_err(), "not reaped");
@@ -266,41 +268,41 @@ fn an_abandoned_container_runs_nothing() {
 }
 
 #[test]
-fn destroy_ends_a_release_that_waits() {
+fn destroy_ends_a_waiting_start() {
     for launcher in launchers() {
         let files = Files::new();
         launcher.create_cgroup("pod", &[]).unwrap();
-        let held = launcher.create(files.request("pod")).unwrap();
-        let process = held.process().try_clone().unwrap();
+        let pending = launcher.create(files.request("pod")).unwrap();
+        let process = pending.process().try_clone().unwrap();
         process.signal(19).unwrap(); // Stopped, it never reads its plan.
         std::thread::scope(|scope| {
-            let release = scope.spawn(|| held.start(script("echo oops")));
+            let start = scope.spawn(|| pending.start(script("echo oops")));
             launcher.destroy("pod", Some(&process)).unwrap();
-            assert!(matches!(release.join().unwrap(), Err(StartError::Died)));
+            assert!(matches!(start.join().unwrap(), Err(StartError::Died)));
         });
         launcher.cleanup("pod").unwrap();
     }
 }
 
-/// The first process makes its task somewhere on the way, and must not leave it to nobody.
+/// The first process may be killed before, during or after the fork of its task, which must not stay behind.
 #[test]
-fn destroy_may_come_at_any_moment_of_a_release() {
+fn destroy_can_interrupt_a_start_at_any_moment() {
     for launcher in launchers() {
         for moment in 0..200 {
             let mut files = Files::new();
             let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
             files.output = writer.into();
             launcher.create_cgroup("pod", &[]).unwrap();
-            let held = launcher.create(files.request("pod")).unwrap();
+            let pending = launcher.create(files.request("pod")).unwrap();
             drop(files);
-            let process = held.process().try_clone().unwrap();
+            let process = pending.process().try_clone().unwrap();
             std::thread::scope(|scope| {
-                let release = scope.spawn(|| held.start(script("sleep 1000")).map(drop));
+                let start = scope.spawn(|| pending.start(script("sleep 1000")).map(drop));
                 (0..moment * 100).for_each(|_| std::hint::spin_loop());
                 launcher.destroy("pod", Some(&process)).unwrap();
-                drop(release.join().unwrap());
+                drop(start.join().unwrap());
             });
-            // Readable without end once nobody is left who could write.
+            // Hangs up when no process has the write end open.
             let mut ends = [PollFd::new(&reader, PollFlags::IN)];
             let hung_up = poll(&mut ends, Some(&Timespec::default())).unwrap();
             let events = ends[0].revents();
@@ -312,17 +314,17 @@ fn destroy_may_come_at_any_moment_of_a_release() {
 }
 
 #[test]
-fn destroy_finds_daemons_that_hid() {
+fn destroy_finds_daemonised_processes() {
     for launcher in launchers() {
         let mut files = Files::new();
-        // Double-forked, in a session of its own, without any open file of the container's.
+        // Double-forked, in its own session, without any open file of the container.
         let text = "( setsid sh -c 'exec </dev/null 2>/dev/null; echo $$; exec sleep 1000 >/dev/null' & ) ; sleep 1000";
-        let (process, said) = start(&launcher, &mut files, "pod", text, 1);
-        let daemon: i32 = said[0].parse().unwrap();
-        assert!(lives(daemon));
+        let (process, lines) = start(&launcher, &mut files, "pod", text, 1);
+        let daemon: i32 = lines[0].parse().unwrap();
+        assert!(is_running(daemon));
         assert!(launcher.pids("pod", Some(&process)).unwrap().contains(&daemon));
         launcher.destroy("pod", Some(&process)).unwrap();
-        assert!(!lives(daemon), "{}", launcher.name());
+        assert!(!is_running(daemon), "{}", launcher.name());
         assert!(process.has_ended().unwrap());
         process.reap().unwrap();
         launcher.cleanup("pod").unwrap();
@@ -330,29 +332,29 @@ fn destroy_finds_daemons_that_hid() {
 }
 
 #[test]
-fn what_a_task_leaves_behind_is_destroyed_after_its_end() {
+fn processes_that_remain_after_the_task_are_destroyed() {
     for launcher in launchers() {
         let mut files = Files::new();
         let text = "setsid sleep 1000 >/dev/null 2>&1 & echo $!";
-        let (process, said) = start(&launcher, &mut files, "pod", text, 1);
-        let daemon: i32 = said[0].parse().unwrap();
+        let (process, lines) = start(&launcher, &mut files, "pod", text, 1);
+        let daemon: i32 = lines[0].parse().unwrap();
         assert!(process.wait(Some(TIMEOUT)).unwrap());
         assert_eq!(files.status(), Status::Ended(0));
         process.reap().unwrap();
         launcher.destroy("pod", Some(&process)).unwrap();
-        assert!(!lives(daemon), "{}", launcher.name());
+        assert!(!is_running(daemon), "{}", launcher.name());
         launcher.cleanup("pod").unwrap();
     }
 }
 
-/// A command may stop its own first process, which is another one of the same user.
+/// A command can stop its first process if both have the same user.
 #[test]
 fn destroy_does_not_wait_for_a_first_process_that_was_stopped() {
     for launcher in launchers() {
         let mut files = Files::new();
         let text = "kill -STOP $PPID; echo go; sleep 1000";
-        let (process, said) = start(&launcher, &mut files, "pod", text, 1);
-        assert_eq!(said, ["go"]);
+        let (process, lines) = start(&launcher, &mut files, "pod", text, 1);
+        assert_eq!(lines, ["go"]);
         launcher.destroy("pod", Some(&process)).unwrap();
         assert!(process.has_ended().unwrap(), "{}", launcher.name());
         process.reap().unwrap();
@@ -360,14 +362,14 @@ fn destroy_does_not_wait_for_a_first_process_that_was_stopped() {
     }
 }
 
-/// Each of these processes forks its successor and ends, so that whoever lists and then kills comes too late.
+/// Each of these processes forks its successor and exits, so a list of pids is outdated before they can be killed.
 #[test]
-fn destroy_catches_those_who_run_away_by_forking() {
+fn destroy_kills_processes_that_keep_forking() {
     for launcher in launchers() {
         let mut files = Files::new();
         let hop = r#"export S='sh -c "$S" & exit 0'; for i in 1 2 3 4 5 6 7 8; do sh -c "$S"; done; echo go; sleep 1000"#;
-        let (process, said) = start(&launcher, &mut files, "pod", hop, 1);
-        assert_eq!(said, ["go"]);
+        let (process, lines) = start(&launcher, &mut files, "pod", hop, 1);
+        assert_eq!(lines, ["go"]);
         launcher.destroy("pod", Some(&process)).unwrap();
         assert!(process.has_ended().unwrap());
         process.reap().unwrap();
@@ -381,7 +383,7 @@ fn destroy_catches_those_who_run_away_by_forking() {
 }
 
 #[test]
-fn unknown_containers_are_destroyed_and_cleaned_up_with_ease() {
+fn destroy_and_cleanup_of_an_unknown_container_succeed() {
     for launcher in launchers() {
         launcher.destroy("never.seen", None).unwrap();
         launcher.cleanup("never.seen").unwrap();
@@ -389,7 +391,7 @@ fn unknown_containers_are_destroyed_and_cleaned_up_with_ease() {
 }
 
 #[test]
-fn traces_are_found_by_a_later_agent_and_only_those_of_its_instance() {
+fn recover_finds_the_cgroups_of_its_own_instance_only() {
     for launcher in linux_launchers() {
         for id in ["pod", "pod.web", "tasks", "pod.web.deep"] {
             launcher.create_cgroup(id, &[]).unwrap();
@@ -405,7 +407,7 @@ fn traces_are_found_by_a_later_agent_and_only_those_of_its_instance() {
 }
 
 #[test]
-fn an_orphan_is_destroyed_by_its_cgroup_alone() {
+fn a_container_is_destroyed_without_its_first_process() {
     for launcher in linux_launchers() {
         let mut files = Files::new();
         let (process, _) = start(&launcher, &mut files, "pod", "echo up; sleep 1000", 1);
@@ -423,13 +425,13 @@ fn a_nested_container_is_destroyed_alone_or_with_its_parent() {
         let mut started = Vec::new();
         let files = Files::new();
         launcher.create_cgroup("pod", &[]).unwrap();
-        let held = launcher.create(SpawnRequest { clone: own, ..files.request("pod") }).unwrap();
-        let parent = held.start(script("sleep 1000")).unwrap();
+        let pending = launcher.create(SpawnRequest { clone: own, ..files.request("pod") }).unwrap();
+        let parent = pending.start(script("sleep 1000")).unwrap();
         for id in ["pod.a", "pod.b"] {
             launcher.create_cgroup(id, &[]).unwrap();
             let enter = Enter { process: &parent, namespaces: own };
-            let held = launcher.create(SpawnRequest { enter: Some(enter), ..files.request(id) }).unwrap();
-            started.push(held.start(script("sleep 1000")).unwrap());
+            let pending = launcher.create(SpawnRequest { enter: Some(enter), ..files.request(id) }).unwrap();
+            started.push(pending.start(script("sleep 1000")).unwrap());
         }
         assert_eq!(launcher.pids("pod", None).unwrap().len(), 2);
         assert_eq!(launcher.pids("pod.a", None).unwrap().len(), 2);
@@ -441,7 +443,7 @@ fn a_nested_container_is_destroyed_alone_or_with_its_parent() {
         launcher.destroy("pod", Some(&parent)).unwrap();
         assert!(started[1].wait(Some(TIMEOUT)).unwrap());
         launcher.cleanup("pod").unwrap();
-        // The parent, process 1 of a pid namespace, is last to end: when those nested in it are reaped.
+        // The parent is process 1 of a pid namespace and ends last, when the nested ones are reaped.
         for process in started.iter().chain([&parent]) {
             assert!(process.wait(Some(TIMEOUT)).unwrap());
             assert!(process.reap().unwrap().is_some(), "the agent is not its parent");
@@ -449,10 +451,10 @@ fn a_nested_container_is_destroyed_alone_or_with_its_parent() {
     }
 }
 
-/// The rule that a v2 cgroup with controllers for those below it holds no process itself, met late: the parent runs
-/// when the first nested container that wants controllers arrives.
+/// A v2 cgroup with controllers enabled for its children must not contain processes. Here the parent already runs when
+/// the first nested container needs controllers.
 #[test]
-fn a_running_parent_makes_room_for_nested_controllers() {
+fn the_processes_of_a_running_parent_move_into_the_leaf() {
     for launcher in linux_launchers() {
         let Some(controller) = launcher.cgroups.unified.as_ref().and_then(|v2| v2.controllers.first()) else {
             continue;
@@ -460,7 +462,7 @@ fn a_running_parent_makes_room_for_nested_controllers() {
         let files = Files::new();
         launcher.create_cgroup("pod", &[]).unwrap();
         let parent = launcher.create(files.request("pod")).unwrap().start(script("sleep 1000")).unwrap();
-        // One of v1 needs nothing, and one of nowhere is an error.
+        // A v1 controller needs no move, and an unknown one is an error.
         let error = launcher.create_cgroup("pod.web", &["memory", "no-such"]).unwrap_err();
         assert!(matches!(error, CgroupSetupError::NoController { .. }), "{error}");
         launcher.create_cgroup("pod.web", &["pids", controller]).unwrap();
@@ -478,7 +480,7 @@ fn a_running_parent_makes_room_for_nested_controllers() {
 }
 
 #[test]
-fn a_container_is_born_in_the_v1_cgroups_asked_for() {
+fn a_container_is_created_in_the_requested_v1_cgroups() {
     for launcher in linux_launchers() {
         let relative = launcher.cgroup("pod").unwrap();
         let Some(pids) = launcher.cgroups.cgroup("pids", &relative) else { continue };
@@ -486,9 +488,9 @@ fn a_container_is_born_in_the_v1_cgroups_asked_for() {
         let mut files = Files::new();
         launcher.create_cgroup("pod", &[]).unwrap();
         let request = SpawnRequest { cgroups: vec![pids.path().to_owned()], ..files.request("pod") };
-        let held = launcher.create(request).unwrap();
-        assert_eq!(pids.procs().unwrap(), [held.process().pid()]);
-        let process = held.start(script("cat /proc/self/cgroup")).unwrap();
+        let pending = launcher.create(request).unwrap();
+        assert_eq!(pids.procs().unwrap(), [pending.process().pid()]);
+        let process = pending.start(script("cat /proc/self/cgroup")).unwrap();
         assert!(process.wait(Some(TIMEOUT)).unwrap());
         let line = format!("pids:/{}", relative.display());
         assert!(files.output().contains(&line), "{}", files.output());
@@ -502,7 +504,7 @@ fn a_container_is_born_in_the_v1_cgroups_asked_for() {
 }
 
 #[test]
-fn a_cgroup_that_is_not_there_is_named() {
+fn a_missing_cgroup_is_named() {
     for launcher in linux_launchers() {
         let files = Files::new();
         launcher.create_cgroup("pod", &[]).unwrap();
@@ -516,7 +518,7 @@ fn a_cgroup_that_is_not_there_is_named() {
 }
 
 #[test]
-fn posix_says_what_it_cannot_do() {
+fn the_posix_launcher_refuses_what_it_does_not_support() {
     let posix = Posix::new(image(), TIMEOUT);
     let files = Files::new();
     let clone = Namespaces::EMPTY.with(Namespace::Pid);

@@ -1,4 +1,4 @@
-//! What keeps a second agent out of a directory.
+//! Locks a directory against other agents.
 
 use std::fs::{self, File};
 use std::os::unix::fs::OpenOptionsExt;
@@ -9,15 +9,15 @@ use nix::fcntl::{Flock, FlockArg};
 
 use super::LedgerError;
 
-/// A directory that no other agent uses, for as long as this lives. The death of the agent ends it as well.
+/// An exclusive lock on a directory. Released on drop, and by the kernel when the agent ends.
 #[derive(Debug)]
 pub struct Lock(#[expect(dead_code, reason = "held, not used")] Flock<File>);
 
 impl Lock {
-    /// Takes a directory, which must be there.
+    /// Locks an existing directory.
     ///
     /// # Errors
-    /// [`LedgerError::InUse`] when another agent has it.
+    /// [`LedgerError::InUse`] if another agent has locked it.
     pub fn take(directory: &Path) -> Result<Self, LedgerError> {
         let directory_error = |source| LedgerError::Directory { path: directory.to_owned(), source };
         let file = fs::OpenOptions::new()

@@ -1,18 +1,18 @@
-//! What must outlive the agent: one record per container, written before the effects it speaks of.
+//! State that outlives the agent: one record per container, written before the effects that it describes.
 //!
 //! ```text
 //! <runtime_dir>/agent.lock                         held by the agent that owns the directory
-//! <runtime_dir>/containers/<id>/record             a line of its own, then JSON
+//! <runtime_dir>/containers/<id>/record             a header line, then JSON
 //! <runtime_dir>/containers/<id>/status             written by the container's first process
 //! <runtime_dir>/containers/<id>/containers/<id>/…  nested containers
-//! <runtime_dir>/removed/<id>                       on its way out, and known to nobody any more
+//! <runtime_dir>/removed/<id>                       being deleted; not a container any more
 //! <work_dir>/agent.lock                            as above
 //! ```
 //!
-//! A record is written to a temporary file and renamed over the old one, so it is never half there. It is
-//! not flushed to the disk: it guards against the death of the agent, and after the death of the machine
-//! there are no containers that it could speak of, which the boot id tells. A record that is torn all the
-//! same, by a full disk or a stranger, is reported, and its container is undone by name.
+//! A record is written to a temporary file and renamed over the old one, so it is never incomplete. It is not synced
+//! to disk: records protect against the end of the agent, and after a crash of the machine, which the boot id shows,
+//! no container exists. A record that is damaged nevertheless, by a full disk or another program, is reported, and
+//! its container is destroyed by its id.
 
 mod lock;
 mod record;
@@ -30,10 +30,10 @@ use crate::model::Record;
 pub use lock::Lock;
 pub use record::RecordError;
 
-/// The folder for containers, in the runtime directory and in every container's.
+/// Name of the directory for containers, in the runtime directory and in that of every container.
 const CONTAINERS: &str = "containers";
 
-/// The folder for what is being forgotten, in the runtime directory.
+/// Name of the directory for containers that are being deleted, in the runtime directory.
 const REMOVED: &str = "removed";
 
 /// The records of one agent.
@@ -43,27 +43,27 @@ pub struct Ledger {
     _lock: Lock,
 }
 
-/// A container that the ledger knows.
+/// A container in the ledger.
 #[derive(Debug)]
 pub struct Entry {
-    /// Its id, from the name of its folder.
+    /// Id of the container, from the name of its directory.
     pub id: ContainerId,
-    /// Its record, or what is wrong with it.
+    /// Its record, or why it cannot be used.
     pub record: Result<Record, RecordError>,
 }
 
 /// Why the ledger could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
-    /// The directory cannot be made or opened.
+    /// A directory cannot be created or opened.
     #[error("cannot use directory `{path}`")]
     Directory {
         /// The directory.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         source: io::Error,
     },
-    /// Another agent is there.
+    /// Another agent uses the directory.
     #[error(
         "directory `{path}` belongs to another running agent; give this one its own with `--runtime-dir` \
          and `--work-dir`"
@@ -79,7 +79,7 @@ pub enum LedgerError {
         id: ContainerId,
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         source: io::Error,
     },
     /// A record was not written because a thread of the agent panicked.
@@ -95,43 +95,43 @@ pub enum LedgerError {
     Remove {
         /// The container.
         id: ContainerId,
-        /// The folder.
+        /// The directory.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         source: io::Error,
     },
 }
 
 impl Ledger {
-    /// Opens the ledger of a runtime directory, which is made if missing, and keeps other agents out.
+    /// Opens the ledger of a runtime directory, which is created if missing, and locks it.
     ///
     /// # Errors
-    /// [`LedgerError::InUse`] when another agent is there.
+    /// [`LedgerError::InUse`] if another agent has locked it.
     pub fn open(runtime_dir: &Path) -> Result<Self, LedgerError> {
         let directory_error = |source| LedgerError::Directory { path: runtime_dir.to_owned(), source };
         fs::DirBuilder::new().recursive(true).mode(0o711).create(runtime_dir).map_err(directory_error)?;
         let runtime_dir = runtime_dir.canonicalize().map_err(directory_error)?;
         let lock = Lock::take(&runtime_dir)?;
-        // What the last agent did not come to remove.
+        // Left by an agent that ended during a removal.
         if let Err(error) = remove_tree(&runtime_dir.join(REMOVED)) {
-            tracing::warn!("{}: not removed yet: {error}", runtime_dir.join(REMOVED).display());
+            tracing::warn!("cannot remove `{}`: {error}", runtime_dir.join(REMOVED).display());
         }
         Ok(Self { runtime_dir, _lock: lock })
     }
 
-    /// The directory, without symbolic links.
+    /// The runtime directory, canonicalised.
     #[must_use]
     pub fn runtime_dir(&self) -> &Path {
         &self.runtime_dir
     }
 
-    /// The folder of a container.
+    /// The directory of a container.
     #[must_use]
     pub fn directory(&self, id: &ContainerId) -> PathBuf {
         nested_directory(&self.runtime_dir, id)
     }
 
-    /// The file in which a container's first process leaves the exit status.
+    /// The file to which a container's first process writes the exit status.
     #[must_use]
     pub fn status_file(&self, id: &ContainerId) -> PathBuf {
         self.directory(id).join("status")
@@ -140,7 +140,7 @@ impl Ledger {
     /// Writes a record. Blocks.
     ///
     /// # Errors
-    /// When it is not on disk; the older one is then.
+    /// If it cannot be written; the previous record is kept then.
     pub fn write<P: Serialize>(&self, record: &Record<P>) -> Result<(), LedgerError> {
         let directory = self.directory(&record.id);
         let path = directory.join("record");
@@ -167,11 +167,10 @@ impl Ledger {
         fs::rename(&temporary, path)
     }
 
-    /// Forgets a container and all that are nested in it, at once: there is no moment at which half of it is
-    /// known. One that is not there is forgotten already.
+    /// Removes a container and all that are nested in it, atomically with regard to `entries`. It need not exist.
     ///
     /// # Errors
-    /// When something of it is still there; then this is to be called again.
+    /// If files are left; call this again then.
     pub fn remove(&self, id: &ContainerId) -> Result<(), LedgerError> {
         let path = self.directory(id);
         self.remove_from(&path, id).map_err(|source| LedgerError::Remove { id: id.clone(), path, source })
@@ -180,7 +179,7 @@ impl Ledger {
     fn remove_from(&self, path: &Path, id: &ContainerId) -> io::Result<()> {
         let removed = self.runtime_dir.join(REMOVED);
         let gone = removed.join(id.as_str());
-        // An earlier call may have come this far.
+        // Left by an earlier call.
         remove_tree(&gone)?;
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&removed)?;
         match fs::rename(path, &gone) {
@@ -190,10 +189,10 @@ impl Ledger {
         }
     }
 
-    /// Every container that the ledger knows, parents before children.
+    /// All containers in the ledger, parents before children.
     ///
     /// # Errors
-    /// When a folder cannot be read.
+    /// If a directory cannot be read.
     pub fn entries(&self) -> Result<Vec<Entry>, LedgerError> {
         let mut entries = Vec::new();
         self.collect(&self.runtime_dir.join(CONTAINERS), None, &mut entries)
@@ -219,7 +218,7 @@ impl Ledger {
                 Some(parent) => parent.child(name).ok(),
             });
             let Some(id) = id else {
-                tracing::warn!(directory = %directory.join(&name).display(), "not a container's folder; left alone");
+                tracing::warn!(directory = %directory.join(&name).display(), "ignored: the name is not a container id");
                 continue;
             };
             let record = record::read(&directory.join(&name).join("record"), &id);
@@ -230,7 +229,7 @@ impl Ledger {
     }
 }
 
-/// Removes a folder with all that is in it. One that is not there is removed already.
+/// Removes a directory and its content. It need not exist.
 fn remove_tree(path: &Path) -> io::Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -238,7 +237,7 @@ fn remove_tree(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The folder of a container below `base`, where nested ones lie inside their parents'.
+/// The directory of a container below `base`; those of nested containers are inside their parents'.
 #[must_use]
 pub fn nested_directory(base: &Path, id: &ContainerId) -> PathBuf {
     id.values().fold(base.to_owned(), |mut path, value| {
@@ -260,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_read_back_as_it_was_written() {
+    fn a_record_is_read_as_it_was_written() {
         let directory = tempfile::tempdir().unwrap();
         let ledger = Ledger::open(directory.path()).unwrap();
         let written = ["alone", "pod", "pod.web"].map(record);
@@ -279,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn torn_records_are_told_apart_from_whole_ones() {
+    fn truncated_and_changed_records_are_detected() {
         let directory = tempfile::tempdir().unwrap();
         let ledger = Ledger::open(directory.path()).unwrap();
         let mut whole = record("web");
@@ -289,7 +288,11 @@ mod tests {
         let bytes = fs::read(&path).unwrap();
         for len in 0..bytes.len() {
             fs::write(&path, &bytes[..len]).unwrap();
-            assert!(ledger.entries().unwrap()[0].record.is_err(), "{len} of {} bytes passed", bytes.len());
+            assert!(
+                ledger.entries().unwrap()[0].record.is_err(),
+                "{len} of {} bytes were accepted",
+                bytes.len()
+            );
         }
         let mut flipped = bytes.clone();
         let last = flipped.len() - 3;
@@ -299,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_removal_that_was_cut_off_is_finished_and_known_to_nobody() {
+    fn an_interrupted_removal_is_completed_and_not_listed() {
         let directory = tempfile::tempdir().unwrap();
         let ledger = Ledger::open(directory.path()).unwrap();
         let id = ContainerId::parse("web").unwrap();
@@ -319,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_agent_is_kept_out() {
+    fn a_second_agent_cannot_open_the_ledger() {
         let directory = tempfile::tempdir().unwrap();
         let first = Ledger::open(directory.path()).unwrap();
         assert!(matches!(Ledger::open(directory.path()), Err(LedgerError::InUse { .. })));

@@ -57,7 +57,7 @@ pub enum RecordError {
     Content {
         /// The container.
         id: ContainerId,
-        /// What is wrong with it.
+        /// The reason.
         source: serde_json::Error,
     },
 }
@@ -89,9 +89,9 @@ pub(super) fn read(path: &Path, id: &ContainerId) -> Result<Record, RecordError>
     let truncated = || RecordError::Truncated { id: id.clone() };
     let end = bytes.iter().position(|&byte| byte == b'\n').ok_or_else(truncated)?;
     let (head, body) = (&bytes[..end], &bytes[end + 1..]);
-    let mut words = std::str::from_utf8(head).map_err(|_| truncated())?.split(' ');
+    let mut fields = std::str::from_utf8(head).map_err(|_| truncated())?.split(' ');
     let (Some(MAGIC), Some(version), Some(checksum), None) =
-        (words.next(), words.next(), words.next(), words.next())
+        (fields.next(), fields.next(), fields.next(), fields.next())
     else {
         return Err(truncated());
     };

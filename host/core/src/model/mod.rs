@@ -1,6 +1,4 @@
-//! What a container is, as plain data: what was asked for, how far it is, how it ended.
-//!
-//! Nothing here does anything, and nothing here knows the rest of the house.
+//! Plain data about containers: requests, phases, records, terminations. Imports no other module.
 
 mod phase;
 mod record;

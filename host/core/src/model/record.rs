@@ -1,4 +1,4 @@
-//! What is kept of a container: a part that is common to all containerizers, and a part of its own containerizer.
+//! The record of a container: a part that is common to all containerizers, and a part of its containerizer.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,17 +11,17 @@ use serde_json::Value as Json;
 use super::view::Logs;
 use super::{Phase, Reason, Request, Termination};
 
-/// What is kept of a container. `P` is the part of its containerizer; as JSON, it is the record of any.
+/// The record of a container. `P` is the type of the containerizer's part; with JSON, a record of any containerizer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record<P = Json> {
-    /// The container.
+    /// Id of the container.
     pub id: ContainerId,
     /// Name of its containerizer.
     pub containerizer: String,
     /// The launch request.
     pub request: Request,
     /// Phase at the time of writing. Only `STARTING`, `PREPARING`, `RUNNING`, `DESTROYING` and `ENDED` are
-    /// written: what has to be undone does not change in between.
+    /// written: between these, what recovery has to undo does not change.
     pub phase: Phase,
     /// Boot in which the container was launched.
     pub boot_id: String,
@@ -95,7 +95,7 @@ impl Cause {
         }
     }
 
-    /// For a reason.
+    /// A cause with a reason and a message.
     #[must_use]
     pub fn because(reason: Reason, message: impl Into<String>) -> Self {
         Self { reason: Some(reason), message: Some(message.into()), ..Self::default() }

@@ -6,35 +6,35 @@ use std::fmt;
 use cofferdam_plugin_model::Value;
 use serde::{Deserialize, Serialize};
 
-/// How a container ended, as it is kept and reported.
+/// How a container ended.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Termination {
-    /// The raw wait status of its command, as `waitpid` gives it; `None` when it never ran.
+    /// Raw wait status of its command, from waitpid(2); `None` if it never ran.
     pub status: Option<i32>,
-    /// Why it ended, if not by itself.
+    /// Why it ended, unless its command exited by itself.
     pub reason: Option<Reason>,
-    /// A sentence for people.
+    /// The reason as a sentence.
     pub message: Option<String>,
-    /// What it used too much of, in the resources' units.
+    /// Usage of the resources whose limit was exceeded, in their units.
     pub limited: BTreeMap<String, Value>,
-    /// When, in milliseconds since the Unix epoch.
+    /// Time of the end, in milliseconds since the Unix epoch.
     pub at_unix_ms: u64,
 }
 
-/// Why a container ended, if not by itself.
+/// Why a container ended, unless its command exited by itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Reason {
-    /// Somebody asked for it.
+    /// A client requested it.
     Killed,
     /// It could not be launched.
     LaunchFailed,
-    /// An isolator said that it went over a limit; the Mesos name of the reason.
+    /// An isolator reported a limitation; the Mesos name of the reason.
     Limitation(String),
-    /// The container that it was nested in ended.
+    /// Its parent container ended.
     ParentEnded,
-    /// The agent found it after a restart in a state in which it could not go on.
+    /// After a restart, the agent could not recover it.
     Unrecoverable,
     /// The machine was restarted.
     Rebooted,
@@ -55,17 +55,17 @@ impl Reason {
     }
 }
 
-/// A raw wait status, taken apart.
+/// A decoded wait status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
-    /// With this exit status.
+    /// Exited with this status.
     Exited(i32),
-    /// By this signal.
+    /// Killed by this signal.
     Signaled(i32),
 }
 
 impl Ended {
-    /// Takes a raw wait status apart.
+    /// Decodes a raw wait status.
     #[must_use]
     pub fn from_raw(status: i32) -> Self {
         match status & 0x7f {
@@ -74,7 +74,7 @@ impl Ended {
         }
     }
 
-    /// What a shell would make of it: the exit status, or 128 and the signal.
+    /// The status that a shell reports: the exit status, or 128 plus the signal.
     #[must_use]
     pub fn shell_code(self) -> i32 {
         match self {
@@ -97,7 +97,7 @@ impl fmt::Display for Ended {
 }
 
 impl Termination {
-    /// The raw status, taken apart.
+    /// The decoded wait status.
     #[must_use]
     pub fn ended(&self) -> Option<Ended> {
         self.status.map(Ended::from_raw)
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_raw_status_is_read_as_the_kernel_means_it() {
+    fn a_wait_status_is_decoded() {
         assert_eq!(Ended::from_raw(0), Ended::Exited(0));
         assert_eq!(Ended::from_raw(7 << 8), Ended::Exited(7));
         assert_eq!(Ended::from_raw(9).shell_code(), 137);

@@ -1,4 +1,4 @@
-//! What the agent shows of itself: plain data for the API, the CLI and whoever embeds it.
+//! What the agent reports: plain data for the API, the CLI and programs that embed the agent.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,45 +11,45 @@ use crate::model::{ContainerClass, ContainerId, Phase, Request, Resources, Termi
 /// A container in a list.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
-    /// Its id.
+    /// Id of the container.
     pub id: ContainerId,
-    /// What it is for.
+    /// Purpose of the container.
     pub class: ContainerClass,
-    /// How far it is.
+    /// Current phase.
     pub phase: Phase,
-    /// Its first process as the host sees it, while there is one.
+    /// Pid of its first process in the agent's pid namespace, while there is one.
     pub pid: Option<i32>,
-    /// What it runs, in one line.
+    /// Its command in one line.
     pub command: String,
-    /// When its launch began, in milliseconds since the Unix epoch.
+    /// Time at which its launch began, in milliseconds since the Unix epoch.
     pub created_unix_ms: u64,
-    /// How it ended, once it has.
+    /// How it ended; `None` until then.
     pub termination: Option<Termination>,
-    /// What it may use.
+    /// Current resources and limits.
     pub resources: Resources,
     /// What prevents its cleanup, one sentence per step or plugin; empty otherwise.
     pub cleanup_errors: Vec<String>,
 }
 
-/// Everything that is known of a container.
+/// All details of a container.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Inspection {
-    /// As in a list.
+    /// Its summary.
     #[serde(flatten)]
     pub summary: Summary,
-    /// What was asked for.
+    /// The launch request.
     pub request: Request,
-    /// The directory with its files and logs.
+    /// Directory of its files and logs.
     pub sandbox: PathBuf,
-    /// Where its output went, if to files.
+    /// Files that its output is written to.
     pub logs: Logs,
-    /// The merged launch plan: each entry with the plugin that asked for it.
+    /// The merged launch plan: each entry with the plugin that requested it.
     pub plan: Vec<PlanEntry>,
     /// The plugins that participate in it, in chain order.
     pub plugins: Vec<ParticipantView>,
 }
 
-/// Where a container's output goes, if to files.
+/// Files that a container's output is written to.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Logs {
     /// Its standard output.
@@ -61,11 +61,11 @@ pub struct Logs {
 /// One field of a launch plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlanEntry {
-    /// Which field: `environment.PATH`, `operations`, `clone_namespaces`, ….
+    /// Name of the field: `environment.PATH`, `operations`, `clone_namespaces`, ….
     pub field: String,
     /// Its value, in one line.
     pub value: String,
-    /// The plugin that asked for it, or `request` or `agent`.
+    /// The plugin that requested it, or `request` or `agent`.
     pub owner: String,
 }
 
@@ -82,31 +82,31 @@ pub struct ParticipantView {
     pub unavailable: Option<String>,
 }
 
-/// How much a container uses, and what could not be found out.
+/// Resource usage of a container.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct UsageView {
-    /// When it was read, in seconds since the Unix epoch.
+    /// Time of the measurement, in seconds since the Unix epoch.
     pub timestamp: f64,
-    /// By name, as the Mesos `ResourceStatistics` has them.
+    /// Figures by their names in Mesos' `ResourceStatistics`.
     pub statistics: BTreeMap<String, Json>,
-    /// Which plugin gave each figure.
+    /// The plugin that reported each figure.
     pub owners: BTreeMap<String, String>,
-    /// Plugins that failed to answer, with why.
+    /// Plugins whose call failed, with the error.
     pub failed: BTreeMap<String, String>,
 }
 
-/// How a container is, and what could not be found out.
+/// Status of a container.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct StatusView {
-    /// By name, as the Mesos `ContainerStatus` has them.
+    /// Fields by their names in Mesos' `ContainerStatus`.
     pub status: BTreeMap<String, Json>,
-    /// Which plugin gave each field.
+    /// The plugin that reported each field.
     pub owners: BTreeMap<String, String>,
-    /// Plugins that failed to answer, with why.
+    /// Plugins whose call failed, with the error.
     pub failed: BTreeMap<String, String>,
 }
 
-/// A plugin as the agent has it.
+/// A loaded plugin.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PluginView {
     /// Its name.
@@ -115,45 +115,45 @@ pub struct PluginView {
     pub kind: String,
     /// Its version.
     pub version: String,
-    /// The plugin API it was built against.
+    /// Version of the plugin API it was built against.
     pub api: String,
-    /// One sentence on what it is for.
+    /// Its purpose in one sentence.
     pub description: String,
-    /// The file it came from.
+    /// The file it was loaded from.
     pub file: PathBuf,
-    /// The SHA-256 of that file when it was loaded.
+    /// SHA-256 of the file when it was loaded.
     pub sha256: String,
     /// The methods it implements.
     pub methods: Vec<String>,
-    /// Whether it takes part in nested containers.
+    /// Whether it participates in nested containers.
     pub nesting: bool,
-    /// Whether it takes part in standalone containers.
+    /// Whether it participates in standalone containers.
     pub standalone: bool,
     /// `ok`, `quarantined` or `out of service`.
     pub health: String,
-    /// Why, if it is not `ok`.
+    /// The reason, if `health` is not `ok`.
     pub health_reason: Option<String>,
     /// Calls by method.
     pub calls: BTreeMap<String, CallCount>,
 }
 
-/// How the calls of one method went.
+/// Counters of the calls of a method.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CallCount {
-    /// All of them.
+    /// All calls.
     pub calls: u64,
-    /// Those that answered with an error.
+    /// Calls that returned an error.
     pub failures: u64,
-    /// Those that timed out.
+    /// Calls that timed out.
     pub timeouts: u64,
-    /// Those that panicked.
+    /// Calls that panicked.
     pub panics: u64,
-    /// Time spent in all of them, in microseconds.
+    /// Total time of all calls, in microseconds.
     pub micros: u64,
 }
 
 impl UsageView {
-    /// The number of that name.
+    /// The figure `name`, if it is a number.
     #[must_use]
     pub fn number(&self, name: &str) -> Option<f64> {
         self.statistics.get(name)?.as_f64()
