@@ -41,7 +41,7 @@ async fn a_value_that_the_plugin_does_not_like_is_refused_in_its_words() {
     let mut world = plain();
     world.config.logger =
         Some(object("example/tagged-logger", "libtagged_logger.so", json!({ "prefix": "../" })));
-    says(&no_start(&world).await, &["`prefix` is `../`; it must not hold a slash"]);
+    says(&no_start(&world).await, &["`prefix` is `../`; it must not contain a slash"]);
     world.config.logger = None;
     lives_without(&mut world).await;
 }

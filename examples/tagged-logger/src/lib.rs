@@ -1,4 +1,4 @@
-//! Appends a container's output to files in its sandbox whose names begin as the operator says.
+//! Appends a container's output to files in its sandbox whose names begin with a configured prefix.
 
 use cofferdam_plugin_api::prelude::*;
 
@@ -7,7 +7,7 @@ struct Tagged(Config);
 #[derive(Deserialize, PluginConfig)]
 #[serde(deny_unknown_fields)]
 struct Config {
-    /// What file names begin with: `app-` makes `app-stdout` and `app-stderr`.
+    /// Prefix of file names: `app-` results in `app-stdout` and `app-stderr`.
     prefix: String,
 }
 
@@ -19,7 +19,7 @@ impl Logger for Tagged {
     fn create(config: Config, _: Host) -> Result<Self> {
         // A slash would lead out of the sandbox.
         if config.prefix.contains('/') {
-            return Err(Error::new(format!("`prefix` is `{}`; it must not hold a slash", config.prefix)));
+            return Err(Error::new(format!("`prefix` is `{}`; it must not contain a slash", config.prefix)));
         }
         Ok(Self(config))
     }
@@ -49,7 +49,7 @@ mod tests {
     #[test]
     fn bad_configurations_are_refused() {
         for (config, complaint) in [
-            (json!({ "prefix": "../" }), "`prefix` is `../`; it must not hold a slash"),
+            (json!({ "prefix": "../" }), "`prefix` is `../`; it must not contain a slash"),
             (json!({}), "missing field `prefix`"),
             (json!({ "prefix": "a", "suffix": "b" }), "unknown field `suffix`"),
         ] {
