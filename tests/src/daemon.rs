@@ -181,7 +181,7 @@ impl Daemon {
     /// # Errors
     /// Why not.
     pub fn launch(&self, request: &Request) -> Result<(), Refusal> {
-        let call = Call::LaunchContainer(Box::new(cofferdam::api::operator::from_request(request)));
+        let call = Call::LaunchContainer(Box::new(cofferdam::api::operator::encode_launch(request)));
         self.send(&call).map(drop)
     }
 
@@ -261,7 +261,11 @@ impl Daemon {
     /// # Panics
     /// When the agent does not list them.
     pub fn list(&self) -> Vec<Container> {
-        let all = wire::GetContainers { show_nested: Some(true), show_standalone: Some(true) };
+        let all = wire::GetContainers {
+            show_nested: Some(true),
+            show_standalone: Some(true),
+            ..wire::GetContainers::default()
+        };
         match self.ask(&Call::GetContainers(all)) {
             Ok(Response::GetContainers(containers)) => containers.containers,
             other => panic!("no list: {other:?}\n{}", self.log()),

@@ -1,19 +1,19 @@
-//! `cofferdam check`: what a configuration means, and what is wrong with it, before anything starts.
+//! `cofferdam check`: validates a configuration without starting an agent.
 
 use std::path::PathBuf;
 
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
-use super::agent::{Flags, configuration};
-use super::report::Failure;
-use super::{Outcome, out};
-use cofferdam_core::config::FailPolicy;
+use super::agent::{OverrideFlags, load_config};
+use super::failure::{Failure, Outcome};
+use super::output;
+use crate::api::operator::flags;
+use crate::config::{Config, ConfigError, Diagnostic, Diagnostics, Environment, SCHEMA, default_text};
+use cofferdam_core::config::{FailPolicy, PluginConfig};
 
-use crate::config::{Config, ConfigError, Environment, Findings, SCHEMA, default_text};
-
-/// Reads a configuration as the agent would, plugins and their tables included, and shows what it means
+/// Validates a configuration as the agent would, including its plugins, and shows the result
 ///
-/// Nothing is loaded, made or started. The exit status is 1 if anything is wrong.
+/// Does not run plugin code or change anything. The exit status is 1 if the configuration is invalid.
 ///
 /// Examples:
 ///   cofferdam check --config agent.toml
@@ -21,92 +21,102 @@ use crate::config::{Config, ConfigError, Environment, Findings, SCHEMA, default_
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Arguments {
-    /// The configuration file
+    /// Configuration file
     #[arg(long, short, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(flatten)]
-    overrides: Flags,
-    /// As JSON: `{"problems": […], "flags": {…}, "chain": […]}` (docs/operator.md)
+    overrides: OverrideFlags,
+    /// Print JSON: `{"problems": […], "flags": {…}, "chain": […]}` (docs/operator.md)
     #[arg(long)]
     json: bool,
-    /// Print every setting with its default and what it is for, as a file to start from
+    /// Print a configuration file with all settings, their defaults and descriptions
     #[arg(long, conflicts_with_all = ["config", "json"])]
     print_defaults: bool,
-    /// Print the JSON schema of the file, for editors
+    /// Print the JSON schema of the configuration file, for editors
     #[arg(long, conflicts_with_all = ["config", "json", "print_defaults"])]
     print_schema: bool,
 }
 
 pub(super) fn run(arguments: &Arguments, socket: Option<PathBuf>) -> Outcome {
-    let environment = Environment::look();
+    let environment = Environment::detect();
     if arguments.print_defaults {
-        out::line(default_text(&environment).trim_end())?;
+        output::line(default_text(&environment).trim_end())?;
         return Ok(0);
     }
     if arguments.print_schema {
-        out::line(SCHEMA.trim_end())?;
+        output::line(SCHEMA.trim_end())?;
         return Ok(0);
     }
-    let overrides = arguments.overrides.clone().overrides(socket);
-    match configuration(arguments.config.clone(), &overrides, &environment) {
-        Ok(config) => show(&config, arguments.json),
-        Err(failure) if arguments.json => show_problems(failure),
+    let overrides = arguments.overrides.clone().with_socket(socket);
+    match load_config(arguments.config.clone(), &overrides, &environment) {
+        Ok(config) if arguments.json => print_json(&config),
+        Ok(config) => print(&config),
+        Err(failure) if arguments.json => print_problems(failure),
         Err(failure) => Err(failure),
     }
 }
 
-fn show(config: &Config, json: bool) -> Outcome {
-    let flags = crate::api::operator::flags(config);
-    let chain: Vec<Vec<String>> = config
-        .agent
-        .isolators
-        .iter()
-        .map(|plugin| ("isolator", plugin))
-        .chain(config.agent.logger.iter().map(|plugin| ("logger", plugin)))
-        .map(|(kind, plugin)| {
-            let policy = if plugin.policy == FailPolicy::Required { "required" } else { "optional" };
-            let file = plugin.path.as_ref().map(|path| path.display().to_string());
-            vec![kind.to_owned(), plugin.name.clone(), policy.to_owned(), file.unwrap_or_default()]
-        })
-        .collect();
-    if json {
-        let chain: Vec<_> = chain
-            .iter()
-            .map(|row| json!({"kind": row[0], "name": row[1], "policy": row[2], "path": row[3]}))
-            .collect();
-        out::json(&json!({"problems": [], "flags": flags, "chain": chain}))?;
-        return Ok(0);
+fn print(config: &Config) -> Outcome {
+    // These two are in the table below.
+    let is_chain = |name: &str| matches!(name, "isolation" | "logger");
+    for (name, value) in flags(config).iter().filter(|(name, _)| !is_chain(name)) {
+        output::line(&format!("{name:18} {value}"))?;
     }
-    for (name, value) in flags.iter().filter(|(name, _)| !matches!(name.as_str(), "isolation" | "logger")) {
-        out::line(&format!("{name:18} {value}"))?;
-    }
-    out::line("")?;
-    if chain.is_empty() {
-        out::line("no isolators and no logger: containers are not isolated and their output is lost")?;
+    output::line("")?;
+    let row = |(kind, plugin): (&str, &PluginConfig)| {
+        vec![kind.to_owned(), plugin.name.clone(), policy(plugin).to_owned(), path(plugin)]
+    };
+    let rows: Vec<Vec<String>> = chain(config).map(row).collect();
+    if rows.is_empty() {
+        output::line(
+            "no isolators and no logger: containers are not isolated and their output is discarded",
+        )?;
     } else {
-        out::table(&["KIND", "NAME", "POLICY", "FILE"], &chain)?;
+        output::table(&["KIND", "NAME", "POLICY", "FILE"], &rows)?;
     }
     Ok(0)
 }
 
-fn show_problems(failure: Failure) -> Outcome {
-    let Some(ConfigError::Findings(findings)) = failure.error().downcast_ref::<ConfigError>() else {
+fn print_json(config: &Config) -> Outcome {
+    let entry = |(kind, plugin): (&str, &PluginConfig)| json!({"kind": kind, "name": plugin.name, "policy": policy(plugin), "path": path(plugin)});
+    let chain: Vec<Json> = chain(config).map(entry).collect();
+    output::json(&json!({"problems": [], "flags": flags(config), "chain": chain}))?;
+    Ok(0)
+}
+
+/// The isolators and the logger, each with its kind.
+fn chain(config: &Config) -> impl Iterator<Item = (&'static str, &PluginConfig)> {
+    let isolators = config.agent.isolators.iter().map(|plugin| ("isolator", plugin));
+    isolators.chain(config.agent.logger.iter().map(|plugin| ("logger", plugin)))
+}
+
+fn policy(plugin: &PluginConfig) -> &'static str {
+    match plugin.policy {
+        FailPolicy::Required => "required",
+        FailPolicy::Optional => "optional",
+    }
+}
+
+fn path(plugin: &PluginConfig) -> String {
+    plugin.path.as_ref().map(|path| path.display().to_string()).unwrap_or_default()
+}
+
+fn print_problems(failure: Failure) -> Outcome {
+    let Some(ConfigError::Invalid(diagnostics)) = failure.error().downcast_ref::<ConfigError>() else {
         return Err(failure);
     };
-    out::json(&json!({"problems": problems(findings)}))?;
+    let problems: Vec<Json> = diagnostics.iter().map(|diagnostic| problem(diagnostics, diagnostic)).collect();
+    output::json(&json!({"problems": problems}))?;
     Ok(1)
 }
 
-fn problems(findings: &Findings) -> Vec<serde_json::Value> {
-    let problem = |finding: &crate::config::Finding| {
-        let position = findings.position(finding);
-        json!({
-            "message": finding.message,
-            "line": position.map(|(line, _)| line),
-            "column": position.map(|(_, column)| column),
-            "label": finding.label,
-            "help": finding.help,
-        })
-    };
-    findings.findings().iter().map(problem).collect()
+fn problem(diagnostics: &Diagnostics, diagnostic: &Diagnostic) -> Json {
+    let (line, column) = diagnostics.position(diagnostic).unzip();
+    json!({
+        "message": diagnostic.message,
+        "line": line,
+        "column": column,
+        "label": diagnostic.label,
+        "help": diagnostic.help,
+    })
 }

@@ -10,7 +10,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
 use crate::api::operator::types::{Call, EnvelopeError, Response};
-use crate::api::operator::{EXEC_FAILURE, from_request};
+use crate::api::operator::{EXEC_FAILURE_HEADER, encode_launch};
 use cofferdam_core::model;
 
 /// Where an agent is to be asked.
@@ -24,7 +24,7 @@ pub(super) struct Client {
 pub(super) enum ClientError {
     /// There is no agent.
     #[error("no agent answers at `{socket}`")]
-    NobodyAnswers {
+    NotRunning {
         /// The socket.
         socket: PathBuf,
     },
@@ -91,7 +91,7 @@ impl Client {
 
     /// Launches a container.
     pub(super) async fn launch(&self, request: &model::Request) -> Result<Launched, ClientError> {
-        let (status, _) = self.send(&Call::LaunchContainer(Box::new(from_request(request)))).await?;
+        let (status, _) = self.send(&Call::LaunchContainer(Box::new(encode_launch(request)))).await?;
         Ok(if status == 202 { Launched::Already } else { Launched::Now })
     }
 
@@ -136,7 +136,7 @@ impl Client {
             .expect("a constant request is well-formed");
         let response = sender.send_request(request).await.map_err(broken)?;
         let status = response.status();
-        let exec_failure = response.headers().get(EXEC_FAILURE).and_then(|word| word.to_str().ok());
+        let exec_failure = response.headers().get(EXEC_FAILURE_HEADER).and_then(|word| word.to_str().ok());
         let exec_failure = exec_failure.map(str::to_owned);
         let body = response.into_body().collect().await.map_err(broken)?.to_bytes();
         conversation.abort();
@@ -153,9 +153,7 @@ impl Client {
     fn unreachable(&self, source: io::Error) -> ClientError {
         let socket = self.socket.clone();
         match source.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                ClientError::NobodyAnswers { socket }
-            }
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NotRunning { socket },
             _ => ClientError::Connect { socket, source },
         }
     }
@@ -178,8 +176,8 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
+    use crate::api::operator::encode_id;
     use crate::api::operator::types::{RemoveContainer, WaitContainer};
-    use crate::api::operator::wire_id;
     use crate::api::{self, Listener};
     use cofferdam_core::agent::Agent;
     use cofferdam_core::config::{AgentConfig, LauncherKind};
@@ -215,7 +213,7 @@ mod tests {
                 container_nofile: None,
             },
             socket: socket.clone(),
-            api: ApiLimits { body: 4096, idle: Duration::from_millis(300) },
+            api: ApiLimits { max_body: 4096, idle_timeout: Duration::from_millis(300) },
             log: "off".to_owned(),
             log_json: false,
         };
@@ -235,7 +233,7 @@ mod tests {
     }
 
     async fn wait(client: &Client, id: &str) -> Result<Option<i32>, ClientError> {
-        let container_id = wire_id(&ContainerId::parse(id).unwrap());
+        let container_id = encode_id(&ContainerId::parse(id).unwrap());
         let take = |response| match response {
             Response::WaitContainer(ended) => Some(ended.exit_status),
             _ => None,
@@ -259,7 +257,8 @@ mod tests {
         for _ in 0..2 {
             assert_eq!(wait(client, "a").await.unwrap(), Some(3 << 8));
         }
-        let remove = Call::RemoveContainer(RemoveContainer { container_id: wire_id(&request("a", &[]).id) });
+        let remove =
+            Call::RemoveContainer(RemoveContainer { container_id: encode_id(&request("a", &[]).id) });
         client.tell(&remove).await.unwrap();
         assert_eq!(status(&client.tell(&remove).await.unwrap_err()), 404);
         assert_eq!(status(&wait(client, "a").await.unwrap_err()), 404);
@@ -295,13 +294,13 @@ mod tests {
             ClientError::Refused { status, .. } => assert_eq!(status, 503),
             // It had not asked yet when the socket went away.
             other => assert!(
-                matches!(other, ClientError::NobodyAnswers { .. } | ClientError::Broken { .. }),
+                matches!(other, ClientError::NotRunning { .. } | ClientError::Broken { .. }),
                 "{other}"
             ),
         }
         assert_eq!(world.agent.containers()[0].phase, cofferdam_core::model::Phase::Running);
         assert!(world.agent.destroy_all().await.is_empty());
-        assert!(matches!(world.client.tell(&Call::GetHealth).await, Err(ClientError::NobodyAnswers { .. })));
+        assert!(matches!(world.client.tell(&Call::GetHealth).await, Err(ClientError::NotRunning { .. })));
     }
 
     /// Sends bytes and answers what comes back until the agent closes the connection.

@@ -1,4 +1,4 @@
-//! The plugin files of this machine, as the configuration asks about them.
+//! Plugin files on this machine.
 
 use std::path::Path;
 
@@ -7,12 +7,12 @@ use cofferdam_plugin_model::Manifest;
 use crate::config::{AvailablePlugin, PluginIndex, Unusable};
 use cofferdam_core::plugin;
 
-/// Plugin files, looked at without running them.
+/// Reads the manifests of plugin files without loading them.
 pub(super) struct Files;
 
 impl PluginIndex for Files {
     fn in_directory(&self, directory: &Path) -> Vec<AvailablePlugin> {
-        // A folder that cannot be read offers nothing; the configuration reports one that is missing.
+        // The configuration reports a missing directory.
         let found = plugin::find(directory).unwrap_or_default().into_iter();
         found.map(|(file, manifest)| (file, manifest.map_err(Into::into))).collect()
     }

@@ -1,12 +1,14 @@
-//! `cofferdam inspect`: everything about a container.
+//! `cofferdam inspect`: shows the details of a container.
+
+use std::io;
 
 use super::client::{Client, ClientError};
-use super::{Outcome, container_id, converse, out, ps};
-use crate::api::operator::types::{Call, InspectContainer, InspectedContainer, Response};
-use crate::api::operator::wire_id;
+use super::{Outcome, block_on, container_id, output, ps};
+use crate::api::operator::encode_id;
+use crate::api::operator::types::{Call, InspectContainer, InspectedContainer, Participant, Response};
 use cofferdam_core::model::ContainerId;
 
-/// Shows everything about a container, and which plugin asked for what
+/// Shows the details of a container, including which plugin set what
 ///
 /// Examples:
 ///   cofferdam inspect web
@@ -17,24 +19,26 @@ pub(super) struct Arguments {
     /// The container
     #[arg(value_parser = container_id)]
     id: ContainerId,
-    /// As JSON: an `InspectedContainer` as in INSPECT_CONTAINER (docs/api.md)
+    /// Print JSON: an `InspectedContainer` as in INSPECT_CONTAINER (docs/api.md)
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
-    let inspected = converse(async { Ok(ask(client, &arguments.id).await?) })?;
+    let inspected = block_on(async { Ok(inspect(client, &arguments.id).await?) })?;
     if arguments.json {
-        out::json(&inspected)?
+        output::json(&inspected)?;
     } else {
-        show(&inspected)?
+        print_facts(&inspected)?;
+        print_plan(&inspected)?;
+        print_plugins(&inspected)?;
     }
     Ok(0)
 }
 
-/// Asks for everything about a container.
-pub(super) async fn ask(client: &Client, id: &ContainerId) -> Result<InspectedContainer, ClientError> {
-    let call = Call::InspectContainer(InspectContainer { container_id: wire_id(id) });
+/// Asks the agent for the details of a container.
+pub(super) async fn inspect(client: &Client, id: &ContainerId) -> Result<InspectedContainer, ClientError> {
+    let call = Call::InspectContainer(InspectContainer { container_id: encode_id(id) });
     client
         .ask(&call, |response| match response {
             Response::InspectContainer(inspected) => Some(*inspected),
@@ -43,7 +47,7 @@ pub(super) async fn ask(client: &Client, id: &ContainerId) -> Result<InspectedCo
         .await
 }
 
-fn show(inspected: &InspectedContainer) -> std::io::Result<()> {
+fn print_facts(inspected: &InspectedContainer) -> io::Result<()> {
     let mut facts = vec![
         ("container", inspected.container_id.to_string()),
         ("state", inspected.state.clone()),
@@ -61,42 +65,47 @@ fn show(inspected: &InspectedContainer) -> std::io::Result<()> {
     for (name, limit) in &inspected.limits {
         facts.push(("limit", format!("{name} {}", limit.value)));
     }
-    if let Some(ended) = &inspected.termination {
-        facts.push(("ended", ps::ending(ended)));
-        facts.extend(ended.message.clone().map(|message| ("message", message)));
+    if let Some(termination) = &inspected.termination {
+        facts.push(("ended", ps::exit_description(termination)));
+        facts.extend(termination.message.clone().map(|message| ("message", message)));
     }
-    facts.extend(inspected.stuck.iter().map(|stuck| ("stuck", stuck.clone())));
+    facts.extend(inspected.cleanup_errors.iter().map(|error| ("cleanup", error.clone())));
     for (name, fact) in facts {
-        out::line(&format!("{name:10} {}", out::escape_control(&fact)))?;
-    }
-
-    if !inspected.plan.is_empty() {
-        out::line("")?;
-        let rows: Vec<Vec<String>> = inspected
-            .plan
-            .iter()
-            .map(|entry| vec![entry.owner.clone(), entry.field.clone(), out::escape_control(&entry.value)])
-            .collect();
-        out::table(&["ASKED BY", "FIELD", "VALUE"], &rows)?;
-    }
-    if !inspected.plugins.is_empty() {
-        out::line("")?;
-        let rows: Vec<Vec<String>> = inspected
-            .plugins
-            .iter()
-            .map(|served| {
-                let state = match &served.refused {
-                    Some(why) => format!("does not serve it any more: {why}"),
-                    None => served.state.to_string(),
-                };
-                vec![
-                    served.plugin.clone(),
-                    served.version.clone().unwrap_or_default(),
-                    out::escape_control(&state),
-                ]
-            })
-            .collect();
-        out::table(&["PLUGIN", "VERSION", "STATE"], &rows)?;
+        output::line(&format!("{name:10} {}", output::escape_control(&fact)))?;
     }
     Ok(())
+}
+
+fn print_plan(inspected: &InspectedContainer) -> io::Result<()> {
+    if inspected.plan.is_empty() {
+        return Ok(());
+    }
+    output::line("")?;
+    let rows: Vec<Vec<String>> = inspected
+        .plan
+        .iter()
+        .map(|entry| vec![entry.owner.clone(), entry.field.clone(), output::escape_control(&entry.value)])
+        .collect();
+    output::table(&["SET BY", "FIELD", "VALUE"], &rows)
+}
+
+fn print_plugins(inspected: &InspectedContainer) -> io::Result<()> {
+    if inspected.plugins.is_empty() {
+        return Ok(());
+    }
+    output::line("")?;
+    let rows: Vec<Vec<String>> = inspected.plugins.iter().map(plugin_row).collect();
+    output::table(&["PLUGIN", "VERSION", "STATE"], &rows)
+}
+
+fn plugin_row(participant: &Participant) -> Vec<String> {
+    let state = match &participant.unavailable {
+        Some(reason) => format!("unavailable: {reason}"),
+        None => participant.state.to_string(),
+    };
+    vec![
+        participant.plugin.clone(),
+        participant.version.clone().unwrap_or_default(),
+        output::escape_control(&state),
+    ]
 }

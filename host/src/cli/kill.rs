@@ -1,16 +1,17 @@
-//! `cofferdam kill`: a signal to containers, or the end of all of them.
+//! `cofferdam kill`: sends signals to containers.
 
 use super::client::{Client, ClientError};
-use super::report::Failure;
+use super::failure::Failure;
+use super::ps::Details;
 use super::wait::wait;
-use super::{Outcome, container_id, converse, out, ps, signal};
+use super::{Outcome, block_on, container_id, output, ps, signal};
+use crate::api::operator::encode_id;
 use crate::api::operator::types::{Call, ContainerId as WireId, KillContainer};
-use crate::api::operator::wire_id;
 use cofferdam_core::model::ContainerId;
 
 /// Sends a signal to containers
 ///
-/// KILL, which is also the default, ends a container with everything in it.
+/// KILL, the default, kills all processes of a container.
 ///
 /// Examples:
 ///   cofferdam kill web
@@ -19,51 +20,51 @@ use cofferdam_core::model::ContainerId;
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Arguments {
-    /// Which containers
+    /// The containers
     #[arg(value_parser = container_id, required_unless_present = "all")]
     ids: Vec<ContainerId>,
     /// The signal, by name or number
     #[arg(long, short, default_value = "KILL", value_parser = signal::parse)]
     signal: i32,
-    /// End every container and wait until all are gone
+    /// Kill all containers and wait until they have ended
     #[arg(long, conflicts_with_all = ["ids", "signal"])]
     all: bool,
 }
 
 pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
-    converse(async {
+    block_on(async {
         if arguments.all {
-            return end_all(client).await;
+            return kill_all(client).await;
         }
         for id in &arguments.ids {
-            kill(client, &wire_id(id), arguments.signal).await?;
+            kill(client, &encode_id(id), arguments.signal).await?;
         }
         Ok(0)
     })
 }
 
-/// Sends a signal.
+/// Sends a signal to a container.
 pub(super) async fn kill(client: &Client, id: &WireId, signal: i32) -> Result<(), ClientError> {
     let call = KillContainer { container_id: id.clone(), signal: Some(signal) };
     client.tell(&Call::KillContainer(call)).await
 }
 
-async fn end_all(client: &Client) -> Outcome {
-    let live = ps::list(client).await?.into_iter().filter(|container| {
-        container.container_id.parent.is_none() && container.state.as_deref() != Some("ENDED")
-    });
-    let ids: Vec<WireId> = live.map(|container| container.container_id).collect();
-    // All at once, so that they take as long as the slowest and not as all together.
+async fn kill_all(client: &Client) -> Outcome {
+    // Nested containers end with their parents.
+    let containers = ps::list(client, Details::NONE).await?.into_iter();
+    let roots = containers.filter(|found| found.container_id.parent.is_none() && ps::is_live(found));
+    let ids: Vec<WireId> = roots.map(|container| container.container_id).collect();
+    // First all signals, then all waits, so that the containers end concurrently.
     for id in &ids {
         match kill(client, id, libc::SIGKILL).await {
-            // It ended by itself in the meantime.
+            // It ended in the meantime.
             Ok(()) | Err(ClientError::Refused { status: 404, .. }) => {}
             Err(error) => return Err(Failure::from(error)),
         }
     }
     for id in &ids {
         match wait(client, id).await {
-            Ok(_) | Err(ClientError::Refused { status: 404, .. }) => out::line(&id.to_string())?,
+            Ok(_) | Err(ClientError::Refused { status: 404, .. }) => output::line(&id.to_string())?,
             Err(error) => return Err(Failure::from(error)),
         }
     }

@@ -1,4 +1,4 @@
-//! `cofferdam logs`: the output of a container.
+//! `cofferdam logs`: shows the output of a container.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -7,12 +7,13 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 
 use super::client::Client;
+use super::failure::Failure;
 use super::follow::Follower;
-use super::report::Failure;
+use super::inspect::inspect;
 use super::wait::wait;
-use super::{Outcome, container_id, converse, inspect};
+use super::{Outcome, block_on, container_id};
+use crate::api::operator::encode_id;
 use crate::api::operator::types::{Call, ReadFile, Response};
-use crate::api::operator::wire_id;
 use cofferdam_core::model::ContainerId;
 
 /// Shows the output of a container
@@ -26,60 +27,60 @@ pub(super) struct Arguments {
     /// The container
     #[arg(value_parser = container_id)]
     id: ContainerId,
-    /// Go on showing what it writes until it ends
+    /// Keep showing new output until the container ends
     #[arg(long, short)]
     follow: bool,
-    /// Its standard error instead of its standard output
+    /// Show standard error instead of standard output
     #[arg(long)]
     stderr: bool,
 }
 
 pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
-    converse(async {
+    block_on(async {
         let id = &arguments.id;
-        let inspected = inspect::ask(client, id).await?;
+        let inspected = inspect(client, id).await?;
         let (name, path) = if arguments.stderr {
             ("standard error", inspected.stderr)
         } else {
             ("standard output", inspected.stdout)
         };
         let Some(path) = path else {
-            return Err(Failure::told(format!("the {name} of container `{id}` does not go to a file")));
+            return Err(Failure::message(format!("the {name} of container `{id}` is not written to a file")));
         };
         if arguments.follow { follow(client, id, path.into()).await } else { show(client, path).await }
     })
 }
 
-/// Shows what there is, piece by piece, through the agent.
+/// Reads the file through the agent, part by part.
 async fn show(client: &Client, path: String) -> Outcome {
     let mut offset = 0;
     loop {
         let call = Call::ReadFile(ReadFile { path: path.clone(), offset, length: None });
-        let piece = client
+        let data = client
             .ask(&call, |response| match response {
-                Response::ReadFile(piece) => Some(piece.data.0),
+                Response::ReadFile(file) => Some(file.data.0),
                 _ => None,
             })
             .await?;
-        if piece.is_empty() {
+        if data.is_empty() {
             return Ok(0);
         }
-        io::stdout().lock().write_all(&piece)?;
-        offset += piece.len() as u64;
+        io::stdout().lock().write_all(&data)?;
+        offset += data.len() as u64;
     }
 }
 
-/// Shows what comes, until the container has ended. The file itself is read: it is on this machine.
+/// Follows the file until the container ends. Reads it directly, as the agent is on the same machine.
 async fn follow(client: &Client, id: &ContainerId, path: PathBuf) -> Outcome {
-    let broken = Arc::new(Notify::new());
-    let told = Arc::clone(&broken);
-    let follower = Follower::start(path.clone(), io::stdout(), move |_| told.notify_one())
+    let failed = Arc::new(Notify::new());
+    let on_failure = Arc::clone(&failed);
+    let follower = Follower::start(path.clone(), io::stdout(), move |_| on_failure.notify_one())
         .map_err(|source| Failure::system(format!("cannot follow `{}`", path.display()), source))?;
-    let wire_id = wire_id(id);
+    let wire_id = encode_id(id);
     tokio::select! {
-        ended = wait(client, &wire_id) => { ended?; }
-        // The reason is what the copy ends with.
-        () = broken.notified() => {}
+        termination = wait(client, &wire_id) => { termination?; }
+        // `finish` returns the error.
+        () = failed.notified() => {}
     }
     follower.finish()?;
     Ok(0)

@@ -1,24 +1,25 @@
-//! The command line: a verb per file, each translating its flags into one question and the answer into
-//! lines.
+//! The command line, with a file per command: each translates its arguments into calls of the API, and the responses
+//! into output.
 
 mod agent;
-mod amount;
 mod check;
 mod client;
+mod failure;
 mod follow;
-mod hint;
+mod format;
+mod hints;
 mod index;
 mod inspect;
 mod kill;
 mod logs;
-mod notify;
-mod out;
+mod output;
 mod plugin;
 mod process;
 mod ps;
-mod report;
+mod resources;
 mod rm;
 mod run;
+mod sd_notify;
 mod signal;
 mod stats;
 mod update;
@@ -30,28 +31,28 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use self::client::Client;
-use self::report::Failure;
+use self::failure::{Failure, Outcome};
 use crate::config::{Environment, default_socket};
 use crate::fetch;
 use cofferdam_core::model::ContainerId;
 
 /// Runs containers whose isolation is made of plugins.
 ///
-/// `cofferdam run -- CMD` needs nothing else; `cofferdam agent` is the daemon that the other verbs talk to.
+/// `cofferdam run -- CMD` needs no daemon; the other commands talk to the daemon, `cofferdam agent`.
 #[derive(Debug, Parser)]
 #[command(name = "cofferdam", version, max_term_width = 110, disable_help_subcommand = true)]
 struct Arguments {
-    /// The socket of the agent to talk to
+    /// Socket of the agent
     ///
-    /// The default is `agent.sock` in the agent's default `runtime_dir`.
+    /// The default is `agent.sock` in the default `runtime_dir`.
     #[arg(long, global = true, env = "COFFERDAM_SOCKET", value_name = "PATH")]
     socket: Option<PathBuf>,
     #[command(subcommand)]
-    verb: Verb,
+    command: Command,
 }
 
 #[derive(Debug, Subcommand)]
-enum Verb {
+enum Command {
     Agent(agent::Arguments),
     Run(Box<run::Arguments>),
     Ps(ps::Arguments),
@@ -64,53 +65,50 @@ enum Verb {
     Rm(rm::Arguments),
     Check(check::Arguments),
     Plugin(plugin::Arguments),
-    /// Fetches the files of a container; the agent runs it
+    /// Fetches the files of a container (started by the agent)
     #[command(hide = true)]
     Fetch,
 }
 
-/// Does what the command line says. The status is that of the container for `run` and `wait`.
+/// Parses the command line and runs the command. Returns the exit status of the program.
 #[must_use]
 pub fn run() -> ExitCode {
     let arguments = Arguments::parse();
     let socket = arguments.socket;
-    report::exit(match arguments.verb {
-        // It answers the agent, in a way of its own.
-        Verb::Fetch => return fetch::main(),
-        Verb::Agent(verb) => agent::run(verb, socket),
-        Verb::Run(verb) => run::run(*verb, socket),
-        Verb::Ps(verb) => ps::run(&verb, &client(socket)),
-        Verb::Inspect(verb) => inspect::run(&verb, &client(socket)),
-        Verb::Stats(verb) => stats::run(&verb, &client(socket)),
-        Verb::Logs(verb) => logs::run(&verb, &client(socket)),
-        Verb::Kill(verb) => kill::run(&verb, &client(socket)),
-        Verb::Wait(verb) => wait::run(&verb, &client(socket)),
-        Verb::Update(verb) => update::run(&verb, &client(socket)),
-        Verb::Rm(verb) => rm::run(&verb, &client(socket)),
-        Verb::Check(verb) => check::run(&verb, socket),
-        Verb::Plugin(verb) => plugin::run(&verb, &client(socket)),
+    failure::exit(match arguments.command {
+        // Reports failures to the agent, not to people.
+        Command::Fetch => return fetch::main(),
+        Command::Agent(arguments) => agent::run(arguments, socket),
+        Command::Run(arguments) => run::run(*arguments, socket),
+        Command::Ps(arguments) => ps::run(&arguments, &client(socket)),
+        Command::Inspect(arguments) => inspect::run(&arguments, &client(socket)),
+        Command::Stats(arguments) => stats::run(&arguments, &client(socket)),
+        Command::Logs(arguments) => logs::run(&arguments, &client(socket)),
+        Command::Kill(arguments) => kill::run(&arguments, &client(socket)),
+        Command::Wait(arguments) => wait::run(&arguments, &client(socket)),
+        Command::Update(arguments) => update::run(&arguments, &client(socket)),
+        Command::Rm(arguments) => rm::run(&arguments, &client(socket)),
+        Command::Check(arguments) => check::run(&arguments, socket),
+        Command::Plugin(arguments) => plugin::run(&arguments, &client(socket)),
     })
 }
 
-/// What a verb comes to: the exit status of the program, or why there is none.
-type Outcome = Result<u8, Failure>;
-
 fn client(socket: Option<PathBuf>) -> Client {
-    Client::new(socket.unwrap_or_else(|| default_socket(&Environment::look())))
+    Client::new(socket.unwrap_or_else(|| default_socket(&Environment::detect())))
 }
 
-/// Runs one conversation with the agent on this thread.
-fn converse<T>(conversation: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    runtime()?.block_on(conversation)
+/// Runs a future on this thread.
+fn block_on<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    runtime()?.block_on(future)
 }
 
-/// A runtime on this thread.
+/// A tokio runtime on this thread.
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     let built = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    built.map_err(|source| Failure::system("cannot start the program", source))
+    built.map_err(|source| Failure::system("cannot start the tokio runtime", source))
 }
 
-/// For `clap`: a container id as it is typed, `pod.web`.
+/// Parses a container id such as `pod.web`.
 fn container_id(text: &str) -> Result<ContainerId, String> {
     ContainerId::parse(text).map_err(|error| error.to_string())
 }
@@ -122,31 +120,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_grammar_is_sound() {
+    fn the_definition_of_the_command_line_is_consistent() {
         Arguments::command().debug_assert();
     }
 
-    /// Whoever asks with `--help` is told what each verb, argument and option is for.
     #[test]
-    fn nothing_is_without_help() {
+    fn every_command_and_argument_has_help() {
         fn check(command: &clap::Command, path: &str) {
             let path = format!("{path} {}", command.get_name());
-            assert!(command.get_about().is_some(), "`{path}` says nothing of itself");
+            assert!(command.get_about().is_some(), "`{path}` has no help");
             for argument in command.get_arguments().filter(|argument| !argument.is_hide_set()) {
-                assert!(argument.get_help().is_some(), "`{path}` says nothing of `{}`", argument.get_id());
+                assert!(argument.get_help().is_some(), "`{}` of `{path}` has no help", argument.get_id());
             }
-            command.get_subcommands().for_each(|below| check(below, &path));
+            command.get_subcommands().for_each(|subcommand| check(subcommand, &path));
         }
         check(&Arguments::command(), "");
     }
 
     #[test]
-    fn what_follows_the_dashes_belongs_to_the_container() {
+    fn arguments_after_the_dashes_belong_to_the_container() {
         let arguments =
             Arguments::try_parse_from(["cofferdam", "run", "--cpus", "0.5", "--", "ls", "--socket", "-d"])
                 .unwrap();
         assert_eq!(arguments.socket, None);
-        assert!(matches!(arguments.verb, Verb::Run(_)));
+        assert!(matches!(arguments.command, Command::Run(_)));
         assert!(Arguments::try_parse_from(["cofferdam", "run"]).is_err());
         assert!(Arguments::try_parse_from(["cofferdam", "run", "--shell", "ls", "--", "ls"]).is_err());
         assert!(Arguments::try_parse_from(["cofferdam", "inspect", "a b"]).is_err());

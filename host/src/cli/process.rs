@@ -6,7 +6,7 @@ use cofferdam_core::config::{AgentConfig, LauncherKind};
 use nix::sys::prctl::set_dumpable;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use super::report::Failure;
+use super::failure::Failure;
 
 /// Prepares this process, and completes the configuration with what belongs to it.
 ///

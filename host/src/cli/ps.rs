@@ -1,9 +1,9 @@
-//! `cofferdam ps`: what there is.
+//! `cofferdam ps`: lists containers.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::client::{Client, ClientError};
-use super::{Outcome, amount, converse, out};
+use super::{Outcome, block_on, format, output};
 use crate::api::operator::types::{Call, Container, GetContainers, Response, Termination, TimeInfo};
 use cofferdam_core::model::Ended;
 
@@ -15,42 +15,65 @@ use cofferdam_core::model::Ended;
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Arguments {
-    /// Also those that have ended and were not removed
+    /// Include containers that have ended
     #[arg(long, short)]
     all: bool,
-    /// Only ids, one per line
+    /// Print ids only, one per line
     #[arg(long, short, conflicts_with = "json")]
     quiet: bool,
-    /// As JSON: an array of `Container` as in GET_CONTAINERS (docs/api.md)
+    /// Print JSON: an array of `Container` as in GET_CONTAINERS (docs/api.md)
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
-    let mut containers = converse(async { Ok(list(client).await?) })?;
-    containers.retain(|container| arguments.all || container.state.as_deref() != Some("ENDED"));
+    let details = Details { status: arguments.json, statistics: arguments.json };
+    let mut containers = block_on(async { Ok(list(client, details).await?) })?;
+    containers.retain(|container| arguments.all || is_live(container));
     if arguments.json {
-        out::json(&containers)?;
+        output::json(&containers)?;
     } else if arguments.quiet {
         for container in &containers {
-            out::line(&container.container_id.to_string())?;
+            output::line(&container.container_id.to_string())?;
         }
     } else {
         let rows: Vec<Vec<String>> = containers.iter().map(row).collect();
-        out::table(&["ID", "STATE", "PID", "AGE", "COMMAND"], &rows)?;
+        output::table(&["ID", "STATE", "PID", "AGE", "COMMAND"], &rows)?;
     }
     Ok(0)
 }
 
-/// Every container there is.
-pub(super) async fn list(client: &Client) -> Result<Vec<Container>, ClientError> {
-    let call = Call::GetContainers(GetContainers { show_nested: Some(true), show_standalone: Some(true) });
+/// What the agent is asked to query from plugins.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Details {
+    pub(super) status: bool,
+    pub(super) statistics: bool,
+}
+
+impl Details {
+    pub(super) const NONE: Self = Self { status: false, statistics: false };
+    pub(super) const STATISTICS: Self = Self { status: false, statistics: true };
+}
+
+/// All containers.
+pub(super) async fn list(client: &Client, details: Details) -> Result<Vec<Container>, ClientError> {
+    let call = Call::GetContainers(GetContainers {
+        show_nested: Some(true),
+        show_standalone: Some(true),
+        show_status: Some(details.status),
+        show_statistics: Some(details.statistics),
+    });
     client
         .ask(&call, |response| match response {
             Response::GetContainers(list) => Some(list.containers),
             _ => None,
         })
         .await
+}
+
+/// Whether a container has not ended.
+pub(super) fn is_live(container: &Container) -> bool {
+    container.state.as_deref() != Some("ENDED")
 }
 
 fn row(container: &Container) -> Vec<String> {
@@ -60,34 +83,36 @@ fn row(container: &Container) -> Vec<String> {
         state(container),
         pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
         container.launched.as_ref().map_or_else(|| "-".to_owned(), age),
-        clip(&out::escape_control(container.command.as_deref().unwrap_or_default())),
+        truncate(&output::escape_control(container.command.as_deref().unwrap_or_default())),
     ]
 }
 
 fn state(container: &Container) -> String {
     let state = container.state.as_deref().unwrap_or("-");
     match &container.termination {
-        _ if !container.stuck.is_empty() => format!("{state} (stuck)"),
-        Some(ended) => format!("{state} ({})", ending(ended)),
+        _ if !container.cleanup_errors.is_empty() => format!("{state} (cleanup failed)"),
+        Some(termination) => format!("{state} ({})", exit_description(termination)),
         None => state.to_owned(),
     }
 }
 
 /// How a container ended, in a few words.
-pub(super) fn ending(ended: &Termination) -> String {
-    ended.exit_status.map_or_else(|| "never ran".to_owned(), |status| Ended::from_raw(status).to_string())
+pub(super) fn exit_description(termination: &Termination) -> String {
+    match termination.exit_status {
+        Some(status) => Ended::from_raw(status).to_string(),
+        None => "not started".to_owned(),
+    }
 }
 
-fn age(since: &TimeInfo) -> String {
-    let since = UNIX_EPOCH + Duration::from_nanos(since.nanoseconds.try_into().unwrap_or_default());
-    amount::span(SystemTime::now().duration_since(since).unwrap_or_default())
+fn age(launched: &TimeInfo) -> String {
+    let launched = UNIX_EPOCH + Duration::from_nanos(launched.nanoseconds.try_into().unwrap_or_default());
+    format::duration(SystemTime::now().duration_since(launched).unwrap_or_default())
 }
 
-/// A command may be a whole program; a list shows where it begins.
-fn clip(command: &str) -> String {
-    const LONGEST: usize = 60;
-    if command.chars().count() <= LONGEST {
+fn truncate(command: &str) -> String {
+    const MAX_WIDTH: usize = 60;
+    if command.chars().count() <= MAX_WIDTH {
         return command.to_owned();
     }
-    command.chars().take(LONGEST - 1).chain(['…']).collect()
+    command.chars().take(MAX_WIDTH - 1).chain(['…']).collect()
 }

@@ -1,8 +1,8 @@
-//! Signals as people name them.
+//! Signals by name or number.
 
 use nix::sys::signal::Signal;
 
-/// Reads a signal: `TERM`, `SIGTERM` or `15`.
+/// Parses `TERM`, `SIGTERM` or `15`.
 pub(super) fn parse(text: &str) -> Result<i32, String> {
     if let Ok(number) = text.parse::<i32>() {
         let valid = (1..=libc::SIGRTMAX()).contains(&number);
@@ -12,7 +12,7 @@ pub(super) fn parse(text: &str) -> Result<i32, String> {
     let name = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
     name.parse::<Signal>()
         .map(|signal| signal as i32)
-        .map_err(|_| format!("`{text}` is not a signal; name one such as `TERM`, or give its number"))
+        .map_err(|_| format!("`{text}` is not a signal; give a name such as `TERM`, or a number"))
 }
 
 #[cfg(test)]
@@ -24,8 +24,8 @@ mod tests {
         assert_eq!(parse("term"), Ok(15));
         assert_eq!(parse("SIGKILL"), Ok(9));
         assert_eq!(parse("34"), Ok(34));
-        for bad in ["", "0", "-9", "999", "TERMINATE"] {
-            assert!(parse(bad).is_err(), "{bad}");
+        for invalid in ["", "0", "-9", "999", "TERMINATE"] {
+            assert!(parse(invalid).is_err(), "{invalid}");
         }
     }
 }

@@ -1,12 +1,13 @@
-//! `cofferdam stats`: what containers use.
+//! `cofferdam stats`: shows resource usage.
 
 use super::client::Client;
-use super::report::Failure;
-use super::{Outcome, amount, container_id, converse, out, ps};
+use super::failure::Failure;
+use super::ps::Details;
+use super::{Outcome, block_on, container_id, format, output, ps};
 use crate::api::operator::types::{Container, ResourceStatistics};
 use cofferdam_core::model::ContainerId;
 
-/// Shows what containers use
+/// Shows the resource usage of containers
 ///
 /// Examples:
 ///   cofferdam stats
@@ -14,33 +15,33 @@ use cofferdam_core::model::ContainerId;
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Arguments {
-    /// Which containers; all that run, if none is named
+    /// The containers [default: all running ones]
     #[arg(value_parser = container_id)]
     ids: Vec<ContainerId>,
-    /// As JSON: an array of `Container` as in GET_CONTAINERS (docs/api.md)
+    /// Print JSON: an array of `Container` as in GET_CONTAINERS (docs/api.md)
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
-    let mut containers = converse(async { Ok(ps::list(client).await?) })?;
-    for id in &arguments.ids {
-        if !containers.iter().any(|container| container.container_id.to_string() == id.as_str()) {
-            return Err(Failure::told(format!("there is no container `{id}`")));
-        }
+    let mut containers = block_on(async { Ok(ps::list(client, Details::STATISTICS).await?) })?;
+    let is = |container: &Container, id: &ContainerId| container.container_id.to_string() == id.as_str();
+    if let Some(unknown) = arguments.ids.iter().find(|id| !containers.iter().any(|found| is(found, id))) {
+        return Err(Failure::message(format!("there is no container `{unknown}`")));
     }
-    let asked = |container: &Container| {
-        let id = container.container_id.to_string();
-        arguments.ids.iter().any(|asked| asked.as_str() == id)
-            || arguments.ids.is_empty() && container.resource_statistics.is_some()
-    };
-    containers.retain(asked);
+    containers.retain(|container| {
+        if arguments.ids.is_empty() {
+            container.resource_statistics.is_some()
+        } else {
+            arguments.ids.iter().any(|id| is(container, id))
+        }
+    });
     if arguments.json {
-        out::json(&containers)?;
+        output::json(&containers)?;
         return Ok(0);
     }
     let rows: Vec<Vec<String>> = containers.iter().map(row).collect();
-    out::table(&["ID", "CPU TIME", "CPUS", "MEMORY", "LIMIT", "PROCESSES", "FAILED"], &rows)?;
+    output::table(&["ID", "CPU TIME", "CPUS", "MEMORY", "LIMIT", "PROCESSES", "FAILED"], &rows)?;
     Ok(0)
 }
 
@@ -57,8 +58,8 @@ fn row(container: &Container) -> Vec<String> {
         container.container_id.to_string(),
         time,
         statistics.cpus_limit.map_or_else(dash, |cpus| cpus.to_string()),
-        statistics.mem_total_bytes.or(statistics.mem_rss_bytes).map_or_else(dash, amount::bytes),
-        statistics.mem_limit_bytes.map_or_else(dash, amount::bytes),
+        statistics.mem_total_bytes.or(statistics.mem_rss_bytes).map_or_else(dash, format::bytes),
+        statistics.mem_limit_bytes.map_or_else(dash, format::bytes),
         statistics.processes.map_or_else(dash, |count| count.to_string()),
         failed.join(", "),
     ]

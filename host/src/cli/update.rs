@@ -1,16 +1,17 @@
-//! `cofferdam update`: other amounts for a running container.
+//! `cofferdam update`: changes the resources of a running container.
 
-use super::amount::Amounts;
 use super::client::Client;
-use super::report::Failure;
-use super::{Outcome, container_id, converse, inspect};
+use super::failure::Failure;
+use super::inspect::inspect;
+use super::resources::ResourceFlags;
+use super::{Outcome, block_on, container_id};
 use crate::api::operator::types::{Call, UpdateContainer};
-use crate::api::operator::{read_resources, wire_id, wire_limits, wire_resources};
+use crate::api::operator::{decode_resources, encode_id, encode_limits, encode_resources};
 use cofferdam_core::model::ContainerId;
 
-/// Changes what a running container may use
+/// Changes the resources of a running container
 ///
-/// What is not named stays as it is.
+/// Resources without a flag keep their value.
 ///
 /// Examples:
 ///   cofferdam update web --memory 128m
@@ -22,25 +23,25 @@ pub(super) struct Arguments {
     #[arg(value_parser = container_id)]
     id: ContainerId,
     #[command(flatten)]
-    amounts: Amounts,
+    resources: ResourceFlags,
 }
 
 pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
-    if arguments.amounts.is_empty() {
-        return Err(Failure::told(
-            "there is nothing to change; give `--cpus` or `--memory`, or their limits",
+    if arguments.resources.is_empty() {
+        return Err(Failure::message(
+            "nothing to change; give `--cpus`, `--cpu-limit`, `--memory` or `--memory-limit`",
         ));
     }
     let id = &arguments.id;
-    converse(async {
-        // The call replaces everything, so it starts from what there is.
-        let now = inspect::ask(client, id).await?;
-        let current = read_resources(id, &now.resources, &now.limits).map_err(Failure::of)?;
-        let resources = arguments.amounts.apply(current);
+    block_on(async {
+        // The call replaces all resources, so the current ones are needed.
+        let inspected = inspect(client, id).await?;
+        let current = decode_resources(id, &inspected.resources, &inspected.limits).map_err(Failure::of)?;
+        let resources = arguments.resources.apply(current);
         let call = UpdateContainer {
-            container_id: wire_id(id),
-            resources: wire_resources(&resources),
-            limits: wire_limits(&resources),
+            container_id: encode_id(id),
+            resources: encode_resources(&resources),
+            limits: encode_limits(&resources),
         };
         client.tell(&Call::UpdateContainer(call)).await?;
         Ok(0)

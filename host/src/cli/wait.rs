@@ -1,18 +1,20 @@
-//! `cofferdam wait`: until containers have ended.
+//! `cofferdam wait`: waits for containers to end.
+
+use std::collections::BTreeMap;
 
 use super::client::{Client, ClientError};
-use super::{Outcome, container_id, converse, out, ps};
+use super::{Outcome, block_on, container_id, output, ps};
+use crate::api::operator::encode_id;
 use crate::api::operator::types::{Call, ContainerId as WireId, Response, Termination, WaitContainer};
-use crate::api::operator::wire_id;
 use cofferdam_core::model::{ContainerId, Ended};
 
-/// The exit status for a container of which nothing is known but that it ended.
+/// Exit status for a container whose wait status is unknown.
 const UNKNOWN: u8 = 125;
 
-/// Waits for the end of containers and shows how they ended
+/// Waits for containers to end and shows how they ended
 ///
-/// With one container, the exit status is that of the container: 128 and the number of the signal if it
-/// was killed by one, 125 if it never ran.
+/// With one container, the exit status is that of its command: 128 plus the number of the signal if it was
+/// killed by one, 125 if it was not started.
 ///
 /// Examples:
 ///   cofferdam wait web
@@ -20,51 +22,59 @@ const UNKNOWN: u8 = 125;
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Arguments {
-    /// Which containers
+    /// The containers
     #[arg(value_parser = container_id, required = true)]
     ids: Vec<ContainerId>,
-    /// As JSON: an object from ids to `Termination` as in WAIT_CONTAINER (docs/api.md)
+    /// Print JSON: an object from ids to `Termination` as in WAIT_CONTAINER (docs/api.md)
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
-    let mut endings = Vec::new();
-    converse(async {
+    let mut terminations = BTreeMap::new();
+    block_on(async {
         for id in &arguments.ids {
-            let ended = wait(client, &wire_id(id)).await?;
+            let termination = wait(client, &encode_id(id)).await?;
             if !arguments.json {
-                let message =
-                    ended.message.as_ref().map(|message| format!(": {}", out::escape_control(message)));
-                out::line(&format!("{id} {}{}", ps::ending(&ended), message.unwrap_or_default()))?;
+                output::line(&describe(id, &termination))?;
             }
-            endings.push((id.to_string(), ended));
+            terminations.insert(id.to_string(), termination);
         }
         Ok(())
     })?;
     if arguments.json {
-        out::json(&endings.iter().cloned().collect::<std::collections::BTreeMap<_, _>>())?;
+        output::json(&terminations)?;
     }
-    Ok(match endings.as_slice() {
-        [(_, only)] => status(only.exit_status),
+    let mut values = terminations.values();
+    Ok(match (values.next(), values.next()) {
+        (Some(only), None) => exit_status(only.exit_status),
         _ => 0,
     })
 }
 
-/// Waits for the end of a container, for as long as that takes.
+fn describe(id: &ContainerId, termination: &Termination) -> String {
+    let line = format!("{id} {}", ps::exit_description(termination));
+    match &termination.message {
+        Some(message) => format!("{line}: {}", output::escape_control(message)),
+        None => line,
+    }
+}
+
+/// Waits for a container to end.
 pub(super) async fn wait(client: &Client, id: &WireId) -> Result<Termination, ClientError> {
     let call = Call::WaitContainer(WaitContainer { container_id: id.clone() });
     client
         .ask(&call, |response| match response {
-            Response::WaitContainer(ended) => Some(ended),
+            Response::WaitContainer(termination) => Some(termination),
             _ => None,
         })
         .await
 }
 
-/// A raw wait status as an exit status of ours.
-pub(super) fn status(raw: Option<i32>) -> u8 {
-    raw.and_then(|raw| Ended::from_raw(raw).shell_code().try_into().ok()).unwrap_or(UNKNOWN)
+/// The exit status of this program for a raw wait status, as a shell computes it.
+pub(super) fn exit_status(wait_status: Option<i32>) -> u8 {
+    let code = wait_status.map(|status| Ended::from_raw(status).shell_code());
+    code.and_then(|code| code.try_into().ok()).unwrap_or(UNKNOWN)
 }
 
 #[cfg(test)]
@@ -72,7 +82,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_end_becomes_what_a_shell_would_make_of_it() {
-        assert_eq!([Some(0), Some(3 << 8), Some(9), Some(0x86), None].map(status), [0, 3, 137, 134, 125]);
+    fn exit_statuses_are_those_of_a_shell() {
+        let statuses = [Some(0), Some(3 << 8), Some(9), Some(0x86), None];
+        assert_eq!(statuses.map(exit_status), [0, 3, 137, 134, 125]);
     }
 }

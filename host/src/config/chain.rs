@@ -1,5 +1,5 @@
-//! The plugins that were asked for: where they are, whether they get along, and whether they understand
-//! what they are told. All without running any of them.
+//! The plugins of a configuration: finds their files and validates their settings and their order, without running
+//! them.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -8,84 +8,84 @@ use std::time::Duration;
 
 use cofferdam_plugin_model::{Kind, Manifest, Method};
 use serde_json::{Map, Value as Json};
+use toml::de::DeTable;
 
-use super::diagnostic::{Finding, nearest, position, words};
+use super::diagnostic::Diagnostic;
+use super::environment::{AvailablePlugin, PluginIndex};
+use super::path::normalize;
 use super::raw::{RawPlugin, Setting};
-use super::resolve::tidy;
 use super::schema::{self, Owner};
-use super::surroundings::AvailablePlugin;
+use super::suggest::{list, nearest};
 use cofferdam_core::config::PluginConfig;
+use cofferdam_core::error_chain;
 
-use super::PluginIndex;
-
-/// What is needed to make sense of the plugins in a file.
-pub(super) struct Chain<'a> {
+/// What is needed to resolve the plugins of a configuration.
+pub(super) struct ChainResolver<'a> {
     pub index: &'a dyn PluginIndex,
-    /// Where plugins are looked for by name.
-    pub directory: &'a Path,
-    /// Where that was written.
-    pub directory_span: Option<Range<usize>>,
-    /// What holds for every plugin.
+    pub plugin_dir: &'a Path,
+    /// Position of `plugin_dir` in the file.
+    pub plugin_dir_span: Option<Range<usize>>,
+    /// Timeouts of plugins that do not set their own.
     pub timeouts: &'a BTreeMap<Method, Duration>,
+    /// File and line of a position, for [`PluginConfig::origin`].
     pub origin: &'a dyn Fn(&Range<usize>) -> String,
 }
 
-/// A plugin that was asked for and found.
-struct Link<'r> {
+/// A plugin of the configuration whose file was found.
+struct Entry<'r> {
     raw: &'r RawPlugin<'r>,
     file: PathBuf,
     manifest: Manifest,
 }
 
-impl Chain<'_> {
-    /// The isolators and the logger, as far as they make sense.
+impl ChainResolver<'_> {
+    /// The isolators and the logger, without those that have problems.
     pub(super) fn resolve(
         &self,
         isolators: &[RawPlugin<'_>],
         logger: Option<&RawPlugin<'_>>,
-        findings: &mut Vec<Finding>,
+        diagnostics: &mut Vec<Diagnostic>,
     ) -> (Vec<PluginConfig>, Option<PluginConfig>) {
-        let index = self.index(isolators.iter().chain(logger), findings);
-        let mut find = |raw, kind| self.find(raw, kind, index.as_deref(), findings);
-        let links: Vec<Link<'_>> = isolators.iter().filter_map(|raw| find(raw, Kind::Isolator)).collect();
+        let available = self.available(isolators.iter().chain(logger), diagnostics);
+        let mut find = |raw, kind| self.find(raw, kind, available.as_deref(), diagnostics);
+        let entries: Vec<Entry<'_>> = isolators.iter().filter_map(|raw| find(raw, Kind::Isolator)).collect();
         let logger = logger.and_then(|raw| find(raw, Kind::Logger));
 
-        duplicates(isolators, findings);
-        let asked: Vec<&str> = isolators.iter().map(|raw| raw.name.value.as_str()).collect();
-        let firsts: Vec<&Link<'_>> = links
-            .iter()
-            .enumerate()
-            .filter(|(i, link)| links[..*i].iter().all(|earlier| earlier.manifest.name != link.manifest.name))
-            .map(|(_, link)| link)
-            .collect();
-        for link in firsts.iter().copied().chain(&logger) {
-            company(link, &asked, &firsts, findings);
+        check_duplicates(isolators, diagnostics);
+        // Includes plugins that have problems, which are reported already.
+        let configured: Vec<&str> = isolators.iter().map(|raw| raw.name.value.as_str()).collect();
+        let unique = without_duplicates(&entries);
+        for entry in unique.iter().copied().chain(&logger) {
+            check_requirements(entry, &configured, diagnostics);
+            check_conflicts(entry, &unique, diagnostics);
+            check_order(entry, &unique, diagnostics);
         }
-        for link in links.iter().chain(&logger) {
-            self.tables(link, findings);
+        for entry in entries.iter().chain(&logger) {
+            check_settings(entry, diagnostics);
         }
-        let configs = links.iter().map(|link| self.config(link)).collect();
-        (configs, logger.map(|link| self.config(&link)))
+        let configs = entries.iter().map(|entry| self.config(entry)).collect();
+        (configs, logger.map(|entry| self.config(&entry)))
     }
 
-    /// What the folder offers; `None` when there is no such folder, which is then reported once.
-    fn index<'r>(
+    /// The plugins in the plugin directory. `None` if it does not exist but is needed, which is reported once.
+    fn available<'r>(
         &self,
         mut plugins: impl Iterator<Item = &'r RawPlugin<'r>>,
-        findings: &mut Vec<Finding>,
+        diagnostics: &mut Vec<Diagnostic>,
     ) -> Option<Vec<AvailablePlugin>> {
         if plugins.all(|raw| raw.path.is_some()) {
             return Some(Vec::new());
         }
-        if self.directory.is_dir() {
-            return Some(self.index.in_directory(self.directory));
+        if self.plugin_dir.is_dir() {
+            return Some(self.index.in_directory(self.plugin_dir));
         }
-        let message = format!("there is no folder `{}` to look for plugins in", self.directory.display());
-        let advice = "set `plugin_dir`, or give `--plugin-dir`, or give each plugin a `path`";
-        findings.push(match &self.directory_span {
-            Some(span) => Finding::at(span.clone(), message, "no such folder").help(advice),
-            None => Finding::elsewhere(message).help(advice),
-        });
+        let message = format!("the plugin directory `{}` does not exist", self.plugin_dir.display());
+        let diagnostic = match &self.plugin_dir_span {
+            Some(span) => Diagnostic::at(span.clone(), message, "not a directory"),
+            None => Diagnostic::global(message),
+        };
+        diagnostics
+            .push(diagnostic.help("set `plugin_dir` or `--plugin-dir`, or set the `path` of each plugin"));
         None
     }
 
@@ -93,156 +93,126 @@ impl Chain<'_> {
         &self,
         raw: &'r RawPlugin<'r>,
         kind: Kind,
-        index: Option<&[AvailablePlugin]>,
-        findings: &mut Vec<Finding>,
-    ) -> Option<Link<'r>> {
-        let (file, manifest) = match &raw.path {
-            Some(path) => self.at(raw, path, findings)?,
-            None => self.by_name(raw, kind, index?, findings)?,
+        available: Option<&[AvailablePlugin]>,
+        diagnostics: &mut Vec<Diagnostic>,
+    ) -> Option<Entry<'r>> {
+        let found = match &raw.path {
+            Some(path) => self.find_by_path(raw, path),
+            None => self.find_by_name(raw, kind, available?),
         };
-        self.check_hash(raw, &file, findings);
+        let (file, manifest) = found.map_err(|diagnostic| diagnostics.push(diagnostic)).ok()?;
+        diagnostics.extend(self.check_hash(raw, &file));
         if manifest.kind != kind {
-            let message = format!("`{}` is a plugin of the wrong kind", raw.name.value);
-            let label = format!("expected a plugin of kind {kind}; this one is: {}", manifest.kind);
-            let advice = match manifest.kind {
-                Kind::Logger => "move it to the table `[logger]`",
-                Kind::Isolator => "move it to an entry `[[isolator]]`",
-                _ => "a newer agent may know what it is for",
-            };
-            findings.push(Finding::at(raw.name.span.clone(), message, label).help(advice));
+            diagnostics.push(wrong_kind(raw, kind, manifest.kind));
             return None;
         }
-        Some(Link { raw, file, manifest })
+        Some(Entry { raw, file, manifest })
     }
 
-    fn at(
+    fn find_by_path(
         &self,
         raw: &RawPlugin<'_>,
         path: &Setting<PathBuf>,
-        findings: &mut Vec<Finding>,
-    ) -> Option<(PathBuf, Manifest)> {
-        let file = tidy(&self.directory.join(&path.value));
+    ) -> Result<(PathBuf, Manifest), Diagnostic> {
+        let file = normalize(&self.plugin_dir.join(&path.value));
         let name = &raw.name.value;
         match self.index.at(&file) {
-            Ok((manifest, _)) if manifest.name == *name => Some((file, manifest)),
+            Ok((manifest, _)) if manifest.name == *name => Ok((file, manifest)),
             Ok((manifest, _)) => {
-                let message = format!("`{}` is not the plugin `{name}`", file.display());
-                let label = format!("this file holds `{}`", manifest.name);
-                let finding = Finding::at(path.span.clone(), message, label);
-                findings.push(finding.and(raw.name.span.clone(), "the name that was asked for"));
-                None
+                let message = format!("`{}` is not plugin `{name}`", file.display());
+                let label = format!("this file is plugin `{}`", manifest.name);
+                let diagnostic = Diagnostic::at(path.span.clone(), message, label);
+                Err(diagnostic.related(raw.name.span.clone(), "expected this plugin"))
             }
             Err(error) => {
-                let message = format!("`{}` cannot be used for plugin `{name}`", file.display());
-                let finding = Finding::at(path.span.clone(), message, chain_of(error.as_ref()));
-                findings.push(finding.help(format!("relative paths begin at {}", self.directory.display())));
-                None
+                let message = format!("cannot use `{}` as plugin `{name}`", file.display());
+                let reason = error_chain::describe(error.as_ref());
+                let help = format!("relative paths are relative to `{}`", self.plugin_dir.display());
+                Err(Diagnostic::at(path.span.clone(), message, reason).help(help))
             }
         }
     }
 
-    fn by_name(
+    fn find_by_name(
         &self,
         raw: &RawPlugin<'_>,
         kind: Kind,
-        index: &[AvailablePlugin],
-        findings: &mut Vec<Finding>,
-    ) -> Option<(PathBuf, Manifest)> {
+        available: &[AvailablePlugin],
+    ) -> Result<(PathBuf, Manifest), Diagnostic> {
         let name = &raw.name.value;
-        let good = || index.iter().filter_map(|(file, manifest)| Some((file, manifest.as_ref().ok()?)));
-        let mut offers = good().filter(|(_, manifest)| manifest.name == *name);
-        match (offers.next(), offers.next()) {
-            (Some((file, manifest)), None) => Some((file.clone(), manifest.clone())),
+        let usable = || available.iter().filter_map(|(file, manifest)| Some((file, manifest.as_ref().ok()?)));
+        let mut found = usable().filter(|(_, manifest)| manifest.name == *name);
+        match (found.next(), found.next()) {
+            (Some((file, manifest)), None) => Ok((file.clone(), manifest.clone())),
             (Some((one, _)), Some((other, _))) => {
-                let message = format!("plugin `{name}` is in {} twice", self.directory.display());
-                let label = format!("found in `{}` and in `{}`", base(one), base(other));
-                let advice = format!("say which is meant: `path = \"{}\"`", base(one));
-                findings.push(Finding::at(raw.name.span.clone(), message, label).help(advice));
-                None
+                let message = format!("several files in `{}` are plugin `{name}`", self.plugin_dir.display());
+                let label = format!("`{}` and `{}`", file_name(one), file_name(other));
+                let help = format!("choose one by its path: `path = \"{}\"`", file_name(one));
+                Err(Diagnostic::at(raw.name.span.clone(), message, label).help(help))
             }
             (None, _) => {
-                let message = format!("there is no plugin `{name}` in {}", self.directory.display());
-                let label = format!("no file there is this {kind}");
-                let mut known: Vec<&str> = good()
-                    .filter(|(_, manifest)| manifest.kind == kind)
-                    .map(|(_, manifest)| manifest.name.as_str())
-                    .collect();
+                let same_kind =
+                    usable().map(|(_, manifest)| manifest).filter(|manifest| manifest.kind == kind);
+                let mut known: Vec<&str> = same_kind.map(|manifest| manifest.name.as_str()).collect();
                 known.sort_unstable();
-                let mut finding = Finding::at(raw.name.span.clone(), message, label).help(
-                    match nearest(name, known.iter().copied()) {
-                        Some(meant) => format!("did you mean `{meant}`?"),
-                        None if known.is_empty() => {
-                            format!("there is no {kind} at all; is `plugin_dir` right?")
-                        }
-                        None => format!("there are: {}", words(known, "and")),
-                    },
-                );
-                // A file that cannot be used might be the one that was meant.
-                for (file, error) in
-                    index.iter().filter_map(|(file, entry)| Some((file, entry.as_ref().err()?)))
-                {
-                    finding = finding.help(format!(
-                        "`{}` there cannot be used: {}",
-                        base(file),
-                        chain_of(error.as_ref())
-                    ));
-                }
-                findings.push(finding);
-                None
+                Err(self.not_found(raw, kind, &known, available))
             }
         }
     }
 
-    fn check_hash(&self, raw: &RawPlugin<'_>, file: &Path, findings: &mut Vec<Finding>) {
-        let Some(pin) = &raw.sha256 else { return };
-        if pin.value.len() != 64 || !pin.value.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+    fn not_found(
+        &self,
+        raw: &RawPlugin<'_>,
+        kind: Kind,
+        known: &[&str],
+        available: &[AvailablePlugin],
+    ) -> Diagnostic {
+        let name = &raw.name.value;
+        let directory = self.plugin_dir.display();
+        let help = match nearest(name, known.iter().copied()) {
+            Some(similar) => format!("did you mean `{similar}`?"),
+            None if known.is_empty() => format!("the directory contains no {kind}; is `plugin_dir` correct?"),
+            None => format!("the directory contains {}", list(known.iter().copied(), "and")),
+        };
+        let message = format!("there is no {kind} `{name}` in `{directory}`");
+        let diagnostic = Diagnostic::at(raw.name.span.clone(), message, "not found").help(help);
+        // One of these files may be the plugin.
+        let unusable = available.iter().filter_map(|(file, entry)| Some((file, entry.as_ref().err()?)));
+        unusable.fold(diagnostic, |diagnostic, (file, error)| {
+            let reason = error_chain::describe(error.as_ref());
+            diagnostic.help(format!("`{}` in that directory cannot be used: {reason}", file_name(file)))
+        })
+    }
+
+    fn check_hash(&self, raw: &RawPlugin<'_>, file: &Path) -> Option<Diagnostic> {
+        let expected = raw.sha256.as_ref()?;
+        let at = |message, label| Diagnostic::at(expected.span.clone(), message, label);
+        if expected.value.len() != 64 || !expected.value.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             let message = format!("`sha256` of plugin `{}` is not a SHA-256", raw.name.value);
-            findings.push(Finding::at(pin.span.clone(), message, "expected 64 hexadecimal digits"));
-            return;
+            return Some(at(message, "expected 64 hexadecimal digits".to_owned()));
         }
         match self.index.at(file) {
-            Ok((_, hash)) if hash.eq_ignore_ascii_case(&pin.value) => {}
+            Ok((_, hash)) if hash.eq_ignore_ascii_case(&expected.value) => None,
             Ok((_, hash)) => {
-                let message = format!("`{}` is not the file that `sha256` pins", file.display());
-                let finding = Finding::at(pin.span.clone(), message, format!("its hash is {hash}"));
-                findings.push(finding.help("find out why it changed before you change the pin"));
+                let message = format!("`{}` does not have the hash in `sha256`", file.display());
+                let diagnostic = at(message, format!("its hash is {hash}"));
+                Some(diagnostic.help("find out why the file changed before you change the hash"))
             }
             Err(error) => {
-                let message = format!("`{}` cannot be read", file.display());
-                findings.push(Finding::at(pin.span.clone(), message, chain_of(error.as_ref())));
+                let message = format!("cannot read `{}`", file.display());
+                Some(at(message, error_chain::describe(error.as_ref())))
             }
         }
     }
 
-    fn tables(&self, link: &Link<'_>, findings: &mut Vec<Finding>) {
-        let Link { raw, manifest, .. } = link;
-        for (method, setting) in raw.timeouts.iter().filter(|(_, setting)| setting.value.is_zero()) {
-            let message = format!("`timeout.{method}` of plugin `{}` cannot be zero", manifest.name);
-            findings.push(Finding::at(setting.span.clone(), message, "expected more than no time"));
-        }
-        let owner = Owner::Plugin(&manifest.name);
-        match &raw.config {
-            Some((table, span)) => {
-                findings.extend(schema::check(table, span.clone(), &manifest.config, owner));
-            }
-            None => {
-                let empty = toml::de::DeTable::new();
-                let missing = schema::check(&empty, raw.name.span.clone(), &manifest.config, owner);
-                let table = if manifest.kind == Kind::Logger { "logger.config" } else { "isolator.config" };
-                let advice = format!("write it in a table `[{table}]` below this entry");
-                findings.extend(missing.into_iter().map(|finding| finding.help(advice.clone())));
-            }
-        }
-    }
-
-    fn config(&self, link: &Link<'_>) -> PluginConfig {
-        let raw = link.raw;
+    fn config(&self, entry: &Entry<'_>) -> PluginConfig {
+        let raw = entry.raw;
         let mut timeouts = self.timeouts.clone();
         timeouts.extend(raw.timeouts.iter().map(|(method, setting)| (*method, setting.value)));
         PluginConfig {
             name: raw.name.value.clone(),
-            path: Some(link.file.clone()),
-            sha256: raw.sha256.as_ref().map(|pin| pin.value.to_ascii_lowercase()),
+            path: Some(entry.file.clone()),
+            sha256: raw.sha256.as_ref().map(|hash| hash.value.to_ascii_lowercase()),
             policy: raw.policy,
             timeouts,
             table: match &raw.config {
@@ -254,59 +224,99 @@ impl Chain<'_> {
     }
 }
 
-fn duplicates(isolators: &[RawPlugin<'_>], findings: &mut Vec<Finding>) {
+fn wrong_kind(raw: &RawPlugin<'_>, expected: Kind, actual: Kind) -> Diagnostic {
+    let message = format!("plugin `{}` has the wrong kind", raw.name.value);
+    let label = format!("expected kind `{expected}`, this plugin has kind `{actual}`");
+    let help = match actual {
+        Kind::Logger => "move it to the table `[logger]`",
+        Kind::Isolator => "move it to an entry `[[isolator]]`",
+        _ => "this kind may need a newer agent",
+    };
+    Diagnostic::at(raw.name.span.clone(), message, label).help(help)
+}
+
+/// The first entry of each name.
+fn without_duplicates<'e, 'r>(entries: &'e [Entry<'r>]) -> Vec<&'e Entry<'r>> {
+    let is_first = |(i, entry): &(usize, &Entry<'_>)| {
+        entries[..*i].iter().all(|earlier| earlier.manifest.name != entry.manifest.name)
+    };
+    entries.iter().enumerate().filter(is_first).map(|(_, entry)| entry).collect()
+}
+
+fn check_duplicates(isolators: &[RawPlugin<'_>], diagnostics: &mut Vec<Diagnostic>) {
     for (i, raw) in isolators.iter().enumerate() {
         let earlier = isolators[..i].iter().find(|earlier| earlier.name.value == raw.name.value);
         if let Some(earlier) = earlier {
-            let message = format!("isolator `{}` is in the chain twice", raw.name.value);
-            let finding = Finding::at(raw.name.span.clone(), message, "again here");
-            findings.push(finding.and(earlier.name.span.clone(), "first here").help("remove one of the two"));
+            let message = format!("duplicate isolator `{}`", raw.name.value);
+            let diagnostic = Diagnostic::at(raw.name.span.clone(), message, "duplicate");
+            diagnostics.push(
+                diagnostic.related(earlier.name.span.clone(), "first entry").help("remove one of the two"),
+            );
         }
     }
 }
 
-/// Whether a plugin gets along with the others. A plugin that was asked for but has a fault of its own
-/// counts as there: its fault is reported already.
-fn company(link: &Link<'_>, asked: &[&str], links: &[&Link<'_>], findings: &mut Vec<Finding>) {
-    let name = &link.manifest.name;
-    let span = || link.raw.name.span.clone();
-    for missing in link.manifest.requires.iter().filter(|needed| !asked.contains(&needed.as_str())) {
-        let message = format!("plugin `{name}` needs `{missing}`, which is not in the chain");
-        let advice = format!("add an entry `[[isolator]]` with `name = \"{missing}\"`");
-        findings
-            .push(Finding::at(span(), message, format!("works only together with `{missing}`")).help(advice));
+fn check_requirements(entry: &Entry<'_>, configured: &[&str], diagnostics: &mut Vec<Diagnostic>) {
+    let name = &entry.manifest.name;
+    for missing in entry.manifest.requires.iter().filter(|required| !configured.contains(&required.as_str()))
+    {
+        let message = format!("plugin `{name}` requires `{missing}`, which is not in the chain");
+        let help = format!("add an entry `[[isolator]]` with `name = \"{missing}\"`");
+        let label = format!("requires `{missing}`");
+        diagnostics.push(Diagnostic::at(entry.raw.name.span.clone(), message, label).help(help));
     }
-    let others = || links.iter().filter(|other| other.manifest.name != *name);
-    for other in others().filter(|other| link.manifest.conflicts.contains(&other.manifest.name)) {
-        let message = format!("plugin `{name}` does not get along with `{}`", other.manifest.name);
-        let finding = Finding::at(span(), message, "must not be in one chain with the other");
-        findings.push(finding.and(other.raw.name.span.clone(), "the other").help("remove one of the two"));
+}
+
+fn check_conflicts(entry: &Entry<'_>, chain: &[&Entry<'_>], diagnostics: &mut Vec<Diagnostic>) {
+    let name = &entry.manifest.name;
+    let others = chain.iter().filter(|other| other.manifest.name != *name);
+    for other in others.filter(|other| entry.manifest.conflicts.contains(&other.manifest.name)) {
+        let message = format!("plugin `{name}` conflicts with `{}`", other.manifest.name);
+        let diagnostic = Diagnostic::at(entry.raw.name.span.clone(), message, "conflicts with the other");
+        diagnostics
+            .push(diagnostic.related(other.raw.name.span.clone(), "the other").help("remove one of the two"));
     }
-    let own = links.iter().position(|other| other.manifest.name == *name);
-    for other in own.map_or(&[][..], |own| &links[own + 1..]) {
-        if link.manifest.after.contains(&other.manifest.name) {
-            let message = format!("plugin `{name}` must come after `{}`", other.manifest.name);
-            let finding = Finding::at(span(), message, "comes too early");
-            let advice = "the order of the entries is the order of the chain; move this one down";
-            findings.push(finding.and(other.raw.name.span.clone(), "must come before").help(advice));
+}
+
+/// Reports the violations of `after` and `before` of one plugin.
+fn check_order(entry: &Entry<'_>, chain: &[&Entry<'_>], diagnostics: &mut Vec<Diagnostic>) {
+    let name = &entry.manifest.name;
+    let Some(position) = chain.iter().position(|other| other.manifest.name == *name) else { return };
+    let (earlier, later) = (&chain[..position], &chain[position + 1..]);
+    let too_early = later.iter().filter(|other| entry.manifest.after.contains(&other.manifest.name));
+    let too_late = earlier.iter().filter(|other| entry.manifest.before.contains(&other.manifest.name));
+    let violations = too_early
+        .map(|other| (other, "after", "too early", "must come first", "down"))
+        .chain(too_late.map(|other| (other, "before", "too late", "must come later", "up")));
+    for (other, relation, label, other_label, direction) in violations {
+        let message = format!("plugin `{name}` must come {relation} `{}`", other.manifest.name);
+        let help = format!("the order of the entries is the order of the chain; move this entry {direction}");
+        let diagnostic = Diagnostic::at(entry.raw.name.span.clone(), message, label);
+        diagnostics.push(diagnostic.related(other.raw.name.span.clone(), other_label).help(help));
+    }
+}
+
+/// Validates timeouts, and the plugin's own settings against its schema.
+fn check_settings(entry: &Entry<'_>, diagnostics: &mut Vec<Diagnostic>) {
+    let Entry { raw, manifest, .. } = entry;
+    for (method, setting) in raw.timeouts.iter().filter(|(_, setting)| setting.value.is_zero()) {
+        let message = format!("`timeout.{method}` of plugin `{}` is zero", manifest.name);
+        diagnostics.push(Diagnostic::at(setting.span.clone(), message, "must be greater than zero"));
+    }
+    let owner = Owner::Plugin(&manifest.name);
+    match &raw.config {
+        Some((table, span)) => {
+            diagnostics.extend(schema::check(table, span.clone(), &manifest.config, owner));
+        }
+        None => {
+            let missing = schema::check(&DeTable::new(), raw.name.span.clone(), &manifest.config, owner);
+            let table = if manifest.kind == Kind::Logger { "logger.config" } else { "isolator.config" };
+            let help = format!("add it to a table `[{table}]` below this entry");
+            diagnostics.extend(missing.into_iter().map(|diagnostic| diagnostic.help(help.clone())));
         }
     }
 }
 
-/// File and line of a span, for errors that are found later.
-pub(super) fn origin(file: Option<&Path>, text: &str, span: &Range<usize>) -> String {
-    match file {
-        Some(file) => format!("{}:{}", file.display(), position(text, span.start).0),
-        None => "the command line".to_owned(),
-    }
-}
-
-fn base(file: &Path) -> String {
+fn file_name(file: &Path) -> String {
     file.file_name().unwrap_or_default().to_string_lossy().into_owned()
-}
-
-/// An error with its causes, in one line.
-fn chain_of(error: &(dyn std::error::Error + 'static)) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

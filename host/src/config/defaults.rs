@@ -1,4 +1,4 @@
-//! The defaults, which are a file: its text is what is documented and what is used.
+//! Default settings. They are defined by a configuration file that also documents them.
 
 use std::path::PathBuf;
 use std::sync::LazyLock;
@@ -7,33 +7,36 @@ use serde_json::Value as Json;
 
 use super::Environment;
 
-/// The file of defaults, with placeholders where they depend on who runs the agent.
+/// The file, with placeholders for values that depend on the environment.
 const DEFAULTS: &str = include_str!("defaults.toml");
 
-/// The schema of the configuration file, for us and for editors.
+/// JSON schema of the configuration file.
 pub const SCHEMA: &str = include_str!("schema.json");
 
-/// The file of defaults as it is in force here, for people to read and to start from.
+/// A configuration file with all settings and their defaults.
 #[must_use]
 pub fn text(environment: &Environment) -> String {
-    let places =
-        [("{run}", &environment.run), ("{state}", &environment.state), ("{plugins}", &environment.plugins)];
-    places.iter().fold(DEFAULTS.to_owned(), |text, (placeholder, path)| {
-        // The value is written by the TOML library, which knows what has to be escaped.
+    let placeholders = [
+        ("{runtime_dir_default}", &environment.runtime_dir),
+        ("{work_dir_default}", &environment.work_dir),
+        ("{plugin_dir_default}", &environment.plugin_dir),
+    ];
+    placeholders.iter().fold(DEFAULTS.to_owned(), |text, (placeholder, path)| {
+        // Escaped by the TOML library.
         let value = toml::Value::String(path.display().to_string()).to_string();
         text.replace(&format!("\"{placeholder}\""), &value)
     })
 }
 
-/// Where an agent listens that was not told otherwise.
+/// Default socket of the API.
 #[must_use]
 pub fn socket(environment: &Environment) -> PathBuf {
-    environment.run.join("agent.sock")
+    environment.runtime_dir.join("agent.sock")
 }
 
 pub(super) fn schema() -> &'static Json {
     static PARSED: LazyLock<Json> =
-        LazyLock::new(|| serde_json::from_str(SCHEMA).expect("the schema is JSON; a test holds it to that"));
+        LazyLock::new(|| serde_json::from_str(SCHEMA).expect("the schema is valid JSON, as tested"));
     &PARSED
 }
 
@@ -43,7 +46,7 @@ mod tests {
 
     use cofferdam_plugin_model::Method;
 
-    use super::super::raw::Raw;
+    use super::super::raw::RawConfig;
     use super::super::schema::{Owner, check};
     use super::*;
     use cofferdam_core::config::default_timeout;
@@ -52,15 +55,15 @@ mod tests {
         Environment {
             uid: 0,
             cwd: PathBuf::from("/"),
-            run: PathBuf::from("/run/with \"quotes\""),
-            state: PathBuf::from("/state"),
-            plugins: PathBuf::from("/plugins"),
-            usual_file: PathBuf::from("/etc/agent.toml"),
+            runtime_dir: PathBuf::from("/run/with \"quotes\""),
+            work_dir: PathBuf::from("/state"),
+            plugin_dir: PathBuf::from("/plugins"),
+            config_file: PathBuf::from("/etc/agent.toml"),
         }
     }
 
     #[test]
-    fn the_defaults_set_every_key_and_are_valid() {
+    fn the_defaults_are_valid_and_complete() {
         let text = text(&environment());
         let tree = toml::de::DeTable::parse(&text).unwrap();
         assert_eq!(check(tree.get_ref(), 0..0, schema(), Owner::Agent), []);
@@ -69,20 +72,24 @@ mod tests {
             assert!(documented || tree.get_ref().contains_key(key.as_str()), "{key} has no default");
         }
         for table in ["api", "timeout"] {
-            let written = tree.get_ref()[table].get_ref().as_table().unwrap();
+            let values = tree.get_ref()[table].get_ref().as_table().unwrap();
             for key in schema()["properties"][table]["properties"].as_object().unwrap().keys() {
-                assert!(written.contains_key(key.as_str()), "{table}.{key} has no default");
+                assert!(values.contains_key(key.as_str()), "{table}.{key} has no default");
             }
         }
-        let raw = Raw::read(tree.get_ref());
-        // Clients that know no configuration look for the agent there.
+    }
+
+    #[test]
+    fn the_defaults_agree_with_those_in_code() {
+        let text = text(&environment());
+        let tree = toml::de::DeTable::parse(&text).unwrap();
+        let raw = RawConfig::read(tree.get_ref());
         let default = format!("{{runtime_dir}}/{}", socket(&environment()).file_name().unwrap().display());
         assert_eq!(raw.socket.unwrap().value.display().to_string(), default);
         assert_eq!(raw.runtime_dir.unwrap().value, PathBuf::from("/run/with \"quotes\""));
-        // A configuration made by hand has the same.
-        let written: BTreeMap<_, _> =
+        let in_file: BTreeMap<_, _> =
             raw.timeouts.into_iter().map(|(method, setting)| (method, setting.value)).collect();
-        let made = Method::ALL.iter().map(|&method| (method, default_timeout(method))).collect();
-        assert_eq!(written, made);
+        let in_code = Method::ALL.iter().map(|&method| (method, default_timeout(method))).collect();
+        assert_eq!(in_file, in_code);
     }
 }

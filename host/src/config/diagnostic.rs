@@ -1,11 +1,11 @@
-//! What is wrong with a configuration, shown where it was written.
+//! Problems of a configuration file, each shown at its position.
 //!
 //! ```text
-//! error: there is no key `destroy_timout`
+//! error: unknown key `destroy_timout`
 //!  --> agent.toml:4:1
 //!   |
 //! 4 | destroy_timout = "60s"
-//!   | ^^^^^^^^^^^^^^ expected a key of this table
+//!   | ^^^^^^^^^^^^^^ not a key of this table
 //! help: did you mean `destroy_timeout`?
 //! ```
 
@@ -13,100 +13,105 @@ use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-/// How much of a line is shown around what it is about.
-const SHOWN: usize = 100;
+/// Maximum number of characters of a line that are shown.
+const MAX_WIDTH: usize = 100;
 
-/// One thing that is wrong.
+/// A problem.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
-    /// What is wrong, in one sentence.
+pub struct Diagnostic {
+    /// What is wrong.
     pub message: String,
-    /// Where in the file, in bytes; `None` for what was not written in it.
+    /// Byte range in the file; `None` for problems outside of it.
     pub span: Option<Range<usize>>,
-    /// What belongs there, or what is the matter with it.
+    /// Text next to the underlined range: what is expected or wrong there.
     pub label: String,
-    /// Another place that has to do with it, and how.
-    pub other: Option<(Range<usize>, String)>,
-    /// What to do.
+    /// Another range that is part of the problem, with its label.
+    pub related: Option<(Range<usize>, String)>,
+    /// What to do about it.
     pub help: Vec<String>,
 }
 
-impl Finding {
-    /// Something wrong with what is written at `span`.
+impl Diagnostic {
+    /// A problem at `span`.
     #[must_use]
     pub fn at(span: Range<usize>, message: impl Into<String>, label: impl Into<String>) -> Self {
-        Self { message: message.into(), span: Some(span), label: label.into(), other: None, help: Vec::new() }
+        Self {
+            message: message.into(),
+            span: Some(span),
+            label: label.into(),
+            related: None,
+            help: Vec::new(),
+        }
     }
 
-    /// Something wrong that was not written in the file.
+    /// A problem outside of the file.
     #[must_use]
-    pub fn elsewhere(message: impl Into<String>) -> Self {
-        Self { message: message.into(), span: None, label: String::new(), other: None, help: Vec::new() }
+    pub fn global(message: impl Into<String>) -> Self {
+        Self { message: message.into(), span: None, label: String::new(), related: None, help: Vec::new() }
     }
 
-    /// With another place that has to do with it.
+    /// Adds another range.
     #[must_use]
-    pub fn and(mut self, span: Range<usize>, label: impl Into<String>) -> Self {
-        self.other = Some((span, label.into()));
+    pub fn related(mut self, span: Range<usize>, label: impl Into<String>) -> Self {
+        self.related = Some((span, label.into()));
         self
     }
 
-    /// With advice.
+    /// Adds a line of help.
     #[must_use]
-    pub fn help(mut self, advice: impl Into<String>) -> Self {
-        self.help.push(advice.into());
+    pub fn help(mut self, help: impl Into<String>) -> Self {
+        self.help.push(help.into());
         self
     }
 
-    /// With advice, if there is any.
+    /// Adds a line of help, if there is one.
     #[must_use]
-    pub fn maybe_help(mut self, advice: Option<String>) -> Self {
-        self.help.extend(advice);
+    pub fn maybe_help(mut self, help: Option<String>) -> Self {
+        self.help.extend(help);
         self
     }
 }
 
-/// Everything that is wrong with a configuration.
+/// All problems of a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Findings {
-    /// The file; `None` when everything came from elsewhere.
+pub struct Diagnostics {
+    /// `None` without a configuration file.
     file: Option<PathBuf>,
     text: String,
-    findings: Vec<Finding>,
+    diagnostics: Vec<Diagnostic>,
 }
 
-impl std::error::Error for Findings {}
+impl std::error::Error for Diagnostics {}
 
-impl Findings {
-    /// Findings about the text of a file, in the order in which they are to be shown.
+impl Diagnostics {
+    /// Problems in the text of a file.
     #[must_use]
-    pub fn new(file: Option<&Path>, text: &str, mut findings: Vec<Finding>) -> Self {
-        // What was found nowhere comes last: the places above often explain it.
-        findings.sort_by_key(|finding| finding.span.as_ref().map_or(usize::MAX, |span| span.start));
-        Self { file: file.map(Path::to_owned), text: text.to_owned(), findings }
+    pub fn new(file: Option<&Path>, text: &str, mut diagnostics: Vec<Diagnostic>) -> Self {
+        // Those without a position come last, as they may follow from the others.
+        diagnostics.sort_by_key(|diagnostic| diagnostic.span.as_ref().map_or(usize::MAX, |span| span.start));
+        Self { file: file.map(Path::to_owned), text: text.to_owned(), diagnostics }
     }
 
-    /// One by one.
-    #[must_use]
-    pub fn findings(&self) -> &[Finding] {
-        &self.findings
+    /// The problems, in the order of their positions.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Diagnostic> {
+        self.diagnostics.iter()
     }
 
-    /// Line and column, from 1, at which a finding is.
+    /// Line and column of a problem, counted from 1.
     #[must_use]
-    pub fn position(&self, finding: &Finding) -> Option<(usize, usize)> {
-        finding.span.as_ref().map(|span| position(&self.text, span.start))
+    pub fn position(&self, diagnostic: &Diagnostic) -> Option<(usize, usize)> {
+        diagnostic.span.as_ref().map(|span| position(&self.text, span.start))
     }
 
     fn origin(&self) -> String {
         self.file.as_ref().map_or_else(|| "the configuration".to_owned(), |file| file.display().to_string())
     }
 
-    fn show(&self, f: &mut fmt::Formatter<'_>, finding: &Finding) -> fmt::Result {
-        writeln!(f, "error: {}", finding.message)?;
-        if let Some(span) = &finding.span {
-            let excerpts: Vec<Excerpt> = std::iter::once((span, finding.label.as_str()))
-                .chain(finding.other.iter().map(|(span, label)| (span, label.as_str())))
+    fn show(&self, f: &mut fmt::Formatter<'_>, diagnostic: &Diagnostic) -> fmt::Result {
+        writeln!(f, "error: {}", diagnostic.message)?;
+        if let Some(span) = &diagnostic.span {
+            let excerpts: Vec<Excerpt> = std::iter::once((span, diagnostic.label.as_str()))
+                .chain(diagnostic.related.iter().map(|(span, label)| (span, label.as_str())))
                 .map(|(span, label)| Excerpt::of(&self.text, span, label))
                 .collect();
             let width =
@@ -118,23 +123,23 @@ impl Findings {
                 excerpt.show(f, width)?;
             }
         }
-        finding.help.iter().try_for_each(|advice| writeln!(f, "help: {advice}"))
+        diagnostic.help.iter().try_for_each(|help| writeln!(f, "help: {help}"))
     }
 }
 
-impl fmt::Display for Findings {
+impl fmt::Display for Diagnostics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for finding in &self.findings {
-            self.show(f, finding)?;
+        for diagnostic in &self.diagnostics {
+            self.show(f, diagnostic)?;
             writeln!(f)?;
         }
-        let count = self.findings.len();
-        let things = if count == 1 { "1 problem".to_owned() } else { format!("{count} problems") };
-        write!(f, "found {things} in {}", self.origin())
+        let count = self.diagnostics.len();
+        let problems = if count == 1 { "problem" } else { "problems" };
+        write!(f, "found {count} {problems} in {}", self.origin())
     }
 }
 
-/// Line and column, from 1, of a byte; columns count characters.
+/// Line and column of a byte offset, counted from 1. Columns count characters.
 #[must_use]
 pub(super) fn position(text: &str, byte: usize) -> (usize, usize) {
     let before = &text[..text.floor_char_boundary(byte)];
@@ -142,7 +147,7 @@ pub(super) fn position(text: &str, byte: usize) -> (usize, usize) {
     (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
 }
 
-/// A piece of one line, with what is to be underlined.
+/// Part of a line, with the range that is underlined.
 struct Excerpt<'a> {
     line: usize,
     column: usize,
@@ -160,11 +165,11 @@ impl<'a> Excerpt<'a> {
         let line_end = text[start..].find('\n').map_or(text.len(), |at| start + at);
         let full = text[line_start..line_end].trim_end();
 
-        // A span over several lines is underlined to the end of its first one.
+        // A range of several lines is underlined to the end of its first line.
         let end = text.floor_char_boundary(span.end).clamp(start, line_end);
         let length = text[start..end].trim_end().chars().count().max(1);
         let (shown, indent) = clip(full, column - 1, length);
-        let length = length.min(SHOWN);
+        let length = length.min(MAX_WIDTH);
         Self { line, column, text: shown, indent, length, label }
     }
 
@@ -177,71 +182,30 @@ impl<'a> Excerpt<'a> {
     }
 }
 
-/// The part of a line that is shown, and where in it the underlining begins. Tabs become single spaces, and
-/// control characters are made visible, so that columns line up and nothing reaches the terminal.
+/// The part of a line that is shown, and the column in it at which the underlined range begins. Tabs are replaced by
+/// single spaces and control characters by U+FFFD, so that columns are aligned and the terminal is not controlled.
 fn clip(line: &str, from: usize, length: usize) -> (String, usize) {
-    let escape_control = |c: char| match c {
+    let printable = |c: char| match c {
         '\t' => ' ',
         c if c.is_control() => '\u{fffd}',
         c => c,
     };
     let total = line.chars().count();
-    if total <= SHOWN {
-        return (line.chars().map(escape_control).collect(), from);
+    if total <= MAX_WIDTH {
+        return (line.chars().map(printable).collect(), from);
     }
-    let room = SHOWN.saturating_sub(length.min(SHOWN)) / 2;
-    let first = from.saturating_sub(room).min(total - SHOWN);
-    let mut shown: String = line.chars().skip(first).take(SHOWN).map(escape_control).collect();
+    let room = MAX_WIDTH.saturating_sub(length.min(MAX_WIDTH)) / 2;
+    let first = from.saturating_sub(room).min(total - MAX_WIDTH);
+    let mut shown: String = line.chars().skip(first).take(MAX_WIDTH).map(printable).collect();
     let mut indent = from - first;
     if first > 0 {
         shown.insert_str(0, "… ");
         indent += 2;
     }
-    if first + SHOWN < total {
+    if first + MAX_WIDTH < total {
         shown.push_str(" …");
     }
     (shown, indent)
-}
-
-/// The known word that was probably meant, if one is close.
-#[must_use]
-pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    known
-        .into_iter()
-        .map(|candidate| (distance(word, candidate), candidate))
-        .filter(|(distance, candidate)| *distance <= 1 + candidate.chars().count() / 4)
-        .min()
-        .map(|(_, candidate)| candidate)
-}
-
-/// How many characters must be added, dropped, replaced or swapped with their neighbour.
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    let mut rows = vec![(0..=b.len()).collect::<Vec<_>>()];
-    for i in 1..=a.len() {
-        let mut row = vec![i];
-        for j in 1..=b.len() {
-            let replaced = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
-            let mut least = replaced.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
-            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                least = least.min(rows[i - 2][j - 2] + 1);
-            }
-            row.push(least);
-        }
-        rows.push(row);
-    }
-    rows[a.len()][b.len()]
-}
-
-/// Words as a sentence lists them: `` `a`, `b` or `c` ``.
-#[must_use]
-pub(super) fn words<'a>(words: impl IntoIterator<Item = &'a str>, last: &str) -> String {
-    let quoted: Vec<String> = words.into_iter().map(|word| format!("`{word}`")).collect();
-    match quoted.split_last() {
-        None => "nothing".to_owned(),
-        Some((only, [])) => only.clone(),
-        Some((end, rest)) => format!("{} {last} {end}", rest.join(", ")),
-    }
 }
 
 #[cfg(test)]
@@ -249,11 +213,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_line_is_shown_with_what_is_wrong_underlined() {
+    fn the_range_is_underlined() {
         let text = "a = 1\n  größe = \"x\"\n";
         let at = text.find("\"x\"").unwrap();
-        let finding = Finding::at(at..at + 3, "bad size", "expected a size").help("write `1 MiB`");
-        let shown = Findings::new(Some(Path::new("f.toml")), text, vec![finding]).to_string();
+        let diagnostic = Diagnostic::at(at..at + 3, "bad size", "expected a size").help("write `1 MiB`");
+        let shown = Diagnostics::new(Some(Path::new("f.toml")), text, vec![diagnostic]).to_string();
         assert_eq!(
             shown,
             "error: bad size\n --> f.toml:2:11\n  |\n2 |   größe = \"x\"\n  |           ^^^ expected a size\n\
@@ -262,11 +226,11 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_end_is_cut_around_what_is_wrong() {
+    fn a_long_line_is_cut_around_the_range() {
         let text = format!("key = \"{}!{}\"", "x".repeat(5000), "y".repeat(5000));
         let at = text.find('!').unwrap();
-        let finding = Finding::at(at..at + 1, "bad", "here");
-        let shown = Findings::new(None, &text, vec![finding]).to_string();
+        let diagnostic = Diagnostic::at(at..at + 1, "bad", "here");
+        let shown = Diagnostics::new(None, &text, vec![diagnostic]).to_string();
         let lines: Vec<&str> = shown.lines().collect();
         assert!(lines.iter().all(|line| line.chars().count() < 120), "{shown}");
         let column = lines[4].chars().position(|c| c == '^').unwrap();
@@ -274,19 +238,10 @@ mod tests {
     }
 
     #[test]
-    fn spans_at_the_very_end_and_beyond_do_not_panic() {
+    fn ranges_at_and_beyond_the_end_do_not_panic() {
         for span in [0..0, 3..3, 2..9, 40..50] {
-            let shown = Findings::new(None, "a =", vec![Finding::at(span, "m", "l")]).to_string();
+            let shown = Diagnostics::new(None, "a =", vec![Diagnostic::at(span, "m", "l")]).to_string();
             assert!(shown.contains('^'), "{shown}");
         }
-    }
-
-    #[test]
-    fn typos_are_recognised_and_other_words_are_not() {
-        let known = ["destroy_timeout", "socket", "log", "log_json"];
-        assert_eq!(nearest("destroy_timout", known), Some("destroy_timeout"));
-        assert_eq!(nearest("sokcet", known), Some("socket"));
-        assert_eq!(nearest("logjson", known), Some("log_json"));
-        assert_eq!(nearest("chain", known), None);
     }
 }

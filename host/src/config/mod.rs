@@ -1,18 +1,24 @@
-//! What the agent was told to be.
+//! The configuration file of the daemon.
 //!
-//! `raw` is what was written in the file; `resolve` makes of it what was meant, the one place that
-//! touches the world, and reports everything it finds wrong at once. The rest of the house only ever sees
-//! the types of this module.
+//! ```text
+//! text ─▶ schema   structure and types of all values; reports what does not match
+//!    └──▶ raw      the values that match, each with its position
+//!           └────▶ resolve, chain   defaults, paths, environment and plugins ─▶ Config
+//! ```
+//!
+//! All problems of a file are reported at once, each at its position (`diagnostic`).
 
 mod chain;
 mod defaults;
 mod diagnostic;
+mod environment;
+mod path;
 mod raw;
 mod resolve;
 #[cfg(test)]
 mod samples;
 mod schema;
-mod surroundings;
+mod suggest;
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
@@ -23,21 +29,21 @@ use cofferdam_core::config::AgentConfig;
 use cofferdam_plugin_model::Manifest;
 
 pub use defaults::{SCHEMA, socket as default_socket, text as default_text};
-pub use diagnostic::{Finding, Findings};
+pub use diagnostic::{Diagnostic, Diagnostics};
+pub use environment::{AvailablePlugin, Environment, PluginIndex, Unusable};
 pub use schema::expected;
-pub use surroundings::{AvailablePlugin, Environment, PluginIndex, Unusable};
 
-/// The isolators of an agent that was told of none, as far as they are there: for root.
-const CHAIN_OF_ROOT: [&str; 6] =
+/// Default isolators for root, of which only available ones are used.
+const DEFAULT_CHAIN_ROOT: [&str; 6] =
     ["filesystem/linux", "namespaces/pid", "cgroups/cpu", "cgroups/mem", "posix/cpu", "posix/mem"];
 
-/// The isolators of an agent that was told of none, as far as they are there: for other users.
-const CHAIN_OF_OTHERS: [&str; 2] = ["posix/cpu", "posix/mem"];
+/// Default isolators for other users, of which only available ones are used.
+const DEFAULT_CHAIN_USER: [&str; 2] = ["posix/cpu", "posix/mem"];
 
-/// The logger of an agent that was told of none.
-const LOGGER: &str = "sandbox";
+/// Default logger.
+const DEFAULT_LOGGER: &str = "sandbox";
 
-/// Configuration of the `cofferdam agent` daemon, with every default filled in.
+/// Configuration of the `cofferdam agent` daemon, with all defaults filled in.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The file it was read from.
@@ -48,13 +54,13 @@ pub struct Config {
     pub socket: PathBuf,
     /// Limits of the API.
     pub api: ApiLimits,
-    /// What is logged, in the syntax of `tracing`: `info,cofferdam_core::chain=debug`.
+    /// Log filter, in the syntax of `tracing`: `info,cofferdam_core::chain=debug`.
     pub log: String,
     /// Whether log lines are JSON.
     pub log_json: bool,
 }
 
-/// What the command line says instead of the file: each field overrides the key of its name.
+/// Settings of the command line. Each overrides the setting of the same name in the file.
 #[derive(Debug, Clone, Default)]
 pub struct Overrides {
     /// See [`AgentConfig::runtime_dir`].
@@ -71,7 +77,7 @@ pub struct Overrides {
     pub log: Option<String>,
 }
 
-/// Why there is no configuration.
+/// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
@@ -79,28 +85,28 @@ pub enum ConfigError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// Why.
         source: io::Error,
     },
-    /// It makes no sense. Shown as a whole, over many lines.
+    /// The configuration is invalid. The text has several lines.
     #[error(transparent)]
-    Findings(#[from] Findings),
+    Invalid(#[from] Diagnostics),
 }
 
 /// Limits of the API.
 #[derive(Debug, Clone, Copy)]
 pub struct ApiLimits {
-    /// The largest request body, in bytes.
-    pub body: usize,
-    /// How long a client may take to send a request, and a connection may be idle.
-    pub idle: Duration,
+    /// Maximum size of a request body, in bytes.
+    pub max_body: usize,
+    /// How long a request may take to arrive, and how long a connection may be idle.
+    pub idle_timeout: Duration,
 }
 
 impl Config {
-    /// Reads a file and makes sense of it, plugins and their tables included. Nothing is loaded or made.
+    /// Reads and validates a file, including the settings of its plugins. Does not load plugins.
     ///
     /// # Errors
-    /// Everything that is wrong with it, at once.
+    /// [`ConfigError`], with all problems of the file.
     pub fn load(
         file: &Path,
         overrides: &Overrides,
@@ -112,29 +118,32 @@ impl Config {
         resolve::resolve(Some(file), &text, overrides, environment, index)
     }
 
-    /// What an agent is that was given no file: the defaults, and the usual plugins as far as they are
-    /// there. The logger must be there.
+    /// The configuration without a file: the defaults, with those default isolators that are available and the
+    /// default logger, which is required.
     ///
     /// # Errors
-    /// Everything that is wrong, at once.
+    /// [`ConfigError`], with all problems.
     pub fn embedded(
         overrides: &Overrides,
         environment: &Environment,
         index: &dyn PluginIndex,
     ) -> Result<Self, ConfigError> {
-        let directory = overrides.plugin_dir.as_ref().unwrap_or(&environment.plugins);
+        let directory = overrides.plugin_dir.as_ref().unwrap_or(&environment.plugin_dir);
         let available = index.in_directory(&environment.cwd.join(directory));
-        let is_there = |name: &&str| available.iter().flat_map(|(_, entry)| entry).any(|m| m.name == **name);
-        let chain: &[&str] = if environment.is_root() { &CHAIN_OF_ROOT } else { &CHAIN_OF_OTHERS };
-        let chain =
-            chain.iter().copied().filter(is_there).map(|name| format!("[[isolator]]\nname = {name:?}\n"));
-        let text = chain.chain([format!("[logger]\nname = {LOGGER:?}\n")]).collect::<String>();
+        let is_available =
+            |name: &&str| available.iter().flat_map(|(_, entry)| entry).any(|found| found.name == **name);
+        let isolators: &[&str] =
+            if environment.is_root() { &DEFAULT_CHAIN_ROOT } else { &DEFAULT_CHAIN_USER };
+        let isolators = isolators.iter().copied().filter(is_available);
+        let isolators = isolators.map(|name| format!("[[isolator]]\nname = {name:?}\n"));
+        let logger = format!("[logger]\nname = {DEFAULT_LOGGER:?}\n");
+        let text = isolators.chain([logger]).collect::<String>();
         let scanned = Scanned { available: Cell::new(Some(available)), index };
         resolve::resolve(None, &text, overrides, environment, &scanned)
     }
 }
 
-/// A folder that was scanned already: reading every plugin in it is the dearest part of a start.
+/// An index with the result of the first scan, as scanning the plugin directory is the slowest part of a start.
 struct Scanned<'a> {
     available: Cell<Option<Vec<AvailablePlugin>>>,
     index: &'a dyn PluginIndex,

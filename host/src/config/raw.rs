@@ -1,7 +1,7 @@
-//! What was written in a configuration file, as far as it has the right shape.
+//! The values of a configuration file, with their positions.
 //!
-//! What has not is simply absent here: the schema reports it, and the rest is still looked at, so that an
-//! operator sees everything that is wrong at once.
+//! Values with the wrong type are left out here. The schema reports them, and resolution continues with the others, so
+//! that all problems of a file are found in one run.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -13,21 +13,21 @@ use toml::de::{DeTable, DeValue};
 
 use cofferdam_core::config::FailPolicy;
 
-/// A value and where it was written.
+/// A value and its position.
 #[derive(Debug, Clone)]
 pub(super) struct Setting<T> {
     pub value: T,
     pub span: Range<usize>,
 }
 
-/// A configuration file.
+/// The values of a configuration file.
 #[derive(Debug, Default)]
-pub(super) struct Raw<'d> {
+pub(super) struct RawConfig<'d> {
     pub runtime_dir: Option<Setting<PathBuf>>,
     pub work_dir: Option<Setting<PathBuf>>,
     pub socket: Option<Setting<PathBuf>>,
     pub plugin_dir: Option<Setting<PathBuf>>,
-    pub launcher: Option<Setting<Launcher>>,
+    pub launcher: Option<Setting<RawLauncher>>,
     pub cgroup_root: Option<Setting<PathBuf>>,
     pub destroy_timeout: Option<Setting<Duration>>,
     pub log: Option<Setting<String>>,
@@ -39,15 +39,14 @@ pub(super) struct Raw<'d> {
     pub logger: Option<RawPlugin<'d>>,
 }
 
-/// Who is to make and end processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Launcher {
+pub(super) enum RawLauncher {
     Auto,
     Linux,
     Posix,
 }
 
-/// A plugin, in or beside the chain.
+/// An isolator or the logger.
 #[derive(Debug)]
 pub(super) struct RawPlugin<'d> {
     pub name: Setting<String>,
@@ -58,37 +57,33 @@ pub(super) struct RawPlugin<'d> {
     pub config: Option<(&'d DeTable<'d>, Range<usize>)>,
 }
 
-impl<'d> Raw<'d> {
-    /// Reads what has the right shape.
+impl<'d> RawConfig<'d> {
+    /// Reads all values that have the right type.
     pub(super) fn read(root: &'d DeTable<'d>) -> Self {
         let api = table(root, "api");
-        let nested = |key, read: fn(&str) -> Option<Duration>| api.and_then(|api| parsed(api, key, read));
+        let isolators = root.get("isolator").and_then(|array| array.get_ref().as_array());
         Self {
             runtime_dir: path(root, "runtime_dir"),
             work_dir: path(root, "work_dir"),
             socket: path(root, "socket"),
             plugin_dir: path(root, "plugin_dir"),
-            launcher: parsed(root, "launcher", |word| match word {
-                "auto" => Some(Launcher::Auto),
-                "linux" => Some(Launcher::Linux),
-                "posix" => Some(Launcher::Posix),
+            launcher: parse(root, "launcher", |name| match name {
+                "auto" => Some(RawLauncher::Auto),
+                "linux" => Some(RawLauncher::Linux),
+                "posix" => Some(RawLauncher::Posix),
                 _ => None,
             }),
             cgroup_root: path(root, "cgroup_root"),
-            destroy_timeout: parsed(root, "destroy_timeout", units::duration),
-            log: text(root, "log"),
-            log_json: root
-                .get("log_json")
-                .and_then(|value| Some(Setting { value: value.get_ref().as_bool()?, span: value.span() })),
-            max_body: api.and_then(|api| parsed(api, "max_body", units::size)),
-            idle_timeout: nested("idle_timeout", units::duration),
+            destroy_timeout: parse(root, "destroy_timeout", units::duration),
+            log: string(root, "log"),
+            log_json: boolean(root, "log_json"),
+            max_body: api.and_then(|api| parse(api, "max_body", units::size)),
+            idle_timeout: api.and_then(|api| parse(api, "idle_timeout", units::duration)),
             timeouts: timeouts(root),
-            isolators: root
-                .get("isolator")
-                .and_then(|list| list.get_ref().as_array())
+            isolators: isolators
                 .into_iter()
                 .flatten()
-                .filter_map(|entry| entry.get_ref().as_table().and_then(RawPlugin::read))
+                .filter_map(|entry| RawPlugin::read(entry.get_ref().as_table()?))
                 .collect(),
             logger: table(root, "logger").and_then(RawPlugin::read),
         }
@@ -98,11 +93,11 @@ impl<'d> Raw<'d> {
 impl<'d> RawPlugin<'d> {
     fn read(entry: &'d DeTable<'d>) -> Option<Self> {
         Some(Self {
-            name: text(entry, "name")?,
+            name: string(entry, "name")?,
             path: path(entry, "path"),
-            sha256: text(entry, "sha256"),
-            policy: match text(entry, "policy") {
-                Some(word) if word.value == "optional" => FailPolicy::Optional,
+            sha256: string(entry, "sha256"),
+            policy: match string(entry, "policy") {
+                Some(policy) if policy.value == "optional" => FailPolicy::Optional,
                 _ => FailPolicy::Required,
             },
             timeouts: timeouts(entry),
@@ -117,21 +112,26 @@ fn table<'d>(parent: &'d DeTable<'d>, key: &str) -> Option<&'d DeTable<'d>> {
     parent.get(key)?.get_ref().as_table()
 }
 
-fn text(parent: &DeTable<'_>, key: &str) -> Option<Setting<String>> {
-    parsed(parent, key, |text| Some(text.to_owned()))
+fn boolean(parent: &DeTable<'_>, key: &str) -> Option<Setting<bool>> {
+    let value = parent.get(key)?;
+    Some(Setting { value: value.get_ref().as_bool()?, span: value.span() })
+}
+
+fn string(parent: &DeTable<'_>, key: &str) -> Option<Setting<String>> {
+    parse(parent, key, |text| Some(text.to_owned()))
 }
 
 fn path(parent: &DeTable<'_>, key: &str) -> Option<Setting<PathBuf>> {
-    parsed(parent, key, |text| (!text.is_empty() && !text.contains('\0')).then(|| PathBuf::from(text)))
+    parse(parent, key, |text| (!text.is_empty() && !text.contains('\0')).then(|| PathBuf::from(text)))
 }
 
-fn parsed<T>(parent: &DeTable<'_>, key: &str, read: impl Fn(&str) -> Option<T>) -> Option<Setting<T>> {
+fn parse<T>(parent: &DeTable<'_>, key: &str, parser: impl Fn(&str) -> Option<T>) -> Option<Setting<T>> {
     let value: &Spanned<DeValue<'_>> = parent.get(key)?;
-    Some(Setting { value: read(value.get_ref().as_str()?)?, span: value.span() })
+    Some(Setting { value: parser(value.get_ref().as_str()?)?, span: value.span() })
 }
 
 fn timeouts(parent: &DeTable<'_>) -> Vec<(Method, Setting<Duration>)> {
     let Some(timeouts) = table(parent, "timeout") else { return Vec::new() };
-    let known = Method::ALL.into_iter();
-    known.filter_map(|method| Some((method, parsed(timeouts, method.name(), units::duration)?))).collect()
+    let methods = Method::ALL.into_iter();
+    methods.filter_map(|method| Some((method, parse(timeouts, method.name(), units::duration)?))).collect()
 }

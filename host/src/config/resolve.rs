@@ -1,25 +1,30 @@
-//! From what was written to what was meant, with everything that is wrong reported at once.
+//! From the values of a file to a configuration: applies overrides and defaults, resolves paths and validates
+//! values.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
+use cofferdam_plugin_model::Method;
 use toml::de::DeTable;
 use tracing_subscriber::EnvFilter;
 
-use super::chain::{self, Chain};
-use super::diagnostic::{Finding, Findings};
-use super::raw::{Launcher, Raw, Setting};
+use super::chain::ChainResolver;
+use super::diagnostic::{Diagnostic, Diagnostics, position};
+use super::path::normalize;
+use super::raw::{RawConfig, RawLauncher, Setting};
 use super::schema::{self, Owner};
+use super::{ApiLimits, Config, ConfigError, Environment, Overrides, PluginIndex, defaults};
 use cofferdam_core::config::{AgentConfig, LauncherKind};
 
-use super::{ApiLimits, Config, ConfigError, Environment, Overrides, PluginIndex, defaults};
+/// Maximum length of the path of a unix socket: `sun_path` without the final NUL.
+const MAX_SOCKET_PATH: usize = 107;
 
-/// The kernel's room for the path of a socket, without the byte that ends it.
-const SOCKET_PATH: usize = 107;
+/// Minimum of `api.max_body`, which leaves room for a launch.
+const MIN_MAX_BODY: u64 = 1024;
 
-/// Makes a configuration of the text of a file, or of nothing.
+/// Resolves the text of a configuration file, or of a default configuration without a file.
 pub(super) fn resolve(
     file: Option<&Path>,
     text: &str,
@@ -29,69 +34,79 @@ pub(super) fn resolve(
 ) -> Result<Config, ConfigError> {
     let (tree, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
-        // What follows from broken syntax would only be noise.
-        let findings = errors.iter().map(syntax).collect();
-        return Err(Findings::new(file, text, findings).into());
+        // Other problems may only be consequences of these.
+        let diagnostics = errors.iter().map(syntax_error).collect();
+        return Err(Diagnostics::new(file, text, diagnostics).into());
     }
-    let findings = schema::check(tree.get_ref(), text.len()..text.len(), defaults::schema(), Owner::Agent);
-    let raw = Raw::read(tree.get_ref());
-    let standard = defaults::text(environment);
-    let standard = DeTable::parse(&standard).expect("the defaults are TOML; a test holds them to that");
-    let standard = Raw::read(standard.get_ref());
+    let diagnostics = schema::check(tree.get_ref(), text.len()..text.len(), defaults::schema(), Owner::Agent);
+    let raw = RawConfig::read(tree.get_ref());
+    let defaults = defaults::text(environment);
+    let defaults = DeTable::parse(&defaults).expect("the defaults are valid TOML, as tested");
+    let defaults = RawConfig::read(defaults.get_ref());
 
-    let base = file
-        .and_then(Path::parent)
-        .map_or_else(|| environment.cwd.clone(), |directory| environment.cwd.join(directory));
-    let mut resolver = Resolver { base, overrides, environment, index, findings };
-    let config = resolver.config(file, text, &raw, &standard);
-    if resolver.findings.is_empty() {
+    let directory = file.and_then(Path::parent).unwrap_or(Path::new(""));
+    let base = environment.cwd.join(directory);
+    let mut resolver = Resolver {
+        file,
+        text,
+        base,
+        raw: &raw,
+        defaults: &defaults,
+        overrides,
+        environment,
+        index,
+        diagnostics,
+    };
+    let config = resolver.config();
+    if resolver.diagnostics.is_empty() {
         Ok(config)
     } else {
-        Err(Findings::new(file, text, resolver.findings).into())
+        Err(Diagnostics::new(file, text, resolver.diagnostics).into())
     }
 }
 
-fn syntax(error: &toml::de::Error) -> Finding {
-    let message = format!("this is not TOML: {}", error.message().lines().collect::<Vec<_>>().join(", "));
+fn syntax_error(error: &toml::de::Error) -> Diagnostic {
+    let message = format!("invalid TOML: {}", error.message().lines().collect::<Vec<_>>().join(", "));
     match error.span() {
-        Some(span) => Finding::at(span, message, ""),
-        None => Finding::elsewhere(message),
+        Some(span) => Diagnostic::at(span, message, ""),
+        None => Diagnostic::global(message),
     }
 }
 
 struct Resolver<'a> {
-    /// Where relative paths of the file begin.
+    file: Option<&'a Path>,
+    text: &'a str,
+    /// Base of relative paths in the file.
     base: PathBuf,
+    raw: &'a RawConfig<'a>,
+    defaults: &'a RawConfig<'a>,
     overrides: &'a Overrides,
     environment: &'a Environment,
     index: &'a dyn PluginIndex,
-    findings: Vec<Finding>,
+    diagnostics: Vec<Diagnostic>,
 }
 
 impl Resolver<'_> {
-    fn config(&mut self, file: Option<&Path>, text: &str, raw: &Raw<'_>, standard: &Raw<'_>) -> Config {
-        let overrides = self.overrides;
-        let runtime_dir = self.path(&overrides.runtime_dir, &raw.runtime_dir, &standard.runtime_dir);
-        let work_dir = self.path(&overrides.work_dir, &raw.work_dir, &standard.work_dir);
-        let plugin_dir = self.path(&overrides.plugin_dir, &raw.plugin_dir, &standard.plugin_dir);
-        let socket = self.socket(raw, standard, &runtime_dir);
-        let launcher = self.launcher(raw, standard);
-        let cgroup_root = self.cgroup_root(raw, standard);
-        let log = self.log(raw, standard);
+    fn config(&mut self) -> Config {
+        let (raw, defaults, overrides) = (self.raw, self.defaults, self.overrides);
+        let runtime_dir = self.path(&overrides.runtime_dir, &raw.runtime_dir, &defaults.runtime_dir);
+        let work_dir = self.path(&overrides.work_dir, &raw.work_dir, &defaults.work_dir);
+        let plugin_dir = self.path(&overrides.plugin_dir, &raw.plugin_dir, &defaults.plugin_dir);
+        let socket = self.socket(&runtime_dir);
+        let launcher = self.launcher();
+        let cgroup_root = self.cgroup_root();
+        let log = self.log();
+        let timeouts = self.timeouts();
 
-        let mut timeouts = BTreeMap::new();
-        for (method, setting) in standard.timeouts.iter().chain(&raw.timeouts) {
-            self.above_zero(&format!("timeout.{method}"), setting);
-            timeouts.insert(*method, setting.value);
-        }
-        let chain = Chain {
+        let (file, text) = (self.file, self.text);
+        let chain = ChainResolver {
             index: self.index,
-            directory: &plugin_dir,
-            directory_span: raw.plugin_dir.as_ref().map(|setting| setting.span.clone()),
+            plugin_dir: &plugin_dir,
+            plugin_dir_span: raw.plugin_dir.as_ref().map(|setting| setting.span.clone()),
             timeouts: &timeouts,
-            origin: &|span: &Range<usize>| chain::origin(file, text, span),
+            origin: &|span: &Range<usize>| origin(file, text, span),
         };
-        let (isolators, logger) = chain.resolve(&raw.isolators, raw.logger.as_ref(), &mut self.findings);
+        let (isolators, logger) = chain.resolve(&raw.isolators, raw.logger.as_ref(), &mut self.diagnostics);
 
         Config {
             file: file.map(|file| self.environment.cwd.join(file)),
@@ -109,162 +124,165 @@ impl Resolver<'_> {
                 destroy_timeout: self.duration(
                     "destroy_timeout",
                     &raw.destroy_timeout,
-                    &standard.destroy_timeout,
+                    &defaults.destroy_timeout,
                 ),
             },
             socket,
             api: ApiLimits {
-                body: self.body(raw, standard),
-                idle: self.duration("api.idle_timeout", &raw.idle_timeout, &standard.idle_timeout),
+                max_body: self.max_body(),
+                idle_timeout: self.duration("api.idle_timeout", &raw.idle_timeout, &defaults.idle_timeout),
             },
             log,
-            log_json: *written(&raw.log_json, &standard.log_json),
+            log_json: *value(&raw.log_json, &defaults.log_json),
         }
     }
 
-    /// A path: of the command line, of the file, or the default.
     fn path(
         &self,
         flag: &Option<PathBuf>,
         raw: &Option<Setting<PathBuf>>,
-        standard: &Option<Setting<PathBuf>>,
+        default: &Option<Setting<PathBuf>>,
     ) -> PathBuf {
         match (flag, raw) {
-            (Some(flag), _) => tidy(&self.environment.cwd.join(flag)),
-            (None, Some(raw)) => tidy(&self.base.join(&raw.value)),
-            (None, None) => written(raw, standard).clone(),
+            (Some(flag), _) => normalize(&self.environment.cwd.join(flag)),
+            (None, Some(raw)) => normalize(&self.base.join(&raw.value)),
+            (None, None) => value(raw, default).clone(),
         }
     }
 
-    fn socket(&mut self, raw: &Raw<'_>, standard: &Raw<'_>, runtime_dir: &Path) -> PathBuf {
-        let socket = match (&self.overrides.socket, written(&raw.socket, &standard.socket)) {
-            (Some(flag), _) => tidy(&self.environment.cwd.join(flag)),
-            (None, text) => match text.strip_prefix("{runtime_dir}") {
-                Ok(rest) => runtime_dir.join(rest),
-                Err(_) => tidy(&self.base.join(text)),
-            },
+    fn socket(&mut self, runtime_dir: &Path) -> PathBuf {
+        let setting = value(&self.raw.socket, &self.defaults.socket);
+        let socket = match (&self.overrides.socket, setting.strip_prefix("{runtime_dir}")) {
+            (Some(flag), _) => normalize(&self.environment.cwd.join(flag)),
+            (None, Ok(rest)) => runtime_dir.join(rest),
+            (None, Err(_)) => normalize(&self.base.join(setting)),
         };
         let length = socket.as_os_str().len();
-        if length > SOCKET_PATH {
+        if length > MAX_SOCKET_PATH {
             let message = format!(
-                "the socket `{}` has a path of {length} bytes; the kernel allows {SOCKET_PATH}",
+                "the path of the socket, `{}`, has {length} bytes; the maximum is {MAX_SOCKET_PATH}",
                 socket.display()
             );
-            let span =
-                raw.socket.as_ref().filter(|_| self.overrides.socket.is_none()).map(|s| s.span.clone());
-            self.report(span, message, "too long", "choose a shorter `socket`, or a shorter `runtime_dir`");
+            let span = span(&self.raw.socket).filter(|_| self.overrides.socket.is_none());
+            self.report(span, message, "too long", "choose a shorter `socket` or `runtime_dir`");
         }
         socket
     }
 
-    fn launcher(&mut self, raw: &Raw<'_>, standard: &Raw<'_>) -> LauncherKind {
-        match written(&raw.launcher, &standard.launcher) {
-            Launcher::Posix => LauncherKind::Posix,
-            Launcher::Auto if !self.environment.is_root() => LauncherKind::Posix,
-            Launcher::Auto => LauncherKind::Linux,
-            Launcher::Linux => {
-                if !self.environment.is_root() {
-                    let message =
-                        format!("the launcher `linux` needs root, and this is user {}", self.environment.uid);
-                    let span = raw.launcher.as_ref().map(|setting| setting.span.clone());
-                    self.report(
-                        span,
-                        message,
-                        "makes namespaces and control groups",
-                        "write `launcher = \"posix\"`",
+    fn launcher(&mut self) -> LauncherKind {
+        let is_root = self.environment.is_root();
+        match value(&self.raw.launcher, &self.defaults.launcher) {
+            RawLauncher::Posix => LauncherKind::Posix,
+            RawLauncher::Auto if !is_root => LauncherKind::Posix,
+            RawLauncher::Auto => LauncherKind::Linux,
+            RawLauncher::Linux => {
+                if !is_root {
+                    let message = format!(
+                        "the launcher `linux` requires root, but this is user {}",
+                        self.environment.uid
                     );
+                    let label = "uses namespaces and cgroups";
+                    self.report(span(&self.raw.launcher), message, label, "set `launcher = \"posix\"`");
                 }
                 LauncherKind::Linux
             }
         }
     }
 
-    fn cgroup_root(&mut self, raw: &Raw<'_>, standard: &Raw<'_>) -> PathBuf {
+    fn cgroup_root(&mut self) -> PathBuf {
         if let Some(flag) = &self.overrides.cgroup_root {
             return flag.clone();
         }
-        let root = written(&raw.cgroup_root, &standard.cgroup_root);
-        if !root.components().all(|part| matches!(part, Component::Normal(_))) {
+        let root = value(&self.raw.cgroup_root, &self.defaults.cgroup_root);
+        if !root.components().all(|component| matches!(component, Component::Normal(_))) {
             self.report(
-                raw.cgroup_root.as_ref().map(|setting| setting.span.clone()),
-                format!("the control group `{}` is not below the root of its hierarchy", root.display()),
+                span(&self.raw.cgroup_root),
+                format!("invalid path `{}` for `cgroup_root`", root.display()),
                 "expected a relative path without `..`",
-                "write it as in `cgroup_root = \"cofferdam\"`: it is relative to each mount point",
+                "the path is relative to the mount point of each hierarchy, as in `cgroup_root = \"cofferdam\"`",
             );
         }
         root.clone()
     }
 
-    fn log(&mut self, raw: &Raw<'_>, standard: &Raw<'_>) -> String {
-        let log = self.overrides.log.as_ref().unwrap_or_else(|| written(&raw.log, &standard.log));
-        if EnvFilter::try_new(log).is_err() {
-            let span = raw.log.as_ref().filter(|_| self.overrides.log.is_none()).map(|s| s.span.clone());
+    fn log(&mut self) -> String {
+        let setting = value(&self.raw.log, &self.defaults.log);
+        let log = self.overrides.log.as_ref().unwrap_or(setting);
+        if let Err(error) = EnvFilter::try_new(log) {
             self.report(
-                span,
-                format!("`{log}` does not say what to log"),
-                "expected levels such as \"info,cofferdam::chain=debug\"",
+                span(&self.raw.log).filter(|_| self.overrides.log.is_none()),
+                format!("invalid log filter `{log}`: {error}"),
+                "expected levels such as \"info,cofferdam_core::chain=debug\"",
                 "the levels are `error`, `warn`, `info`, `debug`, `trace` and `off`",
             );
         }
         log.clone()
     }
 
+    fn timeouts(&mut self) -> BTreeMap<Method, Duration> {
+        for (method, setting) in &self.raw.timeouts {
+            self.check_not_zero(&format!("timeout.{method}"), setting);
+        }
+        let settings = self.defaults.timeouts.iter().chain(&self.raw.timeouts);
+        settings.map(|(method, setting)| (*method, setting.value)).collect()
+    }
+
     fn duration(
         &mut self,
         key: &str,
         raw: &Option<Setting<Duration>>,
-        standard: &Option<Setting<Duration>>,
+        default: &Option<Setting<Duration>>,
     ) -> Duration {
         if let Some(setting) = raw {
-            self.above_zero(key, setting);
+            self.check_not_zero(key, setting);
         }
-        *written(raw, standard)
+        *value(raw, default)
     }
 
-    fn above_zero(&mut self, key: &str, setting: &Setting<Duration>) {
+    fn check_not_zero(&mut self, key: &str, setting: &Setting<Duration>) {
         if setting.value.is_zero() {
-            let message = format!("`{key}` cannot be zero");
-            self.findings.push(Finding::at(setting.span.clone(), message, "expected more than no time"));
+            let message = format!("`{key}` is zero");
+            self.report(Some(setting.span.clone()), message, "must be greater than zero", None);
         }
     }
 
-    fn body(&mut self, raw: &Raw<'_>, standard: &Raw<'_>) -> usize {
-        /// A launch of some length must still fit.
-        const LEAST: u64 = 1024;
-        let body = *written(&raw.max_body, &standard.max_body);
-        if let Some(setting) = raw.max_body.as_ref().filter(|_| body < LEAST) {
-            let message = format!("`api.max_body` of {body} bytes leaves no room for a launch");
-            self.findings.push(Finding::at(setting.span.clone(), message, "expected 1 KiB or more"));
+    fn max_body(&mut self) -> usize {
+        let max_body = *value(&self.raw.max_body, &self.defaults.max_body);
+        if max_body < MIN_MAX_BODY {
+            let message = format!("`api.max_body` is too small for a launch: {max_body} bytes");
+            self.report(span(&self.raw.max_body), message, "must be at least 1 KiB", None);
         }
-        usize::try_from(body).unwrap_or(usize::MAX)
+        usize::try_from(max_body).unwrap_or(usize::MAX)
     }
 
-    fn report(&mut self, span: Option<Range<usize>>, message: String, label: &str, advice: &str) {
-        let finding = match span {
-            Some(span) => Finding::at(span, message, label),
-            None => Finding::elsewhere(message),
+    fn report<'h>(
+        &mut self,
+        span: Option<Range<usize>>,
+        message: String,
+        label: &str,
+        help: impl Into<Option<&'h str>>,
+    ) {
+        let diagnostic = match span {
+            Some(span) => Diagnostic::at(span, message, label),
+            None => Diagnostic::global(message),
         };
-        self.findings.push(finding.help(advice));
+        self.diagnostics.push(diagnostic.maybe_help(help.into().map(str::to_owned)));
     }
 }
 
-fn written<'s, T>(raw: &'s Option<Setting<T>>, standard: &'s Option<Setting<T>>) -> &'s T {
-    let setting = raw.as_ref().or(standard.as_ref());
-    &setting.expect("the defaults set every key; a test holds them to that").value
+fn value<'s, T>(raw: &'s Option<Setting<T>>, default: &'s Option<Setting<T>>) -> &'s T {
+    let setting = raw.as_ref().or(default.as_ref());
+    &setting.expect("the defaults are complete, as tested").value
 }
 
-/// Without `.` and, where that cannot change its meaning, `..`: for people to read.
-pub(super) fn tidy(path: &Path) -> PathBuf {
-    let mut tidy = PathBuf::new();
-    for part in path.components() {
-        match part {
-            Component::CurDir => {}
-            // Behind a symbolic link, `..` is somewhere else than the text says.
-            Component::ParentDir if !tidy.is_symlink() && tidy.file_name().is_some() => {
-                tidy.pop();
-            }
-            other => tidy.push(other),
-        }
+fn span<T>(raw: &Option<Setting<T>>) -> Option<Range<usize>> {
+    raw.as_ref().map(|setting| setting.span.clone())
+}
+
+/// File and line of a position, for errors that occur after the configuration was loaded.
+fn origin(file: Option<&Path>, text: &str, span: &Range<usize>) -> String {
+    match file {
+        Some(file) => format!("{}:{}", file.display(), position(text, span.start).0),
+        None => "the default configuration".to_owned(),
     }
-    tidy
 }

@@ -1,12 +1,12 @@
-//! Whole files, good and bad: `samples/valid` must resolve, and what is wrong with each file of
-//! `samples/invalid` must read as the text beside it says. `BLESS=1` writes those texts anew.
+//! Sample files: each file in `samples/valid` must be accepted, and the diagnostics of each file in `samples/invalid`
+//! must match the text file next to it. `BLESS=1` updates these text files.
 
 use cofferdam_core::config::{FailPolicy, LauncherKind};
 use cofferdam_plugin_model::Method;
 
 use super::*;
 
-/// Plugins as JSON manifests, since what they are is not the matter here.
+/// An index of files that contain a manifest as JSON.
 struct Manifests;
 
 impl PluginIndex for Manifests {
@@ -30,10 +30,10 @@ fn environment(uid: u32) -> Environment {
     Environment {
         uid,
         cwd: directory("valid"),
-        run: PathBuf::from("/run/cofferdam"),
-        state: PathBuf::from("/var/lib/cofferdam"),
-        plugins: directory("plugins"),
-        usual_file: PathBuf::from("/nowhere"),
+        runtime_dir: PathBuf::from("/run/cofferdam"),
+        work_dir: PathBuf::from("/var/lib/cofferdam"),
+        plugin_dir: directory("plugins"),
+        config_file: PathBuf::from("/nowhere"),
     }
 }
 
@@ -52,7 +52,7 @@ fn load(file: &Path) -> Result<Config, ConfigError> {
 }
 
 #[test]
-fn good_files_resolve() {
+fn valid_files_are_accepted() {
     for file in files("valid") {
         if let Err(error) = load(&file) {
             panic!("{}:\n{error}", file.display());
@@ -61,10 +61,10 @@ fn good_files_resolve() {
 }
 
 #[test]
-fn what_is_wrong_is_shown_as_written_down() {
+fn diagnostics_of_invalid_files_match_the_expected_text() {
     for file in files("invalid") {
         let here = directory("invalid");
-        let shown = load(&file).expect_err(&format!("{} resolved", file.display())).to_string();
+        let shown = load(&file).expect_err(&format!("{} was accepted", file.display())).to_string();
         let shown = shown
             .replace(&format!("{}/", here.display()), "")
             .replace(&directory("").display().to_string(), "samples/")
@@ -74,19 +74,19 @@ fn what_is_wrong_is_shown_as_written_down() {
             fs::write(&expected, &shown).unwrap();
         }
         let expected = fs::read_to_string(&expected).unwrap_or_default();
-        assert_eq!(shown, expected, "{} reads otherwise; BLESS=1 accepts it", file.display());
+        assert_eq!(shown, expected, "{} has other diagnostics; BLESS=1 updates them", file.display());
     }
 }
 
 #[test]
-fn a_file_is_resolved_to_what_was_meant() {
+fn all_settings_are_resolved() {
     let config = load(&directory("valid/everything.toml")).unwrap();
     assert_eq!(config.agent.runtime_dir, directory("valid/run"));
     assert_eq!(config.agent.work_dir, PathBuf::from("/srv/cofferdam"));
     assert_eq!(config.socket, directory("valid/run/api.sock"));
     assert_eq!(config.agent.plugin_dir, directory("plugins"));
     assert_eq!(config.agent.launcher, LauncherKind::Linux);
-    assert_eq!((config.api.body, config.api.idle), (64 << 10, Duration::from_secs(5)));
+    assert_eq!((config.api.max_body, config.api.idle_timeout), (64 << 10, Duration::from_secs(5)));
     let names: Vec<&str> = config.agent.isolators.iter().map(|plugin| plugin.name.as_str()).collect();
     assert_eq!(names, ["filesystem/linux", "cgroups/mem"]);
     let mem = &config.agent.isolators[1];
@@ -100,7 +100,7 @@ fn a_file_is_resolved_to_what_was_meant() {
 }
 
 #[test]
-fn a_flag_overrides_the_key_of_its_name_and_what_follows_from_it() {
+fn overrides_take_precedence_over_the_file() {
     let overrides =
         Overrides { runtime_dir: Some("/r".into()), log: Some("debug".into()), ..Overrides::default() };
     let config =
@@ -114,29 +114,29 @@ fn a_flag_overrides_the_key_of_its_name_and_what_follows_from_it() {
         Overrides { socket: Some("x".repeat(200).into()), log: Some("a=b=c".into()), ..overrides };
     let error =
         Config::load(&directory("valid/empty.toml"), &overrides, &environment(0), &Manifests).unwrap_err();
-    let ConfigError::Findings(findings) = error else { panic!("{error}") };
-    assert_eq!(findings.findings().len(), 2, "{findings}");
+    let ConfigError::Invalid(diagnostics) = error else { panic!("{error}") };
+    assert_eq!(diagnostics.iter().len(), 2, "{diagnostics}");
 }
 
 #[test]
-fn without_a_file_the_usual_plugins_are_used_as_far_as_they_are_there() {
+fn without_a_file_the_available_default_plugins_are_used() {
     let config = Config::embedded(&Overrides::default(), &environment(0), &Manifests).unwrap();
     let names: Vec<&str> = config.agent.isolators.iter().map(|plugin| plugin.name.as_str()).collect();
-    assert_eq!(names, CHAIN_OF_ROOT);
+    assert_eq!(names, DEFAULT_CHAIN_ROOT);
     assert_eq!(config.agent.logger.unwrap().name, "sandbox");
 
     let config = Config::embedded(&Overrides::default(), &environment(1000), &Manifests).unwrap();
     assert_eq!(config.agent.launcher, LauncherKind::Posix);
-    assert_eq!(config.agent.isolators.len(), CHAIN_OF_OTHERS.len());
+    assert_eq!(config.agent.isolators.len(), DEFAULT_CHAIN_USER.len());
 
     let empty = tempfile::tempdir().unwrap();
     let overrides = Overrides { plugin_dir: Some(empty.path().to_owned()), ..Overrides::default() };
     let error = Config::embedded(&overrides, &environment(0), &Manifests).unwrap_err().to_string();
-    assert!(error.contains("there is no plugin `sandbox`"), "{error}");
+    assert!(error.contains("there is no logger `sandbox`"), "{error}");
 }
 
 #[test]
-fn the_examples_resolve() {
+fn the_examples_are_accepted() {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
     let overrides = Overrides { plugin_dir: Some(directory("plugins")), ..Overrides::default() };
     for (file, uid, plugins) in [("agent.toml", 0, 7), ("user.toml", 1000, 2)] {
@@ -150,7 +150,7 @@ fn the_examples_resolve() {
 }
 
 #[test]
-fn a_file_that_is_not_there_is_named() {
+fn a_missing_file_is_named() {
     let error = load(Path::new("/nowhere/agent.toml")).unwrap_err();
     assert_eq!(error.to_string(), "cannot read the configuration file `/nowhere/agent.toml`");
 }

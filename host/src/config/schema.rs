@@ -1,8 +1,8 @@
-//! Holds a table of the file against a JSON schema: the agent's own, or that of a plugin.
+//! Validates tables of the file against a JSON schema: that of the agent, or that of a plugin.
 //!
-//! The subset is the one that plugins are exported with: `type`, `properties`, `required`,
-//! `additionalProperties`, `items`, `enum`, `minimum`, `maximum`, `format` for `duration`, `size` and `path`,
-//! and `$ref` to another place of the same schema. Words that are not known say nothing.
+//! Supports the subset of JSON schema that plugins are exported with: `type`, `properties`, `required`,
+//! `additionalProperties`, `items`, `enum`, `minimum`, `maximum`, `format` (`duration`, `size` and `path`), and `$ref`
+//! within the same schema. Other keywords are ignored.
 
 use std::ops::Range;
 
@@ -11,31 +11,29 @@ use serde_json::{Map, Value as Json};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::diagnostic::{Finding, nearest, words};
+use super::diagnostic::Diagnostic;
+use super::suggest::{list, nearest};
 
-/// Whose table it is, for sentences about it.
+/// The owner of a table, for messages.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Owner<'a> {
-    /// The agent's own.
     Agent,
-    /// That of a plugin.
     Plugin(&'a str),
 }
 
-/// Everything in `table` that `schema` does not allow. `span` is where the table itself is, for what is
-/// missing in it.
+/// All violations of `schema` in `table`. `span` is the position of the table, for missing keys.
 pub(super) fn check(
     table: &DeTable<'_>,
     span: Range<usize>,
     schema: &Json,
     owner: Owner<'_>,
-) -> Vec<Finding> {
-    let mut checker = Checker { whole: schema, owner, findings: Vec::new() };
+) -> Vec<Diagnostic> {
+    let mut checker = Checker { root: schema, owner, diagnostics: Vec::new() };
     checker.table(table, span, schema, "");
-    checker.findings
+    checker.diagnostics
 }
 
-/// What a value of the file is in JSON, as a plugin receives it. Dates become text.
+/// A value as JSON, as a plugin receives it. Dates become strings.
 pub(super) fn to_json(value: &DeValue<'_>) -> Json {
     match value {
         DeValue::String(text) => Json::from(text.as_ref()),
@@ -59,9 +57,9 @@ fn integer(number: &toml::de::DeInteger<'_>) -> Option<i64> {
 }
 
 struct Checker<'a> {
-    whole: &'a Json,
+    root: &'a Json,
     owner: Owner<'a>,
-    findings: Vec<Finding>,
+    diagnostics: Vec<Diagnostic>,
 }
 
 impl<'a> Checker<'a> {
@@ -81,32 +79,32 @@ impl<'a> Checker<'a> {
         let required = schema["required"].as_array().into_iter().flatten().filter_map(Json::as_str);
         for name in required.filter(|name| !table.contains_key(*name)) {
             let expected = schema_of(name).map_or_else(|| "a value".to_owned(), expected);
-            let finding = Finding::at(
+            let diagnostic = Diagnostic::at(
                 span.clone(),
-                format!("the key `{}` is missing{}", join(path, name), self.whose()),
-                format!("this table needs `{name}`: {expected}"),
+                format!("missing key `{}`{}", join(path, name), self.of_owner()),
+                format!("expected `{name}`: {expected}"),
             );
-            self.findings.push(finding.maybe_help(schema_of(name).and_then(described)));
+            self.diagnostics.push(diagnostic.maybe_help(schema_of(name).and_then(description)));
         }
     }
 
     fn unknown(&mut self, name: &str, span: Range<usize>, known: Option<&Map<String, Json>>) {
         let message = match self.owner {
-            Owner::Agent => format!("there is no key `{name}`"),
-            Owner::Plugin(plugin) => format!("plugin `{plugin}` knows no key `{name}`"),
+            Owner::Agent => format!("unknown key `{name}`"),
+            Owner::Plugin(plugin) => format!("unknown key `{name}` of plugin `{plugin}`"),
         };
         let keys = || known.into_iter().flat_map(Map::keys).map(String::as_str);
-        let advice = match nearest(name, keys()) {
-            Some(meant) => format!("did you mean `{meant}`?"),
-            None if keys().next().is_none() => "the table takes no keys; remove this one".to_owned(),
-            None => format!("the keys there are: {}", words(keys(), "and")),
+        let help = match nearest(name, keys()) {
+            Some(similar) => format!("did you mean `{similar}`?"),
+            None if keys().next().is_none() => "this table has no keys; remove it".to_owned(),
+            None => format!("valid keys are {}", list(keys(), "and")),
         };
-        self.findings.push(Finding::at(span, message, "expected a key of this table").help(advice));
+        self.diagnostics.push(Diagnostic::at(span, message, "not a key of this table").help(help));
     }
 
     fn value(&mut self, value: &Spanned<DeValue<'_>>, schema: &'a Json, path: &str) {
         let span = value.span();
-        let schema = self.followed(schema);
+        let schema = self.resolve_ref(schema);
         let kind = schema["type"].as_str();
         match (value.get_ref(), kind) {
             (DeValue::Table(table), Some("object")) => self.table(table, span, schema, path),
@@ -116,69 +114,81 @@ impl<'a> Checker<'a> {
                 }
             }
             (DeValue::String(text), Some("string") | None) if !schema["enum"].is_array() => {
-                self.form(text, span, schema, path);
+                self.format(text, span, schema, path);
             }
             (DeValue::String(text), Some("string") | None) => self.choice(text, span, schema, path),
             (DeValue::Boolean(_), Some("boolean")) => {}
             (DeValue::Integer(number), Some("integer")) => self.integer(number, span, schema, path),
-            // TOML tells `1` from `1.0`; whoever expects a number does not mind.
+            // TOML distinguishes `1` from `1.0`, JSON schema does not.
             (DeValue::Integer(_), Some("number")) => {}
             (DeValue::Float(number), Some("number")) => {
                 if !number.as_str().parse::<f64>().is_ok_and(f64::is_finite) {
-                    self.refuse(span, schema, path, &format!("`{}`", number.as_str()));
+                    self.reject_value(number.as_str(), span, schema, path, None);
                 }
             }
             (_, None) if !schema["enum"].is_array() => {}
-            (other, _) => self.refuse(span, schema, path, article(other)),
+            (other, _) => self.reject_type(other, span, schema, path),
         }
     }
 
     fn integer(&mut self, number: &toml::de::DeInteger<'_>, span: Range<usize>, schema: &Json, path: &str) {
-        let least = schema["minimum"].as_i64().unwrap_or(i64::MIN);
-        let greatest = schema["maximum"].as_i64().unwrap_or(i64::MAX);
-        if !integer(number).is_some_and(|number| (least..=greatest).contains(&number)) {
-            self.refuse(span, schema, path, &format!("`{number}`"));
+        let minimum = schema["minimum"].as_i64().unwrap_or(i64::MIN);
+        let maximum = schema["maximum"].as_i64().unwrap_or(i64::MAX);
+        if !integer(number).is_some_and(|number| (minimum..=maximum).contains(&number)) {
+            self.reject_value(&number.to_string(), span, schema, path, None);
         }
     }
 
-    fn form(&mut self, text: &str, span: Range<usize>, schema: &Json, path: &str) {
-        let good = match schema["format"].as_str() {
+    fn format(&mut self, text: &str, span: Range<usize>, schema: &Json, path: &str) {
+        let valid = match schema["format"].as_str() {
             Some("duration") => units::duration(text).is_some(),
             Some("size") => units::size(text).is_some(),
             Some("path") => !text.is_empty() && !text.contains('\0'),
             _ => true,
         };
-        if !good {
-            self.refuse(span, schema, path, &format!("`{}`", text.escape_debug()));
+        if !valid {
+            self.reject_value(&text.escape_debug().to_string(), span, schema, path, None);
         }
     }
 
     fn choice(&mut self, text: &str, span: Range<usize>, schema: &Json, path: &str) {
         let choices = || schema["enum"].as_array().into_iter().flatten().filter_map(Json::as_str);
         if !choices().any(|choice| choice == text) {
-            self.refuse(span, schema, path, &format!("`{}`", text.escape_debug()));
-            if let (Some(meant), Some(finding)) = (nearest(text, choices()), self.findings.last_mut()) {
-                finding.help.insert(0, format!("did you mean `{meant}`?"));
-            }
+            let similar = nearest(text, choices());
+            self.reject_value(&text.escape_debug().to_string(), span, schema, path, similar);
         }
     }
 
-    fn refuse(&mut self, span: Range<usize>, schema: &Json, path: &str, found: &str) {
-        let message = format!("`{path}` cannot be {found}{}", self.whose());
-        let label = format!("expected {}", expected(schema));
-        self.findings.push(Finding::at(span, message, label).maybe_help(described(schema)));
+    fn reject_value(
+        &mut self,
+        value: &str,
+        span: Range<usize>,
+        schema: &Json,
+        path: &str,
+        similar: Option<&str>,
+    ) {
+        let message = format!("invalid value `{value}` for `{path}`{}", self.of_owner());
+        let suggestion = similar.map(|similar| format!("did you mean `{similar}`?"));
+        let diagnostic = Diagnostic::at(span, message, format!("expected {}", expected(schema)));
+        self.diagnostics.push(diagnostic.maybe_help(suggestion).maybe_help(description(schema)));
     }
 
-    /// The schema that a `$ref` points to. One level: a schema cannot send us in circles.
-    fn followed(&self, schema: &'a Json) -> &'a Json {
-        let target = schema["$ref"].as_str().and_then(|place| place.strip_prefix('#'));
-        target.and_then(|place| self.whole.pointer(place)).unwrap_or(schema)
+    fn reject_type(&mut self, value: &DeValue<'_>, span: Range<usize>, schema: &Json, path: &str) {
+        let message = format!("invalid type for `{path}`{}: {}", self.of_owner(), type_name(value));
+        let diagnostic = Diagnostic::at(span, message, format!("expected {}", expected(schema)));
+        self.diagnostics.push(diagnostic.maybe_help(description(schema)));
     }
 
-    fn whose(&self) -> String {
+    /// The target of a `$ref`, which is not followed any further, so that a cycle does no harm.
+    fn resolve_ref(&self, schema: &'a Json) -> &'a Json {
+        let target = schema["$ref"].as_str().and_then(|pointer| pointer.strip_prefix('#'));
+        target.and_then(|pointer| self.root.pointer(pointer)).unwrap_or(schema)
+    }
+
+    fn of_owner(&self) -> String {
         match self.owner {
             Owner::Agent => String::new(),
-            Owner::Plugin(plugin) => format!(" for plugin `{plugin}`"),
+            Owner::Plugin(plugin) => format!(" of plugin `{plugin}`"),
         }
     }
 }
@@ -187,44 +197,44 @@ fn join(path: &str, name: &str) -> String {
     if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
 }
 
-fn described(schema: &Json) -> Option<String> {
-    schema["description"].as_str().map(|text| format!("what it is for: {text}"))
+fn description(schema: &Json) -> Option<String> {
+    schema["description"].as_str().map(|text| format!("description: {text}"))
 }
 
-/// What a schema wants, in words.
+/// A description of the values that a schema allows.
 #[must_use]
 pub fn expected(schema: &Json) -> String {
     if let Some(choices) = schema["enum"].as_array() {
-        return words(choices.iter().filter_map(Json::as_str), "or");
+        return list(choices.iter().filter_map(Json::as_str), "or");
     }
     match (schema["type"].as_str(), schema["format"].as_str()) {
-        (_, Some("duration")) => "a length of time such as \"1m 30s\"".to_owned(),
+        (_, Some("duration")) => "a duration such as \"1m 30s\"".to_owned(),
         (_, Some("size")) => "a size such as \"64 MiB\"".to_owned(),
         (_, Some("path")) => "a path".to_owned(),
-        (Some("string"), _) => "text in quotes".to_owned(),
+        (Some("string"), _) => "a string".to_owned(),
         (Some("boolean"), _) => "`true` or `false`".to_owned(),
         (Some("number"), _) => "a number".to_owned(),
-        (Some("array"), _) if schema["items"]["type"].is_null() => "a list".to_owned(),
-        (Some("array"), _) => format!("a list, each entry {}", expected(&schema["items"])),
+        (Some("array"), _) if schema["items"]["type"].is_null() => "an array".to_owned(),
+        (Some("array"), _) => format!("an array, each element {}", expected(&schema["items"])),
         (Some("object"), _) => "a table".to_owned(),
         (Some("integer"), _) => match (schema["minimum"].as_i64(), schema["maximum"].as_i64()) {
-            (Some(least), Some(i64::MAX) | None) => format!("a whole number from {least}"),
-            (Some(i64::MIN) | None, Some(greatest)) => format!("a whole number up to {greatest}"),
-            (Some(least), Some(greatest)) => format!("a whole number from {least} to {greatest}"),
-            (None, None) => "a whole number".to_owned(),
+            (Some(minimum), Some(i64::MAX) | None) => format!("an integer of at least {minimum}"),
+            (Some(i64::MIN) | None, Some(maximum)) => format!("an integer of at most {maximum}"),
+            (Some(minimum), Some(maximum)) => format!("an integer from {minimum} to {maximum}"),
+            (None, None) => "an integer".to_owned(),
         },
         _ => "another value".to_owned(),
     }
 }
 
-fn article(value: &DeValue<'_>) -> &'static str {
+fn type_name(value: &DeValue<'_>) -> &'static str {
     match value {
-        DeValue::String(_) => "text",
-        DeValue::Integer(_) => "a whole number",
-        DeValue::Float(_) => "a fraction",
-        DeValue::Boolean(_) => "true or false",
-        DeValue::Datetime(_) => "a date",
-        DeValue::Array(_) => "a list",
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "an integer",
+        DeValue::Float(_) => "a float",
+        DeValue::Boolean(_) => "a boolean",
+        DeValue::Datetime(_) => "a date-time",
+        DeValue::Array(_) => "an array",
         DeValue::Table(_) => "a table",
     }
 }

@@ -1,7 +1,9 @@
-//! Metrics of the agent: a snapshot, and its encodings.
+//! Logging and metrics of this process.
 
-mod prometheus;
+mod logging;
+mod open_metrics;
 mod snapshot;
 
-pub use prometheus::encode;
+pub use logging::start_logging;
+pub use open_metrics::encode;
 pub use snapshot::Snapshot;

@@ -1,8 +1,8 @@
-//! The file service: what lies in the sandboxes of containers, and nothing else.
+//! The file service: access to the sandboxes of containers, and nothing else.
 //!
-//! A sandbox is written by its container, so nothing in it is trusted. Every path is resolved by the kernel
-//! below the sandbox's own descriptor (`RESOLVE_BENEATH`), files are looked at before they are opened for
-//! reading, and only plain files are.
+//! A sandbox is written by its container, so nothing in it is trusted. The kernel resolves every path beneath the
+//! sandbox's own descriptor (`RESOLVE_BENEATH`), and a file is opened for reading only after it is known to be a
+//! regular file.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -14,74 +14,85 @@ use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
+use axum::http::StatusCode;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
-use super::Api;
 use super::error::ApiError;
 use super::types::{Bytes, FileData, FileInfo, TimeInfo};
+use crate::api::context::ApiContext;
 
-/// At most this much of a file is read by one call; clients ask again.
-const PIECE: u64 = 16 * 4096;
+/// Largest result of one call; clients continue at the next offset.
+const MAX_READ: u64 = 64 << 10;
 
-/// Why there is nothing to show.
+/// Why a file cannot be listed or read.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FileError {
-    /// No container has such a file.
-    #[error("there is no file `{path}`; paths begin with `/containers/<id>`, or with a sandbox")]
+    /// There is no such file.
+    #[error("there is no file `{path}`; paths begin with `/containers/<id>` or the path of a sandbox")]
     NotFound {
         /// The path.
         path: String,
     },
-    /// It leads out of the sandbox.
-    #[error("`{path}` leads out of its sandbox")]
+    /// The path leaves the sandbox.
+    #[error("`{path}` is outside of the sandbox")]
     Outside {
         /// The path.
         path: String,
     },
-    /// It has no content.
-    #[error("`{path}` is not a plain file")]
+    /// Not a regular file.
+    #[error("`{path}` is not a regular file")]
     NotAFile {
         /// The path.
         path: String,
     },
-    /// The kernel refuses.
-    #[error("cannot {what} `{path}`")]
+    /// A system call failed.
+    #[error("cannot {action} `{path}`")]
     System {
-        /// What was tried.
-        what: &'static str,
+        /// What was attempted.
+        action: &'static str,
         /// The path.
         path: String,
-        /// Why not.
+        /// Why.
         source: io::Error,
     },
 }
 
-/// The sandboxes there are, by the paths under which clients know them.
+impl From<FileError> for ApiError {
+    fn from(error: FileError) -> Self {
+        let status = match error {
+            FileError::NotFound { .. } => StatusCode::NOT_FOUND,
+            FileError::Outside { .. } | FileError::NotAFile { .. } => StatusCode::BAD_REQUEST,
+            FileError::System { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self::new(status, &error)
+    }
+}
+
+/// All sandboxes: pairs of virtual path and directory.
 pub(super) struct Sandboxes(Vec<(PathBuf, PathBuf)>);
 
-/// Files may be on a disk that hangs, so they are read on a thread that may.
-pub(super) async fn on_a_thread<T: Send + 'static>(
-    api: &Arc<Api>,
-    work: impl FnOnce(&Sandboxes) -> Result<T, FileError> + Send + 'static,
+/// Runs file operations on a thread that may block, as a disk may hang.
+pub(super) async fn run_blocking<T: Send + 'static>(
+    context: &Arc<ApiContext>,
+    operation: impl FnOnce(&Sandboxes) -> Result<T, FileError> + Send + 'static,
 ) -> Result<T, ApiError> {
-    let api = Arc::clone(api);
-    let worked = tokio::task::spawn_blocking(move || work(&Sandboxes::of(&api))).await;
-    match worked {
+    let context = Arc::clone(context);
+    match tokio::task::spawn_blocking(move || operation(&Sandboxes::of(&context))).await {
         Ok(result) => result.map_err(ApiError::from),
-        Err(error) => Err(ApiError::of(axum::http::StatusCode::INTERNAL_SERVER_ERROR, &error)),
+        Err(error) => Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, &error)),
     }
 }
 
 impl Sandboxes {
-    fn of(api: &Api) -> Self {
-        let inspections =
-            api.agent.containers().into_iter().filter_map(|summary| api.agent.inspect(&summary.id));
-        Self::at(inspections.map(|inspection| (inspection.summary.id.to_string(), inspection.sandbox)))
+    fn of(context: &ApiContext) -> Self {
+        let agent = &context.agent;
+        let inspections = agent.containers().into_iter().filter_map(|summary| agent.inspect(&summary.id));
+        Self::new(inspections.map(|inspection| (inspection.summary.id.to_string(), inspection.sandbox)))
     }
 
-    /// Each under `/containers/<id>` and under its own path.
-    fn at(sandboxes: impl Iterator<Item = (String, PathBuf)>) -> Self {
+    /// Each sandbox is known as `/containers/<id>` and by its own path.
+    fn new(sandboxes: impl Iterator<Item = (String, PathBuf)>) -> Self {
         Self(
             sandboxes
                 .flat_map(|(id, sandbox)| {
@@ -91,7 +102,7 @@ impl Sandboxes {
         )
     }
 
-    /// The entries of a folder, sorted by path; none for a plain file. Symbolic links are shown, not followed.
+    /// The entries of a directory, sorted by path; none for a file. Symbolic links are listed, not followed.
     pub(super) fn list(&self, path: &str) -> Result<Vec<FileInfo>, FileError> {
         let found = self.find(path)?;
         match FileType::from_raw_mode(found.stat.st_mode) {
@@ -108,7 +119,7 @@ impl Sandboxes {
             if name == "." || name == ".." {
                 continue;
             }
-            // What has gone since is not there.
+            // It may have been removed in the meantime.
             let Ok(stat) = rustix::fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
             let virtual_path = Path::new(path.trim_end_matches('/')).join(name);
             entries.push(info(&virtual_path, &stat, &mut names));
@@ -117,7 +128,7 @@ impl Sandboxes {
         Ok(entries)
     }
 
-    /// A piece of a plain file, and how large the whole is.
+    /// Part of a regular file, and the size of the whole.
     pub(super) fn read(&self, path: &str, offset: u64, length: Option<u64>) -> Result<FileData, FileError> {
         let found = self.find(path)?;
         if FileType::from_raw_mode(found.stat.st_mode) != FileType::RegularFile {
@@ -126,7 +137,7 @@ impl Sandboxes {
         let failed = |source: Errno| system("read", path, source);
         let file = File::from(reopen(found.fd.as_fd(), OFlags::RDONLY).map_err(failed)?);
         let size = file.metadata().map_err(|source| system("read", path, source))?.len();
-        let wanted = length.unwrap_or(u64::MAX).min(PIECE).min(size.saturating_sub(offset));
+        let wanted = length.unwrap_or(u64::MAX).min(MAX_READ).min(size.saturating_sub(offset));
         let mut data = vec![0; usize::try_from(wanted).unwrap_or_default()];
         let mut filled = 0;
         while filled < data.len() {
@@ -141,18 +152,18 @@ impl Sandboxes {
         Ok(FileData { size, data: Bytes(data) })
     }
 
-    /// What is at a path, opened without touching it.
+    /// Opens a path with `O_PATH`, which has no effect on the file.
     fn find(&self, path: &str) -> Result<Found, FileError> {
         let not_found = || FileError::NotFound { path: path.to_owned() };
-        let asked = Path::new(path);
-        if asked.components().any(|part| part == Component::ParentDir) || path.contains('\0') {
+        let requested = Path::new(path);
+        if requested.components().any(|part| part == Component::ParentDir) || path.contains('\0') {
             return Err(FileError::Outside { path: path.to_owned() });
         }
-        // The longest prefix, by whole components.
+        // The longest matching prefix.
         let (rest, root) = self
             .0
             .iter()
-            .filter_map(|(prefix, root)| Some((asked.strip_prefix(prefix).ok()?, root)))
+            .filter_map(|(prefix, root)| Some((requested.strip_prefix(prefix).ok()?, root)))
             .min_by_key(|(rest, _)| rest.components().count())
             .ok_or_else(not_found)?;
 
@@ -176,14 +187,15 @@ struct Found {
     stat: Stat,
 }
 
-/// Opens for reading what was only looked at. It is the very same file, whatever the path means by now.
+/// Opens an `O_PATH` descriptor for reading. Goes through the descriptor, so it is the same file even if the path
+/// has been replaced.
 fn reopen(fd: BorrowedFd<'_>, flags: OFlags) -> rustix::io::Result<OwnedFd> {
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
     rustix::fs::openat(CWD, path, flags | OFlags::CLOEXEC | OFlags::NOCTTY, Mode::empty())
 }
 
-fn system(what: &'static str, path: &str, source: impl Into<io::Error>) -> FileError {
-    FileError::System { what, path: path.to_owned(), source: source.into() }
+fn system(action: &'static str, path: &str, source: impl Into<io::Error>) -> FileError {
+    FileError::System { action, path: path.to_owned(), source: source.into() }
 }
 
 fn info(path: &Path, stat: &Stat, names: &mut Names) -> FileInfo {
@@ -199,7 +211,7 @@ fn info(path: &Path, stat: &Stat, names: &mut Names) -> FileInfo {
     }
 }
 
-/// Names of users and groups, each looked up once: that may ask a server.
+/// Names of users and groups. Each is looked up once, as a lookup may involve a server.
 #[derive(Default)]
 struct Names {
     users: HashMap<u32, String>,
@@ -230,7 +242,7 @@ mod tests {
         sandboxes: Sandboxes,
     }
 
-    /// A sandbox, something secret beside it, and a second sandbox whose name begins like the first.
+    /// A sandbox, a secret file next to it, and a sandbox whose name has the first one as a prefix.
     fn world() -> World {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
@@ -244,14 +256,14 @@ mod tests {
         symlink(at("secret"), at("web/absolute")).unwrap();
         symlink("/proc/self/root", at("web/magic")).unwrap();
         symlink("loop", at("web/loop")).unwrap();
-        let made = rustix::fs::mknodat(CWD, at("web/fifo"), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0);
-        made.unwrap();
+        let created = rustix::fs::mknodat(CWD, at("web/fifo"), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0);
+        created.unwrap();
         let named = ["web", "web2"].map(|name| (name.to_owned(), at(name)));
-        World { sandboxes: Sandboxes::at(named.into_iter()), directory }
+        World { sandboxes: Sandboxes::new(named.into_iter()), directory }
     }
 
     #[test]
-    fn a_file_is_read_piece_by_piece() {
+    fn a_file_is_read_in_parts() {
         let world = world();
         let read = |offset, length| world.sandboxes.read("/containers/web/stdout", offset, length).unwrap();
         assert_eq!(read(0, None).data.0.len(), 65536);
@@ -264,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_leads_out_of_a_sandbox() {
+    fn no_path_leaves_a_sandbox() {
         let world = world();
         for path in
             ["outside", "absolute", "magic/etc/passwd", "loop", "../secret", "../web2", "logs/../../secret"]
@@ -290,9 +302,9 @@ mod tests {
     }
 
     #[test]
-    fn only_plain_files_are_opened() {
+    fn only_regular_files_are_opened() {
         let world = world();
-        // Opening a pipe for reading would hang until somebody writes to it.
+        // Opening a pipe for reading would block until it has a writer.
         for path in ["/containers/web/fifo", "/containers/web/logs", "/containers/web"] {
             let error = world.sandboxes.read(path, 0, None).unwrap_err();
             assert!(matches!(error, FileError::NotAFile { .. }), "{path}: {error}");
@@ -301,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_lists_what_is_in_it_by_virtual_path() {
+    fn a_directory_is_listed_by_virtual_path() {
         let world = world();
         let list = world.sandboxes.list("/containers/web/").unwrap();
         let paths: Vec<&str> = list.iter().map(|entry| entry.path.as_str()).collect();

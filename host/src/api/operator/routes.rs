@@ -1,116 +1,109 @@
-//! Where requests go, and what is checked of each before its content matters.
+//! Routes, and the checks that all requests share.
 
+use std::error::Error;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Query, Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use cofferdam_plugin_model::units;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::error::ApiError;
-use super::socket::StrangerError;
 use super::types::Call;
-use super::{Api, calls, pages, show};
+use super::{calls, encode, get as endpoints, reply};
+use crate::api::context::ApiContext;
 use crate::telemetry;
 
-/// The media type of OpenMetrics, in which metrics are written.
+type Context = State<Arc<ApiContext>>;
+
+/// Media type of the OpenMetrics text format.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-pub(in crate::api) fn router(api: Arc<Api>) -> Router {
+pub(in crate::api) fn router(context: Arc<ApiContext>) -> Router {
     Router::new()
         .route("/api/v1", post(call))
         .route("/containers", get(containers))
         .route("/state", get(state))
         .route("/health", get(|| async { StatusCode::OK }))
-        .route("/version", get(|| async { json(&show::version()) }))
+        .route("/version", get(|| async { reply::json(&encode::version()) }))
         .route("/flags", get(flags))
         .route("/monitor/statistics", get(statistics))
         .route("/metrics", get(open_metrics))
-        .route("/metrics/snapshot", get(snapshot))
-        .fallback(|| async { ApiError::new(StatusCode::NOT_FOUND, "there is nothing at this path") })
-        .layer(middleware::from_fn_with_state(Arc::clone(&api), while_serving))
-        .with_state(api)
+        .route("/metrics/snapshot", get(metrics_snapshot))
+        .fallback(|| async { ApiError::message(StatusCode::NOT_FOUND, "there is no such endpoint") })
+        .layer(middleware::from_fn_with_state(Arc::clone(&context), reject_while_stopping))
+        .with_state(context)
 }
 
-/// The same answer to everything, for a peer that may not ask.
-pub(in crate::api) fn refusal(error: &StrangerError) -> Router {
+/// Answers every request with 403, for a peer without permission.
+pub(in crate::api) fn forbidden(error: &(dyn Error + 'static)) -> Router {
     let text = error.to_string();
-    Router::new().fallback(move || async move { ApiError::new(StatusCode::FORBIDDEN, text) })
+    Router::new().fallback(move || async move { ApiError::message(StatusCode::FORBIDDEN, text) })
 }
 
-async fn while_serving(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
-    if *api.stopping.borrow() { ApiError::stopping().into_response() } else { next.run(request).await }
+async fn reject_while_stopping(State(context): Context, request: Request, next: Next) -> Response {
+    if context.is_stopping() { ApiError::stopping().into_response() } else { next.run(request).await }
 }
 
-async fn call(State(api): State<Arc<Api>>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
+async fn call(State(context): Context, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
     check_content_type(&headers)?;
     check_accept(&headers)?;
-    let body = read(&api, body).await?;
-    calls::answer(&api, Call::from_json(&body)?).await
+    let body = read_body(&context, body).await?;
+    calls::dispatch(&context, Call::from_json(&body)?).await
 }
 
-/// The body, if it is not too large and does not take too long.
-async fn read(api: &Api, body: Body) -> Result<Vec<u8>, ApiError> {
-    let limits = &api.config.api;
-    let collected = tokio::time::timeout(limits.idle, Limited::new(body, limits.body).collect());
-    match collected.await {
+/// Reads the body within the configured size and time.
+async fn read_body(context: &ApiContext, body: Body) -> Result<Vec<u8>, ApiError> {
+    let limits = &context.config.api;
+    let body = Limited::new(body, limits.max_body).collect();
+    match tokio::time::timeout(limits.idle_timeout, body).await {
         Ok(Ok(body)) => Ok(body.to_bytes().into()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::new(
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::message(
             StatusCode::PAYLOAD_TOO_LARGE,
-            format!("the request is larger than `api.max_body` allows, {} bytes", limits.body),
+            format!("the request exceeds `api.max_body`, {} bytes", limits.max_body),
         )),
-        Ok(Err(error)) => Err(ApiError::of(StatusCode::BAD_REQUEST, error.as_ref())),
-        Err(_) => Err(ApiError::new(
+        Ok(Err(error)) => Err(ApiError::new(StatusCode::BAD_REQUEST, error.as_ref())),
+        Err(_) => Err(ApiError::message(
             StatusCode::REQUEST_TIMEOUT,
-            format!("the request took longer than `api.idle_timeout` allows, {:?}", limits.idle),
+            format!("the request did not arrive within `api.idle_timeout`, {:?}", limits.idle_timeout),
         )),
     }
 }
 
 fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
     let Some(value) = headers.get(header::CONTENT_TYPE) else {
-        return Err(ApiError::bad("the header `Content-Type` is missing; send `application/json`"));
+        return Err(ApiError::bad_request("the header `Content-Type` is missing; send `application/json`"));
     };
-    match essence(value.to_str().unwrap_or_default()) {
-        media if media.eq_ignore_ascii_case("application/json") => Ok(()),
-        _ => Err(ApiError::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            format!("`Content-Type: {}` is not supported; send `application/json`", shown(value)),
-        )),
+    if essence(value.to_str().unwrap_or_default()).eq_ignore_ascii_case("application/json") {
+        return Ok(());
     }
+    Err(ApiError::message(
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        format!("`Content-Type: {}` is not supported; send `application/json`", escape(value)),
+    ))
 }
 
-/// Whether JSON is among what the client takes. Weights do not matter: there is nothing to choose from.
+/// Checks that the client accepts JSON. Quality values do not matter, as there is only one representation.
 fn check_accept(headers: &HeaderMap) -> Result<(), ApiError> {
-    let mut accepted = headers.get_all(header::ACCEPT).iter().peekable();
-    let takes_json = |value: &axum::http::HeaderValue| {
-        value.to_str().is_ok_and(|value| {
-            value.split(',').map(essence).any(|media| {
-                ["*/*", "application/*", "application/json"]
-                    .iter()
-                    .any(|json| media.eq_ignore_ascii_case(json))
-            })
-        })
-    };
-    match accepted.peek() {
-        None => Ok(()),
-        Some(first) => {
-            let first = shown(first);
-            if accepted.any(takes_json) {
-                return Ok(());
-            }
-            Err(ApiError::new(
-                StatusCode::NOT_ACCEPTABLE,
-                format!("`Accept: {first}` cannot be met; take `application/json`"),
-            ))
-        }
+    const JSON: [&str; 3] = ["*/*", "application/*", "application/json"];
+    let is_json = |media: &str| JSON.iter().any(|json| media.eq_ignore_ascii_case(json));
+    let accepts_json =
+        |value: &HeaderValue| value.to_str().is_ok_and(|value| value.split(',').map(essence).any(is_json));
+    let values: Vec<&HeaderValue> = headers.get_all(header::ACCEPT).iter().collect();
+    let Some(first) = values.first() else { return Ok(()) };
+    if values.iter().any(|value| accepts_json(value)) {
+        return Ok(());
     }
+    Err(ApiError::message(
+        StatusCode::NOT_ACCEPTABLE,
+        format!("`Accept: {}` does not include `application/json`", escape(first)),
+    ))
 }
 
 /// A media type without its parameters.
@@ -118,7 +111,7 @@ fn essence(media: &str) -> &str {
     media.split(';').next().unwrap_or_default().trim()
 }
 
-fn shown(value: &axum::http::HeaderValue) -> String {
+fn escape(value: &HeaderValue) -> String {
     String::from_utf8_lossy(value.as_bytes()).escape_debug().to_string()
 }
 
@@ -128,26 +121,26 @@ struct ContainersQuery {
 }
 
 async fn containers(
-    State(api): State<Arc<Api>>,
+    State(context): Context,
     Query(query): Query<ContainersQuery>,
 ) -> Result<Response, ApiError> {
-    Ok(json(&pages::containers(&api, query.container_id.as_deref()).await?))
+    Ok(reply::json(&endpoints::containers(&context, query.container_id.as_deref()).await?))
 }
 
-async fn state(State(api): State<Arc<Api>>) -> Response {
-    json(&pages::state(&api))
+async fn state(State(context): Context) -> Response {
+    reply::json(&endpoints::state(&context))
 }
 
-async fn flags(State(api): State<Arc<Api>>) -> Response {
-    json(&pages::flags(&api))
+async fn flags(State(context): Context) -> Response {
+    reply::json(&endpoints::flags(&context))
 }
 
-async fn statistics(State(api): State<Arc<Api>>) -> Response {
-    json(&pages::statistics(&api).await)
+async fn statistics(State(context): Context) -> Response {
+    reply::json(&endpoints::statistics(&context).await)
 }
 
-async fn open_metrics(State(api): State<Arc<Api>>) -> Response {
-    ([(header::CONTENT_TYPE, OPEN_METRICS)], telemetry::encode(api.metrics())).into_response()
+async fn open_metrics(State(context): Context) -> Response {
+    ([(header::CONTENT_TYPE, OPEN_METRICS)], telemetry::encode(context.metrics())).into_response()
 }
 
 #[derive(Deserialize)]
@@ -155,22 +148,17 @@ struct SnapshotQuery {
     timeout: Option<String>,
 }
 
-async fn snapshot(
-    State(api): State<Arc<Api>>,
+async fn metrics_snapshot(
+    State(context): Context,
     Query(query): Query<SnapshotQuery>,
 ) -> Result<Response, ApiError> {
-    // All metrics are at hand, so a timeout never cuts anything off; but nonsense is still nonsense.
+    // No metric is slow to collect, so the timeout is only validated.
     if let Some(timeout) = query.timeout.filter(|timeout| units::duration(timeout).is_none()) {
-        return Err(ApiError::bad(format!("`timeout` cannot be `{timeout}`; expected one such as `5secs`")));
+        return Err(ApiError::bad_request(format!(
+            "`timeout={timeout}` is invalid; expected a duration such as `5secs`"
+        )));
     }
-    Ok(json(&api.metrics().flatten()))
-}
-
-pub(super) fn json<T: Serialize>(value: &T) -> Response {
-    match serde_json::to_vec(value) {
-        Ok(body) => ([(header::CONTENT_TYPE, "application/json")], body).into_response(),
-        Err(error) => ApiError::of(StatusCode::INTERNAL_SERVER_ERROR, &error).into_response(),
-    }
+    Ok(reply::json(&context.metrics().flatten()))
 }
 
 #[cfg(test)]
@@ -182,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn only_json_is_read() {
+    fn requests_must_be_json() {
         let status = |values: &[&'static str]| {
             check_content_type(&headers(header::CONTENT_TYPE, values))
                 .map_err(|error| error.into_response().status().as_u16())
@@ -197,18 +185,18 @@ mod tests {
     }
 
     #[test]
-    fn only_json_is_written() {
+    fn clients_must_accept_json() {
         let status = |values: &[&'static str]| {
             check_accept(&headers(header::ACCEPT, values))
                 .map_err(|error| error.into_response().status().as_u16())
         };
-        for fine in
+        for accepted in
             [&[][..], &["*/*"], &["application/*;q=0.5"], &["text/html, application/json"], &["a/b", "*/*"]]
         {
-            assert_eq!(status(fine), Ok(()), "{fine:?}");
+            assert_eq!(status(accepted), Ok(()), "{accepted:?}");
         }
-        for not in [&["application/x-protobuf"][..], &["text/html, text/plain"], &[""]] {
-            assert_eq!(status(not), Err(406), "{not:?}");
+        for rejected in [&["application/x-protobuf"][..], &["text/html, text/plain"], &[""]] {
+            assert_eq!(status(rejected), Err(406), "{rejected:?}");
         }
     }
 }

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 
+use crate::cli::failure::Failure;
 use crate::cli::follow::Follower;
-use crate::cli::report::Failure;
-use crate::cli::{Outcome, out, wait};
+use crate::cli::{Outcome, output, wait};
 use cofferdam_core::model::{ContainerId, Request};
 
 use super::NOT_RUN;
@@ -46,9 +46,9 @@ pub(super) async fn run(agent: &AgentConnection, request: Request) -> Outcome {
     if let Some(message) = &ending.message {
         use std::io::Write as _;
         // If nobody reads standard error, nobody misses this.
-        drop(writeln!(io::stderr(), "cofferdam: {}", out::escape_control(message)));
+        drop(writeln!(io::stderr(), "cofferdam: {}", output::escape_control(message)));
     }
-    Ok(wait::status(ending.status))
+    Ok(wait::exit_status(ending.status))
 }
 
 /// Waits for the end and passes on what is to be passed on meanwhile.

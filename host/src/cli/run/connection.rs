@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::api::operator as api;
 use crate::cli::client::{Client, ClientError, Launched};
-use crate::cli::report::Failure;
+use crate::cli::failure::Failure;
 use crate::cli::{inspect, kill, wait};
 use cofferdam_core::agent::Agent;
 use cofferdam_core::model::view::Logs;
@@ -46,7 +46,7 @@ impl AgentConnection {
                 Ok(Launched::Already) => {
                     let taken =
                         format!("container id `{}` is taken; choose another with `--name`", request.id);
-                    Err(Failure::told(taken).with_status(NOT_RUN))
+                    Err(Failure::message(taken).with_status(NOT_RUN))
                 }
                 Err(error) => {
                     let status = match &error {
@@ -64,7 +64,7 @@ impl AgentConnection {
         Ok(match self {
             Self::Own(agent) => agent.inspect(id).map(|inspection| inspection.logs).unwrap_or_default(),
             Self::Daemon(client) => {
-                let inspected = inspect::ask(client, id).await?;
+                let inspected = inspect::inspect(client, id).await?;
                 Logs {
                     stdout: inspected.stdout.map(PathBuf::from),
                     stderr: inspected.stderr.map(PathBuf::from),
@@ -81,7 +81,7 @@ impl AgentConnection {
                 Ok(Ending { status: ended.status, message: ended.message })
             }
             Self::Daemon(client) => {
-                let ended = wait::wait(client, &api::wire_id(id)).await?;
+                let ended = wait::wait(client, &api::encode_id(id)).await?;
                 Ok(Ending { status: ended.exit_status, message: ended.message })
             }
         }
@@ -91,7 +91,7 @@ impl AgentConnection {
     pub(super) async fn kill(&self, id: &ContainerId, signal: i32) -> Result<(), Failure> {
         match self {
             Self::Own(agent) => agent.kill(id, signal).await.map(drop).map_err(Failure::of),
-            Self::Daemon(client) => Ok(kill::kill(client, &api::wire_id(id), signal).await?),
+            Self::Daemon(client) => Ok(kill::kill(client, &api::encode_id(id), signal).await?),
         }
     }
 }

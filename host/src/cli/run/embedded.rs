@@ -17,11 +17,11 @@ use std::time::Duration;
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::cli::Outcome;
-use crate::cli::agent::start_logging;
+use crate::cli::failure::Failure;
 use crate::cli::index::Files;
 use crate::cli::process;
-use crate::cli::report::Failure;
 use crate::config::{Config, Environment, Overrides};
+use crate::telemetry::start_logging;
 use cofferdam_core::agent::Agent;
 use cofferdam_core::config::AgentConfig;
 use cofferdam_core::model::Request;
@@ -55,7 +55,7 @@ impl Embedded {
         plugin_dir: Option<PathBuf>,
         log: String,
     ) -> Result<Self, Failure> {
-        let environment = Environment::look();
+        let environment = Environment::detect();
         let home = Home::make(&environment)?;
         let overrides = Overrides {
             runtime_dir: Some(home.runtime.clone()),
@@ -71,7 +71,7 @@ impl Embedded {
         match config {
             Ok(mut config) => {
                 config.agent.plugin_store = home.state.parent().map(|parent| parent.join("plugins"));
-                start_logging(&config);
+                start_logging(&config.log, config.log_json);
                 process::prepare(&mut config.agent)?;
                 Ok(Self { config, environment, home })
             }
@@ -127,12 +127,12 @@ async fn end(agent: Agent) -> Result<(), Failure> {
         return Ok(());
     }
     let ids: Vec<&str> = left.iter().map(|id| id.as_str()).collect();
-    Err(Failure::told(format!("could not end {}; its processes may still be there", ids.join(", "))))
+    Err(Failure::message(format!("could not end {}; its processes may still be there", ids.join(", "))))
 }
 
 impl Home {
     fn make(environment: &Environment) -> Result<Self, Failure> {
-        let parent = beside(&environment.run);
+        let parent = beside(&environment.runtime_dir);
         let failed =
             |path: &Path, source| Failure::system(format!("cannot make `{}`", path.display()), source);
         DirBuilder::new()
@@ -159,7 +159,7 @@ impl Home {
     }
 
     fn of(environment: &Environment, runtime: PathBuf) -> Self {
-        let state = beside(&environment.state).join(runtime.file_name().unwrap_or_default());
+        let state = beside(&environment.work_dir).join(runtime.file_name().unwrap_or_default());
         Self { runtime, state }
     }
 
@@ -180,7 +180,7 @@ impl Home {
     }
 
     fn left_behind(environment: &Environment) -> Vec<Self> {
-        let Ok(entries) = beside(&environment.run).read_dir() else { return Vec::new() };
+        let Ok(entries) = beside(&environment.runtime_dir).read_dir() else { return Vec::new() };
         let abandoned = entries.flatten().map(|entry| entry.path()).filter(|runtime| is_abandoned(runtime));
         abandoned.map(|runtime| Self::of(environment, runtime)).collect()
     }
@@ -193,7 +193,7 @@ fn check_owner(path: &Path, uid: u32) -> Result<(), Failure> {
     if metadata.is_dir() && metadata.uid() == uid && metadata.mode() & 0o022 == 0 {
         return Ok(());
     }
-    Err(Failure::told(format!(
+    Err(Failure::message(format!(
         "`{}` is not a directory of user {uid} that only this user can write to; set `XDG_RUNTIME_DIR` to \
          one that is",
         path.display()
@@ -247,9 +247,9 @@ mod tests {
     fn both_directories_are_made_and_removed_under_one_name() {
         let directory = tempfile::tempdir().unwrap();
         let environment = Environment {
-            run: directory.path().join("run/cofferdam"),
-            state: directory.path().join("lib/cofferdam"),
-            ..Environment::look()
+            runtime_dir: directory.path().join("run/cofferdam"),
+            work_dir: directory.path().join("lib/cofferdam"),
+            ..Environment::detect()
         };
         let home = Home::make(&environment).unwrap();
         let strangers = Environment { uid: environment.uid + 1, ..environment.clone() };

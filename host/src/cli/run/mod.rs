@@ -7,10 +7,10 @@ mod request;
 
 use std::path::PathBuf;
 
-use super::amount::Amounts;
 use super::client::Client;
-use super::report::Failure;
-use super::{Outcome, client, out};
+use super::failure::Failure;
+use super::resources::ResourceFlags;
+use super::{Outcome, client, output};
 use cofferdam_core::model::{ContainerId, Request};
 
 use connection::AgentConnection;
@@ -41,7 +41,7 @@ pub(super) struct Arguments {
     #[command(flatten)]
     wanted: request::Wanted,
     #[command(flatten)]
-    amounts: Amounts,
+    resources: ResourceFlags,
     /// Let the daemon run it, print its id and do not wait
     #[arg(long, short)]
     detach: bool,
@@ -64,7 +64,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: Arguments, socket: Option<PathBuf>) -> Outcome {
     let not_run = |failure: Failure| failure.with_status(NOT_RUN);
-    let request = arguments.wanted.request(&arguments.amounts).map_err(not_run)?;
+    let request = arguments.wanted.request(&arguments.resources).map_err(not_run)?;
     let runtime = super::runtime().map_err(not_run)?;
     if arguments.detach {
         return runtime.block_on(detached(&client(socket), &request, arguments.json)).map_err(not_run);
@@ -82,9 +82,9 @@ pub(super) fn run(arguments: Arguments, socket: Option<PathBuf>) -> Outcome {
 async fn detached(client: &Client, request: &Request, json: bool) -> Outcome {
     AgentConnection::Daemon(client.clone()).launch(request.clone()).await?;
     if json {
-        out::json(&serde_json::json!({"container_id": crate::api::operator::wire_id(&request.id)}))?;
+        output::json(&serde_json::json!({"container_id": crate::api::operator::encode_id(&request.id)}))?;
     } else {
-        out::line(request.id.as_str())?;
+        output::line(request.id.as_str())?;
     }
     Ok(0)
 }

@@ -5,9 +5,9 @@ use std::env;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
 
-use crate::cli::amount::Amounts;
 use crate::cli::container_id;
-use crate::cli::report::Failure;
+use crate::cli::failure::Failure;
+use crate::cli::resources::ResourceFlags;
 use cofferdam_core::model::{Command, ContainerId, Request, Resources, Uri};
 
 /// What is to run, and in what.
@@ -56,14 +56,14 @@ pub(super) struct Wanted {
 
 impl Wanted {
     /// The request, with what it may use.
-    pub(super) fn request(self, amounts: &Amounts) -> Result<Request, Failure> {
+    pub(super) fn request(self, resources: &ResourceFlags) -> Result<Request, Failure> {
         let name = self.name.clone().unwrap_or_else(random_name);
         let id = match (&self.parent, name.rsplit_once('.')) {
             (Some(parent), _) => parent.child(&name).map_err(Failure::of)?,
             (None, None) => ContainerId::parse(&name).map_err(Failure::of)?,
             (None, Some((parent, own))) => {
                 let advice = format!("to nest it, write `--parent {parent} --name {own}`");
-                return Err(Failure::told(format!("`{name}` cannot be a name; {advice}")));
+                return Err(Failure::message(format!("`{name}` cannot be a name; {advice}")));
             }
         };
         let environment = self.env.into_iter().filter_map(|(name, value)| {
@@ -88,7 +88,7 @@ impl Wanted {
         let mut request = Request::new(id, command);
         request.uris = self.uri;
         request.rootfs = self.rootfs.map(|rootfs| absolute(&rootfs)).transpose()?;
-        request.resources = amounts.apply(Resources::default());
+        request.resources = resources.apply(Resources::default());
         request.labels = self.label.into_iter().collect::<BTreeMap<_, _>>();
         request.linux.hostname = self.hostname;
         request.linux.share_pid_namespace = self.share_pid;
@@ -158,13 +158,13 @@ mod tests {
         #[command(flatten)]
         wanted: Wanted,
         #[command(flatten)]
-        amounts: Amounts,
+        resources: ResourceFlags,
     }
 
     fn request(arguments: &[&str]) -> Result<Request, String> {
         let line =
             Line::try_parse_from(std::iter::once(&"run").chain(arguments)).map_err(|e| e.to_string())?;
-        line.wanted.request(&line.amounts).map_err(|failure| failure.error().to_string())
+        line.wanted.request(&line.resources).map_err(|failure| failure.error().to_string())
     }
 
     #[test]

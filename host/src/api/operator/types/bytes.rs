@@ -5,9 +5,9 @@ use std::fmt;
 use data_encoding::BASE64;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-/// Arbitrary bytes, a base64 string in JSON.
+/// Arbitrary bytes; a base64 string in JSON.
 ///
-/// `Debug` shows the length only, since the bytes may be a secret.
+/// `Debug` shows the length only, as the bytes may be a secret.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Bytes(pub Vec<u8>);
 
@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_byte_survives() {
+    fn all_bytes_survive_a_round_trip() {
         let all = Bytes((0..=255).collect());
         let text = serde_json::to_string(&all).unwrap();
         assert_eq!(serde_json::from_str::<Bytes>(&text).unwrap(), all);
@@ -44,7 +44,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_encoder_writes_is_refused() {
+    fn malformed_base64_is_rejected() {
         for text in ["Zg", "Zg=v", "Z===", "Zm9\u{e9}ab8", "Zh=="] {
             let error = serde_json::from_value::<Bytes>(text.into()).unwrap_err();
             assert!(error.to_string().starts_with("invalid base64"), "{text}: {error}");
@@ -52,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_keeps_the_secret() {
+    fn debug_does_not_show_the_bytes() {
         assert_eq!(format!("{:?}", Bytes(b"hunter2".to_vec())), "[7 bytes]");
     }
 }

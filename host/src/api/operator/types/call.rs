@@ -1,16 +1,17 @@
-//! What can be asked of the agent.
+//! Calls of the operator API.
 
 use super::{
     command::CommandInfo,
-    container::{ContainerInfo, Image},
+    container::ContainerInfo,
     id::ContainerId,
+    image::Image,
     network::Labels,
     resource::{Resource, Scalar},
     wire::DurationInfo,
 };
 
 envelope! {
-    /// A request: `{"type": "WAIT_CONTAINER", "wait_container": {…}}`.
+    /// A call: `{"type": "WAIT_CONTAINER", "wait_container": {…}}`.
     pub enum Call, not implemented [
         "UNKNOWN", "GET_LOGGING_LEVEL", "SET_LOGGING_LEVEL", "GET_FRAMEWORKS", "GET_EXECUTORS",
         "GET_OPERATIONS", "GET_TASKS", "GET_AGENT", "GET_RESOURCE_PROVIDERS",
@@ -18,177 +19,181 @@ envelope! {
         "ADD_RESOURCE_PROVIDER_CONFIG", "UPDATE_RESOURCE_PROVIDER_CONFIG", "REMOVE_RESOURCE_PROVIDER_CONFIG",
         "MARK_RESOURCE_PROVIDER_GONE"
     ] {
-        /// Starts a container.
+        /// Launches a container.
         "LAUNCH_CONTAINER" => LaunchContainer(Box<LaunchContainer>) in "launch_container",
         /// Waits for the end of a container.
         "WAIT_CONTAINER" => WaitContainer(WaitContainer) in "wait_container",
         /// Sends a signal to a container.
         "KILL_CONTAINER" => KillContainer(KillContainer) in "kill_container",
-        /// Removes what a terminated container has left behind.
+        /// Removes a container that has ended, with its sandbox.
         "REMOVE_CONTAINER" => RemoveContainer(RemoveContainer) in "remove_container",
-        /// Starts a container in another one. Retired in favour of LAUNCH_CONTAINER.
+        /// LAUNCH_CONTAINER for a nested container. Deprecated.
         "LAUNCH_NESTED_CONTAINER" =>
             LaunchNestedContainer(Box<LaunchNestedContainer>) in "launch_nested_container",
-        /// WAIT_CONTAINER, with a parent required. Retired.
+        /// WAIT_CONTAINER for a nested container. Deprecated.
         "WAIT_NESTED_CONTAINER" => WaitNestedContainer(WaitContainer) in "wait_nested_container",
-        /// KILL_CONTAINER, with a parent required. Retired.
+        /// KILL_CONTAINER for a nested container. Deprecated.
         "KILL_NESTED_CONTAINER" => KillNestedContainer(KillContainer) in "kill_nested_container",
-        /// REMOVE_CONTAINER, with a parent required. Retired.
+        /// REMOVE_CONTAINER for a nested container. Deprecated.
         "REMOVE_NESTED_CONTAINER" => RemoveNestedContainer(RemoveContainer) in "remove_nested_container",
-        /// Changes what a running container may use. Ours.
+        /// Updates the resources of a running container. Extension.
         "UPDATE_CONTAINER" => UpdateContainer(UpdateContainer) in "update_container",
-        /// Tells everything about one container. Ours.
+        /// Returns the details of a container. Extension.
         "INSPECT_CONTAINER" => InspectContainer(InspectContainer) in "inspect_container",
-        /// Lists containers with status and use.
+        /// Lists containers with status and resource usage.
         "GET_CONTAINERS" => GetContainers(GetContainers) in "get_containers" or default,
-        /// Lists what the agent knows of frameworks, executors and tasks.
+        /// Lists frameworks, executors and tasks.
         "GET_STATE" => GetState,
-        /// Lists the settings in force.
+        /// Lists the agent's settings.
         "GET_FLAGS" => GetFlags,
-        /// Asks whether the agent is well.
+        /// Checks whether the agent is healthy.
         "GET_HEALTH" => GetHealth,
-        /// Asks which agent this is.
+        /// Returns the agent's version.
         "GET_VERSION" => GetVersion,
-        /// Takes a snapshot of all metrics.
+        /// Returns all metrics.
         "GET_METRICS" => GetMetrics(GetMetrics) in "get_metrics",
-        /// Lists plugins and how they fare. Ours.
+        /// Lists plugins. Extension.
         "GET_PLUGINS" => GetPlugins,
         /// Lists a directory of the file service.
         "LIST_FILES" => ListFiles(ListFiles) in "list_files",
-        /// Reads from a file of the file service.
+        /// Reads part of a file of the file service.
         "READ_FILE" => ReadFile(ReadFile) in "read_file",
-        /// Removes images no container uses.
+        /// Removes unused images.
         "PRUNE_IMAGES" => PruneImages(PruneImages) in "prune_images" or default,
     }
 }
 
 message! {
-    /// A container to be started: nested if its id has a parent.
+    /// Launches a container, nested if its id has a parent.
     pub struct LaunchContainer {
-        /// Its name.
+        /// Its id.
         required container_id: ContainerId,
-        /// Its program; that of its image when absent.
+        /// Its command; that of its image when absent.
         optional command: CommandInfo,
-        /// What it may count on.
+        /// Resources to reserve.
         repeated resources: Resource,
-        /// What it may use at most, by the name of the resource; `"Infinity"` for no limit. A resource that is
-        /// not named is limited to what it may count on.
+        /// Limits by resource, `"Infinity"` for unlimited. The default is the reserved amount.
         map limits: Scalar,
-        /// Its surroundings.
+        /// Container options.
         optional container: ContainerInfo,
-        /// Free text for plugins and people. Ours.
+        /// Labels, for plugins and people. Extension.
         optional labels: Labels,
     }
 }
 
 message! {
-    /// A container to be started in another one, with no resources of its own.
+    /// Launches a nested container without resources of its own.
     pub struct LaunchNestedContainer {
-        /// Its name, which must have a parent.
+        /// Its id, which must have a parent.
         required container_id: ContainerId,
-        /// Its program; that of its image when absent.
+        /// Its command; that of its image when absent.
         optional command: CommandInfo,
-        /// Its surroundings.
+        /// Container options.
         optional container: ContainerInfo,
     }
 }
 
 message! {
-    /// A container to be waited for.
+    /// Waits for the end of a container.
     pub struct WaitContainer {
-        /// Its name.
+        /// Its id.
         required container_id: ContainerId,
     }
 }
 
 message! {
-    /// A container to be sent a signal.
+    /// Sends a signal to a container.
     pub struct KillContainer {
-        /// Its name.
+        /// Its id.
         required container_id: ContainerId,
-        /// The number of the signal; see [`KillContainer::signal`].
+        /// Number of the signal; see [`KillContainer::signal`].
         optional signal: i32,
     }
 }
 
 message! {
-    /// A container whose remains are to be removed.
+    /// Removes a container that has ended.
     pub struct RemoveContainer {
-        /// Its name.
+        /// Its id.
         required container_id: ContainerId,
     }
 }
 
 message! {
-    /// New resources for a running container, replacing all it has.
+    /// Replaces the resources and limits of a running container.
     pub struct UpdateContainer {
-        /// Its name.
+        /// Its id.
         required container_id: ContainerId,
-        /// What it may count on from now on.
+        /// Resources to reserve.
         repeated resources: Resource,
-        /// What it may use at most from now on, as in [`LaunchContainer::limits`].
+        /// Limits, as in [`LaunchContainer::limits`].
         map limits: Scalar,
     }
 }
 
 message! {
-    /// A container to be told about.
+    /// Returns the details of a container.
     pub struct InspectContainer {
-        /// Its name.
+        /// Its id.
         required container_id: ContainerId,
     }
 }
 
 message! {
-    /// Which containers are to be listed besides those of executors.
+    /// Lists containers.
     pub struct GetContainers {
-        /// Whether nested ones are; not when absent.
+        /// Whether nested containers are listed; false when absent.
         optional show_nested: bool,
-        /// Whether standalone ones are, as all top-level ones of this agent; not when absent.
+        /// Whether standalone containers are listed, which are all top-level containers of this agent; false when
+        /// absent.
         optional show_standalone: bool,
+        /// Whether plugins are asked for `container_status`; true when absent. Extension.
+        optional show_status: bool,
+        /// Whether plugins are asked for `resource_statistics`; true when absent. Extension.
+        optional show_statistics: bool,
     }
 }
 
 message! {
-    /// How long to collect metrics.
+    /// Returns all metrics.
     pub struct GetMetrics {
-        /// After which time the answer holds what there is by then; as long as it takes when absent.
+        /// When to answer with the metrics collected so far; when all are collected if absent.
         optional timeout: DurationInfo,
     }
 }
 
 message! {
-    /// A directory to be listed.
+    /// Lists a directory.
     pub struct ListFiles {
-        /// Its virtual path.
+        /// Virtual path of the directory.
         required path: String,
     }
 }
 
 message! {
-    /// A piece of a file to be read.
+    /// Reads part of a file.
     pub struct ReadFile {
-        /// The virtual path of the file.
+        /// Virtual path of the file.
         required path: String,
-        /// The byte to begin with.
+        /// Offset of the first byte.
         #[serde(deserialize_with = "super::wire::integer")]
         required offset: u64,
-        /// How many bytes to read at most: to the end when absent, none (only the size) when 0.
+        /// Maximum number of bytes: to the end when absent, only the size of the file when 0.
         #[serde(deserialize_with = "super::wire::optional_integer")]
         optional length: u64,
     }
 }
 
 message! {
-    /// Images to be spared.
+    /// Removes unused images.
     pub struct PruneImages {
-        /// The images.
+        /// Images to keep.
         repeated excluded_images: Image,
     }
 }
 
 impl KillContainer {
-    /// The signal to send: SIGKILL unless another one is named.
+    /// The signal to send. The default is SIGKILL.
     pub fn signal(&self) -> i32 {
         const SIGKILL: i32 = 9;
         self.signal.unwrap_or(SIGKILL)
@@ -208,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_launch_as_a_client_sends_it() {
+    fn a_launch_survives_a_round_trip() {
         let wire = json!({
             "type": "LAUNCH_CONTAINER",
             "launch_container": {
@@ -227,18 +232,18 @@ mod tests {
     }
 
     #[test]
-    fn every_type_there_is_can_be_read_back() {
-        for word in Call::TYPES {
-            let field = word.to_lowercase();
+    fn every_type_survives_a_round_trip() {
+        for name in Call::TYPES {
+            let field = name.to_lowercase();
             let body = json!({"container_id": {"value": "a"}, "path": "/a", "offset": "3"});
-            let call = read(&json!({"type": word, field: body})).unwrap();
-            assert_eq!(call.type_name(), *word);
+            let call = read(&json!({"type": name, field: body})).unwrap();
+            assert_eq!(call.type_name(), *name);
             assert_eq!(read(&serde_json::to_value(&call).unwrap()).unwrap(), call);
         }
     }
 
     #[test]
-    fn fields_nobody_knows_and_bodies_of_others_are_skipped() {
+    fn unknown_fields_and_bodies_of_other_types_are_ignored() {
         let call = read(&json!({
             "since": 3,
             "launch_container": "not even an object",
@@ -251,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_that_may_be_absent_are_empty_then() {
+    fn an_optional_body_may_be_absent() {
         assert_eq!(
             read(&json!({"type": "GET_CONTAINERS", "get_containers": null})).unwrap(),
             Call::GetContainers(GetContainers::default()),
@@ -266,23 +271,23 @@ mod tests {
             json!({"type": "LAUNCH_CONTAINER", "launch_container": null}),
         ] {
             let error = read(&wire).unwrap_err().to_string();
-            assert_eq!(error, "`LAUNCH_CONTAINER` needs the field `launch_container`, which is missing");
+            assert_eq!(error, "`LAUNCH_CONTAINER` requires the field `launch_container`, which is missing");
         }
     }
 
     #[test]
-    fn an_unknown_type_is_named_beside_those_there_are() {
+    fn an_unknown_type_is_an_error_that_lists_the_known_ones() {
         let error = read(&json!({"type": "LAUNCH"})).unwrap_err();
         assert!(matches!(error, EnvelopeError::UnknownType { .. }));
         let text = error.to_string();
         assert!(text.starts_with("`LAUNCH` is not a known type"), "{text}");
-        for word in Call::TYPES {
-            assert!(text.contains(&format!("`{word}`")), "{word} is not in: {text}");
+        for name in Call::TYPES {
+            assert!(text.contains(&format!("`{name}`")), "{name} is not in: {text}");
         }
     }
 
     #[test]
-    fn a_type_of_mesos_that_is_not_served_is_told_apart() {
+    fn a_mesos_type_that_is_not_implemented_is_distinguished() {
         let error = read(&json!({"type": "GET_TASKS"})).unwrap_err();
         assert!(
             matches!(&error, EnvelopeError::NotImplemented { name, .. } if name == "GET_TASKS"),
@@ -291,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_type_must_be_there_and_be_a_word() {
+    fn the_type_must_be_present_and_a_string() {
         assert!(matches!(read(&json!({})), Err(EnvelopeError::NoType { .. })));
         assert!(matches!(read(&json!({"type": null})), Err(EnvelopeError::NoType { .. })));
         for wire in [json!({"type": 7}), json!(["GET_HEALTH"]), json!("GET_HEALTH")] {
@@ -306,15 +311,15 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_body_says_what_and_where() {
+    fn an_error_in_the_body_has_a_position() {
         let text = "{\"type\": \"WAIT_CONTAINER\",\n \"wait_container\": {\"container_id\": {}}}";
         let error = Call::from_json(text.as_bytes()).unwrap_err();
-        assert_eq!(error.to_string(), "cannot read `wait_container`");
+        assert_eq!(error.to_string(), "cannot parse `wait_container`");
         assert_eq!(error.source().unwrap().to_string(), "missing field `value` at line 2 column 38");
     }
 
     #[test]
-    fn bottomless_nesting_is_an_error_and_not_a_crash() {
+    fn very_deep_nesting_is_an_error() {
         let id = r#"{"value":"a","parent":"#.repeat(100_000) + r#"{"value":"a"}"# + &"}".repeat(100_000);
         let text = format!(r#"{{"type":"WAIT_CONTAINER","wait_container":{{"container_id":{id}}}}}"#);
         let error = Call::from_json(text.as_bytes()).unwrap_err();

@@ -1,59 +1,57 @@
-//! What runs in a container, and what it is given to run with.
+//! Commands, URIs, environment and secrets.
 
 use super::bytes::Bytes;
 
 message! {
-    /// The program of a container.
+    /// Command of a container.
     pub struct CommandInfo {
-        /// Files fetched into the sandbox before the program starts.
+        /// Files fetched into the sandbox before the command starts.
         repeated uris: Uri,
-        /// Variables added to the environment of the program.
+        /// Environment variables of the command.
         optional environment: Environment,
-        /// Whether `value` is a line for a shell; see [`CommandInfo::is_shell`].
+        /// Whether `value` is a shell command; see [`CommandInfo::is_shell`].
         optional shell: bool,
-        /// The shell line, or the path of the executable.
+        /// Shell command, or path of the executable.
         optional value: String,
-        /// The whole argument vector, `argv[0]` included. Ignored by a shell.
+        /// Argument vector, `argv[0]` included. Ignored for a shell command.
         repeated arguments: String,
-        /// The user the program runs as; that of the agent when absent.
+        /// User of the command; that of the agent when absent.
         optional user: String,
-        /// Where the program starts: a full path, as it sees it. Ours; unknown to Mesos.
+        /// Working directory: an absolute path in the container. Extension.
         optional working_directory: String,
     }
 }
 
 message! {
-    /// A file to be fetched into the sandbox.
+    /// A file to fetch into the sandbox.
     pub struct Uri {
-        /// Where it is: a path or a URL.
+        /// Path or URL.
         required value: String,
-        /// Whether it is made executable, which also keeps it from being extracted.
+        /// Whether it is made executable; if so, it is not extracted.
         optional executable: bool,
-        /// Whether an archive is unpacked; see [`Uri::is_extracted`].
+        /// Whether it is extracted if it is an archive; see [`Uri::is_extracted`].
         optional extract: bool,
-        /// Whether it may come from, and is kept in, the fetcher's cache. Not, when absent.
+        /// Whether the fetcher's cache is used; false when absent.
         optional cache: bool,
-        /// Its name in the sandbox; the last component of `value` when absent.
+        /// Name in the sandbox; the last component of `value` when absent.
         optional output_file: String,
-        /// Its expected SHA-256 in lower-case hex. Ours; unknown to Mesos.
+        /// Expected SHA-256 in hexadecimal. Extension.
         optional sha256: String,
     }
 }
 
 message! {
-    /// Environment variables, in order: a later one replaces an earlier one of the same name.
+    /// Environment variables. A later variable replaces an earlier one of the same name.
     pub struct Environment {
-        /// The variables.
         repeated variables: Variable,
     }
 }
 
 message! {
-    /// One environment variable.
+    /// An environment variable.
     pub struct Variable {
-        /// Its name.
         required name: String,
-        /// Where its value comes from; a plain `value` when absent.
+        /// Which field has the value; `VALUE` when absent.
         #[serde(rename = "type")]
         optional kind: VariableKind,
         /// The value of a `VALUE`.
@@ -64,9 +62,9 @@ message! {
 }
 
 word! {
-    /// Where the value of a variable comes from.
+    /// Which field has the value of a variable.
     pub enum VariableKind {
-        /// No source; refused by validation.
+        /// None; invalid.
         Unknown,
         /// The field `value`.
         #[default]
@@ -77,65 +75,65 @@ word! {
 }
 
 message! {
-    /// Something that must not be shown, given or referred to.
+    /// A secret, by value or by reference.
     pub struct Secret {
-        /// Which of the two it is.
+        /// Which field is set.
         #[serde(rename = "type")]
         optional kind: SecretKind,
-        /// For `REFERENCE`: where a resolver finds it.
+        /// For `REFERENCE`: its name in a secret store.
         optional reference: SecretReference,
-        /// For `VALUE`: the secret itself.
+        /// For `VALUE`: the secret.
         optional value: SecretValue,
     }
 }
 
 word! {
-    /// Whether a secret is given or referred to.
+    /// How a secret is given.
     pub enum SecretKind {
-        /// Neither.
+        /// Not set; invalid.
         #[default]
         Unknown,
-        /// Its place is given.
+        /// By reference.
         Reference,
-        /// It is given itself.
+        /// By value.
         Value,
     }
 }
 
 message! {
-    /// A place in a store of secrets.
+    /// Reference to a secret in a secret store.
     pub struct SecretReference {
-        /// The name of the secret there.
+        /// Name of the secret.
         required name: String,
-        /// The part of it that is meant.
+        /// Key within the secret.
         optional key: String,
     }
 }
 
 message! {
-    /// A secret in the clear (base64 on the wire).
+    /// A secret in plain text (base64 in JSON).
     pub struct SecretValue {
-        /// The secret. Never shown by `Debug`.
+        /// The secret. `Debug` does not show it.
         required data: Bytes,
     }
 }
 
 impl CommandInfo {
-    /// Whether `value` is a line for a shell, which is what a command is unless it says otherwise.
+    /// Whether `value` is a shell command. The default is true.
     pub fn is_shell(&self) -> bool {
         self.shell.unwrap_or(true)
     }
 }
 
 impl Uri {
-    /// Whether an archive is unpacked, which it is unless it is executable or the field says otherwise.
+    /// Whether an archive is extracted: by default, unless it is executable.
     pub fn is_extracted(&self) -> bool {
         self.extract.unwrap_or(true) && !self.executable.unwrap_or(false)
     }
 }
 
 impl Variable {
-    /// Where the value comes from.
+    /// Which field has the value.
     pub fn kind(&self) -> VariableKind {
         self.kind.unwrap_or_default()
     }
@@ -148,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_command_as_clients_send_it() {
+    fn a_command_survives_a_round_trip() {
         let wire = json!({
             "shell": false,
             "value": "/bin/server",
@@ -171,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_absent_has_the_defaults_of_the_schema() {
+    fn absent_fields_have_the_defaults_of_mesos() {
         let command: CommandInfo = serde_json::from_value(json!({
             "value": "sleep 1",
             "uris": [{"value": "/srv/a.zip"}, {"value": "/srv/tool", "executable": true}],

@@ -1,60 +1,60 @@
-//! The pages that are fetched with GET, for those who watch agents.
+//! Responses of the GET endpoints.
 
 use std::collections::BTreeMap;
 
 use super::{statistics::ResourceStatistics, status::ContainerStatus};
 
 message! {
-    /// One element of the array `GET /containers` answers with.
+    /// An entry of the array of `GET /containers`.
     pub struct ContainerEntry {
-        /// The container, by its own name alone.
+        /// Name of the container, without those of its ancestors.
         required container_id: String,
-        /// The names of all it is nested in, outermost first. Ours.
+        /// Names of its ancestors, outermost first. Extension.
         repeated parents: String,
-        /// How it stands; absent if that could not be found out.
+        /// Its status.
         optional status: ContainerStatus,
-        /// What it uses; absent if that could not be found out.
+        /// Its resource usage; absent if it is not running.
         optional statistics: ResourceStatistics,
-        /// Its framework. Set by agents that have such, as are the next three.
+        /// Id of its framework. Never set by this agent, like the next three.
         optional framework_id: String,
-        /// Its executor.
+        /// Id of its executor.
         optional executor_id: String,
-        /// The name of its executor.
+        /// Name of its executor.
         optional executor_name: String,
-        /// Where its executor came from.
+        /// Source of its executor.
         optional source: String,
     }
 }
 
 message! {
-    /// One element of the array `GET /monitor/statistics` answers with.
+    /// An entry of the array of `GET /monitor/statistics`.
     ///
-    /// Collectors expect all four names, so a container without an executor is its own: `executor_id` holds the
-    /// container's name, and the others are empty.
+    /// Collectors expect all four names. For a standalone container, `executor_id` is the name of the container and
+    /// the others are empty.
     pub struct StatisticsEntry {
-        /// The framework.
+        /// Id of the framework.
         required framework_id: String,
-        /// The executor.
+        /// Id of the executor.
         required executor_id: String,
-        /// The name of the executor.
+        /// Name of the executor.
         required executor_name: String,
-        /// Where the executor came from.
+        /// Source of the executor.
         required source: String,
-        /// What it uses.
+        /// Its resource usage.
         required statistics: ResourceStatistics,
     }
 }
 
 message! {
-    /// The answer of `GET /flags`.
+    /// The response of `GET /flags`.
     pub struct FlagsPage {
-        /// Settings by name, as an operator would write them.
+        /// Settings by name, formatted as in a configuration file.
         required flags: BTreeMap<String, String>,
     }
 }
 
 message! {
-    /// The answer of `GET /state`. Lists that concern frameworks are there and empty, since readers index them.
+    /// The response of `GET /state`. Empty lists are present, as clients index them.
     pub struct StatePage {
         /// `major.minor.patch`.
         required version: String,
@@ -68,27 +68,27 @@ message! {
         optional build_date: String,
         /// When it was built: seconds since the Unix epoch.
         optional build_time: f64,
-        /// Who built it.
+        /// The user who built it.
         optional build_user: String,
         /// When the agent started: seconds since the Unix epoch.
         required start_time: f64,
-        /// The agent, by a name that outlives restarts.
+        /// Id of the agent, the same after a restart.
         required id: String,
-        /// The agent, by the address it listens on.
+        /// Address that the agent listens on.
         required pid: String,
-        /// The host.
+        /// Name of the host.
         required hostname: String,
-        /// What the agent can do that older ones could not.
+        /// Optional features of the agent.
         required capabilities: Vec<String>,
-        /// What there is to use: numbers for scalars (`mem` and `disk` in MiB), text for ranges and sets.
+        /// Resources of the host: numbers for scalars (`mem` and `disk` in MiB), text for ranges and sets.
         required resources: BTreeMap<String, serde_json::Value>,
-        /// What the host is marked with.
+        /// Attributes of the host.
         required attributes: BTreeMap<String, serde_json::Value>,
-        /// Settings by name, as an operator would write them.
+        /// Settings by name, formatted as in a configuration file.
         required flags: BTreeMap<String, String>,
-        /// Always empty here.
+        /// Always empty.
         required frameworks: Vec<serde_json::Value>,
-        /// Always empty here.
+        /// Always empty.
         required completed_frameworks: Vec<serde_json::Value>,
     }
 }
@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_entry_of_a_standalone_container_names_no_executor() {
+    fn an_entry_of_a_standalone_container_has_no_executor() {
         let entry = ContainerEntry {
             container_id: "web".into(),
             statistics: Some(ResourceStatistics { timestamp: 1.0, ..Default::default() }),
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_that_readers_index_are_there_when_empty() {
+    fn empty_lists_are_present() {
         let page = serde_json::to_value(StatePage::default()).unwrap();
         assert_eq!((&page["frameworks"], &page["flags"]), (&json!([]), &json!({})));
     }

@@ -1,4 +1,4 @@
-//! The envelope all messages share: a `type`, and a body in the field named after it.
+//! The envelope of all messages: a `type`, and a body in the field named after it.
 
 use std::{fmt, marker::PhantomData};
 
@@ -7,69 +7,69 @@ use serde::{
     de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor},
 };
 
-/// Why a text is not one of the messages of an API.
+/// Why a text is not a message.
 #[derive(Debug, thiserror::Error)]
 pub enum EnvelopeError {
-    /// No JSON, or JSON without room for a `type`.
+    /// Not a JSON object, or `type` is not a string.
     #[error("expected a JSON object with a `type`")]
     Malformed {
-        /// What the parser met, and where.
+        /// The parser's error.
         source: serde_json::Error,
     },
-    /// An object without a `type`.
-    #[error("`type` is missing, expected one of {}", Words(known))]
+    /// There is no `type`.
+    #[error("`type` is missing; expected one of {}", List(known))]
     NoType {
-        /// The types there are.
+        /// The supported types.
         known: &'static [&'static str],
     },
-    /// A type that exists in Mesos and is not served here. The HTTP answer is 501, not 400.
-    #[error("`{name}` is not implemented by this agent, which supports {}", Words(known))]
+    /// The type exists in Mesos but is not implemented. Answered with 501 instead of 400.
+    #[error("`{name}` is not implemented by this agent; supported are {}", List(known))]
     NotImplemented {
-        /// The type asked for.
+        /// The type.
         name: String,
-        /// The types there are.
+        /// The supported types.
         known: &'static [&'static str],
     },
-    /// A type nobody knows.
-    #[error("`{name}` is not a known type, expected one of {}", Words(known))]
+    /// The type is unknown.
+    #[error("`{name}` is not a known type; expected one of {}", List(known))]
     UnknownType {
-        /// The type asked for.
+        /// The type.
         name: String,
-        /// The types there are.
+        /// The supported types.
         known: &'static [&'static str],
     },
-    /// The type needs a body and the field for it is absent or `null`.
-    #[error("`{name}` needs the field `{field}`, which is missing")]
+    /// The body is absent or `null`.
+    #[error("`{name}` requires the field `{field}`, which is missing")]
     NoBody {
         /// The type of the message.
         name: &'static str,
-        /// The field in which its body belongs.
+        /// The field of its body.
         field: &'static str,
     },
-    /// The body is there and has the wrong shape.
-    #[error("cannot read `{field}`")]
+    /// The body has the wrong structure.
+    #[error("cannot parse `{field}`")]
     Body {
-        /// The field that holds the body.
+        /// The field of the body.
         field: &'static str,
-        /// What is wrong with it, and where.
+        /// The parser's error.
         source: serde_json::Error,
     },
 }
 
-struct Words<'a>(&'a [&'static str]);
+struct List<'a>(&'a [&'static str]);
 
-impl fmt::Display for Words<'_> {
+impl fmt::Display for List<'_> {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        for (i, word) in self.0.iter().enumerate() {
-            write!(f, "{}`{word}`", if i == 0 { "" } else { ", " })?;
+        for (i, name) in self.0.iter().enumerate() {
+            write!(f, "{}`{name}`", if i == 0 { "" } else { ", " })?;
         }
         Ok(())
     }
 }
 
-/// Declares an enum of messages: for each its type on the wire, and the field and type of its body, if any.
+/// Declares an enum of messages: the `type` of each, and the field and type of its body, if it has one.
 ///
-/// A field marked `or default` may be absent; the body is then the default of its type.
+/// A body marked `or default` may be absent and is then the default of its type.
 macro_rules! envelope {
     (
         $(#[$attr:meta])*
@@ -82,10 +82,10 @@ macro_rules! envelope {
         pub enum $name { $($(#[$doc])* $variant $(($body))?,)* }
 
         impl $name {
-            /// Every type there is, in the order of the documentation.
+            /// All types, in the order of the documentation.
             pub const TYPES: &'static [&'static str] = &[$($word),*];
 
-            /// The word that stands for this message in its `type` field.
+            /// The `type` of this message.
             pub fn type_name(&self) -> &'static str {
                 match self { $(envelope!(@pattern $variant $($field)?) => $word,)* }
             }
@@ -93,7 +93,7 @@ macro_rules! envelope {
             /// Reads a message from JSON text.
             ///
             /// # Errors
-            /// Whatever is wrong with the text is named, with its line and column where the parser knows them.
+            /// [`EnvelopeError`](super::envelope::EnvelopeError).
             pub fn from_json(text: &[u8]) -> Result<Self, super::envelope::EnvelopeError> {
                 const NOT_IMPLEMENTED: &[&str] = &$refused;
                 match super::envelope::type_of(text, Self::TYPES, NOT_IMPLEMENTED)? {
@@ -135,7 +135,7 @@ macro_rules! envelope {
     };
 }
 
-/// Finds the type a message claims to be, among those there are.
+/// The `type` of a message, as an element of `known`.
 pub(super) fn type_of(
     text: &[u8],
     known: &'static [&'static str],
@@ -152,7 +152,7 @@ pub(super) fn type_of(
     }
 }
 
-/// Reads the body of a message out of its text, skipping all that belongs to other types.
+/// Parses the body of a message; other fields are ignored.
 pub(super) fn body_of<T: for<'de> Deserialize<'de>>(
     text: &[u8],
     name: &'static str,
@@ -160,7 +160,7 @@ pub(super) fn body_of<T: for<'de> Deserialize<'de>>(
     field(text, name).map_err(|source| EnvelopeError::Body { field: name, source })
 }
 
-/// Reads one field of an object from its text, so that errors still know their line and column.
+/// Parses one field of an object, directly from the text so that errors have line and column.
 fn field<T: for<'de> Deserialize<'de>>(text: &[u8], name: &str) -> serde_json::Result<Option<T>> {
     let mut deserializer = serde_json::Deserializer::from_slice(text);
     let value = Field { name, value: PhantomData }.deserialize(&mut deserializer)?;

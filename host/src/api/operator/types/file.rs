@@ -1,23 +1,23 @@
-//! One entry of a directory of the agent's file service.
+//! Files of the file service.
 
 use super::wire::TimeInfo;
 
 message! {
-    /// One file or directory, as `stat` sees it.
+    /// A file or directory, as in stat(2).
     pub struct FileInfo {
-        /// Its virtual path: what READ_FILE and LIST_FILES take.
+        /// Virtual path, as in READ_FILE and LIST_FILES.
         required path: String,
-        /// Its hard links.
+        /// Number of hard links.
         optional nlink: i32,
-        /// Its size in bytes.
+        /// Size in bytes.
         optional size: u64,
-        /// When it was last written.
+        /// Time of the last modification.
         optional mtime: TimeInfo,
-        /// Its type and permissions, as in `st_mode`.
+        /// Type and permissions, as in `st_mode`.
         optional mode: u32,
-        /// The name of its owner, or the number when there is no name.
+        /// Name of its owner; the number if it has no name.
         optional uid: String,
-        /// The name of its group, or the number when there is no name.
+        /// Name of its group; the number if it has no name.
         optional gid: String,
     }
 }

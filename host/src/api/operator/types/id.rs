@@ -1,35 +1,33 @@
-//! What containers, and those who own them, are called.
+//! Ids.
 
 use std::fmt;
 
 message! {
-    /// The name of a container, with those of all it is nested in.
+    /// Id of a container: its own name and those of the containers it is nested in.
     pub struct ContainerId {
-        /// This container's own name, unique below its parent.
+        /// Name of the container, unique among the children of its parent.
         required value: String,
-        /// The container this one is nested in; absent for a top-level container.
+        /// Id of its parent; absent for a top-level container.
         optional parent: Box<ContainerId>,
     }
 }
 
 message! {
-    /// The framework that owns a container. This agent has none; clients find it in answers of others.
+    /// Id of a framework. Never set by this agent.
     pub struct FrameworkId {
-        /// Its name.
         required value: String,
     }
 }
 
 message! {
-    /// The executor a container runs. This agent has none; clients find it in answers of others.
+    /// Id of an executor. Never set by this agent.
     pub struct ExecutorId {
-        /// Its name.
         required value: String,
     }
 }
 
 impl ContainerId {
-    /// The top-level container that holds this one: itself, when it has no parent.
+    /// Its top-level ancestor, or itself.
     pub fn root(&self) -> &Self {
         let mut id = self;
         while let Some(parent) = &id.parent {
@@ -38,13 +36,13 @@ impl ContainerId {
         id
     }
 
-    /// How many containers this one is nested in: 0 for a top-level container.
+    /// Number of its ancestors: 0 for a top-level container.
     pub fn depth(&self) -> usize {
         std::iter::successors(self.parent.as_deref(), |id| id.parent.as_deref()).count()
     }
 }
 
-/// Outermost first, separated by periods: `web.sidecar`.
+/// Names separated by dots, outermost first: `web.sidecar`.
 impl fmt::Display for ContainerId {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         if let Some(parent) = &self.parent {
@@ -72,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_without_a_parent_does_not_mention_one() {
+    fn an_id_without_a_parent_has_no_parent_field() {
         let id = ContainerId { value: "web".into(), parent: None };
         assert_eq!(serde_json::to_value(&id).unwrap(), json!({"value": "web"}));
     }

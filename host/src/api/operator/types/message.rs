@@ -1,9 +1,9 @@
-//! The grammar in which the message types are written down.
+//! Macros that declare message types.
 //!
-//! `required`, `optional`, `repeated` and `map` mean what they mean in proto2, so each struct reads like the schema
-//! it follows; what serde has to be told about each of them is told once, here.
+//! `required`, `optional`, `repeated` and `map` have the meaning of proto2, so that each struct reads like the schema
+//! it follows. The serde attributes of each are defined here.
 
-/// Declares a message struct, deriving its JSON form from the label in front of each field.
+/// Declares a message: a struct whose fields have a proto2 label.
 macro_rules! message {
     (@ [$($meta:tt)*] $name:ident { $($done:tt)* }) => {
         $($meta)*
@@ -47,7 +47,7 @@ macro_rules! message {
     };
 }
 
-/// Declares an enum whose values are upper-case words on the wire; one of them is marked `#[default]`.
+/// Declares an enum whose values are upper-case in JSON. One of them is marked `#[default]`.
 macro_rules! word {
     ($(#[$attr:meta])* pub enum $name:ident { $($values:tt)* }) => {
         $(#[$attr])*

@@ -1,13 +1,11 @@
-//! The messages of the operator API, as they look on the wire.
+//! The messages of the operator API.
 //!
-//! Names and shapes are those of the Mesos v1 agent API in its JSON form: `snake_case` fields, enum values as
-//! upper-case words, unset fields left out. Reading is as tolerant as Mesos is where that helps a client (fields
-//! nobody knows are skipped, `null` means unset, 64-bit numbers may be quoted, an infinite limit is
-//! `"Infinity"`) and stricter in one place: a word that is not a value of its enum is an error, because a
-//! misspelt `ipc_mode` must not quietly become the default.
+//! Names and structure are those of the Mesos v1 agent API in JSON: `snake_case` fields, upper-case enum values,
+//! unset fields left out. Decoding is as lenient as in Mesos (unknown fields are ignored, `null` means unset, 64-bit
+//! integers may be quoted, an infinite limit is `"Infinity"`) with one exception: an unknown enum value is an error,
+//! as a misspelt `ipc_mode` must not silently become the default.
 //!
-//! The types carry shape only. Whether an id is well-formed or a volume makes sense is decided by those who use
-//! them.
+//! The types define structure only; values are validated where they are decoded into the agent's types.
 
 #[macro_use]
 mod message;
@@ -17,15 +15,21 @@ mod bytes;
 mod call;
 mod command;
 mod container;
+mod docker;
 mod endpoint;
 mod file;
 mod id;
+mod image;
 mod inspect;
+mod linux;
 mod network;
+mod plugin;
 mod resource;
 mod response;
+mod rlimit;
 mod statistics;
 mod status;
+mod termination;
 mod volume;
 mod wire;
 
@@ -37,33 +41,32 @@ pub use call::{
 pub use command::{
     CommandInfo, Environment, Secret, SecretKind, SecretReference, SecretValue, Uri, Variable, VariableKind,
 };
-pub use container::{
-    Capability, CapabilityInfo, ContainerInfo, ContainerKind, DockerImage, DockerInfo, DockerNetwork, Image,
-    ImageKind, IpcMode, LinuxInfo, MesosInfo, Parameter, RLimit, RLimitInfo, RLimitKind, SeccompInfo,
-    TtyInfo, WindowSize,
-};
+pub use container::{ContainerInfo, ContainerKind, MesosInfo, TtyInfo, WindowSize};
+pub use docker::{DockerInfo, DockerNetwork, Parameter};
 pub use endpoint::{ContainerEntry, FlagsPage, StatePage, StatisticsEntry};
 pub use envelope::EnvelopeError;
 pub use file::FileInfo;
 pub use id::{ContainerId, ExecutorId, FrameworkId};
-pub use inspect::{
-    CallCount, InspectedContainer, PlanEntry, PluginFailure, PluginHealth, PluginInfo, PluginKind,
-    ServingPlugin,
-};
+pub use image::{DockerImage, Image, ImageKind};
+pub use inspect::{InspectedContainer, Participant, PlanEntry};
+pub use linux::{Capability, CapabilityInfo, IpcMode, LinuxInfo, SeccompInfo};
 pub use network::{IpAddress, IpProtocol, Label, Labels, NetworkInfo, PortMapping};
+pub use plugin::{CallCount, PluginFailure, PluginHealth, PluginInfo, PluginKind};
 pub use resource::{
     DiskInfo, DiskPersistence, Marker, Range, Ranges, Resource, ResourceKind, Scalar, Set, Text,
 };
 pub use response::{
     Container, Containers, ExecutorList, FileData, FileList, Flag, Flags, FrameworkList, Health, Metric,
-    Metrics, Plugins, Response, State, TaskList, Termination, Version, VersionInfo,
+    Metrics, Plugins, Response, State, TaskList, Version, VersionInfo,
 };
+pub use rlimit::{RLimit, RLimitInfo, RLimitKind};
 pub use statistics::{
     Blkio, BlkioCfq, BlkioOperation, BlkioThrottling, BlkioValue, DeviceNumber, DiskStatistics,
     PerfStatistics, ProtocolCounters, RatePercentiles, RateStatistics, ResourceStatistics, SnmpStatistics,
     TrafficControlStatistics,
 };
-pub use status::{CgroupInfo, ContainerStatus, NetCls, Reason, TaskResourceLimitation, TaskState};
+pub use status::{CgroupInfo, ContainerStatus, NetCls};
+pub use termination::{Reason, TaskResourceLimitation, TaskState, Termination};
 pub use volume::{
     DockerVolume, DriverOptions, HostPathVolume, MountPropagation, PropagationMode, SandboxPathKind,
     SandboxPathVolume, Volume, VolumeMode, VolumeSource, VolumeSourceKind,

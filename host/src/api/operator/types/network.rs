@@ -1,50 +1,46 @@
-//! The networks a container asks for, and what it got.
+//! Networks and labels.
 
 message! {
-    /// One network of a container: in a request what is wanted, in a status what is so.
+    /// A network of a container: requested in a launch, actual in a status.
     pub struct NetworkInfo {
-        /// The addresses in it.
+        /// Addresses of the container.
         repeated ip_addresses: IpAddress,
-        /// Its name; the host's network when absent.
+        /// Name of the network; that of the host when absent.
         optional name: String,
-        /// Groups whose members may talk to each other, for networks that know such.
+        /// Network groups, for networks that support them.
         repeated groups: String,
-        /// What the network is told besides.
+        /// Labels passed to the network.
         optional labels: Labels,
-        /// Ports of the host that lead into the container.
+        /// Ports of the host that are forwarded to the container.
         repeated port_mappings: PortMapping,
     }
 }
 
 message! {
-    /// One address.
+    /// An IP address.
     pub struct IpAddress {
-        /// Its family; `IPv4` when absent.
+        /// Address family; `IPv4` when absent.
         optional protocol: IpProtocol,
-        /// The address in its usual notation; any free one when absent from a request.
+        /// The address as text; absent from a request, any free one.
         optional ip_address: String,
     }
 }
 
 word! {
-    /// A family of addresses.
+    /// An address family.
     pub enum IpProtocol {
-        /// Four bytes.
         #[default]
         #[serde(rename = "IPv4")]
         Ipv4,
-        /// Sixteen bytes.
         #[serde(rename = "IPv6")]
         Ipv6,
     }
 }
 
 message! {
-    /// A port of the host that leads to one of the container.
+    /// A port of the host that is forwarded to a port of the container.
     pub struct PortMapping {
-        /// The port on the host.
         required host_port: u32,
-        /// The port in the container.
         required container_port: u32,
         /// `tcp` or `udp`; `tcp` when absent.
         optional protocol: String,
@@ -52,19 +48,16 @@ message! {
 }
 
 message! {
-    /// Labels, in order; keys may occur more than once.
+    /// Labels, in order; a key may occur more than once.
     pub struct Labels {
-        /// The labels.
         repeated labels: Label,
     }
 }
 
 message! {
-    /// A free-form mark on something.
+    /// A label.
     pub struct Label {
-        /// Its key.
         required key: String,
-        /// Its value, if it has one.
         optional value: String,
     }
 }
@@ -76,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn address_families_are_spelt_as_the_schema_spells_them() {
+    fn address_families_have_the_names_of_mesos() {
         let wire = json!({"ip_addresses": [
             {"protocol": "IPv4", "ip_address": "192.168.1.20"},
             {"protocol": "IPv6", "ip_address": "fd00::20"},

@@ -1,69 +1,67 @@
-//! What a container may use.
+//! Resources.
 
 use super::volume::Volume;
 
 message! {
     /// An amount of one resource.
     ///
-    /// Units: `cpus` in cores, `mem` and `disk` in MiB, `gpus` in devices, `ports` as ranges.
+    /// Units: `cpus` in CPUs, `mem` and `disk` in MiB, `gpus` in devices; `ports` are ranges.
     pub struct Resource {
         /// Its name.
         required name: String,
-        /// Which of the value fields counts.
+        /// Which field has the value.
         #[serde(rename = "type")]
         required kind: ResourceKind,
-        /// The amount of a `SCALAR`.
+        /// Value of a `SCALAR`.
         optional scalar: Scalar,
-        /// The members of `RANGES`.
+        /// Value of `RANGES`.
         optional ranges: Ranges,
-        /// The members of a `SET`.
+        /// Value of a `SET`.
         optional set: Set,
-        /// Retired: the role it is reserved for, `*` for none.
+        /// Deprecated: the role it is reserved for, `*` for none.
         optional role: String,
-        /// Its reservation in the older form, as written.
+        /// Its reservation in the older form, verbatim.
         optional reservation: serde_json::Value,
-        /// Its reservations, as written. A container of this agent may use unreserved resources only.
+        /// Its reservations, verbatim. This agent supports unreserved resources only.
         repeated reservations: serde_json::Value,
-        /// For `disk`: what backs it and where it appears.
+        /// For `disk`: its source and mount point.
         optional disk: DiskInfo,
-        /// Present if it may be taken back at any time; refused for top-level containers.
+        /// Present if it may be revoked at any time.
         optional revocable: Marker,
-        /// Present if several containers use it at once.
+        /// Present if several containers may use it at once.
         optional shared: Marker,
     }
 }
 
 word! {
-    /// What kind of value a resource has.
+    /// Type of the value of a resource.
     pub enum ResourceKind {
         /// A number.
         #[default]
         Scalar,
         /// Ranges of integers.
         Ranges,
-        /// Words.
+        /// A set of strings.
         Set,
-        /// Text; no resource has it.
+        /// Text; not used by any resource.
         Text,
     }
 }
 
 message! {
-    /// A number. Three decimals count.
+    /// A number, rounded to three decimals.
     pub struct Scalar {
-        /// The number; infinite (`"Infinity"` on the wire) means no limit.
+        /// As a limit, `"Infinity"` means unlimited.
         #[serde(with = "super::wire::double")]
         required value: f64,
     }
 }
 
 message! {
-    /// Integers from one to another, both included.
+    /// A range of integers, both ends included.
     pub struct Range {
-        /// The first.
         #[serde(deserialize_with = "super::wire::integer")]
         required begin: u64,
-        /// The last.
         #[serde(deserialize_with = "super::wire::integer")]
         required end: u64,
     }
@@ -72,15 +70,13 @@ message! {
 message! {
     /// Ranges of integers.
     pub struct Ranges {
-        /// The ranges.
         repeated range: Range,
     }
 }
 
 message! {
-    /// A set of words.
+    /// A set of strings.
     pub struct Set {
-        /// The words.
         repeated item: String,
     }
 }
@@ -88,35 +84,33 @@ message! {
 message! {
     /// Text.
     pub struct Text {
-        /// The text.
         required value: String,
     }
 }
 
 message! {
-    /// What backs a disk resource.
+    /// Source and mount point of a disk resource.
     pub struct DiskInfo {
-        /// Present if it outlives the container: refused for top-level containers.
+        /// Present if its data outlives the container.
         optional persistence: DiskPersistence,
-        /// Where it appears in the container.
+        /// Its mount point in the container.
         optional volume: Volume,
-        /// The disk it is on, as written; that of the sandboxes when absent.
+        /// The disk, verbatim; that of the sandboxes when absent.
         optional source: serde_json::Value,
     }
 }
 
 message! {
-    /// The identity of data that outlives its container.
+    /// A persistent volume.
     pub struct DiskPersistence {
-        /// Its name.
         required id: String,
-        /// Who made it.
+        /// Who created it.
         optional principal: String,
     }
 }
 
 message! {
-    /// A message without fields, whose presence is what it says.
+    /// A message without fields: only its presence has a meaning.
     pub struct Marker {}
 }
 
@@ -136,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn resources_as_clients_send_them() {
+    fn resources_survive_a_round_trip() {
         let wire = json!([
             {"name": "cpus", "type": "SCALAR", "scalar": {"value": 0.5}},
             {"name": "ports", "type": "RANGES", "ranges": {"range": [{"begin": 31000, "end": 31005}]}},
@@ -149,20 +143,20 @@ mod tests {
     }
 
     #[test]
-    fn a_resource_without_a_type_is_refused() {
+    fn a_resource_without_a_type_is_rejected() {
         let error = serde_json::from_value::<Resource>(json!({"name": "cpus"})).unwrap_err().to_string();
         assert!(error.contains("`type`"), "{error}");
     }
 
     #[test]
-    fn markers_speak_by_their_presence() {
+    fn a_marker_is_present_or_absent() {
         let resource: Resource =
             serde_json::from_value(json!({"name": "cpus", "type": "SCALAR", "revocable": {}})).unwrap();
         assert!(resource.revocable.is_some() && resource.shared.is_none());
     }
 
     #[test]
-    fn no_limit_is_infinity_in_both_directions() {
+    fn an_infinite_limit_survives_a_round_trip() {
         let wire = json!({"cpus": {"value": "Infinity"}, "mem": {"value": 512.0}});
         let limits: BTreeMap<String, Scalar> = serde_json::from_value(wire.clone()).unwrap();
         assert_eq!(limits["cpus"].value, f64::INFINITY);

@@ -1,19 +1,21 @@
-//! What the agent answers.
+//! Responses of the agent.
 
 use super::{
     bytes::Bytes,
     file::FileInfo,
     id::{ContainerId, ExecutorId, FrameworkId},
-    inspect::{InspectedContainer, PluginFailure, PluginInfo},
+    inspect::InspectedContainer,
+    plugin::{PluginFailure, PluginInfo},
     statistics::ResourceStatistics,
-    status::{ContainerStatus, Reason, TaskResourceLimitation, TaskState},
+    status::ContainerStatus,
+    termination::Termination,
     wire::TimeInfo,
 };
 
 envelope! {
-    /// An answer: `{"type": "GET_HEALTH", "get_health": {…}}`.
+    /// A response: `{"type": "GET_HEALTH", "get_health": {…}}`.
     ///
-    /// Calls that only do something (LAUNCH, KILL, REMOVE, UPDATE, PRUNE) are answered by the status alone.
+    /// Calls without a result (LAUNCH, KILL, REMOVE, UPDATE, PRUNE) are answered with an empty body.
     pub enum Response, not implemented [
         "UNKNOWN", "GET_LOGGING_LEVEL", "GET_FRAMEWORKS", "GET_EXECUTORS", "GET_OPERATIONS", "GET_TASKS",
         "GET_AGENT", "GET_RESOURCE_PROVIDERS"
@@ -22,49 +24,32 @@ envelope! {
         "WAIT_CONTAINER" => WaitContainer(Termination) in "wait_container",
         /// How the nested container ended.
         "WAIT_NESTED_CONTAINER" => WaitNestedContainer(Termination) in "wait_nested_container",
-        /// Everything about one container. Ours.
+        /// Details of one container. Extension.
         "INSPECT_CONTAINER" => InspectContainer(Box<InspectedContainer>) in "inspect_container",
-        /// Containers with status and use.
+        /// Containers with status and resource usage.
         "GET_CONTAINERS" => GetContainers(Containers) in "get_containers" or default,
         /// Frameworks, executors and tasks.
         "GET_STATE" => GetState(State) in "get_state" or default,
-        /// The settings in force.
+        /// The agent's settings.
         "GET_FLAGS" => GetFlags(Flags) in "get_flags" or default,
-        /// Whether the agent is well.
+        /// Whether the agent is healthy.
         "GET_HEALTH" => GetHealth(Health) in "get_health",
-        /// Which agent this is.
+        /// The agent's version.
         "GET_VERSION" => GetVersion(Version) in "get_version",
         /// All metrics.
         "GET_METRICS" => GetMetrics(Metrics) in "get_metrics" or default,
-        /// Plugins and how they fare. Ours.
+        /// Plugins. Extension.
         "GET_PLUGINS" => GetPlugins(Plugins) in "get_plugins" or default,
         /// A directory of the file service.
         "LIST_FILES" => ListFiles(FileList) in "list_files" or default,
-        /// A piece of a file of the file service.
+        /// Part of a file of the file service.
         "READ_FILE" => ReadFile(FileData) in "read_file",
     }
 }
 
 message! {
-    /// How a container ended. All fields are absent when nothing is known but that it did.
-    pub struct Termination {
-        /// The raw status of `wait(2)`: 256 for exit 1, 9 for SIGKILL.
-        optional exit_status: i32,
-        /// How it stands, when the agent and not the program ended it.
-        optional state: TaskState,
-        /// Why the agent ended it.
-        optional reason: Reason,
-        /// Which resources it exceeded.
-        optional limitation: TaskResourceLimitation,
-        /// What there is to say in words.
-        optional message: String,
-    }
-}
-
-message! {
-    /// Containers.
+    /// A list of containers.
     pub struct Containers {
-        /// One each.
         repeated containers: Container,
     }
 }
@@ -76,31 +61,31 @@ message! {
         optional framework_id: FrameworkId,
         /// Its executor. Never set by this agent.
         optional executor_id: ExecutorId,
-        /// The name of its executor. Never set by this agent.
+        /// Name of its executor. Never set by this agent.
         optional executor_name: String,
-        /// Its name.
+        /// Its id.
         required container_id: ContainerId,
-        /// How it stands; absent if that could not be found out.
+        /// Its status.
         optional container_status: ContainerStatus,
-        /// What it uses; absent if that could not be found out.
+        /// Its resource usage; absent if it is not running or usage was not asked for.
         optional resource_statistics: ResourceStatistics,
-        /// Where it is in its life, as the phases are called (`RUNNING`). Ours.
+        /// Its phase, such as `RUNNING`. Extension.
         optional state: String,
-        /// What it runs, in one line. Ours.
+        /// Its command, in one line. Extension.
         optional command: String,
-        /// When its launch was accepted. Ours.
+        /// When its launch was accepted. Extension.
         optional launched: TimeInfo,
-        /// How it ended, if it has. Ours.
+        /// How it ended, if it has. Extension.
         optional termination: Termination,
-        /// What keeps it from being cleaned up, one sentence per plugin. Ours.
-        repeated stuck: String,
-        /// Plugins that could not tell their part, and why. Ours.
+        /// What prevents its cleanup, one sentence per step or plugin. Extension.
+        repeated cleanup_errors: String,
+        /// Plugin calls for status or usage that failed. Extension.
         repeated failures: PluginFailure,
     }
 }
 
 message! {
-    /// What runs on behalf of frameworks. This agent serves none, so that all lists are empty.
+    /// What runs on behalf of frameworks. This agent has no frameworks, so these lists are empty.
     pub struct State {
         /// Tasks.
         optional get_tasks: TaskList,
@@ -108,13 +93,13 @@ message! {
         optional get_executors: ExecutorList,
         /// Frameworks.
         optional get_frameworks: FrameworkList,
-        /// The containers there are, as GET_CONTAINERS lists them with everything shown. Ours.
+        /// All containers, as in GET_CONTAINERS. Extension.
         optional get_containers: Containers,
     }
 }
 
 message! {
-    /// Tasks by how far they are, as written.
+    /// Tasks by state, verbatim.
     pub struct TaskList {
         repeated pending_tasks: serde_json::Value,
         repeated queued_tasks: serde_json::Value,
@@ -125,7 +110,7 @@ message! {
 }
 
 message! {
-    /// Executors, as written.
+    /// Executors, verbatim.
     pub struct ExecutorList {
         repeated executors: serde_json::Value,
         repeated completed_executors: serde_json::Value,
@@ -133,7 +118,7 @@ message! {
 }
 
 message! {
-    /// Frameworks, as written.
+    /// Frameworks, verbatim.
     pub struct FrameworkList {
         repeated frameworks: serde_json::Value,
         repeated completed_frameworks: serde_json::Value,
@@ -141,9 +126,9 @@ message! {
 }
 
 message! {
-    /// Settings.
+    /// The agent's settings.
     pub struct Flags {
-        /// One each, sorted by name.
+        /// Settings, sorted by name.
         repeated flags: Flag,
     }
 }
@@ -153,23 +138,22 @@ message! {
     pub struct Flag {
         /// Its name.
         required name: String,
-        /// Its value, as an operator would write it.
+        /// Its value, formatted as in a configuration file.
         optional value: String,
     }
 }
 
 message! {
-    /// Whether the agent is well.
+    /// Whether the agent is healthy.
     pub struct Health {
-        /// An agent that can answer is.
+        /// True whenever the agent can answer.
         required healthy: bool,
     }
 }
 
 message! {
-    /// Which agent this is.
+    /// The agent's version.
     pub struct Version {
-        /// Its version.
         required version_info: VersionInfo,
     }
 }
@@ -195,9 +179,8 @@ message! {
 }
 
 message! {
-    /// Metrics.
+    /// All metrics.
     pub struct Metrics {
-        /// One each.
         repeated metrics: Metric,
     }
 }
@@ -205,17 +188,17 @@ message! {
 message! {
     /// One metric.
     pub struct Metric {
-        /// Its name, in parts separated by slashes.
+        /// Its name; labels follow, separated by slashes.
         required name: String,
-        /// Its value; absent if it could not be had in time.
+        /// Its value; absent if it could not be collected in time.
         optional value: f64,
     }
 }
 
 message! {
-    /// Plugins.
+    /// All plugins.
     pub struct Plugins {
-        /// One each, in the order of the chain.
+        /// In chain order, the logger last.
         repeated plugins: PluginInfo,
     }
 }
@@ -229,11 +212,11 @@ message! {
 }
 
 message! {
-    /// A piece of a file.
+    /// Part of a file.
     pub struct FileData {
-        /// The size of the whole file in bytes.
+        /// Size of the whole file in bytes.
         required size: u64,
-        /// The piece: empty at or beyond the end, and possibly shorter than asked for.
+        /// The content: empty at or beyond the end, possibly shorter than requested.
         required data: Bytes,
     }
 }
@@ -242,16 +225,22 @@ message! {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::{super::resource::Resource, *};
+    use super::{
+        super::{
+            resource::Resource,
+            termination::{Reason, TaskResourceLimitation, TaskState},
+        },
+        *,
+    };
 
-    fn survives(wire: Value) -> Response {
+    fn assert_round_trip(wire: Value) -> Response {
         let response = Response::from_json(wire.to_string().as_bytes()).unwrap();
         assert_eq!(serde_json::to_value(&response).unwrap(), wire);
         response
     }
 
     #[test]
-    fn the_end_of_a_container_that_used_too_much() {
+    fn a_termination_by_a_limit_survives_a_round_trip() {
         let response = Response::WaitContainer(Termination {
             exit_status: Some(9),
             state: Some(TaskState::TaskFailed),
@@ -270,17 +259,17 @@ mod tests {
             },
         });
         assert_eq!(serde_json::to_value(&response).unwrap(), wire);
-        assert_eq!(survives(wire), response);
+        assert_eq!(assert_round_trip(wire), response);
     }
 
     #[test]
-    fn an_end_of_which_nothing_is_known_is_an_empty_body() {
-        survives(json!({"type": "WAIT_NESTED_CONTAINER", "wait_nested_container": {}}));
+    fn an_unknown_termination_is_an_empty_body() {
+        assert_round_trip(json!({"type": "WAIT_NESTED_CONTAINER", "wait_nested_container": {}}));
     }
 
     #[test]
-    fn containers_as_mesos_lists_them() {
-        let response = survives(json!({
+    fn a_list_as_mesos_sends_it_survives_a_round_trip() {
+        let response = assert_round_trip(json!({
             "type": "GET_CONTAINERS",
             "get_containers": {"containers": [{
                 "container_id": {"value": "f0f97041"},
@@ -296,31 +285,32 @@ mod tests {
     }
 
     #[test]
-    fn files_and_their_bytes() {
-        survives(json!({
+    fn files_survive_a_round_trip() {
+        assert_round_trip(json!({
             "type": "LIST_FILES",
             "list_files": {"file_infos": [{
                 "gid": "root", "mode": 33188, "mtime": {"nanoseconds": 1_470_820_172_000_000_000i64},
                 "nlink": 1, "path": "one/two", "size": 3, "uid": "root",
             }]},
         }));
-        let response = survives(json!({"type": "READ_FILE", "read_file": {"data": "b2R5", "size": 4}}));
+        let response =
+            assert_round_trip(json!({"type": "READ_FILE", "read_file": {"data": "b2R5", "size": 4}}));
         let Response::ReadFile(file) = response else { panic!("{response:?}") };
         assert_eq!((file.size, file.data.0.as_slice()), (4, b"ody".as_slice()));
     }
 
     #[test]
-    fn the_agent_about_itself() {
-        survives(json!({"type": "GET_HEALTH", "get_health": {"healthy": true}}));
-        survives(json!({"type": "GET_VERSION", "get_version": {"version_info": {
+    fn descriptions_of_the_agent_survive_a_round_trip() {
+        assert_round_trip(json!({"type": "GET_HEALTH", "get_health": {"healthy": true}}));
+        assert_round_trip(json!({"type": "GET_VERSION", "get_version": {"version_info": {
             "version": "1.11.0", "build_time": 1_455_559_228.0, "git_sha": "9d5889b5"}}}));
-        survives(
+        assert_round_trip(
             json!({"type": "GET_FLAGS", "get_flags": {"flags": [{"name": "isolation", "value": "cgroups/cpu"}]}}),
         );
-        survives(
+        assert_round_trip(
             json!({"type": "GET_METRICS", "get_metrics": {"metrics": [{"name": "slave/uptime_secs", "value": 1.5}]}}),
         );
-        survives(
+        assert_round_trip(
             json!({"type": "GET_STATE", "get_state": {"get_tasks": {}, "get_executors": {}, "get_frameworks": {}}}),
         );
     }

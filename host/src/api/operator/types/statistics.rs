@@ -1,52 +1,52 @@
-//! What a container has used, as isolators count it.
+//! Resource usage of a container.
 
 use std::collections::BTreeMap;
 
 use super::resource::{DiskPersistence, Range};
 
 message! {
-    /// The use of resources by one container. Every isolator fills in what it knows.
+    /// Resource usage of a container. Each isolator reports the fields it measures.
     ///
-    /// Counters run from the start of the container; the unit is the last part of each name.
+    /// Counters start at zero when the container starts. The unit is the suffix of each name.
     pub struct ResourceStatistics {
-        /// When it was taken: seconds since the Unix epoch.
+        /// Time of measurement: seconds since the Unix epoch.
         required timestamp: f64,
 
-        /// Processes alive.
+        /// Number of processes.
         optional processes: u32,
-        /// Threads alive.
+        /// Number of threads.
         optional threads: u32,
 
         /// CPU time spent in user mode.
         optional cpus_user_time_secs: f64,
         /// CPU time spent in the kernel.
         optional cpus_system_time_secs: f64,
-        /// The most CPU time it may use per time, in cores.
+        /// CPU limit, in CPUs.
         optional cpus_limit: f64,
-        /// The CPU time it asked for per time, in cores.
+        /// Reserved CPUs.
         optional cpus_soft_limit: f64,
-        /// Bandwidth periods that have passed.
+        /// Number of CFS bandwidth periods.
         optional cpus_nr_periods: u32,
-        /// Bandwidth periods in which it was stopped.
+        /// Number of CFS bandwidth periods in which it was throttled.
         optional cpus_nr_throttled: u32,
-        /// How long it was stopped for.
+        /// Total duration of throttling.
         optional cpus_throttled_time_secs: f64,
 
-        /// All memory charged to it.
+        /// Memory charged to it.
         optional mem_total_bytes: u64,
-        /// All memory and swap charged to it.
+        /// Memory and swap charged to it.
         optional mem_total_memsw_bytes: u64,
         /// Kernel memory.
         optional mem_kmem_usage_bytes: u64,
         /// Kernel memory for TCP buffers.
         optional mem_kmem_tcp_usage_bytes: u64,
-        /// The most memory it may use.
+        /// Memory limit.
         optional mem_limit_bytes: u64,
-        /// The memory it asked for.
+        /// Reserved memory.
         optional mem_soft_limit_bytes: u64,
-        /// Page cache, under its older name.
+        /// Page cache (older name).
         optional mem_file_bytes: u64,
-        /// Anonymous memory, under its older name.
+        /// Anonymous memory (older name).
         optional mem_anon_bytes: u64,
         /// Page cache.
         optional mem_cache_bytes: u64,
@@ -58,23 +58,23 @@ message! {
         optional mem_swap_bytes: u64,
         /// Memory that cannot be reclaimed.
         optional mem_unevictable_bytes: u64,
-        /// Notices of low memory pressure.
+        /// Number of low memory pressure events.
         optional mem_low_pressure_counter: u64,
-        /// Notices of medium memory pressure.
+        /// Number of medium memory pressure events.
         optional mem_medium_pressure_counter: u64,
-        /// Notices of critical memory pressure.
+        /// Number of critical memory pressure events.
         optional mem_critical_pressure_counter: u64,
 
-        /// The most disk space its sandbox may take.
+        /// Disk limit of its sandbox.
         optional disk_limit_bytes: u64,
-        /// The disk space its sandbox takes.
+        /// Disk usage of its sandbox.
         optional disk_used_bytes: u64,
-        /// Disk space per disk and persistent volume.
+        /// Disk usage per disk and persistent volume.
         repeated disk_statistics: DiskStatistics,
         /// Block I/O.
         optional blkio_statistics: Blkio,
 
-        /// Hardware and kernel event counts of the last sample.
+        /// Hardware and kernel event counters of the last sample.
         optional perf: PerfStatistics,
 
         /// Packets received.
@@ -93,21 +93,21 @@ message! {
         optional net_tx_errors: u64,
         /// Packets dropped on sending.
         optional net_tx_dropped: u64,
-        /// Bytes per second it may send.
+        /// Send rate limit in bytes per second.
         optional net_tx_rate_limit: u64,
-        /// Bytes per second it may send in a burst.
+        /// Send rate limit during a burst, in bytes per second.
         optional net_tx_burst_rate_limit: u64,
-        /// The size of such a burst, in bytes.
+        /// Size of a burst, in bytes.
         optional net_tx_burst_size: u64,
-        /// Bytes per second it may receive.
+        /// Receive rate limit in bytes per second.
         optional net_rx_rate_limit: u64,
-        /// Bytes per second it may receive in a burst.
+        /// Receive rate limit during a burst, in bytes per second.
         optional net_rx_burst_rate_limit: u64,
-        /// The size of such a burst, in bytes.
+        /// Size of a burst, in bytes.
         optional net_rx_burst_size: u64,
-        /// How its rates were spread over the last window.
+        /// Distribution of its rates over the last window.
         optional net_rate_statistics: RateStatistics,
-        /// The ports its outgoing connections come from.
+        /// Source ports of its outgoing connections.
         optional net_ephemeral_ports: Range,
         /// Median of TCP round-trip times.
         optional net_tcp_rtt_microsecs_p50: f64,
@@ -117,37 +117,35 @@ message! {
         optional net_tcp_rtt_microsecs_p95: f64,
         /// 99th percentile of TCP round-trip times.
         optional net_tcp_rtt_microsecs_p99: f64,
-        /// TCP connections open.
+        /// Open TCP connections.
         optional net_tcp_active_connections: f64,
         /// TCP connections in TIME_WAIT.
         optional net_tcp_time_wait_connections: f64,
-        /// Queueing disciplines, one by one.
+        /// Statistics per queueing discipline.
         repeated net_traffic_control_statistics: TrafficControlStatistics,
         /// The kernel's protocol counters.
         optional net_snmp_statistics: SnmpStatistics,
 
-        /// What plugins count that has no name above, as they call it.
+        /// Statistics of plugins that Mesos has no field for.
         #[serde(flatten)]
         required others: BTreeMap<String, serde_json::Value>,
     }
 }
 
 message! {
-    /// The use of one disk.
+    /// Usage of one disk.
     pub struct DiskStatistics {
-        /// The disk, as written; that of the sandboxes when absent.
+        /// The disk, verbatim; that of the sandboxes when absent.
         optional source: serde_json::Value,
         /// The persistent volume, if it is one.
         optional persistence: DiskPersistence,
-        /// The most space it may take.
         optional limit_bytes: u64,
-        /// The space it takes.
         optional used_bytes: u64,
     }
 }
 
 message! {
-    /// Block I/O, by the policies that count it.
+    /// Block I/O statistics by policy.
     pub struct Blkio {
         /// The CFQ scheduler, without descendants.
         repeated cfq: BlkioCfq,
@@ -159,17 +157,17 @@ message! {
 }
 
 message! {
-    /// What the CFQ scheduler counted for one device, or for all when `device` is absent.
+    /// CFQ statistics of one device, or of all when `device` is absent.
     pub struct BlkioCfq {
         /// The device.
         optional device: DeviceNumber,
-        /// Sectors of 512 bytes moved.
+        /// Sectors of 512 bytes transferred.
         optional sectors: u64,
         /// Milliseconds of device time.
         optional time: u64,
         /// Requests completed.
         repeated io_serviced: BlkioValue,
-        /// Bytes moved.
+        /// Bytes transferred.
         repeated io_service_bytes: BlkioValue,
         /// Nanoseconds from dispatch to completion.
         repeated io_service_time: BlkioValue,
@@ -177,35 +175,35 @@ message! {
         repeated io_wait_time: BlkioValue,
         /// Requests merged into others.
         repeated io_merged: BlkioValue,
-        /// Requests waiting.
+        /// Requests queued.
         repeated io_queued: BlkioValue,
     }
 }
 
 message! {
-    /// What throttling counted for one device, or for all when `device` is absent.
+    /// Throttling statistics of one device, or of all when `device` is absent.
     pub struct BlkioThrottling {
         /// The device.
         optional device: DeviceNumber,
         /// Requests completed.
         repeated io_serviced: BlkioValue,
-        /// Bytes moved.
+        /// Bytes transferred.
         repeated io_service_bytes: BlkioValue,
     }
 }
 
 message! {
-    /// A count of one operation.
+    /// Counter of one operation.
     pub struct BlkioValue {
         /// The operation.
         optional op: BlkioOperation,
-        /// The count, in the unit of the field that holds it.
+        /// Value, in the unit of the field that contains it.
         optional value: u64,
     }
 }
 
 word! {
-    /// Operations on block devices.
+    /// Operation on a block device.
     pub enum BlkioOperation {
         #[default]
         Unknown,
@@ -219,17 +217,15 @@ word! {
 }
 
 message! {
-    /// The number of a device.
+    /// A device number.
     pub struct DeviceNumber {
-        /// Its driver.
         required major_number: u64,
-        /// Its instance.
         required minor_number: u64,
     }
 }
 
 message! {
-    /// How rates were spread over a window.
+    /// Distribution of rates over a window.
     pub struct RateStatistics {
         /// Bytes per second received.
         optional rx_rate: RatePercentiles,
@@ -247,15 +243,15 @@ message! {
         optional tx_drop_rate: RatePercentiles,
         /// Send errors per second.
         optional tx_error_rate: RatePercentiles,
-        /// The length of the window.
+        /// Length of the window.
         optional sampling_window_secs: f64,
-        /// The time between two samples.
+        /// Interval between samples.
         optional sampling_interval_secs: f64,
     }
 }
 
 message! {
-    /// A distribution, in the unit of the field that holds it.
+    /// A distribution, in the unit of the field that contains it.
     pub struct RatePercentiles {
         optional min: u64,
         optional max: u64,
@@ -265,43 +261,42 @@ message! {
         optional p99: u64,
         optional p999: u64,
         optional p9999: u64,
-        /// How many samples there were.
+        /// Number of samples.
         optional samples: u64,
     }
 }
 
 message! {
-    /// One queueing discipline, in the terms of `tc -s qdisc`.
+    /// Statistics of a queueing discipline, as in `tc -s qdisc`.
     pub struct TrafficControlStatistics {
-        /// Which one it is.
+        /// Its id.
         required id: String,
-        /// Bytes waiting.
+        /// Bytes queued.
         optional backlog: u64,
         /// Bytes sent.
         optional bytes: u64,
         /// Packets dropped.
         optional drops: u64,
-        /// Times the limit was met.
+        /// Number of times the limit was exceeded.
         optional overlimits: u64,
         /// Packets sent.
         optional packets: u64,
-        /// Packets waiting.
+        /// Packets queued.
         optional qlen: u64,
         /// Bytes per second.
         optional ratebps: u64,
         /// Packets per second.
         optional ratepps: u64,
-        /// Packets put back.
+        /// Packets requeued.
         optional requeues: u64,
     }
 }
 
-/// Counters of one protocol, under the names the kernel gives them in `/proc/net/snmp` (`InReceives`,
-/// `RetransSegs`, …).
+/// Counters of one protocol, named as in `/proc/net/snmp` (`InReceives`, `RetransSegs`, …).
 pub type ProtocolCounters = BTreeMap<String, i64>;
 
 message! {
-    /// The kernel's counters per protocol.
+    /// The kernel's protocol counters.
     pub struct SnmpStatistics {
         /// The line `Ip`.
         optional ip_stats: ProtocolCounters,
@@ -315,13 +310,13 @@ message! {
 }
 
 message! {
-    /// Event counts of one sample, under the names `perf` gives them with `_` for `-`.
+    /// Event counters of one sample, named as in perf(1) with `_` for `-`.
     pub struct PerfStatistics {
-        /// When the sample began: seconds since the Unix epoch.
+        /// Start of the sample: seconds since the Unix epoch.
         required timestamp: f64,
-        /// How long it took, in seconds.
+        /// Duration of the sample in seconds.
         required duration: f64,
-        /// The counts. `cpu_clock` and `task_clock` are milliseconds and may be fractions.
+        /// The counters. `cpu_clock` and `task_clock` are in milliseconds and may be fractional.
         #[serde(flatten)]
         required events: BTreeMap<String, serde_json::Number>,
     }
@@ -334,7 +329,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn statistics_as_mesos_shows_them() {
+    fn statistics_survive_a_round_trip() {
         let wire = json!({
             "timestamp": 1_388_534_400.0,
             "cpus_limit": 8.25,
@@ -355,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn event_counts_lie_beside_the_time_of_their_sample() {
+    fn event_counters_survive_a_round_trip() {
         let wire = json!({"timestamp": 1.5, "duration": 10.0, "instructions": u64::MAX, "cpu_clock": 0.5});
         let perf: PerfStatistics = serde_json::from_value(wire.clone()).unwrap();
         assert_eq!(perf.events["instructions"].as_u64(), Some(u64::MAX));
@@ -363,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn a_moment_without_isolators_is_a_timestamp() {
+    fn empty_statistics_have_a_timestamp() {
         let statistics = ResourceStatistics { timestamp: 2.0, ..Default::default() };
         assert_eq!(serde_json::to_value(&statistics).unwrap(), json!({"timestamp": 2.0}));
     }

@@ -1,60 +1,57 @@
-//! What is mounted into a container.
+//! Volumes.
 
-use super::{
-    command::Secret,
-    container::{Image, Parameter},
-};
+use super::{command::Secret, docker::Parameter, image::Image};
 
 message! {
-    /// One mount. Exactly one of `host_path`, `image` and `source` says what is mounted.
+    /// A mount. Exactly one of `host_path`, `image` and `source` is set.
     pub struct Volume {
-        /// Whether the container may write to it.
+        /// Access mode.
         required mode: VolumeMode,
-        /// Where it appears: absolute in the container, or relative to its sandbox.
+        /// Mount point: absolute in the container, or relative to its sandbox.
         required container_path: String,
-        /// A path of the host, or relative to the sandbox.
+        /// A path on the host, or relative to the sandbox.
         optional host_path: String,
         /// An image.
         optional image: Image,
-        /// Anything else.
+        /// Any other source.
         optional source: VolumeSource,
     }
 }
 
 word! {
-    /// Whether a container may write to a volume.
+    /// Access mode of a volume.
     pub enum VolumeMode {
-        /// It may.
+        /// Read and write.
         #[default]
         Rw,
-        /// It may not.
+        /// Read only.
         Ro,
     }
 }
 
 message! {
-    /// Where a volume comes from; the field named like the kind is set.
+    /// Source of a volume: the field named like its type is set.
     pub struct VolumeSource {
-        /// Which of the fields counts.
+        /// Which field is set.
         #[serde(rename = "type")]
         optional kind: VolumeSourceKind,
         /// A volume of a docker volume driver.
         optional docker_volume: DockerVolume,
-        /// A path of the host.
+        /// A path on the host.
         optional host_path: HostPathVolume,
         /// A path in a sandbox.
         optional sandbox_path: SandboxPathVolume,
-        /// A file that holds a secret.
+        /// A file with a secret.
         optional secret: Secret,
-        /// A volume of a CSI plugin, as written: a plugin of ours reads it.
+        /// A volume of a CSI plugin, verbatim: it is interpreted by a plugin.
         optional csi_volume: serde_json::Value,
     }
 }
 
 word! {
-    /// The kinds of sources.
+    /// Types of volume sources.
     pub enum VolumeSourceKind {
-        /// None; refused by validation.
+        /// Not set; invalid.
         #[default]
         Unknown,
         /// `docker_volume`.
@@ -73,11 +70,11 @@ word! {
 message! {
     /// A volume of a docker volume driver.
     pub struct DockerVolume {
-        /// The driver; the local one when absent.
+        /// The driver; `local` when absent.
         optional driver: String,
-        /// The name of the volume.
+        /// Name of the volume.
         required name: String,
-        /// What the driver is told: `{"parameter": [{"key", "value"}]}`.
+        /// Options passed to the driver.
         optional driver_options: DriverOptions,
     }
 }
@@ -85,60 +82,59 @@ message! {
 message! {
     /// Options of a volume driver.
     pub struct DriverOptions {
-        /// The options.
         repeated parameter: Parameter,
     }
 }
 
 message! {
-    /// A path of the host.
+    /// A path on the host.
     pub struct HostPathVolume {
-        /// The path: absolute, or relative to the sandbox.
+        /// Absolute, or relative to the sandbox.
         required path: String,
-        /// Whether mounts made later travel between host and container.
+        /// Mount propagation.
         optional mount_propagation: MountPropagation,
     }
 }
 
 message! {
-    /// Whether mounts made later travel.
+    /// Mount propagation, see mount_namespaces(7).
     pub struct MountPropagation {
-        /// In which directions; none when absent.
+        /// Direction; none when absent.
         optional mode: PropagationMode,
     }
 }
 
 word! {
-    /// The directions in which mounts travel.
+    /// Direction of mount propagation.
     pub enum PropagationMode {
-        /// Not said: none.
+        /// Not set: none.
         #[default]
         Unknown,
-        /// Mounts of the host appear in the container.
+        /// Mounts on the host appear in the container.
         HostToContainer,
-        /// And the other way as well.
+        /// Also the other way round.
         Bidirectional,
     }
 }
 
 message! {
-    /// A path in a sandbox, shared between containers of one family.
+    /// A path in the sandbox of the container or its parent.
     pub struct SandboxPathVolume {
-        /// Whose sandbox.
+        /// Which sandbox.
         #[serde(rename = "type")]
         optional kind: SandboxPathKind,
-        /// The path, relative to that sandbox.
+        /// Path relative to that sandbox.
         required path: String,
     }
 }
 
 word! {
-    /// Whose sandbox a path is in.
+    /// Which sandbox a path is relative to.
     pub enum SandboxPathKind {
-        /// Not said; refused by validation.
+        /// Not set; invalid.
         #[default]
         Unknown,
-        /// The container's own.
+        /// That of the container itself.
         #[serde(rename = "SELF")]
         Own,
         /// That of its parent.

@@ -1,4 +1,4 @@
-//! How single values are read and written where plain serde and the wire disagree.
+//! Values whose JSON form differs from serde's default.
 
 use std::{fmt, marker::PhantomData, str::FromStr};
 
@@ -17,15 +17,15 @@ message! {
 }
 
 message! {
-    /// A length of time.
+    /// A duration.
     pub struct DurationInfo {
-        /// Nanoseconds; negative lengths are representable but mean nothing to any call.
+        /// Nanoseconds. Negative values are representable, but no call accepts them.
         #[serde(deserialize_with = "super::wire::integer")]
         required nanoseconds: i64,
     }
 }
 
-/// Reads `null` as the empty value, as every field of the wire may be `null` to say that it is not set.
+/// Reads `null`, which means unset, as the default value.
 pub(super) fn unset<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
@@ -34,7 +34,7 @@ where
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-/// Reads an integer that may be quoted: canonical protobuf JSON quotes every 64-bit number.
+/// Reads an integer that may be quoted: canonical protobuf JSON quotes all 64-bit integers.
 pub(super) fn integer<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
@@ -49,9 +49,9 @@ where
     D: Deserializer<'de>,
     T: FromStr + TryFrom<u64> + TryFrom<i64>,
 {
-    struct Maybe<T>(PhantomData<T>);
+    struct Optional<T>(PhantomData<T>);
 
-    impl<'de, T: FromStr + TryFrom<u64> + TryFrom<i64>> Visitor<'de> for Maybe<T> {
+    impl<'de, T: FromStr + TryFrom<u64> + TryFrom<i64>> Visitor<'de> for Optional<T> {
         type Value = Option<T>;
 
         fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
@@ -71,10 +71,10 @@ where
         }
     }
 
-    deserializer.deserialize_option(Maybe(PhantomData))
+    deserializer.deserialize_option(Optional(PhantomData))
 }
 
-/// Floating-point numbers, which are strings when they are not finite.
+/// Floating-point numbers; strings if not finite.
 pub(super) mod double {
     use super::*;
 
@@ -139,7 +139,7 @@ impl Visitor<'_> for Double {
         match value {
             "Infinity" => Ok(f64::INFINITY),
             "-Infinity" => Ok(f64::NEG_INFINITY),
-            // Rust would also take `inf` and `NaN`; neither is a number anyone can mean here.
+            // Rust would also parse `inf` and `NaN`.
             text => text
                 .parse()
                 .ok()
@@ -183,19 +183,19 @@ mod tests {
     }
 
     #[test]
-    fn numbers_out_of_range_are_refused() {
+    fn numbers_out_of_range_are_rejected() {
         assert!(read(json!({"count": -1})).unwrap_err().contains("integer `-1`"));
         assert!(read(json!({"count": "many"})).unwrap_err().contains("\"many\""));
         assert!(read(json!({"count": 1.5})).unwrap_err().contains("1.5"));
     }
 
     #[test]
-    fn only_the_two_infinities_have_names() {
+    fn no_other_words_are_numbers() {
         assert_eq!(read(json!({"weight": "Infinity"})).unwrap().weight, f64::INFINITY);
         assert_eq!(read(json!({"weight": "-Infinity"})).unwrap().weight, f64::NEG_INFINITY);
-        for word in ["inf", "NaN", "infinity", "1e999", ""] {
-            let error = read(json!({"weight": word})).unwrap_err();
-            assert!(error.contains("a number or `Infinity`"), "{word}: {error}");
+        for text in ["inf", "NaN", "infinity", "1e999", ""] {
+            let error = read(json!({"weight": text})).unwrap_err();
+            assert!(error.contains("a number or `Infinity`"), "{text}: {error}");
         }
     }
 }

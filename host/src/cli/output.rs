@@ -1,33 +1,32 @@
-//! Standard output: tables for people, JSON for programs.
+//! Standard output: tables, lines and JSON.
 
 use std::io::{self, Write};
 
 use serde::Serialize;
 
-/// Columns that line up, under headings. The last column is as wide as it likes.
+/// Prints a table with aligned columns.
 pub(super) fn table(headings: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
-    let text = laid_out(headings, rows);
-    io::stdout().lock().write_all(text.as_bytes())
+    io::stdout().lock().write_all(layout(headings, rows).as_bytes())
 }
 
-/// A value as JSON, indented, with a newline at the end.
+/// Prints a value as indented JSON.
 pub(super) fn json(value: &(impl Serialize + ?Sized)) -> io::Result<()> {
     let mut text = serde_json::to_vec_pretty(value)?;
     text.push(b'\n');
     io::stdout().lock().write_all(&text)
 }
 
-/// One line.
+/// Prints a line.
 pub(super) fn line(text: &str) -> io::Result<()> {
     writeln!(io::stdout().lock(), "{text}")
 }
 
-/// Text on one line that a terminal can show: control characters are made visible.
+/// Escapes control characters, so that untrusted text cannot control the terminal.
 pub(super) fn escape_control(text: &str) -> String {
     text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }
 
-fn laid_out(headings: &[&str], rows: &[Vec<String>]) -> String {
+fn layout(headings: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
         cells.chain(headings.get(column).map(|heading| heading.chars().count())).max().unwrap_or_default()
@@ -49,9 +48,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_line_up_whatever_is_in_them() {
+    fn columns_are_aligned() {
         let rows = [vec!["größe".into(), "1".into()], vec!["a".into(), "2 b".into()]];
-        assert_eq!(laid_out(&["ID", "N"], &rows), "ID     N\ngröße  1\na      2 b\n");
+        assert_eq!(layout(&["ID", "N"], &rows), "ID     N\ngröße  1\na      2 b\n");
+    }
+
+    #[test]
+    fn control_characters_are_escaped() {
         assert_eq!(escape_control("a\u{1b}[2Jb\n"), "a\\u{1b}[2Jb\\n");
     }
 }

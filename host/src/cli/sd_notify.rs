@@ -1,4 +1,4 @@
-//! Tells systemd, if it asked, that the agent is ready or stopping (sd_notify(3)).
+//! The service manager's notification socket, sd_notify(3).
 
 use std::env;
 use std::io;
@@ -6,8 +6,8 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-/// Sends one assignment such as `READY=1`. Does nothing when nobody asked.
-pub(super) fn notify(state: &str) -> io::Result<()> {
+/// Sends a state such as `READY=1`. Does nothing without a `NOTIFY_SOCKET`.
+pub(super) fn sd_notify(state: &str) -> io::Result<()> {
     let Some(path) = env::var_os("NOTIFY_SOCKET") else { return Ok(()) };
     let address = match path.as_bytes().strip_prefix(b"@") {
         Some(name) => SocketAddr::from_abstract_name(name)?,

@@ -1,5 +1,5 @@
-//! What the agent finds around it: who runs it, where things of its kind belong, and what plugins say of
-//! themselves. The only place that reads environment variables for the configuration.
+//! The environment of the agent: its user and default directories. Nothing else reads environment variables for the
+//! configuration.
 
 use std::env;
 use std::error::Error;
@@ -8,64 +8,64 @@ use std::path::{Path, PathBuf};
 
 use cofferdam_plugin_model::Manifest;
 
-/// What plugins say of themselves, found out without running them.
+/// Source of plugin manifests, which are read without running plugin code.
 pub trait PluginIndex {
-    /// Every plugin file directly in a folder.
+    /// All plugin files directly in a directory.
     fn in_directory(&self, directory: &Path) -> Vec<AvailablePlugin>;
 
-    /// One file, with its SHA-256.
+    /// Manifest and SHA-256 of one file.
     ///
     /// # Errors
-    /// Why it cannot be a plugin of this agent.
+    /// Why the file cannot be used as a plugin.
     fn at(&self, file: &Path) -> Result<(Manifest, String), Unusable>;
 }
 
-/// A file that claims to be a plugin, with what it says of itself or why it cannot be used.
+/// A plugin file, with its manifest or the reason why it cannot be used.
 pub type AvailablePlugin = (PathBuf, Result<Manifest, Unusable>);
 
 /// Why a file cannot be used as a plugin.
 pub type Unusable = Box<dyn Error + Send + Sync>;
 
-/// Who runs the agent, and where.
+/// The environment of an agent.
 #[derive(Debug, Clone)]
 pub struct Environment {
-    /// The effective user id.
+    /// Effective user id.
     pub uid: u32,
-    /// Where relative paths of the command line begin.
+    /// Working directory, for relative paths of the command line.
     pub cwd: PathBuf,
-    /// Where the agent keeps what lives as long as the machine runs.
-    pub run: PathBuf,
-    /// Where it keeps what outlives a reboot.
-    pub state: PathBuf,
-    /// Where its plugins are.
-    pub plugins: PathBuf,
-    /// The configuration file that is read when none is named, if it is there.
-    pub usual_file: PathBuf,
+    /// Default runtime directory.
+    pub runtime_dir: PathBuf,
+    /// Default work directory.
+    pub work_dir: PathBuf,
+    /// Default plugin directory.
+    pub plugin_dir: PathBuf,
+    /// Default configuration file. It may be missing.
+    pub config_file: PathBuf,
 }
 
 impl Environment {
-    /// Looks around.
+    /// The environment of this process.
     #[must_use]
-    pub fn look() -> Self {
+    pub fn detect() -> Self {
         let uid = rustix::process::geteuid().as_raw();
         Self {
             uid,
             cwd: env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
-            run: run_dir(uid, env::var_os("XDG_RUNTIME_DIR")),
-            state: state_dir(uid, env::var_os("XDG_STATE_HOME"), env::home_dir()),
-            plugins: plugin_dir(env::current_exe().ok().as_deref()),
-            usual_file: usual_file(uid, env::var_os("XDG_CONFIG_HOME"), env::home_dir()),
+            runtime_dir: runtime_dir(uid, env::var_os("XDG_RUNTIME_DIR")),
+            work_dir: work_dir(uid, env::var_os("XDG_STATE_HOME"), env::home_dir()),
+            plugin_dir: plugin_dir(env::current_exe().ok().as_deref()),
+            config_file: config_file(uid, env::var_os("XDG_CONFIG_HOME"), env::home_dir()),
         }
     }
 
-    /// Whether the agent may do everything.
+    /// Whether the user is root.
     #[must_use]
     pub fn is_root(&self) -> bool {
         self.uid == 0
     }
 }
 
-fn run_dir(uid: u32, xdg: Option<OsString>) -> PathBuf {
+fn runtime_dir(uid: u32, xdg: Option<OsString>) -> PathBuf {
     match absolute(xdg) {
         _ if uid == 0 => PathBuf::from("/run/cofferdam"),
         Some(base) => base.join("cofferdam"),
@@ -73,7 +73,7 @@ fn run_dir(uid: u32, xdg: Option<OsString>) -> PathBuf {
     }
 }
 
-fn state_dir(uid: u32, xdg: Option<OsString>, home: Option<PathBuf>) -> PathBuf {
+fn work_dir(uid: u32, xdg: Option<OsString>, home: Option<PathBuf>) -> PathBuf {
     match (absolute(xdg), home) {
         _ if uid == 0 => PathBuf::from("/var/lib/cofferdam"),
         (Some(base), _) => base.join("cofferdam"),
@@ -82,7 +82,7 @@ fn state_dir(uid: u32, xdg: Option<OsString>, home: Option<PathBuf>) -> PathBuf 
     }
 }
 
-fn usual_file(uid: u32, xdg: Option<OsString>, home: Option<PathBuf>) -> PathBuf {
+fn config_file(uid: u32, xdg: Option<OsString>, home: Option<PathBuf>) -> PathBuf {
     let directory = match (absolute(xdg), home) {
         (Some(base), _) if uid != 0 => base,
         (None, Some(home)) if uid != 0 => home.join(".config"),
@@ -91,23 +91,24 @@ fn usual_file(uid: u32, xdg: Option<OsString>, home: Option<PathBuf>) -> PathBuf
     directory.join("cofferdam/agent.toml")
 }
 
-/// A program that was built or unpacked lies beside its plugins; one that was installed has them in `lib`.
+/// The directory of the program if it contains plugins, as after a build; otherwise `../lib/cofferdam` relative to
+/// it, as after an installation.
 fn plugin_dir(executable: Option<&Path>) -> PathBuf {
     let Some(directory) = executable.and_then(Path::parent) else {
         return PathBuf::from("/usr/lib/cofferdam");
     };
-    if holds_libraries(directory) {
+    if contains_libraries(directory) {
         return directory.to_owned();
     }
     directory.parent().unwrap_or(directory).join("lib/cofferdam")
 }
 
-fn holds_libraries(directory: &Path) -> bool {
+fn contains_libraries(directory: &Path) -> bool {
     let Ok(entries) = directory.read_dir() else { return false };
     entries.flatten().any(|entry| Path::new(&entry.file_name()).extension().is_some_and(|end| end == "so"))
 }
 
-/// The XDG specification says to ignore relative paths.
+/// The XDG Base Directory Specification requires relative paths to be ignored.
 fn absolute(variable: Option<OsString>) -> Option<PathBuf> {
     variable.map(PathBuf::from).filter(|path| path.is_absolute())
 }
@@ -117,17 +118,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_ordinary_user_stays_at_home() {
-        assert_eq!(run_dir(1000, Some("/run/user/1000".into())), Path::new("/run/user/1000/cofferdam"));
-        assert_eq!(run_dir(1000, Some("relative".into())), Path::new("/tmp/cofferdam-1000"));
-        assert_eq!(run_dir(0, Some("/run/user/0".into())), Path::new("/run/cofferdam"));
+    fn directories_of_users_follow_the_xdg_specification() {
+        assert_eq!(runtime_dir(1000, Some("/run/user/1000".into())), Path::new("/run/user/1000/cofferdam"));
+        assert_eq!(runtime_dir(1000, Some("relative".into())), Path::new("/tmp/cofferdam-1000"));
+        assert_eq!(runtime_dir(0, Some("/run/user/0".into())), Path::new("/run/cofferdam"));
         let home = Some(PathBuf::from("/home/eve"));
-        assert_eq!(state_dir(1000, None, home), Path::new("/home/eve/.local/state/cofferdam"));
-        assert_eq!(state_dir(1000, Some("/s".into()), None), Path::new("/s/cofferdam"));
+        assert_eq!(work_dir(1000, None, home), Path::new("/home/eve/.local/state/cofferdam"));
+        assert_eq!(work_dir(1000, Some("/s".into()), None), Path::new("/s/cofferdam"));
     }
 
     #[test]
-    fn plugins_lie_beside_the_program_or_in_lib() {
+    fn plugins_are_next_to_the_program_or_in_lib() {
         let prefix = tempfile::tempdir().unwrap();
         let program = prefix.path().join("bin/cofferdam");
         std::fs::create_dir(prefix.path().join("bin")).unwrap();

@@ -1,0 +1,14 @@
+//! From messages to the agent's types.
+//!
+//! A field that this agent does not implement is rejected by name: a container without a volume that was asked for
+//! is worse than none.
+
+mod container;
+mod error;
+mod id;
+mod launch;
+mod resources;
+
+pub(super) use id::{decode_id, decode_nested_id};
+pub(super) use launch::{decode_launch, decode_nested_launch};
+pub(crate) use resources::decode_resources;

@@ -1,0 +1,72 @@
+//! Containers, in lists and one by one.
+
+use std::path::Path;
+
+use super::id::encode_id;
+use super::launch::encode_launch;
+use super::reports;
+use super::resources::{encode_limits, encode_resources};
+use super::termination::termination;
+use crate::api::operator::types as wire;
+use cofferdam_core::model::view::{Inspection, ParticipantView, PlanEntry, StatusView, Summary, UsageView};
+
+/// Encodes an entry of a list.
+pub(in crate::api::operator) fn container(
+    summary: &Summary,
+    usage: Option<&UsageView>,
+    status: Option<&StatusView>,
+) -> wire::Container {
+    wire::Container {
+        container_id: encode_id(&summary.id),
+        container_status: Some(reports::status(summary, status)),
+        resource_statistics: usage.map(reports::statistics),
+        state: Some(summary.phase.name().to_owned()),
+        command: Some(summary.command.clone()),
+        launched: Some(time(summary.created_unix_ms)),
+        termination: summary.termination.as_ref().map(termination),
+        cleanup_errors: summary.cleanup_errors.clone(),
+        failures: reports::failures(usage, status),
+        ..wire::Container::default()
+    }
+}
+
+/// Encodes the details of one container.
+pub(in crate::api::operator) fn inspection(inspection: &Inspection) -> wire::InspectedContainer {
+    let summary = &inspection.summary;
+    let path = |path: &Path| path.to_string_lossy().into_owned();
+    wire::InspectedContainer {
+        container_id: encode_id(&summary.id),
+        state: summary.phase.name().to_owned(),
+        pid: summary.pid,
+        command: summary.command.clone(),
+        launched: time(summary.created_unix_ms),
+        sandbox: path(&inspection.sandbox),
+        stdout: inspection.logs.stdout.as_deref().map(path),
+        stderr: inspection.logs.stderr.as_deref().map(path),
+        request: encode_launch(&inspection.request),
+        resources: encode_resources(&summary.resources),
+        limits: encode_limits(&summary.resources),
+        plan: inspection.plan.iter().map(plan_entry).collect(),
+        plugins: inspection.plugins.iter().map(participant).collect(),
+        cleanup_errors: summary.cleanup_errors.clone(),
+        termination: summary.termination.as_ref().map(termination),
+    }
+}
+
+fn plan_entry(entry: &PlanEntry) -> wire::PlanEntry {
+    wire::PlanEntry { field: entry.field.clone(), value: entry.value.clone(), owner: entry.owner.clone() }
+}
+
+fn participant(participant: &ParticipantView) -> wire::Participant {
+    wire::Participant {
+        plugin: participant.plugin.clone(),
+        version: participant.version.clone(),
+        state: participant.state.clone(),
+        unavailable: participant.unavailable.clone(),
+    }
+}
+
+fn time(unix_ms: u64) -> wire::TimeInfo {
+    let nanoseconds = unix_ms.checked_mul(1_000_000).and_then(|nanoseconds| nanoseconds.try_into().ok());
+    wire::TimeInfo { nanoseconds: nanoseconds.unwrap_or(i64::MAX) }
+}

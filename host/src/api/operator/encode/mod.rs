@@ -1,0 +1,19 @@
+//! From the agent's types to messages.
+
+mod container;
+mod id;
+mod launch;
+mod plugin;
+mod reports;
+mod resources;
+mod settings;
+mod termination;
+
+pub(super) use container::{container, inspection};
+pub(crate) use id::encode_id;
+pub use launch::encode_launch;
+pub(super) use plugin::plugin;
+pub(crate) use resources::{encode_limits, encode_resources};
+pub(crate) use settings::flags;
+pub(super) use settings::version;
+pub(super) use termination::termination;

@@ -1,0 +1,42 @@
+//! Plugins.
+
+use std::time::Duration;
+
+use crate::api::operator::types as wire;
+use cofferdam_core::model::view::{CallCount, PluginView};
+
+/// Encodes a plugin.
+pub(in crate::api::operator) fn plugin(plugin: &PluginView) -> wire::PluginInfo {
+    wire::PluginInfo {
+        name: plugin.name.clone(),
+        kind: match plugin.kind.as_str() {
+            "logger" => wire::PluginKind::Logger,
+            _ => wire::PluginKind::Isolator,
+        },
+        version: plugin.version.clone(),
+        api_version: Some(plugin.api.clone()),
+        description: Some(plugin.description.clone()).filter(|text| !text.is_empty()),
+        path: plugin.file.to_string_lossy().into_owned(),
+        sha256: plugin.sha256.clone(),
+        nesting: plugin.nesting,
+        standalone: plugin.standalone,
+        health: match plugin.health.as_str() {
+            "ok" => wire::PluginHealth::Healthy,
+            "quarantined" => wire::PluginHealth::Quarantined,
+            _ => wire::PluginHealth::OutOfService,
+        },
+        message: plugin.health_reason.clone(),
+        methods: plugin.methods.clone(),
+        calls: plugin.calls.iter().map(|(method, count)| (method.clone(), call_count(count))).collect(),
+    }
+}
+
+fn call_count(count: &CallCount) -> wire::CallCount {
+    wire::CallCount {
+        calls: count.calls,
+        failures: count.failures,
+        timeouts: count.timeouts,
+        panics: count.panics,
+        seconds: Duration::from_micros(count.micros).as_secs_f64(),
+    }
+}

@@ -1,0 +1,122 @@
+//! What plugins report about a running container: status and usage.
+
+use serde_json::{Map, Value as Json, json};
+
+use super::id::encode_id;
+use crate::api::operator::types as wire;
+use cofferdam_core::model::view::{StatusView, Summary, UsageView};
+
+/// Encodes the status that plugins report, and the pid. Fields of the wrong type are left out.
+pub(super) fn status(summary: &Summary, reported: Option<&StatusView>) -> wire::ContainerStatus {
+    let is_valid = |(name, value): &(&String, &Json)| {
+        serde_json::from_value::<wire::ContainerStatus>(json!({name.as_str(): value})).is_ok()
+    };
+    let fields = reported.into_iter().flat_map(|view| &view.status).filter(is_valid);
+    let fields: Map<String, Json> = fields.map(|(name, value)| (name.clone(), value.clone())).collect();
+    let mut status: wire::ContainerStatus = serde_json::from_value(fields.into()).unwrap_or_default();
+    status.container_id = Some(encode_id(&summary.id));
+    status.executor_pid = summary.pid.and_then(|pid| pid.try_into().ok());
+    status
+}
+
+/// Encodes usage. Numbers are converted to the types of their fields. Values of the wrong type are left out.
+pub(super) fn statistics(usage: &UsageView) -> wire::ResourceStatistics {
+    let is_valid = |name: &str, value: &Json| {
+        serde_json::from_value::<wire::ResourceStatistics>(json!({"timestamp": 0, name: value})).is_ok()
+    };
+    let mut fields = Map::new();
+    for (name, value) in usage.statistics.iter().filter(|(name, _)| *name != "timestamp") {
+        let candidates = match value.as_f64() {
+            Some(number) => [to_json(number), to_json(number.round())],
+            None => [Some(value.clone()), None],
+        };
+        match candidates.into_iter().flatten().find(|candidate| is_valid(name, candidate)) {
+            Some(value) => {
+                fields.insert(name.clone(), value);
+            }
+            None => tracing::debug!(name, %value, "a statistic has the wrong type and is left out"),
+        }
+    }
+    let timestamp = if usage.timestamp.is_finite() { usage.timestamp } else { 0.0 };
+    fields.insert("timestamp".to_owned(), json!(timestamp));
+    serde_json::from_value(fields.into()).unwrap_or_default()
+}
+
+/// A number as JSON: an integer if it has no fraction, as counters are integers in messages. `None` if not finite.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be in range")]
+fn to_json(number: f64) -> Option<Json> {
+    const END: f64 = u64::MAX as f64;
+    match number {
+        number if !number.is_finite() => None,
+        number if number.fract() == 0.0 && (0.0..END).contains(&number) => Some(json!(number as u64)),
+        number => Some(json!(number)),
+    }
+}
+
+/// Plugins that failed to report.
+pub(super) fn failures(usage: Option<&UsageView>, status: Option<&StatusView>) -> Vec<wire::PluginFailure> {
+    let usage = usage.into_iter().flat_map(|usage| &usage.failed).map(|failed| ("usage", failed));
+    let status = status.into_iter().flat_map(|status| &status.failed).map(|failed| ("status", failed));
+    let encode = |(method, (plugin, message)): (&str, (&String, &String))| wire::PluginFailure {
+        plugin: plugin.clone(),
+        method: method.to_owned(),
+        message: message.clone(),
+    };
+    usage.chain(status).map(encode).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use cofferdam_core::model::{ContainerClass, ContainerId, Phase, Resources};
+
+    #[test]
+    fn numbers_are_converted_to_the_types_of_their_fields() {
+        let statistics = BTreeMap::from([
+            ("mem_rss_bytes".to_owned(), json!(4096.0)),
+            ("mem_limit_bytes".to_owned(), json!(1e30)),
+            ("cpus_nr_periods".to_owned(), json!(7.4)),
+            ("cpus_user_time_secs".to_owned(), json!(2.0)),
+            ("cpus_limit".to_owned(), json!(null)),
+            ("net_ephemeral_ports".to_owned(), json!({"begin": 1, "end": 2})),
+            ("disk_statistics".to_owned(), json!("none")),
+            ("acme_widgets".to_owned(), json!(1.5)),
+            ("timestamp".to_owned(), json!(99.0)),
+        ]);
+        let usage = UsageView { timestamp: 5.5, statistics, ..UsageView::default() };
+        let encoded = serde_json::to_value(super::statistics(&usage)).unwrap();
+        assert_eq!(
+            encoded,
+            json!({"timestamp": 5.5, "mem_rss_bytes": 4096, "cpus_nr_periods": 7, "cpus_user_time_secs": 2.0,
+                   "net_ephemeral_ports": {"begin": 1, "end": 2}, "acme_widgets": 1.5})
+        );
+    }
+
+    #[test]
+    fn a_status_of_the_wrong_type_is_left_out() {
+        let summary = Summary {
+            id: ContainerId::parse("web").unwrap(),
+            class: ContainerClass::default(),
+            phase: Phase::Running,
+            pid: Some(42),
+            command: String::new(),
+            created_unix_ms: 0,
+            termination: None,
+            resources: Resources::default(),
+            cleanup_errors: Vec::new(),
+        };
+        let view = StatusView {
+            status: BTreeMap::from([
+                ("cgroup_info".to_owned(), json!({"net_cls": {"classid": 7}})),
+                ("network_infos".to_owned(), json!("none")),
+                ("executor_pid".to_owned(), json!(1)),
+            ]),
+            ..StatusView::default()
+        };
+        let status = status(&summary, Some(&view));
+        assert_eq!((status.executor_pid, status.network_infos.len()), (Some(42), 0));
+        assert_eq!(status.cgroup_info.unwrap().net_cls.unwrap().classid, Some(7));
+    }
+}

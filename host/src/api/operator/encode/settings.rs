@@ -1,0 +1,41 @@
+//! The agent's settings and version.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::api::operator::types as wire;
+use crate::config::Config;
+use cofferdam_core::config::PluginConfig;
+
+/// Settings by name, formatted as in a configuration file. As in Mesos, `isolation` is the chain.
+pub(crate) fn flags(config: &Config) -> BTreeMap<String, String> {
+    let path = |path: &Path| path.display().to_string();
+    let duration = |duration: Duration| humantime::format_duration(duration).to_string();
+    let mut flags = BTreeMap::from([
+        ("runtime_dir", path(&config.agent.runtime_dir)),
+        ("work_dir", path(&config.agent.work_dir)),
+        ("socket", path(&config.socket)),
+        ("plugin_dir", path(&config.agent.plugin_dir)),
+        ("launcher", config.agent.launcher.name().to_owned()),
+        ("cgroup_root", path(&config.agent.cgroup_root)),
+        ("destroy_timeout", duration(config.agent.destroy_timeout)),
+        ("log", config.log.clone()),
+        ("log_json", config.log_json.to_string()),
+        ("api.max_body", format!("{} B", config.api.max_body)),
+        ("api.idle_timeout", duration(config.api.idle_timeout)),
+        ("isolation", names(&config.agent.isolators)),
+    ]);
+    flags.extend(config.file.as_deref().map(|file| ("config", path(file))));
+    flags.extend(config.agent.logger.as_ref().map(|logger| ("logger", logger.name.clone())));
+    flags.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+fn names(plugins: &[PluginConfig]) -> String {
+    plugins.iter().map(|plugin| plugin.name.as_str()).collect::<Vec<_>>().join(",")
+}
+
+/// The version of this agent.
+pub(in crate::api::operator) fn version() -> wire::VersionInfo {
+    wire::VersionInfo { version: env!("CARGO_PKG_VERSION").to_owned(), ..wire::VersionInfo::default() }
+}
