@@ -1,4 +1,4 @@
-//! What a call of a plugin costs beyond what the plugin does: there, back, and with a deadline.
+//! The overhead of a plugin call.
 
 use std::path::Path;
 use std::time::Instant;
@@ -10,9 +10,9 @@ use cofferdam_tests::paths;
 use cofferdam_tests::world::entry;
 use serde_json::json;
 
+use crate::environment::Environment;
 use crate::report::{Group, Report};
 use crate::sample::Samples;
-use crate::scene::Scene;
 use crate::{Options, Outcome};
 
 const NAME: &str = "call";
@@ -21,15 +21,15 @@ const NAME: &str = "call";
 const CLOCK: &str = "reading the clock twice";
 const BARE: &str = "call, on this thread";
 const TYPED: &str = "call with container details and a usage, on this thread";
-const HOP: &str = "errand without a call";
-const ERRAND: &str = "call, with a deadline";
+const JOB: &str = "job without a call";
+const CALL_WITH_TIMEOUT: &str = "call, with a deadline";
 
 /// Measures calls of a plugin that does nothing.
-pub fn measure(scene: &Scene, options: &Options, report: &mut Report) -> Outcome<()> {
+pub fn measure(environment: &Environment, options: &Options, report: &mut Report) -> Outcome<()> {
     if !options.wants(NAME) {
         return Ok(());
     }
-    let plugin = admit(scene)?;
+    let plugin = admit(environment)?;
     let pool = BlockingPool::new(std::num::NonZeroUsize::MIN.saturating_add(3));
     let subject = serde_json::to_vec(&ContainerDetails::default())?;
     let (rounds, calls) = if options.quick { (20, 50) } else { (200, 100) };
@@ -37,12 +37,12 @@ pub fn measure(scene: &Scene, options: &Options, report: &mut Report) -> Outcome
     let mut clock = Samples::default();
     let mut bare = Samples::default();
     let mut typed = Samples::default();
-    let (mut hop, mut job) = (Samples::default(), Samples::default());
+    let (mut empty, mut job) = (Samples::default(), Samples::default());
     let unwatched = Job::unwatched();
     // The thread that calls is a worker of the runtime, as in the agent.
-    scene.runtime.block_on(async {
+    environment.runtime.block_on(async {
         for _ in 0..rounds {
-            scene.go_on()?;
+            environment.check_interrupted()?;
             for _ in 0..calls {
                 let started = Instant::now();
                 clock.0.push(micros(started));
@@ -59,7 +59,7 @@ pub fn measure(scene: &Scene, options: &Options, report: &mut Report) -> Outcome
             for _ in 0..calls {
                 let started = Instant::now();
                 pool.run(plugin.timeout(Method::Usage), |_| ()).await?;
-                hop.0.push(micros(started));
+                empty.0.push(micros(started));
 
                 let started = Instant::now();
                 let (object, request) = (plugin.clone(), subject.clone());
@@ -74,7 +74,9 @@ pub fn measure(scene: &Scene, options: &Options, report: &mut Report) -> Outcome
     })?;
 
     let mut group = Group::new(NAME, "Calls of `usage` of a plugin that does nothing", "µs");
-    for (name, samples) in [(CLOCK, clock), (BARE, bare), (TYPED, typed), (HOP, hop), (ERRAND, job)] {
+    for (name, samples) in
+        [(CLOCK, clock), (BARE, bare), (TYPED, typed), (JOB, empty), (CALL_WITH_TIMEOUT, job)]
+    {
         group.row(name, samples);
     }
     report.add(group);
@@ -85,14 +87,14 @@ fn micros(started: Instant) -> f64 {
     started.elapsed().as_secs_f64() * 1e6
 }
 
-/// Loads the plugin as an agent would.
-fn admit(scene: &Scene) -> Outcome<std::sync::Arc<Plugin>> {
+/// Loads the plugin as an agent does.
+fn admit(environment: &Environment) -> Outcome<std::sync::Arc<Plugin>> {
     const FILE: &str = "libbench_noop.so";
     let file = paths::build().join(FILE);
     if !file.exists() {
         return Err(format!("`{FILE}` is not built; run `cargo build --release --workspace`").into());
     }
-    let directory = scene.directory().join("call");
+    let directory = environment.directory().join("call");
     std::fs::create_dir(&directory)?;
     let env = PluginEnv {
         runtime_dir: &directory,

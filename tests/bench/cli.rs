@@ -1,4 +1,4 @@
-//! Our side as people use it: `cofferdam run`, with a daemon and without.
+//! `cofferdam run`, with and without a daemon.
 
 use std::fs;
 use std::os::unix::net::UnixDatagram;
@@ -13,9 +13,9 @@ use nix::unistd::Pid;
 use serde_json::json;
 
 use crate::Outcome;
+use crate::embedded::{CPUS, MEM};
+use crate::environment::{CGROUP, Environment};
 use crate::launch::Subject;
-use crate::ours::{CPUS, MEM};
-use crate::scene::{CGROUP, Scene};
 
 /// Rows of the table.
 pub const DAEMON: &str = "cofferdam run, daemon";
@@ -24,7 +24,7 @@ pub const ALONE: &str = "cofferdam run, no daemon";
 /// How long a daemon may take to be ready.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// `cofferdam run`, which is one process for each container.
+/// `cofferdam run`: one process for each container.
 pub struct Cli {
     name: &'static str,
     program: PathBuf,
@@ -34,38 +34,43 @@ pub struct Cli {
 
 struct Daemon {
     child: Child,
-    /// Where it says how it is, to its end.
+    /// Socket for its notifications, open until it ends.
     listening: UnixDatagram,
 }
 
 impl Cli {
-    /// Asks a daemon over its socket.
-    pub fn daemon(scene: &Scene) -> Outcome<Self> {
-        let config = configure(scene, "daemon")?;
+    /// With a daemon.
+    pub fn daemon(environment: &Environment) -> Outcome<Self> {
+        let config = configure(environment, "daemon")?;
         let program = program();
-        let ready = scene.state().join("ready");
+        let ready = environment.state().join("ready");
         let listening = UnixDatagram::bind(&ready)?;
         listening.set_read_timeout(Some(TIMEOUT))?;
         let mut command = Command::new(&program);
         command.args(["agent", "--log", "warn", "--config"]).arg(&config.file).env("NOTIFY_SOCKET", &ready);
-        // Of a process group of its own, so that it outlives a Ctrl-C until we end it.
+        // In its own process group, so that Ctrl-C does not end it before the benchmark does.
         let child = command.stdin(Stdio::null()).process_group(0).spawn()?;
         let daemon = Daemon { child, listening };
-        let mut said = [0; 64];
+        let mut message = [0; 64];
         let length =
-            daemon.listening.recv(&mut said).map_err(|error| format!("`cofferdam agent`: {error}"))?;
-        if !said[..length].starts_with(b"READY=1") {
-            return Err("`cofferdam agent` does not get ready".into());
+            daemon.listening.recv(&mut message).map_err(|error| format!("`cofferdam agent`: {error}"))?;
+        if !message[..length].starts_with(b"READY=1") {
+            return Err("`cofferdam agent` is not ready".into());
         }
-        let door = ["--rm".to_owned(), "--socket".to_owned(), config.socket];
-        Ok(Self { name: DAEMON, program, arguments: arguments(scene, &door), _daemon: Some(daemon) })
+        let options = ["--rm".to_owned(), "--socket".to_owned(), config.socket];
+        Ok(Self { name: DAEMON, program, arguments: arguments(environment, &options), _daemon: Some(daemon) })
     }
 
-    /// Is its own agent.
-    pub fn alone(scene: &Scene) -> Outcome<Self> {
-        let config = configure(scene, "alone")?;
-        let door = ["--config".to_owned(), config.file];
-        Ok(Self { name: ALONE, program: program(), arguments: arguments(scene, &door), _daemon: None })
+    /// Without a daemon.
+    pub fn alone(environment: &Environment) -> Outcome<Self> {
+        let config = configure(environment, "alone")?;
+        let options = ["--config".to_owned(), config.file];
+        Ok(Self {
+            name: ALONE,
+            program: program(),
+            arguments: arguments(environment, &options),
+            _daemon: None,
+        })
     }
 }
 
@@ -79,37 +84,37 @@ struct Configured {
 }
 
 /// Writes the configuration of the shipped chain.
-fn configure(scene: &Scene, name: &str) -> Outcome<Configured> {
-    let state = scene.state().join(name);
+fn configure(environment: &Environment, name: &str) -> Outcome<Configured> {
+    let state = environment.state().join(name);
     let socket = state.join("agent.sock");
     let isolators =
         ["filesystem/linux", "namespaces/pid", "cgroups/cpu", "cgroups/mem", "posix/cpu", "posix/mem"];
     let mut text = String::new();
     for (key, value) in [
         ("runtime_dir", json!(state)),
-        ("work_dir", json!(scene.directory().join(name))),
+        ("work_dir", json!(environment.directory().join(name))),
         ("socket", json!(socket)),
         ("plugin_dir", json!(paths::build())),
         ("cgroup_root", json!(CGROUP)),
         ("launcher", json!("linux")),
     ] {
-        // What JSON quotes, TOML reads.
+        // A JSON string is a valid TOML string.
         text += &format!("{key} = {value}\n");
     }
     for isolator in isolators {
         text += &format!("[[isolator]]\nname = \"{isolator}\"\n");
     }
     text += "[logger]\nname = \"sandbox\"\n";
-    let file = scene.directory().join(format!("{name}.toml"));
+    let file = environment.directory().join(format!("{name}.toml"));
     fs::write(&file, text)?;
     Ok(Configured { file: file.display().to_string(), socket: socket.display().to_string() })
 }
 
-fn arguments(scene: &Scene, door: &[String]) -> Vec<String> {
+fn arguments(environment: &Environment, options: &[String]) -> Vec<String> {
     let mut arguments = vec!["run".to_owned()];
-    arguments.extend_from_slice(door);
+    arguments.extend_from_slice(options);
     arguments.extend(["--cpus".into(), CPUS.to_string(), "--memory".into(), format!("{MEM}m")]);
-    arguments.extend(["--rootfs".into(), scene.rootfs().display().to_string()]);
+    arguments.extend(["--rootfs".into(), environment.rootfs().display().to_string()]);
     arguments.extend(["--", "/bin/busybox", "true"].map(str::to_owned));
     arguments
 }
@@ -121,7 +126,7 @@ impl Subject for Cli {
 
     fn once(&self, _: usize) -> Outcome<Duration> {
         let mut command = Command::new(&self.program);
-        // Of a process group of its own, so that Ctrl-C reaches it through us, between two containers.
+        // In its own process group, so that Ctrl-C takes effect between two containers.
         command.args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
         let started = Instant::now();
         let output = command.stderr(Stdio::piped()).output()?;

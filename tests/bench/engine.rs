@@ -1,4 +1,4 @@
-//! Peers: OCI runtimes, as they are installed.
+//! Installed OCI runtimes, for comparison.
 
 use std::fs;
 use std::os::unix::process::CommandExt;
@@ -14,9 +14,9 @@ use serde_json::{Value as Json, json};
 use cofferdam_linux::cgroup::Layout;
 
 use crate::Outcome;
+use crate::embedded::{CPUS, MEM};
+use crate::environment::Environment;
 use crate::launch::Subject;
-use crate::ours::{CPUS, MEM};
-use crate::scene::Scene;
 
 /// An OCI runtime with a bundle.
 pub struct Engine {
@@ -24,17 +24,17 @@ pub struct Engine {
     program: &'static str,
     bundle: PathBuf,
     state: PathBuf,
-    /// The v2 hierarchy, where it is to be hidden.
+    /// The v2 hierarchy, if it has to be unmounted for this runtime.
     hidden: Option<PathBuf>,
     next: AtomicU64,
 }
 
-/// What is in the bundle besides the root file system and the limits.
+/// The parts of the bundle besides the root file system and the limits.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Bundle {
-    /// What a container of the shipped chain has: the same namespaces, the same kinds of mounts.
+    /// As a container of the shipped chain: the same namespaces, the same kinds of mounts.
     Alike,
-    /// What the runtime itself proposes.
+    /// The runtime's own default.
     Stock,
 }
 
@@ -49,8 +49,8 @@ impl Bundle {
 }
 
 impl Engine {
-    /// None, said loudly, if it is not installed or does not work here.
-    pub fn find(scene: &Scene, program: &'static str, kind: Bundle) -> Outcome<Option<Self>> {
+    /// `None`, with a message, if it is not installed or does not work on this machine.
+    pub fn find(environment: &Environment, program: &'static str, kind: Bundle) -> Outcome<Option<Self>> {
         match Command::new(program).arg("--version").stdout(Stdio::null()).status() {
             Ok(status) if status.success() => {}
             _ => {
@@ -62,20 +62,20 @@ impl Engine {
             Bundle::Alike => "alike",
             Bundle::Stock => "stock",
         };
-        let bundle = scene.directory().join(format!("{program}-{word}"));
+        let bundle = environment.directory().join(format!("{program}-{word}"));
         fs::create_dir(&bundle)?;
-        let made = Command::new(program).arg("spec").current_dir(&bundle).output()?;
-        if !made.status.success() {
-            return Err(format!("`{program} spec`: {}", String::from_utf8_lossy(&made.stderr)).into());
+        let spec = Command::new(program).arg("spec").current_dir(&bundle).output()?;
+        if !spec.status.success() {
+            return Err(format!("`{program} spec`: {}", String::from_utf8_lossy(&spec.stderr)).into());
         }
         let path = bundle.join("config.json");
         let mut spec: Json = serde_json::from_slice(&fs::read(&path)?)?;
-        adapt(&mut spec, scene, kind);
+        adapt(&mut spec, environment, kind);
         fs::write(&path, serde_json::to_vec(&spec)?)?;
-        let state = scene.state().join(format!("{program}-{word}"));
-        // crun refuses hosts with v1 hierarchies where v2 has controllers, even such that nobody uses.
-        let hybrid = scene.cgroups.layout() == Layout::Hybrid;
-        let unified = scene.cgroups.unified.as_ref().map(|unified| unified.mount.clone());
+        let state = environment.state().join(format!("{program}-{word}"));
+        // crun refuses hosts with v1 hierarchies if v2 has controllers, even unused ones.
+        let hybrid = environment.cgroups.layout() == Layout::Hybrid;
+        let unified = environment.cgroups.unified.as_ref().map(|unified| unified.mount.clone());
         let hidden = unified.filter(|_| hybrid && program == "crun");
         let engine =
             Self { name: kind.label(program), program, bundle, state, hidden, next: AtomicU64::new(0) };
@@ -90,15 +90,15 @@ impl Engine {
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "small constants")]
-fn adapt(spec: &mut Json, scene: &Scene, kind: Bundle) {
+fn adapt(spec: &mut Json, environment: &Environment, kind: Bundle) {
     spec["process"]["args"] = json!(["/bin/busybox", "true"]);
     spec["process"]["terminal"] = json!(false);
-    spec["root"] = json!({ "path": scene.rootfs(), "readonly": false });
+    spec["root"] = json!({ "path": environment.rootfs(), "readonly": false });
     spec["linux"]["resources"]["cpu"] =
         json!({ "shares": (CPUS * 1024.0) as i64, "quota": (CPUS * 100_000.0) as i64, "period": 100_000 });
     let bytes = MEM as i64 * 1024 * 1024;
     spec["linux"]["resources"]["memory"] = json!({ "limit": bytes, "reservation": bytes });
-    // Where raising a limit takes a capability that not every root has.
+    // Raising a limit needs a capability that root does not always have.
     if let Some(process) = spec["process"].as_object_mut() {
         process.remove("rlimits");
     }
@@ -126,7 +126,7 @@ fn adapt(spec: &mut Json, scene: &Scene, kind: Bundle) {
 impl Engine {
     fn run(&self) -> Outcome<Duration> {
         if let Some(unified) = &self.hidden {
-            // Of this thread only, and of what it starts.
+            // For this thread and its children only.
             unshare(CloneFlags::CLONE_NEWNS)?;
             mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
             umount2(unified, MntFlags::MNT_DETACH)?;
@@ -147,7 +147,7 @@ impl Engine {
         Err(format!("{}: {}", self.name, String::from_utf8_lossy(&output.stderr).trim()).into())
     }
 
-    /// Of a process group of its own, so that Ctrl-C reaches it through us, between two containers.
+    /// In its own process group, so that Ctrl-C takes effect between two containers.
     fn command(&self) -> Command {
         let mut command = Command::new(self.program);
         command.process_group(0).arg("--root").arg(&self.state);
@@ -162,6 +162,6 @@ impl Subject for Engine {
 
     fn once(&self, _: usize) -> Outcome<Duration> {
         let ran = std::thread::scope(|scope| scope.spawn(|| self.run()).join());
-        ran.map_err(|_| "a thread died")?
+        ran.map_err(|_| "a thread panicked")?
     }
 }

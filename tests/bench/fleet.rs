@@ -1,88 +1,91 @@
-//! Many containers at a time: what they weigh, what the agent weighs with them, how fast it is back after it was killed.
+//! Many containers at a time: memory of their inits and of the agent, and the recovery after the agent was killed.
 
 use std::fs;
 use std::time::Instant;
 
-use crate::minion::Minion;
+use crate::agent_process::AgentProcess;
+use crate::environment::Environment;
 use crate::report::{Group, Report};
 use crate::sample::Samples;
-use crate::scene::Scene;
 use crate::{Options, Outcome};
 
-/// Running containers at which the weight of one is looked at.
+/// Number of running containers for the memory of one init.
 const SOME: usize = 100;
 
-/// Measures with containers that sleep.
-pub fn measure(scene: &Scene, options: &Options, report: &mut Report) -> Outcome<()> {
+/// Measures with sleeping containers.
+pub fn measure(environment: &Environment, options: &Options, report: &mut Report) -> Outcome<()> {
     const NAMES: [&str; 4] = ["helper-memory", "agent-memory", "recovery", "usage-sweep"];
     if !NAMES.iter().any(|name| options.wants(name)) {
         return Ok(());
     }
     let many = if options.quick { SOME } else { 1000 };
-    let mut minion = Minion::start(scene)?;
+    let mut agent_process = AgentProcess::start(environment)?;
 
-    let mut memory = Group::new(NAMES[1], "The agent", "kB, but for threads and descriptors");
-    weigh(&mut memory, "with none running", minion.pid())?;
-    let mut recovery = Group::new(NAMES[2], "From exec to serving again, after `kill -9`", "ms");
+    let mut memory = Group::new(NAMES[1], "The agent", "kB, except for threads and descriptors");
+    measure_memory(&mut memory, "with none running", agent_process.pid())?;
+    let mut recovery = Group::new(NAMES[2], "From exec to ready, after `kill -9`", "ms");
     if options.wants(NAMES[2]) {
-        recovery.row("with none running", recover(scene, &mut minion, options)?);
+        recovery.row("with none running", recover(environment, &mut agent_process, options)?);
     }
 
     let mut helpers =
         Group::new(NAMES[0], format!("`cofferdam-init` of each of {SOME} sleeping containers"), "kB");
-    minion.launch(SOME)?;
+    agent_process.launch(SOME)?;
     if options.wants(NAMES[0]) {
-        let pids = minion.pids()?;
+        let pids = agent_process.pids()?;
         for field in ["Pss", "Rss", "Private_Dirty"] {
             helpers.row(field, pids.iter().map(|&pid| rollup(pid, field)).collect::<Outcome<_>>()?);
         }
         report.add(helpers);
     }
 
-    // In parts, so that Ctrl-C is heard in between.
+    // In parts, so that Ctrl-C is noticed in between.
     for _ in (SOME..many).step_by(SOME) {
-        scene.go_on()?;
-        minion.launch(SOME)?;
+        environment.check_interrupted()?;
+        agent_process.launch(SOME)?;
     }
     if options.wants(NAMES[1]) {
-        weigh(&mut memory, &format!("with {many} running"), minion.pid())?;
+        measure_memory(&mut memory, &format!("with {many} running"), agent_process.pid())?;
         report.add(memory);
     }
     if options.wants(NAMES[3]) {
-        let mut sweep =
-            Group::new(NAMES[3], format!("`usage` of {many} containers, all asked at once"), "ms");
+        let mut sweep = Group::new(NAMES[3], format!("`usage` of {many} containers, all at once"), "ms");
         let rounds = if options.quick { 3 } else { 7 };
-        sweep.row("sweep", (0..rounds).map(|_| minion.sweep()).collect::<Outcome<_>>()?);
+        sweep.row("sweep", (0..rounds).map(|_| agent_process.sweep()).collect::<Outcome<_>>()?);
         report.add(sweep);
     }
     if options.wants(NAMES[2]) {
-        recovery.row(format!("with {many} running"), recover(scene, &mut minion, options)?);
-        let known = minion.pids()?.len();
+        recovery.row(format!("with {many} running"), recover(environment, &mut agent_process, options)?);
+        let known = agent_process.pids()?.len();
         if known != many {
             return Err(
-                format!("of {many} containers {known} run on after {} was killed", "the agent").into()
+                format!("only {known} of {many} containers are running after the agent was killed").into()
             );
         }
         report.add(recovery);
     }
-    minion.end()
+    agent_process.end()
 }
 
-fn recover(scene: &Scene, minion: &mut Minion<'_>, options: &Options) -> Outcome<Samples> {
+fn recover(
+    environment: &Environment,
+    agent_process: &mut AgentProcess<'_>,
+    options: &Options,
+) -> Outcome<Samples> {
     let rounds = if options.quick { 2 } else { 5 };
     (0..rounds)
         .map(|_| {
-            scene.go_on()?;
-            minion.kill()?;
+            environment.check_interrupted()?;
+            agent_process.kill()?;
             let started = Instant::now();
-            minion.restart()?;
+            agent_process.restart()?;
             Ok(started.elapsed().as_secs_f64() * 1e3)
         })
         .collect()
 }
 
-/// Adds what the agent's process weighs.
-fn weigh(group: &mut Group, when: &str, pid: i32) -> Outcome<()> {
+/// Adds memory, threads and descriptors of the agent's process.
+fn measure_memory(group: &mut Group, when: &str, pid: i32) -> Outcome<()> {
     for field in ["Pss", "Rss", "Anonymous"] {
         group.row(format!("{field}, {when}"), Samples(vec![rollup(pid, field)?]));
     }
@@ -100,5 +103,5 @@ fn rollup(pid: i32, field: &str) -> Outcome<f64> {
     let text = fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
     let value =
         text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')?.split_whitespace().next());
-    Ok(value.ok_or_else(|| format!("{path} does not say `{field}`"))?.parse()?)
+    Ok(value.ok_or_else(|| format!("{path} has no field `{field}`"))?.parse()?)
 }

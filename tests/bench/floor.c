@@ -1,14 +1,14 @@
 /*
- * The floor: what the kernel alone takes to make a container and to take it away again.
+ * The lower bound ("floor"): what the kernel alone takes to create a container and to remove it.
  *
  *   floor [--cgroup2 DIR] [--cgroup1 DIR]... [--write FILE VALUE]... [--root ROOTFS SCRATCH]
  *
- * For each byte on its input it makes one container of `busybox true`, waits for its end, removes every trace of it, and
- * prints how many nanoseconds that took. It does so with the cheapest means that are known: no helper process, no memory
- * copied for the child, the child born in its v2 control group and joining those of v1 by itself.
+ * For each byte on its input it runs `busybox true` in a container, waits for its end, removes everything of it, and
+ * prints the time in nanoseconds. It uses the cheapest known means: no helper process, no memory copied for the child,
+ * the child created in its v2 cgroup and joining those of v1 by itself.
  *
- * With --root the container has its own mounts and process ids, an overlay over ROOTFS as its root, and /proc. Without, it
- * is a process of the host in a control group.
+ * With --root the container has mount and pid namespaces, an overlay over ROOTFS as its root, and /proc. Without, it is a
+ * process of the host in a cgroup.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -27,10 +27,10 @@
 #include <time.h>
 #include <unistd.h>
 
-#define MOST 16
+#define MAX_GROUPS 16
 
-static const char *unified, *legacy[MOST], *files[MOST], *values[MOST], *rootfs, *scratch;
-static int legacy_count, write_count, tasks[MOST];
+static const char *unified, *legacy[MAX_GROUPS], *files[MAX_GROUPS], *values[MAX_GROUPS], *rootfs, *scratch;
+static int legacy_count, write_count, tasks[MAX_GROUPS];
 static char upper[4096], work[4096], merged[4096], options[3 * 4096];
 static char stack[64 * 1024] __attribute__((aligned(16)));
 
@@ -40,7 +40,7 @@ static void die(const char *what, const char *of)
     exit(1);
 }
 
-/* Runs on `stack` in the memory of the parent, which sleeps until it has executed. */
+/* Runs on `stack` in the memory of the parent, which sleeps until the exec. */
 static void child(void)
 {
     char *arguments[] = {"true", NULL}, *environment[] = {NULL};
@@ -63,10 +63,10 @@ static void child(void)
 }
 
 
-/* clone3(2); the new process goes on in child(). */
-static long deliver(struct clone_args *args)
+/* clone3(2); the new process continues in child(). */
+static long spawn(struct clone_args *args)
 {
-    long answer = SYS_clone3;
+    long result = SYS_clone3;
     __asm__ volatile("syscall\n\t"
                      "test %%rax, %%rax\n\t"
                      "jnz 1f\n\t"
@@ -74,20 +74,20 @@ static long deliver(struct clone_args *args)
                      "call %P3\n\t"
                      "ud2\n"
                      "1:"
-                     : "+a"(answer)
+                     : "+a"(result)
                      : "D"(args), "S"(sizeof *args), "i"(child)
                      : "rcx", "r11", "memory");
-    return answer;
+    return result;
 }
 
-static void make(const char *directory)
+static void create_directory(const char *directory)
 {
     if (mkdir(directory, 0755))
-        die("cannot make", directory);
+        die("cannot create", directory);
 }
 
-/* A control group stays busy for a moment after its last process was reaped. */
-static void discard(const char *directory)
+/* A cgroup stays busy for a short time after its last process was reaped. */
+static void remove_directory(const char *directory)
 {
     while (rmdir(directory))
         if (errno != EBUSY)
@@ -116,16 +116,16 @@ static void container(void)
 
     if (rootfs) {
         args.flags |= CLONE_NEWNS | CLONE_NEWPID;
-        make(upper), make(work), make(merged);
+        create_directory(upper), create_directory(work), create_directory(merged);
     }
     if (unified) {
-        make(unified);
+        create_directory(unified);
         group = open_file(unified, "", O_PATH | O_DIRECTORY);
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = group;
     }
     for (int i = 0; i < legacy_count; i++) {
-        make(legacy[i]);
+        create_directory(legacy[i]);
         tasks[i] = open_file(legacy[i], "tasks", O_WRONLY);
     }
     for (int i = 0; i < write_count; i++) {
@@ -135,7 +135,7 @@ static void container(void)
         close(fd);
     }
 
-    pid_t pid = deliver(&args);
+    pid_t pid = spawn(&args);
     if (pid < 0) {
         errno = -pid;
         die("cannot clone", "");
@@ -144,18 +144,18 @@ static void container(void)
         fprintf(stderr, "floor: the container ended with status %#x\n", status), exit(1);
 
     if (unified)
-        close(group), discard(unified);
+        close(group), remove_directory(unified);
     for (int i = 0; i < legacy_count; i++)
-        close(tasks[i]), discard(legacy[i]);
+        close(tasks[i]), remove_directory(legacy[i]);
     if (rootfs) {
-        /* What the kernel leaves in the work directory of a volatile overlay. */
+        /* Files of the kernel in the work directory of a volatile overlay. */
         const char *left[] = {"/work/incompat/volatile", "/work/incompat", "/work"};
         char path[sizeof work + 64];
         snprintf(path, sizeof path, "%s/work/incompat/volatile/dirty", work);
         unlink(path);
         for (int i = 0; i < 3; i++)
-            snprintf(path, sizeof path, "%s%s", work, left[i]), discard(path);
-        discard(work), discard(upper), discard(merged);
+            snprintf(path, sizeof path, "%s%s", work, left[i]), remove_directory(path);
+        remove_directory(work), remove_directory(upper), remove_directory(merged);
     }
 }
 
@@ -165,14 +165,14 @@ int main(int argc, char **argv)
         const char *option = argv[i++];
         if (!strcmp(option, "--cgroup2") && i < argc)
             unified = argv[i++];
-        else if (!strcmp(option, "--cgroup1") && i < argc && legacy_count < MOST)
+        else if (!strcmp(option, "--cgroup1") && i < argc && legacy_count < MAX_GROUPS)
             legacy[legacy_count++] = argv[i++];
-        else if (!strcmp(option, "--write") && i + 1 < argc && write_count < MOST)
+        else if (!strcmp(option, "--write") && i + 1 < argc && write_count < MAX_GROUPS)
             files[write_count] = argv[i++], values[write_count++] = argv[i++];
         else if (!strcmp(option, "--root") && i + 1 < argc)
             rootfs = argv[i++], scratch = argv[i++];
         else
-            errno = EINVAL, die("cannot understand", option);
+            errno = EINVAL, die("unknown option", option);
     }
     if (rootfs) {
         snprintf(upper, sizeof upper, "%s/upper", scratch);

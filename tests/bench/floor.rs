@@ -1,4 +1,4 @@
-//! The floor: `floor.c`, compiled where it is run.
+//! The lower bound ("floor"): `floor.c`, compiled on the machine.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -11,21 +11,21 @@ use std::time::Duration;
 use cofferdam_linux::cgroup::{Cgroups, Version};
 
 use crate::Outcome;
+use crate::embedded::{CPUS, MEM};
+use crate::environment::{CGROUP, Environment};
 use crate::launch::Subject;
-use crate::ours::{CPUS, MEM};
-use crate::scene::{CGROUP, Scene};
 
 /// Rows of the table.
 pub const EMPTY: &str = "floor, empty";
 pub const SHIPPED: &str = "floor, shipped";
 
-/// What the kernel alone takes.
+/// The time that the kernel alone takes.
 pub struct Floor {
     name: &'static str,
     lanes: Vec<Mutex<Lane>>,
 }
 
-/// One process that makes one container after the other.
+/// A process that creates one container after the other.
 struct Lane {
     child: Child,
     input: Option<ChildStdin>,
@@ -33,9 +33,9 @@ struct Lane {
 }
 
 /// Compiles the program.
-pub fn compile(scene: &Scene) -> Outcome<PathBuf> {
-    let source = scene.directory().join("floor.c");
-    let program = scene.directory().join("floor");
+pub fn compile(environment: &Environment) -> Outcome<PathBuf> {
+    let source = environment.directory().join("floor.c");
+    let program = environment.directory().join("floor");
     fs::write(&source, include_str!("floor.c"))?;
     let compiled = Command::new("cc").arg("-O2").arg("-o").arg(&program).arg(&source).output();
     let compiled = compiled.map_err(|error| format!("`cc`: {error} (Debian package gcc)"))?;
@@ -46,25 +46,25 @@ pub fn compile(scene: &Scene) -> Outcome<PathBuf> {
 }
 
 impl Floor {
-    /// As a container of an empty chain: a process of the host in a control group of its own.
-    pub fn empty(scene: &Scene, program: &Path, lanes: usize) -> Outcome<Self> {
+    /// As a container of an empty chain: a process of the host in its own cgroup.
+    pub fn empty(environment: &Environment, program: &Path, lanes: usize) -> Outcome<Self> {
         Self::start(EMPTY, lanes, |lane| {
             let mut command = Command::new(program);
-            tracking(&scene.cgroups, &format!("floor-empty-{lane}"), &mut command)?;
+            tracking(&environment.cgroups, &format!("floor-empty-{lane}"), &mut command)?;
             Ok(command)
         })
     }
 
-    /// As a container of the shipped chain: mounts, process ids, an overlay, limits in the same hierarchies.
-    pub fn shipped(scene: &Scene, program: &Path, lanes: usize) -> Outcome<Self> {
+    /// As a container of the shipped chain: mount and pid namespaces, an overlay, limits in the same hierarchies.
+    pub fn shipped(environment: &Environment, program: &Path, lanes: usize) -> Outcome<Self> {
         Self::start(SHIPPED, lanes, |lane| {
             let mut command = Command::new(program);
             let name = format!("floor-shipped-{lane}");
-            let scratch = scene.directory().join(&name);
+            let scratch = environment.directory().join(&name);
             fs::create_dir(&scratch)?;
-            command.arg("--root").arg(scene.rootfs()).arg(scratch);
-            tracking(&scene.cgroups, &name, &mut command)?;
-            limits(&scene.cgroups, &name, &mut command)?;
+            command.arg("--root").arg(environment.rootfs()).arg(scratch);
+            tracking(&environment.cgroups, &name, &mut command)?;
+            limits(&environment.cgroups, &name, &mut command)?;
             Ok(command)
         })
     }
@@ -76,7 +76,7 @@ impl Floor {
     }
 }
 
-/// Adds the group by which a container is tracked: v2's where there is one, otherwise the freezer's.
+/// Adds the cgroup that tracks a container: in v2 if it is mounted, otherwise in the freezer.
 fn tracking(cgroups: &Cgroups, name: &str, command: &mut Command) -> Outcome<()> {
     let relative = Path::new(CGROUP).join(name);
     let (option, group) = match (cgroups.unified(&relative), cgroups.cgroup("freezer", &relative)) {
@@ -89,7 +89,7 @@ fn tracking(cgroups: &Cgroups, name: &str, command: &mut Command) -> Outcome<()>
     Ok(())
 }
 
-/// Adds the groups and knobs that the shipped isolators use.
+/// Adds the cgroups and files that the shipped isolators write.
 fn limits(cgroups: &Cgroups, name: &str, command: &mut Command) -> Outcome<()> {
     let relative = Path::new(CGROUP).join(name);
     let mut handed_down = Vec::new();
@@ -116,7 +116,7 @@ fn limits(cgroups: &Cgroups, name: &str, command: &mut Command) -> Outcome<()> {
 
 type Knobs = Vec<(&'static str, String)>;
 
-/// By controller: what is written on v1, and what on v2.
+/// By controller: the values for v1 and for v2.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small positive constants")]
 fn knobs() -> [(&'static str, Knobs, Knobs); 3] {
     let (quota, shares, weight) = ((CPUS * 100_000.0) as u64, (CPUS * 1024.0) as u64, (CPUS * 100.0) as u64);
@@ -145,7 +145,7 @@ fn knobs() -> [(&'static str, Knobs, Knobs); 3] {
 
 impl Lane {
     fn start(mut command: Command) -> Outcome<Self> {
-        // Of a process group of its own, so that Ctrl-C reaches it through us, between two containers.
+        // In its own process group, so that Ctrl-C takes effect between two containers.
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
         let mut child = command.spawn()?;
         let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
@@ -160,7 +160,7 @@ impl Lane {
             input.write_all(b"+")?;
         }
         self.output.read_line(&mut line)?;
-        let nanos = line.trim().parse().map_err(|_| "the floor gave up; its words are above")?;
+        let nanos = line.trim().parse().map_err(|_| "the floor failed; see its messages above")?;
         Ok(Duration::from_nanos(nanos))
     }
 }
@@ -171,14 +171,14 @@ impl Subject for Floor {
     }
 
     fn once(&self, lane: usize) -> Outcome<Duration> {
-        let mut lane = self.lanes[lane].lock().map_err(|_| "the floor is lost")?;
+        let mut lane = self.lanes[lane].lock().map_err(|_| "a thread panicked")?;
         lane.once()
     }
 }
 
 impl Drop for Lane {
     fn drop(&mut self) {
-        // The end of its input is its end.
+        // It exits at the end of its input.
         drop(self.input.take());
         drop(self.child.wait());
     }

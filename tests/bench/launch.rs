@@ -1,63 +1,63 @@
-//! From the wish for a container to its last trace being gone.
+//! Launches: from the request for a container until everything of it is removed.
 
 use std::time::{Duration, Instant};
 
 use crate::cli::{self, Cli};
+use crate::embedded::{self, Embedded, Writes};
 use crate::engine::{Bundle, Engine};
+use crate::environment::Environment;
 use crate::floor::{self, Floor};
-use crate::ours::{self, Ours, Writes};
 use crate::report::{Group, Report};
 use crate::sample::Samples;
-use crate::scene::Scene;
 use crate::{Options, Outcome};
 
-/// Something that makes containers of busybox' `true`.
+/// Something that runs busybox' `true` in a container.
 pub trait Subject: Sync {
     fn name(&self) -> &str;
 
-    /// Makes one container, waits for its end, and removes every trace. Those of different lanes may overlap.
+    /// Creates a container, waits for its end, and removes everything of it. Different lanes may overlap.
     fn once(&self, lane: usize) -> Outcome<Duration>;
 }
 
-/// How many are made at a time where it is more than one.
-const WIDE: usize = 2;
+/// Number of lanes of the parallel benchmark.
+const PARALLEL: usize = 2;
 
-/// From one start to the next, where they are sparse: so long that the kernel has settled.
-const APART: Duration = Duration::from_millis(150);
+/// Interval between starts of the sparse benchmark: long enough for the kernel's deferred work.
+const INTERVAL: Duration = Duration::from_millis(150);
 
 /// Measures all subjects, one after the other, several at a time, and with pauses.
-pub fn measure(scene: &Scene, options: &Options, report: &mut Report) -> Outcome<()> {
+pub fn measure(environment: &Environment, options: &Options, report: &mut Report) -> Outcome<()> {
     const NAMES: [&str; 3] = ["launch-sequential", "launch-wide", "launch-sparse"];
     if !NAMES.iter().any(|name| options.wants(name)) {
         return Ok(());
     }
-    let program = floor::compile(scene)?;
+    let program = floor::compile(environment)?;
     let mut subjects: Vec<Box<dyn Subject + '_>> = Vec::new();
-    if options.wants_subject(ours::EMPTY) {
-        subjects.push(Box::new(Ours::empty(scene)?));
+    if options.wants_subject(embedded::EMPTY) {
+        subjects.push(Box::new(Embedded::empty(environment)?));
     }
     if options.wants_subject(floor::EMPTY) {
-        subjects.push(Box::new(Floor::empty(scene, &program, WIDE)?));
+        subjects.push(Box::new(Floor::empty(environment, &program, PARALLEL)?));
     }
-    if options.wants_subject(ours::SHIPPED) {
-        subjects.push(Box::new(Ours::shipped(scene, Writes::Overlay)?));
+    if options.wants_subject(embedded::SHIPPED) {
+        subjects.push(Box::new(Embedded::shipped(environment, Writes::Overlay)?));
     }
     if options.wants_subject(floor::SHIPPED) {
-        subjects.push(Box::new(Floor::shipped(scene, &program, WIDE)?));
+        subjects.push(Box::new(Floor::shipped(environment, &program, PARALLEL)?));
     }
-    if options.wants_subject(ours::DIRECT) {
-        subjects.push(Box::new(Ours::shipped(scene, Writes::Direct)?));
+    if options.wants_subject(embedded::DIRECT) {
+        subjects.push(Box::new(Embedded::shipped(environment, Writes::Direct)?));
     }
     if options.wants_subject(cli::DAEMON) {
-        subjects.push(Box::new(Cli::daemon(scene)?));
+        subjects.push(Box::new(Cli::daemon(environment)?));
     }
     if options.wants_subject(cli::ALONE) {
-        subjects.push(Box::new(Cli::alone(scene)?));
+        subjects.push(Box::new(Cli::alone(environment)?));
     }
     for engine in ["crun", "runc"] {
         for bundle in [Bundle::Alike, Bundle::Stock] {
             if options.wants_subject(&bundle.label(engine))
-                && let Some(engine) = Engine::find(scene, engine, bundle)?
+                && let Some(engine) = Engine::find(environment, engine, bundle)?
             {
                 subjects.push(Box::new(engine));
             }
@@ -70,56 +70,56 @@ pub fn measure(scene: &Scene, options: &Options, report: &mut Report) -> Outcome
     };
     let mut run = |name: &'static str, title: &str, turn: &Turn<'_>, rounds: Rounds| -> Outcome<()> {
         if options.wants(name) {
-            report.add(compare(scene, &subjects, name, title, rounds, turn)?);
+            report.add(compare(environment, &subjects, name, title, rounds, turn)?);
         }
         Ok(())
     };
-    run(NAMES[0], "Launch to last trace of busybox `true`, one after the other", &one, plan(100, 32))?;
+    run(NAMES[0], "Launch to removal of busybox `true`, one after the other", &one, plan(100, 32))?;
     run(NAMES[1], "The same, two at a time", &wide, plan(100, 32))?;
     run(NAMES[2], "The same, one start every 0.15 s", &sparsely, plan(21, 40))
 }
 
-/// How often all take their turns.
+/// Number of iterations.
 #[derive(Clone, Copy)]
 struct Rounds {
     most: usize,
-    /// That many are made even if the time is over.
+    /// Minimum, even if the budget is used up.
     least: usize,
     budget: Duration,
 }
 
-/// One turn of one subject.
+/// One measurement of one subject.
 type Turn<'a> = dyn Fn(&dyn Subject) -> Outcome<Vec<Duration>> + 'a;
 
 fn one(subject: &dyn Subject) -> Outcome<Vec<Duration>> {
     Ok(vec![subject.once(0)?])
 }
 
-/// Each lane makes two, so that they overlap wherever the faster one is.
+/// Each lane creates two, so that they overlap even if one lane is faster.
 fn wide(subject: &dyn Subject) -> Outcome<Vec<Duration>> {
     std::thread::scope(|scope| {
-        let lanes: Vec<_> = (0..WIDE)
+        let lanes: Vec<_> = (0..PARALLEL)
             .map(|lane| scope.spawn(move || (0..2).map(|_| subject.once(lane)).collect::<Outcome<Vec<_>>>()))
             .collect();
         let mut all = Vec::new();
         for lane in lanes {
-            all.extend(lane.join().map_err(|_| "a lane died")??);
+            all.extend(lane.join().map_err(|_| "a lane panicked")??);
         }
         Ok(all)
     })
 }
 
 fn sparsely(subject: &dyn Subject) -> Outcome<Vec<Duration>> {
-    let due = Instant::now() + APART;
+    let due = Instant::now() + INTERVAL;
     std::thread::sleep(due.saturating_duration_since(Instant::now()));
     one(subject)
 }
 
-/// Numbers that look like chance, the same in every run.
-struct Dice(u64);
+/// Pseudo-random numbers, the same in every run.
+struct Random(u64);
 
-impl Dice {
-    /// Knuth's linear congruential generator; its upper bits are the good ones.
+impl Random {
+    /// Knuth's linear congruential generator, of which the upper bits are used.
     fn below(&mut self, end: usize) -> usize {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         usize::try_from(self.0 >> 33).unwrap_or(0) % end
@@ -132,9 +132,9 @@ impl Dice {
     }
 }
 
-/// Lets all subjects take turns.
+/// Measures all subjects in turns.
 fn compare(
-    scene: &Scene,
+    environment: &Environment,
     subjects: &[Box<dyn Subject + '_>],
     name: &'static str,
     title: &str,
@@ -142,18 +142,18 @@ fn compare(
     turn: &Turn<'_>,
 ) -> Outcome<Group> {
     let mut taken = vec![Samples::default(); subjects.len()];
-    // Who comes after a peer finds the kernel still busy with what that one left, so nobody always comes after the same.
+    // A subject may still affect the next one through deferred work of the kernel, so the order is random.
     let mut order: Vec<usize> = (0..subjects.len()).collect();
-    let mut dice = Dice(1);
+    let mut random = Random(1);
     let warm_up = rounds.most / 10;
     let started = Instant::now();
     for round in 0..warm_up + rounds.most {
         if round >= warm_up + rounds.least && started.elapsed() > rounds.budget {
             break;
         }
-        dice.shuffle(&mut order);
+        random.shuffle(&mut order);
         for &place in &order {
-            scene.go_on()?;
+            environment.check_interrupted()?;
             let durations = turn(&*subjects[place])?;
             if round >= warm_up {
                 taken[place].0.extend(durations.iter().map(|took| took.as_secs_f64() * 1e6));
@@ -164,9 +164,9 @@ fn compare(
     for (subject, samples) in subjects.iter().zip(taken) {
         group.row(subject.name(), samples);
     }
-    group.compare(ours::EMPTY, floor::EMPTY);
-    group.compare(ours::SHIPPED, floor::SHIPPED);
-    for ours in [ours::SHIPPED, ours::DIRECT, cli::DAEMON, cli::ALONE] {
+    group.compare(embedded::EMPTY, floor::EMPTY);
+    group.compare(embedded::SHIPPED, floor::SHIPPED);
+    for ours in [embedded::SHIPPED, embedded::DIRECT, cli::DAEMON, cli::ALONE] {
         for peer in ["crun", "runc"] {
             group.compare(ours, &Bundle::Alike.label(peer));
         }

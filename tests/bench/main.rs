@@ -1,55 +1,55 @@
-//! What Cofferdam costs, beside its peers and beside what the kernel alone takes.
+//! Benchmarks of Cofferdam, of other runtimes, and of the kernel alone.
 //!
 //! ```text
 //! cargo build --release --workspace && cargo bench -p cofferdam-tests -- --help
 //! ```
 //!
-//! Nothing is asserted: a number of one machine says nothing on another. What can be compared is measured in one run,
-//! turn by turn, so that what else the machine does meanwhile falls on all alike; the ratios are what counts.
+//! Nothing is asserted: absolute numbers depend on the machine. Subjects that are compared are measured in one run, in
+//! turns, so that other load affects all of them alike; their ratios are comparable.
 
+mod agent_process;
 mod call;
 mod cli;
+mod embedded;
 mod engine;
+mod environment;
 mod fleet;
 mod floor;
 mod launch;
-mod minion;
-mod ours;
 mod report;
 mod sample;
-mod scene;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
 
+use environment::Environment;
 use report::Report;
-use scene::Scene;
 
-/// What goes wrong is only ever shown.
+/// Errors are only printed.
 type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-/// Measures launches, memory, recovery and calls, beside peers and beside the bare kernel.
+/// Measures launches, memory, recovery and plugin calls, compared with other runtimes and the bare kernel.
 #[derive(Debug, Parser)]
 #[command(name = "bench")]
 struct Options {
-    /// Fewer rounds and smaller fleets: a look, not a measurement.
+    /// Fewer iterations and containers: a quick check, not a measurement.
     #[arg(long)]
     quick: bool,
     /// Print one JSON document instead of tables.
     #[arg(long)]
     json: bool,
-    /// Only benchmarks whose name begins so; may be given several times.
+    /// Run only benchmarks whose name starts with NAME; can be repeated.
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
-    /// Of what is launched side by side, only what begins so, as `cofferdam, empty`; for profilers.
+    /// Compare only subjects whose name starts with SUBJECT, such as `cofferdam, empty`; can be repeated.
     #[arg(long, value_name = "SUBJECT")]
     subject: Vec<String>,
-    /// Be an agent that obeys; see `minion.rs`.
+    /// Run as an agent that reads commands; see `agent_process.rs`.
     #[arg(long, hide = true, num_args = 3)]
-    minion: Vec<PathBuf>,
-    /// Given by cargo, and without meaning.
+    agent_process: Vec<PathBuf>,
+    /// Passed by cargo, ignored.
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -66,9 +66,9 @@ impl Options {
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    let outcome = match options.minion.as_slice() {
+    let outcome = match options.agent_process.as_slice() {
         [runtime_dir, work_dir, rootfs] => {
-            minion::serve(runtime_dir.clone(), work_dir.clone(), rootfs.clone())
+            agent_process::serve(runtime_dir.clone(), work_dir.clone(), rootfs.clone())
         }
         _ => run(&options),
     };
@@ -82,11 +82,11 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Outcome<()> {
-    let scene = Scene::set()?;
+    let environment = Environment::set_up()?;
     let mut report = Report::new(!options.json);
-    launch::measure(&scene, options, &mut report)?;
-    fleet::measure(&scene, options, &mut report)?;
-    call::measure(&scene, options, &mut report)?;
+    launch::measure(&environment, options, &mut report)?;
+    fleet::measure(&environment, options, &mut report)?;
+    call::measure(&environment, options, &mut report)?;
     if options.json {
         println!("{}", report.json());
     }

@@ -1,17 +1,17 @@
-//! What was measured, as tables for people and as one document for programs.
+//! Results, as tables and as JSON.
 
 use serde_json::{Value as Json, json};
 
 use crate::sample::{Samples, Summary};
 
-/// All that was measured.
+/// All results.
 pub struct Report {
-    /// Whether each table is printed as soon as it is full.
+    /// Whether each table is printed as soon as it is complete.
     prints: bool,
     groups: Vec<Group>,
 }
 
-/// Subjects that were measured in the same turns.
+/// Subjects that were measured in turns.
 pub struct Group {
     name: &'static str,
     title: String,
@@ -31,7 +31,7 @@ impl Report {
         Self { prints, groups: Vec::new() }
     }
 
-    /// Takes in a group, and prints it.
+    /// Adds a group, and prints it.
     pub fn add(&mut self, group: Group) {
         if self.prints {
             print!("{}", group.table());
@@ -45,7 +45,7 @@ impl Report {
 }
 
 impl Group {
-    /// `name` is for programs and for `--only`.
+    /// `name` is used in JSON and for `--only`.
     pub fn new(name: &'static str, title: impl Into<String>, unit: &'static str) -> Self {
         Self { name, title: title.into(), unit, rows: Vec::new(), ratios: Vec::new() }
     }
@@ -54,7 +54,7 @@ impl Group {
         self.rows.push((subject.into(), samples));
     }
 
-    /// Says how many times `to` took what `of` took, if both were measured.
+    /// Adds the ratio of `of` to `to`, if both were measured.
     pub fn compare(&mut self, of: &str, to: &str) {
         let find = |name: &str| self.rows.iter().find(|(subject, _)| subject == name);
         let (Some((_, ours)), Some((_, theirs))) = (find(of), find(to)) else { return };
@@ -111,7 +111,7 @@ impl Group {
     }
 }
 
-/// Three digits that mean something.
+/// Formats with about three significant digits.
 fn number(value: f64) -> String {
     match value.abs() {
         value if value >= 100.0 || value == 0.0 => format!("{value:.0}"),

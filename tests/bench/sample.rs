@@ -1,23 +1,23 @@
-//! Numbers that were measured turn by turn, and what can be said of them.
+//! Samples and their summary.
 
 use serde_json::{Value as Json, json};
 
-/// What one subject took, in the order of the rounds.
+/// The measurements of one subject, in order.
 #[derive(Debug, Clone, Default)]
 pub struct Samples(pub Vec<f64>);
 
-/// What is said of samples.
+/// A summary of samples.
 #[derive(Debug, Clone, Copy)]
 pub struct Summary {
     pub median: f64,
     pub min: f64,
-    /// What all but one in a hundred stay below.
+    /// The 99th percentile.
     pub p99: f64,
     pub max: f64,
 }
 
 impl Samples {
-    /// Their median and extremes; of none, nothing.
+    /// The summary; `None` without samples.
     pub fn summary(&self) -> Option<Summary> {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
@@ -29,7 +29,7 @@ impl Samples {
         })
     }
 
-    /// Round by round, how many times what another took.
+    /// The ratio of each sample to that of `other`.
     pub fn ratios(&self, other: &Self) -> Self {
         Self(self.0.iter().zip(&other.0).map(|(ours, theirs)| ours / theirs).collect())
     }

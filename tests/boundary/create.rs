@@ -1,19 +1,21 @@
-//! Plugins that do not want to be made.
+//! Plugins whose instance cannot be created.
 
 use std::time::Duration;
 
 use cofferdam_plugin_model::Method;
 use serde_json::{Value as Json, json};
 
-use crate::scene::{Rope, Scene, greeting, lives_without, no_start, object, plain, says};
+use crate::fixture::{
+    Fixture, Pipe, assert_contains, assert_works_without_isolators, greeting, object, plain, start_error,
+};
 
-async fn refused(table: Json, words: &[&str]) {
+async fn refused(table: Json, parts: &[&str]) {
     let mut world = plain();
     world.config.isolators = vec![greeting(table)];
-    let text = no_start(&world).await;
-    says(&text, &["cannot create isolator `example/greeting` 1.0.0"]);
-    says(&text, words);
-    lives_without(&mut world).await;
+    let text = start_error(&world).await;
+    assert_contains(&text, &["cannot create isolator `example/greeting` 1.0.0"]);
+    assert_contains(&text, parts);
+    assert_works_without_isolators(&mut world).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -30,58 +32,64 @@ async fn a_value_of_the_wrong_type_is_named() {
 async fn a_missing_key_is_named() {
     let mut world = plain();
     world.config.logger = Some(object("example/tagged-logger", "libtagged_logger.so", json!({})));
-    let text = no_start(&world).await;
-    says(&text, &["cannot create logger `example/tagged-logger` 1.0.0", "missing field `prefix`"]);
+    let text = start_error(&world).await;
+    assert_contains(&text, &["cannot create logger `example/tagged-logger` 1.0.0", "missing field `prefix`"]);
     world.config.logger = None;
-    lives_without(&mut world).await;
+    assert_works_without_isolators(&mut world).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_value_that_the_plugin_does_not_like_is_refused_in_its_words() {
+async fn a_value_that_the_plugin_refuses_is_an_error_with_its_message() {
     let mut world = plain();
     world.config.logger =
         Some(object("example/tagged-logger", "libtagged_logger.so", json!({ "prefix": "../" })));
-    says(&no_start(&world).await, &["`prefix` is `../`; it must not contain a slash"]);
+    assert_contains(&start_error(&world).await, &["`prefix` is `../`; it must not contain a slash"]);
     world.config.logger = None;
-    lives_without(&mut world).await;
+    assert_works_without_isolators(&mut world).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_plugin_that_fails_to_be_made_says_why() {
-    let mut scene = Scene::new("create", "error", json!({}));
-    let text = no_start(&scene.world).await;
-    says(&text, &["cannot create isolator `rude/fault` 0.1.0", "cannot create", "the rude one did it"]);
-    lives_without(&mut scene.world).await;
+async fn a_plugin_that_fails_in_create_is_an_error_with_its_causes() {
+    let mut fixture = Fixture::new("create", "error", json!({}));
+    let text = start_error(&fixture.world).await;
+    assert_contains(
+        &text,
+        &["cannot create isolator `test/fault` 0.1.0", "cannot create", "deliberate error"],
+    );
+    assert_works_without_isolators(&mut fixture.world).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_plugin_that_panics_while_being_made_says_where() {
+async fn a_panic_in_create_is_an_error_with_its_location() {
     for act in ["panic", "panic_twice"] {
-        let mut scene = Scene::new("create", act, json!({}));
-        let text = no_start(&scene.world).await;
-        says(
+        let mut fixture = Fixture::new("create", act, json!({}));
+        let text = start_error(&fixture.world).await;
+        assert_contains(
             &text,
-            &["cannot create isolator `rude/fault` 0.1.0", "panicked in `create`", "fault/src/act.rs:"],
+            &["cannot create isolator `test/fault` 0.1.0", "panicked in `create`", "fault/src/act.rs:"],
         );
-        lives_without(&mut scene.world).await;
+        assert_works_without_isolators(&mut fixture.world).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_plugin_that_hangs_while_being_made_does_not_hang_the_agent() {
-    let mut scene = Scene::new("create", "hang", json!({})).hurried(Method::Create);
-    let rope = Rope::new(scene.at("rope"));
-    scene.rude().table["faults"][0]["until"] = rope.path().display().to_string().into();
-    let text = tokio::time::timeout(Duration::from_secs(20), no_start(&scene.world)).await;
-    says(&text.expect("the start ends"), &["`rude/fault` did not return from `create` within 300ms"]);
-    drop(rope);
-    // The abandoned thread lets go of the directories when it comes back.
-    drop(lock(&scene));
-    lives_without(&mut scene.world).await;
+async fn a_plugin_that_hangs_in_create_does_not_block_the_agent() {
+    let mut fixture = Fixture::new("create", "hang", json!({})).with_short_timeout(Method::Create);
+    let pipe = Pipe::new(fixture.at("pipe"));
+    fixture.faulty().table["faults"][0]["until"] = pipe.path().display().to_string().into();
+    let text = tokio::time::timeout(Duration::from_secs(20), start_error(&fixture.world)).await;
+    assert_contains(
+        &text.expect("the start ends"),
+        &["`test/fault` did not return from `create` within 300ms"],
+    );
+    drop(pipe);
+    // The abandoned thread unlocks the directories when it returns.
+    drop(lock(&fixture));
+    assert_works_without_isolators(&mut fixture.world).await;
 }
 
-/// Waits until no agent has the runtime directory.
-fn lock(scene: &Scene) -> nix::fcntl::Flock<std::fs::File> {
-    let lock = std::fs::File::open(scene.world.config.runtime_dir.join("agent.lock")).unwrap();
+/// Waits until no agent has locked the runtime directory.
+fn lock(fixture: &Fixture) -> nix::fcntl::Flock<std::fs::File> {
+    let lock = std::fs::File::open(fixture.world.config.runtime_dir.join("agent.lock")).unwrap();
     nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusive).unwrap()
 }

@@ -1,7 +1,7 @@
-//! The boundary is what it was when it was released.
+//! The boundary has not changed since its release.
 //!
-//! `abi_stable` compares two layouts when a plugin is loaded, but nothing compares today's with yesterday's
-//! when the boundary is edited. The committed text does: names, types and order of everything that crosses.
+//! `abi_stable` compares two layouts when a plugin is loaded, but nothing compares the current layout with the released
+//! one when the boundary is edited. The committed file does: names, types and order of everything that crosses it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -47,10 +47,10 @@ fn the_boundary_is_the_released_one() {
     );
 }
 
-/// Puts into words what a type is to the loader's check, and each of our types that it is made of.
+/// Describes a type as the loader's check sees it, and each type of this workspace that it contains.
 fn describe(layout: &'static TypeLayout, found: &mut BTreeMap<String, String>, depth: usize) {
     let name = format!("{}::{}", layout.mod_path(), name_of(layout));
-    // Deeper than anything of ours; types of `abi_stable` refer to each other in circles.
+    // Deeper than any type of this workspace; types of `abi_stable` are recursive.
     if depth > 8 || found.contains_key(&name) {
         return;
     }
@@ -58,7 +58,7 @@ fn describe(layout: &'static TypeLayout, found: &mut BTreeMap<String, String>, d
     if layout.package().as_str() == PACKAGE {
         let mut text = format!("{name}: {} bytes, aligned to {}", layout.size(), layout.alignment());
         if let TLData::PrefixType(prefix) = layout.data() {
-            // What every plugin has; the rest is asked for at run time.
+            // Every plugin has these; the others are checked for at run time.
             let _ = write!(text, ", always the first {}", prefix.first_suffix_field);
         }
         text.push('\n');
@@ -76,8 +76,8 @@ fn describe(layout: &'static TypeLayout, found: &mut BTreeMap<String, String>, d
     }
 }
 
-/// A type with what it is made of, as far as that says more than the name: `RVec` says its elements' type
-/// only in its fields.
+/// The name of a type with its parts, where they are not part of the name: `RVec` has the type of its elements only
+/// in its fields.
 fn name_of(layout: &'static TypeLayout) -> String {
     let name = layout.full_type().to_string();
     let is_ours = layout.package().as_str() == PACKAGE;
@@ -97,7 +97,7 @@ fn signature(function: &TLFunction) -> String {
     format!("fn({}) -> {answer}", parameters.join(", "))
 }
 
-/// The lines of which only one side knows.
+/// The lines that only one side has.
 fn difference(released: &str, today: &str) -> String {
     let only = |mark: char, of: &str, not: &str| -> String {
         of.lines()

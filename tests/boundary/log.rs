@@ -1,4 +1,4 @@
-//! What a guest logs arrives in the agent's own log.
+//! Log lines of plugins are part of the agent's log.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -7,9 +7,9 @@ use serde_json::{Value as Json, json};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::scene::{Scene, alone, brief, id, lives, until};
+use crate::fixture::{Fixture, assert_works, id, in_own_process, short, wait_until};
 
-/// Where the log goes.
+/// The destination of the log.
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<u8>>>);
 
@@ -52,67 +52,67 @@ fn listen(filter: &str) -> Lines {
 }
 
 #[test]
-fn a_plugins_lines_arrive_with_target_fields_and_the_span_of_the_call() {
-    if !alone("log::a_plugins_lines_arrive_with_target_fields_and_the_span_of_the_call") {
+fn log_lines_of_a_plugin_have_their_target_fields_and_the_span_of_the_call() {
+    if !in_own_process("log::log_lines_of_a_plugin_have_their_target_fields_and_the_span_of_the_call") {
         return;
     }
     let lines = listen("info");
     tokio::runtime::Runtime::new().unwrap().block_on(async {
-        let scene = Scene::new("prepare", "log", json!({}));
-        let agent = scene.world.start().await.unwrap();
-        agent.launch(brief("web")).await.unwrap();
+        let fixture = Fixture::new("prepare", "log", json!({}));
+        let agent = fixture.world.start().await.unwrap();
+        agent.launch(short("web")).await.unwrap();
         agent.wait(&id("web")).await.unwrap();
-        lives(&agent).await;
+        assert_works(&agent).await;
     });
-    let said = lines.of("plugin::rude/fault::rude_fault");
+    let said = lines.of("plugin::test/fault::test_fault");
     assert_eq!(said.len(), 1, "{said:?}");
     let line = &said[0];
     assert_eq!(line["level"], "INFO");
-    assert_eq!(line["target"], "plugin::rude/fault::rude_fault::act");
-    assert_eq!(line["fields"]["message"], "said by the rude one");
+    assert_eq!(line["target"], "plugin::test/fault::test_fault::act");
+    assert_eq!(line["fields"]["message"], "logged by the plugin");
     assert_eq!(line["fields"]["answer"], "42");
     assert_eq!(line["fields"]["container"], "web");
     let spans = line["spans"].as_array().unwrap();
     let last = &spans[spans.len() - 1];
     assert_eq!((&last["name"], &last["depth"]), (&json!("own_span"), &json!("7")), "{line}");
     let call = &spans[spans.len() - 2];
-    assert_eq!(call["plugin"], "rude/fault", "{line}");
+    assert_eq!(call["plugin"], "test/fault", "{line}");
     assert_eq!(call["method"], "prepare", "{line}");
     assert_eq!(call["container"], "web", "{line}");
 }
 
 #[test]
-fn the_operators_filter_reaches_into_a_plugin() {
-    if !alone("log::the_operators_filter_reaches_into_a_plugin") {
+fn the_operators_filter_applies_to_plugins() {
+    if !in_own_process("log::the_operators_filter_applies_to_plugins") {
         return;
     }
-    let lines = listen("info,plugin::rude=warn");
+    let lines = listen("info,plugin::test=warn");
     tokio::runtime::Runtime::new().unwrap().block_on(async {
-        let scene = Scene::new("prepare", "log", json!({}));
-        let agent = scene.world.start().await.unwrap();
-        agent.launch(brief("web")).await.unwrap();
+        let fixture = Fixture::new("prepare", "log", json!({}));
+        let agent = fixture.world.start().await.unwrap();
+        agent.launch(short("web")).await.unwrap();
         agent.wait(&id("web")).await.unwrap();
     });
     assert_eq!(lines.of("plugin::"), Vec::<Json>::new());
-    assert!(!lines.of("cofferdam").is_empty(), "somebody listened");
+    assert!(!lines.of("cofferdam").is_empty(), "the agent logs");
 }
 
 #[test]
-fn a_panic_while_being_dropped_is_logged_with_its_place() {
-    if !alone("log::a_panic_while_being_dropped_is_logged_with_its_place") {
+fn a_panic_in_drop_is_logged_with_its_location() {
+    if !in_own_process("log::a_panic_in_drop_is_logged_with_its_location") {
         return;
     }
     let lines = listen("info");
     tokio::runtime::Runtime::new().unwrap().block_on(async {
-        let scene =
-            Scene::new("prepare", "panic", json!({})).also(json!({ "method": "drop", "act": "panic" }));
-        let agent = scene.world.start().await.unwrap();
-        agent.launch(brief("web")).await.unwrap_err();
-        until("the line", || !lines.of("plugin::rude/fault::").is_empty()).await;
-        lives(&agent).await;
+        let fixture = Fixture::new("prepare", "panic", json!({}))
+            .with_fault(json!({ "method": "drop", "act": "panic" }));
+        let agent = fixture.world.start().await.unwrap();
+        agent.launch(short("web")).await.unwrap_err();
+        wait_until("the line", || !lines.of("plugin::test/fault::").is_empty()).await;
+        assert_works(&agent).await;
     });
-    let said = lines.of("plugin::rude/fault::");
-    let line = said.first().expect("it is told");
+    let said = lines.of("plugin::test/fault::");
+    let line = said.first().expect("it is logged");
     assert_eq!(line["level"], "ERROR");
     let message = line["fields"]["message"].as_str().unwrap();
     assert!(message.contains("panicked while being dropped: deliberate"), "{line}");

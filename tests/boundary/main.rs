@@ -1,10 +1,11 @@
-//! Real plugin files, several of them rude. Each test asserts what the operator reads, and that the agent
-//! lives.
-#![expect(clippy::unwrap_used, reason = "a test that panics has failed, which is the point")]
+//! Real plugin files, several of which misbehave. Each test asserts the message for the operator, and that the agent
+//! still works.
+#![expect(clippy::unwrap_used, reason = "a panic shows where a test failed")]
 
 mod answer;
 mod create;
 mod file;
+mod fixture;
 mod hang;
 mod identity;
 mod layout;
@@ -14,5 +15,4 @@ mod policy;
 mod process;
 mod recovery;
 mod replace;
-mod scene;
 mod swap;

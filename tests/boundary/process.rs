@@ -1,4 +1,4 @@
-//! What a guest does to the agent's process must not reach containers, nor end them.
+//! What a plugin does to the agent's process must not affect containers.
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -7,45 +7,51 @@ use std::process::Command;
 use cofferdam_core::model::Request;
 use serde_json::json;
 
-use crate::scene::{Scene, alone, id, lasting, life, lives, rude, until};
+use crate::fixture::{
+    Fixture, assert_works, faulty, id, in_own_process, long_running, wait_until, with_agent,
+};
 
-/// What a container's command prints.
-async fn output(scene: &Scene, line: &str) -> String {
-    let agent = scene.world.start().await.unwrap();
-    let out = scene.at("out");
+/// The output of a container's command.
+async fn output(fixture: &Fixture, line: &str) -> String {
+    let agent = fixture.world.start().await.unwrap();
+    let out = fixture.at("out");
     let request = Request::shell(id("web"), format!("{{ {line}; }} > {} 2>&1", out.display()));
     agent.launch(request).await.unwrap();
     let termination = agent.wait(&id("web")).await.unwrap();
     let printed = fs::read_to_string(out).unwrap();
     assert_eq!(termination.status, Some(0), "{printed}");
-    lives(&agent).await;
+    assert_works(&agent).await;
     printed
 }
 
 #[test]
 fn a_descriptor_that_a_plugin_leaks_does_not_reach_the_container() {
-    if !alone("process::a_descriptor_that_a_plugin_leaks_does_not_reach_the_container") {
+    if !in_own_process("process::a_descriptor_that_a_plugin_leaks_does_not_reach_the_container") {
         return;
     }
     tokio::runtime::Runtime::new().unwrap().block_on(async {
-        let scene = Scene::new("prepare", "leak_descriptor", json!({}));
-        let printed = output(&scene, "ls -l /proc/self/fd").await;
+        let fixture = Fixture::new("prepare", "leak_descriptor", json!({}));
+        let printed = output(&fixture, "ls -l /proc/self/fd").await;
         let leaked = fs::read_dir("/proc/self/fd").unwrap().flatten();
         let mut leaked = leaked.filter_map(|entry| fs::read_link(entry.path()).ok());
-        assert!(leaked.any(|path| path.ends_with("full")), "the agent has it: {printed}");
+        assert!(leaked.any(|path| path.ends_with("full")), "the plugin did not leak it: {printed}");
         assert!(!printed.contains("/dev/full"), "{printed}");
     });
 }
 
 #[test]
-fn what_a_plugin_changes_of_the_process_does_not_reach_the_container() {
-    if !alone("process::what_a_plugin_changes_of_the_process_does_not_reach_the_container") {
+fn process_attributes_that_a_plugin_changes_do_not_reach_the_container() {
+    if !in_own_process("process::process_attributes_that_a_plugin_changes_do_not_reach_the_container") {
         return;
     }
     tokio::runtime::Runtime::new().unwrap().block_on(async {
-        let scene = Scene::new("prepare", "change_process", json!({}));
-        let printed = output(&scene, "pwd; umask; grep -E '^Sig(Blk|Ign)' /proc/self/status").await;
-        assert_eq!(std::env::current_dir().unwrap().to_string_lossy(), "/proc", "the plugin did it");
+        let fixture = Fixture::new("prepare", "change_process", json!({}));
+        let printed = output(&fixture, "pwd; umask; grep -E '^Sig(Blk|Ign)' /proc/self/status").await;
+        assert_eq!(
+            std::env::current_dir().unwrap().to_string_lossy(),
+            "/proc",
+            "the plugin did not change it"
+        );
         assert!(!printed.contains("/proc\n"), "{printed}");
         assert!(printed.contains("0022\n"), "{printed}");
         assert!(printed.contains("SigBlk:\t0000000000000000"), "{printed}");
@@ -53,39 +59,39 @@ fn what_a_plugin_changes_of_the_process_does_not_reach_the_container() {
     });
 }
 
-/// In-process means that a plugin can end the agent. It cannot end a container: the next agent has it.
+/// A plugin in the agent's process can end the agent, but not a container, which the next agent recovers.
 #[test]
 fn a_plugin_that_aborts_ends_the_agent_and_no_container() {
     const DIES: &str = "COFFERDAM_TEST_DIES_IN";
     const NAME: &str = "process::a_plugin_that_aborts_ends_the_agent_and_no_container";
     if let Some(directory) = std::env::var_os(DIES) {
-        let mut scene = Scene::new("usage", "abort", json!({}));
-        scene.world.config.runtime_dir = std::path::Path::new(&directory).join("run");
-        scene.world.config.work_dir = std::path::Path::new(&directory).join("work");
+        let mut fixture = Fixture::new("usage", "abort", json!({}));
+        fixture.world.config.runtime_dir = std::path::Path::new(&directory).join("run");
+        fixture.world.config.work_dir = std::path::Path::new(&directory).join("work");
         return tokio::runtime::Runtime::new().unwrap().block_on(async {
-            let agent = scene.world.start().await.unwrap();
-            agent.launch(lasting("web")).await.unwrap();
+            let agent = fixture.world.start().await.unwrap();
+            agent.launch(long_running("web")).await.unwrap();
             agent.usage(&id("web")).await;
-            unreachable!("a plugin that aborts takes the agent along");
+            unreachable!("the plugin did not abort");
         });
     }
-    let scene = Scene::new("create", "log", json!({}));
+    let fixture = Fixture::new("create", "log", json!({}));
     let died = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", NAME, "--nocapture"])
-        .env(DIES, scene.world.directory())
-        // What it leaves behind goes with this test's own.
-        .env("TMPDIR", scene.world.directory())
+        .env(DIES, fixture.world.directory())
+        // So that its files are removed with those of this test.
+        .env("TMPDIR", fixture.world.directory())
         .output()
         .unwrap();
     assert_eq!(died.status.signal(), Some(6), "{}", String::from_utf8_lossy(&died.stderr));
 
-    life(&scene.world, async |agent| {
+    with_agent(&fixture.world, async |agent| {
         let found = agent.containers();
         assert_eq!(found.len(), 1);
         assert!(found[0].pid.is_some_and(|pid| fs::metadata(format!("/proc/{pid}")).is_ok()), "{found:?}");
-        until("its plugin to serve it", || rude(&agent).health == "ok").await;
-        assert_eq!(agent.usage(&id("web")).await.unwrap().statistics["rude_count"], 1.0);
+        wait_until("the plugin to be in service", || faulty(&agent).health == "ok").await;
+        assert_eq!(agent.usage(&id("web")).await.unwrap().statistics["fault_count"], 1.0);
         agent.destroy(&id("web")).await.unwrap();
-        lives(&agent).await;
+        assert_works(&agent).await;
     });
 }

@@ -1,65 +1,74 @@
-//! An agent that finds running containers, and a plugin that is not what it was.
+//! An agent that recovers running containers with a changed chain.
 
 use std::fs;
 
 use cofferdam_core::model::Resources;
 use serde_json::json;
 
-use crate::scene::{Scene, greeting, id, lasting, life, lives, plain, rude, says, stuck, until};
+use crate::fixture::{
+    Fixture, assert_contains, assert_works, cleanup_errors, faulty, greeting, id, long_running, plain,
+    wait_until, with_agent,
+};
 
 #[test]
-fn a_plugin_that_is_missing_harms_no_container_and_cleans_up_when_it_is_back() {
-    let mut scene = Scene::new("create", "log", json!({}));
-    life(&scene.world, async |agent| agent.launch(lasting("web")).await.unwrap());
+fn a_missing_plugin_affects_no_container_and_cleans_up_when_it_is_back() {
+    let mut fixture = Fixture::new("create", "log", json!({}));
+    with_agent(&fixture.world, async |agent| agent.launch(long_running("web")).await.unwrap());
 
-    let rude_entry = scene.world.config.isolators.remove(0);
-    life(&scene.world, async |agent| {
+    let entry = fixture.world.config.isolators.remove(0);
+    with_agent(&fixture.world, async |agent| {
         let inspection = agent.inspect(&id("web")).unwrap();
         let pid = inspection.summary.pid.unwrap();
         assert!(fs::metadata(format!("/proc/{pid}")).is_ok(), "it runs");
-        let served = inspection.plugins.iter().find(|served| served.plugin == "rude/fault").unwrap();
-        says(
+        let served = inspection.plugins.iter().find(|served| served.plugin == "test/fault").unwrap();
+        assert_contains(
             served.unavailable.as_deref().unwrap(),
             &["it is not in the chain any more", "continues without it"],
         );
-        // The others serve it.
+        // The other plugins still work.
         assert_eq!(agent.status(&id("web")).await.unwrap().status["greeting"], json!("hello there"));
-        lives(&agent).await;
+        assert_works(&agent).await;
 
-        // It ends when it is told to, and stays visible: nobody can undo what the missing one did.
+        // It can be ended, and stays visible: the missing plugin cannot clean up.
         let ending = agent.clone();
         tokio::spawn(async move { ending.destroy(&id("web")).await });
-        until("the reason", || stuck(&agent, "web").contains("`rude/fault` is not in the chain")).await;
-        says(&stuck(&agent, "web"), &["add it to the configuration and restart the agent"]);
+        wait_until("the reason", || {
+            cleanup_errors(&agent, "web").contains("`test/fault` is not in the chain")
+        })
+        .await;
+        assert_contains(
+            &cleanup_errors(&agent, "web"),
+            &["add it to the configuration and restart the agent"],
+        );
         assert!(fs::metadata(format!("/proc/{pid}")).is_err(), "its processes are gone");
     });
 
-    scene.world.config.isolators.insert(0, rude_entry);
-    life(&scene.world, async |agent| {
+    fixture.world.config.isolators.insert(0, entry);
+    with_agent(&fixture.world, async |agent| {
         agent.wait(&id("web")).await.unwrap();
-        assert!(scene.journal().contains(&"cleanup web".to_owned()), "{:?}", scene.journal());
+        assert!(fixture.journal().contains(&"cleanup web".to_owned()), "{:?}", fixture.journal());
         assert!(agent.remove(&id("web")).await.unwrap());
-        assert_eq!(scene.world.leftovers(), Vec::<String>::new());
-        lives(&agent).await;
+        assert_eq!(fixture.world.leftovers(), Vec::<String>::new());
+        assert_works(&agent).await;
     });
 }
 
 #[test]
-fn a_plugin_that_was_missing_for_a_while_serves_again() {
+fn a_plugin_that_was_missing_is_used_again_when_it_is_back() {
     let mut world = plain();
     let entry = greeting(json!({ "greeting": "welcome" }));
     world.config.isolators = vec![entry.clone()];
-    life(&world, async |agent| agent.launch(lasting("web")).await.unwrap());
+    with_agent(&world, async |agent| agent.launch(long_running("web")).await.unwrap());
 
     world.config.isolators.clear();
-    life(&world, async |agent| {
+    with_agent(&world, async |agent| {
         assert!(!agent.status(&id("web")).await.unwrap().status.contains_key("greeting"));
-        // What is known of the container goes to the disk once more.
+        // Writes the record.
         agent.update(&id("web"), Resources::default().with("cpus", 1.0)).await.unwrap();
     });
 
     world.config.isolators = vec![entry];
-    life(&world, async |agent| {
+    with_agent(&world, async |agent| {
         assert_eq!(agent.inspect(&id("web")).unwrap().plugins.remove(0).unavailable, None);
         assert_eq!(agent.status(&id("web")).await.unwrap().status["greeting"], json!("welcome"));
         agent.destroy(&id("web")).await.unwrap();
@@ -67,43 +76,44 @@ fn a_plugin_that_was_missing_for_a_while_serves_again() {
 }
 
 #[test]
-fn a_plugin_that_fails_to_recover_harms_no_container() {
+fn a_plugin_that_fails_to_recover_affects_no_container() {
     for act in ["error", "panic"] {
-        let mut scene = Scene::new("recover", act, json!({}));
-        let healed = scene.at("healed");
-        scene.rude().table["faults"][0]["unless"] = healed.display().to_string().into();
-        fs::write(&healed, "").unwrap();
-        let pid = life(&scene.world, async |agent| {
-            agent.launch(lasting("web")).await.unwrap();
+        let mut fixture = Fixture::new("recover", act, json!({}));
+        let repaired = fixture.at("repaired");
+        fixture.faulty().table["faults"][0]["unless"] = repaired.display().to_string().into();
+        fs::write(&repaired, "").unwrap();
+        let pid = with_agent(&fixture.world, async |agent| {
+            agent.launch(long_running("web")).await.unwrap();
             agent.containers()[0].pid.unwrap()
         });
-        fs::remove_file(&healed).unwrap();
-        life(&scene.world, async |agent| {
-            assert_eq!(rude(&agent).health, "out of service");
+        fs::remove_file(&repaired).unwrap();
+        with_agent(&fixture.world, async |agent| {
+            assert_eq!(faulty(&agent).health, "out of service");
             let why = if act == "panic" { "deliberate, for `web`" } else { "cannot recover `web`" };
-            says(&rude(&agent).health_reason.unwrap(), &["it did not recover", why]);
+            assert_contains(&faulty(&agent).health_reason.unwrap(), &["it did not recover", why]);
             assert!(fs::metadata(format!("/proc/{pid}")).is_ok(), "the container runs");
             let usage = agent.usage(&id("web")).await.unwrap();
-            says(&usage.failed["rude/fault"], &["is out of service, so `usage` was not called"]);
+            assert_contains(&usage.failed["test/fault"], &["is out of service, so `usage` was not called"]);
             assert_eq!(agent.status(&id("web")).await.unwrap().status["greeting"], json!("hello there"));
-            // It can be ended, and is cleaned up even by this one.
+            // It can be ended, and the plugin is still called to clean up.
             agent.destroy(&id("web")).await.unwrap();
-            assert_eq!(scene.last_call().as_deref(), Some("cleanup web"));
+            assert_eq!(fixture.last_call().as_deref(), Some("cleanup web"));
         });
     }
 }
 
 #[test]
-fn a_plugin_that_is_new_to_the_chain_is_not_asked_about_older_containers() {
-    let mut scene = Scene::new("create", "log", json!({}));
-    let newcomer = scene.world.config.isolators.remove(0);
-    life(&scene.world, async |agent| agent.launch(lasting("web")).await.unwrap());
-    scene.world.config.isolators = vec![newcomer, greeting(json!({}))];
-    life(&scene.world, async |agent| {
-        assert!(!agent.usage(&id("web")).await.unwrap().owners.contains_key("rude_count"));
+fn a_plugin_that_is_new_in_the_chain_is_not_called_for_older_containers() {
+    let mut fixture = Fixture::new("create", "log", json!({}));
+    let newcomer = fixture.world.config.isolators.remove(0);
+    with_agent(&fixture.world, async |agent| agent.launch(long_running("web")).await.unwrap());
+    fixture.world.config.isolators = vec![newcomer, greeting(json!({}))];
+    with_agent(&fixture.world, async |agent| {
+        assert!(!agent.usage(&id("web")).await.unwrap().owners.contains_key("fault_count"));
         agent.destroy(&id("web")).await.unwrap();
-        lives(&agent).await;
-        let about: Vec<String> = scene.journal().into_iter().filter(|line| line.ends_with(" web")).collect();
+        assert_works(&agent).await;
+        let about: Vec<String> =
+            fixture.journal().into_iter().filter(|line| line.ends_with(" web")).collect();
         assert_eq!(about, Vec::<String>::new());
     });
 }

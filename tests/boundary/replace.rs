@@ -1,4 +1,4 @@
-//! A plugin file that changes under a running agent.
+//! A plugin file that changes while the agent is running.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -9,9 +9,9 @@ use cofferdam_tests::paths;
 use cofferdam_tests::world::World;
 use serde_json::json;
 
-use crate::scene::{greeting, id, lasting, life, lives, plain, plugin};
+use crate::fixture::{assert_works, greeting, id, long_running, plain, plugin, with_agent};
 
-/// A world whose greeting is a file of its own.
+/// A world with its own copy of the greeting plugin.
 fn world() -> (World, PathBuf) {
     let mut world = plain();
     let file = world.directory().join("plugin.so");
@@ -21,45 +21,45 @@ fn world() -> (World, PathBuf) {
 }
 
 #[test]
-fn overwriting_the_file_in_place_harms_nobody() {
+fn overwriting_the_file_in_place_has_no_effect() {
     let (world, file) = world();
-    life(&world, async |agent| {
-        agent.launch(lasting("web")).await.unwrap();
+    with_agent(&world, async |agent| {
+        agent.launch(long_running("web")).await.unwrap();
         let len = usize::try_from(fs::metadata(&file).unwrap().len()).unwrap();
         OpenOptions::new().write(true).open(&file).unwrap().write_all(&vec![0xcc; len]).unwrap();
-        lives(&agent).await;
+        assert_works(&agent).await;
         OpenOptions::new().write(true).truncate(true).open(&file).unwrap();
-        lives(&agent).await;
+        assert_works(&agent).await;
         assert_eq!(agent.status(&id("web")).await.unwrap().status["greeting"], json!("hello there"));
         agent.destroy(&id("web")).await.unwrap();
     });
 }
 
 #[test]
-fn renaming_another_version_over_it_takes_effect_at_the_next_start_and_not_before() {
+fn renaming_another_version_over_it_takes_effect_at_the_next_start() {
     let (world, file) = world();
     let replace = |by: &str| {
         let new = file.with_extension("new");
         fs::copy(paths::build().join(by), &new).unwrap();
         fs::rename(&new, &file).unwrap();
     };
-    life(&world, async |agent| {
+    with_agent(&world, async |agent| {
         replace("libgreeting_2.so");
-        lives(&agent).await;
+        assert_works(&agent).await;
         assert_eq!(plugin(&agent, "example/greeting").version, "1.0.0");
     });
-    // In the same process, where the loader would answer the old code for the old path.
-    life(&world, async |agent| {
+    // In the same process, where dlopen(3) would return the loaded library for a known path.
+    with_agent(&world, async |agent| {
         assert_eq!(plugin(&agent, "example/greeting").version, "2.0.0");
-        agent.launch(lasting("web")).await.unwrap();
+        agent.launch(long_running("web")).await.unwrap();
         let status = agent.status(&id("web")).await.unwrap();
         assert_eq!(status.status["greeting"]["since_version"], json!("2.0.0"));
         agent.destroy(&id("web")).await.unwrap();
-        lives(&agent).await;
+        assert_works(&agent).await;
     });
     replace("libgreeting.so");
-    life(&world, async |agent| {
+    with_agent(&world, async |agent| {
         assert_eq!(plugin(&agent, "example/greeting").version, "1.0.0");
-        lives(&agent).await;
+        assert_works(&agent).await;
     });
 }

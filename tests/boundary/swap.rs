@@ -1,4 +1,4 @@
-//! One version of a plugin takes over from another, with containers running.
+//! A plugin is replaced by another version while containers are running.
 
 use std::fs;
 
@@ -6,7 +6,9 @@ use cofferdam_core::model::Phase;
 use cofferdam_tests::world::World;
 use serde_json::json;
 
-use crate::scene::{greeting, id, lasting, life, lives, object, plain, plugin, says};
+use crate::fixture::{
+    assert_contains, assert_works, greeting, id, long_running, object, plain, plugin, with_agent,
+};
 
 const NAME: &str = "example/greeting";
 
@@ -25,7 +27,7 @@ fn downgrade(world: &mut World) {
     world.config.isolators = vec![greeting(json!({}))];
 }
 
-/// The running container's pid, to tell that it is the very same.
+/// The running container's pid, which shows that it is the same process.
 fn pid(agent: &cofferdam_core::agent::Agent) -> i32 {
     let found = agent.containers();
     assert_eq!((found.len(), found[0].phase), (1, Phase::Running), "{found:?}");
@@ -37,8 +39,8 @@ fn pid(agent: &cofferdam_core::agent::Agent) -> i32 {
 #[test]
 fn a_newer_version_migrates_the_states_of_an_older_one() {
     let mut world = world();
-    let before = life(&world, async |agent| {
-        agent.launch(lasting("web")).await.unwrap();
+    let before = with_agent(&world, async |agent| {
+        agent.launch(long_running("web")).await.unwrap();
         let served = agent.inspect(&id("web")).unwrap().plugins.remove(0);
         assert_eq!(served.version.as_deref(), Some("1.0.0"));
         assert_eq!(served.state, json!({ "text": "good  morning" }));
@@ -46,17 +48,17 @@ fn a_newer_version_migrates_the_states_of_an_older_one() {
     });
     upgrade(&mut world);
     let kept = json!({ "words": ["good", "morning"], "since_version": "1.0.0" });
-    life(&world, async |agent| {
+    with_agent(&world, async |agent| {
         assert_eq!(pid(&agent), before);
         let served = agent.inspect(&id("web")).unwrap().plugins.remove(0);
-        assert_eq!(served.version.as_deref(), Some("2.0.0"), "who wrote the state is noted");
+        assert_eq!(served.version.as_deref(), Some("2.0.0"), "the version that wrote the state is recorded");
         assert_eq!((&served.state, served.unavailable), (&kept, None));
         let status = agent.status(&id("web")).await.unwrap();
         assert_eq!(status.status["greeting"], kept);
-        lives(&agent).await;
+        assert_works(&agent).await;
     });
-    // It is on disk: another restart finds the new state, and has nothing to migrate.
-    life(&world, async |agent| {
+    // It is on disk: after another restart there is nothing to migrate.
+    with_agent(&world, async |agent| {
         assert_eq!(pid(&agent), before);
         assert_eq!(agent.inspect(&id("web")).unwrap().plugins[0].state, kept);
         agent.destroy(&id("web")).await.unwrap();
@@ -66,58 +68,61 @@ fn a_newer_version_migrates_the_states_of_an_older_one() {
 }
 
 #[test]
-fn an_older_version_that_looks_neither_left_nor_right_harms_no_container() {
+fn an_older_version_without_recover_affects_no_container() {
     let mut world = world();
     upgrade(&mut world);
-    let before = life(&world, async |agent| {
-        agent.launch(lasting("web")).await.unwrap();
+    let before = with_agent(&world, async |agent| {
+        agent.launch(long_running("web")).await.unwrap();
         pid(&agent)
     });
     downgrade(&mut world);
-    life(&world, async |agent| {
-        // Version 1 has no `recover`, so it finds out when it is asked.
+    with_agent(&world, async |agent| {
+        // Version 1 has no `recover`, so the next call fails.
         assert_eq!(pid(&agent), before);
         let status = agent.status(&id("web")).await.unwrap();
-        says(&status.failed[NAME], &["cannot read the plugin's own state", "missing field `text`"]);
-        lives(&agent).await;
+        assert_contains(
+            &status.failed[NAME],
+            &["cannot read the plugin's own state", "missing field `text`"],
+        );
+        assert_works(&agent).await;
         assert_eq!(pid(&agent), before);
     });
     upgrade(&mut world);
-    life(&world, async |agent| {
+    with_agent(&world, async |agent| {
         let status = agent.status(&id("web")).await.unwrap();
-        assert_eq!(status.status["greeting"]["words"], json!(["good", "night"]), "nothing was lost");
+        assert_eq!(status.status["greeting"]["words"], json!(["good", "night"]), "the state was kept");
         agent.destroy(&id("web")).await.unwrap();
     });
 }
 
 #[test]
-fn a_state_from_the_future_is_refused_with_a_reason() {
+fn a_state_of_a_newer_version_is_refused_with_a_reason() {
     let mut world = world();
     upgrade(&mut world);
-    let before = life(&world, async |agent| {
-        agent.launch(lasting("web")).await.unwrap();
+    let before = with_agent(&world, async |agent| {
+        agent.launch(long_running("web")).await.unwrap();
         pid(&agent)
     });
-    // What version 3 would have left.
+    // As version 3 would have written it.
     let record = world.config.runtime_dir.join("containers/web/record");
     rewrite(&record, r#""version":"2.0.0""#, r#""version":"3.1.0""#);
-    life(&world, async |agent| {
+    with_agent(&world, async |agent| {
         assert_eq!(pid(&agent), before, "the container is unharmed");
         let served = agent.inspect(&id("web")).unwrap().plugins.remove(0);
-        let words =
+        let parts =
             ["version 3.1.0", "wrote its state, which version 2.0.0 cannot read", "use 3.1.0 or a later"];
-        says(served.unavailable.as_deref().unwrap(), &words);
+        assert_contains(served.unavailable.as_deref().unwrap(), &parts);
         assert_eq!(served.version.as_deref(), Some("3.1.0"), "the state is still that of its writer");
-        assert_eq!(plugin(&agent, NAME).health, "ok", "it serves everybody else");
+        assert_eq!(plugin(&agent, NAME).health, "ok", "it is used for other containers");
         assert!(!agent.status(&id("web")).await.unwrap().status.contains_key("greeting"));
-        lives(&agent).await;
+        assert_works(&agent).await;
         agent.destroy(&id("web")).await.unwrap();
         assert!(agent.remove(&id("web")).await.unwrap());
         assert_eq!(world.leftovers(), Vec::<String>::new());
     });
 }
 
-/// Changes a record as its writer would have, checksum and all.
+/// Changes a record and its checksum.
 fn rewrite(record: &std::path::Path, from: &str, to: &str) {
     let old = fs::read_to_string(record).unwrap();
     let (head, body) = old.split_once('\n').unwrap();

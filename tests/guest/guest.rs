@@ -1,9 +1,8 @@
-//! Runs commands, this test binary among them, in a guest whose kernel has what the machine's may lack.
+//! Runs commands, including this test binary, in a guest (a virtual machine) with a full kernel.
 //!
-//! The scripts beside this file do the work; this module finds them, makes sure that their guest is ready, and turns
-//! what they say into values. A machine that cannot run guests fails the test in CI, where `CI=true`, and elsewhere
-//! skips it with a message that no test harness swallows.
-#![allow(dead_code, reason = "each test binary that includes this module uses another part of it")]
+//! The scripts beside this file do the work; this module calls them and parses their results. If this machine cannot run
+//! guests, the test fails with `CI=true` and otherwise is skipped, with a message that the test harness does not capture.
+#![allow(dead_code, reason = "each test binary that includes this module uses a different part of it")]
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -15,13 +14,13 @@ use std::time::Duration;
 /// Set to `1` for every command in a guest.
 pub const INSIDE: &str = "COFFERDAM_GUEST";
 
-/// What a test needs from our environment to find its files and to explain itself. The guest gets no other variables.
+/// Environment variables that a test needs to find its files and for diagnostics. The guest gets no others.
 const PASSED_ON: [&str; 4] = ["CARGO_MANIFEST_DIR", "LD_LIBRARY_PATH", "RUST_BACKTRACE", "RUST_LOG"];
 
-/// How `prepare` says that something must be installed first.
+/// Exit status of `prepare` if a package must be installed first.
 const EX_UNAVAILABLE: i32 = 69;
 
-/// How `run` says that the guest ended without a status. A command may end with it, too, but then `run` is silent.
+/// Exit status of `run` if the guest ended without a status. A command can have the same, but then `run` prints nothing.
 const LOST: i32 = 124;
 
 /// What is mounted at `/sys/fs/cgroup` when the command starts. No controller is enabled below the root yet.
@@ -45,63 +44,63 @@ impl Hierarchy {
     }
 }
 
-/// A guest to boot, once for each command. Processors are emulated: starting processes is some 30 times slower there.
+/// A guest, booted for each command. Processors are emulated: starting processes takes about 30 times as long.
 #[derive(Clone, Debug)]
-pub struct PluginObject {
+pub struct Guest {
     pub cgroup: Hierarchy,
     pub cpus: u32,
-    /// In MB. Files written in the guest take their part of it.
+    /// In MB, shared with the files that are written in the guest.
     pub memory: u32,
-    /// After this time the guest is ended, whatever it does.
+    /// Time after which the guest is killed.
     pub limit: Duration,
 }
 
-/// How a command in a guest went.
+/// Result of a command in a guest.
 #[derive(Debug)]
 pub enum GuestOutcome {
     /// The command ended with `status`, 128 + N if signal N ended it. `output` is its standard output and error.
     Ended { status: i32, output: String },
-    /// The guest crashed or met its time limit. `diagnosis` says which, and holds the end of its console.
+    /// The guest crashed or reached its time limit. `diagnosis` says which, with the end of its console.
     Lost { output: String, diagnosis: String },
-    /// This machine cannot run guests yet, and `remedy` says what to do about it. Never returned where `CI=true`.
+    /// This machine cannot run guests; `remedy` says what to do. Never returned with `CI=true`.
     Unavailable { remedy: String },
 }
 
-/// Whether this process runs in a guest, where everything takes longer and no further guest can be booted.
+/// Whether this process runs in a guest, in which everything takes longer and no other guest can be booted.
 pub fn inside() -> bool {
     env::var_os(INSIDE).is_some_and(|value| value == "1")
 }
 
 /// Runs `command` as root in a guest with 2 processors and 1 GB, for 10 minutes at most.
 pub fn run(cgroup: Hierarchy, command: &[&str]) -> GuestOutcome {
-    PluginObject::new(cgroup).run(command, &[])
+    Guest::new(cgroup).run(command, &[])
 }
 
-/// Runs the current test binary again, in a guest like that of [`run`], with libtest's `arguments` and more variables.
+/// Runs the current test binary in a guest like that of [`run`], with `arguments` for libtest and additional variables.
 pub fn rerun_this_test_binary(cgroup: Hierarchy, arguments: &[&str], env: &[(&str, &str)]) -> GuestOutcome {
-    PluginObject::new(cgroup).rerun_this_test_binary(arguments, env)
+    Guest::new(cgroup).rerun_this_test_binary(arguments, env)
 }
 
-impl PluginObject {
+impl Guest {
     pub fn new(cgroup: Hierarchy) -> Self {
         Self { cgroup, cpus: 2, memory: 1024, limit: Duration::from_secs(600) }
     }
 
-    /// Boots the guest, preparing it if this was never done, and waits until `command` ended, whose words are program
-    /// and arguments. It runs as root in our working directory and sees our files, but its changes to them are lost.
+    /// Boots the guest, prepared if necessary, and waits until `command` (program and arguments) has ended. It runs as
+    /// root in the current working directory, with the files of this machine; its changes to them are lost.
     ///
     /// # Panics
-    /// In a guest; if the scripts cannot be used; and if `CI=true` and this machine cannot run guests.
+    /// In a guest; if the scripts cannot be started; with `CI=true` if this machine cannot run guests.
     pub fn run<S: AsRef<OsStr>>(&self, command: &[S], env: &[(&str, &str)]) -> GuestOutcome {
         assert!(
             !inside(),
-            "a guest cannot boot another: leave this test out there, or let it return if `inside()`"
+            "a guest cannot boot another guest: skip this test there, or return if `inside()`"
         );
         if let Err(remedy) = prepare() {
             return unavailable(remedy);
         }
 
-        let mut run = bound_to_us(&script("run"));
+        let mut run = ending_with_parent(&script("run"));
         run.args(["--cgroup", self.cgroup.as_str()])
             .args(["--cpus", &self.cpus.to_string()])
             .args(["--memory", &self.memory.to_string()])
@@ -122,12 +121,12 @@ impl PluginObject {
             Some(LOST) if !diagnosis.is_empty() => GuestOutcome::Lost { output, diagnosis },
             Some(status) => GuestOutcome::Ended { status, output },
             None => {
-                GuestOutcome::Lost { output, diagnosis: format!("`run` was ended by {status}\n{diagnosis}") }
+                GuestOutcome::Lost { output, diagnosis: format!("`run` ended with {status}\n{diagnosis}") }
             }
         }
     }
 
-    /// Like [`PluginObject::run`], for the current test binary.
+    /// Like [`Guest::run`], for the current test binary.
     pub fn rerun_this_test_binary(&self, arguments: &[&str], env: &[(&str, &str)]) -> GuestOutcome {
         let binary = env::current_exe().expect("a test binary has a path");
         let mut command = vec![binary.into_os_string()];
@@ -137,10 +136,10 @@ impl PluginObject {
 }
 
 impl GuestOutcome {
-    /// The output of a command that succeeded; `None` if there was no guest to run it in.
+    /// The output of a successful command; `None` if no guest could be booted.
     ///
     /// # Panics
-    /// If the command failed or the guest was lost.
+    /// If the command failed, or the guest crashed or timed out.
     pub fn success(self) -> Option<String> {
         match self {
             GuestOutcome::Ended { status: 0, output } => Some(output),
@@ -148,16 +147,16 @@ impl GuestOutcome {
                 panic!("the command ended with status {status} in its guest; it wrote:\n{output}")
             }
             GuestOutcome::Lost { output, diagnosis } => {
-                panic!("the guest was lost: {diagnosis}\nbefore that, its command wrote:\n{output}")
+                panic!("the guest crashed or timed out: {diagnosis}\noutput of its command:\n{output}")
             }
             GuestOutcome::Unavailable { .. } => None,
         }
     }
 
-    /// How many tests of a test binary passed; `None` if there was no guest to run them in.
+    /// How many tests of a test binary passed; `None` if no guest could be booted.
     ///
     /// # Panics
-    /// If a test failed, the guest was lost, or no test ran: a filter that selects nothing must not look like success.
+    /// If a test failed, the guest crashed or timed out, or no test ran: a filter without matches is not a success.
     pub fn tests_passed(self) -> Option<usize> {
         let output = self.success()?;
         match passed(&output) {
@@ -167,7 +166,7 @@ impl GuestOutcome {
     }
 }
 
-/// Reads libtest's last line, e.g. `test result: ok. 3 passed; 0 failed; …`.
+/// Parses libtest's last line, such as `test result: ok. 3 passed; 0 failed; …`.
 fn passed(output: &str) -> Option<usize> {
     let result = output.lines().rev().find_map(|line| line.strip_prefix("test result: ok. "))?;
     result.split_once(" passed;")?.0.parse().ok()
@@ -177,19 +176,19 @@ fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("guest").join(name)
 }
 
-/// Makes sure that a guest can boot. The error says what must be installed or fetched first.
+/// Prepares guests. The error says what must be installed or fetched first.
 fn prepare() -> Result<(), String> {
-    let Output { status, stderr, .. } = output(&mut bound_to_us(&script("prepare")));
-    let said = String::from_utf8_lossy(&stderr).into_owned();
+    let Output { status, stderr, .. } = output(&mut ending_with_parent(&script("prepare")));
+    let message = String::from_utf8_lossy(&stderr).into_owned();
     match status.code() {
         Some(0) => Ok(()),
-        Some(EX_UNAVAILABLE) => Err(said),
-        _ => panic!("preparing the guest ended with {status}:\n{said}"),
+        Some(EX_UNAVAILABLE) => Err(message),
+        _ => panic!("`prepare` ended with {status}:\n{message}"),
     }
 }
 
-/// A command which is told to end when the thread that starts it does, so that a killed test leaves no guest behind.
-fn bound_to_us(program: &Path) -> Command {
+/// A command that gets SIGTERM when the thread that starts it ends, so that a killed test leaves no guest behind.
+fn ending_with_parent(program: &Path) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "TERM"]).arg(program).stdin(Stdio::null());
     command
@@ -201,12 +200,15 @@ fn output(command: &mut Command) -> Output {
 
 fn unavailable(remedy: String) -> GuestOutcome {
     if env::var_os("CI").is_some_and(|value| value == "true") {
-        panic!("this test needs a guest, which cannot be booted here:\n{remedy}");
+        panic!("this test needs a guest, which cannot be booted on this machine:\n{remedy}");
     }
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
-    // Unlike `eprintln!`, this is seen even though the test passes. Nothing can be done if it cannot be written.
-    writeln!(std::io::stderr(), "\nSKIPPED: {test} needs a guest, which cannot be booted here:\n{remedy}")
-        .ok();
+    // Unlike `eprintln!`, this is not captured when the test passes. An error cannot be reported.
+    writeln!(
+        std::io::stderr(),
+        "\nSKIPPED: {test} needs a guest, which cannot be booted on this machine:\n{remedy}"
+    )
+    .ok();
     GuestOutcome::Unavailable { remedy }
 }
 
@@ -222,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn passes_status_and_output_on() {
+    fn status_and_output_are_returned() {
         if inside() {
             return;
         }
@@ -245,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn tells_a_crash_from_a_status() {
+    fn a_crash_differs_from_a_status() {
         if inside() {
             return;
         }

@@ -1,59 +1,58 @@
-//! An agent that is killed at each step of what it does, and the one that comes after it.
+//! An agent that is killed at each step of an operation, and the next one.
 
 use std::fs;
 use std::path::PathBuf;
 
 use cofferdam::api::operator::types::Termination;
 use cofferdam_core::model::ContainerId;
-use cofferdam_tests::daemon::{Daemon, Refusal};
+use cofferdam_tests::daemon::{CallError, Daemon};
 use cofferdam_tests::injector::{Fault, Seen};
 use cofferdam_tests::is_root;
 use cofferdam_tests::world::World;
 
-use super::{COUNTING, ENDLESS, assert_nothing_left, counts_on, id, request, state};
+use super::{COUNTING, MAX_STEPS, assert_keeps_counting, assert_nothing_left, id, request, state};
 
-/// Kills an agent at each step of `act` in turn. Before each there is what `set` made, afterwards a new agent,
-/// which `check` looks at. What that left is the start of the next turn.
+/// Kills an agent at each step of `act` in turn. Before each, `set` prepares the state; after it, `check` inspects a new
+/// agent, which then is the next one to be killed.
 fn kill_at_each_step(
     world: &World,
     set: impl Fn(&Daemon),
-    act: impl Fn(&Daemon) -> Result<(), Refusal>,
+    act: impl Fn(&Daemon) -> Result<(), CallError>,
     check: impl Fn(&Daemon, &str),
 ) {
-    let (mut daemon, mut injector) = Daemon::start_watched(world);
-    for step in 1..ENDLESS {
+    let (mut daemon, mut injector) = Daemon::start_with_injector(world);
+    for step in 1..MAX_STEPS {
         set(&daemon);
         injector.arm(Fault::Kill, &[step]);
         let outcome = act(&daemon);
-        let Seen { struck, .. } = injector.disarm();
-        let Some(struck) = struck.first() else {
-            outcome.expect("nothing happened to the agent");
+        let Seen { hit, .. } = injector.disarm();
+        let Some(hit) = hit.first() else {
+            outcome.expect("the agent was not killed");
             daemon.kill();
             let daemon = Daemon::start(world);
-            check(&daemon, "after all was done");
+            check(&daemon, "after the last step");
             assert_nothing_left(world, &"in the end");
             eprintln!("{step} steps");
             return;
         };
-        daemon.gone();
-        (daemon, injector) = Daemon::start_watched(world);
-        let when = format!("step {step}: {struck}");
+        daemon.wait_ended();
+        (daemon, injector) = Daemon::start_with_injector(world);
+        let when = format!("step {step}: {hit}");
         check(&daemon, &when);
         assert_nothing_left(world, &format_args!("{when}\n{}", daemon.log()));
     }
-    panic!("no agent lives to the end of it");
+    panic!("the operation has more than {MAX_STEPS} steps");
 }
 
-/// A container is as it is on record, and that is how it really is; or it has ended, and those who wait for
-/// it hear how. Answers that.
+/// Checks that a container runs as its record says, or has ended. Returns its termination in the latter case.
 fn runs_or_has_ended(world: &World, daemon: &Daemon, id: &ContainerId, when: &str) -> Option<Termination> {
-    let container = daemon.inspect(id).unwrap_or_else(|| panic!("{when}: nobody knows it any more"));
+    let container = daemon.inspect(id).unwrap_or_else(|| panic!("{when}: it is not known any more"));
     if container.state != "RUNNING" {
         return Some(daemon.wait(id).unwrap());
     }
     let record = world.record(id);
-    assert_eq!(container.pid, record.process.map(|born| born.pid), "{when}");
-    counts_on(&PathBuf::from(container.stdout.unwrap()));
+    assert_eq!(container.pid, record.process.map(|process| process.pid), "{when}");
+    assert_keeps_counting(&PathBuf::from(container.stdout.unwrap()));
     None
 }
 
@@ -61,12 +60,12 @@ fn runs_or_has_ended(world: &World, daemon: &Daemon, id: &ContainerId, when: &st
 fn killed_while_launching(world: &World) {
     let web = request(world, "web", COUNTING);
     let check = |daemon: &Daemon, when: &str| {
-        // Killed before anything was on record, it has left nothing.
+        // Killed before the record was written, so nothing exists.
         if state(daemon, &web.id).is_none() {
             return;
         }
         match runs_or_has_ended(world, daemon, &web.id, when) {
-            // Nobody was told that it runs, so it must not.
+            // The launch was not confirmed, so the command must not have run.
             Some(ended) => assert_eq!(ended.exit_status, None, "{when}: {ended:?}"),
             None => drop(daemon.destroy(&web.id).unwrap()),
         }
@@ -76,18 +75,18 @@ fn killed_while_launching(world: &World) {
 }
 
 #[test]
-fn an_agent_killed_anywhere_in_a_launch_is_followed_by_one_that_knows_what_to_do() {
+fn an_agent_killed_anywhere_in_a_launch_is_followed_by_one_that_recovers_it() {
     if is_root("a killed agent") {
         killed_while_launching(&World::shipped());
     }
 }
 
 #[test]
-fn an_agent_of_plain_processes_killed_anywhere_in_a_launch_is_followed_by_one_that_knows_what_to_do() {
+fn an_agent_of_plain_processes_killed_anywhere_in_a_launch_is_followed_by_one_that_recovers_it() {
     killed_while_launching(&World::posix());
 }
 
-/// Kills the agent at each step of a container's end.
+/// Kills the agent at each step of destroying a container.
 fn killed_while_ending(world: &World) {
     let web = request(world, "web", COUNTING);
     let check = |daemon: &Daemon, when: &str| {
@@ -101,19 +100,19 @@ fn killed_while_ending(world: &World) {
 }
 
 #[test]
-fn an_agent_killed_anywhere_in_an_end_is_followed_by_one_that_finishes_it() {
+fn an_agent_killed_anywhere_in_a_destroy_is_followed_by_one_that_completes_it() {
     if is_root("a killed agent") {
         killed_while_ending(&World::shipped());
     }
 }
 
 #[test]
-fn an_agent_of_plain_processes_killed_anywhere_in_an_end_is_followed_by_one_that_finishes_it() {
+fn an_agent_of_plain_processes_killed_anywhere_in_a_destroy_is_followed_by_one_that_completes_it() {
     killed_while_ending(&World::posix());
 }
 
 #[test]
-fn an_agent_killed_anywhere_in_a_removal_forgets_all_or_nothing() {
+fn an_agent_killed_anywhere_in_a_removal_removes_all_or_nothing() {
     let world = World::posix();
     let web = request(&world, "web", "exit 3");
     let set = |daemon: &Daemon| {
@@ -132,7 +131,7 @@ fn an_agent_killed_anywhere_in_a_removal_forgets_all_or_nothing() {
 }
 
 #[test]
-fn an_agent_killed_anywhere_in_an_update_leaves_limits_as_they_are_on_record() {
+fn an_agent_killed_anywhere_in_an_update_leaves_limits_as_recorded() {
     if !is_root("an update") {
         return;
     }

@@ -1,9 +1,9 @@
-//! Faults at every step: launches that fail, agents that die, and what must hold all the same.
+//! Faults at every step: launches that fail, agents that are killed, and what must hold nevertheless.
 //!
-//! The agent is the real program, asked over its socket. What fails it is `cofferdam_tests::injector`, of
-//! which the agent knows nothing.
+//! The agent is the real program, called over its socket. Faults come from `cofferdam_tests::injector`, without any test
+//! hook in the agent.
 
-#![expect(clippy::unwrap_used, reason = "a test fails where its expectations do")]
+#![expect(clippy::unwrap_used, reason = "a panic shows where a test failed")]
 
 mod crashes;
 mod faults;
@@ -18,17 +18,17 @@ use cofferdam_tests::daemon::{Daemon, TIMEOUT};
 use cofferdam_tests::watch;
 use cofferdam_tests::world::World;
 
-/// More steps than anything has.
-const ENDLESS: usize = 1000;
+/// Limit for the number of steps; no operation has that many.
+const MAX_STEPS: usize = 1000;
 
-/// Counts for as long as it lives, a line for each number, faster than anything else here happens.
+/// Prints a number per line until it is killed, faster than any step of a test.
 const COUNTING: &str = "n=0; while :; do n=$((n+1)); echo $n; sleep 0.01; done";
 
 fn id(text: &str) -> ContainerId {
     ContainerId::parse(text).unwrap()
 }
 
-/// A container with all that the chain of this world can give it.
+/// A container that uses all plugins in the chain of this world.
 fn request(world: &World, name: &str, line: &str) -> Request {
     let mut request = Request::shell(id(name), line);
     if world.config.isolators.iter().any(|plugin| plugin.name == "filesystem/linux") {
@@ -42,14 +42,14 @@ fn state(daemon: &Daemon, id: &ContainerId) -> Option<String> {
     daemon.inspect(id).map(|container| container.state)
 }
 
-/// Waits until a container that counts has counted on from where it is, without leaving out a number.
-fn counts_on(stdout: &Path) {
+/// Waits until a counting container has printed further numbers, and checks that none is missing.
+fn assert_keeps_counting(stdout: &Path) {
     let count = |content: &str| content.lines().count();
     let before = count(&std::fs::read_to_string(stdout).unwrap_or_default());
-    // A container may be about to write; from then on it must write.
+    // One line may already be on its way; the next ones must be written after this call.
     let content = watch::content(stdout, TIMEOUT, |content| count(content) >= before + 3);
     let numbers = content.lines().map(|line| line.parse::<usize>().unwrap());
-    // The last line may be there in part only.
+    // The last line may be incomplete.
     for (expected, number) in (1..).zip(numbers).take(count(&content) - 1) {
         assert_eq!(number, expected, "a line is missing");
     }

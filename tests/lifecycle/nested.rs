@@ -1,4 +1,4 @@
-//! Containers in containers, and the faults that cross from one to the other.
+//! Nested containers, and faults that could affect both parent and child.
 
 use std::fs;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use cofferdam_tests::is_root;
 use cofferdam_tests::world::World;
 use tokio::runtime::Runtime;
 
-use super::{COUNTING, ENDLESS, assert_nothing_left, counts_on, id, request, state};
+use super::{COUNTING, MAX_STEPS, assert_keeps_counting, assert_nothing_left, id, request, state};
 
 fn stdout(daemon: &Daemon, name: &str) -> PathBuf {
     PathBuf::from(daemon.inspect(&id(name)).unwrap().stdout.unwrap())
@@ -26,10 +26,10 @@ fn children_end_with_their_parent_and_not_the_other_way_round() {
     let world = World::shipped();
     let daemon = Daemon::start(&world);
     daemon.launch(&request(&world, "pod", COUNTING)).unwrap();
-    daemon.launch(&request(&world, "pod.brief", "exit 3")).unwrap();
-    assert_eq!(daemon.wait(&id("pod.brief")).unwrap().exit_status, Some(3 << 8));
-    counts_on(&stdout(&daemon, "pod"));
-    daemon.remove(&id("pod.brief")).unwrap();
+    daemon.launch(&request(&world, "pod.short", "exit 3")).unwrap();
+    assert_eq!(daemon.wait(&id("pod.short")).unwrap().exit_status, Some(3 << 8));
+    assert_keeps_counting(&stdout(&daemon, "pod"));
+    daemon.remove(&id("pod.short")).unwrap();
 
     for name in ["pod.web", "pod.web.probe"] {
         daemon.launch(&request(&world, name, COUNTING)).unwrap();
@@ -38,14 +38,14 @@ fn children_end_with_their_parent_and_not_the_other_way_round() {
     let pids = || names.map(|name| daemon.inspect(&id(name)).unwrap().pid.unwrap());
     let processes = pids().map(|pid| Process::open_any(pid).unwrap());
     daemon.destroy(&id("pod")).unwrap();
-    // The parent has ended, so they have.
+    // The parent has ended, so its children have.
     for (name, process) in names.iter().zip(&processes) {
         assert!(process.has_ended().unwrap(), "`{name}`");
         assert_eq!(state(&daemon, &id(name)).as_deref(), Some("ENDED"));
         assert_eq!(daemon.wait(&id(name)).unwrap().exit_status, Some(9));
     }
     daemon.remove(&id("pod")).unwrap();
-    assert_eq!(daemon.list().len(), 0, "children are forgotten with their parent");
+    assert_eq!(daemon.list().len(), 0, "children are removed with their parent");
     assert_nothing_left(&world, &"in the end");
 }
 
@@ -65,9 +65,9 @@ fn nested_containers_outlive_their_agent_and_end_with_their_parent_under_the_nex
     let daemon = Daemon::start(&world);
     assert_eq!(names.map(|name| daemon.inspect(&id(name)).unwrap().pid), before);
     for name in names {
-        counts_on(&stdout(&daemon, name));
+        assert_keeps_counting(&stdout(&daemon, name));
     }
-    // A parent that ends while nobody is there takes its children along when somebody is.
+    // A parent ends without an agent; the next agent ends its children.
     let parent = Process::open_any(before[0].unwrap()).unwrap();
     daemon.kill();
     parent.kill().unwrap();
@@ -79,10 +79,10 @@ fn nested_containers_outlive_their_agent_and_end_with_their_parent_under_the_nex
     assert_nothing_left(&world, &"in the end");
 }
 
-/// A container may do in its sandbox what it likes, and the agent acts for nested ones as root. So whatever lies in
-/// the parent's sandbox must not lead the agent anywhere.
+/// A container can create any file in its sandbox, and the agent works there as root for nested containers. So it must
+/// not follow links in the parent's sandbox.
 #[test]
-fn a_link_in_a_sandbox_does_not_lead_the_agent_out_of_it() {
+fn the_agent_does_not_follow_links_out_of_a_sandbox() {
     if !is_root("nested containers") {
         return;
     }
@@ -110,21 +110,21 @@ fn a_link_in_a_sandbox_does_not_lead_the_agent_out_of_it() {
 }
 
 #[test]
-fn a_nested_launch_that_fails_anywhere_does_not_concern_its_parent() {
+fn a_nested_launch_that_fails_anywhere_does_not_affect_its_parent() {
     if !is_root("a failing launch") {
         return;
     }
     let world = World::shipped();
-    let (daemon, injector) = Daemon::start_watched(&world);
+    let (daemon, injector) = Daemon::start_with_injector(&world);
     daemon.launch(&request(&world, "pod", COUNTING)).unwrap();
     let log = stdout(&daemon, "pod");
     let web = request(&world, "pod.web", COUNTING);
     let below = |hierarchy: &str| world.cgroup(hierarchy, &web.id).is_some_and(|path| path.exists());
-    for step in 1..ENDLESS {
+    for step in 1..MAX_STEPS {
         injector.arm(Fault::Fail, &[step]);
         let outcome = daemon.launch(&web);
-        let struck = injector.disarm().struck;
-        let when = format!("step {step}: {:?}", struck.first().map(ToString::to_string));
+        let hit = injector.disarm().hit;
+        let when = format!("step {step}: {:?}", hit.first().map(ToString::to_string));
         if outcome.is_ok() {
             daemon.destroy(&web.id).unwrap();
             daemon.remove(&web.id).unwrap();
@@ -132,35 +132,35 @@ fn a_nested_launch_that_fails_anywhere_does_not_concern_its_parent() {
         assert_eq!(state(&daemon, &web.id), None, "{when}");
         let left = ["unified", "freezer", "cpu", "cpuacct", "memory"].map(below);
         assert_eq!(left, [false; 5], "{when}");
-        if struck.is_empty() {
+        if hit.is_empty() {
             outcome.unwrap();
             eprintln!("{step} steps");
-            counts_on(&log);
+            assert_keeps_counting(&log);
             daemon.destroy(&id("pod")).unwrap();
             daemon.remove(&id("pod")).unwrap();
             assert_nothing_left(&world, &"in the end");
             return;
         }
     }
-    panic!("no launch is without faults");
+    panic!("a launch has more than {MAX_STEPS} steps");
 }
 
 #[test]
 fn an_agent_killed_anywhere_in_a_nested_launch_keeps_the_parent() {
     let world = World::posix();
-    let (mut daemon, mut injector) = Daemon::start_watched(&world);
+    let (mut daemon, mut injector) = Daemon::start_with_injector(&world);
     daemon.launch(&request(&world, "pod", COUNTING)).unwrap();
     let log = stdout(&daemon, "pod");
     let web = request(&world, "pod.web", COUNTING);
-    for step in 1..ENDLESS {
+    for step in 1..MAX_STEPS {
         injector.arm(Fault::Kill, &[step]);
         let outcome = daemon.launch(&web);
-        let struck = injector.disarm().struck;
-        if !struck.is_empty() {
-            daemon.gone();
-            (daemon, injector) = Daemon::start_watched(&world);
+        let hit = injector.disarm().hit;
+        if !hit.is_empty() {
+            daemon.wait_ended();
+            (daemon, injector) = Daemon::start_with_injector(&world);
         }
-        let when = format!("step {step}: {:?}", struck.first().map(ToString::to_string));
+        let when = format!("step {step}: {:?}", hit.first().map(ToString::to_string));
         assert_eq!(state(&daemon, &id("pod")).as_deref(), Some("RUNNING"), "{when}");
         if state(&daemon, &web.id).is_some_and(|state| state == "RUNNING") {
             daemon.destroy(&web.id).unwrap();
@@ -169,8 +169,8 @@ fn an_agent_killed_anywhere_in_a_nested_launch_keeps_the_parent() {
             daemon.wait(&web.id).unwrap();
             daemon.remove(&web.id).unwrap();
         }
-        counts_on(&log);
-        if struck.is_empty() {
+        assert_keeps_counting(&log);
+        if hit.is_empty() {
             outcome.unwrap();
             eprintln!("{step} steps");
             daemon.destroy(&id("pod")).unwrap();
@@ -179,12 +179,12 @@ fn an_agent_killed_anywhere_in_a_nested_launch_keeps_the_parent() {
             return;
         }
     }
-    panic!("no agent lives to the end of it");
+    panic!("a launch has more than {MAX_STEPS} steps");
 }
 
-/// The API has no way to make one, so this agent is embedded.
+/// The API cannot launch one, so this agent is embedded.
 #[test]
-fn a_debug_container_ends_when_the_agent_starts_anew() {
+fn a_debug_container_ends_when_the_agent_restarts() {
     if !is_root("a debug container") {
         return;
     }
@@ -199,7 +199,7 @@ fn a_debug_container_ends_when_the_agent_starts_anew() {
         agent.launch(pod.clone()).await.unwrap();
         agent.launch(debug).await.unwrap();
     });
-    // All that it was doing ends with it.
+    // All tasks of the agent end with the runtime.
     first.shutdown_timeout(Duration::from_secs(10));
 
     Runtime::new().unwrap().block_on(async {

@@ -1,4 +1,4 @@
-//! What a new agent makes of what it finds.
+//! What a new agent does with the containers that it finds.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,64 +14,64 @@ use cofferdam_tests::is_root;
 use cofferdam_tests::world::World;
 use nix::sys::signal::Signal;
 
-use super::{COUNTING, ENDLESS, assert_nothing_left, counts_on, id, request, state};
+use super::{COUNTING, MAX_STEPS, assert_keeps_counting, assert_nothing_left, id, request, state};
 
 /// A container's standard output.
 fn stdout(daemon: &Daemon, id: &ContainerId) -> PathBuf {
     PathBuf::from(daemon.inspect(id).unwrap().stdout.unwrap())
 }
 
-/// Ends a container and forgets it.
+/// Destroys a container and removes it.
 fn end(daemon: &Daemon, id: &ContainerId) {
     daemon.destroy(id).unwrap();
     daemon.remove(id).unwrap();
 }
 
 #[test]
-fn containers_do_not_notice_that_their_agent_dies_or_stops() {
+fn containers_are_not_affected_when_their_agent_is_killed_or_stops() {
     if !is_root("containers without an agent") {
         return;
     }
     let world = World::shipped();
     let daemon = Daemon::start(&world);
     let counter = request(&world, "counter", COUNTING);
-    let brief = request(&world, "brief", "mkfifo word && echo ready && read word < word; exit 3");
+    let short = request(&world, "short", "mkfifo word && echo ready && read word < word; exit 3");
     daemon.launch(&counter).unwrap();
-    daemon.launch(&brief).unwrap();
-    let (counting, waiting) = (daemon.inspect(&counter.id).unwrap(), daemon.inspect(&brief.id).unwrap());
+    daemon.launch(&short).unwrap();
+    let (counting, waiting) = (daemon.inspect(&counter.id).unwrap(), daemon.inspect(&short.id).unwrap());
     let (pid, log) = (counting.pid, stdout(&daemon, &counter.id));
-    cofferdam_tests::wait_for_text(&stdout(&daemon, &brief.id), "ready");
+    cofferdam_tests::wait_for_text(&stdout(&daemon, &short.id), "ready");
     let first = Process::open_any(waiting.pid.unwrap()).unwrap();
     let fifo = Path::new(&waiting.sandbox).join("word");
 
-    // Nobody is there: one counts on, the other ends.
+    // Without an agent, one container keeps running and the other ends.
     daemon.kill();
-    counts_on(&log);
+    assert_keeps_counting(&log);
     fs::write(&fifo, "word\n").unwrap();
-    assert!(first.wait(Some(TIMEOUT)).unwrap(), "it needs its agent to end");
+    assert!(first.wait(Some(TIMEOUT)).unwrap(), "it does not end without an agent");
 
     let daemon = Daemon::start(&world);
-    assert_eq!(daemon.wait(&brief.id).unwrap().exit_status, Some(3 << 8));
-    daemon.remove(&brief.id).unwrap();
+    assert_eq!(daemon.wait(&short.id).unwrap().exit_status, Some(3 << 8));
+    daemon.remove(&short.id).unwrap();
     let found = daemon.inspect(&counter.id).unwrap();
     assert_eq!((found.state.as_str(), found.pid), ("RUNNING", pid));
-    counts_on(&log);
+    assert_keeps_counting(&log);
 
-    // Asked to stop, it stops, and its containers do not.
+    // The agent stops, its containers do not.
     assert!(daemon.terminate().success());
-    counts_on(&log);
+    assert_keeps_counting(&log);
     let daemon = Daemon::start(&world);
     assert_eq!(daemon.inspect(&counter.id).unwrap().pid, pid);
-    counts_on(&log);
+    assert_keeps_counting(&log);
 
-    // The agent that came after can do what the first could.
+    // The new agent can signal, await and remove the container.
     daemon.signal(&counter.id, Signal::SIGTERM).unwrap();
     assert_eq!(daemon.wait(&counter.id).unwrap().exit_status, Some(Signal::SIGTERM as i32));
     daemon.remove(&counter.id).unwrap();
     assert_nothing_left(&world, &"in the end");
 }
 
-/// Changes the record of a container of which no agent is in charge.
+/// Changes the record of a container while no agent is running.
 fn rewrite(world: &World, id: &ContainerId, change: impl FnOnce(&mut Record)) {
     let ledger = Ledger::open(&world.config.runtime_dir).unwrap();
     let entries = ledger.entries().unwrap();
@@ -81,16 +81,16 @@ fn rewrite(world: &World, id: &ContainerId, change: impl FnOnce(&mut Record)) {
 }
 
 #[test]
-fn after_a_reboot_containers_have_ended_and_strangers_are_left_alone() {
+fn after_a_reboot_containers_have_ended_and_other_processes_are_not_killed() {
     let world = World::posix();
     let daemon = Daemon::start(&world);
     let web = request(&world, "web", "exit 0");
     daemon.launch(&web).unwrap();
     daemon.wait(&web.id).unwrap();
     daemon.kill();
-    // After the reboot, its number is that of somebody else, who happens to be as old.
-    let mut stranger = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
-    let process = Process::open_any(i32::try_from(stranger.id()).unwrap()).unwrap();
+    // After the reboot, another process has the same pid and start time.
+    let mut other = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
+    let process = Process::open_any(i32::try_from(other.id()).unwrap()).unwrap();
     rewrite(&world, &web.id, |record| {
         record.phase = cofferdam_core::model::Phase::Running;
         record.termination = None;
@@ -101,23 +101,23 @@ fn after_a_reboot_containers_have_ended_and_strangers_are_left_alone() {
     let daemon = Daemon::start(&world);
     let ended = daemon.wait(&web.id).unwrap();
     assert_eq!(ended.reason, Some(Reason::ReasonAgentRestarted), "{ended:?}");
-    assert!(!process.has_ended().unwrap(), "a stranger was killed");
+    assert!(!process.has_ended().unwrap(), "another process was killed");
     daemon.remove(&web.id).unwrap();
     assert_nothing_left(&world, &"after the reboot");
-    stranger.kill().unwrap();
-    stranger.wait().unwrap();
+    other.kill().unwrap();
+    other.wait().unwrap();
 }
 
 #[test]
-fn a_number_that_belongs_to_somebody_else_by_now_is_left_alone() {
+fn a_process_that_reuses_the_pid_is_not_killed() {
     let world = World::posix();
     let daemon = Daemon::start(&world);
     let web = request(&world, "web", "exit 3");
     daemon.launch(&web).unwrap();
     daemon.wait(&web.id).unwrap();
     daemon.kill();
-    let mut stranger = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
-    let process = Process::open_any(i32::try_from(stranger.id()).unwrap()).unwrap();
+    let mut other = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
+    let process = Process::open_any(i32::try_from(other.id()).unwrap()).unwrap();
     for phase in [cofferdam_core::model::Phase::Running, cofferdam_core::model::Phase::Destroying] {
         rewrite(&world, &web.id, |record| {
             record.phase = phase;
@@ -127,18 +127,18 @@ fn a_number_that_belongs_to_somebody_else_by_now_is_left_alone() {
         });
         let daemon = Daemon::start(&world);
         assert_eq!(daemon.wait(&web.id).unwrap().exit_status, Some(3 << 8), "its status is on disk");
-        assert!(!process.has_ended().unwrap(), "a stranger was killed");
+        assert!(!process.has_ended().unwrap(), "another process was killed");
         daemon.kill();
     }
     let daemon = Daemon::start(&world);
     daemon.remove(&web.id).unwrap();
     assert_nothing_left(&world, &"in the end");
-    stranger.kill().unwrap();
-    stranger.wait().unwrap();
+    other.kill().unwrap();
+    other.wait().unwrap();
 }
 
 #[test]
-fn a_runtime_directory_that_a_reboot_emptied_leaves_no_scratch_and_keeps_logs() {
+fn after_a_reboot_emptied_the_runtime_directory_scratch_is_removed_and_logs_are_kept() {
     if !is_root("a container with scratch") {
         return;
     }
@@ -162,8 +162,8 @@ fn a_runtime_directory_that_a_reboot_emptied_leaves_no_scratch_and_keeps_logs() 
 }
 
 #[test]
-fn records_that_are_damaged_cost_their_own_containers_and_no_others() {
-    if !is_root("containers that are undone by name") {
+fn damaged_records_end_their_own_containers_and_no_others() {
+    if !is_root("containers that are destroyed by id") {
         return;
     }
     let world = World::shipped();
@@ -195,18 +195,18 @@ fn records_that_are_damaged_cost_their_own_containers_and_no_others() {
     for ((name, _), process) in damages.iter().zip(&processes) {
         let ended = daemon.wait(&id(name)).unwrap();
         assert!(ended.message.as_ref().is_some_and(|text| text.contains(name)), "{ended:?}");
-        assert!(process.has_ended().unwrap(), "`{name}` outlived its record");
+        assert!(process.has_ended().unwrap(), "`{name}` is still running");
         daemon.remove(&id(name)).unwrap();
     }
     assert_eq!(state(&daemon, &good.id).as_deref(), Some("RUNNING"));
-    counts_on(&log);
+    assert_keeps_counting(&log);
     end(&daemon, &good.id);
     assert_nothing_left(&world, &"in the end");
 }
 
-/// A record of a newer agent says that its container is well, in words that this one does not know.
+/// A record of a newer format cannot be read, but its container may be running.
 #[test]
-fn a_record_of_a_newer_agent_keeps_this_one_from_starting_and_its_container_alive() {
+fn a_record_of_a_newer_agent_prevents_the_start_and_does_not_affect_its_container() {
     let world = World::posix();
     let daemon = Daemon::start(&world);
     let web = request(&world, "web", COUNTING);
@@ -222,8 +222,8 @@ fn a_record_of_a_newer_agent_keeps_this_one_from_starting_and_its_container_aliv
 
     let (mut daemon, serves) = Daemon::try_start(&world);
     assert!(!serves, "it started:\n{}", daemon.log());
-    assert!(!daemon.gone().success());
-    counts_on(&log);
+    assert!(!daemon.wait_ended().success());
+    assert_keeps_counting(&log);
     fs::write(&path, bytes).unwrap();
     let daemon = Daemon::start(&world);
     assert_eq!(state(&daemon, &web.id).as_deref(), Some("RUNNING"));
@@ -243,7 +243,7 @@ fn two_agents_do_not_see_each_others_containers() {
     assert_eq!(state(&right, &mine.id), None);
     assert!(right.destroy(&mine.id).unwrap_err().is_unknown());
 
-    // Neither a container of the same name nor a new agent makes a difference.
+    // Not even with the same container id or after a restart.
     let theirs = request(&there, "web", COUNTING);
     right.launch(&theirs).unwrap();
     end(&right, &theirs.id);
@@ -251,35 +251,35 @@ fn two_agents_do_not_see_each_others_containers() {
     let right = Daemon::start(&there);
     assert_eq!(right.list().len(), 0);
     assert_nothing_left(&there, &"beside another agent");
-    counts_on(&stdout(&left, &mine.id));
+    assert_keeps_counting(&stdout(&left, &mine.id));
     end(&left, &mine.id);
     assert_nothing_left(&here, &"in the end");
 }
 
 #[test]
-fn an_agent_is_alone_in_its_directories() {
+fn two_agents_cannot_share_a_directory() {
     let (here, mut there) = (World::posix(), World::posix());
     let daemon = Daemon::start(&here);
     let web = request(&here, "web", COUNTING);
     daemon.launch(&web).unwrap();
     let (mut second, serves) = Daemon::try_start(&here);
-    assert!(!serves && !second.gone().success(), "two agents share a runtime directory");
+    assert!(!serves && !second.wait_ended().success(), "two agents share a runtime directory");
     there.config.work_dir.clone_from(&here.config.work_dir);
     let (mut third, serves) = Daemon::try_start(&there);
-    assert!(!serves && !third.gone().success(), "two agents share a work directory");
-    counts_on(&stdout(&daemon, &web.id));
+    assert!(!serves && !third.wait_ended().success(), "two agents share a work directory");
+    assert_keeps_counting(&stdout(&daemon, &web.id));
     end(&daemon, &web.id);
 }
 
-/// The agent is killed at each step of its start, in which it has one container to take over, one to undo that
-/// was being launched, and one to leave as it is.
+/// The agent is killed at each step of its start, in which it recovers a running container, undoes a launch, and leaves
+/// an ended container as it is.
 #[test]
 fn an_agent_killed_anywhere_in_its_recovery_is_followed_by_one_that_recovers() {
     if !is_root("a recovery") {
         return;
     }
     let world = World::shipped();
-    let (mut daemon, mut injector) = Daemon::start_watched(&world);
+    let (mut daemon, mut injector) = Daemon::start_with_injector(&world);
     let runs = request(&world, "runs", COUNTING);
     let ended = request(&world, "ended", "exit 3");
     let half = request(&world, "half", COUNTING);
@@ -288,39 +288,39 @@ fn an_agent_killed_anywhere_in_its_recovery_is_followed_by_one_that_recovers() {
     daemon.wait(&ended.id).unwrap();
     let pid = daemon.inspect(&runs.id).unwrap().pid;
     let log = stdout(&daemon, &runs.id);
-    // The first effect of an init is in the middle of a launch: everything is there, and nothing runs.
+    // At the first effect of an init, everything of the container exists, and its command does not run yet.
     injector.arm(Fault::Fail, &[]);
     daemon.launch(&half).unwrap();
     let effects = injector.disarm().effects;
-    let middle = 1 + effects.iter().position(Effect::is_inits).unwrap();
+    let middle = 1 + effects.iter().position(Effect::is_by_init).unwrap();
     end(&daemon, &half.id);
-    for step in 1..ENDLESS {
+    for step in 1..MAX_STEPS {
         injector.arm(Fault::Kill, &[middle]);
-        assert!(daemon.launch(&half).unwrap_err().is_broken());
-        daemon.gone();
+        assert!(daemon.launch(&half).unwrap_err().is_disconnected());
+        daemon.wait_ended();
 
-        let (mut next, doom, serves) =
-            Daemon::start_doomed(&world, |injector| injector.arm(Fault::Kill, &[step]));
+        let (mut next, armed, serves) =
+            Daemon::try_start_armed(&world, |injector| injector.arm(Fault::Kill, &[step]));
         if serves {
-            // It may die while it undoes what it found, or not at all.
+            // It may be killed while it undoes the launch, or not at all.
             drop(next.wait(&half.id));
         }
-        let struck = doom.disarm().struck;
-        (daemon, injector) = if struck.is_empty() {
-            (next, doom)
+        let hit = armed.disarm().hit;
+        (daemon, injector) = if hit.is_empty() {
+            (next, armed)
         } else {
-            next.gone();
-            Daemon::start_watched(&world)
+            next.wait_ended();
+            Daemon::start_with_injector(&world)
         };
-        let when = format!("step {step}: {:?}", struck.first().map(ToString::to_string));
+        let when = format!("step {step}: {:?}", hit.first().map(ToString::to_string));
         let undone = daemon.wait(&half.id).unwrap();
         assert_eq!(undone.exit_status, None, "{when}");
         daemon.remove(&half.id).unwrap();
         assert_eq!(daemon.wait(&ended.id).unwrap().exit_status, Some(3 << 8), "{when}");
         let found = daemon.inspect(&runs.id).unwrap();
         assert_eq!((found.state.as_str(), found.pid), ("RUNNING", pid), "{when}");
-        counts_on(&log);
-        if struck.is_empty() {
+        assert_keeps_counting(&log);
+        if hit.is_empty() {
             eprintln!("{step} steps");
             end(&daemon, &runs.id);
             daemon.remove(&ended.id).unwrap();
@@ -328,5 +328,5 @@ fn an_agent_killed_anywhere_in_its_recovery_is_followed_by_one_that_recovers() {
             return;
         }
     }
-    panic!("no recovery comes to its end");
+    panic!("a recovery has more than {MAX_STEPS} steps");
 }

@@ -1,4 +1,4 @@
-//! The agent as operators run it: a process of its own, `cofferdam agent --config …`, asked over its socket.
+//! The agent as operators run it: a process `cofferdam agent --config …`, called over its socket.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -23,7 +23,7 @@ use crate::world::World;
 /// How long anything may take before the test fails.
 pub const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// An agent in a process of its own. It is killed when this goes; its containers are not.
+/// An agent in its own process. On drop it is killed, and its containers are not.
 #[derive(Debug)]
 pub struct Daemon {
     child: Child,
@@ -31,71 +31,71 @@ pub struct Daemon {
     log: PathBuf,
 }
 
-/// An answer other than the one hoped for.
+/// Why a call failed.
 #[derive(Debug)]
-pub enum Refusal {
-    /// The agent says no.
+pub enum CallError {
+    /// The agent returned an error status.
     Status(u16, String),
-    /// It does not say anything any more.
-    Broken(io::Error),
+    /// The connection failed or was closed.
+    Disconnected(io::Error),
 }
 
-impl Refusal {
-    /// Whether nobody knows what was asked about.
+impl CallError {
+    /// Whether the container is unknown.
     pub fn is_unknown(&self) -> bool {
         matches!(self, Self::Status(404, _))
     }
 
-    /// Whether the conversation broke off.
-    pub fn is_broken(&self) -> bool {
-        matches!(self, Self::Broken(_))
+    /// Whether the connection failed or was closed.
+    pub fn is_disconnected(&self) -> bool {
+        matches!(self, Self::Disconnected(_))
     }
 }
 
 impl Daemon {
-    /// Starts an agent in a world, and waits until it serves.
+    /// Starts an agent in a world, and waits until it is ready.
     ///
     /// # Panics
-    /// With the agent's log, when it ends instead.
+    /// With the agent's log, if it ends instead.
     pub fn start(world: &World) -> Self {
         let (daemon, ready) = Self::prepare(world, |mut command| command.spawn());
         daemon.wait_until(&ready);
         daemon
     }
 
-    /// Starts an agent in a world, and waits until it serves or has ended. Whether it serves.
+    /// Starts an agent in a world, and waits until it is ready or has ended. Returns whether it is ready.
     pub fn try_start(world: &World) -> (Self, bool) {
         let (daemon, ready) = Self::prepare(world, |mut command| command.spawn());
         let serves = daemon.serves(&ready);
         (daemon, serves)
     }
 
-    /// Starts an agent under an injector, and waits until it serves.
+    /// Starts an agent with a fault injector, and waits until it is ready.
     ///
     /// # Panics
-    /// With the agent's log, when it ends instead.
-    pub fn start_watched(world: &World) -> (Self, Injector) {
+    /// With the agent's log, if it ends instead.
+    pub fn start_with_injector(world: &World) -> (Self, Injector) {
         let mut injector = None;
         let (daemon, ready) = Self::prepare(world, |command| {
-            let (child, watching) = Injector::spawn(command)?;
-            injector = Some(watching);
+            let (child, started) = Injector::spawn(command)?;
+            injector = Some(started);
             Ok(child)
         });
         daemon.wait_until(&ready);
-        (daemon, injector.expect("it was made a moment ago"))
+        (daemon, injector.expect("it was just created"))
     }
 
-    /// Starts an agent under an injector that is armed at once with `arm`. Answers whether it came to serve.
-    pub fn start_doomed(world: &World, arm: impl FnOnce(&Injector)) -> (Self, Injector, bool) {
+    /// Starts an agent with a fault injector that `arm` arms at once. Returns whether the agent became ready.
+    pub fn try_start_armed(world: &World, arm: impl FnOnce(&Injector)) -> (Self, Injector, bool) {
         let mut injector = None;
         let (daemon, ready) = Self::prepare(world, |command| {
-            let (child, watching) = Injector::spawn(command)?;
-            arm(&watching);
-            injector = Some(watching);
+            let (child, started) = Injector::spawn(command)?;
+            arm(&started);
+            injector = Some(started);
             Ok(child)
         });
         let serves = daemon.serves(&ready);
-        (daemon, injector.expect("it was made a moment ago"), serves)
+        (daemon, injector.expect("it was just created"), serves)
     }
 
     fn prepare(world: &World, spawn: impl FnOnce(Command) -> io::Result<Child>) -> (Self, UnixDatagram) {
@@ -113,22 +113,22 @@ impl Daemon {
     }
 
     fn wait_until(&self, ready: &UnixDatagram) {
-        assert!(self.serves(ready), "the agent ended instead of serving:\n{}", self.log());
+        assert!(self.serves(ready), "the agent ended before it was ready:\n{}", self.log());
     }
 
-    /// Waits until it says that it serves, or ends.
+    /// Waits until it reports that it is ready, or ends.
     fn serves(&self, ready: &UnixDatagram) -> bool {
         let process = self.process();
         let mut waits = [PollFd::new(ready, PollFlags::IN), PollFd::new(&process, PollFlags::IN)];
         let timeout = Timespec { tv_sec: TIMEOUT.as_secs() as i64, tv_nsec: 0 };
-        let found = poll(&mut waits, Some(&timeout)).expect("both can be waited for");
-        assert!(found > 0, "the agent neither serves nor ends:\n{}", self.log());
+        let found = poll(&mut waits, Some(&timeout)).expect("both can be polled");
+        assert!(found > 0, "the agent is neither ready nor ends:\n{}", self.log());
         waits[0].revents().contains(PollFlags::IN)
     }
 
     /// Its process.
     pub fn process(&self) -> Process {
-        Process::open_any(self.pid()).expect("a child of ours that was not reaped")
+        Process::open_any(self.pid()).expect("a child that was not reaped")
     }
 
     /// Its pid.
@@ -136,12 +136,12 @@ impl Daemon {
         i32::try_from(self.child.id()).expect("a pid")
     }
 
-    /// What it has open, but for the sockets of its API, which come and go with those who ask.
+    /// Its open descriptors, except for the sockets of its API, which depend on the clients.
     ///
     /// # Panics
-    /// When it is gone.
+    /// If it has ended.
     pub fn descriptors(&self) -> Vec<PathBuf> {
-        let listing = fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("a process that is there");
+        let listing = fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("a running process");
         let links = listing.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
         let is_api = |link: &PathBuf| {
             link.to_string_lossy().starts_with("socket:") && !is_unnamed_socket(self.pid(), link)
@@ -149,38 +149,38 @@ impl Daemon {
         links.filter(|link| !is_api(link)).collect()
     }
 
-    /// What it and its predecessors in this world have logged.
+    /// The log of this agent and of earlier ones in this world.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// Sends it SIGKILL and waits until it is gone.
+    /// Sends SIGKILL and waits until it has ended.
     pub fn kill(self) {
         self.end(Signal::SIGKILL);
     }
 
-    /// Asks it to stop, and waits until it has.
+    /// Sends SIGTERM and waits until it has ended.
     pub fn terminate(self) -> ExitStatus {
         self.end(Signal::SIGTERM)
     }
 
     fn end(mut self, signal: Signal) -> ExitStatus {
-        self.process().signal(signal as i32).expect("a child of ours takes signals");
-        self.gone()
+        self.process().signal(signal as i32).expect("a child that was not reaped");
+        self.wait_ended()
     }
 
-    /// Waits until it is gone.
-    pub fn gone(&mut self) -> ExitStatus {
-        let ended = self.process().wait(Some(TIMEOUT)).expect("a process can be waited for");
+    /// Waits until it has ended.
+    pub fn wait_ended(&mut self) -> ExitStatus {
+        let ended = self.process().wait(Some(TIMEOUT)).expect("a process can be polled");
         assert!(ended, "the agent does not end:\n{}", self.log());
-        self.child.wait().expect("a child of ours")
+        self.child.wait().expect("a child")
     }
 
     /// Launches a container.
     ///
     /// # Errors
-    /// Why not.
-    pub fn launch(&self, request: &Request) -> Result<(), Refusal> {
+    /// If the call fails.
+    pub fn launch(&self, request: &Request) -> Result<(), CallError> {
         let call = Call::LaunchContainer(Box::new(cofferdam::api::operator::encode_launch(request)));
         self.send(&call).map(drop)
     }
@@ -188,19 +188,19 @@ impl Daemon {
     /// Waits for the end of a container.
     ///
     /// # Errors
-    /// Why not.
-    pub fn wait(&self, id: &ContainerId) -> Result<Termination, Refusal> {
+    /// If the call fails.
+    pub fn wait(&self, id: &ContainerId) -> Result<Termination, CallError> {
         match self.ask(&Call::WaitContainer(wire::WaitContainer { container_id: wire_id(id) }))? {
             Response::WaitContainer(termination) => Ok(termination),
-            other => panic!("an answer to another question: {other:?}"),
+            other => panic!("an unexpected response: {other:?}"),
         }
     }
 
     /// Sends a signal to a container; SIGKILL ends it.
     ///
     /// # Errors
-    /// Why not.
-    pub fn signal(&self, id: &ContainerId, signal: Signal) -> Result<(), Refusal> {
+    /// If the call fails.
+    pub fn signal(&self, id: &ContainerId, signal: Signal) -> Result<(), CallError> {
         let signal = Some(signal as i32);
         let call = wire::KillContainer { container_id: wire_id(id), signal };
         self.send(&Call::KillContainer(call)).map(drop)
@@ -209,26 +209,26 @@ impl Daemon {
     /// Ends a container and waits until it has.
     ///
     /// # Errors
-    /// Why not.
-    pub fn destroy(&self, id: &ContainerId) -> Result<Termination, Refusal> {
+    /// If the call fails.
+    pub fn destroy(&self, id: &ContainerId) -> Result<Termination, CallError> {
         self.signal(id, Signal::SIGKILL)?;
         self.wait(id)
     }
 
-    /// Forgets a container that has ended.
+    /// Removes a container that has ended.
     ///
     /// # Errors
-    /// Why not.
-    pub fn remove(&self, id: &ContainerId) -> Result<(), Refusal> {
+    /// If the call fails.
+    pub fn remove(&self, id: &ContainerId) -> Result<(), CallError> {
         let call = wire::RemoveContainer { container_id: wire_id(id) };
         self.send(&Call::RemoveContainer(call)).map(drop)
     }
 
-    /// Changes what a container may use, by the names of resources.
+    /// Updates the resources of a container.
     ///
     /// # Errors
-    /// Why not.
-    pub fn update(&self, id: &ContainerId, resources: &[(&str, f64)]) -> Result<(), Refusal> {
+    /// If the call fails.
+    pub fn update(&self, id: &ContainerId, resources: &[(&str, f64)]) -> Result<(), CallError> {
         let resource = |&(name, value): &(&str, f64)| wire::Resource {
             name: name.to_owned(),
             kind: wire::ResourceKind::Scalar,
@@ -243,15 +243,15 @@ impl Daemon {
         self.send(&Call::UpdateContainer(call)).map(drop)
     }
 
-    /// Everything about a container; `None` for one that nobody knows.
+    /// Inspects a container; `None` if it is unknown.
     ///
     /// # Panics
-    /// When the agent says anything else.
+    /// If the call fails otherwise.
     pub fn inspect(&self, id: &ContainerId) -> Option<InspectedContainer> {
         let call = Call::InspectContainer(wire::InspectContainer { container_id: wire_id(id) });
         match self.ask(&call) {
             Ok(Response::InspectContainer(inspected)) => Some(*inspected),
-            Err(refusal) if refusal.is_unknown() => None,
+            Err(error) if error.is_unknown() => None,
             other => panic!("cannot inspect `{id}`: {other:?}\n{}", self.log()),
         }
     }
@@ -259,7 +259,7 @@ impl Daemon {
     /// All containers.
     ///
     /// # Panics
-    /// When the agent does not list them.
+    /// If the call fails.
     pub fn list(&self) -> Vec<Container> {
         let all = wire::GetContainers {
             show_nested: Some(true),
@@ -272,24 +272,24 @@ impl Daemon {
         }
     }
 
-    fn ask(&self, call: &Call) -> Result<Response, Refusal> {
+    fn ask(&self, call: &Call) -> Result<Response, CallError> {
         let body = self.send(call)?;
-        Ok(Response::from_json(&body).expect("an answer that can be read"))
+        Ok(Response::from_json(&body).expect("a valid response"))
     }
 
-    fn send(&self, call: &Call) -> Result<Vec<u8>, Refusal> {
-        let body = serde_json::to_vec(call).expect("a call has no maps with odd keys");
-        let (status, body) = exchange(&self.socket, &body).map_err(Refusal::Broken)?;
+    fn send(&self, call: &Call) -> Result<Vec<u8>, CallError> {
+        let body = serde_json::to_vec(call).expect("a call can be encoded");
+        let (status, body) = exchange(&self.socket, &body).map_err(CallError::Disconnected)?;
         if (200..300).contains(&status) {
             return Ok(body);
         }
-        Err(Refusal::Status(status, String::from_utf8_lossy(&body).into_owned()))
+        Err(CallError::Status(status, String::from_utf8_lossy(&body).into_owned()))
     }
 }
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // Gone already, or about to be; there is nobody to tell.
+        // Fails if it has ended.
         drop(self.child.kill());
         drop(self.child.wait());
     }
@@ -300,7 +300,7 @@ fn wire_id(id: &ContainerId) -> wire::ContainerId {
     wire::ContainerId { value: id.value().to_owned(), parent }
 }
 
-/// One request on a connection of its own: the status and the body of what comes back.
+/// Sends one request on a new connection. Returns the status and the body of the response.
 fn exchange(socket: &Path, body: &[u8]) -> io::Result<(u16, Vec<u8>)> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
@@ -317,7 +317,7 @@ fn exchange(socket: &Path, body: &[u8]) -> io::Result<(u16, Vec<u8>)> {
     let status = head.and_then(|head| head.split(' ').nth(1)?.parse().ok());
     match (status, end) {
         (Some(status), Some(end)) => Ok((status, answer.split_off(end + 4))),
-        // Cut off, as by its death.
+        // Truncated, as when the agent is killed.
         _ => Err(io::ErrorKind::UnexpectedEof.into()),
     }
 }

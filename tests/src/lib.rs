@@ -1,4 +1,4 @@
-//! What the tests of the whole house share: where things are, and a world of their own for each test.
+//! Shared by the integration tests: paths, directories and agents for each test, fault injection.
 
 pub mod daemon;
 pub mod injector;
@@ -7,12 +7,12 @@ pub mod sockets;
 pub mod watch;
 pub mod world;
 
-/// Whether this process is root. Tests that need it say so: they fail in CI, and are skipped loudly elsewhere.
+/// Whether this process is root. Otherwise reports that a test is skipped, or fails it if `CI` is set.
 pub fn is_root(test: &str) -> bool {
     if nix::unistd::geteuid().is_root() {
         return true;
     }
-    assert!(std::env::var_os("CI").is_none(), "{test} needs root, and CI promises it");
+    assert!(std::env::var_os("CI").is_none(), "{test} needs root; with CI set it must not be skipped");
     eprintln!("SKIPPED {test}: it needs root");
     false
 }
@@ -20,18 +20,18 @@ pub fn is_root(test: &str) -> bool {
 use std::path::Path;
 use std::time::Duration;
 
-/// A file's text.
+/// Content of a file.
 ///
 /// # Panics
-/// When it cannot be read.
+/// If it cannot be read.
 pub fn text(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Waits, by the file's own events, until a text is in it.
+/// Waits with inotify until a file contains a text.
 ///
 /// # Panics
-/// When it is not there after a minute.
+/// If it does not after a minute.
 pub fn wait_for_text(path: &Path, wanted: &str) {
     watch::content(path, Duration::from_secs(60), |found| found.contains(wanted));
 }

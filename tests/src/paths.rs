@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-/// The folder with the binaries of this build: `target/debug`, say.
+/// The directory with the binaries of this build, such as `target/debug`.
 ///
 /// # Panics
-/// When they are not there: `cargo test` builds no plugin files, so `cargo build --workspace` comes first.
+/// If they are missing: `cargo test` does not build plugin files, so `cargo build --workspace` has to run first.
 pub fn build() -> PathBuf {
     let test = std::env::current_exe().expect("this test's own path");
     let build = test.parent().and_then(|deps| deps.parent()).expect("target/<profile>/deps").to_owned();

@@ -1,9 +1,10 @@
-//! What `/proc` says of sockets.
+//! Sockets of a process, from `/proc`.
 
 use std::fs;
 use std::path::Path;
 
-/// Whether `link`, a descriptor of a process in `/proc`, is one end of a pair, as control sockets are; those of the API have the API's name.
+/// Whether `link`, a descriptor in `/proc`, is one end of a socket pair, as control sockets are. Sockets of the API have
+/// a name.
 pub fn is_unnamed_socket(tid: i32, link: &Path) -> bool {
     let Some(inode) = link.to_str().and_then(|link| link.strip_prefix("socket:[")?.strip_suffix(']')) else {
         return false;

@@ -1,4 +1,4 @@
-//! Waiting for what happens in files, by event.
+//! Waits for changes of files with inotify.
 
 use std::fs;
 use std::io;
@@ -8,19 +8,20 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify;
 
-/// Waits until the content of a file satisfies `enough`, and gives it. The folder that it is in must be there.
+/// Waits until the content of a file satisfies `enough`, and returns it. The directory of the file must exist.
 ///
 /// # Panics
-/// When it does not come to that within `patience`.
+/// If it does not within `timeout`.
 pub fn content(path: &Path, timeout: Duration, enough: impl Fn(&str) -> bool) -> String {
     let changed = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
         .expect("a watch on files");
     let interesting =
         inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
-    inotify::add_watch(&changed, path.parent().expect("a folder"), interesting).expect("the folder is there");
+    inotify::add_watch(&changed, path.parent().expect("a parent"), interesting)
+        .expect("an existing directory");
     let deadline = Instant::now() + timeout;
     loop {
-        // Looked at after the watch began, and again after each event, so that no change is missed.
+        // Read after the watch was added and after each event, so that no change is missed.
         let content = match fs::read_to_string(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             content => content.expect("a text"),
@@ -29,10 +30,10 @@ pub fn content(path: &Path, timeout: Duration, enough: impl Fn(&str) -> bool) ->
             return content;
         }
         let left = deadline.saturating_duration_since(Instant::now());
-        assert!(!left.is_zero(), "`{}` does not get there:\n{content}", path.display());
+        assert!(!left.is_zero(), "`{}` does not have the expected content:\n{content}", path.display());
         let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
         poll(&mut [PollFd::new(&changed, PollFlags::IN)], Some(&left)).expect("a watch can be waited for");
-        // What happened is seen in the file.
+        // The events themselves are not needed.
         while rustix::io::read(&changed, &mut [0; 4096]).is_ok() {}
     }
 }

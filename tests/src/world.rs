@@ -1,5 +1,5 @@
-//! A world of its own for a test: directories, a root file system, an embedded agent's configuration, and
-//! a look at what is left.
+//! The environment of a test: directories, a root file system, the configuration of an agent, and a check for
+//! leftovers.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -19,16 +19,16 @@ use tempfile::TempDir;
 
 use crate::paths;
 
-/// Directories of a test's own, and the configuration of an agent in them.
+/// Directories of one test, and the configuration of an agent in them.
 pub struct World {
     directory: TempDir,
-    /// What the agent is to be.
+    /// Configuration of the agent.
     pub config: AgentConfig,
 }
 
 impl World {
-    /// A world in which an agent with the `linux` launcher and an empty chain would live.
-    #[expect(clippy::new_without_default, reason = "it makes directories")]
+    /// With the `linux` launcher and an empty chain.
+    #[expect(clippy::new_without_default, reason = "it creates directories")]
     pub fn new() -> Self {
         let directory = tempfile::Builder::new().prefix("cofferdam-test-").tempdir().expect("a directory");
         let config = AgentConfig {
@@ -41,7 +41,7 @@ impl World {
         Self { directory, config }
     }
 
-    /// The shipped chain: what `examples/agent.toml` has, without the third party.
+    /// With the shipped chain: that of `examples/agent.toml` without its third-party plugins.
     pub fn shipped() -> Self {
         let mut world = Self::new();
         for name in
@@ -56,7 +56,7 @@ impl World {
     /// Adds an isolator to the end of the chain; its file is found by name.
     pub fn add(&mut self, name: &str, table: Json) -> &mut PluginConfig {
         self.config.isolators.push(entry(name, table));
-        self.config.isolators.last_mut().expect("it was added a moment ago")
+        self.config.isolators.last_mut().expect("it was just added")
     }
 
     /// The test's directory.
@@ -72,12 +72,12 @@ impl World {
     /// Starts an agent in this process.
     ///
     /// # Errors
-    /// Why it does not start.
+    /// If it does not start.
     pub async fn start(&self) -> Result<Agent, StartError> {
         Agent::start(self.config.clone()).await
     }
 
-    /// A world of plain processes, as users without privileges have it.
+    /// With the `posix` launcher and the chain for users without privileges.
     pub fn posix() -> Self {
         let mut world = Self::new();
         world.config.launcher = LauncherKind::Posix;
@@ -122,14 +122,14 @@ impl World {
         file
     }
 
-    /// A root file system of busybox and its links, as a folder of this world.
+    /// A root file system of busybox and its links, in this world's directory.
     pub fn rootfs(&self) -> PathBuf {
         let rootfs = self.directory.path().join("rootfs");
         if rootfs.exists() {
             return rootfs;
         }
         let bin = rootfs.join("bin");
-        fs::create_dir_all(&bin).expect("a folder");
+        fs::create_dir_all(&bin).expect("a directory");
         fs::copy("/bin/busybox", bin.join("busybox")).expect("/bin/busybox (package busybox-static)");
         for tool in [
             "sh", "true", "false", "cat", "echo", "ls", "sleep", "id", "kill", "dd", "ps", "touch", "grep",
@@ -137,14 +137,13 @@ impl World {
         ] {
             symlink("busybox", bin.join(tool)).expect("a link");
         }
-        fs::create_dir_all(rootfs.join("etc")).expect("a folder");
+        fs::create_dir_all(rootfs.join("etc")).expect("a directory");
         fs::write(rootfs.join("etc/passwd"), "root:x:0:0::/:/bin/sh\nweb:x:1234:1234::/:/bin/sh\n")
             .expect("a file");
         rootfs
     }
 
-    /// What is left of containers in the kernel's tables and on the disk; empty after everything ended and
-    /// was removed.
+    /// What is left of containers in the kernel and on disk; empty after all of them have ended and were removed.
     pub fn leftovers(&self) -> Vec<String> {
         let mut found = Vec::new();
         found.extend(self.cgroups().iter().map(|path| format!("cgroup: {}", path.display())));
@@ -160,7 +159,7 @@ impl World {
         found
     }
 
-    /// The processes that work in this world's directory, as those of containers without a root file system do.
+    /// The processes with a working directory in this world, as those of containers without a root file system.
     pub fn processes(&self) -> Vec<i32> {
         let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
         let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
@@ -170,18 +169,18 @@ impl World {
         pids.filter(here).collect()
     }
 
-    /// The record of a container, as it is on disk.
+    /// The record of a container on disk.
     ///
     /// # Panics
-    /// When it is not there, or not whole.
+    /// If it is missing or incomplete.
     pub fn record(&self, id: &ContainerId) -> Record<NativeRecord> {
         let path = nested_directory(&self.config.runtime_dir, id).join("record");
         let bytes = fs::read(&path).expect("a record");
         let body = bytes.iter().position(|byte| *byte == b'\n').expect("a first line") + 1;
-        serde_json::from_slice(&bytes[body..]).expect("a whole record")
+        serde_json::from_slice(&bytes[body..]).expect("a complete record")
     }
 
-    /// Where a control group of a container is in a v1 hierarchy, if this machine has that.
+    /// The cgroup of a container in a v1 hierarchy, if this machine has that.
     pub fn cgroup(&self, controller: &str, id: &ContainerId) -> Option<PathBuf> {
         let hierarchy = Path::new("/sys/fs/cgroup").join(controller);
         let parts = id.values().map(|value| format!("{value}.container"));
@@ -190,7 +189,7 @@ impl World {
             .then(|| hierarchy.join("cofferdam-test").join(self.instance()).join(parts.collect::<PathBuf>()))
     }
 
-    /// The control groups of this world's containers.
+    /// The cgroups of this world's containers.
     pub fn cgroups(&self) -> Vec<PathBuf> {
         cgroup_directories("/sys/fs/cgroup", &self.instance())
             .into_iter()
@@ -200,7 +199,7 @@ impl World {
             .collect()
     }
 
-    /// The name that keeps this agent's control groups apart from others'.
+    /// The name that separates this agent's cgroups from those of other agents.
     fn instance(&self) -> String {
         cofferdam_core::agent::instance_of(&self.config.runtime_dir)
     }
@@ -208,8 +207,8 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        // Containers of a test that failed, then the agent's own directories in each hierarchy. What cannot be
-        // removed is in nobody's way.
+        // Containers of a failed test, then the agent's own directories in each hierarchy. Errors do not affect other
+        // tests.
         const TIMEOUT: Duration = Duration::from_secs(5);
         for path in cgroup_directories("/sys/fs/cgroup", &self.instance()) {
             let v2 = path.join("cgroup.kill").exists();
@@ -246,15 +245,15 @@ fn cgroup_directories(root: &str, instance: &str) -> Vec<PathBuf> {
 /// A container id.
 ///
 /// # Panics
-/// When it is none.
+/// If it is invalid.
 pub fn id(text: &str) -> ContainerId {
     ContainerId::parse(text).expect("a container id")
 }
 
-/// Runs a container to its end and answers its standard output.
+/// Runs a container to its end and returns its standard output.
 ///
 /// # Panics
-/// When it cannot be launched.
+/// If it cannot be launched.
 pub async fn run(agent: &Agent, request: Request) -> String {
     let id = request.id.clone();
     if let Err(error) = agent.launch(request).await {

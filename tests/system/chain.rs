@@ -1,4 +1,4 @@
-//! A container through the shipped chain: what it sees, how it ends, what is left.
+//! Containers with the shipped chain: what they see, how they end, what is left.
 
 use std::fs;
 
@@ -23,12 +23,12 @@ async fn a_container_runs_and_leaves_nothing() {
     assert_eq!(text(&logs.stdout.unwrap()), "hello\n");
     assert_eq!(text(&logs.stderr.unwrap()), "0\n");
     assert!(agent.remove(&id("hello")).await.unwrap());
-    assert!(!agent.remove(&id("hello")).await.unwrap(), "what is gone can be removed again");
+    assert!(!agent.remove(&id("hello")).await.unwrap(), "a removed container can be removed again");
     assert_eq!(world.leftovers(), Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_container_has_a_world_of_its_own_and_the_folder_stays_as_it_was() {
+async fn a_container_has_its_own_root_and_the_directory_is_not_modified() {
     if !is_root("a root file system") {
         return;
     }
@@ -50,7 +50,7 @@ async fn a_container_has_a_world_of_its_own_and_the_folder_stays_as_it_was() {
     assert!(out.contains("made") && out.contains("kept"), "{out}");
     assert!(out.contains("/mnt/mesos/sandbox\n/mnt/mesos/sandbox\n"), "{out}");
     assert!(out.contains("crw-rw-rw-"), "{out}");
-    assert_eq!(fs::read_dir(&rootfs).unwrap().count(), before, "the folder stays as it was");
+    assert_eq!(fs::read_dir(&rootfs).unwrap().count(), before, "the directory is not modified");
     assert!(text(&rootfs.join("etc/passwd")).starts_with("root:"));
 }
 
@@ -76,7 +76,7 @@ async fn user_environment_and_both_command_forms_are_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_command_starts_where_it_asked_to_and_finds_its_own_directory_there() {
+async fn a_requested_working_directory_is_created_for_the_user() {
     if !is_root("a root file system") {
         return;
     }
@@ -94,7 +94,7 @@ async fn a_command_starts_where_it_asked_to_and_finds_its_own_directory_there() 
         .map(|entry| (entry.value.as_str(), entry.owner.as_str()))
         .collect();
     assert_eq!(owners, [("/srv/app/data", "request")]);
-    assert!(!world.rootfs().join("srv/app").exists(), "the folder stays as it was");
+    assert!(!world.rootfs().join("srv/app").exists(), "the directory is not modified");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -110,14 +110,14 @@ async fn a_command_that_cannot_be_executed_is_a_failed_launch_that_leaves_nothin
     request.command.value = Some("/bin/no-such-program".into());
     let error = agent.launch(request.clone()).await.unwrap_err();
     assert_eq!(error.exec_error().and_then(std::io::Error::raw_os_error), Some(nix::libc::ENOENT));
-    let words = cofferdam_core::error_chain::describe(&error);
-    assert!(words.contains("/bin/no-such-program") && words.contains("No such file"), "{words}");
+    let message = cofferdam_core::error_chain::describe(&error);
+    assert!(message.contains("/bin/no-such-program") && message.contains("No such file"), "{message}");
     assert_eq!(world.leftovers(), Vec::<String>::new());
-    assert!(agent.wait(&id("nope")).await.is_none(), "it is as if it had never been");
+    assert!(agent.wait(&id("nope")).await.is_none(), "nothing of it is left");
 
-    request.rootfs = Some("/no/such/folder".into());
-    let words = cofferdam_core::error_chain::describe(&agent.launch(request).await.unwrap_err());
-    assert!(words.contains("/no/such/folder"), "{words}");
+    request.rootfs = Some("/no/such/directory".into());
+    let message = cofferdam_core::error_chain::describe(&agent.launch(request).await.unwrap_err());
+    assert!(message.contains("/no/such/directory"), "{message}");
     assert_eq!(world.leftovers(), Vec::<String>::new());
 }
 
@@ -147,11 +147,11 @@ async fn signals_reach_the_command_and_sigkill_ends_the_container() {
     assert_eq!(termination.ended(), Some(Ended::Signaled(nix::libc::SIGKILL)));
     assert_eq!(termination.reason, Some(Reason::Killed));
     assert!(!agent.kill(&id("kill"), nix::libc::SIGTERM).await.unwrap(), "it has ended");
-    assert!(!agent.kill(&id("nobody"), nix::libc::SIGTERM).await.unwrap(), "nobody knows it");
+    assert!(!agent.kill(&id("unknown"), nix::libc::SIGTERM).await.unwrap(), "it is unknown");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_id_is_taken_until_its_container_is_removed() {
+async fn an_id_is_in_use_until_its_container_is_removed() {
     if !is_root("the linux launcher") {
         return;
     }
@@ -173,7 +173,7 @@ async fn an_id_is_taken_until_its_container_is_removed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_plan_says_who_asked_for_what() {
+async fn the_plan_names_the_owner_of_each_entry() {
     if !is_root("the shipped chain") {
         return;
     }

@@ -1,26 +1,26 @@
-//! The same tests where the kernel has other control groups.
+//! The same tests on kernels with other cgroup hierarchies.
 
-use crate::object::{self, Hierarchy, PluginObject};
+use crate::guest::{self, Guest, Hierarchy};
 
-/// Hosts of today: one hierarchy, all controllers.
+/// One hierarchy with all controllers, as on current hosts.
 #[test]
 fn the_same_on_pure_cgroup_v2() {
     rerun(Hierarchy::V2);
 }
 
-/// Hosts of yesterday: a hierarchy for each controller, and the freezer to kill with.
+/// A hierarchy for each controller, as on older hosts; the launcher kills with the freezer.
 #[test]
 fn the_same_on_pure_cgroup_v1() {
     rerun(Hierarchy::V1);
 }
 
 fn rerun(hierarchy: Hierarchy) {
-    if object::inside() {
+    if guest::inside() {
         return;
     }
-    let object = PluginObject { memory: 2048, ..PluginObject::new(hierarchy) };
+    let guest = Guest { memory: 2048, ..Guest::new(hierarchy) };
     let tests = ["--test-threads=2", "--skip=guests::"];
-    if let Some(passed) = object.rerun_this_test_binary(&tests, &[("CI", "true")]).tests_passed() {
+    if let Some(passed) = guest.rerun_this_test_binary(&tests, &[("CI", "true")]).tests_passed() {
         assert!(passed >= 10, "only {passed} tests ran in the guest");
     }
 }

@@ -1,10 +1,10 @@
-//! The whole house on a real kernel: the shipped chain, both launchers, what containers see, use and leave.
+//! The agent on a real kernel: the shipped chain, both launchers, what containers see, use and leave behind.
 //!
-//! The same tests run a second and third time in small guests, one with pure cgroup v2 and all controllers, one with
-//! pure v1: see [`guests`].
+//! The same tests also run in two small virtual machines, one with only cgroup v2 and all controllers, one with only
+//! v1: see [`guests`].
 
 #[path = "../guest/guest.rs"]
-mod object;
+mod guest;
 
 mod chain;
 mod embed;

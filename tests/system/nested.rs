@@ -1,11 +1,11 @@
-//! Containers in containers.
+//! Nested containers.
 
 use cofferdam_core::model::{ContainerClass, Ended, Reason, Request};
 use cofferdam_tests::world::{World, id};
 use cofferdam_tests::{is_root, text, wait_for_text};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_child_comes_and_goes_and_its_parent_stays() {
+async fn a_child_ends_without_its_parent() {
     if !is_root("nested containers") {
         return;
     }
@@ -20,8 +20,8 @@ async fn a_child_comes_and_goes_and_its_parent_stays() {
     agent.launch(child).await.unwrap();
     let termination = agent.wait(&id("pod.web")).await.unwrap();
     assert_eq!(termination.ended(), Some(Ended::Exited(4)));
-    assert_eq!(agent.wait(&id("pod.web")).await.unwrap(), termination, "kept while the parent lives");
-    assert!(agent.remove(&id("pod")).await.is_err(), "a live container cannot be removed");
+    assert_eq!(agent.wait(&id("pod.web")).await.unwrap(), termination, "kept while the parent is running");
+    assert!(agent.remove(&id("pod")).await.is_err(), "a running container cannot be removed");
     assert!(agent.remove(&id("pod.web")).await.unwrap());
     assert!(agent.wait(&id("pod.web")).await.is_none());
 
@@ -55,7 +55,7 @@ async fn children_end_with_their_parent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_debug_container_looks_into_its_parent() {
+async fn a_debug_container_enters_its_parent() {
     if !is_root("nested containers") {
         return;
     }
@@ -78,17 +78,17 @@ async fn a_debug_container_looks_into_its_parent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_nests_in_what_does_not_run() {
+async fn a_parent_must_be_running() {
     if !is_root("the linux launcher") {
         return;
     }
     let world = World::new();
     let agent = world.start().await.unwrap();
     let orphan = Request::shell(id("pod.web"), "true");
-    let words = agent.launch(orphan.clone()).await.unwrap_err().to_string();
-    assert!(words.contains("`pod.web`") && words.contains("no container `pod`"), "{words}");
+    let message = agent.launch(orphan.clone()).await.unwrap_err().to_string();
+    assert!(message.contains("`pod.web`") && message.contains("no container `pod`"), "{message}");
     agent.launch(Request::shell(id("pod"), "true")).await.unwrap();
     agent.wait(&id("pod")).await.unwrap();
-    let words = agent.launch(orphan).await.unwrap_err().to_string();
-    assert!(words.contains("ENDED"), "{words}");
+    let message = agent.launch(orphan).await.unwrap_err().to_string();
+    assert!(message.contains("ENDED"), "{message}");
 }

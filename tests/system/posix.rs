@@ -24,18 +24,18 @@ async fn a_plain_process_runs_in_its_sandbox() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_plain_process_starts_where_it_asked_to_if_that_is_there() {
+async fn a_plain_process_starts_in_the_requested_directory_if_it_exists() {
     let world = posix();
     let agent = world.start().await.unwrap();
     let mut request = Request::shell(id("plain"), "pwd");
     request.command.working_directory = Some("/usr".into());
     assert_eq!(run(&agent, request).await, "/usr\n");
 
-    // On the host nothing is made for it.
+    // On the host it is not created.
     let mut request = Request::shell(id("lost"), "pwd");
     request.command.working_directory = Some("/no/such/place".into());
-    let words = cofferdam_core::error_chain::describe(&agent.launch(request).await.unwrap_err());
-    assert!(words.contains("/no/such/place") && words.contains("No such file"), "{words}");
+    let message = cofferdam_core::error_chain::describe(&agent.launch(request).await.unwrap_err());
+    assert!(message.contains("/no/such/place") && message.contains("No such file"), "{message}");
     assert!(agent.inspect(&id("lost")).is_none());
 }
 
@@ -53,7 +53,7 @@ async fn daemons_do_not_outlive_their_container() {
     let daemon = cofferdam_linux::process::Process::open_any(pid).unwrap();
     let termination = agent.destroy(&id("daemon")).await.unwrap();
     assert_eq!(termination.reason, Some(Reason::Killed));
-    assert!(daemon.has_ended().unwrap(), "the daemon lives on");
+    assert!(daemon.has_ended().unwrap(), "the daemon is still running");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -68,12 +68,12 @@ async fn usage_is_that_of_the_whole_tree() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_needs_more_than_a_process_is_refused_by_name() {
+async fn a_request_for_more_than_a_process_is_refused() {
     let mut world = posix();
     world.add("filesystem/linux", serde_json::json!({}));
     let agent = world.start().await.unwrap();
     let error = agent.launch(Request::shell(id("more"), "true")).await.unwrap_err();
-    let words = cofferdam_core::error_chain::describe(&error);
-    assert!(words.contains("`posix` launcher") && words.contains("mount"), "{words}");
+    let message = cofferdam_core::error_chain::describe(&error);
+    assert!(message.contains("`posix` launcher") && message.contains("mount"), "{message}");
     assert_eq!(world.leftovers(), Vec::<String>::new());
 }

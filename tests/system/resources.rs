@@ -1,10 +1,10 @@
-//! Limits that are really applied, usage that is really measured.
+//! Limits and usage on the real kernel.
 
 use cofferdam_core::model::{Limit, Reason, Request, Resources, Value};
 use cofferdam_tests::is_root;
 use cofferdam_tests::world::{World, id};
 
-/// Fills memory until it is stopped, without a program of its own: a shell variable that doubles.
+/// Fills memory with a shell variable that doubles.
 const GREEDY: &str = "x=aaaaaaaaaaaaaaaa; while :; do x=$x$x; done";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -32,7 +32,7 @@ async fn going_over_the_memory_limit_ends_a_container_with_the_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn usage_is_measured_and_says_who_measured_it() {
+async fn usage_is_measured_and_names_its_owner() {
     if !is_root("control groups") {
         return;
     }
@@ -56,11 +56,11 @@ async fn usage_is_measured_and_says_who_measured_it() {
     assert!(usage.owners["mem_rss_bytes"].ends_with("/mem"), "{usage:?}");
     assert!(agent.status(&id("busy")).await.unwrap().status.contains_key("executor_pid"));
     agent.destroy(&id("busy")).await.unwrap();
-    assert!(agent.usage(&id("busy")).await.is_none(), "it does not run any more");
+    assert!(agent.usage(&id("busy")).await.is_none(), "it is not running any more");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_update_changes_a_running_container_or_nothing() {
+async fn an_update_is_applied_completely_or_not_at_all() {
     if !is_root("control groups") {
         return;
     }
@@ -76,17 +76,17 @@ async fn an_update_changes_a_running_container_or_nothing() {
     assert_eq!(memory_limit(&world), 128 << 20);
     assert_eq!(agent.inspect(&id("grow")).unwrap().summary.resources, more);
 
-    let senseless = Resources::default().with("mem", -1.0);
-    agent.update(&id("grow"), senseless).await.unwrap_err();
+    let negative = Resources::default().with("mem", -1.0);
+    agent.update(&id("grow"), negative).await.unwrap_err();
     let contradictory = Resources::default().with("mem", 64.0).with_limit("mem", Limit::At(32.0));
     agent.update(&id("grow"), contradictory).await.unwrap_err();
     assert_eq!(memory_limit(&world), 128 << 20);
     assert_eq!(agent.inspect(&id("grow")).unwrap().summary.resources, more);
-    assert!(agent.update(&id("nobody"), more).await.unwrap_err().is_unknown());
+    assert!(agent.update(&id("unknown"), more).await.unwrap_err().is_unknown());
     agent.destroy(&id("grow")).await.unwrap();
 }
 
-/// What the kernel says of the one container there is.
+/// The memory limit of the only container, in bytes.
 fn memory_limit(world: &World) -> u64 {
     let knobs = ["memory.limit_in_bytes", "memory.max"];
     let directories = world.cgroups();

@@ -1,4 +1,4 @@
-//! Which system calls change the world outside of a process, and how to tell what each one does.
+//! Which system calls have an effect outside of a process, and what each of them changes.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -7,36 +7,36 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-use super::kernel::Asked;
+use super::kernel::PendingCall;
 use crate::sockets::is_unnamed_socket;
 
-/// Something that is about to change in the world.
+/// A change that a system call is about to make.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Effect {
-    /// Who does it.
+    /// The process that makes the call.
     pub by: Actor,
-    /// The system call.
+    /// Name of the system call.
     pub call: &'static str,
-    /// To what, as far as that can be said.
+    /// What it changes, such as a path; may be empty.
     pub to: String,
-    /// The error it would meet on a bad day.
+    /// The error to inject.
     pub(super) errno: i32,
 }
 
-/// Who does something.
+/// The process that makes a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Actor {
     /// The agent itself.
     Agent,
-    /// A process that the agent has made, as long as it runs the agent's own program.
+    /// A child of the agent that runs the agent's own program.
     Child,
     /// The first process of a container, and its task up to the exec.
     Init,
 }
 
 impl Effect {
-    /// Whether it is one of a container's first process.
-    pub fn is_inits(&self) -> bool {
+    /// Whether a container's first process makes the call.
+    pub fn is_by_init(&self) -> bool {
         self.by == Actor::Init
     }
 }
@@ -52,14 +52,14 @@ impl fmt::Display for Effect {
     }
 }
 
-/// Where a call says what it changes, and when it changes anything.
+/// Which arguments of a call determine what it changes, and whether it changes anything.
 #[derive(Debug, Clone, Copy)]
 enum Shape {
     /// The argument of this number is a path.
     Path(usize),
     /// The first argument is a descriptor.
     Descriptor,
-    /// The first argument is a descriptor, and matters if it is a file's or that of a socket without a name.
+    /// The first argument is a descriptor; an effect if it is a file or a socket without a name.
     Write,
     /// The arguments of these numbers are a path and flags.
     Open(usize, usize),
@@ -71,9 +71,9 @@ enum Shape {
     Fork3,
     /// The argument of this number is a signal.
     Signal(usize),
-    /// The third argument points to what is to be, or is null.
+    /// The third argument points to a new limit, or is null.
     Limit,
-    /// There is nothing more to say.
+    /// Always an effect, without details.
     Plain,
 }
 
@@ -164,15 +164,15 @@ pub(super) fn calls() -> Vec<i64> {
     CALLS.iter().map(|(number, ..)| *number).collect()
 }
 
-/// What a call of a process is to change; `None` if it changes nothing that outlives it, or is not ours.
-pub(super) fn effect(asked: &Asked, agent: i32) -> Option<Effect> {
-    let by = actor(asked.tid, agent)?;
-    let (_, call, shape, errno) = CALLS.iter().find(|(number, ..)| *number == asked.call)?;
-    let to = matter(asked, *shape)?;
-    Some(Effect { by, call, to, errno: *errno })
+/// The effect of a call; `None` if it has none that outlives the process, or the process is a container's command.
+pub(super) fn effect(call: &PendingCall, agent: i32) -> Option<Effect> {
+    let by = actor(call.tid, agent)?;
+    let (_, name, shape, errno) = CALLS.iter().find(|(number, ..)| *number == call.call)?;
+    let to = target(call, *shape)?;
+    Some(Effect { by, call: name, to, errno: *errno })
 }
 
-/// Who a thread works for. `None` for a container's command.
+/// The process that a thread belongs to. `None` for a container's command.
 fn actor(tid: i32, agent: i32) -> Option<Actor> {
     let status = fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
     let group = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?;
@@ -180,36 +180,36 @@ fn actor(tid: i32, agent: i32) -> Option<Actor> {
         return Some(Actor::Agent);
     }
     let program = |pid: i32| fs::read_link(format!("/proc/{pid}/exe")).ok();
-    let theirs = program(tid)?;
-    if theirs.as_os_str().to_string_lossy().contains("memfd:cofferdam-init") {
+    let executable = program(tid)?;
+    if executable.as_os_str().to_string_lossy().contains("memfd:cofferdam-init") {
         Some(Actor::Init)
-    } else if program(agent).is_none_or(|ours| ours == theirs) {
+    } else if program(agent).is_none_or(|own| own == executable) {
         Some(Actor::Child)
     } else {
         None
     }
 }
 
-/// To what a call does something.
-fn matter(asked: &Asked, shape: Shape) -> Option<String> {
+/// What a call changes.
+fn target(call: &PendingCall, shape: Shape) -> Option<String> {
     const OPENING: u64 = (libc::O_CREAT | libc::O_TRUNC | libc::O_TMPFILE & !libc::O_DIRECTORY) as u64;
-    let path = |index: usize| text(asked.tid, asked.args[index]);
-    let pointed = |index: usize| number(asked.tid, asked.args[index]);
+    let path = |index: usize| text(call.tid, call.args[index]);
+    let pointed = |index: usize| number(call.tid, call.args[index]);
     match shape {
         At(index) => Some(path(index)),
-        Open(index, flags) => (asked.args[flags] & OPENING != 0).then(|| path(index)),
+        Open(index, flags) => (call.args[flags] & OPENING != 0).then(|| path(index)),
         Open2 => (pointed(2)? & OPENING != 0).then(|| path(1)),
-        Descriptor => Some(descriptor(asked)?.display().to_string()),
+        Descriptor => Some(descriptor(call)?.display().to_string()),
         Write => {
-            let file = descriptor(asked)?;
+            let file = descriptor(call)?;
             // Standard streams are the log of the agent and the output of the container.
-            let matters = asked.args[0] > 2 && (file.is_absolute() || is_unnamed_socket(asked.tid, &file));
+            let matters = call.args[0] > 2 && (file.is_absolute() || is_unnamed_socket(call.tid, &file));
             matters.then(|| file.display().to_string())
         }
-        Fork => Some(kind_of_clone(asked.args[0])),
+        Fork => Some(kind_of_clone(call.args[0])),
         Fork3 => Some(kind_of_clone(pointed(0)?)),
-        Signal(index) => (asked.args[index] != 0).then(|| format!("signal {}", asked.args[index])),
-        Limit => (asked.args[2] != 0).then(String::new),
+        Signal(index) => (call.args[index] != 0).then(|| format!("signal {}", call.args[index])),
+        Limit => (call.args[2] != 0).then(String::new),
         Plain => Some(String::new()),
     }
 }
@@ -219,15 +219,15 @@ fn kind_of_clone(flags: u64) -> String {
     if thread { "thread" } else { "process" }.to_owned()
 }
 
-fn descriptor(asked: &Asked) -> Option<PathBuf> {
-    fs::read_link(format!("/proc/{}/fd/{}", asked.tid, asked.args[0])).ok()
+fn descriptor(call: &PendingCall) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{}/fd/{}", call.tid, call.args[0])).ok()
 }
 
 /// A C string of a process.
 fn text(tid: i32, address: u64) -> String {
     let mut bytes = Vec::new();
     let Ok(memory) = File::open(format!("/proc/{tid}/mem")) else { return "?".to_owned() };
-    // By small steps, because what follows the string may not be mapped.
+    // In small pieces, because the memory after the string may not be mapped.
     let mut piece = [0; 64];
     while bytes.len() < 4096 {
         let at = address + bytes.len() as u64;

@@ -1,17 +1,17 @@
-//! Makes an agent fail, or die, at whichever of its outside effects a test names.
+//! Makes an agent fail, or kills it, at a chosen one of its effects.
 //!
 //! ```text
 //! agent, its children, init                       the injector's thread
 //! ─────────────────────────                       ─────────────────────
-//! mkdir, write, clone3, mount, … ── waits ──────▶ is it an effect? the how-manieth?
-//!                                ◀── is made ──── not this one
-//!                                ◀── fails ────── this one, or
-//!                                ◀── SIGKILL ──── this one
+//! mkdir, write, clone3, mount, … ── waits ──────▶ is it an effect? which number?
+//!                                ◀── continues ── another one
+//!                                ◀── fails ────── the chosen one, or
+//!                                ◀── SIGKILL ──── the chosen one
 //! ```
 //!
-//! The agent is the real one and knows nothing of this: a seccomp filter that it inherits asks us before each
-//! call that may change the world. What counts as a step is in `effect.rs`. A container's command inherits the
-//! filter, too, and its calls are never counted.
+//! The agent is the real program, without any test hook: a seccomp filter that it inherits notifies the injector before
+//! each call that may have an effect. Which calls count as a step is in `effect.rs`. A container's command inherits the
+//! filter too, and its calls are never counted.
 
 mod effect;
 mod kernel;
@@ -30,7 +30,7 @@ pub use effect::{Actor, Effect};
 /// What happens at the chosen step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// The call is not made, and fails with an error that suits it.
+    /// The call is not made, and fails with an error that it can have.
     Fail,
     /// The agent is killed before the call is made.
     Kill,
@@ -38,7 +38,7 @@ pub enum Fault {
     Hold,
 }
 
-/// Watches over an agent and what comes of it.
+/// Injects faults into an agent and its descendants.
 #[derive(Debug)]
 pub struct Injector {
     shared: Arc<Shared>,
@@ -47,17 +47,17 @@ pub struct Injector {
 #[derive(Debug, Default)]
 struct Shared {
     state: Mutex<State>,
-    /// A call is held, or no more will be.
+    /// A call is held, or the injector was disarmed.
     changed: Condvar,
 }
 
-/// What an agent did while its injector was armed.
+/// Effects of an agent while its injector was armed.
 #[derive(Debug, Default, Clone)]
 pub struct Seen {
-    /// Every effect that was asked for, in order, the struck ones included.
+    /// All effects in order, including those with a fault.
     pub effects: Vec<Effect>,
-    /// Those that were struck.
-    pub struck: Vec<Effect>,
+    /// Effects with a fault.
+    pub hit: Vec<Effect>,
 }
 
 #[derive(Default)]
@@ -71,7 +71,7 @@ struct State {
 
 struct Armed {
     fault: Fault,
-    /// The steps to strike, from 1.
+    /// The numbers of the steps at which to inject, from 1.
     steps: Vec<usize>,
     seen: Seen,
 }
@@ -83,25 +83,25 @@ impl std::fmt::Debug for State {
 }
 
 impl Injector {
-    /// Starts an agent under an injector that is not armed.
+    /// Starts an agent with an injector that is not armed.
     ///
     /// # Errors
-    /// When the program does not start, or the kernel has no filters that ask.
+    /// If the program does not start, or the kernel has no seccomp user notification.
     pub fn spawn(mut command: Command) -> io::Result<(Child, Self)> {
-        let socket = kernel::make_ask(&mut command, &effect::calls())?;
-        // The exec is asked about already, and `spawn` waits for it: so the answers come from another thread.
+        let socket = kernel::install(&mut command, &effect::calls())?;
+        // `spawn` waits for the exec, which already is a notification: so another thread responds.
         let shared = Arc::new(Shared::default());
-        let theirs = Arc::clone(&shared);
+        let thread_shared = Arc::clone(&shared);
         let answers = thread::Builder::new().name("injector".into()).spawn(move || {
-            // Nothing comes when the spawn has failed.
+            // Fails if the spawn has failed.
             if let Ok(listener) = kernel::listener(&socket) {
                 let listener = Arc::new(listener);
-                lock(&theirs.state).listener = Some(Arc::clone(&listener));
-                attend(&listener, &theirs);
+                lock(&thread_shared.state).listener = Some(Arc::clone(&listener));
+                serve(&listener, &thread_shared);
             }
         })?;
         let child = command.spawn();
-        // Its copy of the socket's other end must go, or a spawn that failed would leave the thread waiting.
+        // Closes its copy of the socket's other end, or the thread would wait for ever after a failed spawn.
         drop(command);
         drop(answers);
         let child = child?;
@@ -110,38 +110,38 @@ impl Injector {
         Ok((child, Self { shared }))
     }
 
-    /// From now on counts effects, and strikes those at `steps`, counted from 1.
+    /// Starts counting effects, and injects `fault` at `steps`, counted from 1.
     pub fn arm(&self, fault: Fault, steps: &[usize]) {
         lock(&self.shared.state).armed =
             Some(Armed { fault, steps: steps.to_owned(), seen: Seen::default() });
     }
 
-    /// Strikes no more, and tells what was seen.
+    /// Stops injecting, and returns the effects.
     pub fn disarm(&self) -> Seen {
         let armed = lock(&self.shared.state).armed.take();
         self.shared.changed.notify_all();
         armed.map(|armed| armed.seen).unwrap_or_default()
     }
 
-    /// Waits until a call is held. False if none can be any more, because the injector was disarmed.
+    /// Waits until a call is held. False if the injector was disarmed.
     pub fn wait_held(&self) -> bool {
         let nothing = |state: &mut State| state.held.is_empty() && state.armed.is_some();
         let state = self.shared.changed.wait_while(lock(&self.shared.state), nothing);
         !state.unwrap_or_else(PoisonError::into_inner).held.is_empty()
     }
 
-    /// Lets the calls that are held be made.
+    /// Continues the calls that are held.
     pub fn release(&self) {
         let mut state = lock(&self.shared.state);
         let Some(listener) = state.listener.clone() else { return };
         for id in state.held.drain(..) {
-            kernel::answer(&listener, id, None).expect("a call that waits takes an answer");
+            kernel::respond(&listener, id, None).expect("a waiting call takes a response");
         }
     }
 }
 
-/// Answers until nobody is left to ask.
-fn attend(listener: &OwnedFd, shared: &Shared) {
+/// Responds until all processes with the filter have ended.
+fn serve(listener: &OwnedFd, shared: &Shared) {
     loop {
         let mut waits = [PollFd::new(listener, PollFlags::IN)];
         match poll(&mut waits, None) {
@@ -150,50 +150,52 @@ fn attend(listener: &OwnedFd, shared: &Shared) {
             Ok(_) if waits[0].revents().contains(PollFlags::IN) => {}
             Ok(_) => return,
         }
-        let asked = match kernel::next(listener) {
-            Ok(Some(asked)) => asked,
+        let call = match kernel::next(listener) {
+            Ok(Some(call)) => call,
             Ok(None) => continue,
             Err(error) => panic!("cannot read an agent's call: {error}"),
         };
-        match judge(&asked, &mut lock(&shared.state)) {
-            Verdict::PendingInit => shared.changed.notify_all(),
-            Verdict::Made => kernel::answer(listener, asked.id, None).expect("it takes an answer"),
-            Verdict::Fails(errno) => {
-                kernel::answer(listener, asked.id, Some(errno)).expect("it takes an answer")
+        match decide(&call, &mut lock(&shared.state)) {
+            Verdict::Hold => shared.changed.notify_all(),
+            Verdict::Continue => {
+                kernel::respond(listener, call.id, None).expect("a waiting call takes a response")
+            }
+            Verdict::Fail(errno) => {
+                kernel::respond(listener, call.id, Some(errno)).expect("a waiting call takes a response")
             }
         }
     }
 }
 
-/// What becomes of a call.
+/// What happens to a call.
 enum Verdict {
-    Made,
-    Fails(i32),
-    /// It is noted, and answered later.
-    PendingInit,
+    Continue,
+    Fail(i32),
+    /// The response is sent later.
+    Hold,
 }
 
-/// Decides on a call.
-fn judge(asked: &kernel::Asked, state: &mut State) -> Verdict {
-    let State { armed: Some(armed), agent: Some(agent), held, .. } = state else { return Verdict::Made };
-    let Some(effect) = effect::effect(asked, agent.pid()) else { return Verdict::Made };
+/// Decides what happens to a call.
+fn decide(call: &kernel::PendingCall, state: &mut State) -> Verdict {
+    let State { armed: Some(armed), agent: Some(agent), held, .. } = state else { return Verdict::Continue };
+    let Some(effect) = effect::effect(call, agent.pid()) else { return Verdict::Continue };
     armed.seen.effects.push(effect.clone());
     if !armed.steps.contains(&armed.seen.effects.len()) {
-        return Verdict::Made;
+        return Verdict::Continue;
     }
     let errno = effect.errno;
-    armed.seen.struck.push(effect.clone());
+    armed.seen.hit.push(effect.clone());
     match armed.fault {
-        Fault::Fail => Verdict::Fails(errno),
+        Fault::Fail => Verdict::Fail(errno),
         Fault::Kill => {
-            let is_agents = effect.by == Actor::Agent;
-            agent.kill().expect("an agent of ours can be killed");
-            // It must not come to its last call; others than the agent go on as they would have.
-            if is_agents { Verdict::Fails(errno) } else { Verdict::Made }
+            let by_agent = effect.by == Actor::Agent;
+            agent.kill().expect("a child can be killed");
+            // The agent must not make its last call; calls of other processes continue.
+            if by_agent { Verdict::Fail(errno) } else { Verdict::Continue }
         }
         Fault::Hold => {
-            held.push(asked.id);
-            Verdict::PendingInit
+            held.push(call.id);
+            Verdict::Hold
         }
     }
 }

@@ -1,5 +1,4 @@
-//! An isolator without the pen: it speaks the ABI by hand, and answers the very bytes, descriptors and
-//! codes that its table says.
+//! An isolator that uses the ABI without the SDK, and returns the configured bytes, descriptors and codes.
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -13,19 +12,19 @@ use cofferdam_plugin_abi::{Answer, Call, Failure, HostBox, IsolatorBox, Reply};
 use cofferdam_plugin_api::prelude::*;
 use cofferdam_plugin_api::{__private, model};
 
-/// What is answered, by method.
+/// The responses, by method.
 #[derive(Default, Deserialize)]
 struct Raw {
-    /// Bytes in place of JSON.
+    /// Payload, as bytes.
     #[serde(default)]
     payload: BTreeMap<String, String>,
-    /// Numbers in place of descriptors.
+    /// Descriptors, as numbers.
     #[serde(default)]
     descriptors: BTreeMap<String, Vec<i32>>,
-    /// The code of a failure in place of an answer.
+    /// Code of a failure.
     #[serde(default)]
     code: BTreeMap<String, u32>,
-    /// Where every request is noted as it came, one line each: the method and the payload.
+    /// File to record every request in, one line each: the method and the payload.
     journal: Option<PathBuf>,
 }
 
@@ -97,18 +96,18 @@ impl abi::Isolator for Raw {
     }
 }
 
-/// Lends the manifest its name; it is never made.
+/// Has the name for the manifest; never created.
 struct Named;
 
 #[derive(Deserialize, PluginConfig)]
 struct Open {}
 
 impl Isolator for Named {
-    const NAME: &'static str = "rude/raw";
+    const NAME: &'static str = "test/raw";
     type Config = Open;
 
     fn create(_: Open, _: Host) -> Result<Self> {
-        Err(Error::new("it speaks by hand"))
+        Err(Error::new("never created"))
     }
 }
 

@@ -1,4 +1,4 @@
-//! The ways to misbehave.
+//! The kinds of faults.
 
 use std::fs::File;
 use std::io::Read;
@@ -9,49 +9,49 @@ use cofferdam_plugin_api::prelude::*;
 use nix::sys::signal::SigSet;
 use rustix::io::FdFlags;
 
-/// One thing that goes wrong.
+/// A fault in one method.
 #[derive(Deserialize, PluginConfig)]
 #[serde(deny_unknown_fields)]
 pub struct Fault {
-    /// In which method; `drop` is one here.
+    /// Method, or `drop`.
     method: String,
-    /// What happens.
+    /// Kind of fault.
     act: Act,
-    /// For which container; all, if not given.
+    /// Container; all if `None`.
     container: Option<String>,
-    /// A file: nothing happens while it exists.
+    /// A file: no fault while it exists.
     unless: Option<PathBuf>,
-    /// A file: nothing happens while it does not exist.
+    /// A file: no fault while it does not exist.
     when: Option<PathBuf>,
-    /// A named pipe: `hang` lasts until somebody has written to it.
+    /// A named pipe: `hang` lasts until end of file.
     until: Option<PathBuf>,
 }
 
-/// What goes wrong.
+/// Kind of fault.
 #[derive(Clone, Copy, Deserialize, PluginConfig)]
 #[serde(rename_all = "snake_case")]
 pub enum Act {
-    /// It panics with a text.
+    /// Panics with a text.
     Panic,
-    /// It panics with a value that panics when it is dropped.
+    /// Panics with a value that panics in drop.
     PanicTwice,
-    /// It fails, with a cause.
+    /// Returns an error with a cause.
     Error,
-    /// It does not answer before it is let go.
+    /// Blocks until the pipe is closed.
     Hang,
-    /// It ends the process.
+    /// Aborts the process.
     Abort,
-    /// It logs an event inside a span of its own.
+    /// Logs an event in its own span.
     Log,
-    /// It leaves a descriptor open that is inherited by every program.
+    /// Leaves a descriptor open that programs inherit.
     LeakDescriptor,
-    /// It changes what belongs to the whole process, and to its thread.
+    /// Changes attributes of the process and of its thread.
     ChangeProcess,
-    /// `prepare`: it asks for an operation that nobody knows.
+    /// `prepare`: requests an unknown operation.
     UnknownOperation,
-    /// `prepare`: it asks for a namespace that nobody knows.
+    /// `prepare`: requests an unknown namespace.
     UnknownNamespace,
-    /// `usage`: one figure is not a number.
+    /// `usage`: returns NaN.
     NotANumber,
 }
 
@@ -65,32 +65,30 @@ impl Drop for Bomb {
 }
 
 impl Fault {
-    /// Whether this is the place and the time.
-    pub fn strikes(&self, method: &str, container: &str) -> bool {
+    /// Whether the fault applies now.
+    pub fn applies(&self, method: &str, container: &str) -> bool {
         self.method == method
             && self.container.as_deref().is_none_or(|wanted| wanted == container)
             && !self.unless.as_ref().is_some_and(|file| file.exists())
             && self.when.as_ref().is_none_or(|file| file.exists())
     }
 
-    /// Does it. What the method itself has to do is answered.
-    pub fn strike(&self, method: &str, container: &str) -> Result<Act> {
+    /// Applies the fault. Returns it, for the kinds that the method itself implements.
+    pub fn apply(&self, method: &str, container: &str) -> Result<Act> {
         match self.act {
             Act::Panic => panic!("deliberate, for `{container}`"),
             Act::PanicTwice => std::panic::panic_any(Bomb),
             Act::Error => {
-                return Err(
-                    Error::new("the rude one did it").context(format!("cannot {method} `{container}`"))
-                );
+                return Err(Error::new("deliberate error").context(format!("cannot {method} `{container}`")));
             }
             Act::Hang => {
-                let Some(pipe) = &self.until else { return Err(Error::new("`hang` wants `until`")) };
+                let Some(pipe) = &self.until else { return Err(Error::new("`hang` needs `until`")) };
                 File::open(pipe)?.read_to_end(&mut Vec::new())?;
             }
             Act::Abort => std::process::abort(),
             Act::Log => {
                 let _in_span = tracing::info_span!("own_span", depth = 7).entered();
-                info!(answer = 42, container, "said by the rude one");
+                info!(answer = 42, container, "logged by the plugin");
             }
             Act::LeakDescriptor => {
                 let file = File::open("/dev/full")?;

@@ -1,4 +1,4 @@
-//! Our side: an embedded agent in a world of its own.
+//! An agent embedded in this process.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,66 +10,70 @@ use cofferdam_tests::world::World;
 use serde_json::json;
 
 use crate::Outcome;
+use crate::environment::Environment;
 use crate::launch::Subject;
-use crate::scene::Scene;
 
 /// Rows of the table.
 pub const EMPTY: &str = "cofferdam, empty chain";
 pub const SHIPPED: &str = "cofferdam, shipped chain";
 pub const DIRECT: &str = "cofferdam, shipped chain, no overlay";
 
-/// Where containers of the shipped chain write.
+/// Where containers of the shipped chain write files.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Writes {
-    /// Into a layer of their own.
+    /// To an overlay.
     Overlay,
-    /// Into the folder itself, as the bundles of peers are used.
+    /// To the root file system itself, as with the bundles of other runtimes.
     Direct,
 }
 
-/// An agent in this process, with what it is asked to launch.
-pub struct Ours<'a> {
+/// An agent in this process, and the kind of its containers.
+pub struct Embedded<'a> {
     name: &'static str,
-    scene: &'a Scene,
+    environment: &'a Environment,
     agent: Agent,
-    // After the agent, because it lives there.
+    // Dropped after the agent, which uses its directories.
     _world: World,
     shipped: bool,
     next: AtomicU64,
 }
 
-/// What each shipped container may use; peers and the floor are given the same.
+/// Limit of each container of the shipped chain, of other runtimes and of the floor.
 pub const CPUS: f64 = 0.5;
 /// In MiB.
 pub const MEM: f64 = 64.0;
 
-impl<'a> Ours<'a> {
+impl<'a> Embedded<'a> {
     /// With the shipped chain, and containers with a root file system and limits.
-    pub fn shipped(scene: &'a Scene, writes: Writes) -> Outcome<Self> {
+    pub fn shipped(environment: &'a Environment, writes: Writes) -> Outcome<Self> {
         let mut world = World::shipped();
         if writes == Writes::Overlay {
-            return Self::start(SHIPPED, scene, world, true);
+            return Self::start(SHIPPED, environment, world, true);
         }
         for plugin in world.config.isolators.iter_mut().filter(|plugin| plugin.name == "filesystem/linux") {
             plugin.table = json!({ "writes": "direct" });
         }
-        Self::start(DIRECT, scene, world, true)
+        Self::start(DIRECT, environment, world, true)
     }
 
-    /// With no plugin at all.
-    pub fn empty(scene: &'a Scene) -> Outcome<Self> {
-        Self::start(EMPTY, scene, World::new(), false)
+    /// Without plugins.
+    pub fn empty(environment: &'a Environment) -> Outcome<Self> {
+        Self::start(EMPTY, environment, World::new(), false)
     }
 
-    fn start(name: &'static str, scene: &'a Scene, mut world: World, shipped: bool) -> Outcome<Self> {
-        world.config.runtime_dir = scene.state().join(name);
-        let agent = scene.runtime.block_on(world.start())?;
-        Ok(Self { name, scene, agent, _world: world, shipped, next: AtomicU64::new(0) })
+    fn start(
+        name: &'static str,
+        environment: &'a Environment,
+        mut world: World,
+        shipped: bool,
+    ) -> Outcome<Self> {
+        world.config.runtime_dir = environment.state().join(name);
+        let agent = environment.runtime.block_on(world.start())?;
+        Ok(Self { name, environment, agent, _world: world, shipped, next: AtomicU64::new(0) })
     }
 }
 
-/// The container number `number` of an agent, which runs one of busybox's tools; with a root file system, it has
-/// limits as well.
+/// The request for container `number`, which runs one of busybox's tools; with a root file system it also has limits.
 pub fn request(rootfs: Option<PathBuf>, number: u64, arguments: &[&str]) -> Outcome<Request> {
     let id = ContainerId::parse(&format!("bench-{number}"))?;
     let mut request = Request::new(
@@ -88,17 +92,17 @@ pub fn request(rootfs: Option<PathBuf>, number: u64, arguments: &[&str]) -> Outc
     Ok(request)
 }
 
-impl Subject for Ours<'_> {
+impl Subject for Embedded<'_> {
     fn name(&self) -> &str {
         self.name
     }
 
     fn once(&self, _: usize) -> Outcome<Duration> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let request = request(self.shipped.then(|| self.scene.rootfs()), number, &["true"])?;
+        let request = request(self.shipped.then(|| self.environment.rootfs()), number, &["true"])?;
         let agent = self.agent.clone();
-        // On the runtime, where requests of the API are served too.
-        let served = self.scene.runtime.spawn(async move {
+        // On the runtime, as requests of the API.
+        let served = self.environment.runtime.spawn(async move {
             let id = request.id.clone();
             let started = Instant::now();
             agent.launch(request).await?;
@@ -110,13 +114,13 @@ impl Subject for Ours<'_> {
                 status => Err(format!("`{id}` ended with status {status:?}").into()),
             }
         });
-        self.scene.runtime.block_on(served)?
+        self.environment.runtime.block_on(served)?
     }
 }
 
-impl Drop for Ours<'_> {
+impl Drop for Embedded<'_> {
     fn drop(&mut self) {
-        for id in self.scene.runtime.block_on(self.agent.destroy_all()) {
+        for id in self.environment.runtime.block_on(self.agent.destroy_all()) {
             eprintln!("bench: container `{id}` did not end");
         }
     }

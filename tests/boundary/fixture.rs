@@ -1,4 +1,4 @@
-//! What the tests of the boundary share: a world with a rude guest in it, and the questions they all ask.
+//! Shared by the tests of the boundary: a world with a faulty plugin, and common assertions.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
@@ -17,10 +17,10 @@ use cofferdam_tests::world::{World, entry};
 use nix::sys::stat::Mode;
 use serde_json::{Value as Json, json};
 
-/// How long a rude method may take. Everything else has the default.
+/// Timeout of a faulty method. All others have the default.
 pub const SHORT: Duration = Duration::from_millis(300);
 
-/// A world for plain processes, which any user can have.
+/// A world with the posix launcher, for any user.
 pub fn plain() -> World {
     let mut world = World::new();
     world.config.launcher = LauncherKind::Posix;
@@ -34,14 +34,14 @@ pub fn object(name: &str, file: &str, table: Json) -> PluginConfig {
     PluginConfig { path: Some(path), ..entry(name, table) }
 }
 
-/// The isolator that misbehaves as its table says.
+/// The isolator that misbehaves as configured.
 pub fn fault(table: Json) -> PluginConfig {
-    object("rude/fault", "librude_fault.so", table)
+    object("test/fault", "libtest_fault.so", table)
 }
 
-/// The isolator that speaks the ABI by hand.
+/// The isolator that uses the ABI without the SDK.
 pub fn raw(table: Json) -> PluginConfig {
-    object("rude/raw", "librude_raw.so", table)
+    object("test/raw", "libtest_raw.so", table)
 }
 
 /// The well-behaved isolator.
@@ -49,13 +49,13 @@ pub fn greeting(table: Json) -> PluginConfig {
     object("example/greeting", "libgreeting.so", table)
 }
 
-/// A plain world with one rude guest, who is rude to `web` only, and a well-behaved one after it.
-pub struct Scene {
+/// A plain world with one faulty plugin, which misbehaves for `web` only, and a well-behaved one after it.
+pub struct Fixture {
     pub world: World,
 }
 
-impl Scene {
-    /// A guest with one fault. `extra` is merged into the fault's own table.
+impl Fixture {
+    /// With one fault. `extra` is merged into the fault's own table.
     pub fn new(method: &str, act: &str, extra: Json) -> Self {
         let mut world = plain();
         let mut one = json!({ "method": method, "act": act });
@@ -69,28 +69,28 @@ impl Scene {
         Self { world }
     }
 
-    /// The rude guest's entry.
-    pub fn rude(&mut self) -> &mut PluginConfig {
+    /// The entry of the faulty plugin.
+    pub fn faulty(&mut self) -> &mut PluginConfig {
         &mut self.world.config.isolators[0]
     }
 
     /// Adds another fault.
-    pub fn also(mut self, fault: Json) -> Self {
-        if let Some(faults) = self.rude().table["faults"].as_array_mut() {
+    pub fn with_fault(mut self, fault: Json) -> Self {
+        if let Some(faults) = self.faulty().table["faults"].as_array_mut() {
             faults.push(fault);
         }
         self
     }
 
-    /// With a short deadline for one method.
-    pub fn hurried(mut self, method: Method) -> Self {
-        self.rude().timeouts.insert(method, SHORT);
+    /// With a short timeout for one method.
+    pub fn with_short_timeout(mut self, method: Method) -> Self {
+        self.faulty().timeouts.insert(method, SHORT);
         self
     }
 
-    /// With a guest that containers can do without.
+    /// With a faulty plugin that is optional.
     pub fn optional(mut self) -> Self {
-        self.rude().policy = FailPolicy::Optional;
+        self.faulty().policy = FailPolicy::Optional;
         self
     }
 
@@ -99,12 +99,12 @@ impl Scene {
         self.world.directory().join(name)
     }
 
-    /// The last call that the rude guest noted. Old instances are dropped whenever a thread gets to it.
+    /// The last recorded call of the faulty plugin, except `drop`: old instances are dropped at any time.
     pub fn last_call(&self) -> Option<String> {
         self.journal().into_iter().rfind(|line| line != "drop")
     }
 
-    /// The calls that the rude guest noted, in order.
+    /// The recorded calls of the faulty plugin, in order.
     pub fn journal(&self) -> Vec<String> {
         let journal = fs::read_to_string(self.at("journal")).unwrap_or_default();
         journal.lines().map(|line| line.trim_end().to_owned()).collect()
@@ -122,28 +122,28 @@ pub fn id(text: &str) -> ContainerId {
 }
 
 /// A container that ends at once.
-pub fn brief(name: &str) -> Request {
+pub fn short(name: &str) -> Request {
     Request::shell(id(name), "true")
 }
 
-/// A container that stays until it is ended.
-pub fn lasting(name: &str) -> Request {
+/// A container that runs until it is ended.
+pub fn long_running(name: &str) -> Request {
     Request::shell(id(name), "exec sleep 1000000")
 }
 
-/// The words with which a launch fails.
-pub async fn refusal(agent: &Agent, request: Request) -> String {
+/// The message of a launch that fails.
+pub async fn launch_error(agent: &Agent, request: Request) -> String {
     describe(&agent.launch(request).await.expect_err("the launch must fail"))
 }
 
-/// The words with which an agent does not start.
-pub async fn no_start(world: &World) -> String {
+/// The message of an agent that does not start.
+pub async fn start_error(world: &World) -> String {
     let started = world.start().await;
     describe(&started.err().expect("the agent must not start"))
 }
 
-/// Launches a container, and takes its end and its clean removal as proof that the agent lives.
-pub async fn lives(agent: &Agent) {
+/// Launches a container, waits for its end and removes it.
+pub async fn assert_works(agent: &Agent) {
     let request = Request::shell(id("other"), "exit 7");
     agent.launch(request).await.expect("another container launches");
     let termination = agent.wait(&id("other")).await.expect("it is known");
@@ -151,30 +151,30 @@ pub async fn lives(agent: &Agent) {
     assert!(agent.remove(&id("other")).await.expect("it can be removed"));
 }
 
-/// Starts the agent without its isolators, as an operator would after reading the error, and uses it.
-pub async fn lives_without(world: &mut World) {
+/// Starts the agent without its isolators, as an operator would after the error, and checks that it works.
+pub async fn assert_works_without_isolators(world: &mut World) {
     world.config.isolators.clear();
-    let agent = world.start().await.expect("the agent starts without the rude plugin");
-    lives(&agent).await;
+    let agent = world.start().await.expect("the agent starts without the faulty plugin");
+    assert_works(&agent).await;
 }
 
 pub fn plugin(agent: &Agent, name: &str) -> PluginView {
     agent.plugins().into_iter().find(|plugin| plugin.name == name).expect("a plugin of that name")
 }
 
-/// The rude guest as the agent shows it.
-pub fn rude(agent: &Agent) -> PluginView {
-    plugin(agent, "rude/fault")
+/// The faulty plugin as the agent reports it.
+pub fn faulty(agent: &Agent) -> PluginView {
+    plugin(agent, "test/fault")
 }
 
-/// What keeps a container from being cleaned up.
-pub fn stuck(agent: &Agent, name: &str) -> String {
+/// What prevents the cleanup of a container.
+pub fn cleanup_errors(agent: &Agent, name: &str) -> String {
     let found = agent.containers().into_iter().find(|container| container.id == id(name));
     found.map(|container| container.cleanup_errors.join("; ")).unwrap_or_default()
 }
 
-/// Waits for something that the agent shows and announces to nobody.
-pub async fn until(what: &str, mut seen: impl FnMut() -> bool) {
+/// Waits for a state of the agent without notification.
+pub async fn wait_until(what: &str, mut seen: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !seen() {
         assert!(begun.elapsed() < Duration::from_secs(60), "waited a minute for: {what}");
@@ -184,16 +184,16 @@ pub async fn until(what: &str, mut seen: impl FnMut() -> bool) {
 
 /// `text` must contain all of `parts`.
 #[track_caller]
-pub fn says(text: &str, parts: &[&str]) {
+pub fn assert_contains(text: &str, parts: &[&str]) {
     for part in parts {
         assert!(text.contains(part), "`{part}` is missing in: {text}");
     }
 }
 
-/// A named pipe in which a guest hangs until it is let go.
-pub struct Rope(PathBuf);
+/// A named pipe that a plugin reads until it is dropped.
+pub struct Pipe(PathBuf);
 
-impl Rope {
+impl Pipe {
     pub fn new(path: PathBuf) -> Self {
         nix::unistd::mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).expect("a named pipe");
         Self(path)
@@ -204,16 +204,16 @@ impl Rope {
     }
 }
 
-impl Drop for Rope {
-    /// Lets everybody go who hangs in it: opened both ways, a pipe blocks nobody, and closed it has an end.
+impl Drop for Pipe {
+    /// Unblocks all readers: opening a pipe for reading and writing does not block, and closing it is an end of file.
     fn drop(&mut self) {
         drop(OpenOptions::new().read(true).write(true).open(&self.0));
     }
 }
 
-/// A copy of a plugin file of this build, changed.
-pub fn tampered(world: &World, file: &str, change: impl FnOnce(&mut Vec<u8>)) -> PathBuf {
-    let mut bytes = fs::read(paths::build().join(file)).expect("`cargo build --workspace` made it");
+/// A modified copy of a plugin file of this build.
+pub fn modified_copy(world: &World, file: &str, change: impl FnOnce(&mut Vec<u8>)) -> PathBuf {
+    let mut bytes = fs::read(paths::build().join(file)).expect("a file of `cargo build --workspace`");
     change(&mut bytes);
     let path = world.directory().join(file);
     fs::write(&path, bytes).expect("a file");
@@ -234,18 +234,18 @@ pub fn patch(bytes: &mut [u8], from: &str, to: &str) {
     assert!(found > 0, "`{from}` is not in the file");
 }
 
-/// Has the system's compiler make a file in the world.
+/// Compiles a file with the system's C compiler.
 pub fn compile<S: AsRef<OsStr>>(world: &World, source: &str, flags: &[S]) -> PathBuf {
-    let path = world.directory().join("made-by-cc.so");
+    let path = world.directory().join("compiled.so");
     let text = world.directory().join("source.c");
     fs::write(&text, source).expect("a file");
-    let made = Command::new("cc").args(flags).arg("-o").arg(&path).arg(&text).output();
-    let made = made.expect("the system's C compiler `cc`");
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let compiled = Command::new("cc").args(flags).arg("-o").arg(&path).arg(&text).output();
+    let compiled = compiled.expect("the system's C compiler `cc`");
+    assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
     path
 }
 
-/// C source of a note that says: a plugin.
+/// C source of a valid manifest note.
 pub fn note() -> String {
     let manifest = json!({
         "kind": "isolator", "name": "example/greeting", "version": "1.0.0", "api": "1.0.0",
@@ -261,10 +261,10 @@ pub fn note() -> String {
     )
 }
 
-/// Whether this process was made for one test alone; makes one and waits for its success if not.
+/// Whether this process runs only this test. If not, runs the test in a new process and waits for its success.
 ///
-/// What a rude guest does to its process, it would otherwise do to all tests.
-pub fn alone(test: &str) -> bool {
+/// For plugins that change their process, which would affect other tests.
+pub fn in_own_process(test: &str) -> bool {
     const MARK: &str = "COFFERDAM_TEST_ALONE";
     if std::env::var_os(MARK).is_some_and(|marked| marked == test) {
         return true;
@@ -274,22 +274,22 @@ pub fn alone(test: &str) -> bool {
         .env(MARK, test)
         .output()
         .expect("this program runs");
-    let told = String::from_utf8_lossy(&run.stdout);
-    assert!(run.status.success(), "{told}{}", String::from_utf8_lossy(&run.stderr));
-    assert!(told.contains("1 passed"), "there is no test `{test}`: {told}");
+    let output = String::from_utf8_lossy(&run.stdout);
+    assert!(run.status.success(), "{output}{}", String::from_utf8_lossy(&run.stderr));
+    assert!(output.contains("1 passed"), "there is no test `{test}`: {output}");
     false
 }
 
-/// The life of one agent in this world, from its start to its death; then another can follow.
-pub fn life<T>(world: &World, story: impl AsyncFnOnce(Agent) -> T) -> T {
+/// Starts an agent in this world, calls `run`, and stops the agent, so that another can be started.
+pub fn with_agent<T>(world: &World, run: impl AsyncFnOnce(Agent) -> T) -> T {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    let told = runtime.block_on(async {
+    let result = runtime.block_on(async {
         let agent = world.start().await.expect("the agent starts");
-        story(agent).await
+        run(agent).await
     });
     drop(runtime);
-    // A thread in hand may hold on to the agent for a moment longer; its lock tells when it is gone.
+    // A thread of the pool may keep the agent a little longer; the lock is released when it is dropped.
     let lock = File::open(world.config.runtime_dir.join("agent.lock")).expect("the agent's lock");
-    drop(nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusive).expect("the agent is gone"));
-    told
+    drop(nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusive).expect("the agent is dropped"));
+    result
 }

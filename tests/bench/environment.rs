@@ -1,4 +1,4 @@
-//! Where the measuring takes place: folders, control groups, what is installed; and leaving it as it was found.
+//! The environment of the benchmarks: directories, cgroups, a runtime; removed on drop.
 
 use std::fs;
 use std::io;
@@ -13,11 +13,10 @@ use tokio::runtime::Runtime;
 
 use crate::Outcome;
 
-/// The control group below which peers and the floor have theirs.
+/// The cgroup below which other runtimes and the floor have theirs.
 pub const CGROUP: &str = "cofferdam-bench";
 
-/// Where the measuring takes place.
-pub struct Scene {
+pub struct Environment {
     pub runtime: Runtime,
     pub cgroups: Cgroups,
     interrupted: Arc<AtomicBool>,
@@ -25,24 +24,24 @@ pub struct Scene {
     state: TempDir,
 }
 
-impl Scene {
-    /// Looks at the machine, and makes what all need.
-    pub fn set() -> Outcome<Self> {
+impl Environment {
+    /// Detects the hierarchies, and creates directories and a root file system.
+    pub fn set_up() -> Outcome<Self> {
         if !nix::unistd::geteuid().is_root() {
-            return Err("containers with control groups need root; run it with `sudo -E`".into());
+            return Err("containers with cgroups need root; run the benchmark with `sudo -E`".into());
         }
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let interrupted = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&interrupted);
         runtime.spawn(async move {
             while tokio::signal::ctrl_c().await.is_ok() {
-                eprintln!("bench: ending what was started; a moment, please");
+                eprintln!("bench: interrupted; ending running containers");
                 flag.store(true, Ordering::Relaxed);
             }
         });
         let directory = tempfile::Builder::new().prefix("cofferdam-bench-").tempdir()?;
         let rootfs = directory.path().join("rootfs");
-        make_rootfs(&rootfs).map_err(|error| format!("cannot make a root file system: {error}"))?;
+        make_rootfs(&rootfs).map_err(|error| format!("cannot create a root file system: {error}"))?;
         let state = match ["/run", "/dev/shm"].into_iter().find(|path| is_memory(Path::new(path))) {
             Some(path) => tempfile::Builder::new().prefix("cofferdam-bench-").tempdir_in(path)?,
             None => tempfile::Builder::new().prefix("cofferdam-bench-").tempdir()?,
@@ -54,18 +53,18 @@ impl Scene {
         self.directory.path()
     }
 
-    /// For what ends with the machine: in memory, as `/run` is on an ordinary host.
+    /// Directory for state that need not survive a reboot: in memory, as `/run` usually is.
     pub fn state(&self) -> &Path {
         self.state.path()
     }
 
-    /// A root file system of busybox, with the empty directories that images have.
+    /// A root file system of busybox, with the usual empty directories.
     pub fn rootfs(&self) -> PathBuf {
         self.directory.path().join("rootfs")
     }
 
-    /// An error once somebody pressed Ctrl-C. Asked between containers, so that each is ended in its usual way.
-    pub fn go_on(&self) -> Outcome<()> {
+    /// Fails after Ctrl-C. Called between containers, so that each one is removed.
+    pub fn check_interrupted(&self) -> Outcome<()> {
         match self.interrupted.load(Ordering::Relaxed) {
             false => Ok(()),
             true => Err("interrupted".into()),
@@ -73,7 +72,7 @@ impl Scene {
     }
 }
 
-impl Drop for Scene {
+impl Drop for Environment {
     fn drop(&mut self) {
         for hierarchy in self.cgroups.legacy.iter().chain(&self.cgroups.unified) {
             remove_cgroups(&hierarchy.mount.join(CGROUP));
@@ -98,7 +97,7 @@ fn make_rootfs(rootfs: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes control groups, the innermost first. Those that do not go are left and named.
+/// Removes cgroups, children first. Prints those that cannot be removed.
 pub fn remove_cgroups(directory: &Path) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {

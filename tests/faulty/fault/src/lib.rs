@@ -1,4 +1,4 @@
-//! An isolator that misbehaves as its table says, in the method and for the container it says.
+//! An isolator that misbehaves as configured, in one method and for one container.
 
 mod act;
 
@@ -11,54 +11,54 @@ use std::path::PathBuf;
 use act::{Act, Fault};
 use cofferdam_plugin_api::prelude::*;
 
-struct Rude {
+struct Faulty {
     config: Config,
-    /// Open for as long as it lives, which may be longer than the folder it is in.
+    /// Kept open, because the instance may outlive the directory.
     journal: Option<File>,
 }
 
 #[derive(Deserialize, PluginConfig)]
 #[serde(deny_unknown_fields)]
 struct Config {
-    /// What goes wrong, and where.
+    /// The faults.
     #[serde(default)]
     faults: Vec<Fault>,
-    /// Where every call is noted, one line each: the method and the container.
+    /// File to record every call in, one line each: the method and the container.
     journal: Option<PathBuf>,
-    /// Variables that it wishes for every container.
+    /// Environment variables to request for every container.
     #[serde(default)]
     environment: BTreeMap<String, String>,
 }
 
-impl Rude {
-    /// Notes the call, and does what the table says happens in it.
-    fn arrive(&self, method: &str, container: &str) -> Result<Option<Act>> {
+impl Faulty {
+    /// Records the call, and applies the fault that is configured for it.
+    fn handle(&self, method: &str, container: &str) -> Result<Option<Act>> {
         if let Some(mut journal) = self.journal.as_ref() {
-            // One write, so that lines of calls that overlap stay whole.
+            // One write, so that lines of concurrent calls are not mixed.
             journal.write_all(format!("{method} {container}\n").as_bytes())?;
         }
-        let fault = self.config.faults.iter().find(|fault| fault.strikes(method, container));
-        fault.map(|fault| fault.strike(method, container)).transpose()
+        let fault = self.config.faults.iter().find(|fault| fault.applies(method, container));
+        fault.map(|fault| fault.apply(method, container)).transpose()
     }
 }
 
 #[cofferdam_plugin_api::isolator]
-impl Isolator for Rude {
-    const NAME: &'static str = "rude/fault";
+impl Isolator for Faulty {
+    const NAME: &'static str = "test/fault";
     type Config = Config;
 
     fn create(config: Config, _: Host) -> Result<Self> {
         let open = |path| OpenOptions::new().append(true).create(true).open(path);
         let journal = config.journal.as_ref().map(open).transpose()?;
-        // One that fails to be made is dropped like any other.
-        let rude = Self { config, journal };
-        rude.arrive("create", "")?;
-        Ok(rude)
+        // Dropped like any other instance if `create` fails.
+        let plugin = Self { config, journal };
+        plugin.handle("create", "")?;
+        Ok(plugin)
     }
 
     fn recover(&self, containers: Vec<Recovered>, _: Vec<ContainerId>) -> Result<Recovery> {
         let ids: Vec<&str> = containers.iter().map(|container| container.id.as_str()).collect();
-        self.arrive("recover", &ids.join(","))?;
+        self.handle("recover", &ids.join(","))?;
         Ok(Recovery::new())
     }
 
@@ -67,7 +67,7 @@ impl Isolator for Rude {
         for (name, value) in &self.config.environment {
             prepared = prepared.environment(name, value);
         }
-        match self.arrive("prepare", container.id.as_str())? {
+        match self.handle("prepare", container.id.as_str())? {
             Some(Act::UnknownOperation) => prepared.launch().operations.push(Operation::Unknown),
             Some(Act::UnknownNamespace) => prepared = prepared.clone_namespace(Namespace::Unknown),
             _ => {}
@@ -76,42 +76,42 @@ impl Isolator for Rude {
     }
 
     fn isolate(&self, container: &ContainerRef) -> Result<()> {
-        self.arrive("isolate", container.id()).map(drop)
+        self.handle("isolate", container.id()).map(drop)
     }
 
     fn watch(&self, container: &ContainerRef) -> Result<Option<OwnedFd>> {
-        self.arrive("watch", container.id()).map(|_| None)
+        self.handle("watch", container.id()).map(|_| None)
     }
 
     fn limitation(&self, container: &ContainerRef) -> Result<Option<Limitation>> {
-        self.arrive("limitation", container.id()).map(|_| None)
+        self.handle("limitation", container.id()).map(|_| None)
     }
 
     fn update(&self, container: &ContainerRef, _: &Resources) -> Result<Option<Json>> {
-        self.arrive("update", container.id()).map(|_| None)
+        self.handle("update", container.id()).map(|_| None)
     }
 
     fn usage(&self, container: &ContainerRef) -> Result<Usage> {
-        let usage = Usage::default().with("rude_count", 1.0);
-        match self.arrive("usage", container.id())? {
-            Some(Act::NotANumber) => Ok(usage.with("rude_secs", f64::NAN)),
+        let usage = Usage::default().with("fault_count", 1.0);
+        match self.handle("usage", container.id())? {
+            Some(Act::NotANumber) => Ok(usage.with("fault_secs", f64::NAN)),
             _ => Ok(usage),
         }
     }
 
     fn status(&self, container: &ContainerRef) -> Result<Status> {
-        self.arrive("status", container.id())?;
-        Ok(Status::default().with("rude", true.into()))
+        self.handle("status", container.id())?;
+        Ok(Status::default().with("fault", true.into()))
     }
 
     fn cleanup(&self, container: &ContainerRef) -> Result<()> {
-        self.arrive("cleanup", container.id()).map(drop)
+        self.handle("cleanup", container.id()).map(drop)
     }
 }
 
-impl Drop for Rude {
+impl Drop for Faulty {
     fn drop(&mut self) {
-        // Nobody is left to tell.
-        drop(self.arrive("drop", ""));
+        // The error cannot be returned.
+        drop(self.handle("drop", ""));
     }
 }

@@ -1,13 +1,13 @@
-//! An agent in a process of its own, to be weighed and killed: this program once more, with orders on its input.
+//! An agent in its own process, whose memory is measured and which is killed: this program, with commands on its input.
 //!
 //! ```text
-//! orders                    answers
-//!                           ready            it serves
-//! launch FROM COUNT         ok               so many sleep, besides those before
+//! command                   response
+//!                           ready            it is ready
+//! launch FROM COUNT         ok               COUNT more containers are running
 //! pids                      ok PID PID …     their first processes
-//! sweep                     ok MICROSECONDS  usage of all was asked for
-//! end                       ok               all are gone
-//! (end of input)                             ends all, and itself
+//! sweep                     ok MICROSECONDS  the usage of all was read
+//! end                       ok               all are destroyed
+//! (end of input)                             destroys all, and exits
 //! ```
 
 use std::io::{BufRead, BufReader, Lines, StdinLock, Write};
@@ -21,18 +21,18 @@ use cofferdam_tests::world::World;
 use tokio::task::JoinSet;
 
 use crate::Outcome;
-use crate::ours::request;
-use crate::scene::Scene;
+use crate::embedded::request;
+use crate::environment::Environment;
 
-/// The argument by which this program is the agent.
-pub const ARGUMENT: &str = "--minion";
+/// The argument with which this program is the agent.
+pub const ARGUMENT: &str = "--agent-process";
 
 /// How many containers are launched at a time.
-const AT_ONCE: usize = 8;
+const PARALLEL: usize = 8;
 
-/// An agent in a process of its own.
-pub struct Minion<'a> {
-    scene: &'a Scene,
+/// An agent in its own process.
+pub struct AgentProcess<'a> {
+    environment: &'a Environment,
     process: Process,
     launched: usize,
     ended: bool,
@@ -44,51 +44,51 @@ struct Process {
     output: BufReader<ChildStdout>,
 }
 
-impl<'a> Minion<'a> {
-    pub fn start(scene: &'a Scene) -> Outcome<Self> {
-        let mut process = Process::start(scene)?;
+impl<'a> AgentProcess<'a> {
+    pub fn start(environment: &'a Environment) -> Outcome<Self> {
+        let mut process = Process::start(environment)?;
         process.answer()?;
-        Ok(Self { scene, process, launched: 0, ended: false })
+        Ok(Self { environment, process, launched: 0, ended: false })
     }
 
     pub fn pid(&self) -> i32 {
         self.process.child.id().cast_signed()
     }
 
-    /// Launches more containers that sleep.
+    /// Launches further sleeping containers.
     pub fn launch(&mut self, count: usize) -> Outcome<()> {
-        let order = format!("launch {} {count}", self.launched);
-        self.process.order(&order)?;
+        let command = format!("launch {} {count}", self.launched);
+        self.process.command(&command)?;
         self.launched += count;
         Ok(())
     }
 
-    /// The first processes of all containers that run.
+    /// The first processes of all running containers.
     pub fn pids(&mut self) -> Outcome<Vec<i32>> {
-        self.process.order("pids")?.split_whitespace().map(|pid| Ok(pid.parse()?)).collect()
+        self.process.command("pids")?.split_whitespace().map(|pid| Ok(pid.parse()?)).collect()
     }
 
-    /// Asks for the usage of all, and answers how many milliseconds that took.
+    /// Reads the usage of all containers. Returns the time in milliseconds.
     pub fn sweep(&mut self) -> Outcome<f64> {
-        Ok(self.process.order("sweep")?.parse::<f64>()? / 1e3)
+        Ok(self.process.command("sweep")?.parse::<f64>()? / 1e3)
     }
 
-    /// Kills the agent; its containers run on.
+    /// Kills the agent; its containers keep running.
     pub fn kill(&mut self) -> Outcome<()> {
         self.process.child.kill()?;
         self.process.child.wait()?;
         Ok(())
     }
 
-    /// Starts the next agent, and waits until it serves.
+    /// Starts the next agent, and waits until it is ready.
     pub fn restart(&mut self) -> Outcome<()> {
-        self.process = Process::start(self.scene)?;
+        self.process = Process::start(self.environment)?;
         self.process.answer().map(drop)
     }
 
-    /// Ends all containers, and the agent.
+    /// Destroys all containers, and ends the agent.
     pub fn end(&mut self) -> Outcome<()> {
-        self.process.order("end")?;
+        self.process.command("end")?;
         self.ended = true;
         drop(self.process.input.take());
         self.process.child.wait()?;
@@ -96,12 +96,12 @@ impl<'a> Minion<'a> {
     }
 }
 
-impl Drop for Minion<'_> {
+impl Drop for AgentProcess<'_> {
     fn drop(&mut self) {
         if self.ended || self.end().is_ok() {
             return;
         }
-        // It is gone, or does not answer: the next one ends what it left.
+        // It has ended or does not respond: the next one destroys its containers.
         let ended = self.kill().and_then(|()| self.restart()).and_then(|()| self.end());
         if let Err(error) = ended {
             eprintln!("bench: containers may be left: {error}");
@@ -110,14 +110,14 @@ impl Drop for Minion<'_> {
 }
 
 impl Process {
-    fn start(scene: &Scene) -> Outcome<Self> {
+    fn start(environment: &Environment) -> Outcome<Self> {
         let mut child = Command::new(std::env::current_exe()?)
             .arg(ARGUMENT)
-            .arg(scene.state().join("minion"))
-            .arg(scene.directory().join("minion"))
-            .arg(scene.rootfs())
-            // What it makes for itself goes with ours, even if it is killed.
-            .env("TMPDIR", scene.directory())
+            .arg(environment.state().join("agent_process"))
+            .arg(environment.directory().join("agent_process"))
+            .arg(environment.rootfs())
+            // So that its files are removed with those of this process, even if it is killed.
+            .env("TMPDIR", environment.directory())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .process_group(0)
@@ -128,9 +128,9 @@ impl Process {
         Ok(Self { child, input: Some(input), output: BufReader::new(output) })
     }
 
-    fn order(&mut self, order: &str) -> Outcome<String> {
+    fn command(&mut self, command: &str) -> Outcome<String> {
         if let Some(input) = &mut self.input {
-            writeln!(input, "{order}")?;
+            writeln!(input, "{command}")?;
         }
         self.answer()
     }
@@ -140,12 +140,12 @@ impl Process {
         self.output.read_line(&mut line)?;
         match line.trim().split_once(' ').unwrap_or((line.trim(), "")) {
             ("ok" | "ready", rest) => Ok(rest.to_owned()),
-            _ => Err("the agent gave up; its words are above".into()),
+            _ => Err("the agent failed; see its messages above".into()),
         }
     }
 }
 
-/// Is the agent. Its containers end with its input.
+/// Runs the agent until the end of its input.
 pub fn serve(runtime_dir: PathBuf, work_dir: PathBuf, rootfs: PathBuf) -> Outcome<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let mut world = World::shipped();
@@ -153,21 +153,21 @@ pub fn serve(runtime_dir: PathBuf, work_dir: PathBuf, rootfs: PathBuf) -> Outcom
     world.config.work_dir = work_dir;
     let agent = runtime.block_on(world.start())?;
     println!("ready");
-    let outcome = obey(&runtime, &agent, &rootfs, std::io::stdin().lock().lines());
+    let outcome = execute(&runtime, &agent, &rootfs, std::io::stdin().lock().lines());
     let left = runtime.block_on(agent.destroy_all());
     if left.is_empty() { outcome } else { Err(format!("{} containers are left", left.len()).into()) }
 }
 
-fn obey(
+fn execute(
     runtime: &tokio::runtime::Runtime,
     agent: &Agent,
     rootfs: &Path,
-    orders: Lines<StdinLock<'_>>,
+    commands: Lines<StdinLock<'_>>,
 ) -> Outcome<()> {
-    for order in orders {
-        let order = order?;
-        let words: Vec<&str> = order.split_whitespace().collect();
-        match words.as_slice() {
+    for command in commands {
+        let command = command?;
+        let fields: Vec<&str> = command.split_whitespace().collect();
+        match fields.as_slice() {
             ["launch", from, count] => {
                 let from: u64 = from.parse()?;
                 let numbers = from..from + count.parse::<u64>()?;
@@ -186,7 +186,7 @@ fn obey(
                 }
                 println!("ok");
             }
-            _ => return Err(format!("no such order: `{order}`").into()),
+            _ => return Err(format!("unknown command `{command}`").into()),
         }
     }
     Ok(())
@@ -195,7 +195,7 @@ fn obey(
 async fn launch(agent: &Agent, rootfs: &Path, numbers: std::ops::Range<u64>) -> Outcome<()> {
     let mut running = JoinSet::new();
     for number in numbers {
-        if running.len() == AT_ONCE
+        if running.len() == PARALLEL
             && let Some(launched) = running.join_next().await
         {
             launched??;
@@ -220,7 +220,7 @@ async fn sweep(agent: &Agent) -> Outcome<Duration> {
     }
     while let Some(answered) = asked.join_next().await {
         if !answered? {
-            return Err("a container's usage is not known".into());
+            return Err("the usage of a container could not be read".into());
         }
     }
     Ok(started.elapsed())
