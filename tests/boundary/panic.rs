@@ -157,7 +157,7 @@ async fn a_panic_in_recover_after_a_panic_puts_the_plugin_out_of_service_too() {
     fs::write(&mark, "").unwrap();
     let text = launch_error(&agent, short("web")).await;
     assert_contains(&text, &["panicked in `prepare`", PLACE, "out of service"]);
-    assert!(!text.contains("told of its containers"), "it was not: {text}");
+    assert!(!text.contains("has recovered its containers"), "it was not: {text}");
     let view = faulty(&agent);
     assert_eq!(view.health, "out of service");
     assert_contains(
@@ -217,7 +217,7 @@ async fn the_third_panic_quarantines_the_plugin() {
     }
     let third = launch_error(&agent, short("web")).await;
     assert_contains(&third, &["panicked in `prepare`", PLACE, "quarantine"]);
-    assert!(!third.contains("told of its containers"), "it was not: {third}");
+    assert!(!third.contains("has recovered its containers"), "it was not: {third}");
 
     let view = faulty(&agent);
     assert_eq!(view.health, "quarantined");

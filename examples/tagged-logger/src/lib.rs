@@ -61,7 +61,7 @@ mod tests {
     #[test]
     fn cleaning_up_what_was_never_seen_succeeds_twice() {
         let bench = PluginHarness::<Tagged>::logger(json!({ "prefix": "app-" })).unwrap();
-        bench.cleanup("stranger").unwrap();
-        bench.cleanup("stranger").unwrap();
+        bench.cleanup("unknown").unwrap();
+        bench.cleanup("unknown").unwrap();
     }
 }

@@ -344,7 +344,7 @@ fn plugins(
     Ok((isolators, logger))
 }
 
-/// What plugins are told of this agent.
+/// The description of this agent for plugins.
 fn agent_info(config: &AgentConfig, cgroups: &Cgroups) -> AgentInfo {
     let host = rustix::system::sysinfo();
     #[expect(clippy::cast_precision_loss, reason = "exact up to 8 PiB")]

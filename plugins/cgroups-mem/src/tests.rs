@@ -312,8 +312,8 @@ fn a_container_in_its_parents_control_groups_is_left_to_them() {
 #[test]
 fn cleaning_up_what_was_never_seen_succeeds_twice() {
     let bench = PluginHarness::<Mem>::isolator(json!({})).unwrap();
-    bench.cleanup("stranger").unwrap();
-    bench.cleanup("stranger").unwrap();
+    bench.cleanup("unknown").unwrap();
+    bench.cleanup("unknown").unwrap();
     assert!(bench.recover(Vec::new(), Vec::new()).unwrap().verdicts.is_empty());
 }
 

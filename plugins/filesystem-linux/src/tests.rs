@@ -208,8 +208,8 @@ fn a_folder_that_cannot_be_used_is_named() {
 #[test]
 fn cleaning_up_what_was_never_seen_succeeds_twice() {
     let bench = bench(json!({}));
-    bench.cleanup("stranger").unwrap();
-    bench.cleanup("stranger").unwrap();
+    bench.cleanup("unknown").unwrap();
+    bench.cleanup("unknown").unwrap();
 }
 
 #[test]

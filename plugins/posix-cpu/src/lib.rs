@@ -100,8 +100,8 @@ mod tests {
     #[test]
     fn cleaning_up_what_was_never_seen_succeeds_twice() {
         let bench = PluginHarness::<Cpu>::isolator(json!({})).unwrap();
-        bench.cleanup("stranger").unwrap();
-        bench.cleanup("stranger").unwrap();
+        bench.cleanup("unknown").unwrap();
+        bench.cleanup("unknown").unwrap();
     }
 
     #[test]

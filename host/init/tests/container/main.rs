@@ -1,4 +1,4 @@
-//! Real births of the real program: root, real kernel, real processes.
+//! The compiled program with real processes on the real kernel, as root.
 //!
 //! Without root these tests are skipped, loudly; under `CI` they fail instead.
 

@@ -1,0 +1,259 @@
+//! Imports between the modules of a crate go downwards: a module imports only modules in earlier rows of its table.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::workspace::{name, root, sources, text};
+
+/// A module, and the modules that it may import.
+type Row = (&'static str, &'static [&'static str]);
+
+const CORE: &[Row] = &[
+    ("model", &[]),
+    ("error_chain", &[]),
+    ("readiness", &[]),
+    ("stats", &[]),
+    ("config", &[]),
+    ("blocking", &[]),
+    ("ledger", &["model"]),
+    ("launcher", &[]),
+    ("fetcher", &["model", "error_chain"]),
+    ("plugin", &["blocking", "config", "model", "error_chain"]),
+    ("chain", &["blocking", "config", "model", "plugin"]),
+    (
+        "containerizer",
+        &[
+            "blocking",
+            "chain",
+            "error_chain",
+            "fetcher",
+            "launcher",
+            "ledger",
+            "model",
+            "plugin",
+            "readiness",
+        ],
+    ),
+    (
+        "agent",
+        &[
+            "blocking",
+            "chain",
+            "config",
+            "containerizer",
+            "fetcher",
+            "launcher",
+            "ledger",
+            "model",
+            "plugin",
+            "stats",
+        ],
+    ),
+];
+
+const HOST: &[Row] = &[
+    ("config", &[]),
+    ("fetch", &[]),
+    ("telemetry", &[]),
+    ("api", &["config", "telemetry"]),
+    ("cli", &["api", "config", "fetch", "telemetry"]),
+];
+
+const INIT: &[Row] = &[
+    ("entry", &[]),
+    ("sys", &[]),
+    ("plan", &[]),
+    ("report", &[]),
+    ("failure", &["plan", "report", "sys"]),
+    ("operation", &["failure", "plan", "report", "sys"]),
+    ("root", &["failure", "plan", "report", "sys"]),
+    ("task", &["failure", "operation", "plan", "report", "sys"]),
+    ("reap", &["failure", "report", "sys"]),
+    ("run", &["failure", "operation", "plan", "reap", "report", "root", "sys", "task"]),
+];
+
+const LINUX: &[Row] = &[
+    ("boot", &[]),
+    ("capability", &[]),
+    ("image", &[]),
+    ("mounts", &[]),
+    ("namespace", &[]),
+    ("signal", &[]),
+    ("process", &["signal"]),
+    ("cgroup", &["mounts", "process"]),
+    ("spawn", &["image", "namespace", "process"]),
+];
+
+const MODEL: &[Row] = &[
+    ("id", &[]),
+    ("units", &[]),
+    ("manifest", &[]),
+    ("resources", &[]),
+    ("launch", &[]),
+    ("cgroups", &[]),
+    ("container", &["cgroups", "id", "launch", "resources"]),
+    ("exchange", &["cgroups", "container", "id", "launch", "resources"]),
+];
+
+const SDK: &[Row] = &[
+    ("error", &[]),
+    ("note", &[]),
+    ("config", &["note"]),
+    ("descriptors", &[]),
+    ("host", &[]),
+    ("log", &[]),
+    ("panic", &[]),
+    ("process", &[]),
+    ("cgroup", &["error"]),
+    ("container_ref", &["cgroup", "error"]),
+    ("isolator", &["config", "container_ref", "error", "host"]),
+    ("logger", &["config", "container_ref", "error", "host", "isolator"]),
+    ("export", &["config", "note"]),
+    (
+        "bridge",
+        &["config", "container_ref", "descriptors", "error", "host", "isolator", "log", "logger", "panic"],
+    ),
+    ("testing", &["bridge", "cgroup", "isolator", "logger"]),
+];
+
+#[test]
+fn modules_of_the_core_import_downwards_only() {
+    check("host/core/src", CORE);
+}
+
+#[test]
+fn modules_of_the_host_import_downwards_only() {
+    check("host/src", HOST);
+}
+
+#[test]
+fn modules_of_init_import_downwards_only() {
+    check("host/init/src", INIT);
+}
+
+#[test]
+fn modules_of_the_plugin_api_import_downwards_only() {
+    check("plugin-api/src", SDK);
+    check("plugin-api/model/src", MODEL);
+    check("plugin-api/linux/src", LINUX);
+}
+
+/// Checks the imports of all modules of a crate against its table, and that the table itself has no cycle.
+#[track_caller]
+fn check(directory: &str, table: &[Row]) {
+    for (index, (module, allowed)) in table.iter().enumerate() {
+        for lower in *allowed {
+            assert!(
+                table[..index].iter().any(|(earlier, _)| earlier == lower),
+                "{directory}: the row of `{module}` has `{lower}`, which is not in an earlier row"
+            );
+        }
+    }
+    let library = code(&text(&root().join(directory).join("lib.rs")));
+    let files: Vec<_> = sources(directory)
+        .into_iter()
+        .map(|path| (name(&path), code(&text(&path))))
+        .filter(|(file, _)| !file.ends_with("/tests.rs"))
+        .collect();
+    let modules: BTreeSet<&str> = files.iter().filter_map(|(file, _)| module(directory, file)).collect();
+    let reexports = reexports(&library, &modules);
+    for (file, code) in &files {
+        let Some(own) = module(directory, file) else { continue };
+        let row = table.iter().find(|(module, _)| *module == own);
+        let (_, allowed) =
+            row.unwrap_or_else(|| panic!("{directory}: the module `{own}` has no row; add one"));
+        for imported in names_after("crate::", code) {
+            let Some(imported) = modules.get(imported).or_else(|| reexports.get(imported)).copied() else {
+                // A macro of the crate, or a re-export of another crate.
+                continue;
+            };
+            assert!(
+                imported == own || allowed.contains(&imported),
+                "{file} imports from `{imported}`, which is not below `{own}`: move what they share to a lower \
+                 module, or argue for a new import in the row of `{own}`"
+            );
+        }
+    }
+}
+
+/// The top-level module that a file belongs to; `None` for the roots of crates.
+fn module<'f>(directory: &str, file: &'f str) -> Option<&'f str> {
+    let path = file.strip_prefix(directory)?.strip_prefix('/')?;
+    let module = path.split('/').next()?.trim_end_matches(".rs");
+    (!matches!(module, "lib" | "main" | "bin")).then_some(module)
+}
+
+/// The code of a file without comments, and without the tests at its end.
+fn code(text: &str) -> String {
+    let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+    code.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
+}
+
+/// The names that directly follow a prefix such as `crate::`, those of a `{…}` list one by one.
+fn names_after<'c>(prefix: &str, code: &'c str) -> Vec<&'c str> {
+    let mut names = Vec::new();
+    for (at, _) in code.match_indices(prefix) {
+        if code[..at].ends_with(|c: char| c == '$' || c == '_' || c.is_alphanumeric()) {
+            continue;
+        }
+        let rest = &code[at + prefix.len()..];
+        match rest.strip_prefix('{') {
+            Some(list) => names.extend(members(list).into_iter().map(first_name)),
+            None => names.push(first_name(rest)),
+        }
+    }
+    names
+}
+
+/// The members of a `use` list, up to its closing brace.
+fn members(list: &str) -> Vec<&str> {
+    let (mut depth, mut start) = (0_usize, 0);
+    let mut members = Vec::new();
+    for (at, c) in list.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' if depth == 0 => {
+                members.push(list[start..at].trim());
+                break;
+            }
+            '}' => depth -= 1,
+            ',' if depth == 0 => {
+                members.push(list[start..at].trim());
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    members.retain(|member| !member.is_empty());
+    members
+}
+
+fn first_name(text: &str) -> &str {
+    let end = text.find(|c: char| c != '_' && !c.is_alphanumeric()).unwrap_or(text.len());
+    &text[..end]
+}
+
+/// The names that a crate's root re-exports from its modules, with the module of each.
+fn reexports<'c>(library: &'c str, modules: &BTreeSet<&'c str>) -> BTreeMap<&'c str, &'c str> {
+    let mut found = BTreeMap::new();
+    for statement in library.split("pub use ").skip(1) {
+        let statement = statement.split(';').next().unwrap_or_default();
+        let path = statement.strip_prefix("crate::").unwrap_or(statement);
+        let Some(module) = modules.get(first_name(path)).copied() else { continue };
+        match statement.split_once('{') {
+            Some((_, list)) => {
+                found.extend(members(list).into_iter().map(|member| (first_name(member), module)))
+            }
+            None => found.extend(statement.rsplit("::").next().map(|last| (first_name(last), module))),
+        }
+    }
+    found
+}
+
+#[test]
+fn names_of_imports_are_read_from_paths_and_lists() {
+    let code = "use crate::model::Phase;\nuse crate::{a::B, c::{d, e}, f};\nx!($crate::g, mycrate::h);";
+    assert_eq!(names_after("crate::", code), ["model", "a", "c", "f"]);
+    let modules = BTreeSet::from(["a", "b"]);
+    let found = reexports("pub use a::{B, C as D};\npub use b::E;\npub use serde::F;", &modules);
+    assert_eq!(found, BTreeMap::from([("B", "a"), ("C", "a"), ("E", "b")]));
+}
