@@ -97,8 +97,9 @@ impl<const N: usize> Text<N> {
         length == more.len()
     }
 
-    pub(crate) fn push_number(&mut self, mut number: u32) -> bool {
-        let mut digits = [0; 10];
+    pub(crate) fn push_number(&mut self, number: impl Into<u64>) -> bool {
+        let mut number = number.into();
+        let mut digits = [0; 20];
         let mut first = digits.len();
         loop {
             first -= 1;
@@ -129,7 +130,7 @@ mod tests {
     fn a_text_is_cut_where_it_does_not_fit() {
         let mut text = Text::<8>::new();
         assert!(text.push(b"abc"));
-        assert!(text.push_number(120));
+        assert!(text.push_number(120_u32));
         assert_eq!(text.as_c_str(), Some(c"abc120"));
         assert!(!text.push(b"xyz"));
         assert_eq!(text.as_bytes(), b"abc120xy");

@@ -26,6 +26,7 @@
 #![warn(missing_docs)]
 
 mod failure;
+mod hook;
 mod operation;
 pub mod plan;
 mod reap;

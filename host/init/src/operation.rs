@@ -11,30 +11,64 @@ use crate::plan::read::{List, MountOption, Operation};
 use crate::report::Step;
 use crate::sys::{self, ATTR_READ_ONLY, Errno, Fd, O_DIRECTORY, O_PATH, O_RDONLY};
 
-/// Performs the operations in order, up to the first failure.
-pub(crate) fn perform_all<'a>(root: Fd, operations: List<'a, Operation<'a>>) -> Result<(), Failure<'a>> {
+/// Performs the operations in order, up to the first failure. Unless `create`, nothing is created in the root.
+pub(crate) fn perform_all<'a>(
+    root: Fd,
+    create: bool,
+    operations: List<'a, Operation<'a>>,
+) -> Result<(), Failure<'a>> {
     let mut mask = Mask { root, null: None, empty: None };
-    operations.iter().try_for_each(|operation| perform(root, &mut mask, operation))
+    operations.iter().try_for_each(|operation| perform(Place { root, create }, &mut mask, operation))
 }
 
-fn perform<'a>(root: Fd, mask: &mut Mask, operation: Operation<'a>) -> Result<(), Failure<'a>> {
+/// The root, and whether anything may be created in it.
+#[derive(Clone, Copy)]
+struct Place {
+    root: Fd,
+    create: bool,
+}
+
+fn perform<'a>(place: Place, mask: &mut Mask, operation: Operation<'a>) -> Result<(), Failure<'a>> {
+    let root = place.root;
     match operation {
         Operation::Bind { source, target, attributes, recursive } => {
             let mount = bind_source(source, attributes, recursive)
                 .map_err(|errno| Failure::of(Step::Bind, errno, source))?;
-            attach_at(root, mount, target).map_err(|errno| Failure::of(Step::Bind, errno, target))
+            attach_at(place, mount, target).map_err(|errno| Failure::of(Step::Bind, errno, target))
+        }
+        Operation::BindDescriptor { descriptor, target, attributes, recursive } => {
+            let failed = |errno| Failure::of(Step::Bind, errno, target);
+            let mount = Fd(descriptor.cast_signed());
+            if attributes != 0 {
+                sys::set_attributes(mount, attributes, recursive).map_err(failed)?;
+            }
+            attach_at(place, mount, target).map_err(failed)
+        }
+        Operation::Move { source, target } => {
+            let mount = sys::open_in_root(root, source, O_PATH)
+                .map_err(|errno| Failure::of(Step::Move, errno, source))?;
+            attach_at(place, mount, target).map_err(|errno| Failure::of(Step::Move, errno, target))
         }
         Operation::Filesystem { kind, target, attributes, options } => {
-            filesystem(root, kind, target, attributes, options)
+            filesystem(place, kind, target, attributes, options)
         }
-        Operation::Device { path, mode, major, minor } => {
-            device(root, path, mode, major, minor).map_err(|errno| Failure::of(Step::Device, errno, path))
+        Operation::Device { path, mode, major, minor, uid, gid } => {
+            device(place, path, mode, (major, minor), (uid, gid))
+                .map_err(|errno| Failure::of(Step::Device, errno, path))
         }
         Operation::Symlink { path, target } => {
-            symlink(root, path, target).map_err(|errno| Failure::of(Step::Symlink, errno, path))
+            symlink(place, path, target).map_err(|errno| Failure::of(Step::Symlink, errno, path))
         }
         Operation::Directory { path, mode, uid, gid } => {
-            directory(root, path, mode, uid, gid).map_err(|errno| Failure::of(Step::Directory, errno, path))
+            directory(place, path, mode, uid, gid).map_err(|errno| Failure::of(Step::Directory, errno, path))
+        }
+        Operation::WriteFile { path, content, mode, uid, gid } => {
+            write_file(place, path, content, mode, (uid, gid))
+                .map_err(|errno| Failure::of(Step::WriteFile, errno, path))
+        }
+        Operation::Propagation { path, propagation, recursive } => {
+            set_propagation(root, path, propagation, recursive)
+                .map_err(|errno| Failure::of(Step::Propagation, errno, path))
         }
         Operation::Mask { path } => mask.hide(path).map_err(|errno| Failure::of(Step::Mask, errno, path)),
         Operation::ReadOnly { path } => {
@@ -53,9 +87,10 @@ fn bind_source(source: &CStr, attributes: u64, recursive: bool) -> Result<Fd, Er
 
 /// Attaches a mount at `target` inside the root, which is created if it is missing: a directory for a directory, a
 /// file for anything else.
-fn attach_at(root: Fd, mount: Fd, target: &CStr) -> Result<(), Errno> {
+fn attach_at(place: Place, mount: Fd, target: &CStr) -> Result<(), Errno> {
+    let root = place.root;
     let place = match sys::open_in_root(root, target, O_PATH) {
-        Err(Errno::NOENT) => {
+        Err(Errno::NOENT) if place.create => {
             if sys::stat(mount)?.is_directory() {
                 make_directories(root, target, None)?
             } else {
@@ -74,7 +109,7 @@ fn attach_at(root: Fd, mount: Fd, target: &CStr) -> Result<(), Errno> {
 }
 
 fn filesystem<'a>(
-    root: Fd,
+    place: Place,
     kind: &'a CStr,
     target: &'a CStr,
     attributes: u64,
@@ -88,25 +123,74 @@ fn filesystem<'a>(
     }
     let mount = sys::mount(context, attributes).map_err(refused)?;
     sys::close(context);
-    attach_at(root, mount, target).map_err(failed)
+    attach_at(place, mount, target).map_err(failed)
 }
 
-fn device(root: Fd, path: &CStr, mode: u32, major: u32, minor: u32) -> Result<(), Errno> {
+fn device(
+    place: Place,
+    path: &CStr,
+    mode: u32,
+    number: (u32, u32),
+    (uid, gid): (u32, u32),
+) -> Result<(), Errno> {
     let mut name = Text::new();
-    let (parent, name) = parent_of(root, path, &mut name)?;
-    match sys::make_node(parent, name, mode, major, minor) {
+    let (parent, name) = parent_of(place.creating()?, path, &mut name)?;
+    match sys::make_node(parent, name, mode, number.0, number.1) {
         Err(Errno::EXIST) => {
             let there = sys::stat_at(parent, name)?;
-            let same = there.is_kind_of(mode) && there.device == (major, minor);
+            let same = there.is_kind_of(mode) && there.device == number;
             if same { Ok(()) } else { Err(Errno::EXIST) }
         }
+        Ok(()) if (uid, gid) != (0, 0) => sys::change_owner_at(parent, name, uid, gid),
         other => other,
     }
 }
 
-fn symlink(root: Fd, path: &CStr, target: &CStr) -> Result<(), Errno> {
+impl Place {
+    /// The root, for an operation that creates something in it.
+    fn creating(self) -> Result<Fd, Errno> {
+        if self.create { Ok(self.root) } else { Err(Errno::PERM) }
+    }
+}
+
+fn write_file(
+    place: Place,
+    path: &CStr,
+    content: &[u8],
+    mode: u32,
+    (uid, gid): (u32, u32),
+) -> Result<(), Errno> {
+    const S_IFREG: u32 = 0o100_000;
     let mut name = Text::new();
-    let (parent, name) = parent_of(root, path, &mut name)?;
+    let (parent, name) = parent_of(place.creating()?, path, &mut name)?;
+    let file = sys::create(parent, name)?;
+    // What exists may be a device or a FIFO, which was opened without blocking.
+    if !sys::stat(file)?.is_kind_of(S_IFREG) {
+        return Err(Errno::EXIST);
+    }
+    sys::truncate(file)?;
+    let mut rest = content;
+    while !rest.is_empty() {
+        let written = sys::write(file, rest)?;
+        rest = rest.get(written..).unwrap_or_default();
+    }
+    // The owner first: changing it clears set-id bits.
+    sys::change_owner(file, uid, gid)?;
+    sys::change_mode_of_file(file, mode)?;
+    sys::close(file);
+    Ok(())
+}
+
+fn set_propagation(root: Fd, path: &CStr, propagation: u64, recursive: bool) -> Result<(), Errno> {
+    let place = sys::open_in_root(root, path, O_PATH)?;
+    sys::set_propagation(place, propagation, recursive)?;
+    sys::close(place);
+    Ok(())
+}
+
+fn symlink(place: Place, path: &CStr, target: &CStr) -> Result<(), Errno> {
+    let mut name = Text::new();
+    let (parent, name) = parent_of(place.creating()?, path, &mut name)?;
     match sys::make_symlink(target, parent, name) {
         Err(Errno::EXIST) => {
             let mut buffer = [0; MAX_PATH];
@@ -117,8 +201,8 @@ fn symlink(root: Fd, path: &CStr, target: &CStr) -> Result<(), Errno> {
     }
 }
 
-fn directory(root: Fd, path: &CStr, mode: u32, uid: u32, gid: u32) -> Result<(), Errno> {
-    let directory = make_directories(root, path, None)?;
+fn directory(place: Place, path: &CStr, mode: u32, uid: u32, gid: u32) -> Result<(), Errno> {
+    let directory = make_directories(place.creating()?, path, None)?;
     // The owner first: changing it clears set-id bits.
     sys::change_owner(directory, uid, gid)?;
     sys::change_mode(directory, mode)?;

@@ -74,10 +74,26 @@ pub enum Step {
     Descriptors = 24,
     /// Executing the program.
     Exec = 25,
+    /// Entering a namespace.
+    EnterNamespace = 26,
+    /// Creating a time namespace.
+    TimeNamespace = 27,
+    /// Setting a kernel parameter.
+    Sysctl = 28,
+    /// Moving a mount.
+    Move = 29,
+    /// Writing a file.
+    WriteFile = 30,
+    /// Creating a session keyring.
+    Keyring = 31,
+    /// Starting a hook.
+    Hook = 32,
+    /// A hook exited with an error.
+    HookFailed = 33,
 }
 
 impl Step {
-    const ALL: [Self; 25] = [
+    const ALL: [Self; 33] = [
         Self::Plan,
         Self::Session,
         Self::Hostname,
@@ -103,6 +119,14 @@ impl Step {
         Self::Seccomp,
         Self::Descriptors,
         Self::Exec,
+        Self::EnterNamespace,
+        Self::TimeNamespace,
+        Self::Sysctl,
+        Self::Move,
+        Self::WriteFile,
+        Self::Keyring,
+        Self::Hook,
+        Self::HookFailed,
     ];
 
     /// The step of this number.
@@ -139,6 +163,14 @@ impl fmt::Display for Step {
             Self::Seccomp => "loading the seccomp filter",
             Self::Descriptors => "closing descriptors",
             Self::Exec => "executing the program",
+            Self::EnterNamespace => "entering a namespace",
+            Self::TimeNamespace => "creating a time namespace",
+            Self::Sysctl => "setting a kernel parameter",
+            Self::Move => "moving a mount",
+            Self::WriteFile => "writing a file",
+            Self::Keyring => "creating a session keyring",
+            Self::Hook => "starting a hook",
+            Self::HookFailed => "running a hook, which exited with an error",
         })
     }
 }
@@ -226,7 +258,7 @@ mod tests {
             assert_eq!(Step::from_number(step as u16), Some(step));
         }
         assert_eq!(Step::from_number(0), None);
-        assert_eq!(Step::from_number(26), None);
+        assert_eq!(Step::from_number(34), None);
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! The steps of init, in order.
 
 use crate::failure::{Failure, not_started};
+use crate::hook;
 use crate::operation;
 use crate::plan::read::{self, Plan};
-use crate::plan::{CONTROL, HEADER, flag};
+use crate::plan::{CONTROL, HEADER, flag, stage};
 use crate::reap;
 use crate::report::{STATUS, Step};
 use crate::root;
@@ -93,13 +94,24 @@ fn start(message: &[u8]) -> Result<(Pid, bool), Failure<'_>> {
     if !plan.has(flag::PID_NAMESPACE) {
         sys::become_subreaper().map_err(session)?;
     }
+    // All of these need the host's `/proc` and the agent's privileges, so they come before the root changes.
+    for namespace in plan.entered.iter() {
+        sys::enter_namespace(Fd(namespace.descriptor.cast_signed()), namespace.kind)
+            .map_err(|errno| Failure::new(Step::EnterNamespace, errno))?;
+    }
+    if let Some(offsets) = plan.time_offsets {
+        task::create_time_namespace(offsets)?;
+    }
     if let Some(name) = plan.hostname {
         sys::set_hostname(name).map_err(|errno| Failure::of(Step::Hostname, errno, name))?;
     }
     if plan.has(flag::CGROUP_NAMESPACE) {
         sys::new_cgroup_namespace().map_err(|errno| Failure::new(Step::CgroupNamespace, errno))?;
     }
-    // Needs the host's `/proc`, so before the root changes.
+    for sysctl in plan.sysctls.iter() {
+        task::write_at(sysctl.path, sysctl.value.to_bytes())
+            .map_err(|errno| Failure::of(Step::Sysctl, errno, sysctl.path))?;
+    }
     if let Some(score) = plan.oom_score_adj {
         task::set_oom_score(score)?;
     }
@@ -107,7 +119,8 @@ fn start(message: &[u8]) -> Result<(Pid, bool), Failure<'_>> {
         let private = plan.has(flag::PRIVATE_MOUNTS);
         sys::cut_propagation(private).map_err(|errno| Failure::new(Step::Propagation, errno))?;
         let root = root::mount(plan.root)?;
-        operation::perform_all(root.directory(), plan.operations)?;
+        operation::perform_all(root.directory(), !plan.has(flag::CREATE_NOTHING), plan.operations)?;
+        hook::run_all(&plan, stage::BEFORE_ROOT)?;
         root.enter(plan.has(flag::READ_ONLY_ROOT))?;
     } else if !plan.operations.is_empty() || !matches!(plan.root, read::Root::Host) {
         // Would mount on the host.
@@ -117,6 +130,10 @@ fn start(message: &[u8]) -> Result<(Pid, bool), Failure<'_>> {
             "the plan needs its own mount namespace",
         ));
     }
+    if !plan.has(flag::MOUNT_NAMESPACE) {
+        hook::run_all(&plan, stage::BEFORE_ROOT)?;
+    }
+    hook::run_all(&plan, stage::AFTER_ROOT)?;
     if let Some(working_directory) = plan.working_directory {
         task::change_directory(working_directory, plan.user)?;
     }

@@ -3,9 +3,10 @@
 use core::ffi::CStr;
 
 use crate::failure::{Failure, Text};
+use crate::hook;
 use crate::operation::make_directories;
-use crate::plan::read::{Capabilities, Plan, User, WorkingDirectory};
-use crate::plan::{CONTROL, flag};
+use crate::plan::read::{Capabilities, Plan, TimeOffsets, User, WorkingDirectory};
+use crate::plan::{CONTROL, flag, stage};
 use crate::report::{RUNNING, Step};
 use crate::sys::{self, CapabilitySets, Errno, Fd, Mapping, O_DIRECTORY, O_PATH, O_WRONLY, Vector};
 
@@ -33,15 +34,19 @@ fn prepare<'a>(plan: &Plan<'a>) -> Result<(), Failure<'a>> {
         sys::set_limit(limit.resource, limit.soft, limit.hard)
             .map_err(|errno| Failure::new(Step::Limit, errno))?;
     }
+    if plan.has(flag::SESSION_KEYRING) {
+        sys::join_new_session_keyring().map_err(|errno| Failure::new(Step::Keyring, errno))?;
+    }
     let capabilities = |errno| Failure::new(Step::Capabilities, errno);
     if let Some(sets) = plan.capabilities {
         narrow_bounding_set(sets.bounding).map_err(capabilities)?;
         sys::keep_capabilities().map_err(capabilities)?;
     }
+    hook::run_all(plan, stage::BEFORE_EXEC)?;
     // Unless new privileges are forbidden, loading a filter needs a capability that the next steps may drop.
     let filter = |errno| Failure::new(Step::Seccomp, errno);
     if !plan.seccomp.is_empty() && !plan.has(flag::NO_NEW_PRIVILEGES) {
-        sys::set_filter(plan.seccomp).map_err(filter)?;
+        sys::set_filter(plan.seccomp, plan.seccomp_flags).map_err(filter)?;
     }
     if let Some(user) = plan.user {
         become_user(user).map_err(|errno| Failure::new(Step::User, errno))?;
@@ -50,7 +55,7 @@ fn prepare<'a>(plan: &Plan<'a>) -> Result<(), Failure<'a>> {
     if plan.has(flag::NO_NEW_PRIVILEGES) {
         sys::forbid_new_privileges().map_err(|errno| Failure::new(Step::NoNewPrivileges, errno))?;
         if !plan.seccomp.is_empty() {
-            sys::set_filter(plan.seccomp).map_err(filter)?;
+            sys::set_filter(plan.seccomp, plan.seccomp_flags).map_err(filter)?;
         }
     }
     sys::close_on_exec_from(CONTROL as u32).map_err(|errno| Failure::new(Step::Descriptors, errno))?;
@@ -70,7 +75,7 @@ fn narrow_bounding_set(wanted: u64) -> Result<(), Errno> {
     Ok(())
 }
 
-fn become_user(user: User<'_>) -> Result<(), Errno> {
+pub(crate) fn become_user(user: User<'_>) -> Result<(), Errno> {
     sys::set_groups(user.groups.bytes())?;
     sys::set_group(user.gid)?;
     sys::set_user(user.uid)
@@ -78,7 +83,7 @@ fn become_user(user: User<'_>) -> Result<(), Errno> {
 
 /// Sets the wanted capabilities. In any case clears the inheritable set unless it is wanted: an inherited set would
 /// become permitted by executing a file with inheritable capabilities (CVE-2022-24769).
-fn set_capabilities(wanted: Option<Capabilities>) -> Result<(), Errno> {
+pub(crate) fn set_capabilities(wanted: Option<Capabilities>) -> Result<(), Errno> {
     sys::clear_ambient_set()?;
     let Some(wanted) = wanted else {
         return sys::set_capabilities(CapabilitySets { inheritable: 0, ..sys::capabilities()? });
@@ -176,8 +181,33 @@ pub(crate) fn set_oom_score(score: i32) -> Result<(), Failure<'static>> {
         text.push(b"-");
     }
     text.push_number(score.unsigned_abs());
-    let file = sys::open(c"/proc/self/oom_score_adj", O_WRONLY).map_err(failed)?;
-    sys::write(file, text.as_bytes()).map_err(failed)?;
-    sys::close(file);
+    write_at(c"/proc/self/oom_score_adj", text.as_bytes()).map_err(failed)
+}
+
+/// Creates a time namespace that children of init are in, and sets its offsets.
+pub(crate) fn create_time_namespace(offsets: TimeOffsets) -> Result<(), Failure<'static>> {
+    let failed = |errno| Failure::new(Step::TimeNamespace, errno);
+    sys::new_time_namespace().map_err(failed)?;
+    let TimeOffsets { monotonic_nanos, boottime_nanos } = offsets;
+    for (clock, nanos) in [(&b"monotonic "[..], monotonic_nanos), (b"boottime ", boottime_nanos)] {
+        let (seconds, nanos) = (nanos.div_euclid(1_000_000_000), nanos.rem_euclid(1_000_000_000));
+        let mut text = Text::<48>::new();
+        text.push(clock);
+        if seconds < 0 {
+            text.push(b"-");
+        }
+        text.push_number(seconds.unsigned_abs());
+        text.push(b" ");
+        text.push_number(nanos.unsigned_abs());
+        write_at(c"/proc/self/timens_offsets", text.as_bytes()).map_err(failed)?;
+    }
     Ok(())
+}
+
+/// Writes to an existing file of the host.
+pub(crate) fn write_at(path: &CStr, bytes: &[u8]) -> Result<(), Errno> {
+    let file = sys::open(path, O_WRONLY)?;
+    let written = sys::write(file, bytes);
+    sys::close(file);
+    written.map(drop)
 }

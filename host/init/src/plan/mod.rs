@@ -15,18 +15,20 @@ pub mod write;
 
 #[cfg(feature = "writer")]
 pub use write::{
-    Attributes, Capabilities, EncodeError, Limit, MountOption, Operation, Plan, Root, User, WorkingDirectory,
+    Attributes, Capabilities, EncodeError, EnteredNamespace, Hook, Limit, MountOption, Operation, Plan, Root,
+    Sysctl, TimeOffsets, User, WorkingDirectory,
 };
 
 /// The descriptor on which init reads the plan and reports: one end of a stream socket pair.
 pub const CONTROL: i32 = 3;
-/// How many descriptors init starts with: three of the container, [`CONTROL`] and [`crate::report::STATUS`].
+/// How many descriptors init starts with in any case: three of the container, [`CONTROL`] and
+/// [`crate::report::STATUS`]. Those that the plan refers to follow.
 pub const DESCRIPTORS: usize = 5;
 
 /// The first bytes of every plan.
 pub const MAGIC: [u8; 8] = *b"COFFERDM";
 /// The version of the format.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Bytes of the header.
 pub const HEADER: usize = 16;
 /// Maximum length of a plan in bytes. The kernel accepts at most 2 MiB of arguments and environment.
@@ -50,8 +52,22 @@ pub mod flag {
     pub const TERMINAL: u32 = 1 << 6;
     /// Init kills its remaining descendants when the task has ended, because no pid namespace ends with it.
     pub const KILL_DESCENDANTS: u32 = 1 << 7;
+    /// The task gets a session keyring of its own.
+    pub const SESSION_KEYRING: u32 = 1 << 8;
+    /// The root is the host's: operations must not create anything.
+    pub const CREATE_NOTHING: u32 = 1 << 9;
     /// All flags.
-    pub const ALL: u32 = (1 << 8) - 1;
+    pub const ALL: u32 = (1 << 10) - 1;
+}
+
+/// Stages of [`read::Hook`].
+pub mod stage {
+    /// In the namespaces, before the root is changed.
+    pub const BEFORE_ROOT: u8 = 0;
+    /// In the root, after all operations.
+    pub const AFTER_ROOT: u8 = 1;
+    /// With the task's user and capabilities, before its seccomp filter.
+    pub const BEFORE_EXEC: u8 = 2;
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 use core::ffi::CStr;
 use core::marker::PhantomData;
 
-use super::{HEADER, MAGIC, MAX_LENGTH, VERSION, flag};
+use super::{HEADER, MAGIC, MAX_LENGTH, VERSION, flag, stage};
 
 /// Why a message is not a plan of this version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +63,10 @@ pub fn header(bytes: &[u8; HEADER]) -> Result<usize, Malformed> {
 #[allow(missing_docs, reason = "documented where they are written")]
 pub struct Plan<'a> {
     pub flags: u32,
+    pub entered: List<'a, EnteredNamespace>,
+    pub time_offsets: Option<TimeOffsets>,
+    pub sysctls: List<'a, Sysctl<'a>>,
+    pub hooks: List<'a, Hook<'a>>,
     pub hostname: Option<&'a CStr>,
     pub root: Root<'a>,
     pub operations: List<'a, Operation<'a>>,
@@ -72,6 +76,7 @@ pub struct Plan<'a> {
     pub user: Option<User<'a>>,
     pub capabilities: Option<Capabilities>,
     pub seccomp: &'a [u8],
+    pub seccomp_flags: u32,
     pub umask: u32,
     pub program: &'a CStr,
     pub arguments: List<'a, &'a CStr>,
@@ -88,6 +93,10 @@ impl<'a> Plan<'a> {
         let mut cursor = Cursor { rest: body };
         let plan = Self {
             flags: flags(&mut cursor)?,
+            entered: List::read(&mut cursor)?,
+            time_offsets: Option::read(&mut cursor)?,
+            sysctls: List::read(&mut cursor)?,
+            hooks: List::read(&mut cursor)?,
             hostname: Option::read(&mut cursor)?,
             root: Root::read(&mut cursor)?,
             operations: List::read(&mut cursor)?,
@@ -97,6 +106,7 @@ impl<'a> Plan<'a> {
             user: Option::read(&mut cursor)?,
             capabilities: Option::read(&mut cursor)?,
             seccomp: <&[u8]>::read(&mut cursor)?,
+            seccomp_flags: u32::read(&mut cursor)?,
             umask: u32::read(&mut cursor)?,
             program: <&CStr>::read(&mut cursor)?,
             arguments: List::read(&mut cursor)?,
@@ -114,6 +124,75 @@ impl<'a> Plan<'a> {
 fn flags(cursor: &mut Cursor<'_>) -> Result<u32, Malformed> {
     let flags = u32::read(cursor)?;
     if flags & !flag::ALL == 0 { Ok(flags) } else { Err(Malformed::Flags(flags)) }
+}
+
+/// A namespace to enter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "documented where they are written")]
+pub struct EnteredNamespace {
+    pub descriptor: u32,
+    pub kind: u32,
+}
+
+impl Read<'_> for EnteredNamespace {
+    fn read(cursor: &mut Cursor<'_>) -> Result<Self, Malformed> {
+        Ok(Self { descriptor: u32::read(cursor)?, kind: u32::read(cursor)? })
+    }
+}
+
+/// Clock offsets of the task's time namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "documented where they are written")]
+pub struct TimeOffsets {
+    pub monotonic_nanos: i64,
+    pub boottime_nanos: i64,
+}
+
+impl Read<'_> for TimeOffsets {
+    fn read(cursor: &mut Cursor<'_>) -> Result<Self, Malformed> {
+        let mut nanos = || u64::read(cursor).map(u64::cast_signed);
+        Ok(Self { monotonic_nanos: nanos()?, boottime_nanos: nanos()? })
+    }
+}
+
+/// A kernel parameter.
+#[derive(Debug, Clone, Copy)]
+#[allow(missing_docs, reason = "documented where they are written")]
+pub struct Sysctl<'a> {
+    pub path: &'a CStr,
+    pub value: &'a CStr,
+}
+
+impl<'a> Read<'a> for Sysctl<'a> {
+    fn read(cursor: &mut Cursor<'a>) -> Result<Self, Malformed> {
+        Ok(Self { path: <&CStr>::read(cursor)?, value: <&CStr>::read(cursor)? })
+    }
+}
+
+/// A command to run at a stage of the launch.
+#[derive(Debug, Clone, Copy)]
+#[allow(missing_docs, reason = "documented where they are written")]
+pub struct Hook<'a> {
+    pub stage: u8,
+    pub program: &'a CStr,
+    pub arguments: List<'a, &'a CStr>,
+    pub environment: List<'a, &'a CStr>,
+    pub timeout_millis: u64,
+}
+
+impl<'a> Read<'a> for Hook<'a> {
+    fn read(cursor: &mut Cursor<'a>) -> Result<Self, Malformed> {
+        Ok(Self {
+            stage: match u8::read(cursor)? {
+                stage if stage <= stage::BEFORE_EXEC => stage,
+                other => return Err(Malformed::Variant(other)),
+            },
+            program: <&CStr>::read(cursor)?,
+            arguments: List::read(cursor)?,
+            environment: List::read(cursor)?,
+            timeout_millis: u64::read(cursor)?,
+        })
+    }
 }
 
 /// The root file system.
@@ -147,11 +226,15 @@ impl<'a> Read<'a> for Root<'a> {
 pub enum Operation<'a> {
     Bind { source: &'a CStr, target: &'a CStr, attributes: u64, recursive: bool },
     Filesystem { kind: &'a CStr, target: &'a CStr, attributes: u64, options: List<'a, MountOption<'a>> },
-    Device { path: &'a CStr, mode: u32, major: u32, minor: u32 },
+    BindDescriptor { descriptor: u32, target: &'a CStr, attributes: u64, recursive: bool },
+    Move { source: &'a CStr, target: &'a CStr },
+    Device { path: &'a CStr, mode: u32, major: u32, minor: u32, uid: u32, gid: u32 },
     Symlink { path: &'a CStr, target: &'a CStr },
     Directory { path: &'a CStr, mode: u32, uid: u32, gid: u32 },
+    WriteFile { path: &'a CStr, content: &'a [u8], mode: u32, uid: u32, gid: u32 },
     Mask { path: &'a CStr },
     ReadOnly { path: &'a CStr },
+    Propagation { path: &'a CStr, propagation: u64, recursive: bool },
 }
 
 impl<'a> Read<'a> for Operation<'a> {
@@ -174,6 +257,8 @@ impl<'a> Read<'a> for Operation<'a> {
                 mode: u32::read(cursor)?,
                 major: u32::read(cursor)?,
                 minor: u32::read(cursor)?,
+                uid: u32::read(cursor)?,
+                gid: u32::read(cursor)?,
             },
             4 => Self::Symlink { path: <&CStr>::read(cursor)?, target: <&CStr>::read(cursor)? },
             5 => Self::Directory {
@@ -184,6 +269,25 @@ impl<'a> Read<'a> for Operation<'a> {
             },
             6 => Self::Mask { path: <&CStr>::read(cursor)? },
             7 => Self::ReadOnly { path: <&CStr>::read(cursor)? },
+            8 => Self::BindDescriptor {
+                descriptor: u32::read(cursor)?,
+                target: <&CStr>::read(cursor)?,
+                attributes: u64::read(cursor)?,
+                recursive: bool::read(cursor)?,
+            },
+            9 => Self::Move { source: <&CStr>::read(cursor)?, target: <&CStr>::read(cursor)? },
+            10 => Self::WriteFile {
+                path: <&CStr>::read(cursor)?,
+                content: <&[u8]>::read(cursor)?,
+                mode: u32::read(cursor)?,
+                uid: u32::read(cursor)?,
+                gid: u32::read(cursor)?,
+            },
+            11 => Self::Propagation {
+                path: <&CStr>::read(cursor)?,
+                propagation: u64::read(cursor)?,
+                recursive: bool::read(cursor)?,
+            },
             other => return Err(Malformed::Variant(other)),
         })
     }

@@ -10,9 +10,10 @@ use proptest::prelude::*;
 
 use super::read::{self, List, Malformed, Read, header};
 use super::write::{
-    Attributes, Capabilities, EncodeError, Limit, MountOption, Operation, Plan, Root, User, WorkingDirectory,
+    Attributes, Capabilities, EncodeError, EnteredNamespace, Hook, Limit, MountOption, Operation, Plan, Root,
+    Sysctl, TimeOffsets, User, WorkingDirectory,
 };
-use super::{HEADER, MAGIC, VERSION, flag};
+use super::{HEADER, MAGIC, VERSION, flag, stage};
 
 fn text() -> impl Strategy<Value = OsString> {
     vec(1_u8.., 0..40).prop_map(OsString::from_vec)
@@ -45,11 +46,20 @@ fn operation() -> impl Strategy<Value = Operation> {
         (text(), path(), attributes(), vec(option, 0..4)).prop_map(|(kind, target, attributes, options)| {
             Operation::Filesystem { kind, target, attributes, options }
         }),
-        (path(), any::<(u32, u32, u32)>()).prop_map(|(path, (mode, major, minor))| Operation::Device {
-            path,
-            mode,
-            major,
-            minor
+        (path(), any::<[u32; 5]>()).prop_map(|(path, [mode, major, minor, uid, gid])| {
+            Operation::Device { path, mode, major, minor, uid, gid }
+        }),
+        (any::<u32>(), path(), attributes(), any::<bool>()).prop_map(
+            |(descriptor, target, attributes, recursive)| {
+                Operation::BindDescriptor { descriptor, target, attributes, recursive }
+            }
+        ),
+        (path(), path()).prop_map(|(source, target)| Operation::Move { source, target }),
+        (path(), vec(any::<u8>(), 0..64), any::<[u32; 3]>()).prop_map(|(path, content, [mode, uid, gid])| {
+            Operation::WriteFile { path, content, mode, uid, gid }
+        }),
+        (path(), any::<u64>(), any::<bool>()).prop_map(|(path, propagation, recursive)| {
+            Operation::Propagation { path, propagation, recursive }
         }),
         (path(), path()).prop_map(|(path, target)| Operation::Symlink { path, target }),
         (path(), any::<(u32, u32, u32)>()).prop_map(|(path, (mode, uid, gid))| Operation::Directory {
@@ -77,13 +87,31 @@ fn plan() -> impl Strategy<Value = Plan> {
         Capabilities { bounding, effective, permitted, inheritable, ambient }
     });
     let second = (of(working_directory), vec(limit, 0..4), of(user), of(sets), vec(any::<u8>(), 0..64));
+    let entered = any::<(u32, u32)>().prop_map(|(descriptor, kind)| EnteredNamespace { descriptor, kind });
+    let offsets = any::<(i64, i64)>()
+        .prop_map(|(monotonic_nanos, boottime_nanos)| TimeOffsets { monotonic_nanos, boottime_nanos });
+    let sysctl = (path(), "[a-z0-9]*").prop_map(|(path, value)| Sysctl { path, value });
+    let hook = (0..=stage::BEFORE_EXEC, path(), vec(text(), 0..4), vec((name(), text()), 0..4), any::<u64>())
+        .prop_map(|(stage, program, arguments, environment, timeout_millis)| Hook {
+            stage,
+            program,
+            arguments,
+            environment,
+            timeout_millis,
+        });
+    let fourth = (vec(entered, 0..4), of(offsets), vec(sysctl, 0..4), vec(hook, 0..4), any::<u32>());
     let third = (any::<u32>(), text(), vec(text(), 0..6), vec((name(), text()), 0..6));
-    (first, second, third).prop_map(|(first, second, third)| {
+    (first, second, third, fourth).prop_map(|(first, second, third, fourth)| {
         let (flags, hostname, root, operations, oom_score_adj) = first;
         let (working_directory, limits, user, capabilities, seccomp) = second;
         let (umask, program, arguments, environment) = third;
+        let (entered, time_offsets, sysctls, hooks, seccomp_flags) = fourth;
         Plan {
             flags,
+            entered,
+            time_offsets,
+            sysctls,
+            hooks,
             hostname,
             root,
             operations,
@@ -93,6 +121,7 @@ fn plan() -> impl Strategy<Value = Plan> {
             user,
             capabilities,
             seccomp,
+            seccomp_flags,
             umask,
             program,
             arguments,
@@ -139,8 +168,8 @@ fn decoded(plan: read::Plan<'_>) -> Plan {
                 value: option.value.map(owned),
             }),
         },
-        read::Operation::Device { path: place, mode, major, minor } => {
-            Operation::Device { path: path(place), mode, major, minor }
+        read::Operation::Device { path: place, mode, major, minor, uid, gid } => {
+            Operation::Device { path: path(place), mode, major, minor, uid, gid }
         }
         read::Operation::Symlink { path: place, target } => {
             Operation::Symlink { path: path(place), target: path(target) }
@@ -150,6 +179,19 @@ fn decoded(plan: read::Plan<'_>) -> Plan {
         }
         read::Operation::Mask { path: place } => Operation::Mask { path: path(place) },
         read::Operation::ReadOnly { path: place } => Operation::ReadOnly { path: path(place) },
+        read::Operation::BindDescriptor { descriptor, target, attributes, recursive } => {
+            let (target, attributes) = (path(target), Attributes(attributes));
+            Operation::BindDescriptor { descriptor, target, attributes, recursive }
+        }
+        read::Operation::Move { source, target } => {
+            Operation::Move { source: path(source), target: path(target) }
+        }
+        read::Operation::WriteFile { path: place, content, mode, uid, gid } => {
+            Operation::WriteFile { path: path(place), content: content.to_vec(), mode, uid, gid }
+        }
+        read::Operation::Propagation { path: place, propagation, recursive } => {
+            Operation::Propagation { path: path(place), propagation, recursive }
+        }
     };
     let variable = |entry: &CStr| {
         let entry = entry.to_bytes();
@@ -159,6 +201,25 @@ fn decoded(plan: read::Plan<'_>) -> Plan {
     };
     Plan {
         flags: plan.flags,
+        entered: all(plan.entered, |entered| EnteredNamespace {
+            descriptor: entered.descriptor,
+            kind: entered.kind,
+        }),
+        time_offsets: plan.time_offsets.map(|offsets| TimeOffsets {
+            monotonic_nanos: offsets.monotonic_nanos,
+            boottime_nanos: offsets.boottime_nanos,
+        }),
+        sysctls: all(plan.sysctls, |sysctl| Sysctl {
+            path: path(sysctl.path),
+            value: sysctl.value.to_str().unwrap().to_owned(),
+        }),
+        hooks: all(plan.hooks, |hook| Hook {
+            stage: hook.stage,
+            program: path(hook.program),
+            arguments: all(hook.arguments, owned),
+            environment: all(hook.environment, variable),
+            timeout_millis: hook.timeout_millis,
+        }),
         hostname: plan.hostname.map(owned),
         root,
         operations: all(plan.operations, operation),
@@ -185,6 +246,7 @@ fn decoded(plan: read::Plan<'_>) -> Plan {
             ambient: sets.ambient,
         }),
         seccomp: plan.seccomp.to_vec(),
+        seccomp_flags: plan.seccomp_flags,
         umask: plan.umask,
         program: owned(plan.program),
         arguments: all(plan.arguments, owned),
@@ -244,7 +306,7 @@ fn invalid_headers_are_refused_with_the_reason() {
         header(&head)
     };
     assert_eq!(changed(0, b'c'), Err(Malformed::Magic));
-    assert_eq!(changed(8, 2), Err(Malformed::Version(2)));
+    assert_eq!(changed(8, 1), Err(Malformed::Version(1)));
     assert_eq!(changed(15, 0x7f), Err(Malformed::Length));
     assert_eq!(changed(0, b'C'), Ok(message.len()));
 }

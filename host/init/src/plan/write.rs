@@ -11,6 +11,14 @@ use super::{HEADER, MAGIC, MAX_LENGTH, VERSION, flag};
 pub struct Plan {
     /// Bits of [`flag`].
     pub flags: u32,
+    /// Namespaces to enter, before anything else.
+    pub entered: Vec<EnteredNamespace>,
+    /// Creates a time namespace with these offsets for the task.
+    pub time_offsets: Option<TimeOffsets>,
+    /// Kernel parameters to set, after all namespaces are entered or created.
+    pub sysctls: Vec<Sysctl>,
+    /// Commands to run, in this order within a stage. They inherit the standard streams of the container.
+    pub hooks: Vec<Hook>,
     /// Host name to set; only in its own UTS namespace.
     pub hostname: Option<OsString>,
     /// The root file system.
@@ -29,6 +37,8 @@ pub struct Plan {
     pub capabilities: Option<Capabilities>,
     /// A seccomp filter for the task: an array of `struct sock_filter`, empty for none.
     pub seccomp: Vec<u8>,
+    /// Flags of seccomp(2) for the filter.
+    pub seccomp_flags: u32,
     /// The task's umask.
     pub umask: u32,
     /// The program to execute: a path if it contains a slash, otherwise a name that is looked up in `PATH` of
@@ -89,16 +99,38 @@ pub enum Operation {
         /// Options of the file system.
         options: Vec<MountOption>,
     },
-    /// Creates a device node, unless the same one exists.
+    /// Attaches a detached mount.
+    BindDescriptor {
+        /// Number of its descriptor, from [`super::DESCRIPTORS`] on.
+        descriptor: u32,
+        /// Path inside the root.
+        target: PathBuf,
+        /// Attributes to add.
+        attributes: Attributes,
+        /// Add them to the mounts below as well.
+        recursive: bool,
+    },
+    /// Moves a mount.
+    Move {
+        /// Path inside the root, at which something is mounted.
+        source: PathBuf,
+        /// Path inside the root.
+        target: PathBuf,
+    },
+    /// Creates a device node or a FIFO, unless the same one exists.
     Device {
         /// Path inside the root.
         path: PathBuf,
-        /// `S_IFCHR` or `S_IFBLK`, and permissions.
+        /// `S_IFCHR`, `S_IFBLK` or `S_IFIFO`, and permissions.
         mode: u32,
         /// Major number.
         major: u32,
         /// Minor number.
         minor: u32,
+        /// Owner.
+        uid: u32,
+        /// Group.
+        gid: u32,
     },
     /// Creates a symbolic link, unless the same one exists.
     Symlink {
@@ -118,6 +150,19 @@ pub enum Operation {
         /// Group.
         gid: u32,
     },
+    /// Creates a regular file, or replaces its content, and sets mode and owner.
+    WriteFile {
+        /// Path inside the root.
+        path: PathBuf,
+        /// The content.
+        content: Vec<u8>,
+        /// Permissions.
+        mode: u32,
+        /// Owner.
+        uid: u32,
+        /// Group.
+        gid: u32,
+    },
     /// Mounts the null device over a file, or an empty directory over a directory; nothing if the path is missing.
     Mask {
         /// Path inside the root.
@@ -128,6 +173,57 @@ pub enum Operation {
         /// Path inside the root.
         path: PathBuf,
     },
+    /// Sets the propagation of a mount.
+    Propagation {
+        /// Path inside the root, at which something is mounted.
+        path: PathBuf,
+        /// `MS_PRIVATE`, `MS_SLAVE`, `MS_SHARED` or `MS_UNBINDABLE`.
+        propagation: u64,
+        /// Include the mounts below.
+        recursive: bool,
+    },
+}
+
+/// A namespace to enter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EnteredNamespace {
+    /// Number of its descriptor, from [`super::DESCRIPTORS`] on.
+    pub descriptor: u32,
+    /// The `CLONE_NEW…` flag of its kind.
+    pub kind: u32,
+}
+
+/// Clock offsets of a time namespace.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TimeOffsets {
+    /// Added to `CLOCK_MONOTONIC`.
+    pub monotonic_nanos: i64,
+    /// Added to `CLOCK_BOOTTIME`.
+    pub boottime_nanos: i64,
+}
+
+/// A kernel parameter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sysctl {
+    /// Absolute path, below `/proc/sys`.
+    pub path: PathBuf,
+    /// Its value.
+    pub value: String,
+}
+
+/// A command to run at a stage of the launch.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Hook {
+    /// One of [`super::stage`].
+    pub stage: u8,
+    /// Absolute path.
+    pub program: PathBuf,
+    /// Its arguments, starting with `argv[0]`.
+    pub arguments: Vec<OsString>,
+    /// Its environment: names and values.
+    pub environment: Vec<(OsString, OsString)>,
+    /// Time after which it is killed.
+    pub timeout_millis: u64,
 }
 
 /// Attributes of a mount: the `MOUNT_ATTR_…` bits of mount_setattr(2).
@@ -255,6 +351,21 @@ impl Plan {
         out.u32(0);
 
         out.u32(self.flags);
+        out.list(&self.entered, |out, entered| {
+            out.u32(entered.descriptor);
+            out.u32(entered.kind);
+            Ok(())
+        })?;
+        out.option(self.time_offsets, |out, offsets| {
+            out.u64(offsets.monotonic_nanos.cast_unsigned());
+            out.u64(offsets.boottime_nanos.cast_unsigned());
+            Ok(())
+        })?;
+        out.list(&self.sysctls, |out, sysctl| {
+            out.text("kernel parameter", &sysctl.path)?;
+            out.text("kernel parameter", &sysctl.value)
+        })?;
+        out.list(&self.hooks, |out, hook| hook.encode(out))?;
         out.option(self.hostname.as_ref(), |out, name| out.text("host name", name))?;
         self.root.encode(&mut out)?;
         out.list(&self.operations, |out, operation| operation.encode(out))?;
@@ -286,8 +397,8 @@ impl Plan {
             [bounding, effective, permitted, inheritable, ambient].into_iter().for_each(|set| out.u64(set));
             Ok(())
         })?;
-        out.length(self.seccomp.len());
-        out.bytes.extend(&self.seccomp);
+        out.bytes(&self.seccomp);
+        out.u32(self.seccomp_flags);
         out.u32(self.umask);
         out.text("program", &self.program)?;
         out.list(&self.arguments, |out, argument| out.text("argument", argument))?;
@@ -336,10 +447,10 @@ impl Operation {
                     out.option(option.value.as_ref(), |out, value| out.text("mount option", value))
                 })?;
             }
-            Self::Device { path, mode, major, minor } => {
+            Self::Device { path, mode, major, minor, uid, gid } => {
                 out.u8(3);
                 out.text("device", path)?;
-                [*mode, *major, *minor].into_iter().for_each(|number| out.u32(number));
+                [*mode, *major, *minor, *uid, *gid].into_iter().for_each(|number| out.u32(number));
             }
             Self::Symlink { path, target } => {
                 out.u8(4);
@@ -359,7 +470,42 @@ impl Operation {
                 out.u8(7);
                 out.text("read-only path", path)?;
             }
+            Self::BindDescriptor { descriptor, target, attributes, recursive } => {
+                out.u8(8);
+                out.u32(*descriptor);
+                out.text("mount target", target)?;
+                out.u64(attributes.0);
+                out.bool(*recursive);
+            }
+            Self::Move { source, target } => {
+                out.u8(9);
+                out.text("mount to move", source)?;
+                out.text("mount target", target)?;
+            }
+            Self::WriteFile { path, content, mode, uid, gid } => {
+                out.u8(10);
+                out.text("file", path)?;
+                out.bytes(content);
+                [*mode, *uid, *gid].into_iter().for_each(|number| out.u32(number));
+            }
+            Self::Propagation { path, propagation, recursive } => {
+                out.u8(11);
+                out.text("mount", path)?;
+                out.u64(*propagation);
+                out.bool(*recursive);
+            }
         }
+        Ok(())
+    }
+}
+
+impl Hook {
+    fn encode(&self, out: &mut Message) -> Result<(), EncodeError> {
+        out.u8(self.stage);
+        out.text("hook", &self.program)?;
+        out.list(&self.arguments, |out, argument| out.text("hook's argument", argument))?;
+        out.list(&self.environment, |out, (name, value)| out.variable(name, value))?;
+        out.u64(self.timeout_millis);
         Ok(())
     }
 }
@@ -388,6 +534,11 @@ impl Message {
     /// The cast may truncate: `finish` refuses a message of that length.
     fn length(&mut self, length: usize) {
         self.u32(length as u32);
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.length(bytes.len());
+        self.bytes.extend(bytes);
     }
 
     fn text(&mut self, what: &'static str, text: impl AsRef<OsStr>) -> Result<(), EncodeError> {

@@ -25,6 +25,7 @@ pub(crate) struct Pid(i32);
 pub(crate) struct Errno(pub(crate) i32);
 
 impl Errno {
+    pub(crate) const PERM: Self = Self(1);
     pub(crate) const NOENT: Self = Self(2);
     pub(crate) const INTR: Self = Self(4);
     pub(crate) const AGAIN: Self = Self(11);
@@ -35,6 +36,8 @@ impl Errno {
     pub(crate) const INVAL: Self = Self(22);
     pub(crate) const NAMETOOLONG: Self = Self(36);
     pub(crate) const BADMSG: Self = Self(74);
+    pub(crate) const TIMEDOUT: Self = Self(110);
+    pub(crate) const CANCELED: Self = Self(125);
 }
 
 type Result<T> = core::result::Result<T, Errno>;
@@ -68,6 +71,7 @@ pub(crate) const O_DIRECTORY: u64 = 0o20_0000;
 pub(crate) const O_PATH: u64 = 0o1000_0000;
 pub(crate) const O_NOFOLLOW: u64 = 0o40_0000;
 const O_CREAT: u64 = 0o100;
+const O_NONBLOCK: u64 = 0o4000;
 const O_CLOEXEC: u64 = 0o200_0000;
 
 const RESOLVE_NO_MAGICLINKS: u64 = 0x02;
@@ -108,9 +112,10 @@ pub(crate) fn open_in_root(root: Fd, path: &CStr, flags: u64) -> Result<Fd> {
     openat2(root, path, &OpenHow { flags: flags | O_CLOEXEC, mode: 0, resolve })
 }
 
-/// Creates an empty file `name` in `directory`, unless it exists. A symbolic link of that name is not followed.
+/// Opens a file `name` in `directory` for writing, created if missing. A symbolic link of that name is not followed,
+/// and opening a FIFO does not block.
 pub(crate) fn create(directory: Fd, name: &CStr) -> Result<Fd> {
-    let flags = O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC;
+    let flags = O_WRONLY | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC;
     openat2(directory, name, &OpenHow { flags, mode: 0o644, resolve: RESOLVE_NO_MAGICLINKS })
 }
 
@@ -250,6 +255,25 @@ pub(crate) fn change_owner(fd: Fd, uid: u32, gid: u32) -> Result<()> {
         .map(drop)
 }
 
+/// Does not follow a symbolic link.
+pub(crate) fn change_owner_at(directory: Fd, name: &CStr, uid: u32, gid: u32) -> Result<()> {
+    let arguments = [directory.0 as usize, text(name), uid as usize, gid as usize, AT_SYMLINK_NOFOLLOW];
+    // SAFETY: the kernel reads `name`.
+    unsafe { call(nr::FCHOWNAT, arguments) }.map(drop)
+}
+
+/// Sets permissions of a file that is open for writing.
+pub(crate) fn change_mode_of_file(fd: Fd, mode: u32) -> Result<()> {
+    // SAFETY: touches no memory.
+    unsafe { call(nr::FCHMOD, [fd.0 as usize, mode as usize]) }.map(drop)
+}
+
+/// Empties a file.
+pub(crate) fn truncate(fd: Fd) -> Result<()> {
+    // SAFETY: touches no memory.
+    unsafe { call(nr::FTRUNCATE, [fd.0 as usize, 0]) }.map(drop)
+}
+
 /// Sets permissions of the directory that is open as `fd`.
 pub(crate) fn change_mode(fd: Fd, mode: u32) -> Result<()> {
     // SAFETY: the kernel reads the text.
@@ -305,6 +329,12 @@ fn mount_setattr(fd: Fd, path: &CStr, flags: usize, attr: &MountAttr) -> Result<
 pub(crate) fn cut_propagation(private: bool) -> Result<()> {
     let propagation = if private { MS_PRIVATE } else { MS_SLAVE };
     mount_setattr(CWD, c"/", AT_RECURSIVE, &MountAttr { propagation, ..MountAttr::default() })
+}
+
+/// Sets the propagation of the mount that is open as `fd`, and of those below it.
+pub(crate) fn set_propagation(fd: Fd, propagation: u64, recursive: bool) -> Result<()> {
+    let flags = if recursive { AT_EMPTY_PATH | AT_RECURSIVE } else { AT_EMPTY_PATH };
+    mount_setattr(fd, c"", flags, &MountAttr { propagation, ..MountAttr::default() })
 }
 
 /// Adds attributes to the mount that is open as `fd`, and to those below it.
@@ -462,6 +492,43 @@ pub(crate) fn reap(wait: bool) -> Result<Option<(Pid, i32)>> {
             other => return other.map(|pid| Some((Pid(pid as i32), status))),
         }
     }
+}
+
+/// Waits until a child has ended, at most for `millis`. Whether it has. It is not reaped.
+pub(crate) fn wait_for_end(child: Pid, millis: u64) -> Result<bool> {
+    #[repr(C)]
+    struct Poll {
+        fd: i32,
+        events: i16,
+        returned: i16,
+    }
+    const POLLIN: i16 = 1;
+    // SAFETY: touches no memory. The child has not been reaped, so its pid has not been reused.
+    let fd = unsafe { call(nr::PIDFD_OPEN, [child.0 as usize, 0]) }? as i32;
+    let mut poll = Poll { fd, events: POLLIN, returned: 0 };
+    let timeout = [millis / 1000, millis % 1000 * 1_000_000];
+    // SAFETY: the kernel reads and writes one `struct pollfd`, and reads a `struct timespec`. All signals are blocked.
+    let ready = unsafe {
+        call(nr::PPOLL, [(&raw mut poll) as usize, 1, (&raw const timeout) as usize, 0, SIGSET_SIZE])
+    };
+    close(Fd(fd));
+    ready.map(|ready| ready > 0)
+}
+
+/// Reaps a child: its wait status.
+pub(crate) fn reap_child(child: Pid) -> Result<i32> {
+    const WALL: usize = 0x4000_0000;
+    let mut status = 0_i32;
+    // SAFETY: the kernel writes the status, and reads no `rusage`. All signals are blocked.
+    unsafe { call(nr::WAIT4, [child.0 as usize, (&raw mut status) as usize, WALL, 0]) }?;
+    Ok(status)
+}
+
+/// Kills all processes of the session and process group that a child leads.
+pub(crate) fn kill_group(leader: Pid) {
+    // SAFETY: touches no memory.
+    let _ = unsafe { call(nr::KILL, [-leader.0 as isize as usize, SIGKILL as usize]) };
+    send_signal(leader, SIGKILL);
 }
 
 pub(crate) fn exit(status: u8) -> ! {
@@ -631,7 +698,7 @@ pub(crate) fn set_limit(resource: u32, soft: u64, hard: u64) -> Result<()> {
 }
 
 /// Loads a seccomp filter, an array of `struct sock_filter` of eight bytes each.
-pub(crate) fn set_filter(filter: &[u8]) -> Result<()> {
+pub(crate) fn set_filter(filter: &[u8], flags: u32) -> Result<()> {
     const SECCOMP_SET_MODE_FILTER: usize = 1;
     #[repr(C)]
     struct Program {
@@ -642,12 +709,33 @@ pub(crate) fn set_filter(filter: &[u8]) -> Result<()> {
     let length = u16::try_from(filter.len() / INSTRUCTION).map_err(|_| Errno::INVAL)?;
     let program = Program { length, instructions: filter.as_ptr() };
     // SAFETY: the kernel reads `program` and as many instructions as it states, at any alignment.
-    unsafe { call(nr::SECCOMP, [SECCOMP_SET_MODE_FILTER, 0, (&raw const program) as usize]) }.map(drop)
+    unsafe { call(nr::SECCOMP, [SECCOMP_SET_MODE_FILTER, flags as usize, (&raw const program) as usize]) }
+        .map(drop)
 }
 
 pub(crate) fn set_hostname(name: &CStr) -> Result<()> {
     // SAFETY: the kernel reads as many bytes as `name` has.
     unsafe { call(nr::SETHOSTNAME, [text(name), name.count_bytes()]) }.map(drop)
+}
+
+/// Enters the namespace that is open as `fd`, of the kind of a `CLONE_NEW…` flag.
+pub(crate) fn enter_namespace(fd: Fd, kind: u32) -> Result<()> {
+    // SAFETY: touches no memory.
+    unsafe { call(nr::SETNS, [fd.0 as usize, kind as usize]) }.map(drop)
+}
+
+/// Creates a time namespace for future children.
+pub(crate) fn new_time_namespace() -> Result<()> {
+    const CLONE_NEWTIME: usize = 0x80;
+    // SAFETY: touches no memory.
+    unsafe { call(nr::UNSHARE, [CLONE_NEWTIME]) }.map(drop)
+}
+
+/// Replaces the session keyring by a new, unnamed one.
+pub(crate) fn join_new_session_keyring() -> Result<()> {
+    const KEYCTL_JOIN_SESSION_KEYRING: usize = 1;
+    // SAFETY: the kernel reads no name if there is none.
+    unsafe { call(nr::KEYCTL, [KEYCTL_JOIN_SESSION_KEYRING, 0]) }.map(drop)
 }
 
 pub(crate) fn new_cgroup_namespace() -> Result<()> {

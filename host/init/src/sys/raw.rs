@@ -22,9 +22,11 @@ pub(super) mod nr {
     pub const EXECVE: usize = 59;
     pub const WAIT4: usize = 61;
     pub const KILL: usize = 62;
+    pub const FTRUNCATE: usize = 77;
     pub const GETCWD: usize = 79;
     pub const CHDIR: usize = 80;
     pub const FCHDIR: usize = 81;
+    pub const FCHMOD: usize = 91;
     pub const UMASK: usize = 95;
     pub const GETEUID: usize = 107;
     pub const SETSID: usize = 112;
@@ -39,14 +41,17 @@ pub(super) mod nr {
     pub const UMOUNT2: usize = 166;
     pub const SETHOSTNAME: usize = 170;
     pub const EXIT_GROUP: usize = 231;
+    pub const KEYCTL: usize = 250;
     pub const MKDIRAT: usize = 258;
     pub const MKNODAT: usize = 259;
     pub const FCHOWNAT: usize = 260;
     pub const SYMLINKAT: usize = 266;
     pub const READLINKAT: usize = 267;
     pub const FCHMODAT: usize = 268;
+    pub const PPOLL: usize = 271;
     pub const UNSHARE: usize = 272;
     pub const PRLIMIT64: usize = 302;
+    pub const SETNS: usize = 308;
     pub const SECCOMP: usize = 317;
     pub const STATX: usize = 332;
     pub const OPEN_TREE: usize = 428;
@@ -54,6 +59,7 @@ pub(super) mod nr {
     pub const FSOPEN: usize = 430;
     pub const FSCONFIG: usize = 431;
     pub const FSMOUNT: usize = 432;
+    pub const PIDFD_OPEN: usize = 434;
     pub const CLOSE_RANGE: usize = 436;
     pub const OPENAT2: usize = 437;
     pub const MOUNT_SETATTR: usize = 442;

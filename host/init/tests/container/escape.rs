@@ -71,7 +71,7 @@ fn operations_through_links_stay_in_the_root() {
 
     let mut plan = fixture.script("cat /up/bound; ls /dev; ls /up");
     plan.operations = vec![
-        Operation::Device { path: "/dev/null".into(), mode: 0o020_666, major: 1, minor: 3 },
+        Operation::Device { path: "/dev/null".into(), mode: 0o020_666, major: 1, minor: 3, uid: 0, gid: 0 },
         Operation::Symlink { path: "/dev/link".into(), target: "/".into() },
         Operation::Directory { path: "/dev/made/below".into(), mode: 0o777, uid: 0, gid: 0 },
         Operation::Bind {
@@ -100,8 +100,14 @@ fn a_device_is_not_created_through_a_link_at_its_path() {
     let fixture = fixture();
     symlink("/../victim/new", fixture.rootfs().join("dev/null")).unwrap();
     let mut plan = fixture.script("");
-    plan.operations =
-        vec![Operation::Device { path: "/dev/null".into(), mode: 0o020_666, major: 1, minor: 3 }];
+    plan.operations = vec![Operation::Device {
+        path: "/dev/null".into(),
+        mode: 0o020_666,
+        major: 1,
+        minor: 3,
+        uid: 0,
+        gid: 0,
+    }];
     let detail = "/dev/null".to_owned();
     assert_eq!(run(own(), &plan).answer, Answer::Failed { step: Step::Device, errno: 17, detail });
     assert_victim_unchanged(&fixture);

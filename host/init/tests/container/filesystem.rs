@@ -173,7 +173,7 @@ fn devices_links_and_directories_are_created_once() {
     }
     let fixture = Fixture::new();
     let operations = vec![
-        Operation::Device { path: "/dev/null".into(), mode: 0o020_666, major: 1, minor: 3 },
+        Operation::Device { path: "/dev/null".into(), mode: 0o020_666, major: 1, minor: 3, uid: 0, gid: 0 },
         Operation::Symlink { path: "/dev/fd".into(), target: "/proc/self/fd".into() },
         Operation::Directory { path: "/var/run/app".into(), mode: 0o2711, uid: 12, gid: 34 },
     ];
@@ -187,7 +187,8 @@ fn devices_links_and_directories_are_created_once() {
     let made = fs::metadata(fixture.rootfs().join("var/run/app")).unwrap();
     assert_eq!((made.uid(), made.gid(), made.permissions().mode() & 0o7777), (12, 34, 0o2711));
 
-    let other = Operation::Device { path: "/dev/null".into(), mode: 0o020_666, major: 1, minor: 5 };
+    let other =
+        Operation::Device { path: "/dev/null".into(), mode: 0o020_666, major: 1, minor: 5, uid: 0, gid: 0 };
     let detail = "/dev/null".to_owned();
     let answer = run(own(), &with(fixture.script(""), [other])).answer;
     assert_eq!(answer, Answer::Failed { step: Step::Device, errno: 17, detail });

@@ -7,6 +7,7 @@
 mod escape;
 mod filesystem;
 mod harness;
+mod hooks;
 mod nesting;
 mod privileges;
 mod spawn;
