@@ -211,7 +211,7 @@ impl Launcher for Linux {
         let process = spawn::Spawn {
             image: &self.image,
             arguments: &[c"cofferdam-init", &name],
-            descriptors: &descriptors(&request.stdio, &init_end, request.status),
+            descriptors: &descriptors(&request, &init_end),
             clone: request.clone,
             enter: request.enter,
             cgroup: fds.v2.as_ref().map(AsFd::as_fd),

@@ -84,10 +84,12 @@ pub struct SpawnRequest<'a> {
     /// Further cgroups to create it in: v1 directories. The only possible v2 one is the container's own, which is
     /// implied.
     pub cgroups: Vec<PathBuf>,
+    /// Descriptors that the plan refers to, numbered from [`cofferdam_init::plan::DESCRIPTORS`].
+    pub descriptors: Vec<BorrowedFd<'a>>,
 }
 
 /// The standard streams of a container.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Stdio<'a> {
     /// Descriptor 0.
     pub stdin: BorrowedFd<'a>,
@@ -249,13 +251,13 @@ fn argument(id: &ContainerId) -> CString {
     CString::new(id.as_str()).unwrap_or_default()
 }
 
-/// The descriptors of a first process, in order: [`cofferdam_init::plan::CONTROL`] is 3, the status file is 4.
-fn descriptors<'a>(
-    stdio: &'a Stdio<'_>,
-    control: &'a OwnedFd,
-    status: BorrowedFd<'a>,
-) -> [BorrowedFd<'a>; cofferdam_init::plan::DESCRIPTORS] {
-    [stdio.stdin, stdio.stdout, stdio.stderr, control.as_fd(), status]
+/// The descriptors of a first process, in order: [`cofferdam_init::plan::CONTROL`] is 3, the status file is 4; those
+/// that the plan refers to follow.
+fn descriptors<'a>(request: &'a SpawnRequest<'_>, control: &'a OwnedFd) -> Vec<BorrowedFd<'a>> {
+    let Stdio { stdin, stdout, stderr } = request.stdio;
+    let usual: [_; cofferdam_init::plan::DESCRIPTORS] =
+        [stdin, stdout, stderr, control.as_fd(), request.status];
+    usual.into_iter().chain(request.descriptors.iter().copied()).collect()
 }
 
 #[cfg(test)]

@@ -78,7 +78,7 @@ impl Launcher for Posix {
         let process = spawn::Spawn {
             image: &self.image,
             arguments: &[c"cofferdam-init", &name],
-            descriptors: &descriptors(&request.stdio, &init_end, request.status),
+            descriptors: &descriptors(&request, &init_end),
             clone: Namespaces::EMPTY,
             enter: None,
             cgroup: None,

@@ -173,6 +173,7 @@ impl Files {
             clone: Namespaces::EMPTY,
             enter: None,
             cgroups: Vec::new(),
+            descriptors: Vec::new(),
         }
     }
 

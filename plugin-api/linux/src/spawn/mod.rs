@@ -67,7 +67,7 @@ impl Spawn<'_> {
     /// Maximum number of arguments: their pointers are in a stack frame.
     pub const MAX_ARGUMENTS: usize = 7;
     /// Maximum number of descriptors.
-    pub const MAX_DESCRIPTORS: usize = 16;
+    pub const MAX_DESCRIPTORS: usize = 64;
 
     /// Creates the process. It runs `image` when this returns.
     ///

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use cofferdam_init::plan::Plan;
 use cofferdam_linux::spawn::Enter;
 
+use super::init_plan::{self, InitPlan, Input};
 use super::record::{Handle, NativeRecord};
 use super::stdio::{self, Stdio};
-use super::{LaunchError, Shared, init_plan};
+use super::{LaunchError, Shared};
 use crate::chain::{LaunchPlan, PreparedLaunch, SequenceOutcome};
 use crate::launcher::{self, PendingInit, SpawnRequest};
 use crate::model::{ProcessId, Record};
@@ -24,10 +25,18 @@ pub(super) fn create(
     let id = handle.id().clone();
     let record = handle.record();
     let parent_record = parent.as_ref().map(|parent| parent.record());
-    let SequenceOutcome { participants, result: PreparedLaunch { plan, stdio, .. }, .. } = prepared;
+    let SequenceOutcome { participants, result: launch, .. } = prepared;
+    let PreparedLaunch { plan, descriptors, secrets, stdio, .. } = launch;
     let namespaces = init_plan::namespaces(&plan);
-    let init_plan = init_plan::build(&record, &plan, parent_record.as_deref(), shared.nofile)
-        .map_err(|reason| LaunchError::Plan { id: id.clone(), reason })?;
+    let InitPlan { plan: init_plan, descriptors } = init_plan::build(&Input {
+        record: &record,
+        merged: &plan,
+        inspected: parent_record.as_deref().filter(|_| init_plan::inspects_parent(&record)),
+        descriptors: &descriptors,
+        secrets: &secrets,
+        nofile: shared.nofile,
+    })
+    .map_err(|reason| LaunchError::Plan { id: id.clone(), reason })?;
 
     let Stdio { stdin, stdout, stderr, logs } = stdio::open(stdio, record.uid, record.gid)
         .map_err(|(path, source)| LaunchError::Directory { id: id.clone(), path, source })?;
@@ -56,6 +65,7 @@ pub(super) fn create(
             clone: namespaces.clone,
             enter,
             cgroups: initial_cgroups(shared, &record, &plan),
+            descriptors: descriptors.iter().map(AsFd::as_fd).collect(),
         })
         .map_err(|source| LaunchError::Create { id: id.clone(), source })?;
     let process = init.process();

@@ -1,0 +1,77 @@
+//! Environment and working directory of the command.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use cofferdam_init::plan::WorkingDirectory;
+
+use super::Input;
+use crate::chain::{LaunchPlan, Owned};
+use crate::containerizer::native::record::NativeRecord;
+use crate::model::Record;
+
+/// `PATH` of a command for which nobody sets one.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The environment. Later sources take precedence: the agent, the container that a debug container inspects, plugins,
+/// the command itself; then what plugins put before and after a value.
+pub(super) fn environment(input: &Input<'_>) -> Vec<(OsString, OsString)> {
+    let Input { record, merged, inspected, secrets, .. } = input;
+    let mut variables: BTreeMap<&str, String> = BTreeMap::new();
+    variables.insert("PATH", DEFAULT_PATH.to_owned());
+    if let Some(inspected) = inspected {
+        let inherited =
+            inspected.part.plan.environment.iter().map(|(name, variable)| (name, &variable.value));
+        for (name, value) in inherited.chain(&inspected.request.command.environment) {
+            variables.insert(name, value.clone());
+        }
+    } else {
+        let inside = merged.working_directory.as_ref().filter(|_| merged.root.is_some());
+        let sandbox = inside.map_or_else(|| record.sandbox.display().to_string(), |d| d.value.clone());
+        variables.insert("MESOS_SANDBOX", sandbox);
+    }
+    let plugins = merged.environment.iter().map(|(name, variable)| (name, &variable.value));
+    for (name, value) in plugins.chain(secrets.iter()).chain(&record.request.command.environment) {
+        variables.insert(name, value.clone());
+    }
+    for (name, values) in &merged.environment_prepend {
+        let value = variables.remove(name.as_str());
+        variables.insert(name, join(values, value, &[]));
+    }
+    for (name, values) in &merged.environment_append {
+        let value = variables.remove(name.as_str());
+        variables.insert(name, join(&[], value, values));
+    }
+    variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect()
+}
+
+/// Joins values with colons, in this order.
+fn join(before: &[Owned<String>], value: Option<String>, after: &[Owned<String>]) -> String {
+    let values =
+        |owned: &'_ [Owned<String>]| owned.iter().map(|owned| owned.value.clone()).collect::<Vec<_>>();
+    let value = value.filter(|value| !value.is_empty());
+    values(before).into_iter().chain(value).chain(values(after)).collect::<Vec<_>>().join(":")
+}
+
+/// The working directory: that of the command, of the container that a debug container inspects, or of plugins.
+pub(super) fn working_directory(
+    record: &Record<NativeRecord>,
+    merged: &LaunchPlan,
+    inspected: Option<&Record<NativeRecord>>,
+) -> Option<WorkingDirectory> {
+    if let Some(path) = record.request.command.working_directory.clone() {
+        // Nothing is created on the host, as nothing would remove it.
+        return Some(WorkingDirectory { path, create: merged.root.is_some() });
+    }
+    if let Some(inspected) = inspected {
+        return working_directory(inspected, &inspected.part.plan, None)
+            .map(|directory| WorkingDirectory { create: false, ..directory });
+    }
+    let requested = merged.working_directory.as_ref().map(|directory| PathBuf::from(&directory.value));
+    match (merged.root.is_some(), requested) {
+        (true, requested) => requested.map(|path| WorkingDirectory { path, create: true }),
+        // Without a root filesystem of its own, the sandbox is all that belongs to the container.
+        (false, _) => Some(WorkingDirectory { path: record.sandbox.clone(), create: false }),
+    }
+}
