@@ -14,7 +14,6 @@ pub const FEATURES: &[&str] = &[
     "launch.environment_append",
     "launch.hooks",
     "launch.hostname",
-    "launch.id_mappings",
     "launch.seccomp",
     "launch.secret_environment",
     "launch.session_keyring",
