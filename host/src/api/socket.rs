@@ -44,19 +44,19 @@ pub enum BindError {
     },
 }
 
-/// A peer that may not ask.
+/// Why a peer may not use the API.
 #[derive(Debug, thiserror::Error)]
-pub enum StrangerError {
-    /// It is somebody else.
+pub enum PeerError {
+    /// It is another user.
     #[error("user {uid} may not use the API of this agent; only root and user {own} may")]
     Uid {
         /// The peer's user id.
         uid: u32,
-        /// Our own.
+        /// The agent's user id.
         own: u32,
     },
-    /// The kernel does not say who it is.
-    #[error("cannot find out who is asking")]
+    /// The credentials of the peer cannot be read.
+    #[error("cannot read the credentials of the client")]
     Unknown(#[from] io::Error),
 }
 
@@ -112,11 +112,10 @@ impl Drop for Listener {
     }
 }
 
-/// Whether the peer is root or who we are. The file's mode says the same; this holds even if somebody
-/// opened it up.
-pub(super) fn check_peer(stream: &tokio::net::UnixStream) -> Result<(), StrangerError> {
+/// Checks that the peer is root or the agent's user, in addition to the file's mode, which can be changed.
+pub(super) fn check_peer(stream: &tokio::net::UnixStream) -> Result<(), PeerError> {
     let (uid, own) = (stream.peer_cred()?.uid(), rustix::process::geteuid().as_raw());
-    if uid == 0 || uid == own { Ok(()) } else { Err(StrangerError::Uid { uid, own }) }
+    if uid == 0 || uid == own { Ok(()) } else { Err(PeerError::Uid { uid, own }) }
 }
 
 fn make_way(path: &Path) -> Result<(), BindError> {

@@ -1,10 +1,10 @@
-//! Copies a file to a sink as it grows, and goes along when it is rotated.
+//! Copies a file to a sink as it grows, also when it is rotated.
 //!
-//! A thread of its own sleeps until the kernel says that something changed in the file's folder. It is told
-//! when the last byte was written, copies what is left, and ends.
+//! A separate thread waits for inotify events of the file's directory. When it is notified that the last byte was
+//! written, it copies the rest and ends.
 //!
-//! To stop being told such things takes the kernel some 20 ms, longer than many a command runs. So at first the
-//! thread looks by itself, at longer and longer intervals.
+//! Removing an inotify watch takes about 20 ms, longer than many commands run. So at first the thread polls, at
+//! increasing intervals.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -67,7 +67,7 @@ fn copy(path: &Path, sink: &mut dyn Write, done: &OwnedFd) -> io::Result<()> {
         }
     }
     // Watched before the next look, so that nothing falls in between.
-    let Ok(changes) = changes_around(path) else { return look_on(tail, sink, done) };
+    let Ok(changes) = changes_around(path) else { return copy_by_polling(tail, sink, done) };
     loop {
         tail.copy_new(sink)?;
         let mut ready = [PollFd::new(&changes, PollFlags::IN), PollFd::new(done, PollFlags::IN)];
@@ -84,8 +84,8 @@ fn copy(path: &Path, sink: &mut dyn Write, done: &OwnedFd) -> io::Result<()> {
     }
 }
 
-/// Copies on without being told of changes: each user may be told by so many instances only.
-fn look_on(mut tail: Tail<'_>, sink: &mut dyn Write, done: &OwnedFd) -> io::Result<()> {
+/// Polls instead of inotify, of which each user can have only a limited number of instances.
+fn copy_by_polling(mut tail: Tail<'_>, sink: &mut dyn Write, done: &OwnedFd) -> io::Result<()> {
     loop {
         tail.copy_new(sink)?;
         if wait(&mut [PollFd::new(done, PollFlags::IN)], Some(WITHOUT_WATCH))? {
@@ -94,7 +94,7 @@ fn look_on(mut tail: Tail<'_>, sink: &mut dyn Write, done: &OwnedFd) -> io::Resu
     }
 }
 
-/// Tells of changes in a file's folder.
+/// Watches the directory of a file.
 fn changes_around(path: &Path) -> io::Result<OwnedFd> {
     let inotify = init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
     let directory =
@@ -103,7 +103,7 @@ fn changes_around(path: &Path) -> io::Result<OwnedFd> {
     Ok(inotify)
 }
 
-/// Waits for any of these, at most `patience` if given. Whether any is ready.
+/// Waits for any of the descriptors, at most `timeout` if given. Returns whether one is ready.
 fn wait(descriptors: &mut [PollFd<'_>], timeout: Option<Duration>) -> io::Result<bool> {
     let timeout = timeout.map(Timespec::try_from).transpose().map_err(io::Error::other)?;
     match poll(descriptors, timeout.as_ref()) {
@@ -125,7 +125,7 @@ impl Tail<'_> {
     fn copy_new(&mut self, sink: &mut dyn Write) -> io::Result<()> {
         loop {
             if let Some(file) = &mut self.file {
-                // Shorter than what was read: it was emptied and begun anew.
+                // Shorter than what was read: the file was truncated.
                 if file.metadata()?.len() < self.position {
                     self.position = file.seek(SeekFrom::Start(0))?;
                 }
@@ -216,7 +216,7 @@ mod tests {
         file.write_all(b"four").unwrap();
         take(&lines, "threefour");
 
-        // Emptied and begun anew.
+        // Truncated.
         file.set_len(0).unwrap();
         file.rewind().unwrap();
         file.write_all(b"5").unwrap();

@@ -194,8 +194,8 @@ fn clip(line: &str, from: usize, length: usize) -> (String, usize) {
     if total <= MAX_WIDTH {
         return (line.chars().map(printable).collect(), from);
     }
-    let room = MAX_WIDTH.saturating_sub(length.min(MAX_WIDTH)) / 2;
-    let first = from.saturating_sub(room).min(total - MAX_WIDTH);
+    let margin = MAX_WIDTH.saturating_sub(length.min(MAX_WIDTH)) / 2;
+    let first = from.saturating_sub(margin).min(total - MAX_WIDTH);
     let mut shown: String = line.chars().skip(first).take(MAX_WIDTH).map(printable).collect();
     let mut indent = from - first;
     if first > 0 {

@@ -63,7 +63,7 @@ fn cpus(cpus: f64) -> Resources {
 }
 
 #[test]
-fn a_share_is_written_where_the_container_will_be_born() {
+fn a_share_is_written_to_the_cgroup_that_the_container_is_created_in() {
     let Some(world) = World::new(json!({}), cpus(0.5)) else { return };
     let prepared = world.bench.prepare_container(&world.container).unwrap();
     assert_eq!(world.knob("cpu.shares", "cpu.weight"), if world.is_v1() { "512" } else { "50" });

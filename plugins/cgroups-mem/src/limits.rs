@@ -68,7 +68,7 @@ impl Limits {
 
     fn apply_v2(self, cgroup: &Cgroup, limit_swap: bool) -> Result<()> {
         if let Some(hard) = self.hard {
-            make_room(cgroup, hard)?;
+            reclaim(cgroup, hard)?;
         }
         cgroup.write("memory.max", unlimited_or(self.hard, "max"))?;
         // There is no limit of memory and swap together, so it comes down to no swap at all.
@@ -93,12 +93,12 @@ impl Limits {
     }
 }
 
-/// On v2 the kernel kills what does not fit below a new limit, so it must fit before.
-fn make_room(cgroup: &Cgroup, hard: u64) -> Result<()> {
+/// Reclaims memory before a limit is lowered: on v2 the kernel kills processes that do not fit below a new limit.
+fn reclaim(cgroup: &Cgroup, hard: u64) -> Result<()> {
     const USED: &str = "memory.current";
     let used: u64 = cgroup.read_as(USED)?;
     if used > hard && cgroup.has("memory.reclaim") {
-        // It fails when it got less than it was asked for; what counts is what is left.
+        // Fails if it reclaimed less than requested; the remaining usage is checked below.
         let _ = cgroup.write("memory.reclaim", used - hard);
     }
     let used: u64 = cgroup.read_as(USED)?;

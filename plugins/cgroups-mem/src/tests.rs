@@ -66,11 +66,11 @@ impl World {
             .unwrap()
     }
 
-    /// Waits for news, for as long as a slow machine may need.
-    fn await_news(watching: &OwnedFd) {
-        let patience = Timespec { tv_sec: 60, tv_nsec: 0 };
+    /// Waits for an event, for as long as a slow machine may need.
+    fn await_event(watching: &OwnedFd) {
+        let timeout = Timespec { tv_sec: 60, tv_nsec: 0 };
         let mut descriptors = [PollFd::new(watching, PollFlags::IN)];
-        assert_eq!(poll(&mut descriptors, Some(&patience)).unwrap(), 1, "no news for a minute");
+        assert_eq!(poll(&mut descriptors, Some(&timeout)).unwrap(), 1, "no event for a minute");
     }
 }
 
@@ -79,14 +79,14 @@ fn mem(mib: f64) -> Resources {
 }
 
 #[test]
-fn limits_are_written_where_the_container_will_be_born() {
+fn limits_are_written_to_the_cgroup_that_the_container_is_created_in() {
     let resources = mem(64.0).with_limit("mem", Limit::At(128.0));
     let Some(world) = World::new(json!({}), resources) else { return };
     let prepared = world.bench.prepare_container(&world.container).unwrap();
     assert_eq!(world.hard(), Some(128 * MIB));
     assert_eq!(world.limit("memory.soft_limit_in_bytes", "memory.low"), Some(64 * MIB));
-    let born_in = if world.is_v1() { vec![world.cgroup.directory().to_owned()] } else { Vec::new() };
-    assert_eq!(prepared.launch.cgroups, born_in);
+    let cgroups = if world.is_v1() { vec![world.cgroup.directory().to_owned()] } else { Vec::new() };
+    assert_eq!(prepared.launch.cgroups, cgroups);
     assert!(prepared.launch.oom_score_adj.is_some(), "it may use more than its share");
     assert_eq!(prepared.state, None);
     world.bench.cleanup("web").unwrap();
@@ -194,7 +194,7 @@ fn a_limit_is_not_lowered_below_what_cannot_be_taken_and_nothing_dies() {
 }
 
 #[test]
-fn a_container_over_its_limit_is_told_of_while_it_runs() {
+fn exceeding_the_limit_is_reported_while_the_container_is_running() {
     let Some(world) = World::new(json!({ "limit_swap": has_swap() }), mem(40.0)) else { return };
     world.bench.prepare_container(&world.container).unwrap();
     let watching = world.bench.watch("web").unwrap().unwrap();
@@ -203,7 +203,7 @@ fn a_container_over_its_limit_is_told_of_while_it_runs() {
     // Its first process survives the one that takes too much.
     let mut child = world.spawn("tail /dev/zero; read end");
     let limitation = loop {
-        World::await_news(&watching);
+        World::await_event(&watching);
         if let Some(limitation) = world.bench.limitation("web", Some(watching.as_fd())).unwrap() {
             break limitation;
         }
@@ -270,7 +270,7 @@ fn one_that_is_killed_for_another_reason_is_not_said_to_have_reached_its_limit()
     // Removing the control group is news as well, and no limitation.
     world.bench.cleanup("web").unwrap();
     if world.is_v1() {
-        World::await_news(&watching);
+        World::await_event(&watching);
     }
     assert_eq!(world.bench.limitation("web", Some(watching.as_fd())).unwrap(), None);
 }

@@ -21,8 +21,8 @@ struct Filesystem {
 struct Config {
     /// Where a container with a root file system finds its sandbox.
     sandbox_directory: PathBuf,
-    /// Where a container's changes to its root file system go: `overlay` keeps them apart and drops them
-    /// when it ends, `direct` makes them in the folder itself.
+    /// Where a container's changes to its root file system are written: with `overlay` to a layer that is removed when
+    /// it ends, with `direct` to the directory itself.
     writes: Writes,
 }
 
@@ -66,7 +66,7 @@ impl Isolator for Filesystem {
         }
         let prepared = Prepared::new().clone_namespace(Namespace::Mount);
         let Some(rootfs) = &container.rootfs else { return Ok(prepared) };
-        let rootfs = layers::folder(rootfs)?;
+        let rootfs = layers::checked(rootfs)?;
         let root = match self.config.writes {
             Writes::Direct => Root::Directory { path: rootfs },
             Writes::Overlay => layers::overlay(rootfs, &container.scratch)?,

@@ -30,7 +30,7 @@ fn without_a_root_file_system_there_are_only_mounts_of_its_own() {
 }
 
 #[test]
-fn changes_go_to_a_layer_that_looks_like_the_folder_and_is_gone_afterwards() {
+fn changes_are_written_to_a_layer_that_is_removed_by_cleanup() {
     let bench = bench(json!({}));
     let (container, rootfs) = with_rootfs(&bench, "web");
     let launch = bench.prepare_container(&container).unwrap().launch;
@@ -57,9 +57,9 @@ fn changes_go_to_a_layer_that_looks_like_the_folder_and_is_gone_afterwards() {
     bench.cleanup("web").unwrap();
 }
 
-/// The layer is mounted by the kernel itself, and what a container does then stays out of the folder.
+/// With a real mount: changes of a container do not reach the lower directory.
 #[test]
-fn the_kernel_takes_the_layer_and_the_folder_stays_as_it_was() {
+fn the_kernel_mounts_the_layer_and_the_directory_is_not_modified() {
     if fs::metadata("/proc/self").unwrap().uid() != 0 {
         return testing::skip("only root can mount");
     }
@@ -111,7 +111,7 @@ fn a_layer_that_is_there_already_is_not_shown_to_the_container() {
 }
 
 #[test]
-fn changes_can_go_to_the_folder_itself() {
+fn changes_can_be_written_to_the_directory_itself() {
     let bench = bench(json!({ "writes": "direct", "sandbox_directory": "/sandbox" }));
     let (container, rootfs) = with_rootfs(&bench, "web");
     let launch = bench.prepare_container(&container).unwrap().launch;
@@ -191,11 +191,11 @@ fn a_debug_container_sees_what_its_parent_sees() {
 }
 
 #[test]
-fn a_folder_that_cannot_be_used_is_named() {
+fn a_directory_that_cannot_be_used_is_named() {
     let bench = bench(json!({}));
     let file = bench.directory().join("file");
     fs::write(&file, "").unwrap();
-    for rootfs in [Path::new("image"), Path::new("/no/such/folder"), &file] {
+    for rootfs in [Path::new("image"), Path::new("/no/such/directory"), &file] {
         let mut container = bench.container("web");
         container.rootfs = Some(rootfs.to_owned());
         let refused = bench.prepare_container(&container).unwrap_err();

@@ -72,7 +72,7 @@ mod tests {
 
     use super::*;
 
-    /// What is entered, what is made anew, how many `/proc` are mounted.
+    /// The entered namespaces, the new namespaces, how many `/proc` are mounted.
     type Outcome = (BTreeSet<Namespace>, BTreeSet<Namespace>, usize);
 
     #[derive(Clone, Copy, Default)]

@@ -19,7 +19,7 @@ pub(super) struct Wanted {
     /// Nest it in this container of the daemon
     #[arg(long, value_name = "ID", value_parser = container_id)]
     parent: Option<ContainerId>,
-    /// A folder as its root file system, which stays as it is
+    /// Directory to use as the root file system; it is not modified
     #[arg(long, value_name = "DIR")]
     rootfs: Option<PathBuf>,
     /// A variable; without `=VALUE` it is passed on from here
