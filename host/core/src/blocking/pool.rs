@@ -7,11 +7,24 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
+use super::thread;
+
 /// How long a thread stays without work.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// Work for a thread; returns whether it was abandoned meanwhile. It does not unwind.
-pub(super) type Task = Box<dyn FnOnce() -> bool + Send>;
+/// Work for a thread. It does not unwind.
+pub(super) type Task = Box<dyn FnOnce() -> TaskEnd + Send>;
+
+/// What becomes of a thread after a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TaskEnd {
+    /// It takes the next task.
+    Finished,
+    /// It was replaced while its job was late; now it counts again.
+    Returned,
+    /// It ends. It was replaced, or will be.
+    Retired,
+}
 
 /// The threads of the pool.
 pub(super) struct Pool {
@@ -56,6 +69,7 @@ impl Pool {
     }
 
     fn serve(self: Arc<Self>) {
+        thread::start();
         let mut state = self.state.lock();
         loop {
             // There are more threads than allowed when one of an abandoned job has returned.
@@ -64,10 +78,12 @@ impl Pool {
             }
             if let Some(task) = state.queue.pop_front() {
                 drop(state);
-                let abandoned = task();
+                let end = task();
+                if end == TaskEnd::Retired {
+                    return;
+                }
                 state = self.state.lock();
-                // It was replaced and has returned: it counts again.
-                state.threads += usize::from(abandoned);
+                state.threads += usize::from(end == TaskEnd::Returned);
                 continue;
             }
             state.idle += 1;
@@ -80,14 +96,14 @@ impl Pool {
         state.threads = state.threads.saturating_sub(1);
     }
 
-    /// Stops counting a thread that is stuck in an abandoned job, so that another can take its place.
+    /// Stops counting a thread that is stuck in an abandoned job or that ends, so that another can take its place.
     pub(super) fn replace_thread(self: &Arc<Self>) {
         let mut state = self.state.lock();
         state.threads = state.threads.saturating_sub(1);
         let waiting = !state.queue.is_empty();
         drop(state);
         if waiting {
-            self.submit(Box::new(|| false));
+            self.submit(Box::new(|| TaskEnd::Finished));
         }
     }
 }

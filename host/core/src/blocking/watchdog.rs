@@ -27,10 +27,14 @@ struct Shared {
 struct State {
     watched: BinaryHeap<Reverse<Watched>>,
     /// When the thread wakes up by itself; `None` for never.
+    work: Vec<Work>,
     wakes: Option<Instant>,
     running: bool,
     closed: bool,
 }
+
+/// Work for the watchdog's thread.
+pub(super) type Work = Box<dyn FnOnce() + Send>;
 
 type OnTimeout = Box<dyn FnOnce(Step) + Send>;
 
@@ -59,6 +63,14 @@ impl Watchdog {
     }
 }
 
+impl Watchdog {
+    /// Runs brief work on the watchdog's thread, which never runs plugin code. It has watched a job before.
+    pub(super) fn run(&self, work: Work) {
+        self.0.state.lock().work.push(work);
+        self.0.changed.notify_one();
+    }
+}
+
 impl Drop for Watchdog {
     fn drop(&mut self) {
         self.0.state.lock().closed = true;
@@ -70,6 +82,13 @@ impl Shared {
     fn run(&self) {
         let mut state = self.state.lock();
         while !state.closed {
+            let work = std::mem::take(&mut state.work);
+            if !work.is_empty() {
+                drop(state);
+                work.into_iter().for_each(|work| work());
+                state = self.state.lock();
+                continue;
+            }
             let now = Instant::now();
             let mut timed_out = Vec::new();
             while state.watched.peek().is_some_and(|Reverse(next)| next.check_at <= now) {

@@ -1,10 +1,12 @@
 //! Calls at the two ends of a plugin's work: `recover` and `cleanup`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
-use cofferdam_plugin_model::Method;
+use cofferdam_plugin_model::{ContainerId, Method};
 
 use super::Chain;
 use super::types::ContainerContext;
@@ -21,7 +23,7 @@ impl Chain {
             let reason = match outcome {
                 Ok(Ok(())) => continue,
                 Ok(Err(error)) => error.to_string(),
-                Err(abandoned) => self.attribute_timeout(abandoned).to_string(),
+                Err(abandoned) => self.attribute(abandoned).to_string(),
             };
             tracing::error!(plugin = %plugin.name(), "plugin out of service, containers keep running: {reason}");
             plugin.disable(format!("it did not recover: {reason}"));
@@ -29,13 +31,13 @@ impl Chain {
     }
 
     /// Calls `cleanup` of every participant in reverse order, as steps of a job whose shortest timeout is
-    /// [`Chain::teardown_timeout`]. Returns the failures, which are to be retried. Plugins in `timed_out` are not
-    /// called this time.
+    /// [`Chain::teardown_timeout`]. Returns the failures, which are to be retried. Plugins in `lost`, to which
+    /// an earlier attempt lost its job, are not called this time.
     pub fn cleanup(
         &self,
         job: &Job,
         container: &ContainerContext,
-        timed_out: &BTreeSet<String>,
+        lost: &BTreeMap<String, CallError>,
     ) -> Vec<CallError> {
         let (excluded, missing): (Vec<_>, Vec<_>) = container
             .participants
@@ -58,9 +60,8 @@ impl Chain {
             })
             .collect();
         for (plugin, request) in self.encoded_calls(container, Method::Cleanup).into_iter().rev() {
-            if timed_out.contains(&**plugin.name()) {
-                let reason = "`cleanup` timed out and will be retried".into();
-                failed.push(CallError::TimedOut { plugin: plugin.name().to_string(), reason });
+            if let Some(error) = lost.get(&**plugin.name()) {
+                failed.push(error.clone());
                 continue;
             }
             let id = container.id.as_str();
@@ -68,6 +69,18 @@ impl Chain {
             failed.extend(outcome.err());
         }
         failed
+    }
+
+    /// Waits until one of the plugins whose calls about a container were late can be called again.
+    pub async fn any_callable(&self, plugins: &BTreeSet<String>, container: &ContainerId) {
+        let plugins = plugins.iter().filter_map(|name| self.plugin(name));
+        let mut waiting: Vec<_> =
+            plugins.map(|plugin| Box::pin(plugin.callable(container.as_str()))).collect();
+        poll_fn(|context| {
+            let is_ready = waiting.iter_mut().any(|plugin| plugin.as_mut().poll(context).is_ready());
+            if is_ready { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
     }
 
     /// The shortest timeout of any call during a teardown.

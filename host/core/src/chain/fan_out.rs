@@ -116,8 +116,8 @@ impl Chain {
             match call.await {
                 Ok(Ok(Ok(reply))) => responses.replies.push((name, reply)),
                 Ok(Ok(Err(error))) => responses.failed.push(error),
-                Ok(Err(abandoned)) => responses.failed.push(self.attribute_timeout(abandoned)),
-                Err(_) => responses.failed.push(self.attribute_timeout(Abandoned::Died)),
+                Ok(Err(abandoned)) => responses.failed.push(self.attribute(abandoned)),
+                Err(_) => responses.failed.push(self.attribute(Abandoned::Died)),
             }
         }
         responses

@@ -108,26 +108,33 @@ impl Chain {
         Ok(())
     }
 
-    /// Turns an abandoned job into an error, and attributes a timeout to the plugin that caused it.
+    /// Turns an abandoned job into an error of the plugin that caused it.
     #[must_use]
-    pub fn attribute_timeout(&self, abandoned: Abandoned) -> CallError {
-        let step = match abandoned {
-            Abandoned::TimedOut(step) => step,
-            Abandoned::Died => {
-                let (plugin, reason) = ("the agent".to_owned(), abandoned.to_string());
-                return CallError::ThreadDied { plugin, reason };
+    pub fn attribute(&self, abandoned: Abandoned) -> CallError {
+        let reason = abandoned.to_string();
+        let (step, error) = match abandoned {
+            Abandoned::TimedOut(step) => {
+                let plugin = step.plugin.to_string();
+                (step, CallError::TimedOut { plugin, reason: reason.clone() })
             }
+            Abandoned::ThreadChanged(step, _) => {
+                let plugin = step.plugin.to_string();
+                (step, CallError::ThreadChanged { plugin, reason: reason.clone() })
+            }
+            Abandoned::Died => return CallError::ThreadDied { plugin: "the agent".to_owned(), reason },
         };
-        let reason = Abandoned::TimedOut(step.clone()).to_string();
-        if let (Some(plugin), Some(method)) = (self.plugin(&step.plugin), Method::from_name(step.method)) {
-            plugin.count_timeout(method);
+        if let Some(plugin) = self.plugin(&step.plugin) {
+            match error {
+                CallError::TimedOut { .. } => plugin.count_timeout(step.method),
+                _ => plugin.count_failure(step.method),
+            }
             // Its instance is poisoned, and nothing tells when there will be another.
-            if method == Method::Create {
+            if step.method == Method::Create {
                 plugin.disable(format!("it could not be restarted after a panic: {reason}"));
             }
         }
-        tracing::error!(plugin = %step.plugin, method = step.method, "call abandoned: {reason}");
-        CallError::TimedOut { plugin: step.plugin.to_string(), reason }
+        tracing::error!(plugin = %step.plugin, method = %step.method, "call abandoned: {reason}");
+        error
     }
 
     /// The plugin of a participant, if it serves the container and has the method.
@@ -160,10 +167,7 @@ impl Chain {
         method: Method,
         work: impl FnOnce(&Job) -> T + Send + 'static,
     ) -> Result<T, CallError> {
-        self.pool
-            .run(self.min_timeout(method), work)
-            .await
-            .map_err(|abandoned| self.attribute_timeout(abandoned))
+        self.pool.run(self.min_timeout(method), work).await.map_err(|abandoned| self.attribute(abandoned))
     }
 
     /// The shortest timeout of any plugin for a method.

@@ -1,6 +1,6 @@
 //! Calls to the participants of one container, one after the other.
 //!
-//! When a plugin times out, its job is lost, and with it everything on that thread's stack. So the progress of a
+//! When a plugin times out or changes its thread, its job is lost, and with it everything on that thread's stack. So the progress of a
 //! sequence is kept outside of the job, and another job continues it after the plugin that timed out, if the
 //! container can do without that one.
 
@@ -80,7 +80,7 @@ impl Chain {
         loop {
             match self.pool.run(min_timeout, work.clone()).await {
                 Ok(outcome) => return outcome,
-                Err(abandoned) => skip(self.attribute_timeout(abandoned))?,
+                Err(abandoned) => skip(self.attribute(abandoned))?,
             }
         }
     }

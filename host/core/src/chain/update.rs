@@ -52,7 +52,8 @@ impl Chain {
             // The one that failed may have done part of it.
             Ok(Err(cause)) => (cause, calls.into_iter().take(done + 1)),
             // The one that timed out is still running, and must not be called at the same time.
-            Err(timeout) => (timeout, calls.into_iter().take(done)),
+            Err(error) if error.is_late() => (error, calls.into_iter().take(done)),
+            Err(error) => (error, calls.into_iter().take(done + 1)),
         };
         let (recoverer, id) = (Arc::clone(&self.recoverer), container.id.clone());
         let affected: Vec<_> = affected.rev().collect();

@@ -11,7 +11,8 @@ use crate::launcher::{self, CgroupSetupError, CreateError, StartError};
 use crate::ledger::{LedgerError, RecordError};
 use crate::model::{ContainerId, InvalidRequest, Phase};
 
-/// Why a container was not launched. Nothing is left of it.
+/// Why a container was not launched. Nothing is left of it, unless a plugin delays its cleanup: then the container
+/// is shown as being destroyed until nothing is left.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
     /// The request is invalid.
@@ -22,6 +23,14 @@ pub enum LaunchError {
     Duplicate {
         /// The id.
         id: ContainerId,
+    },
+    /// The id is taken by a container of which something is left.
+    #[error("container id `{id}` is taken by a container that is being cleaned up: {}", .errors.join("; "))]
+    CleaningUp {
+        /// The id.
+        id: ContainerId,
+        /// What prevents its cleanup.
+        errors: Vec<String>,
     },
     /// The parent does not exist.
     #[error("container `{id}` cannot be nested: there is no container `{parent}`")]

@@ -1,5 +1,7 @@
 //! Errors of plugin calls.
 
+use std::time::Duration;
+
 use cofferdam_plugin_model::Method;
 
 /// Why a call of a plugin failed.
@@ -61,6 +63,40 @@ pub enum CallError {
         /// The error as a sentence.
         reason: String,
     },
+    /// The plugin changed the thread that it was called on.
+    #[error("{reason}")]
+    ThreadChanged {
+        /// The plugin.
+        plugin: String,
+        /// The error as a sentence.
+        reason: String,
+    },
+    /// Another call about the same container has not returned yet.
+    #[error(
+        "`{method}` of `{plugin}` was not called: its `{in_flight}` for this container has not returned for {since:.1?}"
+    )]
+    Busy {
+        /// The plugin.
+        plugin: String,
+        /// The method.
+        method: Method,
+        /// The method that is still running.
+        in_flight: Method,
+        /// How long it has been running.
+        since: Duration,
+    },
+    /// Too many calls of the plugin have timed out and are still running.
+    #[error(
+        "`{method}` of `{plugin}` was not called: {late} of its calls have timed out and not returned yet"
+    )]
+    Overloaded {
+        /// The plugin.
+        plugin: String,
+        /// The method.
+        method: Method,
+        /// Number of late calls.
+        late: usize,
+    },
     /// The job was abandoned before this call.
     #[error("`{method}` of `{plugin}` was not called: an earlier call timed out")]
     Cancelled {
@@ -80,6 +116,12 @@ pub enum CallError {
 }
 
 impl CallError {
+    /// Whether a call of the plugin is late: the same call is possible once that one has returned.
+    #[must_use]
+    pub fn is_late(&self) -> bool {
+        matches!(self, Self::TimedOut { .. } | Self::Busy { .. } | Self::Overloaded { .. })
+    }
+
     /// The plugin whose call failed.
     #[must_use]
     pub fn plugin(&self) -> &str {
@@ -89,6 +131,9 @@ impl CallError {
             | Self::Unavailable { plugin, .. }
             | Self::Malformed { plugin, .. }
             | Self::TimedOut { plugin, .. }
+            | Self::ThreadChanged { plugin, .. }
+            | Self::Busy { plugin, .. }
+            | Self::Overloaded { plugin, .. }
             | Self::Cancelled { plugin, .. }
             | Self::ThreadDied { plugin, .. } => plugin,
         }

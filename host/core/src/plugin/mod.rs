@@ -11,6 +11,7 @@ mod counters;
 mod elf;
 mod error;
 mod health;
+mod in_flight;
 mod index;
 mod load;
 mod log;

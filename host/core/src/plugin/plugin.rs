@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use super::counters::Counters;
 use super::error::CallError;
 use super::health::{Health, Lifecycle};
+use super::in_flight::InFlight;
 use super::placement::{Failure, FailureKind, Instance, Invocation, InvokeError, Placement, Response};
 use crate::blocking::{Cancelled, Job};
 use crate::config::{FailPolicy, PluginConfig};
@@ -38,6 +39,7 @@ pub struct Plugin {
     pub(super) placement: Box<dyn Placement>,
     pub(super) lifecycle: Lifecycle,
     pub(super) counters: [Counters; Method::ALL.len()],
+    pub(super) in_flight: InFlight,
 }
 
 impl Plugin {
@@ -94,6 +96,8 @@ impl Plugin {
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<Response, CallError> {
         self.check_health(method)?;
+        // Released on this thread when the call has returned, even if the job was abandoned.
+        let _claim = self.in_flight.claim(&self.name, container, method, self.timeout(method))?;
         let _span = tracing::info_span!("call", plugin = %self.name, %method, container).entered();
         self.counters(method).calls.fetch_add(1, Ordering::Relaxed);
         let invoke_on = |instance: &Arc<dyn Instance>| {
@@ -140,6 +144,11 @@ impl Plugin {
         self.decode(method, &response)
     }
 
+    /// Waits until the plugin can be called about a container: no call about it is in progress.
+    pub async fn callable(&self, container: &str) {
+        self.in_flight.claimable(container).await;
+    }
+
     /// Calls a method of one instance, with the method's timeout.
     pub(super) fn invoke_on(
         &self,
@@ -154,7 +163,7 @@ impl Plugin {
         let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
         let deadline_unix_ms = unix_ms().saturating_add(millis);
         let started = Instant::now();
-        let outcome = job.step(&self.name, method.name(), timeout, || {
+        let outcome = job.step(&self.name, method, timeout, || {
             instance.invoke(Invocation { method, container, deadline_unix_ms, request, descriptors })
         });
         let nanos = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
@@ -165,7 +174,7 @@ impl Plugin {
     /// Creates an instance, as a step of a job.
     pub(super) fn create_instance(&self, job: &Job) -> Result<Result<Box<dyn Instance>, Failure>, Cancelled> {
         let timeout = self.timeout(Method::Create);
-        job.step(&self.name, Method::Create.name(), timeout, || self.placement.create(&self.request))
+        job.step(&self.name, Method::Create, timeout, || self.placement.create(&self.request))
     }
 
     pub(super) fn encode(&self, method: Method, request: &impl Serialize) -> Result<Vec<u8>, CallError> {
@@ -190,6 +199,11 @@ impl Plugin {
     /// Counts a call that timed out.
     pub fn count_timeout(&self, method: Method) {
         self.counters(method).timeouts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a call that failed because of what it did to its thread.
+    pub fn count_failure(&self, method: Method) {
+        self.counters(method).failures.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The plugin as the API shows it.

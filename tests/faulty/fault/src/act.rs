@@ -6,6 +6,7 @@ use std::os::fd::IntoRawFd;
 use std::path::PathBuf;
 
 use cofferdam_plugin_api::prelude::*;
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::SigSet;
 use rustix::io::FdFlags;
 
@@ -45,8 +46,16 @@ pub enum Act {
     Log,
     /// Leaves a descriptor open that programs inherit.
     LeakDescriptor,
-    /// Changes attributes of the process and of its thread.
+    /// Changes attributes of the whole process.
     ChangeProcess,
+    /// Blocks all signals on its thread.
+    BlockSignals,
+    /// Changes the user of its thread.
+    ChangeUser,
+    /// Moves its thread to a new network namespace.
+    UnshareNetwork,
+    /// Changes the working directory of its thread alone.
+    UnshareDirectories,
     /// `prepare`: requests an unknown operation.
     UnknownOperation,
     /// `prepare`: requests an unknown namespace.
@@ -98,7 +107,16 @@ impl Fault {
             Act::ChangeProcess => {
                 std::env::set_current_dir("/proc")?;
                 rustix::process::umask(rustix::fs::Mode::RWXU);
-                SigSet::all().thread_block()?;
+            }
+            Act::BlockSignals => SigSet::all().thread_block()?,
+            Act::ChangeUser => {
+                let nobody = rustix::process::Uid::from_raw(65534);
+                rustix::thread::set_thread_res_uid(None, Some(nobody), None)?;
+            }
+            Act::UnshareNetwork => unshare(CloneFlags::CLONE_NEWNET)?,
+            Act::UnshareDirectories => {
+                unshare(CloneFlags::CLONE_FS)?;
+                std::env::set_current_dir("/proc")?;
             }
             Act::UnknownOperation | Act::UnknownNamespace | Act::NotANumber => {}
         }

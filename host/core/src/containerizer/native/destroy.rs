@@ -8,7 +8,7 @@
 //! nothing to do. All steps run in one job. When one fails, the teardown is retried from its beginning with
 //! backoff, and the container stays visible with the reason: it is gone only when everything is.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -28,6 +28,9 @@ use crate::plugin::CallError;
 /// Pause before a retry: the first, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(30));
 
+/// A teardown whose pause has grown to this is not reported as prompt any more.
+const PROMPT: Duration = Duration::from_secs(1);
+
 /// How long the kernel may take until a killed process can be reaped.
 const REAP_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -42,7 +45,7 @@ enum Retention {
 
 /// Destroys a container, records how it ended, and wakes everyone who waits for it.
 pub(super) async fn bring_down(shared: &Arc<Shared>, handle: &Arc<Handle>, cause: Cause) {
-    let termination = tear_down(shared, handle, cause, Retention::Keep).await;
+    let termination = tear_down(shared, handle, cause, Retention::Keep, || {}).await;
     tracing::info!(
         container = %handle.id(),
         status = termination.ended().map(|ended| ended.to_string()),
@@ -52,9 +55,14 @@ pub(super) async fn bring_down(shared: &Arc<Shared>, handle: &Arc<Handle>, cause
     handle.announce_end(termination);
 }
 
-/// Undoes a failed launch, including its record.
-pub(super) async fn roll_back_launch(shared: &Arc<Shared>, handle: &Arc<Handle>, cause: Cause) {
-    let termination = tear_down(shared, handle, cause, Retention::Remove).await;
+/// Undoes a failed launch, including its record. Calls `on_delay` when that cannot be completed promptly.
+pub(super) async fn roll_back_launch(
+    shared: &Arc<Shared>,
+    handle: &Arc<Handle>,
+    cause: Cause,
+    on_delay: impl FnMut() + Send,
+) {
+    let termination = tear_down(shared, handle, cause, Retention::Remove, on_delay).await;
     shared.table.remove(handle.id());
     handle.announce_end(termination);
 }
@@ -65,6 +73,7 @@ async fn tear_down(
     handle: &Arc<Handle>,
     cause: Cause,
     retention: Retention,
+    mut on_delay: impl FnMut() + Send,
 ) -> Termination {
     // Later stop requests have no effect.
     handle.request_stop(cause.clone());
@@ -74,55 +83,93 @@ async fn tear_down(
     });
     end_children(shared, handle, &cause).await;
     let mut backoff = BACKOFF.0;
-    let mut timed_out = BTreeSet::new();
+    let mut lost = BTreeMap::new();
     let mut first = true;
     loop {
-        let attempt =
-            try_teardown(shared, handle, retention, std::mem::take(&mut first), timed_out.clone()).await;
-        let errors = match attempt {
+        let attempt = try_teardown(shared, handle, retention, std::mem::take(&mut first), lost.clone()).await;
+        let error = match attempt {
             Ok(termination) => {
                 handle.set_cleanup_errors(Vec::new());
                 return termination;
             }
-            // The other plugins are called before this one is called again.
-            Err(TeardownError::TimedOut { plugin, message }) if timed_out.insert(plugin.clone()) => {
-                handle.set_cleanup_errors(vec![message]);
-                continue;
-            }
-            Err(TeardownError::TimedOut { message, .. }) => vec![message],
-            Err(TeardownError::Steps(messages)) => messages,
+            Err(error) => error,
         };
-        for message in &errors {
+        let late = error.late_plugins();
+        let messages = error.messages();
+        handle.set_cleanup_errors(messages.clone());
+        if !late.is_empty() || backoff >= PROMPT {
+            on_delay();
+        }
+        // The other plugins are called before this one is called again.
+        if let TeardownError::JobLost(error) = &error
+            && lost.insert(error.plugin().to_owned(), error.clone()).is_none()
+        {
+            continue;
+        }
+        for message in &messages {
             tracing::warn!(container = %handle.id(), "cleanup failed, will be retried: {message}");
         }
-        handle.set_cleanup_errors(errors);
-        timed_out.clear();
-        tokio::time::sleep(backoff).await;
-        backoff = (backoff * 2).min(BACKOFF.1);
+        lost.clear();
+        // A late call wakes the teardown when it returns; nothing is gained by an attempt before that.
+        let others_failed = error.others_failed();
+        tokio::select! {
+            () = shared.chain.any_callable(&late, handle.id()), if !late.is_empty() => {}
+            () = tokio::time::sleep(backoff), if others_failed => {
+                backoff = (backoff * 2).min(BACKOFF.1);
+            }
+        }
     }
 }
 
 /// Why a teardown is not complete.
 enum TeardownError {
-    /// Messages of the steps that failed.
-    Steps(Vec<String>),
-    /// A plugin timed out.
-    TimedOut { plugin: String, message: String },
+    /// A step of the agent failed.
+    Step(String),
+    /// Plugins failed in `cleanup`, or could not be called.
+    Cleanup(Vec<CallError>),
+    /// The job was lost to a plugin that timed out or changed its thread.
+    JobLost(CallError),
 }
 
 impl TeardownError {
     fn step(action: &str, error: &dyn std::error::Error) -> Self {
-        Self::Steps(vec![format!("cannot {action}: {}", error_chain::describe(error))])
+        Self::Step(format!("cannot {action}: {}", error_chain::describe(error)))
+    }
+
+    fn calls(&self) -> &[CallError] {
+        match self {
+            Self::Step(_) => &[],
+            Self::Cleanup(errors) => errors,
+            Self::JobLost(error) => std::slice::from_ref(error),
+        }
+    }
+
+    fn messages(&self) -> Vec<String> {
+        match self {
+            Self::Step(message) => vec![message.clone()],
+            _ => self.calls().iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    /// Plugins that cannot be called before a late call has returned.
+    fn late_plugins(&self) -> BTreeSet<String> {
+        let late = self.calls().iter().filter(|error| error.is_late());
+        late.map(|error| error.plugin().to_owned()).collect()
+    }
+
+    /// Whether anything else failed, which may succeed in a while.
+    fn others_failed(&self) -> bool {
+        matches!(self, Self::Step(_)) || !self.calls().iter().all(CallError::is_late)
     }
 }
 
-/// Attempts the teardown once, without calling the plugins that have just timed out.
+/// Attempts the teardown once, without calling the plugins to which it has just lost a job.
 async fn try_teardown(
     shared: &Arc<Shared>,
     handle: &Arc<Handle>,
     retention: Retention,
     first: bool,
-    timed_out: BTreeSet<String>,
+    lost: BTreeMap<String, CallError>,
 ) -> Result<Termination, TeardownError> {
     let _op_lock = handle.op_lock().await;
     let (shared2, handle2) = (Arc::clone(shared), Arc::clone(handle));
@@ -131,12 +178,18 @@ async fn try_teardown(
         if first {
             record_cause(job, &shared2, &handle2);
         }
-        run_steps(job, &shared2, &handle2, retention, &timed_out)
+        // Nothing more may happen on a thread that a plugin changed.
+        if job.is_abandoned() {
+            return Err(TeardownError::Cleanup(Vec::new()));
+        }
+        run_steps(job, &shared2, &handle2, retention, &lost)
     };
     match shared.pool.run(shared.chain.teardown_timeout(), work).await {
         Ok(outcome) => outcome,
-        Err(abandoned) => Err(match shared.chain.attribute_timeout(abandoned) {
-            CallError::TimedOut { plugin, reason } => TeardownError::TimedOut { plugin, message: reason },
+        Err(abandoned) => Err(match shared.chain.attribute(abandoned) {
+            error @ (CallError::TimedOut { .. } | CallError::ThreadChanged { .. }) => {
+                TeardownError::JobLost(error)
+            }
             other => TeardownError::step("clean up", &other),
         }),
     }
@@ -148,7 +201,7 @@ fn run_steps(
     shared: &Shared,
     handle: &Handle,
     retention: Retention,
-    timed_out: &BTreeSet<String>,
+    lost: &BTreeMap<String, CallError>,
 ) -> Result<Termination, TeardownError> {
     let id = handle.id();
     let cause = handle.record().cause.clone().unwrap_or_default();
@@ -157,10 +210,10 @@ fn run_steps(
         .destroy(id, handle.process().as_deref())
         .map_err(|error| TeardownError::step("kill its processes", &error))?;
     let status = collect_status(shared, handle);
-    let failed = shared.chain.cleanup(job, &handle.context(), timed_out);
+    let failed = shared.chain.cleanup(job, &handle.context(), lost);
     // If this job was abandoned during its last cleanup call, another attempt is already running.
     if !failed.is_empty() || job.is_abandoned() {
-        return Err(TeardownError::Steps(failed.iter().map(ToString::to_string).collect()));
+        return Err(TeardownError::Cleanup(failed));
     }
     shared.launcher.cleanup(id).map_err(|error| TeardownError::step("remove its cgroups", &error))?;
     remove_tree(&handle.record().part.scratch)

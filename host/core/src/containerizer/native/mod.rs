@@ -347,7 +347,7 @@ impl Shared {
         };
         let mut record = Record::new(NAME, request, self.boot_id.clone(), part);
         record.sandbox = self.sandbox(&id);
-        let handle = self.table.insert(record).ok_or_else(|| LaunchError::Duplicate { id: id.clone() })?;
+        let handle = self.table.insert(record).ok_or_else(|| self.duplicate(&id))?;
         // A parent that began to end before the insertion did not find the child in the table; one that begins
         // later will. One in between may already be waiting for the child.
         self.check_parent(&id).inspect_err(|_| {
@@ -360,6 +360,12 @@ impl Shared {
             });
         })?;
         Ok(handle)
+    }
+
+    fn duplicate(&self, id: &ContainerId) -> LaunchError {
+        let errors = self.table.get(id).map(|handle| handle.summary().cleanup_errors).unwrap_or_default();
+        let id = id.clone();
+        if errors.is_empty() { LaunchError::Duplicate { id } } else { LaunchError::CleaningUp { id, errors } }
     }
 
     /// Checks that the parent of a nested container is running.

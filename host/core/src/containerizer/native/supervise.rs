@@ -39,8 +39,16 @@ pub(super) async fn run(
             tracing::warn!(container = %handle.id(), "launch failed: {description}");
             let cause =
                 handle.stop_request().unwrap_or_else(|| Cause::because(Reason::LaunchFailed, description));
-            destroy::roll_back_launch(&shared, &handle, cause).await;
-            drop(answer.send(Err(error)));
+            // Nothing is left when the client hears of the failure, unless a plugin delays that: then it hears at
+            // once, and the id stays taken until nothing is left.
+            let mut unanswered = Some((answer, error));
+            let mut answer = || {
+                if let Some((answer, error)) = unanswered.take() {
+                    drop(answer.send(Err(error)));
+                }
+            };
+            destroy::roll_back_launch(&shared, &handle, cause, &mut answer).await;
+            answer();
         }
     }
 }

@@ -1,0 +1,131 @@
+//! Calls of a plugin that have not returned yet: at most one per container.
+//!
+//! A call that timed out continues on its abandoned thread. Until it returns, no other call about its container
+//! is made, so that `cleanup` does not run beside a late `prepare`, and calls of a hung plugin do not pile up.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use cofferdam_plugin_model::Method;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::error::CallError;
+
+/// Late calls of one plugin, each on a thread of its own, at which no further call is made.
+const MAX_LATE: usize = 16;
+
+/// The calls of one plugin that are in progress, by container.
+#[derive(Default)]
+pub(super) struct InFlight {
+    calls: Mutex<HashMap<Box<str>, Call>>,
+    ended: Notify,
+}
+
+#[derive(Clone, Copy)]
+struct Call {
+    method: Method,
+    since: Instant,
+    timeout: Duration,
+}
+
+/// The right to call a plugin about a container, for as long as it is held.
+pub(super) struct Claim<'a> {
+    in_flight: &'a InFlight,
+    container: &'a str,
+}
+
+impl InFlight {
+    /// Claims a container for one call. Calls that are not about one container need no claim.
+    pub(super) fn claim<'a>(
+        &'a self,
+        plugin: &str,
+        container: &'a str,
+        method: Method,
+        timeout: Duration,
+    ) -> Result<Option<Claim<'a>>, CallError> {
+        if container.is_empty() {
+            return Ok(None);
+        }
+        let mut calls = self.calls.lock();
+        if let Some(call) = calls.get(container) {
+            return Err(CallError::Busy {
+                plugin: plugin.to_owned(),
+                method,
+                in_flight: call.method,
+                since: call.since.elapsed(),
+            });
+        }
+        // The count is only needed where it can be reached.
+        if calls.len() >= MAX_LATE && late(&calls) >= MAX_LATE {
+            return Err(CallError::Overloaded { plugin: plugin.to_owned(), method, late: late(&calls) });
+        }
+        calls.insert(container.into(), Call { method, since: Instant::now(), timeout });
+        Ok(Some(Claim { in_flight: self, container }))
+    }
+
+    /// Waits until the plugin can be called about a container.
+    pub(super) async fn claimable(&self, container: &str) {
+        loop {
+            let ended = self.ended.notified();
+            tokio::pin!(ended);
+            // Before the check, so that no end is missed.
+            ended.as_mut().enable();
+            let is_claimable = {
+                let calls = self.calls.lock();
+                !calls.contains_key(container) && late(&calls) < MAX_LATE
+            };
+            if is_claimable {
+                return;
+            }
+            ended.await;
+        }
+    }
+}
+
+fn late(calls: &HashMap<Box<str>, Call>) -> usize {
+    calls.values().filter(|call| call.since.elapsed() > call.timeout).count()
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        self.in_flight.calls.lock().remove(self.container);
+        self.in_flight.ended.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(3600);
+
+    #[tokio::test]
+    async fn a_container_is_claimed_by_one_call_at_a_time() {
+        let in_flight = InFlight::default();
+        let claim = in_flight.claim("p", "web", Method::Prepare, TIMEOUT).unwrap();
+        let refused = in_flight.claim("p", "web", Method::Cleanup, TIMEOUT).err();
+        assert!(matches!(refused, Some(CallError::Busy { in_flight: Method::Prepare, .. })), "{refused:?}");
+        assert!(in_flight.claim("p", "other", Method::Cleanup, TIMEOUT).unwrap().is_some());
+        let (claimable, ()) = tokio::join!(in_flight.claimable("web"), async { drop(claim) });
+        let () = claimable;
+        assert!(in_flight.claim("p", "web", Method::Cleanup, TIMEOUT).is_ok());
+    }
+
+    #[tokio::test]
+    async fn late_calls_are_bounded_and_calls_in_time_are_not() {
+        let in_flight = InFlight::default();
+        let ids: Vec<String> = (0..=MAX_LATE).map(|n| format!("c{n}")).collect();
+        let in_time: Vec<_> =
+            ids.iter().map(|id| in_flight.claim("p", id, Method::Usage, TIMEOUT).unwrap()).collect();
+        drop(in_time);
+        let mut late: Vec<_> = ids[1..]
+            .iter()
+            .map(|id| in_flight.claim("p", id, Method::Usage, Duration::ZERO).unwrap())
+            .collect();
+        let refused = in_flight.claim("p", &ids[0], Method::Usage, TIMEOUT).err();
+        assert!(matches!(refused, Some(CallError::Overloaded { late: MAX_LATE, .. })), "{refused:?}");
+        let ((), ()) = tokio::join!(in_flight.claimable(&ids[0]), async { drop(late.pop()) });
+        assert!(in_flight.claim("p", &ids[0], Method::Usage, TIMEOUT).is_ok());
+    }
+}
