@@ -15,5 +15,6 @@ mod policy;
 mod process;
 mod recovery;
 mod replace;
+mod state;
 mod swap;
 mod thread;

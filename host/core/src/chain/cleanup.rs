@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use cofferdam_plugin_model::{ContainerId, Method};
+use cofferdam_plugin_model::{ContainerDetails, ContainerId, Method};
 
-use super::Chain;
 use super::types::ContainerContext;
+use super::{Chain, encode};
 use crate::blocking::Job;
 use crate::plugin::CallError;
 
@@ -59,13 +59,17 @@ impl Chain {
                     .into(),
             })
             .collect();
-        for (plugin, request) in self.encoded_calls(container, Method::Cleanup).into_iter().rev() {
+        for (plugin, details) in self.calls(container, Method::Cleanup).into_iter().rev() {
             if let Some(error) = lost.get(&**plugin.name()) {
                 failed.push(error.clone());
                 continue;
             }
             let id = container.id.as_str();
-            let outcome = plugin.call_encoded(job, &*self.recoverer, Method::Cleanup, id, &request, &[]);
+            let request = || {
+                let state = self.recoverer.state(plugin.name(), id);
+                encode(&ContainerDetails { state, ..details })
+            };
+            let outcome = plugin.call_with(job, &*self.recoverer, Method::Cleanup, id, request, &[]);
             failed.extend(outcome.err());
         }
         failed

@@ -3,13 +3,13 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-use cofferdam_plugin_model::{Limitation, Method, Status, Usage};
+use cofferdam_plugin_model::{Limitation, Method, StateReply, Status, Usage};
 use serde::de::DeserializeOwned;
 
 use super::Chain;
 use super::types::{ChainError, ContainerContext, Participant, Responses};
 use crate::blocking::{Abandoned, Job};
-use crate::plugin::CallError;
+use crate::plugin::{CallError, Durability};
 
 impl Chain {
     /// Whether any plugin has an `isolate` to call for these participants.
@@ -21,8 +21,25 @@ impl Chain {
     /// Calls `isolate` of every plugin with the pidfd of the container's first process. Returns the failures, after
     /// all calls have ended.
     pub async fn isolate(&self, container: &ContainerContext, process: BorrowedFd<'_>) -> Vec<CallError> {
-        let responses: Responses<()> = self.call_all(container, Method::Isolate, Some(process)).await;
-        responses.failed
+        let Responses { replies, mut failed } =
+            self.call_all::<StateReply>(container, Method::Isolate, Some(process)).await;
+        for (plugin, reply) in replies {
+            let Some(state) = reply.state else { continue };
+            // It is written when the command runs.
+            let kept =
+                self.recoverer.keep_state(&plugin, container.id.as_str(), state, Durability::NextWrite);
+            failed.extend(kept.err().map(|error| CallError::state(&plugin, Method::Isolate, &error)));
+        }
+        failed
+    }
+
+    /// Calls `removed` of every participant, of a container whose sandbox is gone. Failures are logged only: what
+    /// nobody asks for again is up to the plugin, which can release it in its next `recover`.
+    pub async fn removed(&self, container: &ContainerContext) {
+        let responses: Responses<()> = self.call_all(container, Method::Removed, None).await;
+        for error in responses.failed {
+            tracing::warn!(container = %container.id, "not told that the container is removed: {error}");
+        }
     }
 
     /// Calls `usage` of every plugin.

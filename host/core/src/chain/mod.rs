@@ -140,7 +140,8 @@ impl Chain {
     /// The plugin of a participant, if it serves the container and has the method.
     fn serving(&self, participant: &Participant, method: Method) -> Option<&Arc<Plugin>> {
         // Whoever was asked to prepare is asked to clean up, whatever happened in between.
-        let available = participant.unavailable.is_none() || method == Method::Cleanup;
+        let available =
+            participant.unavailable.is_none() || matches!(method, Method::Cleanup | Method::Removed);
         self.plugin(&participant.plugin).filter(|plugin| available && plugin.implements(method))
     }
 

@@ -3,13 +3,15 @@
 use std::cell::LazyCell;
 use std::os::fd::OwnedFd;
 
-use cofferdam_plugin_model::{Container, LoggerReply, Method, PrepareReply, Stream};
+use cofferdam_plugin_model::{Container, LoggerReply, Method, Parent, PrepareReply, Stream};
+use rustix::event::epoll;
+use serde_json::Value as Json;
 
 use super::sequence::CallSequence;
 use super::types::{ChainError, ContainerContext, Participant, PreparedLaunch, StdioTarget, Watch};
 use super::{Chain, encode};
 use crate::blocking::Job;
-use crate::plugin::{Plugin, Response};
+use crate::plugin::{CallError, Durability, Plugin, Response};
 
 impl Chain {
     /// Calls `prepare` of each plugin and merges what they request.
@@ -25,8 +27,16 @@ impl Chain {
         const METHOD: Method = Method::Prepare;
         let request = LazyCell::new(|| serde_json::to_vec(container).unwrap_or_default());
         let id = container.id.as_str();
-        let call = |plugin: &Plugin, _: &Participant| {
-            plugin.call_encoded(job, &*self.recoverer, METHOD, id, &request, &[])
+        let call = |plugin: &Plugin, _: &Participant| match &container.parent {
+            None => plugin.call_encoded(job, &*self.recoverer, METHOD, id, &request, &[]),
+            // Each plugin is told its own state for the parent.
+            Some(parent) => {
+                let state = self.recoverer.state(plugin.name(), &parent.id);
+                let parent = Some(Parent { state, ..parent.clone() });
+                let container = Container { parent, ..container.clone() };
+                let request = serde_json::to_vec(&container).unwrap_or_default();
+                plugin.call_encoded(job, &*self.recoverer, METHOD, id, &request, &[])
+            }
         };
         self.call_each(job, METHOD, sequence, call, |launch, plugin, participant, response| {
             let is_logger = self.logger.as_ref().is_some_and(|logger| logger.name() == plugin.name());
@@ -35,15 +45,11 @@ impl Chain {
                 let environment = std::mem::take(&mut reply.environment);
                 launch.plan.merge_environment(plugin.name(), environment, std::iter::empty())?;
                 launch.log_files = reply.files.take();
-                if let Some(state) = reply.state.clone() {
-                    participant.state = state;
-                }
+                self.keep_state(plugin, container, participant, reply.state.take())?;
                 launch.stdio = stdio_targets(plugin.name(), reply, response)?;
             } else {
                 let reply: PrepareReply = plugin.decode(METHOD, &response)?;
-                if let Some(state) = reply.state {
-                    participant.state = state;
-                }
+                self.keep_state(plugin, container, participant, reply.state)?;
                 let (first, count) = (launch.descriptors.len(), response.descriptors.len());
                 let secrets = reply.launch.secret_environment.clone();
                 launch.plan.merge(plugin.name(), reply.launch, first, count)?;
@@ -52,6 +58,21 @@ impl Chain {
             }
             Ok(())
         })
+    }
+
+    /// Keeps the state of a reply. It is written with the record of the first process.
+    fn keep_state(
+        &self,
+        plugin: &Plugin,
+        container: &Container,
+        participant: &mut Participant,
+        state: Option<Json>,
+    ) -> Result<(), ChainError> {
+        let Some(state) = state else { return Ok(()) };
+        participant.state = state.clone();
+        let id = container.id.as_str();
+        let kept = self.recoverer.keep_state(plugin.name(), id, state, Durability::NextWrite);
+        kept.map_err(|error| CallError::state(plugin.name(), Method::Prepare, &error).into())
     }
 
     /// Calls `watch` of each plugin.
@@ -70,11 +91,22 @@ impl Chain {
             plugin.call_encoded(job, &*self.recoverer, Method::Watch, id, &request, &[])
         };
         self.call_each(job, Method::Watch, sequence, call, |watches, plugin, _, mut response| {
-            let plugin = plugin.name().to_string();
-            watches.extend(response.descriptors.pop().map(|descriptor| Watch { plugin, descriptor }));
+            let Some(descriptor) = response.descriptors.pop() else { return Ok(()) };
+            check_pollable(&descriptor).map_err(|error| {
+                let reason =
+                    format!("its descriptor cannot be polled (a regular file, for example): {error}");
+                CallError::Malformed { plugin: plugin.name().to_string(), method: Method::Watch, reason }
+            })?;
+            watches.push(Watch { plugin: plugin.name().to_string(), descriptor });
             Ok(())
         })
     }
+}
+
+/// Checks that epoll accepts a descriptor. A watch that cannot be polled would never report a limitation.
+fn check_pollable(descriptor: &OwnedFd) -> rustix::io::Result<()> {
+    let instance = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    epoll::add(&instance, descriptor, epoll::EventData::new_u64(0), epoll::EventFlags::IN)
 }
 
 /// Resolves the streams of a logger's reply.

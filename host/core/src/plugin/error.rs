@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use cofferdam_plugin_model::Method;
 
+use super::plugin::StateError;
+
 /// Why a call of a plugin failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
@@ -120,6 +122,11 @@ impl CallError {
     #[must_use]
     pub fn is_late(&self) -> bool {
         matches!(self, Self::TimedOut { .. } | Self::Busy { .. } | Self::Overloaded { .. })
+    }
+
+    /// A state in a reply that cannot be kept.
+    pub(crate) fn state(plugin: &str, method: Method, error: &StateError) -> Self {
+        Self::Malformed { plugin: plugin.to_owned(), method, reason: crate::error_chain::describe(error) }
     }
 
     /// The plugin whose call failed.

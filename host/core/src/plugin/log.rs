@@ -5,6 +5,7 @@
 //! under the target `plugin::<name>::<its own target>`, so filters and formats work as for our own.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{OnceLock, PoisonError, RwLock};
 
 use abi_stable::sabi_trait::TD_Opaque;
@@ -17,16 +18,23 @@ use tracing_core::callsite::{Callsite, Identifier};
 use tracing_core::field::{DisplayValue, Field, FieldSet, Value, display};
 use tracing_core::{Event, Interest, Kind, Level, Metadata, dispatcher, span};
 
+use super::limits::{MAX_CALLSITES, MAX_LOG_TEXT, MAX_PAYLOAD, MAX_SPANS, cut};
+
 /// How many fields of an event are kept; `tracing` takes them as an array.
 const MOST_FIELDS: usize = 32;
 
 /// The agent, as handed to one plugin.
 pub fn host_for(plugin: &str) -> HostBox {
-    HostBox::from_value(Host { plugin: plugin.to_owned(), spans: RwLock::default() }, TD_Opaque)
+    HostBox::from_value(
+        Host { plugin: plugin.to_owned(), callsites: AtomicUsize::new(0), spans: RwLock::default() },
+        TD_Opaque,
+    )
 }
 
 struct Host {
     plugin: String,
+    /// Number of callsites that it registered.
+    callsites: AtomicUsize,
     /// The plugin's open spans: number − 1 is the place.
     spans: RwLock<Vec<Option<Span>>>,
 }
@@ -106,15 +114,19 @@ fn with_fields<T>(
     fields: RSlice<'_, u8>,
     use_them: impl FnOnce(&tracing_core::field::ValueSet<'_>) -> T,
 ) -> T {
-    let object: Map<String, Json> = serde_json::from_slice(fields.as_slice()).unwrap_or_default();
+    let fields = if fields.len() > MAX_PAYLOAD { &[][..] } else { fields.as_slice() };
+    let object: Map<String, Json> = serde_json::from_slice(fields).unwrap_or_default();
+    let mut remaining = MAX_LOG_TEXT;
     let texts: Vec<(Field, DisplayValue<String>)> = object
         .into_iter()
         .filter_map(|(name, value)| {
             let field = metadata.fields().field(&name)?;
-            let text = match value {
+            let mut text = match value {
                 Json::String(text) => text,
                 other => other.to_string(),
             };
+            cut(&mut text, remaining);
+            remaining = remaining.saturating_sub(text.len());
             Some((field, display(text)))
         })
         .take(MOST_FIELDS)
@@ -143,6 +155,9 @@ impl Host {
             None => Span::new(metadata, values),
         });
         let mut spans = self.spans.write().unwrap_or_else(PoisonError::into_inner);
+        if spans.len() >= MAX_SPANS && spans.iter().all(Option::is_some) {
+            return 0;
+        }
         if let Some(free) = spans.iter().position(Option::is_none) {
             spans[free] = Some(span);
             return free as u64 + 1;
@@ -169,8 +184,19 @@ fn guarded<T>(otherwise: T, work: impl FnOnce() -> T) -> T {
 impl HostApi for Host {
     fn register_callsite(&self, description: RSlice<'_, u8>) -> u64 {
         guarded(0, || {
-            serde_json::from_slice(description.as_slice())
-                .map_or(0, |description| add_site(&self.plugin, description))
+            if description.len() > MAX_LOG_TEXT {
+                return 0;
+            }
+            let Ok(description) = serde_json::from_slice(description.as_slice()) else { return 0 };
+            // Each one is leaked, so a plugin must not register them without end.
+            if self.callsites.fetch_add(1, Ordering::Relaxed) >= MAX_CALLSITES {
+                tracing::warn!(
+                    plugin = self.plugin,
+                    "log callsite ignored: the plugin has registered {MAX_CALLSITES}"
+                );
+                return 0;
+            }
+            add_site(&self.plugin, description)
         })
     }
 

@@ -6,25 +6,85 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use cofferdam_plugin_model::{Manifest, Method, Methods, RecoverReply, RecoverRequest};
+use cofferdam_plugin_model::{Manifest, Method, Methods, RecoverReply, RecoverRequest, StateReply};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value as Json;
 
 use super::counters::Counters;
 use super::error::CallError;
 use super::health::{Health, Lifecycle};
 use super::in_flight::InFlight;
+use super::limits::{MAX_STATE, limited};
 use super::placement::{Failure, FailureKind, Instance, Invocation, InvokeError, Placement, Response};
 use crate::blocking::{Cancelled, Job};
 use crate::config::{FailPolicy, PluginConfig};
+use crate::error_chain;
 use crate::model::view::PluginView;
 
-/// Knows the containers of each plugin, for `recover` after a start or restart of the plugin.
+/// Knows the containers of each plugin: for `recover` after a start or restart of the plugin, and for its states.
 pub trait Recoverer: Send + Sync {
     /// The request for `recover`.
     fn request(&self, plugin: &str) -> RecoverRequest;
     /// Stores the verdicts of `recover`.
     fn apply_recovery(&self, plugin: &str, reply: RecoverReply);
+    /// The newest state of a plugin for a container; null if there is none.
+    fn state(&self, plugin: &str, container: &str) -> Json;
+    /// Keeps a state of a plugin for a container. Blocks when it is to be on disk.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    fn keep_state(
+        &self,
+        plugin: &str,
+        container: &str,
+        state: Json,
+        durability: Durability,
+    ) -> Result<(), StateError>;
+}
+
+/// When a state is on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// When it has been kept.
+    Immediate,
+    /// With the next write of the record, which the caller knows to follow.
+    NextWrite,
+}
+
+/// Why a state was not kept.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// There is no such container, or the plugin takes no part in it.
+    #[error("plugin `{plugin}` takes no part in container `{container}`, so no state is kept for it")]
+    NotParticipant {
+        /// The plugin.
+        plugin: String,
+        /// The container.
+        container: String,
+    },
+    /// It is too large.
+    #[error(
+        "the state of plugin `{plugin}` for container `{container}` has {size} bytes; the limit is {MAX_STATE}"
+    )]
+    TooLarge {
+        /// The plugin.
+        plugin: String,
+        /// The container.
+        container: String,
+        /// Its encoded size.
+        size: usize,
+    },
+    /// It cannot be written.
+    #[error("the state of plugin `{plugin}` for container `{container}` cannot be written")]
+    Write {
+        /// The plugin.
+        plugin: String,
+        /// The container.
+        container: String,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
 }
 
 /// A plugin of the chain.
@@ -95,13 +155,31 @@ impl Plugin {
         request: &[u8],
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<Response, CallError> {
+        self.call_with(job, recoverer, method, container, || request, descriptors)
+    }
+
+    /// Like [`Self::call_encoded`], with a request that is encoded when no other call about the container is in
+    /// progress: an earlier one may have left a state.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub fn call_with<R: AsRef<[u8]>>(
+        &self,
+        job: &Job,
+        recoverer: &dyn Recoverer,
+        method: Method,
+        container: &str,
+        request: impl FnOnce() -> R,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<Response, CallError> {
         self.check_health(method)?;
         // Released on this thread when the call has returned, even if the job was abandoned.
         let _claim = self.in_flight.claim(&self.name, container, method, self.timeout(method))?;
         let _span = tracing::info_span!("call", plugin = %self.name, %method, container).entered();
         self.counters(method).calls.fetch_add(1, Ordering::Relaxed);
+        let request = request();
         let invoke_on = |instance: &Arc<dyn Instance>| {
-            self.invoke_on(job, &**instance, method, container, request, descriptors)
+            self.invoke_on(job, &**instance, method, container, request.as_ref(), descriptors)
         };
         let mut instance = self.lifecycle.instance();
         let mut outcome = invoke_on(&instance);
@@ -118,6 +196,7 @@ impl Plugin {
             self.counters(method).failures.fetch_add(1, Ordering::Relaxed);
             match error {
                 InvokeError::Failure(failure) => {
+                    self.keep_state_of_failure(recoverer, method, container, &failure);
                     self.handle_failure(job, recoverer, method, &instance, &failure)
                 }
                 InvokeError::Reply(reason) => {
@@ -125,6 +204,29 @@ impl Plugin {
                 }
             }
         })
+    }
+
+    /// Keeps the state that came with a failure: what `cleanup` needs to undo a call that failed half-way.
+    fn keep_state_of_failure(
+        &self,
+        recoverer: &dyn Recoverer,
+        method: Method,
+        container: &str,
+        failure: &Failure,
+    ) {
+        if failure.payload.is_empty() {
+            return;
+        }
+        let kept = match serde_json::from_slice::<StateReply>(&failure.payload) {
+            Ok(StateReply { state: None, .. }) => return,
+            Ok(StateReply { state: Some(state), .. }) => recoverer
+                .keep_state(&self.name, container, state, Durability::Immediate)
+                .map_err(|error| error_chain::describe(&error)),
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(error) = kept {
+            tracing::error!(plugin = %self.name, %method, container, "the state of a failed call is lost: {error}");
+        }
     }
 
     /// Calls a method as a step of a job.
@@ -164,7 +266,7 @@ impl Plugin {
         let deadline_unix_ms = unix_ms().saturating_add(millis);
         let started = Instant::now();
         let outcome = job.step(&self.name, method, timeout, || {
-            instance.invoke(Invocation { method, container, deadline_unix_ms, request, descriptors })
+            limited(instance.invoke(Invocation { method, container, deadline_unix_ms, request, descriptors }))
         });
         let nanos = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.counters(method).nanos.fetch_add(nanos, Ordering::Relaxed);
@@ -257,4 +359,12 @@ impl Recoverer for () {
     }
 
     fn apply_recovery(&self, _: &str, _: RecoverReply) {}
+
+    fn state(&self, _: &str, _: &str) -> Json {
+        Json::Null
+    }
+
+    fn keep_state(&self, plugin: &str, container: &str, _: Json, _: Durability) -> Result<(), StateError> {
+        Err(StateError::NotParticipant { plugin: plugin.to_owned(), container: container.to_owned() })
+    }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use cofferdam_init::plan::Plan;
 use cofferdam_linux::spawn::Enter;
+use cofferdam_plugin_model::LogFiles;
 
 use super::init_plan::{self, InitPlan, Input};
 use super::record::{Handle, NativeRecord};
@@ -13,6 +14,7 @@ use super::stdio::{self, Stdio};
 use super::{LaunchError, Shared};
 use crate::chain::{LaunchPlan, PreparedLaunch, SequenceOutcome};
 use crate::launcher::{self, PendingInit, SpawnRequest};
+use crate::model::view::Logs;
 use crate::model::{ProcessId, Record};
 
 /// Creates the first process, which waits for its plan, and records it together with the plugins' states.
@@ -26,7 +28,7 @@ pub(super) fn create(
     let record = handle.record();
     let parent_record = parent.as_ref().map(|parent| parent.record());
     let SequenceOutcome { participants, result: launch, .. } = prepared;
-    let PreparedLaunch { plan, descriptors, secrets, stdio, .. } = launch;
+    let PreparedLaunch { plan, descriptors, secrets, stdio, log_files } = launch;
     let namespaces = init_plan::namespaces(&plan);
     let InitPlan { plan: init_plan, descriptors } = init_plan::build(&Input {
         record: &record,
@@ -81,8 +83,9 @@ pub(super) fn create(
     handle
         .update_persisted(&shared.ledger, |record| {
             record.process = Some(process_id);
-            record.logs = logs;
-            record.part.participants = participants;
+            // A logger that hands out pipes knows which files its output ends up in.
+            record.logs = log_files.map_or(logs, |LogFiles { stdout, stderr, .. }| Logs { stdout, stderr });
+            record.set_participants(participants);
             record.part.plan = plan;
         })
         .map_err(|source| LaunchError::Ledger { id, source })?;

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cofferdam_init::report::Status;
+use cofferdam_plugin_model::Limitation;
 
 use super::Shared;
 use super::phase::{Event, after};
@@ -63,6 +64,7 @@ pub(super) async fn roll_back_launch(
     on_delay: impl FnMut() + Send,
 ) {
     let termination = tear_down(shared, handle, cause, Retention::Remove, on_delay).await;
+    shared.chain.removed(&handle.context()).await;
     shared.table.remove(handle.id());
     handle.announce_end(termination);
 }
@@ -210,7 +212,11 @@ fn run_steps(
         .destroy(id, handle.process().as_deref())
         .map_err(|error| TeardownError::step("kill its processes", &error))?;
     let status = collect_status(shared, handle);
-    let failed = shared.chain.cleanup(job, &handle.context(), lost);
+    let mut context = handle.context();
+    if let Some(termination) = &mut context.details.termination {
+        termination.status = status;
+    }
+    let failed = shared.chain.cleanup(job, &context, lost);
     // If this job was abandoned during its last cleanup call, another attempt is already running.
     if !failed.is_empty() || job.is_abandoned() {
         return Err(TeardownError::Cleanup(failed));
@@ -237,7 +243,8 @@ fn run_steps(
 fn record_cause(job: &Job, shared: &Shared, handle: &Handle) {
     let requested = handle.record().cause.as_ref().is_some_and(|cause| cause.reason.is_some());
     if !requested {
-        match shared.chain.find_limitation(job, &handle.context()) {
+        let limitation = shared.chain.find_limitation(job, &handle.context());
+        match limitation.and_then(|limitation| own_limitation(shared, handle, limitation)) {
             Some(limitation) => {
                 handle.update_in_memory(|record| record.cause = Some(Cause::limitation(limitation)));
             }
@@ -249,6 +256,22 @@ fn record_cause(job: &Job, shared: &Shared, handle: &Handle) {
     if let Err(error) = shared.ledger.write(&*handle.record()) {
         tracing::warn!(container = %handle.id(), "cannot record why it ends: {}", error_chain::describe(&error));
     }
+}
+
+/// Passes a limitation on to the container of the tree that it is about. Returns it if that is this one.
+pub(super) fn own_limitation(shared: &Shared, handle: &Handle, limitation: Limitation) -> Option<Limitation> {
+    let Some(other) = limitation.container.clone().filter(|id| id != handle.id()) else {
+        return Some(limitation);
+    };
+    let found = shared.table.get(&other).filter(|_| other.root() == handle.id().root());
+    match found {
+        Some(other) => other.request_stop(Cause::limitation(limitation)),
+        None => tracing::warn!(
+            container = %handle.id(),
+            "limitation of `{other}` ignored: there is no such container in the same tree"
+        ),
+    }
+    None
 }
 
 /// Reaps the first process and reads the exit status it left. All processes are gone.

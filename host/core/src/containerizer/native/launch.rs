@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cofferdam_init::plan::Plan;
-use cofferdam_plugin_model::Container;
+use cofferdam_plugin_model::{Container, Parent};
 use parking_lot::Mutex;
 
 use super::begin::begin;
@@ -154,7 +154,9 @@ impl Launch {
             match self.next_step() {
                 None => return Ok(()),
                 Some(Step::Begin) => {
-                    let container = Arc::new(begin(shared, handle)?);
+                    let mut container = begin(shared, handle)?;
+                    container.parent = parent(shared, handle);
+                    let container = Arc::new(container);
                     let participants = handle.record().part.participants.clone();
                     let calls = Arc::new(CallSequence::for_launch(participants));
                     advance(handle, Event::Provisioned)?;
@@ -237,7 +239,7 @@ impl Launch {
         let SequenceOutcome { participants, result: watches, failed } = calls.take();
         if !failed.is_empty() {
             // Written to disk when the command runs.
-            handle.update_in_memory(|record| record.part.participants = participants);
+            handle.update_in_memory(|record| record.set_participants(participants));
         }
         Ok(watches)
     }
@@ -275,6 +277,20 @@ impl Launch {
     }
 }
 
+/// The container that this one is nested in. Each plugin gets its own state for it.
+fn parent(shared: &Shared, handle: &Handle) -> Option<Parent> {
+    let parent = shared.table.get(&handle.id().parent()?)?.record();
+    Some(Parent {
+        id: parent.id.to_string(),
+        pid: parent.process.map(|process| process.pid),
+        sandbox: parent.sandbox.clone(),
+        rootfs: parent.request.rootfs.clone(),
+        uid: parent.uid,
+        gid: parent.gid,
+        ..Parent::default()
+    })
+}
+
 /// Enters the next phase, unless the container is to stop.
 pub(super) fn advance(handle: &Handle, event: Event) -> Result<(), LaunchError> {
     check_cancelled(handle)?;
@@ -304,7 +320,7 @@ async fn isolate(shared: &Shared, handle: &Handle) -> Result<(), LaunchError> {
         excluded.map_err(|source| chain_error(handle, source))?;
     }
     // Written to disk when the command runs.
-    handle.update_in_memory(|record| record.part.participants = participants);
+    handle.update_in_memory(|record| record.set_participants(participants));
     Ok(())
 }
 

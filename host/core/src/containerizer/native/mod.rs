@@ -103,7 +103,7 @@ impl Native {
         if let Some(live) = removed.iter().find(|handle| handle.phase().is_live()) {
             return Err(RemoveError::StillLive { id: live.id().clone(), phase: live.phase() });
         }
-        let (ledger, id2) = (Arc::clone(&shared.ledger), id.clone());
+        let contexts: Vec<_> = removed.iter().rev().map(|handle| handle.context()).collect();
         shared
             .pool
             .run(STALL_WARNING, move |_| {
@@ -115,10 +115,18 @@ impl Native {
                         source,
                     })?;
                 }
-                ledger.remove(&id2).map_err(RemoveError::from)
+                Ok(())
             })
             .await
             .unwrap_or(Err(RemoveError::Interrupted))?;
+        // Before the record is removed: an agent that dies here finds it, and the removal can be repeated.
+        for context in &contexts {
+            shared.chain.removed(context).await;
+        }
+        let (ledger, id2) = (Arc::clone(&shared.ledger), id.clone());
+        let remove_record =
+            shared.pool.run(STALL_WARNING, move |_| ledger.remove(&id2).map_err(RemoveError::from));
+        remove_record.await.unwrap_or(Err(RemoveError::Interrupted))?;
         shared.table.remove(id);
         Ok(true)
     }

@@ -42,6 +42,17 @@ impl Record<NativeRecord> {
         }
     }
 
+    /// Takes over which plugins take part. Their states are those on record, which plugins may have put meanwhile.
+    pub(super) fn set_participants(&mut self, mut participants: Vec<Participant>) {
+        for participant in &mut participants {
+            let mut known = self.part.participants.iter();
+            if let Some(known) = known.find(|known| known.plugin == participant.plugin) {
+                participant.state = known.state.clone();
+            }
+        }
+        self.part.participants = participants;
+    }
+
     /// Whether it has no cgroups of its own but lives in those of its parent.
     pub(super) fn shares_cgroups(&self) -> bool {
         let request = &self.request;

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use cofferdam_plugin_model::{ContainerDetails, RecoverReply, RecoverRequest, Recovered, Verdict};
 use semver::Version;
+use serde_json::Value as Json;
 
-use super::record::NativeTable;
+use super::record::{NativeRecord, NativeTable};
 use crate::chain::Participant;
 use crate::ledger::Ledger;
-use crate::model::Phase;
-use crate::plugin::Recoverer;
+use crate::model::{ContainerId, Phase, Record};
+use crate::plugin::{Durability, MAX_STATE, Recoverer, StateError};
 
 /// Gives plugins the containers of the table.
 pub(crate) struct TableRecoverer {
@@ -76,6 +77,55 @@ impl Recoverer for TableRecoverer {
                 tracing::error!(container = %handle.id(), plugin, "cannot record the plugin's new state: {error}");
             }
         }
+    }
+
+    fn state(&self, plugin: &str, container: &str) -> Json {
+        let handle = ContainerId::parse(container).ok().and_then(|id| self.table.get(&id));
+        let Some(record) = handle.map(|handle| handle.record()) else { return Json::Null };
+        let mut participants = record.part.participants.iter();
+        let participant = participants.find(|participant| participant.plugin == plugin);
+        participant.map(|participant| participant.state.clone()).unwrap_or_default()
+    }
+
+    fn keep_state(
+        &self,
+        plugin: &str,
+        container: &str,
+        state: Json,
+        durability: Durability,
+    ) -> Result<(), StateError> {
+        let names = || (plugin.to_owned(), container.to_owned());
+        let size = serde_json::to_vec(&state).map_or(0, |encoded| encoded.len());
+        if size > MAX_STATE {
+            let (plugin, container) = names();
+            return Err(StateError::TooLarge { plugin, container, size });
+        }
+        let is_own = |participant: &Participant| participant.plugin == plugin;
+        let handle = ContainerId::parse(container).ok().and_then(|id| self.table.get(&id));
+        let handle = handle.filter(|handle| handle.record().part.participants.iter().any(is_own));
+        let Some(handle) = handle else {
+            let (plugin, container) = names();
+            return Err(StateError::NotParticipant { plugin, container });
+        };
+        let change = |record: &mut Record<NativeRecord>| {
+            let mut participants = record.part.participants.iter_mut();
+            if let Some(participant) = participants.find(|participant| is_own(participant)) {
+                participant.state = state;
+                if let Some(version) = self.versions.get(plugin) {
+                    participant.version = version.clone();
+                }
+            }
+        };
+        match durability {
+            Durability::Immediate => {
+                handle.update_persisted(&self.ledger, change).map_err(|source| {
+                    let (plugin, container) = names();
+                    StateError::Write { plugin, container, source: Box::new(source) }
+                })?;
+            }
+            Durability::NextWrite => handle.update_in_memory(change),
+        }
+        Ok(())
     }
 }
 

@@ -108,6 +108,8 @@ async fn watch_limit(
         };
         match limitation {
             Ok(Some(limitation)) => {
+                let own = destroy::own_limitation(&shared, &handle, limitation);
+                let Some(limitation) = own else { continue };
                 // The first one determines the cause; if the channel is full, it holds one already.
                 drop(limitations.try_send(Cause::limitation(limitation)));
                 return;

@@ -69,7 +69,7 @@ impl Instance for Object {
         match self.dispatch(call.method, context, RSlice::from_slice(call.request)) {
             RResult::ROk(Answer { payload, descriptors }) => Ok(Response {
                 payload: payload.into_vec(),
-                descriptors: descriptors::adopt(&descriptors).map_err(InvokeError::Reply)?,
+                descriptors: descriptors::adopt(&descriptors, &numbers).map_err(InvokeError::Reply)?,
             }),
             RResult::RErr(failure) => Err(InvokeError::Failure(failure.into())),
         }
@@ -123,6 +123,7 @@ impl From<abi::Failure> for Failure {
             retryable: failure.retryable,
             message: failure.message.into_string(),
             location: failure.location.into_string(),
+            payload: Vec::new(),
         }
     }
 }

@@ -72,6 +72,8 @@ pub struct Failure {
     pub message: String,
     /// Where a panic happened (`src/lib.rs:7`); empty otherwise.
     pub location: String,
+    /// Encoded `StateReply`; empty if the state is unchanged.
+    pub payload: Vec<u8>,
 }
 
 /// Kinds of [`Failure`].
