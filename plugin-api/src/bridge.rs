@@ -1,11 +1,12 @@
-//! The counter between the agent and the author: the one file that knows both.
+//! Between the ABI and the author's code.
 //!
-//! Every call into author code passes [`Guarded::call`], which reads the request, keeps panics inside, and
-//! writes the answer. An instance that panicked is poisoned: nothing is called on it again, because
-//! nobody knows what it left half done. The agent makes a new one.
+//! Every call into the author's code goes through [`Guarded::call`], which decodes the request, catches panics and
+//! encodes the reply. An instance that panicked is poisoned: it is not called again, because its state is unknown. The
+//! agent replaces it.
 
 use std::mem::ManuallyDrop;
 use std::os::fd::{IntoRawFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use abi_stable::sabi_trait::TD_Opaque;
@@ -19,11 +20,11 @@ use serde::de::DeserializeOwned;
 use crate::config::Schema;
 use crate::panic::{Panicked, guarded};
 use crate::{
-    ContainerRef, Error, Host, Isolator, Logger, Output, PluginConfig, Recovery, Result, ResultExt, Streams,
-    descriptors, log,
+    ContainerRef, Deadline, Error, Host, Isolator, Logger, NewContainer, Output, PluginConfig,
+    RecoverRequest, Recovery, Result, ResultExt, Streams, descriptors, log,
 };
 
-/// Makes an isolator: the root function of an isolator's library.
+/// The root function of an isolator's library.
 pub extern "C" fn new_isolator<I: Isolator>(
     host: HostBox,
     request: RSlice<'_, u8>,
@@ -33,7 +34,7 @@ pub extern "C" fn new_isolator<I: Isolator>(
         .into()
 }
 
-/// Makes a logger: the root function of a logger's library.
+/// The root function of a logger's library.
 pub extern "C" fn new_logger<L: Logger>(
     host: HostBox,
     request: RSlice<'_, u8>,
@@ -43,12 +44,12 @@ pub extern "C" fn new_logger<L: Logger>(
         .into()
 }
 
-/// What a logger's library answers when asked for an isolator.
+/// The other root function of a logger's library.
 pub extern "C" fn no_isolator(_: HostBox, _: RSlice<'_, u8>) -> RResult<IsolatorBox, Failure> {
     RResult::RErr(Failure::unsupported("new_isolator"))
 }
 
-/// What an isolator's library answers when asked for a logger.
+/// The other root function of an isolator's library.
 pub extern "C" fn no_logger(_: HostBox, _: RSlice<'_, u8>) -> RResult<LoggerBox, Failure> {
     RResult::RErr(Failure::unsupported("new_logger"))
 }
@@ -56,25 +57,23 @@ pub extern "C" fn no_logger(_: HostBox, _: RSlice<'_, u8>) -> RResult<LoggerBox,
 fn create<P, C: PluginConfig + DeserializeOwned>(
     host: HostBox,
     request: &[u8],
-    make: impl FnOnce(C, Host) -> Result<P>,
+    new: impl FnOnce(C, Host) -> Result<P>,
 ) -> Result<Guarded<P>, Failure> {
-    log::connect(host);
-    let made = guarded(|| -> Result<P> {
-        let request: model::CreateRequest =
-            serde_json::from_slice(request).context("cannot read the agent's request")?;
-        let host = Host::new(&request);
-        let table = if request.config.is_null() { serde_json::json!({}) } else { request.config };
-        let config = read_config(table)?;
-        make(config, host)
+    let host = Arc::new(host);
+    log::connect(Arc::clone(&host));
+    let created = guarded(|| -> Result<P> {
+        let (host, table) = Host::new(host, read(request)?);
+        let table = if table.is_null() { serde_json::json!({}) } else { table };
+        new(read_config(table)?, host)
     });
-    match made {
+    match created {
         Ok(Ok(plugin)) => Ok(Guarded { plugin: ManuallyDrop::new(plugin), poisoned: AtomicBool::new(false) }),
         Ok(Err(error)) => Err(failed(&error)),
         Err(panic) => Err(panicked("create", panic)),
     }
 }
 
-/// Reads a table. A unit type stands for an empty one, which serde would read from null only.
+/// Decodes a table. `()` stands for an empty one, which serde decodes from null only.
 fn read_config<C: PluginConfig + DeserializeOwned>(table: serde_json::Value) -> Result<C> {
     let keys: Vec<&str> = table.as_object().into_iter().flatten().map(|(key, _)| key.as_str()).collect();
     if matches!(C::SCHEMA, Schema::Table { fields: [], closed: true }) && !keys.is_empty() {
@@ -95,22 +94,18 @@ fn read_config<C: PluginConfig + DeserializeOwned>(table: serde_json::Value) -> 
         .context("cannot read the plugin's configuration")
 }
 
-/// An author's plugin, behind the counter.
+/// An author's plugin.
 struct Guarded<P> {
     plugin: ManuallyDrop<P>,
     poisoned: AtomicBool,
 }
 
 impl<P> Guarded<P> {
-    /// The one door into author code.
+    /// Every call into the author's code.
     fn call(&self, method: &str, call: impl FnOnce(&P) -> Result<Answer>) -> Reply {
         if self.poisoned.load(Ordering::Acquire) {
-            return RResult::RErr(Failure {
-                code: Failure::POISONED,
-                retryable: true,
-                message: RString::from(format!("`{method}` was not called: an earlier call panicked")),
-                location: RString::new(),
-            });
+            let message = format!("`{method}` was not called: an earlier call panicked");
+            return RResult::RErr(Failure { retryable: true, ..Failure::new(Failure::POISONED, message) });
         }
         match guarded(|| call(&self.plugin)) {
             Ok(Ok(answer)) => RResult::ROk(answer),
@@ -122,7 +117,7 @@ impl<P> Guarded<P> {
         }
     }
 
-    /// A call that is about one container and is told of it.
+    /// A call about one container that exists.
     fn about(
         &self,
         method: &str,
@@ -130,16 +125,25 @@ impl<P> Guarded<P> {
         request: &[u8],
         act: impl FnOnce(&P, &ContainerRef) -> Result<Answer>,
     ) -> Reply {
-        self.call(method, |plugin| {
-            let descriptors = descriptors::borrow(call.descriptors.as_slice());
-            act(plugin, &ContainerRef::new(call.container.as_str(), request, descriptors))
+        self.call(method, |plugin| act(plugin, &container(&call, request)))
+    }
+
+    fn recover(
+        &self,
+        call: Call<'_>,
+        request: &[u8],
+        recover: impl FnOnce(&P, &RecoverRequest) -> Result<Recovery>,
+    ) -> Reply {
+        self.call("recover", |plugin| {
+            let request = RecoverRequest::new(read(request)?, deadline(&call));
+            answer(&model::RecoverReply { verdicts: recover(plugin, &request)?.0 })
         })
     }
 }
 
 impl<P> Drop for Guarded<P> {
     fn drop(&mut self) {
-        // The plugin is dropped here and nowhere else, and not touched afterwards.
+        // The plugin is dropped here only, and not used afterwards.
         if let Err(panic) = guarded(|| take(&mut self.plugin)) {
             tracing::error!(
                 location = panic.location,
@@ -157,30 +161,27 @@ fn take<P>(plugin: &mut ManuallyDrop<P>) {
 }
 
 impl<I: Isolator> abi::Isolator for Guarded<I> {
-    fn recover(&self, _call: Call<'_>, request: RSlice<'_, u8>) -> Reply {
-        self.call("recover", |plugin| {
-            let request: model::RecoverRequest = read(request.as_slice())?;
-            recovered(plugin.recover(request.containers, request.orphans)?)
-        })
+    fn recover(&self, call: Call<'_>, request: RSlice<'_, u8>) -> Reply {
+        Guarded::recover(self, call, request.as_slice(), I::recover)
     }
 
-    fn prepare(&self, _call: Call<'_>, request: RSlice<'_, u8>) -> Reply {
-        self.call("prepare", |plugin| answer(&plugin.prepare(&read(request.as_slice())?)?.0))
+    fn prepare(&self, call: Call<'_>, request: RSlice<'_, u8>) -> Reply {
+        self.call("prepare", |plugin| {
+            let prepared = plugin.prepare(&new_container(&call, request.as_slice())?)?;
+            with_descriptors(&prepared.reply, prepared.descriptors)
+        })
     }
 
     fn isolate(&self, call: Call<'_>, request: RSlice<'_, u8>) -> Reply {
         self.about("isolate", call, request.as_slice(), |plugin, container| {
-            plugin.isolate(container).map(|()| nothing())
+            answer(&plugin.isolate(container)?.0)
         })
     }
 
     fn watch(&self, call: Call<'_>, request: RSlice<'_, u8>) -> Reply {
         self.about("watch", call, request.as_slice(), |plugin, container| {
             let descriptor = plugin.watch(container)?;
-            Ok(Answer {
-                payload: RVec::new(),
-                descriptors: descriptor.map(OwnedFd::into_raw_fd).into_iter().collect(),
-            })
+            Ok(Answer { descriptors: into_raw(descriptor), ..nothing() })
         })
     }
 
@@ -193,11 +194,8 @@ impl<I: Isolator> abi::Isolator for Guarded<I> {
     fn update(&self, call: Call<'_>, request: RSlice<'_, u8>) -> Reply {
         self.call("update", |plugin| {
             let request: model::UpdateRequest = read(request.as_slice())?;
-            let told = serde_json::to_vec(&request.details)?;
-            let descriptors = descriptors::borrow(call.descriptors.as_slice());
-            let container = ContainerRef::new(call.container.as_str(), &told, descriptors);
-            let state = plugin.update(&container, &request.resources)?;
-            answer(&model::StateReply { state })
+            let container = container(&call, &[]).with_details(request.details);
+            answer(&plugin.update(&container, &request.resources)?.0)
         })
     }
 
@@ -214,18 +212,21 @@ impl<I: Isolator> abi::Isolator for Guarded<I> {
             plugin.cleanup(container).map(|()| nothing())
         })
     }
+
+    fn removed(&self, call: Call<'_>, request: RSlice<'_, u8>) -> Reply {
+        self.about("removed", call, request.as_slice(), |plugin, container| {
+            plugin.removed(container).map(|()| nothing())
+        })
+    }
 }
 
 impl<L: Logger> abi::Logger for Guarded<L> {
-    fn recover(&self, _call: Call<'_>, request: RSlice<'_, u8>) -> Reply {
-        self.call("recover", |plugin| {
-            let request: model::RecoverRequest = read(request.as_slice())?;
-            recovered(plugin.recover(request.containers, request.orphans)?)
-        })
+    fn recover(&self, call: Call<'_>, request: RSlice<'_, u8>) -> Reply {
+        Guarded::recover(self, call, request.as_slice(), L::recover)
     }
 
-    fn prepare(&self, _call: Call<'_>, request: RSlice<'_, u8>) -> Reply {
-        self.call("prepare", |plugin| streams(plugin.prepare(&read(request.as_slice())?)?))
+    fn prepare(&self, call: Call<'_>, request: RSlice<'_, u8>) -> Reply {
+        self.call("prepare", |plugin| streams(plugin.prepare(&new_container(&call, request.as_slice())?)?))
     }
 
     fn cleanup(&self, call: Call<'_>, request: RSlice<'_, u8>) -> Reply {
@@ -233,10 +234,29 @@ impl<L: Logger> abi::Logger for Guarded<L> {
             plugin.cleanup(container).map(|()| nothing())
         })
     }
+
+    fn removed(&self, call: Call<'_>, request: RSlice<'_, u8>) -> Reply {
+        self.about("removed", call, request.as_slice(), |plugin, container| {
+            plugin.removed(container).map(|()| nothing())
+        })
+    }
+}
+
+fn deadline(call: &Call<'_>) -> Deadline {
+    Deadline::from_unix_ms(call.deadline_unix_ms)
+}
+
+fn container<'a>(call: &Call<'a>, request: &'a [u8]) -> ContainerRef<'a> {
+    let descriptors = descriptors::borrow(call.descriptors.as_slice());
+    ContainerRef::new(call.container.as_str(), request, descriptors, deadline(call))
+}
+
+fn new_container(call: &Call<'_>, request: &[u8]) -> Result<NewContainer> {
+    Ok(NewContainer::new(read(request)?, deadline(call)))
 }
 
 fn read<T: DeserializeOwned>(request: &[u8]) -> Result<T> {
-    serde_json::from_slice(request).context("cannot read the agent's request")
+    serde_json::from_slice(request).context("cannot decode the agent's request")
 }
 
 fn nothing() -> Answer {
@@ -244,48 +264,47 @@ fn nothing() -> Answer {
 }
 
 fn answer(reply: &impl Serialize) -> Result<Answer> {
-    Ok(Answer { payload: serde_json::to_vec(reply)?.into(), descriptors: RVec::new() })
+    with_descriptors(reply, Vec::new())
 }
 
-fn recovered(recovery: Recovery) -> Result<Answer> {
-    answer(&model::RecoverReply { verdicts: recovery.0 })
+/// The descriptors are given away last, so that an error closes them.
+fn with_descriptors(reply: &impl Serialize, descriptors: Vec<OwnedFd>) -> Result<Answer> {
+    let payload = serde_json::to_vec(reply)?.into();
+    Ok(Answer { payload, descriptors: into_raw(descriptors) })
+}
+
+fn into_raw(descriptors: impl IntoIterator<Item = OwnedFd>) -> RVec<i32> {
+    descriptors.into_iter().map(IntoRawFd::into_raw_fd).collect()
 }
 
 fn streams(streams: Streams) -> Result<Answer> {
-    let mut descriptors = RVec::new();
-    let mut name = |output: Output| match output {
+    let mut descriptors = Vec::new();
+    let mut stream = |output: Output| match output {
         Output::Null => model::Stream::Null,
         Output::Path(path) => model::Stream::Path { path },
         Output::Descriptor(descriptor) => {
-            descriptors.push(descriptor.into_raw_fd());
+            descriptors.push(descriptor);
             model::Stream::Descriptor { index: descriptors.len() - 1 }
         }
     };
-    let reply = model::LoggerReply {
-        stdin: name(streams.stdin),
-        stdout: name(streams.stdout),
-        stderr: name(streams.stderr),
-        files: None,
-        environment: Default::default(),
-        state: Some(streams.state),
-    };
-    Ok(Answer { payload: serde_json::to_vec(&reply)?.into(), descriptors })
+    let (stdin, stdout, stderr) = (stream(streams.stdin), stream(streams.stdout), stream(streams.stderr));
+    with_descriptors(&model::LoggerReply { stdin, stdout, stderr, ..streams.reply }, descriptors)
 }
 
 fn failed(error: &Error) -> Failure {
+    let payload = error
+        .state()
+        .and_then(|state| serde_json::to_vec(&model::StateReply { state: Some(state.clone()) }).ok());
     Failure {
-        code: Failure::FAILED,
         retryable: error.is_retryable(),
-        message: RString::from(error.to_string()),
-        location: RString::new(),
+        payload: payload.unwrap_or_default().into(),
+        ..Failure::new(Failure::FAILED, error.to_string())
     }
 }
 
 fn panicked(method: &str, panic: Panicked) -> Failure {
     Failure {
-        code: Failure::PANICKED,
-        retryable: false,
-        message: RString::from(format!("panicked in `{method}`: {}", panic.message)),
         location: RString::from(panic.location),
+        ..Failure::new(Failure::PANICKED, format!("panicked in `{method}`: {}", panic.message))
     }
 }

@@ -4,20 +4,17 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::fs::File;
-use std::io::{self, ErrorKind, Read};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use cofferdam_linux::cgroup as linux;
 use cofferdam_plugin_model as model;
-use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::inotify;
-use rustix::io::Errno;
 
-use crate::{Error, Result};
+use crate::{Error, Event, Result};
 
 // `Version` alone is that of a plugin.
 pub use cofferdam_linux::cgroup::Version as CgroupVersion;
@@ -230,23 +227,22 @@ impl Cgroup {
 
     fn watch_v1(&self, knob: &str, arguments: &str) -> Result<OwnedFd, linux::CgroupError> {
         let watched = self.group.open(knob)?;
-        let events = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-            .map_err(|errno| self.unread(knob, errno))?;
-        let registration = format!("{} {} {arguments}", events.as_raw_fd(), watched.as_raw_fd());
+        let event = Event::new().map_err(|error| self.unreadable(knob, error))?;
+        let registration = format!("{} {} {arguments}", event.as_fd().as_raw_fd(), watched.as_raw_fd());
         self.group.write("cgroup.event_control", registration.trim_end())?;
-        Ok(events)
+        Ok(event.into())
     }
 
     fn watch_v2(&self, knob: &str) -> Result<OwnedFd, linux::CgroupError> {
         let watching = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
-            .map_err(|errno| self.unread(knob, errno))?;
+            .map_err(|errno| self.unreadable(knob, errno.into()))?;
         inotify::add_watch(&watching, self.directory().join(knob), inotify::WatchFlags::MODIFY)
-            .map_err(|errno| self.unread(knob, errno))?;
+            .map_err(|errno| self.unreadable(knob, errno.into()))?;
         Ok(watching)
     }
 
-    fn unread(&self, knob: &str, errno: Errno) -> linux::CgroupError {
-        linux::CgroupError::Read { path: self.directory().join(knob), source: errno.into() }
+    fn unreadable(&self, knob: &str, source: io::Error) -> linux::CgroupError {
+        linux::CgroupError::Read { path: self.directory().join(knob), source }
     }
 
     /// Removes the directory and what a container made below it. Missing is success; on v2 nothing
@@ -267,31 +263,14 @@ impl Cgroup {
     }
 }
 
-/// Reads a descriptor of [`Cgroup::watch`] empty; whether there was anything.
-///
-/// # Errors
-/// Those of reading.
-pub fn news(descriptor: BorrowedFd<'_>) -> io::Result<bool> {
-    let mut events = File::from(descriptor.try_clone_to_owned()?);
-    let (mut buffer, mut heard) = ([0; 4096], false);
-    loop {
-        match events.read(&mut buffer) {
-            Ok(0) => return Ok(heard),
-            Ok(_) => heard = true,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(heard),
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
 
     use super::*;
+    use crate::event::drain;
 
-    /// A folder that looks like a v2 hierarchy with one container.
+    /// A directory that looks like a v2 hierarchy with one container.
     fn unified(directory: &Path) -> Cgroup {
         let path = PathBuf::from("cofferdam/pod/web");
         fs::create_dir_all(directory.join(&path)).unwrap();
@@ -370,16 +349,16 @@ mod tests {
     }
 
     #[test]
-    fn news_of_a_v2_knob_arrive_and_are_read_empty() {
+    fn a_change_of_a_v2_file_is_reported_once() {
         let directory = tempfile::tempdir().unwrap();
         let cgroup = unified(directory.path());
         let knob = cgroup.directory().join("memory.events");
         fs::write(&knob, "oom 0\n").unwrap();
         let watching = cgroup.watch("memory.events", "").unwrap();
         let watching = std::os::fd::AsFd::as_fd(&watching);
-        assert!(!news(watching).unwrap());
+        assert!(!drain(watching).unwrap());
         fs::write(&knob, "oom 1\n").unwrap();
-        assert!(news(watching).unwrap());
-        assert!(!news(watching).unwrap());
+        assert!(drain(watching).unwrap());
+        assert!(!drain(watching).unwrap());
     }
 }

@@ -1,4 +1,4 @@
-//! The container that a call is about.
+//! The container that a call after `prepare` is about.
 
 use std::cell::OnceCell;
 use std::os::fd::BorrowedFd;
@@ -7,21 +7,34 @@ use std::path::Path;
 use cofferdam_plugin_model as model;
 use serde::de::DeserializeOwned;
 
-use crate::{Cgroup, Error, Result, ResultExt};
+use crate::{Cgroup, Deadline, Error, Result, ResultExt};
 
-/// The container that a call is about.
+/// The container that a call after `prepare` is about.
 ///
-/// Its id costs nothing; the rest is read the first time it is asked for.
+/// The id and the deadline cost nothing; the rest is decoded at the first access. The methods that return a `Result`
+/// fail if the agent's message cannot be decoded.
 pub struct ContainerRef<'a> {
     id: &'a str,
     payload: &'a [u8],
     details: OnceCell<model::ContainerDetails>,
     descriptors: Vec<BorrowedFd<'a>>,
+    deadline: Deadline,
 }
 
 impl<'a> ContainerRef<'a> {
-    pub(crate) fn new(id: &'a str, payload: &'a [u8], descriptors: Vec<BorrowedFd<'a>>) -> Self {
-        Self { id, payload, details: OnceCell::new(), descriptors }
+    /// The details are decoded from `payload` when they are needed.
+    pub(crate) fn new(
+        id: &'a str,
+        payload: &'a [u8],
+        descriptors: Vec<BorrowedFd<'a>>,
+        deadline: Deadline,
+    ) -> Self {
+        Self { id, payload, details: OnceCell::new(), descriptors, deadline }
+    }
+
+    /// With details that have been decoded already.
+    pub(crate) fn with_details(self, details: model::ContainerDetails) -> Self {
+        Self { details: OnceCell::from(details), ..self }
     }
 
     /// The container's dotted id.
@@ -30,10 +43,16 @@ impl<'a> ContainerRef<'a> {
         self.id
     }
 
-    /// All that the agent says of it.
+    /// When the agent stops waiting for this call.
+    #[must_use]
+    pub fn deadline(&self) -> Deadline {
+        self.deadline
+    }
+
+    /// What is known of the container: class, user, resources, labels, how it ended, ….
     ///
     /// # Errors
-    /// When the agent's words cannot be read.
+    /// If the agent's message cannot be decoded.
     pub fn details(&self) -> Result<&model::ContainerDetails> {
         if let Some(details) = self.details.get() {
             return Ok(details);
@@ -41,33 +60,32 @@ impl<'a> ContainerRef<'a> {
         let details = if self.payload.is_empty() {
             model::ContainerDetails::default()
         } else {
-            serde_json::from_slice(self.payload)
-                .context("cannot read what the agent says of the container")?
+            serde_json::from_slice(self.payload).context("cannot decode the agent's message")?
         };
         Ok(self.details.get_or_init(|| details))
     }
 
-    /// The container's first process, as the host sees it. It may be gone by the time the number is used;
-    /// [`ContainerRef::descriptor`] 0 of `isolate` is a pidfd that cannot be mistaken.
+    /// Pid of the container's first process in the agent's pid namespace. The process may have exited by the time the
+    /// pid is used; [`ContainerRef::descriptor`] 0 of `isolate` is a pidfd, which stays valid.
     ///
     /// # Errors
-    /// When the container has no process now.
+    /// If the container has no process now.
     pub fn pid(&self) -> Result<i32> {
         self.details()?.pid.ok_or_else(|| Error::new(format!("container `{}` has no process", self.id)))
     }
 
-    /// The directory with the container's files and logs.
+    /// The directory of the host with the container's files and logs.
     ///
     /// # Errors
-    /// When the agent's words cannot be read.
+    /// If the agent's message cannot be decoded.
     pub fn sandbox(&self) -> Result<&Path> {
         Ok(&self.details()?.sandbox)
     }
 
-    /// What the plugin asked the agent to keep for this container; the default when it kept nothing.
+    /// The plugin's state for this container; the default if there is none.
     ///
     /// # Errors
-    /// When it was kept in another shape than `T` reads.
+    /// If `T` cannot be read from the state.
     pub fn state<T: DeserializeOwned + Default>(&self) -> Result<T> {
         let state = &self.details()?.state;
         if state.is_null() {
@@ -76,17 +94,26 @@ impl<'a> ContainerRef<'a> {
         T::deserialize(state).context("cannot read the plugin's own state")
     }
 
-    /// The container's knobs of one cgroup controller (`memory`, `cpuacct`, …).
+    /// The container's cgroup of one controller (`memory`, `cpuacct`, …). For a container that shares the cgroups of
+    /// its parent these are the parent's; [`Cgroup::own`] leaves those out.
     ///
     /// # Errors
-    /// When this host has no such controller.
+    /// If this host has no such controller.
     pub fn cgroup(&self, controller: &str) -> Result<Cgroup> {
         Ok(Cgroup::of(&self.details()?.cgroups, controller)?)
     }
 
-    /// A descriptor that came with the call, if there is one at that place.
+    /// The descriptor of that index that came with the call: the pidfd (0) of `isolate`, the watched descriptor (0) of
+    /// `limitation`.
     #[must_use]
     pub fn descriptor(&self, index: usize) -> Option<BorrowedFd<'_>> {
         self.descriptors.get(index).copied()
+    }
+}
+
+/// The dotted id.
+impl AsRef<str> for ContainerRef<'_> {
+    fn as_ref(&self) -> &str {
+        self.id
     }
 }

@@ -1,36 +1,54 @@
-//! Why a plugin could not do what it was asked for.
+//! Errors of a plugin.
 
 use std::fmt;
 
-/// The result of a plugin's method.
+use serde::Serialize;
+use serde_json::Value as Json;
+
+/// Result of a plugin's method.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why a plugin could not do what it was asked for: sentences for an operator, outermost first.
+/// Why a method failed: messages for an operator, outermost first.
 ///
-/// Any error turns into one with `?`; [`ResultExt::context`] says what was being done. It is deliberately
-/// not an `std::error::Error`, so that the conversion can be that general.
+/// Any [`std::error::Error`] is converted by `?` with its sources; [`ResultExt::context`] adds what was being done.
+/// This type does not implement `std::error::Error` itself, which makes that conversion possible.
 pub struct Error {
     causes: Vec<String>,
     retryable: bool,
+    state: Option<Json>,
 }
 
 impl Error {
-    /// An error in the plugin's own words: lower case, no full stop.
+    /// An error with a message of one line: lower case, without a full stop.
     pub fn new(message: impl fmt::Display) -> Self {
-        Self { causes: vec![message.to_string()], retryable: false }
+        Self { causes: vec![message.to_string()], retryable: false, state: None }
     }
 
-    /// Says what was being done when this happened.
+    /// Adds what was being done as the outermost message.
     #[must_use]
     pub fn context(mut self, doing: impl fmt::Display) -> Self {
         self.causes.insert(0, doing.to_string());
         self
     }
 
-    /// Says that the same call may succeed later.
+    /// Marks the error as temporary: the same call may succeed later.
     #[must_use]
     pub fn retryable(mut self) -> Self {
         self.retryable = true;
+        self
+    }
+
+    /// Replaces the plugin's state for the container that the call is about, so that `cleanup` knows how far a method
+    /// came before it failed. Ignored for calls that are not about one container. A state that cannot be written as
+    /// JSON leaves the old one and is added to the messages.
+    ///
+    /// A state that must survive a crash of the agent goes through [`Host::put_state`](crate::Host::put_state) instead.
+    #[must_use]
+    pub fn with_state(mut self, state: &impl Serialize) -> Self {
+        match serde_json::to_value(state) {
+            Ok(state) => self.state = Some(state),
+            Err(error) => self.causes.push(format!("the plugin's state cannot be written as JSON: {error}")),
+        }
         self
     }
 
@@ -40,10 +58,16 @@ impl Error {
         self.retryable
     }
 
-    /// The sentences, outermost first.
+    /// The messages, outermost first; never empty.
     #[must_use]
     pub fn causes(&self) -> &[String] {
         &self.causes
+    }
+
+    /// The new state, if [`Error::with_state`] set one.
+    #[must_use]
+    pub fn state(&self) -> Option<&Json> {
+        self.state.as_ref()
     }
 }
 
@@ -55,7 +79,7 @@ impl<E: std::error::Error> From<E> for Error {
             causes.push(cause.to_string());
             source = cause.source();
         }
-        Self { causes, retryable: false }
+        Self { causes, retryable: false, state: None }
     }
 }
 
@@ -71,12 +95,12 @@ impl fmt::Debug for Error {
     }
 }
 
-/// Adds to a result what was being done.
+/// Adds context to errors.
 pub trait ResultExt<T> {
-    /// Says what was being done when this failed.
+    /// Adds what was being done as the outermost message.
     ///
     /// # Errors
-    /// The original one, below the new sentence.
+    /// The original error with that message.
     fn context(self, doing: impl fmt::Display) -> Result<T>;
 }
 

@@ -1,11 +1,11 @@
-//! What makes a library a plugin: a note that describes it, and one exported symbol.
+//! What makes a library a plugin: a note with its manifest, and one exported symbol.
 
 use cofferdam_plugin_abi::{ABI_NAME, API_VERSION, ENCODING};
 
 use crate::config::Schema;
 use crate::note::Text;
 
-/// What the manifest says of a plugin, gathered by the export attributes.
+/// The content of a manifest, collected by the export attributes.
 pub struct Export {
     /// `isolator` or `logger`.
     pub kind: &'static str,
@@ -23,13 +23,17 @@ pub struct Export {
     pub nesting: bool,
     /// Whether it takes part in standalone containers.
     pub standalone: bool,
-    /// What must be in the chain as well.
+    /// Plugins that must be in the chain as well.
     pub requires: &'static [&'static str],
-    /// What must not be.
+    /// Plugins that must not be.
     pub conflicts: &'static [&'static str],
-    /// What must come earlier.
+    /// Plugins that must come earlier.
     pub after: &'static [&'static str],
-    /// What its table may hold.
+    /// Plugins that must come later.
+    pub before: &'static [&'static str],
+    /// Features of the agent that it cannot do without.
+    pub features: &'static [&'static str],
+    /// Schema of its table.
     pub config: &'static Schema,
 }
 
@@ -54,6 +58,8 @@ impl Export {
         text.entries("requires", self.requires);
         text.entries("conflicts", self.conflicts);
         text.entries("after", self.after);
+        text.entries("before", self.before);
+        text.entries("features", self.features);
         text.raw("\"config\":");
         self.config.write(&mut text, "");
         text.raw("}");
@@ -108,8 +114,8 @@ macro_rules! __export_logger {
 
 /// Expands to the note and the exported symbol.
 ///
-/// The symbol's name is abi_stable's; its own attribute is not used because it would make every author
-/// depend on abi_stable.
+/// The symbol's name is that of abi_stable, whose own attribute is not used because it would make every author depend on
+/// abi_stable.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __export {
@@ -131,6 +137,8 @@ macro_rules! __export {
                 requires: <$plugin as $trait>::REQUIRES,
                 conflicts: <$plugin as $trait>::CONFLICTS,
                 after: <$plugin as $trait>::AFTER,
+                before: <$plugin as $trait>::BEFORE,
+                features: <$plugin as $trait>::FEATURES,
                 config: <<$plugin as $trait>::Config as $crate::PluginConfig>::SCHEMA,
             }
             .manifest();
@@ -151,7 +159,7 @@ macro_rules! __export {
             }
 
             #[unsafe(no_mangle)]
-            // SAFETY: `load` answers the reference to the prefix of a `Module`, as its type says.
+            // SAFETY: `load` returns the reference to the prefix of a `Module`, as its type says.
             static _1as_0lib_1header_0root_bmodule_bloader: private::LibHeader = unsafe {
                 private::LibHeader::from_constructor::<private::ModuleRef>(
                     load,

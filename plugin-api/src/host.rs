@@ -1,50 +1,118 @@
 //! The agent, as a plugin sees it.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use abi_stable::std_types::{RResult, RSlice, RStr};
+use cofferdam_plugin_abi::{Failure, HostBox};
 use cofferdam_plugin_model as model;
-use model::CreateRequest;
+use model::service::{PutState, STATE_PUT};
+use model::{AgentInfo, ContainerId};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
-/// The agent, as a plugin sees it. Logging needs no handle: use the macros of `tracing`.
-#[derive(Debug, Clone)]
-pub struct Host {
+use crate::{Error, Leases, Result, ResultExt};
+
+/// The agent, as a plugin sees it: what it is, and its services. Cheap to clone.
+///
+/// Logging needs no handle: use the macros of `tracing`.
+#[derive(Clone)]
+pub struct Host(Arc<Shared>);
+
+struct Shared {
+    api: Arc<HostBox>,
     name: String,
-    agent: model::AgentInfo,
+    agent: AgentInfo,
     runtime_directory: PathBuf,
     work_directory: PathBuf,
 }
 
 impl Host {
-    pub(crate) fn new(request: &CreateRequest) -> Self {
-        Self {
-            name: request.name.clone(),
-            agent: request.agent.clone(),
-            runtime_directory: request.runtime_directory.clone(),
-            work_directory: request.work_directory.clone(),
-        }
+    /// The host, and the plugin's table of the configuration.
+    pub(crate) fn new(api: Arc<HostBox>, request: model::CreateRequest) -> (Self, serde_json::Value) {
+        let model::CreateRequest { config, name, agent, runtime_directory, work_directory } = request;
+        (Self(Arc::new(Shared { api, name, agent, runtime_directory, work_directory })), config)
     }
 
-    /// The name that this plugin goes by in the agent.
+    /// The plugin's name in the chain.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.name
+        &self.0.name
     }
 
-    /// The agent's version.
+    /// What the agent is and provides: version, features, launcher, cgroup hierarchies, resources of the node, chain.
     #[must_use]
-    pub fn agent_version(&self) -> &str {
-        &self.agent.version
+    pub fn agent(&self) -> &AgentInfo {
+        &self.0.agent
     }
 
-    /// A folder of the plugin's own that is gone after a reboot. The plugin makes it if it needs it.
+    /// Whether the agent supports a feature of [`model::FEATURES`]. A plugin that cannot do without one lists it in its
+    /// `FEATURES` instead: an agent that does not support it then refuses to load the plugin.
+    #[must_use]
+    pub fn supports(&self, feature: &str) -> bool {
+        self.0.agent.features.contains(feature)
+    }
+
+    /// Directory of the plugin's own that is gone after a reboot. It need not exist; the plugin creates it.
     #[must_use]
     pub fn runtime_directory(&self) -> &Path {
-        &self.runtime_directory
+        &self.0.runtime_directory
     }
 
-    /// A folder of the plugin's own that survives a reboot. The plugin makes it if it needs it.
+    /// Directory of the plugin's own that survives a reboot. It need not exist; the plugin creates it.
     #[must_use]
     pub fn work_directory(&self) -> &Path {
-        &self.work_directory
+        &self.0.work_directory
+    }
+
+    /// Stores the plugin's state for a container now; on return it is on disk. For a state that must be known before
+    /// an effect: which cgroup, network or mount is about to be created. `cleanup` and `recover` get it even if the
+    /// agent is killed during the call.
+    ///
+    /// `container` is that of the current call: `host.put_state(container, &state)`. A state in the reply of the call
+    /// replaces it.
+    ///
+    /// # Errors
+    /// If the state cannot be written as JSON, the plugin takes no part in that container, or the agent cannot write.
+    pub fn put_state(&self, container: impl AsRef<str>, state: &impl Serialize) -> Result<()> {
+        let container = ContainerId::parse(container.as_ref())?;
+        let state = serde_json::to_value(state).context("the state cannot be written as JSON")?;
+        self.request::<()>(STATE_PUT, &PutState { container, state })
+    }
+
+    /// Numbers that are unique among all plugins of the agent.
+    #[must_use]
+    pub fn leases(&self) -> Leases {
+        Leases::new(self.clone())
+    }
+
+    /// Calls a service. An empty reply is read as null.
+    pub(crate) fn request<T: DeserializeOwned>(&self, service: &str, request: &impl Serialize) -> Result<T> {
+        let payload = serde_json::to_vec(request)?;
+        match self.0.api.request(RStr::from_str(service), RSlice::from_slice(&payload)) {
+            RResult::ROk(answer) => {
+                let reply = if answer.payload.is_empty() { b"null" } else { answer.payload.as_slice() };
+                serde_json::from_slice(reply)
+                    .context(format!("cannot decode the agent's reply to `{service}`"))
+            }
+            RResult::RErr(failure) if failure.code == Failure::UNSUPPORTED => Err(Error::new(format!(
+                "agent {} does not provide the service `{service}`: upgrade it",
+                self.0.agent.version
+            ))),
+            RResult::RErr(failure) => {
+                let error = Error::new(failure.message.as_str().replace('\n', ": "));
+                Err(if failure.retryable { error.retryable() } else { error })
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Host")
+            .field("name", &self.0.name)
+            .field("agent", &self.0.agent)
+            .finish_non_exhaustive()
     }
 }

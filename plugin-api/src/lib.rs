@@ -3,7 +3,7 @@
 //! ```
 //! use cofferdam_plugin_api::prelude::*;
 //!
-//! /// Tells a container which building it is in.
+//! /// Tells a container which building it runs in.
 //! struct Building {
 //!     name: String,
 //! }
@@ -24,7 +24,7 @@
 //!         Ok(Self { name: config.name })
 //!     }
 //!
-//!     fn prepare(&self, _container: &Container) -> Result<Prepared> {
+//!     fn prepare(&self, _container: &NewContainer) -> Result<Prepared> {
 //!         Ok(Prepared::new().environment("BUILDING", &self.name))
 //!     }
 //! }
@@ -33,12 +33,12 @@
 //!
 //! ```text
 //!   author's impl ◀── bridge ◀── cofferdam-plugin-abi ◀── agent
-//!        │              │ one door: decode, guard, encode
+//!        │              │ decode, catch panics, encode
 //!        └─ prelude     └─ log: tracing events and spans go to the agent
 //! ```
 //!
-//! The trait docs of [`Isolator`] and [`Logger`] are the manual. [`testing::PluginHarness`] drives a plugin in a
-//! unit test exactly as the agent does.
+//! The documentation of the traits [`Isolator`] and [`Logger`] is the manual. [`testing::PluginHarness`] calls a plugin in
+//! a unit test as the agent does.
 
 #![deny(missing_docs)]
 #![deny(unsafe_code)]
@@ -47,16 +47,23 @@ mod bridge;
 pub mod cgroup;
 pub mod config;
 mod container_ref;
+mod deadline;
 mod descriptors;
 mod error;
+pub mod event;
 mod export;
 mod host;
 mod isolator;
+mod leases;
 mod log;
 mod logger;
+pub mod mount;
+mod new_container;
 mod note;
 mod panic;
+mod prepared;
 pub mod process;
+mod recovery;
 pub mod testing;
 
 pub use cofferdam_plugin_macros::{PluginConfig, isolator, logger};
@@ -65,13 +72,19 @@ pub use cofferdam_plugin_model as model;
 pub use cgroup::Cgroup;
 pub use config::PluginConfig;
 pub use container_ref::ContainerRef;
+pub use deadline::Deadline;
 pub use error::{Error, Result, ResultExt};
+pub use event::Event;
 pub use host::Host;
-pub use isolator::{Isolator, Prepared, Recovery};
+pub use isolator::Isolator;
+pub use leases::Leases;
 pub use logger::{Logger, Output, Streams};
+pub use new_container::NewContainer;
+pub use prepared::{Applied, Prepared};
+pub use recovery::{RecoverRequest, Recovery};
 pub use serde_json::{Value as Json, json};
 
-/// What nearly every plugin needs.
+/// What most plugins need.
 pub mod prelude {
     pub use serde::{Deserialize, Serialize};
     pub use tracing::{debug, error, info, trace, warn};
@@ -81,12 +94,12 @@ pub mod prelude {
         Root, Status, Usage, Value, Version,
     };
     pub use crate::{
-        Cgroup, ContainerRef, Error, Host, Isolator, Json, Logger, Output, PluginConfig, Prepared, Recovery,
-        Result, ResultExt, Streams, json,
+        Applied, Cgroup, ContainerRef, Error, Event, Host, Isolator, Json, Logger, NewContainer, Output,
+        PluginConfig, Prepared, RecoverRequest, Recovery, Result, ResultExt, Streams, json,
     };
 }
 
-/// What the export attributes expand to. Not part of the API.
+/// Used by the expansion of the export attributes. Not part of the API.
 #[doc(hidden)]
 pub mod __private {
     pub use abi_stable::library::{__call_root_module_loader, CheckTypeLayout, LibHeader, RootModuleResult};

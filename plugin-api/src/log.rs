@@ -1,14 +1,13 @@
 //! Sends a plugin's `tracing` events and spans to the agent.
 //!
-//! A library has its own copy of `tracing`, in which nobody listens. The subscriber set here makes each
-//! callsite known to the agent once and then sends numbers and fields, so that the agent's filter and
-//! format apply and an event lands in the span of the call that it came from.
+//! A library has its own copy of `tracing`, without a subscriber. The one set here registers each callsite with the
+//! agent once and then sends numbers and fields, so that the filter and format of the agent apply.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use abi_stable::std_types::RSlice;
 use cofferdam_plugin_abi::HostBox;
@@ -18,14 +17,14 @@ use tracing_core::field::{Field, Visit};
 use tracing_core::span::{Attributes, Current, Id, Record};
 use tracing_core::{Event, Interest, Level, Metadata, Subscriber, dispatcher};
 
-/// Has this library's events and spans go to `host`. The first agent that made an instance gets them: all
-/// instances of one library are in one process, and so are their agents.
-pub(crate) fn connect(host: HostBox) {
+/// Sends the events and spans of this library to `host`. The first agent that created an instance gets them all: the
+/// instances of one library are in one process, as are their agents.
+pub(crate) fn connect(host: Arc<HostBox>) {
     static CONNECTED: OnceLock<()> = OnceLock::new();
     CONNECTED.get_or_init(|| {
         let bridge =
             Bridge { host, callsites: RwLock::default(), spans: RwLock::default(), next: AtomicU64::new(1) };
-        // In a unit test, somebody may listen already. Then the events are theirs.
+        // A unit test may have set its own subscriber.
         let _ = dispatcher::set_global_default(dispatcher::Dispatch::new(bridge));
     });
 }
@@ -36,16 +35,16 @@ thread_local! {
 }
 
 struct Bridge {
-    host: HostBox,
+    host: Arc<HostBox>,
     callsites: RwLock<HashMap<Identifier, u64>>,
-    /// The open spans by our own number, which `tracing` wants to be unique and not zero.
+    /// The open spans by a number of our own: `tracing` requires it to be unique and not zero.
     spans: RwLock<HashMap<u64, Span>>,
     next: AtomicU64,
 }
 
 #[derive(Clone, Copy)]
 struct Span {
-    /// The agent's number for it; 0 when nobody listens.
+    /// The agent's number for it; 0 if it is disabled.
     host: u64,
     metadata: &'static Metadata<'static>,
 }
@@ -72,7 +71,7 @@ impl Bridge {
         number
     }
 
-    /// The agent's number of the span that something happens in.
+    /// The agent's number of the span that an event or span belongs to.
     fn parent(&self, explicit: Option<&Id>, is_root: bool) -> u64 {
         let span = match explicit {
             Some(id) => Some(id.into_u64()),

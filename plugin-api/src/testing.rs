@@ -1,4 +1,4 @@
-//! Drives a plugin in a unit test exactly as the agent does: through the real bridge, in real payloads.
+//! Calls a plugin in a unit test as the agent does: through the ABI, with encoded payloads.
 //!
 //! ```
 //! # use cofferdam_plugin_api::prelude::*;
@@ -7,34 +7,36 @@
 //! #     const NAME: &'static str = "example/building";
 //! #     type Config = ();
 //! #     fn create(_: (), _: Host) -> Result<Self> { Ok(Self) }
-//! #     fn prepare(&self, _: &Container) -> Result<Prepared> {
+//! #     fn prepare(&self, _: &NewContainer) -> Result<Prepared> {
 //! #         Ok(Prepared::new().environment("BUILDING", "north"))
 //! #     }
 //! # }
 //! use cofferdam_plugin_api::testing::PluginHarness;
 //!
-//! let bench = PluginHarness::<Building>::isolator(serde_json::json!({}))?;
-//! let prepared = bench.prepare("web")?;
+//! let harness = PluginHarness::<Building>::isolator(serde_json::json!({}))?;
+//! let prepared = harness.prepare("web")?;
 //! assert_eq!(prepared.launch.environment["BUILDING"], "north");
-//! bench.cleanup("web")?;
+//! harness.cleanup("web")?;
 //! # Ok::<(), cofferdam_plugin_api::testing::Refused>(())
 //! ```
 
 mod hierarchies;
+mod host;
+mod shell;
 
-use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use abi_stable::sabi_trait::TD_Opaque;
 use abi_stable::std_types::{RResult, RSlice, RStr};
-use cofferdam_plugin_abi::{Answer, Call, Failure, HostApi, HostBox, IsolatorBox, LoggerBox, Reply};
+use cofferdam_plugin_abi::{Answer, Call, Failure, HostBox, IsolatorBox, LoggerBox};
 use cofferdam_plugin_model as model;
 use model::{
-    Container, ContainerId, Limitation, LoggerReply, PrepareReply, RecoverReply, Recovered, Resources,
-    Status, Usage,
+    AgentInfo, Container, ContainerDetails, ContainerId, Limitation, LoggerReply, Method, Parent,
+    PrepareReply, RecoverReply, Recovered, Resources, StateReply, Status, TerminationDetails, Usage,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -43,16 +45,19 @@ use serde_json::Value as Json;
 use crate::bridge::{new_isolator, new_logger};
 use crate::{Isolator, Logger};
 
-pub use hierarchies::Hierarchies;
+use host::{Shared, TestHost};
 
-/// A call that the plugin refused or did not survive.
+pub use hierarchies::Hierarchies;
+pub use shell::Shell;
+
+/// A call that failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
     /// What the agent would report, one cause per line.
     pub message: String,
-    /// Where the plugin panicked, if it did.
+    /// Location of a panic.
     pub location: Option<String>,
-    /// Whether the agent would try again.
+    /// Whether the plugin marked the error as temporary.
     pub retryable: bool,
 }
 
@@ -66,7 +71,7 @@ impl std::error::Error for Refused {}
 
 impl From<Failure> for Refused {
     fn from(failure: Failure) -> Self {
-        let panicked = matches!(failure.code, Failure::PANICKED);
+        let panicked = failure.code == Failure::PANICKED;
         Self {
             message: failure.message.into(),
             location: panicked.then(|| failure.location.into()),
@@ -75,12 +80,12 @@ impl From<Failure> for Refused {
     }
 }
 
-/// A plugin on the bench, with a temporary world and with its states kept as the agent keeps them.
+/// An instance of a plugin with temporary directories, and with its states kept as the agent keeps them.
 pub struct PluginHarness<P> {
     instance: Instance,
-    world: World,
-    details: Mutex<HashMap<String, model::ContainerDetails>>,
-    log: Arc<Log>,
+    directory: TemporaryDirectory,
+    shared: Arc<Shared>,
+    timeout: Option<Duration>,
     plugin: PhantomData<P>,
 }
 
@@ -90,12 +95,20 @@ enum Instance {
 }
 
 impl<I: Isolator> PluginHarness<I> {
-    /// Makes an isolator with its table of the configuration.
+    /// Creates an isolator with its table of the configuration, in an agent that supports all features.
     ///
     /// # Errors
-    /// What the operator would read if the agent did not start.
+    /// What would keep the agent from starting.
     pub fn isolator(config: Json) -> Result<Self, Refused> {
-        Self::make(I::NAME, config, |host, request| match new_isolator::<I>(host, request) {
+        Self::isolator_in(agent(), config)
+    }
+
+    /// Creates an isolator in an agent of this kind.
+    ///
+    /// # Errors
+    /// What would keep the agent from starting.
+    pub fn isolator_in(agent: AgentInfo, config: Json) -> Result<Self, Refused> {
+        Self::new(I::NAME, agent, config, |host, request| match new_isolator::<I>(host, request) {
             RResult::ROk(isolator) => Ok(Instance::Isolator(isolator)),
             RResult::RErr(failure) => Err(failure.into()),
         })
@@ -103,70 +116,140 @@ impl<I: Isolator> PluginHarness<I> {
 }
 
 impl<L: Logger> PluginHarness<L> {
-    /// Makes a logger with its table of the configuration.
+    /// Creates a logger with its table of the configuration, in an agent that supports all features.
     ///
     /// # Errors
-    /// What the operator would read if the agent did not start.
+    /// What would keep the agent from starting.
     pub fn logger(config: Json) -> Result<Self, Refused> {
-        Self::make(L::NAME, config, |host, request| match new_logger::<L>(host, request) {
+        Self::logger_in(agent(), config)
+    }
+
+    /// Creates a logger in an agent of this kind.
+    ///
+    /// # Errors
+    /// What would keep the agent from starting.
+    pub fn logger_in(agent: AgentInfo, config: Json) -> Result<Self, Refused> {
+        Self::new(L::NAME, agent, config, |host, request| match new_logger::<L>(host, request) {
             RResult::ROk(logger) => Ok(Instance::Logger(logger)),
             RResult::RErr(failure) => Err(failure.into()),
         })
     }
 }
 
+/// An agent with the `linux` launcher that supports all features of this version.
+fn agent() -> AgentInfo {
+    AgentInfo {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        features: model::FEATURES.iter().map(|&feature| feature.to_owned()).collect(),
+        launcher: "linux".to_owned(),
+        ..AgentInfo::default()
+    }
+}
+
+/// The instance and its surroundings.
 impl<P> PluginHarness<P> {
-    fn make(
+    fn new(
         name: &str,
+        agent: AgentInfo,
         config: Json,
-        new: impl FnOnce(HostBox, RSlice<'_, u8>) -> Result<Instance, Refused>,
+        create: impl FnOnce(HostBox, RSlice<'_, u8>) -> Result<Instance, Refused>,
     ) -> Result<Self, Refused> {
-        let world = World::new().map_err(|error| Refused {
-            message: format!("cannot make the bench's temporary directory: {error}"),
+        let directory = TemporaryDirectory::new().map_err(|error| Refused {
+            message: format!("cannot create the temporary directory of the test: {error}"),
             location: None,
             retryable: false,
         })?;
         let request = model::CreateRequest {
             config,
             name: name.to_owned(),
-            agent: model::AgentInfo {
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                ..model::AgentInfo::default()
-            },
-            runtime_directory: world.0.join("runtime"),
-            work_directory: world.0.join("work"),
+            agent,
+            runtime_directory: directory.0.join("runtime"),
+            work_directory: directory.0.join("work"),
         };
-        let log = Arc::<Log>::default();
-        let host = HostBox::from_value(BenchHost(Arc::clone(&log)), TD_Opaque);
-        let instance = new(host, RSlice::from_slice(&write(&request)?))?;
-        Ok(Self { instance, world, details: Mutex::default(), log, plugin: PhantomData })
+        let shared = Arc::new(Shared::new(name));
+        let host = HostBox::from_value(TestHost(Arc::clone(&shared)), TD_Opaque);
+        let instance = create(host, RSlice::from_slice(&write(&request)?))?;
+        Ok(Self { instance, directory, shared, timeout: None, plugin: PhantomData })
     }
 
-    /// The bench's temporary directory; gone when the bench is.
+    /// Gives every call a deadline: this long after it begins. Calls are not abandoned; without this, there is none.
+    #[must_use]
+    pub fn with_timeout(self, timeout: Duration) -> Self {
+        Self { timeout: Some(timeout), ..self }
+    }
+
+    /// A temporary directory, removed with the harness.
     #[must_use]
     pub fn directory(&self) -> &Path {
-        &self.world.0
+        &self.directory.0
     }
 
-    /// A container as the agent would describe it, with a sandbox and a scratch directory that exist.
+    /// A container as the agent would describe it, with a sandbox and a scratch directory that exist. One whose id is
+    /// nested gets the parent that this harness knows.
     ///
     /// # Panics
-    /// When `id` is not a container id or the directories cannot be made: this is a test.
+    /// If `id` is not a container id or the directories cannot be created.
     #[must_use]
-    #[expect(clippy::expect_used, reason = "a test's own mistake")]
+    #[expect(clippy::expect_used, reason = "the test is wrong")]
     pub fn container(&self, id: &str) -> Container {
         let mut container = Container::new(ContainerId::parse(id).expect("a container id"));
-        container.sandbox = self.world.0.join("sandbox").join(id);
-        container.scratch = self.world.0.join("scratch").join(id);
+        container.sandbox = self.directory.0.join("sandbox").join(id);
+        container.scratch = self.directory.0.join("scratch").join(id);
         container.standalone = true;
         container.command.value = Some("true".into());
+        container.parent = container.id.parent().map(|parent| {
+            let details = self.shared.details(parent.as_str());
+            Parent {
+                id: parent.as_str().to_owned(),
+                pid: details.pid,
+                sandbox: details.sandbox,
+                rootfs: details.rootfs,
+                uid: details.uid,
+                gid: details.gid,
+                state: details.state,
+            }
+        });
         for directory in [&container.sandbox, &container.scratch] {
-            std::fs::create_dir_all(directory).expect("a directory of the bench");
+            std::fs::create_dir_all(directory).expect("a directory of the test");
         }
         container
     }
 
-    /// `prepare` of an isolator, for a container of that id and nothing special.
+    /// The plugin's state for a container; null if there is none.
+    #[must_use]
+    pub fn state(&self, id: &str) -> Json {
+        self.shared.details(id).state
+    }
+
+    /// The fields of the events that the plugin logged, in order. All instances of a plugin in one process log to the
+    /// harness that was created first.
+    #[must_use]
+    pub fn logged(&self) -> Vec<Json> {
+        self.shared.logged()
+    }
+
+    /// The container's first process is this one from now on; no call. For plugins without `isolate`.
+    pub fn started(&self, id: &str, pid: i32) {
+        self.shared.change(id, |details| details.pid = Some(pid));
+    }
+
+    /// The container's first process has exited; no call.
+    pub fn ended(&self, id: &str) {
+        self.terminated(id, TerminationDetails::default());
+    }
+
+    /// The container ended in this way, which `cleanup` is told; no call.
+    pub fn terminated(&self, id: &str, termination: TerminationDetails) {
+        self.shared.change(id, |details| {
+            details.pid = None;
+            details.termination = Some(termination);
+        });
+    }
+}
+
+/// The methods. Each fails with what the agent would report.
+impl<P> PluginHarness<P> {
+    /// `prepare` of an isolator, for a container of that id without special requests.
     ///
     /// # Errors
     /// What would fail the launch.
@@ -174,28 +257,35 @@ impl<P> PluginHarness<P> {
         self.prepare_container(&self.container(id))
     }
 
-    /// `prepare` of an isolator.
+    /// `prepare` of an isolator. Descriptors are closed.
     ///
     /// # Errors
     /// What would fail the launch.
     pub fn prepare_container(&self, container: &Container) -> Result<PrepareReply, Refused> {
-        self.admit(container);
-        let answer = self.call(model::Method::Prepare, container.id.as_str(), &write(container)?, &[])?;
-        let reply: PrepareReply = read(&answer)?;
-        self.change(container.id.as_str(), |details| details.state = reply.state.clone().unwrap_or_default());
-        Ok(reply)
+        self.prepare_with_descriptors(container).map(|(reply, _)| reply)
     }
 
-    /// `prepare` of a logger, with the descriptors that it handed over.
+    /// `prepare` of an isolator, with the descriptors of the reply.
+    ///
+    /// # Errors
+    /// What would fail the launch.
+    pub fn prepare_with_descriptors(
+        &self,
+        container: &Container,
+    ) -> Result<(PrepareReply, Vec<OwnedFd>), Refused> {
+        let (reply, descriptors): (PrepareReply, _) = self.first_call(container)?;
+        self.keep(container.id.as_str(), reply.state.clone());
+        Ok((reply, descriptors))
+    }
+
+    /// `prepare` of a logger, with the descriptors of the reply.
     ///
     /// # Errors
     /// What would fail the launch.
     pub fn open(&self, container: &Container) -> Result<(LoggerReply, Vec<OwnedFd>), Refused> {
-        self.admit(container);
-        let answer = self.call(model::Method::Prepare, container.id.as_str(), &write(container)?, &[])?;
-        let reply: LoggerReply = read(&answer)?;
-        self.change(container.id.as_str(), |details| details.state = reply.state.clone().unwrap_or_default());
-        Ok((reply, own(&answer)))
+        let (reply, descriptors): (LoggerReply, _) = self.first_call(container)?;
+        self.keep(container.id.as_str(), reply.state.clone());
+        Ok((reply, descriptors))
     }
 
     /// `isolate`, with a pidfd. Later calls are told the pid, until [`PluginHarness::ended`].
@@ -204,18 +294,9 @@ impl<P> PluginHarness<P> {
     /// What would fail the launch.
     pub fn isolate(&self, id: &str, pid: i32, pidfd: BorrowedFd<'_>) -> Result<(), Refused> {
         self.started(id, pid);
-        let details = write(&self.details(id))?;
-        self.call(model::Method::Isolate, id, &details, &[pidfd.as_raw_fd()]).map(drop)
-    }
-
-    /// The container's first process is this one from now on; no call. For plugins without `isolate`.
-    pub fn started(&self, id: &str, pid: i32) {
-        self.change(id, |details| details.pid = Some(pid));
-    }
-
-    /// The container's first process has ended; no call.
-    pub fn ended(&self, id: &str) {
-        self.change(id, |details| details.pid = None);
+        let reply: StateReply = read(&self.about(Method::Isolate, id, &[pidfd.as_raw_fd()])?)?;
+        self.keep(id, reply.state);
+        Ok(())
     }
 
     /// `watch`.
@@ -223,31 +304,30 @@ impl<P> PluginHarness<P> {
     /// # Errors
     /// What would fail the launch.
     pub fn watch(&self, id: &str) -> Result<Option<OwnedFd>, Refused> {
-        let answer = self.call(model::Method::Watch, id, &write(&self.details(id))?, &[])?;
+        let answer = self.about(Method::Watch, id, &[])?;
         Ok(own(&answer).into_iter().next())
     }
 
-    /// `limitation`, with the descriptor that `watch` gave.
+    /// `limitation`, with the descriptor that `watch` returned.
     ///
     /// # Errors
     /// What the agent would report.
     pub fn limitation(&self, id: &str, watch: Option<BorrowedFd<'_>>) -> Result<Option<Limitation>, Refused> {
         let descriptors: Vec<i32> = watch.iter().map(AsRawFd::as_raw_fd).collect();
-        let answer = self.call(model::Method::Limitation, id, &write(&self.details(id))?, &descriptors)?;
+        let answer = self.about(Method::Limitation, id, &descriptors)?;
         if answer.payload.is_empty() { Ok(None) } else { read(&answer).map(Some) }
     }
 
-    /// `update`.
+    /// `update`. Later calls are told the new resources.
     ///
     /// # Errors
     /// What would fail the update.
     pub fn update(&self, id: &str, resources: Resources) -> Result<(), Refused> {
-        let request = model::UpdateRequest { details: self.details(id), resources };
-        let answer = self.call(model::Method::Update, id, &write(&request)?, &[])?;
-        let reply: model::StateReply = read(&answer)?;
-        if let Some(state) = reply.state {
-            self.change(id, |details| details.state = state);
-        }
+        let request = model::UpdateRequest { details: self.shared.details(id), resources };
+        let answer = self.call(Method::Update, id, &write(&request)?, &[])?;
+        let reply: StateReply = read(&answer)?;
+        self.keep(id, reply.state);
+        self.shared.change(id, |details| details.resources = request.resources);
         Ok(())
     }
 
@@ -256,7 +336,7 @@ impl<P> PluginHarness<P> {
     /// # Errors
     /// What the agent would report.
     pub fn usage(&self, id: &str) -> Result<Usage, Refused> {
-        read(&self.call(model::Method::Usage, id, &write(&self.details(id))?, &[])?)
+        read(&self.about(Method::Usage, id, &[])?)
     }
 
     /// `status`.
@@ -264,122 +344,143 @@ impl<P> PluginHarness<P> {
     /// # Errors
     /// What the agent would report.
     pub fn status(&self, id: &str) -> Result<Status, Refused> {
-        read(&self.call(model::Method::Status, id, &write(&self.details(id))?, &[])?)
+        read(&self.about(Method::Status, id, &[])?)
     }
 
     /// `cleanup`.
     ///
     /// # Errors
-    /// What the agent would report, and retry.
+    /// What the agent would report before it calls again.
     pub fn cleanup(&self, id: &str) -> Result<(), Refused> {
-        self.call(model::Method::Cleanup, id, &write(&self.details(id))?, &[]).map(drop)
+        self.about(Method::Cleanup, id, &[]).map(drop)
     }
 
-    /// `recover`. Later calls are told what is said of the containers here, and the states as the plugin
-    /// migrated them.
+    /// `removed`. Afterwards, the container is forgotten with its leases, as the agent does.
     ///
     /// # Errors
-    /// What would keep the plugin out of service.
+    /// What the agent would report before it calls again.
+    pub fn removed(&self, id: &str) -> Result<(), Refused> {
+        self.about(Method::Removed, id, &[])?;
+        self.shared.forget(id);
+        Ok(())
+    }
+
+    /// `recover`. Later calls are told what is said of the containers here, with the states that the plugin migrated.
+    ///
+    /// # Errors
+    /// What would take the plugin out of service.
     pub fn recover(
         &self,
         containers: Vec<Recovered>,
         orphans: Vec<ContainerId>,
     ) -> Result<RecoverReply, Refused> {
         let request = model::RecoverRequest { containers, orphans };
-        let reply: RecoverReply = read(&self.call(model::Method::Recover, "", &write(&request)?, &[])?)?;
+        let reply: RecoverReply = read(&self.call(Method::Recover, "", &write(&request)?, &[])?)?;
         for container in request.containers {
             let migrated = match reply.verdicts.get(&container.id) {
                 Some(model::Verdict::Migrated { state }) => Some(state.clone()),
                 _ => None,
             };
             let state = migrated.unwrap_or(container.details.state);
-            self.change(container.id.as_str(), |details| {
-                *details = model::ContainerDetails { state, ..container.details };
+            self.shared.change(container.id.as_str(), |details| {
+                *details = ContainerDetails { state, ..container.details };
             });
         }
         Ok(reply)
     }
+}
 
-    /// What the plugin asked the agent to keep for a container.
-    #[must_use]
-    pub fn state(&self, id: &str) -> Json {
-        self.details(id).state
-    }
-
-    /// The fields of the events the plugin logged, in order, if this bench is the first in its process.
-    #[must_use]
-    pub fn logged(&self) -> Vec<Json> {
-        self.log.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// A launch begins: from here on the container is known, even if a plugin fails it.
-    fn admit(&self, container: &Container) {
-        self.change(container.id.as_str(), |details| {
-            *details = model::ContainerDetails {
+impl<P> PluginHarness<P> {
+    /// The first call about a container: from here on the container is known, even if the call fails.
+    fn first_call<T: DeserializeOwned + Default>(
+        &self,
+        container: &Container,
+    ) -> Result<(T, Vec<OwnedFd>), Refused> {
+        self.shared.change(container.id.as_str(), |details| {
+            *details = ContainerDetails {
+                class: container.class,
+                uid: container.uid,
+                gid: container.gid,
                 sandbox: container.sandbox.clone(),
                 scratch: container.scratch.clone(),
+                rootfs: container.rootfs.clone(),
                 cgroups: container.cgroups.clone(),
-                ..model::ContainerDetails::default()
+                shares_cgroups: container.shares_cgroups(),
+                resources: container.resources.clone(),
+                labels: container.labels.clone(),
+                ..ContainerDetails::default()
             };
         });
+        let answer = self.call(Method::Prepare, container.id.as_str(), &write(container)?, &[])?;
+        let descriptors = own(&answer);
+        Ok((read(&answer)?, descriptors))
     }
 
-    fn change(&self, id: &str, change: impl FnOnce(&mut model::ContainerDetails)) {
-        let mut details = self.details.lock().unwrap_or_else(PoisonError::into_inner);
-        change(details.entry(id.to_owned()).or_default());
+    fn about(&self, method: Method, id: &str, descriptors: &[i32]) -> Result<Answer, Refused> {
+        self.call(method, id, &write(&self.shared.details(id))?, descriptors)
     }
 
-    fn details(&self, id: &str) -> model::ContainerDetails {
-        let details = self.details.lock().unwrap_or_else(PoisonError::into_inner);
-        details.get(id).cloned().unwrap_or_default()
+    fn keep(&self, id: &str, state: Option<Json>) {
+        if let Some(state) = state {
+            self.shared.change(id, |details| details.state = state);
+        }
     }
 
-    fn call(
-        &self,
-        method: model::Method,
-        id: &str,
-        request: &[u8],
-        descriptors: &[i32],
-    ) -> Result<Answer, Refused> {
-        use model::Method as M;
+    fn call(&self, method: Method, id: &str, request: &[u8], descriptors: &[i32]) -> Result<Answer, Refused> {
+        use Instance::{Isolator, Logger};
         let call = Call {
             container: RStr::from_str(id),
             span: 0,
             trace: [0; 2],
-            deadline_unix_ms: 0,
+            deadline_unix_ms: self.timeout.map_or(0, deadline),
             descriptors: RSlice::from_slice(descriptors),
         };
         let request = RSlice::from_slice(request);
         let reply = match (&self.instance, method) {
-            (Instance::Isolator(isolator), M::Recover) => isolator.recover(call, request),
-            (Instance::Isolator(isolator), M::Prepare) => isolator.prepare(call, request),
-            (Instance::Isolator(isolator), M::Isolate) => isolator.isolate(call, request),
-            (Instance::Isolator(isolator), M::Watch) => isolator.watch(call, request),
-            (Instance::Isolator(isolator), M::Limitation) => isolator.limitation(call, request),
-            (Instance::Isolator(isolator), M::Update) => isolator.update(call, request),
-            (Instance::Isolator(isolator), M::Usage) => isolator.usage(call, request),
-            (Instance::Isolator(isolator), M::Status) => isolator.status(call, request),
-            (Instance::Isolator(isolator), M::Cleanup) => isolator.cleanup(call, request),
-            (Instance::Logger(logger), M::Recover) => logger.recover(call, request),
-            (Instance::Logger(logger), M::Prepare) => logger.prepare(call, request),
-            (Instance::Logger(logger), M::Cleanup) => logger.cleanup(call, request),
+            (Isolator(isolator), Method::Recover) => isolator.recover(call, request),
+            (Isolator(isolator), Method::Prepare) => isolator.prepare(call, request),
+            (Isolator(isolator), Method::Isolate) => isolator.isolate(call, request),
+            (Isolator(isolator), Method::Watch) => isolator.watch(call, request),
+            (Isolator(isolator), Method::Limitation) => isolator.limitation(call, request),
+            (Isolator(isolator), Method::Update) => isolator.update(call, request),
+            (Isolator(isolator), Method::Usage) => isolator.usage(call, request),
+            (Isolator(isolator), Method::Status) => isolator.status(call, request),
+            (Isolator(isolator), Method::Cleanup) => isolator.cleanup(call, request),
+            (Isolator(isolator), Method::Removed) => isolator.removed(call, request),
+            (Logger(logger), Method::Recover) => logger.recover(call, request),
+            (Logger(logger), Method::Prepare) => logger.prepare(call, request),
+            (Logger(logger), Method::Cleanup) => logger.cleanup(call, request),
+            (Logger(logger), Method::Removed) => logger.removed(call, request),
             (_, other) => RResult::RErr(Failure::unsupported(other.name())),
         };
         match reply {
             RResult::ROk(answer) => Ok(answer),
-            RResult::RErr(failure) => Err(failure.into()),
+            RResult::RErr(failure) => {
+                if !id.is_empty() && !failure.payload.is_empty() {
+                    let reply: StateReply =
+                        serde_json::from_slice(&failure.payload).map_err(|error| malformed(&error))?;
+                    self.keep(id, reply.state);
+                }
+                Err(failure.into())
+            }
         }
     }
 }
 
-/// Says loudly that a test does not run here; it must return at once.
+fn deadline(timeout: Duration) -> u64 {
+    let at =
+        SystemTime::now().checked_add(timeout).and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
+    at.and_then(|at| u64::try_from(at.as_millis()).ok()).unwrap_or(0)
+}
+
+/// Reports on standard error that a test is skipped; it must return at once.
 ///
 /// # Panics
-/// Where the environment says `CI=true`: there nothing is skipped.
+/// If the environment has `CI=true`: nothing is skipped there.
 pub fn skip(reason: impl std::fmt::Display) {
     use std::io::Write;
-    assert!(std::env::var("CI").as_deref() != Ok("true"), "cannot be skipped here: {reason}");
-    // Not `eprintln`, which the test harness would keep to itself.
+    assert!(std::env::var("CI").as_deref() != Ok("true"), "cannot be skipped in CI: {reason}");
+    // Not `eprintln`, whose output cargo captures.
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
     let _ = writeln!(std::io::stderr(), "SKIP {test}: {reason}");
 }
@@ -396,67 +497,34 @@ fn read<T: DeserializeOwned + Default>(answer: &Answer) -> Result<T, Refused> {
 }
 
 fn malformed(error: &serde_json::Error) -> Refused {
-    Refused {
-        message: format!("a payload is not what it should be: {error}"),
-        location: None,
-        retryable: false,
-    }
+    Refused { message: format!("invalid payload: {error}"), location: None, retryable: false }
 }
 
 #[allow(unsafe_code)]
 fn own(answer: &Answer) -> Vec<OwnedFd> {
-    // SAFETY: the ABI gives the descriptors of an answer to its receiver, and each answer passes here once.
+    // SAFETY: the ABI gives the descriptors of an answer to its receiver, and each answer is passed here once.
     answer.descriptors.iter().map(|&number| unsafe { OwnedFd::from_raw_fd(number) }).collect()
 }
 
-/// A temporary directory.
-struct World(PathBuf);
+struct TemporaryDirectory(PathBuf);
 
-impl World {
+impl TemporaryDirectory {
     fn new() -> std::io::Result<Self> {
         use std::sync::atomic::{AtomicU32, Ordering};
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("cofferdam-bench-{}-{number}", std::process::id()));
+        let path =
+            std::env::temp_dir().join(format!("cofferdam-plugin-test-{}-{number}", std::process::id()));
         std::fs::create_dir(&path)?;
         Ok(Self(path))
     }
 }
 
-impl Drop for World {
+impl Drop for TemporaryDirectory {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
-#[derive(Default)]
-struct Log(Mutex<Vec<Json>>);
-
-struct BenchHost(Arc<Log>);
-
-impl HostApi for BenchHost {
-    fn register_callsite(&self, _: RSlice<'_, u8>) -> u64 {
-        1
-    }
-
-    fn enabled(&self, _: u64) -> bool {
-        true
-    }
-
-    fn event(&self, _: u64, _: u64, fields: RSlice<'_, u8>) {
-        let fields = serde_json::from_slice(fields.as_slice()).unwrap_or_default();
-        self.0.0.lock().unwrap_or_else(PoisonError::into_inner).push(fields);
-    }
-
-    fn open_span(&self, _: u64, _: u64, _: RSlice<'_, u8>) -> u64 {
-        1
-    }
-
-    fn record(&self, _: u64, _: RSlice<'_, u8>) {}
-
-    fn close_span(&self, _: u64) {}
-
-    fn request(&self, service: RStr<'_>, _: RSlice<'_, u8>) -> Reply {
-        RResult::RErr(Failure::unsupported(service.as_str()))
-    }
-}
+#[cfg(test)]
+mod tests;

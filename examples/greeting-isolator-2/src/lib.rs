@@ -39,11 +39,13 @@ impl Isolator for Greeting {
         Ok(Self(config))
     }
 
-    fn recover(&self, containers: Vec<Recovered>, _: Vec<ContainerId>) -> Result<Recovery> {
-        Recovery::upgrade(&containers, VERSION, |old: KeptBy1, by| Ok(keep(&old.text, by.to_string())))
+    fn recover(&self, request: &RecoverRequest) -> Result<Recovery> {
+        Recovery::upgrade(&request.containers, VERSION, |old: KeptBy1, by| {
+            Ok(keep(&old.text, by.to_string()))
+        })
     }
 
-    fn prepare(&self, _: &Container) -> Result<Prepared> {
+    fn prepare(&self, _: &NewContainer) -> Result<Prepared> {
         let text = self.0.greeting.as_deref().unwrap_or("hello there");
         Prepared::new().environment("GREETING", text).state(&keep(text, VERSION.into()))
     }

@@ -26,7 +26,7 @@ impl Isolator for Greeting {
         Ok(Self(config))
     }
 
-    fn prepare(&self, _: &Container) -> Result<Prepared> {
+    fn prepare(&self, _: &NewContainer) -> Result<Prepared> {
         let text = self.0.greeting.clone().unwrap_or_else(|| "hello there".to_owned());
         Prepared::new().environment("GREETING", &text).state(&Kept { text })
     }

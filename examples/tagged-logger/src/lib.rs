@@ -24,7 +24,7 @@ impl Logger for Tagged {
         Ok(Self(config))
     }
 
-    fn prepare(&self, container: &Container) -> Result<Streams> {
+    fn prepare(&self, container: &NewContainer) -> Result<Streams> {
         let file = |name| Output::Path(container.sandbox.join(format!("{}{name}", self.0.prefix)));
         Ok(Streams::new(file("stdout"), file("stderr")))
     }

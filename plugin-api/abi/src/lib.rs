@@ -7,19 +7,19 @@
 //!   log, services      ◀───────────────── HostApi ◀──────────    tracing bridge
 //! ```
 //!
-//! Only bytes, numbers and descriptors cross, so that what is *said* can grow (see
-//! `cofferdam-plugin-model`) while what is *here* stands still. This crate is append only:
+//! Only bytes, numbers and descriptors cross. Payloads (`cofferdam-plugin-model`) may grow; the types of this
+//! crate are append-only from its first release:
 //!
 //! - no struct changes, no field is renamed, no method moves, `last_prefix_field` stays where it is;
-//! - a new method goes to the end of its trait and has a body that answers [`Failure::UNSUPPORTED`];
-//! - a new root function goes to the end of [`Module`];
-//! - no feature flag, no type of another crate than `abi_stable`, a version of 1.0 or more.
+//! - a new method is appended to its trait and has a default body that returns [`Failure::UNSUPPORTED`];
+//! - a new root function is appended to [`Module`];
+//! - no feature flags, no types of crates other than `abi_stable`, a version of 1.0 or more.
 //!
-//! `abi_stable` compares both sides' layouts when a plugin is loaded. The agent accepts a plugin when
-//! either side's layout contains the other's: an older plugin in a newer agent is as welcome as the reverse.
+//! `abi_stable` compares the layouts of both sides when a plugin is loaded. The agent accepts a plugin if either
+//! layout contains the other: older plugins work in newer agents and the reverse.
 
 #![deny(missing_docs)]
-// What the macros of abi_stable expand to; nothing else in the tree needs these.
+// Needed by the expansion of the macros of abi_stable only.
 #![allow(non_local_definitions, non_camel_case_types, clippy::undocumented_unsafe_blocks)]
 
 use abi_stable::declare_root_module_statics;
@@ -29,44 +29,44 @@ use abi_stable::sabi_types::VersionStrings;
 use abi_stable::std_types::{RBox, RResult, RSlice, RStr, RString, RVec};
 use abi_stable::{StableAbi, sabi_trait};
 
-/// The version of the plugin API that this crate is, as a plugin's manifest states it.
+/// Version of the plugin API, as stated in the manifest of a plugin.
 pub const API_VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// How a plugin's manifest names this boundary.
+/// Name of this ABI in a manifest.
 pub const ABI_NAME: &str = "abi_stable-0.11";
 
-/// How a plugin's manifest names the way payloads are written.
+/// Name of the encoding of payloads in a manifest.
 pub const ENCODING: &str = "json";
 
-/// The owner field of the ELF note that holds a plugin's manifest.
+/// Owner field of the ELF note with the manifest.
 pub const NOTE_OWNER: &str = "Cofferdam";
 
-/// The type field of that note.
+/// Type field of that note.
 pub const NOTE_TYPE: u32 = 1;
 
 /// What every call carries besides its payload.
 #[repr(C)]
 #[derive(StableAbi, Clone, Copy)]
 pub struct Call<'a> {
-    /// The container's dotted id; empty where the call is not about one container.
+    /// Dotted id of the container; empty for calls that are not about one container.
     pub container: RStr<'a>,
-    /// The host's span to log in; 0 for none.
+    /// Span of the agent to log in; 0 for none.
     pub span: u64,
-    /// A trace id for telemetry; zeros for none.
+    /// Trace id for telemetry; zeros for none.
     pub trace: [u64; 2],
-    /// When the host stops waiting, in milliseconds since the Unix epoch; 0 for never.
+    /// When the agent stops waiting, in milliseconds since the Unix epoch; 0 for never.
     pub deadline_unix_ms: u64,
-    /// Descriptors that belong to the payload, borrowed for the length of the call.
+    /// Descriptors that belong to the payload, borrowed for the duration of the call.
     pub descriptors: RSlice<'a, i32>,
 }
 
-/// What a call brings back.
+/// The reply to a successful call.
 #[repr(C)]
 #[derive(StableAbi)]
 pub struct Answer {
-    /// The answer, in the encoding of the manifest. Empty stands for the default of its type.
+    /// The reply, in the encoding of the manifest. Empty stands for the default of its type.
     pub payload: RVec<u8>,
-    /// Descriptors that belong to it; the receiver owns them from now on.
+    /// Descriptors that belong to it; the receiver owns them.
     pub descriptors: RVec<i32>,
 }
 
@@ -78,14 +78,16 @@ pub struct Failure {
     pub code: u32,
     /// Whether the same call may succeed later.
     pub retryable: bool,
-    /// Sentences for people, one line per cause, outermost first.
+    /// Message for people: one line per cause, outermost first.
     pub message: RString,
-    /// Where a panic happened (`src/lib.rs:7`); otherwise empty.
+    /// Location of a panic (`src/lib.rs:7`); empty otherwise.
     pub location: RString,
+    /// A `StateReply` in the encoding of the manifest; empty if the state for the container is unchanged.
+    pub payload: RVec<u8>,
 }
 
 impl Failure {
-    /// The plugin says no.
+    /// The method returned an error.
     pub const FAILED: u32 = 1;
     /// The plugin's code panicked; the instance must not be called again.
     pub const PANICKED: u32 = 2;
@@ -96,75 +98,87 @@ impl Failure {
     /// The payload could not be read.
     pub const MALFORMED: u32 = 5;
 
-    /// An answer for what this side does not have.
+    /// A failure that is not retryable, without location and state.
+    #[must_use]
+    pub fn new(code: u32, message: impl Into<RString>) -> Self {
+        Self {
+            code,
+            retryable: false,
+            message: message.into(),
+            location: RString::new(),
+            payload: RVec::new(),
+        }
+    }
+
+    /// The reply to a method, root function or service that this side does not have.
     #[must_use]
     pub fn unsupported(what: &str) -> Self {
-        Self {
-            code: Self::UNSUPPORTED,
-            retryable: false,
-            message: RString::from(format!("`{what}` is not part of this plugin")),
-            location: RString::new(),
-        }
+        Self::new(Self::UNSUPPORTED, format!("`{what}` is not supported"))
     }
 }
 
-/// How every call ends.
+/// Result of a call.
 pub type Reply = RResult<Answer, Failure>;
 
-/// What the agent may ask of an isolator. Any thread may call, and calls for different containers may
-/// overlap; calls for one container follow each other.
+/// Methods of an isolator, with their request and reply. Any thread of the agent may call. Calls for different
+/// containers may overlap; there is at most one call per container at a time.
 #[sabi_trait]
 pub trait Isolator: Send + Sync {
     /// `RecoverRequest` → `RecoverReply`.
     fn recover(&self, call: Call<'_>, request: RSlice<'_, u8>) -> Reply;
-    /// `Container` → `PrepareReply`.
+    /// `Container` → `PrepareReply`, with the descriptors that it refers to.
     fn prepare(&self, call: Call<'_>, request: RSlice<'_, u8>) -> Reply;
-    /// `Subject` → nothing; the first descriptor is a pidfd of the container's first process.
+    /// `ContainerDetails` → `StateReply`; the first descriptor is a pidfd of the container's first process.
     fn isolate(&self, call: Call<'_>, request: RSlice<'_, u8>) -> Reply;
-    /// `Subject` → nothing, with a descriptor to poll for reading, or none.
+    /// `ContainerDetails` → nothing, with a descriptor to poll for reading, or none.
     fn watch(&self, call: Call<'_>, request: RSlice<'_, u8>) -> Reply;
-    /// `Subject` → `Limitation`, or nothing; the first descriptor is the one that `watch` gave.
+    /// `ContainerDetails` → `Limitation`, or nothing; the first descriptor is the one that `watch` returned.
     fn limitation(&self, call: Call<'_>, request: RSlice<'_, u8>) -> Reply;
-    /// `UpdateRequest` → `UpdateReply`.
+    /// `UpdateRequest` → `StateReply`.
     fn update(&self, call: Call<'_>, request: RSlice<'_, u8>) -> Reply;
-    /// `Subject` → `Usage`.
+    /// `ContainerDetails` → `Usage`.
     fn usage(&self, call: Call<'_>, request: RSlice<'_, u8>) -> Reply;
-    /// `Subject` → `Status`.
+    /// `ContainerDetails` → `Status`.
     fn status(&self, call: Call<'_>, request: RSlice<'_, u8>) -> Reply;
-    /// `Subject` → nothing.
-    #[sabi(last_prefix_field)]
+    /// `ContainerDetails` → nothing.
     fn cleanup(&self, call: Call<'_>, request: RSlice<'_, u8>) -> Reply;
+    /// `ContainerDetails` → nothing.
+    #[sabi(last_prefix_field)]
+    fn removed(&self, call: Call<'_>, request: RSlice<'_, u8>) -> Reply;
 }
 
-/// What the agent may ask of a container logger. The rules of [`Isolator`] hold here too.
+/// Methods of a container logger, with their request and reply. The rules of [`Isolator`] apply.
 #[sabi_trait]
 pub trait Logger: Send + Sync {
     /// `RecoverRequest` → `RecoverReply`.
     fn recover(&self, call: Call<'_>, request: RSlice<'_, u8>) -> Reply;
-    /// `Container` → `LoggerReply`, with the descriptors that it names.
+    /// `Container` → `LoggerReply`, with the descriptors that it refers to.
     fn prepare(&self, call: Call<'_>, request: RSlice<'_, u8>) -> Reply;
-    /// `Subject` → nothing.
-    #[sabi(last_prefix_field)]
+    /// `ContainerDetails` → nothing.
     fn cleanup(&self, call: Call<'_>, request: RSlice<'_, u8>) -> Reply;
+    /// `ContainerDetails` → nothing.
+    #[sabi(last_prefix_field)]
+    fn removed(&self, call: Call<'_>, request: RSlice<'_, u8>) -> Reply;
 }
 
-/// What a plugin may ask of the agent. It never blocks and never unwinds.
+/// What the agent provides to a plugin. No function blocks on another plugin or unwinds.
 #[sabi_trait]
 pub trait HostApi: Send + Sync {
-    /// Makes a log callsite known, once; answers its number. The description is JSON: `level` (1 error to
-    /// 5 trace), `span` (whether it is a span), `name`, `target`, `file`, `line`, `fields`.
+    /// Registers a log callsite and returns its number. The description is JSON: `level` (1 error to 5 trace),
+    /// `span` (whether it is a span), `name`, `target`, `file`, `line`, `fields`.
     fn register_callsite(&self, description: RSlice<'_, u8>) -> u64;
-    /// Whether anybody listens to that callsite now.
+    /// Whether the callsite is enabled by the agent's filter at present.
     fn enabled(&self, callsite: u64) -> bool;
-    /// Logs one event inside `span` (0: none). The fields are a JSON object.
+    /// Logs an event inside `span` (0: none). The fields are a JSON object.
     fn event(&self, callsite: u64, span: u64, fields: RSlice<'_, u8>);
-    /// Opens a span inside `parent` (0: none); answers its number.
+    /// Opens a span inside `parent` (0: none) and returns its number.
     fn open_span(&self, callsite: u64, parent: u64, fields: RSlice<'_, u8>) -> u64;
     /// Adds fields to a span.
     fn record(&self, span: u64, fields: RSlice<'_, u8>);
     /// Closes a span.
     fn close_span(&self, span: u64);
-    /// Asks for a service by name. This agent's services are named by its documentation.
+    /// Calls a service by name. Names and payloads are those of `cofferdam_plugin_model::service`; an unknown
+    /// service fails with [`Failure::UNSUPPORTED`].
     #[sabi(last_prefix_field)]
     fn request(&self, service: RStr<'_>, payload: RSlice<'_, u8>) -> Reply;
 }
@@ -176,16 +190,16 @@ pub type IsolatorBox = Isolator_TO<'static, RBox<()>>;
 /// A logger, as the agent holds it.
 pub type LoggerBox = Logger_TO<'static, RBox<()>>;
 
-/// What a plugin file exports. A plugin is of one kind; the other function answers
+/// What a plugin file exports. A plugin is of one kind; the function of the other returns
 /// [`Failure::UNSUPPORTED`].
 #[repr(C)]
 #[derive(StableAbi)]
 #[sabi(kind(Prefix(prefix_ref = ModuleRef)))]
 #[sabi(missing_field(option))]
 pub struct Module {
-    /// Makes an isolator from a `CreateRequest`.
+    /// Creates an isolator from a `CreateRequest`.
     pub new_isolator: extern "C" fn(HostBox, RSlice<'_, u8>) -> RResult<IsolatorBox, Failure>,
-    /// Makes a logger from a `CreateRequest`.
+    /// Creates a logger from a `CreateRequest`.
     #[sabi(last_prefix_field)]
     pub new_logger: extern "C" fn(HostBox, RSlice<'_, u8>) -> RResult<LoggerBox, Failure>,
 }

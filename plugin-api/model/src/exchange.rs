@@ -107,7 +107,8 @@ pub struct PrepareReply {
     pub state: Option<Json>,
 }
 
-/// Reply of `isolate`, `update` and the `cleanup` of loggers and isolators, which may only change the state.
+/// Reply of `isolate` and `update`, and payload of every failure of a call about one container: the only thing it may
+/// change is the state.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StateReply {
@@ -179,14 +180,6 @@ impl Status {
         self.0.insert(name.to_owned(), value);
         self
     }
-}
-
-/// Request of `removed`: the container was removed, with its sandbox.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct RemovedRequest {
-    /// What was known of the container.
-    pub details: ContainerDetails,
 }
 
 /// Reply of a logger's `prepare`.

@@ -14,6 +14,7 @@ mod id;
 mod launch;
 mod manifest;
 mod resources;
+pub mod service;
 pub mod units;
 
 pub use cgroups::Cgroups;
@@ -23,7 +24,7 @@ pub use container::{
 };
 pub use exchange::{
     AgentInfo, CreateRequest, Limitation, LogFiles, LoggerReply, PrepareReply, RecoverReply, RecoverRequest,
-    Recovered, RemovedRequest, StateReply, Status, Stream, UpdateRequest, Usage, Verdict,
+    Recovered, StateReply, Status, Stream, UpdateRequest, Usage, Verdict,
 };
 pub use id::{ContainerId, InvalidId};
 pub use launch::{

@@ -50,7 +50,7 @@ impl Isolator for Cpu {
         Ok(Self { config })
     }
 
-    fn prepare(&self, container: &Container) -> Result<Prepared> {
+    fn prepare(&self, container: &NewContainer) -> Result<Prepared> {
         if container.shares_cgroups() {
             return Prepared::new().state(&Kept { shared: true });
         }
@@ -61,7 +61,7 @@ impl Isolator for Cpu {
             cgroup.create()?;
             // Where both controllers are mounted together, they are one directory.
             if cgroup.version() == CgroupVersion::V1 && born_in.as_deref() != Some(cgroup.directory()) {
-                prepared = prepared.born_in(cgroup.directory());
+                prepared = prepared.cgroup(cgroup.directory());
                 born_in = Some(cgroup.directory().to_owned());
             }
         }
@@ -71,7 +71,7 @@ impl Isolator for Cpu {
         Ok(prepared)
     }
 
-    fn update(&self, container: &ContainerRef, resources: &Resources) -> Result<Option<Json>> {
+    fn update(&self, container: &ContainerRef, resources: &Resources) -> Result<Applied> {
         if is_shared(container)? {
             return Err(Error::new(format!(
                 "container `{}` lives in the control groups of its parent: update the parent instead",
@@ -81,7 +81,7 @@ impl Isolator for Cpu {
         if let Some(share) = Share::of(resources, self.config.cfs) {
             share.apply(&container.cgroup(CONTROLLER)?)?;
         }
-        Ok(None)
+        Ok(Applied::new())
     }
 
     fn usage(&self, container: &ContainerRef) -> Result<Usage> {

@@ -9,8 +9,9 @@ mod usage;
 
 use std::os::fd::OwnedFd;
 
-use cofferdam_plugin_api::cgroup::{CgroupVersion, news};
+use cofferdam_plugin_api::cgroup::CgroupVersion;
 use cofferdam_plugin_api::config::Size;
+use cofferdam_plugin_api::event;
 use cofferdam_plugin_api::prelude::*;
 
 use crate::limits::Limits;
@@ -53,7 +54,7 @@ impl Isolator for Mem {
         Ok(Self { config })
     }
 
-    fn prepare(&self, container: &Container) -> Result<Prepared> {
+    fn prepare(&self, container: &NewContainer) -> Result<Prepared> {
         if container.shares_cgroups() {
             return Prepared::new().state(&Kept { shared: true });
         }
@@ -61,7 +62,7 @@ impl Isolator for Mem {
         cgroup.create()?;
         let mut prepared = Prepared::new();
         if cgroup.version() == CgroupVersion::V1 {
-            prepared = prepared.born_in(cgroup.directory());
+            prepared = prepared.cgroup(cgroup.directory());
         }
         if let Some(limits) = Limits::of(&container.resources, self.config.minimum.0) {
             limits.apply(&cgroup, self.config.limit_swap)?;
@@ -76,7 +77,7 @@ impl Isolator for Mem {
 
     fn limitation(&self, container: &ContainerRef) -> Result<Option<Limitation>> {
         let notified = match container.descriptor(0) {
-            Some(watching) => news(watching)?,
+            Some(watching) => event::drain(watching)?,
             None => false,
         };
         let Some(cgroup) = own(container)? else { return Ok(None) };
@@ -87,7 +88,7 @@ impl Isolator for Mem {
         }
     }
 
-    fn update(&self, container: &ContainerRef, resources: &Resources) -> Result<Option<Json>> {
+    fn update(&self, container: &ContainerRef, resources: &Resources) -> Result<Applied> {
         let Some(cgroup) = own(container)? else {
             return Err(Error::new(format!(
                 "container `{}` lives in the control groups of its parent: update the parent instead",
@@ -97,7 +98,7 @@ impl Isolator for Mem {
         if let Some(limits) = Limits::of(resources, self.config.minimum.0) {
             limits.apply(&cgroup, self.config.limit_swap)?;
         }
-        Ok(None)
+        Ok(Applied::new())
     }
 
     fn usage(&self, container: &ContainerRef) -> Result<Usage> {

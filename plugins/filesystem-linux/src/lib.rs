@@ -55,7 +55,7 @@ impl Isolator for Filesystem {
         Ok(Self { config })
     }
 
-    fn prepare(&self, container: &Container) -> Result<Prepared> {
+    fn prepare(&self, container: &NewContainer) -> Result<Prepared> {
         if container.class == ContainerClass::Debug {
             return match container.rootfs {
                 None => Ok(Prepared::new().enter_namespace(Namespace::Mount)),

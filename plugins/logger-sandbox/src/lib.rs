@@ -16,7 +16,7 @@ impl Logger for Sandbox {
         Ok(Self)
     }
 
-    fn prepare(&self, container: &Container) -> Result<Streams> {
+    fn prepare(&self, container: &NewContainer) -> Result<Streams> {
         if !container.sandbox.is_absolute() {
             return Err(Error::new(format!(
                 "the sandbox of container `{}` is `{}`, which is not an absolute path",

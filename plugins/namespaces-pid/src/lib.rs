@@ -28,7 +28,7 @@ impl Isolator for Pids {
         Ok(Self { config })
     }
 
-    fn prepare(&self, container: &Container) -> Result<Prepared> {
+    fn prepare(&self, container: &NewContainer) -> Result<Prepared> {
         let shares = container.linux.share_pid_namespace;
         if !container.id.is_nested() {
             return match (shares, self.config.disallow_sharing_agent_pid_namespace) {

@@ -56,13 +56,13 @@ impl Isolator for Faulty {
         Ok(plugin)
     }
 
-    fn recover(&self, containers: Vec<Recovered>, _: Vec<ContainerId>) -> Result<Recovery> {
-        let ids: Vec<&str> = containers.iter().map(|container| container.id.as_str()).collect();
+    fn recover(&self, request: &RecoverRequest) -> Result<Recovery> {
+        let ids: Vec<&str> = request.containers.iter().map(|container| container.id.as_str()).collect();
         self.handle("recover", &ids.join(","))?;
         Ok(Recovery::new())
     }
 
-    fn prepare(&self, container: &Container) -> Result<Prepared> {
+    fn prepare(&self, container: &NewContainer) -> Result<Prepared> {
         let mut prepared = Prepared::new();
         for (name, value) in &self.config.environment {
             prepared = prepared.environment(name, value);
@@ -75,8 +75,8 @@ impl Isolator for Faulty {
         Ok(prepared)
     }
 
-    fn isolate(&self, container: &ContainerRef) -> Result<()> {
-        self.handle("isolate", container.id()).map(drop)
+    fn isolate(&self, container: &ContainerRef) -> Result<Applied> {
+        self.handle("isolate", container.id()).map(|_| Applied::new())
     }
 
     fn watch(&self, container: &ContainerRef) -> Result<Option<OwnedFd>> {
@@ -87,8 +87,8 @@ impl Isolator for Faulty {
         self.handle("limitation", container.id()).map(|_| None)
     }
 
-    fn update(&self, container: &ContainerRef, _: &Resources) -> Result<Option<Json>> {
-        self.handle("update", container.id()).map(|_| None)
+    fn update(&self, container: &ContainerRef, _: &Resources) -> Result<Applied> {
+        self.handle("update", container.id()).map(|_| Applied::new())
     }
 
     fn usage(&self, container: &ContainerRef) -> Result<Usage> {
@@ -106,6 +106,10 @@ impl Isolator for Faulty {
 
     fn cleanup(&self, container: &ContainerRef) -> Result<()> {
         self.handle("cleanup", container.id()).map(drop)
+    }
+
+    fn removed(&self, container: &ContainerRef) -> Result<()> {
+        self.handle("removed", container.id()).map(drop)
     }
 }
 

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use abi_stable::sabi_trait::TD_Opaque;
-use abi_stable::std_types::{RResult, RSlice, RString};
+use abi_stable::std_types::{RResult, RSlice};
 use cofferdam_plugin_abi as abi;
 use cofferdam_plugin_abi::{Answer, Call, Failure, HostBox, IsolatorBox, Reply};
 use cofferdam_plugin_api::prelude::*;
@@ -37,7 +37,7 @@ extern "C" fn new_isolator(_: HostBox, request: RSlice<'_, u8>) -> RResult<Isola
 }
 
 fn failure(code: u32, message: &str) -> Failure {
-    Failure { code, retryable: false, message: message.into(), location: RString::new() }
+    Failure::new(code, message)
 }
 
 impl Raw {
@@ -94,6 +94,10 @@ impl abi::Isolator for Raw {
     fn cleanup(&self, _: Call<'_>, request: RSlice<'_, u8>) -> Reply {
         self.answer("cleanup", request)
     }
+
+    fn removed(&self, _: Call<'_>, request: RSlice<'_, u8>) -> Reply {
+        self.answer("removed", request)
+    }
 }
 
 /// Has the name for the manifest; never created.
@@ -115,7 +119,18 @@ cofferdam_plugin_api::__export!(
     "isolator",
     cofferdam_plugin_api::Isolator,
     Named,
-    ["recover", "prepare", "isolate", "watch", "limitation", "update", "usage", "status", "cleanup"],
+    [
+        "recover",
+        "prepare",
+        "isolate",
+        "watch",
+        "limitation",
+        "update",
+        "usage",
+        "status",
+        "cleanup",
+        "removed"
+    ],
     false,
     true,
     new_isolator,

@@ -89,9 +89,11 @@ impl Object {
             (Some(Isolator(isolator)), Method::Usage) => isolator.usage(call, request),
             (Some(Isolator(isolator)), Method::Status) => isolator.status(call, request),
             (Some(Isolator(isolator)), Method::Cleanup) => isolator.cleanup(call, request),
+            (Some(Isolator(isolator)), Method::Removed) => isolator.removed(call, request),
             (Some(Logger(logger)), Method::Recover) => logger.recover(call, request),
             (Some(Logger(logger)), Method::Prepare) => logger.prepare(call, request),
             (Some(Logger(logger)), Method::Cleanup) => logger.cleanup(call, request),
+            (Some(Logger(logger)), Method::Removed) => logger.removed(call, request),
             (_, other) => RResult::RErr(abi::Failure::unsupported(other.name())),
         }
     }

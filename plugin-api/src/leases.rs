@@ -1,0 +1,67 @@
+//! Numbers that are unique among all plugins of an agent.
+
+use std::ops::RangeInclusive;
+
+use cofferdam_plugin_model::ContainerId;
+use cofferdam_plugin_model::service::{
+    self, AcquireLease, LEASES_ACQUIRE, LEASES_LIST, LEASES_RELEASE, Lease, ListLeases, ReleaseLease,
+};
+
+use crate::{Host, Result};
+
+/// Numbers that are unique among all plugins of an agent: network classes, project ids, ports.
+///
+/// A pool is a name that plugins agree on (`net_cls`, `xfs_project`, …). A lease belongs to a container, is on disk when
+/// [`Leases::acquire`] returns, and survives restarts of the agent and of the host. It ends with
+/// [`Leases::release`], or when the agent has removed the container. From [`Host::leases`]; requires the feature
+/// `service.leases`.
+///
+/// ```no_run
+/// # use cofferdam_plugin_api::prelude::*;
+/// # struct NetCls { host: Host }
+/// # impl NetCls {
+/// fn prepare(&self, container: &NewContainer) -> Result<Prepared> {
+///     let class = self.host.leases().acquire("net_cls", 0x10001..=0x1ffff, container)?;
+///     // Released by the agent when the container is removed, whatever happens from here on.
+///     # let _ = class;
+///     Ok(Prepared::new())
+/// }
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Leases(Host);
+
+impl Leases {
+    pub(crate) fn new(host: Host) -> Self {
+        Self(host)
+    }
+
+    /// Leases the smallest free number of `range` in `pool` for a container. Each call leases another number.
+    ///
+    /// # Errors
+    /// If no number of the range is free (retryable), the range is empty, the plugin takes no part in that container,
+    /// or the agent cannot write.
+    pub fn acquire(&self, pool: &str, range: RangeInclusive<u32>, container: impl AsRef<str>) -> Result<u32> {
+        let container = ContainerId::parse(container.as_ref())?;
+        let request =
+            AcquireLease { pool: pool.to_owned(), first: *range.start(), last: *range.end(), container };
+        self.0.request(LEASES_ACQUIRE, &request).map(|lease: Lease| lease.number)
+    }
+
+    /// Releases a number; success if it is not leased.
+    ///
+    /// # Errors
+    /// If another plugin leased it, or the agent cannot write.
+    pub fn release(&self, pool: &str, number: u32) -> Result<()> {
+        self.0.request(LEASES_RELEASE, &ReleaseLease { pool: pool.to_owned(), number })
+    }
+
+    /// The leases of all plugins in `pool`, by number.
+    ///
+    /// # Errors
+    /// If the agent does not provide the service.
+    pub fn list(&self, pool: &str) -> Result<Vec<Lease>> {
+        let request = ListLeases { pool: pool.to_owned() };
+        self.0.request(LEASES_LIST, &request).map(|reply: service::Leases| reply.leases)
+    }
+}
