@@ -2,6 +2,7 @@
 //!
 //! Each failure names the rule, the file, and what to do.
 
+mod import_cycles;
 mod imports;
 mod words;
 mod workspace;

@@ -1,4 +1,4 @@
-//! The unix socket of the API: made so that nobody else ever gets in, and nobody who answers is displaced.
+//! The unix socket of the API: accessible to root and the agent's user only, and owned by one agent at a time.
 
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -9,7 +9,7 @@ use std::{fs, io};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
 use rustix::fs::Mode;
 
-/// The API's socket, listening. Its file goes away with it, unless somebody has replaced it.
+/// The listening socket. Dropping it removes its file, unless the file has been replaced.
 #[derive(Debug)]
 pub struct Listener {
     listener: tokio::net::UnixListener,
@@ -17,29 +17,29 @@ pub struct Listener {
     inode: (u64, u64),
 }
 
-/// Why there is no socket.
+/// Why the socket cannot be created.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// An agent answers there.
-    #[error("another agent answers at `{path}`")]
+    /// Another process accepts connections on it.
+    #[error("another agent is listening on `{path}`")]
     InUse {
         /// The socket.
         path: PathBuf,
     },
-    /// Something else is in its place.
-    #[error("`{path}` is in the way: it is not a socket")]
+    /// The file exists and is not a socket.
+    #[error("`{path}` exists and is not a socket; remove it or set another `socket`")]
     NotASocket {
         /// The file.
         path: PathBuf,
     },
-    /// The kernel refuses.
-    #[error("cannot {what} `{path}`")]
+    /// A system call failed.
+    #[error("cannot {action} `{path}`")]
     System {
-        /// What was tried.
-        what: &'static str,
-        /// On which file.
+        /// What was attempted.
+        action: &'static str,
+        /// The file.
         path: PathBuf,
-        /// Why not.
+        /// Why.
         source: io::Error,
     },
 }
@@ -55,43 +55,43 @@ pub enum PeerError {
         /// The agent's user id.
         own: u32,
     },
-    /// The credentials of the peer cannot be read.
-    #[error("cannot read the credentials of the client")]
+    /// Its user is unknown.
+    #[error("cannot determine the user of the peer")]
     Unknown(#[from] io::Error),
 }
 
 impl Listener {
-    /// Listens at `path`. A socket that nobody answers at any more is replaced. Needs a tokio runtime.
+    /// Listens on `path`. Replaces the socket of a process that has died. Needs a tokio runtime.
     ///
     /// # Errors
-    /// When somebody answers there, when something else is there, or when the kernel refuses.
+    /// [`BindError`].
     pub fn bind(path: &Path) -> Result<Self, BindError> {
-        make_way(path)?;
+        check_unused(path)?;
 
-        // Made under another name and renamed, so that it is never seen half made.
+        // Created under a temporary name and renamed, so that clients never see a socket that does not listen.
         let temporary = path.with_file_name(format!(".s{}", std::process::id()));
-        let failed = |what, source| BindError::System { what, path: temporary.clone(), source };
+        let failed = |action, source| BindError::System { action, path: temporary.clone(), source };
         match fs::remove_file(&temporary) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("remove", error)),
             _ => {}
         }
-        let std = listening(&temporary).map_err(|source| failed("listen at", source))?;
+        let std = listen_on(&temporary).map_err(|source| failed("listen on", source))?;
         let finish = || -> Result<_, BindError> {
-            let metadata = fs::symlink_metadata(&temporary).map_err(|error| failed("look at", error))?;
-            std.set_nonblocking(true).map_err(|error| failed("listen at", error))?;
+            let metadata = fs::symlink_metadata(&temporary).map_err(|error| failed("inspect", error))?;
+            std.set_nonblocking(true).map_err(|error| failed("listen on", error))?;
             let listener =
-                tokio::net::UnixListener::from_std(std).map_err(|error| failed("listen at", error))?;
-            let rename = |source| BindError::System { what: "make", path: path.to_owned(), source };
+                tokio::net::UnixListener::from_std(std).map_err(|error| failed("listen on", error))?;
+            let rename = |source| BindError::System { action: "create", path: path.to_owned(), source };
             fs::rename(&temporary, path).map_err(rename)?;
             Ok(Self { listener, path: path.to_owned(), inode: (metadata.dev(), metadata.ino()) })
         };
         finish().inspect_err(|_| {
-            // Best effort: the error that led here says more than this one could.
+            // Best effort: the first error is more informative.
             drop(fs::remove_file(&temporary));
         })
     }
 
-    /// Where it listens.
+    /// Path of the socket.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -112,16 +112,17 @@ impl Drop for Listener {
     }
 }
 
-/// Checks that the peer is root or the agent's user, in addition to the file's mode, which can be changed.
+/// Checks that the peer is root or the agent's user. The file mode enforces the same, but may have been changed.
 pub(super) fn check_peer(stream: &tokio::net::UnixStream) -> Result<(), PeerError> {
     let (uid, own) = (stream.peer_cred()?.uid(), rustix::process::geteuid().as_raw());
     if uid == 0 || uid == own { Ok(()) } else { Err(PeerError::Uid { uid, own }) }
 }
 
-fn make_way(path: &Path) -> Result<(), BindError> {
+/// Checks that nothing exists at `path`, or a socket on which no process listens.
+fn check_unused(path: &Path) -> Result<(), BindError> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(source) => return Err(BindError::System { what: "look at", path: path.to_owned(), source }),
+        Err(source) => return Err(BindError::System { action: "inspect", path: path.to_owned(), source }),
         Ok(found) if !found.file_type().is_socket() => {
             return Err(BindError::NotASocket { path: path.to_owned() });
         }
@@ -132,15 +133,14 @@ fn make_way(path: &Path) -> Result<(), BindError> {
         Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => {
             Ok(())
         }
-        Err(source) => Err(BindError::System { what: "connect to", path: path.to_owned(), source }),
+        Err(source) => Err(BindError::System { action: "connect to", path: path.to_owned(), source }),
     }
 }
 
-fn listening(path: &Path) -> io::Result<UnixListener> {
+fn listen_on(path: &Path) -> io::Result<UnixListener> {
     let kind = (SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK);
     let socket = socket(AddressFamily::Unix, kind.0, kind.1, None)?;
-    // The file that bind(2) makes takes its mode from the socket, so there is no moment in which it has
-    // another one.
+    // bind(2) creates the file with the mode of the socket, so it never has another mode.
     rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
     bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
     listen(&socket, Backlog::new(128)?)?;
@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn only_its_owner_may_connect_and_it_leaves_with_its_file() {
+    async fn the_socket_is_private_and_its_file_is_removed_with_it() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("agent.sock");
         let listener = Listener::bind(&path).unwrap();
@@ -167,13 +167,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_agent_that_answers_is_not_displaced_and_a_dead_one_is() {
+    async fn only_the_socket_of_a_dead_agent_is_replaced() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("agent.sock");
         let first = Listener::bind(&path).unwrap();
         assert!(matches!(Listener::bind(&path), Err(BindError::InUse { .. })));
 
-        // What a killed agent leaves behind: the file, and nobody.
+        // A killed agent leaves the file behind.
         let moved = directory.path().join("moved");
         fs::rename(&path, &moved).unwrap();
         drop(first);
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_not_a_socket_stays() {
+    async fn a_file_that_is_not_a_socket_is_kept() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("agent.sock");
         fs::write(&path, "precious").unwrap();

@@ -1,4 +1,4 @@
-//! The other end of the API: one request per connection over the agent's socket.
+//! The client of the API: one request per connection to the agent's socket.
 
 use std::io;
 use std::path::PathBuf;
@@ -13,70 +13,70 @@ use crate::api::operator::types::{Call, EnvelopeError, Response};
 use crate::api::operator::{EXEC_FAILURE_HEADER, encode_launch};
 use cofferdam_core::model;
 
-/// Where an agent is to be asked.
+/// A client of the agent at a socket.
 #[derive(Debug, Clone)]
 pub(super) struct Client {
     socket: PathBuf,
 }
 
-/// Why there is no answer, or not the one hoped for.
+/// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ClientError {
-    /// There is no agent.
-    #[error("no agent answers at `{socket}`")]
+    /// No agent is listening.
+    #[error("no agent is running at `{socket}`")]
     NotRunning {
         /// The socket.
         socket: PathBuf,
     },
-    /// There may be one, out of reach.
+    /// The connection failed.
     #[error("cannot connect to `{socket}`")]
     Connect {
         /// The socket.
         socket: PathBuf,
-        /// Why not.
+        /// Why.
         source: io::Error,
     },
-    /// The conversation broke off.
-    #[error("the agent at `{socket}` stopped answering")]
+    /// The connection was closed before the response.
+    #[error("lost the connection to the agent at `{socket}`")]
     Broken {
         /// The socket.
         socket: PathBuf,
-        /// How.
+        /// Why.
         source: hyper::Error,
     },
-    /// The agent says no.
+    /// The agent responded with an error.
     #[error("{text}")]
     Refused {
-        /// The status code.
+        /// HTTP status.
         status: u16,
-        /// Its words.
+        /// The first line of the response.
         text: String,
         /// Why a command could not be executed, if that is what failed.
         exec_failure: Option<String>,
-        /// The words of the causes.
+        /// The causes: the other lines.
         source: Option<Box<Cause>>,
     },
-    /// It speaks another language.
-    #[error("the agent at `{socket}` answers something that is not understood")]
+    /// The response cannot be parsed.
+    #[error("the response of the agent at `{socket}` cannot be parsed")]
     Unreadable {
         /// The socket.
         socket: PathBuf,
-        /// What is wrong with it.
+        /// Why.
         source: EnvelopeError,
     },
-    /// It answers another question.
-    #[error("the agent at `{socket}` answers `{answer}` when asked `{question}`")]
+    /// The response is for another call.
+    #[error("the agent at `{socket}` responded to `{question}` with `{answer}`")]
     Mismatch {
         /// The socket.
         socket: PathBuf,
-        /// What was asked.
+        /// The call.
         question: &'static str,
-        /// What was answered.
+        /// The type of the response.
         answer: String,
     },
 }
 
-/// A cause that the agent named.
+/// A cause in an error response.
 #[derive(Debug, thiserror::Error)]
 #[error("{text}")]
 pub(super) struct Cause {
@@ -95,12 +95,12 @@ impl Client {
         Ok(if status == 202 { Launched::Already } else { Launched::Now })
     }
 
-    /// Asks for something that is done and has no answer.
+    /// Makes a call without a result.
     pub(super) async fn tell(&self, call: &Call) -> Result<(), ClientError> {
         self.send(call).await.map(drop)
     }
 
-    /// Asks something, and takes out of the answer what was asked for.
+    /// Makes a call and extracts its result.
     pub(super) async fn ask<T>(
         &self,
         call: &Call,
@@ -122,7 +122,7 @@ impl Client {
         let stream = UnixStream::connect(&self.socket).await.map_err(|source| self.unreachable(source))?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-        // Its error is the one that the request reports.
+        // Its error is also returned by the request.
         let conversation = tokio::spawn(connection);
 
         let body = serde_json::to_vec(call).unwrap_or_default();
@@ -145,7 +145,7 @@ impl Client {
         }
         let text = String::from_utf8_lossy(&body);
         let mut causes = text.lines().map(str::to_owned);
-        let text = causes.next().unwrap_or_else(|| format!("the agent answers {status} and says nothing"));
+        let text = causes.next().unwrap_or_else(|| format!("the agent responded with {status}"));
         let source = causes.rev().fold(None, |source, text| Some(Box::new(Cause { text, source })));
         Err(ClientError::Refused { status: status.as_u16(), text, exec_failure, source })
     }
@@ -159,12 +159,12 @@ impl Client {
     }
 }
 
-/// What came of a launch.
+/// Result of a launch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Launched {
     /// It was launched.
     Now,
-    /// A container of that id was there already.
+    /// The id was taken.
     Already,
 }
 
@@ -185,13 +185,13 @@ mod tests {
     use crate::config::{ApiLimits, Config};
     use cofferdam_core::model::{Command, ContainerId, Request};
 
-    /// A real agent for any user: plain processes, no plugins.
+    /// An agent with the `posix` launcher and without plugins.
     struct World {
         agent: Agent,
         client: Client,
         stop: oneshot::Sender<()>,
         served: tokio::task::JoinHandle<()>,
-        _folder: tempfile::TempDir,
+        _directory: tempfile::TempDir,
     }
 
     async fn world() -> World {
@@ -222,7 +222,7 @@ mod tests {
         let (stop, stopped) = oneshot::channel();
         let served =
             tokio::spawn(api::serve(agent.clone(), config, listener, async { stopped.await.unwrap() }));
-        World { agent, client: Client::new(socket), stop, served, _folder: directory }
+        World { agent, client: Client::new(socket), stop, served, _directory: directory }
     }
 
     fn request(id: &str, command: &[&str]) -> Request {
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_container_lives_and_is_forgotten() {
+    async fn a_container_is_launched_awaited_and_removed() {
         let world = world().await;
         let client = &world.client;
         assert_eq!(client.launch(&request("a", &["sh", "-c", "exit 3"])).await.unwrap(), Launched::Now);
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_command_that_cannot_be_executed_says_so_without_words() {
+    async fn a_header_tells_why_a_command_was_not_executed() {
         let world = world().await;
         for (command, word) in [("no-such-command", "not found"), ("/etc/passwd", "not executable")] {
             match world.client.launch(&request("a", &[command])).await {
@@ -279,20 +279,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_waits_when_the_agent_stops_is_sent_away_and_the_container_runs_on() {
+    async fn a_pending_wait_gets_503_when_the_agent_stops_and_the_container_keeps_running() {
         let world = world().await;
         world.client.launch(&request("long", &["sleep", "1000"])).await.unwrap();
         let waiting = tokio::spawn({
             let client = world.client.clone();
             async move { wait(&client, "long").await }
         });
-        // One answered question on a later connection: the one before it has been accepted.
+        // Connections are accepted in order.
         world.client.tell(&Call::GetHealth).await.unwrap();
         world.stop.send(()).unwrap();
         world.served.await.unwrap();
         match waiting.await.unwrap().unwrap_err() {
             ClientError::Refused { status, .. } => assert_eq!(status, 503),
-            // It had not asked yet when the socket went away.
+            // The socket was closed before the request.
             other => assert!(
                 matches!(other, ClientError::NotRunning { .. } | ClientError::Broken { .. }),
                 "{other}"
@@ -303,7 +303,7 @@ mod tests {
         assert!(matches!(world.client.tell(&Call::GetHealth).await, Err(ClientError::NotRunning { .. })));
     }
 
-    /// Sends bytes and answers what comes back until the agent closes the connection.
+    /// Sends bytes and returns everything that the agent sends before it closes the connection.
     async fn raw(world: &World, bytes: &[u8]) -> String {
         let mut stream = UnixStream::connect(&world.client.socket).await.unwrap();
         stream.write_all(bytes).await.unwrap();
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_holds_a_connection_for_ever() {
+    async fn slow_and_idle_connections_are_closed() {
         let world = world().await;
         assert_eq!(raw(&world, b"").await, "");
         assert_eq!(raw(&world, b"GET /heal").await, "");

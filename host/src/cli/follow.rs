@@ -1,9 +1,9 @@
-//! Copies a file to a sink as it grows, also when it is rotated.
+//! Copies a file to a writer as it grows, across rotations.
 //!
-//! A separate thread waits for inotify events of the file's directory. When it is notified that the last byte was
-//! written, it copies the rest and ends.
+//! A thread waits for inotify events of the file's directory. When it is told that nothing more is written, it copies
+//! the rest and exits.
 //!
-//! Removing an inotify watch takes about 20 ms, longer than many commands run. So at first the thread polls, at
+//! Closing an inotify descriptor takes some 20 ms, longer than many commands run. Therefore the thread first polls, at
 //! increasing intervals.
 
 use std::fs::File;
@@ -19,13 +19,13 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
 use rustix::io::Errno;
 
-/// How long the first sleep is; the next ones are twice as long as the one before.
-const FIRST_SLEEP: Duration = Duration::from_millis(2);
-/// How often the thread looks by itself, which makes 62 ms.
-const LOOKS: u32 = 5;
+/// First polling interval. Each interval is twice as long as the one before.
+const FIRST_INTERVAL: Duration = Duration::from_millis(2);
+/// Number of intervals before inotify is used: 62 ms in total.
+const POLLS: u32 = 5;
 
-/// How long it sleeps between looks if the kernel does not tell it of changes.
-const WITHOUT_WATCH: Duration = Duration::from_millis(100);
+/// Polling interval when inotify is not available.
+const FALLBACK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A copy in progress.
 pub(super) struct Follower {
@@ -34,23 +34,23 @@ pub(super) struct Follower {
 }
 
 impl Follower {
-    /// Starts copying `path` from its beginning. `ended` is called when the sink or the file fails.
+    /// Starts copying `path` from its beginning. `on_error` is called when reading or writing fails.
     pub(super) fn start(
         path: PathBuf,
         mut sink: impl Write + Send + 'static,
-        ended: impl FnOnce(&io::Error) + Send + 'static,
+        on_error: impl FnOnce(&io::Error) + Send + 'static,
     ) -> io::Result<Self> {
         let done = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         let thread = {
             let done = Arc::clone(&done);
             std::thread::Builder::new()
                 .name("follow".to_owned())
-                .spawn(move || copy(&path, &mut sink, &done).inspect_err(ended))?
+                .spawn(move || copy(&path, &mut sink, &done).inspect_err(on_error))?
         };
         Ok(Self { done, thread })
     }
 
-    /// Copies what is left, now that nothing more is written, and waits for that.
+    /// Copies the rest and waits for the thread. Called when nothing more is written.
     pub(super) fn finish(self) -> io::Result<()> {
         rustix::io::write(&*self.done, &1_u64.to_ne_bytes())?;
         self.thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread that copies output panicked")))
@@ -59,15 +59,15 @@ impl Follower {
 
 fn copy(path: &Path, sink: &mut dyn Write, done: &OwnedFd) -> io::Result<()> {
     let mut tail = Tail { path, file: None, position: 0 };
-    for look in 0..LOOKS {
+    for poll in 0..POLLS {
         tail.copy_new(sink)?;
-        let mut over = [PollFd::new(done, PollFlags::IN)];
-        if wait(&mut over, Some(FIRST_SLEEP * 2_u32.pow(look)))? {
+        let mut finished = [PollFd::new(done, PollFlags::IN)];
+        if wait(&mut finished, Some(FIRST_INTERVAL * 2_u32.pow(poll)))? {
             return tail.copy_new(sink);
         }
     }
-    // Watched before the next look, so that nothing falls in between.
-    let Ok(changes) = changes_around(path) else { return copy_by_polling(tail, sink, done) };
+    // Watch before the next read, so that no change is missed.
+    let Ok(changes) = watch_directory(path) else { return poll_until_done(tail, sink, done) };
     loop {
         tail.copy_new(sink)?;
         let mut ready = [PollFd::new(&changes, PollFlags::IN), PollFd::new(done, PollFlags::IN)];
@@ -75,7 +75,7 @@ fn copy(path: &Path, sink: &mut dyn Write, done: &OwnedFd) -> io::Result<()> {
         if !ready[1].revents().is_empty() {
             return tail.copy_new(sink);
         }
-        // What changed does not matter: all of it means to look again.
+        // Any change is a reason to read again.
         let mut events = [0; 4096];
         match rustix::io::read(&changes, &mut events) {
             Ok(_) | Err(Errno::AGAIN | Errno::INTR) => {}
@@ -84,18 +84,18 @@ fn copy(path: &Path, sink: &mut dyn Write, done: &OwnedFd) -> io::Result<()> {
     }
 }
 
-/// Polls instead of inotify, of which each user can have only a limited number of instances.
-fn copy_by_polling(mut tail: Tail<'_>, sink: &mut dyn Write, done: &OwnedFd) -> io::Result<()> {
+/// Continues by polling, as when the user has too many inotify instances.
+fn poll_until_done(mut tail: Tail<'_>, sink: &mut dyn Write, done: &OwnedFd) -> io::Result<()> {
     loop {
         tail.copy_new(sink)?;
-        if wait(&mut [PollFd::new(done, PollFlags::IN)], Some(WITHOUT_WATCH))? {
+        if wait(&mut [PollFd::new(done, PollFlags::IN)], Some(FALLBACK_INTERVAL))? {
             return tail.copy_new(sink);
         }
     }
 }
 
 /// Watches the directory of a file.
-fn changes_around(path: &Path) -> io::Result<OwnedFd> {
+fn watch_directory(path: &Path) -> io::Result<OwnedFd> {
     let inotify = init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
     let directory =
         path.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -103,7 +103,7 @@ fn changes_around(path: &Path) -> io::Result<OwnedFd> {
     Ok(inotify)
 }
 
-/// Waits for any of the descriptors, at most `timeout` if given. Returns whether one is ready.
+/// Waits until a descriptor is ready, or for the timeout. Returns whether one is.
 fn wait(descriptors: &mut [PollFd<'_>], timeout: Option<Duration>) -> io::Result<bool> {
     let timeout = timeout.map(Timespec::try_from).transpose().map_err(io::Error::other)?;
     match poll(descriptors, timeout.as_ref()) {
@@ -113,7 +113,7 @@ fn wait(descriptors: &mut [PollFd<'_>], timeout: Option<Duration>) -> io::Result
     }
 }
 
-/// A file that grows, and may be replaced by another of its name.
+/// A file that grows and may be rotated.
 struct Tail<'a> {
     path: &'a Path,
     file: Option<File>,
@@ -121,11 +121,11 @@ struct Tail<'a> {
 }
 
 impl Tail<'_> {
-    /// Copies everything that was not copied yet.
+    /// Copies everything that is new.
     fn copy_new(&mut self, sink: &mut dyn Write) -> io::Result<()> {
         loop {
             if let Some(file) = &mut self.file {
-                // Shorter than what was read: the file was truncated.
+                // It was truncated.
                 if file.metadata()?.len() < self.position {
                     self.position = file.seek(SeekFrom::Start(0))?;
                 }
@@ -141,7 +141,7 @@ impl Tail<'_> {
                 if (old.dev(), old.ino()) == (new.dev(), new.ino()) {
                     return sink.flush();
                 }
-                // The old one may have grown before it was moved away.
+                // The old file may have grown before it was renamed.
                 copy_rest(file, sink)?;
             }
             self.file = Some(next);
@@ -158,7 +158,7 @@ fn copy_rest(file: &mut File, sink: &mut dyn Write) -> io::Result<u64> {
             Ok(0) => return Ok(copied),
             Ok(count) => {
                 sink.write_all(&buffer[..count])?;
-                // A line shows as soon as it is there.
+                // Shows incomplete lines as well.
                 sink.flush()?;
                 copied += count as u64;
             }
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_arrives_when_it_is_written_and_nothing_twice() {
+    fn all_output_is_copied_once_across_rotation_and_truncation() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("stdout");
         let (sender, lines) = channel();
@@ -229,14 +229,14 @@ mod tests {
     }
 
     #[test]
-    fn a_sink_that_is_gone_is_reported_at_once() {
+    fn a_failed_write_is_reported() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("stdout");
         let (sender, lines) = channel();
         drop(lines);
         let (broken, kinds) = channel();
-        let told = move |error: &io::Error| broken.send(error.kind()).unwrap();
-        let follower = Follower::start(path.clone(), Lines(sender), told).unwrap();
+        let on_error = move |error: &io::Error| broken.send(error.kind()).unwrap();
+        let follower = Follower::start(path.clone(), Lines(sender), on_error).unwrap();
         fs::write(&path, "text").unwrap();
         assert_eq!(kinds.recv().unwrap(), io::ErrorKind::BrokenPipe);
         assert!(follower.finish().is_err());

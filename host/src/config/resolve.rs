@@ -21,7 +21,7 @@ use cofferdam_core::config::{AgentConfig, LauncherKind};
 /// Maximum length of the path of a unix socket: `sun_path` without the final NUL.
 const MAX_SOCKET_PATH: usize = 107;
 
-/// Minimum of `api.max_body`, enough for a launch request.
+/// Minimum of `api.max_body`, which is enough for a small launch.
 const MIN_MAX_BODY: u64 = 1024;
 
 /// Resolves the text of a configuration file, or of a default configuration without a file.

@@ -1,51 +1,51 @@
-//! Copies bytes, no more than allowed.
+//! Bounded copying from untrusted sources.
 
 use std::io::{self, Read, Write};
 
-const BUFFER: usize = 64 << 10;
+const BUFFER_SIZE: usize = 64 << 10;
 
-/// Copies from strangers, and keeps account of all that it copied.
+/// Copies up to a total number of bytes.
 pub(super) struct Copier {
     buffer: Box<[u8]>,
-    most: u64,
+    limit: u64,
     left: u64,
 }
 
-/// Why a copy is not complete.
+/// Why a copy is incomplete.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CopyError {
-    #[error("it cannot be read any further")]
+    #[error("cannot read more of it")]
     Read { source: io::Error },
-    #[error("it cannot be written to the sandbox")]
+    #[error("cannot write it to the sandbox")]
     Write { source: io::Error },
     #[error(transparent)]
-    TooMuch(#[from] TooMuch),
+    LimitExceeded(#[from] LimitExceeded),
 }
 
-/// There is more than a container may fetch.
+/// The job has more bytes than a container may fetch.
 #[derive(Debug, thiserror::Error)]
-#[error("the container's files are larger than {most} bytes, archives and their contents counted")]
-pub(super) struct TooMuch {
-    most: u64,
+#[error("the container's files exceed {limit} bytes, counting archives and their contents")]
+pub(super) struct LimitExceeded {
+    limit: u64,
 }
 
 impl Copier {
-    /// One that copies no more than `most` bytes in its life.
-    pub(super) fn new(most: u64) -> Self {
-        Self { buffer: vec![0; BUFFER].into(), most, left: most }
+    /// Copies up to `limit` bytes in all calls together.
+    pub(super) fn new(limit: u64) -> Self {
+        Self { buffer: vec![0; BUFFER_SIZE].into(), limit, left: limit }
     }
 
-    /// How many bytes it may copy in its life.
-    pub(super) fn most(&self) -> u64 {
-        self.most
+    /// The limit of all calls together.
+    pub(super) fn limit(&self) -> u64 {
+        self.limit
     }
 
-    /// Copies everything, showing each piece to `see` first; returns how much it was.
+    /// Copies everything and passes each chunk to `inspect` first. Returns the number of bytes.
     pub(super) fn copy(
         &mut self,
         mut from: impl Read,
         mut to: impl Write,
-        mut see: impl FnMut(&[u8]),
+        mut inspect: impl FnMut(&[u8]),
     ) -> Result<u64, CopyError> {
         let before = self.left;
         loop {
@@ -55,32 +55,32 @@ impl Copier {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(source) => return Err(CopyError::Read { source }),
             };
-            self.left = self.left.checked_sub(count as u64).ok_or(TooMuch { most: self.most })?;
-            let piece = &self.buffer[..count];
-            see(piece);
-            to.write_all(piece).map_err(|source| CopyError::Write { source })?;
+            self.left = self.left.checked_sub(count as u64).ok_or(LimitExceeded { limit: self.limit })?;
+            let chunk = &self.buffer[..count];
+            inspect(chunk);
+            to.write_all(chunk).map_err(|source| CopyError::Write { source })?;
         }
     }
 }
 
-/// A reader that fails when there is more than `left`, where [`Read::take`] would look like the end.
-pub(super) struct Metered<R> {
+/// A reader that fails after `limit` bytes, unlike [`Read::take`], which reports the end of the file.
+pub(super) struct LimitedReader<R> {
     inner: R,
-    most: u64,
+    limit: u64,
     left: u64,
 }
 
-impl<R> Metered<R> {
-    pub(super) fn new(inner: R, most: u64) -> Self {
-        Self { inner, most, left: most }
+impl<R> LimitedReader<R> {
+    pub(super) fn new(inner: R, limit: u64) -> Self {
+        Self { inner, limit, left: limit }
     }
 }
 
-impl<R: Read> Read for Metered<R> {
+impl<R: Read> Read for LimitedReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.inner.read(buffer)?;
-        let most = self.most;
-        self.left = self.left.checked_sub(count as u64).ok_or_else(|| io::Error::other(TooMuch { most }))?;
+        let exceeded = || io::Error::other(LimitExceeded { limit: self.limit });
+        self.left = self.left.checked_sub(count as u64).ok_or_else(exceeded)?;
         Ok(count)
     }
 }
@@ -90,21 +90,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_allowance_is_for_all_copies_together() {
+    fn the_limit_applies_to_all_copies_together() {
         let mut copier = Copier::new(10);
         let (mut seen, mut written) = (Vec::new(), Vec::new());
         let copied =
-            copier.copy(&b"sixsix"[..], &mut written, |piece| seen.extend_from_slice(piece)).unwrap();
-        assert_eq!((copied, copier.most()), (6, 10));
+            copier.copy(&b"sixsix"[..], &mut written, |chunk| seen.extend_from_slice(chunk)).unwrap();
+        assert_eq!((copied, copier.limit()), (6, 10));
         assert_eq!((seen.as_slice(), written.as_slice()), (&b"sixsix"[..], &b"sixsix"[..]));
         assert_eq!(copier.copy(&b"four"[..], io::sink(), |_| {}).unwrap(), 4);
         let error = copier.copy(&b"1"[..], io::sink(), |_| {}).unwrap_err();
-        assert!(matches!(error, CopyError::TooMuch(TooMuch { most: 10 })));
+        assert!(matches!(error, CopyError::LimitExceeded(LimitExceeded { limit: 10 })));
     }
 
     #[test]
-    fn a_metered_reader_allows_the_last_byte_and_not_one_more() {
-        let read = |most| Metered::new(&b"12345"[..], most).read_to_end(&mut Vec::new());
+    fn a_limited_reader_fails_after_its_limit() {
+        let read = |limit| LimitedReader::new(&b"12345"[..], limit).read_to_end(&mut Vec::new());
         assert_eq!(read(5).unwrap(), 5);
         assert!(read(4).is_err());
     }

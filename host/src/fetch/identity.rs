@@ -1,30 +1,30 @@
-//! Becomes the container's user, for good.
+//! Irrevocably becomes the container's user.
 
 use nix::unistd::{Gid, Uid, getresgid, getresuid, setgroups, setresgid, setresuid};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// What the process may use of addresses. An archive's headers are kept in memory and may claim any size.
+/// Address space limit. The tar library keeps headers in memory, and an archive may claim any size for them.
 const MEMORY: u64 = 512 << 20;
 
-/// The step on the way to another user that was refused.
+/// The step that failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum IdentityError {
-    #[error("cannot find out who runs this")]
+    #[error("cannot determine the current user and group")]
     Unknown { source: nix::Error },
-    #[error("cannot give up the groups of the agent")]
+    #[error("cannot drop the agent's supplementary groups")]
     Groups { source: nix::Error },
-    #[error("cannot become group `{gid}`")]
+    #[error("cannot change to group `{gid}`")]
     Group { gid: u32, source: nix::Error },
-    #[error("cannot become user `{uid}`")]
+    #[error("cannot change to user `{uid}`")]
     User { uid: u32, source: nix::Error },
-    #[error("cannot give up privileges for good")]
+    #[error("cannot set `no_new_privs`")]
     Privileges { source: Errno },
-    #[error("cannot limit the memory to {MEMORY} bytes, without a dump when there is no more")]
+    #[error("cannot set the limits of memory and core dumps")]
     Limits { source: Errno },
 }
 
-/// Becomes this user and group with no other groups, and never more than that again.
+/// Becomes this user and group without supplementary groups, and prevents privileges from being gained again.
 pub(super) fn assume(uid: u32, gid: u32) -> Result<(), IdentityError> {
     let users = getresuid().map_err(|source| IdentityError::Unknown { source })?;
     let groups = getresgid().map_err(|source| IdentityError::Unknown { source })?;
@@ -32,18 +32,19 @@ pub(super) fn assume(uid: u32, gid: u32) -> Result<(), IdentityError> {
     let already = [users.real, users.effective, users.saved] == [user; 3]
         && [groups.real, groups.effective, groups.saved] == [group; 3];
     if !already {
-        // In this order: each step gives up the right to those before it. The C library does each for all threads.
+        // In this order, as each step drops the privilege needed for the ones before it. The C library applies each to
+        // all threads.
         setgroups(&[]).map_err(|source| IdentityError::Groups { source })?;
         setresgid(group, group, group).map_err(|source| IdentityError::Group { gid, source })?;
         setresuid(user, user, user).map_err(|source| IdentityError::User { uid, source })?;
     }
     rustix::thread::set_no_new_privs(true).map_err(|source| IdentityError::Privileges { source })?;
-    limit(Resource::Core, 0).map_err(|source| IdentityError::Limits { source })?;
-    limit(Resource::As, MEMORY).map_err(|source| IdentityError::Limits { source })
+    lower(Resource::Core, 0).map_err(|source| IdentityError::Limits { source })?;
+    lower(Resource::As, MEMORY).map_err(|source| IdentityError::Limits { source })
 }
 
-/// Lowers a limit to `most`, if it is not lower already.
-fn limit(resource: Resource, most: u64) -> Result<(), Errno> {
-    let most = Some(getrlimit(resource).maximum.map_or(most, |maximum| maximum.min(most)));
-    setrlimit(resource, Rlimit { current: most, maximum: most })
+/// Lowers a resource limit to `limit`, unless it is lower already.
+fn lower(resource: Resource, limit: u64) -> Result<(), Errno> {
+    let limit = Some(getrlimit(resource).maximum.map_or(limit, |maximum| maximum.min(limit)));
+    setrlimit(resource, Rlimit { current: limit, maximum: limit })
 }

@@ -1,45 +1,49 @@
-//! What a URI asks for, understood before anything is fetched.
+//! URIs, parsed and validated before anything is fetched.
 
 use std::path::PathBuf;
 
-use super::name::{Name, NameError};
+use data_encoding::HEXLOWER_PERMISSIVE;
+
+use super::sandbox_path::{InvalidPath, SandboxPath};
+use cofferdam_core::fetcher::escape_control;
 use cofferdam_core::model::Uri;
 
-/// Endings of archives that are unpacked.
+/// Suffixes of archives that are unpacked.
 const TAR: [(&str, Gzip); 3] = [(".tar", Gzip::No), (".tar.gz", Gzip::Yes), (".tgz", Gzip::Yes)];
 
-/// Endings of archives that somebody expects to be unpacked, and that are not.
-const FOREIGN: [&str; 8] = [".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".zip", ".tar.lz4"];
+/// Suffixes of archives that are not supported.
+const UNSUPPORTED: [&str; 8] =
+    [".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".zip", ".tar.lz4"];
 
-/// A file to bring in.
+/// A file to fetch.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Item {
     pub(super) source: Source,
-    pub(super) name: Name,
+    pub(super) name: SandboxPath,
     pub(super) treatment: Treatment,
     pub(super) sha256: Option<[u8; 32]>,
 }
 
-/// Where it is.
+/// Where a file comes from.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Source {
-    /// On this machine.
+    /// A file on this machine.
     Local(PathBuf),
-    /// At a URL.
-    Web(String),
+    /// An HTTP or HTTPS URL.
+    Url(String),
 }
 
-/// What becomes of it.
+/// What is done with a file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Treatment {
-    /// It is put into the sandbox, with the permissions it has where it comes from.
+    /// Placed in the sandbox with the permissions of the source.
     Place,
-    /// It is put into the sandbox and can be executed.
+    /// Placed in the sandbox and made executable.
     PlaceExecutable,
-    /// Its members are put into the sandbox, and itself is not.
+    /// Unpacked into the sandbox; the archive itself is not kept.
     Untar(Gzip),
-    /// What it holds is put into the sandbox under this name, and itself is not.
-    Gunzip(Name),
+    /// Decompressed to this path; the compressed file itself is not kept.
+    Gunzip(SandboxPath),
 }
 
 /// Whether a tar archive is compressed.
@@ -49,7 +53,7 @@ pub(super) enum Gzip {
     No,
 }
 
-/// What is wrong with a URI.
+/// Why a URI is invalid.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum ItemError {
     #[error(
@@ -59,42 +63,42 @@ pub(super) enum ItemError {
     #[error("it is neither an absolute path nor a URL with `file`, `http` or `https`")]
     Relative,
     #[error(
-        "its file is on the host `{host}`; a `file` URL has no host but `localhost`, and an absolute path"
+        "a `file` URL must have an absolute path and no host other than `localhost`; found host `{host}`"
     )]
     RemoteFile { host: String },
-    #[error("it holds a NUL character")]
+    #[error("it contains a NUL character")]
     Nul,
-    #[error("it does not end with a file name; choose one with `output_file`")]
-    Nameless,
+    #[error("it does not end with a file name; set one with `output_file`")]
+    NoFileName,
     #[error(transparent)]
-    Name(#[from] NameError),
+    Path(#[from] InvalidPath),
     #[error(
-        "unpacking `{ending}` is not supported yet; use `.tar`, `.tar.gz` or `.tgz`, or set `extract` to false to \
-         get it as it is"
+        "unpacking `{suffix}` is not supported; use `.tar`, `.tar.gz` or `.tgz`, or set `extract` to false to keep \
+         the archive"
     )]
-    Foreign { ending: &'static str },
-    #[error("`{text}` is not a SHA-256, which has 64 hexadecimal digits")]
+    UnsupportedArchive { suffix: &'static str },
+    #[error("`{text}` is not a SHA-256; expected 64 hexadecimal digits")]
     Digest { text: String },
 }
 
 impl Item {
-    /// Understands a URI.
-    pub(super) fn understand(uri: &Uri) -> Result<Self, ItemError> {
-        let (source, last) = locate(uri.value.trim_start())?;
+    /// Parses a URI.
+    pub(super) fn parse(uri: &Uri) -> Result<Self, ItemError> {
+        let (source, file_name) = parse_source(uri.value.trim_start())?;
         let name = match uri.output_file.as_deref() {
             Some(name) if name.contains('\0') => return Err(ItemError::Nul),
-            Some(name) => Name::parse_file(name)?,
-            None if last.is_empty() => return Err(ItemError::Nameless),
-            None => Name::parse_file(last)?,
+            Some(name) => SandboxPath::parse_file(name)?,
+            None if file_name.is_empty() => return Err(ItemError::NoFileName),
+            None => SandboxPath::parse_file(file_name)?,
         };
         let treatment = treatment(uri, &name)?;
-        let sha256 = uri.sha256.as_deref().map(digest).transpose()?;
+        let sha256 = uri.sha256.as_deref().map(parse_sha256).transpose()?;
         Ok(Self { source, name, treatment, sha256 })
     }
 }
 
-/// Where a URI leads, and the last part of its path.
-fn locate(uri: &str) -> Result<(Source, &str), ItemError> {
+/// The source of a URI, and the last component of its path.
+fn parse_source(uri: &str) -> Result<(Source, &str), ItemError> {
     if uri.contains('\0') {
         return Err(ItemError::Nul);
     }
@@ -102,11 +106,11 @@ fn locate(uri: &str) -> Result<(Source, &str), ItemError> {
     let Some((scheme, rest)) = uri.split_once("://") else {
         return match uri.starts_with('/') {
             true => Ok((Source::Local(uri.into()), &uri[last(uri)..])),
-            false => Err(unknown(uri)),
+            false => Err(no_source(uri)),
         };
     };
     match scheme.to_ascii_lowercase().as_str() {
-        // A path that holds `://` further down.
+        // An absolute path that contains `://`.
         _ if uri.starts_with('/') => Ok((Source::Local(uri.into()), &uri[last(uri)..])),
         "file" => {
             let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
@@ -118,14 +122,14 @@ fn locate(uri: &str) -> Result<(Source, &str), ItemError> {
         "http" | "https" => {
             let path = &rest[..rest.find(['?', '#']).unwrap_or(rest.len())];
             let name = path.find('/').map_or("", |_| &path[last(path)..]);
-            Ok((Source::Web(uri.into()), name))
+            Ok((Source::Url(uri.into()), name))
         }
         _ => Err(ItemError::Scheme { scheme: scheme.into() }),
     }
 }
 
-/// What is wrong with a URI that has no `://` and is no absolute path.
-fn unknown(uri: &str) -> ItemError {
+/// The error for a URI that has no `://` and is not an absolute path.
+fn no_source(uri: &str) -> ItemError {
     match uri.split_once(':') {
         Some((scheme, _))
             if !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()) =>
@@ -136,46 +140,37 @@ fn unknown(uri: &str) -> ItemError {
     }
 }
 
-/// What becomes of a file, judged by the name it gets.
-fn treatment(uri: &Uri, name: &Name) -> Result<Treatment, ItemError> {
+/// Chooses the treatment of a file by its suffix in the sandbox.
+fn treatment(uri: &Uri, name: &SandboxPath) -> Result<Treatment, ItemError> {
     if uri.executable {
         return Ok(Treatment::PlaceExecutable);
     }
-    // A name that is not text has no ending that anybody knows.
-    let Some(text) = name.path().to_str().filter(|_| uri.extract) else { return Ok(Treatment::Place) };
-    if let Some((_, gzip)) = TAR.iter().find(|(ending, _)| text.ends_with(ending)) {
+    let Some(text) = name.as_path().to_str().filter(|_| uri.extract) else { return Ok(Treatment::Place) };
+    if let Some((_, gzip)) = TAR.iter().find(|(suffix, _)| text.ends_with(suffix)) {
         return Ok(Treatment::Untar(*gzip));
     }
-    if let Some(ending) = FOREIGN.iter().find(|ending| text.ends_with(*ending)) {
-        return Err(ItemError::Foreign { ending });
+    if let Some(suffix) = UNSUPPORTED.iter().find(|suffix| text.ends_with(**suffix)) {
+        return Err(ItemError::UnsupportedArchive { suffix });
     }
     match text.strip_suffix(".gz") {
         Some(content) if !content.is_empty() && !content.ends_with('/') => {
-            Ok(Treatment::Gunzip(Name::parse_file(content)?))
+            Ok(Treatment::Gunzip(SandboxPath::parse_file(content)?))
         }
         _ => Ok(Treatment::Place),
     }
 }
 
-/// The 32 bytes of a SHA-256.
-fn digest(text: &str) -> Result<[u8; 32], ItemError> {
-    let wrong = || ItemError::Digest { text: text.into() };
-    let mut bytes = [0; 32];
-    // Only digits, as the parser below would take a sign too.
-    if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return Err(wrong());
-    }
-    for (byte, at) in bytes.iter_mut().zip((0..64).step_by(2)) {
-        *byte = u8::from_str_radix(&text[at..at + 2], 16).map_err(|_| wrong())?;
-    }
-    Ok(bytes)
+/// Parses a SHA-256.
+fn parse_sha256(text: &str) -> Result<[u8; 32], ItemError> {
+    let decoded = HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok();
+    decoded.and_then(|bytes| bytes.try_into().ok()).ok_or_else(|| ItemError::Digest { text: text.into() })
 }
 
-/// A URI as it may be shown: of a URL, neither user nor query, which may hold secrets.
-pub(super) fn shown(uri: &str) -> String {
+/// A URI for messages: without the user and query of a URL, which may contain secrets.
+pub(super) fn redact(uri: &str) -> String {
     let uri = uri.trim_start();
     let Some((scheme, rest)) = uri.split_once("://").filter(|_| !uri.starts_with('/')) else {
-        return cofferdam_core::fetcher::printable(uri);
+        return escape_control(uri);
     };
     let (rest, query) = match rest.find(['?', '#']) {
         Some(at) => (&rest[..at], "?…"),
@@ -183,7 +178,7 @@ pub(super) fn shown(uri: &str) -> String {
     };
     let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
-    cofferdam_core::fetcher::printable(&format!("{scheme}://{host}{path}{query}"))
+    escape_control(&format!("{scheme}://{host}{path}{query}"))
 }
 
 #[cfg(test)]
@@ -194,72 +189,72 @@ mod tests {
         Uri { value: value.into(), executable: false, extract: true, output_file: None, sha256: None }
     }
 
-    fn understand(value: &str) -> Result<(Source, String), ItemError> {
-        let item = Item::understand(&uri(value))?;
-        Ok((item.source, item.name.path().to_str().unwrap().to_owned()))
+    fn parse(value: &str) -> Result<(Source, String), ItemError> {
+        let item = Item::parse(&uri(value))?;
+        Ok((item.source, item.name.as_path().to_str().unwrap().to_owned()))
     }
 
     #[test]
-    fn every_supported_uri_leads_somewhere_and_has_a_name() {
+    fn supported_uris_have_a_source_and_a_name() {
         let local = |path: &str, name: &str| Ok((Source::Local(path.into()), name.to_owned()));
-        let web = |url: &str, name: &str| Ok((Source::Web(url.into()), name.to_owned()));
-        assert_eq!(understand("/a/b?c#d"), local("/a/b?c#d", "b?c#d"));
-        assert_eq!(understand("/a/http://x/y"), local("/a/http://x/y", "y"));
-        assert_eq!(understand("  file:///a/b"), local("/a/b", "b"));
-        assert_eq!(understand("FILE://localhost/a"), local("/a", "a"));
+        let web = |url: &str, name: &str| Ok((Source::Url(url.into()), name.to_owned()));
+        assert_eq!(parse("/a/b?c#d"), local("/a/b?c#d", "b?c#d"));
+        assert_eq!(parse("/a/http://x/y"), local("/a/http://x/y", "y"));
+        assert_eq!(parse("  file:///a/b"), local("/a/b", "b"));
+        assert_eq!(parse("FILE://localhost/a"), local("/a", "a"));
         let url = "https://u:p@host:8443/a/b.txt?c=/d#/e";
-        assert_eq!(understand(url), web(url, "b.txt"));
-        assert_eq!(understand("http://host/x#y/z"), web("http://host/x#y/z", "x"));
+        assert_eq!(parse(url), web(url, "b.txt"));
+        assert_eq!(parse("http://host/x#y/z"), web("http://host/x#y/z", "x"));
     }
 
     #[test]
-    fn every_other_uri_is_refused_for_its_reason() {
+    fn unsupported_uris_are_rejected() {
         let scheme = |scheme: &str| Err(ItemError::Scheme { scheme: scheme.into() });
-        assert_eq!(understand("hdfs://host/a"), scheme("hdfs"));
-        assert_eq!(understand("s3:bucket/a"), scheme("s3"));
-        assert_eq!(understand("a/b"), Err(ItemError::Relative));
-        assert_eq!(understand(""), Err(ItemError::Relative));
-        assert_eq!(understand("file://host/a"), Err(ItemError::RemoteFile { host: "host".into() }));
-        assert_eq!(understand("file://a"), Err(ItemError::RemoteFile { host: "a".into() }));
-        assert_eq!(understand("/a\0b"), Err(ItemError::Nul));
-        for nameless in ["http://host", "http://host/", "http://host/a/?b", "/a/", "http://host?a/b"] {
-            assert_eq!(understand(nameless), Err(ItemError::Nameless), "{nameless}");
+        assert_eq!(parse("hdfs://host/a"), scheme("hdfs"));
+        assert_eq!(parse("s3:bucket/a"), scheme("s3"));
+        assert_eq!(parse("a/b"), Err(ItemError::Relative));
+        assert_eq!(parse(""), Err(ItemError::Relative));
+        assert_eq!(parse("file://host/a"), Err(ItemError::RemoteFile { host: "host".into() }));
+        assert_eq!(parse("file://a"), Err(ItemError::RemoteFile { host: "a".into() }));
+        assert_eq!(parse("/a\0b"), Err(ItemError::Nul));
+        for uri in ["http://host", "http://host/", "http://host/a/?b", "/a/", "http://host?a/b"] {
+            assert_eq!(parse(uri), Err(ItemError::NoFileName), "{uri}");
         }
-        assert!(matches!(understand("http://host/.."), Err(ItemError::Name(_))));
+        assert!(matches!(parse("http://host/.."), Err(ItemError::Path(_))));
         for bad in ["", "/a", "../a", "a/", "a/../b"] {
             let uri = Uri { output_file: Some(bad.into()), ..uri("/x") };
-            assert!(matches!(Item::understand(&uri), Err(ItemError::Name(_))), "{bad}");
+            assert!(matches!(Item::parse(&uri), Err(ItemError::Path(_))), "{bad}");
         }
     }
 
     #[test]
-    fn the_name_and_the_flags_decide_what_becomes_of_it() {
-        let of = |uri: Uri| Item::understand(&uri).map(|item| item.treatment);
-        assert_eq!(of(uri("http://h/a.tgz?x")), Ok(Treatment::Untar(Gzip::Yes)));
-        assert_eq!(of(uri("/a.tar")), Ok(Treatment::Untar(Gzip::No)));
-        assert_eq!(of(uri("/b/a.gz")), Ok(Treatment::Gunzip(Name::parse_file("a").unwrap())));
-        assert_eq!(of(uri("/b/.gz")), Ok(Treatment::Place));
-        assert_eq!(of(uri("/a.txt")), Ok(Treatment::Place));
-        assert_eq!(of(uri("/a.tar.zst")), Err(ItemError::Foreign { ending: ".tar.zst" }));
-        assert_eq!(of(Uri { extract: false, ..uri("/a.zip") }), Ok(Treatment::Place));
-        assert_eq!(of(Uri { executable: true, ..uri("/a.tar.gz") }), Ok(Treatment::PlaceExecutable));
-        assert_eq!(of(Uri { output_file: Some("x".into()), ..uri("/a.tar") }), Ok(Treatment::Place));
+    fn the_treatment_depends_on_suffix_and_flags() {
+        let treatment = |uri: Uri| Item::parse(&uri).map(|item| item.treatment);
+        assert_eq!(treatment(uri("http://h/a.tgz?x")), Ok(Treatment::Untar(Gzip::Yes)));
+        assert_eq!(treatment(uri("/a.tar")), Ok(Treatment::Untar(Gzip::No)));
+        assert_eq!(treatment(uri("/b/a.gz")), Ok(Treatment::Gunzip(SandboxPath::parse_file("a").unwrap())));
+        assert_eq!(treatment(uri("/b/.gz")), Ok(Treatment::Place));
+        assert_eq!(treatment(uri("/a.txt")), Ok(Treatment::Place));
+        assert_eq!(treatment(uri("/a.tar.zst")), Err(ItemError::UnsupportedArchive { suffix: ".tar.zst" }));
+        assert_eq!(treatment(Uri { extract: false, ..uri("/a.zip") }), Ok(Treatment::Place));
+        assert_eq!(treatment(Uri { executable: true, ..uri("/a.tar.gz") }), Ok(Treatment::PlaceExecutable));
+        assert_eq!(treatment(Uri { output_file: Some("x".into()), ..uri("/a.tar") }), Ok(Treatment::Place));
         let named = Uri { output_file: Some("d/x.tgz".into()), ..uri("/a") };
-        assert_eq!(of(named), Ok(Treatment::Untar(Gzip::Yes)));
+        assert_eq!(treatment(named), Ok(Treatment::Untar(Gzip::Yes)));
     }
 
     #[test]
-    fn a_digest_has_sixty_four_digits() {
-        assert_eq!(digest(&"0aF".repeat(22)[..64]).unwrap()[..3], [0x0a, 0xf0, 0xaf]);
-        for bad in ["", "00", &"g0".repeat(32), &"+0".repeat(32), &"é".repeat(32)] {
-            assert_eq!(digest(bad), Err(ItemError::Digest { text: bad.into() }));
+    fn a_sha256_has_64_hexadecimal_digits() {
+        assert_eq!(parse_sha256(&"0aF".repeat(22)[..64]).unwrap()[..3], [0x0a, 0xf0, 0xaf]);
+        for invalid in ["", "00", &"g0".repeat(32), &"+0".repeat(32), &"é".repeat(32)] {
+            assert_eq!(parse_sha256(invalid), Err(ItemError::Digest { text: invalid.into() }));
         }
     }
 
     #[test]
-    fn secrets_are_not_shown() {
-        assert_eq!(shown("https://user:pass@host/a?token=b"), "https://host/a?…");
-        assert_eq!(shown("http://host/a@b"), "http://host/a@b");
-        assert_eq!(shown("/a/b?c@d\n"), "/a/b?c@d\\n");
+    fn redacted_uris_contain_no_secrets() {
+        assert_eq!(redact("https://user:pass@host/a?token=b"), "https://host/a?…");
+        assert_eq!(redact("http://host/a@b"), "http://host/a@b");
+        assert_eq!(redact("/a/b?c@d\n"), "/a/b?c@d\\n");
     }
 }

@@ -1,17 +1,17 @@
 //! `cofferdam fetch`: the process that fetches a container's files, as the container's user.
 //!
-//! It reads a [`FetchJob`](cofferdam_core::fetcher::FetchJob) from its standard input; see
-//! `cofferdam_core::fetcher` for the protocol.
+//! It reads a [`FetchJob`](cofferdam_core::fetcher::FetchJob) from standard input; see `cofferdam_core::fetcher` for
+//! the protocol.
 
-mod child;
 mod copy;
+mod download;
 mod identity;
 mod item;
-mod name;
+mod process;
 mod sandbox;
+mod sandbox_path;
 #[cfg(test)]
 mod tests;
 mod unpack;
-mod web;
 
-pub(crate) use child::main;
+pub(crate) use process::main;

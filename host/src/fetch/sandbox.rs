@@ -1,4 +1,4 @@
-//! The sandbox, entered through its descriptor only, so that no symbolic link in it leads out of it.
+//! Access to the sandbox through its descriptor, so that symbolic links cannot lead out of it.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -12,12 +12,12 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::name::Name;
+use super::sandbox_path::SandboxPath;
 
-/// Neither out of the sandbox nor through any symbolic link.
-const WITHIN: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS);
+/// Path resolution within the sandbox and without symbolic links.
+const RESOLVE: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS);
 
-const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// A container's sandbox.
 pub(super) struct Sandbox {
@@ -25,134 +25,141 @@ pub(super) struct Sandbox {
     drafts: u64,
 }
 
-/// A file that is being written, under a name of its own until it is complete. Dropped, it is gone.
+/// A file with a temporary name until it is complete. Removed when dropped before that.
 pub(super) struct Draft {
     pub(super) file: File,
     directory: OwnedFd,
     temporary: OsString,
-    name: Name,
+    name: SandboxPath,
     placed: bool,
 }
 
-/// What cannot be done in a sandbox.
+/// What failed in a sandbox.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SandboxError {
     #[error("cannot open the sandbox `{}`", path.display())]
     Open { path: PathBuf, source: io::Error },
-    #[error("cannot make the folder `{}` in the sandbox", path.display())]
-    Folder { path: PathBuf, source: io::Error },
-    #[error("cannot make `{}` in the sandbox", path.display())]
-    Make { path: PathBuf, source: io::Error },
-    #[error("`{}` is not a file, so there is no other name for it", path.display())]
-    NoFile { path: PathBuf },
+    #[error("cannot create the directory `{}` in the sandbox", path.display())]
+    Directory { path: PathBuf, source: io::Error },
+    #[error("cannot create `{}` in the sandbox", path.display())]
+    Create { path: PathBuf, source: io::Error },
+    #[error("cannot create a hard link to `{}`, which is not a regular file", path.display())]
+    NotRegular { path: PathBuf },
 }
 
 impl Sandbox {
     pub(super) fn open(path: &Path) -> Result<Self, SandboxError> {
-        let root = open(path, FOLDER, Mode::empty())
+        let root = open(path, DIRECTORY, Mode::empty())
             .map_err(|errno| SandboxError::Open { path: path.to_owned(), source: errno.into() })?;
         Ok(Self { root, drafts: 0 })
     }
 
-    /// Begins a file that will be called `name`, whose folder is made if need be.
-    pub(super) fn draft(&mut self, name: &Name) -> Result<Draft, SandboxError> {
+    /// Starts to write the file `name`. Creates its directory if it is missing.
+    pub(super) fn draft(&mut self, name: &SandboxPath) -> Result<Draft, SandboxError> {
         let directory = self.directory(name.directory())?;
-        let (file, temporary) = self.create(&directory).map_err(|errno| make(name.path(), errno))?;
+        let (file, temporary) =
+            self.create(&directory).map_err(|errno| create_error(name.as_path(), errno))?;
         Ok(Draft { file, directory, temporary, name: name.clone(), placed: false })
     }
 
-    /// A file for a while, without a name, so that nothing is left of it whatever happens.
-    pub(super) fn scratch(&mut self, name: &Name) -> Result<File, SandboxError> {
-        let refuse = |errno| make(name.path(), errno);
+    /// A temporary file without a name, so that nothing is left of it. `name` is for errors.
+    pub(super) fn temporary_file(&mut self, name: &SandboxPath) -> Result<File, SandboxError> {
+        let failed = |errno| create_error(name.as_path(), errno);
         let directory = self.directory(Path::new(""))?;
-        let (file, temporary) = self.create(&directory).map_err(refuse)?;
-        unlinkat(&directory, &temporary, AtFlags::empty()).map_err(refuse)?;
+        let (file, temporary) = self.create(&directory).map_err(failed)?;
+        unlinkat(&directory, &temporary, AtFlags::empty()).map_err(failed)?;
         Ok(file)
     }
 
-    /// Opens a folder, which is made if need be with those that it is in.
+    /// Opens a directory. Creates it and its parents if they are missing.
     pub(super) fn directory(&self, path: &Path) -> Result<OwnedFd, SandboxError> {
-        let refuse = |errno: Errno| SandboxError::Folder { path: path.to_owned(), source: errno.into() };
-        let whole = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-        match openat2(&self.root, whole, FOLDER, Mode::empty(), WITHIN) {
+        let failed = |errno: Errno| SandboxError::Directory { path: path.to_owned(), source: errno.into() };
+        let relative = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        match openat2(&self.root, relative, DIRECTORY, Mode::empty(), RESOLVE) {
             Err(Errno::NOENT) => {}
-            answer => return answer.map_err(refuse),
+            result => return result.map_err(failed),
         }
         let mut directory = self
             .root
             .try_clone()
-            .map_err(|error| SandboxError::Folder { path: path.to_owned(), source: error })?;
+            .map_err(|error| SandboxError::Directory { path: path.to_owned(), source: error })?;
         for part in path {
             match mkdirat(&directory, part, Mode::from_raw_mode(0o755)) {
                 Ok(()) | Err(Errno::EXIST) => {}
-                Err(errno) => return Err(refuse(errno)),
+                Err(errno) => return Err(failed(errno)),
             }
-            directory = openat2(&directory, part, FOLDER, Mode::empty(), WITHIN).map_err(refuse)?;
+            directory = openat2(&directory, part, DIRECTORY, Mode::empty(), RESOLVE).map_err(failed)?;
         }
         Ok(directory)
     }
 
-    /// Gives a folder its permissions and time.
-    pub(super) fn finish_folder(&self, name: &Name, mode: u32, seconds: i64) -> Result<(), SandboxError> {
-        let directory = self.directory(name.path())?;
-        finish(&directory, mode, seconds).map_err(|errno| make(name.path(), errno))
+    /// Sets the permissions and modification time of a directory.
+    pub(super) fn finish_directory(
+        &self,
+        name: &SandboxPath,
+        mode: u32,
+        seconds: i64,
+    ) -> Result<(), SandboxError> {
+        let directory = self.directory(name.as_path())?;
+        set_metadata(&directory, mode, seconds).map_err(|errno| create_error(name.as_path(), errno))
     }
 
-    /// Makes a symbolic link in place of whatever file is there. Where it leads does not matter: nothing here
-    /// ever follows it.
-    pub(super) fn symbolic_link(&self, name: &Name, target: &Path) -> Result<(), SandboxError> {
+    /// Creates a symbolic link, replacing an existing file. Its target does not matter, as links are never followed
+    /// here.
+    pub(super) fn symbolic_link(&self, name: &SandboxPath, target: &Path) -> Result<(), SandboxError> {
         let directory = self.directory(name.directory())?;
-        replace(&directory, name.last(), || symlinkat(target, &directory, name.last()))
-            .map_err(|errno| make(name.path(), errno))
+        replace(&directory, name.file_name(), || symlinkat(target, &directory, name.file_name()))
+            .map_err(|errno| create_error(name.as_path(), errno))
     }
 
-    /// Makes another name for a file of the sandbox, in place of whatever file is there.
-    pub(super) fn hard_link(&self, name: &Name, original: &Name) -> Result<(), SandboxError> {
-        let refuse = |errno| make(name.path(), errno);
+    /// Creates a hard link to a file of the sandbox, replacing an existing file.
+    pub(super) fn hard_link(&self, name: &SandboxPath, original: &SandboxPath) -> Result<(), SandboxError> {
+        let failed = |errno| create_error(name.as_path(), errno);
         let file = openat2(
             &self.root,
-            original.path(),
+            original.as_path(),
             OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
             Mode::empty(),
-            WITHIN,
+            RESOLVE,
         )
-        .map_err(|errno| make(original.path(), errno))?;
-        let kind = FileType::from_raw_mode(fstat(&file).map_err(refuse)?.st_mode);
+        .map_err(|errno| create_error(original.as_path(), errno))?;
+        let kind = FileType::from_raw_mode(fstat(&file).map_err(failed)?.st_mode);
         if kind != FileType::RegularFile || name == original {
-            return Err(SandboxError::NoFile { path: original.path().to_owned() });
+            return Err(SandboxError::NotRegular { path: original.as_path().to_owned() });
         }
         let from = self.directory(original.directory())?;
         let directory = self.directory(name.directory())?;
-        // Without following, so at worst it becomes another name of a symbolic link.
-        let link = || linkat(&from, original.last(), &directory, name.last(), AtFlags::empty());
-        replace(&directory, name.last(), link).map_err(refuse)
+        // Without AT_SYMLINK_FOLLOW: if `original` was replaced by a symbolic link, the link itself is linked.
+        let link = || linkat(&from, original.file_name(), &directory, name.file_name(), AtFlags::empty());
+        replace(&directory, name.file_name(), link).map_err(failed)
     }
 
-    /// Makes a file that only this process knows of.
+    /// Creates a file with a temporary name.
     fn create(&mut self, directory: &OwnedFd) -> Result<(File, OsString), Errno> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         loop {
             self.drafts += 1;
             let name = OsString::from(format!(".fetch-{}-{}", std::process::id(), self.drafts));
             match openat(directory, &name, flags, Mode::from_raw_mode(0o600)) {
-                // Left by somebody who was called the same and was killed.
+                // Left behind by a process with the same pid.
                 Err(Errno::EXIST) => {}
-                answer => return Ok((answer?.into(), name)),
+                result => return Ok((result?.into(), name)),
             }
         }
     }
 }
 
 impl Draft {
-    /// Gives the file its permissions, its time if it has one, and its name, in place of whatever file has that.
+    /// Sets permissions and, if given, the modification time, and renames the file to its name, replacing an existing
+    /// file.
     pub(super) fn place(mut self, mode: u32, seconds: Option<i64>) -> Result<(), SandboxError> {
         let placed = match seconds {
-            Some(seconds) => finish(&self.file, mode, seconds),
+            Some(seconds) => set_metadata(&self.file, mode, seconds),
             None => fchmod(&self.file, permissions(mode)),
         };
         placed
-            .and_then(|()| renameat(&self.directory, &self.temporary, &self.directory, self.name.last()))
-            .map_err(|errno| make(self.name.path(), errno))?;
+            .and_then(|()| renameat(&self.directory, &self.temporary, &self.directory, self.name.file_name()))
+            .map_err(|errno| create_error(self.name.as_path(), errno))?;
         self.placed = true;
         Ok(())
     }
@@ -161,34 +168,34 @@ impl Draft {
 impl Drop for Draft {
     fn drop(&mut self) {
         if !self.placed {
-            // Where even that fails, the sandbox goes as a whole.
+            // If this fails, the file is removed with the sandbox.
             let _ = unlinkat(&self.directory, &self.temporary, AtFlags::empty());
         }
     }
 }
 
-fn make(path: &Path, errno: Errno) -> SandboxError {
-    SandboxError::Make { path: path.to_owned(), source: errno.into() }
+fn create_error(path: &Path, errno: Errno) -> SandboxError {
+    SandboxError::Create { path: path.to_owned(), source: errno.into() }
 }
 
-/// Permissions without those that lend somebody's rights to others, as setuid does.
+/// Permission bits without setuid, setgid and sticky.
 fn permissions(mode: u32) -> Mode {
     Mode::from_raw_mode(mode & 0o777)
 }
 
-fn finish(file: impl AsFd, mode: u32, seconds: i64) -> Result<(), Errno> {
+fn set_metadata(file: impl AsFd, mode: u32, seconds: i64) -> Result<(), Errno> {
     let time = Timespec { tv_sec: seconds, tv_nsec: 0 };
     fchmod(&file, permissions(mode))?;
     futimens(&file, &Timestamps { last_access: time, last_modification: time })
 }
 
-/// Makes something under a name that something else may have, unless that is a folder.
-fn replace(directory: &OwnedFd, name: &OsStr, make: impl Fn() -> Result<(), Errno>) -> Result<(), Errno> {
-    match make() {
+/// Creates a directory entry. Removes an existing one first, unless it is a directory.
+fn replace(directory: &OwnedFd, name: &OsStr, create: impl Fn() -> Result<(), Errno>) -> Result<(), Errno> {
+    match create() {
         Err(Errno::EXIST) => {
             unlinkat(directory, name, AtFlags::empty())?;
-            make()
+            create()
         }
-        answer => answer,
+        result => result,
     }
 }

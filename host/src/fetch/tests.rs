@@ -1,4 +1,4 @@
-//! Fetching by real processes, from real files, archives and servers.
+//! Fetching with real processes, files, archives and servers.
 
 use std::fs::{self, OpenOptions, Permissions};
 use std::future::{Future, pending};
@@ -24,42 +24,42 @@ use tokio::sync::oneshot;
 
 use cofferdam_core::fetcher::{FetchError, FetchFailure, FetchJob, Fetcher, Limits};
 
-use super::child::run;
+use super::process::run;
 use cofferdam_core::error_chain;
 use cofferdam_core::model::Uri;
 
-/// Somebody who owns nothing.
+/// A user without files.
 const NOBODY: u32 = 65534;
 
-/// Longer than anything here takes, so that a test fails instead of hanging.
-const TIMEOUT: Duration = Duration::from_secs(60);
+/// Upper bound of waits, so that a test fails instead of hanging.
+const TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Starts the test below in place of the shell. The test harness writes to its standard output, so that of
-/// the process is descriptor 3; its number goes to a file for those who want to see it end.
+/// Executes the test below. The test harness writes to standard output, so the process reports to descriptor 3. Its pid
+/// is written to a file.
 const AS_CHILD: &str = "exec 3>&1 >/dev/null; echo $$ > \"$1\"; \
-                        exec \"$0\" --ignored --exact fetch::tests::the_process_that_fetches";
+                        exec \"$0\" --ignored --exact fetch::tests::fetcher_process";
 
 #[test]
-#[ignore = "it is what the other tests start"]
-fn the_process_that_fetches() {
-    // Opened while the process still may.
+#[ignore = "started by the other tests"]
+fn fetcher_process() {
+    // Before privileges are dropped.
     let output = OpenOptions::new().write(true).open("/dev/fd/3").unwrap();
     let status = match run(io::stdin()) {
         Ok(()) => 0,
         Err(failure) => {
-            failure.tell(output).unwrap();
+            failure.write(output).unwrap();
             1
         }
     };
     std::process::exit(status);
 }
 
-/// A fetcher that runs a shell instead.
+/// A fetcher that runs a shell as its process.
 fn shell(arguments: Vec<PathBuf>) -> Fetcher {
     Fetcher::new(Some([vec![PathBuf::from("/bin/sh")], arguments].concat()))
 }
 
-/// A sandbox, and a place outside of it.
+/// A sandbox and files outside of it.
 struct World {
     directory: TempDir,
     uid: u32,
@@ -92,7 +92,7 @@ impl World {
         self.directory.path().join(name)
     }
 
-    /// Makes a file outside of the sandbox; returns its path as a URI.
+    /// Creates a file outside of the sandbox. Returns its path as a URI.
     fn file(&self, name: &str, content: impl AsRef<[u8]>) -> String {
         fs::write(self.outside(name), content).unwrap();
         fs::set_permissions(self.outside(name), Permissions::from_mode(0o644)).unwrap();
@@ -108,21 +108,21 @@ impl World {
     async fn fetch_by(&self, fetcher: Fetcher, uris: &[Uri]) -> Result<(), FetchError> {
         let sandbox = self.sandbox();
         let fetch = fetcher.fetch(uris, &sandbox, self.uid, self.gid, pending::<()>());
-        tokio::time::timeout(TIMEOUT, fetch).await.expect("fetching does not end")
+        tokio::time::timeout(TIMEOUT, fetch).await.expect("fetching did not finish")
     }
 
     async fn fetch(&self, uris: &[Uri]) -> Result<(), FetchError> {
         self.fetch_by(self.fetcher(), uris).await
     }
 
-    /// Fetches what cannot be fetched; returns the sentence.
-    async fn refused(&self, uris: &[Uri]) -> String {
-        let error = self.fetch(uris).await.expect_err("it was fetched");
+    /// Fetches what cannot be fetched. Returns the error.
+    async fn fetch_error(&self, uris: &[Uri]) -> String {
+        let error = self.fetch(uris).await.expect_err("the file was fetched");
         assert!(matches!(error, FetchError::Failed(_)), "{error:?}");
         error_chain::describe(&error)
     }
 
-    /// All that is in the sandbox, below it too.
+    /// All paths in the sandbox.
     fn contents(&self) -> Vec<String> {
         fn walk(directory: &Path, root: &Path, found: &mut Vec<String>) {
             for entry in fs::read_dir(directory).unwrap() {
@@ -143,7 +143,7 @@ impl World {
         fs::symlink_metadata(self.inside(name)).unwrap().mode() & 0o7777
     }
 
-    /// The process that was last started.
+    /// The last process that was started.
     fn child(&self) -> OwnedFd {
         open_process(fs::read_to_string(self.outside("pid")).unwrap().trim().parse().unwrap())
     }
@@ -165,13 +165,13 @@ fn open_process(pid: i32) -> OwnedFd {
     pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty()).unwrap()
 }
 
-/// Waits for the end of a process.
+/// Waits until a process has ended. Returns false after a timeout.
 fn has_ended(pidfd: &OwnedFd) -> bool {
     let timeout = Timespec { tv_sec: TIMEOUT.as_secs().cast_signed(), tv_nsec: 0 };
     poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&timeout)).unwrap() == 1
 }
 
-/// One member of an archive, with names as hostile as one likes.
+/// A member of an archive. Names are not validated.
 struct Member<'a> {
     name: &'a str,
     kind: EntryType,
@@ -226,8 +226,8 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// Serves every connection by `answer`, which gets the path that is asked for. Returns the URL of its root.
-fn serve(answer: impl Fn(&str, TcpStream) + Send + 'static) -> String {
+/// Serves every connection by `respond`, which gets the requested path. Returns the URL of the root.
+fn serve(respond: impl Fn(&str, TcpStream) + Send + 'static) -> String {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let root = format!("http://{}", listener.local_addr().unwrap());
     thread::spawn(move || {
@@ -243,7 +243,7 @@ fn serve(answer: impl Fn(&str, TcpStream) + Send + 'static) -> String {
                     break;
                 }
             }
-            answer(first.split(' ').nth(1).unwrap(), stream);
+            respond(first.split(' ').nth(1).unwrap(), stream);
         }
     });
     root
@@ -256,34 +256,34 @@ fn respond(mut stream: TcpStream, status: &str, headers: &str, body: &str) {
     stream.write_all(text.as_bytes()).unwrap();
 }
 
-/// Sends the beginning of an answer, and then nothing until the client has gone.
+/// Sends the beginning of a response, and nothing more until the client disconnects.
 fn stall(mut stream: TcpStream, beginning: &str) {
     stream.write_all(beginning.as_bytes()).unwrap();
-    // The client may reset the connection; it has gone then, too.
+    // A reset by the client is an error here.
     drop(stream.read(&mut [0]));
 }
 
-/// A server that begins to send a file and never goes on; the receiver gets a word for every connection.
-fn serve_without_end() -> (String, mpsc::Receiver<()>) {
-    let (began, begun) = mpsc::channel();
+/// A server that never completes a response. The receiver gets a message for every connection.
+fn serve_incomplete() -> (String, mpsc::Receiver<()>) {
+    let (sender, connected) = mpsc::channel();
     let root = serve(move |_, stream| {
         let mut copy = stream.try_clone().unwrap();
         copy.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nbeginning").unwrap();
-        began.send(()).unwrap();
+        sender.send(()).unwrap();
         stall(stream, "");
     });
-    (root, begun)
+    (root, connected)
 }
 
 #[tokio::test]
-async fn local_files_come_in_the_order_of_the_list_and_belong_to_the_user() {
+async fn local_files_are_fetched_in_order_and_belong_to_the_user() {
     let world = World::new();
     let first = world.file("first", "1");
     let second = world.file("second", "2");
     fs::set_permissions(&second, Permissions::from_mode(0o4754)).unwrap();
     chown(&second, Some(world.uid), Some(world.gid)).unwrap();
     fs::set_permissions(&second, Permissions::from_mode(0o4754)).unwrap();
-    let executable = Uri { executable: true, ..named(&first, "sub/folder/run.tar.gz") };
+    let executable = Uri { executable: true, ..named(&first, "sub/directory/run.tar.gz") };
     let list = [
         uri(&first),
         uri(format!("file://{second}")),
@@ -292,10 +292,10 @@ async fn local_files_come_in_the_order_of_the_list_and_belong_to_the_user() {
     ];
     world.fetch(&list).await.unwrap();
 
-    assert_eq!(world.contents(), ["first", "second", "sub", "sub/folder", "sub/folder/run.tar.gz"]);
-    assert_eq!(fs::read(world.inside("first")).unwrap(), b"2", "the later one is the one that stays");
-    assert_eq!(world.mode("first"), 0o754, "permissions come along, and none of somebody else's rights");
-    assert_eq!(world.mode("sub/folder/run.tar.gz"), 0o755);
+    assert_eq!(world.contents(), ["first", "second", "sub", "sub/directory", "sub/directory/run.tar.gz"]);
+    assert_eq!(fs::read(world.inside("first")).unwrap(), b"2", "a later file replaces an earlier one");
+    assert_eq!(world.mode("first"), 0o754, "permissions are kept, except for setuid");
+    assert_eq!(world.mode("sub/directory/run.tar.gz"), 0o755);
     assert_eq!(world.mode("sub"), 0o755);
     for name in world.contents() {
         let metadata = fs::symlink_metadata(world.inside(&name)).unwrap();
@@ -304,68 +304,67 @@ async fn local_files_come_in_the_order_of_the_list_and_belong_to_the_user() {
 }
 
 #[tokio::test]
-async fn the_user_gets_nothing_that_only_the_agent_may_read() {
+async fn files_that_only_the_agent_may_read_are_not_fetched() {
     if !is_root() {
-        eprintln!("skipped: only root can have files that others cannot read");
+        eprintln!("skipped: requires root");
         return;
     }
     let world = World::new();
     let secret = world.file("secret", "s");
     fs::set_permissions(&secret, Permissions::from_mode(0o600)).unwrap();
-    let sentence = world.refused(&[uri(&secret)]).await;
-    assert_eq!(
-        sentence,
-        format!("cannot bring in `{secret}`: cannot open it: Permission denied (os error 13)")
-    );
+    let error = world.fetch_error(&[uri(&secret)]).await;
+    assert_eq!(error, format!("cannot fetch `{secret}`: cannot open it: Permission denied (os error 13)"));
 
-    // Neither by the agent's group nor by its further ones.
+    // Also not through the group or supplementary groups of the agent.
     fs::set_permissions(&secret, Permissions::from_mode(0o040)).unwrap();
-    assert!(world.refused(&[uri(&secret)]).await.ends_with("Permission denied (os error 13)"));
+    assert!(world.fetch_error(&[uri(&secret)]).await.ends_with("Permission denied (os error 13)"));
     assert_eq!(world.contents(), [""; 0]);
 }
 
 #[tokio::test]
-async fn only_regular_files_that_are_there_come() {
+async fn only_regular_files_are_fetched() {
     let world = World::new();
     let directory = world.sandbox().to_str().unwrap().to_owned();
-    assert!(world.refused(&[uri(&directory)]).await.ends_with("it is not a regular file"));
+    assert!(world.fetch_error(&[uri(&directory)]).await.ends_with("it is not a regular file"));
     let pipe = world.outside("pipe");
     nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::from_bits_truncate(0o666)).unwrap();
     fs::set_permissions(&pipe, Permissions::from_mode(0o666)).unwrap();
     assert!(fs::metadata(&pipe).unwrap().file_type().is_fifo());
-    assert!(world.refused(&[uri(pipe.to_str().unwrap())]).await.ends_with("it is not a regular file"));
-    assert!(world.refused(&[uri("/dev/null")]).await.ends_with("it is not a regular file"));
-    assert!(world.refused(&[uri("/no/such/file")]).await.ends_with("No such file or directory (os error 2)"));
+    assert!(world.fetch_error(&[uri(pipe.to_str().unwrap())]).await.ends_with("it is not a regular file"));
+    assert!(world.fetch_error(&[uri("/dev/null")]).await.ends_with("it is not a regular file"));
+    assert!(
+        world.fetch_error(&[uri("/no/such/file")]).await.ends_with("No such file or directory (os error 2)")
+    );
     assert_eq!(world.contents(), [""; 0]);
 }
 
 #[tokio::test]
-async fn every_uri_is_understood_before_the_first_is_fetched() {
+async fn all_uris_are_validated_before_the_first_is_fetched() {
     let world = World::new();
     let good = world.file("good", "g");
-    let sentence = world.refused(&[uri(&good), uri("hdfs://name/a?key=secret")]).await;
+    let error = world.fetch_error(&[uri(&good), uri("hdfs://name/a?key=secret")]).await;
     assert_eq!(
-        sentence,
-        "cannot bring in `hdfs://name/a?…`: the scheme `hdfs` is not supported; use an absolute path, or a URL \
+        error,
+        "cannot fetch `hdfs://name/a?…`: the scheme `hdfs` is not supported; use an absolute path, or a URL \
          with `file`, `http` or `https`"
     );
-    let sentence = world.refused(&[uri(&good), named(&good, "../out")]).await;
-    assert!(sentence.ends_with("`../out` cannot be a name in the sandbox: it has `..` in it"), "{sentence}");
+    let error = world.fetch_error(&[uri(&good), named(&good, "../out")]).await;
+    assert!(error.ends_with("`../out` is not a valid path in the sandbox: it contains `..`"), "{error}");
     assert_eq!(world.contents(), [""; 0]);
 }
 
 #[tokio::test]
-async fn a_link_in_the_sandbox_leads_nowhere() {
+async fn links_in_the_sandbox_are_not_followed() {
     let world = World::new();
     let good = world.file("good", "g");
     let victim = world.file("victim", "v");
     fs::create_dir(world.outside("elsewhere")).unwrap();
     fs::set_permissions(world.outside("elsewhere"), Permissions::from_mode(0o777)).unwrap();
-    symlink(world.outside("elsewhere"), world.inside("folder")).unwrap();
+    symlink(world.outside("elsewhere"), world.inside("link")).unwrap();
     symlink(&victim, world.inside("file")).unwrap();
 
-    let sentence = world.refused(&[named(&good, "folder/x")]).await;
-    assert!(sentence.contains("cannot make the folder `folder` in the sandbox"), "{sentence}");
+    let error = world.fetch_error(&[named(&good, "link/x")]).await;
+    assert!(error.contains("cannot create the directory `link` in the sandbox"), "{error}");
     assert_eq!(fs::read_dir(world.outside("elsewhere")).unwrap().count(), 0);
 
     world.fetch(&[named(&good, "file")]).await.unwrap();
@@ -373,12 +372,14 @@ async fn a_link_in_the_sandbox_leads_nowhere() {
     assert!(world.inside("file").symlink_metadata().unwrap().is_file());
 
     fs::create_dir(world.inside("taken")).unwrap();
-    assert!(world.refused(&[named(&good, "taken")]).await.contains("cannot make `taken` in the sandbox"));
-    assert_eq!(world.contents(), ["file", "folder", "taken"]);
+    assert!(
+        world.fetch_error(&[named(&good, "taken")]).await.contains("cannot create `taken` in the sandbox")
+    );
+    assert_eq!(world.contents(), ["file", "link", "taken"]);
 }
 
 #[tokio::test]
-async fn an_archive_is_unpacked_and_goes() {
+async fn an_archive_is_unpacked_and_not_kept() {
     let world = World::new();
     let archive = tar(&[
         Member { mode: 0o777, ..Member::of(EntryType::Directory, "./") },
@@ -394,16 +395,20 @@ async fn an_archive_is_unpacked_and_goes() {
 
     let expected = ["app", "app/bin", "app/bin/run", "app/current", "app/plain", "old", "same"];
     assert_eq!(world.contents(), expected);
-    assert_eq!(fs::metadata(world.sandbox()).unwrap().mode(), before, "the sandbox stays as it is");
-    assert_eq!(world.mode("app"), 0o755, "its owner can empty it");
-    assert_eq!(world.mode("app/bin/run"), 0o755, "setuid and setgid do not come along");
+    assert_eq!(
+        fs::metadata(world.sandbox()).unwrap().mode(),
+        before,
+        "the permissions of the sandbox do not change"
+    );
+    assert_eq!(world.mode("app"), 0o755, "its owner can remove its entries");
+    assert_eq!(world.mode("app/bin/run"), 0o755, "setuid and setgid are dropped");
     let plain = fs::metadata(world.inside("app/plain")).unwrap();
     assert_eq!((plain.len(), plain.mtime(), plain.uid()), (1000, 1_000_000_000, world.uid));
     assert_eq!(fs::metadata(world.inside("app")).unwrap().mtime(), 1_000_000_000);
     assert_eq!(plain.ino(), fs::metadata(world.inside("same")).unwrap().ino());
     assert_eq!(fs::read_link(world.inside("app/current")).unwrap(), Path::new("/nowhere/at/all"));
 
-    // Once more over it, by its other names.
+    // Replaces the files, with other archive suffixes.
     let again = tar(&[Member::file("app/plain", b"new"), Member::link(EntryType::Symlink, "same", "app")]);
     world.fetch(&[named(world.file("b", &again), "sub/b.tar")]).await.unwrap();
     assert_eq!(world.contents(), expected);
@@ -418,7 +423,7 @@ async fn an_archive_is_unpacked_and_goes() {
 }
 
 #[tokio::test]
-async fn a_hostile_archive_is_refused_and_reaches_nothing() {
+async fn a_malicious_archive_is_rejected_and_has_no_effect_outside() {
     use EntryType as E;
     let world = World::new();
     fs::create_dir(world.outside("elsewhere")).unwrap();
@@ -429,23 +434,23 @@ async fn a_hostile_archive_is_refused_and_reaches_nothing() {
     let elsewhere = world.outside("elsewhere").to_str().unwrap().to_owned();
     let (below, through) = (format!("{elsewhere}/new"), format!("link{elsewhere}/victim"));
 
-    let file = |name| Member::file(name, b"evil");
+    let file = |name| Member::file(name, b"malicious");
     let cases: Vec<(Vec<Member<'_>>, &str)> = vec![
         (vec![file(&below)], "is absolute"),
-        (vec![file("../elsewhere/new")], "has `..` in it"),
-        (vec![file("a/../../elsewhere/new")], "has `..` in it"),
-        (vec![file("")], "names nothing"),
+        (vec![file("../elsewhere/new")], "contains `..`"),
+        (vec![file("a/../../elsewhere/new")], "contains `..`"),
+        (vec![file("")], "is empty"),
         (
             vec![Member::link(E::Symlink, "link", &elsewhere), file("link/new")],
-            "cannot make the folder `link`",
+            "cannot create the directory `link`",
         ),
         (
             vec![Member::link(E::Symlink, "link", "../elsewhere"), file("link/new")],
-            "cannot make the folder `link`",
+            "cannot create the directory `link`",
         ),
         (
             vec![Member::link(E::Symlink, "link", &elsewhere), Member::of(E::Directory, "link/")],
-            "cannot make the folder `link`",
+            "cannot create the directory `link`",
         ),
         (
             vec![
@@ -453,11 +458,11 @@ async fn a_hostile_archive_is_refused_and_reaches_nothing() {
                 Member::link(E::Symlink, "a/b", ".."),
                 file("a/b/elsewhere/new"),
             ],
-            "cannot make the folder `a`",
+            "cannot create the directory `a`",
         ),
         (
             vec![Member::link(E::Symlink, "link", "/"), Member::link(E::Link, "hard", &through)],
-            "cannot make `link/",
+            "cannot create `link/",
         ),
         (
             vec![
@@ -465,23 +470,23 @@ async fn a_hostile_archive_is_refused_and_reaches_nothing() {
                 Member::link(E::Link, "hard", "link"),
                 file("hard"),
             ],
-            "`link` is not a file",
+            "`link`, which is not a regular file",
         ),
         (vec![Member::link(E::Link, "hard", &victim)], "is absolute"),
-        (vec![Member::link(E::Link, "hard", "../elsewhere/victim")], "has `..` in it"),
-        (vec![Member::link(E::Link, "hard", "nothing")], "cannot make `nothing`"),
-        (vec![file("self"), Member::link(E::Link, "self", "self")], "`self` is not a file"),
-        (vec![Member::link(E::Symlink, "link", "")], "leads nowhere"),
+        (vec![Member::link(E::Link, "hard", "../elsewhere/victim")], "contains `..`"),
+        (vec![Member::link(E::Link, "hard", "nothing")], "cannot create `nothing`"),
+        (vec![file("self"), Member::link(E::Link, "self", "self")], "`self`, which is not a regular file"),
+        (vec![Member::link(E::Symlink, "link", "")], "is a link without a target"),
         (vec![Member::of(E::Block, "device")], "member `device` is a device"),
         (vec![Member::of(E::Char, "device")], "member `device` is a device"),
         (vec![Member::of(E::Fifo, "pipe")], "member `pipe` is a named pipe"),
         (vec![Member::of(E::new(b'M'), "more")], "member `more` is of type `M`"),
-        (vec![Member::of(E::Directory, "d"), file("d")], "cannot make `d`"),
+        (vec![Member::of(E::Directory, "d"), file("d")], "cannot create `d`"),
     ];
     for (number, (members, reason)) in cases.iter().enumerate() {
         let archive = world.file(&format!("{number}.tar"), tar(members));
-        let sentence = world.refused(&[uri(archive)]).await;
-        assert!(sentence.contains(reason), "case {number}: {sentence}");
+        let error = world.fetch_error(&[uri(archive)]).await;
+        assert!(error.contains(reason), "case {number}: {error}");
         assert_eq!(fs::read(&victim).unwrap(), b"v", "case {number}");
         assert_eq!(fs::metadata(&victim).unwrap().nlink(), 1, "case {number}");
         assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 1, "case {number}");
@@ -491,15 +496,15 @@ async fn a_hostile_archive_is_refused_and_reaches_nothing() {
         chown(world.sandbox(), Some(world.uid), Some(world.gid)).unwrap();
     }
 
-    // A link over a link takes its place and does not go where it leads.
+    // A file replaces a link instead of being written to its target.
     let link = tar(&[Member::link(E::Symlink, "link", &victim), file("link")]);
     world.fetch(&[uri(world.file("over.tar", link))]).await.unwrap();
     assert_eq!(fs::read(&victim).unwrap(), b"v");
-    assert_eq!(fs::read(world.inside("link")).unwrap(), b"evil");
+    assert_eq!(fs::read(world.inside("link")).unwrap(), b"malicious");
 }
 
 #[tokio::test]
-async fn a_damaged_archive_is_refused() {
+async fn a_damaged_archive_is_rejected() {
     let world = World::new();
     let content: Vec<u8> = (0..200_000_u32).flat_map(u32::to_le_bytes).collect();
     let archive = tar(&[Member::file("a", &content)]);
@@ -516,23 +521,23 @@ async fn a_damaged_archive_is_refused() {
         ("page.tgz", b"<html>"),
     ];
     for (name, bytes) in cases {
-        let sentence = world.refused(&[uri(world.file(name, bytes))]).await;
-        assert!(sentence.contains("cannot unpack it"), "{name}: {sentence}");
+        let error = world.fetch_error(&[uri(world.file(name, bytes))]).await;
+        assert!(error.contains("cannot unpack it"), "{name}: {error}");
         assert!(!world.contents().iter().any(|name| name.contains(".fetch-")), "{name}");
     }
-    let sentence = world.refused(&[uri(world.file("short.gz", &whole[..whole.len() / 2]))]).await;
-    assert!(sentence.contains("cannot decompress it"), "{sentence}");
+    let error = world.fetch_error(&[uri(world.file("short.gz", &whole[..whole.len() / 2]))]).await;
+    assert!(error.contains("cannot decompress it"), "{error}");
     assert!(!world.inside("short").exists());
-    let sentence = world.refused(&[uri(world.file("a.tar.zst", "z"))]).await;
-    assert!(sentence.contains("unpacking `.tar.zst` is not supported yet"), "{sentence}");
+    let error = world.fetch_error(&[uri(world.file("a.tar.zst", "z"))]).await;
+    assert!(error.contains("unpacking `.tar.zst` is not supported"), "{error}");
 }
 
 #[tokio::test]
-async fn what_is_fetched_has_an_end() {
+async fn size_and_number_of_members_are_limited() {
     let world = World::new();
     let limited = |limits| world.fetcher().limited(limits);
     let small = Limits { bytes: 100_000, members: 3, ..Limits::default() };
-    let too_large = "the container's files are larger than 100000 bytes";
+    let too_large = "the container's files exceed 100000 bytes";
 
     let half = world.file("half", [0; 60_000]);
     world.fetch_by(limited(small), &[uri(&half)]).await.unwrap();
@@ -540,12 +545,12 @@ async fn what_is_fetched_has_an_end() {
     assert!(error_chain::describe(&error).contains(too_large), "{error:?}");
     assert_eq!(world.contents(), ["half"]);
 
-    // A kilobyte that wants to be more than there is.
+    // A small archive with a large member.
     let bomb = world.file("bomb.tar.gz", gzip(&tar(&[Member::file("bomb", &vec![0; 200_000])])));
     let error = world.fetch_by(limited(small), &[uri(bomb)]).await.unwrap_err();
     assert!(error_chain::describe(&error).contains(too_large), "{error:?}");
 
-    // A file of four exabytes that is nothing but a hole.
+    // A sparse file of four exabytes.
     let mut sparse = header(&Member::of(EntryType::GNUSparse, "hole"));
     let gnu = sparse.as_gnu_mut().unwrap();
     gnu.sparse[0].set_offset(4 << 60);
@@ -565,26 +570,26 @@ async fn what_is_fetched_has_an_end() {
 }
 
 #[tokio::test]
-async fn a_name_without_end_does_not_take_the_memory_of_the_machine() {
+async fn a_very_long_name_does_not_exhaust_memory() {
     let world = World::new();
-    // A name of 1 GiB, told by one compressed piece again and again; the tar library keeps names in memory.
+    // A name of 1 GiB in repeated compressed parts. The tar library keeps names in memory.
     let mut name = header(&Member::of(EntryType::GNULongName, "././@LongLink"));
     name.set_size(1 << 30);
     name.set_cksum();
     let mut archive = gzip(name.as_bytes());
     archive.extend(gzip(&vec![b'x'; 16 << 20]).repeat(64));
     let error = world.fetch(&[uri(world.file("a.tar.gz", archive))]).await.unwrap_err();
-    let sentence = error_chain::describe(&error);
-    assert!(sentence.contains("memory allocation") || sentence.contains("out of memory"), "{sentence}");
+    let error = error_chain::describe(&error);
+    assert!(error.contains("memory allocation") || error.contains("out of memory"), "{error}");
 }
 
 #[tokio::test]
-async fn files_come_from_servers_by_way_of_redirects() {
+async fn files_are_downloaded_and_redirects_are_followed() {
     let world = World::new();
     let root = serve(|path, stream| match path {
         "/first/name.txt?x=/y" => respond(stream, "302 Found", "Location: /second\r\n", ""),
         "/second" => respond(stream, "200 OK", "", "content"),
-        "/round" => respond(stream, "302 Found", "Location: /round\r\n", ""),
+        "/loop" => respond(stream, "302 Found", "Location: /loop\r\n", ""),
         "/partial" => respond(stream, "206 Partial Content", "", "part"),
         "/short" => stream_short(stream),
         path => respond(stream, "404 Not Found", "", path),
@@ -595,24 +600,24 @@ async fn files_come_from_servers_by_way_of_redirects() {
     assert_eq!(world.mode("name.txt"), 0o644);
 
     let url = format!("{root}/missing");
-    let sentence = world.refused(&[uri(&url)]).await;
-    let expected = "the server answers `404 Not Found` where `200 OK` was expected";
-    assert_eq!(sentence, format!("cannot bring in `{url}`: {expected}"));
+    let error = world.fetch_error(&[uri(&url)]).await;
+    let expected = "the server responds with `404 Not Found`, expected `200 OK`";
+    assert_eq!(error, format!("cannot fetch `{url}`: {expected}"));
     for (path, reason) in [
-        ("round", "too many redirects"),
-        ("partial", "answers `206 Partial Content`"),
+        ("loop", "too many redirects"),
+        ("partial", "responds with `206 Partial Content`"),
         ("short", "cannot download it"),
     ] {
-        let sentence = world.refused(&[uri(format!("{root}/{path}"))]).await;
-        assert!(sentence.contains(reason), "{path}: {sentence}");
+        let error = world.fetch_error(&[uri(format!("{root}/{path}"))]).await;
+        assert!(error.contains(reason), "{path}: {error}");
     }
-    let sentence = world.refused(&[uri("http://user:secret@a b/x?secret")]).await;
-    assert_eq!(sentence, "cannot bring in `http://a b/x?…`: it is not a valid URL");
+    let error = world.fetch_error(&[uri("http://user:secret@a b/x?secret")]).await;
+    assert_eq!(error, "cannot fetch `http://a b/x?…`: it is not a valid URL");
     let nobody = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
-    let sentence = world.refused(&[uri(format!("http://{nobody}/x"))]).await;
-    assert!(sentence.contains("Connection refused"), "{sentence}");
-    let sentence = world.refused(&[uri(format!("{}/x", root.replace("http:", "https:")))]).await;
-    assert!(sentence.contains("cannot download it"), "{sentence}");
+    let error = world.fetch_error(&[uri(format!("http://{nobody}/x"))]).await;
+    assert!(error.contains("Connection refused"), "{error}");
+    let error = world.fetch_error(&[uri(format!("{}/x", root.replace("http:", "https:")))]).await;
+    assert!(error.contains("cannot download it"), "{error}");
     assert_eq!(world.contents(), ["name.txt"]);
 }
 
@@ -621,69 +626,69 @@ fn stream_short(mut stream: TcpStream) {
 }
 
 #[tokio::test]
-async fn a_silent_server_is_given_up() {
+async fn a_stalled_download_times_out() {
     let world = World::new();
     let root = serve(|path, stream| match path {
         "/body" => stall(stream, "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nbeginning"),
         _ => stall(stream, ""),
     });
     let limits = Limits { stall: Duration::from_millis(200), ..Limits::default() };
-    for path in ["body", "answer"] {
+    for path in ["body", "headers"] {
         let url = format!("{root}/{path}");
         let error = world.fetch_by(world.fetcher().limited(limits), &[uri(&url)]).await.unwrap_err();
-        let expected = format!("cannot bring in `{url}`: the server, or the way to it, was silent for 200ms");
+        let expected = format!("cannot fetch `{url}`: no data from the server for 200ms");
         assert_eq!(error_chain::describe(&error), expected);
     }
     assert_eq!(world.contents(), [""; 0]);
 }
 
 #[tokio::test]
-async fn nothing_is_placed_that_is_not_what_was_wanted() {
+async fn a_file_with_another_hash_is_rejected() {
     let world = World::new();
     let hexadecimal = |bytes: &[u8]| HEXLOWER.encode(&Sha256::digest(bytes));
     let archive = tar(&[Member::file("member", b"m")]);
-    let (found, wanted) = (hexadecimal(&archive), hexadecimal(b"something else"));
+    let (actual, expected) = (hexadecimal(&archive), hexadecimal(b"something else"));
     let path = world.file("a.tar", &archive);
     let with = |uri: Uri, sha256: &str| Uri { sha256: Some(sha256.to_owned()), ..uri };
 
     for uri in [uri(&path), named(&path, "plain")] {
-        let sentence = world.refused(&[with(uri, &wanted)]).await;
-        let expected = format!("its SHA-256 is `{found}`, but `{wanted}` is wanted");
-        assert_eq!(sentence, format!("cannot bring in `{path}`: {expected}"));
+        let error = world.fetch_error(&[with(uri, &expected)]).await;
+        let reason = format!("its SHA-256 is `{actual}`, expected `{expected}`");
+        assert_eq!(error, format!("cannot fetch `{path}`: {reason}"));
         assert_eq!(world.contents(), [""; 0]);
     }
-    let sentence = world.refused(&[with(uri(&path), "abc")]).await;
-    assert!(sentence.contains("`abc` is not a SHA-256"), "{sentence}");
+    let error = world.fetch_error(&[with(uri(&path), "abc")]).await;
+    assert!(error.contains("`abc` is not a SHA-256"), "{error}");
 
     world
-        .fetch(&[with(uri(&path), &found.to_uppercase()), with(named(&path, "plain"), &found)])
+        .fetch(&[with(uri(&path), &actual.to_uppercase()), with(named(&path, "plain"), &actual)])
         .await
         .unwrap();
     assert_eq!(world.contents(), ["member", "plain"]);
 }
 
 #[tokio::test]
-async fn whoever_stops_fetching_finds_the_process_gone() {
+async fn the_process_is_reaped_when_fetching_is_cancelled() {
     let world = World::new();
-    let (root, begun) = serve_without_end();
+    let (root, connected) = serve_incomplete();
     let (stop, stopped) = oneshot::channel::<()>();
     let uris = [uri(format!("{root}/x"))];
     let (fetcher, sandbox) = (world.fetcher(), world.sandbox());
     let fetch = fetcher.fetch(&uris, &sandbox, world.uid, world.gid, stopped);
     let watch = tokio::task::spawn_blocking(move || {
-        begun.recv_timeout(TIMEOUT).unwrap();
+        connected.recv_timeout(TIMEOUT).unwrap();
         stop.send(()).unwrap();
     });
-    let outcome = tokio::time::timeout(TIMEOUT, fetch).await.expect("stopping does not end");
+    let outcome = tokio::time::timeout(TIMEOUT, fetch).await.expect("cancelling did not finish");
     assert!(matches!(outcome, Err(FetchError::Stopped)), "{outcome:?}");
     watch.await.unwrap();
     let pid = fs::read_to_string(world.outside("pid")).unwrap();
-    assert!(!Path::new("/proc").join(pid.trim()).exists(), "it is there, or was not reaped");
+    assert!(!Path::new("/proc").join(pid.trim()).exists(), "the process was not reaped");
 }
 
-/// Who is killed here does not listen to its input, which would end the real one too.
+/// The process here ignores its standard input, which would end the real one as well.
 #[tokio::test]
-async fn whoever_drops_fetching_kills_the_process_and_its_children() {
+async fn dropping_the_future_kills_the_process_and_its_children() {
     let world = World::new();
     let pipe = world.outside("pipe");
     nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
@@ -691,28 +696,28 @@ async fn whoever_drops_fetching_kills_the_process_and_its_children() {
     let arguments = vec!["-c".into(), script.into(), pipe.clone()];
     let fetcher = shell(arguments);
     let (uris, sandbox) = ([uri("/x")], world.sandbox());
-    let mut numbers = tokio::task::spawn_blocking(move || fs::read_to_string(pipe).unwrap());
+    let mut pids = tokio::task::spawn_blocking(move || fs::read_to_string(pipe).unwrap());
     let pidfds: Vec<_> = {
         let fetch = fetcher.fetch(&uris, &sandbox, world.uid, world.gid, pending::<()>());
-        let numbers = until(fetch, &mut numbers).await.unwrap();
-        numbers.split_whitespace().map(|pid| open_process(pid.parse().unwrap())).collect()
+        let pids = until(fetch, &mut pids).await.unwrap();
+        pids.split_whitespace().map(|pid| open_process(pid.parse().unwrap())).collect()
     };
     assert_eq!(pidfds.len(), 2);
     assert!(pidfds.iter().all(has_ended));
 }
 
-/// Works on something until something else has happened.
+/// Polls `work` until `event` completes.
 async fn until<T>(work: impl Future<Output = Result<(), FetchError>>, event: impl Future<Output = T>) -> T {
     tokio::select! {
-        outcome = work => panic!("it ended: {outcome:?}"),
-        happened = event => happened,
+        outcome = work => panic!("it completed: {outcome:?}"),
+        output = event => output,
     }
 }
 
 #[test]
-fn the_process_ends_with_the_agent() {
+fn the_process_exits_when_the_agent_dies() {
     let world = World::new();
-    let (root, begun) = serve_without_end();
+    let (root, connected) = serve_incomplete();
     let job = FetchJob {
         sandbox: world.sandbox(),
         uid: world.uid,
@@ -730,7 +735,7 @@ fn the_process_ends_with_the_agent() {
         .unwrap();
     let mut stdin = child.stdin.take().unwrap();
     stdin.write_all(&job.to_line().unwrap()).unwrap();
-    begun.recv_timeout(TIMEOUT).unwrap();
+    connected.recv_timeout(TIMEOUT).unwrap();
     let pidfd = world.child();
     drop(stdin);
     let ended = has_ended(&pidfd);
@@ -743,16 +748,16 @@ fn the_process_ends_with_the_agent() {
 }
 
 #[tokio::test]
-async fn a_process_that_says_nothing_is_quoted() {
+async fn the_standard_error_of_a_crashed_process_is_reported() {
     let world = World::new();
     let run = |script: &str| shell(vec!["-c".into(), script.into()]);
     let list = [uri("/x")];
     let error = world.fetch_by(run("echo one >&2; echo two >&2; kill -9 $$"), &list).await.unwrap_err();
-    assert!(matches!(&error, FetchError::Died { words, .. } if words == "one two"), "{error:?}");
+    assert!(matches!(&error, FetchError::Died { stderr, .. } if stderr == "one two"), "{error:?}");
     assert!(error.to_string().contains("signal: 9"), "{error}");
     let error = world.fetch_by(run("echo no json; exit 3"), &list).await.unwrap_err();
     assert!(matches!(error, FetchError::Died { .. }), "{error:?}");
-    // One that does not even read its job, which is larger than a pipe.
+    // A process that does not read its job, which is larger than the pipe buffer.
     let many = vec![uri("/x".repeat(1000)); 200];
     assert!(matches!(world.fetch_by(run("exit 1"), &many).await, Err(FetchError::Died { .. })));
 
@@ -763,19 +768,19 @@ async fn a_process_that_says_nothing_is_quoted() {
 }
 
 #[tokio::test]
-async fn a_sandbox_that_is_not_there_or_not_the_users_is_named() {
+async fn an_unusable_sandbox_is_named() {
     let world = World::new();
     let good = [uri(world.file("good", "g"))];
     fs::remove_dir(world.sandbox()).unwrap();
     let error = world.fetch(&good).await.unwrap_err();
-    assert!(matches!(&error, FetchError::Failed(FetchFailure::Begin { .. })), "{error:?}");
+    assert!(matches!(&error, FetchError::Failed(FetchFailure::Start { .. })), "{error:?}");
     assert!(
-        error_chain::describe(&error).starts_with("cannot begin to fetch: cannot open the sandbox `"),
+        error_chain::describe(&error).starts_with("cannot start fetching: cannot open the sandbox `"),
         "{error:?}"
     );
     if is_root() {
         fs::create_dir(world.sandbox()).unwrap();
-        let sentence = world.refused(&good).await;
-        assert!(sentence.ends_with("cannot make `good` in the sandbox: Permission denied (os error 13)"));
+        let error = world.fetch_error(&good).await;
+        assert!(error.ends_with("cannot create `good` in the sandbox: Permission denied (os error 13)"));
     }
 }

@@ -1,7 +1,7 @@
-//! Unpacks archives that nobody trusts.
+//! Unpacks untrusted archives.
 //!
-//! Every member goes through the sandbox's descriptor, never through a symbolic link, and belongs to the
-//! container's user. A member that wants more than files, folders and links refuses the archive.
+//! Members are created through the sandbox's descriptor, never through a symbolic link, and belong to the container's
+//! user. An archive with members other than files, directories and links is rejected.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -12,57 +12,59 @@ use std::path::{Path, PathBuf};
 use flate2::read::MultiGzDecoder;
 use tar::{Archive, Entry, EntryType};
 
-use super::copy::{Copier, CopyError, Metered};
+use super::copy::{Copier, CopyError, LimitedReader};
 use super::item::Gzip;
-use super::name::{Name, NameError};
 use super::sandbox::{Sandbox, SandboxError};
+use super::sandbox_path::{InvalidPath, SandboxPath};
 
 /// Why an archive could not be unpacked.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum UnpackError {
-    #[error("it is not a whole tar archive")]
+    #[error("it is not a complete tar archive")]
     Archive { source: io::Error },
     #[error("member `{}` cannot be unpacked", member.display())]
     Copy { member: PathBuf, source: CopyError },
-    #[error("a member has a name that is refused")]
-    Name(#[from] NameError),
-    #[error("member `{}` is {kind}; only files, folders and links are unpacked", member.display())]
+    #[error("a member has an invalid path")]
+    Path(#[from] InvalidPath),
+    #[error("member `{}` is {kind}; only files, directories and links are unpacked", member.display())]
     Kind { member: PathBuf, kind: String },
-    #[error("member `{}` is a link that leads nowhere", member.display())]
+    #[error("member `{}` is a link without a target", member.display())]
     NoTarget { member: PathBuf },
-    #[error("it has more than {most} members")]
-    TooMany { most: u64 },
+    #[error("it has more than {limit} members")]
+    TooManyMembers { limit: u64 },
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
 }
 
-/// What came out of an archive.
+/// Number of members, and of bytes in files.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Unpacked {
     pub(super) members: u64,
     pub(super) bytes: u64,
 }
 
-/// What a folder is given when nothing more is put into it.
-struct Finish {
-    name: Name,
+/// Metadata of a directory, which is set when all its entries exist.
+struct DirectoryMetadata {
+    name: SandboxPath,
     mode: u32,
     seconds: i64,
 }
 
-/// Unpacks a tar archive of at most `most` members into the sandbox.
+/// Unpacks a tar archive of at most `max_members` members into the sandbox.
 pub(super) fn untar(
     archive: &File,
     gzip: Gzip,
     sandbox: &mut Sandbox,
     copier: &mut Copier,
-    most: u64,
+    max_members: u64,
 ) -> Result<Unpacked, UnpackError> {
-    // What is skipped costs time as well, so it is counted, though not with what is written.
-    let allowance = copier.most();
+    // Skipped data takes time as well, so the stream has the same limit as the files.
+    let limit = copier.limit();
     match gzip {
-        Gzip::No => members(Metered::new(archive, allowance), sandbox, copier, most),
-        Gzip::Yes => members(Metered::new(MultiGzDecoder::new(archive), allowance), sandbox, copier, most),
+        Gzip::No => members(LimitedReader::new(archive, limit), sandbox, copier, max_members),
+        Gzip::Yes => {
+            members(LimitedReader::new(MultiGzDecoder::new(archive), limit), sandbox, copier, max_members)
+        }
     }
 }
 
@@ -70,7 +72,7 @@ fn members(
     mut stream: impl Read,
     sandbox: &mut Sandbox,
     copier: &mut Copier,
-    most: u64,
+    max_members: u64,
 ) -> Result<Unpacked, UnpackError> {
     let damaged = |source| UnpackError::Archive { source };
     let mut unpacked = Unpacked::default();
@@ -79,43 +81,43 @@ fn members(
     for entry in archive.entries().map_err(damaged)? {
         let mut entry = entry.map_err(damaged)?;
         unpacked.members += 1;
-        if unpacked.members > most {
-            return Err(UnpackError::TooMany { most });
+        if unpacked.members > max_members {
+            return Err(UnpackError::TooManyMembers { limit: max_members });
         }
         unpacked.bytes += member(&mut entry, sandbox, copier, &mut directories)?;
     }
-    // The checksum of a compressed archive comes behind its last member.
+    // Up to the end of the stream, where a compressed archive has its checksum.
     io::copy(&mut stream, &mut io::sink()).map_err(damaged)?;
-    // Inner folders come after outer ones, and a time changes with what is done inside.
-    for Finish { name, mode, seconds } in directories.into_iter().rev() {
-        sandbox.finish_folder(&name, mode, seconds)?;
+    // In reverse, as a change within a directory changes its modification time.
+    for DirectoryMetadata { name, mode, seconds } in directories.into_iter().rev() {
+        sandbox.finish_directory(&name, mode, seconds)?;
     }
     Ok(unpacked)
 }
 
-/// Unpacks one member; returns how many bytes that took.
+/// Unpacks one member. Returns the number of bytes of a file.
 fn member(
     entry: &mut Entry<'_, impl Read>,
     sandbox: &mut Sandbox,
     copier: &mut Copier,
-    directories: &mut Vec<Finish>,
+    directories: &mut Vec<DirectoryMetadata>,
 ) -> Result<u64, UnpackError> {
     let damaged = |source| UnpackError::Archive { source };
     let kind = match entry.header().entry_type() {
-        // Before there was a type for folders, they had a `/` at the end.
+        // Old archives have no type for directories.
         EntryType::Regular if entry.path_bytes().ends_with(b"/") => EntryType::Directory,
         kind => kind,
     };
     if kind.is_pax_global_extensions() {
-        // Says something about the archive and nothing about a file.
+        // Metadata of the archive.
         return Ok(0);
     }
     let path = Path::new(OsStr::from_bytes(&entry.path_bytes())).to_owned();
     if kind.is_dir() && is_root(&path) {
-        // The sandbox is there already, and its permissions are not the archive's to choose.
+        // The archive must not change the permissions of the sandbox.
         return Ok(0);
     }
-    let name = Name::parse(&path)?;
+    let name = SandboxPath::parse(&path)?;
     let mode = entry.header().mode().map_err(damaged)?;
     let seconds = entry.header().mtime().map_err(damaged)?.try_into().unwrap_or(i64::MAX);
     match kind {
@@ -128,18 +130,18 @@ fn member(
             return Ok(bytes);
         }
         EntryType::Directory => {
-            sandbox.directory(name.path())?;
-            // Its owner can always remove it.
-            directories.push(Finish { name, mode: mode | 0o700, seconds });
+            sandbox.directory(name.as_path())?;
+            // Its owner must be able to remove its entries.
+            directories.push(DirectoryMetadata { name, mode: mode | 0o700, seconds });
         }
         EntryType::Symlink => sandbox.symbolic_link(&name, &target(entry, &path)?)?,
-        EntryType::Link => sandbox.hard_link(&name, &Name::parse(&target(entry, &path)?)?)?,
+        EntryType::Link => sandbox.hard_link(&name, &SandboxPath::parse(&target(entry, &path)?)?)?,
         kind => return Err(UnpackError::Kind { member: path, kind: describe(kind) }),
     }
     Ok(0)
 }
 
-/// Where a link leads.
+/// Target of a link.
 fn target(entry: &Entry<'_, impl Read>, member: &Path) -> Result<PathBuf, UnpackError> {
     entry
         .link_name_bytes()

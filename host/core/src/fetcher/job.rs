@@ -1,4 +1,4 @@
-//! What the agent and the process that fetches say to each other.
+//! Messages between the agent and the fetcher process.
 
 use std::error::Error;
 use std::io::{self, BufRead, Write};
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::Uri;
 
-/// All that a container needs, and whose it will be.
+/// The files to fetch, and their owner.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub struct FetchJob {
     pub sandbox: PathBuf,
@@ -19,31 +19,31 @@ pub struct FetchJob {
     pub limits: Limits,
 }
 
-/// How far fetching may go for one container.
+/// Limits of fetching for one container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// How long a server may be silent, and how long finding it and connecting may each take.
+    /// Timeout of name resolution, of connecting, and of each read and write.
     pub stall: Duration,
-    /// How many bytes may be written in all, archives and their contents each counted.
+    /// Maximum number of bytes, counting archives and their contents.
     pub bytes: u64,
-    /// How many members an archive may have.
+    /// Maximum number of members of an archive.
     pub members: u64,
 }
 
-/// Why a container's files could not be brought in, as the process that tried puts it.
+/// A failure, as the fetcher process reports it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum FetchFailure {
-    /// Nothing was tried.
-    #[error("cannot begin to fetch")]
-    Begin {
+    /// Before the first file.
+    #[error("cannot start fetching")]
+    Start {
         /// Why.
         #[source]
         reason: Reason,
     },
-    /// A file could not be brought in.
-    #[error("cannot bring in `{uri}`")]
+    /// Of one file.
+    #[error("cannot fetch `{uri}`")]
     File {
-        /// The file; of a URL, neither user nor query, which may hold secrets.
+        /// The URI, without the user and query of a URL, which may contain secrets.
         uri: String,
         /// Why.
         #[source]
@@ -51,18 +51,18 @@ pub enum FetchFailure {
     },
 }
 
-/// An error of another process: its sentence, without control characters.
+/// An error of the fetcher process and its causes as text, with control characters escaped.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{0}")]
 #[serde(transparent)]
 pub struct Reason(String);
 
-/// What is wrong with a job.
+/// Why a job cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum JobError {
-    #[error("cannot read the job from the standard input")]
+    #[error("cannot read the job from standard input")]
     Read { source: io::Error },
-    #[error("the standard input does not hold a job")]
+    #[error("the job on standard input is malformed")]
     Parse { source: serde_json::Error },
 }
 
@@ -73,14 +73,14 @@ impl Default for Limits {
 }
 
 impl FetchJob {
-    /// The job in one line, its end included.
+    /// Serializes the job as a line of JSON, with the newline.
     pub fn to_line(&self) -> serde_json::Result<Vec<u8>> {
         let mut line = serde_json::to_vec(self)?;
         line.push(b'\n');
         Ok(line)
     }
 
-    /// Reads a job, and nothing that comes after it.
+    /// Reads one line.
     pub fn read(mut input: impl BufRead) -> Result<Self, JobError> {
         let mut line = Vec::new();
         input.read_until(b'\n', &mut line).map_err(|source| JobError::Read { source })?;
@@ -89,34 +89,34 @@ impl FetchJob {
 }
 
 impl FetchFailure {
-    /// Writes it down for the agent.
+    /// Writes the failure as JSON.
     ///
     /// # Errors
-    /// When nobody reads it any more.
-    pub fn tell(&self, mut output: impl Write) -> io::Result<()> {
+    /// Those of `output`.
+    pub fn write(&self, mut output: impl Write) -> io::Result<()> {
         serde_json::to_writer(&mut output, self)?;
         output.flush()
     }
 }
 
 impl Reason {
-    /// The sentence of an error and its causes.
+    /// An error and its causes.
     pub fn of(error: &dyn Error) -> Self {
-        Self(printable(&crate::error_chain::describe(error)))
+        Self(escape_control(&crate::error_chain::describe(error)))
     }
 }
 
-/// A text as it may be shown: strangers chose parts of it, and a log has lines and a terminal has commands.
-pub fn printable(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
+/// Escapes control characters, so that untrusted text cannot break log lines or control a terminal.
+pub fn escape_control(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
         if character.is_control() {
-            shown.extend(character.escape_default());
+            escaped.extend(character.escape_default());
         } else {
-            shown.push(character);
+            escaped.push(character);
         }
     }
-    shown
+    escaped
 }
 
 #[cfg(test)]
@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_job_is_read_back_as_written_and_not_beyond() {
+    fn a_job_survives_a_round_trip() {
         let uri = Uri {
             value: "http://host/a\nb".into(),
             executable: true,
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_strangers_write_can_draw_on_a_terminal() {
-        assert_eq!(printable("a\u{1b}[2J\nü"), "a\\u{1b}[2J\\nü");
+    fn control_characters_are_escaped() {
+        assert_eq!(escape_control("a\u{1b}[2J\nü"), "a\\u{1b}[2J\\nü");
     }
 }

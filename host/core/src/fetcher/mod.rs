@@ -1,19 +1,19 @@
-//! Brings a container's files into its sandbox, by a process of its own.
+//! Fetches a container's files into its sandbox, in a process of its own.
 //!
 //! ```text
 //! agent                                   cofferdam fetch, as the container's user
-//!   │── stdin: the job, one line of JSON ──▶│  becomes the user, then looks at the job
-//!   │   (stays open: its end means that     │  every URI is understood before the first is fetched
-//!   │    nobody waits any more)             │  one after the other, in the order of the list
-//!   │◀── stderr: a line per file ───────────│
+//!   │── stdin: the job, one line of JSON ──▶│  becomes the user
+//!   │   (stays open until the job is done   │  parses and validates all URIs
+//!   │    or cancelled)                      │  fetches one after the other, in the order of the list
+//!   │◀── stderr: a log line per file ───────│
 //!   │◀── stdout: the failure, as JSON ──────│
 //!   │◀── exit status ───────────────────────│
 //! ```
 //!
-//! Servers and archives are strangers, so what reads them has neither the agent's rights nor its memory.
+//! Servers and archives are untrusted, so they are read without the agent's privileges and outside of its memory.
 
+mod child;
 mod job;
-mod running;
 
 use std::future::Future;
 use std::io;
@@ -21,11 +21,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
 use crate::model::Uri;
-use running::Running;
+use child::Child;
 
-pub use job::{FetchFailure, FetchJob, JobError, Limits, Reason, printable};
+pub use job::{FetchFailure, FetchJob, JobError, Limits, Reason, escape_control};
 
-/// Brings files into sandboxes.
+/// Fetches files into sandboxes.
 #[derive(Debug, Clone)]
 pub struct Fetcher {
     /// Program and arguments.
@@ -33,45 +33,45 @@ pub struct Fetcher {
     limits: Limits,
 }
 
-/// Why the files of a container are not all there.
+/// Why not all files of a container were fetched.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
     /// No fetcher is configured.
-    #[error("this agent has no fetcher, so containers cannot have URIs")]
+    #[error("this agent has no fetcher; launch the container without URIs")]
     NotConfigured,
-    /// The process that fetches could not be started.
-    #[error("cannot start `{}` to fetch files", program.display())]
+    /// The fetcher process could not be started.
+    #[error("cannot start the fetcher process `{}`", program.display())]
     Spawn {
         /// The program.
         program: PathBuf,
-        /// The kernel's answer.
+        /// Why.
         source: io::Error,
     },
-    /// The job cannot be written down, as when the sandbox's path is not UTF-8.
-    #[error("cannot describe what to fetch")]
-    Describe {
+    /// The job cannot be serialized, as when the sandbox's path is not UTF-8.
+    #[error("cannot serialize the job of the fetcher process")]
+    Serialize {
         /// Why.
         source: serde_json::Error,
     },
-    /// The process that fetches said what was wrong.
+    /// The fetcher process reported a failure.
     #[error(transparent)]
     Failed(#[from] FetchFailure),
-    /// The process that fetches ended without saying what was wrong.
-    #[error("the process that fetches files ended with {status}; its last words were `{words}`")]
+    /// The fetcher process exited without reporting a failure.
+    #[error("the fetcher process ended with {status}; the end of its standard error: `{stderr}`")]
     Died {
         /// How it ended.
         status: ExitStatus,
-        /// The end of what it wrote to its standard error.
-        words: String,
+        /// The end of its standard error.
+        stderr: String,
     },
-    /// The kernel does not say how the process that fetches ended.
-    #[error("cannot wait for the process that fetches files")]
+    /// waitpid(2) failed.
+    #[error("cannot wait for the fetcher process")]
     Wait {
-        /// The kernel's answer.
+        /// Why.
         source: io::Error,
     },
-    /// Nobody wants the files any more.
-    #[error("fetching was interrupted")]
+    /// `stop` completed first.
+    #[error("fetching was cancelled")]
     Stopped,
 }
 
@@ -88,13 +88,13 @@ impl Fetcher {
         Self { limits, ..self }
     }
 
-    /// Brings all files into `sandbox`, one after the other, with the rights of this user and group and no others.
+    /// Fetches all files into `sandbox`, one after the other, with the privileges of this user and group.
     ///
-    /// When `stop` completes, or the future is dropped, whatever fetches is killed; in the first case it is gone
-    /// when this returns.
+    /// When `stop` completes or the future is dropped, the fetcher process and its children are killed; in the first
+    /// case this returns after the process has been reaped.
     ///
     /// # Errors
-    /// The first file that could not be brought in; those before it are there.
+    /// [`FetchError`], for the first file that could not be fetched. Those before it are in the sandbox.
     pub async fn fetch<C>(
         &self,
         uris: &[Uri],
@@ -108,17 +108,17 @@ impl Fetcher {
         }
         let job =
             FetchJob { sandbox: sandbox.to_owned(), uid, gid, uris: uris.to_vec(), limits: self.limits };
-        let job = job.to_line().map_err(|source| FetchError::Describe { source })?;
+        let job = job.to_line().map_err(|source| FetchError::Serialize { source })?;
         let command = self.command.as_deref().and_then(<[_]>::split_first);
         let (program, arguments) = command.ok_or(FetchError::NotConfigured)?;
-        let mut running = Running::spawn(program, arguments)?;
+        let mut child = Child::spawn(program, arguments)?;
         tokio::select! {
             biased;
             _ = stop => {
-                running.end().await?;
+                child.end().await?;
                 Err(FetchError::Stopped)
             }
-            outcome = running.outcome(&job) => outcome,
+            outcome = child.run(&job) => outcome,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A container in the foreground: its output here, our signals there, its exit status ours.
+//! A container in the foreground: copies its output and forwards signals. Returns its exit status.
 
 use std::io;
 use std::path::PathBuf;
@@ -15,12 +15,12 @@ use cofferdam_core::model::{ContainerId, Request};
 use super::NOT_RUN;
 use super::connection::{AgentConnection, Ending};
 
-/// How many times somebody must ask with SIGINT before a container that does not listen is ended.
-const TIMEOUT: usize = 3;
+/// The SIGINT that kills a container instead of being forwarded.
+const KILLING_INTERRUPT: usize = 3;
 
-/// Launches a container and stays with it to its end.
+/// Launches a container and waits for its end.
 pub(super) async fn run(agent: &AgentConnection, request: Request) -> Outcome {
-    // Asked for first: a signal that comes during the launch is passed on after it.
+    // First, so that a signal during the launch is forwarded after it.
     let mut signals = Signals::new().map_err(|failure| failure.with_status(NOT_RUN))?;
     let id = request.id.clone();
     agent.launch(request).await?;
@@ -32,27 +32,27 @@ pub(super) async fn run(agent: &AgentConnection, request: Request) -> Outcome {
         logs.stderr.map(|path| follow(path, io::stderr(), &broken)).transpose()?,
     ];
     if followers.iter().all(Option::is_none) {
-        tracing::warn!("the output of container `{id}` does not go to files, so none of it is shown here");
+        tracing::warn!("the output of container `{id}` is not written to files and cannot be shown");
     }
 
-    let ending = stay(agent, &id, &mut signals, &broken).await?;
+    let ending = wait_and_forward(agent, &id, &mut signals, &broken).await?;
     for follower in followers.into_iter().flatten() {
         match follower.finish() {
-            // Whoever read it has left; the container was told.
+            // The reader closed the pipe; the container got SIGPIPE.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
             finished => finished?,
         }
     }
     if let Some(message) = &ending.message {
         use std::io::Write as _;
-        // If nobody reads standard error, nobody misses this.
+        // Standard error may be closed.
         drop(writeln!(io::stderr(), "cofferdam: {}", output::escape_control(message)));
     }
     Ok(wait::exit_status(ending.status))
 }
 
-/// Waits for the end and passes on what is to be passed on meanwhile.
-async fn stay(
+/// Waits for the end and forwards signals until then.
+async fn wait_and_forward(
     agent: &AgentConnection,
     id: &ContainerId,
     signals: &mut Signals,
@@ -65,14 +65,14 @@ async fn stay(
             biased;
             ending = &mut end => return ending,
             number = signals.next() => number,
-            // As if the command itself had written to the reader that left.
+            // As if the command itself had written to the closed pipe.
             () = broken.notified() => libc::SIGPIPE,
         };
         interrupts += usize::from(number == libc::SIGINT);
-        let number = if interrupts >= TIMEOUT { libc::SIGKILL } else { number };
-        // A container that has just ended cannot be signalled, which is no news.
+        let number = if interrupts >= KILLING_INTERRUPT { libc::SIGKILL } else { number };
+        // A container that has just ended cannot be signalled.
         if let Err(failure) = agent.kill(id, number).await {
-            tracing::debug!(error = %failure.error(), number, "cannot pass on a signal");
+            tracing::debug!(error = %failure.error(), number, "cannot forward a signal");
         }
     }
 }
@@ -87,7 +87,7 @@ fn follow(
     Follower::start(path.clone(), sink, move |_| broken.notify_one()).map_err(failed)
 }
 
-/// The signals that are passed on.
+/// The signals that are forwarded.
 struct Signals([(i32, Signal); 4]);
 
 impl Signals {

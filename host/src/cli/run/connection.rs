@@ -1,4 +1,4 @@
-//! The two ways to an agent: the one in this process, and the daemon behind a socket.
+//! An agent in this process, or a daemon behind a socket.
 
 use std::path::PathBuf;
 
@@ -12,24 +12,24 @@ use cofferdam_core::model::{ContainerId, Request};
 
 use super::{NOT_EXECUTABLE, NOT_FOUND, NOT_RUN};
 
-/// A way to an agent.
+/// An agent.
 pub(super) enum AgentConnection {
     /// In this process.
     Own(Agent),
-    /// Behind a socket.
+    /// A daemon.
     Daemon(Client),
 }
 
 /// How a container ended.
 pub(super) struct Ending {
-    /// Its raw wait status; `None` when nothing is known of it.
+    /// Its raw wait status; `None` if unknown.
     pub status: Option<i32>,
-    /// What there is to say about it.
+    /// Explanation for people.
     pub message: Option<String>,
 }
 
 impl AgentConnection {
-    /// Launches a container. The failure carries the exit status that says why.
+    /// Launches a container. A failure has the exit status of shells for its reason.
     pub(super) async fn launch(&self, request: Request) -> Result<(), Failure> {
         let status = |word: Option<&str>| match word {
             Some("not found") => NOT_FOUND,
@@ -59,7 +59,7 @@ impl AgentConnection {
         }
     }
 
-    /// Where its output goes, if to files.
+    /// The files of its output, if there are any.
     pub(super) async fn logs(&self, id: &ContainerId) -> Result<Logs, Failure> {
         Ok(match self {
             Self::Own(agent) => agent.inspect(id).map(|inspection| inspection.logs).unwrap_or_default(),
@@ -73,7 +73,7 @@ impl AgentConnection {
         })
     }
 
-    /// Waits for its end, and until all of its output is there.
+    /// Waits until it has ended and all its output is written.
     pub(super) async fn wait(&self, id: &ContainerId) -> Result<Ending, Failure> {
         match self {
             Self::Own(agent) => {

@@ -1,12 +1,12 @@
-//! An agent for the life of one command, in directories of its own.
+//! An agent for one command, in directories of its own.
 //!
 //! ```text
-//! /run/cofferdam-run/<name>            its runtime directory, locked while it lives
+//! /run/cofferdam-run/<name>            its runtime directory, locked while it runs
 //! /var/lib/cofferdam-run/<name>/work   its sandboxes
 //! ```
 //!
-//! Both are removed at the end. Those of an agent that was killed are found by the next one: their lock is
-//! free, and what is left of the container is ended before they are removed.
+//! Both are removed at the end. Those of an agent that was killed are found by the next one, as their lock is free. It
+//! destroys what is left of the container and removes them.
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
@@ -29,13 +29,13 @@ use cofferdam_core::model::Request;
 use super::connection::AgentConnection;
 use super::{NOT_RUN, attach};
 
-/// Others may pass through: a container may run as another user.
+/// Other users need to traverse the directories, as a container may run as another user.
 const MODE: u32 = 0o711;
 
-/// How old directories are before they are taken for left behind: one that was just made has no lock yet.
+/// Minimum age of abandoned directories: a new one is not locked yet.
 const SETTLED: Duration = Duration::from_secs(60);
 
-/// An agent for one command: what it is, and the directories it is in.
+/// An agent for one command, before it is started.
 pub(super) struct Embedded {
     config: Config,
     environment: Environment,
@@ -49,7 +49,7 @@ struct Home {
 }
 
 impl Embedded {
-    /// Makes the directories and the configuration.
+    /// Creates the directories and the configuration.
     pub(super) fn new(
         file: Option<PathBuf>,
         plugin_dir: Option<PathBuf>,
@@ -82,7 +82,7 @@ impl Embedded {
         }
     }
 
-    /// Runs the command and leaves nothing of it.
+    /// Runs the command and removes everything.
     pub(super) async fn run(self, request: Request) -> Outcome {
         let agent = match Agent::start(self.config.agent.clone()).await {
             Ok(agent) => agent,
@@ -94,12 +94,12 @@ impl Embedded {
         let outcome = attach::run(&AgentConnection::Own(agent.clone()), request).await;
         end(agent).await?;
         self.home.remove()?;
-        // Last, so that nobody waits for it who wants to see output.
+        // Last, so that the output is not delayed.
         self.sweep().await;
         outcome
     }
 
-    /// Ends what killed agents of this kind have left, and removes their directories.
+    /// Destroys what killed agents have left behind, and removes their directories.
     async fn sweep(&self) {
         for home in Home::left_behind(&self.environment) {
             let config = AgentConfig {
@@ -113,13 +113,13 @@ impl Embedded {
             };
             if let Err(failure) = swept {
                 let error = cofferdam_core::error_chain::describe(failure.error());
-                tracing::warn!(%error, runtime_dir = %home.runtime.display(), "cannot clear up after a killed run");
+                tracing::warn!(%error, runtime_dir = %home.runtime.display(), "cannot remove what a killed agent has left behind");
             }
         }
     }
 }
 
-/// Ends an agent with everything in it.
+/// Stops an agent and destroys its containers.
 async fn end(agent: Agent) -> Result<(), Failure> {
     let left = agent.destroy_all().await;
     agent.shutdown().await;
@@ -127,14 +127,14 @@ async fn end(agent: Agent) -> Result<(), Failure> {
         return Ok(());
     }
     let ids: Vec<&str> = left.iter().map(|id| id.as_str()).collect();
-    Err(Failure::message(format!("could not end {}; its processes may still be there", ids.join(", "))))
+    Err(Failure::message(format!("cannot destroy {}; its processes may still be running", ids.join(", "))))
 }
 
 impl Home {
     fn make(environment: &Environment) -> Result<Self, Failure> {
         let parent = beside(&environment.runtime_dir);
         let failed =
-            |path: &Path, source| Failure::system(format!("cannot make `{}`", path.display()), source);
+            |path: &Path, source| Failure::system(format!("cannot create `{}`", path.display()), source);
         DirBuilder::new()
             .recursive(true)
             .mode(MODE)
@@ -186,21 +186,20 @@ impl Home {
     }
 }
 
-/// The parent may lie in `/tmp`, where somebody else may have made it first.
+/// The parent may be in `/tmp`, where another user may have created it.
 fn check_owner(path: &Path, uid: u32) -> Result<(), Failure> {
     let metadata = fs::symlink_metadata(path)
-        .map_err(|source| Failure::system(format!("cannot look at `{}`", path.display()), source))?;
+        .map_err(|source| Failure::system(format!("cannot inspect `{}`", path.display()), source))?;
     if metadata.is_dir() && metadata.uid() == uid && metadata.mode() & 0o022 == 0 {
         return Ok(());
     }
     Err(Failure::message(format!(
-        "`{}` is not a directory of user {uid} that only this user can write to; set `XDG_RUNTIME_DIR` to \
-         one that is",
+        "`{}` must be a directory that is owned by user {uid} and not writable by others; set `XDG_RUNTIME_DIR`",
         path.display()
     )))
 }
 
-/// Whether directories have been there for a while and nobody holds their lock.
+/// Whether a runtime directory is old enough and not locked.
 fn is_abandoned(runtime: &Path) -> bool {
     let age =
         fs::metadata(runtime).and_then(|metadata| metadata.modified()).map(|modified| modified.elapsed());
@@ -208,12 +207,12 @@ fn is_abandoned(runtime: &Path) -> bool {
     settled
         && match File::open(runtime.join("agent.lock")) {
             Ok(lock) => Flock::lock(lock, FlockArg::LockSharedNonblock).is_ok(),
-            // Its agent died before it had a lock, or anything else.
+            // Its agent died before it created the lock, or anything else.
             Err(error) => error.kind() == io::ErrorKind::NotFound,
         }
 }
 
-/// `/run/cofferdam` belongs to the daemon; ours are in `/run/cofferdam-run`.
+/// `/run/cofferdam` is the directory of the daemon; embedded agents use `/run/cofferdam-run`.
 fn beside(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push("-run");
@@ -227,7 +226,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_old_directories_that_nobody_holds_are_abandoned() {
+    fn only_old_directories_without_lock_are_abandoned() {
         let directory = tempfile::tempdir().unwrap();
         let long_ago = SystemTime::now() - 2 * SETTLED;
         let age = || File::open(directory.path()).unwrap().set_modified(long_ago).unwrap();
@@ -244,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn both_directories_are_made_and_removed_under_one_name() {
+    fn both_directories_are_created_and_removed() {
         let directory = tempfile::tempdir().unwrap();
         let environment = Environment {
             runtime_dir: directory.path().join("run/cofferdam"),
@@ -252,8 +251,8 @@ mod tests {
             ..Environment::detect()
         };
         let home = Home::make(&environment).unwrap();
-        let strangers = Environment { uid: environment.uid + 1, ..environment.clone() };
-        assert!(Home::make(&strangers).is_err());
+        let other_user = Environment { uid: environment.uid + 1, ..environment.clone() };
+        assert!(Home::make(&other_user).is_err());
         assert!(
             home.runtime.starts_with(directory.path().join("run/cofferdam-run")) && home.runtime.is_dir()
         );

@@ -1,4 +1,4 @@
-//! `cofferdam run`: a container for the life of a command.
+//! `cofferdam run`: runs a command in a container.
 
 mod attach;
 mod connection;
@@ -16,19 +16,19 @@ use cofferdam_core::model::{ContainerId, Request};
 use connection::AgentConnection;
 use embedded::Embedded;
 
-/// The statuses of docker and of shells for a command that never ran.
+/// Exit statuses of docker and shells for a command that was not started.
 const NOT_RUN: u8 = 125;
 const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
 
 /// Runs a command in a container and shows its output
 ///
-/// Without --socket it needs no daemon: an agent lives in this process for as long as the command, and
-/// nothing is left behind. With --socket, or COFFERDAM_SOCKET, the daemon there launches the container.
+/// Without --socket, no daemon is needed: an agent runs in this process until the command exits, and nothing is
+/// left behind. With --socket or COFFERDAM_SOCKET, the daemon launches the container.
 ///
-/// The exit status is that of the command; 128 and the number of the signal that killed it; 127 if the
-/// command was not found, 126 if it cannot be executed, 125 if the container could not be launched.
-/// SIGINT, SIGTERM, SIGHUP and SIGQUIT are passed on to the command; a third SIGINT ends the container.
+/// The exit status is that of the command: 128 plus the number of the signal if it was killed by one, 127 if it
+/// was not found, 126 if it cannot be executed, 125 if the container could not be launched. SIGINT, SIGTERM, SIGHUP
+/// and SIGQUIT are forwarded to the command; the third SIGINT kills the container.
 ///
 /// Examples:
 ///   cofferdam run -- echo hello
@@ -42,22 +42,22 @@ pub(super) struct Arguments {
     wanted: request::Wanted,
     #[command(flatten)]
     resources: ResourceFlags,
-    /// Let the daemon run it, print its id and do not wait
+    /// Launch it with the daemon, print its id and exit
     #[arg(long, short)]
     detach: bool,
-    /// Remove it from the daemon when it has ended
+    /// Remove it from the daemon when it ends
     #[arg(long, conflicts_with = "detach")]
     rm: bool,
-    /// Print the id as JSON: `{"container_id": {"value": …}}`
+    /// Print JSON: `{"container_id": {"value": …}}`
     #[arg(long, requires = "detach")]
     json: bool,
-    /// The configuration of the agent in this process
+    /// Configuration file of the agent in this process
     #[arg(long, value_name = "FILE", conflicts_with_all = ["detach", "rm"])]
     config: Option<PathBuf>,
-    /// Where the agent in this process looks for plugins
+    /// Plugin directory of the agent in this process
     #[arg(long, value_name = "PATH", conflicts_with = "detach")]
     plugin_dir: Option<PathBuf>,
-    /// What the agent in this process logs to standard error
+    /// Log filter of the agent in this process, which logs to standard error
     #[arg(long, value_name = "LEVELS", default_value = "error")]
     log: String,
 }

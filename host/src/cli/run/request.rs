@@ -1,4 +1,4 @@
-//! From the flags of `run` to a request.
+//! The launch request of `cofferdam run`.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -10,43 +10,43 @@ use crate::cli::failure::Failure;
 use crate::cli::resources::ResourceFlags;
 use cofferdam_core::model::{Command, ContainerId, Request, Resources, Uri};
 
-/// What is to run, and in what.
+/// Flags that describe the container.
 #[derive(Debug, clap::Args)]
 pub(super) struct Wanted {
-    /// The container's id; a random one without this
+    /// Id of the container [default: random]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
-    /// Nest it in this container of the daemon
+    /// Nest it in this container
     #[arg(long, value_name = "ID", value_parser = container_id)]
     parent: Option<ContainerId>,
-    /// Directory to use as the root file system; it is not modified
+    /// Directory with its root file system, which is not modified
     #[arg(long, value_name = "DIR")]
     rootfs: Option<PathBuf>,
-    /// A variable; without `=VALUE` it is passed on from here
+    /// Environment variable; without `=VALUE`, that of this process
     #[arg(long, short, value_name = "KEY[=VALUE]", value_parser = variable)]
     env: Vec<(String, Option<String>)>,
-    /// The user to run as, by name or number
+    /// User to run as, by name or number
     #[arg(long, short)]
     user: Option<String>,
-    /// Where the command starts, as it sees it: a full path
+    /// Working directory: an absolute path in the container
     #[arg(long, short, value_name = "DIR")]
     workdir: Option<PathBuf>,
-    /// Text for plugins and people
+    /// Label, for plugins and people
     #[arg(long, short, value_name = "KEY=VALUE", value_parser = label)]
     label: Vec<(String, String)>,
-    /// A file to fetch into its sandbox: `URL[,sha256=HEX][,name=NAME][,executable][,no-extract]`
+    /// File to fetch into the sandbox: `URL[,sha256=HEX][,name=NAME][,executable][,no-extract]`
     #[arg(long, value_name = "URI", value_parser = uri)]
     uri: Vec<Uri>,
-    /// Its host name
+    /// Host name
     #[arg(long, value_name = "NAME")]
     hostname: Option<String>,
-    /// Let it see the processes of its parent, or of the host
+    /// Share the pid namespace of its parent, or of the host
     #[arg(long)]
     share_pid: bool,
-    /// Nested: keep out of the parent's control groups
+    /// Do not share the cgroups of its parent
     #[arg(long, requires = "parent")]
     own_cgroups: bool,
-    /// A line for `/bin/sh -c` instead of a command
+    /// Shell command for `/bin/sh -c`, instead of CMD
     #[arg(long, value_name = "LINE", conflicts_with = "command")]
     shell: Option<String>,
     /// The command and its arguments
@@ -55,15 +55,16 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
-    /// The request, with what it may use.
+    /// The launch request.
     pub(super) fn request(self, resources: &ResourceFlags) -> Result<Request, Failure> {
         let name = self.name.clone().unwrap_or_else(random_name);
         let id = match (&self.parent, name.rsplit_once('.')) {
             (Some(parent), _) => parent.child(&name).map_err(Failure::of)?,
             (None, None) => ContainerId::parse(&name).map_err(Failure::of)?,
             (None, Some((parent, own))) => {
-                let advice = format!("to nest it, write `--parent {parent} --name {own}`");
-                return Err(Failure::message(format!("`{name}` cannot be a name; {advice}")));
+                return Err(Failure::message(format!(
+                    "`{name}` is not a valid name; to nest the container, use `--parent {parent} --name {own}`"
+                )));
             }
         };
         let environment = self.env.into_iter().filter_map(|(name, value)| {
@@ -98,14 +99,14 @@ impl Wanted {
     }
 }
 
-/// The agent has a working directory of its own.
+/// Makes a path absolute, as the daemon has another working directory.
 fn absolute(path: &Path) -> Result<PathBuf, Failure> {
-    let failed = |source| Failure::system(format!("cannot find `{}`", path.display()), source);
+    let failed = |source| Failure::system(format!("cannot resolve `{}`", path.display()), source);
     std::path::absolute(path).map_err(failed)
 }
 
 fn random_name() -> String {
-    // The standard library seeds every hasher from the kernel.
+    // The standard library seeds each hasher with random data of the kernel.
     format!("run-{:010x}", RandomState::new().build_hasher().finish() >> 24)
 }
 
@@ -114,13 +115,17 @@ fn variable(text: &str) -> Result<(String, Option<String>), String> {
         Some((name, value)) => (name, Some(value.to_owned())),
         None => (text, None),
     };
-    if name.is_empty() { Err("a variable needs a name".to_owned()) } else { Ok((name.to_owned(), value)) }
+    if name.is_empty() {
+        Err("the name of the variable is missing".to_owned())
+    } else {
+        Ok((name.to_owned(), value))
+    }
 }
 
 fn label(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').unwrap_or((text, ""));
     if key.is_empty() {
-        Err("a label needs a key".to_owned())
+        Err("the key of the label is missing".to_owned())
     } else {
         Ok((key.to_owned(), value.to_owned()))
     }
@@ -138,8 +143,7 @@ fn uri(text: &str) -> Result<Uri, String> {
             None if part == "no-extract" => uri.extract = false,
             _ => {
                 return Err(format!(
-                    "`{part}` says nothing about a file; expected `sha256=…`, `name=…`, `executable` or \
-                     `no-extract`"
+                    "`{part}` is not an option; expected `sha256=…`, `name=…`, `executable` or `no-extract`"
                 ));
             }
         }
@@ -168,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_become_a_request() {
+    fn flags_are_converted_to_a_request() {
         let request = request(&[
             "--parent",
             "pod",
@@ -208,14 +212,14 @@ mod tests {
     }
 
     #[test]
-    fn a_shell_line_is_one_argument_and_names_are_random() {
+    fn a_shell_command_has_no_arguments_and_names_are_random() {
         let [one, other] = [(); 2].map(|()| request(&["--shell", "echo $HOME"]).unwrap());
         assert!(one.command.shell && one.command.arguments.is_empty());
         assert_ne!(one.id, other.id);
     }
 
     #[test]
-    fn nonsense_is_refused() {
+    fn invalid_flags_are_rejected() {
         assert!(request(&["--uri", "x,colour=red", "--", "a"]).unwrap_err().contains("`colour=red`"));
         assert!(request(&["-e", "=x", "--", "a"]).is_err());
         assert!(

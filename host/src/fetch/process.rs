@@ -1,0 +1,207 @@
+//! The process that fetches: drops privileges and works through its job.
+
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, BufReader, Read, Seek, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::process::ExitCode;
+use std::thread;
+
+use data_encoding::HEXLOWER;
+use flate2::read::MultiGzDecoder;
+use rustix::fs::Mode;
+use sha2::{Digest, Sha256};
+
+use super::copy::{Copier, CopyError};
+use super::download::{Client, DownloadError};
+use super::identity;
+use super::item::{Item, Source, Treatment, redact};
+use super::sandbox::{Sandbox, SandboxError};
+use super::sandbox_path::SandboxPath;
+use super::unpack::{self, UnpackError, Unpacked};
+use cofferdam_core::fetcher::{FetchFailure, FetchJob, Limits, Reason, escape_control};
+
+/// Permissions of files whose source has none.
+const DEFAULT_MODE: u32 = 0o644;
+const EXECUTABLE_MODE: u32 = 0o755;
+
+/// Runs `cofferdam fetch`: [`run`] with standard input; a failure is written to standard output.
+pub(crate) fn main() -> ExitCode {
+    let Err(failure) = run(io::stdin()) else { return ExitCode::SUCCESS };
+    // Without a reader there is nobody to report to.
+    drop(failure.write(io::stdout().lock()));
+    ExitCode::FAILURE
+}
+
+/// Carries out the job in `stdin`, irrevocably with the privileges of its user.
+///
+/// Exits when `stdin` is closed before the job is done, as it is when the agent dies. Changes user, umask and limits of
+/// the process, which must therefore do nothing else.
+///
+/// # Errors
+/// The first file that could not be fetched, or why none was attempted.
+pub(super) fn run(stdin: impl Read + Send + 'static) -> Result<(), FetchFailure> {
+    let mut stdin = BufReader::new(stdin);
+    let job = FetchJob::read(&mut stdin).map_err(|error| start_failure(&error))?;
+    identity::assume(job.uid, job.gid).map_err(|error| start_failure(&error))?;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    exit_when_closed(stdin).map_err(|error| start_failure(&error))?;
+
+    let mut items = Vec::with_capacity(job.uris.len());
+    for uri in &job.uris {
+        let name = redact(&uri.value);
+        let item = Item::parse(uri).map_err(|error| file_failure(&name, &error))?;
+        items.push((name, item));
+    }
+    let sandbox = Sandbox::open(&job.sandbox).map_err(|error| start_failure(&error))?;
+    let copier = Copier::new(job.limits.bytes);
+    let mut fetch = Fetch { sandbox, copier, limits: job.limits, client: None };
+    for (name, item) in &items {
+        let summary = fetch.fetch(item).map_err(|error| file_failure(name, &error))?;
+        // The log is optional.
+        drop(writeln!(io::stderr(), "{}", escape_control(&format!("fetched `{name}`: {summary}"))));
+    }
+    Ok(())
+}
+
+fn start_failure(error: &dyn std::error::Error) -> FetchFailure {
+    FetchFailure::Start { reason: Reason::of(error) }
+}
+
+fn file_failure(uri: &str, error: &dyn std::error::Error) -> FetchFailure {
+    FetchFailure::File { uri: uri.to_owned(), reason: Reason::of(error) }
+}
+
+/// Exits the process when `input` is closed.
+fn exit_when_closed(mut input: impl Read + Send + 'static) -> io::Result<()> {
+    let wait = move || {
+        // Returns at the end of the input, as nothing else is sent.
+        drop(io::copy(&mut input, &mut io::sink()));
+        std::process::exit(1);
+    };
+    thread::Builder::new().name("agent-watch".into()).spawn(wait).map(drop)
+}
+
+/// Why a file could not be fetched.
+#[derive(Debug, thiserror::Error)]
+enum FileError {
+    #[error("cannot open it")]
+    Open { source: io::Error },
+    #[error("it is not a regular file")]
+    NotRegular,
+    #[error(transparent)]
+    Download(#[from] DownloadError),
+    #[error(transparent)]
+    Copy(#[from] CopyError),
+    #[error("cannot read the fetched archive")]
+    Rewind { source: io::Error },
+    #[error("its SHA-256 is `{}`, expected `{}`", HEXLOWER.encode(actual), HEXLOWER.encode(expected))]
+    Mismatch { expected: [u8; 32], actual: [u8; 32] },
+    #[error("cannot decompress it")]
+    Decompress { source: CopyError },
+    #[error("cannot unpack it")]
+    Unpack { source: UnpackError },
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+}
+
+/// State shared by all files of a job.
+struct Fetch {
+    sandbox: Sandbox,
+    copier: Copier,
+    limits: Limits,
+    /// Created for the first download.
+    client: Option<Client>,
+}
+
+impl Fetch {
+    /// Fetches one file. Returns a summary for the log.
+    fn fetch(&mut self, item: &Item) -> Result<String, FileError> {
+        match &item.treatment {
+            Treatment::Place => self.place(item, None),
+            Treatment::PlaceExecutable => self.place(item, Some(EXECUTABLE_MODE)),
+            Treatment::Untar(gzip) => {
+                let archive = self.receive_archive(item)?;
+                let Self { sandbox, copier, limits, .. } = self;
+                let unpacked = unpack::untar(&archive, *gzip, sandbox, copier, limits.members);
+                let Unpacked { members, bytes } = unpacked.map_err(|source| FileError::Unpack { source })?;
+                Ok(format!("unpacked {members} members, {bytes} bytes"))
+            }
+            Treatment::Gunzip(name) => {
+                let compressed = self.receive_archive(item)?;
+                self.gunzip(&compressed, name)
+            }
+        }
+    }
+
+    fn place(&mut self, item: &Item, mode: Option<u32>) -> Result<String, FileError> {
+        let mut draft = self.sandbox.draft(&item.name)?;
+        let Received { bytes, permissions } = self.receive(item, &mut draft.file)?;
+        draft.place(mode.unwrap_or(permissions), None)?;
+        Ok(format!("`{}`, {bytes} bytes", item.name.as_path().display()))
+    }
+
+    fn gunzip(&mut self, compressed: &File, name: &SandboxPath) -> Result<String, FileError> {
+        let mut draft = self.sandbox.draft(name)?;
+        let bytes = self
+            .copier
+            .copy(MultiGzDecoder::new(compressed), &mut draft.file, |_| {})
+            .map_err(|source| FileError::Decompress { source })?;
+        draft.place(DEFAULT_MODE, None)?;
+        Ok(format!("decompressed `{}`, {bytes} bytes", name.as_path().display()))
+    }
+
+    /// Receives an archive into a temporary file, so that it is complete and verified before it is parsed.
+    fn receive_archive(&mut self, item: &Item) -> Result<File, FileError> {
+        let mut file = self.sandbox.temporary_file(&item.name)?;
+        self.receive(item, &mut file)?;
+        file.rewind().map_err(|source| FileError::Rewind { source })?;
+        Ok(file)
+    }
+
+    /// Receives a file and verifies its hash.
+    fn receive(&mut self, item: &Item, into: &mut File) -> Result<Received, FileError> {
+        let mut hash = item.sha256.map(|expected| (expected, Sha256::new()));
+        let update_hash = |chunk: &[u8]| {
+            if let Some((_, hash)) = &mut hash {
+                hash.update(chunk);
+            }
+        };
+        let received = match &item.source {
+            Source::Local(path) => {
+                let (source, metadata) = open_local(path)?;
+                let bytes = self.copier.copy(source, into, update_hash)?;
+                Received { bytes, permissions: metadata.mode() }
+            }
+            Source::Url(url) => {
+                let client = self.client.get_or_insert_with(|| Client::new(self.limits.stall));
+                let body = client.get(url)?;
+                let bytes = self.copier.copy(body, into, update_hash).map_err(|error| match error {
+                    CopyError::Read { source } => FileError::Download(client.body_error(source)),
+                    error => FileError::Copy(error),
+                })?;
+                Received { bytes, permissions: DEFAULT_MODE }
+            }
+        };
+        match hash.map(|(expected, hash)| (expected, hash.finalize().into())) {
+            Some((expected, actual)) if expected != actual => Err(FileError::Mismatch { expected, actual }),
+            _ => Ok(received),
+        }
+    }
+}
+
+struct Received {
+    bytes: u64,
+    permissions: u32,
+}
+
+/// Opens a file of this machine. Does not block if it is a pipe or a device.
+fn open_local(path: &Path) -> Result<(File, Metadata), FileError> {
+    let open = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path);
+    let file = open.map_err(|source| FileError::Open { source })?;
+    let metadata = file.metadata().map_err(|source| FileError::Open { source })?;
+    if !metadata.is_file() {
+        return Err(FileError::NotRegular);
+    }
+    Ok((file, metadata))
+}
