@@ -7,6 +7,15 @@ pub mod sockets;
 pub mod watch;
 pub mod world;
 
+/// Compiles and runs the code samples of the pages.
+#[cfg(doctest)]
+mod pages {
+    #[doc = include_str!("../../README.md")]
+    struct Readme;
+    #[doc = include_str!("../../docs/plugin-author.md")]
+    struct PluginAuthor;
+}
+
 /// Whether this process is root. Otherwise reports that a test is skipped, or fails it if `CI` is set.
 pub fn is_root(test: &str) -> bool {
     if nix::unistd::geteuid().is_root() {
