@@ -81,6 +81,9 @@ fn a_plugin_that_aborts_ends_the_agent_and_no_container() {
 
     with_agent(&fixture.world, async |agent| {
         let found = agent.containers();
+        let interrupted = faulty(&agent).interrupted_calls;
+        let interrupted: Vec<_> = interrupted.iter().map(|call| (&*call.method, &*call.container)).collect();
+        assert_eq!(interrupted, [("usage", "web")], "the call that ended the agent is named");
         assert_eq!(found.len(), 1);
         assert!(found[0].pid.is_some_and(|pid| fs::metadata(format!("/proc/{pid}")).is_ok()), "{found:?}");
         wait_until("the plugin to be in service", || faulty(&agent).health == "ok").await;

@@ -14,17 +14,18 @@ use cofferdam_plugin_model::{AgentInfo, FEATURES, Kind, Method};
 use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 
-use crate::blocking::{Abandoned, BlockingPool, Job};
+use crate::blocking::{Abandoned, BlockingPool, CallFile, Job};
 use crate::chain::Chain;
 use crate::config::{AgentConfig, LauncherKind, PluginConfig};
 use crate::containerizer::native::{Native, NativeTable, Shared, TableRecoverer};
 use crate::containerizer::{
     Containerizer, KillError, LaunchError, LaunchOutcome, RecoverError, RemoveError, UpdateError,
 };
+use crate::fatal::FatalErrors;
 use crate::fetcher::Fetcher;
 use crate::launcher::{Launcher, Linux, Posix, SetUpError};
 use crate::ledger::{Ledger, LedgerError, Lock};
-use crate::model::view::{Inspection, PluginView, StatusView, Summary, UsageView};
+use crate::model::view::{Inspection, InterruptedCall, PluginView, StatusView, Summary, UsageView};
 use crate::model::{ContainerId, Request, Resources, Termination};
 use crate::plugin::{AdmitError, LookupError, Plugin, PluginEnv, PluginIndex, Store};
 use crate::stats::{LaunchCounters, LaunchStats};
@@ -41,6 +42,10 @@ struct Inner {
     containerizer: Box<dyn Containerizer>,
     plugins: Vec<Arc<Plugin>>,
     launches: LaunchCounters,
+    calls: Option<Arc<CallFile>>,
+    /// Calls during which the previous agent died.
+    interrupted: Vec<InterruptedCall>,
+    fatal: FatalErrors,
 }
 
 /// Why the agent did not start. No container was changed.
@@ -93,7 +98,7 @@ impl Agent {
         let plugins = config.isolators.iter().chain(&config.logger);
         let min_timeout = plugins.map(|plugin| plugin.timeout(Method::Create)).min();
         let min_timeout = min_timeout.unwrap_or(config.destroy_timeout);
-        let Parts { ledger, containerizer, plugins } = {
+        let Parts { ledger, containerizer, plugins, calls, interrupted, fatal } = {
             let (config, pool2) = (config.clone(), pool.clone());
             pool.run(min_timeout, move |job| build(job, &config, pool2)).await??
         };
@@ -114,7 +119,7 @@ impl Agent {
             "containers recovered"
         );
         let launches = LaunchCounters::default();
-        Ok(Self(Arc::new(Inner { config, containerizer, plugins, launches })))
+        Ok(Self(Arc::new(Inner { config, containerizer, plugins, launches, calls, interrupted, fatal })))
     }
 
     /// The configuration.
@@ -210,7 +215,13 @@ impl Agent {
     /// All plugins in chain order, the logger last.
     #[must_use]
     pub fn plugins(&self) -> Vec<PluginView> {
-        self.0.plugins.iter().map(|plugin| plugin.view()).collect()
+        let interrupted = |plugin: &Plugin| {
+            let calls = self.0.interrupted.iter().filter(|call| call.plugin == **plugin.name());
+            calls.cloned().collect()
+        };
+        let view =
+            |plugin: &Arc<Plugin>| PluginView { interrupted_calls: interrupted(plugin), ..plugin.view() };
+        self.0.plugins.iter().map(view).collect()
     }
 
     /// Launches since the start.
@@ -219,9 +230,16 @@ impl Agent {
         self.0.launches.read()
     }
 
+    /// Waits for an error after which the agent cannot go on, and returns it: a task that supervises a container
+    /// panicked. End the process or start another agent then; the containers keep running.
+    pub async fn failed(&self) -> String {
+        self.0.fatal.first().await
+    }
+
     /// Stops the agent. Its containers keep running; the next agent recovers them.
     pub async fn shutdown(self) {
         self.0.containerizer.shutdown().await;
+        self.0.calls.iter().for_each(|calls| calls.close());
         let running = self.containers().iter().filter(|container| container.phase.is_live()).count();
         tracing::info!("agent stopped; {running} containers keep running");
     }
@@ -246,6 +264,9 @@ impl Agent {
 }
 
 struct Parts {
+    calls: Option<Arc<CallFile>>,
+    interrupted: Vec<InterruptedCall>,
+    fatal: FatalErrors,
     ledger: Arc<Ledger>,
     containerizer: Box<dyn Containerizer>,
     plugins: Vec<Arc<Plugin>>,
@@ -254,6 +275,7 @@ struct Parts {
 /// Constructs and connects everything. Blocks; changes no container.
 fn build(job: &Job, config: &AgentConfig, pool: BlockingPool) -> Result<Parts, StartError> {
     let ledger = Arc::new(Ledger::open(&config.runtime_dir)?);
+    let (calls, interrupted) = note_calls(ledger.runtime_dir(), &pool);
     let work_dir = create_directory(&config.work_dir)?;
     // Unknown entries of the work directory are removed as leftovers, so it must not be shared either.
     let work_lock = (work_dir != ledger.runtime_dir()).then(|| Lock::take(&work_dir)).transpose()?;
@@ -280,7 +302,9 @@ fn build(job: &Job, config: &AgentConfig, pool: BlockingPool) -> Result<Parts, S
         versions: plugins.iter().map(version).collect(),
     };
     let chain = Chain::new(isolators, logger, pool.clone(), Arc::new(recoverer));
+    let fatal = FatalErrors::default();
     let containerizer = Native::new(Shared {
+        fatal: fatal.clone(),
         ledger: Arc::clone(&ledger),
         chain,
         launcher,
@@ -293,7 +317,31 @@ fn build(job: &Job, config: &AgentConfig, pool: BlockingPool) -> Result<Parts, S
         boot_id,
         nofile: config.container_nofile,
     });
-    Ok(Parts { ledger, containerizer: Box::new(containerizer), plugins })
+    Ok(Parts { ledger, containerizer: Box::new(containerizer), plugins, calls, interrupted, fatal })
+}
+
+/// Reports the calls during which the previous agent died, and has those of this one noted.
+fn note_calls(runtime_dir: &Path, pool: &BlockingPool) -> (Option<Arc<CallFile>>, Vec<InterruptedCall>) {
+    let path = runtime_dir.join("calls");
+    let (file, interrupted) = match CallFile::open(&path) {
+        Ok(opened) => opened,
+        Err(error) => {
+            let path = path.display();
+            tracing::warn!("a plugin that ends the agent will not be named: {path}: {error}");
+            return (None, Vec::new());
+        }
+    };
+    for InterruptedCall { plugin, method, container, .. } in &interrupted {
+        tracing::error!(
+            plugin,
+            method,
+            container,
+            "the previous agent died during `{method}` of plugin `{plugin}` for container `{container}`"
+        );
+    }
+    let file = Arc::new(file);
+    pool.note_calls(Arc::clone(&file));
+    (Some(file), interrupted)
 }
 
 fn launcher(

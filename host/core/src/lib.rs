@@ -19,6 +19,7 @@ pub mod chain;
 pub mod config;
 pub mod containerizer;
 pub mod error_chain;
+mod fatal;
 pub mod fetcher;
 pub mod launcher;
 pub mod ledger;

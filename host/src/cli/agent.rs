@@ -81,7 +81,10 @@ pub(super) fn run(arguments: Arguments, socket: Option<PathBuf>) -> Outcome {
         .enable_all()
         .build()
         .map_err(|source| Failure::system("cannot start the tokio runtime", source))?;
-    runtime.block_on(serve(config))
+    let outcome = runtime.block_on(serve(config));
+    // Nothing is waited for: after a panic, what would be waited for may never come.
+    runtime.shutdown_background();
+    outcome
 }
 
 async fn serve(config: Config) -> Outcome {
@@ -102,7 +105,11 @@ async fn serve(config: Config) -> Outcome {
         }
         notify_service_manager("STOPPING=1");
     };
-    api::serve(agent.clone(), config, listener, stop).await;
+    tokio::select! {
+        () = api::serve(agent.clone(), config, listener, stop) => {}
+        // Whoever supervises this process starts the next agent, which has the containers again.
+        error = agent.failed() => return Err(Failure::message(error)),
+    }
     agent.shutdown().await;
     Ok(0)
 }

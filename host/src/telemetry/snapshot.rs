@@ -102,6 +102,7 @@ pub(super) mod tests {
             standalone: true,
             health: "ok".into(),
             health_reason: None,
+            interrupted_calls: Vec::new(),
             calls: [("prepare".to_owned(), calls)].into(),
         };
         Snapshot { launches, containers, plugins: vec![plugin], uptime: Duration::from_millis(1500) }

@@ -17,13 +17,14 @@
 //! A job is also abandoned when a plugin changed the thread that it was called on (see `thread`): neither the rest of
 //! the job nor anything else may run there.
 
+mod call_file;
 mod pool;
 mod thread;
 mod watchdog;
 
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use cofferdam_plugin_model::Method;
@@ -34,6 +35,7 @@ use pool::{Pool, TaskEnd};
 use thread::Check;
 use watchdog::Watchdog;
 
+pub use call_file::CallFile;
 pub use thread::Changes;
 
 /// Runs blocking jobs. Cheap to clone; all clones share the threads.
@@ -41,11 +43,13 @@ pub use thread::Changes;
 pub struct BlockingPool {
     pool: Arc<Pool>,
     watchdog: Arc<Watchdog>,
+    calls: Arc<OnceLock<Arc<CallFile>>>,
 }
 
 /// A running job, as its closure sees it.
 pub struct Job {
     current: Mutex<Current>,
+    calls: Option<Arc<CallFile>>,
 }
 
 /// Under one lock: a job is abandoned during a step or not at all.
@@ -94,7 +98,17 @@ impl BlockingPool {
     /// A pool of at most `max_threads` threads, not counting those of abandoned jobs.
     #[must_use]
     pub fn new(max_threads: NonZeroUsize) -> Self {
-        Self { pool: Arc::new(Pool::new(max_threads)), watchdog: Arc::new(Watchdog::default()) }
+        Self {
+            pool: Arc::new(Pool::new(max_threads)),
+            watchdog: Arc::new(Watchdog::default()),
+            calls: Arc::default(),
+        }
+    }
+
+    /// Notes the calls of all later jobs in a file while they are in progress.
+    pub fn note_calls(&self, file: Arc<CallFile>) {
+        // The first file stays: notes of running calls refer to it.
+        drop(self.calls.set(file));
     }
 
     /// Runs a job. `min_timeout` is the shortest timeout of any step in it.
@@ -106,7 +120,7 @@ impl BlockingPool {
         min_timeout: Duration,
         work: impl FnOnce(&Job) -> T + Send + 'static,
     ) -> Result<T, Abandoned> {
-        let job = Arc::new(Job::unwatched());
+        let job = Arc::new(Job { calls: self.calls.get().cloned(), ..Job::unwatched() });
         let (sender, outcome) = oneshot::channel();
         // Taken by whoever is first: the job with its outcome, or the watchdog.
         let sender = Arc::new(Mutex::new(Some(sender)));
@@ -188,7 +202,7 @@ impl Job {
     /// A job without timeouts, for work on the calling thread.
     #[must_use]
     pub fn unwatched() -> Self {
-        Self { current: Mutex::default() }
+        Self { current: Mutex::default(), calls: None }
     }
 
     /// Runs one plugin call with a timeout.
@@ -200,6 +214,7 @@ impl Job {
         &self,
         plugin: &Arc<str>,
         method: Method,
+        container: &str,
         timeout: Duration,
         call: impl FnOnce() -> T,
     ) -> Result<T, Cancelled> {
@@ -212,7 +227,9 @@ impl Job {
             }
             current.step = Some(step);
         }
+        let note = self.calls.as_ref().and_then(|calls| calls.note(plugin, method, container));
         let value = call();
+        drop(note);
         let checked = thread::check(if changes_host(method) { Check::Thorough } else { Check::Quick });
         let mut current = self.current.lock();
         let Some(step) = current.step.take() else { return Ok(value) };
@@ -297,7 +314,7 @@ mod tests {
         let name: Arc<str> = "p".into();
         let pool = pool(2);
         let sum = pool.run(NEVER, move |job| {
-            (1..=3).map(|n| job.step(&name, Method::Usage, NEVER, || n).unwrap()).sum::<i32>()
+            (1..=3).map(|n| job.step(&name, Method::Usage, "web", NEVER, || n).unwrap()).sum::<i32>()
         });
         assert_eq!(sum.await.unwrap(), 6);
     }
@@ -310,8 +327,8 @@ mod tests {
         let pool = pool(1);
         let outcome = pool
             .run(SOON, move |job| {
-                job.step(&name, Method::Prepare, SOON, || held.recv()).unwrap().unwrap_err();
-                tell.send(job.step(&name, Method::Isolate, SOON, || ())).unwrap();
+                job.step(&name, Method::Prepare, "web", SOON, || held.recv()).unwrap().unwrap_err();
+                tell.send(job.step(&name, Method::Isolate, "web", SOON, || ())).unwrap();
             })
             .await;
         assert!(matches!(outcome, Err(Abandoned::TimedOut(step)) if &*step.plugin == "slow"));
@@ -333,7 +350,7 @@ mod tests {
             let name = Arc::clone(&name);
             let late = pool.run(SOON, move |job| {
                 let _tell = tell;
-                job.step(&name, Method::Prepare, SOON, || held.recv()).map(drop)
+                job.step(&name, Method::Prepare, "web", SOON, || held.recv()).map(drop)
             });
             assert!(matches!(late.await, Err(Abandoned::TimedOut(_))));
             drop(release);
@@ -368,7 +385,7 @@ mod tests {
         let pool = pool(1);
         let (begun, began) = oneshot::channel();
         let work = pool.run(SOON, move |job| {
-            job.step(&name, Method::Usage, SOON, || {
+            job.step(&name, Method::Usage, "web", SOON, || {
                 begun.send(()).unwrap();
                 held.recv()
             })
@@ -393,7 +410,7 @@ mod tests {
         let first = thread_of(pool.clone()).await.unwrap();
         let block_signals = || nix::sys::signal::SigSet::all().thread_block().unwrap();
         let (rude, block) = (Arc::clone(&name), block_signals);
-        let outcome = pool.run(NEVER, move |job| job.step(&rude, Method::Usage, NEVER, block).is_ok());
+        let outcome = pool.run(NEVER, move |job| job.step(&rude, Method::Usage, "web", NEVER, block).is_ok());
         let error = outcome.await.unwrap_err().to_string();
         assert!(
             error.contains("`rude` changed its thread in `usage`") && error.contains("signal mask"),
@@ -402,7 +419,7 @@ mod tests {
         let second = thread_of(pool.clone()).await.unwrap();
         assert_ne!(first, second);
         // The new one did not inherit it.
-        let calm = pool.run(NEVER, move |job| job.step(&name, Method::Usage, NEVER, || 7).ok());
+        let calm = pool.run(NEVER, move |job| job.step(&name, Method::Usage, "web", NEVER, || 7).ok());
         assert_eq!(calm.await.unwrap(), Some(7));
     }
 

@@ -106,6 +106,19 @@ pub struct StatusView {
     pub failed: BTreeMap<String, String>,
 }
 
+/// A call that was in progress when the agent died.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterruptedCall {
+    /// The plugin.
+    pub plugin: String,
+    /// The method.
+    pub method: String,
+    /// The container; empty if the call was not about one.
+    pub container: String,
+    /// When it began, in milliseconds since the Unix epoch.
+    pub since_unix_ms: u64,
+}
+
 /// A loaded plugin.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PluginView {
@@ -133,6 +146,9 @@ pub struct PluginView {
     pub health: String,
     /// The reason, if `health` is not `ok`.
     pub health_reason: Option<String>,
+    /// Calls during which the previous agent died; the plugin may have ended it.
+    #[serde(default)]
+    pub interrupted_calls: Vec<InterruptedCall>,
     /// Calls by method.
     pub calls: BTreeMap<String, CallCount>,
 }

@@ -111,7 +111,7 @@ impl Plugin {
         let name: Arc<str> = manifest.name.as_str().into();
         let _span = tracing::info_span!("call", plugin = %name, method = %Method::Create).entered();
         let instance = job
-            .step(&name, Method::Create, config.timeout(Method::Create), || placement.create(&request))
+            .step(&name, Method::Create, "", config.timeout(Method::Create), || placement.create(&request))
             .map_err(|Cancelled| create_error("the start was abandoned".into()))?
             .map_err(|failure| create_error(failure.describe()))?;
         Ok(Self {

@@ -265,7 +265,7 @@ impl Plugin {
         let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
         let deadline_unix_ms = unix_ms().saturating_add(millis);
         let started = Instant::now();
-        let outcome = job.step(&self.name, method, timeout, || {
+        let outcome = job.step(&self.name, method, container, timeout, || {
             limited(instance.invoke(Invocation { method, container, deadline_unix_ms, request, descriptors }))
         });
         let nanos = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
@@ -276,7 +276,7 @@ impl Plugin {
     /// Creates an instance, as a step of a job.
     pub(super) fn create_instance(&self, job: &Job) -> Result<Result<Box<dyn Instance>, Failure>, Cancelled> {
         let timeout = self.timeout(Method::Create);
-        job.step(&self.name, Method::Create, timeout, || self.placement.create(&self.request))
+        job.step(&self.name, Method::Create, "", timeout, || self.placement.create(&self.request))
     }
 
     pub(super) fn encode(&self, method: Method, request: &impl Serialize) -> Result<Vec<u8>, CallError> {
@@ -334,6 +334,7 @@ impl Plugin {
             standalone: manifest.standalone,
             health: health.to_owned(),
             health_reason: reason,
+            interrupted_calls: Vec::new(),
             calls: calls.collect(),
         }
     }

@@ -42,6 +42,7 @@ use super::{
 use crate::blocking::BlockingPool;
 use crate::chain::Chain;
 use crate::error_chain;
+use crate::fatal::FatalErrors;
 use crate::fetcher::Fetcher;
 use crate::launcher::Launcher;
 use crate::ledger::{Entry, Ledger, LedgerError, Lock, nested_directory};
@@ -71,6 +72,7 @@ pub(crate) struct Native(Arc<Shared>);
 
 /// What the tasks of all containers share.
 pub(crate) struct Shared {
+    pub(crate) fatal: FatalErrors,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) chain: Chain,
     pub(crate) launcher: Box<dyn Launcher>,
@@ -223,7 +225,8 @@ impl Containerizer for Native {
         let shared = Arc::clone(&self.0);
         let handle = shared.admit(request)?;
         let (answer, launched) = oneshot::channel();
-        tokio::spawn(supervise::run(shared, handle, answer));
+        let (fatal, task) = (shared.fatal.clone(), task_name(handle.id()));
+        fatal.spawn(task, supervise::run(shared, handle, answer));
         // The task always answers, unless the runtime shuts down.
         launched.await.unwrap_or(Err(LaunchError::ShuttingDown))
     }
@@ -304,6 +307,11 @@ impl Containerizer for Native {
         // What cannot be removed is reused by the next agent.
         drop(self.0.pool.run(STALL_WARNING, move |_| shared.launcher.shutdown()).await);
     }
+}
+
+/// What supervises a container, as part of an error.
+fn task_name(id: &ContainerId) -> String {
+    format!("the task that supervises container `{id}`")
 }
 
 /// Runs work to completion even if the caller stops waiting: a client may disconnect at any time, and the operation

@@ -19,7 +19,7 @@ use cofferdam_linux::process::{Process, ProcessError};
 
 use super::record::{Handle, NativeRecord};
 use super::supervise::{Running, supervise};
-use super::{NAME, STALL_WARNING, Shared, destroy};
+use super::{NAME, STALL_WARNING, Shared, destroy, task_name};
 use crate::chain::{CallSequence, SequenceOutcome, Watch};
 use crate::containerizer::{RecoverError, Recovered};
 use crate::error_chain;
@@ -49,8 +49,9 @@ pub(super) async fn recover(shared: &Arc<Shared>, entries: Vec<Entry>) -> Result
             RecoveryAction::Keep => recovered.ended += 1,
             RecoveryAction::Destroy(cause) => {
                 recovered.destroyed += 1;
-                let shared = Arc::clone(shared);
-                tokio::spawn(async move { destroy::bring_down(&shared, &handle, cause).await });
+                let (shared, task) = (Arc::clone(shared), task_name(handle.id()));
+                let fatal = shared.fatal.clone();
+                fatal.spawn(task, async move { destroy::bring_down(&shared, &handle, cause).await });
             }
             RecoveryAction::Continue(process) => {
                 recovered.running += 1;
@@ -225,7 +226,8 @@ async fn resume(shared: &Arc<Shared>, handle: Arc<Handle>, process: Arc<Process>
         tracing::error!(container = %handle.id(), "a limit is not watched: {error}");
     }
     let running = Running { process, watches };
-    tokio::spawn(supervise(Arc::clone(shared), handle, running));
+    let task = task_name(handle.id());
+    shared.fatal.spawn(task, supervise(Arc::clone(shared), handle, running));
 }
 
 /// Calls `watch` of the plugins, tolerating failures.
