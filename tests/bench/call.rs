@@ -101,6 +101,7 @@ fn admit(environment: &Environment) -> Outcome<std::sync::Arc<Plugin>> {
         work_dir: &directory,
         agent: Default::default(),
         store: &Store::new(&directory),
+        services: Default::default(),
     };
     let entry = entry("bench/noop", json!({}));
     Ok(std::sync::Arc::new(Plugin::admit(

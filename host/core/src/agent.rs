@@ -27,7 +27,7 @@ use crate::launcher::{Launcher, Linux, Posix, SetUpError};
 use crate::ledger::{Ledger, LedgerError, Lock};
 use crate::model::view::{Inspection, InterruptedCall, PluginView, StatusView, Summary, UsageView};
 use crate::model::{ContainerId, Request, Resources, Termination};
-use crate::plugin::{AdmitError, LookupError, Plugin, PluginEnv, PluginIndex, Store};
+use crate::plugin::{AdmitError, LookupError, Plugin, PluginEnv, PluginIndex, Services, Store};
 use crate::stats::{LaunchCounters, LaunchStats};
 
 /// Threads for blocking work, not counting those of abandoned jobs.
@@ -289,19 +289,22 @@ fn build(job: &Job, config: &AgentConfig, pool: BlockingPool) -> Result<Parts, S
             .map_err(|source| StartError::Kernel { what: "the mounted cgroup hierarchies", source })?,
     };
     let launcher = launcher(config, &ledger, cgroups.clone())?;
-    let loaded = plugins(job, config, &ledger, &work_dir, &cgroups);
+    let services = Arc::new(Services::default());
+    let loaded = plugins(job, config, &ledger, &work_dir, &cgroups, &services);
     // What exists for this agent alone, such as its cgroup, is not left behind when it does not start.
     let (isolators, logger) = loaded.inspect_err(|_| launcher.shutdown())?;
     let plugins: Vec<Arc<Plugin>> = isolators.iter().chain(&logger).cloned().collect();
 
     let table = Arc::new(NativeTable::default());
     let version = |plugin: &Arc<Plugin>| (plugin.name().to_string(), plugin.manifest().version.clone());
-    let recoverer = TableRecoverer {
+    let recoverer = Arc::new(TableRecoverer {
         table: Arc::clone(&table),
         ledger: Arc::clone(&ledger),
         versions: plugins.iter().map(version).collect(),
-    };
-    let chain = Chain::new(isolators, logger, pool.clone(), Arc::new(recoverer));
+    });
+    let containers = Arc::downgrade(&recoverer);
+    services.connect(containers);
+    let chain = Chain::new(isolators, logger, pool.clone(), recoverer);
     let fatal = FatalErrors::default();
     let containerizer = Native::new(Shared {
         fatal: fatal.clone(),
@@ -370,10 +373,17 @@ fn plugins(
     ledger: &Ledger,
     work_dir: &Path,
     cgroups: &Cgroups,
+    services: &Arc<Services>,
 ) -> Result<LoadedPlugins, StartError> {
     let store = Store::new(config.plugin_store.as_ref().unwrap_or(&work_dir.join("plugins")));
     let agent = agent_info(config, cgroups);
-    let env = PluginEnv { runtime_dir: ledger.runtime_dir(), work_dir, agent, store: &store };
+    let env = PluginEnv {
+        runtime_dir: ledger.runtime_dir(),
+        work_dir,
+        agent,
+        store: &store,
+        services: Arc::clone(services),
+    };
     let index = PluginIndex::read(&config.plugin_dir, config.isolators.iter().chain(&config.logger))?;
     let load = |entry: &PluginConfig, kind| -> Result<Arc<Plugin>, StartError> {
         let file = index.locate(entry)?;

@@ -10,6 +10,7 @@ use super::health::Lifecycle;
 use super::placement::{InProcess, Placement};
 use super::plugin::Plugin;
 use super::preflight::{Candidate, PreflightError, examine};
+use super::services::Services;
 use super::store::{Store, StoreError};
 use crate::blocking::{Cancelled, Job};
 use crate::config::PluginConfig;
@@ -80,6 +81,8 @@ pub struct PluginEnv<'a> {
     pub agent: AgentInfo,
     /// Holds private copies of plugin files.
     pub store: &'a Store,
+    /// What plugins can call.
+    pub services: Arc<Services>,
 }
 
 impl Plugin {
@@ -98,7 +101,7 @@ impl Plugin {
         check_identity(&candidate, config, kind)?;
         let copy = env.store.keep(&candidate)?;
         let Candidate { path, manifest, sha256, .. } = candidate;
-        let placement = InProcess::load(&manifest.name, kind, &copy)?;
+        let placement = InProcess::load(&manifest.name, kind, &copy, Arc::clone(&env.services))?;
         let create_error = |reason: String| AdmitError::Create {
             kind,
             name: manifest.name.clone(),

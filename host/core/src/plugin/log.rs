@@ -6,11 +6,11 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use abi_stable::sabi_trait::TD_Opaque;
-use abi_stable::std_types::{RResult, RSlice, RStr};
-use cofferdam_plugin_abi::{Failure, HostApi, HostBox, Reply};
+use abi_stable::std_types::{RResult, RSlice, RStr, RVec};
+use cofferdam_plugin_abi::{Answer, Failure, HostApi, HostBox, Reply};
 use serde::Deserialize;
 use serde_json::{Map, Value as Json};
 use tracing::Span;
@@ -19,20 +19,27 @@ use tracing_core::field::{DisplayValue, Field, FieldSet, Value, display};
 use tracing_core::{Event, Interest, Kind, Level, Metadata, dispatcher, span};
 
 use super::limits::{MAX_CALLSITES, MAX_LOG_TEXT, MAX_PAYLOAD, MAX_SPANS, cut};
+use super::services::{ServiceError, Services};
 
 /// How many fields of an event are kept; `tracing` takes them as an array.
 const MOST_FIELDS: usize = 32;
 
 /// The agent, as handed to one plugin.
-pub fn host_for(plugin: &str) -> HostBox {
+pub fn host_for(plugin: &str, services: Arc<Services>) -> HostBox {
     HostBox::from_value(
-        Host { plugin: plugin.to_owned(), callsites: AtomicUsize::new(0), spans: RwLock::default() },
+        Host {
+            plugin: plugin.to_owned(),
+            services,
+            callsites: AtomicUsize::new(0),
+            spans: RwLock::default(),
+        },
         TD_Opaque,
     )
 }
 
 struct Host {
     plugin: String,
+    services: Arc<Services>,
     /// Number of callsites that it registered.
     callsites: AtomicUsize,
     /// The plugin's open spans: number − 1 is the place.
@@ -234,7 +241,21 @@ impl HostApi for Host {
         });
     }
 
-    fn request(&self, service: RStr<'_>, _: RSlice<'_, u8>) -> Reply {
-        RResult::RErr(Failure::unsupported(service.as_str()))
+    fn request(&self, service: RStr<'_>, request: RSlice<'_, u8>) -> Reply {
+        let failed = |code, message: String| RResult::RErr(Failure::new(code, message));
+        if request.len() > MAX_PAYLOAD {
+            let message = format!("a request of {} bytes; the limit is {MAX_PAYLOAD}", request.len());
+            return failed(Failure::MALFORMED, message);
+        }
+        let call = || Some(self.services.call(&self.plugin, service.as_str(), request.as_slice()));
+        match guarded(None, call) {
+            Some(Ok(payload)) => RResult::ROk(Answer { payload: payload.into(), descriptors: RVec::new() }),
+            Some(Err(ServiceError::Unknown)) => RResult::RErr(Failure::unsupported(service.as_str())),
+            Some(Err(ServiceError::Malformed(message))) => failed(Failure::MALFORMED, message),
+            Some(Err(ServiceError::Failed(message))) => failed(Failure::FAILED, message),
+            None => {
+                failed(Failure::FAILED, format!("service `{service}` panicked; this is a bug of the agent"))
+            }
+        }
     }
 }

@@ -20,6 +20,7 @@ mod placement;
 #[expect(clippy::module_inception, reason = "the main type of the module")]
 mod plugin;
 mod preflight;
+mod services;
 mod store;
 
 pub use admit::{AdmitError, PluginEnv};
@@ -31,4 +32,5 @@ pub use load::LoadError;
 pub use placement::Response;
 pub use plugin::{Durability, Plugin, Recoverer, StateError};
 pub use preflight::{Candidate, PreflightError, find, inspect_file};
+pub use services::Services;
 pub use store::{Store, StoreError};

@@ -2,6 +2,7 @@
 
 use std::os::fd::AsRawFd;
 use std::path::Path;
+use std::sync::Arc;
 
 use abi_stable::std_types::{RResult, RSlice, RStr};
 use cofferdam_plugin_abi as abi;
@@ -12,12 +13,14 @@ use super::descriptors;
 use super::{Failure, FailureKind, Instance, Invocation, InvokeError, Placement, Response};
 use crate::plugin::load::{self, LoadError};
 use crate::plugin::log;
+use crate::plugin::services::Services;
 
 /// A plugin library that is loaded into this process.
 pub struct InProcess {
     name: String,
     kind: Kind,
     module: ModuleRef,
+    services: Arc<Services>,
 }
 
 /// An instance in this process.
@@ -36,14 +39,15 @@ impl InProcess {
     ///
     /// # Errors
     /// [`LoadError`].
-    pub fn load(name: &str, kind: Kind, copy: &Path) -> Result<Self, LoadError> {
-        Ok(Self { name: name.to_owned(), kind, module: load::load(name, copy)? })
+    pub fn load(name: &str, kind: Kind, copy: &Path, services: Arc<Services>) -> Result<Self, LoadError> {
+        Ok(Self { name: name.to_owned(), kind, module: load::load(name, copy)?, services })
     }
 }
 
 impl Placement for InProcess {
     fn create(&self, request: &[u8]) -> Result<Box<dyn Instance>, Failure> {
-        let (module, host, request) = (self.module, log::host_for(&self.name), RSlice::from_slice(request));
+        let (module, host, request) =
+            (self.module, log::host_for(&self.name, Arc::clone(&self.services)), RSlice::from_slice(request));
         let created = match self.kind {
             Kind::Isolator => {
                 (module.new_isolator())(host, request).into_result().map(PluginObject::Isolator)
@@ -125,7 +129,7 @@ impl From<abi::Failure> for Failure {
             retryable: failure.retryable,
             message: failure.message.into_string(),
             location: failure.location.into_string(),
-            payload: Vec::new(),
+            payload: failure.payload.into_vec(),
         }
     }
 }
