@@ -69,9 +69,11 @@ const INIT: &[Row] = &[
     ("failure", &["plan", "report", "sys"]),
     ("operation", &["failure", "plan", "report", "sys"]),
     ("root", &["failure", "plan", "report", "sys"]),
-    ("task", &["failure", "operation", "plan", "report", "sys"]),
+    ("privileges", &["plan", "sys"]),
+    ("hook", &["failure", "plan", "privileges", "report", "sys"]),
+    ("task", &["failure", "hook", "operation", "plan", "privileges", "report", "sys"]),
     ("reap", &["failure", "report", "sys"]),
-    ("run", &["failure", "operation", "plan", "reap", "report", "root", "sys", "task"]),
+    ("run", &["failure", "hook", "operation", "plan", "reap", "report", "root", "sys", "task"]),
 ];
 
 const LINUX: &[Row] = &[

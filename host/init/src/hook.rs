@@ -3,9 +3,9 @@
 use crate::failure::Failure;
 use crate::plan::read::{Hook, Plan};
 use crate::plan::{CONTROL, flag, stage};
+use crate::privileges;
 use crate::report::Step;
 use crate::sys::{self, Errno, Fork, Mapping, Vector};
-use crate::task;
 
 /// Exit statuses of a hook that could not be executed, as shells use them.
 const NOT_EXECUTABLE: u8 = 126;
@@ -45,9 +45,9 @@ fn become_hook(plan: &Plan<'_>, hook: &Hook<'_>) -> u8 {
         sys::new_session()?;
         if hook.stage == stage::BEFORE_EXEC {
             if let Some(user) = plan.user {
-                task::become_user(user)?;
+                privileges::become_user(user)?;
             }
-            task::set_capabilities(plan.capabilities)?;
+            privileges::set_capabilities(plan.capabilities)?;
             if plan.has(flag::NO_NEW_PRIVILEGES) {
                 sys::forbid_new_privileges()?;
             }

@@ -29,6 +29,7 @@ mod failure;
 mod hook;
 mod operation;
 pub mod plan;
+mod privileges;
 mod reap;
 pub mod report;
 mod root;

@@ -5,10 +5,11 @@ use core::ffi::CStr;
 use crate::failure::{Failure, Text};
 use crate::hook;
 use crate::operation::make_directories;
-use crate::plan::read::{Capabilities, Plan, TimeOffsets, User, WorkingDirectory};
+use crate::plan::read::{Plan, TimeOffsets, User, WorkingDirectory};
 use crate::plan::{CONTROL, flag, stage};
+use crate::privileges;
 use crate::report::{RUNNING, Step};
-use crate::sys::{self, CapabilitySets, Errno, Fd, Mapping, O_DIRECTORY, O_PATH, O_WRONLY, Vector};
+use crate::sys::{self, Errno, Fd, Mapping, O_DIRECTORY, O_PATH, O_WRONLY, Vector};
 
 /// Where a program is looked up if the environment has no `PATH`.
 const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -39,7 +40,7 @@ fn prepare<'a>(plan: &Plan<'a>) -> Result<(), Failure<'a>> {
     }
     let capabilities = |errno| Failure::new(Step::Capabilities, errno);
     if let Some(sets) = plan.capabilities {
-        narrow_bounding_set(sets.bounding).map_err(capabilities)?;
+        privileges::narrow_bounding_set(sets.bounding).map_err(capabilities)?;
         sys::keep_capabilities().map_err(capabilities)?;
     }
     hook::run_all(plan, stage::BEFORE_EXEC)?;
@@ -49,9 +50,9 @@ fn prepare<'a>(plan: &Plan<'a>) -> Result<(), Failure<'a>> {
         sys::set_filter(plan.seccomp, plan.seccomp_flags).map_err(filter)?;
     }
     if let Some(user) = plan.user {
-        become_user(user).map_err(|errno| Failure::new(Step::User, errno))?;
+        privileges::become_user(user).map_err(|errno| Failure::new(Step::User, errno))?;
     }
-    set_capabilities(plan.capabilities).map_err(capabilities)?;
+    privileges::set_capabilities(plan.capabilities).map_err(capabilities)?;
     if plan.has(flag::NO_NEW_PRIVILEGES) {
         sys::forbid_new_privileges().map_err(|errno| Failure::new(Step::NoNewPrivileges, errno))?;
         if !plan.seccomp.is_empty() {
@@ -60,39 +61,6 @@ fn prepare<'a>(plan: &Plan<'a>) -> Result<(), Failure<'a>> {
     }
     sys::close_on_exec_from(CONTROL as u32).map_err(|errno| Failure::new(Step::Descriptors, errno))?;
     sys::set_umask(plan.umask);
-    Ok(())
-}
-
-fn narrow_bounding_set(wanted: u64) -> Result<(), Errno> {
-    for capability in 0..u64::BITS {
-        match sys::in_bounding_set(capability) {
-            Ok(true) if wanted >> capability & 1 == 0 => sys::drop_from_bounding_set(capability)?,
-            Ok(_) => {}
-            // The first number that the kernel does not know is the end.
-            Err(_) => break,
-        }
-    }
-    Ok(())
-}
-
-pub(crate) fn become_user(user: User<'_>) -> Result<(), Errno> {
-    sys::set_groups(user.groups.bytes())?;
-    sys::set_group(user.gid)?;
-    sys::set_user(user.uid)
-}
-
-/// Sets the wanted capabilities. In any case clears the inheritable set unless it is wanted: an inherited set would
-/// become permitted by executing a file with inheritable capabilities (CVE-2022-24769).
-pub(crate) fn set_capabilities(wanted: Option<Capabilities>) -> Result<(), Errno> {
-    sys::clear_ambient_set()?;
-    let Some(wanted) = wanted else {
-        return sys::set_capabilities(CapabilitySets { inheritable: 0, ..sys::capabilities()? });
-    };
-    let Capabilities { effective, permitted, inheritable, ambient, .. } = wanted;
-    sys::set_capabilities(CapabilitySets { effective, permitted, inheritable })?;
-    for capability in (0..u64::BITS).filter(|capability| ambient >> capability & 1 == 1) {
-        sys::raise_in_ambient_set(capability)?;
-    }
     Ok(())
 }
 

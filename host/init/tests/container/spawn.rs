@@ -50,7 +50,8 @@ fn too_many_descriptors_are_refused() {
         cgroup: None,
         tasks: &[],
     };
-    assert!(matches!(request.spawn(), Err(SpawnError::TooMany { given: 17, .. })));
+    let Err(SpawnError::TooMany { max, given, .. }) = request.spawn() else { panic!("it was spawned") };
+    assert_eq!((max, given), (Spawn::MAX_DESCRIPTORS, descriptors.len()));
 }
 
 /// The numbers of the agent's descriptors may overlap with those that the child gets.
