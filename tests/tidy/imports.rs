@@ -96,6 +96,7 @@ const MODEL: &[Row] = &[
     ("launch", &[]),
     ("cgroups", &[]),
     ("container", &["cgroups", "id", "launch", "resources"]),
+    ("service", &["id"]),
     ("exchange", &["cgroups", "container", "id", "launch", "resources"]),
 ];
 
