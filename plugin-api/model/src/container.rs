@@ -326,6 +326,21 @@ pub enum VolumeSource {
     Unknown,
 }
 
+impl VolumeSource {
+    /// The part of a launch request that it is, as in [`REQUEST_PARTS`](crate::REQUEST_PARTS).
+    #[must_use]
+    pub const fn part(&self) -> &'static str {
+        match self {
+            Self::HostPath { .. } => "volumes.host_path",
+            Self::SandboxPath { .. } => "volumes.sandbox_path",
+            Self::Secret { .. } => "volumes.secret",
+            Self::DockerVolume { .. } => "volumes.docker_volume",
+            Self::Device { .. } => "volumes.device",
+            Self::Unknown => "volumes",
+        }
+    }
+}
+
 /// A network that a container requests to join.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

@@ -27,6 +27,24 @@ pub const FEATURES: &[&str] = &[
     "service.state",
 ];
 
+/// Parts of a launch request that take effect only if a plugin handles them. The agent refuses a container that
+/// requests one which none of its plugins handles.
+pub const REQUEST_PARTS: &[&str] = &[
+    "capabilities",
+    "ipc_mode",
+    "networks",
+    "rlimits",
+    "seccomp",
+    "secrets",
+    "shm_size",
+    "tty",
+    "volumes.device",
+    "volumes.docker_volume",
+    "volumes.host_path",
+    "volumes.sandbox_path",
+    "volumes.secret",
+];
+
 /// What a plugin file says of itself, in an ELF note that is read without running plugin code.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Manifest {
@@ -71,6 +89,9 @@ pub struct Manifest {
     /// Features of the agent that it cannot do without, see [`FEATURES`].
     #[serde(default)]
     pub features: Vec<String>,
+    /// Parts of a launch request that it carries out, see [`REQUEST_PARTS`].
+    #[serde(default)]
+    pub handles: Vec<String>,
     /// A JSON schema of its table in the configuration file.
     #[serde(default)]
     pub config: Json,

@@ -19,6 +19,7 @@ mod sequence;
 mod types;
 mod update;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -89,6 +90,21 @@ impl Chain {
                 excluded: false,
             })
             .collect()
+    }
+
+    /// The first of the parts of a request that none of the participants handles. Those that were excluded do not count.
+    #[must_use]
+    pub fn unhandled(
+        &self,
+        parts: BTreeSet<&'static str>,
+        participants: &[Participant],
+    ) -> Option<&'static str> {
+        let active = participants.iter().filter(|participant| participant.unavailable.is_none());
+        let plugins: Vec<_> = active.filter_map(|participant| self.plugin(&participant.plugin)).collect();
+        let is_handled = |part: &str| {
+            plugins.iter().any(|plugin| plugin.manifest().handles.iter().any(|name| name == part))
+        };
+        parts.into_iter().find(|part| !is_handled(part))
     }
 
     /// Lets a launch continue without a plugin that failed, if its policy is optional.

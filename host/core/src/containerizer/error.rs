@@ -50,6 +50,16 @@ pub enum LaunchError {
         /// Phase of the parent.
         phase: Phase,
     },
+    /// The request has a part that no plugin handles.
+    #[error(
+        "container `{id}` requests `{part}`, which none of its plugins handles; add an isolator that does to the chain, or leave it out"
+    )]
+    Unhandled {
+        /// The container.
+        id: ContainerId,
+        /// The part, see [`REQUEST_PARTS`](cofferdam_plugin_model::REQUEST_PARTS).
+        part: &'static str,
+    },
     /// No containerizer supports the request.
     #[error("no configured containerizer can launch container `{id}`")]
     NotSupported {

@@ -1,9 +1,12 @@
 //! The launch request.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use cofferdam_plugin_model::{Command, ContainerClass, ContainerId, Limit, LinuxOptions, Resources, Value};
+use cofferdam_plugin_model::{
+    Command, ContainerClass, ContainerId, IpcMode, Limit, LinuxOptions, NetworkRequest, Resources, Rlimit,
+    Secret, Tty, Value, Volume, VolumeSource,
+};
 use serde::{Deserialize, Serialize};
 
 /// A request to launch a container.
@@ -32,6 +35,18 @@ pub struct Request {
     /// Options specific to Linux.
     #[serde(default)]
     pub linux: LinuxOptions,
+    /// Volumes, in the order in which they are mounted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<Volume>,
+    /// Networks to join.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<NetworkRequest>,
+    /// Resource limits of its processes by name without `RLIMIT_`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub rlimits: BTreeMap<String, Rlimit>,
+    /// Terminal; `None` for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tty: Option<Tty>,
 }
 
 /// A file to fetch into the sandbox.
@@ -124,6 +139,14 @@ pub enum InvalidRequest {
         /// The limit.
         limit: String,
     },
+    /// A part of the request has a kind or type that is not known.
+    #[error("{what} of container `{id}` is of an unknown kind; upgrade the agent or leave it out")]
+    UnknownKind {
+        /// The container.
+        id: ContainerId,
+        /// Which part.
+        what: String,
+    },
     /// A debug container has no parent.
     #[error(
         "container `{id}` is of class DEBUG but not nested; a debug container needs a parent whose namespaces it enters"
@@ -154,7 +177,47 @@ impl Request {
             resources: Resources::default(),
             labels: BTreeMap::new(),
             linux: LinuxOptions::default(),
+            volumes: Vec::new(),
+            networks: Vec::new(),
+            rlimits: BTreeMap::new(),
+            tty: None,
         }
+    }
+
+    /// The parts of the request that take effect only if a plugin handles them, as named in a plugin's
+    /// [`handles`](cofferdam_plugin_model::Manifest::handles).
+    #[must_use]
+    pub fn parts(&self) -> BTreeSet<&'static str> {
+        let linux = &self.linux;
+        let capabilities = linux.effective_capabilities.is_some() || linux.bounding_capabilities.is_some();
+        let flags = [
+            ("capabilities", capabilities),
+            ("ipc_mode", linux.ipc_mode.is_some()),
+            ("networks", !self.networks.is_empty()),
+            ("rlimits", !self.rlimits.is_empty()),
+            ("seccomp", linux.seccomp.is_some()),
+            ("secrets", !self.command.secrets.is_empty()),
+            ("shm_size", linux.shm_size.is_some()),
+            ("tty", self.tty.is_some()),
+        ];
+        let requested = flags.into_iter().filter(|(_, requested)| *requested).map(|(part, _)| part);
+        requested.chain(self.volumes.iter().map(|volume| volume.source.part())).collect()
+    }
+
+    /// Takes the values of secrets out of the request, so that it can be recorded and shown.
+    #[must_use]
+    pub fn without_secrets(&self) -> Self {
+        let mut request = self.clone();
+        let volumes = request.volumes.iter_mut().filter_map(|volume| match &mut volume.source {
+            VolumeSource::Secret { secret } => Some(secret),
+            _ => None,
+        });
+        for secret in request.command.secrets.values_mut().chain(volumes) {
+            if let Secret::Value(value) = secret {
+                value.clear();
+            }
+        }
+        request
     }
 
     /// Checks the request by itself, without access to files or plugins.
@@ -176,6 +239,7 @@ impl Request {
             ("the command", command.value.iter().chain(&command.arguments).collect::<Vec<_>>()),
             ("the environment", command.environment.values().collect()),
             ("the host name", self.linux.hostname.iter().collect()),
+            ("a secret", self.command.secrets.values().filter_map(secret_value).collect()),
         ];
         let directory = command.working_directory.as_ref();
         if directory.is_some_and(|path| path.as_os_str().as_encoded_bytes().contains(&0)) {
@@ -186,7 +250,12 @@ impl Request {
                 return Err(InvalidRequest::Nul { id: id(), what });
             }
         }
-        if let Some(name) = command.environment.keys().find(|n| n.is_empty() || n.contains(['=', '\0'])) {
+        if let Some(name) = command
+            .environment
+            .keys()
+            .chain(command.secrets.keys())
+            .find(|n| n.is_empty() || n.contains(['=', '\0']))
+        {
             return Err(InvalidRequest::Variable { id: id(), name: name.clone() });
         }
         if let Some(path) = self.rootfs.as_ref().filter(|path| !path.is_absolute()) {
@@ -198,7 +267,35 @@ impl Request {
         if self.class == ContainerClass::Debug && !self.id.is_nested() {
             return Err(InvalidRequest::DebugWithoutParent { id: id() });
         }
+        self.check_kinds()?;
         check_resources(&self.id, &self.resources)
+    }
+
+    /// Checks that nothing is of a kind that only a newer version knows.
+    fn check_kinds(&self) -> Result<(), InvalidRequest> {
+        let unknown = |what| Err(InvalidRequest::UnknownKind { id: self.id.clone(), what });
+        for volume in &self.volumes {
+            let secret = matches!(volume.source, VolumeSource::Secret { secret: Secret::Unknown });
+            if secret || volume.source == VolumeSource::Unknown {
+                return unknown(format!("the volume `{}`", volume.container_path.display()));
+            }
+        }
+        for (name, secret) in &self.command.secrets {
+            if *secret == Secret::Unknown {
+                return unknown(format!("the secret for the environment variable `{name}`"));
+            }
+        }
+        match self.linux.ipc_mode {
+            Some(IpcMode::Unknown) => unknown("the IPC mode".to_owned()),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn secret_value(secret: &Secret) -> Option<&String> {
+    match secret {
+        Secret::Value(value) => Some(value),
+        _ => None,
     }
 }
 
@@ -280,5 +377,35 @@ mod tests {
         let mut debug = good;
         debug.class = ContainerClass::Debug;
         assert!(matches!(debug.check(), Err(InvalidRequest::DebugWithoutParent { .. })));
+    }
+
+    #[test]
+    fn what_plugins_have_to_handle_is_named() {
+        let mut request = Request::shell(id("web"), "true");
+        assert_eq!(request.parts(), BTreeSet::new());
+        let volume = |source| Volume { container_path: "/data".into(), read_only: false, source };
+        request.volumes.push(volume(VolumeSource::Device { path: "/dev/sdb".into() }));
+        request.volumes.push(volume(VolumeSource::SandboxPath { parent: false, path: "data".into() }));
+        request.rlimits.insert("NOFILE".into(), Rlimit::default());
+        request.linux.bounding_capabilities = Some(BTreeSet::new());
+        assert_eq!(
+            request.parts(),
+            BTreeSet::from(["capabilities", "rlimits", "volumes.device", "volumes.sandbox_path"])
+        );
+        assert!(request.parts().iter().all(|part| cofferdam_plugin_model::REQUEST_PARTS.contains(part)));
+
+        request.volumes.push(volume(VolumeSource::Unknown));
+        assert!(matches!(request.check(), Err(InvalidRequest::UnknownKind { .. })));
+    }
+
+    #[test]
+    fn a_request_on_record_has_no_secret_values() {
+        let mut request = Request::shell(id("web"), "true");
+        request.command.secrets.insert("TOKEN".into(), Secret::Value("hunter2".into()));
+        let source = VolumeSource::Secret { secret: Secret::Value("hunter2".into()) };
+        request.volumes.push(Volume { container_path: "key".into(), read_only: true, source });
+        let recorded = serde_json::to_string(&request.without_secrets()).unwrap();
+        assert!(!recorded.contains("hunter2"), "{recorded}");
+        assert_eq!(request.without_secrets().parts(), request.parts());
     }
 }

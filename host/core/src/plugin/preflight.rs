@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use cofferdam_plugin_abi as abi;
-use cofferdam_plugin_model::{Kind, Manifest};
+use cofferdam_plugin_model::{FEATURES, Kind, Manifest};
 use data_encoding::HEXLOWER;
 use semver::Version;
 use sha2::{Digest, Sha256};
@@ -201,6 +201,12 @@ fn unfit(manifest: &Manifest, facts: &elf::Facts<'_>) -> Option<String> {
     }
     if manifest.kind == Kind::Unknown {
         return Some(format!("it is of a kind that plugin API {ours} does not know; upgrade the agent"));
+    }
+    let unknown = manifest.features.iter().find(|feature| !FEATURES.contains(&feature.as_str()));
+    if let Some(feature) = unknown {
+        return Some(format!(
+            "it needs the feature `{feature}`, which this agent does not support; upgrade the agent"
+        ));
     }
     if manifest.abi != abi::ABI_NAME || manifest.encoding != abi::ENCODING {
         return Some(format!(

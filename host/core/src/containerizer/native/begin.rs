@@ -11,12 +11,13 @@ use super::launch::advance;
 use super::phase::Event;
 use super::record::Handle;
 use super::{LaunchError, Shared, user};
+use crate::chain::Participant;
+use crate::model::Request;
 
 /// Records the intent, creates the container's directories and cgroup, and checks its root file system before any
 /// plugin relies on it.
-pub(super) fn begin(shared: &Shared, handle: &Handle) -> Result<Container, LaunchError> {
+pub(super) fn begin(shared: &Shared, handle: &Handle, request: Request) -> Result<Container, LaunchError> {
     let id = handle.id().clone();
-    let request = handle.record().request.clone();
     let user = user::resolve(request.command.user.as_deref(), request.rootfs.as_deref())
         .map_err(|source| LaunchError::User { id: id.clone(), source })?;
     let mut container = Container::new(id.clone());
@@ -27,12 +28,17 @@ pub(super) fn begin(shared: &Shared, handle: &Handle) -> Result<Container, Launc
     container.resources = request.resources;
     container.labels = request.labels;
     container.linux = request.linux;
+    container.volumes = request.volumes;
+    container.networks = request.networks;
+    container.rlimits = request.rlimits;
+    container.tty = request.tty;
     (container.uid, container.gid) = (user.uid, user.gid);
     let record = handle.record();
     container.sandbox.clone_from(&record.sandbox);
     container.scratch.clone_from(&record.part.scratch);
     container.cgroups = record.part.cgroups.clone();
     let participants = shared.chain.participants(&container);
+    check_handled(shared, handle, &participants)?;
     handle
         .update_persisted(&shared.ledger, |record| {
             (record.uid, record.gid) = (user.uid, user.gid);
@@ -67,6 +73,18 @@ pub(super) fn begin(shared: &Shared, handle: &Handle) -> Result<Container, Launc
         fs::read_dir(&path).map(drop).map_err(|source| LaunchError::Rootfs { id, path, source })?;
     }
     Ok(container)
+}
+
+/// Checks that every part of the request has a participant that handles it.
+pub(super) fn check_handled(
+    shared: &Shared,
+    handle: &Handle,
+    participants: &[Participant],
+) -> Result<(), LaunchError> {
+    match shared.chain.unhandled(handle.record().request.parts(), participants) {
+        Some(part) => Err(LaunchError::Unhandled { id: handle.id().clone(), part }),
+        None => Ok(()),
+    }
 }
 
 /// Creates a directory, which must not exist.

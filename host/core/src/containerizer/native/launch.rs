@@ -20,7 +20,7 @@ use cofferdam_init::plan::Plan;
 use cofferdam_plugin_model::{Container, Parent};
 use parking_lot::Mutex;
 
-use super::begin::begin;
+use super::begin::{self, begin};
 use super::create::create;
 use super::phase::{Event, after};
 use super::record::Handle;
@@ -29,7 +29,7 @@ use super::{LaunchError, STALL_WARNING, Shared};
 use crate::blocking::Job;
 use crate::chain::{CallSequence, ChainError, PreparedLaunch, SequenceOutcome, Watch};
 use crate::launcher::PendingInit;
-use crate::model::Phase;
+use crate::model::{Phase, Request};
 use crate::plugin::CallError;
 
 /// Pause between attempts to cancel a start.
@@ -37,8 +37,8 @@ const CANCEL_RETRY: Duration = Duration::from_millis(100);
 
 /// What exists of a container that is being launched.
 enum LaunchStage {
-    /// Only the handle.
-    Admitted,
+    /// Only the handle. The request still has the values of secrets, which its record has not.
+    Admitted { request: Box<Request> },
     /// Its directories and cgroup. `prepare` of the plugins is in progress.
     Preparing { container: Arc<Container>, calls: Arc<CallSequence<PreparedLaunch>> },
     /// Its first process, which waits for its plan. `watch` of the plugins is in progress.
@@ -54,18 +54,22 @@ enum LaunchStage {
 /// The next blocking step, with what it needs of the stage. The steps that call plugins leave the stage in place, as
 /// a timeout loses their job.
 enum Step {
-    Begin,
+    Begin { request: Box<Request> },
     Prepare { container: Arc<Container>, calls: Arc<CallSequence<PreparedLaunch>> },
     Watch { calls: Arc<CallSequence<Vec<Watch>>> },
     Start { init: PendingInit, plan: Box<Plan>, watches: Vec<Watch> },
 }
 
 /// Launches a container up to its running command.
-pub(super) async fn launch(shared: &Arc<Shared>, handle: &Arc<Handle>) -> Result<Running, LaunchError> {
+pub(super) async fn launch(
+    shared: &Arc<Shared>,
+    handle: &Arc<Handle>,
+    request: Request,
+) -> Result<Running, LaunchError> {
     let launch = Arc::new(Launch {
         shared: Arc::clone(shared),
         handle: Arc::clone(handle),
-        stage: Mutex::new(LaunchStage::Admitted),
+        stage: Mutex::new(LaunchStage::Admitted { request: Box::new(request) }),
     });
     let outcome = run_all_steps(&launch).await;
     let stage = launch.replace_stage(LaunchStage::Failed);
@@ -153,8 +157,8 @@ impl Launch {
             check_cancelled(handle)?;
             match self.next_step() {
                 None => return Ok(()),
-                Some(Step::Begin) => {
-                    let mut container = begin(shared, handle)?;
+                Some(Step::Begin { request }) => {
+                    let mut container = begin(shared, handle, *request)?;
                     container.parent = parent(shared, handle);
                     let container = Arc::new(container);
                     let participants = handle.record().part.participants.clone();
@@ -190,7 +194,10 @@ impl Launch {
     fn next_step(&self) -> Option<Step> {
         let mut stage = self.stage.lock();
         match &*stage {
-            LaunchStage::Admitted => Some(Step::Begin),
+            LaunchStage::Admitted { .. } => match std::mem::replace(&mut *stage, LaunchStage::Failed) {
+                LaunchStage::Admitted { request } => Some(Step::Begin { request }),
+                _ => None,
+            },
             LaunchStage::Preparing { container, calls } => {
                 Some(Step::Prepare { container: Arc::clone(container), calls: Arc::clone(calls) })
             }
@@ -229,6 +236,8 @@ impl Launch {
         if container.rootfs.is_some() && prepared.result.plan.root.is_none() {
             return Err(LaunchError::NoFilesystem { id: handle.id().clone() });
         }
+        // An optional plugin may have been excluded since the launch began.
+        begin::check_handled(&self.shared, handle, &prepared.participants)?;
         Ok(prepared)
     }
 

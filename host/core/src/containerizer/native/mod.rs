@@ -223,10 +223,10 @@ impl Containerizer for Native {
     async fn launch(&self, request: Request) -> Result<LaunchOutcome, LaunchError> {
         request.check()?;
         let shared = Arc::clone(&self.0);
-        let handle = shared.admit(request)?;
+        let handle = shared.admit(&request)?;
         let (answer, launched) = oneshot::channel();
         let (fatal, task) = (shared.fatal.clone(), task_name(handle.id()));
-        fatal.spawn(task, supervise::run(shared, handle, answer));
+        fatal.spawn(task, supervise::run(shared, handle, request, answer));
         // The task always answers, unless the runtime shuts down.
         launched.await.unwrap_or(Err(LaunchError::ShuttingDown))
     }
@@ -353,7 +353,7 @@ fn failures(failed: &[CallError]) -> std::collections::BTreeMap<String, String> 
 
 impl Shared {
     /// Adds a container to the table.
-    fn admit(&self, request: Request) -> Result<Arc<Handle>, LaunchError> {
+    fn admit(&self, request: &Request) -> Result<Arc<Handle>, LaunchError> {
         let id = request.id.clone();
         self.check_parent(&id)?;
         let part = NativeRecord {
@@ -361,7 +361,7 @@ impl Shared {
             cgroups: self.cgroups_of(&id),
             ..NativeRecord::default()
         };
-        let mut record = Record::new(NAME, request, self.boot_id.clone(), part);
+        let mut record = Record::new(NAME, request.without_secrets(), self.boot_id.clone(), part);
         record.sandbox = self.sandbox(&id);
         let handle = self.table.insert(record).ok_or_else(|| self.duplicate(&id))?;
         // A parent that began to end before the insertion did not find the child in the table; one that begins

@@ -13,7 +13,7 @@ use super::{LaunchError, Shared, destroy, launch};
 use crate::blocking::BlockingPool;
 use crate::chain::Watch;
 use crate::containerizer::LaunchOutcome;
-use crate::model::{Cause, Reason};
+use crate::model::{Cause, Reason, Request};
 use crate::readiness::readable;
 
 /// A container whose command is running.
@@ -26,9 +26,10 @@ pub(super) struct Running {
 pub(super) async fn run(
     shared: Arc<Shared>,
     handle: Arc<Handle>,
+    request: Request,
     answer: oneshot::Sender<Result<LaunchOutcome, LaunchError>>,
 ) {
-    match launch::launch(&shared, &handle).await {
+    match launch::launch(&shared, &handle, request).await {
         Ok(running) => {
             // The client may have disconnected; the container runs all the same.
             drop(answer.send(Ok(LaunchOutcome::Launched { pid: running.process.pid() })));

@@ -8,7 +8,7 @@ use super::error::{DecodeError, Result};
 use super::id::{decode_id, decode_nested_id};
 use super::resources::decode_resources;
 use crate::api::operator::types as wire;
-use cofferdam_core::model::{Command, ContainerClass, Request, Uri};
+use cofferdam_core::model::{Command, Request, Uri};
 
 /// Decodes `LAUNCH_CONTAINER`.
 pub(in crate::api::operator) fn decode_launch(launch: &wire::LaunchContainer) -> Result<Request> {
@@ -21,14 +21,12 @@ pub(in crate::api::operator) fn decode_launch(launch: &wire::LaunchContainer) ->
     let (rootfs, linux) = decode_container(&id, launch.container.as_ref())?;
     let labels = launch.labels.iter().flat_map(|labels| &labels.labels);
     Ok(Request {
-        class: ContainerClass::default(),
-        command,
         uris,
         rootfs,
         resources,
         labels: labels.map(|label| (label.key.clone(), label.value.clone().unwrap_or_default())).collect(),
         linux,
-        id,
+        ..Request::new(id, command)
     })
 }
 
