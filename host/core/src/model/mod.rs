@@ -12,5 +12,6 @@ pub use request::{InvalidRequest, Request, Uri, check_resources};
 pub use termination::{Ended, Reason, Termination};
 
 pub use cofferdam_plugin_model::{
-    Command, ContainerClass, ContainerId, InvalidId, Limit, LinuxOptions, Resources, Value,
+    Command, ContainerClass, ContainerId, InvalidId, IpcMode, Limit, LinuxOptions, NetworkRequest,
+    PortMapping, Resources, Rlimit, SeccompRequest, Secret, Tty, Value, Volume, VolumeSource,
 };

@@ -7,8 +7,9 @@ use super::container::decode_container;
 use super::error::{DecodeError, Result};
 use super::id::{decode_id, decode_nested_id};
 use super::resources::decode_resources;
+use super::secret::decode_secret;
 use crate::api::operator::types as wire;
-use cofferdam_core::model::{Command, Request, Uri};
+use cofferdam_core::model::{Command, Request, Secret, Uri};
 
 /// Decodes `LAUNCH_CONTAINER`.
 pub(in crate::api::operator) fn decode_launch(launch: &wire::LaunchContainer) -> Result<Request> {
@@ -18,16 +19,14 @@ pub(in crate::api::operator) fn decode_launch(launch: &wire::LaunchContainer) ->
         Some(command) => (decode_command(command)?, decode_uris(&command.uris)),
         None => (Command::default(), Vec::new()),
     };
-    let (rootfs, linux) = decode_container(&id, launch.container.as_ref())?;
     let labels = launch.labels.iter().flat_map(|labels| &labels.labels);
-    Ok(Request {
+    let request = Request {
         uris,
-        rootfs,
         resources,
         labels: labels.map(|label| (label.key.clone(), label.value.clone().unwrap_or_default())).collect(),
-        linux,
         ..Request::new(id, command)
-    })
+    };
+    decode_container(request, launch.container.as_ref())
 }
 
 /// Decodes `LAUNCH_NESTED_CONTAINER`.
@@ -44,30 +43,55 @@ pub(in crate::api::operator) fn decode_nested_launch(
 }
 
 fn decode_command(command: &wire::CommandInfo) -> Result<Command> {
-    let mut environment = BTreeMap::new();
+    let (mut environment, mut secrets) = (BTreeMap::new(), BTreeMap::new());
     for variable in command.environment.iter().flat_map(|environment| &environment.variables) {
+        let name = &variable.name;
         // As in Mesos, a later variable replaces an earlier one.
-        environment.insert(variable.name.clone(), decode_variable(variable)?);
+        match decode_variable(variable)? {
+            Variable::Value(value) => {
+                secrets.remove(name);
+                environment.insert(name.clone(), value);
+            }
+            Variable::Secret(secret) => {
+                environment.remove(name);
+                secrets.insert(name.clone(), secret);
+            }
+        }
     }
     Ok(Command {
         shell: command.is_shell(),
         value: command.value.clone(),
         arguments: command.arguments.clone(),
         environment,
-        secrets: BTreeMap::new(),
+        secrets,
         user: command.user.clone(),
         working_directory: command.working_directory.clone().map(PathBuf::from),
     })
 }
 
-fn decode_variable(variable: &wire::Variable) -> Result<String> {
+/// An environment variable.
+enum Variable {
+    Value(String),
+    Secret(Secret),
+}
+
+fn decode_variable(variable: &wire::Variable) -> Result<Variable> {
     let field = |field: &str| format!("command.environment.{}.{field}", variable.name);
-    match variable.kind() {
-        wire::VariableKind::Unknown => Err(DecodeError::field(field("type"), "it is `UNKNOWN`")),
-        wire::VariableKind::Value if variable.secret.is_none() => {
-            variable.value.clone().ok_or_else(|| DecodeError::field(field("value"), "it is missing"))
+    let missing = |name: &str| DecodeError::field(field(name), "it is missing");
+    match (variable.kind(), &variable.value, &variable.secret) {
+        (wire::VariableKind::Unknown, ..) => Err(DecodeError::field(field("type"), "it is `UNKNOWN`")),
+        (wire::VariableKind::Value, Some(value), None) => Ok(Variable::Value(value.clone())),
+        (wire::VariableKind::Value, None, None) => Err(missing("value")),
+        (wire::VariableKind::Value, _, Some(_)) => {
+            Err(DecodeError::field(field("secret"), "it needs `type` `SECRET`"))
         }
-        _ => Err(DecodeError::Unsupported { field: field("secret"), advice: "; give its `value`" }),
+        (wire::VariableKind::Secret, Some(_), _) => {
+            Err(DecodeError::field(field("value"), "it needs `type` `VALUE`"))
+        }
+        (wire::VariableKind::Secret, None, None) => Err(missing("secret")),
+        (wire::VariableKind::Secret, None, Some(secret)) => {
+            Ok(Variable::Secret(decode_secret(&field("secret"), secret)?))
+        }
     }
 }
 
@@ -84,6 +108,8 @@ fn decode_uris(uris: &[wire::Uri]) -> Vec<Uri> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use serde_json::{Value as Json, json};
 
     use super::*;
@@ -111,7 +137,9 @@ mod tests {
             "command": {
                 "shell": false, "value": "/bin/server", "arguments": ["server", "-v"], "user": "nobody",
                 "environment": {"variables": [
-                    {"name": "A", "value": "1"}, {"name": "A", "value": "2"}, {"name": "B", "value": ""}]},
+                    {"name": "A", "value": "1"}, {"name": "A", "value": "2"}, {"name": "B", "value": ""},
+                    {"name": "TOKEN", "type": "SECRET",
+                     "secret": {"type": "VALUE", "value": {"data": "aHVudGVyMg=="}}}]},
                 "uris": [{"value": "http://h/x.tar.gz", "sha256": "ab"}, {"value": "/bin/tool", "executable": true}],
             },
             "resources": [
@@ -120,7 +148,27 @@ mod tests {
             ],
             "limits": {"cpus": {"value": "Infinity"}, "mem": {"value": 64}},
             "container": {"type": "MESOS", "hostname": "h", "mesos": {"rootfs": "/srv/root"},
-                "linux_info": {"share_pid_namespace": true, "share_cgroups": false}},
+                "volumes": [
+                    {"mode": "RO", "container_path": "/data", "host_path": "/srv/data"},
+                    {"mode": "RW", "container_path": "tmp",
+                     "source": {"type": "SANDBOX_PATH", "sandbox_path": {"type": "PARENT", "path": "shared"}}},
+                    {"mode": "RW", "container_path": "dev", "source": {"type": "HOST_PATH",
+                     "host_path": {"path": "/srv", "mount_propagation": {"mode": "HOST_TO_CONTAINER"}}}},
+                    {"mode": "RW", "container_path": "db", "source": {"type": "DOCKER_VOLUME", "docker_volume":
+                     {"driver": "nfs", "name": "db", "driver_options": {"parameter": [{"key": "a", "value": "b"}]}}}},
+                    {"mode": "RO", "container_path": "key", "source": {"type": "SECRET",
+                     "secret": {"type": "REFERENCE", "reference": {"name": "tls", "key": "key"}}}},
+                ],
+                "network_infos": [{"name": "net", "ip_addresses": [{"ip_address": "10.0.0.9"}],
+                    "port_mappings": [{"host_port": 8080, "container_port": 80, "protocol": "tcp"}],
+                    "labels": {"labels": [{"key": "zone", "value": "a"}]}}],
+                "rlimit_info": {"rlimits": [
+                    {"type": "RLMT_NOFILE", "soft": 10, "hard": 20}, {"type": "RLMT_CORE"}]},
+                "tty_info": {"window_size": {"rows": 24, "columns": 80}},
+                "linux_info": {"share_pid_namespace": true, "share_cgroups": false, "ipc_mode": "PRIVATE",
+                    "shm_size": 64, "seccomp": {"profile_name": "strict.json"},
+                    "effective_capabilities": {"capabilities": ["NET_RAW", "CHECKPOINT_RESTORE"]},
+                    "bounding_capabilities": {}}},
             "labels": {"labels": [{"key": "tier", "value": "front"}, {"key": "bare"}]},
         }))
         .unwrap();
@@ -133,6 +181,14 @@ mod tests {
         assert_eq!(request.rootfs, Some(PathBuf::from("/srv/root")));
         assert_eq!(request.labels["bare"], "");
         assert!(request.linux.share_pid_namespace && !request.linux.share_cgroups);
+        assert_eq!(request.command.secrets["TOKEN"], Secret::Value("hunter2".into()));
+        assert_eq!((request.volumes.len(), request.networks.len()), (5, 1));
+        assert_eq!(request.rlimits["NOFILE"].soft, Some(10));
+        assert_eq!(request.rlimits["CORE"].hard, None);
+        assert_eq!(request.linux.shm_size, Some(64 << 20));
+        assert_eq!(request.linux.bounding_capabilities, Some(BTreeSet::new()));
+        assert_eq!(request.linux.effective_capabilities.as_ref().unwrap().len(), 2);
+        assert_eq!(request.tty.unwrap().columns, 80);
 
         assert_eq!(decode_launch(&encode_launch(&request)).unwrap(), request);
     }
@@ -158,29 +214,59 @@ mod tests {
                 "`container.mesos.image`",
             ),
             (
-                json!({"type": "MESOS", "volumes": [{"mode": "RW", "container_path": "/a", "host_path": "/b"}]}),
-                "`container.volumes`",
+                json!({"type": "MESOS", "volumes": [{"mode": "RW", "container_path": "/a",
+                    "image": {"type": "DOCKER", "docker": {"name": "x"}}}]}),
+                "`container.volumes[0].image`",
             ),
-            (json!({"type": "MESOS", "network_infos": [{"name": "net"}]}), "`container.network_infos`"),
-            (json!({"type": "MESOS", "rlimit_info": {}}), "`container.rlimit_info`"),
-            (json!({"type": "MESOS", "tty_info": {}}), "`container.tty_info`"),
-            (json!({"type": "MESOS", "linux_info": {"seccomp": {}}}), "`container.linux_info.seccomp`"),
             (
-                json!({"type": "MESOS", "linux_info": {"ipc_mode": "PRIVATE"}}),
-                "`container.linux_info.ipc_mode`",
-            ),
-            (json!({"type": "MESOS", "linux_info": {"shm_size": 1}}), "`container.linux_info.shm_size`"),
-            (
-                json!({"type": "MESOS", "linux_info": {"effective_capabilities": {}}}),
-                "`container.linux_info.effective_capabilities`",
+                json!({"type": "MESOS", "network_infos": [{"groups": ["g"]}]}),
+                "`container.network_infos[0].groups`",
             ),
         ] {
             assert_rejected(json!({"container": info}), &format!("{field} is not supported by this agent"));
         }
-        assert_rejected(
-            json!({"command": {"environment": {"variables": [{"name": "P", "type": "SECRET", "secret": {}}]}}}),
-            "`command.environment.P.secret` is not supported",
-        );
+    }
+
+    #[test]
+    fn invalid_values_are_rejected_by_name() {
+        for (info, field) in [
+            (json!({"volumes": [{"mode": "RW", "container_path": "/a"}]}), "`container.volumes[0]`"),
+            (
+                json!({"volumes": [{"mode": "RW", "container_path": "/a", "source": {"type": "SECRET"}}]}),
+                "`container.volumes[0].source.secret`",
+            ),
+            (
+                json!({"rlimit_info": {"rlimits": [{"type": "RLMT_CPU", "soft": 1}]}}),
+                "`container.rlimit_info.rlimits[0]`",
+            ),
+            (
+                json!({"rlimit_info": {"rlimits": [{"type": "RLMT_CPU", "soft": 2, "hard": 1}]}}),
+                "`container.rlimit_info.rlimits[0]`",
+            ),
+            (
+                json!({"network_infos": [{"port_mappings": [{"host_port": 70000, "container_port": 1}]}]}),
+                "`container.network_infos[0].port_mappings`",
+            ),
+            (
+                json!({"tty_info": {"window_size": {"rows": 1, "columns": 65536}}}),
+                "`container.tty_info.window_size`",
+            ),
+            (json!({"linux_info": {"shm_size": 1}}), "`container.linux_info.shm_size`"),
+            (
+                json!({"linux_info": {"seccomp": {"profile_name": "a", "unconfined": true}}}),
+                "`container.linux_info.seccomp`",
+            ),
+            (
+                json!({"linux_info": {"capability_info": {}, "effective_capabilities": {}}}),
+                "`container.linux_info.capability_info`",
+            ),
+        ] {
+            let mut info = info;
+            info["type"] = json!("MESOS");
+            assert_rejected(json!({"container": info}), &format!("{field} is invalid"));
+        }
+        let secret = json!({"command": {"environment": {"variables": [{"name": "P", "type": "SECRET", "secret": {}}]}}});
+        assert_rejected(secret, "`command.environment.P.secret.type` is invalid: it is missing");
         let unset = json!({"command": {"environment": {"variables": [{"name": "P"}]}}});
         assert_rejected(unset, "`command.environment.P.value` is invalid: it is missing");
     }

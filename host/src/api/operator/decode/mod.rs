@@ -7,7 +7,11 @@ mod container;
 mod error;
 mod id;
 mod launch;
+mod linux;
+mod network;
 mod resources;
+mod secret;
+mod volume;
 
 pub(super) use id::{decode_id, decode_nested_id};
 pub(super) use launch::{decode_launch, decode_nested_launch};

@@ -1,11 +1,11 @@
 //! Launch requests.
 
-use std::path::Path;
-
 use super::id::encode_id;
+use super::linux::{encode_linux, encode_network, encode_rlimits, encode_tty};
 use super::resources::{encode_limits, encode_resources};
+use super::volume::{encode_path, encode_secret, encode_volume};
 use crate::api::operator::types as wire;
-use cofferdam_core::model::{Command, Request, Uri};
+use cofferdam_core::model::{Command, Request, Secret, Uri};
 
 /// Encodes a request as `LAUNCH_CONTAINER`. Decoding the result gives the same request, except for its class, which
 /// the API does not have.
@@ -30,7 +30,15 @@ fn encode_command(command: &Command, uris: &[Uri]) -> wire::CommandInfo {
         value: Some(value.clone()),
         ..wire::Variable::default()
     };
-    let variables: Vec<wire::Variable> = command.environment.iter().map(encode_variable).collect();
+    let encode_secret_variable = |(name, secret): (&String, &Secret)| wire::Variable {
+        name: name.clone(),
+        kind: Some(wire::VariableKind::Secret),
+        secret: Some(encode_secret(secret)),
+        ..wire::Variable::default()
+    };
+    let secrets = command.secrets.iter().map(encode_secret_variable);
+    let variables: Vec<wire::Variable> =
+        command.environment.iter().map(encode_variable).chain(secrets).collect();
     wire::CommandInfo {
         uris: uris.iter().map(encode_uri).collect(),
         environment: (!variables.is_empty()).then_some(wire::Environment { variables }),
@@ -61,15 +69,11 @@ fn encode_container(request: &Request) -> wire::ContainerInfo {
             .rootfs
             .as_deref()
             .map(|rootfs| wire::MesosInfo { image: None, rootfs: Some(encode_path(rootfs)) }),
-        linux_info: Some(wire::LinuxInfo {
-            share_pid_namespace: Some(request.linux.share_pid_namespace),
-            share_cgroups: request.id.is_nested().then_some(request.linux.share_cgroups),
-            ..wire::LinuxInfo::default()
-        }),
-        ..wire::ContainerInfo::default()
+        volumes: request.volumes.iter().map(encode_volume).collect(),
+        docker: None,
+        network_infos: request.networks.iter().map(encode_network).collect(),
+        linux_info: Some(encode_linux(request)),
+        rlimit_info: encode_rlimits(&request.rlimits),
+        tty_info: request.tty.as_ref().map(encode_tty),
     }
-}
-
-fn encode_path(path: &Path) -> String {
-    path.to_string_lossy().into_owned()
 }

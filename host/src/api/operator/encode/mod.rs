@@ -3,11 +3,13 @@
 mod container;
 mod id;
 mod launch;
+mod linux;
 mod plugin;
 mod reports;
 mod resources;
 mod settings;
 mod termination;
+mod volume;
 
 pub(super) use container::{container, inspection};
 pub(crate) use id::encode_id;
