@@ -4,14 +4,15 @@ use std::io;
 use std::path::PathBuf;
 
 use http_body_util::{BodyExt, Full};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, header};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
-use crate::api::operator::types::{Call, EnvelopeError, Response};
-use crate::api::operator::{EXEC_FAILURE_HEADER, encode_launch};
+use crate::api::operator::types::{Call, EnvelopeError, Response, RunningContainer, Termination};
+use crate::api::operator::{EXEC_FAILURE_HEADER, RECORDIO, encode_launch, take_record};
 use cofferdam_core::model;
+use cofferdam_core::model::view::Logs;
 
 /// A client of the agent at a socket.
 #[derive(Debug, Clone)]
@@ -63,6 +64,20 @@ pub(super) enum ClientError {
         socket: PathBuf,
         /// Why.
         source: EnvelopeError,
+    },
+    /// A stream of responses is not RecordIO.
+    #[error("the agent at `{socket}` sends an invalid stream: {reason}")]
+    Framing {
+        /// The socket.
+        socket: PathBuf,
+        /// Why it is invalid.
+        reason: String,
+    },
+    /// The agent stopped before the container ended.
+    #[error("the agent at `{socket}` stopped before the container ended; the container keeps running")]
+    Stopped {
+        /// The socket.
+        socket: PathBuf,
     },
     /// The response is for another call.
     #[error("the agent at `{socket}` responded to `{question}` with `{answer}`")]
@@ -117,13 +132,37 @@ impl Client {
         })
     }
 
+    /// Launches a container, and stays connected until it has ended. `None` if a container of that id was there
+    /// already.
+    pub(super) async fn run(&self, request: &model::Request) -> Result<Option<Running>, ClientError> {
+        let response = self.open(&Call::RunContainer(Box::new(encode_launch(request)))).await?;
+        if response.status() == 202 {
+            return Ok(None);
+        }
+        let (socket, body) = (self.socket.clone(), response.into_body());
+        let mut records = Records { socket, body, received: Vec::new() };
+        let launched = records.next().await?.launched.unwrap_or_default();
+        let logs =
+            Logs { stdout: launched.stdout.map(PathBuf::from), stderr: launched.stderr.map(PathBuf::from) };
+        Ok(Some(Running { logs, records }))
+    }
+
+    /// Sends a request and receives the whole answer.
     async fn send(&self, call: &Call) -> Result<(u16, Bytes), ClientError> {
-        let broken = |source| ClientError::Broken { socket: self.socket.clone(), source };
+        let response = self.open(call).await?;
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.map_err(|source| self.broken(source))?;
+        Ok((status, body.to_bytes()))
+    }
+
+    /// Sends a request and receives the head of the answer, which is not an error.
+    async fn open(&self, call: &Call) -> Result<hyper::Response<Incoming>, ClientError> {
+        let broken = |source| self.broken(source);
         let stream = UnixStream::connect(&self.socket).await.map_err(|source| self.unreachable(source))?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-        // Its error is also returned by the request.
-        let conversation = tokio::spawn(connection);
+        // It ends with the response, as nothing keeps the sender. Its error is also returned by the request.
+        tokio::spawn(connection);
 
         let body = serde_json::to_vec(call).unwrap_or_default();
         let request = Request::builder()
@@ -131,18 +170,17 @@ impl Client {
             .uri("/api/v1")
             .header(header::HOST, "agent")
             .header(header::CONTENT_TYPE, "application/json")
-            .header(header::ACCEPT, "application/json")
+            .header(header::ACCEPT, format!("application/json, {RECORDIO}"))
             .body(Full::new(Bytes::from(body)))
             .expect("a constant request is well-formed");
         let response = sender.send_request(request).await.map_err(broken)?;
         let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
         let exec_failure = response.headers().get(EXEC_FAILURE_HEADER).and_then(|word| word.to_str().ok());
         let exec_failure = exec_failure.map(str::to_owned);
         let body = response.into_body().collect().await.map_err(broken)?.to_bytes();
-        conversation.abort();
-        if status.is_success() {
-            return Ok((status.as_u16(), body));
-        }
         let text = String::from_utf8_lossy(&body);
         let mut causes = text.lines().map(str::to_owned);
         let text = causes.next().unwrap_or_else(|| format!("the agent responded with {status}"));
@@ -150,11 +188,64 @@ impl Client {
         Err(ClientError::Refused { status: status.as_u16(), text, exec_failure, source })
     }
 
+    fn broken(&self, source: hyper::Error) -> ClientError {
+        ClientError::Broken { socket: self.socket.clone(), source }
+    }
+
     fn unreachable(&self, source: io::Error) -> ClientError {
         let socket = self.socket.clone();
         match source.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NotRunning { socket },
             _ => ClientError::Connect { socket, source },
+        }
+    }
+}
+
+/// A container that was launched by this client.
+#[derive(Debug)]
+pub(super) struct Running {
+    /// The files of its output, if there are any.
+    pub logs: Logs,
+    records: Records,
+}
+
+impl Running {
+    /// Waits for the end of the container.
+    pub(super) async fn end(mut self) -> Result<Termination, ClientError> {
+        Ok(self.records.next().await?.terminated.unwrap_or_default())
+    }
+}
+
+/// The responses to a run, as they arrive.
+#[derive(Debug)]
+struct Records {
+    socket: PathBuf,
+    body: Incoming,
+    received: Vec<u8>,
+}
+
+impl Records {
+    async fn next(&mut self) -> Result<RunningContainer, ClientError> {
+        loop {
+            let record = take_record(&mut self.received)
+                .map_err(|reason| ClientError::Framing { socket: self.socket.clone(), reason })?;
+            if let Some(record) = record {
+                let socket = self.socket.clone();
+                return match Response::from_json(&record) {
+                    Ok(Response::RunContainer(message)) => Ok(message),
+                    Ok(other) => Err(ClientError::Mismatch {
+                        socket,
+                        question: "RUN_CONTAINER",
+                        answer: other.type_name().to_owned(),
+                    }),
+                    Err(source) => Err(ClientError::Unreadable { socket, source }),
+                };
+            }
+            match self.body.frame().await {
+                Some(Ok(frame)) => self.received.extend(frame.into_data().unwrap_or_default()),
+                Some(Err(source)) => return Err(ClientError::Broken { socket: self.socket.clone(), source }),
+                None => return Err(ClientError::Stopped { socket: self.socket.clone() }),
+            }
         }
     }
 }
@@ -276,6 +367,34 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         }
+    }
+
+    #[tokio::test]
+    async fn one_request_launches_a_container_and_waits_for_it() {
+        let world = world().await;
+        let client = &world.client;
+        let running = client.run(&request("a", &["sh", "-c", "exit 3"])).await.unwrap().unwrap();
+        assert!(running.logs.stdout.is_none(), "no logger is configured");
+        assert_eq!(running.end().await.unwrap().exit_status, Some(3 << 8));
+        assert!(client.run(&request("a", &["true"])).await.unwrap().is_none(), "its id is taken");
+        match client.run(&request("b", &["no-such-command"])).await {
+            Err(ClientError::Refused { exec_failure, .. }) => {
+                assert_eq!(exec_failure.as_deref(), Some("not found"));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_learns_that_the_agent_stops_before_its_container() {
+        let world = world().await;
+        let running = world.client.run(&request("long", &["sleep", "1000"])).await.unwrap().unwrap();
+        world.stop.send(()).unwrap();
+        let error = running.end().await.unwrap_err();
+        assert!(matches!(error, ClientError::Stopped { .. }), "{error}");
+        world.served.await.unwrap();
+        assert_eq!(world.agent.containers()[0].phase, cofferdam_core::model::Phase::Running);
+        assert!(world.agent.destroy_all().await.is_empty());
     }
 
     #[tokio::test]

@@ -11,7 +11,7 @@ use super::error::ApiError;
 use super::files::{self, Sandboxes};
 use super::listing::{self, Wanted};
 use super::types::{self as wire, Call, Response};
-use super::{encode, reply};
+use super::{encode, reply, stream};
 use crate::api::context::ApiContext;
 use cofferdam_core::model::view::Summary;
 use cofferdam_core::model::{ContainerId, Request, Termination};
@@ -25,6 +25,7 @@ type Result<T = HttpResponse> = std::result::Result<T, ApiError>;
 pub(super) async fn dispatch(context: &Arc<ApiContext>, call: Call) -> Result {
     match call {
         Call::LaunchContainer(call) => launch(context, decode::decode_launch(&call)?).await,
+        Call::RunContainer(call) => run(context, decode::decode_launch(&call)?).await,
         Call::LaunchNestedContainer(call) => launch(context, decode::decode_nested_launch(&call)?).await,
         Call::WaitContainer(call) => {
             let id = decode_id("wait_container.container_id", &call.container_id)?;
@@ -115,19 +116,43 @@ pub(super) async fn dispatch(context: &Arc<ApiContext>, call: Call) -> Result {
 }
 
 async fn launch(context: &ApiContext, request: Request) -> Result {
+    Ok(start(context, request).await?.unwrap_or_else(reply::empty))
+}
+
+/// Launches a container and answers twice: when it runs, and when it has ended. There is no second message if the
+/// agent stops before the container ends.
+async fn run(context: &Arc<ApiContext>, request: Request) -> Result {
+    let id = request.id.clone();
+    if let Some(refused) = start(context, request).await? {
+        return Ok(refused);
+    }
+    let logs = context.agent.inspect(&id).map(|inspection| inspection.logs).unwrap_or_default();
+    let path = |path: Option<std::path::PathBuf>| path.map(|path| path.to_string_lossy().into_owned());
+    let launched = wire::LaunchedContainer { stdout: path(logs.stdout), stderr: path(logs.stderr) };
+    let launched = wire::RunningContainer { launched: Some(launched), ..Default::default() };
+    let context = Arc::clone(context);
+    let ended = async move {
+        let terminated = Some(encode::termination(&wait(&context, &id).await.ok()?));
+        Some(Response::RunContainer(wire::RunningContainer { terminated, ..Default::default() }))
+    };
+    stream::two_part(&Response::RunContainer(launched), ended)
+}
+
+/// Launches a container. Returns the response if it was not launched.
+async fn start(context: &ApiContext, request: Request) -> Result<Option<HttpResponse>> {
     let agent = context.agent.clone();
     // A task of its own, so that disconnecting does not cancel the launch.
     let launched = tokio::spawn(async move { agent.launch(request).await });
     match launched.await {
-        Ok(Ok(_)) => Ok(reply::empty()),
-        Ok(Err(error)) if error.is_duplicate() => Ok(StatusCode::ACCEPTED.into_response()),
+        Ok(Ok(_)) => Ok(None),
+        Ok(Err(error)) if error.is_duplicate() => Ok(Some(StatusCode::ACCEPTED.into_response())),
         Ok(Err(error)) => {
             let failure = error.exec_error().and_then(exec_failure);
             let mut response = ApiError::from(error).into_response();
             if let Some(failure) = failure {
                 response.headers_mut().insert(EXEC_FAILURE_HEADER, HeaderValue::from_static(failure));
             }
-            Ok(response)
+            Ok(Some(response))
         }
         Err(error) => Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, &error)),
     }

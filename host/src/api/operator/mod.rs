@@ -9,9 +9,11 @@ mod get;
 mod listing;
 mod reply;
 pub(super) mod routes;
+mod stream;
 pub mod types;
 
 pub(crate) use calls::{EXEC_FAILURE_HEADER, exec_failure};
 pub(crate) use decode::decode_resources;
 pub use encode::encode_launch;
 pub(crate) use encode::{encode_id, encode_limits, encode_resources, flags};
+pub(crate) use stream::{RECORDIO, take_record};

@@ -13,7 +13,7 @@ use crate::cli::{Outcome, output, wait};
 use cofferdam_core::model::{ContainerId, Request};
 
 use super::NOT_RUN;
-use super::connection::{AgentConnection, Ending};
+use super::connection::{AgentConnection, Ending, Running};
 
 /// The SIGINT that kills a container instead of being forwarded.
 const KILLING_INTERRUPT: usize = 3;
@@ -23,10 +23,9 @@ pub(super) async fn run(agent: &AgentConnection, request: Request) -> Outcome {
     // First, so that a signal during the launch is forwarded after it.
     let mut signals = Signals::new().map_err(|failure| failure.with_status(NOT_RUN))?;
     let id = request.id.clone();
-    agent.launch(request).await?;
+    let Running { logs, end } = agent.run(request).await?;
 
     let broken = Arc::new(Notify::new());
-    let logs = agent.logs(&id).await?;
     let followers = [
         logs.stdout.map(|path| follow(path, io::stdout(), &broken)).transpose()?,
         logs.stderr.map(|path| follow(path, io::stderr(), &broken)).transpose()?,
@@ -35,7 +34,7 @@ pub(super) async fn run(agent: &AgentConnection, request: Request) -> Outcome {
         tracing::warn!("the output of container `{id}` is not written to files and cannot be shown");
     }
 
-    let ending = wait_and_forward(agent, &id, &mut signals, &broken).await?;
+    let ending = wait_and_forward(agent, &id, end, &mut signals, &broken).await?;
     for follower in followers.into_iter().flatten() {
         match follower.finish() {
             // The reader closed the pipe; the container got SIGPIPE.
@@ -55,10 +54,10 @@ pub(super) async fn run(agent: &AgentConnection, request: Request) -> Outcome {
 async fn wait_and_forward(
     agent: &AgentConnection,
     id: &ContainerId,
+    mut end: impl Future<Output = Result<Ending, Failure>> + Unpin,
     signals: &mut Signals,
     broken: &Notify,
 ) -> Result<Ending, Failure> {
-    let mut end = std::pin::pin!(agent.wait(id));
     let mut interrupts = 0;
     loop {
         let number = tokio::select! {

@@ -1,11 +1,11 @@
 //! An agent in this process, or a daemon behind a socket.
 
-use std::path::PathBuf;
+use std::pin::Pin;
 
 use crate::api::operator as api;
 use crate::cli::client::{Client, ClientError, Launched};
 use crate::cli::failure::Failure;
-use crate::cli::{inspect, kill, wait};
+use crate::cli::kill;
 use cofferdam_core::agent::Agent;
 use cofferdam_core::model::view::Logs;
 use cofferdam_core::model::{ContainerId, Request};
@@ -28,61 +28,41 @@ pub(super) struct Ending {
     pub message: Option<String>,
 }
 
+/// A container that runs.
+pub(super) struct Running {
+    /// The files that its output goes to, if it goes to files.
+    pub logs: Logs,
+    /// Its end, once all of its output is there.
+    pub end: Pin<Box<dyn Future<Output = Result<Ending, Failure>>>>,
+}
+
 impl AgentConnection {
     /// Launches a container. A failure has the exit status of shells for its reason.
-    pub(super) async fn launch(&self, request: Request) -> Result<(), Failure> {
-        let status = |word: Option<&str>| match word {
-            Some("not found") => NOT_FOUND,
-            Some(_) => NOT_EXECUTABLE,
-            None => NOT_RUN,
-        };
-        match self {
-            Self::Own(agent) => agent.launch(request).await.map(drop).map_err(|error| {
-                let status = status(error.exec_error().and_then(api::exec_failure));
-                Failure::of(error).with_status(status)
-            }),
-            Self::Daemon(client) => match client.launch(&request).await {
-                Ok(Launched::Now) => Ok(()),
-                Ok(Launched::Already) => {
-                    let taken =
-                        format!("container id `{}` is taken; choose another with `--name`", request.id);
-                    Err(Failure::message(taken).with_status(NOT_RUN))
-                }
-                Err(error) => {
-                    let status = match &error {
-                        ClientError::Refused { exec_failure, .. } => status(exec_failure.as_deref()),
-                        _ => NOT_RUN,
-                    };
-                    Err(Failure::from(error).with_status(status))
-                }
-            },
-        }
-    }
-
-    /// The files of its output, if there are any.
-    pub(super) async fn logs(&self, id: &ContainerId) -> Result<Logs, Failure> {
-        Ok(match self {
-            Self::Own(agent) => agent.inspect(id).map(|inspection| inspection.logs).unwrap_or_default(),
-            Self::Daemon(client) => {
-                let inspected = inspect::inspect(client, id).await?;
-                Logs {
-                    stdout: inspected.stdout.map(PathBuf::from),
-                    stderr: inspected.stderr.map(PathBuf::from),
-                }
-            }
-        })
-    }
-
-    /// Waits until it has ended and all its output is written.
-    pub(super) async fn wait(&self, id: &ContainerId) -> Result<Ending, Failure> {
+    pub(super) async fn run(&self, request: Request) -> Result<Running, Failure> {
         match self {
             Self::Own(agent) => {
-                let ended = agent.wait(id).await.unwrap_or_default();
-                Ok(Ending { status: ended.status, message: ended.message })
+                let id = request.id.clone();
+                agent.launch(request).await.map_err(|error| {
+                    let status = not_run_status(error.exec_error().and_then(api::exec_failure));
+                    Failure::of(error).with_status(status)
+                })?;
+                let logs = agent.inspect(&id).map(|inspection| inspection.logs).unwrap_or_default();
+                let agent = agent.clone();
+                let end = async move {
+                    let ended = agent.wait(&id).await.unwrap_or_default();
+                    Ok(Ending { status: ended.status, message: ended.message })
+                };
+                Ok(Running { logs, end: Box::pin(end) })
             }
             Self::Daemon(client) => {
-                let ended = wait::wait(client, &api::encode_id(id)).await?;
-                Ok(Ending { status: ended.exit_status, message: ended.message })
+                let running = client.run(&request).await.map_err(not_launched)?;
+                let mut running = running.ok_or_else(|| taken(&request.id))?;
+                let logs = std::mem::take(&mut running.logs);
+                let end = async move {
+                    let ended = running.end().await?;
+                    Ok(Ending { status: ended.exit_status, message: ended.message })
+                };
+                Ok(Running { logs, end: Box::pin(end) })
             }
         }
     }
@@ -93,5 +73,34 @@ impl AgentConnection {
             Self::Own(agent) => agent.kill(id, signal).await.map(drop).map_err(Failure::of),
             Self::Daemon(client) => Ok(kill::kill(client, &api::encode_id(id), signal).await?),
         }
+    }
+}
+
+/// Has a daemon launch a container, and does not stay with it.
+pub(super) async fn launch(client: &Client, request: &Request) -> Result<(), Failure> {
+    match client.launch(request).await.map_err(not_launched)? {
+        Launched::Now => Ok(()),
+        Launched::Already => Err(taken(&request.id)),
+    }
+}
+
+fn taken(id: &ContainerId) -> Failure {
+    let taken = format!("container id `{id}` is taken; choose another with `--name`");
+    Failure::message(taken).with_status(NOT_RUN)
+}
+
+fn not_launched(error: ClientError) -> Failure {
+    let status = match &error {
+        ClientError::Refused { exec_failure, .. } => not_run_status(exec_failure.as_deref()),
+        _ => NOT_RUN,
+    };
+    Failure::from(error).with_status(status)
+}
+
+fn not_run_status(exec_failure: Option<&str>) -> u8 {
+    match exec_failure {
+        Some("not found") => NOT_FOUND,
+        Some(_) => NOT_EXECUTABLE,
+        None => NOT_RUN,
     }
 }

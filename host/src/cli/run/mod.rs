@@ -80,7 +80,7 @@ pub(super) fn run(arguments: Arguments, socket: Option<PathBuf>) -> Outcome {
 }
 
 async fn detached(client: &Client, request: &Request, json: bool) -> Outcome {
-    AgentConnection::Daemon(client.clone()).launch(request.clone()).await?;
+    connection::launch(client, request).await?;
     if json {
         output::json(&serde_json::json!({"container_id": crate::api::operator::encode_id(&request.id)}))?;
     } else {

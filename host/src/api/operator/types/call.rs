@@ -40,6 +40,8 @@ envelope! {
         "UPDATE_CONTAINER" => UpdateContainer(UpdateContainer) in "update_container",
         /// Returns the details of a container. Extension.
         "INSPECT_CONTAINER" => InspectContainer(InspectContainer) in "inspect_container",
+        /// Launches a container and waits until it has ended, in one request. Extension.
+        "RUN_CONTAINER" => RunContainer(Box<LaunchContainer>) in "run_container",
         /// Lists containers with status and resource usage.
         "GET_CONTAINERS" => GetContainers(GetContainers) in "get_containers" or default,
         /// Lists frameworks, executors and tasks.

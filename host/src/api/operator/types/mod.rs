@@ -56,8 +56,9 @@ pub use resource::{
     DiskInfo, DiskPersistence, Marker, Range, Ranges, Resource, ResourceKind, Scalar, Set, Text,
 };
 pub use response::{
-    Container, Containers, ExecutorList, FileData, FileList, Flag, Flags, FrameworkList, Health, Metric,
-    Metrics, Plugins, Response, State, TaskList, Version, VersionInfo,
+    Container, Containers, ExecutorList, FileData, FileList, Flag, Flags, FrameworkList, Health,
+    LaunchedContainer, Metric, Metrics, Plugins, Response, RunningContainer, State, TaskList, Version,
+    VersionInfo,
 };
 pub use rlimit::{RLimit, RLimitInfo, RLimitKind};
 pub use statistics::{

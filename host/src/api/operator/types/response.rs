@@ -26,6 +26,8 @@ envelope! {
         "WAIT_NESTED_CONTAINER" => WaitNestedContainer(Termination) in "wait_nested_container",
         /// Details of one container. Extension.
         "INSPECT_CONTAINER" => InspectContainer(Box<InspectedContainer>) in "inspect_container",
+        /// A container that runs; then how it ended. Extension.
+        "RUN_CONTAINER" => RunContainer(RunningContainer) in "run_container",
         /// Containers with status and resource usage.
         "GET_CONTAINERS" => GetContainers(Containers) in "get_containers" or default,
         /// Frameworks, executors and tasks.
@@ -44,6 +46,26 @@ envelope! {
         "LIST_FILES" => ListFiles(FileList) in "list_files" or default,
         /// Part of a file of the file service.
         "READ_FILE" => ReadFile(FileData) in "read_file",
+    }
+}
+
+message! {
+    /// One of the two messages in the response to RUN_CONTAINER.
+    pub struct RunningContainer {
+        /// In the first message: the container that was launched.
+        optional launched: LaunchedContainer,
+        /// In the second message: how the container ended.
+        optional terminated: Termination,
+    }
+}
+
+message! {
+    /// A container that was launched.
+    pub struct LaunchedContainer {
+        /// The file on the agent's host that contains its standard output, if any.
+        optional stdout: String,
+        /// The file on the agent's host that contains its standard error, if any.
+        optional stderr: String,
     }
 }
 
