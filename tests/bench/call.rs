@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use cofferdam_core::blocking::{BlockingPool, Job};
-use cofferdam_core::plugin::{Plugin, PluginEnv, Store};
+use cofferdam_core::plugin::{LoadedPlugin, Plugin, PluginEnv, Store};
 use cofferdam_plugin_model::{ContainerDetails, Kind, Method, Usage};
 use cofferdam_tests::paths;
 use cofferdam_tests::world::entry;
@@ -96,19 +96,9 @@ fn admit(environment: &Environment) -> Outcome<std::sync::Arc<Plugin>> {
     }
     let directory = environment.directory().join("call");
     std::fs::create_dir(&directory)?;
-    let env = PluginEnv {
-        runtime_dir: &directory,
-        work_dir: &directory,
-        agent: Default::default(),
-        store: &Store::new(&directory),
-        services: Default::default(),
-    };
+    let env = PluginEnv { runtime_dir: &directory, work_dir: &directory, agent: Default::default() };
+    let services = Default::default();
     let entry = entry("bench/noop", json!({}));
-    Ok(std::sync::Arc::new(Plugin::admit(
-        &cofferdam_core::blocking::Job::unwatched(),
-        &entry,
-        Kind::Isolator,
-        Path::new(&file),
-        &env,
-    )?))
+    let loaded = LoadedPlugin::load(&entry, Kind::Isolator, Path::new(&file), &Store::open(&directory), &services)?;
+    Ok(std::sync::Arc::new(loaded.create(&cofferdam_core::blocking::Job::unwatched(), &env)?))
 }

@@ -8,6 +8,7 @@ mod file;
 mod fixture;
 mod hang;
 mod identity;
+mod known;
 mod layout;
 mod log;
 mod panic;

@@ -27,7 +27,10 @@ use crate::launcher::{Launcher, Linux, Posix, SetUpError};
 use crate::ledger::{Ledger, LedgerError, Lock};
 use crate::model::view::{Inspection, InterruptedCall, PluginView, StatusView, Summary, UsageView};
 use crate::model::{ContainerId, Request, Resources, Termination};
-use crate::plugin::{AdmitError, LookupError, Plugin, PluginEnv, PluginIndex, Services, Store};
+use crate::parallel;
+use crate::plugin::{
+    AdmitError, LoadedPlugin, LookupError, Plugin, PluginEnv, PluginIndex, Services, Store,
+};
 use crate::stats::{LaunchCounters, LaunchStats};
 
 /// Threads for blocking work, not counting those of abandoned jobs.
@@ -94,13 +97,22 @@ impl Agent {
     /// # Errors
     /// [`StartError`].
     pub async fn start(config: AgentConfig) -> Result<Self, StartError> {
+        Self::start_with(config, None).await
+    }
+
+    /// As [`Self::start`], with a store that is open already: whoever has checked the configuration by it has also
+    /// inspected the plugin files. [`AgentConfig::plugin_store`] is not used then.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start_with(config: AgentConfig, store: Option<Arc<Store>>) -> Result<Self, StartError> {
         let pool = BlockingPool::new(MAX_THREADS);
         let plugins = config.isolators.iter().chain(&config.logger);
         let min_timeout = plugins.map(|plugin| plugin.timeout(Method::Create)).min();
         let min_timeout = min_timeout.unwrap_or(config.destroy_timeout);
         let Parts { ledger, containerizer, plugins, calls, interrupted, fatal } = {
             let (config, pool2) = (config.clone(), pool.clone());
-            pool.run(min_timeout, move |job| build(job, &config, pool2)).await??
+            pool.run(min_timeout, move |job| build(job, &config, store, pool2)).await??
         };
         let started = Instant::now();
         let entries = pool.run(min_timeout, move |_| ledger.entries()).await??;
@@ -273,7 +285,12 @@ struct Parts {
 }
 
 /// Constructs and connects everything. Blocks; changes no container.
-fn build(job: &Job, config: &AgentConfig, pool: BlockingPool) -> Result<Parts, StartError> {
+fn build(
+    job: &Job,
+    config: &AgentConfig,
+    store: Option<Arc<Store>>,
+    pool: BlockingPool,
+) -> Result<Parts, StartError> {
     let ledger = Arc::new(Ledger::open(&config.runtime_dir)?);
     let (calls, interrupted) = note_calls(ledger.runtime_dir(), &pool);
     let work_dir = create_directory(&config.work_dir)?;
@@ -289,8 +306,13 @@ fn build(job: &Job, config: &AgentConfig, pool: BlockingPool) -> Result<Parts, S
             .map_err(|source| StartError::Kernel { what: "the mounted cgroup hierarchies", source })?,
     };
     let launcher = launcher(config, &ledger, cgroups.clone())?;
+    let store = store.unwrap_or_else(|| {
+        Arc::new(Store::open(config.plugin_store.as_ref().unwrap_or(&work_dir.join("plugins"))))
+    });
     let services = Arc::new(Services::default());
-    let loaded = plugins(job, config, &ledger, &work_dir, &cgroups, &services);
+    let agent = agent_info(config, &cgroups);
+    let env = PluginEnv { runtime_dir: ledger.runtime_dir(), work_dir: &work_dir, agent };
+    let loaded = plugins(job, config, &store, &services, &env);
     // What exists for this agent alone, such as its cgroup, is not left behind when it does not start.
     let (isolators, logger) = loaded.inspect_err(|_| launcher.shutdown())?;
     let plugins: Vec<Arc<Plugin>> = isolators.iter().chain(&logger).cloned().collect();
@@ -366,39 +388,35 @@ fn launcher(
 
 type LoadedPlugins = (Vec<Arc<Plugin>>, Option<Arc<Plugin>>);
 
-/// Loads the isolators and the logger.
+/// Loads the isolators and the logger: libraries in parallel, then instances in chain order.
 fn plugins(
     job: &Job,
     config: &AgentConfig,
-    ledger: &Ledger,
-    work_dir: &Path,
-    cgroups: &Cgroups,
+    store: &Store,
     services: &Arc<Services>,
+    env: &PluginEnv<'_>,
 ) -> Result<LoadedPlugins, StartError> {
-    let store = Store::new(config.plugin_store.as_ref().unwrap_or(&work_dir.join("plugins")));
-    let agent = agent_info(config, cgroups);
-    let env = PluginEnv {
-        runtime_dir: ledger.runtime_dir(),
-        work_dir,
-        agent,
-        store: &store,
-        services: Arc::clone(services),
-    };
-    let index = PluginIndex::read(&config.plugin_dir, config.isolators.iter().chain(&config.logger))?;
-    let load = |entry: &PluginConfig, kind| -> Result<Arc<Plugin>, StartError> {
+    let index = PluginIndex::read(store, &config.plugin_dir, config.isolators.iter().chain(&config.logger))?;
+    let isolators = config.isolators.iter().map(|entry| (entry, Kind::Isolator));
+    let logger = config.logger.iter().map(|entry| (entry, Kind::Logger));
+    let entries: Vec<(&PluginConfig, Kind)> = isolators.chain(logger).collect();
+    let loaded = parallel::map(&entries, |&(entry, kind)| -> Result<LoadedPlugin, StartError> {
         let file = index.locate(entry)?;
-        let plugin = Plugin::admit(job, entry, kind, &file, &env)?;
+        Ok(LoadedPlugin::load(entry, kind, &file, store, services)?)
+    });
+    let mut isolators = Vec::new();
+    for loaded in loaded {
+        let plugin = loaded?.create(job, env)?;
         tracing::info!(
             plugin = %plugin.name(),
             version = %plugin.manifest().version,
-            file = %file.display(),
+            file = %plugin.file().display(),
             "plugin loaded"
         );
-        Ok(Arc::new(plugin))
-    };
-    let isolators = config.isolators.iter().map(|entry| load(entry, Kind::Isolator));
-    let isolators = isolators.collect::<Result<Vec<_>, _>>()?;
-    let logger = config.logger.as_ref().map(|entry| load(entry, Kind::Logger)).transpose()?;
+        isolators.push(Arc::new(plugin));
+    }
+    store.save();
+    let logger = config.logger.is_some().then(|| isolators.pop()).flatten();
     Ok((isolators, logger))
 }
 

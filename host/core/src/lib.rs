@@ -24,6 +24,7 @@ pub mod fetcher;
 pub mod launcher;
 pub mod ledger;
 pub mod model;
+mod parallel;
 pub mod plugin;
 mod readiness;
 pub mod stats;

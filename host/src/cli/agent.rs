@@ -67,8 +67,8 @@ pub(super) fn load_config(
 ) -> Result<Config, Failure> {
     let file = file.or_else(|| Some(environment.config_file.clone()).filter(|file| file.exists()));
     Ok(match file {
-        Some(file) => Config::load(&file, overrides, environment, &Files)?,
-        None => Config::embedded(overrides, environment, &Files)?,
+        Some(file) => Config::load(&file, overrides, environment, &Files::Read)?,
+        None => Config::embedded(overrides, environment, &Files::Read)?,
     })
 }
 

@@ -1,23 +1,40 @@
 //! Plugin files on this machine.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use cofferdam_plugin_model::Manifest;
 
 use crate::config::{AvailablePlugin, PluginIndex, Unusable};
-use cofferdam_core::plugin;
+use cofferdam_core::plugin::{self, Store, Trust};
 
-/// Reads the manifests of plugin files without loading them.
-pub(super) struct Files;
+/// Plugin files, inspected without running them.
+pub(super) enum Files {
+    /// Each is read.
+    Read,
+    /// Known ones are recognised by the index of a plugin store.
+    Indexed(Arc<Store>),
+}
 
 impl PluginIndex for Files {
     fn in_directory(&self, directory: &Path) -> Vec<AvailablePlugin> {
-        // The configuration reports a missing directory.
-        let found = plugin::find(directory).unwrap_or_default().into_iter();
+        let found = match self {
+            Self::Read => plugin::find(directory),
+            Self::Indexed(store) => store.find(directory),
+        };
+        // A directory that cannot be read offers nothing; the configuration reports one that is missing.
+        let found = found.unwrap_or_default().into_iter();
         found.map(|(file, manifest)| (file, manifest.map_err(Into::into))).collect()
     }
 
     fn at(&self, file: &Path) -> Result<(Manifest, String), Unusable> {
-        plugin::inspect_file(file).map_err(Into::into)
+        match self {
+            Self::Read => Ok(plugin::inspect_file(file)?),
+            Self::Indexed(store) => {
+                let candidate = store.examine(file, Trust::Index)?;
+                let sha256 = candidate.sha256().to_owned();
+                Ok((candidate.manifest, sha256))
+            }
+        }
     }
 }

@@ -127,7 +127,7 @@ fn loaded_row(plugin: &PluginInfo) -> Vec<String> {
 }
 
 fn list_directory(directory: &Path, json: bool) -> Outcome {
-    let found = Files.in_directory(directory);
+    let found = Files::Read.in_directory(directory);
     if json {
         let entries: Vec<Json> = found
             .iter()
@@ -172,7 +172,7 @@ fn list_directory(directory: &Path, json: bool) -> Outcome {
 
 fn inspect(arguments: &Inspect) -> Outcome {
     let file = find(arguments)?;
-    let (manifest, sha256) = Files.at(&file).map_err(Failure::of)?;
+    let (manifest, sha256) = Files::Read.at(&file).map_err(Failure::of)?;
     if arguments.json {
         output::json(&manifest_json(&manifest, &file, Some(&sha256)))?;
         return Ok(0);
@@ -215,7 +215,7 @@ fn find(arguments: &Inspect) -> Result<PathBuf, Failure> {
         return Ok(file);
     }
     let directory = arguments.plugin_dir.clone().unwrap_or_else(|| Environment::detect().plugin_dir);
-    let mut found = Files
+    let mut found = Files::Read
         .in_directory(&directory)
         .into_iter()
         .filter(|(_, manifest)| manifest.as_ref().is_ok_and(|manifest| manifest.name == arguments.plugin));

@@ -3,15 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cofferdam_plugin_model::{AgentInfo, CreateRequest, Kind, Method};
+use cofferdam_plugin_model::{AgentInfo, CreateRequest, Kind, Manifest, Method};
 
 use super::LoadError;
 use super::health::Lifecycle;
 use super::placement::{InProcess, Placement};
 use super::plugin::Plugin;
-use super::preflight::{Candidate, PreflightError, examine};
+use super::preflight::PreflightError;
 use super::services::Services;
-use super::store::{Store, StoreError};
+use super::store::{Candidate, Store, StoreError, Trust};
 use crate::blocking::{Cancelled, Job};
 use crate::config::PluginConfig;
 
@@ -79,29 +79,50 @@ pub struct PluginEnv<'a> {
     pub work_dir: &'a Path,
     /// What the agent is and provides.
     pub agent: AgentInfo,
-    /// Holds private copies of plugin files.
-    pub store: &'a Store,
-    /// What plugins can call.
-    pub services: Arc<Services>,
 }
 
-impl Plugin {
-    /// Checks a plugin file, loads a private copy of it and creates an instance, as a step of a job.
+/// A plugin whose library is loaded, without an instance.
+pub struct LoadedPlugin {
+    config: PluginConfig,
+    kind: Kind,
+    manifest: Manifest,
+    file: PathBuf,
+    sha256: String,
+    placement: InProcess,
+}
+
+impl LoadedPlugin {
+    /// Checks a plugin file and loads a private copy of it. Its constructors run; none of its methods is called.
     ///
     /// # Errors
     /// [`AdmitError`].
-    pub fn admit(
-        job: &Job,
+    pub fn load(
         config: &PluginConfig,
         kind: Kind,
         file: &Path,
-        env: &PluginEnv<'_>,
+        store: &Store,
+        services: &Arc<Services>,
     ) -> Result<Self, AdmitError> {
-        let candidate = examine(file)?;
+        let trust = if config.sha256.is_some() { Trust::Content } else { Trust::Index };
+        let candidate = store.examine(file, trust)?;
         check_identity(&candidate, config, kind)?;
-        let copy = env.store.keep(&candidate)?;
-        let Candidate { path, manifest, sha256, .. } = candidate;
-        let placement = InProcess::load(&manifest.name, kind, &copy, Arc::clone(&env.services))?;
+        let copy = store.keep(&candidate)?;
+        Ok(Self {
+            config: config.clone(),
+            kind,
+            file: candidate.path().to_owned(),
+            sha256: candidate.sha256().to_owned(),
+            placement: InProcess::load(&candidate.manifest.name, kind, &copy, Arc::clone(services))?,
+            manifest: candidate.manifest,
+        })
+    }
+
+    /// Creates an instance, as a step of a job.
+    ///
+    /// # Errors
+    /// [`AdmitError::Create`].
+    pub fn create(self, job: &Job, env: &PluginEnv<'_>) -> Result<Plugin, AdmitError> {
+        let Self { config, kind, manifest, file, sha256, placement } = self;
         let create_error = |reason: String| AdmitError::Create {
             kind,
             name: manifest.name.clone(),
@@ -109,7 +130,7 @@ impl Plugin {
             origin: config.origin.clone(),
             reason,
         };
-        let request = serde_json::to_vec(&create_request(&manifest.name, config, env))
+        let request = serde_json::to_vec(&create_request(&manifest.name, &config, env))
             .map_err(|error| create_error(error.to_string()))?;
         let name: Arc<str> = manifest.name.as_str().into();
         let _span = tracing::info_span!("call", plugin = %name, method = %Method::Create).entered();
@@ -117,11 +138,11 @@ impl Plugin {
             .step(&name, Method::Create, "", config.timeout(Method::Create), || placement.create(&request))
             .map_err(|Cancelled| create_error("the start was abandoned".into()))?
             .map_err(|failure| create_error(failure.describe()))?;
-        Ok(Self {
+        Ok(Plugin {
             name,
-            file: path,
+            file,
             sha256,
-            config: config.clone(),
+            config,
             request,
             placement: Box::new(placement),
             lifecycle: Lifecycle::new(instance),
@@ -145,11 +166,11 @@ fn create_request(name: &str, config: &PluginConfig, env: &PluginEnv<'_>) -> Cre
 
 fn check_identity(candidate: &Candidate, config: &PluginConfig, kind: Kind) -> Result<(), AdmitError> {
     if let Some(wanted) = &config.sha256
-        && !wanted.eq_ignore_ascii_case(&candidate.sha256)
+        && !wanted.eq_ignore_ascii_case(candidate.sha256())
     {
         return Err(AdmitError::Hash {
-            path: candidate.path.clone(),
-            found: candidate.sha256.clone(),
+            path: candidate.path().to_owned(),
+            found: candidate.sha256().to_owned(),
             wanted: wanted.clone(),
             origin: config.origin.clone(),
         });
@@ -157,7 +178,7 @@ fn check_identity(candidate: &Candidate, config: &PluginConfig, kind: Kind) -> R
     let manifest = &candidate.manifest;
     if manifest.name != config.name || manifest.kind != kind {
         return Err(AdmitError::Mismatch {
-            path: candidate.path.clone(),
+            path: candidate.path().to_owned(),
             found_kind: manifest.kind,
             found: manifest.name.clone(),
             wanted_kind: kind,

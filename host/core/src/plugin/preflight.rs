@@ -1,7 +1,7 @@
 //! Everything that can be found out about a plugin file before any of it runs.
 
-use std::fs::OpenOptions;
-use std::io::Read;
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{Read, Seek};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -9,10 +9,12 @@ use cofferdam_plugin_abi as abi;
 use cofferdam_plugin_model::{FEATURES, Kind, Manifest};
 use data_encoding::HEXLOWER;
 use semver::Version;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::elf::{self, ElfError};
 use super::load;
+use crate::parallel;
 
 /// Nobody ships a plugin of this size; a file that is larger is something else.
 const LARGEST: u64 = 512 << 20;
@@ -20,18 +22,26 @@ const LARGEST: u64 = 512 << 20;
 /// The symbol through which abi_stable finds a library's root module.
 const ROOT_SYMBOL: &[u8] = abi_stable::library::ROOT_MODULE_LOADER_NAME.as_bytes();
 
-/// A file that may become a plugin: what it is, and its bytes as they were looked at.
+/// A plugin file that is open, of which only the agent's user and root can change the content.
 #[derive(Debug)]
-pub struct Candidate {
-    /// Where it was found, with symbolic links resolved.
-    pub path: PathBuf,
-    /// What it says of itself.
-    pub manifest: Manifest,
-    /// The SHA-256 of its bytes, in hexadecimal.
-    pub sha256: String,
-    /// Its bytes: what is loaded later is a copy of these, whatever happens to the file.
-    pub bytes: Vec<u8>,
+pub(super) struct PluginFile {
+    path: PathBuf,
+    file: File,
+    metadata: Metadata,
 }
+
+/// What a plugin file contains: depends on its bytes alone, and not on this agent or host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Facts {
+    /// The text of its manifest note, if it has one.
+    manifest: Option<String>,
+    glibc_minor: u32,
+    static_tls: bool,
+    names_symbol: bool,
+}
+
+/// The plugin files of a directory, each with its manifest or the reason why it cannot be used.
+pub(super) type Found = Vec<(PathBuf, Result<Manifest, PreflightError>)>;
 
 /// Why a file cannot be a plugin of this agent.
 #[derive(Debug, thiserror::Error)]
@@ -68,7 +78,7 @@ pub enum PreflightError {
     Writable {
         /// The file.
         path: PathBuf,
-        /// The file or folder that others can change.
+        /// The file or directory that others can change.
         culprit: PathBuf,
         /// In which way.
         how: String,
@@ -120,76 +130,124 @@ pub enum PreflightError {
 /// # Errors
 /// [`PreflightError`] says what is wrong with the file.
 pub fn inspect_file(path: &Path) -> Result<(Manifest, String), PreflightError> {
-    examine(path).map(|candidate| (candidate.manifest, candidate.sha256))
+    let file = PluginFile::open(path)?;
+    let bytes = file.read()?;
+    let manifest = Facts::of(&file.path, &bytes)?.usable_manifest(&file.path)?;
+    Ok((manifest, HEXLOWER.encode(&Sha256::digest(&bytes))))
 }
 
-/// Every shared library of a folder that is, or claims to be, a plugin, in the order of their names.
+/// Every shared library of a directory that is, or claims to be, a plugin, in the order of their names.
 ///
-/// Libraries without a manifest are somebody else's and left out.
+/// Libraries without a manifest are not plugins and left out.
 ///
 /// # Errors
-/// When the folder cannot be read.
-pub fn find(directory: &Path) -> std::io::Result<Vec<(PathBuf, Result<Manifest, PreflightError>)>> {
+/// When the directory cannot be read.
+pub fn find(directory: &Path) -> std::io::Result<Found> {
+    find_by(directory, |path| {
+        let file = PluginFile::open(path)?;
+        Facts::of(&file.path, &file.read()?)?.usable_manifest(&file.path)
+    })
+}
+
+/// As [`find`], with another way to get the manifest of a file.
+pub(super) fn find_by(
+    directory: &Path,
+    inspect: impl Fn(&Path) -> Result<Manifest, PreflightError> + Sync,
+) -> std::io::Result<Found> {
     let mut paths: Vec<PathBuf> = std::fs::read_dir(directory)?
         .map(|entry| entry.map(|entry| entry.path()))
         .collect::<Result<_, _>>()?;
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "so"));
     paths.sort();
+    let found = parallel::map(&paths, |path| inspect(path));
     Ok(paths
         .into_iter()
-        .map(|path| {
-            let found = read_manifest(&path).map(|(_, manifest, _)| manifest);
-            (path, found)
-        })
+        .zip(found)
         .filter(|(_, found)| !matches!(found, Err(PreflightError::NotAPlugin { .. })))
         .collect())
 }
 
-/// Looks at a plugin file, and takes its bytes.
-///
-/// # Errors
-/// [`PreflightError`] says what is wrong with the file.
-pub fn examine(path: &Path) -> Result<Candidate, PreflightError> {
-    let (path, manifest, bytes) = read_manifest(path)?;
-    let sha256 = HEXLOWER.encode(&Sha256::digest(&bytes));
-    Ok(Candidate { path, manifest, sha256, bytes })
+impl PluginFile {
+    /// Opens a file, and checks everything that its content does not decide.
+    pub(super) fn open(path: &Path) -> Result<Self, PreflightError> {
+        let read_error = |source| PreflightError::Read { path: path.to_owned(), source };
+        let path = path.canonicalize().map_err(read_error)?;
+        // Opening a pipe would otherwise wait until somebody writes to it.
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+            .open(&path)
+            .map_err(read_error)?;
+        let metadata = file.metadata().map_err(read_error)?;
+        if !metadata.is_file() {
+            return Err(PreflightError::NotAFile { path });
+        }
+        if metadata.len() > LARGEST {
+            return Err(PreflightError::TooLarge { path, size: metadata.len() });
+        }
+        match changeable_by_others(&path).map_err(read_error)? {
+            Some((culprit, how)) => Err(PreflightError::Writable { path, culprit, how }),
+            None => Ok(Self { path, file, metadata }),
+        }
+    }
+
+    /// The file, with symbolic links resolved.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// From when it was opened.
+    pub(super) fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// Its whole content.
+    pub(super) fn read(&self) -> Result<Vec<u8>, PreflightError> {
+        let read_error = |source| PreflightError::Read { path: self.path.clone(), source };
+        let mut file = &self.file;
+        file.rewind().map_err(read_error)?;
+        let mut bytes = Vec::with_capacity(usize::try_from(self.metadata.len()).unwrap_or(0) + 1);
+        file.take(LARGEST).read_to_end(&mut bytes).map_err(read_error)?;
+        Ok(bytes)
+    }
 }
 
-/// Looks at a plugin file; its hash, which takes longer than all the rest, is not needed to list it.
-fn read_manifest(path: &Path) -> Result<(PathBuf, Manifest, Vec<u8>), PreflightError> {
-    let read_error = |source| PreflightError::Read { path: path.to_owned(), source };
-    let path = path.canonicalize().map_err(read_error)?;
-    // A pipe would otherwise be waited for until somebody writes to it.
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-        .open(&path)
-        .map_err(read_error)?;
-    let metadata = file.metadata().map_err(read_error)?;
-    if !metadata.is_file() {
-        return Err(PreflightError::NotAFile { path });
+impl Facts {
+    /// Reads the content of a file.
+    pub(super) fn of(path: &Path, bytes: &[u8]) -> Result<Self, PreflightError> {
+        let facts = elf::read(bytes, (abi::NOTE_OWNER, abi::NOTE_TYPE), ROOT_SYMBOL)
+            .map_err(|source| PreflightError::Elf { path: path.to_owned(), source })?;
+        Ok(Self {
+            // A manifest is JSON; what is not even text is reported when it is parsed.
+            manifest: facts.note.map(|note| String::from_utf8_lossy(note).into_owned()),
+            glibc_minor: facts.glibc_minor,
+            static_tls: facts.static_tls,
+            names_symbol: facts.names_symbol,
+        })
     }
-    if metadata.len() > LARGEST {
-        return Err(PreflightError::TooLarge { path, size: metadata.len() });
-    }
-    check_owners(&path)?;
-    let mut bytes = Vec::new();
-    file.take(LARGEST).read_to_end(&mut bytes).map_err(read_error)?;
 
-    let facts = elf::read(&bytes, (abi::NOTE_OWNER, abi::NOTE_TYPE), ROOT_SYMBOL)
-        .map_err(|source| PreflightError::Elf { path: path.clone(), source })?;
-    let note = facts.note.ok_or_else(|| PreflightError::NotAPlugin { path: path.clone() })?;
-    let manifest: Manifest = serde_json::from_slice(note)
-        .map_err(|source| PreflightError::Manifest { path: path.clone(), source })?;
-    if let Some(reason) = unfit(&manifest, &facts) {
-        let Manifest { kind, name, version, .. } = manifest;
-        return Err(PreflightError::Unfit { kind, name, version, path, reason });
+    /// The manifest, if the file can be used by this agent on this host.
+    pub(super) fn usable_manifest(&self, path: &Path) -> Result<Manifest, PreflightError> {
+        let note =
+            self.manifest.as_ref().ok_or_else(|| PreflightError::NotAPlugin { path: path.to_owned() })?;
+        let manifest: Manifest = serde_json::from_str(note)
+            .map_err(|source| PreflightError::Manifest { path: path.to_owned(), source })?;
+        match unfit(&manifest, self) {
+            None => Ok(manifest),
+            Some(reason) => {
+                let Manifest { kind, name, version, .. } = manifest;
+                Err(PreflightError::Unfit { kind, name, version, path: path.to_owned(), reason })
+            }
+        }
     }
-    Ok((path, manifest, bytes))
 }
 
 /// Why a plugin would not work in this agent, if it would not.
-fn unfit(manifest: &Manifest, facts: &elf::Facts<'_>) -> Option<String> {
+fn unfit(manifest: &Manifest, facts: &Facts) -> Option<String> {
     let ours = Version::parse(abi::API_VERSION).ok()?;
     let api = &manifest.api;
     if api.major != ours.major {
@@ -244,23 +302,19 @@ fn unfit(manifest: &Manifest, facts: &elf::Facts<'_>) -> Option<String> {
     None
 }
 
-/// Nobody but root and the agent's user may be able to change the file, or swap it for another.
-fn check_owners(path: &Path) -> Result<(), PreflightError> {
+/// The part of a path that somebody else than root and this process's user can change, and how. In a directory with
+/// the sticky bit, such as `/tmp`, nobody can replace what is not theirs.
+pub(super) fn changeable_by_others(path: &Path) -> std::io::Result<Option<(PathBuf, String)>> {
     let us = nix::unistd::geteuid().as_raw();
     for part in path.ancestors() {
-        let metadata = part
-            .symlink_metadata()
-            .map_err(|source| PreflightError::Read { path: path.to_owned(), source })?;
-        let writable =
-            |how: String| PreflightError::Writable { path: path.to_owned(), culprit: part.to_owned(), how };
+        let metadata = part.symlink_metadata()?;
         if metadata.uid() != 0 && metadata.uid() != us {
-            return Err(writable(format!("belongs to user {}", metadata.uid())));
+            return Ok(Some((part.to_owned(), format!("belongs to user {}", metadata.uid()))));
         }
-        // In a folder with the sticky bit, such as /tmp, nobody can replace what is not theirs.
         let sticky = metadata.is_dir() && metadata.mode() & 0o1000 != 0;
         if metadata.mode() & 0o022 != 0 && !sticky {
-            return Err(writable(format!("has mode {:o}", metadata.mode() & 0o7777)));
+            return Ok(Some((part.to_owned(), format!("has mode {:o}", metadata.mode() & 0o7777))));
         }
     }
-    Ok(())
+    Ok(None)
 }

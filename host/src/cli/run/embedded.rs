@@ -12,6 +12,7 @@ use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
@@ -25,6 +26,7 @@ use crate::telemetry::start_logging;
 use cofferdam_core::agent::Agent;
 use cofferdam_core::config::AgentConfig;
 use cofferdam_core::model::Request;
+use cofferdam_core::plugin::Store;
 
 use super::connection::AgentConnection;
 use super::{NOT_RUN, attach};
@@ -40,6 +42,7 @@ pub(super) struct Embedded {
     config: Config,
     environment: Environment,
     home: Home,
+    store: Arc<Store>,
 }
 
 /// The two directories of an embedded agent.
@@ -64,16 +67,20 @@ impl Embedded {
             log: Some(log),
             ..Overrides::default()
         };
+        // All agents of this kind share one.
+        let plugin_store = beside(&environment.work_dir).join("plugins");
+        let store = Arc::new(Store::open(&plugin_store));
+        let files = Files::Indexed(Arc::clone(&store));
         let config = match file {
-            Some(file) => Config::load(&file, &overrides, &environment, &Files),
-            None => Config::embedded(&overrides, &environment, &Files),
+            Some(file) => Config::load(&file, &overrides, &environment, &files),
+            None => Config::embedded(&overrides, &environment, &files),
         };
         match config {
             Ok(mut config) => {
-                config.agent.plugin_store = home.state.parent().map(|parent| parent.join("plugins"));
+                config.agent.plugin_store = Some(plugin_store);
                 start_logging(&config.log, config.log_json);
                 process::prepare(&mut config.agent)?;
-                Ok(Self { config, environment, home })
+                Ok(Self { config, environment, home, store })
             }
             Err(error) => {
                 home.remove()?;
@@ -84,7 +91,7 @@ impl Embedded {
 
     /// Runs the command and removes everything.
     pub(super) async fn run(self, request: Request) -> Outcome {
-        let agent = match Agent::start(self.config.agent.clone()).await {
+        let agent = match Agent::start_with(self.config.agent.clone(), Some(Arc::clone(&self.store))).await {
             Ok(agent) => agent,
             Err(error) => {
                 self.home.remove()?;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::preflight::find;
+use super::store::Store;
 use crate::config::PluginConfig;
 use crate::error_chain;
 
@@ -59,12 +59,14 @@ impl<'a> PluginIndex<'a> {
     /// # Errors
     /// When the directory cannot be read.
     pub fn read<'c>(
+        store: &Store,
         directory: &'a Path,
         mut plugins: impl Iterator<Item = &'c PluginConfig>,
     ) -> Result<Self, LookupError> {
         let mut files = BTreeMap::<String, Vec<PathBuf>>::new();
         if plugins.any(|plugin| plugin.path.is_none()) {
-            let found = find(directory)
+            let found = store
+                .find(directory)
                 .map_err(|source| LookupError::Directory { path: directory.to_owned(), source })?;
             for (path, manifest) in found {
                 match manifest {

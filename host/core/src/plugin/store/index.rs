@@ -1,0 +1,164 @@
+//! What is known of plugin files that were read before, on disk.
+//!
+//! ```text
+//! cofferdam-plugin-index 1 5f0c9a3e                          format version, CRC-32 of the rest
+//! {"boot_id": "…", "files": {"/usr/lib/cofferdam/libx.so": {"stamp": {…}, "sha256": "…", …}}}
+//! ```
+//!
+//! The index is believed only if it and its directory belong to the user of the agent and only that user can write to
+//! them, and only until the next reboot: device numbers may then mean other devices. It contains facts about the bytes
+//! of files and no judgements, so that another version of the agent may read it. Anything that is wrong with it means
+//! an empty index. It is replaced as a whole, by rename; of two agents that do so at the same time, one may have to
+//! read some files again.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use cofferdam_linux::boot::BootId;
+use rustix::fs::{Mode, OFlags, openat};
+use serde::{Deserialize, Serialize};
+
+use super::stamp::{Stamp, Time};
+use super::write::replace;
+use crate::plugin::preflight::{self, Facts};
+
+const NAME: &str = "index";
+const MAGIC: &str = "cofferdam-plugin-index";
+const VERSION: u32 = 1;
+
+/// A larger index is not read or written.
+const MAX_BYTES: u64 = 4 << 20;
+
+/// The files read least recently are dropped from a larger index.
+const MAX_FILES: usize = 512;
+
+/// What is known of one file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Known {
+    /// The file when it was read.
+    pub stamp: Stamp,
+    /// When it was read.
+    pub read_at: Time,
+    pub sha256: String,
+    pub facts: Facts,
+    /// The private copy when its content was last verified.
+    pub copy: Option<Stamp>,
+}
+
+/// The index of one store.
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    /// By path. A path that is not UTF-8 is not indexed.
+    known: BTreeMap<String, Known>,
+    /// What is not yet on disk.
+    learned: BTreeMap<String, Known>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Content {
+    boot_id: String,
+    files: BTreeMap<String, Known>,
+}
+
+impl Index {
+    /// Reads the index of a store; an empty one if there is none or it cannot be believed.
+    pub(super) fn read(directory: &Path) -> Self {
+        let known = open_private(directory).and_then(|directory| read(&directory));
+        let known = known.unwrap_or_else(|reason| {
+            tracing::debug!(directory = %directory.display(), "plugin index not used: {reason}");
+            BTreeMap::new()
+        });
+        Self { known, learned: BTreeMap::new() }
+    }
+
+    /// What is known of a file, if it has not changed since.
+    pub(super) fn get(&self, path: &Path, stamp: &Stamp, now: Time) -> Option<&Known> {
+        let path = path.to_str()?;
+        let known = self.learned.get(path).or_else(|| self.known.get(path))?;
+        // A clock that was set back might show a change time again that has been seen before.
+        (known.stamp == *stamp && known.read_at <= now).then_some(known)
+    }
+
+    pub(super) fn learn(&mut self, path: &Path, known: Known) {
+        if let Some(path) = path.to_str() {
+            self.learned.insert(path.to_owned(), known);
+        }
+    }
+
+    /// Writes what was learned, together with what others have written meanwhile. Files that have changed or are gone
+    /// are dropped.
+    pub(super) fn save(&mut self, directory: &Path) -> io::Result<()> {
+        if self.learned.is_empty() {
+            return Ok(());
+        }
+        let open = open_private(directory)?;
+        let mut files = read(&open).unwrap_or_default();
+        files.append(&mut self.learned);
+        files.retain(|path, known| {
+            fs::metadata(path).is_ok_and(|metadata| Stamp::of(&metadata) == known.stamp)
+        });
+        while files.len() > MAX_FILES {
+            let oldest = files.iter().min_by_key(|(_, known)| known.read_at).map(|(path, _)| path.clone());
+            oldest.map(|path| files.remove(&path));
+        }
+        let content = Content { boot_id: BootId::current()?.as_str().to_owned(), files };
+        let bytes = encode(&content)?;
+        self.known = content.files;
+        drop(open);
+        replace(directory, NAME, &bytes, 0o600)
+    }
+}
+
+fn encode(content: &Content) -> io::Result<Vec<u8>> {
+    let body = serde_json::to_vec(content)?;
+    if body.len() as u64 >= MAX_BYTES - 64 {
+        return Err(io::Error::other("it would be too large"));
+    }
+    let mut bytes = format!("{MAGIC} {VERSION} {:08x}\n", crc32fast::hash(&body)).into_bytes();
+    bytes.extend(body);
+    Ok(bytes)
+}
+
+/// Opens the directory of a store, if only the user of this process can change what is in it.
+fn open_private(directory: &Path) -> io::Result<File> {
+    let others = |what: &Path, how: &str| io::Error::other(format!("`{}` {how}", what.display()));
+    if let Some((culprit, how)) = preflight::changeable_by_others(&directory.canonicalize()?)? {
+        return Err(others(&culprit, &how));
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let opened = File::from(rustix::fs::open(directory, flags, Mode::empty())?);
+    match is_private(&opened.metadata()?) {
+        true => Ok(opened),
+        false => Err(others(directory, "belongs to another user or can be changed by others")),
+    }
+}
+
+fn is_private(metadata: &fs::Metadata) -> bool {
+    metadata.uid() == rustix::process::geteuid().as_raw() && metadata.mode() & 0o022 == 0
+}
+
+fn read(directory: &File) -> io::Result<BTreeMap<String, Known>> {
+    let invalid = |reason: &str| io::Error::new(io::ErrorKind::InvalidData, reason.to_owned());
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(openat(directory, NAME, flags, Mode::empty())?);
+    let metadata = file.metadata()?;
+    if !metadata.is_file() || !is_private(&metadata) || metadata.len() > MAX_BYTES {
+        return Err(invalid("it is not a regular file, too large, or can be changed by others"));
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_BYTES).read_to_end(&mut bytes)?;
+
+    let end = bytes.iter().position(|&byte| byte == b'\n').ok_or_else(|| invalid("it is cut off"))?;
+    let (head, body) = (&bytes[..end], &bytes[end + 1..]);
+    if *head != *format!("{MAGIC} {VERSION} {:08x}", crc32fast::hash(body)).as_bytes() {
+        return Err(invalid("its version or checksum is wrong"));
+    }
+    let content: Content = serde_json::from_slice(body)?;
+    match content.boot_id == BootId::current()?.as_str() {
+        true => Ok(content.files),
+        false => Err(invalid("it was written before a reboot")),
+    }
+}

@@ -1,0 +1,239 @@
+//! Private copies of plugin files, by hash, and the index by which known files are recognised.
+//!
+//! A plugin is never loaded from the file that the operator installed: overwriting a loaded library in place kills
+//! the process that has it mapped, and opening a replaced file again silently gives the old code. Copies named by their
+//! content do not have these problems, and older ones stay available for a rollback.
+//!
+//! ```text
+//! <store>/<sha256>.so   mode 0500
+//! <store>/index         what is known of files that were read before
+//! ```
+//!
+//! Reading, hashing and comparing costs milliseconds for each plugin, so a file that is [known](index) to be unchanged
+//! is not read again, and neither is its copy. A file that is too new to tell (see [`stamp`]) is read every time.
+//!
+//! The store is in the work directory: `/run` is commonly mounted `noexec`, and a rollback must be possible after a
+//! reboot.
+
+mod index;
+mod lease;
+mod stamp;
+mod write;
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use cofferdam_plugin_model::Manifest;
+use data_encoding::HEXLOWER;
+use parking_lot::Mutex;
+use sha2::{Digest, Sha256};
+
+use super::preflight::{Facts, Found, PluginFile, PreflightError, find_by};
+use index::{Index, Known};
+use stamp::{Stamp, Time};
+use write::replace;
+
+/// Private copies and the index, in one directory. May be shared by several agents at a time.
+#[derive(Debug)]
+pub struct Store {
+    directory: PathBuf,
+    index: Mutex<Index>,
+}
+
+/// Why a private copy could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot keep a private copy of plugin `{name}` at `{path}`")]
+pub struct StoreError {
+    /// The plugin.
+    pub name: String,
+    /// The copy.
+    pub path: PathBuf,
+    /// Why.
+    pub source: io::Error,
+}
+
+/// A file that may be loaded as a plugin.
+#[derive(Debug)]
+pub struct Candidate {
+    /// Its manifest.
+    pub manifest: Manifest,
+    file: PluginFile,
+    content: Content,
+}
+
+/// The content of a file.
+#[derive(Debug)]
+struct Content {
+    known: Known,
+    /// `None` if it was not read, because the index knows it.
+    bytes: Option<Vec<u8>>,
+    /// Whether it may be entered into the index: every later change of the file would be noticed.
+    reliable: bool,
+}
+
+/// Whether a file must be read even if the index knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trust {
+    /// The index is believed.
+    Index,
+    /// The file and its copy are read, as for a pinned hash.
+    Content,
+}
+
+impl Store {
+    /// The store in a directory, which is created when something is written to it.
+    #[must_use]
+    pub fn open(directory: &Path) -> Self {
+        Self { directory: directory.to_owned(), index: Mutex::new(Index::read(directory)) }
+    }
+
+    /// Inspects a plugin file without running any of its code, and without reading it if it is known.
+    ///
+    /// # Errors
+    /// [`PreflightError`].
+    pub fn examine(&self, path: &Path, trust: Trust) -> Result<Candidate, PreflightError> {
+        let file = PluginFile::open(path)?;
+        let content = self.content(&file, trust)?;
+        let manifest = content.known.facts.usable_manifest(file.path())?;
+        Ok(Candidate { manifest, file, content })
+    }
+
+    /// The manifests of the plugin files in a directory; see [`find`](super::find).
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn find(&self, directory: &Path) -> io::Result<Found> {
+        find_by(directory, |path| self.examine(path, Trust::Index).map(|candidate| candidate.manifest))
+    }
+
+    /// The private copy of a plugin file, written if it is missing or not what it should be.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn keep(&self, candidate: &Candidate) -> Result<PathBuf, StoreError> {
+        let name = format!("{}.so", candidate.sha256());
+        let path = self.directory.join(&name);
+        self.keep_at(candidate, &name, &path).map_err(|source| StoreError {
+            name: candidate.manifest.name.clone(),
+            path: path.clone(),
+            source,
+        })?;
+        Ok(path)
+    }
+
+    /// Writes what was learned to the index. Without it, the next start takes longer.
+    pub fn save(&self) {
+        if let Err(error) = self.index.lock().save(&self.directory) {
+            tracing::debug!(store = %self.directory.display(), "cannot write the plugin index: {error}");
+        }
+    }
+
+    fn content(&self, file: &PluginFile, trust: Trust) -> Result<Content, PreflightError> {
+        let (stamp, read_at) = (Stamp::of(file.metadata()), Time::now());
+        if trust == Trust::Index
+            && let Some(known) = self.index.lock().get(file.path(), &stamp, read_at)
+        {
+            return Ok(Content { known: known.clone(), bytes: None, reliable: true });
+        }
+        let bytes = file.read()?;
+        let facts = Facts::of(file.path(), &bytes)?;
+        let unchanged = file.file().metadata().is_ok_and(|metadata| Stamp::of(&metadata) == stamp);
+        let reliable =
+            trust == Trust::Index && unchanged && stamp.is_reliable(file.file(), read_at).unwrap_or(false);
+        let known = Known { stamp, read_at, sha256: hash(&bytes), facts, copy: None };
+        if reliable {
+            self.index.lock().learn(file.path(), known.clone());
+        }
+        Ok(Content { known, bytes: Some(bytes), reliable })
+    }
+
+    fn keep_at(&self, candidate: &Candidate, name: &str, path: &Path) -> io::Result<()> {
+        let Content { known, bytes, reliable } = &candidate.content;
+        if let Some(copy) = &known.copy
+            && fs::symlink_metadata(path).is_ok_and(|metadata| Stamp::of(&metadata) == *copy)
+        {
+            return Ok(());
+        }
+        match verify(path, known) {
+            // It is recorded when its stamp has become reliable; until then it is verified every time.
+            Ok(copy) if copy.is_some() && *reliable => {
+                self.index.lock().learn(candidate.path(), Known { copy, ..known.clone() });
+                return Ok(());
+            }
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                tracing::warn!("private copy of a plugin `{}` is replaced: {error}", path.display())
+            }
+        }
+        let reread;
+        let bytes = match bytes {
+            Some(bytes) => bytes,
+            None => {
+                reread = candidate.file.read().map_err(io::Error::other)?;
+                if hash(&reread) != known.sha256 {
+                    return Err(io::Error::other("the plugin file was changed at this moment; try again"));
+                }
+                &reread
+            }
+        };
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
+        replace(&self.directory, name, bytes, 0o500)
+    }
+}
+
+impl Candidate {
+    /// The file, with symbolic links resolved.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    /// SHA-256 of its content, in lower-case hexadecimal.
+    #[must_use]
+    pub fn sha256(&self) -> &str {
+        &self.content.known.sha256
+    }
+
+    /// Whether the index knows the file, so that it was not read.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        self.content.bytes.is_none()
+    }
+
+    /// Whether the index knows its private copy as well.
+    #[must_use]
+    pub fn has_known_copy(&self) -> bool {
+        self.content.known.copy.is_some()
+    }
+}
+
+/// Verifies the content of a private copy, and returns its stamp if that is reliable.
+fn verify(path: &Path, known: &Known) -> io::Result<Option<Stamp>> {
+    let read_at = Time::now();
+    let mut file =
+        OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
+    let metadata = file.metadata()?;
+    let stamp = Stamp::of(&metadata);
+    if !metadata.is_file() || metadata.mode() & 0o022 != 0 || !is_ours(&metadata) {
+        return Err(io::Error::other("it can be changed by others"));
+    }
+    let mut bytes = Vec::new();
+    (&mut file).take(known.stamp.size + 1).read_to_end(&mut bytes)?;
+    if hash(&bytes) != known.sha256 {
+        return Err(io::Error::other("its content is not what its name says"));
+    }
+    let unchanged = Stamp::of(&file.metadata()?) == stamp;
+    let reliable = unchanged && stamp.is_reliable(&file, read_at).unwrap_or(false);
+    Ok(reliable.then_some(stamp))
+}
+
+fn is_ours(metadata: &fs::Metadata) -> bool {
+    [0, rustix::process::geteuid().as_raw()].contains(&metadata.uid())
+}
+
+fn hash(bytes: &[u8]) -> String {
+    HEXLOWER.encode(&Sha256::digest(bytes))
+}
