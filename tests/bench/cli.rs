@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,14 @@ use crate::launch::Subject;
 /// Rows of the table.
 pub const DAEMON: &str = "cofferdam run, daemon";
 pub const ALONE: &str = "cofferdam run, no daemon";
+pub const MANY: &str = "cofferdam run, no daemon, 25 plugins";
+
+/// Isolators of the shipped chain.
+const SHIPPED: [&str; 6] =
+    ["filesystem/linux", "namespaces/pid", "cgroups/cpu", "cgroups/mem", "posix/cpu", "posix/mem"];
+
+/// Isolators and the logger of the longer chain.
+const MANY_PLUGINS: usize = 25;
 
 /// How long a daemon may take to be ready.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -41,7 +49,7 @@ struct Daemon {
 impl Cli {
     /// With a daemon.
     pub fn daemon(environment: &Environment) -> Outcome<Self> {
-        let config = configure(environment, "daemon")?;
+        let config = configure(environment, "daemon", &paths::build(), &[])?;
         let program = program();
         let ready = environment.state().join("ready");
         let listening = UnixDatagram::bind(&ready)?;
@@ -63,15 +71,54 @@ impl Cli {
 
     /// Without a daemon.
     pub fn alone(environment: &Environment) -> Outcome<Self> {
-        let config = configure(environment, "alone")?;
-        let options = ["--config".to_owned(), config.file];
-        Ok(Self {
-            name: ALONE,
-            program: program(),
-            arguments: arguments(environment, &options),
-            _daemon: None,
-        })
+        let config = configure(environment, "alone", &paths::build(), &[])?;
+        Ok(Self::with_config(ALONE, environment, config))
     }
+
+    /// Without a daemon, with a longer chain: the shipped plugins and plugins that do nothing.
+    pub fn many(environment: &Environment) -> Outcome<Self> {
+        let directory = environment.directory().join("plugins");
+        fs::create_dir(&directory)?;
+        for entry in fs::read_dir(paths::build())? {
+            let (path, name) = {
+                let entry = entry?;
+                (entry.path(), entry.file_name())
+            };
+            if name.to_string_lossy().starts_with("libcofferdam_")
+                && path.extension().is_some_and(|end| end == "so")
+            {
+                fs::copy(&path, directory.join(name))?;
+            }
+        }
+        let noop = fs::read(paths::build().join("libbench_noop.so"))?;
+        let extra: Vec<String> =
+            (0..MANY_PLUGINS - SHIPPED.len() - 1).map(|n| format!("bench/n{n:03}")).collect();
+        for name in &extra {
+            let file = format!("lib{}.so", name.replace('/', "_"));
+            fs::write(directory.join(file), renamed(&noop, "bench/noop", name)?)?;
+        }
+        let config = configure(environment, "many", &directory, &extra)?;
+        Ok(Self::with_config(MANY, environment, config))
+    }
+
+    fn with_config(name: &'static str, environment: &Environment, config: Configured) -> Self {
+        let options = ["--config".to_owned(), config.file];
+        Self { name, program: program(), arguments: arguments(environment, &options), _daemon: None }
+    }
+}
+
+/// A plugin's file with another name of the same length in its manifest.
+fn renamed(file: &[u8], from: &str, to: &str) -> Outcome<Vec<u8>> {
+    let mut bytes = file.to_owned();
+    let places: Vec<usize> =
+        (0..=bytes.len() - from.len()).filter(|&at| bytes[at..].starts_with(from.as_bytes())).collect();
+    if places.is_empty() || from.len() != to.len() {
+        return Err(format!("plugin `{from}` cannot be renamed to `{to}`").into());
+    }
+    for at in places {
+        bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+    }
+    Ok(bytes)
 }
 
 fn program() -> PathBuf {
@@ -84,24 +131,27 @@ struct Configured {
 }
 
 /// Writes the configuration of the shipped chain.
-fn configure(environment: &Environment, name: &str) -> Outcome<Configured> {
+fn configure(
+    environment: &Environment,
+    name: &str,
+    plugin_dir: &Path,
+    extra: &[String],
+) -> Outcome<Configured> {
     let state = environment.state().join(name);
     let socket = state.join("agent.sock");
-    let isolators =
-        ["filesystem/linux", "namespaces/pid", "cgroups/cpu", "cgroups/mem", "posix/cpu", "posix/mem"];
     let mut text = String::new();
     for (key, value) in [
         ("runtime_dir", json!(state)),
         ("work_dir", json!(environment.directory().join(name))),
         ("socket", json!(socket)),
-        ("plugin_dir", json!(paths::build())),
+        ("plugin_dir", json!(plugin_dir)),
         ("cgroup_root", json!(CGROUP)),
         ("launcher", json!("linux")),
     ] {
         // A JSON string is a valid TOML string.
         text += &format!("{key} = {value}\n");
     }
-    for isolator in isolators {
+    for isolator in SHIPPED.into_iter().chain(extra.iter().map(String::as_str)) {
         text += &format!("[[isolator]]\nname = \"{isolator}\"\n");
     }
     text += "[logger]\nname = \"sandbox\"\n";

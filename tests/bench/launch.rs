@@ -54,6 +54,9 @@ pub fn measure(environment: &Environment, options: &Options, report: &mut Report
     if options.wants_subject(cli::ALONE) {
         subjects.push(Box::new(Cli::alone(environment)?));
     }
+    if options.wants_subject(cli::MANY) {
+        subjects.push(Box::new(Cli::many(environment)?));
+    }
     for engine in ["crun", "runc"] {
         for bundle in [Bundle::Alike, Bundle::Stock] {
             if options.wants_subject(&bundle.label(engine))
@@ -166,7 +169,7 @@ fn compare(
     }
     group.compare(embedded::EMPTY, floor::EMPTY);
     group.compare(embedded::SHIPPED, floor::SHIPPED);
-    for ours in [embedded::SHIPPED, embedded::DIRECT, cli::DAEMON, cli::ALONE] {
+    for ours in [embedded::SHIPPED, embedded::DIRECT, cli::DAEMON, cli::ALONE, cli::MANY] {
         for peer in ["crun", "runc"] {
             group.compare(ours, &Bundle::Alike.label(peer));
         }
