@@ -99,6 +99,7 @@ fn admit(environment: &Environment) -> Outcome<std::sync::Arc<Plugin>> {
     let env = PluginEnv { runtime_dir: &directory, work_dir: &directory, agent: Default::default() };
     let services = Default::default();
     let entry = entry("bench/noop", json!({}));
-    let loaded = LoadedPlugin::load(&entry, Kind::Isolator, Path::new(&file), &Store::open(&directory), &services)?;
+    let loaded =
+        LoadedPlugin::load(&entry, Kind::Isolator, Path::new(&file), &Store::open(&directory), &services)?;
     Ok(std::sync::Arc::new(loaded.create(&cofferdam_core::blocking::Job::unwatched(), &env)?))
 }

@@ -28,9 +28,7 @@ use crate::ledger::{Ledger, LedgerError, Lock};
 use crate::model::view::{Inspection, InterruptedCall, PluginView, StatusView, Summary, UsageView};
 use crate::model::{ContainerId, Request, Resources, Termination};
 use crate::parallel;
-use crate::plugin::{
-    AdmitError, LoadedPlugin, LookupError, Plugin, PluginEnv, PluginIndex, Services, Store,
-};
+use crate::plugin::{AdmitError, LoadedPlugin, LookupError, Plugin, PluginEnv, PluginIndex, Services, Store};
 use crate::stats::{LaunchCounters, LaunchStats};
 
 /// Threads for blocking work, not counting those of abandoned jobs.
