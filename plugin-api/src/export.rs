@@ -1,6 +1,7 @@
 //! What makes a library a plugin: a note with its manifest, and one exported symbol.
 
 use cofferdam_plugin_abi::{ABI_NAME, API_VERSION, ENCODING};
+use cofferdam_plugin_model::FEATURES;
 
 use crate::config::Schema;
 use crate::note::Text;
@@ -42,6 +43,10 @@ impl Export {
     #[must_use]
     pub const fn manifest(&self) -> Text {
         assert!(is_name(self.name), "a plugin's name is `area/name` in lower case letters, digits, - and _");
+        assert!(
+            are_features(self.features),
+            "FEATURES has one that this version of cofferdam-plugin-api does not know; see model::FEATURES"
+        );
         let mut text = Text::new();
         text.raw("{");
         text.entry("kind", self.kind);
@@ -80,6 +85,31 @@ const fn is_name(name: &str) -> bool {
         i += 1;
     }
     !bytes.is_empty() && slashes <= 1
+}
+
+const fn are_features(names: &[&str]) -> bool {
+    let mut i = 0;
+    while i < names.len() {
+        let mut known = false;
+        let mut j = 0;
+        while j < FEATURES.len() {
+            known |= equal(names[i].as_bytes(), FEATURES[j].as_bytes());
+            j += 1;
+        }
+        if !known {
+            return false;
+        }
+        i += 1;
+    }
+    true
+}
+
+const fn equal(left: &[u8], right: &[u8]) -> bool {
+    let mut i = 0;
+    while i < left.len() && i < right.len() && left[i] == right[i] {
+        i += 1;
+    }
+    i == left.len() && i == right.len()
 }
 
 /// Expands to the static items of an isolator. Called by `#[isolator]`.
@@ -168,4 +198,42 @@ macro_rules! __export {
             };
         };
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_features_that_this_version_knows_can_be_needed() {
+        assert!(are_features(&[]) && are_features(FEATURES));
+        for unknown in ["", "launch", "launch.secomp", "launch.seccomp.v2"] {
+            assert!(!are_features(&["service.state", unknown]), "{unknown}");
+        }
+    }
+
+    #[test]
+    fn the_manifest_has_the_order_and_the_features() {
+        let export = Export {
+            kind: "isolator",
+            name: "test/plugin",
+            version: "1.0.0",
+            description: "",
+            unwinds: true,
+            methods: &["removed"],
+            nesting: false,
+            standalone: true,
+            requires: &[],
+            conflicts: &[],
+            after: &["a"],
+            before: &["b"],
+            features: &["launch.seccomp"],
+            config: &Schema::Boolean,
+        };
+        let text = export.manifest();
+        let manifest: cofferdam_plugin_model::Manifest = serde_json::from_slice(text.as_bytes()).unwrap();
+        assert_eq!((manifest.after, manifest.before), (vec!["a".to_owned()], vec!["b".to_owned()]));
+        assert_eq!(manifest.features, ["launch.seccomp"]);
+        assert!(manifest.methods.contains(cofferdam_plugin_model::Method::Removed));
+    }
 }

@@ -26,6 +26,12 @@ impl Text {
         self.len
     }
 
+    /// Its bytes.
+    #[cfg(test)]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+
     const fn byte(&mut self, byte: u8) {
         assert!(self.len < CAPACITY, "the plugin's manifest is longer than 32 KiB: shorten its descriptions");
         self.bytes[self.len] = byte;

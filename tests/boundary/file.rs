@@ -162,6 +162,17 @@ async fn a_malformed_manifest_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_that_needs_an_unknown_feature_is_refused() {
+    let none = r#""after":[],"before":[],"features":[]"#;
+    let one = format!("{:36}", r#""features":["launch.future"]"#);
+    let parts = [
+        "isolator `example/greeting` 1.0.0",
+        "it needs the feature `launch.future`, which this agent does not support",
+    ];
+    refused_if(|bytes| patch(bytes, none, &one), &[parts[0], parts[1], "upgrade the agent"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_manifest_without_a_plugin_is_refused() {
     let world = plain();
     let path = compile(&world, &note(), &["-shared", "-fPIC"]);

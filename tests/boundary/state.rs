@@ -48,6 +48,19 @@ async fn later_calls_get_the_newest_state_and_what_is_known_of_the_container() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_state_that_came_with_an_error_reaches_cleanup() {
+    let mut world = plain();
+    let journal = world.directory().join("requests");
+    let replies = json!({ "prepare": r#"{"state":{"created":"half"}}"# });
+    world.config.isolators.push(raw(json!({
+        "journal": journal, "payload": replies, "code": { "prepare": 1 }
+    })));
+    let agent = world.start().await.unwrap();
+    assert_contains(&launch_error(&agent, short("web")).await, &["`test/raw` failed in `prepare`: by hand"]);
+    assert_eq!(request(&journal, "cleanup")["state"], json!({ "created": "half" }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_state_that_is_too_large_fails_the_launch() {
     let state = "x".repeat(1 << 20);
     let reply = json!({ "prepare": json!({ "state": state }).to_string() });

@@ -196,6 +196,8 @@ fn inspect(arguments: &Inspect) -> Outcome {
         ("after", list(&manifest.after)),
         ("before", list(&manifest.before)),
         ("features", list(&manifest.features)),
+        ("before", list(&manifest.before)),
+        ("features", list(&manifest.features)),
     ];
     for (name, fact) in facts {
         output::line(&format!("{name:12} {fact}"))?;

@@ -21,7 +21,7 @@ struct Raw {
     /// Descriptors, as numbers.
     #[serde(default)]
     descriptors: BTreeMap<String, Vec<i32>>,
-    /// Code of a failure.
+    /// Code of a failure; its payload is that of `payload`.
     #[serde(default)]
     code: BTreeMap<String, u32>,
     /// File to record every request in, one line each: the method and the payload.
@@ -49,10 +49,10 @@ impl Raw {
                 return RResult::RErr(failure(Failure::FAILED, &error.to_string()));
             }
         }
-        if let Some(&code) = self.code.get(method) {
-            return RResult::RErr(failure(code, "by hand"));
-        }
         let payload = self.payload.get(method).map_or_else(Vec::new, |text| text.as_bytes().to_vec());
+        if let Some(&code) = self.code.get(method) {
+            return RResult::RErr(Failure { payload: payload.into(), ..failure(code, "by hand") });
+        }
         let descriptors = self.descriptors.get(method).cloned().unwrap_or_default();
         RResult::ROk(Answer { payload: payload.into(), descriptors: descriptors.into() })
     }
