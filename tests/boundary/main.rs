@@ -11,6 +11,7 @@ mod identity;
 mod known;
 mod layout;
 mod log;
+mod outside;
 mod panic;
 mod policy;
 mod process;
