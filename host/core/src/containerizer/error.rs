@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::native::UserError;
+use super::user::UserError;
 use crate::blocking::Abandoned;
 use crate::chain::ChainError;
 use crate::fetcher::FetchError;

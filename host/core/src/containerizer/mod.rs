@@ -10,6 +10,7 @@ mod error;
 mod handle;
 pub(crate) mod native;
 mod table;
+mod user;
 
 use async_trait::async_trait;
 
@@ -19,6 +20,7 @@ use crate::model::{ContainerId, Request, Resources, Termination};
 
 pub use error::{KillError, LaunchError, RecoverError, RemoveError, UpdateError};
 pub use native::NativeRecord;
+pub use user::UserError;
 
 /// Launches, watches and destroys containers of one kind.
 #[async_trait]

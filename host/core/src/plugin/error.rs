@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use cofferdam_plugin_model::Method;
 
-use super::plugin::StateError;
+use super::recoverer::StateError;
 
 /// Why a call of a plugin failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -19,7 +19,8 @@ use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::error::{CallError, in_one_line};
 use super::placement::{Failure, FailureKind, Instance, InvokeError};
-use super::plugin::{Plugin, Recoverer};
+use super::plugin::Plugin;
+use super::recoverer::Recoverer;
 use crate::blocking::{Cancelled, Job};
 
 /// A plugin is quarantined at this number of panics.

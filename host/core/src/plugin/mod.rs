@@ -20,6 +20,8 @@ mod placement;
 #[expect(clippy::module_inception, reason = "the main type of the module")]
 mod plugin;
 mod preflight;
+mod recoverer;
+mod reply;
 mod services;
 mod store;
 
@@ -30,7 +32,8 @@ pub(crate) use limits::MAX_STATE;
 pub use load::LoadError;
 pub use lookup::{LookupError, PluginIndex};
 pub use placement::Response;
-pub use plugin::{Durability, Plugin, Recoverer, StateError};
+pub use plugin::Plugin;
 pub use preflight::{PreflightError, find, inspect_file};
+pub use recoverer::{Durability, Recoverer, StateError};
 pub use services::Services;
 pub use store::{Candidate, Store, StoreError, Trust};

@@ -4,7 +4,7 @@ use std::sync::{OnceLock, Weak};
 
 use cofferdam_plugin_model::service::{PutState, STATE_PUT};
 
-use super::plugin::{Durability, Recoverer};
+use super::recoverer::{Durability, Recoverer};
 use crate::error_chain;
 
 /// The services. They are connected when the chain exists; no container exists before.

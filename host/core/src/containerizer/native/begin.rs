@@ -7,11 +7,12 @@ use std::path::Path;
 
 use cofferdam_plugin_model::Container;
 
-use super::launch::advance;
 use super::phase::Event;
+use super::progress::advance;
 use super::record::Handle;
-use super::{LaunchError, Shared, user};
+use super::{LaunchError, Shared};
 use crate::chain::Participant;
+use crate::containerizer::user;
 use crate::model::Request;
 
 /// Records the intent, creates the container's directories and cgroup, and checks its root file system before any

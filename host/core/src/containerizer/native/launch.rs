@@ -17,14 +17,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cofferdam_init::plan::Plan;
+use cofferdam_linux::process::Process;
 use cofferdam_plugin_model::{Container, Parent};
 use parking_lot::Mutex;
 
 use super::begin::{self, begin};
 use super::create::create;
-use super::phase::{Event, after};
+use super::phase::Event;
+use super::progress::{advance, check_cancelled, internal};
 use super::record::Handle;
-use super::supervise::Running;
 use super::{LaunchError, STALL_WARNING, Shared};
 use crate::blocking::Job;
 use crate::chain::{CallSequence, ChainError, PreparedLaunch, SequenceOutcome, Watch};
@@ -58,6 +59,12 @@ enum Step {
     Prepare { container: Arc<Container>, calls: Arc<CallSequence<PreparedLaunch>> },
     Watch { calls: Arc<CallSequence<Vec<Watch>>> },
     Start { init: PendingInit, plan: Box<Plan>, watches: Vec<Watch> },
+}
+
+/// A container whose command is running.
+pub(super) struct Running {
+    pub(super) process: Arc<Process>,
+    pub(super) watches: Vec<Watch>,
 }
 
 /// Launches a container up to its running command.
@@ -300,22 +307,6 @@ fn parent(shared: &Shared, handle: &Handle) -> Option<Parent> {
     })
 }
 
-/// Enters the next phase, unless the container is to stop.
-pub(super) fn advance(handle: &Handle, event: Event) -> Result<(), LaunchError> {
-    check_cancelled(handle)?;
-    let next = after(handle.phase(), event).map_err(|error| internal(handle, &error.to_string()))?;
-    handle.update_in_memory(|record| record.phase = next);
-    tracing::debug!(container = %handle.id(), phase = %next, "phase changed");
-    Ok(())
-}
-
-/// Fails if there is a stop request.
-fn check_cancelled(handle: &Handle) -> Result<(), LaunchError> {
-    let Some(cause) = handle.stop_request() else { return Ok(()) };
-    let message = cause.message.unwrap_or_default();
-    Err(LaunchError::Cancelled { id: handle.id().clone(), phase: handle.phase(), message })
-}
-
 /// Calls `isolate` of the plugins, all at once.
 async fn isolate(shared: &Shared, handle: &Handle) -> Result<(), LaunchError> {
     let Some(process) = handle.process() else { return Ok(()) };
@@ -346,8 +337,4 @@ async fn fetch(shared: &Shared, handle: &Handle) -> Result<(), LaunchError> {
 
 fn chain_error(handle: &Handle, source: ChainError) -> LaunchError {
     LaunchError::Chain { id: handle.id().clone(), phase: handle.phase(), source }
-}
-
-fn internal(handle: &Handle, reason: &str) -> LaunchError {
-    LaunchError::Internal { id: handle.id().clone(), reason: reason.to_owned() }
 }

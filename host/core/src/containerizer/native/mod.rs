@@ -20,12 +20,12 @@ mod destroy;
 mod init_plan;
 mod launch;
 mod phase;
+mod progress;
 mod record;
 mod recover;
 mod recoverer;
 mod stdio;
 mod supervise;
-mod user;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -56,7 +56,6 @@ pub(crate) use init_plan::cgroups as plugin_cgroups;
 pub use record::NativeRecord;
 pub(crate) use record::NativeTable;
 pub(crate) use recoverer::TableRecoverer;
-pub use user::UserError;
 
 use record::Handle;
 

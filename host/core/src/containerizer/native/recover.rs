@@ -17,8 +17,9 @@ use std::sync::Arc;
 
 use cofferdam_linux::process::{Process, ProcessError};
 
+use super::launch::Running;
 use super::record::{Handle, NativeRecord};
-use super::supervise::{Running, supervise};
+use super::supervise::supervise;
 use super::{NAME, STALL_WARNING, Shared, destroy, task_name};
 use crate::chain::{CallSequence, SequenceOutcome, Watch};
 use crate::containerizer::{RecoverError, Recovered};

@@ -8,19 +8,14 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use super::launch::{self, Running};
 use super::record::Handle;
-use super::{LaunchError, Shared, destroy, launch};
+use super::{LaunchError, Shared, destroy};
 use crate::blocking::BlockingPool;
 use crate::chain::Watch;
 use crate::containerizer::LaunchOutcome;
 use crate::model::{Cause, Reason, Request};
 use crate::readiness::readable;
-
-/// A container whose command is running.
-pub(super) struct Running {
-    pub(super) process: Arc<Process>,
-    pub(super) watches: Vec<Watch>,
-}
 
 /// Launches a container, supervises it while it runs, and destroys it.
 pub(super) async fn run(
