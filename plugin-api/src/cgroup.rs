@@ -210,10 +210,10 @@ impl Cgroup {
         Ok(below.map(|group| Self { group, ..self.clone() }).collect())
     }
 
-    /// A descriptor that becomes readable when the kernel has news of a knob: an eventfd registered in
-    /// `cgroup.event_control` on v1 (`arguments` are those that the knob wants there, often none), an
-    /// inotify instance on v2. Both also become readable when the control group is removed. Read it empty
-    /// with [`news`].
+    /// A descriptor that becomes readable when a file of the cgroup changes: an eventfd registered in
+    /// `cgroup.event_control` on v1 (`arguments` are those that the file expects there, often none), an inotify
+    /// instance on v2. Both also become readable when the cgroup is removed. Read it empty with
+    /// [`event::drain`](crate::event::drain).
     ///
     /// # Errors
     /// [`CgroupError::Watch`].

@@ -95,7 +95,7 @@ impl<'a> ContainerRef<'a> {
     }
 
     /// The container's cgroup of one controller (`memory`, `cpuacct`, …). For a container that shares the cgroups of
-    /// its parent these are the parent's; [`Cgroup::own`] leaves those out.
+    /// its parent it is the parent's, see [`ContainerDetails::shares_cgroups`](crate::model::ContainerDetails::shares_cgroups).
     ///
     /// # Errors
     /// If this host has no such controller.
