@@ -1,7 +1,7 @@
 //! What makes a library a plugin: a note with its manifest, and one exported symbol.
 
 use cofferdam_plugin_abi::{ABI_NAME, API_VERSION, ENCODING};
-use cofferdam_plugin_model::FEATURES;
+use cofferdam_plugin_model::{FEATURES, REQUEST_PARTS};
 
 use crate::config::Schema;
 use crate::note::Text;
@@ -34,6 +34,8 @@ pub struct Export {
     pub before: &'static [&'static str],
     /// Features of the agent that it cannot do without.
     pub features: &'static [&'static str],
+    /// Parts of a launch request that it carries out.
+    pub handles: &'static [&'static str],
     /// Schema of its table.
     pub config: &'static Schema,
 }
@@ -44,8 +46,12 @@ impl Export {
     pub const fn manifest(&self) -> Text {
         assert!(is_name(self.name), "a plugin's name is `area/name` in lower case letters, digits, - and _");
         assert!(
-            are_features(self.features),
+            are_known(self.features, FEATURES),
             "FEATURES has one that this version of cofferdam-plugin-api does not know; see model::FEATURES"
+        );
+        assert!(
+            are_known(self.handles, REQUEST_PARTS),
+            "HANDLES has one that this version of cofferdam-plugin-api does not know; see model::REQUEST_PARTS"
         );
         let mut text = Text::new();
         text.raw("{");
@@ -65,6 +71,7 @@ impl Export {
         text.entries("after", self.after);
         text.entries("before", self.before);
         text.entries("features", self.features);
+        text.entries("handles", self.handles);
         text.raw("\"config\":");
         self.config.write(&mut text, "");
         text.raw("}");
@@ -87,13 +94,13 @@ const fn is_name(name: &str) -> bool {
     !bytes.is_empty() && slashes <= 1
 }
 
-const fn are_features(names: &[&str]) -> bool {
+const fn are_known(names: &[&str], all: &[&str]) -> bool {
     let mut i = 0;
     while i < names.len() {
         let mut known = false;
         let mut j = 0;
-        while j < FEATURES.len() {
-            known |= equal(names[i].as_bytes(), FEATURES[j].as_bytes());
+        while j < all.len() {
+            known |= equal(names[i].as_bytes(), all[j].as_bytes());
             j += 1;
         }
         if !known {
@@ -121,6 +128,7 @@ macro_rules! __export_isolator {
             "isolator", $crate::Isolator, $plugin, [$($method),*],
             <$plugin as $crate::Isolator>::NESTING,
             <$plugin as $crate::Isolator>::STANDALONE,
+            <$plugin as $crate::Isolator>::HANDLES,
             $crate::__private::new_isolator::<$plugin>,
             $crate::__private::no_logger
         );
@@ -136,6 +144,7 @@ macro_rules! __export_logger {
             "logger", $crate::Logger, $plugin, [$($method),*],
             true,
             true,
+            &[],
             $crate::__private::no_isolator,
             $crate::__private::new_logger::<$plugin>
         );
@@ -150,7 +159,7 @@ macro_rules! __export_logger {
 #[macro_export]
 macro_rules! __export {
     ($kind:literal, $trait:path, $plugin:ty, [$($method:literal),*], $nesting:expr, $standalone:expr,
-     $new_isolator:expr, $new_logger:expr) => {
+     $handles:expr, $new_isolator:expr, $new_logger:expr) => {
         #[allow(unsafe_code, reason = "static items with a section and a name are how a plugin is found")]
         const _: () = {
             use $crate::__private as private;
@@ -169,6 +178,7 @@ macro_rules! __export {
                 after: <$plugin as $trait>::AFTER,
                 before: <$plugin as $trait>::BEFORE,
                 features: <$plugin as $trait>::FEATURES,
+                handles: $handles,
                 config: <<$plugin as $trait>::Config as $crate::PluginConfig>::SCHEMA,
             }
             .manifest();
@@ -206,9 +216,9 @@ mod tests {
 
     #[test]
     fn only_features_that_this_version_knows_can_be_needed() {
-        assert!(are_features(&[]) && are_features(FEATURES));
+        assert!(are_known(&[], FEATURES) && are_known(FEATURES, FEATURES));
         for unknown in ["", "launch", "launch.secomp", "launch.seccomp.v2"] {
-            assert!(!are_features(&["service.state", unknown]), "{unknown}");
+            assert!(!are_known(&["service.state", unknown], FEATURES), "{unknown}");
         }
     }
 
@@ -228,12 +238,16 @@ mod tests {
             after: &["a"],
             before: &["b"],
             features: &["launch.seccomp"],
+            handles: &["seccomp"],
             config: &Schema::Boolean,
         };
         let text = export.manifest();
         let manifest: cofferdam_plugin_model::Manifest = serde_json::from_slice(text.as_bytes()).unwrap();
         assert_eq!((manifest.after, manifest.before), (vec!["a".to_owned()], vec!["b".to_owned()]));
-        assert_eq!(manifest.features, ["launch.seccomp"]);
+        assert_eq!(
+            (manifest.features, manifest.handles),
+            (vec!["launch.seccomp".into()], vec!["seccomp".into()])
+        );
         assert!(manifest.methods.contains(cofferdam_plugin_model::Method::Removed));
     }
 }

@@ -62,6 +62,10 @@ pub trait Isolator: Send + Sync + Sized + 'static {
     /// one refuses to load the plugin. Features that it can do without are asked for with [`Host::supports`].
     const FEATURES: &'static [&'static str] = &[];
 
+    /// Parts of a launch request that it carries out, from [`model::REQUEST_PARTS`]. The agent refuses a container that
+    /// requests a part which none of its isolators handles.
+    const HANDLES: &'static [&'static str] = &[];
+
     /// Type of its table in the configuration file; `()` for none.
     type Config: PluginConfig + DeserializeOwned;
 

@@ -12,7 +12,7 @@ use crate::{Host, Result};
 /// Numbers that are unique among all plugins of an agent: network classes, project ids, ports.
 ///
 /// A pool is a name that plugins agree on (`net_cls`, `xfs_project`, …). A lease belongs to a container, is on disk when
-/// [`Leases::acquire`] returns, and survives restarts of the agent and of the host. It ends with
+/// [`Leases::acquire`] returns, and survives restarts of the agent. It ends with
 /// [`Leases::release`], or when the agent has removed the container. From [`Host::leases`]; requires the feature
 /// `service.leases`.
 ///

@@ -12,6 +12,7 @@ use cofferdam_linux::cgroup::Cgroups;
 use cofferdam_linux::image::Image;
 use cofferdam_plugin_model::{AgentInfo, FEATURES, Kind, Method};
 use data_encoding::HEXLOWER;
+use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
 use crate::blocking::{Abandoned, BlockingPool, CallFile, Job};
@@ -321,6 +322,7 @@ fn build(
         table: Arc::clone(&table),
         ledger: Arc::clone(&ledger),
         versions: plugins.iter().map(version).collect(),
+        acquiring: Mutex::default(),
     });
     let containers = Arc::downgrade(&recoverer);
     services.connect(containers);

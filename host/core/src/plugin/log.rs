@@ -252,7 +252,9 @@ impl HostApi for Host {
             Some(Ok(payload)) => RResult::ROk(Answer { payload: payload.into(), descriptors: RVec::new() }),
             Some(Err(ServiceError::Unknown)) => RResult::RErr(Failure::unsupported(service.as_str())),
             Some(Err(ServiceError::Malformed(message))) => failed(Failure::MALFORMED, message),
-            Some(Err(ServiceError::Failed(message))) => failed(Failure::FAILED, message),
+            Some(Err(ServiceError::Failed { reason, retryable })) => {
+                RResult::RErr(Failure { retryable, ..Failure::new(Failure::FAILED, reason) })
+            }
             None => {
                 failed(Failure::FAILED, format!("service `{service}` panicked; this is a bug of the agent"))
             }

@@ -34,6 +34,6 @@ pub use lookup::{LookupError, PluginIndex};
 pub use placement::Response;
 pub use plugin::Plugin;
 pub use preflight::{PreflightError, find, inspect_file};
-pub use recoverer::{Durability, Recoverer, StateError};
+pub use recoverer::{Durability, LeaseError, Recoverer, StateError};
 pub use services::Services;
 pub use store::{Candidate, Store, StoreError, Trust};

@@ -6,17 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use cofferdam_plugin_model::{Manifest, Method, Methods, RecoverReply, RecoverRequest, StateReply};
+use cofferdam_plugin_model::{Manifest, Method, Methods, StateReply};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value as Json;
 
 use super::counters::Counters;
 use super::error::CallError;
 use super::health::{Health, Lifecycle};
 use super::in_flight::InFlight;
 use super::placement::{Failure, FailureKind, Instance, Invocation, InvokeError, Placement, Response};
-use super::recoverer::{Durability, Recoverer, StateError};
+use super::recoverer::{Durability, Recoverer};
 use super::reply::limited;
 use crate::blocking::{Cancelled, Job};
 use crate::config::{FailPolicy, PluginConfig};
@@ -293,21 +292,4 @@ impl Plugin {
 fn unix_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// For plugins without containers, as in benchmarks.
-impl Recoverer for () {
-    fn request(&self, _: &str) -> RecoverRequest {
-        RecoverRequest::default()
-    }
-
-    fn apply_recovery(&self, _: &str, _: RecoverReply) {}
-
-    fn state(&self, _: &str, _: &str) -> Json {
-        Json::Null
-    }
-
-    fn keep_state(&self, plugin: &str, container: &str, _: Json, _: Durability) -> Result<(), StateError> {
-        Err(StateError::NotParticipant { plugin: plugin.to_owned(), container: container.to_owned() })
-    }
 }

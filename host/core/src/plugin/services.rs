@@ -1,8 +1,12 @@
 //! The services that the agent provides to plugins, by name.
 
-use std::sync::{OnceLock, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
-use cofferdam_plugin_model::service::{PutState, STATE_PUT};
+use cofferdam_plugin_model::service::{
+    LEASES_ACQUIRE, LEASES_LIST, LEASES_RELEASE, Leases, ListLeases, PutState, ReleaseLease, STATE_PUT,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::recoverer::{Durability, Recoverer};
 use crate::error_chain;
@@ -21,7 +25,12 @@ pub(super) enum ServiceError {
     /// The request cannot be decoded.
     Malformed(String),
     /// It failed.
-    Failed(String),
+    Failed {
+        /// Why.
+        reason: String,
+        /// Whether the same request may succeed later.
+        retryable: bool,
+    },
 }
 
 impl Services {
@@ -35,19 +44,47 @@ impl Services {
     /// held while a plugin is called. Returns the encoded reply.
     pub(super) fn call(&self, plugin: &str, service: &str, request: &[u8]) -> Result<Vec<u8>, ServiceError> {
         match service {
-            STATE_PUT => self.put_state(plugin, request).map(|()| Vec::new()),
+            STATE_PUT => {
+                let PutState { container, state } = decode(request)?;
+                let kept =
+                    self.containers()?.keep_state(plugin, container.as_str(), state, Durability::Immediate);
+                kept.map(|()| Vec::new()).map_err(|error| failed(&error, false))
+            }
+            LEASES_ACQUIRE => {
+                let lease = self.containers()?.acquire_lease(plugin, decode(request)?);
+                encode(&lease.map_err(|error| failed(&error, error.is_retryable()))?)
+            }
+            LEASES_RELEASE => {
+                let ReleaseLease { pool, number } = decode(request)?;
+                let released = self.containers()?.release_lease(plugin, &pool, number);
+                released.map(|()| Vec::new()).map_err(|error| failed(&error, error.is_retryable()))
+            }
+            LEASES_LIST => {
+                let ListLeases { pool } = decode(request)?;
+                encode(&Leases { leases: self.containers()?.leases(&pool) })
+            }
             _ => Err(ServiceError::Unknown),
         }
     }
 
-    fn put_state(&self, plugin: &str, request: &[u8]) -> Result<(), ServiceError> {
-        let PutState { container, state } = serde_json::from_slice(request)
-            .map_err(|error| ServiceError::Malformed(format!("cannot decode the request: {error}")))?;
+    fn containers(&self) -> Result<Arc<dyn Recoverer>, ServiceError> {
         let containers = self.containers.get().and_then(Weak::upgrade);
-        let containers = containers
-            .ok_or_else(|| ServiceError::Failed("the agent has not started, or has stopped".into()))?;
-        containers
-            .keep_state(plugin, container.as_str(), state, Durability::Immediate)
-            .map_err(|error| ServiceError::Failed(error_chain::describe(&error)))
+        containers.ok_or_else(|| ServiceError::Failed {
+            reason: "the agent has not started, or has stopped".into(),
+            retryable: true,
+        })
     }
+}
+
+fn decode<T: DeserializeOwned>(request: &[u8]) -> Result<T, ServiceError> {
+    serde_json::from_slice(request)
+        .map_err(|error| ServiceError::Malformed(format!("cannot decode the request: {error}")))
+}
+
+fn encode(reply: &impl Serialize) -> Result<Vec<u8>, ServiceError> {
+    serde_json::to_vec(reply).map_err(|error| failed(&error, false))
+}
+
+fn failed(error: &dyn std::error::Error, retryable: bool) -> ServiceError {
+    ServiceError::Failed { reason: error_chain::describe(error), retryable }
 }

@@ -19,6 +19,7 @@ mod create;
 mod destroy;
 mod init_plan;
 mod launch;
+mod leases;
 mod phase;
 mod progress;
 mod record;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use cofferdam_plugin_model::service::Lease;
 use cofferdam_plugin_model::{Cgroups, ContainerDetails, Resources, TerminationDetails};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
@@ -22,6 +23,9 @@ pub struct NativeRecord {
     pub cgroups: Cgroups,
     /// The plugins that participate in the container, in chain order.
     pub participants: Vec<Participant>,
+    /// Numbers that plugins lease for the container.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub leases: Vec<Lease>,
     /// The merged launch information.
     pub plan: LaunchPlan,
 }

@@ -3,15 +3,18 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use cofferdam_plugin_model::service::{AcquireLease, Lease};
 use cofferdam_plugin_model::{ContainerDetails, RecoverReply, RecoverRequest, Recovered, Verdict};
+use parking_lot::Mutex;
 use semver::Version;
 use serde_json::Value as Json;
 
+use super::leases;
 use super::record::{NativeRecord, NativeTable};
 use crate::chain::Participant;
 use crate::ledger::Ledger;
 use crate::model::{ContainerId, Phase, Record};
-use crate::plugin::{Durability, MAX_STATE, Recoverer, StateError};
+use crate::plugin::{Durability, LeaseError, MAX_STATE, Recoverer, StateError};
 
 /// Gives plugins the containers of the table.
 pub(crate) struct TableRecoverer {
@@ -19,6 +22,8 @@ pub(crate) struct TableRecoverer {
     pub(crate) ledger: Arc<Ledger>,
     /// Versions of the plugins in the chain, for states that they migrate.
     pub(crate) versions: BTreeMap<String, Version>,
+    /// Held while a number is leased, so that it is given once.
+    pub(crate) acquiring: Mutex<()>,
 }
 
 impl Recoverer for TableRecoverer {
@@ -126,6 +131,19 @@ impl Recoverer for TableRecoverer {
             Durability::NextWrite => handle.update_in_memory(change),
         }
         Ok(())
+    }
+
+    fn acquire_lease(&self, plugin: &str, request: AcquireLease) -> Result<Lease, LeaseError> {
+        let _acquiring = self.acquiring.lock();
+        leases::acquire(&self.table, &self.ledger, plugin, request)
+    }
+
+    fn release_lease(&self, plugin: &str, pool: &str, number: u32) -> Result<(), LeaseError> {
+        leases::release(&self.table, &self.ledger, plugin, pool, number)
+    }
+
+    fn leases(&self, pool: &str) -> Vec<Lease> {
+        leases::list(&self.table, pool)
     }
 }
 
