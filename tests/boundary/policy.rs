@@ -1,6 +1,6 @@
 //! Plugins that conflict, and optional plugins.
 
-use cofferdam_plugin_model::Method;
+use cofferdam_plugin_model::{Method, Volume, VolumeSource};
 use serde_json::json;
 
 use crate::fixture::{
@@ -113,4 +113,16 @@ async fn an_optional_plugin_that_is_out_of_service() {
     let served = agent.inspect(&id("web")).unwrap().plugins.remove(0);
     assert_contains(&served.unavailable.unwrap(), &["is out of service", "cannot recover"]);
     agent.destroy(&id("web")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_of_a_request_that_no_plugin_handles_fails_the_launch() {
+    let agent = plain().start().await.unwrap();
+    let source = VolumeSource::Device { path: "/dev/null".into() };
+    let mut request = short("web");
+    request.volumes.push(Volume { container_path: "null".into(), read_only: false, source });
+    let text = launch_error(&agent, request).await;
+    assert_contains(&text, &["container `web` requests `volumes.device`, which none of its plugins handles"]);
+    assert!(!agent.contains(&id("web")));
+    assert_works(&agent).await;
 }

@@ -133,6 +133,7 @@ cofferdam_plugin_api::__export!(
     ],
     false,
     true,
+    &[],
     new_isolator,
     __private::no_logger
 );
