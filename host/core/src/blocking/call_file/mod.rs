@@ -42,20 +42,29 @@ pub(super) struct Note<'a> {
 }
 
 impl CallFile {
-    /// Opens the file, and returns the calls during which its last user died.
+    /// Replaces the file, and returns the calls during which its last user died.
     ///
     /// # Errors
-    /// When it cannot be read, reserved or mapped.
+    /// When the old file cannot be read, or the new one not be reserved or mapped.
     pub fn open(path: &Path) -> io::Result<(Self, Vec<InterruptedCall>)> {
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let mut file = options.custom_flags(libc::O_NOFOLLOW).open(path)?;
-        let interrupted = read(&mut file)?;
-        file.set_len(0)?;
+        let interrupted = match OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path) {
+            Ok(mut file) => read(&mut file)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        // A new file: calls of an earlier agent in this process may be late, and still write to theirs. To truncate
+        // that would be a SIGBUS for them.
+        let new = path.with_extension("new");
+        match std::fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&new)?;
         // A page for which there is no space left would be a SIGBUS at the first write.
         rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, SIZE as u64)?;
         let map = Map::new(&file)?;
         map.store(0, IN_USE);
+        std::fs::rename(&new, path)?;
         Ok((Self { map, used: [const { AtomicU64::new(0) }; SLOTS / 64] }, interrupted))
     }
 
@@ -174,6 +183,23 @@ mod tests {
         assert_eq!(found.iter().map(call).collect::<Vec<_>>(), [("a/b", "prepare", "web.sub")]);
         let (_, found) = CallFile::open(&path).unwrap();
         assert_eq!(found, [], "this one ended in order");
+    }
+
+    #[test]
+    fn a_late_call_of_an_earlier_user_disturbs_nobody() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("calls");
+        let (first, _) = CallFile::open(&path).unwrap();
+        let late = first.note("a/b", Method::Prepare, "web").unwrap();
+        let (second, _) = CallFile::open(&path).unwrap();
+        let running = second.note("c/d", Method::Usage, "other").unwrap();
+        drop(late);
+        drop(first);
+        let killed = directory.path().join("killed");
+        fs::copy(&path, &killed).unwrap();
+        let (_, found) = CallFile::open(&killed).unwrap();
+        assert_eq!(found.iter().map(call).collect::<Vec<_>>(), [("c/d", "usage", "other")]);
+        drop(running);
     }
 
     #[test]
