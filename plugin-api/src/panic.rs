@@ -75,9 +75,9 @@ fn describe(payload: &(dyn Any + Send)) -> String {
 mod tests {
     use super::*;
 
-    struct Rude;
+    struct PanicsOnDrop;
 
-    impl Drop for Rude {
+    impl Drop for PanicsOnDrop {
         fn drop(&mut self) {
             panic!("and once more, while being dropped");
         }
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn a_payload_that_panics_when_dropped_is_not_dropped() {
-        let panicked = guarded(|| std::panic::panic_any(Rude)).unwrap_err();
+        let panicked = guarded(|| std::panic::panic_any(PanicsOnDrop)).unwrap_err();
         assert_eq!(panicked.message, "something that is not a text");
     }
 }

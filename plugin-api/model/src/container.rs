@@ -1,4 +1,4 @@
-//! What a plugin is told of a container.
+//! Description of a container for plugins.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -395,7 +395,7 @@ pub struct ImageConfig {
     pub labels: BTreeMap<String, String>,
 }
 
-/// What every call after `prepare` is told of its container.
+/// The container of a call after `prepare`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ContainerDetails {

@@ -1,4 +1,4 @@
-//! What a plugin file says of itself before any of its code has run.
+//! The manifest of a plugin file, which is read before any of its code runs.
 
 use std::fmt;
 
@@ -45,7 +45,7 @@ pub const REQUEST_PARTS: &[&str] = &[
     "volumes.secret",
 ];
 
-/// What a plugin file says of itself, in an ELF note that is read without running plugin code.
+/// The manifest of a plugin file: an ELF note, which is read without running plugin code.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Manifest {
     /// What it is.
@@ -104,9 +104,9 @@ pub struct Manifest {
 pub enum Kind {
     /// Isolates containers.
     Isolator,
-    /// Takes their output.
+    /// Receives the output of containers.
     Logger,
-    /// Something a newer plugin is.
+    /// Unknown to this version.
     #[serde(other)]
     Unknown,
 }
@@ -116,7 +116,7 @@ impl fmt::Display for Kind {
         f.write_str(match self {
             Self::Isolator => "isolator",
             Self::Logger => "logger",
-            Self::Unknown => "something this agent does not know",
+            Self::Unknown => "plugin of an unknown kind",
         })
     }
 }
@@ -126,27 +126,27 @@ impl fmt::Display for Kind {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Method {
-    /// Makes the instance; not a method of it, but called, counted and timed like one.
+    /// Creates the instance. Not a method of it, but called, counted and timed like one.
     Create,
-    /// Learns what is there already.
+    /// Takes over the existing containers.
     Recover,
-    /// Gets ready for a container.
+    /// Prepares the isolation of a container.
     Prepare,
-    /// Gets hold of its first process.
+    /// Isolates its first process, before the command runs.
     Isolate,
-    /// Says what to wait for.
+    /// Returns the descriptor that reports a limitation.
     Watch,
-    /// Says what was reached.
+    /// Returns the limitation that was reached.
     Limitation,
-    /// Changes what it may use.
+    /// Changes its resources.
     Update,
-    /// Says what it uses.
+    /// Returns its resource usage.
     Usage,
-    /// Says how it is.
+    /// Returns its status.
     Status,
     /// Undoes `prepare`.
     Cleanup,
-    /// Learns that the container was removed with its sandbox.
+    /// Called after the container was removed with its sandbox.
     Removed,
 }
 
@@ -197,7 +197,7 @@ impl fmt::Display for Method {
     }
 }
 
-/// A set of methods. Names that this side does not know are dropped: it would not call them anyway.
+/// A set of methods. Unknown names are dropped: they would never be called.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Vec<String>", into = "Vec<String>")]
 pub struct Methods(u32);

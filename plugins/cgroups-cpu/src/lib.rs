@@ -56,13 +56,13 @@ impl Isolator for Cpu {
         }
         let cpu = Cgroup::of(&container.cgroups, CONTROLLER)?;
         let mut prepared = Prepared::new();
-        let mut born_in = None;
+        let mut joined = None;
         for cgroup in Some(&cpu).into_iter().chain(&Cgroup::find(&container.cgroups, ACCOUNTING)) {
             cgroup.create()?;
             // Where both controllers are mounted together, they are one directory.
-            if cgroup.version() == CgroupVersion::V1 && born_in.as_deref() != Some(cgroup.directory()) {
+            if cgroup.version() == CgroupVersion::V1 && joined.as_deref() != Some(cgroup.directory()) {
                 prepared = prepared.cgroup(cgroup.directory());
-                born_in = Some(cgroup.directory().to_owned());
+                joined = Some(cgroup.directory().to_owned());
             }
         }
         if let Some(share) = Share::of(&container.resources, self.config.cfs) {

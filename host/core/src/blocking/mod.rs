@@ -177,7 +177,7 @@ impl BlockingPool {
         outcome.await.unwrap_or(Err(Abandoned::Died))
     }
 
-    /// Runs work that nobody waits for and that calls no plugin.
+    /// Runs work whose outcome is not needed and that calls no plugin.
     pub fn spawn(&self, work: impl FnOnce() + Send + 'static) {
         self.pool.submit(Box::new(|| {
             if catch_unwind(AssertUnwindSafe(work)).is_err() {
@@ -243,7 +243,7 @@ impl Job {
         Err(Cancelled)
     }
 
-    /// Whether the job was abandoned, and nobody waits for its outcome.
+    /// Whether the job was abandoned: its outcome is not needed any more.
     #[must_use]
     pub fn is_abandoned(&self) -> bool {
         self.current.lock().abandoned
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_errand_brings_back_what_its_steps_made() {
+    async fn a_job_returns_the_results_of_its_steps() {
         let name: Arc<str> = "p".into();
         let pool = pool(2);
         let sum = pool.run(NEVER, move |job| {
@@ -333,7 +333,7 @@ mod tests {
             .await;
         assert!(matches!(outcome, Err(Abandoned::TimedOut(step)) if &*step.plugin == "slow"));
 
-        // Its place was given away: another errand runs in a pool of one.
+        // Its place is free again: another job runs in a pool of one.
         assert_eq!(pool.run(NEVER, |_| 7).await.unwrap(), 7);
 
         drop(release);
@@ -357,7 +357,7 @@ mod tests {
             // Closed when the thread is done with it.
             told.recv().unwrap_err();
         }
-        // There is still only room for one at a time.
+        // There is still only one thread.
         let (inside, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let crowd: Vec<_> = (0..64)
             .map(|_| {
@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_errand_whose_waiter_goes_away_is_watched_on() {
+    async fn a_job_is_still_watched_when_its_caller_is_dropped() {
         let (release, held) = mpsc::channel::<()>();
         let name: Arc<str> = "slow".into();
         let pool = pool(1);
@@ -403,17 +403,18 @@ mod tests {
 
     #[tokio::test]
     async fn a_thread_that_a_plugin_changed_is_replaced_and_its_job_is_abandoned() {
-        let name: Arc<str> = "rude".into();
+        let name: Arc<str> = "faulty".into();
         let pool = pool(1);
         let thread_of =
             |pool: BlockingPool| async move { pool.run(NEVER, |_| std::thread::current().id()).await };
         let first = thread_of(pool.clone()).await.unwrap();
         let block_signals = || nix::sys::signal::SigSet::all().thread_block().unwrap();
-        let (rude, block) = (Arc::clone(&name), block_signals);
-        let outcome = pool.run(NEVER, move |job| job.step(&rude, Method::Usage, "web", NEVER, block).is_ok());
+        let (faulty, block) = (Arc::clone(&name), block_signals);
+        let outcome =
+            pool.run(NEVER, move |job| job.step(&faulty, Method::Usage, "web", NEVER, block).is_ok());
         let error = outcome.await.unwrap_err().to_string();
         assert!(
-            error.contains("`rude` changed its thread in `usage`") && error.contains("signal mask"),
+            error.contains("`faulty` changed its thread in `usage`") && error.contains("signal mask"),
             "{error}"
         );
         let second = thread_of(pool.clone()).await.unwrap();
@@ -424,7 +425,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_ends_the_errand_and_not_the_pool() {
+    async fn a_panic_ends_the_job_and_not_the_pool() {
         let pool = pool(1);
         let died = pool.run(NEVER, |_| -> () { panic!("deliberate") }).await;
         assert!(matches!(died, Err(Abandoned::Died)));

@@ -161,7 +161,7 @@ impl Chain {
         self.plugin(&participant.plugin).filter(|plugin| available && plugin.implements(method))
     }
 
-    /// The participants that serve the container and have the method, with what each is told of the container.
+    /// The participants that serve the container and have the method, with what each gets to know of the container.
     fn calls(&self, container: &ContainerContext, method: Method) -> Vec<(Arc<Plugin>, ContainerDetails)> {
         let participants = container.participants.iter();
         participants

@@ -61,7 +61,7 @@ pub enum StdioTarget {
 pub struct ContainerContext {
     /// The container.
     pub id: ContainerId,
-    /// What every plugin is told of it; each gets its own state.
+    /// What every plugin gets to know of it, except for the state, which is each plugin's own.
     pub details: ContainerDetails,
     /// The plugins that participate in it.
     pub participants: Vec<Participant>,

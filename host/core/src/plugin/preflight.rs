@@ -1,4 +1,4 @@
-//! Everything that can be found out about a plugin file before any of it runs.
+//! Checks of a plugin file before any of its code runs.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{Read, Seek};
@@ -16,7 +16,7 @@ use super::elf::{self, ElfError};
 use super::load;
 use crate::parallel;
 
-/// Nobody ships a plugin of this size; a file that is larger is something else.
+/// Largest accepted file, in bytes: a bound for what is read into memory.
 const LARGEST: u64 = 512 << 20;
 
 /// The symbol through which abi_stable finds a library's root module.
@@ -68,7 +68,7 @@ pub enum PreflightError {
         /// Its size.
         size: u64,
     },
-    /// Somebody else could change it, and with it what the agent runs.
+    /// Others than root and the agent's user could change it, and with it what the agent runs.
     #[error(
         "plugin file `{path}` can be changed by others: `{culprit}` {how}; a plugin runs with the agent's \
          rights, so the file and its directories must belong to root or the agent's user and be writable by \
@@ -83,7 +83,7 @@ pub enum PreflightError {
         /// In which way.
         how: String,
     },
-    /// It is no shared library for this machine.
+    /// It is not a shared library for this machine.
     #[error("plugin file `{path}` cannot be loaded: {source}")]
     Elf {
         /// The file.
@@ -92,7 +92,7 @@ pub enum PreflightError {
         #[source]
         source: ElfError,
     },
-    /// It is a shared library, but not one of ours.
+    /// It is a shared library without a manifest.
     #[error(
         "`{path}` is a shared library but not a Cofferdam plugin: it has no manifest note; export it with \
          `#[cofferdam_plugin_api::isolator]` or `#[cofferdam_plugin_api::logger]`"
@@ -109,7 +109,7 @@ pub enum PreflightError {
         /// Why.
         source: serde_json::Error,
     },
-    /// It would not work here.
+    /// It does not fit this agent or host.
     #[error("{kind} `{name}` {version} (`{path}`) cannot be used: {reason}")]
     Unfit {
         /// What it is.
@@ -136,9 +136,9 @@ pub fn inspect_file(path: &Path) -> Result<(Manifest, String), PreflightError> {
     Ok((manifest, HEXLOWER.encode(&Sha256::digest(&bytes))))
 }
 
-/// Every shared library of a directory that is, or claims to be, a plugin, in the order of their names.
+/// The plugin files of a directory, by name.
 ///
-/// Libraries without a manifest are not plugins and left out.
+/// Libraries without a manifest are left out.
 ///
 /// # Errors
 /// When the directory cannot be read.
@@ -200,7 +200,7 @@ impl PluginFile {
         &self.file
     }
 
-    /// From when it was opened.
+    /// Its metadata when it was opened.
     pub(super) fn metadata(&self) -> &Metadata {
         &self.metadata
     }
@@ -246,7 +246,7 @@ impl Facts {
     }
 }
 
-/// Why a plugin would not work in this agent, if it would not.
+/// Why a plugin does not fit this agent, if it does not.
 fn unfit(manifest: &Manifest, facts: &Facts) -> Option<String> {
     let ours = Version::parse(abi::API_VERSION).ok()?;
     let api = &manifest.api;

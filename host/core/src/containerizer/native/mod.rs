@@ -412,7 +412,7 @@ impl Shared {
         self.work_dir.join("containers")
     }
 
-    /// A container's cgroups, as plugins are told of them.
+    /// A container's cgroups, as plugins see them.
     fn cgroups_of(&self, id: &ContainerId) -> cofferdam_plugin_model::Cgroups {
         let path = self.launcher.cgroup(id);
         path.map(|path| init_plan::cgroups(&self.cgroups, path)).unwrap_or_default()

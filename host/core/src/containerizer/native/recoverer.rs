@@ -1,4 +1,4 @@
-//! What plugins are told of existing containers when they start or restart, and what becomes of their verdicts.
+//! Recovery of plugins that start or restart: the existing containers, and the verdicts on them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -104,7 +104,7 @@ impl Object {
 }
 
 impl Drop for Object {
-    /// The author's `Drop` may block and nobody waits for it, so it runs on a thread of its own.
+    /// The author's `Drop` may block, so it runs on a thread of its own, which is not joined.
     fn drop(&mut self) {
         let Some(object) = self.object.take() else { return };
         let span = tracing::Span::current();

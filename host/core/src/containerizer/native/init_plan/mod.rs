@@ -151,7 +151,7 @@ pub(super) fn entries(record: &Record<NativeRecord>) -> Vec<PlanEntry> {
     entries
 }
 
-/// The cgroups of the host, as plugins are told of them.
+/// The cgroups of a container, as plugins see them.
 pub(crate) fn cgroups(found: &Cgroups, path: PathBuf) -> model::Cgroups {
     let mut v1 = BTreeMap::new();
     for hierarchy in &found.legacy {
