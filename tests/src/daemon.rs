@@ -1,5 +1,6 @@
 //! The agent as operators run it: a process `cofferdam agent --config …`, called over its socket.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::net::{UnixDatagram, UnixStream};
@@ -136,7 +137,8 @@ impl Daemon {
         i32::try_from(self.child.id()).expect("a pid")
     }
 
-    /// Its open descriptors, except for the sockets of its API, which depend on the clients.
+    /// Its open descriptors, except for the sockets of its API, which depend on the clients, and for one directory of
+    /// namespaces per thread, which depends on how many threads its work has needed.
     ///
     /// # Panics
     /// If it has ended.
@@ -146,7 +148,16 @@ impl Daemon {
         let is_api = |link: &PathBuf| {
             link.to_string_lossy().starts_with("socket:") && !is_unnamed_socket(self.pid(), link)
         };
-        links.filter(|link| !is_api(link)).collect()
+        let mut threads = HashSet::new();
+        let mut is_of_thread = |link: &PathBuf| {
+            let thread = link.parent().filter(|_| link.ends_with("ns"));
+            thread.is_some_and(|thread| {
+                thread.parent() == Some(Path::new(&format!("/proc/{}/task", self.pid())))
+                    && thread.exists()
+                    && threads.insert(thread.to_owned())
+            })
+        };
+        links.filter(|link| !is_api(link) && !is_of_thread(link)).collect()
     }
 
     /// The log of this agent and of earlier ones in this world.
