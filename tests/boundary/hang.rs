@@ -68,6 +68,30 @@ async fn calls_about_its_container_are_refused_until_it_returns() {
     assert_works(&agent).await;
 }
 
+/// Two clients that ask at the same time both get an answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_about_its_container_wait_for_one_in_time() {
+    let (mut fixture, pipe) = hanging(Method::Usage);
+    fixture.faulty().timeouts.clear();
+    let repaired = fixture.at("repaired");
+    fixture.faulty().table["faults"][0]["unless"] = repaired.display().to_string().into();
+    let agent = fixture.world.start().await.unwrap();
+    agent.launch(long_running("web")).await.unwrap();
+    let web = id("web");
+    let release = async {
+        wait_until("the first call", || fixture.journal().contains(&"usage web".to_owned())).await;
+        fs::write(&repaired, "").unwrap();
+        drop(pipe);
+    };
+    let (one, other, ()) = tokio::join!(agent.usage(&web), agent.usage(&web), release);
+    for usage in [one, other] {
+        let failed = usage.unwrap().failed;
+        assert!(failed.is_empty(), "{failed:?}");
+    }
+    agent.destroy(&web).await.unwrap();
+    assert_works(&agent).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn in_prepare() {
     fails_the_launch(Method::Prepare).await;

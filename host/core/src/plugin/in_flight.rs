@@ -1,13 +1,14 @@
 //! Calls of a plugin that have not returned yet: at most one per container.
 //!
-//! A call that timed out continues on its abandoned thread. Until it returns, no other call about its container
-//! is made, so that `cleanup` does not run beside a late `prepare`, and calls of a hung plugin do not pile up.
+//! A call waits for the one in progress about its container, unless that is late: a call that timed out continues on
+//! its abandoned thread, and may never return. Until it does, other calls about its container fail, so that `cleanup`
+//! does not run beside a late `prepare`, and calls of a hung plugin do not pile up.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use cofferdam_plugin_model::Method;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use tokio::sync::Notify;
 
 use super::error::CallError;
@@ -19,7 +20,10 @@ const MAX_LATE: usize = 16;
 #[derive(Default)]
 pub(super) struct InFlight {
     calls: Mutex<HashMap<Box<str>, Call>>,
-    ended: Notify,
+    /// Wakes the threads that wait for a call to end.
+    ended: Condvar,
+    /// Wakes the tasks that wait for a call to end.
+    ended_async: Notify,
 }
 
 #[derive(Clone, Copy)]
@@ -36,7 +40,8 @@ pub(super) struct Claim<'a> {
 }
 
 impl InFlight {
-    /// Claims a container for one call. Calls that are not about one container need no claim.
+    /// Claims a container for one call. Calls that are not about one container need no claim. Blocks while another
+    /// call about the container is in progress, until that is late and for `timeout` at most.
     pub(super) fn claim<'a>(
         &'a self,
         plugin: &str,
@@ -47,14 +52,19 @@ impl InFlight {
         if container.is_empty() {
             return Ok(None);
         }
+        let latest = Instant::now() + timeout;
         let mut calls = self.calls.lock();
-        if let Some(call) = calls.get(container) {
-            return Err(CallError::Busy {
-                plugin: plugin.to_owned(),
-                method,
-                in_flight: call.method,
-                since: call.since.elapsed(),
-            });
+        while let Some(call) = calls.get(container).copied() {
+            let until = latest.min(call.since + call.timeout);
+            if until <= Instant::now() {
+                return Err(CallError::Busy {
+                    plugin: plugin.to_owned(),
+                    method,
+                    in_flight: call.method,
+                    since: call.since.elapsed(),
+                });
+            }
+            self.ended.wait_until(&mut calls, until);
         }
         // The count is only needed where it can be reached.
         if calls.len() >= MAX_LATE && late(&calls) >= MAX_LATE {
@@ -67,7 +77,7 @@ impl InFlight {
     /// Waits until the plugin can be called about a container.
     pub(super) async fn claimable(&self, container: &str) {
         loop {
-            let ended = self.ended.notified();
+            let ended = self.ended_async.notified();
             tokio::pin!(ended);
             // Before the check, so that no end is missed.
             ended.as_mut().enable();
@@ -90,7 +100,8 @@ fn late(calls: &HashMap<Box<str>, Call>) -> usize {
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
         self.in_flight.calls.lock().remove(self.container);
-        self.in_flight.ended.notify_waiters();
+        self.in_flight.ended.notify_all();
+        self.in_flight.ended_async.notify_waiters();
     }
 }
 
@@ -103,13 +114,28 @@ mod tests {
     #[tokio::test]
     async fn a_container_is_claimed_by_one_call_at_a_time() {
         let in_flight = InFlight::default();
-        let claim = in_flight.claim("p", "web", Method::Prepare, TIMEOUT).unwrap();
+        let claim = in_flight.claim("p", "web", Method::Prepare, Duration::ZERO).unwrap();
         let refused = in_flight.claim("p", "web", Method::Cleanup, TIMEOUT).err();
         assert!(matches!(refused, Some(CallError::Busy { in_flight: Method::Prepare, .. })), "{refused:?}");
         assert!(in_flight.claim("p", "other", Method::Cleanup, TIMEOUT).unwrap().is_some());
         let (claimable, ()) = tokio::join!(in_flight.claimable("web"), async { drop(claim) });
         let () = claimable;
         assert!(in_flight.claim("p", "web", Method::Cleanup, TIMEOUT).is_ok());
+    }
+
+    #[test]
+    fn a_claim_waits_for_a_call_in_time() {
+        let in_flight = InFlight::default();
+        let claim = in_flight.claim("p", "web", Method::Limitation, TIMEOUT).unwrap();
+        // Its own timeout bounds the wait.
+        let refused = in_flight.claim("p", "web", Method::Usage, Duration::ZERO).err();
+        assert!(matches!(refused, Some(CallError::Busy { .. })), "{refused:?}");
+        std::thread::scope(|scope| {
+            let waiting = scope
+                .spawn(|| in_flight.claim("p", "web", Method::Cleanup, TIMEOUT).is_ok_and(|c| c.is_some()));
+            drop(claim);
+            assert!(waiting.join().unwrap());
+        });
     }
 
     #[tokio::test]
