@@ -5,20 +5,20 @@ use super::placement::{Failure, InvokeError, Response};
 
 /// Refuses a reply that is too large, and cuts the message of a failure.
 pub(super) fn limited(reply: Result<Response, InvokeError>) -> Result<Response, InvokeError> {
-    let check = |size: usize| {
-        let reason = || format!("a payload of {size} bytes; the limit is {MAX_PAYLOAD}");
-        if size > MAX_PAYLOAD { Err(InvokeError::Reply(reason())) } else { Ok(()) }
+    let size = match &reply {
+        Ok(response) => response.payload.len(),
+        Err(InvokeError::Failure(failure)) => failure.payload.len(),
+        Err(InvokeError::Reply(_)) => 0,
     };
-    match reply {
-        Ok(response) => check(response.payload.len()).map(|()| response),
-        Err(InvokeError::Failure(Failure { payload, .. })) if payload.len() > MAX_PAYLOAD => {
-            Err(check(payload.len()).err().unwrap_or_else(|| InvokeError::Reply(String::new())))
-        }
-        Err(InvokeError::Failure(mut failure)) => {
-            cut(&mut failure.message, MAX_MESSAGE);
-            cut(&mut failure.location, MAX_MESSAGE);
-            Err(InvokeError::Failure(failure))
+    if size > MAX_PAYLOAD {
+        return Err(InvokeError::Reply(format!("a payload of {size} bytes; the limit is {MAX_PAYLOAD}")));
+    }
+    reply.map_err(|error| match error {
+        InvokeError::Failure(Failure { mut message, mut location, kind, retryable, payload }) => {
+            cut(&mut message, MAX_MESSAGE);
+            cut(&mut location, MAX_MESSAGE);
+            InvokeError::Failure(Failure { message, location, kind, retryable, payload })
         }
         other => other,
-    }
+    })
 }
