@@ -159,18 +159,21 @@ impl Cgroup {
         Ok(children)
     }
 
-    /// The cgroup and all cgroups below it, children before parents.
+    /// The cgroup and all cgroups below it, children before parents. One that is removed meanwhile may be missing.
+    ///
+    /// Iterative, as the depth is up to the processes of a container.
     pub fn subtree(&self) -> Result<Vec<Self>, CgroupError> {
-        let mut all = Vec::new();
-        let children = match self.children() {
-            Err(error) if error.is_missing() => return Ok(all),
-            children => children?,
-        };
-        for child in children {
-            all.extend(child.subtree()?);
+        let mut pending = vec![self.clone()];
+        let mut found = Vec::new();
+        while let Some(cgroup) = pending.pop() {
+            match cgroup.children() {
+                Err(error) if error.is_missing() => continue,
+                children => pending.extend(children?),
+            }
+            found.push(cgroup);
         }
-        all.push(self.clone());
-        Ok(all)
+        found.reverse();
+        Ok(found)
     }
 
     /// Removes the cgroup and all cgroups below it. It need not exist.
