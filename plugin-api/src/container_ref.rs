@@ -1,12 +1,14 @@
 //! The container that a call after `prepare` is about.
 
 use std::cell::OnceCell;
+use std::io::ErrorKind;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use cofferdam_plugin_model as model;
 use serde::de::DeserializeOwned;
 
+use crate::process::{self, Process};
 use crate::{Cgroup, Deadline, Error, Result, ResultExt};
 
 /// The container that a call after `prepare` is about.
@@ -101,6 +103,21 @@ impl<'a> ContainerRef<'a> {
     /// If this host has no such controller.
     pub fn cgroup(&self, controller: &str) -> Result<Cgroup> {
         Ok(Cgroup::of(&self.details()?.cgroups, controller)?)
+    }
+
+    /// The container's first process and its descendants; none before it exists and after it exited. See
+    /// [`process::tree`](crate::process::tree) for what is left out.
+    ///
+    /// # Errors
+    /// If `/proc` cannot be read.
+    pub fn processes(&self) -> Result<Vec<Process>> {
+        let Some(pid) = self.details()?.pid else { return Ok(Vec::new()) };
+        match process::tree(pid) {
+            Ok(processes) => Ok(processes),
+            // It has exited, and the agent has not noticed yet.
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(error).context(format!("cannot read process {pid} and its descendants")),
+        }
     }
 
     /// The descriptor of that index that came with the call: the pidfd (0) of `isolate`, the watched descriptor (0) of

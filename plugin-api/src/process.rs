@@ -1,46 +1,46 @@
-//! What a container's processes have used, for isolators that account without control groups.
+//! Processes of a container, for isolators that account without control groups.
 
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::time::Duration;
 
-/// One look at a process.
+/// A process at one time, from `/proc/<pid>/stat`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Process {
-    /// Its number, as this program sees it.
+    /// Its pid in the agent's pid namespace.
     pub pid: i32,
-    /// Its parent's number.
+    /// Pid of its parent.
     pub parent: i32,
-    /// Processor time in user mode, with that of the children it has waited for.
+    /// CPU time in user mode, with that of the children it has waited for.
     pub user: Duration,
-    /// Processor time in the kernel, with that of the children it has waited for.
+    /// CPU time in kernel mode, with that of the children it has waited for.
     pub system: Duration,
-    /// Its memory that lies in RAM, in bytes. Pages shared with others count in full.
+    /// Resident set size in bytes. Pages shared with other processes count in full.
     pub resident: u64,
 }
 
 impl Process {
-    /// Looks at a process.
+    /// Reads the process `pid`.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] when there is none of that number.
-    pub fn look(pid: i32) -> io::Result<Self> {
-        // A process that ends between open and read answers ESRCH.
+    /// [`ErrorKind::NotFound`] if there is none.
+    pub fn read(pid: i32) -> io::Result<Self> {
+        // The error of a process that ends between open and read.
         const ESRCH: i32 = 3;
         let text = fs::read(format!("/proc/{pid}/stat")).map_err(|error| {
             if error.raw_os_error() == Some(ESRCH) { ErrorKind::NotFound.into() } else { error }
         })?;
-        // A process may give itself a name that is no text; that must not hide it.
+        // A process may give itself a name that is not UTF-8.
         let text = String::from_utf8_lossy(&text);
         Self::parse(pid, &text).ok_or_else(|| {
             io::Error::new(ErrorKind::InvalidData, format!("`/proc/{pid}/stat` holds `{}`", text.trim_end()))
         })
     }
 
-    /// See proc_pid_stat(5). The name may hold spaces and parentheses, so fields are counted after its end.
+    /// See proc_pid_stat(5). The name may contain spaces and parentheses, so fields are counted from its end.
     fn parse(pid: i32, text: &str) -> Option<Self> {
         let fields: Vec<&str> = text.get(text.rfind(')')? + 1..)?.split_ascii_whitespace().collect();
-        // The first one here is the third of the manual.
+        // The first one here is number 3 of the manual.
         let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
         let ticks = |own: usize, children: usize| Some(from_ticks(field(own)? + field(children)?));
         Some(Self {
@@ -53,7 +53,7 @@ impl Process {
     }
 }
 
-/// From the clock ticks in which files such as `cpuacct.stat` count time.
+/// Converts clock ticks, the unit of time in `cpuacct.stat`.
 #[must_use]
 pub fn from_ticks(ticks: u64) -> Duration {
     let hertz = rustix::param::clock_ticks_per_second().max(1);
@@ -61,21 +61,21 @@ pub fn from_ticks(ticks: u64) -> Duration {
     Duration::from_secs(ticks / hertz) + part
 }
 
-/// Looks at a process and all of its descendants. Those that end meanwhile are left out, and so are those
-/// that left the family: a daemon whose parent ended.
+/// The process `root` and all of its descendants. Those that end meanwhile are left out, and so are those that are no
+/// descendants any more because their parent has ended.
 ///
 /// # Errors
-/// [`ErrorKind::NotFound`] when there is no process of that number.
+/// [`ErrorKind::NotFound`] if there is no process `root`.
 pub fn tree(root: i32) -> io::Result<Vec<Process>> {
-    let mut found = vec![Process::look(root)?];
+    let mut found = vec![Process::read(root)?];
     let mut next = 0;
     while let Some(&Process { pid, .. }) = found.get(next) {
         next += 1;
         match children(pid) {
-            Ok(children) => found.extend(children.into_iter().filter_map(|pid| Process::look(pid).ok())),
-            Err(error) if error.kind() == ErrorKind::NotFound && Process::look(pid).is_err() => {}
+            Ok(children) => found.extend(children.into_iter().filter_map(|pid| Process::read(pid).ok())),
+            Err(error) if error.kind() == ErrorKind::NotFound && Process::read(pid).is_err() => {}
             // A kernel without CONFIG_PROC_CHILDREN.
-            Err(error) if error.kind() == ErrorKind::NotFound => return family(root, everybody()?),
+            Err(error) if error.kind() == ErrorKind::NotFound => return descendants(root, all()?),
             Err(error) => return Err(error),
         }
     }
@@ -92,21 +92,21 @@ fn children(pid: i32) -> io::Result<Vec<i32>> {
     Ok(found)
 }
 
-fn everybody() -> io::Result<Vec<Process>> {
+fn all() -> io::Result<Vec<Process>> {
     let number = |entry: io::Result<fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse().ok();
-    Ok(fs::read_dir("/proc")?.filter_map(number).filter_map(|pid| Process::look(pid).ok()).collect())
+    Ok(fs::read_dir("/proc")?.filter_map(number).filter_map(|pid| Process::read(pid).ok()).collect())
 }
 
-/// Those of `everybody` that descend from `root`, with it.
-fn family(root: i32, mut everybody: Vec<Process>) -> io::Result<Vec<Process>> {
-    let mut found: Vec<Process> = everybody.extract_if(.., |process| process.pid == root).collect();
+/// `root` and its descendants among `all`.
+fn descendants(root: i32, mut all: Vec<Process>) -> io::Result<Vec<Process>> {
+    let mut found: Vec<Process> = all.extract_if(.., |process| process.pid == root).collect();
     if found.is_empty() {
         return Err(ErrorKind::NotFound.into());
     }
     let mut next = 0;
     while let Some(&Process { pid, .. }) = found.get(next) {
         next += 1;
-        found.extend(everybody.extract_if(.., |process| process.parent == pid));
+        found.extend(all.extract_if(.., |process| process.parent == pid));
     }
     Ok(found)
 }
@@ -134,31 +134,31 @@ mod tests {
     }
 
     #[test]
-    fn a_family_is_found_whatever_the_order() {
+    fn descendants_are_found_in_any_order() {
         let process =
             |pid, parent| Process { pid, parent, user: Duration::ZERO, system: Duration::ZERO, resident: 0 };
-        let everybody = vec![process(9, 5), process(5, 3), process(4, 1), process(3, 1), process(6, 4)];
-        let mut pids: Vec<i32> = family(3, everybody).unwrap().iter().map(|process| process.pid).collect();
+        let all = vec![process(9, 5), process(5, 3), process(4, 1), process(3, 1), process(6, 4)];
+        let mut pids: Vec<i32> = descendants(3, all).unwrap().iter().map(|process| process.pid).collect();
         pids.sort_unstable();
         assert_eq!(pids, [3, 5, 9]);
-        assert_eq!(family(77, vec![process(3, 1)]).unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(descendants(77, vec![process(3, 1)]).unwrap_err().kind(), ErrorKind::NotFound);
     }
 
     #[test]
-    fn both_ways_of_looking_agree_on_our_own_family() {
+    fn both_ways_of_looking_agree_on_our_own_descendants() {
         let mut child =
             std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
         let me = i32::try_from(std::process::id()).unwrap();
         let pid = i32::try_from(child.id()).unwrap();
-        let quick = tree(me).unwrap();
-        let thorough = family(me, everybody().unwrap()).unwrap();
-        for found in [&quick, &thorough] {
+        let by_children = tree(me).unwrap();
+        let by_parents = descendants(me, all().unwrap()).unwrap();
+        for found in [&by_children, &by_parents] {
             assert!(found.iter().any(|process| process.pid == pid && process.parent == me), "{found:?}");
             assert_eq!(found[0].pid, me);
             assert!(found[0].resident > 0);
         }
         drop(child.stdin.take());
         child.wait().unwrap();
-        assert_eq!(Process::look(pid).unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(Process::read(pid).unwrap_err().kind(), ErrorKind::NotFound);
     }
 }

@@ -20,7 +20,7 @@
 //! # Ok::<(), cofferdam_plugin_api::testing::Refused>(())
 //! ```
 
-mod hierarchies;
+mod cgroups;
 mod host;
 mod shell;
 
@@ -38,6 +38,7 @@ use model::{
     AgentInfo, Container, ContainerDetails, ContainerId, Limitation, LoggerReply, Method, Parent,
     PrepareReply, RecoverReply, Recovered, Resources, StateReply, Status, TerminationDetails, Usage,
 };
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
@@ -47,7 +48,7 @@ use crate::{Isolator, Logger};
 
 use host::{Shared, TestHost};
 
-pub use hierarchies::Hierarchies;
+pub use cgroups::CgroupHarness;
 pub use shell::Shell;
 
 /// A call that failed.
@@ -483,6 +484,17 @@ pub fn skip(reason: impl std::fmt::Display) {
     // Not `eprintln`, whose output cargo captures.
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
     let _ = writeln!(std::io::stderr(), "SKIP {test}: {reason}");
+}
+
+/// Waits until a descriptor is readable, such as that of `watch`.
+///
+/// # Panics
+/// If it is not after a minute.
+#[expect(clippy::expect_used, reason = "the test cannot go on")]
+pub fn wait_until_readable(descriptor: BorrowedFd<'_>) {
+    let timeout = Timespec { tv_sec: 60, tv_nsec: 0 };
+    let ready = poll(&mut [PollFd::new(&descriptor, PollFlags::IN)], Some(&timeout)).expect("a descriptor");
+    assert_eq!(ready, 1, "no event for a minute");
 }
 
 fn write(request: &impl Serialize) -> Result<Vec<u8>, Refused> {

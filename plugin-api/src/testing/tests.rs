@@ -80,6 +80,10 @@ impl Isolator for Everything {
         Ok(Usage::default().with("disk_statistics", json!([{ "used_bytes": 1 }])))
     }
 
+    fn status(&self, container: &ContainerRef) -> Result<Status> {
+        Ok(Status::default().with("processes", json!(container.processes()?.len())))
+    }
+
     fn cleanup(&self, container: &ContainerRef) -> Result<()> {
         let details = container.details()?;
         let status = details.termination.as_ref().and_then(|termination| termination.status);
@@ -134,6 +138,21 @@ fn a_call_knows_its_deadline() {
     let never = PluginHarness::<Everything>::isolator(json!({})).unwrap();
     assert_eq!(seconds(never), Duration::MAX.as_secs());
     harness().recover(Vec::new(), Vec::new()).unwrap();
+}
+
+#[test]
+fn processes_of_a_container_are_found_only_while_it_runs() {
+    let harness = harness();
+    harness.prepare("web").unwrap();
+    let processes = || harness.status("web").unwrap().0["processes"].clone();
+    assert_eq!(processes(), 0, "it has not been started");
+    let shell = Shell::spawn("(echo ready; read end); true");
+    harness.started("web", shell.pid());
+    assert_eq!(processes(), 2);
+    shell.end();
+    assert_eq!(processes(), 0, "it has exited, which the agent has not noticed");
+    harness.ended("web");
+    assert_eq!(processes(), 0);
 }
 
 #[test]

@@ -1,17 +1,17 @@
-//! Shares and limits a container's processor time by control groups, and accounts for it.
+//! Distributes and limits CPU time with cgroups, and reports it.
 //!
-//! On cgroup v1 two controllers are at work: `cpu` limits, `cpuacct` counts. On v2 `cpu` does both.
+//! On cgroup v1 there are two controllers: `cpu` limits, `cpuacct` counts. On v2 `cpu` does both.
 
 mod share;
 mod usage;
 
-use cofferdam_plugin_api::cgroup::CgroupVersion;
+use cofferdam_plugin_api::cgroup::{Controllers, OwnCgroups};
 use cofferdam_plugin_api::prelude::*;
 
 use crate::share::Share;
 
-const CONTROLLER: &str = "cpu";
 const ACCOUNTING: &str = "cpuacct";
+const CONTROLLERS: Controllers = Controllers::new("cpu").with_optional(&[ACCOUNTING]);
 
 struct Cpu {
     config: Config,
@@ -20,10 +20,10 @@ struct Cpu {
 #[derive(Deserialize, PluginConfig)]
 #[serde(deny_unknown_fields, default)]
 struct Config {
-    /// Whether a container without a `cpus` limit of its own is stopped at what it requested. Otherwise it
-    /// may use whatever others leave idle.
+    /// Whether a container without a `cpus` limit is limited to what it requests. Otherwise it may use all CPU time that
+    /// others leave idle.
     cfs: bool,
-    /// Whether usage counts processes and threads.
+    /// Whether usage includes the numbers of processes and threads.
     count_processes: bool,
 }
 
@@ -33,11 +33,13 @@ impl Default for Config {
     }
 }
 
-#[derive(Default, Serialize, Deserialize)]
-#[serde(default)]
-struct Kept {
-    /// Whether the container lives in its parent's control groups, because later calls do not say so.
-    shared: bool,
+impl Cpu {
+    fn apply(&self, resources: &Resources, cgroups: &OwnCgroups) -> Result<()> {
+        match Share::of(resources, self.config.cfs) {
+            Some(share) => Ok(share.apply(cgroups.main())?),
+            None => Ok(()),
+        }
+    }
 }
 
 #[cofferdam_plugin_api::isolator]
@@ -51,69 +53,25 @@ impl Isolator for Cpu {
     }
 
     fn prepare(&self, container: &NewContainer) -> Result<Prepared> {
-        if container.shares_cgroups() {
-            return Prepared::new().state(&Kept { shared: true });
-        }
-        let cpu = Cgroup::of(&container.cgroups, CONTROLLER)?;
-        let mut prepared = Prepared::new();
-        let mut joined = None;
-        for cgroup in Some(&cpu).into_iter().chain(&Cgroup::find(&container.cgroups, ACCOUNTING)) {
-            cgroup.create()?;
-            // Where both controllers are mounted together, they are one directory.
-            if cgroup.version() == CgroupVersion::V1 && joined.as_deref() != Some(cgroup.directory()) {
-                prepared = prepared.cgroup(cgroup.directory());
-                joined = Some(cgroup.directory().to_owned());
-            }
-        }
-        if let Some(share) = Share::of(&container.resources, self.config.cfs) {
-            share.apply(&cpu)?;
-        }
-        Ok(prepared)
+        let Some(cgroups) = CONTROLLERS.create(container)? else { return Ok(Prepared::new()) };
+        self.apply(&container.resources, &cgroups)?;
+        Ok(Prepared::new().cgroups(&cgroups))
     }
 
     fn update(&self, container: &ContainerRef, resources: &Resources) -> Result<Applied> {
-        if is_shared(container)? {
-            return Err(Error::new(format!(
-                "container `{}` lives in the control groups of its parent: update the parent instead",
-                container.id()
-            )));
-        }
-        if let Some(share) = Share::of(resources, self.config.cfs) {
-            share.apply(&container.cgroup(CONTROLLER)?)?;
-        }
+        self.apply(resources, &CONTROLLERS.require(container)?)?;
         Ok(Applied::new())
     }
 
     fn usage(&self, container: &ContainerRef) -> Result<Usage> {
-        if is_shared(container)? {
-            // It is part of its parent's usage.
-            return Ok(Usage::default());
-        }
-        let cgroups = &container.details()?.cgroups;
-        let cpu = Cgroup::of(cgroups, CONTROLLER)?;
-        let mut usage = usage::read(&cpu, Cgroup::find(cgroups, ACCOUNTING).as_ref())?;
-        if self.config.count_processes {
-            usage = usage::count(usage, &cpu)?;
-        }
-        Ok(usage)
+        let Some(cgroups) = CONTROLLERS.find(container)? else { return Ok(Usage::default()) };
+        let usage = usage::read(cgroups.main(), cgroups.optional(ACCOUNTING))?;
+        if self.config.count_processes { Ok(usage::count(usage, cgroups.main())?) } else { Ok(usage) }
     }
 
     fn cleanup(&self, container: &ContainerRef) -> Result<()> {
-        if is_shared(container)? {
-            return Ok(());
-        }
-        for controller in [CONTROLLER, ACCOUNTING] {
-            // None for a container that was never seen.
-            if let Some(cgroup) = Cgroup::find(&container.details()?.cgroups, controller) {
-                cgroup.remove()?;
-            }
-        }
-        Ok(())
+        CONTROLLERS.remove(container)
     }
-}
-
-fn is_shared(container: &ContainerRef) -> Result<bool> {
-    Ok(container.state::<Kept>()?.shared)
 }
 
 #[cfg(test)]

@@ -1,26 +1,26 @@
-//! From what a container asked for to what the knobs say.
+//! CPU weight and limit of a container.
 
 use cofferdam_plugin_api::cgroup::{CgroupError, CgroupVersion};
 use cofferdam_plugin_api::model::Limit;
 use cofferdam_plugin_api::prelude::*;
 
-/// How often the kernel hands out the quota, in microseconds. Mesos' value.
+/// CFS period in microseconds, as in Mesos.
 const PERIOD: u64 = 100_000;
 
-/// The least quota that the kernel takes, in microseconds.
+/// The smallest quota that the kernel accepts, in microseconds.
 const MINIMUM_QUOTA: u64 = 1_000;
 
-/// What the knobs are to say.
+/// Values for the interface files.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Share {
-    /// Processors to count on when all are busy; `None` leaves the kernel's default.
+    /// CPUs that the container gets when all are busy; `None` leaves the kernel's default weight.
     pub processors: Option<f64>,
-    /// Microseconds of processor time per period; `None` is no limit.
+    /// Microseconds of CPU time per period; `None` for no limit.
     pub quota: Option<u64>,
 }
 
 impl Share {
-    /// `None` when the container says nothing of processors. With `cfs`, a request is a limit too.
+    /// `None` if the container requests no CPUs and has no limit. With `cfs`, the request is also the limit.
     pub fn of(resources: &Resources, cfs: bool) -> Option<Self> {
         let processors = resources.cpus();
         let own = resources.limits.get("cpus").copied();
@@ -35,7 +35,7 @@ impl Share {
         Some(Self { processors, quota })
     }
 
-    /// Writes them.
+    /// Writes the interface files.
     pub fn apply(self, cgroup: &Cgroup) -> Result<(), CgroupError> {
         match cgroup.version() {
             CgroupVersion::V1 => self.apply_v1(cgroup),
@@ -49,7 +49,7 @@ impl Share {
             cgroup.write("cpu.cfs_period_us", PERIOD)?;
             cgroup.write(QUOTA, quota)?;
         } else if cgroup.has(QUOTA) {
-            // A kernel without bandwidth control has nothing to lift.
+            // Missing in a kernel without bandwidth control.
             cgroup.write(QUOTA, -1)?;
         }
         if let Some(processors) = self.processors {
@@ -72,7 +72,7 @@ impl Share {
     }
 }
 
-/// `one` for each processor.
+/// `one` per CPU.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_precision_loss,
@@ -80,7 +80,7 @@ impl Share {
     reason = "`one` is small, and float casts saturate"
 )]
 fn scaled(one: u64, processors: f64) -> u64 {
-    // Half a processor is 49.999… of a hundredth to a float.
+    // Rounded, as a fraction such as 0.29 has no exact float.
     (one as f64 * processors).round() as u64
 }
 

@@ -1,4 +1,4 @@
-//! From the kernel's figures to those of Mesos.
+//! Maps the statistics of the kernel to those of Mesos.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use cofferdam_plugin_api::cgroup::{CgroupError, CgroupVersion};
 use cofferdam_plugin_api::prelude::*;
 use cofferdam_plugin_api::process::from_ticks;
 
-/// Reads time used, and how often the limit stood in the way.
+/// CPU time, and how often the container was throttled.
 #[expect(clippy::cast_precision_loss, reason = "counts of periods")]
 pub fn read(cpu: &Cgroup, accounting: Option<&Cgroup>) -> Result<Usage, CgroupError> {
     let stat = cpu.read_table("cpu.stat")?;
@@ -38,27 +38,13 @@ pub fn read(cpu: &Cgroup, accounting: Option<&Cgroup>) -> Result<Usage, CgroupEr
     }))
 }
 
-/// Adds how many processes and threads there are.
+/// Adds the numbers of processes and threads.
 #[expect(clippy::cast_precision_loss, reason = "there are not that many")]
 pub fn count(usage: Usage, cpu: &Cgroup) -> Result<Usage, CgroupError> {
     let threads = match cpu.version() {
         CgroupVersion::V1 => "tasks",
         CgroupVersion::V2 => "cgroup.threads",
     };
-    let processes = lines(cpu, "cgroup.procs")? as f64;
-    Ok(usage.with("processes", processes).with("threads", lines(cpu, threads)? as f64))
-}
-
-/// A container's processes may be in control groups below its own: on v2 they are.
-fn lines(cgroup: &Cgroup, knob: &str) -> Result<usize, CgroupError> {
-    let mut count = cgroup.read(knob)?.lines().count();
-    for child in cgroup.children()? {
-        match lines(&child, knob) {
-            Ok(lines) => count += lines,
-            // Gone since.
-            Err(error) if error.is_missing() => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(count)
+    let count = |file| cpu.sum(|cgroup| Ok(cgroup.read(file)?.lines().count() as u64));
+    Ok(usage.with("processes", count("cgroup.procs")? as f64).with("threads", count(threads)? as f64))
 }

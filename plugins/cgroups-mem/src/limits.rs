@@ -1,21 +1,21 @@
-//! From what a container asked for to what the knobs say.
+//! Memory limits of a container.
 
 use std::fs;
 
 use cofferdam_plugin_api::cgroup::{CgroupError, CgroupVersion};
 use cofferdam_plugin_api::prelude::*;
 
-/// What the knobs are to say, in bytes.
+/// Values for the interface files, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// What is set aside for the container: its memory is taken last while it uses no more than this.
+    /// Memory that is reclaimed only if there is nothing else to reclaim.
     pub protected: Option<u64>,
-    /// Where it is stopped; `None` is nowhere.
+    /// The limit; `None` for none.
     pub hard: Option<u64>,
 }
 
 impl Limits {
-    /// `None` when the container says nothing of memory.
+    /// `None` if the container requests no memory and has no limit.
     pub fn of(resources: &Resources, minimum: u64) -> Option<Self> {
         let hard = resources.mem_limit_bytes()?;
         Some(Self {
@@ -24,7 +24,7 @@ impl Limits {
         })
     }
 
-    /// Writes them. When that fails, the old limit still holds.
+    /// Writes the interface files. If that fails, the old limit is still in force.
     pub fn apply(self, cgroup: &Cgroup, limit_swap: bool) -> Result<()> {
         match cgroup.version() {
             CgroupVersion::V1 => self.apply_v1(cgroup, limit_swap),
@@ -37,7 +37,7 @@ impl Limits {
         const SWAP: &str = "memory.memsw.limit_in_bytes";
         let (swap_now, swap) = match (cgroup.has(SWAP), limit_swap) {
             (true, true) => (cgroup.read_as(SWAP)?, self.hard),
-            // Left from when swap was limited, it may stand in the way.
+            // `limit_swap` may have been on before.
             (true, false) => (cgroup.read_as(SWAP)?, None),
             (false, false) => (u64::MAX, None),
             (false, true) => {
@@ -48,8 +48,8 @@ impl Limits {
             }
         };
         let before: u64 = cgroup.read_as(HARD)?;
-        // Memory alone may at no moment be allowed more than memory and swap together: on the way up these
-        // go first, on the way down they follow.
+        // The kernel refuses a memory limit above that of memory and swap, so the latter is raised first and lowered
+        // last.
         if swap_now < at_most(self.hard) {
             cgroup.write(SWAP, unlimited_or(swap, "-1"))?;
         }
@@ -71,7 +71,7 @@ impl Limits {
             reclaim(cgroup, hard)?;
         }
         cgroup.write("memory.max", unlimited_or(self.hard, "max"))?;
-        // There is no limit of memory and swap together, so it comes down to no swap at all.
+        // v2 has no limit of memory and swap together.
         if limit_swap && cgroup.has("memory.swap.max") {
             cgroup.write("memory.swap.max", if self.hard.is_some() { "0" } else { "max" })?;
         }
@@ -81,8 +81,8 @@ impl Limits {
         Ok(())
     }
 
-    /// How eagerly the kernel should pick the container when the whole host runs out of memory: those that
-    /// may use more than was set aside for them come first, the smaller their share the sooner.
+    /// Adjustment for the OOM killer when the host is out of memory: a container that may use more than it requested is
+    /// killed earlier, the sooner the less it requested. `None` for others.
     pub fn oom_score_adj(self) -> Result<Option<i32>> {
         let Some(protected) = self.protected.filter(|&protected| at_most(self.hard) > protected) else {
             return Ok(None);
@@ -105,7 +105,7 @@ fn reclaim(cgroup: &Cgroup, hard: u64) -> Result<()> {
     if used > hard { Err(too_small(hard, used)) } else { Ok(()) }
 }
 
-/// On v1 the kernel takes what it can and refuses when that is not enough.
+/// On v1 the kernel reclaims what it can, and refuses the limit if that is not enough.
 fn refused(cgroup: &Cgroup, hard: Option<u64>, error: CgroupError) -> Result<()> {
     let Some(hard) = hard.filter(|_| error.is_busy()) else { return Err(error.into()) };
     Err(too_small(hard, cgroup.read_as("memory.usage_in_bytes")?))
@@ -113,14 +113,14 @@ fn refused(cgroup: &Cgroup, hard: Option<u64>, error: CgroupError) -> Result<()>
 
 fn too_small(hard: u64, used: u64) -> Error {
     Error::new(format!(
-        "cannot lower the memory limit to {}: the container uses {} that cannot be taken from it",
+        "cannot lower the memory limit to {}: the container uses {}, which cannot be reclaimed",
         mebibytes(hard),
         mebibytes(used)
     ))
     .retryable()
 }
 
-/// For people: `31.5 MiB`.
+/// For messages: `31.5 MiB`.
 #[expect(clippy::cast_precision_loss, reason = "one decimal is shown")]
 pub fn mebibytes(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
@@ -140,7 +140,7 @@ fn host_memory() -> Result<u64> {
     let kibibytes = text.lines().find_map(|line| {
         line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
     });
-    Ok(kibibytes.ok_or_else(|| Error::new(format!("`{PATH}` does not say `MemTotal`")))? * 1024)
+    Ok(kibibytes.ok_or_else(|| Error::new(format!("`{PATH}` does not contain `MemTotal`")))? * 1024)
 }
 
 #[cfg(test)]
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn only_those_who_may_use_more_than_their_share_are_killed_sooner() {
+    fn only_containers_that_may_use_more_than_requested_are_killed_earlier() {
         let adj = |protected, hard| Limits { protected, hard }.oom_score_adj().unwrap();
         let total = host_memory().unwrap();
         assert_eq!(adj(Some(64 * MIB), Some(64 * MIB)), None);

@@ -1,7 +1,7 @@
-//! Whether it was this container's own limit that made the kernel kill.
+//! Whether the kernel killed processes because of the container's own memory limit.
 //!
-//! A kill alone does not prove it: the limit of a container around it may have been reached, or the end of
-//! the host's memory. Then the container's own limit was not the reason, and is not given as one.
+//! A kill alone does not show it: the limit of a parent may have been reached, or the host may have run out of memory.
+//! Neither is a limitation of this container.
 
 use std::os::fd::OwnedFd;
 
@@ -12,16 +12,16 @@ use crate::limits::mebibytes;
 
 const REASON: &str = "REASON_CONTAINER_LIMITATION_MEMORY";
 
-/// What the kernel counted.
+/// Counters of the kernel.
 #[derive(Debug, Clone, Copy)]
 struct Counted {
-    /// Processes of the container killed for want of memory, for whatever reason.
+    /// Processes of the container that the OOM killer has killed, for whatever reason.
     kills: u64,
-    /// How often the container's own limit stood in the way: always on v1, beyond help on v2.
+    /// On v1 how often the container reached its own limit, on v2 how often reclaim did not help.
     own: u64,
 }
 
-/// A descriptor that becomes readable when memory ran out.
+/// A descriptor that becomes readable after an out-of-memory event.
 pub fn watch(cgroup: &Cgroup) -> Result<OwnedFd, CgroupError> {
     match cgroup.version() {
         CgroupVersion::V1 => cgroup.watch("memory.oom_control", ""),
@@ -29,8 +29,8 @@ pub fn watch(cgroup: &Cgroup) -> Result<OwnedFd, CgroupError> {
     }
 }
 
-/// The limitation, if the container's own limit was reached. `notified` says that the descriptor had news.
-pub fn judge(cgroup: &Cgroup, notified: bool) -> Result<Option<Limitation>, CgroupError> {
+/// The limitation, if the container's own limit was reached. `notified`: whether the descriptor was readable.
+pub fn limitation(cgroup: &Cgroup, notified: bool) -> Result<Option<Limitation>, CgroupError> {
     let counted = count(cgroup)?;
     if reached(cgroup.version(), counted, notified) {
         return describe(cgroup).map(Some);
@@ -39,7 +39,7 @@ pub fn judge(cgroup: &Cgroup, notified: bool) -> Result<Option<Limitation>, Cgro
         warn!(
             cgroup = %cgroup.directory().display(),
             kills = counted.kills,
-            "the kernel killed for want of memory, but not because of the container's own limit"
+            "out of memory, but not because of the container's own limit"
         );
     }
     Ok(None)
@@ -47,9 +47,9 @@ pub fn judge(cgroup: &Cgroup, notified: bool) -> Result<Option<Limitation>, Cgro
 
 fn reached(version: CgroupVersion, counted: Counted, notified: bool) -> bool {
     match version {
-        // News come before the kill is counted, and from limits further out too.
+        // The event comes before the kill is counted, and also when the limit of a parent is reached.
         CgroupVersion::V1 => counted.own > 0 && (counted.kills > 0 || notified),
-        // News come again when the kill is counted.
+        // There is another event when the kill is counted.
         CgroupVersion::V2 => counted.own > 0 && counted.kills > 0,
     }
 }
@@ -57,33 +57,20 @@ fn reached(version: CgroupVersion, counted: Counted, notified: bool) -> bool {
 fn count(cgroup: &Cgroup) -> Result<Counted, CgroupError> {
     match cgroup.version() {
         CgroupVersion::V1 => {
-            // With equal limits of memory, and of memory and swap, only the latter counts.
+            // If both limits are equal, the kernel only counts that of memory and swap.
             let swap = cgroup.read_as("memory.memsw.failcnt").unwrap_or(0);
             let own = cgroup.read_as::<u64>("memory.failcnt")?.saturating_add(swap);
-            Ok(Counted { kills: kills_v1(cgroup)?, own })
+            // A kill is counted in the cgroup of the process, which may be below.
+            let kills = cgroup.sum(|cgroup| Ok(of(&cgroup.read_table("memory.oom_control")?, "oom_kill")))?;
+            Ok(Counted { kills, own })
         }
         CgroupVersion::V2 => {
-            // Not `memory.events`, which counts what happened in control groups below as well: a nested
-            // container at its own limit is not the end of its parent.
+            // `memory.events` includes the cgroups below, and so the limits of nested containers.
             let local = cgroup.read_table("memory.events.local")?;
             let kills = of(&cgroup.read_table("memory.events")?, "oom_kill");
             Ok(Counted { kills, own: of(&local, "oom") })
         }
     }
-}
-
-/// v1 counts a kill only where the process was, which may be below.
-fn kills_v1(cgroup: &Cgroup) -> Result<u64, CgroupError> {
-    let mut kills = of(&cgroup.read_table("memory.oom_control")?, "oom_kill");
-    for child in cgroup.children()? {
-        match kills_v1(&child) {
-            Ok(more) => kills += more,
-            // Gone since.
-            Err(error) if error.is_missing() => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(kills)
 }
 
 fn describe(cgroup: &Cgroup) -> Result<Limitation, CgroupError> {
@@ -97,7 +84,7 @@ fn describe(cgroup: &Cgroup) -> Result<Limitation, CgroupError> {
             (cgroup.read("memory.max")?, cgroup.read_as(peak)?)
         }
     };
-    // It may have been lifted since. v1 shows that as the largest number of whole pages.
+    // An update may have lifted it. On v1 no limit is the largest multiple of the page size.
     let limit = limit.parse().ok().filter(|&limit| limit < 1 << 62);
     let limit = limit.map_or_else(|| "(now lifted)".to_owned(), mebibytes);
     let stat = cgroup.read_table("memory.stat")?;
@@ -132,17 +119,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_kill_is_only_blamed_on_the_limit_that_caused_it() {
+    fn a_kill_counts_only_for_the_limit_that_caused_it() {
         let v1 = |kills, own, notified| reached(CgroupVersion::V1, Counted { kills, own }, notified);
-        assert!(v1(1, 5, false), "told after the end");
-        assert!(v1(0, 5, true), "told before the kill was counted");
-        assert!(!v1(0, 5, false), "reclaiming was enough");
-        assert!(!v1(1, 0, true), "the limit of a container around it");
-        assert!(!v1(1, 0, false), "the end of the host's memory");
+        assert!(v1(1, 5, false), "asked after the exit");
+        assert!(v1(0, 5, true), "asked before the kill was counted");
+        assert!(!v1(0, 5, false), "reclaim was enough");
+        assert!(!v1(1, 0, true), "the limit of a parent");
+        assert!(!v1(1, 0, false), "the host is out of memory");
 
         let v2 = |kills, own, notified| reached(CgroupVersion::V2, Counted { kills, own }, notified);
         assert!(v2(1, 1, false));
-        assert!(!v2(0, 1, true), "there will be news of the kill");
-        assert!(!v2(1, 0, true), "a nested container's limit, or one further out");
+        assert!(!v2(0, 1, true), "another event follows");
+        assert!(!v2(1, 0, true), "the limit of a nested container or of a parent");
     }
 }

@@ -1,17 +1,17 @@
-//! From the kernel's figures to those of Mesos.
+//! Maps the statistics of the kernel to those of Mesos.
 
 use cofferdam_plugin_api::cgroup::{CgroupError, CgroupVersion};
 use cofferdam_plugin_api::prelude::*;
 
-/// Mesos' name, and the knob of v1 that holds it.
-const KNOBS_V1: [(&str, &str); 4] = [
+/// Name in Mesos, and the interface file on v1.
+const FILES_V1: [(&str, &str); 4] = [
     ("mem_total_bytes", "memory.usage_in_bytes"),
     ("mem_total_memsw_bytes", "memory.memsw.usage_in_bytes"),
     ("mem_kmem_usage_bytes", "memory.kmem.usage_in_bytes"),
     ("mem_kmem_tcp_usage_bytes", "memory.kmem.tcp.usage_in_bytes"),
 ];
 
-/// Mesos' name, and that of the line in `memory.stat` of v1.
+/// Name in Mesos, and the line of `memory.stat` on v1.
 const STAT_V1: [(&str, &str); 7] = [
     ("mem_cache_bytes", "total_cache"),
     ("mem_file_bytes", "total_cache"),
@@ -22,11 +22,11 @@ const STAT_V1: [(&str, &str); 7] = [
     ("mem_unevictable_bytes", "total_unevictable"),
 ];
 
-/// As above, on v2.
-const KNOBS_V2: [(&str, &str); 2] =
+/// Name in Mesos, and the interface file on v2.
+const FILES_V2: [(&str, &str); 2] =
     [("mem_total_bytes", "memory.current"), ("mem_swap_bytes", "memory.swap.current")];
 
-/// As above, on v2.
+/// Name in Mesos, and the line of `memory.stat` on v2.
 const STAT_V2: [(&str, &str); 8] = [
     ("mem_cache_bytes", "file"),
     ("mem_file_bytes", "file"),
@@ -38,12 +38,12 @@ const STAT_V2: [(&str, &str); 8] = [
     ("mem_kmem_tcp_usage_bytes", "sock"),
 ];
 
-/// Reads all figures that this kernel has.
+/// All statistics that this kernel has.
 #[expect(clippy::cast_precision_loss, reason = "exact up to 8 PiB")]
 pub fn read(cgroup: &Cgroup) -> Result<Usage, CgroupError> {
-    let (knobs, lines) = match cgroup.version() {
-        CgroupVersion::V1 => (&KNOBS_V1[..], &STAT_V1[..]),
-        CgroupVersion::V2 => (&KNOBS_V2[..], &STAT_V2[..]),
+    let (files, lines) = match cgroup.version() {
+        CgroupVersion::V1 => (&FILES_V1[..], &STAT_V1[..]),
+        CgroupVersion::V2 => (&FILES_V2[..], &STAT_V2[..]),
     };
     let stat = cgroup.read_table("memory.stat")?;
     let mut usage = Usage::default();
@@ -52,10 +52,10 @@ pub fn read(cgroup: &Cgroup) -> Result<Usage, CgroupError> {
             usage = usage.with(name, bytes as f64);
         }
     }
-    for (name, knob) in knobs {
-        match cgroup.read_as::<u64>(knob) {
+    for (name, file) in files {
+        match cgroup.read_as::<u64>(file) {
             Ok(bytes) => usage = usage.with(name, bytes as f64),
-            // Without swap accounting, for one.
+            // For example without swap accounting.
             Err(error) if error.is_missing() => {}
             Err(error) => return Err(error),
         }

@@ -1,6 +1,9 @@
-//! Control groups as an isolator handles them: a directory of knobs, on either kind of hierarchy.
+//! Control groups of a container, on cgroup v1 and v2.
 //!
-//! Reading and writing is that of `cofferdam_linux`; here is what only an isolator needs of it.
+//! [`Controllers`] creates, finds and removes the cgroups that an isolator manages; [`Cgroup`] reads, writes and watches
+//! the interface files of one controller.
+
+mod controllers;
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -18,16 +21,15 @@ use crate::{Error, Event, Result};
 
 // `Version` alone is that of a plugin.
 pub use cofferdam_linux::cgroup::Version as CgroupVersion;
+pub use controllers::{Controllers, OwnCgroups};
 
-/// The directory with a container's knobs of one controller.
+/// The cgroup of a container in the hierarchy of one controller: a directory of interface files.
 ///
 /// ```no_run
 /// # use cofferdam_plugin_api::prelude::*;
-/// # fn prepare(container: &Container) -> Result<()> {
-/// let pids = Cgroup::of(&container.cgroups, "pids")?;
-/// pids.create()?;
-/// pids.write("pids.max", 100)?;
-/// # Ok(())
+/// # fn usage(container: &ContainerRef) -> Result<Usage> {
+/// let processes: u32 = container.cgroup("pids")?.read_as("pids.current")?;
+/// # Ok(Usage::default().with("processes", processes))
 /// # }
 /// ```
 #[derive(Debug, Clone)]
@@ -37,54 +39,54 @@ pub struct Cgroup {
     group: linux::Cgroup,
 }
 
-/// Why something could not be done with a control group.
+/// Why an operation on a cgroup failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CgroupError {
     /// The host has no such controller.
     #[error(
-        "this host offers no cgroup controller `{controller}`, or the agent manages no control groups \
+        "this host has no cgroup controller `{controller}`, or the agent manages no control groups \
          (the `linux` launcher does)"
     )]
     NoController {
         /// Its name.
         controller: String,
     },
-    /// The directory, or a knob in it, could not be made, read, written or removed.
+    /// The directory or an interface file cannot be created, read, written or removed.
     #[error(transparent)]
     Refused(#[from] linux::CgroupError),
-    /// A controller could not be handed down on the v2 hierarchy.
+    /// A controller cannot be enabled on the v2 hierarchy.
     #[error(
-        "cannot enable the controller `{controller}` below `{}`; no process may live in that control group \
-         itself, and the agent must be allowed to write there",
+        "cannot enable the controller `{controller}` below `{}`; that control group must not contain processes \
+         itself, and the agent must be allowed to write to it",
         path.display()
     )]
     Enable {
         /// Its name.
         controller: String,
-        /// The control group above.
+        /// The parent cgroup.
         path: PathBuf,
-        /// Why.
+        /// The error of the kernel.
         source: linux::CgroupError,
     },
-    /// A knob could not be watched.
+    /// An interface file cannot be watched.
     #[error("cannot watch `{}`", path.display())]
     Watch {
-        /// The knob.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// The error of the kernel.
         source: linux::CgroupError,
     },
 }
 
 impl CgroupError {
-    /// Whether the control group, or the knob, is not there (any more).
+    /// Whether the cgroup or the interface file does not exist (any more).
     #[must_use]
     pub fn is_missing(&self) -> bool {
         self.refusal().is_some_and(linux::CgroupError::is_missing)
     }
 
-    /// Whether the kernel refused because something is still in use.
+    /// Whether the kernel refused because the cgroup is in use.
     #[must_use]
     pub fn is_busy(&self) -> bool {
         self.refusal().is_some_and(linux::CgroupError::is_busy)
@@ -99,16 +101,16 @@ impl CgroupError {
 }
 
 impl Cgroup {
-    /// The knobs of `controller`, which the host must have.
+    /// The cgroup of `controller`, which the host must have.
     ///
     /// # Errors
-    /// [`CgroupError::NoController`] when it has not.
+    /// [`CgroupError::NoController`] if the host does not have it.
     pub fn of(cgroups: &model::Cgroups, controller: &str) -> Result<Self, CgroupError> {
         Self::find(cgroups, controller)
             .ok_or_else(|| CgroupError::NoController { controller: controller.to_owned() })
     }
 
-    /// The knobs of `controller`, if the host has it.
+    /// The cgroup of `controller`, if the host has that.
     #[must_use]
     pub fn find(cgroups: &model::Cgroups, controller: &str) -> Option<Self> {
         let on_v2 = || cgroups.v2_controllers.iter().any(|offered| offered == controller);
@@ -121,28 +123,28 @@ impl Cgroup {
         Some(Self { controller: controller.to_owned(), mount: mount.clone(), group })
     }
 
-    /// Which kind of hierarchy it is on.
+    /// Version of its hierarchy.
     #[must_use]
     pub fn version(&self) -> CgroupVersion {
         self.group.version()
     }
 
-    /// The directory that holds the knobs.
+    /// Path of its directory on the host.
     #[must_use]
     pub fn directory(&self) -> &Path {
         self.group.path()
     }
 
-    /// Whether the knob is there.
+    /// Whether it has the interface file `knob`.
     #[must_use]
     pub fn has(&self, knob: &str) -> bool {
         self.group.has(knob)
     }
 
-    /// Sees to it that the knobs are there.
+    /// Makes the interface files of the controller available.
     ///
-    /// On v1 the directory is made, with those above it. On v2 it is the agent's to make; here the
-    /// controller is enabled in every control group above it, which is what makes its knobs appear.
+    /// On v1 the directory is created with its missing parents. On v2 the agent has created it; the controller is
+    /// enabled in all cgroups above it.
     ///
     /// # Errors
     /// [`CgroupError::Refused`], or on v2 [`CgroupError::Enable`].
@@ -152,7 +154,7 @@ impl Cgroup {
             CgroupVersion::V2 => {
                 let above = self.directory().ancestors().skip(1);
                 let above: Vec<_> = above.take_while(|path| path.starts_with(&self.mount)).collect();
-                // From the mount point down: none can hand on what it was not given.
+                // From the mount point down: a cgroup can only enable what its parent has enabled.
                 above.into_iter().rev().try_for_each(|path| self.enable(path))
             }
         }
@@ -167,7 +169,7 @@ impl Cgroup {
         })
     }
 
-    /// Writes a knob.
+    /// Writes an interface file with a single write(2).
     ///
     /// # Errors
     /// [`CgroupError::Refused`].
@@ -175,7 +177,7 @@ impl Cgroup {
         Ok(self.group.write(knob, value)?)
     }
 
-    /// Reads a knob, without the final line break.
+    /// Content of an interface file, without trailing white space.
     ///
     /// # Errors
     /// [`CgroupError::Refused`].
@@ -183,16 +185,15 @@ impl Cgroup {
         Ok(self.group.read(knob)?)
     }
 
-    /// Reads a knob that holds one value, such as a number.
+    /// Content of an interface file with one value, such as a number.
     ///
     /// # Errors
-    /// [`CgroupError::Refused`], also when it holds something else.
+    /// [`CgroupError::Refused`], also if it cannot be parsed.
     pub fn read_as<T: FromStr>(&self, knob: &str) -> Result<T, CgroupError> {
         Ok(self.group.read_as(knob)?)
     }
 
-    /// Reads a knob that holds lines of a name and a number, such as `memory.stat`. Lines of another form
-    /// are left out.
+    /// Content of an interface file with lines of a name and a number, such as `memory.stat`. Other lines are skipped.
     ///
     /// # Errors
     /// [`CgroupError::Refused`].
@@ -200,14 +201,21 @@ impl Cgroup {
         Ok(self.group.read_table(knob)?)
     }
 
-    /// The control groups directly below: what containers made for themselves, and those of nested
-    /// containers; on v2 also where its processes live.
+    /// Sum of a number over the cgroup and all cgroups below it: of nested containers, of the container's own making and,
+    /// on v2, that of its processes. A cgroup that is removed meanwhile counts as 0.
     ///
     /// # Errors
-    /// [`CgroupError::Refused`].
-    pub fn children(&self) -> Result<Vec<Self>, CgroupError> {
-        let below = self.group.children()?.into_iter();
-        Ok(below.map(|group| Self { group, ..self.clone() }).collect())
+    /// [`CgroupError::Refused`], and those of `number`.
+    pub fn sum(&self, number: impl Fn(&Self) -> Result<u64, CgroupError>) -> Result<u64, CgroupError> {
+        let mut sum = 0_u64;
+        for group in self.group.subtree()? {
+            match number(&Self { group, ..self.clone() }) {
+                Ok(number) => sum = sum.saturating_add(number),
+                Err(error) if error.is_missing() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(sum)
     }
 
     /// A descriptor that becomes readable when a file of the cgroup changes: an eventfd registered in
@@ -245,20 +253,20 @@ impl Cgroup {
         linux::CgroupError::Read { path: self.directory().join(knob), source }
     }
 
-    /// Removes the directory and what a container made below it. Missing is success; on v2 nothing
-    /// happens, because the directory is the agent's.
+    /// Removes the directory and those that the container created below it. It need not exist. On v2 nothing is done: the
+    /// agent removes the directory.
     ///
     /// # Errors
-    /// [`CgroupError::Refused`]; one that may pass is marked as retryable.
+    /// [`CgroupError::Refused`]; marked as retryable if the cgroup is in use.
     pub fn remove(&self) -> Result<()> {
         if self.version() == CgroupVersion::V2 {
             return Ok(());
         }
-        // Without waiting: whoever calls tries again.
+        // Without a timeout: the agent calls `cleanup` again.
         self.group.remove(Duration::ZERO).map_err(|error| {
-            let may_pass = error.is_busy();
+            let busy = error.is_busy();
             let error = Error::from(error);
-            if may_pass { error.retryable() } else { error }
+            if busy { error.retryable() } else { error }
         })
     }
 }
@@ -287,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn on_v2_a_controller_is_handed_down_to_the_container_and_not_into_it() {
+    fn on_v2_a_controller_is_enabled_above_the_cgroup_and_not_in_it() {
         let directory = tempfile::tempdir().unwrap();
         let cgroup = unified(directory.path());
         cgroup.create().unwrap();
@@ -308,14 +316,16 @@ mod tests {
     }
 
     #[test]
-    fn children_know_where_they_are() {
+    fn a_sum_covers_cgroups_below_and_skips_missing_ones() {
         let directory = tempfile::tempdir().unwrap();
         let cgroup = unified(directory.path());
-        fs::create_dir(cgroup.directory().join("leaf")).unwrap();
-        fs::write(cgroup.directory().join("memory.stat"), "").unwrap();
-        let children = cgroup.children().unwrap();
-        let directories: Vec<_> = children.iter().map(Cgroup::directory).collect();
-        assert_eq!(directories, [cgroup.directory().join("leaf")]);
+        for (below, value) in [("", 1), ("leaf", 2), ("leaf/own", 4)] {
+            fs::create_dir_all(cgroup.directory().join(below)).unwrap();
+            fs::write(cgroup.directory().join(below).join("pids.current"), value.to_string()).unwrap();
+        }
+        fs::create_dir(cgroup.directory().join("gone")).unwrap();
+        assert_eq!(cgroup.sum(|cgroup| cgroup.read_as("pids.current")).unwrap(), 7);
+        assert!(cgroup.sum(|cgroup| cgroup.read_as("cgroup.subtree_control")).unwrap() == 0);
     }
 
     #[test]
