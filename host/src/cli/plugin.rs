@@ -109,10 +109,13 @@ fn loaded_row(plugin: &PluginInfo) -> Vec<String> {
         PluginHealth::Quarantined => "quarantined",
         PluginHealth::OutOfService => "out of service",
     };
-    let health = match &plugin.message {
+    let mut health = match &plugin.message {
         Some(reason) => format!("{health}: {}", output::escape_control(reason)),
         None => health.to_owned(),
     };
+    if let Some(call) = plugin.interrupted_calls.first() {
+        health += &format!(" (the previous agent died during `{}`)", call.method);
+    }
     let calls: u64 = plugin.calls.values().map(|count| count.calls).sum();
     let failed: u64 = plugin.calls.values().map(|count| count.failures + count.timeouts + count.panics).sum();
     vec![
@@ -196,8 +199,7 @@ fn inspect(arguments: &Inspect) -> Outcome {
         ("after", list(&manifest.after)),
         ("before", list(&manifest.before)),
         ("features", list(&manifest.features)),
-        ("before", list(&manifest.before)),
-        ("features", list(&manifest.features)),
+        ("handles", list(&manifest.handles)),
     ];
     for (name, fact) in facts {
         output::line(&format!("{name:12} {fact}"))?;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::api::operator::types as wire;
-use cofferdam_core::model::view::{CallCount, PluginView};
+use cofferdam_core::model::view::{CallCount, InterruptedCall, PluginView};
 
 /// Encodes a plugin.
 pub(in crate::api::operator) fn plugin(plugin: &PluginView) -> wire::PluginInfo {
@@ -28,6 +28,15 @@ pub(in crate::api::operator) fn plugin(plugin: &PluginView) -> wire::PluginInfo 
         message: plugin.health_reason.clone(),
         methods: plugin.methods.clone(),
         calls: plugin.calls.iter().map(|(method, count)| (method.clone(), call_count(count))).collect(),
+        interrupted_calls: plugin.interrupted_calls.iter().map(interrupted_call).collect(),
+    }
+}
+
+fn interrupted_call(call: &InterruptedCall) -> wire::InterruptedCall {
+    wire::InterruptedCall {
+        method: call.method.clone(),
+        container: Some(call.container.clone()).filter(|container| !container.is_empty()),
+        since: Duration::from_millis(call.since_unix_ms).as_secs_f64(),
     }
 }
 

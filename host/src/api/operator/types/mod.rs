@@ -51,7 +51,7 @@ pub use image::{DockerImage, Image, ImageKind};
 pub use inspect::{InspectedContainer, Participant, PlanEntry};
 pub use linux::{Capability, CapabilityInfo, IpcMode, LinuxInfo, SeccompInfo};
 pub use network::{IpAddress, IpProtocol, Label, Labels, NetworkInfo, PortMapping};
-pub use plugin::{CallCount, PluginFailure, PluginHealth, PluginInfo, PluginKind};
+pub use plugin::{CallCount, InterruptedCall, PluginFailure, PluginHealth, PluginInfo, PluginKind};
 pub use resource::{
     DiskInfo, DiskPersistence, Marker, Range, Ranges, Resource, ResourceKind, Scalar, Set, Text,
 };

@@ -29,6 +29,20 @@ message! {
         repeated methods: String,
         /// Calls since the agent started, by method.
         map calls: CallCount,
+        /// Calls that were in progress when the previous agent died.
+        repeated interrupted_calls: InterruptedCall,
+    }
+}
+
+message! {
+    /// A call that was in progress when the previous agent died: the plugin may have ended it.
+    pub struct InterruptedCall {
+        /// The method.
+        required method: String,
+        /// The container's dotted id. Not set if the call was not about a container.
+        optional container: String,
+        /// When the call began, in seconds since the Unix epoch.
+        required since: f64,
     }
 }
 
@@ -97,6 +111,7 @@ mod tests {
             "sha256": "ab12", "nesting": true, "standalone": true, "health": "QUARANTINED",
             "message": "panicked 3 times in a minute", "methods": ["prepare", "update"],
             "calls": {"prepare": {"calls": 12, "failures": 3, "timeouts": 0, "panics": 3, "seconds": 0.5}},
+            "interrupted_calls": [{"method": "usage", "container": "web.probe", "since": 1.25}],
         });
         let plugin: PluginInfo = serde_json::from_value(wire.clone()).unwrap();
         assert_eq!(plugin.health, PluginHealth::Quarantined);
