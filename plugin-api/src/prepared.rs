@@ -127,7 +127,7 @@ impl Prepared {
     }
 
     /// Sets the id mappings of the container's own user namespace; requires `clone_namespace(Namespace::User)` by some
-    /// plugin. Feature `launch.id_mappings`.
+    /// plugin. Agents of this version support neither: the launch fails with an error that names the plugin.
     #[must_use]
     pub fn id_mappings(self, mappings: IdMappings) -> Self {
         self.with(|launch| launch.id_mappings = Some(mappings))
