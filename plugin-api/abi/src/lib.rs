@@ -10,13 +10,13 @@
 //! Only bytes, numbers and descriptors cross. Payloads (`cofferdam-plugin-model`) may grow; the types of this
 //! crate are append-only from its first release:
 //!
-//! - no struct changes, no field is renamed, no method moves, `last_prefix_field` stays where it is;
+//! - structs do not change, fields are not renamed, methods keep their order, and `last_prefix_field` keeps its place;
 //! - a new method is appended to its trait and has a default body that returns [`Failure::UNSUPPORTED`];
 //! - a new root function is appended to [`Module`];
-//! - no feature flags, no types of crates other than `abi_stable`, a version of 1.0 or more.
+//! - there are no feature flags, no types of crates other than `abi_stable`, and the version is 1.0 or later.
 //!
 //! `abi_stable` compares the layouts of both sides when a plugin is loaded. The agent accepts a plugin if either
-//! layout contains the other: older plugins work in newer agents and the reverse.
+//! layout contains the other, so older plugins work in newer agents and vice versa.
 
 #![deny(missing_docs)]
 // Needed by the expansion of the macros of abi_stable only.
@@ -44,7 +44,7 @@ pub const NOTE_OWNER: &str = "Cofferdam";
 /// Type field of that note.
 pub const NOTE_TYPE: u32 = 1;
 
-/// What every call carries besides its payload.
+/// Context of a call, in addition to its payload.
 #[repr(C)]
 #[derive(StableAbi, Clone, Copy)]
 pub struct Call<'a> {
@@ -52,9 +52,9 @@ pub struct Call<'a> {
     pub container: RStr<'a>,
     /// Span of the agent to log in; 0 for none.
     pub span: u64,
-    /// Trace id for telemetry; zeros for none.
+    /// Trace id for telemetry; zero for none.
     pub trace: [u64; 2],
-    /// When the agent stops waiting, in milliseconds since the Unix epoch; 0 for never.
+    /// Deadline of the call in milliseconds since the Unix epoch; 0 for none.
     pub deadline_unix_ms: u64,
     /// Descriptors that belong to the payload, borrowed for the duration of the call.
     pub descriptors: RSlice<'a, i32>,
@@ -64,9 +64,9 @@ pub struct Call<'a> {
 #[repr(C)]
 #[derive(StableAbi)]
 pub struct Answer {
-    /// The reply, in the encoding of the manifest. Empty stands for the default of its type.
+    /// The reply, in the encoding that the manifest names. If empty, the reply is the default of its type.
     pub payload: RVec<u8>,
-    /// Descriptors that belong to it; the receiver owns them.
+    /// Descriptors that the payload refers to by index; the receiver owns them.
     pub descriptors: RVec<i32>,
 }
 
@@ -74,15 +74,15 @@ pub struct Answer {
 #[repr(C)]
 #[derive(StableAbi)]
 pub struct Failure {
-    /// One of the constants of this type; an unknown one counts as [`Failure::FAILED`].
+    /// One of the constants of this type; an unknown code is treated as [`Failure::FAILED`].
     pub code: u32,
     /// Whether the same call may succeed later.
     pub retryable: bool,
-    /// Message for people: one line per cause, outermost first.
+    /// Message for the operator: one line per cause, outermost first.
     pub message: RString,
     /// Location of a panic (`src/lib.rs:7`); empty otherwise.
     pub location: RString,
-    /// A `StateReply` in the encoding of the manifest; empty if the state for the container is unchanged.
+    /// A `StateReply`, in the encoding that the manifest names; empty if the state for the container is unchanged.
     pub payload: RVec<u8>,
 }
 
@@ -95,7 +95,7 @@ impl Failure {
     pub const POISONED: u32 = 3;
     /// The other side does not have this method.
     pub const UNSUPPORTED: u32 = 4;
-    /// The payload could not be read.
+    /// The payload could not be decoded.
     pub const MALFORMED: u32 = 5;
 
     /// A failure that is not retryable, without location and state.
@@ -110,14 +110,14 @@ impl Failure {
         }
     }
 
-    /// The reply to a method, root function or service that this side does not have.
+    /// The failure of a call of a method, root function or service that this side does not have.
     #[must_use]
     pub fn unsupported(what: &str) -> Self {
         Self::new(Self::UNSUPPORTED, format!("`{what}` is not supported"))
     }
 }
 
-/// Result of a call.
+/// Result of a call: the reply or the failure.
 pub type Reply = RResult<Answer, Failure>;
 
 /// Methods of an isolator, with their request and reply. Any thread of the agent may call. Calls for different
@@ -161,13 +161,14 @@ pub trait Logger: Send + Sync {
     fn removed(&self, call: Call<'_>, request: RSlice<'_, u8>) -> Reply;
 }
 
-/// What the agent provides to a plugin. No function blocks on another plugin or unwinds.
+/// Functions that the agent provides to plugins. They do not wait for other plugins and do not unwind. Any thread of
+/// the plugin may call them.
 #[sabi_trait]
 pub trait HostApi: Send + Sync {
     /// Registers a log callsite and returns its number. The description is JSON: `level` (1 error to 5 trace),
     /// `span` (whether it is a span), `name`, `target`, `file`, `line`, `fields`.
     fn register_callsite(&self, description: RSlice<'_, u8>) -> u64;
-    /// Whether the callsite is enabled by the agent's filter at present.
+    /// Whether the agent's current filter enables the callsite.
     fn enabled(&self, callsite: u64) -> bool;
     /// Logs an event inside `span` (0: none). The fields are a JSON object.
     fn event(&self, callsite: u64, span: u64, fields: RSlice<'_, u8>);
@@ -183,14 +184,14 @@ pub trait HostApi: Send + Sync {
     fn request(&self, service: RStr<'_>, payload: RSlice<'_, u8>) -> Reply;
 }
 
-/// The agent, as a plugin holds it.
+/// The trait object through which a plugin calls the agent.
 pub type HostBox = HostApi_TO<'static, RBox<()>>;
-/// An isolator, as the agent holds it.
+/// The trait object through which the agent calls an isolator.
 pub type IsolatorBox = Isolator_TO<'static, RBox<()>>;
-/// A logger, as the agent holds it.
+/// The trait object through which the agent calls a logger.
 pub type LoggerBox = Logger_TO<'static, RBox<()>>;
 
-/// What a plugin file exports. A plugin is of one kind; the function of the other returns
+/// The root module that a plugin file exports. The function of the kind that the plugin does not have returns
 /// [`Failure::UNSUPPORTED`].
 #[repr(C)]
 #[derive(StableAbi)]

@@ -23,11 +23,11 @@ pub struct Container {
     /// Its command.
     #[serde(default)]
     pub command: Command,
-    /// Directory of the host with its files and logs, which is kept when it ends.
+    /// Directory of the host with its files and logs; absolute. It is kept when the container ends.
     #[serde(default)]
     pub sandbox: PathBuf,
-    /// Directory of the host for what is removed when it ends. On the same filesystem as the sandbox, so it can hold
-    /// the upper layer of an overlay.
+    /// Directory of the host for files that are removed when the container ends; absolute. It is on the same filesystem
+    /// as the sandbox, so it can contain the upper layer of an overlay.
     #[serde(default)]
     pub scratch: PathBuf,
     /// Directory of the host that is to be its root filesystem.
@@ -66,7 +66,7 @@ pub struct Container {
     /// Numeric group of its command.
     #[serde(default)]
     pub gid: u32,
-    /// The container it is nested in; `None` for a top-level container.
+    /// The container that it is nested in; `None` for a top-level container.
     #[serde(default)]
     pub parent: Option<Parent>,
 }
@@ -98,7 +98,7 @@ impl Container {
         }
     }
 
-    /// Whether it has no cgroups of its own but lives in those of its parent. A top-level container always has its
+    /// Whether it has no cgroups of its own but shares those of its parent. A top-level container always has its
     /// own.
     #[must_use]
     pub fn shares_cgroups(&self) -> bool {
@@ -166,7 +166,7 @@ pub struct Command {
 
 impl Default for Command {
     fn default() -> Self {
-        // As in Mesos, a command is a shell line unless it says otherwise.
+        // As in Mesos, a command is a shell line by default.
         Self {
             shell: true,
             value: None,
@@ -180,7 +180,7 @@ impl Default for Command {
 }
 
 impl Command {
-    /// The command in one line, for display.
+    /// The command on one line, for display: the shell line or program, or the arguments joined with spaces.
     #[must_use]
     pub fn to_line(&self) -> String {
         match (&self.value, self.shell || self.arguments.is_empty()) {
@@ -232,7 +232,7 @@ pub struct LinuxOptions {
     pub share_cgroups: bool,
     /// Host name; the last value of the container's id if it has its own UTS namespace and none is requested.
     pub hostname: Option<String>,
-    /// IPC namespace and `/dev/shm`; up to the plugins if not set.
+    /// IPC namespace and `/dev/shm`; if not set, the plugins decide.
     pub ipc_mode: Option<IpcMode>,
     /// Size of a private `/dev/shm` in bytes.
     pub shm_size: Option<u64>,
@@ -276,11 +276,11 @@ pub struct Volume {
     /// Whether it is mounted read-only.
     #[serde(default)]
     pub read_only: bool,
-    /// Where its content comes from.
+    /// Source of its content.
     pub source: VolumeSource,
 }
 
-/// Where the content of a volume comes from.
+/// Source of the content of a volume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 #[non_exhaustive]
@@ -327,7 +327,7 @@ pub enum VolumeSource {
 }
 
 impl VolumeSource {
-    /// The part of a launch request that it is, as in [`REQUEST_PARTS`](crate::REQUEST_PARTS).
+    /// Its name as a part of a launch request, see [`REQUEST_PARTS`](crate::REQUEST_PARTS).
     #[must_use]
     pub const fn part(&self) -> &'static str {
         match self {
@@ -377,7 +377,7 @@ pub struct Tty {
     pub rows: u16,
 }
 
-/// Configuration of an image, as OCI and Docker have it.
+/// Configuration of an image, as in OCI and Docker.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ImageConfig {
@@ -415,7 +415,7 @@ pub struct ContainerDetails {
     pub rootfs: Option<PathBuf>,
     /// Its cgroups.
     pub cgroups: Cgroups,
-    /// Whether it has no cgroups of its own but lives in those of its parent.
+    /// Whether it has no cgroups of its own but shares those of its parent.
     pub shares_cgroups: bool,
     /// Its current resources.
     pub resources: Resources,
@@ -431,7 +431,7 @@ pub struct ContainerDetails {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TerminationDetails {
-    /// Raw wait status of its command; `None` if it never ran or the status is unknown.
+    /// Raw wait status of its command; `None` if it was never started or the status is unknown.
     pub status: Option<i32>,
     /// Mesos reason, such as `REASON_CONTAINER_LIMITATION_MEMORY`; `None` if its command exited by itself.
     pub reason: Option<String>,

@@ -17,15 +17,15 @@ pub struct CreateRequest {
     pub config: Json,
     /// The plugin's name in the chain.
     pub name: String,
-    /// What the agent is and provides.
+    /// Description of the agent.
     pub agent: AgentInfo,
-    /// Directory of the plugin's own that is gone after a reboot; the plugin creates it if it needs it.
+    /// Directory for this plugin only, which does not survive a reboot; absolute. The plugin creates it if it needs it.
     pub runtime_directory: PathBuf,
-    /// Directory of the plugin's own that survives a reboot; the plugin creates it if it needs it.
+    /// Directory for this plugin only, which survives a reboot; absolute. The plugin creates it if it needs it.
     pub work_directory: PathBuf,
 }
 
-/// What an agent is and provides.
+/// Description of an agent: its version, features and environment.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct AgentInfo {
@@ -47,11 +47,11 @@ pub struct AgentInfo {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RecoverRequest {
-    /// Running containers that the plugin has prepared, perhaps in an earlier version.
+    /// Running containers that the plugin has prepared, possibly in another version.
     pub containers: Vec<Recovered>,
-    /// Containers that will be cleaned up sooner or later. They may still be running: the agent has yet to destroy
-    /// them, or they were launched without the plugin. Everything else of the plugin's own on the host belongs to
-    /// no container, and is the plugin's to remove.
+    /// Other containers for which `cleanup` will be called. They may still be running: the agent has not destroyed them
+    /// yet, or they were launched without the plugin. Resources of the plugin that belong neither to these nor to
+    /// `containers` are left over, and the plugin removes them.
     pub orphans: Vec<ContainerId>,
 }
 
@@ -60,7 +60,7 @@ pub struct RecoverRequest {
 pub struct Recovered {
     /// The container.
     pub id: ContainerId,
-    /// What is known of it, with the plugin's state.
+    /// Its details, including the plugin's state.
     #[serde(default)]
     pub details: ContainerDetails,
     /// The version of the plugin that wrote the state; `None` if there is no state.
@@ -68,7 +68,7 @@ pub struct Recovered {
     pub written_by: Option<Version>,
 }
 
-/// Reply of `recover`. A container that is not mentioned is accepted as it is.
+/// Reply of `recover`. A container without a verdict is accepted with its current state.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RecoverReply {
@@ -81,14 +81,14 @@ pub struct RecoverReply {
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 #[non_exhaustive]
 pub enum Verdict {
-    /// The plugin serves it, with a new state.
+    /// The plugin accepts the container, with a new state.
     Migrated {
         /// The new state.
         state: Json,
     },
-    /// This version of the plugin cannot serve it, and has changed nothing. The container continues.
+    /// This version of the plugin cannot handle the container and has changed nothing. The container keeps running.
     Refused {
-        /// Why, and what would help.
+        /// Why, and what the operator can do.
         reason: String,
     },
     /// Unknown to this version.
@@ -100,15 +100,14 @@ pub enum Verdict {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PrepareReply {
-    /// What the plugin requests for the launch.
+    /// The requests of the plugin for the launch.
     pub launch: LaunchInfo,
     /// The plugin's state for the container, on disk before the container runs; unchanged if `None`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<Json>,
 }
 
-/// Reply of `isolate` and `update`, and payload of every failure of a call about one container: the only thing it may
-/// change is the state.
+/// Reply of `isolate` and `update`, and payload of failures of calls for one container.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StateReply {
@@ -121,7 +120,7 @@ pub struct StateReply {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct UpdateRequest {
-    /// What is known of the container; `resources` are the old ones.
+    /// Details of the container; `resources` are the old ones.
     pub details: ContainerDetails,
     /// The new resources.
     pub resources: Resources,
@@ -137,7 +136,7 @@ pub struct Limitation {
     pub message: String,
     /// Usage of the resources whose limit was exceeded, by name: scalars, ranges or sets.
     pub resources: BTreeMap<String, crate::Value>,
-    /// The container of the same tree that must end, if it is not the one that was asked about.
+    /// The container that must end, if it is not that of the call; of the same tree.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub container: Option<ContainerId>,
 }
@@ -151,7 +150,7 @@ pub struct Limitation {
 pub struct Usage(pub BTreeMap<String, Json>);
 
 impl Usage {
-    /// Adds a number or a structured value. Null, which NaN and infinities become, is left out.
+    /// Adds a number or a structured value. Null is omitted; NaN and infinities are encoded as null.
     #[must_use]
     pub fn with(mut self, name: &str, value: impl Into<Json>) -> Self {
         let value = value.into();
@@ -161,7 +160,7 @@ impl Usage {
         self
     }
 
-    /// The number of that name.
+    /// The number of that name; `None` if there is none.
     #[must_use]
     pub fn number(&self, name: &str) -> Option<f64> {
         self.0.get(name)?.as_f64()
@@ -192,7 +191,7 @@ pub struct LoggerReply {
     pub stdout: Stream,
     /// Destination of the standard error.
     pub stderr: Stream,
-    /// Files in which the output can be read, if other than those of `stdout` and `stderr`.
+    /// Files in which the output can be read, if they are not those of `stdout` and `stderr`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub files: Option<LogFiles>,
     /// Environment variables for the container's command.
@@ -203,7 +202,7 @@ pub struct LoggerReply {
     pub state: Option<Json>,
 }
 
-/// Files in which a container's output can be read. A missing one is being created.
+/// Files in which a container's output can be read. They need not exist yet.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogFiles {

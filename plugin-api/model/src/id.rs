@@ -1,4 +1,4 @@
-//! The name of a container, with the names of all its ancestors.
+//! Container ids.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -6,29 +6,29 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// How long one value may be: it becomes a directory name and a host name.
+/// Maximum length of one value in bytes. Values become names of directories, and may become host names.
 const MAX_VALUE: usize = 242;
 
-/// How deep containers nest: the kernel allows 32 levels of pid namespaces.
+/// Maximum number of levels. The kernel allows 32 levels of pid namespaces.
 const MAX_DEPTH: usize = 32;
 
 /// The id of a container: one value per level of nesting, outermost first, joined with dots.
 ///
-/// `pod.web` is the container `web` inside the container `pod`. A value is 1 to 242 bytes long and holds
-/// no dot, slash, backslash, space or control character.
+/// `pod.web` is the container `web` inside the container `pod`. A value has 1 to 242 bytes and contains
+/// no dot, slash, backslash, white space or control character. There are at most 32 levels.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ContainerId(String);
 
-/// Why a text is not a container id.
+/// Why a string is not a container id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidId {
-    /// A value has no characters.
+    /// A value is empty.
     #[error("container id `{id}` has an empty value; every level of a container id needs a name")]
     Empty {
         /// The whole id.
         id: String,
     },
-    /// A value is longer than a file name may be.
+    /// A value is longer than 242 bytes.
     #[error("container id value `{value}` has {length} bytes; at most {MAX_VALUE} are allowed")]
     TooLong {
         /// The value.
@@ -36,9 +36,9 @@ pub enum InvalidId {
         /// Its length in bytes.
         length: usize,
     },
-    /// A value holds a character that would not survive as a file or host name.
+    /// A value contains a character that is not allowed.
     #[error(
-        "container id value `{}` holds {character:?}; dots, slashes, backslashes, spaces and control \
+        "container id value `{}` contains {character:?}; dots, slashes, backslashes, spaces and control \
          characters are not allowed",
         .value.escape_debug()
     )]
@@ -48,7 +48,7 @@ pub enum InvalidId {
         /// The first character that is not allowed.
         character: char,
     },
-    /// More levels than pid namespaces can nest.
+    /// The id has more than 32 levels.
     #[error("container id has {depth} levels; at most {MAX_DEPTH} are allowed")]
     TooDeep {
         /// The number of levels.
@@ -57,10 +57,11 @@ pub enum InvalidId {
 }
 
 impl ContainerId {
-    /// Reads a dotted id such as `pod.web`.
+    /// Parses a dotted id such as `pod.web`.
     ///
     /// # Errors
-    /// [`InvalidId`] when a value is empty, too long or holds a character that is not allowed.
+    /// [`InvalidId`] if a value is empty, is too long or contains a character that is not allowed, or if there are too
+    /// many levels.
     pub fn parse(id: &str) -> Result<Self, InvalidId> {
         let mut depth = 0;
         for value in id.split('.') {
@@ -76,16 +77,16 @@ impl ContainerId {
     /// The id of a child of this container.
     ///
     /// # Errors
-    /// [`InvalidId`] when `value` is not a valid single value or the nesting becomes too deep.
+    /// [`InvalidId`] if `value` is not a valid single value, or the child has too many levels.
     pub fn child(&self, value: &str) -> Result<Self, InvalidId> {
-        // A dot would silently make it a grandchild.
+        // With a dot, the id would be that of a grandchild.
         if let Some(character) = value.chars().find(|&c| c == '.') {
             return Err(InvalidId::Character { value: value.to_owned(), character });
         }
         Self::parse(&format!("{}.{value}", self.0))
     }
 
-    /// The dotted form.
+    /// The id in its dotted form.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -96,31 +97,31 @@ impl ContainerId {
         self.0.split('.')
     }
 
-    /// The last value: the container's own name.
+    /// The last value, which is the container's own.
     #[must_use]
     pub fn value(&self) -> &str {
         self.0.rsplit('.').next().unwrap_or(&self.0)
     }
 
-    /// The container this one is nested in.
+    /// The id of the container that this one is nested in; `None` for a top-level container.
     #[must_use]
     pub fn parent(&self) -> Option<Self> {
         self.0.rsplit_once('.').map(|(parent, _)| Self(parent.to_owned()))
     }
 
-    /// The outermost container.
+    /// The id of the top-level container that this one belongs to, which may be itself.
     #[must_use]
     pub fn root(&self) -> Self {
         Self(self.0.split('.').next().unwrap_or(&self.0).to_owned())
     }
 
-    /// Whether this container is inside another.
+    /// Whether this container is nested in another.
     #[must_use]
     pub fn is_nested(&self) -> bool {
         self.0.contains('.')
     }
 
-    /// Whether this container is `ancestor` or lies somewhere below it.
+    /// Whether this container is `ancestor` or nested in it at any depth.
     #[must_use]
     pub fn is_within(&self, ancestor: &Self) -> bool {
         self.0.strip_prefix(&ancestor.0).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
@@ -185,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn families_are_read_from_the_dots() {
+    fn dots_separate_the_levels_of_an_id() {
         let id = ContainerId::parse("pod.web.probe").unwrap();
         assert_eq!(id.value(), "probe");
         assert_eq!(id.parent().unwrap().as_str(), "pod.web");
@@ -196,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn values_that_could_leave_their_directory_are_refused() {
+    fn invalid_ids_are_rejected() {
         for bad in ["", ".", "..", "a..b", "a/b", "a\\b", "a b", "a\nb", "a.", ".a", "a\u{0}"] {
             assert!(ContainerId::parse(bad).is_err(), "{bad:?} was accepted");
         }

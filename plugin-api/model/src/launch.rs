@@ -1,11 +1,11 @@
-//! What a plugin requests for the launch of a container.
+//! Launch information: the requests of a plugin for the launch of a container.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// What a plugin requests for a launch.
+/// The requests of a plugin for the launch of a container.
 ///
 /// The agent merges the requests of all plugins in chain order and remembers which plugin each entry came from.
 /// Lists are appended and sets united; if two plugins set a single value differently, the launch fails and the error
@@ -19,10 +19,12 @@ pub struct LaunchInfo {
     /// Environment variables whose values are neither shown nor recorded.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub secret_environment: BTreeMap<String, String>,
-    /// Values to put before those of `:`-separated variables such as `PATH`, whoever sets these.
+    /// Values to prepend to `:`-separated environment variables such as `PATH`, whether they are set by the command or
+    /// by a plugin.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub environment_prepend: BTreeMap<String, Vec<String>>,
-    /// Values to put after those of `:`-separated variables such as `PATH`, whoever sets these.
+    /// Values to append to `:`-separated environment variables such as `PATH`, whether they are set by the command or
+    /// by a plugin.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub environment_append: BTreeMap<String, Vec<String>>,
     /// Replaces the command or its arguments.
@@ -31,13 +33,13 @@ pub struct LaunchInfo {
     /// Working directory of the command, as the container sees it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub working_directory: Option<String>,
-    /// The root filesystem. Only a `filesystem/*` isolator has reason to set it.
+    /// The root filesystem. Set by `filesystem/*` isolators.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub root: Option<Root>,
     /// Namespaces of the parent container to enter.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub enter_namespaces: BTreeSet<Namespace>,
-    /// Namespaces to enter by a descriptor of the reply, by its index.
+    /// Namespaces to enter, each with the index of its descriptor in the reply.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub enter_descriptors: BTreeMap<Namespace, usize>,
     /// Namespaces to create.
@@ -94,20 +96,22 @@ pub struct LaunchInfo {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Capabilities {
-    /// In effect when the command starts.
+    /// Effective when the command starts; equal to `permitted` if only that is set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub effective: Option<BTreeSet<String>>,
     /// Can be made effective; equal to `effective` if not set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub permitted: Option<BTreeSet<String>>,
-    /// Kept by files with the same inheritable capability; empty if not set.
+    /// Preserved when a file is executed, and permitted afterwards if it is in the file's inheritable set; equal to
+    /// `ambient` if not set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inheritable: Option<BTreeSet<String>>,
-    /// The most that can ever be obtained; equal to `effective` if only that is set.
+    /// Upper bound of the capabilities that can be obtained by executing files; if not set, equal to `permitted`, or
+    /// else to `effective`, or else not restricted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bounding: Option<BTreeSet<String>>,
-    /// Kept when a command without file capabilities is executed by a user other than root; if not set, equal to
-    /// `effective` for such users, and empty for root.
+    /// Preserved when a file without file capabilities is executed; if not set, equal to `effective` for users other
+    /// than root, and empty for root.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ambient: Option<BTreeSet<String>>,
 }
@@ -197,7 +201,7 @@ pub struct TimeOffsets {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Seccomp {
-    /// Instructions of the BPF program, as `struct sock_filter` has them: at most 4096.
+    /// Instructions of the BPF program, as in `struct sock_filter`; at most 4096.
     pub program: Vec<BpfInstruction>,
     /// Flags of seccomp(2) by name without `SECCOMP_FILTER_FLAG_`: `LOG`, `SPEC_ALLOW`, `TSYNC`.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
@@ -212,14 +216,14 @@ pub struct BpfInstruction(pub u16, pub u8, pub u8, pub u32);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Hook {
-    /// When it runs, and in which namespaces.
+    /// When and in which namespaces it runs.
     pub stage: HookStage,
     /// Absolute path of the program. For stages before the root change it is a path of the host.
     pub program: PathBuf,
-    /// The whole argument vector; just the program if empty.
+    /// The whole argument vector, beginning with the name of the program; if empty, it consists of the program only.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub arguments: Vec<String>,
-    /// The whole environment.
+    /// The whole environment; the agent's variables are not inherited.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub environment: BTreeMap<String, String>,
     /// Timeout in milliseconds, after which the program is killed and the launch fails; 0 stands for 30,000.
@@ -227,7 +231,8 @@ pub struct Hook {
     pub timeout_millis: u64,
 }
 
-/// When a [`Hook`] runs. A hook that fails or exits with another status than 0 fails the launch.
+/// Stage of a launch at which a [`Hook`] runs. A hook that cannot be started or exits with a status other than 0 fails
+/// the launch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -248,18 +253,18 @@ pub enum HookStage {
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 #[non_exhaustive]
 pub enum Root {
-    /// A directory of the host, which the container changes.
+    /// A directory of the host. The container's changes are written to it.
     Directory {
         /// The directory.
         path: PathBuf,
     },
-    /// An overlay of directories that are not changed and one that takes the changes.
+    /// An overlay of directories that are not changed, and one that the container's changes are written to.
     Overlay {
         /// The directories that are not changed, topmost first.
         lower: Vec<PathBuf>,
-        /// Takes the changes; on the same filesystem as `work`.
+        /// The directory that changes are written to; on the same filesystem as `work`.
         upper: PathBuf,
-        /// An empty directory for the kernel.
+        /// An empty directory for use by the kernel.
         work: PathBuf,
     },
     /// Unknown to this version.
@@ -268,7 +273,7 @@ pub enum Root {
 }
 
 /// A change to the container's view of the filesystem. Paths of the container are absolute and resolved within its
-/// root, whatever symbolic links are there. Without a root filesystem of the container's own, operations apply to a
+/// root, even if they contain symbolic links. Without a root filesystem of the container's own, operations apply to a
 /// private mount namespace; those that would create or change files of the host are refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
@@ -341,7 +346,7 @@ pub enum Operation {
     },
     /// Creates a symbolic link.
     Symlink {
-        /// Path of the container; what exists there is kept.
+        /// Path of the container; a file that exists there is kept.
         path: PathBuf,
         /// Target of the link.
         target: PathBuf,
@@ -350,9 +355,9 @@ pub enum Operation {
     Mkdir {
         /// Path of the container.
         path: PathBuf,
-        /// Permission bits of the last one.
+        /// Permission bits of the directory; its parents are not affected.
         mode: u32,
-        /// Owner of the last one.
+        /// Owner of the directory; its parents are not affected.
         #[serde(default)]
         owner: Owner,
     },

@@ -1,8 +1,13 @@
-//! What crosses the boundary between the agent and its plugins, as plain data.
+//! Payloads of the plugin ABI: the plain data that the agent and its plugins exchange.
 //!
-//! Every payload of the plugin ABI is one of these types as JSON. They grow without breaking anybody:
-//! every field has a default, unknown fields are ignored, and every enum has a catch-all for what a newer
-//! side may say. Nothing here does any work, but for [`units`]; the agent and the SDK do.
+//! Every payload is one of these types, encoded as JSON. The types can grow without breaking older agents and plugins:
+//!
+//! - New fields have defaults.
+//! - Plugins ignore unknown fields of requests. The agent refuses unknown fields of replies and of service requests,
+//!   because ignoring them would drop what the plugin requests.
+//! - An enum variant that is unknown to the receiver is decoded as `Unknown`, except in [`Value`] and [`Limit`].
+//!
+//! Except for [`units`] and [`ContainerId`], this crate contains no logic.
 
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]

@@ -6,7 +6,7 @@ use semver::Version;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
-/// Features of the plugin API that this version knows. An agent refuses to load a plugin that needs another one.
+/// Features of the plugin API that this version supports. An agent refuses to load a plugin that requires any other.
 pub const FEATURES: &[&str] = &[
     "launch.bind_descriptor",
     "launch.capabilities",
@@ -48,21 +48,22 @@ pub const REQUEST_PARTS: &[&str] = &[
 /// The manifest of a plugin file: an ELF note, which is read without running plugin code.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Manifest {
-    /// What it is.
+    /// Kind of the plugin.
     pub kind: Kind,
-    /// Its name: `area/name`.
+    /// Name of the plugin: `area/name`, or `name`.
     pub name: String,
-    /// Its own version.
+    /// Version of the plugin.
     pub version: Version,
-    /// The version of the plugin API it was built against.
+    /// Version of the plugin API that it was built against.
     pub api: Version,
-    /// How its entry point is called: `abi_stable-0.11`.
+    /// ABI of its entry point: `abi_stable-0.11`.
     pub abi: String,
-    /// How its payloads are written: `json`.
+    /// Encoding of its payloads: `json`.
     pub encoding: String,
-    /// `unwind`, or `abort`: then its first panic would end the agent.
+    /// Panic strategy that it was compiled with: `unwind` or `abort`. With `abort`, its first panic would end the
+    /// agent, so the agent refuses to load it.
     pub panic: String,
-    /// One sentence on what it is for.
+    /// Description of the plugin's package, for operators.
     #[serde(default)]
     pub description: String,
     /// The methods it implements; the others are never called.
@@ -86,18 +87,18 @@ pub struct Manifest {
     /// Plugins that, if in the chain, must come later.
     #[serde(default)]
     pub before: Vec<String>,
-    /// Features of the agent that it cannot do without, see [`FEATURES`].
+    /// Features of the agent that it requires, see [`FEATURES`].
     #[serde(default)]
     pub features: Vec<String>,
-    /// Parts of a launch request that it carries out, see [`REQUEST_PARTS`].
+    /// Parts of a launch request that it handles, see [`REQUEST_PARTS`].
     #[serde(default)]
     pub handles: Vec<String>,
-    /// A JSON schema of its table in the configuration file.
+    /// JSON schema of its table in the configuration file.
     #[serde(default)]
     pub config: Json,
 }
 
-/// What a plugin is.
+/// Kind of a plugin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -126,7 +127,7 @@ impl fmt::Display for Kind {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Method {
-    /// Creates the instance. Not a method of it, but called, counted and timed like one.
+    /// Creates the instance. A root function of the plugin file, but counted and given a timeout as the methods are.
     Create,
     /// Takes over the existing containers.
     Recover,
@@ -151,7 +152,7 @@ pub enum Method {
 }
 
 impl Method {
-    /// All of them, in the order of a container's life.
+    /// All methods, in the order in which they are first called.
     pub const ALL: [Self; 11] = [
         Self::Create,
         Self::Recover,
@@ -184,7 +185,7 @@ impl Method {
         }
     }
 
-    /// The method of that name.
+    /// The method of that name; `None` if there is none.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|method| method.name() == name)
@@ -197,13 +198,14 @@ impl fmt::Display for Method {
     }
 }
 
-/// A set of methods. Unknown names are dropped: they would never be called.
+/// A set of methods, encoded as an array of their names. Names that this version does not know are dropped, because
+/// those methods are never called.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Vec<String>", into = "Vec<String>")]
 pub struct Methods(u32);
 
 impl Methods {
-    /// With one more.
+    /// Adds a method.
     #[must_use]
     pub const fn with(self, method: Method) -> Self {
         Self(self.0 | 1 << method as u32)
@@ -215,7 +217,7 @@ impl Methods {
         self.0 & 1 << method as u32 != 0
     }
 
-    /// Those of them, in the order of a container's life.
+    /// The methods of the set, in the order of [`Method::ALL`].
     pub fn iter(self) -> impl Iterator<Item = Method> {
         Method::ALL.into_iter().filter(move |&method| self.contains(method))
     }

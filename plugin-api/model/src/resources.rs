@@ -1,4 +1,4 @@
-//! How much of the host a container asked for.
+//! Requested resources and limits of a container.
 
 use std::collections::BTreeMap;
 
@@ -7,15 +7,15 @@ use serde::{Deserialize, Serialize};
 /// One MiB: the unit of `mem` and `disk`.
 const MIB: f64 = 1024.0 * 1024.0;
 
-/// What a container asked for, and where it must stop.
+/// Requested resources and limits of a container, by resource name.
 ///
-/// `cpus` is in processors, `mem` and `disk` are in MiB, as everywhere in Mesos.
+/// The units are those of Mesos: `cpus` is a number of CPUs, `mem` and `disk` are in MiB.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Resources {
-    /// What is set aside for the container, by resource name.
+    /// Resources to reserve for the container, by resource name.
     pub requests: BTreeMap<String, Value>,
-    /// Where the container must stop, by resource name. A resource without an entry stops at its request.
+    /// Limits, by resource name. The limit of a resource without an entry is its request.
     pub limits: BTreeMap<String, Limit>,
 }
 
@@ -32,19 +32,19 @@ pub enum Value {
     Set(Vec<String>),
 }
 
-/// Where a container must stop using a resource.
+/// The limit of one resource.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Limit {
-    /// At this amount, in the resource's unit.
+    /// This amount, in the resource's unit.
     At(f64),
-    /// Nowhere.
+    /// No limit.
     Unlimited,
 }
 
 impl Resources {
-    /// The requested amount of a scalar resource.
+    /// The requested amount of a scalar resource, in its unit; `None` if none is requested.
     #[must_use]
     pub fn scalar(&self, name: &str) -> Option<f64> {
         match self.requests.get(name)? {
@@ -53,25 +53,25 @@ impl Resources {
         }
     }
 
-    /// The limit of a resource: its own, or else its request.
+    /// The limit of a resource, or else its scalar request; `None` if it has neither.
     #[must_use]
     pub fn limit(&self, name: &str) -> Option<Limit> {
         self.limits.get(name).copied().or_else(|| self.scalar(name).map(Limit::At))
     }
 
-    /// Requested processors.
+    /// Requested CPUs; `None` if none are requested.
     #[must_use]
     pub fn cpus(&self) -> Option<f64> {
         self.scalar("cpus")
     }
 
-    /// Requested memory in bytes.
+    /// Requested memory in bytes; `None` if none is requested.
     #[must_use]
     pub fn mem_bytes(&self) -> Option<u64> {
         self.scalar("mem").map(mib_to_bytes)
     }
 
-    /// The memory limit in bytes; `Some(None)` when it was set to unlimited, `None` when nothing was said.
+    /// The memory limit in bytes: `Some(None)` if it is unlimited, `None` if neither a limit nor a request is set.
     #[must_use]
     pub fn mem_limit_bytes(&self) -> Option<Option<u64>> {
         self.limit("mem").map(|limit| match limit {
@@ -80,7 +80,7 @@ impl Resources {
         })
     }
 
-    /// Adds a scalar request.
+    /// Adds a scalar request, in the resource's unit.
     #[must_use]
     pub fn with(mut self, name: &str, amount: f64) -> Self {
         self.requests.insert(name.to_owned(), Value::Scalar(amount));
@@ -95,7 +95,7 @@ impl Resources {
     }
 }
 
-/// Saturates: a negative or absurd amount is refused where it enters, not here.
+/// Saturates. Amounts are validated when a request is accepted.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "float casts saturate")]
 fn mib_to_bytes(mib: f64) -> u64 {
     (mib * MIB) as u64

@@ -1,6 +1,6 @@
 //! Requests and replies of the services that the agent provides to plugins.
 //!
-//! A plugin may call a service from any of its threads. Requests with keys that the agent does not know are refused.
+//! A plugin may call a service from any of its threads. The agent refuses requests with unknown fields.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
@@ -26,7 +26,7 @@ pub const LEASES_LIST: &str = "leases.list";
 pub struct PutState {
     /// The container.
     pub container: ContainerId,
-    /// The new state; it replaces the old one.
+    /// The new state, which replaces the old one.
     pub state: Json,
 }
 

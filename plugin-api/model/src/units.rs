@@ -1,11 +1,12 @@
-//! Lengths of time and sizes, as an operator writes them.
+//! Parsers for durations and sizes in the configuration.
 //!
-//! Both the agent, which holds a plugin's table against its schema, and the plugin, which reads it, use this
-//! grammar, so that no value is accepted here and refused there.
+//! The agent validates a plugin's table with these functions, and the SDK decodes it with them, so both accept the same
+//! values.
 
 use std::time::Duration;
 
-/// Reads a length of time: `"250ms"`, `"1m 30s"`.
+/// Parses a duration: `"250ms"`, `"1m 30s"`. It is a sequence of integers, each directly followed by a unit: `ns`,
+/// `us`, `ms`, `s`, `m`, `h` or `d`. `None` if the text is not a duration or the sum overflows.
 #[must_use]
 pub fn duration(text: &str) -> Option<Duration> {
     let mut rest = text.trim();
@@ -32,7 +33,9 @@ pub fn duration(text: &str) -> Option<Duration> {
     Some(total)
 }
 
-/// Reads a number of bytes: `"512 KiB"`, `"64MiB"`, `"1 GB"`.
+/// Parses a size and returns it in bytes: `"512 KiB"`, `"64MiB"`, `"1 GB"`. The units are `B`, `kB`, `MB` and `GB`
+/// (powers of 1000), and `KiB`, `MiB`, `GiB` and `TiB` (powers of 1024); without a unit, it is a number of bytes.
+/// `None` if the text is not a size or it overflows.
 #[must_use]
 pub fn size(text: &str) -> Option<u64> {
     let (number, unit) = split_where(text, |c| !c.is_ascii_digit());
@@ -59,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_have_units_and_add_up() {
+    fn durations_are_sums_of_numbers_with_units() {
         assert_eq!(duration("1m 30s"), Some(Duration::from_secs(90)));
         assert_eq!(duration("250ms"), Some(Duration::from_millis(250)));
         assert_eq!(duration("2 days"), None);
@@ -69,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_say_which_kilo_they_mean() {
+    fn sizes_have_decimal_and_binary_units() {
         assert_eq!(size("64 MiB"), Some(64 << 20));
         assert_eq!(size("1GB"), Some(1_000_000_000));
         assert_eq!(size("17"), Some(17));
