@@ -1,4 +1,4 @@
-//! From a configuration type to its description.
+//! Derives `PluginConfig`: generates the schema of a configuration type.
 
 use proc_macro2::TokenStream;
 use quote::quote;
@@ -11,7 +11,10 @@ pub fn expand(item: TokenStream) -> TokenStream {
 fn describe(input: &DeriveInput) -> syn::Result<TokenStream> {
     let name = &input.ident;
     if !input.generics.params.is_empty() {
-        return Err(syn::Error::new_spanned(&input.generics, "a configuration type has no parameters"));
+        return Err(syn::Error::new_spanned(
+            &input.generics,
+            "a configuration type must not have generic parameters",
+        ));
     }
     let container = Serde::of(&input.attrs)?;
     let schema = match &input.data {
@@ -24,7 +27,7 @@ fn describe(input: &DeriveInput) -> syn::Result<TokenStream> {
                 Fields::Unnamed(fields) => {
                     return Err(syn::Error::new_spanned(
                         fields,
-                        "a configuration struct has named fields: they are the keys of the table",
+                        "a configuration struct must have named fields, which are the keys of the table",
                     ));
                 }
             };
@@ -37,7 +40,7 @@ fn describe(input: &DeriveInput) -> syn::Result<TokenStream> {
                 if !matches!(variant.fields, Fields::Unit) {
                     return Err(syn::Error::new_spanned(
                         variant,
-                        "a configuration enum is a choice between words: its variants have no fields",
+                        "a variant of a configuration enum must not have fields, as its values are strings",
                     ));
                 }
                 choices.push(container.name_of(&variant.ident.to_string(), &variant.attrs, true)?);
@@ -87,7 +90,7 @@ fn documentation(attributes: &[Attribute]) -> String {
     lines.collect::<Vec<_>>().join(" ").trim().to_owned()
 }
 
-/// What `#[serde(…)]` says, as far as it changes what a table may hold.
+/// The attributes `#[serde(…)]` that change which keys and values are accepted.
 #[derive(Default)]
 struct Serde {
     default: bool,
@@ -116,8 +119,8 @@ impl Serde {
                     meta.value()?.parse::<Expr>()?;
                 } else {
                     return Err(meta.error(
-                        "`PluginConfig` does not know this serde attribute, so it cannot describe the \
-                         configuration truthfully",
+                        "`PluginConfig` does not support this serde attribute, as the schema might not match \
+                         what serde accepts",
                     ));
                 }
                 Ok(())
@@ -126,7 +129,7 @@ impl Serde {
         Ok(found)
     }
 
-    /// What serde calls a field or variant of this container.
+    /// The name that serde gives to a field or variant of this container.
     fn name_of(&self, ident: &str, attributes: &[Attribute], variant: bool) -> syn::Result<String> {
         if let Some(name) = Self::of(attributes)?.rename {
             return Ok(name);
@@ -142,7 +145,7 @@ impl Serde {
             Some(other) => {
                 return Err(syn::Error::new(
                     proc_macro2::Span::call_site(),
-                    format!("`PluginConfig` does not know `rename_all = \"{other}\"`"),
+                    format!("`PluginConfig` does not support `rename_all = \"{other}\"`"),
                 ));
             }
         })

@@ -1,4 +1,4 @@
-//! From an `impl` block to the static items that make a library a plugin.
+//! Expands an export attribute on an `impl` block to the static items of a plugin library.
 
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote};
@@ -7,7 +7,7 @@ use syn::{ImplItem, ItemImpl};
 pub fn expand(kind: &str, arguments: TokenStream, item: TokenStream) -> TokenStream {
     match parse(kind, &arguments, item.clone()) {
         Ok(export) => quote!(#item #export),
-        // The block stays, so that its own errors are shown too.
+        // The block is kept, so that the compiler reports its errors as well.
         Err(error) => {
             let error = error.to_compile_error();
             quote!(#item #error)
@@ -19,14 +19,14 @@ fn parse(kind: &str, arguments: &TokenStream, item: TokenStream) -> syn::Result<
     if !arguments.is_empty() {
         return Err(syn::Error::new_spanned(
             arguments,
-            "this attribute takes no arguments; name and requirements are constants of the block",
+            "this attribute takes no arguments; set name and requirements as constants in the `impl` block",
         ));
     }
     let block: ItemImpl = syn::parse2(item)?;
     if block.trait_.is_none() || !block.generics.params.is_empty() {
         return Err(syn::Error::new_spanned(
             block.self_ty,
-            "expected an `impl` block of the plugin's trait for one type without parameters",
+            "expected `impl Isolator for …` or `impl Logger for …` without generic parameters",
         ));
     }
     let methods: Vec<String> = block
