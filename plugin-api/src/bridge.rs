@@ -1,6 +1,6 @@
-//! Between the ABI and the author's code.
+//! Implements the traits of the ABI for the traits of the SDK.
 //!
-//! Every call into the author's code goes through [`Guarded::call`], which decodes the request, catches panics and
+//! Every call of plugin code goes through [`Guarded::call`], which decodes the request, catches panics and
 //! encodes the reply. An instance that panicked is poisoned: it is not called again, because its state is unknown. The
 //! agent replaces it.
 
@@ -24,7 +24,7 @@ use crate::{
     RecoverRequest, Recovery, Result, ResultExt, Streams, descriptors, log,
 };
 
-/// The root function of an isolator's library.
+/// The root function that an isolator exports.
 pub extern "C" fn new_isolator<I: Isolator>(
     host: HostBox,
     request: RSlice<'_, u8>,
@@ -34,7 +34,7 @@ pub extern "C" fn new_isolator<I: Isolator>(
         .into()
 }
 
-/// The root function of a logger's library.
+/// The root function that a logger exports.
 pub extern "C" fn new_logger<L: Logger>(
     host: HostBox,
     request: RSlice<'_, u8>,
@@ -44,12 +44,12 @@ pub extern "C" fn new_logger<L: Logger>(
         .into()
 }
 
-/// The other root function of a logger's library.
+/// Exported by a logger as `new_isolator`.
 pub extern "C" fn no_isolator(_: HostBox, _: RSlice<'_, u8>) -> RResult<IsolatorBox, Failure> {
     RResult::RErr(Failure::unsupported("new_isolator"))
 }
 
-/// The other root function of an isolator's library.
+/// Exported by an isolator as `new_logger`.
 pub extern "C" fn no_logger(_: HostBox, _: RSlice<'_, u8>) -> RResult<LoggerBox, Failure> {
     RResult::RErr(Failure::unsupported("new_logger"))
 }
@@ -73,12 +73,12 @@ fn create<P, C: PluginConfig + DeserializeOwned>(
     }
 }
 
-/// Decodes a table. `()` stands for an empty one, which serde decodes from null only.
+/// Decodes a table. For `()`, an empty table is decoded as null, because serde accepts nothing else.
 fn read_config<C: PluginConfig + DeserializeOwned>(table: serde_json::Value) -> Result<C> {
     let keys: Vec<&str> = table.as_object().into_iter().flatten().map(|(key, _)| key.as_str()).collect();
     if matches!(C::SCHEMA, Schema::Table { fields: [], closed: true }) && !keys.is_empty() {
         return Err(Error::new(format!(
-            "this plugin has nothing to configure, but its table has `{}`",
+            "this plugin has no settings, but its table contains `{}`",
             keys.join("`, `")
         )));
     }
@@ -94,14 +94,14 @@ fn read_config<C: PluginConfig + DeserializeOwned>(table: serde_json::Value) -> 
         .context("cannot read the plugin's configuration")
 }
 
-/// An author's plugin.
+/// An instance of a plugin.
 struct Guarded<P> {
     plugin: ManuallyDrop<P>,
     poisoned: AtomicBool,
 }
 
 impl<P> Guarded<P> {
-    /// Every call into the author's code.
+    /// Calls plugin code, unless an earlier call panicked.
     fn call(&self, method: &str, call: impl FnOnce(&P) -> Result<Answer>) -> Reply {
         if self.poisoned.load(Ordering::Acquire) {
             let message = format!("`{method}` was not called: an earlier call panicked");
@@ -117,8 +117,8 @@ impl<P> Guarded<P> {
         }
     }
 
-    /// A call about one container that exists.
-    fn about(
+    /// Calls a method with the container that the call is about.
+    fn call_for_container(
         &self,
         method: &str,
         call: Call<'_>,
@@ -143,7 +143,6 @@ impl<P> Guarded<P> {
 
 impl<P> Drop for Guarded<P> {
     fn drop(&mut self) {
-        // The plugin is dropped here only, and not used afterwards.
         if let Err(panic) = guarded(|| take(&mut self.plugin)) {
             tracing::error!(
                 location = panic.location,
@@ -156,7 +155,7 @@ impl<P> Drop for Guarded<P> {
 
 #[allow(unsafe_code)]
 fn take<P>(plugin: &mut ManuallyDrop<P>) {
-    // SAFETY: called once, by the drop of the struct that holds it.
+    // SAFETY: only called by `Guarded::drop`, so once, and the value is not used afterwards.
     unsafe { ManuallyDrop::drop(plugin) }
 }
 
@@ -173,21 +172,21 @@ impl<I: Isolator> abi::Isolator for Guarded<I> {
     }
 
     fn isolate(&self, call: Call<'_>, request: RSlice<'_, u8>) -> Reply {
-        self.about("isolate", call, request.as_slice(), |plugin, container| {
+        self.call_for_container("isolate", call, request.as_slice(), |plugin, container| {
             answer(&plugin.isolate(container)?.0)
         })
     }
 
     fn watch(&self, call: Call<'_>, request: RSlice<'_, u8>) -> Reply {
-        self.about("watch", call, request.as_slice(), |plugin, container| {
+        self.call_for_container("watch", call, request.as_slice(), |plugin, container| {
             let descriptor = plugin.watch(container)?;
-            Ok(Answer { descriptors: into_raw(descriptor), ..nothing() })
+            Ok(Answer { descriptors: into_raw(descriptor), ..empty() })
         })
     }
 
     fn limitation(&self, call: Call<'_>, request: RSlice<'_, u8>) -> Reply {
-        self.about("limitation", call, request.as_slice(), |plugin, container| {
-            plugin.limitation(container)?.as_ref().map_or_else(|| Ok(nothing()), answer)
+        self.call_for_container("limitation", call, request.as_slice(), |plugin, container| {
+            plugin.limitation(container)?.as_ref().map_or_else(|| Ok(empty()), answer)
         })
     }
 
@@ -200,22 +199,26 @@ impl<I: Isolator> abi::Isolator for Guarded<I> {
     }
 
     fn usage(&self, call: Call<'_>, request: RSlice<'_, u8>) -> Reply {
-        self.about("usage", call, request.as_slice(), |plugin, container| answer(&plugin.usage(container)?))
+        self.call_for_container("usage", call, request.as_slice(), |plugin, container| {
+            answer(&plugin.usage(container)?)
+        })
     }
 
     fn status(&self, call: Call<'_>, request: RSlice<'_, u8>) -> Reply {
-        self.about("status", call, request.as_slice(), |plugin, container| answer(&plugin.status(container)?))
+        self.call_for_container("status", call, request.as_slice(), |plugin, container| {
+            answer(&plugin.status(container)?)
+        })
     }
 
     fn cleanup(&self, call: Call<'_>, request: RSlice<'_, u8>) -> Reply {
-        self.about("cleanup", call, request.as_slice(), |plugin, container| {
-            plugin.cleanup(container).map(|()| nothing())
+        self.call_for_container("cleanup", call, request.as_slice(), |plugin, container| {
+            plugin.cleanup(container).map(|()| empty())
         })
     }
 
     fn removed(&self, call: Call<'_>, request: RSlice<'_, u8>) -> Reply {
-        self.about("removed", call, request.as_slice(), |plugin, container| {
-            plugin.removed(container).map(|()| nothing())
+        self.call_for_container("removed", call, request.as_slice(), |plugin, container| {
+            plugin.removed(container).map(|()| empty())
         })
     }
 }
@@ -230,14 +233,14 @@ impl<L: Logger> abi::Logger for Guarded<L> {
     }
 
     fn cleanup(&self, call: Call<'_>, request: RSlice<'_, u8>) -> Reply {
-        self.about("cleanup", call, request.as_slice(), |plugin, container| {
-            plugin.cleanup(container).map(|()| nothing())
+        self.call_for_container("cleanup", call, request.as_slice(), |plugin, container| {
+            plugin.cleanup(container).map(|()| empty())
         })
     }
 
     fn removed(&self, call: Call<'_>, request: RSlice<'_, u8>) -> Reply {
-        self.about("removed", call, request.as_slice(), |plugin, container| {
-            plugin.removed(container).map(|()| nothing())
+        self.call_for_container("removed", call, request.as_slice(), |plugin, container| {
+            plugin.removed(container).map(|()| empty())
         })
     }
 }
@@ -259,7 +262,7 @@ fn read<T: DeserializeOwned>(request: &[u8]) -> Result<T> {
     serde_json::from_slice(request).context("cannot decode the agent's request")
 }
 
-fn nothing() -> Answer {
+fn empty() -> Answer {
     Answer { payload: RVec::new(), descriptors: RVec::new() }
 }
 
@@ -267,7 +270,7 @@ fn answer(reply: &impl Serialize) -> Result<Answer> {
     with_descriptors(reply, Vec::new())
 }
 
-/// The descriptors are given away last, so that an error closes them.
+/// Encodes a reply. The descriptors are released last, so that they are closed if encoding fails.
 fn with_descriptors(reply: &impl Serialize, descriptors: Vec<OwnedFd>) -> Result<Answer> {
     let payload = serde_json::to_vec(reply)?.into();
     Ok(Answer { payload, descriptors: into_raw(descriptors) })

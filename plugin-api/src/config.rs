@@ -1,8 +1,8 @@
-//! What a plugin's table in the configuration file may hold, known without running the plugin.
+//! Schemas of the tables of plugins in the configuration file.
 //!
-//! A [`Schema`] is a constant, made by `#[derive(PluginConfig)]` and written as JSON schema into the
-//! plugin's file when it is compiled. So the agent can refuse a bad table with file, line and key before
-//! it loads anything.
+//! A [`Schema`] is a constant. `#[derive(PluginConfig)]` creates it, and the export attributes write it as JSON schema
+//! into the manifest of the plugin file. So the agent validates a plugin's table without running the plugin, and
+//! reports errors with file, line and key.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
@@ -13,43 +13,44 @@ use serde::{Deserialize, Deserializer, de};
 
 use crate::note::Text;
 
-/// A type that can be a plugin's configuration, or a part of it.
+/// A type that can be a plugin's configuration, or a value in it. Derive it for structs with named fields and for enums
+/// without fields.
 pub trait PluginConfig {
-    /// What it may hold.
+    /// The values that the type accepts.
     const SCHEMA: &'static Schema;
 }
 
-/// What a value may be.
+/// The values that a key of the configuration accepts.
 #[derive(Debug)]
 pub enum Schema {
     /// `true` or `false`.
     Boolean,
-    /// A whole number, between two bounds.
+    /// An integer between two bounds.
     Integer {
-        /// The least.
+        /// The lower bound, inclusive.
         minimum: i64,
-        /// The greatest.
+        /// The upper bound, inclusive.
         maximum: i64,
     },
-    /// Any number.
+    /// A finite number, with or without a fractional part.
     Number,
-    /// Any text.
+    /// A string.
     Text,
-    /// A text in a known form: `duration` (`"1m 30s"`), `size` (`"64 MiB"`), `path`.
+    /// A string in one of these formats: `duration` (`"1m 30s"`), `size` (`"64 MiB"`), `path`.
     Form(&'static str),
-    /// One of these words.
+    /// One of these strings.
     Choice(&'static [&'static str]),
-    /// A list.
+    /// An array whose elements have this schema.
     List(&'static Schema),
-    /// A table whose keys are the author's, not ours.
+    /// A table with arbitrary keys, whose values have this schema.
     Map(&'static Schema),
-    /// May be left out.
+    /// A value with this schema whose key may be omitted.
     Optional(&'static Schema),
-    /// A table with known keys.
+    /// A table with these keys.
     Table {
-        /// The keys.
+        /// The known keys.
         fields: &'static [Field],
-        /// Whether other keys are refused.
+        /// Whether other keys are rejected.
         closed: bool,
     },
 }
@@ -57,18 +58,18 @@ pub enum Schema {
 /// A key of a table.
 #[derive(Debug)]
 pub struct Field {
-    /// Its name.
+    /// Name of the key.
     pub name: &'static str,
-    /// What it is for.
+    /// Description for operators: the doc comment of the field. May be empty.
     pub description: &'static str,
-    /// Whether it may be left out.
+    /// Whether the key may be omitted.
     pub optional: bool,
-    /// What it may hold.
+    /// The values that it accepts.
     pub schema: &'static Schema,
 }
 
 impl Schema {
-    /// Whether a key of this type may be left out.
+    /// Whether a key with this schema may be omitted.
     #[must_use]
     pub const fn is_optional(&self) -> bool {
         matches!(self, Self::Optional(_))
@@ -170,7 +171,7 @@ describe! {
     Schema::Form("size") => Size;
 }
 
-// TOML's integers are 64 bits with a sign, so nothing larger can be written down.
+// Integers in TOML are signed 64-bit integers, so larger values cannot be configured.
 describe_integers! {
     u8: 0, u8::MAX as i64;
     u16: 0, u16::MAX as i64;
@@ -203,27 +204,27 @@ impl<T: PluginConfig, S> PluginConfig for HashMap<String, T, S> {
     const SCHEMA: &'static Schema = &Schema::Map(T::SCHEMA);
 }
 
-/// A length of time, written with units: `"250ms"`, `"1m 30s"`.
+/// A duration, configured as a string: `"250ms"`, `"1m 30s"`. See [`units::duration`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TimeSpan(pub Duration);
 
-/// A number of bytes, written with a unit: `"512 KiB"`, `"64MiB"`, `"1 GB"`.
+/// A size in bytes, configured as a string: `"512 KiB"`, `"64MiB"`, `"1 GB"`. See [`units::size`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(pub u64);
 
 impl<'de> Deserialize<'de> for TimeSpan {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let wrong = || de::Error::custom(format!("`{text}` is not a length of time such as \"1m 30s\""));
-        units::duration(&text).map(Self).ok_or_else(wrong)
+        let invalid = || de::Error::custom(format!("`{text}` is not a duration such as \"1m 30s\""));
+        units::duration(&text).map(Self).ok_or_else(invalid)
     }
 }
 
 impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let wrong = || de::Error::custom(format!("`{text}` is not a size such as \"64 MiB\""));
-        units::size(&text).map(Self).ok_or_else(wrong)
+        let invalid = || de::Error::custom(format!("`{text}` is not a size such as \"64 MiB\""));
+        units::size(&text).map(Self).ok_or_else(invalid)
     }
 }
 
@@ -232,15 +233,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_size_or_time_without_a_known_unit_is_quoted() {
+    fn an_invalid_size_or_duration_is_quoted_in_the_error() {
         assert_eq!(serde_json::from_value::<Size>("64 MiB".into()).unwrap(), Size(64 << 20));
-        let wrong = serde_json::from_value::<Size>("12 parsecs".into()).unwrap_err();
-        assert_eq!(wrong.to_string(), "`12 parsecs` is not a size such as \"64 MiB\"");
+        let error = serde_json::from_value::<Size>("12 parsecs".into()).unwrap_err();
+        assert_eq!(error.to_string(), "`12 parsecs` is not a size such as \"64 MiB\"");
         assert_eq!(
             serde_json::from_value::<TimeSpan>("1m 30s".into()).unwrap(),
             TimeSpan(Duration::from_secs(90))
         );
-        let wrong = serde_json::from_value::<TimeSpan>("5".into()).unwrap_err();
-        assert_eq!(wrong.to_string(), "`5` is not a length of time such as \"1m 30s\"");
+        let error = serde_json::from_value::<TimeSpan>("5".into()).unwrap_err();
+        assert_eq!(error.to_string(), "`5` is not a duration such as \"1m 30s\"");
     }
 }

@@ -5,10 +5,10 @@ use std::fmt;
 use serde::Serialize;
 use serde_json::Value as Json;
 
-/// Result of a plugin's method.
+/// Result of a method of a plugin.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why a method failed: messages for an operator, outermost first.
+/// Why a method failed: one or more messages for the operator, outermost first.
 ///
 /// Any [`std::error::Error`] is converted by `?` with its sources; [`ResultExt::context`] adds what was being done.
 /// This type does not implement `std::error::Error` itself, which makes that conversion possible.
@@ -19,7 +19,7 @@ pub struct Error {
 }
 
 impl Error {
-    /// An error with a message of one line: lower case, without a full stop.
+    /// An error with a message of one line. By convention it is in lower case and does not end with a full stop.
     pub fn new(message: impl fmt::Display) -> Self {
         Self { causes: vec![message.to_string()], retryable: false, state: None }
     }
@@ -38,16 +38,17 @@ impl Error {
         self
     }
 
-    /// Replaces the plugin's state for the container that the call is about, so that `cleanup` knows how far a method
-    /// came before it failed. Ignored for calls that are not about one container. A state that cannot be written as
-    /// JSON leaves the old one and is added to the messages.
+    /// Replaces the plugin's state for the container of the call, so that `cleanup` can undo a method that failed
+    /// half-way. Ignored for calls that are not for one container. If the state cannot be encoded as JSON, the old
+    /// state is kept and the encoding error is added to the messages.
     ///
-    /// A state that must survive a crash of the agent goes through [`Host::put_state`](crate::Host::put_state) instead.
+    /// The agent stores this state after the call has returned. To store a state during the call, so that it survives a
+    /// crash of the agent, use [`Host::put_state`](crate::Host::put_state).
     #[must_use]
     pub fn with_state(mut self, state: &impl Serialize) -> Self {
         match serde_json::to_value(state) {
             Ok(state) => self.state = Some(state),
-            Err(error) => self.causes.push(format!("the plugin's state cannot be written as JSON: {error}")),
+            Err(error) => self.causes.push(format!("cannot encode the plugin's state as JSON: {error}")),
         }
         self
     }

@@ -1,4 +1,4 @@
-//! Descriptors that become readable when something has happened, for `watch`.
+//! Descriptors that become readable when an event occurs, for `watch`.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{EventfdFlags, eventfd};
 
-/// A descriptor that becomes readable when [`Event::signal`] is called, for a plugin that observes containers on a
-/// thread of its own: `watch` returns [`Event::descriptor`], the thread calls `signal`, `limitation` calls [`drain`].
+/// A descriptor that becomes readable when [`Event::signal`] is called, for plugins that monitor containers on a thread
+/// of their own: `watch` returns [`Event::descriptor`], the thread calls `signal`, and `limitation` calls [`drain`].
 ///
 /// ```
 /// use cofferdam_plugin_api::{Event, event};
@@ -22,7 +22,7 @@ use rustix::event::{EventfdFlags, eventfd};
 pub struct Event(OwnedFd);
 
 impl Event {
-    /// An event that has not happened: an eventfd(2), non-blocking and closed on exec.
+    /// Creates an event that is not signalled: an eventfd(2), non-blocking and close-on-exec.
     ///
     /// # Errors
     /// If the process has too many descriptors.
@@ -30,10 +30,10 @@ impl Event {
         Ok(Self(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
     }
 
-    /// Makes all descriptors of this event readable. Never blocks.
+    /// Makes all descriptors of this event readable, until one of them is drained. Never blocks.
     ///
     /// # Errors
-    /// Those of write(2), except for a counter at its maximum: the event is readable then.
+    /// Those of write(2), except `EAGAIN`: the counter is at its maximum, so the event is readable.
     pub fn signal(&self) -> io::Result<()> {
         match rustix::io::write(&self.0, &1_u64.to_ne_bytes()) {
             Ok(_) | Err(rustix::io::Errno::AGAIN) => Ok(()),
@@ -41,7 +41,7 @@ impl Event {
         }
     }
 
-    /// Another descriptor of the same event, to give away.
+    /// Duplicates the descriptor of this event, for a reply to the agent.
     ///
     /// # Errors
     /// If the process has too many descriptors.

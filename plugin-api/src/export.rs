@@ -1,4 +1,4 @@
-//! What makes a library a plugin: a note with its manifest, and one exported symbol.
+//! Exports a plugin from its library: a note with the manifest, and one symbol.
 
 use cofferdam_plugin_abi::{ABI_NAME, API_VERSION, ENCODING};
 use cofferdam_plugin_model::{FEATURES, REQUEST_PARTS};
@@ -10,13 +10,13 @@ use crate::note::Text;
 pub struct Export {
     /// `isolator` or `logger`.
     pub kind: &'static str,
-    /// The plugin's name.
+    /// Name of the plugin.
     pub name: &'static str,
-    /// The version of its package.
+    /// Version of its package.
     pub version: &'static str,
-    /// The description of its package.
+    /// Description of its package.
     pub description: &'static str,
-    /// Whether its panics unwind.
+    /// Whether it is compiled with `panic = "unwind"`.
     pub unwinds: bool,
     /// The methods it implements.
     pub methods: &'static [&'static str],
@@ -24,19 +24,19 @@ pub struct Export {
     pub nesting: bool,
     /// Whether it takes part in standalone containers.
     pub standalone: bool,
-    /// Plugins that must be in the chain as well.
+    /// Names of plugins that must be in the chain as well.
     pub requires: &'static [&'static str],
-    /// Plugins that must not be.
+    /// Names of plugins that must not be in the chain as well.
     pub conflicts: &'static [&'static str],
-    /// Plugins that must come earlier.
+    /// Names of plugins that, if in the chain, must come earlier.
     pub after: &'static [&'static str],
-    /// Plugins that must come later.
+    /// Names of plugins that, if in the chain, must come later.
     pub before: &'static [&'static str],
-    /// Features of the agent that it cannot do without.
+    /// Features of the agent that it requires.
     pub features: &'static [&'static str],
-    /// Parts of a launch request that it carries out.
+    /// Parts of a launch request that it handles.
     pub handles: &'static [&'static str],
-    /// Schema of its table.
+    /// Schema of its table in the configuration file.
     pub config: &'static Schema,
 }
 
@@ -44,14 +44,17 @@ impl Export {
     /// The manifest as JSON.
     #[must_use]
     pub const fn manifest(&self) -> Text {
-        assert!(is_name(self.name), "a plugin's name is `area/name` in lower case letters, digits, - and _");
+        assert!(
+            is_name(self.name),
+            "NAME must be `area/name` or `name`, in lower-case letters, digits, `-` and `_`"
+        );
         assert!(
             are_known(self.features, FEATURES),
-            "FEATURES has one that this version of cofferdam-plugin-api does not know; see model::FEATURES"
+            "FEATURES contains a feature that this version of cofferdam-plugin-api does not know; see model::FEATURES"
         );
         assert!(
             are_known(self.handles, REQUEST_PARTS),
-            "HANDLES has one that this version of cofferdam-plugin-api does not know; see model::REQUEST_PARTS"
+            "HANDLES contains a part that this version of cofferdam-plugin-api does not know; see model::REQUEST_PARTS"
         );
         let mut text = Text::new();
         text.raw("{");
@@ -79,7 +82,7 @@ impl Export {
     }
 }
 
-/// A name becomes a directory and a metric label, so it is kept plain.
+/// Names of plugins are also names of directories and labels of metrics, so they are restricted.
 const fn is_name(name: &str) -> bool {
     let bytes = name.as_bytes();
     let (mut i, mut slashes) = (0, 0);
@@ -153,14 +156,14 @@ macro_rules! __export_logger {
 
 /// Expands to the note and the exported symbol.
 ///
-/// The symbol's name is that of abi_stable, whose own attribute is not used because it would make every author depend on
-/// abi_stable.
+/// The symbol is the one that `#[export_root_module]` of abi_stable exports. That attribute is not used because plugins
+/// would have to depend on abi_stable.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __export {
     ($kind:literal, $trait:path, $plugin:ty, [$($method:literal),*], $nesting:expr, $standalone:expr,
      $handles:expr, $new_isolator:expr, $new_logger:expr) => {
-        #[allow(unsafe_code, reason = "static items with a section and a name are how a plugin is found")]
+        #[allow(unsafe_code, reason = "the agent finds a plugin by the section and the symbol of these items")]
         const _: () = {
             use $crate::__private as private;
 
@@ -199,7 +202,7 @@ macro_rules! __export {
             }
 
             #[unsafe(no_mangle)]
-            // SAFETY: `load` returns the reference to the prefix of a `Module`, as its type says.
+            // SAFETY: the type parameter is the type of the module that `load` returns.
             static _1as_0lib_1header_0root_bmodule_bloader: private::LibHeader = unsafe {
                 private::LibHeader::from_constructor::<private::ModuleRef>(
                     load,
@@ -215,7 +218,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_features_that_this_version_knows_can_be_needed() {
+    fn only_known_features_can_be_required() {
         assert!(are_known(&[], FEATURES) && are_known(FEATURES, FEATURES));
         for unknown in ["", "launch", "launch.secomp", "launch.seccomp.v2"] {
             assert!(!are_known(&["service.state", unknown], FEATURES), "{unknown}");
@@ -223,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn the_manifest_has_the_order_and_the_features() {
+    fn the_manifest_contains_order_features_and_methods() {
         let export = Export {
             kind: "isolator",
             name: "test/plugin",

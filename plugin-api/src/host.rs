@@ -1,4 +1,4 @@
-//! The agent, as a plugin sees it.
+//! The interface of the agent for plugins.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -14,9 +14,9 @@ use serde::de::DeserializeOwned;
 
 use crate::{Error, Leases, Result, ResultExt};
 
-/// The agent, as a plugin sees it: what it is, and its services. Cheap to clone.
+/// Handle of the agent: describes it and provides its services. Cheap to clone.
 ///
-/// Logging needs no handle: use the macros of `tracing`.
+/// To log, use the macros of `tracing`; they do not need this handle.
 #[derive(Clone)]
 pub struct Host(Arc<Shared>);
 
@@ -29,7 +29,7 @@ struct Shared {
 }
 
 impl Host {
-    /// The host, and the plugin's table of the configuration.
+    /// The host, and the plugin's table of the configuration file.
     pub(crate) fn new(api: Arc<HostBox>, request: model::CreateRequest) -> (Self, serde_json::Value) {
         let model::CreateRequest { config, name, agent, runtime_directory, work_directory } = request;
         (Self(Arc::new(Shared { api, name, agent, runtime_directory, work_directory })), config)
@@ -41,53 +41,54 @@ impl Host {
         &self.0.name
     }
 
-    /// What the agent is and provides: version, features, launcher, cgroup hierarchies, resources of the node, chain.
+    /// Description of the agent: version, features, launcher, cgroup hierarchies, resources of the node, chain.
     #[must_use]
     pub fn agent(&self) -> &AgentInfo {
         &self.0.agent
     }
 
-    /// Whether the agent supports a feature of [`model::FEATURES`]. A plugin that cannot do without one lists it in its
+    /// Whether the agent supports a feature of [`model::FEATURES`]. A plugin that requires one lists it in its
     /// `FEATURES` instead: an agent that does not support it then refuses to load the plugin.
     #[must_use]
     pub fn supports(&self, feature: &str) -> bool {
         self.0.agent.features.contains(feature)
     }
 
-    /// Directory of the plugin's own that is gone after a reboot. It need not exist; the plugin creates it.
+    /// Directory for this plugin only, which does not survive a reboot; absolute. The plugin creates it if it needs it.
     #[must_use]
     pub fn runtime_directory(&self) -> &Path {
         &self.0.runtime_directory
     }
 
-    /// Directory of the plugin's own that survives a reboot. It need not exist; the plugin creates it.
+    /// Directory for this plugin only, which survives a reboot; absolute. The plugin creates it if it needs it.
     #[must_use]
     pub fn work_directory(&self) -> &Path {
         &self.0.work_directory
     }
 
-    /// Stores the plugin's state for a container now; on return it is on disk. For a state that must be known before
-    /// an effect: which cgroup, network or mount is about to be created. `cleanup` and `recover` get it even if the
-    /// agent is killed during the call.
+    /// Stores the plugin's state for a container; on return it is on disk. Use it before an effect to record which
+    /// cgroup, network or mount is about to be created: `cleanup` and `recover` get the state even if the agent is
+    /// killed during the call.
     ///
-    /// `container` is that of the current call: `host.put_state(container, &state)`. A state in the reply of the call
-    /// replaces it.
+    /// `container` is the argument of the current call: `host.put_state(container, &state)`. A state in the reply of
+    /// that call replaces this one.
     ///
     /// # Errors
-    /// If the state cannot be written as JSON, the plugin takes no part in that container, or the agent cannot write.
+    /// If the state cannot be encoded as JSON, if the plugin does not participate in that container, or if the agent
+    /// cannot write its record.
     pub fn put_state(&self, container: impl AsRef<str>, state: &impl Serialize) -> Result<()> {
         let container = ContainerId::parse(container.as_ref())?;
-        let state = serde_json::to_value(state).context("the state cannot be written as JSON")?;
+        let state = serde_json::to_value(state).context("cannot encode the state as JSON")?;
         self.request::<()>(STATE_PUT, &PutState { container, state })
     }
 
-    /// Numbers that are unique among all plugins of the agent.
+    /// The service that leases numbers which are unique among all plugins of the agent.
     #[must_use]
     pub fn leases(&self) -> Leases {
         Leases::new(self.clone())
     }
 
-    /// Calls a service. An empty reply is read as null.
+    /// Calls a service. An empty reply is decoded as null.
     pub(crate) fn request<T: DeserializeOwned>(&self, service: &str, request: &impl Serialize) -> Result<T> {
         let payload = serde_json::to_vec(request)?;
         match self.0.api.request(RStr::from_str(service), RSlice::from_slice(&payload)) {
@@ -97,7 +98,7 @@ impl Host {
                     .context(format!("cannot decode the agent's reply to `{service}`"))
             }
             RResult::RErr(failure) if failure.code == Failure::UNSUPPORTED => Err(Error::new(format!(
-                "agent {} does not provide the service `{service}`: upgrade it",
+                "agent {} does not provide the service `{service}`; upgrade the agent",
                 self.0.agent.version
             ))),
             RResult::RErr(failure) => {

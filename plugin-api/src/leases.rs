@@ -1,4 +1,4 @@
-//! Numbers that are unique among all plugins of an agent.
+//! The lease service.
 
 use std::ops::RangeInclusive;
 
@@ -9,12 +9,11 @@ use cofferdam_plugin_model::service::{
 
 use crate::{Host, Result};
 
-/// Numbers that are unique among all plugins of an agent: network classes, project ids, ports.
+/// Leases numbers that are unique among all plugins of an agent: network classes, project ids, ports.
 ///
-/// A pool is a name that plugins agree on (`net_cls`, `xfs_project`, …). A lease belongs to a container, is on disk when
-/// [`Leases::acquire`] returns, and survives restarts of the agent. It ends with
-/// [`Leases::release`], or when the agent has removed the container. From [`Host::leases`]; requires the feature
-/// `service.leases`.
+/// A pool is a name that plugins agree on (`net_cls`, `xfs_project`, …). A lease belongs to a container, is on disk
+/// when [`Leases::acquire`] returns, and survives restarts of the agent. It ends with [`Leases::release`], or when the
+/// agent has removed the container. From [`Host::leases`]; requires the feature `service.leases`.
 ///
 /// ```no_run
 /// # use cofferdam_plugin_api::prelude::*;
@@ -22,7 +21,7 @@ use crate::{Host, Result};
 /// # impl NetCls {
 /// fn prepare(&self, container: &NewContainer) -> Result<Prepared> {
 ///     let class = self.host.leases().acquire("net_cls", 0x10001..=0x1ffff, container)?;
-///     // Released by the agent when the container is removed, whatever happens from here on.
+///     // The agent releases it at the latest when the container is removed, even if this method fails.
 ///     # let _ = class;
 ///     Ok(Prepared::new())
 /// }
@@ -39,8 +38,8 @@ impl Leases {
     /// Leases the smallest free number of `range` in `pool` for a container. Each call leases another number.
     ///
     /// # Errors
-    /// If no number of the range is free (retryable), the range is empty, the plugin takes no part in that container,
-    /// or the agent cannot write.
+    /// If no number of the range is free (retryable), if the range is empty, if the plugin does not participate in that
+    /// container, or if the agent cannot write the lease.
     pub fn acquire(&self, pool: &str, range: RangeInclusive<u32>, container: impl AsRef<str>) -> Result<u32> {
         let container = ContainerId::parse(container.as_ref())?;
         let request =
@@ -48,10 +47,10 @@ impl Leases {
         self.0.request(LEASES_ACQUIRE, &request).map(|lease: Lease| lease.number)
     }
 
-    /// Releases a number; success if it is not leased.
+    /// Releases a number. Succeeds if the number is not leased.
     ///
     /// # Errors
-    /// If another plugin leased it, or the agent cannot write.
+    /// If another plugin has leased it, or the agent cannot write the release.
     pub fn release(&self, pool: &str, number: u32) -> Result<()> {
         self.0.request(LEASES_RELEASE, &ReleaseLease { pool: pool.to_owned(), number })
     }

@@ -1,7 +1,8 @@
 //! Sends a plugin's `tracing` events and spans to the agent.
 //!
-//! A library has its own copy of `tracing`, without a subscriber. The one set here registers each callsite with the
-//! agent once and then sends numbers and fields, so that the filter and format of the agent apply.
+//! A plugin has its own copy of `tracing`, without a subscriber. The subscriber that is set here registers each
+//! callsite with the agent once, and then sends only its number and the fields. So the filter and the format of the
+//! agent apply.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -17,8 +18,8 @@ use tracing_core::field::{Field, Visit};
 use tracing_core::span::{Attributes, Current, Id, Record};
 use tracing_core::{Event, Interest, Level, Metadata, Subscriber, dispatcher};
 
-/// Sends the events and spans of this library to `host`. The first agent that created an instance gets them all: the
-/// instances of one library are in one process, as are their agents.
+/// Sends the events and spans of this plugin to `host`. If a process has several agents with this plugin, all events go
+/// to the first that created an instance, because a library has one subscriber.
 pub(crate) fn connect(host: Arc<HostBox>) {
     static CONNECTED: OnceLock<()> = OnceLock::new();
     CONNECTED.get_or_init(|| {
@@ -30,21 +31,21 @@ pub(crate) fn connect(host: Arc<HostBox>) {
 }
 
 thread_local! {
-    /// The plugin's open spans on this thread, innermost last.
+    /// The spans that this thread has entered, innermost last.
     static ENTERED: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
 }
 
 struct Bridge {
     host: Arc<HostBox>,
     callsites: RwLock<HashMap<Identifier, u64>>,
-    /// The open spans by a number of our own: `tracing` requires it to be unique and not zero.
+    /// The open spans, by a number that is unique in this library and not zero, as `tracing` requires.
     spans: RwLock<HashMap<u64, Span>>,
     next: AtomicU64,
 }
 
 #[derive(Clone, Copy)]
 struct Span {
-    /// The agent's number for it; 0 if it is disabled.
+    /// The number that the agent gave it; 0 if it is disabled.
     host: u64,
     metadata: &'static Metadata<'static>,
 }
@@ -93,8 +94,8 @@ impl Subscriber for Bridge {
     }
 
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        // Every callsite passes here with its own static metadata before it is used; anything else has not
-        // been registered and is let through.
+        // A callsite is registered when its first event or span is sent. Until then the agent's filter for it is not
+        // known here, so it is enabled; `event` checks again.
         let known = self.callsites.read().unwrap_or_else(PoisonError::into_inner);
         match known.get(&metadata.callsite()) {
             Some(&number) => self.host.enabled(number),

@@ -11,14 +11,14 @@ use crate::{ContainerRef, Host, NewContainer, PluginConfig, RecoverRequest, Reco
 
 /// A container logger: the destination of the output of containers. An agent has exactly one.
 ///
-/// Output must not depend on the agent being alive: return files, or the write end of a pipe that a process of the
-/// plugin's own reads. Such a process must be started in a session and cgroup of its own, and found again by `recover`
-/// (keep its pid and start time in the state). The rules on calls, threads, deadlines, state and panics are those of
-/// [`Isolator`](crate::Isolator).
+/// Containers must be able to write while no agent is running: return files, or the write end of a pipe that is read by
+/// a process which the plugin starts. That process must have its own session and cgroup, and `recover` must be able to
+/// find it, so keep its pid and start time in the state. The rules on calls, threads, deadlines, state and panics are
+/// those of [`Isolator`](crate::Isolator).
 ///
 /// Put [`#[logger]`](crate::logger) on the `impl` block to export it.
 pub trait Logger: Send + Sync + Sized + 'static {
-    /// The name in the operator's configuration.
+    /// Name in the operator's configuration: `area/name`, or `name`.
     const NAME: &'static str;
 
     /// Names of plugins that must be in the chain as well; the agent does not start otherwise.
@@ -41,13 +41,13 @@ pub trait Logger: Send + Sync + Sized + 'static {
     /// Type of its table in the configuration file; `()` for none.
     type Config: PluginConfig + DeserializeOwned;
 
-    /// Creates the instance: when the agent starts, and again after a panic.
+    /// Creates the instance. Called when the agent starts, and again after a panic.
     ///
     /// # Errors
-    /// Keep the agent from starting.
+    /// Prevent the agent from starting. After a panic, they take the plugin out of service.
     fn create(config: Self::Config, host: Host) -> Result<Self>;
 
-    /// Takes over what exists; called once after `create`. See [`Isolator::recover`](crate::Isolator::recover).
+    /// Takes over existing containers; called once after `create`. See [`Isolator::recover`](crate::Isolator::recover).
     ///
     /// # Errors
     /// Take the plugin out of service and are reported to the operator; containers are not affected.
@@ -62,13 +62,13 @@ pub trait Logger: Send + Sync + Sized + 'static {
     /// Fail the launch; `cleanup` follows. See [`Error::with_state`](crate::Error::with_state).
     fn prepare(&self, container: &NewContainer) -> Result<Streams>;
 
-    /// Flushes the output and ends what `prepare` started. Every process of the container has exited; the agent reports
-    /// its end afterwards, so that clients find the complete output.
+    /// Flushes the output and stops what `prepare` started. Called when every process of the container has exited. The
+    /// agent reports the end of the container only afterwards, so that clients find the complete output.
     ///
-    /// **Must succeed for a container that it has never seen, and when called again.**
+    /// **Must succeed for a container that is unknown to the plugin, and if called repeatedly.**
     ///
     /// # Errors
-    /// Keep the container visible as being destroyed; the call is repeated until it succeeds.
+    /// Keep the container in the state of being destroyed; the call is retried until it succeeds.
     fn cleanup(&self, container: &ContainerRef) -> Result<()> {
         let _ = container;
         Ok(())
@@ -77,7 +77,7 @@ pub trait Logger: Send + Sync + Sized + 'static {
     /// See [`Isolator::removed`](crate::Isolator::removed).
     ///
     /// # Errors
-    /// Are reported; the call is repeated until it succeeds.
+    /// Are reported; the call is retried until it succeeds.
     fn removed(&self, container: &ContainerRef) -> Result<()> {
         let _ = container;
         Ok(())
@@ -90,10 +90,10 @@ pub enum Output {
     /// `/dev/null`.
     #[default]
     Null,
-    /// A file, absolute: created if missing and appended to as output, read as input. A created file belongs to the
-    /// container's user.
+    /// Absolute path of a file. As output, it is appended to, and created for the container's user if missing. As
+    /// input, it is read.
     Path(PathBuf),
-    /// A pipe, socket or file, which the agent owns from then on.
+    /// A pipe, socket or file. The agent takes ownership of it.
     Descriptor(OwnedFd),
 }
 
@@ -104,25 +104,25 @@ pub struct Streams {
     pub(crate) stdin: Output,
     pub(crate) stdout: Output,
     pub(crate) stderr: Output,
-    /// Everything but the streams.
+    /// The other fields of the reply.
     pub(crate) reply: model::LoggerReply,
 }
 
 impl Streams {
-    /// The destinations of output and errors; no input.
+    /// With these destinations of standard output and standard error; standard input is `/dev/null`.
     #[must_use]
     pub fn new(stdout: Output, stderr: Output) -> Self {
         Self { stdout, stderr, ..Self::default() }
     }
 
-    /// Sets the source of the input.
+    /// Sets the source of standard input.
     #[must_use]
     pub fn stdin(mut self, stdin: Output) -> Self {
         self.stdin = stdin;
         self
     }
 
-    /// Names the files in which output and errors can be read, absolute, for clients that read the logs. Needed if the
+    /// Sets the absolute paths of the files in which clients can read standard output and standard error. Needed if the
     /// streams are descriptors. Rotated files have `.1`, `.2`, … appended, the newest first. Feature `logger.files`.
     #[must_use]
     pub fn files(mut self, stdout: impl Into<PathBuf>, stderr: impl Into<PathBuf>) -> Self {
@@ -130,18 +130,18 @@ impl Streams {
         self
     }
 
-    /// Sets an environment variable of the command, for example with the address of a log service. One that the command
-    /// itself sets takes precedence.
+    /// Sets an environment variable of the command, such as the address of a log service. A variable in the launch
+    /// request takes precedence.
     #[must_use]
     pub fn environment(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.reply.environment.insert(name.into(), value.into());
         self
     }
 
-    /// Has the agent keep `state` for this container, as [`Prepared::state`](crate::Prepared::state) does.
+    /// Sets the logger's state for this container, as [`Prepared::state`](crate::Prepared::state) does.
     ///
     /// # Errors
-    /// If the state cannot be written as JSON.
+    /// If the state cannot be encoded as JSON.
     pub fn state(mut self, state: &impl Serialize) -> Result<Self> {
         self.reply.state = Some(serde_json::to_value(state)?);
         Ok(self)

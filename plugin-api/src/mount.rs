@@ -1,7 +1,8 @@
-//! Detached mounts for [`Prepared::bind_descriptor`](crate::Prepared::bind_descriptor): they exist without being visible
-//! anywhere, and are gone when their last descriptor is closed. Nothing has to be cleaned up on the host.
+//! Detached mounts for [`Prepared::bind_descriptor`](crate::Prepared::bind_descriptor). A detached mount is not visible
+//! in any directory, and the kernel removes it when its last descriptor is closed. So nothing has to be cleaned up on
+//! the host.
 //!
-//! Linux 5.2 or later, and the capability `SYS_ADMIN`.
+//! Requires Linux 5.2 and the capability `SYS_ADMIN`.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -24,31 +25,31 @@ pub enum MountError {
          `strictatime`, `nodiratime`"
     )]
     UnknownFlag {
-        /// The flag.
+        /// The unknown flag.
         flag: String,
     },
     /// The kernel refused the filesystem or an option.
     #[error("cannot create a `{fstype}` filesystem{}", if .message.is_empty() { String::new() } else { format!(" ({message})") })]
     Filesystem {
-        /// Its type.
+        /// Type of the filesystem.
         fstype: String,
-        /// What the kernel says; may be empty.
+        /// The kernel's messages on the filesystem, joined with `; `; may be empty.
         message: String,
-        /// The error.
+        /// The error of the system call.
         source: io::Error,
     },
-    /// The directory or file could not be cloned.
+    /// The mount of a file or directory could not be cloned.
     #[error("cannot clone the mount of `{}`", path.display())]
     Clone {
-        /// The path.
+        /// Path of the file or directory.
         path: PathBuf,
-        /// The error.
+        /// The error of the system call.
         source: io::Error,
     },
 }
 
-/// Creates a filesystem that is mounted nowhere. `flags` are mount flags (`ro`, `nosuid`, `nodev`, …), `options` those of
-/// the filesystem: `size=64m`, or a name without value.
+/// Creates a filesystem and returns a detached mount of it. `flags` are mount flags (`ro`, `nosuid`, `nodev`, …).
+/// `options` are options of the filesystem: `name=value`, such as `size=64m`, or `name`.
 ///
 /// ```no_run
 /// # use cofferdam_plugin_api::prelude::*;
@@ -76,8 +77,8 @@ pub fn filesystem(fstype: &str, flags: &[&str], options: &[&str]) -> Result<Owne
         })
 }
 
-/// Clones the mount of a directory or file of the host, with the mounts below it if `recursive`: what is mounted or
-/// unmounted there later does not affect the clone.
+/// Clones the mount of a file or directory of the host, with the mounts below it if `recursive`, and returns the
+/// detached clone. Later mounts and unmounts on the host do not affect it.
 ///
 /// # Errors
 /// [`MountError::Clone`].
@@ -118,7 +119,7 @@ fn configure(context: rustix::fd::BorrowedFd<'_>, options: &[&str]) -> Result<()
 /// The kernel's messages on a filesystem context. Each read returns one, with its level: `e tmpfs: Bad value for …`.
 fn messages(context: rustix::fd::BorrowedFd<'_>) -> String {
     let (mut buffer, mut messages) = ([0; 512], Vec::new());
-    // The kernel keeps at most 8.
+    // The kernel keeps at most 8 messages.
     while let Ok(length @ 1..) = rustix::io::read(context, &mut buffer)
         && messages.len() < 8
     {
@@ -142,7 +143,7 @@ mod tests {
         match fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC) {
             Ok(_) => true,
             Err(errno) => {
-                skip(format!("needs fsopen(2), that is Linux 5.2 and the capability SYS_ADMIN: {errno}"));
+                skip(format!("needs fsopen(2): Linux 5.2 and the capability SYS_ADMIN: {errno}"));
                 false
             }
         }
@@ -153,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_filesystem_is_usable_by_descriptor_and_visible_nowhere() {
+    fn a_filesystem_is_usable_by_its_descriptor_and_not_visible_on_the_host() {
         if !may_mount() {
             return;
         }
@@ -178,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_name_what_was_wrong() {
+    fn errors_name_the_flag_option_or_path() {
         let error = filesystem("tmpfs", &["read-only"], &[]).unwrap_err();
         assert!(error.to_string().contains("unknown mount flag `read-only`"), "{error}");
         if !may_mount() {

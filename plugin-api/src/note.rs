@@ -1,32 +1,33 @@
-//! The ELF note with a plugin's manifest: JSON, written by the compiler, read without running anything.
+//! The ELF note with a plugin's manifest. The manifest is JSON, which is built in constants when the plugin is compiled
+//! and read by the agent without running plugin code.
 
 use cofferdam_plugin_abi::{NOTE_OWNER, NOTE_TYPE};
 
-/// How long a manifest may be.
+/// Maximum length of a manifest in bytes.
 const CAPACITY: usize = 32 * 1024;
 
-/// A text under construction in a constant.
+/// A string buffer that can be filled in constants.
 pub struct Text {
     bytes: [u8; CAPACITY],
     len: usize,
 }
 
 impl Text {
-    /// An empty one.
+    /// An empty buffer.
     #[expect(clippy::new_without_default, reason = "`Default` cannot be called in a constant")]
     #[must_use]
     pub const fn new() -> Self {
         Self { bytes: [0; CAPACITY], len: 0 }
     }
 
-    /// How long it is.
+    /// Length in bytes.
     #[must_use]
-    #[expect(clippy::len_without_is_empty, reason = "nobody asks")]
+    #[expect(clippy::len_without_is_empty, reason = "no caller needs it")]
     pub const fn len(&self) -> usize {
         self.len
     }
 
-    /// Its bytes.
+    /// The content.
     #[cfg(test)]
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..self.len]
@@ -38,7 +39,7 @@ impl Text {
         self.len += 1;
     }
 
-    /// Appends a text as it is.
+    /// Appends a string as it is.
     pub const fn raw(&mut self, text: &str) {
         let bytes = text.as_bytes();
         let mut i = 0;
@@ -48,7 +49,7 @@ impl Text {
         }
     }
 
-    /// Appends a text as a JSON string.
+    /// Appends a JSON string.
     pub const fn quoted(&mut self, text: &str) {
         self.byte(b'"');
         let bytes = text.as_bytes();
@@ -59,7 +60,7 @@ impl Text {
                     self.byte(b'\\');
                     self.byte(bytes[i]);
                 }
-                // Control characters have no business in a manifest; a space keeps words apart.
+                // Control characters need escapes in JSON. Descriptions do not need them, so they become spaces.
                 0..0x20 => self.byte(b' '),
                 other => self.byte(other),
             }
@@ -90,7 +91,7 @@ impl Text {
         self.raw(if value { ":true," } else { ":false," });
     }
 
-    /// Appends a list of strings.
+    /// Appends a JSON array of strings.
     pub const fn list(&mut self, values: &[&str]) {
         self.byte(b'[');
         let mut i = 0;
@@ -102,7 +103,7 @@ impl Text {
         self.byte(b']');
     }
 
-    /// Appends a comma, unless this is the first of a list.
+    /// Appends a comma, unless this is before the first element of an array or object.
     pub const fn comma_unless(&mut self, first: bool) {
         if !first {
             self.byte(b',');
@@ -129,13 +130,14 @@ impl Text {
 const OWNER_LEN: usize = NOTE_OWNER.len() + 1;
 const OWNER_PADDED: usize = OWNER_LEN.next_multiple_of(4);
 
-/// How many bytes a text takes in a note.
+/// Number of bytes that a text takes in a note, with padding.
 #[must_use]
 pub const fn note_len(text: &Text) -> usize {
     text.len.next_multiple_of(4)
 }
 
-/// An ELF note as it lies in the file (all fields in the file's byte order, four-byte aligned).
+/// An ELF note with the layout that it has in the file: all fields in the byte order of the target, aligned to four
+/// bytes.
 #[repr(C, align(4))]
 pub struct Note<const LEN: usize> {
     namesz: u32,
@@ -146,7 +148,7 @@ pub struct Note<const LEN: usize> {
 }
 
 impl<const LEN: usize> Note<LEN> {
-    /// The note that holds `text`.
+    /// A note whose descriptor is `text`.
     #[must_use]
     pub const fn new(text: &Text) -> Self {
         let mut name = [0; OWNER_PADDED];
@@ -164,7 +166,7 @@ impl<const LEN: usize> Note<LEN> {
         Self { namesz: OWNER_LEN as u32, descsz: text.len as u32, kind: NOTE_TYPE, name, desc }
     }
 
-    /// The text it holds.
+    /// The descriptor, without padding.
     #[must_use]
     pub fn text(&self) -> &[u8] {
         &self.desc[..self.descsz as usize]

@@ -1,7 +1,7 @@
-//! Keeps an author's panic from leaving the plugin.
+//! Catches panics of plugin code.
 //!
-//! A panic that crossed the boundary would end the agent. Every library has its own copy of the standard
-//! library, so the hook set here sees this plugin's panics and nobody else's.
+//! A panic that unwinds across the ABI boundary would abort the agent. Every plugin has its own copy of the standard
+//! library, so the panic hook that is installed here is called for panics of this plugin only.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -16,28 +16,29 @@ thread_local! {
 /// A panic that was caught.
 #[derive(Debug)]
 pub(crate) struct Panicked {
-    /// What it said.
+    /// Its message.
     pub(crate) message: String,
-    /// `file:line`, where known.
+    /// `file:line`; empty if unknown.
     pub(crate) location: String,
 }
 
-/// Runs author code; a panic in it is a value.
+/// Calls plugin code and returns a panic in it as an error.
 pub(crate) fn guarded<T>(call: impl FnOnce() -> T) -> Result<T, Panicked> {
-    note_locations();
+    install_hook();
     let outer = GUARDED.replace(true);
     let outcome = catch_unwind(AssertUnwindSafe(call));
     GUARDED.set(outer);
     outcome.map_err(|payload| {
         let message = describe(&*payload);
-        // A payload may panic when it is dropped, and nobody is left to catch that.
+        // Leaked, as the payload may panic when it is dropped, and that panic would not be caught.
         std::mem::forget(payload);
         Panicked { message, location: LOCATION.take() }
     })
 }
 
-/// Has this library's panic hook remember where a guarded call panicked, instead of printing it.
-fn note_locations() {
+/// Installs the panic hook of this library. In a guarded call, it records the location of the panic instead of printing
+/// the panic.
+fn install_hook() {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let outer = take_hook();
@@ -49,7 +50,7 @@ fn note_locations() {
             } else if std::thread::current().name() == Some("main") {
                 outer(panic);
             } else {
-                // A thread of the plugin's own: it ends, the agent does not, and somebody must hear of it.
+                // A thread that the plugin started. The panic ends only this thread, so it is logged.
                 tracing::error!(
                     location = location.unwrap_or_default(),
                     "a thread of this plugin panicked: {}",
@@ -67,7 +68,7 @@ fn describe(payload: &(dyn Any + Send)) -> String {
     } else if let Some(message) = payload.downcast_ref::<String>() {
         message.clone()
     } else {
-        "something that is not a text".to_owned()
+        "panic payload is not a string".to_owned()
     }
 }
 
@@ -79,12 +80,12 @@ mod tests {
 
     impl Drop for PanicsOnDrop {
         fn drop(&mut self) {
-            panic!("and once more, while being dropped");
+            panic!("while being dropped");
         }
     }
 
     #[test]
-    fn a_panic_is_a_value_with_a_place() {
+    fn a_panic_is_returned_with_message_and_location() {
         let panicked = guarded(|| panic!("deliberate {}", 42)).unwrap_err();
         assert_eq!(panicked.message, "deliberate 42");
         assert!(panicked.location.contains("panic.rs:"), "{panicked:?}");
@@ -93,6 +94,6 @@ mod tests {
     #[test]
     fn a_payload_that_panics_when_dropped_is_not_dropped() {
         let panicked = guarded(|| std::panic::panic_any(PanicsOnDrop)).unwrap_err();
-        assert_eq!(panicked.message, "something that is not a text");
+        assert_eq!(panicked.message, "panic payload is not a string");
     }
 }

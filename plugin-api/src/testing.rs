@@ -1,4 +1,4 @@
-//! Calls a plugin in a unit test as the agent does: through the ABI, with encoded payloads.
+//! A harness for unit tests of plugins. It calls the plugin as the agent does: through the ABI, with encoded payloads.
 //!
 //! ```
 //! # use cofferdam_plugin_api::prelude::*;
@@ -54,9 +54,9 @@ pub use shell::Shell;
 /// A call that failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
-    /// What the agent would report, one cause per line.
+    /// The message that the agent would report, one cause per line.
     pub message: String,
-    /// Location of a panic.
+    /// Location of a panic, as `file:line`; `None` if the call did not panic.
     pub location: Option<String>,
     /// Whether the plugin marked the error as temporary.
     pub retryable: bool,
@@ -81,7 +81,8 @@ impl From<Failure> for Refused {
     }
 }
 
-/// An instance of a plugin with temporary directories, and with its states kept as the agent keeps them.
+/// An instance of a plugin, with temporary directories, and with the state and details of its containers as the agent
+/// keeps them.
 pub struct PluginHarness<P> {
     instance: Instance,
     directory: TemporaryDirectory,
@@ -96,18 +97,18 @@ enum Instance {
 }
 
 impl<I: Isolator> PluginHarness<I> {
-    /// Creates an isolator with its table of the configuration, in an agent that supports all features.
+    /// Creates an isolator with this table of the configuration file, in an agent that supports all features.
     ///
     /// # Errors
-    /// What would keep the agent from starting.
+    /// The error that would prevent the agent from starting.
     pub fn isolator(config: Json) -> Result<Self, Refused> {
         Self::isolator_in(agent(), config)
     }
 
-    /// Creates an isolator in an agent of this kind.
+    /// Creates an isolator in an agent with this description.
     ///
     /// # Errors
-    /// What would keep the agent from starting.
+    /// The error that would prevent the agent from starting.
     pub fn isolator_in(agent: AgentInfo, config: Json) -> Result<Self, Refused> {
         Self::new(I::NAME, agent, config, |host, request| match new_isolator::<I>(host, request) {
             RResult::ROk(isolator) => Ok(Instance::Isolator(isolator)),
@@ -117,18 +118,18 @@ impl<I: Isolator> PluginHarness<I> {
 }
 
 impl<L: Logger> PluginHarness<L> {
-    /// Creates a logger with its table of the configuration, in an agent that supports all features.
+    /// Creates a logger with this table of the configuration file, in an agent that supports all features.
     ///
     /// # Errors
-    /// What would keep the agent from starting.
+    /// The error that would prevent the agent from starting.
     pub fn logger(config: Json) -> Result<Self, Refused> {
         Self::logger_in(agent(), config)
     }
 
-    /// Creates a logger in an agent of this kind.
+    /// Creates a logger in an agent with this description.
     ///
     /// # Errors
-    /// What would keep the agent from starting.
+    /// The error that would prevent the agent from starting.
     pub fn logger_in(agent: AgentInfo, config: Json) -> Result<Self, Refused> {
         Self::new(L::NAME, agent, config, |host, request| match new_logger::<L>(host, request) {
             RResult::ROk(logger) => Ok(Instance::Logger(logger)),
@@ -147,7 +148,7 @@ fn agent() -> AgentInfo {
     }
 }
 
-/// The instance and its surroundings.
+/// Construction, and the state of containers.
 impl<P> PluginHarness<P> {
     fn new(
         name: &str,
@@ -156,7 +157,7 @@ impl<P> PluginHarness<P> {
         create: impl FnOnce(HostBox, RSlice<'_, u8>) -> Result<Instance, Refused>,
     ) -> Result<Self, Refused> {
         let directory = TemporaryDirectory::new().map_err(|error| Refused {
-            message: format!("cannot create the temporary directory of the test: {error}"),
+            message: format!("cannot create a temporary directory for the test: {error}"),
             location: None,
             retryable: false,
         })?;
@@ -173,27 +174,28 @@ impl<P> PluginHarness<P> {
         Ok(Self { instance, directory, shared, timeout: None, plugin: PhantomData })
     }
 
-    /// Gives every call a deadline: this long after it begins. Calls are not abandoned; without this, there is none.
+    /// Sets the time between the start of each call and its deadline. The harness still waits until calls return. By
+    /// default, calls have no deadline.
     #[must_use]
     pub fn with_timeout(self, timeout: Duration) -> Self {
         Self { timeout: Some(timeout), ..self }
     }
 
-    /// A temporary directory, removed with the harness.
+    /// A temporary directory, which is removed when the harness is dropped.
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.directory.0
     }
 
-    /// A container as the agent would describe it, with a sandbox and a scratch directory that exist. One whose id is
-    /// nested gets the parent that this harness knows.
+    /// Creates a container as in a request of `prepare`, with an existing sandbox and scratch directory. If `id` is
+    /// nested, the parent has the details and the state that this harness has for it.
     ///
     /// # Panics
     /// If `id` is not a container id or the directories cannot be created.
     #[must_use]
-    #[expect(clippy::expect_used, reason = "the test is wrong")]
+    #[expect(clippy::expect_used, reason = "documented")]
     pub fn container(&self, id: &str) -> Container {
-        let mut container = Container::new(ContainerId::parse(id).expect("a container id"));
+        let mut container = Container::new(ContainerId::parse(id).expect("`id` is a container id"));
         container.sandbox = self.directory.0.join("sandbox").join(id);
         container.scratch = self.directory.0.join("scratch").join(id);
         container.standalone = true;
@@ -211,7 +213,7 @@ impl<P> PluginHarness<P> {
             }
         });
         for directory in [&container.sandbox, &container.scratch] {
-            std::fs::create_dir_all(directory).expect("a directory of the test");
+            std::fs::create_dir_all(directory).expect("cannot create a directory for the test");
         }
         container
     }
@@ -222,24 +224,24 @@ impl<P> PluginHarness<P> {
         self.shared.details(id).state
     }
 
-    /// The fields of the events that the plugin logged, in order. All instances of a plugin in one process log to the
-    /// harness that was created first.
+    /// The fields of the events that the plugin logged, in order, each as an object. All instances of plugins in one
+    /// process log to the harness that was created first.
     #[must_use]
     pub fn logged(&self) -> Vec<Json> {
         self.shared.logged()
     }
 
-    /// The container's first process is this one from now on; no call. For plugins without `isolate`.
+    /// Sets the pid of the container's first process, without a call. For plugins without `isolate`.
     pub fn started(&self, id: &str, pid: i32) {
         self.shared.change(id, |details| details.pid = Some(pid));
     }
 
-    /// The container's first process has exited; no call.
+    /// Records that the container's first process has exited, without a call.
     pub fn ended(&self, id: &str) {
         self.terminated(id, TerminationDetails::default());
     }
 
-    /// The container ended in this way, which `cleanup` is told; no call.
+    /// Records how the container ended, for `cleanup`, without a call.
     pub fn terminated(&self, id: &str, termination: TerminationDetails) {
         self.shared.change(id, |details| {
             details.pid = None;
@@ -248,81 +250,81 @@ impl<P> PluginHarness<P> {
     }
 }
 
-/// The methods. Each fails with what the agent would report.
+/// The methods of the plugin. Errors are those that the agent would report.
 impl<P> PluginHarness<P> {
-    /// `prepare` of an isolator, for a container of that id without special requests.
+    /// Calls `prepare` of an isolator for [`PluginHarness::container`] of this id.
     ///
     /// # Errors
-    /// What would fail the launch.
+    /// The error that would fail the launch.
     pub fn prepare(&self, id: &str) -> Result<PrepareReply, Refused> {
         self.prepare_container(&self.container(id))
     }
 
-    /// `prepare` of an isolator. Descriptors are closed.
+    /// Calls `prepare` of an isolator. Closes the descriptors of the reply.
     ///
     /// # Errors
-    /// What would fail the launch.
+    /// The error that would fail the launch.
     pub fn prepare_container(&self, container: &Container) -> Result<PrepareReply, Refused> {
         self.prepare_with_descriptors(container).map(|(reply, _)| reply)
     }
 
-    /// `prepare` of an isolator, with the descriptors of the reply.
+    /// Calls `prepare` of an isolator. Returns the descriptors of the reply as well.
     ///
     /// # Errors
-    /// What would fail the launch.
+    /// The error that would fail the launch.
     pub fn prepare_with_descriptors(
         &self,
         container: &Container,
     ) -> Result<(PrepareReply, Vec<OwnedFd>), Refused> {
-        let (reply, descriptors): (PrepareReply, _) = self.first_call(container)?;
+        let (reply, descriptors): (PrepareReply, _) = self.add_and_prepare(container)?;
         self.keep(container.id.as_str(), reply.state.clone());
         Ok((reply, descriptors))
     }
 
-    /// `prepare` of a logger, with the descriptors of the reply.
+    /// Calls `prepare` of a logger. Returns the descriptors of the reply as well.
     ///
     /// # Errors
-    /// What would fail the launch.
+    /// The error that would fail the launch.
     pub fn open(&self, container: &Container) -> Result<(LoggerReply, Vec<OwnedFd>), Refused> {
-        let (reply, descriptors): (LoggerReply, _) = self.first_call(container)?;
+        let (reply, descriptors): (LoggerReply, _) = self.add_and_prepare(container)?;
         self.keep(container.id.as_str(), reply.state.clone());
         Ok((reply, descriptors))
     }
 
-    /// `isolate`, with a pidfd. Later calls are told the pid, until [`PluginHarness::ended`].
+    /// Calls `isolate` with a pidfd. Later calls get the pid, until [`PluginHarness::ended`].
     ///
     /// # Errors
-    /// What would fail the launch.
+    /// The error that would fail the launch.
     pub fn isolate(&self, id: &str, pid: i32, pidfd: BorrowedFd<'_>) -> Result<(), Refused> {
         self.started(id, pid);
-        let reply: StateReply = read(&self.about(Method::Isolate, id, &[pidfd.as_raw_fd()])?)?;
+        let reply: StateReply = read(&self.call_with_details(Method::Isolate, id, &[pidfd.as_raw_fd()])?)?;
         self.keep(id, reply.state);
         Ok(())
     }
 
-    /// `watch`.
+    /// Calls `watch`.
     ///
     /// # Errors
-    /// What would fail the launch.
+    /// The error that would fail the launch.
     pub fn watch(&self, id: &str) -> Result<Option<OwnedFd>, Refused> {
-        let answer = self.about(Method::Watch, id, &[])?;
+        let answer = self.call_with_details(Method::Watch, id, &[])?;
         Ok(own(&answer).into_iter().next())
     }
 
-    /// `limitation`, with the descriptor that `watch` returned.
+    /// Calls `limitation` with the descriptor that `watch` returned.
     ///
     /// # Errors
-    /// What the agent would report.
+    /// The error that the agent would report.
     pub fn limitation(&self, id: &str, watch: Option<BorrowedFd<'_>>) -> Result<Option<Limitation>, Refused> {
         let descriptors: Vec<i32> = watch.iter().map(AsRawFd::as_raw_fd).collect();
-        let answer = self.about(Method::Limitation, id, &descriptors)?;
+        let answer = self.call_with_details(Method::Limitation, id, &descriptors)?;
         if answer.payload.is_empty() { Ok(None) } else { read(&answer).map(Some) }
     }
 
-    /// `update`. Later calls are told the new resources.
+    /// Calls `update`. Later calls get the new resources.
     ///
     /// # Errors
-    /// What would fail the update.
+    /// The error that would fail the update.
     pub fn update(&self, id: &str, resources: Resources) -> Result<(), Refused> {
         let request = model::UpdateRequest { details: self.shared.details(id), resources };
         let answer = self.call(Method::Update, id, &write(&request)?, &[])?;
@@ -332,44 +334,44 @@ impl<P> PluginHarness<P> {
         Ok(())
     }
 
-    /// `usage`.
+    /// Calls `usage`.
     ///
     /// # Errors
-    /// What the agent would report.
+    /// The error that the agent would report.
     pub fn usage(&self, id: &str) -> Result<Usage, Refused> {
-        read(&self.about(Method::Usage, id, &[])?)
+        read(&self.call_with_details(Method::Usage, id, &[])?)
     }
 
-    /// `status`.
+    /// Calls `status`.
     ///
     /// # Errors
-    /// What the agent would report.
+    /// The error that the agent would report.
     pub fn status(&self, id: &str) -> Result<Status, Refused> {
-        read(&self.about(Method::Status, id, &[])?)
+        read(&self.call_with_details(Method::Status, id, &[])?)
     }
 
-    /// `cleanup`.
+    /// Calls `cleanup`.
     ///
     /// # Errors
-    /// What the agent would report before it calls again.
+    /// The error that the agent would report before it retries.
     pub fn cleanup(&self, id: &str) -> Result<(), Refused> {
-        self.about(Method::Cleanup, id, &[]).map(drop)
+        self.call_with_details(Method::Cleanup, id, &[]).map(drop)
     }
 
-    /// `removed`. Afterwards, the container is forgotten with its leases, as the agent does.
+    /// Calls `removed`. Then removes the container and its leases from the harness, as the agent does.
     ///
     /// # Errors
-    /// What the agent would report before it calls again.
+    /// The error that the agent would report before it retries.
     pub fn removed(&self, id: &str) -> Result<(), Refused> {
-        self.about(Method::Removed, id, &[])?;
+        self.call_with_details(Method::Removed, id, &[])?;
         self.shared.forget(id);
         Ok(())
     }
 
-    /// `recover`. Later calls are told what is said of the containers here, with the states that the plugin migrated.
+    /// Calls `recover`. Later calls get the details in `containers`, with the states that the plugin migrated.
     ///
     /// # Errors
-    /// What would take the plugin out of service.
+    /// The error that would take the plugin out of service.
     pub fn recover(
         &self,
         containers: Vec<Recovered>,
@@ -392,8 +394,8 @@ impl<P> PluginHarness<P> {
 }
 
 impl<P> PluginHarness<P> {
-    /// The first call about a container: from here on the container is known, even if the call fails.
-    fn first_call<T: DeserializeOwned + Default>(
+    /// Adds a container and calls `prepare`. The container is kept if the call fails, as `cleanup` follows.
+    fn add_and_prepare<T: DeserializeOwned + Default>(
         &self,
         container: &Container,
     ) -> Result<(T, Vec<OwnedFd>), Refused> {
@@ -417,7 +419,7 @@ impl<P> PluginHarness<P> {
         Ok((read(&answer)?, descriptors))
     }
 
-    fn about(&self, method: Method, id: &str, descriptors: &[i32]) -> Result<Answer, Refused> {
+    fn call_with_details(&self, method: Method, id: &str, descriptors: &[i32]) -> Result<Answer, Refused> {
         self.call(method, id, &write(&self.shared.details(id))?, descriptors)
     }
 
@@ -474,27 +476,28 @@ fn deadline(timeout: Duration) -> u64 {
     at.and_then(|at| u64::try_from(at.as_millis()).ok()).unwrap_or(0)
 }
 
-/// Reports on standard error that a test is skipped; it must return at once.
+/// Reports on standard error that a test is skipped. The test must return afterwards.
 ///
 /// # Panics
-/// If the environment has `CI=true`: nothing is skipped there.
+/// With `CI=true` in the environment, where tests must not be skipped.
 pub fn skip(reason: impl std::fmt::Display) {
     use std::io::Write;
-    assert!(std::env::var("CI").as_deref() != Ok("true"), "cannot be skipped in CI: {reason}");
+    assert!(std::env::var("CI").as_deref() != Ok("true"), "the test must not be skipped in CI: {reason}");
     // Not `eprintln`, whose output cargo captures.
-    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    let test = std::thread::current().name().unwrap_or("test").to_owned();
     let _ = writeln!(std::io::stderr(), "SKIP {test}: {reason}");
 }
 
 /// Waits until a descriptor is readable, such as that of `watch`.
 ///
 /// # Panics
-/// If it is not after a minute.
-#[expect(clippy::expect_used, reason = "the test cannot go on")]
+/// If it cannot be polled or is not readable after a minute.
+#[expect(clippy::expect_used, reason = "documented")]
 pub fn wait_until_readable(descriptor: BorrowedFd<'_>) {
     let timeout = Timespec { tv_sec: 60, tv_nsec: 0 };
-    let ready = poll(&mut [PollFd::new(&descriptor, PollFlags::IN)], Some(&timeout)).expect("a descriptor");
-    assert_eq!(ready, 1, "no event for a minute");
+    let ready = poll(&mut [PollFd::new(&descriptor, PollFlags::IN)], Some(&timeout))
+        .expect("cannot poll the descriptor");
+    assert_eq!(ready, 1, "the descriptor is not readable after a minute");
 }
 
 fn write(request: &impl Serialize) -> Result<Vec<u8>, Refused> {

@@ -59,7 +59,7 @@ async fn a_panic_in_isolate() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_panic_whose_payload_panics_in_drop() {
-    fails_the_launch("prepare", "panic_twice", &["something that is not a text"]).await;
+    fails_the_launch("prepare", "panic_twice", &["panic payload is not a string"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

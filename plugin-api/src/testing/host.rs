@@ -1,4 +1,4 @@
-//! The agent's side of a harness: log, states, leases.
+//! The host of a harness: log, states, leases.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,7 +13,7 @@ use cofferdam_plugin_model::service::{
 use serde::Serialize;
 use serde_json::Value as Json;
 
-/// What the harness and the host that its plugin holds share.
+/// State that the harness shares with the host of its plugin.
 pub(super) struct Shared {
     plugin: String,
     details: Mutex<HashMap<String, ContainerDetails>>,
@@ -54,7 +54,7 @@ impl Shared {
         lock(&self.log).clone()
     }
 
-    fn known(&self, id: &str) -> Result<(), Failure> {
+    fn check_known(&self, id: &str) -> Result<(), Failure> {
         if lock(&self.details).contains_key(id) {
             return Ok(());
         }
@@ -65,7 +65,7 @@ impl Shared {
         match service {
             STATE_PUT => {
                 let PutState { container, state } = decode(payload)?;
-                self.known(container.as_str())?;
+                self.check_known(container.as_str())?;
                 self.change(container.as_str(), |details| details.state = state);
                 Ok(Vec::new())
             }
@@ -88,7 +88,7 @@ impl Shared {
 
     fn acquire(&self, request: AcquireLease) -> Result<Lease, Failure> {
         let AcquireLease { pool, first, last, container } = request;
-        self.known(container.as_str())?;
+        self.check_known(container.as_str())?;
         let mut leases = lock(&self.leases);
         let free = (first..=last).find(|&number| !leases.contains_key(&(pool.clone(), number)));
         let number = free.ok_or_else(|| {

@@ -4,9 +4,9 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 
-/// A shell that stands for a container's command; killed with the value.
+/// A shell process that represents a container's command. It is killed on drop.
 ///
-/// Its script prints `ready` on a line of its own when the test may go on; `read end` waits for [`Shell::end`].
+/// The script must print a line `ready` when the test can continue. The command `read end` waits for [`Shell::end`].
 ///
 /// ```
 /// let shell = cofferdam_plugin_api::testing::Shell::spawn("echo ready; read end");
@@ -23,18 +23,18 @@ impl Shell {
     /// Runs `sh -c SCRIPT` and waits until it prints `ready`.
     ///
     /// # Panics
-    /// If it cannot be started, or prints anything else.
+    /// If it cannot be started, or its first line is not `ready`.
     #[must_use]
     pub fn spawn(script: &str) -> Self {
         Self::spawn_in(&[], script)
     }
 
-    /// Like [`Shell::spawn`], in cgroups that it joins before the script begins: directories with a `cgroup.procs`.
+    /// Like [`Shell::spawn`], but the shell first joins these cgroups: directories with a file `cgroup.procs`.
     ///
     /// # Panics
-    /// If it cannot be started, or prints anything but `ready`.
+    /// If it cannot be started, or its first line is not `ready`.
     #[must_use]
-    #[expect(clippy::expect_used, reason = "the test cannot go on")]
+    #[expect(clippy::expect_used, reason = "documented")]
     pub fn spawn_in(cgroups: &[&Path], script: &str) -> Self {
         let join: String = cgroups
             .iter()
@@ -45,59 +45,59 @@ impl Shell {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .expect("a shell");
-        let mut output = BufReader::new(child.stdout.take().expect("its output"));
+            .expect("cannot start `sh`");
+        let mut output = BufReader::new(child.stdout.take().expect("standard output is a pipe"));
         let mut line = String::new();
-        output.read_line(&mut line).expect("its first line");
+        output.read_line(&mut line).expect("cannot read from the shell");
         let shell = Self { child, output };
-        assert_eq!(line, "ready\n", "the first line of `{script}`");
+        assert_eq!(line, "ready\n", "unexpected first line of `{script}`");
         shell
     }
 
-    /// Its pid.
+    /// Pid of the shell.
     ///
     /// # Panics
-    /// If it is not a positive number of 32 bits, which the kernel rules out.
+    /// If it does not fit into an `i32`, which pids on Linux always do.
     #[must_use]
-    #[expect(clippy::expect_used, reason = "the kernel rules it out")]
+    #[expect(clippy::expect_used, reason = "pids on Linux fit")]
     pub fn pid(&self) -> i32 {
-        i32::try_from(self.child.id()).expect("a pid")
+        i32::try_from(self.child.id()).expect("pid out of range")
     }
 
-    /// Whether it is still running.
+    /// Whether the shell is still running.
     ///
     /// # Panics
-    /// If the kernel cannot tell.
-    #[expect(clippy::expect_used, reason = "the test cannot go on")]
+    /// If waitpid(2) fails.
+    #[expect(clippy::expect_used, reason = "documented")]
     pub fn is_running(&mut self) -> bool {
-        self.child.try_wait().expect("its status").is_none()
+        self.child.try_wait().expect("cannot wait for the shell").is_none()
     }
 
-    /// The next line that it prints, without the line break; empty at the end of its output.
+    /// Reads the next line of its standard output, without the line break; empty at the end of the output.
     ///
     /// # Panics
     /// If it cannot be read.
-    #[expect(clippy::expect_used, reason = "the test cannot go on")]
+    #[expect(clippy::expect_used, reason = "documented")]
     pub fn line(&mut self) -> String {
         let mut line = String::new();
-        self.output.read_line(&mut line).expect("a line of the shell");
+        self.output.read_line(&mut line).expect("cannot read from the shell");
         line.trim_end_matches('\n').to_owned()
     }
 
-    /// Closes its input, waits until it exits, and returns how.
+    /// Closes its standard input, waits until it exits, and returns its exit status.
     ///
     /// # Panics
-    /// If it cannot be waited for.
-    #[expect(clippy::expect_used, reason = "the test cannot go on")]
+    /// If waitpid(2) fails.
+    #[expect(clippy::expect_used, reason = "documented")]
     pub fn end(mut self) -> ExitStatus {
         drop(self.child.stdin.take());
-        self.child.wait().expect("its status")
+        self.child.wait().expect("cannot wait for the shell")
     }
 }
 
 impl Drop for Shell {
     fn drop(&mut self) {
-        // Without effect after `end`.
+        // No effect if it has exited.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

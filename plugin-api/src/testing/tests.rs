@@ -1,4 +1,4 @@
-//! The contract as both sides of the ABI see it.
+//! The plugin API through the ABI, as the agent calls it.
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,7 +12,7 @@ use crate::{RecoverRequest, Recovery, event};
 
 type Result<T> = crate::Result<T>;
 
-/// Uses every part of the contract that is not plain data.
+/// Uses every part of the plugin API that is not plain data.
 struct Everything {
     host: Host,
     event: Event,
@@ -64,7 +64,7 @@ impl Isolator for Everything {
         }
         Ok(Some(Limitation {
             reason: "REASON_CONTAINER_LIMITATION".into(),
-            message: "it is the child's fault".into(),
+            message: "the child exceeded a limit".into(),
             resources: [("ports".to_owned(), Value::Ranges(vec![(1, 2)]))].into(),
             container: Some(ContainerId::parse(&format!("{}.child", container.id()))?),
         }))
@@ -129,7 +129,7 @@ fn descriptors_of_prepare_arrive_in_the_order_of_their_indexes() {
 }
 
 #[test]
-fn a_call_knows_its_deadline() {
+fn calls_have_the_deadline_of_the_harness() {
     let seconds = |harness: PluginHarness<Everything>| -> u64 {
         let reply = harness.prepare("web").unwrap();
         reply.launch.environment["TIME"].parse().unwrap()
@@ -141,7 +141,7 @@ fn a_call_knows_its_deadline() {
 }
 
 #[test]
-fn processes_of_a_container_are_found_only_while_it_runs() {
+fn processes_of_a_container_are_found_only_while_it_is_running() {
     let harness = harness();
     harness.prepare("web").unwrap();
     let processes = || harness.status("web").unwrap().0["processes"].clone();
@@ -150,13 +150,13 @@ fn processes_of_a_container_are_found_only_while_it_runs() {
     harness.started("web", shell.pid());
     assert_eq!(processes(), 2);
     shell.end();
-    assert_eq!(processes(), 0, "it has exited, which the agent has not noticed");
+    assert_eq!(processes(), 0, "it has exited, but the agent has not noticed yet");
     harness.ended("web");
     assert_eq!(processes(), 0);
 }
 
 #[test]
-fn state_is_kept_from_replies_errors_and_before_effects() {
+fn states_in_replies_and_errors_are_kept() {
     let harness = harness();
     harness.prepare("web").unwrap();
     assert_eq!(harness.state("web"), json!({ "prepared": 7 }));
@@ -181,7 +181,7 @@ fn state_that_was_put_survives_a_panic() {
 }
 
 #[test]
-fn a_nested_container_comes_with_the_state_for_its_parent() {
+fn prepare_of_a_nested_container_gets_the_state_of_its_parent() {
     let harness = harness();
     let parent = harness.prepare("pod").unwrap();
     assert_eq!(parent.launch.environment["PARENT"], "null");
@@ -214,7 +214,7 @@ fn an_event_leads_to_a_limitation_of_another_container() {
 }
 
 #[test]
-fn cleanup_knows_how_the_container_ended() {
+fn cleanup_gets_class_and_termination_of_the_container() {
     let harness = harness();
     let mut container = harness.container("pod.probe");
     container.class = model::ContainerClass::Debug;
@@ -227,7 +227,7 @@ fn cleanup_knows_how_the_container_ended() {
 }
 
 #[test]
-fn an_agent_without_a_service_is_named() {
+fn the_error_for_a_missing_service_names_the_version_of_the_agent() {
     struct Old(Host);
 
     impl Isolator for Old {
@@ -248,11 +248,11 @@ fn an_agent_without_a_service_is_named() {
     let agent = AgentInfo { version: "1.2.3".into(), launcher: "posix".into(), ..AgentInfo::default() };
     let harness = PluginHarness::<Old>::isolator_in(agent, json!({})).unwrap();
     let refused = harness.usage("web").unwrap_err();
-    assert_eq!(refused.message, "agent 1.2.3 does not provide the service `future`: upgrade it");
+    assert_eq!(refused.message, "agent 1.2.3 does not provide the service `future`; upgrade the agent");
 }
 
 #[test]
-fn a_logger_names_its_files_and_sets_variables() {
+fn a_logger_sets_files_variables_and_state() {
     struct Piped;
 
     impl Logger for Piped {

@@ -66,6 +66,6 @@ mod tests {
     #[test]
     fn there_is_nothing_to_configure() {
         let refused = PluginHarness::<Sandbox>::logger(json!({ "max_size": "1 MiB" })).err().unwrap();
-        assert!(refused.message.contains("nothing to configure, but its table has `max_size`"), "{refused}");
+        assert!(refused.message.contains("no settings, but its table contains `max_size`"), "{refused}");
     }
 }
