@@ -1,4 +1,4 @@
-//! Gives a container its own process ids.
+//! Creates a pid namespace for a container, or enters that of its parent.
 
 use cofferdam_plugin_api::model::ContainerClass;
 use cofferdam_plugin_api::prelude::*;
@@ -10,7 +10,7 @@ struct Pids {
 #[derive(Deserialize, PluginConfig)]
 #[serde(deny_unknown_fields)]
 struct Config {
-    /// Whether containers that want to share the agent's process ids are refused.
+    /// Whether to reject containers that request to share the agent's pid namespace.
     #[serde(default)]
     disallow_sharing_agent_pid_namespace: bool,
 }
@@ -19,7 +19,7 @@ struct Config {
 impl Isolator for Pids {
     const NAME: &'static str = "namespaces/pid";
     const NESTING: bool = true;
-    // It needs the mount namespace, and what that plugin mounts must not hide our `/proc`.
+    // That plugin creates the mount namespace, and its mounts must come before `/proc`, or they would hide it.
     const REQUIRES: &'static [&'static str] = &["filesystem/linux"];
     const AFTER: &'static [&'static str] = &["filesystem/linux"];
     type Config = Config;
@@ -32,27 +32,29 @@ impl Isolator for Pids {
         let shares = container.linux.share_pid_namespace;
         if !container.id.is_nested() {
             return match (shares, self.config.disallow_sharing_agent_pid_namespace) {
-                (false, _) => Ok(show_processes(Prepared::new().clone_namespace(Namespace::Pid), container)),
+                (false, _) => Ok(mount_proc(Prepared::new().clone_namespace(Namespace::Pid), container)),
                 (true, false) => Ok(Prepared::new()),
                 (true, true) => Err(Error::new(
-                    "the container wants to share the agent's process ids, which \
+                    "the container requests to share the agent's pid namespace, which \
                      `disallow_sharing_agent_pid_namespace` forbids",
                 )),
             };
         }
         let inside_parent = Prepared::new().enter_namespace(Namespace::Pid);
         if container.class == ContainerClass::Debug {
-            // It has its parent's mounts too, and so its parent's `/proc`.
+            // It shares the mounts of its parent, including `/proc`.
             return Ok(inside_parent);
         }
         let prepared = if shares { inside_parent } else { inside_parent.clone_namespace(Namespace::Pid) };
-        // Even one that shares: its mounts are copies of the agent's, with the agent's `/proc`.
-        Ok(show_processes(prepared, container))
+        // A container that shares needs its own `/proc` too: its mounts are copies of the agent's, whose `/proc` shows
+        // another namespace.
+        Ok(mount_proc(prepared, container))
     }
 }
 
-/// Has `/proc` show the namespace that the container is in. With a root file system, it does already.
-fn show_processes(prepared: Prepared, container: &Container) -> Prepared {
+/// Mounts `/proc` for the pid namespace of the container. Not needed with a root file system, where `filesystem/linux`
+/// mounts it.
+fn mount_proc(prepared: Prepared, container: &Container) -> Prepared {
     if container.rootfs.is_some() {
         return prepared;
     }
@@ -72,7 +74,7 @@ mod tests {
 
     use super::*;
 
-    /// The entered namespaces, the new namespaces, how many `/proc` are mounted.
+    /// The entered namespaces, the new namespaces, the number of mounts of `/proc`.
     type Outcome = (BTreeSet<Namespace>, BTreeSet<Namespace>, usize);
 
     #[derive(Clone, Copy, Default)]
@@ -83,14 +85,14 @@ mod tests {
     }
 
     fn prepare(config: Json, id: &str, case: Case) -> Result<Outcome, Refused> {
-        let bench = PluginHarness::<Pids>::isolator(config).unwrap();
-        let mut container = bench.container(id);
+        let harness = PluginHarness::<Pids>::isolator(config).unwrap();
+        let mut container = harness.container(id);
         container.linux.share_pid_namespace = case.shares;
         container.rootfs = case.rootfs.then(|| "/image".into());
         if case.debug {
             container.class = ContainerClass::Debug;
         }
-        let launch = bench.prepare_container(&container)?.launch;
+        let launch = harness.prepare_container(&container)?.launch;
         let proc = |operation: &&Operation| {
             matches!(operation, Operation::Mount { fstype, target, .. }
                 if fstype == "proc" && target.as_os_str() == "/proc")
@@ -101,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_holds() {
+    fn namespaces_and_mounts_of_proc_are_as_requested() {
         let (none, pid) = (BTreeSet::new, || BTreeSet::from([Namespace::Pid]));
         let own = Case::default();
         let shares = Case { shares: true, ..own };
@@ -125,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn sharing_the_agents_can_be_forbidden_and_sharing_a_parents_cannot() {
+    fn only_sharing_with_the_agent_can_be_forbidden() {
         let config = json!({ "disallow_sharing_agent_pid_namespace": true });
         let shares = Case { shares: true, ..Case::default() };
         let refused = prepare(config.clone(), "pod", shares).unwrap_err();
@@ -135,20 +137,20 @@ mod tests {
     }
 
     #[test]
-    fn bad_configurations_are_refused() {
-        for (config, complaint) in [
+    fn invalid_configurations_are_rejected() {
+        for (config, expected) in [
             (json!({ "disallow_sharing_agent_pid_namespace": "no" }), "invalid type"),
             (json!({ "disallow": true }), "unknown field `disallow`"),
         ] {
             let refused = PluginHarness::<Pids>::isolator(config.clone()).err().unwrap();
-            assert!(refused.message.contains(complaint), "{config} gave: {refused}");
+            assert!(refused.message.contains(expected), "{config} gave: {refused}");
         }
     }
 
     #[test]
-    fn cleaning_up_what_was_never_seen_succeeds_twice() {
-        let bench = PluginHarness::<Pids>::isolator(json!({})).unwrap();
-        bench.cleanup("unknown").unwrap();
-        bench.cleanup("unknown").unwrap();
+    fn cleanup_of_an_unknown_container_succeeds_twice() {
+        let harness = PluginHarness::<Pids>::isolator(json!({})).unwrap();
+        harness.cleanup("unknown").unwrap();
+        harness.cleanup("unknown").unwrap();
     }
 }
