@@ -10,9 +10,12 @@ use cofferdam_plugin_api::prelude::*;
 const UPPER: &str = "upper";
 const WORK: &str = "work";
 
-/// The directory that a container requests as its root file system, canonicalised, so that the checked directory is the
-/// one that is mounted.
-pub fn checked(rootfs: &Path) -> Result<PathBuf> {
+/// The canonical path of a requested root file system, so that the directory that was checked is the one that is
+/// mounted.
+///
+/// # Errors
+/// If it is not the absolute path of a directory.
+pub fn canonical_rootfs(rootfs: &Path) -> Result<PathBuf> {
     let refused = |why: &str| Error::new(format!("the root file system `{}` {why}", rootfs.display()));
     if !rootfs.is_absolute() {
         return Err(refused("is not an absolute path"));
@@ -22,7 +25,7 @@ pub fn checked(rootfs: &Path) -> Result<PathBuf> {
     if real.is_dir() { Ok(real) } else { Err(refused("is not a directory")) }
 }
 
-/// An overlay over `lower` with a layer in the container's scratch directory that receives all changes.
+/// An overlay of `lower` and an upper layer in the container's scratch directory, to which all changes are written.
 pub fn overlay(lower: PathBuf, scratch: &Path) -> Result<Root> {
     if !scratch.is_absolute() {
         return Err(Error::new("the container has no scratch directory"));
@@ -33,7 +36,7 @@ pub fn overlay(lower: PathBuf, scratch: &Path) -> Result<Root> {
     // `/` of the container has the owner and permissions of the upper layer, so they are copied from the lower one.
     create(&upper, metadata.mode() & 0o7777)?;
     chown(&upper, Some(metadata.uid()), Some(metadata.gid())).context(format!(
-        "cannot give `{}` to user {}",
+        "cannot change the owner of `{}` to user {}",
         upper.display(),
         metadata.uid()
     ))?;
@@ -41,10 +44,10 @@ pub fn overlay(lower: PathBuf, scratch: &Path) -> Result<Root> {
     Ok(Root::Overlay { lower: vec![lower], upper, work })
 }
 
-/// Fails if the directory exists, because the container would see its content.
+/// Creates a directory. Fails if it exists, because the container would see its content.
 fn create(directory: &Path, mode: u32) -> Result<()> {
     fs::create_dir(directory)
-        // Separately, because of the umask.
+        // Set separately, as the umask applies to mkdir(2).
         .and_then(|()| fs::set_permissions(directory, fs::Permissions::from_mode(mode)))
         .context(format!("cannot create `{}`", directory.display()))
 }
@@ -57,7 +60,7 @@ pub fn remove(scratch: &Path) -> Result<()> {
     }
     for name in [UPPER, WORK] {
         let path = scratch.join(name);
-        // Does not follow a symbolic link, even if it is created meanwhile.
+        // Symbolic links are not followed, not even one that replaces the directory in the meantime.
         let removed = match fs::symlink_metadata(&path) {
             Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(&path),
             Ok(_) => fs::remove_file(&path),

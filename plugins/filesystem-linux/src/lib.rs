@@ -1,8 +1,8 @@
-//! Gives a container its own mounts, and a root file system if it brings one.
+//! Creates a mount namespace for a container, and its root file system if it requests one.
 //!
-//! Nothing is mounted here. What the container is to see is described, and made in its own mount namespace
-//! when it exists, so nothing of it is ever visible on the host and nothing can be left behind there. Only
-//! the overlay's two directories are made here, in the container's scratch directory.
+//! The plugin mounts nothing itself. It returns the operations, which the agent carries out in the container's mount
+//! namespace. So the mounts are never visible on the host and do not have to be cleaned up there. The plugin itself
+//! creates only the two directories of the overlay, in the container's scratch directory.
 
 mod layers;
 mod view;
@@ -19,7 +19,7 @@ struct Filesystem {
 #[derive(Deserialize, PluginConfig)]
 #[serde(deny_unknown_fields, default)]
 struct Config {
-    /// Where a container with a root file system finds its sandbox.
+    /// Path of the sandbox in a container with a root file system.
     sandbox_directory: PathBuf,
     /// Where a container's changes to its root file system are written: with `overlay` to a layer that is removed when
     /// it ends, with `direct` to the directory itself.
@@ -60,13 +60,13 @@ impl Isolator for Filesystem {
             return match container.rootfs {
                 None => Ok(Prepared::new().enter_namespace(Namespace::Mount)),
                 Some(_) => Err(Error::new(
-                    "a debug container looks into its parent, so it cannot bring a root file system",
+                    "a debug container shares the mounts of its parent, so it cannot have a root file system",
                 )),
             };
         }
         let prepared = Prepared::new().clone_namespace(Namespace::Mount);
         let Some(rootfs) = &container.rootfs else { return Ok(prepared) };
-        let rootfs = layers::checked(rootfs)?;
+        let rootfs = layers::canonical_rootfs(rootfs)?;
         let root = match self.config.writes {
             Writes::Direct => Root::Directory { path: rootfs },
             Writes::Overlay => layers::overlay(rootfs, &container.scratch)?,
@@ -74,7 +74,7 @@ impl Isolator for Filesystem {
         let mut prepared = prepared.root(root);
         let inside = &self.config.sandbox_directory;
         let launch = prepared.launch();
-        launch.operations = view::of(container, inside);
+        launch.operations = view::operations(container, inside);
         launch.working_directory = Some(inside.display().to_string());
         Ok(prepared)
     }

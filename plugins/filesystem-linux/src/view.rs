@@ -1,4 +1,4 @@
-//! What a container with a root file system sees besides its files, in the order in which it is made.
+//! The mounts and devices of a container with a root file system.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use cofferdam_plugin_api::prelude::*;
 /// Parts of `/proc` through which a container could change the host.
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-/// Character devices that are harmless, with their numbers on every Linux.
+/// Character devices that give no access to the host, with their device numbers, which are fixed on Linux.
 const DEVICES: [(&str, u32, u32); 6] =
     [("full", 1, 7), ("null", 1, 3), ("random", 1, 8), ("tty", 5, 0), ("urandom", 1, 9), ("zero", 1, 5)];
 
@@ -19,7 +19,7 @@ const SYMLINKS: [(&str, &str); 5] = [
     ("/dev/ptmx", "pts/ptmx"),
 ];
 
-/// Parts of `/proc` and `/sys` that tell of the host, or of its keys and memory.
+/// Parts of `/proc` and `/sys` that reveal information about the host, or its keys and memory.
 const MASKED: [&str; 11] = [
     "/proc/acpi",
     "/proc/asound",
@@ -34,13 +34,13 @@ const MASKED: [&str; 11] = [
     "/sys/firmware",
 ];
 
-/// All changes, in order: a mount hides what an earlier one made below it.
-pub fn of(container: &Container, sandbox: &Path) -> Vec<Operation> {
+/// All operations, in order: a mount hides what was created below it before.
+pub fn operations(container: &Container, sandbox: &Path) -> Vec<Operation> {
     let mut operations = vec![mount("proc", "/proc", &["nodev", "noexec", "nosuid"], &[])];
     operations.extend(READ_ONLY.map(|path| Operation::ReadOnly { path: path.into() }));
     operations.extend([
         mount("sysfs", "/sys", &["nodev", "noexec", "nosuid", "ro"], &[]),
-        // Writable, so that isolators of control groups can still put theirs below it.
+        // Writable, so that isolators can create mount points for cgroup hierarchies in it.
         mount("tmpfs", "/sys/fs/cgroup", &["nodev", "noexec", "nosuid"], &["mode=755"]),
         mount("tmpfs", "/dev", &["noexec", "nosuid", "strictatime"], &["mode=755"]),
         mount(
@@ -74,10 +74,9 @@ pub fn of(container: &Container, sandbox: &Path) -> Vec<Operation> {
     operations
 }
 
-/// Whether the container works on the host itself, as far as this plugin can know.
+/// Whether the container manages the host: as in Mesos, whether it shares the pid namespace of the host.
 ///
-/// To Mesos that is one that shares the host's process ids. A nested container would do so if all around it
-/// did too, which it is not told here; so it is not taken to.
+/// A nested container shares it only if all of its ancestors do, which is not known here. So it counts as unprivileged.
 fn is_privileged(container: &Container) -> bool {
     !container.id.is_nested() && container.linux.share_pid_namespace
 }
