@@ -1,7 +1,7 @@
 //! Appends a container's output to files in its sandbox.
 //!
-//! The container holds the files itself, so its output does not depend on the agent, or on anything else,
-//! being alive; and there is nothing to flush or to recover.
+//! The container writes to the files directly, so its output does not depend on the agent or another process, and there
+//! is nothing to flush or to recover.
 
 use cofferdam_plugin_api::prelude::*;
 
@@ -38,9 +38,9 @@ mod tests {
 
     #[test]
     fn output_goes_to_the_sandbox() {
-        let bench = PluginHarness::<Sandbox>::logger(json!({})).unwrap();
-        let container = bench.container("web");
-        let (reply, descriptors) = bench.open(&container).unwrap();
+        let harness = PluginHarness::<Sandbox>::logger(json!({})).unwrap();
+        let container = harness.container("web");
+        let (reply, descriptors) = harness.open(&container).unwrap();
         assert_eq!(reply.stdin, Stream::Null);
         assert_eq!(reply.stdout, Stream::Path { path: container.sandbox.join("stdout") });
         assert_eq!(reply.stderr, Stream::Path { path: container.sandbox.join("stderr") });
@@ -48,23 +48,23 @@ mod tests {
     }
 
     #[test]
-    fn a_container_without_a_sandbox_is_named() {
-        let bench = PluginHarness::<Sandbox>::logger(json!({})).unwrap();
-        let mut container = bench.container("web");
+    fn a_sandbox_that_is_not_absolute_is_an_error_that_names_the_container() {
+        let harness = PluginHarness::<Sandbox>::logger(json!({})).unwrap();
+        let mut container = harness.container("web");
         container.sandbox = "relative".into();
-        let refused = bench.open(&container).unwrap_err();
+        let refused = harness.open(&container).unwrap_err();
         assert!(refused.message.contains("`web`") && refused.message.contains("`relative`"), "{refused}");
     }
 
     #[test]
-    fn cleaning_up_what_was_never_seen_succeeds_twice() {
-        let bench = PluginHarness::<Sandbox>::logger(json!({})).unwrap();
-        bench.cleanup("unknown").unwrap();
-        bench.cleanup("unknown").unwrap();
+    fn cleanup_of_an_unknown_container_succeeds_twice() {
+        let harness = PluginHarness::<Sandbox>::logger(json!({})).unwrap();
+        harness.cleanup("unknown").unwrap();
+        harness.cleanup("unknown").unwrap();
     }
 
     #[test]
-    fn there_is_nothing_to_configure() {
+    fn settings_are_rejected() {
         let refused = PluginHarness::<Sandbox>::logger(json!({ "max_size": "1 MiB" })).err().unwrap();
         assert!(refused.message.contains("no settings, but its table contains `max_size`"), "{refused}");
     }
