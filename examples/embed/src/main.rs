@@ -1,4 +1,4 @@
-//! Embeds the agent: runs one container, prints its output and how it ended, and leaves nothing behind.
+//! Embeds the agent: runs one container, prints its output and exit status, and removes all files.
 
 use std::error::Error;
 use std::{env, fs};
@@ -12,7 +12,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let command = env::args().nth(1).unwrap_or_else(|| "echo hello from process $$".into());
     let directory = tempfile::tempdir()?;
     let mut config = AgentConfig::new(directory.path(), LauncherKind::for_current_user());
-    // `cargo build` puts plugins beside this program.
+    // `cargo build` places plugins in the directory of this program.
     config.plugin_dir = env::current_exe()?.with_file_name("");
     config.logger = Some(PluginConfig::new("sandbox"));
 

@@ -1,4 +1,4 @@
-//! Greets every container, word by word; takes over containers that version 1 greeted.
+//! As version 1, but keeps the words of the greeting. Migrates the states of version 1 on recovery.
 
 use cofferdam_plugin_api::prelude::*;
 
@@ -9,25 +9,25 @@ struct Greeting(Config);
 #[derive(Deserialize, PluginConfig)]
 #[serde(deny_unknown_fields)]
 struct Config {
-    /// What `GREETING` is set to in every container.
+    /// Value of `GREETING` in every container.
     greeting: Option<String>,
 }
 
-/// What the agent keeps for us, for each container.
+/// State of the plugin for one container, which the agent keeps.
 #[derive(Default, Serialize, Deserialize)]
-struct Kept {
+struct State {
     words: Vec<String>,
     since_version: String,
 }
 
-/// What it kept for version 1.
+/// State of version 1.
 #[derive(Deserialize)]
-struct KeptBy1 {
+struct StateV1 {
     text: String,
 }
 
-fn keep(text: &str, since_version: String) -> Kept {
-    Kept { words: text.split_whitespace().map(str::to_owned).collect(), since_version }
+fn state(text: &str, since_version: String) -> State {
+    State { words: text.split_whitespace().map(str::to_owned).collect(), since_version }
 }
 
 #[cofferdam_plugin_api::isolator]
@@ -40,18 +40,18 @@ impl Isolator for Greeting {
     }
 
     fn recover(&self, request: &RecoverRequest) -> Result<Recovery> {
-        Recovery::upgrade(&request.containers, VERSION, |old: KeptBy1, by| {
-            Ok(keep(&old.text, by.to_string()))
+        Recovery::upgrade(&request.containers, VERSION, |old: StateV1, by| {
+            Ok(state(&old.text, by.to_string()))
         })
     }
 
     fn prepare(&self, _: &NewContainer) -> Result<Prepared> {
         let text = self.0.greeting.as_deref().unwrap_or("hello there");
-        Prepared::new().environment("GREETING", text).state(&keep(text, VERSION.into()))
+        Prepared::new().environment("GREETING", text).state(&state(text, VERSION.into()))
     }
 
     fn status(&self, container: &ContainerRef) -> Result<Status> {
-        Ok(Status::default().with("greeting", json!(container.state::<Kept>()?)))
+        Ok(Status::default().with("greeting", json!(container.state::<State>()?)))
     }
 }
 
@@ -62,7 +62,7 @@ mod tests {
 
     use super::*;
 
-    fn bench() -> PluginHarness<Greeting> {
+    fn harness() -> PluginHarness<Greeting> {
         PluginHarness::isolator(json!({})).unwrap()
     }
 
@@ -75,20 +75,20 @@ mod tests {
     }
 
     #[test]
-    fn a_container_of_version_1_is_taken_over() {
-        let bench = bench();
+    fn a_state_of_version_1_is_migrated() {
+        let harness = harness();
         let old = recovered("web", Some("1.4.2"), json!({ "text": "good  morning" }));
-        bench.recover(vec![old], Vec::new()).unwrap();
+        harness.recover(vec![old], Vec::new()).unwrap();
         let kept = json!({ "words": ["good", "morning"], "since_version": "1.4.2" });
-        assert_eq!(bench.state("web"), kept);
-        assert_eq!(bench.status("web").unwrap().0["greeting"], kept);
+        assert_eq!(harness.state("web"), kept);
+        assert_eq!(harness.status("web").unwrap().0["greeting"], kept);
     }
 
     #[test]
-    fn what_a_newer_version_wrote_or_nobody_can_read_is_refused_by_name() {
+    fn a_newer_or_damaged_state_is_refused_with_a_reason() {
         let newer = recovered("new", Some("3.0.0"), json!({ "tune": 440 }));
         let damaged = recovered("bad", Some("1.0.0"), json!({ "txt": "?" }));
-        let verdicts = bench().recover(vec![newer, damaged], Vec::new()).unwrap().verdicts;
+        let verdicts = harness().recover(vec![newer, damaged], Vec::new()).unwrap().verdicts;
         let reason = |id: &str| match &verdicts[id] {
             Verdict::Refused { reason } => reason.clone(),
             other => panic!("{other:?}"),
@@ -98,28 +98,28 @@ mod tests {
     }
 
     #[test]
-    fn its_own_states_and_containers_without_one_are_left_alone() {
+    fn states_of_this_version_and_missing_states_need_no_verdict() {
         let own = recovered("own", Some("2.0.0"), json!({ "words": ["hi"], "since_version": "2.0.0" }));
-        let verdicts = bench().recover(vec![own, recovered("none", None, Json::Null)], Vec::new()).unwrap();
+        let verdicts = harness().recover(vec![own, recovered("none", None, Json::Null)], Vec::new()).unwrap();
         assert!(verdicts.verdicts.is_empty());
     }
 
     #[test]
-    fn a_container_is_greeted_word_by_word() {
-        let bench = bench();
-        assert_eq!(bench.prepare("web").unwrap().launch.environment["GREETING"], "hello there");
+    fn the_greeting_is_set_and_its_words_are_kept() {
+        let harness = harness();
+        assert_eq!(harness.prepare("web").unwrap().launch.environment["GREETING"], "hello there");
         let kept = json!({ "words": ["hello", "there"], "since_version": "2.0.0" });
-        assert_eq!(bench.state("web"), kept);
+        assert_eq!(harness.state("web"), kept);
     }
 
     #[test]
-    fn cleaning_up_what_was_never_seen_succeeds_twice() {
-        bench().cleanup("unknown").unwrap();
-        bench().cleanup("unknown").unwrap();
+    fn cleanup_of_an_unknown_container_succeeds_twice() {
+        harness().cleanup("unknown").unwrap();
+        harness().cleanup("unknown").unwrap();
     }
 
     #[test]
-    fn bad_configurations_are_refused() {
+    fn invalid_configurations_are_rejected() {
         let refused = PluginHarness::<Greeting>::isolator(json!({ "greeting": 3 })).err().unwrap();
         assert!(refused.message.contains("invalid type"), "{refused}");
     }

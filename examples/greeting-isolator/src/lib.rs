@@ -1,4 +1,4 @@
-//! Greets every container, and remembers with which words.
+//! Sets the environment variable `GREETING` in every container, keeps its value, and reports it in the status.
 
 use cofferdam_plugin_api::prelude::*;
 
@@ -7,13 +7,13 @@ struct Greeting(Config);
 #[derive(Deserialize, PluginConfig)]
 #[serde(deny_unknown_fields)]
 struct Config {
-    /// What `GREETING` is set to in every container.
+    /// Value of `GREETING` in every container.
     greeting: Option<String>,
 }
 
-/// What the agent keeps for us, for each container.
+/// State of the plugin for one container, which the agent keeps.
 #[derive(Default, Serialize, Deserialize)]
-struct Kept {
+struct State {
     text: String,
 }
 
@@ -28,12 +28,12 @@ impl Isolator for Greeting {
 
     fn prepare(&self, _: &NewContainer) -> Result<Prepared> {
         let text = self.0.greeting.clone().unwrap_or_else(|| "hello there".to_owned());
-        Prepared::new().environment("GREETING", &text).state(&Kept { text })
+        Prepared::new().environment("GREETING", &text).state(&State { text })
     }
 
     fn status(&self, container: &ContainerRef) -> Result<Status> {
-        // From what was kept, not from the configuration, which may have changed since.
-        Ok(Status::default().with("greeting", container.state::<Kept>()?.text.into()))
+        // From the state, because the configuration may have changed since the launch.
+        Ok(Status::default().with("greeting", container.state::<State>()?.text.into()))
     }
 }
 
@@ -44,26 +44,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_container_is_greeted_and_the_words_are_kept() {
-        let bench = PluginHarness::<Greeting>::isolator(json!({ "greeting": "good morning" })).unwrap();
-        let launch = bench.prepare("web").unwrap().launch;
+    fn the_greeting_is_set_and_kept() {
+        let harness = PluginHarness::<Greeting>::isolator(json!({ "greeting": "good morning" })).unwrap();
+        let launch = harness.prepare("web").unwrap().launch;
         assert_eq!(launch.environment["GREETING"], "good morning");
-        assert_eq!(bench.state("web"), json!({ "text": "good morning" }));
-        assert_eq!(bench.status("web").unwrap().0["greeting"], json!("good morning"));
+        assert_eq!(harness.state("web"), json!({ "text": "good morning" }));
+        assert_eq!(harness.status("web").unwrap().0["greeting"], json!("good morning"));
     }
 
     #[test]
-    fn there_is_a_greeting_without_configuration_and_no_other_key() {
-        let bench = PluginHarness::<Greeting>::isolator(json!({})).unwrap();
-        assert_eq!(bench.prepare("web").unwrap().launch.environment["GREETING"], "hello there");
+    fn the_greeting_has_a_default_and_other_keys_are_rejected() {
+        let harness = PluginHarness::<Greeting>::isolator(json!({})).unwrap();
+        assert_eq!(harness.prepare("web").unwrap().launch.environment["GREETING"], "hello there");
         let refused = PluginHarness::<Greeting>::isolator(json!({ "greetings": "hi" })).err().unwrap();
         assert!(refused.message.contains("unknown field `greetings`"), "{refused}");
     }
 
     #[test]
-    fn cleaning_up_what_was_never_seen_succeeds_twice() {
-        let bench = PluginHarness::<Greeting>::isolator(json!({})).unwrap();
-        bench.cleanup("unknown").unwrap();
-        bench.cleanup("unknown").unwrap();
+    fn cleanup_of_an_unknown_container_succeeds_twice() {
+        let harness = PluginHarness::<Greeting>::isolator(json!({})).unwrap();
+        harness.cleanup("unknown").unwrap();
+        harness.cleanup("unknown").unwrap();
     }
 }

@@ -17,7 +17,7 @@ impl Logger for Tagged {
     type Config = Config;
 
     fn create(config: Config, _: Host) -> Result<Self> {
-        // A slash would lead out of the sandbox.
+        // With a slash, the path could leave the sandbox.
         if config.prefix.contains('/') {
             return Err(Error::new(format!("`prefix` is `{}`; it must not contain a slash", config.prefix)));
         }
@@ -39,29 +39,29 @@ mod tests {
 
     #[test]
     fn output_goes_to_files_with_the_prefix() {
-        let bench = PluginHarness::<Tagged>::logger(json!({ "prefix": "app-" })).unwrap();
-        let container = bench.container("web");
-        let (reply, _) = bench.open(&container).unwrap();
+        let harness = PluginHarness::<Tagged>::logger(json!({ "prefix": "app-" })).unwrap();
+        let container = harness.container("web");
+        let (reply, _) = harness.open(&container).unwrap();
         assert_eq!(reply.stdout, Stream::Path { path: container.sandbox.join("app-stdout") });
         assert_eq!(reply.stderr, Stream::Path { path: container.sandbox.join("app-stderr") });
     }
 
     #[test]
-    fn bad_configurations_are_refused() {
-        for (config, complaint) in [
+    fn invalid_configurations_are_rejected() {
+        for (config, expected) in [
             (json!({ "prefix": "../" }), "`prefix` is `../`; it must not contain a slash"),
             (json!({}), "missing field `prefix`"),
             (json!({ "prefix": "a", "suffix": "b" }), "unknown field `suffix`"),
         ] {
             let refused = PluginHarness::<Tagged>::logger(config.clone()).err().unwrap();
-            assert!(refused.message.contains(complaint), "{config} gave: {refused}");
+            assert!(refused.message.contains(expected), "{config} gave: {refused}");
         }
     }
 
     #[test]
-    fn cleaning_up_what_was_never_seen_succeeds_twice() {
-        let bench = PluginHarness::<Tagged>::logger(json!({ "prefix": "app-" })).unwrap();
-        bench.cleanup("unknown").unwrap();
-        bench.cleanup("unknown").unwrap();
+    fn cleanup_of_an_unknown_container_succeeds_twice() {
+        let harness = PluginHarness::<Tagged>::logger(json!({ "prefix": "app-" })).unwrap();
+        harness.cleanup("unknown").unwrap();
+        harness.cleanup("unknown").unwrap();
     }
 }
