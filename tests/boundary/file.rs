@@ -43,7 +43,7 @@ async fn a_file_truncated_anywhere_is_refused_and_never_mapped() {
         let of = format!("the file has {len}");
         refused_if(
             |bytes| bytes.truncate(len),
-            &["cannot be loaded: it is cut off", "bytes are described", &of],
+            &["cannot be loaded: it is truncated", "its headers describe", &of],
         )
         .await;
     }
@@ -51,8 +51,11 @@ async fn a_file_truncated_anywhere_is_refused_and_never_mapped() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_truncated_within_its_header_is_refused() {
-    refused_if(|bytes| bytes.truncate(40), &["it is cut off", "64 bytes are described, the file has 40"])
-        .await;
+    refused_if(
+        |bytes| bytes.truncate(40),
+        &["it is truncated", "its headers describe 64 bytes, the file has 40"],
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -192,7 +195,7 @@ async fn a_manifest_with_a_plugin_that_it_only_imports_is_refused_by_the_loader(
     let text = start_error(&world).await;
     assert_contains(
         &text,
-        &["the system's loader refuses plugin `example/greeting`", "undefined symbol", ROOT],
+        &["the dynamic loader cannot load plugin `example/greeting`", "undefined symbol", ROOT],
     );
     assert_works_without_isolators(&mut world).await;
 }
@@ -227,7 +230,8 @@ async fn a_plugin_with_static_thread_local_storage_is_refused() {
         note()
     );
     let path = compile(&world, &source, &["-shared", "-fPIC", "-ftls-model=initial-exec"]);
-    refused(world, path, &["it needs static thread-local storage", "without an allocator of its own"]).await;
+    refused(world, path, &["it requires static thread-local storage", "without an allocator of its own"])
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -240,7 +244,7 @@ async fn a_plugin_that_aborts_on_panic_is_refused() {
 async fn a_plugin_for_an_older_api_has_to_be_rebuilt() {
     let parts = [
         "isolator `example/greeting` 1.0.0",
-        "built for plugin API 0.9.0, this agent speaks 1.0 to",
+        "built for plugin API 0.9.0, this agent supports 1.0 to",
         "rebuild it",
     ];
     refused_if(|bytes| patch(bytes, r#""api":"1.0.0""#, r#""api":"0.9.0""#), &parts).await;
@@ -248,7 +252,7 @@ async fn a_plugin_for_an_older_api_has_to_be_rebuilt() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plugin_for_a_newer_api_needs_a_newer_agent() {
-    let parts = ["built for plugin API 2.0.0, this agent speaks 1.0 to", "upgrade the agent"];
+    let parts = ["built for plugin API 2.0.0, this agent supports 1.0 to", "upgrade the agent"];
     refused_if(|bytes| patch(bytes, r#""api":"1.0.0""#, r#""api":"2.0.0""#), &parts).await;
 }
 
@@ -337,7 +341,7 @@ async fn a_plugin_that_needs_a_missing_library_is_named_with_it() {
     let text = start_error(&world).await;
     assert_contains(
         &text,
-        &["the system's loader refuses plugin `example/greeting`", "libgone.so", "No such file"],
+        &["the dynamic loader cannot load plugin `example/greeting`", "libgone.so", "No such file"],
     );
     assert_works_without_isolators(&mut world).await;
 }

@@ -1,55 +1,55 @@
-//! What can be learned of a shared object from its bytes alone.
+//! Parses a shared object without loading it.
 //!
-//! Everything is found through the program headers, which the loader itself uses, so that a file without
-//! section headers is read as well. Nothing is trusted: each offset is checked before it is followed.
+//! Everything is located through the program headers, as the dynamic loader does, so that files without section headers
+//! are supported. The input is not trusted: each offset is checked before it is used.
 
 use object::LittleEndian as LE;
 use object::elf;
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::read::{Bytes, ReadRef};
 
-/// What a shared object says of itself.
+/// Properties of a shared object.
 #[derive(Debug, Default)]
 pub struct Facts<'data> {
-    /// The descriptor of the note asked for.
+    /// The descriptor of the requested note, if there is one.
     pub note: Option<&'data [u8]>,
-    /// The newest `GLIBC_2.x` that any of its symbols needs: the `x`.
+    /// The newest version of glibc that any of its symbols requires: the `x` of `GLIBC_2.x`.
     pub glibc_minor: u32,
-    /// Whether it reserves static thread-local storage, which a library loaded late may not get.
+    /// Whether it requires static thread-local storage, which dlopen(3) may not be able to allocate.
     pub static_tls: bool,
-    /// Whether a symbol name occurs among its dynamic strings.
+    /// Whether its dynamic string table contains the requested symbol name.
     pub names_symbol: bool,
 }
 
-/// Why a file is not a shared object that could be loaded here.
+/// Why a file is not a shared object that can be loaded on this machine.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ElfError {
-    /// It does not begin like one.
+    /// It has no ELF magic number.
     #[error("it is not an ELF file")]
     NotElf,
-    /// It is for other processors.
+    /// It is for another architecture.
     #[error("it was built for {0}, this agent runs on x86-64 (64-bit, little-endian)")]
     Foreign(String),
-    /// It is an object file, a program, a core dump.
+    /// It is an ELF file of another type: an object file, a program, a core dump.
     #[error("it is {0}, not a shared library")]
     NotShared(&'static str),
-    /// A part of it lies beyond its end.
-    #[error("it is cut off: {needed} bytes are described, the file has {len}")]
+    /// Its headers describe more bytes than it has.
+    #[error("it is truncated: its headers describe {needed} bytes, the file has {len}")]
     Truncated {
-        /// Where the farthest part ends.
+        /// Length in bytes according to the headers.
         needed: u64,
-        /// How long the file is.
+        /// Length of the file in bytes.
         len: u64,
     },
-    /// Its tables contradict each other.
+    /// One of its tables is invalid.
     #[error("its {0} cannot be read")]
     Malformed(&'static str),
 }
 
-/// Reads what a shared object says of itself.
+/// Parses a shared object. `note` is the owner and type of the requested note, `symbol` the requested symbol name.
 ///
 /// # Errors
-/// [`ElfError`] when it could not be loaded here, whatever it says.
+/// [`ElfError`] if it cannot be loaded on this machine.
 pub fn read<'data>(data: &'data [u8], note: (&str, u32), symbol: &[u8]) -> Result<Facts<'data>, ElfError> {
     check_identity(data)?;
     let header = elf::FileHeader64::<LE>::parse(data).map_err(|_| ElfError::Malformed("header"))?;
@@ -103,7 +103,8 @@ fn check_identity(data: &[u8]) -> Result<(), ElfError> {
     Err(ElfError::Foreign(format!("{name} ({bits}, {order})")))
 }
 
-/// A mapped page beyond the end of the file is a SIGBUS in the middle of `dlopen`.
+/// Checks that all segments are within the file. Otherwise the loader would map pages beyond its end, and accessing
+/// them raises SIGBUS.
 fn check_length(
     data: &[u8],
     header: &elf::FileHeader64<LE>,
@@ -115,7 +116,7 @@ fn check_length(
         let end = segment.p_offset(LE).checked_add(segment.p_filesz(LE));
         needed = needed.max(end.ok_or(ElfError::Malformed("program headers"))?);
     }
-    // Section headers come last in the file, so they also tell of a cut that no segment notices.
+    // Section headers are at the end of the file, so they reveal a truncation behind the last segment.
     let sections = u64::from(header.e_shnum(LE)) * u64::from(header.e_shentsize(LE));
     needed = needed.max(header.e_shoff(LE).saturating_add(sections));
     if needed > len { Err(ElfError::Truncated { needed, len }) } else { Ok(()) }
@@ -172,7 +173,7 @@ fn read_dynamic(
     Ok(())
 }
 
-/// Where in the file the byte lies that is mapped at `address`.
+/// The file offset of the byte that is mapped at `address`.
 fn offset_of(segments: &[elf::ProgramHeader64<LE>], address: u64) -> Option<u64> {
     segments.iter().filter(|segment| segment.p_type(LE) == elf::PT_LOAD).find_map(|segment| {
         let within = address.checked_sub(segment.p_vaddr(LE))?;
@@ -185,7 +186,7 @@ fn newest_glibc(data: &[u8], at: u64, strings: &[u8]) -> Result<u32, ElfError> {
     let read_need = |at: u64| data.read_at::<elf::Verneed<LE>>(at).map_err(|()| MALFORMED);
     let read_aux = |at: u64| data.read_at::<elf::Vernaux<LE>>(at).map_err(|()| MALFORMED);
     let (mut newest, mut at) = (0, at);
-    // A file has a handful of them; a bound keeps a hostile one from sending us in circles.
+    // Bounded, as the entries of a malicious file may form a cycle. Real files have a few.
     for _ in 0..1024 {
         let need = read_need(at)?;
         let mut aux_at = at + u64::from(need.vn_aux.get(LE));

@@ -1,4 +1,4 @@
-//! The one place where foreign code enters the process.
+//! Loads plugin libraries with dlopen(3). This is the only module that loads code into the process.
 #![allow(unsafe_code)]
 
 use std::ffi::CStr;
@@ -11,40 +11,40 @@ use abi_stable::type_layout::TypeLayout;
 use cofferdam_plugin_abi::ModuleRef;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 
-/// Why a plugin that looked right could not be loaded.
+/// Why a plugin that passed preflight could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// The system's loader refused it.
-    #[error("the system's loader refuses plugin `{name}` (`{path}`): {reason}")]
+    /// The dynamic loader failed.
+    #[error("the dynamic loader cannot load plugin `{name}` (`{path}`): {reason}")]
     Open {
         /// The plugin.
         name: String,
         /// The private copy.
         path: PathBuf,
-        /// The loader's words.
+        /// Message of the dynamic loader.
         reason: String,
     },
-    /// It is built with another boundary library.
+    /// It was built with an incompatible version of abi_stable.
     #[error("plugin `{name}` was built with an incompatible abi_stable; rebuild it against plugin API {api}")]
     Header {
         /// The plugin.
         name: String,
-        /// Ours.
+        /// The plugin API version of this agent.
         api: &'static str,
     },
-    /// Its idea of the boundary is not ours, in either direction.
+    /// Neither of the two ABI layouts contains the other.
     #[error(
-        "plugin `{name}` disagrees with this agent about the plugin API {api}; rebuild it (what differs is \
-         in the agent's log at level debug)"
+        "the ABI of plugin `{name}` is not compatible with plugin API {api} of this agent; rebuild it (the \
+         difference is logged at level debug)"
     )]
     Layout {
         /// The plugin.
         name: String,
-        /// Ours.
+        /// The plugin API version of this agent.
         api: &'static str,
     },
-    /// Its first function failed.
-    #[error("plugin `{name}` could not set itself up: {reason}")]
+    /// The function that returns its root module failed.
+    #[error("plugin `{name}` failed to initialize: {reason}")]
     Root {
         /// The plugin.
         name: String,
@@ -53,19 +53,19 @@ pub enum LoadError {
     },
 }
 
-/// Loads a private copy and answers what it exports. The library stays for the life of the process.
+/// Loads a private copy and returns its root module. The library is never unloaded.
 ///
 /// # Errors
-/// [`LoadError`] says who refused.
+/// [`LoadError`].
 pub(super) fn load(name: &str, path: &Path) -> Result<ModuleRef, LoadError> {
     let open_error = |error: libloading::Error| LoadError::Open {
         name: name.to_owned(),
         path: path.to_owned(),
-        // libloading says only which function failed; the loader's own words are its source.
+        // The error of libloading names only the function that failed; its source is the message of the loader.
         reason: std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string),
     };
-    // SAFETY: this runs the library's constructors. They are the plugin author's, whom the operator trusts
-    // with the agent's rights by naming the plugin; what can be checked without running it has been.
+    // SAFETY: this runs the library's constructors. By configuring the plugin, the operator trusts its code with the
+    // agent's privileges. Preflight has checked what can be checked without running it.
     let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }.map_err(open_error)?;
     // SAFETY: the export macro defines this symbol as a static `LibHeader`, which begins with an
     // `AbiHeader`; `AbiHeaderRef` is a transparent reference to one, and `upgrade` checks its magic text
@@ -73,7 +73,7 @@ pub(super) fn load(name: &str, path: &Path) -> Result<ModuleRef, LoadError> {
     let header = unsafe { library.get::<AbiHeaderRef>(ROOT_MODULE_LOADER_NAME_WITH_NUL.as_bytes()) }
         .map(|symbol| *symbol)
         .map_err(open_error)?;
-    // References into it are everywhere from now on, and abi_stable keeps some for ever.
+    // Never unloaded: abi_stable and the callers keep `'static` references into it.
     std::mem::forget(library);
 
     let header = header.upgrade().map_err(|error| {
@@ -81,14 +81,14 @@ pub(super) fn load(name: &str, path: &Path) -> Result<ModuleRef, LoadError> {
         LoadError::Header { name: name.to_owned(), api: cofferdam_plugin_abi::API_VERSION }
     })?;
     check_layout(name, header)?;
-    // SAFETY: `check_layout` found one side's layout inside the other's, and every access past the end of
-    // the smaller one is tested at run time by the accessors of prefix types and trait objects.
+    // SAFETY: `check_layout` has established that one layout contains the other. The accessors of prefix types and trait
+    // objects check at run time that a field exists before they read it.
     unsafe { header.unchecked_layout::<ModuleRef>() }
         .map_err(|error| LoadError::Root { name: name.to_owned(), reason: error.to_string() })
 }
 
-/// Accepts a plugin whose layout contains ours (a newer one) or is contained in ours (an older one). The
-/// stock check asks only the first question, and so refuses every older plugin.
+/// Accepts a plugin whose layout contains that of the agent (a newer plugin) or is contained in it (an older plugin).
+/// The check of abi_stable itself accepts newer plugins only.
 fn check_layout(name: &str, header: &'static LibHeader) -> Result<(), LoadError> {
     let IsLayoutChecked::Yes(theirs) = header.root_mod_consts().layout() else {
         tracing::debug!(plugin = name, "the library was exported without its layout");
@@ -107,23 +107,23 @@ fn check_layout(name: &str, header: &'static LibHeader) -> Result<(), LoadError>
     }
 }
 
-/// What a plugin is to this agent.
+/// Age of a plugin's ABI, compared with that of the agent.
 #[derive(Debug, PartialEq, Eq)]
 enum Age {
     SameOrNewer,
     Older,
 }
 
-/// Finds one layout inside the other, or says why neither is.
+/// Compares two layouts. Fails with the differences if neither contains the other.
 fn compare(ours: &'static TypeLayout, theirs: &'static TypeLayout) -> Result<Age, String> {
     let Err(newer) = check_layout_compatibility(ours, theirs) else { return Ok(Age::SameOrNewer) };
     let Err(older) = check_layout_compatibility(theirs, ours) else { return Ok(Age::Older) };
     Err(format!("as a newer plugin: {newer}\nas an older plugin: {older}"))
 }
 
-/// The `x` of the glibc 2.x that this process runs with.
+/// The minor version of the glibc of this process: the `x` of 2.x.
 pub(super) fn glibc_minor() -> u32 {
-    // SAFETY: the function has no preconditions and answers a static, NUL-terminated text.
+    // SAFETY: the function has no preconditions and returns a static, NUL-terminated string.
     let version = unsafe { CStr::from_ptr(libc::gnu_get_libc_version()) };
     version.to_str().ok().and_then(|text| text.split('.').nth(1)?.parse().ok()).unwrap_or(0)
 }
@@ -132,13 +132,13 @@ pub(super) fn glibc_minor() -> u32 {
 mod tests {
     use super::*;
 
-    /// One boundary as it was released, and as it may and may not become.
+    /// A module with an ABI: a trait with these methods, and the root module that creates it.
     macro_rules! release {
         ($name:ident { $($before:ident),* ; $last:ident ; $($after:ident: $answer:literal),* }) => {
             #[expect(
                 non_local_definitions,
                 dead_code,
-                reason = "what abi_stable expands to; only the layout is looked at"
+                reason = "expansion of abi_stable, of which only the layout is used"
             )]
             mod $name {
                 use abi_stable::std_types::RBox;
@@ -172,14 +172,14 @@ mod tests {
     release!(renamed { get_ready; cleanup; });
 
     #[test]
-    fn an_older_plugin_is_as_welcome_as_a_newer_one() {
+    fn older_and_newer_plugins_are_compatible() {
         assert_eq!(compare(released::layout(), released::layout()), Ok(Age::SameOrNewer));
         assert_eq!(compare(released::layout(), appended::layout()), Ok(Age::SameOrNewer));
         assert_eq!(compare(appended::layout(), released::layout()), Ok(Age::Older));
     }
 
     #[test]
-    fn a_boundary_that_did_anything_but_grow_is_refused_in_both_directions() {
+    fn layouts_with_an_inserted_or_renamed_method_are_incompatible() {
         for other in [inserted::layout(), renamed::layout()] {
             compare(released::layout(), other).unwrap_err();
             compare(other, released::layout()).unwrap_err();

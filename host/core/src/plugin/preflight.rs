@@ -22,7 +22,7 @@ const LARGEST: u64 = 512 << 20;
 /// The symbol through which abi_stable finds a library's root module.
 const ROOT_SYMBOL: &[u8] = abi_stable::library::ROOT_MODULE_LOADER_NAME.as_bytes();
 
-/// A plugin file that is open, of which only the agent's user and root can change the content.
+/// An open plugin file, which only the agent's user and root can modify.
 #[derive(Debug)]
 pub(super) struct PluginFile {
     path: PathBuf,
@@ -30,7 +30,7 @@ pub(super) struct PluginFile {
     metadata: Metadata,
 }
 
-/// What a plugin file contains: depends on its bytes alone, and not on this agent or host.
+/// Properties of a plugin file that depend on its content only, not on this agent or host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Facts {
     /// The text of its manifest note, if it has one.
@@ -54,7 +54,7 @@ pub enum PreflightError {
         /// Why.
         source: std::io::Error,
     },
-    /// It is a directory, a pipe, a device.
+    /// It is not a regular file, but a directory, pipe or device, for example.
     #[error("plugin `{path}` is not a regular file")]
     NotAFile {
         /// The path.
@@ -68,7 +68,7 @@ pub enum PreflightError {
         /// Its size.
         size: u64,
     },
-    /// Others than root and the agent's user could change it, and with it what the agent runs.
+    /// Users other than root and the agent's user can modify it, and so could run code with the agent's privileges.
     #[error(
         "plugin file `{path}` can be changed by others: `{culprit}` {how}; a plugin runs with the agent's \
          rights, so the file and its directories must belong to root or the agent's user and be writable by \
@@ -80,7 +80,7 @@ pub enum PreflightError {
         path: PathBuf,
         /// The file or directory that others can change.
         culprit: PathBuf,
-        /// In which way.
+        /// Why they can: its owner or mode.
         how: String,
     },
     /// It is not a shared library for this machine.
@@ -109,14 +109,14 @@ pub enum PreflightError {
         /// Why.
         source: serde_json::Error,
     },
-    /// It does not fit this agent or host.
+    /// It is not compatible with this agent or host.
     #[error("{kind} `{name}` {version} (`{path}`) cannot be used: {reason}")]
     Unfit {
-        /// What it is.
+        /// Kind of the plugin.
         kind: Kind,
-        /// Its name.
+        /// Name of the plugin.
         name: String,
-        /// Its version.
+        /// Version of the plugin.
         version: Version,
         /// The file.
         path: PathBuf,
@@ -128,7 +128,7 @@ pub enum PreflightError {
 /// Reads a plugin's manifest and hash without running any of its code.
 ///
 /// # Errors
-/// [`PreflightError`] says what is wrong with the file.
+/// [`PreflightError`].
 pub fn inspect_file(path: &Path) -> Result<(Manifest, String), PreflightError> {
     let file = PluginFile::open(path)?;
     let bytes = file.read()?;
@@ -138,10 +138,10 @@ pub fn inspect_file(path: &Path) -> Result<(Manifest, String), PreflightError> {
 
 /// The plugin files of a directory, by name.
 ///
-/// Libraries without a manifest are left out.
+/// Libraries without a manifest are omitted.
 ///
 /// # Errors
-/// When the directory cannot be read.
+/// If the directory cannot be read.
 pub fn find(directory: &Path) -> std::io::Result<Found> {
     find_by(directory, |path| {
         let file = PluginFile::open(path)?;
@@ -168,11 +168,11 @@ pub(super) fn find_by(
 }
 
 impl PluginFile {
-    /// Opens a file, and checks everything that its content does not decide.
+    /// Opens a file, and checks its type, size, owners and modes.
     pub(super) fn open(path: &Path) -> Result<Self, PreflightError> {
         let read_error = |source| PreflightError::Read { path: path.to_owned(), source };
         let path = path.canonicalize().map_err(read_error)?;
-        // Opening a pipe would otherwise wait until somebody writes to it.
+        // Without O_NONBLOCK, opening a pipe would block until it has a writer.
         let file = OpenOptions::new()
             .read(true)
             .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
@@ -200,12 +200,12 @@ impl PluginFile {
         &self.file
     }
 
-    /// Its metadata when it was opened.
+    /// Metadata of the file at the time it was opened.
     pub(super) fn metadata(&self) -> &Metadata {
         &self.metadata
     }
 
-    /// Its whole content.
+    /// Reads the whole content.
     pub(super) fn read(&self) -> Result<Vec<u8>, PreflightError> {
         let read_error = |source| PreflightError::Read { path: self.path.clone(), source };
         let mut file = &self.file;
@@ -217,12 +217,12 @@ impl PluginFile {
 }
 
 impl Facts {
-    /// Reads the content of a file.
+    /// Parses the content of a file.
     pub(super) fn of(path: &Path, bytes: &[u8]) -> Result<Self, PreflightError> {
         let facts = elf::read(bytes, (abi::NOTE_OWNER, abi::NOTE_TYPE), ROOT_SYMBOL)
             .map_err(|source| PreflightError::Elf { path: path.to_owned(), source })?;
         Ok(Self {
-            // A manifest is JSON; what is not even text is reported when it is parsed.
+            // If the manifest is not UTF-8, parsing it as JSON reports the error.
             manifest: facts.note.map(|note| String::from_utf8_lossy(note).into_owned()),
             glibc_minor: facts.glibc_minor,
             static_tls: facts.static_tls,
@@ -230,7 +230,7 @@ impl Facts {
         })
     }
 
-    /// The manifest, if the file can be used by this agent on this host.
+    /// The manifest, if the plugin is compatible with this agent and host.
     pub(super) fn usable_manifest(&self, path: &Path) -> Result<Manifest, PreflightError> {
         let note =
             self.manifest.as_ref().ok_or_else(|| PreflightError::NotAPlugin { path: path.to_owned() })?;
@@ -246,14 +246,14 @@ impl Facts {
     }
 }
 
-/// Why a plugin does not fit this agent, if it does not.
+/// Why a plugin is not compatible with this agent or host; `None` if it is.
 fn unfit(manifest: &Manifest, facts: &Facts) -> Option<String> {
     let ours = Version::parse(abi::API_VERSION).ok()?;
     let api = &manifest.api;
     if api.major != ours.major {
         let advice = if api.major > ours.major { "upgrade the agent" } else { "rebuild it" };
         return Some(format!(
-            "it was built for plugin API {api}, this agent speaks {}.0 to {ours}; {advice}",
+            "it was built for plugin API {api}, this agent supports {}.0 to {ours}; {advice}",
             ours.major
         ));
     }
@@ -268,7 +268,7 @@ fn unfit(manifest: &Manifest, facts: &Facts) -> Option<String> {
     }
     if manifest.abi != abi::ABI_NAME || manifest.encoding != abi::ENCODING {
         return Some(format!(
-            "it speaks `{}` with `{}` payloads, this agent `{}` with `{}`; rebuild it",
+            "it uses the ABI `{}` with `{}` payloads, this agent uses `{}` with `{}`; rebuild it",
             manifest.abi,
             manifest.encoding,
             abi::ABI_NAME,
@@ -287,8 +287,8 @@ fn unfit(manifest: &Manifest, facts: &Facts) -> Option<String> {
     }
     if facts.static_tls {
         return Some(
-            "it needs static thread-local storage, which a library that is loaded late may not get; build \
-             it without an allocator of its own"
+            "it requires static thread-local storage, which may not be available to a library that is loaded \
+             at run time; build it without an allocator of its own"
                 .into(),
         );
     }
@@ -302,8 +302,8 @@ fn unfit(manifest: &Manifest, facts: &Facts) -> Option<String> {
     None
 }
 
-/// The part of a path that somebody else than root and this process's user can change, and how. In a directory with
-/// the sticky bit, such as `/tmp`, nobody can replace what is not theirs.
+/// The component of a path that users other than root and the user of this process can modify, and why. In a directory
+/// with the sticky bit, such as `/tmp`, users can replace only their own files.
 pub(super) fn changeable_by_others(path: &Path) -> std::io::Result<Option<(PathBuf, String)>> {
     let us = nix::unistd::geteuid().as_raw();
     for part in path.ancestors() {

@@ -1,15 +1,15 @@
-//! What is known of plugin files that were read before, on disk.
+//! The index of plugin files that were read before, on disk.
 //!
 //! ```text
 //! cofferdam-plugin-index 1 5f0c9a3e                          format version, CRC-32 of the rest
 //! {"boot_id": "…", "files": {"/usr/lib/cofferdam/libx.so": {"stamp": {…}, "sha256": "…", …}}}
 //! ```
 //!
-//! The index is believed only if it and its directory belong to the user of the agent and only that user can write to
-//! them, and only until the next reboot: device numbers may then mean other devices. It contains facts about the bytes
-//! of files and no judgements, so that another version of the agent may read it. Anything that is wrong with it means
-//! an empty index. It is replaced as a whole, by rename; of two agents that do so at the same time, one may have to
-//! read some files again.
+//! The index is used only if it and its directory belong to the user of the agent and only that user can write to them.
+//! It is valid until the next reboot, after which device numbers may refer to other devices. It contains only facts
+//! about the content of files; compatibility is checked at every start, so other versions of the agent can use the
+//! index. An invalid index is treated as empty. It is replaced atomically, by rename. If two agents write it at the
+//! same time, entries of one are lost, and those files are read again.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -32,19 +32,19 @@ const VERSION: u32 = 1;
 /// A larger index is not read or written.
 const MAX_BYTES: u64 = 4 << 20;
 
-/// The files read least recently are dropped from a larger index.
+/// Maximum number of entries. The files that were read least recently are dropped.
 const MAX_FILES: usize = 512;
 
-/// What is known of one file.
+/// The entry of one file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Known {
-    /// The file when it was read.
+    /// Stamp of the file when it was read.
     pub stamp: Stamp,
     /// When it was read.
     pub read_at: Time,
     pub sha256: String,
     pub facts: Facts,
-    /// The private copy when its content was last verified.
+    /// Stamp of the private copy when it was last verified; `None` if that was not reliable.
     pub copy: Option<Stamp>,
 }
 
@@ -53,7 +53,7 @@ pub(super) struct Known {
 pub(super) struct Index {
     /// By path. A path that is not UTF-8 is not indexed.
     known: BTreeMap<String, Known>,
-    /// What is not yet on disk.
+    /// Entries that are not yet on disk.
     learned: BTreeMap<String, Known>,
 }
 
@@ -64,7 +64,7 @@ struct Content {
 }
 
 impl Index {
-    /// Reads the index of a store; an empty one if there is none or it cannot be believed.
+    /// Reads the index of a store. It is empty if there is none or it is invalid.
     pub(super) fn read(directory: &Path) -> Self {
         let known = open_private(directory).and_then(|directory| read(&directory));
         let known = known.unwrap_or_else(|reason| {
@@ -74,11 +74,11 @@ impl Index {
         Self { known, learned: BTreeMap::new() }
     }
 
-    /// What is known of a file, if it has not changed since.
+    /// The entry of a file, if the file has not changed since it was read.
     pub(super) fn get(&self, path: &Path, stamp: &Stamp, now: Time) -> Option<&Known> {
         let path = path.to_str()?;
         let known = self.learned.get(path).or_else(|| self.known.get(path))?;
-        // A clock that was set back might show a change time again that has been seen before.
+        // After the clock was set back, a changed file may have an earlier change time again.
         (known.stamp == *stamp && known.read_at <= now).then_some(known)
     }
 
@@ -88,8 +88,8 @@ impl Index {
         }
     }
 
-    /// Writes what was learned, together with what others have written meanwhile. Files that have changed or are gone
-    /// are dropped.
+    /// Writes the new entries, together with those that other agents have written in the meantime. Drops entries of
+    /// files that have changed or no longer exist.
     pub(super) fn save(&mut self, directory: &Path) -> io::Result<()> {
         if self.learned.is_empty() {
             return Ok(());
@@ -115,14 +115,14 @@ impl Index {
 fn encode(content: &Content) -> io::Result<Vec<u8>> {
     let body = serde_json::to_vec(content)?;
     if body.len() as u64 >= MAX_BYTES - 64 {
-        return Err(io::Error::other("it would be too large"));
+        return Err(io::Error::other("the index would be too large"));
     }
     let mut bytes = format!("{MAGIC} {VERSION} {:08x}\n", crc32fast::hash(&body)).into_bytes();
     bytes.extend(body);
     Ok(bytes)
 }
 
-/// Opens the directory of a store, if only the user of this process can change what is in it.
+/// Opens the directory of a store, if only the user of this process can modify it.
 fn open_private(directory: &Path) -> io::Result<File> {
     let others = |what: &Path, how: &str| io::Error::other(format!("`{}` {how}", what.display()));
     if let Some((culprit, how)) = preflight::changeable_by_others(&directory.canonicalize()?)? {
@@ -146,12 +146,12 @@ fn read(directory: &File) -> io::Result<BTreeMap<String, Known>> {
     let file = File::from(openat(directory, NAME, flags, Mode::empty())?);
     let metadata = file.metadata()?;
     if !metadata.is_file() || !is_private(&metadata) || metadata.len() > MAX_BYTES {
-        return Err(invalid("it is not a regular file, too large, or can be changed by others"));
+        return Err(invalid("it is not a regular file, is too large, or can be changed by others"));
     }
     let mut bytes = Vec::new();
     file.take(MAX_BYTES).read_to_end(&mut bytes)?;
 
-    let end = bytes.iter().position(|&byte| byte == b'\n').ok_or_else(|| invalid("it is cut off"))?;
+    let end = bytes.iter().position(|&byte| byte == b'\n').ok_or_else(|| invalid("it is truncated"))?;
     let (head, body) = (&bytes[..end], &bytes[end + 1..]);
     if *head != *format!("{MAGIC} {VERSION} {:08x}", crc32fast::hash(body)).as_bytes() {
         return Err(invalid("its version or checksum is wrong"));

@@ -1,26 +1,26 @@
-//! Whether anybody has a file open for writing, by means of a file lease (fcntl(2), `F_SETLEASE`).
+//! Detects whether a file is open for writing, with a file lease (fcntl(2), `F_SETLEASE`).
 #![allow(unsafe_code)]
 
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 
-/// Processes that have a file open for writing, or mapped so.
+/// Whether any process has a file open or mapped for writing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Writers {
-    /// There are some.
+    /// At least one process has.
     Present,
-    /// There are none.
+    /// No process has.
     None,
-    /// Only the file's owner and root get to know.
+    /// The file belongs to another user, or its file system has no leases.
     Unknown,
 }
 
-/// Finds out whether `file`, which is open for reading, is open for writing anywhere.
+/// Checks for writers of `file`, which is open for reading.
 pub(super) fn writers(file: &File) -> io::Result<Writers> {
     match take(file) {
         Ok(()) => {
-            // A lease that is kept would delay the next writer.
+            // Released, as a lease blocks the next writer.
             fcntl(file, libc::F_SETLEASE, libc::F_UNLCK)?;
             Ok(Writers::None)
         }
@@ -33,13 +33,13 @@ pub(super) fn writers(file: &File) -> io::Result<Writers> {
 }
 
 fn take(file: &File) -> io::Result<()> {
-    // A writer that comes while the lease is held has the kernel send a signal: by default SIGIO, which ends a process
-    // that does not handle it; SIGURG is ignored by such a process.
+    // If the file is opened for writing while the lease is held, the kernel sends a signal. The default, SIGIO,
+    // terminates a process without a handler; SIGURG is ignored by default.
     fcntl(file, F_SETSIG, libc::SIGURG)?;
     fcntl(file, libc::F_SETLEASE, libc::F_RDLCK)
 }
 
-/// `F_SETSIG` of `<asm-generic/fcntl.h>`, which the libc crate lacks.
+/// `F_SETSIG` of `<asm-generic/fcntl.h>`, which is missing in the libc crate.
 const F_SETSIG: libc::c_int = 10;
 
 fn fcntl(file: &File, operation: libc::c_int, argument: libc::c_int) -> io::Result<()> {
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_is_open_for_writing_has_a_writer() {
+    fn writers_are_detected_while_the_file_is_open_for_writing() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
         let writer = File::create(&path).unwrap();
@@ -66,12 +66,12 @@ mod tests {
         assert_eq!(writers(&reader).unwrap(), Writers::Present);
         drop(writer);
         assert_eq!(writers(&reader).unwrap(), Writers::None);
-        // The lease was given back: a writer does not have to wait.
+        // The lease was released, so a writer does not block.
         OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
     }
 
     #[test]
-    fn a_writer_that_comes_meanwhile_does_not_end_this_process() {
+    fn breaking_the_lease_does_not_terminate_this_process() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
         File::create(&path).unwrap();

@@ -1,16 +1,18 @@
-//! Private copies of plugin files, by hash, and the index by which known files are recognised.
+//! Private copies of plugin files, by hash, and the index of known files.
 //!
-//! A plugin is never loaded from the file that the operator installed: overwriting a loaded library in place kills
-//! the process that has it mapped, and opening a replaced file again silently gives the old code. Copies named by their
-//! content do not have these problems, and older ones stay available for a rollback.
+//! A plugin is never loaded from the file that the operator installed: overwriting a loaded library in place kills the
+//! process that has it mapped, and loading a path again returns the library that is already loaded, even if the file
+//! was replaced. Copies that are named by their hash do not have these problems, and older ones remain available for a
+//! rollback.
 //!
 //! ```text
 //! <store>/<sha256>.so   mode 0500
-//! <store>/index         what is known of files that were read before
+//! <store>/index         facts about files that were read before
 //! ```
 //!
-//! Reading, hashing and comparing costs milliseconds for each plugin, so a file that is [known](index) to be unchanged
-//! is not read again, and neither is its copy. A file that is too new to tell (see [`stamp`]) is read every time.
+//! Reading, hashing and comparing takes milliseconds for each plugin. So a file that is [known](index) to be unchanged
+//! is not read again, and neither is its copy. A file that was changed too recently to detect further changes (see
+//! [`stamp`]) is read every time.
 //!
 //! The store is in the work directory: `/run` is commonly mounted `noexec`, and a rollback must be possible after a
 //! reboot.
@@ -54,7 +56,7 @@ pub struct StoreError {
     pub source: io::Error,
 }
 
-/// A file that may be loaded as a plugin.
+/// A plugin file that has passed preflight.
 #[derive(Debug)]
 pub struct Candidate {
     /// Its manifest.
@@ -69,16 +71,16 @@ struct Content {
     known: Known,
     /// `None` if it was not read, because the index knows it.
     bytes: Option<Vec<u8>>,
-    /// Whether it may be entered into the index: every later change of the file would be noticed.
+    /// Whether it can be added to the index, because every later change of the file is detectable.
     reliable: bool,
 }
 
 /// Whether a file must be read even if the index knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trust {
-    /// The index is believed.
+    /// A file that is in the index is not read.
     Index,
-    /// The file and its copy are read, as for a pinned hash.
+    /// The file and its copy are read, as required for a pinned hash.
     Content,
 }
 
@@ -89,7 +91,7 @@ impl Store {
         Self { directory: directory.to_owned(), index: Mutex::new(Index::read(directory)) }
     }
 
-    /// Inspects a plugin file without running any of its code, and without reading it if it is known.
+    /// Inspects a plugin file without running any of its code. Does not read it if it is known and `trust` permits.
     ///
     /// # Errors
     /// [`PreflightError`].
@@ -103,12 +105,12 @@ impl Store {
     /// The manifests of the plugin files in a directory; see [`find`](super::find).
     ///
     /// # Errors
-    /// When the directory cannot be read.
+    /// If the directory cannot be read.
     pub fn find(&self, directory: &Path) -> io::Result<Found> {
         find_by(directory, |path| self.examine(path, Trust::Index).map(|candidate| candidate.manifest))
     }
 
-    /// The private copy of a plugin file, written if it is missing or not what it should be.
+    /// Returns the private copy of a plugin file. Writes it if it is missing or damaged.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -123,7 +125,7 @@ impl Store {
         Ok(path)
     }
 
-    /// Writes what was learned to the index. Without it, the next start takes longer.
+    /// Writes new entries to the index. If this fails, the next start only takes longer.
     pub fn save(&self) {
         if let Err(error) = self.index.lock().save(&self.directory) {
             tracing::debug!(store = %self.directory.display(), "cannot write the plugin index: {error}");
@@ -165,7 +167,7 @@ impl Store {
             Ok(_) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
-                tracing::warn!("private copy of a plugin `{}` is replaced: {error}", path.display())
+                tracing::warn!("replacing the private copy `{}` of a plugin: {error}", path.display())
             }
         }
         let reread;
@@ -174,7 +176,7 @@ impl Store {
             None => {
                 reread = candidate.file.read().map_err(io::Error::other)?;
                 if hash(&reread) != known.sha256 {
-                    return Err(io::Error::other("the plugin file was changed at this moment; try again"));
+                    return Err(io::Error::other("the plugin file has just changed; try again"));
                 }
                 &reread
             }
@@ -197,20 +199,20 @@ impl Candidate {
         &self.content.known.sha256
     }
 
-    /// Whether the index knows the file, so that it was not read.
+    /// Whether the file is in the index, so that it was not read.
     #[must_use]
     pub fn is_known(&self) -> bool {
         self.content.bytes.is_none()
     }
 
-    /// Whether the index knows its private copy as well.
+    /// Whether its private copy is in the index as well.
     #[must_use]
     pub fn has_known_copy(&self) -> bool {
         self.content.known.copy.is_some()
     }
 }
 
-/// Verifies the content of a private copy, and returns its stamp if that is reliable.
+/// Verifies owner, mode and content of a private copy. Returns its stamp if it is reliable.
 fn verify(path: &Path, known: &Known) -> io::Result<Option<Stamp>> {
     let read_at = Time::now();
     let mut file =
@@ -223,7 +225,7 @@ fn verify(path: &Path, known: &Known) -> io::Result<Option<Stamp>> {
     let mut bytes = Vec::new();
     (&mut file).take(known.stamp.size + 1).read_to_end(&mut bytes)?;
     if hash(&bytes) != known.sha256 {
-        return Err(io::Error::other("its content is not what its name says"));
+        return Err(io::Error::other("its content does not have the hash in its name"));
     }
     let unchanged = Stamp::of(&file.metadata()?) == stamp;
     let reliable = unchanged && stamp.is_reliable(&file, read_at).unwrap_or(false);

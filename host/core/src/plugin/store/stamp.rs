@@ -1,4 +1,4 @@
-//! Recognition of an unchanged file without reading it.
+//! Detects whether a file has changed, without reading it.
 //!
 //! The kernel sets a file's change time (`ctime`) to its own clock at every change of content or attributes, and no
 //! system call sets it to anything else. So a file whose device, inode, size, mtime and ctime are the same as when it
@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 /// from a clock that advances every 1 to 10 ms.
 const MIN_AGE_SECONDS: i64 = 1;
 
-/// File systems (`f_type` of statfs) whose ctime is kept by this kernel. Network and user-space file systems are not
-/// among them: their server decides what ctime is, by a clock of its own.
+/// File systems (`f_type` of statfs) whose ctime is set by this kernel. Network and user-space file systems are not in
+/// the list: their servers set it, with their own clocks.
 const LOCAL: [u64; 8] = [
     0xef53,      // ext2, ext3, ext4
     0x5846_5342, // XFS
@@ -30,7 +30,7 @@ const LOCAL: [u64; 8] = [
     0x794c_7630, // overlay
 ];
 
-/// What changes with the content of a file.
+/// Metadata of a file that changes whenever its content changes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Stamp {
     device: u64,
@@ -70,17 +70,17 @@ impl Stamp {
 
     /// Whether every later change of the file changes its stamp. `now` is the time before the file was read.
     pub(super) fn is_reliable(&self, file: &File, now: Time) -> io::Result<bool> {
-        // Whole seconds come from a file system with a coarse clock, or from an image whose times were all set to the
-        // same value by its builder, as for reproducible builds; its next edition may have the same ones.
+        // A time in whole seconds comes from a file system with a coarse clock, or from an image with normalized times,
+        // as in reproducible builds. The next version of such a file may have the same times.
         let precise = self.changed.nanos != 0;
-        // Not from the future either, which means that the clock has been set back.
+        // A time in the future means that the clock has been set back.
         let settled = (MIN_AGE_SECONDS..).contains(&now.seconds.saturating_sub(self.changed.seconds + 1));
         if !precise || !settled {
             return Ok(false);
         }
         #[expect(clippy::cast_sign_loss, reason = "a bit pattern")]
         let local = LOCAL.contains(&(fstatfs(file)?.f_type as u64 & 0xffff_ffff));
-        // A page that somebody has mapped and written to stays writable, and further writes change no time.
+        // Later writes to a page that a process has mapped and already written to do not update the times.
         Ok(local && writers(file)? != Writers::Present)
     }
 }

@@ -1,4 +1,4 @@
-//! Replacing a file of the store as a whole.
+//! Atomic replacement of files in the store.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -8,17 +8,17 @@ use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// First letters of the names of files that are being written.
+/// Prefix of the names of files that are being written.
 const TEMPORARY: &str = ".new-";
 
-/// Nobody writes a file for this long: what is older was left by a process that was killed.
+/// Minimum age of abandoned files. Writing takes much less time, so older files were left by killed processes.
 const ABANDONED: Duration = Duration::from_secs(3600);
 
-/// Writes a file with this name and mode. Others see the old file or the new one, even after a power failure.
+/// Writes a file with this name and mode. Readers get either the old file or the new one, even after a power failure.
 pub(super) fn replace(directory: &Path, name: &str, bytes: &[u8], mode: u32) -> io::Result<()> {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     remove_abandoned(directory);
-    // Unique among processes that live in one pid namespace; where they do not, the next number is taken.
+    // The name is unique within a pid namespace. If a process of another one uses it, the next number is tried.
     let (temporary, mut file) = loop {
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let temporary = directory.join(format!("{TEMPORARY}{}-{count}", process::id()));
