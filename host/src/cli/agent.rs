@@ -82,19 +82,19 @@ pub(super) fn run(arguments: Arguments, socket: Option<PathBuf>) -> Outcome {
         .build()
         .map_err(|source| Failure::system("cannot start the tokio runtime", source))?;
     let outcome = runtime.block_on(serve(config));
-    // Nothing is waited for: after a panic, what would be waited for may never come.
+    // Does not wait for blocking tasks, which may never return after a panic.
     runtime.shutdown_background();
     outcome
 }
 
 async fn serve(config: Config) -> Outcome {
-    // First, so that a signal during a long recovery is not lost.
+    // Before the agent starts, so that a signal during a long recovery is not lost.
     let handle = |kind| signal(kind).map_err(|source| Failure::system("cannot handle signals", source));
     let (mut terminate, mut interrupt) = (handle(SignalKind::terminate())?, handle(SignalKind::interrupt())?);
 
     let socket = config.socket.clone();
     let agent = Agent::start(config.agent.clone()).await.map_err(Failure::of)?;
-    // After the start, so that a socket that accepts connections means an agent that is ready.
+    // After the start, so that the socket accepts connections only if the agent is ready.
     let listener = Listener::bind(&socket)?;
     tracing::info!("listening on {}", listener.path().display());
     notify_service_manager("READY=1");
@@ -107,7 +107,7 @@ async fn serve(config: Config) -> Outcome {
     };
     tokio::select! {
         () = api::serve(agent.clone(), config, listener, stop) => {}
-        // Whoever supervises this process starts the next agent, which has the containers again.
+        // The service manager restarts the agent, which then recovers the containers.
         error = agent.failed() => return Err(Failure::message(error)),
     }
     agent.shutdown().await;

@@ -50,11 +50,11 @@ pub(super) enum ClientError {
     Refused {
         /// HTTP status.
         status: u16,
-        /// The first line of the response.
+        /// The message: the first line of the response.
         text: String,
-        /// Why a command could not be executed, if that is what failed.
+        /// Why the command could not be executed; `None` for other failures.
         exec_failure: Option<String>,
-        /// The causes: the other lines.
+        /// The causes, from the other lines.
         source: Option<Box<Cause>>,
     },
     /// The response cannot be parsed.
@@ -132,8 +132,8 @@ impl Client {
         })
     }
 
-    /// Launches a container, and stays connected until it has ended. `None` if a container of that id was there
-    /// already.
+    /// Launches a container on a connection that stays open until the container has ended. `None` if a container with
+    /// that id exists already.
     pub(super) async fn run(&self, request: &model::Request) -> Result<Option<Running>, ClientError> {
         let response = self.open(&Call::RunContainer(Box::new(encode_launch(request)))).await?;
         if response.status() == 202 {
@@ -147,7 +147,7 @@ impl Client {
         Ok(Some(Running { logs, records }))
     }
 
-    /// Sends a request and receives the whole answer.
+    /// Sends a request and receives the whole response.
     async fn send(&self, call: &Call) -> Result<(u16, Bytes), ClientError> {
         let response = self.open(call).await?;
         let status = response.status().as_u16();
@@ -155,13 +155,13 @@ impl Client {
         Ok((status, body.to_bytes()))
     }
 
-    /// Sends a request and receives the head of the answer, which is not an error.
+    /// Sends a request and receives the head of the response. A response with an error status is an error.
     async fn open(&self, call: &Call) -> Result<hyper::Response<Incoming>, ClientError> {
         let broken = |source| self.broken(source);
         let stream = UnixStream::connect(&self.socket).await.map_err(|source| self.unreachable(source))?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-        // It ends with the response, as nothing keeps the sender. Its error is also returned by the request.
+        // The task ends after the response, because the sender is dropped. The request returns its error as well.
         tokio::spawn(connection);
 
         let body = serde_json::to_vec(call).unwrap_or_default();
@@ -204,7 +204,7 @@ impl Client {
 /// A container that was launched by this client.
 #[derive(Debug)]
 pub(super) struct Running {
-    /// The files of its output, if there are any.
+    /// The files that its output is written to, if there are any.
     pub logs: Logs,
     records: Records,
 }
@@ -253,9 +253,9 @@ impl Records {
 /// Result of a launch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Launched {
-    /// It was launched.
+    /// The container was launched.
     Now,
-    /// The id was taken.
+    /// A container with that id exists already.
     Already,
 }
 
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_header_tells_why_a_command_was_not_executed() {
+    async fn a_header_contains_the_reason_why_a_command_was_not_executed() {
         let world = world().await;
         for (command, word) in [("no-such-command", "not found"), ("/etc/passwd", "not executable")] {
             match world.client.launch(&request("a", &[command])).await {
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_learns_that_the_agent_stops_before_its_container() {
+    async fn a_client_gets_an_error_if_the_agent_stops_before_the_container_ends() {
         let world = world().await;
         let running = world.client.run(&request("long", &["sleep", "1000"])).await.unwrap().unwrap();
         world.stop.send(()).unwrap();

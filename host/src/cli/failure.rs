@@ -13,7 +13,7 @@ use crate::config::ConfigError;
 /// Exit status of failures that do not set their own.
 const FAILED: u8 = 1;
 
-/// What a command returns: its exit status or why it failed.
+/// Result of a command: its exit status or a failure.
 pub(super) type Outcome = Result<u8, Failure>;
 
 /// Why a command failed, with its exit status.
@@ -87,10 +87,10 @@ pub(super) fn exit(outcome: Outcome) -> ExitCode {
         Err(failure) => failure,
     };
     if is_broken_pipe(failure.error()) {
-        // The reader of our output closed it, as `head` does.
+        // The reader of standard output has closed it, as `head` does.
         return ExitCode::SUCCESS;
     }
-    // There is no other place to report an error of standard error.
+    // If standard error cannot be written to, the error cannot be reported.
     drop(io::stderr().write_all(describe(failure.error()).as_bytes()));
     ExitCode::from(failure.status)
 }

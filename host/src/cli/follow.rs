@@ -1,9 +1,8 @@
 //! Copies a file to a writer as it grows, across rotations.
 //!
-//! A thread waits for inotify events of the file's directory. When it is told that nothing more is written, it copies
-//! the rest and exits.
+//! A thread waits for inotify events of the file's directory. [`Follower::finish`] makes it copy the rest and exit.
 //!
-//! Closing an inotify descriptor takes some 20 ms, longer than many commands run. Therefore the thread first polls, at
+//! Closing an inotify descriptor takes about 20 ms, longer than many commands run. So the thread first polls, at
 //! increasing intervals.
 
 use std::fs::File;
@@ -50,7 +49,7 @@ impl Follower {
         Ok(Self { done, thread })
     }
 
-    /// Copies the rest and waits for the thread. Called when nothing more is written.
+    /// Copies the rest and waits for the thread. Called after the last write to the file.
     pub(super) fn finish(self) -> io::Result<()> {
         rustix::io::write(&*self.done, &1_u64.to_ne_bytes())?;
         self.thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread that copies output panicked")))
@@ -84,7 +83,7 @@ fn copy(path: &Path, sink: &mut dyn Write, done: &OwnedFd) -> io::Result<()> {
     }
 }
 
-/// Continues by polling, as when the user has too many inotify instances.
+/// Copies with polling instead of inotify, for example if the user has too many inotify instances.
 fn poll_until_done(mut tail: Tail<'_>, sink: &mut dyn Write, done: &OwnedFd) -> io::Result<()> {
     loop {
         tail.copy_new(sink)?;

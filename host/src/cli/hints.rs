@@ -1,4 +1,4 @@
-//! Hints for errors that have a usual remedy.
+//! Hints for errors that have a common solution.
 
 use std::error::Error;
 use std::io;
@@ -8,7 +8,7 @@ use crate::api::BindError;
 use cofferdam_core::agent::StartError;
 use cofferdam_core::ledger::LedgerError;
 
-/// A hint for one error of a chain of causes.
+/// The hint for one error in a chain of causes.
 pub(super) fn hint(error: &(dyn Error + 'static)) -> Option<&'static str> {
     if let Some(error) = error.downcast_ref::<ClientError>() {
         return client_hint(error);
@@ -30,7 +30,7 @@ pub(super) fn hint(error: &(dyn Error + 'static)) -> Option<&'static str> {
 fn client_hint(error: &ClientError) -> Option<&'static str> {
     match error {
         ClientError::NotRunning { .. } => {
-            Some("start an agent with `cofferdam agent`, or give its socket with `--socket`")
+            Some("start an agent with `cofferdam agent`, or set its socket with `--socket`")
         }
         ClientError::Connect { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
             Some("only root and the user of the agent may use its API")

@@ -10,9 +10,9 @@ use cofferdam_core::plugin::{self, Store, Trust};
 
 /// Plugin files, inspected without running them.
 pub(super) enum Files {
-    /// Each is read.
+    /// Every file is read.
     Read,
-    /// Known ones are recognised by the index of a plugin store.
+    /// Files that are in the index of a plugin store are not read.
     Indexed(Arc<Store>),
 }
 
@@ -22,7 +22,7 @@ impl PluginIndex for Files {
             Self::Read => plugin::find(directory),
             Self::Indexed(store) => store.find(directory),
         };
-        // A directory that cannot be read offers nothing; the configuration reports one that is missing.
+        // A directory that cannot be read is treated as empty. A missing one is reported by the configuration.
         let found = found.unwrap_or_default().into_iter();
         found.map(|(file, manifest)| (file, manifest.map_err(Into::into))).collect()
     }

@@ -1,4 +1,4 @@
-//! Preparation of this process for running an agent, which the library leaves to its embedder.
+//! Settings of this process that an agent needs and that the library leaves to the program that embeds it.
 
 use std::path::PathBuf;
 
@@ -8,12 +8,12 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::failure::Failure;
 
-/// Prepares this process, and completes the configuration with what belongs to it.
+/// Changes the settings of this process, and adds those values to the configuration that depend on the process.
 ///
-/// - Raises the limit of open descriptors to the hard limit, as every running container takes some. Containers
-///   start with the limit that was in force before.
-/// - With the `linux` launcher, makes the process non-dumpable: a child on its way into a container shares this
-///   process's memory until it executes, and nobody in the container may read it.
+/// - Raises the limit of open descriptors to the hard limit, as every running container uses some. Containers start
+///   with the previous limit.
+/// - With the `linux` launcher, makes the process non-dumpable: until it executes, the first process of a container
+///   shares the memory of this process, which processes in the container must not be able to read.
 pub(super) fn prepare(config: &mut AgentConfig) -> Result<(), Failure> {
     let program = std::env::current_exe()
         .map_err(|source| Failure::system("cannot determine the path of this program", source))?;
@@ -26,7 +26,8 @@ pub(super) fn prepare(config: &mut AgentConfig) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Raises `RLIMIT_NOFILE` to the hard limit. Returns the limits (soft, hard) before, if they were changed.
+/// Raises `RLIMIT_NOFILE` to the hard limit. Returns the previous limits (soft, hard); `None` if they cannot be
+/// changed.
 fn raise_nofile() -> Option<(u64, u64)> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
     if let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {

@@ -43,7 +43,7 @@ pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
     Ok(0)
 }
 
-/// What the agent is asked to query from plugins.
+/// The data for which the agent calls plugins.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Details {
     pub(super) status: bool,
@@ -96,7 +96,7 @@ fn state(container: &Container) -> String {
     }
 }
 
-/// How a container ended, in a few words.
+/// How a container ended, as a short phrase.
 pub(super) fn exit_description(termination: &Termination) -> String {
     match termination.exit_status {
         Some(status) => Ended::from_raw(status).to_string(),

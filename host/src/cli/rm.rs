@@ -44,7 +44,7 @@ pub(super) async fn remove(client: &Client, id: &ContainerId) -> Result<(), Clie
 async fn kill_and_wait(client: &Client, id: &ContainerId) -> Result<(), ClientError> {
     let id = encode_id(id);
     match kill(client, &id, libc::SIGKILL).await {
-        // It has ended, is being destroyed or is unknown. `wait` and `remove` will tell.
+        // It has ended, is being destroyed or is unknown. `wait` and `remove` report the latter.
         Ok(()) | Err(ClientError::Refused { status: 404 | 409, .. }) => {}
         Err(error) => return Err(error),
     }

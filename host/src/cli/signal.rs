@@ -12,7 +12,7 @@ pub(super) fn parse(text: &str) -> Result<i32, String> {
     let name = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
     name.parse::<Signal>()
         .map(|signal| signal as i32)
-        .map_err(|_| format!("`{text}` is not a signal; give a name such as `TERM`, or a number"))
+        .map_err(|_| format!("`{text}` is not a signal; use a name such as `TERM`, or a number"))
 }
 
 #[cfg(test)]

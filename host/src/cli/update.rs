@@ -29,7 +29,7 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
     if arguments.resources.is_empty() {
         return Err(Failure::message(
-            "nothing to change; give `--cpus`, `--cpu-limit`, `--memory` or `--memory-limit`",
+            "nothing to change; set `--cpus`, `--cpu-limit`, `--memory` or `--memory-limit`",
         ));
     }
     let id = &arguments.id;

@@ -52,7 +52,7 @@ impl ChainResolver<'_> {
         let logger = logger.and_then(|raw| find(raw, Kind::Logger));
 
         check_duplicates(isolators, diagnostics);
-        // Includes plugins that have problems, which are reported already.
+        // Includes plugins with problems that are already reported, so that requirements on them are not.
         let configured: Vec<&str> = isolators.iter().map(|raw| raw.name.value.as_str()).collect();
         let unique = without_duplicates(&entries);
         for entry in unique.iter().copied().chain(&logger) {

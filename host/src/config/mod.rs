@@ -98,7 +98,7 @@ pub enum ConfigError {
 pub struct ApiLimits {
     /// Maximum size of a request body, in bytes.
     pub max_body: usize,
-    /// How long a request may take to arrive, and how long a connection may be idle.
+    /// Timeout for receiving a request, and for idle connections.
     pub idle_timeout: Duration,
 }
 
@@ -143,7 +143,8 @@ impl Config {
     }
 }
 
-/// An index with the result of the first scan, as scanning the plugin directory is the slowest part of a start.
+/// An index that returns the result of the first scan once, because scanning the plugin directory is the slowest part
+/// of a start.
 struct Scanned<'a> {
     available: Cell<Option<Vec<AvailablePlugin>>>,
     index: &'a dyn PluginIndex,

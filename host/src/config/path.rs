@@ -1,14 +1,14 @@
-//! Paths.
+//! Normalization of paths.
 
 use std::path::{Component, Path, PathBuf};
 
-/// Removes `.`, and `..` where that does not change the meaning of the path.
+/// Removes `.`, and those `..` whose removal does not change the meaning of the path.
 pub(super) fn normalize(path: &Path) -> PathBuf {
     let mut normal = PathBuf::new();
     for component in path.components() {
         match component {
             Component::CurDir => {}
-            // The parent of a symbolic link's target is not the parent of the link.
+            // After a symbolic link, `..` is the parent of its target.
             Component::ParentDir if !normal.is_symlink() && normal.file_name().is_some() => {
                 normal.pop();
             }

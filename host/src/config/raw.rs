@@ -1,7 +1,7 @@
 //! The values of a configuration file, with their positions.
 //!
-//! Values with the wrong type are left out here. The schema reports them, and resolution continues with the others, so
-//! that all problems of a file are found in one run.
+//! Values with the wrong type are omitted. They are reported by the schema, and resolution continues with the others,
+//! so that all problems of a file are found in one run.
 
 use std::ops::Range;
 use std::path::PathBuf;

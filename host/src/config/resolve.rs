@@ -1,4 +1,4 @@
-//! From the values of a file to a configuration: applies overrides and defaults, resolves paths and validates
+//! Resolves the values of a file to a configuration: applies overrides and defaults, resolves paths and validates
 //! values.
 
 use std::collections::BTreeMap;

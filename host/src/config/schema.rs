@@ -179,7 +179,7 @@ impl<'a> Checker<'a> {
         self.diagnostics.push(diagnostic.maybe_help(description(schema)));
     }
 
-    /// The target of a `$ref`, which is not followed any further, so that a cycle does no harm.
+    /// The target of a `$ref`. A `$ref` in the target is not followed, so cycles are harmless.
     fn resolve_ref(&self, schema: &'a Json) -> &'a Json {
         let target = schema["$ref"].as_str().and_then(|pointer| pointer.strip_prefix('#'));
         target.and_then(|pointer| self.root.pointer(pointer)).unwrap_or(schema)

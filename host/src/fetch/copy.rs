@@ -14,7 +14,7 @@ pub(super) struct Copier {
 /// Why a copy is incomplete.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CopyError {
-    #[error("cannot read more of it")]
+    #[error("cannot read it")]
     Read { source: io::Error },
     #[error("cannot write it to the sandbox")]
     Write { source: io::Error },
@@ -22,7 +22,7 @@ pub(super) enum CopyError {
     LimitExceeded(#[from] LimitExceeded),
 }
 
-/// The job has more bytes than a container may fetch.
+/// The files of a job exceed the limit of a container.
 #[derive(Debug, thiserror::Error)]
 #[error("the container's files exceed {limit} bytes, counting archives and their contents")]
 pub(super) struct LimitExceeded {

@@ -1,4 +1,4 @@
-//! Irrevocably becomes the container's user.
+//! Changes the user of this process to that of the container, irrevocably.
 
 use nix::unistd::{Gid, Uid, getresgid, getresuid, setgroups, setresgid, setresuid};
 use rustix::io::Errno;
@@ -24,7 +24,7 @@ pub(super) enum IdentityError {
     Limits { source: Errno },
 }
 
-/// Becomes this user and group without supplementary groups, and prevents privileges from being gained again.
+/// Changes user and group, drops supplementary groups, and prevents the process from gaining privileges again.
 pub(super) fn assume(uid: u32, gid: u32) -> Result<(), IdentityError> {
     let users = getresuid().map_err(|source| IdentityError::Unknown { source })?;
     let groups = getresgid().map_err(|source| IdentityError::Unknown { source })?;

@@ -28,12 +28,12 @@ const EXECUTABLE_MODE: u32 = 0o755;
 /// Runs `cofferdam fetch`: [`run`] with standard input; a failure is written to standard output.
 pub(crate) fn main() -> ExitCode {
     let Err(failure) = run(io::stdin()) else { return ExitCode::SUCCESS };
-    // Without a reader there is nobody to report to.
+    // An error means that the agent does not read any more, so there is no recipient for it.
     drop(failure.write(io::stdout().lock()));
     ExitCode::FAILURE
 }
 
-/// Carries out the job in `stdin`, irrevocably with the privileges of its user.
+/// Carries out the job that is read from `stdin`, after irrevocably changing to the user of the job.
 ///
 /// Exits when `stdin` is closed before the job is done, as it is when the agent dies. Changes user, umask and limits of
 /// the process, which must therefore do nothing else.

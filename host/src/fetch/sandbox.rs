@@ -62,7 +62,7 @@ impl Sandbox {
         Ok(Draft { file, directory, temporary, name: name.clone(), placed: false })
     }
 
-    /// A temporary file without a name, so that nothing is left of it. `name` is for errors.
+    /// Creates a temporary file and unlinks it, so that the kernel removes it when it is closed. `name` is for errors.
     pub(super) fn temporary_file(&mut self, name: &SandboxPath) -> Result<File, SandboxError> {
         let failed = |errno| create_error(name.as_path(), errno);
         let directory = self.directory(Path::new(""))?;
@@ -104,8 +104,8 @@ impl Sandbox {
         set_metadata(&directory, mode, seconds).map_err(|errno| create_error(name.as_path(), errno))
     }
 
-    /// Creates a symbolic link, replacing an existing file. Its target does not matter, as links are never followed
-    /// here.
+    /// Creates a symbolic link, replacing an existing file. The target is not validated, because the fetcher never
+    /// follows links.
     pub(super) fn symbolic_link(&self, name: &SandboxPath, target: &Path) -> Result<(), SandboxError> {
         let directory = self.directory(name.directory())?;
         replace(&directory, name.file_name(), || symlinkat(target, &directory, name.file_name()))

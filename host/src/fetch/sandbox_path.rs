@@ -3,7 +3,8 @@
 use std::ffi::OsStr;
 use std::path::{Component, Path, PathBuf};
 
-/// A path relative to a sandbox, without `..`. Symbolic links are up to [`Sandbox`](super::sandbox::Sandbox).
+/// A path relative to a sandbox, without `..`. It may contain symbolic links, which
+/// [`Sandbox`](super::sandbox::Sandbox) does not follow.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct SandboxPath(PathBuf);
 

@@ -58,7 +58,7 @@ pub(super) fn untar(
     copier: &mut Copier,
     max_members: u64,
 ) -> Result<Unpacked, UnpackError> {
-    // Skipped data takes time as well, so the stream has the same limit as the files.
+    // Reading data that is skipped takes time as well, so the limit of the files also applies to the stream.
     let limit = copier.limit();
     match gzip {
         Gzip::No => members(LimitedReader::new(archive, limit), sandbox, copier, max_members),
@@ -86,7 +86,7 @@ fn members(
         }
         unpacked.bytes += member(&mut entry, sandbox, copier, &mut directories)?;
     }
-    // Up to the end of the stream, where a compressed archive has its checksum.
+    // Read to the end, where a compressed archive has its checksum.
     io::copy(&mut stream, &mut io::sink()).map_err(damaged)?;
     // In reverse, as a change within a directory changes its modification time.
     for DirectoryMetadata { name, mode, seconds } in directories.into_iter().rev() {

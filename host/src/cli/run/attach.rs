@@ -64,7 +64,7 @@ async fn wait_and_forward(
             biased;
             ending = &mut end => return ending,
             number = signals.next() => number,
-            // As if the command itself had written to the closed pipe.
+            // Sent as if the command itself had written to the closed pipe.
             () = broken.notified() => libc::SIGPIPE,
         };
         interrupts += usize::from(number == libc::SIGINT);

@@ -24,15 +24,15 @@ pub(super) enum AgentConnection {
 pub(super) struct Ending {
     /// Its raw wait status; `None` if unknown.
     pub status: Option<i32>,
-    /// Explanation for people.
+    /// Message for the operator.
     pub message: Option<String>,
 }
 
-/// A container that runs.
+/// A running container.
 pub(super) struct Running {
-    /// The files that its output goes to, if it goes to files.
+    /// The files that its output is written to, if there are any.
     pub logs: Logs,
-    /// Its end, once all of its output is there.
+    /// Completes when it has ended and all of its output is written.
     pub end: Pin<Box<dyn Future<Output = Result<Ending, Failure>>>>,
 }
 
@@ -76,7 +76,7 @@ impl AgentConnection {
     }
 }
 
-/// Has a daemon launch a container, and does not stay with it.
+/// Launches a container with a daemon, without waiting for its end.
 pub(super) async fn launch(client: &Client, request: &Request) -> Result<(), Failure> {
     match client.launch(request).await.map_err(not_launched)? {
         Launched::Now => Ok(()),
