@@ -1,4 +1,4 @@
-//! Pages in Markdown: links and file names in them must lead somewhere.
+//! Pages in Markdown: the targets of their relative links and the files that they name must exist.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -58,8 +58,8 @@ fn has_heading(page: &str, anchor: &str) -> bool {
     headings.any(|line| anchor_of(line.trim_start_matches('#')) == anchor)
 }
 
-/// Whether a relative link on a page leads to a file and, if it names one, to a heading.
-fn leads_somewhere(page: &Path, target: &str) -> bool {
+/// Whether the file of a relative link exists and, if the link has an anchor, the heading.
+fn has_target(page: &Path, target: &str) -> bool {
     let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
     let file = if file.is_empty() { page.to_owned() } else { page.with_file_name("").join(file) };
     file.exists()
@@ -67,18 +67,18 @@ fn leads_somewhere(page: &Path, target: &str) -> bool {
 }
 
 #[test]
-fn links_lead_somewhere() {
+fn relative_links_have_a_target() {
     let mut broken = Vec::new();
     let mut checked = 0;
     for (page, text) in pages() {
         for target in links(&text).into_iter().filter(|target| !target.contains("://")) {
             checked += 1;
-            if !leads_somewhere(&page, &target) {
+            if !has_target(&page, &target) {
                 broken.push(format!("{}: {target}", name(&page)));
             }
         }
     }
-    assert!(broken.is_empty(), "links that lead nowhere: {broken:#?}");
+    assert!(broken.is_empty(), "links without a target: {broken:#?}");
     assert!(checked > 10, "only {checked} links were found");
 }
 
@@ -88,7 +88,7 @@ fn files_that_are_named_exist() {
     const DIRECTORIES: [&str; 6] = ["docs/", "examples/", "host/", "plugin-api/", "plugins/", "tests/"];
     let mut missing = Vec::new();
     for (page, text) in pages() {
-        // A changelog also names what is gone.
+        // The changelog also names files that were removed.
         if page.ends_with("CHANGELOG.md") {
             continue;
         }

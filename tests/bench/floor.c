@@ -1,11 +1,11 @@
 /*
- * The lower bound ("floor"): what the kernel alone takes to create a container and to remove it.
+ * The lower bound ("floor"): the time that the kernel alone needs to create a container and to remove it.
  *
  *   floor [--cgroup2 DIR] [--cgroup1 DIR]... [--write FILE VALUE]... [--root ROOTFS SCRATCH]
  *
  * For each byte on its input it runs `busybox true` in a container, waits for its end, removes everything of it, and
  * prints the time in nanoseconds. It uses the cheapest known means: no helper process, no memory copied for the child,
- * the child created in its v2 cgroup and joining those of v1 by itself.
+ * the child is created in its v2 cgroup and joins those of v1 itself.
  *
  * With --root the container has mount and pid namespaces, an overlay over ROOTFS as its root, and /proc. Without, it is a
  * process of the host in a cgroup.

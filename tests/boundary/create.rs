@@ -79,7 +79,7 @@ async fn a_plugin_that_hangs_in_create_does_not_block_the_agent() {
     fixture.faulty().table["faults"][0]["until"] = pipe.path().display().to_string().into();
     let text = tokio::time::timeout(Duration::from_secs(20), start_error(&fixture.world)).await;
     assert_contains(
-        &text.expect("the start ends"),
+        &text.expect("the start returns"),
         &["`test/fault` did not return from `create` within 300ms"],
     );
     drop(pipe);

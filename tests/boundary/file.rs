@@ -201,7 +201,7 @@ async fn a_manifest_with_a_plugin_that_it_only_imports_is_refused_by_the_loader(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_plugin_of_another_boundary_library_is_refused() {
+async fn a_plugin_with_an_incompatible_abi_stable_is_refused() {
     let mut world = plain();
     let source = format!("{}const char {ROOT}[4096] = \"something else\";\n", note());
     let path = compile(&world, &source, &["-shared", "-fPIC"]);
@@ -241,7 +241,7 @@ async fn a_plugin_that_aborts_on_panic_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_plugin_for_an_older_api_has_to_be_rebuilt() {
+async fn a_plugin_for_an_older_api_must_be_rebuilt() {
     let parts = [
         "isolator `example/greeting` 1.0.0",
         "built for plugin API 0.9.0, this agent supports 1.0 to",

@@ -20,14 +20,14 @@ fn hanging(method: Method) -> (Fixture, Pipe) {
     (fixture, pipe)
 }
 
-/// The client hears at once what failed. The plugin is not called again before it has returned; until then, the
-/// container is visible and its id is taken.
+/// The launch fails as soon as the call times out. The plugin is not called again before it has returned; until then,
+/// the container is visible and its id is taken.
 async fn fails_the_launch(method: Method) {
     let (fixture, pipe) = hanging(method);
     let agent = fixture.world.start().await.unwrap();
     let text = launch_error(&agent, short("web")).await;
-    let late = format!("`test/fault` did not return from `{method}` within 300ms");
-    assert_contains(&text, &["the plugin chain failed for container `web`", &late]);
+    let timed_out = format!("`test/fault` did not return from `{method}` within 300ms");
+    assert_contains(&text, &["the plugin chain failed for container `web`", &timed_out]);
     assert_eq!(faulty(&agent).calls[method.name()].timeouts, 1);
 
     let busy = format!("`cleanup` of `test/fault` was not called: its `{method}` for this container");
@@ -47,9 +47,9 @@ async fn fails_the_launch(method: Method) {
     assert_eq!(faulty(&agent).health, "ok");
 }
 
-/// However long it hangs, it is called once: neither threads nor calls pile up.
+/// The plugin is called only once while it hangs, so threads and calls do not accumulate.
 #[tokio::test(flavor = "multi_thread")]
-async fn calls_about_its_container_are_refused_until_it_returns() {
+async fn calls_for_the_same_container_are_refused_until_a_hanging_call_returns() {
     let (fixture, pipe) = hanging(Method::Usage);
     let agent = fixture.world.start().await.unwrap();
     agent.launch(long_running("web")).await.unwrap();
@@ -68,9 +68,9 @@ async fn calls_about_its_container_are_refused_until_it_returns() {
     assert_works(&agent).await;
 }
 
-/// Two clients that ask at the same time both get an answer.
+/// Two clients that request the usage at the same time both get it.
 #[tokio::test(flavor = "multi_thread")]
-async fn calls_about_its_container_wait_for_one_in_time() {
+async fn calls_for_the_same_container_wait_for_a_call_in_progress() {
     let (mut fixture, pipe) = hanging(Method::Usage);
     fixture.faulty().timeouts.clear();
     let repaired = fixture.at("repaired");
@@ -93,22 +93,22 @@ async fn calls_about_its_container_wait_for_one_in_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn in_prepare() {
+async fn a_hang_in_prepare_fails_the_launch() {
     fails_the_launch(Method::Prepare).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn in_watch() {
+async fn a_hang_in_watch_fails_the_launch() {
     fails_the_launch(Method::Watch).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn in_isolate() {
+async fn a_hang_in_isolate_fails_the_launch() {
     fails_the_launch(Method::Isolate).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn in_usage_and_status() {
+async fn a_hang_in_usage_or_status_fails_only_that_plugin() {
     for method in [Method::Usage, Method::Status] {
         let (fixture, pipe) = hanging(method);
         let agent = fixture.world.start().await.unwrap();
@@ -130,7 +130,7 @@ async fn in_usage_and_status() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn in_update_the_plugins_before_it_are_rolled_back() {
+async fn a_hang_in_update_rolls_back_the_plugins_before_it() {
     let (mut fixture, pipe) = hanging(Method::Update);
     let before = fixture.at("before");
     fixture.world.config.isolators.insert(0, raw(json!({ "journal": before })));
@@ -143,9 +143,9 @@ async fn in_update_the_plugins_before_it_are_rolled_back() {
         &describe(&error),
         &["the plugin chain refused the update", "`test/fault` did not return from `update` within 300ms"],
     );
-    let told: Vec<String> = fs::read_to_string(&before).unwrap().lines().map(str::to_owned).collect();
-    let updates: Vec<&String> = told.iter().filter(|line| line.starts_with("update")).collect();
-    assert_eq!(updates.len(), 2, "{told:?}");
+    let journal: Vec<String> = fs::read_to_string(&before).unwrap().lines().map(str::to_owned).collect();
+    let updates: Vec<&String> = journal.iter().filter(|line| line.starts_with("update")).collect();
+    assert_eq!(updates.len(), 2, "{journal:?}");
     assert_contains(updates[0], &[r#""cpus":{"scalar":2.0}"#]);
     assert_contains(updates[1], &[r#""cpus":{"scalar":1.0}"#]);
     let kept = agent.inspect(&id("web")).unwrap().summary.resources;
@@ -156,7 +156,7 @@ async fn in_update_the_plugins_before_it_are_rolled_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn in_limitation_the_end_is_reported_once_it_returns() {
+async fn a_hang_in_limitation_delays_the_end_until_it_returns() {
     let (fixture, pipe) = hanging(Method::Limitation);
     let agent = fixture.world.start().await.unwrap();
     agent.launch(short("web")).await.unwrap();
@@ -171,7 +171,7 @@ async fn in_limitation_the_end_is_reported_once_it_returns() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn in_cleanup_the_container_stays_visible_until_it_succeeds() {
+async fn a_hang_in_cleanup_keeps_the_container_visible_until_it_succeeds() {
     let (mut fixture, pipe) = hanging(Method::Cleanup);
     let repaired = fixture.at("repaired");
     fixture.faulty().table["faults"][0]["unless"] = repaired.display().to_string().into();
@@ -189,7 +189,7 @@ async fn in_cleanup_the_container_stays_visible_until_it_succeeds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn in_recover_the_plugin_is_out_of_service() {
+async fn a_hang_in_recover_takes_the_plugin_out_of_service() {
     let (fixture, pipe) = hanging(Method::Recover);
     let agent = fixture.world.start().await.unwrap();
     let view = faulty(&agent);
@@ -203,7 +203,7 @@ async fn in_recover_the_plugin_is_out_of_service() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn in_drop_nothing_waits_for_it() {
+async fn a_hang_in_drop_blocks_nothing() {
     let mut fixture = Fixture::new("prepare", "panic", json!({}));
     let pipe = Pipe::new(fixture.at("pipe"));
     let hangs = json!({ "method": "drop", "act": "hang", "until": pipe.path() });

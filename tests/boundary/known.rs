@@ -42,8 +42,8 @@ impl StoreFixture {
         path
     }
 
-    /// Loads a file as an agent does that starts now. Whether it was known, its hash, and its private copy.
-    fn visit(&self, path: &Path) -> (bool, String, PathBuf) {
+    /// Loads a file as an agent does at its start. Returns whether it was known, its hash, and its private copy.
+    fn load(&self, path: &Path) -> (bool, String, PathBuf) {
         let store = Store::open(&self.store_directory());
         let candidate = store.examine(path, Trust::Index).unwrap();
         let copy = store.keep(&candidate).unwrap();
@@ -55,9 +55,9 @@ impl StoreFixture {
         Store::open(&self.store_directory()).examine(path, Trust::Index).unwrap().is_known()
     }
 
-    /// Lets agents start until they know these files and their copies: a file that was just written may be written
-    /// again without a trace in its times.
-    fn settle(&self, paths: &[&Path]) {
+    /// Loads these files until they and their copies are known. At first they are not, because a file that was just
+    /// written can change again without a change of its times.
+    fn load_until_known(&self, paths: &[&Path]) {
         let started = std::time::Instant::now();
         let copy_is_known = |path: &Path| {
             let store = Store::open(&self.store_directory());
@@ -67,7 +67,7 @@ impl StoreFixture {
         while !paths.iter().all(|path| copy_is_known(path)) {
             assert!(started.elapsed().as_secs() < 60, "still not known after a minute");
             for path in paths {
-                self.visit(path);
+                self.load(path);
             }
         }
     }
@@ -94,43 +94,43 @@ fn sha256(path: &Path) -> String {
 fn a_known_file_is_recognised_until_its_content_changes() {
     let fixture = StoreFixture::new();
     let file = fixture.plugin("a.so");
-    assert!(!fixture.visit(&file).0, "nobody has seen it before");
-    fixture.settle(&[&file]);
-    let (known, old, _) = fixture.visit(&file);
+    assert!(!fixture.load(&file).0, "it is not in the index yet");
+    fixture.load_until_known(&[&file]);
+    let (known, old, _) = fixture.load(&file);
     assert!(known && old == sha256(&file));
 
     change_quietly(&file);
-    let (known, new, copy) = fixture.visit(&file);
+    let (known, new, copy) = fixture.load(&file);
     assert!(!known, "its size and modification time are the same, but not its change time");
     assert_eq!((&new, new == old), (&sha256(&file), false));
     assert_eq!(sha256(&copy), new);
 }
 
 #[test]
-fn another_file_of_the_same_name_size_and_modification_time_is_not_mistaken() {
+fn another_file_with_the_same_name_size_and_modification_time_is_read() {
     let fixture = StoreFixture::new();
     let file = fixture.plugin("a.so");
-    fixture.settle(&[&file]);
+    fixture.load_until_known(&[&file]);
     let other = fixture.plugin("b.so");
     change_quietly(&other);
     let modified = fs::metadata(&file).unwrap().modified().unwrap();
     File::options().write(true).open(&other).unwrap().set_modified(modified).unwrap();
     fs::rename(&other, &file).unwrap();
-    let (known, hash, copy) = fixture.visit(&file);
+    let (known, hash, copy) = fixture.load(&file);
     assert!(!known && hash == sha256(&file) && sha256(&copy) == hash);
 }
 
 #[test]
-fn a_file_that_somebody_may_still_be_writing_is_read_every_time() {
+fn a_file_that_is_open_for_writing_is_read_every_time() {
     let fixture = StoreFixture::new();
     let (open, closed) = (fixture.plugin("open.so"), fixture.plugin("closed.so"));
     let writer = OpenOptions::new().write(true).open(&open).unwrap();
     // Both are of the same age.
-    fixture.settle(&[&closed]);
-    fixture.visit(&open);
+    fixture.load_until_known(&[&closed]);
+    fixture.load(&open);
     assert!(!fixture.is_known(&open));
     drop(writer);
-    fixture.visit(&open);
+    fixture.load(&open);
     assert!(fixture.is_known(&open));
 }
 
@@ -138,7 +138,7 @@ fn a_file_that_somebody_may_still_be_writing_is_read_every_time() {
 fn an_index_that_is_torn_changed_or_from_before_a_reboot_is_ignored_and_rewritten() {
     let fixture = StoreFixture::new();
     let file = fixture.plugin("a.so");
-    fixture.settle(&[&file]);
+    fixture.load_until_known(&[&file]);
     let whole = fs::read(fixture.index()).unwrap();
     let ignored = |bytes: &[u8]| {
         fs::write(fixture.index(), bytes).unwrap();
@@ -154,7 +154,7 @@ fn an_index_that_is_torn_changed_or_from_before_a_reboot_is_ignored_and_rewritte
     let newer = String::from_utf8_lossy(&whole).replacen("index 1 ", "index 2 ", 1);
     ignored(newer.as_bytes());
 
-    fixture.visit(&file);
+    fixture.load(&file);
     assert!(fixture.is_known(&file), "it was rewritten");
 }
 
@@ -172,25 +172,25 @@ fn resealed(whole: &[u8], from: &str, to: &str) -> Vec<u8> {
 fn an_index_that_others_can_write_to_is_ignored_and_rewritten() {
     let fixture = StoreFixture::new();
     let file = fixture.plugin("a.so");
-    fixture.settle(&[&file]);
+    fixture.load_until_known(&[&file]);
     fs::set_permissions(fixture.index(), Permissions::from_mode(0o620)).unwrap();
     assert!(!fixture.is_known(&file));
-    fixture.visit(&file);
+    fixture.load(&file);
     assert!(fixture.is_known(&file));
 
-    // A link would have the index of another store be believed.
+    // With a link, the index of another store would be used.
     let elsewhere = fixture.directory.path().join("elsewhere");
     fs::rename(fixture.index(), &elsewhere).unwrap();
     symlink(&elsewhere, fixture.index()).unwrap();
     assert!(!fixture.is_known(&file));
-    fixture.visit(&file);
+    fixture.load(&file);
     assert!(fixture.is_known(&file) && !fixture.index().is_symlink());
 
-    // In a directory that others can write to, there is no index to believe or to write.
+    // In a directory that others can write to, an index is neither used nor written.
     fs::set_permissions(fixture.store_directory(), Permissions::from_mode(0o770)).unwrap();
     assert!(!fixture.is_known(&file));
     fs::remove_file(fixture.index()).unwrap();
-    fixture.visit(&file);
+    fixture.load(&file);
     assert!(!fixture.index().exists());
 }
 
@@ -201,10 +201,10 @@ fn an_index_of_another_user_is_ignored_and_rewritten() {
     }
     let fixture = StoreFixture::new();
     let file = fixture.plugin("a.so");
-    fixture.settle(&[&file]);
+    fixture.load_until_known(&[&file]);
     chown(fixture.index(), Some(12345), None).unwrap();
     assert!(!fixture.is_known(&file));
-    fixture.visit(&file);
+    fixture.load(&file);
     assert!(fixture.is_known(&file));
     chown(fixture.store_directory(), Some(12345), None).unwrap();
     assert!(!fixture.is_known(&file));
@@ -214,13 +214,13 @@ fn an_index_of_another_user_is_ignored_and_rewritten() {
 fn a_private_copy_that_was_changed_is_replaced() {
     let fixture = StoreFixture::new();
     let file = fixture.plugin("a.so");
-    fixture.settle(&[&file]);
-    let (_, hash, copy) = fixture.visit(&file);
+    fixture.load_until_known(&[&file]);
+    let (_, hash, copy) = fixture.load(&file);
 
     fs::set_permissions(&copy, Permissions::from_mode(0o700)).unwrap();
     change_quietly(&copy);
     assert_ne!(sha256(&copy), hash);
-    let (known, _, again) = fixture.visit(&file);
+    let (known, _, again) = fixture.load(&file);
     assert!(known, "the file itself is unchanged");
     assert_eq!((again == copy, sha256(&copy)), (true, hash.clone()));
 
@@ -233,7 +233,7 @@ fn a_private_copy_that_was_changed_is_replaced() {
         |copy: &Path| fs::set_permissions(copy, Permissions::from_mode(0o720)).unwrap(),
     ] {
         spoil(&copy);
-        fixture.visit(&file);
+        fixture.load(&file);
         let metadata = fs::symlink_metadata(&copy).unwrap();
         assert!(metadata.is_file(), "{metadata:?}");
         assert_eq!((metadata.permissions().mode() & 0o777, sha256(&copy)), (0o500, hash.clone()));
@@ -244,10 +244,10 @@ fn a_private_copy_that_was_changed_is_replaced() {
 fn two_files_with_the_same_content_share_one_copy() {
     let fixture = StoreFixture::new();
     let (one, other) = (fixture.plugin("a.so"), fixture.plugin("b.so"));
-    fixture.settle(&[&one, &other]);
-    assert_eq!(fixture.visit(&one).2, fixture.visit(&other).2);
+    fixture.load_until_known(&[&one, &other]);
+    assert_eq!(fixture.load(&one).2, fixture.load(&other).2);
     change_quietly(&one);
-    assert_ne!(fixture.visit(&one).2, fixture.visit(&other).2);
+    assert_ne!(fixture.load(&one).2, fixture.load(&other).2);
     assert!(fixture.is_known(&other));
 }
 
@@ -255,12 +255,12 @@ fn two_files_with_the_same_content_share_one_copy() {
 fn files_that_are_gone_or_changed_are_dropped_from_the_index() {
     let fixture = StoreFixture::new();
     let (one, other) = (fixture.plugin("gone.so"), fixture.plugin("stays.so"));
-    fixture.settle(&[&one, &other]);
+    fixture.load_until_known(&[&one, &other]);
     assert!(fs::read_to_string(fixture.index()).unwrap().contains("gone.so"));
     fs::remove_file(&one).unwrap();
     // It is written when something is learned.
     let third = fixture.plugin("third.so");
-    fixture.settle(&[&third]);
+    fixture.load_until_known(&[&third]);
     assert!(!fs::read_to_string(fixture.index()).unwrap().contains("gone.so"));
 }
 
@@ -273,13 +273,13 @@ fn agents_that_start_at_the_same_time_share_a_store() {
         for _ in 0..4 {
             scope.spawn(|| {
                 for file in files.iter().cycle().take(12) {
-                    let (_, hash, copy) = fixture.visit(file);
+                    let (_, hash, copy) = fixture.load(file);
                     assert_eq!((sha256(&copy), &hash), (hash.clone(), &sha256(file)));
                 }
             });
         }
     });
-    fixture.settle(&files.iter().map(PathBuf::as_path).collect::<Vec<_>>());
+    fixture.load_until_known(&files.iter().map(PathBuf::as_path).collect::<Vec<_>>());
     let names = fs::read_dir(fixture.store_directory()).unwrap().map(|entry| entry.unwrap().file_name());
     assert_eq!(names.count(), 3, "two copies and the index");
 }
@@ -288,8 +288,8 @@ fn agents_that_start_at_the_same_time_share_a_store() {
 fn a_pinned_hash_is_compared_with_the_content_whatever_the_index_says() {
     let fixture = StoreFixture::new();
     let file = fixture.plugin("a.so");
-    fixture.settle(&[&file]);
-    let (_, hash, copy) = fixture.visit(&file);
+    fixture.load_until_known(&[&file]);
+    let (_, hash, copy) = fixture.load(&file);
     let index = fs::read(fixture.index()).unwrap();
     let lie = "0".repeat(64);
     fs::write(fixture.index(), resealed(&index, &hash, &lie)).unwrap();
@@ -321,7 +321,7 @@ async fn an_agent_runs_the_new_code_of_a_file_that_it_knew() {
     let file = fixture.plugin(FILE);
     let mut world = world_with(&file);
     world.config.plugin_store = Some(fixture.store_directory());
-    fixture.settle(&[&file]);
+    fixture.load_until_known(&[&file]);
     {
         let agent = world.start().await.unwrap();
         assert_eq!(plugin(&agent, "example/greeting").version, "1.0.0");
@@ -342,7 +342,7 @@ async fn a_known_file_that_others_can_now_change_is_refused() {
     fs::create_dir(&directory).unwrap();
     let file = directory.join(FILE);
     fs::rename(fixture.plugin(FILE), &file).unwrap();
-    fixture.settle(&[&file]);
+    fixture.load_until_known(&[&file]);
     // The directory's mode is not among the times of the file.
     fs::set_permissions(&directory, Permissions::from_mode(0o777)).unwrap();
     let mut world = world_with(&file);

@@ -15,7 +15,7 @@ use cofferdam_plugin_abi::{API_VERSION, Answer, Call, Failure, HostBox, Isolator
 const PACKAGE: &str = "cofferdam-plugin-abi";
 
 #[test]
-fn the_boundary_is_the_released_one() {
+fn the_layout_is_the_released_one() {
     let mut found = BTreeMap::new();
     for root in [
         <ModuleRef as StableAbi>::LAYOUT,
@@ -50,7 +50,7 @@ fn the_boundary_is_the_released_one() {
 /// Describes a type as the loader's check sees it, and each type of this workspace that it contains.
 fn describe(layout: &'static TypeLayout, found: &mut BTreeMap<String, String>, depth: usize) {
     let name = format!("{}::{}", layout.mod_path(), name_of(layout));
-    // Deeper than any type of this workspace; types of `abi_stable` are recursive.
+    // Limited because types of `abi_stable` are recursive. No type of this workspace is nested more deeply.
     if depth > 8 || found.contains_key(&name) {
         return;
     }
@@ -58,7 +58,7 @@ fn describe(layout: &'static TypeLayout, found: &mut BTreeMap<String, String>, d
     if layout.package().as_str() == PACKAGE {
         let mut text = format!("{name}: {} bytes, aligned to {}", layout.size(), layout.alignment());
         if let TLData::PrefixType(prefix) = layout.data() {
-            // Every plugin has these; the others are checked for at run time.
+            // Every plugin has these methods; the presence of later ones is checked at run time.
             let _ = write!(text, ", always the first {}", prefix.first_suffix_field);
         }
         text.push('\n');

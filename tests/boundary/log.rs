@@ -64,9 +64,9 @@ fn log_lines_of_a_plugin_have_their_target_fields_and_the_span_of_the_call() {
         agent.wait(&id("web")).await.unwrap();
         assert_works(&agent).await;
     });
-    let said = lines.of("plugin::test/fault::test_fault");
-    assert_eq!(said.len(), 1, "{said:?}");
-    let line = &said[0];
+    let lines_of_plugin = lines.of("plugin::test/fault::test_fault");
+    assert_eq!(lines_of_plugin.len(), 1, "{lines_of_plugin:?}");
+    let line = &lines_of_plugin[0];
     assert_eq!(line["level"], "INFO");
     assert_eq!(line["target"], "plugin::test/fault::test_fault::act");
     assert_eq!(line["fields"]["message"], "logged by the plugin");
@@ -111,8 +111,8 @@ fn a_panic_in_drop_is_logged_with_its_location() {
         wait_until("the line", || !lines.of("plugin::test/fault::").is_empty()).await;
         assert_works(&agent).await;
     });
-    let said = lines.of("plugin::test/fault::");
-    let line = said.first().expect("it is logged");
+    let lines_of_plugin = lines.of("plugin::test/fault::");
+    let line = lines_of_plugin.first().expect("a log line");
     assert_eq!(line["level"], "ERROR");
     let message = line["fields"]["message"].as_str().unwrap();
     assert!(message.contains("panicked while being dropped: deliberate"), "{line}");

@@ -49,7 +49,7 @@ mod tests {
     use cofferdam_plugin_api::testing::PluginHarness;
 
     #[test]
-    fn the_building_is_set() {
+    fn the_variable_is_set() {
         let harness = PluginHarness::<Building>::isolator(json!({})).unwrap();
         assert_eq!(harness.prepare("web").unwrap().launch.environment["BUILDING"], "north");
         harness.cleanup("web").unwrap();
@@ -72,7 +72,7 @@ fn cargo(directory: &Path, target: &Path) -> Command {
     cargo
 }
 
-/// Packages the crates, and unpacks them where nothing of the workspace is near.
+/// Packages the crates, and unpacks them outside of the workspace.
 fn package(workspace: &Path, target: &Path, into: &Path) {
     let mut cargo = cargo(workspace, target);
     cargo.args(["package", "--allow-dirty", "--no-verify"]);
@@ -125,7 +125,7 @@ fn build(directory: &Path) -> PathBuf {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_plugin_built_on_the_packaged_crates_serves() {
+async fn a_plugin_built_on_the_packaged_crates_works() {
     let mut world = plain();
     let directory = world.directory().join("outside");
     let library = build(&directory);

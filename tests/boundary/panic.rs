@@ -43,22 +43,22 @@ async fn fails_the_launch(method: &str, act: &str, parts: &[&str]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_panic_in_prepare() {
+async fn a_panic_in_prepare_fails_the_launch() {
     fails_the_launch("prepare", "panic", &["while PREPARING", "deliberate, for `web`"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_panic_in_watch() {
+async fn a_panic_in_watch_fails_the_launch() {
     fails_the_launch("watch", "panic", &["while ISOLATING", "deliberate, for `web`"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_panic_in_isolate() {
+async fn a_panic_in_isolate_fails_the_launch() {
     fails_the_launch("isolate", "panic", &["while ISOLATING", "deliberate, for `web`"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_panic_whose_payload_panics_in_drop() {
+async fn a_panic_whose_payload_panics_in_drop_fails_the_launch() {
     fails_the_launch("prepare", "panic_twice", &["panic payload is not a string"]).await;
 }
 

@@ -37,7 +37,7 @@ async fn runs_without(fixture: Fixture, parts: &[&str], pipe: Option<Pipe>) {
     // Only cleanup is called for this container.
     let usage = agent.usage(&id("web")).await.unwrap();
     assert!(!usage.owners.contains_key("fault_count") && usage.failed.is_empty(), "{usage:?}");
-    // It can clean up once it has returned.
+    // A plugin that hangs cleans up after it has returned.
     drop(pipe);
     agent.destroy(&id("web")).await.unwrap();
     assert!(fixture.journal().contains(&"cleanup web".to_owned()), "{:?}", fixture.journal());
@@ -45,7 +45,7 @@ async fn runs_without(fixture: Fixture, parts: &[&str], pipe: Option<Pipe>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_optional_plugin_that_fails() {
+async fn an_optional_plugin_that_fails_is_excluded() {
     for method in ["prepare", "watch", "isolate"] {
         let parts = format!("`test/fault` failed in `{method}`: cannot {method} `web`");
         runs_without(Fixture::new(method, "error", json!({})).optional(), &[&parts], None).await;
@@ -87,13 +87,13 @@ fn an_optional_plugin_that_failed_can_be_removed_from_the_chain() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_optional_one_that_panics() {
+async fn an_optional_plugin_that_panics_is_excluded() {
     let parts = ["panicked in `prepare`", "fault/src/act.rs:"];
     runs_without(Fixture::new("prepare", "panic", json!({})).optional(), &parts, None).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_optional_plugin_that_hangs() {
+async fn an_optional_plugin_that_hangs_is_excluded() {
     for method in [Method::Prepare, Method::Watch, Method::Isolate] {
         let mut fixture =
             Fixture::new(method.name(), "hang", json!({})).optional().with_short_timeout(method);
@@ -105,7 +105,7 @@ async fn an_optional_plugin_that_hangs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_optional_plugin_that_is_out_of_service() {
+async fn an_optional_plugin_that_is_out_of_service_is_excluded() {
     let fixture = Fixture::new("recover", "error", json!({})).optional();
     let agent = fixture.world.start().await.unwrap();
     assert_eq!(faulty(&agent).health, "out of service");

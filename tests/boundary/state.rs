@@ -1,4 +1,4 @@
-//! What a plugin learns about a container, what it leaves with the agent, and the limits of both.
+//! Container details in requests, states in replies, and the limits of both.
 
 use std::fs::{self, File};
 use std::os::fd::IntoRawFd;
@@ -26,7 +26,7 @@ async fn start_with(table: Json) -> (cofferdam_tests::world::World, Agent) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn later_calls_get_the_newest_state_and_what_is_known_of_the_container() {
+async fn later_calls_get_the_newest_state_and_the_details_of_the_container() {
     let mut world = plain();
     let journal = world.directory().join("requests");
     let replies = json!({ "prepare": r#"{"state":{"step":1}}"#, "isolate": r#"{"state":{"step":2}}"# });
@@ -48,7 +48,7 @@ async fn later_calls_get_the_newest_state_and_what_is_known_of_the_container() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_state_that_came_with_an_error_reaches_cleanup() {
+async fn cleanup_gets_the_state_in_an_error() {
     let mut world = plain();
     let journal = world.directory().join("requests");
     let replies = json!({ "prepare": r#"{"state":{"created":"half"}}"# });

@@ -107,7 +107,7 @@ fn a_state_of_a_newer_version_is_refused_with_a_reason() {
     let record = world.config.runtime_dir.join("containers/web/record");
     rewrite(&record, r#""version":"2.0.0""#, r#""version":"3.1.0""#);
     with_agent(&world, async |agent| {
-        assert_eq!(pid(&agent), before, "the container is unharmed");
+        assert_eq!(pid(&agent), before, "the container is not affected");
         let served = agent.inspect(&id("web")).unwrap().plugins.remove(0);
         let parts =
             ["version 3.1.0", "wrote its state, which version 2.0.0 cannot read", "use 3.1.0 or a later"];

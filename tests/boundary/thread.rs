@@ -32,7 +32,7 @@ async fn fails_the_launch(act: &str, what: &str) {
             &text,
             &[&format!("`test/fault` changed its thread in `{method}`, which plugins must not"), what],
         );
-        assert!(!agent.contains(&id("web")), "it is rolled back like any other");
+        assert!(!agent.contains(&id("web")), "it is rolled back like other failed launches");
         assert!(fixture.journal().contains(&"cleanup web".to_owned()));
         let count = faulty(&agent).calls[method];
         assert_eq!((count.failures, count.timeouts), (1, 0));
@@ -42,17 +42,17 @@ async fn fails_the_launch(act: &str, what: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_signal_mask() {
+async fn a_changed_signal_mask_fails_the_launch() {
     fails_the_launch("block_signals", "signal mask").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_working_directory_of_its_own() {
+async fn an_unshared_working_directory_fails_the_launch() {
     fails_the_launch("unshare_directories", "directories and umask").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user() {
+async fn a_changed_user_fails_the_launch() {
     if is_root("a plugin that becomes another user") {
         fails_the_launch("change_user", "user ids").await;
     }
@@ -76,7 +76,7 @@ async fn a_network_namespace_does_not_become_that_of_the_container() {
     assert_works(&agent).await;
 }
 
-/// After calls that only read, namespaces are compared when the thread has answered and before its next job.
+/// After calls that only read, namespaces are compared after the reply is sent and before the next job of the thread.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_network_namespace_entered_in_usage_reaches_no_container() {
     if !is_root("a plugin that enters a network namespace") {

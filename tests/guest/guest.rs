@@ -1,7 +1,8 @@
 //! Runs commands, including this test binary, in a guest (a virtual machine) with a full kernel.
 //!
-//! The scripts beside this file do the work; this module calls them and parses their results. If this machine cannot run
-//! guests, the test fails with `CI=true` and otherwise is skipped, with a message that the test harness does not capture.
+//! The scripts beside this file do the work; this module calls them and parses their results. If this machine cannot
+//! run guests, the test fails with `CI=true` and otherwise is skipped, with a message that the test harness does not
+//! capture.
 #![allow(dead_code, reason = "each test binary that includes this module uses a different part of it")]
 
 use std::env;
@@ -20,7 +21,8 @@ const PASSED_ON: [&str; 4] = ["CARGO_MANIFEST_DIR", "LD_LIBRARY_PATH", "RUST_BAC
 /// Exit status of `prepare` if a package must be installed first.
 const EX_UNAVAILABLE: i32 = 69;
 
-/// Exit status of `run` if the guest ended without a status. A command can have the same, but then `run` prints nothing.
+/// Exit status of `run` if the guest ended without a status. A command can have the same, but then `run` prints
+/// nothing.
 const LOST: i32 = 124;
 
 /// What is mounted at `/sys/fs/cgroup` when the command starts. No controller is enabled below the root yet.
@@ -44,7 +46,7 @@ impl Hierarchy {
     }
 }
 
-/// A guest, booted for each command. Processors are emulated: starting processes takes about 30 times as long.
+/// A guest, booted for each command. CPUs are emulated: starting processes takes about 30 times as long.
 #[derive(Clone, Debug)]
 pub struct Guest {
     pub cgroup: Hierarchy,
@@ -71,7 +73,7 @@ pub fn inside() -> bool {
     env::var_os(INSIDE).is_some_and(|value| value == "1")
 }
 
-/// Runs `command` as root in a guest with 2 processors and 1 GB, for 10 minutes at most.
+/// Runs `command` as root in a guest with 2 CPUs and 1 GB, for 10 minutes at most.
 pub fn run(cgroup: Hierarchy, command: &[&str]) -> GuestOutcome {
     Guest::new(cgroup).run(command, &[])
 }

@@ -1,7 +1,7 @@
-//! Faults at every step: launches that fail, agents that are killed, and what must hold nevertheless.
+//! Faults at every step: failed launches and killed agents, and the invariants that must still hold.
 //!
-//! The agent is the real program, called over its socket. Faults come from `cofferdam_tests::injector`, without any test
-//! hook in the agent.
+//! The agent is the real program, called over its socket. Faults come from `cofferdam_tests::injector`, without any
+//! test hook in the agent.
 
 #![expect(clippy::unwrap_used, reason = "a panic shows where a test failed")]
 
@@ -46,7 +46,7 @@ fn state(daemon: &Daemon, id: &ContainerId) -> Option<String> {
 fn assert_keeps_counting(stdout: &Path) {
     let count = |content: &str| content.lines().count();
     let before = count(&std::fs::read_to_string(stdout).unwrap_or_default());
-    // One line may already be on its way; the next ones must be written after this call.
+    // One line may be in flight; the following ones must be written after this call.
     let content = watch::content(stdout, TIMEOUT, |content| count(content) >= before + 3);
     let numbers = content.lines().map(|line| line.parse::<usize>().unwrap());
     // The last line may be incomplete.

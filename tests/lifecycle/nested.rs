@@ -19,7 +19,7 @@ fn stdout(daemon: &Daemon, name: &str) -> PathBuf {
 }
 
 #[test]
-fn children_end_with_their_parent_and_not_the_other_way_round() {
+fn children_end_with_their_parent_but_not_the_parent_with_its_children() {
     if !is_root("nested containers") {
         return;
     }
@@ -38,7 +38,7 @@ fn children_end_with_their_parent_and_not_the_other_way_round() {
     let pids = || names.map(|name| daemon.inspect(&id(name)).unwrap().pid.unwrap());
     let processes = pids().map(|pid| Process::open_any(pid).unwrap());
     daemon.destroy(&id("pod")).unwrap();
-    // The parent has ended, so its children have.
+    // The children ended before their parent.
     for (name, process) in names.iter().zip(&processes) {
         assert!(process.has_ended().unwrap(), "`{name}`");
         assert_eq!(state(&daemon, &id(name)).as_deref(), Some("ENDED"));

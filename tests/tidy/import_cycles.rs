@@ -1,4 +1,4 @@
-//! No import cycles: sibling modules must not depend on each other in a circle.
+//! No import cycles between sibling modules.
 //!
 //! For every module, its child modules are compared: a child depends on another if any file of it names an item of the
 //! other. Re-exports are followed to the module that defines the item. A module may use its ancestors, and use and
