@@ -4,6 +4,7 @@
 //! process that embeds it; it tells the embedder, which ends or restarts the agent.
 
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 /// Where such errors are reported. Cheap to clone.
 #[derive(Clone)]
@@ -17,12 +18,16 @@ impl Default for FatalErrors {
 
 impl FatalErrors {
     /// Starts a task without which the agent cannot go on.
-    pub(crate) fn spawn(&self, task: String, work: impl Future<Output = ()> + Send + 'static) {
+    pub(crate) fn spawn(
+        &self,
+        task: String,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) -> JoinHandle<()> {
         let report = ReportPanic { task, errors: self.clone() };
         tokio::spawn(async move {
             let _report = report;
             work.await;
-        });
+        })
     }
 
     /// Waits for the first error.

@@ -64,7 +64,9 @@ async fn wait_for_end(shared: &Arc<Shared>, handle: &Arc<Handle>, running: Runni
             .into_iter()
             .filter_map(|watch| RegisteredWatch::new(shared, handle, watch))
             .map(|watch| {
-                tokio::spawn(watch_limit(Arc::clone(shared), Arc::clone(handle), watch, sender.clone()))
+                let task = format!("the task that watches a limit of container `{}`", handle.id());
+                let watching = watch_limit(Arc::clone(shared), Arc::clone(handle), watch, sender.clone());
+                shared.fatal.spawn(task, watching)
             })
             .collect(),
     );
