@@ -10,7 +10,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 use super::context::ApiContext;
 use super::operator::routes;
@@ -43,8 +43,12 @@ pub async fn serve(agent: Agent, config: Config, listener: Listener, stop: impl 
                     tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
                 }
             },
-            // Frees the memory of finished tasks.
-            Some(_) = connections.join_next() => {}
+            // Also frees the memory of finished tasks.
+            Some(ended) = connections.join_next() => {
+                if let Err(error) = ended {
+                    error!("a connection was closed because of a bug of the agent: {error}");
+                }
+            }
         }
     }
     drop(listener);
