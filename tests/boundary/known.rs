@@ -5,9 +5,11 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use cofferdam_core::config::PluginConfig;
-use cofferdam_core::plugin::{Store, Trust};
+use cofferdam_core::plugin::{LoadedPlugin, Store, Trust};
+use cofferdam_plugin_model::Kind;
 use cofferdam_tests::is_root;
 use cofferdam_tests::world::{World, entry};
 use serde_json::json;
@@ -166,6 +168,46 @@ fn resealed(whole: &[u8], from: &str, to: &str) -> Vec<u8> {
     let body = body.replacen(from, to, 1);
     let magic = head.rsplit_once(' ').unwrap().0;
     format!("{magic} {:08x}\n{body}", crc32fast::hash(body.as_bytes())).into_bytes()
+}
+
+#[test]
+fn a_layout_is_compared_once_for_each_program_and_content() {
+    let fixture = StoreFixture::new();
+    let file = fixture.plugin("a.so");
+    fixture.load_until_known(&[&file]);
+    let compatible = || {
+        let store = Store::open(&fixture.store_directory());
+        store.is_compatible(&store.examine(&file, Trust::Index).unwrap())
+    };
+    assert!(!compatible(), "nobody has loaded it");
+    let load = || {
+        let store = Store::open(&fixture.store_directory());
+        LoadedPlugin::load(
+            &entry("example/greeting", json!({})),
+            Kind::Isolator,
+            &file,
+            &store,
+            &Arc::default(),
+        )
+        .unwrap();
+        store.save();
+    };
+    load();
+    assert!(compatible());
+
+    let whole = fs::read(fixture.index()).unwrap();
+    fs::write(
+        fixture.index(),
+        resealed(&whole, r#""compatible_with":{"device":"#, r#""compatible_with":{"device":1"#),
+    )
+    .unwrap();
+    assert!(fixture.is_known(&file) && !compatible(), "it was another program");
+    load();
+    assert!(compatible());
+
+    change_quietly(&file);
+    fixture.load_until_known(&[&file]);
+    assert!(!compatible(), "it is another plugin");
 }
 
 #[test]

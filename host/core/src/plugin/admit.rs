@@ -7,6 +7,7 @@ use cofferdam_plugin_model::{AgentInfo, CreateRequest, Kind, Manifest, Method};
 
 use super::LoadError;
 use super::health::Lifecycle;
+use super::load::Layout;
 use super::placement::{InProcess, Placement};
 use super::plugin::Plugin;
 use super::preflight::PreflightError;
@@ -107,12 +108,20 @@ impl LoadedPlugin {
         let candidate = store.examine(file, trust)?;
         check_identity(&candidate, config, kind)?;
         let copy = store.keep(&candidate)?;
+        let layout = match store.is_compatible(&candidate) {
+            true => Layout::Compatible,
+            false => Layout::Unknown,
+        };
+        let placement = InProcess::load(&candidate.manifest.name, kind, &copy, layout, Arc::clone(services))?;
+        if layout == Layout::Unknown {
+            store.learn_compatible(&candidate);
+        }
         Ok(Self {
             config: config.clone(),
             kind,
             file: candidate.path().to_owned(),
             sha256: candidate.sha256().to_owned(),
-            placement: InProcess::load(&candidate.manifest.name, kind, &copy, Arc::clone(services))?,
+            placement,
             manifest: candidate.manifest,
         })
     }

@@ -24,8 +24,9 @@ use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 
 use nix::sys::signal::SigSet;
-use nix::unistd::{Gid, ResGid, ResUid, getgroups, getresgid, getresuid};
+use nix::unistd::{ResGid, ResUid, getresgid, getresuid};
 use rustix::fs::{Mode, OFlags};
+use rustix::process::{Gid, getgroups};
 use rustix::thread::CapabilitySets;
 
 /// Namespaces that a thread can change by itself, or choose for its children.

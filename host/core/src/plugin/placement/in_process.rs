@@ -11,7 +11,7 @@ use cofferdam_plugin_model::{Kind, Method};
 
 use super::descriptors;
 use super::{Failure, FailureKind, Instance, Invocation, InvokeError, Placement, Response};
-use crate::plugin::load::{self, LoadError};
+use crate::plugin::load::{self, Layout, LoadError};
 use crate::plugin::log;
 use crate::plugin::services::Services;
 
@@ -39,8 +39,14 @@ impl InProcess {
     ///
     /// # Errors
     /// [`LoadError`].
-    pub fn load(name: &str, kind: Kind, copy: &Path, services: Arc<Services>) -> Result<Self, LoadError> {
-        Ok(Self { name: name.to_owned(), kind, module: load::load(name, copy)?, services })
+    pub fn load(
+        name: &str,
+        kind: Kind,
+        copy: &Path,
+        layout: Layout,
+        services: Arc<Services>,
+    ) -> Result<Self, LoadError> {
+        Ok(Self { name: name.to_owned(), kind, module: load::load(name, copy, layout)?, services })
     }
 }
 

@@ -46,6 +46,9 @@ pub(super) struct Known {
     pub facts: Facts,
     /// Stamp of the private copy when it was last verified; `None` if that was not reliable.
     pub copy: Option<Stamp>,
+    /// The program that has compared the layout of the file's ABI with its own and found it compatible.
+    #[serde(default)]
+    pub compatible_with: Option<Stamp>,
 }
 
 /// The index of one store.
@@ -85,6 +88,15 @@ impl Index {
     pub(super) fn learn(&mut self, path: &Path, known: Known) {
         if let Some(path) = path.to_str() {
             self.learned.insert(path.to_owned(), known);
+        }
+    }
+
+    /// Adds to what is known of a file, if it has not changed since.
+    pub(super) fn amend(&mut self, path: &Path, stamp: &Stamp, change: impl FnOnce(&mut Known)) {
+        if let Some(known) = self.get(path, stamp, Time::now()) {
+            let mut known = known.clone();
+            change(&mut known);
+            self.learn(path, known);
         }
     }
 

@@ -22,7 +22,7 @@ mod lease;
 mod stamp;
 mod write;
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -42,6 +42,8 @@ use write::replace;
 pub struct Store {
     directory: PathBuf,
     index: Mutex<Index>,
+    /// The program of this process; `None` if a later change of its file might not be noticed.
+    program: Option<Stamp>,
 }
 
 /// Why a private copy could not be written.
@@ -88,7 +90,11 @@ impl Store {
     /// The store in a directory, which is created when something is written to it.
     #[must_use]
     pub fn open(directory: &Path) -> Self {
-        Self { directory: directory.to_owned(), index: Mutex::new(Index::read(directory)) }
+        Self {
+            directory: directory.to_owned(),
+            index: Mutex::new(Index::read(directory)),
+            program: running_program().unwrap_or_default(),
+        }
     }
 
     /// Inspects a plugin file without running any of its code. Does not read it if it is known and `trust` permits.
@@ -125,6 +131,23 @@ impl Store {
         Ok(path)
     }
 
+    /// Whether this program has found the layout of the file's ABI compatible before. Both are the same bytes as then, so
+    /// the comparison would have the same result.
+    #[must_use]
+    pub fn is_compatible(&self, candidate: &Candidate) -> bool {
+        self.program.is_some() && self.program == candidate.content.known.compatible_with
+    }
+
+    /// Records that the layout of the file's ABI is compatible.
+    pub fn learn_compatible(&self, candidate: &Candidate) {
+        if candidate.content.reliable
+            && let Some(program) = &self.program
+        {
+            let change = |known: &mut Known| known.compatible_with = Some(program.clone());
+            self.index.lock().amend(candidate.path(), &candidate.content.known.stamp, change);
+        }
+    }
+
     /// Writes new entries to the index. If this fails, the next start only takes longer.
     pub fn save(&self) {
         if let Err(error) = self.index.lock().save(&self.directory) {
@@ -144,7 +167,7 @@ impl Store {
         let unchanged = file.file().metadata().is_ok_and(|metadata| Stamp::of(&metadata) == stamp);
         let reliable =
             trust == Trust::Index && unchanged && stamp.is_reliable(file.file(), read_at).unwrap_or(false);
-        let known = Known { stamp, read_at, sha256: hash(&bytes), facts, copy: None };
+        let known = Known { stamp, read_at, sha256: hash(&bytes), facts, copy: None, compatible_with: None };
         if reliable {
             self.index.lock().learn(file.path(), known.clone());
         }
@@ -161,7 +184,7 @@ impl Store {
         match verify(path, known) {
             // It is recorded when its stamp has become reliable; until then it is verified every time.
             Ok(copy) if copy.is_some() && *reliable => {
-                self.index.lock().learn(candidate.path(), Known { copy, ..known.clone() });
+                self.index.lock().amend(candidate.path(), &known.stamp, |known| known.copy = copy);
                 return Ok(());
             }
             Ok(_) => return Ok(()),
@@ -230,6 +253,14 @@ fn verify(path: &Path, known: &Known) -> io::Result<Option<Stamp>> {
     let unchanged = Stamp::of(&file.metadata()?) == stamp;
     let reliable = unchanged && stamp.is_reliable(&file, read_at).unwrap_or(false);
     Ok(reliable.then_some(stamp))
+}
+
+/// The stamp of this process's program, if that is reliable. The kernel refuses writes to it while it is executed.
+fn running_program() -> io::Result<Option<Stamp>> {
+    let now = Time::now();
+    let file = File::open("/proc/self/exe")?;
+    let stamp = Stamp::of(&file.metadata()?);
+    Ok(stamp.is_reliable(&file, now)?.then_some(stamp))
 }
 
 fn is_ours(metadata: &fs::Metadata) -> bool {
