@@ -8,14 +8,16 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use cofferdam_tests::paths;
+use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
 
 use crate::Outcome;
 use crate::embedded::{CPUS, MEM};
-use crate::environment::{CGROUP, Environment};
+use crate::environment::{CGROUP, Environment, is_memory};
 use crate::launch::Subject;
+use crate::mount_namespace::MountNamespace;
 
 /// Rows of the table.
 pub const DAEMON: &str = "cofferdam run, daemon";
@@ -29,6 +31,9 @@ const SHIPPED: [&str; 6] =
 /// Isolators and the logger of the longer chain.
 const MANY_PLUGINS: usize = 25;
 
+/// Parent of the runtime directories of agents that run in `cofferdam run`.
+const RUNTIME: &str = "/run/cofferdam-run";
+
 /// How long a daemon may take to be ready.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -37,6 +42,8 @@ pub struct Cli {
     name: &'static str,
     program: PathBuf,
     arguments: Vec<String>,
+    /// In which its runtime directory is in memory, if it is not everywhere.
+    namespace: Option<MountNamespace>,
     _daemon: Option<Daemon>,
 }
 
@@ -66,13 +73,19 @@ impl Cli {
             return Err("`cofferdam agent` is not ready".into());
         }
         let options = ["--rm".to_owned(), "--socket".to_owned(), config.socket];
-        Ok(Self { name: DAEMON, program, arguments: arguments(environment, &options), _daemon: Some(daemon) })
+        Ok(Self {
+            name: DAEMON,
+            program,
+            arguments: arguments(environment, &options),
+            namespace: None,
+            _daemon: Some(daemon),
+        })
     }
 
     /// Without a daemon.
     pub fn alone(environment: &Environment) -> Outcome<Self> {
         let config = configure(environment, "alone", &paths::build(), &[])?;
-        Ok(Self::with_config(ALONE, environment, config))
+        Self::with_config(ALONE, environment, config)
     }
 
     /// Without a daemon, with a longer chain: the shipped plugins and plugins that do nothing.
@@ -98,12 +111,33 @@ impl Cli {
             fs::write(directory.join(file), renamed(&noop, "bench/noop", name)?)?;
         }
         let config = configure(environment, "many", &directory, &extra)?;
-        Ok(Self::with_config(MANY, environment, config))
+        Self::with_config(MANY, environment, config)
     }
 
-    fn with_config(name: &'static str, environment: &Environment, config: Configured) -> Self {
+    fn with_config(name: &'static str, environment: &Environment, config: Configured) -> Outcome<Self> {
         let options = ["--config".to_owned(), config.file];
-        Self { name, program: program(), arguments: arguments(environment, &options), _daemon: None }
+        fs::create_dir_all(RUNTIME)?;
+        let namespace = match is_memory(Path::new(RUNTIME)) {
+            true => None,
+            false => Some(MountNamespace::new(|| {
+                Ok(mount(Some("tmpfs"), RUNTIME, Some("tmpfs"), MsFlags::empty(), Some("mode=0711"))?)
+            })?),
+        };
+        let arguments = arguments(environment, &options);
+        Ok(Self { name, program: program(), arguments, namespace, _daemon: None })
+    }
+
+    fn run(&self) -> Outcome<Duration> {
+        let mut command = Command::new(&self.program);
+        // In its own process group, so that Ctrl-C takes effect between two containers.
+        command.args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
+        let started = Instant::now();
+        let output = command.stderr(Stdio::piped()).output()?;
+        let took = started.elapsed();
+        match output.status.success() {
+            true => Ok(took),
+            false => Err(format!("{}: {}", self.name, String::from_utf8_lossy(&output.stderr).trim()).into()),
+        }
     }
 }
 
@@ -175,15 +209,9 @@ impl Subject for Cli {
     }
 
     fn once(&self, _: usize) -> Outcome<Duration> {
-        let mut command = Command::new(&self.program);
-        // In its own process group, so that Ctrl-C takes effect between two containers.
-        command.args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
-        let started = Instant::now();
-        let output = command.stderr(Stdio::piped()).output()?;
-        let took = started.elapsed();
-        match output.status.success() {
-            true => Ok(took),
-            false => Err(format!("{}: {}", self.name, String::from_utf8_lossy(&output.stderr).trim()).into()),
+        match &self.namespace {
+            Some(namespace) => namespace.run(|| self.run()),
+            None => self.run(),
         }
     }
 }

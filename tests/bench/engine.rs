@@ -1,14 +1,13 @@
 //! Installed OCI runtimes, for comparison.
 
-use std::fs::{self, File};
+use std::fs;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, setns, unshare};
+use nix::mount::{MntFlags, umount2};
 use serde_json::{Value as Json, json};
 
 use cofferdam_linux::cgroup::Layout;
@@ -17,6 +16,7 @@ use crate::Outcome;
 use crate::embedded::{CPUS, MEM};
 use crate::environment::Environment;
 use crate::launch::Subject;
+use crate::mount_namespace::MountNamespace;
 
 /// An OCI runtime with a bundle.
 pub struct Engine {
@@ -24,9 +24,8 @@ pub struct Engine {
     program: &'static str,
     bundle: PathBuf,
     state: PathBuf,
-    /// A mount namespace without the v2 hierarchy, for a runtime that needs that. All launches share it: creating one
-    /// and destroying it takes the kernel some time, which is not the runtime's.
-    namespace: Option<File>,
+    /// A mount namespace without the v2 hierarchy, for a runtime that needs that.
+    namespace: Option<MountNamespace>,
     next: AtomicU64,
 }
 
@@ -78,7 +77,9 @@ impl Engine {
         let hybrid = environment.cgroups.layout() == Layout::Hybrid;
         let unified = environment.cgroups.unified.as_ref().map(|unified| unified.mount.clone());
         let hidden = unified.filter(|_| hybrid && program == "crun");
-        let namespace = hidden.as_deref().map(namespace_without).transpose()?;
+        let without =
+            |hidden: PathBuf| MountNamespace::new(move || Ok(umount2(&hidden, MntFlags::MNT_DETACH)?));
+        let namespace = hidden.map(without).transpose()?;
         let engine =
             Self { name: kind.label(program), program, bundle, state, namespace, next: AtomicU64::new(0) };
         match engine.once(0) {
@@ -125,24 +126,8 @@ fn adapt(spec: &mut Json, environment: &Environment, kind: Bundle) {
     }
 }
 
-/// A mount namespace like this one, without one of its mounts.
-fn namespace_without(mount_point: &Path) -> Outcome<File> {
-    let enter = || -> Outcome<File> {
-        unshare(CloneFlags::CLONE_NEWNS)?;
-        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
-        umount2(mount_point, MntFlags::MNT_DETACH)?;
-        Ok(File::open("/proc/thread-self/ns/mnt")?)
-    };
-    std::thread::scope(|scope| scope.spawn(enter).join()).map_err(|_| "a thread died")?
-}
-
 impl Engine {
     fn run(&self) -> Outcome<Duration> {
-        if let Some(namespace) = &self.namespace {
-            // For this thread and its children only.
-            unshare(CloneFlags::CLONE_FS)?;
-            setns(namespace, CloneFlags::CLONE_NEWNS)?;
-        }
         let id = format!("bench-{}", self.next.fetch_add(1, Ordering::Relaxed));
         let mut command = self.command();
         command.arg("run").arg("--bundle").arg(&self.bundle).arg(&id);
@@ -173,7 +158,9 @@ impl Subject for Engine {
     }
 
     fn once(&self, _: usize) -> Outcome<Duration> {
-        let ran = std::thread::scope(|scope| scope.spawn(|| self.run()).join());
-        ran.map_err(|_| "a thread panicked")?
+        match &self.namespace {
+            Some(namespace) => namespace.run(|| self.run()),
+            None => self.run(),
+        }
     }
 }

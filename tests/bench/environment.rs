@@ -80,7 +80,8 @@ impl Drop for Environment {
     }
 }
 
-fn is_memory(path: &Path) -> bool {
+/// Whether a directory is in memory.
+pub fn is_memory(path: &Path) -> bool {
     nix::sys::statfs::statfs(path).is_ok_and(|found| found.filesystem_type() == TMPFS_MAGIC)
 }
 

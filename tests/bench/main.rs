@@ -16,6 +16,7 @@ mod environment;
 mod fleet;
 mod floor;
 mod launch;
+mod mount_namespace;
 mod report;
 mod sample;
 
