@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! /run/cofferdam-run/<name>            its runtime directory, locked while it runs
-//! /var/lib/cofferdam-run/<name>/work   its sandboxes
+//! /var/lib/cofferdam-run/<name>        its work directory
 //! ```
 //!
 //! Both are removed at the end. Those of an agent that was killed are found by the next one, as their lock is free. It
@@ -48,7 +48,7 @@ pub(super) struct Embedded {
 /// The two directories of an embedded agent.
 struct Home {
     runtime: PathBuf,
-    state: PathBuf,
+    work: PathBuf,
 }
 
 impl Embedded {
@@ -62,7 +62,7 @@ impl Embedded {
         let home = Home::make(&environment)?;
         let overrides = Overrides {
             runtime_dir: Some(home.runtime.clone()),
-            work_dir: Some(home.work_dir()),
+            work_dir: Some(home.work.clone()),
             plugin_dir,
             log: Some(log),
             ..Overrides::default()
@@ -111,7 +111,7 @@ impl Embedded {
         for home in Home::left_behind(&self.environment) {
             let config = AgentConfig {
                 runtime_dir: home.runtime.clone(),
-                work_dir: home.work_dir(),
+                work_dir: home.work.clone(),
                 ..self.config.agent.clone()
             };
             let swept = match Agent::start(config).await {
@@ -155,10 +155,10 @@ impl Home {
             .map_err(|source| failed(&parent, source))?
             .keep();
         let home = Self::of(environment, runtime);
-        match DirBuilder::new().recursive(true).mode(MODE).create(&home.state) {
+        match DirBuilder::new().recursive(true).mode(MODE).create(&home.work) {
             Ok(()) => Ok(home),
             Err(source) => {
-                let failure = failed(&home.state, source);
+                let failure = failed(&home.work, source);
                 home.remove()?;
                 Err(failure)
             }
@@ -166,16 +166,12 @@ impl Home {
     }
 
     fn of(environment: &Environment, runtime: PathBuf) -> Self {
-        let state = beside(&environment.work_dir).join(runtime.file_name().unwrap_or_default());
-        Self { runtime, state }
-    }
-
-    fn work_dir(&self) -> PathBuf {
-        self.state.join("work")
+        let work = beside(&environment.work_dir).join(runtime.file_name().unwrap_or_default());
+        Self { runtime, work }
     }
 
     fn remove(&self) -> Result<(), Failure> {
-        for path in [&self.state, &self.runtime] {
+        for path in [&self.work, &self.runtime] {
             match fs::remove_dir_all(path) {
                 Err(source) if source.kind() != io::ErrorKind::NotFound => {
                     return Err(Failure::system(format!("cannot remove `{}`", path.display()), source));
@@ -264,12 +260,12 @@ mod tests {
             home.runtime.starts_with(directory.path().join("run/cofferdam-run")) && home.runtime.is_dir()
         );
         assert_eq!(
-            home.state,
+            home.work,
             directory.path().join("lib/cofferdam-run").join(home.runtime.file_name().unwrap())
         );
-        assert_eq!(fs::metadata(&home.state).unwrap().permissions().mode() & 0o777, MODE);
+        assert_eq!(fs::metadata(&home.work).unwrap().permissions().mode() & 0o777, MODE);
         home.remove().unwrap();
         home.remove().unwrap();
-        assert!(!home.runtime.exists() && !home.state.exists());
+        assert!(!home.runtime.exists() && !home.work.exists());
     }
 }
