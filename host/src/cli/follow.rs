@@ -32,6 +32,11 @@ pub(super) struct Follower {
     thread: JoinHandle<io::Result<()>>,
 }
 
+/// Copies a file to which nothing more is written.
+pub(super) fn copy_all(path: &Path, sink: &mut dyn Write) -> io::Result<()> {
+    Tail { path, file: None, position: 0 }.copy_new(sink)
+}
+
 impl Follower {
     /// Starts copying `path` from its beginning. `on_error` is called when reading or writing fails.
     pub(super) fn start(

@@ -1,19 +1,24 @@
 //! A container in the foreground: copies its output and forwards signals. Returns its exit status.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 
 use crate::cli::failure::Failure;
-use crate::cli::follow::Follower;
+use crate::cli::follow::{Follower, copy_all};
 use crate::cli::{Outcome, output, wait};
+use cofferdam_core::model::view::Logs;
 use cofferdam_core::model::{ContainerId, Request};
 
 use super::NOT_RUN;
 use super::connection::{AgentConnection, Ending, Running};
+
+/// Delay before the output is copied by threads. A command that exits earlier does not need them.
+const OUTPUT_DELAY: Duration = Duration::from_millis(2);
 
 /// The SIGINT that kills a container instead of being forwarded.
 const KILLING_INTERRUPT: usize = 3;
@@ -25,23 +30,12 @@ pub(super) async fn run(agent: &AgentConnection, request: Request) -> Outcome {
     let id = request.id.clone();
     let Running { logs, end } = agent.run(request).await?;
 
-    let broken = Arc::new(Notify::new());
-    let followers = [
-        logs.stdout.map(|path| follow(path, io::stdout(), &broken)).transpose()?,
-        logs.stderr.map(|path| follow(path, io::stderr(), &broken)).transpose()?,
-    ];
-    if followers.iter().all(Option::is_none) {
+    if logs.stdout.is_none() && logs.stderr.is_none() {
         tracing::warn!("the output of container `{id}` is not written to files and cannot be shown");
     }
-
-    let ending = wait_and_forward(agent, &id, end, &mut signals, &broken).await?;
-    for follower in followers.into_iter().flatten() {
-        match follower.finish() {
-            // The reader closed the pipe; the container got SIGPIPE.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-            finished => finished?,
-        }
-    }
+    let mut output = Output { logs, followers: None, broken: Arc::default() };
+    let ending = wait_and_forward(agent, &id, end, &mut signals, &mut output).await?;
+    output.finish()?;
     if let Some(message) = &ending.message {
         use std::io::Write as _;
         // Standard error may be closed.
@@ -56,7 +50,7 @@ async fn wait_and_forward(
     id: &ContainerId,
     mut end: impl Future<Output = Result<Ending, Failure>> + Unpin,
     signals: &mut Signals,
-    broken: &Notify,
+    output: &mut Output,
 ) -> Result<Ending, Failure> {
     let mut interrupts = 0;
     loop {
@@ -65,7 +59,11 @@ async fn wait_and_forward(
             ending = &mut end => return ending,
             number = signals.next() => number,
             // Sent as if the command itself had written to the closed pipe.
-            () = broken.notified() => libc::SIGPIPE,
+            () = output.broken.notified() => libc::SIGPIPE,
+            () = tokio::time::sleep(OUTPUT_DELAY), if output.followers.is_none() => {
+                output.follow()?;
+                continue;
+            }
         };
         interrupts += usize::from(number == libc::SIGINT);
         let number = if interrupts >= KILLING_INTERRUPT { libc::SIGKILL } else { number };
@@ -76,14 +74,51 @@ async fn wait_and_forward(
     }
 }
 
-fn follow(
-    path: PathBuf,
-    sink: impl io::Write + Send + 'static,
-    broken: &Arc<Notify>,
-) -> Result<Follower, Failure> {
-    let failed = |source| Failure::system(format!("cannot follow `{}`", path.display()), source);
-    let broken = Arc::clone(broken);
-    Follower::start(path.clone(), sink, move |_| broken.notify_one()).map_err(failed)
+/// The output of the container.
+struct Output {
+    logs: Logs,
+    /// The threads that copy it; `None` until they are started.
+    followers: Option<Vec<Follower>>,
+    /// Notified when a reader of this program's output has closed it.
+    broken: Arc<Notify>,
+}
+
+impl Output {
+    /// Starts to copy it.
+    fn follow(&mut self) -> Result<(), Failure> {
+        let mut followers = Vec::new();
+        if let Some(path) = &self.logs.stdout {
+            followers.push(self.follower(path, io::stdout())?);
+        }
+        if let Some(path) = &self.logs.stderr {
+            followers.push(self.follower(path, io::stderr())?);
+        }
+        self.followers = Some(followers);
+        Ok(())
+    }
+
+    fn follower(&self, path: &Path, sink: impl io::Write + Send + 'static) -> Result<Follower, Failure> {
+        let failed = |source| Failure::system(format!("cannot follow `{}`", path.display()), source);
+        let broken = Arc::clone(&self.broken);
+        Follower::start(path.to_owned(), sink, move |_| broken.notify_one()).map_err(failed)
+    }
+
+    /// Copies the rest.
+    fn finish(self) -> io::Result<()> {
+        let copied: Vec<io::Result<()>> = match self.followers {
+            Some(followers) => followers.into_iter().map(Follower::finish).collect(),
+            None => {
+                let stdout = self.logs.stdout.map(|path| copy_all(&path, &mut io::stdout()));
+                let stderr = self.logs.stderr.map(|path| copy_all(&path, &mut io::stderr()));
+                stdout.into_iter().chain(stderr).collect()
+            }
+        };
+        copied.into_iter().try_for_each(|copied| match copied {
+            // The reader closed the pipe; the container got SIGPIPE.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            copied => copied,
+        })
+    }
 }
 
 /// The signals that are forwarded.
