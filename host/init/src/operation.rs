@@ -194,8 +194,12 @@ fn symlink(place: Place, path: &CStr, target: &CStr) -> Result<(), Errno> {
     match sys::make_symlink(target, parent, name) {
         Err(Errno::EXIST) => {
             let mut buffer = [0; MAX_PATH];
-            let same = sys::read_symlink(parent, name, &mut buffer)? == target.to_bytes();
-            if same { Ok(()) } else { Err(Errno::EXIST) }
+            match sys::read_symlink(parent, name, &mut buffer) {
+                Ok(existing) if existing == target.to_bytes() => Ok(()),
+                // Not a symbolic link.
+                Ok(_) | Err(Errno::INVAL) => Err(Errno::EXIST),
+                Err(errno) => Err(errno),
+            }
         }
         other => other,
     }

@@ -187,11 +187,17 @@ fn devices_links_and_directories_are_created_once() {
     let made = fs::metadata(fixture.rootfs().join("var/run/app")).unwrap();
     assert_eq!((made.uid(), made.gid(), made.permissions().mode() & 0o7777), (12, 34, 0o2711));
 
+    let link = |path: &str| Operation::Symlink { path: path.into(), target: "/other".into() };
     let other =
         Operation::Device { path: "/dev/null".into(), mode: 0o020_666, major: 1, minor: 5, uid: 0, gid: 0 };
-    let detail = "/dev/null".to_owned();
-    let answer = run(own(), &with(fixture.script(""), [other])).answer;
-    assert_eq!(answer, Answer::Failed { step: Step::Device, errno: 17, detail });
+    for (operation, step, path) in [
+        (other, Step::Device, "/dev/null"),
+        (link("/dev/fd"), Step::Symlink, "/dev/fd"),
+        (link("/dev/null"), Step::Symlink, "/dev/null"),
+    ] {
+        let answer = run(own(), &with(fixture.script(""), [operation])).answer;
+        assert_eq!(answer, Answer::Failed { step, errno: 17, detail: path.to_owned() });
+    }
 }
 
 #[test]
