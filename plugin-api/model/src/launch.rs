@@ -346,7 +346,7 @@ pub enum Operation {
     },
     /// Creates a symbolic link.
     Symlink {
-        /// Path of the container; a file that exists there is kept.
+        /// Path of the container. A link to the same target may exist there; anything else fails the launch.
         path: PathBuf,
         /// Target of the link.
         target: PathBuf,
