@@ -174,11 +174,7 @@ fn command(record: &Record<NativeRecord>, merged: &LaunchPlan) -> Result<(OsStri
     let rewrite = merged.command.as_ref().map(|owned| &owned.value);
     let value = rewrite.and_then(|rewrite| rewrite.value.as_ref()).or(command.value.as_ref());
     let arguments = rewrite.and_then(|rewrite| rewrite.arguments.as_ref()).unwrap_or(&command.arguments);
-    let shell = match rewrite {
-        Some(rewrite) => rewrite.shell.unwrap_or(false),
-        None => command.shell,
-    };
-    if shell {
+    if rewrite.and_then(|rewrite| rewrite.shell).unwrap_or(command.shell) {
         let line = value.ok_or("it has a shell command without a line")?;
         return Ok(("sh".into(), vec!["sh".into(), "-c".into(), line.into()]));
     }

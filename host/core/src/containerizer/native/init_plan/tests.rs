@@ -121,8 +121,11 @@ fn a_command_rewrite_may_choose_the_shell() {
     };
     let plan = try_build(rewrite(Some(true), "echo $HOME")).unwrap();
     assert_eq!((plan.program, plan.arguments.len()), ("sh".into(), 3));
-    let plan = try_build(rewrite(None, "/bin/other")).unwrap();
-    assert_eq!(plan.program, "/bin/other");
+    let plan = try_build(rewrite(Some(false), "/bin/other")).unwrap();
+    assert_eq!((plan.program, plan.arguments), ("/bin/other".into(), vec!["/bin/other".into()]));
+    // The request has a shell line.
+    let plan = try_build(rewrite(None, "echo other")).unwrap();
+    assert_eq!(plan.arguments, ["sh", "-c", "echo other"]);
 }
 
 #[test]
