@@ -1,7 +1,7 @@
 //! Shared by the tests of the boundary: a world with a faulty plugin, and common assertions.
 
 use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -13,9 +13,12 @@ use cofferdam_core::model::view::PluginView;
 use cofferdam_core::model::{ContainerId, Request};
 use cofferdam_plugin_model::Method;
 use cofferdam_tests::paths;
-use cofferdam_tests::world::{World, entry};
+use cofferdam_tests::world::World;
 use nix::sys::stat::Mode;
 use serde_json::{Value as Json, json};
+
+pub use cofferdam_tests::assert_contains;
+pub use cofferdam_tests::world::{launch_error, object, with_agent};
 
 /// Timeout of a faulty method. All others have the default.
 pub const SHORT: Duration = Duration::from_millis(300);
@@ -25,13 +28,6 @@ pub fn plain() -> World {
     let mut world = World::new();
     world.config.launcher = LauncherKind::Posix;
     world
-}
-
-/// An isolator of this build, by its file.
-pub fn object(name: &str, file: &str, table: Json) -> PluginConfig {
-    let path = paths::build().join(file);
-    assert!(path.exists(), "{} is not there: run `cargo build --workspace` first", path.display());
-    PluginConfig { path: Some(path), ..entry(name, table) }
 }
 
 /// The isolator that misbehaves as configured.
@@ -131,11 +127,6 @@ pub fn long_running(name: &str) -> Request {
     Request::shell(id(name), "exec sleep 1000000")
 }
 
-/// The message of a launch that fails.
-pub async fn launch_error(agent: &Agent, request: Request) -> String {
-    describe(&agent.launch(request).await.expect_err("the launch must fail"))
-}
-
 /// The message of an agent that does not start.
 pub async fn start_error(world: &World) -> String {
     let started = world.start().await;
@@ -179,14 +170,6 @@ pub async fn wait_until(what: &str, mut seen: impl FnMut() -> bool) {
     while !seen() {
         assert!(begun.elapsed() < Duration::from_secs(60), "waited a minute for: {what}");
         tokio::task::yield_now().await;
-    }
-}
-
-/// `text` must contain all of `parts`.
-#[track_caller]
-pub fn assert_contains(text: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(text.contains(part), "`{part}` is missing in: {text}");
     }
 }
 
@@ -278,18 +261,4 @@ pub fn in_own_process(test: &str) -> bool {
     assert!(run.status.success(), "{output}{}", String::from_utf8_lossy(&run.stderr));
     assert!(output.contains("1 passed"), "there is no test `{test}`: {output}");
     false
-}
-
-/// Starts an agent in this world, calls `run`, and stops the agent, so that another can be started.
-pub fn with_agent<T>(world: &World, run: impl AsyncFnOnce(Agent) -> T) -> T {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    let result = runtime.block_on(async {
-        let agent = world.start().await.expect("the agent starts");
-        run(agent).await
-    });
-    drop(runtime);
-    // A thread of the pool may keep the agent a little longer; the lock is released when it is dropped.
-    let lock = File::open(world.config.runtime_dir.join("agent.lock")).expect("the agent's lock");
-    drop(nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusive).expect("the agent is dropped"));
-    result
 }

@@ -44,3 +44,14 @@ pub fn text(path: &Path) -> String {
 pub fn wait_for_text(path: &Path, wanted: &str) {
     watch::content(path, Duration::from_secs(60), |found| found.contains(wanted));
 }
+
+/// `text` must contain all of `parts`.
+///
+/// # Panics
+/// If it does not.
+#[track_caller]
+pub fn assert_contains(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "`{part}` is missing in: {text}");
+    }
+}

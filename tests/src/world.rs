@@ -1,14 +1,16 @@
 //! The environment of a test: directories, a root file system, the configuration of an agent, and a check for
 //! leftovers.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use cofferdam_core::agent::{Agent, StartError};
 use cofferdam_core::config::{AgentConfig, FailPolicy, LauncherKind, PluginConfig};
 use cofferdam_core::containerizer::NativeRecord;
+use cofferdam_core::error_chain::describe;
 use cofferdam_core::ledger::nested_directory;
 use cofferdam_core::model::Record;
 use cofferdam_core::model::{ContainerId, Request};
@@ -22,6 +24,8 @@ use crate::paths;
 /// Directories of one test, and the configuration of an agent in them.
 pub struct World {
     directory: TempDir,
+    /// Kept for as long as an agent may use it.
+    plugin_store: Option<Arc<TempDir>>,
     /// Configuration of the agent.
     pub config: AgentConfig,
 }
@@ -30,7 +34,7 @@ impl World {
     /// With the `linux` launcher and an empty chain.
     #[expect(clippy::new_without_default, reason = "it creates directories")]
     pub fn new() -> Self {
-        let directory = tempfile::Builder::new().prefix("cofferdam-test-").tempdir().expect("a directory");
+        let directory = temporary_directory();
         let config = AgentConfig {
             plugin_dir: paths::build(),
             cgroup_root: "cofferdam-test".into(),
@@ -38,19 +42,29 @@ impl World {
             fetcher: Some(vec![paths::program(), "fetch".into()]),
             ..AgentConfig::new(directory.path(), LauncherKind::Linux)
         };
-        Self { directory, config }
+        Self { directory, plugin_store: None, config }
     }
 
     /// With the shipped chain: that of `examples/agent.toml` without its third-party plugins.
     pub fn shipped() -> Self {
         let mut world = Self::new();
-        for name in
-            ["filesystem/linux", "namespaces/pid", "cgroups/cpu", "cgroups/mem", "posix/cpu", "posix/mem"]
-        {
-            world.add(name, json!({}));
-        }
-        world.config.logger = Some(entry("sandbox", json!({})));
+        let names =
+            ["filesystem/linux", "namespaces/pid", "cgroups/cpu", "cgroups/mem", "posix/cpu", "posix/mem"];
+        world.config.isolators = names.map(shipped).into();
+        world.config.logger = Some(sandbox_logger());
+        world.share_plugin_store();
         world
+    }
+
+    /// Shares the private copies of plugin files with other worlds of this process. A copy that was loaded takes memory
+    /// until the process ends, which on a virtual machine is short if every world has copies of its own.
+    pub fn share_plugin_store(&mut self) {
+        static SHARED: Mutex<Weak<TempDir>> = Mutex::new(Weak::new());
+        let mut shared = SHARED.lock().expect("no panic while it is locked");
+        let store = shared.upgrade().unwrap_or_else(|| Arc::new(temporary_directory()));
+        *shared = Arc::downgrade(&store);
+        self.config.plugin_store = Some(store.path().to_owned());
+        self.plugin_store = Some(store);
     }
 
     /// Adds an isolator to the end of the chain; its file is found by name.
@@ -231,6 +245,36 @@ pub fn entry(name: &str, table: Json) -> PluginConfig {
     PluginConfig { table, ..PluginConfig::new(name) }
 }
 
+/// An entry of the chain with its file in this build: then the agent does not read those of all other plugins.
+///
+/// # Panics
+/// If the file is missing.
+pub fn object(name: &str, file: &str, table: Json) -> PluginConfig {
+    let path = paths::build().join(file);
+    assert!(path.exists(), "{} is not there: run `cargo build --workspace` first", path.display());
+    PluginConfig { path: Some(path), ..entry(name, table) }
+}
+
+fn temporary_directory() -> TempDir {
+    tempfile::Builder::new().prefix("cofferdam-test-").tempdir().expect("a directory")
+}
+
+/// An isolator that we ship, with its file in this build.
+///
+/// # Panics
+/// If the file is missing.
+pub fn shipped(name: &str) -> PluginConfig {
+    object(name, &format!("libcofferdam_{}.so", name.replace('/', "_")), json!({}))
+}
+
+/// The logger that we ship, with its file in this build.
+///
+/// # Panics
+/// If the file is missing.
+pub fn sandbox_logger() -> PluginConfig {
+    object("sandbox", "libcofferdam_logger_sandbox.so", json!({}))
+}
+
 fn cgroup_directories(root: &str, instance: &str) -> Vec<PathBuf> {
     let Ok(hierarchies) = fs::read_dir(root) else { return Vec::new() };
     let mut roots: Vec<PathBuf> = hierarchies.flatten().map(|entry| entry.path()).collect();
@@ -257,9 +301,34 @@ pub fn id(text: &str) -> ContainerId {
 pub async fn run(agent: &Agent, request: Request) -> String {
     let id = request.id.clone();
     if let Err(error) = agent.launch(request).await {
-        panic!("{}", cofferdam_core::error_chain::describe(&error));
+        panic!("{}", describe(&error));
     }
     agent.wait(&id).await.expect("it was launched");
     let logs = agent.inspect(&id).expect("it was launched").logs;
     crate::text(&logs.stdout.expect("a log file"))
+}
+
+/// The message of a launch that fails.
+///
+/// # Panics
+/// If it does not fail.
+pub async fn launch_error(agent: &Agent, request: Request) -> String {
+    describe(&agent.launch(request).await.expect_err("the launch must fail"))
+}
+
+/// Starts an agent in this world, calls `run`, and stops the agent, so that another can be started.
+///
+/// # Panics
+/// If the agent does not start.
+pub fn with_agent<T>(world: &World, run: impl AsyncFnOnce(Agent) -> T) -> T {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    let result = runtime.block_on(async {
+        let agent = world.start().await.expect("the agent starts");
+        run(agent).await
+    });
+    drop(runtime);
+    // A thread of the pool may keep the agent a little longer; the lock is released when it is dropped.
+    let lock = File::open(world.config.runtime_dir.join("agent.lock")).expect("the agent's lock");
+    drop(nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusive).expect("the agent is dropped"));
+    result
 }
