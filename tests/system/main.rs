@@ -6,9 +6,11 @@
 #[path = "../guest/guest.rs"]
 mod guest;
 
+mod calls;
 mod chain;
 mod embed;
 mod guests;
+mod launch_info;
 mod nested;
 mod posix;
 mod resources;

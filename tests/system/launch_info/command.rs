@@ -1,0 +1,133 @@
+//! The command, its environment and its working directory.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use cofferdam_core::model::Request;
+use cofferdam_tests::is_root;
+use cofferdam_tests::world::{World, id, shipped};
+use serde_json::json;
+
+use super::{Fixture, request, world};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_environment_is_that_of_the_plugins_and_the_command_takes_precedence() {
+    if !is_root("a root filesystem") {
+        return;
+    }
+    let launch = json!({ "environment": { "A": "plugin", "B": "plugin", "LINES": "x=y\n z" } });
+    let fixture = Fixture::start().await;
+    let mut request = fixture.request(&json!({ "launch": launch }), "echo $A $B $C; echo \"$LINES\"");
+    request.command.environment =
+        [("B", "command"), ("C", "command")].map(|(name, value)| (name.into(), value.into())).into();
+    assert_eq!(fixture.run(request).await, "plugin command command\nx=y\n z\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn values_are_put_before_and_after_those_of_plugins_and_command() {
+    if !is_root("a root filesystem") {
+        return;
+    }
+    let launch = json!({
+        "environment": { "OF_PLUGIN": "b" },
+        "environment_prepend": { "PATH": ["/first", "/second"], "OF_PLUGIN": ["a"] },
+        "environment_append": { "PATH": ["/last"], "OF_PLUGIN": ["c"], "UNSET": ["only"] },
+    });
+    let fixture = Fixture::start().await;
+    let mut request = fixture.request(&json!({ "launch": launch }), "echo $PATH $OF_PLUGIN $UNSET");
+    request.command.environment = [("PATH".into(), "/bin:/sbin".into())].into();
+    let expected = "/first:/second:/bin:/sbin:/last a:b:c only\n";
+    assert_eq!(fixture.run(request).await, expected);
+}
+
+/// The files below a directory.
+fn files(directory: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let kind = entry.file_type().unwrap();
+        if kind.is_dir() {
+            files(&entry.path(), found);
+        } else if kind.is_file() {
+            found.push(entry.path());
+        }
+    }
+}
+
+/// The files of an agent in which a text occurs.
+fn files_with(world: &World, text: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    files(&world.config.runtime_dir, &mut found);
+    files(&world.config.work_dir, &mut found);
+    assert!(found.iter().any(|path| path.ends_with("record")), "no record in {found:?}");
+    found.retain(|path| fs::read(path).unwrap().windows(text.len()).any(|window| window == text.as_bytes()));
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_variable_is_known_to_the_command_only() {
+    if !is_root("a root filesystem") {
+        return;
+    }
+    let launch = json!({
+        "environment": { "PLAIN": "5b0c-plain-value" },
+        "secret_environment": { "TOKEN": "5b0c-secret-value" },
+    });
+    // In the configuration, as a label of the request is recorded.
+    let world = world(vec![shipped("filesystem/linux"), request(json!({ "launch": launch }))]);
+    let agent = world.start().await.unwrap();
+    // The command shows only part of it, as its output is one of the files that are searched.
+    let line = "test $TOKEN = 5b0c-secret-'v'alue && echo known; exec sleep 1000";
+    let mut request = Request::shell(id("web"), line);
+    request.rootfs = Some(world.rootfs());
+    agent.launch(request).await.unwrap();
+    let inspection = agent.inspect(&id("web")).unwrap();
+    cofferdam_tests::wait_for_text(inspection.logs.stdout.as_ref().unwrap(), "known");
+
+    let shown = serde_json::to_string(&inspection).unwrap();
+    assert!(shown.contains("5b0c-plain-value") && !shown.contains("5b0c-secret-value"), "{shown}");
+    let entry = inspection.plan.iter().find(|entry| entry.field == "environment.TOKEN").unwrap();
+    assert_eq!((entry.value.as_str(), entry.owner.as_str()), ("<secret>", "test/request"));
+    assert_ne!(files_with(&world, "5b0c-plain-value"), Vec::<PathBuf>::new());
+    assert_eq!(files_with(&world, "5b0c-secret-value"), Vec::<PathBuf>::new());
+
+    agent.destroy(&id("web")).await.unwrap();
+    assert_eq!(files_with(&world, "5b0c-secret-value"), Vec::<PathBuf>::new());
+    agent.remove(&id("web")).await.unwrap();
+    assert_eq!(world.leftovers(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_is_rewritten() {
+    if !is_root("a root filesystem") {
+        return;
+    }
+    let fixture = Fixture::start().await;
+    // The launch requests are a program and a shell line.
+    for (shell, rewrite, expected) in [
+        (false, json!({ "shell": true, "value": "echo line $((1 + 1))" }), "line 2\n"),
+        (false, json!({ "value": "/bin/true", "arguments": ["echo", "a  b", "$PATH"] }), "a  b $PATH\n"),
+        (false, json!({ "arguments": ["echo", "other"] }), "other\n"),
+        (true, json!({ "value": "echo line $((1 + 1))" }), "line 2\n"),
+        (true, json!({ "shell": false, "value": "/bin/true", "arguments": ["echo", "*"] }), "*\n"),
+    ] {
+        let table = json!({ "launch": { "command": rewrite } });
+        let mut request = fixture.request(&table, "echo original");
+        if !shell {
+            request.command.shell = false;
+            request.command.value = Some("/bin/busybox".into());
+            request.command.arguments = ["echo", "original"].map(str::to_owned).into();
+        }
+        assert_eq!(fixture.run(request).await, expected, "{rewrite} of {shell}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_working_directory_is_created_for_the_user() {
+    if !is_root("a root filesystem") {
+        return;
+    }
+    let fixture = Fixture::start_with(Vec::new(), Vec::new()).await;
+    let launch = json!({ "working_directory": "/srv/data" });
+    let mut request = fixture.request_with_root(&launch, "pwd; touch mine && echo created");
+    request.command.user = Some("web".into());
+    assert_eq!(fixture.run(request).await, "/srv/data\ncreated\n");
+}
