@@ -93,6 +93,9 @@ pub struct LaunchInfo {
 
 /// Names of capabilities without `CAP_`, such as `NET_RAW`. A set that no plugin sets is determined by the kernel's
 /// rules for the container's user.
+///
+/// When root executes the command, the kernel makes all capabilities of `bounding` permitted and effective
+/// (capabilities(7)); to restrict root, restrict `bounding`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Capabilities {
@@ -327,7 +330,8 @@ pub enum Operation {
     },
     /// Creates a device node.
     Device {
-        /// Path of the container; its parent directories are created if missing.
+        /// Path of the container; its parent directories are created if missing. A node of the same kind and number may
+        /// exist there and keeps its mode and owner; anything else fails the launch.
         path: PathBuf,
         /// Kind of the node.
         #[serde(default)]

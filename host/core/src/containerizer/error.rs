@@ -154,10 +154,15 @@ pub enum LaunchError {
         source: FetchError,
     },
     /// The command could not be started.
-    #[error("cannot start the command of container `{id}`")]
+    #[error(
+        "cannot start the command of container `{id}`{}",
+        .plugin.as_ref().map(|plugin| format!(" as plugin `{plugin}` requests")).unwrap_or_default()
+    )]
     Start {
         /// The container.
         id: ContainerId,
+        /// The plugin that requested what failed, if that is certain.
+        plugin: Option<String>,
         /// The step that failed.
         source: StartError,
     },

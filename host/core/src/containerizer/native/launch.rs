@@ -23,13 +23,14 @@ use parking_lot::Mutex;
 
 use super::begin::{self, begin};
 use super::create::create;
+use super::init_plan;
 use super::phase::Event;
 use super::progress::{advance, check_cancelled, internal};
 use super::record::Handle;
 use super::{LaunchError, STALL_WARNING, Shared};
 use crate::blocking::Job;
 use crate::chain::{CallSequence, ChainError, PreparedLaunch, SequenceOutcome, Watch};
-use crate::launcher::PendingInit;
+use crate::launcher::{PendingInit, StartError};
 use crate::model::{Phase, Request};
 use crate::plugin::CallError;
 
@@ -281,7 +282,14 @@ impl Launch {
     fn start(&self, init: PendingInit, plan: Plan, watches: Vec<Watch>) -> Result<Running, LaunchError> {
         let Self { shared, handle, .. } = self;
         let id = || handle.id().clone();
-        let process = init.start(plan).map_err(|source| LaunchError::Start { id: id(), source })?;
+        let process = init.start(plan).map_err(|source| {
+            let record = handle.record();
+            let plugin = match &source {
+                StartError::Failed { step, detail, .. } => init_plan::owner(&record.part.plan, *step, detail),
+                _ => None,
+            };
+            LaunchError::Start { id: id(), plugin: plugin.map(str::to_owned), source }
+        })?;
         let process = Arc::new(process);
         handle.set_process(Some(Arc::clone(&process)));
         advance(handle, Event::Started)?;

@@ -4,6 +4,7 @@ mod credentials;
 mod environment;
 mod filesystem;
 mod namespaces;
+mod owner;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -20,6 +21,7 @@ use crate::model::view::PlanEntry;
 use crate::model::{ContainerClass, Record};
 
 pub(super) use namespaces::namespaces;
+pub(super) use owner::owner;
 
 /// Timeout of a hook that sets none, in milliseconds.
 const HOOK_TIMEOUT_MILLIS: u64 = 30_000;
