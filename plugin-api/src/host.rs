@@ -12,7 +12,7 @@ use model::{AgentInfo, ContainerId};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::{Error, Leases, Result, ResultExt};
+use crate::{Error, Result, ResultExt};
 
 /// Handle of the agent: describes it and provides its services. Cheap to clone.
 ///
@@ -80,12 +80,6 @@ impl Host {
         let container = ContainerId::parse(container.as_ref())?;
         let state = serde_json::to_value(state).context("cannot encode the state as JSON")?;
         self.request::<()>(STATE_PUT, &PutState { container, state })
-    }
-
-    /// The service that leases numbers which are unique among all plugins of the agent.
-    #[must_use]
-    pub fn leases(&self) -> Leases {
-        Leases::new(self.clone())
     }
 
     /// Calls a service. An empty reply is decoded as null.

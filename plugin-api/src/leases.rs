@@ -30,11 +30,15 @@ use crate::{Host, Result};
 #[derive(Debug, Clone)]
 pub struct Leases(Host);
 
-impl Leases {
-    pub(crate) fn new(host: Host) -> Self {
-        Self(host)
+impl Host {
+    /// The service that leases numbers which are unique among all plugins of the agent.
+    #[must_use]
+    pub fn leases(&self) -> Leases {
+        Leases(self.clone())
     }
+}
 
+impl Leases {
     /// Leases the smallest free number of `range` in `pool` for a container. Each call leases another number.
     ///
     /// # Errors

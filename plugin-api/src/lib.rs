@@ -47,6 +47,7 @@ mod bridge;
 pub mod cgroup;
 pub mod config;
 mod container_ref;
+mod controllers;
 mod deadline;
 mod descriptors;
 mod error;
@@ -72,6 +73,7 @@ pub use cofferdam_plugin_model as model;
 pub use cgroup::Cgroup;
 pub use config::PluginConfig;
 pub use container_ref::ContainerRef;
+pub use controllers::{Controllers, OwnCgroups};
 pub use deadline::Deadline;
 pub use error::{Error, Result, ResultExt};
 pub use event::Event;
@@ -94,8 +96,8 @@ pub mod prelude {
         Root, Status, Usage, Value, Version,
     };
     pub use crate::{
-        Applied, Cgroup, ContainerRef, Error, Event, Host, Isolator, Json, Logger, NewContainer, Output,
-        PluginConfig, Prepared, RecoverRequest, Recovery, Result, ResultExt, Streams, json,
+        Applied, Cgroup, ContainerRef, Controllers, Error, Event, Host, Isolator, Json, Logger, NewContainer,
+        Output, PluginConfig, Prepared, RecoverRequest, Recovery, Result, ResultExt, Streams, json,
     };
 }
 

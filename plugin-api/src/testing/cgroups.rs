@@ -12,8 +12,8 @@ use model::{Container, PrepareReply, Resources};
 use serde_json::Value as Json;
 
 use super::{PluginHarness, Refused, Shell};
-use crate::Isolator;
-use crate::cgroup::{Cgroup, CgroupError, CgroupVersion, Controllers};
+use crate::cgroup::{Cgroup, CgroupError, CgroupVersion};
+use crate::{Controllers, Isolator};
 
 /// An instance of an isolator, and a container `web` in real cgroups of this machine, which are removed when the value
 /// is dropped.
@@ -22,9 +22,8 @@ use crate::cgroup::{Cgroup, CgroupError, CgroupVersion, Controllers};
 /// plugin creates them.
 ///
 /// ```no_run
-/// use cofferdam_plugin_api::cgroup::Controllers;
+/// use cofferdam_plugin_api::prelude::*;
 /// use cofferdam_plugin_api::testing::CgroupHarness;
-/// # use cofferdam_plugin_api::prelude::*;
 /// # struct Pids;
 /// # impl Isolator for Pids {
 /// #     const NAME: &'static str = "example/pids";

@@ -5,7 +5,7 @@
 mod share;
 mod usage;
 
-use cofferdam_plugin_api::cgroup::{Controllers, OwnCgroups};
+use cofferdam_plugin_api::OwnCgroups;
 use cofferdam_plugin_api::prelude::*;
 
 use crate::share::Share;

@@ -8,7 +8,6 @@ mod usage;
 
 use std::os::fd::OwnedFd;
 
-use cofferdam_plugin_api::cgroup::Controllers;
 use cofferdam_plugin_api::config::Size;
 use cofferdam_plugin_api::event;
 use cofferdam_plugin_api::prelude::*;

@@ -1,9 +1,7 @@
 //! Control groups of a container, on cgroup v1 and v2.
 //!
-//! [`Controllers`] creates, finds and removes the cgroups that an isolator manages; [`Cgroup`] reads, writes and watches
-//! the interface files of one controller.
-
-mod controllers;
+//! [`Controllers`](crate::Controllers) creates, finds and removes the cgroups that an isolator manages; [`Cgroup`] reads,
+//! writes and watches the interface files of one controller.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -21,7 +19,6 @@ use crate::{Error, Event, Result};
 
 // `Version` alone is that of a plugin.
 pub use cofferdam_linux::cgroup::Version as CgroupVersion;
-pub use controllers::{Controllers, OwnCgroups};
 
 /// The cgroup of a container in the hierarchy of one controller: a directory of interface files.
 ///
@@ -121,6 +118,12 @@ impl Cgroup {
         };
         let group = linux::Cgroup::at(mount.join(&cgroups.path), version);
         Some(Self { controller: controller.to_owned(), mount: mount.clone(), group })
+    }
+
+    /// Name of the controller.
+    #[must_use]
+    pub fn controller(&self) -> &str {
+        &self.controller
     }
 
     /// Version of its hierarchy.

@@ -1,6 +1,6 @@
 //! The cgroups that one isolator manages.
 
-use super::{Cgroup, CgroupError, CgroupVersion};
+use crate::cgroup::{Cgroup, CgroupError, CgroupVersion};
 use crate::model::Cgroups;
 use crate::{ContainerRef, Error, NewContainer, Prepared, Result};
 
@@ -10,7 +10,6 @@ use crate::{ContainerRef, Error, NewContainer, Prepared, Result};
 /// there is nothing to do for such a container, and each method says what it does then.
 ///
 /// ```
-/// use cofferdam_plugin_api::cgroup::Controllers;
 /// use cofferdam_plugin_api::prelude::*;
 ///
 /// const PIDS: Controllers = Controllers::new("pids");
@@ -147,7 +146,7 @@ impl OwnCgroups {
     /// That of another controller, if the host has it.
     #[must_use]
     pub fn optional(&self, controller: &str) -> Option<&Cgroup> {
-        self.optional.iter().find(|cgroup| cgroup.controller == controller)
+        self.optional.iter().find(|cgroup| cgroup.controller() == controller)
     }
 
     fn iter(&self) -> impl Iterator<Item = &Cgroup> {
