@@ -6,7 +6,7 @@ use std::sync::Arc;
 use cofferdam_plugin_model::{AgentInfo, CreateRequest, Kind, Manifest, Method};
 
 use super::LoadError;
-use super::health::Lifecycle;
+use super::lifecycle::Lifecycle;
 use super::load::Layout;
 use super::placement::{InProcess, Placement};
 use super::plugin::Plugin;

@@ -1,81 +1,27 @@
-//! Health of a plugin and its restart after a panic.
-//!
-//! ```text
-//!            panic                    third panic
-//!    Ok ───────────────▶ restarted ───────────────▶ Quarantined ─ only cleanup is still called
-//!    │                      │
-//!    │ recover failed       │ create or recover failed
-//!    └──────────────────────┴──────────▶ OutOfService ─ only cleanup is still called
-//! ```
-//!
-//! Calls for different containers overlap. When one of them panics, the instance is poisoned; a call that a
-//! poisoned instance rejected did not run and is repeated on the next instance.
+//! What a failed call means for a plugin: it is restarted after a panic, and no longer called when that does not help.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use cofferdam_plugin_model::{Method, RecoverReply, Verdict};
-use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::error::{CallError, in_one_line};
+use super::lifecycle::Health;
 use super::placement::{Failure, FailureKind, Instance, InvokeError};
 use super::plugin::Plugin;
 use super::recoverer::Recoverer;
 use crate::blocking::{Cancelled, Job};
 
-/// A plugin is quarantined at this number of panics.
-const MAX_PANICS: u64 = 3;
-
-/// Whether a plugin is called.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Health {
-    /// It is.
-    Ok,
-    /// It panicked too often; only `cleanup` is called.
-    Quarantined(String),
-    /// It could not be restarted or failed to recover; only `cleanup` is called.
-    OutOfService(String),
-}
-
-/// The current instance of a plugin and its health.
-pub(super) struct Lifecycle {
-    instance: RwLock<Arc<dyn Instance>>,
-    /// Whether a thread is restarting the plugin; the others wait for it.
-    restarting: Mutex<bool>,
-    restarted: Condvar,
-    condition: Mutex<Condition>,
-}
-
-struct Condition {
-    health: Health,
-    panics: u64,
-}
-
-impl Lifecycle {
-    pub(super) fn new(instance: Box<dyn Instance>) -> Self {
-        Self {
-            instance: RwLock::new(instance.into()),
-            restarting: Mutex::new(false),
-            restarted: Condvar::new(),
-            condition: Mutex::new(Condition { health: Health::Ok, panics: 0 }),
-        }
-    }
-
-    pub(super) fn instance(&self) -> Arc<dyn Instance> {
-        Arc::clone(&self.instance.read())
-    }
-}
-
 impl Plugin {
     /// Whether the plugin is called.
     #[must_use]
     pub fn health(&self) -> Health {
-        self.lifecycle.condition.lock().health.clone()
+        self.lifecycle.health()
     }
 
     /// Takes the plugin out of service.
     pub fn disable(&self, reason: String) {
-        self.lifecycle.condition.lock().health = Health::OutOfService(reason);
+        self.lifecycle.disable(reason);
     }
 
     /// `cleanup` is always called: what a plugin did must be undone, whatever its health.
@@ -106,24 +52,15 @@ impl Plugin {
             return CallError::Refused { plugin, method, reason, retryable: failure.retryable };
         }
         self.counters(method).panics.fetch_add(1, Ordering::Relaxed);
-        self.count_panic(method, failure);
+        let description = failure.describe();
+        tracing::error!(plugin = %self.name(), %method, "{description}");
+        self.lifecycle.count_panic(&description);
         // A panic in `recover` would repeat itself; the caller decides what follows.
         if method != Method::Recover {
             self.restart(job, recoverer, instance);
         }
         let aftermath = self.aftermath(method, instance);
         CallError::Panicked { plugin, method, reason, location: failure.location.clone(), aftermath }
-    }
-
-    fn count_panic(&self, method: Method, failure: &Failure) {
-        let description = failure.describe();
-        tracing::error!(plugin = %self.name(), %method, "{description}");
-        let mut condition = self.lifecycle.condition.lock();
-        condition.panics += 1;
-        if condition.panics >= MAX_PANICS {
-            let reason = format!("it panicked {} times, last: {description}", condition.panics);
-            condition.health = Health::Quarantined(reason);
-        }
     }
 
     /// State of the plugin after a panic, as part of a sentence.
@@ -142,9 +79,8 @@ impl Plugin {
     /// Replaces an instance that panicked by a new one that has recovered its containers, unless another thread
     /// already has.
     pub(super) fn restart(&self, job: &Job, recoverer: &dyn Recoverer, panicked: &Arc<dyn Instance>) {
-        if !self.claim_restart(panicked) {
-            return;
-        }
+        let timeout = self.timeout(Method::Create) + self.timeout(Method::Recover);
+        let Some(restart) = self.lifecycle.claim_restart(panicked, timeout) else { return };
         match self.create_instance(job) {
             Ok(Ok(instance)) => {
                 let instance: Arc<dyn Instance> = instance.into();
@@ -155,7 +91,7 @@ impl Plugin {
                 {
                     self.disable(format!("it did not recover after a panic: {error}"));
                 }
-                *self.lifecycle.instance.write() = instance;
+                restart.replace(instance);
             }
             Ok(Err(failure)) => {
                 self.disable(format!("it could not be restarted after a panic: {}", failure.describe()));
@@ -163,21 +99,6 @@ impl Plugin {
             // The next call finds the instance poisoned and tries again.
             Err(Cancelled) => {}
         }
-        *self.lifecycle.restarting.lock() = false;
-        self.lifecycle.restarted.notify_all();
-    }
-
-    /// Whether this thread has to restart the plugin. Waits while another thread does; if that takes too long, the
-    /// call fails like any other on a poisoned instance.
-    fn claim_restart(&self, panicked: &Arc<dyn Instance>) -> bool {
-        let timeout = self.timeout(Method::Create) + self.timeout(Method::Recover);
-        let mut restarting = self.lifecycle.restarting.lock();
-        self.lifecycle.restarted.wait_while_for(&mut restarting, |restarting| *restarting, timeout);
-        if *restarting || !Arc::ptr_eq(panicked, &self.lifecycle.instance()) {
-            return false;
-        }
-        *restarting = true;
-        true
     }
 
     /// Calls `recover` on a new instance before anybody else can call it.

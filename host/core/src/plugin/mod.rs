@@ -12,6 +12,7 @@ mod elf;
 mod error;
 mod health;
 mod in_flight;
+mod lifecycle;
 mod limits;
 mod load;
 mod log;
@@ -27,7 +28,7 @@ mod store;
 
 pub use admit::{AdmitError, LoadedPlugin, PluginEnv};
 pub use error::CallError;
-pub use health::Health;
+pub use lifecycle::Health;
 pub(crate) use limits::MAX_STATE;
 pub use load::LoadError;
 pub use lookup::{LookupError, PluginIndex};

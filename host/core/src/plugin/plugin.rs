@@ -12,8 +12,8 @@ use serde::de::DeserializeOwned;
 
 use super::counters::Counters;
 use super::error::CallError;
-use super::health::{Health, Lifecycle};
 use super::in_flight::InFlight;
+use super::lifecycle::{Health, Lifecycle};
 use super::placement::{Failure, FailureKind, Instance, Invocation, InvokeError, Placement, Response};
 use super::recoverer::{Durability, Recoverer};
 use super::reply::limited;
