@@ -33,6 +33,12 @@ impl Chain {
         failed
     }
 
+    /// Whether a participant implements `removed`.
+    #[must_use]
+    pub fn observes_removal(&self, container: &ContainerContext) -> bool {
+        !self.calls(container, Method::Removed).is_empty()
+    }
+
     /// Calls `removed` of every participant, of a container whose sandbox is gone. Failures are logged only: what
     /// nobody asks for again is up to the plugin, which can release it in its next `recover`.
     pub async fn removed(&self, container: &ContainerContext) {

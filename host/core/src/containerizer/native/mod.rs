@@ -105,32 +105,37 @@ impl Native {
         if let Some(live) = removed.iter().find(|handle| handle.phase().is_live()) {
             return Err(RemoveError::StillLive { id: live.id().clone(), phase: live.phase() });
         }
-        let contexts: Vec<_> = removed.iter().rev().map(|handle| handle.context()).collect();
-        shared
-            .pool
-            .run(STALL_WARNING, move |_| {
-                for handle in removed.iter().rev() {
-                    let path = handle.record().sandbox.clone();
-                    destroy::remove_tree(&path).map_err(|source| RemoveError::Sandbox {
-                        id: handle.id().clone(),
-                        path,
-                        source,
-                    })?;
-                }
-                Ok(())
+        let mut contexts: Vec<_> = removed.iter().rev().map(|handle| handle.context()).collect();
+        contexts.retain(|context| shared.chain.observes_removal(context));
+        let remove_sandboxes = move || {
+            removed.iter().rev().try_for_each(|handle| {
+                let path = handle.record().sandbox.clone();
+                let failed =
+                    |source| RemoveError::Sandbox { id: handle.id().clone(), path: path.clone(), source };
+                destroy::remove_tree(&path).map_err(failed)
             })
-            .await
-            .unwrap_or(Err(RemoveError::Interrupted))?;
-        // Before the record is removed: an agent that dies here finds it, and the removal can be repeated.
-        for context in &contexts {
-            shared.chain.removed(context).await;
-        }
+        };
         let (ledger, id2) = (Arc::clone(&shared.ledger), id.clone());
-        let remove_record =
-            shared.pool.run(STALL_WARNING, move |_| ledger.remove(&id2).map_err(RemoveError::from));
-        remove_record.await.unwrap_or(Err(RemoveError::Interrupted))?;
+        let remove_record = move || ledger.remove(&id2).map_err(RemoveError::from);
+        if contexts.is_empty() {
+            self.remove_in_job(move || remove_sandboxes().and_then(|()| remove_record())).await?;
+        } else {
+            self.remove_in_job(remove_sandboxes).await?;
+            // Before the record is removed: an agent that dies here finds it, and the removal can be repeated.
+            for context in &contexts {
+                shared.chain.removed(context).await;
+            }
+            self.remove_in_job(remove_record).await?;
+        }
         shared.table.remove(id);
         Ok(true)
+    }
+
+    async fn remove_in_job(
+        &self,
+        work: impl FnOnce() -> Result<(), RemoveError> + Send + 'static,
+    ) -> Result<(), RemoveError> {
+        self.0.pool.run(STALL_WARNING, move |_| work()).await.unwrap_or(Err(RemoveError::Interrupted))
     }
 
     async fn update_here(&self, id: &ContainerId, resources: Resources) -> Result<(), UpdateError> {
