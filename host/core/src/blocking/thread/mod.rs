@@ -29,6 +29,8 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::{Gid, getgroups};
 use rustix::thread::CapabilitySets;
 
+use sys::Ids;
+
 /// Namespaces that a thread can change by itself, or choose for its children.
 const NAMESPACES: [(&CStr, &str); 6] = [
     (c"cgroup", "cgroup namespace"),
@@ -45,8 +47,9 @@ thread_local! {
 }
 
 struct Thread {
-    /// `/proc/thread-self/ns`, which shows the namespaces of this thread whatever is mounted later.
-    namespaces: Option<OwnedFd>,
+    ids: Ids,
+    /// The links in `/proc/thread-self/ns`, which show the namespaces of this thread whatever is mounted later.
+    namespaces: Namespaces,
     quick: Quick,
     thorough: Thorough,
     /// Whether a call was followed by the quick check alone.
@@ -72,26 +75,33 @@ pub(super) enum Check {
 
 /// Notes what the calling thread is, for later checks.
 pub(super) fn start() {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let namespaces = rustix::fs::open(c"/proc/thread-self/ns", flags, Mode::empty())
+    let ids = Ids::of_this_thread();
+    let namespaces = open_namespaces();
+    let (quick, thorough) = (Quick::read(ids), Thorough::read(&namespaces));
+    THREAD.set(Some(Thread { ids, namespaces, quick, thorough, is_unverified: false }));
+}
+
+/// `None` for a namespace that this kernel does not have.
+fn open_namespaces() -> Namespaces {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory = rustix::fs::open(c"/proc/thread-self/ns", flags | OFlags::DIRECTORY, Mode::empty())
         .inspect_err(|error| {
             tracing::error!(
                 "cannot check threads for namespaces that plugins enter: /proc/thread-self/ns: {error}"
             );
         })
         .ok();
-    let (quick, thorough) = (Quick::read(), Thorough::read(namespaces.as_ref()));
-    THREAD.set(Some(Thread { namespaces, quick, thorough, is_unverified: false }));
+    NAMESPACES.map(|(name, _)| rustix::fs::openat(directory.as_ref()?, name, flags, Mode::empty()).ok())
 }
 
 /// Compares the calling thread with what it was when it started.
 pub(super) fn check(check: Check) -> Result<(), Changes> {
     THREAD.with_borrow_mut(|thread| {
         let Some(thread) = thread else { return Ok(()) };
-        let mut changes = thread.quick.changes(&Quick::read());
+        let mut changes = thread.quick.changes(&Quick::read(thread.ids));
         thread.is_unverified = check == Check::Quick;
         if check == Check::Thorough {
-            changes.extend(thread.thorough.changes(&Thorough::read(thread.namespaces.as_ref())));
+            changes.extend(thread.thorough.changes(&Thorough::read(&thread.namespaces)));
         }
         if changes.is_empty() { Ok(()) } else { Err(Changes(changes)) }
     })
@@ -115,10 +125,10 @@ struct Quick {
 }
 
 impl Quick {
-    fn read() -> Self {
+    fn read(ids: Ids) -> Self {
         Self {
-            shares_directories: sys::shares_directories(),
-            shares_descriptors: sys::shares_descriptors(),
+            shares_directories: sys::shares_directories(ids),
+            shares_descriptors: sys::shares_descriptors(ids),
             uids: getresuid().ok(),
             gids: getresgid().ok(),
             capabilities: rustix::thread::capabilities(None).ok(),
@@ -157,13 +167,16 @@ struct Thorough {
     no_new_privs: Option<bool>,
 }
 
+/// A descriptor of each link.
+type Namespaces = [Option<OwnedFd>; NAMESPACES.len()];
+
 /// The target of a link, such as `net:[4026531840]`; empty if it cannot be read.
 type Link = [u8; 48];
 
 impl Thorough {
-    fn read(namespaces: Option<&OwnedFd>) -> Self {
+    fn read(namespaces: &Namespaces) -> Self {
         Self {
-            namespaces: NAMESPACES.map(|(name, _)| namespaces.map_or([0; 48], |at| read_link(at, name))),
+            namespaces: namespaces.each_ref().map(|link| link.as_ref().map_or([0; 48], read_link)),
             groups: getgroups().ok(),
             fs_ids: sys::fs_ids(),
             no_new_privs: rustix::thread::no_new_privs().ok(),
@@ -187,10 +200,10 @@ impl Thorough {
     }
 }
 
-fn read_link(at: &OwnedFd, name: &CStr) -> Link {
+fn read_link(descriptor: &OwnedFd) -> Link {
     let mut buffer = [MaybeUninit::uninit(); 48];
     let mut link = [0; 48];
-    if let Ok((target, _)) = rustix::fs::readlinkat_raw(at, name, &mut buffer) {
+    if let Ok((target, _)) = rustix::fs::readlinkat_raw(descriptor, c"", &mut buffer) {
         link[..target.len()].copy_from_slice(target);
     }
     link
