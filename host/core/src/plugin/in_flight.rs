@@ -4,7 +4,6 @@
 //! its abandoned thread, and may never return. Until it does, other calls about its container fail, so that `cleanup`
 //! does not run beside a late `prepare`, and calls of a hung plugin do not pile up.
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use cofferdam_plugin_model::Method;
@@ -19,15 +18,16 @@ const MAX_LATE: usize = 16;
 /// The calls of one plugin that are in progress, by container.
 #[derive(Default)]
 pub(super) struct InFlight {
-    calls: Mutex<HashMap<Box<str>, Call>>,
+    /// Few enough to be searched one by one: each has a thread.
+    calls: Mutex<Vec<Call>>,
     /// Wakes the threads that wait for a call to end.
     ended: Condvar,
     /// Wakes the tasks that wait for a call to end.
     ended_async: Notify,
 }
 
-#[derive(Clone, Copy)]
 struct Call {
+    container: Box<str>,
     method: Method,
     since: Instant,
     timeout: Duration,
@@ -52,11 +52,12 @@ impl InFlight {
         if container.is_empty() {
             return Ok(None);
         }
-        let latest = Instant::now() + timeout;
+        let mut now = Instant::now();
+        let latest = now + timeout;
         let mut calls = self.calls.lock();
-        while let Some(call) = calls.get(container).copied() {
+        while let Some(call) = find(&calls, container) {
             let until = latest.min(call.since + call.timeout);
-            if until <= Instant::now() {
+            if until <= now {
                 return Err(CallError::Busy {
                     plugin: plugin.to_owned(),
                     method,
@@ -65,12 +66,13 @@ impl InFlight {
                 });
             }
             self.ended.wait_until(&mut calls, until);
+            now = Instant::now();
         }
         // The count is only needed where it can be reached.
         if calls.len() >= MAX_LATE && late(&calls) >= MAX_LATE {
             return Err(CallError::Overloaded { plugin: plugin.to_owned(), method, late: late(&calls) });
         }
-        calls.insert(container.into(), Call { method, since: Instant::now(), timeout });
+        calls.push(Call { container: container.into(), method, since: now, timeout });
         Ok(Some(Claim { in_flight: self, container }))
     }
 
@@ -83,7 +85,7 @@ impl InFlight {
             ended.as_mut().enable();
             let is_claimable = {
                 let calls = self.calls.lock();
-                !calls.contains_key(container) && late(&calls) < MAX_LATE
+                find(&calls, container).is_none() && late(&calls) < MAX_LATE
             };
             if is_claimable {
                 return;
@@ -93,13 +95,21 @@ impl InFlight {
     }
 }
 
-fn late(calls: &HashMap<Box<str>, Call>) -> usize {
-    calls.values().filter(|call| call.since.elapsed() > call.timeout).count()
+fn find<'a>(calls: &'a [Call], container: &str) -> Option<&'a Call> {
+    calls.iter().find(|call| *call.container == *container)
+}
+
+fn late(calls: &[Call]) -> usize {
+    calls.iter().filter(|call| call.since.elapsed() > call.timeout).count()
 }
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
-        self.in_flight.calls.lock().remove(self.container);
+        let mut calls = self.in_flight.calls.lock();
+        if let Some(index) = calls.iter().position(|call| *call.container == *self.container) {
+            calls.swap_remove(index);
+        }
+        drop(calls);
         self.in_flight.ended.notify_all();
         self.in_flight.ended_async.notify_waiters();
     }
