@@ -37,7 +37,7 @@ use crate::{
 ///
 /// Put [`#[isolator]`](crate::isolator) on the `impl` block to export it.
 pub trait Isolator: Send + Sync + Sized + 'static {
-    /// `area/name`, as in the operator's chain.
+    /// Name in the operator's configuration: `area/name`, or `name`.
     const NAME: &'static str;
 
     /// Whether it takes part in nested containers. If not, it is not called for them at all.

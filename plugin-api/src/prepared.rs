@@ -40,7 +40,7 @@ impl Prepared {
     /// gets it.
     ///
     /// # Errors
-    /// If the state cannot be written as JSON.
+    /// If the state cannot be encoded as JSON.
     pub fn state(mut self, state: &impl Serialize) -> Result<Self> {
         self.reply.state = Some(serde_json::to_value(state)?);
         Ok(self)
@@ -250,7 +250,7 @@ impl Applied {
     /// Has the agent keep `state` instead of the old one.
     ///
     /// # Errors
-    /// If the state cannot be written as JSON.
+    /// If the state cannot be encoded as JSON.
     pub fn state(mut self, state: &impl Serialize) -> Result<Self> {
         self.0.state = Some(serde_json::to_value(state)?);
         Ok(self)

@@ -93,7 +93,7 @@ impl Recovery {
     /// Accepts a container, with a new state instead of the old one.
     ///
     /// # Errors
-    /// If the state cannot be written as JSON.
+    /// If the state cannot be encoded as JSON.
     pub fn migrate(&mut self, container: &ContainerId, state: &impl Serialize) -> Result<()> {
         let state = serde_json::to_value(state)?;
         self.0.insert(container.clone(), model::Verdict::Migrated { state });

@@ -58,7 +58,7 @@ impl Shared {
         if lock(&self.details).contains_key(id) {
             return Ok(());
         }
-        Err(failed(format!("plugin `{}` takes no part in container `{id}`", self.plugin)))
+        Err(failed(format!("plugin `{}` does not participate in container `{id}`", self.plugin)))
     }
 
     fn serve(&self, service: &str, payload: &[u8]) -> Result<Vec<u8>, Failure> {
@@ -89,6 +89,9 @@ impl Shared {
     fn acquire(&self, request: AcquireLease) -> Result<Lease, Failure> {
         let AcquireLease { pool, first, last, container } = request;
         self.check_known(container.as_str())?;
+        if first > last {
+            return Err(failed(format!("the range {first} to {last} of pool `{pool}` is empty")));
+        }
         let mut leases = lock(&self.leases);
         let free = (first..=last).find(|&number| !leases.contains_key(&(pool.clone(), number)));
         let number = free.ok_or_else(|| {
