@@ -14,7 +14,7 @@ const MINIMUM_QUOTA: u64 = 1_000;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Share {
     /// CPUs that the container gets when all are busy; `None` leaves the kernel's default weight.
-    pub processors: Option<f64>,
+    pub cpus: Option<f64>,
     /// Microseconds of CPU time per period; `None` for no limit.
     pub quota: Option<u64>,
 }
@@ -22,17 +22,17 @@ pub struct Share {
 impl Share {
     /// `None` if the container requests no CPUs and has no limit. With `cfs`, the request is also the limit.
     pub fn of(resources: &Resources, cfs: bool) -> Option<Self> {
-        let processors = resources.cpus();
+        let cpus = resources.cpus();
         let own = resources.limits.get("cpus").copied();
-        if processors.is_none() && own.is_none() {
+        if cpus.is_none() && own.is_none() {
             return None;
         }
-        let limit = own.or_else(|| processors.filter(|_| cfs).map(Limit::At));
+        let limit = own.or_else(|| cpus.filter(|_| cfs).map(Limit::At));
         let quota = limit.and_then(|limit| match limit {
-            Limit::At(processors) => Some(scaled(PERIOD, processors).max(MINIMUM_QUOTA)),
+            Limit::At(cpus) => Some(scaled(PERIOD, cpus).max(MINIMUM_QUOTA)),
             _ => None,
         });
-        Some(Self { processors, quota })
+        Some(Self { cpus, quota })
     }
 
     /// Writes the interface files.
@@ -52,8 +52,8 @@ impl Share {
             // Missing in a kernel without bandwidth control.
             cgroup.write(QUOTA, -1)?;
         }
-        if let Some(processors) = self.processors {
-            cgroup.write("cpu.shares", scaled(1024, processors).clamp(2, 262_144))?;
+        if let Some(cpus) = self.cpus {
+            cgroup.write("cpu.shares", scaled(1024, cpus).clamp(2, 262_144))?;
         }
         Ok(())
     }
@@ -65,8 +65,8 @@ impl Share {
         } else if cgroup.has(QUOTA) {
             cgroup.write(QUOTA, format!("max {PERIOD}"))?;
         }
-        if let Some(processors) = self.processors {
-            cgroup.write("cpu.weight", scaled(100, processors).clamp(1, 10_000))?;
+        if let Some(cpus) = self.cpus {
+            cgroup.write("cpu.weight", scaled(100, cpus).clamp(1, 10_000))?;
         }
         Ok(())
     }
@@ -79,9 +79,9 @@ impl Share {
     clippy::cast_sign_loss,
     reason = "`one` is small, and float casts saturate"
 )]
-fn scaled(one: u64, processors: f64) -> u64 {
+fn scaled(one: u64, cpus: f64) -> u64 {
     // Rounded, as a fraction such as 0.29 has no exact float.
-    (one as f64 * processors).round() as u64
+    (one as f64 * cpus).round() as u64
 }
 
 #[cfg(test)]
