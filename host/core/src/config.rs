@@ -88,7 +88,7 @@ impl LauncherKind {
 /// Configuration of one plugin in the chain.
 #[derive(Debug, Clone)]
 pub struct PluginConfig {
-    /// Plugin name, `area/name`.
+    /// Name of the plugin: `area/name`, or `name`.
     pub name: String,
     /// Plugin file, absolute or relative to [`AgentConfig::plugin_dir`]; looked up by name if `None`.
     pub path: Option<PathBuf>,

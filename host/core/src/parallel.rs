@@ -8,11 +8,11 @@ use parking_lot::Mutex;
 /// More threads than this do not help: the loader and the file system hold locks of their own.
 const MAX_THREADS: usize = 4;
 
-/// Calls `work` for each item, on this thread and, if there are processors for them, on a few more. Returns the
+/// Calls `work` for each item, on this thread and, if there are CPUs for them, on a few more. Returns the
 /// results in the order of the items. A panic in `work` is passed on.
 pub(crate) fn map<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    let threads = processors.min(MAX_THREADS).min(items.len());
+    let cpus = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let threads = cpus.min(MAX_THREADS).min(items.len());
     let next = AtomicUsize::new(0);
     let results = Mutex::new(Vec::with_capacity(items.len()));
     let span = tracing::Span::current();

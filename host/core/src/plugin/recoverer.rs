@@ -51,8 +51,8 @@ pub enum Durability {
 /// Why a state was not kept.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    /// There is no such container, or the plugin takes no part in it.
-    #[error("plugin `{plugin}` takes no part in container `{container}`, so no state is kept for it")]
+    /// There is no such container, or the plugin does not participate in it.
+    #[error("plugin `{plugin}` does not participate in container `{container}`, so no state is kept for it")]
     NotParticipant {
         /// The plugin.
         plugin: String,
@@ -86,8 +86,10 @@ pub enum StateError {
 /// Why a number was not leased or released.
 #[derive(Debug, thiserror::Error)]
 pub enum LeaseError {
-    /// There is no such container, or the plugin takes no part in it.
-    #[error("plugin `{plugin}` takes no part in container `{container}`, so it cannot lease numbers for it")]
+    /// There is no such container, or the plugin does not participate in it.
+    #[error(
+        "plugin `{plugin}` does not participate in container `{container}`, so it cannot lease numbers for it"
+    )]
     NotParticipant {
         /// The plugin.
         plugin: String,
