@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use cofferdam_plugin_model::{ContainerDetails, ContainerId, Method};
 
+use super::Chain;
 use super::types::ContainerContext;
-use super::{Chain, encode};
 use crate::blocking::Job;
 use crate::plugin::CallError;
 
@@ -67,7 +67,7 @@ impl Chain {
             let id = container.id.as_str();
             let request = || {
                 let state = self.recoverer.state(plugin.name(), id);
-                encode(&ContainerDetails { state, ..details })
+                plugin.encode(Method::Cleanup, &ContainerDetails { state, ..details })
             };
             let outcome = plugin.call_with(job, &*self.recoverer, Method::Cleanup, id, request, &[]);
             failed.extend(outcome.err());

@@ -1,6 +1,6 @@
 //! Calls to several plugins at once, and to a single one.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use cofferdam_plugin_model::{Limitation, Method, StateReply, Status, Usage};
@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use super::Chain;
 use super::types::{ChainError, ContainerContext, Participant, Responses};
 use crate::blocking::{Abandoned, Job};
-use crate::plugin::{CallError, Durability};
+use crate::plugin::{CallError, Durability, Plugin};
 
 impl Chain {
     /// Whether any plugin has an `isolate` to call for these participants.
@@ -73,9 +73,10 @@ impl Chain {
         let Some((plugin, request)) = calls.find(|(known, _)| &**known.name() == plugin) else {
             return Ok(None);
         };
+        let request = request?;
         let recoverer = Arc::clone(&self.recoverer);
         let id = container.id.clone();
-        let watch = watch.and_then(|watch| watch.try_clone_to_owned().ok());
+        let watch = duplicate(&plugin, METHOD, watch)?;
         self.run(METHOD, move |job| {
             let descriptors: Vec<BorrowedFd<'_>> = watch.iter().map(AsFd::as_fd).collect();
             let response =
@@ -91,8 +92,8 @@ impl Chain {
         const METHOD: Method = Method::Limitation;
         let id = container.id.as_str();
         for (plugin, request) in self.encoded_calls(container, METHOD) {
-            let reply = plugin
-                .call_encoded(job, &*self.recoverer, METHOD, id, &request, &[])
+            let reply = request
+                .and_then(|request| plugin.call_encoded(job, &*self.recoverer, METHOD, id, &request, &[]))
                 .and_then(|response| plugin.decode::<Option<Limitation>>(METHOD, &response));
             match reply {
                 Ok(None) => {}
@@ -115,13 +116,22 @@ impl Chain {
     where
         T: DeserializeOwned + Default + Send + 'static,
     {
+        let mut responses = Responses { replies: Vec::new(), failed: Vec::new() };
         let mut running = Vec::new();
         for (plugin, request) in self.encoded_calls(container, method) {
+            let arguments =
+                request.and_then(|request| Ok((request, duplicate(&plugin, method, descriptor)?)));
+            let (request, descriptor) = match arguments {
+                Ok(arguments) => arguments,
+                Err(error) => {
+                    responses.failed.push(error);
+                    continue;
+                }
+            };
             let pool = self.pool.clone();
             let recoverer = Arc::clone(&self.recoverer);
             let id = container.id.clone();
             let name = plugin.name().to_string();
-            let descriptor = descriptor.and_then(|descriptor| descriptor.try_clone_to_owned().ok());
             let min_timeout = plugin.min_timeout(method);
             let call = async move {
                 pool.run(min_timeout, move |job| {
@@ -134,7 +144,6 @@ impl Chain {
             };
             running.push((name, tokio::spawn(call)));
         }
-        let mut responses = Responses { replies: Vec::new(), failed: Vec::new() };
         for (name, call) in running {
             match call.await {
                 Ok(Ok(Ok(reply))) => responses.replies.push((name, reply)),
@@ -145,4 +154,16 @@ impl Chain {
         }
         responses
     }
+}
+
+/// A descriptor of the request for a thread of its own.
+fn duplicate(
+    plugin: &Plugin,
+    method: Method,
+    descriptor: Option<BorrowedFd<'_>>,
+) -> Result<Option<OwnedFd>, CallError> {
+    descriptor.map(|descriptor| descriptor.try_clone_to_owned()).transpose().map_err(|error| {
+        let reason = format!("cannot duplicate its descriptor: {error}");
+        CallError::Malformed { plugin: plugin.name().to_string(), method, reason }
+    })
 }

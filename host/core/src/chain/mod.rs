@@ -43,6 +43,9 @@ pub struct Chain {
     recoverer: Arc<dyn Recoverer>,
 }
 
+/// The payload of a request, if it can be encoded.
+type EncodedRequest = Result<Vec<u8>, CallError>;
+
 impl Chain {
     /// A chain of these plugins, in this order.
     #[must_use]
@@ -173,9 +176,16 @@ impl Chain {
     }
 
     /// [`Self::calls`], encoded.
-    fn encoded_calls(&self, container: &ContainerContext, method: Method) -> Vec<(Arc<Plugin>, Vec<u8>)> {
-        let calls = self.calls(container, method).into_iter();
-        calls.map(|(plugin, details)| (plugin, encode(&details))).collect()
+    fn encoded_calls(
+        &self,
+        container: &ContainerContext,
+        method: Method,
+    ) -> Vec<(Arc<Plugin>, EncodedRequest)> {
+        let encoded = |(plugin, details): (Arc<Plugin>, ContainerDetails)| {
+            let request = plugin.encode(method, &details);
+            (plugin, request)
+        };
+        self.calls(container, method).into_iter().map(encoded).collect()
     }
 
     /// Runs a job with calls of one method.
@@ -192,8 +202,4 @@ impl Chain {
         let timeouts = self.plugins().map(|plugin| plugin.min_timeout(method));
         timeouts.min().unwrap_or_else(|| default_timeout(method))
     }
-}
-
-fn encode(details: &ContainerDetails) -> Vec<u8> {
-    serde_json::to_vec(details).unwrap_or_default()
 }

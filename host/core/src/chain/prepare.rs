@@ -7,9 +7,9 @@ use cofferdam_plugin_model::{Container, LoggerReply, Method, Parent, PrepareRepl
 use rustix::event::epoll;
 use serde_json::Value as Json;
 
+use super::Chain;
 use super::sequence::CallSequence;
 use super::types::{ChainError, ContainerContext, Participant, PreparedLaunch, StdioTarget, Watch};
-use super::{Chain, encode};
 use crate::blocking::Job;
 use crate::plugin::{CallError, Durability, Plugin, Response};
 
@@ -87,7 +87,7 @@ impl Chain {
     ) -> Result<(), ChainError> {
         let id = container.id.as_str();
         let call = |plugin: &Plugin, participant: &Participant| {
-            let request = encode(&container.details_for(participant));
+            let request = plugin.encode(Method::Watch, &container.details_for(participant))?;
             plugin.call_encoded(job, &*self.recoverer, Method::Watch, id, &request, &[])
         };
         self.call_each(job, Method::Watch, sequence, call, |watches, plugin, _, mut response| {

@@ -96,7 +96,7 @@ impl Plugin {
         request: &[u8],
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<Response, CallError> {
-        self.call_with(job, recoverer, method, container, || request, descriptors)
+        self.call_with(job, recoverer, method, container, || Ok(request), descriptors)
     }
 
     /// Like [`Self::call_encoded`], with a request that is encoded when no other call about the container is in
@@ -110,15 +110,15 @@ impl Plugin {
         recoverer: &dyn Recoverer,
         method: Method,
         container: &str,
-        request: impl FnOnce() -> R,
+        request: impl FnOnce() -> Result<R, CallError>,
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<Response, CallError> {
         self.check_health(method)?;
         // Released on this thread when the call has returned, even if the job was abandoned.
         let _claim = self.in_flight.claim(&self.name, container, method, self.timeout(method))?;
         let _span = tracing::info_span!("call", plugin = %self.name, %method, container).entered();
+        let request = request()?;
         self.counters(method).calls.fetch_add(1, Ordering::Relaxed);
-        let request = request();
         let invoke_on = |instance: &Arc<dyn Instance>| {
             self.invoke_on(job, &**instance, method, container, request.as_ref(), descriptors)
         };
@@ -220,7 +220,11 @@ impl Plugin {
         job.step(&self.name, Method::Create, "", timeout, || self.placement.create(&self.request))
     }
 
-    pub(super) fn encode(&self, method: Method, request: &impl Serialize) -> Result<Vec<u8>, CallError> {
+    /// Encodes a request.
+    ///
+    /// # Errors
+    /// [`CallError::Malformed`].
+    pub fn encode(&self, method: Method, request: &impl Serialize) -> Result<Vec<u8>, CallError> {
         serde_json::to_vec(request).map_err(|error| self.malformed(method, &error))
     }
 
