@@ -137,8 +137,8 @@ impl Daemon {
         i32::try_from(self.child.id()).expect("a pid")
     }
 
-    /// Its open descriptors, except for the sockets of its API, which depend on the clients, and for one directory of
-    /// namespaces per thread, which depends on how many threads its work has needed.
+    /// Its open descriptors, except for the sockets of its API, which depend on the clients, and for the links to the
+    /// namespaces of each thread, which depend on how many threads its work has needed.
     ///
     /// # Panics
     /// If it has ended.
@@ -148,13 +148,13 @@ impl Daemon {
         let is_api = |link: &PathBuf| {
             link.to_string_lossy().starts_with("socket:") && !is_unnamed_socket(self.pid(), link)
         };
-        let mut threads = HashSet::new();
+        let mut namespaces = HashSet::new();
         let mut is_of_thread = |link: &PathBuf| {
-            let thread = link.parent().filter(|_| link.ends_with("ns"));
-            thread.is_some_and(|thread| {
+            let directory = link.parent().filter(|directory| directory.ends_with("ns"));
+            directory.and_then(Path::parent).is_some_and(|thread| {
                 thread.parent() == Some(Path::new(&format!("/proc/{}/task", self.pid())))
                     && thread.exists()
-                    && threads.insert(thread.to_owned())
+                    && namespaces.insert(link.clone())
             })
         };
         links.filter(|link| !is_api(link) && !is_of_thread(link)).collect()
