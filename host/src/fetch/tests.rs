@@ -697,11 +697,13 @@ async fn dropping_the_future_kills_the_process_and_its_children() {
     let fetcher = shell(arguments);
     let (uris, sandbox) = ([uri("/x")], world.sandbox());
     let mut pids = tokio::task::spawn_blocking(move || fs::read_to_string(pipe).unwrap());
-    let pidfds: Vec<_> = {
-        let fetch = fetcher.fetch(&uris, &sandbox, world.uid, world.gid, pending::<()>());
-        let pids = until(fetch, &mut pids).await.unwrap();
-        pids.split_whitespace().map(|pid| open_process(pid.parse().unwrap())).collect()
-    };
+    let fetch = fetcher.fetch(&uris, &sandbox, world.uid, world.gid, pending::<()>());
+    // Opened before the future is dropped.
+    let pidfds = until(fetch, async {
+        let pids = (&mut pids).await.unwrap();
+        pids.split_whitespace().map(|pid| open_process(pid.parse().unwrap())).collect::<Vec<_>>()
+    })
+    .await;
     assert_eq!(pidfds.len(), 2);
     assert!(pidfds.iter().all(has_ended));
 }
