@@ -1,4 +1,4 @@
-//! Installed OCI runtimes, for comparison.
+//! OCI runtimes, for comparison.
 
 use std::fs;
 use std::os::unix::process::CommandExt;
@@ -18,14 +18,22 @@ use crate::environment::Environment;
 use crate::launch::Subject;
 use crate::mount_namespace::MountNamespace;
 
+/// The mount namespace in which all runtimes are started: without the v2 hierarchy on a host that also has v1, as crun
+/// refuses such a host if v2 has controllers, even unused ones. Elsewhere they need none.
+pub fn namespace(environment: &Environment) -> Outcome<Option<MountNamespace>> {
+    let unified = environment.cgroups.unified.as_ref().map(|unified| unified.mount.clone());
+    let hidden = unified.filter(|_| environment.cgroups.layout() == Layout::Hybrid);
+    let without = |hidden: PathBuf| MountNamespace::new(move || Ok(umount2(&hidden, MntFlags::MNT_DETACH)?));
+    hidden.map(without).transpose()
+}
+
 /// An OCI runtime with a bundle.
-pub struct Engine {
+pub struct Engine<'a> {
     name: String,
     program: &'static str,
     bundle: PathBuf,
     state: PathBuf,
-    /// A mount namespace without the v2 hierarchy, for a runtime that needs that.
-    namespace: Option<MountNamespace>,
+    namespace: Option<&'a MountNamespace>,
     next: AtomicU64,
 }
 
@@ -48,9 +56,14 @@ impl Bundle {
     }
 }
 
-impl Engine {
+impl<'a> Engine<'a> {
     /// `None`, with a message, if it is not installed or does not work on this machine.
-    pub fn find(environment: &Environment, program: &'static str, kind: Bundle) -> Outcome<Option<Self>> {
+    pub fn find(
+        environment: &Environment,
+        namespace: Option<&'a MountNamespace>,
+        program: &'static str,
+        kind: Bundle,
+    ) -> Outcome<Option<Self>> {
         match Command::new(program).arg("--version").stdout(Stdio::null()).status() {
             Ok(status) if status.success() => {}
             _ => {
@@ -73,13 +86,6 @@ impl Engine {
         adapt(&mut spec, environment, kind);
         fs::write(&path, serde_json::to_vec(&spec)?)?;
         let state = environment.state().join(format!("{program}-{word}"));
-        // crun refuses hosts with v1 hierarchies if v2 has controllers, even unused ones.
-        let hybrid = environment.cgroups.layout() == Layout::Hybrid;
-        let unified = environment.cgroups.unified.as_ref().map(|unified| unified.mount.clone());
-        let hidden = unified.filter(|_| hybrid && program == "crun");
-        let without =
-            |hidden: PathBuf| MountNamespace::new(move || Ok(umount2(&hidden, MntFlags::MNT_DETACH)?));
-        let namespace = hidden.map(without).transpose()?;
         let engine =
             Self { name: kind.label(program), program, bundle, state, namespace, next: AtomicU64::new(0) };
         match engine.once(0) {
@@ -126,7 +132,7 @@ fn adapt(spec: &mut Json, environment: &Environment, kind: Bundle) {
     }
 }
 
-impl Engine {
+impl Engine<'_> {
     fn run(&self) -> Outcome<Duration> {
         let id = format!("bench-{}", self.next.fetch_add(1, Ordering::Relaxed));
         let mut command = self.command();
@@ -152,13 +158,13 @@ impl Engine {
     }
 }
 
-impl Subject for Engine {
+impl Subject for Engine<'_> {
     fn name(&self) -> &str {
         &self.name
     }
 
     fn once(&self, _: usize) -> Outcome<Duration> {
-        match &self.namespace {
+        match self.namespace {
             Some(namespace) => namespace.run(|| self.run()),
             None => self.run(),
         }

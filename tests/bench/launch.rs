@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::cli::{self, Cli};
 use crate::embedded::{self, Embedded, Writes};
-use crate::engine::{Bundle, Engine};
+use crate::engine::{self, Bundle, Engine};
 use crate::environment::Environment;
 use crate::floor::{self, Floor};
 use crate::report::{Group, Report};
@@ -32,6 +32,7 @@ pub fn measure(environment: &Environment, options: &Options, report: &mut Report
         return Ok(());
     }
     let program = floor::compile(environment)?;
+    let namespace = engine::namespace(environment)?;
     let mut subjects: Vec<Box<dyn Subject + '_>> = Vec::new();
     if options.wants_subject(embedded::EMPTY) {
         subjects.push(Box::new(Embedded::empty(environment)?));
@@ -60,7 +61,7 @@ pub fn measure(environment: &Environment, options: &Options, report: &mut Report
     for engine in ["crun", "runc"] {
         for bundle in [Bundle::Alike, Bundle::Stock] {
             if options.wants_subject(&bundle.label(engine))
-                && let Some(engine) = Engine::find(environment, engine, bundle)?
+                && let Some(engine) = Engine::find(environment, namespace.as_ref(), engine, bundle)?
             {
                 subjects.push(Box::new(engine));
             }
