@@ -16,7 +16,7 @@ use serde_json::json;
 use crate::Outcome;
 use crate::embedded::{CPUS, MEM};
 use crate::environment::{CGROUP, Environment, is_memory};
-use crate::launch::Subject;
+use crate::launch::{Reference, Subject};
 use crate::mount_namespace::MountNamespace;
 
 /// Rows of the table.
@@ -213,6 +213,10 @@ impl Subject for Cli {
             Some(namespace) => namespace.run(|| self.run()),
             None => self.run(),
         }
+    }
+
+    fn compared_to(&self) -> Vec<Reference> {
+        vec![Reference::Runtimes]
     }
 }
 

@@ -11,7 +11,8 @@ use serde_json::json;
 
 use crate::Outcome;
 use crate::environment::Environment;
-use crate::launch::Subject;
+use crate::floor;
+use crate::launch::{Reference, Subject};
 
 /// Rows of the table.
 pub const EMPTY: &str = "cofferdam, empty chain";
@@ -35,6 +36,7 @@ pub struct Embedded<'a> {
     // Dropped after the agent, which uses its directories.
     _world: World,
     shipped: bool,
+    compared_to: Vec<Reference>,
     next: AtomicU64,
 }
 
@@ -48,17 +50,18 @@ impl<'a> Embedded<'a> {
     pub fn shipped(environment: &'a Environment, writes: Writes) -> Outcome<Self> {
         let mut world = World::shipped();
         if writes == Writes::Overlay {
-            return Self::start(SHIPPED, environment, world, true);
+            let compared_to = vec![Reference::Row(floor::SHIPPED), Reference::Runtimes];
+            return Self::start(SHIPPED, environment, world, true, compared_to);
         }
         for plugin in world.config.isolators.iter_mut().filter(|plugin| plugin.name == "filesystem/linux") {
             plugin.table = json!({ "writes": "direct" });
         }
-        Self::start(DIRECT, environment, world, true)
+        Self::start(DIRECT, environment, world, true, vec![Reference::Runtimes])
     }
 
     /// Without plugins.
     pub fn empty(environment: &'a Environment) -> Outcome<Self> {
-        Self::start(EMPTY, environment, World::new(), false)
+        Self::start(EMPTY, environment, World::new(), false, vec![Reference::Row(floor::EMPTY)])
     }
 
     fn start(
@@ -66,10 +69,11 @@ impl<'a> Embedded<'a> {
         environment: &'a Environment,
         mut world: World,
         shipped: bool,
+        compared_to: Vec<Reference>,
     ) -> Outcome<Self> {
         world.config.runtime_dir = environment.state().join(name);
         let agent = environment.runtime.block_on(world.start())?;
-        Ok(Self { name, environment, agent, _world: world, shipped, next: AtomicU64::new(0) })
+        Ok(Self { name, environment, agent, _world: world, shipped, compared_to, next: AtomicU64::new(0) })
     }
 }
 
@@ -115,6 +119,10 @@ impl Subject for Embedded<'_> {
             }
         });
         self.environment.runtime.block_on(served)?
+    }
+
+    fn compared_to(&self) -> Vec<Reference> {
+        self.compared_to.clone()
     }
 }
 

@@ -30,6 +30,7 @@ pub fn namespace(environment: &Environment) -> Outcome<Option<MountNamespace>> {
 /// An OCI runtime with a bundle.
 pub struct Engine<'a> {
     name: String,
+    kind: Bundle,
     program: &'static str,
     bundle: PathBuf,
     state: PathBuf,
@@ -86,8 +87,15 @@ impl<'a> Engine<'a> {
         adapt(&mut spec, environment, kind);
         fs::write(&path, serde_json::to_vec(&spec)?)?;
         let state = environment.state().join(format!("{program}-{word}"));
-        let engine =
-            Self { name: kind.label(program), program, bundle, state, namespace, next: AtomicU64::new(0) };
+        let engine = Self {
+            name: kind.label(program),
+            kind,
+            program,
+            bundle,
+            state,
+            namespace,
+            next: AtomicU64::new(0),
+        };
         match engine.once(0) {
             Ok(_) => Ok(Some(engine)),
             Err(error) => {
@@ -168,5 +176,9 @@ impl Subject for Engine<'_> {
             Some(namespace) => namespace.run(|| self.run()),
             None => self.run(),
         }
+    }
+
+    fn is_runtime(&self) -> bool {
+        self.kind == Bundle::Alike
     }
 }

@@ -17,6 +17,41 @@ pub trait Subject: Sync {
 
     /// Creates a container, waits for its end, and removes everything of it. Different lanes may overlap.
     fn once(&self, lane: usize) -> Outcome<Duration>;
+
+    /// The rows to which this one is compared.
+    fn compared_to(&self) -> Vec<Reference> {
+        Vec::new()
+    }
+
+    /// Whether it is one of [`Reference::Runtimes`].
+    fn is_runtime(&self) -> bool {
+        false
+    }
+}
+
+/// What a subject is compared to.
+#[derive(Clone, Copy)]
+pub enum Reference {
+    /// A row of the table: the floor that does the same.
+    Row(&'static str),
+    /// Each of the other runtimes, with a container like ours.
+    Runtimes,
+}
+
+/// The subjects of a run, in the order of the table.
+struct Subjects<'a> {
+    options: &'a Options,
+    all: Vec<Box<dyn Subject + 'a>>,
+}
+
+impl<'a> Subjects<'a> {
+    /// Adds a subject if it is wanted.
+    fn add<S: Subject + 'a>(&mut self, name: &str, create: impl FnOnce() -> Outcome<S>) -> Outcome<()> {
+        if self.options.wants_subject(name) {
+            self.all.push(Box::new(create()?));
+        }
+        Ok(())
+    }
 }
 
 /// Number of lanes of the parallel benchmark.
@@ -33,37 +68,21 @@ pub fn measure(environment: &Environment, options: &Options, report: &mut Report
     }
     let program = floor::compile(environment)?;
     let namespace = engine::namespace(environment)?;
-    let mut subjects: Vec<Box<dyn Subject + '_>> = Vec::new();
-    if options.wants_subject(embedded::EMPTY) {
-        subjects.push(Box::new(Embedded::empty(environment)?));
-    }
-    if options.wants_subject(floor::EMPTY) {
-        subjects.push(Box::new(Floor::empty(environment, &program, PARALLEL)?));
-    }
-    if options.wants_subject(embedded::SHIPPED) {
-        subjects.push(Box::new(Embedded::shipped(environment, Writes::Overlay)?));
-    }
-    if options.wants_subject(floor::SHIPPED) {
-        subjects.push(Box::new(Floor::shipped(environment, &program, PARALLEL)?));
-    }
-    if options.wants_subject(embedded::DIRECT) {
-        subjects.push(Box::new(Embedded::shipped(environment, Writes::Direct)?));
-    }
-    if options.wants_subject(cli::DAEMON) {
-        subjects.push(Box::new(Cli::daemon(environment)?));
-    }
-    if options.wants_subject(cli::ALONE) {
-        subjects.push(Box::new(Cli::alone(environment)?));
-    }
-    if options.wants_subject(cli::MANY) {
-        subjects.push(Box::new(Cli::many(environment)?));
-    }
+    let mut subjects = Subjects { options, all: Vec::new() };
+    subjects.add(floor::EMPTY, || Floor::empty(environment, &program, PARALLEL))?;
+    subjects.add(embedded::EMPTY, || Embedded::empty(environment))?;
+    subjects.add(floor::SHIPPED, || Floor::shipped(environment, &program, PARALLEL))?;
+    subjects.add(embedded::SHIPPED, || Embedded::shipped(environment, Writes::Overlay))?;
+    subjects.add(embedded::DIRECT, || Embedded::shipped(environment, Writes::Direct))?;
+    subjects.add(cli::DAEMON, || Cli::daemon(environment))?;
+    subjects.add(cli::ALONE, || Cli::alone(environment))?;
+    subjects.add(cli::MANY, || Cli::many(environment))?;
     for engine in ["crun", "runc"] {
         for bundle in [Bundle::Alike, Bundle::Stock] {
             if options.wants_subject(&bundle.label(engine))
                 && let Some(engine) = Engine::find(environment, namespace.as_ref(), engine, bundle)?
             {
-                subjects.push(Box::new(engine));
+                subjects.all.push(Box::new(engine));
             }
         }
     }
@@ -74,7 +93,7 @@ pub fn measure(environment: &Environment, options: &Options, report: &mut Report
     };
     let mut run = |name: &'static str, title: &str, turn: &Turn<'_>, rounds: Rounds| -> Outcome<()> {
         if options.wants(name) {
-            report.add(compare(environment, &subjects, name, title, rounds, turn)?);
+            report.add(compare(environment, &subjects.all, name, title, rounds, turn)?);
         }
         Ok(())
     };
@@ -168,11 +187,16 @@ fn compare(
     for (subject, samples) in subjects.iter().zip(taken) {
         group.row(subject.name(), samples);
     }
-    group.compare(embedded::EMPTY, floor::EMPTY);
-    group.compare(embedded::SHIPPED, floor::SHIPPED);
-    for ours in [embedded::SHIPPED, embedded::DIRECT, cli::DAEMON, cli::ALONE, cli::MANY] {
-        for peer in ["crun", "runc"] {
-            group.compare(ours, &Bundle::Alike.label(peer));
+    for subject in subjects {
+        for reference in subject.compared_to() {
+            match reference {
+                Reference::Row(row) => group.compare(subject.name(), row),
+                Reference::Runtimes => {
+                    for runtime in subjects.iter().filter(|other| other.is_runtime()) {
+                        group.compare(subject.name(), runtime.name());
+                    }
+                }
+            }
         }
     }
     Ok(group)
