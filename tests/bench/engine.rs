@@ -1,8 +1,9 @@
 //! OCI runtimes, for comparison.
 
+use std::env;
 use std::fs;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -18,6 +19,64 @@ use crate::environment::Environment;
 use crate::launch::Subject;
 use crate::mount_namespace::MountNamespace;
 
+/// The program of a runtime.
+pub struct Program {
+    pub path: PathBuf,
+    /// Its name and version, such as `crun 1.8.1`. No other program of the run has the same label.
+    pub label: String,
+}
+
+/// The programs with these names or paths; without any, those of crun and runc that are installed.
+pub fn programs(wanted: &[PathBuf]) -> Outcome<Vec<Program>> {
+    let mut found: Vec<Program> = Vec::new();
+    for name in wanted {
+        let path = locate(name).ok_or_else(|| format!("there is no program `{}`", name.display()))?;
+        if found.iter().all(|other| other.path != path) {
+            found.push(Program { label: name_and_version(&path)?, path });
+        }
+    }
+    if wanted.is_empty() {
+        for name in ["crun", "runc"] {
+            match locate(Path::new(name)) {
+                Some(path) => found.push(Program { label: name_and_version(&path)?, path }),
+                None => eprintln!("bench: SKIPPED {name}: not installed (Debian package {name})"),
+            }
+        }
+    }
+    let labels: Vec<String> = found.iter().map(|program| program.label.clone()).collect();
+    for program in &mut found {
+        if labels.iter().filter(|label| **label == program.label).count() > 1 {
+            program.label += &format!(" ({})", program.path.display());
+        }
+    }
+    Ok(found)
+}
+
+/// The path of a program that is named as in a shell.
+fn locate(name: &Path) -> Option<PathBuf> {
+    if name.components().count() > 1 {
+        return Some(name.to_owned()).filter(|path| path.is_absolute() && path.is_file());
+    }
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path).map(|directory| directory.join(name)).find(|path| path.is_file())
+}
+
+/// From the first line of what it prints for `--version`, such as `crun version 1.8.1`.
+pub fn name_and_version(program: &Path) -> Outcome<String> {
+    let fail = |why: String| format!("`{} --version`: {why}", program.display());
+    let output = Command::new(program).arg("--version").output().map_err(|error| fail(error.to_string()))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let words = text.lines().next().unwrap_or_default().split_whitespace();
+    let words: Vec<&str> =
+        words.filter(|word| !word.trim_end_matches(':').eq_ignore_ascii_case("version")).collect();
+    match words.as_slice() {
+        _ if !output.status.success() => Err(fail(output.status.to_string()).into()),
+        [] => Err(fail("it prints nothing".into()).into()),
+        [version] => Ok(format!("{} {version}", program.file_name().unwrap_or_default().display())),
+        words => Ok(words.join(" ")),
+    }
+}
+
 /// The mount namespace in which all runtimes are started: without the v2 hierarchy on a host that also has v1, as crun
 /// refuses such a host if v2 has controllers, even unused ones. Elsewhere they need none.
 pub fn namespace(environment: &Environment) -> Outcome<Option<MountNamespace>> {
@@ -31,7 +90,7 @@ pub fn namespace(environment: &Environment) -> Outcome<Option<MountNamespace>> {
 pub struct Engine<'a> {
     name: String,
     kind: Bundle,
-    program: &'static str,
+    program: &'a Path,
     bundle: PathBuf,
     state: PathBuf,
     namespace: Option<&'a MountNamespace>,
@@ -49,53 +108,37 @@ pub enum Bundle {
 
 impl Bundle {
     /// The row of the table.
-    pub fn label(self, program: &str) -> String {
+    pub fn label(self, program: &Program) -> String {
         match self {
-            Self::Alike => format!("{program} run"),
-            Self::Stock => format!("{program} run, its own spec"),
+            Self::Alike => format!("{} run", program.label),
+            Self::Stock => format!("{} run, its own spec", program.label),
         }
     }
 }
 
 impl<'a> Engine<'a> {
-    /// `None`, with a message, if it is not installed or does not work on this machine.
-    pub fn find(
+    /// `None`, with a message, if it does not work on this machine.
+    pub fn new(
         environment: &Environment,
         namespace: Option<&'a MountNamespace>,
-        program: &'static str,
+        program: &'a Program,
         kind: Bundle,
     ) -> Outcome<Option<Self>> {
-        match Command::new(program).arg("--version").stdout(Stdio::null()).status() {
-            Ok(status) if status.success() => {}
-            _ => {
-                eprintln!("bench: SKIPPED {program}: not installed (Debian package {program})");
-                return Ok(None);
-            }
-        }
-        let word = match kind {
-            Bundle::Alike => "alike",
-            Bundle::Stock => "stock",
-        };
-        let bundle = environment.directory().join(format!("{program}-{word}"));
+        let name = kind.label(program);
+        let bundle = environment.directory().join(name.replace('/', "-"));
+        let state = environment.state().join(name.replace('/', "-"));
+        let program = program.path.as_path();
         fs::create_dir(&bundle)?;
         let spec = Command::new(program).arg("spec").current_dir(&bundle).output()?;
         if !spec.status.success() {
-            return Err(format!("`{program} spec`: {}", String::from_utf8_lossy(&spec.stderr)).into());
+            let why = String::from_utf8_lossy(&spec.stderr);
+            return Err(format!("`{} spec`: {why}", program.display()).into());
         }
         let path = bundle.join("config.json");
         let mut spec: Json = serde_json::from_slice(&fs::read(&path)?)?;
         adapt(&mut spec, environment, kind);
         fs::write(&path, serde_json::to_vec(&spec)?)?;
-        let state = environment.state().join(format!("{program}-{word}"));
-        let engine = Self {
-            name: kind.label(program),
-            kind,
-            program,
-            bundle,
-            state,
-            namespace,
-            next: AtomicU64::new(0),
-        };
+        let engine = Self { name, kind, program, bundle, state, namespace, next: AtomicU64::new(0) };
         match engine.once(0) {
             Ok(_) => Ok(Some(engine)),
             Err(error) => {

@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use cofferdam_linux::cgroup::Cgroups;
+use cofferdam_linux::cgroup::{Cgroups, Layout};
 use nix::sys::statfs::TMPFS_MAGIC;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use crate::Outcome;
+use crate::report::Report;
 
 /// The cgroup below which other runtimes and the floor have theirs.
 pub const CGROUP: &str = "cofferdam-bench";
@@ -47,6 +48,28 @@ impl Environment {
             None => tempfile::Builder::new().prefix("cofferdam-bench-").tempdir()?,
         };
         Ok(Self { runtime, cgroups: Cgroups::detect()?, interrupted, directory, state })
+    }
+
+    /// Adds what is known of this machine to the report.
+    pub fn describe(&self, report: &mut Report) -> Outcome<()> {
+        let read = |file: &str| fs::read_to_string(file).map_err(|error| format!("{file}: {error}"));
+        report.fact("kernel", format!("Linux {}", read("/proc/sys/kernel/osrelease")?.trim()));
+        report.fact("CPUs", std::thread::available_parallelism()?.to_string());
+        report.fact("load average", read("/proc/loadavg")?.split(' ').take(3).collect::<Vec<_>>().join(" "));
+        let layout = match self.cgroups.layout() {
+            Layout::Absent => "none",
+            Layout::Legacy => "v1",
+            Layout::Hybrid => "v1 and v2",
+            Layout::Unified => "v2",
+        };
+        report.fact("cgroups", layout);
+        for (name, directory) in
+            [("work directories", self.directory()), ("runtime directories", self.state())]
+        {
+            let place = if is_memory(directory) { "tmpfs" } else { "not on a tmpfs" };
+            report.fact(name, format!("in {}, {place}", directory.parent().unwrap_or(directory).display()));
+        }
+        Ok(())
     }
 
     pub fn directory(&self) -> &Path {

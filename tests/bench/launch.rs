@@ -68,6 +68,10 @@ pub fn measure(environment: &Environment, options: &Options, report: &mut Report
     }
     let program = floor::compile(environment)?;
     let namespace = engine::namespace(environment)?;
+    let runtimes = engine::programs(&options.runtime)?;
+    for runtime in &runtimes {
+        report.fact(&runtime.label, runtime.path.display().to_string());
+    }
     let mut subjects = Subjects { options, all: Vec::new() };
     subjects.add(floor::EMPTY, || Floor::empty(environment, &program, PARALLEL))?;
     subjects.add(embedded::EMPTY, || Embedded::empty(environment))?;
@@ -77,10 +81,10 @@ pub fn measure(environment: &Environment, options: &Options, report: &mut Report
     subjects.add(cli::DAEMON, || Cli::daemon(environment))?;
     subjects.add(cli::ALONE, || Cli::alone(environment))?;
     subjects.add(cli::MANY, || Cli::many(environment))?;
-    for engine in ["crun", "runc"] {
+    for runtime in &runtimes {
         for bundle in [Bundle::Alike, Bundle::Stock] {
-            if options.wants_subject(&bundle.label(engine))
-                && let Some(engine) = Engine::find(environment, namespace.as_ref(), engine, bundle)?
+            if options.wants_subject(&bundle.label(runtime))
+                && let Some(engine) = Engine::new(environment, namespace.as_ref(), runtime, bundle)?
             {
                 subjects.all.push(Box::new(engine));
             }

@@ -24,6 +24,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use cofferdam_tests::paths;
 
 use environment::Environment;
 use report::Report;
@@ -47,6 +48,10 @@ struct Options {
     /// Compare only subjects whose name starts with SUBJECT, such as `cofferdam, empty`; can be repeated.
     #[arg(long, value_name = "SUBJECT")]
     subject: Vec<String>,
+    /// Compare with this OCI runtime, a name or an absolute path, instead of the installed `crun` and `runc`; can be
+    /// repeated, also with other versions of one runtime.
+    #[arg(long, value_name = "PROGRAM")]
+    runtime: Vec<PathBuf>,
     /// Run as an agent that reads commands; see `agent_process.rs`.
     #[arg(long, hide = true, num_args = 3)]
     agent_process: Vec<PathBuf>,
@@ -85,6 +90,9 @@ fn main() -> ExitCode {
 fn run(options: &Options) -> Outcome<()> {
     let environment = Environment::set_up()?;
     let mut report = Report::new(!options.json);
+    let cofferdam = paths::program();
+    report.fact(engine::name_and_version(&cofferdam)?, cofferdam.display().to_string());
+    environment.describe(&mut report)?;
     launch::measure(&environment, options, &mut report)?;
     fleet::measure(&environment, options, &mut report)?;
     call::measure(&environment, options, &mut report)?;

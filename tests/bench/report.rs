@@ -6,8 +6,10 @@ use crate::sample::{Samples, Summary};
 
 /// All results.
 pub struct Report {
-    /// Whether each table is printed as soon as it is complete.
+    /// Whether each fact and table is printed as soon as it is complete.
     prints: bool,
+    /// Under which conditions it was measured: names and values.
+    facts: Vec<(String, String)>,
     groups: Vec<Group>,
 }
 
@@ -28,7 +30,16 @@ struct Ratio {
 
 impl Report {
     pub fn new(prints: bool) -> Self {
-        Self { prints, groups: Vec::new() }
+        Self { prints, facts: Vec::new(), groups: Vec::new() }
+    }
+
+    /// Adds a condition under which it is measured, and prints it.
+    pub fn fact(&mut self, name: impl Into<String>, value: impl Into<String>) {
+        let (name, value) = (name.into(), value.into());
+        if self.prints {
+            println!("  {name:20} {value}");
+        }
+        self.facts.push((name, value));
     }
 
     /// Adds a group, and prints it.
@@ -40,7 +51,10 @@ impl Report {
     }
 
     pub fn json(&self) -> Json {
-        json!({ "groups": self.groups.iter().map(Group::json).collect::<Vec<_>>() })
+        json!({
+            "facts": self.facts.iter().map(|(name, value)| json!({ "name": name, "value": value })).collect::<Vec<_>>(),
+            "groups": self.groups.iter().map(Group::json).collect::<Vec<_>>(),
+        })
     }
 }
 
