@@ -1,5 +1,6 @@
 //! Launches: from the request for a container until everything of it is removed.
 
+use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
 use crate::cli::{self, Cli};
@@ -72,6 +73,8 @@ pub fn measure(environment: &Environment, options: &Options, report: &mut Report
     for runtime in &runtimes {
         report.fact(&runtime.label, runtime.path.display().to_string());
     }
+    let seed = options.seed.unwrap_or_else(Random::seed);
+    report.fact("seed", seed.to_string());
     let mut subjects = Subjects { options, all: Vec::new() };
     subjects.add(floor::EMPTY, || Floor::empty(environment, &program, PARALLEL))?;
     subjects.add(embedded::EMPTY, || Embedded::empty(environment))?;
@@ -97,7 +100,7 @@ pub fn measure(environment: &Environment, options: &Options, report: &mut Report
     };
     let mut run = |name: &'static str, title: &str, turn: &Turn<'_>, rounds: Rounds| -> Outcome<()> {
         if options.wants(name) {
-            report.add(compare(environment, &subjects.all, name, title, rounds, turn)?);
+            report.add(compare(environment, &subjects.all, seed, name, title, rounds, turn)?);
         }
         Ok(())
     };
@@ -142,10 +145,17 @@ fn sparsely(subject: &dyn Subject) -> Outcome<Vec<Duration>> {
     one(subject)
 }
 
-/// Pseudo-random numbers, the same in every run.
+/// Pseudo-random numbers, the same for the same seed.
 struct Random(u64);
 
 impl Random {
+    /// A random seed.
+    #[expect(clippy::cast_possible_truncation, reason = "short enough to be typed")]
+    fn seed() -> u32 {
+        // Its keys are random.
+        RandomState::new().hash_one(()) as u32
+    }
+
     /// Knuth's linear congruential generator, of which the upper bits are used.
     fn below(&mut self, end: usize) -> usize {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -163,15 +173,17 @@ impl Random {
 fn compare(
     environment: &Environment,
     subjects: &[Box<dyn Subject + '_>],
+    seed: u32,
     name: &'static str,
     title: &str,
     rounds: Rounds,
     turn: &Turn<'_>,
 ) -> Outcome<Group> {
     let mut taken = vec![Samples::default(); subjects.len()];
+    let mut per_round = 1;
     // A subject may still affect the next one through deferred work of the kernel, so the order is random.
     let mut order: Vec<usize> = (0..subjects.len()).collect();
-    let mut random = Random(1);
+    let mut random = Random(seed.into());
     let warm_up = rounds.most / 10;
     let started = Instant::now();
     for round in 0..warm_up + rounds.most {
@@ -183,11 +195,12 @@ fn compare(
             environment.check_interrupted()?;
             let durations = turn(&*subjects[place])?;
             if round >= warm_up {
+                per_round = durations.len();
                 taken[place].0.extend(durations.iter().map(|took| took.as_secs_f64() * 1e6));
             }
         }
     }
-    let mut group = Group::new(name, title, "µs");
+    let mut group = Group::new(name, title, "µs").per_round(per_round);
     for (subject, samples) in subjects.iter().zip(taken) {
         group.row(subject.name(), samples);
     }

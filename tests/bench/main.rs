@@ -52,6 +52,9 @@ struct Options {
     /// repeated, also with other versions of one runtime.
     #[arg(long, value_name = "PROGRAM")]
     runtime: Vec<PathBuf>,
+    /// Draw the orders of subjects from this number, which the report names, instead of a random one.
+    #[arg(long, value_name = "NUMBER")]
+    seed: Option<u32>,
     /// Run as an agent that reads commands; see `agent_process.rs`.
     #[arg(long, hide = true, num_args = 3)]
     agent_process: Vec<PathBuf>,

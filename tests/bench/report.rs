@@ -18,6 +18,8 @@ pub struct Group {
     name: &'static str,
     title: String,
     unit: &'static str,
+    /// Number of samples that each round adds to a row.
+    per_round: usize,
     rows: Vec<(String, Samples)>,
     ratios: Vec<Ratio>,
 }
@@ -61,7 +63,13 @@ impl Report {
 impl Group {
     /// `name` is used in JSON and for `--only`.
     pub fn new(name: &'static str, title: impl Into<String>, unit: &'static str) -> Self {
-        Self { name, title: title.into(), unit, rows: Vec::new(), ratios: Vec::new() }
+        Self { name, title: title.into(), unit, per_round: 1, rows: Vec::new(), ratios: Vec::new() }
+    }
+
+    /// Sets the number of samples that each round adds to a row, if it is not 1.
+    pub fn per_round(mut self, samples: usize) -> Self {
+        self.per_round = samples;
+        self
     }
 
     pub fn row(&mut self, subject: impl Into<String>, samples: Samples) {
@@ -72,7 +80,7 @@ impl Group {
     pub fn compare(&mut self, of: &str, to: &str) {
         let find = |name: &str| self.rows.iter().find(|(subject, _)| subject == name);
         let (Some((_, ours)), Some((_, theirs))) = (find(of), find(to)) else { return };
-        if let Some(summary) = ours.ratios(theirs).summary() {
+        if let Some(summary) = ours.ratios(theirs, self.per_round).summary() {
             self.ratios.push(Ratio { of: of.to_owned(), to: to.to_owned(), summary });
         }
     }
@@ -119,6 +127,7 @@ impl Group {
             "name": self.name,
             "title": self.title,
             "unit": self.unit,
+            "samples_per_round": self.per_round,
             "rows": rows.collect::<Vec<_>>(),
             "ratios": ratios.collect::<Vec<_>>(),
         })

@@ -29,9 +29,10 @@ impl Samples {
         })
     }
 
-    /// The ratio of each sample to that of `other`.
-    pub fn ratios(&self, other: &Self) -> Self {
-        Self(self.0.iter().zip(&other.0).map(|(ours, theirs)| ours / theirs).collect())
+    /// The ratios to `other`, one for each round of `per_round` samples: of the sums of both, hence of the means.
+    pub fn ratios(&self, other: &Self, per_round: usize) -> Self {
+        let (ours, theirs) = (self.0.chunks(per_round), other.0.chunks(per_round));
+        ours.zip(theirs).map(|(ours, theirs)| ours.iter().sum::<f64>() / theirs.iter().sum::<f64>()).collect()
     }
 }
 
