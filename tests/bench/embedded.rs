@@ -10,7 +10,7 @@ use cofferdam_tests::world::World;
 use serde_json::json;
 
 use crate::Outcome;
-use crate::environment::Environment;
+use crate::environment::{Environment, Scratch};
 use crate::floor;
 use crate::launch::{Reference, Subject};
 
@@ -50,7 +50,8 @@ impl<'a> Embedded<'a> {
     pub fn shipped(environment: &'a Environment, writes: Writes) -> Outcome<Self> {
         let mut world = World::shipped();
         if writes == Writes::Overlay {
-            let compared_to = vec![Reference::Row(floor::SHIPPED), Reference::Runtimes];
+            let compared_to =
+                vec![Reference::Row(floor::shipped(Scratch::WorkDirectory)), Reference::Runtimes];
             return Self::start(SHIPPED, environment, world, true, compared_to);
         }
         for plugin in world.config.isolators.iter_mut().filter(|plugin| plugin.name == "filesystem/linux") {

@@ -17,6 +17,15 @@ use crate::report::Report;
 /// The cgroup below which other runtimes and the floor have theirs.
 pub const CGROUP: &str = "cofferdam-bench";
 
+/// Where the files of a running container are: the upper layer and the work directory of its overlay.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Scratch {
+    /// Below the work directory, as agents do by default.
+    WorkDirectory,
+    /// On a tmpfs.
+    Memory,
+}
+
 pub struct Environment {
     pub runtime: Runtime,
     pub cgroups: Cgroups,
@@ -79,6 +88,14 @@ impl Environment {
     /// Directory for state that need not survive a reboot: in memory, as `/run` usually is.
     pub fn state(&self) -> &Path {
         self.state.path()
+    }
+
+    /// Directory for scratch directories.
+    pub fn scratch(&self, scratch: Scratch) -> &Path {
+        match scratch {
+            Scratch::WorkDirectory => self.directory(),
+            Scratch::Memory => self.state(),
+        }
     }
 
     /// A root file system of busybox, with the usual empty directories.

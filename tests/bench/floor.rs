@@ -12,12 +12,19 @@ use cofferdam_linux::cgroup::{Cgroups, Version};
 
 use crate::Outcome;
 use crate::embedded::{CPUS, MEM};
-use crate::environment::{CGROUP, Environment};
+use crate::environment::{CGROUP, Environment, Scratch};
 use crate::launch::Subject;
 
-/// Rows of the table.
+/// Row of the table for an empty chain.
 pub const EMPTY: &str = "floor, empty";
-pub const SHIPPED: &str = "floor, shipped";
+
+/// Row of the table for the shipped chain.
+pub const fn shipped(scratch: Scratch) -> &'static str {
+    match scratch {
+        Scratch::WorkDirectory => "floor, shipped",
+        Scratch::Memory => "floor, shipped, scratch in memory",
+    }
+}
 
 /// The time that the kernel alone takes.
 pub struct Floor {
@@ -56,11 +63,20 @@ impl Floor {
     }
 
     /// As a container of the shipped chain: mount and pid namespaces, an overlay, limits in the same hierarchies.
-    pub fn shipped(environment: &Environment, program: &Path, lanes: usize) -> Outcome<Self> {
-        Self::start(SHIPPED, lanes, |lane| {
+    pub fn shipped(
+        environment: &Environment,
+        program: &Path,
+        lanes: usize,
+        scratch: Scratch,
+    ) -> Outcome<Self> {
+        let directory = environment.scratch(scratch);
+        Self::start(shipped(scratch), lanes, |lane| {
             let mut command = Command::new(program);
-            let name = format!("floor-shipped-{lane}");
-            let scratch = environment.directory().join(&name);
+            let name = match scratch {
+                Scratch::WorkDirectory => format!("floor-shipped-{lane}"),
+                Scratch::Memory => format!("floor-memory-{lane}"),
+            };
+            let scratch = directory.join(&name);
             fs::create_dir(&scratch)?;
             command.arg("--root").arg(environment.rootfs()).arg(scratch);
             tracking(&environment.cgroups, &name, &mut command)?;

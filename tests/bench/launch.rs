@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::cli::{self, Cli};
 use crate::embedded::{self, Embedded, Writes};
 use crate::engine::{self, Bundle, Engine};
-use crate::environment::Environment;
+use crate::environment::{Environment, Scratch, is_memory};
 use crate::floor::{self, Floor};
 use crate::report::{Group, Report};
 use crate::sample::Samples;
@@ -78,7 +78,14 @@ pub fn measure(environment: &Environment, options: &Options, report: &mut Report
     let mut subjects = Subjects { options, all: Vec::new() };
     subjects.add(floor::EMPTY, || Floor::empty(environment, &program, PARALLEL))?;
     subjects.add(embedded::EMPTY, || Embedded::empty(environment))?;
-    subjects.add(floor::SHIPPED, || Floor::shipped(environment, &program, PARALLEL))?;
+    for scratch in [Scratch::WorkDirectory, Scratch::Memory] {
+        if scratch == Scratch::Memory && !is_memory(environment.scratch(scratch)) {
+            eprintln!("bench: SKIPPED {}: no tmpfs at /run or /dev/shm", floor::shipped(scratch));
+            continue;
+        }
+        let create = || Floor::shipped(environment, &program, PARALLEL, scratch);
+        subjects.add(floor::shipped(scratch), create)?;
+    }
     subjects.add(embedded::SHIPPED, || Embedded::shipped(environment, Writes::Overlay))?;
     subjects.add(embedded::DIRECT, || Embedded::shipped(environment, Writes::Direct))?;
     subjects.add(cli::DAEMON, || Cli::daemon(environment))?;
