@@ -94,14 +94,36 @@ impl Guest {
     /// # Panics
     /// In a guest; if the scripts cannot be started; with `CI=true` if this machine cannot run guests.
     pub fn run<S: AsRef<OsStr>>(&self, command: &[S], env: &[(&str, &str)]) -> GuestOutcome {
+        let mut run = match self.command(command, env) {
+            Ok(run) => run,
+            Err(remedy) => return unavailable(remedy),
+        };
+        let Output { status, stdout, stderr } = output(&mut run);
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        let (output, diagnosis) = (text(stdout), text(stderr));
+        match status.code() {
+            Some(LOST) if !diagnosis.is_empty() => GuestOutcome::Lost { output, diagnosis },
+            Some(status) => GuestOutcome::Ended { status, output },
+            None => {
+                GuestOutcome::Lost { output, diagnosis: format!("`run` ended with {status}\n{diagnosis}") }
+            }
+        }
+    }
+
+    /// The program that boots the guest for `command` and ends with its status, as [`Guest::run`]. It writes what
+    /// `command` writes to its standard output and error, while it is written, to its standard output.
+    ///
+    /// # Errors
+    /// What must be installed first.
+    ///
+    /// # Panics
+    /// In a guest; if the scripts cannot be started.
+    pub fn command<S: AsRef<OsStr>>(&self, command: &[S], env: &[(&str, &str)]) -> Result<Command, String> {
         assert!(
             !inside(),
             "a guest cannot boot another guest: skip this test there, or return if `inside()`"
         );
-        if let Err(remedy) = prepare() {
-            return unavailable(remedy);
-        }
-
+        prepare()?;
         let mut run = ending_with_parent(&script("run"));
         run.args(["--cgroup", self.cgroup.as_str()])
             .args(["--cpus", &self.cpus.to_string()])
@@ -115,17 +137,7 @@ impl Guest {
             run.args(["--env", &format!("{name}={value}")]);
         }
         run.arg("--").args(command);
-
-        let Output { status, stdout, stderr } = output(&mut run);
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        let (output, diagnosis) = (text(stdout), text(stderr));
-        match status.code() {
-            Some(LOST) if !diagnosis.is_empty() => GuestOutcome::Lost { output, diagnosis },
-            Some(status) => GuestOutcome::Ended { status, output },
-            None => {
-                GuestOutcome::Lost { output, diagnosis: format!("`run` ended with {status}\n{diagnosis}") }
-            }
-        }
+        Ok(run)
     }
 
     /// Like [`Guest::run`], for the current test binary.
@@ -216,6 +228,7 @@ fn unavailable(remedy: String) -> GuestOutcome {
 
 #[cfg(test)]
 mod tests {
+    #[allow(unused_imports, reason = "a benchmark that includes this module has no test harness")]
     use super::*;
 
     #[test]
