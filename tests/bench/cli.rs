@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use cofferdam_tests::paths;
 use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, statfs};
 use nix::unistd::Pid;
 use serde_json::json;
 
@@ -34,6 +35,9 @@ const MANY_PLUGINS: usize = 25;
 /// Parent of the runtime directories of agents that run in `cofferdam run`.
 const RUNTIME: &str = "/run/cofferdam-run";
 
+/// Parent of their work directories, and its parent.
+const WORK: [&str; 2] = ["/var/lib/cofferdam-run", "/var/lib"];
+
 /// How long a daemon may take to be ready.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -42,7 +46,7 @@ pub struct Cli {
     name: &'static str,
     program: PathBuf,
     arguments: Vec<String>,
-    /// In which its runtime directory is in memory, if it is not everywhere.
+    /// In which its runtime directory is in memory, and its work directory not on an overlay, where that is not so.
     namespace: Option<MountNamespace>,
     _daemon: Option<Daemon>,
 }
@@ -117,12 +121,23 @@ impl Cli {
     fn with_config(name: &'static str, environment: &Environment, config: Configured) -> Outcome<Self> {
         let options = ["--config".to_owned(), config.file];
         fs::create_dir_all(RUNTIME)?;
-        let namespace = match is_memory(Path::new(RUNTIME)) {
-            true => None,
-            false => Some(MountNamespace::new(|| {
-                Ok(mount(Some("tmpfs"), RUNTIME, Some("tmpfs"), MsFlags::empty(), Some("mode=0711"))?)
-            })?),
+        let mut in_memory = Vec::new();
+        if !is_memory(Path::new(RUNTIME)) {
+            in_memory.push(RUNTIME);
+        }
+        // As in the virtual machine. Containers have overlays, and these cannot have an upper layer on another one.
+        let [work, parent] = WORK;
+        if statfs(parent)?.filesystem_type() == OVERLAYFS_SUPER_MAGIC {
+            fs::create_dir_all(work)?;
+            in_memory.push(work);
+        }
+        let mounts = || {
+            for directory in &in_memory {
+                mount(Some("tmpfs"), *directory, Some("tmpfs"), MsFlags::empty(), Some("mode=0711"))?;
+            }
+            Ok(())
         };
+        let namespace = if in_memory.is_empty() { None } else { Some(MountNamespace::new(mounts)?) };
         let arguments = arguments(environment, &options);
         Ok(Self { name, program: program(), arguments, namespace, _daemon: None })
     }

@@ -13,6 +13,7 @@ use tokio::runtime::Runtime;
 
 use crate::Outcome;
 use crate::report::Report;
+use crate::virtual_machine;
 
 /// The cgroup below which other runtimes and the floor have theirs.
 pub const CGROUP: &str = "cofferdam-bench";
@@ -63,7 +64,8 @@ impl Environment {
     pub fn describe(&self, report: &mut Report) -> Outcome<()> {
         let read = |file: &str| fs::read_to_string(file).map_err(|error| format!("{file}: {error}"));
         report.fact("kernel", format!("Linux {}", read("/proc/sys/kernel/osrelease")?.trim()));
-        report.fact("CPUs", std::thread::available_parallelism()?.to_string());
+        let emulated = if virtual_machine::inside() { ", emulated" } else { "" };
+        report.fact("CPUs", format!("{}{emulated}", std::thread::available_parallelism()?));
         report.fact("load average", read("/proc/loadavg")?.split(' ').take(3).collect::<Vec<_>>().join(" "));
         let layout = match self.cgroups.layout() {
             Layout::Absent => "none",

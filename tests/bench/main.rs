@@ -19,6 +19,7 @@ mod launch;
 mod mount_namespace;
 mod report;
 mod sample;
+mod virtual_machine;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -39,6 +40,9 @@ struct Options {
     /// Fewer iterations and containers: a quick check, not a measurement.
     #[arg(long)]
     quick: bool,
+    /// Measure launches in a virtual machine, whose only cgroup hierarchy is v2, instead of on this machine.
+    #[arg(long)]
+    virtual_machine: bool,
     /// Print one JSON document instead of tables.
     #[arg(long)]
     json: bool,
@@ -79,6 +83,7 @@ fn main() -> ExitCode {
         [runtime_dir, work_dir, rootfs] => {
             agent_process::serve(runtime_dir.clone(), work_dir.clone(), rootfs.clone())
         }
+        _ if options.virtual_machine => virtual_machine::measure(&options),
         _ => run(&options),
     };
     match outcome {
