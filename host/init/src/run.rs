@@ -2,7 +2,7 @@
 
 use crate::failure::{Failure, not_started};
 use crate::hook;
-use crate::operation;
+use crate::operation::Operations;
 use crate::plan::read::{self, Plan};
 use crate::plan::{CONTROL, HEADER, flag, stage};
 use crate::reap;
@@ -119,7 +119,8 @@ fn start(message: &[u8]) -> Result<(Pid, bool), Failure<'_>> {
         let private = plan.has(flag::PRIVATE_MOUNTS);
         sys::cut_propagation(private).map_err(|errno| Failure::new(Step::Propagation, errno))?;
         let root = root::mount(plan.root)?;
-        operation::perform_all(root.directory(), !plan.has(flag::CREATE_NOTHING), plan.operations)?;
+        let create = !plan.has(flag::CREATE_NOTHING);
+        Operations::new(root.directory(), create, plan.operations)?.perform_all()?;
         hook::run_all(&plan, stage::BEFORE_ROOT)?;
         root.enter(plan.has(flag::READ_ONLY_ROOT))?;
     } else if !plan.operations.is_empty() || !matches!(plan.root, read::Root::Host) {

@@ -278,6 +278,9 @@ pub enum Root {
 /// A change to the container's view of the filesystem. Paths of the container are absolute and resolved within its
 /// root, even if they contain symbolic links. Without a root filesystem of the container's own, operations apply to a
 /// private mount namespace; those that would create or change files of the host are refused.
+///
+/// What is at or below the path of an earlier mount is resolved in that mount: a symbolic link that leads out of it
+/// fails the launch, and so do a `..` after a name and a mount over the root itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 #[non_exhaustive]

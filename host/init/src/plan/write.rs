@@ -72,8 +72,12 @@ pub enum Root {
     },
 }
 
-/// An operation inside the root. Targets are resolved as if the root were `/` already: no symbolic link and no `..`
-/// leads out of it. Missing parents of a target are created.
+/// An operation inside the root. Targets are resolved as if the root were `/` already: no symbolic link leads out of
+/// it. Missing parents of a target are created.
+///
+/// What is at or below the target of an earlier mount is resolved inside that mount, whatever happens in the root
+/// meanwhile: there, a symbolic link that leads out of the mount fails the operation. A `..` after a name fails it as
+/// well, and so does a mount over the root itself, which would be invisible.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operation {
     /// Bind-mounts `source` of the host at `target`; a missing target is created as a directory or a file, like the

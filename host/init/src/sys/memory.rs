@@ -1,17 +1,19 @@
 //! Memory mapped by the page: init has no allocator.
 #![allow(unsafe_code)]
 
+use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 use core::slice;
 
-use super::{Result, call, nr};
+use super::{Errno, Result, call, nr};
+
+const PAGE: usize = 4096;
 
 /// Releases the pages of the stack below the caller's frame, which earlier and deeper calls have used.
 ///
 /// Setting up a container uses several pages for paths; waiting for its end uses one.
 #[inline(never)]
 pub(crate) fn release_unused_stack() {
-    const PAGE: usize = 4096;
     const DEEPEST: usize = 64 * PAGE;
     const MADV_DONTNEED: usize = 4;
     let here = 0_u8;
@@ -66,5 +68,41 @@ impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: mapped by `new`, and no borrow outlives it.
         let _ = unsafe { call(nr::MUNMAP, [self.address, self.length]) };
+    }
+}
+
+/// An array, unmapped on drop.
+pub(crate) struct Table<T> {
+    mapping: Mapping,
+    length: usize,
+    elements: PhantomData<T>,
+}
+
+impl<T: Copy> Table<T> {
+    /// `length` must not be 0.
+    pub(crate) fn new(length: usize, value: T) -> Result<Self> {
+        const { assert!(size_of::<T>() > 0 && align_of::<T>() <= PAGE) };
+        let mapping = Mapping::new(length.checked_mul(size_of::<T>()).ok_or(Errno::INVAL)?)?;
+        for index in 0..length {
+            // SAFETY: the mapping is owned, aligned to a page, and has `length` elements.
+            unsafe { (mapping.address as *mut T).add(index).write(value) };
+        }
+        Ok(Self { mapping, length, elements: PhantomData })
+    }
+}
+
+impl<T> Deref for Table<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        // SAFETY: the mapping is owned, and `new` has written all elements.
+        unsafe { slice::from_raw_parts(self.mapping.address as *const T, self.length) }
+    }
+}
+
+impl<T> DerefMut for Table<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as above, and borrowed exclusively.
+        unsafe { slice::from_raw_parts_mut(self.mapping.address as *mut T, self.length) }
     }
 }

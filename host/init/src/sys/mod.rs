@@ -9,7 +9,7 @@ mod raw;
 
 use core::ffi::CStr;
 
-pub(crate) use memory::{Mapping, release_unused_stack};
+pub(crate) use memory::{Mapping, Table, release_unused_stack};
 use raw::nr;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +37,7 @@ impl Errno {
     pub(crate) const NAMETOOLONG: Self = Self(36);
     pub(crate) const BADMSG: Self = Self(74);
     pub(crate) const TIMEDOUT: Self = Self(110);
+    pub(crate) const STALE: Self = Self(116);
     pub(crate) const CANCELED: Self = Self(125);
 }
 
@@ -75,6 +76,7 @@ const O_NONBLOCK: u64 = 0o4000;
 const O_CLOEXEC: u64 = 0o200_0000;
 
 const RESOLVE_NO_MAGICLINKS: u64 = 0x02;
+const RESOLVE_BENEATH: u64 = 0x08;
 const RESOLVE_IN_ROOT: u64 = 0x10;
 
 #[repr(C)]
@@ -110,6 +112,17 @@ pub(crate) fn open(path: &CStr, flags: u64) -> Result<Fd> {
 pub(crate) fn open_in_root(root: Fd, path: &CStr, flags: u64) -> Result<Fd> {
     let resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS;
     openat2(root, path, &OpenHow { flags: flags | O_CLOEXEC, mode: 0, resolve })
+}
+
+/// Opens a path below `directory`. A symbolic link or `..` that leads out of it is an error.
+pub(crate) fn open_beneath(directory: Fd, path: &CStr, flags: u64) -> Result<Fd> {
+    let resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS;
+    openat2(directory, path, &OpenHow { flags: flags | O_CLOEXEC, mode: 0, resolve })
+}
+
+/// Opens what is open as `fd` again, for use in other system calls only.
+pub(crate) fn open_again(fd: Fd) -> Result<Fd> {
+    open_tree(fd, c"", 0)
 }
 
 /// Opens a file `name` in `directory` for writing, created if missing. A symbolic link of that name is not followed,
@@ -167,14 +180,17 @@ pub(crate) fn write_at_start(fd: Fd, bytes: &[u8]) -> Result<usize> {
 /// Some fields of `struct statx`, in the kernel's layout.
 #[repr(C)]
 pub(crate) struct Stat {
-    head: [u32; 7],
+    _head: [u32; 2],
+    attributes: u64,
+    _links_and_owner: [u32; 3],
     mode: u16,
     _pad: u16,
-    _inode: u64,
+    inode: u64,
     pub(crate) size: u64,
     _middle: [u64; 10],
     pub(crate) device: (u32, u32),
-    _tail: [u64; 15],
+    filesystem: (u32, u32),
+    _tail: [u64; 14],
 }
 
 const _: () = assert!(size_of::<Stat>() == 256);
@@ -191,6 +207,13 @@ impl Stat {
     pub(crate) fn is_kind_of(&self, mode: u32) -> bool {
         u32::from(self.mode & Self::KIND) == mode & u32::from(Self::KIND)
     }
+
+    /// Whether something is mounted here, and it is the file or directory of `other`.
+    pub(crate) fn is_mount_of_same(&self, other: &Self) -> bool {
+        const STATX_ATTR_MOUNT_ROOT: u64 = 0x2000;
+        let same = (self.filesystem, self.inode) == (other.filesystem, other.inode);
+        self.attributes & STATX_ATTR_MOUNT_ROOT != 0 && same
+    }
 }
 
 const AT_EMPTY_PATH: usize = 0x1000;
@@ -200,14 +223,17 @@ const AT_RECURSIVE: usize = 0x8000;
 fn statx(directory: Fd, path: &CStr, flags: usize) -> Result<Stat> {
     const BASIC: usize = 0x7ff;
     let mut stat = Stat {
-        head: [0; 7],
+        _head: [0; 2],
+        attributes: 0,
+        _links_and_owner: [0; 3],
         mode: 0,
         _pad: 0,
-        _inode: 0,
+        inode: 0,
         size: 0,
         _middle: [0; 10],
         device: (0, 0),
-        _tail: [0; 15],
+        filesystem: (0, 0),
+        _tail: [0; 14],
     };
     // SAFETY: the kernel reads `path` and writes 256 bytes, which `Stat` has.
     unsafe { call(nr::STATX, [directory.0 as usize, text(path), flags, BASIC, (&raw mut stat) as usize]) }?;
@@ -349,10 +375,11 @@ pub(crate) fn set_attributes(fd: Fd, attributes: u64, recursive: bool) -> Result
 /// A detached copy of the mount at `path` relative to `directory`; of `directory` itself if `path` is empty.
 pub(crate) fn copy_mount(directory: Fd, path: &CStr, recursive: bool) -> Result<Fd> {
     const OPEN_TREE_CLONE: usize = 1;
-    let mut flags = OPEN_TREE_CLONE | O_CLOEXEC as usize | AT_EMPTY_PATH;
-    if recursive {
-        flags |= AT_RECURSIVE;
-    }
+    open_tree(directory, path, if recursive { OPEN_TREE_CLONE | AT_RECURSIVE } else { OPEN_TREE_CLONE })
+}
+
+fn open_tree(directory: Fd, path: &CStr, flags: usize) -> Result<Fd> {
+    let flags = flags | O_CLOEXEC as usize | AT_EMPTY_PATH;
     // SAFETY: the kernel reads `path`.
     unsafe { call(nr::OPEN_TREE, [directory.0 as usize, text(path), flags]) }.map(|fd| Fd(fd as i32))
 }
@@ -695,6 +722,14 @@ pub(crate) fn set_limit(resource: u32, soft: u64, hard: u64) -> Result<()> {
     let limit = [soft, hard];
     // SAFETY: the kernel reads `limit`, and writes nothing because the old limit is not requested.
     unsafe { call(nr::PRLIMIT64, [0, resource as usize, (&raw const limit) as usize, 0]) }.map(drop)
+}
+
+/// The soft and the hard limit.
+pub(crate) fn limit(resource: u32) -> Result<(u64, u64)> {
+    let mut limit = [0_u64; 2];
+    // SAFETY: the kernel writes `limit`, and reads nothing because no new limit is set.
+    unsafe { call(nr::PRLIMIT64, [0, resource as usize, 0, (&raw mut limit) as usize]) }?;
+    Ok((limit[0], limit[1]))
 }
 
 /// Loads a seccomp filter, an array of `struct sock_filter` of eight bytes each.

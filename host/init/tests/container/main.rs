@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic shows where a test failed")]
 
+mod below_mounts;
 mod escape;
 mod filesystem;
 mod harness;

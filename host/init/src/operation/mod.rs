@@ -1,0 +1,287 @@
+//! The operations that the plan requests inside the root before anything of the container runs.
+//!
+//! The root's content may be hostile: a `/proc` that is a link to `/../../host`, a `dev` that is a link to `/`. So a
+//! target is never named by a path of the host. It is opened relative to the root with openat2(2), which resolves
+//! it inside, and everything after that uses the descriptor.
+//!
+//! Another container with the same root may also change it meanwhile: rename the `/proc` on which a file system has
+//! been mounted, and put another directory there. So what is below a mount of the plan is opened relative to that
+//! mount's descriptor, which no rename in the root has an influence on.
+
+mod base;
+mod create;
+mod mask;
+mod mounts;
+mod path;
+
+use core::ffi::CStr;
+
+pub(crate) use base::make_directories;
+
+use self::base::Base;
+use self::mask::Masks;
+use self::mounts::{Mounts, Place};
+use crate::failure::Failure;
+use crate::plan::read::{List, MountOption, Operation};
+use crate::report::Step;
+use crate::sys::{self, ATTR_READ_ONLY, Errno, Fd};
+
+/// The operations of a plan, which are performed in order, up to the first failure.
+pub(crate) struct Operations<'a> {
+    list: List<'a, Operation<'a>>,
+    /// Whether anything may be created in the root.
+    create: bool,
+    mounts: Mounts<'a>,
+    masks: Masks,
+}
+
+/// Where an operation is performed.
+struct Location<'a> {
+    target: Place<'a>,
+    /// Only of a mount that is moved.
+    source: Option<Place<'a>>,
+}
+
+impl<'a> Operations<'a> {
+    /// Unless `create`, nothing is created in the root.
+    pub(crate) fn new(root: Fd, create: bool, list: List<'a, Operation<'a>>) -> Result<Self, Failure<'a>> {
+        let mounts = Mounts::new(root, list.len()).map_err(|errno| Failure::new(Step::Plan, errno))?;
+        Ok(Self { list, create, mounts, masks: Masks::new() })
+    }
+
+    /// Performs all operations.
+    pub(crate) fn perform_all(mut self) -> Result<(), Failure<'a>> {
+        let _raised = DescriptorLimit::raise();
+        for (number, operation) in (1..).zip(self.list.iter()) {
+            let location = self.locate(operation)?;
+            if let Some(mount) = self.perform(operation, &location)? {
+                self.record(number, operation, &location, mount);
+            }
+        }
+        Ok(())
+    }
+
+    fn locate(&self, operation: Operation<'a>) -> Result<Location<'a>, Failure<'a>> {
+        let (step, path) = describe(operation);
+        let failed = |errno| Failure::of(step, errno, path);
+        let target = match operation {
+            // These are names in a directory, also where something is mounted on what has the name.
+            Operation::Device { .. } | Operation::Symlink { .. } | Operation::WriteFile { .. } => {
+                self.mounts.locate_name(path)
+            }
+            _ => self.mounts.locate(path),
+        }
+        .map_err(failed)?;
+        // A mount over the root is invisible to a process whose root it is.
+        if is_mount(operation) && target.is_root() {
+            return Err(failed(Errno::INVAL));
+        }
+        let source = match operation {
+            Operation::Move { source, .. } => {
+                let found = self.mounts.locate(source);
+                Some(found.map_err(|errno| Failure::of(Step::Move, errno, source))?)
+            }
+            _ => None,
+        };
+        Ok(Location { target, source })
+    }
+
+    /// Performs an operation. Returns the mount that it has attached, if any.
+    fn perform(
+        &mut self,
+        operation: Operation<'a>,
+        location: &Location<'a>,
+    ) -> Result<Option<Fd>, Failure<'a>> {
+        let (step, path) = describe(operation);
+        let target = location.target;
+        let base = || if self.create { self.mounts.base(target.mount) } else { Err(Errno::PERM) };
+        let no_mount = |()| None;
+        match operation {
+            Operation::Bind { source, attributes, recursive, .. } => {
+                let mount = bind_source(source, attributes, recursive)?;
+                self.attach(mount, target)
+            }
+            Operation::BindDescriptor { descriptor, attributes, recursive, .. } => {
+                let mount = Fd(descriptor.cast_signed());
+                add_attributes(mount, attributes, recursive).and_then(|()| self.attach(mount, target))
+            }
+            Operation::Move { source, .. } => {
+                let mount = location.source.map_or(Err(Errno::INVAL), |place| self.open(place));
+                let mount = mount.map_err(|errno| Failure::of(step, errno, source))?;
+                self.attach(mount, target)
+            }
+            Operation::Filesystem { kind, attributes, options, .. } => {
+                let mount = filesystem(kind, path, attributes, options)?;
+                self.attach(mount, target)
+            }
+            Operation::Mask { .. } => self.hide(target),
+            Operation::ReadOnly { .. } => self.make_read_only(target),
+            Operation::Propagation { propagation, recursive, .. } => {
+                self.set_propagation(target, propagation, recursive).map(no_mount)
+            }
+            Operation::Device { mode, major, minor, uid, gid, .. } => base()
+                .and_then(|base| create::device(base, target.path, mode, (major, minor), (uid, gid)))
+                .map(no_mount),
+            Operation::Symlink { target: content, .. } => {
+                base().and_then(|base| create::symlink(base, target.path, content)).map(no_mount)
+            }
+            Operation::Directory { mode, uid, gid, .. } => {
+                base().and_then(|base| create::directory(base, target.path, mode, (uid, gid))).map(no_mount)
+            }
+            Operation::WriteFile { content, mode, uid, gid, .. } => base()
+                .and_then(|base| create::file(base, target.path, content, mode, (uid, gid)))
+                .map(no_mount),
+        }
+        .map_err(|errno| Failure::of(step, errno, path))
+    }
+
+    /// Attaches a mount at its target, which is created if it is missing: a directory for a directory, a file for
+    /// anything else.
+    fn attach(&self, mount: Fd, target: Place<'a>) -> Result<Option<Fd>, Errno> {
+        let point = match self.open(target) {
+            Err(Errno::NOENT) if self.create => {
+                let base = self.mounts.base(target.mount)?;
+                if sys::stat(mount)?.is_directory() {
+                    base.make_directories(target.path, None)?
+                } else {
+                    sys::close(base.in_parent(target.path, sys::create)?);
+                    self.open(target)?
+                }
+            }
+            other => other?,
+        };
+        sys::attach_mount(mount, point)?;
+        sys::close(point);
+        Ok(Some(mount))
+    }
+
+    fn hide(&mut self, target: Place<'a>) -> Result<Option<Fd>, Errno> {
+        let Some(point) = self.open_existing(target)? else { return Ok(None) };
+        let mount = self.masks.over(point)?;
+        sys::attach_mount(mount, point)?;
+        sys::close(point);
+        Ok(Some(mount))
+    }
+
+    fn make_read_only(&mut self, target: Place<'a>) -> Result<Option<Fd>, Errno> {
+        let Some(point) = self.open_existing(target)? else { return Ok(None) };
+        let mount = sys::copy_mount(point, c"", true)?;
+        sys::set_attributes(mount, ATTR_READ_ONLY, true)?;
+        sys::attach_mount(mount, point)?;
+        sys::close(point);
+        // What leads to a mount itself does not lead to the copy that covers it.
+        let base =
+            if target.path.is_empty() { Base::Mount(mount) } else { self.mounts.base(target.mount)? };
+        self.mounts.open_copies(target, base)?;
+        Ok(Some(mount))
+    }
+
+    fn set_propagation(&self, target: Place<'a>, propagation: u64, recursive: bool) -> Result<(), Errno> {
+        let mount = self.open(target)?;
+        sys::set_propagation(mount, propagation, recursive)?;
+        sys::close(mount);
+        Ok(())
+    }
+
+    fn open(&self, place: Place<'_>) -> Result<Fd, Errno> {
+        self.mounts.base(place.mount)?.open(place.path)
+    }
+
+    /// `None` if nothing is there: then nothing has to be hidden or protected. But where something has been mounted
+    /// below, there was something.
+    fn open_existing(&self, place: Place<'_>) -> Result<Option<Fd>, Errno> {
+        match self.open(place) {
+            Err(Errno::NOENT | Errno::NOTDIR) if !self.mounts.any_below(place) => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    /// Records what an operation mounts, so that the operations that follow find it.
+    fn record(&mut self, number: usize, operation: Operation<'a>, location: &Location<'a>, mount: Fd) {
+        match (operation, location.source) {
+            (Operation::Move { .. }, Some(source)) => {
+                self.mounts.move_below(source, number);
+                if source.path.is_empty() {
+                    self.mounts.detach(source.mount);
+                }
+            }
+            // The copy includes the mounts below.
+            (Operation::ReadOnly { .. }, _) => self.mounts.move_below(location.target, number),
+            _ => {}
+        }
+        self.mounts.attach(number, location.target, mount);
+    }
+}
+
+/// The step of an operation, and its path in the container.
+fn describe(operation: Operation<'_>) -> (Step, &CStr) {
+    match operation {
+        Operation::Bind { target, .. } | Operation::BindDescriptor { target, .. } => (Step::Bind, target),
+        Operation::Move { target, .. } => (Step::Move, target),
+        Operation::Filesystem { target, .. } => (Step::Filesystem, target),
+        Operation::Device { path, .. } => (Step::Device, path),
+        Operation::Symlink { path, .. } => (Step::Symlink, path),
+        Operation::Directory { path, .. } => (Step::Directory, path),
+        Operation::WriteFile { path, .. } => (Step::WriteFile, path),
+        Operation::Mask { path } => (Step::Mask, path),
+        Operation::ReadOnly { path } => (Step::ReadOnly, path),
+        Operation::Propagation { path, .. } => (Step::Propagation, path),
+    }
+}
+
+/// Whether an operation mounts something at its path.
+fn is_mount(operation: Operation<'_>) -> bool {
+    matches!(describe(operation).0, Step::Bind | Step::Move | Step::Filesystem | Step::Mask | Step::ReadOnly)
+}
+
+fn bind_source(source: &CStr, attributes: u64, recursive: bool) -> Result<Fd, Failure<'_>> {
+    let copy = || {
+        let mount = sys::copy_mount(sys::CWD, source, recursive)?;
+        add_attributes(mount, attributes, recursive).map(|()| mount)
+    };
+    copy().map_err(|errno| Failure::of(Step::Bind, errno, source))
+}
+
+fn add_attributes(mount: Fd, attributes: u64, recursive: bool) -> Result<(), Errno> {
+    if attributes == 0 { Ok(()) } else { sys::set_attributes(mount, attributes, recursive) }
+}
+
+fn filesystem<'a>(
+    kind: &'a CStr,
+    target: &'a CStr,
+    attributes: u64,
+    options: List<'a, MountOption<'a>>,
+) -> Result<Fd, Failure<'a>> {
+    let failed = |errno| Failure::of(Step::Filesystem, errno, target);
+    let context = sys::filesystem(kind).map_err(|errno| Failure::of(Step::Filesystem, errno, kind))?;
+    let refused = |errno| failed(errno).with_context(context);
+    for option in options.iter() {
+        sys::configure(context, option.name, option.value).map_err(refused)?;
+    }
+    let mount = sys::mount(context, attributes).map_err(refused)?;
+    sys::close(context);
+    Ok(mount)
+}
+
+/// While it exists, as many descriptors may be open as possible: those of all mounts are.
+struct DescriptorLimit(Option<(u64, u64)>);
+
+impl DescriptorLimit {
+    const RLIMIT_NOFILE: u32 = 7;
+
+    fn raise() -> Self {
+        let limit = sys::limit(Self::RLIMIT_NOFILE).ok();
+        if let Some((_, hard)) = limit {
+            let _ = sys::set_limit(Self::RLIMIT_NOFILE, hard, hard);
+        }
+        Self(limit)
+    }
+}
+
+impl Drop for DescriptorLimit {
+    fn drop(&mut self) {
+        if let Some((soft, hard)) = self.0 {
+            let _ = sys::set_limit(Self::RLIMIT_NOFILE, soft, hard);
+        }
+    }
+}
