@@ -17,6 +17,11 @@ impl Masks {
     pub(super) fn over(&mut self, place: Fd) -> Result<Fd, Errno> {
         if sys::stat(place)?.is_directory() { self.empty.detached() } else { self.null.detached() }
     }
+
+    /// Opens what cannot be opened after the root has been entered.
+    pub(super) fn prepare(&mut self) -> Result<(), Errno> {
+        self.null.first().map(drop)
+    }
 }
 
 struct Mask {

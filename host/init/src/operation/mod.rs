@@ -13,6 +13,9 @@ mod create;
 mod mask;
 mod mounts;
 mod path;
+#[cfg(test)]
+#[cfg(feature = "writer")]
+mod tests;
 
 use core::ffi::CStr;
 
@@ -24,15 +27,28 @@ use self::mounts::{Mounts, Place};
 use crate::failure::Failure;
 use crate::plan::read::{List, MountOption, Operation};
 use crate::report::Step;
-use crate::sys::{self, ATTR_READ_ONLY, Errno, Fd};
+use crate::sys::{self, ATTR_READ_ONLY, Errno, Fd, Table};
 
-/// The operations of a plan, which are performed in order, up to the first failure.
+/// The operations of a plan, which are performed in order, up to the first failure: all of them, or in two parts.
+///
+/// A `proc` file system shows the pid namespace of the process that mounts it. If that process has no access to the
+/// host, what does not depend on it is performed by another one before, which then forks it: the descriptors are the
+/// same in both, and both have to be in one mount namespace.
 pub(crate) struct Operations<'a> {
     list: List<'a, Operation<'a>>,
     /// Whether anything may be created in the root.
     create: bool,
     mounts: Mounts<'a>,
     masks: Masks,
+    /// Which operations are left for the second part, by number.
+    left: Option<Table<Option<Prepared>>>,
+}
+
+#[derive(Clone, Copy)]
+enum Part {
+    All,
+    Outside,
+    Inside,
 }
 
 /// Where an operation is performed.
@@ -42,19 +58,61 @@ struct Location<'a> {
     source: Option<Place<'a>>,
 }
 
+/// What the first part has opened for an operation that it has left.
+#[derive(Clone, Copy, Default)]
+struct Prepared {
+    /// The detached mount.
+    source: Option<Fd>,
+    /// Where to attach it.
+    target: Option<Fd>,
+}
+
 impl<'a> Operations<'a> {
     /// Unless `create`, nothing is created in the root.
     pub(crate) fn new(root: Fd, create: bool, list: List<'a, Operation<'a>>) -> Result<Self, Failure<'a>> {
         let mounts = Mounts::new(root, list.len()).map_err(|errno| Failure::new(Step::Plan, errno))?;
-        Ok(Self { list, create, mounts, masks: Masks::new() })
+        Ok(Self { list, create, mounts, masks: Masks::new(), left: None })
     }
 
     /// Performs all operations.
     pub(crate) fn perform_all(mut self) -> Result<(), Failure<'a>> {
+        self.perform_part(Part::All)
+    }
+
+    /// Performs the first part: leaves every operation at or below a `proc` file system of the plan, but creates the
+    /// directory to mount it on.
+    #[cfg_attr(not(test), expect(dead_code, reason = "all operations are performed by one process"))]
+    pub(crate) fn perform_outside(&mut self) -> Result<(), Failure<'a>> {
+        let left = Table::new(self.list.len() + 1, None);
+        self.left = Some(left.map_err(|errno| Failure::new(Step::Plan, errno))?);
+        self.perform_part(Part::Outside)
+    }
+
+    /// Performs the second part: what the first one has left, also if the root has been entered since.
+    #[cfg_attr(not(test), expect(dead_code, reason = "all operations are performed by one process"))]
+    pub(crate) fn perform_inside(mut self) -> Result<(), Failure<'a>> {
+        // Each operation finds the mounts of those before it, and no others.
+        self.mounts.detach_all();
+        self.perform_part(Part::Inside)
+    }
+
+    fn perform_part(&mut self, part: Part) -> Result<(), Failure<'a>> {
         let _raised = DescriptorLimit::raise();
         for (number, operation) in (1..).zip(self.list.iter()) {
             let location = self.locate(operation)?;
-            if let Some(mount) = self.perform(operation, &location)? {
+            let left = self.left.as_ref().and_then(|left| *left.get(number)?);
+            let mount = match part {
+                Part::Outside if self.is_inside(operation, &location) => {
+                    let prepared = self.prepare(operation, &location)?;
+                    if let Some(left) = self.left.as_mut().and_then(|left| left.get_mut(number)) {
+                        *left = Some(prepared);
+                    }
+                    is_mount(operation).then_some(None)
+                }
+                Part::Inside if left.is_none() => self.mounts.descriptor(number).map(Some),
+                _ => self.perform(operation, &location, left.unwrap_or_default())?.map(Some),
+            };
+            if let Some(mount) = mount {
                 self.record(number, operation, &location, mount);
             }
         }
@@ -86,11 +144,60 @@ impl<'a> Operations<'a> {
         Ok(Location { target, source })
     }
 
+    /// Whether an operation has to be performed by a process in the pid namespace.
+    fn is_inside(&self, operation: Operation<'a>, location: &Location<'a>) -> bool {
+        let changes_what_is_left = match operation {
+            Operation::Filesystem { kind, .. } => kind == c"proc",
+            Operation::ReadOnly { .. } | Operation::Propagation { recursive: true, .. } => {
+                self.mounts.any_missing_below(location.target)
+            }
+            _ => false,
+        };
+        changes_what_is_left
+            || self.mounts.is_missing(location.target.mount)
+            || location.source.is_some_and(|source| self.mounts.is_missing(source.mount))
+    }
+
+    /// Opens for an operation that is left what cannot be opened later.
+    fn prepare(
+        &mut self,
+        operation: Operation<'a>,
+        location: &Location<'a>,
+    ) -> Result<Prepared, Failure<'a>> {
+        let (step, path) = describe(operation);
+        let failed = |errno| Failure::of(step, errno, path);
+        let mut prepared = Prepared::default();
+        match operation {
+            Operation::Bind { source, attributes, recursive, .. } => {
+                prepared.source = Some(bind_source(source, attributes, recursive)?);
+            }
+            Operation::Mask { .. } => self.masks.prepare().map_err(failed)?,
+            // Until it is moved, the operations that follow would find it where it is.
+            Operation::Move { source, .. }
+                if !location.source.is_some_and(|place| self.mounts.is_missing(place.mount)) =>
+            {
+                return Err(Failure::of(Step::Move, Errno::INVAL, source));
+            }
+            _ => {}
+        }
+        if !self.mounts.is_missing(location.target.mount) {
+            let opened = match operation {
+                Operation::Filesystem { .. } | Operation::Move { .. } => {
+                    self.mount_point(location.target, || Ok(true))
+                }
+                _ => self.open(location.target),
+            };
+            prepared.target = Some(opened.map_err(failed)?);
+        }
+        Ok(prepared)
+    }
+
     /// Performs an operation. Returns the mount that it has attached, if any.
     fn perform(
         &mut self,
         operation: Operation<'a>,
         location: &Location<'a>,
+        prepared: Prepared,
     ) -> Result<Option<Fd>, Failure<'a>> {
         let (step, path) = describe(operation);
         let target = location.target;
@@ -98,26 +205,27 @@ impl<'a> Operations<'a> {
         let no_mount = |()| None;
         match operation {
             Operation::Bind { source, attributes, recursive, .. } => {
-                let mount = bind_source(source, attributes, recursive)?;
-                self.attach(mount, target)
+                let mount = prepared.source.map_or_else(|| bind_source(source, attributes, recursive), Ok)?;
+                self.attach(mount, target, prepared)
             }
             Operation::BindDescriptor { descriptor, attributes, recursive, .. } => {
                 let mount = Fd(descriptor.cast_signed());
-                add_attributes(mount, attributes, recursive).and_then(|()| self.attach(mount, target))
+                add_attributes(mount, attributes, recursive)
+                    .and_then(|()| self.attach(mount, target, prepared))
             }
             Operation::Move { source, .. } => {
                 let mount = location.source.map_or(Err(Errno::INVAL), |place| self.open(place));
                 let mount = mount.map_err(|errno| Failure::of(step, errno, source))?;
-                self.attach(mount, target)
+                self.attach(mount, target, prepared)
             }
             Operation::Filesystem { kind, attributes, options, .. } => {
                 let mount = filesystem(kind, path, attributes, options)?;
-                self.attach(mount, target)
+                self.attach(mount, target, prepared)
             }
             Operation::Mask { .. } => self.hide(target),
-            Operation::ReadOnly { .. } => self.make_read_only(target),
+            Operation::ReadOnly { .. } => self.make_read_only(target, prepared),
             Operation::Propagation { propagation, recursive, .. } => {
-                self.set_propagation(target, propagation, recursive).map(no_mount)
+                self.set_propagation(target, prepared, propagation, recursive).map(no_mount)
             }
             Operation::Device { mode, major, minor, uid, gid, .. } => base()
                 .and_then(|base| create::device(base, target.path, mode, (major, minor), (uid, gid)))
@@ -137,22 +245,32 @@ impl<'a> Operations<'a> {
 
     /// Attaches a mount at its target, which is created if it is missing: a directory for a directory, a file for
     /// anything else.
-    fn attach(&self, mount: Fd, target: Place<'a>) -> Result<Option<Fd>, Errno> {
-        let point = match self.open(target) {
-            Err(Errno::NOENT) if self.create => {
-                let base = self.mounts.base(target.mount)?;
-                if sys::stat(mount)?.is_directory() {
-                    base.make_directories(target.path, None)?
-                } else {
-                    sys::close(base.in_parent(target.path, sys::create)?);
-                    self.open(target)?
-                }
-            }
-            other => other?,
+    fn attach(&self, mount: Fd, target: Place<'a>, prepared: Prepared) -> Result<Option<Fd>, Errno> {
+        let is_directory = || Ok(sys::stat(mount)?.is_directory());
+        let point = match prepared.target {
+            Some(point) => point,
+            None => self.mount_point(target, is_directory)?,
         };
         sys::attach_mount(mount, point)?;
         sys::close(point);
         Ok(Some(mount))
+    }
+
+    fn mount_point(
+        &self,
+        target: Place<'a>,
+        is_directory: impl FnOnce() -> Result<bool, Errno>,
+    ) -> Result<Fd, Errno> {
+        match self.open(target) {
+            Err(Errno::NOENT) if self.create => {}
+            other => return other,
+        }
+        let base = self.mounts.base(target.mount)?;
+        if is_directory()? {
+            return base.make_directories(target.path, None);
+        }
+        sys::close(base.in_parent(target.path, sys::create)?);
+        self.open(target)
     }
 
     fn hide(&mut self, target: Place<'a>) -> Result<Option<Fd>, Errno> {
@@ -163,8 +281,12 @@ impl<'a> Operations<'a> {
         Ok(Some(mount))
     }
 
-    fn make_read_only(&mut self, target: Place<'a>) -> Result<Option<Fd>, Errno> {
-        let Some(point) = self.open_existing(target)? else { return Ok(None) };
+    fn make_read_only(&mut self, target: Place<'a>, prepared: Prepared) -> Result<Option<Fd>, Errno> {
+        let point = match prepared.target {
+            None => self.open_existing(target)?,
+            opened => opened,
+        };
+        let Some(point) = point else { return Ok(None) };
         let mount = sys::copy_mount(point, c"", true)?;
         sys::set_attributes(mount, ATTR_READ_ONLY, true)?;
         sys::attach_mount(mount, point)?;
@@ -176,8 +298,14 @@ impl<'a> Operations<'a> {
         Ok(Some(mount))
     }
 
-    fn set_propagation(&self, target: Place<'a>, propagation: u64, recursive: bool) -> Result<(), Errno> {
-        let mount = self.open(target)?;
+    fn set_propagation(
+        &self,
+        target: Place<'a>,
+        prepared: Prepared,
+        propagation: u64,
+        recursive: bool,
+    ) -> Result<(), Errno> {
+        let mount = prepared.target.map_or_else(|| self.open(target), Ok)?;
         sys::set_propagation(mount, propagation, recursive)?;
         sys::close(mount);
         Ok(())
@@ -197,7 +325,13 @@ impl<'a> Operations<'a> {
     }
 
     /// Records what an operation mounts, so that the operations that follow find it.
-    fn record(&mut self, number: usize, operation: Operation<'a>, location: &Location<'a>, mount: Fd) {
+    fn record(
+        &mut self,
+        number: usize,
+        operation: Operation<'a>,
+        location: &Location<'a>,
+        mount: Option<Fd>,
+    ) {
         match (operation, location.source) {
             (Operation::Move { .. }, Some(source)) => {
                 self.mounts.move_below(source, number);

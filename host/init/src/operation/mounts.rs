@@ -37,7 +37,7 @@ impl<'a> Place<'a> {
 struct Mount<'a> {
     /// `None` if the operation has mounted nothing, and when it has been moved.
     at: Option<Place<'a>>,
-    /// `None` if the operation has mounted nothing.
+    /// `None` if the operation has not been performed.
     descriptor: Option<Fd>,
 }
 
@@ -94,9 +94,30 @@ impl<'a> Mounts<'a> {
         self.entries.get(mount)?.descriptor
     }
 
+    /// Whether a mount, or one that it is attached below, has yet to be made.
+    pub(super) fn is_missing(&self, mount: usize) -> bool {
+        let mut next = self.entries.get(mount);
+        while let Some(mount) = next {
+            if mount.descriptor.is_none() {
+                return true;
+            }
+            next = mount.at.and_then(|at| self.entries.get(at.mount));
+        }
+        false
+    }
+
     /// Whether anything is attached below a place.
     pub(super) fn any_below(&self, place: Place<'_>) -> bool {
-        self.entries.iter().any(|mount| {
+        self.below(place).next().is_some()
+    }
+
+    /// Whether a mount below a place has yet to be made.
+    pub(super) fn any_missing_below(&self, place: Place<'_>) -> bool {
+        self.below(place).any(|mount| mount.descriptor.is_none())
+    }
+
+    fn below(&self, place: Place<'_>) -> impl Iterator<Item = &Mount<'a>> {
+        let is_below = move |mount: &&Mount<'a>| {
             let mut at = mount.at;
             while let Some(parent) = at {
                 if parent.below(place).is_some() {
@@ -105,13 +126,14 @@ impl<'a> Mounts<'a> {
                 at = self.entries.get(parent.mount).and_then(|mount| mount.at);
             }
             false
-        })
+        };
+        self.entries.iter().filter(is_below)
     }
 
-    /// Adds the mount of an operation.
-    pub(super) fn attach(&mut self, mount: usize, at: Place<'a>, descriptor: Fd) {
+    /// Adds the mount of an operation, without a descriptor if it has yet to be performed.
+    pub(super) fn attach(&mut self, mount: usize, at: Place<'a>, descriptor: Option<Fd>) {
         if let Some(entry) = self.entries.get_mut(mount) {
-            *entry = Mount { at: Some(at), descriptor: Some(descriptor) };
+            *entry = Mount { at: Some(at), descriptor };
         }
     }
 
@@ -129,6 +151,11 @@ impl<'a> Mounts<'a> {
                 entry.at = Some(Place { mount: to, path });
             }
         }
+    }
+
+    /// Removes all mounts, and keeps their descriptors.
+    pub(super) fn detach_all(&mut self) {
+        self.entries.iter_mut().for_each(|entry| entry.at = None);
     }
 
     /// Replaces the descriptors of the mounts below a place, which has been covered by a copy, by those of their
@@ -178,7 +205,7 @@ mod tests {
         let mut mounts = Mounts::new(Fd(-1), paths.len()).unwrap();
         for (number, path) in (1..).zip(paths) {
             let at = mounts.locate(path).unwrap();
-            mounts.attach(number, at, Fd(-1));
+            mounts.attach(number, at, Some(Fd(-1)));
         }
         mounts
     }
@@ -224,7 +251,7 @@ mod tests {
         let target = mounts.locate(c"/other/new").unwrap();
         mounts.move_below(source, 4);
         mounts.detach(source.mount);
-        mounts.attach(4, target, Fd(-1));
+        mounts.attach(4, target, Some(Fd(-1)));
         assert_at(&mounts, c"/other/new/b/x", 2, c"x");
         assert_at(&mounts, c"/other/new/x", 4, c"x");
         assert_at(&mounts, c"/a/b/x", 0, c"a/b/x");
@@ -234,16 +261,16 @@ mod tests {
     fn a_copy_has_copies_of_what_is_mounted_below() {
         let mut mounts = Mounts::new(Fd(-1), 2).unwrap();
         let inner = mounts.locate(c"/a/b/c").unwrap();
-        mounts.attach(1, inner, Fd(-1));
+        mounts.attach(1, inner, None);
         let covered = mounts.locate(c"/a/b").unwrap();
-        assert!(mounts.any_below(covered));
+        assert!(mounts.any_below(covered) && mounts.any_missing_below(covered));
         mounts.move_below(covered, 2);
-        mounts.attach(2, covered, Fd(-1));
+        mounts.attach(2, covered, Some(Fd(-1)));
         assert_at(&mounts, c"/a/b/c/x", 1, c"x");
         assert_at(&mounts, c"/a/b/x", 2, c"x");
         let outside = mounts.locate(c"/a/x").unwrap();
         assert!(!mounts.any_below(outside));
         let above = mounts.locate(c"/a").unwrap();
-        assert!(mounts.any_below(above));
+        assert!(mounts.any_missing_below(above));
     }
 }

@@ -351,6 +351,14 @@ fn mount_setattr(fd: Fd, path: &CStr, flags: usize, attr: &MountAttr) -> Result<
         .map(drop)
 }
 
+/// Gives this thread a mount namespace of its own.
+#[cfg(test)]
+pub(crate) fn new_mount_namespace() -> Result<()> {
+    const CLONE_NEWNS: usize = 0x2_0000;
+    // SAFETY: touches no memory.
+    unsafe { call(nr::UNSHARE, [CLONE_NEWNS]) }.map(drop)
+}
+
 /// Makes all mounts of this namespace private, or slaves of the host's.
 pub(crate) fn cut_propagation(private: bool) -> Result<()> {
     let propagation = if private { MS_PRIVATE } else { MS_SLAVE };
