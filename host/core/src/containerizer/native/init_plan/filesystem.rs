@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use cofferdam_init::plan::{Attributes, MountOption, Operation, Root};
 use cofferdam_plugin_model as model;
@@ -62,10 +62,23 @@ fn operation(
             ))
         }
     };
+    // A path of the container. Where `..` leads after a name depends on symbolic links.
+    let inside = |path: &Path| -> Result<PathBuf, String> {
+        let mut below_root =
+            path.components().skip_while(|component| !matches!(component, Component::Normal(_)));
+        if below_root.any(|component| component == Component::ParentDir) {
+            return Err(format!(
+                "`{owner}` requests `{}` with `{}`, in which `..` follows a name; write the path without it",
+                name(value),
+                path.display()
+            ));
+        }
+        absolute(path)
+    };
     // A path at which something is created, which on the host nothing would remove.
     let created = |path: &Path| -> Result<PathBuf, String> {
         if has_root {
-            return absolute(path);
+            return inside(path);
         }
         Err(format!(
             "`{owner}` requests `{}` at `{}`, which would change the host: the container has no root filesystem \
@@ -77,7 +90,7 @@ fn operation(
     Ok(match value {
         Requested::Bind { source, target, recursive, flags } => Operation::Bind {
             source: absolute(source)?,
-            target: absolute(target)?,
+            target: inside(target)?,
             attributes: attributes(owner, flags)?,
             recursive: *recursive,
         },
@@ -86,19 +99,19 @@ fn operation(
                 .map_err(|errno| format!("a descriptor of `{owner}` cannot be mounted: {errno}"))?;
             Operation::BindDescriptor {
                 descriptor: descriptors.pass(mount)?,
-                target: absolute(target)?,
+                target: inside(target)?,
                 attributes: attributes(owner, flags)?,
                 recursive: *recursive,
             }
         }
         Requested::Mount { fstype, target, flags, options } => Operation::Filesystem {
             kind: fstype.into(),
-            target: absolute(target)?,
+            target: inside(target)?,
             attributes: attributes(owner, flags)?,
             options: options.iter().map(|option| mount_option(option)).collect(),
         },
         Requested::Move { source, target } => {
-            Operation::Move { source: absolute(source)?, target: absolute(target)? }
+            Operation::Move { source: inside(source)?, target: inside(target)? }
         }
         Requested::Device { path, kind, major, minor, mode, owner: file_owner } => Operation::Device {
             path: created(path)?,
@@ -124,10 +137,10 @@ fn operation(
             uid: file_owner.uid,
             gid: file_owner.gid,
         },
-        Requested::Mask { path } => Operation::Mask { path: absolute(path)? },
-        Requested::ReadOnly { path } => Operation::ReadOnly { path: absolute(path)? },
+        Requested::Mask { path } => Operation::Mask { path: inside(path)? },
+        Requested::ReadOnly { path } => Operation::ReadOnly { path: inside(path)? },
         Requested::Propagation { path, propagation, recursive } => Operation::Propagation {
-            path: absolute(path)?,
+            path: inside(path)?,
             propagation: match propagation {
                 model::Propagation::Private => libc::MS_PRIVATE,
                 model::Propagation::Slave => libc::MS_SLAVE,

@@ -114,6 +114,31 @@ fn without_a_root_filesystem_nothing_is_created_on_the_host() {
 }
 
 #[test]
+fn a_path_of_the_container_has_no_parent_component_after_a_name() {
+    let launch = |path: &str| LaunchInfo {
+        operations: vec![Operation::Mask { path: path.into() }],
+        clone_namespaces: [Namespace::Mount].into(),
+        ..LaunchInfo::default()
+    };
+    assert_eq!(
+        refused(launch("/proc/../keys")),
+        "`test/plugin` requests `mask` with `/proc/../keys`, in which `..` follows a name; write the path without it"
+    );
+    assert_eq!(refused(launch("keys")), "`test/plugin` requests `mask` with `keys`, which is not absolute");
+    for path in ["/../proc/keys", "/proc/./..keys"] {
+        assert!(try_build(launch(path)).is_ok(), "{path}");
+    }
+    let mut bind = launch("/");
+    bind.operations = vec![Operation::Bind {
+        source: "/a/../b".into(),
+        target: "/b".into(),
+        recursive: false,
+        flags: [].into(),
+    }];
+    assert!(try_build(bind).is_ok(), "its source is a path of the host");
+}
+
+#[test]
 fn a_command_rewrite_may_choose_the_shell() {
     let rewrite = |shell, value: &str| LaunchInfo {
         command: Some(CommandRewrite { shell, value: Some(value.into()), arguments: None }),
