@@ -1,6 +1,5 @@
 //! A launch or a destroy of which each effect in turn fails.
 
-use cofferdam_linux::process::children_of;
 use cofferdam_tests::daemon::Daemon;
 use cofferdam_tests::injector::{Effect, Fault, Injector};
 use cofferdam_tests::is_root;
@@ -10,7 +9,7 @@ use super::{COUNTING, MAX_STEPS, assert_nothing_left, id, request, state};
 
 /// Children and descriptors of an agent without containers.
 fn resources(daemon: &Daemon) -> (Vec<i32>, usize) {
-    (children_of(daemon.pid()).unwrap(), daemon.descriptors().len())
+    (daemon.children(), daemon.descriptors().len())
 }
 
 /// Launches a container repeatedly, each time with other steps failing, until a launch has none of these steps. After
@@ -129,7 +128,7 @@ fn end_until_nothing_fails(world: &World, daemon: &Daemon, injector: &Injector) 
         }
         assert_eq!(state(daemon, &id("web")), None);
         assert_nothing_left(world, &format_args!("step {step}: {hit}\n{}", daemon.log()));
-        assert_eq!(children_of(daemon.pid()).unwrap(), Vec::<i32>::new(), "step {step}: {hit}");
+        assert_eq!(daemon.children(), Vec::<i32>::new(), "step {step}: {hit}");
         if seen.hit.is_empty() {
             eprintln!("{step} steps");
             return;

@@ -2,7 +2,6 @@
 
 use std::thread;
 
-use cofferdam_linux::process::children_of;
 use cofferdam_tests::daemon::Daemon;
 use cofferdam_tests::injector::Fault;
 use cofferdam_tests::is_root;
@@ -59,7 +58,7 @@ fn end_at_each_step(world: &World) {
         }
         assert_eq!(state(&daemon, &web.id), None, "step {step}: {hit}");
         assert_nothing_left(world, &format_args!("step {step}: {hit}\n{}", daemon.log()));
-        assert_eq!(children_of(daemon.pid()).unwrap(), Vec::<i32>::new(), "step {step}: {hit}");
+        assert_eq!(daemon.children(), Vec::<i32>::new(), "step {step}: {hit}");
     }
     panic!("a launch has more than {MAX_STEPS} steps");
 }

@@ -1,12 +1,16 @@
 //! What a new agent does with the containers that it finds.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use cofferdam::api::operator::types::Reason;
+use cofferdam_core::keeper::KeeperSlot;
 use cofferdam_core::ledger::Ledger;
 use cofferdam_core::model::{ContainerId, ProcessId, Record};
+use cofferdam_init::client::Statuses;
+use cofferdam_init::protocol::{Entry, Slot, State};
 use cofferdam_linux::process::Process;
 use cofferdam_tests::daemon::{Daemon, TIMEOUT};
 use cofferdam_tests::injector::{Effect, Fault};
@@ -108,6 +112,19 @@ fn after_a_reboot_containers_have_ended_and_other_processes_are_not_killed() {
     other.wait().unwrap();
 }
 
+/// Writes what a keeper leaves behind when its last process has ended.
+fn write_status(world: &World, status: i32) -> KeeperSlot {
+    let keeper = "of-an-earlier-agent".to_owned();
+    let directory = world.config.runtime_dir.join("keepers").join(&keeper);
+    fs::create_dir(&directory).unwrap();
+    drop(Statuses::create(&directory.join("statuses")).unwrap());
+    let slot = Slot { index: 3, generation: 5 };
+    let entry = Entry { generation: slot.generation, pid: 0, status, state: State::Ended };
+    let file = File::options().write(true).open(directory.join("statuses")).unwrap();
+    file.write_all_at(&entry.encode(), Entry::offset(slot.index)).unwrap();
+    KeeperSlot { keeper, slot }
+}
+
 #[test]
 fn a_process_that_reuses_the_pid_is_not_killed() {
     let world = World::posix();
@@ -119,11 +136,14 @@ fn a_process_that_reuses_the_pid_is_not_killed() {
     let mut other = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
     let process = Process::open_any(i32::try_from(other.id()).unwrap()).unwrap();
     for phase in [cofferdam_core::model::Phase::Running, cofferdam_core::model::Phase::Destroying] {
+        // The command has ended, and no agent has recorded that: it is in the file of the keeper.
+        let slot = write_status(&world, 3 << 8);
         rewrite(&world, &web.id, |record| {
             record.phase = phase;
             record.termination = None;
             let start_time = process.start_time() - 1;
             record.process = Some(ProcessId { pid: process.pid(), start_time });
+            record.part["keeper"] = serde_json::to_value(&slot).unwrap();
         });
         let daemon = Daemon::start(&world);
         assert_eq!(daemon.wait(&web.id).unwrap().exit_status, Some(3 << 8), "its status is on disk");

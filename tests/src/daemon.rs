@@ -12,7 +12,7 @@ use cofferdam::api::operator::types::{
     self as wire, Call, Container, InspectedContainer, Response, Scalar, Termination,
 };
 use cofferdam_core::model::{ContainerId, Request};
-use cofferdam_linux::process::Process;
+use cofferdam_linux::process::{Process, Stat, children_of};
 use nix::sys::signal::Signal;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -135,6 +135,16 @@ impl Daemon {
     /// Its pid.
     pub fn pid(&self) -> i32 {
         i32::try_from(self.child.id()).expect("a pid")
+    }
+
+    /// Pids of its children, without its keeper.
+    ///
+    /// # Panics
+    /// If they cannot be listed.
+    pub fn children(&self) -> Vec<i32> {
+        let mut children = children_of(self.pid()).expect("children");
+        children.retain(|pid| Stat::read(*pid).is_ok_and(|stat| stat.name != "cofferdam-keep"));
+        children
     }
 
     /// Its open descriptors, except for the sockets of its API, which depend on the clients, and for the links to the

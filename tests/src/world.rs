@@ -14,6 +14,7 @@ use cofferdam_core::error_chain::describe;
 use cofferdam_core::ledger::nested_directory;
 use cofferdam_core::model::Record;
 use cofferdam_core::model::{ContainerId, Request};
+use cofferdam_init::client::Statuses;
 use cofferdam_linux::cgroup::{Cgroup, Version};
 use cofferdam_linux::process::Process;
 use serde_json::{Value as Json, json};
@@ -161,6 +162,7 @@ impl World {
     pub fn leftovers(&self) -> Vec<String> {
         let mut found = Vec::new();
         found.extend(self.cgroups().iter().map(|path| format!("cgroup: {}", path.display())));
+        found.extend(self.kept());
         found.extend(self.processes().into_iter().map(|pid| format!("process: {pid}")));
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let here = self.directory.path().display().to_string();
@@ -209,8 +211,16 @@ impl World {
             .into_iter()
             .flat_map(|directory| fs::read_dir(directory).into_iter().flatten().flatten())
             .map(|entry| entry.path())
-            .filter(|path| path.is_dir())
+            .filter(|path| path.is_dir() && !path.ends_with("keeper"))
             .collect()
+    }
+
+    /// What keepers have recorded and were not told to forget, and directories of keepers that have ended.
+    fn kept(&self) -> Vec<String> {
+        let keepers = fs::read_dir(self.config.runtime_dir.join("keepers")).into_iter().flatten().flatten();
+        let statuses = keepers.filter_map(|keeper| Statuses::open(&keeper.path().join("statuses")).ok());
+        let used = statuses.flat_map(|statuses| statuses.all().unwrap_or_default());
+        used.map(|(slot, entry)| format!("keeper: {slot:?} {entry:?}")).collect()
     }
 
     /// The name that separates this agent's cgroups from those of other agents.

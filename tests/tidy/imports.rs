@@ -17,7 +17,8 @@ const CORE: &[Row] = &[
     ("config", &[]),
     ("blocking", &["model"]),
     ("ledger", &["model"]),
-    ("launcher", &[]),
+    ("keeper", &["error_chain"]),
+    ("launcher", &["keeper"]),
     ("fetcher", &["model", "error_chain"]),
     ("plugin", &["blocking", "config", "model", "error_chain", "parallel"]),
     ("chain", &["blocking", "config", "model", "plugin"]),
@@ -29,6 +30,7 @@ const CORE: &[Row] = &[
             "error_chain",
             "fatal",
             "fetcher",
+            "keeper",
             "launcher",
             "ledger",
             "model",
@@ -45,6 +47,7 @@ const CORE: &[Row] = &[
             "containerizer",
             "fatal",
             "fetcher",
+            "keeper",
             "launcher",
             "ledger",
             "model",
@@ -74,8 +77,14 @@ const INIT: &[Row] = &[
     ("privileges", &["plan", "sys"]),
     ("hook", &["failure", "plan", "privileges", "report", "sys"]),
     ("task", &["failure", "hook", "operation", "plan", "privileges", "report", "sys"]),
-    ("reap", &["failure", "report", "sys"]),
-    ("run", &["failure", "hook", "operation", "plan", "reap", "report", "root", "sys", "task"]),
+    ("supervise", &["sys"]),
+    ("protocol", &[]),
+    (
+        "setup",
+        &["failure", "hook", "operation", "plan", "protocol", "report", "root", "supervise", "sys", "task"],
+    ),
+    ("keeper", &["protocol", "setup", "sys"]),
+    ("client", &["protocol", "report", "sys"]),
 ];
 
 const LINUX: &[Row] = &[
@@ -85,9 +94,10 @@ const LINUX: &[Row] = &[
     ("mounts", &[]),
     ("namespace", &[]),
     ("signal", &[]),
-    ("process", &["signal"]),
+    ("pidfd_info", &[]),
+    ("process", &["pidfd_info", "signal"]),
     ("cgroup", &["mounts", "process"]),
-    ("spawn", &["image", "namespace", "process"]),
+    ("spawn", &["image", "process"]),
 ];
 
 const MODEL: &[Row] = &[

@@ -9,7 +9,6 @@ use std::time::Instant;
 
 use cofferdam_linux::boot::BootId;
 use cofferdam_linux::cgroup::Cgroups;
-use cofferdam_linux::image::Image;
 use cofferdam_plugin_model::{AgentInfo, FEATURES, Kind, Method};
 use data_encoding::HEXLOWER;
 use parking_lot::Mutex;
@@ -24,6 +23,7 @@ use crate::containerizer::{
 };
 use crate::fatal::FatalErrors;
 use crate::fetcher::Fetcher;
+use crate::keeper::{KeeperCgroups, KeeperError, Keepers};
 use crate::launcher::{Launcher, Linux, Posix, SetUpError};
 use crate::ledger::{Ledger, LedgerError, Lock};
 use crate::model::view::{Inspection, InterruptedCall, PluginView, StatusView, Summary, UsageView};
@@ -73,6 +73,9 @@ pub enum StartError {
     /// The launcher does not work on this machine.
     #[error("the `linux` launcher does not work here; as an unprivileged user, use the `posix` launcher")]
     Launcher(#[from] SetUpError),
+    /// The process that creates those of containers cannot be started.
+    #[error(transparent)]
+    Keeper(#[from] KeeperError),
     /// The kernel does not provide what the agent needs.
     #[error("cannot determine {what}")]
     Kernel {
@@ -374,14 +377,15 @@ fn launcher(
     ledger: &Ledger,
     cgroups: Cgroups,
 ) -> Result<Box<dyn Launcher>, StartError> {
-    let image = Image::seal("cofferdam-init", cofferdam_init::IMAGE)
-        .map_err(|source| StartError::Kernel { what: "a sealed copy of the first process", source })?;
-    let (image, timeout) = (Arc::new(image), config.destroy_timeout);
+    let timeout = config.destroy_timeout;
+    let keepers = |cgroups| {
+        Keepers::open(ledger.runtime_dir(), cgroups, config.kill_containers_with_agent).map(Arc::new)
+    };
     Ok(match config.launcher {
-        LauncherKind::Posix => Box::new(Posix::new(image, timeout)),
+        LauncherKind::Posix => Box::new(Posix::new(keepers(KeeperCgroups::default())?, timeout)),
         LauncherKind::Linux => {
             let instance = instance_of(ledger.runtime_dir());
-            Box::new(Linux::new(cgroups, &config.cgroup_root, &instance, image, timeout)?)
+            Box::new(Linux::new(cgroups, &config.cgroup_root, &instance, keepers, timeout)?)
         }
     })
 }

@@ -21,6 +21,7 @@ pub mod containerizer;
 pub mod error_chain;
 mod fatal;
 pub mod fetcher;
+pub mod keeper;
 pub mod launcher;
 pub mod ledger;
 pub mod model;

@@ -3,7 +3,7 @@
 use core::ffi::CStr;
 
 use crate::plan::CONTROL;
-use crate::report::{MAX_DETAIL, NOT_STARTED, RECORD_HEAD, Record, STATUS, Step};
+use crate::report::{MAX_DETAIL, RECORD_HEAD, Record, Step};
 use crate::sys::{self, Errno, Fd};
 
 #[derive(Debug, Clone, Copy)]
@@ -32,11 +32,13 @@ impl<'a> Failure<'a> {
         Self { context: Some(context), ..self }
     }
 
+    #[cfg(test)]
+    #[cfg(feature = "writer")]
     pub(crate) const fn errno(&self) -> Errno {
         self.errno
     }
 
-    /// Sends the failure to the agent, if it is connected, and writes it to the status file.
+    /// Sends the failure to whoever reads [`CONTROL`]: the agent, or for the command's process the setup process.
     pub(crate) fn report(&self) {
         let mut message = Text::<{ RECORD_HEAD + MAX_DETAIL }>::new();
         message.push(&[0; RECORD_HEAD]);
@@ -52,27 +54,9 @@ impl<'a> Failure<'a> {
         }
         let head = Record::head(self.step, self.errno.0, message.length - RECORD_HEAD);
         message.bytes[..RECORD_HEAD].copy_from_slice(&head);
-        // Fails if the agent is gone: SIGPIPE is blocked, and the status file has the failure as well.
+        // Fails if there is no reader any more: SIGPIPE is blocked.
         let _ = sys::write(Fd(CONTROL), message.as_bytes());
-        not_started(self.step, self.errno);
     }
-}
-
-/// Writes into the status file that the task never ran.
-pub(crate) fn not_started(step: Step, errno: Errno) {
-    let mut text = Text::<40>::new();
-    text.push(NOT_STARTED);
-    text.push_number(step as u32);
-    text.push(b" ");
-    text.push_number(errno.0.unsigned_abs());
-    let _ = sys::write_at_start(Fd(STATUS), text.as_bytes());
-}
-
-/// Writes the task's wait status into the status file.
-pub(crate) fn ended(status: i32) {
-    let mut text = Text::<12>::new();
-    text.push_number(status.cast_unsigned());
-    let _ = sys::write_at_start(Fd(STATUS), text.as_bytes());
 }
 
 /// A text of at most `N` bytes; what does not fit is cut off.

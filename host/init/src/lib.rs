@@ -1,21 +1,18 @@
-//! The first process of every container: its input ([`plan`]), its output ([`report`]), and what it does in between.
+//! The keeper and the processes that it creates: their input ([`plan`], [`protocol`]), their output ([`report`]), and
+//! what they do in between.
 //!
 //! ```text
-//! agent                      init                                        task
-//! ─────                      ────                                        ────
-//! spawn ───────────────────▶ block signals, read fd 3 … (waits)
-//! isolate, fetch
-//! plan ────────────────────▶ session, host name, mounts, root,
-//!                            operations, pivot, working directory
+//! agent                      setup process                               command
+//! ─────                      ─────────────                               ───────
+//! protocol: spawn ─────────▶ cgroups, namespaces
+//! isolate, fetch ◀────────── ready; reads the plan … (waits)
+//! plan ────────────────────▶ mounts, root, operations, pivot
 //!                            fork ─────────────────────────────────────▶ session, limits, user, capabilities
-//!                            close all but the status file               `E` to fd 3
-//! end of file: it runs ◀───────────────────────────────────────────────  execve closes fd 3
-//!                            reap, forward signals                       …
-//!                            status file, exit ◀─────────────────────── ends
+//!                            ◀──────────────────────────────────────────  execve
+//!                            registers with the keeper
+//! it runs ◀───────────────── started, or the step that failed; ends      …
+//! protocol: collect ───────▶ keeper: the exit status ◀─────────────────── ends
 //! ```
-//!
-//! A failure of any step up to the exec is sent on fd 3 as a [`report::Record`] and written to the status file, so
-//! that both a connected agent and one that starts later know why the task did not run.
 //!
 //! The library is `no_std` and does not allocate. It is linked into the program that `build.rs` compiles from
 //! `main.rs`, and into the agent, which uses the same formats. The feature `writer` adds the agent's side of them,
@@ -25,20 +22,24 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+#[cfg(feature = "writer")]
+pub mod client;
 mod failure;
 mod hook;
+mod keeper;
 mod operation;
 pub mod plan;
 mod privileges;
-mod reap;
+pub mod protocol;
 pub mod report;
 mod root;
-mod run;
+mod setup;
+mod supervise;
 mod sys;
 mod task;
 
-pub use run::run;
+pub use keeper::run;
 
-/// The compiled program: a static executable, to be run with the descriptors of [`report`] and [`plan`].
+/// The compiled program: a static executable, to be run with the descriptors of [`protocol`].
 #[cfg(feature = "image")]
 pub const IMAGE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/cofferdam-init"));

@@ -1,16 +1,18 @@
-//! What init reports: on [`crate::plan::CONTROL`] to a connected agent, and in the status file to any later one.
+//! What the setup process reports to the agent on [`crate::plan::CONTROL`].
 //!
-//! On the control socket: nothing, if init ended before any step; [`RUNNING`], when only the exec is left; a
-//! [`Record`], when a step failed, after [`RUNNING`] if that step is the exec. Then end of file.
+//! [`READY`] in its namespaces and first cgroups. After the plan: [`STARTED`] with the pid of the container's first
+//! process as four bytes, native-endian, and its pidfd as ancillary data; or a [`Record`] of the step that failed. Then
+//! end of file. Without one of the two, it was killed.
 //!
-//! In the status file: nothing, while init runs or if it was killed; otherwise the wait status of the task as
-//! wait(2) gives it, in decimal, or `not started: STEP ERRNO` if the task never ran, numbers as in a [`Record`].
+//! The command's process reports to the setup process in the same way: [`RUNNING`], when only the exec is left, and a
+//! [`Record`] if a step failed, the exec among them. Then end of file.
 
 use core::fmt;
 
-/// The descriptor of the status file, opened for writing by the agent.
-pub const STATUS: i32 = 4;
-
+/// Sent when the setup process waits for its plan.
+pub const READY: u8 = b'N';
+/// Sent when the command was executed.
+pub const STARTED: u8 = b'S';
 /// Sent before the exec.
 pub const RUNNING: u8 = b'R';
 /// First byte of a [`Record`].
@@ -20,7 +22,7 @@ pub const MAX_DETAIL: usize = 480;
 /// Bytes of a record before its detail.
 pub const RECORD_HEAD: usize = 9;
 
-/// The step at which init failed.
+/// The step of a launch that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u16)]
 pub enum Step {
@@ -90,10 +92,16 @@ pub enum Step {
     Hook = 32,
     /// A hook exited with an error.
     HookFailed = 33,
+    /// Joining a cgroup.
+    JoinCgroup = 34,
+    /// Creating namespaces.
+    Namespaces = 35,
+    /// Registering with the keeper, or telling the agent.
+    Register = 36,
 }
 
 impl Step {
-    const ALL: [Self; 33] = [
+    const ALL: [Self; 36] = [
         Self::Plan,
         Self::Session,
         Self::Hostname,
@@ -127,6 +135,9 @@ impl Step {
         Self::Keyring,
         Self::Hook,
         Self::HookFailed,
+        Self::JoinCgroup,
+        Self::Namespaces,
+        Self::Register,
     ];
 
     /// The step of this number.
@@ -154,7 +165,7 @@ impl fmt::Display for Step {
             Self::Pivot => "changing the root",
             Self::OomScore => "setting the OOM score adjustment",
             Self::WorkingDirectory => "changing to the working directory",
-            Self::Fork => "forking the task",
+            Self::Fork => "creating the process of the command",
             Self::Terminal => "setting the controlling terminal",
             Self::Limit => "setting a resource limit",
             Self::User => "changing the user",
@@ -171,6 +182,9 @@ impl fmt::Display for Step {
             Self::Keyring => "creating a session keyring",
             Self::Hook => "starting a hook",
             Self::HookFailed => "running a hook, which exited with an error",
+            Self::JoinCgroup => "joining a cgroup",
+            Self::Namespaces => "creating namespaces",
+            Self::Register => "registering with the keeper",
         })
     }
 }
@@ -206,50 +220,9 @@ impl<'a> Record<'a> {
     }
 }
 
-/// Content of the status file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Status {
-    /// Nothing: init is running, or was killed.
-    Empty,
-    /// The task ended with this wait status.
-    Ended(i32),
-    /// The task never ran.
-    NotStarted {
-        /// The step that failed; `None` if the number is unknown.
-        step: Option<Step>,
-        /// The error that the kernel returned.
-        errno: i32,
-    },
-    /// Anything else: incomplete, or not written by init.
-    Malformed,
-}
-
-pub(crate) const NOT_STARTED: &[u8] = b"not started: ";
-
-impl Status {
-    /// Parses the content of a status file.
-    pub fn parse(content: &[u8]) -> Self {
-        let Ok(text) = core::str::from_utf8(content) else { return Self::Malformed };
-        let text = text.trim_ascii_end();
-        if text.is_empty() {
-            return Self::Empty;
-        }
-        let Some(numbers) = text.as_bytes().strip_prefix(NOT_STARTED) else {
-            return text.parse().map_or(Self::Malformed, Self::Ended);
-        };
-        let mut numbers = core::str::from_utf8(numbers).unwrap_or_default().split(' ');
-        let step = numbers.next().and_then(|step| step.parse().ok());
-        let errno = numbers.next().and_then(|errno| errno.parse().ok());
-        match (step, errno) {
-            (Some(step), Some(errno)) => Self::NotStarted { step: Step::from_number(step), errno },
-            _ => Self::Malformed,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{MAX_DETAIL, Record, Status, Step};
+    use super::{MAX_DETAIL, Record, Step};
 
     #[test]
     fn steps_have_their_numbers() {
@@ -258,7 +231,7 @@ mod tests {
             assert_eq!(Step::from_number(step as u16), Some(step));
         }
         assert_eq!(Step::from_number(0), None);
-        assert_eq!(Step::from_number(34), None);
+        assert_eq!(Step::from_number(37), None);
     }
 
     #[test]
@@ -270,18 +243,6 @@ mod tests {
         assert_eq!(record, Record { step: Step::Exec, errno: 2, detail: &detail });
         for length in 0..bytes.len() {
             assert_eq!(Record::parse(&bytes[..length]), None, "{length}");
-        }
-    }
-
-    #[test]
-    fn a_status_is_one_of_four_things() {
-        assert_eq!(Status::parse(b""), Status::Empty);
-        assert_eq!(Status::parse(b"256"), Status::Ended(256));
-        assert_eq!(Status::parse(b"9\n"), Status::Ended(9));
-        let not_started = Status::NotStarted { step: Some(Step::Exec), errno: 13 };
-        assert_eq!(Status::parse(b"not started: 25 13"), not_started);
-        for malformed in [&b"x"[..], b"\xff", b"not started: ", b"not started: 25", b"2 56"] {
-            assert_eq!(Status::parse(malformed), Status::Malformed, "{malformed:?}");
         }
     }
 }

@@ -1,28 +1,64 @@
-//! The task: the last steps of init's child, from the fork to the program.
+//! The process of the command: the last steps, from the fork to the program.
 
 use core::ffi::CStr;
 
 use crate::failure::{Failure, Text};
 use crate::hook;
-use crate::operation::make_directories;
+use crate::operation::{Operations, make_directories};
 use crate::plan::read::{Plan, TimeOffsets, User, WorkingDirectory};
 use crate::plan::{CONTROL, flag, stage};
 use crate::privileges;
 use crate::report::{RUNNING, Step};
 use crate::sys::{self, Errno, Fd, Mapping, O_DIRECTORY, O_PATH, O_WRONLY, Vector};
 
+/// Pipes between the setup process and the command's process.
+#[derive(Clone, Copy)]
+pub(crate) struct Channels {
+    /// Where the command's process reports.
+    pub(crate) report: Fd,
+    /// A byte when the keeper knows the process, and the end of file when process 1 has closed its descriptors.
+    pub(crate) go: Fd,
+    /// The other end of it.
+    pub(crate) go_writer: Fd,
+}
+
 /// Where a program is looked up if the environment has no `PATH`.
 const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Executes the program. Returns only on failure, after reporting it, with the exit status: 127 if the program does
-/// not exist, 126 if it cannot be executed.
-pub(crate) fn become_program(plan: &Plan<'_>) -> u8 {
-    let failure = match prepare(plan) {
+/// Executes the program. Returns only on failure, after reporting it, with the exit status.
+pub(crate) fn run<'a>(plan: &Plan<'a>, channels: &Channels, operations: Option<Operations<'a>>) -> u8 {
+    let failure = match enter_container(plan, channels, operations).and_then(|()| prepare(plan)) {
         Err(failure) => failure,
         Ok(()) => execute(plan),
     };
     failure.report();
-    if failure.errno() == Errno::NOENT { 127 } else { 126 }
+    1
+}
+
+/// The part of the set-up that has to be done in the container's pid namespace.
+fn enter_container<'a>(
+    plan: &Plan<'a>,
+    channels: &Channels,
+    operations: Option<Operations<'a>>,
+) -> Result<(), Failure<'a>> {
+    let failed = |errno| Failure::new(Step::Descriptors, errno);
+    if channels.report != Fd(CONTROL) {
+        sys::duplicate_to(channels.report, CONTROL, true).map_err(failed)?;
+        sys::close(channels.report);
+    }
+    sys::close(channels.go_writer);
+    if sys::read(channels.go, &mut [0]) != Ok(1) {
+        // The setup process was killed.
+        sys::exit(1);
+    }
+    operations.map_or(Ok(()), Operations::perform_inside)?;
+    // Until then, a program could reach them through `/proc/1/fd`.
+    let _ = sys::read(channels.go, &mut [0]);
+    hook::run_all(plan, stage::AFTER_ROOT)?;
+    match plan.working_directory {
+        Some(working_directory) => change_directory(working_directory, plan.user),
+        None => Ok(()),
+    }
 }
 
 /// The order matters: each step needs a privilege that a later one drops.
@@ -75,8 +111,7 @@ fn execute<'a>(plan: &Plan<'a>) -> Failure<'a> {
     let arguments = Vector::fill(arguments, plan.arguments.iter());
     let environment = Vector::fill(environment, plan.environment.iter());
 
-    // From here on the agent takes the program for running unless a failure follows. If the agent is gone, the next
-    // one takes the task for not started, so it must not start.
+    // From here on the program is taken for running unless a failure follows.
     if let Err(errno) = sys::write(Fd(CONTROL), &[RUNNING]) {
         return Failure::of(Step::Exec, errno, plan.program);
     }
@@ -115,7 +150,7 @@ fn search(program: &CStr, path: &[u8], arguments: &Vector<'_>, environment: &Vec
 }
 
 /// Changes to the task's working directory.
-pub(crate) fn change_directory<'a>(
+fn change_directory<'a>(
     working_directory: WorkingDirectory<'a>,
     user: Option<User<'a>>,
 ) -> Result<(), Failure<'a>> {
@@ -141,7 +176,7 @@ fn make_directory(path: &CStr, user: Option<User<'_>>) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Writes the score for init, from which the task inherits it.
+/// Sets the score for the out-of-memory killer, which children inherit.
 pub(crate) fn set_oom_score(score: i32) -> Result<(), Failure<'static>> {
     let failed = |errno| Failure::new(Step::OomScore, errno);
     let mut text = Text::<12>::new();
@@ -152,7 +187,7 @@ pub(crate) fn set_oom_score(score: i32) -> Result<(), Failure<'static>> {
     write_at(c"/proc/self/oom_score_adj", text.as_bytes()).map_err(failed)
 }
 
-/// Creates a time namespace that children of init are in, and sets its offsets.
+/// Creates a time namespace for future children, and sets its offsets.
 pub(crate) fn create_time_namespace(offsets: TimeOffsets) -> Result<(), Failure<'static>> {
     let failed = |errno| Failure::new(Step::TimeNamespace, errno);
     sys::new_time_namespace().map_err(failed)?;

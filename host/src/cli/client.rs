@@ -291,6 +291,7 @@ mod tests {
         let config = Config {
             file: None,
             agent: AgentConfig {
+                kill_containers_with_agent: false,
                 runtime_dir: directory.path().join("run"),
                 work_dir: directory.path().join("work"),
                 plugin_store: None,

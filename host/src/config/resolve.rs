@@ -111,6 +111,7 @@ impl Resolver<'_> {
         Config {
             file: file.map(|file| self.environment.cwd.join(file)),
             agent: AgentConfig {
+                kill_containers_with_agent: false,
                 runtime_dir,
                 work_dir,
                 plugin_store: None,

@@ -15,6 +15,7 @@ pub mod cgroup;
 pub mod image;
 pub mod mounts;
 pub mod namespace;
+mod pidfd_info;
 pub mod process;
 mod signal;
 pub mod spawn;

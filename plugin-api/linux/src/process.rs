@@ -2,14 +2,14 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
 
-use crate::signal;
+use crate::{pidfd_info, signal};
 
 /// A process: a pidfd, its pid in the caller's namespace, and when it started.
 #[derive(Debug)]
@@ -51,6 +51,17 @@ impl Process {
         Self::from_pidfd(pid, pidfd)
     }
 
+    /// A process from a pidfd and its pid. If it has been reaped already, its start time is 0, which is that of no
+    /// process: [`Process::open`] will not find it.
+    pub fn from_spawned(pid: i32, pidfd: OwnedFd) -> Self {
+        let start_time = Stat::read(pid).map_or(0, |stat| stat.start_time);
+        let mut process = Self { pidfd, pid, start_time };
+        if process.signal(0).is_err() {
+            process.start_time = 0;
+        }
+        process
+    }
+
     /// A process from a pidfd and its pid.
     pub(crate) fn from_pidfd(pid: i32, pidfd: OwnedFd) -> Result<Self, ProcessError> {
         let start_time = Stat::read(pid)?.start_time;
@@ -60,19 +71,6 @@ impl Process {
         match process.signal(0) {
             Ok(()) => Ok(process),
             Err(_) => Err(ProcessError::Gone { pid }),
-        }
-    }
-
-    /// A process from a pidfd.
-    pub(crate) fn from_pidfd_alone(pidfd: OwnedFd) -> Result<Self, ProcessError> {
-        let number = pidfd.as_raw_fd();
-        let info = fs::read_to_string(format!("/proc/self/fdinfo/{number}"))
-            .map_err(|source| ProcessError::Pidfd { source })?;
-        let pid = info.lines().find_map(|line| line.strip_prefix("Pid:"));
-        // -1: the process has been reaped.
-        match pid.and_then(|pid| pid.trim().parse().ok()) {
-            Some(pid) if pid > 0 => Self::from_pidfd(pid, pidfd),
-            pid => Err(ProcessError::Gone { pid: pid.unwrap_or(0) }),
         }
     }
 
@@ -145,6 +143,12 @@ impl Process {
             }),
             Err(errno) => Err(errno.into()),
         }
+    }
+
+    /// The wait status of a process that has ended and was reaped by its parent. `None` if the kernel cannot tell:
+    /// before Linux 6.15, and if this handle was opened after the process had been reaped.
+    pub fn wait_status(&self) -> io::Result<Option<i32>> {
+        pidfd_info::wait_status(self.pidfd.as_fd())
     }
 
     /// Pids of the children of all its threads.
@@ -266,12 +270,6 @@ pub enum ProcessError {
     Open {
         /// The pid.
         pid: i32,
-        /// The error of the kernel.
-        source: io::Error,
-    },
-    /// The pid of a pidfd cannot be read from `/proc/self/fdinfo`.
-    #[error("cannot read the pid of a pidfd")]
-    Pidfd {
         /// The error of the kernel.
         source: io::Error,
     },

@@ -228,6 +228,8 @@ impl fmt::Debug for Secret {
 pub struct LinuxOptions {
     /// Share the pid namespace of the parent, or of the agent for a top-level container.
     pub share_pid_namespace: bool,
+    /// Run the command as process 1 of its pid namespace. Otherwise process 1 is an init that reaps orphans.
+    pub without_init: bool,
     /// Stay in the cgroups of the parent; only meaningful for a nested container.
     pub share_cgroups: bool,
     /// Host name; the last value of the container's id if it has its own UTS namespace and none is requested.

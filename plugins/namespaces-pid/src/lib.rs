@@ -40,12 +40,13 @@ impl Isolator for Pids {
                 )),
             };
         }
-        let inside_parent = Prepared::new().enter_namespace(Namespace::Pid);
+        let share = || Prepared::new().enter_namespace(Namespace::Pid);
         if container.class == ContainerClass::Debug {
             // It shares the mounts of its parent, including `/proc`.
-            return Ok(inside_parent);
+            return Ok(share());
         }
-        let prepared = if shares { inside_parent } else { inside_parent.clone_namespace(Namespace::Pid) };
+        // The agent creates a namespace of its own beside that of the parent, which cannot see its processes.
+        let prepared = if shares { share() } else { Prepared::new().clone_namespace(Namespace::Pid) };
         // A container that shares needs its own `/proc` too: its mounts are copies of the agent's, whose `/proc` shows
         // another namespace.
         Ok(mount_proc(prepared, container))
@@ -113,8 +114,8 @@ mod tests {
             ("pod", own, (none(), pid(), 1)),
             ("pod", rootfs(own), (none(), pid(), 0)),
             ("pod", shares, (none(), none(), 0)),
-            ("pod.web", own, (pid(), pid(), 1)),
-            ("pod.web", rootfs(own), (pid(), pid(), 0)),
+            ("pod.web", own, (none(), pid(), 1)),
+            ("pod.web", rootfs(own), (none(), pid(), 0)),
             ("pod.web", shares, (pid(), none(), 1)),
             ("pod.web", rootfs(shares), (pid(), none(), 0)),
             ("pod.web", debug, (pid(), none(), 0)),

@@ -30,7 +30,9 @@ pub enum Actor {
     Agent,
     /// A child of the agent that runs the agent's own program.
     Child,
-    /// The first process of a container, and its task up to the exec.
+    /// A keeper.
+    Keeper,
+    /// The setup process of a container, and its command up to the exec.
     Init,
 }
 
@@ -46,6 +48,7 @@ impl fmt::Display for Effect {
         let by = match self.by {
             Actor::Agent => "agent",
             Actor::Child => "child",
+            Actor::Keeper => "keeper",
             Actor::Init => "init",
         };
         write!(f, "{by}: {}({})", self.call, self.to)
@@ -181,8 +184,8 @@ fn actor(tid: i32, agent: i32) -> Option<Actor> {
     }
     let program = |pid: i32| fs::read_link(format!("/proc/{pid}/exe")).ok();
     let executable = program(tid)?;
-    if executable.as_os_str().to_string_lossy().contains("memfd:cofferdam-init") {
-        Some(Actor::Init)
+    if executable.as_os_str().to_string_lossy().contains("memfd:cofferdam-keeper") {
+        Some(if status.starts_with("Name:\tcofferdam-keep\n") { Actor::Keeper } else { Actor::Init })
     } else if program(agent).is_none_or(|own| own == executable) {
         Some(Actor::Child)
     } else {

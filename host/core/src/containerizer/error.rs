@@ -244,14 +244,6 @@ pub enum KillError {
         /// Why.
         source: cofferdam_linux::process::ProcessError,
     },
-    /// Its processes cannot be listed.
-    #[error("cannot find the command of container `{id}`")]
-    Find {
-        /// The container.
-        id: ContainerId,
-        /// Why.
-        source: io::Error,
-    },
     /// It is being destroyed.
     #[error("container `{id}` is being destroyed and has no process to send a signal to")]
     NoProcess {

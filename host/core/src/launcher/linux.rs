@@ -1,7 +1,8 @@
 //! Containers with namespaces, and a cgroup that tracks their processes.
 //!
 //! ```text
-//! <hierarchy>/<root>/<instance>/pod.container              pod's processes
+//! <hierarchy>/<root>/<instance>/keeper                     the agent's keepers
+//!                              /pod.container              pod's processes
 //!                                            /leaf          …moved here when a nested one needs controllers (v2)
 //!                                            /web.container the processes of pod.web
 //! ```
@@ -17,20 +18,23 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cofferdam_init::client::Control;
+use cofferdam_init::protocol::Spawn;
 use cofferdam_linux::cgroup::{Cgroup, CgroupError, Cgroups, Events, Version};
-use cofferdam_linux::image::Image;
 use cofferdam_linux::namespace::{Namespace, Namespaces};
-use cofferdam_linux::process::Process;
-use cofferdam_linux::spawn::{self, SpawnError};
+use cofferdam_linux::process::{Process, ProcessError};
 use cofferdam_plugin_model::ContainerId;
 
 use super::{
     CgroupSetupError, CreateError, DestroyError, Launcher, PendingInit, RecoverError, SpawnRequest,
-    descriptors,
+    check_count, descriptors,
 };
+use crate::keeper::{KeeperCgroups, KeeperError, Keepers};
 
 /// Suffix of the directory of a container.
 const CONTAINER: &str = ".container";
+/// Cgroup of the agent's keepers.
+const KEEPER: &str = "keeper";
 /// Cgroup for a v2 container's processes when its own directory must not contain any.
 const LEAF: &str = "leaf";
 /// How long to wait for a killed process that need not have ended yet.
@@ -44,7 +48,7 @@ pub struct Linux {
     relative: PathBuf,
     /// `relative` in the hierarchy that tracks containers.
     tracking: Cgroup,
-    image: Arc<Image>,
+    keepers: Arc<Keepers>,
     timeout: Duration,
 }
 
@@ -71,18 +75,22 @@ pub enum SetUpError {
     /// The agent's cgroup cannot be created.
     #[error("cannot create the agent's cgroup")]
     Cgroup(#[source] CgroupError),
+    /// No keeper can be started.
+    #[error(transparent)]
+    Keeper(#[from] KeeperError),
 }
 
 impl Linux {
     /// Creates the launcher of the agent `instance`.
     ///
-    /// `root` is a path relative to the mount points, below which all agents have their cgroups. `timeout` is how long
-    /// `destroy` waits for killed processes to end.
+    /// `root` is a path relative to the mount points, below which all agents have their cgroups. `keepers` opens the
+    /// keepers, which are in a cgroup beside those of the containers. `timeout` is how long `destroy` waits for killed
+    /// processes to end.
     pub fn new(
         cgroups: Cgroups,
         root: &Path,
         instance: &str,
-        image: Arc<Image>,
+        keepers: impl FnOnce(KeeperCgroups) -> Result<Arc<Keepers>, KeeperError>,
         timeout: Duration,
     ) -> Result<Self, SetUpError> {
         if instance.is_empty() || instance.starts_with('.') || instance.contains(['/', '\0']) {
@@ -93,8 +101,16 @@ impl Linux {
             .unified(&relative)
             .or_else(|| cgroups.cgroup("freezer", &relative))
             .ok_or(SetUpError::NoHierarchy)?;
-        tracking.create().map_err(SetUpError::Cgroup)?;
-        Ok(Self { cgroups, relative, tracking, image, timeout })
+        let keeper = tracking.child(KEEPER);
+        keeper.create().map_err(SetUpError::Cgroup)?;
+        let of_keepers = match keeper.version() {
+            Version::V2 => {
+                KeeperCgroups { v2: Some(keeper.directory().map_err(SetUpError::Cgroup)?), v1: Vec::new() }
+            }
+            Version::V1 => KeeperCgroups { v2: None, v1: vec![keeper.tasks().map_err(SetUpError::Cgroup)?] },
+        };
+        let keepers = keepers(of_keepers)?;
+        Ok(Self { cgroups, relative, tracking, keepers, timeout })
     }
 
     fn tracking(&self, id: &ContainerId) -> Cgroup {
@@ -203,29 +219,30 @@ impl Launcher for Linux {
         }
         let own = self.tracking(request.id);
         let fds = self.cgroup_fds(&request, &own)?;
-        let (control, init_end) =
-            PendingInit::control().map_err(|source| CreateError::Control { id: id(), source })?;
+        let (control, theirs) =
+            Control::pair().map_err(|source| CreateError::Control { id: id(), source })?;
 
-        let name = super::argument(request.id);
-        let open_tasks: Vec<_> = fds.v1.iter().map(|(_, file)| file.as_fd()).collect();
-        let process = spawn::Spawn {
-            image: &self.image,
-            arguments: &[c"cofferdam-init", &name],
-            descriptors: &descriptors(&request, &init_end),
-            clone: request.clone,
-            enter: request.enter,
-            cgroup: fds.v2.as_ref().map(AsFd::as_fd),
-            tasks: &open_tasks,
-        }
-        .spawn()
-        .map_err(|source| match source {
-            SpawnError::Join { index, source } => {
-                let path = fds.v1.get(index).map(|(path, _)| path.clone()).unwrap_or_default();
-                CreateError::Join { id: id(), path, source }
-            }
-            source => CreateError::Spawn { id: id(), source },
-        })?;
-        Ok(PendingInit::new(process, control, request.clone, false))
+        let mut passed = descriptors(&request, &theirs);
+        let plan_descriptors = request.descriptors.len() as u32;
+        passed.extend(fds.v2.as_ref().map(AsFd::as_fd));
+        let enter = request.enter.filter(|enter| !enter.namespaces.is_empty());
+        passed.extend(enter.map(|enter| enter.process.as_fd()));
+        passed.extend(fds.v1.iter().map(|(_, file)| file.as_fd()));
+        check_count(request.id, &passed)?;
+        // The cgroup that tracks the container comes first, the others when it is set up.
+        let early_tasks = u32::from(fds.v2.is_none()).min(fds.v1.len() as u32);
+        let spawn = Spawn {
+            create: request.clone.bits(),
+            enter: enter.map_or(0, |enter| enter.namespaces.bits()),
+            plan_descriptors,
+            cgroup: fds.v2.is_some(),
+            early_tasks,
+            late_tasks: fds.v1.len() as u32 - early_tasks,
+            stays: false,
+        };
+        let (slot, process) =
+            self.keepers.spawn(spawn, &passed).map_err(|source| CreateError::Spawn { id: id(), source })?;
+        Ok(PendingInit::new(process, control, slot, request.clone))
     }
 
     fn pids(&self, id: &ContainerId, _: Option<&Process>) -> Result<Vec<i32>, DestroyError> {
@@ -239,6 +256,10 @@ impl Launcher for Linux {
             }
         }
         Ok(pids)
+    }
+
+    fn signal(&self, first: &Process, signal: i32) -> Result<(), ProcessError> {
+        first.signal(signal)
     }
 
     fn destroy(&self, id: &ContainerId, first: Option<&Process>) -> Result<(), DestroyError> {
@@ -277,7 +298,13 @@ impl Launcher for Linux {
         Ok(ids)
     }
 
+    fn keepers(&self) -> &Keepers {
+        &self.keepers
+    }
+
     fn shutdown(&self) {
+        self.keepers.shutdown();
+        drop(std::fs::remove_dir(self.tracking.child(KEEPER).path()));
         let mounts =
             self.cgroups.legacy.iter().chain(&self.cgroups.unified).map(|hierarchy| &hierarchy.mount);
         for mount in mounts {

@@ -13,15 +13,16 @@ mod linux;
 mod pending_init;
 mod posix;
 
-use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
+use cofferdam_init::client::MAX_DESCRIPTORS;
 use cofferdam_linux::cgroup::{CgroupError, KillError};
 use cofferdam_linux::namespace::Namespaces;
 use cofferdam_linux::process::{Process, ProcessError};
-use cofferdam_linux::spawn::{Enter, SpawnError};
 use cofferdam_plugin_model::ContainerId;
+
+use crate::keeper::{KeeperError, Keepers};
 
 pub use linux::{Linux, SetUpError};
 pub use pending_init::{PendingInit, StartError};
@@ -53,6 +54,9 @@ pub trait Launcher: Send + Sync {
     /// Pids of the container's processes in the agent's pid namespace, without those of nested containers.
     fn pids(&self, id: &ContainerId, first: Option<&Process>) -> Result<Vec<i32>, DestroyError>;
 
+    /// Sends a signal to the command of the container whose first process is `first`.
+    fn signal(&self, first: &Process, signal: i32) -> Result<(), ProcessError>;
+
     /// Kills all processes of the container and of those nested in it. On success only zombies may be left.
     ///
     /// `first` is the container's first process, if known. Idempotent, also for a container that never existed.
@@ -64,7 +68,10 @@ pub trait Launcher: Send + Sync {
     /// The ids of all containers that have a cgroup, parents before those nested in them.
     fn recover(&self) -> Result<Vec<ContainerId>, RecoverError>;
 
-    /// Removes the agent's own cgroup, unless a container still exists.
+    /// The keepers that create its processes.
+    fn keepers(&self) -> &Keepers;
+
+    /// Disconnects from the keepers, and removes the agent's own cgroup unless a container still exists.
     fn shutdown(&self);
 }
 
@@ -75,8 +82,6 @@ pub struct SpawnRequest<'a> {
     pub id: &'a ContainerId,
     /// Its standard streams.
     pub stdio: Stdio<'a>,
-    /// Its status file, open for writing and empty. [`cofferdam_init::report::Status`] parses it.
-    pub status: BorrowedFd<'a>,
     /// Namespaces to create for it.
     pub clone: Namespaces,
     /// Namespaces of another container to join first.
@@ -175,15 +180,15 @@ pub enum CreateError {
         /// The error of the kernel.
         source: std::io::Error,
     },
-    /// The process could not join one of its cgroups.
-    #[error("the first process of container `{id}` could not join cgroup {}", path.display())]
-    Join {
+    /// It needs too many descriptors.
+    #[error(
+        "container `{id}` needs {count} descriptors for its cgroups and plugins; at most {MAX_DESCRIPTORS} can be passed"
+    )]
+    TooManyDescriptors {
         /// The container.
         id: ContainerId,
-        /// The cgroup.
-        path: PathBuf,
-        /// The error of the kernel.
-        source: std::io::Error,
+        /// Their number.
+        count: usize,
     },
     /// The process could not be created.
     #[error("cannot create the first process of container `{id}`")]
@@ -191,7 +196,7 @@ pub enum CreateError {
         /// The container.
         id: ContainerId,
         /// The reason.
-        source: SpawnError,
+        source: KeeperError,
     },
 }
 
@@ -245,19 +250,28 @@ pub enum DestroyError {
 #[error("cannot list the cgroups of containers of an earlier run")]
 pub struct RecoverError(#[from] pub CgroupError);
 
-/// The id as an argument of the first process, so that `ps` shows it.
-fn argument(id: &ContainerId) -> CString {
-    // An id has no control characters.
-    CString::new(id.as_str()).unwrap_or_default()
+/// Namespaces of another process to join.
+#[derive(Debug, Clone, Copy)]
+pub struct Enter<'a> {
+    /// A process in the namespaces.
+    pub process: &'a Process,
+    /// The namespaces. The user namespace cannot be joined.
+    pub namespaces: Namespaces,
 }
 
-/// The descriptors of a first process, in order: [`cofferdam_init::plan::CONTROL`] is 3, the status file is 4; those
-/// that the plan refers to follow.
+/// The descriptors of a first process, in the order of [`cofferdam_init::protocol::Spawn`] up to those of the plan.
 fn descriptors<'a>(request: &'a SpawnRequest<'_>, control: &'a OwnedFd) -> Vec<BorrowedFd<'a>> {
     let Stdio { stdin, stdout, stderr } = request.stdio;
-    let usual: [_; cofferdam_init::plan::DESCRIPTORS] =
-        [stdin, stdout, stderr, control.as_fd(), request.status];
+    let usual = [stdin, stdout, stderr, control.as_fd()];
     usual.into_iter().chain(request.descriptors.iter().copied()).collect()
+}
+
+/// Checks the number of descriptors.
+fn check_count(id: &ContainerId, descriptors: &[BorrowedFd<'_>]) -> Result<(), CreateError> {
+    match descriptors.len() {
+        count if count > MAX_DESCRIPTORS => Err(CreateError::TooManyDescriptors { id: id.clone(), count }),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

@@ -9,16 +9,17 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cofferdam_linux::image::Image;
+use cofferdam_init::client::Control;
+use cofferdam_init::protocol::Spawn;
 use cofferdam_linux::namespace::Namespaces;
 use cofferdam_linux::process::{Process, ProcessError, Stat, children_of};
-use cofferdam_linux::spawn;
 use cofferdam_plugin_model::ContainerId;
 
 use super::{
     CgroupSetupError, CreateError, DestroyError, Launcher, PendingInit, RecoverError, SpawnRequest,
-    descriptors,
+    check_count, descriptors,
 };
+use crate::keeper::Keepers;
 
 const SIGSTOP: i32 = 19;
 const SIGCONT: i32 = 18;
@@ -32,14 +33,14 @@ const STATUS_GRACE: Duration = Duration::from_secs(1);
 /// The launcher for plain processes, without namespaces or cgroups.
 #[derive(Debug)]
 pub struct Posix {
-    image: Arc<Image>,
+    keepers: Arc<Keepers>,
     timeout: Duration,
 }
 
 impl Posix {
     /// `timeout` is how long `destroy` waits for killed processes to end.
-    pub fn new(image: Arc<Image>, timeout: Duration) -> Self {
-        Self { image, timeout }
+    pub fn new(keepers: Arc<Keepers>, timeout: Duration) -> Self {
+        Self { keepers, timeout }
     }
 }
 
@@ -72,21 +73,16 @@ impl Launcher for Posix {
         if !what.is_empty() {
             return Err(CreateError::Unsupported { launcher: self.name(), id: id(), what });
         }
-        let (control, init_end) =
-            PendingInit::control().map_err(|source| CreateError::Control { id: id(), source })?;
-        let name = super::argument(request.id);
-        let process = spawn::Spawn {
-            image: &self.image,
-            arguments: &[c"cofferdam-init", &name],
-            descriptors: &descriptors(&request, &init_end),
-            clone: Namespaces::EMPTY,
-            enter: None,
-            cgroup: None,
-            tasks: &[],
-        }
-        .spawn()
-        .map_err(|source| CreateError::Spawn { id: id(), source })?;
-        Ok(PendingInit::new(process, control, Namespaces::EMPTY, true))
+        let (control, theirs) =
+            Control::pair().map_err(|source| CreateError::Control { id: id(), source })?;
+        let passed = descriptors(&request, &theirs);
+        check_count(request.id, &passed)?;
+        let plan_descriptors = request.descriptors.len() as u32;
+        let (slot, process) = self
+            .keepers
+            .spawn(Spawn { plan_descriptors, stays: true, ..Spawn::default() }, &passed)
+            .map_err(|source| CreateError::Spawn { id: id(), source })?;
+        Ok(PendingInit::new(process, control, slot, Namespaces::EMPTY))
     }
 
     fn pids(&self, id: &ContainerId, first: Option<&Process>) -> Result<Vec<i32>, DestroyError> {
@@ -98,6 +94,21 @@ impl Launcher for Posix {
         discover(first.pid(), &mut known, |_| Ok(()))
             .map_err(|source| DestroyError::Find { id: id.clone(), source })?;
         Ok(std::iter::once(first.pid()).chain(known.into_keys()).collect())
+    }
+
+    /// The first process forwards signals that it can catch; others are sent to the command itself.
+    fn signal(&self, first: &Process, number: i32) -> Result<(), ProcessError> {
+        if !matches!(number, SIGSTOP | SIGCONT) {
+            return first.signal(number);
+        }
+        let children = first.children();
+        for child in children.map_err(|source| ProcessError::Open { pid: first.pid(), source })? {
+            match Process::open_any(child).and_then(|child| child.signal(number)) {
+                Err(ProcessError::Gone { .. }) => {}
+                other => other?,
+            }
+        }
+        Ok(())
     }
 
     fn destroy(&self, id: &ContainerId, first: Option<&Process>) -> Result<(), DestroyError> {
@@ -157,7 +168,13 @@ impl Launcher for Posix {
         Ok(Vec::new())
     }
 
-    fn shutdown(&self) {}
+    fn keepers(&self) -> &Keepers {
+        &self.keepers
+    }
+
+    fn shutdown(&self) {
+        self.keepers.shutdown();
+    }
 }
 
 /// Whether a process has no children, not even zombies: orphans become its children, so this is exact even if the

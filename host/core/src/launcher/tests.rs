@@ -5,48 +5,43 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use cofferdam_init::plan::Plan;
-use cofferdam_init::report::{Status, Step};
+use cofferdam_init::report::Step;
 use cofferdam_linux::cgroup::{Cgroup, Cgroups};
-use cofferdam_linux::image::Image;
 use cofferdam_linux::namespace::{Namespace, Namespaces};
 use cofferdam_linux::process::{Process, Stat};
-use cofferdam_linux::spawn::Enter;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{
-    CgroupSetupError, CreateError, DestroyError, Launcher, Linux, PendingInit, Posix, SpawnRequest,
+    CgroupSetupError, CreateError, DestroyError, Enter, Launcher, Linux, PendingInit, Posix, SpawnRequest,
     StartError, Stdio,
 };
+use crate::keeper::{KeeperCgroups, KeeperSlot, Keepers, ProcessEnd};
 use cofferdam_plugin_model::ContainerId;
+use tempfile::TempDir;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
-
-fn image() -> Arc<Image> {
-    static IMAGE: OnceLock<Arc<Image>> = OnceLock::new();
-    let seal = || Arc::new(Image::seal("cofferdam-init", cofferdam_init::IMAGE).unwrap());
-    Arc::clone(IMAGE.get_or_init(seal))
-}
 
 /// A launcher and its cgroup, which is removed on drop.
 struct TestLauncher {
     launcher: Box<dyn Launcher>,
     cgroups: Cgroups,
     top: Option<Cgroup>,
+    _runtime_dir: TempDir,
 }
 
 impl TestLauncher {
-    fn new(launcher: impl Launcher + 'static, cgroups: Cgroups) -> Self {
+    fn new(launcher: impl Launcher + 'static, cgroups: Cgroups, runtime_dir: TempDir) -> Self {
         let relative = launcher.cgroup(&id("x"));
         let top = relative.and_then(|path| {
             let path = path.parent()?;
             cgroups.unified(path).or_else(|| cgroups.cgroup("freezer", path))
         });
-        Self { launcher: Box::new(launcher), cgroups, top }
+        Self { launcher: Box::new(launcher), cgroups, top, _runtime_dir: runtime_dir }
     }
 
     /// The container's cgroup.
@@ -86,6 +81,10 @@ impl TestLauncher {
         self.launcher.cleanup(&self::id(id))
     }
 
+    fn end(&self, slot: &KeeperSlot, process: &Process) -> ProcessEnd {
+        self.launcher.keepers().collect(slot, Some(process))
+    }
+
     fn recover(&self) -> Vec<String> {
         let ids = self.launcher.recover().unwrap();
         ids.iter().map(ToString::to_string).collect()
@@ -98,6 +97,7 @@ fn id(text: &str) -> ContainerId {
 
 impl Drop for TestLauncher {
     fn drop(&mut self) {
+        self.launcher.shutdown();
         let Some(top) = &self.top else { return };
         if std::thread::panicking() {
             drop(top.kill_all(TIMEOUT));
@@ -110,9 +110,15 @@ impl Drop for TestLauncher {
 
 /// The launchers that work on this machine: without root only one.
 fn launchers() -> Vec<TestLauncher> {
-    let mut all = vec![TestLauncher::new(Posix::new(image(), TIMEOUT), Cgroups::default())];
+    let mut all = vec![posix_launcher()];
     all.extend(linux_launchers());
     all
+}
+
+fn posix_launcher() -> TestLauncher {
+    let runtime_dir = tempfile::tempdir().unwrap();
+    let keepers = Arc::new(Keepers::open(runtime_dir.path(), KeeperCgroups::default(), true).unwrap());
+    TestLauncher::new(Posix::new(keepers, TIMEOUT), Cgroups::default(), runtime_dir)
 }
 
 /// A launcher that tracks with v2 and one that tracks with the v1 freezer, each if the hierarchy is mounted.
@@ -130,8 +136,10 @@ fn linux_launchers() -> Vec<TestLauncher> {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let instance = format!("unit-{}-{number}", std::process::id());
         let root = Path::new("cofferdam-test");
-        match Linux::new(cgroups.clone(), root, &instance, image(), TIMEOUT) {
-            Ok(launcher) => found.push(TestLauncher::new(launcher, cgroups)),
+        let runtime_dir = tempfile::tempdir().unwrap();
+        let keepers = |cgroups| Keepers::open(runtime_dir.path(), cgroups, true).map(Arc::new);
+        match Linux::new(cgroups.clone(), root, &instance, keepers, TIMEOUT) {
+            Ok(launcher) => found.push(TestLauncher::new(launcher, cgroups, runtime_dir)),
             Err(error) => eprintln!("\n*** SKIPPED for one cgroup hierarchy: {error} ***\n"),
         }
     }
@@ -152,13 +160,12 @@ fn script(script: &str) -> Plan {
 struct Files {
     null: File,
     output: File,
-    status: File,
 }
 
 impl Files {
     fn new() -> Self {
         let null = File::open("/dev/null").unwrap();
-        Self { null, output: tempfile::tempfile().unwrap(), status: tempfile::tempfile().unwrap() }
+        Self { null, output: tempfile::tempfile().unwrap() }
     }
 
     fn request(&self, id: &str) -> SpawnRequest<'_> {
@@ -169,19 +176,11 @@ impl Files {
         SpawnRequest {
             id,
             stdio,
-            status: self.status.as_fd(),
             clone: Namespaces::EMPTY,
             enter: None,
             cgroups: Vec::new(),
             descriptors: Vec::new(),
         }
-    }
-
-    fn status(&mut self) -> Status {
-        let mut text = Vec::new();
-        self.status.rewind().unwrap();
-        self.status.read_to_end(&mut text).unwrap();
-        Status::parse(&text)
     }
 
     fn output(&mut self) -> String {
@@ -220,37 +219,37 @@ fn a_script_runs_to_its_end() {
         let mut files = Files::new();
         launcher.create_cgroup("pod", &[]).unwrap();
         launcher.create_cgroup("pod", &[]).unwrap();
-        let pending = launcher.create(files.request("pod")).unwrap();
+        let mut pending = launcher.create(files.request("pod")).unwrap();
+        pending.wait_until_ready().unwrap();
         assert_eq!(launcher.pids("pod", Some(pending.process())).unwrap(), [pending.process().pid()]);
+        let slot = pending.slot().clone();
         let process = pending.start(script("echo hello; exit 3")).unwrap();
         assert!(process.wait(Some(TIMEOUT)).unwrap());
         assert_eq!(files.output(), "hello\n");
-        assert_eq!(files.status(), Status::Ended(3 << 8));
+        assert_eq!(launcher.end(&slot, &process), ProcessEnd::Ended(3 << 8));
         for _ in 0..2 {
             launcher.destroy("pod", Some(&process)).unwrap();
             launcher.cleanup("pod").unwrap();
         }
         assert_eq!(launcher.recover(), [""; 0]);
-        process.reap().unwrap();
     }
 }
 
 #[test]
 fn a_program_that_cannot_be_executed_is_an_error_and_leaves_no_process() {
     for launcher in launchers() {
-        let mut files = Files::new();
+        let files = Files::new();
         launcher.create_cgroup("pod", &[]).unwrap();
         let pending = launcher.create(files.request("pod")).unwrap();
-        let pid = pending.process().pid();
+        let (slot, process) = (pending.slot().clone(), pending.process().try_clone().unwrap());
         let plan = Plan { program: "/etc/passwd".into(), ..Plan::default() };
         let Err(StartError::Failed { step, detail, source }) = pending.start(plan) else {
             panic!("it started")
         };
         assert_eq!((step, detail.as_str()), (Step::Exec, "/etc/passwd"));
         assert_eq!(source.kind(), std::io::ErrorKind::PermissionDenied);
-        assert!(Stat::read(pid).is_err(), "not reaped");
-        assert_eq!(files.status(), Status::NotStarted { step: Some(Step::Exec), errno: 13 });
-        launcher.destroy("pod", None).unwrap();
+        launcher.destroy("pod", Some(&process)).unwrap();
+        assert_eq!(launcher.end(&slot, &process), ProcessEnd::NotStarted);
         launcher.cleanup("pod").unwrap();
     }
 }
@@ -258,12 +257,13 @@ fn a_program_that_cannot_be_executed_is_an_error_and_leaves_no_process() {
 #[test]
 fn an_abandoned_container_runs_nothing() {
     for launcher in launchers() {
-        let mut files = Files::new();
+        let files = Files::new();
         launcher.create_cgroup("pod", &[]).unwrap();
-        let process = launcher.create(files.request("pod")).unwrap().abandon();
+        let pending = launcher.create(files.request("pod")).unwrap();
+        let slot = pending.slot().clone();
+        let process = pending.abandon();
         assert!(process.wait(Some(TIMEOUT)).unwrap());
-        assert_eq!(files.status(), Status::NotStarted { step: Some(Step::Plan), errno: 0 });
-        process.reap().unwrap();
+        assert_eq!(launcher.end(&slot, &process), ProcessEnd::NotStarted);
         launcher.cleanup("pod").unwrap();
     }
 }
@@ -308,7 +308,6 @@ fn destroy_can_interrupt_a_start_at_any_moment() {
             let hung_up = poll(&mut ends, Some(&Timespec::default())).unwrap();
             let events = ends[0].revents();
             assert!(hung_up == 1 && events.contains(PollFlags::HUP), "{} at {moment}", launcher.name());
-            drop(process.reap());
             launcher.cleanup("pod").unwrap();
         }
     }
@@ -327,7 +326,6 @@ fn destroy_finds_daemonised_processes() {
         launcher.destroy("pod", Some(&process)).unwrap();
         assert!(!is_running(daemon), "{}", launcher.name());
         assert!(process.has_ended().unwrap());
-        process.reap().unwrap();
         launcher.cleanup("pod").unwrap();
     }
 }
@@ -340,27 +338,23 @@ fn processes_that_remain_after_the_task_are_destroyed() {
         let (process, lines) = start(&launcher, &mut files, "pod", text, 1);
         let daemon: i32 = lines[0].parse().unwrap();
         assert!(process.wait(Some(TIMEOUT)).unwrap());
-        assert_eq!(files.status(), Status::Ended(0));
-        process.reap().unwrap();
         launcher.destroy("pod", Some(&process)).unwrap();
         assert!(!is_running(daemon), "{}", launcher.name());
         launcher.cleanup("pod").unwrap();
     }
 }
 
-/// A command can stop its first process if both have the same user.
+/// A command of the posix launcher can stop its first process if both have the same user.
 #[test]
 fn destroy_does_not_wait_for_a_first_process_that_was_stopped() {
-    for launcher in launchers() {
-        let mut files = Files::new();
-        let text = "kill -STOP $PPID; echo go; sleep 1000";
-        let (process, lines) = start(&launcher, &mut files, "pod", text, 1);
-        assert_eq!(lines, ["go"]);
-        launcher.destroy("pod", Some(&process)).unwrap();
-        assert!(process.has_ended().unwrap(), "{}", launcher.name());
-        process.reap().unwrap();
-        launcher.cleanup("pod").unwrap();
-    }
+    let launcher = posix_launcher();
+    let mut files = Files::new();
+    let text = "kill -STOP $PPID; echo go; sleep 1000";
+    let (process, lines) = start(&launcher, &mut files, "pod", text, 1);
+    assert_eq!(lines, ["go"]);
+    launcher.destroy("pod", Some(&process)).unwrap();
+    assert!(process.has_ended().unwrap());
+    launcher.cleanup("pod").unwrap();
 }
 
 /// Each of these processes forks its successor and exits, so a list of pids is outdated before they can be killed.
@@ -373,7 +367,6 @@ fn destroy_kills_processes_that_keep_forking() {
         assert_eq!(lines, ["go"]);
         launcher.destroy("pod", Some(&process)).unwrap();
         assert!(process.has_ended().unwrap());
-        process.reap().unwrap();
         let left = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
             let environment = std::fs::read(entry.ok()?.path().join("environ")).ok()?;
             environment.windows(14).any(|bytes| bytes == b"S=sh -c \"$S\" &").then_some(())
@@ -414,7 +407,6 @@ fn a_container_is_destroyed_without_its_first_process() {
         let (process, _) = start(&launcher, &mut files, "pod", "echo up; sleep 1000", 1);
         launcher.destroy("pod", None).unwrap();
         assert!(process.has_ended().unwrap());
-        process.reap().unwrap();
         launcher.cleanup("pod").unwrap();
     }
 }
@@ -434,8 +426,8 @@ fn a_nested_container_is_destroyed_alone_or_with_its_parent() {
             let pending = launcher.create(SpawnRequest { enter: Some(enter), ..files.request(id) }).unwrap();
             started.push(pending.start(script("sleep 1000")).unwrap());
         }
-        assert_eq!(launcher.pids("pod", None).unwrap().len(), 2);
-        assert_eq!(launcher.pids("pod.a", None).unwrap().len(), 2);
+        assert_eq!(launcher.pids("pod", None).unwrap(), [parent.pid()]);
+        assert_eq!(launcher.pids("pod.a", None).unwrap(), [started[0].pid()]);
 
         launcher.destroy("pod.a", Some(&started[0])).unwrap();
         assert!(started[0].has_ended().unwrap());
@@ -444,10 +436,8 @@ fn a_nested_container_is_destroyed_alone_or_with_its_parent() {
         launcher.destroy("pod", Some(&parent)).unwrap();
         assert!(started[1].wait(Some(TIMEOUT)).unwrap());
         launcher.cleanup("pod").unwrap();
-        // The parent is process 1 of a pid namespace and ends last, when the nested ones are reaped.
         for process in started.iter().chain([&parent]) {
             assert!(process.wait(Some(TIMEOUT)).unwrap());
-            assert!(process.reap().unwrap().is_some(), "the agent is not its parent");
         }
     }
 }
@@ -469,14 +459,12 @@ fn the_processes_of_a_running_parent_move_into_the_leaf() {
         launcher.create_cgroup("pod.web", &["pids", controller]).unwrap();
         let available = launcher.own("pod.web").read("cgroup.controllers").unwrap();
         assert_eq!(available, *controller);
-        assert_eq!(launcher.pids("pod", None).unwrap().len(), 2, "the parent's are in the leaf");
+        assert_eq!(launcher.pids("pod", None).unwrap(), [parent.pid()], "it is in the leaf");
         let nested = launcher.create(files.request("pod.web")).unwrap().start(script("sleep 1000")).unwrap();
         assert_eq!(launcher.recover(), ["pod", "pod.web"]);
         launcher.destroy("pod", Some(&parent)).unwrap();
         assert!(nested.wait(Some(TIMEOUT)).unwrap());
         launcher.cleanup("pod").unwrap();
-        parent.reap().unwrap();
-        nested.reap().unwrap();
     }
 }
 
@@ -490,12 +478,11 @@ fn a_container_is_created_in_the_requested_v1_cgroups() {
         launcher.create_cgroup("pod", &[]).unwrap();
         let request = SpawnRequest { cgroups: vec![pids.path().to_owned()], ..files.request("pod") };
         let pending = launcher.create(request).unwrap();
-        assert_eq!(pids.procs().unwrap(), [pending.process().pid()]);
+        assert!(pids.procs().unwrap().is_empty(), "the setup is not limited by them");
         let process = pending.start(script("cat /proc/self/cgroup")).unwrap();
         assert!(process.wait(Some(TIMEOUT)).unwrap());
         let line = format!("pids:/{}", relative.display());
         assert!(files.output().contains(&line), "{}", files.output());
-        process.reap().unwrap();
         launcher.destroy("pod", Some(&process)).unwrap();
         launcher.cleanup("pod").unwrap();
         for level in pids.path().ancestors().take(3) {
@@ -520,7 +507,7 @@ fn a_missing_cgroup_is_named() {
 
 #[test]
 fn the_posix_launcher_refuses_what_it_does_not_support() {
-    let posix = Posix::new(image(), TIMEOUT);
+    let posix = posix_launcher();
     let files = Files::new();
     let clone = Namespaces::EMPTY.with(Namespace::Pid);
     let request = SpawnRequest { clone, ..files.request("pod") };

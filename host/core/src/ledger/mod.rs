@@ -3,7 +3,6 @@
 //! ```text
 //! <runtime_dir>/agent.lock                         held by the agent that owns the directory
 //! <runtime_dir>/containers/<id>/record             a header line, then JSON
-//! <runtime_dir>/containers/<id>/status             written by the container's first process
 //! <runtime_dir>/containers/<id>/containers/<id>/…  nested containers
 //! <runtime_dir>/removed/<id>                       being deleted; not a container any more
 //! <work_dir>/agent.lock                            as above
@@ -129,12 +128,6 @@ impl Ledger {
     #[must_use]
     pub fn directory(&self, id: &ContainerId) -> PathBuf {
         nested_directory(&self.runtime_dir, id)
-    }
-
-    /// The file to which a container's first process writes the exit status.
-    #[must_use]
-    pub fn status_file(&self, id: &ContainerId) -> PathBuf {
-        self.directory(id).join("status")
     }
 
     /// Writes a record. Blocks.

@@ -13,6 +13,10 @@ impl Masks {
         Self { null: Mask::new(null_device), empty: Mask::new(empty_directory) }
     }
 
+    pub(super) fn descriptors(&self) -> impl Iterator<Item = Fd> {
+        [self.null.first, self.empty.first].into_iter().flatten()
+    }
+
     /// A detached mount to be attached over a file or directory.
     pub(super) fn over(&mut self, place: Fd) -> Result<Fd, Errno> {
         if sys::stat(place)?.is_directory() { self.empty.detached() } else { self.null.detached() }

@@ -42,10 +42,14 @@ pub(crate) struct Operations<'a> {
     masks: Masks,
     /// Which operations are left for the second part, by number.
     left: Option<Table<Option<Prepared>>>,
+    /// Until the last one has been performed, descriptors are open.
+    _raised: DescriptorLimit,
 }
 
 #[derive(Clone, Copy)]
 enum Part {
+    #[cfg(test)]
+    #[cfg(feature = "writer")]
     All,
     Outside,
     Inside,
@@ -71,25 +75,37 @@ impl<'a> Operations<'a> {
     /// Unless `create`, nothing is created in the root.
     pub(crate) fn new(root: Fd, create: bool, list: List<'a, Operation<'a>>) -> Result<Self, Failure<'a>> {
         let mounts = Mounts::new(root, list.len()).map_err(|errno| Failure::new(Step::Plan, errno))?;
-        Ok(Self { list, create, mounts, masks: Masks::new(), left: None })
+        let raised = DescriptorLimit::raise();
+        Ok(Self { list, create, mounts, masks: Masks::new(), left: None, _raised: raised })
     }
 
     /// Performs all operations.
-    pub(crate) fn perform_all(mut self) -> Result<(), Failure<'a>> {
+    #[cfg(test)]
+    #[cfg(feature = "writer")]
+    fn perform_all(mut self) -> Result<(), Failure<'a>> {
         self.perform_part(Part::All)
     }
 
     /// Performs the first part: leaves every operation at or below a `proc` file system of the plan, but creates the
     /// directory to mount it on.
-    #[cfg_attr(not(test), expect(dead_code, reason = "all operations are performed by one process"))]
     pub(crate) fn perform_outside(&mut self) -> Result<(), Failure<'a>> {
         let left = Table::new(self.list.len() + 1, None);
         self.left = Some(left.map_err(|errno| Failure::new(Step::Plan, errno))?);
         self.perform_part(Part::Outside)
     }
 
+    /// The descriptors that the second part needs: mounts of the container, and places in them.
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = Fd> {
+        let passed = self.list.iter().filter_map(|operation| match operation {
+            Operation::BindDescriptor { descriptor, .. } => Some(Fd(descriptor.cast_signed())),
+            _ => None,
+        });
+        let left = self.left.iter().flat_map(|left| left.iter().flatten());
+        let prepared = left.flat_map(|prepared| [prepared.source, prepared.target]).flatten();
+        self.mounts.descriptors().chain(self.masks.descriptors()).chain(prepared).chain(passed)
+    }
+
     /// Performs the second part: what the first one has left, also if the root has been entered since.
-    #[cfg_attr(not(test), expect(dead_code, reason = "all operations are performed by one process"))]
     pub(crate) fn perform_inside(mut self) -> Result<(), Failure<'a>> {
         // Each operation finds the mounts of those before it, and no others.
         self.mounts.detach_all();
@@ -97,7 +113,6 @@ impl<'a> Operations<'a> {
     }
 
     fn perform_part(&mut self, part: Part) -> Result<(), Failure<'a>> {
-        let _raised = DescriptorLimit::raise();
         for (number, operation) in (1..).zip(self.list.iter()) {
             let location = self.locate(operation)?;
             let left = self.left.as_ref().and_then(|left| *left.get(number)?);

@@ -94,6 +94,11 @@ impl<'a> Mounts<'a> {
         self.entries.get(mount)?.descriptor
     }
 
+    /// All descriptors, that of the root among them.
+    pub(super) fn descriptors(&self) -> impl Iterator<Item = Fd> {
+        self.entries.iter().filter_map(|mount| mount.descriptor)
+    }
+
     /// Whether a mount, or one that it is attached below, has yet to be made.
     pub(super) fn is_missing(&self, mount: usize) -> bool {
         let mut next = self.entries.get(mount);

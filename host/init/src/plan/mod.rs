@@ -1,4 +1,4 @@
-//! The plan: everything that init is to do, in one message on [`CONTROL`].
+//! The plan: everything that a setup process is to do, in one message on [`CONTROL`].
 //!
 //! ```text
 //! header   magic "COFFERDM" · version u32 · length u32 of the whole message
@@ -7,7 +7,7 @@
 //!
 //! Numbers are little-endian. A text is its length as u32 without the final NUL, its bytes, and the NUL, so that it
 //! can be passed to the kernel in place. A list is its length in bytes, its count, and its members. An option is a
-//! byte, 0 or 1, and the value. Agent and init come from one build, so any other version is refused.
+//! byte, 0 or 1, and the value. Agent and keeper come from one build, so any other version is refused.
 
 pub mod read;
 #[cfg(feature = "writer")]
@@ -19,16 +19,16 @@ pub use write::{
     Sysctl, TimeOffsets, User, WorkingDirectory,
 };
 
-/// The descriptor on which init reads the plan and reports: one end of a stream socket pair.
+/// The descriptor on which the setup process reads the plan and reports: one end of a stream socket pair.
 pub const CONTROL: i32 = 3;
-/// How many descriptors init starts with in any case: three of the container, [`CONTROL`] and
-/// [`crate::report::STATUS`]. Those that the plan refers to follow.
+/// How many descriptors a setup process has in any case: three of the container, [`CONTROL`], and one for the keeper.
+/// Those that the plan refers to follow.
 pub const DESCRIPTORS: usize = 5;
 
 /// The first bytes of every plan.
 pub const MAGIC: [u8; 8] = *b"COFFERDM";
 /// The version of the format.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Bytes of the header.
 pub const HEADER: usize = 16;
 /// Maximum length of a plan in bytes. The kernel accepts at most 2 MiB of arguments and environment.
@@ -36,11 +36,11 @@ pub const MAX_LENGTH: usize = 8 << 20;
 
 /// Bits of [`read::Plan::flags`].
 pub mod flag {
-    /// Init has its own pid namespace, in which it is process 1 already.
-    pub const PID_NAMESPACE: u32 = 1 << 0;
-    /// Init has its own mount namespace, so that it may mount.
+    /// If the container has its own pid namespace, another process than the command is process 1 there and reaps.
+    pub const REAPER: u32 = 1 << 0;
+    /// The container has its own mount namespace, so that it may be mounted in.
     pub const MOUNT_NAMESPACE: u32 = 1 << 1;
-    /// Init creates its own cgroup namespace, rooted at the cgroup it is in.
+    /// A cgroup namespace is created, rooted at the container's cgroups.
     pub const CGROUP_NAMESPACE: u32 = 1 << 2;
     /// The propagation of the host's mounts is private instead of slave.
     pub const PRIVATE_MOUNTS: u32 = 1 << 3;
@@ -50,14 +50,12 @@ pub mod flag {
     pub const NO_NEW_PRIVILEGES: u32 = 1 << 5;
     /// The task's standard input is a terminal that becomes its controlling terminal.
     pub const TERMINAL: u32 = 1 << 6;
-    /// Init kills its remaining descendants when the task has ended, because no pid namespace ends with it.
-    pub const KILL_DESCENDANTS: u32 = 1 << 7;
     /// The task gets a session keyring of its own.
-    pub const SESSION_KEYRING: u32 = 1 << 8;
+    pub const SESSION_KEYRING: u32 = 1 << 7;
     /// The root is the host's: operations must not create anything.
-    pub const CREATE_NOTHING: u32 = 1 << 9;
+    pub const CREATE_NOTHING: u32 = 1 << 8;
     /// All flags.
-    pub const ALL: u32 = (1 << 10) - 1;
+    pub const ALL: u32 = (1 << 9) - 1;
 }
 
 /// Stages of [`read::Hook`].

@@ -41,6 +41,21 @@ impl Mapping {
         Ok(Self { address, length })
     }
 
+    /// As [`Mapping::new`]; a child process finds zeros in it. Pages that are never touched cost nothing.
+    pub(crate) fn kept_from_children(length: usize) -> Result<Self> {
+        const MADV_WIPEONFORK: usize = 18;
+        let mapping = Self::new(length)?;
+        // SAFETY: the range is the mapping, whose content this process does not lose.
+        unsafe { call(nr::MADVISE, [mapping.address, length, MADV_WIPEONFORK]) }?;
+        Ok(mapping)
+    }
+
+    /// The machine word at an index; 0 beyond the end.
+    pub(crate) fn word(&self, index: usize) -> usize {
+        let bytes = self.get(index * size_of::<usize>()..).and_then(|rest| rest.first_chunk());
+        bytes.map_or(0, |word| usize::from_ne_bytes(*word))
+    }
+
     /// The memory as machine words.
     pub(crate) fn words(&mut self) -> &mut [usize] {
         // SAFETY: the mapping is owned, initialised, aligned to a page, and any bit pattern is a valid `usize`.
@@ -104,5 +119,41 @@ impl<T> DerefMut for Table<T> {
     fn deref_mut(&mut self) -> &mut [T] {
         // SAFETY: as above, and borrowed exclusively.
         unsafe { slice::from_raw_parts_mut(self.mapping.address as *mut T, self.length) }
+    }
+}
+
+/// A number that a process shares with its direct children, but not with theirs once [`SharedNumber::hide`] was called.
+pub(crate) struct SharedNumber {
+    address: usize,
+}
+
+impl SharedNumber {
+    const LENGTH: usize = 4096;
+
+    pub(crate) fn new() -> Result<Self> {
+        const PROT_READ_WRITE: usize = 3;
+        const MAP_SHARED_ANONYMOUS: usize = 0x21;
+        // SAFETY: a new shared mapping at an address of the kernel's choice overlaps nothing.
+        let address = unsafe {
+            call(nr::MMAP, [0, Self::LENGTH, PROT_READ_WRITE, MAP_SHARED_ANONYMOUS, usize::MAX, 0])
+        }?;
+        Ok(Self { address })
+    }
+
+    /// Processes that this one creates from now on do not have the mapping.
+    pub(crate) fn hide(&self) -> Result<()> {
+        const MADV_DONTFORK: usize = 10;
+        // SAFETY: the range is the mapping; it stays mapped in this process.
+        unsafe { call(nr::MADVISE, [self.address, Self::LENGTH, MADV_DONTFORK]) }.map(drop)
+    }
+
+    pub(crate) fn set(&self, number: i32) {
+        // SAFETY: the mapping is aligned, never unmapped, and only accessed by volatile reads and writes.
+        unsafe { (self.address as *mut i32).write_volatile(number) }
+    }
+
+    pub(crate) fn get(&self) -> i32 {
+        // SAFETY: as above.
+        unsafe { (self.address as *const i32).read_volatile() }
     }
 }

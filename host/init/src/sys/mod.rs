@@ -5,12 +5,21 @@
 #![allow(unsafe_code)]
 
 mod memory;
+mod process;
 mod raw;
+mod socket;
 
 use core::ffi::CStr;
 
-pub(crate) use memory::{Mapping, Table, release_unused_stack};
+pub(crate) use memory::{Mapping, SharedNumber, Table, release_unused_stack};
+pub(crate) use process::{
+    Child, Creation, Parent, PollSet, create_process, current_pid, exit_signals, ignore_child_exits,
+    milliseconds, next_exit_signal, next_exited, open_process, peek, raise, rest, wait_for, wait_until_ended,
+};
 use raw::nr;
+#[cfg(feature = "writer")]
+pub(crate) use socket::MAX_DESCRIPTORS;
+pub(crate) use socket::{Descriptors, accept, peer_uid, receive, send};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Fd(pub(crate) i32);
@@ -27,15 +36,20 @@ pub(crate) struct Errno(pub(crate) i32);
 impl Errno {
     pub(crate) const PERM: Self = Self(1);
     pub(crate) const NOENT: Self = Self(2);
+    pub(crate) const SRCH: Self = Self(3);
     pub(crate) const INTR: Self = Self(4);
+    pub(crate) const CHILD: Self = Self(10);
     pub(crate) const AGAIN: Self = Self(11);
     pub(crate) const ACCES: Self = Self(13);
     pub(crate) const EXIST: Self = Self(17);
     pub(crate) const NODEV: Self = Self(19);
     pub(crate) const NOTDIR: Self = Self(20);
     pub(crate) const INVAL: Self = Self(22);
+    pub(crate) const NOSPC: Self = Self(28);
     pub(crate) const NAMETOOLONG: Self = Self(36);
+    pub(crate) const NOSYS: Self = Self(38);
     pub(crate) const BADMSG: Self = Self(74);
+    pub(crate) const MSGSIZE: Self = Self(90);
     pub(crate) const TIMEDOUT: Self = Self(110);
     pub(crate) const STALE: Self = Self(116);
     pub(crate) const CANCELED: Self = Self(125);
@@ -171,10 +185,35 @@ pub(crate) fn write(fd: Fd, bytes: &[u8]) -> Result<usize> {
     unsafe { call(nr::WRITE, [fd.0 as usize, bytes.as_ptr() as usize, bytes.len()]) }
 }
 
-/// Writes to the beginning of a file, in one call.
-pub(crate) fn write_at_start(fd: Fd, bytes: &[u8]) -> Result<usize> {
+/// Writes to a file at an offset, in one call.
+pub(crate) fn write_at(fd: Fd, bytes: &[u8], offset: u64) -> Result<()> {
+    let (address, length) = (bytes.as_ptr() as usize, bytes.len());
     // SAFETY: the kernel reads `bytes`.
-    unsafe { call(nr::PWRITE64, [fd.0 as usize, bytes.as_ptr() as usize, bytes.len(), 0]) }
+    let written = unsafe { call(nr::PWRITE64, [fd.0 as usize, address, length, offset as usize]) }?;
+    if written == length { Ok(()) } else { Err(Errno::NOSPC) }
+}
+
+/// Reserves space for a part of a file, which reads as zeros.
+pub(crate) fn reserve(fd: Fd, offset: u64, length: u64) -> Result<()> {
+    // SAFETY: touches no memory.
+    unsafe { call(nr::FALLOCATE, [fd.0 as usize, 0, offset as usize, length as usize]) }.map(drop)
+}
+
+/// The reading and the writing end of a pipe.
+pub(crate) fn pipe() -> Result<(Fd, Fd)> {
+    let mut ends = [-1_i32; 2];
+    // SAFETY: the kernel writes two numbers.
+    unsafe { call(nr::PIPE2, [(&raw mut ends) as usize, O_CLOEXEC as usize]) }?;
+    // SAFETY: `ends` is initialised; the kernel wrote it through the pointer above.
+    let [reader, writer] = unsafe { (&raw const ends).read_volatile() };
+    Ok((Fd(reader), Fd(writer)))
+}
+
+/// Makes `number` another descriptor of the open file `fd`, close-on-exec or not.
+pub(crate) fn duplicate_to(fd: Fd, number: i32, close_on_exec: bool) -> Result<()> {
+    let flags = if close_on_exec { O_CLOEXEC as usize } else { 0 };
+    // SAFETY: touches no memory; descriptors are numbers here.
+    unsafe { call(nr::DUP3, [fd.0 as usize, number as usize, flags]) }.map(drop)
 }
 
 /// Some fields of `struct statx`, in the kernel's layout.
@@ -626,9 +665,15 @@ pub(crate) fn set_name(name: &CStr) {
     let _ = prctl(PR_SET_NAME, text(name), 0);
 }
 
+const PR_SET_DUMPABLE: usize = 4;
+
+/// Processes of the same user may trace this one, and its files in `/proc` belong to its user.
+pub(crate) fn become_dumpable() {
+    let _ = prctl(PR_SET_DUMPABLE, 1, 0);
+}
+
 /// Only a process with CAP_SYS_PTRACE may trace this one or read its memory.
 pub(crate) fn become_undumpable() {
-    const PR_SET_DUMPABLE: usize = 4;
     let _ = prctl(PR_SET_DUMPABLE, 0, 0);
 }
 
@@ -714,10 +759,14 @@ pub(crate) fn set_group(gid: u32) -> Result<()> {
     unsafe { call(nr::SETRESGID, [gid, gid, gid]) }.map(drop)
 }
 
+/// Effective user of this process.
+pub(crate) fn user() -> u32 {
+    // SAFETY: touches no memory; it cannot fail.
+    unsafe { call(nr::GETEUID, []) }.map_or(u32::MAX, |uid| uid as u32)
+}
+
 pub(crate) fn is_root() -> bool {
-    // SAFETY: touches no memory.
-    let uid = unsafe { call(nr::GETEUID, []) };
-    uid == Ok(0)
+    user() == 0
 }
 
 pub(crate) fn set_user(uid: u32) -> Result<()> {
@@ -766,6 +815,21 @@ pub(crate) fn enter_namespace(fd: Fd, kind: u32) -> Result<()> {
     // SAFETY: touches no memory.
     unsafe { call(nr::SETNS, [fd.0 as usize, kind as usize]) }.map(drop)
 }
+
+/// Enters namespaces of a process that is open as a pidfd. `kinds` are `CLONE_NEW…` flags.
+pub(crate) fn enter_namespaces_of(process: Fd, kinds: u64) -> Result<()> {
+    // SAFETY: touches no memory.
+    unsafe { call(nr::SETNS, [process.0 as usize, kinds as usize]) }.map(drop)
+}
+
+/// Creates namespaces. `kinds` are `CLONE_NEW…` flags.
+pub(crate) fn create_namespaces(kinds: u64) -> Result<()> {
+    // SAFETY: touches no memory.
+    unsafe { call(nr::UNSHARE, [kinds as usize]) }.map(drop)
+}
+
+/// `CLONE_NEWPID`.
+pub(crate) const PID_NAMESPACE: u64 = 0x2000_0000;
 
 /// Creates a time namespace for future children.
 pub(crate) fn new_time_namespace() -> Result<()> {

@@ -18,6 +18,11 @@ pub(super) mod nr {
     pub const PREAD64: usize = 17;
     pub const PWRITE64: usize = 18;
     pub const MADVISE: usize = 28;
+    pub const PAUSE: usize = 34;
+    pub const GETPID: usize = 39;
+    pub const SENDMSG: usize = 46;
+    pub const RECVMSG: usize = 47;
+    pub const GETSOCKOPT: usize = 55;
     pub const CLONE: usize = 56;
     pub const EXECVE: usize = 59;
     pub const WAIT4: usize = 61;
@@ -40,7 +45,9 @@ pub(super) mod nr {
     pub const PRCTL: usize = 157;
     pub const UMOUNT2: usize = 166;
     pub const SETHOSTNAME: usize = 170;
+    pub const CLOCK_GETTIME: usize = 228;
     pub const EXIT_GROUP: usize = 231;
+    pub const WAITID: usize = 247;
     pub const KEYCTL: usize = 250;
     pub const MKDIRAT: usize = 258;
     pub const MKNODAT: usize = 259;
@@ -50,6 +57,11 @@ pub(super) mod nr {
     pub const FCHMODAT: usize = 268;
     pub const PPOLL: usize = 271;
     pub const UNSHARE: usize = 272;
+    pub const FALLOCATE: usize = 285;
+    pub const ACCEPT4: usize = 288;
+    pub const SIGNALFD4: usize = 289;
+    pub const DUP3: usize = 292;
+    pub const PIPE2: usize = 293;
     pub const PRLIMIT64: usize = 302;
     pub const SETNS: usize = 308;
     pub const SECCOMP: usize = 317;
@@ -60,6 +72,7 @@ pub(super) mod nr {
     pub const FSCONFIG: usize = 431;
     pub const FSMOUNT: usize = 432;
     pub const PIDFD_OPEN: usize = 434;
+    pub const CLONE3: usize = 435;
     pub const CLOSE_RANGE: usize = 436;
     pub const OPENAT2: usize = 437;
     pub const MOUNT_SETATTR: usize = 442;

@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
 use cofferdam_init::plan::{Attributes, Operation, Plan};
-use cofferdam_init::report::{Status, Step};
+use cofferdam_init::report::Step;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
-use crate::harness::{Answer, Container, Fixture, own, prints, privileged, run, write};
+use crate::harness::{Answer, Container, Fixture, Status, own, prints, privileged, run, write};
 
 fn filesystem(kind: &str, target: &str) -> Operation {
     Operation::Filesystem {

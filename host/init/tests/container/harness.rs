@@ -1,21 +1,26 @@
 //! Shared by the tests: a root file system, and a container that is spawned, gets its plan, and is awaited.
 
-use std::ffi::{CStr, OsString};
+use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{ErrorKind, Read, Seek, Write};
+use std::io::{Read, Seek};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::symlink;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
+use cofferdam_init::client::{self, Connection, Control, Outcome, RequestError, Spawned, Statuses};
 use cofferdam_init::plan::{Plan, Root, flag};
-use cofferdam_init::report::{RUNNING, Record, Status, Step};
+use cofferdam_init::protocol::{self, Slot, State};
+use cofferdam_init::report::{Record, Step};
 use cofferdam_linux::image::Image;
 use cofferdam_linux::namespace::{Namespace, Namespaces};
 use cofferdam_linux::process::Process;
-use cofferdam_linux::spawn::{Enter, Spawn, SpawnError};
+use cofferdam_linux::spawn::Spawn;
 use tempfile::TempDir;
+
+/// Limit for whatever does not depend on the container.
+pub const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Whether tests that need root can run; prints a message if not.
 pub fn privileged() -> bool {
@@ -70,7 +75,7 @@ impl Fixture {
     pub fn script(&self, script: &str) -> Plan {
         Plan {
             root: Root::Directory(self.rootfs()),
-            ..script_on_host(script, flag::MOUNT_NAMESPACE | flag::PID_NAMESPACE)
+            ..script_on_host(script, flag::MOUNT_NAMESPACE | flag::REAPER)
         }
     }
 }
@@ -87,12 +92,73 @@ pub fn script_on_host(script: &str, flags: u32) -> Plan {
     }
 }
 
+/// A keeper of its own for each test, which ends with it.
+pub struct Keeper {
+    pub process: Process,
+    pub connection: Connection,
+    pub statuses: Statuses,
+    pub directory: TempDir,
+}
+
+impl Keeper {
+    pub fn start() -> Self {
+        Self::start_with(true)
+    }
+
+    /// A keeper that outlives its connection, or does not.
+    pub fn start_with(kill_on_disconnect: bool) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let listener = client::listener(&directory.path().join("socket")).unwrap();
+        let statuses = Statuses::create(&directory.path().join("statuses")).unwrap();
+        let (connection, theirs) = Connection::pair(TIMEOUT).unwrap();
+        let null = File::options().read(true).write(true).open("/dev/null").unwrap();
+        let null = null.as_fd();
+        let process = Spawn {
+            image: image(),
+            arguments: &[c"cofferdam-keeper"],
+            descriptors: &[null, null, null, listener.as_fd(), statuses.as_fd(), theirs.as_fd()],
+            cgroup: None,
+            tasks: &[],
+        }
+        .spawn()
+        .unwrap();
+        connection.hello(kill_on_disconnect).unwrap();
+        Self { process, connection, statuses, directory }
+    }
+
+    /// Closes the connection, as when the agent ends.
+    pub fn disconnect(&self) {
+        rustix::net::shutdown(&self.connection, rustix::net::Shutdown::Both).unwrap();
+    }
+
+    /// Another connection, once the first is closed.
+    pub fn connect(&self) -> Connection {
+        Connection::open(&self.directory.path().join("socket"), TIMEOUT).unwrap()
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        drop(self.process.kill());
+        drop(self.process.wait(None).and_then(|_| self.process.reap()));
+    }
+}
+
+/// Namespaces of another process to join.
+#[derive(Clone, Copy)]
+pub struct Enter<'a> {
+    pub process: &'a Process,
+    pub namespaces: Namespaces,
+}
+
 /// A container, from its spawn on.
 pub struct Container {
+    pub keeper: Arc<Keeper>,
+    pub slot: Slot,
+    /// The setup process, and then the container's first process.
     pub process: Process,
-    pub control: UnixStream,
+    pub control: Control,
     output: File,
-    status: File,
 }
 
 /// What a container reported after it got its plan.
@@ -101,6 +167,13 @@ pub enum Answer {
     Runs,
     Failed { step: Step, errno: i32, detail: String },
     None,
+}
+
+/// What the keeper recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    Ended(i32),
+    NotStarted,
 }
 
 /// How a container ended.
@@ -116,40 +189,41 @@ impl Container {
         Self::try_spawn(clone, enter, &[]).unwrap()
     }
 
-    pub fn spawn_with_output(clone: Namespaces, output: File) -> Self {
-        Self::spawn_into(clone, None, &[], output).unwrap()
+    pub fn spawn_with(keeper: Arc<Keeper>, clone: Namespaces, output: File) -> Self {
+        Self::spawn_into(keeper, clone, None, &[], output).unwrap()
     }
 
     pub fn try_spawn(
         clone: Namespaces,
         enter: Option<Enter<'_>>,
         tasks: &[File],
-    ) -> Result<Self, SpawnError> {
-        Self::spawn_into(clone, enter, tasks, tempfile::tempfile().unwrap())
+    ) -> Result<Self, RequestError> {
+        Self::spawn_into(Arc::new(Keeper::start()), clone, enter, tasks, tempfile::tempfile().unwrap())
     }
 
+    /// Without namespaces, the setup process stays as the parent of the command, as with the posix launcher.
     fn spawn_into(
+        keeper: Arc<Keeper>,
         clone: Namespaces,
         enter: Option<Enter<'_>>,
         tasks: &[File],
         output: File,
-    ) -> Result<Self, SpawnError> {
-        let status = tempfile::tempfile().unwrap();
-        let (control, theirs) = UnixStream::pair().unwrap();
+    ) -> Result<Self, RequestError> {
+        let (control, theirs) = Control::pair().unwrap();
         let null = File::open("/dev/null").unwrap();
-        let arguments: [&CStr; 1] = [c"cofferdam-init"];
-        let tasks: Vec<_> = tasks.iter().map(AsFd::as_fd).collect();
-        let process = Spawn {
-            image: image(),
-            arguments: &arguments,
-            descriptors: &[null.as_fd(), output.as_fd(), output.as_fd(), theirs.as_fd(), status.as_fd()],
-            clone,
-            enter,
-            cgroup: None,
-            tasks: &tasks,
-        }
-        .spawn()?;
-        Ok(Self { process, control, output, status })
+        let mut descriptors = vec![null.as_fd(), output.as_fd(), output.as_fd(), theirs.as_fd()];
+        descriptors.extend(enter.map(|enter| enter.process.as_fd()));
+        descriptors.extend(tasks.iter().map(AsFd::as_fd));
+        let spawn = protocol::Spawn {
+            create: clone.bits(),
+            enter: enter.map_or(0, |enter| enter.namespaces.bits()),
+            early_tasks: u32::try_from(tasks.len()).unwrap(),
+            stays: clone.is_empty() && enter.is_none(),
+            ..protocol::Spawn::default()
+        };
+        let Spawned { slot, pid, pidfd } = keeper.connection.spawn(spawn, &descriptors)?;
+        let process = Process::from_spawned(pid, pidfd);
+        Ok(Self { keeper, slot, process, control, output })
     }
 
     /// Closes the test's end of the output.
@@ -157,37 +231,42 @@ impl Container {
         self.output = tempfile::tempfile().unwrap();
     }
 
-    /// Sends the plan and reads the answer to end of file.
+    /// Sends the plan and waits for the answer.
     pub fn release(&mut self, plan: &Plan) -> Answer {
         self.send(&plan.encode().unwrap())
     }
 
     pub fn send(&mut self, message: &[u8]) -> Answer {
-        self.control.write_all(message).unwrap();
-        let mut answer = Vec::new();
-        match self.control.read_to_end(&mut answer) {
-            // Init ended without reading the whole plan.
-            Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
-            other => drop(other.unwrap()),
-        }
-        let (runs, rest) = match answer.split_first() {
-            Some((&RUNNING, rest)) => (true, rest),
-            _ => (false, &answer[..]),
-        };
-        match Record::parse(rest) {
-            Some(Record { step, errno, detail }) => {
+        let deadline = Instant::now() + TIMEOUT;
+        self.control.send_plan(message, deadline).unwrap();
+        self.answer(deadline)
+    }
+
+    fn answer(&mut self, deadline: Instant) -> Answer {
+        match self.control.outcome(deadline).unwrap() {
+            Outcome::Started { pid, pidfd } => {
+                self.process = Process::from_spawned(pid, pidfd);
+                Answer::Runs
+            }
+            Outcome::Failed(record) => {
+                let Record { step, errno, detail } = Record::parse(&record).unwrap();
                 Answer::Failed { step, errno, detail: String::from_utf8_lossy(detail).into_owned() }
             }
-            None if runs => Answer::Runs,
-            None => Answer::None,
+            Outcome::Ended => Answer::None,
+            Outcome::TimedOut => panic!("no answer"),
         }
     }
 
-    pub fn status(&mut self) -> Status {
-        let mut text = Vec::new();
-        self.status.rewind().unwrap();
-        self.status.read_to_end(&mut text).unwrap();
-        Status::parse(&text)
+    /// What the keeper recorded of a container that has ended.
+    pub fn status(&self) -> Status {
+        let answer = self.keeper.connection.collect(self.slot).unwrap();
+        let recorded = self.keeper.statuses.read(self.slot).unwrap().unwrap();
+        assert_eq!((recorded.state, recorded.status), answer);
+        match answer {
+            (State::Ended, status) => Status::Ended(status),
+            (State::NotStarted, _) => Status::NotStarted,
+            other => panic!("{other:?}"),
+        }
     }
 
     pub fn output(&mut self) -> String {
@@ -197,10 +276,9 @@ impl Container {
         text
     }
 
-    /// Waits for init to end.
+    /// Waits for the first process to end.
     pub fn end(mut self, answer: Answer) -> End {
         self.process.wait(None).unwrap();
-        self.process.reap().unwrap();
         End { answer, output: self.output(), status: self.status() }
     }
 }
@@ -213,7 +291,6 @@ impl Drop for Container {
             drop(process.kill());
         }
         drop(self.process.kill());
-        drop(self.process.wait(None).and_then(|_| self.process.reap()));
     }
 }
 

@@ -9,6 +9,7 @@ mod escape;
 mod filesystem;
 mod harness;
 mod hooks;
+mod keeper;
 mod nesting;
 mod privileges;
 mod spawn;

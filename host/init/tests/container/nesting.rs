@@ -1,18 +1,19 @@
 //! Nested containers: joined namespaces, with or without new ones.
 
 use std::fs;
+use std::time::Instant;
 
+use cofferdam_init::client::RequestError;
 use cofferdam_init::plan::flag;
-use cofferdam_init::report::Status;
+use cofferdam_init::report::Step;
 use cofferdam_linux::namespace::{Namespace, Namespaces};
-use cofferdam_linux::spawn::{Enter, SpawnError, Step};
 
-use crate::harness::{Answer, Container, own, privileged, script_on_host};
+use crate::harness::{Answer, Container, Enter, Status, TIMEOUT, own, privileged, script_on_host};
 
 fn parent() -> Container {
     let clone = own().with(Namespace::Uts).with(Namespace::Ipc);
     let mut parent = Container::spawn(clone, None);
-    let mut plan = script_on_host("sleep 1000", flag::PID_NAMESPACE | flag::MOUNT_NAMESPACE);
+    let mut plan = script_on_host("sleep 1000", flag::REAPER | flag::MOUNT_NAMESPACE);
     plan.hostname = Some("parent".into());
     assert_eq!(parent.release(&plan), Answer::Runs);
     parent
@@ -31,55 +32,52 @@ fn a_nested_container_shares_what_it_enters() {
     let entered = Namespaces::from_iter([Namespace::Pid, Namespace::Uts, Namespace::Ipc, Namespace::Mount]);
     let enter = Enter { process: &parent.process, namespaces: entered };
     let mut nested = Container::spawn(Namespaces::EMPTY, Some(enter));
-    for kind in entered.iter() {
-        let of = |container: &Container| namespace(container.process.pid(), kind);
-        assert_eq!(of(&nested), of(&parent), "{kind}");
+    assert!(nested.control.wait_until_ready(Instant::now() + TIMEOUT));
+    let of = |container: &Container, kind| namespace(container.process.pid(), kind);
+    for kind in entered.without(Namespace::Pid).iter() {
+        assert_eq!(of(&nested, kind), of(&parent, kind), "{kind}");
     }
-    let answer = nested.release(&script_on_host("hostname", 0));
-    let end = nested.end(answer);
-    assert_eq!((end.output.as_str(), end.status), ("parent\n", Status::Ended(0)));
+    assert_ne!(
+        of(&nested, Namespace::Pid),
+        of(&parent, Namespace::Pid),
+        "the parent can see the setup process"
+    );
+    assert_eq!(nested.release(&script_on_host("hostname; read line; echo $$", 0)), Answer::Runs);
+    for kind in entered.iter() {
+        if let Ok(own) = fs::read_link(format!("/proc/{}/ns/{}", nested.process.pid(), kind.file())) {
+            assert_eq!(own.display().to_string(), of(&parent, kind), "{kind}");
+        }
+    }
+    let end = nested.end(Answer::Runs);
+    assert_eq!((end.output.as_str(), end.status), ("parent\n3\n", Status::Ended(0)));
     parent.process.kill().unwrap();
-    parent.end(Answer::Runs);
+    assert_eq!(parent.end(Answer::Runs).status, Status::Ended(9));
 }
 
+/// So the parent cannot see its processes, not even while it is set up.
 #[test]
-fn a_nested_container_can_have_a_pid_namespace_below_its_parents() {
+fn a_pid_namespace_of_its_own_is_not_below_that_of_the_parent() {
     if !privileged() {
         return;
     }
     let parent = parent();
-    let entered = Namespaces::from_iter([Namespace::Pid, Namespace::Uts]);
-    let enter = Enter { process: &parent.process, namespaces: entered };
+    let enter = Enter { process: &parent.process, namespaces: Namespaces::EMPTY.with(Namespace::Uts) };
     let mut nested = Container::spawn(own(), Some(enter));
+    let plan = script_on_host("echo $$; sleep 1000", flag::REAPER | flag::MOUNT_NAMESPACE);
+    assert_eq!(nested.release(&plan), Answer::Runs);
     let status = fs::read_to_string(format!("/proc/{}/status", nested.process.pid())).unwrap();
     let pids = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap();
     let pids: Vec<_> = pids.split_whitespace().collect();
-    assert_eq!((pids.len(), pids[2]), (3, "1"), "host, parent, own: {pids:?}");
-    let answer = nested.release(&script_on_host("echo $$", flag::PID_NAMESPACE | flag::MOUNT_NAMESPACE));
-    let end = nested.end(answer);
-    assert_eq!((end.output.as_str(), end.status), ("2\n", Status::Ended(0)));
-    parent.process.kill().unwrap();
-    parent.end(Answer::Runs);
-}
+    assert_eq!((pids.len(), pids[1]), (2, "2"), "host, own: {pids:?}");
+    nested.process.kill().unwrap();
+    assert_eq!(nested.end(Answer::Runs).status, Status::Ended(9));
 
-#[test]
-fn containers_can_be_nested_several_levels_deep() {
-    if !privileged() {
-        return;
-    }
-    let mut line = vec![parent()];
-    for _ in 0..5 {
-        let enter = Enter { process: &line[line.len() - 1].process, namespaces: own() };
-        let mut nested = Container::spawn(own(), Some(enter));
-        let plan = script_on_host("sleep 1000", flag::PID_NAMESPACE | flag::MOUNT_NAMESPACE);
-        assert_eq!(nested.release(&plan), Answer::Runs);
-        line.push(nested);
-    }
-    // The outermost process 1 ends only when all processes below it are reaped, and the test is their parent.
-    line[0].process.kill().unwrap();
-    for container in line.into_iter().rev() {
-        assert_eq!(container.end(Answer::Runs).status, Status::Empty);
-    }
+    let both = Enter { process: &parent.process, namespaces: own() };
+    let refused = Container::try_spawn(own(), Some(both), &[]).err().unwrap();
+    assert!(
+        matches!(&refused, RequestError::Refused(error) if error.raw_os_error() == Some(22)),
+        "{refused:?}"
+    );
 }
 
 #[test]
@@ -91,7 +89,10 @@ fn an_ended_parent_cannot_be_entered() {
     parent.process.kill().unwrap();
     parent.process.wait(None).unwrap();
     let enter = Enter { process: &parent.process, namespaces: own() };
-    let error = Container::try_spawn(Namespaces::EMPTY, Some(enter), &[]).err().unwrap();
-    assert!(matches!(error, SpawnError::Step { step: Step::Enter, .. }), "{error:?}");
-    parent.process.reap().unwrap();
+    let mut nested = Container::spawn(Namespaces::EMPTY, Some(enter));
+    assert!(!nested.control.wait_until_ready(Instant::now() + TIMEOUT));
+    let answer = nested.release(&script_on_host("echo oops", 0));
+    assert!(matches!(answer, Answer::Failed { step: Step::EnterNamespace, errno: 3, .. }), "{answer:?}");
+    let end = nested.end(answer);
+    assert_eq!((end.output.as_str(), end.status), ("", Status::NotStarted));
 }

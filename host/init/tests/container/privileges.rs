@@ -1,10 +1,10 @@
 //! User, groups, capabilities and limits of the task.
 
 use cofferdam_init::plan::{Capabilities, Limit, Plan, User, flag};
-use cofferdam_init::report::{Status, Step};
+use cofferdam_init::report::Step;
 use cofferdam_linux::namespace::Namespaces;
 
-use crate::harness::{Answer, privileged, run, script_on_host};
+use crate::harness::{Answer, Status, privileged, run, script_on_host};
 
 const CHOWN: u64 = 1 << 0;
 const KILL: u64 = 1 << 5;

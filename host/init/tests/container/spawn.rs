@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 
+use cofferdam_init::report;
 use cofferdam_linux::image::Image;
 use cofferdam_linux::namespace::Namespaces;
 use cofferdam_linux::process::{Process, ProcessError};
@@ -14,42 +15,29 @@ use crate::harness::{Answer, Container, image, script_on_host};
 fn an_image_that_is_not_a_program_is_an_error_and_leaves_no_child() {
     let image = Image::seal("nonsense", b"nonsense").unwrap();
     let null = File::open("/dev/null").unwrap();
-    let request = Spawn {
-        image: &image,
-        arguments: &[c"x"],
-        descriptors: &[null.as_fd()],
-        clone: Namespaces::EMPTY,
-        enter: None,
-        cgroup: None,
-        tasks: &[],
-    };
+    let request =
+        Spawn { image: &image, arguments: &[c"x"], descriptors: &[null.as_fd()], cgroup: None, tasks: &[] };
     let error = request.spawn().unwrap_err();
     let SpawnError::Step { step: Step::Exec, source } = error else { panic!("{error:?}") };
     assert_eq!(source.raw_os_error(), Some(8));
 }
 
 #[test]
-fn a_tasks_file_that_cannot_be_written_is_reported_by_its_index() {
+fn a_tasks_file_that_cannot_be_written_is_reported() {
     let good = File::create("/dev/null").unwrap();
     let bad = File::open("/dev/null").unwrap();
-    let error = Container::try_spawn(Namespaces::EMPTY, None, &[good, bad]).err().unwrap();
-    let SpawnError::Join { index, source } = error else { panic!("{error:?}") };
-    assert_eq!((index, source.raw_os_error()), (1, Some(9)));
+    let mut container = Container::try_spawn(Namespaces::EMPTY, None, &[good, bad]).unwrap();
+    let answer = container.release(&script_on_host("echo oops", 0));
+    assert!(matches!(answer, Answer::Failed { step: report::Step::JoinCgroup, errno: 9, .. }), "{answer:?}");
+    assert_eq!(container.end(answer).output, "");
 }
 
 #[test]
 fn too_many_descriptors_are_refused() {
     let null = File::open("/dev/null").unwrap();
     let descriptors = [null.as_fd(); Spawn::MAX_DESCRIPTORS + 1];
-    let request = Spawn {
-        image: image(),
-        arguments: &[c"x"],
-        descriptors: &descriptors,
-        clone: Namespaces::EMPTY,
-        enter: None,
-        cgroup: None,
-        tasks: &[],
-    };
+    let request =
+        Spawn { image: image(), arguments: &[c"x"], descriptors: &descriptors, cgroup: None, tasks: &[] };
     let Err(SpawnError::TooMany { max, given, .. }) = request.spawn() else { panic!("it was spawned") };
     assert_eq!((max, given), (Spawn::MAX_DESCRIPTORS, descriptors.len()));
 }
@@ -80,7 +68,7 @@ fn a_recycled_pid_is_refused() {
 
     assert_eq!(container.release(&script_on_host("true", 0)), Answer::Runs);
     container.process.wait(None).unwrap();
-    container.process.reap().unwrap();
+    container.status();
     assert!(matches!(Process::open(pid, start_time), Err(ProcessError::Gone { .. })));
     assert!(matches!(again.signal(15), Err(ProcessError::Gone { .. })));
     again.kill().unwrap();

@@ -80,6 +80,7 @@ impl Embedded {
                 config.agent.plugin_store = Some(plugin_store);
                 start_logging(&config.log, config.log_json);
                 process::prepare(&mut config.agent)?;
+                config.agent.kill_containers_with_agent = true;
                 Ok(Self { config, environment, home, store })
             }
             Err(error) => {

@@ -43,6 +43,9 @@ pub(super) struct Wanted {
     /// Share the pid namespace of its parent, or of the host
     #[arg(long)]
     share_pid: bool,
+    /// Run the command as process 1 of its pid namespace, instead of an init that reaps orphans
+    #[arg(long)]
+    no_init: bool,
     /// Do not share the cgroups of its parent
     #[arg(long, requires = "parent")]
     own_cgroups: bool,
@@ -93,6 +96,7 @@ impl Wanted {
         request.labels = self.label.into_iter().collect::<BTreeMap<_, _>>();
         request.linux.hostname = self.hostname;
         request.linux.share_pid_namespace = self.share_pid;
+        request.linux.without_init = self.no_init;
         request.linux.share_cgroups = self.parent.is_some() && !self.own_cgroups;
         request.check().map_err(Failure::of)?;
         Ok(request)

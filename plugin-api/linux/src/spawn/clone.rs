@@ -18,14 +18,11 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 use super::{Spawn, SpawnError, Step};
-use crate::namespace::Namespace;
 
 // Defined here because libc's constants are `int`s, which have no bits above 31.
 const CLONE_VM: u64 = 0x0000_0100;
-const CLONE_FILES: u64 = 0x0000_0400;
 const CLONE_PIDFD: u64 = 0x0000_1000;
 const CLONE_VFORK: u64 = 0x0000_4000;
-const CLONE_PARENT: u64 = 0x0000_8000;
 const CLONE_CLEAR_SIGHAND: u64 = 1 << 32;
 const CLONE_INTO_CGROUP: u64 = 1 << 33;
 
@@ -70,21 +67,14 @@ struct ChildContext {
     arguments: [*const c_char; Spawn::MAX_ARGUMENTS + 1],
     environment: [*const c_char; 1],
 
-    enter_pidfd: RawFd,
-    enter_flags: u64,
-    /// Arguments with which the first helper clones the second, if one is needed.
-    second_helper: Option<CloneArgs>,
-    /// Arguments with which a helper clones the child.
-    child: CloneArgs,
-
     /// The step that failed, as a `Step`; 0 if none has.
     failed_step: u32,
     failed_index: usize,
     failed_errno: i32,
 }
 
-/// Creates the process. Returns its pidfd, and its pid if it is known in the caller's pid namespace.
-pub(super) fn spawn(request: &Spawn<'_>) -> Result<(Option<i32>, OwnedFd), SpawnError> {
+/// Creates the process. Returns its pid and pidfd.
+pub(super) fn spawn(request: &Spawn<'_>) -> Result<(i32, OwnedFd), SpawnError> {
     let too_many = |what, max, given| Err(SpawnError::TooMany { what, max, given });
     if request.arguments.len() > Spawn::MAX_ARGUMENTS {
         return too_many("arguments", Spawn::MAX_ARGUMENTS, request.arguments.len());
@@ -105,8 +95,8 @@ pub(super) fn spawn(request: &Spawn<'_>) -> Result<(Option<i32>, OwnedFd), Spawn
 
     let mut pidfd: RawFd = -1;
     let mut stack = Stack::new();
-    let mut real = CloneArgs {
-        flags: CLONE_VM | CLONE_VFORK | CLONE_PIDFD | CLONE_CLEAR_SIGHAND | request.clone.bits(),
+    let mut args = CloneArgs {
+        flags: CLONE_VM | CLONE_VFORK | CLONE_PIDFD | CLONE_CLEAR_SIGHAND,
         pidfd: (&raw mut pidfd) as u64,
         exit_signal: libc::SIGCHLD as u64,
         stack: (&raw mut stack) as u64,
@@ -114,8 +104,8 @@ pub(super) fn spawn(request: &Spawn<'_>) -> Result<(Option<i32>, OwnedFd), Spawn
         ..CloneArgs::default()
     };
     if let Some(cgroup) = request.cgroup {
-        real.flags |= CLONE_INTO_CGROUP;
-        real.cgroup = cgroup.as_raw_fd() as u64;
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = cgroup.as_raw_fd() as u64;
     }
     let mut context = ChildContext {
         descriptors,
@@ -125,79 +115,27 @@ pub(super) fn spawn(request: &Spawn<'_>) -> Result<(Option<i32>, OwnedFd), Spawn
         image: request.image.as_fd().as_raw_fd(),
         arguments,
         environment: [ptr::null()],
-        enter_pidfd: -1,
-        enter_flags: 0,
-        second_helper: None,
-        child: CloneArgs::default(),
         failed_step: 0,
         failed_index: 0,
         failed_errno: 0,
     };
 
-    let spawned = match request.enter {
-        None => {
-            let _blocked = SignalsBlocked::all();
-            // SAFETY: `real` describes a stack and a pidfd slot in this frame, which outlives the child's use of
-            // both because CLONE_VFORK suspends this thread until the child has executed or ended. `child` never
-            // returns, and accesses only `context`, which lives as long.
-            unsafe { clone3(&real, child, &mut context) }.map(Some)
-        }
-        Some(enter) => {
-            // With CLONE_PARENT the kernel copies the exit signal of the helper, and requires this one to be 0.
-            real.flags |= CLONE_PARENT;
-            real.exit_signal = 0;
-            context.child = real;
-            context.enter_pidfd = enter.process.as_fd().as_raw_fd();
-            context.enter_flags = enter.namespaces.bits();
-
-            let mut stacks = (Stack::new(), Stack::new());
-            let mut pidfds: [RawFd; 2] = [-1; 2];
-            let helper = CloneArgs {
-                flags: CLONE_VM | CLONE_VFORK | CLONE_PIDFD | CLONE_CLEAR_SIGHAND | CLONE_FILES,
-                pidfd: (&raw mut pidfds[0]) as u64,
-                exit_signal: libc::SIGCHLD as u64,
-                stack: (&raw mut stacks.0) as u64,
-                stack_size: Stack::SIZE as u64,
-                ..CloneArgs::default()
-            };
-            // A process that joins a pid namespace is not in it, only its children are; and the kernel creates a new
-            // pid namespace only below that of the calling process.
-            if enter.namespaces.intersection(request.clone).contains(Namespace::Pid) {
-                context.second_helper = Some(CloneArgs {
-                    flags: helper.flags | CLONE_PARENT,
-                    pidfd: (&raw mut pidfds[1]) as u64,
-                    exit_signal: 0,
-                    stack: (&raw mut stacks.1) as u64,
-                    ..helper
-                });
-            }
-
-            let blocked = SignalsBlocked::all();
-            // SAFETY: as above. Each helper has its own stack, and sleeps while its child runs on another.
-            let outcome = unsafe { clone3(&helper, enter_and_spawn, &mut context) };
-            drop(blocked);
-            for helper in pidfds.into_iter().filter(|pidfd| *pidfd >= 0) {
-                // SAFETY: the kernel has opened the descriptor for this call, and nothing else owns it.
-                reap(unsafe { OwnedFd::from_raw_fd(helper) });
-            }
-            // The pid that the helper got may be of another pid namespace.
-            outcome.map(|_| None)
-        }
-    };
+    let blocked = SignalsBlocked::all();
+    // SAFETY: `args` describes a stack and a pidfd slot in this frame, which outlives the child's use of both because
+    // CLONE_VFORK suspends this thread until the child has executed or ended. `child` never returns, and accesses only
+    // `context`, which lives as long.
+    let spawned = unsafe { clone3(&args, child, &mut context) };
+    drop(blocked);
     let pid = spawned.map_err(|source| SpawnError::Step { step: Step::Clone, source })?;
 
-    // SAFETY: if set, the kernel has opened the descriptor for this call, and nothing else owns it.
-    let pidfd = (pidfd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(pidfd) });
-    // The children have written to `context`, to which a pointer was passed to `clone3`, so the compiler reloads it.
-    match (failure(&context), pidfd) {
-        (None, Some(pidfd)) => Ok((pid, pidfd)),
-        (Some(error), pidfd) => {
-            pidfd.into_iter().for_each(reap);
+    // SAFETY: the kernel has opened the descriptor for this call, and nothing else owns it.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    // The child has written to `context`, to which a pointer was passed to `clone3`, so the compiler reloads it.
+    match failure(&context) {
+        None => Ok((pid, pidfd)),
+        Some(error) => {
+            reap(pidfd);
             Err(error)
-        }
-        // A helper was killed before it could clone the child or report an error.
-        (None, None) => {
-            Err(SpawnError::Step { step: Step::Enter, source: io::Error::from_raw_os_error(libc::ECHILD) })
         }
     }
 }
@@ -210,44 +148,10 @@ fn failure(context: &ChildContext) -> Option<SpawnError> {
             return Some(SpawnError::Join { index: context.failed_index, source });
         }
         step if step == Step::Clone as u32 => Step::Clone,
-        step if step == Step::Enter as u32 => Step::Enter,
         step if step == Step::Descriptors as u32 => Step::Descriptors,
         _ => Step::Exec,
     };
     Some(SpawnError::Step { step, source })
-}
-
-/// Entry of the first helper: joins namespaces, and clones the child or the second helper.
-extern "C" fn enter_and_spawn(context: *mut ChildContext) -> ! {
-    // SAFETY: the parent sleeps and does not access `context`; the own child only does while this process sleeps in
-    // `clone3_raw`.
-    unsafe {
-        let entered =
-            syscall3(libc::SYS_setns, (*context).enter_pidfd as usize, (*context).enter_flags as usize, 0);
-        if entered < 0 {
-            fail(context, Step::Enter, 0, entered);
-        }
-        if let Some(args) = &(*context).second_helper {
-            let pid = clone3_raw(args, second_helper, context);
-            if pid < 0 {
-                fail(context, Step::Enter, 0, pid);
-            }
-            exit(0)
-        }
-    }
-    second_helper(context)
-}
-
-/// Entry of the second helper: clones the child in the namespaces that the first helper has joined.
-extern "C" fn second_helper(context: *mut ChildContext) -> ! {
-    // SAFETY: as in `enter_and_spawn`.
-    unsafe {
-        let pid = clone3_raw(&raw const (*context).child, child, context);
-        if pid < 0 {
-            fail(context, Step::Clone, 0, pid);
-        }
-        exit(0)
-    }
 }
 
 /// Entry of the child that executes the image.

@@ -11,13 +11,6 @@
 //! unblock, return ◀─────── execveat(image) ───────────────────────────────▶ image runs, all signals blocked
 //! ```
 //!
-//! With [`Spawn::enter`] a helper process shares the agent's descriptors, joins the namespaces, and clones the child
-//! with CLONE_PARENT: so the child's parent is the agent, and its pidfd is in the agent's table. If a pid namespace is
-//! joined *and* a new one is created in it, a second helper is needed.
-//!
-//! Until its exec, a child in a joined pid namespace shares the agent's memory and is visible in the container. The
-//! agent should therefore not be dumpable (PR_SET_DUMPABLE), so that tracing the child needs CAP_SYS_PTRACE.
-//!
 //! The flags: CLONE_VM avoids copying the agent's page tables; CLONE_VFORK keeps the stack frame of the agent thread
 //! alive while the child uses it; CLONE_CLEAR_SIGHAND prevents the agent's handlers from running in the child, and the
 //! blocked mask does so before it takes effect. The child writes itself into v1 cgroups because a single thread that
@@ -32,7 +25,6 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use crate::image::Image;
-use crate::namespace::Namespaces;
 use crate::process::{Process, ProcessError};
 
 /// A process to create.
@@ -44,23 +36,10 @@ pub struct Spawn<'a> {
     pub arguments: &'a [&'a CStr],
     /// Its descriptors 0, 1, 2, … It has no others. At most [`Spawn::MAX_DESCRIPTORS`].
     pub descriptors: &'a [BorrowedFd<'a>],
-    /// Namespaces to create for it.
-    pub clone: Namespaces,
-    /// Namespaces of another process to join first.
-    pub enter: Option<Enter<'a>>,
     /// A cgroup v2 directory to create it in.
     pub cgroup: Option<BorrowedFd<'a>>,
     /// `tasks` files of cgroup v1 directories, open for writing, which it joins before its exec.
     pub tasks: &'a [BorrowedFd<'a>],
-}
-
-/// Namespaces of another process to join.
-#[derive(Debug, Clone, Copy)]
-pub struct Enter<'a> {
-    /// A process in the namespaces.
-    pub process: &'a Process,
-    /// The namespaces to join. The user namespace cannot be joined.
-    pub namespaces: Namespaces,
 }
 
 impl Spawn<'_> {
@@ -75,11 +54,7 @@ impl Spawn<'_> {
     /// reset, and ignored signals still ignored.
     pub fn spawn(&self) -> Result<Process, SpawnError> {
         let (pid, pidfd) = clone::spawn(self)?;
-        match pid {
-            Some(pid) => Process::from_pidfd(pid, pidfd),
-            None => Process::from_pidfd_alone(pidfd),
-        }
-        .map_err(SpawnError::Identify)
+        Process::from_pidfd(pid, pidfd).map_err(SpawnError::Identify)
     }
 }
 
@@ -87,23 +62,20 @@ impl Spawn<'_> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Step {
-    /// clone3(2): new namespaces, or the v2 cgroup.
+    /// clone3(2), into the v2 cgroup.
     Clone = 1,
-    /// setns(2) into the namespaces of the other process.
-    Enter = 2,
     /// Joining the v1 cgroups.
-    Join = 3,
+    Join = 2,
     /// Renumbering the descriptors.
-    Descriptors = 4,
+    Descriptors = 3,
     /// execveat(2).
-    Exec = 5,
+    Exec = 4,
 }
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Clone => "cloning",
-            Self::Enter => "entering namespaces",
             Self::Join => "joining a cgroup",
             Self::Descriptors => "renumbering descriptors",
             Self::Exec => "executing the image",

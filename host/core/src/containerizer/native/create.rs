@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use cofferdam_init::plan::Plan;
-use cofferdam_linux::spawn::Enter;
 use cofferdam_plugin_model::LogFiles;
 
 use super::init_plan::{self, InitPlan, Input};
@@ -42,17 +41,13 @@ pub(super) fn create(
 
     let Stdio { stdin, stdout, stderr, logs } = stdio::open(stdio, record.uid, record.gid)
         .map_err(|(path, source)| LaunchError::Directory { id: id.clone(), path, source })?;
-    let status_path = shared.ledger.status_file(&id);
-    let status = stdio::create_status_file(&status_path).map_err(|source| LaunchError::Directory {
-        id: id.clone(),
-        path: status_path,
-        source,
-    })?;
 
     let parent_process = parent.as_ref().and_then(|parent| parent.process());
     let enter = match (&parent_process, namespaces.enter.is_empty()) {
         (_, true) => None,
-        (Some(process), false) => Some(Enter { process: process.as_ref(), namespaces: namespaces.enter }),
+        (Some(process), false) => {
+            Some(launcher::Enter { process: process.as_ref(), namespaces: namespaces.enter })
+        }
         (None, false) => {
             let reason = "it is to enter its parent's namespaces, and its parent has no process".into();
             return Err(LaunchError::Plan { id, reason });
@@ -63,13 +58,14 @@ pub(super) fn create(
         .create(SpawnRequest {
             id: &id,
             stdio: launcher::Stdio { stdin: stdin.as_fd(), stdout: stdout.as_fd(), stderr: stderr.as_fd() },
-            status: status.as_fd(),
             clone: namespaces.clone,
             enter,
             cgroups: initial_cgroups(shared, &record, &plan),
             descriptors: descriptors.iter().map(AsFd::as_fd).collect(),
         })
         .map_err(|source| LaunchError::Create { id: id.clone(), source })?;
+    let slot = init.slot().clone();
+    handle.update_in_memory(|record| record.part.keeper = Some(slot));
     let process = init.process();
     let process_id = ProcessId { pid: process.pid(), start_time: process.start_time() };
     // From here on, a teardown finds the process through the handle.

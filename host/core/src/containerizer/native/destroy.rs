@@ -15,7 +15,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cofferdam_init::report::Status;
 use cofferdam_plugin_model::Limitation;
 
 use super::Shared;
@@ -23,6 +22,7 @@ use super::phase::{Event, after};
 use super::record::Handle;
 use crate::blocking::Job;
 use crate::error_chain;
+use crate::keeper::ProcessEnd;
 use crate::model::{Cause, Phase, Reason, Termination, now_unix_ms};
 use crate::plugin::CallError;
 
@@ -32,8 +32,8 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from
 /// A teardown whose pause has grown to this is not reported as prompt any more.
 const PROMPT: Duration = Duration::from_secs(1);
 
-/// How long the kernel may take until a killed process can be reaped.
-const REAP_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a killed process may take to end.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What happens to the record and the sandbox after a teardown.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -211,7 +211,11 @@ fn run_steps(
         .launcher
         .destroy(id, handle.process().as_deref())
         .map_err(|error| TeardownError::step("kill its processes", &error))?;
-    let status = collect_status(shared, handle);
+    let end = process_end(shared, handle);
+    let status = match end {
+        Some(ProcessEnd::Ended(status)) => Some(status),
+        _ => None,
+    };
     let mut context = handle.context();
     if let Some(termination) = &mut context.details.termination {
         termination.status = status;
@@ -229,11 +233,19 @@ fn run_steps(
         // No client was told that the command of a failed launch ran.
         status: status.filter(|_| !launch_failed),
         reason: cause.reason,
-        message: cause.message,
+        message: cause.message.or_else(|| {
+            (end == Some(ProcessEnd::Unknown))
+                .then(|| "its exit status is unknown, as its keeper was killed".to_owned())
+        }),
         limited: cause.limited,
         at_unix_ms: now_unix_ms(),
     };
+    let slot = handle.record().part.keeper.clone();
     record_end(shared, handle, retention, &termination)?;
+    handle.set_process(None);
+    if let Some(slot) = slot {
+        shared.launcher.keepers().forget(&slot);
+    }
     Ok(termination)
 }
 
@@ -274,26 +286,23 @@ pub(super) fn own_limitation(shared: &Shared, handle: &Handle, limitation: Limit
     None
 }
 
-/// Reaps the first process and reads the exit status it left. All processes are gone.
-///
-/// A first process that was killed could not leave any: then its command was killed with it.
-fn collect_status(shared: &Shared, handle: &Handle) -> Option<i32> {
-    if let Some(process) = handle.process() {
-        // After a restart it is not our child, and is reaped by its new parent.
-        drop(process.wait(Some(REAP_TIMEOUT)).and_then(|_| process.reap()));
-        handle.set_process(None);
+/// How its first process ended, from the keeper. All processes are gone.
+fn process_end(shared: &Shared, handle: &Handle) -> Option<ProcessEnd> {
+    let process = handle.process();
+    if let Some(process) = &process {
+        drop(process.wait(Some(EXIT_TIMEOUT)));
     }
-    match fs::read(shared.ledger.status_file(handle.id())).map(|content| Status::parse(&content)) {
-        Ok(Status::Ended(status)) => Some(status),
-        Ok(Status::NotStarted { .. }) => None,
-        // It never had a first process.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => {
-            tracing::error!(container = %handle.id(), "cannot read the exit status of its command: {error}");
-            None
-        }
-        Ok(Status::Empty | Status::Malformed) => handle.record().process.map(|_| libc::SIGKILL),
+    let record = handle.record();
+    let slot = record.part.keeper.as_ref()?;
+    let end = shared.launcher.keepers().collect(slot, process.as_deref());
+    if end == ProcessEnd::Unknown {
+        tracing::error!(
+            container = %handle.id(),
+            "the exit status of its command is unknown: keeper `{}` was killed before it could record it",
+            slot.keeper
+        );
     }
+    Some(end)
 }
 
 /// Records the end: the last step.
@@ -308,6 +317,7 @@ fn record_end(
             .update_persisted(&shared.ledger, |record| {
                 record.phase = Phase::Ended;
                 record.process = None;
+                record.part.keeper = None;
                 record.termination = Some(termination.clone());
             })
             .map_err(|error| TeardownError::step("record how it ended", &error)),

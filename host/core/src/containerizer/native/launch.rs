@@ -31,7 +31,7 @@ use super::{LaunchError, STALL_WARNING, Shared};
 use crate::blocking::Job;
 use crate::chain::{CallSequence, ChainError, PreparedLaunch, SequenceOutcome, Watch};
 use crate::launcher::{PendingInit, StartError};
-use crate::model::{Phase, Request};
+use crate::model::{Phase, ProcessId, Request};
 use crate::plugin::CallError;
 
 /// Pause between attempts to cancel a start.
@@ -177,7 +177,8 @@ impl Launch {
                 Some(Step::Prepare { container, calls }) => {
                     let prepared = self.prepare(job, &container, &calls)?;
                     check_cancelled(handle)?;
-                    let (init, plan) = create(shared, handle, prepared)?;
+                    let (mut init, plan) = create(shared, handle, prepared)?;
+                    init.wait_until_ready().map_err(|source| self.start_error(source))?;
                     let participants = handle.record().part.participants.clone();
                     let calls = Arc::new(CallSequence::for_launch(participants));
                     self.replace_stage(LaunchStage::Created { init, plan: Box::new(plan), calls });
@@ -282,22 +283,28 @@ impl Launch {
     fn start(&self, init: PendingInit, plan: Plan, watches: Vec<Watch>) -> Result<Running, LaunchError> {
         let Self { shared, handle, .. } = self;
         let id = || handle.id().clone();
-        let process = init.start(plan).map_err(|source| {
-            let record = handle.record();
-            let plugin = match &source {
-                StartError::Failed { step, detail, .. } => init_plan::owner(&record.part.plan, *step, detail),
-                _ => None,
-            };
-            LaunchError::Start { id: id(), plugin: plugin.map(str::to_owned), source }
-        })?;
-        let process = Arc::new(process);
+        let process = Arc::new(init.start(plan).map_err(|source| self.start_error(source))?);
         handle.set_process(Some(Arc::clone(&process)));
+        let process_id = ProcessId { pid: process.pid(), start_time: process.start_time() };
+        handle.update_in_memory(|record| record.process = Some(process_id));
         advance(handle, Event::Started)?;
         handle
             .update_persisted(&shared.ledger, |_| {})
             .map_err(|source| LaunchError::Ledger { id: id(), source })?;
         tracing::info!(container = %handle.id(), pid = process.pid(), "container started");
         Ok(Running { process, watches })
+    }
+}
+
+impl Launch {
+    /// An error of the setup process, with the plugin that requested what failed.
+    fn start_error(&self, source: StartError) -> LaunchError {
+        let record = self.handle.record();
+        let plugin = match &source {
+            StartError::Failed { step, detail, .. } => init_plan::owner(&record.part.plan, *step, detail),
+            _ => None,
+        };
+        LaunchError::Start { id: self.handle.id().clone(), plugin: plugin.map(str::to_owned), source }
     }
 }
 

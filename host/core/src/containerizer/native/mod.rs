@@ -34,7 +34,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use cofferdam_linux::cgroup::Cgroups;
-use cofferdam_linux::process::{Process, ProcessError, children_of};
 use tokio::sync::oneshot;
 
 use super::{
@@ -248,7 +247,11 @@ impl Containerizer for Native {
             handle.request_stop(Cause::because(Reason::Killed, "the container was killed"));
             return Ok(true);
         }
-        send_signal(&handle, signal)?;
+        let Some(process) = handle.process() else {
+            return Err(KillError::NoProcess { id: id.clone() });
+        };
+        let refused = |source| KillError::Refused { id: id.clone(), signal, source };
+        self.0.launcher.signal(&process, signal).map_err(refused)?;
         Ok(true)
     }
 
@@ -330,26 +333,6 @@ async fn uncancelled<T: Send + 'static>(work: impl Future<Output = T> + Send + '
             Err(_) => std::future::pending().await,
         },
     }
-}
-
-/// Sends a signal to a container's command. The first process forwards signals that it can catch; others are sent to
-/// the command itself.
-fn send_signal(handle: &Handle, signal: i32) -> Result<(), KillError> {
-    let refused = |source| KillError::Refused { id: handle.id().clone(), signal, source };
-    let Some(process) = handle.process() else {
-        return Err(KillError::NoProcess { id: handle.id().clone() });
-    };
-    if !matches!(signal, libc::SIGSTOP | libc::SIGCONT) {
-        return process.signal(signal).map_err(refused);
-    }
-    let find = |source| KillError::Find { id: handle.id().clone(), source };
-    for child in children_of(process.pid()).map_err(find)? {
-        match Process::open_any(child).and_then(|child| child.signal(signal)) {
-            Err(ProcessError::Gone { .. }) => {}
-            other => other.map_err(refused)?,
-        }
-    }
-    Ok(())
 }
 
 fn failures(failed: &[CallError]) -> std::collections::BTreeMap<String, String> {

@@ -11,6 +11,7 @@ use serde_json::Value as Json;
 use crate::chain::{ContainerContext, LaunchPlan, Participant};
 use crate::containerizer::handle::ContainerHandle;
 use crate::containerizer::table::Table;
+use crate::keeper::KeeperSlot;
 use crate::model::{ContainerClass, Record};
 
 /// The native containerizer's part of a record.
@@ -23,6 +24,9 @@ pub struct NativeRecord {
     pub cgroups: Cgroups,
     /// The plugins that participate in the container, in chain order.
     pub participants: Vec<Participant>,
+    /// Where its first process's end is recorded, from its creation until the end is on record here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keeper: Option<KeeperSlot>,
     /// Numbers that plugins lease for the container.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub leases: Vec<Lease>,

@@ -93,6 +93,9 @@ fn scan(shared: &Shared, entries: Vec<Entry>) -> Result<Found, RecoverError> {
     }
     find_sandboxes(shared, &mut found)?;
     sweep_scratch(shared)?;
+    let records: Vec<_> = found.iter().map(|(handle, _)| handle.record()).collect();
+    let in_use: Vec<_> = records.iter().filter_map(|record| record.part.keeper.as_ref()).collect();
+    shared.launcher.keepers().retain(&in_use);
     Ok(found)
 }
 

@@ -1,6 +1,6 @@
 //! The files behind a container's standard streams.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{OpenOptionsExt, fchown};
@@ -57,17 +57,4 @@ fn open_output(target: StdioTarget, uid: u32, gid: u32) -> Result<OwnedFd, (Path
 
 fn open_at(path: &Path, options: &OpenOptions) -> Result<OwnedFd, (PathBuf, io::Error)> {
     options.open(path).map(OwnedFd::from).map_err(|error| (path.to_owned(), error))
-}
-
-/// Creates the file to which the first process writes the exit status.
-pub(super) fn create_status_file(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path).or_else(|error| {
-        if error.kind() != io::ErrorKind::NotFound {
-            return Err(error);
-        }
-        if let Some(directory) = path.parent() {
-            fs::create_dir_all(directory)?;
-        }
-        File::create(path)
-    })
 }

@@ -38,6 +38,7 @@ pub(super) fn decode_linux(id: &ContainerId, info: &wire::ContainerInfo) -> Resu
     let effective = linux.effective_capabilities.as_ref().or(linux.capability_info.as_ref());
     Ok(LinuxOptions {
         share_pid_namespace: linux.share_pid_namespace.unwrap_or(false),
+        without_init: !linux.init.unwrap_or(true),
         share_cgroups: id.is_nested() && linux.shares_cgroups(),
         hostname: info.hostname.clone(),
         ipc_mode,

@@ -15,6 +15,7 @@ pub(super) fn encode_linux(request: &Request) -> wire::LinuxInfo {
         bounding_capabilities: linux.bounding_capabilities.as_ref().map(encode_capabilities),
         effective_capabilities: linux.effective_capabilities.as_ref().map(encode_capabilities),
         share_pid_namespace: Some(linux.share_pid_namespace),
+        init: Some(!linux.without_init),
         seccomp: linux.seccomp.as_ref().map(|seccomp| wire::SeccompInfo {
             profile_name: seccomp.profile.clone(),
             unconfined: seccomp.unconfined.then_some(true),

@@ -12,6 +12,9 @@ message! {
         /// Whether it shares the pid namespace of its parent, or of the host for a top-level container; false when
         /// absent.
         optional share_pid_namespace: bool,
+        /// Whether process 1 of its own pid namespace is an init that reaps orphans, and not the command; true when
+        /// absent. Not in Mesos.
+        optional init: bool,
         /// System call filter.
         optional seccomp: SeccompInfo,
         /// IPC namespace and `/dev/shm`.

@@ -65,6 +65,9 @@ pub(super) fn build(input: &Input<'_>) -> Result<InitPlan, String> {
     if merged.root.is_none() {
         flags |= flag::CREATE_NOTHING;
     }
+    if !record.request.linux.without_init {
+        flags |= flag::REAPER;
+    }
     let (program, arguments) = command(record, merged)?;
     let (seccomp, seccomp_flags) = credentials::seccomp(merged)?;
     let plan = Plan {
@@ -114,7 +117,7 @@ impl Descriptors<'_> {
 
     /// Passes a descriptor to the first process. Returns its number there.
     fn pass(&mut self, descriptor: OwnedFd) -> Result<u32, String> {
-        const MAX: usize = cofferdam_linux::spawn::Spawn::MAX_DESCRIPTORS - plan::DESCRIPTORS;
+        const MAX: usize = 48;
         if self.passed.len() == MAX {
             return Err(format!("the plugins pass more than {MAX} descriptors to the container"));
         }

@@ -19,8 +19,7 @@ pub(in crate::containerizer::native) struct ContainerNamespaces {
     pub(in crate::containerizer::native) enter: Namespaces,
 }
 
-/// The namespaces that plugins request. A nested container may both enter its parent's pid namespace and create one
-/// below it.
+/// The namespaces that plugins request.
 pub(in crate::containerizer::native) fn namespaces(plan: &LaunchPlan) -> ContainerNamespaces {
     let collect = |requested: &BTreeMap<model::Namespace, String>| {
         requested.keys().filter_map(|&kind| namespace(kind)).fold(Namespaces::EMPTY, Namespaces::with)
@@ -52,6 +51,15 @@ pub(super) fn check(merged: &LaunchPlan) -> Result<(), String> {
     }
     if let Some(Owned { owner, .. }) = &merged.id_mappings {
         return Err(format!("`{owner}` requests id mappings, which this agent does not support"));
+    }
+    if let (Some(entering), Some(creating)) = (
+        merged.enter_namespaces.get(&model::Namespace::Pid),
+        merged.clone_namespaces.get(&model::Namespace::Pid),
+    ) {
+        return Err(format!(
+            "`{entering}` requests to enter the pid namespace of the parent, and `{creating}` a new one; a new one is \
+             not below that of the parent"
+        ));
     }
     for (kind, Owned { owner, .. }) in &merged.enter_descriptors {
         if let Some(other) = merged.clone_namespaces.get(kind).or(merged.enter_namespaces.get(kind)) {

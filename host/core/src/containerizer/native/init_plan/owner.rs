@@ -71,11 +71,14 @@ pub(in crate::containerizer::native) fn owner<'a>(
             let hooks = plan.hooks.iter().filter(|owned| owned.value.program == Path::new(detail));
             only(hooks.map(|owned| &*owned.owner))
         }
+        Step::JoinCgroup => only(plan.cgroups.iter().map(|owned| &*owned.owner)),
+        Step::Namespaces => only(plan.clone_namespaces.values().map(String::as_str)),
         Step::Exec => of(&plan.command),
         Step::Plan
         | Step::Session
         | Step::Pivot
         | Step::Fork
+        | Step::Register
         | Step::Terminal
         | Step::User
         | Step::Descriptors => None,

@@ -1,38 +1,40 @@
-//! Init while the task runs: it forwards signals, reaps, and writes the task's exit status.
+//! A setup process that stays as the parent of its command, because neither a cgroup nor a pid namespace holds the
+//! command's descendants together: it forwards signals, reaps, kills what is left, and ends as the command did.
 
-use crate::failure;
-use crate::report::STATUS;
-use crate::sys::{self, Fd, O_RDONLY, Pid, SIGCHLD, SIGKILL};
+use crate::sys::{self, O_RDONLY, Pid, SIGCHLD, SIGKILL};
 
-/// Forwards signals and reaps until the task has ended. Returns the status to exit with.
-pub(crate) fn supervise(task: Pid, kill_remaining: bool) -> u8 {
+/// Forwards signals and reaps until the command has ended, then kills its descendants. Returns the status to exit with;
+/// if the command was killed by a signal, this process kills itself by the same one, so that its parent sees it.
+pub(crate) fn supervise(command: Pid) -> u8 {
     sys::release_unused_stack();
     let status = loop {
         match sys::next_signal() {
             SIGCHLD => {
-                if let Some(status) = reap_all(task) {
+                if let Some(status) = reap_all(command) {
                     break status;
                 }
             }
-            // The task is a child that has not been reaped, so its pid cannot have been reused.
-            signal => sys::send_signal(task, signal),
+            // The command is a child that has not been reaped, so its pid cannot have been reused.
+            signal => sys::send_signal(command, signal),
         }
     };
-    // A task that failed before its exec has written the status itself.
-    if sys::stat(Fd(STATUS)).is_ok_and(|file| file.size == 0) {
-        failure::ended(status);
+    kill_descendants();
+    match status & 0x7f {
+        0 => (status >> 8) as u8,
+        signal => {
+            sys::raise(signal);
+            // Nobody else would try again.
+            sys::raise(signal);
+            128 + signal as u8
+        }
     }
-    if kill_remaining {
-        kill_descendants();
-    }
-    exit_status(status)
 }
 
-/// Reaps all children that have ended. Returns the wait status of the task if it is among them.
-fn reap_all(task: Pid) -> Option<i32> {
+/// Reaps all children that have ended. Returns the wait status of the command if it is among them.
+fn reap_all(command: Pid) -> Option<i32> {
     let mut ended = None;
     while let Ok(Some((pid, status))) = sys::reap(false) {
-        if pid == task {
+        if pid == command {
             ended = Some(status);
         }
     }
@@ -69,25 +71,9 @@ fn numbers(text: &[u8], truncated: bool) -> impl Iterator<Item = i32> {
     })
 }
 
-/// The exit status that a shell would report.
-fn exit_status(status: i32) -> u8 {
-    match status & 0x7f {
-        0 => (status >> 8) as u8,
-        signal => 128 + signal as u8,
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{exit_status, numbers};
-
-    #[test]
-    fn exit_statuses_are_those_of_a_shell() {
-        assert_eq!(exit_status(0), 0);
-        assert_eq!(exit_status(7 << 8), 7);
-        assert_eq!(exit_status(9), 137);
-        assert_eq!(exit_status(11 | 0x80), 139); // with a core dump
-    }
+    use super::numbers;
 
     #[test]
     fn pids_are_read_and_truncated_ones_are_not() {

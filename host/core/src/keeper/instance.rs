@@ -1,0 +1,247 @@
+//! One keeper: its process, its directory, and the connection to it.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use cofferdam_init::client::{self, Connection, RequestError, Statuses};
+use cofferdam_init::protocol::{Slot, State};
+use cofferdam_linux::image::Image;
+use cofferdam_linux::process::Process;
+use cofferdam_linux::spawn;
+
+use super::{KeeperCgroups, KeeperError};
+use crate::error_chain;
+
+/// How long a request may take. A keeper waits for nothing, so this is reached only by one that was stopped.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a keeper without containers may take to end.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
+
+const SOCKET: &str = "socket";
+const STATUSES: &str = "statuses";
+
+/// A keeper, or what is left of one.
+#[derive(Debug)]
+pub(super) struct Instance {
+    name: String,
+    directory: PathBuf,
+    /// `None` if it has ended, or did not answer.
+    connection: Option<Connection>,
+    /// `None` if the file cannot be read.
+    statuses: Option<Statuses>,
+    process: Option<Process>,
+    /// The slots whose status is needed.
+    slots: HashSet<Slot>,
+}
+
+impl Instance {
+    /// Starts a keeper in a new directory below `parent`.
+    pub(super) fn start(
+        parent: &Path,
+        build: &str,
+        image: &Image,
+        cgroups: &KeeperCgroups,
+        kill_on_disconnect: bool,
+    ) -> Result<Self, KeeperError> {
+        let (name, directory) = create_directory(parent, build)
+            .map_err(|source| KeeperError::File { path: parent.to_owned(), source })?;
+        let start = || {
+            let file_error = |file: &str| {
+                let path = directory.join(file);
+                move |source| KeeperError::File { path, source }
+            };
+            let listener = at_short_path(&directory, |path| client::listener(&path.join(SOCKET)))
+                .map_err(file_error(SOCKET))?;
+            let statuses = Statuses::create(&directory.join(STATUSES)).map_err(file_error(STATUSES))?;
+            let null = File::options().read(true).write(true).open("/dev/null");
+            let null = null.map_err(file_error("/dev/null"))?;
+            let (connection, theirs) = Connection::pair(TIMEOUT).map_err(file_error(SOCKET))?;
+            let null = null.as_fd();
+            let tasks: Vec<_> = cgroups.v1.iter().map(AsFd::as_fd).collect();
+            let process = spawn::Spawn {
+                image,
+                arguments: &[c"cofferdam-keeper"],
+                descriptors: &[null, null, null, listener.as_fd(), statuses.as_fd(), theirs.as_fd()],
+                cgroup: cgroups.v2.as_ref().map(AsFd::as_fd),
+                tasks: &tasks,
+            }
+            .spawn()
+            .map_err(KeeperError::Spawn)?;
+            let hello = connection.hello(kill_on_disconnect);
+            let request_error = |source| KeeperError::Request { keeper: name.clone(), source };
+            hello.map_err(request_error).inspect_err(|_| drop(process.kill()))?;
+            Ok((connection, statuses, process))
+        };
+        match start() {
+            Ok((connection, statuses, process)) => Ok(Self {
+                name,
+                directory,
+                connection: Some(connection),
+                statuses: Some(statuses),
+                process: Some(process),
+                slots: HashSet::new(),
+            }),
+            Err(error) => {
+                drop(fs::remove_dir_all(&directory));
+                Err(error)
+            }
+        }
+    }
+
+    /// Connects to a keeper of an earlier agent, if it is running.
+    pub(super) fn open(parent: &Path, name: &str) -> Self {
+        let directory = parent.join(name);
+        let connect = || {
+            let socket = |path: &Path| Connection::open(&path.join(SOCKET), TIMEOUT);
+            let connection = at_short_path(&directory, socket).map_err(RequestError::Connection)?;
+            // Only a keeper that was to end with its agent would be told otherwise, and it has ended.
+            let pid = connection.hello(false)?;
+            Ok((connection, pid))
+        };
+        let (connection, process) = match connect() {
+            Ok((connection, pid)) => (Some(connection), Process::open_any(pid).ok()),
+            Err(RequestError::Connection(error)) if is_gone(&error) => (None, None),
+            Err(error) => {
+                let error = error_chain::describe(&error);
+                tracing::warn!(keeper = name, "cannot use the keeper of an earlier agent: {error}");
+                (None, None)
+            }
+        };
+        let statuses = Statuses::open(&directory.join(STATUSES)).inspect_err(|error| {
+            tracing::warn!(keeper = name, "cannot read how its processes ended: {error}");
+        });
+        Self {
+            name: name.to_owned(),
+            directory,
+            connection,
+            statuses: statuses.ok(),
+            process,
+            slots: HashSet::new(),
+        }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn pid(&self) -> Option<i32> {
+        self.process.as_ref().map(Process::pid)
+    }
+
+    /// Reaps its process, if that has ended and is a child of this one.
+    pub(super) fn reap(&self) {
+        drop(self.process.as_ref().map(Process::reap));
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        self.connection.as_ref().is_some_and(Connection::is_open)
+    }
+
+    /// Makes a request. A connection that fails is closed, as a late answer would be taken for that of another request.
+    pub(super) fn request<T>(
+        &mut self,
+        make: impl FnOnce(&Connection) -> Result<T, RequestError>,
+    ) -> Result<T, RequestError> {
+        let connection = self.connection.as_ref();
+        let connection =
+            connection.ok_or_else(|| RequestError::Connection(io::ErrorKind::NotConnected.into()))?;
+        let outcome = make(connection);
+        if matches!(outcome, Err(RequestError::Connection(_))) {
+            self.connection = None;
+        }
+        outcome
+    }
+
+    /// State and wait status of a slot: from the keeper, or from its file.
+    pub(super) fn state(&mut self, slot: Slot) -> Option<(State, i32)> {
+        if let Ok(answer) = self.request(|connection| connection.collect(slot)) {
+            return Some(answer);
+        }
+        let entry = self.statuses.as_ref()?.read(slot).ok().flatten()?;
+        Some((entry.state, entry.status))
+    }
+
+    /// The status of a slot will be needed.
+    pub(super) fn add(&mut self, slot: Slot) {
+        self.slots.insert(slot);
+    }
+
+    /// The status of a slot is not needed any more.
+    pub(super) fn forget(&mut self, slot: Slot) {
+        self.slots.remove(&slot);
+        // A keeper that has ended keeps nothing.
+        drop(self.request(|connection| connection.forget(slot)));
+    }
+
+    /// Forgets all slots but those `in_use`.
+    pub(super) fn retain(&mut self, in_use: HashSet<Slot>) {
+        if self.is_connected() {
+            let recorded = self.statuses.as_ref().and_then(|statuses| statuses.all().ok());
+            for (slot, _) in recorded.unwrap_or_default() {
+                if !in_use.contains(&slot) {
+                    drop(self.request(|connection| connection.forget(slot)));
+                }
+            }
+        }
+        self.slots = in_use;
+    }
+
+    /// Whether it is running, or a status is needed that it recorded.
+    pub(super) fn is_needed(&self) -> bool {
+        self.is_connected() || !self.slots.is_empty()
+    }
+
+    /// Closes the connection. If it has no containers, the keeper ends; then its directory is removed.
+    pub(super) fn disconnect(mut self) {
+        let idle = matches!(self.request(|connection| connection.count()), Ok(0));
+        self.connection = None;
+        if idle
+            && self.process.as_ref().is_some_and(|process| process.wait(Some(EXIT_TIMEOUT)).unwrap_or(false))
+        {
+            self.reap();
+            self.remove();
+        }
+    }
+
+    /// Removes its directory.
+    pub(super) fn remove(&self) {
+        if let Err(error) = fs::remove_dir_all(&self.directory) {
+            tracing::warn!("cannot remove `{}`: {error}", self.directory.display());
+        }
+    }
+}
+
+/// Whether a socket has no listener any more, or was never created.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound)
+}
+
+/// Creates a directory with a name that was not used before.
+fn create_directory(parent: &Path, build: &str) -> io::Result<(String, PathBuf)> {
+    let mut number = 0_u64;
+    loop {
+        let name = format!("{build}-{number}");
+        let directory = parent.join(&name);
+        match fs::DirBuilder::new().mode(0o700).create(&directory) {
+            Ok(()) => return Ok((name, directory)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Calls `act` with a path of the directory that is short enough for the address of a socket.
+fn at_short_path<T>(directory: &Path, act: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
+    let opened = File::open(directory)?;
+    act(&short_path(opened.as_fd()))
+}
+
+fn short_path(directory: BorrowedFd<'_>) -> PathBuf {
+    format!("/proc/self/fd/{}", directory.as_raw_fd()).into()
+}
