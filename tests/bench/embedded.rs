@@ -17,6 +17,7 @@ use crate::launch::{Reference, Subject};
 /// Rows of the table.
 pub const EMPTY: &str = "cofferdam, empty chain";
 pub const SHIPPED: &str = "cofferdam, shipped chain";
+pub const MEMORY: &str = "cofferdam, shipped chain, scratch in memory";
 pub const DIRECT: &str = "cofferdam, shipped chain, no overlay";
 
 /// Where containers of the shipped chain write files.
@@ -58,6 +59,14 @@ impl<'a> Embedded<'a> {
             plugin.table = json!({ "writes": "direct" });
         }
         Self::start(DIRECT, environment, world, true, vec![Reference::Runtimes])
+    }
+
+    /// As [`Embedded::shipped`] with an overlay, whose writable layer is in memory.
+    pub fn in_memory(environment: &'a Environment) -> Outcome<Self> {
+        let mut world = World::shipped();
+        world.config.scratch_memory = Some(256 << 20);
+        let compared_to = vec![Reference::Row(floor::shipped(Scratch::Memory)), Reference::Runtimes];
+        Self::start(MEMORY, environment, world, true, compared_to)
     }
 
     /// Without plugins.

@@ -17,6 +17,7 @@ use cofferdam_core::model::{ContainerId, Request};
 use cofferdam_init::client::Statuses;
 use cofferdam_linux::cgroup::{Cgroup, Version};
 use cofferdam_linux::process::Process;
+use rustix::mount::{UnmountFlags, unmount};
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 
@@ -246,6 +247,10 @@ impl Drop for World {
         }
         for path in cgroup_directories("/sys/fs/cgroup", &self.instance()) {
             drop(Cgroup::at(path, Version::V1).remove(TIMEOUT));
+        }
+        if self.config.scratch_memory.is_some() {
+            // Fails if it is not mounted.
+            let _ = unmount(self.config.work_dir.join("scratch"), UnmountFlags::DETACH);
         }
     }
 }

@@ -14,3 +14,4 @@ mod launch_info;
 mod nested;
 mod posix;
 mod resources;
+mod scratch;

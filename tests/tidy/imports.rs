@@ -13,6 +13,7 @@ const CORE: &[Row] = &[
     ("fatal", &[]),
     ("parallel", &[]),
     ("readiness", &[]),
+    ("scratch", &[]),
     ("stats", &[]),
     ("config", &[]),
     ("blocking", &["model"]),
@@ -36,6 +37,7 @@ const CORE: &[Row] = &[
             "model",
             "plugin",
             "readiness",
+            "scratch",
         ],
     ),
     (
@@ -53,6 +55,7 @@ const CORE: &[Row] = &[
             "model",
             "parallel",
             "plugin",
+            "scratch",
             "stats",
         ],
     ),

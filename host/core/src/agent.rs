@@ -30,6 +30,7 @@ use crate::model::view::{Inspection, InterruptedCall, PluginView, StatusView, Su
 use crate::model::{ContainerId, Request, Resources, Termination};
 use crate::parallel;
 use crate::plugin::{AdmitError, LoadedPlugin, LookupError, Plugin, PluginEnv, PluginIndex, Services, Store};
+use crate::scratch;
 use crate::stats::{LaunchCounters, LaunchStats};
 
 /// Threads for blocking work, not counting those of abandoned jobs.
@@ -59,6 +60,14 @@ pub enum StartError {
     /// A directory cannot be created.
     #[error("cannot create directory `{path}`")]
     Directory {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The directory for what ends with containers cannot be created, or not be in memory.
+    #[error("cannot prepare `{}` for the scratch directories of containers", path.display())]
+    Scratch {
         /// The directory.
         path: PathBuf,
         /// Why.
@@ -298,6 +307,9 @@ fn build(
     let work_dir = create_directory(&config.work_dir)?;
     // Unknown entries of the work directory are removed as leftovers, so it must not be shared either.
     let work_lock = (work_dir != ledger.runtime_dir()).then(|| Lock::take(&work_dir)).transpose()?;
+    let scratch = work_dir.join("scratch");
+    scratch::prepare(&scratch, config.scratch_memory)
+        .map_err(|source| StartError::Scratch { path: scratch, source })?;
     let boot_id = BootId::current()
         .map_err(|source| StartError::Kernel { what: "the boot id", source })?
         .as_str()

@@ -35,6 +35,8 @@ pub struct AgentConfig {
     pub destroy_timeout: Duration,
     /// Command line that runs the fetcher (`cofferdam fetch`). Without one, requests with URIs are refused.
     pub fetcher: Option<Vec<PathBuf>>,
+    /// Size in bytes of the tmpfs for what ends with containers. `None`: it is in [`Self::work_dir`].
+    pub scratch_memory: Option<u64>,
     /// Whether containers are killed when the agent ends, however it ends. Otherwise they keep running.
     pub kill_containers_with_agent: bool,
     /// `RLIMIT_NOFILE` (soft, hard) of containers for which no plugin sets one; the agent's own if `None`.
@@ -56,6 +58,7 @@ impl AgentConfig {
             logger: None,
             destroy_timeout: Duration::from_secs(60),
             fetcher: None,
+            scratch_memory: None,
             kill_containers_with_agent: false,
             container_nofile: None,
         }

@@ -28,4 +28,5 @@ pub mod model;
 mod parallel;
 pub mod plugin;
 mod readiness;
+mod scratch;
 pub mod stats;

@@ -292,6 +292,7 @@ mod tests {
             file: None,
             agent: AgentConfig {
                 kill_containers_with_agent: false,
+                scratch_memory: None,
                 runtime_dir: directory.path().join("run"),
                 work_dir: directory.path().join("work"),
                 plugin_store: None,

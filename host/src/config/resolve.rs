@@ -24,6 +24,9 @@ const MAX_SOCKET_PATH: usize = 107;
 /// Minimum of `api.max_body`, which is enough for a small launch.
 const MIN_MAX_BODY: u64 = 1024;
 
+/// Minimum of `scratch_memory`.
+const MIN_SCRATCH: u64 = 1 << 20;
+
 /// Resolves the text of a configuration file, or of a default configuration without a file.
 pub(super) fn resolve(
     file: Option<&Path>,
@@ -96,6 +99,7 @@ impl Resolver<'_> {
         let launcher = self.launcher();
         let cgroup_root = self.cgroup_root();
         let log = self.log();
+        let scratch_memory = self.scratch_memory(launcher);
         let timeouts = self.timeouts();
 
         let (file, text) = (self.file, self.text);
@@ -112,6 +116,7 @@ impl Resolver<'_> {
             file: file.map(|file| self.environment.cwd.join(file)),
             agent: AgentConfig {
                 kill_containers_with_agent: false,
+                scratch_memory,
                 runtime_dir,
                 work_dir,
                 plugin_store: None,
@@ -245,6 +250,27 @@ impl Resolver<'_> {
             let message = format!("`{key}` is zero");
             self.report(Some(setting.span.clone()), message, "must be greater than zero", None);
         }
+    }
+
+    fn scratch_memory(&mut self, launcher: LauncherKind) -> Option<u64> {
+        let size = *value(&self.raw.scratch_memory, &self.defaults.scratch_memory);
+        if size == 0 {
+            return None;
+        }
+        let span = span(&self.raw.scratch_memory);
+        if launcher == LauncherKind::Posix {
+            let message = "`scratch_memory` needs the `linux` launcher";
+            self.report(
+                span,
+                message.into(),
+                "a tmpfs can be mounted by root only",
+                "remove it, or set it to \"0 B\"",
+            );
+        } else if size < MIN_SCRATCH {
+            let message = format!("`scratch_memory` is too small for a container: {size} bytes");
+            self.report(span, message, "must be \"0 B\" or at least 1 MiB", None);
+        }
+        Some(size)
     }
 
     fn max_body(&mut self) -> usize {

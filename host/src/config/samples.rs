@@ -86,6 +86,7 @@ fn all_settings_are_resolved() {
     assert_eq!(config.socket, directory("valid/run/api.sock"));
     assert_eq!(config.agent.plugin_dir, directory("plugins"));
     assert_eq!(config.agent.launcher, LauncherKind::Linux);
+    assert_eq!(config.agent.scratch_memory, Some(2 << 30));
     assert_eq!((config.api.max_body, config.api.idle_timeout), (64 << 10, Duration::from_secs(5)));
     let names: Vec<&str> = config.agent.isolators.iter().map(|plugin| plugin.name.as_str()).collect();
     assert_eq!(names, ["filesystem/linux", "cgroups/mem"]);
@@ -95,7 +96,7 @@ fn all_settings_are_resolved() {
     assert_eq!(mem.timeout(Method::Isolate), Duration::from_secs(7));
     assert_eq!(mem.timeout(Method::Usage), Duration::from_secs(5));
     assert_eq!(mem.table, serde_json::json!({"limit_swap": true, "reserve": "64 MiB", "kinds": ["a", "b"]}));
-    assert!(mem.origin.ends_with("everything.toml:26"), "{}", mem.origin);
+    assert!(mem.origin.ends_with("everything.toml:27"), "{}", mem.origin);
     assert_eq!(config.agent.logger.unwrap().name, "sandbox");
 }
 

@@ -39,7 +39,7 @@ use tokio::sync::oneshot;
 use super::{
     Containerizer, KillError, LaunchError, LaunchOutcome, RecoverError, Recovered, RemoveError, UpdateError,
 };
-use crate::blocking::BlockingPool;
+use crate::blocking::{BlockingPool, Job};
 use crate::chain::Chain;
 use crate::error_chain;
 use crate::fatal::FatalErrors;
@@ -51,6 +51,7 @@ use crate::model::{
     Cause, ContainerId, Phase, Reason, Record, Request, Resources, Termination, check_resources, now_unix_ms,
 };
 use crate::plugin::CallError;
+use crate::scratch;
 
 pub(crate) use init_plan::cgroups as plugin_cgroups;
 pub use record::NativeRecord;
@@ -313,7 +314,14 @@ impl Containerizer for Native {
     async fn shutdown(&self) {
         let shared = Arc::clone(&self.0);
         // What cannot be removed is reused by the next agent.
-        drop(self.0.pool.run(STALL_WARNING, move |_| shared.launcher.shutdown()).await);
+        let release = move |_: &Job| {
+            shared.launcher.shutdown();
+            let scratch = shared.work_dir.join("scratch");
+            if let Err(error) = scratch::release(&scratch) {
+                tracing::warn!("cannot unmount `{}`: {error}", scratch.display());
+            }
+        };
+        drop(self.0.pool.run(STALL_WARNING, release).await);
     }
 }
 

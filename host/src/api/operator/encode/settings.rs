@@ -22,6 +22,7 @@ pub(crate) fn flags(config: &Config) -> BTreeMap<String, String> {
         ("destroy_timeout", duration(config.agent.destroy_timeout)),
         ("log", config.log.clone()),
         ("log_json", config.log_json.to_string()),
+        ("scratch_memory", format!("{} B", config.agent.scratch_memory.unwrap_or(0))),
         ("api.max_body", format!("{} B", config.api.max_body)),
         ("api.idle_timeout", duration(config.api.idle_timeout)),
         ("isolation", names(&config.agent.isolators)),

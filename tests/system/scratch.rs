@@ -1,0 +1,114 @@
+//! Scratch directories in memory.
+
+#![expect(clippy::unwrap_used, reason = "a test fails where its expectations do")]
+
+use std::fs;
+use std::path::Path;
+
+use cofferdam_core::model::{Request, Resources};
+use cofferdam_tests::is_root;
+use cofferdam_tests::world::{World, id, run, with_agent};
+
+/// The size of the tmpfs, in MiB.
+const SIZE: u64 = 16;
+
+fn world() -> World {
+    let mut world = World::shipped();
+    world.config.scratch_memory = Some(SIZE << 20);
+    world
+}
+
+fn request(world: &World, name: &str, line: &str) -> Request {
+    let mut request = Request::shell(id(name), line);
+    request.rootfs = Some(world.rootfs());
+    request.resources = Resources::default().with("mem", 64.0);
+    request
+}
+
+/// The line of `/proc/self/mountinfo` for a mount point.
+fn mount(path: &Path) -> Option<String> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let path = path.display().to_string();
+    mounts.lines().find(|line| line.split(' ').nth(4) == Some(&*path)).map(str::to_owned)
+}
+
+#[test]
+fn what_containers_write_is_in_memory_and_limited() {
+    if !is_root("a tmpfs") {
+        return;
+    }
+    let world = world();
+    let scratch = world.config.work_dir.join("scratch");
+    with_agent(&world, async |agent| {
+        let mounted = mount(&scratch).expect("it is mounted");
+        assert!(mounted.contains("nosuid,nodev") && mounted.contains("size=16384k"), "{mounted}");
+
+        let line = "echo written > /file; cat /file; dd if=/dev/zero of=/big bs=1M count=32 2>&1 | grep -o 'No space.*'";
+        let output = run(&agent, request(&world, "writes", line)).await;
+        assert_eq!(output, "written\nNo space left on device\n");
+        agent.remove(&id("writes")).await.unwrap();
+
+        // Nothing of it is left, so there is space for the next one.
+        let line = "dd if=/dev/zero of=/big bs=1M count=8 2>/dev/null && echo fits";
+        assert_eq!(run(&agent, request(&world, "fits", line)).await, "fits\n");
+        agent.remove(&id("fits")).await.unwrap();
+        assert_eq!(fs::read_dir(scratch.join("containers")).unwrap().count(), 0);
+        agent.shutdown().await;
+    });
+    assert_eq!(mount(&scratch), None, "it is still mounted");
+    assert_eq!(world.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn it_stays_mounted_for_containers_that_run_without_an_agent() {
+    if !is_root("a tmpfs") {
+        return;
+    }
+    let mut world = world();
+    let scratch = world.config.work_dir.join("scratch");
+    with_agent(&world, async |agent| {
+        let line = "echo kept > /file; while ! test -e /go; do sleep 0.01; done; cat /file";
+        agent.launch(request(&world, "runs", line)).await.unwrap();
+        agent.shutdown().await;
+    });
+    assert!(mount(&scratch).is_some());
+    // The setting is changed while the container runs: the tmpfs is needed until it has ended.
+    world.config.scratch_memory = None;
+    with_agent(&world, async |agent| {
+        let pid = agent.inspect(&id("runs")).unwrap().summary.pid.unwrap();
+        fs::write(format!("/proc/{pid}/root/go"), "").unwrap();
+        agent.wait(&id("runs")).await.unwrap();
+        let stdout = agent.inspect(&id("runs")).unwrap().logs.stdout.unwrap();
+        assert_eq!(fs::read_to_string(stdout).unwrap(), "kept\n");
+        agent.remove(&id("runs")).await.unwrap();
+        agent.shutdown().await;
+    });
+    assert_eq!(mount(&scratch), None);
+    assert_eq!(world.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn nothing_is_mounted_over_the_directories_of_running_containers() {
+    if !is_root("a tmpfs") {
+        return;
+    }
+    let mut world = world();
+    world.config.scratch_memory = None;
+    let scratch = world.config.work_dir.join("scratch");
+    with_agent(&world, async |agent| {
+        agent.launch(request(&world, "runs", "sleep 1000")).await.unwrap();
+        agent.shutdown().await;
+    });
+    world.config.scratch_memory = Some(SIZE << 20);
+    with_agent(&world, async |agent| {
+        assert_eq!(mount(&scratch), None);
+        agent.destroy(&id("runs")).await.unwrap();
+        agent.remove(&id("runs")).await.unwrap();
+        agent.shutdown().await;
+    });
+    assert_eq!(world.leftovers(), Vec::<String>::new());
+    with_agent(&world, async |agent| {
+        assert!(mount(&scratch).is_some());
+        agent.shutdown().await;
+    });
+}
