@@ -86,7 +86,7 @@ const INIT: &[Row] = &[
         "setup",
         &["failure", "hook", "operation", "plan", "protocol", "report", "root", "supervise", "sys", "task"],
     ),
-    ("keeper", &["protocol", "setup", "sys"]),
+    ("keeper", &["protocol", "setup", "supervise", "sys"]),
     ("client", &["protocol", "report", "sys"]),
 ];
 

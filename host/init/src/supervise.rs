@@ -41,9 +41,9 @@ fn reap_all(command: Pid) -> Option<i32> {
     ended
 }
 
-/// Kills and reaps until no child is left. Grandchildren become children when their parents end, because init is a
-/// subreaper.
-fn kill_descendants() {
+/// Kills and reaps until no child is left. Grandchildren become children when their parents end, because the caller is
+/// a subreaper.
+pub(crate) fn kill_descendants() {
     let Ok(children) = sys::open(c"/proc/thread-self/children", O_RDONLY) else { return };
     let mut buffer = [0; 1024];
     loop {

@@ -16,6 +16,7 @@ mod table;
 
 use crate::protocol::{self, CONNECTION, LISTENER, NoRequest, Reply, Request, STATUSES, Slot, Spawn, State};
 use crate::setup::{self, Inherited};
+use crate::supervise;
 use crate::sys::{
     self, Child, Creation, Descriptors, Errno, Fd, O_RDONLY, O_WRONLY, Parent, Pid, PollSet, SIGKILL,
 };
@@ -78,7 +79,8 @@ impl Keeper {
     fn serve(&mut self) {
         while self.connection.is_some() || self.table.live() > 0 {
             let (registrations, _) = self.registrations;
-            let listener = self.connection.is_none().then_some(Fd(LISTENER));
+            let accepts = self.connection.is_none() && !self.kill_on_disconnect;
+            let listener = accepts.then_some(Fd(LISTENER));
             let mut ready = PollSet::new([Some(registrations), Some(self.exits), self.connection, listener]);
             ready.wait(self.sweep_at.map(|at| at.saturating_sub(sys::milliseconds())));
             // Registrations first: they tell whose the processes are that have ended.
@@ -97,6 +99,14 @@ impl Keeper {
             if ready.is_ready(3) {
                 self.accept();
             }
+            if self.connection.is_none() && self.kill_on_disconnect {
+                // Again whenever something has happened: a setup process may just have registered another process.
+                self.kill_all();
+            }
+        }
+        if self.kill_on_disconnect {
+            // A command whose parent was killed, and what it has started, are in no slot.
+            supervise::kill_descendants();
         }
     }
 
@@ -167,14 +177,15 @@ impl Keeper {
     fn disconnect(&mut self, connection: Fd) {
         sys::close(connection);
         self.connection = None;
-        if self.kill_on_disconnect {
-            self.table.for_each(|container| {
-                let processes = [container.setup, container.command, container.reaper];
-                processes.into_iter().filter(|pid| *pid > 0).for_each(|pid| {
-                    sys::send_signal(Pid::new(pid), SIGKILL);
-                });
+    }
+
+    fn kill_all(&self) {
+        self.table.for_each(|container| {
+            let processes = [container.setup, container.command, container.reaper];
+            processes.into_iter().filter(|pid| *pid > 0).for_each(|pid| {
+                sys::send_signal(Pid::new(pid), SIGKILL);
             });
-        }
+        });
     }
 
     /// Creates the setup process of a container.

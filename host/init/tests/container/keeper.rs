@@ -1,6 +1,7 @@
 //! The keeper: what it answers, what it refuses, and what it records when the agent has gone.
 
 use std::fs::{self, File};
+use std::io::Read;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Instant;
@@ -159,12 +160,18 @@ fn everything_ends_with_the_agent_if_requested() {
         return;
     }
     for (clone, flags) in [(Namespaces::EMPTY, 0), (own(), flag::REAPER | flag::MOUNT_NAMESPACE)] {
-        let mut container = Container::spawn(clone, None);
-        assert_eq!(container.release(&script_on_host("sleep 1000 & wait", flags)), Answer::Runs);
-        let process = container.process.try_clone().unwrap();
+        // The writing end is open in every process of the container.
+        let (output, writer) = pipe();
+        let mut container = Container::spawn_with(Arc::new(Keeper::start()), clone, File::from(writer));
+        let script = "(sleep 1000 & sleep 1000) & echo ready; wait";
+        assert_eq!(container.release(&script_on_host(script, flags)), Answer::Runs);
+        container.close_output();
+        let mut output = File::from(output);
+        output.read_exact(&mut [0; 6]).unwrap();
         container.keeper.disconnect();
-        assert!(process.wait(Some(TIMEOUT)).unwrap());
         assert!(container.keeper.process.wait(Some(TIMEOUT)).unwrap());
+        assert!(container.process.has_ended().unwrap());
+        assert_eq!(output.read(&mut [0]).unwrap(), 0, "a process of the container is left");
     }
 }
 
