@@ -9,7 +9,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
 
-use crate::{pidfd_info, signal};
+use crate::pidfd_info::{self, WaitStatus};
+use crate::signal;
 
 /// A process: a pidfd, its pid in the caller's namespace, and when it started.
 #[derive(Debug)]
@@ -116,13 +117,17 @@ impl Process {
     /// Works for any process, not only for children. To wait without blocking a thread, poll the descriptor
     /// ([`AsFd`]) for reading.
     pub fn wait(&self, timeout: Option<Duration>) -> io::Result<bool> {
+        self.poll(PollFlags::IN, timeout)
+    }
+
+    fn poll(&self, events: PollFlags, timeout: Option<Duration>) -> io::Result<bool> {
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
         loop {
             let timeout = deadline.map(|deadline| {
                 let left = deadline.saturating_duration_since(Instant::now());
                 Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() }
             });
-            match poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], timeout.as_ref()) {
+            match poll(&mut [PollFd::new(&self.pidfd, events)], timeout.as_ref()) {
                 Ok(0) => return Ok(false),
                 Ok(_) => return Ok(true),
                 Err(Errno::INTR) => {}
@@ -145,10 +150,28 @@ impl Process {
         }
     }
 
-    /// The wait status of a process that has ended and was reaped by its parent. `None` if the kernel cannot tell:
-    /// before Linux 6.15, and if this handle was opened after the process had been reaped.
-    pub fn wait_status(&self) -> io::Result<Option<i32>> {
-        pidfd_info::wait_status(self.pidfd.as_fd())
+    /// The wait status of a process that has ended, for others than its parent. `None` if the kernel does not tell.
+    ///
+    /// `/proc` tells it until the parent reaps the process, unless it is 0; since Linux 6.15, the pidfd does from then
+    /// on, if this handle was opened before. Waits at most `timeout` for the parent.
+    pub fn wait_status(&self, timeout: Duration) -> io::Result<Option<i32>> {
+        if let WaitStatus::NotYet = pidfd_info::wait_status(self.as_fd())? {
+            // Hung up when the process has been reaped.
+            let timeout = if self.status_in_proc().is_some() { Duration::ZERO } else { timeout };
+            self.poll(PollFlags::empty(), Some(timeout))?;
+        }
+        match pidfd_info::wait_status(self.as_fd())? {
+            WaitStatus::Known(status) => Ok(Some(status)),
+            WaitStatus::NotYet | WaitStatus::Unknown => Ok(self.status_in_proc()),
+        }
+    }
+
+    /// The wait status of a process that has ended and was not reaped. `None` if it may be 0, as then it may also be that
+    /// this process is not permitted to know it.
+    fn status_in_proc(&self) -> Option<i32> {
+        let stat = Stat::read(self.pid).ok().filter(|stat| stat.state == 'Z' && stat.wait_status != 0)?;
+        // Otherwise the pid may be that of another process by now.
+        self.signal(0).ok().map(|()| stat.wait_status)
     }
 
     /// Pids of the children of all its threads.
@@ -213,6 +236,8 @@ pub struct Stat {
     pub session: i32,
     /// Start time in clock ticks since boot.
     pub start_time: u64,
+    /// The wait status of a zombie; 0 if the caller may not know it.
+    pub wait_status: i32,
 }
 
 impl Stat {
@@ -242,6 +267,7 @@ impl Stat {
             parent: field(4)?.parse().ok()?,
             session: field(6)?.parse().ok()?,
             start_time: field(22)?.parse().ok()?,
+            wait_status: field(52).and_then(|status| status.parse().ok()).unwrap_or(0),
         })
     }
 }
@@ -323,6 +349,31 @@ mod tests {
                 prop_assert!(text.contains(&b'(') && !stat.state.is_whitespace());
             }
         }
+    }
+
+    #[test]
+    fn a_wait_status_is_known_before_and_after_the_process_is_reaped() {
+        let mut child = Command::new("sh").args(["-c", "exit 7"]).stdin(Stdio::null()).spawn().unwrap();
+        let process = Process::open_any(i32::try_from(child.id()).unwrap()).unwrap();
+        assert!(process.wait(None).unwrap());
+        assert_eq!(process.wait_status(Duration::ZERO).unwrap(), Some(7 << 8));
+        child.wait().unwrap();
+        match process.wait_status(Duration::ZERO).unwrap() {
+            Some(status) => assert_eq!(status, 7 << 8),
+            None => eprintln!("SKIPPED: this kernel does not tell how a process ended that was reaped"),
+        }
+    }
+
+    #[test]
+    fn a_wait_status_of_0_is_known_when_the_process_was_reaped() {
+        let mut child = Command::new("true").stdin(Stdio::null()).spawn().unwrap();
+        let process = Process::open_any(i32::try_from(child.id()).unwrap()).unwrap();
+        assert!(process.wait(None).unwrap());
+        assert_eq!(process.wait_status(Duration::ZERO).unwrap(), None);
+        let other = process.try_clone().unwrap();
+        let status = std::thread::spawn(move || other.wait_status(Duration::from_secs(60)).unwrap());
+        child.wait().unwrap();
+        assert!(matches!(status.join().unwrap(), Some(0) | None));
     }
 
     #[test]

@@ -18,6 +18,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use cofferdam_init::client::{RequestError, Spawned};
 use cofferdam_init::protocol::{Slot, Spawn, State};
@@ -30,6 +31,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use instance::Instance;
+
+/// How long a process of a keeper that was killed may take to be reaped by its new parent.
+const REAP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Where a keeper records how a process ends. Part of the records on disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -230,7 +234,7 @@ impl Keepers {
         match recorded {
             Some((State::Ended, status)) => ProcessEnd::Ended(status),
             Some((State::NotStarted, _)) => ProcessEnd::NotStarted,
-            _ => match process.map(Process::wait_status) {
+            _ => match process.map(|process| process.wait_status(REAP_TIMEOUT)) {
                 Some(Ok(Some(status))) => ProcessEnd::Ended(status),
                 _ => ProcessEnd::Unknown,
             },
