@@ -14,13 +14,13 @@ mod instance;
 
 use std::fs;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use cofferdam_init::client::{RequestError, Spawned};
+use cofferdam_init::client::{Control, RequestError, Spawned};
 use cofferdam_init::protocol::{Slot, Spawn, State};
 use cofferdam_linux::image::Image;
 use cofferdam_linux::process::Process;
@@ -42,6 +42,17 @@ pub struct KeeperSlot {
     pub keeper: String,
     /// Its slot for the process.
     pub slot: Slot,
+}
+
+/// A setup process that waits for its plan.
+#[derive(Debug)]
+pub struct SetupProcess {
+    /// The process.
+    pub process: Process,
+    /// The agent's end of its control socket.
+    pub control: Control,
+    /// Where its keeper records how the container ends.
+    pub slot: KeeperSlot,
 }
 
 /// How a container's first process ended.
@@ -78,6 +89,9 @@ pub enum KeeperError {
     /// Its process cannot be created.
     #[error("cannot start the keeper")]
     Spawn(#[source] SpawnError),
+    /// The control socket of a setup process cannot be created.
+    #[error("cannot create the control socket of a container")]
+    Control(#[source] io::Error),
     /// It did not answer, or refused.
     #[error("request to keeper `{keeper}` failed")]
     Request {
@@ -197,24 +211,30 @@ impl Keepers {
         }
     }
 
-    /// Creates a first process. If the keeper was killed, a new one does it.
+    /// Creates a setup process. If the keeper was killed, a new one does it. `others` are the descriptors of [`Spawn`]
+    /// that follow the standard streams and the control socket.
     ///
     /// # Errors
     /// [`KeeperError`].
     pub fn spawn(
         &self,
         spawn: Spawn,
-        descriptors: &[BorrowedFd<'_>],
-    ) -> Result<(KeeperSlot, Process), KeeperError> {
+        stdio: [BorrowedFd<'_>; 3],
+        others: &[BorrowedFd<'_>],
+    ) -> Result<SetupProcess, KeeperError> {
         let mut instances = self.instances.lock();
         let mut retry = true;
         loop {
             let current = self.current(&mut instances)?;
-            match current.request(|connection| connection.spawn(spawn, descriptors)) {
+            // Another one for each attempt: two setup processes must not share it.
+            let (control, theirs) = Control::pair().map_err(KeeperError::Control)?;
+            let descriptors: Vec<_> =
+                stdio.into_iter().chain([theirs.as_fd()]).chain(others.iter().copied()).collect();
+            match current.request(|connection| connection.spawn(spawn, &descriptors)) {
                 Ok(Spawned { slot, pid, pidfd }) => {
                     current.add(slot);
                     let slot = KeeperSlot { keeper: current.name().to_owned(), slot };
-                    return Ok((slot, Process::from_spawned(pid, pidfd)));
+                    return Ok(SetupProcess { process: Process::from_spawned(pid, pidfd), control, slot });
                 }
                 // If it was created all the same, it ends with its control socket.
                 Err(RequestError::Connection(_)) if retry => retry = false,

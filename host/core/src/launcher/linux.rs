@@ -18,7 +18,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cofferdam_init::client::Control;
 use cofferdam_init::protocol::Spawn;
 use cofferdam_linux::cgroup::{Cgroup, CgroupError, Cgroups, Events, Version};
 use cofferdam_linux::namespace::{Namespace, Namespaces};
@@ -27,7 +26,7 @@ use cofferdam_plugin_model::ContainerId;
 
 use super::{
     CgroupSetupError, CreateError, DestroyError, Launcher, PendingInit, RecoverError, SpawnRequest,
-    check_count, descriptors,
+    check_count,
 };
 use crate::keeper::{KeeperCgroups, KeeperError, Keepers};
 
@@ -219,10 +218,7 @@ impl Launcher for Linux {
         }
         let own = self.tracking(request.id);
         let fds = self.cgroup_fds(&request, &own)?;
-        let (control, theirs) =
-            Control::pair().map_err(|source| CreateError::Control { id: id(), source })?;
-
-        let mut passed = descriptors(&request, &theirs);
+        let mut passed = request.descriptors.clone();
         let plan_descriptors = request.descriptors.len() as u32;
         passed.extend(fds.v2.as_ref().map(AsFd::as_fd));
         let enter = request.enter.filter(|enter| !enter.namespaces.is_empty());
@@ -240,9 +236,9 @@ impl Launcher for Linux {
             late_tasks: fds.v1.len() as u32 - early_tasks,
             stays: false,
         };
-        let (slot, process) =
-            self.keepers.spawn(spawn, &passed).map_err(|source| CreateError::Spawn { id: id(), source })?;
-        Ok(PendingInit::new(process, control, slot, request.clone))
+        let spawned = self.keepers.spawn(spawn, request.stdio.in_order(), &passed);
+        let spawned = spawned.map_err(|source| CreateError::Spawn { id: id(), source })?;
+        Ok(PendingInit::new(spawned, request.clone))
     }
 
     fn pids(&self, id: &ContainerId, _: Option<&Process>) -> Result<Vec<i32>, DestroyError> {

@@ -13,7 +13,7 @@ mod linux;
 mod pending_init;
 mod posix;
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 
 use cofferdam_init::client::MAX_DESCRIPTORS;
@@ -172,14 +172,6 @@ pub enum CreateError {
         /// The requested cgroup.
         path: PathBuf,
     },
-    /// The control socket cannot be created.
-    #[error("cannot create the control socket of container `{id}`")]
-    Control {
-        /// The container.
-        id: ContainerId,
-        /// The error of the kernel.
-        source: std::io::Error,
-    },
     /// It needs too many descriptors.
     #[error(
         "container `{id}` needs {count} descriptors for its cgroups and plugins; at most {MAX_DESCRIPTORS} can be passed"
@@ -259,18 +251,18 @@ pub struct Enter<'a> {
     pub namespaces: Namespaces,
 }
 
-/// The descriptors of a first process, in the order of [`cofferdam_init::protocol::Spawn`] up to those of the plan.
-fn descriptors<'a>(request: &'a SpawnRequest<'_>, control: &'a OwnedFd) -> Vec<BorrowedFd<'a>> {
-    let Stdio { stdin, stdout, stderr } = request.stdio;
-    let usual = [stdin, stdout, stderr, control.as_fd()];
-    usual.into_iter().chain(request.descriptors.iter().copied()).collect()
-}
-
-/// Checks the number of descriptors.
-fn check_count(id: &ContainerId, descriptors: &[BorrowedFd<'_>]) -> Result<(), CreateError> {
-    match descriptors.len() {
+/// Checks the number of descriptors of a first process; `others` are those that follow its standard streams and its
+/// control socket.
+fn check_count(id: &ContainerId, others: &[BorrowedFd<'_>]) -> Result<(), CreateError> {
+    match others.len() + 4 {
         count if count > MAX_DESCRIPTORS => Err(CreateError::TooManyDescriptors { id: id.clone(), count }),
         _ => Ok(()),
+    }
+}
+
+impl<'a> Stdio<'a> {
+    const fn in_order(&self) -> [BorrowedFd<'a>; 3] {
+        [self.stdin, self.stdout, self.stderr]
     }
 }
 

@@ -9,7 +9,7 @@ use cofferdam_init::report::{Record, Step};
 use cofferdam_linux::namespace::{Namespace, Namespaces};
 use cofferdam_linux::process::Process;
 
-use crate::keeper::KeeperSlot;
+use crate::keeper::{KeeperSlot, SetupProcess};
 
 /// A setup process that waits for its plan. When dropped, the process ends without running anything.
 #[derive(Debug)]
@@ -27,7 +27,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 const CREATION_FLAGS: u32 = flag::MOUNT_NAMESPACE;
 
 impl PendingInit {
-    pub(super) fn new(process: Process, control: Control, slot: KeeperSlot, create: Namespaces) -> Self {
+    pub(super) fn new(spawned: SetupProcess, create: Namespaces) -> Self {
+        let SetupProcess { process, control, slot } = spawned;
         let flags = if create.contains(Namespace::Mount) { flag::MOUNT_NAMESPACE } else { 0 };
         Self { process, control, slot, flags }
     }

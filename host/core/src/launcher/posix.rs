@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cofferdam_init::client::Control;
 use cofferdam_init::protocol::Spawn;
 use cofferdam_linux::namespace::Namespaces;
 use cofferdam_linux::process::{Process, ProcessError, Stat, children_of};
@@ -17,7 +16,7 @@ use cofferdam_plugin_model::ContainerId;
 
 use super::{
     CgroupSetupError, CreateError, DestroyError, Launcher, PendingInit, RecoverError, SpawnRequest,
-    check_count, descriptors,
+    check_count,
 };
 use crate::keeper::Keepers;
 
@@ -73,16 +72,12 @@ impl Launcher for Posix {
         if !what.is_empty() {
             return Err(CreateError::Unsupported { launcher: self.name(), id: id(), what });
         }
-        let (control, theirs) =
-            Control::pair().map_err(|source| CreateError::Control { id: id(), source })?;
-        let passed = descriptors(&request, &theirs);
-        check_count(request.id, &passed)?;
+        check_count(request.id, &request.descriptors)?;
         let plan_descriptors = request.descriptors.len() as u32;
-        let (slot, process) = self
-            .keepers
-            .spawn(Spawn { plan_descriptors, stays: true, ..Spawn::default() }, &passed)
-            .map_err(|source| CreateError::Spawn { id: id(), source })?;
-        Ok(PendingInit::new(process, control, slot, Namespaces::EMPTY))
+        let spawn = Spawn { plan_descriptors, stays: true, ..Spawn::default() };
+        let spawned = self.keepers.spawn(spawn, request.stdio.in_order(), &request.descriptors);
+        let spawned = spawned.map_err(|source| CreateError::Spawn { id: id(), source })?;
+        Ok(PendingInit::new(spawned, Namespaces::EMPTY))
     }
 
     fn pids(&self, id: &ContainerId, first: Option<&Process>) -> Result<Vec<i32>, DestroyError> {
