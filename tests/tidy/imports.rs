@@ -18,7 +18,7 @@ const CORE: &[Row] = &[
     ("config", &[]),
     ("blocking", &["model"]),
     ("ledger", &["model"]),
-    ("keeper", &["error_chain"]),
+    ("keeper", &["error_chain", "model", "readiness"]),
     ("launcher", &["keeper"]),
     ("fetcher", &["model", "error_chain"]),
     ("plugin", &["blocking", "config", "model", "error_chain", "parallel"]),

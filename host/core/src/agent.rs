@@ -13,6 +13,7 @@ use cofferdam_plugin_model::{AgentInfo, FEATURES, Kind, Method};
 use data_encoding::HEXLOWER;
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
+use tokio::runtime::Handle;
 
 use crate::blocking::{Abandoned, BlockingPool, CallFile, Job};
 use crate::chain::Chain;
@@ -26,7 +27,9 @@ use crate::fetcher::Fetcher;
 use crate::keeper::{KeeperCgroups, KeeperError, Keepers};
 use crate::launcher::{Launcher, Linux, Posix, SetUpError};
 use crate::ledger::{Ledger, LedgerError, Lock};
-use crate::model::view::{Inspection, InterruptedCall, PluginView, StatusView, Summary, UsageView};
+use crate::model::view::{
+    Inspection, InterruptedCall, KeepersView, PluginView, StatusView, Summary, UsageView,
+};
 use crate::model::{ContainerId, Request, Resources, Termination};
 use crate::parallel;
 use crate::plugin::{AdmitError, LoadedPlugin, LookupError, Plugin, PluginEnv, PluginIndex, Services, Store};
@@ -122,8 +125,8 @@ impl Agent {
         let min_timeout = plugins.map(|plugin| plugin.timeout(Method::Create)).min();
         let min_timeout = min_timeout.unwrap_or(config.destroy_timeout);
         let Parts { ledger, containerizer, plugins, calls, interrupted, fatal } = {
-            let (config, pool2) = (config.clone(), pool.clone());
-            pool.run(min_timeout, move |job| build(job, &config, store, pool2)).await??
+            let (config, pool2, runtime) = (config.clone(), pool.clone(), Handle::current());
+            pool.run(min_timeout, move |job| build(job, &config, store, pool2, runtime)).await??
         };
         let started = Instant::now();
         let entries = pool.run(min_timeout, move |_| ledger.entries()).await??;
@@ -247,6 +250,12 @@ impl Agent {
         self.0.plugins.iter().map(view).collect()
     }
 
+    /// What is known of the keepers, the processes that create those of containers.
+    #[must_use]
+    pub fn keepers(&self) -> KeepersView {
+        self.0.containerizer.keepers()
+    }
+
     /// Launches since the start.
     #[must_use]
     pub fn launch_stats(&self) -> LaunchStats {
@@ -301,6 +310,7 @@ fn build(
     config: &AgentConfig,
     store: Option<Arc<Store>>,
     pool: BlockingPool,
+    runtime: Handle,
 ) -> Result<Parts, StartError> {
     let ledger = Arc::new(Ledger::open(&config.runtime_dir)?);
     let (calls, interrupted) = note_calls(ledger.runtime_dir(), &pool);
@@ -319,7 +329,7 @@ fn build(
         LauncherKind::Linux => Cgroups::detect()
             .map_err(|source| StartError::Kernel { what: "the mounted cgroup hierarchies", source })?,
     };
-    let launcher = launcher(config, &ledger, cgroups.clone())?;
+    let launcher = launcher(config, &ledger, cgroups.clone(), runtime)?;
     let store = store.unwrap_or_else(|| {
         Arc::new(Store::open(config.plugin_store.as_ref().unwrap_or(&work_dir.join("plugins"))))
     });
@@ -388,10 +398,12 @@ fn launcher(
     config: &AgentConfig,
     ledger: &Ledger,
     cgroups: Cgroups,
+    runtime: Handle,
 ) -> Result<Box<dyn Launcher>, StartError> {
     let timeout = config.destroy_timeout;
     let keepers = |cgroups| {
-        Keepers::open(ledger.runtime_dir(), cgroups, config.kill_containers_with_agent).map(Arc::new)
+        let kill = config.kill_containers_with_agent;
+        Keepers::open(ledger.runtime_dir(), cgroups, kill, config.keeper_timeout, runtime)
     };
     Ok(match config.launcher {
         LauncherKind::Posix => Box::new(Posix::new(keepers(KeeperCgroups::default())?, timeout)),

@@ -8,6 +8,9 @@ use std::time::Duration;
 use cofferdam_plugin_model::Method;
 use serde_json::Value as Json;
 
+/// Default of [`AgentConfig::keeper_timeout`].
+pub const DEFAULT_KEEPER_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Configuration of an agent.
 #[derive(Debug, Clone)]
 pub struct AgentConfig {
@@ -39,6 +42,9 @@ pub struct AgentConfig {
     pub scratch_memory: Option<u64>,
     /// Whether containers are killed when the agent ends, however it ends. Otherwise they keep running.
     pub kill_containers_with_agent: bool,
+    /// How long a keeper may take to answer. It waits for nothing, so one that takes longer was stopped; another one is
+    /// started then.
+    pub keeper_timeout: Duration,
     /// `RLIMIT_NOFILE` (soft, hard) of containers for which no plugin sets one; the agent's own if `None`.
     pub container_nofile: Option<(u64, u64)>,
 }
@@ -60,6 +66,7 @@ impl AgentConfig {
             fetcher: None,
             scratch_memory: None,
             kill_containers_with_agent: false,
+            keeper_timeout: DEFAULT_KEEPER_TIMEOUT,
             container_nofile: None,
         }
     }

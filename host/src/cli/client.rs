@@ -293,6 +293,7 @@ mod tests {
             agent: AgentConfig {
                 kill_containers_with_agent: false,
                 scratch_memory: None,
+                keeper_timeout: cofferdam_core::config::DEFAULT_KEEPER_TIMEOUT,
                 runtime_dir: directory.path().join("run"),
                 work_dir: directory.path().join("work"),
                 plugin_store: None,

@@ -16,7 +16,7 @@ use super::path::normalize;
 use super::raw::{RawConfig, RawLauncher, Setting};
 use super::schema::{self, Owner};
 use super::{ApiLimits, Config, ConfigError, Environment, Overrides, PluginIndex, defaults};
-use cofferdam_core::config::{AgentConfig, LauncherKind};
+use cofferdam_core::config::{AgentConfig, DEFAULT_KEEPER_TIMEOUT, LauncherKind};
 
 /// Maximum length of the path of a unix socket: `sun_path` without the final NUL.
 const MAX_SOCKET_PATH: usize = 107;
@@ -117,6 +117,7 @@ impl Resolver<'_> {
             agent: AgentConfig {
                 kill_containers_with_agent: false,
                 scratch_memory,
+                keeper_timeout: DEFAULT_KEEPER_TIMEOUT,
                 runtime_dir,
                 work_dir,
                 plugin_store: None,

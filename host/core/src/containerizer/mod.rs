@@ -15,7 +15,7 @@ mod user;
 use async_trait::async_trait;
 
 use crate::ledger::Entry;
-use crate::model::view::{Inspection, StatusView, Summary, UsageView};
+use crate::model::view::{Inspection, KeepersView, StatusView, Summary, UsageView};
 use crate::model::{ContainerId, Request, Resources, Termination};
 
 pub use error::{KillError, LaunchError, RecoverError, RemoveError, UpdateError};
@@ -85,6 +85,9 @@ pub trait Containerizer: Send + Sync {
 
     /// Details of a container.
     fn inspect(&self, id: &ContainerId) -> Option<Inspection>;
+
+    /// What is known of the keepers.
+    fn keepers(&self) -> KeepersView;
 
     /// Releases what exists for the agent rather than for a container. Containers keep running.
     async fn shutdown(&self);

@@ -17,9 +17,6 @@ use cofferdam_linux::spawn;
 use super::{KeeperCgroups, KeeperError};
 use crate::error_chain;
 
-/// How long a request may take. A keeper waits for nothing, so this is reached only by one that was stopped.
-const TIMEOUT: Duration = Duration::from_secs(10);
-
 /// How long a keeper without containers may take to end.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -48,6 +45,7 @@ impl Instance {
         image: &Image,
         cgroups: &KeeperCgroups,
         kill_on_disconnect: bool,
+        timeout: Duration,
     ) -> Result<Self, KeeperError> {
         let (name, directory) = create_directory(parent, build)
             .map_err(|source| KeeperError::File { path: parent.to_owned(), source })?;
@@ -61,7 +59,7 @@ impl Instance {
             let statuses = Statuses::create(&directory.join(STATUSES)).map_err(file_error(STATUSES))?;
             let null = File::options().read(true).write(true).open("/dev/null");
             let null = null.map_err(file_error("/dev/null"))?;
-            let (connection, theirs) = Connection::pair(TIMEOUT).map_err(file_error(SOCKET))?;
+            let (connection, theirs) = Connection::pair(timeout).map_err(file_error(SOCKET))?;
             let null = null.as_fd();
             let tasks: Vec<_> = cgroups.v1.iter().map(AsFd::as_fd).collect();
             let process = spawn::Spawn {
@@ -95,10 +93,10 @@ impl Instance {
     }
 
     /// Connects to a keeper of an earlier agent, if it is running.
-    pub(super) fn open(parent: &Path, name: &str) -> Self {
+    pub(super) fn open(parent: &Path, name: &str, timeout: Duration) -> Self {
         let directory = parent.join(name);
         let connect = || {
-            let socket = |path: &Path| Connection::open(&path.join(SOCKET), TIMEOUT);
+            let socket = |path: &Path| Connection::open(&path.join(SOCKET), timeout);
             let connection = at_short_path(&directory, socket).map_err(RequestError::Connection)?;
             // Only a keeper that was to end with its agent would be told otherwise, and it has ended.
             let pid = connection.hello(false)?;
@@ -134,13 +132,29 @@ impl Instance {
         self.process.as_ref().map(Process::pid)
     }
 
-    /// Reaps its process, if that has ended and is a child of this one.
-    pub(super) fn reap(&self) {
-        drop(self.process.as_ref().map(Process::reap));
+    /// Another handle of its process.
+    pub(super) fn process(&self) -> Option<Process> {
+        self.process.as_ref()?.try_clone().ok()
     }
 
     pub(super) fn is_connected(&self) -> bool {
-        self.connection.as_ref().is_some_and(Connection::is_open)
+        self.connection.is_some()
+    }
+
+    /// Whether it has answered so far and has not ended.
+    pub(super) fn is_running(&self) -> bool {
+        // A setup process may still have the other end of the connection.
+        self.connection.as_ref().is_some_and(Connection::is_open) && !self.has_ended()
+    }
+
+    /// Closes the connection to one that is not running.
+    pub(super) fn set_aside(mut self) -> Self {
+        self.connection = None;
+        self
+    }
+
+    fn has_ended(&self) -> bool {
+        self.process.as_ref().is_none_or(|process| process.has_ended().unwrap_or(true))
     }
 
     /// Makes a request. A connection that fails is closed, as a late answer would be taken for that of another request.
@@ -181,7 +195,7 @@ impl Instance {
 
     /// Forgets all slots but those `in_use`.
     pub(super) fn retain(&mut self, in_use: HashSet<Slot>) {
-        if self.is_connected() {
+        if self.is_running() {
             let recorded = self.statuses.as_ref().and_then(|statuses| statuses.all().ok());
             for (slot, _) in recorded.unwrap_or_default() {
                 if !in_use.contains(&slot) {
@@ -192,19 +206,23 @@ impl Instance {
         self.slots = in_use;
     }
 
-    /// Whether it is running, or a status is needed that it recorded.
-    pub(super) fn is_needed(&self) -> bool {
-        self.is_connected() || !self.slots.is_empty()
+    /// Whether a status is needed that it records, or it has not ended. If no status is needed, it is disconnected, and
+    /// ends with its last process.
+    pub(super) fn is_needed(&mut self) -> bool {
+        let ended = self.has_ended();
+        if self.slots.is_empty() || ended {
+            self.connection = None;
+        }
+        !self.slots.is_empty() || !ended
     }
 
     /// Closes the connection. If it has no containers, the keeper ends; then its directory is removed.
     pub(super) fn disconnect(mut self) {
         let idle = matches!(self.request(|connection| connection.count()), Ok(0));
         self.connection = None;
-        if idle
-            && self.process.as_ref().is_some_and(|process| process.wait(Some(EXIT_TIMEOUT)).unwrap_or(false))
-        {
-            self.reap();
+        let Some(process) = self.process.as_ref().filter(|_| idle) else { return };
+        if process.wait(Some(EXIT_TIMEOUT)).unwrap_or(false) {
+            drop(process.reap());
             self.remove();
         }
     }

@@ -8,16 +8,18 @@
 //!
 //! An agent starts one keeper. A later agent connects to it, and uses it for new containers too if it is of the same
 //! build; otherwise it starts another one, and the old one ends with its last container. A keeper that was killed is
-//! replaced at the next launch; its containers run on, and their exit statuses come from the kernel where it can tell.
+//! replaced; its containers run on, and their exit statuses come from the kernel where it can tell. One that does not
+//! answer is replaced at the next launch, and records how its containers end if it ever continues.
 
 mod instance;
 
 use std::fs;
 use std::io;
+use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
 use std::time::Duration;
 
 use cofferdam_init::client::{Control, RequestError, Spawned};
@@ -26,11 +28,18 @@ use cofferdam_linux::image::Image;
 use cofferdam_linux::process::Process;
 use cofferdam_linux::spawn::SpawnError;
 use data_encoding::HEXLOWER;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use tokio::runtime::Handle;
 
+use crate::error_chain;
+use crate::model::view::KeepersView;
+use crate::readiness;
 use instance::Instance;
+
+/// Pause before a keeper that was killed is replaced without a launch.
+const RESTART_DELAY: Duration = Duration::from_secs(1);
 
 /// How long a process of a keeper that was killed may take to be reaped by its new parent.
 const REAP_TIMEOUT: Duration = Duration::from_secs(1);
@@ -102,17 +111,6 @@ pub enum KeeperError {
     },
 }
 
-/// What is known of the keepers, for health checks.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeeperView {
-    /// Pid of the keeper of new containers; `None` if it was killed, and no container was launched since.
-    pub pid: Option<i32>,
-    /// Number of keepers of earlier agents that still serve containers.
-    pub older: usize,
-    /// How often a keeper was killed, or did not answer, since the agent started.
-    pub lost: u64,
-}
-
 /// All keepers of an agent.
 #[derive(Debug)]
 pub struct Keepers {
@@ -123,9 +121,14 @@ pub struct Keepers {
     cgroups: KeeperCgroups,
     /// Whether containers end with the agent.
     kill_on_disconnect: bool,
-    /// Held during a request: requests take microseconds.
+    /// How long a request may take.
+    timeout: Duration,
+    /// Where the tasks run that wait for the end of keepers.
+    runtime: Handle,
+    /// Locked during a request: requests take microseconds, unless a keeper was stopped.
     instances: Mutex<Instances>,
-    lost: AtomicU64,
+    /// Readable at any time.
+    view: Mutex<KeepersView>,
 }
 
 #[derive(Debug, Default)]
@@ -133,10 +136,17 @@ struct Instances {
     /// For new containers.
     current: Option<Instance>,
     older: Vec<Instance>,
+    /// How many were killed or did not answer.
+    lost: u64,
+    /// It is known which statuses are needed.
+    recovered: bool,
+    /// None is started any more.
+    shut_down: bool,
 }
 
 impl Keepers {
-    /// Connects to the keepers of earlier agents, and starts one if none of them is of this build.
+    /// Connects to the keepers of earlier agents, and starts one if none of them is of this build. `timeout` is that of
+    /// a request. Must be called in the context of a runtime, which watches them.
     ///
     /// # Errors
     /// If a keeper cannot be started. One that does not answer is no error.
@@ -144,35 +154,44 @@ impl Keepers {
         runtime_dir: &Path,
         cgroups: KeeperCgroups,
         kill_on_disconnect: bool,
-    ) -> Result<Self, KeeperError> {
+        timeout: Duration,
+        runtime: Handle,
+    ) -> Result<Arc<Self>, KeeperError> {
         let directory = runtime_dir.join("keepers");
         let file_error = |source| KeeperError::File { path: directory.clone(), source };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(file_error)?;
         let image = Image::seal("cofferdam-keeper", cofferdam_init::IMAGE).map_err(file_error)?;
         let build = HEXLOWER.encode(&Sha256::digest(cofferdam_init::IMAGE)[..6]);
-        let keepers = Self {
+        let keepers = Arc::new(Self {
             directory,
             image,
             build,
             cgroups,
             kill_on_disconnect,
+            timeout,
+            runtime,
             instances: Mutex::default(),
-            lost: AtomicU64::new(0),
-        };
-        let mut instances = Instances::default();
-        for name in
-            keepers.names().map_err(|source| KeeperError::File { path: keepers.directory.clone(), source })?
-        {
-            let instance = Instance::open(&keepers.directory, &name);
-            if instances.current.is_none() && name.starts_with(&keepers.build) && instance.is_connected() {
+            view: Mutex::default(),
+        });
+        let names = keepers.names();
+        let names = names.map_err(|source| KeeperError::File { path: keepers.directory.clone(), source })?;
+        let mut instances = keepers.lock();
+        for name in names {
+            let instance = Instance::open(&keepers.directory, &name, timeout);
+            keepers.watch(&instance);
+            if instances.current.is_none() && name.starts_with(&keepers.build) && instance.is_running() {
                 instances.current = Some(instance);
             } else {
                 instances.older.push(instance);
             }
         }
         keepers.current(&mut instances)?;
-        *keepers.instances.lock() = instances;
+        drop(instances);
         Ok(keepers)
+    }
+
+    fn lock(&self) -> Locked<'_> {
+        Locked { instances: self.instances.lock(), view: &self.view }
     }
 
     fn names(&self) -> io::Result<Vec<String>> {
@@ -185,16 +204,8 @@ impl Keepers {
     }
 
     /// The keeper of new containers, started if there is none.
-    fn current<'i>(&self, instances: &'i mut Instances) -> Result<&'i mut Instance, KeeperError> {
-        if let Some(lost) = instances.current.take_if(|current| !current.is_connected()) {
-            self.lost.fetch_add(1, Ordering::Relaxed);
-            tracing::error!(
-                keeper = lost.name(),
-                "the keeper was killed or does not answer; its containers run on, but exit statuses may be unknown"
-            );
-            lost.reap();
-            instances.older.push(lost);
-        }
+    fn current<'i>(self: &Arc<Self>, instances: &'i mut Instances) -> Result<&'i mut Instance, KeeperError> {
+        instances.set_lost_aside();
         match &mut instances.current {
             Some(current) => Ok(current),
             none => {
@@ -204,11 +215,51 @@ impl Keepers {
                     &self.image,
                     &self.cgroups,
                     self.kill_on_disconnect,
+                    self.timeout,
                 )?;
                 tracing::debug!(keeper = started.name(), pid = started.pid(), "keeper started");
+                self.watch(&started);
                 Ok(none.insert(started))
             }
         }
+    }
+
+    /// Waits for the end of a keeper, in a task: reaps it, and replaces it if it was killed.
+    fn watch(self: &Arc<Self>, instance: &Instance) {
+        let Some(process) = instance.process() else { return };
+        // The agent may be dropped before the keeper ends.
+        let keepers = Arc::downgrade(self);
+        self.runtime.spawn(async move {
+            readiness::exited(&process).await;
+            drop(process.reap());
+            let set_aside = {
+                let keepers = keepers.clone();
+                move || {
+                    let Some(keepers) = keepers.upgrade() else { return false };
+                    let mut instances = keepers.lock();
+                    let lost = instances.set_lost_aside();
+                    instances.remove_unneeded();
+                    lost
+                }
+            };
+            // Blocks while a request is made.
+            if !tokio::task::spawn_blocking(set_aside).await.unwrap_or(false) {
+                return;
+            }
+            // A launch does not wait for this; it keeps one that ends at once from being started without a pause.
+            tokio::time::sleep(RESTART_DELAY).await;
+            let replace = move || {
+                let Some(keepers) = keepers.upgrade() else { return };
+                let mut instances = keepers.lock();
+                if !instances.shut_down
+                    && let Err(error) = keepers.current(&mut instances)
+                {
+                    let error = error_chain::describe(&error);
+                    tracing::error!("the keeper cannot be replaced before the next launch: {error}");
+                }
+            };
+            drop(tokio::task::spawn_blocking(replace).await);
+        });
     }
 
     /// Creates a setup process. If the keeper was killed, a new one does it. `others` are the descriptors of [`Spawn`]
@@ -217,12 +268,12 @@ impl Keepers {
     /// # Errors
     /// [`KeeperError`].
     pub fn spawn(
-        &self,
+        self: &Arc<Self>,
         spawn: Spawn,
         stdio: [BorrowedFd<'_>; 3],
         others: &[BorrowedFd<'_>],
     ) -> Result<SetupProcess, KeeperError> {
-        let mut instances = self.instances.lock();
+        let mut instances = self.lock();
         let mut retry = true;
         loop {
             let current = self.current(&mut instances)?;
@@ -248,7 +299,7 @@ impl Keepers {
     /// How a process ended that has ended. `process` is a handle from before that.
     #[must_use]
     pub fn collect(&self, slot: &KeeperSlot, process: Option<&Process>) -> ProcessEnd {
-        let mut instances = self.instances.lock();
+        let mut instances = self.lock();
         let recorded = instances.get(&slot.keeper).and_then(|instance| instance.state(slot.slot));
         drop(instances);
         match recorded {
@@ -263,7 +314,7 @@ impl Keepers {
 
     /// The end of the process is recorded elsewhere.
     pub fn forget(&self, slot: &KeeperSlot) {
-        let mut instances = self.instances.lock();
+        let mut instances = self.lock();
         if let Some(instance) = instances.get(&slot.keeper) {
             instance.forget(slot.slot);
         }
@@ -272,41 +323,78 @@ impl Keepers {
 
     /// Forgets all processes but those `in_use`, and removes what keepers that have ended have left behind.
     pub fn retain(&self, in_use: &[&KeeperSlot]) {
-        let mut instances = self.instances.lock();
-        let instances = &mut *instances;
+        let mut locked = self.lock();
+        let instances = &mut *locked;
         for instance in instances.older.iter_mut().chain(&mut instances.current) {
             let used = in_use.iter().filter(|it| it.keeper == instance.name()).map(|it| it.slot);
             instance.retain(used.collect());
         }
+        instances.recovered = true;
         instances.remove_unneeded();
     }
 
-    /// What is known of the keepers.
+    /// What is known of the keepers. Does not block.
     #[must_use]
-    pub fn view(&self) -> KeeperView {
-        let instances = self.instances.lock();
-        let current = instances.current.as_ref().filter(|current| current.is_connected());
-        KeeperView {
-            pid: current.and_then(Instance::pid),
-            older: instances.older.iter().filter(|instance| instance.is_connected()).count(),
-            lost: self.lost.load(Ordering::Relaxed),
-        }
+    pub fn view(&self) -> KeepersView {
+        self.view.lock().clone()
     }
 
     /// Disconnects. A keeper without containers ends, and is removed.
     pub fn shutdown(&self) {
-        let mut instances = self.instances.lock();
-        let Instances { current, older } = std::mem::take(&mut *instances);
-        for instance in older.into_iter().chain(current) {
+        let mut instances = self.lock();
+        instances.shut_down = true;
+        let Instances { current, older, .. } = &mut *instances;
+        for instance in older.drain(..).chain(current.take()) {
             instance.disconnect();
         }
     }
 }
 
+/// The instances, locked. The view is updated when they are unlocked.
+struct Locked<'k> {
+    instances: MutexGuard<'k, Instances>,
+    view: &'k Mutex<KeepersView>,
+}
+
+impl Deref for Locked<'_> {
+    type Target = Instances;
+
+    fn deref(&self) -> &Instances {
+        &self.instances
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut Instances {
+        &mut self.instances
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        *self.view.lock() = self.instances.view();
+    }
+}
+
 impl Instances {
-    /// Removes what keepers that have ended have left behind, if nothing of it is needed.
+    /// Sets the keeper of new containers aside if it was killed or does not answer. Returns whether it was.
+    fn set_lost_aside(&mut self) -> bool {
+        let Some(lost) = self.current.take_if(|current| !current.is_running()) else { return false };
+        self.lost += 1;
+        tracing::error!(
+            keeper = lost.name(),
+            "the keeper was killed or does not answer; its containers run on, but exit statuses may be unknown"
+        );
+        self.older.push(lost.set_aside());
+        true
+    }
+
+    /// Disconnects from older keepers without containers, and removes what those have left behind that have ended.
     fn remove_unneeded(&mut self) {
-        self.older.retain(|instance| {
+        if !self.recovered {
+            return;
+        }
+        self.older.retain_mut(|instance| {
             let needed = instance.is_needed();
             if !needed {
                 instance.remove();
@@ -317,5 +405,13 @@ impl Instances {
 
     fn get(&mut self, name: &str) -> Option<&mut Instance> {
         self.older.iter_mut().chain(&mut self.current).find(|instance| instance.name() == name)
+    }
+
+    fn view(&self) -> KeepersView {
+        KeepersView {
+            pid: self.current.as_ref().filter(|current| current.is_connected()).and_then(Instance::pid),
+            older: self.older.iter().filter(|instance| instance.is_connected()).count() as u64,
+            lost: self.lost,
+        }
     }
 }

@@ -5,8 +5,8 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use cofferdam_init::plan::Plan;
@@ -20,9 +20,10 @@ use super::{
     CgroupSetupError, CreateError, DestroyError, Enter, Launcher, Linux, PendingInit, Posix, SpawnRequest,
     StartError, Stdio,
 };
-use crate::keeper::{KeeperCgroups, KeeperSlot, Keepers, ProcessEnd};
+use crate::keeper::{KeeperCgroups, KeeperError, KeeperSlot, Keepers, ProcessEnd};
 use cofferdam_plugin_model::ContainerId;
 use tempfile::TempDir;
+use tokio::runtime::Runtime;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -115,9 +116,14 @@ fn launchers() -> Vec<TestLauncher> {
     all
 }
 
+fn open_keepers(runtime_dir: &Path, cgroups: KeeperCgroups) -> Result<Arc<Keepers>, KeeperError> {
+    static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
+    Keepers::open(runtime_dir, cgroups, true, TIMEOUT, RUNTIME.handle().clone())
+}
+
 fn posix_launcher() -> TestLauncher {
     let runtime_dir = tempfile::tempdir().unwrap();
-    let keepers = Arc::new(Keepers::open(runtime_dir.path(), KeeperCgroups::default(), true).unwrap());
+    let keepers = open_keepers(runtime_dir.path(), KeeperCgroups::default()).unwrap();
     TestLauncher::new(Posix::new(keepers, TIMEOUT), Cgroups::default(), runtime_dir)
 }
 
@@ -137,7 +143,7 @@ fn linux_launchers() -> Vec<TestLauncher> {
         let instance = format!("unit-{}-{number}", std::process::id());
         let root = Path::new("cofferdam-test");
         let runtime_dir = tempfile::tempdir().unwrap();
-        let keepers = |cgroups| Keepers::open(runtime_dir.path(), cgroups, true).map(Arc::new);
+        let keepers = |cgroups| open_keepers(runtime_dir.path(), cgroups);
         match Linux::new(cgroups.clone(), root, &instance, keepers, TIMEOUT) {
             Ok(launcher) => found.push(TestLauncher::new(launcher, cgroups, runtime_dir)),
             Err(error) => eprintln!("\n*** SKIPPED for one cgroup hierarchy: {error} ***\n"),

@@ -175,3 +175,14 @@ impl UsageView {
         self.statistics.get(name)?.as_f64()
     }
 }
+
+/// What is known of the keepers, the processes that create those of containers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeepersView {
+    /// Pid of the keeper of new containers. `None` if it was killed; the next launch starts another one.
+    pub pid: Option<i32>,
+    /// Number of keepers that serve only containers of earlier agents.
+    pub older: u64,
+    /// How many keepers were killed, or did not answer, since the agent started.
+    pub lost: u64,
+}

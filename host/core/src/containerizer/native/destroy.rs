@@ -235,7 +235,7 @@ fn run_steps(
         reason: cause.reason,
         message: cause.message.or_else(|| {
             (end == Some(ProcessEnd::Unknown))
-                .then(|| "its exit status is unknown, as its keeper was killed".to_owned())
+                .then(|| "its exit status is unknown, as its keeper was killed or did not answer".to_owned())
         }),
         limited: cause.limited,
         at_unix_ms: now_unix_ms(),
@@ -298,7 +298,7 @@ fn process_end(shared: &Shared, handle: &Handle) -> Option<ProcessEnd> {
     if end == ProcessEnd::Unknown {
         tracing::error!(
             container = %handle.id(),
-            "the exit status of its command is unknown: keeper `{}` was killed before it could record it",
+            "the exit status of its command is unknown: keeper `{}` was killed before it could record it, or does not answer",
             slot.keeper
         );
     }

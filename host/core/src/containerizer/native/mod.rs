@@ -46,7 +46,7 @@ use crate::fatal::FatalErrors;
 use crate::fetcher::Fetcher;
 use crate::launcher::Launcher;
 use crate::ledger::{Entry, Ledger, LedgerError, Lock, nested_directory};
-use crate::model::view::{Inspection, ParticipantView, StatusView, Summary, UsageView};
+use crate::model::view::{Inspection, KeepersView, ParticipantView, StatusView, Summary, UsageView};
 use crate::model::{
     Cause, ContainerId, Phase, Reason, Record, Request, Resources, Termination, check_resources, now_unix_ms,
 };
@@ -309,6 +309,10 @@ impl Containerizer for Native {
                 .collect(),
             request: record.request.clone(),
         })
+    }
+
+    fn keepers(&self) -> KeepersView {
+        self.0.launcher.keepers().view()
     }
 
     async fn shutdown(&self) {

@@ -3,7 +3,6 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use cofferdam_linux::process::Process;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -15,7 +14,7 @@ use crate::blocking::BlockingPool;
 use crate::chain::Watch;
 use crate::containerizer::LaunchOutcome;
 use crate::model::{Cause, Reason, Request};
-use crate::readiness::readable;
+use crate::readiness::{exited, readable};
 
 /// Launches a container, supervises it while it runs, and destroys it.
 pub(super) async fn run(
@@ -145,23 +144,5 @@ impl Drop for RegisteredWatch {
     fn drop(&mut self) {
         let descriptor = self.descriptor.take();
         self.pool.spawn(move || drop(descriptor));
-    }
-}
-
-/// Waits until a process has exited.
-async fn exited(process: &Process) {
-    let pidfd = process.as_fd().try_clone_to_owned().and_then(readable);
-    match pidfd {
-        // Readable once the process has exited, and from then on.
-        Ok(pidfd) => drop(pidfd.readable().await),
-        Err(error) => {
-            tracing::error!(
-                pid = process.pid(),
-                "cannot poll a pidfd, checking periodically instead: {error}"
-            );
-            while !process.has_ended().unwrap_or(true) {
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-            }
-        }
     }
 }
