@@ -43,6 +43,7 @@ impl Collector for Snapshot {
         for (phase, number) in Phase::ALL.into_iter().zip(self.containers) {
             ConstGauge::new(count(number)).encode(containers.encode_family(&[("phase", phase.name())])?)?;
         }
+        self.encode_keepers(&mut encoder)?;
         self.encode_calls(&mut encoder)
     }
 }
@@ -69,6 +70,25 @@ impl Snapshot {
                 MetricType::Histogram,
             )?
             .encode_histogram::<NoLabelSet>(seconds(launches.micros), launches.started, &buckets, None)
+    }
+
+    fn encode_keepers(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let keepers = &self.keepers;
+        let mut running = encoder.encode_descriptor(
+            "keepers",
+            "Number of running keepers: that of new containers, and older ones that only serve earlier containers",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (age, number) in [("current", u64::from(keepers.pid.is_some())), ("older", keepers.older)] {
+            ConstGauge::new(count(number)).encode(running.encode_family(&[("age", age)])?)?;
+        }
+        ConstCounter::new(keepers.lost).encode(encoder.encode_descriptor(
+            "keepers_lost",
+            "Keepers that were killed or did not answer",
+            None,
+            MetricType::Counter,
+        )?)
     }
 
     fn encode_calls(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
@@ -110,6 +130,9 @@ mod tests {
             "cofferdam_launch_seconds_bucket{le=\"0.002\"} 3",
             "cofferdam_launch_seconds_bucket{le=\"+Inf\"} 3",
             "cofferdam_containers{phase=\"RUNNING\"} 2.0",
+            "cofferdam_keepers{age=\"current\"} 1.0",
+            "cofferdam_keepers{age=\"older\"} 2.0",
+            "cofferdam_keepers_lost_total 3",
             "cofferdam_plugin_timeouts_total{plugin=\"cgroups/mem\",method=\"prepare\"} 1.0",
             "cofferdam_plugin_call_seconds_total{plugin=\"cgroups/mem\",method=\"prepare\"} 0.0015",
             "# EOF",

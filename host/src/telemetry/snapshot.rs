@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use cofferdam_core::agent::Agent;
 use cofferdam_core::model::Phase;
-use cofferdam_core::model::view::PluginView;
+use cofferdam_core::model::view::{KeepersView, PluginView};
 use cofferdam_core::stats::LaunchStats;
 
 /// A snapshot of everything that the agent counts.
@@ -15,6 +15,8 @@ pub struct Snapshot {
     pub launches: LaunchStats,
     /// Number of containers in each phase of [`Phase::ALL`].
     pub containers: [u64; Phase::ALL.len()],
+    /// The keepers.
+    pub keepers: KeepersView,
     /// The plugins with their call counters.
     pub plugins: Vec<PluginView>,
     /// Time since the start.
@@ -32,6 +34,7 @@ impl Snapshot {
         Self {
             launches: agent.launch_stats(),
             containers,
+            keepers: agent.keepers(),
             plugins: agent.plugins(),
             uptime: started.elapsed().unwrap_or_default(),
         }
@@ -51,6 +54,9 @@ impl Snapshot {
         for (phase, containers) in Phase::ALL.into_iter().zip(self.containers) {
             add(format!("cofferdam_containers/{phase}"), count(containers));
         }
+        add("cofferdam_keepers/current".into(), count(self.keepers.pid.is_some().into()));
+        add("cofferdam_keepers/older".into(), count(self.keepers.older));
+        add("cofferdam_keepers_lost_total".into(), count(self.keepers.lost));
         for plugin in &self.plugins {
             let name = &plugin.name;
             for (method, calls) in &plugin.calls {
@@ -105,7 +111,9 @@ pub(super) mod tests {
             interrupted_calls: Vec::new(),
             calls: [("prepare".to_owned(), calls)].into(),
         };
-        Snapshot { launches, containers, plugins: vec![plugin], uptime: Duration::from_millis(1500) }
+        let keepers = KeepersView { pid: Some(7), older: 2, lost: 3 };
+        let uptime = Duration::from_millis(1500);
+        Snapshot { launches, containers, keepers, plugins: vec![plugin], uptime }
     }
 
     #[test]
@@ -117,6 +125,9 @@ pub(super) mod tests {
             ("cofferdam_launch_seconds_sum", 2.5),
             ("cofferdam_containers/RUNNING", 2.0),
             ("cofferdam_containers/ENDED", 0.0),
+            ("cofferdam_keepers/current", 1.0),
+            ("cofferdam_keepers/older", 2.0),
+            ("cofferdam_keepers_lost_total", 3.0),
             ("cofferdam_plugin_calls_total/cgroups/mem/prepare", 7.0),
             ("cofferdam_plugin_call_seconds_total/cgroups/mem/prepare", 0.0015),
         ] {

@@ -10,12 +10,13 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use cofferdam_core::model::view::KeepersView;
 use cofferdam_plugin_model::units;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Deserialize;
 
 use super::error::ApiError;
-use super::types::Call;
+use super::types::{Call, Health, Keepers};
 use super::{calls, encode, get as endpoints, reply};
 use crate::api::context::ApiContext;
 use crate::telemetry;
@@ -30,7 +31,7 @@ pub(in crate::api) fn router(context: Arc<ApiContext>) -> Router {
         .route("/api/v1", post(call))
         .route("/containers", get(containers))
         .route("/state", get(state))
-        .route("/health", get(|| async { StatusCode::OK }))
+        .route("/health", get(health))
         .route("/version", get(|| async { reply::json(&encode::version()) }))
         .route("/flags", get(flags))
         .route("/monitor/statistics", get(statistics))
@@ -125,6 +126,12 @@ async fn containers(
     Query(query): Query<ContainersQuery>,
 ) -> Result<Response, ApiError> {
     Ok(reply::json(&endpoints::containers(&context, query.container_id.as_deref()).await?))
+}
+
+/// Without a keeper the agent is healthy too: the next launch starts one.
+async fn health(State(context): Context) -> Response {
+    let KeepersView { pid, older, lost } = context.agent.keepers();
+    reply::json(&Health { healthy: true, keepers: Some(Keepers { pid, older, lost }) })
 }
 
 async fn state(State(context): Context) -> Response {

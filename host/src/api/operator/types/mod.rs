@@ -56,7 +56,7 @@ pub use resource::{
     DiskInfo, DiskPersistence, Marker, Range, Ranges, Resource, ResourceKind, Scalar, Set, Text,
 };
 pub use response::{
-    Container, Containers, ExecutorList, FileData, FileList, Flag, Flags, FrameworkList, Health,
+    Container, Containers, ExecutorList, FileData, FileList, Flag, Flags, FrameworkList, Health, Keepers,
     LaunchedContainer, Metric, Metrics, Plugins, Response, RunningContainer, State, TaskList, Version,
     VersionInfo,
 };

@@ -170,6 +170,20 @@ message! {
     pub struct Health {
         /// True whenever the agent can answer.
         required healthy: bool,
+        /// The keepers. Extension, only in the body of `GET /health`.
+        optional keepers: Keepers,
+    }
+}
+
+message! {
+    /// The processes that create those of containers. Extension.
+    pub struct Keepers {
+        /// Pid of the keeper of new containers; missing if it was killed and has not been replaced yet.
+        optional pid: i32,
+        /// Number of keepers that serve only containers of earlier agents.
+        required older: u64,
+        /// How many keepers were killed, or did not answer, since the agent started.
+        required lost: u64,
     }
 }
 
