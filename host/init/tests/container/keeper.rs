@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,6 +12,8 @@ use cofferdam_init::plan::flag;
 use cofferdam_init::protocol::{MAX_SLOTS, Slot, Spawn, State};
 use cofferdam_linux::namespace::Namespaces;
 use cofferdam_linux::process::{Process, Stat};
+use rustix::process::Uid;
+use rustix::thread::set_thread_res_uid;
 
 use crate::harness::{Answer, Container, Keeper, TIMEOUT, own, pipe, privileged, script_on_host};
 
@@ -175,6 +178,60 @@ fn everything_ends_with_the_agent_if_requested() {
     }
 }
 
+/// The mode of its directory keeps other users out; the keeper does not depend on that.
+#[test]
+fn another_user_is_refused() {
+    if !privileged() {
+        return;
+    }
+    let keeper = Arc::new(Keeper::start_with(false));
+    let (_, writer) = pipe();
+    let mut container = Container::spawn_with(Arc::clone(&keeper), Namespaces::EMPTY, File::from(writer));
+    assert_eq!(container.release(&script_on_host("exec sleep 1000", 0)), Answer::Runs);
+    let socket = keeper.directory.path().join("socket");
+    for (path, mode) in [(keeper.directory.path(), 0o755), (&socket, 0o777)] {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    keeper.disconnect();
+    let refused = std::thread::scope(|scope| {
+        let as_another_user = || {
+            let user = Uid::from_raw(1234);
+            // Of this thread alone.
+            set_thread_res_uid(user, user, user).unwrap();
+            keeper.connect().hello(true)
+        };
+        scope.spawn(as_another_user).join().unwrap()
+    });
+    assert!(matches!(refused, Err(RequestError::Connection(_))), "{refused:?}");
+    assert!(!container.process.has_ended().unwrap());
+    assert_eq!(keeper.connect().hello(false).unwrap(), keeper.process.pid());
+}
+
+#[test]
+fn garbage_without_an_agent_changes_nothing() {
+    let keeper = Arc::new(Keeper::start_with(false));
+    let (_, writer) = pipe();
+    let mut container = Container::spawn_with(Arc::clone(&keeper), Namespaces::EMPTY, File::from(writer));
+    assert_eq!(container.release(&script_on_host("exec sleep 1000", 0)), Answer::Runs);
+    // It is accepted when the agent has gone.
+    let early = keeper.connect();
+    keeper.disconnect();
+    drop(early.raw(&[0xff; 48], &[]));
+    drop(early);
+    for message in [&[1; 47][..], &[1; 49], &[0; 4096], &[]] {
+        // The answer does not matter, and an empty message has none.
+        drop(keeper.connect().raw(message, &[]));
+    }
+    for _ in 0..50 {
+        // Closed before it is accepted.
+        drop(keeper.connect());
+    }
+    let agent = keeper.connect();
+    assert_eq!(agent.hello(false).unwrap(), keeper.process.pid());
+    assert_eq!(agent.collect(container.slot).unwrap(), (State::Running, 0));
+    assert_eq!(agent.count().unwrap(), 1);
+}
+
 /// A setup process is stopped: the others are not delayed.
 #[test]
 fn a_stopped_setup_process_delays_nobody() {
@@ -198,6 +255,8 @@ fn a_stopped_setup_process_delays_nobody() {
     assert!(matches!(at_once, Outcome::TimedOut), "{at_once:?}");
     stopped.process.kill().unwrap();
     assert!(matches!(stopped.control.outcome(Instant::now() + TIMEOUT).unwrap(), Outcome::Ended));
+    // The connection ends a moment before the process.
+    stopped.process.wait(None).unwrap();
     assert_eq!(keeper.connection.collect(stopped.slot).unwrap(), (State::NotStarted, 0));
 }
 
