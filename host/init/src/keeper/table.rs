@@ -113,7 +113,12 @@ impl Table {
     pub(super) fn update(&mut self, slot: Slot, container: Container) {
         let index = slot.index as usize;
         let before = self.get(index);
-        if before.state != container.state {
+        if container.forgotten {
+            // Nothing is on record from then on, even if its processes have not been reaped yet.
+            if !before.forgotten {
+                self.write(index, &Container { generation: slot.generation, ..Container::default() });
+            }
+        } else if before.state != container.state {
             self.write(index, &container);
         }
         match (before.has_processes(), container.has_processes()) {

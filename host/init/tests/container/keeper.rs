@@ -126,6 +126,29 @@ fn a_slot_is_used_again_with_another_generation() {
 }
 
 #[test]
+fn a_forgotten_container_is_on_record_no_more_and_its_slot_is_used_until_it_ends() {
+    let keeper = Arc::new(Keeper::start());
+    let spawn = || {
+        let (_, writer) = pipe();
+        let keeper = Arc::clone(&keeper);
+        let mut container = Container::spawn_with(keeper, Namespaces::EMPTY, File::from(writer));
+        assert_eq!(container.release(&script_on_host("exec sleep 1000", 0)), Answer::Runs);
+        container
+    };
+    let forgotten = spawn();
+    keeper.connection.forget(forgotten.slot).unwrap();
+    assert_eq!(keeper.statuses.all().unwrap(), []);
+    let other = spawn();
+    assert_ne!(other.slot.index, forgotten.slot.index);
+    assert_eq!(keeper.connection.count().unwrap(), 2);
+    forgotten.process.kill().unwrap();
+    forgotten.process.wait(None).unwrap();
+    assert_eq!(refusal(keeper.connection.collect(forgotten.slot).unwrap_err()), 3);
+    let recorded = keeper.statuses.all().unwrap();
+    assert_eq!(recorded.iter().map(|(slot, _)| *slot).collect::<Vec<_>>(), [other.slot]);
+}
+
+#[test]
 fn statuses_are_kept_for_the_next_agent() {
     let mut keeper = Keeper::start_with(false);
     let (reader, writer) = pipe();
