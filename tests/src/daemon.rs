@@ -24,6 +24,9 @@ use crate::world::World;
 /// How long anything may take before the test fails.
 pub const TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Name of the process of a keeper.
+const KEEPER: &str = "cofferdam-keep";
+
 /// An agent in its own process. On drop it is killed, and its containers are not.
 #[derive(Debug)]
 pub struct Daemon {
@@ -143,8 +146,30 @@ impl Daemon {
     /// If they cannot be listed.
     pub fn children(&self) -> Vec<i32> {
         let mut children = children_of(self.pid()).expect("children");
-        children.retain(|pid| Stat::read(*pid).is_ok_and(|stat| stat.name != "cofferdam-keep"));
+        children.retain(|pid| Stat::read(*pid).is_ok_and(|stat| stat.name != KEEPER));
         children
+    }
+
+    /// The keeper that it has started.
+    ///
+    /// # Panics
+    /// If there is not exactly one.
+    pub fn keeper(&self) -> Process {
+        match <[Process; 1]>::try_from(keepers(self.pid())) {
+            Ok([keeper]) => keeper,
+            Err(keepers) => panic!("not one keeper: {keepers:?}\n{}", self.log()),
+        }
+    }
+
+    /// The body of `GET /health`.
+    ///
+    /// # Panics
+    /// If the call fails.
+    pub fn health(&self) -> wire::Health {
+        let request = "GET /health HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n";
+        let (status, body) = exchange(&self.socket, request.as_bytes()).expect("a response");
+        assert_eq!(status, 200);
+        serde_json::from_slice(&body).expect("a valid body")
     }
 
     /// Its open descriptors, except for the sockets of its API, which depend on the clients, and for the links to the
@@ -300,7 +325,7 @@ impl Daemon {
 
     fn send(&self, call: &Call) -> Result<Vec<u8>, CallError> {
         let body = serde_json::to_vec(call).expect("a call can be encoded");
-        let (status, body) = exchange(&self.socket, &body).map_err(CallError::Disconnected)?;
+        let (status, body) = post(&self.socket, &body).map_err(CallError::Disconnected)?;
         if (200..300).contains(&status) {
             return Ok(body);
         }
@@ -321,16 +346,28 @@ fn wire_id(id: &ContainerId) -> wire::ContainerId {
     wire::ContainerId { value: id.value().to_owned(), parent }
 }
 
-/// Sends one request on a new connection. Returns the status and the body of the response.
-fn exchange(socket: &Path, body: &[u8]) -> io::Result<(u16, Vec<u8>)> {
-    let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(TIMEOUT))?;
+/// The keepers that an agent has started and that have not ended.
+pub(crate) fn keepers(agent: i32) -> Vec<Process> {
+    let mut children = children_of(agent).unwrap_or_default();
+    children.retain(|pid| Stat::read(*pid).is_ok_and(|stat| stat.name == KEEPER && stat.state != 'Z'));
+    children.into_iter().filter_map(|pid| Process::open_any(pid).ok()).collect()
+}
+
+/// Makes a call on a new connection. Returns the status and the body of the response.
+fn post(socket: &Path, body: &[u8]) -> io::Result<(u16, Vec<u8>)> {
     let head = format!(
         "POST /api/v1 HTTP/1.1\r\nHost: agent\r\nConnection: close\r\nAccept: application/json\r\n\
          Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
         body.len()
     );
-    stream.write_all(&[head.as_bytes(), body].concat())?;
+    exchange(socket, &[head.as_bytes(), body].concat())
+}
+
+/// Sends one request on a new connection. Returns the status and the body of the response.
+fn exchange(socket: &Path, request: &[u8]) -> io::Result<(u16, Vec<u8>)> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.write_all(request)?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
     let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n");

@@ -13,27 +13,42 @@ use rustix::fs::inotify;
 /// # Panics
 /// If it does not within `timeout`.
 pub fn content(path: &Path, timeout: Duration, enough: impl Fn(&str) -> bool) -> String {
-    let changed = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
-        .expect("a watch on files");
-    let interesting =
-        inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
-    inotify::add_watch(&changed, path.parent().expect("a parent"), interesting)
-        .expect("an existing directory");
-    let deadline = Instant::now() + timeout;
-    loop {
-        // Read after the watch was added and after each event, so that no change is missed.
-        let content = match fs::read_to_string(path) {
+    let mut content = String::new();
+    let satisfied = until(path.parent().expect("a parent"), timeout, || {
+        content = match fs::read_to_string(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             content => content.expect("a text"),
         };
-        if enough(&content) {
-            return content;
-        }
+        enough(&content)
+    });
+    assert!(satisfied, "`{}` does not have the expected content:\n{content}", path.display());
+    content
+}
+
+/// Waits until `satisfied` is true, which is evaluated at first and after each change in a directory. Returns whether
+/// it is within `timeout`.
+///
+/// # Panics
+/// If the directory does not exist.
+pub fn until(directory: &Path, timeout: Duration, mut satisfied: impl FnMut() -> bool) -> bool {
+    let changed = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
+        .expect("a watch on files");
+    let interesting = inotify::WatchFlags::MODIFY
+        | inotify::WatchFlags::CREATE
+        | inotify::WatchFlags::DELETE
+        | inotify::WatchFlags::MOVED_TO;
+    inotify::add_watch(&changed, directory, interesting).expect("an existing directory");
+    let deadline = Instant::now() + timeout;
+    // Evaluated after the watch was added and after each event, so that no change is missed.
+    while !satisfied() {
         let left = deadline.saturating_duration_since(Instant::now());
-        assert!(!left.is_zero(), "`{}` does not have the expected content:\n{content}", path.display());
+        if left.is_zero() {
+            return false;
+        }
         let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
         poll(&mut [PollFd::new(&changed, PollFlags::IN)], Some(&left)).expect("a watch can be waited for");
         // The events themselves are not needed.
         while rustix::io::read(&changed, &mut [0; 4096]).is_ok() {}
     }
+    true
 }

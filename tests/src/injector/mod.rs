@@ -1,4 +1,4 @@
-//! Makes an agent fail, or kills it, at a chosen one of its effects.
+//! Makes an agent fail, kills it, or kills or stops its keeper, at a chosen one of its effects.
 //!
 //! ```text
 //! agent, its children, init                       the injector's thread
@@ -23,8 +23,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use cofferdam_linux::process::Process;
+use nix::sys::signal::Signal;
 use rustix::event::{PollFd, PollFlags, poll};
 
+use crate::daemon::keepers;
 pub use effect::{Actor, Effect};
 
 /// What happens at the chosen step.
@@ -34,6 +36,10 @@ pub enum Fault {
     Fail,
     /// The agent is killed before the call is made.
     Kill,
+    /// The keeper is killed before the call is made.
+    KillKeeper,
+    /// The keeper is stopped before the call is made.
+    StopKeeper,
     /// The call is not made before [`Injector::release`].
     Hold,
 }
@@ -193,10 +199,26 @@ fn decide(call: &kernel::PendingCall, state: &mut State) -> Verdict {
             // The agent must not make its last call; calls of other processes continue.
             if by_agent { Verdict::Fail(errno) } else { Verdict::Continue }
         }
+        Fault::KillKeeper => {
+            signal_keeper(agent, Signal::SIGKILL);
+            // As above.
+            if effect.by == Actor::Keeper { Verdict::Fail(errno) } else { Verdict::Continue }
+        }
+        Fault::StopKeeper => {
+            signal_keeper(agent, Signal::SIGSTOP);
+            Verdict::Continue
+        }
         Fault::Hold => {
             held.push(call.id);
             Verdict::Hold
         }
+    }
+}
+
+/// Sends a signal to the keeper that an agent has started, if it is running.
+fn signal_keeper(agent: &Process, signal: Signal) {
+    for keeper in keepers(agent.pid()) {
+        keeper.signal(signal as i32).expect("a child of the agent can be signalled");
     }
 }
 
