@@ -6,7 +6,9 @@
 #![expect(clippy::unwrap_used, reason = "a panic shows where a test failed")]
 
 mod crashes;
+mod embedded;
 mod faults;
+mod keeper;
 mod nested;
 mod phases;
 mod restarts;

@@ -21,12 +21,12 @@ use nix::sys::signal::Signal;
 use super::{COUNTING, MAX_STEPS, assert_keeps_counting, assert_nothing_left, id, request, state};
 
 /// A container's standard output.
-fn stdout(daemon: &Daemon, id: &ContainerId) -> PathBuf {
+pub(super) fn stdout(daemon: &Daemon, id: &ContainerId) -> PathBuf {
     PathBuf::from(daemon.inspect(id).unwrap().stdout.unwrap())
 }
 
 /// Destroys a container and removes it.
-fn end(daemon: &Daemon, id: &ContainerId) {
+pub(super) fn end(daemon: &Daemon, id: &ContainerId) {
     daemon.destroy(id).unwrap();
     daemon.remove(id).unwrap();
 }
@@ -76,7 +76,7 @@ fn containers_are_not_affected_when_their_agent_is_killed_or_stops() {
 }
 
 /// Changes the record of a container while no agent is running.
-fn rewrite(world: &World, id: &ContainerId, change: impl FnOnce(&mut Record)) {
+pub(super) fn rewrite(world: &World, id: &ContainerId, change: impl FnOnce(&mut Record)) {
     let ledger = Ledger::open(&world.config.runtime_dir).unwrap();
     let entries = ledger.entries().unwrap();
     let mut record = entries.into_iter().find(|entry| entry.id == *id).unwrap().record.unwrap();
