@@ -126,6 +126,7 @@ impl World {
                 LauncherKind::Posix => "posix",
             },
             "cgroup_root": config.cgroup_root,
+            "launch_timeout": format!("{}ms", config.launch_timeout.as_millis()),
             "destroy_timeout": format!("{}ms", config.destroy_timeout.as_millis()),
             "log": "info",
             "isolator": config.isolators.iter().map(plugin).collect::<Vec<_>>(),

@@ -25,7 +25,7 @@ use crate::containerizer::{
 use crate::fatal::FatalErrors;
 use crate::fetcher::Fetcher;
 use crate::keeper::{KeeperCgroups, KeeperError, Keepers};
-use crate::launcher::{Launcher, Linux, Posix, SetUpError};
+use crate::launcher::{Launcher, Linux, Posix, SetUpError, Timeouts};
 use crate::ledger::{Ledger, LedgerError, Lock};
 use crate::model::view::{
     Inspection, InterruptedCall, KeepersView, PluginView, StatusView, Summary, UsageView,
@@ -400,16 +400,16 @@ fn launcher(
     cgroups: Cgroups,
     runtime: Handle,
 ) -> Result<Box<dyn Launcher>, StartError> {
-    let timeout = config.destroy_timeout;
+    let timeouts = Timeouts { launch: config.launch_timeout, destroy: config.destroy_timeout };
     let keepers = |cgroups| {
         let kill = config.kill_containers_with_agent;
         Keepers::open(ledger.runtime_dir(), cgroups, kill, config.keeper_timeout, runtime)
     };
     Ok(match config.launcher {
-        LauncherKind::Posix => Box::new(Posix::new(keepers(KeeperCgroups::default())?, timeout)),
+        LauncherKind::Posix => Box::new(Posix::new(keepers(KeeperCgroups::default())?, timeouts)),
         LauncherKind::Linux => {
             let instance = instance_of(ledger.runtime_dir());
-            Box::new(Linux::new(cgroups, &config.cgroup_root, &instance, keepers, timeout)?)
+            Box::new(Linux::new(cgroups, &config.cgroup_root, &instance, keepers, timeouts)?)
         }
     })
 }

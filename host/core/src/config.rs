@@ -33,6 +33,9 @@ pub struct AgentConfig {
     pub isolators: Vec<PluginConfig>,
     /// The container logger; without one, output goes to `/dev/null`.
     pub logger: Option<PluginConfig>,
+    /// How long the setup of a container may take before its processes are killed and the launch fails. Fetching, calls
+    /// of plugins, and hooks have timeouts of their own.
+    pub launch_timeout: Duration,
     /// How long the processes of a container may take to exit after SIGKILL before the destroy is reported as
     /// stuck.
     pub destroy_timeout: Duration,
@@ -62,6 +65,7 @@ impl AgentConfig {
             cgroup_root: "cofferdam".into(),
             isolators: Vec::new(),
             logger: None,
+            launch_timeout: Duration::from_secs(60),
             destroy_timeout: Duration::from_secs(60),
             fetcher: None,
             scratch_memory: None,

@@ -302,6 +302,7 @@ mod tests {
                 cgroup_root: "cofferdam-test".into(),
                 isolators: Vec::new(),
                 logger: None,
+                launch_timeout: Duration::from_secs(60),
                 destroy_timeout: Duration::from_secs(60),
                 fetcher: None,
                 container_nofile: None,

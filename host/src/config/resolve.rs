@@ -128,6 +128,11 @@ impl Resolver<'_> {
                 logger,
                 fetcher: None,
                 container_nofile: None,
+                launch_timeout: self.duration(
+                    "launch_timeout",
+                    &raw.launch_timeout,
+                    &defaults.launch_timeout,
+                ),
                 destroy_timeout: self.duration(
                     "destroy_timeout",
                     &raw.destroy_timeout,

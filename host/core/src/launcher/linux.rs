@@ -25,7 +25,7 @@ use cofferdam_linux::process::{Process, ProcessError};
 use cofferdam_plugin_model::ContainerId;
 
 use super::{
-    CgroupSetupError, CreateError, DestroyError, Launcher, PendingInit, RecoverError, SpawnRequest,
+    CgroupSetupError, CreateError, DestroyError, Launcher, PendingInit, RecoverError, SpawnRequest, Timeouts,
     check_count,
 };
 use crate::keeper::{KeeperCgroups, KeeperError, Keepers};
@@ -48,7 +48,7 @@ pub struct Linux {
     /// `relative` in the hierarchy that tracks containers.
     tracking: Cgroup,
     keepers: Arc<Keepers>,
-    timeout: Duration,
+    timeouts: Timeouts,
 }
 
 /// Descriptors of the cgroups to create a process in: a v2 directory, and `tasks` files of v1 directories.
@@ -83,14 +83,13 @@ impl Linux {
     /// Creates the launcher of the agent `instance`.
     ///
     /// `root` is a path relative to the mount points, below which all agents have their cgroups. `keepers` opens the
-    /// keepers, which are in a cgroup beside those of the containers. `timeout` is how long `destroy` waits for killed
-    /// processes to end.
+    /// keepers, which are in a cgroup beside those of the containers.
     pub fn new(
         cgroups: Cgroups,
         root: &Path,
         instance: &str,
         keepers: impl FnOnce(KeeperCgroups) -> Result<Arc<Keepers>, KeeperError>,
-        timeout: Duration,
+        timeouts: Timeouts,
     ) -> Result<Self, SetUpError> {
         if instance.is_empty() || instance.starts_with('.') || instance.contains(['/', '\0']) {
             return Err(SetUpError::Instance { instance: instance.to_owned() });
@@ -109,7 +108,7 @@ impl Linux {
             Version::V1 => KeeperCgroups { v2: None, v1: vec![keeper.tasks().map_err(SetUpError::Cgroup)?] },
         };
         let keepers = keepers(of_keepers)?;
-        Ok(Self { cgroups, relative, tracking, keepers, timeout })
+        Ok(Self { cgroups, relative, tracking, keepers, timeouts })
     }
 
     fn tracking(&self, id: &ContainerId) -> Cgroup {
@@ -121,7 +120,7 @@ impl Linux {
     fn evacuate(&self, parent: &Cgroup, id: &ContainerId) -> Result<(), CgroupSetupError> {
         let failed = |source| CgroupSetupError::Cgroup { id: id.clone(), source };
         let leaf = parent.child(LEAF);
-        let deadline = Instant::now() + self.timeout;
+        let deadline = Instant::now() + self.timeouts.destroy;
         loop {
             let procs = parent.procs().map_err(failed)?;
             if procs.is_empty() {
@@ -238,7 +237,7 @@ impl Launcher for Linux {
         };
         let spawned = self.keepers.spawn(spawn, request.stdio.in_order(), &passed);
         let spawned = spawned.map_err(|source| CreateError::Spawn { id: id(), source })?;
-        Ok(PendingInit::new(spawned, request.clone))
+        Ok(PendingInit::new(spawned, request.clone, self.timeouts.launch))
     }
 
     fn pids(&self, id: &ContainerId, _: Option<&Process>) -> Result<Vec<i32>, DestroyError> {
@@ -271,13 +270,14 @@ impl Launcher for Linux {
                 self.wait(id, first, EXIT_GRACE)?;
             }
         }
-        own.kill_all(self.timeout).map_err(|source| DestroyError::Kill { id: id.clone(), source })?;
+        own.kill_all(self.timeouts.destroy)
+            .map_err(|source| DestroyError::Kill { id: id.clone(), source })?;
         let Some(first) = first else { return Ok(()) };
         if own.exists() {
             // The cgroup is empty, so the process does not run any more. Process 1 of a pid namespace may not have
             // ended yet: the kernel waits until the first processes of nested containers are reaped.
             self.wait(id, first, EXIT_GRACE)?;
-        } else if !self.wait(id, first, self.timeout)? {
+        } else if !self.wait(id, first, self.timeouts.destroy)? {
             return Err(DestroyError::Stuck { id: id.clone(), pids: vec![first.pid()] });
         }
         Ok(())
@@ -285,7 +285,7 @@ impl Launcher for Linux {
 
     fn cleanup(&self, id: &ContainerId) -> Result<(), DestroyError> {
         let failed = |source| DestroyError::Cgroup { id: id.clone(), source };
-        self.tracking(id).remove(self.timeout).map_err(failed)
+        self.tracking(id).remove(self.timeouts.destroy).map_err(failed)
     }
 
     fn recover(&self) -> Result<Vec<ContainerId>, RecoverError> {

@@ -15,6 +15,7 @@ mod posix;
 
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use cofferdam_init::client::MAX_DESCRIPTORS;
 use cofferdam_linux::cgroup::{CgroupError, KillError};
@@ -27,6 +28,15 @@ use crate::keeper::{KeeperError, Keepers};
 pub use linux::{Linux, SetUpError};
 pub use pending_init::{PendingInit, StartError};
 pub use posix::Posix;
+
+/// How long a launcher waits for processes.
+#[derive(Debug, Clone, Copy)]
+pub struct Timeouts {
+    /// For the setup of a container.
+    pub launch: Duration,
+    /// For killed processes to end.
+    pub destroy: Duration,
+}
 
 /// Creates and ends the processes of containers. Ids are dotted: `pod.web` is nested in `pod`.
 pub trait Launcher: Send + Sync {

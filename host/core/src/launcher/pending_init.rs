@@ -18,19 +18,18 @@ pub struct PendingInit {
     control: Control,
     slot: KeeperSlot,
     flags: u32,
+    timeout: Duration,
 }
-
-/// How long the setup of a container may take, without its hooks, which have timeouts of their own.
-const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Flags of a plan that follow from how the process was created.
 const CREATION_FLAGS: u32 = flag::MOUNT_NAMESPACE;
 
 impl PendingInit {
-    pub(super) fn new(spawned: SetupProcess, create: Namespaces) -> Self {
+    /// `timeout` is how long each of the two waits may take, without hooks, which have timeouts of their own.
+    pub(super) fn new(spawned: SetupProcess, create: Namespaces, timeout: Duration) -> Self {
         let SetupProcess { process, control, slot } = spawned;
         let flags = if create.contains(Namespace::Mount) { flag::MOUNT_NAMESPACE } else { 0 };
-        Self { process, control, slot, flags }
+        Self { process, control, slot, flags, timeout }
     }
 
     /// The setup process.
@@ -48,7 +47,7 @@ impl PendingInit {
     /// # Errors
     /// [`StartError`]. The process has ended, or ends with `destroy`.
     pub fn wait_until_ready(&mut self) -> Result<(), StartError> {
-        let deadline = Instant::now() + START_TIMEOUT;
+        let deadline = Instant::now() + self.timeout;
         if self.control.wait_until_ready(deadline) {
             return Ok(());
         }
@@ -65,7 +64,7 @@ impl PendingInit {
     pub fn start(mut self, mut plan: Plan) -> Result<Process, StartError> {
         plan.flags = plan.flags & !CREATION_FLAGS | self.flags;
         let hooks = plan.hooks.iter().map(|hook| Duration::from_millis(hook.timeout_millis));
-        let deadline = Instant::now() + hooks.fold(START_TIMEOUT, Duration::saturating_add);
+        let deadline = Instant::now() + hooks.fold(self.timeout, Duration::saturating_add);
         let message = plan.encode().map_err(StartError::Plan)?;
         self.control.send_plan(&message, deadline).map_err(StartError::Control)?;
         self.outcome(deadline)
@@ -88,7 +87,7 @@ impl PendingInit {
                 None => Err(StartError::Died),
             },
             Outcome::Ended => Err(StartError::Died),
-            Outcome::TimedOut => Err(StartError::TimedOut),
+            Outcome::TimedOut => Err(StartError::TimedOut { timeout: self.timeout }),
         }
     }
 }
@@ -116,8 +115,14 @@ pub enum StartError {
     #[error("the container was killed before its program ran")]
     Died,
     /// The setup takes too long, because a process was stopped, is traced, or waits for a file system.
-    #[error("the container was not set up within {} s and its hooks' timeouts", START_TIMEOUT.as_secs())]
-    TimedOut,
+    #[error(
+        "the container was not set up within {timeout:?} and the timeouts of its hooks: a process of it was stopped, \
+         is traced, or waits for a file system; if it only needs more time, increase `launch_timeout`"
+    )]
+    TimedOut {
+        /// The launch timeout.
+        timeout: Duration,
+    },
 }
 
 fn in_parentheses(detail: &str) -> String {

@@ -15,7 +15,7 @@ use cofferdam_linux::process::{Process, ProcessError, Stat, children_of};
 use cofferdam_plugin_model::ContainerId;
 
 use super::{
-    CgroupSetupError, CreateError, DestroyError, Launcher, PendingInit, RecoverError, SpawnRequest,
+    CgroupSetupError, CreateError, DestroyError, Launcher, PendingInit, RecoverError, SpawnRequest, Timeouts,
     check_count,
 };
 use crate::keeper::Keepers;
@@ -33,13 +33,13 @@ const STATUS_GRACE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Posix {
     keepers: Arc<Keepers>,
-    timeout: Duration,
+    timeouts: Timeouts,
 }
 
 impl Posix {
-    /// `timeout` is how long `destroy` waits for killed processes to end.
-    pub fn new(keepers: Arc<Keepers>, timeout: Duration) -> Self {
-        Self { keepers, timeout }
+    /// `keepers` create the processes.
+    pub fn new(keepers: Arc<Keepers>, timeouts: Timeouts) -> Self {
+        Self { keepers, timeouts }
     }
 }
 
@@ -77,7 +77,7 @@ impl Launcher for Posix {
         let spawn = Spawn { plan_descriptors, stays: true, ..Spawn::default() };
         let spawned = self.keepers.spawn(spawn, request.stdio.in_order(), &request.descriptors);
         let spawned = spawned.map_err(|source| CreateError::Spawn { id: id(), source })?;
-        Ok(PendingInit::new(spawned, Namespaces::EMPTY))
+        Ok(PendingInit::new(spawned, Namespaces::EMPTY, self.timeouts.launch))
     }
 
     fn pids(&self, id: &ContainerId, first: Option<&Process>) -> Result<Vec<i32>, DestroyError> {
@@ -109,7 +109,7 @@ impl Launcher for Posix {
     fn destroy(&self, id: &ContainerId, first: Option<&Process>) -> Result<(), DestroyError> {
         // Without the first process, the others cannot be distinguished from processes of other programs.
         let Some(first) = first else { return Ok(()) };
-        let deadline = Instant::now() + self.timeout;
+        let deadline = Instant::now() + self.timeouts.destroy;
         let find = |source| DestroyError::Find { id: id.clone(), source };
 
         let mut killed_any = false;

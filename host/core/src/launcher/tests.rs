@@ -18,7 +18,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{
     CgroupSetupError, CreateError, DestroyError, Enter, Launcher, Linux, PendingInit, Posix, SpawnRequest,
-    StartError, Stdio,
+    StartError, Stdio, Timeouts,
 };
 use crate::keeper::{KeeperCgroups, KeeperError, KeeperSlot, Keepers, ProcessEnd};
 use cofferdam_plugin_model::ContainerId;
@@ -26,6 +26,8 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
+
+const TIMEOUTS: Timeouts = Timeouts { launch: TIMEOUT, destroy: TIMEOUT };
 
 /// A launcher and its cgroup, which is removed on drop.
 struct TestLauncher {
@@ -124,7 +126,7 @@ fn open_keepers(runtime_dir: &Path, cgroups: KeeperCgroups) -> Result<Arc<Keeper
 fn posix_launcher() -> TestLauncher {
     let runtime_dir = tempfile::tempdir().unwrap();
     let keepers = open_keepers(runtime_dir.path(), KeeperCgroups::default()).unwrap();
-    TestLauncher::new(Posix::new(keepers, TIMEOUT), Cgroups::default(), runtime_dir)
+    TestLauncher::new(Posix::new(keepers, TIMEOUTS), Cgroups::default(), runtime_dir)
 }
 
 /// A launcher that tracks with v2 and one that tracks with the v1 freezer, each if the hierarchy is mounted.
@@ -144,7 +146,7 @@ fn linux_launchers() -> Vec<TestLauncher> {
         let root = Path::new("cofferdam-test");
         let runtime_dir = tempfile::tempdir().unwrap();
         let keepers = |cgroups| open_keepers(runtime_dir.path(), cgroups);
-        match Linux::new(cgroups.clone(), root, &instance, keepers, TIMEOUT) {
+        match Linux::new(cgroups.clone(), root, &instance, keepers, TIMEOUTS) {
             Ok(launcher) => found.push(TestLauncher::new(launcher, cgroups, runtime_dir)),
             Err(error) => eprintln!("\n*** SKIPPED for one cgroup hierarchy: {error} ***\n"),
         }

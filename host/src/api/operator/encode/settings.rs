@@ -19,6 +19,7 @@ pub(crate) fn flags(config: &Config) -> BTreeMap<String, String> {
         ("plugin_dir", path(&config.agent.plugin_dir)),
         ("launcher", config.agent.launcher.name().to_owned()),
         ("cgroup_root", path(&config.agent.cgroup_root)),
+        ("launch_timeout", duration(config.agent.launch_timeout)),
         ("destroy_timeout", duration(config.agent.destroy_timeout)),
         ("log", config.log.clone()),
         ("log_json", config.log_json.to_string()),
