@@ -321,6 +321,7 @@ fn create_command<'a>(
     let command = match command.map_err(failed)? {
         Command::Here(channels) => return Ok(Role::Finished(task::run(plan, &channels, operations))),
         Command::Other(command) => command,
+        Command::Killed => return Ok(Role::Finished(1)),
     };
     sys::close(report_writer);
     sys::close(go);
@@ -354,6 +355,8 @@ enum Command {
     Here(Channels),
     /// It is another process.
     Other(Child),
+    /// It, or the process that was to create it, was killed.
+    Killed,
 }
 
 /// Creates the command's process in the pid namespace of another one, in which others see it from its first moment: it
@@ -398,15 +401,21 @@ fn create_unseen(
     sys::wait_until_ended(between.pidfd);
     sys::close(between.pidfd);
     match outcome.get() {
-        number @ 1.. => {
-            // It cannot have ended unless others in its namespace killed it.
-            let pid = Pid::new(number);
-            Ok(Command::Other(Child { pid, pidfd: sys::open_process(pid)? }))
-        }
-        // It was killed.
-        0 => Err(Errno::CHILD),
+        number @ 1.. => Ok(open_unseen(Pid::new(number)).map_or(Command::Killed, Command::Other)),
+        0 => Ok(Command::Killed),
         errno => Err(Errno(-errno)),
     }
+}
+
+/// Opens the command's process, unless others in its pid namespace have killed it already: then the keeper has reaped it,
+/// and its pid may be that of another process, but not of one in this session.
+fn open_unseen(pid: Pid) -> Option<Child> {
+    let pidfd = sys::open_process(pid).ok()?;
+    if sys::session_of(pid) == Ok(sys::current_pid()) {
+        return Some(Child { pid, pidfd });
+    }
+    sys::close(pidfd);
+    None
 }
 
 /// Registers the command with the keeper, and lets it continue.
@@ -414,10 +423,11 @@ fn release(spawn: &Spawn, command: &Child, reaper: Pid, go: Fd) -> Result<(), Fa
     if !spawn.stays {
         register(command.pid, reaper)?;
     }
-    let released = sys::write(go, &[0]);
+    // Fails if the process was killed, which its report tells.
+    let _ = sys::write(go, &[0]);
     // Process 1 may still have the other copy of it.
     sys::close(go);
-    released.map(drop).map_err(|errno| Failure::new(Step::Fork, errno))
+    Ok(())
 }
 
 fn register(command: Pid, reaper: Pid) -> Result<(), Failure<'static>> {

@@ -38,7 +38,6 @@ impl Errno {
     pub(crate) const NOENT: Self = Self(2);
     pub(crate) const SRCH: Self = Self(3);
     pub(crate) const INTR: Self = Self(4);
-    pub(crate) const CHILD: Self = Self(10);
     pub(crate) const AGAIN: Self = Self(11);
     pub(crate) const ACCES: Self = Self(13);
     pub(crate) const EXIST: Self = Self(17);
@@ -645,6 +644,12 @@ impl<'a> Vector<'a> {
 pub(crate) fn new_session() -> Result<()> {
     // SAFETY: touches no memory.
     unsafe { call(nr::SETSID, []) }.map(drop)
+}
+
+/// The session of a process: the pid of the one that created it.
+pub(crate) fn session_of(process: Pid) -> Result<Pid> {
+    // SAFETY: touches no memory.
+    unsafe { call(nr::GETSID, [process.0 as usize]) }.map(|session| Pid(session as i32))
 }
 
 /// Makes the terminal that is open as `fd` the controlling terminal of this session.
