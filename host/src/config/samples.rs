@@ -86,6 +86,8 @@ fn all_settings_are_resolved() {
     assert_eq!(config.socket, directory("valid/run/api.sock"));
     assert_eq!(config.agent.plugin_dir, directory("plugins"));
     assert_eq!(config.agent.launcher, LauncherKind::Linux);
+    let (launch_timeout, destroy_timeout) = (config.agent.launch_timeout, config.agent.destroy_timeout);
+    assert_eq!((launch_timeout, destroy_timeout), (Duration::from_secs(30), Duration::from_secs(90)));
     assert_eq!(config.agent.scratch_memory, Some(2 << 30));
     assert_eq!((config.api.max_body, config.api.idle_timeout), (64 << 10, Duration::from_secs(5)));
     let names: Vec<&str> = config.agent.isolators.iter().map(|plugin| plugin.name.as_str()).collect();
