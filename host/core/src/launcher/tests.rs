@@ -357,9 +357,15 @@ fn processes_that_remain_after_the_task_are_destroyed() {
 fn destroy_does_not_wait_for_a_first_process_that_was_stopped() {
     let launcher = posix_launcher();
     let mut files = Files::new();
-    let text = "kill -STOP $PPID; echo go; sleep 1000";
-    let (process, lines) = start(&launcher, &mut files, "pod", text, 1);
-    assert_eq!(lines, ["go"]);
+    // Not before the start has been reported by the process that will be stopped.
+    let directory = tempfile::tempdir().unwrap();
+    let go = directory.path().join("go");
+    let text = format!("until test -e {}; do sleep 0.01; done; kill -STOP $PPID; sleep 1000", go.display());
+    let (process, _) = start(&launcher, &mut files, "pod", &text, 0);
+    File::create(go).unwrap();
+    while Stat::read(process.pid()).unwrap().state != 'T' {
+        std::thread::yield_now();
+    }
     launcher.destroy("pod", Some(&process)).unwrap();
     assert!(process.has_ended().unwrap());
     launcher.cleanup("pod").unwrap();
