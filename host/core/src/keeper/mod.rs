@@ -146,7 +146,7 @@ struct Instances {
 
 impl Keepers {
     /// Connects to the keepers of earlier agents, and starts one if none of them is of this build. `timeout` is that of
-    /// a request. Must be called in the context of a runtime, which watches them.
+    /// a request. The tasks that watch them run on `runtime`.
     ///
     /// # Errors
     /// If a keeper cannot be started. One that does not answer is no error.
