@@ -10,6 +10,7 @@ use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::thread;
@@ -149,6 +150,10 @@ impl Cgroup {
     pub fn children(&self) -> Result<Vec<Self>, CgroupError> {
         let failed = |source| CgroupError::Read { path: self.path.clone(), source };
         let mut children = Vec::new();
+        // Its own entry and `.`, but no `..` of a directory below: listing all interface files costs more.
+        if fs::metadata(&self.path).map_err(failed)?.nlink() == 2 {
+            return Ok(children);
+        }
         for entry in fs::read_dir(&self.path).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
@@ -254,6 +259,10 @@ impl Cgroup {
     }
 }
 
+/// The kernel delays a notification that follows another one of the same file by less than this
+/// (`CGROUP_FILE_NOTIFY_MIN_INTV`, rounded up to a tick). Within this time, the file is read again instead.
+const NOTIFICATION_INTERVAL: Duration = Duration::from_millis(10);
+
 /// The open `cgroup.events` of a v2 cgroup: its descriptor polls `POLLPRI` after a change since the last call of
 /// [`Events::populated`].
 #[derive(Debug)]
@@ -277,10 +286,15 @@ impl Events {
 
     /// Waits until there is no process, at most until `deadline`. Returns whether there is none.
     pub fn wait_empty(&mut self, deadline: Instant) -> Result<bool, CgroupError> {
+        let mut pause = Duration::from_micros(50);
         while self.populated()? {
-            let left = deadline.saturating_duration_since(Instant::now());
+            let mut left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Ok(false);
+            }
+            if pause < NOTIFICATION_INTERVAL {
+                left = left.min(pause);
+                pause *= 2;
             }
             let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
             match poll(&mut [PollFd::new(&self.file, PollFlags::PRI)], Some(&timeout)) {
