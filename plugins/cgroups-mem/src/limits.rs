@@ -35,28 +35,26 @@ impl Limits {
     fn apply_v1(self, cgroup: &Cgroup, limit_swap: bool) -> Result<()> {
         const HARD: &str = "memory.limit_in_bytes";
         const SWAP: &str = "memory.memsw.limit_in_bytes";
-        let (swap_now, swap) = match (cgroup.has(SWAP), limit_swap) {
-            (true, true) => (cgroup.read_as(SWAP)?, self.hard),
-            // `limit_swap` may have been on before.
-            (true, false) => (cgroup.read_as(SWAP)?, None),
-            (false, false) => (u64::MAX, None),
-            (false, true) => {
-                return Err(Error::new(
-                    "`limit_swap` is on, but this kernel does not account for swap: boot it with \
-                     `swapaccount=1`, or turn `limit_swap` off",
-                ));
-            }
-        };
-        let before: u64 = cgroup.read_as(HARD)?;
-        // The kernel refuses a memory limit above that of memory and swap, so the latter is raised first and lowered
-        // last.
-        if swap_now < at_most(self.hard) {
-            cgroup.write(SWAP, unlimited_or(swap, "-1"))?;
+        if limit_swap && !cgroup.has(SWAP) {
+            return Err(Error::new(
+                "`limit_swap` is on, but this kernel does not account for swap: boot it with `swapaccount=1`, or \
+                 turn `limit_swap` off",
+            ));
         }
-        cgroup
-            .write(HARD, unlimited_or(self.hard, "-1"))
+        let before: Option<u64> = if limit_swap { Some(cgroup.read_as(HARD)?) } else { None };
+        let set_hard = || cgroup.write(HARD, unlimited_or(self.hard, "-1"));
+        let set_swap = |limit| cgroup.write(SWAP, unlimited_or(limit, "-1"));
+        // The kernel refuses a memory limit above that of memory and swap, so the latter is raised first and lowered
+        // last. `limit_swap` may have been on before.
+        set_hard()
+            .or_else(|error| match error.is_busy() || !cgroup.has(SWAP) {
+                true => Err(error),
+                false => set_swap(self.hard.filter(|_| limit_swap)).and_then(|()| set_hard()),
+            })
             .or_else(|error| refused(cgroup, self.hard, error))?;
-        if limit_swap && let Err(error) = cgroup.write(SWAP, unlimited_or(swap, "-1")) {
+        if let Some(before) = before
+            && let Err(error) = set_swap(self.hard)
+        {
             cgroup.write(HARD, before)?;
             return refused(cgroup, self.hard, error);
         }

@@ -31,7 +31,12 @@ pub fn watch(cgroup: &Cgroup) -> Result<OwnedFd, CgroupError> {
 
 /// The limitation, if the container's own limit was reached. `notified`: whether the descriptor was readable.
 pub fn limitation(cgroup: &Cgroup, notified: bool) -> Result<Option<Limitation>, CgroupError> {
-    let counted = count(cgroup)?;
+    let kills = count_kills(cgroup)?;
+    if kills == 0 && !notified {
+        // As after most exits.
+        return Ok(None);
+    }
+    let counted = Counted { kills, own: count_own(cgroup)? };
     if reached(cgroup.version(), counted, notified) {
         return describe(cgroup).map(Some);
     }
@@ -54,22 +59,24 @@ fn reached(version: CgroupVersion, counted: Counted, notified: bool) -> bool {
     }
 }
 
-fn count(cgroup: &Cgroup) -> Result<Counted, CgroupError> {
+fn count_kills(cgroup: &Cgroup) -> Result<u64, CgroupError> {
+    let kills = |cgroup: &Cgroup, file| Ok(of(&cgroup.read_table(file)?, "oom_kill"));
+    match cgroup.version() {
+        // A kill is counted in the cgroup of the process, which may be below.
+        CgroupVersion::V1 => cgroup.sum(|cgroup| kills(cgroup, "memory.oom_control")),
+        CgroupVersion::V2 => kills(cgroup, "memory.events"),
+    }
+}
+
+fn count_own(cgroup: &Cgroup) -> Result<u64, CgroupError> {
     match cgroup.version() {
         CgroupVersion::V1 => {
             // If both limits are equal, the kernel only counts that of memory and swap.
             let swap = cgroup.read_as("memory.memsw.failcnt").unwrap_or(0);
-            let own = cgroup.read_as::<u64>("memory.failcnt")?.saturating_add(swap);
-            // A kill is counted in the cgroup of the process, which may be below.
-            let kills = cgroup.sum(|cgroup| Ok(of(&cgroup.read_table("memory.oom_control")?, "oom_kill")))?;
-            Ok(Counted { kills, own })
+            Ok(cgroup.read_as::<u64>("memory.failcnt")?.saturating_add(swap))
         }
-        CgroupVersion::V2 => {
-            // `memory.events` includes the cgroups below, and so the limits of nested containers.
-            let local = cgroup.read_table("memory.events.local")?;
-            let kills = of(&cgroup.read_table("memory.events")?, "oom_kill");
-            Ok(Counted { kills, own: of(&local, "oom") })
-        }
+        // `memory.events` includes the cgroups below, and so the limits of nested containers.
+        CgroupVersion::V2 => Ok(of(&cgroup.read_table("memory.events.local")?, "oom")),
     }
 }
 
