@@ -130,7 +130,7 @@ impl Connection {
         Ok(Spawned { slot: reply.slot, pid: reply.pid, pidfd })
     }
 
-    /// The state of a slot, and with [`State::Ended`] the wait status.
+    /// The state of a slot, and with [`State::Ended`] and [`State::Exited`] the wait status.
     ///
     /// # Errors
     /// [`RequestError`].

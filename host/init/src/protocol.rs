@@ -85,7 +85,7 @@ pub struct Reply {
     pub slot: Slot,
     /// Its state.
     pub state: State,
-    /// With [`State::Ended`], the wait status as wait(2) gives it; or a number.
+    /// With [`State::Ended`] and [`State::Exited`], the wait status as wait(2) gives it; or a number.
     pub status: i32,
     /// Pid of the container's process, or of the keeper.
     pub pid: i32,
@@ -108,6 +108,8 @@ pub enum State {
     Ended = 3,
     /// The command never ran.
     NotStarted = 4,
+    /// The process that was to be the command has ended, but its setup process, which tells whether it was, has not.
+    Exited = 5,
 }
 
 impl State {
@@ -118,6 +120,7 @@ impl State {
             2 => Self::Running,
             3 => Self::Ended,
             4 => Self::NotStarted,
+            5 => Self::Exited,
             _ => return None,
         })
     }
@@ -272,7 +275,7 @@ pub struct Entry {
     pub generation: u32,
     /// Pid of the command, or of the first process while the container is set up.
     pub pid: i32,
-    /// With [`State::Ended`], the wait status.
+    /// With [`State::Ended`] and [`State::Exited`], the wait status.
     pub status: i32,
     /// The state.
     pub state: State,
@@ -372,7 +375,7 @@ mod tests {
         message[4 * 9] = 2;
         assert_eq!(Request::parse(&message), Err(NoRequest::Malformed));
         let mut reply = [0; REPLY_LENGTH];
-        reply[12] = 5;
+        reply[12] = 6;
         assert_eq!(Reply::parse(&reply), None);
     }
 

@@ -96,11 +96,15 @@ pub(crate) fn run(inherited: &Inherited<'_>) -> u8 {
         Ok(role) => role,
         Err(failure) => return fail(&failure),
     };
-    drop(message);
     match role {
-        Role::Finished(status) => status,
+        Role::Finished(status) => {
+            // The kernel does it at the exit.
+            core::mem::forget(message);
+            status
+        }
         Role::Reaper => reap_orphans(),
         Role::Parent(command) => {
+            drop(message);
             sys::set_name(c"cofferdam-init");
             release_descriptors();
             supervise::supervise(command)
@@ -323,6 +327,10 @@ fn create_command<'a>(
         Command::Other(command) => command,
         Command::Killed => return Ok(Role::Finished(1)),
     };
+    if !spawn.stays {
+        // This process is about to end.
+        core::mem::forget(operations);
+    }
     sys::close(report_writer);
     sys::close(go);
     let started =

@@ -172,13 +172,15 @@ impl Instance {
         outcome
     }
 
-    /// State and wait status of a slot: from the keeper, or from its file.
+    /// State and wait status of a slot: from the keeper's file, if it is final, or from the keeper.
     pub(super) fn state(&mut self, slot: Slot) -> Option<(State, i32)> {
-        if let Ok(answer) = self.request(|connection| connection.collect(slot)) {
-            return Some(answer);
+        let statuses = self.statuses.as_ref();
+        let recorded = statuses.and_then(|statuses| statuses.read(slot).ok().flatten());
+        let recorded = recorded.map(|entry| (entry.state, entry.status));
+        match recorded {
+            Some((State::Ended | State::NotStarted, _)) => recorded,
+            _ => self.request(|connection| connection.collect(slot)).ok().or(recorded),
         }
-        let entry = self.statuses.as_ref()?.read(slot).ok().flatten()?;
-        Some((entry.state, entry.status))
     }
 
     /// The status of a slot will be needed.

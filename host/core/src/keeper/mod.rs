@@ -303,7 +303,7 @@ impl Keepers {
         let recorded = instances.get(&slot.keeper).and_then(|instance| instance.state(slot.slot));
         drop(instances);
         match recorded {
-            Some((State::Ended, status)) => ProcessEnd::Ended(status),
+            Some((State::Ended | State::Exited, status)) => ProcessEnd::Ended(status),
             Some((State::NotStarted, _)) => ProcessEnd::NotStarted,
             _ => match process.map(|process| process.wait_status(REAP_TIMEOUT)) {
                 Some(Ok(Some(status))) => ProcessEnd::Ended(status),

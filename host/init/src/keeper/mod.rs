@@ -298,17 +298,20 @@ impl Keeper {
         let mut kill = [0; 2];
         if container.setup == ended {
             container.setup = 0;
-            if status != 0 {
+            container.state = match container.state {
+                _ if status != 0 => State::NotStarted,
+                State::Starting => State::Running,
+                State::Exited => State::Ended,
+                other => other,
+            };
+            if container.state == State::NotStarted {
                 // The command did not run, or nobody was told that it does.
-                container.state = State::NotStarted;
                 kill = [container.command, container.reaper];
-            } else if container.state == State::Starting {
-                container.state = State::Running;
             }
         } else if container.command == ended {
             container.command = 0;
             if container.state != State::NotStarted {
-                container.state = State::Ended;
+                container.state = if container.setup == 0 { State::Ended } else { State::Exited };
                 container.status = status;
             }
             // Process 1 takes the rest of its pid namespace with it.

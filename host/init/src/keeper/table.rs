@@ -163,6 +163,7 @@ impl Table {
                 2 => State::Running,
                 3 => State::Ended,
                 4 => State::NotStarted,
+                5 => State::Exited,
                 _ => State::Free,
             },
             forgotten: head & 8 != 0,

@@ -8,6 +8,9 @@ use crate::sys::{self, Errno, Fd, O_DIRECTORY, O_PATH, O_RDONLY};
 /// Limit of the kernel for a path, including the NUL.
 pub(super) const MAX_PATH: usize = 4096;
 
+/// Limit of the kernel for a name in a directory, including the NUL.
+const MAX_NAME: usize = 256;
+
 /// Where the resolution of a path starts. It never ends outside.
 #[derive(Clone, Copy)]
 pub(super) enum Base {
@@ -52,12 +55,17 @@ impl Base {
         if matches!(last, b"" | b"." | b"..") {
             return Err(Errno::INVAL);
         }
+        let mut name = Text::<MAX_NAME>::new();
+        name.push(last);
+        let name = name.as_c_str().ok_or(Errno::NAMETOOLONG)?;
+        if parent.is_empty() {
+            let (Self::Root(here) | Self::Mount(here)) = self;
+            return act(here, name);
+        }
         let mut text = Text::<MAX_PATH>::new();
         text.push(parent);
         let parent = self.make_directories(text.as_c_str().ok_or(Errno::NAMETOOLONG)?, None)?;
-        let mut name = Text::<MAX_PATH>::new();
-        name.push(last);
-        let result = act(parent, name.as_c_str().ok_or(Errno::NAMETOOLONG)?);
+        let result = act(parent, name);
         sys::close(parent);
         result
     }

@@ -263,7 +263,7 @@ impl Container {
         let recorded = self.keeper.statuses.read(self.slot).unwrap().unwrap();
         assert_eq!((recorded.state, recorded.status), answer);
         match answer {
-            (State::Ended, status) => Status::Ended(status),
+            (State::Ended | State::Exited, status) => Status::Ended(status),
             (State::NotStarted, _) => Status::NotStarted,
             other => panic!("{other:?}"),
         }
