@@ -1,11 +1,13 @@
 //! Plain data about containers: requests, phases, records, terminations. Imports no other module.
 
+mod encoded;
 mod phase;
 mod record;
 mod request;
 mod termination;
 pub mod view;
 
+pub use encoded::Encoded;
 pub use phase::Phase;
 pub use record::{Cause, ProcessId, Record, now_unix_ms};
 pub use request::{InvalidRequest, Request, Uri, check_resources};

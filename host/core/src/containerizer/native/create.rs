@@ -82,7 +82,7 @@ pub(super) fn create(
             // A logger that hands out pipes knows which files its output ends up in.
             record.logs = log_files.map_or(logs, |LogFiles { stdout, stderr, .. }| Logs { stdout, stderr });
             record.set_participants(participants);
-            record.part.plan = plan;
+            record.part.plan = plan.into();
         })
         .map_err(|source| LaunchError::Ledger { id, source })?;
     Ok((init, init_plan))

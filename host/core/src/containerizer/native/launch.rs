@@ -178,8 +178,10 @@ impl Launch {
                     let prepared = self.prepare(job, &container, &calls)?;
                     check_cancelled(handle)?;
                     let (mut init, plan) = create(shared, handle, prepared)?;
-                    init.wait_until_ready().map_err(|source| self.start_error(source))?;
                     let participants = handle.record().part.participants.clone();
+                    if shared.chain.has_isolate(&participants) {
+                        init.wait_until_ready().map_err(|source| self.start_error(source))?;
+                    }
                     let calls = Arc::new(CallSequence::for_launch(participants));
                     self.replace_stage(LaunchStage::Created { init, plan: Box::new(plan), calls });
                     advance(handle, Event::Prepared)?;

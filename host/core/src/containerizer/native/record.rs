@@ -12,7 +12,7 @@ use crate::chain::{ContainerContext, LaunchPlan, Participant};
 use crate::containerizer::handle::ContainerHandle;
 use crate::containerizer::table::Table;
 use crate::keeper::KeeperSlot;
-use crate::model::{ContainerClass, Record};
+use crate::model::{ContainerClass, Encoded, Record};
 
 /// The native containerizer's part of a record.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -31,7 +31,7 @@ pub struct NativeRecord {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub leases: Vec<Lease>,
     /// The merged launch information.
-    pub plan: LaunchPlan,
+    pub plan: Encoded<LaunchPlan>,
 }
 
 pub(super) type Handle = ContainerHandle<NativeRecord>;
