@@ -93,6 +93,7 @@ const INIT: &[Row] = &[
 const LINUX: &[Row] = &[
     ("boot", &[]),
     ("capability", &[]),
+    ("foreign", &[]),
     ("image", &[]),
     ("mounts", &[]),
     ("namespace", &[]),

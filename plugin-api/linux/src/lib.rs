@@ -12,6 +12,7 @@
 pub mod boot;
 pub mod capability;
 pub mod cgroup;
+pub mod foreign;
 pub mod image;
 pub mod mounts;
 pub mod namespace;
