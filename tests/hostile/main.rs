@@ -11,6 +11,7 @@ mod status;
 mod visibility;
 
 use std::collections::BTreeSet;
+mod users;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command as Program;

@@ -10,6 +10,8 @@ const MEMORY: u64 = 512 << 20;
 /// The step that failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum IdentityError {
+    #[error("{uid}:{gid} is not a user and a group; 4294967295 is none")]
+    Invalid { uid: u32, gid: u32 },
     #[error("cannot determine the current user and group")]
     Unknown { source: nix::Error },
     #[error("cannot drop the agent's supplementary groups")]
@@ -26,6 +28,10 @@ pub(super) enum IdentityError {
 
 /// Changes user and group, drops supplementary groups, and prevents the process from gaining privileges again.
 pub(super) fn assume(uid: u32, gid: u32) -> Result<(), IdentityError> {
+    // The kernel would leave those of the agent unchanged.
+    if [uid, gid].contains(&u32::MAX) {
+        return Err(IdentityError::Invalid { uid, gid });
+    }
     let users = getresuid().map_err(|source| IdentityError::Unknown { source })?;
     let groups = getresgid().map_err(|source| IdentityError::Unknown { source })?;
     let (user, group) = (Uid::from_raw(uid), Gid::from_raw(gid));

@@ -20,7 +20,7 @@ use crate::model::{ContainerId, Request, Resources, Termination};
 
 pub use error::{KillError, LaunchError, RecoverError, RemoveError, UpdateError};
 pub use native::NativeRecord;
-pub use user::UserError;
+pub use user::{Database, Kind, UserError};
 
 /// Launches, watches and destroys containers of one kind.
 #[async_trait]

@@ -41,6 +41,9 @@ pub struct Record<P = Json> {
     /// Numeric group of the command.
     #[serde(default)]
     pub gid: u32,
+    /// Its supplementary groups, without those that plugins add.
+    #[serde(default)]
+    pub groups: Vec<u32>,
     /// Files that the output is written to.
     #[serde(default)]
     pub logs: Logs,
@@ -117,6 +120,7 @@ impl<P> Record<P> {
             sandbox: PathBuf::new(),
             uid: 0,
             gid: 0,
+            groups: Vec::new(),
             logs: Logs::default(),
             process: None,
             cause: None,
@@ -144,6 +148,7 @@ impl<P> Record<P> {
             sandbox: self.sandbox,
             uid: self.uid,
             gid: self.gid,
+            groups: self.groups,
             logs: self.logs,
             process: self.process,
             cause: self.cause,

@@ -24,6 +24,8 @@ pub enum Malformed {
     Variant(u8),
     /// A flag is not defined.
     Flags(u32),
+    /// A user or group is the number that means none.
+    Id,
     /// Bytes follow the last value.
     Trailing,
 }
@@ -39,6 +41,7 @@ impl Malformed {
             Self::Text => "a plan with an invalid text",
             Self::Variant(_) => "a plan with an unknown variant",
             Self::Flags(_) => "a plan with an unknown flag",
+            Self::Id => "a plan with an invalid user or group",
             Self::Trailing => "a plan with trailing bytes",
         }
     }
@@ -124,6 +127,14 @@ impl<'a> Plan<'a> {
 fn flags(cursor: &mut Cursor<'_>) -> Result<u32, Malformed> {
     let flags = u32::read(cursor)?;
     if flags & !flag::ALL == 0 { Ok(flags) } else { Err(Malformed::Flags(flags)) }
+}
+
+/// A user or group. The largest number is none: the kernel would leave the ids of the agent unchanged.
+fn id(cursor: &mut Cursor<'_>) -> Result<u32, Malformed> {
+    match u32::read(cursor)? {
+        u32::MAX => Err(Malformed::Id),
+        id => Ok(id),
+    }
 }
 
 /// A namespace to enter.
@@ -257,15 +268,15 @@ impl<'a> Read<'a> for Operation<'a> {
                 mode: u32::read(cursor)?,
                 major: u32::read(cursor)?,
                 minor: u32::read(cursor)?,
-                uid: u32::read(cursor)?,
-                gid: u32::read(cursor)?,
+                uid: id(cursor)?,
+                gid: id(cursor)?,
             },
             4 => Self::Symlink { path: <&CStr>::read(cursor)?, target: <&CStr>::read(cursor)? },
             5 => Self::Directory {
                 path: <&CStr>::read(cursor)?,
                 mode: u32::read(cursor)?,
-                uid: u32::read(cursor)?,
-                gid: u32::read(cursor)?,
+                uid: id(cursor)?,
+                gid: id(cursor)?,
             },
             6 => Self::Mask { path: <&CStr>::read(cursor)? },
             7 => Self::ReadOnly { path: <&CStr>::read(cursor)? },
@@ -280,8 +291,8 @@ impl<'a> Read<'a> for Operation<'a> {
                 path: <&CStr>::read(cursor)?,
                 content: <&[u8]>::read(cursor)?,
                 mode: u32::read(cursor)?,
-                uid: u32::read(cursor)?,
-                gid: u32::read(cursor)?,
+                uid: id(cursor)?,
+                gid: id(cursor)?,
             },
             11 => Self::Propagation {
                 path: <&CStr>::read(cursor)?,
@@ -347,7 +358,7 @@ pub struct User<'a> {
 
 impl<'a> Read<'a> for User<'a> {
     fn read(cursor: &mut Cursor<'a>) -> Result<Self, Malformed> {
-        Ok(Self { uid: u32::read(cursor)?, gid: u32::read(cursor)?, groups: List::read(cursor)? })
+        Ok(Self { uid: id(cursor)?, gid: id(cursor)?, groups: List::read(cursor)? })
     }
 }
 

@@ -5,22 +5,22 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::Path;
 
-use cofferdam_plugin_model::Container;
+use cofferdam_plugin_model::{Container, ContainerClass, ContainerId};
 
 use super::phase::Event;
 use super::progress::advance;
 use super::record::Handle;
 use super::{LaunchError, Shared};
 use crate::chain::Participant;
-use crate::containerizer::user;
+use crate::containerizer::user::{self, User, UserError};
 use crate::model::Request;
 
 /// Records the intent, creates the container's directories and cgroup, and checks its root file system before any
 /// plugin relies on it.
 pub(super) fn begin(shared: &Shared, handle: &Handle, request: Request) -> Result<Container, LaunchError> {
     let id = handle.id().clone();
-    let user = user::resolve(request.command.user.as_deref(), request.rootfs.as_deref())
-        .map_err(|source| LaunchError::User { id: id.clone(), source })?;
+    let user =
+        resolve_user(shared, &request).map_err(|source| LaunchError::User { id: id.clone(), source })?;
     let mut container = Container::new(id.clone());
     container.class = request.class;
     container.standalone = true;
@@ -42,7 +42,7 @@ pub(super) fn begin(shared: &Shared, handle: &Handle, request: Request) -> Resul
     check_handled(shared, handle, &participants)?;
     handle
         .update_persisted(&shared.ledger, |record| {
-            (record.uid, record.gid) = (user.uid, user.gid);
+            (record.uid, record.gid, record.groups) = (user.uid, user.gid, user.groups.clone());
             record.part.participants = participants;
         })
         .map_err(|source| LaunchError::Ledger { id: id.clone(), source })?;
@@ -55,7 +55,8 @@ pub(super) fn begin(shared: &Shared, handle: &Handle, request: Request) -> Resul
         let scratch = &record.part.scratch;
         create_directory(scratch).map_err(|source| directory_error(scratch, source))?;
     }
-    if user.uid != nix::unistd::geteuid().as_raw() {
+    let agent = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+    if (user.uid, user.gid) != agent {
         chown(&record.sandbox, Some(user.uid), Some(user.gid))
             .map_err(|source| directory_error(&record.sandbox, source))?;
     }
@@ -74,6 +75,24 @@ pub(super) fn begin(shared: &Shared, handle: &Handle, request: Request) -> Resul
         fs::read_dir(&path).map(drop).map_err(|source| LaunchError::Rootfs { id, path, source })?;
     }
     Ok(container)
+}
+
+/// Whom the command runs as. A nested container inherits the user of its parent; a debug container sees the files of its
+/// parent, or of the nearest ancestor that is none.
+fn resolve_user(shared: &Shared, request: &Request) -> Result<User, UserError> {
+    let parent_of = |id: &ContainerId| Some(shared.table.get(&id.parent()?)?.record());
+    let parent = parent_of(&request.id);
+    let inherited = parent.as_ref().map(|parent| User {
+        uid: parent.uid,
+        gid: parent.gid,
+        groups: parent.groups.clone(),
+    });
+    let (mut rootfs, mut class, mut seen) = (request.rootfs.clone(), request.class, parent);
+    while let (None, ContainerClass::Debug, Some(ancestor)) = (&rootfs, class, &seen) {
+        (rootfs, class) = (ancestor.request.rootfs.clone(), ancestor.request.class);
+        seen = parent_of(&ancestor.id);
+    }
+    user::resolve(request.command.user.as_deref(), rootfs.as_deref(), inherited)
 }
 
 /// Checks that every part of the request has a participant that handles it.

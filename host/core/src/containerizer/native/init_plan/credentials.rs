@@ -18,8 +18,9 @@ pub(super) fn user(record: &Record<NativeRecord>, merged: &LaunchPlan) -> Option
     if !nix::unistd::geteuid().is_root() {
         return None;
     }
-    let groups = merged.supplementary_groups.keys().copied().collect();
-    Some(User { uid: record.uid, gid: record.gid, groups })
+    let groups: BTreeSet<u32> =
+        record.groups.iter().chain(merged.supplementary_groups.keys()).copied().collect();
+    Some(User { uid: record.uid, gid: record.gid, groups: groups.into_iter().collect() })
 }
 
 /// The resource limits that plugins request, and that of descriptors if none does.

@@ -87,6 +87,11 @@ fn operation(
             path.display()
         ))
     };
+    // The kernel would leave the owner unchanged, which is root.
+    let owned_by = |file_owner: &model::Owner| match [file_owner.uid, file_owner.gid].contains(&u32::MAX) {
+        true => Err(format!("`{owner}` requests `{}` with an owner that is no user or group", name(value))),
+        false => Ok((file_owner.uid, file_owner.gid)),
+    };
     Ok(match value {
         Requested::Bind { source, target, recursive, flags } => Operation::Bind {
             source: absolute(source)?,
@@ -118,8 +123,8 @@ fn operation(
             mode: device_type(owner, *kind)? | (mode & 0o7777),
             major: *major,
             minor: *minor,
-            uid: file_owner.uid,
-            gid: file_owner.gid,
+            uid: owned_by(file_owner)?.0,
+            gid: owned_by(file_owner)?.1,
         },
         Requested::Symlink { path, target } => {
             Operation::Symlink { path: created(path)?, target: target.clone() }
@@ -127,15 +132,15 @@ fn operation(
         Requested::Mkdir { path, mode, owner: file_owner } => Operation::Directory {
             path: created(path)?,
             mode: mode & 0o7777,
-            uid: file_owner.uid,
-            gid: file_owner.gid,
+            uid: owned_by(file_owner)?.0,
+            gid: owned_by(file_owner)?.1,
         },
         Requested::WriteFile { path, content, mode, owner: file_owner } => Operation::WriteFile {
             path: created(path)?,
             content: content.clone().into_bytes(),
             mode: mode & 0o7777,
-            uid: file_owner.uid,
-            gid: file_owner.gid,
+            uid: owned_by(file_owner)?.0,
+            gid: owned_by(file_owner)?.1,
         },
         Requested::Mask { path } => Operation::Mask { path: inside(path)? },
         Requested::ReadOnly { path } => Operation::ReadOnly { path: inside(path)? },
