@@ -9,6 +9,7 @@
 mod interference;
 mod status;
 mod visibility;
+mod output;
 
 use std::collections::BTreeSet;
 mod users;

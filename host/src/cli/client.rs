@@ -142,8 +142,13 @@ impl Client {
         let (socket, body) = (self.socket.clone(), response.into_body());
         let mut records = Records { socket, body, received: Vec::new() };
         let launched = records.next().await?.launched.unwrap_or_default();
-        let logs =
-            Logs { stdout: launched.stdout.map(PathBuf::from), stderr: launched.stderr.map(PathBuf::from) };
+        let file = |text: Option<String>| text.and_then(|text| text.try_into().ok());
+        let logs = Logs {
+            stdout: launched.stdout.map(PathBuf::from),
+            stderr: launched.stderr.map(PathBuf::from),
+            stdout_file: file(launched.stdout_file),
+            stderr_file: file(launched.stderr_file),
+        };
         Ok(Some(Running { logs, records }))
     }
 

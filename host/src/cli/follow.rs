@@ -1,4 +1,8 @@
-//! Copies a file to a writer as it grows, across rotations.
+//! Copies the output of a container to a writer as it grows.
+//!
+//! Its file may be in a directory of the container, which can put anything in its place. So it is opened without
+//! following symbolic links, must be a regular file, and is the one that the agent opened: the descriptor is kept. If a
+//! logger writes the file, only that logger knows which one it is, and the file may be rotated.
 //!
 //! A thread waits for inotify events of the file's directory. [`Follower::finish`] makes it copy the rest and exit.
 //!
@@ -8,12 +12,13 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use cofferdam_core::model::view::FileId;
+use cofferdam_linux::foreign::{self, OpenError, Resolve};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
 use rustix::io::Errno;
@@ -32,15 +37,59 @@ pub(super) struct Follower {
     thread: JoinHandle<io::Result<()>>,
 }
 
+/// A file with output of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Log {
+    pub(super) path: PathBuf,
+    /// Which file it is, if the agent opened it.
+    pub(super) file: Option<FileId>,
+}
+
+/// Why the output of a container cannot be read.
+#[derive(Debug, thiserror::Error)]
+enum LogError {
+    #[error("cannot read the output of the container in `{}`", path.display())]
+    Open { path: PathBuf, source: OpenError },
+    #[error("`{}` is not the file that the agent opened; the container has put it there", path.display())]
+    Replaced { path: PathBuf },
+}
+
+impl Log {
+    pub(super) const fn new(path: PathBuf, file: Option<FileId>) -> Self {
+        Self { path, file }
+    }
+
+    /// Opens the file; `None` if it is missing.
+    fn open(&self) -> io::Result<Option<File>> {
+        let path = self.path.strip_prefix("/").unwrap_or(&self.path);
+        let open = || {
+            let root = foreign::directory(Path::new("/"))?;
+            foreign::open_regular(foreign::find(root, path, Resolve::WithoutLinks)?)
+        };
+        let file = match open() {
+            Ok(file) => file,
+            Err(error) if error.is_missing() => return Ok(None),
+            Err(source) => {
+                return Err(io::Error::other(LogError::Open { path: self.path.clone(), source }));
+            }
+        };
+        if self.file.is_some_and(|expected| file.metadata().is_ok_and(|found| FileId::of(&found) != expected))
+        {
+            return Err(io::Error::other(LogError::Replaced { path: self.path.clone() }));
+        }
+        Ok(Some(file))
+    }
+}
+
 /// Copies a file to which nothing more is written.
-pub(super) fn copy_all(path: &Path, sink: &mut dyn Write) -> io::Result<()> {
-    Tail { path, file: None, position: 0 }.copy_new(sink)
+pub(super) fn copy_all(log: &Log, sink: &mut dyn Write) -> io::Result<()> {
+    Tail { log, file: None, position: 0 }.copy_new(sink)
 }
 
 impl Follower {
-    /// Starts copying `path` from its beginning. `on_error` is called when reading or writing fails.
+    /// Starts copying a file from its beginning. `on_error` is called when reading or writing fails.
     pub(super) fn start(
-        path: PathBuf,
+        log: Log,
         mut sink: impl Write + Send + 'static,
         on_error: impl FnOnce(&io::Error) + Send + 'static,
     ) -> io::Result<Self> {
@@ -49,7 +98,7 @@ impl Follower {
             let done = Arc::clone(&done);
             std::thread::Builder::new()
                 .name("follow".to_owned())
-                .spawn(move || copy(&path, &mut sink, &done).inspect_err(on_error))?
+                .spawn(move || copy(&log, &mut sink, &done).inspect_err(on_error))?
         };
         Ok(Self { done, thread })
     }
@@ -61,8 +110,8 @@ impl Follower {
     }
 }
 
-fn copy(path: &Path, sink: &mut dyn Write, done: &OwnedFd) -> io::Result<()> {
-    let mut tail = Tail { path, file: None, position: 0 };
+fn copy(log: &Log, sink: &mut dyn Write, done: &OwnedFd) -> io::Result<()> {
+    let mut tail = Tail { log, file: None, position: 0 };
     for poll in 0..POLLS {
         tail.copy_new(sink)?;
         let mut finished = [PollFd::new(done, PollFlags::IN)];
@@ -71,7 +120,7 @@ fn copy(path: &Path, sink: &mut dyn Write, done: &OwnedFd) -> io::Result<()> {
         }
     }
     // Watch before the next read, so that no change is missed.
-    let Ok(changes) = watch_directory(path) else { return poll_until_done(tail, sink, done) };
+    let Ok(changes) = watch_directory(&log.path) else { return poll_until_done(tail, sink, done) };
     loop {
         tail.copy_new(sink)?;
         let mut ready = [PollFd::new(&changes, PollFlags::IN), PollFd::new(done, PollFlags::IN)];
@@ -119,7 +168,7 @@ fn wait(descriptors: &mut [PollFd<'_>], timeout: Option<Duration>) -> io::Result
 
 /// A file that grows and may be rotated.
 struct Tail<'a> {
-    path: &'a Path,
+    log: &'a Log,
     file: Option<File>,
     position: u64,
 }
@@ -135,14 +184,12 @@ impl Tail<'_> {
                 }
                 self.position += copy_rest(file, sink)?;
             }
-            let next = match File::open(self.path) {
-                Ok(next) => next,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return sink.flush(),
-                Err(error) => return Err(error),
-            };
+            if self.file.is_some() && self.log.file.is_some() {
+                return sink.flush();
+            }
+            let Some(next) = self.log.open()? else { return sink.flush() };
             if let Some(file) = &mut self.file {
-                let (old, new) = (file.metadata()?, next.metadata()?);
-                if (old.dev(), old.ino()) == (new.dev(), new.ino()) {
+                if FileId::of(&file.metadata()?) == FileId::of(&next.metadata()?) {
                     return sink.flush();
                 }
                 // The old file may have grown before it was renamed.
@@ -205,7 +252,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("stdout");
         let (sender, lines) = channel();
-        let follower = Follower::start(path.clone(), Lines(sender), |_| {}).unwrap();
+        let log = Log::new(path.clone(), None);
+        let follower = Follower::start(log, Lines(sender), |_| {}).unwrap();
 
         let mut file = File::create(&path).unwrap();
         file.write_all(b"one").unwrap();
@@ -240,9 +288,53 @@ mod tests {
         drop(lines);
         let (broken, kinds) = channel();
         let on_error = move |error: &io::Error| broken.send(error.kind()).unwrap();
-        let follower = Follower::start(path.clone(), Lines(sender), on_error).unwrap();
+        let follower = Follower::start(Log::new(path.clone(), None), Lines(sender), on_error).unwrap();
         fs::write(&path, "text").unwrap();
         assert_eq!(kinds.recv().unwrap(), io::ErrorKind::BrokenPipe);
         assert!(follower.finish().is_err());
+    }
+
+    #[test]
+    fn only_the_file_that_the_agent_opened_is_copied() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        let path = at("stdout");
+        fs::write(&path, "output").unwrap();
+        fs::write(at("secret"), "secret").unwrap();
+        let file = Some(FileId::of(&fs::metadata(&path).unwrap()));
+        let copied = |file| {
+            let mut copied = Vec::new();
+            copy_all(&Log::new(path.clone(), file), &mut copied).map(|()| copied).map_err(|e| e.to_string())
+        };
+        assert_eq!(copied(file).unwrap(), b"output");
+        fs::rename(&path, at("old")).unwrap();
+        assert_eq!(copied(file).unwrap(), b"");
+
+        // A link to a file that the reader may read and the container may not.
+        std::os::unix::fs::symlink(at("secret"), &path).unwrap();
+        assert!(copied(file).unwrap_err().contains("cannot read the output"));
+        assert!(copied(None).unwrap_err().contains("cannot read the output"));
+        fs::remove_file(&path).unwrap();
+        fs::hard_link(at("secret"), &path).unwrap();
+        assert!(copied(file).unwrap_err().contains("the container has put it there"));
+        fs::remove_file(&path).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &path,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+            0,
+        )
+        .unwrap();
+        for file in [file, None] {
+            assert!(copied(file).unwrap_err().contains("cannot read the output"));
+        }
+        fs::remove_file(&path).unwrap();
+        // A directory on the way is a link.
+        fs::create_dir(at("logs")).unwrap();
+        std::os::unix::fs::symlink(directory.path(), at("logs/link")).unwrap();
+        let mut sink = Vec::new();
+        assert!(copy_all(&Log::new(at("logs/link/secret"), None), &mut sink).is_err());
+        assert!(sink.is_empty());
     }
 }

@@ -1,14 +1,13 @@
 //! `cofferdam logs`: shows the output of a container.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::Notify;
 
 use super::client::Client;
 use super::failure::Failure;
-use super::follow::Follower;
+use super::follow::{Follower, Log};
 use super::inspect::inspect;
 use super::wait::wait;
 use super::{Outcome, block_on, container_id};
@@ -39,15 +38,19 @@ pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
     block_on(async {
         let id = &arguments.id;
         let inspected = inspect(client, id).await?;
-        let (name, path) = if arguments.stderr {
-            ("standard error", inspected.stderr)
+        let (name, path, file) = if arguments.stderr {
+            ("standard error", inspected.stderr, inspected.stderr_file)
         } else {
-            ("standard output", inspected.stdout)
+            ("standard output", inspected.stdout, inspected.stdout_file)
         };
         let Some(path) = path else {
             return Err(Failure::message(format!("the {name} of container `{id}` is not written to a file")));
         };
-        if arguments.follow { follow(client, id, path.into()).await } else { show(client, path).await }
+        if !arguments.follow {
+            return show(client, path).await;
+        }
+        let file = file.and_then(|file| file.try_into().ok());
+        follow(client, id, Log::new(path.into(), file)).await
     })
 }
 
@@ -71,10 +74,11 @@ async fn show(client: &Client, path: String) -> Outcome {
 }
 
 /// Follows the file until the container ends. Reads it directly, as the agent is on the same machine.
-async fn follow(client: &Client, id: &ContainerId, path: PathBuf) -> Outcome {
+async fn follow(client: &Client, id: &ContainerId, log: Log) -> Outcome {
+    let path = log.path.clone();
     let failed = Arc::new(Notify::new());
     let on_failure = Arc::clone(&failed);
-    let follower = Follower::start(path.clone(), io::stdout(), move |_| on_failure.notify_one())
+    let follower = Follower::start(log, io::stdout(), move |_| on_failure.notify_one())
         .map_err(|source| Failure::system(format!("cannot follow `{}`", path.display()), source))?;
     let wire_id = encode_id(id);
     tokio::select! {

@@ -1,15 +1,16 @@
 //! The process that fetches: drops privileges and works through its job.
 
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{File, Metadata};
 use std::io::{self, BufReader, Read, Seek, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::thread;
 
+use cofferdam_linux::foreign::{self, OpenError};
 use data_encoding::HEXLOWER;
 use flate2::read::MultiGzDecoder;
-use rustix::fs::Mode;
+use rustix::fs::{Mode, OFlags};
 use sha2::{Digest, Sha256};
 
 use super::copy::{Copier, CopyError};
@@ -53,7 +54,7 @@ pub(super) fn run(stdin: impl Read + Send + 'static) -> Result<(), FetchFailure>
         let item = Item::parse(uri).map_err(|error| file_failure(&name, &error))?;
         items.push((name, item));
     }
-    let sandbox = Sandbox::open(&job.sandbox).map_err(|error| start_failure(&error))?;
+    let sandbox = Sandbox::open(&job.sandbox, job.reserved).map_err(|error| start_failure(&error))?;
     let copier = Copier::new(job.limits.bytes);
     let mut fetch = Fetch { sandbox, copier, limits: job.limits, client: None };
     for (name, item) in &items {
@@ -128,6 +129,7 @@ impl Fetch {
                 Ok(format!("unpacked {members} members, {bytes} bytes"))
             }
             Treatment::Gunzip(name) => {
+                self.sandbox.check(name)?;
                 let compressed = self.receive_archive(item)?;
                 self.gunzip(&compressed, name)
             }
@@ -195,13 +197,15 @@ struct Received {
     permissions: u32,
 }
 
-/// Opens a file of this machine. Does not block if it is a pipe or a device.
+/// Opens a file of this machine. A pipe or a device is not opened, which could block or have an effect.
 fn open_local(path: &Path) -> Result<(File, Metadata), FileError> {
-    let open = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path);
-    let file = open.map_err(|source| FileError::Open { source })?;
-    let metadata = file.metadata().map_err(|source| FileError::Open { source })?;
-    if !metadata.is_file() {
-        return Err(FileError::NotRegular);
-    }
+    let failed = |source| FileError::Open { source };
+    let found = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+    let found = found.map_err(|errno| failed(errno.into()))?;
+    let file = foreign::open_regular(&found).map_err(|error| match error {
+        OpenError::System(source) => failed(source),
+        _ => FileError::NotRegular,
+    })?;
+    let metadata = file.metadata().map_err(failed)?;
     Ok((file, metadata))
 }

@@ -22,6 +22,8 @@ const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::
 /// A container's sandbox.
 pub(super) struct Sandbox {
     root: OwnedFd,
+    /// At these paths nothing is created or replaced.
+    reserved: Vec<PathBuf>,
     drafts: u64,
 }
 
@@ -45,17 +47,30 @@ pub(super) enum SandboxError {
     Create { path: PathBuf, source: io::Error },
     #[error("cannot create a hard link to `{}`, which is not a regular file", path.display())]
     NotRegular { path: PathBuf },
+    #[error("`{}` is reserved for the output of the container; use another name", path.display())]
+    Reserved { path: PathBuf },
 }
 
 impl Sandbox {
-    pub(super) fn open(path: &Path) -> Result<Self, SandboxError> {
+    pub(super) fn open(path: &Path, reserved: Vec<PathBuf>) -> Result<Self, SandboxError> {
         let root = open(path, DIRECTORY, Mode::empty())
             .map_err(|errno| SandboxError::Open { path: path.to_owned(), source: errno.into() })?;
-        Ok(Self { root, drafts: 0 })
+        Ok(Self { root, reserved, drafts: 0 })
+    }
+
+    /// Checks that a file may be created at a path: that it is not reserved, nor in or above what is.
+    pub(super) fn check(&self, name: &SandboxPath) -> Result<(), SandboxError> {
+        let path = name.as_path();
+        let overlaps = |reserved: &PathBuf| path.starts_with(reserved) || reserved.starts_with(path);
+        match self.reserved.iter().any(overlaps) {
+            true => Err(SandboxError::Reserved { path: path.to_owned() }),
+            false => Ok(()),
+        }
     }
 
     /// Starts to write the file `name`. Creates its directory if it is missing.
     pub(super) fn draft(&mut self, name: &SandboxPath) -> Result<Draft, SandboxError> {
+        self.check(name)?;
         let directory = self.directory(name.directory())?;
         let (file, temporary) =
             self.create(&directory).map_err(|errno| create_error(name.as_path(), errno))?;
@@ -74,6 +89,9 @@ impl Sandbox {
     /// Opens a directory. Creates it and its parents if they are missing.
     pub(super) fn directory(&self, path: &Path) -> Result<OwnedFd, SandboxError> {
         let failed = |errno: Errno| SandboxError::Directory { path: path.to_owned(), source: errno.into() };
+        if self.reserved.iter().any(|reserved| path.starts_with(reserved)) {
+            return Err(SandboxError::Reserved { path: path.to_owned() });
+        }
         let relative = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         match openat2(&self.root, relative, DIRECTORY, Mode::empty(), RESOLVE) {
             Err(Errno::NOENT) => {}
@@ -107,6 +125,7 @@ impl Sandbox {
     /// Creates a symbolic link, replacing an existing file. The target is not validated, because the fetcher never
     /// follows links.
     pub(super) fn symbolic_link(&self, name: &SandboxPath, target: &Path) -> Result<(), SandboxError> {
+        self.check(name)?;
         let directory = self.directory(name.directory())?;
         replace(&directory, name.file_name(), || symlinkat(target, &directory, name.file_name()))
             .map_err(|errno| create_error(name.as_path(), errno))
@@ -114,6 +133,9 @@ impl Sandbox {
 
     /// Creates a hard link to a file of the sandbox, replacing an existing file.
     pub(super) fn hard_link(&self, name: &SandboxPath, original: &SandboxPath) -> Result<(), SandboxError> {
+        self.check(name)?;
+        // Through a second name it could be written to.
+        self.check(original)?;
         let failed = |errno| create_error(name.as_path(), errno);
         let file = openat2(
             &self.root,

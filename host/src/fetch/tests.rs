@@ -66,6 +66,11 @@ struct World {
     gid: u32,
 }
 
+/// Paths of a container's output.
+fn reserved() -> Vec<PathBuf> {
+    vec!["stdout".into(), "logs/err".into()]
+}
+
 impl World {
     fn new() -> Self {
         let directory = TempDir::new().unwrap();
@@ -107,7 +112,8 @@ impl World {
 
     async fn fetch_by(&self, fetcher: Fetcher, uris: &[Uri]) -> Result<(), FetchError> {
         let sandbox = self.sandbox();
-        let fetch = fetcher.fetch(uris, &sandbox, self.uid, self.gid, pending::<()>());
+        let reserved = reserved();
+        let fetch = fetcher.fetch(uris, &sandbox, self.uid, self.gid, &reserved, pending::<()>());
         tokio::time::timeout(TIMEOUT, fetch).await.expect("fetching did not finish")
     }
 
@@ -423,6 +429,45 @@ async fn an_archive_is_unpacked_and_not_kept() {
 }
 
 #[tokio::test]
+async fn nothing_is_placed_where_the_output_of_the_container_is() {
+    use EntryType as E;
+    let world = World::new();
+    for log in reserved() {
+        fs::create_dir_all(world.inside(log.parent().unwrap().to_str().unwrap())).unwrap();
+        chown(world.inside(log.parent().unwrap().to_str().unwrap()), Some(world.uid), Some(world.gid))
+            .unwrap();
+        fs::write(world.inside(log.to_str().unwrap()), "output").unwrap();
+    }
+    let plain = world.file("plain", "malicious");
+    for name in ["stdout", "./stdout", "stdout/x", "logs", "logs/err", "logs//./err"] {
+        let error = world.fetch_error(&[named(&plain, name)]).await;
+        assert!(error.contains("is reserved for the output of the container"), "{name}: {error}");
+    }
+    let error = world.fetch_error(&[named(world.file("a.gz", gzip(b"x")), "stdout.gz")]).await;
+    assert!(error.contains("`stdout` is reserved"), "{error}");
+    let file = |name| Member::file(name, b"malicious");
+    for members in [
+        vec![file("stdout")],
+        vec![file("./logs/err")],
+        vec![file("stdout/x")],
+        vec![file("logs")],
+        vec![Member::link(E::Symlink, "stdout", "/etc/passwd")],
+        vec![Member::link(E::Symlink, "logs", ".")],
+        vec![file("x"), Member::link(E::Link, "stdout", "x")],
+        vec![Member::link(E::Link, "x", "stdout"), file("x")],
+        vec![Member::link(E::Directory, "stdout", "")],
+    ] {
+        let error = world.fetch_error(&[uri(world.file("a.tar", tar(&members)))]).await;
+        assert!(error.contains("is reserved for the output of the container"), "{error}");
+    }
+    for log in reserved() {
+        assert_eq!(fs::read(world.inside(log.to_str().unwrap())).unwrap(), b"output");
+    }
+    // Beside it, anything may be placed.
+    world.fetch(&[named(&plain, "logs/other"), named(&plain, "stdout2")]).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_malicious_archive_is_rejected_and_has_no_effect_outside() {
     use EntryType as E;
     let world = World::new();
@@ -674,7 +719,8 @@ async fn the_process_is_reaped_when_fetching_is_cancelled() {
     let (stop, stopped) = oneshot::channel::<()>();
     let uris = [uri(format!("{root}/x"))];
     let (fetcher, sandbox) = (world.fetcher(), world.sandbox());
-    let fetch = fetcher.fetch(&uris, &sandbox, world.uid, world.gid, stopped);
+    let reserved = reserved();
+    let fetch = fetcher.fetch(&uris, &sandbox, world.uid, world.gid, &reserved, stopped);
     let watch = tokio::task::spawn_blocking(move || {
         connected.recv_timeout(TIMEOUT).unwrap();
         stop.send(()).unwrap();
@@ -697,7 +743,8 @@ async fn dropping_the_future_kills_the_process_and_its_children() {
     let fetcher = shell(arguments);
     let (uris, sandbox) = ([uri("/x")], world.sandbox());
     let mut pids = tokio::task::spawn_blocking(move || fs::read_to_string(pipe).unwrap());
-    let fetch = fetcher.fetch(&uris, &sandbox, world.uid, world.gid, pending::<()>());
+    let reserved = reserved();
+    let fetch = fetcher.fetch(&uris, &sandbox, world.uid, world.gid, &reserved, pending::<()>());
     // Opened before the future is dropped.
     let pidfds = until(fetch, async {
         let pids = (&mut pids).await.unwrap();
@@ -725,6 +772,7 @@ fn the_process_exits_when_the_agent_dies() {
         uid: world.uid,
         gid: world.gid,
         uris: vec![uri(format!("{root}/x"))],
+        reserved: reserved(),
         limits: Limits::default(),
     };
     let mut child = Command::new("/bin/sh")

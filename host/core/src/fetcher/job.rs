@@ -16,6 +16,8 @@ pub struct FetchJob {
     pub uid: u32,
     pub gid: u32,
     pub uris: Vec<Uri>,
+    /// Paths in the sandbox at which nothing may be placed, such as the container's logs.
+    pub reserved: Vec<PathBuf>,
     pub limits: Limits,
 }
 
@@ -133,7 +135,8 @@ mod tests {
             sha256: None,
         };
         let limits = Limits { stall: Duration::from_millis(1500), bytes: u64::MAX, members: 3 };
-        let job = FetchJob { sandbox: "/s".into(), uid: 1, gid: 2, uris: vec![uri], limits };
+        let reserved = vec!["stdout".into()];
+        let job = FetchJob { sandbox: "/s".into(), uid: 1, gid: 2, uris: vec![uri], reserved, limits };
         let mut bytes = job.to_line().unwrap();
         assert_eq!(bytes.iter().filter(|byte| **byte == b'\n').count(), 1);
         bytes.extend_from_slice(b"rest");

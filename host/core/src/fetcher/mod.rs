@@ -88,7 +88,8 @@ impl Fetcher {
         Self { limits, ..self }
     }
 
-    /// Fetches all files into `sandbox`, one after the other, with the privileges of this user and group.
+    /// Fetches all files into `sandbox`, one after the other, with the privileges of this user and group. Nothing is
+    /// placed at, in or over the `reserved` paths in it.
     ///
     /// When `stop` completes or the future is dropped, the fetcher process and its children are killed; in the first
     /// case this returns after the process has been reaped.
@@ -101,13 +102,20 @@ impl Fetcher {
         sandbox: &Path,
         uid: u32,
         gid: u32,
+        reserved: &[PathBuf],
         stop: impl Future<Output = C>,
     ) -> Result<(), FetchError> {
         if uris.is_empty() {
             return Ok(());
         }
-        let job =
-            FetchJob { sandbox: sandbox.to_owned(), uid, gid, uris: uris.to_vec(), limits: self.limits };
+        let job = FetchJob {
+            sandbox: sandbox.to_owned(),
+            uid,
+            gid,
+            uris: uris.to_vec(),
+            reserved: reserved.to_vec(),
+            limits: self.limits,
+        };
         let job = job.to_line().map_err(|source| FetchError::Serialize { source })?;
         let command = self.command.as_deref().and_then(<[_]>::split_first);
         let (program, arguments) = command.ok_or(FetchError::NotConfigured)?;

@@ -1,6 +1,9 @@
 //! What the agent reports: plain data for the API, the CLI and programs that embed the agent.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -56,6 +59,55 @@ pub struct Logs {
     pub stdout: Option<PathBuf>,
     /// Its standard error.
     pub stderr: Option<PathBuf>,
+    /// The file that the agent opened for standard output, if it opened one.
+    #[serde(default)]
+    pub stdout_file: Option<FileId>,
+    /// The file that the agent opened for standard error, if it opened one.
+    #[serde(default)]
+    pub stderr_file: Option<FileId>,
+}
+
+/// Identifies a file, whatever its path is: `device:inode`. The container may put another one in its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct FileId {
+    /// Number of the device.
+    pub device: u64,
+    /// Number of the inode on it.
+    pub inode: u64,
+}
+
+impl FileId {
+    /// The file of this metadata.
+    #[must_use]
+    pub fn of(metadata: &Metadata) -> Self {
+        Self { device: metadata.dev(), inode: metadata.ino() }
+    }
+}
+
+impl fmt::Display for FileId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.device, self.inode)
+    }
+}
+
+impl From<FileId> for String {
+    fn from(file: FileId) -> Self {
+        file.to_string()
+    }
+}
+
+impl TryFrom<String> for FileId {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let numbers = text.split_once(':').and_then(|(device, inode)| {
+            Some(Self { device: device.parse().ok()?, inode: inode.parse().ok()? })
+        });
+        numbers.ok_or_else(|| {
+            format!("`{text}` is not a file; expected its device and inode, such as `2049:12`")
+        })
+    }
 }
 
 /// One field of a launch plan.

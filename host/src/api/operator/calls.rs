@@ -128,7 +128,12 @@ async fn run(context: &Arc<ApiContext>, request: Request) -> Result {
     }
     let logs = context.agent.inspect(&id).map(|inspection| inspection.logs).unwrap_or_default();
     let path = |path: Option<std::path::PathBuf>| path.map(|path| path.to_string_lossy().into_owned());
-    let launched = wire::LaunchedContainer { stdout: path(logs.stdout), stderr: path(logs.stderr) };
+    let launched = wire::LaunchedContainer {
+        stdout: path(logs.stdout),
+        stderr: path(logs.stderr),
+        stdout_file: logs.stdout_file.map(String::from),
+        stderr_file: logs.stderr_file.map(String::from),
+    };
     let launched = wire::RunningContainer { launched: Some(launched), ..Default::default() };
     let context = Arc::clone(context);
     let ended = async move {

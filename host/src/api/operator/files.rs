@@ -15,6 +15,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use axum::http::StatusCode;
+use cofferdam_core::model::view::{FileId, Logs};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
@@ -40,6 +41,12 @@ pub(super) enum FileError {
         /// The path.
         path: String,
     },
+    /// Not the file that the agent opened for the output of a container.
+    #[error("`{path}` is not the file that the agent opened for the output; the container has put it there")]
+    Replaced {
+        /// The path.
+        path: String,
+    },
     /// Not a regular file.
     #[error("`{path}` is not a regular file")]
     NotAFile {
@@ -62,15 +69,22 @@ impl From<FileError> for ApiError {
     fn from(error: FileError) -> Self {
         let status = match error {
             FileError::NotFound { .. } => StatusCode::NOT_FOUND,
-            FileError::Outside { .. } | FileError::NotAFile { .. } => StatusCode::BAD_REQUEST,
+            FileError::Outside { .. } | FileError::NotAFile { .. } | FileError::Replaced { .. } => {
+                StatusCode::BAD_REQUEST
+            }
             FileError::System { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::new(status, &error)
     }
 }
 
-/// All sandboxes: pairs of virtual path and directory.
-pub(super) struct Sandboxes(Vec<(PathBuf, PathBuf)>);
+/// All sandboxes.
+pub(super) struct Sandboxes {
+    /// Pairs of virtual path and directory.
+    directories: Vec<(PathBuf, PathBuf)>,
+    /// The files that the agent opened for the output of containers, by their paths on the host.
+    logs: HashMap<PathBuf, FileId>,
+}
 
 /// Runs file operations on a thread that may block, as a disk may hang.
 pub(super) async fn run_blocking<T: Send + 'static>(
@@ -87,19 +101,24 @@ pub(super) async fn run_blocking<T: Send + 'static>(
 impl Sandboxes {
     fn of(context: &ApiContext) -> Self {
         let agent = &context.agent;
+        let mut logs = HashMap::new();
         let inspections = agent.containers().into_iter().filter_map(|summary| agent.inspect(&summary.id));
-        Self::new(inspections.map(|inspection| (inspection.summary.id.to_string(), inspection.sandbox)))
+        let directories = inspections.map(|inspection| {
+            let Logs { stdout, stderr, stdout_file, stderr_file } = inspection.logs;
+            logs.extend(stdout.zip(stdout_file));
+            logs.extend(stderr.zip(stderr_file));
+            (inspection.summary.id.to_string(), inspection.sandbox)
+        });
+        let found = Self::new(directories);
+        Self { logs, ..found }
     }
 
     /// Each sandbox is known as `/containers/<id>` and by its own path.
     fn new(sandboxes: impl Iterator<Item = (String, PathBuf)>) -> Self {
-        Self(
-            sandboxes
-                .flat_map(|(id, sandbox)| {
-                    [(Path::new("/containers").join(id), sandbox.clone()), (sandbox.clone(), sandbox)]
-                })
-                .collect(),
-        )
+        let directories = sandboxes.flat_map(|(id, sandbox)| {
+            [(Path::new("/containers").join(id), sandbox.clone()), (sandbox.clone(), sandbox)]
+        });
+        Self { directories: directories.collect(), logs: HashMap::new() }
     }
 
     /// The entries of a directory, sorted by path; none for a file. Symbolic links are listed, not followed.
@@ -161,12 +180,13 @@ impl Sandboxes {
         }
         // The longest matching prefix.
         let (rest, root) = self
-            .0
+            .directories
             .iter()
             .filter_map(|(prefix, root)| Some((requested.strip_prefix(prefix).ok()?, root)))
             .min_by_key(|(rest, _)| rest.components().count())
             .ok_or_else(not_found)?;
 
+        let host_path = root.join(rest);
         let failed = |source: Errno| match source {
             Errno::NOENT | Errno::NOTDIR => not_found(),
             Errno::XDEV | Errno::LOOP => FileError::Outside { path: path.to_owned() },
@@ -178,7 +198,12 @@ impl Sandboxes {
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
         let fd = rustix::fs::openat2(&root, rest, flags, Mode::empty(), resolve).map_err(failed)?;
         let stat = rustix::fs::fstat(&fd).map_err(failed)?;
-        Ok(Found { fd, stat })
+        match self.logs.get(&host_path) {
+            Some(log) if *log != (FileId { device: stat.st_dev, inode: stat.st_ino }) => {
+                Err(FileError::Replaced { path: path.to_owned() })
+            }
+            _ => Ok(Found { fd, stat }),
+        }
     }
 }
 

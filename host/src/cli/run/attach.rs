@@ -1,17 +1,16 @@
 //! A container in the foreground: copies its output and forwards signals. Returns its exit status.
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use crate::cli::failure::Failure;
-use crate::cli::follow::{Follower, copy_all};
+use crate::cli::follow::{Follower, Log, copy_all};
 use crate::cli::{Outcome, output, wait};
-use cofferdam_core::model::view::Logs;
+use cofferdam_core::model::view;
 use cofferdam_core::model::{ContainerId, Request};
 
 use super::NOT_RUN;
@@ -33,9 +32,17 @@ pub(super) async fn run(agent: &AgentConnection, request: Request) -> Outcome {
     if logs.stdout.is_none() && logs.stderr.is_none() {
         tracing::warn!("the output of container `{id}` is not written to files and cannot be shown");
     }
-    let mut output = Output { logs, followers: None, broken: Arc::default() };
+    let mut output = Output { logs: Logs::of(logs), followers: None, broken: Arc::default() };
     let ending = wait_and_forward(agent, &id, end, &mut signals, &mut output).await?;
-    output.finish()?;
+    let finished = output.finish_in_thread()?;
+    tokio::select! {
+        copied = finished => {
+            let stopped = |_| io::Error::other("the thread that copies output panicked");
+            copied.map_err(stopped).flatten()?;
+        }
+        // The output may be endless, or nobody may read it. The process ends without waiting for its threads.
+        number = signals.next() => return Ok(128 + u8::try_from(number).unwrap_or_default()),
+    }
     if let Some(message) = &ending.message {
         use std::io::Write as _;
         // Standard error may be closed.
@@ -74,6 +81,23 @@ async fn wait_and_forward(
     }
 }
 
+/// The files with the output of a container.
+#[derive(Clone)]
+struct Logs {
+    stdout: Option<Log>,
+    stderr: Option<Log>,
+}
+
+impl Logs {
+    fn of(logs: view::Logs) -> Self {
+        let view::Logs { stdout, stderr, stdout_file, stderr_file } = logs;
+        Self {
+            stdout: stdout.map(|path| Log::new(path, stdout_file)),
+            stderr: stderr.map(|path| Log::new(path, stderr_file)),
+        }
+    }
+}
+
 /// The output of the container.
 struct Output {
     logs: Logs,
@@ -87,20 +111,29 @@ impl Output {
     /// Starts to copy it.
     fn follow(&mut self) -> Result<(), Failure> {
         let mut followers = Vec::new();
-        if let Some(path) = &self.logs.stdout {
-            followers.push(self.follower(path, io::stdout())?);
+        if let Some(log) = &self.logs.stdout {
+            followers.push(self.follower(log, io::stdout())?);
         }
-        if let Some(path) = &self.logs.stderr {
-            followers.push(self.follower(path, io::stderr())?);
+        if let Some(log) = &self.logs.stderr {
+            followers.push(self.follower(log, io::stderr())?);
         }
         self.followers = Some(followers);
         Ok(())
     }
 
-    fn follower(&self, path: &Path, sink: impl io::Write + Send + 'static) -> Result<Follower, Failure> {
-        let failed = |source| Failure::system(format!("cannot follow `{}`", path.display()), source);
+    fn follower(&self, log: &Log, sink: impl io::Write + Send + 'static) -> Result<Follower, Failure> {
+        let failed = |source| Failure::system(format!("cannot follow `{}`", log.path.display()), source);
         let broken = Arc::clone(&self.broken);
-        Follower::start(path.to_owned(), sink, move |_| broken.notify_one()).map_err(failed)
+        Follower::start(log.clone(), sink, move |_| broken.notify_one()).map_err(failed)
+    }
+
+    /// Copies the rest on another thread, so that signals have an effect meanwhile.
+    fn finish_in_thread(self) -> Result<oneshot::Receiver<io::Result<()>>, Failure> {
+        let (sender, receiver) = oneshot::channel();
+        let finish = move || drop(sender.send(self.finish()));
+        let spawned = std::thread::Builder::new().name("output".to_owned()).spawn(finish);
+        spawned.map_err(|source| Failure::system("cannot start a thread", source))?;
+        Ok(receiver)
     }
 
     /// Copies the rest.
@@ -108,8 +141,8 @@ impl Output {
         let copied: Vec<io::Result<()>> = match self.followers {
             Some(followers) => followers.into_iter().map(Follower::finish).collect(),
             None => {
-                let stdout = self.logs.stdout.map(|path| copy_all(&path, &mut io::stdout()));
-                let stderr = self.logs.stderr.map(|path| copy_all(&path, &mut io::stderr()));
+                let stdout = self.logs.stdout.map(|log| copy_all(&log, &mut io::stdout()));
+                let stderr = self.logs.stderr.map(|log| copy_all(&log, &mut io::stderr()));
                 stdout.into_iter().chain(stderr).collect()
             }
         };

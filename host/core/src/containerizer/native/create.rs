@@ -80,7 +80,11 @@ pub(super) fn create(
         .update_persisted(&shared.ledger, |record| {
             record.process = Some(process_id);
             // A logger that hands out pipes knows which files its output ends up in.
-            record.logs = log_files.map_or(logs, |LogFiles { stdout, stderr, .. }| Logs { stdout, stderr });
+            record.logs = log_files.map_or(logs, |LogFiles { stdout, stderr, .. }| Logs {
+                stdout,
+                stderr,
+                ..Logs::default()
+            });
             record.set_participants(participants);
             record.part.plan = plan.into();
         })

@@ -13,6 +13,7 @@
 //! safely are: fetching, and waiting for the command to start. Undoing a failed launch is up to `destroy.rs`.
 
 use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -348,7 +349,12 @@ async fn fetch(shared: &Shared, handle: &Handle) -> Result<(), LaunchError> {
         return Ok(());
     }
     let stop = handle.stop_requested();
-    let fetched = shared.fetcher.fetch(&record.request.uris, &record.sandbox, record.uid, record.gid, stop);
+    // The usual names are reserved also when the output goes elsewhere: who finds them takes them for the output.
+    let logs = [&record.logs.stdout, &record.logs.stderr].into_iter().flatten();
+    let logs = logs.filter_map(|log| log.strip_prefix(&record.sandbox).ok().map(Path::to_owned));
+    let reserved: Vec<PathBuf> = logs.chain(["stdout".into(), "stderr".into()]).collect();
+    let (uris, sandbox) = (&record.request.uris, &record.sandbox);
+    let fetched = shared.fetcher.fetch(uris, sandbox, record.uid, record.gid, &reserved, stop);
     fetched.await.map_err(|source| LaunchError::Fetch { id: handle.id().clone(), source })
 }
 

@@ -43,6 +43,8 @@ pub(in crate::api::operator) fn inspection(inspection: &Inspection) -> wire::Ins
         sandbox: path(&inspection.sandbox),
         stdout: inspection.logs.stdout.as_deref().map(path),
         stderr: inspection.logs.stderr.as_deref().map(path),
+        stdout_file: inspection.logs.stdout_file.map(String::from),
+        stderr_file: inspection.logs.stderr_file.map(String::from),
         request: encode_launch(&inspection.request),
         resources: encode_resources(&summary.resources),
         limits: encode_limits(&summary.resources),

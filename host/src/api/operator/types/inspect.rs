@@ -27,6 +27,11 @@ message! {
         optional stdout: String,
         /// File on the host with its standard error, if there is one.
         optional stderr: String,
+        /// Which file `stdout` is, as `device:inode`, if the agent opened it. If another file is at the path, the
+        /// container has put it there.
+        optional stdout_file: String,
+        /// The same for `stderr`.
+        optional stderr_file: String,
         /// The launch request.
         required request: LaunchContainer,
         /// Current resources, updates included.

@@ -66,6 +66,11 @@ message! {
         optional stdout: String,
         /// The file on the agent's host that contains its standard error, if any.
         optional stderr: String,
+        /// Which file `stdout` is, as `device:inode`, if the agent opened it. If another file is at the path, the
+        /// container has put it there.
+        optional stdout_file: String,
+        /// The same for `stderr`.
+        optional stderr_file: String,
     }
 }
 

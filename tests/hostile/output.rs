@@ -1,0 +1,154 @@
+//! Containers that put something else in the place of their output, and what those do who read it.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use cofferdam_core::model::{Request, Uri};
+use cofferdam_linux::process::Process;
+use cofferdam_tests::daemon::{Daemon, TIMEOUT};
+use cofferdam_tests::world::{World, id};
+use cofferdam_tests::{is_root, paths, wait_for_text, watch};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+const SECRET: &str = "only for root";
+
+/// What a container can put in the place of its output. `$1` is the secret file.
+const REPLACEMENTS: [&str; 5] = ["ln -s $1", "ln -s /dev/zero", "mkfifo", "ln $1", "ln -s ../../../secret"];
+
+fn world() -> World {
+    let world = World::shipped();
+    fs::write(world.directory().join("secret"), SECRET).unwrap();
+    world
+}
+
+fn cofferdam(world: &World, arguments: &[&str]) -> Command {
+    let mut command = Command::new(paths::program());
+    command.arg("--socket").arg(world.socket()).args(arguments);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn replaced(world: &World, how: &str) -> String {
+    let how = how.replace("$1", &world.directory().join("secret").display().to_string());
+    format!("rm stdout && {how} stdout")
+}
+
+/// Reads both streams to their ends. Returns the exit status, standard output and standard error.
+fn end(child: Child) -> (Option<i32>, String, String) {
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn logs_shows_only_what_the_container_has_written() {
+    if !is_root("a root-only file") {
+        return;
+    }
+    let world = world();
+    let daemon = Daemon::start(&world);
+    for how in REPLACEMENTS {
+        let line = format!("{} ; echo done > done; sleep 1000", replaced(&world, how));
+        daemon.launch(&Request::shell(id("web"), &line)).unwrap();
+        let sandbox = world.config.work_dir.join("containers/web");
+        watch::until(&sandbox, TIMEOUT, || sandbox.join("done").exists());
+        for arguments in [&["logs", "web"][..], &["logs", "-f", "web"]] {
+            // It ends with an error, at once: the container is still running.
+            let (status, stdout, stderr) = end(cofferdam(&world, arguments).spawn().unwrap());
+            assert!(!stdout.contains(SECRET), "{how}, {arguments:?}: {stdout}");
+            assert!(stdout.len() < 4096, "{how}, {arguments:?}");
+            if arguments.len() == 3 {
+                assert_eq!(status, Some(1), "{how}: {stderr}");
+                assert!(stderr.contains("stdout"), "{how}: {stderr}");
+            }
+        }
+        daemon.destroy(&id("web")).unwrap();
+        daemon.remove(&id("web")).unwrap();
+    }
+    daemon.terminate();
+}
+
+#[test]
+fn an_attached_run_shows_only_what_the_container_has_written_and_gets_signals() {
+    if !is_root("a root-only file") {
+        return;
+    }
+    let world = world();
+    let daemon = Daemon::start(&world);
+    for how in REPLACEMENTS {
+        let line = format!("echo first; while [ ! -e go ]; do :; done; {} && exit 7", replaced(&world, how));
+        let run = cofferdam(&world, &["run", "--name", "web", "--shell", &line]).spawn();
+        let mut run = run.unwrap();
+        // It has the file open by now.
+        let mut stdout = BufReader::new(run.stdout.take().unwrap());
+        let mut first = String::new();
+        stdout.read_line(&mut first).unwrap();
+        assert_eq!(first, "first\n");
+        fs::write(world.config.work_dir.join("containers/web/go"), "").unwrap();
+        let mut rest = String::new();
+        stdout.read_to_string(&mut rest).unwrap();
+        let (status, _, stderr) = end(run);
+        assert_eq!((status, rest.as_str()), (Some(7), ""), "{how}: {stderr}");
+        daemon.remove(&id("web")).unwrap();
+    }
+    daemon.terminate();
+}
+
+#[test]
+fn a_run_whose_output_nobody_reads_can_be_interrupted() {
+    if !is_root("a container of root") {
+        return;
+    }
+    let world = world();
+    let daemon = Daemon::start(&world);
+    let line = "truncate -s 1T stdout";
+    let mut run = cofferdam(&world, &["run", "--name", "web", "--shell", line]).spawn().unwrap();
+    let containers = world.config.work_dir.join("containers");
+    fs::create_dir_all(&containers).unwrap();
+    assert!(watch::until(&containers, TIMEOUT, || containers.join("web").exists()));
+    daemon.wait(&id("web")).unwrap();
+    // Until it copies the rest of the output, it forwards signals to the container, which does not get them any more.
+    let pid = run.id().cast_signed();
+    let process = Process::open_any(pid).unwrap();
+    for _ in 0..100 {
+        kill(Pid::from_raw(pid), Signal::SIGINT).unwrap();
+        if process.wait(Some(Duration::from_millis(100))).unwrap() {
+            break;
+        }
+    }
+    assert_eq!(run.wait().unwrap().code(), Some(128 + 2));
+    daemon.terminate();
+}
+
+#[test]
+fn a_fetched_file_does_not_replace_the_output() {
+    if !is_root("a root file system") {
+        return;
+    }
+    let world = world();
+    let daemon = Daemon::start(&world);
+    let secret = world.directory().join("secret");
+    let mut request = Request::shell(id("web"), "echo own");
+    let uri = |name: &str| Uri {
+        value: secret.display().to_string(),
+        executable: false,
+        extract: false,
+        output_file: Some(name.into()),
+        sha256: None,
+    };
+    for name in ["stdout", "stderr", "./stdout", "stdout/x"] {
+        request.uris = vec![uri(name)];
+        let error = daemon.launch(&request).unwrap_err();
+        assert!(format!("{error:?}").contains("is reserved for the output"), "{name}: {error:?}");
+    }
+    request.uris = vec![uri("other")];
+    daemon.launch(&request).unwrap();
+    daemon.wait(&id("web")).unwrap();
+    wait_for_text(&world.config.work_dir.join("containers/web/stdout"), "own");
+    assert!(Path::new(&world.config.work_dir.join("containers/web/other")).exists());
+    daemon.terminate();
+}
