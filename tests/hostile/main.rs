@@ -6,10 +6,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a panic shows where a test failed")]
 
+mod evade;
 mod interference;
+mod output;
 mod status;
 mod visibility;
-mod output;
 
 use std::collections::BTreeSet;
 mod users;

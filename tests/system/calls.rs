@@ -60,7 +60,7 @@ async fn prepare_of_a_nested_container_describes_its_parent() {
     agent.launch(long_running("pod.web.probe")).await.unwrap();
     assert_eq!(recorded(&world, "prepare", "pod")["parent"], Json::Null);
     for (container, parent, pid, uid) in
-        [("pod.web", "pod", pid, 1234), ("pod.web.probe", "pod.web", nested_pid, 0)]
+        [("pod.web", "pod", pid, 1234), ("pod.web.probe", "pod.web", nested_pid, 1234)]
     {
         let found = &recorded(&world, "prepare", container)["parent"];
         let sandbox = agent.inspect(&id(parent)).unwrap().sandbox;

@@ -135,8 +135,18 @@ impl Connection {
     /// # Errors
     /// [`RequestError`].
     pub fn collect(&self, slot: Slot) -> Result<(State, i32), RequestError> {
+        self.collect_with_reaper(slot).map(|(state, status, _)| (state, status))
+    }
+
+    /// As [`Connection::collect`], and with [`State::Exited`] the pid of process 1 of the container's pid namespace, if it
+    /// has not ended: then other processes in it have not either.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub fn collect_with_reaper(&self, slot: Slot) -> Result<(State, i32, Option<i32>), RequestError> {
         let (reply, _) = self.request(&Request::Collect(slot), &[])?;
-        Ok((reply.state, reply.status))
+        let reaper = (reply.state == State::Exited && reply.pid > 0).then_some(reply.pid);
+        Ok((reply.state, reply.status, reaper))
     }
 
     /// Gives a slot back.

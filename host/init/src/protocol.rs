@@ -108,7 +108,8 @@ pub enum State {
     Ended = 3,
     /// The command never ran.
     NotStarted = 4,
-    /// The process that was to be the command has ended, but its setup process, which tells whether it was, has not.
+    /// The command has ended, but its setup process, which tells whether it ran, or process 1 of its pid namespace has
+    /// not.
     Exited = 5,
 }
 

@@ -306,13 +306,15 @@ fn create_command<'a>(
     let channels = Channels { report: report_writer, go, go_writer };
     let parent = if spawn.stays { Parent::Caller } else { Parent::CallersParent };
     let mut reaper = Pid::new(0);
-    if spawn.create & PID_NAMESPACE != 0 {
-        sys::create_namespaces(PID_NAMESPACE).map_err(|errno| Failure::new(Step::Namespaces, errno))?;
-        if plan.has(flag::REAPER) {
-            match sys::create_process(parent, None).map_err(failed)? {
-                Creation::Child => return Ok(Role::Reaper),
-                Creation::Parent(child) => reaper = child.pid,
-            }
+    let cgroup_namespace = if plan.has(flag::LATE_CGROUP_NAMESPACE) { sys::CGROUP_NAMESPACE } else { 0 };
+    let created = spawn.create & PID_NAMESPACE | cgroup_namespace;
+    if created != 0 {
+        sys::create_namespaces(created).map_err(|errno| Failure::new(Step::Namespaces, errno))?;
+    }
+    if spawn.create & PID_NAMESPACE != 0 && plan.has(flag::REAPER) {
+        match sys::create_process(parent, None).map_err(failed)? {
+            Creation::Child => return Ok(Role::Reaper),
+            Creation::Parent(child) => reaper = child.pid,
         }
     }
     let command = match places.entered.filter(|_| spawn.enter & PID_NAMESPACE != 0) {

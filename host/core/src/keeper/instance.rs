@@ -172,14 +172,15 @@ impl Instance {
         outcome
     }
 
-    /// State and wait status of a slot: from the keeper's file, if it is final, or from the keeper.
-    pub(super) fn state(&mut self, slot: Slot) -> Option<(State, i32)> {
+    /// State and wait status of a slot: from the keeper's file, if they are final, or from the keeper. From the keeper also
+    /// process 1 of the pid namespace of a container whose command has ended, if it has not ended itself.
+    pub(super) fn state(&mut self, slot: Slot) -> Option<(State, i32, Option<i32>)> {
         let statuses = self.statuses.as_ref();
         let recorded = statuses.and_then(|statuses| statuses.read(slot).ok().flatten());
-        let recorded = recorded.map(|entry| (entry.state, entry.status));
+        let recorded = recorded.map(|entry| (entry.state, entry.status, None));
         match recorded {
-            Some((State::Ended | State::NotStarted, _)) => recorded,
-            _ => self.request(|connection| connection.collect(slot)).ok().or(recorded),
+            Some((State::Ended | State::NotStarted, ..)) => recorded,
+            _ => self.request(|connection| connection.collect_with_reaper(slot)).ok().or(recorded),
         }
     }
 

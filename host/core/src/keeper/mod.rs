@@ -299,17 +299,46 @@ impl Keepers {
     /// How a process ended that has ended. `process` is a handle from before that.
     #[must_use]
     pub fn collect(&self, slot: &KeeperSlot, process: Option<&Process>) -> ProcessEnd {
-        let mut instances = self.lock();
-        let recorded = instances.get(&slot.keeper).and_then(|instance| instance.state(slot.slot));
-        drop(instances);
-        match recorded {
-            Some((State::Ended | State::Exited, status)) => ProcessEnd::Ended(status),
-            Some((State::NotStarted, _)) => ProcessEnd::NotStarted,
+        self.collect_with_reaper(slot, process).0
+    }
+
+    /// As [`Keepers::collect`], with process 1 of the container's pid namespace, if that has not ended.
+    #[must_use]
+    pub fn collect_with_reaper(
+        &self,
+        slot: &KeeperSlot,
+        process: Option<&Process>,
+    ) -> (ProcessEnd, Option<i32>) {
+        let end = match self.recorded(slot) {
+            Some((State::Ended | State::Exited, status, reaper)) => {
+                return (ProcessEnd::Ended(status), reaper);
+            }
+            Some((State::NotStarted, ..)) => ProcessEnd::NotStarted,
             _ => match process.map(|process| process.wait_status(REAP_TIMEOUT)) {
                 Some(Ok(Some(status))) => ProcessEnd::Ended(status),
                 _ => ProcessEnd::Unknown,
             },
-        }
+        };
+        (end, None)
+    }
+
+    /// Process 1 of the pid namespace of a container whose command has ended, if it has not ended itself: it ends after all
+    /// others in it.
+    #[must_use]
+    pub fn reaper(&self, slot: &KeeperSlot) -> Option<i32> {
+        self.recorded(slot).and_then(|(_, _, reaper)| reaper)
+    }
+
+    fn recorded(&self, slot: &KeeperSlot) -> Option<(State, i32, Option<i32>)> {
+        self.lock().get(&slot.keeper).and_then(|instance| instance.state(slot.slot))
+    }
+
+    /// Pids of the keepers that have not ended. All processes of containers are below them, but those in pid namespaces
+    /// of other containers.
+    #[must_use]
+    pub fn pids(&self) -> Vec<i32> {
+        let instances = self.lock();
+        instances.older.iter().chain(&instances.current).filter_map(Instance::pid).collect()
     }
 
     /// The end of the process is recorded elsewhere.

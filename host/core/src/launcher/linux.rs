@@ -24,14 +24,13 @@ use cofferdam_linux::namespace::{Namespace, Namespaces};
 use cofferdam_linux::process::{Process, ProcessError};
 use cofferdam_plugin_model::ContainerId;
 
+use super::escape::{self, Escape};
 use super::{
-    CgroupSetupError, CreateError, DestroyError, Launcher, PendingInit, RecoverError, SpawnRequest, Timeouts,
-    check_count,
+    CONTAINER, CgroupSetupError, CreateError, DestroyError, Destroyed, Launcher, PendingInit, RecoverError,
+    SpawnRequest, Timeouts, check_count,
 };
-use crate::keeper::{KeeperCgroups, KeeperError, Keepers};
+use crate::keeper::{KeeperCgroups, KeeperError, KeeperSlot, Keepers};
 
-/// Suffix of the directory of a container.
-const CONTAINER: &str = ".container";
 /// Cgroup of the agent's keepers.
 const KEEPER: &str = "keeper";
 /// Cgroup for a v2 container's processes when its own directory must not contain any.
@@ -257,30 +256,21 @@ impl Launcher for Linux {
         first.signal(signal)
     }
 
-    fn destroy(&self, id: &ContainerId, first: Option<&Process>) -> Result<(), DestroyError> {
+    fn destroy(&self, container: Destroyed<'_>) -> Result<(), DestroyError> {
+        let Destroyed { id, first, shares_host_pids } = container;
         let own = self.tracking(id);
-        if first.is_some_and(|first| first.has_ended().unwrap_or(false)) && is_empty(&own) {
-            return Ok(());
+        let has_ended = first.is_some_and(|first| first.has_ended().unwrap_or(false));
+        if !(has_ended && is_empty(&own)) {
+            self.kill(id, first, &own)?;
         }
-        if let Some(first) = first {
-            // In a pid namespace this ends all other processes too. With the v1 freezer, waiting for that avoids a
-            // freeze, which can hang under memory pressure.
-            first.kill().map_err(|source| DestroyError::Process { id: id.clone(), source })?;
-            if own.version() == Version::V1 {
-                self.wait(id, first, EXIT_GRACE)?;
-            }
+        match shares_host_pids {
+            true => self.escape().kill_escaped(id, Instant::now() + self.timeouts.destroy),
+            false => Ok(()),
         }
-        own.kill_all(self.timeouts.destroy)
-            .map_err(|source| DestroyError::Kill { id: id.clone(), source })?;
-        let Some(first) = first else { return Ok(()) };
-        if own.exists() {
-            // The cgroup is empty, so the process does not run any more. Process 1 of a pid namespace may not have
-            // ended yet: the kernel waits until the first processes of nested containers are reaped.
-            self.wait(id, first, EXIT_GRACE)?;
-        } else if !self.wait(id, first, self.timeouts.destroy)? {
-            return Err(DestroyError::Stuck { id: id.clone(), pids: vec![first.pid()] });
-        }
-        Ok(())
+    }
+
+    fn end_pid_namespace(&self, id: &ContainerId, slot: &KeeperSlot) -> Result<(), DestroyError> {
+        self.escape().end_pid_namespace(id, slot, Instant::now() + self.timeouts.destroy)
     }
 
     fn cleanup(&self, id: &ContainerId) -> Result<(), DestroyError> {
@@ -311,6 +301,33 @@ impl Launcher for Linux {
 }
 
 impl Linux {
+    fn escape(&self) -> Escape<'_> {
+        Escape { cgroups: &self.cgroups, relative: &self.relative, keepers: &self.keepers }
+    }
+
+    /// Kills the first process and all processes in the container's cgroup.
+    fn kill(&self, id: &ContainerId, first: Option<&Process>, own: &Cgroup) -> Result<(), DestroyError> {
+        if let Some(first) = first {
+            // In a pid namespace this ends all other processes too. With the v1 freezer, waiting for that avoids a
+            // freeze, which can hang under memory pressure.
+            first.kill().map_err(|source| DestroyError::Process { id: id.clone(), source })?;
+            if own.version() == Version::V1 {
+                self.wait(id, first, EXIT_GRACE)?;
+            }
+        }
+        own.kill_all_with(self.timeouts.destroy, |pids| escape::release(&self.cgroups, own, pids))
+            .map_err(|source| DestroyError::Kill { id: id.clone(), source })?;
+        let Some(first) = first else { return Ok(()) };
+        if own.exists() {
+            // The cgroup is empty, so the process does not run any more. Process 1 of a pid namespace may not have
+            // ended yet: the kernel waits until the first processes of nested containers are reaped.
+            self.wait(id, first, EXIT_GRACE)?;
+        } else if !self.wait(id, first, self.timeouts.destroy)? {
+            return Err(DestroyError::Stuck { id: id.clone(), pids: vec![first.pid()] });
+        }
+        Ok(())
+    }
+
     /// Waits for a killed process to end. Returns whether it has.
     fn wait(&self, id: &ContainerId, process: &Process, timeout: Duration) -> Result<bool, DestroyError> {
         let failed = |source| DestroyError::Find { id: id.clone(), source };

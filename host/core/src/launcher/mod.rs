@@ -9,6 +9,7 @@
 //!                     └─ failed: no process was created ───────────────────────┘
 //! ```
 
+mod escape;
 mod linux;
 mod pending_init;
 mod posix;
@@ -23,11 +24,14 @@ use cofferdam_linux::namespace::Namespaces;
 use cofferdam_linux::process::{Process, ProcessError};
 use cofferdam_plugin_model::ContainerId;
 
-use crate::keeper::{KeeperError, Keepers};
+use crate::keeper::{KeeperError, KeeperSlot, Keepers};
 
 pub use linux::{Linux, SetUpError};
 pub use pending_init::{PendingInit, StartError};
 pub use posix::Posix;
+
+/// Suffix of the directory of a container's cgroup.
+const CONTAINER: &str = ".container";
 
 /// How long a launcher waits for processes.
 #[derive(Debug, Clone, Copy)]
@@ -36,6 +40,17 @@ pub struct Timeouts {
     pub launch: Duration,
     /// For killed processes to end.
     pub destroy: Duration,
+}
+
+/// A container whose processes are to be killed.
+#[derive(Debug, Clone, Copy)]
+pub struct Destroyed<'a> {
+    /// Its id.
+    pub id: &'a ContainerId,
+    /// Its first process, if known.
+    pub first: Option<&'a Process>,
+    /// Whether it shares the pid namespace of the agent.
+    pub shares_host_pids: bool,
 }
 
 /// Creates and ends the processes of containers. Ids are dotted: `pod.web` is nested in `pod`.
@@ -67,10 +82,16 @@ pub trait Launcher: Send + Sync {
     /// Sends a signal to the command of the container whose first process is `first`.
     fn signal(&self, first: &Process, signal: i32) -> Result<(), ProcessError>;
 
-    /// Kills all processes of the container and of those nested in it. On success only zombies may be left.
-    ///
-    /// `first` is the container's first process, if known. Idempotent, also for a container that never existed.
-    fn destroy(&self, id: &ContainerId, first: Option<&Process>) -> Result<(), DestroyError>;
+    /// Kills all processes of the container and of those nested in it, whatever they have done to evade it. On success
+    /// only zombies may be left. Idempotent, also for a container that never existed.
+    fn destroy(&self, container: Destroyed<'_>) -> Result<(), DestroyError>;
+
+    /// Waits until process 1 of a container's pid namespace has ended, after [`Launcher::destroy`]: it ends after all
+    /// others in the namespace, also after those that have left the container's cgroup.
+    fn end_pid_namespace(&self, id: &ContainerId, slot: &KeeperSlot) -> Result<(), DestroyError> {
+        let _ = (id, slot);
+        Ok(())
+    }
 
     /// Removes the cgroup that tracks the container. Idempotent, also for a container that never existed.
     fn cleanup(&self, id: &ContainerId) -> Result<(), DestroyError>;

@@ -15,8 +15,8 @@ use cofferdam_linux::process::{Process, ProcessError, Stat, children_of};
 use cofferdam_plugin_model::ContainerId;
 
 use super::{
-    CgroupSetupError, CreateError, DestroyError, Launcher, PendingInit, RecoverError, SpawnRequest, Timeouts,
-    check_count,
+    CgroupSetupError, CreateError, DestroyError, Destroyed, Launcher, PendingInit, RecoverError,
+    SpawnRequest, Timeouts, check_count,
 };
 use crate::keeper::Keepers;
 
@@ -106,7 +106,8 @@ impl Launcher for Posix {
         Ok(())
     }
 
-    fn destroy(&self, id: &ContainerId, first: Option<&Process>) -> Result<(), DestroyError> {
+    fn destroy(&self, container: Destroyed<'_>) -> Result<(), DestroyError> {
+        let Destroyed { id, first, .. } = container;
         // Without the first process, the others cannot be distinguished from processes of other programs.
         let Some(first) = first else { return Ok(()) };
         let deadline = Instant::now() + self.timeouts.destroy;

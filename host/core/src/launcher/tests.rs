@@ -17,8 +17,8 @@ use cofferdam_linux::process::{Process, Stat};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{
-    CgroupSetupError, CreateError, DestroyError, Enter, Launcher, Linux, PendingInit, Posix, SpawnRequest,
-    StartError, Stdio, Timeouts,
+    CgroupSetupError, CreateError, DestroyError, Destroyed, Enter, Launcher, Linux, PendingInit, Posix,
+    SpawnRequest, StartError, Stdio, Timeouts,
 };
 use crate::keeper::{KeeperCgroups, KeeperError, KeeperSlot, Keepers, ProcessEnd};
 use cofferdam_plugin_model::ContainerId;
@@ -77,7 +77,7 @@ impl TestLauncher {
     }
 
     fn destroy(&self, id: &str, first: Option<&Process>) -> Result<(), DestroyError> {
-        self.launcher.destroy(&self::id(id), first)
+        self.launcher.destroy(Destroyed { id: &self::id(id), first, shares_host_pids: true })
     }
 
     fn cleanup(&self, id: &str) -> Result<(), DestroyError> {

@@ -151,8 +151,10 @@ impl Keeper {
                 Err(errno) => Reply::error(errno.0),
             },
             Ok(Request::Collect(slot)) => match self.check(slot) {
-                Some(Container { state, status, command, .. }) => {
-                    Reply { slot, state, status, pid: command, ..Reply::default() }
+                Some(Container { state, status, command, reaper, .. }) => {
+                    let has_ended = matches!(state, State::Exited | State::Ended);
+                    let pid = if has_ended { reaper } else { command };
+                    Reply { slot, state, status, pid, ..Reply::default() }
                 }
                 None => Reply::error(Errno::SRCH.0),
             },
@@ -301,7 +303,6 @@ impl Keeper {
             container.state = match container.state {
                 _ if status != 0 => State::NotStarted,
                 State::Starting => State::Running,
-                State::Exited => State::Ended,
                 other => other,
             };
             if container.state == State::NotStarted {
@@ -311,13 +312,16 @@ impl Keeper {
         } else if container.command == ended {
             container.command = 0;
             if container.state != State::NotStarted {
-                container.state = if container.setup == 0 { State::Ended } else { State::Exited };
+                container.state = State::Exited;
                 container.status = status;
             }
             // Process 1 takes the rest of its pid namespace with it.
             kill[0] = container.reaper;
         } else {
             container.reaper = 0;
+        }
+        if container.state == State::Exited && !container.has_processes() {
+            container.state = State::Ended;
         }
         kill.into_iter().filter(|pid| *pid > 0).for_each(|pid| sys::send_signal(Pid::new(pid), SIGKILL));
         self.table.update(slot, container);

@@ -54,8 +54,10 @@ pub mod flag {
     pub const SESSION_KEYRING: u32 = 1 << 7;
     /// The root is the host's: operations must not create anything.
     pub const CREATE_NOTHING: u32 = 1 << 8;
+    /// As [`CGROUP_NAMESPACE`], but created after all mounts, so that quotas of v1 do not limit the setup.
+    pub const LATE_CGROUP_NAMESPACE: u32 = 1 << 9;
     /// All flags.
-    pub const ALL: u32 = (1 << 9) - 1;
+    pub const ALL: u32 = (1 << 10) - 1;
 }
 
 /// Stages of [`read::Hook`].

@@ -835,6 +835,8 @@ pub(crate) fn create_namespaces(kinds: u64) -> Result<()> {
 
 /// `CLONE_NEWPID`.
 pub(crate) const PID_NAMESPACE: u64 = 0x2000_0000;
+/// `CLONE_NEWCGROUP`.
+pub(crate) const CGROUP_NAMESPACE: u64 = 0x0200_0000;
 
 /// Creates a time namespace for future children.
 pub(crate) fn new_time_namespace() -> Result<()> {

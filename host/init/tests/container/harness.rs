@@ -259,14 +259,15 @@ impl Container {
 
     /// What the keeper recorded of a container that has ended.
     pub fn status(&self) -> Status {
-        let answer = self.keeper.connection.collect(self.slot).unwrap();
-        let recorded = self.keeper.statuses.read(self.slot).unwrap().unwrap();
-        assert_eq!((recorded.state, recorded.status), answer);
-        match answer {
+        let status = |answer| match answer {
             (State::Ended | State::Exited, status) => Status::Ended(status),
             (State::NotStarted, _) => Status::NotStarted,
             other => panic!("{other:?}"),
-        }
+        };
+        let answer = status(self.keeper.connection.collect(self.slot).unwrap());
+        let recorded = self.keeper.statuses.read(self.slot).unwrap().unwrap();
+        assert_eq!(status((recorded.state, recorded.status)), answer);
+        answer
     }
 
     pub fn output(&mut self) -> String {

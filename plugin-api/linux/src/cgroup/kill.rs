@@ -9,6 +9,9 @@ use crate::process::{Process, ProcessError};
 /// How long a freeze may take before it is taken for stuck, which happens under memory pressure.
 const FREEZE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long killed processes may take to end before it is looked for what keeps them from it: at first, and at most.
+const RELEASE_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
 /// Why the processes of a cgroup could not be killed.
 #[derive(Debug, thiserror::Error)]
 pub enum KillError {
@@ -38,9 +41,15 @@ impl Cgroup {
     ///
     /// A v1 cgroup must be in the hierarchy of the freezer. A cgroup that does not exist has no processes.
     pub fn kill_all(&self, timeout: Duration) -> Result<(), KillError> {
+        self.kill_all_with(timeout, |_| {})
+    }
+
+    /// As [`Cgroup::kill_all`]. `release` is called, again and again, with processes that were killed and do not end, such
+    /// as those that are frozen by a freezer of v1: it removes what keeps them from it.
+    pub fn kill_all_with(&self, timeout: Duration, mut release: impl FnMut(&[i32])) -> Result<(), KillError> {
         let deadline = Instant::now() + timeout;
         let killed = match self.version {
-            Version::V2 => self.kill_v2(deadline),
+            Version::V2 => self.kill_v2(deadline, &mut release),
             Version::V1 => self.kill_frozen(deadline),
         };
         match killed {
@@ -49,13 +58,23 @@ impl Cgroup {
         }
     }
 
-    fn kill_v2(&self, deadline: Instant) -> Result<(), KillError> {
+    fn kill_v2(&self, deadline: Instant, release: &mut dyn FnMut(&[i32])) -> Result<(), KillError> {
         match self.write("cgroup.kill", 1) {
             // Kernels before 5.14.
             Err(error) if error.is_missing() && self.exists() => return self.kill_frozen(deadline),
             other => other?,
         }
-        if self.events()?.wait_empty(deadline)? { Ok(()) } else { Err(self.stuck()?) }
+        let mut events = self.events()?;
+        let mut pause = RELEASE_PAUSE.0;
+        while !events.wait_empty(deadline.min(Instant::now() + pause))? {
+            if Instant::now() >= deadline {
+                return Err(self.stuck()?);
+            }
+            release(&self.all_procs()?);
+            self.write("cgroup.kill", 1)?;
+            pause = (pause * 2).min(RELEASE_PAUSE.1);
+        }
+        Ok(())
     }
 
     /// Freezes, kills, thaws: a frozen process cannot fork after the list of pids was read.
@@ -107,10 +126,15 @@ impl Cgroup {
         }
     }
 
-    /// Thaws the processes.
+    /// Thaws the processes, also those that were frozen in a v1 cgroup below it, as a container may do itself.
     pub fn thaw(&self) -> Result<(), CgroupError> {
         match self.version {
-            Version::V1 => self.write("freezer.state", "THAWED"),
+            Version::V1 => {
+                self.subtree()?.iter().try_for_each(|cgroup| match cgroup.write("freezer.state", "THAWED") {
+                    Err(error) if error.is_missing() && cgroup.path != self.path => Ok(()),
+                    other => other,
+                })
+            }
             Version::V2 => self.write("cgroup.freeze", 0),
         }
     }
@@ -220,6 +244,43 @@ mod tests {
             assert!(cgroup.wait_frozen(Instant::now() + TIMEOUT).unwrap());
             cgroup.kill_all(TIMEOUT).unwrap();
             child.wait().unwrap();
+            cgroup.remove(TIMEOUT).unwrap();
+        }
+    }
+
+    /// As root in a container does that has a cgroup of its own in the hierarchy.
+    #[test]
+    fn a_cgroup_below_that_was_frozen_by_itself_is_killed() {
+        for cgroup in cgroups("frozen-below") {
+            let mut children = [forker(&cgroup), forker(&cgroup.child("below"))];
+            cgroup.child("below").freeze().unwrap();
+            assert!(cgroup.child("below").wait_frozen(Instant::now() + TIMEOUT).unwrap());
+            cgroup.kill_all(TIMEOUT).unwrap();
+            for child in &mut children {
+                child.wait().unwrap();
+            }
+            cgroup.remove(TIMEOUT).unwrap();
+        }
+    }
+
+    #[test]
+    fn processes_that_another_freezer_keeps_from_ending_are_released() {
+        let [cgroup, freezer] = &cgroups("other-freezer")[..] else { return };
+        let mut child = forker(cgroup);
+        let pid = i32::try_from(child.id()).unwrap();
+        freezer.adopt(pid).unwrap();
+        freezer.freeze().unwrap();
+        assert!(freezer.wait_frozen(Instant::now() + TIMEOUT).unwrap());
+        let error = cgroup.kill_all(Duration::from_millis(300)).unwrap_err();
+        assert!(error.to_string().contains(&pid.to_string()), "{error}");
+        cgroup
+            .kill_all_with(TIMEOUT, |pids| {
+                assert_eq!(pids, [pid]);
+                freezer.thaw().unwrap();
+            })
+            .unwrap();
+        child.wait().unwrap();
+        for cgroup in [cgroup, freezer] {
             cgroup.remove(TIMEOUT).unwrap();
         }
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use cofferdam_init::plan::Plan;
+use cofferdam_linux::namespace::Namespace;
 use cofferdam_plugin_model::LogFiles;
 
 use super::init_plan::{self, InitPlan, Input};
@@ -35,6 +36,7 @@ pub(super) fn create(
         inspected: parent_record.as_deref().filter(|_| init_plan::inspects_parent(&record)),
         descriptors: &descriptors,
         secrets: &secrets,
+        cgroup_namespaces: shared.launcher.namespaces().contains(Namespace::Cgroup),
         nofile: shared.nofile,
     })
     .map_err(|reason| LaunchError::Plan { id: id.clone(), reason })?;

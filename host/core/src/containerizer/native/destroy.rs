@@ -23,6 +23,7 @@ use super::record::Handle;
 use crate::blocking::Job;
 use crate::error_chain;
 use crate::keeper::ProcessEnd;
+use crate::launcher::{DestroyError, Destroyed};
 use crate::model::{Cause, Phase, Reason, Termination, now_unix_ms};
 use crate::plugin::CallError;
 
@@ -207,11 +208,9 @@ fn run_steps(
 ) -> Result<Termination, TeardownError> {
     let id = handle.id();
     let cause = handle.record().cause.clone().unwrap_or_default();
-    shared
-        .launcher
-        .destroy(id, handle.process().as_deref())
-        .map_err(|error| TeardownError::step("kill its processes", &error))?;
-    let end = process_end(shared, handle);
+    kill(shared, handle).map_err(|error| TeardownError::step("kill its processes", &error))?;
+    let end =
+        process_end(shared, handle).map_err(|error| TeardownError::step("kill its processes", &error))?;
     let status = match end {
         Some(ProcessEnd::Ended(status)) => Some(status),
         _ => None,
@@ -247,6 +246,20 @@ fn run_steps(
         shared.launcher.keepers().forget(&slot);
     }
     Ok(termination)
+}
+
+/// Kills all processes of a container.
+pub(super) fn kill(shared: &Shared, handle: &Handle) -> Result<(), DestroyError> {
+    use cofferdam_plugin_model::Namespace;
+    let (record, process) = (handle.record(), handle.process());
+    let plan = &record.part.plan;
+    let own = plan.clone_namespaces.contains_key(&Namespace::Pid);
+    let entered = plan.enter_namespaces.contains_key(&Namespace::Pid);
+    shared.launcher.destroy(Destroyed {
+        id: handle.id(),
+        first: process.as_deref(),
+        shares_host_pids: !own && !entered,
+    })
 }
 
 /// Determines why the container ends, unless it was requested, and records it.
@@ -286,15 +299,18 @@ pub(super) fn own_limitation(shared: &Shared, handle: &Handle, limitation: Limit
     None
 }
 
-/// How its first process ended, from the keeper. All processes are gone.
-fn process_end(shared: &Shared, handle: &Handle) -> Option<ProcessEnd> {
+/// How its first process ended, from the keeper, after the end of all others in its pid namespace.
+fn process_end(shared: &Shared, handle: &Handle) -> Result<Option<ProcessEnd>, DestroyError> {
     let process = handle.process();
     if let Some(process) = &process {
         drop(process.wait(Some(EXIT_TIMEOUT)));
     }
     let record = handle.record();
-    let slot = record.part.keeper.as_ref()?;
-    let end = shared.launcher.keepers().collect(slot, process.as_deref());
+    let Some(slot) = record.part.keeper.as_ref() else { return Ok(None) };
+    let (end, reaper) = shared.launcher.keepers().collect_with_reaper(slot, process.as_deref());
+    if reaper.is_some() {
+        shared.launcher.end_pid_namespace(handle.id(), slot)?;
+    }
     if end == ProcessEnd::Unknown {
         tracing::error!(
             container = %handle.id(),
@@ -302,7 +318,7 @@ fn process_end(shared: &Shared, handle: &Handle) -> Option<ProcessEnd> {
             slot.keeper
         );
     }
-    Some(end)
+    Ok(Some(end))
 }
 
 /// Records the end: the last step.

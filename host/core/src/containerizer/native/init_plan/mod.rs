@@ -36,6 +36,8 @@ pub(super) struct Input<'a> {
     pub(super) descriptors: &'a [OwnedFd],
     /// Values of secret environment variables.
     pub(super) secrets: &'a BTreeMap<String, String>,
+    /// Whether the launcher can create cgroup namespaces.
+    pub(super) cgroup_namespaces: bool,
     /// `RLIMIT_NOFILE` if no plugin sets it.
     pub(super) nofile: Option<(u64, u64)>,
 }
@@ -53,9 +55,7 @@ pub(super) fn build(input: &Input<'_>) -> Result<InitPlan, String> {
     namespaces::check(merged)?;
     let mut descriptors = Descriptors { replies: input.descriptors, passed: Vec::new() };
     let mut flags = 0;
-    if merged.clone_namespaces.contains_key(&model::Namespace::Cgroup) {
-        flags |= flag::CGROUP_NAMESPACE;
-    }
+    flags |= namespaces::cgroup_flag(merged, input.cgroup_namespaces);
     if is_set(&merged.no_new_privileges) {
         flags |= flag::NO_NEW_PRIVILEGES;
     }
@@ -148,10 +148,10 @@ pub(super) fn entries(record: &Record<NativeRecord>) -> Vec<PlanEntry> {
         if command.user.is_some() { "request" } else { "agent" },
     );
     if let Some(stdout) = &record.logs.stdout {
-    if !record.groups.is_empty() {
-        let groups: Vec<String> = record.groups.iter().map(u32::to_string).collect();
-        add("groups", groups.join(", "), if command.user.is_some() { "request" } else { "agent" });
-    }
+        if !record.groups.is_empty() {
+            let groups: Vec<String> = record.groups.iter().map(u32::to_string).collect();
+            add("groups", groups.join(", "), if command.user.is_some() { "request" } else { "agent" });
+        }
         add("stdout", stdout.display().to_string(), "logger");
     }
     if let Some(stderr) = &record.logs.stderr {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::Path;
 
-use cofferdam_init::plan::{EnteredNamespace, Sysctl, TimeOffsets};
+use cofferdam_init::plan::{EnteredNamespace, Sysctl, TimeOffsets, flag};
 use cofferdam_linux::namespace::{Namespace, Namespaces};
 use cofferdam_plugin_model as model;
 
@@ -70,6 +70,26 @@ pub(super) fn check(merged: &LaunchPlan) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// The flag for a cgroup namespace. Without one of its own, or one that a plugin chooses, the container sees the cgroups of
+/// the host where it mounts them, and can move to others. One that is needed during the setup costs time where cgroups
+/// of v1 have quotas.
+pub(super) fn cgroup_flag(merged: &LaunchPlan, can_be_created: bool) -> u32 {
+    use model::Namespace::Cgroup;
+    let mounts_cgroups = |owned: &Owned<model::Operation>| match &owned.value {
+        model::Operation::Mount { fstype, .. } => matches!(fstype.as_str(), "cgroup" | "cgroup2"),
+        _ => false,
+    };
+    let requested = merged.clone_namespaces.contains_key(&Cgroup);
+    let chosen =
+        merged.enter_namespaces.contains_key(&Cgroup) || merged.enter_descriptors.contains_key(&Cgroup);
+    match () {
+        () if requested => flag::CGROUP_NAMESPACE,
+        () if chosen || !can_be_created => 0,
+        () if merged.operations.iter().any(mounts_cgroups) => flag::CGROUP_NAMESPACE,
+        () => flag::LATE_CGROUP_NAMESPACE,
+    }
 }
 
 /// Whether the container has a namespace of that kind that it shares with neither the agent nor its parent.

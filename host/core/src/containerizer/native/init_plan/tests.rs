@@ -28,6 +28,7 @@ fn try_build(launch: LaunchInfo) -> Result<Plan, String> {
         inspected: None,
         descriptors: &[],
         secrets: &BTreeMap::new(),
+        cgroup_namespaces: true,
         nofile: None,
     };
     build(&input).map(|built| built.plan)

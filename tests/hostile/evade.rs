@@ -1,0 +1,184 @@
+//! Processes that evade a kill: frozen by a freezer of their own, moved to another cgroup, or both.
+
+use std::path::{Path, PathBuf};
+
+use cofferdam_core::agent::Agent;
+use cofferdam_core::model::{Phase, Request};
+use cofferdam_linux::cgroup::{Cgroup, Cgroups, Version};
+use cofferdam_tests::world::{World, id};
+use cofferdam_tests::{is_root, text, wait_for_text};
+
+use super::assert_nothing_left;
+
+/// A v1 cgroup that a container creates in the host's hierarchy, removed at the end.
+struct Freezer(Cgroup);
+
+impl Freezer {
+    /// `None` if this machine has no v1 freezer.
+    fn new(name: &str) -> Option<Self> {
+        let name = format!("cofferdam-evade-{name}-{}", std::process::id());
+        let found =
+            Cgroups::detect().unwrap().cgroup("freezer", name).filter(|it| it.version() == Version::V1);
+        if found.is_none() {
+            eprintln!("\n*** SKIPPED: no v1 freezer is mounted, so self-freezing was NOT tested ***\n");
+        }
+        found.map(Self)
+    }
+
+    fn name(&self) -> &str {
+        self.0.path().file_name().unwrap().to_str().unwrap()
+    }
+}
+
+impl Drop for Freezer {
+    fn drop(&mut self) {
+        // Also after a failure, so that the processes can end.
+        drop(self.0.thaw());
+        drop(self.0.remove(super::TIMEOUT));
+    }
+}
+
+/// A shell line that starts a process which ignores all signals that can be ignored, without waiting for it, and
+/// executes `act` with its pid. Then it waits.
+fn evader(act: &str) -> String {
+    format!("sh -c 'trap \"\" 1 2 15; exec sleep 1000' & pid=$!; {act} && echo ready; sleep 1000")
+}
+
+/// Starts a container, waits until it has evaded, kills it, and checks that nothing is left.
+async fn kill(agent: &Agent, world: &World, request: Request) {
+    let id = request.id.clone();
+    agent.launch(request).await.unwrap();
+    let logs = agent.inspect(&id).unwrap().logs;
+    let (stdout, stderr) = (logs.stdout.unwrap(), logs.stderr.unwrap());
+    if agent.inspect(&id).unwrap().summary.phase == Phase::Running {
+        wait_for_text(&stdout, "ready");
+    }
+    assert!(agent.kill(&id, 9).await.unwrap(), "{}", text(&stderr));
+    agent.wait(&id).await.unwrap();
+    assert!(agent.remove(&id).await.unwrap());
+    assert_nothing_left(world);
+}
+
+/// Containers with a root file system mount the hierarchies themselves.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_freezes_itself_is_killed() {
+    if !is_root("cgroups") {
+        return;
+    }
+    let Some(freezer) = Freezer::new("root") else { return };
+    let world = World::shipped();
+    let agent = world.start().await.unwrap();
+    let group = format!("/tmp/freezer/{}", freezer.name());
+    for below in ["", "/below"] {
+        for share_pid in [false, true] {
+            let act = format!(
+                "busybox mkdir -p /tmp/freezer && busybox mount -t cgroup -o freezer freezer /tmp/freezer && \
+                 busybox mkdir -p {group}{below} && echo $pid > {group}{below}/cgroup.procs && \
+                 echo FROZEN > {group}/freezer.state"
+            );
+            let mut request = Request::shell(id("web"), evader(&act));
+            request.rootfs = Some(world.rootfs());
+            request.linux.share_pid_namespace = share_pid;
+            kill(&agent, &world, request).await;
+            freezer.0.thaw().unwrap();
+        }
+    }
+}
+
+/// Without a root file system, a container sees where the host has mounted its hierarchies.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_leaves_its_cgroup_is_killed() {
+    if !is_root("cgroups") {
+        return;
+    }
+    let freezer = Freezer::new("left");
+    let root = Cgroups::detect().unwrap().unified("");
+    let Some(root) = root.map(|root| root.path().to_owned()) else {
+        eprintln!("\n*** SKIPPED: cgroup v2 is not mounted, so leaving it was NOT tested ***\n");
+        return;
+    };
+    let world = World::shipped();
+    let agent = world.start().await.unwrap();
+    let leave = format!("echo $pid > {}", root.join("cgroup.procs").display());
+    let freeze = freezer.as_ref().map(|freezer| {
+        let group = freezer.0.path().display();
+        format!("mkdir -p {group} && echo $pid > {group}/cgroup.procs && echo FROZEN > {group}/freezer.state")
+    });
+    for share_pid in [true, false] {
+        for act in [Some(leave.clone()), freeze.clone().map(|freeze| format!("{leave} && {freeze}"))] {
+            let Some(act) = act else { continue };
+            let mut request = Request::shell(id("web"), evader(&act));
+            request.linux.share_pid_namespace = share_pid;
+            kill(&agent, &world, request).await;
+            if let Some(freezer) = &freezer
+                && freezer.0.exists()
+            {
+                freezer.0.thaw().unwrap();
+            }
+        }
+    }
+}
+
+/// Also one whose command ends by itself, and whose other processes have become orphans.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_orphan_that_has_left_the_cgroup_of_a_container_ends_with_it() {
+    if !is_root("cgroups") {
+        return;
+    }
+    let Some(root) = Cgroups::detect().unwrap().unified("") else { return };
+    let world = World::shipped();
+    let agent = world.start().await.unwrap();
+    // Another container that shares the pid namespace of the host is not affected.
+    let mut other = Request::shell(id("other"), "echo ready; exec sleep 1000");
+    other.linux.share_pid_namespace = true;
+    agent.launch(other).await.unwrap();
+    let log = agent.inspect(&id("other")).unwrap().logs.stdout.unwrap();
+    wait_for_text(&log, "ready");
+
+    let procs = root.path().join("cgroup.procs");
+    let line =
+        format!("setsid sh -c 'echo $$ > {}; echo moved; exec sleep 1000' & sleep 1000", procs.display());
+    let mut request = Request::shell(id("web"), &line);
+    request.linux.share_pid_namespace = true;
+    agent.launch(request).await.unwrap();
+    wait_for_text(&agent.inspect(&id("web")).unwrap().logs.stdout.unwrap(), "moved");
+    assert!(agent.kill(&id("web"), 15).await.unwrap());
+    agent.wait(&id("web")).await.unwrap();
+    assert!(agent.remove(&id("web")).await.unwrap());
+
+    assert_eq!(agent.inspect(&id("other")).unwrap().summary.phase, Phase::Running);
+    let own = world.processes();
+    assert_eq!(own.len(), 1, "{own:?}");
+    agent.destroy(&id("other")).await.unwrap();
+    assert!(agent.remove(&id("other")).await.unwrap());
+    assert_nothing_left(&world);
+}
+
+/// What a container mounts has its own cgroup as the root.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_sees_no_cgroup_but_its_own() {
+    if !is_root("cgroups") {
+        return;
+    }
+    let world = World::shipped();
+    let agent = world.start().await.unwrap();
+    let tracking =
+        if Cgroups::detect().unwrap().unified.is_some() { "cgroup2 cgroup2" } else { "cgroup -o freezer x" };
+    let line = format!(
+        "cat /proc/self/cgroup; busybox mkdir -p /tmp/c; busybox mount -t {tracking} /tmp/c && \
+         busybox find /tmp/c -type d | busybox sed 's/^/dir: /'; grep -q $$ /tmp/c/cgroup.procs && echo inside"
+    );
+    for share_pid in [false, true] {
+        let mut request = Request::shell(id("web"), &line);
+        request.rootfs = Some(world.rootfs());
+        request.linux.share_pid_namespace = share_pid;
+        let output = super::run_and_remove(&agent, request).await;
+        let of_agent: Vec<&str> = output.lines().filter(|line| line.contains("cofferdam")).collect();
+        assert!(of_agent.is_empty(), "{output}");
+        let directories: Vec<&Path> =
+            output.lines().filter_map(|line| line.strip_prefix("dir: ").map(Path::new)).collect();
+        assert_eq!(directories, [PathBuf::from("/tmp/c")], "{output}");
+        assert!(output.contains("inside"), "{output}");
+    }
+    assert_nothing_left(&world);
+}
