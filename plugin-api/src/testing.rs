@@ -537,7 +537,7 @@ impl TemporaryDirectory {
 
 impl Drop for TemporaryDirectory {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
+        let _ = cofferdam_linux::tree::remove(&self.0);
     }
 }
 

@@ -99,6 +99,7 @@ const LINUX: &[Row] = &[
     ("namespace", &[]),
     ("signal", &[]),
     ("pidfd_info", &[]),
+    ("tree", &[]),
     ("process", &["pidfd_info", "signal"]),
     ("cgroup", &["mounts", "process"]),
     ("spawn", &["image", "process"]),

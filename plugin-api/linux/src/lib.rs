@@ -1,4 +1,5 @@
-//! Safe interfaces to the Linux kernel: cgroups, namespaces, pidfds, process creation. No policy, state or async.
+//! Safe interfaces to the Linux kernel: cgroups, namespaces, pidfds, process creation, removal of trees. No policy, state
+//! or async.
 //!
 //! The agent and every plugin that uses this crate link their own copy of it, so nothing here may have state: the
 //! copies in one process could disagree.
@@ -20,3 +21,4 @@ mod pidfd_info;
 pub mod process;
 mod signal;
 pub mod spawn;
+pub mod tree;
