@@ -131,6 +131,22 @@ fn the_core_has_no_http_command_line_or_configuration_files() {
     }
 }
 
+/// What a container has written is removed by `cofferdam_linux::tree` alone.
+#[test]
+fn only_one_routine_removes_directory_trees() {
+    for directory in ["host/src", "host/core", "host/init/src", "plugin-api", "plugins", "examples"] {
+        for path in sources(directory).into_iter().filter(|path| !name(path).contains("tests")) {
+            let code = text(&path);
+            let code = code.split("#[cfg(test)]").next().unwrap_or_default();
+            assert!(
+                !code.contains("remove_dir_all"),
+                "{} uses `remove_dir_all`, which recurses and removes what is mounted; use `tree::remove`",
+                name(&path)
+            );
+        }
+    }
+}
+
 /// `unsafe` needs a module with `#![allow(unsafe_code)]`, or a function with that attribute and a reason.
 #[test]
 fn unsafe_is_confined_to_modules_made_for_it() {

@@ -1,11 +1,11 @@
 //! The directories of an overlay root file system.
 
 use std::fs;
-use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use cofferdam_plugin_api::prelude::*;
+use cofferdam_plugin_api::tree;
 
 const UPPER: &str = "upper";
 const WORK: &str = "work";
@@ -60,19 +60,7 @@ pub fn remove(scratch: &Path) -> Result<()> {
     }
     for name in [UPPER, WORK] {
         let path = scratch.join(name);
-        // Symbolic links are not followed, not even one that replaces the directory in the meantime.
-        let removed = match fs::symlink_metadata(&path) {
-            Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(&path),
-            Ok(_) => fs::remove_file(&path),
-            Err(error) => Err(error),
-        };
-        match removed {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(Error::from(error)
-                    .context(format!("cannot remove the container's layer `{}`", path.display())));
-            }
-            _ => {}
-        }
+        tree::remove(&path).context(format!("cannot remove the container's layer `{}`", path.display()))?;
     }
     Ok(())
 }

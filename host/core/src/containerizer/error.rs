@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use cofferdam_linux::tree;
+
 use super::user::UserError;
 use crate::blocking::Abandoned;
 use crate::chain::ChainError;
@@ -271,7 +273,7 @@ pub enum RemoveError {
         /// The sandbox.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        source: tree::RemoveError,
     },
     /// Its record cannot be removed.
     #[error(transparent)]

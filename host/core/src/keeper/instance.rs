@@ -13,6 +13,7 @@ use cofferdam_init::protocol::{Slot, State};
 use cofferdam_linux::image::Image;
 use cofferdam_linux::process::Process;
 use cofferdam_linux::spawn;
+use cofferdam_linux::tree;
 
 use super::{KeeperCgroups, KeeperError};
 use crate::error_chain;
@@ -86,7 +87,7 @@ impl Instance {
                 slots: HashSet::new(),
             }),
             Err(error) => {
-                drop(fs::remove_dir_all(&directory));
+                drop(tree::remove(&directory));
                 Err(error)
             }
         }
@@ -232,7 +233,7 @@ impl Instance {
 
     /// Removes its directory.
     pub(super) fn remove(&self) {
-        if let Err(error) = fs::remove_dir_all(&self.directory) {
+        if let Err(error) = tree::remove(&self.directory) {
             tracing::warn!("cannot remove `{}`: {error}", self.directory.display());
         }
     }

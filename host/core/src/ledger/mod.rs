@@ -21,6 +21,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use cofferdam_linux::tree;
 use cofferdam_plugin_model::ContainerId;
 use serde::Serialize;
 
@@ -224,10 +225,7 @@ impl Ledger {
 
 /// Removes a directory and its content. It need not exist.
 fn remove_tree(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
+    tree::remove(path).map_err(io::Error::other)
 }
 
 /// The directory of a container below `base`; those of nested containers are inside their parents'.

@@ -27,6 +27,7 @@ use cofferdam_core::agent::Agent;
 use cofferdam_core::config::AgentConfig;
 use cofferdam_core::model::Request;
 use cofferdam_core::plugin::Store;
+use cofferdam_linux::tree;
 
 use super::connection::AgentConnection;
 use super::{NOT_RUN, attach};
@@ -173,12 +174,7 @@ impl Home {
 
     fn remove(&self) -> Result<(), Failure> {
         for path in [&self.work, &self.runtime] {
-            match fs::remove_dir_all(path) {
-                Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                    return Err(Failure::system(format!("cannot remove `{}`", path.display()), source));
-                }
-                _ => {}
-            }
+            tree::remove(path).map_err(Failure::of)?;
         }
         Ok(())
     }

@@ -9,12 +9,11 @@
 //! backoff, and the container stays visible with the reason: it is gone only when everything is.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cofferdam_linux::tree;
 use cofferdam_plugin_model::Limitation;
 
 use super::Shared;
@@ -225,7 +224,7 @@ fn run_steps(
         return Err(TeardownError::Cleanup(failed));
     }
     shared.launcher.cleanup(id).map_err(|error| TeardownError::step("remove its cgroups", &error))?;
-    remove_tree(&handle.record().part.scratch)
+    remove_directory(&handle.record().part.scratch)
         .map_err(|error| TeardownError::step("remove its scratch directory", &error))?;
     let launch_failed = retention == Retention::Remove || cause.reason == Some(Reason::LaunchFailed);
     let termination = Termination {
@@ -338,7 +337,7 @@ fn record_end(
             })
             .map_err(|error| TeardownError::step("record how it ended", &error)),
         Retention::Remove => {
-            remove_tree(&handle.record().sandbox)
+            remove_directory(&handle.record().sandbox)
                 .map_err(|error| TeardownError::step("remove its sandbox", &error))?;
             shared
                 .ledger
@@ -379,18 +378,8 @@ async fn end_children(shared: &Shared, handle: &Handle, cause: &Cause) {
     }
 }
 
-/// Removes a directory and its content, following no symbolic link. A missing one is no error.
-pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
-    if path.as_os_str().is_empty() {
-        return Ok(());
-    }
-    // Most are empty.
-    let removed = fs::remove_dir(path).or_else(|error| match error.kind() {
-        io::ErrorKind::DirectoryNotEmpty => fs::remove_dir_all(path),
-        _ => Err(error),
-    });
-    match removed {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
+/// Removes a directory of a container, which nobody is trusted to have left as it was created. A missing one, and one
+/// that was never determined, is no error.
+pub(super) fn remove_directory(path: &Path) -> Result<(), tree::RemoveError> {
+    if path.as_os_str().is_empty() { Ok(()) } else { tree::remove(path) }
 }

@@ -112,7 +112,7 @@ impl Native {
                 let path = handle.record().sandbox.clone();
                 let failed =
                     |source| RemoveError::Sandbox { id: handle.id().clone(), path: path.clone(), source };
-                destroy::remove_tree(&path).map_err(failed)
+                destroy::remove_directory(&path).map_err(failed)
             })
         };
         let (ledger, id2) = (Arc::clone(&shared.ledger), id.clone());

@@ -279,7 +279,7 @@ async fn roll_back_update(shared: &Shared, handle: &Arc<Handle>) {
 fn sweep_scratch(shared: &Shared) -> Result<(), RecoverError> {
     for id in ids_in(&shared.work_dir.join("scratch").join("containers"))? {
         let is_live = shared.table.get(&id).is_some_and(|handle| handle.phase().is_live());
-        if !is_live && let Err(error) = destroy::remove_tree(&shared.scratch(&id)) {
+        if !is_live && let Err(error) = destroy::remove_directory(&shared.scratch(&id)) {
             tracing::warn!(container = %id, "cannot remove a leftover scratch directory: {error}");
         }
     }
