@@ -7,17 +7,18 @@
 #![expect(clippy::unwrap_used, reason = "a panic shows where a test failed")]
 
 mod evade;
+mod inheritance;
 mod interference;
 mod output;
 mod status;
+mod users;
 mod visibility;
 
-use std::collections::BTreeSet;
-mod users;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command as Program;
-use std::sync::OnceLock;
+use std::sync::Mutex;
 
 use cofferdam_core::agent::Agent;
 use cofferdam_core::model::{Command, ContainerClass, Request, Resources};
@@ -42,28 +43,29 @@ enum Kind {
 /// A world in whose root file system the attacker is.
 fn world() -> World {
     let world = World::shipped();
-    fs::copy(compiled(), world.rootfs().join("bin/attacker")).unwrap();
+    let program = compiled("attacker", include_str!("attacker.c"));
+    fs::copy(program, world.rootfs().join("bin/attacker")).unwrap();
     world
 }
 
-/// The attacker, compiled once per build of this test.
-fn compiled() -> &'static Path {
-    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        let directory = cofferdam_tests::paths::build().join("hostile");
-        fs::create_dir_all(&directory).unwrap();
-        let source = directory.join("attacker.c");
-        // Other runs of this test may be using the program.
-        let (program, new) =
-            (directory.join("attacker"), tempfile::Builder::new().tempfile_in(&directory).unwrap());
-        fs::write(&source, include_str!("attacker.c")).unwrap();
-        let compiled =
-            Program::new("cc").args(["-O2", "-static", "-o"]).arg(new.path()).arg(&source).output();
-        let compiled = compiled.unwrap_or_else(|error| panic!("`cc`: {error} (Debian package gcc)"));
-        assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
-        new.persist(&program).unwrap();
-        program
-    })
+/// A program, compiled once per build of this test.
+fn compiled(name: &str, source: &str) -> &'static Path {
+    static PROGRAMS: Mutex<BTreeMap<String, &'static Path>> = Mutex::new(BTreeMap::new());
+    let mut programs = PROGRAMS.lock().unwrap();
+    if let Some(program) = programs.get(name) {
+        return program;
+    }
+    let directory = cofferdam_tests::paths::build().join("hostile");
+    fs::create_dir_all(&directory).unwrap();
+    let file = directory.join(format!("{name}.c"));
+    // Other runs of this test may be using the program.
+    let (program, new) = (directory.join(name), tempfile::Builder::new().tempfile_in(&directory).unwrap());
+    fs::write(&file, source).unwrap();
+    let compiled = Program::new("cc").args(["-O2", "-static", "-o"]).arg(new.path()).arg(&file).output();
+    let compiled = compiled.unwrap_or_else(|error| panic!("`cc`: {error} (Debian package gcc)"));
+    assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
+    new.persist(&program).unwrap();
+    programs.entry(name.to_owned()).or_insert(Box::leak(program.into_boxed_path()))
 }
 
 /// A container that runs the attacker.

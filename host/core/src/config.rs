@@ -48,7 +48,7 @@ pub struct AgentConfig {
     /// How long a keeper may take to answer. It waits for nothing, so one that takes longer was stopped; another one is
     /// started then.
     pub keeper_timeout: Duration,
-    /// `RLIMIT_NOFILE` (soft, hard) of containers for which no plugin sets one; the agent's own if `None`.
+    /// `RLIMIT_NOFILE` (soft, hard) of containers for which no plugin sets one; 1,024 and at most 524,288 if `None`.
     pub container_nofile: Option<(u64, u64)>,
 }
 

@@ -72,7 +72,11 @@ fn prepare<'a>(plan: &Plan<'a>) -> Result<(), Failure<'a>> {
             .map_err(|errno| Failure::new(Step::Limit, errno))?;
     }
     if plan.has(flag::SESSION_KEYRING) {
-        sys::join_new_session_keyring().map_err(|errno| Failure::new(Step::Keyring, errno))?;
+        match sys::join_new_session_keyring() {
+            // The agent is denied the call, and so is everything that it creates; or there are no keyrings.
+            Ok(()) | Err(Errno::NOSYS | Errno::PERM) => {}
+            Err(errno) => return Err(Failure::new(Step::Keyring, errno)),
+        }
     }
     let capabilities = |errno| Failure::new(Step::Capabilities, errno);
     if let Some(sets) = plan.capabilities {

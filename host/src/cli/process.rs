@@ -10,15 +10,15 @@ use super::failure::Failure;
 
 /// Changes the settings of this process, and adds those values to the configuration that depend on the process.
 ///
-/// - Raises the limit of open descriptors to the hard limit, as every running container uses some. Containers start
-///   with the previous limit.
+/// - Raises the limit of open descriptors to the hard limit, as every running container uses some. That of containers
+///   does not depend on it.
 /// - With the `linux` launcher, makes the process non-dumpable: until it executes, the first process of a container
 ///   shares the memory of this process, which processes in the container must not be able to read.
 pub(super) fn prepare(config: &mut AgentConfig) -> Result<(), Failure> {
     let program = std::env::current_exe()
         .map_err(|source| Failure::system("cannot determine the path of this program", source))?;
     config.fetcher = Some(vec![program, PathBuf::from("fetch")]);
-    config.container_nofile = raise_nofile();
+    raise_nofile();
     if config.launcher == LauncherKind::Linux {
         set_dumpable(false)
             .map_err(|errno| Failure::system("cannot make this process non-dumpable", errno.into()))?;
@@ -26,13 +26,10 @@ pub(super) fn prepare(config: &mut AgentConfig) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Raises `RLIMIT_NOFILE` to the hard limit. Returns the previous limits (soft, hard); `None` if they cannot be
-/// changed.
-fn raise_nofile() -> Option<(u64, u64)> {
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+/// Raises `RLIMIT_NOFILE` to the hard limit.
+fn raise_nofile() {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
     if let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
         tracing::warn!("cannot raise the limit of open descriptors above {soft}: {error}");
-        return None;
     }
-    Some((soft, hard))
 }

@@ -80,7 +80,7 @@ pub struct LaunchInfo {
     /// Seccomp filter of the command.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seccomp: Option<Seccomp>,
-    /// Whether the command gets a session keyring of its own.
+    /// Whether the command gets a session keyring of its own; it does if this is `None`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session_keyring: Option<bool>,
     /// Badness adjustment for the OOM killer, from -1000 (never killed) to 1000.

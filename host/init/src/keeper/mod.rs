@@ -17,9 +17,7 @@ mod table;
 use crate::protocol::{self, CONNECTION, LISTENER, NoRequest, Reply, Request, STATUSES, Slot, Spawn, State};
 use crate::setup::{self, Inherited};
 use crate::supervise;
-use crate::sys::{
-    self, Child, Creation, Descriptors, Errno, Fd, O_RDONLY, O_WRONLY, Parent, Pid, PollSet, SIGKILL,
-};
+use crate::sys::{self, Child, Creation, Descriptors, Errno, Fd, O_WRONLY, Parent, Pid, PollSet, SIGKILL};
 use table::{Container, Table};
 
 /// Time between searches for children whose end was not signalled, because another one's was at the same time.
@@ -55,6 +53,8 @@ struct Keeper {
 impl Keeper {
     fn start() -> Result<Self, Errno> {
         sys::set_name(c"cofferdam-keep");
+        // Before it loses access to its own files in `/proc`.
+        sys::reset_attributes();
         // A process of the same user, such as one in a container of the posix launcher, must not trace the keeper.
         sys::become_undumpable();
         sys::block_signals();
@@ -329,17 +329,15 @@ impl Keeper {
     }
 }
 
-/// Protects this process from the out-of-memory killer, where that is permitted. Returns the score that it had, if it
-/// changed.
+/// Protects this process from the out-of-memory killer, where that is permitted. Returns the score for its children, if
+/// they have to set it: 0, whatever that of the agent is.
 fn exempt_from_oom_killer() -> Option<i32> {
-    let path = c"/proc/self/oom_score_adj";
-    let file = sys::open(path, O_RDONLY).ok()?;
-    let mut text = [0; 16];
-    let length = sys::read(file, &mut text).unwrap_or(0);
+    let file = sys::open(c"/proc/self/oom_score_adj", O_WRONLY).ok()?;
+    let exempt = sys::write(file, b"-1000").is_ok();
+    if !exempt {
+        // Fails if the agent's score is higher and may not be lowered; then it is also that of containers.
+        let _ = sys::write(file, b"0");
+    }
     sys::close(file);
-    let before = core::str::from_utf8(text.get(..length)?).ok()?.trim_ascii().parse().ok()?;
-    let file = sys::open(path, O_WRONLY).ok()?;
-    let changed = sys::write(file, b"-1000");
-    sys::close(file);
-    changed.ok().map(|_| before)
+    exempt.then_some(0)
 }

@@ -4,6 +4,7 @@
 //! owned descriptors would only add code to a program of which every container maps a copy.
 #![allow(unsafe_code)]
 
+mod attributes;
 mod memory;
 mod process;
 mod raw;
@@ -11,6 +12,7 @@ mod socket;
 
 use core::ffi::CStr;
 
+pub(crate) use attributes::reset_attributes;
 pub(crate) use memory::{Mapping, SharedNumber, Table, release_unused_stack};
 pub(crate) use process::{
     Child, Creation, Parent, PollSet, create_process, current_pid, exit_signals, ignore_child_exits,

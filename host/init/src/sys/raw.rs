@@ -42,14 +42,18 @@ pub(super) mod nr {
     pub const CAPGET: usize = 125;
     pub const CAPSET: usize = 126;
     pub const RT_SIGTIMEDWAIT: usize = 128;
+    pub const PERSONALITY: usize = 135;
     pub const PIVOT_ROOT: usize = 155;
     pub const PRCTL: usize = 157;
     pub const UMOUNT2: usize = 166;
     pub const SETHOSTNAME: usize = 170;
+    pub const SCHED_SETAFFINITY: usize = 203;
     pub const CLOCK_GETTIME: usize = 228;
     pub const EXIT_GROUP: usize = 231;
+    pub const SET_MEMPOLICY: usize = 238;
     pub const WAITID: usize = 247;
     pub const KEYCTL: usize = 250;
+    pub const IOPRIO_SET: usize = 251;
     pub const MKDIRAT: usize = 258;
     pub const MKNODAT: usize = 259;
     pub const FCHOWNAT: usize = 260;
@@ -65,6 +69,7 @@ pub(super) mod nr {
     pub const PIPE2: usize = 293;
     pub const PRLIMIT64: usize = 302;
     pub const SETNS: usize = 308;
+    pub const SCHED_SETATTR: usize = 314;
     pub const SECCOMP: usize = 317;
     pub const STATX: usize = 332;
     pub const OPEN_TREE: usize = 428;

@@ -59,7 +59,8 @@ pub(super) fn build(input: &Input<'_>) -> Result<InitPlan, String> {
     if is_set(&merged.no_new_privileges) {
         flags |= flag::NO_NEW_PRIVILEGES;
     }
-    if is_set(&merged.session_keyring) {
+    // A session keyring is passed on to all processes: without its own, the container has that of the agent.
+    if merged.session_keyring.as_ref().is_none_or(|keyring| keyring.value) {
         flags |= flag::SESSION_KEYRING;
     }
     if merged.root.is_none() {

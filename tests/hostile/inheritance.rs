@@ -1,0 +1,87 @@
+//! What a container starts with does not depend on the process of the agent.
+//!
+//! `inheritance.c` gives every attribute that the kernel passes on an odd value and executes an agent, and is the command
+//! of a container that reports what it has. The table is in `docs/security.md`.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use cofferdam_tests::world::World;
+use cofferdam_tests::{is_root, paths};
+
+use super::compiled;
+
+/// Mounts the test's directories and executes the rest of the command line.
+const WITH_DIRECTORIES: &str =
+    r#"mount --bind "$1" /run && mount --bind "$2" /var/lib && shift 2 && exec "$@""#;
+
+/// Runs the reporting program in a container of an agent of its own. `before` is put before the agent's command line.
+fn report(world: &World, rootfs: Option<&Path>, before: &[&str]) -> String {
+    let directories = ["host-run", "host-lib"].map(|name| world.directory().join(name));
+    for directory in &directories {
+        fs::create_dir_all(directory).unwrap();
+    }
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", WITH_DIRECTORIES, "sh"]).args(&directories).args(before);
+    command.arg(paths::program()).args(["run", "--config"]).arg(world.write_config());
+    match rootfs {
+        Some(rootfs) => command.arg("--rootfs").arg(rootfs).args(["--", "/bin/inheritance", "report"]),
+        None => command.arg("--").arg(program()).arg("report"),
+    };
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    eprintln!("{stderr}");
+    // The directory of the container is named at random.
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    stdout.lines().filter(|line| !line.starts_with("directory /")).map(|line| format!("{line}\n")).collect()
+}
+
+fn program() -> &'static Path {
+    compiled("inheritance", include_str!("inheritance.c"))
+}
+
+#[test]
+fn a_container_does_not_inherit_attributes_of_the_agent() {
+    if !is_root("a container of root") {
+        return;
+    }
+    let world = World::shipped();
+    let rootfs = world.rootfs();
+    fs::copy(program(), rootfs.join("bin/inheritance")).unwrap();
+    let odd = [program().to_str().unwrap(), "set"];
+    for rootfs in [Some(rootfs.as_path()), None] {
+        let usual = report(&world, rootfs, &[]);
+        assert_eq!(report(&world, rootfs, &odd), usual);
+        for line in [
+            "nice 0",
+            "policy 0",
+            "timerslack 50000",
+            "thp_disable 0",
+            "mce 2",
+            "subreaper 0",
+            "no_new_privs 0",
+            "securebits 0",
+            "personality 0",
+            "mempolicy 0",
+            "coredump_filter 00000033",
+            "oom_score_adj 0",
+            "umask 0022",
+            "SigBlk: 0000000000000000",
+            "SigIgn: 0000000000000000",
+            "CapInh: 0000000000000000",
+            "CapAmb: 0000000000000000",
+            "Seccomp: 0",
+            "secret hidden",
+            "environment clean",
+            "leader 1",
+            "terminal 0",
+            "limit.CORE 0 -1",
+        ] {
+            assert!(usual.lines().any(|found| found == line), "`{line}` is missing in:\n{usual}");
+        }
+        let descriptors: Vec<_> = usual.lines().filter(|line| line.starts_with("descriptor")).collect();
+        assert_eq!(descriptors, ["descriptor 0", "descriptor 1", "descriptor 2"]);
+    }
+}
