@@ -9,6 +9,7 @@ mod view;
 
 use std::path::PathBuf;
 
+use cofferdam_plugin_api::config::Size;
 use cofferdam_plugin_api::model::ContainerClass;
 use cofferdam_plugin_api::prelude::*;
 
@@ -24,6 +25,8 @@ struct Config {
     /// Where a container's changes to its root file system are written: with `overlay` to a layer that is removed when
     /// it ends, with `direct` to the directory itself.
     writes: Writes,
+    /// Maximum size of `/dev/shm` in a container with a root file system.
+    shm_size: Size,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Deserialize, PluginConfig)]
@@ -35,7 +38,11 @@ enum Writes {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { sandbox_directory: "/mnt/mesos/sandbox".into(), writes: Writes::Overlay }
+        Self {
+            sandbox_directory: "/mnt/mesos/sandbox".into(),
+            writes: Writes::Overlay,
+            shm_size: Size(64 << 20),
+        }
     }
 }
 
@@ -51,6 +58,11 @@ impl Isolator for Filesystem {
                 "`sandbox_directory` is `{}`; it must be an absolute path other than `/`",
                 config.sandbox_directory.display()
             )));
+        }
+        if config.shm_size.0 == 0 {
+            return Err(Error::new(
+                "`shm_size` is 0, which the kernel takes for no limit; expected a size such as \"64 MiB\"",
+            ));
         }
         Ok(Self { config })
     }
@@ -74,7 +86,7 @@ impl Isolator for Filesystem {
         let mut prepared = prepared.root(root);
         let inside = &self.config.sandbox_directory;
         let launch = prepared.launch();
-        launch.operations = view::operations(container, inside);
+        launch.operations = view::operations(container, inside, self.config.shm_size.0);
         launch.working_directory = Some(inside.display().to_string());
         Ok(prepared)
     }

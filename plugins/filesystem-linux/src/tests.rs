@@ -153,9 +153,11 @@ fn operations_on_a_mount_come_after_it() {
         source: container.sandbox.clone(),
         target: "/mnt/mesos/sandbox".into(),
         recursive: true,
-        flags: [].into(),
+        flags: ["nodev".to_owned(), "nosuid".to_owned()].into(),
     };
     assert!(operations.contains(&sandbox));
+    let Operation::Mount { options, .. } = &operations[place("/dev/shm")] else { panic!("no mount") };
+    assert_eq!(options, &["mode=1777", "size=67108864"]);
     let Operation::Mount { flags, .. } = &operations[place("/sys")] else { panic!("no mount at `/sys`") };
     assert!(flags.contains("ro"));
 }
@@ -218,6 +220,7 @@ fn invalid_configurations_are_rejected() {
         (json!({ "writes": "nowhere" }), "unknown variant `nowhere`, expected `overlay` or `direct`"),
         (json!({ "sandbox_directory": "mnt" }), "`sandbox_directory` is `mnt`; it must be an absolute path"),
         (json!({ "sandbox_directory": "/" }), "other than `/`"),
+        (json!({ "shm_size": "0" }), "`shm_size` is 0"),
         (json!({ "sandbox": "/mnt" }), "unknown field `sandbox`"),
     ] {
         let refused = PluginHarness::<Filesystem>::isolator(config.clone()).err().unwrap();

@@ -35,7 +35,8 @@ const MASKED: [&str; 11] = [
 ];
 
 /// All operations, in order: a mount hides what was created below it before.
-pub fn operations(container: &Container, sandbox: &Path) -> Vec<Operation> {
+pub fn operations(container: &Container, sandbox: &Path, shm_size: u64) -> Vec<Operation> {
+    let shm_size = format!("size={shm_size}");
     let mut operations = vec![mount("proc", "/proc", &["nodev", "noexec", "nosuid"], &[])];
     operations.extend(READ_ONLY.map(|path| Operation::ReadOnly { path: path.into() }));
     operations.extend([
@@ -49,7 +50,7 @@ pub fn operations(container: &Container, sandbox: &Path) -> Vec<Operation> {
             &["noexec", "nosuid"],
             &["newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
         ),
-        mount("tmpfs", "/dev/shm", &["nodev", "nosuid", "strictatime"], &["mode=1777"]),
+        mount("tmpfs", "/dev/shm", &["nodev", "nosuid", "strictatime"], &["mode=1777", &shm_size]),
     ]);
     operations.extend(DEVICES.map(|(name, major, minor)| Operation::Device {
         path: Path::new("/dev").join(name),
@@ -66,7 +67,8 @@ pub fn operations(container: &Container, sandbox: &Path) -> Vec<Operation> {
         source: container.sandbox.clone(),
         target: sandbox.to_owned(),
         recursive: true,
-        flags: [].into(),
+        // Set-uid programs and devices that somebody places there are not meant to be used.
+        flags: ["nodev".to_owned(), "nosuid".to_owned()].into(),
     });
     if !is_privileged(container) {
         operations.extend(MASKED.map(|path| Operation::Mask { path: path.into() }));
