@@ -5,6 +5,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
 use cofferdam_core::model::Request;
+use cofferdam_tests::daemon::Daemon;
 use serde_json::json;
 
 use crate::fixture::{
@@ -50,6 +51,32 @@ fn process_attributes_that_a_plugin_changes_do_not_reach_the_container() {
         assert_eq!(std::env::current_dir().unwrap().to_string_lossy(), "/proc", "the plugin did it");
         assert!(!printed.contains("/proc\n"), "{printed}");
         assert!(printed.contains("0022\n"), "{printed}");
+    });
+}
+
+#[test]
+fn a_plugin_that_ignores_signals_does_not_keep_the_agent_from_stopping() {
+    let fixture = Fixture::new("prepare", "ignore_signals", json!({}));
+    let daemon = Daemon::start(&fixture.world);
+    daemon.launch(&long_running("web")).unwrap();
+    let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap().trim();
+    let ignored = u64::from_str_radix(ignored, 16).unwrap();
+    assert_eq!(ignored >> 14 & 1, 1, "the plugin did it: {status}");
+    let mut daemon = daemon;
+    daemon.process().signal(15).unwrap();
+    assert_eq!(daemon.wait_ended().code(), Some(0), "{}", daemon.log());
+    // Its containers run on, with default dispositions.
+    let mut fixture = fixture;
+    fixture.faulty().table = json!({});
+    with_agent(&fixture.world, async |agent| {
+        let pid = agent.containers()[0].pid.unwrap();
+        for child in cofferdam_linux::process::children_of(pid).unwrap() {
+            let status = fs::read_to_string(format!("/proc/{child}/status")).unwrap();
+            assert!(status.contains("SigIgn:\t0000000000000000"), "{status}");
+            assert!(status.contains("SigBlk:\t0000000000000000"), "{status}");
+        }
+        agent.destroy(&id("web")).await.unwrap();
     });
 }
 

@@ -2,12 +2,11 @@
 
 use std::path::PathBuf;
 
-use tokio::signal::unix::{SignalKind, signal};
-
 use super::failure::{Failure, Outcome};
 use super::index::Files;
 use super::process;
 use super::sd_notify::sd_notify;
+use super::stop_signals::StopSignals;
 use crate::api::{self, Listener};
 use crate::config::{Config, Environment, Overrides};
 use crate::telemetry::start_logging;
@@ -77,21 +76,19 @@ pub(super) fn run(arguments: Arguments, socket: Option<PathBuf>) -> Outcome {
     let mut config = load_config(arguments.config, &arguments.overrides.with_socket(socket), &environment)?;
     start_logging(&config.log, config.log_json);
     process::prepare(&mut config.agent)?;
+    // Before there are threads, and so that a signal during a long recovery is not lost.
+    let signals = StopSignals::block().map_err(|source| Failure::system("cannot handle signals", source))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|source| Failure::system("cannot start the tokio runtime", source))?;
-    let outcome = runtime.block_on(serve(config));
+    let outcome = runtime.block_on(serve(config, signals));
     // Does not wait for blocking tasks, which may never return after a panic.
     runtime.shutdown_background();
     outcome
 }
 
-async fn serve(config: Config) -> Outcome {
-    // Before the agent starts, so that a signal during a long recovery is not lost.
-    let handle = |kind| signal(kind).map_err(|source| Failure::system("cannot handle signals", source));
-    let (mut terminate, mut interrupt) = (handle(SignalKind::terminate())?, handle(SignalKind::interrupt())?);
-
+async fn serve(config: Config, signals: StopSignals) -> Outcome {
     let socket = config.socket.clone();
     let agent = Agent::start(config.agent.clone()).await.map_err(Failure::of)?;
     // After the start, so that the socket accepts connections only if the agent is ready.
@@ -99,9 +96,9 @@ async fn serve(config: Config) -> Outcome {
     tracing::info!("listening on {}", listener.path().display());
     notify_service_manager("READY=1");
     let stop = async {
-        tokio::select! {
-            _ = terminate.recv() => tracing::info!("received SIGTERM, stopping"),
-            _ = interrupt.recv() => tracing::info!("received SIGINT, stopping"),
+        match signals.first().await {
+            Ok(name) => tracing::info!("received {name}, stopping"),
+            Err(error) => tracing::error!(%error, "cannot wait for signals, stopping"),
         }
         notify_service_manager("STOPPING=1");
     };

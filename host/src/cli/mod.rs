@@ -22,6 +22,7 @@ mod run;
 mod sd_notify;
 mod signal;
 mod stats;
+mod stop_signals;
 mod update;
 mod wait;
 

@@ -48,6 +48,8 @@ pub enum Act {
     LeakDescriptor,
     /// Changes attributes of the whole process.
     ChangeProcess,
+    /// Ignores the signals that stop the agent, in the whole process.
+    IgnoreSignals,
     /// Blocks all signals on its thread.
     BlockSignals,
     /// Changes the user of its thread.
@@ -108,6 +110,7 @@ impl Fault {
                 std::env::set_current_dir("/proc")?;
                 rustix::process::umask(rustix::fs::Mode::RWXU);
             }
+            Act::IgnoreSignals => crate::signals::ignore()?,
             Act::BlockSignals => SigSet::all().thread_block()?,
             Act::ChangeUser => {
                 let nobody = rustix::process::Uid::from_raw(65534);

@@ -1,6 +1,7 @@
 //! An isolator that misbehaves as configured, in one method and for one container.
 
 mod act;
+mod signals;
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
