@@ -101,7 +101,7 @@ const LINUX: &[Row] = &[
     ("pidfd_info", &[]),
     ("tree", &[]),
     ("process", &["pidfd_info", "signal"]),
-    ("cgroup", &["mounts", "process"]),
+    ("cgroup", &["mounts", "process", "tree"]),
     ("spawn", &["image", "process"]),
 ];
 

@@ -285,6 +285,24 @@ mod tests {
         }
     }
 
+    /// Root in a container can create cgroups below its own, deeper than the longest path.
+    #[test]
+    fn cgroups_of_any_depth_are_removed() {
+        use rustix::fs::{Mode, OFlags, mkdirat, openat};
+        for cgroup in cgroups("deep") {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let mut innermost = cgroup.directory().unwrap();
+            for _ in 0..60 {
+                let name = "d".repeat(100);
+                mkdirat(&innermost, &*name, Mode::RWXU).unwrap();
+                innermost = openat(&innermost, &*name, flags, Mode::empty()).unwrap();
+            }
+            drop(innermost);
+            cgroup.remove(TIMEOUT).unwrap();
+            assert!(!cgroup.exists());
+        }
+    }
+
     #[test]
     fn an_event_reports_an_empty_cgroup() {
         for cgroup in cgroups("event") {

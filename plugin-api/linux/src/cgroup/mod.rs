@@ -23,6 +23,8 @@ use serde::{Deserialize, Serialize};
 pub use kill::KillError;
 pub use layout::{Cgroups, Hierarchy, Layout};
 
+use crate::tree;
+
 /// Version of a cgroup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -187,34 +189,23 @@ impl Cgroup {
     /// `timeout`.
     pub fn remove(&self, timeout: Duration) -> Result<(), CgroupError> {
         let deadline = Instant::now() + timeout;
-        // Most cgroups have no children, and listing the directory costs more than this.
-        match fs::remove_dir(&self.path) {
-            Ok(()) => return Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(_) => {}
-        }
-        for cgroup in self.subtree()? {
-            let mut pause = Duration::from_micros(100);
-            loop {
-                match fs::remove_dir(&cgroup.path) {
-                    Ok(()) => break,
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => break,
-                    Err(error)
-                        if error.kind() == io::ErrorKind::ResourceBusy
-                            && Instant::now() + pause < deadline =>
-                    {
-                        // The kernel has no notification for this.
-                        thread::sleep(pause);
-                        pause = (pause * 2).min(Duration::from_millis(50));
-                    }
-                    Err(source) => {
-                        let pids = cgroup.procs().unwrap_or_default();
-                        return Err(CgroupError::Remove { path: cgroup.path, pids, source });
-                    }
+        let mut pause = Duration::from_micros(100);
+        loop {
+            match tree::remove_cgroups(&self.path) {
+                Ok(()) => return Ok(()),
+                Err(error) if !error.is_busy() || Instant::now() + pause >= deadline => {
+                    // Of itself only, if there are too many below it.
+                    let pids = self.all_procs().or_else(|_| self.procs()).unwrap_or_default();
+                    let source = io::Error::other(error);
+                    return Err(CgroupError::Remove { path: self.path.clone(), pids, source });
+                }
+                // The kernel has no notification for this.
+                Err(_) => {
+                    thread::sleep(pause);
+                    pause = (pause * 2).min(Duration::from_millis(50));
                 }
             }
         }
-        Ok(())
     }
 
     /// v2: enables `controllers` for the cgroups directly below it. The cgroup must not contain processes.

@@ -76,6 +76,15 @@ pub(super) fn remove(
     Outcome::Failed(Errno::AGAIN)
 }
 
+/// Removes a cgroup unless there are cgroups below it, or processes in it.
+pub(super) fn remove_cgroup(directory: BorrowedFd<'_>, name: &CStr) -> Outcome {
+    match unlinkat(directory, name, AtFlags::REMOVEDIR) {
+        Ok(()) | Err(Errno::NOENT) => Outcome::Removed,
+        Err(Errno::BUSY | Errno::NOTEMPTY) => Outcome::NotEmpty,
+        Err(errno) => Outcome::Failed(errno),
+    }
+}
+
 /// Opens a directory for listing. `None` if there is none of this name any more.
 pub(super) fn open(directory: BorrowedFd<'_>, name: &CStr) -> Result<Option<OwnedFd>, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;

@@ -92,6 +92,20 @@ pub enum RemoveError {
     },
 }
 
+impl RemoveError {
+    /// Whether entries are left only because they are in use, or grow.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        match self {
+            Self::Parent { .. } => false,
+            Self::Left { named, .. } => {
+                named.iter().all(|left| left.source.kind() == io::ErrorKind::ResourceBusy)
+            }
+            Self::Unfinished { .. } => true,
+        }
+    }
+}
+
 /// Removes a directory with everything in it, or a file. A missing one is no error. Blocks.
 ///
 /// The path up to the last component is trusted: only the caller and more privileged users may be able to change it. If
@@ -100,10 +114,26 @@ pub enum RemoveError {
 /// # Errors
 /// [`RemoveError`]. What can be removed was removed; the call can be repeated.
 pub fn remove(path: &Path) -> Result<(), RemoveError> {
-    remove_at_most(path, MAX_ENTRIES)
+    remove_at_most(path, Kind::Files, MAX_ENTRIES)
 }
 
-fn remove_at_most(path: &Path, limit: u64) -> Result<(), RemoveError> {
+/// Removes a cgroup and those below it, which processes in it may have created at any depth. A missing one is no error.
+/// The files in them are the kernel's, and no obstacle; processes are. Blocks.
+///
+/// # Errors
+/// As [`remove`].
+pub fn remove_cgroups(path: &Path) -> Result<(), RemoveError> {
+    remove_at_most(path, Kind::Cgroups, MAX_ENTRIES)
+}
+
+/// What a tree consists of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Files,
+    Cgroups,
+}
+
+fn remove_at_most(path: &Path, kind: Kind, limit: u64) -> Result<(), RemoveError> {
     let parent_error = |source| RemoveError::Parent { path: path.to_owned(), source };
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(parent_error(io::ErrorKind::InvalidInput.into()));
@@ -120,7 +150,7 @@ fn remove_at_most(path: &Path, limit: u64) -> Result<(), RemoveError> {
         Err(Errno::NOENT) => return Ok(()),
         opened => opened.map_err(|errno| parent_error(errno.into()))?,
     };
-    let mut walk = Walk::new(parent.as_fd(), &name, limit);
+    let mut walk = Walk::new(parent.as_fd(), &name, kind, limit);
     let is_finished = walk.run();
     match walk.left() {
         _ if !is_finished => Err(RemoveError::Unfinished { path: path.to_owned(), entries: limit }),

@@ -21,7 +21,7 @@ use rustix::fs::{FileType, Mode, OFlags, RawDir, SeekFrom, fstat, openat, seek};
 use rustix::io::Errno;
 
 use super::entry::{self, Outcome};
-use super::{Left, MAX_NAMED};
+use super::{Kind, Left, MAX_NAMED};
 
 /// How many directories are open at once, if the process has that many descriptors left.
 const MAX_OPEN: usize = 16;
@@ -75,6 +75,7 @@ impl Level {
 pub(super) struct Walk<'t> {
     parent: BorrowedFd<'t>,
     top: &'t CStr,
+    kind: Kind,
     /// How many entries may still be removed.
     budget: u64,
     /// The outer directories, without the outermost if `cut`.
@@ -98,10 +99,11 @@ enum End {
 }
 
 impl<'t> Walk<'t> {
-    pub(super) fn new(parent: BorrowedFd<'t>, top: &'t CStr, budget: u64) -> Self {
+    pub(super) fn new(parent: BorrowedFd<'t>, top: &'t CStr, kind: Kind, budget: u64) -> Self {
         Self {
             parent,
             top,
+            kind,
             budget,
             evicted: VecDeque::new(),
             cut: false,
@@ -138,7 +140,7 @@ impl<'t> Walk<'t> {
         self.evicted.clear();
         self.open.clear();
         self.cut = false;
-        match entry::remove(self.parent, false, self.top, true) {
+        match remove(self.kind, self.parent, false, self.top, true) {
             Outcome::Removed => return End::Finished,
             Outcome::NotEmpty => {}
             Outcome::Failed(errno) => {
@@ -189,10 +191,11 @@ impl<'t> Walk<'t> {
                 }
                 Some(Ok(found)) => found,
             };
-            let (name, kind) = (found.file_name(), found.file_type());
-            if name != c"." && name != c".." {
+            let (name, is_directory) = (found.file_name(), found.file_type() == FileType::Directory);
+            let is_kernels = self.kind == Kind::Cgroups && !is_directory;
+            if name != c"." && name != c".." && !is_kernels {
                 self.budget = self.budget.saturating_sub(1);
-                match entry::remove(level.directory.as_fd(), true, name, kind == FileType::Directory) {
+                match remove(self.kind, level.directory.as_fd(), true, name, is_directory) {
                     Outcome::Removed => {}
                     Outcome::NotEmpty => level.pending.push(name.to_owned()),
                     Outcome::Failed(errno) => failed.push((name.to_owned(), errno)),
@@ -276,7 +279,8 @@ impl<'t> Walk<'t> {
             None => (self.parent, false),
         };
         if let Some(name) = &level.name {
-            let failure = match entry::remove(parent, is_ours, name, true) {
+            let busy = if self.kind == Kind::Cgroups { Errno::BUSY } else { Errno::NOTEMPTY };
+            let failure = match remove(self.kind, parent, is_ours, name, true) {
                 Outcome::Removed => return Ok(()),
                 Outcome::NotEmpty if level.failed => None,
                 Outcome::NotEmpty if level.passes < MAX_PASSES => {
@@ -286,9 +290,9 @@ impl<'t> Walk<'t> {
                         self.open.push_back(level);
                         return Ok(());
                     }
-                    Some(Errno::NOTEMPTY)
+                    Some(busy)
                 }
-                Outcome::NotEmpty => Some(Errno::NOTEMPTY),
+                Outcome::NotEmpty => Some(busy),
                 Outcome::Failed(errno) => Some(errno),
             };
             if let Some(errno) = failure {
@@ -319,6 +323,14 @@ impl<'t> Walk<'t> {
             let path = if name.is_empty() { path } else { path.join(OsStr::from_bytes(name.to_bytes())) };
             self.named.push(Left { path, source: io::Error::from(errno) });
         }
+    }
+}
+
+/// Removes an entry unless it is a directory with content.
+fn remove(kind: Kind, directory: BorrowedFd<'_>, is_ours: bool, name: &CStr, is_directory: bool) -> Outcome {
+    match kind {
+        Kind::Files => entry::remove(directory, is_ours, name, is_directory),
+        Kind::Cgroups => entry::remove_cgroup(directory, name),
     }
 }
 
