@@ -9,13 +9,16 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// Maximum length of one value in bytes. Values become names of directories, and may become host names.
 const MAX_VALUE: usize = 242;
 
+/// Maximum length of the whole id in bytes. Ids become names of directories, which the kernel limits to this.
+const MAX_LENGTH: usize = 255;
+
 /// Maximum number of levels. The kernel allows 32 levels of pid namespaces.
 const MAX_DEPTH: usize = 32;
 
 /// The id of a container: one value per level of nesting, outermost first, joined with dots.
 ///
 /// `pod.web` is the container `web` inside the container `pod`. A value has 1 to 242 bytes and contains
-/// no dot, slash, backslash, white space or control character. There are at most 32 levels.
+/// no dot, slash, backslash, white space or control character. There are at most 32 levels, and 255 bytes in all.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ContainerId(String);
 
@@ -48,6 +51,12 @@ pub enum InvalidId {
         /// The first character that is not allowed.
         character: char,
     },
+    /// The id is longer than 255 bytes.
+    #[error("container id has {length} bytes with those of its parents; at most {MAX_LENGTH} are allowed")]
+    WholeTooLong {
+        /// Its length in bytes.
+        length: usize,
+    },
     /// The id has more than 32 levels.
     #[error("container id has {depth} levels; at most {MAX_DEPTH} are allowed")]
     TooDeep {
@@ -60,8 +69,8 @@ impl ContainerId {
     /// Parses a dotted id such as `pod.web`.
     ///
     /// # Errors
-    /// [`InvalidId`] if a value is empty, is too long or contains a character that is not allowed, or if there are too
-    /// many levels.
+    /// [`InvalidId`] if a value is empty, is too long or contains a character that is not allowed, if there are too many
+    /// levels, or if the whole is too long.
     pub fn parse(id: &str) -> Result<Self, InvalidId> {
         let mut depth = 0;
         for value in id.split('.') {
@@ -70,6 +79,9 @@ impl ContainerId {
         }
         if depth > MAX_DEPTH {
             return Err(InvalidId::TooDeep { depth });
+        }
+        if id.len() > MAX_LENGTH {
+            return Err(InvalidId::WholeTooLong { length: id.len() });
         }
         Ok(Self(id.to_owned()))
     }
@@ -202,6 +214,9 @@ mod tests {
             assert!(ContainerId::parse(bad).is_err(), "{bad:?} was accepted");
         }
         assert!(matches!(ContainerId::parse(&"x".repeat(243)), Err(InvalidId::TooLong { length: 243, .. })));
+        let whole = |length: usize| format!("{}.{}", "x".repeat(200), "y".repeat(length - 201));
+        assert!(ContainerId::parse(&whole(255)).is_ok());
+        assert!(matches!(ContainerId::parse(&whole(256)), Err(InvalidId::WholeTooLong { length: 256 })));
         assert!(matches!(ContainerId::parse(&["a"; 33].join(".")), Err(InvalidId::TooDeep { depth: 33 })));
     }
 
