@@ -10,6 +10,9 @@ const PERIOD: u64 = 100_000;
 /// The smallest quota that the kernel accepts, in microseconds.
 const MINIMUM_QUOTA: u64 = 1_000;
 
+/// The largest quota that the kernel accepts, in microseconds: that of 175 million CPUs.
+const MAXIMUM_QUOTA: u64 = (1 << 44) - 1;
+
 /// Values for the interface files.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Share {
@@ -29,7 +32,7 @@ impl Share {
         }
         let limit = own.or_else(|| cpus.filter(|_| cfs).map(Limit::At));
         let quota = limit.and_then(|limit| match limit {
-            Limit::At(cpus) => Some(scaled(PERIOD, cpus).max(MINIMUM_QUOTA)),
+            Limit::At(cpus) => Some(scaled(PERIOD, cpus).clamp(MINIMUM_QUOTA, MAXIMUM_QUOTA)),
             _ => None,
         });
         Some(Self { cpus, quota })
