@@ -1,4 +1,4 @@
-//! Containers that attack the launches of other containers, and how their own ends are recorded.
+//! Containers that attack the launches of other containers, how their own ends are recorded, and the removal of what they leave.
 //!
 //! `attacker.c` is the program of a hostile parent. The processes of its nested containers are visible to it if they
 //! share its pid namespace, from their first moment. It tries to stop, kill, trace and read them, and to reach through
@@ -12,6 +12,7 @@ mod interference;
 mod output;
 mod status;
 mod users;
+mod trees;
 mod visibility;
 
 use std::collections::{BTreeMap, BTreeSet};

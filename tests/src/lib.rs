@@ -2,6 +2,7 @@
 
 pub mod daemon;
 pub mod injector;
+pub mod mounts;
 pub mod paths;
 pub mod sockets;
 pub mod watch;
