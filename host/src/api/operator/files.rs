@@ -26,6 +26,9 @@ use crate::api::context::ApiContext;
 /// Largest result of one call; clients continue at the next offset.
 const MAX_READ: u64 = 64 << 10;
 
+/// Largest number of entries of a directory that is listed.
+const MAX_ENTRIES: usize = 1 << 16;
+
 /// Why a file cannot be listed or read.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FileError {
@@ -44,6 +47,12 @@ pub(super) enum FileError {
     /// Not the file that the agent opened for the output of a container.
     #[error("`{path}` is not the file that the agent opened for the output; the container has put it there")]
     Replaced {
+        /// The path.
+        path: String,
+    },
+    /// A directory has more entries than are listed.
+    #[error("`{path}` has more than {MAX_ENTRIES} entries, which is the limit of a list")]
+    TooManyEntries {
         /// The path.
         path: String,
     },
@@ -69,9 +78,10 @@ impl From<FileError> for ApiError {
     fn from(error: FileError) -> Self {
         let status = match error {
             FileError::NotFound { .. } => StatusCode::NOT_FOUND,
-            FileError::Outside { .. } | FileError::NotAFile { .. } | FileError::Replaced { .. } => {
-                StatusCode::BAD_REQUEST
-            }
+            FileError::Outside { .. }
+            | FileError::NotAFile { .. }
+            | FileError::Replaced { .. }
+            | FileError::TooManyEntries { .. } => StatusCode::BAD_REQUEST,
             FileError::System { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::new(status, &error)
@@ -142,6 +152,9 @@ impl Sandboxes {
             let Ok(stat) = rustix::fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
             let virtual_path = Path::new(path.trim_end_matches('/')).join(name);
             entries.push(info(&virtual_path, &stat, &mut names));
+            if entries.len() > MAX_ENTRIES {
+                return Err(FileError::TooManyEntries { path: path.to_owned() });
+            }
         }
         entries.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(entries)
@@ -188,7 +201,8 @@ impl Sandboxes {
 
         let host_path = root.join(rest);
         let failed = |source: Errno| match source {
-            Errno::NOENT | Errno::NOTDIR => not_found(),
+            // No file has a name that is too long.
+            Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG => not_found(),
             Errno::XDEV | Errno::LOOP => FileError::Outside { path: path.to_owned() },
             other => system("open", path, other),
         };
@@ -319,6 +333,8 @@ mod tests {
             "/containers",
             "/containers/we",
             "/containers/webb",
+            &format!("/containers/web/{}", "x".repeat(300)),
+            &format!("/containers/{}", "x/".repeat(5000)),
             beside.to_str().unwrap(),
         ] {
             let error = world.sandboxes.read(path, 0, None).unwrap_err();

@@ -6,11 +6,12 @@
 //! ```
 //!
 //! Both are removed at the end. Those of an agent that was killed are found by the next one, as their lock is free. It
-//! destroys what is left of the container and removes them.
+//! destroys what is left of the container and removes them. A directory has a name that begins with `.new-` until it is
+//! locked.
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,7 +36,11 @@ use super::{NOT_RUN, attach};
 /// Other users need to traverse the directories, as a container may run as another user.
 const MODE: u32 = 0o711;
 
-/// Minimum age of abandoned directories: a new one is not locked yet.
+/// Name of a directory that is not locked yet, and of the lock in it.
+const NEW: &str = ".new-";
+const LOCK: &str = "run.lock";
+
+/// Minimum age of abandoned directories without a lock.
 const SETTLED: Duration = Duration::from_secs(60);
 
 /// An agent for one command, before it is started.
@@ -50,6 +55,8 @@ pub(super) struct Embedded {
 struct Home {
     runtime: PathBuf,
     work: PathBuf,
+    /// `None` for those of an agent that was killed.
+    _lock: Option<Flock<File>>,
 }
 
 impl Embedded {
@@ -150,13 +157,8 @@ impl Home {
             .create(&parent)
             .map_err(|source| failed(&parent, source))?;
         check_owner(&parent, environment.uid)?;
-        let runtime = tempfile::Builder::new()
-            .prefix("")
-            .permissions(Permissions::from_mode(MODE))
-            .tempdir_in(&parent)
-            .map_err(|source| failed(&parent, source))?
-            .keep();
-        let home = Self::of(environment, runtime);
+        let (runtime, lock) = Self::make_runtime(&parent).map_err(|source| failed(&parent, source))?;
+        let home = Self { _lock: Some(lock), ..Self::of(environment, runtime) };
         match DirBuilder::new().recursive(true).mode(MODE).create(&home.work) {
             Ok(()) => Ok(home),
             Err(source) => {
@@ -167,9 +169,25 @@ impl Home {
         }
     }
 
+    /// Creates a runtime directory that nobody takes for abandoned.
+    fn make_runtime(parent: &Path) -> io::Result<(PathBuf, Flock<File>)> {
+        let new = tempfile::Builder::new()
+            .prefix(NEW)
+            .permissions(Permissions::from_mode(MODE))
+            .tempdir_in(parent)?;
+        let lock = File::options().write(true).create_new(true).mode(0o600).open(new.path().join(LOCK))?;
+        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)?;
+        let name = new.path().file_name().and_then(|name| name.to_str()?.strip_prefix(NEW));
+        let runtime = parent.join(name.unwrap_or_default());
+        fs::rename(new.path(), &runtime)?;
+        // Its name is not that of a directory any more.
+        drop(new.keep());
+        Ok((runtime, lock))
+    }
+
     fn of(environment: &Environment, runtime: PathBuf) -> Self {
         let work = beside(&environment.work_dir).join(runtime.file_name().unwrap_or_default());
-        Self { runtime, work }
+        Self { runtime, work, _lock: None }
     }
 
     fn remove(&self) -> Result<(), Failure> {
@@ -199,8 +217,14 @@ fn check_owner(path: &Path, uid: u32) -> Result<(), Failure> {
     )))
 }
 
-/// Whether a runtime directory is old enough and not locked.
+/// Whether a runtime directory is not locked, and would be if its agent was running.
 fn is_abandoned(runtime: &Path) -> bool {
+    let is_new = runtime.file_name().is_some_and(|name| name.to_string_lossy().starts_with(NEW));
+    if let Ok(lock) = File::open(runtime.join(LOCK))
+        && !is_new
+    {
+        return Flock::lock(lock, FlockArg::LockSharedNonblock).is_ok();
+    }
     let age =
         fs::metadata(runtime).and_then(|metadata| metadata.modified()).map(|modified| modified.elapsed());
     let settled = age.is_ok_and(|age| age.is_ok_and(|age| age > SETTLED));
@@ -261,8 +285,16 @@ mod tests {
             directory.path().join("lib/cofferdam-run").join(home.runtime.file_name().unwrap())
         );
         assert_eq!(fs::metadata(&home.work).unwrap().permissions().mode() & 0o777, MODE);
+        assert!(!is_abandoned(&home.runtime));
+        let (runtime, work) = (home.runtime.clone(), home.work.clone());
+        // As when it is killed.
+        drop(home);
+        assert!(is_abandoned(&runtime));
+        let left = Home::left_behind(&environment);
+        let [home] = &left[..] else { panic!("{} directories", left.len()) };
+        assert_eq!((&home.runtime, &home.work), (&runtime, &work));
         home.remove().unwrap();
         home.remove().unwrap();
-        assert!(!home.runtime.exists() && !home.work.exists());
+        assert!(!runtime.exists() && !work.exists());
     }
 }

@@ -22,7 +22,8 @@ pub(in crate::api::operator) fn container(
         resource_statistics: usage.map(reports::statistics),
         state: Some(summary.phase.name().to_owned()),
         command: Some(summary.command.clone()),
-        launched: Some(time(summary.created_unix_ms)),
+        // Unknown for one of which only the id is known.
+        launched: (summary.created_unix_ms > 0).then(|| time(summary.created_unix_ms)),
         termination: summary.termination.as_ref().map(termination),
         cleanup_errors: summary.cleanup_errors.clone(),
         failures: reports::failures(usage, status),
