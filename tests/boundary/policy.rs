@@ -117,7 +117,8 @@ async fn an_optional_plugin_that_is_out_of_service_is_excluded() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_part_of_a_request_that_no_plugin_handles_fails_the_launch() {
-    let agent = plain().start().await.unwrap();
+    let world = plain();
+    let agent = world.start().await.unwrap();
     let source = VolumeSource::Device { path: "/dev/null".into() };
     let mut request = short("web");
     request.volumes.push(Volume { container_path: "null".into(), read_only: false, source });

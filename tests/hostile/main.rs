@@ -8,6 +8,7 @@
 
 mod evade;
 mod inheritance;
+mod full_disk;
 mod interference;
 mod output;
 mod status;

@@ -224,33 +224,6 @@ fn damaged_records_end_their_own_containers_and_no_others() {
     assert_nothing_left(&world, &"in the end");
 }
 
-/// A record of a newer format cannot be read, but its container may be running.
-#[test]
-fn a_record_of_a_newer_agent_prevents_the_start_and_does_not_affect_its_container() {
-    let world = World::posix();
-    let daemon = Daemon::start(&world);
-    let web = request(&world, "web", COUNTING);
-    daemon.launch(&web).unwrap();
-    let log = stdout(&daemon, &web.id);
-    daemon.kill();
-    let path = world.config.runtime_dir.join("containers/web/record");
-    let bytes = fs::read(&path).unwrap();
-    let text = String::from_utf8(bytes.clone()).unwrap();
-    let (version, rest) = text.strip_prefix("cofferdam-record ").unwrap().split_once(' ').unwrap();
-    let newer = version.parse::<u32>().unwrap() + 1;
-    fs::write(&path, format!("cofferdam-record {newer} {rest}")).unwrap();
-
-    let (mut daemon, serves) = Daemon::try_start(&world);
-    assert!(!serves, "it started:\n{}", daemon.log());
-    assert!(!daemon.wait_ended().success());
-    assert_keeps_counting(&log);
-    fs::write(&path, bytes).unwrap();
-    let daemon = Daemon::start(&world);
-    assert_eq!(state(&daemon, &web.id).as_deref(), Some("RUNNING"));
-    end(&daemon, &web.id);
-    assert_nothing_left(&world, &"in the end");
-}
-
 #[test]
 fn two_agents_do_not_see_each_others_containers() {
     if !is_root("two agents with control groups") {

@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 use crate::blocking::{Abandoned, BlockingPool, CallFile, Job};
 use crate::chain::Chain;
 use crate::config::{AgentConfig, LauncherKind, PluginConfig};
-use crate::containerizer::native::{Native, NativeTable, Shared, TableRecoverer};
+use crate::containerizer::native::{Foreign, Native, NativeTable, Shared, TableRecoverer};
 use crate::containerizer::{
     Containerizer, KillError, LaunchError, LaunchOutcome, RecoverError, RemoveError, UpdateError,
 };
@@ -361,6 +361,7 @@ fn build(
         fetcher: Fetcher::new(config.fetcher.clone()),
         pool,
         table,
+        foreign: Foreign::default(),
         work_dir,
         _work_lock: work_lock,
         cgroups,

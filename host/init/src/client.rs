@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -404,7 +404,10 @@ impl Statuses {
     /// # Errors
     /// Those of open(2), and `InvalidData` if it was written by another version.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let file = File::open(path)?;
+        // Neither through a link nor waiting for the writer of a named pipe.
+        let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+        let flags = i32::try_from(flags.bits()).unwrap_or(0);
+        let file = File::options().read(true).custom_flags(flags).open(path)?;
         let mut header = [0; ENTRY_LENGTH];
         file.read_exact_at(&mut header, 0)?;
         if header == HEADER {

@@ -75,7 +75,14 @@ impl Listener {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("remove", error)),
             _ => {}
         }
-        let std = listen_on(&temporary).map_err(|source| failed("listen on", source))?;
+        let std = match listen_on(&temporary) {
+            // There is space for one if the old one is removed first. Clients may find none for a moment.
+            Err(error) if is_full(&error) => {
+                drop(fs::remove_file(path));
+                listen_on(&temporary).map_err(|source| failed("listen on", source))?
+            }
+            listening => listening.map_err(|source| failed("listen on", source))?,
+        };
         let finish = || -> Result<_, BindError> {
             let metadata = fs::symlink_metadata(&temporary).map_err(|error| failed("inspect", error))?;
             std.set_nonblocking(true).map_err(|error| failed("listen on", error))?;
@@ -116,6 +123,10 @@ impl Drop for Listener {
 pub(super) fn check_peer(stream: &tokio::net::UnixStream) -> Result<(), PeerError> {
     let (uid, own) = (stream.peer_cred()?.uid(), rustix::process::geteuid().as_raw());
     if uid == 0 || uid == own { Ok(()) } else { Err(PeerError::Uid { uid, own }) }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Checks that nothing exists at `path`, or a socket on which no process listens.

@@ -10,7 +10,7 @@ use crate::blocking::Abandoned;
 use crate::chain::ChainError;
 use crate::fetcher::FetchError;
 use crate::launcher::{self, CgroupSetupError, CreateError, StartError};
-use crate::ledger::{LedgerError, RecordError};
+use crate::ledger::LedgerError;
 use crate::model::{ContainerId, InvalidRequest, Phase};
 
 /// Why a container was not launched. Nothing is left of it, unless a plugin delays its cleanup: then the container
@@ -26,6 +26,12 @@ pub enum LaunchError {
         /// The id.
         id: ContainerId,
     },
+    /// The id is that of a container that has ended and was not removed.
+    #[error("container id `{id}` is taken by a container that has ended; remove it first, or choose another")]
+    Ended {
+        /// The id.
+        id: ContainerId,
+    },
     /// The id is taken by a container of which something is left.
     #[error("container id `{id}` is taken by a container that is being cleaned up: {}", .errors.join("; "))]
     CleaningUp {
@@ -33,6 +39,19 @@ pub enum LaunchError {
         id: ContainerId,
         /// What prevents its cleanup.
         errors: Vec<String>,
+    },
+    /// The id is that of a container that this agent leaves alone, or nested in one.
+    #[error(
+        "container id `{id}` is taken: the record of `{foreign}` cannot be read, so nothing of it is touched ({reason}); \
+         see `Entries that the agent leaves alone` in the operator's guide"
+    )]
+    Foreign {
+        /// The id.
+        id: ContainerId,
+        /// The container that is left alone.
+        foreign: ContainerId,
+        /// Why its record cannot be read.
+        reason: String,
     },
     /// The parent does not exist.
     #[error("container `{id}` cannot be nested: there is no container `{parent}`")]
@@ -195,7 +214,7 @@ impl LaunchError {
     /// Whether the id is taken.
     #[must_use]
     pub fn is_duplicate(&self) -> bool {
-        matches!(self, Self::Duplicate { .. })
+        matches!(self, Self::Duplicate { .. } | Self::Ended { .. })
     }
 
     /// Whether the error is in the request.
@@ -333,9 +352,6 @@ pub enum RecoverError {
     /// The ledger cannot be read or written.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    /// A record is intact, but not readable for this agent.
-    #[error(transparent)]
-    Record(#[from] RecordError),
     /// A directory cannot be listed.
     #[error("cannot list `{path}`")]
     Directory {
@@ -347,17 +363,6 @@ pub enum RecoverError {
     /// The launcher cannot search for containers.
     #[error(transparent)]
     Launcher(#[from] launcher::RecoverError),
-    /// The record belongs to a containerizer that is not configured.
-    #[error(
-        "container `{id}` belongs to containerizer `{containerizer}`, which is not configured; add it to \
-         `containerizers`"
-    )]
-    UnknownContainerizer {
-        /// The container.
-        id: ContainerId,
-        /// Its containerizer.
-        containerizer: String,
-    },
     /// A thread of the agent panicked.
     #[error("the recovery was interrupted: {0}")]
     Interrupted(#[from] Abandoned),

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::{MutexGuard, watch};
 
-use crate::ledger::{Ledger, LedgerError};
+use crate::ledger::{Ledger, LedgerError, Recorded};
 use crate::model::view::Summary;
 use crate::model::{Cause, ContainerId, Phase, Record, Termination};
 
@@ -82,6 +82,40 @@ impl<P: Clone + Serialize> ContainerHandle<P> {
         ledger.write(&changed)?;
         *self.record.lock() = Arc::new(changed);
         Ok(())
+    }
+
+    /// As [`Self::update_persisted`], for the end of the container, which is recorded even if the disk is full.
+    ///
+    /// # Errors
+    /// When it can be recorded nowhere; nothing is changed then.
+    pub(super) fn persist_end(
+        &self,
+        ledger: &Ledger,
+        change: impl FnOnce(&mut Record<P>),
+    ) -> Result<Recorded, LedgerError> {
+        let _updating = self.updating.lock();
+        let mut changed = Record::clone(&self.record());
+        change(&mut changed);
+        let recorded = ledger.write_end(&changed)?;
+        *self.record.lock() = Arc::new(changed);
+        Ok(recorded)
+    }
+
+    /// Changes the record in memory, and on disk if that is possible: for what frees something. Blocks.
+    ///
+    /// # Errors
+    /// When it cannot be written; it is changed in memory all the same.
+    pub(super) fn update_freeing(
+        &self,
+        ledger: &Ledger,
+        change: impl FnOnce(&mut Record<P>),
+    ) -> Result<(), LedgerError> {
+        let _updating = self.updating.lock();
+        let mut changed = Record::clone(&self.record());
+        change(&mut changed);
+        let written = ledger.write(&changed);
+        *self.record.lock() = Arc::new(changed);
+        written
     }
 
     /// Requests that the container be destroyed. The first request determines the cause.

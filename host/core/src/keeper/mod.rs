@@ -111,6 +111,28 @@ pub enum KeeperError {
     },
 }
 
+impl KeeperError {
+    /// Whether a file could not be created for lack of space.
+    fn is_no_space(&self) -> bool {
+        let is_full = |error: &io::Error| {
+            matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        };
+        matches!(self, Self::File { source, .. } if is_full(source))
+    }
+}
+
+/// Whether a directory is of a keeper: its name is a build and a number, or it has recorded statuses.
+fn is_keeper(parent: &Path, name: &str) -> bool {
+    let is_file = |path: &Path| fs::symlink_metadata(path).is_ok_and(|found| found.is_file());
+    is_name(name) || is_file(&parent.join(name).join("statuses"))
+}
+
+fn is_name(name: &str) -> bool {
+    let Some((build, number)) = name.split_once('-') else { return false };
+    let all = |text: &str, is: fn(&u8) -> bool| !text.is_empty() && text.as_bytes().iter().all(is);
+    all(build, u8::is_ascii_hexdigit) && all(number, u8::is_ascii_digit)
+}
+
 /// All keepers of an agent.
 #[derive(Debug)]
 pub struct Keepers {
@@ -185,7 +207,16 @@ impl Keepers {
                 instances.older.push(instance);
             }
         }
-        keepers.current(&mut instances)?;
+        match keepers.current(&mut instances) {
+            // What exists can be ended, which may be what frees space. The next launch tries again.
+            Err(error) if error.is_no_space() => {
+                tracing::error!(
+                    "no keeper, so no container can be launched: {}",
+                    error_chain::describe(&error)
+                );
+            }
+            other => drop(other?),
+        }
         drop(instances);
         Ok(keepers)
     }
@@ -197,7 +228,13 @@ impl Keepers {
     fn names(&self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in fs::read_dir(&self.directory)? {
-            names.extend(entry?.file_name().into_string());
+            let entry = entry?;
+            match entry.file_name().into_string() {
+                Ok(name) if entry.file_type()?.is_dir() && is_keeper(&self.directory, &name) => {
+                    names.push(name)
+                }
+                _ => tracing::warn!("ignored `{}`: it is not of a keeper", entry.path().display()),
+            }
         }
         names.sort();
         Ok(names)

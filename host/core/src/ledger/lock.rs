@@ -25,6 +25,8 @@ impl Lock {
             .truncate(false)
             .write(true)
             .mode(0o600)
+            // Not a named pipe, which has no reader.
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW)
             .open(directory.join("agent.lock"))
             .map_err(directory_error)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {

@@ -5,17 +5,22 @@
 //! <runtime_dir>/containers/<id>/record             a header line, then JSON
 //! <runtime_dir>/containers/<id>/containers/<id>/…  nested containers
 //! <runtime_dir>/removed/<id>                       being deleted; not a container any more
+//! <runtime_dir>/ends                               space reserved for the ends of containers, see `reserve.rs`
 //! <work_dir>/agent.lock                            as above
 //! ```
 //!
 //! A record is written to a temporary file and renamed over the old one, so it is never incomplete. It is not synced
 //! to disk: records protect against the end of the agent, and after a crash of the machine, which the boot id shows,
 //! no container exists. A record that is damaged nevertheless, by a full disk or another program, is reported, and
-//! its container is destroyed by its id.
+//! its container is destroyed by its id. What another version of the agent has written, or another program, is left alone.
+//!
+//! Nothing is needed to remove a record, and the end of a container is recorded in reserved space if there is no other.
 
 mod lock;
 mod record;
+mod reserve;
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -25,10 +30,11 @@ use cofferdam_linux::tree;
 use cofferdam_plugin_model::ContainerId;
 use serde::Serialize;
 
-use crate::model::Record;
+use crate::model::{Phase, Record};
 
 pub use lock::Lock;
 pub use record::RecordError;
+use reserve::{End, Reserve};
 
 /// Name of the directory for containers, in the runtime directory and in that of every container.
 const CONTAINERS: &str = "containers";
@@ -40,7 +46,17 @@ const REMOVED: &str = "removed";
 #[derive(Debug)]
 pub struct Ledger {
     runtime_dir: PathBuf,
+    reserve: Reserve,
     _lock: Lock,
+}
+
+/// Where the end of a container was recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recorded {
+    /// In its record.
+    Record,
+    /// In reserved space, as there is no other. The record is to be written when there is.
+    Reserve,
 }
 
 /// A container in the ledger.
@@ -82,6 +98,16 @@ pub enum LedgerError {
         /// The reason.
         source: io::Error,
     },
+    /// No space can be reserved for the end of a container.
+    #[error("cannot reserve space in `{path}` for the end of container `{id}`")]
+    Reserve {
+        /// The container.
+        id: ContainerId,
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
     /// A record was not written because a thread of the agent panicked.
     #[error("the record of container `{id}` was not written: {reason}")]
     Interrupted {
@@ -112,11 +138,17 @@ impl Ledger {
         fs::DirBuilder::new().recursive(true).mode(0o711).create(runtime_dir).map_err(directory_error)?;
         let runtime_dir = runtime_dir.canonicalize().map_err(directory_error)?;
         let lock = Lock::take(&runtime_dir)?;
-        // Left by an agent that ended during a removal.
-        if let Err(error) = remove_tree(&runtime_dir.join(REMOVED)) {
-            tracing::warn!("cannot remove `{}`: {error}", runtime_dir.join(REMOVED).display());
+        // It stays, as there may be no space for it when it is needed.
+        let removed = runtime_dir.join(REMOVED);
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&removed).map_err(directory_error)?;
+        for name in names(&removed).map_err(directory_error)? {
+            // Left by an agent that ended during a removal.
+            if let Err(error) = remove_tree(&removed.join(&name)) {
+                tracing::warn!("cannot remove `{}`: {error}", removed.join(&name).display());
+            }
         }
-        Ok(Self { runtime_dir, _lock: lock })
+        let reserve = Reserve::open(&runtime_dir);
+        Ok(Self { runtime_dir, reserve, _lock: lock })
     }
 
     /// The runtime directory, canonicalised.
@@ -131,25 +163,66 @@ impl Ledger {
         nested_directory(&self.runtime_dir, id)
     }
 
-    /// Writes a record. Blocks.
+    /// Writes a record. Blocks. The first one of a container also reserves space for its end.
     ///
     /// # Errors
-    /// If it cannot be written; the previous record is kept then.
+    /// If it cannot be written, or no space be reserved; the previous record is kept then.
     pub fn write<P: Serialize>(&self, record: &Record<P>) -> Result<(), LedgerError> {
+        if record.phase.is_live() {
+            self.reserve(&record.id)?;
+        }
         let directory = self.directory(&record.id);
         let path = directory.join("record");
         self.write_to(&directory, &path, record).map_err(|source| LedgerError::Write {
             id: record.id.clone(),
             path,
             source,
-        })
+        })?;
+        if !record.phase.is_live() {
+            self.reserve.forget(&record.id);
+        }
+        Ok(())
+    }
+
+    /// Reserves space for the end of a container.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn reserve(&self, id: &ContainerId) -> Result<(), LedgerError> {
+        let failed =
+            |source| LedgerError::Reserve { id: id.clone(), path: self.reserve.path().to_owned(), source };
+        self.reserve.add(id).map_err(failed)
+    }
+
+    /// Writes the record of a container that has ended, or its end to reserved space if that fails. Blocks.
+    ///
+    /// # Errors
+    /// If both fail.
+    pub fn write_end<P: Serialize>(&self, record: &Record<P>) -> Result<Recorded, LedgerError> {
+        let Err(error) = self.write(record) else { return Ok(Recorded::Record) };
+        let Some(termination) = record.termination.clone() else { return Err(error) };
+        let end = End { id: record.id.clone(), created_unix_ms: record.created_unix_ms, termination };
+        match self.reserve.store(end) {
+            Ok(()) => Ok(Recorded::Reserve),
+            Err(_) => Err(error),
+        }
+    }
+
+    /// Whether the end of a container is recorded in reserved space.
+    #[must_use]
+    pub fn is_reserve_used(&self, id: &ContainerId) -> bool {
+        self.reserve.contains(id)
     }
 
     fn write_to<P: Serialize>(&self, directory: &Path, path: &Path, record: &Record<P>) -> io::Result<()> {
         let bytes = record::encode(record)?;
         let temporary = directory.join("record.new");
-        let open =
-            || fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary);
+        let open = || {
+            // Neither through a link nor waiting for the reader of a named pipe.
+            let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+            let mut options = fs::OpenOptions::new();
+            options.write(true).create(true).truncate(true).mode(0o600).custom_flags(flags).open(&temporary)
+        };
         let mut file = match open() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
@@ -167,7 +240,9 @@ impl Ledger {
     /// If files are left; call this again then.
     pub fn remove(&self, id: &ContainerId) -> Result<(), LedgerError> {
         let path = self.directory(id);
-        self.remove_from(&path, id).map_err(|source| LedgerError::Remove { id: id.clone(), path, source })
+        self.remove_from(&path, id).map_err(|source| LedgerError::Remove { id: id.clone(), path, source })?;
+        self.reserve.forget(id);
+        Ok(())
     }
 
     fn remove_from(&self, path: &Path, id: &ContainerId) -> io::Result<()> {
@@ -175,23 +250,41 @@ impl Ledger {
         let gone = removed.join(id.as_str());
         // Left by an earlier call.
         remove_tree(&gone)?;
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&removed)?;
         match fs::rename(path, &gone) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error),
             Ok(()) => remove_tree(&gone),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !path.exists() => Ok(()),
+            // Without the directory, or without space in it: not atomic, but what is full must get empty.
+            Err(_) => remove_tree(path),
         }
     }
 
     /// All containers in the ledger, parents before children.
     ///
     /// # Errors
-    /// If a directory cannot be read.
+    /// If the directory of all containers cannot be read.
     pub fn entries(&self) -> Result<Vec<Entry>, LedgerError> {
         let mut entries = Vec::new();
         self.collect(&self.runtime_dir.join(CONTAINERS), None, &mut entries)
             .map_err(|source| LedgerError::Directory { path: self.runtime_dir.clone(), source })?;
+        self.apply_ends(&mut entries);
         Ok(entries)
+    }
+
+    /// Completes records by ends that are in reserved space.
+    fn apply_ends(&self, entries: &mut [Entry]) {
+        for end in self.reserve.ends() {
+            let found = entries.iter_mut().find(|entry| entry.id == end.id);
+            let record = found.and_then(|entry| entry.record.as_mut().ok());
+            match record.filter(|record| record.created_unix_ms == end.created_unix_ms) {
+                Some(record) if record.phase.is_live() => {
+                    record.phase = Phase::Ended;
+                    record.process = None;
+                    record.termination = Some(end.termination);
+                }
+                // Of a container that is gone, or whose record was written after all.
+                _ => self.reserve.forget(&end.id),
+            }
+        }
     }
 
     fn collect(
@@ -200,27 +293,45 @@ impl Ledger {
         parent: Option<&ContainerId>,
         entries: &mut Vec<Entry>,
     ) -> io::Result<()> {
-        let listing = match fs::read_dir(directory) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            other => other?,
-        };
-        let mut names = listing.map(|entry| entry.map(|e| e.file_name())).collect::<io::Result<Vec<_>>>()?;
-        names.sort();
-        for name in names {
+        for name in names(directory)? {
+            let path = directory.join(&name);
+            // The only name that a file system itself creates, and an id otherwise.
+            if name == "lost+found" {
+                continue;
+            }
+            if !fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir()) {
+                tracing::warn!("ignored `{}`: it is not a directory", path.display());
+                continue;
+            }
             let id = name.to_str().and_then(|name| match parent {
                 None => ContainerId::parse(name).ok().filter(|id| !id.is_nested()),
                 Some(parent) => parent.child(name).ok(),
             });
             let Some(id) = id else {
-                tracing::warn!(directory = %directory.join(&name).display(), "ignored: the name is not a container id");
+                tracing::warn!("ignored `{}`: the name is not a container id", path.display());
                 continue;
             };
-            let record = record::read(&directory.join(&name).join("record"), &id);
+            let record = record::read(&path.join("record"), &id);
             entries.push(Entry { id: id.clone(), record });
-            self.collect(&directory.join(&name).join(CONTAINERS), Some(&id), entries)?;
+            // At most as deep as ids.
+            if let Err(error) = self.collect(&path.join(CONTAINERS), Some(&id), entries) {
+                let path = path.join(CONTAINERS);
+                tracing::error!("ignored `{}`, which may have containers: {error}", path.display());
+            }
         }
         Ok(())
     }
+}
+
+/// The names in a directory, sorted. It need not exist.
+fn names(directory: &Path) -> io::Result<Vec<OsString>> {
+    let listing = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other?,
+    };
+    let mut names = listing.map(|entry| entry.map(|e| e.file_name())).collect::<io::Result<Vec<_>>>()?;
+    names.sort();
+    Ok(names)
 }
 
 /// Removes a directory and its content. It need not exist.
@@ -241,7 +352,7 @@ pub fn nested_directory(base: &Path, id: &ContainerId) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Phase, Request};
+    use crate::model::{Request, Termination};
     use serde_json::Value as Json;
 
     fn record(id: &str) -> Record {
@@ -309,7 +420,75 @@ mod tests {
         fs::create_dir(removed.join("web")).unwrap();
         drop(ledger);
         Ledger::open(directory.path()).unwrap();
-        assert!(!removed.exists());
+        assert!(fs::read_dir(&removed).unwrap().next().is_none());
+    }
+
+    #[test]
+    fn an_end_in_reserved_space_completes_the_record_that_it_is_about() {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(directory.path()).unwrap();
+        let termination = Termination { status: Some(42 << 8), ..Termination::default() };
+        let mut written = ["same", "other", "gone"].map(record);
+        for record in &written {
+            ledger.write(record).unwrap();
+            let created_unix_ms = record.created_unix_ms;
+            ledger
+                .reserve
+                .store(End { id: record.id.clone(), created_unix_ms, termination: termination.clone() })
+                .unwrap();
+        }
+        // A new container of the same id.
+        written[1].created_unix_ms += 1;
+        fs::remove_dir_all(ledger.directory(&written[1].id)).unwrap();
+        ledger.write(&written[1]).unwrap();
+        fs::remove_dir_all(ledger.directory(&written[2].id)).unwrap();
+        drop(ledger);
+
+        let ledger = Ledger::open(directory.path()).unwrap();
+        let entries = ledger.entries().unwrap();
+        let [other, same] = &entries[..] else { panic!("{entries:?}") };
+        let (other, same) = (other.record.as_ref().unwrap(), same.record.as_ref().unwrap());
+        assert_eq!((other.phase, &other.termination), (Phase::Starting, &None));
+        assert_eq!((same.phase, &same.termination), (Phase::Ended, &Some(termination)));
+        assert!(ledger.is_reserve_used(&same.id) && !ledger.is_reserve_used(&other.id));
+        ledger.write(same).unwrap();
+        assert!(!ledger.is_reserve_used(&same.id));
+        assert!(ledger.reserve.ends().is_empty());
+    }
+
+    #[test]
+    fn what_is_no_record_is_named_and_the_rest_is_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(directory.path()).unwrap();
+        ledger.write(&record("web")).unwrap();
+        let containers = directory.path().join(CONTAINERS);
+        fs::create_dir(containers.join("lost+found")).unwrap();
+        fs::write(containers.join("file"), "").unwrap();
+        std::os::unix::fs::symlink("web", containers.join("link")).unwrap();
+        fs::create_dir(containers.join("no id")).unwrap();
+        for name in ["pipe", "directory", "linked", "nested"] {
+            fs::create_dir(containers.join(name)).unwrap();
+        }
+        let pipe = containers.join("pipe/record");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        fs::create_dir(containers.join("directory/record")).unwrap();
+        std::os::unix::fs::symlink("../web/record", containers.join("linked/record")).unwrap();
+        fs::write(containers.join("nested").join(CONTAINERS), "").unwrap();
+        let entries = ledger.entries().unwrap();
+        let found: Vec<_> = entries.iter().map(|entry| (entry.id.as_str(), &entry.record)).collect();
+        assert!(
+            matches!(
+                found[..],
+                [
+                    ("directory", Err(RecordError::NotARecord { .. })),
+                    ("linked", Err(RecordError::NotARecord { .. })),
+                    ("nested", Err(RecordError::Read { .. })),
+                    ("pipe", Err(RecordError::NotARecord { .. })),
+                    ("web", Ok(_)),
+                ]
+            ),
+            "{found:?}"
+        );
     }
 
     #[test]

@@ -3,9 +3,10 @@
 //! The first line is `cofferdam-record <version> <crc32 of the rest>`; the rest is JSON. Fields may be added with
 //! defaults under the same version; any other change increments it.
 
-use std::fs;
-use std::io;
-use std::path::Path;
+use std::fs::OpenOptions;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 
 use cofferdam_plugin_model::ContainerId;
 use serde::Serialize;
@@ -18,6 +19,9 @@ const MAGIC: &str = "cofferdam-record";
 /// The version that is written, and the only one that is read. Version 1 was never released.
 const VERSION: u32 = 2;
 
+/// No record is as long. The longest have many states of plugins and a long plan.
+const MAX_LENGTH: u64 = 64 << 20;
+
 /// Why a record cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
@@ -28,6 +32,14 @@ pub enum RecordError {
         id: ContainerId,
         /// The error of the kernel.
         source: io::Error,
+    },
+    /// There is something else in its place, or it is too long.
+    #[error("`{}` is not a record", path.display())]
+    NotARecord {
+        /// The container.
+        id: ContainerId,
+        /// The file.
+        path: PathBuf,
     },
     /// The first line is missing or malformed.
     #[error("the record of container `{id}` is empty or truncated")]
@@ -70,7 +82,7 @@ impl RecordError {
             // The agent died between creating the directory and writing the record.
             Self::Read { source, .. } => source.kind() == io::ErrorKind::NotFound,
             Self::Truncated { .. } | Self::Checksum { .. } => true,
-            Self::Version { .. } | Self::Content { .. } => false,
+            Self::Version { .. } | Self::Content { .. } | Self::NotARecord { .. } => false,
         }
     }
 }
@@ -83,9 +95,29 @@ pub(super) fn encode<P: Serialize>(record: &Record<P>) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Reads a file, unless it is something else, such as a named pipe, which would not be opened before it has a writer.
+fn read_file(path: &Path, id: &ContainerId) -> Result<Vec<u8>, RecordError> {
+    let read_error = |source| RecordError::Read { id: id.clone(), source };
+    let not_a_record = || RecordError::NotARecord { id: id.clone(), path: path.to_owned() };
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
+    let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+        // A link, or a socket.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ELOOP | libc::ENXIO)) => {
+            return Err(not_a_record());
+        }
+        opened => opened.map_err(read_error)?,
+    };
+    if !file.metadata().map_err(read_error)?.is_file() {
+        return Err(not_a_record());
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_LENGTH + 1).read_to_end(&mut bytes).map_err(read_error)?;
+    if bytes.len() as u64 > MAX_LENGTH { Err(not_a_record()) } else { Ok(bytes) }
+}
+
 /// Reads a record from its file.
 pub(super) fn read(path: &Path, id: &ContainerId) -> Result<Record, RecordError> {
-    let bytes = fs::read(path).map_err(|source| RecordError::Read { id: id.clone(), source })?;
+    let bytes = read_file(path, id)?;
     let truncated = || RecordError::Truncated { id: id.clone() };
     let end = bytes.iter().position(|&byte| byte == b'\n').ok_or_else(truncated)?;
     let (head, body) = (&bytes[..end], &bytes[end + 1..]);

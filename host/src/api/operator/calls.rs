@@ -13,6 +13,7 @@ use super::listing::{self, Wanted};
 use super::types::{self as wire, Call, Response};
 use super::{encode, reply, stream};
 use crate::api::context::ApiContext;
+use cofferdam_core::containerizer::LaunchError;
 use cofferdam_core::model::view::Summary;
 use cofferdam_core::model::{ContainerId, Request, Termination};
 
@@ -37,11 +38,11 @@ pub(super) async fn dispatch(context: &Arc<ApiContext>, call: Call) -> Result {
         }
         Call::KillContainer(call) => {
             let id = decode_id("kill_container.container_id", &call.container_id)?;
-            kill(context, &id, call.signal()).await
+            kill(context, &id, &call).await
         }
         Call::KillNestedContainer(call) => {
             let id = decode_nested_id("kill_nested_container.container_id", &call.container_id)?;
-            kill(context, &id, call.signal()).await
+            kill(context, &id, &call).await
         }
         Call::RemoveContainer(call) => {
             remove(context, &decode_id("remove_container.container_id", &call.container_id)?).await
@@ -150,7 +151,7 @@ async fn start(context: &ApiContext, request: Request) -> Result<Option<HttpResp
     let launched = tokio::spawn(async move { agent.launch(request).await });
     match launched.await {
         Ok(Ok(_)) => Ok(None),
-        Ok(Err(error)) if error.is_duplicate() => Ok(Some(StatusCode::ACCEPTED.into_response())),
+        Ok(Err(LaunchError::Duplicate { .. })) => Ok(Some(StatusCode::ACCEPTED.into_response())),
         Ok(Err(error)) => {
             let failure = error.exec_error().and_then(exec_failure);
             let mut response = ApiError::from(error).into_response();
@@ -182,12 +183,15 @@ async fn wait(context: &ApiContext, id: &ContainerId) -> Result<Termination> {
     }
 }
 
-async fn kill(context: &ApiContext, id: &ContainerId, signal: i32) -> Result {
+async fn kill(context: &ApiContext, id: &ContainerId, call: &wire::KillContainer) -> Result {
+    let signal = call.signal();
     if !(1..=libc::SIGRTMAX()).contains(&signal) {
         return Err(ApiError::bad_request(format!("there is no signal {signal}")));
     }
     if context.agent.kill(id, signal).await? {
         Ok(reply::empty())
+    } else if context.agent.contains(id) {
+        Err(ApiError::message(StatusCode::NOT_FOUND, format!("container `{id}` has ended")))
     } else {
         Err(ApiError::unknown_container(id))
     }

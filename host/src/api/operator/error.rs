@@ -62,6 +62,7 @@ impl From<LaunchError> for ApiError {
     fn from(error: LaunchError) -> Self {
         let status = match error {
             LaunchError::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+            LaunchError::Foreign { .. } | LaunchError::Ended { .. } => StatusCode::CONFLICT,
             _ if error.is_retryable() => StatusCode::SERVICE_UNAVAILABLE,
             _ if error.is_invalid() || error.exec_error().is_some() => StatusCode::BAD_REQUEST,
             _ => StatusCode::INTERNAL_SERVER_ERROR,

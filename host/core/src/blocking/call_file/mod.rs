@@ -47,7 +47,11 @@ impl CallFile {
     /// # Errors
     /// When the old file cannot be read, or the new one not be reserved or mapped.
     pub fn open(path: &Path) -> io::Result<(Self, Vec<InterruptedCall>)> {
-        let interrupted = match OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path) {
+        let interrupted = match OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+            .open(path)
+        {
             Ok(mut file) => read(&mut file)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(error),

@@ -47,6 +47,9 @@ enum Retention {
 /// Destroys a container, records how it ended, and wakes everyone who waits for it.
 pub(super) async fn bring_down(shared: &Arc<Shared>, handle: &Arc<Handle>, cause: Cause) {
     let termination = tear_down(shared, handle, cause, Retention::Keep, || {}).await;
+    if shared.ledger.is_reserve_used(handle.id()) {
+        write_record_later(shared, handle);
+    }
     tracing::info!(
         container = %handle.id(),
         status = termination.ended().map(|ended| ended.to_string()),
@@ -226,6 +229,7 @@ fn run_steps(
     shared.launcher.cleanup(id).map_err(|error| TeardownError::step("remove its cgroups", &error))?;
     remove_directory(&handle.record().part.scratch)
         .map_err(|error| TeardownError::step("remove its scratch directory", &error))?;
+    let cause = explained_by_parent(shared, handle, cause, status);
     let launch_failed = retention == Retention::Remove || cause.reason == Some(Reason::LaunchFailed);
     let termination = Termination {
         // No client was told that the command of a failed launch ran.
@@ -298,6 +302,22 @@ pub(super) fn own_limitation(shared: &Shared, handle: &Handle, limitation: Limit
     None
 }
 
+/// The kernel kills a container that shares the pid namespace of its parent when that ends, before the parent's task can.
+fn explained_by_parent(shared: &Shared, handle: &Handle, cause: Cause, status: Option<i32>) -> Cause {
+    if cause.reason.is_some() || status != Some(libc::SIGKILL) {
+        return cause;
+    }
+    let parent = handle.id().parent().and_then(|parent| shared.table.get(&parent));
+    let is_ending = |parent: &Arc<Handle>| {
+        parent.phase() != Phase::Running
+            || parent.process().is_some_and(|process| process.has_ended().unwrap_or(false))
+    };
+    match parent.filter(is_ending) {
+        Some(parent) => Cause::because(Reason::ParentEnded, format!("container `{}` ended", parent.id())),
+        None => cause,
+    }
+}
+
 /// How its first process ended, from the keeper, after the end of all others in its pid namespace.
 fn process_end(shared: &Shared, handle: &Handle) -> Result<Option<ProcessEnd>, DestroyError> {
     let process = handle.process();
@@ -329,12 +349,13 @@ fn record_end(
 ) -> Result<(), TeardownError> {
     match retention {
         Retention::Keep => handle
-            .update_persisted(&shared.ledger, |record| {
+            .persist_end(&shared.ledger, |record| {
                 record.phase = Phase::Ended;
                 record.process = None;
                 record.part.keeper = None;
                 record.termination = Some(termination.clone());
             })
+            .map(drop)
             .map_err(|error| TeardownError::step("record how it ended", &error)),
         Retention::Remove => {
             remove_directory(&handle.record().sandbox)
@@ -350,6 +371,26 @@ fn record_end(
             Ok(())
         }
     }
+}
+
+/// Writes the record of a container that has ended as soon as there is space. Until then its end is in reserved space.
+pub(super) fn write_record_later(shared: &Arc<Shared>, handle: &Arc<Handle>) {
+    tracing::error!(container = %handle.id(), "its record cannot be written; how it ended is in reserved space");
+    let (shared2, handle) = (Arc::clone(shared), Arc::clone(handle));
+    let task = format!("the task that writes the record of container `{}`", handle.id());
+    shared.fatal.spawn(task, async move {
+        let mut pause = PROMPT;
+        loop {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(BACKOFF.1);
+            let _op_lock = handle.op_lock().await;
+            // It may have been removed, and the id may be that of a new container.
+            let is_known = shared2.table.get(handle.id()).is_some_and(|known| Arc::ptr_eq(&known, &handle));
+            if !is_known || shared2.update_persisted(&handle, |_| {}).await.is_ok() {
+                return;
+            }
+        }
+    });
 }
 
 /// Destroys the containers nested directly in this one, which destroy those nested in them, and waits for them.

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use cofferdam_plugin_model::service::{AcquireLease, Lease};
 
 use super::record::NativeTable;
+use crate::error_chain;
 use crate::ledger::Ledger;
 use crate::plugin::LeaseError;
 
@@ -43,7 +44,8 @@ pub(super) fn acquire(
     Ok(lease)
 }
 
-/// Ends a lease. Blocks.
+/// Ends a lease. Blocks. If that cannot be recorded, as on a full disk, the number is free until the agent restarts and then
+/// again when the container has ended: a cleanup must not wait for space.
 pub(super) fn release(
     table: &NativeTable,
     ledger: &Ledger,
@@ -58,9 +60,12 @@ pub(super) fn release(
         return Err(LeaseError::OtherPlugin { pool: lease.pool, number, owner: lease.plugin });
     }
     let Some(handle) = table.get(&lease.container) else { return Ok(()) };
-    handle
-        .update_persisted(ledger, |record| record.part.leases.retain(|other| *other != lease))
-        .map_err(|source| LeaseError::Write { container: handle.id().clone(), source: Box::new(source) })
+    let written = handle.update_freeing(ledger, |record| record.part.leases.retain(|other| *other != lease));
+    if let Err(error) = written {
+        let error = error_chain::describe(&error);
+        tracing::warn!(container = %handle.id(), "the end of a lease is not recorded: {error}");
+    }
+    Ok(())
 }
 
 /// The leases of a pool, by number.

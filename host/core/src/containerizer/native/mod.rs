@@ -17,6 +17,7 @@
 mod begin;
 mod create;
 mod destroy;
+mod foreign;
 mod init_plan;
 mod launch;
 mod leases;
@@ -53,8 +54,8 @@ use crate::model::{
 use crate::plugin::CallError;
 use crate::scratch;
 
+pub(crate) use foreign::Foreign;
 pub(crate) use init_plan::cgroups as plugin_cgroups;
-pub use record::NativeRecord;
 pub(crate) use record::NativeTable;
 pub(crate) use recoverer::TableRecoverer;
 
@@ -79,6 +80,7 @@ pub(crate) struct Shared {
     pub(crate) fetcher: Fetcher,
     pub(crate) pool: BlockingPool,
     pub(crate) table: Arc<NativeTable>,
+    pub(crate) foreign: Foreign,
     pub(crate) work_dir: PathBuf,
     /// Keeps other agents out of the work directory, unless the ledger's lock does.
     pub(crate) _work_lock: Option<Lock>,
@@ -355,6 +357,9 @@ impl Shared {
     /// Adds a container to the table.
     fn admit(&self, request: &Request) -> Result<Arc<Handle>, LaunchError> {
         let id = request.id.clone();
+        if let Some((foreign, reason)) = self.foreign.containing(&id) {
+            return Err(LaunchError::Foreign { id, foreign, reason });
+        }
         self.check_parent(&id)?;
         let part = NativeRecord {
             scratch: self.scratch(&id),
@@ -379,8 +384,12 @@ impl Shared {
     }
 
     fn duplicate(&self, id: &ContainerId) -> LaunchError {
-        let errors = self.table.get(id).map(|handle| handle.summary().cleanup_errors).unwrap_or_default();
+        let summary = self.table.get(id).map(|handle| handle.summary());
         let id = id.clone();
+        if summary.as_ref().is_some_and(|summary| !summary.phase.is_live()) {
+            return LaunchError::Ended { id };
+        }
+        let errors = summary.map(|summary| summary.cleanup_errors).unwrap_or_default();
         if errors.is_empty() { LaunchError::Duplicate { id } } else { LaunchError::CleaningUp { id, errors } }
     }
 

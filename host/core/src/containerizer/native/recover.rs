@@ -7,11 +7,14 @@
 //!   ended: kept   running: continues   anything else: destroyed
 //! ```
 //!
+//! A record of another version, and what is no record, is left alone with everything of its container: see `foreign.rs`.
+//!
 //! A container continues only if it was recorded as running in this boot and its first process is the same one.
 //! Plugins recover before anything is done to any container; one that refuses or is missing harms none.
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -47,7 +50,12 @@ pub(super) async fn recover(shared: &Arc<Shared>, entries: Vec<Entry>) -> Result
     let mut recovered = Recovered::default();
     for (handle, action) in found {
         match action {
-            RecoveryAction::Keep => recovered.ended += 1,
+            RecoveryAction::Keep => {
+                recovered.ended += 1;
+                if shared.ledger.is_reserve_used(handle.id()) {
+                    destroy::write_record_later(shared, &handle);
+                }
+            }
             RecoveryAction::Destroy(cause) => {
                 recovered.destroyed += 1;
                 let (shared, task) = (Arc::clone(shared), task_name(handle.id()));
@@ -67,13 +75,23 @@ pub(super) async fn recover(shared: &Arc<Shared>, entries: Vec<Entry>) -> Result
 fn scan(shared: &Shared, entries: Vec<Entry>) -> Result<Found, RecoverError> {
     let mut found = Vec::new();
     for Entry { id, record } in entries {
+        // Nested in one that is left alone.
+        if shared.foreign.containing(&id).is_some() {
+            continue;
+        }
         let (record, action) = match record.and_then(|record| decode(&id, record)) {
             Ok(record) => {
                 let action = decide(shared, &record);
                 (record, action)
             }
             // The container may be healthy; another version of the agent can tell.
-            Err(error) if !error.is_damage() => return Err(error.into()),
+            Err(error) if !error.is_damage() => {
+                let reason = error_chain::describe(&error);
+                let directory = shared.ledger.directory(&id);
+                tracing::error!(container = %id, directory = %directory.display(), "left alone: {reason}");
+                shared.foreign.add(id, reason);
+                continue;
+            }
             Err(error) => {
                 let reason = error_chain::describe(&error);
                 tracing::error!(container = %id, "destroyed without a record: {reason}");
@@ -84,7 +102,7 @@ fn scan(shared: &Shared, entries: Vec<Entry>) -> Result<Found, RecoverError> {
         insert(shared, &mut found, record, action);
     }
     for id in shared.launcher.recover()? {
-        if shared.table.get(&id).is_none() {
+        if shared.table.get(&id).is_none() && shared.foreign.containing(&id).is_none() {
             tracing::warn!(container = %id, "processes or cgroups without a record; destroyed");
             let cause = Cause::because(Reason::Unrecoverable, "it has processes or cgroups and no record");
             let record = unknown(shared, id);
@@ -93,9 +111,19 @@ fn scan(shared: &Shared, entries: Vec<Entry>) -> Result<Found, RecoverError> {
     }
     find_sandboxes(shared, &mut found)?;
     sweep_scratch(shared)?;
-    let records: Vec<_> = found.iter().map(|(handle, _)| handle.record()).collect();
-    let in_use: Vec<_> = records.iter().filter_map(|record| record.part.keeper.as_ref()).collect();
-    shared.launcher.keepers().retain(&in_use);
+    let mut records: Vec<_> = found.iter().map(|(handle, _)| handle.record()).collect();
+    records.retain(|record| record.phase.is_live());
+    for record in &records {
+        if let Err(error) = shared.ledger.reserve(&record.id) {
+            let error = error_chain::describe(&error);
+            tracing::error!(container = %record.id, "its end may not be recorded: {error}");
+        }
+    }
+    // Statuses that are left alone are forgotten by an agent that can read the records which refer to them.
+    if shared.foreign.is_empty() {
+        let in_use: Vec<_> = records.iter().filter_map(|record| record.part.keeper.as_ref()).collect();
+        shared.launcher.keepers().retain(&in_use);
+    }
     Ok(found)
 }
 
@@ -109,7 +137,7 @@ fn decode(id: &ContainerId, record: Record) -> Result<Record<NativeRecord>, Reco
 /// logs are kept, as those of containers that have ended, until they are removed.
 fn find_sandboxes(shared: &Shared, found: &mut Found) -> Result<(), RecoverError> {
     for id in ids_in(&shared.sandboxes())? {
-        if shared.table.get(&id).is_some() {
+        if shared.table.get(&id).is_some() || shared.foreign.containing(&id).is_some() {
             continue;
         }
         let message = "its record is gone: the machine was rebooted, or the runtime directory was removed";
@@ -123,14 +151,16 @@ fn find_sandboxes(shared: &Shared, found: &mut Found) -> Result<(), RecoverError
             at_unix_ms: now_unix_ms(),
             ..Termination::default()
         });
-        shared.ledger.write(&record)?;
+        if let Err(error) = shared.ledger.write(&record) {
+            // The next agent finds the same.
+            tracing::warn!(container = %record.id, "{}", error_chain::describe(&error));
+        }
         insert(shared, found, record, RecoveryAction::Keep);
     }
     Ok(())
 }
 
-/// The containers that have an entry in a directory, which may be missing. Entries that are no container ids are
-/// ignored.
+/// The containers that have a directory in a directory, which may be missing. Everything else is ignored.
 fn ids_in(directory: &Path) -> Result<Vec<ContainerId>, RecoverError> {
     let directory_error = |source| RecoverError::Directory { path: directory.to_owned(), source };
     let entries = match fs::read_dir(directory) {
@@ -139,8 +169,15 @@ fn ids_in(directory: &Path) -> Result<Vec<ContainerId>, RecoverError> {
     };
     let mut ids = Vec::new();
     for entry in entries {
-        let name = entry.map_err(directory_error)?.file_name();
-        ids.extend(name.to_str().and_then(|name| ContainerId::parse(name).ok()));
+        let entry = entry.map_err(directory_error)?;
+        let name = entry.file_name();
+        let id = name.to_str().and_then(|name| ContainerId::parse(name).ok());
+        match id.filter(|_| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+            // Created by the file system.
+            Some(id) if id.as_str() == "lost+found" => {}
+            Some(id) => ids.push(id),
+            None => tracing::warn!("ignored `{}`: it is not of a container", entry.path().display()),
+        }
     }
     Ok(ids)
 }
@@ -275,13 +312,43 @@ async fn roll_back_update(shared: &Shared, handle: &Arc<Handle>) {
     }
 }
 
-/// Removes scratch directories of containers that are unknown or have ended.
+/// Removes scratch directories of containers that are unknown or have ended. They may be large, and new containers may get
+/// the ids: so they are renamed, and removed in the background.
 fn sweep_scratch(shared: &Shared) -> Result<(), RecoverError> {
-    for id in ids_in(&shared.work_dir.join("scratch").join("containers"))? {
+    let scratch = shared.work_dir.join("scratch");
+    let removed = scratch.join("removed");
+    let mut number = 0_u64;
+    for id in ids_in(&scratch.join("containers"))? {
         let is_live = shared.table.get(&id).is_some_and(|handle| handle.phase().is_live());
-        if !is_live && let Err(error) = destroy::remove_directory(&shared.scratch(&id)) {
+        if is_live || shared.foreign.containing(&id).is_some() {
+            continue;
+        }
+        let directory = shared.scratch(&id);
+        if move_into(&directory, &removed, &mut number).is_err()
+            && let Err(error) = destroy::remove_directory(&directory)
+        {
             tracing::warn!(container = %id, "cannot remove a leftover scratch directory: {error}");
         }
     }
+    if removed.exists() {
+        shared.pool.spawn(move || {
+            if let Err(error) = destroy::remove_directory(&removed) {
+                tracing::warn!("cannot remove leftover scratch directories: {error}");
+            }
+        });
+    }
     Ok(())
+}
+
+/// Moves a directory into another one, which is created if it is missing, under a number as its name.
+fn move_into(directory: &Path, removed: &Path, number: &mut u64) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(removed)?;
+    loop {
+        *number += 1;
+        match fs::rename(directory, removed.join(number.to_string())) {
+            // Left by an earlier agent.
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
+            other => return other,
+        }
+    }
 }
