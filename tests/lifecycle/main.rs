@@ -8,6 +8,7 @@
 mod crashes;
 mod embedded;
 mod faults;
+mod force;
 mod foreign;
 mod keeper;
 mod nested;

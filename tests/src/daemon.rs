@@ -248,7 +248,16 @@ impl Daemon {
     /// If the call fails.
     pub fn signal(&self, id: &ContainerId, signal: Signal) -> Result<(), CallError> {
         let signal = Some(signal as i32);
-        let call = wire::KillContainer { container_id: wire_id(id), signal };
+        let call = wire::KillContainer { container_id: wire_id(id), signal, force: None };
+        self.send(&Call::KillContainer(call)).map(drop)
+    }
+
+    /// Ends a container without waiting for plugins that do not clean up.
+    ///
+    /// # Errors
+    /// If the call fails.
+    pub fn force(&self, id: &ContainerId) -> Result<(), CallError> {
+        let call = wire::KillContainer { container_id: wire_id(id), signal: None, force: Some(true) };
         self.send(&Call::KillContainer(call)).map(drop)
     }
 

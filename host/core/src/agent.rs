@@ -189,6 +189,13 @@ impl Agent {
         self.0.containerizer.kill(id, signal).await
     }
 
+    /// Destroys a container, and those nested in it, without waiting for plugins that do not clean up. What they missed is
+    /// recorded and shown, and performed when they can be called. Returns false for a container that is unknown or has
+    /// ended.
+    pub async fn force(&self, id: &ContainerId) -> bool {
+        self.0.containerizer.force(id).await
+    }
+
     /// Destroys a container and waits until nothing is left of it. `None` for an unknown container.
     pub async fn destroy(&self, id: &ContainerId) -> Option<Termination> {
         self.0.containerizer.destroy(id).await

@@ -17,6 +17,7 @@ use cofferdam_core::model::ContainerId;
 ///   cofferdam kill web
 ///   cofferdam kill --signal TERM web db
 ///   cofferdam kill --all
+///   cofferdam kill --force web
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Arguments {
@@ -26,6 +27,10 @@ pub(super) struct Arguments {
     /// The signal, by name or number
     #[arg(long, short, default_value = "KILL", value_parser = signal::parse)]
     signal: i32,
+    /// End containers whose plugins do not clean up, as when one was removed from the chain. The missed cleanup is shown
+    /// by `inspect`, and performed when the plugin returns
+    #[arg(long, conflicts_with_all = ["all", "signal"])]
+    force: bool,
     /// Kill all containers and wait until they have ended
     #[arg(long, conflicts_with_all = ["ids", "signal"])]
     all: bool,
@@ -37,7 +42,9 @@ pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
             return kill_all(client).await;
         }
         for id in &arguments.ids {
-            kill(client, &encode_id(id), arguments.signal).await?;
+            let force = arguments.force.then_some(true);
+            let call = KillContainer { container_id: encode_id(id), signal: Some(arguments.signal), force };
+            client.tell(&Call::KillContainer(call)).await?;
         }
         Ok(0)
     })
@@ -45,7 +52,7 @@ pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
 
 /// Sends a signal to a container.
 pub(super) async fn kill(client: &Client, id: &WireId, signal: i32) -> Result<(), ClientError> {
-    let call = KillContainer { container_id: id.clone(), signal: Some(signal) };
+    let call = KillContainer { container_id: id.clone(), signal: Some(signal), force: None };
     client.tell(&Call::KillContainer(call)).await
 }
 

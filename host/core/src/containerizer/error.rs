@@ -284,6 +284,18 @@ pub enum RemoveError {
         /// Its phase.
         phase: Phase,
     },
+    /// Its end, or that of one nested in it, was forced, and cleanups are missing.
+    #[error(
+        "container `{id}` cannot be removed before its cleanup by {}, whose end was forced; add what is missing to the chain \
+         and restart the agent",
+        .plugins.iter().map(|plugin| format!("plugin `{plugin}`")).collect::<Vec<_>>().join(", ")
+    )]
+    CleanupMissed {
+        /// The container.
+        id: ContainerId,
+        /// The plugins.
+        plugins: Vec<String>,
+    },
     /// Its sandbox cannot be removed.
     #[error("cannot remove sandbox `{path}` of container `{id}`")]
     Sandbox {

@@ -20,6 +20,8 @@ pub(crate) struct ContainerHandle<P> {
     /// What prevents its cleanup.
     cleanup_errors: Mutex<Vec<String>>,
     process: Mutex<Option<Arc<Process>>>,
+    /// Whether the end does not wait for cleanups that fail.
+    forced: watch::Sender<bool>,
     /// The first stop request; later ones have no effect.
     stop_request: watch::Sender<Option<Cause>>,
     termination: watch::Sender<Option<Termination>>,
@@ -36,6 +38,7 @@ impl<P: Clone + Serialize> ContainerHandle<P> {
             updating: Mutex::default(),
             cleanup_errors: Mutex::default(),
             process: Mutex::default(),
+            forced: watch::Sender::new(false),
             stop_request: watch::Sender::new(None),
             termination: watch::Sender::new(termination),
             op_lock: tokio::sync::Mutex::new(()),
@@ -127,6 +130,24 @@ impl<P: Clone + Serialize> ContainerHandle<P> {
             }
             first
         });
+    }
+
+    /// Forces the end of a container that is being destroyed.
+    pub(super) fn force(&self) {
+        self.forced.send_replace(true);
+    }
+
+    pub(super) fn is_forced(&self) -> bool {
+        *self.forced.borrow()
+    }
+
+    /// Waits until the end is forced.
+    pub(super) async fn forced(&self) {
+        let mut forced = self.forced.subscribe();
+        if forced.wait_for(|forced| *forced).await.is_err() {
+            // Unreachable while `self` is borrowed, as it owns the sender.
+            std::future::pending::<()>().await;
+        }
     }
 
     /// The stop request, if there is one.

@@ -19,7 +19,7 @@ use crate::model::view::{Inspection, KeepersView, StatusView, Summary, UsageView
 use crate::model::{ContainerId, Request, Resources, Termination};
 
 pub use error::{KillError, LaunchError, RecoverError, RemoveError, UpdateError};
-pub use native::NativeRecord;
+pub use native::{MissedCleanup, NativeRecord};
 pub use user::{Database, Kind, UserError};
 
 /// Launches, watches and destroys containers of one kind.
@@ -54,6 +54,11 @@ pub trait Containerizer: Send + Sync {
     /// # Errors
     /// When the signal cannot be sent.
     async fn kill(&self, id: &ContainerId, signal: i32) -> Result<bool, KillError>;
+
+    /// Destroys a container, and those nested in it, without waiting for plugins that do not clean up. What they missed is
+    /// recorded and shown, and performed when they can be called. Returns false for a container that is unknown or has
+    /// ended.
+    async fn force(&self, id: &ContainerId) -> bool;
 
     /// Destroys a container and waits until nothing is left of it. `None` for an unknown container.
     async fn destroy(&self, id: &ContainerId) -> Option<Termination>;

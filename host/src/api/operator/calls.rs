@@ -188,7 +188,13 @@ async fn kill(context: &ApiContext, id: &ContainerId, call: &wire::KillContainer
     if !(1..=libc::SIGRTMAX()).contains(&signal) {
         return Err(ApiError::bad_request(format!("there is no signal {signal}")));
     }
-    if context.agent.kill(id, signal).await? {
+    let is_forced = call.force.unwrap_or(false);
+    if is_forced && signal != libc::SIGKILL {
+        return Err(ApiError::bad_request(format!("the end can be forced with signal 9 only, not {signal}")));
+    }
+    let is_live =
+        if is_forced { context.agent.force(id).await } else { context.agent.kill(id, signal).await? };
+    if is_live {
         Ok(reply::empty())
     } else if context.agent.contains(id) {
         Err(ApiError::message(StatusCode::NOT_FOUND, format!("container `{id}` has ended")))

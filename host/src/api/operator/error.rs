@@ -80,7 +80,7 @@ impl From<KillError> for ApiError {
 impl From<RemoveError> for ApiError {
     fn from(error: RemoveError) -> Self {
         let status = match error {
-            RemoveError::StillLive { .. } => StatusCode::CONFLICT,
+            RemoveError::StillLive { .. } | RemoveError::CleanupMissed { .. } => StatusCode::CONFLICT,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::new(status, &error)

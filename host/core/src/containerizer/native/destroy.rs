@@ -7,6 +7,9 @@
 //! It does not depend on how far the container got: every step can be repeated, and does nothing where there is
 //! nothing to do. All steps run in one job. When one fails, the teardown is retried from its beginning with
 //! backoff, and the container stays visible with the reason: it is gone only when everything is.
+//!
+//! An operator can force the end of a container whose plugins do not clean up. The missed cleanups are recorded, and
+//! performed when the plugins can be called: see `missed.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -16,9 +19,9 @@ use std::time::Duration;
 use cofferdam_linux::tree;
 use cofferdam_plugin_model::Limitation;
 
-use super::Shared;
 use super::phase::{Event, after};
-use super::record::Handle;
+use super::record::{Handle, MissedCleanup};
+use super::{Shared, missed};
 use crate::blocking::Job;
 use crate::error_chain;
 use crate::keeper::ProcessEnd;
@@ -27,7 +30,7 @@ use crate::model::{Cause, Phase, Reason, Termination, now_unix_ms};
 use crate::plugin::CallError;
 
 /// Pause before a retry: the first, and the longest.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(30));
+pub(super) const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(30));
 
 /// A teardown whose pause has grown to this is not reported as prompt any more.
 const PROMPT: Duration = Duration::from_secs(1);
@@ -50,6 +53,7 @@ pub(super) async fn bring_down(shared: &Arc<Shared>, handle: &Arc<Handle>, cause
     if shared.ledger.is_reserve_used(handle.id()) {
         write_record_later(shared, handle);
     }
+    missed::perform_later(shared, handle);
     tracing::info!(
         container = %handle.id(),
         status = termination.ended().map(|ended| ended.to_string()),
@@ -67,6 +71,11 @@ pub(super) async fn roll_back_launch(
     on_delay: impl FnMut() + Send,
 ) {
     let termination = tear_down(shared, handle, cause, Retention::Remove, on_delay).await;
+    if !handle.record().part.missed.is_empty() {
+        // It stays, as what it needs to be cleaned up.
+        handle.announce_end(termination);
+        return missed::perform_later(shared, handle);
+    }
     shared.chain.removed(&handle.context()).await;
     shared.table.remove(handle.id());
     handle.announce_end(termination);
@@ -91,10 +100,11 @@ async fn tear_down(
     let mut lost = BTreeMap::new();
     let mut first = true;
     loop {
+        let was_forced = handle.is_forced();
         let attempt = try_teardown(shared, handle, retention, std::mem::take(&mut first), lost.clone()).await;
         let error = match attempt {
             Ok(termination) => {
-                handle.set_cleanup_errors(Vec::new());
+                handle.show_missed();
                 return termination;
             }
             Err(error) => error,
@@ -122,6 +132,7 @@ async fn tear_down(
             () = tokio::time::sleep(backoff), if others_failed => {
                 backoff = (backoff * 2).min(BACKOFF.1);
             }
+            () = handle.forced(), if !was_forced => {}
         }
     }
 }
@@ -223,9 +234,15 @@ fn run_steps(
     }
     let failed = shared.chain.cleanup(job, &context, lost);
     // If this job was abandoned during its last cleanup call, another attempt is already running.
-    if !failed.is_empty() || job.is_abandoned() {
+    if job.is_abandoned() || !failed.is_empty() && !handle.is_forced() {
         return Err(TeardownError::Cleanup(failed));
     }
+    let missed: Vec<_> = failed.iter().map(missed::of_error).collect();
+    for MissedCleanup { plugin, reason } in &missed {
+        tracing::error!(container = %id, plugin, "its end is forced without the plugin's cleanup: {reason}");
+    }
+    // Its record is what the cleanup needs.
+    let retention = if missed.is_empty() { retention } else { Retention::Keep };
     shared.launcher.cleanup(id).map_err(|error| TeardownError::step("remove its cgroups", &error))?;
     remove_directory(&handle.record().part.scratch)
         .map_err(|error| TeardownError::step("remove its scratch directory", &error))?;
@@ -243,7 +260,7 @@ fn run_steps(
         at_unix_ms: now_unix_ms(),
     };
     let slot = handle.record().part.keeper.clone();
-    record_end(shared, handle, retention, &termination)?;
+    record_end(shared, handle, retention, &termination, missed)?;
     handle.set_process(None);
     if let Some(slot) = slot {
         shared.launcher.keepers().forget(&slot);
@@ -346,6 +363,7 @@ fn record_end(
     handle: &Handle,
     retention: Retention,
     termination: &Termination,
+    missed: Vec<MissedCleanup>,
 ) -> Result<(), TeardownError> {
     match retention {
         Retention::Keep => handle
@@ -353,6 +371,7 @@ fn record_end(
                 record.phase = Phase::Ended;
                 record.process = None;
                 record.part.keeper = None;
+                record.part.missed = missed;
                 record.termination = Some(termination.clone());
             })
             .map(drop)

@@ -21,6 +21,7 @@ mod foreign;
 mod init_plan;
 mod launch;
 mod leases;
+mod missed;
 mod phase;
 mod progress;
 mod record;
@@ -57,6 +58,7 @@ use crate::scratch;
 pub(crate) use foreign::Foreign;
 pub(crate) use init_plan::cgroups as plugin_cgroups;
 pub(crate) use record::NativeTable;
+pub use record::{MissedCleanup, NativeRecord};
 pub(crate) use recoverer::TableRecoverer;
 
 use record::Handle;
@@ -106,6 +108,10 @@ impl Native {
         let removed = shared.table.within(id);
         if let Some(live) = removed.iter().find(|handle| handle.phase().is_live()) {
             return Err(RemoveError::StillLive { id: live.id().clone(), phase: live.phase() });
+        }
+        if let Some(handle) = removed.iter().find(|handle| !handle.record().part.missed.is_empty()) {
+            let missed = handle.record().part.missed.iter().map(|missed| missed.plugin.clone()).collect();
+            return Err(RemoveError::CleanupMissed { id: handle.id().clone(), plugins: missed });
         }
         let mut contexts: Vec<_> = removed.iter().rev().map(|handle| handle.context()).collect();
         contexts.retain(|context| shared.chain.observes_removal(context));
@@ -256,6 +262,17 @@ impl Containerizer for Native {
         let refused = |source| KillError::Refused { id: id.clone(), signal, source };
         self.0.launcher.signal(&process, signal).map_err(refused)?;
         Ok(true)
+    }
+
+    async fn force(&self, id: &ContainerId) -> bool {
+        let live: Vec<_> =
+            self.0.table.within(id).into_iter().filter(|handle| handle.phase().is_live()).collect();
+        // Those nested in it first: it waits for them.
+        for handle in live.iter().rev() {
+            handle.request_stop(Cause::because(Reason::Killed, "the end of the container was forced"));
+            handle.force();
+        }
+        !live.is_empty()
     }
 
     async fn destroy(&self, id: &ContainerId) -> Option<Termination> {

@@ -24,6 +24,9 @@ pub struct NativeRecord {
     pub cgroups: Cgroups,
     /// The plugins that participate in the container, in chain order.
     pub participants: Vec<Participant>,
+    /// Plugins whose cleanup was missed, as the end of the container was forced.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missed: Vec<MissedCleanup>,
     /// Where its first process's end is recorded, from its creation until the end is on record here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keeper: Option<KeeperSlot>,
@@ -32,6 +35,15 @@ pub struct NativeRecord {
     pub leases: Vec<Lease>,
     /// The merged launch information.
     pub plan: Encoded<LaunchPlan>,
+}
+
+/// A cleanup that has not been done yet, of a container that has ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MissedCleanup {
+    /// The plugin.
+    pub plugin: String,
+    /// Why it did not clean up.
+    pub reason: String,
 }
 
 pub(super) type Handle = ContainerHandle<NativeRecord>;
@@ -69,6 +81,17 @@ impl Record<NativeRecord> {
 }
 
 impl Handle {
+    /// Shows which cleanups were missed.
+    pub(super) fn show_missed(&self) {
+        let record = self.record();
+        let missed = record.part.missed.iter();
+        let show = |missed: &MissedCleanup| {
+            let MissedCleanup { plugin, reason } = missed;
+            format!("the end was forced; plugin `{plugin}` cleans up when it can be called again: {reason}")
+        };
+        self.set_cleanup_errors(missed.map(show).collect());
+    }
+
     /// The container as the chain needs it.
     pub(super) fn context(&self) -> ContainerContext {
         let record = self.record();

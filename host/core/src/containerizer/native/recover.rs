@@ -23,7 +23,7 @@ use cofferdam_linux::process::{Process, ProcessError};
 use super::launch::Running;
 use super::record::{Handle, NativeRecord};
 use super::supervise::supervise;
-use super::{NAME, STALL_WARNING, Shared, destroy, task_name};
+use super::{NAME, STALL_WARNING, Shared, destroy, missed, task_name};
 use crate::chain::{CallSequence, SequenceOutcome, Watch};
 use crate::containerizer::{RecoverError, Recovered};
 use crate::error_chain;
@@ -52,6 +52,7 @@ pub(super) async fn recover(shared: &Arc<Shared>, entries: Vec<Entry>) -> Result
         match action {
             RecoveryAction::Keep => {
                 recovered.ended += 1;
+                missed::perform_later(shared, &handle);
                 if shared.ledger.is_reserve_used(handle.id()) {
                     destroy::write_record_later(shared, &handle);
                 }
@@ -193,7 +194,7 @@ fn insert(shared: &Shared, found: &mut Found, mut record: Record<NativeRecord>, 
         participant.unavailable = None;
         if shared.chain.plugin(&participant.plugin).is_none() && live {
             let reason = "it is not in the chain any more; the container continues without it, and cannot be \
-                          cleaned up until it is back";
+                          cleaned up until it is back or its end is forced";
             tracing::warn!(container = %record.id, plugin = participant.plugin, "{reason}");
             participant.unavailable = Some(reason.to_owned());
         }

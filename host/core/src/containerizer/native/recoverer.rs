@@ -36,6 +36,10 @@ impl Recoverer for TableRecoverer {
                 continue;
             };
             match record.phase {
+                // Not cleaned up yet.
+                Phase::Ended if record.part.missed.iter().any(|missed| missed.plugin == plugin) => {
+                    request.orphans.push(record.id.clone());
+                }
                 Phase::Ended => {}
                 Phase::Running if handle.stop_request().is_none() && !participant.excluded => {
                     request.containers.push(Recovered {

@@ -110,6 +110,8 @@ message! {
         required container_id: ContainerId,
         /// Number of the signal; see [`KillContainer::signal`].
         optional signal: i32,
+        /// Destroys the container without waiting for plugins that do not clean up. Extension.
+        optional force: bool,
     }
 }
 

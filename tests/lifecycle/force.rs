@@ -1,0 +1,84 @@
+//! The forced end of a container whose plugin does not clean up.
+
+use std::fs;
+
+use cofferdam_tests::daemon::{CallError, Daemon, TIMEOUT};
+use cofferdam_tests::world::World;
+use cofferdam_tests::{assert_contains, is_root, watch};
+
+use super::{COUNTING, assert_nothing_left, id, request, state};
+
+#[test]
+fn the_end_of_a_container_is_forced_and_its_cleanup_performed_when_the_plugin_is_back() {
+    if !is_root("cgroups") {
+        return;
+    }
+    let mut world = World::shipped();
+    let daemon = Daemon::start(&world);
+    let web = request(&world, "web", COUNTING);
+    daemon.launch(&web).unwrap();
+    daemon.launch(&request(&world, "web.nested", COUNTING)).unwrap();
+    daemon.launch(&request(&world, "other", COUNTING)).unwrap();
+    let cgroup = world.cgroup("cpu", &web.id);
+    daemon.kill();
+    let position = world.config.isolators.iter().position(|plugin| plugin.name == "cgroups/cpu").unwrap();
+    let plugin = world.config.isolators.remove(position);
+
+    let daemon = Daemon::start(&world);
+    daemon.signal(&web.id, nix::sys::signal::Signal::SIGKILL).unwrap();
+    while daemon.inspect(&web.id).unwrap().cleanup_errors.is_empty() {
+        std::thread::yield_now();
+    }
+    assert_eq!(state(&daemon, &web.id).as_deref(), Some("DESTROYING"));
+    daemon.force(&web.id).unwrap();
+    for name in ["web.nested", "web"] {
+        assert_eq!(daemon.wait(&id(name)).unwrap().exit_status, Some(9));
+        let ended = daemon.inspect(&id(name)).unwrap();
+        assert_eq!(ended.state, "ENDED");
+        assert_contains(&ended.cleanup_errors.join("\n"), &["was forced", "`cgroups/cpu`"]);
+    }
+    if let Some(cgroup) = &cgroup {
+        assert!(cgroup.exists(), "nobody cleaned up");
+    }
+    // What is left to do is not forgotten, neither by a removal nor by a restart.
+    let Err(CallError::Status(409, message)) = daemon.remove(&web.id) else { panic!("it was removed") };
+    assert_contains(&message, &["`cgroups/cpu`", "restart the agent"]);
+    assert!(daemon.force(&web.id).unwrap_err().is_unknown(), "it has ended");
+    daemon.kill();
+    let daemon = Daemon::start(&world);
+    assert_contains(&daemon.inspect(&web.id).unwrap().cleanup_errors.join("\n"), &["`cgroups/cpu`"]);
+    assert_eq!(state(&daemon, &id("other")).as_deref(), Some("RUNNING"));
+    daemon.kill();
+
+    world.config.isolators.insert(position, plugin);
+    let daemon = Daemon::start(&world);
+    for name in ["web", "web/containers/nested"] {
+        // Its record is written when the cleanup is complete.
+        let directory = world.config.runtime_dir.join("containers").join(name);
+        let id = id(&name.replace("/containers/", "."));
+        let is_clean = || daemon.inspect(&id).unwrap().cleanup_errors.is_empty();
+        assert!(watch::until(&directory, TIMEOUT, is_clean), "{}", daemon.log());
+    }
+    assert!(cgroup.is_none_or(|cgroup| !cgroup.exists()));
+    assert_eq!(daemon.wait(&web.id).unwrap().exit_status, Some(9));
+    daemon.remove(&web.id).unwrap();
+    assert!(fs::read_dir(world.config.work_dir.join("containers")).unwrap().count() <= 1);
+    daemon.destroy(&id("other")).unwrap();
+    daemon.remove(&id("other")).unwrap();
+    assert_nothing_left(&world, &"in the end");
+}
+
+/// Forcing changes nothing if all plugins clean up.
+#[test]
+fn forcing_a_healthy_container_destroys_it() {
+    let world = World::posix();
+    let daemon = Daemon::start(&world);
+    let web = request(&world, "web", COUNTING);
+    daemon.launch(&web).unwrap();
+    daemon.force(&web.id).unwrap();
+    assert_eq!(daemon.wait(&web.id).unwrap().exit_status, Some(9));
+    assert_eq!(daemon.inspect(&web.id).unwrap().cleanup_errors, Vec::<String>::new());
+    daemon.remove(&web.id).unwrap();
+    assert!(daemon.force(&web.id).unwrap_err().is_unknown());
+    assert_nothing_left(&world, &"in the end");
+}
