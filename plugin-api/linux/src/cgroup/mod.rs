@@ -191,20 +191,31 @@ impl Cgroup {
         let deadline = Instant::now() + timeout;
         let mut pause = Duration::from_micros(100);
         loop {
-            match tree::remove_cgroups(&self.path) {
+            // Most cgroups have no children, and listing the directory costs more than this.
+            let source = match fs::remove_dir(&self.path) {
                 Ok(()) => return Ok(()),
-                Err(error) if !error.is_busy() || Instant::now() + pause >= deadline => {
-                    // Of itself only, if there are too many below it.
-                    let pids = self.all_procs().or_else(|_| self.procs()).unwrap_or_default();
-                    let source = io::Error::other(error);
-                    return Err(CgroupError::Remove { path: self.path.clone(), pids, source });
-                }
-                // The kernel has no notification for this.
-                Err(_) => {
-                    thread::sleep(pause);
-                    pause = (pause * 2).min(Duration::from_millis(50));
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                Err(error) => error,
+            };
+            let mut is_busy = source.kind() == io::ErrorKind::ResourceBusy;
+            let mut source = source;
+            if fs::metadata(&self.path).is_ok_and(|found| found.nlink() > 2) {
+                match tree::remove_cgroups(&self.path) {
+                    Ok(()) => return Ok(()),
+                    Err(error) => {
+                        is_busy = error.is_busy();
+                        source = io::Error::other(error);
+                    }
                 }
             }
+            if !is_busy || Instant::now() + pause >= deadline {
+                // Of itself only, if there are too many below it.
+                let pids = self.all_procs().or_else(|_| self.procs()).unwrap_or_default();
+                return Err(CgroupError::Remove { path: self.path.clone(), pids, source });
+            }
+            // The kernel has no notification for this.
+            thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(50));
         }
     }
 
