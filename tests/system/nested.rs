@@ -92,3 +92,66 @@ async fn a_parent_must_be_running() {
     let message = agent.launch(orphan).await.unwrap_err().to_string();
     assert!(message.contains("ENDED"), "{message}");
 }
+
+/// The kernel kills them when process 1 of the namespace ends, before the agent can.
+#[tokio::test(flavor = "multi_thread")]
+async fn children_in_the_pid_namespace_of_their_parent_end_because_it_ended() {
+    if !is_root("nested containers") {
+        return;
+    }
+    let world = World::shipped();
+    let agent = world.start().await.unwrap();
+    for _ in 0..5 {
+        let mut parent =
+            Request::shell(id("pod"), "trap 'exit 3' TERM; echo up; while :; do sleep 0.01; done");
+        parent.rootfs = Some(world.rootfs());
+        agent.launch(parent).await.unwrap();
+        wait_for_text(&agent.inspect(&id("pod")).unwrap().logs.stdout.unwrap(), "up");
+        let mut child = Request::shell(id("pod.web"), "sleep 1000");
+        child.rootfs = Some(world.rootfs());
+        child.linux.share_pid_namespace = true;
+        agent.launch(child).await.unwrap();
+        assert!(agent.kill(&id("pod"), nix::libc::SIGTERM).await.unwrap());
+        assert_eq!(agent.wait(&id("pod")).await.unwrap().ended(), Some(Ended::Exited(3)));
+        let termination = agent.wait(&id("pod.web")).await.unwrap();
+        assert_eq!(termination.reason, Some(Reason::ParentEnded), "{termination:?}");
+        assert!(termination.message.is_some_and(|message| message.contains("`pod`")));
+        agent.remove(&id("pod")).await.unwrap();
+    }
+    assert_eq!(world.leftovers(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_longest_ids_are_launched_and_removed() {
+    if !is_root("nested containers") {
+        return;
+    }
+    let world = World::shipped();
+    let agent = world.start().await.unwrap();
+    let deep = ["p"; 32].join(".");
+    for (parent, child) in [("p".repeat(242), "c".repeat(12)), (deep, "c".repeat(192))] {
+        let mut names: Vec<String> = Vec::new();
+        for value in parent.split('.') {
+            names.push(names.last().map_or(value.to_owned(), |outer| format!("{outer}.{value}")));
+        }
+        // The last level has the rest of the length.
+        if names.len() == 1 {
+            names.push(format!("{parent}.{child}"));
+        } else {
+            names.pop();
+            let outer = names.last().unwrap().clone();
+            names.push(format!("{outer}.{}", "c".repeat(254 - outer.len())));
+        }
+        assert_eq!(names.last().unwrap().len(), 255);
+        for name in &names {
+            let mut request = Request::shell(id(name), "sleep 1000");
+            request.rootfs = Some(world.rootfs());
+            if let Err(error) = agent.launch(request).await {
+                panic!("{}", cofferdam_core::error_chain::describe(&error));
+            }
+        }
+        agent.destroy(&id(&names[0])).await.unwrap();
+        agent.remove(&id(&names[0])).await.unwrap();
+    }
+    assert_eq!(world.leftovers(), Vec::<String>::new());
+}
