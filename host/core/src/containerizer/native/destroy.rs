@@ -21,16 +21,13 @@ use cofferdam_plugin_model::Limitation;
 
 use super::phase::{Event, after};
 use super::record::{Handle, MissedCleanup};
-use super::{Shared, missed};
+use super::{BACKOFF, STALL_WARNING, Shared, missed};
 use crate::blocking::Job;
 use crate::error_chain;
 use crate::keeper::ProcessEnd;
 use crate::launcher::{DestroyError, Destroyed};
 use crate::model::{Cause, Phase, Reason, Termination, now_unix_ms};
 use crate::plugin::CallError;
-
-/// Pause before a retry: the first, and the longest.
-pub(super) const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(30));
 
 /// A teardown whose pause has grown to this is not reported as prompt any more.
 const PROMPT: Duration = Duration::from_secs(1);
@@ -95,7 +92,16 @@ async fn tear_down(
         record.phase = after(record.phase, Event::Ending).unwrap_or(Phase::Destroying);
         record.cause = Some(cause.clone());
     });
-    end_children(shared, handle, &cause).await;
+    let children_end = end_children(shared, handle, &cause);
+    tokio::pin!(children_end);
+    tokio::select! {
+        () = &mut children_end => {}
+        () = tokio::time::sleep(PROMPT) => {
+            // A plugin that does not clean up after a nested container must not keep its parent's processes alive.
+            kill_processes(shared, handle).await;
+            children_end.await;
+        }
+    }
     let mut backoff = BACKOFF.0;
     let mut lost = BTreeMap::new();
     let mut first = true;
@@ -134,6 +140,16 @@ async fn tear_down(
             }
             () = handle.forced(), if !was_forced => {}
         }
+    }
+}
+
+/// Kills the processes of a container, as the teardown does later in any case.
+async fn kill_processes(shared: &Arc<Shared>, handle: &Arc<Handle>) {
+    let (shared2, handle2) = (Arc::clone(shared), Arc::clone(handle));
+    let kill = move |_: &Job| kill(&shared2, &handle2);
+    if let Ok(Err(error)) = shared.pool.run(STALL_WARNING, kill).await {
+        let error = error_chain::describe(&error);
+        tracing::warn!(container = %handle.id(), "cannot kill its processes, will be retried: {error}");
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::record::{Handle, MissedCleanup};
-use super::{Shared, destroy, task_name};
+use super::{BACKOFF, Shared, task_name};
 use crate::error_chain;
 use crate::plugin::CallError;
 
@@ -23,13 +23,13 @@ pub(super) fn perform_later(shared: &Arc<Shared>, handle: &Arc<Handle>) {
     handle.show_missed();
     let (shared2, handle) = (Arc::clone(shared), Arc::clone(handle));
     shared.fatal.spawn(task_name(handle.id()), async move {
-        let mut pause = destroy::BACKOFF.0;
+        let mut pause = BACKOFF.0;
         while is_possible(&shared2, &handle) {
             if perform(&shared2, &handle).await {
                 return;
             }
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(destroy::BACKOFF.1);
+            pause = (pause * 2).min(BACKOFF.1);
         }
     });
 }

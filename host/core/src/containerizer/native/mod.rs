@@ -69,6 +69,9 @@ const NAME: &str = "mesos";
 /// Blocking work of the agent itself that takes this long is reported; it is never abandoned.
 const STALL_WARNING: Duration = Duration::from_secs(60);
 
+/// Pause before a cleanup is retried: the first, and the longest.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(30));
+
 /// The native containerizer. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Native(Arc<Shared>);
