@@ -7,13 +7,13 @@
 #![expect(clippy::unwrap_used, reason = "a panic shows where a test failed")]
 
 mod evade;
-mod inheritance;
 mod full_disk;
+mod inheritance;
 mod interference;
 mod output;
 mod status;
-mod users;
 mod trees;
+mod users;
 mod visibility;
 
 use std::collections::{BTreeMap, BTreeSet};

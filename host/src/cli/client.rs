@@ -352,11 +352,14 @@ mod tests {
     async fn a_container_is_launched_awaited_and_removed() {
         let world = world().await;
         let client = &world.client;
+        assert_eq!(client.launch(&request("b", &["sleep", "1000"])).await.unwrap(), Launched::Now);
+        assert_eq!(client.launch(&request("b", &["true"])).await.unwrap(), Launched::Already);
         assert_eq!(client.launch(&request("a", &["sh", "-c", "exit 3"])).await.unwrap(), Launched::Now);
-        assert_eq!(client.launch(&request("a", &["true"])).await.unwrap(), Launched::Already);
         for _ in 0..2 {
             assert_eq!(wait(client, "a").await.unwrap(), Some(3 << 8));
         }
+        let again = client.launch(&request("a", &["true"])).await;
+        assert_eq!(status(&again.unwrap_err()), 409);
         let remove =
             Call::RemoveContainer(RemoveContainer { container_id: encode_id(&request("a", &[]).id) });
         client.tell(&remove).await.unwrap();
@@ -385,7 +388,8 @@ mod tests {
         let running = client.run(&request("a", &["sh", "-c", "exit 3"])).await.unwrap().unwrap();
         assert!(running.logs.stdout.is_none(), "no logger is configured");
         assert_eq!(running.end().await.unwrap().exit_status, Some(3 << 8));
-        assert!(client.run(&request("a", &["true"])).await.unwrap().is_none(), "its id is taken");
+        let Err(taken) = client.run(&request("a", &["true"])).await else { panic!("its id is taken") };
+        assert_eq!(status(&taken), 409);
         match client.run(&request("b", &["no-such-command"])).await {
             Err(ClientError::Refused { exec_failure, .. }) => {
                 assert_eq!(exec_failure.as_deref(), Some("not found"));
