@@ -4,6 +4,7 @@ use std::fs;
 
 use cofferdam_core::error_chain::describe;
 use cofferdam_core::model::Resources;
+use cofferdam_core::model::view::{Report, WantedReports};
 use cofferdam_plugin_model::Method;
 use serde_json::json;
 
@@ -89,6 +90,43 @@ async fn calls_for_the_same_container_wait_for_a_call_in_progress() {
         assert!(failed.is_empty(), "{failed:?}");
     }
     agent.destroy(&web).await.unwrap();
+    assert_works(&agent).await;
+}
+
+/// A job asks about many containers. When a call hangs, another one continues, and knows what the first has learned.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hang_for_one_container_leaves_the_reports_on_others_complete() {
+    let (fixture, pipe) = hanging(Method::Usage);
+    let agent = fixture.world.start().await.unwrap();
+    let names = ["a", "b", "web", "x", "y"];
+    for name in names {
+        agent.launch(long_running(name)).await.unwrap();
+    }
+    let mut asked: Vec<_> = names.map(id).into();
+    asked.push(id("unknown"));
+    let reports = agent.reports(&asked, WantedReports::ALL).await;
+    let failed = |report: &Report| report.usage.as_ref().unwrap().failed.clone();
+    for (name, report) in names.iter().zip(&reports) {
+        let status = report.status.as_ref().unwrap();
+        assert_eq!(status.status["greeting"], json!("hello there"), "{name}");
+        if *name == "web" {
+            assert_contains(&failed(report)["test/fault"], &["did not return from `usage` within 300ms"]);
+        } else {
+            assert!(failed(report).is_empty(), "{name}: {report:?}");
+            assert_eq!(report.usage.as_ref().unwrap().number("fault_count"), Some(1.0), "{name}");
+        }
+    }
+    assert_eq!(reports[names.len()], Report::default());
+    // Each was asked once, and the container with the hanging call is not locked.
+    let journal = fixture.journal();
+    for name in names {
+        let call = format!("usage {name}");
+        assert_eq!(journal.iter().filter(|line| **line == call).count(), 1, "{journal:?}");
+    }
+    drop(pipe);
+    for name in names {
+        agent.destroy(&id(name)).await.unwrap();
+    }
     assert_works(&agent).await;
 }
 

@@ -35,6 +35,7 @@ const CORE: &[Row] = &[
             "launcher",
             "ledger",
             "model",
+            "parallel",
             "plugin",
             "readiness",
             "scratch",

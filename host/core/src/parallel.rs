@@ -8,11 +8,15 @@ use parking_lot::Mutex;
 /// More threads than this do not help: the loader and the file system hold locks of their own.
 const MAX_THREADS: usize = 4;
 
+/// Number of threads on which such work is fastest.
+pub(crate) fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get).min(MAX_THREADS)
+}
+
 /// Calls `work` for each item, on this thread and, if there are CPUs for them, on a few more. Returns the
 /// results in the order of the items. A panic in `work` is passed on.
 pub(crate) fn map<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    let cpus = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    let threads = cpus.min(MAX_THREADS).min(items.len());
+    let threads = threads().min(items.len());
     let next = AtomicUsize::new(0);
     let results = Mutex::new(Vec::with_capacity(items.len()));
     let span = tracing::Span::current();

@@ -1,10 +1,13 @@
-//! The client of the API: one request per connection to the agent's socket.
+//! The client of the API on the agent's socket. Requests that follow each other closely use one connection.
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::{Method, Request, header};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
@@ -14,11 +17,18 @@ use crate::api::operator::{EXEC_FAILURE_HEADER, RECORDIO, encode_launch, take_re
 use cofferdam_core::model;
 use cofferdam_core::model::view::Logs;
 
-/// A client of the agent at a socket.
+/// How long after a response its connection is used again. The agent closes those that are idle, and a request that is
+/// sent at that moment would be lost.
+const MAX_IDLE: Duration = Duration::from_millis(50);
+
+/// A client of the agent at a socket. Clones share the connection.
 #[derive(Debug, Clone)]
 pub(super) struct Client {
     socket: PathBuf,
+    idle: Arc<Mutex<Option<(Sender, Instant)>>>,
 }
+
+type Sender = SendRequest<Full<Bytes>>;
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
@@ -101,7 +111,7 @@ pub(super) struct Cause {
 
 impl Client {
     pub(super) fn new(socket: PathBuf) -> Self {
-        Self { socket }
+        Self { socket, idle: Arc::default() }
     }
 
     /// Launches a container.
@@ -135,7 +145,7 @@ impl Client {
     /// Launches a container on a connection that stays open until the container has ended. `None` if a container with
     /// that id exists already.
     pub(super) async fn run(&self, request: &model::Request) -> Result<Option<Running>, ClientError> {
-        let response = self.open(&Call::RunContainer(Box::new(encode_launch(request)))).await?;
+        let (_, response) = self.open(&Call::RunContainer(Box::new(encode_launch(request)))).await?;
         if response.status() == 202 {
             return Ok(None);
         }
@@ -154,21 +164,38 @@ impl Client {
 
     /// Sends a request and receives the whole response.
     async fn send(&self, call: &Call) -> Result<(u16, Bytes), ClientError> {
-        let response = self.open(call).await?;
+        let (sender, response) = self.open(call).await?;
         let status = response.status().as_u16();
         let body = response.into_body().collect().await.map_err(|source| self.broken(source))?;
+        *self.idle() = Some((sender, Instant::now()));
         Ok((status, body.to_bytes()))
     }
 
-    /// Sends a request and receives the head of the response. A response with an error status is an error.
-    async fn open(&self, call: &Call) -> Result<hyper::Response<Incoming>, ClientError> {
-        let broken = |source| self.broken(source);
-        let stream = UnixStream::connect(&self.socket).await.map_err(|source| self.unreachable(source))?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-        // The task ends after the response, because the sender is dropped. The request returns its error as well.
-        tokio::spawn(connection);
+    fn idle(&self) -> MutexGuard<'_, Option<(Sender, Instant)>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 
+    /// A connection that is ready for a request.
+    async fn connect(&self) -> Result<Sender, ClientError> {
+        let idle = self.idle().take();
+        if let Some((mut sender, since)) = idle
+            && since.elapsed() < MAX_IDLE
+            && sender.ready().await.is_ok()
+        {
+            return Ok(sender);
+        }
+        let stream = UnixStream::connect(&self.socket).await.map_err(|source| self.unreachable(source))?;
+        let (sender, connection) =
+            handshake(TokioIo::new(stream)).await.map_err(|source| self.broken(source))?;
+        // The task ends when the sender is dropped and the response received. The request returns its error as well.
+        tokio::spawn(connection);
+        Ok(sender)
+    }
+
+    /// Sends a request and receives the head of the response. A response with an error status is an error.
+    async fn open(&self, call: &Call) -> Result<(Sender, hyper::Response<Incoming>), ClientError> {
+        let broken = |source| self.broken(source);
+        let mut sender = self.connect().await?;
         let body = serde_json::to_vec(call).unwrap_or_default();
         let request = Request::builder()
             .method(Method::POST)
@@ -181,7 +208,7 @@ impl Client {
         let response = sender.send_request(request).await.map_err(broken)?;
         let status = response.status();
         if status.is_success() {
-            return Ok(response);
+            return Ok((sender, response));
         }
         let exec_failure = response.headers().get(EXEC_FAILURE_HEADER).and_then(|word| word.to_str().ok());
         let exec_failure = exec_failure.map(str::to_owned);

@@ -58,7 +58,7 @@ pub(super) async fn kill(client: &Client, id: &WireId, signal: i32) -> Result<()
 
 async fn kill_all(client: &Client) -> Outcome {
     // Nested containers end with their parents.
-    let containers = ps::list(client, Details::NONE).await?.into_iter();
+    let containers = ps::list(client, &[], Details::NONE).await?.into_iter();
     let roots = containers.filter(|found| found.container_id.parent.is_none() && ps::is_live(found));
     let ids: Vec<WireId> = roots.map(|container| container.container_id).collect();
     // First all signals, then all waits, so that the containers end concurrently.

@@ -4,8 +4,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::client::{Client, ClientError};
 use super::{Outcome, block_on, format, output};
+use crate::api::operator::encode_id;
 use crate::api::operator::types::{Call, Container, GetContainers, Response, Termination, TimeInfo};
-use cofferdam_core::model::Ended;
+use cofferdam_core::model::{ContainerId, Ended};
 
 /// Lists containers
 ///
@@ -28,7 +29,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
     let details = Details { status: arguments.json, statistics: arguments.json };
-    let mut containers = block_on(async { Ok(list(client, details).await?) })?;
+    let mut containers = block_on(async { Ok(list(client, &[], details).await?) })?;
     containers.retain(|container| arguments.all || is_live(container));
     if arguments.json {
         output::json(&containers)?;
@@ -55,13 +56,18 @@ impl Details {
     pub(super) const STATISTICS: Self = Self { status: false, statistics: true };
 }
 
-/// All containers.
-pub(super) async fn list(client: &Client, details: Details) -> Result<Vec<Container>, ClientError> {
+/// The containers with these ids, or all.
+pub(super) async fn list(
+    client: &Client,
+    ids: &[ContainerId],
+    details: Details,
+) -> Result<Vec<Container>, ClientError> {
     let call = Call::GetContainers(GetContainers {
         show_nested: Some(true),
         show_standalone: Some(true),
         show_status: Some(details.status),
         show_statistics: Some(details.statistics),
+        container_ids: ids.iter().map(encode_id).collect(),
     });
     client
         .ask(&call, |response| match response {

@@ -24,7 +24,8 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
-    let mut containers = block_on(async { Ok(ps::list(client, Details::STATISTICS).await?) })?;
+    let mut containers =
+        block_on(async { Ok(ps::list(client, &arguments.ids, Details::STATISTICS).await?) })?;
     let is = |container: &Container, id: &ContainerId| container.container_id.to_string() == id.as_str();
     if let Some(unknown) = arguments.ids.iter().find(|id| !containers.iter().any(|found| is(found, id))) {
         return Err(Failure::message(format!("there is no container `{unknown}`")));

@@ -63,6 +63,11 @@ impl Process {
         process
     }
 
+    /// Another handle of a process, from a duplicate of its pidfd.
+    pub fn from_duplicate(pid: i32, start_time: u64, pidfd: OwnedFd) -> Self {
+        Self { pidfd, pid, start_time }
+    }
+
     /// A process from a pidfd and its pid.
     pub(crate) fn from_pidfd(pid: i32, pidfd: OwnedFd) -> Result<Self, ProcessError> {
         let start_time = Stat::read(pid)?.start_time;

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use cofferdam_plugin_model::{Limitation, Method, StateReply, Status, Usage};
+use cofferdam_plugin_model::{Limitation, Method, StateReply};
 use serde::de::DeserializeOwned;
 
 use super::Chain;
@@ -46,16 +46,6 @@ impl Chain {
         for error in responses.failed {
             tracing::warn!(container = %container.id, "not told that the container is removed: {error}");
         }
-    }
-
-    /// Calls `usage` of every plugin.
-    pub async fn usage(&self, container: &ContainerContext) -> Responses<Usage> {
-        self.call_all(container, Method::Usage, None).await
-    }
-
-    /// Calls `status` of every plugin.
-    pub async fn status(&self, container: &ContainerContext) -> Responses<Status> {
-        self.call_all(container, Method::Status, None).await
     }
 
     /// Calls `limitation` of one plugin, with the descriptor of its `watch`.

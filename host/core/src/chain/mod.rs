@@ -5,7 +5,7 @@
 //! watch       one after the other, in order; the first failure stops a launch
 //! isolate     all at once; waits until every call that was started has ended
 //! update      one after the other; when one fails, the ones before it are rolled back
-//! usage       all at once; failures are reported, the rest is returned
+//! usage       one after the other, also for many containers; failures are reported, the rest is returned
 //! cleanup     one after the other, in reverse; a failure does not skip the others
 //! ```
 //!
@@ -15,6 +15,7 @@ mod cleanup;
 mod fan_out;
 mod plan;
 mod prepare;
+mod report;
 mod sequence;
 mod types;
 mod update;
@@ -31,6 +32,7 @@ use crate::config::{FailPolicy, default_timeout};
 use crate::plugin::{CallError, Plugin, Recoverer};
 
 pub use plan::{Conflict, LaunchPlan, Owned};
+pub use report::Reports;
 pub use sequence::{CallSequence, SequenceOutcome};
 pub use types::{ChainError, ContainerContext, Participant, PreparedLaunch, Responses, StdioTarget, Watch};
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cofferdam_linux::process::Process;
 use parking_lot::Mutex;
 use serde::Serialize;
-use tokio::sync::{MutexGuard, watch};
+use tokio::sync::{MutexGuard, OwnedMutexGuard, watch};
 
 use crate::ledger::{Ledger, LedgerError, Recorded};
 use crate::model::view::Summary;
@@ -26,7 +26,7 @@ pub(crate) struct ContainerHandle<P> {
     stop_request: watch::Sender<Option<Cause>>,
     termination: watch::Sender<Option<Termination>>,
     /// Held during an operation that calls plugins, so that such operations on one container do not overlap.
-    op_lock: tokio::sync::Mutex<()>,
+    op_lock: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl<P: Clone + Serialize> ContainerHandle<P> {
@@ -41,7 +41,7 @@ impl<P: Clone + Serialize> ContainerHandle<P> {
             forced: watch::Sender::new(false),
             stop_request: watch::Sender::new(None),
             termination: watch::Sender::new(termination),
-            op_lock: tokio::sync::Mutex::new(()),
+            op_lock: Arc::default(),
         }
     }
 
@@ -61,6 +61,16 @@ impl<P: Clone + Serialize> ContainerHandle<P> {
     /// Waits for other operations on the container.
     pub(super) async fn op_lock(&self) -> MutexGuard<'_, ()> {
         self.op_lock.lock().await
+    }
+
+    /// As [`Self::op_lock`], for a lock that outlives a borrow.
+    pub(super) async fn op_lock_owned(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.op_lock).lock_owned().await
+    }
+
+    /// As [`Self::op_lock_owned`], unless there is another operation.
+    pub(super) fn try_op_lock(&self) -> Option<OwnedMutexGuard<()>> {
+        Arc::clone(&self.op_lock).try_lock_owned().ok()
     }
 
     /// Changes the record in memory only: for what a restarted agent would find out by itself.

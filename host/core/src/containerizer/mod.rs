@@ -15,7 +15,7 @@ mod user;
 use async_trait::async_trait;
 
 use crate::ledger::Entry;
-use crate::model::view::{Inspection, KeepersView, StatusView, Summary, UsageView};
+use crate::model::view::{Inspection, KeepersView, Report, Summary, WantedReports};
 use crate::model::{ContainerId, Request, Resources, Termination};
 
 pub use error::{KillError, LaunchError, RecoverError, RemoveError, UpdateError};
@@ -76,11 +76,8 @@ pub trait Containerizer: Send + Sync {
     /// [`UpdateError`].
     async fn update(&self, id: &ContainerId, resources: Resources) -> Result<(), UpdateError>;
 
-    /// Resource usage of a container. `None` for one that is unknown or not running.
-    async fn usage(&self, id: &ContainerId) -> Option<UsageView>;
-
-    /// Status of a container. `None` for one that is unknown or not running.
-    async fn status(&self, id: &ContainerId) -> Option<StatusView>;
+    /// What is reported about containers, in the order of `ids`. Nothing about those that are unknown or not running.
+    async fn reports(&self, ids: &[ContainerId], wanted: WantedReports) -> Vec<Report>;
 
     /// All containers, parents before children.
     fn containers(&self) -> Vec<Summary>;

@@ -158,6 +158,33 @@ pub struct StatusView {
     pub failed: BTreeMap<String, String>,
 }
 
+/// What to report about containers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WantedReports {
+    /// Their resource usage.
+    pub usage: bool,
+    /// Their status.
+    pub status: bool,
+}
+
+impl WantedReports {
+    /// Everything.
+    pub const ALL: Self = Self { usage: true, status: true };
+    /// Resource usage.
+    pub const USAGE: Self = Self { usage: true, status: false };
+    /// Status.
+    pub const STATUS: Self = Self { usage: false, status: true };
+}
+
+/// What is reported about a container.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Its resource usage, if it was requested and the container is running.
+    pub usage: Option<UsageView>,
+    /// Its status, on the same conditions.
+    pub status: Option<StatusView>,
+}
+
 /// A call that was in progress when the agent died.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InterruptedCall {

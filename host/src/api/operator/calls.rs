@@ -1,5 +1,6 @@
 //! The calls of `POST /api/v1`.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
@@ -9,12 +10,12 @@ use axum::response::{IntoResponse, Response as HttpResponse};
 use super::decode::{self, decode_id, decode_nested_id};
 use super::error::ApiError;
 use super::files::{self, Sandboxes};
-use super::listing::{self, Wanted};
+use super::listing;
 use super::types::{self as wire, Call, Response};
 use super::{encode, reply, stream};
 use crate::api::context::ApiContext;
 use cofferdam_core::containerizer::LaunchError;
-use cofferdam_core::model::view::Summary;
+use cofferdam_core::model::view::{Summary, WantedReports};
 use cofferdam_core::model::{ContainerId, Request, Termination};
 
 /// Header of a failed launch whose command could not be executed: `not found` or `not executable`. Extension.
@@ -63,19 +64,22 @@ pub(super) async fn dispatch(context: &Arc<ApiContext>, call: Call) -> Result {
             message(Response::InspectContainer(Box::new(encode::inspection(&inspection))))
         }
         Call::GetContainers(call) => {
-            let wanted = Wanted {
+            let wanted = WantedReports {
                 usage: call.show_statistics.unwrap_or(true),
                 status: call.show_status.unwrap_or(true),
             };
+            let decode = |id| decode_id("get_containers.container_ids", id);
+            let only: BTreeSet<ContainerId> =
+                call.container_ids.iter().map(decode).collect::<std::result::Result<_, _>>()?;
             let select = |summary: &Summary| {
                 let show = if summary.id.is_nested() { call.show_nested } else { call.show_standalone };
-                show.unwrap_or(false)
+                show.unwrap_or(false) && (only.is_empty() || only.contains(&summary.id))
             };
             let containers = listing::containers(context, wanted, select).await;
             message(Response::GetContainers(wire::Containers { containers }))
         }
         Call::GetState => {
-            let containers = listing::containers(context, Wanted::ALL, |_| true).await;
+            let containers = listing::containers(context, WantedReports::ALL, |_| true).await;
             message(Response::GetState(wire::State {
                 get_tasks: Some(wire::TaskList::default()),
                 get_executors: Some(wire::ExecutorList::default()),

@@ -10,10 +10,11 @@ use serde_json::{Value as Json, json};
 
 use super::encode;
 use super::error::ApiError;
-use super::listing::{self, Wanted};
+use super::listing;
 use super::types as wire;
 use crate::api::context::ApiContext;
 use cofferdam_core::model::ContainerId;
+use cofferdam_core::model::view::WantedReports;
 
 /// `GET /containers`: all top-level containers, or the one with the id `only`.
 pub(super) async fn containers(
@@ -24,7 +25,7 @@ pub(super) async fn containers(
         .map(ContainerId::parse)
         .transpose()
         .map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, &error))?;
-    let containers = listing::containers(context, Wanted::ALL, |summary| match &only {
+    let containers = listing::containers(context, WantedReports::ALL, |summary| match &only {
         Some(id) => summary.id == *id,
         None => !summary.id.is_nested(),
     });
@@ -48,7 +49,8 @@ fn container_entry(container: wire::Container) -> wire::ContainerEntry {
 /// `GET /monitor/statistics`: all top-level containers, each in the place of an executor, as collectors expect
 /// executors.
 pub(super) async fn statistics(context: &Arc<ApiContext>) -> Vec<wire::StatisticsEntry> {
-    let containers = listing::containers(context, Wanted::USAGE, |summary| !summary.id.is_nested()).await;
+    let containers =
+        listing::containers(context, WantedReports::USAGE, |summary| !summary.id.is_nested()).await;
     let entries = containers.into_iter().filter_map(|container| {
         Some(wire::StatisticsEntry {
             executor_id: container.container_id.value,

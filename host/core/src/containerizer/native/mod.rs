@@ -27,6 +27,7 @@ mod progress;
 mod record;
 mod recover;
 mod recoverer;
+mod reports;
 mod stdio;
 mod supervise;
 
@@ -48,7 +49,7 @@ use crate::fatal::FatalErrors;
 use crate::fetcher::Fetcher;
 use crate::launcher::Launcher;
 use crate::ledger::{Entry, Ledger, LedgerError, Lock, nested_directory};
-use crate::model::view::{Inspection, KeepersView, ParticipantView, StatusView, Summary, UsageView};
+use crate::model::view::{Inspection, KeepersView, ParticipantView, Report, Summary, WantedReports};
 use crate::model::{
     Cause, ContainerId, Phase, Reason, Record, Request, Resources, Termination, check_resources, now_unix_ms,
 };
@@ -182,48 +183,6 @@ impl Native {
         }
         Ok(())
     }
-
-    async fn usage_here(&self, id: &ContainerId) -> Option<UsageView> {
-        let handle = self.0.table.get(id).filter(|handle| handle.phase() == Phase::Running)?;
-        let responses = {
-            let _op_lock = handle.op_lock().await;
-            self.0.chain.usage(&handle.context()).await
-        };
-        let mut view = UsageView {
-            #[expect(clippy::cast_precision_loss, reason = "exact for 285,000 years")]
-            timestamp: now_unix_ms() as f64 / 1000.0,
-            ..UsageView::default()
-        };
-        for (plugin, usage) in responses.replies {
-            for (name, value) in usage.0 {
-                view.owners.insert(name.clone(), plugin.clone());
-                view.statistics.insert(name, value);
-            }
-        }
-        view.failed = failures(&responses.failed);
-        Some(view)
-    }
-
-    async fn status_here(&self, id: &ContainerId) -> Option<StatusView> {
-        let handle = self.0.table.get(id).filter(|handle| handle.phase() == Phase::Running)?;
-        let responses = {
-            let _op_lock = handle.op_lock().await;
-            self.0.chain.status(&handle.context()).await
-        };
-        let mut view = StatusView::default();
-        if let Some(process) = handle.record().process {
-            view.status.insert("executor_pid".into(), process.pid.into());
-            view.owners.insert("executor_pid".into(), "agent".into());
-        }
-        for (plugin, status) in responses.replies {
-            for (name, value) in status.0 {
-                view.owners.insert(name.clone(), plugin.clone());
-                view.status.insert(name, value);
-            }
-        }
-        view.failed = failures(&responses.failed);
-        Some(view)
-    }
 }
 
 #[async_trait]
@@ -294,14 +253,8 @@ impl Containerizer for Native {
         uncancelled(async move { native.update_here(&id, resources).await }).await
     }
 
-    async fn usage(&self, id: &ContainerId) -> Option<UsageView> {
-        let (native, id) = (self.clone(), id.clone());
-        uncancelled(async move { native.usage_here(&id).await }).await
-    }
-
-    async fn status(&self, id: &ContainerId) -> Option<StatusView> {
-        let (native, id) = (self.clone(), id.clone());
-        uncancelled(async move { native.status_here(&id).await }).await
+    async fn reports(&self, ids: &[ContainerId], wanted: WantedReports) -> Vec<Report> {
+        reports::collect(&self.0, ids, wanted).await
     }
 
     fn containers(&self) -> Vec<Summary> {

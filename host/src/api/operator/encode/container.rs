@@ -8,14 +8,14 @@ use super::reports;
 use super::resources::{encode_limits, encode_resources};
 use super::termination::termination;
 use crate::api::operator::types as wire;
-use cofferdam_core::model::view::{Inspection, ParticipantView, PlanEntry, StatusView, Summary, UsageView};
+use cofferdam_core::model::view::{Inspection, ParticipantView, PlanEntry, Report, Summary};
 
 /// Encodes an entry of a list.
 pub(in crate::api::operator) fn container(
     summary: &Summary,
-    usage: Option<&UsageView>,
-    status: Option<&StatusView>,
+    Report { usage, status }: &Report,
 ) -> wire::Container {
+    let (usage, status) = (usage.as_ref(), status.as_ref());
     wire::Container {
         container_id: encode_id(&summary.id),
         container_status: Some(reports::status(summary, status)),

@@ -1,5 +1,6 @@
 //! What plugins report about a running container: status and usage.
 
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value as Json, json};
 
 use super::id::encode_id;
@@ -8,12 +9,13 @@ use cofferdam_core::model::view::{StatusView, Summary, UsageView};
 
 /// Encodes the status that plugins report, and the pid. Fields of the wrong type are left out.
 pub(super) fn status(summary: &Summary, reported: Option<&StatusView>) -> wire::ContainerStatus {
-    let is_valid = |(name, value): &(&String, &Json)| {
-        serde_json::from_value::<wire::ContainerStatus>(json!({name.as_str(): value})).is_ok()
-    };
-    let fields = reported.into_iter().flat_map(|view| &view.status).filter(is_valid);
+    let fields =
+        reported.into_iter().flat_map(|view| &view.status).filter(|(name, _)| *name != "executor_pid");
     let fields: Map<String, Json> = fields.map(|(name, value)| (name.clone(), value.clone())).collect();
-    let mut status: wire::ContainerStatus = serde_json::from_value(fields.into()).unwrap_or_default();
+    let mut status: wire::ContainerStatus = match fields.is_empty() {
+        true => wire::ContainerStatus::default(),
+        false => decode_valid(&Map::new(), fields),
+    };
     status.container_id = Some(encode_id(&summary.id));
     status.executor_pid = summary.pid.and_then(|pid| pid.try_into().ok());
     status
@@ -21,25 +23,40 @@ pub(super) fn status(summary: &Summary, reported: Option<&StatusView>) -> wire::
 
 /// Encodes usage. Numbers are converted to the types of their fields. Values of the wrong type are left out.
 pub(super) fn statistics(usage: &UsageView) -> wire::ResourceStatistics {
+    let reported = usage.statistics.iter().filter(|(name, _)| *name != "timestamp");
+    let number = |value: &Json| value.as_f64().map_or_else(|| Some(value.clone()), to_json);
+    let fields = reported.filter_map(|(name, value)| Some((name.clone(), number(value)?)));
+    let timestamp = if usage.timestamp.is_finite() { usage.timestamp } else { 0.0 };
+    decode_valid(&Map::from_iter([("timestamp".to_owned(), json!(timestamp))]), fields.collect())
+}
+
+/// Decodes the fields of a message. Numbers are rounded where the message has integers; other values of the wrong type are
+/// left out.
+fn decode_valid<T: DeserializeOwned + Default>(
+    required: &Map<String, Json>,
+    mut fields: Map<String, Json>,
+) -> T {
+    fields.extend(required.clone());
+    // Mostly, all are valid.
+    if let Ok(message) = T::deserialize(&fields) {
+        return message;
+    }
     let is_valid = |name: &str, value: &Json| {
-        serde_json::from_value::<wire::ResourceStatistics>(json!({"timestamp": 0, name: value})).is_ok()
+        let mut field = required.clone();
+        field.insert(name.to_owned(), value.clone());
+        T::deserialize(&field).is_ok()
     };
-    let mut fields = Map::new();
-    for (name, value) in usage.statistics.iter().filter(|(name, _)| *name != "timestamp") {
-        let candidates = match value.as_f64() {
-            Some(number) => [to_json(number), to_json(number.round())],
-            None => [Some(value.clone()), None],
-        };
-        match candidates.into_iter().flatten().find(|candidate| is_valid(name, candidate)) {
+    let mut valid = required.clone();
+    for (name, value) in fields {
+        let rounded = value.as_f64().and_then(|number| to_json(number.round()));
+        match [Some(value.clone()), rounded].into_iter().flatten().find(|value| is_valid(&name, value)) {
             Some(value) => {
-                fields.insert(name.clone(), value);
+                valid.insert(name, value);
             }
-            None => tracing::debug!(name, %value, "a statistic has the wrong type and is left out"),
+            None => tracing::debug!(name, %value, "a reported value has the wrong type and is left out"),
         }
     }
-    let timestamp = if usage.timestamp.is_finite() { usage.timestamp } else { 0.0 };
-    fields.insert("timestamp".to_owned(), json!(timestamp));
-    serde_json::from_value(fields.into()).unwrap_or_default()
+    T::deserialize(&valid).unwrap_or_default()
 }
 
 /// A number as JSON: an integer if it has no fraction, as counters are integers in messages. `None` if not finite.

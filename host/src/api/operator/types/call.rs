@@ -155,6 +155,8 @@ message! {
         optional show_status: bool,
         /// Whether plugins are asked for `resource_statistics`; true when absent. Extension.
         optional show_statistics: bool,
+        /// The containers that are listed, of those selected above; all of them when empty. Extension.
+        repeated container_ids: ContainerId,
     }
 }
 
