@@ -4,6 +4,8 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::time::Duration;
 
+use cofferdam_linux::generated;
+
 /// A process at one time, from `/proc/<pid>/stat`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Process {
@@ -27,7 +29,7 @@ impl Process {
     pub fn read(pid: i32) -> io::Result<Self> {
         // The error of a process that ends between open and read.
         const ESRCH: i32 = 3;
-        let text = fs::read(format!("/proc/{pid}/stat")).map_err(|error| {
+        let text = generated::read(format!("/proc/{pid}/stat")).map_err(|error| {
             if error.raw_os_error() == Some(ESRCH) { ErrorKind::NotFound.into() } else { error }
         })?;
         // A process may give itself a name that is not UTF-8.
@@ -86,7 +88,7 @@ pub fn tree(root: i32) -> io::Result<Vec<Process>> {
 fn children(pid: i32) -> io::Result<Vec<i32>> {
     let mut found = Vec::new();
     for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
-        let text = fs::read_to_string(thread?.path().join("children"))?;
+        let text = generated::read_to_string(thread?.path().join("children"))?;
         found.extend(text.split_ascii_whitespace().filter_map(|pid| pid.parse::<i32>().ok()));
     }
     Ok(found)

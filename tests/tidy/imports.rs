@@ -95,6 +95,7 @@ const LINUX: &[Row] = &[
     ("boot", &[]),
     ("capability", &[]),
     ("foreign", &[]),
+    ("generated", &[]),
     ("image", &[]),
     ("mounts", &[]),
     ("namespace", &[]),
@@ -102,7 +103,7 @@ const LINUX: &[Row] = &[
     ("pidfd_info", &[]),
     ("tree", &[]),
     ("process", &["pidfd_info", "signal"]),
-    ("cgroup", &["mounts", "process", "tree"]),
+    ("cgroup", &["generated", "mounts", "process", "tree"]),
     ("spawn", &["image", "process"]),
 ];
 

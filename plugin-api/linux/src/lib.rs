@@ -14,6 +14,7 @@ pub mod boot;
 pub mod capability;
 pub mod cgroup;
 pub mod foreign;
+pub mod generated;
 pub mod image;
 pub mod mounts;
 pub mod namespace;

@@ -38,20 +38,21 @@ const STAT_V2: [(&str, &str); 8] = [
     ("mem_kmem_tcp_usage_bytes", "sock"),
 ];
 
+/// The statistics in `memory.stat`.
+#[expect(clippy::cast_precision_loss, reason = "exact up to 8 PiB")]
+fn read_stat<const N: usize>(cgroup: &Cgroup, figures: [(&str, &str); N]) -> Result<Usage, CgroupError> {
+    let numbers = cgroup.read_numbers("memory.stat", figures.map(|(_, line)| line))?;
+    let known = figures.into_iter().zip(numbers).filter_map(|((name, _), bytes)| Some((name, bytes?)));
+    Ok(known.fold(Usage::default(), |usage, (name, bytes)| usage.with(name, bytes as f64)))
+}
+
 /// All statistics that this kernel has.
 #[expect(clippy::cast_precision_loss, reason = "exact up to 8 PiB")]
 pub fn read(cgroup: &Cgroup) -> Result<Usage, CgroupError> {
-    let (files, lines) = match cgroup.version() {
-        CgroupVersion::V1 => (&FILES_V1[..], &STAT_V1[..]),
-        CgroupVersion::V2 => (&FILES_V2[..], &STAT_V2[..]),
+    let (files, mut usage) = match cgroup.version() {
+        CgroupVersion::V1 => (&FILES_V1[..], read_stat(cgroup, STAT_V1)?),
+        CgroupVersion::V2 => (&FILES_V2[..], read_stat(cgroup, STAT_V2)?),
     };
-    let stat = cgroup.read_table("memory.stat")?;
-    let mut usage = Usage::default();
-    for (name, line) in lines {
-        if let Some(&bytes) = stat.get(*line) {
-            usage = usage.with(name, bytes as f64);
-        }
-    }
     for (name, file) in files {
         match cgroup.read_as::<u64>(file) {
             Ok(bytes) => usage = usage.with(name, bytes as f64),

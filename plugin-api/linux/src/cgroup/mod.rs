@@ -20,6 +20,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
+use crate::generated;
+
 pub use kill::KillError;
 pub use layout::{Cgroups, Hierarchy, Layout};
 
@@ -83,7 +85,8 @@ impl Cgroup {
     /// Content of an interface file, without trailing white space.
     pub fn read(&self, knob: &str) -> Result<String, CgroupError> {
         let path = self.path.join(knob);
-        let mut text = fs::read_to_string(&path).map_err(|source| CgroupError::Read { path, source })?;
+        let mut text =
+            generated::read_to_string(&path).map_err(|source| CgroupError::Read { path, source })?;
         text.truncate(text.trim_end().len());
         Ok(text)
     }
@@ -101,6 +104,22 @@ impl Cgroup {
             Some((name.to_owned(), number.parse().ok()?))
         };
         Ok(self.read(knob)?.lines().filter_map(entry).collect())
+    }
+
+    /// The numbers after some of the names in such a file; `None` where there is no such line.
+    pub fn read_numbers<const N: usize>(
+        &self,
+        knob: &str,
+        names: [&str; N],
+    ) -> Result<[Option<u64>; N], CgroupError> {
+        let text = self.read(knob)?;
+        let mut numbers = [None; N];
+        for (name, number) in text.lines().filter_map(|line| line.split_once(' ')) {
+            for (_, slot) in names.iter().zip(&mut numbers).filter(|(wanted, _)| **wanted == name) {
+                *slot = number.parse().ok();
+            }
+        }
+        Ok(numbers)
     }
 
     /// Writes an interface file with a single write(2), as the kernel requires.
