@@ -9,7 +9,7 @@
 //!
 //! `ARCHITECTURE.md` has the map and the invariants.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod api;
 pub mod cli;

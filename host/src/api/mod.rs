@@ -3,7 +3,9 @@
 //! It translates between messages and the agent, and makes no decisions of its own. `docs/api.md` describes each
 //! call and the differences from Mesos.
 
+mod connections;
 mod context;
+mod memory;
 pub mod operator;
 mod server;
 mod socket;

@@ -4,15 +4,21 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Body;
+use axum::extract::Request;
+use axum::middleware::{self, Next};
+use http_body_util::BodyExt;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::UnixStream;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, error, warn};
 
+use super::connections::{Connection, Connections};
 use super::context::ApiContext;
+use super::memory;
 use super::operator::routes;
 use super::socket::{self, Listener};
 use crate::config::Config;
@@ -20,6 +26,12 @@ use cofferdam_core::agent::Agent;
 
 /// How long in-flight requests may take once the agent stops. Pending waits are answered at once.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a client that is refused may take to send its request.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Clients that get to know that they are refused, at a time.
+const MAX_REFUSED: usize = 8;
 
 /// Delay before the next accept(2) after one has failed, as it does while no descriptor is available.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
@@ -29,38 +41,74 @@ const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 pub async fn serve(agent: Agent, config: Config, listener: Listener, stop: impl Future<Output = ()>) {
     let (stopped, stopping) = watch::channel(false);
     let context = Arc::new(ApiContext::new(agent, config, stopping));
-    let mut connections = JoinSet::new();
+    let mut connections = Connections::new();
+    let mut served = JoinSet::new();
+    let mut refused = JoinSet::new();
+    let activity = Arc::new(Notify::new());
+    let giving_back = tokio::spawn(memory::give_back(Arc::clone(&activity)));
+    let mut accepting = true;
     let mut stop = pin!(stop);
     loop {
         tokio::select! {
             () = &mut stop => break,
-            accepted = listener.accept() => match accepted {
+            accepted = listener.accept(), if connections.has_space() => match accepted {
                 Ok(stream) => {
-                    connections.spawn(serve_connection(Arc::clone(&context), stream));
+                    accepting = true;
+                    match connections.add() {
+                        Some(connection) => {
+                            let activity = Arc::clone(&activity);
+                            served.spawn(serve_connection(Arc::clone(&context), stream, connection, activity));
+                        }
+                        None if refused.len() < MAX_REFUSED => {
+                            refused.spawn(refuse(stream));
+                        }
+                        None => drop(stream),
+                    }
                 }
                 Err(error) => {
-                    warn!(%error, "cannot accept a connection");
+                    if std::mem::replace(&mut accepting, false) {
+                        warn!(%error, "cannot accept connections for now");
+                    }
                     tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
                 }
             },
+            Some(_) = refused.join_next() => {}
             // Also frees the memory of finished tasks.
-            Some(ended) = connections.join_next() => {
+            Some(ended) = served.join_next() => {
                 if let Err(error) = ended {
                     error!("a connection was closed because of a bug of the agent: {error}");
                 }
             }
         }
     }
+    giving_back.abort();
     drop(listener);
     stopped.send_replace(true);
-    let all_finished = async { while connections.join_next().await.is_some() {} };
+    let all_finished = async { while served.join_next().await.is_some() {} };
     if tokio::time::timeout(SHUTDOWN_TIMEOUT, all_finished).await.is_err() {
         warn!("some requests were aborted because the agent stopped");
     }
 }
 
-/// Serves one connection until it is closed, has been idle for too long, or the agent stops.
-async fn serve_connection(context: Arc<ApiContext>, stream: UnixStream) {
+/// Refuses a connection while there are too many with requests.
+async fn refuse(stream: UnixStream) {
+    const RESPONSE: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\n\
+                            too many connections to the agent have requests in progress; try again later\n";
+    warn!("connection refused: too many have requests in progress");
+    // The response would be lost if the request was not read.
+    if tokio::time::timeout(REFUSAL_TIMEOUT, stream.readable()).await.is_ok_and(|ready| ready.is_ok()) {
+        let _ = stream.try_read(&mut [0; 8192]);
+        let _ = stream.try_write(RESPONSE.as_bytes());
+    }
+}
+
+/// Serves one connection until it is closed, has been idle for too long, is closed for another one, or the agent stops.
+async fn serve_connection(
+    context: Arc<ApiContext>,
+    stream: UnixStream,
+    connection: Arc<Connection>,
+    activity: Arc<Notify>,
+) {
     let router = match socket::check_peer(&stream) {
         Ok(()) => routes::router(Arc::clone(&context)),
         Err(error) => {
@@ -68,16 +116,33 @@ async fn serve_connection(context: Arc<ApiContext>, stream: UnixStream) {
             routes::forbidden(&error)
         }
     };
-    let connection = http1::Builder::new()
+    let note = {
+        let connection = Arc::clone(&connection);
+        move |request: Request, next: Next| {
+            let pending = connection.request();
+            activity.notify_one();
+            async move {
+                let response = next.run(request).await;
+                response.map(|body| {
+                    Body::new(body.map_err(move |error| {
+                        let _until_complete = &pending;
+                        error
+                    }))
+                })
+            }
+        }
+    };
+    let router = router.layer(middleware::from_fn(note));
+    let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(context.config.api.idle_timeout)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    let mut connection = pin!(connection);
+    let mut serving = pin!(serving);
     let result = tokio::select! {
-        result = connection.as_mut() => result,
-        () = context.stopped() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+        result = serving.as_mut() => result,
+        () = async { tokio::select! { () = context.stopped() => {}, () = connection.to_be_closed() => {} } } => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
         }
     };
     if let Err(error) = result {

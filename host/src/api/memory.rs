@@ -1,0 +1,32 @@
+//! Gives memory back that was needed for a while.
+//!
+//! The allocator keeps what is freed, in parts for groups of threads. Thousands of containers, or a few lists of them,
+//! would leave tens of megabytes in the process for good.
+#![allow(unsafe_code)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+/// How long after a request memory is given back: not after every one of many.
+const DELAY: Duration = Duration::from_secs(10);
+
+/// Gives memory back a while after `activity`. Does nothing, and wakes nothing, without that.
+pub(super) async fn give_back(activity: Arc<Notify>) {
+    loop {
+        activity.notified().await;
+        tokio::time::sleep(DELAY).await;
+        // Takes milliseconds. It cannot panic.
+        drop(tokio::task::spawn_blocking(trim).await);
+    }
+}
+
+#[cfg(target_env = "gnu")]
+fn trim() {
+    // SAFETY: it has no preconditions, and may be called on any thread.
+    unsafe { libc::malloc_trim(0) };
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn trim() {}
