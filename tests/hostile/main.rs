@@ -11,6 +11,7 @@ mod full_disk;
 mod inheritance;
 mod interference;
 mod output;
+mod reach;
 mod status;
 mod trees;
 mod users;
