@@ -148,11 +148,11 @@ pub(super) fn entries(record: &Record<NativeRecord>) -> Vec<PlanEntry> {
         format!("{}:{}", record.uid, record.gid),
         if command.user.is_some() { "request" } else { "agent" },
     );
+    if !record.groups.is_empty() {
+        let groups: Vec<String> = record.groups.iter().map(u32::to_string).collect();
+        add("groups", groups.join(", "), if command.user.is_some() { "request" } else { "agent" });
+    }
     if let Some(stdout) = &record.logs.stdout {
-        if !record.groups.is_empty() {
-            let groups: Vec<String> = record.groups.iter().map(u32::to_string).collect();
-            add("groups", groups.join(", "), if command.user.is_some() { "request" } else { "agent" });
-        }
         add("stdout", stdout.display().to_string(), "logger");
     }
     if let Some(stderr) = &record.logs.stderr {
