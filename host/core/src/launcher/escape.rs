@@ -68,8 +68,8 @@ impl Escape<'_> {
         let failed = |source| DestroyError::Find { id: id.clone(), source };
         while let Some(pid) = self.keepers.reaper(slot) {
             let Ok(reaper) = Process::open_any(pid) else { continue };
-            // The keeper may have reaped it meanwhile, and its pid be that of another process.
-            if !Stat::read(pid).is_ok_and(|stat| self.keepers.pids().contains(&stat.parent)) {
+            // Unless the keeper has reaped it meanwhile, its pid cannot be that of another process.
+            if self.keepers.reaper(slot) != Some(pid) {
                 continue;
             }
             reaper.kill().map_err(|source| DestroyError::Process { id: id.clone(), source })?;
