@@ -251,7 +251,11 @@ impl Ledger {
         // Left by an earlier call.
         remove_tree(&gone)?;
         match fs::rename(path, &gone) {
-            Ok(()) => remove_tree(&gone),
+            Ok(()) => {
+                // Most have nothing else, and then no descriptor is needed.
+                drop(fs::remove_file(gone.join("record")));
+                remove_tree(&gone)
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound && !path.exists() => Ok(()),
             // Without the directory, or without space in it: not atomic, but what is full must get empty.
             Err(_) => remove_tree(path),
