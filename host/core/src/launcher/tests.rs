@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cofferdam_init::plan::Plan;
 use cofferdam_init::report::Step;
@@ -425,6 +425,18 @@ fn a_container_is_destroyed_without_its_first_process() {
     }
 }
 
+fn wait_for_pids(launcher: &TestLauncher, id: &str, expected: &[i32]) {
+    let deadline = Instant::now() + TIMEOUT;
+    loop {
+        let pids = launcher.pids(id, None).unwrap();
+        if pids == expected {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{pids:?}, not {expected:?}");
+        std::thread::yield_now();
+    }
+}
+
 #[test]
 fn a_nested_container_is_destroyed_alone_or_with_its_parent() {
     for launcher in linux_launchers() {
@@ -440,8 +452,9 @@ fn a_nested_container_is_destroyed_alone_or_with_its_parent() {
             let pending = launcher.create(SpawnRequest { enter: Some(enter), ..files.request(id) }).unwrap();
             started.push(pending.start(script("sleep 1000")).unwrap());
         }
-        assert_eq!(launcher.pids("pod", None).unwrap(), [parent.pid()]);
-        assert_eq!(launcher.pids("pod.a", None).unwrap(), [started[0].pid()]);
+        // Until it has ended, a setup process is there as well.
+        wait_for_pids(&launcher, "pod", &[parent.pid()]);
+        wait_for_pids(&launcher, "pod.a", &[started[0].pid()]);
 
         launcher.destroy("pod.a", Some(&started[0])).unwrap();
         assert!(started[0].has_ended().unwrap());
