@@ -15,7 +15,7 @@ use cofferdam_linux::cgroup as linux;
 use cofferdam_plugin_model as model;
 use rustix::fs::inotify;
 
-use crate::{Error, Event, Result};
+use crate::{Error, Event, Result, event};
 
 // `Version` alone is that of a plugin.
 pub use cofferdam_linux::cgroup::Version as CgroupVersion;
@@ -234,9 +234,9 @@ impl Cgroup {
         Ok(sum)
     }
 
-    /// A descriptor that becomes readable when a file of the cgroup changes: an eventfd registered in
-    /// `cgroup.event_control` on v1 (`arguments` are those that the file expects there, often none), an inotify
-    /// instance on v2. Both also become readable when the cgroup is removed. Read it empty with
+    /// A descriptor on which something happens when a file of the cgroup changes, for `watch`: an eventfd registered in
+    /// `cgroup.event_control` on v1 (`arguments` are those that the file expects there, often none), which is also
+    /// signalled when the cgroup is removed; the open file on v2. Read it empty with
     /// [`event::drain`](crate::event::drain).
     ///
     /// # Errors
@@ -258,6 +258,13 @@ impl Cgroup {
     }
 
     fn watch_v2(&self, knob: &str) -> Result<OwnedFd, linux::CgroupError> {
+        // Of inotify instances, a user may have some hundred only.
+        let file = self.group.open(knob)?;
+        if event::is_cgroup_file(file.as_fd()) {
+            event::drain(&file).map_err(|error| self.unreadable(knob, error))?;
+            return Ok(file.into());
+        }
+        // A directory of a test.
         let watching = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
             .map_err(|errno| self.unreadable(knob, errno.into()))?;
         inotify::add_watch(&watching, self.directory().join(knob), inotify::WatchFlags::MODIFY)
@@ -372,6 +379,35 @@ mod tests {
         let knob = cgroup.directory().join("memory.max");
         assert_eq!(error.to_string(), format!("cannot write `42` to `{}`", knob.display()));
         assert!(!knob.exists(), "a missing knob was created as a file");
+    }
+
+    #[test]
+    fn a_change_of_a_file_of_a_v2_cgroup_is_reported_once() {
+        let detected =
+            linux::Cgroups::detect().ok().and_then(|cgroups| cgroups.unified("cofferdam-test-watch"));
+        let Some(group) = detected.filter(|group| group.create().is_ok()) else {
+            crate::testing::skip("no v2 cgroup can be created");
+            return;
+        };
+        let removed = Removed(group.path().to_owned());
+        let directory = tempfile::tempdir().unwrap();
+        let cgroup = Cgroup { group, ..unified(directory.path()) };
+        let watching = cgroup.watch("cgroup.events", "").unwrap();
+        assert!(!event::drain(&watching).unwrap());
+        cgroup.write("cgroup.freeze", 1).unwrap();
+        crate::testing::wait_until_readable(std::os::fd::AsFd::as_fd(&watching));
+        assert!(event::drain(&watching).unwrap());
+        assert!(!event::drain(&watching).unwrap());
+        drop(removed);
+        assert!(event::drain(&watching).unwrap(), "its removal is a change");
+    }
+
+    struct Removed(PathBuf);
+
+    impl Drop for Removed {
+        fn drop(&mut self) {
+            fs::remove_dir(&self.0).unwrap();
+        }
     }
 
     #[test]

@@ -44,6 +44,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 
 use crate::bridge::{new_isolator, new_logger};
+use crate::event::is_cgroup_file;
 use crate::{Isolator, Logger};
 
 use host::{Shared, TestHost};
@@ -488,15 +489,16 @@ pub fn skip(reason: impl std::fmt::Display) {
     let _ = writeln!(std::io::stderr(), "SKIP {test}: {reason}");
 }
 
-/// Waits until a descriptor is readable, such as that of `watch`.
+/// Waits until a descriptor is readable, such as that of `watch`, or has changed, if it is an open file of a cgroup.
 ///
 /// # Panics
 /// If it cannot be polled or is not readable after a minute.
 #[expect(clippy::expect_used, reason = "documented")]
 pub fn wait_until_readable(descriptor: BorrowedFd<'_>) {
     let timeout = Timespec { tv_sec: 60, tv_nsec: 0 };
-    let ready = poll(&mut [PollFd::new(&descriptor, PollFlags::IN)], Some(&timeout))
-        .expect("cannot poll the descriptor");
+    let events = if is_cgroup_file(descriptor) { PollFlags::PRI } else { PollFlags::IN };
+    let ready =
+        poll(&mut [PollFd::new(&descriptor, events)], Some(&timeout)).expect("cannot poll the descriptor");
     assert_eq!(ready, 1, "the descriptor is not readable after a minute");
 }
 

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a panic shows where a test failed")]
 
 mod crashes;
+mod descriptors;
 mod embedded;
 mod faults;
 mod force;

@@ -79,7 +79,8 @@ fn containers_are_not_affected_when_their_agent_is_killed_or_stops() {
 pub(super) fn rewrite(world: &World, id: &ContainerId, change: impl FnOnce(&mut Record)) {
     let ledger = Ledger::open(&world.config.runtime_dir).unwrap();
     let entries = ledger.entries().unwrap();
-    let mut record = entries.into_iter().find(|entry| entry.id == *id).unwrap().record.unwrap();
+    let record = entries.into_iter().find(|entry| entry.id == *id).unwrap().record.unwrap();
+    let mut record = record.try_map_part(|part| serde_json::from_str(part.get())).unwrap();
     change(&mut record);
     ledger.write(&record).unwrap();
 }

@@ -67,6 +67,27 @@ impl Daemon {
         daemon
     }
 
+    /// Starts an agent that may have only so many descriptors, and waits until it is ready.
+    ///
+    /// # Panics
+    /// With the agent's log, if it ends instead.
+    pub fn start_with_descriptors(world: &World, limit: u64) -> Self {
+        let (daemon, ready) = Self::prepare(world, |command| {
+            // A shell, as a closure between fork and exec would need `unsafe`.
+            let mut limited = Command::new("/bin/sh");
+            limited.arg("-c").arg(format!("ulimit -n {limit}; exec \"$0\" \"$@\""));
+            limited.arg(command.get_program()).args(command.get_args());
+            for (name, value) in command.get_envs() {
+                limited.env(name, value.unwrap_or_default());
+            }
+            limited.stdin(Stdio::null()).stdout(Stdio::null());
+            limited.stderr(File::options().append(true).open(world.directory().join("agent.log"))?);
+            limited.spawn()
+        });
+        daemon.wait_until(&ready);
+        daemon
+    }
+
     /// Starts an agent in a world, and waits until it is ready or has ended. Returns whether it is ready.
     pub fn try_start(world: &World) -> (Self, bool) {
         let (daemon, ready) = Self::prepare(world, |mut command| command.spawn());

@@ -15,9 +15,11 @@ const CORE: &[Row] = &[
     ("readiness", &[]),
     ("scratch", &[]),
     ("stats", &[]),
+    ("descriptor_limit", &[]),
+    ("descriptor_store", &["readiness"]),
     ("config", &[]),
     ("blocking", &["model"]),
-    ("ledger", &["model"]),
+    ("ledger", &["model", "parallel"]),
     ("keeper", &["error_chain", "model", "readiness"]),
     ("launcher", &["keeper"]),
     ("fetcher", &["model", "error_chain"]),
@@ -28,6 +30,7 @@ const CORE: &[Row] = &[
         &[
             "blocking",
             "chain",
+            "descriptor_store",
             "error_chain",
             "fatal",
             "fetcher",
@@ -48,6 +51,8 @@ const CORE: &[Row] = &[
             "chain",
             "config",
             "containerizer",
+            "descriptor_limit",
+            "descriptor_store",
             "fatal",
             "fetcher",
             "keeper",
@@ -158,7 +163,7 @@ const SDK: &[Row] = &[
             "recovery",
         ],
     ),
-    ("testing", &["bridge", "cgroup", "controllers", "isolator", "logger"]),
+    ("testing", &["bridge", "cgroup", "controllers", "event", "isolator", "logger"]),
 ];
 
 #[test]

@@ -14,6 +14,7 @@ use data_encoding::HEXLOWER;
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 
 use crate::blocking::{Abandoned, BlockingPool, CallFile, Job};
 use crate::chain::Chain;
@@ -22,6 +23,8 @@ use crate::containerizer::native::{Foreign, Native, NativeTable, Shared, TableRe
 use crate::containerizer::{
     Containerizer, KillError, LaunchError, LaunchOutcome, RecoverError, RemoveError, UpdateError,
 };
+use crate::descriptor_limit::Shares;
+use crate::descriptor_store::DescriptorStore;
 use crate::fatal::FatalErrors;
 use crate::fetcher::Fetcher;
 use crate::keeper::{KeeperCgroups, KeeperError, Keepers};
@@ -36,9 +39,6 @@ use crate::parallel;
 use crate::plugin::{AdmitError, LoadedPlugin, LookupError, Plugin, PluginEnv, PluginIndex, Services, Store};
 use crate::scratch;
 use crate::stats::{LaunchCounters, LaunchStats};
-
-/// Threads for blocking work, not counting those of abandoned jobs.
-const MAX_THREADS: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
 
 /// The agent. Cheap to clone; all clones are the same agent.
 #[derive(Clone)]
@@ -121,7 +121,7 @@ impl Agent {
     /// # Errors
     /// [`StartError`].
     pub async fn start_with(config: AgentConfig, store: Option<Arc<Store>>) -> Result<Self, StartError> {
-        let pool = BlockingPool::new(MAX_THREADS);
+        let pool = BlockingPool::new(Shares::current().threads);
         let plugins = config.isolators.iter().chain(&config.logger);
         let min_timeout = plugins.map(|plugin| plugin.timeout(Method::Create)).min();
         let min_timeout = min_timeout.unwrap_or(config.destroy_timeout);
@@ -346,6 +346,7 @@ fn build(
         LauncherKind::Linux => Cgroups::detect()
             .map_err(|source| StartError::Kernel { what: "the mounted cgroup hierarchies", source })?,
     };
+    let descriptors = DescriptorStore::new(runtime.clone());
     let launcher = launcher(config, &ledger, cgroups.clone(), runtime)?;
     let store = store.unwrap_or_else(|| {
         Arc::new(Store::open(config.plugin_store.as_ref().unwrap_or(&work_dir.join("plugins"))))
@@ -377,6 +378,8 @@ fn build(
         launcher,
         fetcher: Fetcher::new(config.fetcher.clone()),
         pool,
+        descriptors,
+        recent: Semaphore::new(Shares::current().recent),
         table,
         foreign: Foreign::default(),
         work_dir,

@@ -18,6 +18,8 @@ pub mod blocking;
 pub mod chain;
 pub mod config;
 pub mod containerizer;
+mod descriptor_limit;
+mod descriptor_store;
 pub mod error_chain;
 mod fatal;
 pub mod fetcher;

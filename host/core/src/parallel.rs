@@ -45,6 +45,12 @@ pub(crate) fn map<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) 
     results.into_iter().map(|(_, result)| result).collect()
 }
 
+/// As [`map`], for work that takes the items.
+pub(crate) fn map_owned<T: Send, R: Send>(items: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
+    let items: Vec<Mutex<Option<T>>> = items.into_iter().map(|item| Mutex::new(Some(item))).collect();
+    map(&items, |item| item.lock().take().map(&work)).into_iter().flatten().collect()
+}
+
 #[cfg(test)]
 mod tests {
     #[test]
@@ -58,5 +64,7 @@ mod tests {
         });
         assert_eq!(doubled, items.iter().map(|item| 2 * item).collect::<Vec<_>>());
         assert!(super::map(&[] as &[u8], |_| ()).is_empty());
+        let owned: Vec<String> = items.iter().map(ToString::to_string).collect();
+        assert_eq!(super::map_owned(owned.clone(), |item| item), owned);
     }
 }

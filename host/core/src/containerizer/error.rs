@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use cofferdam_linux::tree;
 
 use super::user::UserError;
+use cofferdam_linux::process::ProcessError;
+
 use crate::blocking::Abandoned;
 use crate::chain::ChainError;
 use crate::fetcher::FetchError;
@@ -371,6 +373,14 @@ pub enum RecoverError {
         path: PathBuf,
         /// Why.
         source: io::Error,
+    },
+    /// It cannot be determined whether a container is running.
+    #[error("cannot tell whether container `{id}` is running")]
+    Process {
+        /// The container.
+        id: ContainerId,
+        /// Why.
+        source: ProcessError,
     },
     /// The launcher cannot search for containers.
     #[error(transparent)]

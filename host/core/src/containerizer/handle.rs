@@ -1,5 +1,6 @@
 //! A container as everyone but its supervising task sees it.
 
+use std::io;
 use std::sync::Arc;
 
 use cofferdam_linux::process::Process;
@@ -7,6 +8,8 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::{MutexGuard, OwnedMutexGuard, watch};
 
+use super::first_process::{FirstProcess, StoredProcess};
+use crate::descriptor_store::DescriptorStore;
 use crate::ledger::{Ledger, LedgerError, Recorded};
 use crate::model::view::Summary;
 use crate::model::{Cause, ContainerId, Phase, Record, Termination};
@@ -19,7 +22,7 @@ pub(crate) struct ContainerHandle<P> {
     updating: Mutex<()>,
     /// What prevents its cleanup.
     cleanup_errors: Mutex<Vec<String>>,
-    process: Mutex<Option<Arc<Process>>>,
+    process: FirstProcess,
     /// Whether the end does not wait for cleanups that fail.
     forced: watch::Sender<bool>,
     /// The first stop request; later ones have no effect.
@@ -37,7 +40,7 @@ impl<P: Clone + Serialize> ContainerHandle<P> {
             record: Mutex::new(Arc::new(record)),
             updating: Mutex::default(),
             cleanup_errors: Mutex::default(),
-            process: Mutex::default(),
+            process: FirstProcess::default(),
             forced: watch::Sender::new(false),
             stop_request: watch::Sender::new(None),
             termination: watch::Sender::new(termination),
@@ -190,13 +193,31 @@ impl<P: Clone + Serialize> ContainerHandle<P> {
         self.termination.send_replace(Some(termination));
     }
 
-    /// The first process, while the agent holds a pidfd of it.
+    /// The first process, while its pidfd is in the process's table, as it is during a launch.
     pub(super) fn process(&self) -> Option<Arc<Process>> {
-        self.process.lock().clone()
+        self.process.in_table()
+    }
+
+    /// The first process, if there is one.
+    ///
+    /// # Errors
+    /// If the table has no space for its pidfd.
+    pub(super) fn open_process(&self) -> io::Result<Option<Arc<Process>>> {
+        self.process.open()
+    }
+
+    /// The first process, while its pidfd is stored.
+    pub(super) fn stored_process(&self) -> Option<Arc<StoredProcess>> {
+        self.process.stored()
     }
 
     pub(super) fn set_process(&self, process: Option<Arc<Process>>) {
-        *self.process.lock() = process;
+        self.process.set(process);
+    }
+
+    /// Sets the first process, and stores its pidfd.
+    pub(super) fn store_process(&self, process: &Process, descriptors: &DescriptorStore) -> io::Result<()> {
+        self.process.store(process, descriptors)
     }
 
     /// Records what prevents the cleanup.

@@ -31,9 +31,10 @@ use cofferdam_plugin_model::ContainerId;
 use serde::Serialize;
 
 use crate::model::{Phase, Record};
+use crate::parallel;
 
 pub use lock::Lock;
-pub use record::RecordError;
+pub use record::{RecordError, StoredRecord};
 use reserve::{End, Reserve};
 
 /// Name of the directory for containers, in the runtime directory and in that of every container.
@@ -65,7 +66,7 @@ pub struct Entry {
     /// Id of the container, from the name of its directory.
     pub id: ContainerId,
     /// Its record, or why it cannot be used.
-    pub record: Result<Record, RecordError>,
+    pub record: Result<StoredRecord, RecordError>,
 }
 
 /// Why the ledger could not be used.
@@ -267,9 +268,11 @@ impl Ledger {
     /// # Errors
     /// If the directory of all containers cannot be read.
     pub fn entries(&self) -> Result<Vec<Entry>, LedgerError> {
-        let mut entries = Vec::new();
-        self.collect(&self.runtime_dir.join(CONTAINERS), None, &mut entries)
+        let mut found = Vec::new();
+        Self::collect(&self.runtime_dir.join(CONTAINERS), None, &mut found)
             .map_err(|source| LedgerError::Directory { path: self.runtime_dir.clone(), source })?;
+        let mut entries =
+            parallel::map(&found, |(id, path)| Entry { id: id.clone(), record: record::read(path, id) });
         self.apply_ends(&mut entries);
         Ok(entries)
     }
@@ -291,11 +294,11 @@ impl Ledger {
         }
     }
 
+    /// The containers that have a directory, with the paths of their records.
     fn collect(
-        &self,
         directory: &Path,
         parent: Option<&ContainerId>,
-        entries: &mut Vec<Entry>,
+        found: &mut Vec<(ContainerId, PathBuf)>,
     ) -> io::Result<()> {
         for name in names(directory)? {
             let path = directory.join(&name);
@@ -315,10 +318,9 @@ impl Ledger {
                 tracing::warn!("ignored `{}`: the name is not a container id", path.display());
                 continue;
             };
-            let record = record::read(&path.join("record"), &id);
-            entries.push(Entry { id: id.clone(), record });
+            found.push((id.clone(), path.join("record")));
             // At most as deep as ids.
-            if let Err(error) = self.collect(&path.join(CONTAINERS), Some(&id), entries) {
+            if let Err(error) = Self::collect(&path.join(CONTAINERS), Some(&id), found) {
                 let path = path.join(CONTAINERS);
                 tracing::error!("ignored `{}`, which may have containers: {error}", path.display());
             }
@@ -376,7 +378,8 @@ mod tests {
         let ids: Vec<_> = entries.iter().map(|entry| entry.id.as_str()).collect();
         assert_eq!(ids, ["alone", "pod", "pod.web"]);
         for (entry, written) in entries.into_iter().zip(written) {
-            assert_eq!(entry.record.unwrap(), written);
+            let decoded = entry.record.unwrap().try_map_part(|part| serde_json::from_str(part.get()));
+            assert_eq!(decoded.unwrap(), written);
         }
         ledger.remove(&ContainerId::parse("pod").unwrap()).unwrap();
         ledger.remove(&ContainerId::parse("pod").unwrap()).unwrap();

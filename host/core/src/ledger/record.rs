@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use cofferdam_plugin_model::ContainerId;
 use serde::Serialize;
+use serde_json::value::RawValue;
 
 use crate::model::Record;
 
@@ -21,6 +22,9 @@ const VERSION: u32 = 2;
 
 /// No record is as long. The longest have many states of plugins and a long plan.
 const MAX_LENGTH: u64 = 64 << 20;
+
+/// A record whose part is that of any containerizer, which decodes it.
+pub type StoredRecord = Record<Box<RawValue>>;
 
 /// Why a record cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -116,7 +120,7 @@ fn read_file(path: &Path, id: &ContainerId) -> Result<Vec<u8>, RecordError> {
 }
 
 /// Reads a record from its file.
-pub(super) fn read(path: &Path, id: &ContainerId) -> Result<Record, RecordError> {
+pub(super) fn read(path: &Path, id: &ContainerId) -> Result<StoredRecord, RecordError> {
     let bytes = read_file(path, id)?;
     let truncated = || RecordError::Truncated { id: id.clone() };
     let end = bytes.iter().position(|&byte| byte == b'\n').ok_or_else(truncated)?;
@@ -134,7 +138,7 @@ pub(super) fn read(path: &Path, id: &ContainerId) -> Result<Record, RecordError>
     if u32::from_str_radix(checksum, 16).ok() != Some(crc32fast::hash(body)) {
         return Err(RecordError::Checksum { id: id.clone() });
     }
-    let record: Record =
+    let record: StoredRecord =
         serde_json::from_slice(body).map_err(|source| RecordError::Content { id: id.clone(), source })?;
     // A directory that was moved by hand holds the record of another container.
     if record.id != *id {

@@ -44,7 +44,7 @@ pub(super) fn create(
     let Stdio { stdin, stdout, stderr, logs } = stdio::open(stdio, record.uid, record.gid)
         .map_err(|(path, source)| LaunchError::Directory { id: id.clone(), path, source })?;
 
-    let parent_process = parent.as_ref().and_then(|parent| parent.process());
+    let parent_process = parent.as_ref().and_then(|parent| parent.open_process().ok().flatten());
     let enter = match (&parent_process, namespaces.enter.is_empty()) {
         (_, true) => None,
         (Some(process), false) => {

@@ -16,6 +16,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cofferdam_linux::process::Process;
 use cofferdam_linux::tree;
 use cofferdam_plugin_model::Limitation;
 
@@ -146,10 +147,15 @@ async fn tear_down(
 /// Kills the processes of a container, as the teardown does later in any case.
 async fn kill_processes(shared: &Arc<Shared>, handle: &Arc<Handle>) {
     let (shared2, handle2) = (Arc::clone(shared), Arc::clone(handle));
-    let kill = move |_: &Job| kill(&shared2, &handle2);
+    let kill = move |_: &Job| {
+        let process = open_process(&handle2)?;
+        kill(&shared2, &handle2, process.as_deref())
+            .map_err(|error| TeardownError::step("kill its processes", &error))
+    };
     if let Ok(Err(error)) = shared.pool.run(STALL_WARNING, kill).await {
-        let error = error_chain::describe(&error);
-        tracing::warn!(container = %handle.id(), "cannot kill its processes, will be retried: {error}");
+        for message in error.messages() {
+            tracing::warn!(container = %handle.id(), "will be retried: {message}");
+        }
     }
 }
 
@@ -237,9 +243,11 @@ fn run_steps(
 ) -> Result<Termination, TeardownError> {
     let id = handle.id();
     let cause = handle.record().cause.clone().unwrap_or_default();
-    kill(shared, handle).map_err(|error| TeardownError::step("kill its processes", &error))?;
-    let end =
-        process_end(shared, handle).map_err(|error| TeardownError::step("kill its processes", &error))?;
+    let process = open_process(handle)?;
+    let failed = |error| TeardownError::step("kill its processes", &error);
+    kill(shared, handle, process.as_deref()).map_err(failed)?;
+    let end = process_end(shared, handle, process.as_deref()).map_err(failed)?;
+    drop(process);
     let status = match end {
         Some(ProcessEnd::Ended(status)) => Some(status),
         _ => None,
@@ -284,18 +292,19 @@ fn run_steps(
     Ok(termination)
 }
 
+/// The first process of a container, if it has one.
+fn open_process(handle: &Handle) -> Result<Option<Arc<Process>>, TeardownError> {
+    handle.open_process().map_err(|error| TeardownError::step("open its first process", &error))
+}
+
 /// Kills all processes of a container.
-pub(super) fn kill(shared: &Shared, handle: &Handle) -> Result<(), DestroyError> {
+pub(super) fn kill(shared: &Shared, handle: &Handle, process: Option<&Process>) -> Result<(), DestroyError> {
     use cofferdam_plugin_model::Namespace;
-    let (record, process) = (handle.record(), handle.process());
+    let record = handle.record();
     let plan = &record.part.plan;
     let own = plan.clone_namespaces.contains_key(&Namespace::Pid);
     let entered = plan.enter_namespaces.contains_key(&Namespace::Pid);
-    shared.launcher.destroy(Destroyed {
-        id: handle.id(),
-        first: process.as_deref(),
-        shares_host_pids: !own && !entered,
-    })
+    shared.launcher.destroy(Destroyed { id: handle.id(), first: process, shares_host_pids: !own && !entered })
 }
 
 /// Determines why the container ends, unless it was requested, and records it.
@@ -341,10 +350,11 @@ fn explained_by_parent(shared: &Shared, handle: &Handle, cause: Cause, status: O
         return cause;
     }
     let parent = handle.id().parent().and_then(|parent| shared.table.get(&parent));
-    let is_ending = |parent: &Arc<Handle>| {
-        parent.phase() != Phase::Running
-            || parent.process().is_some_and(|process| process.has_ended().unwrap_or(false))
+    let has_ended = |parent: &Arc<Handle>| {
+        let process = parent.open_process().ok().flatten();
+        process.is_some_and(|process| process.has_ended().unwrap_or(false))
     };
+    let is_ending = |parent: &Arc<Handle>| parent.phase() != Phase::Running || has_ended(parent);
     match parent.filter(is_ending) {
         Some(parent) => Cause::because(Reason::ParentEnded, format!("container `{}` ended", parent.id())),
         None => cause,
@@ -352,14 +362,17 @@ fn explained_by_parent(shared: &Shared, handle: &Handle, cause: Cause, status: O
 }
 
 /// How its first process ended, from the keeper, after the end of all others in its pid namespace.
-fn process_end(shared: &Shared, handle: &Handle) -> Result<Option<ProcessEnd>, DestroyError> {
-    let process = handle.process();
-    if let Some(process) = &process {
+fn process_end(
+    shared: &Shared,
+    handle: &Handle,
+    process: Option<&Process>,
+) -> Result<Option<ProcessEnd>, DestroyError> {
+    if let Some(process) = process {
         drop(process.wait(Some(EXIT_TIMEOUT)));
     }
     let record = handle.record();
     let Some(slot) = record.part.keeper.as_ref() else { return Ok(None) };
-    let (end, reaper) = shared.launcher.keepers().collect_with_reaper(slot, process.as_deref());
+    let (end, reaper) = shared.launcher.keepers().collect_with_reaper(slot, process);
     if reaper.is_some() {
         shared.launcher.end_pid_namespace(handle.id(), slot)?;
     }

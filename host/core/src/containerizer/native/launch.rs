@@ -128,7 +128,7 @@ async fn run_blocking_steps(launch: &Arc<Launch>) -> Result<(), LaunchError> {
     // find the command only through its parent.
     loop {
         let (shared2, handle2) = (Arc::clone(shared), Arc::clone(handle));
-        let destroy = move |_: &Job| super::destroy::kill(&shared2, &handle2);
+        let destroy = move |_: &Job| super::destroy::kill(&shared2, &handle2, handle2.process().as_deref());
         // Awaited in any case, so that it cannot affect the next container of this id.
         match shared.pool.run(STALL_WARNING, destroy).await {
             Ok(Ok(())) => {}

@@ -37,13 +37,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use cofferdam_linux::cgroup::Cgroups;
-use tokio::sync::oneshot;
+use cofferdam_linux::process::ProcessError;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::{
     Containerizer, KillError, LaunchError, LaunchOutcome, RecoverError, Recovered, RemoveError, UpdateError,
 };
 use crate::blocking::{BlockingPool, Job};
 use crate::chain::Chain;
+use crate::descriptor_store::DescriptorStore;
 use crate::error_chain;
 use crate::fatal::FatalErrors;
 use crate::fetcher::Fetcher;
@@ -73,6 +75,9 @@ const STALL_WARNING: Duration = Duration::from_secs(60);
 /// Pause before a cleanup is retried: the first, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(30));
 
+/// How long descriptors of a container stay in the process's table: many containers end before that.
+const STORE_AFTER: Duration = Duration::from_secs(1);
+
 /// The native containerizer. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Native(Arc<Shared>);
@@ -85,6 +90,9 @@ pub(crate) struct Shared {
     pub(crate) launcher: Box<dyn Launcher>,
     pub(crate) fetcher: Fetcher,
     pub(crate) pool: BlockingPool,
+    pub(crate) descriptors: DescriptorStore,
+    /// Containers whose descriptors are still in the process's table.
+    pub(crate) recent: Semaphore,
     pub(crate) table: Arc<NativeTable>,
     pub(crate) foreign: Foreign,
     pub(crate) work_dir: PathBuf,
@@ -218,10 +226,12 @@ impl Containerizer for Native {
             handle.request_stop(Cause::because(Reason::Killed, "the container was killed"));
             return Ok(true);
         }
-        let Some(process) = handle.process() else {
+        let refused = |source| KillError::Refused { id: id.clone(), signal, source };
+        let pid = handle.record().process.map_or(0, |process| process.pid);
+        let process = handle.open_process().map_err(|source| refused(ProcessError::Open { pid, source }))?;
+        let Some(process) = process else {
             return Err(KillError::NoProcess { id: id.clone() });
         };
-        let refused = |source| KillError::Refused { id: id.clone(), signal, source };
         self.0.launcher.signal(&process, signal).map_err(refused)?;
         Ok(true)
     }
@@ -354,6 +364,13 @@ impl Shared {
             });
         })?;
         Ok(handle)
+    }
+
+    /// Resolves when a descriptor that was created now is to be stored: after a while, or at once if there are many.
+    async fn stored_from_now(&self) {
+        if let Ok(_recent) = self.recent.try_acquire() {
+            tokio::time::sleep(STORE_AFTER).await;
+        }
     }
 
     fn duplicate(&self, id: &ContainerId) -> LaunchError {

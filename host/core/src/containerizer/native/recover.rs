@@ -17,24 +17,31 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cofferdam_linux::process::{Process, ProcessError};
+use tokio::task::JoinSet;
 
-use super::launch::Running;
 use super::record::{Handle, NativeRecord};
-use super::supervise::supervise;
+use super::supervise::{PluginWatch, supervise};
 use super::{NAME, STALL_WARNING, Shared, destroy, missed, task_name};
-use crate::chain::{CallSequence, SequenceOutcome, Watch};
+use crate::chain::{CallSequence, ContainerContext, SequenceOutcome, Watch};
 use crate::containerizer::{RecoverError, Recovered};
 use crate::error_chain;
-use crate::ledger::{Entry, RecordError};
+use crate::ledger::{Entry, RecordError, StoredRecord};
 use crate::model::{
     Cause, Command, ContainerClass, ContainerId, Phase, Reason, Record, Request, Termination, now_unix_ms,
 };
+use crate::parallel;
+
+/// Containers whose plugins are asked in one job which descriptors to watch. Until it has ended, these are in the
+/// process's table.
+const PER_JOB: usize = 32;
 
 /// What happens to a container after a restart.
+#[derive(Clone)]
 enum RecoveryAction {
-    Continue(Arc<Process>),
+    Continue,
     Destroy(Cause),
     Keep,
 }
@@ -48,6 +55,7 @@ pub(super) async fn recover(shared: &Arc<Shared>, entries: Vec<Entry>) -> Result
     };
     shared.chain.recover().await;
     let mut recovered = Recovered::default();
+    let mut running = Vec::new();
     for (handle, action) in found {
         match action {
             RecoveryAction::Keep => {
@@ -63,27 +71,32 @@ pub(super) async fn recover(shared: &Arc<Shared>, entries: Vec<Entry>) -> Result
                 let fatal = shared.fatal.clone();
                 fatal.spawn(task, async move { destroy::bring_down(&shared, &handle, cause).await });
             }
-            RecoveryAction::Continue(process) => {
+            RecoveryAction::Continue => {
                 recovered.running += 1;
-                resume(shared, handle, process).await;
+                running.push(handle);
             }
         }
     }
+    resume_all(shared, &running).await;
     Ok(recovered)
 }
 
 /// Finds every container and decides what happens to it. Changes nothing but the table.
 fn scan(shared: &Shared, entries: Vec<Entry>) -> Result<Found, RecoverError> {
     let mut found = Vec::new();
-    for Entry { id, record } in entries {
+    let decode = |Entry { id, record }| {
+        let record = record.and_then(|record| decode(&id, record));
+        (id, record)
+    };
+    for (id, record) in parallel::map_owned(entries, decode) {
         // Nested in one that is left alone.
         if shared.foreign.containing(&id).is_some() {
             continue;
         }
-        let (record, action) = match record.and_then(|record| decode(&id, record)) {
+        let (record, process, action) = match record {
             Ok(record) => {
-                let action = decide(shared, &record);
-                (record, action)
+                let (process, action) = decide(shared, &record)?;
+                (record, process, action)
             }
             // The container may be healthy; another version of the agent can tell.
             Err(error) if !error.is_damage() => {
@@ -97,17 +110,17 @@ fn scan(shared: &Shared, entries: Vec<Entry>) -> Result<Found, RecoverError> {
                 let reason = error_chain::describe(&error);
                 tracing::error!(container = %id, "destroyed without a record: {reason}");
                 let cause = Cause::because(Reason::Unrecoverable, reason);
-                (unknown(shared, id), RecoveryAction::Destroy(cause))
+                (unknown(shared, id), None, RecoveryAction::Destroy(cause))
             }
         };
-        insert(shared, &mut found, record, action);
+        insert(shared, &mut found, record, process, action);
     }
     for id in shared.launcher.recover()? {
         if shared.table.get(&id).is_none() && shared.foreign.containing(&id).is_none() {
             tracing::warn!(container = %id, "processes or cgroups without a record; destroyed");
             let cause = Cause::because(Reason::Unrecoverable, "it has processes or cgroups and no record");
             let record = unknown(shared, id);
-            insert(shared, &mut found, record, RecoveryAction::Destroy(cause));
+            insert(shared, &mut found, record, None, RecoveryAction::Destroy(cause));
         }
     }
     find_sandboxes(shared, &mut found)?;
@@ -128,9 +141,9 @@ fn scan(shared: &Shared, entries: Vec<Entry>) -> Result<Found, RecoverError> {
     Ok(found)
 }
 
-fn decode(id: &ContainerId, record: Record) -> Result<Record<NativeRecord>, RecordError> {
+fn decode(id: &ContainerId, record: StoredRecord) -> Result<Record<NativeRecord>, RecordError> {
     record
-        .try_map_part(serde_json::from_value)
+        .try_map_part(|part| serde_json::from_str(part.get()))
         .map_err(|source| RecordError::Content { id: id.clone(), source })
 }
 
@@ -156,7 +169,7 @@ fn find_sandboxes(shared: &Shared, found: &mut Found) -> Result<(), RecoverError
             // The next agent finds the same.
             tracing::warn!(container = %record.id, "{}", error_chain::describe(&error));
         }
-        insert(shared, found, record, RecoveryAction::Keep);
+        insert(shared, found, record, None, RecoveryAction::Keep);
     }
     Ok(())
 }
@@ -183,7 +196,15 @@ fn ids_in(directory: &Path) -> Result<Vec<ContainerId>, RecoverError> {
     Ok(ids)
 }
 
-fn insert(shared: &Shared, found: &mut Found, mut record: Record<NativeRecord>, action: RecoveryAction) {
+/// Adds a container to the table. The pidfd of its first process is stored, as there may be more containers than
+/// descriptors.
+fn insert(
+    shared: &Shared,
+    found: &mut Found,
+    mut record: Record<NativeRecord>,
+    process: Option<Process>,
+    action: RecoveryAction,
+) {
     // Plugins must not recover it as running.
     if matches!(action, RecoveryAction::Destroy(_)) {
         record.phase = Phase::Destroying;
@@ -200,39 +221,48 @@ fn insert(shared: &Shared, found: &mut Found, mut record: Record<NativeRecord>, 
         }
     }
     if let Some(handle) = shared.table.insert(record) {
-        handle.set_process(match &action {
-            RecoveryAction::Continue(process) => Some(Arc::clone(process)),
-            // Some launchers find the other processes through it alone.
-            RecoveryAction::Destroy(_) => {
-                first_process(shared, &handle.record()).and_then(Result::ok).map(Arc::new)
-            }
-            RecoveryAction::Keep => None,
-        });
+        if let Some(process) = process
+            && let Err(error) = handle.store_process(&process, &shared.descriptors)
+        {
+            tracing::warn!(container = %handle.id(), "its pidfd stays in the table of the agent: {error}");
+            handle.set_process(Some(Arc::new(process)));
+        }
         found.push((handle, action));
     }
 }
 
-fn decide(shared: &Shared, record: &Record<NativeRecord>) -> RecoveryAction {
+/// What happens to a container, and its first process if there is one: some launchers find the other processes through it
+/// alone.
+fn decide(
+    shared: &Shared,
+    record: &Record<NativeRecord>,
+) -> Result<(Option<Process>, RecoveryAction), RecoverError> {
     let destroy = |reason, message: &str| RecoveryAction::Destroy(Cause::because(reason, message));
-    match record.phase {
+    let process = match first_process(shared, record).filter(|_| record.phase != Phase::Ended).transpose() {
+        // A process that is there, but cannot be opened.
+        Err(source @ ProcessError::Open { .. }) => {
+            return Err(RecoverError::Process { id: record.id.clone(), source });
+        }
+        process => process,
+    };
+    let action = match record.phase {
         Phase::Ended => RecoveryAction::Keep,
         _ if record.boot_id != shared.boot_id => destroy(Reason::Rebooted, "the machine was rebooted"),
         Phase::Destroying => RecoveryAction::Destroy(record.cause.clone().unwrap_or_default()),
         Phase::Running if record.request.class == ContainerClass::Debug => {
             destroy(Reason::Unrecoverable, "a debug container ends when the agent restarts")
         }
-        Phase::Running => match first_process(shared, record) {
-            Some(Ok(process)) if !process.has_ended().unwrap_or(true) => {
-                RecoveryAction::Continue(Arc::new(process))
-            }
-            Some(Ok(_) | Err(ProcessError::Gone { .. } | ProcessError::Recycled { .. })) => {
+        Phase::Running => match &process {
+            Ok(Some(process)) if !process.has_ended().unwrap_or(true) => RecoveryAction::Continue,
+            Ok(Some(_)) | Err(ProcessError::Gone { .. } | ProcessError::Recycled { .. }) => {
                 RecoveryAction::Destroy(Cause::exited())
             }
-            Some(Err(error)) => destroy(Reason::Unrecoverable, &error_chain::describe(&error)),
-            None => destroy(Reason::Unrecoverable, "its record contains no process"),
+            Err(error) => destroy(Reason::Unrecoverable, &error_chain::describe(error)),
+            Ok(None) => destroy(Reason::Unrecoverable, "its record contains no process"),
         },
         _ => destroy(Reason::LaunchFailed, "the agent died while it was being launched"),
-    }
+    };
+    Ok((process.ok().flatten(), action))
 }
 
 /// The recorded first process. `None` if it was that of another boot, whose pids mean nothing now.
@@ -259,37 +289,84 @@ fn unknown(shared: &Shared, id: ContainerId) -> Record<NativeRecord> {
     record
 }
 
-/// Supervises a container that is running.
-async fn resume(shared: &Arc<Shared>, handle: Arc<Handle>, process: Arc<Process>) {
-    roll_back_update(shared, &handle).await;
-    let SequenceOutcome { result: watches, failed, .. } = watch(shared, &handle).await;
-    for error in failed {
-        // A healthy container does not end because a plugin fails.
-        tracing::error!(container = %handle.id(), "a limit is not watched: {error}");
+/// Supervises the containers that are running.
+async fn resume_all(shared: &Arc<Shared>, running: &[Arc<Handle>]) {
+    for handle in running {
+        roll_back_update(shared, handle).await;
     }
-    let running = Running { process, watches };
-    let task = task_name(handle.id());
-    shared.fatal.spawn(task, supervise(Arc::clone(shared), handle, running));
+    let mut waiting = running.chunks(PER_JOB).map(<[_]>::to_vec);
+    let mut resumed = JoinSet::new();
+    loop {
+        while resumed.len() < parallel::threads()
+            && let Some(handles) = waiting.next()
+        {
+            let shared = Arc::clone(shared);
+            resumed.spawn(async move { resume(&shared, handles).await });
+        }
+        match resumed.join_next().await {
+            Some(Ok(())) => {}
+            Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Some(Err(_)) | None => return,
+        }
+    }
 }
 
-/// Calls `watch` of the plugins, tolerating failures.
-async fn watch(shared: &Arc<Shared>, handle: &Arc<Handle>) -> SequenceOutcome<Vec<Watch>> {
-    let _op_lock = handle.op_lock().await;
-    let context = handle.context();
-    let calls = Arc::new(CallSequence::for_running(context.participants.clone()));
-    let (shared2, calls2) = (Arc::clone(shared), Arc::clone(&calls));
+/// Supervises some of the containers.
+async fn resume(shared: &Arc<Shared>, handles: Vec<Arc<Handle>>) {
+    for (handle, SequenceOutcome { result: watches, failed, .. }) in watch(shared, handles).await {
+        for error in failed {
+            // A healthy container does not end because a plugin fails.
+            tracing::error!(container = %handle.id(), "a limit is not watched: {error}");
+        }
+        let watches = watches.into_iter().map(|watch| PluginWatch::stored(shared, &handle, watch)).collect();
+        let task = task_name(handle.id());
+        shared.fatal.spawn(task, supervise(Arc::clone(shared), handle, watches));
+    }
+}
+
+/// Calls `watch` of the plugins, tolerating failures: of one container after the other, in one job.
+async fn watch(
+    shared: &Arc<Shared>,
+    handles: Vec<Arc<Handle>>,
+) -> Vec<(Arc<Handle>, SequenceOutcome<Vec<Watch>>)> {
+    let mut locks = Vec::new();
+    let mut calls = Vec::new();
+    for handle in &handles {
+        locks.push(handle.op_lock_owned().await);
+        let context = handle.context();
+        let sequence = CallSequence::for_running(context.participants.clone());
+        calls.push((context, sequence));
+    }
+    let calls: Arc<[(ContainerContext, CallSequence<Vec<Watch>>)]> = calls.into();
+    // The container whose plugins are called.
+    let current = Arc::new(AtomicUsize::new(0));
+    let (shared2, calls2, current2) = (Arc::clone(shared), Arc::clone(&calls), Arc::clone(&current));
     let outcome = shared
         .chain
         .run_sequences(
-            move |job| shared2.chain.watch(job, &context, &calls2),
-            |timeout| shared.chain.skip_current(&calls, timeout),
+            move |job| {
+                while let Some((context, sequence)) = calls2.get(current2.load(Ordering::Relaxed)) {
+                    shared2.chain.watch(job, context, sequence)?;
+                    current2.fetch_add(1, Ordering::Relaxed);
+                }
+                Ok(())
+            },
+            |timeout| {
+                let current = calls.get(current.load(Ordering::Relaxed));
+                current.map_or(Err(timeout.clone().into()), |(_, sequence)| {
+                    shared.chain.skip_current(sequence, timeout)
+                })
+            },
         )
         .await;
     if let Err(error) = outcome {
         let error = error_chain::describe(&error);
-        tracing::error!(container = %handle.id(), "limits are not watched: {error}");
+        let unwatched = calls.iter().skip(current.load(Ordering::Relaxed)).map(|(context, _)| &context.id);
+        for container in unwatched {
+            tracing::error!(%container, "limits are not watched: {error}");
+        }
     }
-    calls.take()
+    handles.into_iter().zip(calls.iter().map(|(_, sequence)| sequence.take())).collect()
 }
 
 /// Rolls back an update during which the agent died: no client was told that it succeeded.

@@ -1,9 +1,10 @@
 //! The task that supervises a container from its launch to its end.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::io::unix::AsyncFd;
+use cofferdam_linux::process::{Process, ProcessError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -13,8 +14,12 @@ use super::{LaunchError, Shared, destroy};
 use crate::blocking::BlockingPool;
 use crate::chain::Watch;
 use crate::containerizer::LaunchOutcome;
+use crate::descriptor_store::Stored;
 use crate::model::{Cause, Reason, Request};
-use crate::readiness::{exited, readable};
+use crate::readiness::{Awaitable, exited};
+
+/// Pause before another attempt to get a descriptor back.
+const RETRY: Duration = Duration::from_millis(100);
 
 /// Launches a container, supervises it while it runs, and destroys it.
 pub(super) async fn run(
@@ -24,10 +29,13 @@ pub(super) async fn run(
     answer: oneshot::Sender<Result<LaunchOutcome, LaunchError>>,
 ) {
     match launch::launch(&shared, &handle, request).await {
-        Ok(running) => {
+        Ok(Running { process, watches }) => {
             // The client may have disconnected; the container runs all the same.
-            drop(answer.send(Ok(LaunchOutcome::Launched { pid: running.process.pid() })));
-            supervise(shared, handle, running).await;
+            drop(answer.send(Ok(LaunchOutcome::Launched { pid: process.pid() })));
+            drop(process);
+            let watches =
+                watches.into_iter().map(|watch| PluginWatch::new(&shared, &handle, watch)).collect();
+            supervise(shared, handle, watches).await;
         }
         Err(error) => {
             let description = crate::error_chain::describe(&error);
@@ -49,19 +57,17 @@ pub(super) async fn run(
 }
 
 /// Supervises a running container, and destroys it when it has to end.
-pub(super) async fn supervise(shared: Arc<Shared>, handle: Arc<Handle>, running: Running) {
-    let cause = wait_for_end(&shared, &handle, running).await;
+pub(super) async fn supervise(shared: Arc<Shared>, handle: Arc<Handle>, watches: Vec<PluginWatch>) {
+    let cause = wait_for_end(&shared, &handle, watches).await;
     destroy::bring_down(&shared, &handle, cause).await;
 }
 
 /// Waits until the container has to end: because its command exited, on request, or at a limit.
-async fn wait_for_end(shared: &Arc<Shared>, handle: &Arc<Handle>, running: Running) -> Cause {
-    let Running { process, watches } = running;
+async fn wait_for_end(shared: &Arc<Shared>, handle: &Arc<Handle>, watches: Vec<PluginWatch>) -> Cause {
     let (sender, mut limitations) = mpsc::channel(1);
     let _watchers = Watchers(
         watches
             .into_iter()
-            .filter_map(|watch| RegisteredWatch::new(shared, handle, watch))
             .map(|watch| {
                 let task = format!("the task that watches a limit of container `{}`", handle.id());
                 let watching = watch_limit(Arc::clone(shared), Arc::clone(handle), watch, sender.clone());
@@ -75,7 +81,39 @@ async fn wait_for_end(shared: &Arc<Shared>, handle: &Arc<Handle>, running: Runni
         biased;
         Some(cause) = limitations.recv() => cause,
         cause = handle.stop_requested() => cause,
-        () = exited(&process) => Cause::exited(),
+        () = first_process_ended(shared, handle) => Cause::exited(),
+    }
+}
+
+/// Waits until the first process has ended.
+async fn first_process_ended(shared: &Shared, handle: &Handle) {
+    if let Some(process) = handle.process() {
+        tokio::select! {
+            () = exited(&process) => return,
+            () = shared.stored_from_now() => {}
+        }
+        if let Err(error) = handle.store_process(&process, &shared.descriptors) {
+            tracing::warn!(container = %handle.id(), "its pidfd stays in the table of the agent: {error}");
+            return exited(&process).await;
+        }
+    }
+    while let Some(stored) = handle.stored_process() {
+        if stored.pidfd.ready().await {
+            return;
+        }
+        tracing::error!(container = %handle.id(), "its stored pidfd is lost, and opened again");
+        match Process::open(stored.pid, stored.start_time) {
+            Ok(process) => {
+                let process = Arc::new(process);
+                handle.set_process(Some(Arc::clone(&process)));
+                return exited(&process).await;
+            }
+            Err(ProcessError::Gone { .. } | ProcessError::Recycled { .. }) => return,
+            Err(error) => {
+                tracing::error!(container = %handle.id(), "cannot tell yet whether it has ended: {error}");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
     }
 }
 
@@ -88,20 +126,18 @@ impl Drop for Watchers {
     }
 }
 
-/// Calls `limitation` of a plugin whenever its descriptor becomes readable.
+/// Calls `limitation` of a plugin whenever something happens on its descriptor.
 async fn watch_limit(
     shared: Arc<Shared>,
     handle: Arc<Handle>,
-    watch: RegisteredWatch,
+    mut watch: PluginWatch,
     limitations: mpsc::Sender<Cause>,
 ) {
-    let plugin = &watch.plugin;
-    while let Some(descriptor) = &watch.descriptor {
-        let Ok(mut ready) = descriptor.readable().await else { return };
-        ready.clear_ready();
+    while watch.ready(&shared, &handle).await {
         let limitation = {
             let _op_lock = handle.op_lock().await;
-            shared.chain.limitation(&handle.context(), plugin, Some(descriptor.as_fd())).await
+            let descriptor = watch.in_table();
+            shared.chain.limitation(&handle.context(), &watch.plugin, descriptor).await
         };
         match limitation {
             Ok(Some(limitation)) => {
@@ -119,30 +155,97 @@ async fn watch_limit(
     }
 }
 
-/// A watch that is registered with the async runtime. Closing an inotify instance may take the kernel some 20 ms, so
-/// the descriptor is not closed on a thread of the runtime.
-struct RegisteredWatch {
+/// The descriptor of a plugin's watch. Closing an inotify instance may take the kernel some 20 ms, so it is not closed on
+/// a thread of the runtime.
+pub(super) struct PluginWatch {
     plugin: String,
-    descriptor: Option<AsyncFd<OwnedFd>>,
+    place: Place,
     pool: BlockingPool,
 }
 
-impl RegisteredWatch {
-    fn new(shared: &Shared, handle: &Handle, watch: Watch) -> Option<Self> {
-        let Watch { plugin, descriptor } = watch;
-        match readable(descriptor) {
-            Ok(descriptor) => Some(Self { plugin, descriptor: Some(descriptor), pool: shared.pool.clone() }),
+/// Where a descriptor is.
+enum Place {
+    Table(Awaitable),
+    Stored(Stored),
+    Nowhere,
+}
+
+impl PluginWatch {
+    /// A descriptor that stays in the process's table for now.
+    pub(super) fn new(shared: &Shared, handle: &Handle, Watch { plugin, descriptor }: Watch) -> Self {
+        let place = match Awaitable::new(descriptor) {
+            Ok(descriptor) => Place::Table(descriptor),
             Err(error) => {
                 tracing::error!(container = %handle.id(), plugin, "cannot poll the plugin's watch descriptor: {error}");
-                None
+                Place::Nowhere
+            }
+        };
+        Self { plugin, place, pool: shared.pool.clone() }
+    }
+
+    /// A descriptor that is stored at once.
+    pub(super) fn stored(shared: &Shared, handle: &Handle, watch: Watch) -> Self {
+        match shared.descriptors.put(watch.descriptor.as_fd()) {
+            Ok(stored) => {
+                Self { plugin: watch.plugin, place: Place::Stored(stored), pool: shared.pool.clone() }
+            }
+            Err(_) => Self::new(shared, handle, watch),
+        }
+    }
+
+    /// Waits until something happens on the descriptor, which is in the process's table then. Returns false if nothing
+    /// ever will.
+    async fn ready(&mut self, shared: &Shared, handle: &Handle) -> bool {
+        loop {
+            match &self.place {
+                Place::Nowhere => return false,
+                Place::Table(descriptor) => {
+                    tokio::select! {
+                        ready = descriptor.ready() => return ready.is_ok(),
+                        () = shared.stored_from_now() => {}
+                    }
+                    match shared.descriptors.put(descriptor.as_fd()) {
+                        Ok(stored) => self.set_place(Place::Stored(stored)),
+                        Err(_) => return descriptor.ready().await.is_ok(),
+                    }
+                }
+                Place::Stored(stored) => {
+                    if !stored.ready().await {
+                        let (container, plugin) = (handle.id(), &self.plugin);
+                        tracing::error!(%container, plugin, "the plugin's watch descriptor is lost; its limit is not watched");
+                        return false;
+                    }
+                    match stored.open().and_then(Awaitable::new) {
+                        Ok(descriptor) => {
+                            self.set_place(Place::Table(descriptor));
+                            return true;
+                        }
+                        // There is no space in the table; it stays ready.
+                        Err(_) => {
+                            tokio::time::sleep(RETRY).await;
+                            stored.set_ready();
+                        }
+                    }
+                }
             }
         }
     }
+
+    fn in_table(&self) -> Option<BorrowedFd<'_>> {
+        match &self.place {
+            Place::Table(descriptor) => Some(descriptor.as_fd()),
+            _ => None,
+        }
+    }
+
+    fn set_place(&mut self, place: Place) {
+        let before = std::mem::replace(&mut self.place, place);
+        self.pool.spawn(move || drop(before));
+    }
 }
 
-impl Drop for RegisteredWatch {
+impl Drop for PluginWatch {
     fn drop(&mut self) {
-        let descriptor = self.descriptor.take();
-        self.pool.spawn(move || drop(descriptor));
+        self.set_place(Place::Nowhere);
     }
 }
