@@ -46,7 +46,8 @@ impl Process {
         let gone = || ProcessError::Gone { pid };
         let raw = Pid::from_raw(pid).filter(|_| pid > 0).ok_or_else(gone)?;
         let pidfd = pidfd_open(raw, PidfdFlags::empty()).map_err(|errno| match errno {
-            Errno::SRCH => gone(),
+            // The others, if the pid is that of a thread now; which of them depends on the kernel.
+            Errno::SRCH | Errno::INVAL | Errno::NOENT => gone(),
             errno => ProcessError::Open { pid, source: errno.into() },
         })?;
         Self::from_pidfd(pid, pidfd)
@@ -354,6 +355,13 @@ mod tests {
                 prop_assert!(text.contains(&b'(') && !stat.state.is_whitespace());
             }
         }
+    }
+
+    #[test]
+    fn the_id_of_a_thread_is_that_of_no_process() {
+        let outcome =
+            std::thread::spawn(|| Process::open_any(rustix::thread::gettid().as_raw_nonzero().get()));
+        assert!(matches!(outcome.join().unwrap(), Err(ProcessError::Gone { .. })));
     }
 
     #[test]
