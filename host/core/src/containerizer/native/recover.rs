@@ -239,8 +239,9 @@ fn decide(
 ) -> Result<(Option<Process>, RecoveryAction), RecoverError> {
     let destroy = |reason, message: &str| RecoveryAction::Destroy(Cause::because(reason, message));
     let process = match first_process(shared, record).filter(|_| record.phase != Phase::Ended).transpose() {
-        // A process that is there, but cannot be opened.
-        Err(source @ ProcessError::Open { .. }) => {
+        // It may be healthy: another attempt can tell.
+        Err(ProcessError::Open { pid, source }) if is_shortage(&source) => {
+            let source = ProcessError::Open { pid, source };
             return Err(RecoverError::Process { id: record.id.clone(), source });
         }
         process => process,
@@ -263,6 +264,11 @@ fn decide(
         _ => destroy(Reason::LaunchFailed, "the agent died while it was being launched"),
     };
     Ok((process.ok().flatten(), action))
+}
+
+/// Whether something is missing that this process or the machine may have again.
+fn is_shortage(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))
 }
 
 /// The recorded first process. `None` if it was that of another boot, whose pids mean nothing now.
