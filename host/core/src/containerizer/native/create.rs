@@ -44,7 +44,14 @@ pub(super) fn create(
     let Stdio { stdin, stdout, stderr, logs } = stdio::open(stdio, record.uid, record.gid)
         .map_err(|(path, source)| LaunchError::Directory { id: id.clone(), path, source })?;
 
-    let parent_process = parent.as_ref().and_then(|parent| parent.open_process().ok().flatten());
+    let parent_process = match &parent {
+        Some(parent) if !namespaces.enter.is_empty() => parent.open_process().map_err(|error| {
+            let reason =
+                format!("it is to enter its parent's namespaces, whose process cannot be opened: {error}");
+            LaunchError::Plan { id: id.clone(), reason }
+        })?,
+        _ => None,
+    };
     let enter = match (&parent_process, namespaces.enter.is_empty()) {
         (_, true) => None,
         (Some(process), false) => {
