@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use cofferdam_linux::process::Process;
+use cofferdam_linux::process::{Process, ProcessError};
 use parking_lot::Mutex;
 
 use crate::descriptor_store::{DescriptorStore, Stored};
@@ -28,6 +28,18 @@ pub(crate) struct StoredProcess {
     pub(crate) pid: i32,
     pub(crate) start_time: u64,
     pub(crate) pidfd: Stored,
+}
+
+impl StoredProcess {
+    /// Opens the process by its pid and start time, as its pidfd is lost. `None` if it has been reaped.
+    pub(super) fn reopen(&self) -> io::Result<Option<Arc<Process>>> {
+        match Process::open(self.pid, self.start_time) {
+            Ok(process) => Ok(Some(Arc::new(process))),
+            Err(ProcessError::Gone { .. } | ProcessError::Recycled { .. }) => Ok(None),
+            Err(ProcessError::Open { source, .. }) => Err(source),
+            Err(error) => Err(io::Error::other(error)),
+        }
+    }
 }
 
 impl FirstProcess {
@@ -64,7 +76,35 @@ impl FirstProcess {
             Place::Table(process) => return Ok(Some(Arc::clone(process))),
             Place::Stored(stored) => Arc::clone(stored),
         };
-        let pidfd = stored.pidfd.open()?;
-        Ok(Some(Arc::new(Process::from_duplicate(stored.pid, stored.start_time, pidfd))))
+        match stored.pidfd.open() {
+            Ok(pidfd) => Ok(Some(Arc::new(Process::from_duplicate(stored.pid, stored.start_time, pidfd)))),
+            Err(_) if stored.pidfd.is_lost() => stored.reopen(),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use tokio::runtime::Handle;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_process_whose_stored_pidfd_is_lost_is_found_until_it_is_reaped() {
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let (first, store) = (FirstProcess::default(), DescriptorStore::new(Handle::current()));
+        first.store(&Process::open_any(pid).unwrap(), &store).unwrap();
+        assert_eq!(first.open().unwrap().unwrap().pid(), pid);
+
+        store.end_threads();
+        assert!(!first.stored().unwrap().pidfd.ready().await);
+        assert_eq!(first.open().unwrap().unwrap().pid(), pid);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(first.open().unwrap().is_none());
     }
 }

@@ -58,7 +58,7 @@ pub(crate) struct Stored {
 #[derive(Default)]
 struct State {
     ready: Notify,
-    /// It did not arrive in the table.
+    /// It did not arrive in the table, or its thread has ended.
     lost: AtomicBool,
 }
 
@@ -68,7 +68,8 @@ struct Table {
     next_token: AtomicU64,
     stored: AtomicUsize,
     capacity: usize,
-    states: Mutex<HashMap<u64, Arc<State>>>,
+    /// `None` when the thread has ended.
+    states: Mutex<Option<HashMap<u64, Arc<State>>>>,
 }
 
 /// Length of a request: what to do, and the token of a descriptor.
@@ -101,7 +102,10 @@ impl DescriptorStore {
         let table = self.table()?;
         let token = table.next_token.fetch_add(1, Ordering::Relaxed);
         let stored = Stored { table, token, state: Arc::default() };
-        stored.table.states.lock().insert(token, Arc::clone(&stored.state));
+        match stored.table.states.lock().as_mut() {
+            Some(states) => states.insert(token, Arc::clone(&stored.state)),
+            None => return Err(Errno::PIPE.into()),
+        };
         stored.table.send(Request::Put, token, Some(descriptor))?;
         Ok(stored)
     }
@@ -109,6 +113,7 @@ impl DescriptorStore {
     /// A table with space for one more descriptor.
     fn table(&self) -> io::Result<Arc<Table>> {
         let mut tables = self.tables.lock();
+        tables.retain(|table| table.states.lock().is_some());
         let has_space = |table: &&Arc<Table>| {
             let take = |stored: usize| (stored < table.capacity).then_some(stored + 1);
             table.stored.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
@@ -127,7 +132,7 @@ impl Stored {
     /// Waits until something happens on the descriptor: see [`Awaitable`]. Returns false if it is lost. Resolves once.
     pub(crate) async fn ready(&self) -> bool {
         self.state.ready.notified().await;
-        !self.state.lost.load(Ordering::Relaxed)
+        !self.is_lost()
     }
 
     /// Lets the next call of [`Self::ready`] resolve.
@@ -135,18 +140,32 @@ impl Stored {
         self.state.ready.notify_one();
     }
 
+    /// Whether it is lost, so that [`Self::open`] will never succeed.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.state.lost.load(Ordering::Relaxed)
+    }
+
     /// A duplicate in the process's own table. Blocks for some microseconds.
     ///
     /// # Errors
-    /// If that is full.
+    /// If that is full, or the descriptor is lost.
     pub(crate) fn open(&self) -> io::Result<OwnedFd> {
         self.table.open(self.token)
     }
 }
 
+impl State {
+    fn notify(&self, lost: bool) {
+        self.lost.store(lost, Ordering::Relaxed);
+        self.ready.notify_one();
+    }
+}
+
 impl Drop for Stored {
     fn drop(&mut self) {
-        self.table.states.lock().remove(&self.token);
+        if let Some(states) = self.table.states.lock().as_mut() {
+            states.remove(&self.token);
+        }
         // The thread ends with the socket only.
         drop(self.table.send(Request::Close, self.token, None));
         self.table.stored.fetch_sub(1, Ordering::Relaxed);
@@ -171,7 +190,7 @@ impl Table {
             next_token: AtomicU64::new(0),
             stored: AtomicUsize::new(0),
             capacity,
-            states: Mutex::default(),
+            states: Mutex::new(Some(HashMap::new())),
         });
         let weak = Arc::downgrade(&table);
         runtime.spawn(async move {
@@ -179,13 +198,18 @@ impl Table {
                 let mut count = [0; 8];
                 let _ = rustix::io::read(event.as_fd(), &mut count);
                 let (arrived, ended) = notices.take();
-                let Some(table) = weak.upgrade().filter(|_| !ended) else { return };
-                let states = table.states.lock();
+                let Some(table) = weak.upgrade() else { return };
+                let mut states = table.states.lock();
                 for (token, lost) in arrived {
-                    if let Some(state) = states.get(&token) {
-                        state.lost.store(lost, Ordering::Relaxed);
-                        state.ready.notify_one();
+                    if let Some(state) = states.as_ref().and_then(|states| states.get(&token)) {
+                        state.notify(lost);
                     }
+                }
+                if ended {
+                    // Nothing more will be reported.
+                    let left = states.take().unwrap_or_default();
+                    left.values().for_each(|state| state.notify(true));
+                    return;
                 }
             }
         });
@@ -199,9 +223,15 @@ impl Table {
     fn open(&self, token: u64) -> io::Result<OwnedFd> {
         let requests = self.requests.lock();
         send(requests.as_fd(), Request::Open, token, None)?;
-        match receive(requests.as_fd(), RecvFlags::CMSG_CLOEXEC)? {
-            Some((_, Some(descriptor))) => Ok(descriptor),
-            _ => Err(Errno::MFILE.into()),
+        loop {
+            match receive(requests.as_fd(), RecvFlags::CMSG_CLOEXEC)? {
+                Some(([_, answered @ ..], descriptor)) if answered == token.to_le_bytes() => {
+                    return descriptor.ok_or_else(|| Errno::MFILE.into());
+                }
+                // The answer to an earlier request, which could not be received.
+                Some(_) => {}
+                None => return Err(Errno::PIPE.into()),
+            }
         }
     }
 }

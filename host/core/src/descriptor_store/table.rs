@@ -102,8 +102,6 @@ impl Thread {
                 break;
             }
         }
-        self.notices.0.lock().1 = true;
-        self.wake();
     }
 
     fn notify(&self, tokens: impl Iterator<Item = (u64, bool)>) {
@@ -150,6 +148,13 @@ impl Thread {
         epoll::add(&self.epoll, &descriptor, epoll::EventData::new_u64(token), flags)?;
         self.descriptors.insert(token, descriptor);
         Ok(())
+    }
+}
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        self.notices.0.lock().1 = true;
+        self.wake();
     }
 }
 

@@ -3,6 +3,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use cofferdam_linux::cgroup::{Cgroup, Cgroups};
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::net::{Shutdown, shutdown};
 use rustix::pipe::pipe;
 use tokio::runtime::Handle;
 
@@ -75,6 +76,31 @@ async fn a_full_table_is_joined_by_another() {
     let (reader, _writer) = pipe().unwrap();
     let _another = store.put(reader.as_fd()).unwrap();
     assert_eq!(store.tables.lock().len(), 3, "what was dropped left space");
+}
+
+impl DescriptorStore {
+    /// Ends the threads, as an error in them would.
+    pub(crate) fn end_threads(&self) {
+        for table in &*self.tables.lock() {
+            shutdown(&*table.requests.lock(), Shutdown::Write).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn descriptors_of_a_thread_that_has_ended_are_lost_and_others_are_not() {
+    let store = DescriptorStore::new(Handle::current());
+    let (reader, writer) = pipe().unwrap();
+    let lost = store.put(reader.as_fd()).unwrap();
+    store.end_threads();
+    assert!(!lost.ready().await && lost.is_lost());
+    assert!(lost.open().is_err());
+
+    let stored = store.put(reader.as_fd()).unwrap();
+    assert_eq!(store.tables.lock().len(), 1);
+    rustix::io::write(&writer, b"x").unwrap();
+    assert!(stored.ready().await);
+    stored.open().unwrap();
 }
 
 #[tokio::test]

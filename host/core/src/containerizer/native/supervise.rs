@@ -4,7 +4,6 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cofferdam_linux::process::{Process, ProcessError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -102,16 +101,17 @@ async fn first_process_ended(shared: &Shared, handle: &Handle) {
             return;
         }
         tracing::error!(container = %handle.id(), "its stored pidfd is lost, and opened again");
-        match Process::open(stored.pid, stored.start_time) {
-            Ok(process) => {
-                let process = Arc::new(process);
+        match stored.reopen() {
+            Ok(Some(process)) => {
                 handle.set_process(Some(Arc::clone(&process)));
                 return exited(&process).await;
             }
-            Err(ProcessError::Gone { .. } | ProcessError::Recycled { .. }) => return,
+            Ok(None) => return,
             Err(error) => {
                 tracing::error!(container = %handle.id(), "cannot tell yet whether it has ended: {error}");
                 tokio::time::sleep(RETRY).await;
+                // It stays lost.
+                stored.pidfd.set_ready();
             }
         }
     }
