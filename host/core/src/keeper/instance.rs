@@ -21,6 +21,9 @@ use crate::error_chain;
 /// How long a keeper without containers may take to end.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long one that was killed or has closed its connection may take to end.
+const KILLED_TIMEOUT: Duration = Duration::from_secs(1);
+
 const SOCKET: &str = "socket";
 const STATUSES: &str = "statuses";
 
@@ -74,7 +77,12 @@ impl Instance {
             .map_err(KeeperError::Spawn)?;
             let hello = connection.hello(kill_on_disconnect);
             let request_error = |source| KeeperError::Request { keeper: name.clone(), source };
-            hello.map_err(request_error).inspect_err(|_| drop(process.kill()))?;
+            hello.map_err(request_error).inspect_err(|_| {
+                drop(process.kill());
+                if process.wait(Some(KILLED_TIMEOUT)).unwrap_or(false) {
+                    drop(process.reap());
+                }
+            })?;
             Ok((connection, statuses, process))
         };
         match start() {
@@ -167,8 +175,14 @@ impl Instance {
         let connection =
             connection.ok_or_else(|| RequestError::Connection(io::ErrorKind::NotConnected.into()))?;
         let outcome = make(connection);
-        if matches!(outcome, Err(RequestError::Connection(_))) {
+        if let Err(RequestError::Connection(error)) = &outcome {
             self.connection = None;
+            // A keeper that is killed closes its socket before it has ended; whoever asks next is told that it has.
+            if is_closed(error)
+                && let Some(process) = &self.process
+            {
+                drop(process.wait(Some(KILLED_TIMEOUT)));
+            }
         }
         outcome
     }
@@ -237,6 +251,12 @@ impl Instance {
             tracing::warn!("cannot remove `{}`: {error}", self.directory.display());
         }
     }
+}
+
+/// Whether the other side has closed a connection.
+fn is_closed(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
 }
 
 /// Whether a socket has no listener any more, or was never created.
