@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 use crate::blocking::{Abandoned, BlockingPool, CallFile, Job};
 use crate::chain::Chain;
 use crate::config::{AgentConfig, LauncherKind, PluginConfig};
-use crate::containerizer::native::{Foreign, Native, NativeTable, Shared, TableRecoverer};
+use crate::containerizer::native::{Foreign, Native, NativeTable, Shared, TEARDOWNS, TableRecoverer};
 use crate::containerizer::{
     Containerizer, KillError, LaunchError, LaunchOutcome, RecoverError, RemoveError, UpdateError,
 };
@@ -380,6 +380,7 @@ fn build(
         pool,
         descriptors,
         recent: Semaphore::new(Shares::current().recent),
+        teardowns: Semaphore::new(TEARDOWNS),
         table,
         foreign: Foreign::default(),
         work_dir,

@@ -8,6 +8,9 @@
 //! nothing to do. All steps run in one job. When one fails, the teardown is retried from its beginning with
 //! backoff, and the container stays visible with the reason: it is gone only when everything is.
 //!
+//! The kernel removes cgroups one at a time, so a few teardowns run at a time. When more containers end, their processes
+//! are killed first, and end while their teardowns wait.
+//!
 //! An operator can force the end of a container whose plugins do not clean up. The missed cleanups are recorded, and
 //! performed when the plugins can be called: see `missed.rs`.
 
@@ -18,7 +21,7 @@ use std::time::Duration;
 
 use cofferdam_linux::process::Process;
 use cofferdam_linux::tree;
-use cofferdam_plugin_model::Limitation;
+use cofferdam_plugin_model::{Limitation, Namespace};
 
 use super::phase::{Event, after};
 use super::record::{Handle, MissedCleanup};
@@ -206,22 +209,65 @@ async fn try_teardown(
     shared: &Arc<Shared>,
     handle: &Arc<Handle>,
     retention: Retention,
-    first: bool,
+    mut first: bool,
     lost: BTreeMap<String, CallError>,
 ) -> Result<Termination, TeardownError> {
     let _op_lock = handle.op_lock().await;
+    let mut permit = shared.teardowns.try_acquire().ok();
+    if permit.is_none() {
+        if std::mem::take(&mut first) {
+            let (shared2, handle2) = (Arc::clone(shared), Arc::clone(handle));
+            let work = move |job: &Job| {
+                begin(job, &shared2, &handle2)?;
+                kill_pid_namespace(&handle2);
+                Ok(())
+            };
+            run_job(shared, work).await?;
+        }
+        // Others may wait for a plugin, or for a process that does not end: they delay this one no longer.
+        permit = tokio::time::timeout(PROMPT, shared.teardowns.acquire()).await.ok().and_then(Result::ok);
+    }
+    let _permit = permit;
     let (shared2, handle2) = (Arc::clone(shared), Arc::clone(handle));
     let work = move |job: &Job| {
-        // Called once only: a plugin that does not return from this must not prevent the cleanup of others.
         if first {
-            record_cause(job, &shared2, &handle2);
-        }
-        // Nothing more may happen on a thread that a plugin changed.
-        if job.is_abandoned() {
-            return Err(TeardownError::Cleanup(Vec::new()));
+            begin(job, &shared2, &handle2)?;
         }
         run_steps(job, &shared2, &handle2, retention, &lost)
     };
+    run_job(shared, work).await
+}
+
+/// Records the cause. Called once only: a plugin that does not return from a call in this must not prevent the cleanup of
+/// others.
+fn begin(job: &Job, shared: &Shared, handle: &Handle) -> Result<(), TeardownError> {
+    record_cause(job, shared, handle);
+    // Nothing more may happen on a thread that a plugin changed.
+    if job.is_abandoned() {
+        return Err(TeardownError::Cleanup(Vec::new()));
+    }
+    Ok(())
+}
+
+/// Kills process 1 of a container's own pid namespace, if it has one: all others end with it. What fails here is reported by
+/// the teardown.
+fn kill_pid_namespace(handle: &Handle) {
+    if has_pid_namespace(handle)
+        && let Ok(Some(process)) = open_process(handle)
+    {
+        drop(process.kill());
+    }
+}
+
+fn has_pid_namespace(handle: &Handle) -> bool {
+    handle.record().part.plan.clone_namespaces.contains_key(&Namespace::Pid)
+}
+
+/// Runs a job of a teardown.
+async fn run_job<T: Send + 'static>(
+    shared: &Shared,
+    work: impl FnOnce(&Job) -> Result<T, TeardownError> + Send + 'static,
+) -> Result<T, TeardownError> {
     match shared.pool.run(shared.chain.teardown_timeout(), work).await {
         Ok(outcome) => outcome,
         Err(abandoned) => Err(match shared.chain.attribute(abandoned) {
@@ -299,12 +345,9 @@ fn open_process(handle: &Handle) -> Result<Option<Arc<Process>>, TeardownError> 
 
 /// Kills all processes of a container.
 pub(super) fn kill(shared: &Shared, handle: &Handle, process: Option<&Process>) -> Result<(), DestroyError> {
-    use cofferdam_plugin_model::Namespace;
-    let record = handle.record();
-    let plan = &record.part.plan;
-    let own = plan.clone_namespaces.contains_key(&Namespace::Pid);
-    let entered = plan.enter_namespaces.contains_key(&Namespace::Pid);
-    shared.launcher.destroy(Destroyed { id: handle.id(), first: process, shares_host_pids: !own && !entered })
+    let entered = handle.record().part.plan.enter_namespaces.contains_key(&Namespace::Pid);
+    let shares_host_pids = !entered && !has_pid_namespace(handle);
+    shared.launcher.destroy(Destroyed { id: handle.id(), first: process, shares_host_pids })
 }
 
 /// Determines why the container ends, unless it was requested, and records it.

@@ -78,6 +78,9 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from
 /// How long descriptors of a container stay in the process's table: many containers end before that.
 const STORE_AFTER: Duration = Duration::from_secs(1);
 
+/// Teardowns that run at a time, unless some take long.
+pub(crate) const TEARDOWNS: usize = 8;
+
 /// The native containerizer. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Native(Arc<Shared>);
@@ -93,6 +96,8 @@ pub(crate) struct Shared {
     pub(crate) descriptors: DescriptorStore,
     /// Containers whose descriptors are still in the process's table.
     pub(crate) recent: Semaphore,
+    /// Teardowns that may run at a time.
+    pub(crate) teardowns: Semaphore,
     pub(crate) table: Arc<NativeTable>,
     pub(crate) foreign: Foreign,
     pub(crate) work_dir: PathBuf,
