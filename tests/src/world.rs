@@ -30,6 +30,8 @@ pub struct World {
     plugin_store: Option<Arc<TempDir>>,
     /// Configuration of the agent.
     pub config: AgentConfig,
+    /// `api.max_body`; the default if `None`.
+    pub max_body: Option<String>,
 }
 
 impl World {
@@ -44,7 +46,7 @@ impl World {
             fetcher: Some(vec![paths::program(), "fetch".into()]),
             ..AgentConfig::new(directory.path(), LauncherKind::Linux)
         };
-        Self { directory, plugin_store: None, config }
+        Self { directory, plugin_store: None, config, max_body: None }
     }
 
     /// With the shipped chain: that of `examples/agent.toml` without its third-party plugins.
@@ -133,6 +135,9 @@ impl World {
         });
         if let Some(logger) = &config.logger {
             text["logger"] = plugin(logger);
+        }
+        if let Some(size) = &self.max_body {
+            text["api"] = json!({ "max_body": size });
         }
         let file = self.directory.path().join("agent.toml");
         fs::write(&file, toml::to_string(&text).expect("it has no nulls")).expect("a file");

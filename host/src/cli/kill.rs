@@ -6,8 +6,11 @@ use super::ps::Details;
 use super::wait::wait;
 use super::{Outcome, block_on, container_id, output, ps, signal};
 use crate::api::operator::encode_id;
-use crate::api::operator::types::{Call, ContainerId as WireId, KillContainer};
+use crate::api::operator::types::{Call, ContainerId as WireId, KillContainer, KillContainers};
 use cofferdam_core::model::ContainerId;
+
+/// Containers in one request.
+const PER_REQUEST: usize = 1000;
 
 /// Sends a signal to containers
 ///
@@ -61,12 +64,16 @@ async fn kill_all(client: &Client) -> Outcome {
     let containers = ps::list(client, &[], Details::NONE).await?.into_iter();
     let roots = containers.filter(|found| found.container_id.parent.is_none() && ps::is_live(found));
     let ids: Vec<WireId> = roots.map(|container| container.container_id).collect();
-    // First all signals, then all waits, so that the containers end concurrently.
-    for id in &ids {
-        match kill(client, id, libc::SIGKILL).await {
-            // It ended in the meantime.
-            Ok(()) | Err(ClientError::Refused { status: 404, .. }) => {}
-            Err(error) => return Err(Failure::from(error)),
+    let mut rest = &ids[..];
+    let mut count = PER_REQUEST;
+    while !rest.is_empty() {
+        count = count.min(rest.len());
+        let (these, others) = rest.split_at(count);
+        match client.tell(&Call::KillContainers(KillContainers { container_ids: these.to_vec() })).await {
+            Ok(()) => rest = others,
+            // Larger than `api.max_body`.
+            Err(ClientError::Refused { status: 413, .. }) if count > 1 => count /= 2,
+            Err(error) => return Err(error.into()),
         }
     }
     for id in &ids {

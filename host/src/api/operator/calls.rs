@@ -45,6 +45,14 @@ pub(super) async fn dispatch(context: &Arc<ApiContext>, call: Call) -> Result {
             let id = decode_nested_id("kill_nested_container.container_id", &call.container_id)?;
             kill(context, &id, &call).await
         }
+        Call::KillContainers(call) => {
+            let decode = |id| decode_id("kill_containers.container_ids", id);
+            let ids = call.container_ids.iter().map(decode);
+            for id in ids.collect::<std::result::Result<Vec<_>, _>>()? {
+                context.agent.kill(&id, libc::SIGKILL).await?;
+            }
+            Ok(reply::empty())
+        }
         Call::RemoveContainer(call) => {
             remove(context, &decode_id("remove_container.container_id", &call.container_id)?).await
         }

@@ -25,6 +25,8 @@ envelope! {
         "WAIT_CONTAINER" => WaitContainer(WaitContainer) in "wait_container",
         /// Sends a signal to a container.
         "KILL_CONTAINER" => KillContainer(KillContainer) in "kill_container",
+        /// Destroys several containers. Extension.
+        "KILL_CONTAINERS" => KillContainers(KillContainers) in "kill_containers",
         /// Removes a container that has ended, with its sandbox.
         "REMOVE_CONTAINER" => RemoveContainer(RemoveContainer) in "remove_container",
         /// LAUNCH_CONTAINER for a nested container. Deprecated.
@@ -112,6 +114,14 @@ message! {
         optional signal: i32,
         /// Destroys the container without waiting for plugins that do not clean up. Extension.
         optional force: bool,
+    }
+}
+
+message! {
+    /// Destroys several containers, at the same time.
+    pub struct KillContainers {
+        /// Their ids. Those that are unknown or have ended are ignored.
+        repeated container_ids: ContainerId,
     }
 }
 

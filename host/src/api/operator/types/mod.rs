@@ -35,8 +35,8 @@ mod wire;
 
 pub use bytes::Bytes;
 pub use call::{
-    Call, GetContainers, GetMetrics, InspectContainer, KillContainer, LaunchContainer, LaunchNestedContainer,
-    ListFiles, PruneImages, ReadFile, RemoveContainer, UpdateContainer, WaitContainer,
+    Call, GetContainers, GetMetrics, InspectContainer, KillContainer, KillContainers, LaunchContainer,
+    LaunchNestedContainer, ListFiles, PruneImages, ReadFile, RemoveContainer, UpdateContainer, WaitContainer,
 };
 pub use command::{
     CommandInfo, Environment, Secret, SecretKind, SecretReference, SecretValue, Uri, Variable, VariableKind,
