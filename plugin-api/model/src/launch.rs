@@ -113,8 +113,8 @@ pub struct Capabilities {
     /// else to `effective`, or else not restricted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bounding: Option<BTreeSet<String>>,
-    /// Preserved when a file without file capabilities is executed; if not set, equal to `effective` for users other
-    /// than root, and empty for root.
+    /// Preserved when a file without file capabilities is executed; if not set, equal to `effective` or else `permitted`
+    /// for users other than root, and empty for root and if neither is set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ambient: Option<BTreeSet<String>>,
 }

@@ -68,6 +68,22 @@ async fn capability_sets_that_are_not_requested_follow_from_the_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_bounding_set_gives_no_capabilities_to_a_user() {
+    if !is_root("capabilities") {
+        return;
+    }
+    let fixture = Fixture::start().await;
+    for (user, effective) in [("root", 0x21), ("web", 0)] {
+        let status = fixture.status(user, json!({ "capabilities": { "bounding": ["CHOWN", "KILL"] } })).await;
+        for (name, expected) in
+            [("CapPrm", effective), ("CapEff", effective), ("CapBnd", 0x21), ("CapInh", 0), ("CapAmb", 0)]
+        {
+            assert_eq!(value(&status, name), format!("{expected:016x}"), "{user}: {name}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn new_privileges_are_forbidden_if_requested() {
     if !is_root("a root filesystem") {
         return;

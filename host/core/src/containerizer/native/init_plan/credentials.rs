@@ -78,10 +78,12 @@ pub(super) fn capabilities(
         return Ok(None);
     }
     let bounding = bounding.or(permitted).or(effective).unwrap_or(u64::MAX);
-    let effective = effective.or(permitted).unwrap_or(bounding);
+    let requested = effective.or(permitted);
+    let effective = requested.unwrap_or(bounding);
     let permitted = permitted.unwrap_or(effective);
-    // Only a user other than root needs ambient capabilities to keep its own over the exec.
-    let ambient = ambient.unwrap_or(if record.uid == 0 { 0 } else { effective });
+    // Only a user other than root needs ambient capabilities to keep its own over the exec. Without a request it has
+    // none: a bounding set is a limit, and gives nothing.
+    let ambient = ambient.unwrap_or(if record.uid == 0 { 0 } else { requested.unwrap_or(0) });
     // An inheritable set beyond that would let files raise capabilities (CVE-2022-24769).
     let inheritable = inheritable.unwrap_or(ambient);
     for (set, name, limit, limit_name) in [
