@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use cofferdam_tests::world::World;
 use cofferdam_tests::{is_root, paths};
 
-use super::compiled;
+use cofferdam_tests::program::compiled;
 
 /// Mounts the test's directories and executes the rest of the command line.
 const WITH_DIRECTORIES: &str =

@@ -17,15 +17,14 @@ mod trees;
 mod users;
 mod visibility;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command as Program;
-use std::sync::Mutex;
+use std::path::PathBuf;
 
 use cofferdam_core::agent::Agent;
 use cofferdam_core::model::{Command, ContainerClass, Request, Resources};
 use cofferdam_tests::daemon::TIMEOUT;
+use cofferdam_tests::program::compiled;
 use cofferdam_tests::world::{World, id};
 use cofferdam_tests::{text, wait_for_text, watch};
 
@@ -49,26 +48,6 @@ fn world() -> World {
     let program = compiled("attacker", include_str!("attacker.c"));
     fs::copy(program, world.rootfs().join("bin/attacker")).unwrap();
     world
-}
-
-/// A program, compiled once per build of this test.
-fn compiled(name: &str, source: &str) -> &'static Path {
-    static PROGRAMS: Mutex<BTreeMap<String, &'static Path>> = Mutex::new(BTreeMap::new());
-    let mut programs = PROGRAMS.lock().unwrap();
-    if let Some(program) = programs.get(name) {
-        return program;
-    }
-    let directory = cofferdam_tests::paths::build().join("hostile");
-    fs::create_dir_all(&directory).unwrap();
-    let file = directory.join(format!("{name}.c"));
-    // Other runs of this test may be using the program.
-    let (program, new) = (directory.join(name), tempfile::Builder::new().tempfile_in(&directory).unwrap());
-    fs::write(&file, source).unwrap();
-    let compiled = Program::new("cc").args(["-O2", "-static", "-o"]).arg(new.path()).arg(&file).output();
-    let compiled = compiled.unwrap_or_else(|error| panic!("`cc`: {error} (Debian package gcc)"));
-    assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
-    new.persist(&program).unwrap();
-    programs.entry(name.to_owned()).or_insert(Box::leak(program.into_boxed_path()))
 }
 
 /// A container that runs the attacker.

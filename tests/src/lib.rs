@@ -4,6 +4,7 @@ pub mod daemon;
 pub mod injector;
 pub mod mounts;
 pub mod paths;
+pub mod program;
 pub mod sockets;
 pub mod watch;
 pub mod world;

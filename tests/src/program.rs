@@ -1,0 +1,31 @@
+//! Programs in C that tests run in containers.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+
+/// A static program, compiled once per process that runs tests.
+///
+/// # Panics
+/// If it cannot be compiled.
+pub fn compiled(name: &str, source: &str) -> &'static Path {
+    static PROGRAMS: Mutex<BTreeMap<String, &'static Path>> = Mutex::new(BTreeMap::new());
+    let mut programs = PROGRAMS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(program) = programs.get(name) {
+        return program;
+    }
+    let directory = crate::paths::build().join("programs");
+    fs::create_dir_all(&directory).expect("a directory");
+    let file = directory.join(format!("{name}.c"));
+    // Other tests may be using the program of an earlier run.
+    let program = directory.join(name);
+    let new = tempfile::Builder::new().tempfile_in(&directory).expect("a file");
+    fs::write(&file, source).expect("a file");
+    let compiled = Command::new("cc").args(["-O2", "-static", "-o"]).arg(new.path()).arg(&file).output();
+    let compiled = compiled.unwrap_or_else(|error| panic!("`cc`: {error} (Debian package gcc)"));
+    assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
+    new.persist(&program).expect("a file");
+    programs.entry(name.to_owned()).or_insert(Box::leak(program.into_boxed_path()))
+}
