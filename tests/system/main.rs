@@ -10,6 +10,7 @@ mod calls;
 mod chain;
 mod embed;
 mod guests;
+mod isolators;
 mod launch_info;
 mod nested;
 mod posix;
