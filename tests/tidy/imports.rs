@@ -22,7 +22,7 @@ const CORE: &[Row] = &[
     ("ledger", &["model", "parallel"]),
     ("keeper", &["error_chain", "model", "readiness"]),
     ("launcher", &["keeper"]),
-    ("fetcher", &["model", "error_chain"]),
+    ("fetcher", &["config", "model", "error_chain"]),
     ("plugin", &["blocking", "config", "model", "error_chain", "parallel"]),
     ("chain", &["blocking", "config", "model", "plugin"]),
     (

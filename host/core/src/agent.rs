@@ -376,7 +376,7 @@ fn build(
         ledger: Arc::clone(&ledger),
         chain,
         launcher,
-        fetcher: Fetcher::new(config.fetcher.clone()),
+        fetcher: Fetcher::new(config.fetcher.clone()).limited(config.fetch.clone()),
         pool,
         descriptors,
         recent: Semaphore::new(Shares::current().recent),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cofferdam_plugin_model::Method;
+use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 /// Default of [`AgentConfig::keeper_timeout`].
@@ -41,6 +42,8 @@ pub struct AgentConfig {
     pub destroy_timeout: Duration,
     /// Command line that runs the fetcher (`cofferdam fetch`). Without one, requests with URIs are refused.
     pub fetcher: Option<Vec<PathBuf>>,
+    /// Limits of fetching for one container.
+    pub fetch: FetchLimits,
     /// Size in bytes of the tmpfs for what ends with containers. `None`: it is in [`Self::work_dir`].
     pub scratch_memory: Option<u64>,
     /// Whether containers are killed when the agent ends, however it ends. Otherwise they keep running.
@@ -68,10 +71,41 @@ impl AgentConfig {
             launch_timeout: Duration::from_secs(60),
             destroy_timeout: Duration::from_secs(60),
             fetcher: None,
+            fetch: FetchLimits::default(),
             scratch_memory: None,
             kill_containers_with_agent: false,
             keeper_timeout: DEFAULT_KEEPER_TIMEOUT,
             container_nofile: None,
+        }
+    }
+}
+
+/// Limits of fetching for one container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FetchLimits {
+    /// Maximum number of bytes, counting archives and their contents.
+    pub bytes: u64,
+    /// Maximum number of files, links and directories, and of the members of an archive.
+    pub files: u64,
+    /// How many times the size of an archive its contents may have, unless they are small.
+    pub ratio: u64,
+    /// How many redirects of a server are followed.
+    pub redirects: u64,
+    /// Hosts that files may be fetched from: names, `*.name` for the names below one, addresses. Any if empty.
+    pub hosts: Vec<String>,
+    /// Timeout of name resolution, of connecting, and of each read and write.
+    pub stall: Duration,
+}
+
+impl Default for FetchLimits {
+    fn default() -> Self {
+        Self {
+            bytes: 16 << 30,
+            files: 1_000_000,
+            ratio: 200,
+            redirects: 10,
+            hosts: Vec::new(),
+            stall: Duration::from_secs(60),
         }
     }
 }

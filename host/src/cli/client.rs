@@ -337,6 +337,7 @@ mod tests {
                 launch_timeout: Duration::from_secs(60),
                 destroy_timeout: Duration::from_secs(60),
                 fetcher: None,
+                fetch: cofferdam_core::config::FetchLimits::default(),
                 container_nofile: None,
             },
             socket: socket.clone(),

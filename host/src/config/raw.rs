@@ -36,9 +36,21 @@ pub(super) struct RawConfig<'d> {
     pub scratch_memory: Option<Setting<u64>>,
     pub max_body: Option<Setting<u64>>,
     pub idle_timeout: Option<Setting<Duration>>,
+    pub fetch: RawFetch,
     pub timeouts: Vec<(Method, Setting<Duration>)>,
     pub isolators: Vec<RawPlugin<'d>>,
     pub logger: Option<RawPlugin<'d>>,
+}
+
+/// The table `fetch`.
+#[derive(Debug, Default)]
+pub(super) struct RawFetch {
+    pub max_size: Option<Setting<u64>>,
+    pub max_files: Option<Setting<u64>>,
+    pub max_ratio: Option<Setting<u64>>,
+    pub max_redirects: Option<Setting<u64>>,
+    pub hosts: Option<Setting<Vec<Setting<String>>>>,
+    pub stall_timeout: Option<Setting<Duration>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +95,7 @@ impl<'d> RawConfig<'d> {
             scratch_memory: parse(root, "scratch_memory", units::size),
             max_body: api.and_then(|api| parse(api, "max_body", units::size)),
             idle_timeout: api.and_then(|api| parse(api, "idle_timeout", units::duration)),
+            fetch: table(root, "fetch").map(RawFetch::read).unwrap_or_default(),
             timeouts: timeouts(root),
             isolators: isolators
                 .into_iter()
@@ -90,6 +103,19 @@ impl<'d> RawConfig<'d> {
                 .filter_map(|entry| RawPlugin::read(entry.get_ref().as_table()?))
                 .collect(),
             logger: table(root, "logger").and_then(RawPlugin::read),
+        }
+    }
+}
+
+impl RawFetch {
+    fn read(fetch: &DeTable<'_>) -> Self {
+        Self {
+            max_size: parse(fetch, "max_size", units::size),
+            max_files: number(fetch, "max_files"),
+            max_ratio: number(fetch, "max_ratio"),
+            max_redirects: number(fetch, "max_redirects"),
+            hosts: strings(fetch, "hosts"),
+            stall_timeout: parse(fetch, "stall_timeout", units::duration),
         }
     }
 }
@@ -119,6 +145,23 @@ fn table<'d>(parent: &'d DeTable<'d>, key: &str) -> Option<&'d DeTable<'d>> {
 fn boolean(parent: &DeTable<'_>, key: &str) -> Option<Setting<bool>> {
     let value = parent.get(key)?;
     Some(Setting { value: value.get_ref().as_bool()?, span: value.span() })
+}
+
+/// An integer that is not negative.
+fn number(parent: &DeTable<'_>, key: &str) -> Option<Setting<u64>> {
+    let value = parent.get(key)?;
+    let number = value.get_ref().as_integer()?;
+    let number = u64::from_str_radix(number.as_str(), number.radix()).ok()?;
+    Some(Setting { value: number, span: value.span() })
+}
+
+fn strings(parent: &DeTable<'_>, key: &str) -> Option<Setting<Vec<Setting<String>>>> {
+    let value = parent.get(key)?;
+    let string = |item: &Spanned<DeValue<'_>>| {
+        Some(Setting { value: item.get_ref().as_str()?.to_owned(), span: item.span() })
+    };
+    let strings = value.get_ref().as_array()?.iter().filter_map(string).collect();
+    Some(Setting { value: strings, span: value.span() })
 }
 
 fn string(parent: &DeTable<'_>, key: &str) -> Option<Setting<String>> {

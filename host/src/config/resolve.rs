@@ -2,6 +2,7 @@
 //! values.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
@@ -16,7 +17,7 @@ use super::path::normalize;
 use super::raw::{RawConfig, RawLauncher, Setting};
 use super::schema::{self, Owner};
 use super::{ApiLimits, Config, ConfigError, Environment, Overrides, PluginIndex, defaults};
-use cofferdam_core::config::{AgentConfig, DEFAULT_KEEPER_TIMEOUT, LauncherKind};
+use cofferdam_core::config::{AgentConfig, DEFAULT_KEEPER_TIMEOUT, FetchLimits, LauncherKind};
 
 /// Maximum length of the path of a unix socket: `sun_path` without the final NUL.
 const MAX_SOCKET_PATH: usize = 107;
@@ -127,6 +128,7 @@ impl Resolver<'_> {
                 isolators,
                 logger,
                 fetcher: None,
+                fetch: self.fetch(),
                 container_nofile: None,
                 launch_timeout: self.duration(
                     "launch_timeout",
@@ -279,6 +281,27 @@ impl Resolver<'_> {
         Some(size)
     }
 
+    fn fetch(&mut self) -> FetchLimits {
+        let (raw, defaults) = (&self.raw.fetch, &self.defaults.fetch);
+        let hosts = value(&raw.hosts, &defaults.hosts);
+        for host in hosts.iter().filter(|host| !is_host(&host.value)) {
+            self.report(
+                Some(host.span.clone()),
+                format!("invalid host `{}` in `fetch.hosts`", host.value.escape_debug()),
+                "expected a name, `*.` and a name, or an address, without scheme, port and path",
+                "as in `hosts = [\"example.com\", \"*.example.com\", \"10.0.0.1\"]`",
+            );
+        }
+        FetchLimits {
+            bytes: *value(&raw.max_size, &defaults.max_size),
+            files: *value(&raw.max_files, &defaults.max_files),
+            ratio: *value(&raw.max_ratio, &defaults.max_ratio),
+            redirects: *value(&raw.max_redirects, &defaults.max_redirects),
+            hosts: hosts.iter().map(|host| host.value.clone()).collect(),
+            stall: self.duration("fetch.stall_timeout", &raw.stall_timeout, &defaults.stall_timeout),
+        }
+    }
+
     fn max_body(&mut self) -> usize {
         let max_body = *value(&self.raw.max_body, &self.defaults.max_body);
         if max_body < MIN_MAX_BODY {
@@ -301,6 +324,15 @@ impl Resolver<'_> {
         };
         self.diagnostics.push(diagnostic.maybe_help(help.into().map(str::to_owned)));
     }
+}
+
+/// Whether a text is an address, a host name, or `*.` and a host name.
+fn is_host(text: &str) -> bool {
+    let name = text.strip_prefix("*.").unwrap_or(text);
+    let is_label = |label: &str| {
+        !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+    };
+    text.parse::<IpAddr>().is_ok() || name.split('.').all(is_label)
 }
 
 fn value<'s, T>(raw: &'s Option<Setting<T>>, default: &'s Option<Setting<T>>) -> &'s T {

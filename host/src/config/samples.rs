@@ -90,6 +90,9 @@ fn all_settings_are_resolved() {
     assert_eq!((launch_timeout, destroy_timeout), (Duration::from_secs(30), Duration::from_secs(90)));
     assert_eq!(config.agent.scratch_memory, Some(2 << 30));
     assert_eq!((config.api.max_body, config.api.idle_timeout), (64 << 10, Duration::from_secs(5)));
+    let fetch = &config.agent.fetch;
+    assert_eq!((fetch.bytes, fetch.files, fetch.ratio, fetch.redirects), (2 << 30, 10, 50, 0));
+    assert_eq!(fetch.hosts, ["example.com", "*.example.com", "10.0.0.1", "2001:db8::1"]);
     let names: Vec<&str> = config.agent.isolators.iter().map(|plugin| plugin.name.as_str()).collect();
     assert_eq!(names, ["filesystem/linux", "cgroups/mem"]);
     let mem = &config.agent.isolators[1];
@@ -98,8 +101,14 @@ fn all_settings_are_resolved() {
     assert_eq!(mem.timeout(Method::Isolate), Duration::from_secs(7));
     assert_eq!(mem.timeout(Method::Usage), Duration::from_secs(5));
     assert_eq!(mem.table, serde_json::json!({"limit_swap": true, "reserve": "64 MiB", "kinds": ["a", "b"]}));
-    assert!(mem.origin.ends_with("everything.toml:28"), "{}", mem.origin);
+    assert!(mem.origin.ends_with("everything.toml:36"), "{}", mem.origin);
     assert_eq!(config.agent.logger.unwrap().name, "sandbox");
+}
+
+#[test]
+fn the_default_limits_of_fetching_are_those_of_the_library() {
+    let config = load(&directory("valid/empty.toml")).unwrap();
+    assert_eq!(config.agent.fetch, cofferdam_core::config::FetchLimits::default());
 }
 
 #[test]

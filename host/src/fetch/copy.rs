@@ -4,11 +4,20 @@ use std::io::{self, Read, Write};
 
 const BUFFER_SIZE: usize = 64 << 10;
 
+/// Contents of an archive that are accepted whatever its size is. Small files compress well, or are sparse.
+const SMALL: u64 = 64 << 20;
+
 /// Copies up to a total number of bytes.
 pub(super) struct Copier {
     buffer: Box<[u8]>,
-    limit: u64,
+    allowance: Allowance,
+}
+
+/// A number of bytes that may still be read or written.
+#[derive(Debug, Clone)]
+pub(super) struct Allowance {
     left: u64,
+    exceeded: LimitExceeded,
 }
 
 /// Why a copy is incomplete.
@@ -22,65 +31,104 @@ pub(super) enum CopyError {
     LimitExceeded(#[from] LimitExceeded),
 }
 
-/// The files of a job exceed the limit of a container.
-#[derive(Debug, thiserror::Error)]
-#[error("the container's files exceed {limit} bytes, counting archives and their contents")]
-pub(super) struct LimitExceeded {
-    limit: u64,
+/// The files of a job exceed a limit.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum LimitExceeded {
+    #[error(
+        "the container's files exceed {limit} bytes, counting archives and their contents; `max_size` of `[fetch]` \
+         is the limit"
+    )]
+    Size { limit: u64 },
+    #[error(
+        "its contents exceed {limit} bytes, which is more than an archive of {archive} bytes may contain; `max_ratio` \
+         of `[fetch]` is the limit"
+    )]
+    Ratio { limit: u64, archive: u64 },
 }
 
 impl Copier {
     /// Copies up to `limit` bytes in all calls together.
     pub(super) fn new(limit: u64) -> Self {
-        Self { buffer: vec![0; BUFFER_SIZE].into(), limit, left: limit }
+        let allowance = Allowance { left: limit, exceeded: LimitExceeded::Size { limit } };
+        Self { buffer: vec![0; BUFFER_SIZE].into(), allowance }
     }
 
-    /// The limit of all calls together.
-    pub(super) fn limit(&self) -> u64 {
-        self.limit
+    /// What may be read from the archive that is unpacked next, or written to its members.
+    pub(super) fn contents(&self, archive: u64, ratio: u64) -> Allowance {
+        let limit = archive.saturating_mul(ratio).max(SMALL);
+        let by_ratio = Allowance { left: limit, exceeded: LimitExceeded::Ratio { limit, archive } };
+        if limit < self.allowance.left { by_ratio } else { self.allowance.clone() }
     }
 
     /// Copies everything and passes each chunk to `inspect` first. Returns the number of bytes.
     pub(super) fn copy(
         &mut self,
+        from: impl Read,
+        to: impl Write,
+        inspect: impl FnMut(&[u8]),
+    ) -> Result<u64, CopyError> {
+        Self::copy_within(&mut self.buffer, &mut [&mut self.allowance], from, to, inspect)
+    }
+
+    /// Copies the contents of an archive, which have an allowance of their own.
+    pub(super) fn unpack(
+        &mut self,
+        contents: &mut Allowance,
+        from: impl Read,
+        to: impl Write,
+    ) -> Result<u64, CopyError> {
+        Self::copy_within(&mut self.buffer, &mut [contents, &mut self.allowance], from, to, |_| {})
+    }
+
+    fn copy_within(
+        buffer: &mut [u8],
+        allowances: &mut [&mut Allowance],
         mut from: impl Read,
         mut to: impl Write,
         mut inspect: impl FnMut(&[u8]),
     ) -> Result<u64, CopyError> {
-        let before = self.left;
+        let mut copied = 0;
         loop {
-            let count = match from.read(&mut self.buffer) {
-                Ok(0) => return Ok(before - self.left),
+            let count = match from.read(buffer) {
+                Ok(0) => return Ok(copied),
                 Ok(count) => count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(source) => return Err(CopyError::Read { source }),
             };
-            self.left = self.left.checked_sub(count as u64).ok_or(LimitExceeded { limit: self.limit })?;
-            let chunk = &self.buffer[..count];
+            for allowance in allowances.iter_mut() {
+                allowance.take(count)?;
+            }
+            let chunk = &buffer[..count];
             inspect(chunk);
             to.write_all(chunk).map_err(|source| CopyError::Write { source })?;
+            copied += count as u64;
         }
     }
 }
 
-/// A reader that fails after `limit` bytes, unlike [`Read::take`], which reports the end of the file.
+impl Allowance {
+    fn take(&mut self, count: usize) -> Result<(), LimitExceeded> {
+        self.left = self.left.checked_sub(count as u64).ok_or_else(|| self.exceeded.clone())?;
+        Ok(())
+    }
+}
+
+/// A reader that fails after a number of bytes, unlike [`Read::take`], which reports the end of the file.
 pub(super) struct LimitedReader<R> {
     inner: R,
-    limit: u64,
-    left: u64,
+    allowance: Allowance,
 }
 
 impl<R> LimitedReader<R> {
-    pub(super) fn new(inner: R, limit: u64) -> Self {
-        Self { inner, limit, left: limit }
+    pub(super) fn new(inner: R, allowance: Allowance) -> Self {
+        Self { inner, allowance }
     }
 }
 
 impl<R: Read> Read for LimitedReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.inner.read(buffer)?;
-        let exceeded = || io::Error::other(LimitExceeded { limit: self.limit });
-        self.left = self.left.checked_sub(count as u64).ok_or_else(exceeded)?;
+        self.allowance.take(count).map_err(io::Error::other)?;
         Ok(count)
     }
 }
@@ -95,16 +143,30 @@ mod tests {
         let (mut seen, mut written) = (Vec::new(), Vec::new());
         let copied =
             copier.copy(&b"sixsix"[..], &mut written, |chunk| seen.extend_from_slice(chunk)).unwrap();
-        assert_eq!((copied, copier.limit()), (6, 10));
+        assert_eq!(copied, 6);
         assert_eq!((seen.as_slice(), written.as_slice()), (&b"sixsix"[..], &b"sixsix"[..]));
         assert_eq!(copier.copy(&b"four"[..], io::sink(), |_| {}).unwrap(), 4);
         let error = copier.copy(&b"1"[..], io::sink(), |_| {}).unwrap_err();
-        assert!(matches!(error, CopyError::LimitExceeded(LimitExceeded { limit: 10 })));
+        assert!(matches!(error, CopyError::LimitExceeded(LimitExceeded::Size { limit: 10 })));
+    }
+
+    #[test]
+    fn contents_are_limited_by_the_size_of_their_archive_unless_they_are_small() {
+        let mut copier = Copier::new(1 << 40);
+        let contents = |archive, ratio| copier.contents(archive, ratio).exceeded;
+        assert_eq!(contents(1, 1), LimitExceeded::Ratio { limit: SMALL, archive: 1 });
+        assert_eq!(contents(SMALL, 3), LimitExceeded::Ratio { limit: 3 * SMALL, archive: SMALL });
+        assert_eq!(contents(u64::MAX, 2), LimitExceeded::Size { limit: 1 << 40 });
+        let mut allowance = copier.contents(1, 1);
+        assert_eq!(copier.unpack(&mut allowance, io::repeat(0).take(SMALL), io::sink()).unwrap(), SMALL);
+        let error = copier.unpack(&mut allowance, &b"1"[..], io::sink()).unwrap_err();
+        assert!(matches!(error, CopyError::LimitExceeded(LimitExceeded::Ratio { .. })), "{error}");
     }
 
     #[test]
     fn a_limited_reader_fails_after_its_limit() {
-        let read = |limit| LimitedReader::new(&b"12345"[..], limit).read_to_end(&mut Vec::new());
+        let allowance = |limit| Copier::new(limit).allowance;
+        let read = |limit| LimitedReader::new(&b"12345"[..], allowance(limit)).read_to_end(&mut Vec::new());
         assert_eq!(read(5).unwrap(), 5);
         assert!(read(4).is_err());
     }

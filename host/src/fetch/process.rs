@@ -9,18 +9,19 @@ use std::thread;
 
 use cofferdam_linux::foreign::{self, OpenError};
 use data_encoding::HEXLOWER;
-use flate2::read::MultiGzDecoder;
 use rustix::fs::{Mode, OFlags};
 use sha2::{Digest, Sha256};
 
 use super::copy::{Copier, CopyError};
 use super::download::{Client, DownloadError};
+use super::gunzip::Gunzip;
 use super::identity;
 use super::item::{Item, Source, Treatment, redact};
 use super::sandbox::{Sandbox, SandboxError};
 use super::sandbox_path::SandboxPath;
 use super::unpack::{self, UnpackError, Unpacked};
-use cofferdam_core::fetcher::{FetchFailure, FetchJob, Limits, Reason, escape_control};
+use cofferdam_core::config::FetchLimits;
+use cofferdam_core::fetcher::{FetchFailure, FetchJob, Reason, escape_control};
 
 /// Permissions of files whose source has none.
 const DEFAULT_MODE: u32 = 0o644;
@@ -51,10 +52,12 @@ pub(super) fn run(stdin: impl Read + Send + 'static) -> Result<(), FetchFailure>
     let mut items = Vec::with_capacity(job.uris.len());
     for uri in &job.uris {
         let name = redact(&uri.value);
-        let item = Item::parse(uri).map_err(|error| file_failure(&name, &error))?;
+        let item = Item::parse(uri)
+            .map_err(|error| FetchFailure::Invalid { uri: name.clone(), reason: Reason::of(&error) })?;
         items.push((name, item));
     }
-    let sandbox = Sandbox::open(&job.sandbox, job.reserved).map_err(|error| start_failure(&error))?;
+    let sandbox = Sandbox::open(&job.sandbox, job.reserved, job.limits.files);
+    let sandbox = sandbox.map_err(|error| start_failure(&error))?;
     let copier = Copier::new(job.limits.bytes);
     let mut fetch = Fetch { sandbox, copier, limits: job.limits, client: None };
     for (name, item) in &items {
@@ -110,7 +113,7 @@ enum FileError {
 struct Fetch {
     sandbox: Sandbox,
     copier: Copier,
-    limits: Limits,
+    limits: FetchLimits,
     /// Created for the first download.
     client: Option<Client>,
 }
@@ -124,7 +127,7 @@ impl Fetch {
             Treatment::Untar(gzip) => {
                 let archive = self.receive_archive(item)?;
                 let Self { sandbox, copier, limits, .. } = self;
-                let unpacked = unpack::untar(&archive, *gzip, sandbox, copier, limits.members);
+                let unpacked = unpack::untar(&archive, *gzip, sandbox, copier, limits);
                 let Unpacked { members, bytes } = unpacked.map_err(|source| FileError::Unpack { source })?;
                 Ok(format!("unpacked {members} members, {bytes} bytes"))
             }
@@ -145,9 +148,11 @@ impl Fetch {
 
     fn gunzip(&mut self, compressed: &File, name: &SandboxPath) -> Result<String, FileError> {
         let mut draft = self.sandbox.draft(name)?;
+        let size = compressed.metadata().map_err(|source| FileError::Rewind { source })?.len();
+        let mut contents = self.copier.contents(size, self.limits.ratio);
         let bytes = self
             .copier
-            .copy(MultiGzDecoder::new(compressed), &mut draft.file, |_| {})
+            .unpack(&mut contents, Gunzip::new(BufReader::new(compressed)), &mut draft.file)
             .map_err(|source| FileError::Decompress { source })?;
         draft.place(DEFAULT_MODE, None)?;
         Ok(format!("decompressed `{}`, {bytes} bytes", name.as_path().display()))
@@ -176,7 +181,7 @@ impl Fetch {
                 Received { bytes, permissions: metadata.mode() }
             }
             Source::Url(url) => {
-                let client = self.client.get_or_insert_with(|| Client::new(self.limits.stall));
+                let client = self.client.get_or_insert_with(|| Client::new(&self.limits));
                 let body = client.get(url)?;
                 let bytes = self.copier.copy(body, into, update_hash).map_err(|error| match error {
                     CopyError::Read { source } => FileError::Download(client.body_error(source)),

@@ -1,5 +1,6 @@
 //! Access to the sandbox through its descriptor, so that symbolic links cannot lead out of it.
 
+use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
@@ -25,6 +26,9 @@ pub(super) struct Sandbox {
     /// At these paths nothing is created or replaced.
     reserved: Vec<PathBuf>,
     drafts: u64,
+    max_entries: u64,
+    /// What has been created: files, links and directories.
+    entries: Cell<u64>,
 }
 
 /// A file with a temporary name until it is complete. Removed when dropped before that.
@@ -49,13 +53,29 @@ pub(super) enum SandboxError {
     NotRegular { path: PathBuf },
     #[error("`{}` is reserved for the output of the container; use another name", path.display())]
     Reserved { path: PathBuf },
+    #[error(
+        "the container's files and directories are more than {limit}; `max_files` of `[fetch]` is the limit"
+    )]
+    TooMany { limit: u64 },
 }
 
 impl Sandbox {
-    pub(super) fn open(path: &Path, reserved: Vec<PathBuf>) -> Result<Self, SandboxError> {
+    /// In which at most `max_entries` files, links and directories are created.
+    pub(super) fn open(path: &Path, reserved: Vec<PathBuf>, max_entries: u64) -> Result<Self, SandboxError> {
         let root = open(path, DIRECTORY, Mode::empty())
             .map_err(|errno| SandboxError::Open { path: path.to_owned(), source: errno.into() })?;
-        Ok(Self { root, reserved, drafts: 0 })
+        Ok(Self { root, reserved, drafts: 0, max_entries, entries: Cell::new(0) })
+    }
+
+    /// Counts what is about to be created.
+    fn count(&self) -> Result<(), SandboxError> {
+        let entries = self.entries.get() + 1;
+        self.entries.set(entries);
+        if entries > self.max_entries {
+            Err(SandboxError::TooMany { limit: self.max_entries })
+        } else {
+            Ok(())
+        }
     }
 
     /// Checks that a file may be created at a path: that it is not reserved, nor in or above what is.
@@ -71,6 +91,7 @@ impl Sandbox {
     /// Starts to write the file `name`. Creates its directory if it is missing.
     pub(super) fn draft(&mut self, name: &SandboxPath) -> Result<Draft, SandboxError> {
         self.check(name)?;
+        self.count()?;
         let directory = self.directory(name.directory())?;
         let (file, temporary) =
             self.create(&directory).map_err(|errno| create_error(name.as_path(), errno))?;
@@ -102,6 +123,7 @@ impl Sandbox {
             .try_clone()
             .map_err(|error| SandboxError::Directory { path: path.to_owned(), source: error })?;
         for part in path {
+            self.count()?;
             match mkdirat(&directory, part, Mode::from_raw_mode(0o755)) {
                 Ok(()) | Err(Errno::EXIST) => {}
                 Err(errno) => return Err(failed(errno)),
@@ -126,6 +148,7 @@ impl Sandbox {
     /// follows links.
     pub(super) fn symbolic_link(&self, name: &SandboxPath, target: &Path) -> Result<(), SandboxError> {
         self.check(name)?;
+        self.count()?;
         let directory = self.directory(name.directory())?;
         replace(&directory, name.file_name(), || symlinkat(target, &directory, name.file_name()))
             .map_err(|errno| create_error(name.as_path(), errno))
@@ -136,6 +159,7 @@ impl Sandbox {
         self.check(name)?;
         // Through a second name it could be written to.
         self.check(original)?;
+        self.count()?;
         let failed = |errno| create_error(name.as_path(), errno);
         let file = openat2(
             &self.root,

@@ -1,5 +1,8 @@
 //! Fetching with real processes, files, archives and servers.
 
+mod archives;
+mod redirects;
+
 use std::fs::{self, OpenOptions, Permissions};
 use std::future::{Future, pending};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -22,7 +25,8 @@ use tar::{EntryType, Header};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
-use cofferdam_core::fetcher::{FetchError, FetchFailure, FetchJob, Fetcher, Limits};
+use cofferdam_core::config::FetchLimits;
+use cofferdam_core::fetcher::{FetchError, FetchFailure, FetchJob, Fetcher};
 
 use super::process::run;
 use cofferdam_core::error_chain;
@@ -167,6 +171,12 @@ fn named(value: impl Into<String>, name: &str) -> Uri {
     Uri { output_file: Some(name.into()), ..uri(value) }
 }
 
+/// Executes a program that must succeed.
+fn execute(program: &str, arguments: &[&str]) {
+    let status = Command::new(program).args(arguments).stderr(Stdio::null()).status().unwrap();
+    assert!(status.success(), "{program} {arguments:?}: {status}");
+}
+
 fn open_process(pid: i32) -> OwnedFd {
     pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty()).unwrap()
 }
@@ -236,6 +246,11 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 fn serve(respond: impl Fn(&str, TcpStream) + Send + 'static) -> String {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let root = format!("http://{}", listener.local_addr().unwrap());
+    serve_on(listener, respond);
+    root
+}
+
+fn serve_on(listener: TcpListener, respond: impl Fn(&str, TcpStream) + Send + 'static) {
     thread::spawn(move || {
         for stream in listener.incoming() {
             let stream = stream.unwrap();
@@ -252,7 +267,6 @@ fn serve(respond: impl Fn(&str, TcpStream) + Send + 'static) -> String {
             respond(first.split(' ').nth(1).unwrap(), stream);
         }
     });
-    root
 }
 
 fn respond(mut stream: TcpStream, status: &str, headers: &str, body: &str) {
@@ -355,6 +369,8 @@ async fn all_uris_are_validated_before_the_first_is_fetched() {
          with `file`, `http` or `https`"
     );
     let error = world.fetch_error(&[uri(&good), named(&good, "../out")]).await;
+    let uris = [uri(&good), uri("hdfs://name/a")];
+    assert!(world.fetch(&uris).await.unwrap_err().is_invalid(), "the request is at fault");
     assert!(error.ends_with("`../out` is not a valid path in the sandbox: it contains `..`"), "{error}");
     assert_eq!(world.contents(), [""; 0]);
 }
@@ -581,18 +597,19 @@ async fn a_damaged_archive_is_rejected() {
 async fn size_and_number_of_members_are_limited() {
     let world = World::new();
     let limited = |limits| world.fetcher().limited(limits);
-    let small = Limits { bytes: 100_000, members: 3, ..Limits::default() };
+    let small = FetchLimits { bytes: 100_000, files: 3, ..FetchLimits::default() };
     let too_large = "the container's files exceed 100000 bytes";
 
     let half = world.file("half", [0; 60_000]);
-    world.fetch_by(limited(small), &[uri(&half)]).await.unwrap();
-    let error = world.fetch_by(limited(small), &[uri(&half), named(&half, "again")]).await.unwrap_err();
+    world.fetch_by(limited(small.clone()), &[uri(&half)]).await.unwrap();
+    let error =
+        world.fetch_by(limited(small.clone()), &[uri(&half), named(&half, "again")]).await.unwrap_err();
     assert!(error_chain::describe(&error).contains(too_large), "{error:?}");
     assert_eq!(world.contents(), ["half"]);
 
     // A small archive with a large member.
     let bomb = world.file("bomb.tar.gz", gzip(&tar(&[Member::file("bomb", &vec![0; 200_000])])));
-    let error = world.fetch_by(limited(small), &[uri(bomb)]).await.unwrap_err();
+    let error = world.fetch_by(limited(small.clone()), &[uri(bomb)]).await.unwrap_err();
     assert!(error_chain::describe(&error).contains(too_large), "{error:?}");
 
     // A sparse file of four exabytes.
@@ -604,13 +621,15 @@ async fn size_and_number_of_members_are_limited() {
     sparse.set_cksum();
     let mut archive = sparse.as_bytes().to_vec();
     archive.resize(512 + 1024, 0);
-    let error = world.fetch_by(limited(small), &[uri(world.file("sparse.tar", archive))]).await.unwrap_err();
+    let error =
+        world.fetch_by(limited(small.clone()), &[uri(world.file("sparse.tar", archive))]).await.unwrap_err();
     assert!(error_chain::describe(&error).contains(too_large), "{error:?}");
 
     let many: Vec<_> = ["a", "b", "c", "d"].map(|name| Member::file(name, b"")).into();
-    world.fetch_by(limited(small), &[uri(world.file("three.tar", tar(&many[..3])))]).await.unwrap();
-    let error = world.fetch_by(limited(small), &[uri(world.file("four.tar", tar(&many)))]).await.unwrap_err();
-    assert!(error_chain::describe(&error).ends_with("it has more than 3 members"), "{error:?}");
+    world.fetch_by(limited(small.clone()), &[uri(world.file("three.tar", tar(&many[..3])))]).await.unwrap();
+    let error =
+        world.fetch_by(limited(small.clone()), &[uri(world.file("four.tar", tar(&many)))]).await.unwrap_err();
+    assert!(error_chain::describe(&error).contains("it has more than 3 members"), "{error:?}");
     assert!(!world.contents().iter().any(|name| name.contains(".fetch-")));
 }
 
@@ -677,10 +696,10 @@ async fn a_stalled_download_times_out() {
         "/body" => stall(stream, "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nbeginning"),
         _ => stall(stream, ""),
     });
-    let limits = Limits { stall: Duration::from_millis(200), ..Limits::default() };
+    let limits = FetchLimits { stall: Duration::from_millis(200), ..FetchLimits::default() };
     for path in ["body", "headers"] {
         let url = format!("{root}/{path}");
-        let error = world.fetch_by(world.fetcher().limited(limits), &[uri(&url)]).await.unwrap_err();
+        let error = world.fetch_by(world.fetcher().limited(limits.clone()), &[uri(&url)]).await.unwrap_err();
         let expected = format!("cannot fetch `{url}`: no data from the server for 200ms");
         assert_eq!(error_chain::describe(&error), expected);
     }
@@ -773,7 +792,7 @@ fn the_process_exits_when_the_agent_dies() {
         gid: world.gid,
         uris: vec![uri(format!("{root}/x"))],
         reserved: reserved(),
-        limits: Limits::default(),
+        limits: FetchLimits::default(),
     };
     let mut child = Command::new("/bin/sh")
         .args(["-c", AS_CHILD])

@@ -5,17 +5,27 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, BufReader, Read};
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use flate2::read::MultiGzDecoder;
 use tar::{Archive, Entry, EntryType};
 
-use super::copy::{Copier, CopyError, LimitedReader};
+use super::copy::{Allowance, Copier, CopyError, LimitedReader};
+use super::gunzip::Gunzip;
 use super::item::Gzip;
 use super::sandbox::{Sandbox, SandboxError};
 use super::sandbox_path::{InvalidPath, SandboxPath};
+use super::sparse::Sparse;
+use cofferdam_core::config::FetchLimits;
+
+/// Size of a header.
+const BLOCK: usize = 512;
+
+/// Where a header has the type of the member, and its size.
+const TYPE: usize = 156;
+const SIZE: Range<usize> = 124..136;
 
 /// Why an archive could not be unpacked.
 #[derive(Debug, thiserror::Error)]
@@ -30,7 +40,7 @@ pub(super) enum UnpackError {
     Kind { member: PathBuf, kind: String },
     #[error("member `{}` is a link without a target", member.display())]
     NoTarget { member: PathBuf },
-    #[error("it has more than {limit} members")]
+    #[error("it has more than {limit} members; `max_files` of `[fetch]` is the limit")]
     TooManyMembers { limit: u64 },
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
@@ -50,95 +60,131 @@ struct DirectoryMetadata {
     seconds: i64,
 }
 
-/// Unpacks a tar archive of at most `max_members` members into the sandbox.
+/// Unpacks a tar archive into the sandbox.
 pub(super) fn untar(
     archive: &File,
     gzip: Gzip,
     sandbox: &mut Sandbox,
     copier: &mut Copier,
-    max_members: u64,
+    limits: &FetchLimits,
 ) -> Result<Unpacked, UnpackError> {
-    // Reading data that is skipped takes time as well, so the limit of the files also applies to the stream.
-    let limit = copier.limit();
-    match gzip {
-        Gzip::No => members(LimitedReader::new(archive, limit), sandbox, copier, max_members),
-        Gzip::Yes => {
-            members(LimitedReader::new(MultiGzDecoder::new(archive), limit), sandbox, copier, max_members)
-        }
-    }
-}
-
-fn members(
-    mut stream: impl Read,
-    sandbox: &mut Sandbox,
-    copier: &mut Copier,
-    max_members: u64,
-) -> Result<Unpacked, UnpackError> {
-    let damaged = |source| UnpackError::Archive { source };
-    let mut unpacked = Unpacked::default();
-    let mut directories = Vec::new();
-    let mut archive = Archive::new(&mut stream);
-    for entry in archive.entries().map_err(damaged)? {
-        let mut entry = entry.map_err(damaged)?;
-        unpacked.members += 1;
-        if unpacked.members > max_members {
-            return Err(UnpackError::TooManyMembers { limit: max_members });
-        }
-        unpacked.bytes += member(&mut entry, sandbox, copier, &mut directories)?;
-    }
-    // Read to the end, where a compressed archive has its checksum.
-    io::copy(&mut stream, &mut io::sink()).map_err(damaged)?;
-    // In reverse, as a change within a directory changes its modification time.
-    for DirectoryMetadata { name, mode, seconds } in directories.into_iter().rev() {
-        sandbox.finish_directory(&name, mode, seconds)?;
-    }
-    Ok(unpacked)
-}
-
-/// Unpacks one member. Returns the number of bytes of a file.
-fn member(
-    entry: &mut Entry<'_, impl Read>,
-    sandbox: &mut Sandbox,
-    copier: &mut Copier,
-    directories: &mut Vec<DirectoryMetadata>,
-) -> Result<u64, UnpackError> {
-    let damaged = |source| UnpackError::Archive { source };
-    let kind = match entry.header().entry_type() {
-        // Old archives have no type for directories.
-        EntryType::Regular if entry.path_bytes().ends_with(b"/") => EntryType::Directory,
-        kind => kind,
+    let size = archive.metadata().map_err(|source| UnpackError::Archive { source })?.len();
+    let unpacking = Unpacking {
+        sandbox,
+        contents: copier.contents(size, limits.ratio),
+        copier,
+        max_members: limits.files,
+        directories: Vec::new(),
     };
-    if kind.is_pax_global_extensions() {
-        // Metadata of the archive.
-        return Ok(0);
+    // Reading data that is skipped takes time as well, so the limit of the contents also applies to the stream.
+    let stream = unpacking.contents.clone();
+    match gzip {
+        Gzip::No => unpacking.members(LimitedReader::new(archive, stream)),
+        Gzip::Yes => unpacking.members(LimitedReader::new(Gunzip::new(BufReader::new(archive)), stream)),
     }
-    let path = Path::new(OsStr::from_bytes(&entry.path_bytes())).to_owned();
-    if kind.is_dir() && is_root(&path) {
-        // The archive must not change the permissions of the sandbox.
-        return Ok(0);
-    }
-    let name = SandboxPath::parse(&path)?;
-    let mode = entry.header().mode().map_err(damaged)?;
-    let seconds = entry.header().mtime().map_err(damaged)?.try_into().unwrap_or(i64::MAX);
-    match kind {
-        EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-            let mut draft = sandbox.draft(&name)?;
-            let bytes = copier
-                .copy(entry, &mut draft.file, |_| {})
-                .map_err(|source| UnpackError::Copy { member: path, source })?;
-            draft.place(mode, Some(seconds))?;
-            return Ok(bytes);
+}
+
+/// State of unpacking one archive.
+struct Unpacking<'a> {
+    sandbox: &'a mut Sandbox,
+    copier: &'a mut Copier,
+    /// What may be written to files.
+    contents: Allowance,
+    max_members: u64,
+    directories: Vec<DirectoryMetadata>,
+}
+
+impl Unpacking<'_> {
+    fn members(mut self, mut stream: impl Read) -> Result<Unpacked, UnpackError> {
+        let damaged = |source| UnpackError::Archive { source };
+        let mut unpacked = Unpacked::default();
+        let first = first_block(&mut stream).map_err(damaged)?;
+        let mut stream = first.as_slice().chain(stream);
+        let mut archive = Archive::new(&mut stream);
+        for entry in archive.entries().map_err(damaged)? {
+            let mut entry = entry.map_err(damaged)?;
+            unpacked.members += 1;
+            if unpacked.members > self.max_members {
+                return Err(UnpackError::TooManyMembers { limit: self.max_members });
+            }
+            unpacked.bytes += self.member(&mut entry)?;
         }
-        EntryType::Directory => {
-            sandbox.directory(name.as_path())?;
-            // Its owner must be able to remove its entries.
-            directories.push(DirectoryMetadata { name, mode: mode | 0o700, seconds });
+        // Read to the end, where a compressed archive has its checksum.
+        io::copy(&mut stream, &mut io::sink()).map_err(damaged)?;
+        // In reverse, as a change within a directory changes its modification time.
+        for DirectoryMetadata { name, mode, seconds } in self.directories.into_iter().rev() {
+            self.sandbox.finish_directory(&name, mode, seconds)?;
         }
-        EntryType::Symlink => sandbox.symbolic_link(&name, &target(entry, &path)?)?,
-        EntryType::Link => sandbox.hard_link(&name, &SandboxPath::parse(&target(entry, &path)?)?)?,
-        kind => return Err(UnpackError::Kind { member: path, kind: describe(kind) }),
+        Ok(unpacked)
     }
-    Ok(0)
+
+    /// Unpacks one member. Returns the number of bytes of a file.
+    fn member(&mut self, entry: &mut Entry<'_, impl Read>) -> Result<u64, UnpackError> {
+        let damaged = |source| UnpackError::Archive { source };
+        let kind = match entry.header().entry_type() {
+            // Old archives have no type for directories.
+            EntryType::Regular if entry.path_bytes().ends_with(b"/") => EntryType::Directory,
+            // A directory of an incremental archive of GNU tar; its data is a list of names.
+            kind if kind.as_byte() == b'D' => EntryType::Directory,
+            kind => kind,
+        };
+        if kind.is_pax_global_extensions() {
+            // Metadata of the archive.
+            return Ok(0);
+        }
+        let sparse = Sparse::of(entry).map_err(damaged)?;
+        let path = match sparse.as_ref().and_then(Sparse::name) {
+            Some(name) => name.to_owned(),
+            None => Path::new(OsStr::from_bytes(&entry.path_bytes())).to_owned(),
+        };
+        if kind.is_dir() && is_root(&path) {
+            // The archive must not change the permissions of the sandbox.
+            return Ok(0);
+        }
+        let name = SandboxPath::parse(&path)?;
+        let mode = entry.header().mode().map_err(damaged)?;
+        let seconds = entry.header().mtime().map_err(damaged)?.try_into().unwrap_or(i64::MAX);
+        match kind {
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
+                let mut draft = self.sandbox.draft(&name)?;
+                let copied = match sparse {
+                    Some(sparse) => {
+                        let content = sparse.read(entry).map_err(damaged)?;
+                        self.copier.unpack(&mut self.contents, content, &mut draft.file)
+                    }
+                    None => self.copier.unpack(&mut self.contents, entry, &mut draft.file),
+                };
+                let bytes = copied.map_err(|source| UnpackError::Copy { member: path, source })?;
+                draft.place(mode, Some(seconds))?;
+                return Ok(bytes);
+            }
+            EntryType::Directory => {
+                self.sandbox.directory(name.as_path())?;
+                // Its owner must be able to remove its entries.
+                self.directories.push(DirectoryMetadata { name, mode: mode | 0o700, seconds });
+            }
+            EntryType::Symlink => self.sandbox.symbolic_link(&name, &target(entry, &path)?)?,
+            EntryType::Link => {
+                self.sandbox.hard_link(&name, &SandboxPath::parse(&target(entry, &path)?)?)?;
+            }
+            kind => return Err(UnpackError::Kind { member: path, kind: describe(kind) }),
+        }
+        Ok(0)
+    }
+}
+
+/// The first block of an archive, unless that is the label with which GNU tar begins it. The fields of a label may be
+/// empty, which the library refuses.
+fn first_block(stream: &mut impl Read) -> io::Result<Vec<u8>> {
+    let mut block = Vec::with_capacity(BLOCK);
+    stream.take(BLOCK as u64).read_to_end(&mut block)?;
+    let is_label = block.get(TYPE) == Some(&b'V') && block.get(SIZE).is_some_and(is_zero);
+    Ok(if is_label { Vec::new() } else { block })
+}
+
+/// Whether a field of a header is empty, or the number zero.
+fn is_zero(field: &[u8]) -> bool {
+    field.iter().all(|byte| b"\0 0".contains(byte))
 }
 
 /// Target of a link.

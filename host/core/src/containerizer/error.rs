@@ -231,7 +231,7 @@ impl LaunchError {
                 | Self::User { .. }
                 | Self::Rootfs { .. }
                 | Self::NoFilesystem { .. }
-        )
+        ) || matches!(self, Self::Fetch { source, .. } if source.is_invalid())
     }
 
     /// Whether the same launch may succeed later, according to the plugin that failed.

@@ -3,10 +3,10 @@
 use std::error::Error;
 use std::io::{self, BufRead, Write};
 use std::path::PathBuf;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::FetchLimits;
 use crate::model::Uri;
 
 /// The files to fetch, and their owner.
@@ -18,18 +18,7 @@ pub struct FetchJob {
     pub uris: Vec<Uri>,
     /// Paths in the sandbox at which nothing may be placed, such as the container's logs.
     pub reserved: Vec<PathBuf>,
-    pub limits: Limits,
-}
-
-/// Limits of fetching for one container.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Limits {
-    /// Timeout of name resolution, of connecting, and of each read and write.
-    pub stall: Duration,
-    /// Maximum number of bytes, counting archives and their contents.
-    pub bytes: u64,
-    /// Maximum number of members of an archive.
-    pub members: u64,
+    pub limits: FetchLimits,
 }
 
 /// A failure, as the fetcher process reports it.
@@ -38,6 +27,15 @@ pub enum FetchFailure {
     /// Before the first file.
     #[error("cannot start fetching")]
     Start {
+        /// Why.
+        #[source]
+        reason: Reason,
+    },
+    /// The request is invalid; nothing was fetched.
+    #[error("cannot fetch `{uri}`")]
+    Invalid {
+        /// The URI, without the user and query of a URL, which may contain secrets.
+        uri: String,
         /// Why.
         #[source]
         reason: Reason,
@@ -66,12 +64,6 @@ pub enum JobError {
     Read { source: io::Error },
     #[error("the job on standard input is malformed")]
     Parse { source: serde_json::Error },
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { stall: Duration::from_secs(60), bytes: 64 << 30, members: 1_000_000 }
-    }
 }
 
 impl FetchJob {
@@ -134,7 +126,7 @@ mod tests {
             output_file: Some("x/y".into()),
             sha256: None,
         };
-        let limits = Limits { stall: Duration::from_millis(1500), bytes: u64::MAX, members: 3 };
+        let limits = FetchLimits { bytes: u64::MAX, hosts: vec!["host".into()], ..FetchLimits::default() };
         let reserved = vec!["stdout".into()];
         let job = FetchJob { sandbox: "/s".into(), uid: 1, gid: 2, uris: vec![uri], reserved, limits };
         let mut bytes = job.to_line().unwrap();

@@ -20,17 +20,18 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
+use crate::config::FetchLimits;
 use crate::model::Uri;
 use child::Child;
 
-pub use job::{FetchFailure, FetchJob, JobError, Limits, Reason, escape_control};
+pub use job::{FetchFailure, FetchJob, JobError, Reason, escape_control};
 
 /// Fetches files into sandboxes.
 #[derive(Debug, Clone)]
 pub struct Fetcher {
     /// Program and arguments.
     command: Option<Vec<PathBuf>>,
-    limits: Limits,
+    limits: FetchLimits,
 }
 
 /// Why not all files of a container were fetched.
@@ -75,16 +76,24 @@ pub enum FetchError {
     Stopped,
 }
 
+impl FetchError {
+    /// Whether the error is in the request.
+    #[must_use]
+    pub fn is_invalid(&self) -> bool {
+        matches!(self, Self::NotConfigured | Self::Failed(FetchFailure::Invalid { .. }))
+    }
+}
+
 impl Fetcher {
     /// A fetcher that runs this command line for every job. Without one, it refuses to fetch.
     #[must_use]
     pub fn new(command: Option<Vec<PathBuf>>) -> Self {
-        Self { command, limits: Limits::default() }
+        Self { command, limits: FetchLimits::default() }
     }
 
     /// The same fetcher with other limits.
     #[must_use]
-    pub fn limited(self, limits: Limits) -> Self {
+    pub fn limited(self, limits: FetchLimits) -> Self {
         Self { limits, ..self }
     }
 
@@ -114,7 +123,7 @@ impl Fetcher {
             gid,
             uris: uris.to_vec(),
             reserved: reserved.to_vec(),
-            limits: self.limits,
+            limits: self.limits.clone(),
         };
         let job = job.to_line().map_err(|source| FetchError::Serialize { source })?;
         let command = self.command.as_deref().and_then(<[_]>::split_first);

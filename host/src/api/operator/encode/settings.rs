@@ -26,6 +26,12 @@ pub(crate) fn flags(config: &Config) -> BTreeMap<String, String> {
         ("scratch_memory", format!("{} B", config.agent.scratch_memory.unwrap_or(0))),
         ("api.max_body", format!("{} B", config.api.max_body)),
         ("api.idle_timeout", duration(config.api.idle_timeout)),
+        ("fetch.max_size", format!("{} B", config.agent.fetch.bytes)),
+        ("fetch.max_files", config.agent.fetch.files.to_string()),
+        ("fetch.max_ratio", config.agent.fetch.ratio.to_string()),
+        ("fetch.max_redirects", config.agent.fetch.redirects.to_string()),
+        ("fetch.hosts", config.agent.fetch.hosts.join(",")),
+        ("fetch.stall_timeout", duration(config.agent.fetch.stall)),
         ("isolation", names(&config.agent.isolators)),
     ]);
     flags.extend(config.file.as_deref().map(|file| ("config", path(file))));
