@@ -67,7 +67,7 @@ pub mod process;
 mod recovery;
 pub mod testing;
 
-pub use cofferdam_linux::{capability, tree};
+pub use cofferdam_linux::{capability, foreign, tree};
 pub use cofferdam_plugin_macros::{PluginConfig, isolator, logger};
 pub use cofferdam_plugin_model as model;
 

@@ -45,6 +45,9 @@ pub struct Container {
     /// Linux options of the request.
     #[serde(default)]
     pub linux: LinuxOptions,
+    /// Bounding set of capabilities that plugins earlier in the chain request, without `CAP_`; `None` if none does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bounding_capabilities: Option<BTreeSet<String>>,
     /// Volumes of the request, in order.
     #[serde(default)]
     pub volumes: Vec<Volume>,
@@ -87,6 +90,7 @@ impl Container {
             cgroups: Cgroups::default(),
             labels: BTreeMap::new(),
             linux: LinuxOptions::default(),
+            bounding_capabilities: None,
             volumes: Vec::new(),
             networks: Vec::new(),
             rlimits: BTreeMap::new(),

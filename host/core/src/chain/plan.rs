@@ -215,6 +215,13 @@ impl LaunchPlan {
         Ok(())
     }
 
+    /// The bounding set of capabilities that follows from what plugins request.
+    #[must_use]
+    pub fn bounding_set(&self) -> Option<&BTreeSet<String>> {
+        let sets = [&self.bounding_capabilities, &self.permitted_capabilities, &self.effective_capabilities];
+        sets.into_iter().flatten().map(|owned| &owned.value).next()
+    }
+
     /// The plan as a list for display.
     #[must_use]
     pub fn entries(&self) -> Vec<PlanEntry> {

@@ -27,16 +27,19 @@ impl Chain {
         const METHOD: Method = Method::Prepare;
         let request = LazyCell::new(|| serde_json::to_vec(container).unwrap_or_default());
         let id = container.id.as_str();
-        let call = |plugin: &Plugin, _: &Participant| match &container.parent {
-            None => plugin.call_encoded(job, &*self.recoverer, METHOD, id, &request, &[]),
-            // Each plugin is told its own state for the parent.
-            Some(parent) => {
-                let state = self.recoverer.state(plugin.name(), &parent.id);
-                let parent = Some(Parent { state, ..parent.clone() });
-                let container = Container { parent, ..container.clone() };
-                let request = serde_json::to_vec(&container).unwrap_or_default();
-                plugin.call_encoded(job, &*self.recoverer, METHOD, id, &request, &[])
+        let call = |plugin: &Plugin, _: &Participant| {
+            let bounding_capabilities = sequence.read(|launch| launch.plan.bounding_set().cloned());
+            if container.parent.is_none() && bounding_capabilities.is_none() {
+                return plugin.call_encoded(job, &*self.recoverer, METHOD, id, &request, &[]);
             }
+            // Each plugin is told its own state for the parent.
+            let parent = container.parent.as_ref().map(|parent| Parent {
+                state: self.recoverer.state(plugin.name(), &parent.id),
+                ..parent.clone()
+            });
+            let container = Container { parent, bounding_capabilities, ..container.clone() };
+            let request = serde_json::to_vec(&container).unwrap_or_default();
+            plugin.call_encoded(job, &*self.recoverer, METHOD, id, &request, &[])
         };
         self.call_each(job, METHOD, sequence, call, |launch, plugin, participant, response| {
             let is_logger = self.logger.as_ref().is_some_and(|logger| logger.name() == plugin.name());

@@ -53,6 +53,11 @@ impl<T: Default> CallSequence<T> {
         Self { tolerant: true, ..Self::for_launch(participants) }
     }
 
+    /// Reads the combined replies so far.
+    pub(super) fn read<R>(&self, read: impl FnOnce(&T) -> R) -> R {
+        read(&self.state.lock().result)
+    }
+
     /// Takes the outcome, leaving the sequence empty.
     #[must_use]
     pub fn take(&self) -> SequenceOutcome<T> {
