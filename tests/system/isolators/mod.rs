@@ -4,8 +4,10 @@
 
 mod capabilities;
 mod nnp;
+mod seccomp;
 
 use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 
 use cofferdam_core::agent::Agent;
@@ -23,7 +25,13 @@ fn isolator(name: &str, table: Json) -> PluginConfig {
 
 /// With `filesystem/linux`, `namespaces/pid` and further isolators, and the probe in the root file system.
 fn world(isolators: Vec<PluginConfig>) -> Arc<World> {
+    world_with(|_| isolators)
+}
+
+/// Like [`world`]; the isolators may depend on the world's directory.
+fn world_with(isolators: impl FnOnce(&Path) -> Vec<PluginConfig>) -> Arc<World> {
     let mut world = World::new();
+    let isolators = isolators(world.directory());
     world.config.isolators =
         [vec![shipped("filesystem/linux"), shipped("namespaces/pid")], isolators].concat();
     world.config.logger = Some(sandbox_logger());
