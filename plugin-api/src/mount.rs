@@ -7,13 +7,17 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::Duration;
 
-use rustix::fs::CWD;
+use rustix::fs::{CWD, Gid, Mode, OFlags, ResolveFlags, Uid, fchmod, fchown, fstat, openat, openat2};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_flag,
-    fsconfig_set_string, fsmount, fsopen, open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
+    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount,
+    open_tree,
 };
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
 /// Why a detached mount could not be created.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +42,26 @@ pub enum MountError {
         /// The error of the system call.
         source: io::Error,
     },
+    /// The mount namespace of a process could not be entered.
+    #[error("cannot enter the mount namespace of process {pid}")]
+    Namespace {
+        /// The process.
+        pid: i32,
+        /// The error of the system call.
+        source: io::Error,
+    },
+    /// A file for a container could not be created.
+    #[error("cannot create a file in memory")]
+    File(#[source] io::Error),
+    /// A system call did not return in time. It may wait for a file system of the container.
+    #[error("`{}` was not found in time", path.display())]
+    Timeout {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The thread that does this could not be started, or panicked.
+    #[error("a thread for a mount cannot be used")]
+    Thread(#[source] io::Error),
     /// The mount of a file or directory could not be cloned.
     #[error("cannot clone the mount of `{}`", path.display())]
     Clone {
@@ -89,6 +113,109 @@ pub fn clone(path: &Path, recursive: bool) -> Result<OwnedFd, MountError> {
         .map_err(|errno| MountError::Clone { path: path.to_owned(), source: errno.into() })
 }
 
+/// Clones what is mounted at a path of a process's mount namespace, without mounts below it, and returns the detached
+/// clone: for what a nested container is to share with its parent.
+///
+/// The path is resolved as the container sees it, without symbolic links, on a thread that does nothing else. Processes of
+/// the container may have mounted anything there; compare [`device`]. They may also keep the kernel waiting, by a
+/// file system in user space; after `timeout` the call fails, and the thread ends with the container.
+///
+/// # Errors
+/// [`MountError::Namespace`], [`MountError::Clone`], [`MountError::Timeout`], [`MountError::Thread`].
+pub fn clone_of_process(pid: i32, path: &Path, timeout: Duration) -> Result<OwnedFd, MountError> {
+    let owned = path.to_owned();
+    let clone = move || {
+        let namespace = |source| MountError::Namespace { pid, source };
+        let failed = |errno: Errno| MountError::Clone { path: owned.clone(), source: errno.into() };
+        let file = std::fs::File::open(format!("/proc/{pid}/ns/mnt")).map_err(namespace)?;
+        leave_process().map_err(|errno| namespace(errno.into()))?;
+        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Mount))
+            .map_err(|errno| namespace(errno.into()))?;
+        let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        let found =
+            openat2(CWD, &owned, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve).map_err(failed)?;
+        let flags =
+            OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+        open_tree(&found, c"", flags).map_err(failed)
+    };
+    on_own_thread(clone, timeout).unwrap_or_else(|| Err(MountError::Timeout { path: path.to_owned() }))
+}
+
+/// Creates a file in memory that no directory of the host contains, and returns a detached mount of it: for content that
+/// must not reach a disk, as `Prepared::operation` would record it. The memory is given back with the last mount.
+///
+/// # Errors
+/// [`MountError::Filesystem`], [`MountError::File`], [`MountError::Thread`].
+pub fn file(content: &[u8], mode: u32, (uid, gid): (u32, u32)) -> Result<OwnedFd, MountError> {
+    const NAME: &str = "file";
+    let content = content.to_vec();
+    let create = move || {
+        let failed = |errno: Errno| MountError::File(errno.into());
+        // Before Linux 6.15 only what is attached can be cloned, so it is attached where nobody else is.
+        leave_process().map_err(failed)?;
+        unshare_mounts().map_err(failed)?;
+        mount_change(c"/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).map_err(failed)?;
+        let size = format!("size={}", content.len().max(1).next_multiple_of(4096));
+        // Swap is memory that reaches a disk, which old kernels cannot exclude.
+        let options = ["mode=700", &size, "noswap"];
+        let flags = ["nodev", "noexec", "nosuid"];
+        let tmpfs =
+            filesystem("tmpfs", &flags, &options).or_else(|_| filesystem("tmpfs", &flags, &options[..2]))?;
+        move_mount(&tmpfs, c"", CWD, c"/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).map_err(failed)?;
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+        let file = std::fs::File::from(openat(&tmpfs, NAME, flags, Mode::RUSR).map_err(failed)?);
+        io::Write::write_all(&mut &file, &content).map_err(MountError::File)?;
+        // The owner first: changing it clears set-id bits.
+        fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))).map_err(failed)?;
+        fchmod(&file, Mode::from_raw_mode(mode & 0o777)).map_err(failed)?;
+        open_tree(&tmpfs, NAME, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)
+            .map_err(failed)
+    };
+    // Nothing of a container can delay it.
+    on_own_thread(create, Duration::MAX)
+        .unwrap_or_else(|| Err(MountError::Thread(io::ErrorKind::TimedOut.into())))
+}
+
+/// Number of the device that a file, directory or mount is on. No two file systems have the same while they exist.
+///
+/// # Errors
+/// The error of fstat(2).
+pub fn device(of: impl AsFd) -> io::Result<u64> {
+    Ok(fstat(of)?.st_dev)
+}
+
+/// Runs something that changes its thread on a new one. `None` if it does not return in time.
+fn on_own_thread<T: Send + 'static>(
+    run: impl FnOnce() -> Result<T, MountError> + Send + 'static,
+    timeout: Duration,
+) -> Option<Result<T, MountError>> {
+    let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+    let thread = std::thread::Builder::new().name("mount".to_owned());
+    // Fails if the caller has stopped waiting.
+    let started = thread.spawn(move || drop(sender.send(run())));
+    if let Err(error) = started {
+        return Some(Err(MountError::Thread(error)));
+    }
+    match receiver.recv_timeout(timeout) {
+        Ok(result) => Some(result),
+        Err(RecvTimeoutError::Timeout) => None,
+        Err(RecvTimeoutError::Disconnected) => {
+            Some(Err(MountError::Thread(io::Error::other("the thread panicked"))))
+        }
+    }
+}
+
+/// Gives the calling thread a root and working directory of its own, without which it cannot enter mount namespaces.
+#[expect(deprecated, reason = "its replacement is unsafe for `FILES` only")]
+fn leave_process() -> Result<(), Errno> {
+    rustix::thread::unshare(UnshareFlags::FS)
+}
+
+#[expect(deprecated, reason = "its replacement is unsafe for `FILES` only")]
+fn unshare_mounts() -> Result<(), Errno> {
+    rustix::thread::unshare(UnshareFlags::NEWNS)
+}
+
 fn attributes(flags: &[&str]) -> Result<MountAttrFlags, MountError> {
     flags.iter().try_fold(MountAttrFlags::empty(), |all, &flag| {
         let attribute = match flag {
@@ -132,11 +259,10 @@ fn messages(context: rustix::fd::BorrowedFd<'_>) -> String {
 #[cfg(test)]
 mod tests {
     use std::fs;
-
-    use rustix::fs::{Mode, OFlags, openat};
+    use std::os::fd::AsRawFd;
 
     use super::*;
-    use crate::testing::skip;
+    use crate::testing::{Shell, skip};
 
     /// Whether this process may create mounts.
     fn may_mount() -> bool {
@@ -176,6 +302,50 @@ mod tests {
         let root = clone(directory.path(), true).unwrap();
         let file = openat(&root, "file", OFlags::RDONLY, Mode::empty()).unwrap();
         assert_eq!(io::read_to_string(fs::File::from(file)).unwrap(), "content");
+    }
+
+    #[test]
+    fn a_mount_of_another_namespace_is_cloned_and_no_link_is_followed() {
+        if !may_mount() {
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        let script = format!(
+            "exec unshare --mount --propagation private sh -c 'cd {}; mkdir m n; mount -t tmpfs none m; \
+             echo inside > m/file; ln -s m link; echo ready; read end'",
+            path.display()
+        );
+        let shell = Shell::spawn(&script);
+        let minute = Duration::from_secs(60);
+        let clone = clone_of_process(shell.pid(), &path.join("m"), minute).unwrap();
+        let file = openat(&clone, "file", OFlags::RDONLY, Mode::empty()).unwrap();
+        assert_eq!(io::read_to_string(fs::File::from(file)).unwrap(), "inside\n");
+        assert!(!path.join("m/file").exists(), "it is not mounted here");
+        let other = clone_of_process(shell.pid(), &path.join("n"), minute).unwrap();
+        assert_ne!(device(&clone).unwrap(), device(&other).unwrap());
+        let error = clone_of_process(shell.pid(), &path.join("link"), minute).unwrap_err();
+        assert!(matches!(error, MountError::Clone { .. }), "{error}");
+        let error = clone_of_process(i32::MAX, path, minute).unwrap_err();
+        assert!(error.to_string().contains("process 2147483647"), "{error}");
+        shell.end();
+    }
+
+    #[test]
+    fn a_file_in_memory_has_its_content_and_owner_and_is_in_no_directory() {
+        if !may_mount() {
+            return;
+        }
+        let before = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let content = vec![b'x'; 10_000];
+        let mount = file(&content, 0o440, (12, 34)).unwrap();
+        assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap(), before);
+        let found = fstat(&mount).unwrap();
+        assert_eq!((found.st_mode, found.st_uid, found.st_gid), (0o100_440, 12, 34));
+        let open = |flags| openat(CWD, format!("/proc/self/fd/{}", mount.as_raw_fd()), flags, Mode::empty());
+        let text = io::read_to_string(fs::File::from(open(OFlags::RDONLY).unwrap())).unwrap();
+        assert_eq!(text.as_bytes(), content);
+        assert!(file(b"", 0o400, (0, 0)).is_ok());
     }
 
     #[test]
