@@ -32,6 +32,7 @@ pub const FEATURES: &[&str] = &[
 /// requests one which none of its plugins handles.
 pub const REQUEST_PARTS: &[&str] = &[
     "capabilities",
+    "hostname",
     "ipc_mode",
     "networks",
     "rlimits",

@@ -192,6 +192,7 @@ impl Request {
         let capabilities = linux.effective_capabilities.is_some() || linux.bounding_capabilities.is_some();
         let flags = [
             ("capabilities", capabilities),
+            ("hostname", linux.hostname.is_some()),
             ("ipc_mode", linux.ipc_mode.is_some()),
             ("networks", !self.networks.is_empty()),
             ("rlimits", !self.rlimits.is_empty()),
