@@ -6,6 +6,7 @@ mod capabilities;
 mod ipc;
 mod nnp;
 mod seccomp;
+mod uts;
 
 use std::fs;
 use std::path::Path;
