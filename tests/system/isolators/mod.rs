@@ -6,6 +6,7 @@ mod capabilities;
 mod cgroup;
 mod ipc;
 mod nnp;
+mod rlimits;
 mod seccomp;
 mod uts;
 

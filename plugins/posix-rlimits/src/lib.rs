@@ -1,0 +1,66 @@
+//! Sets the resource limits of a container's command, which all its processes inherit.
+
+mod limits;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use cofferdam_plugin_api::model::Rlimit;
+use cofferdam_plugin_api::prelude::*;
+
+use crate::limits::Bounds;
+
+struct Limits {
+    defaults: BTreeMap<String, Rlimit>,
+}
+
+#[derive(Default, Deserialize, PluginConfig)]
+#[serde(deny_unknown_fields, default)]
+struct Config {
+    /// Limits of containers that do not request them, by name without `RLIMIT_`: `NOFILE`, `CORE`, ….
+    defaults: BTreeMap<String, Limit>,
+}
+
+/// A resource limit. Without both values it is unlimited.
+#[derive(Default, Deserialize, PluginConfig)]
+#[serde(deny_unknown_fields, default)]
+struct Limit {
+    /// What the kernel enforces; a process may raise it up to `hard`.
+    soft: Option<u64>,
+    /// The most that a process may raise `soft` to.
+    hard: Option<u64>,
+}
+
+#[cofferdam_plugin_api::isolator]
+impl Isolator for Limits {
+    const NAME: &'static str = "posix/rlimits";
+    const NESTING: bool = true;
+    const HANDLES: &'static [&'static str] = &["rlimits"];
+    type Config = Config;
+
+    fn create(config: Config, _: Host) -> Result<Self> {
+        let limit = |(name, Limit { soft, hard })| (name, Rlimit { soft, hard });
+        let defaults: BTreeMap<String, Rlimit> = config.defaults.into_iter().map(limit).collect();
+        let bounds = Bounds::read()?;
+        for (name, limit) in &defaults {
+            bounds.check(name, limit).context(format!("`defaults.{name}` is invalid"))?;
+        }
+        Ok(Self { defaults })
+    }
+
+    fn prepare(&self, container: &NewContainer) -> Result<Prepared> {
+        let mut rlimits = self.defaults.clone();
+        rlimits.extend(container.rlimits.iter().map(|(name, limit)| (name.clone(), *limit)));
+        if rlimits.is_empty() {
+            return Ok(Prepared::new());
+        }
+        let bounds = Bounds::read()?;
+        for (name, limit) in &rlimits {
+            bounds.check(name, limit).context(format!("the resource limit `{name}` cannot be set"))?;
+        }
+        let mut prepared = Prepared::new();
+        prepared.launch().rlimits = rlimits;
+        Ok(prepared)
+    }
+}
