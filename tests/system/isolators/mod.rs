@@ -4,6 +4,7 @@
 
 mod capabilities;
 mod cgroup;
+mod devices;
 mod ipc;
 mod nnp;
 mod rlimits;
