@@ -5,6 +5,7 @@
 mod capabilities;
 mod cgroup;
 mod devices;
+mod environment_secret;
 mod ipc;
 mod nnp;
 mod rlimits;
