@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 
 use cofferdam_tests::{is_root, text};
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
 use serde_json::{Value as Json, json};
 
 use super::Fixture;
@@ -98,6 +99,32 @@ async fn what_a_descriptor_refers_to_is_bind_mounted() {
     );
     assert_eq!(text(&file), "a file\nmore\n");
     assert!(directory.join("new").exists());
+}
+
+/// A clone of a shared mount is shared with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_container_mounts_in_a_mount_by_descriptor_does_not_reach_the_host() {
+    if !is_root("mounts") {
+        return;
+    }
+    let fixture = Fixture::start().await;
+    let shared = fixture.world.directory().join("shared");
+    fs::create_dir(&shared).unwrap();
+    mount("none", &shared, "tmpfs", MountFlags::empty(), None).unwrap();
+    mount_change(&shared, MountPropagationFlags::SHARED).unwrap();
+    fs::create_dir(shared.join("inner")).unwrap();
+    let table = json!({ "bind": [
+        { "source": shared, "target": "/mnt/open" },
+        { "source": shared, "target": "/mnt/detached", "detached": true },
+    ] });
+    let line = "for at in open detached; do busybox mount -t tmpfs none /mnt/$at/inner && touch /mnt/$at/inner/x; done; \
+                ls /mnt/open/inner /mnt/detached/inner; grep -c ' shared:' /proc/self/mountinfo";
+    let request = fixture.request(&table, line);
+    let output = cofferdam_tests::world::run(&fixture.agent, request).await;
+    let on_host = fs::read_dir(shared.join("inner")).unwrap().count();
+    unmount(&shared, UnmountFlags::DETACH).unwrap();
+    assert_eq!(output, "/mnt/detached/inner:\nx\n\n/mnt/open/inner:\nx\n0\n");
+    assert_eq!(on_host, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -27,7 +27,7 @@ use self::mounts::{Mounts, Place};
 use crate::failure::Failure;
 use crate::plan::read::{List, MountOption, Operation};
 use crate::report::Step;
-use crate::sys::{self, ATTR_READ_ONLY, Errno, Fd, Table};
+use crate::sys::{self, ATTR_READ_ONLY, Errno, Fd, MS_SLAVE, Table};
 
 /// The operations of a plan, which are performed in order, up to the first failure: all of them, or in two parts.
 ///
@@ -225,7 +225,9 @@ impl<'a> Operations<'a> {
             }
             Operation::BindDescriptor { descriptor, attributes, recursive, .. } => {
                 let mount = Fd(descriptor.cast_signed());
-                add_attributes(mount, attributes, recursive)
+                // A clone of a mount that the host shares would propagate what the container mounts in it to the host.
+                sys::set_propagation(mount, MS_SLAVE, true)
+                    .and_then(|()| add_attributes(mount, attributes, recursive))
                     .and_then(|()| self.attach(mount, target, prepared))
             }
             Operation::Move { source, .. } => {

@@ -373,7 +373,7 @@ pub(crate) fn set_umask(mask: u32) {
 
 pub(crate) const ATTR_READ_ONLY: u64 = 0x1;
 const MS_PRIVATE: u64 = 1 << 18;
-const MS_SLAVE: u64 = 1 << 19;
+pub(crate) const MS_SLAVE: u64 = 1 << 19;
 
 #[repr(C)]
 #[derive(Default)]
