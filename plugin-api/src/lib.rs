@@ -66,6 +66,7 @@ mod prepared;
 pub mod process;
 mod recovery;
 pub mod testing;
+pub mod volume;
 
 pub use cofferdam_linux::{capability, foreign, tree};
 pub use cofferdam_plugin_macros::{PluginConfig, isolator, logger};

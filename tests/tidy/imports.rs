@@ -140,6 +140,7 @@ const SDK: &[Row] = &[
     ("cgroup", &["error", "event"]),
     ("container_ref", &["cgroup", "deadline", "error", "process"]),
     ("new_container", &["deadline", "error"]),
+    ("volume", &["error", "new_container"]),
     ("prepared", &["error"]),
     ("controllers", &["cgroup", "container_ref", "error", "new_container", "prepared"]),
     ("recovery", &["deadline", "error"]),

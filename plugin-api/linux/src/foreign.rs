@@ -7,9 +7,11 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::Path;
+use std::path::{Component, Path};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat, openat2};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, fstat, mkdirat, openat, openat2,
+};
 use rustix::io::Errno;
 
 /// How a path below a directory is resolved. No way leads out of the directory.
@@ -79,6 +81,74 @@ pub fn open_regular(found: impl AsFd) -> Result<File, OpenError> {
     Ok(reopen(found, OFlags::RDONLY)?.into())
 }
 
+/// Finds a directory below another, without following links, and creates what is missing of it, with mode 0755. What is
+/// created belongs to `owner`, a user and a group.
+///
+/// # Errors
+/// [`OpenError::Outside`], or the error of a system call.
+pub fn create_directories(
+    directory: impl AsFd,
+    path: &Path,
+    owner: Option<(u32, u32)>,
+) -> Result<OwnedFd, OpenError> {
+    let mut here = find(directory, Path::new(""), Resolve::WithoutLinks)?;
+    for component in path.components() {
+        let name = match component {
+            Component::Normal(name) => Path::new(name),
+            Component::CurDir => continue,
+            _ => return Err(OpenError::Outside),
+        };
+        here = match find(&here, name, Resolve::WithoutLinks) {
+            Err(error) if error.is_missing() => {
+                match mkdirat(&here, name, Mode::from_raw_mode(0o755)) {
+                    // Somebody else has created it.
+                    Ok(()) | Err(Errno::EXIST) => {}
+                    Err(errno) => return Err(errno.into()),
+                }
+                let made = find(&here, name, Resolve::WithoutLinks)?;
+                check_kind(&made, FileType::Directory)?;
+                change_owner(&made, owner)?;
+                made
+            }
+            other => other?,
+        };
+    }
+    check_kind(&here, FileType::Directory)?;
+    Ok(here)
+}
+
+/// Finds a regular file below a directory, without following links, and creates what is missing: its directories, and an
+/// empty file with mode 0644. What is created belongs to `owner`, a user and a group.
+///
+/// # Errors
+/// [`OpenError::Outside`], [`OpenError::NotRegular`], or the error of a system call.
+pub fn create_file(
+    directory: impl AsFd,
+    path: &Path,
+    owner: Option<(u32, u32)>,
+) -> Result<OwnedFd, OpenError> {
+    let name = path.file_name().ok_or(OpenError::Outside)?;
+    let parent = create_directories(directory, path.parent().unwrap_or(Path::new("")), owner)?;
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    match openat(&parent, name, flags, Mode::from_raw_mode(0o644)) {
+        Ok(made) => change_owner(&made, owner)?,
+        Err(Errno::EXIST) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    let found = find(&parent, Path::new(name), Resolve::WithoutLinks)?;
+    check_regular(&found)?;
+    Ok(found)
+}
+
+fn change_owner(of: &OwnedFd, owner: Option<(u32, u32)>) -> Result<(), Errno> {
+    let Some((uid, gid)) = owner else { return Ok(()) };
+    chownat(of, c"", Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::EMPTY_PATH)
+}
+
+fn check_kind(found: impl AsFd, kind: FileType) -> Result<(), OpenError> {
+    if FileType::from_raw_mode(fstat(&found)?.st_mode) == kind { Ok(()) } else { Err(Errno::NOTDIR.into()) }
+}
+
 /// Checks that what was found is a regular file.
 ///
 /// # Errors
@@ -119,6 +189,31 @@ mod tests {
         let mut text = String::new();
         open_regular(find(directory(at)?, Path::new(path), resolve)?)?.read_to_string(&mut text).unwrap();
         Ok(text)
+    }
+
+    #[test]
+    fn what_is_missing_is_created_and_no_link_is_followed() {
+        let outside = tempfile::tempdir().unwrap();
+        let root = outside.path().join("root");
+        fs::create_dir(&root).unwrap();
+        symlink(outside.path(), root.join("link")).unwrap();
+        fs::write(root.join("file"), "text").unwrap();
+        let at = directory(&root).unwrap();
+        for _ in 0..2 {
+            create_directories(&at, Path::new("a/./b"), None).unwrap();
+            create_file(&at, Path::new("a/b/new"), None).unwrap();
+        }
+        assert!(root.join("a/b/new").is_file());
+        create_file(&at, Path::new("file"), None).unwrap();
+        assert_eq!(fs::read_to_string(root.join("file")).unwrap(), "text");
+        for path in ["link/a", "../a", "/a", "link"] {
+            assert!(create_directories(&at, Path::new(path), None).is_err(), "{path}");
+            assert!(create_file(&at, Path::new(path), None).is_err(), "{path}");
+        }
+        assert!(create_directories(&at, Path::new("file"), None).is_err());
+        assert!(create_directories(&at, Path::new("file/a"), None).is_err());
+        assert!(matches!(create_file(&at, Path::new("a"), None), Err(OpenError::NotRegular)));
+        assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 1);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
@@ -48,6 +48,10 @@ pub struct Container {
     /// Bounding set of capabilities that plugins earlier in the chain request, without `CAP_`; `None` if none does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bounding_capabilities: Option<BTreeSet<String>>,
+    /// Path of the sandbox as the container sees it, if plugins earlier in the chain give it a root filesystem and mount
+    /// the sandbox there. See [`Container::sandbox_in_container`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sandbox_path: Option<PathBuf>,
     /// Volumes of the request, in order.
     #[serde(default)]
     pub volumes: Vec<Volume>,
@@ -91,6 +95,7 @@ impl Container {
             labels: BTreeMap::new(),
             linux: LinuxOptions::default(),
             bounding_capabilities: None,
+            sandbox_path: None,
             volumes: Vec::new(),
             networks: Vec::new(),
             rlimits: BTreeMap::new(),
@@ -100,6 +105,12 @@ impl Container {
             gid: 0,
             parent: None,
         }
+    }
+
+    /// Path of the sandbox as the container sees it.
+    #[must_use]
+    pub fn sandbox_in_container(&self) -> &Path {
+        self.sandbox_path.as_deref().unwrap_or(&self.sandbox)
     }
 
     /// Whether it has no cgroups of its own but shares those of its parent. A top-level container always has its

@@ -9,6 +9,7 @@ use serde_json::Value as Json;
 /// Features of the plugin API that this version supports. An agent refuses to load a plugin that requires any other.
 pub const FEATURES: &[&str] = &[
     "container.bounding_capabilities",
+    "container.sandbox_path",
     "launch.bind_descriptor",
     "launch.capabilities",
     "launch.enter_descriptor",

@@ -222,6 +222,16 @@ impl LaunchPlan {
         sets.into_iter().flatten().map(|owned| &owned.value).next()
     }
 
+    /// What later plugins get to know of the plan.
+    pub(super) fn planned(&self) -> Planned {
+        // As for the environment: plugins that mount the sandbox in a root file system make it the working directory.
+        let sandbox_path = self.root.as_ref().and(self.working_directory.as_ref());
+        Planned {
+            bounding_capabilities: self.bounding_set().cloned(),
+            sandbox_path: sandbox_path.map(|owned| PathBuf::from(&owned.value)),
+        }
+    }
+
     /// The plan as a list for display.
     #[must_use]
     pub fn entries(&self) -> Vec<PlanEntry> {
@@ -264,6 +274,13 @@ impl LaunchPlan {
         entries.list("hooks", &self.hooks);
         entries.0
     }
+}
+
+/// A part of a plan that later plugins depend on.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Planned {
+    pub(super) bounding_capabilities: Option<BTreeSet<String>>,
+    pub(super) sandbox_path: Option<PathBuf>,
 }
 
 /// Displayed instead of a secret value.

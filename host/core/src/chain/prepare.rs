@@ -1,6 +1,6 @@
 //! Calls that lead to a launch: `prepare` and `watch`.
 
-use std::cell::LazyCell;
+use std::cell::RefCell;
 use std::os::fd::OwnedFd;
 
 use cofferdam_plugin_model::{Container, LoggerReply, Method, Parent, PrepareReply, Stream};
@@ -8,6 +8,7 @@ use rustix::event::epoll;
 use serde_json::Value as Json;
 
 use super::Chain;
+use super::plan::Planned;
 use super::sequence::CallSequence;
 use super::types::{ChainError, ContainerContext, Participant, PreparedLaunch, StdioTarget, Watch};
 use crate::blocking::Job;
@@ -25,21 +26,31 @@ impl Chain {
         sequence: &CallSequence<PreparedLaunch>,
     ) -> Result<(), ChainError> {
         const METHOD: Method = Method::Prepare;
-        let request = LazyCell::new(|| serde_json::to_vec(container).unwrap_or_default());
         let id = container.id.as_str();
+        // Encoded again only for a nested container and when plugins have added to it.
+        let last: RefCell<Option<(Planned, Vec<u8>)>> = RefCell::default();
         let call = |plugin: &Plugin, _: &Participant| {
-            let bounding_capabilities = sequence.read(|launch| launch.plan.bounding_set().cloned());
-            if container.parent.is_none() && bounding_capabilities.is_none() {
-                return plugin.call_encoded(job, &*self.recoverer, METHOD, id, &request, &[]);
-            }
-            // Each plugin is told its own state for the parent.
-            let parent = container.parent.as_ref().map(|parent| Parent {
-                state: self.recoverer.state(plugin.name(), &parent.id),
-                ..parent.clone()
-            });
-            let container = Container { parent, bounding_capabilities, ..container.clone() };
-            let request = serde_json::to_vec(&container).unwrap_or_default();
-            plugin.call_encoded(job, &*self.recoverer, METHOD, id, &request, &[])
+            let planned = sequence.read(|launch| launch.plan.planned());
+            let mut last = last.borrow_mut();
+            let request = match &*last {
+                Some((same, request)) if container.parent.is_none() && *same == planned => request,
+                _ => {
+                    // Each plugin is told its own state for the parent.
+                    let parent = container.parent.as_ref().map(|parent| Parent {
+                        state: self.recoverer.state(plugin.name(), &parent.id),
+                        ..parent.clone()
+                    });
+                    let container = Container {
+                        parent,
+                        bounding_capabilities: planned.bounding_capabilities.clone(),
+                        sandbox_path: planned.sandbox_path.clone(),
+                        ..container.clone()
+                    };
+                    let request = serde_json::to_vec(&container).unwrap_or_default();
+                    &last.insert((planned, request)).1
+                }
+            };
+            plugin.call_encoded(job, &*self.recoverer, METHOD, id, request, &[])
         };
         self.call_each(job, METHOD, sequence, call, |launch, plugin, participant, response| {
             let is_logger = self.logger.as_ref().is_some_and(|logger| logger.name() == plugin.name());
