@@ -11,6 +11,7 @@ mod nnp;
 mod rlimits;
 mod seccomp;
 mod uts;
+mod volume_host_path;
 
 use std::fs;
 use std::path::Path;
