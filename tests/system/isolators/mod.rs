@@ -12,6 +12,7 @@ mod rlimits;
 mod seccomp;
 mod uts;
 mod volume_host_path;
+mod volume_sandbox_path;
 
 use std::fs;
 use std::path::Path;
