@@ -13,6 +13,7 @@ mod seccomp;
 mod uts;
 mod volume_host_path;
 mod volume_sandbox_path;
+mod volume_secret;
 
 use std::fs;
 use std::path::Path;
