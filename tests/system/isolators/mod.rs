@@ -10,6 +10,7 @@ mod ipc;
 mod nnp;
 mod rlimits;
 mod seccomp;
+mod together;
 mod uts;
 mod volume_host_path;
 mod volume_sandbox_path;
