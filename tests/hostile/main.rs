@@ -8,6 +8,7 @@
 
 mod evade;
 mod full_disk;
+mod http;
 mod inheritance;
 mod interference;
 mod output;

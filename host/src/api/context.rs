@@ -1,5 +1,6 @@
 //! State shared by all request handlers.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use tokio::sync::watch;
@@ -15,11 +16,13 @@ pub(super) struct ApiContext {
     pub(super) started: SystemTime,
     /// Becomes true when the agent stops.
     stopping: watch::Receiver<bool>,
+    /// Why clients do not find the socket.
+    socket_problem: Mutex<Option<String>>,
 }
 
 impl ApiContext {
     pub(super) fn new(agent: Agent, config: Config, stopping: watch::Receiver<bool>) -> Self {
-        Self { agent, config, started: SystemTime::now(), stopping }
+        Self { agent, config, started: SystemTime::now(), stopping, socket_problem: Mutex::default() }
     }
 
     pub(super) fn metrics(&self) -> Snapshot {
@@ -28,6 +31,15 @@ impl ApiContext {
 
     pub(super) fn is_stopping(&self) -> bool {
         *self.stopping.borrow()
+    }
+
+    /// Why clients do not find the socket, if they do not.
+    pub(super) fn socket_problem(&self) -> Option<String> {
+        self.socket_problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_socket_problem(&self, problem: Option<String>) {
+        *self.socket_problem.lock().unwrap_or_else(PoisonError::into_inner) = problem;
     }
 
     /// Resolves when the agent stops.

@@ -5,6 +5,7 @@
 
 mod connections;
 mod context;
+mod early;
 mod memory;
 pub mod operator;
 mod server;

@@ -1,6 +1,7 @@
 //! Accepts connections and serves HTTP/1.1 on each.
 
-use std::pin::pin;
+use std::future::poll_fn;
+use std::pin::{self, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,23 +10,30 @@ use axum::extract::Request;
 use axum::middleware::{self, Next};
 use http_body_util::BodyExt;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 use tracing::{debug, error, warn};
 
 use super::connections::{Connection, Connections};
 use super::context::ApiContext;
+use super::early;
 use super::memory;
 use super::operator::routes;
 use super::socket::{self, Listener};
 use crate::config::Config;
 use cofferdam_core::agent::Agent;
+use cofferdam_core::error_chain;
 
 /// How long in-flight requests may take once the agent stops. Pending waits are answered at once.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often the socket's file is looked for.
+const SOCKET_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How long a client that is refused may take to send its request.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -38,7 +46,7 @@ const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// Serves the API until `stop` resolves; then finishes in-flight requests, answers pending waits with 503, and
 /// returns.
-pub async fn serve(agent: Agent, config: Config, listener: Listener, stop: impl Future<Output = ()>) {
+pub async fn serve(agent: Agent, config: Config, mut listener: Listener, stop: impl Future<Output = ()>) {
     let (stopped, stopping) = watch::channel(false);
     let context = Arc::new(ApiContext::new(agent, config, stopping));
     let mut connections = Connections::new();
@@ -48,6 +56,8 @@ pub async fn serve(agent: Agent, config: Config, listener: Listener, stop: impl 
     let giving_back = tokio::spawn(memory::give_back(Arc::clone(&activity)));
     let mut accepting = true;
     let mut stop = pin!(stop);
+    let mut check_socket = tokio::time::interval(SOCKET_CHECK_INTERVAL);
+    check_socket.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = &mut stop => break,
@@ -72,6 +82,7 @@ pub async fn serve(agent: Agent, config: Config, listener: Listener, stop: impl 
                     tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
                 }
             },
+            _ = check_socket.tick() => restore_socket(&mut listener, &context),
             Some(_) = refused.join_next() => {}
             // Also frees the memory of finished tasks.
             Some(ended) = served.join_next() => {
@@ -90,6 +101,22 @@ pub async fn serve(agent: Agent, config: Config, listener: Listener, stop: impl 
     }
 }
 
+/// Listens again if the socket's file was removed. If that is not possible, `GET /health` and the log say why.
+fn restore_socket(listener: &mut Listener, context: &ApiContext) {
+    let problem = match listener.restore() {
+        Ok(false) => None,
+        Ok(true) => {
+            warn!("the socket `{}` was removed; listening on a new one", listener.path().display());
+            None
+        }
+        Err(error) => Some(error_chain::describe(&error)),
+    };
+    if let (Some(problem), true) = (&problem, context.socket_problem() != problem) {
+        error!("clients cannot reach this agent: {problem}");
+    }
+    context.set_socket_problem(problem);
+}
+
 /// Refuses a connection while there are too many with requests.
 async fn refuse(stream: UnixStream) {
     const RESPONSE: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\n\
@@ -99,6 +126,7 @@ async fn refuse(stream: UnixStream) {
     if tokio::time::timeout(REFUSAL_TIMEOUT, stream.readable()).await.is_ok_and(|ready| ready.is_ok()) {
         let _ = stream.try_read(&mut [0; 8192]);
         let _ = stream.try_write(RESPONSE.as_bytes());
+        early::linger(stream).await;
     }
 }
 
@@ -132,21 +160,32 @@ async fn serve_connection(
             }
         }
     };
-    let router = router.layer(middleware::from_fn(note));
-    let serving = http1::Builder::new()
+    let router = router.layer(middleware::from_fn(early::respond)).layer(middleware::from_fn(note));
+    let router = TowerToHyperService::new(router);
+    let mut serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(context.config.api.idle_timeout)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    let mut serving = pin!(serving);
+        .serve_connection(TokioIo::new(stream), service_fn(move |request| Box::pin(router.call(request))));
+    // Whether it is closed between two requests.
+    let mut idle = false;
+    let end = async {
+        tokio::select! { () = context.stopped() => {}, () = connection.to_be_closed() => {} }
+    };
     let result = tokio::select! {
-        result = serving.as_mut() => result,
-        () = async { tokio::select! { () = context.stopped() => {}, () = connection.to_be_closed() => {} } } => {
-            serving.as_mut().graceful_shutdown();
-            serving.await
+        result = poll_fn(|context| serving.poll_without_shutdown(context)) => result,
+        () = end => {
+            pin::Pin::new(&mut serving).graceful_shutdown();
+            let result = poll_fn(|context| serving.poll_without_shutdown(context)).await;
+            idle = true;
+            result
         }
     };
     if let Err(error) = result {
         // Clients may disconnect at any time.
         debug!(%error, "connection closed early");
     }
+    if idle {
+        return;
+    }
+    early::linger(serving.into_parts().io.into_inner()).await;
 }

@@ -26,6 +26,12 @@ pub enum BindError {
         /// The socket.
         path: PathBuf,
     },
+    /// The file of the socket was replaced by another one.
+    #[error("`{path}` was replaced by another file; remove that, and the agent listens there again")]
+    Replaced {
+        /// The file.
+        path: PathBuf,
+    },
     /// The file exists and is not a socket.
     #[error("`{path}` exists and is not a socket; remove it or set another `socket`")]
     NotASocket {
@@ -102,6 +108,21 @@ impl Listener {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Listens again if the file of the socket was removed. Returns whether it was.
+    ///
+    /// # Errors
+    /// [`BindError`], also when there is another file in its place.
+    pub(super) fn restore(&mut self) -> Result<bool, BindError> {
+        match fs::symlink_metadata(&self.path) {
+            Ok(found) if (found.dev(), found.ino()) == self.inode => Ok(false),
+            Ok(_) => Err(BindError::Replaced { path: self.path.clone() }),
+            Err(_) => {
+                *self = Self::bind(&self.path)?;
+                Ok(true)
+            }
+        }
     }
 
     pub(super) async fn accept(&self) -> io::Result<tokio::net::UnixStream> {
@@ -191,6 +212,30 @@ mod tests {
         fs::rename(&moved, &path).unwrap();
         let second = Listener::bind(&path).unwrap();
         assert_eq!(second.path(), path);
+    }
+
+    #[tokio::test]
+    async fn a_removed_socket_is_restored_and_a_replaced_one_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("sub/agent.sock");
+        fs::create_dir(path.parent().unwrap()).unwrap();
+        let mut listener = Listener::bind(&path).unwrap();
+        assert!(!listener.restore().unwrap());
+        fs::remove_file(&path).unwrap();
+        assert!(listener.restore().unwrap());
+        let _client = tokio::net::UnixStream::connect(&path).await.unwrap();
+        listener.accept().await.unwrap();
+
+        fs::remove_dir_all(path.parent().unwrap()).unwrap();
+        assert!(matches!(listener.restore(), Err(BindError::System { .. })));
+        fs::create_dir(path.parent().unwrap()).unwrap();
+        assert!(listener.restore().unwrap());
+        fs::remove_file(&path).unwrap();
+        let other = Listener::bind(&path).unwrap();
+        assert!(matches!(listener.restore(), Err(BindError::Replaced { .. })));
+        drop(listener);
+        assert!(path.exists(), "the socket of another agent");
+        drop(other);
     }
 
     #[tokio::test]

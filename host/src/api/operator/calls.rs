@@ -100,7 +100,9 @@ pub(super) async fn dispatch(context: &Arc<ApiContext>, call: Call) -> Result {
             let flags = flags.map(|(name, value)| wire::Flag { name, value: Some(value) }).collect();
             message(Response::GetFlags(wire::Flags { flags }))
         }
-        Call::GetHealth => message(Response::GetHealth(wire::Health { healthy: true, keepers: None })),
+        Call::GetHealth => {
+            message(Response::GetHealth(wire::Health { healthy: true, ..wire::Health::default() }))
+        }
         Call::GetVersion => message(Response::GetVersion(wire::Version { version_info: encode::version() })),
         // The timeout is for metrics that are slow to collect. There are none here.
         Call::GetMetrics(_) => {

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::extract::{Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
@@ -62,13 +62,20 @@ async fn call(State(context): Context, headers: HeaderMap, body: Body) -> Result
 /// Reads the body within the configured size and time.
 async fn read_body(context: &ApiContext, body: Body) -> Result<Vec<u8>, ApiError> {
     let limits = &context.config.api;
+    let too_large = || {
+        ApiError::message(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("the request exceeds `api.max_body`, {} bytes", limits.max_body),
+        )
+    };
+    // Its head says so.
+    if body.size_hint().lower() > limits.max_body as u64 {
+        return Err(too_large());
+    }
     let body = Limited::new(body, limits.max_body).collect();
     match tokio::time::timeout(limits.idle_timeout, body).await {
         Ok(Ok(body)) => Ok(body.to_bytes().into()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::message(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            format!("the request exceeds `api.max_body`, {} bytes", limits.max_body),
-        )),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
         Ok(Err(error)) => Err(ApiError::new(StatusCode::BAD_REQUEST, error.as_ref())),
         Err(_) => Err(ApiError::message(
             StatusCode::REQUEST_TIMEOUT,
@@ -131,7 +138,11 @@ async fn containers(
 /// Without a keeper the agent is healthy too: the next launch starts one.
 async fn health(State(context): Context) -> Response {
     let KeepersView { pid, older, lost } = context.agent.keepers();
-    reply::json(&Health { healthy: true, keepers: Some(Keepers { pid, older, lost }) })
+    reply::json(&Health {
+        healthy: true,
+        keepers: Some(Keepers { pid, older, lost }),
+        socket: context.socket_problem(),
+    })
 }
 
 async fn state(State(context): Context) -> Response {

@@ -177,6 +177,8 @@ message! {
         required healthy: bool,
         /// The keepers. Extension, only in the body of `GET /health`.
         optional keepers: Keepers,
+        /// Why clients that connect from now on do not reach the agent. Extension, only in the body of `GET /health`.
+        optional socket: String,
     }
 }
 
