@@ -86,7 +86,7 @@ impl From<Failure> for Refused {
 /// keeps them.
 pub struct PluginHarness<P> {
     instance: Instance,
-    directory: TemporaryDirectory,
+    directory: Arc<TemporaryDirectory>,
     shared: Arc<Shared>,
     timeout: Option<Duration>,
     plugin: PhantomData<P>,
@@ -111,10 +111,30 @@ impl<I: Isolator> PluginHarness<I> {
     /// # Errors
     /// The error that would prevent the agent from starting.
     pub fn isolator_in(agent: AgentInfo, config: Json) -> Result<Self, Refused> {
-        Self::new(I::NAME, agent, config, |host, request| match new_isolator::<I>(host, request) {
-            RResult::ROk(isolator) => Ok(Instance::Isolator(isolator)),
-            RResult::RErr(failure) => Err(failure.into()),
-        })
+        Self::new(I::NAME, agent, config, create_isolator::<I>)
+    }
+
+    /// Creates another instance with this configuration, as the agent does when it restarts: it has the same containers,
+    /// states and leases. It recovers `containers`; `orphans` are to be cleaned up.
+    ///
+    /// # Errors
+    /// The error that would prevent the agent from starting, or take the plugin out of service.
+    ///
+    /// # Panics
+    /// If an id is not a container id.
+    #[expect(clippy::expect_used, reason = "documented")]
+    pub fn restart(&self, config: Json, containers: &[&str], orphans: &[&str]) -> Result<Self, Refused> {
+        let id = |id: &&str| ContainerId::parse(id).expect("a container id");
+        let written_by = model::Version::new(0, 0, 0);
+        let recovered = |text: &&str| {
+            let details = self.shared.details(text);
+            let written_by = Some(written_by.clone()).filter(|_| !details.state.is_null());
+            Recovered { id: id(text), details, written_by }
+        };
+        let (directory, shared) = (Arc::clone(&self.directory), Arc::clone(&self.shared));
+        let next = Self::create(I::NAME, agent(), config, directory, shared, create_isolator::<I>)?;
+        next.recover(containers.iter().map(recovered).collect(), orphans.iter().map(id).collect())?;
+        Ok(next)
     }
 }
 
@@ -136,6 +156,13 @@ impl<L: Logger> PluginHarness<L> {
             RResult::ROk(logger) => Ok(Instance::Logger(logger)),
             RResult::RErr(failure) => Err(failure.into()),
         })
+    }
+}
+
+fn create_isolator<I: Isolator>(host: HostBox, request: RSlice<'_, u8>) -> Result<Instance, Refused> {
+    match new_isolator::<I>(host, request) {
+        RResult::ROk(isolator) => Ok(Instance::Isolator(isolator)),
+        RResult::RErr(failure) => Err(failure.into()),
     }
 }
 
@@ -162,6 +189,17 @@ impl<P> PluginHarness<P> {
             location: None,
             retryable: false,
         })?;
+        Self::create(name, agent, config, Arc::new(directory), Arc::new(Shared::new(name)), create)
+    }
+
+    fn create(
+        name: &str,
+        agent: AgentInfo,
+        config: Json,
+        directory: Arc<TemporaryDirectory>,
+        shared: Arc<Shared>,
+        create: impl FnOnce(HostBox, RSlice<'_, u8>) -> Result<Instance, Refused>,
+    ) -> Result<Self, Refused> {
         let request = model::CreateRequest {
             config,
             name: name.to_owned(),
@@ -169,7 +207,6 @@ impl<P> PluginHarness<P> {
             runtime_directory: directory.0.join("runtime"),
             work_directory: directory.0.join("work"),
         };
-        let shared = Arc::new(Shared::new(name));
         let host = HostBox::from_value(TestHost(Arc::clone(&shared)), TD_Opaque);
         let instance = create(host, RSlice::from_slice(&write(&request)?))?;
         Ok(Self { instance, directory, shared, timeout: None, plugin: PhantomData })
