@@ -7,6 +7,7 @@
 mod guest;
 
 mod calls;
+mod cgroups;
 mod chain;
 mod embed;
 mod guests;

@@ -1,0 +1,108 @@
+//! The isolators of single cgroup controllers, each in a chain with the shipped ones.
+
+#![expect(clippy::unwrap_used, reason = "a test fails where its expectations do")]
+
+use std::path::PathBuf;
+
+use cofferdam_core::agent::Agent;
+use cofferdam_core::model::{ContainerId, Request, Resources};
+use cofferdam_tests::world::{World, id, launch_error, run, shipped, with_agent};
+use cofferdam_tests::{is_root, text, wait_for_text};
+use serde_json::{Value as Json, json};
+
+/// The shipped chain and one more isolator.
+fn world(isolator: &str, table: Json) -> World {
+    let mut world = World::shipped();
+    let mut entry = shipped(isolator);
+    entry.table = table;
+    world.config.isolators.push(entry);
+    world
+}
+
+fn request(world: &World, name: &str, script: &str) -> Request {
+    let mut request = Request::shell(id(name), script);
+    request.rootfs = Some(world.rootfs());
+    request
+}
+
+/// A container nested in a running one, with cgroups of its own.
+fn nested(world: &World, name: &str, script: &str) -> Request {
+    let mut request = request(world, name, script);
+    request.linux.share_cgroups = false;
+    request
+}
+
+fn stdout(agent: &Agent, id: &ContainerId) -> PathBuf {
+    agent.inspect(id).unwrap().logs.stdout.unwrap()
+}
+
+/// Launches a container and waits until it has printed a line.
+async fn launch(agent: &Agent, request: Request, line: &str) {
+    let id = request.id.clone();
+    agent.launch(request).await.unwrap();
+    wait_for_text(&stdout(agent, &id), line);
+}
+
+async fn end(world: &World, agent: &Agent, name: &str) {
+    agent.destroy(&id(name)).await.unwrap();
+    agent.remove(&id(name)).await.unwrap();
+    assert_eq!(world.leftovers(), Vec::<String>::new());
+}
+
+/// Prints a line for each process that it could start, until that fails.
+const FORK_BOMB: &str = "i=0; while sleep 1000 & do i=$((i+1)); echo process $i; done; echo end";
+
+/// How many processes a container could start.
+fn started(output: &str) -> usize {
+    output.lines().filter(|line| line.starts_with("process ")).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fork_bomb_fails_in_its_container() {
+    if !is_root("the pids controller") {
+        return;
+    }
+    let world = world("cgroups/pids", json!({ "default": 20, "maximum": 50 }));
+    let agent = world.start().await.unwrap();
+    let bounded = run(&agent, request(&world, "bomb", FORK_BOMB)).await;
+    assert!((10..20).contains(&started(&bounded)), "{bounded}");
+    let mut larger = request(&world, "larger", FORK_BOMB);
+    larger.resources = Resources::default().with("pids", 40.0);
+    let bounded = run(&agent, larger).await;
+    assert!((30..40).contains(&started(&bounded)), "{bounded}");
+    let mut refused = request(&world, "refused", "true");
+    refused.resources = Resources::default().with("pids", 51.0);
+    let error = launch_error(&agent, refused).await;
+    assert!(error.contains("cgroups/pids") && error.contains("at most 50 are permitted"), "{error}");
+    for name in ["bomb", "larger"] {
+        agent.remove(&id(name)).await.unwrap();
+    }
+    assert_eq!(world.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn a_limit_of_processes_holds_without_an_agent_and_for_nested_containers() {
+    if !is_root("the pids controller") {
+        return;
+    }
+    let world = world("cgroups/pids", json!({ "default": 30 }));
+    with_agent(&world, async |agent| {
+        launch(&agent, request(&world, "pod", "echo up; sleep 1000"), "up").await
+    });
+    with_agent(&world, async |agent| {
+        let usage = agent.usage(&id("pod")).await.unwrap();
+        assert_eq!(usage.number("pids_limit"), Some(30.0), "{usage:?}");
+        assert!(usage.number("processes") >= Some(1.0), "{usage:?}");
+        let mut child = nested(&world, "pod.bomb", &format!("{FORK_BOMB}; sleep 1000"));
+        child.resources = Resources::default().with("pids", 1000.0);
+        agent.launch(child).await.unwrap();
+        // The shell ends at the first fork that fails.
+        agent.wait(&id("pod.bomb")).await.unwrap();
+        let output = text(&stdout(&agent, &id("pod.bomb")));
+        assert!((10..30).contains(&started(&output)), "{output}");
+        agent.update(&id("pod"), Resources::default().with("pids", 60.0)).await.unwrap();
+        let usage = agent.usage(&id("pod")).await.unwrap();
+        assert_eq!(usage.number("pids_limit"), Some(60.0), "{usage:?}");
+        end(&world, &agent, "pod").await;
+    });
+}
