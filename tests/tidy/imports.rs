@@ -109,6 +109,8 @@ const LINUX: &[Row] = &[
     ("tree", &[]),
     ("process", &["pidfd_info", "signal"]),
     ("cgroup", &["generated", "mounts", "process", "tree"]),
+    ("bpf", &[]),
+    ("devices", &["bpf", "cgroup"]),
     ("spawn", &["image", "process"]),
 ];
 

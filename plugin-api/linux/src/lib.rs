@@ -4,15 +4,17 @@
 //! The agent and every plugin that uses this crate link their own copy of it, so nothing here may have state: the
 //! copies in one process could disagree.
 //!
-//! `unsafe` is denied except in two modules: `spawn/clone.rs`, because no safe code can run between clone3(2) and
-//! execveat(2), and `signal.rs`, for signal numbers that have no name.
+//! `unsafe` is denied except in three modules: `spawn/clone.rs`, because no safe code can run between clone3(2) and
+//! execveat(2), `signal.rs`, for signal numbers that have no name, and `bpf.rs`, for bpf(2), which libc does not wrap.
 
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
 pub mod boot;
+pub mod bpf;
 pub mod capability;
 pub mod cgroup;
+pub mod devices;
 pub mod foreign;
 pub mod generated;
 pub mod image;
