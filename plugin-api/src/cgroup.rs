@@ -12,6 +12,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use cofferdam_linux::cgroup as linux;
+use cofferdam_linux::devices;
 use cofferdam_plugin_model as model;
 use rustix::fs::inotify;
 
@@ -19,6 +20,9 @@ use crate::{Error, Event, Result, event};
 
 // `Version` alone is that of a plugin.
 pub use cofferdam_linux::cgroup::Version as CgroupVersion;
+
+/// Controllers that every cgroup of v2 has: they are neither listed nor enabled there.
+const IMPLICIT: [&str; 2] = ["devices", "perf_event"];
 
 /// The cgroup of a container in the hierarchy of one controller: a directory of interface files.
 ///
@@ -110,7 +114,10 @@ impl Cgroup {
     /// The cgroup of `controller`, if the host has that.
     #[must_use]
     pub fn find(cgroups: &model::Cgroups, controller: &str) -> Option<Self> {
-        let on_v2 = || cgroups.v2_controllers.iter().any(|offered| offered == controller);
+        let on_v2 = || {
+            let offered = cgroups.v2_controllers.iter().map(String::as_str);
+            offered.chain(IMPLICIT).any(|offered| offered == controller)
+        };
         let (mount, version) = match (cgroups.v1.get(controller), &cgroups.v2) {
             (Some(mount), _) => (mount, CgroupVersion::V1),
             (None, Some(mount)) if on_v2() => (mount, CgroupVersion::V2),
@@ -154,6 +161,7 @@ impl Cgroup {
     pub fn create(&self) -> Result<(), CgroupError> {
         match self.version() {
             CgroupVersion::V1 => Ok(self.group.create()?),
+            CgroupVersion::V2 if IMPLICIT.contains(&self.controller.as_str()) => Ok(()),
             CgroupVersion::V2 => {
                 let above = self.directory().ancestors().skip(1);
                 let above: Vec<_> = above.take_while(|path| path.starts_with(&self.mount)).collect();
@@ -276,6 +284,23 @@ impl Cgroup {
         linux::CgroupError::Read { path: self.directory().join(knob), source }
     }
 
+    /// Restricts the processes of the cgroup, and of those below it, to these devices, instead of those of an earlier call.
+    /// For the controller `devices`, which on v2 is a program of the kernel that ends with the cgroup.
+    ///
+    /// # Errors
+    /// [`DevicesError`](crate::devices::DevicesError); on v1 also if a cgroup above does not permit a rule.
+    pub fn permit_devices(&self, rules: &devices::Rules) -> Result<(), devices::DevicesError> {
+        rules.apply(&self.group)
+    }
+
+    /// Whether exactly these devices are permitted.
+    ///
+    /// # Errors
+    /// [`DevicesError`](crate::devices::DevicesError).
+    pub fn permits_devices(&self, rules: &devices::Rules) -> Result<bool, devices::DevicesError> {
+        rules.are_applied(&self.group)
+    }
+
     /// Removes the directory and those that the container created below it. It need not exist. On v2 nothing is done: the
     /// agent removes the directory.
     ///
@@ -366,6 +391,8 @@ mod tests {
         assert_eq!(found("memory"), Some((CgroupVersion::V1, "/cg/memory/c/1/web".into())));
         assert_eq!(found("hugetlb"), Some((CgroupVersion::V2, "/cg/unified/c/1/web".into())));
         assert_eq!(found("pids"), None);
+        // Of every cgroup of v2, where it is not in v1.
+        assert_eq!(found("devices"), Some((CgroupVersion::V2, "/cg/unified/c/1/web".into())));
         let error = Cgroup::of(&cgroups, "pids").unwrap_err();
         assert!(error.to_string().contains("no cgroup controller `pids`") && !error.is_missing(), "{error}");
     }

@@ -61,6 +61,12 @@ impl Controllers {
         Self { optional, ..self }
     }
 
+    /// Name of the main one.
+    #[must_use]
+    pub const fn main(self) -> &'static str {
+        self.main
+    }
+
     /// All of them, the main one first.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
         std::iter::once(self.main).chain(self.optional.iter().copied())

@@ -68,7 +68,7 @@ mod recovery;
 pub mod testing;
 pub mod volume;
 
-pub use cofferdam_linux::{capability, foreign, tree};
+pub use cofferdam_linux::{capability, devices, foreign, tree};
 pub use cofferdam_plugin_macros::{PluginConfig, isolator, logger};
 pub use cofferdam_plugin_model as model;
 

@@ -21,6 +21,7 @@
 //! ```
 
 mod cgroups;
+mod hierarchy;
 mod host;
 mod shell;
 

@@ -3,6 +3,7 @@
 use std::fs;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use cofferdam_plugin_model as model;
 use model::{Container, PrepareReply, Resources};
 use serde_json::Value as Json;
 
+use super::hierarchy::{Mounted, mount_missing};
 use super::{PluginHarness, Refused, Shell};
 use crate::cgroup::{Cgroup, CgroupError, CgroupVersion};
 use crate::{Controllers, Isolator};
@@ -19,7 +21,7 @@ use crate::{Controllers, Isolator};
 /// is dropped.
 ///
 /// The cgroups are those that the agent would describe: on v2 they exist, with a cgroup `leaf` for processes; on v1 the
-/// plugin creates them.
+/// plugin creates them. A controller that is only on v1 is mounted for the time of the test.
 ///
 /// ```no_run
 /// use cofferdam_plugin_api::prelude::*;
@@ -56,7 +58,25 @@ impl<I: Isolator> CgroupHarness<I> {
     /// # Panics
     /// If the configuration is refused, and with `CI=true` in the environment, where no test is skipped.
     pub fn new(controllers: Controllers, config: Json) -> Option<Self> {
-        match Directories::create(controllers) {
+        Self::in_hierarchies(linux::Cgroups::detect(), controllers, config)
+    }
+
+    /// As [`CgroupHarness::new`], but as on a host with cgroup v2 only.
+    ///
+    /// # Panics
+    /// As [`CgroupHarness::new`].
+    pub fn on_v2(controllers: Controllers, config: Json) -> Option<Self> {
+        let unified = linux::Cgroups::detect().map(|found| linux::Cgroups { legacy: Vec::new(), ..found });
+        Self::in_hierarchies(unified, controllers, config)
+    }
+
+    fn in_hierarchies(
+        machine: std::io::Result<linux::Cgroups>,
+        controllers: Controllers,
+        config: Json,
+    ) -> Option<Self> {
+        let machine = machine.map_err(|error| error.to_string());
+        match machine.and_then(|machine| Directories::create(machine, controllers)) {
             Ok(directories) => Some(Self::on(directories, controllers, config)),
             Err(reason) => {
                 super::skip(reason);
@@ -183,13 +203,15 @@ const LEAF: &str = "leaf";
 /// Cgroups of one test, below a name that no other test has.
 struct Directories {
     cgroups: model::Cgroups,
+    /// Unmounted when the cgroups have been removed.
+    _mounted: Vec<Arc<Mounted>>,
 }
 
 impl Directories {
-    fn create(controllers: Controllers) -> Result<Self, String> {
+    fn create(mut machine: linux::Cgroups, controllers: Controllers) -> Result<Self, String> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("cofferdam-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let machine = linux::Cgroups::detect().map_err(|error| error.to_string())?;
+        let mounted = mount_missing(&mut machine, controllers.names());
         let mut cgroups =
             model::Cgroups { path: PathBuf::from(name).join("web"), ..model::Cgroups::default() };
         // Other hierarchies are not touched.
@@ -201,7 +223,7 @@ impl Directories {
         if let Some(unified) = machine.unified {
             (cgroups.v2, cgroups.v2_controllers) = (Some(unified.mount), unified.controllers);
         }
-        let directories = Self { cgroups };
+        let directories = Self { cgroups, _mounted: mounted };
         let main = directories.main(controllers).map_err(|error| error.to_string())?;
         let created = match main.version() {
             // The plugin creates it; this shows that it can.
