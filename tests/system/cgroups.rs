@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 
 use cofferdam_core::agent::Agent;
-use cofferdam_core::model::{ContainerId, Request, Resources};
+use cofferdam_core::model::{ContainerClass, ContainerId, Request, Resources};
 use cofferdam_tests::world::{World, id, launch_error, run, shipped, with_agent};
 use cofferdam_tests::{is_root, text, wait_for_text};
 use serde_json::{Value as Json, json};
@@ -103,6 +103,46 @@ fn a_limit_of_processes_holds_without_an_agent_and_for_nested_containers() {
         agent.update(&id("pod"), Resources::default().with("pids", 60.0)).await.unwrap();
         let usage = agent.usage(&id("pod")).await.unwrap();
         assert_eq!(usage.number("pids_limit"), Some(60.0), "{usage:?}");
+        end(&world, &agent, "pod").await;
+    });
+}
+
+/// Creates the device file of the kernel's log, and tries to read it.
+const READ_KMSG: &str = "mknod /dev/log c 1 11 && head -c 1 /dev/zero | wc -c; \
+     if cat </dev/null >/dev/null && true </dev/log; then echo readable; else echo refused; fi";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_can_use_the_devices_that_are_permitted() {
+    if !is_root("the devices of containers") {
+        return;
+    }
+    for (rules, expected) in [(json!([]), "1\nrefused\n"), (json!(["c 1:11 r"]), "1\nreadable\n")] {
+        let world = world("cgroups/devices", json!({ "rules": rules }));
+        let agent = world.start().await.unwrap();
+        assert_eq!(run(&agent, request(&world, "log", READ_KMSG)).await, expected);
+        agent.remove(&id("log")).await.unwrap();
+        assert_eq!(world.leftovers(), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn devices_stay_restricted_without_an_agent_and_for_nested_containers() {
+    if !is_root("the devices of containers") {
+        return;
+    }
+    let mut world = world("cgroups/devices", json!({}));
+    let pod = "echo up; while ! [ -e /go ]; do sleep 0.05; done; mknod /dev/log c 1 11; \
+               if true </dev/log; then echo readable; else echo refused; fi; sleep 1000";
+    with_agent(&world, async |agent| launch(&agent, request(&world, "pod", pod), "up").await);
+    // The next agent permits more.
+    world.config.isolators.last_mut().unwrap().table = json!({ "rules": ["c 1:11 r"] });
+    with_agent(&world, async |agent| {
+        let mut probe = Request::shell(id("pod.probe"), "touch /go");
+        probe.class = ContainerClass::Debug;
+        agent.launch(probe).await.unwrap();
+        wait_for_text(&stdout(&agent, &id("pod")), "refused");
+        let child = nested(&world, "pod.child", READ_KMSG);
+        assert_eq!(run(&agent, child).await, "1\nrefused\n");
         end(&world, &agent, "pod").await;
     });
 }
