@@ -6,6 +6,7 @@ mod capabilities;
 mod cgroup;
 mod devices;
 mod environment_secret;
+mod filesystem_shared;
 mod ipc;
 mod nnp;
 mod rlimits;
