@@ -151,6 +151,16 @@ impl Cgroup {
         self.group.has(knob)
     }
 
+    /// The cgroups above it in the hierarchy, from its root down.
+    #[must_use]
+    pub fn above(&self) -> Vec<Self> {
+        let paths = self.directory().ancestors().skip(1).take_while(|path| path.starts_with(&self.mount));
+        let at = |path: &Path| Self { group: linux::Cgroup::at(path, self.version()), ..self.clone() };
+        let mut above: Vec<Self> = paths.map(at).collect();
+        above.reverse();
+        above
+    }
+
     /// Makes the interface files of the controller available.
     ///
     /// On v1 the directory is created with its missing parents. On v2 the agent has created it; the controller is
@@ -163,10 +173,8 @@ impl Cgroup {
             CgroupVersion::V1 => Ok(self.group.create()?),
             CgroupVersion::V2 if IMPLICIT.contains(&self.controller.as_str()) => Ok(()),
             CgroupVersion::V2 => {
-                let above = self.directory().ancestors().skip(1);
-                let above: Vec<_> = above.take_while(|path| path.starts_with(&self.mount)).collect();
                 // From the mount point down: a cgroup can only enable what its parent has enabled.
-                above.into_iter().rev().try_for_each(|path| self.enable(path))
+                self.above().iter().try_for_each(|above| self.enable(above.directory()))
             }
         }
     }
@@ -347,6 +355,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let cgroup = unified(directory.path());
         cgroup.create().unwrap();
+        let above: Vec<PathBuf> = cgroup.above().iter().map(|above| above.directory().to_owned()).collect();
+        assert_eq!(above, ["", "cofferdam", "cofferdam/pod"].map(|above| directory.path().join(above)));
         for above in ["", "cofferdam", "cofferdam/pod"] {
             let knob = directory.path().join(above).join("cgroup.subtree_control");
             assert_eq!(fs::read_to_string(knob).unwrap(), "+memory", "in `{above}`");

@@ -1,6 +1,6 @@
 //! Processes for tests of plugins.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 
@@ -82,6 +82,16 @@ impl Shell {
         let mut line = String::new();
         self.output.read_line(&mut line).expect("cannot read from the shell");
         line.trim_end_matches('\n').to_owned()
+    }
+
+    /// Writes a line to its standard input, for the command `read`.
+    ///
+    /// # Panics
+    /// If it cannot be written.
+    #[expect(clippy::expect_used, reason = "documented")]
+    pub fn write(&mut self, line: &str) {
+        let input = self.child.stdin.as_mut().expect("standard input is a pipe");
+        writeln!(input, "{line}").expect("cannot write to the shell");
     }
 
     /// Closes its standard input, waits until it exits, and returns its exit status.
