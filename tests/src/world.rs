@@ -15,7 +15,7 @@ use cofferdam_core::ledger::nested_directory;
 use cofferdam_core::model::Record;
 use cofferdam_core::model::{ContainerId, Request};
 use cofferdam_init::client::Statuses;
-use cofferdam_linux::cgroup::{Cgroup, Version};
+use cofferdam_linux::cgroup::{Cgroup, Cgroups, Version};
 use cofferdam_linux::process::Process;
 use rustix::mount::{UnmountFlags, unmount};
 use serde_json::{Value as Json, json};
@@ -205,16 +205,18 @@ impl World {
 
     /// The cgroup of a container in a v1 hierarchy, if this machine has that.
     pub fn cgroup(&self, controller: &str, id: &ContainerId) -> Option<PathBuf> {
-        let hierarchy = Path::new("/sys/fs/cgroup").join(controller);
+        let machine = Cgroups::detect().expect("the mount table");
+        let (hierarchy, version) = machine.hierarchy(controller)?;
         let parts = id.values().map(|value| format!("{value}.container"));
-        hierarchy
-            .is_dir()
-            .then(|| hierarchy.join("cofferdam-test").join(self.instance()).join(parts.collect::<PathBuf>()))
+        (version == Version::V1).then(|| {
+            let instance = hierarchy.mount.join("cofferdam-test").join(self.instance());
+            instance.join(parts.collect::<PathBuf>())
+        })
     }
 
     /// The cgroups of this world's containers.
     pub fn cgroups(&self) -> Vec<PathBuf> {
-        cgroup_directories("/sys/fs/cgroup", &self.instance())
+        cgroup_directories(&self.instance())
             .into_iter()
             .flat_map(|directory| fs::read_dir(directory).into_iter().flatten().flatten())
             .map(|entry| entry.path())
@@ -241,7 +243,7 @@ impl Drop for World {
         // Containers of a failed test, then the agent's own directories in each hierarchy. Errors do not affect other
         // tests.
         const TIMEOUT: Duration = Duration::from_secs(5);
-        for path in cgroup_directories("/sys/fs/cgroup", &self.instance()) {
+        for path in cgroup_directories(&self.instance()) {
             let v2 = path.join("cgroup.kill").exists();
             let group = Cgroup::at(path.clone(), if v2 { Version::V2 } else { Version::V1 });
             if v2 || path.join("freezer.state").exists() {
@@ -251,7 +253,7 @@ impl Drop for World {
         for pid in self.processes() {
             drop(Process::open_any(pid).and_then(|process| process.kill()));
         }
-        for path in cgroup_directories("/sys/fs/cgroup", &self.instance()) {
+        for path in cgroup_directories(&self.instance()) {
             drop(Cgroup::at(path, Version::V1).remove(TIMEOUT));
         }
         if self.config.scratch_memory.is_some() {
@@ -296,13 +298,12 @@ pub fn sandbox_logger() -> PluginConfig {
     object("sandbox", "libcofferdam_logger_sandbox.so", json!({}))
 }
 
-fn cgroup_directories(root: &str, instance: &str) -> Vec<PathBuf> {
-    let Ok(hierarchies) = fs::read_dir(root) else { return Vec::new() };
-    let mut roots: Vec<PathBuf> = hierarchies.flatten().map(|entry| entry.path()).collect();
-    roots.push(PathBuf::from(root));
-    roots
-        .into_iter()
-        .map(|hierarchy| hierarchy.join("cofferdam-test").join(instance))
+/// The directory of an agent in each hierarchy.
+fn cgroup_directories(instance: &str) -> Vec<PathBuf> {
+    let Ok(machine) = Cgroups::detect() else { return Vec::new() };
+    let hierarchies = machine.unified.into_iter().chain(machine.legacy);
+    hierarchies
+        .map(|hierarchy| hierarchy.mount.join("cofferdam-test").join(instance))
         .filter(|path| path.is_dir())
         .collect()
 }

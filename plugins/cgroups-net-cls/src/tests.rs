@@ -1,0 +1,154 @@
+//! On the real net_cls controller of this machine.
+
+use cofferdam_plugin_api::model::LaunchInfo;
+use cofferdam_plugin_api::testing::{CgroupHarness, PluginHarness};
+
+use super::*;
+
+fn harness(config: Json) -> Option<CgroupHarness<NetCls>> {
+    CgroupHarness::new(CONTROLLERS, config)
+}
+
+/// Secondary handles 1 to `last` of the primary handle 0x10.
+fn handles(last: u16) -> Json {
+    json!({ "primary_handle": 0x10, "last_secondary_handle": last })
+}
+
+fn status(class: u32) -> Status {
+    Status::default().with("cgroup_info", json!({ "net_cls": { "classid": class } }))
+}
+
+fn class(harness: &CgroupHarness<NetCls>) -> u32 {
+    harness.cgroup().read_as(CLASS).unwrap()
+}
+
+#[test]
+fn a_container_gets_a_class_before_it_has_a_process() {
+    let Some(harness) = harness(handles(9)) else { return };
+    let prepared = harness.prepare().unwrap();
+    assert_eq!(prepared.launch.cgroups, [harness.cgroup().directory()]);
+    assert_eq!((class(&harness), harness.state("web")), (0x10_0001, json!({ "class": 0x10_0001 })));
+    assert_eq!(harness.status("web").unwrap(), status(0x10_0001));
+    harness.cleanup("web").unwrap();
+    assert!(!harness.cgroup().directory().exists());
+    harness.cleanup("web").unwrap();
+}
+
+#[test]
+fn classes_are_unique_exhaustible_and_reused() {
+    let Some(harness) = harness(handles(2)) else { return };
+    harness.prepare().unwrap();
+    let nested = harness.nested("web.a");
+    harness.prepare_container(&nested).unwrap();
+    assert_eq!(harness.status("web.a").unwrap(), status(0x10_0002));
+    let third = harness.nested("web.b");
+    let refused = harness.prepare_container(&third).unwrap_err();
+    assert!(refused.message.contains("no class is free for container `web.b`"), "{refused}");
+    harness.cleanup("web.b").unwrap();
+    harness.cleanup("web.a").unwrap();
+    harness.prepare_container(&third).unwrap();
+    assert_eq!(harness.status("web.b").unwrap(), status(0x10_0002));
+    harness.cleanup("web.b").unwrap();
+    harness.cleanup("web").unwrap();
+}
+
+#[test]
+fn a_changed_configuration_affects_no_running_container_and_no_class_is_given_twice() {
+    let Some(harness) = harness(handles(3)) else { return };
+    harness.prepare().unwrap();
+    harness.prepare_container(&harness.nested("web.a")).unwrap();
+    let shell = harness.spawn("echo ready; read end");
+    for (config, next_class) in [
+        // Now out of the range.
+        (json!({ "primary_handle": 0x10, "first_secondary_handle": 3 }), 0x10_0003),
+        (json!({ "primary_handle": 0x20 }), 0x20_0001),
+        (handles(3), 0x10_0003),
+        // The kernel gives a new cgroup the class of its parent.
+        (json!({}), 0x10_0001),
+    ] {
+        let next = harness.restart(config.clone(), &["web", "web.a"], &["web.orphan"]).unwrap();
+        assert_eq!(next.status("web").unwrap(), status(0x10_0001), "{config}");
+        assert_eq!(next.status("web.a").unwrap(), status(0x10_0002), "{config}");
+        assert_eq!(class(&harness), 0x10_0001);
+        next.prepare_container(&harness.nested("web.b")).unwrap();
+        assert_eq!(next.status("web.b").unwrap(), status(next_class), "{config}");
+        next.cleanup("web.b").unwrap();
+        next.removed("web.b").unwrap();
+        next.cleanup("web.orphan").unwrap();
+    }
+    shell.end();
+    harness.cleanup("web.a").unwrap();
+    while harness.cleanup("web").is_err() {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_lost_lease_is_taken_again() {
+    let Some(harness) = harness(handles(3)) else { return };
+    harness.prepare().unwrap();
+    // As after a cleanup that was not completed.
+    let state = harness.state("web");
+    harness.cleanup("web").unwrap();
+    assert_eq!(harness.state("web"), state);
+    let next = harness.restart(handles(3), &["web"], &[]).unwrap();
+    next.prepare_container(&harness.nested("web.a")).unwrap();
+    assert_eq!(next.status("web.a").unwrap(), status(0x10_0002));
+    next.cleanup("web.a").unwrap();
+    next.cleanup("web").unwrap();
+}
+
+#[test]
+fn a_container_without_a_class_of_its_own_shows_that_of_its_cgroup() {
+    let Some(harness) = harness(json!({})) else { return };
+    let prepared = harness.prepare().unwrap();
+    assert_eq!(prepared.state, None);
+    assert_eq!(harness.status("web").unwrap(), Status::default());
+    harness.cgroup().write(CLASS, 0x30_0001).unwrap();
+    assert_eq!(harness.status("web").unwrap(), status(0x30_0001));
+    harness.cleanup("web").unwrap();
+}
+
+#[test]
+fn shared_cgroups_are_not_changed() {
+    let Some(harness) = harness(handles(9)) else { return };
+    harness.prepare().unwrap();
+    let prepared = harness.prepare_container(&harness.sharing("web.probe")).unwrap();
+    assert_eq!((prepared.launch, prepared.state), (LaunchInfo::default(), None));
+    assert_eq!(harness.status("web.probe").unwrap(), status(0x10_0001), "that of its parent");
+    harness.cleanup("web.probe").unwrap();
+    assert_eq!(class(&harness), 0x10_0001);
+    harness.cleanup("web").unwrap();
+}
+
+#[test]
+fn cleanup_of_an_unknown_container_succeeds_twice() {
+    let harness = PluginHarness::<NetCls>::isolator(handles(9)).unwrap();
+    harness.cleanup("unknown").unwrap();
+    harness.cleanup("unknown").unwrap();
+}
+
+#[test]
+fn a_host_without_the_controller_is_named_and_no_class_is_leased() {
+    let harness = PluginHarness::<NetCls>::isolator(handles(9)).unwrap();
+    let refused = harness.prepare("web").unwrap_err();
+    assert!(refused.message.contains("no cgroup controller `net_cls`"), "{refused}");
+}
+
+#[test]
+fn bad_configurations_are_refused() {
+    for (config, complaint) in [
+        (json!({ "primary_handle": 65_536 }), "invalid value"),
+        (json!({ "primary_handle": 0 }), "`primary_handle` is 0"),
+        (json!({ "primary_handle": 1, "first_secondary_handle": 0 }), "`first_secondary_handle` is 0"),
+        (
+            json!({ "primary_handle": 1, "first_secondary_handle": 5, "last_secondary_handle": 4 }),
+            "no secondary handles from 5 to 4",
+        ),
+        (json!({ "last_secondary_handle": 4 }), "secondary handles need a `primary_handle`"),
+        (json!({ "primary": 1 }), "unknown field `primary`"),
+    ] {
+        let refused = PluginHarness::<NetCls>::isolator(config.clone()).err().unwrap();
+        assert!(refused.message.contains(complaint), "{config} gave: {refused}");
+    }
+}
