@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use cofferdam_core::agent::Agent;
-use cofferdam_core::model::{ContainerClass, ContainerId, Request, Resources};
+use cofferdam_core::error_chain::describe;
+use cofferdam_core::model::{ContainerClass, ContainerId, Request, Resources, Value};
 use cofferdam_linux::cgroup::{Cgroups, Layout};
 use cofferdam_tests::world::{World, id, launch_error, run, shipped, with_agent};
 use cofferdam_tests::{is_root, text, wait_for_text};
@@ -260,4 +261,32 @@ async fn packets_of_a_container_are_classified_by_a_filter() {
     agent.remove(&id("first")).await.unwrap();
     agent.remove(&id("second")).await.unwrap();
     assert_eq!(world.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn a_container_runs_on_its_cpus_only_without_an_agent_too() {
+    if !is_root("the cpuset controller") {
+        return;
+    }
+    let world = world("cgroups/cpuset", json!({ "cpus": "0-1" }));
+    let script = "while ! grep -q 'list:.0$' /proc/self/status; do sleep 0.05; done; echo moved; sleep 1000";
+    let show = "grep Cpus_allowed_list /proc/self/status | grep -o '[0-9]*$'";
+    let mut on_second = request(&world, "pod", &format!("{show}; {script}"));
+    on_second.resources.requests.insert("cpuset_cpus".into(), Value::Ranges(vec![(1, 1)]));
+    with_agent(&world, async |agent| launch(&agent, on_second, "1").await);
+    with_agent(&world, async |agent| {
+        assert_eq!(run(&agent, nested(&world, "pod.child", show)).await, "1\n");
+        let usage = agent.usage(&id("pod")).await.unwrap();
+        assert_eq!(usage.number("cpuset_cpus_effective"), Some(1.0), "{usage:?}");
+        let cpu = |number| {
+            let mut resources = Resources::default();
+            resources.requests.insert("cpuset_cpus".into(), Value::Ranges(vec![(number, number)]));
+            resources
+        };
+        let error = agent.update(&id("pod"), cpu(2)).await.unwrap_err();
+        assert!(describe(&error).contains("permits only 0-1"), "{}", describe(&error));
+        agent.update(&id("pod"), cpu(0)).await.unwrap();
+        wait_for_text(&stdout(&agent, &id("pod")), "moved");
+        end(&world, &agent, "pod").await;
+    });
 }

@@ -1,0 +1,132 @@
+//! Restricts the CPUs and memory nodes that a container uses with cgroups.
+//!
+//! There is no state: everything is read from the kernel, so nothing is lost when the agent restarts.
+
+mod numbers;
+
+use cofferdam_plugin_api::cgroup::{CgroupError, CgroupVersion};
+use cofferdam_plugin_api::prelude::*;
+
+use crate::numbers::Numbers;
+
+const CONTROLLERS: Controllers = Controllers::new("cpuset");
+
+/// An interface file, the resource that a container requests its value by, and the key of the configuration.
+const CPUS: (&str, &str, &str) = ("cpuset.cpus", "cpuset_cpus", "cpus");
+const MEMS: (&str, &str, &str) = ("cpuset.mems", "cpuset_mems", "mems");
+
+struct Cpuset {
+    cpus: Option<Numbers>,
+    mems: Option<Numbers>,
+}
+
+#[derive(Deserialize, PluginConfig, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Config {
+    /// CPUs that containers use, such as `2-7,10`; by default all. A container can request some of them.
+    cpus: Option<String>,
+    /// Memory nodes that containers use, likewise.
+    mems: Option<String>,
+}
+
+impl Cpuset {
+    /// What the resources request of each file; `None` for files whose resource they do not have.
+    fn requested(&self, resources: &Resources) -> Result<[(&'static str, Option<Numbers>); 2]> {
+        let one = |(file, resource, key): (&'static str, &str, &str), permitted: &Option<Numbers>| {
+            let Some(value) = resources.requests.get(resource) else {
+                return Ok((file, None));
+            };
+            let requested = Numbers::of(value).context(format!(
+                "the container requests {value:?} of `{resource}`; expected ranges of numbers"
+            ))?;
+            match permitted {
+                Some(permitted) if !requested.is_subset(permitted) => Err(Error::new(format!(
+                    "the container requests {requested} of `{resource}`, but `{key}` of `cgroups/cpuset` permits only \
+                     {permitted}"
+                ))),
+                _ => Ok((file, Some(requested))),
+            }
+        };
+        Ok([one(CPUS, &self.cpus)?, one(MEMS, &self.mems)?])
+    }
+
+    fn permitted(&self, file: &str) -> Option<&Numbers> {
+        if file == CPUS.0 { self.cpus.as_ref() } else { self.mems.as_ref() }
+    }
+}
+
+/// On v1 a cgroup must have CPUs and memory nodes before it can have processes, and so must all above it. New ones have none.
+fn inherit(cgroup: &Cgroup) -> Result<(), CgroupError> {
+    if cgroup.version() == CgroupVersion::V2 {
+        return Ok(());
+    }
+    for (file, ..) in [CPUS, MEMS] {
+        let mut inherited = String::new();
+        for cgroup in cgroup.above().iter().chain([cgroup]) {
+            let own = cgroup.read(file)?;
+            if own.is_empty() {
+                cgroup.write(file, &inherited)?;
+            } else {
+                inherited = own;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cofferdam_plugin_api::isolator]
+impl Isolator for Cpuset {
+    const NAME: &'static str = "cgroups/cpuset";
+    const NESTING: bool = true;
+    type Config = Config;
+
+    fn create(config: Config, _: Host) -> Result<Self> {
+        let parsed = |key: &str, text: Option<String>| {
+            text.map(|text| text.parse::<Numbers>().context(format!("`{key}` is invalid"))).transpose()
+        };
+        Ok(Self { cpus: parsed(CPUS.2, config.cpus)?, mems: parsed(MEMS.2, config.mems)? })
+    }
+
+    fn prepare(&self, container: &NewContainer) -> Result<Prepared> {
+        let requested = self.requested(&container.resources)?;
+        let Some(cgroups) = CONTROLLERS.create(container)? else { return Ok(Prepared::new()) };
+        inherit(cgroups.main())?;
+        // A nested container has those of its parent, which may have been launched with another configuration.
+        let is_nested = container.id.is_nested();
+        for (file, requested) in requested {
+            let permitted = || self.permitted(file).filter(|_| !is_nested).cloned();
+            if let Some(numbers) = requested.or_else(permitted) {
+                cgroups.main().write(file, numbers)?;
+            }
+        }
+        Ok(Prepared::new().cgroups(&cgroups))
+    }
+
+    fn update(&self, container: &ContainerRef, resources: &Resources) -> Result<Applied> {
+        let cgroups = CONTROLLERS.require(container)?;
+        for (file, requested) in self.requested(resources)? {
+            if let Some(numbers) = requested {
+                cgroups.main().write(file, numbers)?;
+            }
+        }
+        Ok(Applied::new())
+    }
+
+    fn usage(&self, container: &ContainerRef) -> Result<Usage> {
+        let Some(cgroups) = CONTROLLERS.find(container)? else { return Ok(Usage::default()) };
+        let cgroup = cgroups.main();
+        let file = match cgroup.version() {
+            CgroupVersion::V1 => "cpuset.effective_cpus",
+            CgroupVersion::V2 => "cpuset.cpus.effective",
+        };
+        let effective: Numbers = cgroup.read(file)?.parse()?;
+        Ok(Usage::default().with("cpuset_cpus_effective", effective.count()))
+    }
+
+    fn cleanup(&self, container: &ContainerRef) -> Result<()> {
+        CONTROLLERS.remove(container)
+    }
+}
+
+#[cfg(test)]
+mod tests;
