@@ -275,7 +275,8 @@ mod tests {
         assert!(error.to_string().contains(&pid.to_string()), "{error}");
         cgroup
             .kill_all_with(TIMEOUT, |pids| {
-                assert_eq!(pids, [pid]);
+                // A child that it had forked before may not have ended yet either.
+                assert!(pids.contains(&pid), "{pids:?}");
                 freezer.thaw().unwrap();
             })
             .unwrap();
