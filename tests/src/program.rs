@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
-/// A static program, compiled once per process that runs tests.
+/// A static program, compiled when its source has changed.
 ///
 /// # Panics
 /// If it cannot be compiled.
@@ -18,14 +18,24 @@ pub fn compiled(name: &str, source: &str) -> &'static Path {
     }
     let directory = crate::paths::build().join("programs");
     fs::create_dir_all(&directory).expect("a directory");
-    let file = directory.join(format!("{name}.c"));
+    let (program, kept) = (directory.join(name), directory.join(format!("{name}.c")));
+    // A virtual machine is slow, and has the programs of its host.
+    if !program.exists() || !fs::read_to_string(&kept).is_ok_and(|kept| kept == source) {
+        compile(source, &program);
+        fs::write(&kept, source).expect("a file");
+    }
+    programs.entry(name.to_owned()).or_insert(Box::leak(program.into_boxed_path()))
+}
+
+fn compile(source: &str, program: &Path) {
+    let directory = program.parent().expect("a directory");
+    let temporary = |suffix| tempfile::Builder::new().suffix(suffix).tempfile_in(directory).expect("a file");
     // Other tests may be using the program of an earlier run.
-    let program = directory.join(name);
-    let new = tempfile::Builder::new().tempfile_in(&directory).expect("a file");
-    fs::write(&file, source).expect("a file");
-    let compiled = Command::new("cc").args(["-O2", "-static", "-o"]).arg(new.path()).arg(&file).output();
+    let (file, new) = (temporary(".c"), temporary(""));
+    fs::write(file.path(), source).expect("a file");
+    let compiled =
+        Command::new("cc").args(["-O2", "-static", "-o"]).arg(new.path()).arg(file.path()).output();
     let compiled = compiled.unwrap_or_else(|error| panic!("`cc`: {error} (Debian package gcc)"));
     assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
-    new.persist(&program).expect("a file");
-    programs.entry(name.to_owned()).or_insert(Box::leak(program.into_boxed_path()))
+    new.persist(program).expect("a file");
 }
