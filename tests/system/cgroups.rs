@@ -290,3 +290,21 @@ fn a_container_runs_on_its_cpus_only_without_an_agent_too() {
         end(&world, &agent, "pod").await;
     });
 }
+
+#[test]
+fn a_container_keeps_the_priority_of_its_packets() {
+    if !has_hierarchy("net_prio", "a_container_keeps_the_priority_of_its_packets") {
+        return;
+    }
+    let mut world = world("cgroups/net_prio", json!({ "priorities": { "lo": 5 } }));
+    with_agent(&world, async |agent| {
+        launch(&agent, request(&world, "web", "echo up; sleep 1000"), "up").await
+    });
+    world.config.isolators.last_mut().unwrap().table = json!({ "priorities": { "lo": 6 } });
+    with_agent(&world, async |agent| {
+        let cgroup = world.cgroup("net_prio", &id("web")).unwrap();
+        assert!(text(&cgroup.join("net_prio.ifpriomap")).contains("lo 5\n"));
+        assert_ne!(text(&cgroup.join("cgroup.procs")), "");
+        end(&world, &agent, "web").await;
+    });
+}
