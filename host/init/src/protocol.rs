@@ -392,4 +392,29 @@ mod tests {
             let _ = Reply::parse(&message);
         }
     }
+
+    #[test]
+    fn any_changed_message_is_decoded_or_refused() {
+        let slot = Slot { index: 1, generation: 2 };
+        let requests =
+            [Request::Hello { version: 3, kill_on_disconnect: true }, Request::Collect(slot), Request::Count];
+        let reply = Reply { errno: 0, slot, state: State::Ended, status: -5, pid: 77, version: 4 };
+        let entry = Entry { generation: 3, pid: 9, status: 0x700, state: State::NotStarted };
+        let mut samples: Vec<_> = requests.iter().map(|request| request.encode().to_vec()).collect();
+        samples.extend([reply.encode().to_vec(), entry.encode().to_vec()]);
+        cofferdam_fuzz::fuzz_bytes(&samples, &[], |message| {
+            if let Ok(request) = Request::parse(message) {
+                assert_eq!(Request::parse(&request.encode()), Ok(request));
+            }
+            if let Some(reply) = Reply::parse(message) {
+                assert_eq!(Reply::parse(&reply.encode()), Some(reply));
+            }
+            if let Some(entry) = message.first_chunk().and_then(Entry::parse) {
+                assert_eq!(Entry::parse(&entry.encode()), Some(entry));
+            }
+            if let Some(record) = crate::report::Record::parse(message) {
+                assert!(record.detail.len() < message.len());
+            }
+        });
+    }
 }

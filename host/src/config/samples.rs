@@ -166,3 +166,35 @@ fn a_missing_file_is_named() {
     let error = load(Path::new("/nowhere/agent.toml")).unwrap_err();
     assert_eq!(error.to_string(), "cannot read the configuration file `/nowhere/agent.toml`");
 }
+
+#[test]
+fn any_file_is_resolved_or_explained() {
+    let mut samples: Vec<Vec<u8>> = vec![default_text(&environment(0)).into_bytes()];
+    samples.extend(files("valid").iter().chain(&files("invalid")).map(|file| fs::read(file).unwrap()));
+    let words = [
+        "[[isolator]]\n",
+        "[fetch]\n",
+        "[",
+        "{",
+        "\"\"\"",
+        "'",
+        "\u{e4}",
+        "99999999999999999999",
+        "\n\n",
+        "= ",
+        ".",
+    ];
+    let path = directory("valid").join("fuzz.toml");
+    cofferdam_fuzz::fuzz_bytes(&samples, &words, |text| {
+        let text = String::from_utf8_lossy(text);
+        for uid in [0, 1000] {
+            let resolved =
+                resolve::resolve(Some(&path), &text, &Overrides::default(), &environment(uid), &Manifests);
+            match resolved {
+                Ok(config) => assert!(config.agent.runtime_dir.is_absolute(), "{config:?}"),
+                // With the lines of the file.
+                Err(error) => assert!(!error.to_string().is_empty()),
+            }
+        }
+    });
+}

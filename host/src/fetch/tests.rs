@@ -1,6 +1,7 @@
 //! Fetching with real processes, files, archives and servers.
 
 mod archives;
+mod fuzz;
 mod redirects;
 
 use std::fs::{self, OpenOptions, Permissions};
@@ -188,6 +189,7 @@ fn has_ended(pidfd: &OwnedFd) -> bool {
 }
 
 /// A member of an archive. Names are not validated.
+#[derive(Clone)]
 struct Member<'a> {
     name: &'a str,
     kind: EntryType,

@@ -464,6 +464,31 @@ mod tests {
     }
 
     #[test]
+    fn any_record_is_read_or_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(directory.path()).unwrap();
+        let (web, ended) = (record("web"), record("web"));
+        let termination = Some(Termination { status: Some(1), ..Termination::default() });
+        let samples = [web, Record { termination, phase: Phase::Ended, ..ended }];
+        let id = samples[0].id.clone();
+        ledger.write(&samples[0]).unwrap();
+        let path = ledger.directory(&id).join("record");
+        let check = |content: &[u8]| {
+            fs::write(&path, content).unwrap();
+            let entries = ledger.entries().unwrap();
+            let [entry] = &entries[..] else { panic!("{entries:?}") };
+            assert_eq!(entry.id, id);
+            if let Ok(record) = &entry.record {
+                assert_eq!(record.id, id, "the record of another container");
+            }
+        };
+        let files: Vec<_> = samples.iter().map(|record| record::encode(record).unwrap()).collect();
+        cofferdam_fuzz::fuzz_bytes(&files, &["cofferdam-record 2 ", "\n", "ffffffff"], check);
+        let values = samples.map(|record| serde_json::to_value(record).unwrap());
+        cofferdam_fuzz::fuzz_json(&values, |body| check(&record::with_head(body.to_string().as_bytes())));
+    }
+
+    #[test]
     fn what_is_no_record_is_named_and_the_rest_is_read() {
         let directory = tempfile::tempdir().unwrap();
         let ledger = Ledger::open(directory.path()).unwrap();

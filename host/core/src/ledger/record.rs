@@ -93,10 +93,14 @@ impl RecordError {
 
 /// The content of a record's file.
 pub(super) fn encode<P: Serialize>(record: &Record<P>) -> io::Result<Vec<u8>> {
-    let body = serde_json::to_vec(record)?;
-    let mut bytes = format!("{MAGIC} {VERSION} {:08x}\n", crc32fast::hash(&body)).into_bytes();
+    Ok(with_head(&serde_json::to_vec(record)?))
+}
+
+/// The content of a file with this JSON.
+pub(super) fn with_head(body: &[u8]) -> Vec<u8> {
+    let mut bytes = format!("{MAGIC} {VERSION} {:08x}\n", crc32fast::hash(body)).into_bytes();
     bytes.extend(body);
-    Ok(bytes)
+    bytes
 }
 
 /// Reads a file, unless it is something else, such as a named pipe, which would not be opened before it has a writer.

@@ -290,4 +290,32 @@ mod tests {
         let reserve = Reserve::open(directory.path());
         assert!(reserve.add(&end("a", "").id).is_err());
     }
+
+    #[test]
+    fn any_reserved_space_is_read_or_ignored() {
+        let directory = tempfile::tempdir().unwrap();
+        let reserve = Reserve::open(directory.path());
+        for name in ["a", "b", "c"] {
+            reserve.add(&ContainerId::parse(name).unwrap()).unwrap();
+            reserve.store(end(name, "killed")).unwrap();
+        }
+        // Without the slots that are not used.
+        let mut sample = std::fs::read(reserve.path()).unwrap();
+        sample.truncate(5 * SLOT);
+        cofferdam_fuzz::fuzz_bytes(&[sample], &["{", "\"", "cofferdam-ends 1\n"], |content| {
+            std::fs::write(directory.path().join("ends"), content).unwrap();
+            let reserve = Reserve::open(directory.path());
+            let found = reserve.ends();
+            assert!(found.len() <= content.len() / SLOT, "{found:?}");
+            // What is there is kept, and there is space for more.
+            let new = ContainerId::parse("new").unwrap();
+            if reserve.add(&new).is_ok() {
+                reserve.store(end("new", "")).unwrap();
+                let ids: Vec<_> =
+                    Reserve::open(directory.path()).ends().into_iter().map(|end| end.id).collect();
+                assert!(ids.contains(&new) && found.iter().all(|end| ids.contains(&end.id)), "{ids:?}");
+                reserve.forget(&new);
+            }
+        });
+    }
 }

@@ -61,7 +61,9 @@ pub fn read<'data>(data: &'data [u8], note: (&str, u32), symbol: &[u8]) -> Resul
         _ => return Err(ElfError::NotShared("of an unknown type")),
     }
     let segments = header.program_headers(LE, data).map_err(|_| ElfError::Truncated {
-        needed: header.e_phoff(LE) + u64::from(header.e_phnum(LE)) * u64::from(header.e_phentsize(LE)),
+        needed: header
+            .e_phoff(LE)
+            .saturating_add(u64::from(header.e_phnum(LE)) * u64::from(header.e_phentsize(LE))),
         len: data.len() as u64,
     })?;
     check_length(data, header, segments)?;
@@ -183,18 +185,26 @@ fn offset_of(segments: &[elf::ProgramHeader64<LE>], address: u64) -> Option<u64>
 
 fn newest_glibc(data: &[u8], at: u64, strings: &[u8]) -> Result<u32, ElfError> {
     const MALFORMED: ElfError = ElfError::Malformed("version needs");
+    /// Longer than the name of any version.
+    const MAX_NAME: usize = 1024;
+    /// Real files need a few versions of a few libraries.
+    const MAX_VERSIONS: usize = 4096;
     let read_need = |at: u64| data.read_at::<elf::Verneed<LE>>(at).map_err(|()| MALFORMED);
     let read_aux = |at: u64| data.read_at::<elf::Vernaux<LE>>(at).map_err(|()| MALFORMED);
-    let (mut newest, mut at) = (0, at);
-    // Bounded, as the entries of a malicious file may form a cycle. Real files have a few.
+    let (mut newest, mut at, mut versions) = (0, at, 0);
+    // Bounded, as the entries of a malicious file may form a cycle.
     for _ in 0..1024 {
         let need = read_need(at)?;
         let mut aux_at = at + u64::from(need.vn_aux.get(LE));
         for _ in 0..need.vn_cnt.get(LE) {
+            versions += 1;
+            if versions > MAX_VERSIONS {
+                return Err(MALFORMED);
+            }
             let aux = read_aux(aux_at)?;
             let name = usize::try_from(aux.vna_name.get(LE)).map_err(|_| MALFORMED)?;
             let name = strings.get(name..).ok_or(MALFORMED)?;
-            let name = Bytes(name).read_string().map_err(|()| MALFORMED)?;
+            let name = Bytes(&name[..name.len().min(MAX_NAME)]).read_string().map_err(|()| MALFORMED)?;
             let minor = name
                 .strip_prefix(b"GLIBC_2.")
                 .and_then(|rest| std::str::from_utf8(rest).ok()?.split('.').next()?.parse::<u32>().ok());

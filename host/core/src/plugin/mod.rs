@@ -10,6 +10,8 @@ mod admit;
 mod counters;
 mod elf;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod health;
 mod in_flight;
 mod lifecycle;

@@ -5,6 +5,8 @@ mod decode;
 mod encode;
 mod error;
 mod files;
+#[cfg(test)]
+mod fuzz;
 mod get;
 mod listing;
 mod reply;
