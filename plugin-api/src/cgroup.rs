@@ -233,6 +233,15 @@ impl Cgroup {
         Ok(self.group.read_numbers(knob, names)?)
     }
 
+    /// Pids of its processes, without those of cgroups below it. Those of a threaded cgroup of v2, which a container can
+    /// make, are among those of the next cgroup above it that is not threaded.
+    ///
+    /// # Errors
+    /// [`CgroupError::Refused`].
+    pub fn procs(&self) -> Result<Vec<i32>, CgroupError> {
+        Ok(self.group.procs()?)
+    }
+
     /// Sum of a number over the cgroup and all cgroups below it: of nested containers, of the container's own making and,
     /// on v2, that of its processes. A cgroup that is removed meanwhile counts as 0.
     ///

@@ -45,6 +45,7 @@ pub fn count(usage: Usage, cpu: &Cgroup) -> Result<Usage, CgroupError> {
         CgroupVersion::V1 => "tasks",
         CgroupVersion::V2 => "cgroup.threads",
     };
-    let count = |file| cpu.sum(|cgroup| Ok(cgroup.read(file)?.lines().count() as u64));
-    Ok(usage.with("processes", count("cgroup.procs")? as f64).with("threads", count(threads)? as f64))
+    let processes = cpu.sum(|cgroup| Ok(cgroup.procs()?.len() as u64))?;
+    let threads = cpu.sum(|cgroup| Ok(cgroup.read(threads)?.lines().count() as u64))?;
+    Ok(usage.with("processes", processes as f64).with("threads", threads as f64))
 }

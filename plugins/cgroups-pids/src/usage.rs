@@ -5,7 +5,7 @@ use cofferdam_plugin_api::prelude::*;
 
 /// The statistics, with those of the cgroups below: the container's own, and those of nested containers.
 pub fn read(pids: &Cgroup) -> Result<Usage, CgroupError> {
-    let processes = pids.sum(|cgroup| Ok(cgroup.read("cgroup.procs")?.lines().count() as u64))?;
+    let processes = pids.sum(|cgroup| Ok(cgroup.procs()?.len() as u64))?;
     // The kernel counts threads.
     let threads: u64 = pids.read_as("pids.current")?;
     let usage = Usage::default()

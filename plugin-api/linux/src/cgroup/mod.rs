@@ -134,9 +134,15 @@ impl Cgroup {
         written.map_err(|source| CgroupError::Write { path, value, source })
     }
 
-    /// Pids of its processes in the caller's pid namespace, without those of cgroups below it.
+    /// Pids of its processes in the caller's pid namespace, without those of cgroups below it. Those of a threaded cgroup of
+    /// v2 are among those of the next cgroup above it that is not threaded.
     pub fn procs(&self) -> Result<Vec<i32>, CgroupError> {
-        let text = self.read("cgroup.procs")?;
+        let text = match self.read("cgroup.procs") {
+            Err(CgroupError::Read { source, .. }) if source.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                return Ok(Vec::new());
+            }
+            text => text?,
+        };
         text.lines()
             .map(|line| {
                 line.parse().map_err(|_| CgroupError::Parse {
