@@ -51,7 +51,8 @@ impl fmt::Display for Reach {
 fn of_v4(address: Ipv4Addr) -> Reach {
     let [first, second, ..] = address.octets();
     let is_shared = first == 100 && second & 0xc0 == 64;
-    if address.is_loopback() || address.is_link_local() || first == 0 || first >= 224 {
+    if address.is_loopback() || address.is_link_local() || first == 0 || first >= 224 || is_metadata(address)
+    {
         Reach::Local
     } else if address.is_private() || is_shared {
         Reach::Private
@@ -60,8 +61,17 @@ fn of_v4(address: Ipv4Addr) -> Reach {
     }
 }
 
+/// Where clouds serve credentials, apart from link-local addresses: Alibaba, Oracle (with its block for protocols), Azure.
+fn is_metadata(address: Ipv4Addr) -> bool {
+    matches!(address.octets(), [100, 100, 100, 200] | [192, 0, 0, _] | [168, 63, 129, 16])
+}
+
 fn of_v6(address: Ipv6Addr) -> Reach {
-    if address.is_loopback()
+    // The metadata of Amazon, and prefixes of networks that translate to IPv4 addresses in their own way.
+    let is_special =
+        matches!(address.segments(), [0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254] | [0x64, 0xff9b, 1, ..]);
+    if is_special
+        || address.is_loopback()
         || address.is_unspecified()
         || address.is_unicast_link_local()
         || address.is_multicast()
@@ -154,6 +164,11 @@ mod tests {
             "[64:ff9b::169.254.169.254]",
             "[2002:7f00:1::]",
             "[ff02::1]",
+            "100.100.100.200",
+            "192.0.0.192",
+            "168.63.129.16",
+            "[fd00:ec2::254]",
+            "[64:ff9b:1::a00:1]",
         ] {
             assert_eq!(of(local), Reach::Local, "{local}");
         }
