@@ -64,6 +64,7 @@ fn errors_name_the_variable_and_the_secret_and_never_its_value() {
         (reference("binary", None), "not UTF-8 text"),
         (reference("large", None), "larger than"),
         (Secret::Value("hunter1\0".into()), "not UTF-8 text without NUL"),
+        (Secret::Value("x".repeat((512 << 10) + 1)), "larger than"),
         (Secret::Unknown, "does not know"),
     ] {
         let refused = prepare(&harness, secret).unwrap_err();

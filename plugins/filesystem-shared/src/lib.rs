@@ -19,7 +19,8 @@ impl Isolator for Shared {
     const NAME: &'static str = "filesystem/shared";
     // They mount the same volumes, by other rules.
     const CONFLICTS: &'static [&'static str] = &["volume/host_path", "volume/sandbox_path"];
-    const AFTER: &'static [&'static str] = &["filesystem/linux"];
+    // Nodes of devices would be created in a volume at `/dev`.
+    const AFTER: &'static [&'static str] = &["filesystem/linux", "linux/devices"];
     const FEATURES: &'static [&'static str] = &["launch.bind_descriptor"];
     const HANDLES: &'static [&'static str] = &["volumes.host_path"];
     type Config = ();

@@ -31,7 +31,16 @@ impl Isolator for Namespaces {
     const NAME: &'static str = "namespaces/cgroup";
     const NESTING: bool = true;
     // They mount the directory, and create the cgroups that are shown.
-    const AFTER: &'static [&'static str] = &["filesystem/linux", "cgroups/cpu", "cgroups/mem"];
+    const AFTER: &'static [&'static str] = &[
+        "filesystem/linux",
+        "cgroups/cpu",
+        "cgroups/cpuset",
+        "cgroups/devices",
+        "cgroups/mem",
+        "cgroups/net_cls",
+        "cgroups/net_prio",
+        "cgroups/pids",
+    ];
     type Config = Config;
 
     fn create(config: Config, _: Host) -> Result<Self> {

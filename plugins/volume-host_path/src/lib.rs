@@ -38,7 +38,8 @@ impl Isolator for HostPaths {
     const NAME: &'static str = "volume/host_path";
     const NESTING: bool = true;
     const REQUIRES: &'static [&'static str] = &["filesystem/linux"];
-    const AFTER: &'static [&'static str] = &["filesystem/linux"];
+    // Nodes of devices would be created in a volume at `/dev`.
+    const AFTER: &'static [&'static str] = &["filesystem/linux", "linux/devices"];
     const FEATURES: &'static [&'static str] = &["container.sandbox_path", "launch.bind_descriptor"];
     const HANDLES: &'static [&'static str] = &["volumes.host_path"];
     type Config = Config;
@@ -78,7 +79,7 @@ impl Isolator for HostPaths {
             let is_directory = fs::metadata(of_descriptor(&source)).is_ok_and(|found| found.is_dir());
             let kind = if is_directory { Kind::Directory } else { Kind::File };
             let target = volume::target(container, &requested.container_path, kind)?;
-            let propagation = propagation_of(propagation.as_deref())?;
+            let propagation = propagation_of(propagation.as_deref(), requested.read_only)?;
             prepared = prepared.bind_descriptor(source, &target, requested.read_only.then_some("ro"));
             if let Some(propagation) = propagation {
                 prepared =
@@ -123,6 +124,11 @@ impl HostPaths {
                 "it does not exist on the host, and is in no directory of `force_creation`",
             ));
         };
+        if let Some(allowed) = &self.config.allowed_paths
+            && !allowed.iter().any(|allowed| path.starts_with(allowed))
+        {
+            return Err(Error::new("it is in none of the `allowed_paths`, and is not created"));
+        }
         Ok(foreign::create_directories(foreign::directory(base)?, relative, None)?)
     }
 }
@@ -132,9 +138,15 @@ fn of_descriptor(descriptor: impl AsFd) -> PathBuf {
     format!("/proc/self/fd/{}", descriptor.as_fd().as_raw_fd()).into()
 }
 
-/// The propagation to set; that of the agent is from the host into the container.
-fn propagation_of(requested: Option<&str>) -> Result<Option<Propagation>> {
+/// The propagation to set; that of the agent is from the host into the container. What the host mounts later would be
+/// writable.
+fn propagation_of(requested: Option<&str>, read_only: bool) -> Result<Option<Propagation>> {
     match requested {
+        None if read_only => Ok(Some(Propagation::Private)),
+        Some("slave") if read_only => Err(Error::new(
+            "the container requests a read-only volume in which later mounts of the host appear (`HOST_TO_CONTAINER`), \
+             which would not be read-only; request one of both",
+        )),
         None | Some("slave") => Ok(None),
         Some("private") => Ok(Some(Propagation::Private)),
         Some("shared") => Err(Error::new(

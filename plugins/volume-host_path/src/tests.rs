@@ -40,7 +40,10 @@ fn a_path_is_mounted_by_descriptor_at_its_target() {
         );
     }
     let read_only = Volume { read_only: true, ..volume("/etc/passwd", "/data") };
-    assert_eq!(prepare(&harness, true, read_only).unwrap(), (1, vec![bind("/data", &["ro"])]));
+    let private =
+        Operation::Propagation { path: "/data".into(), propagation: Propagation::Private, recursive: true };
+    let expected = vec![bind("/data", &["ro"]), private.clone()];
+    assert_eq!(prepare(&harness, true, read_only).unwrap(), (1, expected), "later mounts would be writable");
     // Without a root file system, the mount point is created in the sandbox.
     let sandbox = harness.container("web").sandbox;
     for (source, target) in [(directory.as_path(), "data/one"), (Path::new("/etc/passwd"), "data/file")] {
@@ -50,14 +53,12 @@ fn a_path_is_mounted_by_descriptor_at_its_target() {
     assert!(sandbox.join("data/one").is_dir() && sandbox.join("data/file").is_file());
     assert_eq!(prepare(&harness, false, volume(&directory, "/usr")).unwrap(), (1, vec![bind("/usr", &[])]));
     let source = VolumeSource::HostPath { path: "/usr".into(), propagation: Some("private".into()) };
-    let private =
-        Operation::Propagation { path: "/data".into(), propagation: Propagation::Private, recursive: true };
     let outcome = prepare(&harness, true, Volume { source, ..volume("/usr", "/data") }).unwrap();
     assert_eq!(outcome, (1, vec![bind("/data", &[]), private]));
 }
 
 #[test]
-fn only_what_is_allowed_is_mounted_also_by_links() {
+fn only_what_is_allowed_is_created_and_mounted_also_by_links() {
     let base = PluginHarness::<HostPaths>::isolator(json!({})).unwrap();
     let (inside, outside) = (base.directory().join("inside"), base.directory().join("outside"));
     fs::create_dir(&inside).unwrap();
@@ -65,7 +66,7 @@ fn only_what_is_allowed_is_mounted_also_by_links() {
     symlink(&outside, inside.join("link")).unwrap();
     symlink(&inside, outside.join("link")).unwrap();
     fs::create_dir(base.directory().join("inside-too")).unwrap();
-    let config = json!({ "allowed_paths": [inside], "force_creation": [inside] });
+    let config = json!({ "allowed_paths": [inside], "force_creation": [inside, outside] });
     let harness = PluginHarness::<HostPaths>::isolator(config).unwrap();
     let of = |path: PathBuf| prepare(&harness, true, volume(path, "/data"));
     assert!(of(inside.clone()).is_ok());
@@ -78,7 +79,8 @@ fn only_what_is_allowed_is_mounted_also_by_links() {
         (base.directory().join("inside-too"), "in none of the `allowed_paths`"),
         (inside.join("link/missing"), "symbolic link"),
         (inside.join("../outside"), "without `..`"),
-        (outside.join("missing"), "is in no directory of `force_creation`"),
+        (outside.join("missing"), "in none of the `allowed_paths`"),
+        (base.directory().join("missing"), "is in no directory of `force_creation`"),
     ] {
         let refused = of(path.clone()).unwrap_err();
         assert!(refused.message.contains(expected), "{} gave: {refused}", path.display());
@@ -90,7 +92,10 @@ fn only_what_is_allowed_is_mounted_also_by_links() {
 fn other_requests_are_refused() {
     let harness = PluginHarness::<HostPaths>::isolator(json!({})).unwrap();
     let shared = VolumeSource::HostPath { path: "/usr".into(), propagation: Some("shared".into()) };
+    let slave = VolumeSource::HostPath { path: "/usr".into(), propagation: Some("slave".into()) };
+    let slave = Volume { source: slave, read_only: true, ..volume("/usr", "/data") };
     for (rootfs, volume, expected) in [
+        (true, slave, "request one of both"),
         (true, volume("usr", "/data"), "expected an absolute path"),
         (true, volume("/proc/self/cwd", "/data"), "symbolic link"),
         (true, volume("/usr", "/data/../etc"), "contains `..`"),

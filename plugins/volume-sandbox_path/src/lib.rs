@@ -28,7 +28,8 @@ impl Isolator for SandboxPaths {
     const NAME: &'static str = "volume/sandbox_path";
     const NESTING: bool = true;
     const REQUIRES: &'static [&'static str] = &["filesystem/linux"];
-    const AFTER: &'static [&'static str] = &["filesystem/linux"];
+    // Nodes of devices would be created in a volume at `/dev`.
+    const AFTER: &'static [&'static str] = &["filesystem/linux", "linux/devices"];
     const FEATURES: &'static [&'static str] = &["container.sandbox_path", "launch.bind_descriptor"];
     // A host path that is relative is the older form of a path in the container's own sandbox.
     const HANDLES: &'static [&'static str] = &["volumes.host_path", "volumes.sandbox_path"];

@@ -35,7 +35,8 @@ impl Isolator for Secrets {
     const NAME: &'static str = "volume/secret";
     const NESTING: bool = true;
     const REQUIRES: &'static [&'static str] = &["filesystem/linux"];
-    const AFTER: &'static [&'static str] = &["filesystem/linux"];
+    // Nodes of devices would be created in a volume at `/dev`.
+    const AFTER: &'static [&'static str] = &["filesystem/linux", "linux/devices"];
     const FEATURES: &'static [&'static str] = &["container.sandbox_path", "launch.bind_descriptor"];
     const HANDLES: &'static [&'static str] = &["volumes.secret"];
     type Config = Config;

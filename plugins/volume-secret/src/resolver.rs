@@ -10,7 +10,7 @@ use cofferdam_plugin_api::foreign::{self, Resolve};
 use cofferdam_plugin_api::model::Secret;
 use cofferdam_plugin_api::prelude::*;
 
-/// The largest secret that is read, in bytes.
+/// The largest secret, in bytes.
 const MAX_SIZE: u64 = 512 << 10;
 
 pub struct Resolver {
@@ -38,7 +38,7 @@ impl Resolver {
     /// The value of a secret. Errors never contain it.
     pub fn resolve(&self, secret: &Secret) -> Result<Vec<u8>> {
         let (name, key) = match secret {
-            Secret::Value(value) => return Ok(value.clone().into_bytes()),
+            Secret::Value(value) => return check_size(value.clone().into_bytes()),
             Secret::Reference { name, key } => (name, key.as_deref()),
             _ => return Err(Error::new("it is of a kind that this version does not know")),
         };
@@ -77,6 +77,10 @@ fn read(directory: &Path, path: &Path) -> Result<Vec<u8>> {
     let file = foreign::open_regular(foreign::find(directory, path, Resolve::Beneath)?)?;
     let mut value = Vec::new();
     file.take(MAX_SIZE + 1).read_to_end(&mut value)?;
+    check_size(value)
+}
+
+fn check_size(value: Vec<u8>) -> Result<Vec<u8>> {
     if value.len() as u64 > MAX_SIZE {
         return Err(Error::new(format!("it is larger than {MAX_SIZE} bytes")));
     }
