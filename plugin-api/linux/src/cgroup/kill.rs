@@ -266,17 +266,18 @@ mod tests {
     /// Root in a container that can write to its cgroup can make one below it threaded, whose processes cannot be listed.
     #[test]
     fn a_threaded_cgroup_below_is_killed() {
-        let kill: [fn(&Cgroup) -> Result<(), super::KillError>; 2] =
-            [|cgroup| cgroup.kill_all(TIMEOUT), |cgroup| cgroup.kill_frozen(Instant::now() + TIMEOUT)];
-        for (number, kill) in kill.into_iter().enumerate() {
-            for cgroup in cgroups(&format!("threaded-{number}")) {
+        for freezes in [false, true] {
+            for cgroup in cgroups(&format!("threaded-{freezes}")) {
                 if cgroup.version() == Version::V2 {
                     let below = cgroup.child("below");
                     below.write("cgroup.type", "threaded").unwrap();
                     let mut child = forker(&cgroup);
                     below.adopt(i32::try_from(child.id()).unwrap()).unwrap();
                     assert!(cgroup.all_procs().unwrap().contains(&i32::try_from(child.id()).unwrap()));
-                    kill(&cgroup).unwrap();
+                    match freezes {
+                        false => cgroup.kill_all(TIMEOUT).unwrap(),
+                        true => cgroup.kill_frozen(Instant::now() + TIMEOUT).unwrap(),
+                    }
                     assert_eq!(cgroup.all_procs().unwrap(), [0; 0]);
                     child.wait().unwrap();
                 }
