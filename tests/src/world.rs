@@ -30,6 +30,8 @@ pub struct World {
     plugin_store: Option<Arc<TempDir>>,
     /// Configuration of the agent.
     pub config: AgentConfig,
+    /// A configuration file whose chain agents use that run as a program, instead of that of `config`.
+    pub chain: Option<&'static str>,
     /// `api.max_body`; the default if `None`.
     pub max_body: Option<String>,
 }
@@ -46,7 +48,7 @@ impl World {
             fetcher: Some(vec![paths::program(), "fetch".into()]),
             ..AgentConfig::new(directory.path(), LauncherKind::Linux)
         };
-        Self { directory, plugin_store: None, config, max_body: None }
+        Self { directory, plugin_store: None, config, chain: None, max_body: None }
     }
 
     /// With the shipped chain: that of `examples/agent.toml` without its third-party plugins.
@@ -135,6 +137,12 @@ impl World {
         });
         if let Some(logger) = &config.logger {
             text["logger"] = plugin(logger);
+        }
+        if let Some(chain) = self.chain {
+            let mut chain: Json = toml::from_str(chain).expect("a configuration");
+            for key in ["isolator", "logger"] {
+                text[key] = chain[key].take();
+            }
         }
         if let Some(size) = &self.max_body {
             text["api"] = json!({ "max_body": size });

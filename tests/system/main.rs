@@ -10,6 +10,7 @@ mod calls;
 mod cgroups;
 mod chain;
 mod embed;
+mod examples;
 mod guests;
 mod isolators;
 mod launch_info;
