@@ -140,7 +140,8 @@ fn attributes() -> BTreeMap<String, String> {
         "TracerPid",
     ];
     let mut found = BTreeMap::new();
-    for line in text(Path::new("/proc/self/status")).lines() {
+    // Of this thread: the first one blocks all signals for as long as it starts another one.
+    for line in text(Path::new("/proc/thread-self/status")).lines() {
         if let Some((name, value)) = line.split_once(':').filter(|(name, _)| STATUS.contains(name)) {
             found.insert(name.to_owned(), value.trim().to_owned());
         }
