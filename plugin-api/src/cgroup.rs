@@ -262,7 +262,7 @@ impl Cgroup {
     /// A descriptor on which something happens when a file of the cgroup changes, for `watch`: an eventfd registered in
     /// `cgroup.event_control` on v1 (`arguments` are those that the file expects there, often none), which is also
     /// signalled when the cgroup is removed; the open file on v2. Read it empty with
-    /// [`event::drain`](crate::event::drain).
+    /// [`event::drain`].
     ///
     /// # Errors
     /// [`CgroupError::Watch`].
