@@ -65,6 +65,7 @@ mod panic;
 mod prepared;
 pub mod process;
 mod recovery;
+pub mod secret;
 pub mod testing;
 pub mod volume;
 

@@ -138,6 +138,7 @@ const SDK: &[Row] = &[
     ("mount", &[]),
     ("panic", &[]),
     ("process", &[]),
+    ("secret", &["error"]),
     ("leases", &["error", "host"]),
     ("cgroup", &["error", "event"]),
     ("container_ref", &["cgroup", "deadline", "error", "process"]),

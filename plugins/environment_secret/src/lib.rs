@@ -2,15 +2,13 @@
 //!
 //! The values are given to the agent as secrets: it neither shows nor records them.
 
-mod resolver;
 #[cfg(test)]
 mod tests;
 
 use std::path::PathBuf;
 
 use cofferdam_plugin_api::prelude::*;
-
-use crate::resolver::Resolver;
+use cofferdam_plugin_api::secret::Resolver;
 
 struct Secrets {
     resolver: Resolver,

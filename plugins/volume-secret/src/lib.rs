@@ -3,7 +3,6 @@
 //! A secret is in a file in memory, which is in no directory of the host and is mounted by its descriptor. The kernel frees
 //! it with the container's mount namespace. So no value is on a disk, in a request for the launch or in a record.
 
-mod resolver;
 #[cfg(test)]
 mod tests;
 
@@ -12,9 +11,8 @@ use std::path::PathBuf;
 use cofferdam_plugin_api::model::{ContainerClass, VolumeSource};
 use cofferdam_plugin_api::mount;
 use cofferdam_plugin_api::prelude::*;
+use cofferdam_plugin_api::secret::Resolver;
 use cofferdam_plugin_api::volume::{self, Kind};
-
-use crate::resolver::Resolver;
 
 /// Permission bits of a file: for the container's user only.
 const MODE: u32 = 0o400;

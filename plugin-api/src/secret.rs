@@ -1,4 +1,4 @@
-//! Secrets by value or by name.
+//! Secrets of requests, by value or by name.
 
 use std::fmt;
 use std::fs;
@@ -6,18 +6,27 @@ use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
-use cofferdam_plugin_api::foreign::{self, Resolve};
-use cofferdam_plugin_api::model::Secret;
-use cofferdam_plugin_api::prelude::*;
+use crate::foreign::{self, Resolve};
+use crate::model::Secret;
+use crate::{Error, Result, ResultExt};
 
 /// The largest secret, in bytes.
 const MAX_SIZE: u64 = 512 << 10;
 
+/// Reads the secrets that requests contain or refer to. Its errors contain no values.
+///
+/// A reference is the name of a file in a directory of the host, or the name of a directory in it and, as its key, that of a
+/// file. Links that lead out of the directory are not followed.
 pub struct Resolver {
     directory: Option<PathBuf>,
 }
 
 impl Resolver {
+    /// A resolver of references to files in `directory`; without one, references are refused.
+    ///
+    /// # Errors
+    /// If it is no absolute path of a directory, or users other than its owner can write to it. The message names the
+    /// setting `secret_dir`.
     pub fn new(directory: Option<PathBuf>) -> Result<Self> {
         if let Some(directory) = &directory {
             let named = || format!("`secret_dir` is `{}`", directory.display());
@@ -35,7 +44,10 @@ impl Resolver {
         Ok(Self { directory })
     }
 
-    /// The value of a secret. Errors never contain it.
+    /// The value of a secret, of at most 512 KiB.
+    ///
+    /// # Errors
+    /// If it is larger, does not exist, or is of a kind that this version does not know.
     pub fn resolve(&self, secret: &Secret) -> Result<Vec<u8>> {
         let (name, key) = match secret {
             Secret::Value(value) => return check_size(value.clone().into_bytes()),
