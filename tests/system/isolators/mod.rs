@@ -29,6 +29,24 @@ use cofferdam_tests::wait_for_text;
 use cofferdam_tests::world::{World, id, launch_error, run, sandbox_logger, shipped, with_agent};
 use serde_json::Value as Json;
 
+/// The capabilities that Docker gives to its containers.
+const FOURTEEN: [&str; 14] = [
+    "AUDIT_WRITE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "MKNOD",
+    "NET_BIND_SERVICE",
+    "NET_RAW",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYS_CHROOT",
+];
+
 /// An isolator that we ship, with its table.
 fn isolator(name: &str, table: Json) -> PluginConfig {
     PluginConfig { table, ..shipped(name) }

@@ -9,25 +9,7 @@ use cofferdam_tests::is_root;
 use cofferdam_tests::world::{World, id, run};
 use serde_json::{Value as Json, json};
 
-use super::{Fixture, across_restart, isolator, value, world_with};
-
-/// The capabilities that Docker gives to its containers.
-const FOURTEEN: [&str; 14] = [
-    "AUDIT_WRITE",
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "MKNOD",
-    "NET_BIND_SERVICE",
-    "NET_RAW",
-    "SETFCAP",
-    "SETGID",
-    "SETPCAP",
-    "SETUID",
-    "SYS_CHROOT",
-];
+use super::{FOURTEEN, Fixture, across_restart, isolator, value, world_with};
 
 const EPERM: &str = "1";
 const ENOSYS: &str = "38";

@@ -7,24 +7,7 @@ use cofferdam_tests::is_root;
 use cofferdam_tests::world::{id, run, shipped};
 use serde_json::json;
 
-use super::{Fixture, isolator, value};
-
-const CAPABILITIES: [&str; 14] = [
-    "AUDIT_WRITE",
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "MKNOD",
-    "NET_BIND_SERVICE",
-    "NET_RAW",
-    "SETFCAP",
-    "SETGID",
-    "SETPCAP",
-    "SETUID",
-    "SYS_CHROOT",
-];
+use super::{FOURTEEN, Fixture, isolator, value};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn all_isolators_work_in_one_chain() {
@@ -43,7 +26,7 @@ async fn all_isolators_work_in_one_chain() {
         shipped("volume/secret"),
         shipped("environment_secret"),
         isolator("posix/rlimits", json!({ "defaults": { "CORE": { "soft": 0, "hard": 0 } } })),
-        isolator("linux/capabilities", json!({ "bounding_capabilities": CAPABILITIES })),
+        isolator("linux/capabilities", json!({ "bounding_capabilities": FOURTEEN })),
         shipped("linux/nnp"),
         shipped("linux/seccomp"),
     ])
