@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use cofferdam::config::Isolation;
 use cofferdam_tests::paths;
+use cofferdam_tests::world::predefined;
 use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, statfs};
@@ -24,10 +26,6 @@ use crate::mount_namespace::MountNamespace;
 pub const DAEMON: &str = "cofferdam run, daemon";
 pub const ALONE: &str = "cofferdam run, no daemon";
 pub const MANY: &str = "cofferdam run, no daemon, 25 plugins";
-
-/// Isolators of the shipped chain.
-const SHIPPED: [&str; 6] =
-    ["filesystem/linux", "namespaces/pid", "cgroups/cpu", "cgroups/mem", "posix/cpu", "posix/mem"];
 
 /// Isolators and the logger of the longer chain.
 const MANY_PLUGINS: usize = 25;
@@ -108,8 +106,8 @@ impl Cli {
             }
         }
         let noop = fs::read(paths::build().join("libbench_noop.so"))?;
-        let extra: Vec<String> =
-            (0..MANY_PLUGINS - SHIPPED.len() - 1).map(|n| format!("bench/n{n:03}")).collect();
+        let shipped = predefined(Isolation::Docker).len() + 1;
+        let extra: Vec<String> = (shipped..MANY_PLUGINS).map(|n| format!("bench/n{n:03}")).collect();
         for name in &extra {
             let file = format!("lib{}.so", name.replace('/', "_"));
             fs::write(directory.join(file), renamed(&noop, "bench/noop", name)?)?;
@@ -200,10 +198,10 @@ fn configure(
         // A JSON string is a valid TOML string.
         text += &format!("{key} = {value}\n");
     }
-    for isolator in SHIPPED.into_iter().chain(extra.iter().map(String::as_str)) {
+    text += Isolation::Docker.text();
+    for isolator in extra {
         text += &format!("[[isolator]]\nname = \"{isolator}\"\n");
     }
-    text += "[logger]\nname = \"sandbox\"\n";
     let file = environment.directory().join(format!("{name}.toml"));
     fs::write(&file, text)?;
     Ok(Configured { file: file.display().to_string(), socket: socket.display().to_string() })

@@ -17,6 +17,7 @@ use crate::launch::{Reference, Subject};
 /// Rows of the table.
 pub const EMPTY: &str = "cofferdam, empty chain";
 pub const SHIPPED: &str = "cofferdam, shipped chain";
+pub const PRIVILEGED: &str = "cofferdam, isolation mesos";
 pub const MEMORY: &str = "cofferdam, shipped chain, scratch in memory";
 pub const DIRECT: &str = "cofferdam, shipped chain, no overlay";
 
@@ -67,6 +68,12 @@ impl<'a> Embedded<'a> {
         world.config.scratch_memory = Some(256 << 20);
         let compared_to = vec![Reference::Row(floor::shipped(Scratch::Memory)), Reference::Runtimes];
         Self::start(MEMORY, environment, world, true, compared_to)
+    }
+
+    /// As [`Embedded::shipped`] with an overlay, with the shorter chain that leaves root its privileges.
+    pub fn privileged(environment: &'a Environment) -> Outcome<Self> {
+        let compared_to = vec![Reference::Row(floor::shipped(Scratch::WorkDirectory)), Reference::Runtimes];
+        Self::start(PRIVILEGED, environment, World::privileged(), true, compared_to)
     }
 
     /// Without plugins.

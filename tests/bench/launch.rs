@@ -87,6 +87,7 @@ pub fn measure(environment: &Environment, options: &Options, report: &mut Report
         subjects.add(floor::shipped(scratch), create)?;
     }
     subjects.add(embedded::SHIPPED, || Embedded::shipped(environment, Writes::Overlay))?;
+    subjects.add(embedded::PRIVILEGED, || Embedded::privileged(environment))?;
     subjects.add(embedded::MEMORY, || Embedded::in_memory(environment))?;
     subjects.add(embedded::DIRECT, || Embedded::shipped(environment, Writes::Direct))?;
     subjects.add(cli::DAEMON, || Cli::daemon(environment))?;

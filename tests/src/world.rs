@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
+use cofferdam::config::Isolation;
 use cofferdam_core::agent::{Agent, StartError};
 use cofferdam_core::config::{AgentConfig, FailPolicy, LauncherKind, PluginConfig};
 use cofferdam_core::containerizer::NativeRecord;
@@ -51,12 +52,19 @@ impl World {
         Self { directory, plugin_store: None, config, chain: None, max_body: None }
     }
 
-    /// With the shipped chain: that of `examples/agent.toml` without its third-party plugins.
+    /// With the chain of agents for root that are not told another one.
     pub fn shipped() -> Self {
+        Self::with_isolation(Isolation::Docker)
+    }
+
+    /// With a chain in which root in a container has the privileges of root on the host.
+    pub fn privileged() -> Self {
+        Self::with_isolation(Isolation::Mesos)
+    }
+
+    fn with_isolation(isolation: Isolation) -> Self {
         let mut world = Self::new();
-        let names =
-            ["filesystem/linux", "namespaces/pid", "cgroups/cpu", "cgroups/mem", "posix/cpu", "posix/mem"];
-        world.config.isolators = names.map(shipped).into();
+        world.config.isolators = predefined(isolation);
         world.config.logger = Some(sandbox_logger());
         world.share_plugin_store();
         world
@@ -138,7 +146,11 @@ impl World {
         if let Some(logger) = &config.logger {
             text["logger"] = plugin(logger);
         }
+        if config.isolators.is_empty() {
+            text["isolation"] = json!("none");
+        }
         if let Some(chain) = self.chain {
+            text.as_object_mut().expect("a table").remove("isolation");
             let mut chain: Json = toml::from_str(chain).expect("a configuration");
             for key in ["isolator", "logger"] {
                 text[key] = chain[key].take();
@@ -288,6 +300,21 @@ pub fn object(name: &str, file: &str, table: Json) -> PluginConfig {
 
 fn temporary_directory() -> TempDir {
     tempfile::Builder::new().prefix("cofferdam-test-").tempdir().expect("a directory")
+}
+
+/// The isolators of a predefined chain, with their files in this build.
+///
+/// # Panics
+/// If a file is missing.
+pub fn predefined(isolation: Isolation) -> Vec<PluginConfig> {
+    let mut chain: Json = toml::from_str(isolation.text()).expect("a configuration");
+    let Json::Array(isolators) = chain["isolator"].take() else { return Vec::new() };
+    let isolator = |mut entry: Json| {
+        let plugin = shipped(entry["name"].as_str().expect("a name"));
+        let table = entry["config"].take();
+        if table.is_null() { plugin } else { PluginConfig { table, ..plugin } }
+    };
+    isolators.into_iter().map(isolator).collect()
 }
 
 /// An isolator that we ship, with its file in this build.

@@ -1,7 +1,8 @@
-//! The chains in `examples/`.
+//! The chains in `examples/`, and the one that agents have unless they are told another one.
 
 use std::fs;
 
+use cofferdam::config::Isolation;
 use cofferdam_core::model::Request;
 use cofferdam_tests::daemon::Daemon;
 use cofferdam_tests::is_root;
@@ -20,11 +21,22 @@ const ATTEMPTS: &str = "\
 
 #[test]
 fn root_in_an_untrusted_container_has_what_docker_gives_it() {
-    if !is_root("the chain of examples/untrusted.toml") {
-        return;
+    if is_root("the chain of examples/untrusted.toml") {
+        attempt(include_str!("../../examples/untrusted.toml"), 1, "0");
     }
+}
+
+#[test]
+fn root_has_what_docker_gives_it_unless_the_operator_chooses_otherwise() {
+    if is_root("the shipped chain") {
+        attempt(Isolation::Docker.text(), 0, "0");
+    }
+}
+
+/// Runs the attempts with a chain, in which containers have `no_new_privs` and a limit for core files.
+fn attempt(chain: &'static str, no_new_privs: u32, core: &str) {
     let mut world = World::new();
-    world.chain = Some(include_str!("../../examples/untrusted.toml"));
+    world.chain = Some(chain);
     let daemon = Daemon::start(&world);
     let rootfs = world.rootfs();
     fs::create_dir_all(rootfs.join("etc")).unwrap();
@@ -38,8 +50,10 @@ fn root_in_an_untrusted_container_has_what_docker_gives_it() {
     let read = |file: &str| fs::read_to_string(sandbox.join(file)).unwrap();
     assert_eq!(
         read("stdout").split_whitespace().collect::<Vec<_>>().join(" "),
-        "CapEff: 00000000a80425fb CapBnd: 00000000a80425fb NoNewPrivs: 1 Seccomp: 2 web 0 \
-         no device no mount no namespace no host name no kernel log ordinary",
+        format!(
+            "CapEff: 00000000a80425fb CapBnd: 00000000a80425fb NoNewPrivs: {no_new_privs} Seccomp: 2 web {core} \
+             no device no mount no namespace no host name no kernel log ordinary"
+        ),
         "{}",
         read("stderr")
     );

@@ -8,7 +8,7 @@ use super::process;
 use super::sd_notify::sd_notify;
 use super::stop_signals::StopSignals;
 use crate::api::{self, Listener};
-use crate::config::{Config, Environment, Overrides};
+use crate::config::{Config, Environment, Isolation, Overrides};
 use crate::telemetry::start_logging;
 use cofferdam_core::agent::Agent;
 
@@ -45,6 +45,9 @@ pub(super) struct OverrideFlags {
     /// Override `plugin_dir`
     #[arg(long, value_name = "PATH")]
     plugin_dir: Option<PathBuf>,
+    /// Override `isolation`, the predefined chain
+    #[arg(long, value_name = "NAME")]
+    isolation: Option<Isolation>,
     /// Override `log`, as in `info,cofferdam_core::chain=debug`
     #[arg(long, value_name = "LEVELS")]
     log: Option<String>,
@@ -53,8 +56,8 @@ pub(super) struct OverrideFlags {
 impl OverrideFlags {
     /// Adds the global `--socket`.
     pub(super) fn with_socket(self, socket: Option<PathBuf>) -> Overrides {
-        let Self { runtime_dir, work_dir, plugin_dir, log } = self;
-        Overrides { runtime_dir, work_dir, socket, plugin_dir, cgroup_root: None, log }
+        let Self { runtime_dir, work_dir, plugin_dir, isolation, log } = self;
+        Overrides { runtime_dir, work_dir, socket, plugin_dir, cgroup_root: None, isolation, log }
     }
 }
 

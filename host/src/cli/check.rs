@@ -8,8 +8,10 @@ use super::agent::{OverrideFlags, load_config};
 use super::failure::{Failure, Outcome};
 use super::output;
 use crate::api::operator::flags;
-use crate::config::{Config, ConfigError, Diagnostic, Diagnostics, Environment, SCHEMA, default_text};
-use cofferdam_core::config::{FailPolicy, PluginConfig};
+use crate::config::{
+    Config, ConfigError, Diagnostic, Diagnostics, Environment, Isolation, SCHEMA, default_text,
+};
+use cofferdam_core::config::{FailPolicy, LauncherKind, PluginConfig};
 
 /// Validates a configuration as the agent would, including its plugins, and shows the result
 ///
@@ -32,8 +34,11 @@ pub(super) struct Arguments {
     /// Print a configuration file with all settings, their defaults and descriptions
     #[arg(long, conflicts_with_all = ["config", "json"])]
     print_defaults: bool,
+    /// Print the isolators and the logger of a predefined chain, as a start for your own
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["config", "json", "print_defaults"])]
+    print_isolation: Option<Isolation>,
     /// Print the JSON schema of the configuration file, for editors
-    #[arg(long, conflicts_with_all = ["config", "json", "print_defaults"])]
+    #[arg(long, conflicts_with_all = ["config", "json", "print_defaults", "print_isolation"])]
     print_schema: bool,
 }
 
@@ -41,6 +46,11 @@ pub(super) fn run(arguments: &Arguments, socket: Option<PathBuf>) -> Outcome {
     let environment = Environment::detect();
     if arguments.print_defaults {
         output::line(default_text(&environment).trim_end())?;
+        return Ok(0);
+    }
+    if let Some(isolation) = arguments.print_isolation {
+        let launcher = if environment.is_root() { LauncherKind::Linux } else { LauncherKind::Posix };
+        output::line(isolation.with(launcher).text().trim_end())?;
         return Ok(0);
     }
     if arguments.print_schema {

@@ -12,6 +12,7 @@ mod chain;
 mod defaults;
 mod diagnostic;
 mod environment;
+mod isolation;
 mod path;
 mod raw;
 mod resolve;
@@ -20,28 +21,17 @@ mod samples;
 mod schema;
 mod suggest;
 
-use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{fs, io};
 
 use cofferdam_core::config::AgentConfig;
-use cofferdam_plugin_model::Manifest;
 
 pub use defaults::{SCHEMA, socket as default_socket, text as default_text};
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use environment::{AvailablePlugin, Environment, PluginIndex, Unusable};
+pub use isolation::Isolation;
 pub use schema::expected;
-
-/// Default isolators for root, of which only available ones are used.
-const DEFAULT_CHAIN_ROOT: [&str; 6] =
-    ["filesystem/linux", "namespaces/pid", "cgroups/cpu", "cgroups/mem", "posix/cpu", "posix/mem"];
-
-/// Default isolators for other users, of which only available ones are used.
-const DEFAULT_CHAIN_USER: [&str; 2] = ["posix/cpu", "posix/mem"];
-
-/// Default logger.
-const DEFAULT_LOGGER: &str = "sandbox";
 
 /// Configuration of the `cofferdam agent` daemon, with all defaults filled in.
 #[derive(Debug, Clone)]
@@ -73,6 +63,8 @@ pub struct Overrides {
     pub plugin_dir: Option<PathBuf>,
     /// See [`AgentConfig::cgroup_root`].
     pub cgroup_root: Option<PathBuf>,
+    /// The predefined chain.
+    pub isolation: Option<Isolation>,
     /// See [`Config::log`].
     pub log: Option<String>,
 }
@@ -118,8 +110,7 @@ impl Config {
         resolve::resolve(Some(file), &text, overrides, environment, index)
     }
 
-    /// The configuration without a file: the defaults, with those default isolators that are available and the
-    /// default logger, which is required.
+    /// The configuration without a file: the defaults, with a predefined chain.
     ///
     /// # Errors
     /// [`ConfigError`], with all problems.
@@ -128,34 +119,6 @@ impl Config {
         environment: &Environment,
         index: &dyn PluginIndex,
     ) -> Result<Self, ConfigError> {
-        let directory = overrides.plugin_dir.as_ref().unwrap_or(&environment.plugin_dir);
-        let available = index.in_directory(&environment.cwd.join(directory));
-        let is_available =
-            |name: &&str| available.iter().flat_map(|(_, entry)| entry).any(|found| found.name == **name);
-        let isolators: &[&str] =
-            if environment.is_root() { &DEFAULT_CHAIN_ROOT } else { &DEFAULT_CHAIN_USER };
-        let isolators = isolators.iter().copied().filter(is_available);
-        let isolators = isolators.map(|name| format!("[[isolator]]\nname = {name:?}\n"));
-        let logger = format!("[logger]\nname = {DEFAULT_LOGGER:?}\n");
-        let text = isolators.chain([logger]).collect::<String>();
-        let scanned = Scanned { available: Cell::new(Some(available)), index };
-        resolve::resolve(None, &text, overrides, environment, &scanned)
-    }
-}
-
-/// An index that returns the result of the first scan once, because scanning the plugin directory is the slowest part
-/// of a start.
-struct Scanned<'a> {
-    available: Cell<Option<Vec<AvailablePlugin>>>,
-    index: &'a dyn PluginIndex,
-}
-
-impl PluginIndex for Scanned<'_> {
-    fn in_directory(&self, directory: &Path) -> Vec<AvailablePlugin> {
-        self.available.take().unwrap_or_else(|| self.index.in_directory(directory))
-    }
-
-    fn at(&self, file: &Path) -> Result<(Manifest, String), Unusable> {
-        self.index.at(file)
+        resolve::resolve(None, "", overrides, environment, index)
     }
 }

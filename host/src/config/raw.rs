@@ -7,11 +7,14 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::ValueEnum;
 use cofferdam_plugin_model::{Method, units};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use cofferdam_core::config::FailPolicy;
+
+use super::Isolation;
 
 /// A value and its position.
 #[derive(Debug, Clone)]
@@ -34,12 +37,16 @@ pub(super) struct RawConfig<'d> {
     pub log: Option<Setting<String>>,
     pub log_json: Option<Setting<bool>>,
     pub scratch_memory: Option<Setting<u64>>,
+    pub isolation: Option<Setting<Isolation>>,
     pub max_body: Option<Setting<u64>>,
     pub idle_timeout: Option<Setting<Duration>>,
     pub fetch: RawFetch,
     pub timeouts: Vec<(Method, Setting<Duration>)>,
     pub isolators: Vec<RawPlugin<'d>>,
     pub logger: Option<RawPlugin<'d>>,
+    /// Whether the file has the keys of the two above, with whatever values.
+    pub has_isolators: bool,
+    pub has_logger: bool,
 }
 
 /// The table `fetch`.
@@ -93,6 +100,7 @@ impl<'d> RawConfig<'d> {
             log: string(root, "log"),
             log_json: boolean(root, "log_json"),
             scratch_memory: parse(root, "scratch_memory", units::size),
+            isolation: parse(root, "isolation", |name| Isolation::from_str(name, false).ok()),
             max_body: api.and_then(|api| parse(api, "max_body", units::size)),
             idle_timeout: api.and_then(|api| parse(api, "idle_timeout", units::duration)),
             fetch: table(root, "fetch").map(RawFetch::read).unwrap_or_default(),
@@ -103,6 +111,8 @@ impl<'d> RawConfig<'d> {
                 .filter_map(|entry| RawPlugin::read(entry.get_ref().as_table()?))
                 .collect(),
             logger: table(root, "logger").and_then(RawPlugin::read),
+            has_isolators: root.contains_key("isolator"),
+            has_logger: root.contains_key("logger"),
         }
     }
 }

@@ -16,7 +16,7 @@ use super::diagnostic::{Diagnostic, Diagnostics, position};
 use super::path::normalize;
 use super::raw::{RawConfig, RawLauncher, Setting};
 use super::schema::{self, Owner};
-use super::{ApiLimits, Config, ConfigError, Environment, Overrides, PluginIndex, defaults};
+use super::{ApiLimits, Config, ConfigError, Environment, Isolation, Overrides, PluginIndex, defaults};
 use cofferdam_core::config::{AgentConfig, DEFAULT_KEEPER_TIMEOUT, FetchLimits, LauncherKind};
 
 /// Maximum length of the path of a unix socket: `sun_path` without the final NUL.
@@ -102,16 +102,28 @@ impl Resolver<'_> {
         let log = self.log();
         let scratch_memory = self.scratch_memory(launcher);
         let timeouts = self.timeouts();
+        let isolation = self.isolation(launcher);
 
         let (file, text) = (self.file, self.text);
+        // The predefined chain continues the file, so that one text has the positions of all plugins.
+        let extended = extend(text, raw, isolation);
+        let tree =
+            DeTable::parse(&extended).expect("the file and the predefined chains are valid, as tested");
+        let extended = RawConfig::read(tree.get_ref());
         let chain = ChainResolver {
             index: self.index,
             plugin_dir: &plugin_dir,
             plugin_dir_span: raw.plugin_dir.as_ref().map(|setting| setting.span.clone()),
             timeouts: &timeouts,
-            origin: &|span: &Range<usize>| origin(file, text, span),
+            origin: &|span: &Range<usize>| match file {
+                _ if span.start > text.len() => format!("isolation `{}`", isolation.name()),
+                Some(file) => format!("{}:{}", file.display(), position(text, span.start).0),
+                None => "the default configuration".to_owned(),
+            },
         };
-        let (isolators, logger) = chain.resolve(&raw.isolators, raw.logger.as_ref(), &mut self.diagnostics);
+        let mut problems = Vec::new();
+        let (isolators, logger) = chain.resolve(&extended.isolators, extended.logger.as_ref(), &mut problems);
+        self.diagnostics.extend(problems.into_iter().map(|problem| in_file(problem, text, isolation)));
 
         Config {
             file: file.map(|file| self.environment.cwd.join(file)),
@@ -201,6 +213,34 @@ impl Resolver<'_> {
                 LauncherKind::Linux
             }
         }
+    }
+
+    /// The predefined chain. Is also checked if the file has isolators of its own, and then `None`.
+    fn isolation(&mut self, launcher: LauncherKind) -> Isolation {
+        let flag = self.overrides.isolation;
+        let chosen = flag.unwrap_or(*value(&self.raw.isolation, &self.defaults.isolation));
+        let isolation = chosen.with(launcher);
+        let name = isolation.name();
+        let span = span(&self.raw.isolation).filter(|_| flag.is_none());
+        if let (true, Some(isolator)) = (chosen != Isolation::Auto, self.raw.isolators.first()) {
+            let message = format!("isolation `{name}` is chosen, but the file has isolators of its own");
+            let diagnostic = match span {
+                Some(span) => Diagnostic::at(span, message, "a predefined chain")
+                    .related(isolator.name.span.clone(), "an isolator"),
+                None => Diagnostic::at(isolator.name.span.clone(), message, "an isolator"),
+            };
+            self.diagnostics.push(diagnostic.help(format!(
+                "remove one of them; `cofferdam check --print-isolation {name}` prints the isolators to add to"
+            )));
+        } else if launcher == LauncherKind::Posix && matches!(isolation, Isolation::Docker | Isolation::Mesos)
+        {
+            let message = format!("isolation `{name}` needs the `linux` launcher");
+            let help =
+                "choose `auto`, `posix` or `none`; or run the agent as root, with `launcher = \"linux\"`";
+            self.report(span, message, "uses namespaces and cgroups", help);
+            return Isolation::None;
+        }
+        if self.raw.has_isolators { Isolation::None } else { isolation }
     }
 
     fn cgroup_root(&mut self) -> PathBuf {
@@ -344,10 +384,23 @@ fn span<T>(raw: &Option<Setting<T>>) -> Option<Range<usize>> {
     raw.as_ref().map(|setting| setting.span.clone())
 }
 
-/// File and line of a position, for errors that occur after the configuration was loaded.
-fn origin(file: Option<&Path>, text: &str, span: &Range<usize>) -> String {
-    match file {
-        Some(file) => format!("{}:{}", file.display(), position(text, span.start).0),
-        None => "the default configuration".to_owned(),
+/// The text of a file, followed by what it lacks of a predefined chain.
+fn extend(text: &str, raw: &RawConfig<'_>, isolation: Isolation) -> String {
+    let (isolators, logger) = isolation.parts();
+    let logger = if raw.has_logger { "" } else { logger };
+    format!("{text}\n{isolators}{logger}")
+}
+
+/// A problem of a plugin, whose position may be in the predefined chain after `text`.
+fn in_file(problem: Diagnostic, text: &str, isolation: Isolation) -> Diagnostic {
+    let is_in_file = |span: &Range<usize>| span.start <= text.len();
+    let Diagnostic { message, span, label, related, help } = problem;
+    if span.as_ref().is_none_or(is_in_file) {
+        let related = related.filter(|(span, _)| is_in_file(span));
+        return Diagnostic { message, span, label, related, help };
     }
+    let name = isolation.name();
+    let message = format!("{message}, which is part of isolation `{name}`");
+    let choice = "choose another `isolation` (`auto` is the default), or list isolators of your own in a configuration file";
+    Diagnostic { message, span: None, label: String::new(), related: None, help }.help(choice)
 }

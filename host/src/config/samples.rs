@@ -2,7 +2,7 @@
 //! must match the text file next to it. `BLESS=1` updates these text files.
 
 use cofferdam_core::config::{FailPolicy, LauncherKind};
-use cofferdam_plugin_model::Method;
+use cofferdam_plugin_model::{Manifest, Method};
 
 use super::*;
 
@@ -93,8 +93,7 @@ fn all_settings_are_resolved() {
     let fetch = &config.agent.fetch;
     assert_eq!((fetch.bytes, fetch.files, fetch.ratio, fetch.redirects), (2 << 30, 10, 50, 0));
     assert_eq!(fetch.hosts, ["example.com", "*.example.com", "10.0.0.1", "2001:db8::1"]);
-    let names: Vec<&str> = config.agent.isolators.iter().map(|plugin| plugin.name.as_str()).collect();
-    assert_eq!(names, ["filesystem/linux", "cgroups/mem"]);
+    assert_eq!(names(&config), ["filesystem/linux", "cgroups/mem"]);
     let mem = &config.agent.isolators[1];
     assert_eq!(mem.policy, FailPolicy::Optional);
     assert_eq!(mem.timeout(Method::Prepare), Duration::from_secs(10));
@@ -120,7 +119,11 @@ fn overrides_take_precedence_over_the_file() {
     assert_eq!(config.socket, PathBuf::from("/r/agent.sock"));
     assert_eq!(config.agent.work_dir, PathBuf::from("/var/lib/cofferdam"));
     assert_eq!(config.log, "debug");
-    assert!(config.agent.isolators.is_empty() && config.agent.logger.is_none());
+
+    let overrides = Overrides { isolation: Some(Isolation::Mesos), ..overrides };
+    let config =
+        Config::load(&directory("valid/empty.toml"), &overrides, &environment(0), &Manifests).unwrap();
+    assert_eq!(names(&config), MESOS);
 
     let overrides =
         Overrides { socket: Some("x".repeat(200).into()), log: Some("a=b=c".into()), ..overrides };
@@ -130,31 +133,77 @@ fn overrides_take_precedence_over_the_file() {
     assert_eq!(diagnostics.iter().len(), 2, "{diagnostics}");
 }
 
+fn names(config: &Config) -> Vec<&str> {
+    config.agent.isolators.iter().map(|plugin| plugin.name.as_str()).collect()
+}
+
+const MESOS: [&str; 6] =
+    ["filesystem/linux", "namespaces/pid", "cgroups/cpu", "cgroups/mem", "posix/cpu", "posix/mem"];
+
 #[test]
-fn without_a_file_the_available_default_plugins_are_used() {
-    let config = Config::embedded(&Overrides::default(), &environment(0), &Manifests).unwrap();
-    let names: Vec<&str> = config.agent.isolators.iter().map(|plugin| plugin.name.as_str()).collect();
-    assert_eq!(names, DEFAULT_CHAIN_ROOT);
-    assert_eq!(config.agent.logger.unwrap().name, "sandbox");
+fn without_isolators_the_predefined_chain_is_used() {
+    let embedded = |isolation, uid| {
+        let overrides = Overrides { isolation, ..Overrides::default() };
+        Config::embedded(&overrides, &environment(uid), &Manifests)
+    };
+    for (config, is_from) in [
+        (load(&directory("valid/empty.toml")), "a file"),
+        (embedded(None, 0), "no file"),
+        (embedded(Some(Isolation::Docker), 0), "a flag"),
+    ] {
+        let config = config.unwrap();
+        assert_eq!(names(&config).len(), 14, "{is_from}");
+        let seccomp = config.agent.isolators.iter().find(|plugin| plugin.name == "linux/seccomp").unwrap();
+        assert_eq!((seccomp.policy, seccomp.origin.as_str()), (FailPolicy::Required, "isolation `docker`"));
+        assert_eq!(config.agent.logger.unwrap().name, "sandbox", "{is_from}");
+    }
+    let config = load(&directory("valid/own-logger.toml")).unwrap();
+    assert_eq!(names(&config), MESOS);
+    assert_eq!(config.agent.logger.unwrap().table, serde_json::json!({"max_size": "1 MiB"}));
 
-    let config = Config::embedded(&Overrides::default(), &environment(1000), &Manifests).unwrap();
+    let config = embedded(None, 1000).unwrap();
     assert_eq!(config.agent.launcher, LauncherKind::Posix);
-    assert_eq!(config.agent.isolators.len(), DEFAULT_CHAIN_USER.len());
+    assert_eq!(names(&config), ["posix/cpu", "posix/mem", "posix/rlimits"]);
 
+    let config = embedded(Some(Isolation::None), 0).unwrap();
+    assert!(config.agent.isolators.is_empty() && config.agent.logger.is_none());
+}
+
+#[test]
+fn a_plugin_of_the_predefined_chain_that_is_missing_is_an_error() {
     let empty = tempfile::tempdir().unwrap();
     let overrides = Overrides { plugin_dir: Some(empty.path().to_owned()), ..Overrides::default() };
     let error = Config::embedded(&overrides, &environment(0), &Manifests).unwrap_err().to_string();
-    assert!(error.contains("there is no logger `sandbox`"), "{error}");
+    for part in
+        ["there is no isolator `linux/seccomp`", "part of isolation `docker`", "there is no logger `sandbox`"]
+    {
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
+fn an_isolation_by_flag_does_not_replace_the_chain_of_a_file() {
+    let overrides = Overrides { isolation: Some(Isolation::None), ..Overrides::default() };
+    let file = directory("valid/everything.toml");
+    let error = Config::load(&file, &overrides, &environment(0), &Manifests).unwrap_err().to_string();
+    assert!(error.contains("isolation `none` is chosen, but the file has isolators of its own"), "{error}");
 }
 
 #[test]
 fn the_examples_are_accepted() {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
     let overrides = Overrides { plugin_dir: Some(directory("plugins")), ..Overrides::default() };
-    for (file, uid, plugins) in [("agent.toml", 0, 7), ("user.toml", 1000, 2)] {
+    for (file, uid, plugins) in [("agent.toml", 0, 17), ("user.toml", 1000, 3)] {
         match Config::load(&examples.join(file), &overrides, &environment(uid), &Manifests) {
             Ok(config) => {
-                assert_eq!((config.agent.isolators.len(), config.agent.logger.is_some()), (plugins, true))
+                assert_eq!((config.agent.isolators.len(), config.agent.logger.is_some()), (plugins, true));
+                if uid == 0 {
+                    let default = Config::embedded(&overrides, &environment(uid), &Manifests).unwrap();
+                    let default = default.agent.isolators;
+                    for (plugin, expected) in config.agent.isolators.iter().zip(&default) {
+                        assert_eq!((&plugin.name, &plugin.table), (&expected.name, &expected.table));
+                    }
+                }
             }
             Err(error) => panic!("{error}"),
         }

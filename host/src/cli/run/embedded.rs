@@ -31,7 +31,7 @@ use cofferdam_core::plugin::Store;
 use cofferdam_linux::tree;
 
 use super::connection::AgentConnection;
-use super::{NOT_RUN, attach};
+use super::{AgentFlags, NOT_RUN, attach};
 
 /// Other users need to traverse the directories, as a container may run as another user.
 const MODE: u32 = 0o711;
@@ -61,17 +61,15 @@ struct Home {
 
 impl Embedded {
     /// Creates the directories and the configuration.
-    pub(super) fn new(
-        file: Option<PathBuf>,
-        plugin_dir: Option<PathBuf>,
-        log: String,
-    ) -> Result<Self, Failure> {
+    pub(super) fn new(flags: AgentFlags) -> Result<Self, Failure> {
+        let AgentFlags { config: file, plugin_dir, isolation, log } = flags;
         let environment = Environment::detect();
         let home = Home::make(&environment)?;
         let overrides = Overrides {
             runtime_dir: Some(home.runtime.clone()),
             work_dir: Some(home.work.clone()),
             plugin_dir,
+            isolation,
             log: Some(log),
             ..Overrides::default()
         };

@@ -11,6 +11,7 @@ use super::client::Client;
 use super::failure::Failure;
 use super::resources::ResourceFlags;
 use super::{Outcome, client, output};
+use crate::config::Isolation;
 use cofferdam_core::model::{ContainerId, Request};
 
 use connection::AgentConnection;
@@ -51,15 +52,44 @@ pub(super) struct Arguments {
     /// Print JSON: `{"container_id": {"value": …}}`
     #[arg(long, requires = "detach")]
     json: bool,
+    #[command(flatten)]
+    agent: AgentFlags,
+}
+
+/// Settings of the agent in this process.
+#[derive(Debug, clap::Args)]
+struct AgentFlags {
     /// Configuration file of the agent in this process
     #[arg(long, value_name = "FILE", conflicts_with_all = ["detach", "rm"])]
     config: Option<PathBuf>,
     /// Plugin directory of the agent in this process
     #[arg(long, value_name = "PATH", conflicts_with = "detach")]
     plugin_dir: Option<PathBuf>,
+    /// Predefined chain of the agent in this process: which isolators the container has
+    #[arg(long, value_name = "NAME", conflicts_with = "detach")]
+    isolation: Option<Isolation>,
     /// Log filter of the agent in this process, which logs to standard error
     #[arg(long, value_name = "LEVELS", default_value = "error")]
     log: String,
+}
+
+impl AgentFlags {
+    /// Refuses what would have no effect on a daemon.
+    fn refuse_with_daemon(&self) -> Result<(), Failure> {
+        let Self { config, plugin_dir, isolation, log: _ } = self;
+        let given = [
+            ("--config", config.is_some()),
+            ("--plugin-dir", plugin_dir.is_some()),
+            ("--isolation", isolation.is_some()),
+        ];
+        match given.into_iter().find(|(_, is_given)| *is_given) {
+            Some((flag, _)) => Err(Failure::message(format!(
+                "{flag} is a setting of an agent in this process, but a daemon is chosen with --socket or \
+                 COFFERDAM_SOCKET; remove one of them, or change the configuration of the daemon"
+            ))),
+            None => Ok(()),
+        }
+    }
 }
 
 pub(super) fn run(arguments: Arguments, socket: Option<PathBuf>) -> Outcome {
@@ -70,10 +100,12 @@ pub(super) fn run(arguments: Arguments, socket: Option<PathBuf>) -> Outcome {
         return runtime.block_on(detached(&client(socket), &request, arguments.json)).map_err(not_run);
     }
     match socket {
-        Some(_) => runtime.block_on(through_daemon(client(socket), request, arguments.rm)),
+        Some(_) => {
+            arguments.agent.refuse_with_daemon().map_err(not_run)?;
+            runtime.block_on(through_daemon(client(socket), request, arguments.rm))
+        }
         None => {
-            let embedded =
-                Embedded::new(arguments.config, arguments.plugin_dir, arguments.log).map_err(not_run)?;
+            let embedded = Embedded::new(arguments.agent).map_err(not_run)?;
             runtime.block_on(embedded.run(request))
         }
     }
