@@ -66,7 +66,7 @@ async fn a_container_that_freezes_itself_is_killed() {
         return;
     }
     let Some(freezer) = Freezer::new("root") else { return };
-    let world = World::shipped();
+    let world = World::privileged();
     let agent = world.start().await.unwrap();
     let group = format!("/tmp/freezer/{}", freezer.name());
     for below in ["", "/below"] {
@@ -160,7 +160,7 @@ async fn a_container_sees_no_cgroup_but_its_own() {
     if !is_root("cgroups") {
         return;
     }
-    let world = World::shipped();
+    let world = World::privileged();
     let agent = world.start().await.unwrap();
     let tracking =
         if Cgroups::detect().unwrap().unified.is_some() { "cgroup2 cgroup2" } else { "cgroup -o freezer x" };

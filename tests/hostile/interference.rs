@@ -11,7 +11,9 @@ use cofferdam_tests::world::{World, id};
 use cofferdam_tests::{assert_contains, is_root};
 use nix::sys::signal::Signal;
 
-use super::{Attack, Kind, assert_nothing_left, attacker, of_kind, run_and_remove, wait_for_text, world};
+use super::{
+    Attack, Kind, assert_nothing_left, attacker, of_kind, run_and_remove, wait_for_text, world, worlds,
+};
 
 const KINDS: [Kind; 2] = [Kind::Shared, Kind::Debug];
 
@@ -70,20 +72,25 @@ async fn a_user_cannot_interfere_with_processes_of_root() {
     if !is_root("nested containers") {
         return;
     }
-    let world = world();
+    for world in worlds() {
+        interfere_with_root(&world).await;
+    }
+}
+
+async fn interfere_with_root(world: &World) {
     let agent = world.start().await.unwrap();
     for (action, refused) in [("stop", "not stopped"), ("kill", "not killed"), ("seize", "not traced")] {
         let refused = format!("{refused}: Operation not permitted");
-        let attack = Attack::start(&agent, &world, 1000, &[action]).await;
+        let attack = Attack::start(&agent, world, 1000, &[action]).await;
         for kind in KINDS {
             let before = attack.count(&refused);
             let mut launches = 0..MAX_LAUNCHES;
             while attack.count(&refused) == before {
                 launches.next().unwrap_or_else(|| panic!("{action}: {:#?}", attack.report()));
-                assert_eq!(launch(&agent, &world, 0, kind).await, None);
+                assert_eq!(launch(&agent, world, 0, kind).await, None);
             }
         }
-        assert_works(&agent, &world).await;
+        assert_works(&agent, world).await;
         for line in attack.end().await {
             assert!(line.what == "seen" || line.what == refused, "{line:?}");
         }

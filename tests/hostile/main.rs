@@ -43,9 +43,17 @@ enum Kind {
     Debug,
 }
 
-/// A world in whose root file system the attacker is.
+/// A world in whose root file system the attacker is. Root in its containers has the privileges of the host's root.
 fn world() -> World {
-    let world = World::shipped();
+    with_attacker(World::privileged())
+}
+
+/// [`world`], and one with the chain that agents have unless they are told another one.
+fn worlds() -> [World; 2] {
+    [world(), with_attacker(World::shipped())]
+}
+
+fn with_attacker(world: World) -> World {
     let program = compiled("attacker", include_str!("attacker.c"));
     fs::copy(program, world.rootfs().join("bin/attacker")).unwrap();
     world

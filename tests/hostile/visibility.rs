@@ -8,7 +8,9 @@ use cofferdam_core::model::Request;
 use cofferdam_tests::is_root;
 use cofferdam_tests::world::{World, id};
 
-use super::{Attack, Kind, Line, assert_nothing_left, attacker, lines, of_kind, run_and_remove, world};
+use super::{
+    Attack, Kind, Line, assert_nothing_left, attacker, lines, of_kind, run_and_remove, world, worlds,
+};
 
 /// In the memory of the agent and in the environment of another container.
 const SECRET: &str = "hostile-secret-8ad5c1";
@@ -176,26 +178,31 @@ async fn a_process_shows_nothing_of_the_host_to_a_parent_that_reads_all_the_time
     if !is_root("nested containers") {
         return;
     }
-    let world = world();
+    for world in worlds() {
+        look(&world).await;
+    }
+}
+
+async fn look(world: &World) {
     let marker = world.directory().join("marker");
     fs::write(&marker, SECRET).unwrap();
     let agent = world.start().await.unwrap();
-    launch_other(&agent, &world).await;
+    launch_other(&agent, world).await;
     for uid in [0, 1000] {
         for kind in [Kind::Shared, Kind::Debug] {
-            let attack =
-                Attack::start(&agent, &world, uid, &["look", marker.to_str().unwrap(), SECRET]).await;
+            let attack = Attack::start(&agent, world, uid, &["look", marker.to_str().unwrap(), SECRET]).await;
             let mut own = Own::default();
             for nested in [0, 1000].repeat(2 * ROUNDS) {
-                let request = of_kind(attacker(&world, "pod.web", nested, &["self"]), kind);
+                let request = of_kind(attacker(world, "pod.web", nested, &["self"]), kind);
                 own.add(&run_and_remove(&agent, request).await);
             }
             let report = check(&attack, &own, &format!("{kind:?} as {uid}"));
-            let is_read = |line: &Line| line.what == "memory" || line.what.starts_with("directory ");
-            assert!(uid == 0 || !report.iter().any(is_read), "{report:#?}");
+            // A user can open the directories of an own process that is ending: it has no memory any more, which would
+            // tell the kernel that it is protected.
+            assert!(uid == 0 || !report.iter().any(|line| line.what == "memory"), "{report:#?}");
             end(attack).await;
         }
     }
     end_other(&agent).await;
-    assert_nothing_left(&world);
+    assert_nothing_left(world);
 }

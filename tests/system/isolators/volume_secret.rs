@@ -40,6 +40,13 @@ impl Fixture {
 
 const READ: &str = "cat /run/secrets/password own/token; echo";
 
+/// The mounts of the host in the directories of a test. Other tests mount elsewhere at the same time.
+fn mounts(fixture: &Fixture) -> Vec<String> {
+    let directory = fixture.world.directory().display().to_string();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    mounts.lines().filter(|line| line.contains(&directory)).map(str::to_owned).collect()
+}
+
 #[test]
 fn a_container_has_secret_files_that_nothing_shows_or_records() {
     if !is_root("mounts") {
@@ -57,9 +64,9 @@ fn a_container_has_secret_files_that_nothing_shows_or_records() {
                 let expected = format!("hunter2hunter1\n400 {uid}\n400 {uid}\nread-only\nread-only\n");
                 assert_eq!(output, expected);
             }
-            let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+            let mounts = mounts(fixture);
             fixture.launch(fixture.with_secret_files("pod", "web", "true")).await;
-            assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap(), mounts);
+            assert_eq!(self::mounts(fixture), mounts);
             let sandbox = fixture.agent.inspect(&id("pod")).unwrap().sandbox;
             assert_eq!(fs::read(sandbox.join("own/token")).unwrap(), b"");
             assert_hidden(fixture, "pod", &["hunter1", "hunter2"]);
