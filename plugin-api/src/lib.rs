@@ -45,6 +45,7 @@
 
 mod bridge;
 pub mod cgroup;
+pub mod command;
 pub mod config;
 mod container_ref;
 mod controllers;
@@ -59,6 +60,7 @@ mod leases;
 mod log;
 mod logger;
 pub mod mount;
+pub mod network;
 mod new_container;
 mod note;
 mod panic;

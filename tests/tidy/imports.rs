@@ -129,6 +129,7 @@ const MODEL: &[Row] = &[
 const SDK: &[Row] = &[
     ("error", &[]),
     ("note", &[]),
+    ("command", &[]),
     ("config", &["note"]),
     ("deadline", &[]),
     ("descriptors", &[]),
@@ -136,6 +137,7 @@ const SDK: &[Row] = &[
     ("host", &["error"]),
     ("log", &[]),
     ("mount", &[]),
+    ("network", &[]),
     ("panic", &[]),
     ("process", &[]),
     ("secret", &["error"]),
