@@ -1,0 +1,284 @@
+//! What is kept of a container's networks: a directory per container, in the plugin's own directory.
+//!
+//! ```text
+//! containers/         mounted on itself, in a peer group of its own; only while a container is in it
+//!   web/
+//!     record          the networks, written before each ADD and after each DEL
+//!     ns              its network namespace is mounted here: CNI_NETNS
+//!     request         standard input of the CNI plugin that is running, locked while it runs
+//! ```
+//!
+//! The agent's state has no part in this, so that networks of containers that it does not know can be left, too.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{ErrorKind, Read, Seek, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use cofferdam_plugin_api::prelude::*;
+use cofferdam_plugin_api::{network, tree};
+
+use crate::networks::Network;
+
+/// Most of a record.
+const MAX_RECORD: u64 = 16 << 20;
+
+/// Time between attempts to lock the input of a plugin that an earlier agent has started.
+const LOCK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// The networks of a container.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Record {
+    /// Dotted id.
+    pub id: String,
+    /// Number of its network namespace.
+    pub namespace: u64,
+    /// In the order in which they were attached.
+    pub attachments: Vec<Attachment>,
+}
+
+/// A network of a container. It is recorded before ADD is called for the first time.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Attachment {
+    /// Name of the interface in the container.
+    pub interface: String,
+    /// With what the agent has added to the configurations of its plugins.
+    pub network: Network,
+    /// The result of ADD; `None` before all plugins have succeeded.
+    pub result: Option<Json>,
+    /// For how many of its plugins, from the first on, DEL has yet to succeed.
+    pub remaining: usize,
+    /// Which plugin has rejected ADD, by its place in the list: neither it nor those after it have done anything.
+    #[serde(default)]
+    pub rejected: Option<usize>,
+}
+
+/// The directories of all containers.
+pub struct Store {
+    root: PathBuf,
+    /// Whether it has to survive a reboot.
+    is_durable: bool,
+    /// Locked while the directory appears or disappears.
+    directory: Mutex<()>,
+}
+
+impl Store {
+    pub fn new(parent: &Path, is_durable: bool) -> Self {
+        Self { root: parent.join("containers"), is_durable, directory: Mutex::new(()) }
+    }
+
+    /// Containers of which something is kept.
+    pub fn ids(&self) -> Result<Vec<String>> {
+        let read = || format!("cannot read `{}`", self.root.display());
+        let entries = match fs::read_dir(&self.root) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error).context(read()),
+        };
+        let mut ids = Vec::new();
+        for entry in entries {
+            let name = entry.context(read())?.file_name();
+            let Some(name) = name.to_str() else { continue };
+            if ContainerId::parse(name).is_ok() {
+                ids.push(name.to_owned());
+            }
+        }
+        ids.sort();
+        Ok(ids)
+    }
+
+    /// Whether anything is kept of a container.
+    pub fn contains(&self, id: &str) -> bool {
+        self.directory(id).symlink_metadata().is_ok()
+    }
+
+    /// Creates a container's directory, its record without networks, and its network namespace.
+    pub fn create(&self, id: &str) -> Result<(Record, OwnedFd)> {
+        let directory = self.directory(id);
+        {
+            let _lock = self.lock();
+            network::prepare_directory(&self.root)
+                .context(format!("cannot prepare `{}` for network namespaces", self.root.display()))?;
+            fs::DirBuilder::new()
+                .mode(0o700)
+                .create(&directory)
+                .context(format!("cannot create `{}`", directory.display()))?;
+        }
+        let namespace =
+            network::create(&self.namespace_path(id)).context("cannot create a network namespace")?;
+        let record =
+            Record { id: id.to_owned(), namespace: network::number(&namespace)?, attachments: Vec::new() };
+        self.write(&record)?;
+        Ok((record, namespace))
+    }
+
+    /// Where a container's network namespace is mounted.
+    pub fn namespace_path(&self, id: &str) -> PathBuf {
+        self.directory(id).join("ns")
+    }
+
+    /// A container's network namespace; `None` if it has none any more.
+    pub fn namespace(&self, id: &str) -> Result<Option<OwnedFd>> {
+        let path = self.namespace_path(id);
+        network::open(&path).context(format!("cannot open the network namespace at `{}`", path.display()))
+    }
+
+    /// Mounts the namespace of a process again, if it is the one of the record and the mount was lost.
+    pub fn restore_namespace(&self, record: &Record, pid: i32) -> Result<()> {
+        if self.namespace(&record.id)?.is_some() {
+            return Ok(());
+        }
+        let namespace = File::open(format!("/proc/{pid}/ns/net"))?;
+        if network::number(&namespace)? != record.namespace {
+            return Err(Error::new(
+                "its network namespace is not mounted any more, and its process is in another one",
+            ));
+        }
+        let path = self.namespace_path(&record.id);
+        let _lock = self.lock();
+        network::prepare_directory(&self.root)?;
+        network::release(&path)?;
+        Ok(network::pin(namespace.as_fd(), &path)?)
+    }
+
+    /// A container's record; `None` if nothing was attached yet.
+    pub fn read(&self, id: &str) -> Result<Option<Record>> {
+        let path = self.record_path(id);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).context(format!("cannot open `{}`", path.display())),
+        };
+        let mut text = Vec::new();
+        file.take(MAX_RECORD).read_to_end(&mut text).context(format!("cannot read `{}`", path.display()))?;
+        let record = serde_json::from_slice(&text).context(format!(
+            "`{}` is damaged, so its networks cannot be released: release the addresses of container `{id}` with the \
+             tools of its CNI plugins, and remove that file",
+            path.display()
+        ))?;
+        Ok(Some(record))
+    }
+
+    /// Replaces a record at once.
+    pub fn write(&self, record: &Record) -> Result<()> {
+        let path = self.record_path(&record.id);
+        let next = path.with_extension("next");
+        let write = || -> std::io::Result<()> {
+            let mut file =
+                OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&next)?;
+            file.write_all(&serde_json::to_vec(record)?)?;
+            if self.is_durable {
+                file.sync_all()?;
+            }
+            fs::rename(&next, &path)?;
+            if self.is_durable {
+                File::open(self.directory(&record.id))?.sync_all()?;
+            }
+            Ok(())
+        };
+        write().context(format!("cannot write `{}`", path.display()))
+    }
+
+    /// Removes all of a container. Its networks must have been released.
+    pub fn remove(&self, id: &str) -> Result<()> {
+        let directory = self.directory(id);
+        let path = self.namespace_path(id);
+        network::release(&path).context(format!("cannot unmount `{}`", path.display()))?;
+        let _lock = self.lock();
+        tree::remove(&directory).context(format!("cannot remove `{}`", directory.display()))?;
+        network::release_directory(&self.root)
+            .context(format!("cannot unmount `{}`", self.root.display()))?;
+        Ok(())
+    }
+
+    /// The standard input of a CNI plugin, locked until all processes that have it have ended. So a later agent knows
+    /// whether a plugin that this one has started is still running.
+    pub fn request(&self, id: &str, configuration: &Json) -> Result<File> {
+        let path = self.request_path(id);
+        let write = || -> std::io::Result<File> {
+            remove_file(&path)?;
+            let mut file =
+                OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+            file.try_lock().map_err(std::io::Error::from)?;
+            file.write_all(&serde_json::to_vec(configuration)?)?;
+            file.rewind()?;
+            Ok(file)
+        };
+        write().context(format!("cannot write `{}`", path.display()))
+    }
+
+    /// The standard input of a CNI plugin that is not run for one container: a file in no directory.
+    pub fn request_of_all(&self, configuration: &Json) -> Result<File> {
+        let path = self.root.with_file_name("request");
+        let write = || -> std::io::Result<File> {
+            if let Some(parent) = path.parent() {
+                fs::DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
+            }
+            remove_file(&path)?;
+            let mut file =
+                OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+            remove_file(&path)?;
+            file.write_all(&serde_json::to_vec(configuration)?)?;
+            file.rewind()?;
+            Ok(file)
+        };
+        write().context(format!("cannot write `{}`", path.display()))
+    }
+
+    /// The plugin has ended.
+    pub fn forget_request(&self, id: &str) -> Result<()> {
+        let path = self.request_path(id);
+        remove_file(&path).context(format!("cannot remove `{}`", path.display()))
+    }
+
+    /// Waits until a CNI plugin that an agent has started before it was killed has ended, at most for a time.
+    pub fn wait_for_request(&self, id: &str, timeout: Duration) -> Result<()> {
+        let path = self.request_path(id);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error).context(format!("cannot open `{}`", path.display())),
+        };
+        let end = Instant::now() + timeout;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return self.forget_request(id),
+                Err(TryLockError::WouldBlock) if Instant::now() < end => std::thread::sleep(LOCK_INTERVAL),
+                Err(TryLockError::WouldBlock) => {
+                    warn!(container = id, "a CNI plugin that an earlier agent has started does not end");
+                    return self.forget_request(id);
+                }
+                Err(TryLockError::Error(error)) => {
+                    return Err(error).context(format!("cannot lock `{}`", path.display()));
+                }
+            }
+        }
+    }
+
+    fn directory(&self, id: &str) -> PathBuf {
+        self.root.join(id)
+    }
+
+    fn record_path(&self, id: &str) -> PathBuf {
+        self.directory(id).join("record")
+    }
+
+    fn request_path(&self, id: &str) -> PathBuf {
+        self.directory(id).join("request")
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ()> {
+        // It protects nothing in memory.
+        self.directory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn remove_file(path: &Path) -> std::io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
