@@ -4,6 +4,7 @@
 
 mod capabilities;
 mod cgroup;
+mod cni;
 mod devices;
 mod environment_secret;
 mod filesystem_shared;

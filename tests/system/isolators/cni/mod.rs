@@ -1,0 +1,9 @@
+//! `network/cni`, with the reference plugins of CNI. Each test has a network namespace of its own, which is that of the
+//! host for its agent: bridges and packet filters of the machine are not touched.
+
+mod crash;
+mod failure;
+mod files;
+mod lab;
+mod nested;
+mod traffic;

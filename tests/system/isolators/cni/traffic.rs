@@ -1,0 +1,138 @@
+//! Packets.
+
+use cofferdam_core::model::NetworkRequest;
+use cofferdam_tests::world::{id, run};
+use serde_json::{Value as Json, json};
+
+use super::lab::{Outside, SERVE, get, lab, mapped, named, shell};
+use crate::isolators::Fixture;
+
+#[test]
+fn two_containers_reach_each_other_and_the_status_has_their_addresses() {
+    lab(async |lab| {
+        let fixture = lab.fixture().await;
+        fixture.launch(fixture.networked("server", &[named("net")], SERVE)).await;
+        let networks = fixture.networks("server").await;
+        let expected = json!([{
+            "name": "net",
+            "ip_addresses": [{ "protocol": "IPv4", "ip_address": "10.88.0.2" }],
+        }]);
+        assert_eq!(networks, expected);
+        let line = format!("{}; busybox ip -o -4 addr show eth0", get("10.88.0.2", 80, "hostname"));
+        let output = run(&fixture.agent, fixture.networked("client", &[named("net")], &line)).await;
+        assert!(output.starts_with("server\n") && output.contains(" 10.88.0.3/24 "), "{output}");
+        fixture.agent.remove(&id("client")).await.unwrap();
+        fixture.destroy("server").await;
+        assert!(fixture.kept().is_empty());
+    });
+}
+
+#[test]
+fn a_mapped_port_is_reached_from_outside_until_the_container_ends() {
+    lab(async |lab| {
+        let outside = Outside::new();
+        let fixture = lab.fixture().await;
+        fixture.launch(fixture.networked("web", &[mapped("net", 8080, 80)], SERVE)).await;
+        assert_eq!(outside.shell(&get("192.0.2.1", 8080, "hostname")), "web\n");
+        let networks = fixture.networks("web").await;
+        let mapping = json!([{ "host_port": 8080, "container_port": 80, "protocol": "tcp" }]);
+        assert_eq!(networks[0]["port_mappings"], mapping);
+        // The port is taken, and nothing of the other container is left.
+        let message =
+            fixture.agent.launch(fixture.networked("other", &[mapped("net", 8080, 80)], SERVE)).await;
+        let message = super::super::describe(&message.unwrap_err());
+        assert!(
+            message.contains("port 8080/tcp of the host is mapped into container `web` already"),
+            "{message}"
+        );
+        assert_eq!(outside.shell(&get("192.0.2.1", 8080, "hostname")), "web\n");
+        fixture.destroy("web").await;
+        assert_eq!(outside.shell(&get("192.0.2.1", 8080, "hostname")), "");
+        // It is free again.
+        fixture.launch(fixture.networked("other", &[mapped("net", 8080, 80)], SERVE)).await;
+        fixture.destroy("other").await;
+    });
+}
+
+#[test]
+fn a_container_can_have_several_networks() {
+    lab(async |lab| {
+        // Something that a macvlan can be on.
+        shell("ip link add lower type veth peer name upper; ip link set lower up; ip link set upper up");
+        let fixture = lab.fixture().await;
+        let macvlan = json!({
+            "cniVersion": "0.3.1",
+            "name": "direct",
+            "type": "macvlan",
+            "master": "lower",
+            "ipam": { "type": "static", "addresses": [{ "address": "198.51.100.7/24" }] },
+        });
+        lab.configure("direct.conf", &macvlan);
+        lab.bridge("second", 99, json!({}));
+        let line = "busybox ip -o -4 addr show | busybox awk '{ print $2, $4 }'";
+        let networks = [named("direct"), NetworkRequest::default(), named("net"), named("second")];
+        let output = fixture.run(fixture.networked("web", &networks, line)).await;
+        let expected = "lo 127.0.0.1/8\neth0 198.51.100.7/24\neth1 10.88.0.2/24\neth2 10.99.0.2/24\n";
+        assert_eq!(output, expected);
+        shell("ip link del lower");
+    });
+}
+
+#[test]
+fn an_address_can_be_requested() {
+    lab(async |lab| {
+        let fixture = lab.fixture().await;
+        lab.bridge("chosen", 77, json!({ "capabilities": { "ips": true } }));
+        let with = |name: &str| NetworkRequest { addresses: vec!["10.77.0.44".into()], ..named(name) };
+        let line = "busybox ip -o -4 addr show eth0";
+        let output = fixture.run(fixture.networked("web", &[with("chosen")], line)).await;
+        assert!(output.contains(" 10.77.0.44/24 "), "{output}");
+        let message = fixture.error(fixture.networked("web", &[with("net")], "true")).await;
+        assert!(message.contains(r#"`"capabilities": {"ips": true}`"#), "{message}");
+    });
+}
+
+#[test]
+fn versions_of_cni_from_0_1_on_are_understood() {
+    lab(async |lab| {
+        let fixture = lab.fixture().await;
+        for version in ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0"] {
+            let mut network = lab.plugin("bridge", "br", 66, json!({}));
+            network["name"] = json!("old");
+            network["cniVersion"] = json!(version);
+            lab.configure("old.conf", &network);
+            fixture.launch(fixture.networked("web", &[named("old")], "true")).await;
+            assert!(fixture.address("web").await.starts_with("10.66.0."), "{version}");
+            fixture.destroy("web").await;
+            assert_eq!(lab.addresses(), Vec::<String>::new(), "{version}");
+        }
+    });
+}
+
+async fn statistics(fixture: &Fixture, name: &str) -> Json {
+    let view = fixture.agent.usage(&id(name)).await.unwrap();
+    assert!(view.failed.is_empty(), "{:?}", view.failed);
+    json!(view.statistics)
+}
+
+#[test]
+fn traffic_is_counted_under_the_names_of_mesos() {
+    lab(async |lab| {
+        let fixture = lab.fixture().await;
+        fixture.launch(fixture.networked("web", &[named("net")], SERVE)).await;
+        let count = |statistics: &Json, name: &str| statistics[name].as_f64().unwrap();
+        let before = statistics(&fixture, "web").await;
+        assert_eq!(count(&before, "net_rx_errors") + count(&before, "net_tx_dropped"), 0.0);
+        shell(&get("10.88.0.2", 80, "hostname"));
+        let after = statistics(&fixture, "web").await;
+        for name in ["net_rx_packets", "net_rx_bytes", "net_tx_packets", "net_tx_bytes"] {
+            assert!(count(&after, name) > count(&before, name), "{name}: {before} {after}");
+        }
+        // That of the host is nobody's.
+        fixture.launch(fixture.networked("host", &[], "true")).await;
+        assert!(statistics(&fixture, "host").await.get("net_rx_packets").is_none());
+        fixture.agent.destroy(&id("host")).await.unwrap();
+        fixture.agent.remove(&id("host")).await.unwrap();
+        fixture.destroy("web").await;
+    });
+}
