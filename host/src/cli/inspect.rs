@@ -3,9 +3,12 @@
 use std::io;
 
 use super::client::{Client, ClientError};
+use super::ps::Details;
 use super::{Outcome, block_on, container_id, output, ps};
 use crate::api::operator::encode_id;
-use crate::api::operator::types::{Call, InspectContainer, InspectedContainer, Participant, Response};
+use crate::api::operator::types::{
+    Call, InspectContainer, InspectedContainer, NetworkInfo, Participant, Response,
+};
 use cofferdam_core::model::ContainerId;
 
 /// Shows the details of a container, including which plugin set what
@@ -29,7 +32,8 @@ pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
     if arguments.json {
         output::json(&inspected)?;
     } else {
-        print_facts(&inspected)?;
+        let networks = block_on(async { Ok(networks(client, &inspected, &arguments.id).await?) })?;
+        print_facts(&inspected, &networks)?;
         print_plan(&inspected)?;
         print_plugins(&inspected)?;
     }
@@ -47,7 +51,34 @@ pub(super) async fn inspect(client: &Client, id: &ContainerId) -> Result<Inspect
         .await
 }
 
-fn print_facts(inspected: &InspectedContainer) -> io::Result<()> {
+/// The networks of a container that has not ended.
+async fn networks(
+    client: &Client,
+    inspected: &InspectedContainer,
+    id: &ContainerId,
+) -> Result<Vec<NetworkInfo>, ClientError> {
+    if inspected.pid.is_none() {
+        return Ok(Vec::new());
+    }
+    let containers = ps::list(client, std::slice::from_ref(id), Details::STATUS).await?;
+    let statuses = containers.into_iter().filter_map(|container| container.container_status);
+    Ok(statuses.flat_map(|status| status.network_infos).collect())
+}
+
+/// A network on one line: its name, addresses and ports.
+fn describe_network(network: &NetworkInfo) -> String {
+    let mut line = network.name.clone().unwrap_or_default();
+    for address in network.ip_addresses.iter().filter_map(|address| address.ip_address.as_ref()) {
+        line = format!("{line} {address}");
+    }
+    for mapping in &network.port_mappings {
+        let protocol = mapping.protocol.as_deref().unwrap_or("tcp");
+        line = format!("{line} {}:{}/{protocol}", mapping.host_port, mapping.container_port);
+    }
+    line
+}
+
+fn print_facts(inspected: &InspectedContainer, networks: &[NetworkInfo]) -> io::Result<()> {
     let mut facts = vec![
         ("container", inspected.container_id.to_string()),
         ("state", inspected.state.clone()),
@@ -57,6 +88,7 @@ fn print_facts(inspected: &InspectedContainer) -> io::Result<()> {
     facts.extend(inspected.pid.map(|pid| ("pid", pid.to_string())));
     facts.extend(inspected.stdout.clone().map(|file| ("stdout", file)));
     facts.extend(inspected.stderr.clone().map(|file| ("stderr", file)));
+    facts.extend(networks.iter().map(|network| ("network", describe_network(network))));
     for resource in &inspected.resources {
         let amount =
             resource.scalar.as_ref().map_or_else(|| "…".to_owned(), |scalar| scalar.value.to_string());
@@ -108,4 +140,22 @@ fn plugin_row(participant: &Participant) -> Vec<String> {
         participant.version.clone().unwrap_or_default(),
         output::escape_control(&state),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_network_is_shown_with_its_addresses_and_ports() {
+        let network = json!({
+            "name": "web",
+            "ip_addresses": [{ "ip_address": "10.88.0.2" }, { "protocol": "IPv6", "ip_address": "fd00::2" }],
+            "port_mappings": [{ "host_port": 8080, "container_port": 80 }],
+        });
+        let network = serde_json::from_value(network).unwrap();
+        assert_eq!(describe_network(&network), "web 10.88.0.2 fd00::2 8080:80/tcp");
+    }
 }

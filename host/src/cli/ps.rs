@@ -53,6 +53,7 @@ pub(super) struct Details {
 
 impl Details {
     pub(super) const NONE: Self = Self { status: false, statistics: false };
+    pub(super) const STATUS: Self = Self { status: true, statistics: false };
     pub(super) const STATISTICS: Self = Self { status: false, statistics: true };
 }
 

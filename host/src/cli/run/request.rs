@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::cli::container_id;
 use crate::cli::failure::Failure;
 use crate::cli::resources::ResourceFlags;
-use cofferdam_core::model::{Command, ContainerId, Request, Resources, Uri};
+use cofferdam_core::model::{Command, ContainerId, NetworkRequest, PortMapping, Request, Resources, Uri};
 
 /// Flags that describe the container.
 #[derive(Debug, clap::Args)]
@@ -40,6 +40,12 @@ pub(super) struct Wanted {
     /// Host name
     #[arg(long, value_name = "NAME")]
     hostname: Option<String>,
+    /// Network to connect it to, with addresses of its own [default: the host's, or its parent's]
+    #[arg(long, value_name = "NAME[,ip=ADDRESS]", value_parser = network)]
+    network: Vec<NetworkRequest>,
+    /// Port of the host that is mapped into it, in its first network
+    #[arg(long, short, value_name = "HOST:CONTAINER[/udp]", value_parser = port, requires = "network")]
+    publish: Vec<PortMapping>,
     /// Share the pid namespace of its parent, or of the host
     #[arg(long)]
     share_pid: bool,
@@ -94,6 +100,10 @@ impl Wanted {
         request.rootfs = self.rootfs.map(|rootfs| absolute(&rootfs)).transpose()?;
         request.resources = resources.apply(Resources::default());
         request.labels = self.label.into_iter().collect::<BTreeMap<_, _>>();
+        request.networks = self.network;
+        if let Some(first) = request.networks.first_mut() {
+            first.port_mappings = self.publish;
+        }
         request.linux.hostname = self.hostname;
         request.linux.share_pid_namespace = self.share_pid;
         request.linux.without_init = self.no_init;
@@ -132,6 +142,35 @@ fn label(text: &str) -> Result<(String, String), String> {
         Err("the key of the label is missing".to_owned())
     } else {
         Ok((key.to_owned(), value.to_owned()))
+    }
+}
+
+fn network(text: &str) -> Result<NetworkRequest, String> {
+    let mut parts = text.split(',');
+    let name = parts.next().unwrap_or_default();
+    if name.is_empty() {
+        return Err("the name of the network is missing".to_owned());
+    }
+    let address = |part: &str| match part.split_once('=') {
+        Some(("ip", address)) if !address.is_empty() => Ok(address.to_owned()),
+        _ => Err(format!("`{part}` is not an option; expected `ip=…`")),
+    };
+    let addresses = parts.map(address).collect::<Result<_, _>>()?;
+    Ok(NetworkRequest { name: Some(name.to_owned()), addresses, ..NetworkRequest::default() })
+}
+
+fn port(text: &str) -> Result<PortMapping, String> {
+    let (ports, protocol) = match text.split_once('/') {
+        Some((ports, protocol @ ("tcp" | "udp"))) => (ports, Some(protocol.to_owned())),
+        Some((_, other)) => return Err(format!("`{other}` is not a protocol; expected `tcp` or `udp`")),
+        None => (text, None),
+    };
+    let number = |text: &str| text.parse::<u16>().ok().filter(|&number| number > 0);
+    match ports.split_once(':').map(|(host, container)| (number(host), number(container))) {
+        Some((Some(host_port), Some(container_port))) => {
+            Ok(PortMapping { host_port, container_port, protocol })
+        }
+        _ => Err("expected two ports from 1 to 65535, such as `8080:80`".to_owned()),
     }
 }
 
@@ -196,6 +235,14 @@ mod tests {
             "0.5",
             "--hostname",
             "h",
+            "--network",
+            "net,ip=10.0.0.9,ip=fd00::9",
+            "--network",
+            "other",
+            "-p",
+            "8080:80",
+            "-p",
+            "53:5353/udp",
             "--uri",
             "http://h/x,sha256=ab,name=y,executable",
             "--user",
@@ -213,6 +260,17 @@ mod tests {
         assert_eq!(request.resources.mem_limit_bytes(), Some(None));
         assert_eq!(request.uris[0].sha256.as_deref(), Some("ab"));
         assert!(request.uris[0].executable && request.linux.share_cgroups);
+        let [net, other] = &request.networks[..] else { panic!("{:?}", request.networks) };
+        assert_eq!((net.name.as_deref(), other.name.as_deref()), (Some("net"), Some("other")));
+        assert_eq!(net.addresses, ["10.0.0.9", "fd00::9"]);
+        let udp = Some("udp".to_owned());
+        assert_eq!(
+            net.port_mappings,
+            [
+                PortMapping { host_port: 8080, container_port: 80, protocol: None },
+                PortMapping { host_port: 53, container_port: 5353, protocol: udp },
+            ]
+        );
     }
 
     #[test]
@@ -226,6 +284,12 @@ mod tests {
     fn invalid_flags_are_rejected() {
         assert!(request(&["--uri", "x,colour=red", "--", "a"]).unwrap_err().contains("`colour=red`"));
         assert!(request(&["-e", "=x", "--", "a"]).is_err());
+        for ports in ["80", "0:80", "80:65536", "80:80/sctp", "a:b"] {
+            assert!(request(&["--network", "n", "-p", ports, "--", "a"]).is_err(), "{ports}");
+        }
+        assert!(request(&["-p", "80:80", "--", "a"]).unwrap_err().contains("--network"));
+        assert!(request(&["--network", "n,mac=x", "--", "a"]).unwrap_err().contains("`mac=x`"));
+        assert!(request(&["--network", ",ip=10.0.0.1", "--", "a"]).is_err());
         assert!(
             request(&["--memory", "64m", "--memory-limit", "32m", "--", "a"])
                 .unwrap_err()
