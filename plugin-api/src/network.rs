@@ -111,26 +111,34 @@ pub fn release(at: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes a directory for files on which namespaces are mounted, if it is none yet. What is unmounted there is also
-/// unmounted in the mount namespaces of containers that were created meanwhile, which would keep it otherwise; what is
-/// mounted there reaches nobody else.
+/// Makes a directory for files on which namespaces are mounted, also if a process was killed while it did. What is
+/// unmounted there is also unmounted in the mount namespaces of containers that were created meanwhile, which would keep
+/// it otherwise; what is mounted there reaches nobody else.
+///
+/// It reads the mount table; call it once.
 ///
 /// # Errors
 /// Of a system call.
 pub fn prepare_directory(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-    if is_mount_point(path)? {
+    if !is_mount_point(path)? {
+        mount_bind(path, path)?;
+    } else if has_own_group(path)? {
         return Ok(());
     }
-    mount_bind(path, path)?;
     // In a peer group of its own: containers, whose mounts are slaves, get the events.
-    let own_group = mount_change(path, MountPropagationFlags::PRIVATE)
-        .and_then(|()| mount_change(path, MountPropagationFlags::SHARED));
-    if let Err(errno) = own_group {
-        let _ = unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
-        return Err(errno.into());
-    }
-    Ok(())
+    mount_change(path, MountPropagationFlags::PRIVATE)?;
+    Ok(mount_change(path, MountPropagationFlags::SHARED)?)
+}
+
+/// Whether a mount is in a peer group that its parent is not in.
+fn has_own_group(path: &Path) -> io::Result<bool> {
+    let path = fs::canonicalize(path)?;
+    let mounts = cofferdam_linux::mounts::mounts()?;
+    // The last one covers those before.
+    let Some(mount) = mounts.iter().rfind(|mount| mount.target == path) else { return Ok(false) };
+    let parent = mounts.iter().find(|parent| parent.id == mount.parent);
+    Ok(mount.shared.is_some() && mount.shared != parent.and_then(|parent| parent.shared))
 }
 
 /// Undoes [`prepare_directory`] if the directory is empty. Returns whether it was.
@@ -317,6 +325,12 @@ mod tests {
             prepare_directory(&path).unwrap();
         }
         assert_eq!(mounts(), 1);
+        assert!(has_own_group(&path).unwrap());
+        // As if the process was killed before it was shared.
+        mount_change(&path, MountPropagationFlags::PRIVATE).unwrap();
+        assert!(!has_own_group(&path).unwrap());
+        prepare_directory(&path).unwrap();
+        assert!(has_own_group(&path).unwrap() && mounts() == 1);
         create(&path.join("ns")).unwrap();
         assert!(!release_directory(&path).unwrap());
         release(&path.join("ns")).unwrap();
