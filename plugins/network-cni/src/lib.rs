@@ -23,6 +23,7 @@ mod store;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use cofferdam_plugin_api::model::{ContainerClass, NetworkRequest};
 use cofferdam_plugin_api::network;
@@ -34,6 +35,10 @@ use crate::dns::Dns;
 use crate::networks::{Networks, is_identifier};
 use crate::orphans::Shared;
 use crate::store::{Record, Store};
+
+/// How long networks of unknown containers are released, and how long one run of a CNI plugin may take, before the agent
+/// serves requests. The rest is done later.
+const RECOVERY_LIMIT: Duration = Duration::from_secs(5);
 
 struct Cni {
     host: Host,
@@ -111,12 +116,19 @@ impl Isolator for Cni {
     }
 
     fn recover(&self, request: &RecoverRequest) -> Result<Recovery> {
-        let attacher = self.attacher(Some(request.deadline()));
+        let mut attacher = self.attacher(Some(request.deadline()));
         let (mut valid, mut unknown) = (Vec::new(), Vec::new());
+        // What takes longer must not delay the start of the agent.
+        attacher.timeout = attacher.timeout.min(RECOVERY_LIMIT);
+        let end = Instant::now() + RECOVERY_LIMIT;
         for id in self.shared.store.ids()? {
             let running = request.containers.iter().find(|container| container.id.as_str() == id);
             let is_orphan = request.orphans.iter().any(|orphan| orphan.as_str() == id);
             if running.is_none() && !is_orphan {
+                if Instant::now() > end {
+                    unknown.push(id);
+                    continue;
+                }
                 match attacher.delete(&id) {
                     Ok(()) => info!(container = id, "released the networks of an unknown container"),
                     Err(error) => {
@@ -139,6 +151,8 @@ impl Isolator for Cni {
             }
             valid.push(record);
         }
+        // An agent may have been killed before it put a container into it.
+        self.shared.store.release_if_empty()?;
         if self.collects {
             self.collect(&valid, &attacher);
         }

@@ -61,13 +61,13 @@ pub struct Store {
     root: PathBuf,
     /// Whether it has to survive a reboot.
     is_durable: bool,
-    /// Locked while the directory appears or disappears.
-    directory: Mutex<()>,
+    /// Whether the directory is prepared. Locked while it appears or disappears.
+    is_prepared: Mutex<bool>,
 }
 
 impl Store {
     pub fn new(parent: &Path, is_durable: bool) -> Self {
-        Self { root: parent.join("containers"), is_durable, directory: Mutex::new(()) }
+        Self { root: parent.join("containers"), is_durable, is_prepared: Mutex::new(false) }
     }
 
     /// Containers of which something is kept.
@@ -99,13 +99,18 @@ impl Store {
     pub fn create(&self, id: &str) -> Result<(Record, OwnedFd)> {
         let directory = self.directory(id);
         {
-            let _lock = self.lock();
-            network::prepare_directory(&self.root)
-                .context(format!("cannot prepare `{}` for network namespaces", self.root.display()))?;
-            fs::DirBuilder::new()
-                .mode(0o700)
-                .create(&directory)
-                .context(format!("cannot create `{}`", directory.display()))?;
+            let mut is_prepared = self.lock();
+            let created = self.prepare(&mut is_prepared).and_then(|()| {
+                fs::DirBuilder::new()
+                    .mode(0o700)
+                    .create(&directory)
+                    .context(format!("cannot create `{}`", directory.display()))
+            });
+            if let Err(error) = created {
+                // Without a container in it, nothing else would.
+                let _ = self.release(&mut is_prepared);
+                return Err(error);
+            }
         }
         let namespace =
             network::create(&self.namespace_path(id)).context("cannot create a network namespace")?;
@@ -138,8 +143,7 @@ impl Store {
             ));
         }
         let path = self.namespace_path(&record.id);
-        let _lock = self.lock();
-        network::prepare_directory(&self.root)?;
+        self.prepare(&mut self.lock())?;
         network::release(&path)?;
         Ok(network::pin(namespace.as_fd(), &path)?)
     }
@@ -187,10 +191,30 @@ impl Store {
         let directory = self.directory(id);
         let path = self.namespace_path(id);
         network::release(&path).context(format!("cannot unmount `{}`", path.display()))?;
-        let _lock = self.lock();
+        let mut is_prepared = self.lock();
         tree::remove(&directory).context(format!("cannot remove `{}`", directory.display()))?;
-        network::release_directory(&self.root)
-            .context(format!("cannot unmount `{}`", self.root.display()))?;
+        self.release(&mut is_prepared)
+    }
+
+    /// Removes the directory of all containers if there are none.
+    pub fn release_if_empty(&self) -> Result<()> {
+        self.release(&mut self.lock())
+    }
+
+    fn prepare(&self, is_prepared: &mut bool) -> Result<()> {
+        if !*is_prepared {
+            network::prepare_directory(&self.root)
+                .context(format!("cannot prepare `{}` for network namespaces", self.root.display()))?;
+            *is_prepared = true;
+        }
+        Ok(())
+    }
+
+    fn release(&self, is_prepared: &mut bool) -> Result<()> {
+        let released = network::release_directory(&self.root);
+        // After an error, it may not be mounted any more.
+        *is_prepared &= matches!(released, Ok(false));
+        released.context(format!("cannot unmount `{}`", self.root.display()))?;
         Ok(())
     }
 
@@ -270,9 +294,8 @@ impl Store {
         self.directory(id).join("request")
     }
 
-    fn lock(&self) -> MutexGuard<'_, ()> {
-        // It protects nothing in memory.
-        self.directory.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, bool> {
+        self.is_prepared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
