@@ -4,7 +4,8 @@ use std::fs;
 use std::os::unix::fs::OpenOptionsExt;
 
 use cofferdam_core::model::Request;
-use cofferdam_tests::daemon::Daemon;
+use cofferdam_tests::daemon::{CallError, Daemon};
+use cofferdam_tests::injector::Fault;
 use cofferdam_tests::wait_for_text;
 use cofferdam_tests::world::{World, id};
 use serde_json::json;
@@ -155,5 +156,115 @@ fn running_containers_are_checked_and_garbage_is_collected_if_configured() {
         assert_eq!(lab.calls("CHECK", "web"), 1);
         assert_nothing_left(&world, lab);
         daemon.terminate();
+    });
+}
+
+const MAX_STEPS: usize = 1000;
+
+/// A world with this plugin alone, and a network whose CNI plugin does nothing but to log its calls.
+fn quick_world(lab: &Lab) -> World {
+    lab.list("net", json!([{ "type": "recorder" }]));
+    fs::write(lab.path("new"), r#"{"cniVersion": "1.0.0", "ips": [{"address": "192.0.2.9/32"}]}"#).unwrap();
+    let mut world = lab.world(json!({}));
+    world.config.isolators.retain(|isolator| isolator.name == "network/cni");
+    world
+}
+
+fn quick_request(world: &World) -> Request {
+    Request { rootfs: None, ..request(world, "web") }
+}
+
+/// Kills the agent at each step of `act` in turn, after `set`, and removes the container with the next one.
+/// `is_balanced` is told how often ADD and DEL were called.
+fn kill_anywhere(
+    set: impl Fn(&Daemon, &Request) + Sync,
+    act: impl Fn(&Daemon, &Request) -> Result<(), CallError> + Sync,
+    is_balanced: impl Fn(usize, usize) -> bool + Sync,
+) {
+    lab_without_agent(|lab| {
+        let world = quick_world(lab);
+        let web = quick_request(&world);
+        for step in 1..MAX_STEPS {
+            let (mut daemon, injector) = Daemon::start_with_injector(&world);
+            set(&daemon, &web);
+            injector.arm(Fault::Kill, &[step]);
+            let outcome = act(&daemon, &web);
+            let hit = injector.disarm().hit.first().map(ToString::to_string);
+            if hit.is_some() {
+                daemon.wait_ended();
+                daemon = Daemon::start(&world);
+            } else {
+                outcome.unwrap();
+            }
+            if daemon.inspect(&web.id).is_some() {
+                // It may have ended already.
+                drop(daemon.destroy(&web.id));
+                remove(&daemon, "web");
+            }
+            daemon.terminate();
+            assert!(
+                is_balanced(lab.calls("ADD", "web"), lab.calls("DEL", "web")),
+                "{hit:?}: {:?}",
+                lab.log()
+            );
+            assert_nothing_left(&world, lab);
+            drop(fs::remove_file(lab.path("log")));
+            if hit.is_none() {
+                eprintln!("{step} steps");
+                return;
+            }
+        }
+        panic!("there are more than {MAX_STEPS} steps");
+    });
+}
+
+#[test]
+fn an_agent_killed_anywhere_in_a_launch_is_followed_by_one_del() {
+    // An ADD of which only the record exists is followed by DEL, too.
+    kill_anywhere(
+        |_, _| {},
+        |daemon, web| daemon.launch(web),
+        |added, deleted| added <= deleted && deleted <= 1,
+    );
+}
+
+#[test]
+fn an_agent_killed_anywhere_in_a_destroy_is_followed_by_one_that_detaches_the_container() {
+    let launch = |daemon: &Daemon, web: &Request| daemon.launch(web).unwrap();
+    // If it was not recorded that DEL has succeeded, it is called again.
+    kill_anywhere(
+        launch,
+        |daemon, web| daemon.destroy(&web.id).map(drop),
+        |added, deleted| added == 1 && (1..=2).contains(&deleted),
+    );
+}
+
+#[test]
+fn whatever_fails_in_a_launch_nothing_is_left() {
+    lab_without_agent(|lab| {
+        let world = quick_world(lab);
+        let web = quick_request(&world);
+        let (daemon, injector) = Daemon::start_with_injector(&world);
+        for step in 1..MAX_STEPS {
+            injector.arm(Fault::Fail, &[step]);
+            let launched = daemon.launch(&web);
+            let seen = injector.disarm();
+            if launched.is_ok() {
+                daemon.destroy(&web.id).unwrap();
+                daemon.remove(&web.id).unwrap();
+            }
+            let Some(hit) = seen.hit.first() else {
+                eprintln!("{step} steps");
+                daemon.terminate();
+                return;
+            };
+            let when = format!("step {step}: {hit}");
+            let (added, deleted) = (lab.calls("ADD", "web"), lab.calls("DEL", "web"));
+            // If it was not recorded that DEL has succeeded, it is called again.
+            assert!(added <= 1 && added <= deleted, "{when}: {:?}", lab.log());
+            drop(fs::remove_file(lab.path("log")));
+            assert_nothing_left(&world, lab);
+        }
+        panic!("the launch has more than {MAX_STEPS} steps");
     });
 }
