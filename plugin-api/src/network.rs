@@ -5,9 +5,12 @@
 //!
 //! Requires the capability `SYS_ADMIN`.
 
-use std::collections::BTreeMap;
+mod netlink;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
@@ -15,7 +18,6 @@ use std::path::Path;
 use rustix::fs::{CWD, Mode, OFlags, fstat, fstatfs, openat};
 use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_bind, mount_change, unmount};
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
 /// `f_type` of a namespace.
@@ -52,7 +54,7 @@ pub struct Counters {
 pub fn create(at: &Path) -> io::Result<OwnedFd> {
     let namespace = on_own_thread(|| {
         unshare_network()?;
-        enable_loopback()?;
+        netlink::enable_loopback()?;
         File::open("/proc/thread-self/ns/net")
     })?;
     pin(&namespace, at)?;
@@ -209,6 +211,33 @@ fn parse_counters(line: &str) -> Option<(String, Counters)> {
     Some((name.trim().to_owned(), counters))
 }
 
+/// Makes sure that an interface in a namespace has these addresses and no others, as a container with the capability
+/// `NET_ADMIN` may have renamed, deleted or changed it. If so, it is replaced by another interface of that name. Addresses that
+/// are valid on the link only do not matter. Returns whether it was replaced.
+///
+/// For a container that has ended: no traffic reaches the other interface.
+///
+/// # Errors
+/// If the descriptor is not that of a network namespace, or of a system call. An interface of hardware cannot be replaced.
+pub fn restore_interface(namespace: impl AsFd, name: &str, addresses: &[IpAddr]) -> io::Result<bool> {
+    let namespace = namespace.as_fd().try_clone_to_owned()?;
+    let (name, expected) = (name.to_owned(), addresses.iter().copied().collect::<BTreeSet<_>>());
+    on_own_thread(move || {
+        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+        match netlink::index(&name)? {
+            Some(index) if netlink::addresses(index)?.as_ref() == Some(&expected) => return Ok(false),
+            Some(index) => netlink::delete(index)?,
+            None => {}
+        }
+        netlink::create(&name)?;
+        let index = netlink::index(&name)?.ok_or(ErrorKind::NotFound)?;
+        for address in expected {
+            netlink::add_address(index, address)?;
+        }
+        Ok(true)
+    })
+}
+
 /// Runs something that changes the namespaces of its thread.
 fn on_own_thread<T: Send + 'static>(run: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
     let thread = std::thread::Builder::new().name("network".to_owned()).spawn(run)?;
@@ -218,39 +247,6 @@ fn on_own_thread<T: Send + 'static>(run: impl FnOnce() -> io::Result<T> + Send +
 #[expect(deprecated, reason = "its replacement is unsafe for `FILES` only")]
 fn unshare_network() -> Result<(), Errno> {
     rustix::thread::unshare(UnshareFlags::NEWNET)
-}
-
-/// Sets the loopback interface of the thread's namespace up, as `ip link set lo up` does. See rtnetlink(7).
-fn enable_loopback() -> io::Result<()> {
-    const RTM_NEWLINK: u16 = 16;
-    const REQUEST_AND_ACKNOWLEDGE: u16 = 1 | 4;
-    const NLMSG_ERROR: u16 = 2;
-    // The kernel creates it with this number in every namespace.
-    const LOOPBACK: i32 = 1;
-    const UP: u32 = 1;
-    let mut message = Vec::with_capacity(32);
-    // The header: length, type, flags, sequence number, sender.
-    message.extend(32_u32.to_ne_bytes());
-    message.extend(RTM_NEWLINK.to_ne_bytes());
-    message.extend(REQUEST_AND_ACKNOWLEDGE.to_ne_bytes());
-    message.extend([0; 8]);
-    // The interface: family and type, index, flags, which of them to change.
-    message.extend([0; 4]);
-    message.extend(LOOPBACK.to_ne_bytes());
-    message.extend(UP.to_ne_bytes());
-    message.extend(UP.to_ne_bytes());
-    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
-    send(&socket, &message, SendFlags::empty())?;
-    let mut reply = [0; 256];
-    let (length, _) = recv(&socket, &mut reply[..], RecvFlags::empty())?;
-    let kind = reply.get(4..6).and_then(|bytes| bytes.first_chunk()).map(|bytes| u16::from_ne_bytes(*bytes));
-    let code =
-        reply.get(16..20).and_then(|bytes| bytes.first_chunk()).map(|bytes| i32::from_ne_bytes(*bytes));
-    match (kind, code) {
-        (Some(NLMSG_ERROR), Some(0)) if length >= 20 => Ok(()),
-        (Some(NLMSG_ERROR), Some(code)) if length >= 20 => Err(io::Error::from_raw_os_error(-code)),
-        _ => Err(io::Error::new(ErrorKind::InvalidData, "the kernel has sent an unexpected netlink message")),
-    }
 }
 
 #[cfg(test)]
@@ -301,7 +297,7 @@ mod tests {
         }
         let flags = on_own_thread(|| {
             unshare_network()?;
-            enable_loopback()?;
+            netlink::enable_loopback()?;
             // The one of the thread's namespace has to be mounted to be seen; sockets are enough here.
             let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
             std::net::TcpStream::connect(listener.local_addr()?)?;
@@ -344,6 +340,27 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         assert!(open(file.path()).unwrap().is_none());
         assert!(counters(file.as_file()).is_err());
+    }
+
+    #[test]
+    fn an_interface_that_was_changed_is_replaced() {
+        if !is_root() {
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let at = directory.path().join("ns");
+        let namespace = create(&at).unwrap();
+        let addresses: Vec<IpAddr> = vec!["192.0.2.7".parse().unwrap(), "2001:db8::7".parse().unwrap()];
+        let restore = || restore_interface(&namespace, "eth0", &addresses).unwrap();
+        assert!(restore(), "it was missing");
+        assert!(!restore());
+        assert!(restore_interface(&namespace, "eth0", &addresses[..1]).unwrap(), "it has one too many");
+        assert!(restore(), "it has one too few");
+        assert!(!restore());
+        assert!(counters(&namespace).unwrap().contains_key("eth0"));
+        // The loopback interface stands for hardware, which cannot be deleted.
+        assert!(restore_interface(&namespace, "lo", &addresses).is_err());
+        release(&at).unwrap();
     }
 
     #[test]
