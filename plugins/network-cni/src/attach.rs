@@ -3,12 +3,13 @@
 //! An attachment is recorded before the first plugin is run, and forgotten when DEL has succeeded for each of its plugins.
 //! Both survive the agent, so every ADD is followed by one DEL per plugin, whatever happens in between.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
-use cofferdam_plugin_api::Deadline;
 use cofferdam_plugin_api::command::{Output, Program};
 use cofferdam_plugin_api::prelude::*;
+use cofferdam_plugin_api::{Deadline, network};
 use serde_json::Map;
 
 use crate::networks::{Network, Networks, Version, kind};
@@ -107,6 +108,9 @@ impl Attacher<'_> {
 
     fn run_del(&self, record: &mut Record) -> Result<()> {
         let namespace = self.store.namespace(&record.id)?.map(|_| self.store.namespace_path(&record.id));
+        if let Some(namespace) = self.store.namespace(&record.id)? {
+            restore(record, &namespace);
+        }
         let mut errors = Vec::new();
         for index in (0..record.attachments.len()).rev() {
             if let Err(error) = self.detach(record, index, namespace.as_deref()) {
@@ -251,6 +255,28 @@ impl Attacher<'_> {
     fn time_left(&self) -> Duration {
         let left = self.deadline.map_or(Duration::MAX, Deadline::remaining);
         left.saturating_sub(MARGIN).min(self.timeout)
+    }
+}
+
+/// Restores the interfaces of a container that may have changed them. CNI plugins find out by the interface which packet
+/// filters they have set up for it, and leave them, or fail forever, if they do not find what they expect.
+fn restore(record: &Record, namespace: &OwnedFd) {
+    for Attachment { interface, network, result, remaining, .. } in &record.attachments {
+        let Some(result) = result.as_ref().filter(|_| *remaining > 0) else { continue };
+        let Ok(Outcome { addresses, .. }) = results::parse(network.version, result) else { continue };
+        if addresses.is_empty() {
+            continue;
+        }
+        match network::restore_interface(namespace, interface, &addresses) {
+            Ok(false) => {}
+            Ok(true) => debug!(container = record.id, interface, "the container has changed its interface"),
+            Err(error) => {
+                warn!(
+                    container = record.id,
+                    interface, "cannot restore the interface of the container: {error}"
+                );
+            }
+        }
     }
 }
 
