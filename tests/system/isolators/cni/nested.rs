@@ -126,3 +126,20 @@ fn a_running_container_keeps_its_network_when_the_mount_of_its_namespace_was_los
         assert_eq!(lab.log(), ["ADD pod eth0 netns", "DEL pod eth0 netns"]);
     });
 }
+
+#[test]
+fn a_parent_that_has_moved_to_another_namespace_takes_no_nested_container_along() {
+    lab_without_agent(|lab| {
+        lab.bridge("net", 88, json!({}));
+        let world = world(lab.isolators(json!({})));
+        with_agent(&world, async |agent| {
+            let fixture = Fixture { world: Arc::clone(&world), agent };
+            let line = "exec busybox unshare --net sh -c 'echo launched; exec sleep 1000'";
+            fixture.launch(fixture.networked("pod", &[named("net")], line)).await;
+            let request = fixture.networked("pod.web", &[], "busybox ip -o -4 addr show eth0");
+            let output = run(&fixture.agent, request).await;
+            assert!(output.contains(" 10.88.0.2/24 "), "{output}");
+            fixture.destroy("pod").await;
+        });
+    });
+}

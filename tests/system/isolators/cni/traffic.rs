@@ -136,3 +136,62 @@ fn traffic_is_counted_under_the_names_of_mesos() {
         fixture.destroy("web").await;
     });
 }
+
+/// It has all capabilities in its namespace.
+#[test]
+fn what_root_does_to_its_interfaces_does_not_keep_it_from_being_detached() {
+    lab(async |lab| {
+        let fixture = lab.fixture().await;
+        for line in [
+            "busybox ip link set eth0 down && busybox ip link set eth0 name gone",
+            "busybox ip link del eth0",
+            "busybox ip addr flush dev eth0 && busybox ip addr add 10.88.0.77/24 dev eth0",
+            "busybox ip link add eth7 type veth peer name eth8 && busybox ip link set eth0 name eth9",
+        ] {
+            let request =
+                fixture.networked("web", &[mapped("net", 8080, 80)], &format!("{line}; busybox ip link"));
+            fixture.launch(request).await;
+            statistics(&fixture, "web").await;
+            fixture.destroy("web").await;
+            lab.assert_nothing_left();
+        }
+    });
+}
+
+#[test]
+fn containers_that_are_launched_and_end_at_once_have_different_addresses() {
+    lab(async |lab| {
+        let fixture = lab.fixture().await;
+        let mut addresses = Vec::new();
+        for _ in 0..2 {
+            let names: Vec<String> = (0..8).map(|number| format!("web-{number}")).collect();
+            let launches = names.iter().map(|name| fixture.networked(name, &[named("net")], "sleep 1000"));
+            let mut tasks = tokio::task::JoinSet::new();
+            for request in launches {
+                let agent = fixture.agent.clone();
+                tasks.spawn(async move { agent.launch(request).await.map(drop) });
+            }
+            for launched in tasks.join_all().await {
+                launched.unwrap();
+            }
+            for name in &names {
+                addresses.push(fixture.address(name).await);
+            }
+            let mut tasks = tokio::task::JoinSet::new();
+            for name in names {
+                let agent = fixture.agent.clone();
+                tasks.spawn(async move {
+                    agent.destroy(&id(&name)).await.unwrap();
+                    agent.remove(&id(&name)).await.unwrap();
+                });
+            }
+            tasks.join_all().await;
+            fixture.assert_nothing_left("after all have ended");
+            assert!(fixture.kept().is_empty());
+            lab.assert_nothing_left();
+        }
+        addresses.sort();
+        addresses.dedup();
+        assert_eq!(addresses.len(), 16);
+    });
+}
