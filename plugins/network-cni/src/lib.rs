@@ -167,9 +167,9 @@ impl Isolator for Cni {
             container.networks.iter().filter(|network| network.name.is_some()).cloned().collect();
         check_unnamed(container)?;
         let is_debug = container.class == ContainerClass::Debug;
-        if is_debug && !container.networks.is_empty() {
+        if is_debug && !(container.networks.is_empty() && container.linux.hostname.is_none()) {
             return Err(Error::new(
-                "a debug container is in the networks of its parent, and cannot have networks of its own",
+                "a debug container is in the networks of its parent, and cannot have networks or a host name of its own",
             ));
         }
         if !named.is_empty() {

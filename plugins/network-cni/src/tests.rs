@@ -209,6 +209,9 @@ fn requests_that_cannot_be_met_are_refused_before_anything_is_done() {
     let with = |id: &str, networks: &[&str]| container(&harness, id, networks);
     let mut debug = with("pod.debug", &["net"]);
     debug.class = ContainerClass::Debug;
+    let mut debug_name = with("pod.debug", &[]);
+    debug_name.class = ContainerClass::Debug;
+    debug_name.linux.hostname = Some("own".into());
     let mut name = with("web", &["net"]);
     name.linux.hostname = Some("not a name".into());
     let mut address = with("web", &["net"]);
@@ -221,6 +224,7 @@ fn requests_that_cannot_be_met_are_refused_before_anything_is_done() {
         (with("web", &["net", "net"]), "requested twice"),
         (with("größe", &["net"]), "needs an id of letters"),
         (debug, "debug container"),
+        (debug_name, "debug container"),
         (name, "the host name `not a name`"),
         (address, "capability `ips`"),
         (nameless, "without the `name`"),
