@@ -132,6 +132,34 @@ fn networks_of_containers_that_nobody_knows_are_released_by_the_next_agent() {
     });
 }
 
+/// What a reboot takes: processes, mounts, packet filters, and the runtime directory.
+#[test]
+fn after_a_reboot_addresses_are_released_if_the_records_persist() {
+    lab_without_agent(|lab| {
+        lab.recorded("net", 88);
+        let world = lab.world(json!({ "network_cni_root_dir_persist": true }));
+        let daemon = Daemon::start(&world);
+        daemon.launch(&request(&world, "web")).unwrap();
+        let pid = daemon.inspect(&id("web")).unwrap().pid.unwrap();
+        let keeper = daemon.keeper();
+        daemon.kill();
+        keeper.kill().unwrap();
+        shell(&format!("kill -9 {pid}"));
+        let containers = world.config.work_dir.join("isolators/network-cni/containers");
+        shell(&format!("umount {0}/web/ns && umount {0}", containers.display()));
+        shell("iptables -t nat -F && iptables -t nat -X");
+        fs::remove_dir_all(&world.config.runtime_dir).unwrap();
+        assert_eq!(lab.addresses(), ["10.88.0.2"]);
+        let daemon = Daemon::start(&world);
+        // Its cgroup is still there, by which the agent knows of it.
+        remove(&daemon, "web");
+        assert_eq!(lab.log(), ["ADD web eth0 netns", "DEL web eth0"], "{}", daemon.log());
+        assert_eq!(lab.addresses(), Vec::<String>::new());
+        assert!(!containers.exists());
+        daemon.terminate();
+    });
+}
+
 #[test]
 fn running_containers_are_checked_and_garbage_is_collected_if_configured() {
     lab_without_agent(|lab| {
