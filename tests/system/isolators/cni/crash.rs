@@ -4,10 +4,10 @@ use std::fs;
 use std::os::unix::fs::OpenOptionsExt;
 
 use cofferdam_core::model::Request;
-use cofferdam_tests::daemon::{CallError, Daemon};
+use cofferdam_tests::daemon::{CallError, Daemon, TIMEOUT};
 use cofferdam_tests::injector::Fault;
-use cofferdam_tests::wait_for_text;
 use cofferdam_tests::world::{World, id};
+use cofferdam_tests::{wait_for_text, watch};
 use serde_json::json;
 
 use super::lab::{Lab, kept, lab_without_agent, named, shell};
@@ -124,10 +124,12 @@ fn networks_of_containers_that_nobody_knows_are_released_by_the_next_agent() {
         assert_eq!(lab.calls("DEL", "stubborn"), 1);
         wait_for_text(&lab.path("log"), "DEL stubborn eth0 \nDEL stubborn eth0 \n");
         lab.set("busy", false);
-        wait_for_text(&world.directory().join("agent.log"), "released the networks of an unknown container");
+        let released = |log: &str| log.matches("released the networks of an unknown container").count() == 2;
+        watch::content(&world.directory().join("agent.log"), TIMEOUT, released);
         daemon.destroy(&id("web")).unwrap();
         daemon.remove(&id("web")).unwrap();
         assert_eq!(lab.calls("DEL", "web"), 1);
+        assert_nothing_left(&world, lab);
         daemon.terminate();
     });
 }
