@@ -102,6 +102,7 @@ const LINUX: &[Row] = &[
     ("foreign", &[]),
     ("generated", &[]),
     ("image", &[]),
+    ("measure", &[]),
     ("mounts", &[]),
     ("namespace", &[]),
     ("signal", &[]),

@@ -1,4 +1,4 @@
-//! Safe interfaces to the Linux kernel: cgroups, namespaces, pidfds, process creation, removal of trees. No policy, state
+//! Safe interfaces to the Linux kernel: cgroups, namespaces, pidfds, process creation, trees of files. No policy, state
 //! or async.
 //!
 //! The agent and every plugin that uses this crate link their own copy of it, so nothing here may have state: the
@@ -18,6 +18,7 @@ pub mod devices;
 pub mod foreign;
 pub mod generated;
 pub mod image;
+pub mod measure;
 pub mod mounts;
 pub mod namespace;
 mod pidfd_info;
