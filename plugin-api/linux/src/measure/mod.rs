@@ -247,6 +247,15 @@ impl Team {
     }
 }
 
+/// Gives the calling thread the lowest priority of its scheduling class (19), and with it a low one for disks.
+///
+/// # Errors
+/// Those of setpriority(2).
+pub fn lowest_priority() -> io::Result<()> {
+    // On Linux, that of the thread and not of its process.
+    Ok(rustix::process::setpriority_process(None, 19)?)
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
