@@ -42,7 +42,10 @@ pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
         return Ok(0);
     }
     let rows: Vec<Vec<String>> = containers.iter().map(row).collect();
-    output::table(&["ID", "CPU TIME", "CPUS", "MEMORY", "LIMIT", "PROCESSES", "FAILED"], &rows)?;
+    output::table(
+        &["ID", "CPU TIME", "CPUS", "MEMORY", "LIMIT", "PROCESSES", "DISK", "DISK LIMIT", "FAILED"],
+        &rows,
+    )?;
     Ok(0)
 }
 
@@ -62,6 +65,8 @@ fn row(container: &Container) -> Vec<String> {
         statistics.mem_total_bytes.or(statistics.mem_rss_bytes).map_or_else(dash, format::bytes),
         statistics.mem_limit_bytes.map_or_else(dash, format::bytes),
         statistics.processes.map_or_else(dash, |count| count.to_string()),
+        statistics.disk_used_bytes.map_or_else(dash, format::bytes),
+        statistics.disk_limit_bytes.map_or_else(dash, format::bytes),
         failed.join(", "),
     ]
 }
