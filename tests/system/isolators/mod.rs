@@ -6,6 +6,7 @@ mod capabilities;
 mod cgroup;
 mod cni;
 mod devices;
+mod disk_du;
 mod environment_secret;
 mod filesystem_shared;
 mod ipc;

@@ -1,0 +1,160 @@
+//! Measures what containers have written to their sandboxes, and ends those that exceed their limit.
+//!
+//! ```text
+//! calls ──▶ account.rs   what each container uses and may use ◀── scanner.rs   two threads of low priority
+//! ```
+//!
+//! No call waits for a measurement. There is no state: everything is measured again after a restart.
+
+mod account;
+mod scanner;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::Duration;
+
+use cofferdam_plugin_api::config::TimeSpan;
+use cofferdam_plugin_api::event;
+use cofferdam_plugin_api::model::{ContainerDetails, Limit};
+use cofferdam_plugin_api::prelude::*;
+
+use crate::account::Entry;
+use crate::scanner::Scanner;
+
+const REASON: &str = "REASON_CONTAINER_LIMITATION_DISK";
+
+const MIB: f64 = 1024.0 * 1024.0;
+
+struct Du {
+    scanner: Scanner,
+    enforces: bool,
+}
+
+#[derive(Deserialize, PluginConfig)]
+#[serde(deny_unknown_fields, default)]
+struct Config {
+    /// Time between two measurements of a container.
+    container_disk_watch_interval: TimeSpan,
+    /// Whether a container that uses more than its `disk` ends.
+    enforce_container_disk_quota: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            container_disk_watch_interval: TimeSpan(Duration::from_secs(15)),
+            enforce_container_disk_quota: false,
+        }
+    }
+}
+
+#[cofferdam_plugin_api::isolator]
+impl Isolator for Du {
+    const NAME: &'static str = "disk/du";
+    const NESTING: bool = true;
+    const CONFLICTS: &'static [&'static str] = &["disk/xfs"];
+    type Config = Config;
+
+    fn create(config: Config, _: Host) -> Result<Self> {
+        let Config {
+            container_disk_watch_interval: TimeSpan(interval),
+            enforce_container_disk_quota: enforces,
+        } = config;
+        if interval.is_zero() {
+            return Err(Error::new("`container_disk_watch_interval` is 0; expected a time such as \"15s\""));
+        }
+        Ok(Self { scanner: Scanner::new(interval, enforces), enforces })
+    }
+
+    fn recover(&self, request: &RecoverRequest) -> Result<Recovery> {
+        for Recovered { id, details, .. } in &request.containers {
+            self.scanner.add(id.as_str(), entry(details))?;
+        }
+        // Nested containers that have ended: what they have written is still there.
+        let sandboxes: BTreeSet<&Path> =
+            request.containers.iter().filter_map(|recovered| recovered.details.sandbox.parent()).collect();
+        for directory in sandboxes {
+            let entries =
+                fs::read_dir(directory).context(format!("cannot list `{}`", directory.display()))?;
+            for found in entries.flatten() {
+                let name = found.file_name();
+                let Some(id) = name.to_str().filter(|name| name.contains('.')) else { continue };
+                self.scanner.add_ended(id, Entry::new(vec![found.path()], None));
+            }
+        }
+        Ok(Recovery::new())
+    }
+
+    fn prepare(&self, container: &NewContainer) -> Result<Prepared> {
+        let directories = vec![container.sandbox.clone(), container.scratch.clone()];
+        self.scanner.add(container.id.as_str(), Entry::new(directories, limit(&container.resources)))?;
+        Ok(Prepared::new())
+    }
+
+    fn watch(&self, container: &ContainerRef) -> Result<Option<OwnedFd>> {
+        if self.enforces { self.scanner.watch(container.id()) } else { Ok(None) }
+    }
+
+    fn limitation(&self, container: &ContainerRef) -> Result<Option<Limitation>> {
+        if let Some(watched) = container.descriptor(0) {
+            event::drain(watched)?;
+        }
+        Ok(self.scanner.exceeded(container.id()).map(|exceeded| Limitation {
+            reason: REASON.to_owned(),
+            message: exceeded.message,
+            resources: [("disk".to_owned(), Value::Scalar(mebibytes(exceeded.used)))].into(),
+            container: None,
+        }))
+    }
+
+    fn update(&self, container: &ContainerRef, resources: &Resources) -> Result<Applied> {
+        self.scanner.set_limit(container.id(), limit(resources));
+        Ok(Applied::new())
+    }
+
+    fn usage(&self, container: &ContainerRef) -> Result<Usage> {
+        let (used, limit) = self.scanner.usage(container.id());
+        if used.is_none() && limit.is_none() {
+            return Ok(Usage::default());
+        }
+        // Null is omitted, as in Mesos.
+        let sandbox = Usage::default().with("limit_bytes", limit).with("used_bytes", used);
+        Ok(Usage::default()
+            .with("disk_limit_bytes", limit)
+            .with("disk_used_bytes", used)
+            .with("disk_statistics", json!([sandbox])))
+    }
+
+    fn cleanup(&self, container: &ContainerRef) -> Result<()> {
+        self.scanner.end(container.id());
+        Ok(())
+    }
+
+    fn removed(&self, container: &ContainerRef) -> Result<()> {
+        self.scanner.remove(container.id());
+        Ok(())
+    }
+}
+
+fn entry(details: &ContainerDetails) -> Entry {
+    Entry::new(vec![details.sandbox.clone(), details.scratch.clone()], limit(&details.resources))
+}
+
+/// The limit in bytes, if there is one.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "float casts saturate")]
+fn limit(resources: &Resources) -> Option<u64> {
+    match resources.limit("disk")? {
+        Limit::At(mebibytes) => Some((mebibytes * MIB) as u64),
+        _ => None,
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "exact up to 8 PiB")]
+fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / MIB
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,412 @@
+//! Threads that measure the directories of containers.
+//!
+//! Two threads of the lowest priority serve all containers. A large tree is interrupted again and again, so that other
+//! containers are measured meanwhile; if there are none, both threads work on it. A container is measured again when the
+//! interval has passed since the last time, or as long as that took, if that is more: no container can keep the threads
+//! busy all the time.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use cofferdam_plugin_api::foreign::{self, OpenError, Resolve};
+use cofferdam_plugin_api::measure::{self, MeasureError, Measurement, Walk};
+use cofferdam_plugin_api::prelude::*;
+
+use crate::account::{Account, Entry, Exceeded, Measured};
+
+const THREADS: usize = 2;
+
+/// How many containers are measured at the same time, which bounds memory and descriptors.
+const MAX_SCANS: usize = 16;
+
+/// Entries after which a thread checks whether the other one has nothing to do.
+const SLICE: u64 = 1 << 10;
+
+/// Entries after which another container is measured meanwhile.
+const TURN: u64 = 1 << 16;
+
+/// A container is measured for the first time after this time, or the interval.
+const FIRST: Duration = Duration::from_secs(1);
+
+/// How often it is measured again at once because directories were moved.
+const RETRIES: u32 = 3;
+
+/// Ends its threads on drop. They may take a moment, for which it does not wait: a file system can hang.
+pub struct Scanner(Arc<Shared>);
+
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+    /// Threads that wait for work.
+    idle: AtomicUsize,
+    interval: Duration,
+}
+
+struct State {
+    account: Account,
+    scans: BTreeMap<String, Scan>,
+    walks: VecDeque<Job>,
+    generation: u64,
+    has_threads: bool,
+    is_closed: bool,
+}
+
+/// A part of a scan.
+struct Job {
+    id: String,
+    generation: u64,
+    walk: Walk,
+}
+
+/// A container that is being measured.
+struct Scan {
+    generation: u64,
+    began: Instant,
+    /// Of its directories; empty until they are opened.
+    measurements: Vec<Measurement>,
+    error: Option<String>,
+}
+
+impl Scanner {
+    pub fn new(interval: Duration, enforces: bool) -> Self {
+        let state = State {
+            account: Account::new(enforces),
+            scans: BTreeMap::new(),
+            walks: VecDeque::new(),
+            generation: 0,
+            has_threads: false,
+            is_closed: false,
+        };
+        let (state, changed, idle) = (Mutex::new(state), Condvar::new(), AtomicUsize::new(0));
+        Self(Arc::new(Shared { state, changed, idle, interval }))
+    }
+
+    /// Adds a container, which is measured from now on.
+    ///
+    /// # Errors
+    /// If no thread can be created.
+    pub fn add(&self, id: &str, mut entry: Entry) -> Result<()> {
+        let mut state = self.0.lock();
+        if !state.has_threads {
+            for _ in 0..THREADS {
+                let shared = Arc::clone(&self.0);
+                let thread = std::thread::Builder::new().name("disk/du".to_owned());
+                thread.spawn(move || shared.work()).context("cannot create a thread that measures")?;
+            }
+            state.has_threads = true;
+        }
+        entry.due = Instant::now().checked_add(self.0.interval.min(FIRST));
+        state.cancel(id);
+        state.account.entries().insert(id.to_owned(), entry);
+        self.0.changed.notify_one();
+        Ok(())
+    }
+
+    /// Adds a nested container that has ended, unless it is known, or none that it is nested in is.
+    pub fn add_ended(&self, id: &str, mut entry: Entry) {
+        let mut state = self.0.lock();
+        let entries = state.account.entries();
+        if entries.contains_key(id)
+            || !crate::account::self_and_above(id).any(|above| entries.contains_key(above))
+        {
+            return;
+        }
+        (entry.has_ended, entry.due) = (true, Some(Instant::now()));
+        entries.insert(id.to_owned(), entry);
+        self.0.changed.notify_one();
+    }
+
+    pub fn watch(&self, id: &str) -> Result<Option<OwnedFd>> {
+        self.0.lock().account.watch(id)
+    }
+
+    pub fn exceeded(&self, id: &str) -> Option<Exceeded> {
+        self.0.lock().account.exceeded(id)
+    }
+
+    /// What a container uses and its limit.
+    pub fn usage(&self, id: &str) -> (Option<u64>, Option<u64>) {
+        let state = self.0.lock();
+        (state.account.used(id), state.account.limit(id))
+    }
+
+    pub fn set_limit(&self, id: &str, limit: Option<u64>) {
+        let mut state = self.0.lock();
+        state.account.set_limit(id, limit);
+        // Otherwise it is being measured.
+        if let Some(Entry { due: Some(due), .. }) = state.account.entries().get_mut(id) {
+            *due = Instant::now();
+            self.0.changed.notify_one();
+        }
+    }
+
+    /// The processes of a container have ended. One that is nested still counts for the others until it is removed.
+    pub fn end(&self, id: &str) {
+        if !id.contains('.') {
+            return self.remove(id);
+        }
+        let mut state = self.0.lock();
+        if let Some(entry) = state.account.entries().get_mut(id)
+            && !entry.has_ended
+        {
+            entry.has_ended = true;
+            entry.due = entry.due.map(|_| Instant::now());
+            self.0.changed.notify_one();
+        }
+    }
+
+    /// Forgets a container and those nested in it.
+    pub fn remove(&self, id: &str) {
+        let mut state = self.0.lock();
+        let prefix = format!("{id}.");
+        let scans: Vec<String> =
+            state.scans.keys().filter(|scan| *scan == id || scan.starts_with(&prefix)).cloned().collect();
+        for scan in scans {
+            state.cancel(&scan);
+        }
+        state.account.remove(id);
+    }
+}
+
+impl Drop for Scanner {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.is_closed = true;
+        let scans: Vec<String> = state.scans.keys().cloned().collect();
+        for scan in scans {
+            state.cancel(&scan);
+        }
+        state.walks.clear();
+        self.0.changed.notify_all();
+    }
+}
+
+impl State {
+    fn cancel(&mut self, id: &str) {
+        if let Some(scan) = self.scans.remove(id) {
+            scan.measurements.iter().for_each(Measurement::cancel);
+        }
+    }
+
+    /// The container that is due first, if another one can be measured now.
+    fn next_due(&mut self) -> Option<(Instant, String)> {
+        if self.scans.len() >= MAX_SCANS {
+            return None;
+        }
+        let due = self.account.entries().iter().filter_map(|(id, entry)| Some((entry.due?, id)));
+        due.min().map(|(due, id)| (due, id.clone()))
+    }
+}
+
+/// What a thread does next.
+enum Work {
+    Walk(Job),
+    Begin { id: String, generation: u64, directories: Vec<PathBuf> },
+    End,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a thread does until the scanner is dropped.
+    fn work(&self) {
+        if let Err(error) = measure::lowest_priority() {
+            warn!("containers are measured with the priority of the agent: {error}");
+        }
+        loop {
+            match self.next() {
+                Work::Walk(job) => self.walk(job),
+                Work::Begin { id, generation, directories } => self.begin(id, generation, &directories),
+                Work::End => return,
+            }
+        }
+    }
+
+    fn next(&self) -> Work {
+        let mut state = self.lock();
+        loop {
+            if state.is_closed {
+                return Work::End;
+            }
+            let due = state.next_due();
+            let now = Instant::now();
+            // One that is due comes first: it may be small.
+            if let Some((due, id)) = &due
+                && *due <= now
+            {
+                state.generation += 1;
+                let generation = state.generation;
+                let directories = match state.account.entries().get_mut(id) {
+                    Some(entry) => {
+                        entry.due = None;
+                        entry.directories.clone()
+                    }
+                    None => continue,
+                };
+                let scan = Scan { generation, began: now, measurements: Vec::new(), error: None };
+                state.scans.insert(id.clone(), scan);
+                return Work::Begin { id: id.clone(), generation, directories };
+            }
+            if let Some(job) = state.walks.pop_front() {
+                return Work::Walk(job);
+            }
+            self.idle.fetch_add(1, Ordering::Relaxed);
+            let woken = match due {
+                Some((due, _)) => {
+                    let waited = self.changed.wait_timeout(state, due.saturating_duration_since(now));
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+            };
+            self.idle.fetch_sub(1, Ordering::Relaxed);
+            state = woken;
+        }
+    }
+
+    /// Opens the directories of a container.
+    fn begin(&self, id: String, generation: u64, directories: &[PathBuf]) {
+        let mut device = None;
+        let (mut begun, mut error) = (Vec::new(), None);
+        for path in directories {
+            match open(path) {
+                // That of the sandbox; anything else is in memory.
+                Ok((found, on)) if device.is_none_or(|device| device == on) => {
+                    device = Some(on);
+                    match Measurement::begin(&found) {
+                        Ok(measurement) => begun.push(measurement),
+                        Err(cause) => error = Some(format!("`{}`: {cause}", path.display())),
+                    }
+                }
+                Ok(_) => {}
+                Err(cause) if cause.is_missing() => {}
+                Err(cause) => error = Some(format!("`{}`: {cause}", path.display())),
+            }
+        }
+        let mut state = self.lock();
+        // Otherwise it was cancelled.
+        if let Some(scan) = state.scans.get_mut(&id)
+            && scan.generation == generation
+        {
+            scan.error = error;
+            let mut walks = Vec::new();
+            for (measurement, walk) in begun {
+                scan.measurements.push(measurement);
+                walks.push(Job { id: id.clone(), generation, walk });
+            }
+            state.walks.extend(walks);
+            self.finish(&mut state, &id, generation);
+            self.changed.notify_one();
+        }
+    }
+
+    /// Continues a walk for a while.
+    fn walk(&self, mut job: Job) {
+        let mut entries = 0;
+        while !job.walk.advance(SLICE) {
+            entries += SLICE;
+            if self.idle.load(Ordering::Relaxed) > 0
+                && let Some(walk) = job.walk.split()
+            {
+                let part = Job { id: job.id.clone(), generation: job.generation, walk };
+                self.lock().walks.push_back(part);
+                self.changed.notify_one();
+            }
+            if entries < TURN {
+                continue;
+            }
+            entries = 0;
+            let mut state = self.lock();
+            state.cancel_if_over(&job.id, job.generation);
+            let is_due = state.next_due().is_some_and(|(due, _)| due <= Instant::now());
+            if is_due || !state.walks.is_empty() {
+                drop(state);
+                job.walk.interrupt();
+                // Dropped with the others if the scanner was closed meanwhile.
+                self.lock().walks.push_back(job);
+                return;
+            }
+        }
+        let Job { id, generation, walk } = job;
+        drop(walk);
+        self.finish(&mut self.lock(), &id, generation);
+    }
+
+    /// Takes the results of a scan if it is complete.
+    fn finish(&self, state: &mut State, id: &str, generation: u64) {
+        let Some(scan) = state.scans.get(id).filter(|scan| scan.generation == generation) else { return };
+        let mut measured = Measured { is_complete: scan.error.is_none(), ..Measured::default() };
+        let (mut error, mut was_moved, mut unread) = (scan.error.clone(), false, 0);
+        for measurement in &scan.measurements {
+            let so_far = measurement.so_far();
+            unread += so_far.unread;
+            measured.bytes += so_far.bytes;
+            match measurement.result() {
+                None => return,
+                Some(Ok(_)) => continue,
+                // Because it is over the limit.
+                Some(Err(MeasureError::Cancelled)) => {}
+                Some(Err(cause)) => {
+                    was_moved |= matches!(cause, MeasureError::Moved);
+                    if cause.is_unmeasurable() {
+                        measured.unmeasurable = Some(cause.to_string());
+                    }
+                    error = Some(cause.to_string());
+                }
+            }
+            measured.is_complete = false;
+        }
+        let took = scan.began.elapsed();
+        state.scans.remove(id);
+        if error.is_none() && unread > 0 {
+            error = Some(format!("{unread} directories and files in it cannot be read"));
+        }
+        let confirm = state.account.measured(id, measured);
+        let Some(entry) = state.account.entries().get_mut(id) else { return };
+        if let Some(error) = error
+            && !was_moved
+            && !std::mem::replace(&mut entry.is_logged, true)
+        {
+            warn!(container = id, "what the container has written was not measured completely: {error}");
+        }
+        entry.moved = if was_moved { entry.moved + 1 } else { 0 };
+        let now = Instant::now();
+        entry.due = if confirm || (was_moved && entry.moved <= RETRIES) {
+            Some(now)
+        } else if entry.has_ended {
+            None
+        } else {
+            now.checked_add(self.interval.max(took))
+        };
+        self.changed.notify_one();
+    }
+}
+
+impl State {
+    /// Ends a scan that has found enough.
+    fn cancel_if_over(&mut self, id: &str, generation: u64) {
+        let Some(scan) = self.scans.get(id).filter(|scan| scan.generation == generation) else { return };
+        let bytes = scan.measurements.iter().map(|measurement| measurement.so_far().bytes).sum();
+        if !self.account.over(id, bytes).is_empty() {
+            scan.measurements.iter().for_each(Measurement::cancel);
+        }
+    }
+}
+
+/// Opens a directory whose own name only the agent can change, and returns its file system.
+fn open(path: &Path) -> Result<(OwnedFd, u64), OpenError> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(OpenError::Outside);
+    };
+    let found = foreign::find(foreign::directory(parent)?, Path::new(name), Resolve::WithoutLinks)?;
+    let file = File::from(found);
+    let device = file.metadata().map_err(OpenError::System)?.dev();
+    Ok((file.into(), device))
+}
