@@ -71,7 +71,7 @@ pub mod secret;
 pub mod testing;
 pub mod volume;
 
-pub use cofferdam_linux::{capability, devices, foreign, measure, tree};
+pub use cofferdam_linux::{capability, devices, foreign, measure, quota, tree};
 pub use cofferdam_plugin_macros::{PluginConfig, isolator, logger};
 pub use cofferdam_plugin_model as model;
 

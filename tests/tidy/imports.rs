@@ -101,6 +101,7 @@ const LINUX: &[Row] = &[
     ("capability", &[]),
     ("foreign", &[]),
     ("generated", &[]),
+    ("quota", &["foreign"]),
     ("image", &[]),
     ("measure", &[]),
     ("mounts", &[]),
