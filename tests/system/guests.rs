@@ -20,7 +20,7 @@ fn rerun(hierarchy: Hierarchy) {
     if guest::inside() {
         return;
     }
-    let guest = Guest { memory: 2048, limit: Duration::from_secs(1200), ..Guest::new(hierarchy) };
+    let guest = Guest { memory: 2048, limit: Duration::from_secs(1800), ..Guest::new(hierarchy) };
     let tests = ["--test-threads=2", "--skip=guests::"];
     if let Some(passed) = guest.rerun_this_test_binary(&tests, &[("CI", "true")]).tests_passed() {
         assert!(passed >= 60, "only {passed} tests ran in the guest");

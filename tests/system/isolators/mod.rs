@@ -7,6 +7,7 @@ mod cgroup;
 mod cni;
 mod devices;
 mod disk_du;
+mod disk_xfs;
 mod environment_secret;
 mod filesystem_shared;
 mod ipc;
