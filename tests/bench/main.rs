@@ -10,6 +10,7 @@
 mod agent_process;
 mod call;
 mod cli;
+mod disk;
 mod embedded;
 mod engine;
 mod environment;
@@ -104,6 +105,7 @@ fn run(options: &Options) -> Outcome<()> {
     launch::measure(&environment, options, &mut report)?;
     fleet::measure(&environment, options, &mut report)?;
     call::measure(&environment, options, &mut report)?;
+    disk::measure(&environment, options, &mut report)?;
     if options.json {
         println!("{}", report.json());
     }
