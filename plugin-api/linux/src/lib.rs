@@ -22,6 +22,7 @@ pub mod image;
 pub mod measure;
 pub mod mounts;
 pub mod namespace;
+pub mod own_table;
 mod pidfd_info;
 pub mod process;
 pub mod quota;

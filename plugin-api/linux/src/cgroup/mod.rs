@@ -10,14 +10,14 @@ use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, lchown};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::generated;
@@ -259,18 +259,41 @@ impl Cgroup {
         if missing.is_empty() { Ok(()) } else { self.write("cgroup.subtree_control", missing.join(" ")) }
     }
 
-    /// Opens its directory, for [`crate::spawn::Spawn::cgroup`].
-    pub fn directory(&self) -> Result<OwnedFd, CgroupError> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        rustix::fs::open(&self.path, flags, Mode::empty())
-            .map_err(|errno| CgroupError::Read { path: self.path.clone(), source: errno.into() })
+    /// Makes a user the owner of its directory, who can create cgroups below it. The interface files keep their owner.
+    pub fn set_owner(&self, uid: u32, gid: u32) -> Result<(), CgroupError> {
+        lchown(&self.path, Some(uid), Some(gid))
+            .map_err(|source| CgroupError::Create { path: self.path.clone(), source })
     }
 
-    /// v1: opens its `tasks` file, for [`crate::spawn::Spawn::tasks`].
+    /// Opens its directory, for [`crate::spawn::Spawn::cgroup`]. Fails if another user has created it.
+    pub fn directory(&self) -> Result<OwnedFd, CgroupError> {
+        let failed =
+            |errno: rustix::io::Errno| CgroupError::Read { path: self.path.clone(), source: errno.into() };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::open(&self.path, flags, Mode::empty()).map_err(failed)?;
+        // Its own owner may have been changed, that of its files is who created it.
+        let file =
+            rustix::fs::statat(&directory, "cgroup.procs", AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
+        self.check_creator(file.st_uid)?;
+        Ok(directory)
+    }
+
+    /// v1: opens its `tasks` file, for [`crate::spawn::Spawn::tasks`]. Fails if another user has created it.
     pub fn tasks(&self) -> Result<OwnedFd, CgroupError> {
         let path = self.path.join("tasks");
-        let opened = OpenOptions::new().write(true).open(&path);
-        opened.map(OwnedFd::from).map_err(|source| CgroupError::Write { path, value: "0".into(), source })
+        let opened =
+            OpenOptions::new().write(true).open(&path).and_then(|file| Ok((file.metadata()?.uid(), file)));
+        let (uid, file) = opened.map_err(|source| CgroupError::Write { path, value: "0".into(), source })?;
+        self.check_creator(uid)?;
+        Ok(file.into())
+    }
+
+    /// Who creates a cgroup can change its limits. A user who owns the one above can create this one before the agent does.
+    fn check_creator(&self, uid: u32) -> Result<(), CgroupError> {
+        match rustix::process::geteuid().as_raw() {
+            own if own == uid => Ok(()),
+            _ => Err(CgroupError::Foreign { path: self.path.clone(), uid }),
+        }
     }
 
     /// v2: opens `cgroup.events`, which reports whether there are processes in the cgroup or below.
@@ -371,6 +394,14 @@ pub enum CgroupError {
         /// The error of the kernel.
         source: io::Error,
     },
+    /// Another user has created the cgroup, and could change its limits.
+    #[error("the control group `{}` was created by user {uid}, who could change its limits; remove it", path.display())]
+    Foreign {
+        /// Its directory.
+        path: PathBuf,
+        /// The user.
+        uid: u32,
+    },
     /// An interface file has unexpected content.
     #[error("`{}` has the unexpected content `{text}`", path.display())]
     Parse {
@@ -407,7 +438,7 @@ impl CgroupError {
 
     fn kernel_error(&self) -> Option<&io::Error> {
         match self {
-            Self::Parse { .. } => None,
+            Self::Parse { .. } | Self::Foreign { .. } => None,
             Self::Create { source, .. }
             | Self::Read { source, .. }
             | Self::Write { source, .. }
