@@ -188,6 +188,11 @@ impl Cgroup {
         })
     }
 
+    /// Makes a user of the container the owner of the directory, and of none of its interface files.
+    pub(crate) fn delegate(&self, uid: u32, gid: u32) -> Result<(), CgroupError> {
+        Ok(self.group.set_owner(uid, gid)?)
+    }
+
     /// Writes an interface file with a single write(2).
     ///
     /// # Errors

@@ -46,19 +46,27 @@ use crate::{ContainerRef, Error, NewContainer, Prepared, Result};
 pub struct Controllers {
     main: &'static str,
     optional: &'static [&'static str],
+    delegated: bool,
 }
 
 impl Controllers {
     /// The controller `main`, which the host must have.
     #[must_use]
     pub const fn new(main: &'static str) -> Self {
-        Self { main, optional: &[] }
+        Self { main, optional: &[], delegated: false }
     }
 
     /// With further controllers, which are used if the host has them: `cpuacct`, which exists on v1 only.
     #[must_use]
     pub const fn with_optional(self, optional: &'static [&'static str]) -> Self {
         Self { optional, ..self }
+    }
+
+    /// Has the container's user own the directory of the cgroup, so that it can create cgroups below it. The interface files
+    /// stay those of the agent, so it cannot change limits; only for controllers whose limits hold for the cgroups below too.
+    #[must_use]
+    pub const fn delegated(self) -> Self {
+        Self { delegated: true, ..self }
     }
 
     /// Name of the main one.
@@ -72,7 +80,7 @@ impl Controllers {
         std::iter::once(self.main).chain(self.optional.iter().copied())
     }
 
-    /// In `prepare`: creates the container's cgroups. `None` if it shares those of its parent.
+    /// In `prepare`: creates the container's cgroups, for its user if they are [delegated](Controllers::delegated). `None` if it shares those of its parent.
     ///
     /// # Errors
     /// [`CgroupError::NoController`], [`CgroupError::Refused`] or [`CgroupError::Enable`].
@@ -83,6 +91,9 @@ impl Controllers {
         let cgroups = self.look_up(&container.cgroups)?;
         for cgroup in cgroups.iter() {
             cgroup.create()?;
+            if self.delegated && container.uid != 0 {
+                cgroup.delegate(container.uid, container.gid)?;
+            }
         }
         Ok(Some(cgroups))
     }

@@ -107,6 +107,12 @@ impl<I: Isolator> CgroupHarness<I> {
         self.harness.prepare_container(&self.container)
     }
 
+    /// Where the cgroups of the container are.
+    #[must_use]
+    pub fn cgroups(&self) -> &model::Cgroups {
+        &self.container.cgroups
+    }
+
     /// The container's cgroup of the main controller.
     #[must_use]
     pub fn cgroup(&self) -> &Cgroup {
