@@ -1,10 +1,11 @@
 //! Whom commands run as, if the request or the image is made to run them as root.
 
 use std::fs;
+use std::path::Path;
 
-use cofferdam_core::model::{ContainerClass, Request};
-use cofferdam_tests::is_root;
+use cofferdam_core::model::{ContainerClass, Request, Resources};
 use cofferdam_tests::world::{World, id, launch_error};
+use cofferdam_tests::{is_root, text, wait_for_text};
 
 use super::{assert_nothing_left, run_and_remove};
 
@@ -89,5 +90,46 @@ async fn a_container_that_is_nested_in_one_of_a_user_is_not_root() {
     assert_eq!(run_and_remove(&agent, debug).await, identity(1234, 55, "77"));
     agent.destroy(&id("pod")).await.unwrap();
     assert!(agent.remove(&id("pod")).await.unwrap());
+    assert_nothing_left(&world);
+}
+
+/// Tries to change limits and to take the place of a nested container's cgroup, and creates one of its own.
+fn in_cgroup(directory: &Path) -> String {
+    let directory = directory.display();
+    format!(
+        "exec 2>/dev/null; for file in memory.limit_in_bytes memory.max memory.soft_limit_in_bytes memory.low cgroup.procs; do \
+             if [ -e {directory}/$file ] && echo 999999999 > {directory}/$file; then echo wrote $file; fi; \
+         done; \
+         mkdir {directory}/own {directory}/web.container && rmdir {directory} || echo created; sleep 1000"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_can_create_cgroups_below_its_container_and_change_no_limit_of_it_or_of_nested_ones() {
+    if !is_root("control groups") {
+        return;
+    }
+    let world = World::shipped();
+    let agent = world.start().await.unwrap();
+    let directory = world.cgroup_of_any_version("memory", &id("pod")).unwrap();
+    let mut pod = Request::shell(id("pod"), in_cgroup(&directory));
+    pod.command.user = Some("1234".into());
+    pod.resources = Resources::default().with("mem", 64.0);
+    agent.launch(pod).await.unwrap();
+    let out = agent.inspect(&id("pod")).unwrap().logs.stdout.unwrap();
+    wait_for_text(&out, "\n");
+    assert_eq!(text(&out), "created\n");
+    assert!(directory.join("own").is_dir(), "it has created a cgroup");
+
+    let mut nested = container(&world, "pod.web", None);
+    nested.linux.share_cgroups = false;
+    nested.resources = Resources::default().with("mem", 32.0);
+    let error = launch_error(&agent, nested.clone()).await;
+    assert!(error.contains("was created by user 1234, who could change its limits"), "{error}");
+    // The cleanup has removed it.
+    agent.launch(nested).await.unwrap();
+    agent.wait(&id("pod.web")).await.unwrap();
+    agent.destroy(&id("pod")).await.unwrap();
+    agent.remove(&id("pod")).await.unwrap();
     assert_nothing_left(&world);
 }

@@ -226,12 +226,20 @@ impl World {
     /// The cgroup of a container in a v1 hierarchy, if this machine has that.
     pub fn cgroup(&self, controller: &str, id: &ContainerId) -> Option<PathBuf> {
         let machine = Cgroups::detect().expect("the mount table");
-        let (hierarchy, version) = machine.hierarchy(controller)?;
+        let (_, version) = machine.hierarchy(controller)?;
+        if version == Version::V1 { self.cgroup_of_any_version(controller, id) } else { None }
+    }
+
+    /// Likewise, also on v2.
+    ///
+    /// # Panics
+    /// If the mount table cannot be read.
+    pub fn cgroup_of_any_version(&self, controller: &str, id: &ContainerId) -> Option<PathBuf> {
+        let machine = Cgroups::detect().expect("the mount table");
+        let (hierarchy, _) = machine.hierarchy(controller)?;
         let parts = id.values().map(|value| format!("{value}.container"));
-        (version == Version::V1).then(|| {
-            let instance = hierarchy.mount.join("cofferdam-test").join(self.instance());
-            instance.join(parts.collect::<PathBuf>())
-        })
+        let instance = hierarchy.mount.join("cofferdam-test").join(self.instance());
+        Some(instance.join(parts.collect::<PathBuf>()))
     }
 
     /// The cgroups of this world's containers.

@@ -5,13 +5,13 @@
 mod share;
 mod usage;
 
-use cofferdam_plugin_api::OwnCgroups;
 use cofferdam_plugin_api::prelude::*;
+use cofferdam_plugin_api::{OwnCgroups, Pressure};
 
 use crate::share::Share;
 
 const ACCOUNTING: &str = "cpuacct";
-const CONTROLLERS: Controllers = Controllers::new("cpu").with_optional(&[ACCOUNTING]);
+const CONTROLLERS: Controllers = Controllers::new("cpu").with_optional(&[ACCOUNTING]).delegated();
 
 struct Cpu {
     config: Config,
@@ -25,11 +25,13 @@ struct Config {
     cfs: bool,
     /// Whether usage includes the numbers of processes and threads.
     count_processes: bool,
+    /// Whether usage has for how long processes waited for a CPU.
+    psi: bool,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { cfs: true, count_processes: false }
+        Self { cfs: true, count_processes: false, psi: false }
     }
 }
 
@@ -65,8 +67,24 @@ impl Isolator for Cpu {
 
     fn usage(&self, container: &ContainerRef) -> Result<Usage> {
         let Some(cgroups) = CONTROLLERS.find(container)? else { return Ok(Usage::default()) };
-        let usage = usage::read(cgroups.main(), cgroups.optional(ACCOUNTING))?;
-        if self.config.count_processes { Ok(usage::count(usage, cgroups.main())?) } else { Ok(usage) }
+        let mut usage = usage::read(cgroups.main(), cgroups.optional(ACCOUNTING))?;
+        if let Some(limit) = usage::limit(cgroups.main())? {
+            usage = usage.with("cpus_limit", limit);
+        }
+        if let Some(requested) = container.details()?.resources.cpus() {
+            usage = usage.with("cpus_soft_limit", requested);
+        }
+        if self.config.count_processes {
+            usage = usage::count(usage, cgroups.main())?;
+        }
+        if self.config.psi
+            && let Some(waited) = Pressure::read(container, "cpu")?
+        {
+            usage = usage
+                .with("cpus_pressure_some_secs", waited.some.as_secs_f64())
+                .with("cpus_pressure_full_secs", waited.full.as_secs_f64());
+        }
+        Ok(usage)
     }
 
     fn cleanup(&self, container: &ContainerRef) -> Result<()> {

@@ -5,7 +5,7 @@ use cofferdam_plugin_api::model::Limit;
 use cofferdam_plugin_api::prelude::*;
 
 /// CFS period in microseconds, as in Mesos.
-const PERIOD: u64 = 100_000;
+pub const PERIOD: u64 = 100_000;
 
 /// The smallest quota that the kernel accepts, in microseconds.
 const MINIMUM_QUOTA: u64 = 1_000;

@@ -54,6 +54,10 @@ fn an_update_raises_lowers_and_lifts_the_limit() {
     ] {
         harness.update("web", resources.clone()).unwrap();
         assert_eq!(quota(), expected, "after {resources:?}");
+        let cpus = expected.map(|quota| f64::from(u32::try_from(quota).unwrap()) / 100_000.0);
+        let usage = harness.usage("web").unwrap();
+        assert_eq!(usage.number("cpus_limit"), cpus, "after {resources:?}");
+        assert_eq!(usage.number("cpus_soft_limit"), resources.cpus(), "after {resources:?}");
         let expected = share[usize::from(!harness.is_v1())];
         assert_eq!(harness.read("cpu.shares", "cpu.weight"), expected, "after {resources:?}");
     }

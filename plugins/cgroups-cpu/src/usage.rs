@@ -6,40 +6,61 @@ use cofferdam_plugin_api::cgroup::{CgroupError, CgroupVersion};
 use cofferdam_plugin_api::prelude::*;
 use cofferdam_plugin_api::process::from_ticks;
 
-/// CPU time, and how often the container was throttled.
-#[expect(clippy::cast_precision_loss, reason = "counts of periods")]
+use crate::share::PERIOD;
+
+/// CPU time, the limit, and how often the container was throttled.
 pub fn read(cpu: &Cgroup, accounting: Option<&Cgroup>) -> Result<Usage, CgroupError> {
-    let stat = cpu.read_table("cpu.stat")?;
-    let time = |name: &str, unit: fn(u64) -> Duration| stat.get(name).map(|&value| unit(value));
-    let (user, system, throttled) = match cpu.version() {
-        CgroupVersion::V2 => (
-            time("user_usec", Duration::from_micros),
-            time("system_usec", Duration::from_micros),
-            time("throttled_usec", Duration::from_micros),
-        ),
+    let (periods, times) = match cpu.version() {
+        CgroupVersion::V2 => {
+            let names = ["nr_periods", "nr_throttled", "user_usec", "system_usec", "throttled_usec"];
+            let [periods, throttled, times @ ..] = cpu.read_numbers("cpu.stat", names)?;
+            ([periods, throttled], times.map(|time| time.map(Duration::from_micros)))
+        }
         CgroupVersion::V1 => {
-            let spent = accounting.map(|cgroup| cgroup.read_table("cpuacct.stat")).transpose()?;
-            let spent = |name| Some(from_ticks(*spent.as_ref()?.get(name)?));
-            (spent("user"), spent("system"), time("throttled_time", Duration::from_nanos))
+            let names = ["nr_periods", "nr_throttled", "throttled_time"];
+            let [periods, throttled, throttled_time] = cpu.read_numbers("cpu.stat", names)?;
+            let spent = accounting.map(|cgroup| cgroup.read_numbers("cpuacct.stat", ["user", "system"]));
+            let [user, system] = spent.transpose()?.unwrap_or_default().map(|time| time.map(from_ticks));
+            ([periods, throttled], [user, system, throttled_time.map(Duration::from_nanos)])
         }
     };
-    let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
-    let count = |name: &str| stat.get(name).map(|&count| count as f64);
-    let figures = [
-        ("cpus_user_time_secs", seconds(user)),
-        ("cpus_system_time_secs", seconds(system)),
-        ("cpus_nr_periods", count("nr_periods")),
-        ("cpus_nr_throttled", count("nr_throttled")),
-        ("cpus_throttled_time_secs", seconds(throttled)),
-    ];
-    Ok(figures.into_iter().fold(Usage::default(), |usage, (name, value)| match value {
-        Some(value) => usage.with(name, value),
-        None => usage,
-    }))
+    let mut usage = Usage::default();
+    let names = ["cpus_user_time_secs", "cpus_system_time_secs", "cpus_throttled_time_secs"];
+    for (name, time) in names.into_iter().zip(times) {
+        if let Some(time) = time {
+            usage = usage.with(name, time.as_secs_f64());
+        }
+    }
+    for (name, count) in ["cpus_nr_periods", "cpus_nr_throttled"].into_iter().zip(periods) {
+        if let Some(count) = count {
+            usage = usage.with(name, count);
+        }
+    }
+    Ok(usage)
+}
+
+/// The limit in CPUs that is in force; `None` for none.
+#[expect(clippy::cast_precision_loss, reason = "microseconds of some periods")]
+pub fn limit(cpu: &Cgroup) -> Result<Option<f64>, CgroupError> {
+    let file = match cpu.version() {
+        CgroupVersion::V1 => "cpu.cfs_quota_us",
+        CgroupVersion::V2 => "cpu.max",
+    };
+    let text = match cpu.read(file) {
+        // A kernel without bandwidth control.
+        Err(error) if error.is_missing() => return Ok(None),
+        quota => quota?,
+    };
+    let (quota, period) = match text.split_once(' ') {
+        Some((quota, period)) => (quota, period.parse().unwrap_or(PERIOD)),
+        // The one that this plugin sets.
+        None => (text.as_str(), PERIOD),
+    };
+    // `-1` or `max` is none.
+    Ok(quota.parse::<u64>().ok().map(|quota| quota as f64 / period as f64))
 }
 
 /// Adds the numbers of processes and threads.
-#[expect(clippy::cast_precision_loss, reason = "there are not that many")]
 pub fn count(usage: Usage, cpu: &Cgroup) -> Result<Usage, CgroupError> {
     let threads = match cpu.version() {
         CgroupVersion::V1 => "tasks",
@@ -47,5 +68,5 @@ pub fn count(usage: Usage, cpu: &Cgroup) -> Result<Usage, CgroupError> {
     };
     let processes = cpu.sum(|cgroup| Ok(cgroup.procs()?.len() as u64))?;
     let threads = cpu.sum(|cgroup| Ok(cgroup.read(threads)?.lines().count() as u64))?;
-    Ok(usage.with("processes", processes as f64).with("threads", threads as f64))
+    Ok(usage.with("processes", processes).with("threads", threads))
 }

@@ -1,6 +1,7 @@
 //! Protects and limits a container's memory with cgroups, and reports when it has reached its limit.
 //!
-//! There is no state: everything is read from the kernel, so nothing is lost when the agent restarts.
+//! There is no state: everything is read from the kernel, so nothing is lost when the agent restarts, except for the numbers
+//! of pressure events, which begin at 0 again.
 
 mod limits;
 mod oom;
@@ -8,16 +9,23 @@ mod usage;
 
 use std::os::fd::OwnedFd;
 
+use cofferdam_plugin_api::cgroup::CgroupVersion;
 use cofferdam_plugin_api::config::Size;
-use cofferdam_plugin_api::event;
 use cofferdam_plugin_api::prelude::*;
+use cofferdam_plugin_api::{EventCounters, Pressure, event};
 
 use crate::limits::Limits;
 
-const CONTROLLERS: Controllers = Controllers::new("memory");
+const CONTROLLERS: Controllers = Controllers::new("memory").delegated();
+
+/// Levels of memory pressure on v1, and their statistics.
+const LEVELS: [&str; 3] = ["low", "medium", "critical"];
+const LEVEL_COUNTERS: [&str; 3] =
+    ["mem_low_pressure_counter", "mem_medium_pressure_counter", "mem_critical_pressure_counter"];
 
 struct Mem {
     config: Config,
+    pressure: EventCounters,
 }
 
 #[derive(Deserialize, PluginConfig)]
@@ -27,11 +35,15 @@ struct Config {
     minimum: Size,
     /// Whether swap counts against the limit. Otherwise a container may use all swap of the host.
     limit_swap: bool,
+    /// Whether usage has the numbers of pressure events: on cgroup v1 of each level, on v2 of each limit.
+    pressure: bool,
+    /// Whether usage has for how long processes waited for memory.
+    psi: bool,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { minimum: Size(32 << 20), limit_swap: false }
+        Self { minimum: Size(32 << 20), limit_swap: false, pressure: true, psi: false }
     }
 }
 
@@ -42,7 +54,7 @@ impl Isolator for Mem {
     type Config = Config;
 
     fn create(config: Config, _: Host) -> Result<Self> {
-        Ok(Self { config })
+        Ok(Self { config, pressure: EventCounters::default() })
     }
 
     fn prepare(&self, container: &NewContainer) -> Result<Prepared> {
@@ -57,6 +69,12 @@ impl Isolator for Mem {
 
     fn watch(&self, container: &ContainerRef) -> Result<Option<OwnedFd>> {
         let Some(cgroups) = CONTROLLERS.find(container)? else { return Ok(None) };
+        if self.config.pressure {
+            let cgroup = cgroups.main();
+            if let Err(error) = self.pressure.add(container.id(), cgroup, "memory.pressure_level", &LEVELS) {
+                not_counted(container, &error.to_string());
+            }
+        }
         Ok(Some(oom::watch(cgroups.main())?))
     }
 
@@ -80,12 +98,50 @@ impl Isolator for Mem {
 
     fn usage(&self, container: &ContainerRef) -> Result<Usage> {
         let Some(cgroups) = CONTROLLERS.find(container)? else { return Ok(Usage::default()) };
-        Ok(usage::read(cgroups.main())?)
+        let mut usage = usage::read(cgroups.main())?;
+        if let Some(requested) = container.details()?.resources.mem_bytes() {
+            usage = usage.with("mem_soft_limit_bytes", requested.max(self.config.minimum.0));
+        }
+        if self.config.pressure {
+            usage = match cgroups.main().version() {
+                CgroupVersion::V1 => self.levels(container, usage),
+                CgroupVersion::V2 => usage::events(usage, cgroups.main())?,
+            };
+        }
+        if self.config.psi
+            && let Some(waited) = Pressure::read(container, "memory")?
+        {
+            usage = usage
+                .with("mem_pressure_some_secs", waited.some.as_secs_f64())
+                .with("mem_pressure_full_secs", waited.full.as_secs_f64());
+        }
+        Ok(usage)
     }
 
     fn cleanup(&self, container: &ContainerRef) -> Result<()> {
+        self.pressure.remove(container.id());
         CONTROLLERS.remove(container)
     }
+}
+
+impl Mem {
+    /// Adds the numbers of pressure events of v1, if they are counted.
+    fn levels(&self, container: &ContainerRef, usage: Usage) -> Usage {
+        match self.pressure.read(container.id()) {
+            Ok(counted) => {
+                let counted = LEVEL_COUNTERS.into_iter().zip(counted.into_iter().flatten());
+                counted.fold(usage, |usage, (name, count)| usage.with(name, count))
+            }
+            Err(reason) => {
+                not_counted(container, &reason);
+                usage
+            }
+        }
+    }
+}
+
+fn not_counted(container: &ContainerRef, reason: &str) {
+    warn!(container = container.id(), reason, "memory pressure events are not counted");
 }
 
 #[cfg(test)]

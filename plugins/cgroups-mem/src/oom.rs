@@ -94,22 +94,32 @@ fn describe(cgroup: &Cgroup) -> Result<Limitation, CgroupError> {
     // An update may have lifted it. On v1 no limit is the largest multiple of the page size.
     let limit = limit.parse().ok().filter(|&limit| limit < 1 << 62);
     let limit = limit.map_or_else(|| "(now lifted)".to_owned(), mebibytes);
-    let stat = cgroup.read_table("memory.stat")?;
-    let (rss, cache) = match cgroup.version() {
-        CgroupVersion::V1 => (of(&stat, "total_rss"), of(&stat, "total_cache")),
-        CgroupVersion::V2 => (of(&stat, "anon"), of(&stat, "file")),
-    };
     Ok(Limitation {
         reason: REASON.to_owned(),
         message: format!(
-            "memory limit of {limit} exceeded: up to {} were in use (now {} of processes, {} of cached files)",
+            "memory limit of {limit} exceeded: up to {} were in use; now: {}",
             mebibytes(peak),
-            mebibytes(rss),
-            mebibytes(cache)
+            statistics(cgroup)?
         ),
         resources: [("mem".to_owned(), Value::Scalar(in_mebibytes(peak)))].into(),
         container: None,
     })
+}
+
+/// What `memory.stat` has, in bytes or as numbers of pages and events: without what is 0, and on v1 that of the whole subtree.
+fn statistics(cgroup: &Cgroup) -> Result<String, CgroupError> {
+    /// Enough for all that matters, which comes first.
+    const MAX: usize = 40;
+    let text = cgroup.read("memory.stat")?;
+    let lines = text.lines().filter_map(|line| line.split_once(' ')).filter(|(_, number)| *number != "0");
+    let figures: Vec<String> = match cgroup.version() {
+        CgroupVersion::V1 => {
+            let total = lines.filter_map(|(name, number)| Some((name.strip_prefix("total_")?, number)));
+            total.map(|(name, number)| format!("{name} {number}")).take(MAX).collect()
+        }
+        CgroupVersion::V2 => lines.map(|(name, number)| format!("{name} {number}")).take(MAX).collect(),
+    };
+    Ok(if figures.is_empty() { "nothing".to_owned() } else { figures.join(", ") })
 }
 
 fn of(table: &std::collections::BTreeMap<String, u64>, name: &str) -> u64 {

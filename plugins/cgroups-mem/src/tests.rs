@@ -145,6 +145,90 @@ fn a_limit_below_what_cannot_be_reclaimed_is_refused_and_kills_nothing() {
 }
 
 #[test]
+fn usage_has_limits_and_every_statistic_of_the_kernel() {
+    let resources = mem(64.0).with_limit("mem", Limit::At(128.0));
+    let Some(harness) = harness(json!({}), resources) else { return };
+    harness.prepare().unwrap();
+    let usage = harness.usage("web").unwrap();
+    assert_eq!(usage.number("mem_limit_bytes"), Some(128.0 * MIB as f64));
+    assert_eq!(usage.number("mem_soft_limit_bytes"), Some(64.0 * MIB as f64));
+    let names = ["total", "cache", "file", "rss", "anon", "mapped_file", "unevictable", "kmem_usage"];
+    for name in names {
+        assert!(usage.number(&format!("mem_{name}_bytes")).is_some(), "{name} in {usage:?}");
+    }
+    if harness.is_v1() {
+        let swap = harness.cgroup().has("memory.memsw.usage_in_bytes");
+        assert_eq!(usage.number("mem_total_memsw_bytes").is_some(), swap, "{usage:?}");
+        assert!(usage.number("mem_kmem_tcp_usage_bytes").is_some(), "{usage:?}");
+    } else {
+        assert_eq!(usage.number("mem_oom_kill_events"), Some(0.0), "{usage:?}");
+    }
+    harness.update("web", mem(64.0).with_limit("mem", Limit::Unlimited)).unwrap();
+    assert_eq!(harness.usage("web").unwrap().number("mem_limit_bytes"), None);
+    harness.cleanup("web").unwrap();
+}
+
+#[test]
+fn pressure_is_counted_and_again_from_zero_by_the_next_instance() {
+    let Some(harness) = harness(json!({}), mem(40.0)) else { return };
+    harness.prepare().unwrap();
+    if !harness.is_v1() || !harness.cgroup().has("memory.pressure_level") {
+        return;
+    }
+    // Its page cache does not fit.
+    let file = harness.directory().join("cache");
+    let script = format!(
+        "echo ready; while read line; do head -c 80000000 /dev/zero > '{}'; echo written; done",
+        file.display()
+    );
+    let mut shell = harness.spawn(&script);
+    let next = harness.restart(json!({}), &["web"], &[]).unwrap();
+    for instance in [&*harness, &next] {
+        instance.watch("web").unwrap();
+        let low = || instance.usage("web").unwrap().number("mem_low_pressure_counter");
+        while low().is_none() {
+            std::thread::yield_now();
+        }
+        while low() == Some(0.0) {
+            shell.write("more");
+            assert_eq!(shell.line(), "written");
+        }
+        let usage = instance.usage("web").unwrap();
+        assert!(usage.number("mem_medium_pressure_counter").is_some(), "{usage:?}");
+        assert!(usage.number("mem_critical_pressure_counter").is_some(), "{usage:?}");
+    }
+    shell.end();
+    while next.cleanup("web").is_err() {
+        std::thread::yield_now();
+    }
+    while next.usage("web").is_ok_and(|usage| usage.number("mem_low_pressure_counter").is_some()) {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_user_of_a_container_owns_its_cgroup_and_no_limit() {
+    use std::os::unix::fs::MetadataExt;
+    let Some(harness) = harness(json!({}), mem(64.0)) else { return };
+    let mut container = harness.container("web");
+    (container.uid, container.gid) = (1234, 5678);
+    container.cgroups = harness.cgroups().clone();
+    container.resources = mem(64.0);
+    harness.prepare_container(&container).unwrap();
+    let directory = harness.cgroup().directory();
+    let owner = |path: &std::path::Path| {
+        let found = fs::metadata(path).unwrap();
+        (found.uid(), found.gid())
+    };
+    assert_eq!(owner(directory), (1234, 5678));
+    for entry in fs::read_dir(directory).unwrap() {
+        let entry = entry.unwrap();
+        assert_eq!(owner(&entry.path()), (0, 0), "{}", entry.path().display());
+    }
+    harness.cleanup("web").unwrap();
+}
+
+#[test]
 fn exceeding_the_limit_is_reported_while_the_container_is_running() {
     let Some(harness) = harness(json!({ "limit_swap": has_swap() }), mem(40.0)) else { return };
     harness.prepare().unwrap();
@@ -164,6 +248,8 @@ fn exceeding_the_limit_is_reported_while_the_container_is_running() {
     assert!(limitation.message.starts_with("memory limit of 40.0 MiB exceeded: up to "), "{limitation:?}");
     let Value::Scalar(peak) = limitation.resources["mem"] else { panic!("{limitation:?}") };
     assert!((20.0..=41.0).contains(&peak), "{limitation:?}");
+    let statistics = limitation.message.split_once("; now: ").unwrap().1;
+    assert!(statistics.contains(if harness.is_v1() { "rss " } else { "anon " }), "{limitation:?}");
     shell.end();
     harness.cleanup("web").unwrap();
 }

@@ -9,7 +9,7 @@ use cofferdam_plugin_api::prelude::*;
 
 use crate::limit::{MAXIMUM, Policy};
 
-const CONTROLLERS: Controllers = Controllers::new("pids");
+const CONTROLLERS: Controllers = Controllers::new("pids").delegated();
 
 struct Pids {
     policy: Policy,
