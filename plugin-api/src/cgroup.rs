@@ -24,6 +24,9 @@ pub use cofferdam_linux::cgroup::Version as CgroupVersion;
 /// Controllers that every cgroup of v2 has: they are neither listed nor enabled there.
 const IMPLICIT: [&str; 2] = ["devices", "perf_event"];
 
+/// Controllers that have another name on v2.
+const RENAMED: [(&str, &str); 1] = [("blkio", "io")];
+
 /// The cgroup of a container in the hierarchy of one controller: a directory of interface files.
 ///
 /// ```no_run
@@ -111,12 +114,15 @@ impl Cgroup {
             .ok_or_else(|| CgroupError::NoController { controller: controller.to_owned() })
     }
 
-    /// The cgroup of `controller`, if the host has that.
+    /// The cgroup of `controller`, if the host has that. A controller that has another name on v2 is known by that of v1:
+    /// `blkio`, which is `io`.
     #[must_use]
     pub fn find(cgroups: &model::Cgroups, controller: &str) -> Option<Self> {
+        let renamed = RENAMED.iter().find(|(v1, _)| *v1 == controller);
+        let of_v2 = renamed.map_or(controller, |(_, v2)| *v2);
         let on_v2 = || {
             let offered = cgroups.v2_controllers.iter().map(String::as_str);
-            offered.chain(IMPLICIT).any(|offered| offered == controller)
+            offered.chain(IMPLICIT).any(|offered| offered == of_v2)
         };
         let (mount, version) = match (cgroups.v1.get(controller), &cgroups.v2) {
             (Some(mount), _) => (mount, CgroupVersion::V1),
@@ -124,10 +130,11 @@ impl Cgroup {
             _ => return None,
         };
         let group = linux::Cgroup::at(mount.join(&cgroups.path), version);
+        let controller = if version == CgroupVersion::V1 { controller } else { of_v2 };
         Some(Self { controller: controller.to_owned(), mount: mount.clone(), group })
     }
 
-    /// Name of the controller.
+    /// Name of the controller in its hierarchy.
     #[must_use]
     pub fn controller(&self) -> &str {
         &self.controller
@@ -405,7 +412,7 @@ mod tests {
         let cgroups = model::Cgroups {
             v1: [("memory".to_owned(), PathBuf::from("/cg/memory"))].into(),
             v2: Some("/cg/unified".into()),
-            v2_controllers: vec!["hugetlb".into()],
+            v2_controllers: vec!["hugetlb".into(), "io".into()],
             path: "c/1/web".into(),
         };
         let found = |controller| {
@@ -415,6 +422,7 @@ mod tests {
         assert_eq!(found("memory"), Some((CgroupVersion::V1, "/cg/memory/c/1/web".into())));
         assert_eq!(found("hugetlb"), Some((CgroupVersion::V2, "/cg/unified/c/1/web".into())));
         assert_eq!(found("pids"), None);
+        assert_eq!(Cgroup::find(&cgroups, "blkio").unwrap().controller(), "io");
         // Of every cgroup of v2, where it is not in v1.
         assert_eq!(found("devices"), Some((CgroupVersion::V2, "/cg/unified/c/1/web".into())));
         let error = Cgroup::of(&cgroups, "pids").unwrap_err();
