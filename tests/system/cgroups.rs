@@ -308,3 +308,91 @@ fn a_container_keeps_the_priority_of_its_packets() {
         end(&world, &agent, "web").await;
     });
 }
+
+/// Some huge pages of the host, for the time of a test.
+struct HugePages {
+    before: String,
+}
+
+const NR_HUGEPAGES: &str = "/proc/sys/vm/nr_hugepages";
+
+impl HugePages {
+    /// `None` if the host does not give them, which is reported.
+    fn reserve(count: usize) -> Option<Self> {
+        let before = std::fs::read_to_string(NR_HUGEPAGES).ok()?;
+        let pages = Self { before };
+        std::fs::write(NR_HUGEPAGES, count.to_string()).ok()?;
+        if text(NR_HUGEPAGES.as_ref()).trim() == count.to_string() {
+            return Some(pages);
+        }
+        eprintln!("SKIPPED: this host has no {count} huge pages");
+        None
+    }
+}
+
+impl Drop for HugePages {
+    fn drop(&mut self) {
+        std::fs::write(NR_HUGEPAGES, self.before.trim()).unwrap();
+    }
+}
+
+#[test]
+fn a_container_gets_no_more_huge_pages_than_its_limit_also_after_a_restart() {
+    if !is_root("the hugetlb controller") {
+        return;
+    }
+    let Some(pages) = HugePages::reserve(8) else { return };
+    let program = cofferdam_tests::program::compiled("huge_pages", include_str!("huge_pages.c"));
+    let mut world = world("cgroups/hugetlb", json!({ "limits": { "2MB": "4 MiB" } }));
+    std::fs::copy(program, world.rootfs().join("huge_pages")).unwrap();
+    with_agent(&world, async |agent| {
+        assert_eq!(run(&agent, request(&world, "web", "/huge_pages")).await, "page 1\npage 2\nrefused\n");
+        let mut more = request(&world, "more", "/huge_pages");
+        more.resources = Resources::default().with("hugepages-2MB", 6.0);
+        assert_eq!(run(&agent, more).await, "page 1\npage 2\npage 3\nrefused\n");
+        launch(&agent, request(&world, "pod", "echo up; sleep 1000"), "up").await;
+    });
+    world.config.isolators.last_mut().unwrap().table = json!({ "limits": { "2MB": "16 MiB" } });
+    with_agent(&world, async |agent| {
+        let mut child = nested(&world, "pod.child", "/huge_pages");
+        child.resources = Resources::default().with("hugepages-2MB", 16.0);
+        assert_eq!(run(&agent, child).await, "page 1\npage 2\nrefused\n", "the limit of its parent");
+        let usage = agent.usage(&id("pod")).await.unwrap();
+        assert_eq!(usage.number("hugetlb_2MB_limit_bytes"), Some(f64::from(4 << 20)), "{usage:?}");
+        assert!(usage.number("hugetlb_2MB_limit_events") >= Some(1.0), "{usage:?}");
+        let mut update = Resources::default().with("hugepages-2MB", 2.0);
+        agent.update(&id("pod"), update.clone()).await.unwrap();
+        let mut child = nested(&world, "pod.other", "/huge_pages");
+        child.resources = update.clone();
+        assert_eq!(run(&agent, child).await, "page 1\nrefused\n");
+        update = Resources::default().with("hugepages-3MB", 2.0);
+        assert!(agent.update(&id("pod"), update).await.is_err());
+        for name in ["web", "more"] {
+            agent.remove(&id(name)).await.unwrap();
+        }
+        end(&world, &agent, "pod").await;
+    });
+    drop(pages);
+}
+
+#[test]
+fn block_io_of_a_container_is_counted_across_a_restart() {
+    if !is_root("the blkio controller") {
+        return;
+    }
+    let world = world("cgroups/blkio", json!({ "psi": true }));
+    with_agent(&world, async |agent| {
+        launch(&agent, request(&world, "web", "echo up; sleep 1000"), "up").await
+    });
+    with_agent(&world, async |agent| {
+        let usage = agent.usage(&id("web")).await.unwrap();
+        assert!(usage.failed.is_empty(), "{usage:?}");
+        let all = &usage.statistics["blkio_statistics"]["throttling"][0];
+        assert_eq!(all["io_service_bytes"][0]["op"], "TOTAL", "{usage:?}");
+        assert!(all["io_serviced"][0]["value"].is_u64(), "{usage:?}");
+        let has_pressure =
+            PathBuf::from("/proc/pressure/io").exists() && Cgroups::detect().unwrap().unified.is_some();
+        assert_eq!(usage.statistics.contains_key("io_pressure_some_secs"), has_pressure, "{usage:?}");
+        end(&world, &agent, "web").await;
+    });
+}

@@ -33,9 +33,11 @@ impl Isolator for Namespaces {
     // They mount the directory, and create the cgroups that are shown.
     const AFTER: &'static [&'static str] = &[
         "filesystem/linux",
+        "cgroups/blkio",
         "cgroups/cpu",
         "cgroups/cpuset",
         "cgroups/devices",
+        "cgroups/hugetlb",
         "cgroups/mem",
         "cgroups/net_cls",
         "cgroups/net_prio",
