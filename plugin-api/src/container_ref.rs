@@ -1,12 +1,15 @@
 //! The container that a call after `prepare` is about.
 
 use std::cell::OnceCell;
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use cofferdam_plugin_model as model;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 
 use crate::process::{self, Process};
 use crate::{Cgroup, Deadline, Error, Result, ResultExt};
@@ -19,8 +22,33 @@ pub struct ContainerRef<'a> {
     id: &'a str,
     payload: &'a [u8],
     details: OnceCell<model::ContainerDetails>,
+    parts: OnceCell<Option<Parts<'a>>>,
     descriptors: Vec<BorrowedFd<'a>>,
     deadline: Deadline,
+}
+
+/// Parts of [`model::ContainerDetails`].
+#[derive(Deserialize)]
+struct Parts<'a> {
+    #[serde(default)]
+    pid: Option<i32>,
+    #[serde(default)]
+    shares_cgroups: bool,
+    #[serde(default, borrow)]
+    cgroups: PartsOfCgroups<'a>,
+    #[serde(default, borrow)]
+    resources: Option<&'a RawValue>,
+}
+
+/// [`model::Cgroups`], borrowed.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct PartsOfCgroups<'a> {
+    #[serde(borrow)]
+    v1: BTreeMap<&'a str, &'a str>,
+    v2: Option<&'a str>,
+    v2_controllers: Vec<&'a str>,
+    path: &'a str,
 }
 
 impl<'a> ContainerRef<'a> {
@@ -31,7 +59,7 @@ impl<'a> ContainerRef<'a> {
         descriptors: Vec<BorrowedFd<'a>>,
         deadline: Deadline,
     ) -> Self {
-        Self { id, payload, details: OnceCell::new(), descriptors, deadline }
+        Self { id, payload, details: OnceCell::new(), parts: OnceCell::new(), descriptors, deadline }
     }
 
     /// With details that have been decoded already.
@@ -76,6 +104,55 @@ impl<'a> ContainerRef<'a> {
         self.details()?.pid.ok_or_else(|| Error::new(format!("container `{}` has no process", self.id)))
     }
 
+    /// The parts, without the rest of the details, which takes longer to decode than reading a file of the kernel. `None` if
+    /// they cannot be borrowed.
+    fn parts(&self) -> Option<&Parts<'a>> {
+        let decode =
+            || serde_json::from_slice(if self.payload.is_empty() { b"{}" } else { self.payload }).ok();
+        match self.details.get() {
+            Some(_) => None,
+            None => self.parts.get_or_init(decode).as_ref(),
+        }
+    }
+
+    /// Its first process, if it has one now.
+    fn first_process(&self) -> Result<Option<i32>> {
+        match self.parts() {
+            Some(parts) => Ok(parts.pid),
+            None => Ok(self.details()?.pid),
+        }
+    }
+
+    /// Where its cgroups are, of v1 those of some controllers only, and whether it shares those of its parent.
+    pub(crate) fn cgroups_of(&self, controllers: &[&str]) -> Result<(model::Cgroups, bool)> {
+        let Some(Parts { cgroups, shares_cgroups, .. }) = self.parts() else {
+            let details = self.details()?;
+            return Ok((details.cgroups.clone(), details.shares_cgroups));
+        };
+        let v1 = controllers.iter().filter_map(|name| cgroups.v1.get_key_value(name));
+        let some = model::Cgroups {
+            v1: v1.map(|(name, mount)| ((*name).to_owned(), mount.into())).collect(),
+            v2: cgroups.v2.map(Into::into),
+            v2_controllers: cgroups.v2_controllers.iter().map(|&name| name.to_owned()).collect(),
+            path: cgroups.path.into(),
+        };
+        Ok((some, *shares_cgroups))
+    }
+
+    /// Its current resources. Takes less time than [`ContainerRef::details`].
+    ///
+    /// # Errors
+    /// If the agent's message cannot be decoded.
+    pub fn resources(&self) -> Result<model::Resources> {
+        match self.parts() {
+            Some(Parts { resources: Some(resources), .. }) => {
+                serde_json::from_str(resources.get()).context("cannot decode the agent's message")
+            }
+            Some(_) => Ok(model::Resources::default()),
+            None => Ok(self.details()?.resources.clone()),
+        }
+    }
+
     /// The directory of the host with the container's files and logs.
     ///
     /// # Errors
@@ -111,7 +188,7 @@ impl<'a> ContainerRef<'a> {
     /// # Errors
     /// If `/proc` cannot be read.
     pub fn processes(&self) -> Result<Vec<Process>> {
-        let Some(pid) = self.details()?.pid else { return Ok(Vec::new()) };
+        let Some(pid) = self.first_process()? else { return Ok(Vec::new()) };
         match process::tree(pid) {
             Ok(processes) => Ok(processes),
             // It has exited, and the agent has not noticed yet.
@@ -132,5 +209,47 @@ impl<'a> ContainerRef<'a> {
 impl AsRef<str> for ContainerRef<'_> {
     fn as_ref(&self) -> &str {
         self.id
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use model::{Cgroups, ContainerDetails, Resources};
+
+    use super::*;
+
+    #[test]
+    fn parts_are_those_of_the_details() {
+        let mut details = ContainerDetails {
+            pid: Some(7),
+            shares_cgroups: true,
+            cgroups: Cgroups {
+                v1: [("cpu".to_owned(), "/cg/cpu".into()), ("pids".to_owned(), "/cg/pids".into())].into(),
+                v2: Some("/cg/unified".into()),
+                v2_controllers: vec!["io".into()],
+                path: "c/web".into(),
+            },
+            resources: Resources::default().with("mem", 64.0),
+            ..ContainerDetails::default()
+        };
+        // With an escaped character nothing can be borrowed.
+        for path in ["c/web", "c/\"web\""] {
+            details.cgroups.path = path.into();
+            let payload = serde_json::to_vec(&details).unwrap();
+            let container = ContainerRef::new("web", &payload, Vec::new(), Deadline::from_unix_ms(0));
+            assert_eq!(container.parts().is_some(), path == "c/web");
+            assert_eq!(container.first_process().unwrap(), Some(7));
+            assert_eq!(container.resources().unwrap(), details.resources);
+            let (cgroups, shares) = container.cgroups_of(&["cpu"]).unwrap();
+            assert!(shares);
+            assert_eq!(cgroups.v1["cpu"], details.cgroups.v1["cpu"]);
+            let wanted = Cgroups { v1: cgroups.v1.clone(), ..details.cgroups.clone() };
+            assert_eq!(cgroups, wanted);
+        }
+        let none = ContainerRef::new("web", &[], Vec::new(), Deadline::from_unix_ms(0));
+        assert_eq!(none.first_process().unwrap(), None);
+        assert_eq!(none.resources().unwrap(), Resources::default());
+        let wrong = ContainerRef::new("web", b"[", Vec::new(), Deadline::from_unix_ms(0));
+        assert!(wrong.first_process().is_err() && wrong.cgroups_of(&[]).is_err());
     }
 }

@@ -103,11 +103,12 @@ impl Controllers {
     /// # Errors
     /// [`CgroupError::NoController`], or if the agent's message cannot be decoded.
     pub fn find(self, container: &ContainerRef) -> Result<Option<OwnCgroups>> {
-        let details = container.details()?;
-        if details.shares_cgroups {
+        let names: Vec<&str> = self.names().collect();
+        let (cgroups, shares_cgroups) = container.cgroups_of(&names)?;
+        if shares_cgroups {
             return Ok(None);
         }
-        Ok(Some(self.look_up(&details.cgroups)?))
+        Ok(Some(self.look_up(&cgroups)?))
     }
 
     /// In `update`: the container's cgroups.

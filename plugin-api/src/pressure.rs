@@ -23,7 +23,7 @@ impl Pressure {
     /// # Errors
     /// If the agent's message cannot be decoded, or the file cannot be read.
     pub fn read(container: &ContainerRef, resource: &str) -> Result<Option<Self>> {
-        let cgroups = &container.details()?.cgroups;
+        let (cgroups, _) = container.cgroups_of(&[])?;
         let Some(mount) = &cgroups.v2 else { return Ok(None) };
         let group = linux::Cgroup::at(mount.join(&cgroups.path), CgroupVersion::V2);
         match group.read(&format!("{resource}.pressure")) {

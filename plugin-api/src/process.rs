@@ -27,9 +27,14 @@ impl Process {
     /// # Errors
     /// [`ErrorKind::NotFound`] if there is none.
     pub fn read(pid: i32) -> io::Result<Self> {
+        Self::read_with_threads(pid).map(|(process, _)| process)
+    }
+
+    /// And the number of its threads.
+    fn read_with_threads(pid: i32) -> io::Result<(Self, u64)> {
         // The error of a process that ends between open and read.
         const ESRCH: i32 = 3;
-        let text = generated::read(format!("/proc/{pid}/stat")).map_err(|error| {
+        let text = generated::read_whole(format!("/proc/{pid}/stat")).map_err(|error| {
             if error.raw_os_error() == Some(ESRCH) { ErrorKind::NotFound.into() } else { error }
         })?;
         // A process may give itself a name that is not UTF-8.
@@ -40,18 +45,19 @@ impl Process {
     }
 
     /// See proc_pid_stat(5). The name may contain spaces and parentheses, so fields are counted from its end.
-    fn parse(pid: i32, text: &str) -> Option<Self> {
+    fn parse(pid: i32, text: &str) -> Option<(Self, u64)> {
         let fields: Vec<&str> = text.get(text.rfind(')')? + 1..)?.split_ascii_whitespace().collect();
         // The first one here is number 3 of the manual.
         let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
         let ticks = |own: usize, children: usize| Some(from_ticks(field(own)? + field(children)?));
-        Some(Self {
+        let process = Self {
             pid,
             parent: fields.get(4 - 3)?.parse().ok()?,
             user: ticks(14, 16)?,
             system: ticks(15, 17)?,
             resident: field(24)? * rustix::param::page_size() as u64,
-        })
+        };
+        Some((process, field(20)?))
     }
 }
 
@@ -69,24 +75,31 @@ pub fn from_ticks(ticks: u64) -> Duration {
 /// # Errors
 /// [`ErrorKind::NotFound`] if there is no process `root`.
 pub fn tree(root: i32) -> io::Result<Vec<Process>> {
-    let mut found = vec![Process::read(root)?];
+    let mut found = vec![Process::read_with_threads(root)?];
     let mut next = 0;
-    while let Some(&Process { pid, .. }) = found.get(next) {
+    while let Some(&(Process { pid, .. }, threads)) = found.get(next) {
         next += 1;
-        match children(pid) {
-            Ok(children) => found.extend(children.into_iter().filter_map(|pid| Process::read(pid).ok())),
+        match children(pid, threads) {
+            Ok(children) => {
+                found.extend(children.into_iter().filter_map(|pid| Process::read_with_threads(pid).ok()));
+            }
             Err(error) if error.kind() == ErrorKind::NotFound && Process::read(pid).is_err() => {}
             // A kernel without CONFIG_PROC_CHILDREN.
             Err(error) if error.kind() == ErrorKind::NotFound => return descendants(root, all()?),
             Err(error) => return Err(error),
         }
     }
-    Ok(found)
+    Ok(found.into_iter().map(|(process, _)| process).collect())
 }
 
 /// The children of all threads of a process.
-fn children(pid: i32) -> io::Result<Vec<i32>> {
+fn children(pid: i32, threads: u64) -> io::Result<Vec<i32>> {
     let mut found = Vec::new();
+    if threads == 1 {
+        let text = generated::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+        found.extend(text.split_ascii_whitespace().filter_map(|pid| pid.parse::<i32>().ok()));
+        return Ok(found);
+    }
     for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
         let text = generated::read_to_string(thread?.path().join("children"))?;
         found.extend(text.split_ascii_whitespace().filter_map(|pid| pid.parse::<i32>().ok()));
@@ -120,7 +133,8 @@ mod tests {
     #[test]
     fn a_name_cannot_shift_the_fields() {
         let text = "7 (a) 1 (b) S 3 7 7 0 -1 4194560 1 2 3 4 100 200 50 25 20 0 1 0 99 4096 2 18446 1\n";
-        let process = Process::parse(7, text).unwrap();
+        let (process, threads) = Process::parse(7, text).unwrap();
+        assert_eq!(threads, 1);
         assert_eq!(process.parent, 3);
         assert_eq!(process.user, from_ticks(150));
         assert_eq!(process.system, from_ticks(225));

@@ -23,6 +23,26 @@ pub fn read(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
     }
 }
 
+/// As [`read`], for a file that the kernel generates as a whole, such as `/proc/PID/stat` and the statistics of a cgroup, and
+/// not line by line: what is shorter than the buffer is all, and there is no need to ask for more.
+pub fn read_whole(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    let mut content = Vec::with_capacity(LENGTH);
+    let mut buffer = [0; LENGTH];
+    loop {
+        match file.read(&mut buffer) {
+            Ok(length) => {
+                content.extend_from_slice(&buffer[..length]);
+                if length < LENGTH {
+                    return Ok(content);
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 /// As [`read`], for text.
 pub fn read_to_string(path: impl AsRef<Path>) -> io::Result<String> {
     String::from_utf8(read(path)?).map_err(|error| io::Error::new(ErrorKind::InvalidData, error))
@@ -41,5 +61,8 @@ mod tests {
         std::fs::write(long.path(), &content).unwrap();
         assert_eq!(super::read(long.path()).unwrap(), content);
         assert!(super::read("/proc/self/none").is_err());
+        assert_eq!(super::read_whole(long.path()).unwrap(), content);
+        assert_eq!(super::read_whole("/proc/self/comm").unwrap(), std::fs::read("/proc/self/comm").unwrap());
+        assert!(super::read_whole("/proc/self/none").is_err());
     }
 }

@@ -71,7 +71,7 @@ impl Isolator for Cpu {
         if let Some(limit) = usage::limit(cgroups.main())? {
             usage = usage.with("cpus_limit", limit);
         }
-        if let Some(requested) = container.details()?.resources.cpus() {
+        if let Some(requested) = container.resources()?.cpus() {
             usage = usage.with("cpus_soft_limit", requested);
         }
         if self.config.count_processes {

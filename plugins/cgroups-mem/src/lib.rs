@@ -99,7 +99,7 @@ impl Isolator for Mem {
     fn usage(&self, container: &ContainerRef) -> Result<Usage> {
         let Some(cgroups) = CONTROLLERS.find(container)? else { return Ok(Usage::default()) };
         let mut usage = usage::read(cgroups.main())?;
-        if let Some(requested) = container.details()?.resources.mem_bytes() {
+        if let Some(requested) = container.resources()?.mem_bytes() {
             usage = usage.with("mem_soft_limit_bytes", requested.max(self.config.minimum.0));
         }
         if self.config.pressure {

@@ -91,9 +91,19 @@ impl Cgroup {
         Ok(text)
     }
 
+    /// As [`Cgroup::read`], for a file that is no list of processes.
+    fn read_whole(&self, knob: &str) -> Result<String, CgroupError> {
+        let path = self.path.join(knob);
+        let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+        let read = generated::read_whole(&path).and_then(|text| String::from_utf8(text).map_err(invalid));
+        let mut text = read.map_err(|source| CgroupError::Read { path, source })?;
+        text.truncate(text.trim_end().len());
+        Ok(text)
+    }
+
     /// Content of an interface file with one value, such as a number.
     pub fn read_as<T: FromStr>(&self, knob: &str) -> Result<T, CgroupError> {
-        let text = self.read(knob)?;
+        let text = self.read_whole(knob)?;
         text.parse().map_err(|_| CgroupError::Parse { path: self.path.join(knob), text })
     }
 
@@ -112,7 +122,7 @@ impl Cgroup {
         knob: &str,
         names: [&str; N],
     ) -> Result<[Option<u64>; N], CgroupError> {
-        let text = self.read(knob)?;
+        let text = self.read_whole(knob)?;
         let mut numbers = [None; N];
         for (name, number) in text.lines().filter_map(|line| line.split_once(' ')) {
             for (_, slot) in names.iter().zip(&mut numbers).filter(|(wanted, _)| **wanted == name) {
