@@ -42,7 +42,11 @@ impl Chain {
         // Most plugins have no state, and get the same.
         let without_state = OnceCell::new();
         let call = |plugin: &Plugin, participant: &Participant| {
-            let encode = || plugin.encode(method, &container.details_for(participant));
+            // A copy takes as long as most calls.
+            let encode = || match participant.state.is_null() && container.details.state.is_null() {
+                true => plugin.encode(method, &container.details),
+                false => plugin.encode(method, &container.details_for(participant)),
+            };
             if participant.state.is_null() {
                 let request = match without_state.get_or_init(encode) {
                     Ok(request) => request,
