@@ -5,7 +5,8 @@
 //!                           ready            it is ready
 //! launch FROM COUNT         ok               COUNT more containers are running
 //! pids                      ok PID PID …     their first processes
-//! sweep                     ok MICROSECONDS  the usage of all was read
+//! sweep                     ok MICROSECONDS MICROSECONDS
+//!                                            the usage of all was read: elapsed time, CPU time
 //! end                       ok               all are destroyed
 //! (end of input)                             destroys all, and exits
 //! ```
@@ -17,12 +18,14 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use cofferdam_core::agent::Agent;
+use cofferdam_core::model::view::{Report, WantedReports};
 use cofferdam_tests::world::World;
 use tokio::task::JoinSet;
 
 use crate::Outcome;
 use crate::embedded::request;
 use crate::environment::Environment;
+use crate::sweep_floor::cpu_time;
 
 /// The argument with which this program is the agent.
 pub const ARGUMENT: &str = "--agent-process";
@@ -68,9 +71,11 @@ impl<'a> AgentProcess<'a> {
         self.process.command("pids")?.split_whitespace().map(|pid| Ok(pid.parse()?)).collect()
     }
 
-    /// Reads the usage of all containers. Returns the time in milliseconds.
-    pub fn sweep(&mut self) -> Outcome<f64> {
-        Ok(self.process.command("sweep")?.parse::<f64>()? / 1e3)
+    /// Reads the usage of all containers. Returns elapsed time and CPU time of the agent, in milliseconds.
+    pub fn sweep(&mut self) -> Outcome<(f64, f64)> {
+        let times = self.process.command("sweep")?;
+        let (elapsed, spent) = times.split_once(' ').ok_or("two times are missing")?;
+        Ok((elapsed.parse::<f64>()? / 1e3, spent.parse::<f64>()? / 1e3))
     }
 
     /// Kills the agent; its containers keep running.
@@ -178,7 +183,12 @@ fn execute(
                 let pids = agent.containers().into_iter().filter_map(|container| container.pid);
                 println!("ok {}", pids.map(|pid| pid.to_string()).collect::<Vec<_>>().join(" "));
             }
-            ["sweep"] => println!("ok {}", runtime.block_on(sweep(agent))?.as_micros()),
+            ["sweep"] => {
+                let before = cpu_time("/proc/self/task")?;
+                let elapsed = runtime.block_on(sweep(agent))?;
+                let spent = cpu_time("/proc/self/task")?.saturating_sub(before);
+                println!("ok {} {}", elapsed.as_micros(), spent.as_micros());
+            }
             ["end"] => {
                 let left = runtime.block_on(agent.destroy_all());
                 if !left.is_empty() {
@@ -213,15 +223,10 @@ async fn launch(agent: &Agent, rootfs: &Path, numbers: std::ops::Range<u64>) -> 
 async fn sweep(agent: &Agent) -> Outcome<Duration> {
     let ids: Vec<_> = agent.containers().into_iter().map(|container| container.id).collect();
     let started = Instant::now();
-    let mut asked = JoinSet::new();
-    for id in ids {
-        let agent = agent.clone();
-        asked.spawn(async move { agent.usage(&id).await.is_some_and(|usage| usage.failed.is_empty()) });
-    }
-    while let Some(answered) = asked.join_next().await {
-        if !answered? {
-            return Err("the usage of a container could not be read".into());
-        }
+    let reports = agent.reports(&ids, WantedReports::USAGE).await;
+    let is_complete = |report: &Report| report.usage.as_ref().is_some_and(|usage| usage.failed.is_empty());
+    if !reports.iter().all(is_complete) {
+        return Err("the usage of a container could not be read".into());
     }
     Ok(started.elapsed())
 }

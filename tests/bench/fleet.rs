@@ -7,6 +7,7 @@ use crate::agent_process::AgentProcess;
 use crate::environment::Environment;
 use crate::report::{Group, Report};
 use crate::sample::Samples;
+use crate::sweep_floor::SweepFloor;
 use crate::{Options, Outcome};
 
 /// Number of running containers for the memory of one init.
@@ -51,7 +52,18 @@ pub fn measure(environment: &Environment, options: &Options, report: &mut Report
     if options.wants(NAMES[3]) {
         let mut sweep = Group::new(NAMES[3], format!("`usage` of {many} containers, all at once"), "ms");
         let rounds = if options.quick { 3 } else { 7 };
-        sweep.row("sweep", (0..rounds).map(|_| agent_process.sweep()).collect::<Outcome<_>>()?);
+        let floor = SweepFloor::new(&agent_process.pids()?)?;
+        let (mut elapsed, mut spent, mut direct) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..rounds {
+            let (time, cpu) = agent_process.sweep()?;
+            elapsed.push(time);
+            spent.push(cpu);
+            direct.push(floor.read()?);
+        }
+        sweep.row("sweep, elapsed", Samples(elapsed));
+        sweep.row("sweep, CPU time", Samples(spent));
+        let files = floor.files(many);
+        sweep.row(format!("floor, CPU time: the same {files} files of each"), Samples(direct));
         report.add(sweep);
     }
     if options.wants(NAMES[2]) {

@@ -20,6 +20,7 @@ mod launch;
 mod mount_namespace;
 mod report;
 mod sample;
+mod sweep_floor;
 mod virtual_machine;
 
 use std::path::PathBuf;
