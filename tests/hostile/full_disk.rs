@@ -1,54 +1,14 @@
 //! Full directories of the agent. A container can fill them, and must not gain anything by that.
 
-use std::fs::{self, File};
-use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use cofferdam_core::model::Request;
 use cofferdam_tests::daemon::{CallError, Daemon};
+use cofferdam_tests::disk::{Full, Resource};
 use cofferdam_tests::mounts::{Memory, in_own_namespace};
 use cofferdam_tests::world::{World, id};
 use cofferdam_tests::{assert_contains, is_root, wait_for_text};
 use nix::sys::signal::Signal;
-
-/// What a file system can run out of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Resource {
-    Blocks,
-    Inodes,
-}
-
-/// Uses up a resource of a file system, until this is dropped.
-struct Full(Vec<PathBuf>);
-
-impl Full {
-    fn make(directory: &Path, resource: Resource) -> Self {
-        let mut files = Vec::new();
-        loop {
-            let path = directory.join(format!(".fill-{}", files.len()));
-            let mut file = match File::create(&path) {
-                Err(error) if error.kind() == ErrorKind::StorageFull && resource == Resource::Inodes => {
-                    return Self(files);
-                }
-                file => file.unwrap(),
-            };
-            files.push(path);
-            if resource == Resource::Blocks {
-                // The last bytes too.
-                for chunk in [1 << 16, 1] {
-                    while file.write_all(&vec![b'x'; chunk]).is_ok() {}
-                }
-                return Self(files);
-            }
-        }
-    }
-}
-
-impl Drop for Full {
-    fn drop(&mut self) {
-        self.0.iter().for_each(|path| drop(fs::remove_file(path)));
-    }
-}
 
 /// A container that exits with 42 when it gets SIGTERM.
 fn ends_with_42(world: &World, name: &str) -> Request {
@@ -134,4 +94,37 @@ fn an_exit_status_is_recorded_when_the_work_directory_is_full() {
     for resource in [Resource::Blocks, Resource::Inodes] {
         in_own_namespace(|| check(|world| world.config.work_dir.clone(), resource, "size=1g,nr_inodes=300"));
     }
+}
+
+/// The kernel mounts an overlay read-only if it has no space for what it needs in the work directory.
+#[test]
+fn a_launch_with_little_space_fails_for_lack_of_it_or_gets_a_root_that_can_be_written_to() {
+    if !is_root("a full directory") {
+        return;
+    }
+    in_own_namespace(|| {
+        let world = World::shipped();
+        let _memory = Memory::mount(&world.config.work_dir, "size=1g,nr_inodes=300");
+        let daemon = Daemon::start(&world);
+        let mut filled = Full::make(&world.config.work_dir, Resource::Inodes);
+        for free in 1.. {
+            filled.free(1);
+            let mut request = ends_with_42(&world, "web");
+            request.command.value = Some("touch /file".to_owned());
+            match daemon.launch(&request) {
+                Err(CallError::Status(500, message)) => assert_contains(&message, &["No space left"]),
+                Err(error) => panic!("{free}: {error:?}"),
+                Ok(()) => {
+                    daemon.wait(&request.id).unwrap();
+                    let stderr = daemon.inspect(&request.id).unwrap().stderr.unwrap();
+                    let stderr = cofferdam_tests::text(Path::new(&stderr));
+                    assert!(stderr.is_empty() || stderr.contains("No space left"), "{free}: {stderr}");
+                    daemon.remove(&request.id).unwrap();
+                    if stderr.is_empty() {
+                        return;
+                    }
+                }
+            }
+        }
+    });
 }

@@ -1,6 +1,7 @@
 //! Shared by the integration tests: paths, directories and agents for each test, fault injection.
 
 pub mod daemon;
+pub mod disk;
 pub mod injector;
 pub mod mounts;
 pub mod paths;

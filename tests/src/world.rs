@@ -191,7 +191,8 @@ impl World {
         found.extend(self.cgroups().iter().map(|path| format!("cgroup: {}", path.display())));
         found.extend(self.kept());
         found.extend(self.processes().into_iter().map(|pid| format!("process: {pid}")));
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        // Those of this thread, which may have a mount namespace of its own.
+        let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
         let here = self.directory.path().display().to_string();
         found.extend(mounts.lines().filter(|line| line.contains(&here)).map(|line| format!("mount: {line}")));
         for directory in ["run/containers", "run/removed", "work/containers", "work/scratch/containers"] {

@@ -118,8 +118,27 @@ fn overlay(layers: Layers<'_>, volatile: bool) -> Result<Fd, Failure<'_>> {
     }
     let mount = sys::mount(context, 0).map_err(refused)?;
     sys::close(context);
+    if let Some(upper) = upper {
+        check_writable(mount, upper)?;
+    }
     sys::attach_mount(mount, upper.unwrap_or(first)).map_err(failed)?;
     Ok(mount)
+}
+
+/// If the kernel finds no space for what it needs in the work directory, it mounts the overlay read-only, and says why in its
+/// log only.
+fn check_writable(mount: Fd, upper: Fd) -> Result<(), Failure<'static>> {
+    match sys::check_writable(mount) {
+        Err(Errno::ROFS) if sys::check_writable(upper).is_ok() => {
+            let message = "overlay: no space in its work directory to make it writable";
+            Err(Failure::with_message(Step::Root, Errno::NOSPC, message))
+        }
+        Err(Errno::ROFS) => {
+            Err(Failure::with_message(Step::Root, Errno::ROFS, "overlay: its upper directory"))
+        }
+        // Whether this user may write to it is up to the image.
+        _ => Ok(()),
+    }
 }
 
 fn set_number(context: Fd, name: &CStr, directory: Fd) -> Result<(), Errno> {

@@ -47,6 +47,7 @@ impl Errno {
     pub(crate) const NOTDIR: Self = Self(20);
     pub(crate) const INVAL: Self = Self(22);
     pub(crate) const NOSPC: Self = Self(28);
+    pub(crate) const ROFS: Self = Self(30);
     pub(crate) const NAMETOOLONG: Self = Self(36);
     pub(crate) const NOSYS: Self = Self(38);
     pub(crate) const BADMSG: Self = Self(74);
@@ -471,6 +472,13 @@ pub(crate) fn mount(filesystem: Fd, attributes: u64) -> Result<Fd> {
         call(nr::FSMOUNT, [filesystem.0 as usize, FSMOUNT_CLOEXEC, attributes as usize])
     }
     .map(|fd| Fd(fd as i32))
+}
+
+/// Checks that files can be created in a directory.
+pub(crate) fn check_writable(directory: Fd) -> Result<()> {
+    const W_OK: usize = 2;
+    // SAFETY: the kernel reads the text.
+    unsafe { call(nr::FACCESSAT, [directory.0 as usize, text(c"."), W_OK]) }.map(drop)
 }
 
 /// Makes the working directory the root, and unmounts the old root.

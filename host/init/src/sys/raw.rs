@@ -60,6 +60,7 @@ pub(super) mod nr {
     pub const SYMLINKAT: usize = 266;
     pub const READLINKAT: usize = 267;
     pub const FCHMODAT: usize = 268;
+    pub const FACCESSAT: usize = 269;
     pub const PPOLL: usize = 271;
     pub const UNSHARE: usize = 272;
     pub const FALLOCATE: usize = 285;
