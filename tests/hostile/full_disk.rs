@@ -128,3 +128,26 @@ fn a_launch_with_little_space_fails_for_lack_of_it_or_gets_a_root_that_can_be_wr
         }
     });
 }
+
+#[test]
+fn an_agent_that_was_stopped_starts_in_a_full_directory() {
+    if !is_root("a full directory") {
+        return;
+    }
+    for resource in [Resource::Blocks, Resource::Inodes] {
+        in_own_namespace(|| {
+            let world = World::shipped();
+            let _memory = Memory::mount(&world.config.runtime_dir, "size=2m,nr_inodes=200");
+            let daemon = Daemon::start(&world);
+            let web = ends_with_42(&world, "web");
+            launch(&daemon, &web);
+            assert_eq!(daemon.terminate().code(), Some(0));
+            let filled = Full::make(&world.config.runtime_dir, resource);
+            let daemon = Daemon::start(&world);
+            daemon.signal(&web.id, Signal::SIGTERM).unwrap();
+            assert_eq!(daemon.wait(&web.id).unwrap().exit_status, Some(42 << 8), "{}", daemon.log());
+            daemon.remove(&web.id).unwrap();
+            drop(filled);
+        });
+    }
+}

@@ -9,7 +9,7 @@ use std::{fs, io};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
 use rustix::fs::Mode;
 
-/// The listening socket. Dropping it removes its file, unless the file has been replaced.
+/// The listening socket. Its file stays: the next agent replaces it, for which there is space then even on a full disk.
 #[derive(Debug)]
 pub struct Listener {
     listener: tokio::net::UnixListener,
@@ -130,16 +130,6 @@ impl Listener {
     }
 }
 
-impl Drop for Listener {
-    fn drop(&mut self) {
-        let is_ours =
-            fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.inode);
-        if is_ours && let Err(error) = fs::remove_file(&self.path) {
-            tracing::warn!(%error, path = %self.path.display(), "cannot remove the socket");
-        }
-    }
-}
-
 /// Checks that the peer is root or the agent's user. The file mode enforces the same, but may have been changed.
 pub(super) fn check_peer(stream: &tokio::net::UnixStream) -> Result<(), PeerError> {
     let (uid, own) = (stream.peer_cred()?.uid(), rustix::process::geteuid().as_raw());
@@ -184,7 +174,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_socket_is_private_and_its_file_is_removed_with_it() {
+    async fn the_socket_is_private_and_its_file_stays_for_the_next_agent() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("agent.sock");
         let listener = Listener::bind(&path).unwrap();
@@ -195,7 +185,8 @@ mod tests {
         let server = listener.accept().await.unwrap();
         assert!(check_peer(&server).is_ok());
         drop((client, listener));
-        assert!(!path.exists());
+        let refused = tokio::net::UnixStream::connect(&path).await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
     }
 
     #[tokio::test]
@@ -204,12 +195,7 @@ mod tests {
         let path = directory.path().join("agent.sock");
         let first = Listener::bind(&path).unwrap();
         assert!(matches!(Listener::bind(&path), Err(BindError::InUse { .. })));
-
-        // A killed agent leaves the file behind.
-        let moved = directory.path().join("moved");
-        fs::rename(&path, &moved).unwrap();
         drop(first);
-        fs::rename(&moved, &path).unwrap();
         let second = Listener::bind(&path).unwrap();
         assert_eq!(second.path(), path);
     }
