@@ -144,6 +144,8 @@ fn an_agent_that_was_stopped_starts_in_a_full_directory() {
             assert_eq!(daemon.terminate().code(), Some(0));
             let filled = Full::make(&world.config.runtime_dir, resource);
             let daemon = Daemon::start(&world);
+            // What could not be written takes no space.
+            assert!(!world.config.runtime_dir.join("calls.new").exists());
             daemon.signal(&web.id, Signal::SIGTERM).unwrap();
             assert_eq!(daemon.wait(&web.id).unwrap().exit_status, Some(42 << 8), "{}", daemon.log());
             daemon.remove(&web.id).unwrap();

@@ -64,11 +64,18 @@ impl CallFile {
             _ => {}
         }
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&new)?;
-        // A page for which there is no space left would be a SIGBUS at the first write.
-        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, SIZE as u64)?;
-        let map = Map::new(&file)?;
-        map.store(0, IN_USE);
-        std::fs::rename(&new, path)?;
+        let fill = || {
+            // A page for which there is no space left would be a SIGBUS at the first write.
+            rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, SIZE as u64)?;
+            let map = Map::new(&file)?;
+            map.store(0, IN_USE);
+            std::fs::rename(&new, path)?;
+            Ok(map)
+        };
+        let map = fill().inspect_err(|_: &io::Error| {
+            // Best effort: the first error is more informative.
+            drop(std::fs::remove_file(&new));
+        })?;
         Ok((Self { map, used: [const { AtomicU64::new(0) }; SLOTS / 64] }, interrupted))
     }
 
