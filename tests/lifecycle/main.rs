@@ -15,6 +15,7 @@ mod keeper;
 mod nested;
 mod phases;
 mod restarts;
+mod soak;
 
 use std::path::Path;
 
