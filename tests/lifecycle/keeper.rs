@@ -82,7 +82,8 @@ fn launch_another(world: &World, daemon: &Daemon, when: &str) {
 /// Kills the keeper at each step of a launch.
 fn killed_while_launching(world: &World) {
     let (daemon, injector) = Daemon::start_with_injector(world);
-    let web = request(world, "web", COUNTING);
+    // Its command may have forked by the time that the launch fails.
+    let web = request(world, "web", &format!("sleep 100000 & {COUNTING}"));
     for step in 1..MAX_STEPS {
         let keeper = daemon.keeper();
         injector.arm(Fault::KillKeeper, &[step]);

@@ -354,6 +354,8 @@ fn create_command<'a>(
         (Err(()), true) => {
             sys::send_signal(command.pid, SIGKILL);
             sys::wait_for(command.pid);
+            // It may have been running already, and nobody else knows what it has started.
+            supervise::kill_descendants();
             Ok(Role::Finished(1))
         }
     }
