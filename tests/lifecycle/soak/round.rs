@@ -26,7 +26,7 @@ use super::tables;
 const FAMILIES: [&str; 4] = ["p", "q", "r", "s"];
 
 /// Operations that are shown when something is wrong.
-const SHOWN: usize = 60;
+const SHOWN: usize = 100;
 
 /// The plugin that is exchanged between agents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -281,7 +281,13 @@ impl Round {
 
     /// Kills the command of a container.
     fn kill_process(&mut self, rng: &mut Rng) {
-        let known: Vec<_> = self.model.0.iter().filter_map(|(id, it)| Some((id.clone(), it.pid?))).collect();
+        let known: Vec<_> = self
+            .model
+            .0
+            .iter()
+            .filter(|(_, container)| container.ended.is_none())
+            .filter_map(|(id, container)| Some((id.clone(), container.pid?)))
+            .collect();
         let Some((id, pid)) = known.get(rng.usize(..known.len().max(1))) else { return };
         let Some(mut process) = tables::open(&self.world, *pid) else { return };
         if self.world.config.launcher == LauncherKind::Posix {
@@ -429,7 +435,7 @@ impl Round {
         while !tables::processes(&self.world).is_empty() && Instant::now() < deadline {
             thread::yield_now();
         }
-        assert_eq!(tables::processes(&self.world), Vec::<String>::new());
+        assert_eq!(tables::processes(&self.world), Vec::<String>::new(), "{log}");
         let files = tables::files(&self.world);
         let new: Vec<_> = files.difference(&self.files).collect();
         assert!(new.is_empty(), "files are left: {new:?}");
