@@ -8,6 +8,7 @@
 mod crashes;
 mod descriptors;
 mod embedded;
+mod exhaustion;
 mod faults;
 mod force;
 mod foreign;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use cofferdam_linux::tree;
 
+use super::exhausted;
 use super::user::UserError;
 use cofferdam_linux::process::ProcessError;
 
@@ -238,6 +239,12 @@ impl LaunchError {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Chain { source, .. } if source.is_retryable())
+    }
+
+    /// What was exhausted, and what to do, if that is why it failed.
+    #[must_use]
+    pub fn exhausted(&self) -> Option<&'static str> {
+        exhausted::explain(self)
     }
 
     /// Why the command could not be executed, if that is what failed.

@@ -7,6 +7,7 @@
 //! The agent, the API and the command line know the trait alone.
 
 mod error;
+mod exhausted;
 mod first_process;
 mod handle;
 pub(crate) mod native;

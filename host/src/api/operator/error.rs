@@ -67,7 +67,11 @@ impl From<LaunchError> for ApiError {
             _ if error.is_invalid() || error.exec_error().is_some() => StatusCode::BAD_REQUEST,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        Self::new(status, &error)
+        let mut new = Self::new(status, &error);
+        if let Some(exhausted) = error.exhausted() {
+            new.text = format!("{}\n{exhausted}", new.text);
+        }
+        new
     }
 }
 

@@ -1,0 +1,85 @@
+//! An agent that runs out of what the kernel limits.
+
+use std::fs;
+use std::path::PathBuf;
+
+use cofferdam_linux::cgroup::{Cgroup, Cgroups, Version};
+use cofferdam_tests::daemon::{CallError, Daemon, TIMEOUT};
+use cofferdam_tests::world::World;
+use cofferdam_tests::{assert_contains, is_root};
+use nix::sys::signal::Signal;
+
+use super::restarts::stdout;
+use super::{COUNTING, assert_keeps_counting, assert_nothing_left, request};
+
+/// A cgroup around an agent, which limits the number of its processes and threads and of all that it starts.
+struct Pids(PathBuf);
+
+impl Pids {
+    fn around(daemon: &Daemon) -> Option<Self> {
+        let machine = Cgroups::detect().unwrap();
+        let (hierarchy, _) = machine.hierarchy("pids")?;
+        let path = hierarchy.mount.join(format!("cofferdam-test-pids-{}", daemon.pid()));
+        fs::create_dir(&path).unwrap();
+        let pids = Self(path);
+        for pid in [daemon.pid(), daemon.keeper().pid()] {
+            pids.set("cgroup.procs", &pid.to_string());
+        }
+        Some(pids)
+    }
+
+    fn set(&self, file: &str, value: &str) {
+        fs::write(self.0.join(file), value).unwrap();
+    }
+
+    /// Allows so many more than there are.
+    fn allow(&self, more: usize) {
+        let current: usize = fs::read_to_string(self.0.join("pids.current")).unwrap().trim().parse().unwrap();
+        self.set("pids.max", &(current + more).to_string());
+    }
+}
+
+impl Drop for Pids {
+    fn drop(&mut self) {
+        drop(Cgroup::at(self.0.clone(), Version::V1).remove(TIMEOUT));
+    }
+}
+
+/// Containers without a limit of their own count as well.
+#[test]
+fn an_agent_that_can_create_no_processes_refuses_launches_and_ends_containers() {
+    if !is_root("a cgroup around the agent") {
+        return;
+    }
+    let world = World::shipped();
+    let daemon = Daemon::start(&world);
+    let [web, other, new] = ["web", "other", "new"].map(|name| request(&world, name, COUNTING));
+    daemon.launch(&web).unwrap();
+    daemon.launch(&other).unwrap();
+    let Some(pids) = Pids::around(&daemon) else {
+        eprintln!("SKIPPED: this machine has no `pids` controller");
+        return;
+    };
+    // For the setup process, process 1 and the command.
+    for more in 0..3 {
+        pids.allow(more);
+        let Err(CallError::Status(500, message)) = daemon.launch(&new) else { panic!("{more}: launched") };
+        assert_contains(&message, &["`new`", "no more processes or threads", "`pids.max`"]);
+        assert!(daemon.inspect(&new.id).is_none(), "{more}");
+    }
+    pids.allow(0);
+    assert_keeps_counting(&stdout(&daemon, &web.id));
+    assert_eq!(daemon.destroy(&web.id).unwrap().exit_status, Some(9));
+    daemon.remove(&web.id).unwrap();
+    daemon.signal(&other.id, Signal::SIGTERM).unwrap();
+    assert_eq!(daemon.wait(&other.id).unwrap().exit_status, Some(15));
+    daemon.remove(&other.id).unwrap();
+
+    pids.set("pids.max", "max");
+    daemon.launch(&new).unwrap();
+    pids.allow(0);
+    assert_eq!(daemon.destroy(&new.id).unwrap().exit_status, Some(9));
+    daemon.remove(&new.id).unwrap();
+    assert!(daemon.terminate().success());
+    assert_nothing_left(&world, &"in the end");
+}
