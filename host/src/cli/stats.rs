@@ -153,6 +153,7 @@ mod tests {
             "resource_statistics": {
                 "timestamp": 10.5, "cpus_user_time_secs": 2.0, "cpus_system_time_secs": 0.5, "cpus_limit": 1.5,
                 "mem_total_bytes": 1_048_576, "mem_limit_bytes": 67_108_864, "processes": 3,
+                "disk_used_bytes": 3_145_728, "disk_limit_bytes": 8_388_608,
                 "blkio_statistics": { "throttling": [
                     { "io_service_bytes": [{ "op": "TOTAL", "value": 9 }] },
                     { "device": { "major_number": 8, "minor_number": 0 }, "io_service_bytes": [
@@ -175,12 +176,14 @@ mod tests {
             "3",
             "2.0 KiB",
             "4.0 KiB",
+            "3.0 MiB",
+            "8.0 MiB",
             "test/fault",
         ];
         assert_eq!(row(&container, &before), expected);
         let expected = ["web", "-", "2.50 s"];
         assert_eq!(row(&container, &BTreeMap::new())[..3], expected);
         let idle = Container { resource_statistics: None, failures: Vec::new(), ..container };
-        assert_eq!(row(&idle, &before)[1..], ["-", "-", "-", "-", "-", "-", "-", "-", ""]);
+        assert_eq!(row(&idle, &before)[1..], ["-", "-", "-", "-", "-", "-", "-", "-", "-", "-", ""]);
     }
 }
