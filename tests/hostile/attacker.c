@@ -218,6 +218,9 @@ static void inspect(pid_t pid)
     read_environment(pid);
     read_descriptors(pid);
     read_memory(pid);
+    /* Then some of what was read may be that of its program. */
+    if (has_executed(pid) || is_ending(pid))
+        report(pid, "executed or ended meanwhile");
 }
 
 /* Waits for a change of a traced process. Returns whether it is stopped. */

@@ -1,5 +1,7 @@
 //! The chains in `examples/`, and the one that agents have unless they are told another one.
 
+#![expect(clippy::unwrap_used, reason = "a test fails where its expectations do")]
+
 use std::fs;
 
 use cofferdam::config::Isolation;
