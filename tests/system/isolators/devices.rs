@@ -37,6 +37,17 @@ fn volume(target: &str) -> Volume {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_access_to_a_standard_device_can_be_restricted() {
+    if !is_root("device nodes") {
+        return;
+    }
+    let config = json!({ "allowed_devices": [{ "path": "/dev/zero", "access": "r" }] });
+    let fixture = Fixture::start(vec![isolator("linux/devices", config)]).await;
+    let line = "busybox stat -c '%t:%T %a %u' /dev/zero; (echo x > /dev/zero) 2>/dev/null || echo refused";
+    assert_eq!(fixture.run(fixture.request("web", "web", line)).await, "1:5 444 0\nrefused\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_container_has_the_configured_and_the_requested_devices() {
     if !exist() {
         return;

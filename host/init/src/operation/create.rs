@@ -15,14 +15,25 @@ pub(super) fn device(
     number: (u32, u32),
     (uid, gid): Owner,
 ) -> Result<(), Errno> {
-    base.in_parent(path, |parent, name| match sys::make_node(parent, name, mode, number.0, number.1) {
-        Err(Errno::EXIST) => {
-            let there = sys::stat_at(parent, name)?;
-            let same = there.is_kind_of(mode) && there.device == number;
-            if same { Ok(()) } else { Err(Errno::EXIST) }
+    base.in_parent(path, |parent, name| {
+        let make = || match sys::make_node(parent, name, mode, number.0, number.1) {
+            Ok(()) if (uid, gid) != (0, 0) => sys::change_owner_at(parent, name, uid, gid),
+            other => other,
+        };
+        match make() {
+            Err(Errno::EXIST) => {}
+            other => return other,
         }
-        Ok(()) if (uid, gid) != (0, 0) => sys::change_owner_at(parent, name, uid, gid),
-        other => other,
+        let there = sys::stat_at(parent, name)?;
+        if !there.is_kind_of(mode) || there.device != number {
+            return Err(Errno::EXIST);
+        }
+        if there.is_accessible_as(mode, (uid, gid)) {
+            return Ok(());
+        }
+        // It is replaced: its mode could only be changed by its name, which may have become a link.
+        sys::unlink(parent, name)?;
+        make()
     })
 }
 

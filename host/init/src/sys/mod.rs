@@ -223,7 +223,8 @@ pub(crate) fn duplicate_to(fd: Fd, number: i32, close_on_exec: bool) -> Result<(
 pub(crate) struct Stat {
     _head: [u32; 2],
     attributes: u64,
-    _links_and_owner: [u32; 3],
+    _links: u32,
+    owner: (u32, u32),
     mode: u16,
     _pad: u16,
     inode: u64,
@@ -249,6 +250,11 @@ impl Stat {
         u32::from(self.mode & Self::KIND) == mode & u32::from(Self::KIND)
     }
 
+    /// Whether the permissions are those of `mode`, and the user and group those of `owner`.
+    pub(crate) fn is_accessible_as(&self, mode: u32, owner: (u32, u32)) -> bool {
+        u32::from(self.mode & !Self::KIND) == mode & !u32::from(Self::KIND) && self.owner == owner
+    }
+
     /// Whether something is mounted here, and it is the file or directory of `other`.
     pub(crate) fn is_mount_of_same(&self, other: &Self) -> bool {
         const STATX_ATTR_MOUNT_ROOT: u64 = 0x2000;
@@ -266,7 +272,8 @@ fn statx(directory: Fd, path: &CStr, flags: usize) -> Result<Stat> {
     let mut stat = Stat {
         _head: [0; 2],
         attributes: 0,
-        _links_and_owner: [0; 3],
+        _links: 0,
+        owner: (0, 0),
         mode: 0,
         _pad: 0,
         inode: 0,
@@ -293,6 +300,12 @@ pub(crate) fn stat_at(directory: Fd, name: &CStr) -> Result<Stat> {
 pub(crate) fn make_directory(directory: Fd, name: &CStr, mode: u32) -> Result<()> {
     // SAFETY: the kernel reads `name`.
     unsafe { call(nr::MKDIRAT, [directory.0 as usize, text(name), mode as usize]) }.map(drop)
+}
+
+/// Removes anything but a directory.
+pub(crate) fn unlink(directory: Fd, name: &CStr) -> Result<()> {
+    // SAFETY: the kernel reads `name`.
+    unsafe { call(nr::UNLINKAT, [directory.0 as usize, text(name), 0]) }.map(drop)
 }
 
 pub(crate) fn make_node(directory: Fd, name: &CStr, mode: u32, major: u32, minor: u32) -> Result<()> {

@@ -55,6 +55,7 @@ pub(super) mod nr {
     pub const KEYCTL: usize = 250;
     pub const IOPRIO_SET: usize = 251;
     pub const MKDIRAT: usize = 258;
+    pub const UNLINKAT: usize = 263;
     pub const MKNODAT: usize = 259;
     pub const FCHOWNAT: usize = 260;
     pub const SYMLINKAT: usize = 266;
