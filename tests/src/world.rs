@@ -32,7 +32,7 @@ pub struct World {
     /// Configuration of the agent.
     pub config: AgentConfig,
     /// A configuration file whose chain agents use that run as a program, instead of that of `config`.
-    pub chain: Option<&'static str>,
+    pub chain: Option<String>,
     /// `api.max_body`; the default if `None`.
     pub max_body: Option<String>,
 }
@@ -149,7 +149,7 @@ impl World {
         if config.isolators.is_empty() {
             text["isolation"] = json!("none");
         }
-        if let Some(chain) = self.chain {
+        if let Some(chain) = &self.chain {
             text.as_object_mut().expect("a table").remove("isolation");
             let mut chain: Json = toml::from_str(chain).expect("a configuration");
             for key in ["isolator", "logger"] {

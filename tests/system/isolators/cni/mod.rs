@@ -2,6 +2,7 @@
 //! host for its agent: bridges and packet filters of the machine are not touched.
 
 mod crash;
+mod example;
 mod failure;
 mod files;
 mod lab;
