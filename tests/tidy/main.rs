@@ -7,6 +7,7 @@ mod imports;
 mod words;
 mod workspace;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -123,6 +124,37 @@ fn the_host_does_not_depend_on_single_plugins() {
                 assert!(!line.contains(&format!("\"{plugin}\"")), "{} names {plugin}: {line}", name(&path));
             }
         }
+    }
+}
+
+#[test]
+fn the_tables_of_plugins_have_all_of_them() {
+    let name_of = |(path, _): (PathBuf, String)| {
+        let directory =
+            path.parent().and_then(Path::file_name).expect("a directory").to_string_lossy().into_owned();
+        match directory.strip_prefix("logger-") {
+            Some(logger) => logger.to_owned(),
+            None => directory.replacen('-', "/", 1).replace('-', "_"),
+        }
+    };
+    let plugins: BTreeSet<String> = manifests("plugins", is_plugin).into_iter().map(name_of).collect();
+    let readme = text(&root().join("README.md"));
+    let table = readme.split("## What is isolated").nth(1).and_then(|rest| rest.split("\n## ").next());
+    let rows = table.expect("a section").lines().filter(|line| line.starts_with("| "));
+    let cells = rows.filter_map(|row| row.split('|').nth(2)).flat_map(|cell| cell.split(','));
+    let mut listed: Vec<&str> =
+        cells.filter_map(|name| name.trim().strip_prefix('`')?.strip_suffix('`')).collect();
+    listed.sort_unstable();
+    assert_eq!(listed, plugins.iter().collect::<Vec<_>>(), "README.md");
+
+    let predefined = text(&root().join("host/src/config/isolation/docker.toml"));
+    let guide = text(&root().join("docs/operator.md"));
+    for plugin in plugins.iter().filter(|plugin| *plugin != "sandbox") {
+        let link = format!("| [`{plugin}`](../plugins/");
+        let rows: Vec<&str> = guide.lines().filter(|line| line.starts_with(&link)).collect();
+        let [row] = rows[..] else { panic!("docs/operator.md has {} rows for {plugin}", rows.len()) };
+        let is_predefined = predefined.contains(&format!("name = \"{plugin}\""));
+        assert_eq!(row.contains(" • |"), is_predefined, "docs/operator.md: {row}");
     }
 }
 
