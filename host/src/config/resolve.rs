@@ -222,12 +222,16 @@ impl Resolver<'_> {
         let isolation = chosen.with(launcher);
         let name = isolation.name();
         let span = span(&self.raw.isolation).filter(|_| flag.is_none());
-        if let (true, Some(isolator)) = (chosen != Isolation::Auto, self.raw.isolators.first()) {
-            let message = format!("isolation `{name}` is chosen, but the file has isolators of its own");
-            let diagnostic = match span {
-                Some(span) => Diagnostic::at(span, message, "a predefined chain")
-                    .related(isolator.name.span.clone(), "an isolator"),
-                None => Diagnostic::at(isolator.name.span.clone(), message, "an isolator"),
+        if chosen != Isolation::Auto && self.raw.has_isolators {
+            let message = format!("isolation `{name}` is chosen, but the file has `isolator`, its own chain");
+            let isolator = self.raw.isolators.first().map(|isolator| isolator.name.span.clone());
+            let diagnostic = match (span, isolator) {
+                (Some(span), Some(isolator)) => {
+                    Diagnostic::at(span, message, "a predefined chain").related(isolator, "an isolator")
+                }
+                (Some(span), None) => Diagnostic::at(span, message, "a predefined chain"),
+                (None, Some(isolator)) => Diagnostic::at(isolator, message, "an isolator"),
+                (None, None) => Diagnostic::global(message),
             };
             self.diagnostics.push(diagnostic.help(format!(
                 "remove one of them; `cofferdam check --print-isolation {name}` prints the isolators to add to"

@@ -186,7 +186,7 @@ fn an_isolation_by_flag_does_not_replace_the_chain_of_a_file() {
     let overrides = Overrides { isolation: Some(Isolation::None), ..Overrides::default() };
     let file = directory("valid/everything.toml");
     let error = Config::load(&file, &overrides, &environment(0), &Manifests).unwrap_err().to_string();
-    assert!(error.contains("isolation `none` is chosen, but the file has isolators of its own"), "{error}");
+    assert!(error.contains("isolation `none` is chosen, but the file has `isolator`"), "{error}");
 }
 
 #[test]
