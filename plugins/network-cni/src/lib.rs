@@ -117,7 +117,7 @@ impl Isolator for Cni {
 
     fn recover(&self, request: &RecoverRequest) -> Result<Recovery> {
         let mut attacher = self.attacher(Some(request.deadline()));
-        let (mut valid, mut unknown) = (Vec::new(), Vec::new());
+        let (mut valid, mut unknown, mut is_complete) = (Vec::new(), Vec::new(), true);
         // What takes longer must not delay the start of the agent.
         attacher.timeout = attacher.timeout.min(RECOVERY_LIMIT);
         let end = Instant::now() + RECOVERY_LIMIT;
@@ -143,6 +143,7 @@ impl Isolator for Cni {
                 Ok(None) => continue,
                 Err(error) => {
                     warn!(container = id, "{error}");
+                    is_complete = false;
                     continue;
                 }
             };
@@ -153,8 +154,13 @@ impl Isolator for Cni {
         }
         // An agent may have been killed before it put a container into it.
         self.shared.store.release_if_empty()?;
-        if self.collects {
-            self.collect(&valid, &attacher);
+        match (self.collects, is_complete) {
+            (true, true) => self.collect(&valid, &attacher),
+            // It would release the addresses of a container that may be running.
+            (true, false) => {
+                warn!("CNI plugins are not told to remove what they do not need, as a record cannot be read")
+            }
+            (false, _) => {}
         }
         if !unknown.is_empty() {
             self.shared.release_later(unknown)?;

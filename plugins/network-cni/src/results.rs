@@ -32,9 +32,9 @@ pub fn parse(version: Version, result: &Json) -> Result<Outcome> {
         let is_inside = |ip: &&Json| {
             let index =
                 ip.get("interface").and_then(Json::as_u64).and_then(|index| usize::try_from(index).ok());
-            let interface =
-                index.and_then(|index| interfaces?.get(index)).and_then(|found| found.get("sandbox"));
-            interface.is_none_or(|sandbox| sandbox.as_str() != Some(""))
+            let interface = index.and_then(|index| interfaces?.get(index));
+            let sandbox = |found: &Json| found.get("sandbox").and_then(Json::as_str).map(str::to_owned);
+            interface.is_none_or(|found| sandbox(found).is_some_and(|sandbox| !sandbox.is_empty()))
         };
         let ips = result.get("ips").and_then(Json::as_array).into_iter().flatten();
         ips.filter(is_inside).filter_map(|ip| ip.get("address")?.as_str()).collect()
@@ -140,9 +140,12 @@ mod tests {
     fn results_of_all_versions_have_addresses() {
         let old = json!({"ip4": {"ip": "10.1.0.2/16"}, "ip6": {"ip": "fd00::2/64"}, "dns": {"nameservers": ["10.1.0.1"]}});
         let new = json!({
-            "interfaces": [{"name": "cni0", "sandbox": ""}, {"name": "eth0", "sandbox": "/run/ns"}],
+            "interfaces": [
+                {"name": "cni0", "sandbox": ""}, {"name": "eth0", "sandbox": "/run/ns"}, {"name": "veth1"},
+            ],
             "ips": [
                 {"version": "4", "address": "10.1.0.1/16", "interface": 0},
+                {"version": "4", "address": "10.1.0.3/16", "interface": 2},
                 {"version": "4", "address": "10.1.0.2/16", "interface": 1},
                 {"address": "fd00::2/64"},
             ],
