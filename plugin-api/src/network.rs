@@ -185,10 +185,12 @@ pub fn counters(namespace: impl AsFd) -> io::Result<BTreeMap<String, Counters>> 
     let namespace = namespace.as_fd().try_clone_to_owned()?;
     let text = on_own_thread(move || {
         move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
-        let mut text = String::new();
-        File::open("/proc/thread-self/net/dev")?.take(MAX_TEXT).read_to_string(&mut text)?;
+        let mut text = Vec::new();
+        File::open("/proc/thread-self/net/dev")?.take(MAX_TEXT).read_to_end(&mut text)?;
         Ok(text)
     })?;
+    // A container can give its interfaces any names.
+    let text = String::from_utf8_lossy(&text);
     Ok(text.lines().filter_map(parse_counters).collect())
 }
 
