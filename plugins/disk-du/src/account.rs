@@ -25,6 +25,8 @@ pub struct Entry {
     pub is_suspicious: bool,
     /// Whether its processes have ended, so that one measurement is enough.
     pub has_ended: bool,
+    /// Whether they ended while it was being measured, so that what they wrote last may be missing.
+    pub measure_again: bool,
     /// Whether a measurement that is not complete was logged.
     pub is_logged: bool,
     /// How often in succession directories were moved while it was measured.
@@ -60,6 +62,7 @@ impl Entry {
             due: None,
             is_suspicious: false,
             has_ended: false,
+            measure_again: false,
             is_logged: false,
             moved: 0,
             limit,

@@ -156,7 +156,10 @@ impl Scanner {
             && !entry.has_ended
         {
             entry.has_ended = true;
-            entry.due = entry.due.map(|_| Instant::now());
+            match &mut entry.due {
+                Some(due) => *due = Instant::now(),
+                None => entry.measure_again = true,
+            }
             self.0.changed.notify_one();
         }
     }
@@ -371,7 +374,7 @@ impl Shared {
         let confirm = state.account.measured(id, measured);
         let Some(entry) = state.account.entries().get_mut(id) else { return };
         if let Some(error) = error
-            && !was_moved
+            && (!was_moved || entry.moved >= RETRIES)
             && !std::mem::replace(&mut entry.is_logged, true)
         {
             warn!(container = id, "what the container has written was not measured completely: {error}");
@@ -381,7 +384,7 @@ impl Shared {
         entry.due = if confirm || (was_moved && entry.moved <= RETRIES) {
             Some(now)
         } else if entry.has_ended {
-            None
+            std::mem::take(&mut entry.measure_again).then_some(now)
         } else {
             now.checked_add(self.interval.max(took))
         };
