@@ -43,7 +43,7 @@ struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { minimum: Size(32 << 20), limit_swap: false, pressure: true, psi: false }
+        Self { minimum: Size(32 << 20), limit_swap: false, pressure: false, psi: false }
     }
 }
 

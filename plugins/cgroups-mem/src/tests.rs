@@ -170,7 +170,7 @@ fn usage_has_limits_and_every_statistic_of_the_kernel() {
 
 #[test]
 fn pressure_is_counted_and_again_from_zero_by_the_next_instance() {
-    let Some(harness) = harness(json!({}), mem(40.0)) else { return };
+    let Some(harness) = harness(json!({ "pressure": true }), mem(40.0)) else { return };
     harness.prepare().unwrap();
     if !harness.is_v1() || !harness.cgroup().has("memory.pressure_level") {
         return;
@@ -182,7 +182,7 @@ fn pressure_is_counted_and_again_from_zero_by_the_next_instance() {
         file.display()
     );
     let mut shell = harness.spawn(&script);
-    let next = harness.restart(json!({}), &["web"], &[]).unwrap();
+    let next = harness.restart(json!({ "pressure": true }), &["web"], &[]).unwrap();
     for instance in [&*harness, &next] {
         instance.watch("web").unwrap();
         let low = || instance.usage("web").unwrap().number("mem_low_pressure_counter");
