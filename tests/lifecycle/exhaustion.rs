@@ -45,13 +45,14 @@ impl Drop for Pids {
     }
 }
 
-/// Containers without a limit of their own count as well.
+/// Containers count as well.
 #[test]
 fn an_agent_that_can_create_no_processes_refuses_launches_and_ends_containers() {
     if !is_root("a cgroup around the agent") {
         return;
     }
-    let world = World::shipped();
+    // Its containers have no limit of their own.
+    let world = World::privileged();
     let daemon = Daemon::start(&world);
     let [web, other, new] = ["web", "other", "new"].map(|name| request(&world, name, COUNTING));
     daemon.launch(&web).unwrap();
