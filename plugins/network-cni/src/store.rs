@@ -26,7 +26,8 @@ use crate::networks::Network;
 /// Most of a record.
 const MAX_RECORD: u64 = 16 << 20;
 
-/// Time between attempts to lock the input of a plugin that an earlier agent has started.
+/// Time between attempts to lock the input of a plugin that an earlier agent has started: flock(2) has no timeout, and its end
+/// is no event, as another agent was its parent.
 const LOCK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The networks of a container.
