@@ -112,6 +112,7 @@ impl World {
         world.add("posix/cpu", json!({}));
         world.add("posix/mem", json!({}));
         world.config.logger = Some(entry("sandbox", json!({})));
+        world.share_plugin_store();
         world
     }
 
