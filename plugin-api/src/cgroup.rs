@@ -24,6 +24,9 @@ pub use cofferdam_linux::cgroup::Version as CgroupVersion;
 /// Controllers that every cgroup of v2 has: they are neither listed nor enabled there.
 const IMPLICIT: [&str; 2] = ["devices", "perf_event"];
 
+/// How many cgroups a sum covers.
+const MAX_SUMMED: u64 = 1 << 16;
+
 /// Controllers that have another name on v2.
 const RENAMED: [(&str, &str); 1] = [("blkio", "io")];
 
@@ -257,18 +260,23 @@ impl Cgroup {
     /// Sum of a number over the cgroup and all cgroups below it: of nested containers, of the container's own making and,
     /// on v2, that of its processes. A cgroup that is removed meanwhile counts as 0.
     ///
+    /// `number` reads interface files of the cgroup that it gets; the path of that may be too long to be used otherwise.
+    ///
     /// # Errors
-    /// [`CgroupError::Refused`], and those of `number`.
+    /// [`CgroupError::Refused`], also if there are more than 65,536 cgroups, and those of `number`.
     pub fn sum(&self, number: impl Fn(&Self) -> Result<u64, CgroupError>) -> Result<u64, CgroupError> {
-        let mut sum = 0_u64;
-        for group in self.group.subtree()? {
-            match number(&Self { group, ..self.clone() }) {
+        let (mut sum, mut failed) = (0_u64, None);
+        self.group.walk(MAX_SUMMED, |group| {
+            match number(&Self { group: group.clone(), ..self.clone() }) {
                 Ok(number) => sum = sum.saturating_add(number),
                 Err(error) if error.is_missing() => {}
-                Err(error) => return Err(error),
+                Err(error) => {
+                    failed.get_or_insert(error);
+                }
             }
-        }
-        Ok(sum)
+            Ok(())
+        })?;
+        failed.map_or(Ok(sum), Err)
     }
 
     /// A descriptor on which something happens when a file of the cgroup changes, for `watch`: an eventfd registered in

@@ -99,6 +99,7 @@ const INIT: &[Row] = &[
 const LINUX: &[Row] = &[
     ("boot", &[]),
     ("capability", &[]),
+    ("descent", &[]),
     ("foreign", &[]),
     ("generated", &[]),
     ("quota", &["foreign"]),
@@ -111,7 +112,7 @@ const LINUX: &[Row] = &[
     ("pidfd_info", &[]),
     ("tree", &[]),
     ("process", &["pidfd_info", "signal"]),
-    ("cgroup", &["generated", "mounts", "process", "tree"]),
+    ("cgroup", &["descent", "generated", "mounts", "process", "tree"]),
     ("bpf", &[]),
     ("devices", &["bpf", "cgroup"]),
     ("spawn", &["image", "process"]),

@@ -10,7 +10,11 @@ const LENGTH: usize = 4096;
 /// The whole content. With fewer system calls than `std::fs::read`, which asks for the size, that is always 0, and begins
 /// with a small buffer.
 pub fn read(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
-    let mut file = File::open(path)?;
+    read_file(File::open(path)?)
+}
+
+/// As [`read`], of an open file.
+pub fn read_file(mut file: File) -> io::Result<Vec<u8>> {
     let mut content = Vec::with_capacity(LENGTH);
     let mut buffer = [0; LENGTH];
     loop {
@@ -26,7 +30,11 @@ pub fn read(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
 /// As [`read`], for a file that the kernel generates as a whole, such as `/proc/PID/stat` and the statistics of a cgroup, and
 /// not line by line: what is shorter than the buffer is all, and there is no need to ask for more.
 pub fn read_whole(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
-    let mut file = File::open(path)?;
+    read_whole_file(File::open(path)?)
+}
+
+/// As [`read_whole`], of an open file.
+pub fn read_whole_file(mut file: File) -> io::Result<Vec<u8>> {
     let mut content = Vec::with_capacity(LENGTH);
     let mut buffer = [0; LENGTH];
     loop {

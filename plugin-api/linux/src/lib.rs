@@ -15,6 +15,7 @@ pub mod boot;
 pub mod bpf;
 pub mod capability;
 pub mod cgroup;
+mod descent;
 pub mod devices;
 pub mod foreign;
 pub mod generated;

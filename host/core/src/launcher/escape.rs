@@ -27,6 +27,9 @@ const SCHEDULING: [&str; 2] = ["freezer", "cpu"];
 /// How long a killed process may take to end before it is released.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// Maximum number of cgroups of one container whose quotas are lifted.
+const MAX_CGROUPS: u64 = 1 << 20;
+
 /// Maximum number of processes that are looked at for one container.
 const MAX_PROCESSES: usize = 1 << 20;
 
@@ -42,9 +45,10 @@ pub(super) fn release(cgroups: &Cgroups, own: &Cgroup, pids: &[i32]) {
         }
     }
     if own.version() == Version::V2 {
-        for cgroup in own.subtree().unwrap_or_default() {
+        let _ = own.walk(MAX_CGROUPS, |cgroup| {
             let _ = cgroup.write("cpu.max", "max");
-        }
+            Ok(())
+        });
     }
 }
 

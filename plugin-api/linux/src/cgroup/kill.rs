@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Cgroup, CgroupError, Version};
+use super::{Cgroup, CgroupError, MAX_CGROUPS, Version};
 use crate::process::{Process, ProcessError};
 
 /// How long a freeze may take before it is taken for stuck, which happens under memory pressure.
@@ -11,6 +11,12 @@ const FREEZE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long killed processes may take to end before it is looked for what keeps them from it: at first, and at most.
 const RELEASE_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// How many cgroups below one are thawed one by one.
+const MAX_THAWED: usize = 1 << 8;
+
+/// How many killed processes are waited for at once.
+const MAX_AWAITED: usize = 64;
 
 /// Why the processes of a cgroup could not be killed.
 #[derive(Debug, thiserror::Error)]
@@ -70,52 +76,87 @@ impl Cgroup {
             if Instant::now() >= deadline {
                 return Err(self.stuck()?);
             }
-            release(&self.all_procs()?);
+            match self.all_procs() {
+                // Those in its first cgroups may have to be released before others can end.
+                Err(CgroupError::TooMany { .. }) => release(&self.procs()?),
+                pids => release(&pids?),
+            }
             self.write("cgroup.kill", 1)?;
             pause = (pause * 2).min(RELEASE_PAUSE.1);
         }
         Ok(())
     }
 
-    /// Freezes, kills, thaws: a frozen process cannot fork after the list of pids was read.
+    /// Freezes, kills, thaws: a frozen process cannot fork after the list of pids was read. However long one round takes,
+    /// because of the number of cgroups below, it is complete.
     fn kill_frozen(&self, deadline: Instant) -> Result<(), KillError> {
         loop {
-            if self.all_procs()?.is_empty() {
+            if self.has_no_procs()? {
                 return Ok(());
-            }
-            if Instant::now() >= deadline {
-                return Err(self.stuck()?);
             }
             self.freeze()?;
             let frozen = self.wait_frozen(deadline.min(Instant::now() + FREEZE_TIMEOUT))?;
             // If the freeze is stuck: kill what is listed, then thaw, in this order (MESOS-1758), and start again.
-            let killed = self.kill_listed();
+            let killed = self.kill_listed(if frozen { u64::MAX } else { MAX_CGROUPS });
             self.thaw()?;
             let killed = killed?;
             if frozen {
-                for process in killed {
-                    let left = deadline.saturating_duration_since(Instant::now());
-                    if !process.wait(Some(left)).unwrap_or(true) {
-                        break;
-                    }
-                }
+                self.wait_ended(&killed, deadline)?;
+            }
+            if Instant::now() >= deadline {
+                return if self.has_no_procs()? { Ok(()) } else { Err(self.stuck()?) };
             }
         }
     }
 
-    /// Sends SIGKILL to all current processes.
-    fn kill_listed(&self) -> Result<Vec<Process>, KillError> {
+    fn has_no_procs(&self) -> Result<bool, CgroupError> {
+        match self.all_procs() {
+            Err(CgroupError::TooMany { .. }) => Ok(false),
+            procs => Ok(procs?.is_empty()),
+        }
+    }
+
+    /// Waits for killed processes. In v1, those that do not end because of a cgroup below that is still frozen are moved
+    /// here, where nothing is.
+    fn wait_ended(&self, killed: &[Process], deadline: Instant) -> Result<(), KillError> {
+        for process in killed {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let pause = left.min(RELEASE_PAUSE.0);
+            if process.wait(Some(pause)).unwrap_or(true) {
+                continue;
+            }
+            if self.version == Version::V1 {
+                match self.adopt(process.pid()) {
+                    // It has ended.
+                    Err(CgroupError::Write { source, .. }) if source.raw_os_error() == Some(libc::ESRCH) => {}
+                    adopted => adopted?,
+                }
+            }
+            if !process.wait(Some(left)).unwrap_or(true) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends SIGKILL to all current processes in the first `limit` cgroups. If one cannot be killed, the others are. Returns
+    /// some of them, to wait for.
+    fn kill_listed(&self, limit: u64) -> Result<Vec<Process>, KillError> {
         let mut killed = Vec::new();
-        for pid in self.all_procs()? {
+        let mut failed = None;
+        for pid in self.procs_of(limit)? {
             let process = match Process::open_any(pid) {
                 Err(ProcessError::Gone { .. }) => continue,
                 opened => opened,
             };
-            let process = process.and_then(|process| process.kill().map(|()| process));
-            let failed = |source| KillError::Process { path: self.path.clone(), source };
-            killed.push(process.map_err(failed)?);
+            match process.and_then(|process| process.kill().map(|()| process)) {
+                // Each takes a descriptor.
+                Ok(process) if killed.len() < MAX_AWAITED => killed.push(process),
+                Ok(_) => {}
+                Err(source) => failed = Some(KillError::Process { path: self.path.clone(), source }),
+            }
         }
-        Ok(killed)
+        failed.map_or(Ok(killed), Err)
     }
 
     /// Freezes all processes in the cgroup and below it. They cannot observe it.
@@ -126,13 +167,21 @@ impl Cgroup {
         }
     }
 
-    /// Thaws the processes, also those that were frozen in a v1 cgroup below it, as a container may do itself.
+    /// Thaws the processes, also those that were frozen in a v1 cgroup below it, as a container may do itself. Only the first
+    /// 256 of these: what that takes is in proportion to the depth of each.
     pub fn thaw(&self) -> Result<(), CgroupError> {
+        const STATE: &str = "freezer.state";
+        const THAWED: &str = "THAWED";
         match self.version {
             Version::V1 => {
-                self.subtree()?.iter().try_for_each(|cgroup| match cgroup.write("freezer.state", "THAWED") {
-                    Err(error) if error.is_missing() && cgroup.path != self.path => Ok(()),
-                    other => other,
+                self.write(STATE, THAWED)?;
+                let mut left = MAX_THAWED;
+                self.walk(MAX_CGROUPS, |cgroup| {
+                    if left > 0 && cgroup.read("freezer.self_freezing")? != "0" {
+                        left -= 1;
+                        cgroup.write(STATE, THAWED)?;
+                    }
+                    Ok(())
                 })
             }
             Version::V2 => self.write("cgroup.freeze", 0),
@@ -161,23 +210,50 @@ impl Cgroup {
     }
 
     fn stuck(&self) -> Result<KillError, CgroupError> {
-        Ok(KillError::Stuck { path: self.path.clone(), pids: self.all_procs()? })
+        let pids = self.all_procs().or_else(|_| self.procs())?;
+        Ok(KillError::Stuck { path: self.path.clone(), pids })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::io::Write;
+    use std::os::fd::OwnedFd;
     use std::process::{Child, Command, Stdio};
     use std::time::{Duration, Instant};
+
+    use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
 
     use super::super::{Cgroup, Cgroups, Version};
     use crate::process::Process;
 
     const TIMEOUT: Duration = Duration::from_secs(10);
 
-    /// A new cgroup in each available hierarchy, to be removed by the test.
-    fn cgroups(name: &str) -> Vec<Cgroup> {
+    /// A new cgroup with one below it. Its processes are killed and it is removed at the end of a test, however it ends.
+    struct Own(Cgroup);
+
+    impl std::ops::Deref for Own {
+        type Target = Cgroup;
+
+        fn deref(&self) -> &Cgroup {
+            &self.0
+        }
+    }
+
+    impl Drop for Own {
+        fn drop(&mut self) {
+            let killed = self.kill_all(TIMEOUT);
+            let removed = self.remove(TIMEOUT);
+            if !std::thread::panicking() {
+                killed.unwrap();
+                removed.unwrap();
+                assert!(!self.exists());
+            }
+        }
+    }
+
+    /// One in each available hierarchy.
+    fn cgroups(name: &str) -> Vec<Own> {
         if !rustix::process::geteuid().is_root() {
             assert!(
                 std::env::var_os("CI").is_none(),
@@ -189,7 +265,7 @@ mod tests {
         let detected = Cgroups::detect().unwrap();
         let path = format!("cofferdam-kill-{name}-{}", std::process::id());
         let kinds = [detected.unified(&path), detected.cgroup("freezer", &path)];
-        let found: Vec<_> = kinds.into_iter().flatten().collect();
+        let found: Vec<_> = kinds.into_iter().flatten().map(Own).collect();
         assert!(!found.is_empty());
         found.iter().for_each(|cgroup| cgroup.child("below").create().unwrap());
         found
@@ -221,6 +297,13 @@ mod tests {
         }
     }
 
+    /// Whether processes that enter it are frozen. What it reports of its state may be that of the last processes in it: on
+    /// v2 an empty cgroup can stay `frozen`, without an effect, if those below it were not when it was thawed.
+    fn is_to_be_frozen(cgroup: &Cgroup) -> bool {
+        let knob = if cgroup.version() == Version::V2 { "cgroup.freeze" } else { "freezer.self_freezing" };
+        cgroup.read(knob).unwrap() != "0"
+    }
+
     /// Kernels before 5.14 need this on v2 too.
     #[test]
     fn forking_processes_are_killed_by_freezing_first() {
@@ -228,7 +311,7 @@ mod tests {
             let mut children = [forker(&cgroup), forker(&cgroup.child("below"))];
             cgroup.kill_frozen(Instant::now() + TIMEOUT).unwrap();
             assert_eq!(cgroup.all_procs().unwrap(), [0; 0]);
-            assert!(!cgroup.is_frozen().unwrap());
+            assert!(!is_to_be_frozen(&cgroup));
             for child in &mut children {
                 child.wait().unwrap();
             }
@@ -309,21 +392,81 @@ mod tests {
         }
     }
 
-    /// Root in a container can create cgroups below its own, deeper than the longest path.
+    /// Creates cgroups in one another below this one. Returns the innermost.
+    fn nest(cgroup: &Cgroup, depth: usize, name: &str) -> OwnedFd {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let mut innermost = openat(CWD, cgroup.path(), flags, Mode::empty()).unwrap();
+        for _ in 0..depth {
+            mkdirat(&innermost, name, Mode::RWXU).unwrap();
+            innermost = openat(&innermost, name, flags, Mode::empty()).unwrap();
+        }
+        innermost
+    }
+
+    fn write_in(directory: &OwnedFd, knob: &str, value: &str) {
+        let file = openat(directory, knob, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        rustix::io::write(&file, value.as_bytes()).unwrap();
+    }
+
+    /// Root in a container can create cgroups below its own, deeper than the longest path, and freeze them.
     #[test]
-    fn cgroups_of_any_depth_are_removed() {
-        use rustix::fs::{Mode, OFlags, mkdirat, openat};
-        for cgroup in cgroups("deep") {
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let mut innermost = cgroup.directory().unwrap();
-            for _ in 0..60 {
-                let name = "d".repeat(100);
-                mkdirat(&innermost, &*name, Mode::RWXU).unwrap();
-                innermost = openat(&innermost, &*name, flags, Mode::empty()).unwrap();
+    fn processes_in_cgroups_of_any_depth_are_found_and_killed() {
+        for freezes in [false, true] {
+            for cgroup in cgroups(&format!("deep-{freezes}")) {
+                let mut child = forker(&cgroup);
+                let innermost = nest(&cgroup, 60, &"d".repeat(100));
+                write_in(&innermost, "cgroup.procs", &child.id().to_string());
+                if cgroup.version() == Version::V1 {
+                    write_in(&innermost, "freezer.state", "FROZEN");
+                }
+                assert!(cgroup.all_procs().unwrap().contains(&i32::try_from(child.id()).unwrap()));
+                match freezes {
+                    false => cgroup.kill_all(TIMEOUT).unwrap(),
+                    true => cgroup.kill_frozen(Instant::now() + TIMEOUT).unwrap(),
+                }
+                assert_eq!(cgroup.all_procs().unwrap(), [0; 0]);
+                child.wait().unwrap();
             }
-            drop(innermost);
-            cgroup.remove(TIMEOUT).unwrap();
-            assert!(!cgroup.exists());
+        }
+    }
+
+    /// More frozen cgroups than are thawed one by one, with the process in the innermost.
+    #[test]
+    fn a_process_below_many_frozen_cgroups_is_killed() {
+        for cgroup in cgroups("many-frozen") {
+            let mut child = forker(&cgroup);
+            for index in 0..2 * super::MAX_THAWED {
+                let below = cgroup.child(format!("b{index}"));
+                below.create().unwrap();
+                below.freeze().unwrap();
+            }
+            let innermost = nest(&cgroup.child("b0"), 30, "below");
+            write_in(&innermost, "cgroup.procs", &child.id().to_string());
+            cgroup.kill_frozen(Instant::now() + TIMEOUT).unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_walk_needs_few_descriptors_and_finds_all_cgroups() {
+        for cgroup in cgroups("walk") {
+            for index in 0..300 {
+                cgroup.child(format!("b{index}")).create().unwrap();
+            }
+            nest(&cgroup.child("b7"), 100, "deep");
+            let open = || std::fs::read_dir("/proc/thread-self/fd").unwrap().count();
+            let (before, mut most, mut found) = (open(), 0, 0);
+            cgroup
+                .walk(1000, |below| {
+                    assert!(below.has("cgroup.procs"), "{}", below.path().display());
+                    most = most.max(open());
+                    found += 1;
+                    Ok(())
+                })
+                .unwrap();
+            assert_eq!(found, 1 + 1 + 300 + 100);
+            // Tests in other threads open some as well.
+            assert!(most < before + 80, "{before} {most}");
         }
     }
 

@@ -168,8 +168,8 @@ mod tests {
         assert_eq!(cgroups.legacy[1].controllers, ["memory"]);
         assert_eq!(cgroups.legacy[2].controllers, ["name=systemd"]);
         assert_eq!(cgroups.legacy[3].controllers, ["net_cls", "net_prio"]);
-        assert_eq!(cgroups.cgroup("pids", "a"), None);
-        assert_eq!(cgroups.unified("a"), None);
+        assert!(cgroups.cgroup("pids", "a").is_none());
+        assert!(cgroups.unified("a").is_none());
     }
 
     #[test]
@@ -179,7 +179,7 @@ mod tests {
         assert_eq!(cgroups.layout(), Layout::Unified);
         let memory = cgroups.cgroup("memory", "/a").unwrap();
         assert_eq!((memory.path(), memory.version()), (Path::new("/sys/fs/cgroup/a"), Version::V2));
-        assert_eq!(cgroups.cgroup("cpu", "a"), None);
+        assert!(cgroups.cgroup("cpu", "a").is_none());
     }
 
     #[test]

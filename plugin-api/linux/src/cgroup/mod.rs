@@ -4,6 +4,7 @@
 
 mod kill;
 mod layout;
+mod subtree;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,11 +14,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, lchown};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{Access, AtFlags, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::generated;
@@ -37,20 +39,25 @@ pub enum Version {
     V2,
 }
 
+/// How many cgroups below one are walked through. Processes in it may create them as fast as that.
+const MAX_CGROUPS: u64 = 1 << 20;
+
 /// A control group: a directory of interface files. It need not exist.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone)]
 pub struct Cgroup {
     path: PathBuf,
     version: Version,
+    /// For one that was found in a [walk](Cgroup::walk), whose path may be too long to be used.
+    directory: Option<Arc<OwnedFd>>,
 }
 
 impl Cgroup {
     /// The cgroup at `path`.
     pub fn at(path: impl Into<PathBuf>, version: Version) -> Self {
-        Self { path: path.into(), version }
+        Self { path: path.into(), version, directory: None }
     }
 
-    /// Path of its directory.
+    /// Path of its directory. Of one that was found in a [walk](Cgroup::walk), for messages only.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -63,7 +70,7 @@ impl Cgroup {
     /// The cgroup `name` below it.
     #[must_use]
     pub fn child(&self, name: impl AsRef<Path>) -> Self {
-        Self { path: self.path.join(name), version: self.version }
+        Self::at(self.path.join(name), self.version)
     }
 
     /// Whether the directory exists.
@@ -73,30 +80,34 @@ impl Cgroup {
 
     /// Whether it has the interface file `knob`.
     pub fn has(&self, knob: &str) -> bool {
-        self.path.join(knob).exists()
+        match &self.directory {
+            Some(directory) => {
+                rustix::fs::accessat(directory, knob, Access::EXISTS, AtFlags::empty()).is_ok()
+            }
+            None => self.path.join(knob).exists(),
+        }
     }
 
     /// Creates the directory and its missing parents. It may exist.
     pub fn create(&self) -> Result<(), CgroupError> {
-        fs::create_dir_all(&self.path)
-            .map_err(|source| CgroupError::Create { path: self.path.clone(), source })
+        fs::create_dir_all(&self.path).map_err(|source| match source.raw_os_error() {
+            Some(libc::EAGAIN) => CgroupError::Full { path: self.path.clone(), source },
+            _ => CgroupError::Create { path: self.path.clone(), source },
+        })
     }
 
     /// Content of an interface file, without trailing white space.
     pub fn read(&self, knob: &str) -> Result<String, CgroupError> {
-        let path = self.path.join(knob);
-        let mut text =
-            generated::read_to_string(&path).map_err(|source| CgroupError::Read { path, source })?;
+        let read = self.file(knob, OFlags::RDONLY).and_then(generated::read_file).and_then(into_text);
+        let mut text = read.map_err(|source| self.unreadable(knob, source))?;
         text.truncate(text.trim_end().len());
         Ok(text)
     }
 
     /// As [`Cgroup::read`], for a file that is no list of processes.
     fn read_whole(&self, knob: &str) -> Result<String, CgroupError> {
-        let path = self.path.join(knob);
-        let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
-        let read = generated::read_whole(&path).and_then(|text| String::from_utf8(text).map_err(invalid));
-        let mut text = read.map_err(|source| CgroupError::Read { path, source })?;
+        let read = self.file(knob, OFlags::RDONLY).and_then(generated::read_whole_file).and_then(into_text);
+        let mut text = read.map_err(|source| self.unreadable(knob, source))?;
         text.truncate(text.trim_end().len());
         Ok(text)
     }
@@ -134,14 +145,25 @@ impl Cgroup {
 
     /// Writes an interface file with a single write(2), as the kernel requires.
     pub fn write(&self, knob: &str, value: impl fmt::Display) -> Result<(), CgroupError> {
-        let path = self.path.join(knob);
         let value = value.to_string();
-        // Not created if missing: then the controller is missing, also in the directory of a test.
-        let written = OpenOptions::new()
-            .write(true)
-            .open(&path)
+        // Not created if missing: then the controller is missing.
+        let written = self
+            .file(knob, OFlags::WRONLY)
             .and_then(|mut file| io::Write::write_all(&mut file, value.as_bytes()));
-        written.map_err(|source| CgroupError::Write { path, value, source })
+        written.map_err(|source| CgroupError::Write { path: self.path.join(knob), value, source })
+    }
+
+    fn file(&self, knob: &str, flags: OFlags) -> io::Result<File> {
+        let flags = flags | OFlags::CLOEXEC;
+        let opened = match &self.directory {
+            Some(directory) => rustix::fs::openat(directory, knob, flags, Mode::empty()),
+            None => rustix::fs::open(self.path.join(knob), flags, Mode::empty()),
+        };
+        Ok(opened?.into())
+    }
+
+    fn unreadable(&self, knob: &str, source: io::Error) -> CgroupError {
+        CgroupError::Read { path: self.path.join(knob), source }
     }
 
     /// Pids of its processes in the caller's pid namespace, without those of cgroups below it. Those of a threaded cgroup of
@@ -165,13 +187,15 @@ impl Cgroup {
 
     /// Pids of the processes in it and in all cgroups below it. A cgroup that is removed meanwhile has none.
     pub fn all_procs(&self) -> Result<Vec<i32>, CgroupError> {
+        self.procs_of(MAX_CGROUPS)
+    }
+
+    fn procs_of(&self, limit: u64) -> Result<Vec<i32>, CgroupError> {
         let mut pids = Vec::new();
-        for cgroup in self.subtree()? {
-            match cgroup.procs() {
-                Err(error) if error.is_missing() => {}
-                procs => pids.extend(procs?),
-            }
-        }
+        self.walk(limit, |cgroup| {
+            pids.extend(cgroup.procs()?);
+            Ok(())
+        })?;
         Ok(pids)
     }
 
@@ -199,23 +223,6 @@ impl Cgroup {
         }
         children.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(children)
-    }
-
-    /// The cgroup and all cgroups below it, children before parents. One that is removed meanwhile may be missing.
-    ///
-    /// Iterative, as the depth is up to the processes of a container.
-    pub fn subtree(&self) -> Result<Vec<Self>, CgroupError> {
-        let mut pending = vec![self.clone()];
-        let mut found = Vec::new();
-        while let Some(cgroup) = pending.pop() {
-            match cgroup.children() {
-                Err(error) if error.is_missing() => continue,
-                children => pending.extend(children?),
-            }
-            found.push(cgroup);
-        }
-        found.reverse();
-        Ok(found)
     }
 
     /// Removes the cgroup and all cgroups below it. It need not exist.
@@ -314,9 +321,12 @@ impl Cgroup {
 
     /// Opens an interface file for reading.
     pub fn open(&self, knob: &str) -> Result<File, CgroupError> {
-        let path = self.path.join(knob);
-        File::open(&path).map_err(|source| CgroupError::Read { path, source })
+        self.file(knob, OFlags::RDONLY).map_err(|source| self.unreadable(knob, source))
     }
+}
+
+fn into_text(content: Vec<u8>) -> io::Result<String> {
+    String::from_utf8(content).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 /// The kernel delays a notification that follows another one of the same file by less than this
@@ -386,6 +396,26 @@ pub enum CgroupError {
         /// The error of the kernel.
         source: io::Error,
     },
+    /// The kernel permits no more cgroups there.
+    #[error(
+        "cannot create the control group `{}`: one above it has as many below it, or as deep, as its \
+         `cgroup.max.descendants` and `cgroup.max.depth` permit; remove some, or raise these limits",
+        path.display()
+    )]
+    Full {
+        /// Its directory.
+        path: PathBuf,
+        /// The error of the kernel.
+        source: io::Error,
+    },
+    /// A process creates cgroups below it faster than they can be walked through, or has created very many.
+    #[error("more than {limit} control groups are below `{}`, which its processes have created", path.display())]
+    TooMany {
+        /// Its directory.
+        path: PathBuf,
+        /// The maximum.
+        limit: u64,
+    },
     /// An interface file, or the directory, cannot be read.
     #[error("cannot read `{}`", path.display())]
     Read {
@@ -448,8 +478,9 @@ impl CgroupError {
 
     fn kernel_error(&self) -> Option<&io::Error> {
         match self {
-            Self::Parse { .. } | Self::Foreign { .. } => None,
+            Self::Parse { .. } | Self::Foreign { .. } | Self::TooMany { .. } => None,
             Self::Create { source, .. }
+            | Self::Full { source, .. }
             | Self::Read { source, .. }
             | Self::Write { source, .. }
             | Self::Remove { source, .. } => Some(source),
@@ -517,18 +548,33 @@ mod tests {
     }
 
     #[test]
-    fn a_subtree_is_listed_children_first() {
+    fn a_walk_visits_parents_before_children_and_ends_at_its_limit() {
         let directory = tempfile::tempdir().unwrap();
-        let top = Cgroup::at(directory.path(), Version::V2);
-        top.child("a/b").create().unwrap();
-        top.child("c").create().unwrap();
-        let names: Vec<_> = top
-            .subtree()
-            .unwrap()
-            .iter()
-            .map(|cgroup| cgroup.path().strip_prefix(directory.path()).unwrap().to_owned())
-            .collect();
-        assert_eq!(names, ["a/b", "a", "c", ""].map(Path::new));
-        assert_eq!(top.child("gone").subtree().unwrap(), []);
+        let top = knobs(directory.path(), &[("number", "1\n")]);
+        for (below, number) in [("a", 2), ("a/b", 3), ("c", 4)] {
+            top.child(below).create().unwrap();
+            fs::write(directory.path().join(below).join("number"), number.to_string()).unwrap();
+        }
+        let walk = |limit| {
+            let mut visited = Vec::new();
+            let ended = top.walk(limit, |cgroup| {
+                visited.push((cgroup.path().to_owned(), cgroup.read_as::<u32>("number")?));
+                Ok(())
+            });
+            (ended, visited)
+        };
+        let (ended, visited) = walk(4);
+        ended.unwrap();
+        let found = |below: &str| visited.iter().position(|(path, _)| *path == directory.path().join(below));
+        assert_eq!(found(""), Some(0));
+        assert!(found("a").unwrap() < found("a/b").unwrap(), "{visited:?}");
+        let mut numbers: Vec<u32> = visited.iter().map(|(_, number)| *number).collect();
+        numbers.sort_unstable();
+        assert_eq!(numbers, [1, 2, 3, 4]);
+
+        let (ended, visited) = walk(3);
+        assert!(matches!(ended, Err(CgroupError::TooMany { limit: 3, .. })), "{ended:?}");
+        assert_eq!(visited.len(), 3);
+        assert_eq!(top.child("gone").all_procs().unwrap(), [0; 0]);
     }
 }
