@@ -62,8 +62,12 @@ impl Controllers {
         Self { optional, ..self }
     }
 
-    /// Has the container's user own the directory of the cgroup, so that it can create cgroups below it. The interface files
-    /// stay those of the agent, so it cannot change limits; only for controllers whose limits hold for the cgroups below too.
+    /// On v2, has the container's user own the directory of the cgroup, so that it can create cgroups below it, as many as the
+    /// agent permits. The interface files stay those of the agent, so it cannot change limits; only for controllers whose
+    /// limits hold for the cgroups below too.
+    ///
+    /// Not on v1, where the kernel has no limit for their number. Each takes memory of the kernel, and the machine has no more
+    /// than 65,535 of some controllers.
     #[must_use]
     pub const fn delegated(self) -> Self {
         Self { delegated: true, ..self }
@@ -91,7 +95,7 @@ impl Controllers {
         let cgroups = self.look_up(&container.cgroups)?;
         for cgroup in cgroups.iter() {
             cgroup.create()?;
-            if self.delegated && container.uid != 0 {
+            if self.delegated && container.uid != 0 && cgroup.version() == CgroupVersion::V2 {
                 cgroup.delegate(container.uid, container.gid)?;
             }
         }

@@ -139,6 +139,8 @@ impl World {
                 LauncherKind::Posix => "posix",
             },
             "cgroup_root": config.cgroup_root,
+            "cgroup_max_descendants": config.cgroup_max_descendants,
+            "cgroup_max_depth": config.cgroup_max_depth,
             "launch_timeout": format!("{}ms", config.launch_timeout.as_millis()),
             "destroy_timeout": format!("{}ms", config.destroy_timeout.as_millis()),
             "log": "info",

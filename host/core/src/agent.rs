@@ -28,7 +28,7 @@ use crate::descriptor_store::DescriptorStore;
 use crate::fatal::FatalErrors;
 use crate::fetcher::Fetcher;
 use crate::keeper::{KeeperCgroups, KeeperError, Keepers};
-use crate::launcher::{Launcher, Linux, Posix, SetUpError, Timeouts};
+use crate::launcher::{CgroupLimits, Launcher, Linux, Posix, SetUpError, Timeouts};
 use crate::ledger::{Ledger, LedgerError, Lock};
 use crate::model::view::{
     Inspection, InterruptedCall, KeepersView, PluginView, Report, StatusView, Summary, UsageView,
@@ -431,7 +431,9 @@ fn launcher(
         LauncherKind::Posix => Box::new(Posix::new(keepers(KeeperCgroups::default())?, timeouts)),
         LauncherKind::Linux => {
             let instance = instance_of(ledger.runtime_dir());
-            Box::new(Linux::new(cgroups, &config.cgroup_root, &instance, keepers, timeouts)?)
+            let limits =
+                CgroupLimits { descendants: config.cgroup_max_descendants, depth: config.cgroup_max_depth };
+            Box::new(Linux::new(cgroups, &config.cgroup_root, &instance, keepers, timeouts, limits)?)
         }
     })
 }

@@ -12,6 +12,12 @@ use serde_json::Value as Json;
 /// Default of [`AgentConfig::keeper_timeout`].
 pub const DEFAULT_KEEPER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Default of [`AgentConfig::cgroup_max_descendants`]. A container with an init system of its own has some hundred.
+pub const DEFAULT_CGROUP_MAX_DESCENDANTS: u64 = 1024;
+
+/// Default of [`AgentConfig::cgroup_max_depth`]: as many levels as nested containers can have.
+pub const DEFAULT_CGROUP_MAX_DEPTH: u64 = 32;
+
 /// Configuration of an agent.
 #[derive(Debug, Clone)]
 pub struct AgentConfig {
@@ -30,6 +36,11 @@ pub struct AgentConfig {
     pub launcher: LauncherKind,
     /// Parent cgroup of all containers, relative to the mount point of each hierarchy.
     pub cgroup_root: PathBuf,
+    /// How many cgroups there may be below that of a container, on v2: those of nested containers, and those that its
+    /// processes create.
+    pub cgroup_max_descendants: u64,
+    /// How many of them in one another.
+    pub cgroup_max_depth: u64,
     /// Isolators in chain order.
     pub isolators: Vec<PluginConfig>,
     /// The container logger; without one, output goes to `/dev/null`.
@@ -66,6 +77,8 @@ impl AgentConfig {
             plugin_dir: directory.join("plugins"),
             launcher,
             cgroup_root: "cofferdam".into(),
+            cgroup_max_descendants: DEFAULT_CGROUP_MAX_DESCENDANTS,
+            cgroup_max_depth: DEFAULT_CGROUP_MAX_DEPTH,
             isolators: Vec::new(),
             logger: None,
             launch_timeout: Duration::from_secs(60),

@@ -332,6 +332,8 @@ mod tests {
                 plugin_dir: directory.path().to_owned(),
                 launcher: LauncherKind::Posix,
                 cgroup_root: "cofferdam-test".into(),
+                cgroup_max_descendants: cofferdam_core::config::DEFAULT_CGROUP_MAX_DESCENDANTS,
+                cgroup_max_depth: cofferdam_core::config::DEFAULT_CGROUP_MAX_DEPTH,
                 isolators: Vec::new(),
                 logger: None,
                 launch_timeout: Duration::from_secs(60),

@@ -137,6 +137,8 @@ impl Resolver<'_> {
                 plugin_dir,
                 launcher,
                 cgroup_root,
+                cgroup_max_descendants: *value(&raw.cgroup_max_descendants, &defaults.cgroup_max_descendants),
+                cgroup_max_depth: *value(&raw.cgroup_max_depth, &defaults.cgroup_max_depth),
                 isolators,
                 logger,
                 fetcher: None,

@@ -1,7 +1,9 @@
 //! Sample files: each file in `samples/valid` must be accepted, and the diagnostics of each file in `samples/invalid`
 //! must match the text file next to it. `BLESS=1` updates these text files.
 
-use cofferdam_core::config::{FailPolicy, LauncherKind};
+use cofferdam_core::config::{
+    DEFAULT_CGROUP_MAX_DEPTH, DEFAULT_CGROUP_MAX_DESCENDANTS, FailPolicy, LauncherKind,
+};
 use cofferdam_plugin_model::{Manifest, Method};
 
 use super::*;
@@ -88,6 +90,7 @@ fn all_settings_are_resolved() {
     assert_eq!(config.agent.launcher, LauncherKind::Linux);
     let (launch_timeout, destroy_timeout) = (config.agent.launch_timeout, config.agent.destroy_timeout);
     assert_eq!((launch_timeout, destroy_timeout), (Duration::from_secs(30), Duration::from_secs(90)));
+    assert_eq!((config.agent.cgroup_max_descendants, config.agent.cgroup_max_depth), (200, 8));
     assert_eq!(config.agent.scratch_memory, Some(2 << 30));
     assert_eq!((config.api.max_body, config.api.idle_timeout), (64 << 10, Duration::from_secs(5)));
     let fetch = &config.agent.fetch;
@@ -100,13 +103,15 @@ fn all_settings_are_resolved() {
     assert_eq!(mem.timeout(Method::Isolate), Duration::from_secs(7));
     assert_eq!(mem.timeout(Method::Usage), Duration::from_secs(5));
     assert_eq!(mem.table, serde_json::json!({"limit_swap": true, "reserve": "64 MiB", "kinds": ["a", "b"]}));
-    assert!(mem.origin.ends_with("everything.toml:36"), "{}", mem.origin);
+    assert!(mem.origin.ends_with("everything.toml:38"), "{}", mem.origin);
     assert_eq!(config.agent.logger.unwrap().name, "sandbox");
 }
 
 #[test]
-fn the_default_limits_of_fetching_are_those_of_the_library() {
+fn the_default_limits_are_those_of_the_library() {
     let config = load(&directory("valid/empty.toml")).unwrap();
+    let limits = (config.agent.cgroup_max_descendants, config.agent.cgroup_max_depth);
+    assert_eq!(limits, (DEFAULT_CGROUP_MAX_DESCENDANTS, DEFAULT_CGROUP_MAX_DEPTH));
     assert_eq!(config.agent.fetch, cofferdam_core::config::FetchLimits::default());
 }
 

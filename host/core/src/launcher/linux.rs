@@ -26,8 +26,8 @@ use cofferdam_plugin_model::ContainerId;
 
 use super::escape::{self, Escape};
 use super::{
-    CONTAINER, CgroupSetupError, CreateError, DestroyError, Destroyed, Launcher, PendingInit, RecoverError,
-    SpawnRequest, Timeouts, check_count,
+    CONTAINER, CgroupLimits, CgroupSetupError, CreateError, DestroyError, Destroyed, Launcher, PendingInit,
+    RecoverError, SpawnRequest, Timeouts, check_count,
 };
 use crate::keeper::{KeeperCgroups, KeeperError, KeeperSlot, Keepers};
 
@@ -48,6 +48,7 @@ pub struct Linux {
     tracking: Cgroup,
     keepers: Arc<Keepers>,
     timeouts: Timeouts,
+    limits: CgroupLimits,
 }
 
 /// Descriptors of the cgroups to create a process in: a v2 directory, and `tasks` files of v1 directories.
@@ -89,6 +90,7 @@ impl Linux {
         instance: &str,
         keepers: impl FnOnce(KeeperCgroups) -> Result<Arc<Keepers>, KeeperError>,
         timeouts: Timeouts,
+        limits: CgroupLimits,
     ) -> Result<Self, SetUpError> {
         if instance.is_empty() || instance.starts_with('.') || instance.contains(['/', '\0']) {
             return Err(SetUpError::Instance { instance: instance.to_owned() });
@@ -107,7 +109,7 @@ impl Linux {
             Version::V1 => KeeperCgroups { v2: None, v1: vec![keeper.tasks().map_err(SetUpError::Cgroup)?] },
         };
         let keepers = keepers(of_keepers)?;
-        Ok(Self { cgroups, relative, tracking, keepers, timeouts })
+        Ok(Self { cgroups, relative, tracking, keepers, timeouts, limits })
     }
 
     fn tracking(&self, id: &ContainerId) -> Cgroup {
@@ -138,6 +140,16 @@ impl Linux {
                 }
             }
         }
+    }
+
+    /// Limits the cgroups below that of a container, whose processes may be permitted to create some. There is no such
+    /// limit in v1, where they are not.
+    fn limit_below(&self, own: &Cgroup) -> Result<(), CgroupError> {
+        if own.version() == Version::V2 {
+            own.write("cgroup.max.descendants", self.limits.descendants)?;
+            own.write("cgroup.max.depth", self.limits.depth)?;
+        }
+        Ok(())
     }
 
     /// Those of `controllers` that are in v2; those in v1 need not be enabled.
@@ -200,7 +212,9 @@ impl Launcher for Linux {
         {
             self.evacuate(&self.tracking(&parent), id)?;
         }
-        own.create().map_err(|source| CgroupSetupError::Cgroup { id: id.clone(), source })?;
+        own.create()
+            .and_then(|()| self.limit_below(&own))
+            .map_err(|source| CgroupSetupError::Cgroup { id: id.clone(), source })?;
         self.cgroups.delegate(self.relative.join(path(id)), &controllers).map_err(|source| {
             CgroupSetupError::Controllers { id: id.clone(), controllers: controllers.join(", "), source }
         })

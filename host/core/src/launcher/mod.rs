@@ -42,6 +42,16 @@ pub struct Timeouts {
     pub destroy: Duration,
 }
 
+/// How many cgroups there may be below that of a container, on v2: those of nested containers, and those that
+/// its processes create. Each takes memory of the kernel.
+#[derive(Debug, Clone, Copy)]
+pub struct CgroupLimits {
+    /// Their number.
+    pub descendants: u64,
+    /// How many in one another.
+    pub depth: u64,
+}
+
 /// A container whose processes are to be killed.
 #[derive(Debug, Clone, Copy)]
 pub struct Destroyed<'a> {

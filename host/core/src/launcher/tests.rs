@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 
 use cofferdam_init::plan::Plan;
 use cofferdam_init::report::Step;
-use cofferdam_linux::cgroup::{Cgroup, Cgroups};
+use cofferdam_linux::cgroup::{Cgroup, CgroupError, Cgroups, Version};
 use cofferdam_linux::namespace::{Namespace, Namespaces};
 use cofferdam_linux::process::{Process, Stat};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{
-    CgroupSetupError, CreateError, DestroyError, Destroyed, Enter, Launcher, Linux, PendingInit, Posix,
-    SpawnRequest, StartError, Stdio, Timeouts,
+    CgroupLimits, CgroupSetupError, CreateError, DestroyError, Destroyed, Enter, Launcher, Linux,
+    PendingInit, Posix, SpawnRequest, StartError, Stdio, Timeouts,
 };
 use crate::keeper::{KeeperCgroups, KeeperError, KeeperSlot, Keepers, ProcessEnd};
 use cofferdam_plugin_model::ContainerId;
@@ -28,6 +28,8 @@ use tokio::runtime::Runtime;
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 const TIMEOUTS: Timeouts = Timeouts { launch: TIMEOUT, destroy: TIMEOUT };
+
+const LIMITS: CgroupLimits = CgroupLimits { descendants: 100, depth: 40 };
 
 /// A launcher and its cgroup, which is removed on drop.
 struct TestLauncher {
@@ -146,7 +148,7 @@ fn linux_launchers() -> Vec<TestLauncher> {
         let root = Path::new("cofferdam-test");
         let runtime_dir = tempfile::tempdir().unwrap();
         let keepers = |cgroups| open_keepers(runtime_dir.path(), cgroups);
-        match Linux::new(cgroups.clone(), root, &instance, keepers, TIMEOUTS) {
+        match Linux::new(cgroups.clone(), root, &instance, keepers, TIMEOUTS, LIMITS) {
             Ok(launcher) => found.push(TestLauncher::new(launcher, cgroups, runtime_dir)),
             Err(error) => eprintln!("\n*** SKIPPED for one cgroup hierarchy: {error} ***\n"),
         }
@@ -411,6 +413,28 @@ fn recover_finds_the_cgroups_of_its_own_instance_only() {
         }
         launcher.cleanup("pod").unwrap();
         assert_eq!(launcher.recover(), ["tasks"]);
+    }
+}
+
+/// Its processes may be permitted to create some. Each takes memory of the kernel.
+#[test]
+fn the_cgroups_below_that_of_a_container_are_limited_on_v2() {
+    for launcher in linux_launchers() {
+        launcher.create_cgroup("pod", &[]).unwrap();
+        let own = launcher.own("pod");
+        if own.version() == Version::V2 {
+            let last = (0..LIMITS.descendants).map(|index| own.child(format!("b{index}")));
+            last.clone().for_each(|below| below.create().unwrap());
+            let error = own.child("more").create().unwrap_err();
+            assert!(matches!(error, CgroupError::Full { .. }), "{error}");
+            let error = launcher.create_cgroup("pod.web", &[]).unwrap_err();
+            let source = std::error::Error::source(&error).unwrap().to_string();
+            assert!(source.contains("`cgroup.max.descendants`"), "{source}");
+            last.for_each(|below| below.remove(TIMEOUT).unwrap());
+            own.child("d/".repeat(LIMITS.depth as usize)).create().unwrap();
+            assert!(own.child("d/".repeat(LIMITS.depth as usize + 1)).create().is_err());
+        }
+        launcher.cleanup("pod").unwrap();
     }
 }
 

@@ -19,6 +19,8 @@ pub(crate) fn flags(config: &Config) -> BTreeMap<String, String> {
         ("plugin_dir", path(&config.agent.plugin_dir)),
         ("launcher", config.agent.launcher.name().to_owned()),
         ("cgroup_root", path(&config.agent.cgroup_root)),
+        ("cgroup_max_descendants", config.agent.cgroup_max_descendants.to_string()),
+        ("cgroup_max_depth", config.agent.cgroup_max_depth.to_string()),
         ("launch_timeout", duration(config.agent.launch_timeout)),
         ("destroy_timeout", duration(config.agent.destroy_timeout)),
         ("log", config.log.clone()),
