@@ -20,6 +20,9 @@
  * output is a pid and what was found. `self` reports the root, working directory, environment and cgroups of the
  * program itself in the same form.
  *
+ * `nest TYPE OPTIONS BREADTH DEPTH` mounts a hierarchy of cgroups, creates so many in its own, side by side and then in
+ * one another, with names so long that no path leads to the innermost, and moves a child there.
+ *
  * `forge TARGET` is the command of a container: a child of it attacks process TARGET in all ways that could change how
  * the end of the command is recorded, and then the command exits with 7.
  */
@@ -35,6 +38,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -412,6 +416,51 @@ static void show_self(void)
             report(getpid(), "cgroup %s", line);
 }
 
+static int nest(const char *type, const char *options, int breadth, int depth)
+{
+    const int flags = O_RDONLY | O_DIRECTORY | O_CLOEXEC;
+    char name[256] = "";
+    int made;
+    mkdir("/tmp", 0755);
+    mkdir("/tmp/hierarchy", 0755);
+    if (mount("none", "/tmp/hierarchy", type, 0, options)) {
+        report(0, "not mounted: %s", strerror(errno));
+        return 1;
+    }
+    int directory = open("/tmp/hierarchy", flags);
+    errno = 0;
+    for (made = 0; made < breadth; made++) {
+        snprintf(name, sizeof name, "b%d", made);
+        if (mkdirat(directory, name, 0755))
+            break;
+    }
+    report(0, "breadth %d: %s", made, strerror(errno));
+    memset(name, 'd', 200);
+    name[200] = 0;
+    for (made = 0; made < depth; made++) {
+        if (mkdirat(directory, name, 0755))
+            break;
+        int below = openat(directory, name, flags);
+        if (below < 0)
+            break;
+        close(directory);
+        directory = below;
+    }
+    report(0, "depth %d: %s", made, strerror(errno));
+    if (fork() == 0) {
+        int procs = openat(directory, "cgroup.procs", O_WRONLY | O_CLOEXEC);
+        if (write(procs, "0", 1) != 1)
+            report(0, "not moved: %s", strerror(errno));
+        int freezer = openat(directory, "freezer.state", O_WRONLY | O_CLOEXEC);
+        report(0, "ready");
+        if (freezer >= 0)
+            (void)!write(freezer, "FROZEN", 6);
+        pause();
+    }
+    pause();
+    return 0;
+}
+
 static void forge(pid_t target)
 {
     char path[64], target_link[4096];
@@ -469,6 +518,8 @@ int main(int count, char **arguments)
     secret = count > 3 ? arguments[3] : "";
     if (strcmp(arguments[1], "forge") == 0)
         forge(atoi(marker));
+    else if (strcmp(arguments[1], "nest") == 0 && count == 6)
+        return nest(marker, secret, atoi(arguments[4]), atoi(arguments[5]));
     else if (strcmp(arguments[1], "self") == 0)
         show_self();
     else

@@ -6,6 +6,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a panic shows where a test failed")]
 
+mod cgroups;
 mod evade;
 mod full_disk;
 mod http;
