@@ -29,8 +29,10 @@ pub struct Entry {
     pub measure_again: bool,
     /// Whether a measurement that is not complete was logged.
     pub is_logged: bool,
-    /// How often in succession directories were moved while it was measured.
+    /// How often in succession directories were moved while it was measured, so that not all was counted.
     pub moved: u32,
+    /// How many measurements in succession were not complete, for whatever reason.
+    pub incomplete: u64,
     limit: Option<u64>,
     used: Option<u64>,
     event: Option<Event>,
@@ -51,7 +53,7 @@ pub struct Measured {
     pub bytes: u64,
     /// Whether that is all.
     pub is_complete: bool,
-    /// Why it can never be measured.
+    /// Why it cannot be measured, for which the container is the reason.
     pub unmeasurable: Option<String>,
 }
 
@@ -65,6 +67,7 @@ impl Entry {
             measure_again: false,
             is_logged: false,
             moved: 0,
+            incomplete: 0,
             limit,
             used: None,
             event: None,
@@ -91,6 +94,11 @@ impl Account {
 
     pub fn limit(&self, id: &str) -> Option<u64> {
         self.entries.get(id)?.limit
+    }
+
+    /// How many measurements in succession were not complete.
+    pub fn incomplete(&self, id: &str) -> u64 {
+        self.entries.get(id).map_or(0, |entry| entry.incomplete)
     }
 
     pub fn set_limit(&mut self, id: &str, limit: Option<u64>) {

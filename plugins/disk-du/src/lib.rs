@@ -115,7 +115,7 @@ impl Isolator for Du {
     }
 
     fn usage(&self, container: &ContainerRef) -> Result<Usage> {
-        let (used, limit) = self.scanner.usage(container.id());
+        let (used, limit, incomplete) = self.scanner.usage(container.id());
         if used.is_none() && limit.is_none() {
             return Ok(Usage::default());
         }
@@ -124,6 +124,7 @@ impl Isolator for Du {
         Ok(Usage::default()
             .with("disk_limit_bytes", limit)
             .with("disk_used_bytes", used)
+            .with("disk_incomplete_measurements", Some(incomplete).filter(|&count| count > 0))
             .with("disk_statistics", json!([sandbox])))
     }
 

@@ -34,7 +34,8 @@ const TURN: u64 = 1 << 16;
 /// A container is measured for the first time after this time, or the interval.
 const FIRST: Duration = Duration::from_secs(1);
 
-/// How often it is measured again at once because directories were moved.
+/// How often in succession it is measured again at once because directories were moved, so that not all was counted. A
+/// container of which that is true once more cannot be measured.
 const RETRIES: u32 = 3;
 
 /// Ends its threads on drop. They may take a moment, for which it does not wait: a file system can hang.
@@ -130,10 +131,10 @@ impl Scanner {
         self.0.lock().account.exceeded(id)
     }
 
-    /// What a container uses and its limit.
-    pub fn usage(&self, id: &str) -> (Option<u64>, Option<u64>) {
+    /// What a container uses, its limit, and how many measurements in succession were not complete.
+    pub fn usage(&self, id: &str) -> (Option<u64>, Option<u64>, u64) {
         let state = self.0.lock();
-        (state.account.used(id), state.account.limit(id))
+        (state.account.used(id), state.account.limit(id), state.account.incomplete(id))
     }
 
     pub fn set_limit(&self, id: &str, limit: Option<u64>) {
@@ -346,10 +347,11 @@ impl Shared {
     fn finish(&self, state: &mut State, id: &str, generation: u64) {
         let Some(scan) = state.scans.get(id).filter(|scan| scan.generation == generation) else { return };
         let mut measured = Measured { is_complete: scan.error.is_none(), ..Measured::default() };
-        let (mut error, mut was_moved, mut unread) = (scan.error.clone(), false, 0);
+        let (mut error, mut lost, mut unread) = (scan.error.clone(), 0, 0);
         for measurement in &scan.measurements {
             let so_far = measurement.so_far();
             unread += so_far.unread;
+            lost += so_far.lost;
             measured.bytes += so_far.bytes;
             match measurement.result() {
                 None => return,
@@ -357,7 +359,6 @@ impl Shared {
                 // Because it is over the limit.
                 Some(Err(MeasureError::Cancelled)) => {}
                 Some(Err(cause)) => {
-                    was_moved |= matches!(cause, MeasureError::Moved);
                     if cause.is_unmeasurable() {
                         measured.unmeasurable = Some(cause.to_string());
                     }
@@ -371,17 +372,31 @@ impl Shared {
         if error.is_none() && unread > 0 {
             error = Some(format!("{unread} directories and files in it cannot be read"));
         }
-        let confirm = state.account.measured(id, measured);
         let Some(entry) = state.account.entries().get_mut(id) else { return };
+        entry.moved = if lost > 0 { entry.moved.saturating_add(1) } else { 0 };
+        let is_retried = lost > 0 && entry.moved <= RETRIES;
+        if lost > 0 {
+            let why = format!(
+                "directories in it were moved while it was measured, {} times in succession",
+                entry.moved
+            );
+            measured.is_complete = false;
+            if !is_retried {
+                measured.unmeasurable.get_or_insert_with(|| why.clone());
+            }
+            error.get_or_insert(why);
+        }
+        entry.incomplete = if error.is_some() { entry.incomplete.saturating_add(1) } else { 0 };
         if let Some(error) = error
-            && (!was_moved || entry.moved >= RETRIES)
+            && !is_retried
             && !std::mem::replace(&mut entry.is_logged, true)
         {
             warn!(container = id, "what the container has written was not measured completely: {error}");
         }
-        entry.moved = if was_moved { entry.moved + 1 } else { 0 };
+        let confirm = state.account.measured(id, measured);
+        let Some(entry) = state.account.entries().get_mut(id) else { return };
         let now = Instant::now();
-        entry.due = if confirm || (was_moved && entry.moved <= RETRIES) {
+        entry.due = if confirm || is_retried {
             Some(now)
         } else if entry.has_ended {
             std::mem::take(&mut entry.measure_again).then_some(now)

@@ -9,7 +9,8 @@
 //! - No mount point is crossed.
 //! - Nothing recurses. Descriptors, memory and the number of entries are bounded; a tree beyond the bounds is an error.
 //! - A file with several links in the tree counts once.
-//! - What vanishes meanwhile is no error. What is moved meanwhile can count twice or not at all.
+//! - What vanishes meanwhile is no error. What is moved meanwhile can count twice or not at all; nothing else is left out
+//!   because of it.
 //! - A [`Walk`] can be interrupted after any number of entries, and shared with other threads.
 
 mod links;
@@ -44,6 +45,8 @@ pub struct Used {
     pub entries: u64,
     /// Directories and files that could not be read and are not included.
     pub unread: u64,
+    /// Directories that were moved before all in them was counted, with a directory below them, to another place.
+    pub lost: u64,
 }
 
 /// Why a tree was not measured.
@@ -57,9 +60,6 @@ pub enum MeasureError {
         "more than {MAX_ENTRIES} entries were found in it: it is very large, or grows as fast as it is measured"
     )]
     TooMany,
-    /// A directory was moved elsewhere while it was measured.
-    #[error("directories in it were moved while it was measured")]
-    Moved,
     /// It was cancelled.
     #[error("the measurement was cancelled")]
     Cancelled,
@@ -81,7 +81,6 @@ impl MeasureError {
 enum Stopped {
     TooDeep,
     TooMany,
-    Moved,
     Cancelled,
     System(Errno),
 }
@@ -96,6 +95,8 @@ struct Shared {
     bytes: AtomicU64,
     entries: AtomicU64,
     unread: AtomicU64,
+    lost: AtomicU64,
+    listed: AtomicU64,
     links: Mutex<Links>,
     /// Walks that are not finished.
     walks: AtomicUsize,
@@ -120,6 +121,8 @@ impl Measurement {
             bytes: AtomicU64::new(0),
             entries: AtomicU64::new(0),
             unread: AtomicU64::new(0),
+            lost: AtomicU64::new(0),
+            listed: AtomicU64::new(0),
             links: Mutex::default(),
             walks: AtomicUsize::new(0),
             is_stopped: AtomicBool::new(false),
@@ -127,7 +130,7 @@ impl Measurement {
             max_depth,
             max_entries,
         });
-        let walk = Walk::new(Arc::clone(&shared), top, 0);
+        let walk = Walk::new(Arc::clone(&shared), top, 0)?;
         Ok((Self(shared), walk))
     }
 
@@ -138,6 +141,7 @@ impl Measurement {
             bytes: self.0.bytes.load(Ordering::Relaxed),
             entries: self.0.entries.load(Ordering::Relaxed),
             unread: self.0.unread.load(Ordering::Relaxed),
+            lost: self.0.lost.load(Ordering::Relaxed),
         }
     }
 
@@ -158,7 +162,6 @@ impl Measurement {
             None => Ok(self.so_far()),
             Some(Stopped::TooDeep) => Err(MeasureError::TooDeep),
             Some(Stopped::TooMany) => Err(MeasureError::TooMany),
-            Some(Stopped::Moved) => Err(MeasureError::Moved),
             Some(Stopped::Cancelled) => Err(MeasureError::Cancelled),
             Some(Stopped::System(errno)) => Err(MeasureError::System(errno.into())),
         })

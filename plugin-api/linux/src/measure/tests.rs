@@ -174,8 +174,72 @@ fn what_is_moved_out_of_a_tree_does_not_lead_out_of_it() {
     fs::rename(top.join("x/x/x"), elsewhere.join("x")).unwrap();
     assert!(walk.advance(u64::MAX));
     drop(walk);
-    assert!(matches!(measurement.result(), Some(Err(MeasureError::Moved))), "{measurement:?}");
-    assert!(measurement.so_far().entries <= 41, "{measurement:?}");
+    let used = measurement.result().unwrap().unwrap();
+    // Nothing was left in any of them.
+    assert_eq!((used.entries, used.lost), (41, 0), "{used:?}");
+}
+
+/// A chain of directories of which each has siblings, some of which are counted on the way back.
+fn chain(top: &Path, depth: usize) -> u64 {
+    let mut path = top.to_owned();
+    for _ in 0..depth {
+        for name in ["b", "a", "c"] {
+            fs::create_dir_all(path.join(name)).unwrap();
+            fs::write(path.join(name).join("file"), "text").unwrap();
+        }
+        path.push("a");
+    }
+    1 + 6 * depth as u64
+}
+
+#[test]
+fn a_directory_that_is_moved_meanwhile_costs_nothing_but_what_moves_with_it() {
+    for (moves, lost) in [
+        (&[("a/a", "a/renamed")][..], false),
+        // To another place of the tree: all is counted, in it and in those that it was in.
+        (&[("a/a/a", "moved")], false),
+        // Those that it was in are found by their identity, whatever their names.
+        (&[("a/a/a", "moved"), ("a", "renamed")], false),
+        // One that it was in is moved as well: what was left in that is lost.
+        (&[("a/a/a/a/a", "moved"), ("a/a", "moved too")], true),
+    ] {
+        let directory = directory_in_memory();
+        let top = directory.path().join("top");
+        let entries = chain(&top, 40);
+        let (measurement, mut walk) = Measurement::begin(File::open(&top).unwrap()).unwrap();
+        // All are closed but the innermost ones.
+        while measurement.so_far().entries < 100 {
+            assert!(!walk.advance(1));
+        }
+        for (from, to) in moves {
+            fs::rename(top.join(from), top.join(to)).unwrap();
+        }
+        assert!(walk.advance(u64::MAX));
+        drop(walk);
+        let used = measurement.result().unwrap().unwrap();
+        assert_eq!(used.lost > 0, lost, "{moves:?}: {used:?}");
+        // What was moved to the top may count twice.
+        assert!(used.entries >= entries - used.lost * 4, "{moves:?}: {used:?}, {entries}");
+    }
+}
+
+#[test]
+fn what_is_listed_again_is_bounded_too() {
+    let directory = directory_in_memory();
+    // Each of the many is deep, so that the outermost directory is closed and listed again for each.
+    for index in 0..200 {
+        fs::create_dir_all(directory.path().join(format!("{index}/{}", "d/".repeat(20)))).unwrap();
+    }
+    let (measurement, mut walk) = Measurement::begin(File::open(directory.path()).unwrap()).unwrap();
+    let mut steps = 0;
+    while !walk.advance(1 << 10) {
+        steps += 1;
+    }
+    drop(walk);
+    let used = measurement.result().unwrap().unwrap();
+    assert_eq!(used.entries, 1 + 200 * 21);
+    assert!(steps >= 8, "{steps}: what is listed again does not count as work");
+    assert!(steps < 40, "{steps}: too much is listed again");
 }
 
 #[test]

@@ -2,28 +2,26 @@
 //!
 //! Files are counted while a directory is listed; directories in it are noted, and entered when it is listed to its end.
 //! Of an outer directory, only its identity and the position of the next directory in it are kept. It is reached again
-//! as `..` of the one below it. If that is another one, because something was moved, the measurement ends.
+//! as `..` of the one below it. If that is another one, because that was moved, the outer ones are found again from the
+//! top. What is left of one that is not there any more is given up, and the result says so.
 
 use std::collections::VecDeque;
 use std::ffi::{CStr, CString};
-use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags, SeekFrom, Statx, StatxAttributes, StatxFlags,
-    fstat, openat, openat2, seek, statx,
+    AtFlags, FileType, Mode, OFlags, RawDir, SeekFrom, Statx, StatxAttributes, StatxFlags, openat, openat2,
+    seek, statx,
 };
 use rustix::io::Errno;
 
 use super::{Shared, Stopped, lock};
+use crate::descent::{self, Above, Descent, HERE, Id, LIST};
 
-/// How many directories are open at once, if the process has that many descriptors left.
-const MAX_OPEN: usize = 16;
-
-/// How many of a walk that is interrupted.
+/// How many directories are open of a walk that is interrupted.
 const MAX_OPEN_IDLE: usize = 4;
 
 /// How many directories in one directory are noted at once.
@@ -32,37 +30,15 @@ const MAX_PENDING: usize = 1 << 12;
 /// The same in a directory that is listed again.
 const MAX_PENDING_AGAIN: usize = 1 << 6;
 
+/// How often each entry is listed on average: a directory that was closed is listed again from the next directory in it
+/// on, and one that was moved is searched for.
+const MAX_LISTED: u64 = 4;
+
 /// Bytes of a directory that are listed at once.
 const BUFFER: usize = 128 << 10;
 
 /// The same in a directory that is listed again.
-const BUFFER_AGAIN: usize = 8 << 10;
-
-/// Resolution of a single name: not through a link, and not into a mount.
-const HERE: ResolveFlags = ResolveFlags::BENEATH
-    .union(ResolveFlags::NO_SYMLINKS)
-    .union(ResolveFlags::NO_MAGICLINKS)
-    .union(ResolveFlags::NO_XDEV);
-
-const LIST: OFlags = OFlags::RDONLY
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::NONBLOCK)
-    .union(OFlags::CLOEXEC);
-
-/// What identifies a directory while it exists.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Id {
-    device: u64,
-    inode: u64,
-}
-
-impl Id {
-    fn of(directory: &OwnedFd) -> Result<Self, Errno> {
-        let found = fstat(directory)?;
-        Ok(Self { device: found.st_dev, inode: found.st_ino })
-    }
-}
+const BUFFER_AGAIN: usize = 2 << 10;
 
 /// A directory in another one, which is to be entered.
 #[derive(Debug)]
@@ -100,18 +76,23 @@ impl Level {
         let (listing, pending) = (Listing::Files, VecDeque::new());
         Self { directory, listing, pending, rest: None, position: 0, is_reopened: false }
     }
-
-    /// The next directory to enter begins here, or later.
-    fn next(&self) -> Option<u64> {
-        self.pending.front().map(|pending| pending.position).or(self.rest)
-    }
 }
 
-/// A directory that was closed for a while.
-#[derive(Debug, Clone, Copy)]
-struct Evicted {
-    id: Id,
-    rest: Option<u64>,
+impl descent::Level for Level {
+    /// Where the next directory to enter begins, or a later one; `None` if there is none left.
+    type Kept = Option<u64>;
+
+    fn directory(&self) -> &OwnedFd {
+        &self.directory
+    }
+
+    fn keep(&self) -> Option<u64> {
+        self.pending.front().map(|pending| pending.position).or(self.rest)
+    }
+
+    fn reopened(directory: OwnedFd, rest: Option<u64>) -> Self {
+        Self { listing: Listing::Listed, rest, is_reopened: true, ..Self::new(directory) }
+    }
 }
 
 /// An entry that is no directory, or of an unknown type.
@@ -127,10 +108,10 @@ struct Entry {
 #[derive(Debug)]
 pub struct Walk {
     shared: Arc<Shared>,
-    /// Depth of the outermost directory in the tree.
+    /// Its outermost directory, from which the others are found again, and how deep it is in the tree.
+    top: OwnedFd,
     depth: usize,
-    evicted: Vec<Evicted>,
-    open: VecDeque<Level>,
+    descent: Descent<Level>,
     counted: Counted,
     scratch: Scratch,
 }
@@ -141,6 +122,9 @@ struct Counted {
     bytes: u64,
     entries: u64,
     unread: u64,
+    lost: u64,
+    /// Entries that were listed, some of them several times.
+    listed: u64,
 }
 
 /// Memory for listings, empty while a walk is interrupted.
@@ -151,27 +135,27 @@ struct Scratch {
     names: Vec<u8>,
 }
 
-/// Opens the outermost directory for reading.
-pub(super) fn open_top(directory: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+/// Opens a directory for reading, whose descriptor may be one of another kind.
+pub(super) fn open_top(directory: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     let open = |flags| openat(directory, c".", flags, Mode::empty());
-    Ok(open(LIST | OFlags::NOATIME).or_else(|_| open(LIST))?)
+    open(LIST | OFlags::NOATIME).or_else(|_| open(LIST))
 }
 
 impl Walk {
-    pub(super) fn new(shared: Arc<Shared>, top: OwnedFd, depth: usize) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, top: OwnedFd, depth: usize) -> Result<Self, Errno> {
+        let outermost = open_top(top.as_fd())?;
         shared.walks.fetch_add(1, Ordering::Relaxed);
-        let (evicted, open) = (Vec::new(), VecDeque::new());
-        let mut walk =
-            Self { shared, depth, evicted, open, counted: Counted::default(), scratch: Scratch::default() };
-        walk.enter(top);
-        walk
+        let (descent, counted, scratch) = (Descent::default(), Counted::default(), Scratch::default());
+        let mut walk = Self { shared, top, depth, descent, counted, scratch };
+        walk.enter(outermost);
+        Ok(walk)
     }
 
-    /// Continues until about this many entries were found. Returns whether it is finished. Blocks.
+    /// Continues until about this many entries were listed. Returns whether it is finished. Blocks.
     pub fn advance(&mut self, entries: u64) -> bool {
-        let begin = self.counted.entries;
+        let begin = self.counted.listed;
         while !self.shared.is_stopped()
-            && let Some(level) = self.open.back_mut()
+            && let Some(level) = self.descent.innermost()
         {
             if level.listing != Listing::Listed {
                 self.list();
@@ -186,7 +170,7 @@ impl Walk {
             } else {
                 self.ascend();
             }
-            if self.counted.entries - begin >= entries {
+            if self.counted.listed - begin >= entries {
                 break;
             }
         }
@@ -197,8 +181,8 @@ impl Walk {
     /// Releases memory and most descriptors, before it is continued much later.
     pub fn interrupt(&mut self) {
         self.scratch = Scratch::default();
-        while self.open.len() > MAX_OPEN_IDLE {
-            self.evict();
+        if let Err(errno) = self.descent.close_to(MAX_OPEN_IDLE) {
+            self.shared.stop(Stopped::System(errno));
         }
     }
 
@@ -206,38 +190,43 @@ impl Walk {
     /// none now.
     #[must_use]
     pub fn split(&mut self) -> Option<Self> {
-        let evicted = self.evicted.len();
-        let (index, level) = self
-            .open
-            .iter_mut()
-            .enumerate()
-            .find(|(_, level)| level.listing == Listing::Listed && !level.pending.is_empty())?;
-        let depth = self.depth + evicted + index + 1;
+        let is_ready = |level: &Level| level.listing == Listing::Listed && !level.pending.is_empty();
+        let (above, level) = self.descent.open_ones().find(|(_, level)| is_ready(level))?;
+        let depth = self.depth + above + 1;
         // The first one: from the next on, all are listed again if the directory is closed for a while.
         let name = &level.pending.front()?.name;
         let opened = open(level.directory.as_fd(), name).ok()?;
+        let Some(opened) = opened else {
+            level.pending.pop_front();
+            return None;
+        };
+        // Otherwise it stays with this walk.
+        let part = Self::new(Arc::clone(&self.shared), opened, depth).ok()?;
         level.pending.pop_front();
-        Some(Self::new(Arc::clone(&self.shared), opened?, depth))
+        Some(part)
     }
 
     fn is_finished(&self) -> bool {
-        self.open.is_empty() || self.shared.is_stopped()
+        self.descent.is_empty() || self.shared.is_stopped()
     }
 
     /// Adds what was found to the total.
     fn publish(&mut self) {
-        let Counted { bytes, entries, unread } = std::mem::take(&mut self.counted);
+        let Counted { bytes, entries, unread, lost, listed } = std::mem::take(&mut self.counted);
         self.shared.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.shared.unread.fetch_add(unread, Ordering::Relaxed);
-        let before = self.shared.entries.fetch_add(entries, Ordering::Relaxed);
-        if before.saturating_add(entries) > self.shared.max_entries {
+        self.shared.lost.fetch_add(lost, Ordering::Relaxed);
+        let entries = self.shared.entries.fetch_add(entries, Ordering::Relaxed).saturating_add(entries);
+        let listed = self.shared.listed.fetch_add(listed, Ordering::Relaxed).saturating_add(listed);
+        let Shared { max_entries, .. } = *self.shared;
+        if entries > max_entries || listed > max_entries.saturating_mul(MAX_LISTED) {
             self.shared.stop(Stopped::TooMany);
         }
     }
 
     /// Reads some entries of the innermost directory.
     fn list(&mut self) {
-        let Some(level) = self.open.back_mut() else { return };
+        let Some(level) = self.descent.innermost() else { return };
         let Scratch { buffer, entries, names } = &mut self.scratch;
         let (size, most) =
             if level.is_reopened { (BUFFER_AGAIN, MAX_PENDING_AGAIN) } else { (BUFFER, MAX_PENDING) };
@@ -267,6 +256,7 @@ impl Walk {
                 }
                 Some(Ok(found)) => found,
             };
+            self.counted.listed += 1;
             let position = std::mem::replace(&mut level.position, found.next_entry_cookie());
             let (name, kind) = (found.file_name(), found.file_type());
             let is_directory = kind == FileType::Directory;
@@ -320,67 +310,41 @@ impl Walk {
 
     /// Opens a directory in the innermost one.
     fn descend(&mut self, next: &Pending) {
-        if self.depth + self.evicted.len() + self.open.len() >= self.shared.max_depth {
+        if self.depth + self.descent.depth() >= self.shared.max_depth {
             return self.shared.stop(Stopped::TooDeep);
         }
-        if self.open.len() >= MAX_OPEN {
-            self.evict();
-        }
-        loop {
-            let Some(level) = self.open.back() else { return };
-            match open(level.directory.as_fd(), &next.name) {
-                Ok(Some(opened)) => return self.enter(opened),
-                Ok(None) => return,
-                Err(Errno::MFILE | Errno::NFILE) if self.open.len() > 1 => self.evict(),
-                Err(errno @ (Errno::MFILE | Errno::NFILE)) => {
-                    return self.shared.stop(Stopped::System(errno));
-                }
-                Err(_) => {
-                    self.counted.unread += 1;
-                    return;
-                }
-            }
+        match self.descent.open_below(|level| open(level.directory.as_fd(), &next.name)) {
+            Ok(Some(opened)) => self.enter(opened),
+            Ok(None) => {}
+            Err(errno @ (Errno::MFILE | Errno::NFILE)) => self.shared.stop(Stopped::System(errno)),
+            Err(_) => self.counted.unread += 1,
         }
     }
 
     /// Counts a directory, which is then the innermost one.
     fn enter(&mut self, directory: OwnedFd) {
         self.counted.entries += 1;
+        self.counted.listed += 1;
         match stat(directory.as_fd(), c"", AtFlags::EMPTY_PATH) {
             Ok(found) => self.counted.bytes += found.stx_blocks * 512,
             Err(_) => self.counted.unread += 1,
         }
-        self.open.push_back(Level::new(directory));
-    }
-
-    /// Closes the outermost open directory.
-    fn evict(&mut self) {
-        let Some(level) = self.open.front() else { return };
-        match Id::of(&level.directory) {
-            Ok(id) => {
-                self.evicted.push(Evicted { id, rest: level.next() });
-                self.open.pop_front();
-            }
-            Err(errno) => self.shared.stop(Stopped::System(errno)),
+        if let Err(errno) = self.descent.enter(Level::new(directory)) {
+            self.shared.stop(Stopped::System(errno));
         }
     }
 
     /// Leaves the innermost directory.
     fn ascend(&mut self) {
-        let Some(level) = self.open.pop_back() else { return };
-        if !self.open.is_empty() {
-            return;
-        }
-        let Some(Evicted { id, rest }) = self.evicted.pop() else { return };
-        match openat(&level.directory, c"..", LIST, Mode::empty()) {
-            Ok(parent) if Id::of(&parent) == Ok(id) => self.open.push_back(Level {
-                listing: Listing::Listed,
-                rest,
-                is_reopened: true,
-                ..Level::new(parent)
-            }),
-            Ok(_) | Err(Errno::NOENT) => self.shared.stop(Stopped::Moved),
-            Err(errno) => self.shared.stop(Stopped::System(errno)),
+        let Some((_, Above::Moved(_))) = self.descent.leave() else { return };
+        let Self { shared, top, descent, counted, scratch, .. } = self;
+        let found = open_top(top.as_fd()).and_then(|top| {
+            descent.find_again(top, |directory, id| find(directory, id, &mut scratch.buffer, counted))
+        });
+        match found {
+            // Those in which something was left.
+            Ok(lost) => counted.lost += lost.into_iter().flatten().count() as u64,
+            Err(errno) => shared.stop(Stopped::System(errno)),
         }
     }
 }
@@ -393,6 +357,31 @@ impl Drop for Walk {
         self.publish();
         self.shared.walks.fetch_sub(1, Ordering::Release);
     }
+}
+
+/// The directory with an identity in another one, whatever its name.
+fn find(
+    directory: &OwnedFd,
+    id: Id,
+    buffer: &mut Vec<MaybeUninit<u8>>,
+    counted: &mut Counted,
+) -> Result<Option<OwnedFd>, Errno> {
+    buffer.resize(BUFFER, MaybeUninit::uninit());
+    let mut listing = RawDir::new(directory, buffer);
+    while let Some(found) = listing.next() {
+        counted.listed += 1;
+        match found {
+            Ok(found) if found.ino() == id.inode => match open(directory.as_fd(), found.file_name()) {
+                Ok(Some(opened)) if Id::of(&opened)? == id => return Ok(Some(opened)),
+                Ok(_) => {}
+                Err(errno @ (Errno::MFILE | Errno::NFILE)) => return Err(errno),
+                Err(_) => {}
+            },
+            Ok(_) => {}
+            Err(_) => return Ok(None),
+        }
+    }
+    Ok(None)
 }
 
 /// Opens a directory for listing. `None` if there is none of this name any more, or something is mounted on it.

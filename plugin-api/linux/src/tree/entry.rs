@@ -11,13 +11,9 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
-/// Resolution of a single name: not through a link, and not into a mount.
-const HERE: ResolveFlags = ResolveFlags::BENEATH
-    .union(ResolveFlags::NO_SYMLINKS)
-    .union(ResolveFlags::NO_MAGICLINKS)
-    .union(ResolveFlags::NO_XDEV);
+use crate::descent::{HERE, LIST};
 
-/// The same, but into a mount.
+/// Resolution of a single name, also into a mount.
 const MOUNTED: ResolveFlags = HERE.difference(ResolveFlags::NO_XDEV);
 
 /// How often something may have changed between two system calls before that is an error.
@@ -87,10 +83,9 @@ pub(super) fn remove_cgroup(directory: BorrowedFd<'_>, name: &CStr) -> Outcome {
 
 /// Opens a directory for listing. `None` if there is none of this name any more.
 pub(super) fn open(directory: BorrowedFd<'_>, name: &CStr) -> Result<Option<OwnedFd>, Errno> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut permitted = false;
     for _ in 0..RETRIES {
-        match openat2(directory, name, flags, Mode::empty(), HERE) {
+        match openat2(directory, name, LIST, Mode::empty(), HERE) {
             Ok(opened) => return Ok(Some(opened)),
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
             Err(Errno::XDEV) => drop(detach(directory, name)?),

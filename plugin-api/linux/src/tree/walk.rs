@@ -1,33 +1,24 @@
-//! The walk through a tree that is removed: depth first, with descriptors of the innermost directories only.
+//! The walk through a tree that is removed: depth first, innermost directories first ([`Descent`]).
 //!
-//! ```text
-//! parent ── top ── … ── … ── a ── b ── c     c is being listed
-//!                   evicted  └── open ──┘
-//! ```
-//!
-//! An evicted directory is reached again as `..` of the one below it. If it is not the same one any more, because
-//! something was moved, the walk begins again at the top. An evicted directory is listed again from its beginning,
-//! which finds the directory that the walk comes from empty, and removes it.
+//! If something was moved, so that an outer directory is not found again, the walk begins again at the top. A directory
+//! that was closed is listed again from its beginning, which finds the directory that the walk comes from empty, and
+//! removes it.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::ffi::{CStr, CString, OsStr};
 use std::fs;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
-use rustix::fs::{FileType, Mode, OFlags, RawDir, SeekFrom, fstat, openat, seek};
+use rustix::fs::{FileType, Mode, RawDir, SeekFrom, openat, seek};
 use rustix::io::Errno;
 
 use super::entry::{self, Outcome};
 use super::{Kind, Left, MAX_NAMED};
-
-/// How many directories are open at once, if the process has that many descriptors left.
-const MAX_OPEN: usize = 16;
-
-/// How many evicted directories are known. Of a deeper tree, the innermost are removed first.
-const MAX_EVICTED: usize = 1 << 18;
+use crate::descent::{self, Above, Descent, Id, LIST};
 
 /// How often a directory is listed to which entries are added, and how often the walk begins again.
 const MAX_PASSES: u32 = 8;
@@ -37,20 +28,6 @@ const MAX_STUCK: usize = 1 << 16;
 
 /// Bytes of a directory that are listed at once.
 const BUFFER: usize = 32 << 10;
-
-/// What identifies a directory while it exists.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct Id {
-    device: u64,
-    inode: u64,
-}
-
-impl Id {
-    fn of(directory: &OwnedFd) -> Result<Self, Errno> {
-        let found = fstat(directory)?;
-        Ok(Self { device: found.st_dev, inode: found.st_ino })
-    }
-}
 
 /// A directory that is open.
 struct Level {
@@ -72,16 +49,38 @@ impl Level {
     }
 }
 
+impl descent::Level for Level {
+    type Kept = ();
+
+    fn directory(&self) -> &OwnedFd {
+        &self.directory
+    }
+
+    fn keep(&self) {}
+
+    fn reopened(directory: OwnedFd, (): ()) -> Self {
+        Self::new(directory, None)
+    }
+
+    fn open_above(&self) -> Result<OwnedFd, Errno> {
+        let open = || openat(&self.directory, c"..", LIST, Mode::empty());
+        open().or_else(|errno| match errno {
+            Errno::ACCESS => {
+                entry::allow_changes(self.directory.as_fd());
+                open()
+            }
+            _ => Err(errno),
+        })
+    }
+}
+
 pub(super) struct Walk<'t> {
     parent: BorrowedFd<'t>,
     top: &'t CStr,
     kind: Kind,
     /// How many entries may still be removed.
     budget: u64,
-    /// The outer directories, without the outermost if `cut`.
-    evicted: VecDeque<Id>,
-    cut: bool,
-    open: VecDeque<Level>,
+    descent: Descent<Level>,
     stuck: HashSet<Id>,
     count: u64,
     named: Vec<Left>,
@@ -105,9 +104,7 @@ impl<'t> Walk<'t> {
             top,
             kind,
             budget,
-            evicted: VecDeque::new(),
-            cut: false,
-            open: VecDeque::new(),
+            descent: Descent::default(),
             stuck: HashSet::new(),
             count: 0,
             named: Vec::new(),
@@ -137,9 +134,7 @@ impl<'t> Walk<'t> {
     }
 
     fn pass(&mut self) -> End {
-        self.evicted.clear();
-        self.open.clear();
-        self.cut = false;
+        self.descent = Descent::default();
         match remove(self.kind, self.parent, false, self.top, true) {
             Outcome::Removed => return End::Finished,
             Outcome::NotEmpty => {}
@@ -149,7 +144,7 @@ impl<'t> Walk<'t> {
             }
         }
         match entry::open(self.parent, self.top) {
-            Ok(Some(directory)) => self.open.push_back(Level::new(directory, Some(self.top.to_owned()))),
+            Ok(Some(directory)) => self.enter(Level::new(directory, Some(self.top.to_owned()))),
             // It was replaced.
             Ok(None) => return End::Again { moved: true },
             Err(errno) => {
@@ -157,7 +152,7 @@ impl<'t> Walk<'t> {
                 return End::Finished;
             }
         }
-        while let Some(level) = self.open.back_mut() {
+        while let Some(level) = self.descent.innermost() {
             if self.budget == 0 {
                 return End::OutOfBudget;
             }
@@ -174,7 +169,7 @@ impl<'t> Walk<'t> {
 
     /// Reads some entries of the innermost directory and removes those that are no directories with content.
     fn list(&mut self) {
-        let Some(level) = self.open.back_mut() else { return };
+        let Some(level) = self.descent.innermost() else { return };
         self.buffer.resize(BUFFER, MaybeUninit::uninit());
         let mut failed = Vec::new();
         let mut entries = RawDir::new(&level.directory, &mut self.buffer);
@@ -206,78 +201,60 @@ impl<'t> Walk<'t> {
             }
         }
         level.failed |= !failed.is_empty();
-        let Some(level) = self.open.pop_back() else { return };
         for (name, errno) in failed {
-            self.report(Some(&level.directory), &name, errno);
+            self.report_below(&name, errno);
         }
-        self.open.push_back(level);
     }
 
     /// Opens a directory in the innermost one.
     fn descend(&mut self, name: CString) {
         self.budget = self.budget.saturating_sub(1);
-        if self.open.len() >= MAX_OPEN {
-            self.evict();
-        }
-        let opened = loop {
-            let Some(level) = self.open.back() else { return };
-            match entry::open(level.directory.as_fd(), &name) {
-                Err(Errno::MFILE | Errno::NFILE) if self.open.len() > 1 => self.evict(),
-                other => break other,
-            }
-        };
-        let failure = match opened {
+        let failure = match self.descent.open_below(|level| entry::open(level.directory.as_fd(), &name)) {
             // It was removed or replaced, which the next pass finds.
             Ok(None) => return,
             Ok(Some(directory)) => match self.is_stuck(&directory) {
-                Ok(false) => return self.open.push_back(Level::new(directory, Some(name))),
+                Ok(false) => return self.enter(Level::new(directory, Some(name))),
                 // Reported before.
                 Ok(true) => None,
                 Err(errno) => Some(errno),
             },
             Err(errno) => Some(errno),
         };
-        let Some(mut level) = self.open.pop_back() else { return };
-        level.failed = true;
-        if let Some(errno) = failure {
-            self.report(Some(&level.directory), &name, errno);
+        if let Some(level) = self.descent.innermost() {
+            level.failed = true;
         }
-        self.open.push_back(level);
+        if let Some(errno) = failure {
+            self.report_below(&name, errno);
+        }
+    }
+
+    fn enter(&mut self, level: Level) {
+        if let Err(errno) = self.descent.enter(level) {
+            self.report(None, self.top, errno);
+        }
     }
 
     fn is_stuck(&self, directory: &OwnedFd) -> Result<bool, Errno> {
         Ok(!self.stuck.is_empty() && self.stuck.contains(&Id::of(directory)?))
     }
 
-    /// Closes the outermost open directory.
-    fn evict(&mut self) {
-        let Some(level) = self.open.pop_front() else { return };
-        // If this fails, it is not found again, and the walk begins again.
-        let id = Id::of(&level.directory).unwrap_or(Id { device: 0, inode: 0 });
-        self.evicted.push_back(id);
-        if self.evicted.len() > MAX_EVICTED {
-            self.evicted.pop_front();
-            self.cut = true;
-        }
-    }
-
     /// Removes the innermost directory, of which everything that can be was removed, and returns to its parent.
     fn ascend(&mut self) -> Result<(), End> {
-        let Some(mut level) = self.open.pop_back() else { return Ok(()) };
-        if self.open.is_empty() {
-            if let Some(id) = self.evicted.pop_back() {
-                let reopened = reopen(&level.directory, id).ok_or(End::Again { moved: true })?;
-                let is_top = self.evicted.is_empty() && !self.cut;
-                let name = is_top.then(|| self.top.to_owned());
-                self.open.push_back(Level::new(reopened, name));
-            } else if self.cut {
-                return Err(End::Again { moved: false });
+        let (mut level, parent) = match self.descent.leave() {
+            None => return Ok(()),
+            Some((level, Above::Nothing)) => (level, (self.parent, false)),
+            Some((_, Above::Forgotten)) => return Err(End::Again { moved: false }),
+            Some((_, Above::Moved(_))) => return Err(End::Again { moved: true }),
+            Some((level, Above::Open)) => {
+                let is_top = self.descent.is_top();
+                let Some(above) = self.descent.innermost() else { return Ok(()) };
+                if is_top && above.name.is_none() {
+                    above.name = Some(self.top.to_owned());
+                }
+                (level, (above.directory.as_fd(), true))
             }
-        }
-        let (parent, is_ours) = match self.open.back() {
-            Some(parent) => (parent.directory.as_fd(), true),
-            None => (self.parent, false),
         };
+        let (parent, is_ours) = parent;
         if let Some(name) = &level.name {
             let busy = if self.kind == Kind::Cgroups { Errno::BUSY } else { Errno::NOTEMPTY };
             let failure = match remove(self.kind, parent, is_ours, name, true) {
@@ -287,7 +264,7 @@ impl<'t> Walk<'t> {
                     level.passes += 1;
                     level.listed = false;
                     if seek(&level.directory, SeekFrom::Start(0)).is_ok() {
-                        self.open.push_back(level);
+                        self.enter(level);
                         return Ok(());
                     }
                     Some(busy)
@@ -306,24 +283,40 @@ impl<'t> Walk<'t> {
             {
                 self.stuck.insert(id);
             }
-            if let Some(parent) = self.open.back_mut() {
+            if let Some(parent) = self.descent.innermost() {
                 parent.failed = true;
             }
         }
         Ok(())
     }
 
+    /// Notes an entry of the innermost directory that is left.
+    fn report_below(&mut self, name: &CStr, errno: Errno) {
+        let path = self.descent.innermost().map(|level| path_of(level.directory.as_fd()));
+        self.note(path.unwrap_or_else(|| "…".into()), name, errno);
+    }
+
     /// Notes an entry that is left.
     fn report(&mut self, directory: Option<&OwnedFd>, name: &CStr, errno: Errno) {
+        let directory = directory.map_or(self.parent, |directory| directory.as_fd());
+        self.note(path_of(directory), name, errno);
+    }
+
+    fn note(&mut self, directory: PathBuf, name: &CStr, errno: Errno) {
         self.count += 1;
         if self.named.len() < MAX_NAMED {
-            let directory = directory.map_or(self.parent, |directory| directory.as_fd());
-            // Too long for the kernel if it is deep.
-            let path = fs::read_link(entry::descriptor_path(directory)).unwrap_or_else(|_| "…".into());
-            let path = if name.is_empty() { path } else { path.join(OsStr::from_bytes(name.to_bytes())) };
+            let path = match name.is_empty() {
+                true => directory,
+                false => directory.join(OsStr::from_bytes(name.to_bytes())),
+            };
             self.named.push(Left { path, source: io::Error::from(errno) });
         }
     }
+}
+
+/// The path of a directory. Too long for the kernel if it is deep.
+fn path_of(directory: BorrowedFd<'_>) -> PathBuf {
+    fs::read_link(entry::descriptor_path(directory)).unwrap_or_else(|_| "…".into())
 }
 
 /// Removes an entry unless it is a directory with content.
@@ -332,19 +325,4 @@ fn remove(kind: Kind, directory: BorrowedFd<'_>, is_ours: bool, name: &CStr, is_
         Kind::Files => entry::remove(directory, is_ours, name, is_directory),
         Kind::Cgroups => entry::remove_cgroup(directory, name),
     }
-}
-
-/// The parent of a directory, if it is the one that it was.
-fn reopen(directory: &OwnedFd, id: Id) -> Option<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let open = || openat(directory, c"..", flags, Mode::empty());
-    let opened = open().or_else(|errno| match errno {
-        Errno::ACCESS => {
-            entry::allow_changes(directory.as_fd());
-            open()
-        }
-        _ => Err(errno),
-    });
-    let parent = opened.ok()?;
-    (Id::of(&parent) == Ok(id)).then_some(parent)
 }
