@@ -265,13 +265,13 @@ impl Xfs {
     fn acquire(&self, container: &NewContainer) -> Result<u32> {
         let leases = self.host.leases();
         let mut leased: BTreeSet<u32> = leases.list(POOL)?.into_iter().map(|lease| lease.number).collect();
-        let mut with_files = 0_u64;
+        let mut with_files = Vec::new();
         for project in self.projects.iter().cloned().flatten() {
             if leased.contains(&project) {
                 continue;
             }
             if self.disk.read(project)?.inodes > 0 {
-                with_files += 1;
+                with_files.push(project);
                 continue;
             }
             match leases.acquire(POOL, project..=project, container) {
@@ -284,10 +284,12 @@ impl Xfs {
             }
         }
         Err(Error::new(format!(
-            "no project is free for container `{}`: of `xfs_project_range`, {} are those of other containers, which keep \
-             them until they are removed, and {with_files} have files; remove containers or extend the range",
+            "no project is free for container `{}`: of `xfs_project_range`, {} are leased by other containers, which keep \
+             them until they are removed, and {} have files of something else; remove containers, give these files to \
+             another project, or extend the range",
             container.id,
-            leased.len()
+            range::describe(leased.iter().copied()),
+            range::describe(with_files)
         ))
         .retryable())
     }

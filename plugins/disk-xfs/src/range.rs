@@ -35,9 +35,42 @@ pub fn parse(text: &str) -> Result<Vec<RangeInclusive<u32>>> {
     Ok(ranges)
 }
 
+/// Names projects, in ascending order, for messages: `5000-5002, 5007`; `none`.
+pub fn describe(projects: impl IntoIterator<Item = u32>) -> String {
+    /// How many ranges are named.
+    const MAX: usize = 16;
+    let mut ranges: Vec<RangeInclusive<u32>> = Vec::new();
+    for project in projects {
+        match ranges.last_mut() {
+            Some(last) if last.end().checked_add(1) == Some(project) => *last = *last.start()..=project,
+            _ => ranges.push(project..=project),
+        }
+    }
+    let named = ranges.iter().take(MAX).map(|range| match (range.start(), range.end()) {
+        (first, last) if first == last => first.to_string(),
+        (first, last) => format!("{first}-{last}"),
+    });
+    let mut named: Vec<String> = named.collect();
+    match ranges.len().checked_sub(MAX + 1) {
+        Some(_) => named.push("…".to_owned()),
+        None if named.is_empty() => return "none".to_owned(),
+        None => {}
+    }
+    named.join(", ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn projects_are_named_by_ranges() {
+        assert_eq!(describe([]), "none");
+        assert_eq!(describe([5000]), "5000");
+        assert_eq!(describe([5000, 5001, 5002, 5007, u32::MAX]), "5000-5002, 5007, 4294967295");
+        let many = describe((0..100).map(|index| index * 2));
+        assert!(many.starts_with("0, 2, 4,") && many.ends_with(", 30, …"), "{many}");
+    }
 
     #[test]
     fn ranges_are_read_and_mistakes_named() {

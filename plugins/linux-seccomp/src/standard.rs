@@ -116,6 +116,7 @@ const FILES: &[&str] = &[
     "utimes",
 ];
 
+/// Without `ioctl`, see [`rules`].
 const INPUT_AND_OUTPUT: &[&str] = &[
     "_llseek",
     "_newselect",
@@ -137,7 +138,6 @@ const INPUT_AND_OUTPUT: &[&str] = &[
     "io_pgetevents_time64",
     "io_setup",
     "io_submit",
-    "ioctl",
     "ioprio_get",
     "ioprio_set",
     "lseek",
@@ -456,6 +456,10 @@ const NEW_NAMESPACES: u64 = 0x7e02_0000;
 /// Family of sockets to the hypervisor and other virtual machines, which has no namespaces.
 const AF_VSOCK: u64 = 40;
 
+/// `FS_IOC_FSSETXATTR`, of all file systems and for 32-bit programs too. With it, the owner of a file could give it to the
+/// project of another container, and so to the quota of that. `file_setattr`, which does the same, is not allowed.
+const SET_PROJECT: u64 = 0x401c_5820;
+
 pub fn profile() -> Profile {
     Profile {
         default: Action::errno(EPERM),
@@ -495,6 +499,9 @@ fn rules() -> Vec<Rule> {
     let vsock = first(Comparison::Masked(0xffff_ffff), AF_VSOCK);
     rules.push(when(vsock, Rule { action: Action::errno(EPERM), ..allow(&["socket"]) }));
     rules.push(allow(&["socket"]));
+    let project = Condition { argument: 1, comparison: Comparison::Masked(0xffff_ffff), value: SET_PROJECT };
+    rules.push(when(project, Rule { action: Action::errno(EPERM), ..allow(&["ioctl"]) }));
+    rules.push(allow(&["ioctl"]));
     rules
 }
 
@@ -563,6 +570,7 @@ mod tests {
             "acct",
             "syslog",
             "chroot",
+            "file_setattr",
         ] {
             assert!(!always.contains(name), "{name}");
         }

@@ -13,6 +13,7 @@ use super::{FOURTEEN, Fixture, across_restart, isolator, value, world_with};
 
 const EPERM: &str = "1";
 const ENOSYS: &str = "38";
+const ENOTTY: &str = "25";
 
 /// `linux/seccomp` after `linux/capabilities` with Docker's capabilities.
 fn confined(table: Json) -> Vec<PluginConfig> {
@@ -52,6 +53,11 @@ async fn the_default_profile_denies_what_containers_do_not_need() {
         // personality: query, and addresses without randomisation.
         ("call 135 0xffffffff", "ok"),
         ("call 135 0x40000", EPERM),
+        // ioctl: TCGETS of what is no terminal; FS_IOC_FSSETXATTR, also with bits that the kernel ignores; file_setattr.
+        ("call 16 0 0x5401", ENOTTY),
+        ("call 16 0 0x401c5820", EPERM),
+        ("call 16 0 0x1401c5820", EPERM),
+        ("call 469 0 0 0 32", EPERM),
         // One that does not exist yet.
         ("call 1000", ENOSYS),
     ]);
@@ -78,6 +84,9 @@ async fn no_other_architecture_evades_the_filter() {
         ("call32 120 0x10000011", EPERM),
         ("call32 359 40 1", EPERM),
         ("call32 102 1 0", EPERM),
+        // ioctl: TCGETS, FS_IOC_FSSETXATTR.
+        ("call32 54 0 0x5401", ENOTTY),
+        ("call32 54 0 0x401c5820", EPERM),
         // The number of mount on x86-64 is one of i386 that is allowed, and the reverse.
         ("call32 165", "14"),
         ("call 20 1 0 0", "ok"),
@@ -94,6 +103,24 @@ async fn no_other_architecture_evades_the_filter() {
         return;
     }
     assert_eq!(output, expected);
+}
+
+/// What the filter denies even to root with all capabilities, the kernel would not.
+#[tokio::test(flavor = "multi_thread")]
+async fn files_cannot_be_given_to_another_project_but_without_a_filter() {
+    if !is_root("seccomp filters") {
+        return;
+    }
+    let fixture = Fixture::start(vec![isolator("linux/seccomp", json!({}))]).await;
+    // Its own file, with attributes at an address that is none.
+    let line = "touch file; probe call 16 0 0x401c5820 1 < file";
+    let request = || fixture.request("web", "root", &format!("cd $MESOS_SANDBOX; {line}"));
+    assert_eq!(fixture.run(request()).await, format!("{EPERM}\n"));
+    let mut unconfined = request();
+    unconfined.linux.seccomp = Some(SeccompRequest { profile: None, unconfined: true });
+    let output = fixture.run(unconfined).await;
+    // EFAULT; a file system without attributes does not look at them.
+    assert!(["14\n", "25\n", "95\n"].contains(&output.as_str()), "{output}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
