@@ -23,6 +23,9 @@
  * `nest TYPE OPTIONS BREADTH DEPTH` mounts a hierarchy of cgroups, creates so many in its own, side by side and then in
  * one another, with names so long that no path leads to the innermost, and moves a child there.
  *
+ * `churn MEBIBYTES` creates directories in one another in the sandbox, moves some of them to another place and back all the
+ * time, and fills them meanwhile.
+ *
  * `forge TARGET` is the command of a container: a child of it attacks process TARGET in all ways that could change how
  * the end of the command is recorded, and then the command exits with 7.
  */
@@ -461,6 +464,58 @@ static int nest(const char *type, const char *options, int breadth, int depth)
     return 0;
 }
 
+/* The path of the directory so deep in the chain. */
+static const char *chain(char *path, int depth)
+{
+    for (int level = 0; level < depth; level++)
+        strcpy(path + 2 * level, "a/");
+    return path;
+}
+
+static void move(int depth, const char *elsewhere)
+{
+    char path[256];
+    if (fork())
+        return;
+    for (;;)
+        if (rename(chain(path, depth), elsewhere) == 0)
+            while (rename(elsewhere, path) && errno != EEXIST && errno != ENOTEMPTY)
+                ;
+}
+
+static int churn(int mebibytes)
+{
+    static char piece[64 * 1024];
+    const int depth = 60, moved[] = {3, 7, 20, 22, 40};
+    const char *sandbox = getenv("MESOS_SANDBOX");
+    int directories[60];
+    char path[256], elsewhere[32];
+    if (!sandbox || chdir(sandbox))
+        return 1;
+    for (int level = 0; level < depth; level++) {
+        mkdir(chain(path, level + 1), 0755);
+        directories[level] = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        mkdirat(directories[level], "b", 0755);
+        mkdirat(directories[level], "z", 0755);
+    }
+    for (size_t index = 0; index < sizeof moved / sizeof *moved; index++) {
+        snprintf(elsewhere, sizeof elsewhere, "moved%zu", index);
+        move(moved[index], elsewhere);
+    }
+    report(0, "ready");
+    memset(piece, 1, sizeof piece);
+    for (int written = 0; written < mebibytes * 16; written++) {
+        snprintf(path, sizeof path, "%c/file%d", written % 2 ? 'b' : 'z', written);
+        int file = openat(directories[written % depth], path, O_CREAT | O_WRONLY | O_CLOEXEC, 0644);
+        if (write(file, piece, sizeof piece) != sizeof piece)
+            report(0, "not written: %s", strerror(errno));
+        close(file);
+    }
+    report(0, "filled");
+    for (;;)
+        pause();
+}
+
 static void forge(pid_t target)
 {
     char path[64], target_link[4096];
@@ -518,6 +573,8 @@ int main(int count, char **arguments)
     secret = count > 3 ? arguments[3] : "";
     if (strcmp(arguments[1], "forge") == 0)
         forge(atoi(marker));
+    else if (strcmp(arguments[1], "churn") == 0)
+        return churn(atoi(marker));
     else if (strcmp(arguments[1], "nest") == 0 && count == 6)
         return nest(marker, secret, atoi(arguments[4]), atoi(arguments[5]));
     else if (strcmp(arguments[1], "self") == 0)

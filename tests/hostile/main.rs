@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "a panic shows where a test failed")]
 
 mod cgroups;
+mod disk;
 mod evade;
 mod full_disk;
 mod http;
