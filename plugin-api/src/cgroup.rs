@@ -99,6 +99,12 @@ impl CgroupError {
         self.refusal().is_some_and(linux::CgroupError::is_busy)
     }
 
+    /// Whether the kernel refused a value as invalid, which depends on the controller.
+    #[must_use]
+    pub fn is_invalid(&self) -> bool {
+        self.refusal().is_some_and(linux::CgroupError::is_invalid)
+    }
+
     fn refusal(&self) -> Option<&linux::CgroupError> {
         match self {
             Self::NoController { .. } => None,

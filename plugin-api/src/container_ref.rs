@@ -153,6 +153,15 @@ impl<'a> ContainerRef<'a> {
         }
     }
 
+    /// In `update`: whether the old resources have a request or limit of that name and `resources`, the new ones, have not.
+    /// That is so only if an update is rolled back that has added it.
+    ///
+    /// # Errors
+    /// If the agent's message cannot be decoded.
+    pub fn takes_back(&self, resources: &model::Resources, name: &str) -> Result<bool> {
+        Ok(!resources.has(name) && self.resources()?.has(name))
+    }
+
     /// The directory of the host with the container's files and logs.
     ///
     /// # Errors

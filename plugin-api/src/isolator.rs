@@ -128,10 +128,13 @@ pub trait Isolator: Send + Sync + Sized + 'static {
         Ok(None)
     }
 
-    /// Applies new resources to a running container; `container.details()` has the old ones.
+    /// Applies new resources to a running container; `container.details()` has the old ones. Of a resource that neither have,
+    /// nothing changes. One that only the old ones have is [taken back](ContainerRef::takes_back): apply what a container
+    /// without it has.
     ///
     /// # Errors
-    /// Fail the update; the plugins that have applied it are called again with the old resources.
+    /// Fail the update; the plugins that have applied it, and this one, are called again with the old resources as the new
+    /// ones and the reverse. [`Cgroup::changes`](crate::Cgroup::changes) makes changes that are all undone if one fails.
     fn update(&self, container: &ContainerRef, resources: &Resources) -> Result<Applied> {
         let _ = (container, resources);
         Ok(Applied::new())

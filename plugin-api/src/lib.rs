@@ -45,6 +45,7 @@
 
 mod bridge;
 pub mod cgroup;
+mod changes;
 pub mod command;
 pub mod config;
 mod container_ref;
@@ -78,6 +79,7 @@ pub use cofferdam_plugin_macros::{PluginConfig, isolator, logger};
 pub use cofferdam_plugin_model as model;
 
 pub use cgroup::Cgroup;
+pub use changes::Changes;
 pub use config::PluginConfig;
 pub use container_ref::ContainerRef;
 pub use controllers::{Controllers, OwnCgroups};

@@ -360,11 +360,26 @@ impl<P> PluginHarness<P> {
         if answer.payload.is_empty() { Ok(None) } else { read(&answer).map(Some) }
     }
 
-    /// Calls `update`. Later calls get the new resources.
+    /// Calls `update` with the container's resources in which those that `resources` names are replaced, as the agent does.
+    /// Later calls get the new resources.
     ///
     /// # Errors
     /// The error that would fail the update.
     pub fn update(&self, id: &str, resources: Resources) -> Result<(), Refused> {
+        let resources = self.shared.details(id).resources.updated(&resources);
+        self.replace(id, resources)
+    }
+
+    /// Calls `update` as the agent does when another plugin failed: to return to `resources`, which the container had before
+    /// the last [`PluginHarness::update`].
+    ///
+    /// # Errors
+    /// The error that would fail the roll back.
+    pub fn roll_back(&self, id: &str, resources: Resources) -> Result<(), Refused> {
+        self.replace(id, resources)
+    }
+
+    fn replace(&self, id: &str, resources: Resources) -> Result<(), Refused> {
         let request = model::UpdateRequest { details: self.shared.details(id), resources };
         let answer = self.call(Method::Update, id, &write(&request)?, &[])?;
         let reply: StateReply = read(&answer)?;

@@ -110,6 +110,31 @@ fn a_limit_of_processes_holds_without_an_agent_and_for_nested_containers() {
     });
 }
 
+#[test]
+fn an_update_that_a_later_isolator_refuses_leaves_nothing_in_force() {
+    if !is_root("the pids controller") {
+        return;
+    }
+    let mut world = world("cgroups/pids", json!({ "default": 30 }));
+    world.config.isolators.push(shipped("cgroups/hugetlb"));
+    let world = world;
+    with_agent(&world, async |agent| {
+        launch(&agent, request(&world, "pod", "echo up; sleep 1000"), "up").await;
+        let limit = async || agent.usage(&id("pod")).await.unwrap().number("pids_limit");
+        // Huge pages of a size that no host has.
+        let refused = |pids| Resources::default().with("pids", pids).with("hugepages-3MB", 1.0);
+        assert!(agent.update(&id("pod"), refused(60.0)).await.is_err());
+        assert_eq!(limit().await, Some(30.0), "the default, as it has requested none");
+        agent.update(&id("pod"), Resources::default().with("pids", 40.0)).await.unwrap();
+        agent.update(&id("pod"), Resources::default().with("mem", 64.0)).await.unwrap();
+        assert!(agent.update(&id("pod"), refused(60.0)).await.is_err());
+        assert_eq!(limit().await, Some(40.0), "an update of another resource has not changed it");
+        let resources = agent.inspect(&id("pod")).unwrap().summary.resources;
+        assert_eq!(resources, Resources::default().with("pids", 40.0).with("mem", 64.0));
+        end(&world, &agent, "pod").await;
+    });
+}
+
 /// Creates the device file of the kernel's log, and tries to read it.
 const READ_KMSG: &str = "mknod /dev/log c 1 11 && head -c 1 /dev/zero | wc -c; \
      if cat </dev/null >/dev/null && true </dev/log; then echo readable; else echo refused; fi";

@@ -147,6 +147,7 @@ const SDK: &[Row] = &[
     ("secret", &["error"]),
     ("leases", &["error", "host"]),
     ("cgroup", &["error", "event"]),
+    ("changes", &["cgroup"]),
     ("event_counters", &["cgroup", "event"]),
     ("container_ref", &["cgroup", "deadline", "error", "process"]),
     ("pressure", &["cgroup", "container_ref", "error"]),

@@ -72,6 +72,18 @@ pub fn find(directory: impl AsFd, path: &Path, resolve: Resolve) -> Result<Owned
     Ok(openat2(directory, path, flags, Mode::empty(), resolve | ResolveFlags::NO_MAGICLINKS)?)
 }
 
+/// Finds what is at a path in whose last directory only the caller and more privileged users can change names, without
+/// following it if it is a link.
+///
+/// # Errors
+/// [`OpenError::Outside`] if the path has no last component or that is a link, or the error of a system call.
+pub fn find_in_own(path: &Path) -> Result<OwnedFd, OpenError> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(OpenError::Outside);
+    };
+    find(directory(parent)?, Path::new(name), Resolve::WithoutLinks)
+}
+
 /// Opens what was found for reading, if it is a regular file.
 ///
 /// # Errors

@@ -74,10 +74,42 @@ impl Resources {
     /// The memory limit in bytes: `Some(None)` if it is unlimited, `None` if neither a limit nor a request is set.
     #[must_use]
     pub fn mem_limit_bytes(&self) -> Option<Option<u64>> {
-        self.limit("mem").map(|limit| match limit {
+        self.limit_bytes("mem")
+    }
+
+    /// The limit of disk space in bytes: `Some(None)` if it is unlimited, `None` if neither a limit nor a request is set.
+    #[must_use]
+    pub fn disk_limit_bytes(&self) -> Option<Option<u64>> {
+        self.limit_bytes("disk")
+    }
+
+    fn limit_bytes(&self, name: &str) -> Option<Option<u64>> {
+        self.limit(name).map(|limit| match limit {
             Limit::At(mib) => Some(mib_to_bytes(mib)),
             Limit::Unlimited => None,
         })
+    }
+
+    /// These, with the requests and limits of an update in place of those of the resources that it names.
+    #[must_use]
+    pub fn updated(mut self, update: &Self) -> Self {
+        for name in update.names() {
+            self.requests.remove(name);
+            self.limits.remove(name);
+        }
+        self.requests.extend(update.requests.clone());
+        self.limits.extend(update.limits.clone());
+        self
+    }
+
+    /// Whether there is a request or a limit of that name.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.requests.contains_key(name) || self.limits.contains_key(name)
+    }
+
+    fn names(&self) -> impl Iterator<Item = &String> {
+        self.requests.keys().chain(self.limits.keys())
     }
 
     /// Adds a scalar request, in the resource's unit.
@@ -106,11 +138,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_update_replaces_the_resources_that_it_names_and_no_others() {
+        let before = Resources::default().with("mem", 64.0).with("cpus", 0.5);
+        let before = before.with_limit("cpus", Limit::At(2.0)).with_limit("disk", Limit::At(9.0));
+        let after =
+            before.updated(&Resources::default().with("cpus", 1.0).with_limit("disk", Limit::Unlimited));
+        let expected = Resources::default().with("mem", 64.0).with("cpus", 1.0);
+        assert_eq!(after, expected.with_limit("disk", Limit::Unlimited));
+        assert!(after.has("disk") && after.has("mem") && !after.has("pids"));
+    }
+
+    #[test]
     fn a_limit_falls_back_to_the_request() {
         let resources = Resources::default().with("mem", 64.0).with("cpus", 0.5);
         assert_eq!(resources.mem_bytes(), Some(64 << 20));
         assert_eq!(resources.mem_limit_bytes(), Some(Some(64 << 20)));
         assert_eq!(resources.clone().with_limit("mem", Limit::Unlimited).mem_limit_bytes(), Some(None));
-        assert_eq!(resources.limit("disk"), None);
+        assert_eq!((resources.limit("disk"), resources.disk_limit_bytes()), (None, None));
+        assert_eq!(resources.with("disk", 2.0).disk_limit_bytes(), Some(Some(2 << 20)));
     }
 }

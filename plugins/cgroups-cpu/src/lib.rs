@@ -5,8 +5,8 @@
 mod share;
 mod usage;
 
+use cofferdam_plugin_api::Pressure;
 use cofferdam_plugin_api::prelude::*;
-use cofferdam_plugin_api::{OwnCgroups, Pressure};
 
 use crate::share::Share;
 
@@ -35,15 +35,6 @@ impl Default for Config {
     }
 }
 
-impl Cpu {
-    fn apply(&self, resources: &Resources, cgroups: &OwnCgroups) -> Result<()> {
-        match Share::of(resources, self.config.cfs) {
-            Some(share) => Ok(share.apply(cgroups.main())?),
-            None => Ok(()),
-        }
-    }
-}
-
 #[cofferdam_plugin_api::isolator]
 impl Isolator for Cpu {
     const NAME: &'static str = "cgroups/cpu";
@@ -56,12 +47,21 @@ impl Isolator for Cpu {
 
     fn prepare(&self, container: &NewContainer) -> Result<Prepared> {
         let Some(cgroups) = CONTROLLERS.create(container)? else { return Ok(Prepared::new()) };
-        self.apply(&container.resources, &cgroups)?;
+        if let Some(share) = Share::of(&container.resources, self.config.cfs) {
+            share.apply(cgroups.main())?;
+        }
         Ok(Prepared::new().cgroups(&cgroups))
     }
 
     fn update(&self, container: &ContainerRef, resources: &Resources) -> Result<Applied> {
-        self.apply(resources, &CONTROLLERS.require(container)?)?;
+        let cgroups = CONTROLLERS.require(container)?;
+        let share = match container.takes_back(resources, "cpus")? {
+            true => Some(Share::DEFAULT),
+            false => Share::of(resources, self.config.cfs),
+        };
+        if let Some(share) = share {
+            share.apply(cgroups.main())?;
+        }
         Ok(Applied::new())
     }
 

@@ -1,5 +1,6 @@
 //! CPU weight and limit of a container.
 
+use cofferdam_plugin_api::Changes;
 use cofferdam_plugin_api::cgroup::{CgroupError, CgroupVersion};
 use cofferdam_plugin_api::model::Limit;
 use cofferdam_plugin_api::prelude::*;
@@ -13,16 +14,23 @@ const MINIMUM_QUOTA: u64 = 1_000;
 /// The largest quota that the kernel accepts, in microseconds: that of 175 million CPUs.
 const MAXIMUM_QUOTA: u64 = (1 << 44) - 1;
 
+/// Interface files of v1.
+const PERIOD_V1: &str = "cpu.cfs_period_us";
+const QUOTA_V1: &str = "cpu.cfs_quota_us";
+
 /// Values for the interface files.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Share {
-    /// CPUs that the container gets when all are busy; `None` leaves the kernel's default weight.
+    /// CPUs that the container gets when all are busy; `None` leaves its weight as it is.
     pub cpus: Option<f64>,
     /// Microseconds of CPU time per period; `None` for no limit.
     pub quota: Option<u64>,
 }
 
 impl Share {
+    /// That of a container that requests nothing: the weight of one CPU is the kernel's default.
+    pub const DEFAULT: Self = Self { cpus: Some(1.0), quota: None };
+
     /// `None` if the container requests no CPUs and has no limit. With `cfs`, the request is also the limit.
     pub fn of(resources: &Resources, cfs: bool) -> Option<Self> {
         let cpus = resources.cpus();
@@ -38,41 +46,70 @@ impl Share {
         Some(Self { cpus, quota })
     }
 
-    /// Writes the interface files.
-    pub fn apply(self, cgroup: &Cgroup) -> Result<(), CgroupError> {
+    /// Writes the interface files, all or none.
+    pub fn apply(self, cgroup: &Cgroup) -> Result<()> {
+        let mut changes = cgroup.changes();
         match cgroup.version() {
-            CgroupVersion::V1 => self.apply_v1(cgroup),
-            CgroupVersion::V2 => self.apply_v2(cgroup),
+            CgroupVersion::V1 => self.apply_v1(cgroup, &mut changes)?,
+            CgroupVersion::V2 => self.apply_v2(cgroup, &mut changes)?,
         }
+        changes.keep();
+        Ok(())
     }
 
-    fn apply_v1(self, cgroup: &Cgroup) -> Result<(), CgroupError> {
-        const QUOTA: &str = "cpu.cfs_quota_us";
+    fn apply_v1(self, cgroup: &Cgroup, changes: &mut Changes<'_>) -> Result<()> {
         if let Some(quota) = self.quota {
-            cgroup.write("cpu.cfs_period_us", PERIOD)?;
-            cgroup.write(QUOTA, quota)?;
-        } else if cgroup.has(QUOTA) {
+            changes.write(PERIOD_V1, PERIOD)?;
+            changes.write(QUOTA_V1, quota).or_else(|error| refused(cgroup, quota, error))?;
+        } else if cgroup.has(QUOTA_V1) {
             // Missing in a kernel without bandwidth control.
-            cgroup.write(QUOTA, -1)?;
+            changes.write(QUOTA_V1, -1)?;
         }
         if let Some(cpus) = self.cpus {
-            cgroup.write("cpu.shares", scaled(1024, cpus).clamp(2, 262_144))?;
+            changes.write("cpu.shares", scaled(1024, cpus).clamp(2, 262_144))?;
         }
         Ok(())
     }
 
-    fn apply_v2(self, cgroup: &Cgroup) -> Result<(), CgroupError> {
+    fn apply_v2(self, cgroup: &Cgroup, changes: &mut Changes<'_>) -> Result<()> {
         const QUOTA: &str = "cpu.max";
         if let Some(quota) = self.quota {
-            cgroup.write(QUOTA, format!("{quota} {PERIOD}"))?;
+            changes.write(QUOTA, format!("{quota} {PERIOD}"))?;
         } else if cgroup.has(QUOTA) {
-            cgroup.write(QUOTA, format!("max {PERIOD}"))?;
+            changes.write(QUOTA, format!("max {PERIOD}"))?;
         }
         if let Some(cpus) = self.cpus {
-            cgroup.write("cpu.weight", scaled(100, cpus).clamp(1, 10_000))?;
+            changes.write("cpu.weight", scaled(100, cpus).clamp(1, 10_000))?;
         }
         Ok(())
     }
+}
+
+/// On v1 the kernel refuses a quota above that of a cgroup above, and one below that of a cgroup below.
+fn refused(cgroup: &Cgroup, quota: u64, error: CgroupError) -> Result<()> {
+    if !error.is_invalid() {
+        return Err(error.into());
+    }
+    let asked = in_cpus(quota, PERIOD);
+    let limited = cgroup.above().into_iter().filter_map(|above| {
+        let (quota, period) = (above.read_as(QUOTA_V1).ok()?, above.read_as(PERIOD_V1).ok()?);
+        Some((in_cpus(quota, period), above))
+    });
+    let lowest = limited.min_by(|(one, _), (other, _)| one.total_cmp(other));
+    let why = match lowest {
+        Some((limit, above)) if limit < asked => format!(
+            "the control group above it that has the lowest limit, `{}`, has {limit:.2}; request at most that, or raise the \
+             limit of the parent first",
+            above.directory().display()
+        ),
+        _ => "a container that is nested in it has a higher limit; lower that first".to_owned(),
+    };
+    Err(error).context(format!("cannot limit the container to {asked:.2} CPUs: {why}"))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "for comparisons and messages")]
+fn in_cpus(quota: u64, period: u64) -> f64 {
+    quota as f64 / period as f64
 }
 
 /// `one` per CPU.

@@ -57,10 +57,56 @@ fn an_update_raises_lowers_and_lifts_the_limit() {
         let cpus = expected.map(|quota| f64::from(u32::try_from(quota).unwrap()) / 100_000.0);
         let usage = harness.usage("web").unwrap();
         assert_eq!(usage.number("cpus_limit"), cpus, "after {resources:?}");
-        assert_eq!(usage.number("cpus_soft_limit"), resources.cpus(), "after {resources:?}");
+        let requested = resources.cpus().or(Some(4.0));
+        assert_eq!(usage.number("cpus_soft_limit"), requested, "after {resources:?}");
         let expected = share[usize::from(!harness.is_v1())];
         assert_eq!(harness.read("cpu.shares", "cpu.weight"), expected, "after {resources:?}");
     }
+    harness.cleanup("web").unwrap();
+}
+
+#[test]
+fn an_update_that_is_rolled_back_restores_the_share_or_that_of_the_kernel() {
+    let Some(harness) = harness(json!({}), Resources::default()) else { return };
+    harness.prepare().unwrap();
+    let read = || (harness.read("cpu.cfs_quota_us", "cpu.max"), harness.read("cpu.shares", "cpu.weight"));
+    let before = read();
+    harness.update("web", cpus(0.5)).unwrap();
+    assert_ne!(read(), before);
+    harness.roll_back("web", Resources::default()).unwrap();
+    assert_eq!(read(), before);
+    harness.update("web", cpus(0.5)).unwrap();
+    let before = read();
+    harness.update("web", cpus(2.0)).unwrap();
+    harness.roll_back("web", cpus(0.5)).unwrap();
+    assert_eq!(read(), before);
+    harness.cleanup("web").unwrap();
+}
+
+/// On v2 the lower one of both holds.
+#[test]
+fn a_limit_that_the_parent_does_not_have_is_explained_on_v1() {
+    let Some(harness) = harness(json!({}), cpus(0.5)) else { return };
+    harness.prepare().unwrap();
+    let mut nested = harness.nested("web.probe");
+    nested.resources = cpus(2.0);
+    if !harness.is_v1() {
+        harness.prepare_container(&nested).unwrap();
+    } else {
+        let parent = harness.cgroup().directory().display().to_string();
+        let refused = harness.prepare_container(&nested).unwrap_err().message;
+        for part in ["cannot limit the container to 2.00 CPUs", &*parent, "has 0.50", "request at most that"]
+        {
+            assert!(refused.contains(part), "{part} in {refused}");
+        }
+        nested.resources = cpus(0.25);
+        harness.prepare_container(&nested).unwrap();
+        let before = harness.read("cpu.shares", "cpu.weight");
+        let refused = harness.update("web", cpus(0.125)).unwrap_err().message;
+        assert!(refused.contains("to 0.12 CPUs") && refused.contains("lower that first"), "{refused}");
+        assert_eq!(harness.read("cpu.shares", "cpu.weight"), before);
+    }
+    harness.cleanup("web.probe").unwrap();
     harness.cleanup("web").unwrap();
 }
 

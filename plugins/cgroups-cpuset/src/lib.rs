@@ -53,6 +53,19 @@ impl Cpuset {
     fn permitted(&self, file: &str) -> Option<&Numbers> {
         if file == CPUS.0 { self.cpus.as_ref() } else { self.mems.as_ref() }
     }
+
+    /// What a container has that requests nothing.
+    fn default(&self, cgroup: &Cgroup, file: &str, is_nested: bool) -> Result<String> {
+        // A nested container has those of its parent, which may have been launched with another configuration.
+        if let Some(permitted) = self.permitted(file).filter(|_| !is_nested) {
+            return Ok(permitted.to_string());
+        }
+        match (cgroup.version(), cgroup.above().last()) {
+            (CgroupVersion::V1, Some(above)) => Ok(above.read(file)?),
+            // An empty write would not reach the kernel.
+            _ => Ok("\n".to_owned()),
+        }
+    }
 }
 
 /// On v1 a cgroup must have CPUs and memory nodes before it can have processes, and so must all above it. New ones have none.
@@ -104,11 +117,17 @@ impl Isolator for Cpuset {
 
     fn update(&self, container: &ContainerRef, resources: &Resources) -> Result<Applied> {
         let cgroups = CONTROLLERS.require(container)?;
-        for (file, requested) in self.requested(resources)? {
+        let is_nested = container.id().contains('.');
+        let mut changes = cgroups.main().changes();
+        for ((file, requested), (_, resource, _)) in self.requested(resources)?.into_iter().zip([CPUS, MEMS])
+        {
             if let Some(numbers) = requested {
-                cgroups.main().write(file, numbers)?;
+                changes.write(file, numbers)?;
+            } else if container.takes_back(resources, resource)? {
+                changes.write(file, self.default(cgroups.main(), file, is_nested)?)?;
             }
         }
+        changes.keep();
         Ok(Applied::new())
     }
 

@@ -56,6 +56,27 @@ fn a_container_runs_on_its_cpus_only() {
 }
 
 #[test]
+fn an_update_that_is_rolled_back_restores_what_a_container_without_a_request_has() {
+    for config in [json!({ "cpus": "0-1" }), json!({})] {
+        let Some(harness) = harness(config, Resources::default()) else { return };
+        harness.prepare().unwrap();
+        let read = || harness.cgroup().read("cpuset.cpus").unwrap();
+        let before = read();
+        harness.update("web", cpus(&[(1, 1)])).unwrap();
+        assert_eq!(read(), "1");
+        harness.roll_back("web", Resources::default()).unwrap();
+        assert_eq!(read(), before);
+
+        // The second file is refused, so the first one is as it was.
+        let mut both = cpus(&[(1, 1)]);
+        both.requests.insert("cpuset_mems".into(), Value::Ranges(vec![(500, 500)]));
+        harness.update("web", both).unwrap_err();
+        assert_eq!(read(), before);
+        clean_up(&harness, "web");
+    }
+}
+
+#[test]
 fn a_container_without_a_request_can_use_all_cpus() {
     let Some(harness) = harness(json!({}), Resources::default()) else { return };
     harness.prepare().unwrap();

@@ -49,7 +49,13 @@ impl Isolator for Hugetlb {
 
     fn update(&self, container: &ContainerRef, resources: &Resources) -> Result<Applied> {
         let cgroups = CONTROLLERS.require(container)?;
-        Limits::requested(resources, &self.sizes)?.apply(cgroups.main())?;
+        let mut limits = Limits::requested(resources, &self.sizes)?;
+        for size in &self.sizes {
+            if container.takes_back(resources, &limits::resource(*size))? {
+                limits.set(*size, self.limits.of(*size));
+            }
+        }
+        limits.apply(cgroups.main())?;
         Ok(Applied::new())
     }
 

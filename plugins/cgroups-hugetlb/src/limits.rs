@@ -49,8 +49,18 @@ impl Limits {
         Self(all)
     }
 
-    /// Writes the interface files. A limit below what is in use is refused.
+    /// That of a page size; `None` for none.
+    pub fn of(&self, size: PageSize) -> Option<u64> {
+        self.0.get(&size).copied().flatten()
+    }
+
+    pub fn set(&mut self, size: PageSize, limit: Option<u64>) {
+        self.0.insert(size, limit);
+    }
+
+    /// Writes the interface files, all or none. A limit below what is in use is refused.
     pub fn apply(&self, cgroup: &Cgroup) -> Result<()> {
+        let mut changes = cgroup.changes();
         for (size, limit) in &self.0 {
             let (kinds, unlimited) = match cgroup.version() {
                 CgroupVersion::V1 => (["rsvd.limit_in_bytes", "limit_in_bytes"], "-1"),
@@ -59,7 +69,7 @@ impl Limits {
             let value = limit.map_or_else(|| unlimited.to_owned(), |limit| limit.to_string());
             for kind in kinds {
                 let file = format!("hugetlb.{size}.{kind}");
-                match cgroup.write(&file, &value) {
+                match changes.write(&file, &value) {
                     // Before Linux 5.7: an allocation is refused by a signal, not when it is reserved.
                     Err(error) if error.is_missing() && kind.starts_with("rsvd.") => {}
                     Err(error) if error.is_busy() => {
@@ -72,8 +82,14 @@ impl Limits {
                 }
             }
         }
+        changes.keep();
         Ok(())
     }
+}
+
+/// The resource that limits huge pages of a size.
+pub fn resource(size: PageSize) -> String {
+    format!("{RESOURCE}{size}")
 }
 
 #[expect(

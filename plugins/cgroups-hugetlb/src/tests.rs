@@ -52,6 +52,22 @@ fn a_limit_of_the_request_or_of_the_configuration_is_set_and_updated() {
 }
 
 #[test]
+fn an_update_that_is_rolled_back_restores_the_configured_limit_or_none() {
+    for (config, expected) in
+        [(json!({ "limits": { "2MB": "16 MiB" } }), Some(f64::from(16 << 20))), (json!({}), None)]
+    {
+        let Some(harness) = harness(config, Resources::default()) else { return };
+        harness.prepare().unwrap();
+        let limit = || harness.usage("web").unwrap().number("hugetlb_2MB_limit_bytes");
+        harness.update("web", pages(4.0)).unwrap();
+        assert_eq!(limit(), Some(f64::from(4 << 20)));
+        harness.roll_back("web", Resources::default()).unwrap();
+        assert_eq!(limit(), expected);
+        harness.cleanup("web").unwrap();
+    }
+}
+
+#[test]
 fn a_nested_container_has_a_limit_of_its_own_or_shares_that_of_its_parent() {
     let Some(harness) = harness(json!({}), pages(8.0)) else { return };
     harness.prepare().unwrap();

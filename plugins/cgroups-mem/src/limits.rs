@@ -8,13 +8,16 @@ use cofferdam_plugin_api::prelude::*;
 /// Values for the interface files, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Memory that is reclaimed only if there is nothing else to reclaim.
+    /// Memory that is reclaimed only if there is nothing else to reclaim; `None` leaves what is protected already.
     pub protected: Option<u64>,
     /// The limit; `None` for none.
     pub hard: Option<u64>,
 }
 
 impl Limits {
+    /// Those of a container that requests nothing.
+    pub const NONE: Self = Self { protected: Some(0), hard: None };
+
     /// `None` if the container requests no memory and has no limit.
     pub fn of(resources: &Resources, minimum: u64) -> Option<Self> {
         let hard = resources.mem_limit_bytes()?;
@@ -41,26 +44,26 @@ impl Limits {
                  turn `limit_swap` off",
             ));
         }
-        let before: Option<u64> = if limit_swap { Some(cgroup.read_as(HARD)?) } else { None };
-        let set_hard = || cgroup.write(HARD, unlimited_or(self.hard, "-1"));
-        let set_swap = |limit| cgroup.write(SWAP, unlimited_or(limit, "-1"));
+        let (hard, unlimited) = (unlimited_or(self.hard, "-1"), "-1".to_owned());
+        let mut changes = cgroup.changes();
         // The kernel refuses a memory limit above that of memory and swap, so the latter is raised first and lowered
         // last. `limit_swap` may have been on before.
-        set_hard()
-            .or_else(|error| match error.is_busy() || !cgroup.has(SWAP) {
-                true => Err(error),
-                false => set_swap(self.hard.filter(|_| limit_swap)).and_then(|()| set_hard()),
-            })
-            .or_else(|error| refused(cgroup, self.hard, error))?;
-        if let Some(before) = before
-            && let Err(error) = set_swap(self.hard)
-        {
-            cgroup.write(HARD, before)?;
-            return refused(cgroup, self.hard, error);
+        if let Err(error) = changes.write(HARD, &hard) {
+            if error.is_busy() || !cgroup.has(SWAP) {
+                return refused(cgroup, self.hard, error);
+            }
+            changes.write(SWAP, if limit_swap { &hard } else { &unlimited })?;
+            changes.write(HARD, &hard).or_else(|error| refused(cgroup, self.hard, error))?;
+        }
+        if limit_swap {
+            changes.write(SWAP, &hard).or_else(|error| refused(cgroup, self.hard, error))?;
         }
         if let Some(protected) = self.protected {
-            cgroup.write("memory.soft_limit_in_bytes", protected)?;
+            // No request, no limit that the kernel prefers to reclaim from.
+            let value = if protected == 0 { unlimited } else { protected.to_string() };
+            changes.write("memory.soft_limit_in_bytes", value)?;
         }
+        changes.keep();
         Ok(())
     }
 
@@ -68,14 +71,16 @@ impl Limits {
         if let Some(hard) = self.hard {
             reclaim(cgroup, hard)?;
         }
-        cgroup.write("memory.max", unlimited_or(self.hard, "max"))?;
+        let mut changes = cgroup.changes();
+        changes.write("memory.max", unlimited_or(self.hard, "max"))?;
         // v2 has no limit of memory and swap together.
         if limit_swap && cgroup.has("memory.swap.max") {
-            cgroup.write("memory.swap.max", if self.hard.is_some() { "0" } else { "max" })?;
+            changes.write("memory.swap.max", if self.hard.is_some() { "0" } else { "max" })?;
         }
         if let Some(protected) = self.protected {
-            cgroup.write("memory.low", protected)?;
+            changes.write("memory.low", protected)?;
         }
+        changes.keep();
         Ok(())
     }
 

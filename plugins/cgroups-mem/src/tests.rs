@@ -169,6 +169,26 @@ fn usage_has_limits_and_every_statistic_of_the_kernel() {
 }
 
 #[test]
+fn an_update_that_is_rolled_back_restores_the_limit_or_that_there_is_none() {
+    let Some(harness) = harness(json!({ "limit_swap": has_swap() }), Resources::default()) else { return };
+    harness.prepare().unwrap();
+    let read = || {
+        let soft = harness.read("memory.soft_limit_in_bytes", "memory.low");
+        (harness.read("memory.limit_in_bytes", "memory.max"), soft)
+    };
+    let before = read();
+    harness.update("web", mem(64.0)).unwrap();
+    assert_eq!(hard(&harness), Some(64 * MIB));
+    harness.roll_back("web", Resources::default()).unwrap();
+    assert_eq!(read(), before);
+    harness.update("web", mem(64.0)).unwrap();
+    harness.update("web", mem(96.0)).unwrap();
+    harness.roll_back("web", mem(64.0)).unwrap();
+    assert_eq!(hard(&harness), Some(64 * MIB));
+    harness.cleanup("web").unwrap();
+}
+
+#[test]
 fn pressure_is_counted_and_again_from_zero_by_the_next_instance() {
     let Some(harness) = harness(json!({ "pressure": true }), mem(40.0)) else { return };
     harness.prepare().unwrap();

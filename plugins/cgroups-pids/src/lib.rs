@@ -63,7 +63,12 @@ impl Isolator for Pids {
 
     fn update(&self, container: &ContainerRef, resources: &Resources) -> Result<Applied> {
         let cgroups = CONTROLLERS.require(container)?;
-        if let Some(limit) = self.policy.requested(resources)? {
+        let requested = self.policy.requested(resources)?;
+        let limit = match container.takes_back(resources, "pids")? {
+            true => Some(self.policy.default()),
+            false => requested,
+        };
+        if let Some(limit) = limit {
             cgroups.main().write("pids.max", limit)?;
         }
         Ok(Applied::new())

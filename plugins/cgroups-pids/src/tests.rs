@@ -63,6 +63,21 @@ fn a_container_cannot_have_more_processes_than_its_limit() {
 }
 
 #[test]
+fn an_update_that_is_rolled_back_restores_the_limit_of_the_request_or_the_default() {
+    let Some(harness) = harness(json!({ "default": 8 }), Resources::default()) else { return };
+    harness.prepare().unwrap();
+    harness.update("web", pids(4.0)).unwrap();
+    assert_eq!(max(&harness), "4");
+    harness.roll_back("web", Resources::default()).unwrap();
+    assert_eq!(max(&harness), "8");
+    harness.update("web", pids(5.0)).unwrap();
+    harness.update("web", pids(6.0)).unwrap();
+    harness.roll_back("web", pids(5.0)).unwrap();
+    assert_eq!(max(&harness), "5");
+    clean_up(&harness, "web");
+}
+
+#[test]
 fn an_update_raises_lowers_and_lifts_the_limit() {
     let Some(harness) = harness(json!({}), pids(8.0)) else { return };
     harness.prepare().unwrap();

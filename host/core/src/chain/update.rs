@@ -13,7 +13,8 @@ use crate::blocking::Job;
 use crate::plugin::{CallError, Plugin, Recoverer};
 
 impl Chain {
-    /// Calls `update` of each plugin. When one fails, those before it are rolled back to `from`.
+    /// Calls `update` of each plugin. When one fails, those before it are rolled back to `from`: what `to` has and `from` has
+    /// not is taken back, which plugins see from the old resources in the details.
     ///
     /// Returns the states that changed, by plugin.
     ///
@@ -25,13 +26,14 @@ impl Chain {
         from: Resources,
         to: Resources,
     ) -> Result<BTreeMap<String, Json>, ChainError> {
-        let calls = self.calls(container, Method::Update);
+        let mut calls = self.calls(container, Method::Update);
+        calls.iter_mut().for_each(|(_, details)| details.resources = from.clone());
         if calls.is_empty() {
             return Ok(BTreeMap::new());
         }
         // Read by this task also when one of the calls times out.
         let done = Arc::new(AtomicUsize::new(0));
-        let (recoverer, id) = (Arc::clone(&self.recoverer), container.id.clone());
+        let (recoverer, id, attempted) = (Arc::clone(&self.recoverer), container.id.clone(), to.clone());
         let (job_calls, job_done) = (calls.clone(), Arc::clone(&done));
         let outcome = self
             .run(Method::Update, move |job| {
@@ -56,7 +58,8 @@ impl Chain {
             Err(error) => (error, calls.into_iter().take(done + 1)),
         };
         let (recoverer, id) = (Arc::clone(&self.recoverer), container.id.clone());
-        let affected: Vec<_> = affected.rev().collect();
+        let mut affected: Vec<_> = affected.rev().collect();
+        affected.iter_mut().for_each(|(_, details)| details.resources = attempted.clone());
         let rollback = self
             .run(Method::Update, move |job| {
                 let failures = affected.iter().filter_map(|(plugin, details)| {

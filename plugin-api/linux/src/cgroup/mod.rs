@@ -476,6 +476,11 @@ impl CgroupError {
         self.kernel_error().is_some_and(|error| error.kind() == io::ErrorKind::ResourceBusy)
     }
 
+    /// Whether the reason is that the kernel refused a value as invalid.
+    pub fn is_invalid(&self) -> bool {
+        self.kernel_error().is_some_and(|error| error.raw_os_error() == Some(libc::EINVAL))
+    }
+
     fn kernel_error(&self) -> Option<&io::Error> {
         match self {
             Self::Parse { .. } | Self::Foreign { .. } | Self::TooMany { .. } => None,

@@ -177,10 +177,11 @@ impl Native {
                 unknown()
             });
         }
+        let from = handle.record().resources.clone();
+        let resources = from.clone().updated(&resources);
         let target = resources.clone();
         let intent = shared.update_persisted(&handle, |record| record.updating = Some(target)).await;
         intent.map_err(|source| UpdateError::Intent { id: id.clone(), source })?;
-        let from = handle.record().resources.clone();
         match shared.chain.update(&handle.context(), from, resources.clone()).await {
             Ok(states) => {
                 shared.update_persisted(&handle, |record| record.finish_update(resources, states)).await?;
