@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use cofferdam_plugin_api::config::TimeSpan;
 use cofferdam_plugin_api::event;
-use cofferdam_plugin_api::model::{ContainerDetails, Limit};
+use cofferdam_plugin_api::model::ContainerDetails;
 use cofferdam_plugin_api::prelude::*;
 
 use crate::account::Entry;
@@ -144,12 +144,8 @@ fn entry(details: &ContainerDetails) -> Entry {
 }
 
 /// The limit in bytes, if there is one.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "float casts saturate")]
 fn limit(resources: &Resources) -> Option<u64> {
-    match resources.limit("disk")? {
-        Limit::At(mebibytes) => Some((mebibytes * MIB) as u64),
-        _ => None,
-    }
+    resources.disk_limit_bytes().flatten()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "exact up to 8 PiB")]

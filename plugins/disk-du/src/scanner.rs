@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use cofferdam_plugin_api::foreign::{self, OpenError, Resolve};
+use cofferdam_plugin_api::foreign::{self, OpenError};
 use cofferdam_plugin_api::measure::{self, MeasureError, Measurement, Walk};
 use cofferdam_plugin_api::prelude::*;
 
@@ -420,11 +420,7 @@ impl State {
 
 /// Opens a directory whose own name only the agent can change, and returns its file system.
 fn open(path: &Path) -> Result<(OwnedFd, u64), OpenError> {
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(OpenError::Outside);
-    };
-    let found = foreign::find(foreign::directory(parent)?, Path::new(name), Resolve::WithoutLinks)?;
-    let file = File::from(found);
+    let file = File::from(foreign::find_in_own(path)?);
     let device = file.metadata().map_err(OpenError::System)?.dev();
     Ok((file.into(), device))
 }

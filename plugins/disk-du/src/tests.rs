@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::Command;
 
+use cofferdam_plugin_api::model::Limit;
 use cofferdam_plugin_api::testing::PluginHarness;
 
 use super::*;

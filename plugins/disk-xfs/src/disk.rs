@@ -1,12 +1,11 @@
 //! The file system on which containers write.
 
 use std::fs::File;
-use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use cofferdam_plugin_api::foreign::{self, OpenError, Resolve};
+use cofferdam_plugin_api::foreign::{self, OpenError};
 use cofferdam_plugin_api::prelude::*;
 use cofferdam_plugin_api::quota::{self, Kind, Quota};
 
@@ -90,12 +89,7 @@ impl Disk {
     }
 
     fn find(&self, directory: &Path) -> Result<Option<OwnedFd>, OpenError> {
-        let (Some(parent), Some(name)) = (directory.parent(), directory.file_name()) else { return Ok(None) };
-        let found = foreign::directory(parent)
-            .map_err(io::Error::from)
-            .map_err(OpenError::System)
-            .and_then(|parent| foreign::find(parent, Path::new(name), Resolve::WithoutLinks));
-        let found = match found {
+        let found = match foreign::find_in_own(directory) {
             Err(error) if error.is_missing() => return Ok(None),
             other => File::from(other?),
         };

@@ -15,7 +15,6 @@ use std::time::Duration;
 
 use cofferdam_plugin_api::config::{Size, TimeSpan};
 use cofferdam_plugin_api::event;
-use cofferdam_plugin_api::model::Limit;
 use cofferdam_plugin_api::prelude::*;
 
 use crate::disk::Disk;
@@ -308,13 +307,9 @@ impl Xfs {
 }
 
 /// The limit in bytes: `Some(None)` if there is to be none, `None` if nothing is requested.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "float casts saturate")]
 fn limit(resources: &Resources) -> Option<Option<u64>> {
-    Some(match resources.limit("disk")? {
-        // No limit is 0 for the kernel.
-        Limit::At(mebibytes) => Some(((mebibytes * MIB) as u64).max(1)),
-        _ => None,
-    })
+    // No limit is 0 for the kernel.
+    Some(resources.disk_limit_bytes()?.map(|limit| limit.max(1)))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "exact up to 8 PiB")]

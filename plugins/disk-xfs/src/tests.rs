@@ -1,5 +1,6 @@
 //! What needs no file system with quotas. The rest is in `tests/system`, which also runs in virtual machines that have one.
 
+use cofferdam_plugin_api::model::Limit;
 use cofferdam_plugin_api::testing::PluginHarness;
 
 use super::*;
