@@ -14,6 +14,8 @@
 //! # }
 //! ```
 
+mod users;
+
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
@@ -26,6 +28,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, ioctl_fionbio};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+
+pub use users::kill_users;
 
 /// Most of standard output by default.
 const OUTPUT_LIMIT: usize = 1 << 20;
@@ -124,7 +128,7 @@ impl Program {
     }
 
     /// Sets the standard input. A file needs no other process to write to it, and a lock on it lasts as long as the
-    /// program and its descendants, also when the agent is killed.
+    /// program and its descendants, also when the agent is killed; a later agent ends them with [`kill_users`].
     #[must_use]
     pub fn input(mut self, input: File) -> Self {
         self.input = Some(input);
@@ -350,6 +354,34 @@ mod tests {
         let output = shell("/bin/sleep 1000 & echo $!").run(MINUTE).unwrap();
         let pid: i32 = String::from_utf8(output.stdout).unwrap().trim().parse().unwrap();
         rustix::process::kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+    }
+
+    /// As if this was a later agent: all that it has is the file.
+    #[test]
+    fn what_has_a_lock_on_its_input_is_killed_with_its_process_group_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let [input, fifo] = ["input", "fifo"].map(|name| directory.path().join(name));
+        assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+        let file = File::create_new(&input).unwrap();
+        file.lock().unwrap();
+        // It has the file without the lock, as a child of an agent has that is about to be executed.
+        let mut other =
+            Command::new("/bin/sleep").arg("1000").stdin(File::open(&input).unwrap()).spawn().unwrap();
+        // One of the group does not have the file; the FIFO has readers until all have ended.
+        let script = format!("exec 4< {}; /bin/sleep 1000 < /dev/null & wait", fifo.display());
+        let mut program =
+            Command::new("/bin/sh").args(["-c", &script]).stdin(file).process_group(0).spawn().unwrap();
+        let mut writer = File::options().write(true).open(&fifo).unwrap();
+        let file = File::open(&input).unwrap();
+        assert!(file.try_lock().is_err());
+        while kill_users(&file).unwrap() == 0 || file.try_lock().is_err() {}
+        program.wait().unwrap();
+        // Fails when nobody reads any more.
+        while writer.write_all(b"x").is_ok() {}
+        assert_eq!(kill_users(&file).unwrap(), 0);
+        assert!(other.try_wait().unwrap().is_none());
+        other.kill().unwrap();
+        other.wait().unwrap();
     }
 
     #[test]

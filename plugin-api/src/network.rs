@@ -98,14 +98,18 @@ pub fn number(namespace: impl AsFd) -> io::Result<u64> {
     Ok(fstat(namespace)?.st_ino)
 }
 
-/// Unmounts a namespace from its file, which is removed. Succeeds if nothing is mounted there, and without the file.
+/// Unmounts a namespace from its file, with those that [`cover`] has mounted over it, and removes the file. Succeeds if nothing
+/// is mounted there, and without the file.
 ///
 /// # Errors
 /// Of a system call.
 pub fn release(at: &Path) -> io::Result<()> {
-    match unmount(at, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
-        Ok(()) | Err(Errno::INVAL | Errno::NOENT) => {}
-        Err(errno) => return Err(errno.into()),
+    loop {
+        match unmount(at, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+            Ok(()) => {}
+            Err(Errno::INVAL | Errno::NOENT) => break,
+            Err(errno) => return Err(errno.into()),
+        }
     }
     match fs::remove_file(at) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
@@ -182,9 +186,7 @@ fn is_mount_point(path: &Path) -> io::Result<bool> {
 /// # Errors
 /// If the descriptor is not that of a network namespace, or of a system call.
 pub fn counters(namespace: impl AsFd) -> io::Result<BTreeMap<String, Counters>> {
-    let namespace = namespace.as_fd().try_clone_to_owned()?;
-    let text = on_own_thread(move || {
-        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+    let text = in_namespace(namespace, || {
         let mut text = Vec::new();
         File::open("/proc/thread-self/net/dev")?.take(MAX_TEXT).read_to_end(&mut text)?;
         Ok(text)
@@ -213,30 +215,172 @@ fn parse_counters(line: &str) -> Option<(String, Counters)> {
     Some((name.trim().to_owned(), counters))
 }
 
-/// Makes sure that an interface in a namespace has these addresses and no others, as a container with the capability
-/// `NET_ADMIN` may have renamed, deleted or changed it. If so, it is replaced by another interface of that name. Addresses that
-/// are valid on the link only do not matter. Returns whether it was replaced.
-///
-/// For a container that has ended: no traffic reaches the other interface.
+/// What identifies an interface, whatever a container calls it later.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Interface {
+    /// Its number in its namespace.
+    pub number: i32,
+    /// The text that describes it, in which `host-device` keeps its name on the host.
+    pub alias: String,
+}
+
+/// The interface of a name in a namespace; `None` if there is none. Alternative names do not count.
 ///
 /// # Errors
-/// If the descriptor is not that of a network namespace, or of a system call. An interface of hardware cannot be replaced.
-pub fn restore_interface(namespace: impl AsFd, name: &str, addresses: &[IpAddr]) -> io::Result<bool> {
+/// If the descriptor is not that of a network namespace, or of a system call.
+pub fn interface(namespace: impl AsFd, name: &str) -> io::Result<Option<Interface>> {
+    let name = name.to_owned();
+    in_namespace(namespace, move || {
+        let found = netlink::find(name.as_bytes())?.filter(|found| found.name == name.as_bytes());
+        Ok(found.map(|found| Interface {
+            number: found.index,
+            alias: String::from_utf8_lossy(&found.alias).into_owned(),
+        }))
+    })
+}
+
+/// Makes sure that an interface in a namespace is as it was: has its name, these addresses and no others, and no alternative
+/// names, and that no other interface has its name. A container with the capability `NET_ADMIN` may have renamed, moved, deleted
+/// or changed it. Without `original`, that is the interface that has the name. If it does not exist any more, another one takes
+/// its place, which leads nowhere. Addresses that are valid on the link only do not matter. Returns whether anything was changed.
+///
+/// For a container that has ended: interfaces may be down afterwards.
+///
+/// # Errors
+/// If the descriptor is not that of a network namespace, or of a system call; what does not depend on it is done nevertheless.
+pub fn restore_interface(
+    namespace: impl AsFd,
+    name: &str,
+    original: Option<&Interface>,
+    addresses: &[IpAddr],
+) -> io::Result<bool> {
+    let (name, original) = (name.as_bytes().to_vec(), original.cloned());
+    let expected: BTreeSet<IpAddr> = addresses.iter().copied().collect();
+    in_namespace(namespace, move || {
+        let link = match &original {
+            Some(original) => netlink::by_index(original.number)?,
+            None => netlink::find(&name)?.filter(|link| link.name == name),
+        };
+        // The kernel creates it in every namespace, so no plugin has.
+        let link = link.filter(|link| link.index != netlink::LOOPBACK);
+        let mut is_changed = vacate(&name, link.as_ref().map(|link| link.index))?;
+        let index = match link {
+            Some(link) => {
+                is_changed |= restore_link(&link, &name, original.as_ref())?;
+                link.index
+            }
+            None => {
+                is_changed = true;
+                netlink::create(&name)?;
+                netlink::find(&name)?.ok_or(ErrorKind::NotFound)?.index
+            }
+        };
+        Ok(restore_addresses(index, &expected)? || is_changed)
+    })
+}
+
+/// Most interfaces that take a name in turn.
+const MAX_IMPOSTORS: usize = 8;
+
+/// Takes a name from all interfaces but one. Returns whether one had it.
+fn vacate(name: &[u8], except: Option<i32>) -> io::Result<bool> {
+    for attempt in 0..MAX_IMPOSTORS {
+        let Some(link) = netlink::find(name)?.filter(|link| Some(link.index) != except) else {
+            return Ok(attempt > 0);
+        };
+        if link.name != name {
+            netlink::remove_alternatives(link.index, &[name.to_vec()])?;
+            continue;
+        }
+        // Not all interfaces can be deleted. A container may have taken all names of a pattern.
+        if [b"old%d".as_slice(), b"renamed%d"].iter().all(|to| netlink::rename(link.index, to).is_err()) {
+            netlink::delete(link.index)?;
+        }
+    }
+    Err(io::Error::other("other interfaces have its name, and keep it"))
+}
+
+fn restore_link(link: &netlink::Link, name: &[u8], original: Option<&Interface>) -> io::Result<bool> {
+    let mut is_changed = false;
+    // Its name may be among them.
+    if !link.alternatives.is_empty() {
+        netlink::remove_alternatives(link.index, &link.alternatives)?;
+        is_changed = true;
+    }
+    if link.name != name {
+        netlink::rename(link.index, name)?;
+        is_changed = true;
+    }
+    if let Some(original) = original
+        && link.alias != original.alias.as_bytes()
+    {
+        netlink::set_alias(link.index, original.alias.as_bytes())?;
+        is_changed = true;
+    }
+    Ok(is_changed)
+}
+
+/// Gives an interface exactly these addresses. Continues after an error of one of them.
+fn restore_addresses(index: i32, expected: &BTreeSet<IpAddr>) -> io::Result<bool> {
+    let list = || {
+        netlink::addresses(index)?
+            .ok_or_else(|| io::Error::other("it has too many addresses to restore them"))
+    };
+    let found = list()?;
+    let mut outcome = Ok(());
+    let others: Vec<_> = found.iter().copied().filter(|(address, _)| !expected.contains(address)).collect();
+    for (address, length) in &others {
+        outcome = outcome.and(netlink::remove_address(index, *address, *length));
+    }
+    // With one address, the kernel may have removed others of its network.
+    let found = if others.is_empty() { found } else { list()? };
+    let missing: Vec<_> =
+        expected.iter().filter(|address| !found.iter().any(|(found, _)| found == *address)).collect();
+    for address in &missing {
+        outcome = outcome.and(netlink::add_address(index, **address));
+    }
+    outcome.map(|()| !(others.is_empty() && missing.is_empty()))
+}
+
+/// Mounts a new namespace on a file, over the one that is mounted there, until [`uncover`]: with an interface of a name that has
+/// these addresses, as far as the kernel accepts them, and leads nowhere. For programs that need a namespace that nobody has
+/// changed. No new file is needed.
+///
+/// # Errors
+/// Of a system call.
+pub fn cover(at: &Path, name: &str, addresses: &[IpAddr]) -> io::Result<()> {
+    let (name, addresses) = (name.as_bytes().to_vec(), addresses.to_vec());
+    let namespace = on_own_thread(move || {
+        unshare_network()?;
+        netlink::enable_loopback()?;
+        netlink::create(&name)?;
+        let index = netlink::find(&name)?.ok_or(ErrorKind::NotFound)?.index;
+        for address in addresses {
+            // Those of IPv6, if the host does not have it.
+            drop(netlink::add_address(index, address));
+        }
+        File::open("/proc/thread-self/ns/net")
+    })?;
+    Ok(mount_bind(format!("/proc/self/fd/{}", namespace.as_raw_fd()), at)?)
+}
+
+/// Unmounts what [`cover`] has mounted.
+///
+/// # Errors
+/// Of a system call.
+pub fn uncover(at: &Path) -> io::Result<()> {
+    Ok(unmount(at, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?)
+}
+
+/// Runs something in a network namespace.
+fn in_namespace<T: Send + 'static>(
+    namespace: impl AsFd,
+    run: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
     let namespace = namespace.as_fd().try_clone_to_owned()?;
-    let (name, expected) = (name.to_owned(), addresses.iter().copied().collect::<BTreeSet<_>>());
     on_own_thread(move || {
         move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
-        match netlink::index(&name)? {
-            Some(index) if netlink::addresses(index)?.as_ref() == Some(&expected) => return Ok(false),
-            Some(index) => netlink::delete(index)?,
-            None => {}
-        }
-        netlink::create(&name)?;
-        let index = netlink::index(&name)?.ok_or(ErrorKind::NotFound)?;
-        for address in expected {
-            netlink::add_address(index, address)?;
-        }
-        Ok(true)
+        run()
     })
 }
 
@@ -344,25 +488,106 @@ mod tests {
         assert!(counters(file.as_file()).is_err());
     }
 
+    /// What a container may do to its interfaces: the one that it had is `eth0`.
     #[test]
-    fn an_interface_that_was_changed_is_replaced() {
+    fn an_interface_that_was_changed_is_restored_or_replaced() {
+        if !is_root() {
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let at = directory.path().join("ns");
+        let addresses: [IpAddr; 2] = ["192.0.2.7".parse().unwrap(), "2001:db8::7".parse().unwrap()];
+        let many: String = (0..300).map(|number| format!(" altname {number}-{}", "x".repeat(100))).collect();
+        let many = format!("ip link property add dev eth0{many}");
+        let swapped = "ip link set eth0 down; ip link set eth0 name gone; ip link set lo down";
+        // Whether the original is there afterwards.
+        for (line, is_kept) in [
+            ("true", true),
+            ("ip link del eth0", false),
+            ("ip link del eth0; ip link set lo down; ip link set lo name eth0", false),
+            ("ip link del eth0; ip link property add dev lo altname eth0", false),
+            ("ip link del eth0; ip link add eth0 type bridge", false),
+            ("ip link set eth0 down; ip link set eth0 name gone", true),
+            (&format!("{swapped}; ip link set lo name eth0"), true),
+            (&format!("{swapped}; ip link property add dev gone altname eth0"), true),
+            (&format!("{swapped}; ip link property add dev lo altname eth0"), true),
+            (&format!("{swapped}; ip link add eth0 type bridge; ip link set gone master eth0"), true),
+            (&many, true),
+            ("ip link property add dev eth0 altname other", true),
+            ("ip link set eth0 alias else", true),
+            ("ip addr flush dev eth0", true),
+            ("ip addr add 198.51.100.1/24 dev eth0; ip addr add 2001:db8::8/64 dev eth0", true),
+            ("ip addr del 192.0.2.7/32 dev eth0; ip addr add 192.0.2.8/24 dev eth0", true),
+        ] {
+            let namespace = create(&at).unwrap();
+            let shell = |line: &str| {
+                let line = format!("nsenter --net={} sh -ec '{line}'", at.display());
+                let output = std::process::Command::new("/bin/sh").args(["-c", &line]).output().unwrap();
+                assert!(output.status.success(), "{line}: {output:?}");
+                String::from_utf8(output.stdout).unwrap()
+            };
+            shell(
+                "ip link add eth0 type veth peer name peer; ip link set eth0 alias what; ip link set eth0 up",
+            );
+            for address in addresses {
+                shell(&format!("ip addr add {address} dev eth0 nodad"));
+            }
+            let original = interface(&namespace, "eth0").unwrap().unwrap();
+            assert_eq!(original.alias, "what");
+            let restore = || restore_interface(&namespace, "eth0", Some(&original), &addresses).unwrap();
+            assert!(!restore(), "{line}");
+            shell(line);
+            assert_eq!(restore(), line != "true", "{line}");
+            assert!(!(is_kept && restore()), "{line}");
+            let found = interface(&namespace, "eth0").unwrap().unwrap();
+            assert_eq!(found == original, is_kept, "{line}: {found:?}");
+            let text = shell("ip -o addr show dev eth0; ip link show dev eth0");
+            let count = text.matches(" scope global").count();
+            assert!(text.contains(" 192.0.2.7") && text.contains(" 2001:db8::7") && count == 2, "{text}");
+            assert!(!text.contains("altname"), "{line}: {text}");
+            // Without knowing which one it was.
+            restore_interface(&namespace, "eth0", None, &addresses[..1]).unwrap();
+            assert!(!restore_interface(&namespace, "eth0", None, &addresses[..1]).unwrap());
+            release(&at).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_the_kernel_refuses_is_an_error_and_the_rest_is_restored() {
         if !is_root() {
             return;
         }
         let directory = tempfile::tempdir().unwrap();
         let at = directory.path().join("ns");
         let namespace = create(&at).unwrap();
-        let addresses: Vec<IpAddr> = vec!["192.0.2.7".parse().unwrap(), "2001:db8::7".parse().unwrap()];
-        let restore = || restore_interface(&namespace, "eth0", &addresses).unwrap();
-        assert!(restore(), "it was missing");
-        assert!(!restore());
-        assert!(restore_interface(&namespace, "eth0", &addresses[..1]).unwrap(), "it has one too many");
-        assert!(restore(), "it has one too few");
-        assert!(!restore());
-        assert!(counters(&namespace).unwrap().contains_key("eth0"));
-        // The loopback interface stands for hardware, which cannot be deleted.
-        assert!(restore_interface(&namespace, "lo", &addresses).is_err());
+        // Of no host.
+        let addresses: Vec<IpAddr> = ["::", "192.0.2.7"].map(|text| text.parse().unwrap()).into();
+        restore_interface(&namespace, "eth0", None, &addresses).unwrap_err();
+        assert!(!restore_interface(&namespace, "eth0", None, &addresses[1..]).unwrap());
         release(&at).unwrap();
+    }
+
+    #[test]
+    fn a_namespace_can_be_covered_by_another_for_a_time() {
+        if !is_root() {
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let at = directory.path().join("ns");
+        let own = number(create(&at).unwrap()).unwrap();
+        let address = ["192.0.2.7".parse().unwrap()];
+        for _ in 0..2 {
+            cover(&at, "eth0", &address).unwrap();
+            let other = open(&at).unwrap().unwrap();
+            assert_ne!(number(&other).unwrap(), own);
+            assert!(!restore_interface(&other, "eth0", None, &address).unwrap());
+            uncover(&at).unwrap();
+            assert_eq!(number(open(&at).unwrap().unwrap()).unwrap(), own);
+        }
+        // As if it was killed meanwhile.
+        cover(&at, "eth0", &address).unwrap();
+        release(&at).unwrap();
+        assert!(open(&at).unwrap().is_none() && !at.exists());
     }
 
     #[test]

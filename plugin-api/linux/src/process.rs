@@ -238,6 +238,8 @@ pub struct Stat {
     pub state: char,
     /// Pid of the parent, 0 if the parent is not in the caller's pid namespace.
     pub parent: i32,
+    /// Process group id, 0 for threads of the kernel.
+    pub group: i32,
     /// Session id.
     pub session: i32,
     /// Start time in clock ticks since boot.
@@ -271,6 +273,7 @@ impl Stat {
             name,
             state: field(3)?.chars().next()?,
             parent: field(4)?.parse().ok()?,
+            group: field(5)?.parse().ok()?,
             session: field(6)?.parse().ok()?,
             start_time: field(22)?.parse().ok()?,
             wait_status: field(52).and_then(|status| status.parse().ok()).unwrap_or(0),

@@ -267,7 +267,7 @@ fn restore(record: &Record, namespace: &OwnedFd) {
         if addresses.is_empty() {
             continue;
         }
-        match network::restore_interface(namespace, interface, &addresses) {
+        match network::restore_interface(namespace, interface, None, &addresses) {
             Ok(false) => {}
             Ok(true) => debug!(container = record.id, interface, "the container has changed its interface"),
             Err(error) => {
