@@ -71,6 +71,7 @@ mod pressure;
 pub mod process;
 mod recovery;
 pub mod secret;
+pub mod space;
 pub mod testing;
 pub mod volume;
 

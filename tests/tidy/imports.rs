@@ -145,6 +145,7 @@ const SDK: &[Row] = &[
     ("panic", &[]),
     ("process", &[]),
     ("secret", &["error"]),
+    ("space", &[]),
     ("leases", &["error", "host"]),
     ("cgroup", &["error", "event"]),
     ("changes", &["cgroup"]),
