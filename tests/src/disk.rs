@@ -24,9 +24,22 @@ impl Full {
     /// If it fails for another reason.
     #[must_use]
     pub fn make(directory: &Path, resource: Resource) -> Self {
+        Self::fill(directory, resource, ".fill")
+    }
+
+    /// Uses up what has become free since [`Full::make`].
+    ///
+    /// # Panics
+    /// If it fails for another reason.
+    #[must_use]
+    pub fn make_more(directory: &Path, resource: Resource) -> Self {
+        Self::fill(directory, resource, ".more")
+    }
+
+    fn fill(directory: &Path, resource: Resource, name: &str) -> Self {
         let mut files = Vec::new();
         loop {
-            let path = directory.join(format!(".fill-{}", files.len()));
+            let path = directory.join(format!("{name}-{}", files.len()));
             let mut file = match File::create(&path) {
                 Err(error) if error.kind() == ErrorKind::StorageFull && resource == Resource::Inodes => {
                     return Self(files);

@@ -1,20 +1,22 @@
-//! Runs CNI plugins: ADD in the order of a network's list, DEL in reverse order, CHECK, GC.
+//! Runs CNI plugins: ADD in the order of a network's list, DEL in reverse order, CHECK, GC, STATUS.
 //!
 //! An attachment is recorded before the first plugin is run, and forgotten when DEL has succeeded for each of its plugins.
 //! Both survive the agent, so every ADD is followed by one DEL per plugin, whatever happens in between.
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use cofferdam_plugin_api::command::{Output, Program};
+use cofferdam_plugin_api::command::{CommandError, Output, Program};
 use cofferdam_plugin_api::prelude::*;
 use cofferdam_plugin_api::{Deadline, network};
 use serde_json::Map;
 
 use crate::networks::{Network, Networks, Version, kind};
-use crate::results::{self, Outcome};
-use crate::store::{Attachment, Record, Store};
+use crate::results::{self, Outcome, Report};
+use crate::store::{Attachment, Failure, Record, Store};
 
 /// Where CNI plugins find the programs that they use, such as `iptables`.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -29,6 +31,7 @@ enum Verb {
     Del,
     Check,
     Gc,
+    Status,
 }
 
 impl Verb {
@@ -38,6 +41,7 @@ impl Verb {
             Self::Del => "DEL",
             Self::Check => "CHECK",
             Self::Gc => "GC",
+            Self::Status => "STATUS",
         }
     }
 }
@@ -47,10 +51,36 @@ pub struct Attacher<'a> {
     /// `None` if no networks are configured.
     pub networks: Option<&'a Networks>,
     pub store: &'a Store,
-    /// For one run of a plugin.
+    pub failures: &'a Failures,
+    /// For one run of a plugin, as configured.
     pub timeout: Duration,
+    /// The same, if the caller has less time.
+    pub limit: Duration,
     /// Of the call; `None` outside of calls.
     pub deadline: Option<Deadline>,
+}
+
+/// Which containers DEL has failed for, since the agent was started.
+#[derive(Debug, Default)]
+pub struct Failures(Mutex<BTreeMap<String, Failed>>);
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Failed {
+    calls: usize,
+    /// Whether the container has changed its interfaces.
+    is_changed: bool,
+}
+
+/// After how many calls in which DEL has failed it is called without a namespace.
+const CALLS_WITH_NAMESPACE: usize = 2;
+
+/// The namespace with which DEL is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Own,
+    /// Another one in its place, which no container has changed.
+    Substitute,
+    None,
 }
 
 impl Attacher<'_> {
@@ -58,15 +88,42 @@ impl Attacher<'_> {
     pub fn add(&self, record: &mut Record, attachment: Attachment) -> Result<Outcome> {
         let network = attachment.network.clone();
         record.attachments.push(attachment);
-        self.store.write(record)?;
+        self.record(record)?;
         let attached = self.run_add(record, &network);
         let (result, outcome) =
             attached.context(format!("cannot attach it to the network `{}`", network.name))?;
+        let original = self.original(record)?;
         if let Some(attachment) = record.attachments.last_mut() {
             attachment.result = Some(result);
+            attachment.original = original;
         }
-        self.store.write(record)?;
+        self.record(record)?;
         Ok(outcome)
+    }
+
+    /// Writes a record, and reserves what is needed to detach the container.
+    fn record(&self, record: &Record) -> Result<()> {
+        self.store.write(record)?;
+        let mut longest = 0;
+        for attachment in &record.attachments {
+            let network = &attachment.network;
+            for plugin in &network.plugins {
+                let request = configuration(network, plugin, previous_of_del(attachment), None);
+                longest = longest.max(serde_json::to_vec(&request)?.len());
+            }
+        }
+        self.store.reserve(&record.id, longest)
+    }
+
+    /// The interface of the last attachment.
+    fn original(&self, record: &Record) -> Result<Option<network::Interface>> {
+        let (Some(attachment), Some(namespace)) =
+            (record.attachments.last(), self.store.namespace(&record.id)?)
+        else {
+            return Ok(None);
+        };
+        let interface = &attachment.interface;
+        network::interface(&namespace, interface).context(format!("cannot find the interface `{interface}`"))
     }
 
     fn run_add(&self, record: &mut Record, network: &Network) -> Result<(Json, Outcome)> {
@@ -76,13 +133,11 @@ impl Attacher<'_> {
             let attachment = record.attachments.last().ok_or_else(|| Error::new("there is no attachment"))?;
             let previous = Some(&result).filter(|result| !result.is_null());
             let target = Target { id: &record.id, attachment, namespace: Some(&namespace) };
-            match self.run(Verb::Add, network, plugin, Some(target), previous, None) {
+            match self.run(Verb::Add, network, plugin, Some(target), previous, None, 1) {
                 Ok(printed) => result = printed,
-                Err(Failed { error, is_rejection }) => {
-                    if let Some(attachment) = record.attachments.last_mut()
-                        && is_rejection
-                    {
-                        attachment.rejected = Some(index);
+                Err(Refused { error, rejection, .. }) => {
+                    if let Some(attachment) = record.attachments.last_mut() {
+                        attachment.failure = Some(Failure { plugin: index, rejection });
                         self.store.write(record)?;
                     }
                     return Err(error);
@@ -99,58 +154,174 @@ impl Attacher<'_> {
         if !self.store.contains(id) {
             return Ok(());
         }
-        self.store.wait_for_request(id, self.time_left())?;
-        if let Some(mut record) = self.store.read(id)? {
-            self.run_del(&mut record)?;
+        self.store.wait_for_request(id, self.timeout, self.time_left(1))?;
+        if let Some(mut record) = self.store.read(id)?
+            && let Err(error) = self.run_del(&mut record)
+        {
+            lock(&self.failures.0).entry(id.to_owned()).or_default().calls += 1;
+            return Err(error);
         }
+        lock(&self.failures.0).remove(id);
         self.store.remove(id)
     }
 
     fn run_del(&self, record: &mut Record) -> Result<()> {
-        let namespace = self.store.namespace(&record.id)?.map(|_| self.store.namespace_path(&record.id));
-        if let Some(namespace) = self.store.namespace(&record.id)? {
-            restore(record, &namespace);
-        }
+        let namespace = self.store.uncovered_namespace(record)?;
         let mut errors = Vec::new();
         for index in (0..record.attachments.len()).rev() {
-            if let Err(error) = self.detach(record, index, namespace.as_deref()) {
+            if let Err(error) = self.detach(record, index, namespace.as_ref()) {
                 errors.push(error.causes().join(": "));
             }
         }
-        record.attachments.retain(|attachment| attachment.remaining > 0);
-        if errors.is_empty() { Ok(()) } else { Err(Error::new(errors.join("; ")).retryable()) }
+        if errors.is_empty() {
+            return Ok(());
+        }
+        let mut message = errors.join("; ");
+        if self.failed_calls(&record.id) >= CALLS_WITH_NAMESPACE {
+            message += &format!(
+                "; if this cannot be repaired, release what the CNI plugins keep for it with their own tools, and remove `{}`",
+                self.store.record_path(&record.id).display()
+            );
+        }
+        Err(Error::new(message).retryable())
     }
 
-    /// Detaches a container from one network. What has succeeded is not repeated.
-    fn detach(&self, record: &mut Record, index: usize, namespace: Option<&Path>) -> Result<()> {
+    fn failed_calls(&self, id: &str) -> usize {
+        lock(&self.failures.0).get(id).map_or(0, |failed| failed.calls)
+    }
+
+    /// Detaches a container from one network: with its own namespace, then with one that it cannot have changed, and at last
+    /// without one. What a container has done to its namespace must not keep it from being removed.
+    fn detach(&self, record: &mut Record, index: usize, namespace: Option<&OwnedFd>) -> Result<()> {
+        let places = self.places(record, index, namespace);
+        let persists = self.failed_calls(&record.id) >= CALLS_WITH_NAMESPACE;
+        let mut outcome = Ok(());
+        for (attempt, place) in places.iter().enumerate() {
+            // Of the time that is left, this attempt must leave some for those that follow, and for the other networks.
+            let shares = places.len() - attempt + index;
+            outcome = match self.cover(record, index, *place) {
+                Ok(_cover) => self.detach_at(record, index, *place, shares),
+                Err(error) => Err((error, true)),
+            };
+            match &outcome {
+                Ok(()) => break,
+                Err((_, false)) if !persists => break,
+                Err((error, _)) => {
+                    debug!(container = record.id, ?place, "DEL has failed: {}", error.causes().join(": "))
+                }
+            }
+        }
+        outcome.map_err(|(error, _)| error)
+    }
+
+    /// The namespaces with which DEL is tried.
+    fn places(&self, record: &Record, index: usize, namespace: Option<&OwnedFd>) -> Vec<Place> {
+        let Some((attachment, namespace)) = record.attachments.get(index).zip(namespace) else {
+            return vec![Place::None];
+        };
+        if attachment.remaining == 0 {
+            return vec![Place::Own];
+        }
+        let Some(Outcome { addresses, .. }) = outcome_of(attachment) else {
+            // The container was not started.
+            return vec![Place::Own];
+        };
+        let Attachment { interface, original, .. } = attachment;
+        let restored = match (original, addresses.as_slice()) {
+            // As the plugins have left it.
+            (None, []) => Ok(false),
+            _ => network::restore_interface(namespace, interface, original.as_ref(), &addresses),
+        };
+        let mut places = vec![Place::Substitute];
+        let is_changed = match restored {
+            Ok(is_changed) => {
+                places.insert(0, Place::Own);
+                is_changed
+            }
+            Err(error) => {
+                warn!(container = record.id, interface, "cannot restore the interface: {error}");
+                true
+            }
+        };
+        let mut failures = lock(&self.failures.0);
+        let known = failures.get(&record.id).copied().unwrap_or_default();
+        if is_changed {
+            debug!(container = record.id, interface, "the container has changed its interface");
+            failures.entry(record.id.clone()).or_default().is_changed = true;
+        }
+        // Interfaces may be gone that no other can replace.
+        if (is_changed || known.is_changed) && known.calls >= CALLS_WITH_NAMESPACE {
+            places.push(Place::None);
+        }
+        places
+    }
+
+    /// Mounts a substitute for the namespace of a container, until the result is dropped.
+    fn cover(&self, record: &Record, index: usize, place: Place) -> Result<Option<Cover>> {
+        let Some(attachment) = record.attachments.get(index).filter(|_| place == Place::Substitute) else {
+            return Ok(None);
+        };
+        let path = self.store.namespace_path(&record.id);
+        let addresses = outcome_of(attachment).map(|outcome| outcome.addresses).unwrap_or_default();
+        network::cover(&path, &attachment.interface, &addresses)
+            .context(format!("cannot mount another network namespace at `{}`", path.display()))?;
+        Ok(Some(Cover(path)))
+    }
+
+    /// What has succeeded is not repeated. An error tells whether it may be another one at another place.
+    fn detach_at(
+        &self,
+        record: &mut Record,
+        index: usize,
+        place: Place,
+        shares: usize,
+    ) -> std::result::Result<(), (Error, bool)> {
+        let path = self.store.namespace_path(&record.id);
         while let Some(attachment) = record.attachments.get(index)
-            && let Some(plugin) =
-                attachment.remaining.checked_sub(1).and_then(|last| attachment.network.plugins.get(last))
+            && let Some(position) = attachment.remaining.checked_sub(1)
+            && let Some(plugin) = attachment.network.plugins.get(position)
         {
             let network = &attachment.network;
-            let previous = attachment.result.as_ref().filter(|_| network.version >= Version::V0_4_0);
+            let namespace = Some(path.as_path()).filter(|_| place != Place::None);
             let target = Target { id: &record.id, attachment, namespace };
-            match self.run(Verb::Del, network, plugin, Some(target), previous, None) {
+            match self.run(
+                Verb::Del,
+                network,
+                plugin,
+                Some(target),
+                previous_of_del(attachment),
+                None,
+                shares,
+            ) {
                 Ok(_) => {}
-                // It has rejected ADD, too.
-                Err(Failed { error, is_rejection: true })
-                    if attachment.rejected.is_some_and(|first| first < attachment.remaining) =>
+                Err(Refused { error, rejection: Some(rejection), .. })
+                    if attachment
+                        .failure
+                        .as_ref()
+                        .is_some_and(|failure| failure.explains(position, &rejection)) =>
                 {
                     warn!(
                         container = record.id,
-                        "nothing was attached, and DEL is rejected like ADD: {error}"
+                        "nothing was attached, and DEL is rejected like ADD: {}",
+                        error.causes().join(": ")
                     );
                 }
-                Err(Failed { error, .. }) => {
-                    return Err(
-                        error.context(format!("cannot detach it from the network `{}`", network.name))
-                    );
+                Err(Refused { error, depends_on_place, .. }) => {
+                    let hint = format!("cannot detach it from the network `{}`", network.name);
+                    return Err((error.context(hint), depends_on_place));
                 }
             }
             if let Some(attachment) = record.attachments.get_mut(index) {
                 attachment.remaining -= 1;
             }
-            self.store.write(record)?;
+            if let Err(error) = self.store.write(record) {
+                // DEL may be repeated then, which is better than a container that does not end.
+                warn!(
+                    container = record.id,
+                    "cannot record that DEL has succeeded: {}",
+                    error.causes().join(": ")
+                );
+            }
         }
         Ok(())
     }
@@ -165,7 +336,7 @@ impl Attacher<'_> {
             }
             for plugin in &network.plugins {
                 let target = Target { id: &record.id, attachment, namespace: Some(&namespace) };
-                self.run(Verb::Check, network, plugin, Some(target), attachment.result.as_ref(), None)
+                self.run(Verb::Check, network, plugin, Some(target), attachment.result.as_ref(), None, 1)
                     .map_err(|failed| failed.error)
                     .context(format!("the network `{}`", network.name))?;
             }
@@ -180,13 +351,31 @@ impl Attacher<'_> {
         }
         let valid: Vec<Json> =
             valid.iter().map(|(id, interface)| json!({ "containerID": id, "ifname": interface })).collect();
+        let mut errors = Vec::new();
+        // Each has its own.
         for plugin in &network.plugins {
-            self.run(Verb::Gc, network, plugin, None, None, Some(json!(valid)))
-                .map_err(|failed| failed.error)?;
+            if let Err(Refused { error, .. }) =
+                self.run(Verb::Gc, network, plugin, None, None, Some(json!(valid)), 1)
+            {
+                errors.push(error.causes().join(": "));
+            }
+        }
+        if errors.is_empty() { Ok(()) } else { Err(Error::new(errors.join("; "))) }
+    }
+
+    /// Asks the plugins of a network whether containers can be attached.
+    pub fn status(&self, network: &Network) -> Result<()> {
+        if network.version < Version::V1_1_0 {
+            return Ok(());
+        }
+        for plugin in &network.plugins {
+            self.run(Verb::Status, network, plugin, None, None, None, 1).map_err(|refused| refused.error)?;
         }
         Ok(())
     }
 
+    /// Runs a plugin for at most one of several equal shares of the time that is left.
+    #[expect(clippy::too_many_arguments, reason = "they are what a plugin is told")]
     fn run(
         &self,
         verb: Verb,
@@ -195,96 +384,141 @@ impl Attacher<'_> {
         target: Option<Target<'_>>,
         previous: Option<&Json>,
         valid: Option<Json>,
-    ) -> std::result::Result<Json, Failed> {
+        shares: usize,
+    ) -> std::result::Result<Json, Refused> {
         let doing =
             || format!("the CNI plugin `{}` ({}, {})", kind(plugin), verb.text(), network.file.display());
-        let output = self
-            .output(verb, kind(plugin), target, &configuration(network, plugin, previous, valid))
-            .context(doing())
-            .map_err(|error| Failed { error, is_rejection: false })?;
+        let input = configuration(network, plugin, previous, valid);
+        let output = self.output(verb, kind(plugin), target, &input, self.time_left(shares)).map_err(
+            |(error, depends_on_place)| Refused {
+                error: error.context(doing()),
+                rejection: None,
+                depends_on_place,
+            },
+        )?;
         let printed = match (output.status.success(), verb) {
             (false, _) => Err(results::failure(&output)),
             (true, Verb::Add) => results::object(&output),
             (true, _) => Ok(Json::Null),
         };
-        printed.map_err(|error| Failed {
+        printed.map_err(|error| Refused {
+            depends_on_place: !error.is_retryable(),
             error: error.context(doing()),
-            is_rejection: results::is_rejection(&output),
+            rejection: results::rejection(&output).filter(|_| !output.status.success()),
         })
     }
 
+    /// An error tells whether it may be another one at another place.
     fn output(
         &self,
         verb: Verb,
         kind: &str,
         target: Option<Target<'_>>,
         configuration: &Json,
-    ) -> Result<Output> {
+        timeout: Duration,
+    ) -> std::result::Result<Output, (Error, bool)> {
+        let failed = |error: Error| (error, false);
         let Some(networks) = self.networks else {
-            return Err(Error::new(
+            return Err(failed(Error::new(
                 "`network_cni_plugins_dir` is needed to release networks; configure it again",
-            ));
+            )));
         };
-        let timeout = self.time_left();
         if timeout.is_zero() {
-            return Err(Error::new("no time is left to run it").retryable());
+            return Err(failed(Error::new("no time is left to run it").retryable()));
         }
-        let program = networks.program(kind)?;
+        let program = networks.program(kind).map_err(failed)?;
         let input = match &target {
-            Some(target) => self.store.request(target.id, configuration)?,
-            None => self.store.request_of_all(configuration)?,
+            Some(target) => self.store.request(target.id, configuration),
+            None => self.store.request_of_all(configuration),
         };
         let mut program = Program::new(program)
             .environment("CNI_COMMAND", verb.text())
             .environment("CNI_PATH", networks.search_path())
             .environment("PATH", PATH)
-            .input(input);
-        let Some(Target { id, attachment, namespace }) = target else { return Ok(program.run(timeout)?) };
-        program = program
-            .environment("CNI_CONTAINERID", id)
-            .environment("CNI_IFNAME", attachment.interface.as_str());
-        if let Some(namespace) = namespace {
-            program = program.environment("CNI_NETNS", namespace);
+            .input(input.map_err(failed)?);
+        let id = target.as_ref().map(|target| target.id);
+        if let Some(Target { id, attachment, namespace }) = target {
+            program = program
+                .environment("CNI_CONTAINERID", id)
+                .environment("CNI_IFNAME", attachment.interface.as_str());
+            if let Some(namespace) = namespace {
+                program = program.environment("CNI_NETNS", namespace);
+            }
         }
         let output = program.run(timeout);
-        self.store.forget_request(id)?;
-        Ok(output?)
+        // A process that it has started may be in another process group.
+        let ended = match (id, &output) {
+            (Some(id), Ok(_) | Err(CommandError::Start { .. })) => self.store.forget_request(id),
+            (Some(id), Err(_)) => self.store.end_request(id),
+            (None, Ok(_) | Err(CommandError::Start { .. })) => self.store.forget_request_of_all(),
+            (None, Err(_)) => self.store.end_request_of_all(),
+        };
+        let is_started = !matches!(output, Err(CommandError::Start { .. }));
+        match (output, ended) {
+            (Ok(output), Ok(())) => Ok(output),
+            (Ok(_), Err(error)) => Err(failed(error)),
+            (Err(error), Ok(())) => Err((error.into(), is_started)),
+            // It would run beside the next one.
+            (Err(_), Err(error)) => Err(failed(error)),
+        }
     }
 
-    /// How long a plugin may run now.
-    fn time_left(&self) -> Duration {
-        let left = self.deadline.map_or(Duration::MAX, Deadline::remaining);
-        left.saturating_sub(MARGIN).min(self.timeout)
+    /// The time of the call that is left.
+    pub fn remaining(&self) -> Duration {
+        self.deadline.map_or(Duration::MAX, Deadline::remaining).saturating_sub(MARGIN)
+    }
+
+    /// How long a plugin may run now, if that is one of several that may take as long.
+    fn time_left(&self, shares: usize) -> Duration {
+        let share = self
+            .remaining()
+            .checked_div(u32::try_from(shares.max(1)).unwrap_or(u32::MAX))
+            .unwrap_or_default();
+        share.min(self.limit)
     }
 }
 
-/// Restores the interfaces of a container that may have changed them. CNI plugins find out by the interface which packet
-/// filters they have set up for it, and leave them, or fail forever, if they do not find what they expect.
-fn restore(record: &Record, namespace: &OwnedFd) {
-    for Attachment { interface, network, result, remaining, .. } in &record.attachments {
-        let Some(result) = result.as_ref().filter(|_| *remaining > 0) else { continue };
-        let Ok(Outcome { addresses, .. }) = results::parse(network.version, result) else { continue };
-        if addresses.is_empty() {
-            continue;
-        }
-        match network::restore_interface(namespace, interface, None, &addresses) {
-            Ok(false) => {}
-            Ok(true) => debug!(container = record.id, interface, "the container has changed its interface"),
-            Err(error) => {
-                warn!(
-                    container = record.id,
-                    interface, "cannot restore the interface of the container: {error}"
-                );
-            }
+impl Failure {
+    /// Whether a plugin that rejects DEL has attached nothing: it was not called, or rejects DEL exactly as it has rejected ADD. With
+    /// the same words, it is also the same plugin that it runs itself, for instance for addresses, that does.
+    fn explains(&self, position: usize, rejection: &Report) -> bool {
+        position > self.plugin || (position == self.plugin && self.rejection.as_ref() == Some(rejection))
+    }
+}
+
+/// What a plugin gets as the result of ADD when DEL is called.
+fn previous_of_del(attachment: &Attachment) -> Option<&Json> {
+    attachment.result.as_ref().filter(|_| attachment.network.version >= Version::V0_4_0)
+}
+
+/// What a container has got; `None` if ADD has not succeeded.
+fn outcome_of(attachment: &Attachment) -> Option<Outcome> {
+    results::parse(attachment.network.version, attachment.result.as_ref()?).ok()
+}
+
+/// A substitute that is mounted.
+struct Cover(PathBuf);
+
+impl Drop for Cover {
+    fn drop(&mut self) {
+        if let Err(error) = network::uncover(&self.0) {
+            warn!("cannot unmount `{}`: {error}", self.0.display());
         }
     }
 }
 
 /// Why a plugin has no result.
-struct Failed {
+struct Refused {
     error: Error,
-    /// Whether it could not use its configuration, and so has done nothing.
-    is_rejection: bool,
+    /// What it has reported, if it could not use its configuration.
+    rejection: Option<Report>,
+    /// Whether it may be another one with another namespace.
+    depends_on_place: bool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic leaves nothing half done in what this protects.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// An interface of a container.

@@ -32,7 +32,7 @@ use cofferdam_plugin_api::prelude::*;
 use crate::attach::Attacher;
 use crate::config::{Config, DefaultDns};
 use crate::dns::Dns;
-use crate::networks::{Networks, is_identifier};
+use crate::networks::{Network, Networks, is_identifier};
 use crate::orphans::Shared;
 use crate::store::{Record, Store};
 
@@ -116,10 +116,9 @@ impl Isolator for Cni {
     }
 
     fn recover(&self, request: &RecoverRequest) -> Result<Recovery> {
-        let mut attacher = self.attacher(Some(request.deadline()));
+        let mut attacher = self.shared.attacher(Some(request.deadline()));
         let (mut valid, mut unknown, mut is_complete) = (Vec::new(), Vec::new(), true);
-        // What takes longer must not delay the start of the agent.
-        attacher.timeout = attacher.timeout.min(RECOVERY_LIMIT);
+        attacher.limit = attacher.limit.min(RECOVERY_LIMIT);
         let end = Instant::now() + RECOVERY_LIMIT;
         for id in self.shared.store.ids()? {
             let running = request.containers.iter().find(|container| container.id.as_str() == id);
@@ -147,21 +146,21 @@ impl Isolator for Cni {
                     continue;
                 }
             };
-            if let Some(running) = running {
-                self.recover_running(&record, running.details.pid, &attacher);
+            if let Some(pid) = running.and_then(|running| running.details.pid)
+                && let Err(error) = self.shared.store.restore_namespace(&record, pid)
+            {
+                warn!(container = id, "cannot keep its network namespace: {error}");
             }
-            valid.push(record);
+            valid.push((record, running.is_some()));
         }
         // An agent may have been killed before it put a container into it.
         self.shared.store.release_if_empty()?;
-        match (self.collects, is_complete) {
-            (true, true) => self.collect(&valid, &attacher),
-            // It would release the addresses of a container that may be running.
-            (true, false) => {
-                warn!("CNI plugins are not told to remove what they do not need, as a record cannot be read")
-            }
-            (false, _) => {}
+        let until = Until { end, attacher: &attacher };
+        self.collect(&valid, is_complete, &until);
+        if self.checks {
+            self.check(valid.iter().filter(|(_, is_running)| *is_running).map(|(record, _)| record), &until);
         }
+        self.report_status(&until);
         if !unknown.is_empty() {
             self.shared.release_later(unknown)?;
         }
@@ -226,7 +225,8 @@ impl Isolator for Cni {
         if !self.shared.store.contains(container.id()) {
             return Ok(());
         }
-        self.attacher(Some(container.deadline())).delete(container.id())?;
+        let attacher = self.shared.attacher(Some(container.deadline()));
+        self.shared.release_now(container.id(), &attacher)?;
         ports::release(&self.host, container.id())
     }
 }
@@ -256,7 +256,7 @@ impl Cni {
         }
         let hostname = request::hostname(container)?;
         let attachments = request::attachments(networks, requested)?;
-        let attacher = self.attacher(Some(container.deadline()));
+        let attacher = self.shared.attacher(Some(container.deadline()));
         self.shared
             .release_now(id, &attacher)
             .context("an earlier container of this id still has networks")?;
@@ -368,46 +368,87 @@ impl Cni {
 
 /// Recovery.
 impl Cni {
-    fn attacher(&self, deadline: Option<cofferdam_plugin_api::Deadline>) -> Attacher<'_> {
-        Attacher {
-            networks: self.shared.networks.as_ref(),
-            store: &self.shared.store,
-            timeout: self.shared.timeout,
-            deadline,
+    /// Checks the networks of running containers.
+    fn check<'a>(&self, records: impl Iterator<Item = &'a Record>, until: &Until<'_>) {
+        for record in records {
+            let id = &record.id;
+            match until.attacher() {
+                None => {
+                    return warn!("no time is left to check the networks of `{id}` and further containers");
+                }
+                Some(attacher) => {
+                    if let Err(error) = attacher.check(record) {
+                        warn!(container = id, "its network is not as the CNI plugins have left it: {error}");
+                    }
+                }
+            }
         }
     }
 
-    fn recover_running(&self, record: &Record, pid: Option<i32>, attacher: &Attacher<'_>) {
-        let id = &record.id;
-        if let Some(pid) = pid
-            && let Err(error) = self.shared.store.restore_namespace(record, pid)
-        {
-            warn!(container = id, "cannot keep its network namespace: {error}");
+    /// Tells CNI plugins which attachments exist, if configured.
+    fn collect(&self, records: &[(Record, bool)], is_complete: bool, until: &Until<'_>) {
+        // One that an agent has started before it was killed would remove what exists now.
+        if let Err(error) = self.shared.store.end_request_of_all() {
+            return warn!("a CNI plugin that an earlier agent has started runs on: {error}");
         }
-        if self.checks
-            && let Err(error) = attacher.check(record)
-        {
-            warn!(container = id, "its network is not as the CNI plugins have left it: {error}");
+        if !self.collects {
+            return;
         }
-    }
-
-    fn collect(&self, records: &[Record], attacher: &Attacher<'_>) {
-        let Some(networks) = &self.shared.networks else { return };
-        let loaded = match networks.load() {
-            Ok(loaded) => loaded.networks,
-            Err(error) => return warn!("cannot tell CNI plugins which attachments exist: {error}"),
-        };
-        for network in loaded.values() {
+        // It would release the addresses of a container that may be running.
+        if !is_complete {
+            return warn!(
+                "CNI plugins are not told to remove what they do not need, as a record cannot be read"
+            );
+        }
+        for network in self.known_networks() {
             let valid: Vec<(String, String)> = records
                 .iter()
-                .flat_map(|record| record.attachments.iter().map(move |attachment| (record, attachment)))
+                .flat_map(|(record, _)| record.attachments.iter().map(move |attachment| (record, attachment)))
                 .filter(|(_, attachment)| attachment.network.name == network.name)
                 .map(|(record, attachment)| (record.id.clone(), attachment.interface.clone()))
                 .collect();
-            if let Err(error) = attacher.collect(network, &valid) {
+            let collected = match until.attacher() {
+                Some(attacher) => attacher.collect(&network, &valid),
+                None => Err(Error::new("no time is left")),
+            };
+            if let Err(error) = collected {
                 warn!(network = network.name, "cannot tell CNI plugins which attachments exist: {error}");
             }
         }
+    }
+
+    /// Logs which networks no container could be attached to now.
+    fn report_status(&self, until: &Until<'_>) {
+        for network in self.known_networks() {
+            let Some(attacher) = until.attacher() else { return };
+            if let Err(error) = attacher.status(&network) {
+                warn!(network = network.name, "the network is not ready: {error}");
+            }
+        }
+    }
+
+    /// The networks that are configured now.
+    fn known_networks(&self) -> Vec<Network> {
+        let Some(networks) = &self.shared.networks else { return Vec::new() };
+        match networks.load() {
+            Ok(loaded) => loaded.networks.into_values().collect(),
+            Err(error) => {
+                warn!("cannot read the networks: {error}");
+                Vec::new()
+            }
+        }
+    }
+}
+
+/// An attacher, until a time: what takes longer must not delay the start of the agent.
+struct Until<'a> {
+    end: Instant,
+    attacher: &'a Attacher<'a>,
+}
+
+impl Until<'_> {
+    fn attacher(&self) -> Option<&Attacher<'_>> {
+        (Instant::now() < self.end).then_some(self.attacher)
     }
 }
 

@@ -1,27 +1,35 @@
-//! Networks of containers that the agent does not know, which could not be released when it started: released later, by a
-//! thread that tries again with growing intervals and ends with the last of them.
+//! Networks of containers that the agent does not know, which could not be released when it started: released later, by
+//! threads that try again with growing intervals and end with the last of them. One that hangs delays nobody but a container
+//! of its id.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use cofferdam_plugin_api::Deadline;
 use cofferdam_plugin_api::prelude::*;
 
-use crate::attach::Attacher;
+use crate::attach::{Attacher, Failures};
 use crate::networks::Networks;
 use crate::store::Store;
 
 const FIRST_INTERVAL: Duration = Duration::from_secs(1);
 const LAST_INTERVAL: Duration = Duration::from_secs(60);
 
+/// Most containers whose networks are released at the same time.
+const MAX_THREADS: usize = 8;
+
 /// What the thread needs.
 pub struct Shared {
     pub networks: Option<Networks>,
     pub store: Store,
+    pub failures: Failures,
     pub timeout: Duration,
     pending: Mutex<Pending>,
     changed: Condvar,
-    /// Held while a container's networks are released.
-    working: Mutex<()>,
+    /// Containers whose networks are being released.
+    busy: Mutex<BTreeSet<String>>,
+    released: Condvar,
 }
 
 #[derive(Default)]
@@ -35,10 +43,12 @@ impl Shared {
         Self {
             networks,
             store,
+            failures: Failures::default(),
             timeout,
             pending: Mutex::default(),
             changed: Condvar::new(),
-            working: Mutex::default(),
+            busy: Mutex::default(),
+            released: Condvar::new(),
         }
     }
 
@@ -51,12 +61,26 @@ impl Shared {
         Ok(())
     }
 
-    /// Releases what an unknown container has left, as a container of its id is launched.
+    /// Releases the networks of a container: one that ends, or an unknown one, as a container of its id is launched.
     pub fn release_now(&self, id: &str, attacher: &Attacher<'_>) -> Result<()> {
-        let _working = lock(&self.working);
+        let _turn = self.turn(id, attacher.remaining())?;
         attacher.delete(id)?;
         lock(&self.pending).ids.retain(|pending| pending != id);
         Ok(())
+    }
+
+    /// Waits until nobody else releases the networks of a container.
+    fn turn(&self, id: &str, timeout: Duration) -> Result<Turn<'_>> {
+        let end = Instant::now().checked_add(timeout);
+        let mut busy = lock(&self.busy);
+        while !busy.insert(id.to_owned()) {
+            let left = end.map_or(LAST_INTERVAL, |end| end.saturating_duration_since(Instant::now()));
+            if left.is_zero() {
+                return Err(Error::new("its networks are being released, which takes long").retryable());
+            }
+            busy = self.released.wait_timeout(busy, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        Ok(Turn { shared: self, id: id.to_owned() })
     }
 
     /// Ends the thread before its next attempt.
@@ -69,10 +93,23 @@ impl Shared {
         let mut interval = FIRST_INTERVAL;
         while self.wait(interval) {
             interval = (interval * 2).min(LAST_INTERVAL);
-            let ids = lock(&self.pending).ids.clone();
-            for id in ids {
-                self.release(&id);
-            }
+            let ids: VecDeque<String> = lock(&self.pending).ids.iter().cloned().collect();
+            let threads = ids.len().min(MAX_THREADS);
+            let ids = Mutex::new(ids);
+            let next = || lock(&ids).pop_front().filter(|_| !lock(&self.pending).is_stopped);
+            let release = || {
+                while let Some(id) = next() {
+                    self.release(&id);
+                }
+            };
+            std::thread::scope(|scope| {
+                // Without a thread, this one does it.
+                for _ in 1..threads {
+                    let thread = std::thread::Builder::new().name("network/cni".to_owned());
+                    drop(thread.spawn_scoped(scope, release));
+                }
+                release();
+            });
         }
     }
 
@@ -86,17 +123,13 @@ impl Shared {
     }
 
     fn release(&self, id: &str) {
-        let _working = lock(&self.working);
-        // A container of that id may have been launched meanwhile.
+        // Otherwise a container of that id is being launched.
+        let Ok(_turn) = self.turn(id, Duration::ZERO) else { return };
+        // It may have been launched meanwhile.
         if !lock(&self.pending).ids.iter().any(|pending| pending == id) {
             return;
         }
-        let attacher = Attacher {
-            networks: self.networks.as_ref(),
-            store: &self.store,
-            timeout: self.timeout,
-            deadline: None,
-        };
+        let attacher = self.attacher(None);
         match attacher.delete(id) {
             Ok(()) => {
                 info!(container = id, "released the networks of an unknown container");
@@ -106,6 +139,30 @@ impl Shared {
                 warn!(container = id, "cannot release the networks of an unknown container: {error}");
             }
         }
+    }
+
+    pub fn attacher(&self, deadline: Option<Deadline>) -> Attacher<'_> {
+        Attacher {
+            networks: self.networks.as_ref(),
+            store: &self.store,
+            failures: &self.failures,
+            timeout: self.timeout,
+            limit: self.timeout,
+            deadline,
+        }
+    }
+}
+
+/// The only one to release the networks of a container, until this is dropped.
+struct Turn<'a> {
+    shared: &'a Shared,
+    id: String,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        lock(&self.shared.busy).remove(&self.id);
+        self.shared.released.notify_all();
     }
 }
 

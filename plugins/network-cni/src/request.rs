@@ -25,7 +25,14 @@ pub fn attachments(networks: &Networks, requested: &[NetworkRequest]) -> Result<
         add_request(&mut network, request)?;
         let remaining = network.plugins.len();
         let interface = format!("eth{}", attachments.len());
-        attachments.push(Attachment { interface, network, result: None, remaining, rejected: None });
+        attachments.push(Attachment {
+            interface,
+            network,
+            result: None,
+            remaining,
+            failure: None,
+            original: None,
+        });
     }
     Ok(attachments)
 }

@@ -67,27 +67,30 @@ pub fn object(output: &Output) -> Result<Json> {
 }
 
 /// The error that a plugin prints.
-#[derive(Default, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-struct Reported {
+pub struct Report {
     code: u64,
     msg: String,
+    #[serde(skip_serializing)]
     details: String,
 }
 
-/// Whether a plugin that has failed could not use its configuration or environment, so that it has done nothing: by the
-/// codes of the specification, or the words of plugins that only have a general code.
-pub fn is_rejection(output: &Output) -> bool {
+/// What a plugin reports that could not use its configuration or environment: by the codes of the specification, or the words of
+/// plugins that only have a general code. This does not tell that it has done nothing: a plugin may report it of another one that
+/// it has run, after it has created an interface.
+pub fn rejection(output: &Output) -> Option<Report> {
     const CODES: [u64; 5] = [1, 2, 4, 6, 7];
     const WORDS: [&str; 4] = ["failed to load netconf", "failed to parse", "json: ", "invalid character"];
-    serde_json::from_slice(&output.stdout).is_ok_and(|Reported { code, msg, .. }| {
-        CODES.contains(&code) || (code >= 100 && WORDS.iter().any(|words| msg.contains(words)))
-    })
+    let report: Report = serde_json::from_slice(&output.stdout).ok()?;
+    let is_rejection = CODES.contains(&report.code)
+        || (report.code >= 100 && WORDS.iter().any(|words| report.msg.contains(words)));
+    is_rejection.then(|| Report { msg: words(report.msg.as_bytes()), details: String::new(), ..report })
 }
 
 /// The error of a plugin that has failed, in its own words.
 pub fn failure(output: &Output) -> Error {
-    let Ok(Reported { code, msg, details }) = serde_json::from_slice(&output.stdout) else {
+    let Ok(Report { code, msg, details }) = serde_json::from_slice(&output.stdout) else {
         let printed = [&output.stderr, &output.stdout]
             .into_iter()
             .map(|text| words(text))

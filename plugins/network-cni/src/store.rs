@@ -4,24 +4,29 @@
 //! containers/         mounted on itself, in a peer group of its own; only while a container is in it
 //!   web/
 //!     record          the networks, written before each ADD and after each DEL
+//!     record.next     takes the place of the record when it is written again
 //!     ns              its network namespace is mounted here: CNI_NETNS
 //!     request         standard input of the CNI plugin that is running, locked while it runs
+//!     request.next    becomes the request of the next one
 //! ```
+//!
+//! Both files for what is written next have the space for it since ADD: a full disk does not prevent DEL.
 //!
 //! The agent's state has no part in this, so that networks of containers that it does not know can be left, too.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{ErrorKind, Read, Seek, Write};
+use std::fs::{self, File, TryLockError};
+use std::io::{ErrorKind, Read};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use cofferdam_plugin_api::prelude::*;
-use cofferdam_plugin_api::{network, tree};
+use cofferdam_plugin_api::{command, network, space, tree};
 
 use crate::networks::Network;
+use crate::results::Report;
 
 /// Most of a record.
 const MAX_RECORD: u64 = 16 << 20;
@@ -29,6 +34,12 @@ const MAX_RECORD: u64 = 16 << 20;
 /// Time between attempts to lock the input of a plugin that an earlier agent has started: flock(2) has no timeout, and its end
 /// is no event, as another agent was its parent.
 const LOCK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// How long to wait until a killed plugin has ended. One that waits in the kernel takes longer.
+const KILL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// By how much a record may grow when ADD fails.
+const MAX_GROWTH: usize = 8 << 10;
 
 /// The networks of a container.
 #[derive(Debug, Serialize, Deserialize)]
@@ -52,9 +63,21 @@ pub struct Attachment {
     pub result: Option<Json>,
     /// For how many of its plugins, from the first on, DEL has yet to succeed.
     pub remaining: usize,
-    /// Which plugin has rejected ADD, by its place in the list: neither it nor those after it have done anything.
+    /// Which plugin has failed in ADD; those after it were not called.
     #[serde(default)]
-    pub rejected: Option<usize>,
+    pub failure: Option<Failure>,
+    /// The interface, whatever the container calls it later.
+    #[serde(default)]
+    pub original: Option<network::Interface>,
+}
+
+/// A plugin that has failed in ADD.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Its place in the list.
+    pub plugin: usize,
+    /// What it has reported, if it could not use its configuration.
+    pub rejection: Option<Report>,
 }
 
 /// The directories of all containers.
@@ -132,9 +155,21 @@ impl Store {
         network::open(&path).context(format!("cannot open the network namespace at `{}`", path.display()))
     }
 
+    /// The same, after what an agent has mounted over it before it was killed is unmounted.
+    pub fn uncovered_namespace(&self, record: &Record) -> Result<Option<OwnedFd>> {
+        let path = self.namespace_path(&record.id);
+        while let Some(namespace) = self.namespace(&record.id)? {
+            if network::number(&namespace)? == record.namespace {
+                return Ok(Some(namespace));
+            }
+            network::uncover(&path).context(format!("cannot unmount `{}`", path.display()))?;
+        }
+        Ok(None)
+    }
+
     /// Mounts the namespace of a process again, if it is the one of the record and the mount was lost.
     pub fn restore_namespace(&self, record: &Record, pid: i32) -> Result<()> {
-        if self.namespace(&record.id)?.is_some() {
+        if self.uncovered_namespace(record)?.is_some() {
             return Ok(());
         }
         let namespace = File::open(format!("/proc/{pid}/ns/net"))?;
@@ -167,24 +202,42 @@ impl Store {
         Ok(Some(record))
     }
 
-    /// Replaces a record at once.
+    /// Replaces a record at once. Needs no space if it is not longer than before.
     pub fn write(&self, record: &Record) -> Result<()> {
         let path = self.record_path(&record.id);
-        let next = path.with_extension("next");
+        let next = self.next_record_path(&record.id);
         let write = || -> std::io::Result<()> {
-            let mut file =
-                OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&next)?;
-            file.write_all(&serde_json::to_vec(record)?)?;
+            let text = serde_json::to_vec(record)?;
+            let file = space::open(&next)?;
+            if record.attachments.iter().any(|attachment| attachment.result.is_none()) {
+                space::reserve(&file, text.len() + MAX_GROWTH)?;
+            }
+            space::write(&file, text)?;
             if self.is_durable {
                 file.sync_all()?;
             }
-            fs::rename(&next, &path)?;
+            space::exchange(&next, &path)?;
             if self.is_durable {
                 File::open(self.directory(&record.id))?.sync_all()?;
             }
             Ok(())
         };
         write().context(format!("cannot write `{}`", path.display()))
+    }
+
+    /// Reserves the space for later writes of a record, and for requests of a size.
+    pub fn reserve(&self, id: &str, request: usize) -> Result<()> {
+        let (record, next) = (self.record_path(id), self.next_record_path(id));
+        let reserve = |path: &Path, size: usize| -> std::io::Result<()> {
+            let file = space::open(path)?;
+            space::reserve(&file, size)?;
+            if self.is_durable { file.sync_all() } else { Ok(()) }
+        };
+        let size = || Ok(usize::try_from(record.symlink_metadata()?.len()).unwrap_or(usize::MAX));
+        size()
+            .and_then(|size| reserve(&next, size))
+            .and_then(|()| reserve(&self.next_request_path(id), request))
+            .context(format!("cannot reserve space in `{}`", self.directory(id).display()))
     }
 
     /// Removes all of a container. Its networks must have been released.
@@ -222,32 +275,37 @@ impl Store {
     /// The standard input of a CNI plugin, locked until all processes that have it have ended. So a later agent knows
     /// whether a plugin that this one has started is still running.
     pub fn request(&self, id: &str, configuration: &Json) -> Result<File> {
-        let path = self.request_path(id);
+        let (next, path) = (self.next_request_path(id), self.request_path(id));
         let write = || -> std::io::Result<File> {
-            remove_file(&path)?;
-            let mut file =
-                OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
-            file.try_lock().map_err(std::io::Error::from)?;
-            file.write_all(&serde_json::to_vec(configuration)?)?;
-            file.rewind()?;
+            let mut file = space::open(&next)?;
+            match file.try_lock() {
+                Ok(()) => {}
+                // An earlier plugin has left a process that has it.
+                Err(TryLockError::WouldBlock) => {
+                    remove_file(&next)?;
+                    file = space::open(&next)?;
+                    file.try_lock().map_err(std::io::Error::from)?;
+                }
+                Err(TryLockError::Error(error)) => return Err(error),
+            }
+            space::write(&file, serde_json::to_vec(configuration)?)?;
+            fs::rename(&next, &path)?;
             Ok(file)
         };
         write().context(format!("cannot write `{}`", path.display()))
     }
 
-    /// The standard input of a CNI plugin that is not run for one container: a file in no directory.
+    /// The standard input of a CNI plugin that is not run for one container.
     pub fn request_of_all(&self, configuration: &Json) -> Result<File> {
-        let path = self.root.with_file_name("request");
+        let path = self.request_of_all_path();
         let write = || -> std::io::Result<File> {
             if let Some(parent) = path.parent() {
                 fs::DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
             }
             remove_file(&path)?;
-            let mut file =
-                OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
-            remove_file(&path)?;
-            file.write_all(&serde_json::to_vec(configuration)?)?;
-            file.rewind()?;
+            let file = space::open(&path)?;
+            file.try_lock().map_err(std::io::Error::from)?;
+            space::write(&file, serde_json::to_vec(configuration)?)?;
             Ok(file)
         };
         write().context(format!("cannot write `{}`", path.display()))
@@ -256,47 +314,131 @@ impl Store {
     /// The plugin has ended.
     pub fn forget_request(&self, id: &str) -> Result<()> {
         let path = self.request_path(id);
+        match fs::rename(&path, self.next_request_path(id)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(error).context(format!("cannot rename `{}`", path.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The plugin has ended.
+    pub fn forget_request_of_all(&self) -> Result<()> {
+        let path = self.request_of_all_path();
         remove_file(&path).context(format!("cannot remove `{}`", path.display()))
     }
 
-    /// Waits until a CNI plugin that an agent has started before it was killed has ended, at most for a time.
-    pub fn wait_for_request(&self, id: &str, timeout: Duration) -> Result<()> {
+    /// Waits until a CNI plugin that an agent has started before it was killed has ended, and kills it if it does not end in the
+    /// time that it had.
+    ///
+    /// # Errors
+    /// If it runs after the time that the caller has, or after it was killed.
+    pub fn wait_for_request(&self, id: &str, timeout: Duration, time_left: Duration) -> Result<()> {
         let path = self.request_path(id);
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(error).context(format!("cannot open `{}`", path.display())),
-        };
-        let end = Instant::now() + timeout;
+        let Some(file) = open_existing(&path)? else { return Ok(()) };
+        let started = file.metadata().and_then(|metadata| metadata.modified())?;
+        let end = Instant::now().checked_add(time_left);
         loop {
             match file.try_lock() {
                 Ok(()) => return self.forget_request(id),
-                Err(TryLockError::WouldBlock) if Instant::now() < end => std::thread::sleep(LOCK_INTERVAL),
-                Err(TryLockError::WouldBlock) => {
-                    warn!(container = id, "a CNI plugin that an earlier agent has started does not end");
-                    return self.forget_request(id);
-                }
+                Err(TryLockError::WouldBlock) => {}
                 Err(TryLockError::Error(error)) => {
                     return Err(error).context(format!("cannot lock `{}`", path.display()));
                 }
             }
+            // A time in the future is that of a clock that was changed.
+            if started.elapsed().is_ok_and(|elapsed| elapsed < timeout) {
+                if end.is_some_and(|end| Instant::now() >= end) {
+                    return Err(Error::new(
+                        "a CNI plugin that an earlier agent has started for it is still running",
+                    )
+                    .retryable());
+                }
+                std::thread::sleep(LOCK_INTERVAL);
+                continue;
+            }
+            warn!(
+                container = id,
+                "a CNI plugin that an earlier agent has started does not end and is killed"
+            );
+            end_users(&file, &path)?;
+            return self.forget_request(id);
         }
+    }
+
+    /// Kills what is left of a CNI plugin for a container.
+    pub fn end_request(&self, id: &str) -> Result<()> {
+        let path = self.request_path(id);
+        let Some(file) = open_existing(&path)? else { return Ok(()) };
+        end_users(&file, &path)?;
+        self.forget_request(id)
+    }
+
+    /// Kills a CNI plugin that is not run for one container, of an agent that was killed.
+    pub fn end_request_of_all(&self) -> Result<()> {
+        let path = self.request_of_all_path();
+        let Some(file) = open_existing(&path)? else { return Ok(()) };
+        end_users(&file, &path)?;
+        self.forget_request_of_all()
     }
 
     fn directory(&self, id: &str) -> PathBuf {
         self.root.join(id)
     }
 
-    fn record_path(&self, id: &str) -> PathBuf {
+    pub fn record_path(&self, id: &str) -> PathBuf {
         self.directory(id).join("record")
+    }
+
+    fn next_record_path(&self, id: &str) -> PathBuf {
+        self.directory(id).join("record.next")
     }
 
     fn request_path(&self, id: &str) -> PathBuf {
         self.directory(id).join("request")
     }
 
+    fn next_request_path(&self, id: &str) -> PathBuf {
+        self.directory(id).join("request.next")
+    }
+
+    fn request_of_all_path(&self) -> PathBuf {
+        self.root.with_file_name("request")
+    }
+
     fn lock(&self) -> MutexGuard<'_, bool> {
         self.is_prepared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Kills the processes that have a request as their input, until it is not locked any more.
+fn end_users(file: &File, path: &Path) -> Result<()> {
+    let end = Instant::now() + KILL_TIMEOUT;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(error)) => {
+                return Err(error).context(format!("cannot lock `{}`", path.display()));
+            }
+        }
+        if Instant::now() >= end {
+            return Err(Error::new(format!(
+                "a CNI plugin that does not end was killed, and still has its input, `{0}`; `fuser {0}` shows its processes",
+                path.display()
+            ))
+            .retryable());
+        }
+        command::kill_users(file).context("cannot kill a CNI plugin that does not end")?;
+        std::thread::sleep(LOCK_INTERVAL);
+    }
+}
+
+fn open_existing(path: &Path) -> Result<Option<File>> {
+    match File::open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).context(format!("cannot open `{}`", path.display())),
     }
 }
 

@@ -201,6 +201,21 @@ fn a_damaged_record_is_an_error_that_says_what_to_do() {
     assert_nothing_mounted(harness.directory());
 }
 
+/// It would remove what exists for this agent.
+#[test]
+fn a_cni_plugin_that_an_earlier_agent_has_started_for_all_containers_is_ended() {
+    let Some(lab) = Lab::new("stale") else { return };
+    let harness = lab.harness();
+    let path = harness.directory().join("runtime/request");
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let file = fs::File::create_new(&path).unwrap();
+    file.lock().unwrap();
+    let mut stale = std::process::Command::new("/bin/sleep").arg("1000").stdin(file).spawn().unwrap();
+    harness.restart(lab.config(), &[], &[]).unwrap();
+    assert!(!stale.wait().unwrap().success());
+    assert!(!path.exists());
+}
+
 #[test]
 fn requests_that_cannot_be_met_are_refused_before_anything_is_done() {
     let Some(lab) = Lab::new("refused") else { return };

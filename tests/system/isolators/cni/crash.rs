@@ -5,7 +5,9 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use cofferdam_core::model::Request;
 use cofferdam_tests::daemon::{CallError, Daemon, TIMEOUT};
+use cofferdam_tests::disk::{Full, Resource};
 use cofferdam_tests::injector::Fault;
+use cofferdam_tests::mounts::{Memory, in_own_namespace};
 use cofferdam_tests::world::{World, id};
 use cofferdam_tests::{wait_for_text, watch};
 use serde_json::json;
@@ -78,6 +80,110 @@ fn del_waits_for_an_add_that_a_killed_agent_has_started() {
 }
 
 #[test]
+fn an_add_of_a_killed_agent_that_does_not_end_is_killed_before_del() {
+    lab_without_agent(|lab| {
+        lab.recorded("net", 88);
+        let world = lab.world(json!({ "network_cni_timeout": "1s" }));
+        let mut daemon = Daemon::start(&world);
+        let fifo = lab.fifo("stuck");
+        // Read to its end when all processes that can write have ended.
+        let ended = std::thread::spawn(move || fs::read(fifo).unwrap());
+        assert!(daemon.launch(&request(&world, "web")).unwrap_err().is_disconnected());
+        daemon.wait_ended();
+        let daemon = Daemon::start(&world);
+        remove(&daemon, "web");
+        assert!(ended.join().unwrap().is_empty());
+        assert_eq!(lab.log(), ["ADD web eth0 netns", "DEL web eth0 netns"], "{}", daemon.log());
+        assert!(daemon.log().contains("does not end and is killed"), "{}", daemon.log());
+        assert_nothing_left(&world, lab);
+        daemon.terminate();
+    });
+}
+
+/// Like a container that nobody knows.
+fn copy_record(world: &World, from: &str, to: &str) {
+    let from_directory = kept(world).into_iter().find(|path| path.ends_with(from)).unwrap();
+    let directory = from_directory.with_file_name(to);
+    fs::create_dir(&directory).unwrap();
+    let record = fs::read_to_string(from_directory.join("record")).unwrap();
+    let record = record.replace(&format!("\"id\":\"{from}\""), &format!("\"id\":\"{to}\""));
+    fs::write(directory.join("record"), record).unwrap();
+}
+
+#[test]
+fn a_del_of_an_unknown_container_that_hangs_delays_no_other_container() {
+    lab_without_agent(|lab| {
+        lab.recorded("net", 88);
+        let world = lab.world(json!({}));
+        let daemon = Daemon::start(&world);
+        daemon.launch(&request(&world, "web")).unwrap();
+        daemon.kill();
+        copy_record(&world, "web", "ghost");
+        copy_record(&world, "web", "other");
+        let hangs = lab.fifo("hang-ghost");
+        let daemon = Daemon::start(&world);
+        // The first one was ended, as it delayed the start.
+        wait_for_text(&lab.path("log"), "DEL ghost eth0 \nDEL ghost eth0 \n");
+        daemon.launch(&request(&world, "new")).unwrap();
+        daemon.destroy(&id("new")).unwrap();
+        daemon.remove(&id("new")).unwrap();
+        wait_for_text(&lab.path("log"), "DEL other eth0 \n");
+        // It hangs until now; without a reader, this would fail.
+        let flags = libc::O_NONBLOCK | libc::O_CLOEXEC;
+        let writer = fs::OpenOptions::new().write(true).custom_flags(flags).open(&hangs).unwrap();
+        fs::remove_file(&hangs).unwrap();
+        drop(writer);
+        let released = |log: &str| log.matches("released the networks of an unknown container").count() == 2;
+        watch::content(&world.directory().join("agent.log"), TIMEOUT, released);
+        daemon.destroy(&id("web")).unwrap();
+        daemon.remove(&id("web")).unwrap();
+        assert_nothing_left(&world, lab);
+        daemon.terminate();
+    });
+}
+
+/// A container can fill the disk, and must be detached nevertheless, also by the next agent.
+#[test]
+fn del_needs_no_space() {
+    for resource in [Resource::Blocks, Resource::Inodes] {
+        in_own_namespace(|| {
+            lab_without_agent(|lab| {
+                lab.list("net", json!([lab.plugin("recorder", "net", 88, json!({})), lab.portmap()]));
+                let world = lab.world(json!({}));
+                let full = world.config.runtime_dir.clone();
+                let memory = Memory::mount(&full, "size=4m,nr_inodes=300");
+                let daemon = Daemon::start(&world);
+                for name in ["web", "other"] {
+                    daemon.launch(&request(&world, name)).unwrap();
+                }
+                let filled = Full::make(&full, resource);
+                daemon.destroy(&id("web")).unwrap();
+                daemon.remove(&id("web")).unwrap();
+                // What that has freed.
+                let more = Full::make_more(&full, resource);
+                daemon.kill();
+                lab.set("busy", true);
+                let daemon = Daemon::start(&world);
+                let destroyed = std::thread::scope(|scope| {
+                    let destroyed = scope.spawn(|| daemon.destroy(&id("other")));
+                    wait_for_text(&lab.path("log"), &"DEL other eth0 netns\n".repeat(3));
+                    lab.set("busy", false);
+                    destroyed.join().unwrap()
+                });
+                destroyed.unwrap_or_else(|error| panic!("{error:?}: {}", daemon.log()));
+                daemon.remove(&id("other")).unwrap();
+                assert!(!daemon.log().contains("cannot record that DEL has succeeded"), "{}", daemon.log());
+                lab.assert_nothing_left();
+                assert_eq!(kept(&world), Vec::<std::path::PathBuf>::new());
+                drop((filled, more));
+                daemon.terminate();
+                drop(memory);
+            });
+        });
+    }
+}
+
+#[test]
 fn a_container_that_ends_while_no_agent_runs_is_detached_by_the_next() {
     lab_without_agent(|lab| {
         lab.recorded("net", 88);
@@ -103,22 +209,14 @@ fn networks_of_containers_that_nobody_knows_are_released_by_the_next_agent() {
         let world = lab.world(json!({}));
         let daemon = Daemon::start(&world);
         daemon.launch(&request(&world, "web")).unwrap();
-        let ghost = |name: &str| {
-            let web = kept(&world).into_iter().find(|path| path.ends_with("web")).unwrap();
-            let ghost = web.with_file_name(name);
-            fs::create_dir(&ghost).unwrap();
-            let record = fs::read_to_string(web.join("record")).unwrap();
-            fs::write(ghost.join("record"), record.replace("\"id\":\"web\"", &format!("\"id\":\"{name}\"")))
-                .unwrap();
-        };
         daemon.kill();
-        ghost("ghost");
+        copy_record(&world, "web", "ghost");
         let daemon = Daemon::start(&world);
         assert_eq!(lab.log(), ["ADD web eth0 netns", "DEL ghost eth0"]);
         assert_eq!(kept(&world).len(), 1);
         // If that fails, it is repeated while the agent runs.
         daemon.kill();
-        ghost("stubborn");
+        copy_record(&world, "web", "stubborn");
         lab.set("busy", true);
         let daemon = Daemon::start(&world);
         assert_eq!(lab.calls("DEL", "stubborn"), 1);
@@ -163,7 +261,7 @@ fn after_a_reboot_addresses_are_released_if_the_records_persist() {
 }
 
 #[test]
-fn running_containers_are_checked_and_garbage_is_collected_if_configured() {
+fn running_containers_and_networks_are_checked_and_garbage_is_collected_if_configured() {
     lab_without_agent(|lab| {
         let plugin = json!({ "type": "recorder" });
         lab.configure("net.conflist", &json!({ "cniVersion": "1.1.0", "name": "net", "plugins": [plugin] }));
@@ -173,10 +271,13 @@ fn running_containers_are_checked_and_garbage_is_collected_if_configured() {
         let daemon = Daemon::start(&world);
         daemon.launch(&request(&world, "web")).unwrap();
         daemon.kill();
+        assert!(lab.log().contains(&"STATUS".to_owned()), "{:?}", lab.log());
         lab.set("broken", true);
+        lab.set("down", true);
         fs::remove_file(lab.path("gc")).unwrap();
         let daemon = Daemon::start(&world);
         assert!(daemon.log().contains("code 120: the cable is cut"), "{}", daemon.log());
+        assert!(daemon.log().contains("code 50: the switch is off"), "{}", daemon.log());
         let collected: serde_json::Value =
             serde_json::from_str(&fs::read_to_string(lab.path("gc")).unwrap()).unwrap();
         let valid = json!([{ "containerID": "web", "ifname": "eth0" }]);

@@ -28,11 +28,11 @@ fn a_launch_that_fails_after_add_is_followed_by_one_del() {
 fn a_cni_plugin_that_hangs_is_killed_and_the_launch_fails() {
     lab(async |lab| {
         lab.recorded("net", 88);
-        let fixture = Fixture::start(lab.isolators(json!({ "network_cni_timeout": "300ms" }))).await;
+        let fixture = Fixture::start(lab.isolators(json!({ "network_cni_timeout": "2s" }))).await;
         lab.set("hang", true);
         let message = fixture.error(fixture.networked("web", &[named("net")], "true")).await;
         assert!(
-            message.contains("`recorder` (ADD, ") && message.contains("within 300ms and was killed"),
+            message.contains("`recorder` (ADD, ") && message.contains("within 2s and was killed"),
             "{message}"
         );
         assert_eq!(lab.log(), ["ADD web eth0 netns", "DEL web eth0 netns"]);
@@ -90,6 +90,50 @@ fn a_container_whose_network_a_cni_plugin_rejects_leaves_nothing() {
             assert!(message.contains("`wrong`") && message.contains("unmarshal"), "{message}");
             lab.assert_nothing_left();
         }
+    });
+}
+
+/// As the reference plugins do: what fails is the plugin for addresses that they run, or what they do afterwards.
+#[test]
+fn a_cni_plugin_that_rejects_its_configuration_after_it_has_created_an_interface_is_called_until_del_succeeds()
+ {
+    lab(async |lab| {
+        lab.recorded("net", 88);
+        let fixture = Fixture::start(lab.isolators(json!({}))).await;
+        lab.set("partial", true);
+        lab.set("picky", true);
+        let request = fixture.networked("web", &[named("net")], "true");
+        let agent = &fixture.agent;
+        let launched = async { agent.launch(request).await.unwrap_err() };
+        let repaired = async {
+            while lab.calls("DEL", "web") < 3 {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(lab.addresses(), ["10.88.0.2"]);
+            lab.set("picky", false);
+        };
+        let (error, ()) = tokio::join!(launched, repaired);
+        assert!(describe(&error).contains("code 7: failed to parse the routes"), "{}", describe(&error));
+        while agent.inspect(&id("web")).is_some() {
+            tokio::task::yield_now().await;
+        }
+        fixture.assert_nothing_left("after the last DEL");
+    });
+}
+
+#[test]
+fn del_is_called_with_another_namespace_if_it_fails_with_that_of_the_container() {
+    lab(async |lab| {
+        lab.list("net", json!([lab.plugin("recorder", "net", 88, json!({})), lab.portmap()]));
+        let fixture = Fixture::start(lab.isolators(json!({}))).await;
+        fixture.launch(fixture.networked("web", &[mapped("net", 8080, 80)], "true")).await;
+        let namespace = fixture.kept().remove(0).join("ns");
+        let number = std::os::unix::fs::MetadataExt::ino(&fs::metadata(namespace).unwrap());
+        fs::write(lab.path("refuse"), number.to_string()).unwrap();
+        fixture.destroy("web").await;
+        assert_eq!(lab.log(), ["ADD web eth0 netns", "DEL web eth0 netns", "DEL web eth0 netns"]);
+        lab.assert_nothing_left();
+        assert!(fixture.kept().is_empty());
     });
 }
 

@@ -24,6 +24,18 @@ echo "$CNI_COMMAND $CNI_CONTAINERID $CNI_IFNAME ${CNI_NETNS:+netns}" >> "@LAB/lo
 case $CNI_COMMAND in
     ADD)
         [ ! -e "@LAB/hang" ] || exec sleep 1000
+        if [ -e "@LAB/partial" ]; then
+            "@CNI/bridge" > /dev/null
+            echo '{"code": 7, "msg": "failed to parse the routes"}'
+            exit 1
+        fi
+        if [ -e "@LAB/stuck" ]; then
+            kill -9 $PPID
+            # Both have the FIFO open, and the first one its input.
+            exec 3> "@LAB/stuck"
+            sleep 1000 < /dev/null &
+            sleep 1000
+        fi
         [ ! -e "@LAB/garbage" ] || { echo "not JSON"; exit 0; }
         if [ -e "@LAB/kill" ]; then
             rm "@LAB/kill"
@@ -41,12 +53,23 @@ case $CNI_COMMAND in
         fi
         ;;
     DEL)
+        [ ! -e "@LAB/hang-$CNI_CONTAINERID" ] || read line < "@LAB/hang-$CNI_CONTAINERID"
+        if [ -e "@LAB/picky" ]; then
+            echo '{"code": 7, "msg": "failed to parse something else"}'
+            exit 1
+        fi
+        # In the namespace of a number.
+        if [ -e "@LAB/refuse" ] && [ "$(stat -L -c %i "$CNI_NETNS")" = "$(cat "@LAB/refuse")" ]; then
+            echo '{"code": 999, "msg": "this namespace is strange"}'
+            exit 1
+        fi
         if [ -e "@LAB/busy" ]; then
             echo '{"cniVersion": "1.0.0", "code": 11, "msg": "the switch is busy"}'
             exit 1
         fi
         ;;
     CHECK) [ ! -e "@LAB/broken" ] || { echo '{"code": 120, "msg": "the cable is cut"}'; exit 1; } ;;
+    STATUS) [ ! -e "@LAB/down" ] || { echo '{"code": 50, "msg": "the switch is off"}'; exit 1; } ;;
     GC) cat >> "@LAB/gc"; exit ;;
 esac
 [ ! -e "@LAB/new" ] || { cat "@LAB/new"; exit; }
@@ -179,6 +202,13 @@ impl Lab {
 
     pub fn portmap(&self) -> Json {
         json!({ "type": "portmap", "capabilities": { "portMappings": true } })
+    }
+
+    /// A FIFO.
+    pub fn fifo(&self, name: &str) -> PathBuf {
+        let path = self.path(name);
+        shell(&format!("mkfifo {}", path.display()));
+        path
     }
 
     /// What the recorder was called with.

@@ -158,6 +158,77 @@ fn what_root_does_to_its_interfaces_does_not_keep_it_from_being_detached() {
     });
 }
 
+/// The same by the tools of the host, which do more than those of the container.
+#[test]
+fn whatever_is_done_in_its_network_namespace_a_container_is_detached() {
+    lab(async |lab| {
+        let fixture = lab.fixture().await;
+        let many: String = (0..300).map(|number| format!(" altname {number}-{}", "x".repeat(100))).collect();
+        let many = format!("ip link property add dev eth0{many}");
+        // More than are listed.
+        let flood: String = (0..60)
+            .flat_map(|net| (1..255).map(move |host| format!("addr add 172.16.{net}.{host}/32 dev lo\n")))
+            .collect();
+        std::fs::write(lab.path("flood"), flood).unwrap();
+        let flood = format!("ip -batch {}", lab.path("flood").display());
+        let rename = "ip link set eth0 down; ip link set eth0 name gone";
+        for line in [
+            "ip link del eth0; ip link set lo down; ip link set lo name eth0",
+            &format!("{rename}; ip link set lo down; ip link set lo name eth0"),
+            &format!("{rename}; ip link property add dev lo altname eth0"),
+            &format!("{rename}; ip link property add dev gone altname eth0"),
+            &format!("{rename}; ip link add eth0 type bridge; ip link set gone master eth0"),
+            &many,
+            &flood,
+            "ip addr add 172.16.0.1/32 dev eth0; ip link set eth0 alias docker0",
+        ] {
+            fixture.launch(fixture.networked("web", &[mapped("net", 8080, 80)], "true")).await;
+            let namespace = fixture.kept().remove(0).join("ns");
+            shell(&format!("nsenter --net={} sh -ec '{line}'", namespace.display()));
+            statistics(&fixture, "web").await;
+            fixture.destroy("web").await;
+            lab.assert_nothing_left();
+            assert!(fixture.kept().is_empty(), "{line}");
+        }
+    });
+}
+
+/// Which cannot be replaced by another one, and which the plugin gives back to the host.
+#[test]
+fn an_interface_of_the_host_is_given_back_under_its_name_and_its_loss_does_not_matter() {
+    lab(async |lab| {
+        let fixture = lab.fixture().await;
+        let device = json!({
+            "cniVersion": "1.0.0",
+            "name": "device",
+            "type": "host-device",
+            "device": "lower",
+            "ipam": { "type": "static", "addresses": [{ "address": "198.51.100.7/24" }] },
+        });
+        lab.configure("device.conf", &device);
+        for (line, is_kept) in [
+            ("true", true),
+            ("ip link set eth0 down; ip link set eth0 name gone; ip link set gone alias upper", true),
+            ("ip addr flush dev eth0; ip link property add dev eth0 altname other", true),
+            ("ip link set eth0 down; ip link set eth0 name gone; ip link add eth0 type bridge", true),
+            ("ip link del eth0", false),
+        ] {
+            shell("ip link add lower type veth peer name upper");
+            fixture.launch(fixture.networked("web", &[named("device")], "true")).await;
+            assert!(!shell("ip -o link").contains(" lower@"));
+            let namespace = fixture.kept().remove(0).join("ns");
+            shell(&format!("nsenter --net={} sh -ec '{line}'", namespace.display()));
+            fixture.destroy("web").await;
+            assert!(fixture.kept().is_empty(), "{line}");
+            let links = shell("ip -o link");
+            assert_eq!(links.contains(" lower@upper:"), is_kept, "{line}: {links}");
+            if is_kept {
+                shell("ip link del lower");
+            }
+        }
+    });
+}
+
 #[test]
 fn containers_that_are_launched_and_end_at_once_have_different_addresses() {
     lab(async |lab| {
