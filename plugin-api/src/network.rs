@@ -222,7 +222,22 @@ pub struct Interface {
     pub number: i32,
     /// The text that describes it, in which `host-device` keeps its name on the host.
     pub alias: String,
+    /// Its other end in the namespace of the caller, if it is a `veth`.
+    #[serde(default)]
+    pub peer: Option<Peer>,
 }
+
+/// The other end of a `veth`.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Peer {
+    /// Its number in its namespace.
+    pub number: i32,
+    /// Its name.
+    pub name: String,
+}
+
+/// `IFLA_INFO_KIND` of a pair of interfaces.
+const VETH: &[u8] = b"veth";
 
 /// The interface of a name in a namespace; `None` if there is none. Alternative names do not count.
 ///
@@ -230,13 +245,22 @@ pub struct Interface {
 /// If the descriptor is not that of a network namespace, or of a system call.
 pub fn interface(namespace: impl AsFd, name: &str) -> io::Result<Option<Interface>> {
     let name = name.to_owned();
-    in_namespace(namespace, move || {
-        let found = netlink::find(name.as_bytes())?.filter(|found| found.name == name.as_bytes());
-        Ok(found.map(|found| Interface {
-            number: found.index,
-            alias: String::from_utf8_lossy(&found.alias).into_owned(),
-        }))
-    })
+    let found = in_namespace(namespace, move || {
+        Ok(netlink::find(name.as_bytes())?.filter(|found| found.name == name.as_bytes()))
+    })?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let Some(found) = found else { return Ok(None) };
+    let mut interface = Interface { number: found.index, alias: text(&found.alias), peer: None };
+    if let Some(number) = found.link
+        && found.is_link_elsewhere
+        && found.kind == VETH
+        && let Some(peer) = netlink::by_index(number)?
+        // Another namespace may have an interface of that number.
+        && (peer.kind == VETH && peer.is_link_elsewhere && peer.link == Some(found.index))
+    {
+        interface.peer = Some(Peer { number, name: text(&peer.name) });
+    }
+    Ok(Some(interface))
 }
 
 /// Makes sure that an interface in a namespace is as it was: has its name, these addresses and no others, and no alternative
@@ -276,6 +300,41 @@ pub fn restore_interface(
             }
         };
         Ok(restore_addresses(index, &expected)? || is_changed)
+    })
+}
+
+/// Whether an interface is not in a namespace any more: it was deleted or moved.
+///
+/// # Errors
+/// If the descriptor is not that of a network namespace, or of a system call.
+pub fn is_gone(namespace: impl AsFd, interface: &Interface) -> io::Result<bool> {
+    let (number, peer) = (interface.number, interface.peer.as_ref().map(|peer| peer.number));
+    in_namespace(namespace, move || {
+        // A container can choose the number of an interface, but its other end would be in another namespace.
+        let is_it = |link: &netlink::Link| {
+            peer.is_none() || (link.link == peer && link.is_link_elsewhere && link.kind == VETH)
+        };
+        Ok(!netlink::by_index(number)?.as_ref().is_some_and(is_it))
+    })
+}
+
+/// Deletes what is left of an interface that a CNI plugin has not found: the kernel does this when its namespace ends, but not at
+/// once, and not if a container has moved it to another namespace that somebody keeps. So its other end in the namespace of the
+/// caller is deleted, too, unless both are there.
+///
+/// # Errors
+/// If the descriptor is not that of a network namespace, or of a system call. Hardware cannot be deleted.
+pub fn delete_interface(namespace: impl AsFd, interface: &Interface) -> io::Result<()> {
+    if let Some(peer) = &interface.peer
+        && let Some(link) = netlink::by_index(peer.number)?
+        && (link.kind == VETH && link.is_link_elsewhere && link.name == peer.name.as_bytes())
+    {
+        netlink::delete(link.index)?;
+    }
+    let number = interface.number;
+    in_namespace(namespace, move || match netlink::by_index(number)? {
+        Some(link) => netlink::delete(link.index),
+        None => Ok(()),
     })
 }
 
@@ -545,11 +604,63 @@ mod tests {
             let count = text.matches(" scope global").count();
             assert!(text.contains(" 192.0.2.7") && text.contains(" 2001:db8::7") && count == 2, "{text}");
             assert!(!text.contains("altname"), "{line}: {text}");
+            delete_interface(&namespace, &original).unwrap();
+            assert_eq!(interface(&namespace, "eth0").unwrap().is_none(), is_kept);
+            delete_interface(&namespace, &original).unwrap();
             // Without knowing which one it was.
             restore_interface(&namespace, "eth0", None, &addresses[..1]).unwrap();
             assert!(!restore_interface(&namespace, "eth0", None, &addresses[..1]).unwrap());
             release(&at).unwrap();
         }
+    }
+
+    #[test]
+    fn the_other_end_of_an_interface_is_deleted_wherever_the_interface_is() {
+        if !is_root() {
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let ends = ["host", "own", "other"].map(|name| directory.path().join(name));
+        let [host, own, other] = ends.each_ref().map(|at| create(at).unwrap());
+        let enter = |at: &Path, line: &str| {
+            let line = format!("nsenter --net={} sh -ec '{line}'", at.display());
+            assert!(std::process::Command::new("/bin/sh").args(["-c", &line]).status().unwrap().success());
+        };
+        let [host_at, own_at, other_at] = &ends;
+        // By file, as these namespaces have no process.
+        let link = |name: &str| format!("ip link set {name} netns");
+        for (line, moves, is_deleted) in [
+            ("true", None, true),
+            ("ip link set eth0 name gone", Some(("gone", other_at)), true),
+            // Given back.
+            ("true", Some(("eth0", host_at)), false),
+        ] {
+            let create = format!(
+                "ip link add outside type veth peer name eth0; {} {}",
+                link("eth0"),
+                own_at.display()
+            );
+            enter(host_at, &create);
+            let (host, own) = (host.try_clone().unwrap(), own.try_clone().unwrap());
+            let original = in_namespace(&host, {
+                let own = own.try_clone().unwrap();
+                move || interface(own, "eth0")
+            });
+            let original = original.unwrap().unwrap();
+            assert_eq!(original.peer.as_ref().unwrap().name, "outside");
+            enter(own_at, line);
+            if let Some((name, to)) = moves {
+                enter(own_at, &format!("{} {}", link(name), to.display()));
+            }
+            let found = in_namespace(&host, move || {
+                let is_gone = is_gone(&own, &original)?;
+                delete_interface(own, &original)?;
+                Ok((is_gone, netlink::find(b"outside")?.is_none()))
+            });
+            assert_eq!(found.unwrap(), (moves.is_some(), is_deleted), "{line} {moves:?}");
+        }
+        drop(other);
+        ends.iter().for_each(|at| release(at).unwrap());
     }
 
     #[test]

@@ -24,8 +24,10 @@ const DUMP: u16 = 0x300;
 const EXCLUSIVE_CREATE: u16 = 0x600;
 
 const IFLA_IFNAME: u16 = 3;
+const IFLA_LINK: u16 = 5;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
+const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_PROP_LIST: u16 = 52;
 const IFLA_ALT_IFNAME: u16 = 53;
 const NLA_F_NESTED: u16 = 0x8000;
@@ -58,13 +60,19 @@ const ACKNOWLEDGEMENT: usize = 1 << 10;
 const MAX_LIST: usize = 1 << 20;
 
 /// An interface.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Link {
     pub(super) index: i32,
     /// Not one of its alternative names.
     pub(super) name: Vec<u8>,
     pub(super) alias: Vec<u8>,
     pub(super) alternatives: Vec<Vec<u8>>,
+    /// Such as `veth`; empty for hardware.
+    pub(super) kind: Vec<u8>,
+    /// The number of the other end, or of the one that it is on.
+    pub(super) link: Option<i32>,
+    /// Whether that is in another namespace.
+    pub(super) is_link_elsewhere: bool,
 }
 
 /// Sets the loopback interface up, as `ip link set lo up` does.
@@ -91,20 +99,25 @@ fn get(body: &[u8]) -> io::Result<Option<Link>> {
 }
 
 fn parse_link(body: &[u8]) -> Option<Link> {
-    let index = int(body, 4)?;
-    let (mut name, mut alias, mut alternatives) = (None, Vec::new(), Vec::new());
+    let mut found = Link { index: int(body, 4)?, ..Link::default() };
     for (kind, value) in attributes(body.get(16..)?) {
         match kind {
-            IFLA_IFNAME => name = Some(text(value)),
-            IFLA_IFALIAS => alias = text(value),
+            IFLA_IFNAME => found.name = text(value),
+            IFLA_IFALIAS => found.alias = text(value),
+            IFLA_LINK => found.link = int(value, 0),
+            IFLA_LINK_NETNSID => found.is_link_elsewhere = true,
+            IFLA_LINKINFO => {
+                let kind = attributes(value).find(|(kind, _)| *kind == IFLA_INFO_KIND);
+                found.kind = kind.map(|(_, value)| text(value)).unwrap_or_default();
+            }
             IFLA_PROP_LIST => {
                 let names = attributes(value).filter(|(kind, _)| *kind == IFLA_ALT_IFNAME);
-                alternatives = names.map(|(_, value)| text(value)).collect();
+                found.alternatives = names.map(|(_, value)| text(value)).collect();
             }
             _ => {}
         }
     }
-    Some(Link { index, name: name?, alias, alternatives })
+    (!found.name.is_empty()).then_some(found)
 }
 
 /// Deletes an interface. The kernel keeps the loopback interface and hardware, and tells so of some kinds only.
