@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cofferdam_plugin_api::command::{CommandError, Output, Program};
 use cofferdam_plugin_api::prelude::*;
@@ -52,10 +52,10 @@ pub struct Attacher<'a> {
     pub networks: Option<&'a Networks>,
     pub store: &'a Store,
     pub failures: &'a Failures,
-    /// For one run of a plugin, as configured.
+    /// For one run of a plugin.
     pub timeout: Duration,
-    /// The same, if the caller has less time.
-    pub limit: Duration,
+    /// When the caller wants to go on, which then repeats it later.
+    pub end: Option<Instant>,
     /// Of the call; `None` outside of calls.
     pub deadline: Option<Deadline>,
 }
@@ -138,7 +138,9 @@ impl Attacher<'_> {
                 Err(Refused { error, rejection, .. }) => {
                     if let Some(attachment) = record.attachments.last_mut() {
                         attachment.failure = Some(Failure { plugin: index, rejection });
-                        self.store.write(record)?;
+                    }
+                    if let Err(error) = self.store.write(record) {
+                        warn!(container = record.id, "cannot record that ADD has failed: {error}");
                     }
                     return Err(error);
                 }
@@ -193,7 +195,11 @@ impl Attacher<'_> {
     /// Detaches a container from one network: with its own namespace, then with one that it cannot have changed, and at last
     /// without one. What a container has done to its namespace must not keep it from being removed.
     fn detach(&self, record: &mut Record, index: usize, namespace: Option<&OwnedFd>) -> Result<()> {
-        let places = self.places(record, index, namespace);
+        let is_gone = self.is_gone(record, index, namespace);
+        let mut places = self.places(record, index, namespace);
+        if self.end.is_some() {
+            places.truncate(1);
+        }
         let persists = self.failed_calls(&record.id) >= CALLS_WITH_NAMESPACE;
         let mut outcome = Ok(());
         for (attempt, place) in places.iter().enumerate() {
@@ -204,7 +210,12 @@ impl Attacher<'_> {
                 Err(error) => Err((error, true)),
             };
             match &outcome {
-                Ok(()) => break,
+                Ok(()) => {
+                    if is_gone || *place != Place::Own {
+                        self.delete_original(record, index, namespace);
+                    }
+                    break;
+                }
                 Err((_, false)) if !persists => break,
                 Err((error, _)) => {
                     debug!(container = record.id, ?place, "DEL has failed: {}", error.causes().join(": "))
@@ -212,6 +223,30 @@ impl Attacher<'_> {
             }
         }
         outcome.map_err(|(error, _)| error)
+    }
+
+    /// Whether the container has deleted its interface, or moved it to another namespace.
+    fn is_gone(&self, record: &Record, index: usize, namespace: Option<&OwnedFd>) -> bool {
+        let original = record.attachments.get(index).and_then(|attachment| attachment.original.as_ref());
+        original.zip(namespace).is_some_and(|(original, namespace)| {
+            network::is_gone(namespace, original).unwrap_or_else(|error| {
+                warn!(container = record.id, "cannot find its interface: {error}");
+                true
+            })
+        })
+    }
+
+    /// Deletes an interface that the plugins have not found. Its other end on the host must not outlive the container.
+    fn delete_original(&self, record: &Record, index: usize, namespace: Option<&OwnedFd>) {
+        let original = record.attachments.get(index).and_then(|attachment| attachment.original.as_ref());
+        if let Some((original, namespace)) = original.zip(namespace)
+            && let Err(error) = network::delete_interface(namespace, original)
+        {
+            debug!(
+                container = record.id,
+                "cannot delete its interface, which ends with its namespace: {error}"
+            );
+        }
     }
 
     /// The namespaces with which DEL is tried.
@@ -465,7 +500,8 @@ impl Attacher<'_> {
 
     /// The time of the call that is left.
     pub fn remaining(&self) -> Duration {
-        self.deadline.map_or(Duration::MAX, Deadline::remaining).saturating_sub(MARGIN)
+        let left = self.deadline.map_or(Duration::MAX, Deadline::remaining).saturating_sub(MARGIN);
+        self.end.map_or(left, |end| left.min(end.saturating_duration_since(Instant::now())))
     }
 
     /// How long a plugin may run now, if that is one of several that may take as long.
@@ -474,7 +510,7 @@ impl Attacher<'_> {
             .remaining()
             .checked_div(u32::try_from(shares.max(1)).unwrap_or(u32::MAX))
             .unwrap_or_default();
-        share.min(self.limit)
+        share.min(self.timeout)
     }
 }
 

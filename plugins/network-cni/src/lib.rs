@@ -36,8 +36,7 @@ use crate::networks::{Network, Networks, is_identifier};
 use crate::orphans::Shared;
 use crate::store::{Record, Store};
 
-/// How long networks of unknown containers are released, and how long one run of a CNI plugin may take, before the agent
-/// serves requests. The rest is done later.
+/// How long CNI plugins are run before the agent serves requests. What takes longer must not delay it.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(5);
 
 struct Cni {
@@ -118,13 +117,12 @@ impl Isolator for Cni {
     fn recover(&self, request: &RecoverRequest) -> Result<Recovery> {
         let mut attacher = self.shared.attacher(Some(request.deadline()));
         let (mut valid, mut unknown, mut is_complete) = (Vec::new(), Vec::new(), true);
-        attacher.limit = attacher.limit.min(RECOVERY_LIMIT);
-        let end = Instant::now() + RECOVERY_LIMIT;
+        attacher.end = Instant::now().checked_add(RECOVERY_LIMIT);
         for id in self.shared.store.ids()? {
             let running = request.containers.iter().find(|container| container.id.as_str() == id);
             let is_orphan = request.orphans.iter().any(|orphan| orphan.as_str() == id);
             if running.is_none() && !is_orphan {
-                if Instant::now() > end {
+                if attacher.remaining().is_zero() {
                     unknown.push(id);
                     continue;
                 }
@@ -155,12 +153,12 @@ impl Isolator for Cni {
         }
         // An agent may have been killed before it put a container into it.
         self.shared.store.release_if_empty()?;
-        let until = Until { end, attacher: &attacher };
-        self.collect(&valid, is_complete, &until);
+        self.collect(&valid, is_complete, &attacher);
         if self.checks {
-            self.check(valid.iter().filter(|(_, is_running)| *is_running).map(|(record, _)| record), &until);
+            let running = valid.iter().filter(|(_, is_running)| *is_running);
+            self.check(running.map(|(record, _)| record), &attacher);
         }
-        self.report_status(&until);
+        self.report_status(&attacher);
         if !unknown.is_empty() {
             self.shared.release_later(unknown)?;
         }
@@ -369,24 +367,20 @@ impl Cni {
 /// Recovery.
 impl Cni {
     /// Checks the networks of running containers.
-    fn check<'a>(&self, records: impl Iterator<Item = &'a Record>, until: &Until<'_>) {
+    fn check<'a>(&self, records: impl Iterator<Item = &'a Record>, attacher: &Attacher<'_>) {
         for record in records {
             let id = &record.id;
-            match until.attacher() {
-                None => {
-                    return warn!("no time is left to check the networks of `{id}` and further containers");
-                }
-                Some(attacher) => {
-                    if let Err(error) = attacher.check(record) {
-                        warn!(container = id, "its network is not as the CNI plugins have left it: {error}");
-                    }
-                }
+            if attacher.remaining().is_zero() {
+                return warn!("no time is left to check the networks of `{id}` and further containers");
+            }
+            if let Err(error) = attacher.check(record) {
+                warn!(container = id, "its network is not as the CNI plugins have left it: {error}");
             }
         }
     }
 
     /// Tells CNI plugins which attachments exist, if configured.
-    fn collect(&self, records: &[(Record, bool)], is_complete: bool, until: &Until<'_>) {
+    fn collect(&self, records: &[(Record, bool)], is_complete: bool, attacher: &Attacher<'_>) {
         // One that an agent has started before it was killed would remove what exists now.
         if let Err(error) = self.shared.store.end_request_of_all() {
             return warn!("a CNI plugin that an earlier agent has started runs on: {error}");
@@ -404,23 +398,21 @@ impl Cni {
             let valid: Vec<(String, String)> = records
                 .iter()
                 .flat_map(|(record, _)| record.attachments.iter().map(move |attachment| (record, attachment)))
-                .filter(|(_, attachment)| attachment.network.name == network.name)
+                .filter(|(_, attachment)| attachment.remaining > 0 && attachment.network.name == network.name)
                 .map(|(record, attachment)| (record.id.clone(), attachment.interface.clone()))
                 .collect();
-            let collected = match until.attacher() {
-                Some(attacher) => attacher.collect(&network, &valid),
-                None => Err(Error::new("no time is left")),
-            };
-            if let Err(error) = collected {
+            if let Err(error) = attacher.collect(&network, &valid) {
                 warn!(network = network.name, "cannot tell CNI plugins which attachments exist: {error}");
             }
         }
     }
 
     /// Logs which networks no container could be attached to now.
-    fn report_status(&self, until: &Until<'_>) {
+    fn report_status(&self, attacher: &Attacher<'_>) {
         for network in self.known_networks() {
-            let Some(attacher) = until.attacher() else { return };
+            if attacher.remaining().is_zero() {
+                return;
+            }
             if let Err(error) = attacher.status(&network) {
                 warn!(network = network.name, "the network is not ready: {error}");
             }
@@ -437,18 +429,6 @@ impl Cni {
                 Vec::new()
             }
         }
-    }
-}
-
-/// An attacher, until a time: what takes longer must not delay the start of the agent.
-struct Until<'a> {
-    end: Instant,
-    attacher: &'a Attacher<'a>,
-}
-
-impl Until<'_> {
-    fn attacher(&self) -> Option<&Attacher<'_>> {
-        (Instant::now() < self.end).then_some(self.attacher)
     }
 }
 

@@ -147,7 +147,7 @@ impl Shared {
             store: &self.store,
             failures: &self.failures,
             timeout: self.timeout,
-            limit: self.timeout,
+            end: None,
             deadline,
         }
     }

@@ -281,6 +281,10 @@ impl Outside {
         outside
     }
 
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
     pub fn shell(&self, line: &str) -> String {
         shell(&format!("nsenter --net=/proc/{}/ns/net sh -c '{line}'", self.0.id()))
     }

@@ -193,6 +193,23 @@ fn whatever_is_done_in_its_network_namespace_a_container_is_detached() {
     });
 }
 
+/// Another container could keep the namespace, and the address would be that of a third one.
+#[test]
+fn an_interface_that_was_moved_to_another_namespace_ends_with_its_container() {
+    lab(async |lab| {
+        let fixture = lab.fixture().await;
+        let other = Outside::new();
+        fixture.launch(fixture.networked("web", &[named("net")], "true")).await;
+        let namespace = fixture.kept().remove(0).join("ns");
+        let ip = format!("nsenter --net={} ip link", namespace.display());
+        shell(&format!("{ip} set eth0 netns {}; {ip} add index 100 eth0 type bridge", other.pid()));
+        assert!(other.shell("ip -o link").contains(" eth0@"));
+        fixture.destroy("web").await;
+        assert!(!other.shell("ip -o link").contains(" eth0@"));
+        lab.assert_nothing_left();
+    });
+}
+
 /// Which cannot be replaced by another one, and which the plugin gives back to the host.
 #[test]
 fn an_interface_of_the_host_is_given_back_under_its_name_and_its_loss_does_not_matter() {
