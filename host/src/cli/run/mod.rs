@@ -4,6 +4,7 @@ mod attach;
 mod connection;
 mod embedded;
 mod request;
+mod volume;
 
 use std::path::PathBuf;
 

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use super::volume::{VolumeFlags, absolute};
 use crate::cli::container_id;
 use crate::cli::failure::Failure;
 use crate::cli::resources::ResourceFlags;
@@ -46,6 +47,8 @@ pub(super) struct Wanted {
     /// Port of the host that is mapped into it, in its first network
     #[arg(long, short, value_name = "HOST:CONTAINER[/udp]", value_parser = port, requires = "network")]
     publish: Vec<PortMapping>,
+    #[command(flatten)]
+    volumes: VolumeFlags,
     /// Share the pid namespace of its parent, or of the host
     #[arg(long)]
     share_pid: bool,
@@ -100,6 +103,7 @@ impl Wanted {
         request.rootfs = self.rootfs.map(|rootfs| absolute(&rootfs)).transpose()?;
         request.resources = resources.apply(Resources::default());
         request.labels = self.label.into_iter().collect::<BTreeMap<_, _>>();
+        request.volumes = self.volumes.volumes()?;
         request.networks = self.network;
         if let Some(first) = request.networks.first_mut() {
             first.port_mappings = self.publish;
@@ -111,12 +115,6 @@ impl Wanted {
         request.check().map_err(Failure::of)?;
         Ok(request)
     }
-}
-
-/// Makes a path absolute, as the daemon has another working directory.
-fn absolute(path: &Path) -> Result<PathBuf, Failure> {
-    let failed = |source| Failure::system(format!("cannot resolve `{}`", path.display()), source);
-    std::path::absolute(path).map_err(failed)
 }
 
 fn random_name() -> String {

@@ -1,0 +1,245 @@
+//! The flags of `cofferdam run` for volumes, as in docker.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::cli::failure::Failure;
+use cofferdam_core::model::{Volume, VolumeSource};
+
+/// Flags that describe volumes.
+#[derive(Debug, clap::Args)]
+pub(super) struct VolumeFlags {
+    /// Directory or file of the host (`/…` or `./…`), or volume of a driver, that is mounted in it
+    #[arg(long = "volume", short, value_name = "SOURCE:PATH[:ro]", value_parser = short)]
+    volumes: Vec<Short>,
+    /// Docker volume driver of the volumes of --volume that have a name
+    #[arg(long, value_name = "NAME")]
+    volume_driver: Option<String>,
+    /// The same in full: `type=bind,src=PATH` or `type=volume,src=NAME,volume-driver=NAME[,volume-opt=KEY=VALUE]`, with
+    /// `dst=PATH[,readonly]`
+    #[arg(long = "mount", value_name = "KEY=VALUE,…", value_parser = mount)]
+    mounts: Vec<Volume>,
+}
+
+impl VolumeFlags {
+    /// The volumes of the request.
+    pub(super) fn volumes(self) -> Result<Vec<Volume>, Failure> {
+        let mut volumes = Vec::new();
+        for Short { source, container_path, read_only } in self.volumes {
+            let source = if source.starts_with(['/', '.']) {
+                host_path(source.into())
+            } else {
+                let driver = self.volume_driver.clone().ok_or_else(|| {
+                    Failure::message(format!(
+                        "`{source}` is the name of a volume, whose driver is missing: add `--volume-driver NAME`, or write the \
+                         path of a directory as `./{source}`"
+                    ))
+                })?;
+                VolumeSource::DockerVolume { driver, name: source, options: BTreeMap::new() }
+            };
+            volumes.push(Volume { container_path, read_only, source });
+        }
+        volumes.extend(self.mounts);
+        for volume in &mut volumes {
+            if let VolumeSource::HostPath { path, .. } = &mut volume.source {
+                *path = absolute(path)?;
+            }
+        }
+        Ok(volumes)
+    }
+}
+
+/// Makes a path absolute, as the daemon has another working directory.
+pub(super) fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    let failed = |source| Failure::system(format!("cannot resolve `{}`", path.display()), source);
+    std::path::absolute(path).map_err(failed)
+}
+
+/// A value of `--volume`.
+#[derive(Debug, Clone)]
+struct Short {
+    source: String,
+    container_path: PathBuf,
+    read_only: bool,
+}
+
+fn host_path(path: PathBuf) -> VolumeSource {
+    VolumeSource::HostPath { path, propagation: None }
+}
+
+fn short(text: &str) -> Result<Short, String> {
+    let parts: Vec<&str> = text.split(':').collect();
+    let (source, path, mode) = match parts[..] {
+        [source, path] => (source, path, "rw"),
+        [source, path, mode] => (source, path, mode),
+        _ => return Err("expected `SOURCE:PATH`, or `SOURCE:PATH:ro`".to_owned()),
+    };
+    if source.is_empty() || path.is_empty() {
+        return Err("expected a source and a path, such as `/srv/data:/data`".to_owned());
+    }
+    let read_only = match mode {
+        "rw" => false,
+        "ro" => true,
+        other => return Err(format!("`{other}` is not a mode; expected `ro` or `rw`")),
+    };
+    Ok(Short { source: source.to_owned(), container_path: path.into(), read_only })
+}
+
+fn mount(text: &str) -> Result<Volume, String> {
+    let (mut kind, mut source, mut target) = ("volume".to_owned(), None, None);
+    let (mut read_only, mut driver, mut options) = (false, None, BTreeMap::new());
+    for field in fields(text)? {
+        let (key, value) = match field.split_once('=') {
+            Some((key, value)) => (key, Some(value.to_owned())),
+            None => (field.as_str(), None),
+        };
+        let required = |value: Option<String>| {
+            value.filter(|value| !value.is_empty()).ok_or_else(|| format!("`{key}` has no value"))
+        };
+        match key {
+            "type" => kind = required(value)?,
+            "source" | "src" => source = Some(required(value)?),
+            "destination" | "dst" | "target" => target = Some(PathBuf::from(required(value)?)),
+            "readonly" | "ro" => {
+                read_only = match value.as_deref() {
+                    None | Some("true" | "1") => true,
+                    Some("false" | "0") => false,
+                    Some(other) => return Err(format!("`{key}` is `{other}`; expected `true` or `false`")),
+                }
+            }
+            "volume-driver" => driver = Some(required(value)?),
+            "volume-opt" => {
+                let option = required(value)?;
+                let (name, value) = option
+                    .split_once('=')
+                    .filter(|(name, _)| !name.is_empty())
+                    .ok_or_else(|| format!("`volume-opt` is `{option}`; expected `KEY=VALUE`"))?;
+                options.insert(name.to_owned(), value.to_owned());
+            }
+            other => {
+                return Err(format!(
+                    "`{other}` is not a key; expected `type`, `src`, `dst`, `readonly`, `volume-driver` or `volume-opt`"
+                ));
+            }
+        }
+    }
+    let container_path = target.ok_or("`dst`, the path in the container, is missing")?;
+    let of_volume = "is for volumes of drivers only, not for `type=bind`";
+    let source = match kind.as_str() {
+        "bind" if driver.is_some() => return Err(format!("`volume-driver` {of_volume}")),
+        "bind" if !options.is_empty() => return Err(format!("`volume-opt` {of_volume}")),
+        "bind" => host_path(Path::new(&source.ok_or("`src`, the path on the host, is missing")?).to_owned()),
+        "volume" => VolumeSource::DockerVolume {
+            driver: driver.ok_or("`volume-driver`, the name of the volume's driver, is missing")?,
+            name: source.ok_or("`src`, the name of the volume, is missing")?,
+            options,
+        },
+        other => return Err(format!("`{other}` is not a supported type; expected `bind` or `volume`")),
+    };
+    Ok(Volume { container_path, read_only, source })
+}
+
+/// The fields of a line of CSV: one in double quotes may contain commas, and a quote as two of them.
+fn fields(text: &str) -> Result<Vec<String>, String> {
+    let mut fields = Vec::new();
+    let mut rest = text.chars().peekable();
+    loop {
+        let mut field = String::new();
+        if rest.next_if_eq(&'"').is_some() {
+            loop {
+                match rest.next() {
+                    Some('"') if rest.next_if_eq(&'"').is_some() => field.push('"'),
+                    Some('"') => break,
+                    Some(c) => field.push(c),
+                    None => return Err("a double quote is not closed".to_owned()),
+                }
+            }
+        } else {
+            while let Some(c) = rest.next_if(|c| *c != ',') {
+                field.push(c);
+            }
+        }
+        fields.push(field);
+        match rest.next() {
+            None => return Ok(fields),
+            Some(',') => {}
+            Some(_) => return Err("a comma is missing after a double quote".to_owned()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        flags: VolumeFlags,
+    }
+
+    fn volumes(arguments: &[&str]) -> Result<Vec<Volume>, String> {
+        let line =
+            Line::try_parse_from(std::iter::once(&"run").chain(arguments)).map_err(|e| e.to_string())?;
+        line.flags.volumes().map_err(|failure| failure.error().to_string())
+    }
+
+    fn volume(source: VolumeSource, read_only: bool) -> Volume {
+        Volume { container_path: "/data".into(), read_only, source }
+    }
+
+    fn of_driver(options: &[(&str, &str)]) -> VolumeSource {
+        let options = options.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        VolumeSource::DockerVolume { driver: "nfs".to_owned(), name: "db".to_owned(), options }
+    }
+
+    #[test]
+    fn paths_and_names_are_told_apart_as_in_docker() {
+        let here = std::env::current_dir().unwrap();
+        for (arguments, expected) in [
+            (&["-v", "/srv:/data"][..], volume(host_path("/srv".into()), false)),
+            (&["--volume", "./x:/data:ro"], volume(host_path(here.join("x")), true)),
+            (&["-v", "db:/data:rw", "--volume-driver", "nfs"], volume(of_driver(&[]), false)),
+            (
+                &["--mount", "type=bind,source=/srv,target=/data,readonly"],
+                volume(host_path("/srv".into()), true),
+            ),
+            (
+                &[
+                    "--mount",
+                    "src=db,dst=/data,volume-driver=nfs,ro=false,\"volume-opt=o=a,\"\"b\"\"\",volume-opt=x=",
+                ],
+                volume(of_driver(&[("o", "a,\"b\""), ("x", "")]), false),
+            ),
+        ] {
+            assert_eq!(volumes(arguments).unwrap(), [expected], "{arguments:?}");
+        }
+    }
+
+    #[test]
+    fn invalid_volumes_are_rejected() {
+        for (flag, text, expected) in [
+            ("-v", "/srv", "expected `SOURCE:PATH`"),
+            ("-v", ":/data", "expected a source"),
+            ("-v", "/srv:/data:z", "`z` is not a mode"),
+            ("-v", "db:/data", "--volume-driver NAME"),
+            ("--mount", "type=tmpfs,dst=/data", "`tmpfs` is not a supported type"),
+            ("--mount", "src=db,volume-driver=nfs", "`dst`"),
+            ("--mount", "src=db,dst=/data", "`volume-driver`"),
+            ("--mount", "dst=/data,volume-driver=nfs", "`src`"),
+            ("--mount", "type=bind,dst=/data", "`src`"),
+            ("--mount", "type=bind,src=/srv,dst=/data,volume-opt=a=b", "`volume-opt` is for volumes"),
+            ("--mount", "src=db,dst=/data,volume-driver=nfs,volume-opt=a", "expected `KEY=VALUE`"),
+            ("--mount", "src=db,dst=/data,colour=red", "`colour` is not a key"),
+            ("--mount", "src=", "`src` has no value"),
+            ("--mount", "ro=maybe", "expected `true` or `false`"),
+            ("--mount", "\"src=db", "not closed"),
+            ("--mount", "\"src=db\"x", "a comma is missing"),
+        ] {
+            let error = volumes(&[flag, text]).unwrap_err();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+}
