@@ -8,6 +8,7 @@ mod cni;
 mod devices;
 mod disk_du;
 mod disk_xfs;
+mod docker_volume;
 mod environment_secret;
 mod filesystem_shared;
 mod ipc;
