@@ -66,6 +66,7 @@ pub mod network;
 mod new_container;
 mod note;
 mod panic;
+mod perf_samples;
 mod prepared;
 mod pressure;
 pub mod process;
@@ -75,7 +76,7 @@ pub mod space;
 pub mod testing;
 pub mod volume;
 
-pub use cofferdam_linux::{capability, devices, foreign, measure, quota, tree};
+pub use cofferdam_linux::{capability, devices, foreign, measure, perf, quota, tree};
 pub use cofferdam_plugin_macros::{PluginConfig, isolator, logger};
 pub use cofferdam_plugin_model as model;
 
@@ -93,6 +94,7 @@ pub use isolator::Isolator;
 pub use leases::Leases;
 pub use logger::{Logger, Output, Streams};
 pub use new_container::NewContainer;
+pub use perf_samples::{PerfSample, PerfSamples};
 pub use prepared::{Applied, Prepared};
 pub use pressure::Pressure;
 pub use recovery::{RecoverRequest, Recovery};

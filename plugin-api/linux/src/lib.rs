@@ -4,9 +4,9 @@
 //! The agent and every plugin that uses this crate link their own copy of it, so nothing here may have state: the
 //! copies in one process could disagree.
 //!
-//! `unsafe` is denied except in four modules: `spawn/clone.rs`, because no safe code can run between clone3(2) and
-//! execveat(2), `signal.rs`, for signal numbers that have no name, and `bpf.rs` and `quota.rs`, for system calls that libc
-//! does not wrap.
+//! `unsafe` is denied except in five modules: `spawn/clone.rs`, because no safe code can run between clone3(2) and
+//! execveat(2), `signal.rs`, for signal numbers that have no name, and `bpf.rs`, `perf.rs` and `quota.rs`, for system calls
+//! that libc does not wrap.
 
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
@@ -24,6 +24,7 @@ pub mod measure;
 pub mod mounts;
 pub mod namespace;
 pub mod own_table;
+pub mod perf;
 mod pidfd_info;
 pub mod process;
 pub mod quota;
