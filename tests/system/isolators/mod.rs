@@ -13,6 +13,7 @@ mod environment_secret;
 mod filesystem_shared;
 mod ipc;
 mod nnp;
+mod perf_event;
 mod rlimits;
 mod seccomp;
 mod together;
