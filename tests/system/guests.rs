@@ -12,6 +12,7 @@ const OF_CGROUPS: (&[&str], usize) = (
         "cgroups::",
         "embed::",
         "isolators::cgroup::",
+        "isolators::perf_event::",
         "isolators::together::",
         "launch_info::namespaces::",
         "nested::",
@@ -21,9 +22,10 @@ const OF_CGROUPS: (&[&str], usize) = (
     40,
 );
 
-/// All but those of networks. What they test does not depend on the hierarchy, and they run so many programs that they
+/// All but those of networks and of volumes of drivers. What they test does not depend on the hierarchy, and they run so many programs that they
 /// take an emulated machine longer than all other tests together.
-const ALL: (&[&str], usize) = (&["--skip=guests::", "--skip=isolators::cni::"], 120);
+const ALL: (&[&str], usize) =
+    (&["--skip=guests::", "--skip=isolators::cni::", "--skip=isolators::docker_volume::"], 120);
 
 /// One hierarchy with all controllers, as on current hosts. This kernel also has what that of the host may lack, such as
 /// quotas of XFS.
