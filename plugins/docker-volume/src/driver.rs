@@ -212,3 +212,16 @@ fn shown(message: &str) -> String {
     }
     message.get(..end).unwrap_or_default().trim().escape_debug().to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_of_drivers_are_short_and_on_one_line() {
+        assert_eq!(shown(" no space\n"), "no space");
+        assert_eq!(shown("a\nb\u{1b}"), "a\\nb\\u{1b}");
+        let long = format!("x{}", "ä".repeat(MAX_MESSAGE));
+        assert_eq!(shown(&long).len(), MAX_MESSAGE - 1, "it ends between two characters");
+    }
+}

@@ -133,6 +133,7 @@ impl Connection {
         loop {
             let (status, framing) = self.head()?;
             let body = match (status, framing) {
+                (..100, _) => return Err(invalid("its answer is not HTTP: invalid status")),
                 // An interim response.
                 (100..=199, _) => continue,
                 (204 | 304, _) => Vec::new(),
@@ -336,6 +337,27 @@ mod tests {
             let error = answer(text.as_bytes(), 1000).unwrap_err();
             assert!(error.contains(expected), "{}: {error}", text.get(..80).unwrap_or(text));
         }
+    }
+
+    #[test]
+    fn any_answer_is_read_within_its_bounds() {
+        let samples = [
+            "HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\n{\"Err\": \"\"}",
+            "HTTP/1.1 100 Go\r\n\r\nHTTP/1.0 500 Oh\r\nA: b\r\n\r\nhello",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;x=y\r\nhello\r\n0\r\n\r\n",
+        ];
+        let samples = samples.map(|text| text.as_bytes().to_vec());
+        let words =
+            ["\r\n\r\n", "ffffffffffffffff\r\n", "Content-Length: 18446744073709551615\r\n", "chunked"];
+        cofferdam_fuzz::fuzz_bytes(&samples, &words, |input| {
+            // The other end is closed.
+            let (socket, _) = UnixStream::pair().unwrap();
+            let end = End::after(Duration::from_secs(60));
+            let mut connection = Connection { socket: socket.into(), end, received: input.to_vec() };
+            if let Ok(response) = connection.response() {
+                assert!(response.status >= 200 && response.body.len() <= MAX_BODY.min(input.len()));
+            }
+        });
     }
 
     #[test]
