@@ -219,9 +219,12 @@ fn share(
 ) -> Result<OwnedFd> {
     let user = &users[0];
     if requested.options != volume.options {
+        // Without values, which may be secrets.
+        let keys: BTreeSet<&String> = requested.options.keys().chain(volume.options.keys()).collect();
+        let others = keys.into_iter().filter(|key| requested.options.get(*key) != volume.options.get(*key));
         return Err(Error::new(format!(
-            "container `{user}` uses it with other options: {:?}; request the same, or wait for its end",
-            volume.options
+            "container `{user}` uses it with another value of {}; request the same options, or wait for its end",
+            others.map(|key| format!("`{}`", key.escape_debug())).collect::<Vec<_>>().join(", ")
         )));
     }
     entry.add_user(container)?;
