@@ -18,3 +18,4 @@ mod nested;
 mod posix;
 mod resources;
 mod scratch;
+mod streams;

@@ -39,6 +39,7 @@ use crate::parallel;
 use crate::plugin::{AdmitError, LoadedPlugin, LookupError, Plugin, PluginEnv, PluginIndex, Services, Store};
 use crate::scratch;
 use crate::stats::{LaunchCounters, LaunchStats};
+use crate::switchboard::{AttachError, AttachedInput, Attachment};
 
 /// The agent. Cheap to clone; all clones are the same agent.
 #[derive(Clone)]
@@ -179,6 +180,30 @@ impl Agent {
     /// Waits until a container has ended and is cleaned up. `None` for an unknown container.
     pub async fn wait(&self, id: &ContainerId) -> Option<Termination> {
         self.0.containerizer.wait(id).await
+    }
+
+    /// Attaches a client to the standard streams, or the terminal, of a container. Must be called in a tokio runtime.
+    ///
+    /// # Errors
+    /// [`AttachError`].
+    pub fn attach(&self, id: &ContainerId) -> Result<Attachment, AttachError> {
+        self.0.containerizer.attach(id)
+    }
+
+    /// The attachment of the client for which a container was launched, once: see [`Request::attached`].
+    ///
+    /// # Errors
+    /// [`AttachError`].
+    pub fn attach_first(&self, id: &ContainerId) -> Result<Attachment, AttachError> {
+        self.0.containerizer.attach_first(id)
+    }
+
+    /// As [`Self::attach`], for input only.
+    ///
+    /// # Errors
+    /// [`AttachError`].
+    pub fn attach_input(&self, id: &ContainerId) -> Result<AttachedInput, AttachError> {
+        self.0.containerizer.attach_input(id)
     }
 
     /// Sends a signal to a container's command; SIGKILL destroys the container. Returns false for a container that

@@ -31,4 +31,6 @@ mod parallel;
 pub mod plugin;
 mod readiness;
 mod scratch;
+mod short_path;
 pub mod stats;
+pub mod switchboard;

@@ -18,7 +18,8 @@ use rustix::net::{
 };
 
 use crate::protocol::{
-    ENTRY_LENGTH, Entry, HEADER, MAX_SLOTS, REPLY_LENGTH, Reply, Request, Slot, Spawn, State, VERSION,
+    ENTRY_LENGTH, Entry, HEADER, MAX_SLOTS, REPLY_LENGTH, Reply, Request, Slot, Spawn, State, Switchboard,
+    VERSION,
 };
 use crate::report::{MAX_DETAIL, READY, RECORD_HEAD, Record, STARTED};
 
@@ -155,6 +156,19 @@ impl Connection {
     /// [`RequestError`].
     pub fn forget(&self, slot: Slot) -> Result<(), RequestError> {
         self.request(&Request::Forget(slot), &[]).map(drop)
+    }
+
+    /// Creates an I/O switchboard. `descriptors` are in the order of [`Switchboard`]. Returns its pid and its pidfd.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub fn create_switchboard(
+        &self,
+        switchboard: Switchboard,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(i32, OwnedFd), RequestError> {
+        let (reply, pidfd) = self.request(&Request::Switchboard(switchboard), descriptors)?;
+        Ok((reply.pid, pidfd.ok_or_else(RequestError::malformed)?))
     }
 
     /// Number of containers that have processes.

@@ -34,9 +34,12 @@ pub mod protocol;
 pub mod report;
 mod root;
 mod setup;
+pub mod streams;
 mod supervise;
+mod switchboard;
 mod sys;
 mod task;
+mod terminal;
 
 pub use keeper::run;
 

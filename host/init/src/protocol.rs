@@ -2,14 +2,13 @@
 //!
 //! Each request is one message of a `SOCK_SEQPACKET` socket and is answered by one [`Reply`], in order. Messages have a
 //! fixed length; numbers are little-endian. A message of any other length is answered by `EBADMSG`, a kind that the
-//! keeper does not know by `ENOSYS`: so [`Request::Hello`] comes first and tells the version. Kinds 16 to 31 are
-//! reserved for descriptors that the keeper holds for a later agent: ends of standard streams, and terminals.
+//! keeper does not know by `ENOSYS`: so [`Request::Hello`] comes first and tells the version.
 //!
 //! The statuses file is a header and an array of [`Entry`], one for each slot. It stays readable when the keeper has
 //! ended.
 
 /// Version of the messages.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Length of a request in bytes.
 pub const REQUEST_LENGTH: usize = 48;
@@ -44,6 +43,31 @@ pub enum Request {
     Forget(Slot),
     /// Asks how many containers have processes. Answered with their number as the status.
     Count,
+    /// Creates the I/O switchboard of a container. Answered with its pid, and a pidfd as ancillary data. It ends by itself
+    /// when the streams have ended; nobody asks how.
+    Switchboard(Switchboard),
+}
+
+/// An I/O switchboard, as [`Request::Switchboard`]. The message has these descriptors: a listening socket, the files or
+/// pipes of the log for both streams, and then either the socket from which the terminal comes, or the ends of pipes:
+/// two to read output from, and one to write input to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Switchboard {
+    /// The streams are a terminal.
+    pub terminal: bool,
+    /// There is a pipe for input.
+    pub input: bool,
+}
+
+impl Switchboard {
+    /// Number of descriptors of the message.
+    #[must_use]
+    pub const fn descriptor_count(self) -> usize {
+        match self {
+            Self { terminal: true, .. } => 4,
+            Self { terminal: false, input } => 5 + input as usize,
+        }
+    }
 }
 
 /// A first process, as [`Request::Spawn`]. The message has these descriptors: three standard streams, the control
@@ -133,6 +157,7 @@ mod kind {
     pub(super) const COLLECT: u32 = 3;
     pub(super) const FORGET: u32 = 4;
     pub(super) const COUNT: u32 = 5;
+    pub(super) const SWITCHBOARD: u32 = 6;
 }
 
 /// Why a message is not a request.
@@ -164,6 +189,10 @@ impl Request {
             Self::Collect(of) => (kind::COLLECT, slot(of)),
             Self::Forget(of) => (kind::FORGET, slot(of)),
             Self::Count => (kind::COUNT, [0; 9]),
+            Self::Switchboard(Switchboard { terminal, input }) => {
+                let [terminal, input] = [*terminal, *input].map(u32::from);
+                (kind::SWITCHBOARD, [terminal, input, 0, 0, 0, 0, 0, 0, 0])
+            }
         };
         let mut bytes = [0; REQUEST_LENGTH];
         let words = core::iter::once(kind).chain(words);
@@ -200,6 +229,7 @@ impl Request {
             kind::COLLECT => Self::Collect(slot),
             kind::FORGET => Self::Forget(slot),
             kind::COUNT => Self::Count,
+            kind::SWITCHBOARD => Self::Switchboard(Switchboard { terminal: boolean(1)?, input: boolean(2)? }),
             _ => return Err(NoRequest::Unknown),
         })
     }
@@ -332,7 +362,9 @@ fn joined(low: u32, high: u32) -> u64 {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{Entry, NoRequest, REPLY_LENGTH, REQUEST_LENGTH, Reply, Request, Slot, Spawn, State};
+    use super::{
+        Entry, NoRequest, REPLY_LENGTH, REQUEST_LENGTH, Reply, Request, Slot, Spawn, State, Switchboard,
+    };
 
     #[test]
     fn requests_are_decoded_as_they_were_encoded() {
@@ -353,6 +385,8 @@ mod tests {
             Request::Collect(slot),
             Request::Forget(slot),
             Request::Count,
+            Request::Switchboard(Switchboard { terminal: true, input: false }),
+            Request::Switchboard(Switchboard { terminal: false, input: true }),
         ] {
             assert_eq!(Request::parse(&request.encode()), Ok(request));
         }

@@ -32,6 +32,7 @@ use crate::sys::{
     self, Child, Creation, Errno, Fd, Mapping, PID_NAMESPACE, Parent, Pid, SIGKILL, SharedNumber,
 };
 use crate::task::{self, Channels};
+use crate::terminal;
 
 /// Descriptor on which a setup process registers with the keeper.
 const REGISTRATION: i32 = 4;
@@ -300,6 +301,9 @@ fn create_command<'a>(
     plan: &Plan<'a>,
     operations: Option<Operations<'a>>,
 ) -> Result<Role, Failure<'a>> {
+    if let Some(terminal) = plan.terminal {
+        terminal::open(terminal, plan.user)?;
+    }
     let failed = |errno| Failure::new(Step::Fork, errno);
     let (report, report_writer) = sys::pipe().map_err(failed)?;
     let (go, go_writer) = sys::pipe().map_err(failed)?;

@@ -64,7 +64,7 @@ fn enter_container<'a>(
 /// The order matters: each step needs a privilege that a later one drops.
 fn prepare<'a>(plan: &Plan<'a>) -> Result<(), Failure<'a>> {
     sys::new_session().map_err(|errno| Failure::new(Step::Session, errno))?;
-    if plan.has(flag::TERMINAL) {
+    if plan.terminal.is_some() {
         sys::take_terminal(Fd(0)).map_err(|errno| Failure::new(Step::Terminal, errno))?;
     }
     for limit in plan.limits.iter() {

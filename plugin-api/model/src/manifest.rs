@@ -40,7 +40,6 @@ pub const REQUEST_PARTS: &[&str] = &[
     "seccomp",
     "secrets",
     "shm_size",
-    "tty",
     "volumes.device",
     "volumes.docker_volume",
     "volumes.host_path",

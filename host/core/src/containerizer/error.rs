@@ -12,6 +12,7 @@ use cofferdam_linux::process::ProcessError;
 use crate::blocking::Abandoned;
 use crate::chain::ChainError;
 use crate::fetcher::FetchError;
+use crate::keeper::KeeperError;
 use crate::launcher::{self, CgroupSetupError, CreateError, StartError};
 use crate::ledger::LedgerError;
 use crate::model::{ContainerId, InvalidRequest, Phase};
@@ -168,6 +169,22 @@ pub enum LaunchError {
         id: ContainerId,
         /// Why.
         source: CreateError,
+    },
+    /// Its standard streams could not be created.
+    #[error("cannot create the standard streams of container `{id}`")]
+    Streams {
+        /// The container.
+        id: ContainerId,
+        /// Why.
+        source: io::Error,
+    },
+    /// The process that passes its standard streams on could not be created.
+    #[error("cannot create the I/O switchboard of container `{id}`")]
+    Switchboard {
+        /// The container.
+        id: ContainerId,
+        /// Why.
+        source: KeeperError,
     },
     /// A file could not be fetched.
     #[error("cannot fetch files of container `{id}`")]

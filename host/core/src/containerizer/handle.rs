@@ -1,6 +1,7 @@
 //! A container as everyone but its supervising task sees it.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use cofferdam_linux::process::Process;
@@ -28,6 +29,8 @@ pub(crate) struct ContainerHandle<P> {
     /// The first stop request; later ones have no effect.
     stop_request: watch::Sender<Option<Cause>>,
     termination: watch::Sender<Option<Termination>>,
+    /// The connection that was made for the client that attaches first.
+    attachment: Mutex<Option<OwnedFd>>,
     /// Held during an operation that calls plugins, so that such operations on one container do not overlap.
     op_lock: Arc<tokio::sync::Mutex<()>>,
 }
@@ -44,6 +47,7 @@ impl<P: Clone + Serialize> ContainerHandle<P> {
             forced: watch::Sender::new(false),
             stop_request: watch::Sender::new(None),
             termination: watch::Sender::new(termination),
+            attachment: Mutex::default(),
             op_lock: Arc::default(),
         }
     }
@@ -218,6 +222,16 @@ impl<P: Clone + Serialize> ContainerHandle<P> {
     /// Sets the first process, and stores its pidfd.
     pub(super) fn store_process(&self, process: &Process, descriptors: &DescriptorStore) -> io::Result<()> {
         self.process.store(process, descriptors)
+    }
+
+    /// Keeps a connection for the client that attaches first.
+    pub(super) fn keep_attachment(&self, connection: OwnedFd) {
+        *self.attachment.lock() = Some(connection);
+    }
+
+    /// The connection that was kept, once.
+    pub(super) fn take_attachment(&self) -> Option<OwnedFd> {
+        self.attachment.lock().take()
     }
 
     /// Records what prevents the cleanup.

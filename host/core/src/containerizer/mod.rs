@@ -19,6 +19,7 @@ use async_trait::async_trait;
 use crate::ledger::Entry;
 use crate::model::view::{Inspection, KeepersView, Report, Summary, WantedReports};
 use crate::model::{ContainerId, Request, Resources, Termination};
+use crate::switchboard::{AttachError, AttachedInput, Attachment};
 
 pub use error::{KillError, LaunchError, RecoverError, RemoveError, UpdateError};
 pub use native::{MissedCleanup, NativeRecord};
@@ -49,6 +50,24 @@ pub trait Containerizer: Send + Sync {
 
     /// Waits until a container has ended and is cleaned up. `None` for an unknown container.
     async fn wait(&self, id: &ContainerId) -> Option<Termination>;
+
+    /// Attaches a client to the standard streams, or the terminal, of a container. Must be called in a tokio runtime.
+    ///
+    /// # Errors
+    /// [`AttachError`].
+    fn attach(&self, id: &ContainerId) -> Result<Attachment, AttachError>;
+
+    /// The attachment of the client for which a container was launched, once: see [`Request::attached`].
+    ///
+    /// # Errors
+    /// [`AttachError`].
+    fn attach_first(&self, id: &ContainerId) -> Result<Attachment, AttachError>;
+
+    /// As [`Containerizer::attach`], for input only.
+    ///
+    /// # Errors
+    /// [`AttachError`].
+    fn attach_input(&self, id: &ContainerId) -> Result<AttachedInput, AttachError>;
 
     /// Sends a signal to a container's command; SIGKILL destroys the container. Returns false for a container that
     /// is unknown or has ended.

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,6 +17,7 @@ use cofferdam_linux::tree;
 
 use super::{KeeperCgroups, KeeperError};
 use crate::error_chain;
+use crate::short_path::at_short_path;
 
 /// How long a keeper without containers may take to end.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -276,14 +277,4 @@ fn create_directory(parent: &Path, build: &str) -> io::Result<(String, PathBuf)>
             Err(error) => return Err(error),
         }
     }
-}
-
-/// Calls `act` with a path of the directory that is short enough for the address of a socket.
-fn at_short_path<T>(directory: &Path, act: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
-    let opened = File::open(directory)?;
-    act(&short_path(opened.as_fd()))
-}
-
-fn short_path(directory: BorrowedFd<'_>) -> PathBuf {
-    format!("/proc/self/fd/{}", directory.as_raw_fd()).into()
 }

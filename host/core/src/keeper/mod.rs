@@ -22,8 +22,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cofferdam_init::client::{Control, RequestError, Spawned};
-use cofferdam_init::protocol::{Slot, Spawn, State};
+use cofferdam_init::client::{Connection, Control, RequestError, Spawned};
+use cofferdam_init::protocol::{Slot, Spawn, State, Switchboard};
 use cofferdam_linux::image::Image;
 use cofferdam_linux::process::Process;
 use cofferdam_linux::spawn::SpawnError;
@@ -310,21 +310,50 @@ impl Keepers {
         stdio: [BorrowedFd<'_>; 3],
         others: &[BorrowedFd<'_>],
     ) -> Result<SetupProcess, KeeperError> {
-        let mut instances = self.lock();
-        let mut retry = true;
-        loop {
-            let current = self.current(&mut instances)?;
+        let (control, (slot, Spawned { pid, pidfd, .. })) = self.request(true, |current| {
             // Another one for each attempt: two setup processes must not share it.
             let (control, theirs) = Control::pair().map_err(KeeperError::Control)?;
             let descriptors: Vec<_> =
                 stdio.into_iter().chain([theirs.as_fd()]).chain(others.iter().copied()).collect();
-            match current.request(|connection| connection.spawn(spawn, &descriptors)) {
-                Ok(Spawned { slot, pid, pidfd }) => {
-                    current.add(slot);
-                    let slot = KeeperSlot { keeper: current.name().to_owned(), slot };
-                    return Ok(SetupProcess { process: Process::from_spawned(pid, pidfd), control, slot });
-                }
-                // If it was created all the same, it ends with its control socket.
+            let created = current.request(|connection| connection.spawn(spawn, &descriptors));
+            Ok(created.map(|spawned| {
+                current.add(spawned.slot);
+                let slot = KeeperSlot { keeper: current.name().to_owned(), slot: spawned.slot };
+                (control, (slot, spawned))
+            }))
+        })?;
+        Ok(SetupProcess { process: Process::from_spawned(pid, pidfd), control, slot })
+    }
+
+    /// Creates the I/O switchboard of a container. `descriptors` are those of [`Switchboard`].
+    ///
+    /// # Errors
+    /// [`KeeperError`].
+    pub fn create_switchboard(
+        self: &Arc<Self>,
+        switchboard: Switchboard,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<Process, KeeperError> {
+        // If one was created, it has the same descriptors, so that there must not be another one.
+        let (pid, pidfd) = self.request(false, |current| {
+            let create = |connection: &Connection| connection.create_switchboard(switchboard, descriptors);
+            Ok(current.request(create))
+        })?;
+        Ok(Process::from_spawned(pid, pidfd))
+    }
+
+    /// Makes a request of the keeper of new containers. If it was killed, a new one gets it if the request is to be retried:
+    /// what was created all the same ends with its sockets.
+    fn request<T>(
+        self: &Arc<Self>,
+        mut retry: bool,
+        make: impl Fn(&mut Instance) -> Result<Result<T, RequestError>, KeeperError>,
+    ) -> Result<T, KeeperError> {
+        let mut instances = self.lock();
+        loop {
+            let current = self.current(&mut instances)?;
+            match make(current)? {
+                Ok(made) => return Ok(made),
                 Err(RequestError::Connection(_)) if retry => retry = false,
                 Err(source) => {
                     return Err(KeeperError::Request { keeper: current.name().to_owned(), source });

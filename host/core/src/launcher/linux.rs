@@ -298,7 +298,7 @@ impl Launcher for Linux {
         Ok(ids)
     }
 
-    fn keepers(&self) -> &Keepers {
+    fn keepers(&self) -> &Arc<Keepers> {
         &self.keepers
     }
 

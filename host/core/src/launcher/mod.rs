@@ -16,6 +16,7 @@ mod posix;
 
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use cofferdam_init::client::MAX_DESCRIPTORS;
@@ -110,7 +111,7 @@ pub trait Launcher: Send + Sync {
     fn recover(&self) -> Result<Vec<ContainerId>, RecoverError>;
 
     /// The keepers that create its processes.
-    fn keepers(&self) -> &Keepers;
+    fn keepers(&self) -> &Arc<Keepers>;
 
     /// Disconnects from the keepers, and removes the agent's own cgroup unless a container still exists.
     fn shutdown(&self);

@@ -164,7 +164,7 @@ impl Launcher for Posix {
         Ok(Vec::new())
     }
 
-    fn keepers(&self) -> &Keepers {
+    fn keepers(&self) -> &Arc<Keepers> {
         &self.keepers
     }
 

@@ -44,9 +44,17 @@ pub struct Request {
     /// Resource limits of its processes by name without `RLIMIT_`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub rlimits: BTreeMap<String, Rlimit>,
-    /// Terminal; `None` for none.
+    /// Terminal; `None` for none. Clients can attach to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tty: Option<Tty>,
+    /// Clients can attach, and write to its standard input, which is open until one of them ends it. Otherwise it is empty,
+    /// unless there is a terminal.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub interactive: bool,
+    /// A client attaches as soon as the launch has succeeded: all output is kept for it, for up to ten seconds. Implies
+    /// that clients can attach.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub attached: bool,
 }
 
 /// A file to fetch into the sandbox.
@@ -181,6 +189,8 @@ impl Request {
             networks: Vec::new(),
             rlimits: BTreeMap::new(),
             tty: None,
+            interactive: false,
+            attached: false,
         }
     }
 
@@ -199,7 +209,6 @@ impl Request {
             ("seccomp", linux.seccomp.is_some()),
             ("secrets", !self.command.secrets.is_empty()),
             ("shm_size", linux.shm_size.is_some()),
-            ("tty", self.tty.is_some()),
         ];
         let requested = flags.into_iter().filter(|(_, requested)| *requested).map(|(part, _)| part);
         requested.chain(self.volumes.iter().map(|volume| volume.source.part())).collect()

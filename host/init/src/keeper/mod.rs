@@ -6,6 +6,7 @@
 //!                           │                        │
 //!                           ◀──── registration ──────┘ ends; its children become the keeper's
 //!                           │
+//!                           ├─▶ I/O switchboards of containers that clients can attach to
 //!                           └─▶ statuses file: what a later agent, or one whose keeper was killed, reads
 //! ```
 //!
@@ -14,9 +15,12 @@
 
 mod table;
 
-use crate::protocol::{self, CONNECTION, LISTENER, NoRequest, Reply, Request, STATUSES, Slot, Spawn, State};
+use crate::protocol::{
+    self, CONNECTION, LISTENER, NoRequest, Reply, Request, STATUSES, Slot, Spawn, State, Switchboard,
+};
 use crate::setup::{self, Inherited};
 use crate::supervise;
+use crate::switchboard;
 use crate::sys::{self, Child, Creation, Descriptors, Errno, Fd, O_WRONLY, Parent, Pid, PollSet, SIGKILL};
 use table::{Container, Table};
 
@@ -166,6 +170,15 @@ impl Keeper {
                 None => Reply::error(Errno::SRCH.0),
             },
             Ok(Request::Count) => Reply { status: self.table.live() as i32, ..Reply::default() },
+            Ok(Request::Switchboard(request)) => match create_switchboard(request, &descriptors) {
+                Ok(child) => {
+                    drop(descriptors);
+                    let reply = Reply { pid: child.pid.number(), ..Reply::default() };
+                    self.reply(connection, reply, Some(child.pidfd));
+                    return sys::close(child.pidfd);
+                }
+                Err(errno) => Reply::error(errno.0),
+            },
         };
         self.reply(connection, reply, None);
     }
@@ -326,6 +339,19 @@ impl Keeper {
         kill.into_iter().filter(|pid| *pid > 0).for_each(|pid| sys::send_signal(Pid::new(pid), SIGKILL));
         self.table.update(slot, container);
         sys::wait_for(pid);
+    }
+}
+
+/// Creates the I/O switchboard of a container. Like the keeper, it is exempt from the out-of-memory killer: its memory is
+/// bounded, and the container's output is lost without it.
+fn create_switchboard(request: Switchboard, descriptors: &Descriptors) -> Result<Child, Errno> {
+    let received = descriptors.as_slice();
+    if received.len() != request.descriptor_count() {
+        return Err(Errno::BADMSG);
+    }
+    match sys::create_process(Parent::Caller, None)? {
+        Creation::Child => sys::exit(switchboard::run(request, received)),
+        Creation::Parent(child) => Ok(child),
     }
 }
 

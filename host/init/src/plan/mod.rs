@@ -16,7 +16,7 @@ pub mod write;
 #[cfg(feature = "writer")]
 pub use write::{
     Attributes, Capabilities, EncodeError, EnteredNamespace, Hook, Limit, MountOption, Operation, Plan, Root,
-    Sysctl, TimeOffsets, User, WorkingDirectory,
+    Sysctl, Terminal, TimeOffsets, User, WorkingDirectory,
 };
 
 /// The descriptor on which the setup process reads the plan and reports: one end of a stream socket pair.
@@ -28,7 +28,7 @@ pub const DESCRIPTORS: usize = 5;
 /// The first bytes of every plan.
 pub const MAGIC: [u8; 8] = *b"COFFERDM";
 /// The version of the format.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// Bytes of the header.
 pub const HEADER: usize = 16;
 /// Maximum length of a plan in bytes. The kernel accepts at most 2 MiB of arguments and environment.
@@ -48,16 +48,14 @@ pub mod flag {
     pub const READ_ONLY_ROOT: u32 = 1 << 4;
     /// The task cannot gain privileges by executing.
     pub const NO_NEW_PRIVILEGES: u32 = 1 << 5;
-    /// The task's standard input is a terminal that becomes its controlling terminal.
-    pub const TERMINAL: u32 = 1 << 6;
     /// The task gets a session keyring of its own.
-    pub const SESSION_KEYRING: u32 = 1 << 7;
+    pub const SESSION_KEYRING: u32 = 1 << 6;
     /// The root is the host's: operations must not create anything.
-    pub const CREATE_NOTHING: u32 = 1 << 8;
+    pub const CREATE_NOTHING: u32 = 1 << 7;
     /// As [`CGROUP_NAMESPACE`], but created after all mounts, so that quotas of v1 do not limit the setup.
-    pub const LATE_CGROUP_NAMESPACE: u32 = 1 << 9;
+    pub const LATE_CGROUP_NAMESPACE: u32 = 1 << 8;
     /// All flags.
-    pub const ALL: u32 = (1 << 10) - 1;
+    pub const ALL: u32 = (1 << 9) - 1;
 }
 
 /// Stages of [`read::Hook`].

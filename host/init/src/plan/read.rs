@@ -75,6 +75,7 @@ pub struct Plan<'a> {
     pub operations: List<'a, Operation<'a>>,
     pub oom_score_adj: Option<i32>,
     pub working_directory: Option<WorkingDirectory<'a>>,
+    pub terminal: Option<Terminal>,
     pub limits: List<'a, Limit>,
     pub user: Option<User<'a>>,
     pub capabilities: Option<Capabilities>,
@@ -105,6 +106,7 @@ impl<'a> Plan<'a> {
             operations: List::read(&mut cursor)?,
             oom_score_adj: Option::read(&mut cursor)?,
             working_directory: Option::read(&mut cursor)?,
+            terminal: Option::read(&mut cursor)?,
             limits: List::read(&mut cursor)?,
             user: Option::read(&mut cursor)?,
             capabilities: Option::read(&mut cursor)?,
@@ -148,6 +150,23 @@ pub struct EnteredNamespace {
 impl Read<'_> for EnteredNamespace {
     fn read(cursor: &mut Cursor<'_>) -> Result<Self, Malformed> {
         Ok(Self { descriptor: u32::read(cursor)?, kind: u32::read(cursor)? })
+    }
+}
+
+/// A terminal that is opened in the root of the container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "documented where they are written")]
+pub struct Terminal {
+    pub descriptor: u32,
+    pub rows: u16,
+    pub columns: u16,
+}
+
+impl Read<'_> for Terminal {
+    fn read(cursor: &mut Cursor<'_>) -> Result<Self, Malformed> {
+        let descriptor = u32::read(cursor)?;
+        let size = u32::read(cursor)?;
+        Ok(Self { descriptor, rows: (size >> 16) as u16, columns: size as u16 })
     }
 }
 

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use super::read::{self, List, Malformed, Read, header};
 use super::write::{
     Attributes, Capabilities, EncodeError, EnteredNamespace, Hook, Limit, MountOption, Operation, Plan, Root,
-    Sysctl, TimeOffsets, User, WorkingDirectory,
+    Sysctl, Terminal, TimeOffsets, User, WorkingDirectory,
 };
 use super::{HEADER, MAGIC, VERSION, flag, stage};
 
@@ -99,13 +99,19 @@ fn plan() -> impl Strategy<Value = Plan> {
             environment,
             timeout_millis,
         });
-    let fourth = (vec(entered, 0..4), of(offsets), vec(sysctl, 0..4), vec(hook, 0..4), any::<u32>());
+    let terminal = any::<(u32, u16, u16)>().prop_map(|(descriptor, rows, columns)| Terminal {
+        descriptor,
+        rows,
+        columns,
+    });
+    let fourth =
+        (vec(entered, 0..4), of(offsets), vec(sysctl, 0..4), vec(hook, 0..4), any::<u32>(), of(terminal));
     let third = (any::<u32>(), text(), vec(text(), 0..6), vec((name(), text()), 0..6));
     (first, second, third, fourth).prop_map(|(first, second, third, fourth)| {
         let (flags, hostname, root, operations, oom_score_adj) = first;
         let (working_directory, limits, user, capabilities, seccomp) = second;
         let (umask, program, arguments, environment) = third;
-        let (entered, time_offsets, sysctls, hooks, seccomp_flags) = fourth;
+        let (entered, time_offsets, sysctls, hooks, seccomp_flags, terminal) = fourth;
         Plan {
             flags,
             entered,
@@ -117,6 +123,7 @@ fn plan() -> impl Strategy<Value = Plan> {
             operations,
             oom_score_adj,
             working_directory,
+            terminal,
             limits,
             user,
             capabilities,
@@ -227,6 +234,11 @@ fn decoded(plan: read::Plan<'_>) -> Plan {
         working_directory: plan.working_directory.map(|working_directory| WorkingDirectory {
             path: path(working_directory.path),
             create: working_directory.create,
+        }),
+        terminal: plan.terminal.map(|terminal| Terminal {
+            descriptor: terminal.descriptor,
+            rows: terminal.rows,
+            columns: terminal.columns,
         }),
         limits: all(plan.limits, |limit| Limit {
             resource: limit.resource,

@@ -29,6 +29,8 @@ pub struct Plan {
     pub oom_score_adj: Option<i32>,
     /// The task's working directory; `/` if `None`.
     pub working_directory: Option<WorkingDirectory>,
+    /// A terminal to open for the task, which becomes its standard streams.
+    pub terminal: Option<Terminal>,
     /// Resource limits of the task; they do not apply to init.
     pub limits: Vec<Limit>,
     /// The task's user and groups; unchanged if `None`.
@@ -275,6 +277,17 @@ pub struct WorkingDirectory {
     pub create: bool,
 }
 
+/// A terminal that is opened in the root of the container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terminal {
+    /// Number of the socket over which the other side of the terminal is sent, from [`super::DESCRIPTORS`] on.
+    pub descriptor: u32,
+    /// Initial size in characters, 0 if unknown.
+    pub rows: u16,
+    /// As above.
+    pub columns: u16,
+}
+
 /// A resource limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limit {
@@ -380,6 +393,11 @@ impl Plan {
         out.option(self.working_directory.as_ref(), |out, working_directory| {
             out.text("working directory", &working_directory.path)?;
             out.bool(working_directory.create);
+            Ok(())
+        })?;
+        out.option(self.terminal, |out, terminal| {
+            out.u32(terminal.descriptor);
+            out.u32(u32::from(terminal.rows) << 16 | u32::from(terminal.columns));
             Ok(())
         })?;
         out.list(&self.limits, |out, limit| {

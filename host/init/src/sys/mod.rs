@@ -9,19 +9,23 @@ mod memory;
 mod process;
 mod raw;
 mod socket;
+mod terminal;
 
 use core::ffi::CStr;
 
 pub(crate) use attributes::reset_attributes;
 pub(crate) use memory::{Mapping, SharedNumber, Table, release_unused_stack};
 pub(crate) use process::{
-    Child, Creation, Parent, PollSet, create_process, current_pid, exit_signals, ignore_child_exits,
+    Child, Creation, Parent, PollSet, Wanted, create_process, current_pid, exit_signals, ignore_child_exits,
     milliseconds, next_exit_signal, next_exited, open_process, peek, raise, rest, wait_for, wait_until_ended,
 };
 use raw::nr;
 #[cfg(feature = "writer")]
 pub(crate) use socket::MAX_DESCRIPTORS;
 pub(crate) use socket::{Descriptors, accept, peer_uid, receive, send};
+pub(crate) use terminal::{
+    is_terminal_master, open_terminal, open_terminal_peer, set_nonblocking, set_terminal_size, take_terminal,
+};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Fd(pub(crate) i32);
@@ -673,13 +677,6 @@ pub(crate) fn new_session() -> Result<()> {
 pub(crate) fn session_of(process: Pid) -> Result<Pid> {
     // SAFETY: touches no memory.
     unsafe { call(nr::GETSID, [process.0 as usize]) }.map(|session| Pid(session as i32))
-}
-
-/// Makes the terminal that is open as `fd` the controlling terminal of this session.
-pub(crate) fn take_terminal(fd: Fd) -> Result<()> {
-    const TIOCSCTTY: usize = 0x540e;
-    // SAFETY: touches no memory.
-    unsafe { call(nr::IOCTL, [fd.0 as usize, TIOCSCTTY, 0]) }.map(drop)
 }
 
 fn prctl(option: usize, a: usize, b: usize) -> Result<usize> {

@@ -237,6 +237,21 @@ pub(crate) struct PollSet<const N: usize> {
     entries: [Entry; N],
 }
 
+/// What a descriptor is waited for. The end of the other side counts as either.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// Nothing: it is not waited for.
+    Nothing,
+    /// The end of the other side only.
+    End,
+    /// Something to read.
+    Read,
+    /// Space to write to.
+    Write,
+    /// Either.
+    Both,
+}
+
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Entry {
@@ -247,12 +262,27 @@ struct Entry {
 
 impl<const N: usize> PollSet<N> {
     const POLLIN: i16 = 1;
+    const POLLOUT: i16 = 4;
 
     /// A set of descriptors to read from. Those that are `None` are never ready.
     pub(crate) fn new(descriptors: [Option<Fd>; N]) -> Self {
         let entry =
             |fd: Option<Fd>| Entry { fd: fd.map_or(-1, |fd| fd.0), events: Self::POLLIN, returned: 0 };
         Self { entries: descriptors.map(entry) }
+    }
+
+    /// Sets what the descriptor at an index is waited for.
+    pub(crate) fn set(&mut self, index: usize, fd: Option<Fd>, wanted: Wanted) {
+        let Some(entry) = self.entries.get_mut(index) else { return };
+        let events = match wanted {
+            Wanted::Nothing | Wanted::End => 0,
+            Wanted::Read => Self::POLLIN,
+            Wanted::Write => Self::POLLOUT,
+            Wanted::Both => Self::POLLIN | Self::POLLOUT,
+        };
+        // The end of the other side is reported whatever is waited for, so that one that nothing is wanted of is left out.
+        let fd = fd.filter(|_| wanted != Wanted::Nothing);
+        *entry = Entry { fd: fd.map_or(-1, |fd| fd.0), events, returned: 0 };
     }
 
     /// Waits until one is ready, at most for `millis` if given.
@@ -274,6 +304,11 @@ impl PollSet<1> {
 }
 
 impl<const N: usize> PollSet<N> {
+    /// Whether any descriptor is ready, or broken.
+    pub(crate) fn is_any_ready(&self) -> bool {
+        (0..N).any(|index| self.is_ready(index))
+    }
+
     /// Whether the descriptor at an index is ready, or broken.
     pub(crate) fn is_ready(&self, index: usize) -> bool {
         // SAFETY: the entries are initialised; the kernel wrote them through the pointer above.

@@ -60,6 +60,18 @@ impl Descriptors {
     pub(crate) fn as_slice(&self) -> &[i32] {
         self.numbers.get(..self.count).unwrap_or_default()
     }
+
+    /// The only descriptor, which is not closed on drop any more. `None` if there is none, or several.
+    pub(crate) fn take_only(mut self) -> Option<Fd> {
+        match self.as_slice() {
+            [only] => {
+                let only = Fd(*only);
+                self.count = 0;
+                Some(only)
+            }
+            _ => None,
+        }
+    }
 }
 
 impl Drop for Descriptors {

@@ -1,6 +1,6 @@
 //! Creation of the container's first process, which is recorded before anything of the container runs.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -16,6 +16,7 @@ use crate::chain::{LaunchPlan, PreparedLaunch, SequenceOutcome};
 use crate::launcher::{self, PendingInit, SpawnRequest};
 use crate::model::view::Logs;
 use crate::model::{ProcessId, Record};
+use crate::switchboard::{Streams, Switched, first_attachment};
 
 /// Creates the first process, which waits for its plan, and records it together with the plugins' states.
 pub(super) fn create(
@@ -30,19 +31,21 @@ pub(super) fn create(
     let SequenceOutcome { participants, result: launch, .. } = prepared;
     let PreparedLaunch { plan, descriptors, secrets, stdio, log_files } = launch;
     let namespaces = init_plan::namespaces(&plan);
-    let InitPlan { plan: init_plan, descriptors } = init_plan::build(&Input {
+    let Stdio { stdin, stdout, stderr, logs } = stdio::open(stdio, record.uid, record.gid)
+        .map_err(|(path, source)| LaunchError::Directory { id: id.clone(), path, source })?;
+    let Switchable { stdio: [stdin, stdout, stderr], terminal, switchboard } =
+        switch(shared, handle, &record, [stdin, stdout, stderr])?;
+    let InitPlan { plan: init_plan, descriptors } = init_plan::build(Input {
         record: &record,
         merged: &plan,
         inspected: parent_record.as_deref().filter(|_| init_plan::inspects_parent(&record)),
         descriptors: &descriptors,
         secrets: &secrets,
+        terminal,
         cgroup_namespaces: shared.launcher.namespaces().contains(Namespace::Cgroup),
         nofile: shared.nofile,
     })
     .map_err(|reason| LaunchError::Plan { id: id.clone(), reason })?;
-
-    let Stdio { stdin, stdout, stderr, logs } = stdio::open(stdio, record.uid, record.gid)
-        .map_err(|(path, source)| LaunchError::Directory { id: id.clone(), path, source })?;
 
     let parent_process = match &parent {
         Some(parent) if !namespaces.enter.is_empty() => parent.open_process().map_err(|error| {
@@ -95,10 +98,42 @@ pub(super) fn create(
                 ..Logs::default()
             });
             record.set_participants(participants);
+            record.part.switchboard = switchboard;
             record.part.plan = plan.into();
         })
         .map_err(|source| LaunchError::Ledger { id, source })?;
     Ok((init, init_plan))
+}
+
+/// The standard streams of a container that may have a switchboard.
+struct Switchable {
+    stdio: [OwnedFd; 3],
+    terminal: Option<OwnedFd>,
+    switchboard: Option<ProcessId>,
+}
+
+/// Puts a switchboard between a container that has one and its logger, and attaches the first client.
+fn switch(
+    shared: &Shared,
+    handle: &Handle,
+    record: &Record<NativeRecord>,
+    stdio: [OwnedFd; 3],
+) -> Result<Switchable, LaunchError> {
+    let Some(streams) = Streams::of(&record.request) else {
+        return Ok(Switchable { stdio, terminal: None, switchboard: None });
+    };
+    let id = handle.id();
+    let directory = shared.ledger.directory(id);
+    let failed = |source| LaunchError::Streams { id: id.clone(), source };
+    let keepers = shared.launcher.keepers();
+    let switched = Switched::create(streams, &directory, keepers, stdio, (record.uid, record.gid));
+    let switched = switched.map_err(|source| LaunchError::Switchboard { id: id.clone(), source })?;
+    let Switched { stdin, stdout, stderr, terminal, process } = switched.map_err(failed)?;
+    if record.request.attached {
+        handle.keep_attachment(first_attachment(&directory).map_err(failed)?);
+    }
+    let switchboard = ProcessId { pid: process.pid(), start_time: process.start_time() };
+    Ok(Switchable { stdio: [stdin, stdout, stderr], terminal, switchboard: Some(switchboard) })
 }
 
 /// The cgroup v1 directories that the first process starts in. A container that shares its parent's cgroups starts

@@ -25,7 +25,7 @@ use cofferdam_plugin_model::{Limitation, Namespace};
 
 use super::phase::{Event, after};
 use super::record::{Handle, MissedCleanup};
-use super::{BACKOFF, STALL_WARNING, Shared, missed};
+use super::{BACKOFF, STALL_WARNING, Shared, attach, missed};
 use crate::blocking::Job;
 use crate::error_chain;
 use crate::keeper::ProcessEnd;
@@ -294,6 +294,7 @@ fn run_steps(
     kill(shared, handle, process.as_deref()).map_err(failed)?;
     let end = process_end(shared, handle, process.as_deref()).map_err(failed)?;
     drop(process);
+    attach::finish_log(shared, handle);
     let status = match end {
         Some(ProcessEnd::Ended(status)) => Some(status),
         _ => None,

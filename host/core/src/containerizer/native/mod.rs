@@ -14,6 +14,7 @@
 //! changes its phase, except for calls that do not concern its lifetime (usage, status, update, signals), which
 //! take its operation lock.
 
+mod attach;
 mod begin;
 mod create;
 mod destroy;
@@ -57,6 +58,7 @@ use crate::model::{
 };
 use crate::plugin::CallError;
 use crate::scratch;
+use crate::switchboard::{AttachError, AttachedInput, Attachment};
 
 pub(crate) use foreign::Foreign;
 pub(crate) use init_plan::cgroups as plugin_cgroups;
@@ -222,6 +224,18 @@ impl Containerizer for Native {
 
     async fn wait(&self, id: &ContainerId) -> Option<Termination> {
         self.0.table.get(id)?.ended().await
+    }
+
+    fn attach(&self, id: &ContainerId) -> Result<Attachment, AttachError> {
+        attach::attach(&self.0, id)
+    }
+
+    fn attach_first(&self, id: &ContainerId) -> Result<Attachment, AttachError> {
+        attach::attach_first(&self.0, id)
+    }
+
+    fn attach_input(&self, id: &ContainerId) -> Result<AttachedInput, AttachError> {
+        attach::attach_input(&self.0, id)
     }
 
     async fn kill(&self, id: &ContainerId, signal: i32) -> Result<bool, KillError> {

@@ -12,7 +12,7 @@ use crate::chain::{ContainerContext, LaunchPlan, Participant};
 use crate::containerizer::handle::ContainerHandle;
 use crate::containerizer::table::Table;
 use crate::keeper::KeeperSlot;
-use crate::model::{ContainerClass, Encoded, Record};
+use crate::model::{ContainerClass, Encoded, ProcessId, Record};
 
 /// The native containerizer's part of a record.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -30,6 +30,9 @@ pub struct NativeRecord {
     /// Where its first process's end is recorded, from its creation until the end is on record here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keeper: Option<KeeperSlot>,
+    /// Its I/O switchboard, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub switchboard: Option<ProcessId>,
     /// Numbers that plugins lease for the container.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub leases: Vec<Lease>,

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 
 use super::launch::{self, Running};
 use super::record::Handle;
-use super::{LaunchError, Shared, destroy};
+use super::{LaunchError, Shared, attach, destroy};
 use crate::blocking::BlockingPool;
 use crate::chain::Watch;
 use crate::containerizer::LaunchOutcome;
@@ -30,6 +30,7 @@ pub(super) async fn run(
     match launch::launch(&shared, &handle, request).await {
         Ok(Running { process, watches }) => {
             // The client may have disconnected; the container runs all the same.
+            attach::expect_first_client(&handle);
             drop(answer.send(Ok(LaunchOutcome::Launched { pid: process.pid() })));
             drop(process);
             let watches =

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use cofferdam_init::plan::{self, Plan, flag};
 use cofferdam_linux::cgroup::Cgroups;
-use cofferdam_plugin_model as model;
+use cofferdam_plugin_model::{self as model, Tty};
 
 use super::record::NativeRecord;
 use crate::chain::{LaunchPlan, Owned};
@@ -36,6 +36,8 @@ pub(super) struct Input<'a> {
     pub(super) descriptors: &'a [OwnedFd],
     /// Values of secret environment variables.
     pub(super) secrets: &'a BTreeMap<String, String>,
+    /// The socket of the switchboard, if the container has a terminal.
+    pub(super) terminal: Option<OwnedFd>,
     /// Whether the launcher can create cgroup namespaces.
     pub(super) cgroup_namespaces: bool,
     /// `RLIMIT_NOFILE` if no plugin sets it.
@@ -50,8 +52,9 @@ pub(super) struct InitPlan {
 }
 
 /// Builds the plan of the first process. The error names the entry that cannot be carried out, and its plugin.
-pub(super) fn build(input: &Input<'_>) -> Result<InitPlan, String> {
-    let Input { record, merged, .. } = *input;
+pub(super) fn build(mut input: Input<'_>) -> Result<InitPlan, String> {
+    let terminal = input.terminal.take();
+    let Input { record, merged, .. } = input;
     namespaces::check(merged)?;
     let mut descriptors = Descriptors { replies: input.descriptors, passed: Vec::new() };
     let mut flags = 0;
@@ -82,6 +85,7 @@ pub(super) fn build(input: &Input<'_>) -> Result<InitPlan, String> {
         operations: filesystem::operations(merged, &mut descriptors)?,
         oom_score_adj: merged.oom_score_adj.as_ref().map(|score| score.value),
         working_directory: environment::working_directory(record, merged, input.inspected),
+        terminal: terminal.map(|socket| pass_terminal(record, socket, &mut descriptors)).transpose()?,
         limits: credentials::limits(merged, input.nofile)?,
         user: credentials::user(record, merged),
         capabilities: credentials::capabilities(record, merged)?,
@@ -90,9 +94,19 @@ pub(super) fn build(input: &Input<'_>) -> Result<InitPlan, String> {
         umask: 0o022,
         program,
         arguments,
-        environment: environment::environment(input),
+        environment: environment::environment(&input),
     };
     Ok(InitPlan { plan, descriptors: descriptors.passed })
+}
+
+/// The terminal of a container, whose other side is sent over `socket`.
+fn pass_terminal(
+    record: &Record<NativeRecord>,
+    socket: OwnedFd,
+    descriptors: &mut Descriptors<'_>,
+) -> Result<plan::Terminal, String> {
+    let Tty { rows, columns } = record.request.tty.unwrap_or_default();
+    Ok(plan::Terminal { descriptor: descriptors.pass(socket)?, rows, columns })
 }
 
 /// Whether a container's parent is the container that it inspects.

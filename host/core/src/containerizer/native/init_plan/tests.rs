@@ -28,10 +28,11 @@ fn try_build(launch: LaunchInfo) -> Result<Plan, String> {
         inspected: None,
         descriptors: &[],
         secrets: &BTreeMap::new(),
+        terminal: None,
         cgroup_namespaces: true,
         nofile: None,
     };
-    build(&input).map(|built| built.plan)
+    build(input).map(|built| built.plan)
 }
 
 fn refused(launch: LaunchInfo) -> String {
