@@ -105,13 +105,12 @@ fn a_run_whose_output_nobody_reads_can_be_interrupted() {
     }
     let world = world();
     let daemon = Daemon::start(&world);
-    let line = "truncate -s 1T stdout";
-    let mut run = cofferdam(&world, &["run", "--name", "web", "--shell", line]).spawn().unwrap();
+    // It is a pipe, whose other end is not read.
+    let mut run = cofferdam(&world, &["run", "--name", "web", "--", "yes"]).spawn().unwrap();
     let containers = world.config.work_dir.join("containers");
     fs::create_dir_all(&containers).unwrap();
     assert!(watch::until(&containers, TIMEOUT, || containers.join("web").exists()));
-    daemon.wait(&id("web")).unwrap();
-    // Until it copies the rest of the output, it forwards signals to the container, which does not get them any more.
+    // The first one is forwarded to the command; when that has ended, the rest of the output cannot be written.
     let pid = run.id().cast_signed();
     let process = Process::open_any(pid).unwrap();
     for _ in 0..100 {
@@ -121,6 +120,7 @@ fn a_run_whose_output_nobody_reads_can_be_interrupted() {
         }
     }
     assert_eq!(run.wait().unwrap().code(), Some(128 + 2));
+    daemon.wait(&id("web")).unwrap();
     daemon.terminate();
 }
 

@@ -7,6 +7,7 @@ pub mod mounts;
 pub mod paths;
 pub mod program;
 pub mod sockets;
+pub mod terminal;
 pub mod watch;
 pub mod world;
 

@@ -19,3 +19,4 @@ mod posix;
 mod resources;
 mod scratch;
 mod streams;
+mod terminals;

@@ -81,11 +81,6 @@ impl Log {
     }
 }
 
-/// Copies a file to which nothing more is written.
-pub(super) fn copy_all(log: &Log, sink: &mut dyn Write) -> io::Result<()> {
-    Tail { log, file: None, position: 0 }.copy_new(sink)
-}
-
 impl Follower {
     /// Starts copying a file from its beginning. `on_error` is called when reading or writing fails.
     pub(super) fn start(
@@ -225,6 +220,10 @@ mod tests {
     use std::sync::mpsc::{Receiver, Sender, channel};
 
     use super::*;
+
+    fn copy_all(log: &Log, sink: &mut dyn Write) -> io::Result<()> {
+        Tail { log, file: None, position: 0 }.copy_new(sink)
+    }
 
     struct Lines(Sender<Vec<u8>>);
 

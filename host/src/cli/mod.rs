@@ -2,10 +2,13 @@
 //! into output.
 
 mod agent;
+mod attach;
 mod check;
 mod client;
+mod exec;
 mod failure;
 mod follow;
+mod foreground;
 mod format;
 mod hints;
 mod index;
@@ -15,6 +18,7 @@ mod logs;
 mod output;
 mod plugin;
 mod process;
+mod process_flags;
 mod ps;
 mod resources;
 mod rm;
@@ -56,6 +60,8 @@ struct Arguments {
 enum Command {
     Agent(agent::Arguments),
     Run(Box<run::Arguments>),
+    Exec(Box<exec::Arguments>),
+    Attach(attach::Arguments),
     Ps(ps::Arguments),
     Inspect(inspect::Arguments),
     Stats(stats::Arguments),
@@ -69,6 +75,9 @@ enum Command {
     /// Fetches the files of a container (started by the agent)
     #[command(hide = true)]
     Fetch,
+    /// Restores the terminal at standard input when standard output is closed (started by this program)
+    #[command(hide = true)]
+    RestoreTerminal,
 }
 
 /// Parses the command line and runs the command. Returns the exit status of the program.
@@ -79,8 +88,11 @@ pub fn run() -> ExitCode {
     failure::exit(match arguments.command {
         // Reports failures to the agent, not to people.
         Command::Fetch => return fetch::main(),
+        Command::RestoreTerminal => return foreground::restore(),
         Command::Agent(arguments) => agent::run(arguments, socket),
         Command::Run(arguments) => run::run(*arguments, socket),
+        Command::Exec(arguments) => exec::run(*arguments, &client(socket)),
+        Command::Attach(arguments) => attach::run(arguments, &client(socket)),
         Command::Ps(arguments) => ps::run(&arguments, &client(socket)),
         Command::Inspect(arguments) => inspect::run(&arguments, &client(socket)),
         Command::Stats(arguments) => stats::run(&arguments, &client(socket)),

@@ -1,25 +1,22 @@
 //! The calls of `POST /api/v1`.
 
 use std::collections::BTreeSet;
-use std::io;
 use std::sync::Arc;
 
-use axum::http::{HeaderValue, StatusCode};
-use axum::response::{IntoResponse, Response as HttpResponse};
+use axum::http::StatusCode;
+use axum::response::Response as HttpResponse;
 
 use super::decode::{self, decode_id, decode_nested_id};
-use super::error::ApiError;
+use super::error::{ApiError, not_launched};
 use super::files::{self, Sandboxes};
 use super::listing;
+use super::stream::{self, Disconnected, Records};
 use super::types::{self as wire, Call, Response};
-use super::{encode, reply, stream};
+use super::{attach, encode, reply};
 use crate::api::context::ApiContext;
-use cofferdam_core::containerizer::LaunchError;
 use cofferdam_core::model::view::{Summary, WantedReports};
 use cofferdam_core::model::{ContainerId, Request, Termination};
-
-/// Header of a failed launch whose command could not be executed: `not found` or `not executable`. Extension.
-pub(crate) const EXEC_FAILURE_HEADER: &str = "x-cofferdam-exec-failure";
+use cofferdam_core::switchboard::Attachment;
 
 type Result<T = HttpResponse> = std::result::Result<T, ApiError>;
 
@@ -29,6 +26,17 @@ pub(super) async fn dispatch(context: &Arc<ApiContext>, call: Call) -> Result {
         Call::LaunchContainer(call) => launch(context, decode::decode_launch(&call)?).await,
         Call::RunContainer(call) => run(context, decode::decode_launch(&call)?).await,
         Call::LaunchNestedContainer(call) => launch(context, decode::decode_nested_launch(&call)?).await,
+        Call::LaunchNestedContainerSession(call) => {
+            attach::session(context, decode::decode_session(&call)?).await
+        }
+        Call::AttachContainerOutput(call) => {
+            let id = decode_id("attach_container_output.container_id", &call.container_id)?;
+            attach::output(context, &id)
+        }
+        Call::AttachContainerInput(_) => Err(ApiError::message(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "`ATTACH_CONTAINER_INPUT` is a stream of records: send `Content-Type: application/recordio`",
+        )),
         Call::WaitContainer(call) => {
             let id = decode_id("wait_container.container_id", &call.container_id)?;
             message(Response::WaitContainer(encode::termination(&wait(context, &id).await?)))
@@ -134,13 +142,14 @@ async fn launch(context: &ApiContext, request: Request) -> Result {
     Ok(start(context, request).await?.unwrap_or_else(reply::empty))
 }
 
-/// Launches a container and answers twice: when it runs, and when it has ended. There is no second message if the
-/// agent stops before the container ends.
+/// Launches a container and answers when it runs, with its output if requested, and when it has ended. There is no last
+/// message if the agent stops before the container ends.
 async fn run(context: &Arc<ApiContext>, request: Request) -> Result {
-    let id = request.id.clone();
+    let (id, attached) = (request.id.clone(), request.attached);
     if let Some(refused) = start(context, request).await? {
         return Ok(refused);
     }
+    let attachment = attached.then(|| context.agent.attach_first(&id)).transpose()?;
     let logs = context.agent.inspect(&id).map(|inspection| inspection.logs).unwrap_or_default();
     let path = |path: Option<std::path::PathBuf>| path.map(|path| path.to_string_lossy().into_owned());
     let launched = wire::LaunchedContainer {
@@ -149,13 +158,41 @@ async fn run(context: &Arc<ApiContext>, request: Request) -> Result {
         stdout_file: logs.stdout_file.map(String::from),
         stderr_file: logs.stderr_file.map(String::from),
     };
-    let launched = wire::RunningContainer { launched: Some(launched), ..Default::default() };
     let context = Arc::clone(context);
-    let ended = async move {
-        let terminated = Some(encode::termination(&wait(&context, &id).await.ok()?));
-        Some(Response::RunContainer(wire::RunningContainer { terminated, ..Default::default() }))
-    };
-    stream::two_part(&Response::RunContainer(launched), ended)
+    Ok(stream::respond(async move |records| {
+        drop(report_run(&context, &id, launched, attachment, &records).await);
+    }))
+}
+
+/// Sends the messages about a container that runs.
+async fn report_run(
+    context: &ApiContext,
+    id: &ContainerId,
+    launched: wire::LaunchedContainer,
+    attachment: Option<Attachment>,
+    records: &Records,
+) -> std::result::Result<(), Disconnected> {
+    let message = |message| Response::RunContainer(message);
+    let launched = wire::RunningContainer { launched: Some(launched), ..Default::default() };
+    records.send(&message(launched)).await?;
+    if let Some(mut attachment) = attachment {
+        let output = async {
+            // An error is its end: the container has ended, or its switchboard was killed.
+            while let Ok(Some(output)) = attachment.output.next().await {
+                let process_io = Some(attach::process_io(output));
+                records.send(&message(wire::RunningContainer { process_io, ..Default::default() })).await?;
+            }
+            Ok(())
+        };
+        tokio::select! {
+            sent = output => sent?,
+            () = records.disconnected() => return Err(Disconnected),
+            () = context.stopped() => return Ok(()),
+        }
+    }
+    let Ok(termination) = wait(context, id).await else { return Ok(()) };
+    let terminated = Some(encode::termination(&termination));
+    records.send(&message(wire::RunningContainer { terminated, ..Default::default() })).await
 }
 
 /// Launches a container. Returns the response if it was not launched.
@@ -165,27 +202,8 @@ async fn start(context: &ApiContext, request: Request) -> Result<Option<HttpResp
     let launched = tokio::spawn(async move { agent.launch(request).await });
     match launched.await {
         Ok(Ok(_)) => Ok(None),
-        Ok(Err(LaunchError::Duplicate { .. })) => Ok(Some(StatusCode::ACCEPTED.into_response())),
-        Ok(Err(error)) => {
-            let failure = error.exec_error().and_then(exec_failure);
-            let mut response = ApiError::from(error).into_response();
-            if let Some(failure) = failure {
-                response.headers_mut().insert(EXEC_FAILURE_HEADER, HeaderValue::from_static(failure));
-            }
-            Ok(Some(response))
-        }
+        Ok(Err(error)) => Ok(Some(not_launched(error))),
         Err(error) => Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, &error)),
-    }
-}
-
-/// Value of [`EXEC_FAILURE_HEADER`] for an error of execve(2); `None` for errors that shells do not distinguish.
-pub(crate) fn exec_failure(error: &io::Error) -> Option<&'static str> {
-    match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Some("not found"),
-        io::ErrorKind::PermissionDenied => Some("not executable"),
-        // `ErrorKind` has no variant for ENOEXEC (the file is not a program).
-        _ if error.raw_os_error() == Some(libc::ENOEXEC) => Some("not executable"),
-        _ => None,
     }
 }
 

@@ -1,13 +1,18 @@
 //! Errors as HTTP responses.
 
 use std::error::Error;
+use std::io;
 
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::types::EnvelopeError;
 use cofferdam_core::containerizer::{KillError, LaunchError, RemoveError, UpdateError};
 use cofferdam_core::model::ContainerId;
+use cofferdam_core::switchboard::AttachError;
+
+/// Header of a failed launch whose command could not be executed: `not found` or `not executable`. Extension.
+pub(crate) const EXEC_FAILURE_HEADER: &str = "x-cofferdam-exec-failure";
 
 /// An error response. The first line of its text says what failed, each further line why the line above it did.
 #[derive(Debug)]
@@ -75,9 +80,44 @@ impl From<LaunchError> for ApiError {
     }
 }
 
+/// The response to a launch that failed.
+pub(super) fn not_launched(error: LaunchError) -> Response {
+    if let LaunchError::Duplicate { .. } = error {
+        return StatusCode::ACCEPTED.into_response();
+    }
+    let failure = error.exec_error().and_then(exec_failure);
+    let mut response = ApiError::from(error).into_response();
+    if let Some(failure) = failure {
+        response.headers_mut().insert(EXEC_FAILURE_HEADER, HeaderValue::from_static(failure));
+    }
+    response
+}
+
+/// Value of [`EXEC_FAILURE_HEADER`] for an error of execve(2); `None` for errors that shells do not distinguish.
+pub(crate) fn exec_failure(error: &io::Error) -> Option<&'static str> {
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Some("not found"),
+        io::ErrorKind::PermissionDenied => Some("not executable"),
+        // `ErrorKind` has no variant for ENOEXEC (the file is not a program).
+        _ if error.raw_os_error() == Some(libc::ENOEXEC) => Some("not executable"),
+        _ => None,
+    }
+}
+
 impl From<KillError> for ApiError {
     fn from(error: KillError) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, &error)
+    }
+}
+
+impl From<AttachError> for ApiError {
+    fn from(error: AttachError) -> Self {
+        let status = match error {
+            AttachError::Unknown { .. } => StatusCode::NOT_FOUND,
+            AttachError::NotAttachable { .. } | AttachError::NotRunning { .. } => StatusCode::CONFLICT,
+            AttachError::Connection { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self::new(status, &error)
     }
 }
 

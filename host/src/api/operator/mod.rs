@@ -1,5 +1,6 @@
 //! The operator API: the Mesos v1 agent operator API in JSON, and its GET endpoints.
 
+mod attach;
 mod calls;
 mod decode;
 mod encode;
@@ -14,8 +15,8 @@ pub(super) mod routes;
 mod stream;
 pub mod types;
 
-pub(crate) use calls::{EXEC_FAILURE_HEADER, exec_failure};
 pub(crate) use decode::decode_resources;
 pub use encode::encode_launch;
 pub(crate) use encode::{encode_id, encode_limits, encode_resources, flags};
-pub(crate) use stream::{RECORDIO, take_record};
+pub(crate) use error::{EXEC_FAILURE_HEADER, exec_failure};
+pub(crate) use stream::{MESSAGE_CONTENT_TYPE, RECORDIO, Records, RecordsBody, take_record};

@@ -16,8 +16,9 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Deserialize;
 
 use super::error::ApiError;
+use super::stream::RECORDIO;
 use super::types::{Call, Health, Keepers};
-use super::{calls, encode, get as endpoints, reply};
+use super::{attach, calls, encode, get as endpoints, reply};
 use crate::api::context::ApiContext;
 use crate::telemetry;
 
@@ -53,6 +54,9 @@ async fn reject_while_stopping(State(context): Context, request: Request, next: 
 }
 
 async fn call(State(context): Context, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
+    if attach::is_stream(&headers) {
+        return attach::input(&context, &headers, body).await;
+    }
     check_content_type(&headers)?;
     check_accept(&headers)?;
     let body = read_body(&context, body).await?;
@@ -99,7 +103,7 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
 
 /// Checks that the client accepts JSON. Quality values do not matter, as there is only one representation.
 fn check_accept(headers: &HeaderMap) -> Result<(), ApiError> {
-    const JSON: [&str; 3] = ["*/*", "application/*", "application/json"];
+    const JSON: [&str; 4] = ["*/*", "application/*", "application/json", RECORDIO];
     let is_json = |media: &str| JSON.iter().any(|json| media.eq_ignore_ascii_case(json));
     let accepts_json =
         |value: &HeaderValue| value.to_str().is_ok_and(|value| value.split(',').map(essence).any(is_json));

@@ -1,9 +1,10 @@
-//! Answers of several messages, sent as they become known: RecordIO, as in Mesos.
+//! Several messages in one body, sent as they become known: RecordIO, as in Mesos.
 //!
 //! ```text
 //! 121\n{"type": "RUN_CONTAINER", …}98\n{"type": …}      the length of a record in bytes, a line feed, the record
 //! ```
 
+use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -11,9 +12,8 @@ use axum::body::Body;
 use axum::http::header;
 use axum::response::{IntoResponse, Response as HttpResponse};
 use hyper::body::{Body as HttpBody, Bytes, Frame};
-
-use super::error::ApiError;
-use super::types::Response;
+use serde::Serialize;
+use tokio::sync::mpsc;
 
 /// The media type of RecordIO.
 pub(crate) const RECORDIO: &str = "application/recordio";
@@ -21,23 +21,69 @@ pub(crate) const RECORDIO: &str = "application/recordio";
 /// Which encoding the records have.
 pub(crate) const MESSAGE_CONTENT_TYPE: &str = "message-content-type";
 
-/// Answers with one message now and, unless `rest` is `None`, another one later.
-pub(super) fn two_part(
-    first: &Response,
-    rest: impl Future<Output = Option<Response>> + Send + 'static,
-) -> Result<HttpResponse, ApiError> {
-    let internal = |error| ApiError::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, &error);
-    let first = Some(record(first).map_err(internal)?);
-    let rest = async move { rest.await.and_then(|response| record(&response).ok()) };
-    let headers = [(header::CONTENT_TYPE.as_str(), RECORDIO), (MESSAGE_CONTENT_TYPE, "application/json")];
-    Ok((headers, Body::new(TwoParts { first, rest: Some(Box::pin(rest)) })).into_response())
+/// Records that wait for the other side to read. It delays whoever sends more.
+const WAITING: usize = 4;
+
+/// Where the records of a stream are sent.
+#[derive(Debug)]
+pub(crate) struct Records(mpsc::Sender<Bytes>);
+
+/// The other side has gone.
+#[derive(Debug)]
+pub(crate) struct Disconnected;
+
+impl Records {
+    /// A stream, and the body that sends it.
+    pub(crate) fn new() -> (Self, RecordsBody) {
+        let (sender, receiver) = mpsc::channel(WAITING);
+        (Self(sender), RecordsBody(receiver))
+    }
+
+    /// Sends a record, as soon as there is space.
+    pub(crate) async fn send(&self, message: &impl Serialize) -> Result<(), Disconnected> {
+        // Messages of the API can be encoded.
+        let message = serde_json::to_vec(message).map_err(|_| Disconnected)?;
+        let mut record = format!("{}\n", message.len()).into_bytes();
+        record.extend(message);
+        self.0.send(record.into()).await.map_err(|_| Disconnected)
+    }
+
+    /// Waits until the other side has gone.
+    pub(super) async fn disconnected(&self) {
+        self.0.closed().await;
+    }
 }
 
-fn record(response: &Response) -> Result<Bytes, serde_json::Error> {
-    let message = serde_json::to_vec(response)?;
-    let mut record = format!("{}\n", message.len()).into_bytes();
-    record.extend(message);
-    Ok(record.into())
+/// A response whose records are sent by `produce`, in a task that continues when the client disconnects.
+pub(super) fn respond<P>(produce: impl FnOnce(Records) -> P) -> HttpResponse
+where
+    P: Future<Output = ()> + Send + 'static,
+{
+    let (records, response) = response();
+    tokio::spawn(produce(records));
+    response
+}
+
+/// A response, and where its records are sent.
+pub(super) fn response() -> (Records, HttpResponse) {
+    let (records, body) = Records::new();
+    let headers = [(header::CONTENT_TYPE.as_str(), RECORDIO), (MESSAGE_CONTENT_TYPE, "application/json")];
+    (records, (headers, Body::new(body)).into_response())
+}
+
+/// A body that consists of the records of a stream.
+pub(crate) struct RecordsBody(mpsc::Receiver<Bytes>);
+
+impl HttpBody for RecordsBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.poll_recv(context).map(|record| record.map(|record| Ok(Frame::data(record))))
+    }
 }
 
 /// Takes the first record off the front of what has been received of a stream, once all of it is there.
@@ -64,29 +110,6 @@ pub(crate) fn take_record(received: &mut Vec<u8>) -> Result<Option<Vec<u8>>, Str
     let record = received[digits + 1..end].to_vec();
     received.drain(..end);
     Ok(Some(record))
-}
-
-struct TwoParts {
-    first: Option<Bytes>,
-    rest: Option<Pin<Box<dyn Future<Output = Option<Bytes>> + Send>>>,
-}
-
-impl HttpBody for TwoParts {
-    type Data = Bytes;
-    type Error = std::convert::Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        if let Some(first) = self.first.take() {
-            return Poll::Ready(Some(Ok(Frame::data(first))));
-        }
-        let Some(rest) = &mut self.rest else { return Poll::Ready(None) };
-        let last = std::task::ready!(rest.as_mut().poll(context));
-        self.rest = None;
-        Poll::Ready(last.map(|last| Ok(Frame::data(last))))
-    }
 }
 
 #[cfg(test)]

@@ -18,8 +18,10 @@ use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 
+use crate::api::operator::exec_failure;
 use crate::cli::Outcome;
 use crate::cli::failure::Failure;
+use crate::cli::foreground::{self, Input, InputSink, NOT_RUN, OnSignal, Session, Signals, not_run_status};
 use crate::cli::index::Files;
 use crate::cli::process;
 use crate::config::{Config, Environment, Overrides};
@@ -28,10 +30,10 @@ use cofferdam_core::agent::Agent;
 use cofferdam_core::config::AgentConfig;
 use cofferdam_core::model::Request;
 use cofferdam_core::plugin::Store;
+use cofferdam_core::switchboard::Attachment;
 use cofferdam_linux::tree;
 
-use super::connection::AgentConnection;
-use super::{AgentFlags, NOT_RUN, attach};
+use super::AgentFlags;
 
 /// Other users need to traverse the directories, as a container may run as another user.
 const MODE: u32 = 0o711;
@@ -97,7 +99,7 @@ impl Embedded {
     }
 
     /// Runs the command and removes everything.
-    pub(super) async fn run(self, request: Request) -> Outcome {
+    pub(super) async fn run(self, request: Request, reads: bool) -> Outcome {
         let agent = match Agent::start_with(self.config.agent.clone(), Some(Arc::clone(&self.store))).await {
             Ok(agent) => agent,
             Err(error) => {
@@ -105,7 +107,7 @@ impl Embedded {
                 return Err(Failure::of(error).with_status(NOT_RUN));
             }
         };
-        let outcome = attach::run(&AgentConnection::Own(agent.clone()), request).await;
+        let outcome = run_in_foreground(&agent, request, reads).await;
         end(agent).await?;
         self.home.remove()?;
         // Last, so that the output is not delayed.
@@ -131,6 +133,24 @@ impl Embedded {
             }
         }
     }
+}
+
+/// Runs a command in the foreground.
+async fn run_in_foreground(agent: &Agent, request: Request, reads: bool) -> Outcome {
+    // First, so that a signal during the launch is forwarded after it.
+    let mut signals = Signals::new().map_err(|failure| failure.with_status(NOT_RUN))?;
+    let (id, interactive, has_terminal) = (request.id.clone(), request.interactive, request.tty.is_some());
+    agent.launch(request).await.map_err(|error| {
+        let status = not_run_status(error.exec_error().and_then(exec_failure));
+        Failure::of(error).with_status(status)
+    })?;
+    let Attachment { output, input } = agent.attach_first(&id).map_err(Failure::of)?;
+    let input = match interactive || has_terminal {
+        true => Some(Input::new(InputSink::Own(input), has_terminal, reads, None)?),
+        false => None,
+    };
+    let session = Session::own(agent.clone(), id.clone(), output);
+    foreground::run(session, input, &mut signals, OnSignal::Forward).await?.exit(id.as_str())
 }
 
 /// Stops an agent and destroys its containers.

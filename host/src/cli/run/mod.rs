@@ -1,27 +1,24 @@
 //! `cofferdam run`: runs a command in a container.
 
-mod attach;
-mod connection;
 mod embedded;
 mod request;
 mod volume;
 
 use std::path::PathBuf;
 
-use super::client::Client;
+use super::client::{Client, Launched};
 use super::failure::Failure;
+use super::foreground::{
+    self, DetachKeys, Finish, Input, InputSink, NOT_RUN, OnSignal, Session, Signals, TerminalFlags,
+    not_launched, taken,
+};
 use super::resources::ResourceFlags;
-use super::{Outcome, client, output};
+use super::{Outcome, client, output, rm};
+use crate::api::operator::encode_id;
 use crate::config::Isolation;
-use cofferdam_core::model::{ContainerId, Request};
+use cofferdam_core::model::Request;
 
-use connection::AgentConnection;
 use embedded::Embedded;
-
-/// Exit statuses of docker and shells for a command that was not started.
-const NOT_RUN: u8 = 125;
-const NOT_EXECUTABLE: u8 = 126;
-const NOT_FOUND: u8 = 127;
 
 /// Runs a command in a container and shows its output
 ///
@@ -32,8 +29,12 @@ const NOT_FOUND: u8 = 127;
 /// was not found, 126 if it cannot be executed, 125 if the container could not be launched. SIGINT, SIGTERM, SIGHUP
 /// and SIGQUIT are forwarded to the command; the third SIGINT kills the container.
 ///
+/// The command reads the standard input of this program. With -t it has a terminal, in which keys such as Ctrl-C are typed
+/// for the command; Ctrl-P Ctrl-Q detaches from a container of a daemon, which goes on.
+///
 /// Examples:
 ///   cofferdam run -- echo hello
+///   cofferdam run -it --rootfs /srv/busybox -- sh
 ///   cofferdam run --memory 64m --cpus 0.5 --rootfs /srv/busybox -- sh -c 'echo $$'
 ///   cofferdam run --shell 'echo $HOME; sleep 1'
 ///   cofferdam run --socket /run/cofferdam/agent.sock -d --name web -- httpd -f
@@ -44,6 +45,8 @@ pub(super) struct Arguments {
     wanted: request::Wanted,
     #[command(flatten)]
     resources: ResourceFlags,
+    #[command(flatten)]
+    terminal: TerminalFlags,
     /// Launch it with the daemon, print its id and exit
     #[arg(long, short)]
     detach: bool,
@@ -95,38 +98,73 @@ impl AgentFlags {
 
 pub(super) fn run(arguments: Arguments, socket: Option<PathBuf>) -> Outcome {
     let not_run = |failure: Failure| failure.with_status(NOT_RUN);
-    let request = arguments.wanted.request(&arguments.resources).map_err(not_run)?;
+    let mut request = arguments.wanted.request(&arguments.resources).map_err(not_run)?;
+    let terminal = arguments.terminal;
+    terminal.apply(&mut request);
     let runtime = super::runtime().map_err(not_run)?;
     if arguments.detach {
         return runtime.block_on(detached(&client(socket), &request, arguments.json)).map_err(not_run);
     }
+    request.attached = true;
+    let reads = terminal.reads_input();
+    request.interactive |= reads;
     match socket {
         Some(_) => {
             arguments.agent.refuse_with_daemon().map_err(not_run)?;
-            runtime.block_on(through_daemon(client(socket), request, arguments.rm))
+            runtime.block_on(through_daemon(
+                client(socket),
+                request,
+                reads,
+                terminal.detach_keys,
+                arguments.rm,
+            ))
         }
         None => {
             let embedded = Embedded::new(arguments.agent).map_err(not_run)?;
-            runtime.block_on(embedded.run(request))
+            runtime.block_on(embedded.run(request, reads))
         }
     }
 }
 
 async fn detached(client: &Client, request: &Request, json: bool) -> Outcome {
-    connection::launch(client, request).await?;
+    match client.launch(request).await.map_err(not_launched)? {
+        Launched::Now => {}
+        Launched::Already => return Err(taken(&request.id)),
+    }
     if json {
-        output::json(&serde_json::json!({"container_id": crate::api::operator::encode_id(&request.id)}))?;
+        output::json(&serde_json::json!({"container_id": encode_id(&request.id)}))?;
     } else {
         output::line(request.id.as_str())?;
     }
     Ok(0)
 }
 
-async fn through_daemon(client: Client, request: Request, remove: bool) -> Outcome {
-    let id: ContainerId = request.id.clone();
-    let status = attach::run(&AgentConnection::Daemon(client.clone()), request).await?;
-    if remove {
-        super::rm::remove(&client, &id).await?;
+async fn through_daemon(
+    client: Client,
+    request: Request,
+    reads: bool,
+    detach_keys: DetachKeys,
+    remove: bool,
+) -> Outcome {
+    // First, so that a signal during the launch is forwarded after it.
+    let mut signals = Signals::new().map_err(|failure| failure.with_status(NOT_RUN))?;
+    let id = request.id.clone();
+    let running = client.run(&request).await.map_err(not_launched)?.ok_or_else(|| taken(&id))?;
+    let input = match request.interactive || request.tty.is_some() {
+        true => {
+            let sink = InputSink::Daemon(client.input(encode_id(&id)).await?);
+            Some(Input::new(sink, request.tty.is_some(), reads, Some(detach_keys))?)
+        }
+        false => None,
+    };
+    let session = Session::run(client.clone(), id.clone(), running);
+    // As when a terminal is closed at which others are attached.
+    let hangup = if request.tty.is_some() { OnSignal::LeaveOnHangup } else { OnSignal::Forward };
+    let finish = foreground::run(session, input, &mut signals, hangup).await?;
+    let has_ended = matches!(finish, Finish::Ended(_));
+    let status = finish.exit(id.as_str())?;
+    if remove && has_ended {
+        rm::remove(&client, &id).await?;
     }
     Ok(status)
 }

@@ -1,13 +1,12 @@
 //! The launch request of `cofferdam run`.
 
 use std::collections::BTreeMap;
-use std::env;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::PathBuf;
 
 use super::volume::{VolumeFlags, absolute};
 use crate::cli::container_id;
 use crate::cli::failure::Failure;
+use crate::cli::process_flags::{ProcessFlags, executed, random_name};
 use crate::cli::resources::ResourceFlags;
 use cofferdam_core::model::{Command, ContainerId, NetworkRequest, PortMapping, Request, Resources, Uri};
 
@@ -23,15 +22,8 @@ pub(super) struct Wanted {
     /// Directory with its root file system, which is not modified
     #[arg(long, value_name = "DIR")]
     rootfs: Option<PathBuf>,
-    /// Environment variable; without `=VALUE`, that of this process
-    #[arg(long, short, value_name = "KEY[=VALUE]", value_parser = variable)]
-    env: Vec<(String, Option<String>)>,
-    /// User to run as, by name or number
-    #[arg(long, short)]
-    user: Option<String>,
-    /// Working directory: an absolute path in the container
-    #[arg(long, short, value_name = "DIR")]
-    workdir: Option<PathBuf>,
+    #[command(flatten)]
+    process: ProcessFlags,
     /// Label, for plugins and people
     #[arg(long, short, value_name = "KEY=VALUE", value_parser = label)]
     label: Vec<(String, String)>,
@@ -69,7 +61,7 @@ pub(super) struct Wanted {
 impl Wanted {
     /// The launch request.
     pub(super) fn request(self, resources: &ResourceFlags) -> Result<Request, Failure> {
-        let name = self.name.clone().unwrap_or_else(random_name);
+        let name = self.name.clone().unwrap_or_else(|| random_name("run"));
         let id = match (&self.parent, name.rsplit_once('.')) {
             (Some(parent), _) => parent.child(&name).map_err(Failure::of)?,
             (None, None) => ContainerId::parse(&name).map_err(Failure::of)?,
@@ -79,25 +71,11 @@ impl Wanted {
                 )));
             }
         };
-        let environment = self.env.into_iter().filter_map(|(name, value)| {
-            let value = value.or_else(|| env::var(&name).ok())?;
-            Some((name, value))
-        });
         let command = match self.shell {
             Some(line) => Command { shell: true, value: Some(line), ..Command::default() },
-            None => Command {
-                shell: false,
-                value: self.command.first().cloned(),
-                arguments: self.command,
-                ..Command::default()
-            },
+            None => executed(self.command),
         };
-        let command = Command {
-            environment: environment.collect(),
-            user: self.user,
-            working_directory: self.workdir,
-            ..command
-        };
+        let command = self.process.apply(command);
         let mut request = Request::new(id, command);
         request.uris = self.uri;
         request.rootfs = self.rootfs.map(|rootfs| absolute(&rootfs)).transpose()?;
@@ -114,23 +92,6 @@ impl Wanted {
         request.linux.share_cgroups = self.parent.is_some() && !self.own_cgroups;
         request.check().map_err(Failure::of)?;
         Ok(request)
-    }
-}
-
-fn random_name() -> String {
-    // The standard library seeds each hasher with random data of the kernel.
-    format!("run-{:010x}", RandomState::new().build_hasher().finish() >> 24)
-}
-
-fn variable(text: &str) -> Result<(String, Option<String>), String> {
-    let (name, value) = match text.split_once('=') {
-        Some((name, value)) => (name, Some(value.to_owned())),
-        None => (text, None),
-    };
-    if name.is_empty() {
-        Err("the name of the variable is missing".to_owned())
-    } else {
-        Ok((name.to_owned(), value))
     }
 }
 

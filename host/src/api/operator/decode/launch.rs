@@ -9,7 +9,7 @@ use super::id::{decode_id, decode_nested_id};
 use super::resources::decode_resources;
 use super::secret::decode_secret;
 use crate::api::operator::types as wire;
-use cofferdam_core::model::{Command, Request, Secret, Uri};
+use cofferdam_core::model::{Command, ContainerClass, Request, Secret, Uri};
 
 /// Decodes `LAUNCH_CONTAINER`.
 pub(in crate::api::operator) fn decode_launch(launch: &wire::LaunchContainer) -> Result<Request> {
@@ -20,9 +20,12 @@ pub(in crate::api::operator) fn decode_launch(launch: &wire::LaunchContainer) ->
         None => (Command::default(), Vec::new()),
     };
     let labels = launch.labels.iter().flat_map(|labels| &labels.labels);
+    let attach = launch.attach.clone().unwrap_or_default();
     let request = Request {
         uris,
         resources,
+        interactive: attach.stdin.unwrap_or(false),
+        attached: attach.output.unwrap_or(false),
         labels: labels.map(|label| (label.key.clone(), label.value.clone().unwrap_or_default())).collect(),
         ..Request::new(id, command)
     };
@@ -40,6 +43,12 @@ pub(in crate::api::operator) fn decode_nested_launch(
         container: launch.container.clone(),
         ..wire::LaunchContainer::default()
     })
+}
+
+/// Decodes `LAUNCH_NESTED_CONTAINER_SESSION`.
+pub(in crate::api::operator) fn decode_session(launch: &wire::LaunchNestedContainer) -> Result<Request> {
+    let request = decode_nested_launch(launch)?;
+    Ok(Request { class: ContainerClass::Debug, interactive: true, attached: true, ..request })
 }
 
 fn decode_command(command: &wire::CommandInfo) -> Result<Command> {

@@ -84,7 +84,7 @@ pub(super) fn decode_rlimits(info: Option<&wire::RLimitInfo>) -> Result<BTreeMap
 }
 
 /// Decodes the terminal of a container.
-pub(super) fn decode_tty(info: Option<&wire::TtyInfo>) -> Result<Option<Tty>> {
+pub(in crate::api::operator) fn decode_tty(info: Option<&wire::TtyInfo>) -> Result<Option<Tty>> {
     let Some(info) = info else { return Ok(None) };
     let Some(size) = &info.window_size else { return Ok(Some(Tty::default())) };
     match (u16::try_from(size.columns), u16::try_from(size.rows)) {

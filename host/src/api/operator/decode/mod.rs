@@ -14,5 +14,6 @@ mod secret;
 mod volume;
 
 pub(super) use id::{decode_id, decode_nested_id};
-pub(super) use launch::{decode_launch, decode_nested_launch};
+pub(super) use launch::{decode_launch, decode_nested_launch, decode_session};
+pub(super) use linux::decode_tty;
 pub(crate) use resources::decode_resources;

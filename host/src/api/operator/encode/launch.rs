@@ -21,6 +21,10 @@ pub fn encode_launch(request: &Request) -> wire::LaunchContainer {
         limits: encode_limits(&request.resources),
         container: Some(encode_container(request)),
         labels: (!labels.is_empty()).then_some(wire::Labels { labels }),
+        attach: (request.interactive || request.attached).then_some(wire::AttachInfo {
+            stdin: request.interactive.then_some(true),
+            output: request.attached.then_some(true),
+        }),
     }
 }
 

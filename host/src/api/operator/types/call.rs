@@ -6,6 +6,7 @@ use super::{
     id::ContainerId,
     image::Image,
     network::Labels,
+    process_io::{AttachContainerInput, AttachContainerOutput, AttachInfo},
     resource::{Resource, Scalar},
     wire::DurationInfo,
 };
@@ -15,7 +16,6 @@ envelope! {
     pub enum Call, not implemented [
         "UNKNOWN", "GET_LOGGING_LEVEL", "SET_LOGGING_LEVEL", "GET_FRAMEWORKS", "GET_EXECUTORS",
         "GET_OPERATIONS", "GET_TASKS", "GET_AGENT", "GET_RESOURCE_PROVIDERS",
-        "LAUNCH_NESTED_CONTAINER_SESSION", "ATTACH_CONTAINER_INPUT", "ATTACH_CONTAINER_OUTPUT",
         "ADD_RESOURCE_PROVIDER_CONFIG", "UPDATE_RESOURCE_PROVIDER_CONFIG", "REMOVE_RESOURCE_PROVIDER_CONFIG",
         "MARK_RESOURCE_PROVIDER_GONE"
     ] {
@@ -44,6 +44,13 @@ envelope! {
         "INSPECT_CONTAINER" => InspectContainer(InspectContainer) in "inspect_container",
         /// Launches a container and waits until it has ended, in one request. Extension.
         "RUN_CONTAINER" => RunContainer(Box<LaunchContainer>) in "run_container",
+        /// Launches a nested container that enters its parent, streams its output, and ends it when the client disconnects.
+        "LAUNCH_NESTED_CONTAINER_SESSION" =>
+            LaunchNestedContainerSession(Box<LaunchNestedContainer>) in "launch_nested_container_session",
+        /// Writes to the standard input, or the terminal, of a container.
+        "ATTACH_CONTAINER_INPUT" => AttachContainerInput(Box<AttachContainerInput>) in "attach_container_input",
+        /// Streams the output of a container.
+        "ATTACH_CONTAINER_OUTPUT" => AttachContainerOutput(AttachContainerOutput) in "attach_container_output",
         /// Lists containers with status and resource usage.
         "GET_CONTAINERS" => GetContainers(GetContainers) in "get_containers" or default,
         /// Lists frameworks, executors and tasks.
@@ -82,6 +89,8 @@ message! {
         optional container: ContainerInfo,
         /// Labels, for plugins and people. Extension.
         optional labels: Labels,
+        /// Which standard streams clients can attach to. With a terminal, they can in any case. Extension.
+        optional attach: AttachInfo,
     }
 }
 

@@ -24,6 +24,7 @@ mod inspect;
 mod linux;
 mod network;
 mod plugin;
+mod process_io;
 mod resource;
 mod response;
 mod rlimit;
@@ -52,6 +53,10 @@ pub use inspect::{InspectedContainer, Participant, PlanEntry};
 pub use linux::{Capability, CapabilityInfo, IpcMode, LinuxInfo, SeccompInfo};
 pub use network::{IpAddress, IpProtocol, Label, Labels, NetworkInfo, PortMapping};
 pub use plugin::{CallCount, InterruptedCall, PluginFailure, PluginHealth, PluginInfo, PluginKind};
+pub use process_io::{
+    AttachContainerInput, AttachContainerOutput, AttachInfo, AttachInputKind, Heartbeat, ProcessControl,
+    ProcessControlKind, ProcessData, ProcessIo, ProcessIoKind, ProcessStream,
+};
 pub use resource::{
     DiskInfo, DiskPersistence, Marker, Range, Ranges, Resource, ResourceKind, Scalar, Set, Text,
 };

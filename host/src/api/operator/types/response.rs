@@ -6,6 +6,7 @@ use super::{
     id::{ContainerId, ExecutorId, FrameworkId},
     inspect::InspectedContainer,
     plugin::{PluginFailure, PluginInfo},
+    process_io::ProcessIo,
     statistics::ResourceStatistics,
     status::ContainerStatus,
     termination::Termination,
@@ -50,11 +51,13 @@ envelope! {
 }
 
 message! {
-    /// One of the two messages in the response to RUN_CONTAINER.
+    /// One of the messages in the response to RUN_CONTAINER.
     pub struct RunningContainer {
         /// In the first message: the container that was launched.
         optional launched: LaunchedContainer,
-        /// In the second message: how the container ended.
+        /// In the messages after it, if `attach.output` was set: output of the container.
+        optional process_io: ProcessIo,
+        /// In the last message: how the container ended.
         optional terminated: Termination,
     }
 }

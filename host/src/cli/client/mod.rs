@@ -1,21 +1,29 @@
 //! The client of the API on the agent's socket. Requests that follow each other closely use one connection.
 
+mod streams;
+
+use std::convert::Infallible;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Full};
-use hyper::body::{Bytes, Incoming};
+use hyper::body::{Body, Bytes, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::{Method, Request, header};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
-use crate::api::operator::types::{Call, EnvelopeError, Response, RunningContainer, Termination};
-use crate::api::operator::{EXEC_FAILURE_HEADER, RECORDIO, encode_launch, take_record};
+use crate::api::operator::types::{
+    AttachContainerOutput, Call, ContainerId as WireId, EnvelopeError, LaunchContainer,
+    LaunchNestedContainer, Response,
+};
+use crate::api::operator::{EXEC_FAILURE_HEADER, RECORDIO, encode_launch};
 use cofferdam_core::model;
-use cofferdam_core::model::view::Logs;
+
+use streams::RecordStream;
+pub(super) use streams::{InputStream, OutputStream, RunEvent, Running};
 
 /// How long after a response its connection is used again. The agent closes those that are idle, and a request that is
 /// sent at that moment would be lost.
@@ -149,17 +157,36 @@ impl Client {
         if response.status() == 202 {
             return Ok(None);
         }
-        let (socket, body) = (self.socket.clone(), response.into_body());
-        let mut records = Records { socket, body, received: Vec::new() };
-        let launched = records.next().await?.launched.unwrap_or_default();
-        let file = |text: Option<String>| text.and_then(|text| text.try_into().ok());
-        let logs = Logs {
-            stdout: launched.stdout.map(PathBuf::from),
-            stderr: launched.stderr.map(PathBuf::from),
-            stdout_file: file(launched.stdout_file),
-            stderr_file: file(launched.stderr_file),
-        };
-        Ok(Some(Running { logs, records }))
+        let mut records = RecordStream::new(self.socket.clone(), response.into_body());
+        Running::message(&mut records).await?;
+        Ok(Some(Running { records }))
+    }
+
+    /// Launches a nested container that enters its parent, and ends when its output is not received any more. `None` if a
+    /// container with that id exists already.
+    pub(super) async fn session(
+        &self,
+        request: &model::Request,
+    ) -> Result<Option<OutputStream>, ClientError> {
+        let LaunchContainer { container_id, command, container, .. } = encode_launch(request);
+        let call = LaunchNestedContainer { container_id, command, container };
+        let (_, response) = self.open(&Call::LaunchNestedContainerSession(Box::new(call))).await?;
+        if response.status() == 202 {
+            return Ok(None);
+        }
+        Ok(Some(OutputStream(RecordStream::new(self.socket.clone(), response.into_body()))))
+    }
+
+    /// Receives the output of a container from now on.
+    pub(super) async fn output(&self, container_id: WireId) -> Result<OutputStream, ClientError> {
+        let call = Call::AttachContainerOutput(AttachContainerOutput { container_id });
+        let (_, response) = self.open(&call).await?;
+        Ok(OutputStream(RecordStream::new(self.socket.clone(), response.into_body())))
+    }
+
+    /// Sends input to a container.
+    pub(super) async fn input(&self, container_id: WireId) -> Result<InputStream, ClientError> {
+        InputStream::open(self, container_id).await
     }
 
     /// Sends a request and receives the whole response.
@@ -184,6 +211,13 @@ impl Client {
         {
             return Ok(sender);
         }
+        self.new_connection().await
+    }
+
+    async fn new_connection<B>(&self) -> Result<SendRequest<B>, ClientError>
+    where
+        B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
+    {
         let stream = UnixStream::connect(&self.socket).await.map_err(|source| self.unreachable(source))?;
         let (sender, connection) =
             handshake(TokioIo::new(stream)).await.map_err(|source| self.broken(source))?;
@@ -206,9 +240,18 @@ impl Client {
             .body(Full::new(Bytes::from(body)))
             .expect("a constant request is well-formed");
         let response = sender.send_request(request).await.map_err(broken)?;
+        Ok((sender, self.check(response).await?))
+    }
+
+    /// A response with an error status is an error.
+    async fn check(
+        &self,
+        response: hyper::Response<Incoming>,
+    ) -> Result<hyper::Response<Incoming>, ClientError> {
+        let broken = |source| self.broken(source);
         let status = response.status();
         if status.is_success() {
-            return Ok((sender, response));
+            return Ok(response);
         }
         let exec_failure = response.headers().get(EXEC_FAILURE_HEADER).and_then(|word| word.to_str().ok());
         let exec_failure = exec_failure.map(str::to_owned);
@@ -233,55 +276,6 @@ impl Client {
     }
 }
 
-/// A container that was launched by this client.
-#[derive(Debug)]
-pub(super) struct Running {
-    /// The files that its output is written to, if there are any.
-    pub logs: Logs,
-    records: Records,
-}
-
-impl Running {
-    /// Waits for the end of the container.
-    pub(super) async fn end(mut self) -> Result<Termination, ClientError> {
-        Ok(self.records.next().await?.terminated.unwrap_or_default())
-    }
-}
-
-/// The responses to a run, as they arrive.
-#[derive(Debug)]
-struct Records {
-    socket: PathBuf,
-    body: Incoming,
-    received: Vec<u8>,
-}
-
-impl Records {
-    async fn next(&mut self) -> Result<RunningContainer, ClientError> {
-        loop {
-            let record = take_record(&mut self.received)
-                .map_err(|reason| ClientError::Framing { socket: self.socket.clone(), reason })?;
-            if let Some(record) = record {
-                let socket = self.socket.clone();
-                return match Response::from_json(&record) {
-                    Ok(Response::RunContainer(message)) => Ok(message),
-                    Ok(other) => Err(ClientError::Mismatch {
-                        socket,
-                        question: "RUN_CONTAINER",
-                        answer: other.type_name().to_owned(),
-                    }),
-                    Err(source) => Err(ClientError::Unreadable { socket, source }),
-                };
-            }
-            match self.body.frame().await {
-                Some(Ok(frame)) => self.received.extend(frame.into_data().unwrap_or_default()),
-                Some(Err(source)) => return Err(ClientError::Broken { socket: self.socket.clone(), source }),
-                None => return Err(ClientError::Stopped { socket: self.socket.clone() }),
-            }
-        }
-    }
-}
-
 /// Result of a launch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Launched {
@@ -300,7 +294,7 @@ mod tests {
 
     use super::*;
     use crate::api::operator::encode_id;
-    use crate::api::operator::types::{RemoveContainer, WaitContainer};
+    use crate::api::operator::types::{RemoveContainer, Termination, WaitContainer};
     use crate::api::{self, Listener};
     use cofferdam_core::agent::Agent;
     use cofferdam_core::config::{AgentConfig, LauncherKind};
@@ -371,6 +365,13 @@ mod tests {
         client.ask(&Call::WaitContainer(WaitContainer { container_id }), take).await
     }
 
+    async fn end(mut running: Running) -> Result<Termination, ClientError> {
+        match running.next().await? {
+            RunEvent::Ended(termination) => Ok(*termination),
+            RunEvent::Output(output) => panic!("{output:?}"),
+        }
+    }
+
     fn status(error: &ClientError) -> u16 {
         match error {
             ClientError::Refused { status, .. } => *status,
@@ -415,9 +416,13 @@ mod tests {
     async fn one_request_launches_a_container_and_waits_for_it() {
         let world = world().await;
         let client = &world.client;
-        let running = client.run(&request("a", &["sh", "-c", "exit 3"])).await.unwrap().unwrap();
-        assert!(running.logs.stdout.is_none(), "no logger is configured");
-        assert_eq!(running.end().await.unwrap().exit_status, Some(3 << 8));
+        let attached = Request { attached: true, ..request("a", &["sh", "-c", "echo out; exit 3"]) };
+        let mut running = client.run(&attached).await.unwrap().unwrap();
+        match running.next().await.unwrap() {
+            RunEvent::Output(output) => assert_eq!(output.data, b"out\n"),
+            RunEvent::Ended(_) => panic!("its output is missing"),
+        }
+        assert_eq!(end(running).await.unwrap().exit_status, Some(3 << 8));
         let Err(taken) = client.run(&request("a", &["true"])).await else { panic!("its id is taken") };
         assert_eq!(status(&taken), 409);
         match client.run(&request("b", &["no-such-command"])).await {
@@ -433,7 +438,7 @@ mod tests {
         let world = world().await;
         let running = world.client.run(&request("long", &["sleep", "1000"])).await.unwrap().unwrap();
         world.stop.send(()).unwrap();
-        let error = running.end().await.unwrap_err();
+        let error = end(running).await.unwrap_err();
         assert!(matches!(error, ClientError::Stopped { .. }), "{error}");
         world.served.await.unwrap();
         assert_eq!(world.agent.containers()[0].phase, cofferdam_core::model::Phase::Running);

@@ -1,0 +1,62 @@
+//! `cofferdam exec`: runs a command in a running container.
+
+use super::client::Client;
+use super::failure::Failure;
+use super::foreground::{
+    self, Finish, Input, InputSink, NOT_RUN, OnSignal, Session, Signals, TerminalFlags, not_launched, taken,
+};
+use super::process_flags::{ProcessFlags, executed, random_name};
+use super::{Outcome, container_id, rm, runtime};
+use crate::api::operator::encode_id;
+use cofferdam_core::model::{ContainerClass, ContainerId, Request};
+
+/// Runs a command in a running container
+///
+/// The command has the namespaces, cgroups, root file system, user, environment and capabilities of the container. It ends
+/// with the container, and when this program is killed. The exit status is that of the command, as for `run`.
+///
+/// Examples:
+///   cofferdam exec web -- ps
+///   cofferdam exec -it web -- sh
+///   tar c . | cofferdam exec web -- tar x -C /srv
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    terminal: TerminalFlags,
+    #[command(flatten)]
+    process: ProcessFlags,
+    /// The container
+    #[arg(value_parser = container_id)]
+    id: ContainerId,
+    /// The command and its arguments
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true, value_name = "CMD")]
+    command: Vec<String>,
+}
+
+pub(super) fn run(arguments: Arguments, client: &Client) -> Outcome {
+    let not_run = |failure: Failure| failure.with_status(NOT_RUN);
+    let Arguments { terminal, process, id, command } = arguments;
+    let child = id.child(&random_name("exec")).map_err(|error| not_run(Failure::of(error)))?;
+    let mut request = Request::new(child, process.apply(executed(command)));
+    request.class = ContainerClass::Debug;
+    terminal.apply(&mut request);
+    request.check().map_err(|error| not_run(Failure::of(error)))?;
+    runtime().map_err(not_run)?.block_on(session(client, request, terminal.reads_input()))
+}
+
+async fn session(client: &Client, request: Request, reads: bool) -> Outcome {
+    // First, so that a signal during the launch is forwarded after it.
+    let mut signals = Signals::new().map_err(|failure| failure.with_status(NOT_RUN))?;
+    let id = request.id.clone();
+    let output = client.session(&request).await.map_err(not_launched)?.ok_or_else(|| taken(&id))?;
+    let sink = InputSink::Daemon(client.input(encode_id(&id)).await?);
+    // It ends with this program, so that there is nothing to detach from.
+    let input = Input::new(sink, request.tty.is_some(), reads, None)?;
+    let session = Session::attached(client.clone(), id.clone(), output);
+    let finish: Finish = foreground::run(session, Some(input), &mut signals, OnSignal::Forward).await?;
+    let status = finish.exit(id.as_str())?;
+    // Nobody else knows of it. If the container has been removed meanwhile, so has it.
+    drop(rm::remove(client, &id).await);
+    Ok(status)
+}

@@ -1,0 +1,112 @@
+//! A terminal at which a program runs, as at the keyboard of a user.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use cofferdam_linux::process::children_of;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
+
+use crate::daemon::TIMEOUT;
+
+/// A program at a terminal.
+pub struct Terminal {
+    keyboard: File,
+    /// Keeps the terminal open when the program has ended.
+    screen: OwnedFd,
+    child: Child,
+    shown: String,
+}
+
+impl Terminal {
+    /// Runs a program at a new terminal of 24 rows and 80 columns, which is its controlling terminal.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn run(program: &Path, arguments: &[&str], environment: &[(&str, &Path)]) -> Self {
+        let keyboard = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC);
+        let keyboard = keyboard.expect("a terminal");
+        grantpt(&keyboard).and_then(|()| unlockpt(&keyboard)).expect("the terminal can be used");
+        let name = ptsname(&keyboard, Vec::new()).expect("the terminal has a name");
+        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let screen = rustix::fs::open(&*name, flags, Mode::empty()).expect("the terminal exists");
+        let side = || Stdio::from(screen.try_clone().expect("a descriptor"));
+        let mut command = Command::new("setsid");
+        command.args(["--ctty", "--fork", "--wait"]).arg(program).args(arguments);
+        command.envs(environment.iter().copied()).env("TERM", "xterm");
+        let child = command.stdin(side()).stdout(side()).stderr(side()).spawn();
+        let child = child.expect("setsid (package util-linux) starts");
+        let terminal = Self { keyboard: keyboard.into(), screen, child, shown: String::new() };
+        terminal.resize(24, 80);
+        terminal
+    }
+
+    /// Types something.
+    ///
+    /// # Panics
+    /// If the terminal has gone.
+    pub fn type_keys(&mut self, keys: &str) {
+        self.keyboard.write_all(keys.as_bytes()).expect("the terminal is there");
+    }
+
+    /// Waits until the text is shown, after what was waited for before. Returns what is shown up to its end.
+    ///
+    /// # Panics
+    /// If it is not shown.
+    pub fn wait_for(&mut self, text: &str) -> String {
+        loop {
+            if let Some(position) = self.shown.find(text) {
+                let rest = self.shown.split_off(position + text.len());
+                return std::mem::replace(&mut self.shown, rest);
+            }
+            let mut ready = [PollFd::new(&self.keyboard, PollFlags::IN)];
+            let timeout = Timespec { tv_sec: TIMEOUT.as_secs() as i64, tv_nsec: 0 };
+            let found = poll(&mut ready, Some(&timeout)).expect("the terminal can be polled");
+            assert!(found > 0, "`{text}` is not in: {:?}", self.shown);
+            let mut buffer = [0; 4096];
+            let read = self.keyboard.read(&mut buffer).expect("the terminal is there");
+            self.shown.push_str(&String::from_utf8_lossy(&buffer[..read]));
+        }
+    }
+
+    /// Changes the size of the window.
+    ///
+    /// # Panics
+    /// If the terminal has gone.
+    pub fn resize(&self, rows: u16, columns: u16) {
+        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        tcsetwinsize(&self.keyboard, size).expect("the terminal is there");
+    }
+
+    /// Whether keys are passed on as they are typed, instead of lines.
+    ///
+    /// # Panics
+    /// If the terminal has gone.
+    pub fn is_raw(&self) -> bool {
+        let mode = tcgetattr(self.screen.as_fd()).expect("the terminal is there");
+        !mode.local_modes.contains(LocalModes::ICANON)
+    }
+
+    /// The pid of the program.
+    ///
+    /// # Panics
+    /// If it has ended.
+    pub fn pid(&self) -> i32 {
+        let setsid = i32::try_from(self.child.id()).expect("a pid");
+        let children = children_of(setsid).expect("setsid is running");
+        *children.first().expect("the program is running")
+    }
+
+    /// Waits until the program has ended.
+    ///
+    /// # Errors
+    /// Those of wait(2).
+    pub fn wait(&mut self) -> io::Result<ExitStatus> {
+        self.child.wait()
+    }
+}
