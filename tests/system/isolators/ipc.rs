@@ -146,7 +146,7 @@ async fn what_a_parent_has_put_in_its_place_is_not_shared() {
     for attack in [
         "busybox mount -t tmpfs none /dev/shm",
         "busybox mount --bind /etc /dev/shm",
-        "busybox umount /dev/shm; busybox umount /dev/shm; busybox rmdir /dev/shm; busybox ln -s /etc /dev/shm",
+        "busybox umount -l /dev/shm; busybox umount -l /dev/shm; busybox rmdir /dev/shm; busybox ln -s /etc /dev/shm",
         "busybox mount -t tmpfs none /dev; busybox ln -s /proc/1/root/etc /dev/shm",
     ] {
         fixture.launch(fixture.with_mode("pod", "root", None, attack)).await;
