@@ -289,3 +289,34 @@ async fn a_plain_process_has_a_terminal_and_input_too() {
     agent.remove(&id("cat")).await.unwrap();
     assert_eq!(world.leftovers(), Vec::<String>::new());
 }
+
+/// The streams of a container end with its processes, not with those of others that have opened them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_parent_that_opens_the_streams_of_a_debug_container_does_not_delay_its_end() {
+    if !is_root("nested containers") {
+        return;
+    }
+    let world = World::shipped();
+    let agent = world.start().await.unwrap();
+    let wait_for = |file: &str| format!("while [ ! -s {file} ]; do sleep 0.01; done");
+    for has_terminal in [false, true] {
+        let line = format!("{}; exec 3>/proc/$(cat /pid)/fd/1; echo x >/held; sleep 1000", wait_for("/pid"));
+        let mut parent = Request::shell(id("pod"), line);
+        parent.rootfs = Some(world.rootfs());
+        agent.launch(parent).await.unwrap();
+        let line = format!("rm -f /held; echo $$ >/pid; {}; echo last", wait_for("/held"));
+        let name = if has_terminal { "pod.terminal" } else { "pod.pipes" };
+        let mut probe = attached(&world, name, &line);
+        if has_terminal {
+            probe = with_terminal(probe);
+        }
+        (probe.class, probe.rootfs) = (ContainerClass::Debug, None);
+        let mut attachment = launch(&agent, probe).await;
+        let (out, _) = rest(&mut attachment.output).await;
+        assert_eq!(out.trim_end(), "last", "its switchboard was not killed");
+        agent.wait(&id(name)).await.unwrap();
+        agent.destroy(&id("pod")).await.unwrap();
+        agent.remove(&id("pod")).await.unwrap();
+    }
+    assert_eq!(world.leftovers(), Vec::<String>::new());
+}

@@ -33,8 +33,8 @@ const POLLED: usize = CLIENTS + SLOTS;
 /// Clients, and one that says that the processes have ended.
 const SLOTS: usize = MAX_CLIENTS + 1;
 
-/// How long output of a terminal may be on its way after the end of all processes, in milliseconds.
-const TERMINAL_DELAY: u64 = 200;
+/// How long output may be on its way after the end of all processes, in milliseconds: a terminal passes it on later.
+const LAST_DELAY: u64 = 200;
 
 /// How long no client is accepted after that has failed, in milliseconds.
 const ACCEPT_DELAY: u64 = 100;
@@ -124,16 +124,16 @@ impl Switchboard {
                 }
             }
             let mut ready = self.poll_set();
-            let ends = self.has_ended && matches!(self.streams, Streams::Terminal(_) | Streams::Awaited(..));
-            let timeout = if ends { Some(TERMINAL_DELAY) } else { (!self.accepts).then_some(ACCEPT_DELAY) };
+            // Only what is on its way can still come, unless somebody outside of the container has the streams open.
+            let is_last = self.has_ended && self.ring.space(self.oldest()).is_some();
+            let timeout = if is_last { Some(LAST_DELAY) } else { (!self.accepts).then_some(ACCEPT_DELAY) };
             ready.wait(timeout);
             self.accepts = true;
             if ready.is_ready(LISTENER) {
                 self.accept();
             }
             self.read_output([ready.is_ready(OUTPUTS), ready.is_ready(OUTPUTS + 1)]);
-            if ends && !ready.is_any_ready() {
-                // Somebody outside of the container has it open.
+            if is_last && !ready.is_any_ready() {
                 self.end_streams();
             }
             if ready.is_ready(INPUT) {
@@ -202,14 +202,9 @@ impl Switchboard {
         match streams {
             Streams::Pipes(mut pipes) => {
                 for (index, kind) in [Kind::Stdout, Kind::Stderr].into_iter().enumerate() {
-                    let Some(pipe) = pipes[index] else { continue };
-                    let is_ready = ready.get(index).copied().unwrap_or_default();
-                    let ended = match is_ready {
-                        true => !self.read(pipe, kind),
-                        // Somebody outside of the container has it open.
-                        false => self.has_ended && !PollSet::is_readable(pipe),
-                    };
-                    if ended {
+                    if let (Some(pipe), Some(true)) = (pipes[index], ready.get(index))
+                        && !self.read(pipe, kind)
+                    {
                         sys::close(pipe);
                         pipes[index] = None;
                     }
@@ -226,12 +221,18 @@ impl Switchboard {
         }
     }
 
-    /// The terminal, or the socket from which it would have come, has ended.
+    /// Nothing more is read.
     fn end_streams(&mut self) {
-        if let Streams::Terminal(fd) | Streams::Awaited(fd, _) = self.streams {
-            sys::close(fd);
-            (self.streams, self.input) = (Streams::Ended, None);
+        match self.streams {
+            Streams::Pipes(pipes) => pipes.into_iter().flatten().for_each(sys::close),
+            Streams::Awaited(fd, _) => sys::close(fd),
+            Streams::Terminal(fd) => {
+                sys::close(fd);
+                self.input = None;
+            }
+            Streams::Ended => {}
         }
+        self.streams = Streams::Ended;
     }
 
     /// There is space for input again, or nobody reads it any more.
