@@ -52,7 +52,8 @@ pub(crate) trait Level: Sized {
 
     fn directory(&self) -> &OwnedFd;
 
-    fn keep(&self) -> Self::Kept;
+    /// Called before it is closed.
+    fn keep(&mut self) -> Result<Self::Kept, Errno>;
 
     /// It is open again.
     fn reopened(directory: OwnedFd, kept: Self::Kept) -> Self;
@@ -138,9 +139,9 @@ impl<L: Level> Descent<L> {
     /// Closes the outermost directories until at most so many are open.
     pub(crate) fn close_to(&mut self, open: usize) -> Result<(), Errno> {
         while self.open.len() > open
-            && let Some(level) = self.open.front()
+            && let Some(level) = self.open.front_mut()
         {
-            self.closed.push_back((Id::of(level.directory())?, level.keep()));
+            self.closed.push_back((Id::of(level.directory())?, level.keep()?));
             self.open.pop_front();
             if self.closed.len() > MAX_CLOSED {
                 self.closed.pop_front();

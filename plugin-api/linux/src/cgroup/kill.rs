@@ -56,7 +56,7 @@ impl Cgroup {
         let deadline = Instant::now() + timeout;
         let killed = match self.version {
             Version::V2 => self.kill_v2(deadline, &mut release),
-            Version::V1 => self.kill_frozen(deadline),
+            Version::V1 => self.kill_frozen(deadline, &mut release),
         };
         match killed {
             Err(KillError::Cgroup(error)) if error.is_missing() && !self.exists() => Ok(()),
@@ -67,7 +67,7 @@ impl Cgroup {
     fn kill_v2(&self, deadline: Instant, release: &mut dyn FnMut(&[i32])) -> Result<(), KillError> {
         match self.write("cgroup.kill", 1) {
             // Kernels before 5.14.
-            Err(error) if error.is_missing() && self.exists() => return self.kill_frozen(deadline),
+            Err(error) if error.is_missing() && self.exists() => return self.kill_frozen(deadline, release),
             other => other?,
         }
         let mut events = self.events()?;
@@ -89,7 +89,7 @@ impl Cgroup {
 
     /// Freezes, kills, thaws: a frozen process cannot fork after the list of pids was read. However long one round takes,
     /// because of the number of cgroups below, it is complete.
-    fn kill_frozen(&self, deadline: Instant) -> Result<(), KillError> {
+    fn kill_frozen(&self, deadline: Instant, release: &mut dyn FnMut(&[i32])) -> Result<(), KillError> {
         loop {
             if self.has_no_procs()? {
                 return Ok(());
@@ -97,7 +97,13 @@ impl Cgroup {
             self.freeze()?;
             let frozen = self.wait_frozen(deadline.min(Instant::now() + FREEZE_TIMEOUT))?;
             // If the freeze is stuck: kill what is listed, then thaw, in this order (MESOS-1758), and start again.
-            let killed = self.kill_listed(if frozen { u64::MAX } else { MAX_CGROUPS });
+            let pids = self.procs_in_first(if frozen { u64::MAX } else { MAX_CGROUPS });
+            let killed = pids.map_err(KillError::from).and_then(|pids| {
+                if !frozen {
+                    release(&pids);
+                }
+                self.kill_each(pids)
+            });
             self.thaw()?;
             let killed = killed?;
             if frozen {
@@ -139,12 +145,24 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Sends SIGKILL to all current processes in the first `limit` cgroups. If one cannot be killed, the others are. Returns
-    /// some of them, to wait for.
-    fn kill_listed(&self, limit: u64) -> Result<Vec<Process>, KillError> {
+    /// All current processes in the first `limit` cgroups of those at and below it.
+    fn procs_in_first(&self, limit: u64) -> Result<Vec<i32>, CgroupError> {
+        let mut pids = Vec::new();
+        let walked = self.walk(limit, |cgroup| {
+            pids.extend(cgroup.procs()?);
+            Ok(())
+        });
+        match walked {
+            Err(CgroupError::TooMany { .. }) | Ok(()) => Ok(pids),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sends SIGKILL to processes. If one cannot be killed, the others are. Returns some of them, to wait for.
+    fn kill_each(&self, pids: Vec<i32>) -> Result<Vec<Process>, KillError> {
         let mut killed = Vec::new();
         let mut failed = None;
-        for pid in self.procs_of(limit)? {
+        for pid in pids {
             let process = match Process::open_any(pid) {
                 Err(ProcessError::Gone { .. }) => continue,
                 opened => opened,
@@ -176,13 +194,18 @@ impl Cgroup {
             Version::V1 => {
                 self.write(STATE, THAWED)?;
                 let mut left = MAX_THAWED;
-                self.walk(MAX_CGROUPS, |cgroup| {
+                let thawed = self.walk(MAX_CGROUPS, |cgroup| {
                     if left > 0 && cgroup.read("freezer.self_freezing")? != "0" {
                         left -= 1;
                         cgroup.write(STATE, THAWED)?;
                     }
                     Ok(())
-                })
+                });
+                match thawed {
+                    // As with more of them that were frozen.
+                    Err(CgroupError::TooMany { .. }) => Ok(()),
+                    thawed => thawed,
+                }
             }
             Version::V2 => self.write("cgroup.freeze", 0),
         }
@@ -297,6 +320,39 @@ mod tests {
         }
     }
 
+    /// The kernel finds names of cgroups by a hash, which those of each pair here share. A walk that continued behind one of
+    /// them would begin there again, or leave the other one out.
+    #[test]
+    fn names_that_share_a_hash_hide_no_process() {
+        for cgroup in cgroups("hash") {
+            let below = cgroup.child("below");
+            let names = ["al", "ba", "xba", "xal", "deep"];
+            names.iter().for_each(|name| below.child(name).create().unwrap());
+            // So deep that the outer ones are closed meanwhile.
+            let mut inner = below.child("deep");
+            for _ in 0..40 {
+                inner = inner.child("d");
+                inner.create().unwrap();
+            }
+            let mut walked = Vec::new();
+            let found = below.walk(1000, |cgroup| {
+                walked.push(cgroup.path().to_owned());
+                Ok(())
+            });
+            found.unwrap();
+            let mut once = walked.clone();
+            once.sort();
+            once.dedup();
+            assert_eq!((walked.len(), once.len()), (46, 46), "{walked:?}");
+            let mut children: Vec<_> = names.iter().map(|name| forker(&below.child(name))).collect();
+            cgroup.kill_frozen(Instant::now() + TIMEOUT, &mut |_| {}).unwrap();
+            assert_eq!(cgroup.all_procs().unwrap(), [0; 0]);
+            for child in &mut children {
+                child.wait().unwrap();
+            }
+        }
+    }
+
     /// Whether processes that enter it are frozen. What it reports of its state may be that of the last processes in it: on
     /// v2 an empty cgroup can stay `frozen`, without an effect, if those below it were not when it was thawed.
     fn is_to_be_frozen(cgroup: &Cgroup) -> bool {
@@ -309,7 +365,7 @@ mod tests {
     fn forking_processes_are_killed_by_freezing_first() {
         for cgroup in cgroups("frozen") {
             let mut children = [forker(&cgroup), forker(&cgroup.child("below"))];
-            cgroup.kill_frozen(Instant::now() + TIMEOUT).unwrap();
+            cgroup.kill_frozen(Instant::now() + TIMEOUT, &mut |_| {}).unwrap();
             assert_eq!(cgroup.all_procs().unwrap(), [0; 0]);
             assert!(!is_to_be_frozen(&cgroup));
             for child in &mut children {
@@ -359,7 +415,7 @@ mod tests {
                     assert!(cgroup.all_procs().unwrap().contains(&i32::try_from(child.id()).unwrap()));
                     match freezes {
                         false => cgroup.kill_all(TIMEOUT).unwrap(),
-                        true => cgroup.kill_frozen(Instant::now() + TIMEOUT).unwrap(),
+                        true => cgroup.kill_frozen(Instant::now() + TIMEOUT, &mut |_| {}).unwrap(),
                     }
                     assert_eq!(cgroup.all_procs().unwrap(), [0; 0]);
                     child.wait().unwrap();
@@ -422,7 +478,7 @@ mod tests {
                 assert!(cgroup.all_procs().unwrap().contains(&i32::try_from(child.id()).unwrap()));
                 match freezes {
                     false => cgroup.kill_all(TIMEOUT).unwrap(),
-                    true => cgroup.kill_frozen(Instant::now() + TIMEOUT).unwrap(),
+                    true => cgroup.kill_frozen(Instant::now() + TIMEOUT, &mut |_| {}).unwrap(),
                 }
                 assert_eq!(cgroup.all_procs().unwrap(), [0; 0]);
                 child.wait().unwrap();
@@ -442,7 +498,7 @@ mod tests {
             }
             let innermost = nest(&cgroup.child("b0"), 30, "below");
             write_in(&innermost, "cgroup.procs", &child.id().to_string());
-            cgroup.kill_frozen(Instant::now() + TIMEOUT).unwrap();
+            cgroup.kill_frozen(Instant::now() + TIMEOUT, &mut |_| {}).unwrap();
             child.wait().unwrap();
         }
     }

@@ -187,12 +187,8 @@ impl Cgroup {
 
     /// Pids of the processes in it and in all cgroups below it. A cgroup that is removed meanwhile has none.
     pub fn all_procs(&self) -> Result<Vec<i32>, CgroupError> {
-        self.procs_of(MAX_CGROUPS)
-    }
-
-    fn procs_of(&self, limit: u64) -> Result<Vec<i32>, CgroupError> {
         let mut pids = Vec::new();
-        self.walk(limit, |cgroup| {
+        self.walk(MAX_CGROUPS, |cgroup| {
             pids.extend(cgroup.procs()?);
             Ok(())
         })?;

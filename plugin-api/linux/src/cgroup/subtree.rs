@@ -3,6 +3,7 @@
 //!
 //! Each is named by a descriptor, so that no path is too long. Nothing recurses, and few directories are open.
 
+use std::collections::VecDeque;
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io;
@@ -11,56 +12,84 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
-use rustix::fs::{FileType, Mode, RawDir, SeekFrom, openat2, seek};
+use rustix::fs::{FileType, Mode, RawDir, openat2};
 use rustix::io::Errno;
 
 use super::{Cgroup, CgroupError};
 use crate::descent::{Above, Descent, HERE, LIST, Level};
 
-/// Bytes of a directory that are listed for the next cgroup in it.
-const BUFFER: usize = 1 << 10;
+/// Bytes of a directory that are listed at a time.
+const BUFFER: usize = 4 << 10;
 
-/// A cgroup that is open, and how far it is listed.
+/// A cgroup that is open, and what of it was listed.
+///
+/// A position in a directory of this file system is the hash of a name, which several can have: whoever seeks to it gets
+/// any of them, again or not at all, and a container chooses the names. So nothing seeks: a directory is listed from its
+/// beginning to its end by one descriptor, for which the kernel knows the entry itself. The names that are kept are in
+/// proportion to the cgroups that exist, each of which takes several times as much memory in the kernel.
 struct Listed {
     directory: Arc<OwnedFd>,
-    position: u64,
+    /// Names of cgroups in it that were not entered yet.
+    names: VecDeque<CString>,
+    is_complete: bool,
 }
 
 impl Level for Listed {
-    type Kept = u64;
+    type Kept = VecDeque<CString>;
 
     fn directory(&self) -> &OwnedFd {
         &self.directory
     }
 
-    fn keep(&self) -> u64 {
-        self.position
+    fn keep(&mut self) -> Result<Self::Kept, Errno> {
+        while !self.is_complete {
+            self.list()?;
+        }
+        Ok(std::mem::take(&mut self.names))
     }
 
-    fn reopened(directory: OwnedFd, position: u64) -> Self {
-        Self { directory: Arc::new(directory), position }
+    fn reopened(directory: OwnedFd, names: Self::Kept) -> Self {
+        Self { directory: Arc::new(directory), names, is_complete: true }
     }
 }
 
 impl Listed {
+    /// One that was just opened.
+    fn begin(directory: Arc<OwnedFd>) -> Self {
+        Self { directory, names: VecDeque::new(), is_complete: false }
+    }
+
     /// The name of the next cgroup in it.
     fn next(&mut self) -> Result<Option<CString>, Errno> {
-        seek(&*self.directory, SeekFrom::Start(self.position))?;
+        while self.names.is_empty() && !self.is_complete {
+            self.list()?;
+        }
+        Ok(self.names.pop_front())
+    }
+
+    /// Lists another part of it.
+    fn list(&mut self) -> Result<(), Errno> {
         let mut buffer = [MaybeUninit::uninit(); BUFFER];
         let mut entries = RawDir::new(&*self.directory, &mut buffer);
-        while let Some(entry) = entries.next() {
-            let entry = match entry {
+        loop {
+            match entries.next() {
                 // It was removed.
-                Err(Errno::NOENT) => return Ok(None),
-                entry => entry?,
-            };
-            self.position = entry.next_entry_cookie();
-            let name = entry.file_name();
-            if entry.file_type() == FileType::Directory && name != c"." && name != c".." {
-                return Ok(Some(name.to_owned()));
+                None | Some(Err(Errno::NOENT)) => {
+                    self.is_complete = true;
+                    return Ok(());
+                }
+                Some(entry) => {
+                    let entry = entry?;
+                    let name = entry.file_name();
+                    if entry.file_type() == FileType::Directory && name != c"." && name != c".." {
+                        self.names.push_back(name.to_owned());
+                    }
+                }
+            }
+            if entries.is_buffer_empty() {
+                return Ok(());
             }
         }
-        Ok(None)
     }
 }
 
@@ -112,7 +141,7 @@ impl Cgroup {
             let below = self.below(Arc::clone(&directory));
             visit(&below)?;
             if below.has_children().map_err(failed)? {
-                descent.enter(Listed { directory, position: 0 }).map_err(of_kernel)?;
+                descent.enter(Listed::begin(directory)).map_err(of_kernel)?;
             }
         }
         Ok(())
@@ -141,6 +170,6 @@ impl Cgroup {
             Some(directory) => rustix::fs::openat(directory, c".", LIST, Mode::empty())?,
             None => File::open(&self.path)?.into(),
         };
-        Ok(Listed { directory: Arc::new(directory), position: 0 })
+        Ok(Listed::begin(Arc::new(directory)))
     }
 }

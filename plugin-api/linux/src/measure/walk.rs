@@ -86,8 +86,8 @@ impl descent::Level for Level {
         &self.directory
     }
 
-    fn keep(&self) -> Option<u64> {
-        self.pending.front().map(|pending| pending.position).or(self.rest)
+    fn keep(&mut self) -> Result<Option<u64>, Errno> {
+        Ok(self.pending.front().map(|pending| pending.position).or(self.rest))
     }
 
     fn reopened(directory: OwnedFd, rest: Option<u64>) -> Self {

@@ -56,7 +56,9 @@ impl descent::Level for Level {
         &self.directory
     }
 
-    fn keep(&self) {}
+    fn keep(&mut self) -> Result<(), Errno> {
+        Ok(())
+    }
 
     fn reopened(directory: OwnedFd, (): ()) -> Self {
         Self::new(directory, None)
