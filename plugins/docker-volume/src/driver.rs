@@ -195,6 +195,11 @@ impl Driver {
                 let error = error.context("its answer is not the JSON of a volume driver");
                 Err(CallError::Unknown(self.named(method, error)))
             }
+            // Of something in between, such as a proxy, whose driver may do it all the same.
+            _ if response.status >= 500 => {
+                let error = Error::new(format!("it answers with HTTP status {} only", response.status));
+                Err(CallError::Unknown(self.named(method, error)))
+            }
             _ => refused(&format!("HTTP status {}", response.status)),
         }
     }

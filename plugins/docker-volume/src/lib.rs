@@ -141,12 +141,15 @@ impl Isolator for DockerVolumes {
 
     fn prepare(&self, container: &NewContainer) -> Result<Prepared> {
         let mut prepared = Prepared::new();
-        for (wanted, requested) in self.requested(container)? {
+        let volumes = self.requested(container)?;
+        let target = |path| volume::target(container, path, Kind::Directory);
+        let targets = volumes.iter().map(|(_, requested)| target(&requested.container_path));
+        let targets = targets.collect::<Result<Vec<_>>>()?;
+        for ((wanted, requested), target) in volumes.into_iter().zip(targets) {
             let failed = || {
                 let Volume { driver, name, .. } = &wanted;
                 format!("the volume `{}` of the driver `{driver}` cannot be mounted", name.escape_debug())
             };
-            let target = volume::target(container, &requested.container_path, Kind::Directory)?;
             let limit = self.volumes.limit(container.deadline());
             let root = self.volumes.acquire(container.id.as_str(), &wanted, limit).context(failed())?;
             if self.config.docker_volume_chown && container.uid != 0 {

@@ -82,14 +82,15 @@ impl Volumes {
 
     /// Ends the use of all volumes by a container.
     pub fn release_all(&self, container: &str, limit: Limit) -> Result<()> {
+        let mut keys = self.store.keys()?;
+        keys.retain(|key| self.store.is_used_by(key, container));
         let mut outcome = Ok(());
-        for key in self.store.keys()? {
-            if !self.store.is_used_by(&key, container) {
-                continue;
-            }
-            let released = self.release_one(container, &key, limit);
-            // The others are released even so.
-            outcome = outcome.and(released);
+        for (left, key) in (1..=keys.len()).rev().zip(&keys) {
+            // The others are released even if a driver hangs.
+            let remaining = limit.deadline.map_or(Duration::MAX, Deadline::remaining);
+            let share = remaining / u32::try_from(left).unwrap_or(u32::MAX);
+            let limit = Limit { call: limit.call.min(share), ..limit };
+            outcome = outcome.and(self.release_one(container, key, limit));
         }
         outcome
     }
@@ -120,7 +121,8 @@ impl Volumes {
 
     /// Waits until nothing else is done with a volume.
     fn reserve(&self, key: &str, limit: Limit) -> Result<Busy<'_>> {
-        let timeout = limit.deadline.map_or(Duration::MAX, Deadline::remaining).saturating_sub(MARGIN);
+        let left = limit.deadline.map_or(Duration::MAX, Deadline::remaining).saturating_sub(MARGIN);
+        let timeout = left.min(limit.call);
         let is_busy = |busy: &mut BTreeSet<String>| busy.contains(key);
         let waited = self.changed.wait_timeout_while(lock(&self.busy), timeout, is_busy);
         let (mut busy, _) = waited.unwrap_or_else(PoisonError::into_inner);

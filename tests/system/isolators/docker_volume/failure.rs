@@ -59,7 +59,8 @@ async fn a_driver_that_answers_rubbish_too_much_or_too_slowly_fails_the_launch_o
             fixture.error(request).await
         };
         assert!(message.contains(expected), "{message}");
-        assert_eq!(lab.count("Unmount"), 0, "a Mount that was refused is not undone");
+        // A Mount that the driver refused is not undone. Without its message, something in between may have answered.
+        assert_eq!(lab.count("Unmount"), usize::from(fault.contains("no JSON")), "{fault}");
         assert!(records(&fixture.world).is_empty());
         lab.no_fault(method);
     }
