@@ -1,7 +1,7 @@
 //! The flags of `cofferdam run` for volumes, as in docker.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use crate::cli::failure::Failure;
 use cofferdam_core::model::{Volume, VolumeSource};
@@ -49,10 +49,19 @@ impl VolumeFlags {
     }
 }
 
-/// Makes a path absolute, as the daemon has another working directory.
+/// Makes a path absolute, as the daemon has another working directory. As in a shell, `..` takes the name before it away.
 pub(super) fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     let failed = |source| Failure::system(format!("cannot resolve `{}`", path.display()), source);
-    std::path::absolute(path).map_err(failed)
+    let absolute = std::path::absolute(path).map_err(failed)?;
+    Ok(absolute.components().fold(PathBuf::new(), |mut path, component| {
+        match component {
+            Component::ParentDir => {
+                path.pop();
+            }
+            component => path.push(component),
+        }
+        path
+    }))
 }
 
 /// A value of `--volume`.
@@ -201,6 +210,8 @@ mod tests {
         for (arguments, expected) in [
             (&["-v", "/srv:/data"][..], volume(host_path("/srv".into()), false)),
             (&["--volume", "./x:/data:ro"], volume(host_path(here.join("x")), true)),
+            (&["-v", "./y/../x:/data"], volume(host_path(here.join("x")), false)),
+            (&["-v", "/a/../../b/.:/data"], volume(host_path("/b".into()), false)),
             (&["-v", "db:/data:rw", "--volume-driver", "nfs"], volume(of_driver(&[]), false)),
             (
                 &["--mount", "type=bind,source=/srv,target=/data,readonly"],
