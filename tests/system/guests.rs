@@ -48,7 +48,7 @@ fn rerun(hierarchy: Hierarchy, (tests, expected): (&[&str], usize)) {
     // several times as long as one after the other.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    let guest = Guest { memory: 2048, limit: Duration::from_secs(1800), ..Guest::new(hierarchy) };
+    let guest = Guest { memory: 4096, limit: Duration::from_secs(1800), ..Guest::new(hierarchy) };
     let arguments = [&["--test-threads=2"], tests].concat();
     if let Some(passed) = guest.rerun_this_test_binary(&arguments, &[("CI", "true")]).tests_passed() {
         assert!(passed >= expected, "only {passed} tests ran in the guest");
