@@ -174,7 +174,7 @@ fn standard_input_reaches_a_container_and_its_output_the_next_program() {
         return;
     }
     let site = Site::new();
-    let data: Vec<u8> = (0..3_000_000_u32).flat_map(|number| (number % 251).to_le_bytes()).collect();
+    let data: Vec<u8> = (0..200_000_u32).flat_map(|number| (number % 251).to_le_bytes()).collect();
     let daemon = site.piped(&["run", "--rm", "--rootfs", &site.rootfs, "--", "cat"], &data);
     assert!(daemon.status.success(), "{}", String::from_utf8_lossy(&daemon.stderr));
     assert!(daemon.stdout == data, "{} of {} bytes", daemon.stdout.len(), data.len());
