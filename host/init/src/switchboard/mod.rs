@@ -129,22 +129,26 @@ impl Switchboard {
             let timeout = if is_last { Some(LAST_DELAY) } else { (!self.accepts).then_some(ACCEPT_DELAY) };
             ready.wait(timeout);
             self.accepts = true;
-            if ready.is_ready(LISTENER) {
+            // A client that has connected before the container wrote anything gets all of it. It may have connected while
+            // the descriptors were examined.
+            let is_client_waiting = || self.listener.is_some_and(PollSet::is_readable);
+            let accepts = ready.is_ready(LISTENER) || (self.ring.end() == 0 && is_client_waiting());
+            if accepts {
                 self.accept();
-            }
-            self.read_output([ready.is_ready(OUTPUTS), ready.is_ready(OUTPUTS + 1)]);
-            if is_last && !ready.is_any_ready() {
-                self.end_streams();
             }
             if ready.is_ready(INPUT) {
                 self.input_is_ready();
             }
             for index in 0..SLOTS {
-                if ready.is_ready(CLIENTS + index) {
+                if accepts || ready.is_ready(CLIENTS + index) {
                     self.read_client(index);
                 }
             }
             self.pass_input_on();
+            self.read_output([ready.is_ready(OUTPUTS), ready.is_ready(OUTPUTS + 1)]);
+            if is_last && !ready.is_any_ready() {
+                self.end_streams();
+            }
         }
     }
 
