@@ -112,7 +112,8 @@ impl LoadedPlugin {
             true => Layout::Compatible,
             false => Layout::Unknown,
         };
-        let placement = InProcess::load(&candidate.manifest.name, kind, &copy, layout, Arc::clone(services))?;
+        let (name, sha256) = (&candidate.manifest.name, candidate.sha256());
+        let placement = InProcess::load(name, kind, &copy, sha256, layout, Arc::clone(services))?;
         if layout == Layout::Unknown {
             store.learn_compatible(&candidate);
         }

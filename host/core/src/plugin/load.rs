@@ -1,6 +1,7 @@
 //! Loads plugin libraries with dlopen(3). This is the only module that loads code into the process.
 #![allow(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +11,11 @@ use abi_stable::library::{AbiHeaderRef, IsLayoutChecked, LibHeader, ROOT_MODULE_
 use abi_stable::type_layout::TypeLayout;
 use cofferdam_plugin_abi::ModuleRef;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
+use parking_lot::Mutex;
+
+/// The libraries of this process, by the hash of their content. As none is ever unloaded, a process that creates one agent after
+/// the other would otherwise have a copy of each plugin in memory for each of them.
+static LOADED: Mutex<BTreeMap<String, ModuleRef>> = Mutex::new(BTreeMap::new());
 
 /// Why a plugin that passed preflight could not be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -62,11 +68,22 @@ pub(super) enum Layout {
     Compatible,
 }
 
-/// Loads a private copy and returns its root module. The library is never unloaded.
+/// Loads a private copy, whose content has that hash, and returns its root module. The library is never unloaded; the same content
+/// is loaded once.
 ///
 /// # Errors
 /// [`LoadError`].
-pub(super) fn load(name: &str, path: &Path, layout: Layout) -> Result<ModuleRef, LoadError> {
+pub(super) fn load(name: &str, path: &Path, sha256: &str, layout: Layout) -> Result<ModuleRef, LoadError> {
+    if let Some(module) = LOADED.lock().get(sha256) {
+        return Ok(*module);
+    }
+    // Not locked meanwhile: others are loaded in parallel.
+    let module = open(name, path, layout)?;
+    LOADED.lock().insert(sha256.to_owned(), module);
+    Ok(module)
+}
+
+fn open(name: &str, path: &Path, layout: Layout) -> Result<ModuleRef, LoadError> {
     let open_error = |error: libloading::Error| LoadError::Open {
         name: name.to_owned(),
         path: path.to_owned(),

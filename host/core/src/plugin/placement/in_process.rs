@@ -43,10 +43,11 @@ impl InProcess {
         name: &str,
         kind: Kind,
         copy: &Path,
+        sha256: &str,
         layout: Layout,
         services: Arc<Services>,
     ) -> Result<Self, LoadError> {
-        Ok(Self { name: name.to_owned(), kind, module: load::load(name, copy, layout)?, services })
+        Ok(Self { name: name.to_owned(), kind, module: load::load(name, copy, sha256, layout)?, services })
     }
 }
 
