@@ -153,13 +153,13 @@ impl<'a> ContainerRef<'a> {
         }
     }
 
-    /// In `update`: whether the old resources have a request or limit of that name and `resources`, the new ones, have not.
-    /// That is so only if an update is rolled back that has added it.
+    /// In `update`: whether the request or the limit of that name in `resources`, the new ones, differs from the old ones. Only
+    /// then is there something to apply: the complete new value, or what a container has that was launched without one.
     ///
     /// # Errors
     /// If the agent's message cannot be decoded.
-    pub fn takes_back(&self, resources: &model::Resources, name: &str) -> Result<bool> {
-        Ok(!resources.has(name) && self.resources()?.has(name))
+    pub fn changes(&self, resources: &model::Resources, name: &str) -> Result<bool> {
+        Ok(!resources.has_same(&self.resources()?, name))
     }
 
     /// The directory of the host with the container's files and logs.

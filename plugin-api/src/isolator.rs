@@ -128,9 +128,9 @@ pub trait Isolator: Send + Sync + Sized + 'static {
         Ok(None)
     }
 
-    /// Applies new resources to a running container; `container.details()` has the old ones. Of a resource that neither have,
-    /// nothing changes. One that only the old ones have is [taken back](ContainerRef::takes_back): apply what a container
-    /// without it has.
+    /// Applies new resources to a running container; `container.details()` has the old ones. Both are complete. Of a resource
+    /// that does not [change](ContainerRef::changes), nothing is to be done or checked. One that only the old ones have was
+    /// added by an update that is rolled back: apply what a container has that was launched without it.
     ///
     /// # Errors
     /// Fail the update; the plugins that have applied it, and this one, are called again with the old resources as the new

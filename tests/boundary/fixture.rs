@@ -188,9 +188,13 @@ impl Pipe {
 }
 
 impl Drop for Pipe {
-    /// Unblocks all readers: opening a pipe for reading and writing does not block, and closing it is an end of file.
+    /// Unblocks all readers: opening a pipe for reading and writing does not block, and closing it is an end of file. Later ones
+    /// find an empty file.
     fn drop(&mut self) {
-        drop(OpenOptions::new().read(true).write(true).open(&self.0));
+        let opened = OpenOptions::new().read(true).write(true).open(&self.0);
+        let empty = self.0.with_extension("empty");
+        drop(fs::write(&empty, "").and_then(|()| fs::rename(&empty, &self.0)));
+        drop(opened);
     }
 }
 

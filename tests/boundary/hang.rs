@@ -193,6 +193,50 @@ async fn a_hang_in_update_rolls_back_the_plugins_before_it() {
     agent.destroy(&id("web")).await.unwrap();
 }
 
+/// What a late call applies is rolled back when it has returned. Until then, the record says that either may be in force, and
+/// only an update of what is uncertain is accepted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_update_is_rolled_back_when_it_returns() {
+    let (mut fixture, pipe) = hanging(Method::Update);
+    let before = fixture.at("before");
+    fixture.world.config.isolators.insert(0, raw(json!({ "journal": before })));
+    let agent = fixture.world.start().await.unwrap();
+    agent.launch(long_running("web")).await.unwrap();
+    let cpus = |cpus| Resources::default().with("cpus", cpus);
+    let error = describe(&agent.update(&id("web"), cpus(2.0)).await.unwrap_err());
+    assert_contains(&error, &["rolling it back is not complete and will be repeated", "within 300ms"]);
+    assert_eq!(fixture.world.record(&id("web")).updating, Some(cpus(2.0)));
+
+    let error =
+        describe(&agent.update(&id("web"), Resources::default().with("mem", 64.0)).await.unwrap_err());
+    assert_contains(
+        &error,
+        &[
+            "an earlier update failed and could not be rolled back yet",
+            "all that the earlier one concerned: cpus",
+        ],
+    );
+    let error = describe(&agent.update(&id("web"), cpus(3.0)).await.unwrap_err());
+    assert_contains(
+        &error,
+        &["the plugin chain refused the update", "`update` of `test/fault` was not called"],
+    );
+    assert_eq!(fixture.world.record(&id("web")).updating, Some(cpus(3.0)));
+
+    drop(pipe);
+    wait_until("the roll back", || fixture.world.record(&id("web")).updating.is_none()).await;
+    let updates = |path| -> Vec<String> {
+        let journal = fs::read_to_string(path).unwrap();
+        journal.lines().filter(|line| line.starts_with("update")).map(str::to_owned).collect()
+    };
+    assert_contains(updates(&before).last().unwrap(), &[r#""resources":{"requests":{},"limits":{}}"#]);
+    assert_eq!(fixture.journal().iter().filter(|call| *call == "update web").count(), 2);
+    assert_eq!(agent.inspect(&id("web")).unwrap().summary.resources, Resources::default());
+    agent.update(&id("web"), cpus(4.0)).await.unwrap();
+    assert_eq!(agent.inspect(&id("web")).unwrap().summary.resources, cpus(4.0));
+    agent.destroy(&id("web")).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hang_in_limitation_delays_the_end_until_it_returns() {
     let (fixture, pipe) = hanging(Method::Limitation);

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use cofferdam_core::agent::Agent;
 use cofferdam_core::error_chain::describe;
-use cofferdam_core::model::{ContainerClass, ContainerId, Request, Resources, Value};
+use cofferdam_core::model::{ContainerClass, ContainerId, Limit, Request, Resources, Value};
 use cofferdam_linux::cgroup::{Cgroups, Layout};
 use cofferdam_tests::world::{World, id, launch_error, run, shipped, with_agent};
 use cofferdam_tests::{is_root, text, wait_for_text};
@@ -131,6 +131,46 @@ fn an_update_that_a_later_isolator_refuses_leaves_nothing_in_force() {
         assert_eq!(limit().await, Some(40.0), "an update of another resource has not changed it");
         let resources = agent.inspect(&id("pod")).unwrap().summary.resources;
         assert_eq!(resources, Resources::default().with("pids", 40.0).with("mem", 64.0));
+        end(&world, &agent, "pod").await;
+    });
+}
+
+/// A container that has had a limit only, and one that an operator permits no longer.
+#[test]
+fn an_update_changes_nothing_but_the_resources_that_it_names() {
+    if !is_root("control groups") {
+        return;
+    }
+    let mut world = world("cgroups/pids", json!({}));
+    world.config.isolators.push(shipped("cgroups/hugetlb"));
+    let mut pod = request(&world, "pod", "echo up; sleep 1000");
+    pod.resources = Resources::default().with_limit("cpus", Limit::At(2.0)).with("pids", 40.0);
+    let weight = |world: &World| {
+        let cgroup = world.cgroup_of_any_version("cpu", &id("pod")).unwrap();
+        let file =
+            ["cpu.shares", "cpu.weight"].map(|file| cgroup.join(file)).into_iter().find(|file| file.exists());
+        std::fs::read_to_string(file.unwrap()).unwrap()
+    };
+    let refused = Resources::default().with("cpus", 1.5).with("hugepages-3MB", 1.0);
+    with_agent(&world, async |agent| {
+        launch(&agent, pod, "up").await;
+        let default = weight(&world);
+        assert!(agent.update(&id("pod"), refused).await.is_err());
+        assert_eq!(weight(&world), default, "the request that is rolled back");
+        agent.update(&id("pod"), Resources::default().with("cpus", 1.5)).await.unwrap();
+        assert_ne!(weight(&world), default);
+        let limit = Resources::default().with_limit("cpus", Limit::At(2.0));
+        agent.update(&id("pod"), limit).await.unwrap();
+        assert_eq!(weight(&world), default, "the request that is replaced by a limit");
+    });
+    let pids = world.config.isolators.iter_mut().find(|entry| entry.name == "cgroups/pids").unwrap();
+    pids.table = json!({ "default": 10, "maximum": 20 });
+    with_agent(&world, async |agent| {
+        agent.update(&id("pod"), Resources::default().with("mem", 64.0)).await.unwrap();
+        let usage = agent.usage(&id("pod")).await.unwrap();
+        assert_eq!(usage.number("pids_limit"), Some(40.0), "{usage:?}");
+        let error = agent.update(&id("pod"), Resources::default().with("pids", 30.0)).await.unwrap_err();
+        assert!(describe(&error).contains("at most 20 are permitted"), "{error}");
         end(&world, &agent, "pod").await;
     });
 }

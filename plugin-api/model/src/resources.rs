@@ -1,6 +1,6 @@
 //! Requested resources and limits of a container.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -106,6 +106,24 @@ impl Resources {
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
         self.requests.contains_key(name) || self.limits.contains_key(name)
+    }
+
+    /// Whether the request and the limit of that name are those that `other` has.
+    #[must_use]
+    pub fn has_same(&self, other: &Self, name: &str) -> bool {
+        self.requests.get(name) == other.requests.get(name) && self.limits.get(name) == other.limits.get(name)
+    }
+
+    /// The names of which the request or the limit is not that of `other`.
+    #[must_use]
+    pub fn differing(&self, other: &Self) -> BTreeSet<String> {
+        self.names().chain(other.names()).filter(|name| !self.has_same(other, name)).cloned().collect()
+    }
+
+    /// Removes the requests and limits whose names are not to be kept.
+    pub fn retain(&mut self, keep: impl Fn(&str) -> bool) {
+        self.requests.retain(|name, _| keep(name));
+        self.limits.retain(|name, _| keep(name));
     }
 
     fn names(&self) -> impl Iterator<Item = &String> {

@@ -55,12 +55,9 @@ impl Isolator for Cpu {
 
     fn update(&self, container: &ContainerRef, resources: &Resources) -> Result<Applied> {
         let cgroups = CONTROLLERS.require(container)?;
-        let share = match container.takes_back(resources, "cpus")? {
-            true => Some(Share::DEFAULT),
-            false => Share::of(resources, self.config.cfs),
-        };
-        if let Some(share) = share {
-            share.apply(cgroups.main())?;
+        if container.changes(resources, "cpus")? {
+            let share = Share::of(resources, self.config.cfs).unwrap_or_default();
+            share.complete().apply(cgroups.main())?;
         }
         Ok(Applied::new())
     }

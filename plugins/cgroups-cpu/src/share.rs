@@ -19,18 +19,15 @@ const PERIOD_V1: &str = "cpu.cfs_period_us";
 const QUOTA_V1: &str = "cpu.cfs_quota_us";
 
 /// Values for the interface files.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Share {
-    /// CPUs that the container gets when all are busy; `None` leaves its weight as it is.
+    /// CPUs that the container gets when all are busy; `None` if there is no request. A new cgroup has the weight of one.
     pub cpus: Option<f64>,
     /// Microseconds of CPU time per period; `None` for no limit.
     pub quota: Option<u64>,
 }
 
 impl Share {
-    /// That of a container that requests nothing: the weight of one CPU is the kernel's default.
-    pub const DEFAULT: Self = Self { cpus: Some(1.0), quota: None };
-
     /// `None` if the container requests no CPUs and has no limit. With `cfs`, the request is also the limit.
     pub fn of(resources: &Resources, cfs: bool) -> Option<Self> {
         let cpus = resources.cpus();
@@ -44,6 +41,11 @@ impl Share {
             _ => None,
         });
         Some(Self { cpus, quota })
+    }
+
+    /// This, for a cgroup that is not new: without a request it has the kernel's default weight, that of one CPU.
+    pub fn complete(self) -> Self {
+        Self { cpus: self.cpus.or(Some(1.0)), ..self }
     }
 
     /// Writes the interface files, all or none.

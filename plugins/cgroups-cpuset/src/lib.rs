@@ -11,9 +11,19 @@ use crate::numbers::Numbers;
 
 const CONTROLLERS: Controllers = Controllers::new("cpuset");
 
-/// An interface file, the resource that a container requests its value by, and the key of the configuration.
-const CPUS: (&str, &str, &str) = ("cpuset.cpus", "cpuset_cpus", "cpus");
-const MEMS: (&str, &str, &str) = ("cpuset.mems", "cpuset_mems", "mems");
+/// What is restricted.
+#[derive(Clone, Copy)]
+struct Kind {
+    /// The interface file.
+    file: &'static str,
+    /// The resource that a container requests it by.
+    resource: &'static str,
+    /// The key of the configuration.
+    key: &'static str,
+}
+
+const CPUS: Kind = Kind { file: "cpuset.cpus", resource: "cpuset_cpus", key: "cpus" };
+const MEMS: Kind = Kind { file: "cpuset.mems", resource: "cpuset_mems", key: "mems" };
 
 struct Cpuset {
     cpus: Option<Numbers>,
@@ -30,28 +40,24 @@ struct Config {
 }
 
 impl Cpuset {
-    /// What the resources request of each file; `None` for files whose resource they do not have.
-    fn requested(&self, resources: &Resources) -> Result<[(&'static str, Option<Numbers>); 2]> {
-        let one = |(file, resource, key): (&'static str, &str, &str), permitted: &Option<Numbers>| {
-            let Some(value) = resources.requests.get(resource) else {
-                return Ok((file, None));
-            };
-            let requested = Numbers::of(value).context(format!(
-                "the container requests {value:?} of `{resource}`; expected ranges of numbers"
-            ))?;
-            match permitted {
-                Some(permitted) if !requested.is_subset(permitted) => Err(Error::new(format!(
-                    "the container requests {requested} of `{resource}`, but `{key}` of `cgroups/cpuset` permits only \
-                     {permitted}"
-                ))),
-                _ => Ok((file, Some(requested))),
-            }
-        };
-        Ok([one(CPUS, &self.cpus)?, one(MEMS, &self.mems)?])
+    /// What the resources request; `None` if they do not have the resource.
+    fn requested(&self, resources: &Resources, kind: Kind) -> Result<Option<Numbers>> {
+        let Kind { file, resource, key } = kind;
+        let Some(value) = resources.requests.get(resource) else { return Ok(None) };
+        let requested = Numbers::of(value).context(format!(
+            "the container requests {value:?} of `{resource}`; expected ranges of numbers"
+        ))?;
+        match self.permitted(file) {
+            Some(permitted) if !requested.is_subset(permitted) => Err(Error::new(format!(
+                "the container requests {requested} of `{resource}`, but `{key}` of `cgroups/cpuset` permits only \
+                 {permitted}"
+            ))),
+            _ => Ok(Some(requested)),
+        }
     }
 
     fn permitted(&self, file: &str) -> Option<&Numbers> {
-        if file == CPUS.0 { self.cpus.as_ref() } else { self.mems.as_ref() }
+        if file == CPUS.file { self.cpus.as_ref() } else { self.mems.as_ref() }
     }
 
     /// What a container has that requests nothing.
@@ -73,7 +79,7 @@ fn inherit(cgroup: &Cgroup) -> Result<(), CgroupError> {
     if cgroup.version() == CgroupVersion::V2 {
         return Ok(());
     }
-    for (file, ..) in [CPUS, MEMS] {
+    for Kind { file, .. } in [CPUS, MEMS] {
         let mut inherited = String::new();
         for cgroup in cgroup.above().iter().chain([cgroup]) {
             let own = cgroup.read(file)?;
@@ -97,16 +103,17 @@ impl Isolator for Cpuset {
         let parsed = |key: &str, text: Option<String>| {
             text.map(|text| text.parse::<Numbers>().context(format!("`{key}` is invalid"))).transpose()
         };
-        Ok(Self { cpus: parsed(CPUS.2, config.cpus)?, mems: parsed(MEMS.2, config.mems)? })
+        Ok(Self { cpus: parsed(CPUS.key, config.cpus)?, mems: parsed(MEMS.key, config.mems)? })
     }
 
     fn prepare(&self, container: &NewContainer) -> Result<Prepared> {
-        let requested = self.requested(&container.resources)?;
+        let requested = |kind| self.requested(&container.resources, kind);
+        let requested = [(CPUS, requested(CPUS)?), (MEMS, requested(MEMS)?)];
         let Some(cgroups) = CONTROLLERS.create(container)? else { return Ok(Prepared::new()) };
         inherit(cgroups.main())?;
         // A nested container has those of its parent, which may have been launched with another configuration.
         let is_nested = container.id.is_nested();
-        for (file, requested) in requested {
+        for (Kind { file, .. }, requested) in requested {
             let permitted = || self.permitted(file).filter(|_| !is_nested).cloned();
             if let Some(numbers) = requested.or_else(permitted) {
                 cgroups.main().write(file, numbers)?;
@@ -119,13 +126,15 @@ impl Isolator for Cpuset {
         let cgroups = CONTROLLERS.require(container)?;
         let is_nested = container.id().contains('.');
         let mut changes = cgroups.main().changes();
-        for ((file, requested), (_, resource, _)) in self.requested(resources)?.into_iter().zip([CPUS, MEMS])
-        {
-            if let Some(numbers) = requested {
-                changes.write(file, numbers)?;
-            } else if container.takes_back(resources, resource)? {
-                changes.write(file, self.default(cgroups.main(), file, is_nested)?)?;
+        for kind in [CPUS, MEMS] {
+            if !container.changes(resources, kind.resource)? {
+                continue;
             }
+            let value = match self.requested(resources, kind)? {
+                Some(numbers) => numbers.to_string(),
+                None => self.default(cgroups.main(), kind.file, is_nested)?,
+            };
+            changes.write(kind.file, value)?;
         }
         changes.keep();
         Ok(Applied::new())

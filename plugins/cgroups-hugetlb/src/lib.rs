@@ -49,9 +49,13 @@ impl Isolator for Hugetlb {
 
     fn update(&self, container: &ContainerRef, resources: &Resources) -> Result<Applied> {
         let cgroups = CONTROLLERS.require(container)?;
-        let mut limits = Limits::requested(resources, &self.sizes)?;
+        let changed = resources.differing(&container.resources()?);
+        let mut new = resources.clone();
+        new.retain(|name| changed.contains(name));
+        let mut limits = Limits::requested(&new, &self.sizes)?;
         for size in &self.sizes {
-            if container.takes_back(resources, &limits::resource(*size))? {
+            let resource = limits::resource(*size);
+            if changed.contains(&resource) && !new.has(&resource) {
                 limits.set(*size, self.limits.of(*size));
             }
         }

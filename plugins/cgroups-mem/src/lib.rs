@@ -90,12 +90,9 @@ impl Isolator for Mem {
 
     fn update(&self, container: &ContainerRef, resources: &Resources) -> Result<Applied> {
         let cgroups = CONTROLLERS.require(container)?;
-        let limits = match container.takes_back(resources, "mem")? {
-            true => Some(Limits::NONE),
-            false => Limits::of(resources, self.config.minimum.0),
-        };
-        if let Some(limits) = limits {
-            limits.apply(cgroups.main(), self.config.limit_swap)?;
+        if container.changes(resources, "mem")? {
+            let limits = Limits::of(resources, self.config.minimum.0).unwrap_or_default();
+            limits.complete().apply(cgroups.main(), self.config.limit_swap)?;
         }
         Ok(Applied::new())
     }

@@ -6,18 +6,15 @@ use cofferdam_plugin_api::cgroup::{CgroupError, CgroupVersion};
 use cofferdam_plugin_api::prelude::*;
 
 /// Values for the interface files, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// Memory that is reclaimed only if there is nothing else to reclaim; `None` leaves what is protected already.
+    /// Memory that is reclaimed only if there is nothing else to reclaim; `None` if there is no request. A new cgroup has 0.
     pub protected: Option<u64>,
     /// The limit; `None` for none.
     pub hard: Option<u64>,
 }
 
 impl Limits {
-    /// Those of a container that requests nothing.
-    pub const NONE: Self = Self { protected: Some(0), hard: None };
-
     /// `None` if the container requests no memory and has no limit.
     pub fn of(resources: &Resources, minimum: u64) -> Option<Self> {
         let hard = resources.mem_limit_bytes()?;
@@ -25,6 +22,11 @@ impl Limits {
             protected: resources.mem_bytes().map(|bytes| bytes.max(minimum)),
             hard: hard.map(|bytes| bytes.max(minimum)),
         })
+    }
+
+    /// These, for a cgroup that is not new: without a request, nothing is protected.
+    pub fn complete(self) -> Self {
+        Self { protected: self.protected.or(Some(0)), ..self }
     }
 
     /// Writes the interface files. If that fails, the old limit is still in force.

@@ -56,20 +56,15 @@ impl Isolator for Pids {
 
     fn prepare(&self, container: &NewContainer) -> Result<Prepared> {
         let Some(cgroups) = CONTROLLERS.create(container)? else { return Ok(Prepared::new()) };
-        let limit = self.policy.requested(&container.resources)?.unwrap_or(self.policy.default());
+        let limit = self.policy.limit(&container.resources)?;
         cgroups.main().write("pids.max", limit)?;
         Ok(Prepared::new().cgroups(&cgroups))
     }
 
     fn update(&self, container: &ContainerRef, resources: &Resources) -> Result<Applied> {
         let cgroups = CONTROLLERS.require(container)?;
-        let requested = self.policy.requested(resources)?;
-        let limit = match container.takes_back(resources, "pids")? {
-            true => Some(self.policy.default()),
-            false => requested,
-        };
-        if let Some(limit) = limit {
-            cgroups.main().write("pids.max", limit)?;
+        if container.changes(resources, "pids")? {
+            cgroups.main().write("pids.max", self.policy.limit(resources)?)?;
         }
         Ok(Applied::new())
     }

@@ -31,13 +31,13 @@ impl fmt::Display for Max {
 }
 
 impl Policy {
-    /// For a container that requests none.
-    pub fn default(self) -> Max {
-        Max(self.default)
+    /// The limit of a container with such resources.
+    pub fn limit(self, resources: &Resources) -> Result<Max> {
+        Ok(self.requested(resources)?.unwrap_or(Max(self.default)))
     }
 
     /// What the resources request; `None` if they do not have `pids`.
-    pub fn requested(self, resources: &Resources) -> Result<Option<Max>> {
+    fn requested(self, resources: &Resources) -> Result<Option<Max>> {
         let requested = match (resources.limit("pids"), resources.requests.get("pids")) {
             (Some(Limit::At(limit)), _) => Max(Some(number(limit)?)),
             (Some(Limit::Unlimited), _) => Max(None),

@@ -205,6 +205,9 @@ impl Isolator for Xfs {
     }
 
     fn update(&self, container: &ContainerRef, resources: &Resources) -> Result<Applied> {
+        if !container.changes(resources, "disk")? {
+            return Ok(Applied::new());
+        }
         let State { project, is_shared } = container.state()?;
         match (project, limit(resources)) {
             (0, _) => {}

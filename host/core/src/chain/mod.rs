@@ -35,6 +35,7 @@ pub use plan::{Conflict, LaunchPlan, Owned};
 pub use report::Reports;
 pub use sequence::{CallSequence, SequenceOutcome};
 pub use types::{ChainError, ContainerContext, Participant, PreparedLaunch, Responses, StdioTarget, Watch};
+pub use update::{FailedUpdate, Rollback, States};
 
 /// All plugins of an agent, in the order in which they are called. Cheap to clone.
 #[derive(Clone)]

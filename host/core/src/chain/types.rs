@@ -117,14 +117,6 @@ pub enum ChainError {
         /// The logger.
         logger: String,
     },
-    /// An update failed and could not be rolled back everywhere.
-    #[error("{cause}; rolling back failed too: {}", .rollback.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
-    RollbackFailed {
-        /// Why the update failed.
-        cause: CallError,
-        /// Failures of the rollback.
-        rollback: Vec<CallError>,
-    },
 }
 
 impl ChainError {

@@ -8,68 +8,124 @@ use cofferdam_plugin_model::{ContainerDetails, ContainerId, Method, Resources, S
 use serde_json::Value as Json;
 
 use super::Chain;
-use super::types::{ChainError, ContainerContext};
+use super::types::ContainerContext;
 use crate::blocking::Job;
 use crate::plugin::{CallError, Plugin, Recoverer};
 
+/// States that changed, by plugin.
+pub type States = BTreeMap<String, Json>;
+
+/// A plugin with what it gets to know of the container.
+type PluginCall = (Arc<Plugin>, ContainerDetails);
+
+/// Why an update failed, and the result of its roll back.
+#[derive(Debug)]
+pub struct FailedUpdate {
+    /// Why it failed.
+    pub cause: CallError,
+    /// The roll back.
+    pub rollback: Rollback,
+}
+
+/// What a roll back has achieved.
+#[derive(Debug, Default)]
+pub struct Rollback {
+    /// States that changed.
+    pub states: States,
+    /// Why it is incomplete: calls that failed, or one of the update itself that is late and may still apply it.
+    pub failures: Vec<CallError>,
+}
+
 impl Chain {
-    /// Calls `update` of each plugin. When one fails, those before it are rolled back to `from`: what `to` has and `from` has
-    /// not is taken back, which plugins see from the old resources in the details.
+    /// Calls `update` of each plugin. When one fails, those that were called are rolled back to `from`.
     ///
-    /// Returns the states that changed, by plugin.
+    /// Returns the states that changed.
     ///
     /// # Errors
-    /// The failure.
+    /// The failure, and the result of the roll back.
     pub async fn update(
         &self,
         container: &ContainerContext,
         from: Resources,
         to: Resources,
-    ) -> Result<BTreeMap<String, Json>, ChainError> {
-        let mut calls = self.calls(container, Method::Update);
-        calls.iter_mut().for_each(|(_, details)| details.resources = from.clone());
-        if calls.is_empty() {
-            return Ok(BTreeMap::new());
-        }
+    ) -> Result<States, FailedUpdate> {
+        let calls = self.update_calls(container, &from);
         // Read by this task also when one of the calls times out.
         let done = Arc::new(AtomicUsize::new(0));
         let (recoverer, id, attempted) = (Arc::clone(&self.recoverer), container.id.clone(), to.clone());
         let (job_calls, job_done) = (calls.clone(), Arc::clone(&done));
         let outcome = self
             .run(Method::Update, move |job| {
-                let mut states = BTreeMap::new();
+                let mut states = States::new();
                 for (plugin, details) in &job_calls {
                     let reply = update(job, &*recoverer, &id, plugin, details, &to)?;
-                    if let Some(state) = reply.state {
-                        states.insert(plugin.name().to_string(), state);
-                    }
+                    states.extend(reply.state.map(|state| (plugin.name().to_string(), state)));
                     job_done.fetch_add(1, Ordering::Release);
                 }
                 Ok(states)
             })
             .await;
-        let done = done.load(Ordering::Acquire);
-        let (cause, affected) = match outcome {
-            Ok(Ok(states)) => return Ok(states),
-            // The one that failed may have done part of it.
-            Ok(Err(cause)) => (cause, calls.into_iter().take(done + 1)),
-            // The one that timed out is still running, and must not be called at the same time.
-            Err(error) if error.is_late() => (error, calls.into_iter().take(done)),
-            Err(error) => (error, calls.into_iter().take(done + 1)),
+        let cause = match outcome.and_then(|outcome| outcome) {
+            Ok(states) => return Ok(states),
+            Err(cause) => cause,
         };
+        // The one that failed may have done part of it. One that is late is still running, and cannot be called.
+        let done = done.load(Ordering::Acquire);
+        let called = if cause.is_late() { done } else { done + 1 };
+        let affected = calls.into_iter().take(called).map(|(plugin, _)| plugin.name().to_string()).collect();
+        let mut rollback = self.roll_back_of(container, attempted, from, Some(affected)).await;
+        if cause.is_late() {
+            rollback.failures.push(cause.clone());
+        }
+        Err(FailedUpdate { cause, rollback })
+    }
+
+    /// Calls `update` of each plugin to roll back an update from `attempted` to `to`. What `attempted` has and `to` has not
+    /// is taken back, which plugins see from the old resources in the details. A failure does not keep the others from being
+    /// called.
+    pub async fn roll_back(
+        &self,
+        container: &ContainerContext,
+        attempted: Resources,
+        to: Resources,
+    ) -> Rollback {
+        self.roll_back_of(container, attempted, to, None).await
+    }
+
+    /// [`Self::roll_back`] of some plugins only, by name.
+    async fn roll_back_of(
+        &self,
+        container: &ContainerContext,
+        attempted: Resources,
+        to: Resources,
+        plugins: Option<Vec<String>>,
+    ) -> Rollback {
+        let mut calls = self.update_calls(container, &attempted);
+        if let Some(plugins) = plugins {
+            calls.retain(|(plugin, _)| plugins.iter().any(|name| **name == **plugin.name()));
+        }
         let (recoverer, id) = (Arc::clone(&self.recoverer), container.id.clone());
-        let mut affected: Vec<_> = affected.rev().collect();
-        affected.iter_mut().for_each(|(_, details)| details.resources = attempted.clone());
-        let rollback = self
-            .run(Method::Update, move |job| {
-                let failures = affected.iter().filter_map(|(plugin, details)| {
-                    update(job, &*recoverer, &id, plugin, details, &from).err()
-                });
-                failures.collect::<Vec<CallError>>()
-            })
-            .await
-            .unwrap_or_else(|timeout| vec![timeout]);
-        Err(if rollback.is_empty() { cause.into() } else { ChainError::RollbackFailed { cause, rollback } })
+        let outcome = self.run(Method::Update, move |job| {
+            let mut rollback = Rollback::default();
+            for (plugin, details) in calls.iter().rev() {
+                match update(job, &*recoverer, &id, plugin, details, &to) {
+                    Ok(reply) => {
+                        rollback.states.extend(reply.state.map(|state| (plugin.name().to_string(), state)))
+                    }
+                    Err(error) => rollback.failures.push(error),
+                }
+            }
+            rollback
+        });
+        // After a timeout, what the others have replied is lost; the next attempt gets it again.
+        outcome.await.unwrap_or_else(|late| Rollback { failures: vec![late], ..Rollback::default() })
+    }
+
+    /// The calls of an update of a container that has the resources `from`.
+    fn update_calls(&self, container: &ContainerContext, from: &Resources) -> Vec<PluginCall> {
+        let mut calls = self.calls(container, Method::Update);
+        calls.iter_mut().for_each(|(_, details)| details.resources = from.clone());
+        calls
     }
 }
 

@@ -1,5 +1,6 @@
 //! Errors of containerizers.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 
@@ -16,6 +17,7 @@ use crate::keeper::KeeperError;
 use crate::launcher::{self, CgroupSetupError, CreateError, StartError};
 use crate::ledger::LedgerError;
 use crate::model::{ContainerId, InvalidRequest, Phase};
+use crate::plugin::CallError;
 
 /// Why a container was not launched. Nothing is left of it, unless a plugin delays its cleanup: then the container
 /// is shown as being destroyed until nothing is left.
@@ -360,9 +362,34 @@ pub enum UpdateError {
     /// The resources are invalid.
     #[error(transparent)]
     Invalid(#[from] InvalidRequest),
-    /// A plugin refused.
+    /// A plugin refused, and the others have rolled it back.
     #[error("the plugin chain refused the update")]
-    Chain(#[from] ChainError),
+    Refused(#[source] CallError),
+    /// A plugin refused, and others may have applied it.
+    #[error(
+        "the plugin chain refused the update, and rolling it back is not complete and will be repeated ({incomplete}); until \
+         then, limits may differ from the resources that are shown"
+    )]
+    RollbackIncomplete {
+        /// Why the update failed.
+        #[source]
+        cause: CallError,
+        /// Why the roll back is not complete.
+        incomplete: String,
+    },
+    /// An earlier update has to be rolled back first.
+    #[error(
+        "container `{id}` is not updated: an earlier update failed and could not be rolled back yet ({reason}); repeat this one \
+         when it is, or name all that the earlier one concerned: {}", .uncertain.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
+    )]
+    RollingBack {
+        /// The container.
+        id: ContainerId,
+        /// The resources of which either value may be in force.
+        uncertain: BTreeSet<String>,
+        /// What prevents it.
+        reason: String,
+    },
     /// The intent could not be recorded; nothing was changed.
     #[error("cannot record the update of container `{id}`")]
     Intent {

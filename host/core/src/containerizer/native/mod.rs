@@ -31,6 +31,7 @@ mod recoverer;
 mod reports;
 mod stdio;
 mod supervise;
+mod update;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -47,15 +48,12 @@ use super::{
 use crate::blocking::{BlockingPool, Job};
 use crate::chain::Chain;
 use crate::descriptor_store::DescriptorStore;
-use crate::error_chain;
 use crate::fatal::FatalErrors;
 use crate::fetcher::Fetcher;
 use crate::launcher::Launcher;
 use crate::ledger::{Entry, Ledger, LedgerError, Lock, nested_directory};
 use crate::model::view::{Inspection, KeepersView, ParticipantView, Report, Summary, WantedReports};
-use crate::model::{
-    Cause, ContainerId, Phase, Reason, Record, Request, Resources, Termination, check_resources, now_unix_ms,
-};
+use crate::model::{Cause, ContainerId, Phase, Reason, Record, Request, Resources, Termination, now_unix_ms};
 use crate::plugin::CallError;
 use crate::scratch;
 use crate::switchboard::{AttachError, AttachedInput, Attachment};
@@ -164,41 +162,6 @@ impl Native {
     ) -> Result<(), RemoveError> {
         self.0.pool.run(STALL_WARNING, move |_| work()).await.unwrap_or(Err(RemoveError::Interrupted))
     }
-
-    async fn update_here(&self, id: &ContainerId, resources: Resources) -> Result<(), UpdateError> {
-        check_resources(id, &resources)?;
-        let shared = &self.0;
-        let unknown = || UpdateError::Unknown { id: id.clone() };
-        let handle = shared.table.get(id).ok_or_else(unknown)?;
-        let _op_lock = handle.op_lock().await;
-        let phase = handle.phase();
-        if phase != Phase::Running {
-            return Err(if phase.is_live() {
-                UpdateError::NotRunning { id: id.clone(), phase }
-            } else {
-                unknown()
-            });
-        }
-        let from = handle.record().resources.clone();
-        let resources = from.clone().updated(&resources);
-        let target = resources.clone();
-        let intent = shared.update_persisted(&handle, |record| record.updating = Some(target)).await;
-        intent.map_err(|source| UpdateError::Intent { id: id.clone(), source })?;
-        match shared.chain.update(&handle.context(), from, resources.clone()).await {
-            Ok(states) => {
-                shared.update_persisted(&handle, |record| record.finish_update(resources, states)).await?;
-            }
-            Err(refusal) => {
-                // If this stays on record, a restarted agent rolls back once more, which does no harm.
-                let written = shared.update_persisted(&handle, |record| record.updating = None).await;
-                if let Err(error) = written {
-                    tracing::warn!(container = %id, "{}", error_chain::describe(&error));
-                }
-                return Err(refusal.into());
-            }
-        }
-        Ok(())
-    }
 }
 
 #[async_trait]
@@ -280,7 +243,7 @@ impl Containerizer for Native {
 
     async fn update(&self, id: &ContainerId, resources: Resources) -> Result<(), UpdateError> {
         let (native, id) = (self.clone(), id.clone());
-        uncancelled(async move { native.update_here(&id, resources).await }).await
+        uncancelled(async move { update::update(&native.0, &id, resources).await }).await
     }
 
     async fn reports(&self, ids: &[ContainerId], wanted: WantedReports) -> Vec<Report> {

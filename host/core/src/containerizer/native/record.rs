@@ -57,6 +57,11 @@ impl Record<NativeRecord> {
     pub(super) fn finish_update(&mut self, resources: Resources, states: BTreeMap<String, Json>) {
         self.resources = resources;
         self.updating = None;
+        self.set_states(states);
+    }
+
+    /// Takes over the states that plugins changed.
+    pub(super) fn set_states(&mut self, states: BTreeMap<String, Json>) {
         for (plugin, state) in states {
             let mut participants = self.part.participants.iter_mut();
             if let Some(participant) = participants.find(|participant| participant.plugin == plugin) {

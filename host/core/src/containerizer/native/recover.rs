@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 
 use super::record::{Handle, NativeRecord};
 use super::supervise::{PluginWatch, supervise};
-use super::{NAME, STALL_WARNING, Shared, destroy, missed, task_name};
+use super::{NAME, STALL_WARNING, Shared, destroy, missed, task_name, update};
 use crate::chain::{CallSequence, ContainerContext, SequenceOutcome, Watch};
 use crate::containerizer::{RecoverError, Recovered};
 use crate::error_chain;
@@ -298,7 +298,7 @@ fn unknown(shared: &Shared, id: ContainerId) -> Record<NativeRecord> {
 /// Supervises the containers that are running.
 async fn resume_all(shared: &Arc<Shared>, running: &[Arc<Handle>]) {
     for handle in running {
-        roll_back_update(shared, handle).await;
+        update::roll_back_interrupted(shared, handle).await;
     }
     let mut waiting = running.chunks(PER_JOB).map(<[_]>::to_vec);
     let mut resumed = JoinSet::new();
@@ -373,27 +373,6 @@ async fn watch(
         }
     }
     handles.into_iter().zip(calls.iter().map(|(_, sequence)| sequence.take())).collect()
-}
-
-/// Rolls back an update during which the agent died: no client was told that it succeeded.
-async fn roll_back_update(shared: &Shared, handle: &Arc<Handle>) {
-    let record = handle.record();
-    let Some(incomplete) = record.updating.clone() else { return };
-    let _op_lock = handle.op_lock().await;
-    tracing::warn!(container = %handle.id(), "incomplete update rolled back");
-    let resources = record.resources.clone();
-    let error = match shared.chain.update(&handle.context(), incomplete, resources.clone()).await {
-        Ok(states) => {
-            let written =
-                shared.update_persisted(handle, |record| record.finish_update(resources, states)).await;
-            written.err().map(|error| error_chain::describe(&error))
-        }
-        Err(error) => Some(error_chain::describe(&error)),
-    };
-    if let Some(error) = error {
-        // The next restart retries.
-        tracing::error!(container = %handle.id(), "its limits may differ from its record: {error}");
-    }
 }
 
 /// Removes scratch directories of containers that are unknown or have ended. They may be large, and new containers may get
