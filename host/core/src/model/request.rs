@@ -155,6 +155,16 @@ pub enum InvalidRequest {
         /// Which part.
         what: String,
     },
+    /// Two volumes have the same place.
+    #[error(
+        "two volumes of container `{id}` have the path `{path}`; leave one of them out, or change its path"
+    )]
+    SameVolumePath {
+        /// The container.
+        id: ContainerId,
+        /// The path in the container.
+        path: PathBuf,
+    },
     /// A debug container has no parent.
     #[error(
         "container `{id}` is of class DEBUG but not nested; a debug container needs a parent whose namespaces it enters"
@@ -278,6 +288,13 @@ impl Request {
             return Err(InvalidRequest::DebugWithoutParent { id: id() });
         }
         self.check_kinds()?;
+        let mut paths = BTreeSet::new();
+        for Volume { container_path: path, .. } in &self.volumes {
+            // By components, so that `/data/` and `/data/.` are `/data`.
+            if !paths.insert(path.components().collect::<PathBuf>()) {
+                return Err(InvalidRequest::SameVolumePath { id: id(), path: path.clone() });
+            }
+        }
         check_resources(&self.id, &self.resources)
     }
 
@@ -404,6 +421,19 @@ mod tests {
         );
         assert!(request.parts().iter().all(|part| cofferdam_plugin_model::REQUEST_PARTS.contains(part)));
 
+        let same = |path: &str| {
+            let mut request = request.clone();
+            let source = VolumeSource::SandboxPath { parent: false, path: "b".into() };
+            request.volumes = vec![
+                Volume { container_path: "/x".into(), ..volume(source.clone()) },
+                Volume { container_path: path.into(), ..volume(source) },
+            ];
+            matches!(request.check(), Err(InvalidRequest::SameVolumePath { .. }))
+        };
+        assert_eq!(
+            ["/x", "/x/", "/x/.", "//x", "/x/y", "x"].map(same),
+            [true, true, true, true, false, false]
+        );
         request.volumes.push(volume(VolumeSource::Unknown));
         assert!(matches!(request.check(), Err(InvalidRequest::UnknownKind { .. })));
     }

@@ -9,8 +9,9 @@ use cofferdam_core::model::{Volume, VolumeSource};
 /// Flags that describe volumes.
 #[derive(Debug, clap::Args)]
 pub(super) struct VolumeFlags {
-    /// Directory or file of the host (`/…` or `./…`), or volume of a driver, that is mounted in it
-    #[arg(long = "volume", short, value_name = "SOURCE:PATH[:ro]", value_parser = short)]
+    /// Directory or file of the host (`/…` or `./…`), or volume of a driver, that is mounted in it. MODE is a list of `ro`, and for
+    /// paths `slave` or `shared`
+    #[arg(long = "volume", short, value_name = "SOURCE:PATH[:MODE]", value_parser = short)]
     volumes: Vec<Short>,
     /// Docker volume driver of the volumes of --volume that have a name
     #[arg(long, value_name = "NAME")]
@@ -25,9 +26,9 @@ impl VolumeFlags {
     /// The volumes of the request.
     pub(super) fn volumes(self) -> Result<Vec<Volume>, Failure> {
         let mut volumes = Vec::new();
-        for Short { source, container_path, read_only } in self.volumes {
-            let source = if source.starts_with(['/', '.']) {
-                host_path(source.into())
+        for Short { source, container_path, read_only, propagation } in self.volumes {
+            let source = if is_path(&source) {
+                VolumeSource::HostPath { path: source.into(), propagation }
             } else {
                 let driver = self.volume_driver.clone().ok_or_else(|| {
                     Failure::message(format!(
@@ -70,6 +71,12 @@ struct Short {
     source: String,
     container_path: PathBuf,
     read_only: bool,
+    propagation: Option<String>,
+}
+
+/// Whether a source of `--volume` is a path of the host; others are names.
+fn is_path(source: &str) -> bool {
+    source.starts_with(['/', '.'])
 }
 
 fn host_path(path: PathBuf) -> VolumeSource {
@@ -86,12 +93,35 @@ fn short(text: &str) -> Result<Short, String> {
     if source.is_empty() || path.is_empty() {
         return Err("expected a source and a path, such as `/srv/data:/data`".to_owned());
     }
-    let read_only = match mode {
-        "rw" => false,
-        "ro" => true,
-        other => return Err(format!("`{other}` is not a mode; expected `ro` or `rw`")),
-    };
-    Ok(Short { source: source.to_owned(), container_path: path.into(), read_only })
+    let (mut read_only, mut propagation) = (None, None);
+    for mode in mode.split(',') {
+        let value = match mode {
+            "ro" => true,
+            "rw" => false,
+            // What docker's other modes ask for: a label of SELinux, which is not set here; no copy of the image's files, which
+            // is never made here; consistency, which matters on macOS only.
+            "nocopy" | "cached" | "consistent" | "delegated" => continue,
+            "z" | "Z" => {
+                return Err(format!(
+                    "`{mode}` is not supported: files are not labelled for SELinux; leave it out"
+                ));
+            }
+            // Volumes of the host are mounted with all that is mounted in them, so there is only the recursive form.
+            "private" | "rprivate" | "slave" | "rslave" | "shared" | "rshared" => {
+                propagation = Some(mode.trim_start_matches('r').to_owned());
+                continue;
+            }
+            other => return Err(format!("`{other}` is not a mode; expected `ro` or `rw`")),
+        };
+        if read_only.replace(value).is_some_and(|other| other != value) {
+            return Err("it is both `ro` and `rw`".to_owned());
+        }
+    }
+    let read_only = read_only.unwrap_or(false);
+    if propagation.is_some() && !is_path(source) {
+        return Err(format!("`{source}` is the name of a volume; propagation is for paths of the host"));
+    }
+    Ok(Short { source: source.to_owned(), container_path: path.into(), read_only, propagation })
 }
 
 fn mount(text: &str) -> Result<Volume, String> {
@@ -119,10 +149,11 @@ fn mount(text: &str) -> Result<Volume, String> {
             "volume-driver" => driver = Some(required(value)?),
             "volume-opt" => {
                 let option = required(value)?;
-                let (name, value) = option
-                    .split_once('=')
-                    .filter(|(name, _)| !name.is_empty())
-                    .ok_or_else(|| format!("`volume-opt` is `{option}`; expected `KEY=VALUE`"))?;
+                // As in docker, an option without a value has an empty one.
+                let (name, value) = option.split_once('=').unwrap_or((&option, ""));
+                if name.is_empty() {
+                    return Err(format!("`volume-opt` is `{option}`; expected `KEY=VALUE`"));
+                }
                 options.insert(name.to_owned(), value.to_owned());
             }
             other => {
@@ -165,6 +196,11 @@ fn fields(text: &str) -> Result<Vec<String>, String> {
             }
         } else {
             while let Some(c) = rest.next_if(|c| *c != ',') {
+                if c == '"' {
+                    return Err(format!(
+                        "`{field}` is followed by a double quote; put the whole field in quotes"
+                    ));
+                }
                 field.push(c);
             }
         }
@@ -214,6 +250,13 @@ mod tests {
             (&["-v", "/a/../../b/.:/data"], volume(host_path("/b".into()), false)),
             (&["-v", "db:/data:rw", "--volume-driver", "nfs"], volume(of_driver(&[]), false)),
             (
+                &["-v", "/srv:/data:ro,rslave,cached"],
+                volume(
+                    VolumeSource::HostPath { path: "/srv".into(), propagation: Some("slave".to_owned()) },
+                    true,
+                ),
+            ),
+            (
                 &["--mount", "type=bind,source=/srv,target=/data,readonly"],
                 volume(host_path("/srv".into()), true),
             ),
@@ -234,7 +277,11 @@ mod tests {
         for (flag, text, expected) in [
             ("-v", "/srv", "expected `SOURCE:PATH`"),
             ("-v", ":/data", "expected a source"),
-            ("-v", "/srv:/data:z", "`z` is not a mode"),
+            ("-v", "/srv:/data:z", "`z` is not supported"),
+            ("-v", "/srv:/data:ro,rw", "both `ro` and `rw`"),
+            ("-v", "/srv:/data:ro,", "`` is not a mode"),
+            ("-v", "db:/data:rslave", "propagation is for paths"),
+            ("--mount", "src=d\"b,dst=/data", "`src=d` is followed by a double quote"),
             ("-v", "db:/data", "--volume-driver NAME"),
             ("--mount", "type=tmpfs,dst=/data", "`tmpfs` is not a supported type"),
             ("--mount", "src=db,volume-driver=nfs", "`dst`"),
@@ -242,7 +289,7 @@ mod tests {
             ("--mount", "dst=/data,volume-driver=nfs", "`src`"),
             ("--mount", "type=bind,dst=/data", "`src`"),
             ("--mount", "type=bind,src=/srv,dst=/data,volume-opt=a=b", "`volume-opt` is for volumes"),
-            ("--mount", "src=db,dst=/data,volume-driver=nfs,volume-opt=a", "expected `KEY=VALUE`"),
+            ("--mount", "src=db,dst=/data,volume-driver=nfs,volume-opt==a", "expected `KEY=VALUE`"),
             ("--mount", "src=db,dst=/data,colour=red", "`colour` is not a key"),
             ("--mount", "src=", "`src` has no value"),
             ("--mount", "ro=maybe", "expected `true` or `false`"),

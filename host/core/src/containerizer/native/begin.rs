@@ -30,6 +30,10 @@ pub(super) fn begin(shared: &Shared, handle: &Handle, request: Request) -> Resul
     container.labels = request.labels;
     container.linux = request.linux;
     container.volumes = request.volumes;
+    // One below another is mounted after it, those in the sandbox last.
+    container.volumes.sort_by_key(|volume| {
+        (volume.container_path.is_relative(), volume.container_path.components().count())
+    });
     container.networks = request.networks;
     container.rlimits = request.rlimits;
     container.tty = request.tty;
