@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
-use rustix::fs::{CWD, Gid, Mode, OFlags, ResolveFlags, Uid, fchmod, fchown, fstat, openat, openat2};
+use rustix::fs::{CWD, Gid, Mode, OFlags, ResolveFlags, Uid, fchmod, fchown, fstat, openat, openat2, statfs};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
@@ -254,6 +254,16 @@ fn messages(context: rustix::fd::BorrowedFd<'_>) -> String {
         messages.push(message.trim_start_matches(['e', 'w', 'i']).trim().to_owned());
     }
     messages.join("; ")
+}
+
+/// Whether the upper layer of an overlay can be in a directory, as far as its file system tells: not if that is an overlay itself,
+/// as the root of a container usually is.
+///
+/// # Errors
+/// If the file system cannot be inspected.
+pub fn can_have_upper_layer(directory: &Path) -> io::Result<bool> {
+    const OVERLAYFS_SUPER_MAGIC: u64 = 0x794c_7630;
+    Ok(statfs(directory)?.f_type as u64 != OVERLAYFS_SUPER_MAGIC)
 }
 
 #[cfg(test)]

@@ -3,11 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "a test fails where its expectations do")]
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use cofferdam_core::model::{Request, Resources};
 use cofferdam_tests::is_root;
-use cofferdam_tests::world::{World, id, run, with_agent};
+use cofferdam_tests::world::{World, id, launch_error, run, with_agent};
 
 /// The size of the tmpfs, in MiB.
 const SIZE: u64 = 16;
@@ -57,6 +58,58 @@ fn what_containers_write_is_in_memory_and_limited() {
     });
     assert_eq!(mount(&scratch), None, "it is still mounted");
     assert_eq!(world.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn an_overlay_as_work_directory_is_refused_unless_scratch_is_in_memory() {
+    if !is_root("an overlay") {
+        return;
+    }
+    let overlay = tempfile::tempdir().unwrap();
+    let directory = |name| overlay.path().join(name);
+    for name in ["lower", "upper", "work", "merged"] {
+        fs::create_dir(directory(name)).unwrap();
+    }
+    let options = format!(
+        "lowerdir={},upperdir={},workdir={}",
+        directory("lower").display(),
+        directory("upper").display(),
+        directory("work").display()
+    );
+    let mounted = Command::new("mount")
+        .args(["-t", "overlay", "overlay", "-o", &options])
+        .arg(directory("merged"))
+        .status();
+    assert!(mounted.unwrap().success());
+    let _unmount = Unmount(directory("merged"));
+    for (memory, refused) in [(None, true), (Some(SIZE << 20), false)] {
+        let mut world = World::shipped();
+        world.config.work_dir = directory("merged").join("agent");
+        world.config.scratch_memory = memory;
+        with_agent(&world, async |agent| {
+            let web = request(&world, "web", "echo hello");
+            if refused {
+                let error = launch_error(&agent, web).await;
+                assert!(
+                    error.contains("is on an overlay file system") && error.contains("`scratch_memory`"),
+                    "{error}"
+                );
+            } else {
+                assert_eq!(run(&agent, web).await, "hello\n");
+                agent.remove(&id("web")).await.unwrap();
+            }
+            agent.shutdown().await;
+        });
+        assert_eq!(world.leftovers(), Vec::<String>::new());
+    }
+}
+
+struct Unmount(PathBuf);
+
+impl Drop for Unmount {
+    fn drop(&mut self) {
+        drop(Command::new("umount").arg("-l").arg(&self.0).status());
+    }
 }
 
 #[test]

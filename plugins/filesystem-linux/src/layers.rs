@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use cofferdam_plugin_api::prelude::*;
-use cofferdam_plugin_api::tree;
+use cofferdam_plugin_api::{mount, tree};
 
 const UPPER: &str = "upper";
 const WORK: &str = "work";
@@ -35,6 +35,14 @@ pub fn overlay(lower: PathBuf, scratch: &Path) -> Result<Root> {
     let (upper, work) = (scratch.join(UPPER), scratch.join(WORK));
     // `/` of the container has the owner and permissions of the upper layer, so they are copied from the lower one.
     create(&upper, metadata.mode() & 0o7777)?;
+    let inspected = mount::can_have_upper_layer(&upper);
+    if !inspected.context(format!("cannot inspect the file system of `{}`", upper.display()))? {
+        return Err(Error::new(format!(
+            "`{}` is on an overlay file system, as in a container, where the changes of a container to its root file system cannot \
+             be written; let the agent's `work_dir` be a volume or a tmpfs, or set `scratch_memory`",
+            scratch.display()
+        )));
+    }
     chown(&upper, Some(metadata.uid()), Some(metadata.gid())).context(format!(
         "cannot change the owner of `{}` to user {}",
         upper.display(),
