@@ -70,10 +70,21 @@ async fn usage_is_that_of_the_whole_tree() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_for_more_than_a_process_is_refused() {
     let mut world = posix();
-    world.add("filesystem/linux", serde_json::json!({}));
+    // Its manifest does not say what it needs, as `filesystem/linux`, which it requires, does.
+    world.add("namespaces/ipc", serde_json::json!({}));
     let agent = world.start().await.unwrap();
     let error = agent.launch(Request::shell(id("more"), "true")).await.unwrap_err();
     let message = cofferdam_core::error_chain::describe(&error);
-    assert!(message.contains("`posix` launcher") && message.contains("mount"), "{message}");
+    assert!(message.contains("`posix` launcher") && message.contains("namespaces (ipc)"), "{message}");
+    assert_eq!(world.leftovers(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_that_needs_the_other_launcher_is_refused_at_the_start() {
+    let mut world = posix();
+    world.add("filesystem/linux", serde_json::json!({}));
+    let error = world.start().await.err().unwrap();
+    let message = cofferdam_core::error_chain::describe(&error);
+    assert!(message.contains("needs the feature `launcher.linux`, which the launcher `posix`"), "{message}");
     assert_eq!(world.leftovers(), Vec::<String>::new());
 }

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use cofferdam_linux::boot::BootId;
 use cofferdam_linux::cgroup::Cgroups;
-use cofferdam_plugin_model::{AgentInfo, FEATURES, Kind, Method};
+use cofferdam_plugin_model::{AgentInfo, FEATURES, Kind, LINUX_LAUNCHER, Method};
 use data_encoding::HEXLOWER;
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
@@ -506,9 +506,11 @@ fn agent_info(config: &AgentConfig, cgroups: &Cgroups) -> AgentInfo {
     #[expect(clippy::cast_precision_loss, reason = "there are fewer than 2^53 CPUs")]
     let resources = Resources::default().with("cpus", cpus as f64).with("mem", mem.floor());
     let root = config.cgroup_root.clone();
+    let is_linux = config.launcher == LauncherKind::Linux;
+    let features = FEATURES.iter().filter(|&&feature| is_linux || feature != LINUX_LAUNCHER);
     AgentInfo {
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        features: FEATURES.iter().map(ToString::to_string).collect(),
+        features: features.map(ToString::to_string).collect(),
         launcher: config.launcher.name().to_owned(),
         cgroups: crate::containerizer::native::plugin_cgroups(cgroups, root),
         resources,

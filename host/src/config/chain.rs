@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cofferdam_plugin_model::{Kind, Manifest, Method};
+use cofferdam_plugin_model::{Kind, LINUX_LAUNCHER, Manifest, Method};
 use serde_json::{Map, Value as Json};
 use toml::de::DeTable;
 
@@ -16,7 +16,7 @@ use super::path::normalize;
 use super::raw::{RawPlugin, Setting};
 use super::schema::{self, Owner};
 use super::suggest::{list, nearest};
-use cofferdam_core::config::PluginConfig;
+use cofferdam_core::config::{LauncherKind, PluginConfig};
 use cofferdam_core::error_chain;
 
 /// What is needed to resolve the plugins of a configuration.
@@ -25,6 +25,8 @@ pub(super) struct ChainResolver<'a> {
     pub plugin_dir: &'a Path,
     /// Position of `plugin_dir` in the file.
     pub plugin_dir_span: Option<Range<usize>>,
+    /// The launcher, which not every plugin can work with.
+    pub launcher: LauncherKind,
     /// Timeouts of plugins that do not set their own.
     pub timeouts: &'a BTreeMap<Method, Duration>,
     /// File and line of a position, for [`PluginConfig::origin`].
@@ -59,6 +61,7 @@ impl ChainResolver<'_> {
             check_requirements(entry, &configured, diagnostics);
             check_conflicts(entry, &unique, diagnostics);
             check_order(entry, &unique, diagnostics);
+            check_launcher(entry, self.launcher, diagnostics);
         }
         for entry in entries.iter().chain(&logger) {
             check_settings(entry, diagnostics);
@@ -293,6 +296,17 @@ fn check_order(entry: &Entry<'_>, chain: &[&Entry<'_>], diagnostics: &mut Vec<Di
         let help = format!("the order of the entries is the order of the chain; move this entry {direction}");
         let diagnostic = Diagnostic::at(entry.raw.name.span.clone(), message, label);
         diagnostics.push(diagnostic.related(other.raw.name.span.clone(), other_label).help(help));
+    }
+}
+
+fn check_launcher(entry: &Entry<'_>, launcher: LauncherKind, diagnostics: &mut Vec<Diagnostic>) {
+    let needs_linux = entry.manifest.features.iter().any(|feature| feature == LINUX_LAUNCHER);
+    if needs_linux && launcher == LauncherKind::Posix {
+        let message = format!("plugin `{}` needs the launcher `linux`", entry.manifest.name);
+        let diagnostic = Diagnostic::at(entry.raw.name.span.clone(), message, "the launcher is `posix`");
+        diagnostics.push(diagnostic.help(
+            "run the agent as root, with `launcher = \"linux\"` or without `launcher`; or remove this entry",
+        ));
     }
 }
 

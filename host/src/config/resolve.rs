@@ -39,7 +39,10 @@ pub(super) fn resolve(
     let (tree, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
         // Other problems may only be consequences of these.
-        let diagnostics = errors.iter().map(syntax_error).collect();
+        let diagnostics = match yaml(text) {
+            Some(diagnostic) => vec![diagnostic],
+            None => errors.iter().map(syntax_error).collect(),
+        };
         return Err(Diagnostics::new(file, text, diagnostics).into());
     }
     let diagnostics = schema::check(tree.get_ref(), text.len()..text.len(), defaults::schema(), Owner::Agent);
@@ -69,12 +72,49 @@ pub(super) fn resolve(
     }
 }
 
+/// The first line of a file that is not TOML but YAML, as it assigns its first value with a colon.
+fn yaml(text: &str) -> Option<Diagnostic> {
+    let mut start = 0;
+    for line in text.split_inclusive('\n') {
+        let content = line.trim();
+        if !content.is_empty() && !content.starts_with('#') {
+            let is_key = |key: &str| {
+                key.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+            };
+            let is_mapping = content.split_once(':').is_some_and(|(key, value)| {
+                !key.is_empty() && is_key(key) && (value.is_empty() || value.starts_with(' '))
+            });
+            let is_yaml = is_mapping || content == "---";
+            let at = start + (line.len() - line.trim_start().len());
+            return is_yaml.then(|| {
+                let diagnostic =
+                    Diagnostic::at(at..at + content.len(), "this is YAML; the configuration is TOML", "");
+                diagnostic.help("write `key = \"value\"`, and `[table]` above the keys of a table")
+            });
+        }
+        start += line.len();
+    }
+    None
+}
+
 fn syntax_error(error: &toml::de::Error) -> Diagnostic {
     let message = format!("invalid TOML: {}", error.message().lines().collect::<Vec<_>>().join(", "));
     match error.span() {
         Some(span) => Diagnostic::at(span, message, ""),
         None => Diagnostic::global(message),
     }
+}
+
+/// A word of a log filter that stands for a level and is none. `tracing` takes it for the name of a module, which nothing has.
+fn unknown_level(filter: &str) -> Option<&str> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let mut words = filter.split(',').map(str::trim);
+    words.find(|word| {
+        let is_level =
+            LEVELS.iter().any(|level| word.eq_ignore_ascii_case(level)) || word.parse::<u8>().is_ok();
+        let is_module = word.contains(['=', '[', ':']) || word.starts_with("cofferdam");
+        !word.is_empty() && !is_level && !is_module
+    })
 }
 
 struct Resolver<'a> {
@@ -114,6 +154,7 @@ impl Resolver<'_> {
             index: self.index,
             plugin_dir: &plugin_dir,
             plugin_dir_span: raw.plugin_dir.as_ref().map(|setting| setting.span.clone()),
+            launcher,
             timeouts: &timeouts,
             origin: &|span: &Range<usize>| match file {
                 _ if span.start > text.len() => format!("isolation `{}`", isolation.name()),
@@ -268,10 +309,16 @@ impl Resolver<'_> {
     fn log(&mut self) -> String {
         let setting = value(&self.raw.log, &self.defaults.log);
         let log = self.overrides.log.as_ref().unwrap_or(setting);
-        if let Err(error) = EnvFilter::try_new(log) {
+        let problem = match EnvFilter::try_new(log) {
+            Err(error) => Some(format!("invalid log filter `{log}`: {error}")),
+            Ok(_) => {
+                unknown_level(log).map(|word| format!("invalid log filter `{log}`: `{word}` is not a level"))
+            }
+        };
+        if let Some(problem) = problem {
             self.report(
                 span(&self.raw.log).filter(|_| self.overrides.log.is_none()),
-                format!("invalid log filter `{log}`: {error}"),
+                problem,
                 "expected levels such as \"info,cofferdam_core::chain=debug\"",
                 "the levels are `error`, `warn`, `info`, `debug`, `trace` and `off`",
             );

@@ -36,6 +36,6 @@ pub use launch::{
     BpfInstruction, Capabilities, CommandRewrite, DeviceKind, Hook, HookStage, IdMapping, IdMappings,
     LaunchInfo, Namespace, Operation, Owner, Propagation, Rlimit, Root, Seccomp, TimeOffsets,
 };
-pub use manifest::{FEATURES, Kind, Manifest, Method, Methods, REQUEST_PARTS};
+pub use manifest::{FEATURES, Kind, LINUX_LAUNCHER, Manifest, Method, Methods, REQUEST_PARTS};
 pub use resources::{Limit, Resources, Value};
 pub use semver::Version;

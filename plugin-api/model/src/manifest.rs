@@ -6,7 +6,8 @@ use semver::Version;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
-/// Features of the plugin API that this version supports. An agent refuses to load a plugin that requires any other.
+/// Features of the plugin API that this version supports. An agent refuses to load a plugin that requires any other, or
+/// [`LINUX_LAUNCHER`] if it has another launcher.
 pub const FEATURES: &[&str] = &[
     "container.bounding_capabilities",
     "container.sandbox_path",
@@ -22,12 +23,16 @@ pub const FEATURES: &[&str] = &[
     "launch.sysctls",
     "launch.time_offsets",
     "launch.write_file",
+    LINUX_LAUNCHER,
     "limitation.container",
     "logger.files",
     "method.removed",
     "service.leases",
     "service.state",
 ];
+
+/// The feature of an agent whose launcher is `linux`: containers have cgroups, and can have namespaces and mounts of their own.
+pub const LINUX_LAUNCHER: &str = "launcher.linux";
 
 /// Parts of a launch request that take effect only if a plugin handles them. The agent refuses a container that
 /// requests one which none of its plugins handles.

@@ -34,6 +34,7 @@ struct Config {
 impl Isolator for Blkio {
     const NAME: &'static str = "cgroups/blkio";
     const NESTING: bool = true;
+    const FEATURES: &'static [&'static str] = &["launcher.linux"];
     type Config = Config;
 
     fn create(config: Config, _: Host) -> Result<Self> {

@@ -39,6 +39,7 @@ impl Default for Config {
 impl Isolator for Cpu {
     const NAME: &'static str = "cgroups/cpu";
     const NESTING: bool = true;
+    const FEATURES: &'static [&'static str] = &["launcher.linux"];
     type Config = Config;
 
     fn create(config: Config, _: Host) -> Result<Self> {

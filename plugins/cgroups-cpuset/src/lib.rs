@@ -97,6 +97,7 @@ fn inherit(cgroup: &Cgroup) -> Result<(), CgroupError> {
 impl Isolator for Cpuset {
     const NAME: &'static str = "cgroups/cpuset";
     const NESTING: bool = true;
+    const FEATURES: &'static [&'static str] = &["launcher.linux"];
     type Config = Config;
 
     fn create(config: Config, _: Host) -> Result<Self> {

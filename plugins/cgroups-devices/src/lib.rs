@@ -44,6 +44,7 @@ struct State {
 impl Isolator for Devices {
     const NAME: &'static str = "cgroups/devices";
     const NESTING: bool = true;
+    const FEATURES: &'static [&'static str] = &["launcher.linux"];
     type Config = Config;
 
     fn create(config: Config, _: Host) -> Result<Self> {

@@ -32,6 +32,7 @@ struct Config {
 impl Isolator for Hugetlb {
     const NAME: &'static str = "cgroups/hugetlb";
     const NESTING: bool = true;
+    const FEATURES: &'static [&'static str] = &["launcher.linux"];
     type Config = Config;
 
     fn create(config: Config, _: Host) -> Result<Self> {

@@ -51,6 +51,7 @@ impl Default for Config {
 impl Isolator for Mem {
     const NAME: &'static str = "cgroups/mem";
     const NESTING: bool = true;
+    const FEATURES: &'static [&'static str] = &["launcher.linux"];
     type Config = Config;
 
     fn create(config: Config, _: Host) -> Result<Self> {

@@ -42,7 +42,7 @@ struct State {
 impl Isolator for NetCls {
     const NAME: &'static str = "cgroups/net_cls";
     const NESTING: bool = true;
-    const FEATURES: &'static [&'static str] = &["service.leases"];
+    const FEATURES: &'static [&'static str] = &["launcher.linux", "service.leases"];
     type Config = Config;
 
     fn create(config: Config, host: Host) -> Result<Self> {

@@ -29,6 +29,7 @@ struct Config {
 impl Isolator for NetPrio {
     const NAME: &'static str = "cgroups/net_prio";
     const NESTING: bool = true;
+    const FEATURES: &'static [&'static str] = &["launcher.linux"];
     type Config = Config;
 
     fn create(config: Config, _: Host) -> Result<Self> {

@@ -46,6 +46,7 @@ impl Default for Config {
 impl Isolator for PerfEvents {
     const NAME: &'static str = "cgroups/perf_event";
     const NESTING: bool = true;
+    const FEATURES: &'static [&'static str] = &["launcher.linux"];
     type Config = Config;
 
     fn create(config: Config, _: Host) -> Result<Self> {

@@ -34,6 +34,7 @@ impl Default for Config {
 impl Isolator for Pids {
     const NAME: &'static str = "cgroups/pids";
     const NESTING: bool = true;
+    const FEATURES: &'static [&'static str] = &["launcher.linux"];
     type Config = Config;
 
     fn create(config: Config, _: Host) -> Result<Self> {

@@ -50,6 +50,7 @@ impl Default for Config {
 impl Isolator for Filesystem {
     const NAME: &'static str = "filesystem/linux";
     const NESTING: bool = true;
+    const FEATURES: &'static [&'static str] = &["launcher.linux"];
     type Config = Config;
 
     fn create(config: Config, _: Host) -> Result<Self> {

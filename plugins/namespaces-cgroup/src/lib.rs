@@ -30,6 +30,7 @@ impl Default for Config {
 impl Isolator for Namespaces {
     const NAME: &'static str = "namespaces/cgroup";
     const NESTING: bool = true;
+    const FEATURES: &'static [&'static str] = &["launcher.linux"];
     // They mount the directory, and create the cgroups that are shown.
     const AFTER: &'static [&'static str] = &[
         "filesystem/linux",

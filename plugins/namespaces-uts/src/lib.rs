@@ -22,7 +22,7 @@ struct Config {
 impl Isolator for Names {
     const NAME: &'static str = "namespaces/uts";
     const NESTING: bool = true;
-    const FEATURES: &'static [&'static str] = &["launch.hostname"];
+    const FEATURES: &'static [&'static str] = &["launch.hostname", "launcher.linux"];
     const HANDLES: &'static [&'static str] = &["hostname"];
     type Config = Config;
 

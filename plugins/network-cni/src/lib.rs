@@ -77,8 +77,13 @@ impl Isolator for Cni {
     const NESTING: bool = true;
     // What that one mounts would cover the files.
     const AFTER: &'static [&'static str] = &["filesystem/linux"];
-    const FEATURES: &'static [&'static str] =
-        &["launch.bind_descriptor", "launch.enter_descriptor", "launch.hostname", "service.leases"];
+    const FEATURES: &'static [&'static str] = &[
+        "launch.bind_descriptor",
+        "launch.enter_descriptor",
+        "launch.hostname",
+        "launcher.linux",
+        "service.leases",
+    ];
     const HANDLES: &'static [&'static str] = &["hostname", "networks"];
     type Config = Config;
 

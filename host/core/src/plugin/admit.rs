@@ -140,6 +140,14 @@ impl LoadedPlugin {
             origin: config.origin.clone(),
             reason,
         };
+        if let Some(feature) = manifest.features.iter().find(|feature| !env.agent.features.contains(*feature))
+        {
+            return Err(create_error(format!(
+                "it needs the feature `{feature}`, which the launcher `{}` does not have; configure the launcher `linux`, or \
+                 leave the plugin out",
+                env.agent.launcher
+            )));
+        }
         let request = serde_json::to_vec(&create_request(&manifest.name, &config, env))
             .map_err(|error| create_error(error.to_string()))?;
         let name: Arc<str> = manifest.name.as_str().into();

@@ -29,6 +29,8 @@ mod services;
 mod store;
 
 pub use admit::{AdmitError, LoadedPlugin, PluginEnv};
+/// Version of the plugin API of this agent.
+pub use cofferdam_plugin_abi::API_VERSION;
 pub use error::CallError;
 pub use lifecycle::Health;
 pub(crate) use limits::MAX_STATE;
