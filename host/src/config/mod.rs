@@ -22,6 +22,7 @@ mod schema;
 mod suggest;
 
 use std::path::{Path, PathBuf};
+use std::string::FromUtf8Error;
 use std::time::Duration;
 use std::{fs, io};
 
@@ -105,8 +106,8 @@ impl Config {
         environment: &Environment,
         index: &dyn PluginIndex,
     ) -> Result<Self, ConfigError> {
-        let text =
-            fs::read_to_string(file).map_err(|source| ConfigError::Read { path: file.to_owned(), source })?;
+        let bytes = fs::read(file).map_err(|source| ConfigError::Read { path: file.to_owned(), source })?;
+        let text = String::from_utf8(bytes).map_err(|error| not_text(file, &error))?;
         resolve::resolve(Some(file), &text, overrides, environment, index)
     }
 
@@ -121,4 +122,15 @@ impl Config {
     ) -> Result<Self, ConfigError> {
         resolve::resolve(None, "", overrides, environment, index)
     }
+}
+
+/// The first byte that is not UTF-8, in its line.
+fn not_text(file: &Path, error: &FromUtf8Error) -> Diagnostics {
+    let (at, byte) = (error.utf8_error().valid_up_to(), error.as_bytes());
+    let value = byte.get(at).copied().unwrap_or_default();
+    let message = format!("byte {} of the file, {value:#04x}, is not UTF-8", at + 1);
+    let text = String::from_utf8_lossy(byte);
+    let shown = at..at + char::REPLACEMENT_CHARACTER.len_utf8();
+    let diagnostic = Diagnostic::at(shown, message, "here").help("save the file in UTF-8");
+    Diagnostics::new(Some(file), &text, vec![diagnostic])
 }

@@ -216,6 +216,16 @@ fn the_examples_are_accepted() {
 }
 
 #[test]
+fn the_first_byte_that_is_not_text_is_shown() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), b"log = \"info\"\nwork_dir = \"/srv/caf\xe9\"\n").unwrap();
+    let error = Config::load(file.path(), &Overrides::default(), &environment(0), &Manifests).unwrap_err();
+    let error = error.to_string();
+    assert!(error.contains("byte 34 of the file, 0xe9, is not UTF-8"), "{error}");
+    assert!(error.contains(":2:21\n") && error.contains("save the file in UTF-8"), "{error}");
+}
+
+#[test]
 fn a_missing_file_is_named() {
     let error = load(Path::new("/nowhere/agent.toml")).unwrap_err();
     assert_eq!(error.to_string(), "cannot read the configuration file `/nowhere/agent.toml`");

@@ -176,7 +176,10 @@ impl<'a> Checker<'a> {
     fn reject_type(&mut self, value: &DeValue<'_>, span: Range<usize>, schema: &Json, path: &str) {
         let message = format!("invalid type for `{path}`{}: {}", self.of_owner(), type_name(value));
         let diagnostic = Diagnostic::at(span, message, format!("expected {}", expected(schema)));
-        self.diagnostics.push(diagnostic.maybe_help(description(schema)));
+        let is_list_of_tables = self.resolve_ref(&schema["items"])["type"] == "object";
+        let entry = (matches!(value, DeValue::Table(_)) && is_list_of_tables)
+            .then(|| format!("write `[[{path}]]` with two brackets above each entry of the list"));
+        self.diagnostics.push(diagnostic.maybe_help(entry).maybe_help(description(schema)));
     }
 
     /// The target of a `$ref`. A `$ref` in the target is not followed, so cycles are harmless.
