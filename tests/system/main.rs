@@ -9,6 +9,7 @@ mod guest;
 mod calls;
 mod cgroups;
 mod chain;
+mod commands;
 mod embed;
 mod examples;
 mod guests;

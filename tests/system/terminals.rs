@@ -14,16 +14,16 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 /// A daemon, and what clients need to call it.
-struct Site {
+pub(super) struct Site {
     world: World,
     daemon: Daemon,
     program: PathBuf,
     socket: PathBuf,
-    rootfs: String,
+    pub(super) rootfs: String,
 }
 
 impl Site {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let world = World::shipped();
         let rootfs = world.rootfs().display().to_string();
         let daemon = Daemon::start(&world);
@@ -36,7 +36,7 @@ impl Site {
     }
 
     /// Runs a command with input from a pipe.
-    fn piped(&self, arguments: &[&str], input: &[u8]) -> Output {
+    pub(super) fn piped(&self, arguments: &[&str], input: &[u8]) -> Output {
         piped(Command::new(&self.program).args(arguments).env("COFFERDAM_SOCKET", &self.socket), input)
     }
 
@@ -47,7 +47,7 @@ impl Site {
     }
 
     /// Checks that nothing is left of the containers.
-    fn finish(self) {
+    pub(super) fn finish(self) {
         assert_eq!(self.ids(), []);
         self.daemon.terminate();
         assert_eq!(self.world.leftovers(), Vec::<String>::new());

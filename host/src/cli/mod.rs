@@ -26,10 +26,14 @@ mod run;
 mod sd_notify;
 mod signal;
 mod stats;
+mod stop;
 mod stop_signals;
+mod unknown;
 mod update;
+mod version;
 mod wait;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -62,16 +66,21 @@ enum Command {
     Run(Box<run::Arguments>),
     Exec(Box<exec::Arguments>),
     Attach(attach::Arguments),
+    #[command(visible_alias = "ls")]
     Ps(ps::Arguments),
     Inspect(inspect::Arguments),
     Stats(stats::Arguments),
     Logs(logs::Arguments),
+    Stop(stop::Arguments),
     Kill(kill::Arguments),
     Wait(wait::Arguments),
     Update(update::Arguments),
     Rm(rm::Arguments),
     Check(check::Arguments),
     Plugin(plugin::Arguments),
+    Version(version::Arguments),
+    #[command(external_subcommand)]
+    Unknown(Vec<OsString>),
     /// Fetches the files of a container (started by the agent)
     #[command(hide = true)]
     Fetch,
@@ -97,12 +106,15 @@ pub fn run() -> ExitCode {
         Command::Inspect(arguments) => inspect::run(&arguments, &client(socket)),
         Command::Stats(arguments) => stats::run(&arguments, &client(socket)),
         Command::Logs(arguments) => logs::run(&arguments, &client(socket)),
+        Command::Stop(arguments) => stop::run(&arguments, &client(socket)),
         Command::Kill(arguments) => kill::run(&arguments, &client(socket)),
         Command::Wait(arguments) => wait::run(&arguments, &client(socket)),
         Command::Update(arguments) => update::run(&arguments, &client(socket)),
         Command::Rm(arguments) => rm::run(&arguments, &client(socket)),
         Command::Check(arguments) => check::run(&arguments, socket),
         Command::Plugin(arguments) => plugin::run(&arguments, &client(socket)),
+        Command::Version(arguments) => version::run(&arguments, &client(socket)),
+        Command::Unknown(words) => Err(unknown::run(&words)),
     })
 }
 

@@ -1,7 +1,10 @@
 //! Flags for resources and limits.
 
+use std::fs;
+
 use cofferdam_plugin_model::units;
 
+use super::failure::Failure;
 use cofferdam_core::model::{Limit, Resources};
 
 /// The unit of `mem`.
@@ -26,7 +29,20 @@ pub(super) struct ResourceFlags {
 
 impl ResourceFlags {
     /// Replaces the resources and limits that have a flag.
-    pub(super) fn apply(&self, mut resources: Resources) -> Resources {
+    ///
+    /// # Errors
+    /// If this host does not have that much, which would be no limit.
+    pub(super) fn apply(&self, mut resources: Resources) -> Result<Resources, Failure> {
+        let at = |limit: Option<Limit>| match limit {
+            Some(Limit::At(amount)) => Some(amount),
+            _ => None,
+        };
+        let cpus = || Some((format!("{} CPUs", host_cpus()?), host_cpus()? as f64));
+        let memory = || Some((format!("{:.0} MiB of memory", host_memory()), host_memory()));
+        check("--cpus", self.cpus, cpus)?;
+        check("--cpu-limit", at(self.cpu_limit), cpus)?;
+        check("--memory", self.memory, memory)?;
+        check("--memory-limit", at(self.memory_limit), memory)?;
         for (name, amount) in [("cpus", self.cpus), ("mem", self.memory)] {
             if let Some(amount) = amount {
                 resources = resources.with(name, amount);
@@ -37,7 +53,7 @@ impl ResourceFlags {
                 resources = resources.with_limit(name, limit);
             }
         }
-        resources
+        Ok(resources)
     }
 
     /// Whether no flag is given.
@@ -47,6 +63,37 @@ impl ResourceFlags {
             && self.memory.is_none()
             && self.memory_limit.is_none()
     }
+}
+
+/// Checks an amount against that of this host.
+fn check(
+    flag: &str,
+    amount: Option<f64>,
+    host: impl FnOnce() -> Option<(String, f64)>,
+) -> Result<(), Failure> {
+    let Some(amount) = amount else { return Ok(()) };
+    match host() {
+        Some((has, most)) if amount > most => Err(Failure::message(format!(
+            "{flag} is more than this host has, which is {has}; choose less, or `none` for no limit"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// CPUs of this host; `None` if that is not known.
+fn host_cpus() -> Option<usize> {
+    let stat = fs::read_to_string("/proc/stat").ok()?;
+    let is_cpu = |line: &&str| {
+        line.strip_prefix("cpu").is_some_and(|rest| rest.starts_with(|first: char| first.is_ascii_digit()))
+    };
+    Some(stat.lines().filter(is_cpu).count()).filter(|&count| count > 0)
+}
+
+/// Memory of this host, in MiB.
+#[expect(clippy::cast_precision_loss, reason = "exact up to 8 PiB")]
+fn host_memory() -> f64 {
+    let memory = rustix::system::sysinfo();
+    memory.totalram as f64 * f64::from(memory.mem_unit) / MIB
 }
 
 fn cpus(text: &str) -> Result<f64, String> {
@@ -62,7 +109,12 @@ fn memory(text: &str) -> Result<f64, String> {
     let with_suffix = suffixes
         .into_iter()
         .find_map(|(suffix, shift)| lower.strip_suffix(suffix)?.parse::<u64>().ok()?.checked_mul(1 << shift));
-    let bytes = with_suffix.or_else(|| units::size(text.trim())).filter(|bytes| *bytes > 0);
+    let number = text.trim().parse::<u64>().ok();
+    if let Some(number) = number.filter(|number| (1..1 << 20).contains(number)) {
+        return Err(format!("`{text}` has no unit, so it is {number} bytes; `{number}m` is {number} MiB"));
+    }
+    let bytes =
+        with_suffix.or_else(|| number.or_else(|| units::size(text.trim()))).filter(|bytes| *bytes > 0);
     bytes
         .map(|bytes| bytes as f64 / MIB)
         .ok_or_else(|| format!("`{text}` is not a size such as `64m` or `64 MiB`"))
@@ -85,7 +137,8 @@ mod tests {
         assert_eq!(memory("64m"), Ok(64.0));
         assert_eq!(memory("1G"), Ok(1024.0));
         assert_eq!(memory("64 MiB"), Ok(64.0));
-        assert_eq!(memory("524288"), Ok(0.5));
+        assert_eq!(memory("1572864"), Ok(1.5));
+        assert!(memory("64").unwrap_err().contains("`64m` is 64 MiB"));
         for invalid in
             ["", "m", "0", "-1m", "1.5g", "NaN", "99999999999999999999m", "18446744073709551615t", "64 q"]
         {

@@ -37,7 +37,7 @@ pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
         // The call replaces all resources, so the current ones are needed.
         let inspected = inspect(client, id).await?;
         let current = decode_resources(id, &inspected.resources, &inspected.limits).map_err(Failure::of)?;
-        let resources = arguments.resources.apply(current);
+        let resources = arguments.resources.apply(current)?;
         let call = UpdateContainer {
             container_id: encode_id(id),
             resources: encode_resources(&resources),

@@ -79,7 +79,7 @@ impl Wanted {
         let mut request = Request::new(id, command);
         request.uris = self.uri;
         request.rootfs = self.rootfs.map(|rootfs| absolute(&rootfs)).transpose()?;
-        request.resources = resources.apply(Resources::default());
+        request.resources = resources.apply(Resources::default())?;
         request.labels = self.label.into_iter().collect::<BTreeMap<_, _>>();
         request.volumes = self.volumes.volumes()?;
         request.networks = self.network;

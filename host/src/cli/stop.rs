@@ -1,0 +1,65 @@
+//! `cofferdam stop`: ends containers, which may finish their work first.
+
+use std::time::Duration;
+
+use super::client::{Client, ClientError};
+use super::{Outcome, block_on, container_id, kill, output, ps, wait};
+use crate::api::operator::encode_id;
+use cofferdam_core::model::ContainerId;
+
+/// Ends containers: SIGTERM, and SIGKILL for all processes if they have not ended in time
+///
+/// Prints each id when its container has ended. A container that has ended already counts as stopped.
+///
+/// Examples:
+///   cofferdam stop web
+///   cofferdam stop --time 60 web db
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(super) struct Arguments {
+    /// The containers
+    #[arg(value_parser = container_id, required = true)]
+    ids: Vec<ContainerId>,
+    /// Seconds from SIGTERM to SIGKILL
+    #[arg(long, short, value_name = "SECONDS", default_value_t = 10)]
+    time: u64,
+}
+
+pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
+    block_on(async {
+        // All first, so that they end at the same time.
+        let mut running = Vec::new();
+        for id in &arguments.ids {
+            match kill::kill(client, &encode_id(id), libc::SIGTERM).await {
+                Ok(()) => running.push(id),
+                Err(error) if has_ended(client, id, &error).await? => output::line(id.as_str())?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(arguments.time);
+        for id in running {
+            let wire = encode_id(id);
+            if let Ok(ended) = tokio::time::timeout_at(deadline, wait::wait(client, &wire)).await {
+                ended?;
+            } else {
+                match kill::kill(client, &wire, libc::SIGKILL).await {
+                    Err(error) if !has_ended(client, id, &error).await? => return Err(error.into()),
+                    _ => {
+                        wait::wait(client, &wire).await?;
+                    }
+                }
+            }
+            output::line(id.as_str())?;
+        }
+        Ok(0)
+    })
+}
+
+/// Whether a container that could not be killed has ended.
+async fn has_ended(client: &Client, id: &ContainerId, error: &ClientError) -> Result<bool, ClientError> {
+    if !matches!(error, ClientError::Refused { .. }) {
+        return Ok(false);
+    }
+    let found = ps::list(client, std::slice::from_ref(id), ps::Details::NONE).await?;
+    Ok(found.first().is_some_and(|container| !ps::is_live(container)))
+}

@@ -1,0 +1,85 @@
+//! Commands that this program does not have, but others of its kind.
+
+use std::ffi::OsString;
+
+use clap::CommandFactory;
+
+use super::failure::Failure;
+
+/// Exit status of usage errors, as of clap.
+const USAGE: u8 = 2;
+
+/// What to type for a command of docker, podman, runc, crun or ctr.
+const ELSEWHERE: &[(&str, &str)] = &[
+    ("build", "images are built by other programs; `run --rootfs DIR` uses a directory as root file system"),
+    ("container", "leave `container` out: `cofferdam ps`, `cofferdam run`, …"),
+    ("create", "`cofferdam run -d` creates and starts a container"),
+    ("delete", "`cofferdam rm` removes a container that has ended, `cofferdam rm --force` ends it first"),
+    ("events", "`cofferdam agent` logs the changes; `cofferdam wait` waits for the end of containers"),
+    ("info", "`cofferdam check` shows the configuration, `cofferdam plugin ls` the plugins"),
+    ("list", "`cofferdam ps`"),
+    ("network", "networks are configured for the plugin `network/cni`; `run --network NAME` joins one"),
+    ("pause", "containers cannot be paused"),
+    ("port", "`cofferdam inspect` shows the networks of a container"),
+    ("restart", "a container runs once: `cofferdam rm` it and `cofferdam run` another"),
+    (
+        "start",
+        "`cofferdam run -d` creates and starts a container; one that has ended cannot be started again",
+    ),
+    ("state", "`cofferdam inspect`"),
+    ("top", "`cofferdam stats` shows usage, `cofferdam exec NAME ps` the processes"),
+    ("volume", "volumes belong to their drivers; `run --volume` and `run --mount` mount them"),
+];
+
+/// Fails with what to type instead.
+pub(super) fn run(words: &[OsString]) -> Failure {
+    let word = words.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
+    let advice = match ELSEWHERE.iter().find(|(name, _)| *name == word) {
+        Some((_, advice)) => (*advice).to_owned(),
+        None => match similar(&word) {
+            Some(similar) => format!("did you mean `cofferdam {similar}`?"),
+            None => "`cofferdam --help` lists the commands".to_owned(),
+        },
+    };
+    let word = super::output::escape_control(&word);
+    Failure::message(format!("there is no command `{word}`\n{advice}")).with_status(USAGE)
+}
+
+/// The command that is most similar to a word, if one may be meant.
+fn similar(word: &str) -> Option<String> {
+    let program = super::Arguments::command();
+    let visible = program.get_subcommands().filter(|command| !command.is_hide_set());
+    let names = visible.map(|command| command.get_name().to_owned());
+    let (distance, name) = names.map(|name| (strsim::osa_distance(word, &name), name)).min()?;
+    (distance <= 2 && distance < word.chars().count()).then_some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_to_type_is_said() {
+        for (word, expected) in [
+            ("top", "`cofferdam stats`"),
+            ("inspcet", "did you mean `cofferdam inspect`?"),
+            ("frobnicate", "`cofferdam --help` lists"),
+            ("x", "`cofferdam --help` lists"),
+        ] {
+            let failure = run(&[word.into()]).error().to_string();
+            assert!(
+                failure.contains(&format!("no command `{word}`")) && failure.contains(expected),
+                "{failure}"
+            );
+        }
+    }
+
+    #[test]
+    fn no_command_of_this_program_is_foreign() {
+        let program = super::super::Arguments::command();
+        for (name, _) in ELSEWHERE {
+            assert!(program.find_subcommand(name).is_none(), "{name}");
+        }
+        assert!(ELSEWHERE.is_sorted());
+    }
+}
