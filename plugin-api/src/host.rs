@@ -26,13 +26,14 @@ struct Shared {
     agent: AgentInfo,
     runtime_directory: PathBuf,
     work_directory: PathBuf,
+    file: PathBuf,
 }
 
 impl Host {
     /// The host, and the plugin's table of the configuration file.
     pub(crate) fn new(api: Arc<HostBox>, request: model::CreateRequest) -> (Self, serde_json::Value) {
-        let model::CreateRequest { config, name, agent, runtime_directory, work_directory } = request;
-        (Self(Arc::new(Shared { api, name, agent, runtime_directory, work_directory })), config)
+        let model::CreateRequest { config, name, agent, runtime_directory, work_directory, file } = request;
+        (Self(Arc::new(Shared { api, name, agent, runtime_directory, work_directory, file })), config)
     }
 
     /// The plugin's name in the chain.
@@ -64,6 +65,12 @@ impl Host {
     #[must_use]
     pub fn work_directory(&self) -> &Path {
         &self.0.work_directory
+    }
+
+    /// The plugin's own file: the private copy that the agent has loaded. See [`companion`](crate::companion).
+    #[must_use]
+    pub fn file(&self) -> &Path {
+        &self.0.file
     }
 
     /// Stores the plugin's state for a container; on return it is on disk. Use it before an effect to record which

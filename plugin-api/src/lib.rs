@@ -47,6 +47,7 @@ mod bridge;
 pub mod cgroup;
 mod changes;
 pub mod command;
+pub mod companion;
 pub mod config;
 mod container_ref;
 mod controllers;

@@ -12,9 +12,9 @@ use crate::{ContainerRef, Host, NewContainer, PluginConfig, RecoverRequest, Reco
 /// A container logger: the destination of the output of containers. An agent has exactly one.
 ///
 /// Containers must be able to write while no agent is running: return files, or the write end of a pipe that is read by
-/// a process which the plugin starts. That process must have its own session and cgroup, and `recover` must be able to
-/// find it, so keep its pid and start time in the state. The rules on calls, threads, deadlines, state and panics are
-/// those of [`Isolator`](crate::Isolator).
+/// a process which the plugin starts, a [companion](crate::companion). `recover` must be able to find it, so keep its pid
+/// and start time in the state. The rules on calls, threads, deadlines, state and panics are those of
+/// [`Isolator`](crate::Isolator).
 ///
 /// Put [`#[logger]`](crate::logger) on the `impl` block to export it.
 pub trait Logger: Send + Sync + Sized + 'static {
@@ -123,10 +123,20 @@ impl Streams {
     }
 
     /// Sets the absolute paths of the files in which clients can read standard output and standard error. Needed if the
-    /// streams are descriptors. Rotated files have `.1`, `.2`, … appended, the newest first. Feature `logger.files`.
+    /// streams are descriptors. Rotated files have `.1`, `.2`, … appended, the newest first; see
+    /// [`model::LogFiles`]. Feature `logger.files`.
     #[must_use]
     pub fn files(mut self, stdout: impl Into<PathBuf>, stderr: impl Into<PathBuf>) -> Self {
-        self.reply.files = Some(model::LogFiles { stdout: Some(stdout.into()), stderr: Some(stderr.into()) });
+        let (stdout, stderr) = (Some(stdout.into()), Some(stderr.into()));
+        self.reply.files =
+            Some(model::LogFiles { stdout, stderr, ..self.reply.files.take().unwrap_or_default() });
+        self
+    }
+
+    /// States that there are files with the times of the output; see [`model::LogFiles::times`]. Feature `logger.times`.
+    #[must_use]
+    pub fn times(mut self) -> Self {
+        self.reply.files.get_or_insert_default().times = true;
         self
     }
 

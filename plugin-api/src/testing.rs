@@ -207,6 +207,7 @@ impl<P> PluginHarness<P> {
             agent,
             runtime_directory: directory.0.join("runtime"),
             work_directory: directory.0.join("work"),
+            file: library::<P>(),
         };
         let host = HostBox::from_value(TestHost(Arc::clone(&shared)), TD_Opaque);
         let instance = create(host, RSlice::from_slice(&write(&request)?))?;
@@ -528,6 +529,14 @@ fn deadline(timeout: Duration) -> u64 {
     let at =
         SystemTime::now().checked_add(timeout).and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
     at.and_then(|at| u64::try_from(at.as_millis()).ok()).unwrap_or(0)
+}
+
+/// The library of the crate that a plugin is from, beside this test program; empty if it has not been built.
+fn library<P>() -> PathBuf {
+    let crate_name = std::any::type_name::<P>().split("::").next().unwrap_or_default();
+    let build = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.parent()?.to_owned()));
+    let library = build.map(|build| build.join(format!("lib{crate_name}.so")));
+    library.filter(|library| library.exists()).unwrap_or_default()
 }
 
 /// Reports on standard error that a test is skipped. The test must return afterwards.

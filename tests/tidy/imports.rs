@@ -166,6 +166,7 @@ const SDK: &[Row] = &[
     ("process", &[]),
     ("secret", &["error"]),
     ("space", &[]),
+    ("companion", &["host"]),
     ("leases", &["error", "host"]),
     ("cgroup", &["error", "event"]),
     ("changes", &["cgroup"]),

@@ -377,7 +377,7 @@ fn build(
         Arc::new(Store::open(config.plugin_store.as_ref().unwrap_or(&work_dir.join("plugins"))))
     });
     let services = Arc::new(Services::default());
-    let agent = agent_info(config, &cgroups);
+    let agent = agent_info(config, &cgroups, launcher.companion_cgroup());
     let env = PluginEnv { runtime_dir: ledger.runtime_dir(), work_dir: &work_dir, agent };
     let loaded = plugins(job, config, &store, &services, &env);
     // What exists for this agent alone, such as its cgroup, is not left behind when it does not start.
@@ -498,7 +498,7 @@ fn plugins(
 }
 
 /// The description of this agent for plugins.
-fn agent_info(config: &AgentConfig, cgroups: &Cgroups) -> AgentInfo {
+fn agent_info(config: &AgentConfig, cgroups: &Cgroups, companion_cgroup: Option<PathBuf>) -> AgentInfo {
     let host = rustix::system::sysinfo();
     #[expect(clippy::cast_precision_loss, reason = "exact up to 8 PiB")]
     let mem = host.totalram as f64 * f64::from(host.mem_unit) / (1 << 20) as f64;
@@ -515,6 +515,7 @@ fn agent_info(config: &AgentConfig, cgroups: &Cgroups) -> AgentInfo {
         cgroups: crate::containerizer::native::plugin_cgroups(cgroups, root),
         resources,
         chain: config.isolators.iter().map(|plugin| plugin.name.clone()).collect(),
+        companion_cgroup,
     }
 }
 

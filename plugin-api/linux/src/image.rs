@@ -1,4 +1,4 @@
-//! A program in sealed memory: executable, and immutable.
+//! A program to execute: in sealed memory, which is immutable, or a file of the host.
 //!
 //! A process in a container can reach the file it was started from as `/proc/self/exe`, and a container that could
 //! write to it would control every later one (CVE-2019-5736). A sealed memory file has no path, cannot be written
@@ -7,14 +7,15 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, memfd_create, openat};
 use rustix::io::Errno;
 
-/// An executable in sealed memory.
+/// An executable.
 #[derive(Debug)]
 pub struct Image {
-    memory: OwnedFd,
+    file: OwnedFd,
 }
 
 impl Image {
@@ -30,13 +31,19 @@ impl Image {
         let mut file = File::from(memory);
         file.write_all(program)?;
         fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
-        Ok(Self { memory: file.into() })
+        Ok(Self { file: file.into() })
+    }
+
+    /// Opens a program that no container can reach, such as the dynamic loader. It is what the path leads to now.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let file = openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(Self { file })
     }
 }
 
 impl AsFd for Image {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.memory.as_fd()
+        self.file.as_fd()
     }
 }
 

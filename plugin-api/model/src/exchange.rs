@@ -23,6 +23,9 @@ pub struct CreateRequest {
     pub runtime_directory: PathBuf,
     /// Directory for this plugin only, which survives a reboot; absolute. The plugin creates it if it needs it.
     pub work_directory: PathBuf,
+    /// The plugin's own file: the private copy that the agent has loaded; absolute. It is there for as long as the agent
+    /// runs. Feature `agent.companions`.
+    pub file: PathBuf,
 }
 
 /// Description of an agent: its version, features and environment.
@@ -41,6 +44,9 @@ pub struct AgentInfo {
     pub resources: Resources,
     /// Names of the isolators, in chain order.
     pub chain: Vec<String>,
+    /// Directory of the cgroup for processes that plugins start and that outlive the agent; absolute, v1 or v2. `None` if
+    /// the agent manages no cgroups. Feature `agent.companions`.
+    pub companion_cgroup: Option<PathBuf>,
 }
 
 /// Request of `recover`.
@@ -206,10 +212,17 @@ pub struct LoggerReply {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogFiles {
-    /// Standard output: the current file, absolute. Rotated ones have `.1`, `.2`, … appended, the newest first.
+    /// Standard output: the current file, absolute. Rotated ones have `.1`, `.2`, … appended, the newest first, and `.gz` if
+    /// they are compressed. The gzip header then has an extra field `CF` of 16 bytes: device and inode of the file that was
+    /// compressed, little-endian, for readers that have it open.
     pub stdout: Option<PathBuf>,
     /// Standard error, likewise.
     pub stderr: Option<PathBuf>,
+    /// Whether the times of the output are in files beside those of the output, whose names end in `.times`. They
+    /// consist of pairs of two 64-bit numbers, little-endian: an offset in the file and the nanoseconds since the Unix
+    /// epoch at which the bytes from there on were read from the container. Both only grow. Feature `logger.times`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub times: bool,
 }
 
 /// Source or destination of a standard stream.

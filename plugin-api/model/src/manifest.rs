@@ -9,6 +9,7 @@ use serde_json::Value as Json;
 /// Features of the plugin API that this version supports. An agent refuses to load a plugin that requires any other, or
 /// [`LINUX_LAUNCHER`] if it has another launcher.
 pub const FEATURES: &[&str] = &[
+    "agent.companions",
     "container.bounding_capabilities",
     "container.sandbox_path",
     "launch.bind_descriptor",
@@ -26,6 +27,7 @@ pub const FEATURES: &[&str] = &[
     LINUX_LAUNCHER,
     "limitation.container",
     "logger.files",
+    "logger.times",
     "method.removed",
     "service.leases",
     "service.state",

@@ -1,7 +1,7 @@
 //! Containers with namespaces, and a cgroup that tracks their processes.
 //!
 //! ```text
-//! <hierarchy>/<root>/<instance>/keeper                     the agent's keepers
+//! <hierarchy>/<root>/<instance>/keeper                     the agent's keepers, and companions of plugins
 //!                              /pod.container              pod's processes
 //!                                            /leaf          …moved here when a nested one needs controllers (v2)
 //!                                            /web.container the processes of pod.web
@@ -31,7 +31,7 @@ use super::{
 };
 use crate::keeper::{KeeperCgroups, KeeperError, KeeperSlot, Keepers};
 
-/// Cgroup of the agent's keepers.
+/// Cgroup of what outlives the agent beside containers: its keepers, and companions of plugins.
 const KEEPER: &str = "keeper";
 /// Cgroup for a v2 container's processes when its own directory must not contain any.
 const LEAF: &str = "leaf";
@@ -296,6 +296,10 @@ impl Launcher for Linux {
         let mut ids = Vec::new();
         find(&self.tracking, None, &mut ids)?;
         Ok(ids)
+    }
+
+    fn companion_cgroup(&self) -> Option<PathBuf> {
+        Some(self.tracking.child(KEEPER).path().to_owned())
     }
 
     fn keepers(&self) -> &Arc<Keepers> {

@@ -110,6 +110,12 @@ pub trait Launcher: Send + Sync {
     /// The ids of all containers that have a cgroup, parents before those nested in them.
     fn recover(&self) -> Result<Vec<ContainerId>, RecoverError>;
 
+    /// Directory of the cgroup for processes that plugins start and that outlive the agent; `None` if this launcher uses
+    /// no cgroups.
+    fn companion_cgroup(&self) -> Option<PathBuf> {
+        None
+    }
+
     /// The keepers that create its processes.
     fn keepers(&self) -> &Arc<Keepers>;
 

@@ -42,6 +42,8 @@ pub struct Inspection {
     pub summary: Summary,
     /// The launch request.
     pub request: Request,
+    /// Numeric user of its command.
+    pub uid: u32,
     /// Directory of its files and logs.
     pub sandbox: PathBuf,
     /// Files that its output is written to.
@@ -65,6 +67,9 @@ pub struct Logs {
     /// The file that the agent opened for standard error, if it opened one.
     #[serde(default)]
     pub stderr_file: Option<FileId>,
+    /// Whether the logger stores the times of the output, in files beside these.
+    #[serde(default)]
+    pub times: bool,
 }
 
 /// Identifies a file, whatever its path is: `device:inode`. The container may put another one in its place.

@@ -89,6 +89,8 @@ pub struct LoadedPlugin {
     manifest: Manifest,
     file: PathBuf,
     sha256: String,
+    /// The private copy of the file.
+    copy: PathBuf,
     placement: InProcess,
 }
 
@@ -122,6 +124,7 @@ impl LoadedPlugin {
             kind,
             file: candidate.path().to_owned(),
             sha256: candidate.sha256().to_owned(),
+            copy,
             placement,
             manifest: candidate.manifest,
         })
@@ -132,7 +135,7 @@ impl LoadedPlugin {
     /// # Errors
     /// [`AdmitError::Create`].
     pub fn create(self, job: &Job, env: &PluginEnv<'_>) -> Result<Plugin, AdmitError> {
-        let Self { config, kind, manifest, file, sha256, placement } = self;
+        let Self { config, kind, manifest, file, sha256, copy, placement } = self;
         let create_error = |reason: String| AdmitError::Create {
             kind,
             name: manifest.name.clone(),
@@ -148,7 +151,7 @@ impl LoadedPlugin {
                 env.agent.launcher
             )));
         }
-        let request = serde_json::to_vec(&create_request(&manifest.name, &config, env))
+        let request = serde_json::to_vec(&create_request(&manifest.name, &config, copy, env))
             .map_err(|error| create_error(error.to_string()))?;
         let name: Arc<str> = manifest.name.as_str().into();
         let _span = tracing::info_span!("call", plugin = %name, method = %Method::Create).entered();
@@ -171,7 +174,7 @@ impl LoadedPlugin {
     }
 }
 
-fn create_request(name: &str, config: &PluginConfig, env: &PluginEnv<'_>) -> CreateRequest {
+fn create_request(name: &str, config: &PluginConfig, file: PathBuf, env: &PluginEnv<'_>) -> CreateRequest {
     let directory = name.replace('/', "-");
     CreateRequest {
         config: config.table.clone(),
@@ -179,6 +182,7 @@ fn create_request(name: &str, config: &PluginConfig, env: &PluginEnv<'_>) -> Cre
         agent: env.agent.clone(),
         runtime_directory: env.runtime_dir.join("isolators").join(&directory),
         work_directory: env.work_dir.join("isolators").join(&directory),
+        file,
     }
 }
 

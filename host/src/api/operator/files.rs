@@ -114,7 +114,7 @@ impl Sandboxes {
         let mut logs = HashMap::new();
         let inspections = agent.containers().into_iter().filter_map(|summary| agent.inspect(&summary.id));
         let directories = inspections.map(|inspection| {
-            let Logs { stdout, stderr, stdout_file, stderr_file } = inspection.logs;
+            let Logs { stdout, stderr, stdout_file, stderr_file, .. } = inspection.logs;
             logs.extend(stdout.zip(stdout_file));
             logs.extend(stderr.zip(stderr_file));
             (inspection.summary.id.to_string(), inspection.sandbox)

@@ -92,9 +92,10 @@ pub(super) fn create(
         .update_persisted(&shared.ledger, |record| {
             record.process = Some(process_id);
             // A logger that hands out pipes knows which files its output ends up in.
-            record.logs = log_files.map_or(logs, |LogFiles { stdout, stderr, .. }| Logs {
+            record.logs = log_files.map_or(logs, |LogFiles { stdout, stderr, times }| Logs {
                 stdout,
                 stderr,
+                times,
                 ..Logs::default()
             });
             record.set_participants(participants);

@@ -264,6 +264,7 @@ impl Containerizer for Native {
         let participants = record.part.participants.iter();
         Some(Inspection {
             summary: handle.summary(),
+            uid: record.uid,
             sandbox: record.sandbox.clone(),
             logs: record.logs.clone(),
             plan: init_plan::entries(&record),

@@ -34,7 +34,7 @@ pub(super) fn open(targets: [StdioTarget; 3], uid: u32, gid: u32) -> Result<Stdi
     let (stdout, stdout_file) = open_output(stdout, uid, gid)?;
     let (stderr, stderr_file) = open_output(stderr, uid, gid)?;
     let [out_path, err_path] = paths;
-    let logs = Logs { stdout: out_path, stderr: err_path, stdout_file, stderr_file };
+    let logs = Logs { stdout: out_path, stderr: err_path, stdout_file, stderr_file, times: false };
     Ok(Stdio { stdin, stdout, stderr, logs })
 }
 
