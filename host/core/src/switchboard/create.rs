@@ -9,7 +9,7 @@ use cofferdam_init::protocol::Switchboard;
 use cofferdam_linux::process::Process;
 use cofferdam_plugin_model::Tty;
 use nix::unistd::geteuid;
-use rustix::fs::{FileType, Gid, Mode, OFlags, Uid, fchown, fstat};
+use rustix::fs::{FileType, Gid, Mode, OFlags, Uid, fchown, fcntl_getfl, fstat};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -110,13 +110,15 @@ impl Switched {
 }
 
 /// Where a logger wants output. A pipe is opened again, as the switchboard does not wait for it: the logger may have given
-/// the same one to containers that do.
+/// the same one to containers that do. Also for reading if the logger's descriptor is: then it can be written to while
+/// nobody else reads it.
 fn own_description(log: &OwnedFd) -> io::Result<OwnedFd> {
     if FileType::from_raw_mode(fstat(log)?.st_mode) != FileType::Fifo {
         return log.try_clone();
     }
     let path = format!("/proc/self/fd/{}", log.as_raw_fd());
-    let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let access = fcntl_getfl(log)? & OFlags::RWMODE;
+    let flags = access | OFlags::NONBLOCK | OFlags::CLOEXEC;
     match rustix::fs::open(path, flags, Mode::empty()) {
         Ok(opened) => Ok(opened),
         // It belongs to another user. Nobody reads it any more: as without a switchboard, writing fails.
