@@ -88,11 +88,14 @@ fn plugins_depend_on_the_plugin_api_only() {
     let of_seccomp = ["serde_path_to_error", "syscalls"];
     // The answers of drivers, and connections to them with a timeout.
     let of_docker_volume = ["httparse", "rustix"];
+    // Compression, and moving bytes from a pipe to a file.
+    let of_logrotate = ["flate2", "rustix"];
     for (path, manifest) in manifests("plugins", |_| true) {
         assert!(is_plugin(&manifest), "{} is not a plugin", name(&path));
         let more: &[&str] = match name(&path) {
             path if path.contains("linux-seccomp") => &of_seccomp,
             path if path.contains("docker-volume") => &of_docker_volume,
+            path if path.contains("logger-logrotate") => &of_logrotate,
             _ => &[],
         };
         assert_dependencies(&path, &manifest, &[&allowed, more].concat());

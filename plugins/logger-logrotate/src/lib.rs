@@ -1,0 +1,107 @@
+//! Writes a container's output to files in its sandbox that are rotated by size, and compressed if configured.
+//!
+//! ```text
+//! agent ── plugin ── prepare, cleanup ── supervisor.rs ── starts, watches ──▶ companion (writer)
+//!                                                                               ▲        │ splice
+//! container ════════════════════════════ pipes.rs ══════════════════════════════╝        ▼
+//!                                                                      stdout, stdout.1.gz, stdout.times
+//! ```
+//!
+//! The companion is a process per container that outlives the agent and the plugin. Bytes move from the pipe to the file
+//! within the kernel, so that none are lost or written twice when it is killed at any moment.
+
+mod job;
+mod options;
+mod pipes;
+mod status;
+mod supervisor;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::path::Path;
+
+use cofferdam_plugin_api::foreign;
+use cofferdam_plugin_api::model::ContainerClass;
+use cofferdam_plugin_api::prelude::*;
+use rustix::process::geteuid;
+
+use self::job::Job;
+use self::options::Config;
+use self::supervisor::{State, Supervisor, open_sandbox};
+use self::writer::NAMES;
+
+cofferdam_plugin_api::companion!(writer::run);
+
+struct Logrotate {
+    config: Config,
+    supervisor: Supervisor,
+}
+
+#[cofferdam_plugin_api::logger]
+impl Logger for Logrotate {
+    const NAME: &'static str = "logrotate";
+    const FEATURES: &'static [&'static str] =
+        &["agent.companions", "logger.files", "logger.times", "service.state"];
+    type Config = Config;
+
+    fn create(config: Config, host: Host) -> Result<Self> {
+        config.check()?;
+        Ok(Self { config, supervisor: Supervisor::new(host)? })
+    }
+
+    fn recover(&self, request: &RecoverRequest) -> Result<Recovery> {
+        let own = env!("CARGO_PKG_VERSION");
+        let mut recovery = Recovery::upgrade(&request.containers, own, |old: State, _| Ok(old))?;
+        let existing = request.containers.iter().map(|container| container.id.as_str());
+        let existing: Vec<&str> = existing.chain(request.orphans.iter().map(|id| id.as_str())).collect();
+        self.supervisor.remove_others(&existing)?;
+        for container in &request.containers {
+            if container.details.state.is_null() {
+                continue;
+            }
+            let recovered = State::deserialize(&container.details.state)
+                .context("cannot read its state")
+                .and_then(|state| self.supervisor.recover(container.id.as_str(), state));
+            if let Err(error) = recovered {
+                recovery.refuse(&container.id, error.causes().join(": "));
+            }
+        }
+        Ok(recovery)
+    }
+
+    fn prepare(&self, container: &NewContainer) -> Result<Streams> {
+        let sandbox = &container.sandbox;
+        if !sandbox.is_absolute() {
+            return Err(Error::new(format!(
+                "the sandbox of container `{}` is `{}`, which is not an absolute path",
+                container.id,
+                sandbox.display()
+            )));
+        }
+        let [stdout, stderr] = NAMES.map(|name| sandbox.join(name));
+        // Short, and ends with the agent: rotation and another process are for what runs on.
+        if container.class == ContainerClass::Debug {
+            return Ok(Streams::new(Output::Path(stdout), Output::Path(stderr)));
+        }
+        let options = self.config.options(&container.command.environment)?;
+        let times = options.times;
+        let owner = geteuid().is_root().then_some((container.uid, container.gid));
+        let directory = open_sandbox(sandbox)?;
+        for name in NAMES {
+            foreign::create_file(&directory, Path::new(name), owner)
+                .context(format!("cannot create `{}`", sandbox.join(name).display()))?;
+        }
+        let job = Job { owner, options };
+        let (pipes, state) = self.supervisor.start(container.as_ref(), sandbox.clone(), job)?;
+        let [out, err] = pipes.map(Output::Descriptor);
+        let streams = Streams::new(out, err).files(stdout, stderr).state(&state)?;
+        Ok(if times { streams.times() } else { streams })
+    }
+
+    fn cleanup(&self, container: &ContainerRef) -> Result<()> {
+        let state = &container.details()?.state;
+        let state = if state.is_null() { None } else { State::deserialize(state).ok() };
+        self.supervisor.finish(container.id(), state, container.deadline().remaining())
+    }
+}

@@ -1,0 +1,432 @@
+//! The companions of all containers: a thread notices when one is killed, and starts another one on the same pipes.
+//!
+//! The plugin keeps the companions' ends of the pipes. So nothing that is in a pipe is lost when the companion is killed
+//! and the container ends before there is another one.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::CString;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use cofferdam_plugin_api::companion::Companion;
+use cofferdam_plugin_api::foreign::{self, Resolve};
+use cofferdam_plugin_api::prelude::*;
+use cofferdam_plugin_api::tree;
+use rustix::buffer::spare_capacity;
+use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
+use rustix::io::{Errno, ioctl_fionread};
+
+use crate::job::Job;
+use crate::pipes;
+use crate::status::{Report, Status};
+use crate::writer::NAMES;
+
+/// How soon a companion is started again that ends at once.
+const RESTART_DELAY: Duration = Duration::from_secs(1);
+
+/// How long a companion may take to write what is left when its container has ended.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often it is checked whether a companion that has the lock is running. There is no event for it.
+const LOCK_ATTEMPTS: u32 = 100;
+const LOCK_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Data of the eventfd that ends the thread.
+const STOP: u64 = 0;
+
+/// The plugin's state for a container.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct State {
+    /// Directory of its files.
+    pub(crate) sandbox: PathBuf,
+    /// What its companion does.
+    pub(crate) job: Job,
+}
+
+/// The companions of all containers.
+pub(crate) struct Supervisor {
+    shared: Arc<Shared>,
+    stop: Arc<OwnedFd>,
+}
+
+struct Shared {
+    host: Host,
+    epoll: OwnedFd,
+    entries: Mutex<Entries>,
+}
+
+#[derive(Default)]
+struct Entries {
+    by_token: BTreeMap<u64, Entry>,
+    tokens: HashMap<String, u64>,
+    last: u64,
+}
+
+/// A container, and its companion.
+struct Entry {
+    id: String,
+    /// With its pipes and status.
+    directory: PathBuf,
+    state: State,
+    companion: Option<Companion>,
+    started: Instant,
+    /// It was killed, and there is no other one yet.
+    restart: bool,
+    readers: [OwnedFd; 2],
+    status: Status,
+}
+
+impl Supervisor {
+    pub(crate) fn new(host: Host) -> Result<Self> {
+        let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        epoll::add(&epoll, &*stop, epoll::EventData::new_u64(STOP), epoll::EventFlags::IN)?;
+        let shared = Arc::new(Shared { host, epoll, entries: Mutex::default() });
+        let weak = Arc::downgrade(&shared);
+        let thread = std::thread::Builder::new().name("logrotate".to_owned());
+        let of_thread = Arc::clone(&stop);
+        let run = move || {
+            supervise(&weak);
+            // Kept until here: a closed descriptor wakes nobody up.
+            drop(of_thread);
+        };
+        thread.spawn(run).context("cannot start a thread")?;
+        Ok(Self { shared, stop })
+    }
+
+    /// Creates the pipes of a container, and starts its companion. Returns the container's ends, and the state.
+    pub(crate) fn start(&self, id: &str, sandbox: PathBuf, job: Job) -> Result<([OwnedFd; 2], State)> {
+        let directory = self.directory(id);
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&directory)
+            .context(format!("cannot create `{}`", directory.display()))?;
+        let pipes = || format!("cannot create the pipes in `{}`", directory.display());
+        let writers = pipes::create(&directory, job.owner).context(pipes())?;
+        let readers = pipes::open_readers(&directory).context(pipes())?;
+        let status = open_status(&directory)?;
+        let state = State { sandbox, job };
+        let mut entry = Entry::new(id, directory, state, readers, status);
+        entry.start(&self.shared.host)?;
+        let state = entry.state.clone();
+        self.shared.add(entry)?;
+        Ok((writers, state))
+    }
+
+    /// Takes over the companion of an earlier instance, or starts another one if it was killed meanwhile.
+    pub(crate) fn recover(&self, id: &str, state: State) -> Result<()> {
+        let entry = self.reopen(id, state)?;
+        self.shared.add(entry)
+    }
+
+    fn reopen(&self, id: &str, state: State) -> Result<Entry> {
+        let directory = self.directory(id);
+        let missing = || format!("cannot open the pipes in `{}`", directory.display());
+        let readers = pipes::open_readers(&directory).context(missing())?;
+        let status = open_status(&directory)?;
+        let mut entry = Entry::new(id, directory.clone(), state, readers, status);
+        if !entry.find()? && !entry.status.read()?.finished {
+            entry.report_gap()?;
+            entry.start(&self.shared.host)?;
+            warn!(
+                container = id,
+                pid = entry.pid(),
+                "its log companion had been killed; another one continues"
+            );
+        }
+        Ok(entry)
+    }
+
+    /// Waits until everything that a container has written is in its files, or counts what is not, and removes what there
+    /// is of it. `state` is used if this instance does not know the container.
+    pub(crate) fn finish(&self, id: &str, state: Option<State>, remaining: Duration) -> Result<()> {
+        let directory = self.directory(id);
+        let known = self.shared.remove(id);
+        let entry = match (known, state) {
+            (Some(entry), _) => Some(entry),
+            (None, Some(state)) if directory.exists() => Some(self.reopen(id, state)?),
+            (None, _) => None,
+        };
+        if let Some(mut entry) = entry {
+            entry.finish(&self.shared.host, FLUSH_TIMEOUT.min(remaining / 2))?;
+        }
+        remove(&directory)
+    }
+
+    /// Removes what is left of containers that do not exist.
+    pub(crate) fn remove_others(&self, existing: &[&str]) -> Result<()> {
+        let directory = self.shared.host.runtime_directory();
+        let entries = match fs::read_dir(directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries.context(format!("cannot list `{}`", directory.display()))?,
+        };
+        for entry in entries {
+            let entry = entry?;
+            if !existing.iter().any(|id| entry.file_name() == *id) {
+                remove(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The directory of a container's pipes. An id is a file name: it has no slash, and at most 255 bytes.
+    fn directory(&self, id: &str) -> PathBuf {
+        self.shared.host.runtime_directory().join(id)
+    }
+}
+
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        // Otherwise the thread ends when it wakes up next.
+        let _ = rustix::io::write(&*self.stop, &1_u64.to_ne_bytes());
+    }
+}
+
+fn remove(directory: &Path) -> Result<()> {
+    tree::remove(directory).context(format!("cannot remove `{}`", directory.display()))
+}
+
+fn open_status(directory: &Path) -> Result<Status> {
+    let path = directory.join("status");
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+    Ok(Status::new(file.context(format!("cannot open `{}`", path.display()))?))
+}
+
+/// Opens the sandbox of a container, which may be in the sandbox of another one.
+pub(crate) fn open_sandbox(path: &Path) -> Result<OwnedFd> {
+    let open = || {
+        let below = path.strip_prefix("/").unwrap_or(path);
+        foreign::find(foreign::directory(Path::new("/"))?, below, Resolve::WithoutLinks)
+    };
+    open().context(format!("cannot open the sandbox `{}`", path.display()))
+}
+
+// ── the thread ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+fn supervise(shared: &Weak<Shared>) {
+    let Some(epoll) = shared.upgrade().and_then(|shared| shared.epoll.try_clone().ok()) else { return };
+    let mut ready = Vec::with_capacity(16);
+    let mut next: Option<Instant> = None;
+    loop {
+        let timeout = next.map(|next| next.saturating_duration_since(Instant::now()));
+        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+        ready.clear();
+        match epoll::wait(&epoll, spare_capacity(&mut ready), timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(_) => return,
+        }
+        let tokens: Vec<u64> = ready.iter().map(|event| event.data.u64()).collect();
+        let Some(shared) = shared.upgrade().filter(|_| !tokens.contains(&STOP)) else { return };
+        let mut entries = shared.lock();
+        for token in tokens {
+            if let Some(entry) = entries.by_token.get_mut(&token) {
+                entry.ended(&shared.epoll);
+            }
+        }
+        let waiting = entries.by_token.iter_mut().filter(|(_, entry)| entry.restart);
+        next = waiting.filter_map(|(token, entry)| entry.restart_when_due(*token, &shared)).min();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Entries> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, entry: Entry) -> Result<()> {
+        let mut entries = self.lock();
+        entries.last += 1;
+        let token = entries.last;
+        if let Some(companion) = &entry.companion {
+            watch(&self.epoll, companion, token)?;
+        }
+        entries.tokens.insert(entry.id.clone(), token);
+        entries.by_token.insert(token, entry);
+        Ok(())
+    }
+
+    fn remove(&self, id: &str) -> Option<Entry> {
+        let mut entries = self.lock();
+        let token = entries.tokens.remove(id)?;
+        let entry = entries.by_token.remove(&token)?;
+        entry.unwatch(&self.epoll);
+        Some(entry)
+    }
+}
+
+fn watch(epoll: &OwnedFd, companion: &Companion, token: u64) -> io::Result<()> {
+    Ok(epoll::add(epoll, companion, epoll::EventData::new_u64(token), epoll::EventFlags::IN)?)
+}
+
+impl Entry {
+    fn new(id: &str, directory: PathBuf, state: State, readers: [OwnedFd; 2], status: Status) -> Self {
+        let (companion, started) = (None, Instant::now());
+        Self { id: id.to_owned(), directory, state, companion, started, restart: false, readers, status }
+    }
+
+    fn pid(&self) -> Option<i32> {
+        self.companion.as_ref().map(Companion::pid)
+    }
+
+    /// Takes over the companion that has the lock. Returns whether there is one.
+    fn find(&mut self) -> Result<bool> {
+        for _ in 0..LOCK_ATTEMPTS {
+            if !self.status.is_locked()? {
+                return Ok(false);
+            }
+            self.companion = Companion::open(self.status.read()?.pid)?;
+            // While it has the lock, its pid is that of no other process.
+            if self.companion.is_some() && self.status.is_locked()? {
+                return Ok(true);
+            }
+            // It is about to write its pid, or to end.
+            std::thread::sleep(LOCK_INTERVAL);
+        }
+        Err(Error::new("its log companion neither continues nor ends"))
+    }
+
+    /// Starts a companion, unless there is one.
+    fn start(&mut self, host: &Host) -> Result<()> {
+        if self.find()? {
+            self.restart = false;
+            return Ok(());
+        }
+        let name = CString::new(self.id.as_str()).context("a container id has no zero byte")?;
+        let job = self.state.job.to_file().context("cannot create a file in memory")?;
+        let null = File::options().write(true).open("/dev/null").context("cannot open `/dev/null`")?;
+        let sandbox = open_sandbox(&self.state.sandbox)?;
+        let [stdout, stderr] = &self.readers;
+        // Opened again, so that the lock is the companion's own.
+        let status = open_status(&self.directory)?;
+        let descriptors = [
+            job.as_fd(),
+            status.file().as_fd(),
+            stdout.as_fd(),
+            stderr.as_fd(),
+            sandbox.as_fd(),
+            null.as_fd(),
+        ];
+        let companion = Companion::start(host, &name, &descriptors)?;
+        (self.companion, self.started, self.restart) = (Some(companion), Instant::now(), false);
+        Ok(())
+    }
+
+    fn unwatch(&self, epoll: &OwnedFd) {
+        if let Some(companion) = &self.companion
+            && let Err(error) = epoll::delete(epoll, companion)
+        {
+            debug!(%error, container = self.id, "a log companion was not watched");
+        }
+    }
+
+    /// Its companion has ended.
+    fn ended(&mut self, epoll: &OwnedFd) {
+        // It is readable from now on.
+        self.unwatch(epoll);
+        if let Some(companion) = self.companion.take() {
+            companion.reap();
+        }
+        // Otherwise the container has ended, and `cleanup` follows.
+        self.restart = !self.status.read().is_ok_and(|report| report.finished);
+    }
+
+    /// Starts another companion, unless the last one was started a moment ago. Returns when to try again.
+    fn restart_when_due(&mut self, token: u64, shared: &Shared) -> Option<Instant> {
+        let due = self.started + RESTART_DELAY;
+        if Instant::now() < due {
+            return Some(due);
+        }
+        let restart = |entry: &mut Self| {
+            entry.start(&shared.host)?;
+            if let Some(companion) = &entry.companion {
+                watch(&shared.epoll, companion, token)?;
+            }
+            Ok::<_, Error>(())
+        };
+        match restart(self) {
+            Ok(()) => {
+                warn!(
+                    container = self.id,
+                    pid = self.pid(),
+                    "its log companion was killed; another one continues"
+                );
+                None
+            }
+            Err(error) => {
+                let error = error.causes().join(": ");
+                error!(container = self.id, "its log companion was killed, and none can be started: {error}");
+                self.started = Instant::now();
+                self.restart.then(|| self.started + RESTART_DELAY)
+            }
+        }
+    }
+
+    /// Waits until the companion has written everything, and reports what is lost.
+    fn finish(&mut self, host: &Host, timeout: Duration) -> Result<()> {
+        let end = Instant::now() + timeout;
+        let mut report = self.status.read()?;
+        // One that was killed is replaced, once.
+        for _ in 0..2 {
+            if report.finished {
+                break;
+            }
+            if self.companion.is_none()
+                && let Err(error) = self.start(host)
+            {
+                let error = error.causes().join(": ");
+                warn!(container = self.id, "no log companion can be started: {error}");
+                break;
+            }
+            let Some(companion) = &self.companion else { break };
+            if !companion.wait(end.saturating_duration_since(Instant::now()))? {
+                warn!(
+                    container = self.id,
+                    ?timeout,
+                    "its log companion does not write what is left, and is killed"
+                );
+                companion.kill()?;
+                report = self.status.read()?;
+                break;
+            }
+            companion.reap();
+            self.companion = None;
+            report = self.status.read()?;
+        }
+        self.report_loss(report)
+    }
+
+    fn report_loss(&self, report: Report) -> Result<()> {
+        for (index, stream) in NAMES.into_iter().enumerate() {
+            let unread = if report.finished { 0 } else { ioctl_fionread(&self.readers[index])? };
+            let bytes = report.lost[index] + unread;
+            if bytes > 0 {
+                error!(container = self.id, stream, bytes, "output of the container is lost");
+            }
+        }
+        Ok(())
+    }
+
+    /// Its companion was killed while no agent was running. Nothing is lost, unless the container has ended as well: then
+    /// nobody has kept what was in the pipes.
+    fn report_gap(&self) -> Result<()> {
+        for (index, stream) in NAMES.into_iter().enumerate() {
+            let reader = &self.readers[index];
+            if pipes::has_ended(reader)? && ioctl_fionread(reader)? == 0 {
+                let at_most = pipes::capacity(reader);
+                error!(
+                    container = self.id,
+                    stream,
+                    at_most,
+                    "its log companion was killed before it ended, and no agent was running: bytes of output may be lost"
+                );
+            }
+        }
+        Ok(())
+    }
+}

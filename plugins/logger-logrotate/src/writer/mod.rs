@@ -1,0 +1,178 @@
+//! The companion: moves the output of one container from its pipes to its files.
+//!
+//! ```text
+//! container ══ pipe ══▶ splice ══▶ stdout ── rotate ──▶ stdout.1 ── compress ──▶ stdout.1.gz
+//!                                  stdout.times
+//! ```
+//!
+//! What cannot be written, as on a full disk, is removed from the pipe and counted, so that the container goes on; the file
+//! says how much is missing as soon as it can.
+
+mod compression;
+mod directory;
+mod log;
+mod privileges;
+mod times;
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{Errno, ioctl_fionread};
+use rustix::pipe::{SpliceFlags, splice};
+
+use self::directory::Directory;
+use self::log::Log;
+use crate::job::Job;
+use crate::status::Status;
+
+/// Names of the files.
+pub(crate) const NAMES: [&str; 2] = ["stdout", "stderr"];
+
+/// The program of the companion. Its descriptors are a [`Job`], a [`Status`], the readers of both pipes, the sandbox, and
+/// `/dev/null`.
+///
+/// # Errors
+/// If it cannot begin. Afterwards, errors are counted bytes.
+pub(crate) fn run(descriptors: Vec<OwnedFd>) -> io::Result<()> {
+    let descriptors = <[OwnedFd; 6]>::try_from(descriptors);
+    let [job, status, stdout, stderr, sandbox, null] =
+        descriptors.map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let status = Status::new(status.into());
+    status.take_over()?;
+    let job = Job::read(job)?;
+    privileges::drop_privileges(job.owner)?;
+    write(&job, &status, [stdout, stderr], sandbox, &null)
+}
+
+/// Moves the output until both pipes have ended.
+pub(crate) fn write(
+    job: &Job,
+    status: &Status,
+    pipes: [OwnedFd; 2],
+    sandbox: OwnedFd,
+    null: &OwnedFd,
+) -> io::Result<()> {
+    let directory = Directory::new(sandbox);
+    let lost = status.read()?.lost;
+    let mut streams = Vec::new();
+    for (index, pipe) in pipes.into_iter().enumerate() {
+        let options = &job.options;
+        let limits = options.streams[index];
+        let log = Log::open(&directory, NAMES[index], limits, options.compress, options.times)?;
+        streams.push(Stream {
+            index,
+            pipe,
+            log,
+            status,
+            null,
+            lost: lost[index],
+            unreported: 0,
+            error: None,
+        });
+    }
+    while !streams.is_empty() {
+        let timeout = streams.iter().any(|stream| stream.log.is_compressing()).then(Timespec::default);
+        let mut ready: Vec<PollFd<'_>> =
+            streams.iter().map(|stream| PollFd::new(&stream.pipe, PollFlags::IN)).collect();
+        match poll(&mut ready, timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let events: Vec<PollFlags> = ready.iter().map(PollFd::revents).collect();
+        let mut open = Vec::new();
+        for (mut stream, events) in streams.into_iter().zip(events) {
+            if events.contains(PollFlags::IN) {
+                stream.take()?;
+            } else if !events.is_empty() {
+                stream.end()?;
+                continue;
+            }
+            stream.log.compress();
+            open.push(stream);
+        }
+        streams = open;
+    }
+    status.finish()
+}
+
+/// One stream of the container.
+struct Stream<'a> {
+    index: usize,
+    pipe: OwnedFd,
+    log: Log,
+    status: &'a Status,
+    null: &'a OwnedFd,
+    /// Bytes that are in no file.
+    lost: u64,
+    /// Those of them that the file does not mention.
+    unreported: u64,
+    /// Why.
+    error: Option<i32>,
+}
+
+impl Stream<'_> {
+    /// Moves what is in the pipe.
+    fn take(&mut self) -> io::Result<()> {
+        let available = ioctl_fionread(&self.pipe)?;
+        if available == 0 {
+            return Ok(());
+        }
+        let taken = self.report().and_then(|()| self.log.take(&self.pipe, available));
+        match taken {
+            Ok(taken) if taken.lost > 0 => self.count(taken.lost),
+            Ok(_) => Ok(()),
+            Err(error) => {
+                self.error = error.raw_os_error();
+                self.discard(available)
+            }
+        }
+    }
+
+    /// Removes bytes from the pipe. They are counted before, so that they are counted if this process is killed meanwhile.
+    fn discard(&mut self, bytes: u64) -> io::Result<()> {
+        self.status.set_lost(self.index, self.lost + bytes)?;
+        let mut discarded = 0;
+        while discarded < bytes {
+            let length = usize::try_from(bytes - discarded).unwrap_or(usize::MAX);
+            match splice(&self.pipe, None, self.null, None, length, SpliceFlags::NONBLOCK) {
+                Ok(0) | Err(Errno::AGAIN) => break,
+                Ok(moved) => discarded += moved as u64,
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        self.count(discarded)
+    }
+
+    fn count(&mut self, bytes: u64) -> io::Result<()> {
+        self.lost += bytes;
+        self.unreported += bytes;
+        self.status.set_lost(self.index, self.lost)
+    }
+
+    /// Says in the file how much is missing.
+    fn report(&mut self) -> io::Result<()> {
+        if self.unreported == 0 {
+            return Ok(());
+        }
+        let reason = self.error.map_or_else(
+            || "the container was in the way of a rotation".to_owned(),
+            |errno| io::Error::from_raw_os_error(errno).to_string(),
+        );
+        let bytes = self.unreported;
+        self.log.note(&format!(
+            "\n[cofferdam: {bytes} bytes of output could not be written to this log: {reason}]\n"
+        ))?;
+        (self.unreported, self.error) = (0, None);
+        Ok(())
+    }
+
+    /// The container has ended, or closed the stream.
+    fn end(mut self) -> io::Result<()> {
+        // On a disk that is still full, only the plugin reports the loss.
+        let _ = self.report();
+        self.log.close();
+        Ok(())
+    }
+}
