@@ -9,10 +9,11 @@ use std::time::Duration;
 use cofferdam_core::model::{Request, Uri};
 use cofferdam_linux::process::Process;
 use cofferdam_tests::daemon::{Daemon, TIMEOUT};
-use cofferdam_tests::world::{World, id};
+use cofferdam_tests::world::{World, id, object};
 use cofferdam_tests::{is_root, paths, wait_for_text, watch};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::json;
 
 const SECRET: &str = "only for root";
 
@@ -69,6 +70,43 @@ fn logs_shows_only_what_the_container_has_written() {
         daemon.destroy(&id("web")).unwrap();
         daemon.remove(&id("web")).unwrap();
     }
+    daemon.terminate();
+}
+
+#[test]
+fn logs_of_rotated_files_shows_only_what_the_container_has_written() {
+    if !is_root("a root-only file") {
+        return;
+    }
+    let mut world = world();
+    let table = json!({ "max_stdout_size": "4 KiB", "max_stdout_files": 3 });
+    world.config.logger = Some(object("logrotate", "libcofferdam_logger_logrotate.so", table));
+    let daemon = Daemon::start(&world);
+    for how in REPLACEMENTS {
+        for name in ["stdout", "stdout.1", "stdout.2.gz", "stdout.new", "stdout.times", "stdout.1.times"] {
+            let replace = replaced(&world, how).replace("rm stdout", "rm -f stdout");
+            let replace = replace.replace("stdout", name);
+            let fill = "i=0; while [ $i -lt 60 ]; do echo a line of the container with some more text in it; i=$((i+1)); done";
+            let line = format!("{fill}; {replace}; {fill}; {replace}; echo done > done; sleep 1000");
+            daemon.launch(&Request::shell(id("web"), &line)).unwrap();
+            let sandbox = world.config.work_dir.join("containers/web");
+            watch::until(&sandbox, TIMEOUT, || sandbox.join("done").exists());
+            for arguments in [
+                &["logs", "web"][..],
+                &["logs", "-t", "--tail", "9", "web"],
+                &["logs", "--since", "1h", "web"],
+            ] {
+                let (_, stdout, stderr) = end(cofferdam(&world, arguments).spawn().unwrap());
+                assert!(!stdout.contains(SECRET), "{how}, {name}, {arguments:?}: {stdout}");
+                assert!(stdout.len() < 1 << 15, "{how}, {name}, {arguments:?}: {stderr}");
+            }
+            daemon.destroy(&id("web")).unwrap();
+            let (_, stdout, _) = end(cofferdam(&world, &["logs", "-f", "web"]).spawn().unwrap());
+            assert!(!stdout.contains(SECRET) && stdout.len() < 1 << 15, "{how}, {name}");
+            daemon.remove(&id("web")).unwrap();
+        }
+    }
+    assert_eq!(fs::read_to_string(world.directory().join("secret")).unwrap(), SECRET);
     daemon.terminate();
 }
 

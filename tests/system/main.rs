@@ -15,6 +15,7 @@ mod examples;
 mod guests;
 mod isolators;
 mod launch_info;
+mod loggers;
 mod nested;
 mod posix;
 mod resources;

@@ -7,7 +7,6 @@ mod check;
 mod client;
 mod exec;
 mod failure;
-mod follow;
 mod foreground;
 mod format;
 mod hints;

@@ -46,6 +46,8 @@ pub(in crate::api::operator) fn inspection(inspection: &Inspection) -> wire::Ins
         stderr: inspection.logs.stderr.as_deref().map(path),
         stdout_file: inspection.logs.stdout_file.map(String::from),
         stderr_file: inspection.logs.stderr_file.map(String::from),
+        log_times: inspection.logs.times.then_some(true),
+        uid: Some(inspection.uid),
         request: encode_launch(&inspection.request),
         resources: encode_resources(&summary.resources),
         limits: encode_limits(&summary.resources),

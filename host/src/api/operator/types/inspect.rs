@@ -32,6 +32,10 @@ message! {
         optional stdout_file: String,
         /// The same for `stderr`.
         optional stderr_file: String,
+        /// Whether the logger stores the times of the output.
+        optional log_times: bool,
+        /// Numeric user of its command.
+        optional uid: u32,
         /// The launch request.
         required request: LaunchContainer,
         /// Current resources, updates included.

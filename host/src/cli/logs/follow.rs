@@ -1,27 +1,25 @@
-//! Copies the output of a container to a writer as it grows.
+//! Shows the output of a container as it grows, across rotations.
 //!
-//! Its file may be in a directory of the container, which can put anything in its place. So it is opened without
-//! following symbolic links, must be a regular file, and is the one that the agent opened: the descriptor is kept. If a
-//! logger writes the file, only that logger knows which one it is, and the file may be rotated.
-//!
-//! A thread waits for inotify events of the file's directory. [`Follower::finish`] makes it copy the rest and exit.
+//! A thread waits for inotify events of the directory of the files. [`Follower::finish`] makes it copy the rest and exit.
 //!
 //! Closing an inotify descriptor takes about 20 ms, longer than many commands run. So the thread first polls, at
 //! increasing intervals.
 
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use cofferdam_core::model::view::FileId;
-use cofferdam_linux::foreign::{self, OpenError, Resolve};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
 use rustix::io::Errno;
+
+use super::files::{Content, Log, Part};
+use super::print::Printer;
+use super::start::{Place, Selection, seek};
 
 /// First polling interval. Each interval is twice as long as the one before.
 const FIRST_INTERVAL: Duration = Duration::from_millis(2);
@@ -37,91 +35,48 @@ pub(super) struct Follower {
     thread: JoinHandle<io::Result<()>>,
 }
 
-/// A file with output of a container.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Log {
-    pub(super) path: PathBuf,
-    /// Which file it is, if the agent opened it.
-    pub(super) file: Option<FileId>,
-}
-
-/// Why the output of a container cannot be read.
-#[derive(Debug, thiserror::Error)]
-enum LogError {
-    #[error("cannot read the output of the container in `{}`", path.display())]
-    Open { path: PathBuf, source: OpenError },
-    #[error("`{}` is not the file that the agent opened; the container has put it there", path.display())]
-    Replaced { path: PathBuf },
-}
-
-impl Log {
-    pub(super) const fn new(path: PathBuf, file: Option<FileId>) -> Self {
-        Self { path, file }
-    }
-
-    /// Opens the file; `None` if it is missing.
-    fn open(&self) -> io::Result<Option<File>> {
-        let path = self.path.strip_prefix("/").unwrap_or(&self.path);
-        let open = || {
-            let root = foreign::directory(Path::new("/"))?;
-            foreign::open_regular(foreign::find(root, path, Resolve::WithoutLinks)?)
-        };
-        let file = match open() {
-            Ok(file) => file,
-            Err(error) if error.is_missing() => return Ok(None),
-            Err(source) => {
-                return Err(io::Error::other(LogError::Open { path: self.path.clone(), source }));
-            }
-        };
-        if self.file.is_some_and(|expected| file.metadata().is_ok_and(|found| FileId::of(&found) != expected))
-        {
-            return Err(io::Error::other(LogError::Replaced { path: self.path.clone() }));
-        }
-        Ok(Some(file))
-    }
-}
-
 impl Follower {
-    /// Starts copying a file from its beginning. `on_error` is called when reading or writing fails.
+    /// Starts showing output. `on_error` is called when reading or writing fails.
     pub(super) fn start(
-        log: Log,
-        mut sink: impl Write + Send + 'static,
+        mut tail: Tail,
+        mut printer: Printer<impl Write + Send + 'static>,
         on_error: impl FnOnce(&io::Error) + Send + 'static,
     ) -> io::Result<Self> {
         let done = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         let thread = {
             let done = Arc::clone(&done);
-            std::thread::Builder::new()
-                .name("follow".to_owned())
-                .spawn(move || copy(&log, &mut sink, &done).inspect_err(on_error))?
+            let copy = move || {
+                let copied = follow(&mut tail, &mut printer, &done).and_then(|()| printer.finish());
+                copied.inspect_err(on_error)
+            };
+            std::thread::Builder::new().name("follow".to_owned()).spawn(copy)?
         };
         Ok(Self { done, thread })
     }
 
-    /// Copies the rest and waits for the thread. Called after the last write to the file.
+    /// Shows the rest and waits for the thread. Called after the last write.
     pub(super) fn finish(self) -> io::Result<()> {
         rustix::io::write(&*self.done, &1_u64.to_ne_bytes())?;
         self.thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread that copies output panicked")))
     }
 }
 
-fn copy(log: &Log, sink: &mut dyn Write, done: &OwnedFd) -> io::Result<()> {
-    let mut tail = Tail { log, file: None, position: 0 };
+fn follow(tail: &mut Tail, printer: &mut Printer<impl Write>, done: &OwnedFd) -> io::Result<()> {
     for poll in 0..POLLS {
-        tail.copy_new(sink)?;
+        tail.copy_new(printer)?;
         let mut finished = [PollFd::new(done, PollFlags::IN)];
         if wait(&mut finished, Some(FIRST_INTERVAL * 2_u32.pow(poll)))? {
-            return tail.copy_new(sink);
+            return tail.copy_new(printer);
         }
     }
     // Watch before the next read, so that no change is missed.
-    let Ok(changes) = watch_directory(&log.path) else { return poll_until_done(tail, sink, done) };
+    let Ok(changes) = watch_directory(&tail.log.path) else { return poll_until_done(tail, printer, done) };
     loop {
-        tail.copy_new(sink)?;
+        tail.copy_new(printer)?;
         let mut ready = [PollFd::new(&changes, PollFlags::IN), PollFd::new(done, PollFlags::IN)];
         wait(&mut ready, None)?;
         if !ready[1].revents().is_empty() {
-            return tail.copy_new(sink);
+            return tail.copy_new(printer);
         }
         // Any change is a reason to read again.
         let mut events = [0; 4096];
@@ -133,11 +88,11 @@ fn copy(log: &Log, sink: &mut dyn Write, done: &OwnedFd) -> io::Result<()> {
 }
 
 /// Copies with polling instead of inotify, for example if the user has too many inotify instances.
-fn poll_until_done(mut tail: Tail<'_>, sink: &mut dyn Write, done: &OwnedFd) -> io::Result<()> {
+fn poll_until_done(tail: &mut Tail, printer: &mut Printer<impl Write>, done: &OwnedFd) -> io::Result<()> {
     loop {
-        tail.copy_new(sink)?;
+        tail.copy_new(printer)?;
         if wait(&mut [PollFd::new(done, PollFlags::IN)], Some(FALLBACK_INTERVAL))? {
-            return tail.copy_new(sink);
+            return tail.copy_new(printer);
         }
     }
 }
@@ -161,68 +116,126 @@ fn wait(descriptors: &mut [PollFd<'_>], timeout: Option<Duration>) -> io::Result
     }
 }
 
-/// A file that grows and may be rotated.
-struct Tail<'a> {
-    log: &'a Log,
-    file: Option<File>,
+/// Output that grows, from some place on.
+pub(super) struct Tail {
+    log: Log,
+    /// Files that have been opened, the oldest first.
+    next: VecDeque<Part>,
+    current: Option<Part>,
     position: u64,
 }
 
-impl Tail<'_> {
-    /// Copies everything that is new.
-    fn copy_new(&mut self, sink: &mut dyn Write) -> io::Result<()> {
+impl Tail {
+    /// Opens all files of a log.
+    pub(super) fn open(log: Log, selection: Selection) -> io::Result<Self> {
+        let mut parts = log.parts()?;
+        let Place { part, offset } = selection.beginning(&mut parts)?;
+        let mut next = VecDeque::from(parts);
+        next.drain(..part.min(next.len()));
+        for part in &mut next {
+            seek(&mut part.content, 0)?;
+        }
+        let mut current = next.pop_front();
+        if let Some(current) = &mut current {
+            seek(&mut current.content, offset)?;
+        }
+        Ok(Self { log, next, current, position: offset })
+    }
+
+    /// Whether there is no file.
+    pub(super) const fn is_missing(&self) -> bool {
+        self.current.is_none()
+    }
+
+    /// Copies what is in the files that were there when this was opened.
+    pub(super) fn copy_known(&mut self, printer: &mut Printer<impl Write>) -> io::Result<()> {
         loop {
-            if let Some(file) = &mut self.file {
-                // It was truncated.
-                if file.metadata()?.len() < self.position {
-                    self.position = file.seek(SeekFrom::Start(0))?;
-                }
-                self.position += copy_rest(file, sink)?;
-            }
-            if self.file.is_some() && self.log.file.is_some() {
-                return sink.flush();
-            }
-            let Some(next) = self.log.open()? else { return sink.flush() };
-            if let Some(file) = &mut self.file {
-                if FileId::of(&file.metadata()?) == FileId::of(&next.metadata()?) {
-                    return sink.flush();
-                }
-                // The old file may have grown before it was renamed.
-                copy_rest(file, sink)?;
-            }
-            self.file = Some(next);
-            self.position = 0;
+            self.copy_rest(printer)?;
+            let Some(next) = self.next.pop_front() else { return printer.finish() };
+            self.continue_with(next);
         }
     }
-}
 
-fn copy_rest(file: &mut File, sink: &mut dyn Write) -> io::Result<u64> {
-    let mut buffer = [0; 32768];
-    let mut copied = 0;
-    loop {
-        match file.read(&mut buffer) {
-            Ok(0) => return Ok(copied),
-            Ok(count) => {
-                sink.write_all(&buffer[..count])?;
-                // Shows incomplete lines as well.
-                sink.flush()?;
-                copied += count as u64;
+    /// Copies everything that is new.
+    fn copy_new(&mut self, printer: &mut Printer<impl Write>) -> io::Result<()> {
+        loop {
+            self.copy_rest(printer)?;
+            if let Some(next) = self.next.pop_front() {
+                self.continue_with(next);
+                continue;
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            let Some(current) = &self.current else {
+                let Some(first) = self.log.current()? else { return Ok(()) };
+                self.continue_with(first);
+                continue;
+            };
+            if self.log.file.is_some() {
+                return Ok(());
+            }
+            let Some((next, is_next)) = self.log.after(current.id)? else { return Ok(()) };
+            // It may have grown before it was renamed.
+            self.copy_rest(printer)?;
+            if !is_next {
+                // Standard error may be closed.
+                drop(writeln!(
+                    io::stderr(),
+                    "cofferdam: some output is missing: it was removed before it was shown"
+                ));
+            }
+            self.continue_with(next);
+        }
+    }
+
+    fn continue_with(&mut self, part: Part) {
+        self.current = Some(part);
+        self.position = 0;
+    }
+
+    fn copy_rest(&mut self, printer: &mut Printer<impl Write>) -> io::Result<()> {
+        let Some(Part { content, times, .. }) = &mut self.current else { return Ok(()) };
+        if let Content::Plain(file) = content
+            && file.metadata()?.len() < self.position
+        {
+            // It was truncated.
+            seek(content, 0)?;
+            self.position = 0;
+        }
+        let mut buffer = [0; 32768];
+        loop {
+            match content.read(&mut buffer) {
+                Ok(0) => return Ok(()),
+                Ok(count) => {
+                    printer.write(&buffer[..count], self.position, times)?;
+                    self.position += count as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::fs::{self, File};
+    use std::io::Seek;
+    use std::path::PathBuf;
     use std::sync::mpsc::{Receiver, Sender, channel};
+
+    use cofferdam_core::model::view::FileId;
 
     use super::*;
 
-    fn copy_all(log: &Log, sink: &mut dyn Write) -> io::Result<()> {
-        Tail { log, file: None, position: 0 }.copy_new(sink)
+    fn log(path: PathBuf, file: Option<FileId>) -> Log {
+        Log { path, file, owner: None, has_times: false }
+    }
+
+    fn tail(log: Log) -> Tail {
+        Tail::open(log, Selection::default()).unwrap()
+    }
+
+    fn copy_all(log: Log, sink: &mut Vec<u8>) -> io::Result<()> {
+        Tail::open(log, Selection::default())?.copy_new(&mut Printer::new(sink, None, false))
     }
 
     struct Lines(Sender<Vec<u8>>);
@@ -251,8 +264,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("stdout");
         let (sender, lines) = channel();
-        let log = Log::new(path.clone(), None);
-        let follower = Follower::start(log, Lines(sender), |_| {}).unwrap();
+        let printer = Printer::new(Lines(sender), None, false);
+        let follower = Follower::start(tail(log(path.clone(), None)), printer, |_| {}).unwrap();
 
         let mut file = File::create(&path).unwrap();
         file.write_all(b"one").unwrap();
@@ -280,6 +293,31 @@ mod tests {
     }
 
     #[test]
+    fn all_output_is_copied_in_order_however_often_it_is_rotated() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        let (sender, lines) = channel();
+        let printer = Printer::new(Lines(sender), None, false);
+        fs::write(at("stdout"), "0").unwrap();
+        let follower = Follower::start(tail(log(at("stdout"), None)), printer, |_| {}).unwrap();
+        take(&lines, "0");
+        let mut expected = String::new();
+        // Faster than it can be followed; the file that is being read is the last one that is kept.
+        for number in 1..=20 {
+            for older in (1..number).rev() {
+                fs::rename(at(&format!("stdout.{older}")), at(&format!("stdout.{}", older + 1))).unwrap();
+            }
+            fs::rename(at("stdout"), at("stdout.1")).unwrap();
+            let text = format!("<{number}>");
+            fs::write(at("stdout"), &text).unwrap();
+            expected += &text;
+        }
+        take(&lines, &expected);
+        follower.finish().unwrap();
+        assert!(lines.recv().is_err());
+    }
+
+    #[test]
     fn a_failed_write_is_reported() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("stdout");
@@ -287,7 +325,8 @@ mod tests {
         drop(lines);
         let (broken, kinds) = channel();
         let on_error = move |error: &io::Error| broken.send(error.kind()).unwrap();
-        let follower = Follower::start(Log::new(path.clone(), None), Lines(sender), on_error).unwrap();
+        let printer = Printer::new(Lines(sender), None, false);
+        let follower = Follower::start(tail(log(path.clone(), None)), printer, on_error).unwrap();
         fs::write(&path, "text").unwrap();
         assert_eq!(kinds.recv().unwrap(), io::ErrorKind::BrokenPipe);
         assert!(follower.finish().is_err());
@@ -303,7 +342,7 @@ mod tests {
         let file = Some(FileId::of(&fs::metadata(&path).unwrap()));
         let copied = |file| {
             let mut copied = Vec::new();
-            copy_all(&Log::new(path.clone(), file), &mut copied).map(|()| copied).map_err(|e| e.to_string())
+            copy_all(log(path.clone(), file), &mut copied).map(|()| copied).map_err(|e| e.to_string())
         };
         assert_eq!(copied(file).unwrap(), b"output");
         fs::rename(&path, at("old")).unwrap();
@@ -333,7 +372,7 @@ mod tests {
         fs::create_dir(at("logs")).unwrap();
         std::os::unix::fs::symlink(directory.path(), at("logs/link")).unwrap();
         let mut sink = Vec::new();
-        assert!(copy_all(&Log::new(at("logs/link/secret"), None), &mut sink).is_err());
+        assert!(copy_all(log(at("logs/link/secret"), None), &mut sink).is_err());
         assert!(sink.is_empty());
     }
 }

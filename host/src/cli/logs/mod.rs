@@ -1,0 +1,209 @@
+//! `cofferdam logs`: shows the output of containers.
+
+mod files;
+mod follow;
+mod print;
+mod start;
+mod times;
+
+use std::io::{self, IsTerminal};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
+
+use tokio::sync::Notify;
+
+use self::files::Log;
+use self::follow::{Follower, Tail};
+use self::print::Printer;
+use self::start::Selection;
+use super::client::Client;
+use super::failure::Failure;
+use super::inspect::inspect;
+use super::wait::wait;
+use super::{Outcome, block_on, container_id};
+use crate::api::operator::encode_id;
+use cofferdam_core::model::ContainerId;
+
+/// Shows the output of containers
+///
+/// With several containers, each line begins with the name of its container, in colour on a terminal unless NO_COLOR
+/// is set. `--since` and `--timestamps` need a logger that stores times, such as `logrotate`.
+///
+/// Examples:
+///   cofferdam logs web
+///   cofferdam logs -f --tail 20 --timestamps web
+///   cofferdam logs --since 10m --stream stderr web
+///   cofferdam logs -f web db
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(super) struct Arguments {
+    /// The containers
+    #[arg(value_parser = container_id, required = true)]
+    ids: Vec<ContainerId>,
+    /// Keep showing new output until the containers end
+    #[arg(long, short)]
+    follow: bool,
+    /// Show the last lines only: a number, or `all`
+    #[arg(long, short = 'n', value_name = "N", default_value = "all", value_parser = lines)]
+    tail: Lines,
+    /// Show what was written since a time (2026-11-28T15:35:00Z, in UTC) or for some time (10m)
+    #[arg(long, value_name = "TIME", value_parser = since)]
+    since: Option<SystemTime>,
+    /// Begin each line with the time at which it was written, in UTC
+    #[arg(long, short)]
+    timestamps: bool,
+    /// The stream to show
+    #[arg(long, value_enum, value_name = "STREAM", default_value_t = Stream::Stdout)]
+    stream: Stream,
+    /// The same as `--stream stderr`
+    #[arg(long, conflicts_with = "stream")]
+    stderr: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Stream {
+    /// Standard output
+    Stdout,
+    /// Standard error
+    Stderr,
+}
+
+/// How many lines to show; all if `None`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Lines(Option<usize>);
+
+fn lines(text: &str) -> Result<Lines, String> {
+    match text {
+        "all" => Ok(Lines(None)),
+        number => match number.parse() {
+            Ok(number) => Ok(Lines(Some(number))),
+            Err(_) => Err("expected a number of lines, or `all`".to_owned()),
+        },
+    }
+}
+
+fn since(text: &str) -> Result<SystemTime, String> {
+    let ago = humantime::parse_duration(text).ok().and_then(|ago| SystemTime::now().checked_sub(ago));
+    let time = ago.or_else(|| humantime::parse_rfc3339_weak(text).ok());
+    time.ok_or_else(|| {
+        "expected a time such as `2026-11-28T15:35:00Z`, or how long ago, such as `10m`".to_owned()
+    })
+}
+
+pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
+    let selection = Selection { lines: arguments.tail.0, since: arguments.since };
+    block_on(async {
+        let mut tails = Vec::new();
+        for id in &arguments.ids {
+            let log = find(arguments, client, id).await?;
+            let path = log.path.clone();
+            let failed =
+                |source| Failure::system(format!("cannot show the output of container `{id}`"), source);
+            let tail = Tail::open(log, selection).map_err(failed)?;
+            if tail.is_missing() && !arguments.follow {
+                let path = path.display();
+                return Err(Failure::message(format!(
+                    "the output of container `{id}` is not there: `{path}`"
+                )));
+            }
+            tails.push((id, tail));
+        }
+        let printers = printers(arguments);
+        if arguments.follow {
+            return follow(client, tails.into_iter().zip(printers).collect()).await;
+        }
+        for ((_, mut tail), mut printer) in tails.into_iter().zip(printers) {
+            tail.copy_known(&mut printer)?;
+        }
+        Ok(0)
+    })
+}
+
+/// Where the output of a container is.
+async fn find(arguments: &Arguments, client: &Client, id: &ContainerId) -> Result<Log, Failure> {
+    let inspected = inspect(client, id).await?;
+    let (name, path, file) = match arguments.stream {
+        Stream::Stdout if !arguments.stderr => ("standard output", inspected.stdout, inspected.stdout_file),
+        _ => ("standard error", inspected.stderr, inspected.stderr_file),
+    };
+    let Some(path) = path else {
+        return Err(Failure::message(format!("the {name} of container `{id}` is not written to a file")));
+    };
+    let has_times = inspected.log_times.unwrap_or_default();
+    let needs_times = [("--timestamps", arguments.timestamps), ("--since", arguments.since.is_some())];
+    if let Some((option, _)) = needs_times.iter().find(|(_, is_set)| *is_set && !has_times) {
+        return Err(Failure::message(format!(
+            "the times of the output of container `{id}` are not stored, which `{option}` needs; configure a logger that \
+             stores them, such as `logrotate`, and launch the container again"
+        )));
+    }
+    let file = file.and_then(|file| file.try_into().ok());
+    // The container cannot create files elsewhere.
+    let owner = inspected.uid.filter(|_| file.is_none() && path.starts_with(&inspected.sandbox));
+    Ok(Log { path: path.into(), file, owner, has_times })
+}
+
+/// What shows the output of each container.
+fn printers(arguments: &Arguments) -> Vec<Printer<io::Stdout>> {
+    let ids: Vec<String> = arguments.ids.iter().map(ToString::to_string).collect();
+    let has_colour =
+        io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|it| it.is_empty());
+    let names = print::names(&ids, has_colour).into_iter();
+    let names = names.map(|name| (ids.len() > 1).then_some(name));
+    names.map(|name| Printer::new(io::stdout(), name, arguments.timestamps)).collect()
+}
+
+/// Follows the output of containers until all of them have ended. Reads the files directly, as the agent is on the same
+/// machine.
+async fn follow(client: &Client, logs: Vec<((&ContainerId, Tail), Printer<io::Stdout>)>) -> Outcome {
+    let failed = Arc::new((AtomicBool::new(false), Notify::new()));
+    let mut followers = Vec::new();
+    for ((id, tail), printer) in logs {
+        let failed = Arc::clone(&failed);
+        let on_error = move |_: &io::Error| {
+            failed.0.store(true, Ordering::Release);
+            failed.1.notify_one();
+        };
+        let follower = Follower::start(tail, printer, on_error).map_err(|source| {
+            Failure::system(format!("cannot follow the output of container `{id}`"), source)
+        })?;
+        followers.push((id, follower));
+    }
+    for (id, follower) in followers {
+        if !failed.0.load(Ordering::Acquire) {
+            let wire_id = encode_id(id);
+            tokio::select! {
+                termination = wait(client, &wire_id) => { termination?; }
+                () = failed.1.notified() => {}
+            }
+        }
+        // Returns the error, if it is that of this container.
+        follower.finish()?;
+    }
+    Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_time_is_a_date_or_how_long_ago_it_was() {
+        assert_eq!(since("1970-01-01T00:00:10Z"), Ok(SystemTime::UNIX_EPOCH + Duration::from_secs(10)));
+        assert_eq!(since("1970-01-01 00:00:10"), Ok(SystemTime::UNIX_EPOCH + Duration::from_secs(10)));
+        let hour = Duration::from_secs(3600);
+        assert!(since("1h").unwrap().elapsed().unwrap() >= hour);
+        for text in ["", "yesterday", "10", "99999999999999y"] {
+            assert!(since(text).unwrap_err().contains("expected a time such as"), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_number_of_lines_is_a_number_or_all() {
+        assert_eq!((lines("all"), lines("0")), (Ok(Lines(None)), Ok(Lines(Some(0)))));
+        assert!(lines("-1").is_err() && lines("some").is_err());
+    }
+}
