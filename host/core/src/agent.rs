@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cofferdam_linux::boot::BootId;
 use cofferdam_linux::cgroup::Cgroups;
@@ -19,9 +19,10 @@ use tokio::sync::Semaphore;
 use crate::blocking::{Abandoned, BlockingPool, CallFile, Job};
 use crate::chain::Chain;
 use crate::config::{AgentConfig, LauncherKind, PluginConfig};
-use crate::containerizer::native::{Foreign, Native, NativeTable, Shared, TEARDOWNS, TableRecoverer};
+use crate::containerizer::native::{Native, NativeTable, Shared, TEARDOWNS, TableRecoverer};
 use crate::containerizer::{
-    Containerizer, KillError, LaunchError, LaunchOutcome, RecoverError, RemoveError, UpdateError,
+    Composing, Containerizer, Foreign, KillError, LaunchError, LaunchOutcome, RecoverError, RemoveError,
+    UpdateError,
 };
 use crate::descriptor_limit::Shares;
 use crate::descriptor_store::DescriptorStore;
@@ -41,13 +42,17 @@ use crate::scratch;
 use crate::stats::{LaunchCounters, LaunchStats};
 use crate::switchboard::{AttachError, AttachedInput, Attachment};
 
+/// A release of what exists for the agent that takes this long is reported.
+const RELEASE_WARNING: Duration = Duration::from_secs(60);
+
 /// The agent. Cheap to clone; all clones are the same agent.
 #[derive(Clone)]
 pub struct Agent(Arc<Inner>);
 
 struct Inner {
     config: AgentConfig,
-    containerizer: Box<dyn Containerizer>,
+    host: Host,
+    containerizer: Arc<dyn Containerizer>,
     plugins: Vec<Arc<Plugin>>,
     launches: LaunchCounters,
     calls: Option<Arc<CallFile>>,
@@ -126,19 +131,23 @@ impl Agent {
         let plugins = config.isolators.iter().chain(&config.logger);
         let min_timeout = plugins.map(|plugin| plugin.timeout(Method::Create)).min();
         let min_timeout = min_timeout.unwrap_or(config.destroy_timeout);
-        let Parts { ledger, containerizer, plugins, calls, interrupted, fatal } = {
+        let Parts { ledger, launcher, scratch, chain, containerizer, plugins, calls, interrupted, fatal } = {
             let (config, pool2, runtime) = (config.clone(), pool.clone(), Handle::current());
             pool.run(min_timeout, move |job| build(job, &config, store, pool2, runtime)).await??
         };
+        let host = Host { pool, launcher, scratch };
         let started = Instant::now();
-        let entries = pool.run(min_timeout, move |_| ledger.entries()).await??;
-        let recovered = match containerizer.recover(entries).await {
-            Ok(recovered) => recovered,
+        let entries = host.pool.run(min_timeout, move |_| ledger.entries()).await??;
+        let recovery = match containerizer.recover(entries).await {
+            Ok(recovery) => recovery,
             Err(error) => {
-                containerizer.shutdown().await;
+                host.release().await;
                 return Err(error.into());
             }
         };
+        // Before anything is done to any container, and of all containerizers at once.
+        chain.recover().await;
+        let recovered = recovery.resume().await;
         tracing::info!(
             running = recovered.running,
             ended = recovered.ended,
@@ -147,7 +156,16 @@ impl Agent {
             "containers recovered"
         );
         let launches = LaunchCounters::default();
-        Ok(Self(Arc::new(Inner { config, containerizer, plugins, launches, calls, interrupted, fatal })))
+        Ok(Self(Arc::new(Inner {
+            config,
+            host,
+            containerizer,
+            plugins,
+            launches,
+            calls,
+            interrupted,
+            fatal,
+        })))
     }
 
     /// The configuration.
@@ -295,7 +313,7 @@ impl Agent {
     /// What is known of the keepers, the processes that create those of containers.
     #[must_use]
     pub fn keepers(&self) -> KeepersView {
-        self.0.containerizer.keepers()
+        self.0.host.launcher.keepers().view()
     }
 
     /// Launches since the start.
@@ -312,7 +330,7 @@ impl Agent {
 
     /// Stops the agent. Its containers keep running; the next agent recovers them.
     pub async fn shutdown(self) {
-        self.0.containerizer.shutdown().await;
+        self.0.host.release().await;
         self.0.calls.iter().for_each(|calls| calls.close());
         let running = self.containers().iter().filter(|container| container.phase.is_live()).count();
         tracing::info!("agent stopped; {running} containers keep running");
@@ -342,8 +360,33 @@ struct Parts {
     interrupted: Vec<InterruptedCall>,
     fatal: FatalErrors,
     ledger: Arc<Ledger>,
-    containerizer: Box<dyn Containerizer>,
+    launcher: Arc<dyn Launcher>,
+    scratch: PathBuf,
+    chain: Chain,
+    containerizer: Arc<dyn Containerizer>,
     plugins: Vec<Arc<Plugin>>,
+}
+
+/// What exists on the host for the agent rather than for a container.
+struct Host {
+    pool: BlockingPool,
+    launcher: Arc<dyn Launcher>,
+    scratch: PathBuf,
+}
+
+impl Host {
+    /// Releases it. Containers keep running.
+    async fn release(&self) {
+        let (launcher, scratch) = (Arc::clone(&self.launcher), self.scratch.clone());
+        // What cannot be removed is reused by the next agent.
+        let release = move |_: &Job| {
+            launcher.shutdown();
+            if let Err(error) = scratch::release(&scratch) {
+                tracing::warn!("cannot unmount `{}`: {error}", scratch.display());
+            }
+        };
+        drop(self.pool.run(RELEASE_WARNING, release).await);
+    }
 }
 
 /// Constructs and connects everything. Blocks; changes no container.
@@ -359,9 +402,10 @@ fn build(
     let work_dir = create_directory(&config.work_dir)?;
     // Unknown entries of the work directory are removed as leftovers, so it must not be shared either.
     let work_lock = (work_dir != ledger.runtime_dir()).then(|| Lock::take(&work_dir)).transpose()?;
+    let work_lock = work_lock.map(Arc::new);
     let scratch = work_dir.join("scratch");
     scratch::prepare(&scratch, config.scratch_memory)
-        .map_err(|source| StartError::Scratch { path: scratch, source })?;
+        .map_err(|source| StartError::Scratch { path: scratch.clone(), source })?;
     let boot_id = BootId::current()
         .map_err(|source| StartError::Kernel { what: "the boot id", source })?
         .as_str()
@@ -384,6 +428,7 @@ fn build(
     let (isolators, logger) = loaded.inspect_err(|_| launcher.shutdown())?;
     let plugins: Vec<Arc<Plugin>> = isolators.iter().chain(&logger).cloned().collect();
 
+    let foreign = Arc::new(Foreign::default());
     let table = Arc::new(NativeTable::default());
     let version = |plugin: &Arc<Plugin>| (plugin.name().to_string(), plugin.manifest().version.clone());
     let recoverer = Arc::new(TableRecoverer {
@@ -396,25 +441,30 @@ fn build(
     services.connect(containers);
     let chain = Chain::new(isolators, logger, pool.clone(), recoverer);
     let fatal = FatalErrors::default();
-    let containerizer = Native::new(Shared {
+    let native = Shared {
         fatal: fatal.clone(),
         ledger: Arc::clone(&ledger),
-        chain,
-        launcher,
+        chain: chain.clone(),
+        launcher: Arc::clone(&launcher),
         fetcher: Fetcher::new(config.fetcher.clone()).limited(config.fetch.clone()),
         pool,
         descriptors,
         recent: Semaphore::new(Shares::current().recent),
         teardowns: Semaphore::new(TEARDOWNS),
         table,
-        foreign: Foreign::default(),
+        foreign: Arc::clone(&foreign),
         work_dir,
         _work_lock: work_lock,
         cgroups,
         boot_id,
         nofile: config.container_nofile,
-    });
-    Ok(Parts { ledger, containerizer: Box::new(containerizer), plugins, calls, interrupted, fatal })
+    };
+    let mut containerizers: Vec<Arc<dyn Containerizer>> = vec![Arc::new(Native::new(native))];
+    let containerizer = match containerizers.len() {
+        1 => containerizers.remove(0),
+        _ => Arc::new(Composing::new(containerizers, foreign)),
+    };
+    Ok(Parts { ledger, launcher, scratch, chain, containerizer, plugins, calls, interrupted, fatal })
 }
 
 /// Reports the calls during which the previous agent died, and has those of this one noted.
@@ -446,19 +496,19 @@ fn launcher(
     ledger: &Ledger,
     cgroups: Cgroups,
     runtime: Handle,
-) -> Result<Box<dyn Launcher>, StartError> {
+) -> Result<Arc<dyn Launcher>, StartError> {
     let timeouts = Timeouts { launch: config.launch_timeout, destroy: config.destroy_timeout };
     let keepers = |cgroups| {
         let kill = config.kill_containers_with_agent;
         Keepers::open(ledger.runtime_dir(), cgroups, kill, config.keeper_timeout, runtime)
     };
     Ok(match config.launcher {
-        LauncherKind::Posix => Box::new(Posix::new(keepers(KeeperCgroups::default())?, timeouts)),
+        LauncherKind::Posix => Arc::new(Posix::new(keepers(KeeperCgroups::default())?, timeouts)),
         LauncherKind::Linux => {
             let instance = instance_of(ledger.runtime_dir());
             let limits =
                 CgroupLimits { descendants: config.cgroup_max_descendants, depth: config.cgroup_max_depth };
-            Box::new(Linux::new(cgroups, &config.cgroup_root, &instance, keepers, timeouts, limits)?)
+            Arc::new(Linux::new(cgroups, &config.cgroup_root, &instance, keepers, timeouts, limits)?)
         }
     })
 }

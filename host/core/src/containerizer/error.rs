@@ -16,6 +16,7 @@ use crate::fetcher::FetchError;
 use crate::keeper::KeeperError;
 use crate::launcher::{self, CgroupSetupError, CreateError, StartError};
 use crate::ledger::LedgerError;
+use crate::model::view::Summary;
 use crate::model::{ContainerId, InvalidRequest, Phase};
 use crate::plugin::CallError;
 
@@ -233,6 +234,18 @@ pub enum LaunchError {
 }
 
 impl LaunchError {
+    /// The error of a launch whose id is that of this container.
+    pub(super) fn taken(container: &Summary) -> Self {
+        let id = container.id.clone();
+        if !container.phase.is_live() {
+            Self::Ended { id }
+        } else if container.cleanup_errors.is_empty() {
+            Self::Duplicate { id }
+        } else {
+            Self::CleaningUp { id, errors: container.cleanup_errors.clone() }
+        }
+    }
+
     /// Whether the id is taken.
     #[must_use]
     pub fn is_duplicate(&self) -> bool {

@@ -1,27 +1,33 @@
 //! Containerizers: the common interface, and what its implementations share.
 //!
 //! ```text
-//! agent ─▶ dyn Containerizer ─▶ native   containers of processes, by the plugin chain and a launcher
+//! agent ─▶ dyn Containerizer ─┬▶ native      containers of processes, by the plugin chain and a launcher
+//!                             └▶ composing   several containerizers as one
 //! ```
 //!
 //! The agent, the API and the command line know the trait alone.
 
+mod composing;
 mod error;
 mod exhausted;
 mod first_process;
+mod foreign;
 mod handle;
 pub(crate) mod native;
 mod table;
+mod uncancelled;
 mod user;
 
 use async_trait::async_trait;
 
 use crate::ledger::Entry;
-use crate::model::view::{Inspection, KeepersView, Report, Summary, WantedReports};
+use crate::model::view::{Inspection, Report, Summary, WantedReports};
 use crate::model::{ContainerId, Request, Resources, Termination};
 use crate::switchboard::{AttachError, AttachedInput, Attachment};
 
+pub(crate) use composing::Composing;
 pub use error::{KillError, LaunchError, RecoverError, RemoveError, UpdateError};
+pub(crate) use foreign::Foreign;
 pub use native::{MissedCleanup, NativeRecord};
 pub use user::{Database, Kind, UserError};
 
@@ -31,15 +37,16 @@ pub trait Containerizer: Send + Sync {
     /// Name in the configuration and in records.
     fn name(&self) -> &'static str;
 
-    /// Takes over the containers of an earlier agent. Called once, before any other method.
+    /// Finds the containers of an earlier agent, and changes nothing. Called once, before any other method. Plugins
+    /// recover between this and [`Recovery::resume`].
     ///
-    /// `entries` are the containers recorded for this containerizer. Containers that are still running continue;
-    /// everything else is destroyed in the background. The containerizer also searches for traces of containers
-    /// that have no record, and destroys them.
+    /// `entries` are the containers recorded for this containerizer, and those whose records are damaged. The
+    /// containerizer also searches for traces of containers that have no record. Those of which the record cannot be
+    /// read, or is of another containerizer, are left alone.
     ///
     /// # Errors
-    /// When traces cannot be read, or a record is not one of this containerizer.
-    async fn recover(&self, entries: Vec<Entry>) -> Result<Recovered, RecoverError>;
+    /// When traces cannot be read.
+    async fn recover(&self, entries: Vec<Entry>) -> Result<Box<dyn Recovery>, RecoverError>;
 
     /// Launches a container, or leaves nothing of it behind. Disconnecting (dropping the future) does not cancel
     /// the launch.
@@ -108,12 +115,13 @@ pub trait Containerizer: Send + Sync {
 
     /// Details of a container.
     fn inspect(&self, id: &ContainerId) -> Option<Inspection>;
+}
 
-    /// What is known of the keepers.
-    fn keepers(&self) -> KeepersView;
-
-    /// Releases what exists for the agent rather than for a container. Containers keep running.
-    async fn shutdown(&self);
+/// The containers that a containerizer has found after a restart.
+#[async_trait]
+pub trait Recovery: Send {
+    /// Lets containers that are still running continue, and destroys everything else in the background.
+    async fn resume(self: Box<Self>) -> Recovered;
 }
 
 /// The outcome of a launch.
@@ -128,7 +136,7 @@ pub enum LaunchOutcome {
     NotSupported,
 }
 
-/// Containers found by [`Containerizer::recover`].
+/// What [`Recovery::resume`] did with the containers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Recovered {
     /// Containers that continue.

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use cofferdam_plugin_model::ContainerId;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use crate::model::Record;
@@ -68,6 +69,17 @@ pub enum RecordError {
         /// The container.
         id: ContainerId,
     },
+    /// The record is of a containerizer that this agent does not have.
+    #[error(
+        "the record of container `{id}` is of containerizer `{containerizer}`, which is not in use; add it to `containerizers` \
+         in the configuration and restart the agent"
+    )]
+    Containerizer {
+        /// The container.
+        id: ContainerId,
+        /// Name of the containerizer.
+        containerizer: String,
+    },
     /// The JSON does not have the expected structure.
     #[error("the record of container `{id}` cannot be decoded")]
     Content {
@@ -86,8 +98,26 @@ impl RecordError {
             // The agent died between creating the directory and writing the record.
             Self::Read { source, .. } => source.kind() == io::ErrorKind::NotFound,
             Self::Truncated { .. } | Self::Checksum { .. } => true,
-            Self::Version { .. } | Self::Content { .. } | Self::NotARecord { .. } => false,
+            Self::Version { .. }
+            | Self::Containerizer { .. }
+            | Self::Content { .. }
+            | Self::NotARecord { .. } => false,
         }
+    }
+}
+
+impl StoredRecord {
+    /// The record with the part of containerizer `name`.
+    ///
+    /// # Errors
+    /// [`RecordError::Containerizer`] if it is of another one, [`RecordError::Content`] if its part cannot be decoded.
+    pub fn of<P: DeserializeOwned>(self, name: &str) -> Result<Record<P>, RecordError> {
+        let id = self.id.clone();
+        if self.containerizer != name {
+            return Err(RecordError::Containerizer { id, containerizer: self.containerizer });
+        }
+        self.try_map_part(|part| serde_json::from_str(part.get()))
+            .map_err(|source| RecordError::Content { id, source })
     }
 }
 

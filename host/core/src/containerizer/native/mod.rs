@@ -18,7 +18,6 @@ mod attach;
 mod begin;
 mod create;
 mod destroy;
-mod foreign;
 mod init_plan;
 mod launch;
 mod leases;
@@ -42,23 +41,23 @@ use cofferdam_linux::cgroup::Cgroups;
 use cofferdam_linux::process::ProcessError;
 use tokio::sync::{Semaphore, oneshot};
 
+use super::foreign::Foreign;
+use super::uncancelled::uncancelled;
 use super::{
-    Containerizer, KillError, LaunchError, LaunchOutcome, RecoverError, Recovered, RemoveError, UpdateError,
+    Containerizer, KillError, LaunchError, LaunchOutcome, RecoverError, Recovery, RemoveError, UpdateError,
 };
-use crate::blocking::{BlockingPool, Job};
+use crate::blocking::BlockingPool;
 use crate::chain::Chain;
 use crate::descriptor_store::DescriptorStore;
 use crate::fatal::FatalErrors;
 use crate::fetcher::Fetcher;
 use crate::launcher::Launcher;
 use crate::ledger::{Entry, Ledger, LedgerError, Lock, nested_directory};
-use crate::model::view::{Inspection, KeepersView, ParticipantView, Report, Summary, WantedReports};
+use crate::model::view::{Inspection, ParticipantView, Report, Summary, WantedReports};
 use crate::model::{Cause, ContainerId, Phase, Reason, Record, Request, Resources, Termination, now_unix_ms};
 use crate::plugin::CallError;
-use crate::scratch;
 use crate::switchboard::{AttachError, AttachedInput, Attachment};
 
-pub(crate) use foreign::Foreign;
 pub(crate) use init_plan::cgroups as plugin_cgroups;
 pub(crate) use record::NativeTable;
 pub use record::{MissedCleanup, NativeRecord};
@@ -67,7 +66,7 @@ pub(crate) use recoverer::TableRecoverer;
 use record::Handle;
 
 /// Name in the configuration and in records: that of the Mesos containerizer.
-const NAME: &str = "mesos";
+pub(super) const NAME: &str = "mesos";
 
 /// Blocking work of the agent itself that takes this long is reported; it is never abandoned.
 const STALL_WARNING: Duration = Duration::from_secs(60);
@@ -90,7 +89,7 @@ pub(crate) struct Shared {
     pub(crate) fatal: FatalErrors,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) chain: Chain,
-    pub(crate) launcher: Box<dyn Launcher>,
+    pub(crate) launcher: Arc<dyn Launcher>,
     pub(crate) fetcher: Fetcher,
     pub(crate) pool: BlockingPool,
     pub(crate) descriptors: DescriptorStore,
@@ -99,10 +98,10 @@ pub(crate) struct Shared {
     /// Teardowns that may run at a time.
     pub(crate) teardowns: Semaphore,
     pub(crate) table: Arc<NativeTable>,
-    pub(crate) foreign: Foreign,
+    pub(crate) foreign: Arc<Foreign>,
     pub(crate) work_dir: PathBuf,
     /// Keeps other agents out of the work directory, unless the ledger's lock does.
-    pub(crate) _work_lock: Option<Lock>,
+    pub(crate) _work_lock: Option<Arc<Lock>>,
     pub(crate) cgroups: Cgroups,
     pub(crate) boot_id: String,
     /// `RLIMIT_NOFILE` (soft, hard) of commands for which no plugin sets one; the agent's own if `None`.
@@ -170,8 +169,8 @@ impl Containerizer for Native {
         NAME
     }
 
-    async fn recover(&self, entries: Vec<Entry>) -> Result<Recovered, RecoverError> {
-        recover::recover(&self.0, entries).await
+    async fn recover(&self, entries: Vec<Entry>) -> Result<Box<dyn Recovery>, RecoverError> {
+        Ok(Box::new(recover::find(&self.0, entries).await?))
     }
 
     async fn launch(&self, request: Request) -> Result<LaunchOutcome, LaunchError> {
@@ -279,41 +278,11 @@ impl Containerizer for Native {
             request: record.request.clone(),
         })
     }
-
-    fn keepers(&self) -> KeepersView {
-        self.0.launcher.keepers().view()
-    }
-
-    async fn shutdown(&self) {
-        let shared = Arc::clone(&self.0);
-        // What cannot be removed is reused by the next agent.
-        let release = move |_: &Job| {
-            shared.launcher.shutdown();
-            let scratch = shared.work_dir.join("scratch");
-            if let Err(error) = scratch::release(&scratch) {
-                tracing::warn!("cannot unmount `{}`: {error}", scratch.display());
-            }
-        };
-        drop(self.0.pool.run(STALL_WARNING, release).await);
-    }
 }
 
 /// What supervises a container, as part of an error.
 fn task_name(id: &ContainerId) -> String {
     format!("the task that supervises container `{id}`")
-}
-
-/// Runs work to completion even if the caller stops waiting: a client may disconnect at any time, and the operation
-/// lock or a pending record update would be lost.
-async fn uncancelled<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
-    match tokio::spawn(work).await {
-        Ok(value) => value,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime is shutting down, and the caller with it.
-            Err(_) => std::future::pending().await,
-        },
-    }
 }
 
 fn failures(failed: &[CallError]) -> std::collections::BTreeMap<String, String> {
@@ -358,13 +327,11 @@ impl Shared {
     }
 
     fn duplicate(&self, id: &ContainerId) -> LaunchError {
-        let summary = self.table.get(id).map(|handle| handle.summary());
-        let id = id.clone();
-        if summary.as_ref().is_some_and(|summary| !summary.phase.is_live()) {
-            return LaunchError::Ended { id };
+        match self.table.get(id) {
+            Some(handle) => LaunchError::taken(&handle.summary()),
+            // It was removed just now.
+            None => LaunchError::Duplicate { id: id.clone() },
         }
-        let errors = summary.map(|summary| summary.cleanup_errors).unwrap_or_default();
-        if errors.is_empty() { LaunchError::Duplicate { id } } else { LaunchError::CleaningUp { id, errors } }
     }
 
     /// Checks that the parent of a nested container is running.

@@ -7,7 +7,7 @@
 //!   ended: kept   running: continues   anything else: destroyed
 //! ```
 //!
-//! A record of another version, and what is no record, is left alone with everything of its container: see `foreign.rs`.
+//! A record of another version, and what is no record, is left alone with everything of its container: see `../foreign.rs`.
 //!
 //! A container continues only if it was recorded as running in this boot and its first process is the same one.
 //! Plugins recover before anything is done to any container; one that refuses or is missing harms none.
@@ -19,6 +19,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use async_trait::async_trait;
 use cofferdam_linux::process::{Process, ProcessError};
 use tokio::task::JoinSet;
 
@@ -26,9 +27,9 @@ use super::record::{Handle, NativeRecord};
 use super::supervise::{PluginWatch, supervise};
 use super::{NAME, STALL_WARNING, Shared, destroy, missed, task_name, update};
 use crate::chain::{CallSequence, ContainerContext, SequenceOutcome, Watch};
-use crate::containerizer::{RecoverError, Recovered};
+use crate::containerizer::{RecoverError, Recovered, Recovery};
 use crate::error_chain;
-use crate::ledger::{Entry, RecordError, StoredRecord};
+use crate::ledger::Entry;
 use crate::model::{
     Cause, Command, ContainerClass, ContainerId, Phase, Reason, Record, Request, Termination, now_unix_ms,
 };
@@ -48,12 +49,28 @@ enum RecoveryAction {
 
 type Found = Vec<(Arc<Handle>, RecoveryAction)>;
 
-pub(super) async fn recover(shared: &Arc<Shared>, entries: Vec<Entry>) -> Result<Recovered, RecoverError> {
-    let found = {
-        let shared = Arc::clone(shared);
-        shared.clone().pool.run(STALL_WARNING, move |_| scan(&shared, entries)).await??
-    };
-    shared.chain.recover().await;
+/// The containers that were found, and what happens to each.
+pub(super) struct NativeRecovery {
+    shared: Arc<Shared>,
+    found: Found,
+}
+
+/// Finds every container, and decides what happens to it.
+pub(super) async fn find(shared: &Arc<Shared>, entries: Vec<Entry>) -> Result<NativeRecovery, RecoverError> {
+    let shared = Arc::clone(shared);
+    let scanning = Arc::clone(&shared);
+    let found = shared.pool.run(STALL_WARNING, move |_| scan(&scanning, entries)).await??;
+    Ok(NativeRecovery { shared, found })
+}
+
+#[async_trait]
+impl Recovery for NativeRecovery {
+    async fn resume(self: Box<Self>) -> Recovered {
+        resume_found(&self.shared, self.found).await
+    }
+}
+
+async fn resume_found(shared: &Arc<Shared>, found: Found) -> Recovered {
     let mut recovered = Recovered::default();
     let mut running = Vec::new();
     for (handle, action) in found {
@@ -78,14 +95,14 @@ pub(super) async fn recover(shared: &Arc<Shared>, entries: Vec<Entry>) -> Result
         }
     }
     resume_all(shared, &running).await;
-    Ok(recovered)
+    recovered
 }
 
 /// Finds every container and decides what happens to it. Changes nothing but the table.
 fn scan(shared: &Shared, entries: Vec<Entry>) -> Result<Found, RecoverError> {
     let mut found = Vec::new();
     let decode = |Entry { id, record }| {
-        let record = record.and_then(|record| decode(&id, record));
+        let record = record.and_then(|record| record.of(NAME));
         (id, record)
     };
     for (id, record) in parallel::map_owned(entries, decode) {
@@ -139,12 +156,6 @@ fn scan(shared: &Shared, entries: Vec<Entry>) -> Result<Found, RecoverError> {
         shared.launcher.keepers().retain(&in_use);
     }
     Ok(found)
-}
-
-fn decode(id: &ContainerId, record: StoredRecord) -> Result<Record<NativeRecord>, RecordError> {
-    record
-        .try_map_part(|part| serde_json::from_str(part.get()))
-        .map_err(|source| RecordError::Content { id: id.clone(), source })
 }
 
 /// Sandboxes without a record: after a reboot, the runtime directory may be gone but not the work directory. Their

@@ -16,6 +16,7 @@ use super::record::Handle;
 use super::{Shared, failures};
 use crate::blocking::Job;
 use crate::chain::{CallSequence, ContainerContext, Reports, SequenceOutcome};
+use crate::containerizer::uncancelled::uncancelled;
 use crate::model::view::{Report, StatusView, UsageView, WantedReports};
 use crate::model::{ContainerId, Phase, now_unix_ms};
 use crate::parallel;
@@ -51,7 +52,7 @@ pub(super) async fn collect(shared: &Arc<Shared>, ids: &[ContainerId], wanted: W
     });
     let _cancel = CancelOnDrop(Arc::clone(&survey));
     // A call that is in progress is always awaited: until then the container is locked.
-    super::uncancelled(run(Arc::clone(&survey))).await;
+    uncancelled(run(Arc::clone(&survey))).await;
     for (index, report) in survey.reports.lock().drain(..) {
         if let Some(slot) = reports.get_mut(index) {
             *slot = report;
