@@ -4,7 +4,7 @@
 //! ```text
 //! cli ─▶ api ─▶ telemetry ─▶ cofferdam-core
 //!  │      └───────────────────▲
-//!  └──▶ config, fetch ────────┘
+//!  └──▶ config, fetch, engine ┘
 //! ```
 //!
 //! `ARCHITECTURE.md` has the map and the invariants.
@@ -14,5 +14,6 @@
 pub mod api;
 pub mod cli;
 pub mod config;
+pub mod engine;
 mod fetch;
 pub mod telemetry;

@@ -18,7 +18,8 @@ const CORE: &[Row] = &[
     ("stats", &[]),
     ("descriptor_limit", &[]),
     ("descriptor_store", &["readiness"]),
-    ("config", &[]),
+    ("engine", &[]),
+    ("config", &["engine"]),
     ("blocking", &["model"]),
     ("ledger", &["model", "parallel"]),
     ("keeper", &["error_chain", "model", "readiness", "short_path"]),
@@ -32,7 +33,9 @@ const CORE: &[Row] = &[
         &[
             "blocking",
             "chain",
+            "config",
             "descriptor_store",
+            "engine",
             "error_chain",
             "fatal",
             "fetcher",
@@ -56,6 +59,7 @@ const CORE: &[Row] = &[
             "containerizer",
             "descriptor_limit",
             "descriptor_store",
+            "engine",
             "fatal",
             "fetcher",
             "keeper",
@@ -72,7 +76,8 @@ const CORE: &[Row] = &[
 ];
 
 const HOST: &[Row] = &[
-    ("config", &[]),
+    ("engine", &[]),
+    ("config", &["engine"]),
     ("fetch", &[]),
     ("telemetry", &[]),
     ("api", &["config", "telemetry"]),

@@ -11,21 +11,22 @@ use cofferdam_linux::boot::BootId;
 use cofferdam_linux::cgroup::Cgroups;
 use cofferdam_plugin_model::{AgentInfo, FEATURES, Kind, LINUX_LAUNCHER, Method};
 use data_encoding::HEXLOWER;
-use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::blocking::{Abandoned, BlockingPool, CallFile, Job};
 use crate::chain::Chain;
-use crate::config::{AgentConfig, LauncherKind, PluginConfig};
-use crate::containerizer::native::{Native, NativeTable, Shared, TEARDOWNS, TableRecoverer};
+use crate::config::{AgentConfig, ContainerizerConfig, DockerConfig, LauncherKind, PluginConfig};
+use crate::containerizer::docker::{self, Docker, DockerTable};
+use crate::containerizer::native::{Native, NativeTable, Shared, TEARDOWNS};
 use crate::containerizer::{
-    Composing, Containerizer, Foreign, KillError, LaunchError, LaunchOutcome, RecoverError, RemoveError,
-    UpdateError,
+    Composing, Containerizer, Foreign, KillError, LaunchError, LaunchOutcome, RecoverError, Recoverers,
+    RemoveError, TableRecoverer, TableView, UpdateError,
 };
 use crate::descriptor_limit::Shares;
 use crate::descriptor_store::DescriptorStore;
+use crate::engine::Client;
 use crate::fatal::FatalErrors;
 use crate::fetcher::Fetcher;
 use crate::keeper::{KeeperCgroups, KeeperError, Keepers};
@@ -79,6 +80,14 @@ pub enum StartError {
     #[error("cannot prepare `{}` for the scratch directories of containers", path.display())]
     Scratch {
         /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// What identifies the agent cannot be read or written.
+    #[error("cannot read or write `{}`, which identifies the agent", path.display())]
+    AgentId {
+        /// The file.
         path: PathBuf,
         /// Why.
         source: std::io::Error,
@@ -430,41 +439,93 @@ fn build(
 
     let foreign = Arc::new(Foreign::default());
     let table = Arc::new(NativeTable::default());
+    let docker_table = Arc::new(DockerTable::default());
     let version = |plugin: &Arc<Plugin>| (plugin.name().to_string(), plugin.manifest().version.clone());
-    let recoverer = Arc::new(TableRecoverer {
-        table: Arc::clone(&table),
-        ledger: Arc::clone(&ledger),
-        versions: plugins.iter().map(version).collect(),
-        acquiring: Mutex::default(),
-    });
+    let versions = Arc::new(plugins.iter().map(version).collect());
+    let tables: Vec<Box<dyn TableView>> = vec![
+        Box::new(TableRecoverer {
+            table: Arc::clone(&table),
+            ledger: Arc::clone(&ledger),
+            versions: Arc::clone(&versions),
+        }),
+        Box::new(TableRecoverer { table: Arc::clone(&docker_table), ledger: Arc::clone(&ledger), versions }),
+    ];
+    let recoverer = Arc::new(Recoverers::new(tables));
     let containers = Arc::downgrade(&recoverer);
     services.connect(containers);
+    let logger_alone = Chain::new(Vec::new(), logger.clone(), pool.clone(), Arc::clone(&recoverer) as _);
     let chain = Chain::new(isolators, logger, pool.clone(), recoverer);
     let fatal = FatalErrors::default();
-    let native = Shared {
+    let fetcher = Fetcher::new(config.fetcher.clone()).limited(config.fetch.clone());
+    let native = || Shared {
         fatal: fatal.clone(),
         ledger: Arc::clone(&ledger),
         chain: chain.clone(),
         launcher: Arc::clone(&launcher),
-        fetcher: Fetcher::new(config.fetcher.clone()).limited(config.fetch.clone()),
-        pool,
-        descriptors,
+        fetcher: fetcher.clone(),
+        pool: pool.clone(),
+        descriptors: descriptors.clone(),
         recent: Semaphore::new(Shares::current().recent),
         teardowns: Semaphore::new(TEARDOWNS),
-        table,
+        table: Arc::clone(&table),
         foreign: Arc::clone(&foreign),
-        work_dir,
-        _work_lock: work_lock,
-        cgroups,
-        boot_id,
+        work_dir: work_dir.clone(),
+        _work_lock: work_lock.clone(),
+        cgroups: cgroups.clone(),
+        boot_id: boot_id.clone(),
         nofile: config.container_nofile,
     };
-    let mut containerizers: Vec<Arc<dyn Containerizer>> = vec![Arc::new(Native::new(native))];
+    let docker = |docker: &DockerConfig| -> Result<docker::Shared, StartError> {
+        Ok(docker::Shared {
+            fatal: fatal.clone(),
+            ledger: Arc::clone(&ledger),
+            chain: logger_alone.clone(),
+            fetcher: fetcher.clone(),
+            pool: pool.clone(),
+            keepers: Arc::clone(launcher.keepers()),
+            table: Arc::clone(&docker_table),
+            foreign: Arc::clone(&foreign),
+            work_dir: work_dir.clone(),
+            _work_lock: work_lock.clone(),
+            cgroups: Cgroups::detect()
+                .map_err(|source| StartError::Kernel { what: "the mounted cgroup hierarchies", source })?,
+            boot_id: boot_id.clone(),
+            destroy_timeout: config.destroy_timeout,
+            engine: Client::new(Arc::clone(&docker.engine), docker.timeouts),
+            config: docker.clone(),
+            agent: agent_id(&work_dir)?,
+            sweep: Notify::new(),
+        })
+    };
+    let mut containerizers: Vec<Arc<dyn Containerizer>> = Vec::new();
+    for containerizer in &config.containerizers {
+        containerizers.push(match containerizer {
+            ContainerizerConfig::Mesos => Arc::new(Native::new(native())),
+            ContainerizerConfig::Docker(config) => Arc::new(Docker::new(docker(config)?)),
+        });
+    }
     let containerizer = match containerizers.len() {
         1 => containerizers.remove(0),
         _ => Arc::new(Composing::new(containerizers, foreign)),
     };
     Ok(Parts { ledger, launcher, scratch, chain, containerizer, plugins, calls, interrupted, fatal })
+}
+
+/// What identifies the agent to others that outlive it, such as a container engine: a number in its work directory.
+fn agent_id(work_dir: &Path) -> Result<String, StartError> {
+    let path = work_dir.join("agent_id");
+    let failed = |source| StartError::AgentId { path: path.clone(), source };
+    match fs::read_to_string(&path) {
+        Ok(id) if !id.trim().is_empty() => return Ok(id.trim().to_owned()),
+        // One that was written in part has never been used.
+        Ok(_) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(error)),
+    }
+    let id = fs::read_to_string("/proc/sys/kernel/random/uuid").map_err(failed)?;
+    let new = path.with_extension("new");
+    fs::write(&new, &id).and_then(|()| fs::rename(&new, &path)).map_err(failed)?;
+    Ok(id.trim().to_owned())
 }
 
 /// Reports the calls during which the previous agent died, and has those of this one noted.

@@ -3,11 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use cofferdam_plugin_model::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
+
+use crate::engine::{Timeouts, Transport};
 
 /// Default of [`AgentConfig::keeper_timeout`].
 pub const DEFAULT_KEEPER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,6 +35,8 @@ pub struct AgentConfig {
     pub plugin_store: Option<PathBuf>,
     /// Directory in which plugins without a [`PluginConfig::path`] are looked up by name.
     pub plugin_dir: PathBuf,
+    /// Containerizers, in the order in which they are tried for a launch. Each at most once.
+    pub containerizers: Vec<ContainerizerConfig>,
     /// How container processes are created and killed.
     pub launcher: LauncherKind,
     /// Parent cgroup of all containers, relative to the mount point of each hierarchy.
@@ -75,6 +80,7 @@ impl AgentConfig {
             work_dir: directory.join("work"),
             plugin_store: None,
             plugin_dir: directory.join("plugins"),
+            containerizers: vec![ContainerizerConfig::Mesos],
             launcher,
             cgroup_root: "cofferdam".into(),
             cgroup_max_descendants: DEFAULT_CGROUP_MAX_DESCENDANTS,
@@ -119,6 +125,62 @@ impl Default for FetchLimits {
             redirects: 10,
             hosts: Vec::new(),
             stall: Duration::from_secs(60),
+        }
+    }
+}
+
+/// A containerizer.
+#[derive(Debug, Clone)]
+pub enum ContainerizerConfig {
+    /// Containers of processes, by the plugin chain and a launcher.
+    Mesos,
+    /// Containers of a container engine.
+    Docker(DockerConfig),
+}
+
+impl ContainerizerConfig {
+    /// Name in the configuration.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Mesos => "mesos",
+            Self::Docker(_) => "docker",
+        }
+    }
+}
+
+/// Configuration of the docker containerizer.
+#[derive(Debug, Clone)]
+pub struct DockerConfig {
+    /// How requests reach the engine.
+    pub engine: Arc<dyn Transport>,
+    /// How long calls of the engine may take.
+    pub timeouts: Timeouts,
+    /// Path of the sandbox in containers.
+    pub sandbox_directory: PathBuf,
+    /// How long a container that has ended stays in the engine.
+    pub remove_delay: Duration,
+    /// Whether containers of this agent without a record are removed from the engine.
+    pub kill_orphans: bool,
+    /// File with credentials for registries, as `docker login` writes it.
+    pub credentials: Option<PathBuf>,
+}
+
+impl DockerConfig {
+    /// Default configuration for an engine.
+    #[must_use]
+    pub fn new(engine: Arc<dyn Transport>) -> Self {
+        Self {
+            engine,
+            timeouts: Timeouts {
+                call: Duration::from_secs(30),
+                launch: Duration::from_secs(120),
+                pull_stall: Duration::from_secs(600),
+            },
+            sandbox_directory: "/mnt/mesos/sandbox".into(),
+            remove_delay: Duration::from_secs(6 * 3600),
+            kill_orphans: true,
+            credentials: None,
         }
     }
 }

@@ -49,14 +49,16 @@ pub enum Request {
 }
 
 /// An I/O switchboard, as [`Request::Switchboard`]. The message has these descriptors: a listening socket, the files or
-/// pipes of the log for both streams, and then either the socket from which the terminal comes, or the ends of pipes:
-/// two to read output from, and one to write input to.
+/// pipes of the log for both streams, and then the socket from which the terminal comes, the connection to an engine, or the
+/// ends of pipes: two to read output from, and one to write input to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Switchboard {
     /// The streams are a terminal.
     pub terminal: bool,
-    /// There is a pipe for input.
+    /// There is a pipe for input, or the engine takes input.
     pub input: bool,
+    /// The streams are a connection to a container engine, in frames of the engine.
+    pub engine: bool,
 }
 
 impl Switchboard {
@@ -64,8 +66,8 @@ impl Switchboard {
     #[must_use]
     pub const fn descriptor_count(self) -> usize {
         match self {
-            Self { terminal: true, .. } => 4,
-            Self { terminal: false, input } => 5 + input as usize,
+            Self { terminal: true, .. } | Self { engine: true, .. } => 4,
+            Self { input, .. } => 5 + input as usize,
         }
     }
 }
@@ -189,9 +191,9 @@ impl Request {
             Self::Collect(of) => (kind::COLLECT, slot(of)),
             Self::Forget(of) => (kind::FORGET, slot(of)),
             Self::Count => (kind::COUNT, [0; 9]),
-            Self::Switchboard(Switchboard { terminal, input }) => {
-                let [terminal, input] = [*terminal, *input].map(u32::from);
-                (kind::SWITCHBOARD, [terminal, input, 0, 0, 0, 0, 0, 0, 0])
+            Self::Switchboard(Switchboard { terminal, input, engine }) => {
+                let [terminal, input, engine] = [*terminal, *input, *engine].map(u32::from);
+                (kind::SWITCHBOARD, [terminal, input, engine, 0, 0, 0, 0, 0, 0])
             }
         };
         let mut bytes = [0; REQUEST_LENGTH];
@@ -229,7 +231,11 @@ impl Request {
             kind::COLLECT => Self::Collect(slot),
             kind::FORGET => Self::Forget(slot),
             kind::COUNT => Self::Count,
-            kind::SWITCHBOARD => Self::Switchboard(Switchboard { terminal: boolean(1)?, input: boolean(2)? }),
+            kind::SWITCHBOARD => Self::Switchboard(Switchboard {
+                terminal: boolean(1)?,
+                input: boolean(2)?,
+                engine: boolean(3)?,
+            }),
             _ => return Err(NoRequest::Unknown),
         })
     }
@@ -385,8 +391,9 @@ mod tests {
             Request::Collect(slot),
             Request::Forget(slot),
             Request::Count,
-            Request::Switchboard(Switchboard { terminal: true, input: false }),
-            Request::Switchboard(Switchboard { terminal: false, input: true }),
+            Request::Switchboard(Switchboard { terminal: true, input: false, engine: false }),
+            Request::Switchboard(Switchboard { terminal: false, input: true, engine: false }),
+            Request::Switchboard(Switchboard { terminal: false, input: true, engine: true }),
         ] {
             assert_eq!(Request::parse(&request.encode()), Ok(request));
         }

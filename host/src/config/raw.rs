@@ -30,6 +30,7 @@ pub(super) struct RawConfig<'d> {
     pub work_dir: Option<Setting<PathBuf>>,
     pub socket: Option<Setting<PathBuf>>,
     pub plugin_dir: Option<Setting<PathBuf>>,
+    pub containerizers: Option<Setting<Vec<Setting<String>>>>,
     pub launcher: Option<Setting<RawLauncher>>,
     pub cgroup_root: Option<Setting<PathBuf>>,
     pub cgroup_max_descendants: Option<Setting<u64>>,
@@ -43,6 +44,7 @@ pub(super) struct RawConfig<'d> {
     pub max_body: Option<Setting<u64>>,
     pub idle_timeout: Option<Setting<Duration>>,
     pub fetch: RawFetch,
+    pub docker: RawDocker,
     pub timeouts: Vec<(Method, Setting<Duration>)>,
     pub isolators: Vec<RawPlugin<'d>>,
     pub logger: Option<RawPlugin<'d>>,
@@ -60,6 +62,19 @@ pub(super) struct RawFetch {
     pub max_redirects: Option<Setting<u64>>,
     pub hosts: Option<Setting<Vec<Setting<String>>>>,
     pub stall_timeout: Option<Setting<Duration>>,
+}
+
+/// The table `docker`.
+#[derive(Debug, Default)]
+pub(super) struct RawDocker {
+    pub socket: Option<Setting<PathBuf>>,
+    pub sandbox_directory: Option<Setting<PathBuf>>,
+    pub credentials: Option<Setting<PathBuf>>,
+    pub remove_delay: Option<Setting<Duration>>,
+    pub kill_orphans: Option<Setting<bool>>,
+    pub timeout: Option<Setting<Duration>>,
+    pub launch_timeout: Option<Setting<Duration>>,
+    pub pull_stall_timeout: Option<Setting<Duration>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,6 +105,7 @@ impl<'d> RawConfig<'d> {
             work_dir: path(root, "work_dir"),
             socket: path(root, "socket"),
             plugin_dir: path(root, "plugin_dir"),
+            containerizers: strings(root, "containerizers"),
             launcher: parse(root, "launcher", |name| match name {
                 "auto" => Some(RawLauncher::Auto),
                 "linux" => Some(RawLauncher::Linux),
@@ -108,6 +124,7 @@ impl<'d> RawConfig<'d> {
             max_body: api.and_then(|api| parse(api, "max_body", units::size)),
             idle_timeout: api.and_then(|api| parse(api, "idle_timeout", units::duration)),
             fetch: table(root, "fetch").map(RawFetch::read).unwrap_or_default(),
+            docker: table(root, "docker").map(RawDocker::read).unwrap_or_default(),
             timeouts: timeouts(root),
             isolators: isolators
                 .into_iter()
@@ -130,6 +147,21 @@ impl RawFetch {
             max_redirects: number(fetch, "max_redirects"),
             hosts: strings(fetch, "hosts"),
             stall_timeout: parse(fetch, "stall_timeout", units::duration),
+        }
+    }
+}
+
+impl RawDocker {
+    fn read(docker: &DeTable<'_>) -> Self {
+        Self {
+            socket: path(docker, "socket"),
+            sandbox_directory: path(docker, "sandbox_directory"),
+            credentials: path(docker, "credentials"),
+            remove_delay: parse(docker, "remove_delay", units::duration),
+            kill_orphans: boolean(docker, "kill_orphans"),
+            timeout: parse(docker, "timeout", units::duration),
+            launch_timeout: parse(docker, "launch_timeout", units::duration),
+            pull_stall_timeout: parse(docker, "pull_stall_timeout", units::duration),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use cofferdam_plugin_model::Method;
@@ -17,7 +18,11 @@ use super::path::normalize;
 use super::raw::{RawConfig, RawLauncher, Setting};
 use super::schema::{self, Owner};
 use super::{ApiLimits, Config, ConfigError, Environment, Isolation, Overrides, PluginIndex, defaults};
-use cofferdam_core::config::{AgentConfig, DEFAULT_KEEPER_TIMEOUT, FetchLimits, LauncherKind};
+use crate::engine::EngineSocket;
+use cofferdam_core::config::{
+    AgentConfig, ContainerizerConfig, DEFAULT_KEEPER_TIMEOUT, DockerConfig, FetchLimits, LauncherKind,
+};
+use cofferdam_core::engine::Timeouts;
 
 /// Maximum length of the path of a unix socket: `sun_path` without the final NUL.
 const MAX_SOCKET_PATH: usize = 107;
@@ -138,6 +143,7 @@ impl Resolver<'_> {
         let plugin_dir = self.path(&overrides.plugin_dir, &raw.plugin_dir, &defaults.plugin_dir);
         let socket = self.socket(&runtime_dir);
         let launcher = self.launcher();
+        let containerizers = self.containerizers();
         let cgroup_root = self.cgroup_root();
         let log = self.log();
         let scratch_memory = self.scratch_memory(launcher);
@@ -176,6 +182,7 @@ impl Resolver<'_> {
                 work_dir,
                 plugin_store: None,
                 plugin_dir,
+                containerizers,
                 launcher,
                 cgroup_root,
                 cgroup_max_descendants: *value(&raw.cgroup_max_descendants, &defaults.cgroup_max_descendants),
@@ -256,6 +263,83 @@ impl Resolver<'_> {
                 LauncherKind::Linux
             }
         }
+    }
+
+    fn containerizers(&mut self) -> Vec<ContainerizerConfig> {
+        let names = value(&self.raw.containerizers, &self.defaults.containerizers);
+        let mut containerizers: Vec<ContainerizerConfig> = Vec::new();
+        for Setting { value: name, span } in names {
+            let is_known = |known: &ContainerizerConfig| known.name() == *name;
+            let containerizer = match name.as_str() {
+                _ if containerizers.iter().any(is_known) => {
+                    let message = format!("`{name}` is in `containerizers` twice");
+                    self.report(Some(span.clone()), message, "the second one", "remove it");
+                    continue;
+                }
+                "mesos" => ContainerizerConfig::Mesos,
+                "docker" => ContainerizerConfig::Docker(self.docker()),
+                _ => {
+                    self.report(
+                        Some(span.clone()),
+                        format!("unknown containerizer `{}`", name.escape_debug()),
+                        "expected \"mesos\" or \"docker\"",
+                        "as in `containerizers = [\"docker\", \"mesos\"]`",
+                    );
+                    continue;
+                }
+            };
+            containerizers.push(containerizer);
+        }
+        if names.is_empty() {
+            let span = span(&self.raw.containerizers);
+            let message = "`containerizers` is empty, so no container could be launched".to_owned();
+            self.report(
+                span,
+                message,
+                "expected at least one",
+                "the default is `containerizers = [\"mesos\"]`",
+            );
+        }
+        containerizers
+    }
+
+    fn docker(&mut self) -> DockerConfig {
+        let (raw, defaults) = (&self.raw.docker, &self.defaults.docker);
+        let sandbox_directory = value(&raw.sandbox_directory, &defaults.sandbox_directory).clone();
+        let is_usable = sandbox_directory.is_absolute()
+            && sandbox_directory.to_str().is_some_and(|path| !path.contains(':') && path != "/");
+        if !is_usable {
+            self.report(
+                span(&raw.sandbox_directory),
+                format!("invalid path `{}` for `docker.sandbox_directory`", sandbox_directory.display()),
+                "expected an absolute path without `:`",
+                "as in `sandbox_directory = \"/mnt/mesos/sandbox\"`",
+            );
+        }
+        let socket = self.path(&None, &raw.socket, &defaults.socket);
+        if socket.as_os_str().len() > MAX_SOCKET_PATH {
+            let message = format!(
+                "the path of the engine's socket, `{}`, has {} bytes; the maximum is {MAX_SOCKET_PATH}",
+                socket.display(),
+                socket.as_os_str().len()
+            );
+            self.report(span(&raw.socket), message, "too long", "use a shorter path, or a link");
+        }
+        let mut config = DockerConfig::new(Arc::new(EngineSocket::new(socket)));
+        config.sandbox_directory = sandbox_directory;
+        config.credentials = raw.credentials.is_some().then(|| self.path(&None, &raw.credentials, &None));
+        config.remove_delay = *value(&raw.remove_delay, &defaults.remove_delay);
+        config.kill_orphans = *value(&raw.kill_orphans, &defaults.kill_orphans);
+        config.timeouts = Timeouts {
+            call: self.duration("docker.timeout", &raw.timeout, &defaults.timeout),
+            launch: self.duration("docker.launch_timeout", &raw.launch_timeout, &defaults.launch_timeout),
+            pull_stall: self.duration(
+                "docker.pull_stall_timeout",
+                &raw.pull_stall_timeout,
+                &defaults.pull_stall_timeout,
+            ),
+        };
+        config
     }
 
     /// The predefined chain. Is also checked if the file has isolators of its own, and then `None`.

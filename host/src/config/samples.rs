@@ -1,9 +1,13 @@
 //! Sample files: each file in `samples/valid` must be accepted, and the diagnostics of each file in `samples/invalid`
 //! must match the text file next to it. `BLESS=1` updates these text files.
 
+use std::sync::Arc;
+
 use cofferdam_core::config::{
-    DEFAULT_CGROUP_MAX_DEPTH, DEFAULT_CGROUP_MAX_DESCENDANTS, FailPolicy, LauncherKind,
+    ContainerizerConfig, DEFAULT_CGROUP_MAX_DEPTH, DEFAULT_CGROUP_MAX_DESCENDANTS, DockerConfig, FailPolicy,
+    LauncherKind,
 };
+use cofferdam_core::engine::Timeouts;
 use cofferdam_plugin_model::{Manifest, Method};
 
 use super::*;
@@ -92,6 +96,17 @@ fn all_settings_are_resolved() {
     assert_eq!((launch_timeout, destroy_timeout), (Duration::from_secs(30), Duration::from_secs(90)));
     assert_eq!((config.agent.cgroup_max_descendants, config.agent.cgroup_max_depth), (200, 8));
     assert_eq!(config.agent.scratch_memory, Some(2 << 30));
+    let [ContainerizerConfig::Docker(docker), ContainerizerConfig::Mesos] = &config.agent.containerizers[..]
+    else {
+        panic!("{:?}", config.agent.containerizers)
+    };
+    assert_eq!(docker.engine.socket(), directory("valid/engine.sock"));
+    assert_eq!(docker.sandbox_directory, PathBuf::from("/sandbox"));
+    assert_eq!(docker.credentials, Some(directory("valid/docker.json")));
+    assert_eq!((docker.remove_delay, docker.kill_orphans), (Duration::ZERO, false));
+    let seconds = |seconds| Duration::from_secs(seconds);
+    let timeouts = Timeouts { call: seconds(5), launch: seconds(10), pull_stall: seconds(60) };
+    assert_eq!(docker.timeouts, timeouts);
     assert_eq!((config.api.max_body, config.api.idle_timeout), (64 << 10, Duration::from_secs(5)));
     let fetch = &config.agent.fetch;
     assert_eq!((fetch.bytes, fetch.files, fetch.ratio, fetch.redirects), (2 << 30, 10, 50, 0));
@@ -103,7 +118,7 @@ fn all_settings_are_resolved() {
     assert_eq!(mem.timeout(Method::Isolate), Duration::from_secs(7));
     assert_eq!(mem.timeout(Method::Usage), Duration::from_secs(5));
     assert_eq!(mem.table, serde_json::json!({"limit_swap": true, "reserve": "64 MiB", "kinds": ["a", "b"]}));
-    assert!(mem.origin.ends_with("everything.toml:38"), "{}", mem.origin);
+    assert!(mem.origin.ends_with("everything.toml:49"), "{}", mem.origin);
     assert_eq!(config.agent.logger.unwrap().name, "sandbox");
 }
 
@@ -113,6 +128,19 @@ fn the_default_limits_are_those_of_the_library() {
     let limits = (config.agent.cgroup_max_descendants, config.agent.cgroup_max_depth);
     assert_eq!(limits, (DEFAULT_CGROUP_MAX_DESCENDANTS, DEFAULT_CGROUP_MAX_DEPTH));
     assert_eq!(config.agent.fetch, cofferdam_core::config::FetchLimits::default());
+    assert!(matches!(config.agent.containerizers[..], [ContainerizerConfig::Mesos]));
+
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "containerizers = [\"docker\"]").unwrap();
+    let config = load(file.path()).unwrap();
+    let [ContainerizerConfig::Docker(docker)] = &config.agent.containerizers[..] else { panic!("one") };
+    let default = DockerConfig::new(Arc::clone(&docker.engine));
+    assert_eq!(docker.engine.socket(), Path::new("/var/run/docker.sock"));
+    assert_eq!(docker.timeouts, default.timeouts);
+    assert_eq!(docker.sandbox_directory, default.sandbox_directory);
+    let options =
+        |docker: &DockerConfig| (docker.remove_delay, docker.kill_orphans, docker.credentials.clone());
+    assert_eq!(options(docker), options(&default));
 }
 
 #[test]

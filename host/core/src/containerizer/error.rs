@@ -6,12 +6,15 @@ use std::path::PathBuf;
 
 use cofferdam_linux::tree;
 
+use super::credentials::CredentialsError;
 use super::exhausted;
+use super::invalid::InvalidContainerInfo;
 use super::user::UserError;
 use cofferdam_linux::process::ProcessError;
 
 use crate::blocking::Abandoned;
 use crate::chain::ChainError;
+use crate::engine::EngineError;
 use crate::fetcher::FetchError;
 use crate::keeper::KeeperError;
 use crate::launcher::{self, CgroupSetupError, CreateError, StartError};
@@ -210,6 +213,27 @@ pub enum LaunchError {
         /// The step that failed.
         source: StartError,
     },
+    /// The request is invalid for a container of an engine.
+    #[error(transparent)]
+    InvalidContainerInfo(#[from] InvalidContainerInfo),
+    /// The engine failed.
+    #[error("container `{id}` failed while {phase}")]
+    Engine {
+        /// The container.
+        id: ContainerId,
+        /// Its phase at the time.
+        phase: Phase,
+        /// Why.
+        source: EngineError,
+    },
+    /// The credentials for its registry cannot be used.
+    #[error("cannot pull the image of container `{id}`")]
+    Credentials {
+        /// The container.
+        id: ContainerId,
+        /// Why.
+        source: CredentialsError,
+    },
     /// The container was stopped during its launch.
     #[error("container `{id}` was stopped while {phase}: {message}")]
     Cancelled {
@@ -258,6 +282,7 @@ impl LaunchError {
         matches!(
             self,
             Self::Invalid(_)
+                | Self::InvalidContainerInfo(_)
                 | Self::NoParent { .. }
                 | Self::ParentNotRunning { .. }
                 | Self::NotSupported { .. }
@@ -265,12 +290,14 @@ impl LaunchError {
                 | Self::Rootfs { .. }
                 | Self::NoFilesystem { .. }
         ) || matches!(self, Self::Fetch { source, .. } if source.is_invalid())
+            || matches!(self, Self::Engine { source, .. } if source.is_invalid())
     }
 
-    /// Whether the same launch may succeed later, according to the plugin that failed.
+    /// Whether the same launch may succeed later, according to the plugin or the engine that failed.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Chain { source, .. } if source.is_retryable())
+            || matches!(self, Self::Engine { source, .. } if source.is_outage())
     }
 
     /// What was exhausted, and what to do, if that is why it failed.
@@ -306,6 +333,16 @@ pub enum KillError {
         /// Why.
         source: cofferdam_linux::process::ProcessError,
     },
+    /// The engine failed.
+    #[error("cannot send signal {signal} to container `{id}`")]
+    Engine {
+        /// The container.
+        id: ContainerId,
+        /// The signal.
+        signal: i32,
+        /// Why.
+        source: EngineError,
+    },
     /// It is being destroyed.
     #[error("container `{id}` is being destroyed and has no process to send a signal to")]
     NoProcess {
@@ -336,6 +373,14 @@ pub enum RemoveError {
         id: ContainerId,
         /// The plugins.
         plugins: Vec<String>,
+    },
+    /// The engine cannot remove it.
+    #[error("cannot remove container `{id}` from the engine; try again when the engine answers")]
+    Engine {
+        /// The container.
+        id: ContainerId,
+        /// Why.
+        source: EngineError,
     },
     /// Its sandbox cannot be removed.
     #[error("cannot remove sandbox `{path}` of container `{id}`")]
@@ -402,6 +447,14 @@ pub enum UpdateError {
         uncertain: BTreeSet<String>,
         /// What prevents it.
         reason: String,
+    },
+    /// The engine refused.
+    #[error("the resources of container `{id}` were not changed")]
+    Engine {
+        /// The container.
+        id: ContainerId,
+        /// Why.
+        source: EngineError,
     },
     /// The intent could not be recorded; nothing was changed.
     #[error("cannot record the update of container `{id}`")]

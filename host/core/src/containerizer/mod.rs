@@ -2,18 +2,27 @@
 //!
 //! ```text
 //! agent ─▶ dyn Containerizer ─┬▶ native      containers of processes, by the plugin chain and a launcher
+//!                             ├▶ docker      containers of a container engine
 //!                             └▶ composing   several containerizers as one
 //! ```
 //!
 //! The agent, the API and the command line know the trait alone.
 
 mod composing;
+mod credentials;
+pub(crate) mod docker;
 mod error;
 mod exhausted;
 mod first_process;
 mod foreign;
 mod handle;
+mod invalid;
+mod leases;
 pub(crate) mod native;
+mod plugin_part;
+mod recoverer;
+mod sandboxes;
+mod stdio;
 mod table;
 mod uncancelled;
 mod user;
@@ -26,9 +35,14 @@ use crate::model::{ContainerId, Request, Resources, Termination};
 use crate::switchboard::{AttachError, AttachedInput, Attachment};
 
 pub(crate) use composing::Composing;
+pub use credentials::CredentialsError;
+pub use docker::DockerRecord;
 pub use error::{KillError, LaunchError, RecoverError, RemoveError, UpdateError};
 pub(crate) use foreign::Foreign;
-pub use native::{MissedCleanup, NativeRecord};
+pub use invalid::InvalidContainerInfo;
+pub use native::NativeRecord;
+pub use plugin_part::MissedCleanup;
+pub(crate) use recoverer::{Recoverers, TableRecoverer, TableView};
 pub use user::{Database, Kind, UserError};
 
 /// Launches, watches and destroys containers of one kind.
@@ -129,7 +143,7 @@ pub trait Recovery: Send {
 pub enum LaunchOutcome {
     /// The container is running.
     Launched {
-        /// Its first process, in the agent's pid namespace.
+        /// Its first process, in the agent's pid namespace; 0 if a container of an engine has ended already.
         pid: i32,
     },
     /// The request is for another kind of containerizer; nothing was started.

@@ -1,5 +1,6 @@
 //! Plain data about containers: requests, phases, records, terminations. Imports no other module.
 
+mod docker;
 mod encoded;
 mod phase;
 mod record;
@@ -7,6 +8,7 @@ mod request;
 mod termination;
 pub mod view;
 
+pub use docker::{DockerNetwork, DockerOptions, DockerParameter};
 pub use encoded::Encoded;
 pub use phase::Phase;
 pub use record::{Cause, ProcessId, Record, now_unix_ms};

@@ -18,6 +18,10 @@ pub enum Phase {
     Isolating,
     /// Its files are being fetched.
     Fetching,
+    /// Its image is being pulled.
+    Pulling,
+    /// Its volumes and its root file system are being mounted.
+    Mounting,
     /// Its command is running.
     Running,
     /// It is being killed and cleaned up.
@@ -28,12 +32,14 @@ pub enum Phase {
 
 impl Phase {
     /// All phases, in order.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Starting,
         Self::Provisioning,
         Self::Preparing,
         Self::Isolating,
         Self::Fetching,
+        Self::Pulling,
+        Self::Mounting,
         Self::Running,
         Self::Destroying,
         Self::Ended,
@@ -54,6 +60,8 @@ impl Phase {
             Self::Preparing => "PREPARING",
             Self::Isolating => "ISOLATING",
             Self::Fetching => "FETCHING",
+            Self::Pulling => "PULLING",
+            Self::Mounting => "MOUNTING",
             Self::Running => "RUNNING",
             Self::Destroying => "DESTROYING",
             Self::Ended => "ENDED",

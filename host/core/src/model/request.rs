@@ -9,6 +9,8 @@ use cofferdam_plugin_model::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::docker::DockerOptions;
+
 /// A request to launch a container.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Request {
@@ -55,6 +57,9 @@ pub struct Request {
     /// that clients can attach.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub attached: bool,
+    /// Options of a container of an engine; `None` for one of processes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub docker: Option<DockerOptions>,
 }
 
 /// A file to fetch into the sandbox.
@@ -201,6 +206,7 @@ impl Request {
             tty: None,
             interactive: false,
             attached: false,
+            docker: None,
         }
     }
 
@@ -252,7 +258,8 @@ impl Request {
         } else {
             command.value.is_none() && command.arguments.is_empty()
         };
-        if empty {
+        // An image has a command of its own.
+        if empty && (command.shell || self.docker.is_none()) {
             return Err(InvalidRequest::NoCommand { id: id() });
         }
         let texts = [

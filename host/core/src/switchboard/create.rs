@@ -85,7 +85,7 @@ impl Switched {
                     Ok(pair) => pair,
                     Err(error) => return Ok(Err(error.into())),
                 };
-                let process = request(Switchboard { terminal: true, input: false }, &[&theirs])?;
+                let process = request(Switchboard { terminal: true, ..Switchboard::default() }, &[&theirs])?;
                 Ok(Ok(Self { stdin, stdout, stderr, terminal: Some(ours), process }))
             }
             Streams::Pipes { input } => {
@@ -102,11 +102,34 @@ impl Switched {
                     None => (stdin, None),
                 };
                 let ends: Vec<&OwnedFd> = [&out, &err].into_iter().chain(&writer).collect();
-                let process = request(Switchboard { terminal: false, input: writer.is_some() }, &ends)?;
+                let process =
+                    request(Switchboard { input: writer.is_some(), ..Switchboard::default() }, &ends)?;
                 Ok(Ok(Self { stdin, stdout: stdout2, stderr: stderr2, terminal: None, process }))
             }
         }
     }
+}
+
+/// Creates a switchboard for a container of an engine, which listens in `directory`. `stdout` and `stderr` are those of the
+/// logger; `connection` carries both streams, in frames of the engine, and input if `input` says so.
+///
+/// # Errors
+/// The first is about the streams, the second about the keeper.
+pub(crate) fn switch_engine(
+    directory: &Path,
+    keepers: &Arc<Keepers>,
+    [stdout, stderr]: [&OwnedFd; 2],
+    connection: &OwnedFd,
+    input: bool,
+) -> Result<io::Result<Process>, KeeperError> {
+    let files = || Ok([listener(directory)?, own_description(stdout)?, own_description(stderr)?]);
+    let [listener, stdout, stderr] = match files() {
+        Ok(files) => files,
+        Err(error) => return Ok(Err(error)),
+    };
+    let descriptors = [&listener, &stdout, &stderr, connection].map(AsFd::as_fd);
+    let request = Switchboard { input, engine: true, ..Switchboard::default() };
+    keepers.create_switchboard(request, &descriptors).map(Ok)
 }
 
 /// Where a logger wants output. A pipe is opened again, as the switchboard does not wait for it: the logger may have given

@@ -29,7 +29,7 @@ use crate::short_path::at_short_path;
 
 pub(crate) use attachment::first_attachment;
 pub use attachment::{AttachError, AttachedInput, AttachedOutput, Attachment, Output, OutputStream};
-pub(crate) use create::{Streams, Switched};
+pub(crate) use create::{Streams, Switched, switch_engine};
 
 /// Name of the socket in the directory of a container's record.
 const SOCKET: &str = "attach";
@@ -70,10 +70,20 @@ fn connection(directory: &Path, flags: u8) -> io::Result<OwnedFd> {
 /// Waits until the logger has received all output of a container whose processes have ended. Returns false if that takes
 /// longer than `timeout`.
 pub(crate) fn wait_until_logged(directory: &Path, timeout: Duration) -> io::Result<bool> {
+    wait_for_end(directory, HAS_ENDED, timeout)
+}
+
+/// As [`wait_until_logged`], for output that may take any time to arrive after the end of the processes: until its sender has
+/// closed the connection.
+pub(crate) fn wait_until_closed(directory: &Path, timeout: Duration) -> io::Result<bool> {
+    wait_for_end(directory, 0, timeout)
+}
+
+fn wait_for_end(directory: &Path, flags: u8, timeout: Duration) -> io::Result<bool> {
     use io::ErrorKind::{ConnectionRefused, NotFound};
     let deadline = Instant::now() + timeout;
     loop {
-        let connection = match connection(directory, HAS_ENDED) {
+        let connection = match connection(directory, flags) {
             Err(error) if matches!(error.kind(), ConnectionRefused | NotFound) => return Ok(true),
             connection => connection?,
         };

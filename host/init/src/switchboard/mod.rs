@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! container ── stdout, stderr ──▶ ring ──▶ log
-//!               or terminal         └────▶ clients ── input ──▶ container
+//!               or terminal,        └────▶ clients ── input ──▶ container
+//!               or an engine
 //! ```
 //!
 //! It is a child of the keeper, outside of the container, and has one thread, which waits for nothing but in its loop.
@@ -12,6 +13,7 @@
 //! streams, or have ended themselves, and the log and all clients have received everything.
 
 mod client;
+mod frames;
 mod log;
 mod ring;
 
@@ -19,6 +21,7 @@ use crate::protocol::Switchboard as Request;
 use crate::streams::{HAS_ENDED, Kind, MAX_CLIENTS, MAX_OUTPUT, WITH_OUTPUT};
 use crate::sys::{self, Errno, Fd, PollSet, Wanted};
 use client::{Client, Gone};
+use frames::Frames;
 use log::Log;
 use ring::Ring;
 
@@ -80,6 +83,8 @@ enum Streams {
     /// The terminal that the container is about to open comes from this socket, and gets this size if a client set one.
     Awaited(Fd, Option<(u16, u16)>),
     Terminal(Fd),
+    /// A connection to an engine.
+    Engine(Fd, Frames),
     Ended,
 }
 
@@ -96,9 +101,15 @@ impl Switchboard {
         let (listener, log) = (Some(Fd(0)), Log::new([Fd(1), Fd(2)]));
         let (streams, input) = match request {
             Request { terminal: true, .. } => (Streams::Awaited(Fd(3), None), None),
-            Request { terminal: false, input } => {
-                (Streams::Pipes([Some(Fd(3)), Some(Fd(4))]), input.then_some(Fd(5)))
+            Request { engine: true, input, .. } => {
+                let (connection, sender) = (Fd(3), Fd(4));
+                if input {
+                    // Closed on its own.
+                    sys::duplicate_to(connection, sender.0, true)?;
+                }
+                (Streams::Engine(connection, Frames::default()), input.then_some(sender))
             }
+            Request { input, .. } => (Streams::Pipes([Some(Fd(3)), Some(Fd(4))]), input.then_some(Fd(5))),
         };
         Ok(Self {
             listener,
@@ -172,7 +183,7 @@ impl Switchboard {
                 }
             }
             Streams::Awaited(source, _) => set.set(OUTPUTS, Some(source), Wanted::Read),
-            Streams::Terminal(terminal) => set.set(OUTPUTS, Some(terminal), space),
+            Streams::Terminal(fd) | Streams::Engine(fd, _) => set.set(OUTPUTS, Some(fd), space),
             Streams::Ended => {}
         }
         let input = match self.streams {
@@ -221,15 +232,44 @@ impl Switchboard {
             Streams::Terminal(terminal) if ready[0] && !self.read(terminal, Kind::Stdout) => {
                 self.end_streams()
             }
+            Streams::Engine(connection, frames) if ready[0] => match self.read_frames(connection, frames) {
+                Some(frames) => self.streams = Streams::Engine(connection, frames),
+                None => self.end_streams(),
+            },
             _ => {}
         }
+    }
+
+    /// Reads a header, and data that there is space for. Returns `None` at the end.
+    fn read_frames(&mut self, from: Fd, mut frames: Frames) -> Option<Frames> {
+        if frames.data().is_none() {
+            match sys::read(from, frames.header()) {
+                Ok(0) => return None,
+                Ok(read) => frames.read_header(read).ok()?,
+                Err(Errno::AGAIN) => {}
+                Err(_) => return None,
+            }
+        }
+        if let (Some((kind, missing)), Some(space)) = (frames.data(), self.ring.space(self.oldest())) {
+            let mut buffer = [0; MAX_OUTPUT];
+            match sys::read(from, buffer.get_mut(..space.min(missing)).unwrap_or_default()) {
+                Ok(0) => return None,
+                Ok(read) => {
+                    self.ring.push(kind, buffer.get(..read).unwrap_or_default());
+                    frames.read_data(read);
+                }
+                Err(Errno::AGAIN) => {}
+                Err(_) => return None,
+            }
+        }
+        Some(frames)
     }
 
     /// Nothing more is read.
     fn end_streams(&mut self) {
         match self.streams {
             Streams::Pipes(pipes) => pipes.into_iter().flatten().for_each(sys::close),
-            Streams::Awaited(fd, _) => sys::close(fd),
+            Streams::Awaited(fd, _) | Streams::Engine(fd, _) => sys::close(fd),
             Streams::Terminal(fd) => {
                 sys::close(fd);
                 self.input = None;
@@ -402,6 +442,9 @@ impl Switchboard {
                 if !matches!(self.streams, Streams::Terminal(_)) {
                     if self.passing.is_some() {
                         return false;
+                    }
+                    if matches!(self.streams, Streams::Engine(..)) {
+                        sys::end_sending(input);
                     }
                     sys::close(input);
                     self.input = None;

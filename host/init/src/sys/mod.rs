@@ -22,7 +22,7 @@ pub(crate) use process::{
 use raw::nr;
 #[cfg(feature = "writer")]
 pub(crate) use socket::MAX_DESCRIPTORS;
-pub(crate) use socket::{Descriptors, accept, peer_uid, receive, send};
+pub(crate) use socket::{Descriptors, accept, end_sending, peer_uid, receive, send};
 pub(crate) use terminal::{
     is_terminal_master, open_terminal, open_terminal_peer, set_nonblocking, set_terminal_size, take_terminal,
 };

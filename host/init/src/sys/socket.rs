@@ -141,6 +141,13 @@ pub(crate) fn accept(listener: Fd) -> Result<Fd> {
     unsafe { call(nr::ACCEPT4, [listener.0 as usize, 0, 0, SOCK_CLOEXEC]) }.map(|fd| Fd(fd as i32))
 }
 
+/// Ends what is sent over a connection: the other end reads end-of-file, and can still send.
+pub(crate) fn end_sending(socket: Fd) {
+    const SHUT_WR: usize = 1;
+    // SAFETY: touches no memory.
+    let _ = unsafe { call(nr::SHUTDOWN, [socket.0 as usize, SHUT_WR]) };
+}
+
 /// User of the process at the other end of a connection.
 pub(crate) fn peer_uid(socket: Fd) -> Result<u32> {
     const SO_PEERCRED: usize = 17;

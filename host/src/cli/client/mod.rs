@@ -297,7 +297,7 @@ mod tests {
     use crate::api::operator::types::{RemoveContainer, Termination, WaitContainer};
     use crate::api::{self, Listener};
     use cofferdam_core::agent::Agent;
-    use cofferdam_core::config::{AgentConfig, LauncherKind};
+    use cofferdam_core::config::{AgentConfig, ContainerizerConfig, LauncherKind};
 
     use crate::config::{ApiLimits, Config};
     use cofferdam_core::model::{Command, ContainerId, Request};
@@ -324,6 +324,7 @@ mod tests {
                 work_dir: directory.path().join("work"),
                 plugin_store: None,
                 plugin_dir: directory.path().to_owned(),
+                containerizers: vec![ContainerizerConfig::Mesos],
                 launcher: LauncherKind::Posix,
                 cgroup_root: "cofferdam-test".into(),
                 cgroup_max_descendants: cofferdam_core::config::DEFAULT_CGROUP_MAX_DESCENDANTS,

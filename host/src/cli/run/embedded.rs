@@ -27,7 +27,7 @@ use crate::cli::process;
 use crate::config::{Config, Environment, Overrides};
 use crate::telemetry::start_logging;
 use cofferdam_core::agent::Agent;
-use cofferdam_core::config::AgentConfig;
+use cofferdam_core::config::{AgentConfig, ContainerizerConfig};
 use cofferdam_core::model::Request;
 use cofferdam_core::plugin::Store;
 use cofferdam_core::switchboard::Attachment;
@@ -89,6 +89,8 @@ impl Embedded {
                 start_logging(&config.log, config.log_json);
                 process::prepare(&mut config.agent)?;
                 config.agent.kill_containers_with_agent = true;
+                // The command line launches containers of processes only.
+                config.agent.containerizers = vec![ContainerizerConfig::Mesos];
                 Ok(Self { config, environment, home, store })
             }
             Err(error) => {

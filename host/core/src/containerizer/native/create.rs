@@ -10,9 +10,10 @@ use cofferdam_plugin_model::LogFiles;
 
 use super::init_plan::{self, InitPlan, Input};
 use super::record::{Handle, NativeRecord};
-use super::stdio::{self, Stdio};
 use super::{LaunchError, Shared};
 use crate::chain::{LaunchPlan, PreparedLaunch, SequenceOutcome};
+use crate::containerizer::plugin_part::PluginPart;
+use crate::containerizer::stdio::{self, Stdio};
 use crate::launcher::{self, PendingInit, SpawnRequest};
 use crate::model::view::Logs;
 use crate::model::{ProcessId, Record};
@@ -98,7 +99,7 @@ pub(super) fn create(
                 times,
                 ..Logs::default()
             });
-            record.set_participants(participants);
+            record.part.set_participants(participants);
             record.part.switchboard = switchboard;
             record.part.plan = plan.into();
         })

@@ -24,9 +24,10 @@ use cofferdam_linux::tree;
 use cofferdam_plugin_model::{Limitation, Namespace};
 
 use super::phase::{Event, after};
-use super::record::{Handle, MissedCleanup};
+use super::record::Handle;
 use super::{BACKOFF, STALL_WARNING, Shared, attach, missed};
 use crate::blocking::Job;
+use crate::containerizer::plugin_part::MissedCleanup;
 use crate::error_chain;
 use crate::keeper::ProcessEnd;
 use crate::launcher::{DestroyError, Destroyed};

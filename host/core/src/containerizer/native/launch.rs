@@ -31,6 +31,7 @@ use super::record::Handle;
 use super::{LaunchError, STALL_WARNING, Shared};
 use crate::blocking::Job;
 use crate::chain::{CallSequence, ChainError, PreparedLaunch, SequenceOutcome, Watch};
+use crate::containerizer::plugin_part::PluginPart;
 use crate::launcher::{PendingInit, StartError};
 use crate::model::{Phase, ProcessId, Request};
 use crate::plugin::CallError;
@@ -260,7 +261,7 @@ impl Launch {
         let SequenceOutcome { participants, result: watches, failed } = calls.take();
         if !failed.is_empty() {
             // Written to disk when the command runs.
-            handle.update_in_memory(|record| record.set_participants(participants));
+            handle.update_in_memory(|record| record.part.set_participants(participants));
         }
         Ok(watches)
     }
@@ -338,7 +339,7 @@ async fn isolate(shared: &Shared, handle: &Handle) -> Result<(), LaunchError> {
         excluded.map_err(|source| chain_error(handle, source))?;
     }
     // Written to disk when the command runs.
-    handle.update_in_memory(|record| record.set_participants(participants));
+    handle.update_in_memory(|record| record.part.set_participants(participants));
     Ok(())
 }
 

@@ -6,8 +6,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::record::{Handle, MissedCleanup};
+use super::record::Handle;
 use super::{BACKOFF, Shared, task_name};
+use crate::containerizer::plugin_part::MissedCleanup;
 use crate::error_chain;
 use crate::plugin::CallError;
 

@@ -20,15 +20,12 @@ mod create;
 mod destroy;
 mod init_plan;
 mod launch;
-mod leases;
 mod missed;
 mod phase;
 mod progress;
 mod record;
 mod recover;
-mod recoverer;
 mod reports;
-mod stdio;
 mod supervise;
 mod update;
 
@@ -59,9 +56,8 @@ use crate::plugin::CallError;
 use crate::switchboard::{AttachError, AttachedInput, Attachment};
 
 pub(crate) use init_plan::cgroups as plugin_cgroups;
+pub use record::NativeRecord;
 pub(crate) use record::NativeTable;
-pub use record::{MissedCleanup, NativeRecord};
-pub(crate) use recoverer::TableRecoverer;
 
 use record::Handle;
 
@@ -174,6 +170,9 @@ impl Containerizer for Native {
     }
 
     async fn launch(&self, request: Request) -> Result<LaunchOutcome, LaunchError> {
+        if request.docker.is_some() {
+            return Ok(LaunchOutcome::NotSupported);
+        }
         request.check()?;
         let shared = Arc::clone(&self.0);
         let handle = shared.admit(&request)?;

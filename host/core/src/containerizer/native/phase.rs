@@ -55,10 +55,20 @@ mod tests {
     const LAUNCH: [Event; 5] =
         [Event::Begun, Event::Provisioned, Event::Prepared, Event::Isolated, Event::Started];
 
+    /// The phases of a native container, in order.
+    const NATIVE: [Phase; 6] = [
+        Phase::Starting,
+        Phase::Provisioning,
+        Phase::Preparing,
+        Phase::Isolating,
+        Phase::Fetching,
+        Phase::Running,
+    ];
+
     #[test]
     fn a_launch_goes_through_the_phases_in_order() {
         let mut phase = Phase::Starting;
-        for (event, next) in LAUNCH.into_iter().zip(Phase::ALL.into_iter().skip(1)) {
+        for (event, next) in LAUNCH.into_iter().zip(NATIVE.into_iter().skip(1)) {
             phase = after(phase, event).unwrap();
             assert_eq!(phase, next);
         }
@@ -67,7 +77,7 @@ mod tests {
 
     #[test]
     fn every_phase_can_end_and_has_at_most_one_other_successor() {
-        for phase in Phase::ALL {
+        for phase in NATIVE.into_iter().chain([Phase::Destroying, Phase::Ended]) {
             let successors = LAUNCH.into_iter().filter(|&event| after(phase, event).is_ok()).count();
             assert_eq!(successors, usize::from(phase < Phase::Running), "{phase}");
             let ending = after(phase, Event::Ending).unwrap();

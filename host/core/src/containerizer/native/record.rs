@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use cofferdam_plugin_model::service::Lease;
-use cofferdam_plugin_model::{Cgroups, ContainerDetails, Resources, TerminationDetails};
+use cofferdam_plugin_model::{Cgroups, Resources};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
-use crate::chain::{ContainerContext, LaunchPlan, Participant};
+use crate::chain::{LaunchPlan, Participant};
 use crate::containerizer::handle::ContainerHandle;
+use crate::containerizer::plugin_part::{MissedCleanup, PluginPart};
 use crate::containerizer::table::Table;
 use crate::keeper::KeeperSlot;
 use crate::model::{ContainerClass, Encoded, ProcessId, Record};
@@ -40,15 +41,6 @@ pub struct NativeRecord {
     pub plan: Encoded<LaunchPlan>,
 }
 
-/// A cleanup that has not been done yet, of a container that has ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MissedCleanup {
-    /// The plugin.
-    pub plugin: String,
-    /// Why it did not clean up.
-    pub reason: String,
-}
-
 pub(super) type Handle = ContainerHandle<NativeRecord>;
 pub(crate) type NativeTable = Table<NativeRecord>;
 
@@ -70,17 +62,6 @@ impl Record<NativeRecord> {
         }
     }
 
-    /// Takes over which plugins take part. Their states are those on record, which plugins may have put meanwhile.
-    pub(super) fn set_participants(&mut self, mut participants: Vec<Participant>) {
-        for participant in &mut participants {
-            let mut known = self.part.participants.iter();
-            if let Some(known) = known.find(|known| known.plugin == participant.plugin) {
-                participant.state = known.state.clone();
-            }
-        }
-        self.part.participants = participants;
-    }
-
     /// Whether it has no cgroups of its own but lives in those of its parent.
     pub(super) fn shares_cgroups(&self) -> bool {
         let request = &self.request;
@@ -88,43 +69,36 @@ impl Record<NativeRecord> {
     }
 }
 
-impl Handle {
-    /// Shows which cleanups were missed.
-    pub(super) fn show_missed(&self) {
-        let record = self.record();
-        let missed = record.part.missed.iter();
-        let show = |missed: &MissedCleanup| {
-            let MissedCleanup { plugin, reason } = missed;
-            format!("the end was forced; plugin `{plugin}` cleans up when it can be called again: {reason}")
-        };
-        self.set_cleanup_errors(missed.map(show).collect());
+impl PluginPart for NativeRecord {
+    fn participants(&self) -> &Vec<Participant> {
+        &self.participants
     }
 
-    /// The container as the chain needs it.
-    pub(super) fn context(&self) -> ContainerContext {
-        let record = self.record();
-        ContainerContext {
-            id: record.id.clone(),
-            details: ContainerDetails {
-                class: record.request.class,
-                pid: record.process.map(|process| process.pid),
-                uid: record.uid,
-                gid: record.gid,
-                sandbox: record.sandbox.clone(),
-                scratch: record.part.scratch.clone(),
-                rootfs: record.request.rootfs.clone(),
-                cgroups: record.part.cgroups.clone(),
-                shares_cgroups: record.shares_cgroups(),
-                resources: record.resources.clone(),
-                labels: record.request.labels.clone(),
-                termination: record.cause.as_ref().map(|cause| TerminationDetails {
-                    status: None,
-                    reason: cause.reason.as_ref().map(|reason| reason.mesos_name().to_owned()),
-                    message: cause.message.clone(),
-                }),
-                state: Json::Null,
-            },
-            participants: record.part.participants.clone(),
-        }
+    fn participants_mut(&mut self) -> &mut Vec<Participant> {
+        &mut self.participants
+    }
+
+    fn leases(&self) -> &Vec<Lease> {
+        &self.leases
+    }
+
+    fn leases_mut(&mut self) -> &mut Vec<Lease> {
+        &mut self.leases
+    }
+
+    fn missed(&self) -> &[MissedCleanup] {
+        &self.missed
+    }
+
+    fn scratch(&self) -> PathBuf {
+        self.scratch.clone()
+    }
+
+    fn cgroups(&self) -> Cgroups {
+        self.cgroups.clone()
+    }
+
+    fn shares_cgroups(record: &Record<Self>) -> bool {
+        record.shares_cgroups()
     }
 }

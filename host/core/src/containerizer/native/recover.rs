@@ -27,6 +27,7 @@ use super::record::{Handle, NativeRecord};
 use super::supervise::{PluginWatch, supervise};
 use super::{NAME, STALL_WARNING, Shared, destroy, missed, task_name, update};
 use crate::chain::{CallSequence, ContainerContext, SequenceOutcome, Watch};
+use crate::containerizer::sandboxes::ids_in;
 use crate::containerizer::{RecoverError, Recovered, Recovery};
 use crate::error_chain;
 use crate::ledger::Entry;
@@ -183,28 +184,6 @@ fn find_sandboxes(shared: &Shared, found: &mut Found) -> Result<(), RecoverError
         insert(shared, found, record, None, RecoveryAction::Keep);
     }
     Ok(())
-}
-
-/// The containers that have a directory in a directory, which may be missing. Everything else is ignored.
-fn ids_in(directory: &Path) -> Result<Vec<ContainerId>, RecoverError> {
-    let directory_error = |source| RecoverError::Directory { path: directory.to_owned(), source };
-    let entries = match fs::read_dir(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.map_err(directory_error)?,
-    };
-    let mut ids = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(directory_error)?;
-        let name = entry.file_name();
-        let id = name.to_str().and_then(|name| ContainerId::parse(name).ok());
-        match id.filter(|_| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
-            // Created by the file system.
-            Some(id) if id.as_str() == "lost+found" => {}
-            Some(id) => ids.push(id),
-            None => tracing::warn!("ignored `{}`: it is not of a container", entry.path().display()),
-        }
-    }
-    Ok(ids)
 }
 
 /// Adds a container to the table. The pidfd of its first process is stored, as there may be more containers than

@@ -17,6 +17,10 @@ pub(in crate::api::operator) fn decode_launch(launch: &wire::LaunchContainer) ->
     let resources = decode_resources(&id, &launch.resources, &launch.limits)?;
     let (command, uris) = match &launch.command {
         Some(command) => (decode_command(command)?, decode_uris(&command.uris)),
+        // That of the image.
+        None if is_docker(launch.container.as_ref()) => {
+            (Command { shell: false, ..Command::default() }, Vec::new())
+        }
         None => (Command::default(), Vec::new()),
     };
     let labels = launch.labels.iter().flat_map(|labels| &labels.labels);
@@ -30,6 +34,10 @@ pub(in crate::api::operator) fn decode_launch(launch: &wire::LaunchContainer) ->
         ..Request::new(id, command)
     };
     decode_container(request, launch.container.as_ref())
+}
+
+fn is_docker(container: Option<&wire::ContainerInfo>) -> bool {
+    container.is_some_and(|info| info.kind == wire::ContainerKind::Docker)
 }
 
 /// Decodes `LAUNCH_NESTED_CONTAINER`.
@@ -216,7 +224,6 @@ mod tests {
     #[test]
     fn fields_that_are_not_supported_are_rejected_by_name() {
         for (info, field) in [
-            (json!({"type": "DOCKER"}), "`container.type`"),
             (json!({"type": "MESOS", "docker": {"image": "x"}}), "`container.docker`"),
             (
                 json!({"type": "MESOS", "mesos": {"image": {"type": "DOCKER", "docker": {"name": "x"}}}}),

@@ -28,13 +28,14 @@ fn decode_network(index: usize, info: &wire::NetworkInfo) -> Result<NetworkReque
     })
 }
 
-fn decode_port_mapping(field: &str, mapping: &wire::PortMapping) -> Result<PortMapping> {
+pub(super) fn decode_port_mapping(field: &str, mapping: &wire::PortMapping) -> Result<PortMapping> {
     let port = |number: u32| match u16::try_from(number) {
         Ok(port) if port > 0 => Ok(port),
         _ => Err(DecodeError::field(field, format!("{number} is not a port; expected 1 to 65535"))),
     };
     match mapping.protocol.as_deref() {
-        None | Some("tcp" | "udp") => {}
+        // Clients of docker write it in any case.
+        None | Some("tcp" | "udp" | "TCP" | "UDP") => {}
         Some(other) => {
             let reason = format!("the protocol is `{other}`; expected `tcp` or `udp`");
             return Err(DecodeError::field(field, reason));

@@ -1,11 +1,11 @@
 //! Launch requests.
 
 use super::id::encode_id;
-use super::linux::{encode_linux, encode_network, encode_rlimits, encode_tty};
+use super::linux::{encode_linux, encode_network, encode_port_mapping, encode_rlimits, encode_tty};
 use super::resources::{encode_limits, encode_resources};
 use super::volume::{encode_path, encode_secret, encode_volume};
 use crate::api::operator::types as wire;
-use cofferdam_core::model::{Command, Request, Secret, Uri};
+use cofferdam_core::model::{Command, DockerNetwork, DockerOptions, DockerParameter, Request, Secret, Uri};
 
 /// Encodes a request as `LAUNCH_CONTAINER`. Decoding the result gives the same request, except for its class, which
 /// the API does not have.
@@ -65,7 +65,35 @@ fn encode_uri(uri: &Uri) -> wire::Uri {
     }
 }
 
+fn encode_docker(docker: &DockerOptions) -> wire::DockerInfo {
+    let parameter = |it: &DockerParameter| wire::Parameter { key: it.key.clone(), value: it.value.clone() };
+    wire::DockerInfo {
+        image: docker.image.clone(),
+        network: Some(match docker.network {
+            DockerNetwork::Host => wire::DockerNetwork::Host,
+            DockerNetwork::Bridge => wire::DockerNetwork::Bridge,
+            DockerNetwork::None => wire::DockerNetwork::None,
+            DockerNetwork::User => wire::DockerNetwork::User,
+        }),
+        port_mappings: docker.port_mappings.iter().map(encode_port_mapping).collect(),
+        privileged: docker.privileged.then_some(true),
+        parameters: docker.parameters.iter().map(parameter).collect(),
+        force_pull_image: docker.force_pull_image.then_some(true),
+        volume_driver: docker.volume_driver.clone(),
+    }
+}
+
 fn encode_container(request: &Request) -> wire::ContainerInfo {
+    if let Some(docker) = &request.docker {
+        return wire::ContainerInfo {
+            kind: wire::ContainerKind::Docker,
+            hostname: request.linux.hostname.clone(),
+            volumes: request.volumes.iter().map(encode_volume).collect(),
+            docker: Some(encode_docker(docker)),
+            network_infos: request.networks.iter().map(encode_network).collect(),
+            ..wire::ContainerInfo::default()
+        };
+    }
     wire::ContainerInfo {
         kind: wire::ContainerKind::Mesos,
         hostname: request.linux.hostname.clone(),

@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 
 use crate::api::operator::types as wire;
-use cofferdam_core::model::{IpcMode, NetworkRequest, Request, Rlimit, Tty};
+use cofferdam_core::model::{IpcMode, NetworkRequest, PortMapping, Request, Rlimit, Tty};
 
 pub(super) fn encode_linux(request: &Request) -> wire::LinuxInfo {
     let linux = &request.linux;
@@ -54,17 +54,20 @@ pub(super) fn encode_network(network: &NetworkRequest) -> wire::NetworkInfo {
     let encode_label =
         |(key, value): (&String, &String)| wire::Label { key: key.clone(), value: Some(value.clone()) };
     let labels: Vec<wire::Label> = network.labels.iter().map(encode_label).collect();
-    let encode_mapping = |mapping: &cofferdam_core::model::PortMapping| wire::PortMapping {
-        host_port: mapping.host_port.into(),
-        container_port: mapping.container_port.into(),
-        protocol: mapping.protocol.clone(),
-    };
     wire::NetworkInfo {
         ip_addresses: network.addresses.iter().map(encode_address).collect(),
         name: network.name.clone(),
         groups: Vec::new(),
         labels: (!labels.is_empty()).then_some(wire::Labels { labels }),
-        port_mappings: network.port_mappings.iter().map(encode_mapping).collect(),
+        port_mappings: network.port_mappings.iter().map(encode_port_mapping).collect(),
+    }
+}
+
+pub(super) fn encode_port_mapping(mapping: &PortMapping) -> wire::PortMapping {
+    wire::PortMapping {
+        host_port: mapping.host_port.into(),
+        container_port: mapping.container_port.into(),
+        protocol: mapping.protocol.clone(),
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::api::operator::types as wire;
 use crate::config::Config;
-use cofferdam_core::config::PluginConfig;
+use cofferdam_core::config::{ContainerizerConfig, PluginConfig};
 
 /// Settings by name, formatted as in a configuration file. As in Mesos, `isolation` is the chain.
 pub(crate) fn flags(config: &Config) -> BTreeMap<String, String> {
@@ -17,6 +17,7 @@ pub(crate) fn flags(config: &Config) -> BTreeMap<String, String> {
         ("work_dir", path(&config.agent.work_dir)),
         ("socket", path(&config.socket)),
         ("plugin_dir", path(&config.agent.plugin_dir)),
+        ("containerizers", containerizers(&config.agent.containerizers)),
         ("launcher", config.agent.launcher.name().to_owned()),
         ("cgroup_root", path(&config.agent.cgroup_root)),
         ("cgroup_max_descendants", config.agent.cgroup_max_descendants.to_string()),
@@ -38,7 +39,27 @@ pub(crate) fn flags(config: &Config) -> BTreeMap<String, String> {
     ]);
     flags.extend(config.file.as_deref().map(|file| ("config", path(file))));
     flags.extend(config.agent.logger.as_ref().map(|logger| ("logger", logger.name.clone())));
+    let docker = config.agent.containerizers.iter().find_map(|containerizer| match containerizer {
+        ContainerizerConfig::Docker(docker) => Some(docker),
+        ContainerizerConfig::Mesos => None,
+    });
+    if let Some(docker) = docker {
+        flags.extend([
+            ("docker.socket", path(docker.engine.socket())),
+            ("docker.sandbox_directory", path(&docker.sandbox_directory)),
+            ("docker.remove_delay", duration(docker.remove_delay)),
+            ("docker.kill_orphans", docker.kill_orphans.to_string()),
+            ("docker.timeout", duration(docker.timeouts.call)),
+            ("docker.launch_timeout", duration(docker.timeouts.launch)),
+            ("docker.pull_stall_timeout", duration(docker.timeouts.pull_stall)),
+        ]);
+        flags.extend(docker.credentials.as_deref().map(|file| ("docker.credentials", path(file))));
+    }
     flags.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+fn containerizers(containerizers: &[ContainerizerConfig]) -> String {
+    containerizers.iter().map(ContainerizerConfig::name).collect::<Vec<_>>().join(",")
 }
 
 fn names(plugins: &[PluginConfig]) -> String {

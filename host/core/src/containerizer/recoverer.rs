@@ -1,6 +1,8 @@
 //! Recovery of plugins that start or restart: the existing containers, and the verdicts on them.
+//!
+//! A plugin recovers the containers of all containerizers at once: [`Recoverers`] has a [`TableRecoverer`] for each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use cofferdam_plugin_model::service::{AcquireLease, Lease};
@@ -10,34 +12,135 @@ use semver::Version;
 use serde_json::Value as Json;
 
 use super::leases;
-use super::record::{NativeRecord, NativeTable};
+use super::plugin_part::PluginPart;
+use super::table::Table;
 use crate::chain::Participant;
 use crate::ledger::Ledger;
 use crate::model::{ContainerId, Phase, Record};
 use crate::plugin::{Durability, LeaseError, MAX_STATE, Recoverer, StateError};
 
-/// Gives plugins the containers of the table.
-pub(crate) struct TableRecoverer {
-    pub(crate) table: Arc<NativeTable>,
+/// Gives plugins the containers of a table.
+pub(crate) struct TableRecoverer<P> {
+    pub(crate) table: Arc<Table<P>>,
     pub(crate) ledger: Arc<Ledger>,
     /// Versions of the plugins in the chain, for states that they migrate.
-    pub(crate) versions: BTreeMap<String, Version>,
+    pub(crate) versions: Arc<BTreeMap<String, Version>>,
+}
+
+/// The containers of one containerizer, for its plugins.
+pub(crate) trait TableView: Send + Sync {
+    /// Whether it has a container of that id.
+    fn has(&self, container: &str) -> bool;
+    fn request(&self, plugin: &str) -> RecoverRequest;
+    fn apply_recovery(&self, plugin: &str, reply: RecoverReply);
+    fn state(&self, plugin: &str, container: &str) -> Json;
+    fn keep_state(
+        &self,
+        plugin: &str,
+        container: &str,
+        state: Json,
+        durability: Durability,
+    ) -> Result<(), StateError>;
+    /// Leases a number that is none of `used`, which are leased for containers of other tables.
+    fn acquire_lease(
+        &self,
+        plugin: &str,
+        request: AcquireLease,
+        used: &BTreeSet<u32>,
+    ) -> Result<Lease, LeaseError>;
+    fn release_lease(&self, plugin: &str, pool: &str, number: u32) -> Result<(), LeaseError>;
+    fn leases(&self, pool: &str) -> Vec<Lease>;
+}
+
+/// Gives plugins the containers of all tables.
+pub(crate) struct Recoverers {
+    pub(crate) tables: Vec<Box<dyn TableView>>,
     /// Held while a number is leased, so that it is given once.
     pub(crate) acquiring: Mutex<()>,
 }
 
-impl Recoverer for TableRecoverer {
+impl Recoverers {
+    pub(crate) fn new(tables: Vec<Box<dyn TableView>>) -> Self {
+        Self { tables, acquiring: Mutex::default() }
+    }
+
+    /// The table that has a container.
+    fn table(&self, container: &str) -> Option<&dyn TableView> {
+        self.tables.iter().map(AsRef::as_ref).find(|table| table.has(container))
+    }
+}
+
+impl Recoverer for Recoverers {
+    fn request(&self, plugin: &str) -> RecoverRequest {
+        let mut all = RecoverRequest::default();
+        for table in &self.tables {
+            let RecoverRequest { containers, orphans, .. } = table.request(plugin);
+            all.containers.extend(containers);
+            all.orphans.extend(orphans);
+        }
+        all
+    }
+
+    fn apply_recovery(&self, plugin: &str, reply: RecoverReply) {
+        self.tables.iter().for_each(|table| table.apply_recovery(plugin, reply.clone()));
+    }
+
+    fn state(&self, plugin: &str, container: &str) -> Json {
+        self.table(container).map(|table| table.state(plugin, container)).unwrap_or_default()
+    }
+
+    fn keep_state(
+        &self,
+        plugin: &str,
+        container: &str,
+        state: Json,
+        durability: Durability,
+    ) -> Result<(), StateError> {
+        let not_participant =
+            || StateError::NotParticipant { plugin: plugin.to_owned(), container: container.to_owned() };
+        let table = self.table(container).ok_or_else(not_participant)?;
+        table.keep_state(plugin, container, state, durability)
+    }
+
+    fn acquire_lease(&self, plugin: &str, request: AcquireLease) -> Result<Lease, LeaseError> {
+        let _acquiring = self.acquiring.lock();
+        let used = Recoverer::leases(self, &request.pool).into_iter().map(|lease| lease.number).collect();
+        match self.table(request.container.as_str()) {
+            Some(table) => table.acquire_lease(plugin, request, &used),
+            None => {
+                let container = request.container;
+                Err(LeaseError::NotParticipant { plugin: plugin.to_owned(), container })
+            }
+        }
+    }
+
+    fn release_lease(&self, plugin: &str, pool: &str, number: u32) -> Result<(), LeaseError> {
+        self.tables.iter().try_for_each(|table| table.release_lease(plugin, pool, number))
+    }
+
+    fn leases(&self, pool: &str) -> Vec<Lease> {
+        let mut all: Vec<Lease> = self.tables.iter().flat_map(|table| table.leases(pool)).collect();
+        all.sort_by_key(|lease| lease.number);
+        all
+    }
+}
+
+impl<P: PluginPart> TableView for TableRecoverer<P> {
+    fn has(&self, container: &str) -> bool {
+        ContainerId::parse(container).is_ok_and(|id| self.table.get(&id).is_some())
+    }
+
     fn request(&self, plugin: &str) -> RecoverRequest {
         let mut request = RecoverRequest::default();
         for handle in self.table.all() {
             let record = handle.record();
-            let mut participants = record.part.participants.iter();
+            let mut participants = record.part.participants().iter();
             let Some(participant) = participants.find(|participant| participant.plugin == plugin) else {
                 continue;
             };
             match record.phase {
                 // Not cleaned up yet.
-                Phase::Ended if record.part.missed.iter().any(|missed| missed.plugin == plugin) => {
+                Phase::Ended if record.part.missed().iter().any(|missed| missed.plugin == plugin) => {
                     request.orphans.push(record.id.clone());
                 }
                 Phase::Ended => {}
@@ -64,7 +167,7 @@ impl Recoverer for TableRecoverer {
         let serves = |participant: &&Participant| participant.plugin == plugin && !participant.excluded;
         for handle in self.table.all() {
             let record = handle.record();
-            let Some(participant) = record.part.participants.iter().find(serves) else { continue };
+            let Some(participant) = record.part.participants().iter().find(serves) else { continue };
             if record.phase != Phase::Running {
                 continue;
             }
@@ -76,7 +179,7 @@ impl Recoverer for TableRecoverer {
             }
             // The record may have changed meanwhile; the verdict concerns the plugin's own entry only.
             let written = handle.update_persisted(&self.ledger, |record| {
-                let mut participants = record.part.participants.iter_mut();
+                let mut participants = record.part.participants_mut().iter_mut();
                 if let Some(participant) = participants.find(|participant| participant.plugin == plugin) {
                     apply(participant, verdict.clone(), version);
                 }
@@ -91,7 +194,7 @@ impl Recoverer for TableRecoverer {
     fn state(&self, plugin: &str, container: &str) -> Json {
         let handle = ContainerId::parse(container).ok().and_then(|id| self.table.get(&id));
         let Some(record) = handle.map(|handle| handle.record()) else { return Json::Null };
-        let mut participants = record.part.participants.iter();
+        let mut participants = record.part.participants().iter();
         let participant = participants.find(|participant| participant.plugin == plugin);
         participant.map(|participant| participant.state.clone()).unwrap_or_default()
     }
@@ -111,13 +214,13 @@ impl Recoverer for TableRecoverer {
         }
         let is_own = |participant: &Participant| participant.plugin == plugin;
         let handle = ContainerId::parse(container).ok().and_then(|id| self.table.get(&id));
-        let handle = handle.filter(|handle| handle.record().part.participants.iter().any(is_own));
+        let handle = handle.filter(|handle| handle.record().part.participants().iter().any(is_own));
         let Some(handle) = handle else {
             let (plugin, container) = names();
             return Err(StateError::NotParticipant { plugin, container });
         };
-        let change = |record: &mut Record<NativeRecord>| {
-            let mut participants = record.part.participants.iter_mut();
+        let change = |record: &mut Record<P>| {
+            let mut participants = record.part.participants_mut().iter_mut();
             if let Some(participant) = participants.find(|participant| is_own(participant)) {
                 participant.state = state;
                 if let Some(version) = self.versions.get(plugin) {
@@ -137,9 +240,13 @@ impl Recoverer for TableRecoverer {
         Ok(())
     }
 
-    fn acquire_lease(&self, plugin: &str, request: AcquireLease) -> Result<Lease, LeaseError> {
-        let _acquiring = self.acquiring.lock();
-        leases::acquire(&self.table, &self.ledger, plugin, request)
+    fn acquire_lease(
+        &self,
+        plugin: &str,
+        request: AcquireLease,
+        used: &BTreeSet<u32>,
+    ) -> Result<Lease, LeaseError> {
+        leases::acquire(&self.table, &self.ledger, plugin, request, used)
     }
 
     fn release_lease(&self, plugin: &str, pool: &str, number: u32) -> Result<(), LeaseError> {

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use cofferdam_plugin_model::service::{AcquireLease, Lease};
 
-use super::record::NativeTable;
+use super::plugin_part::PluginPart;
+use super::table::Table;
 use crate::error_chain;
 use crate::ledger::Ledger;
 use crate::plugin::LeaseError;
@@ -12,12 +13,13 @@ use crate::plugin::LeaseError;
 /// Leases of one container. Each acquisition writes all of them.
 const MAX_LEASES: usize = 1024;
 
-/// Leases the smallest free number of a range. Blocks. The caller excludes concurrent acquisitions.
-pub(super) fn acquire(
-    table: &NativeTable,
+/// Leases the smallest number of a range that is none of `used`. Blocks. The caller excludes concurrent acquisitions.
+pub(super) fn acquire<P: PluginPart>(
+    table: &Table<P>,
     ledger: &Ledger,
     plugin: &str,
     request: AcquireLease,
+    used: &BTreeSet<u32>,
 ) -> Result<Lease, LeaseError> {
     let AcquireLease { pool, first, last, container } = request;
     if first > last {
@@ -25,29 +27,28 @@ pub(super) fn acquire(
     }
     let handle = table.get(&container).filter(|handle| {
         let record = handle.record();
-        record.part.participants.iter().any(|participant| participant.plugin == plugin)
+        record.part.participants().iter().any(|participant| participant.plugin == plugin)
     });
     let Some(handle) = handle else {
         return Err(LeaseError::NotParticipant { plugin: plugin.to_owned(), container });
     };
-    if handle.record().part.leases.len() >= MAX_LEASES {
+    if handle.record().part.leases().len() >= MAX_LEASES {
         return Err(LeaseError::TooMany { container, limit: MAX_LEASES });
     }
-    let used: BTreeSet<u32> = list(table, &pool).into_iter().map(|lease| lease.number).collect();
     let Some(number) = (first..=last).find(|number| !used.contains(number)) else {
         return Err(LeaseError::Exhausted { pool, first, last });
     };
     let lease = Lease { pool, number, container: container.clone(), plugin: plugin.to_owned() };
     handle
-        .update_persisted(ledger, |record| record.part.leases.push(lease.clone()))
+        .update_persisted(ledger, |record| record.part.leases_mut().push(lease.clone()))
         .map_err(|source| LeaseError::Write { container, source: Box::new(source) })?;
     Ok(lease)
 }
 
 /// Ends a lease. Blocks. If that cannot be recorded, as on a full disk, the number is free until the agent restarts and then
 /// again when the container has ended: a cleanup must not wait for space.
-pub(super) fn release(
-    table: &NativeTable,
+pub(super) fn release<P: PluginPart>(
+    table: &Table<P>,
     ledger: &Ledger,
     plugin: &str,
     pool: &str,
@@ -60,7 +61,8 @@ pub(super) fn release(
         return Err(LeaseError::OtherPlugin { pool: lease.pool, number, owner: lease.plugin });
     }
     let Some(handle) = table.get(&lease.container) else { return Ok(()) };
-    let written = handle.update_freeing(ledger, |record| record.part.leases.retain(|other| *other != lease));
+    let written =
+        handle.update_freeing(ledger, |record| record.part.leases_mut().retain(|other| *other != lease));
     if let Err(error) = written {
         let error = error_chain::describe(&error);
         tracing::warn!(container = %handle.id(), "the end of a lease is not recorded: {error}");
@@ -69,10 +71,10 @@ pub(super) fn release(
 }
 
 /// The leases of a pool, by number.
-pub(super) fn list(table: &NativeTable, pool: &str) -> Vec<Lease> {
+pub(super) fn list<P: PluginPart>(table: &Table<P>, pool: &str) -> Vec<Lease> {
     let records = table.all().into_iter().map(|handle| handle.record());
     let mut leases: Vec<Lease> =
-        records.flat_map(|record| record.part.leases.clone()).filter(|lease| lease.pool == pool).collect();
+        records.flat_map(|record| record.part.leases().clone()).filter(|lease| lease.pool == pool).collect();
     leases.sort_by_key(|lease| lease.number);
     leases
 }
@@ -84,6 +86,7 @@ mod tests {
 
     use super::*;
     use crate::containerizer::NativeRecord;
+    use crate::containerizer::native::NativeTable;
     use crate::model::{Record, Request};
 
     fn id(name: &str) -> ContainerId {
@@ -108,6 +111,26 @@ mod tests {
 
     fn request(container: &str, first: u32, last: u32) -> AcquireLease {
         AcquireLease { pool: "class".into(), first, last, container: id(container) }
+    }
+
+    /// Leases a number of the only table.
+    fn acquire(
+        table: &NativeTable,
+        ledger: &Ledger,
+        plugin: &str,
+        request: AcquireLease,
+    ) -> Result<Lease, LeaseError> {
+        let used = list(table, &request.pool).into_iter().map(|lease| lease.number).collect();
+        super::acquire(table, ledger, plugin, request, &used)
+    }
+
+    #[test]
+    fn a_number_that_another_table_has_leased_is_not_free() {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(directory.path()).unwrap();
+        let used = BTreeSet::from([5, 7]);
+        let taken = super::acquire(&table(), &ledger, "area/a", request("x", 5, 9), &used).unwrap();
+        assert_eq!(taken.number, 6);
     }
 
     #[test]

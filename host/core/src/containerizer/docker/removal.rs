@@ -1,0 +1,116 @@
+//! Removal of containers from the engine: of those that have ended, after a delay, and of those that nobody knows any more.
+//!
+//! What is to be removed is found by its labels, with the record of its container or without one. So nothing has to be
+//! remembered over restarts, and a container that the engine has created for a request that was cancelled is found as well.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use super::record::Handle;
+use super::spec::{AGENT_LABEL, CONTAINER_LABEL, LAUNCH_LABEL};
+use super::{Shared, engine_name};
+use crate::engine::{ContainerSummary, EngineError};
+use crate::error_chain;
+use crate::model::{ContainerId, now_unix_ms};
+
+/// The longest pause between two searches.
+const PAUSE: Duration = Duration::from_secs(60);
+
+/// The shortest one.
+const MIN_PAUSE: Duration = Duration::from_millis(100);
+
+/// Removes the container of a handle from the engine, if it is there.
+pub(super) async fn remove(shared: &Arc<Shared>, handle: &Arc<Handle>) -> Result<(), EngineError> {
+    let record = handle.record();
+    if !record.part.requested {
+        return Ok(());
+    }
+    // Its name may be that of a container of somebody else.
+    let found = shared.engine.container(&engine_name(&record)).await?;
+    if let Some(found) = found.filter(|found| shared.owns(found, &record)) {
+        match shared.engine.remove(&found.id).await {
+            // It is being removed already.
+            Err(error) if error.is_conflict() => shared.engine.wait_removed(&found.id).await?,
+            removed => removed?,
+        }
+    }
+    handle.update_in_memory(|record| record.part.requested = false);
+    Ok(())
+}
+
+/// Starts the task that removes what is to be removed, for as long as the containerizer exists.
+pub(super) fn start(shared: &Arc<Shared>) {
+    let weak = Arc::downgrade(shared);
+    tokio::spawn(async move {
+        while let Some(pause) = sweep(&weak).await {
+            let Some(shared) = weak.upgrade() else { return };
+            let woken = async move { shared.sweep.notified().await };
+            drop(tokio::time::timeout(pause, woken).await);
+        }
+    });
+}
+
+/// Searches once. Returns when to search again. `None` if the containerizer does not exist any more.
+async fn sweep(shared: &Weak<Shared>) -> Option<Duration> {
+    let shared = shared.upgrade()?;
+    let listed = shared.engine.containers(&format!("{AGENT_LABEL}={}", shared.agent)).await;
+    let listed = match listed {
+        Ok(listed) => listed,
+        Err(error) => {
+            tracing::debug!("cannot search for containers to remove: {}", error_chain::describe(&error));
+            return Some(PAUSE);
+        }
+    };
+    let mut next = PAUSE;
+    for container in listed {
+        match due_in(&shared, &container) {
+            Some(Duration::ZERO) => {
+                if let Err(error) = shared.engine.remove(&container.id).await {
+                    let error = error_chain::describe(&error);
+                    tracing::warn!(
+                        engine_id = container.id,
+                        "cannot remove a container from the engine yet: {error}"
+                    );
+                } else {
+                    tracing::debug!(engine_id = container.id, "container removed from the engine");
+                }
+            }
+            Some(due) => next = next.min(due),
+            None => {}
+        }
+    }
+    Some(next.max(MIN_PAUSE))
+}
+
+/// When a container of this agent is to be removed. `None` as long as it is in use.
+fn due_in(shared: &Shared, container: &ContainerSummary) -> Option<Duration> {
+    let id = container.labels.get(CONTAINER_LABEL).and_then(|id| ContainerId::parse(id).ok());
+    if id.as_ref().is_some_and(|id| shared.foreign.containing(id).is_some()) {
+        return None;
+    }
+    let record = id.as_ref().and_then(|id| shared.table.get(id)).map(|handle| handle.record());
+    let launch = container.labels.get(LAUNCH_LABEL);
+    let is_of = |number: u64| number == 0 || launch.is_some_and(|launch| *launch == number.to_string());
+    match record.filter(|record| is_of(record.created_unix_ms)) {
+        Some(record) if record.phase.is_live() => None,
+        // Only its sandbox was found after the loss of its record.
+        Some(record) if record.created_unix_ms == 0 && container.state == "running" => {
+            shared.config.kill_orphans.then_some(Duration::ZERO)
+        }
+        Some(record) => {
+            let ended = record.termination.as_ref().map_or(0, |termination| termination.at_unix_ms);
+            let passed = Duration::from_millis(now_unix_ms().saturating_sub(ended));
+            Some(shared.config.remove_delay.saturating_sub(passed))
+        }
+        None if shared.config.kill_orphans => {
+            let names = container.names.join(", ");
+            tracing::warn!(
+                engine_id = container.id,
+                names,
+                "a container of the engine without a record; removed"
+            );
+            Some(Duration::ZERO)
+        }
+        None => None,
+    }
+}

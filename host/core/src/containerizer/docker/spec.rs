@@ -1,0 +1,507 @@
+//! The body of `/containers/create`, from a request.
+//!
+//! Everything that can be checked without the engine is checked here, before anything of the container exists.
+
+use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
+
+use cofferdam_plugin_model::ContainerClass;
+use serde_json::{Map, Value as Json, json};
+
+use super::parameters;
+use crate::containerizer::invalid::{InvalidContainerInfo, Problem, problem};
+use crate::model::{
+    ContainerId, DockerNetwork, DockerOptions, Limit, LinuxOptions, PortMapping, Request, Resources, Value,
+    VolumeSource,
+};
+
+/// The least memory that a container gets, and its least share and quota of CPUs.
+const MIN_MEMORY: u64 = 32 << 20;
+const MIN_SHARES: i64 = 2;
+const MIN_QUOTA: i64 = 1000;
+
+/// The period of CPU quotas, in microseconds.
+const PERIOD: f64 = 100_000.0;
+
+/// As a limit of memory, the largest one that the kernel knows, which it takes for none. The engine refuses -1.
+pub(super) const UNLIMITED_MEMORY: i64 = i64::MAX & !4095;
+
+/// Prefix of the names of containers.
+const PREFIX: &str = "mesos-";
+
+/// Label with the agent that a container belongs to.
+pub(super) const AGENT_LABEL: &str = "org.cofferdam.agent";
+
+/// Label with the id of a container.
+pub(super) const CONTAINER_LABEL: &str = "org.cofferdam.container";
+
+/// Label that distinguishes the launches of one id.
+pub(super) const LAUNCH_LABEL: &str = "org.cofferdam.launch";
+
+/// What the engine is asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Spec {
+    /// The image, as it is pulled.
+    pub(super) image: String,
+    pub(super) force_pull: bool,
+    pub(super) platform: Option<String>,
+    /// The network that must exist, if it is not one of every engine.
+    pub(super) network: Option<String>,
+    /// Directories below the sandbox that are mounted, and created if they are missing.
+    pub(super) directories: Vec<PathBuf>,
+    /// The body, without what only a launch knows.
+    body: Json,
+}
+
+/// What only a launch knows.
+pub(super) struct Launch<'l> {
+    pub(super) agent: &'l str,
+    pub(super) number: u64,
+    /// Environment variables of the logger. Those of the request take precedence.
+    pub(super) environment: BTreeMap<String, String>,
+}
+
+/// The name of a container.
+pub(super) fn name(id: &ContainerId) -> String {
+    format!("{PREFIX}{id}")
+}
+
+impl Spec {
+    /// What a request asks for. The sandbox of the host is mounted at `sandbox_directory`.
+    pub(super) fn of(
+        request: &Request,
+        sandbox: &Path,
+        sandbox_directory: &Path,
+    ) -> Result<Self, InvalidContainerInfo> {
+        let options = request.docker.clone().unwrap_or_default();
+        Builder { request, options: &options, sandbox, sandbox_directory }
+            .build()
+            .map_err(|(field, reason)| InvalidContainerInfo { id: request.id.clone(), field, reason })
+    }
+
+    /// The complete body.
+    pub(super) fn body(&self, id: &ContainerId, launch: &Launch<'_>) -> Json {
+        let mut body = self.body.clone();
+        let labels = parameters::place(&mut body, "Labels");
+        for (label, value) in [
+            (AGENT_LABEL, launch.agent.to_owned()),
+            (CONTAINER_LABEL, id.to_string()),
+            (LAUNCH_LABEL, launch.number.to_string()),
+        ] {
+            labels[label] = value.into();
+        }
+        if let Some(variables) = body["Env"].as_array_mut() {
+            let is_set =
+                |name: &str| {
+                    let prefix = format!("{name}=");
+                    self.body["Env"].as_array().into_iter().flatten().any(|variable| {
+                        variable.as_str().is_some_and(|variable| variable.starts_with(&prefix))
+                    })
+                };
+            let own = launch.environment.iter().filter(|(name, _)| !is_set(name));
+            variables.extend(own.map(|(name, value)| Json::from(format!("{name}={value}"))));
+        }
+        body
+    }
+}
+
+/// Words that replace those of the image; `None` if they do not.
+type Words = Option<Vec<String>>;
+
+struct Builder<'b> {
+    request: &'b Request,
+    options: &'b DockerOptions,
+    sandbox: &'b Path,
+    sandbox_directory: &'b Path,
+}
+
+impl Builder<'_> {
+    fn build(&self) -> Result<Spec, Problem> {
+        let Self { request, options, .. } = self;
+        self.check_id()?;
+        self.check_unsupported()?;
+        if options.image.is_empty() {
+            return problem("container.docker.image", "it is empty");
+        }
+        let (entrypoint, command) = self.command()?;
+        let (network_mode, network) = self.network()?;
+        let Volumes { binds, driver, directories } = self.volumes()?;
+        let ports = self.ports(&network_mode)?;
+        let mut host = self.resources();
+        host.extend(object(json!({
+            "Privileged": options.privileged,
+            "Binds": binds,
+            "NetworkMode": network_mode,
+            // What it writes goes to the container logger.
+            "LogConfig": { "Type": "none" },
+        })));
+        if let Some(driver) = driver {
+            host.insert("VolumeDriver".into(), driver.into());
+        }
+        let bindings = ports.iter().map(|(container, host)| {
+            (container.clone(), json!([{ "HostIp": "", "HostPort": host.to_string() }]))
+        });
+        host.insert("PortBindings".into(), Json::Object(bindings.collect()));
+        let exposed = ports.keys().map(|container| (container.clone(), json!({}))).collect();
+        let mut body = json!({
+            "Image": options.image,
+            "Env": self.environment(),
+            "ExposedPorts": Json::Object(exposed),
+            "OpenStdin": request.interactive,
+            "StdinOnce": request.interactive,
+            "AttachStdout": true,
+            "AttachStderr": true,
+            "AttachStdin": request.interactive,
+            "HostConfig": host,
+        });
+        if let Some(entrypoint) = entrypoint {
+            body["Entrypoint"] = json!(entrypoint);
+        }
+        if let Some(command) = command {
+            body["Cmd"] = json!(command);
+        }
+        if let Some(hostname) = &request.linux.hostname {
+            body["Hostname"] = json!(hostname);
+        }
+        if let Some(directory) = &request.command.working_directory {
+            body["WorkingDir"] = json!(directory);
+        }
+        let mut platform = None;
+        let mut network_seen = false;
+        for parameter in &options.parameters {
+            match parameter.key.as_str() {
+                // The first one replaces `docker.network`.
+                "net" | "network" if !network_seen => network_seen = true,
+                "platform" => platform = Some(parameter.value.clone()),
+                key => parameters::apply(&mut body, key, &parameter.value)?,
+            }
+        }
+        self.check_labels(&body)?;
+        Ok(Spec {
+            image: options.image.clone(),
+            force_pull: options.force_pull_image,
+            platform,
+            network,
+            directories,
+            body,
+        })
+    }
+
+    fn check_id(&self) -> Result<(), Problem> {
+        let id = &self.request.id;
+        if id.is_nested() {
+            return problem(
+                "container.type",
+                "`DOCKER` containers cannot be nested; launch it without a parent",
+            );
+        }
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if !id.as_str().chars().all(is_plain) {
+            let reason = "it is part of the name of the container in the engine, which can only have letters, digits, \
+                          `-`, `_` and `.`";
+            return problem("container_id", reason);
+        }
+        Ok(())
+    }
+
+    /// What the engine has no place for.
+    fn check_unsupported(&self) -> Result<(), Problem> {
+        let Self { request, .. } = self;
+        let linux = LinuxOptions { hostname: None, ..request.linux.clone() };
+        let fields = [
+            ("container.mesos", request.rootfs.is_some(), "the root file system is that of the image"),
+            ("container.linux_info", linux != LinuxOptions::default(), "use `docker.parameters`"),
+            ("container.rlimit_info", !request.rlimits.is_empty(), "use the parameter `ulimit`"),
+            ("container.tty_info", request.tty.is_some(), "`DOCKER` containers have no terminal"),
+            (
+                "command.environment",
+                !request.command.secrets.is_empty(),
+                "the engine would show the values of secrets",
+            ),
+            (
+                "class",
+                request.class != ContainerClass::Default,
+                "`DOCKER` containers cannot be debug containers",
+            ),
+        ];
+        match fields.into_iter().find(|(_, is_set, _)| *is_set) {
+            Some((field, _, reason)) => problem(field, reason),
+            None => Ok(()),
+        }
+    }
+
+    /// Entry point and command, where they replace those of the image.
+    fn command(&self) -> Result<(Words, Words), Problem> {
+        let command = &self.request.command;
+        if command.shell {
+            return match &command.value {
+                Some(value) => Ok((Some(vec!["/bin/sh".into()]), Some(vec!["-c".into(), value.clone()]))),
+                None => problem(
+                    "command.value",
+                    "it is missing; set `shell` to false for the command of the image",
+                ),
+            };
+        }
+        let words: Vec<String> = command.value.iter().chain(&command.arguments).cloned().collect();
+        Ok((None, (!words.is_empty()).then_some(words)))
+    }
+
+    fn environment(&self) -> Vec<String> {
+        let mut variables = self.request.command.environment.clone();
+        variables.insert("MESOS_SANDBOX".into(), self.sandbox_directory.display().to_string());
+        variables.insert("MESOS_CONTAINER_NAME".into(), name(&self.request.id));
+        variables.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
+    }
+
+    /// The mode of the network, and its name if it is not one that every engine has.
+    fn network(&self) -> Result<(String, Option<String>), Problem> {
+        let Self { request, options, .. } = self;
+        for (index, network) in request.networks.iter().enumerate() {
+            let field = |name: &str| format!("container.network_infos[{index}].{name}");
+            if !network.port_mappings.is_empty() {
+                return problem(field("port_mappings"), "use `docker.port_mappings`");
+            }
+            if !network.addresses.is_empty() {
+                return problem(field("ip_addresses"), "the engine chooses the address");
+            }
+        }
+        let parameter = options.parameters.iter().find(|it| matches!(it.key.as_str(), "net" | "network"));
+        let mode = match (parameter, options.network) {
+            (Some(parameter), _) if parameter.value.is_empty() => {
+                return problem("container.docker.parameters.network", "it is empty");
+            }
+            (Some(parameter), _) => parameter.value.clone(),
+            (None, DockerNetwork::Host) => "host".into(),
+            (None, DockerNetwork::Bridge) => "bridge".into(),
+            (None, DockerNetwork::None) => "none".into(),
+            (None, DockerNetwork::User) => match request.networks.as_slice() {
+                [network] => match network.name.as_ref().filter(|name| !name.is_empty()) {
+                    Some(name) => name.clone(),
+                    None => return problem("container.network_infos[0].name", "it is missing"),
+                },
+                networks => {
+                    let reason = format!(
+                        "`docker.network` is `USER`, which needs exactly one, not {}",
+                        networks.len()
+                    );
+                    return problem("container.network_infos", reason);
+                }
+            },
+        };
+        if options.network != DockerNetwork::User && !request.networks.is_empty() {
+            return problem("container.network_infos", "it needs `docker.network` `USER`");
+        }
+        if mode == "host" && request.linux.hostname.is_some() {
+            return problem("container.hostname", "a container in the network of the host has its host name");
+        }
+        let is_known =
+            ["host", "bridge", "none", "default"].contains(&mode.as_str()) || mode.starts_with("container:");
+        let network = (!is_known).then(|| mode.clone());
+        Ok((mode, network))
+    }
+
+    /// Ports of the host, by those of the container.
+    fn ports(&self, network_mode: &str) -> Result<BTreeMap<String, u16>, Problem> {
+        const FIELD: &str = "container.docker.port_mappings";
+        let mappings = &self.options.port_mappings;
+        if mappings.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        if matches!(network_mode, "host" | "none") {
+            return problem(FIELD, format!("a container with network `{network_mode}` has no ports to map"));
+        }
+        let Some(Value::Ranges(offered)) = self.request.resources.requests.get("ports") else {
+            return problem(FIELD, "no `ports` are among the resources of the container");
+        };
+        let mut ports = BTreeMap::new();
+        for PortMapping { host_port, container_port, protocol } in mappings {
+            let is_offered = |(begin, end): &(u64, u64)| (*begin..=*end).contains(&u64::from(*host_port));
+            if !offered.iter().any(is_offered) {
+                return problem(
+                    FIELD,
+                    format!("port {host_port} is not among the `ports` of the container's resources"),
+                );
+            }
+            let protocol = protocol.as_deref().unwrap_or("tcp").to_lowercase();
+            let container = format!("{container_port}/{protocol}");
+            if ports.insert(container.clone(), *host_port).is_some() {
+                return problem(FIELD, format!("port {container} of the container is mapped twice"));
+            }
+        }
+        Ok(ports)
+    }
+
+    fn volumes(&self) -> Result<Volumes, Problem> {
+        let Self { request, options, sandbox, sandbox_directory } = self;
+        let mut volumes =
+            Volumes { binds: Vec::new(), driver: options.volume_driver.clone(), directories: Vec::new() };
+        for (index, volume) in request.volumes.iter().enumerate() {
+            let field = format!("container.volumes[{index}]");
+            let target = sandbox_directory.join(self.checked(&field, &volume.container_path)?);
+            let relative_target = volume.container_path.is_relative();
+            let mut flags = vec![if volume.read_only { "ro" } else { "rw" }];
+            let source = match &volume.source {
+                VolumeSource::HostPath { path, propagation } => {
+                    match propagation.as_deref() {
+                        None => {}
+                        Some("private") => flags.push("rprivate"),
+                        Some("slave") => flags.push("rslave"),
+                        Some("shared") => flags.push("rshared"),
+                        Some(other) => {
+                            return problem(field, format!("mount propagation `{other}` is unknown"));
+                        }
+                    }
+                    let path = self.checked(&field, path)?;
+                    if path.is_absolute() {
+                        path.to_owned()
+                    } else if relative_target {
+                        return problem(field, "both of its paths are relative; one must be absolute");
+                    } else if options.volume_driver.is_some() {
+                        path.to_owned()
+                    } else {
+                        volumes.directories.push(path.to_owned());
+                        sandbox.join(path)
+                    }
+                }
+                VolumeSource::SandboxPath { parent: false, path } => {
+                    let path = self.checked(&field, path)?;
+                    if path.is_absolute() || relative_target {
+                        return problem(
+                            field,
+                            "the path in the sandbox must be relative, and the other one absolute",
+                        );
+                    }
+                    volumes.directories.push(path.to_owned());
+                    sandbox.join(path)
+                }
+                VolumeSource::DockerVolume { driver, name, options: driver_options } => {
+                    if !driver_options.is_empty() {
+                        return problem(
+                            field,
+                            "driver options are not supported; create the volume in the engine",
+                        );
+                    }
+                    let other = volumes.driver.get_or_insert_with(|| driver.clone());
+                    if other != driver {
+                        let reason = format!(
+                            "a container can have one volume driver, not both `{other}` and `{driver}`"
+                        );
+                        return problem(field, reason);
+                    }
+                    let name = Path::new(name);
+                    let name = self.checked(&field, name)?;
+                    if name.components().count() != 1 || name.is_absolute() {
+                        return problem(field, "the name of the volume is a path");
+                    }
+                    name.to_owned()
+                }
+                _ => return problem(field, "this kind of volume is not supported for `DOCKER` containers"),
+            };
+            volumes.binds.push(format!("{}:{}:{}", source.display(), target.display(), flags.join(",")));
+        }
+        let sandbox = self.checked("work_dir", sandbox)?;
+        volumes.binds.push(format!("{}:{}:rw", sandbox.display(), sandbox_directory.display()));
+        Ok(volumes)
+    }
+
+    /// Checks that a path is one that the engine takes as it is.
+    fn checked<'p>(&self, field: &str, path: &'p Path) -> Result<&'p Path, Problem> {
+        let reason = match path.to_str() {
+            None => "is not UTF-8",
+            Some("") => "is empty",
+            Some(text) if text.contains(':') => "has a `:`, which the engine takes for a separator",
+            Some(text) if text.contains('\0') => "contains a NUL character",
+            Some(_) if path.components().any(|part| part == Component::ParentDir) => "contains `..`",
+            Some(_) => return Ok(path),
+        };
+        problem(field, format!("the path `{}` {reason}", path.display().to_string().escape_debug()))
+    }
+
+    fn resources(&self) -> Map<String, Json> {
+        let resources = &self.request.resources;
+        let mut limits = limits(resources);
+        // What has no limit has none in a new container either.
+        limits.retain(|_, value| !matches!(value.as_i64(), Some(-1 | UNLIMITED_MEMORY)));
+        let total = total_memory();
+        let request = resources.mem_bytes().unwrap_or(0);
+        let is_burstable = match resources.limits.get("mem") {
+            Some(Limit::Unlimited) => true,
+            Some(_) => resources.mem_limit_bytes().flatten().is_some_and(|limit| limit > request),
+            None => false,
+        };
+        if is_burstable && total > 0 {
+            let used = i64::try_from(request.saturating_mul(1000) / total).unwrap_or(1000);
+            limits.insert("OomScoreAdj".into(), (1000 - used.min(1000)).into());
+        }
+        limits
+    }
+
+    fn check_labels(&self, body: &Json) -> Result<(), Problem> {
+        let own = [AGENT_LABEL, CONTAINER_LABEL, LAUNCH_LABEL];
+        match own.into_iter().find(|label| !body["Labels"][*label].is_null()) {
+            Some(label) => problem(
+                "container.docker.parameters.label",
+                format!("the label `{label}` is set by the agent"),
+            ),
+            None => Ok(()),
+        }
+    }
+}
+
+struct Volumes {
+    binds: Vec<String>,
+    driver: Option<String>,
+    directories: Vec<PathBuf>,
+}
+
+/// Limits of CPU and memory, as fields of `HostConfig` and of the body of `/containers/NAME/update`. No limit is -1 for CPUs, and
+/// [`UNLIMITED_MEMORY`].
+pub(super) fn limits(resources: &Resources) -> Map<String, Json> {
+    let mut limits = Map::new();
+    if let Some(cpus) = resources.cpus() {
+        limits.insert("CpuShares".into(), rounded(cpus * 1024.0).max(MIN_SHARES).into());
+    }
+    let quota = match resources.limits.get("cpus") {
+        Some(Limit::At(cpus)) => rounded(cpus * PERIOD).max(MIN_QUOTA),
+        _ => -1,
+    };
+    limits.insert("CpuQuota".into(), quota.into());
+    if quota > 0 {
+        limits.insert("CpuPeriod".into(), rounded(PERIOD).into());
+    }
+    let at_least = |bytes: u64| i64::try_from(bytes.max(MIN_MEMORY)).unwrap_or(i64::MAX);
+    match resources.mem_limit_bytes() {
+        Some(Some(bytes)) => {
+            limits.insert("Memory".into(), at_least(bytes).into());
+        }
+        Some(None) => {
+            limits.insert("Memory".into(), UNLIMITED_MEMORY.into());
+        }
+        None => {}
+    }
+    if let (Some(request), true) = (resources.mem_bytes(), resources.limits.contains_key("mem")) {
+        limits.insert("MemoryReservation".into(), at_least(request).into());
+    }
+    limits
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "float casts saturate")]
+fn rounded(number: f64) -> i64 {
+    number.round() as i64
+}
+
+/// Memory of the host in bytes.
+pub(super) fn total_memory() -> u64 {
+    let host = rustix::system::sysinfo();
+    host.totalram.saturating_mul(u64::from(host.mem_unit))
+}
+
+fn object(value: Json) -> Map<String, Json> {
+    match value {
+        Json::Object(members) => members,
+        _ => Map::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests;
