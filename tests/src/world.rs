@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use cofferdam::config::Isolation;
 use cofferdam_core::agent::{Agent, StartError};
-use cofferdam_core::config::{AgentConfig, FailPolicy, LauncherKind, PluginConfig};
+use cofferdam_core::config::{AgentConfig, ContainerizerConfig, FailPolicy, LauncherKind, PluginConfig};
 use cofferdam_core::containerizer::NativeRecord;
 use cofferdam_core::error_chain::describe;
 use cofferdam_core::ledger::nested_directory;
@@ -149,6 +149,18 @@ impl World {
         if let Some(logger) = &config.logger {
             text["logger"] = plugin(logger);
         }
+        let names = config.containerizers.iter().map(ContainerizerConfig::name);
+        text["containerizers"] = names.collect::<Vec<_>>().into();
+        for containerizer in &config.containerizers {
+            let ContainerizerConfig::Docker(docker) = containerizer else { continue };
+            let millis = |duration: Duration| format!("{}ms", duration.as_millis());
+            text["docker"] = json!({
+                "socket": docker.engine.socket(),
+                "remove_delay": millis(docker.remove_delay),
+                "kill_orphans": docker.kill_orphans,
+                "timeout": millis(docker.timeouts.call),
+            });
+        }
         if config.isolators.is_empty() {
             text["isolation"] = json!("none");
         }
@@ -198,7 +210,9 @@ impl World {
         let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
         let here = self.directory.path().display().to_string();
         found.extend(mounts.lines().filter(|line| line.contains(&here)).map(|line| format!("mount: {line}")));
-        for directory in ["run/containers", "run/removed", "work/containers", "work/scratch/containers"] {
+        for directory in
+            ["run/containers", "run/removed", "work/containers", "work/docker", "work/scratch/containers"]
+        {
             let listing = fs::read_dir(self.directory.path().join(directory));
             let entries = listing.into_iter().flatten().flatten();
             found.extend(entries.map(|entry| format!("file: {}", entry.path().display())));

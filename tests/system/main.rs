@@ -10,6 +10,7 @@ mod calls;
 mod cgroups;
 mod chain;
 mod commands;
+mod docker;
 mod embed;
 mod examples;
 mod guests;

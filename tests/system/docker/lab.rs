@@ -1,0 +1,229 @@
+//! A container engine of the tests' own: its socket, directories, mounts and network are private.
+//!
+//! It runs below a shell in namespaces for mounts and networks, so that neither its overlays nor its bridge and its rules for
+//! packets are those of the host. The shell ends it, and removes what it has left, as soon as this process is gone in any way.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use cofferdam::engine::EngineSocket;
+use cofferdam_core::config::{ContainerizerConfig, DockerConfig};
+use cofferdam_core::model::{Command as ContainerCommand, DockerOptions, Request};
+use cofferdam_linux::process::{Process, Stat};
+use cofferdam_tests::is_root;
+use cofferdam_tests::world::{World, id};
+use nix::sys::signal::Signal;
+use serde_json::Value as Json;
+
+/// The image of most tests: busybox, without an entry point.
+pub const IMAGE: &str = "cofferdam-test/busybox:1";
+
+/// The same, with the entry point `echo entry` and the command `cmd`.
+pub const ENTRY: &str = "cofferdam-test/entry:1";
+
+/// What starts, and in the end stops, an engine. Its arguments are a directory, and the cgroup of its containers.
+const SCRIPT: &str = r#"
+dir=$1 parent=$2
+ip link set lo up
+dockerd --host "unix://$dir/engine.sock" --data-root "$dir/data" --exec-root "$dir/exec" --pidfile "$dir/engine.pid" \
+    --cgroup-parent "$parent" --bip 10.213.0.1/24 --ip-forward=true --storage-driver overlay2 \
+    --exec-opt native.cgroupdriver=cgroupfs >"$dir/engine.log" 2>&1 </dev/null &
+engine=$!
+until docker --host "unix://$dir/engine.sock" version >/dev/null 2>&1; do
+    kill -0 $engine 2>/dev/null || { echo failed; exit 1; }
+done
+echo $engine
+# Ends when the process that holds the other end does, or closes it.
+read _
+kill -CONT $engine
+docker --host "unix://$dir/engine.sock" ps -aq | xargs -r docker --host "unix://$dir/engine.sock" rm -f >/dev/null 2>&1
+kill $engine
+wait $engine
+find /sys/fs/cgroup -depth -type d -path "*$parent*" -exec rmdir {} + 2>/dev/null
+grep -o " $dir/[^ ]*" /proc/self/mounts | xargs -r umount -l
+rm -rf "$dir"
+"#;
+
+/// An engine.
+pub struct Engine {
+    directory: PathBuf,
+    shell: Child,
+    pid: i32,
+}
+
+impl Engine {
+    /// Starts one.
+    pub fn start() -> Self {
+        let directory = tempfile::Builder::new().prefix("cofferdam-engine-").tempdir().unwrap().keep();
+        let parent = format!("/{}", directory.file_name().unwrap().to_str().unwrap());
+        let mut shell = Command::new("unshare")
+            .args(["--mount", "--net", "--propagation", "private", "sh", "-c", SCRIPT, "lab"])
+            .arg(&directory)
+            .arg(parent)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("unshare of util-linux");
+        let mut line = String::new();
+        BufReader::new(shell.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        let pid = line.trim().parse().unwrap_or_else(|_| {
+            let log = fs::read_to_string(directory.join("engine.log")).unwrap_or_default();
+            panic!("the engine does not start (packages docker.io, iptables, iproute2): {line}\n{log}")
+        });
+        let engine = Self { directory, shell, pid };
+        engine.import(IMAGE, &[]);
+        engine.import(ENTRY, &["ENTRYPOINT [\"echo\",\"entry\"]", "CMD [\"cmd\"]"]);
+        engine
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.directory.join("engine.sock")
+    }
+
+    fn process(&self) -> Process {
+        Process::open_any(self.pid).unwrap()
+    }
+
+    /// Stops all of its threads.
+    pub async fn stop(&self) {
+        self.process().signal(Signal::SIGSTOP as i32).unwrap();
+        until("it is stopped", || Stat::read(self.pid).unwrap().state == 'T').await;
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        self.process().signal(Signal::SIGCONT as i32).unwrap();
+    }
+
+    /// Namespace for networks.
+    pub fn network_namespace(&self) -> PathBuf {
+        format!("/proc/{}/ns/net", self.pid).into()
+    }
+
+    /// Runs the engine's client.
+    pub fn client(&self, arguments: &[&str]) -> String {
+        let output = Command::new("docker")
+            .arg("--host")
+            .arg(format!("unix://{}", self.socket().display()))
+            .args(arguments)
+            .output()
+            .expect("the client of docker.io");
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "docker {arguments:?}: {error}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    pub fn inspect(&self, name: &str) -> Json {
+        let text = self.client(&["inspect", "--type", "container", name]);
+        serde_json::from_str::<Json>(&text).unwrap()[0].take()
+    }
+
+    /// Names of all containers that contain a text.
+    pub fn names(&self, part: &str) -> Vec<String> {
+        let all = self.client(&["ps", "-a", "--format", "{{.Names}}", "--filter", &format!("name={part}")]);
+        all.lines().map(str::to_owned).collect()
+    }
+
+    /// Makes an image of busybox.
+    fn import(&self, name: &str, changes: &[&str]) {
+        let rootfs = self.directory.join("rootfs");
+        if !rootfs.exists() {
+            fill(&rootfs);
+        }
+        let tar = self.directory.join("rootfs.tar");
+        let packed = Command::new("tar").arg("-C").arg(&rootfs).arg("-cf").arg(&tar).arg(".").status();
+        assert!(packed.unwrap().success());
+        let mut arguments = vec!["import"];
+        for change in changes {
+            arguments.extend(["--change", change]);
+        }
+        self.client(&[&arguments[..], &[tar.to_str().unwrap(), name]].concat());
+    }
+
+    /// A world whose agents use this engine before their own processes.
+    pub fn world(&self) -> World {
+        let mut world = World::shipped();
+        world.config.containerizers =
+            vec![ContainerizerConfig::Docker(self.config()), ContainerizerConfig::Mesos];
+        world
+    }
+
+    pub fn config(&self) -> DockerConfig {
+        DockerConfig::new(Arc::new(EngineSocket::new(self.socket())))
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        drop(self.shell.stdin.take());
+        drop(self.shell.wait());
+    }
+}
+
+/// The root file system of an image.
+fn fill(rootfs: &Path) {
+    for directory in ["bin", "etc", "tmp", "proc", "sys", "dev"] {
+        fs::create_dir_all(rootfs.join(directory)).unwrap();
+    }
+    fs::copy("/bin/busybox", rootfs.join("bin/busybox")).expect("/bin/busybox (package busybox-static)");
+    for tool in [
+        "sh", "true", "cat", "echo", "ls", "sleep", "id", "kill", "hostname", "nproc", "head", "dd", "trap",
+        "ip",
+    ] {
+        symlink("busybox", rootfs.join("bin").join(tool)).unwrap();
+    }
+    fs::write(rootfs.join("etc/passwd"), "root:x:0:0::/:/bin/sh\nweb:x:1234:1234::/:/bin/sh\n").unwrap();
+}
+
+/// The engine of all tests that leave it running. `None` without root.
+pub fn engine() -> Option<&'static Engine> {
+    // Not dropped: it ends with this process.
+    static SHARED: OnceLock<Engine> = OnceLock::new();
+    has_engine().then(|| SHARED.get_or_init(Engine::start))
+}
+
+/// Whether an engine can be started here. Otherwise reports that a test is skipped, or fails it if `CI` is set.
+pub fn has_engine() -> bool {
+    if !is_root("a container engine") {
+        return false;
+    }
+    let installed = Command::new("dockerd").arg("--version").output().is_ok();
+    assert!(
+        installed || std::env::var_os("CI").is_none(),
+        "dockerd is missing: install the package docker.io"
+    );
+    if !installed {
+        eprintln!("SKIPPED a container engine: dockerd is missing (package docker.io)");
+    }
+    installed
+}
+
+/// A container of the engine that runs a line of a shell.
+pub fn shell(name: &str, line: &str) -> Request {
+    let docker = DockerOptions { image: IMAGE.into(), ..DockerOptions::default() };
+    Request { docker: Some(docker), ..Request::shell(id(name), line) }
+}
+
+/// A container of the engine that runs these words in place of the command of an image.
+pub fn words(name: &str, image: &str, words: &[&str]) -> Request {
+    let arguments = words.iter().map(|word| (*word).to_owned()).collect();
+    let command = ContainerCommand { shell: false, arguments, ..ContainerCommand::default() };
+    let docker = DockerOptions { image: image.into(), ..DockerOptions::default() };
+    Request { docker: Some(docker), ..Request::new(id(name), command) }
+}
+
+/// Waits until something is so, for what the kernel and the engine have no event for.
+pub async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    for _ in 0..600 {
+        if is_so() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("{what}: not within half a minute");
+}

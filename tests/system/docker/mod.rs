@@ -1,0 +1,418 @@
+//! The docker containerizer, on an engine of the tests' own.
+
+#![expect(clippy::unwrap_used, reason = "a test fails where its expectations do")]
+
+mod lab;
+mod outage;
+mod recovery;
+mod stop;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::Duration;
+
+use cofferdam_core::config::ContainerizerConfig;
+use cofferdam_core::containerizer::LaunchError;
+use cofferdam_core::model::view::WantedReports;
+use cofferdam_core::model::{
+    DockerNetwork, DockerParameter, Ended, Limit, NetworkRequest, Phase, PortMapping, Reason, Request,
+    Resources, Value, Volume, VolumeSource,
+};
+use cofferdam_tests::daemon::Daemon;
+use cofferdam_tests::world::{World, id, launch_error, run, with_agent};
+use cofferdam_tests::{assert_contains, text};
+
+use lab::{ENTRY, IMAGE, engine, shell, until, words};
+
+fn parameter(key: &str, value: &str) -> DockerParameter {
+    DockerParameter { key: key.into(), value: value.into() }
+}
+
+#[test]
+fn containers_of_both_kinds_run_beside_each_other_and_leave_nothing() {
+    let Some(engine) = engine() else { return };
+    let world = engine.world();
+    with_agent(&world, async |agent| {
+        let line = "echo out; echo err >&2; echo $MESOS_CONTAINER_NAME > $MESOS_SANDBOX/file; exit 7";
+        let of_engine = shell("both-docker", line);
+        let mut of_processes = Request::shell(id("both-native"), "echo native");
+        of_processes.rootfs = Some(world.rootfs());
+        let (one, other) = tokio::join!(agent.launch(of_engine), agent.launch(of_processes));
+        one.unwrap();
+        assert!(other.unwrap() > 0);
+        let termination = agent.wait(&id("both-docker")).await.unwrap();
+        assert_eq!((termination.ended(), termination.reason), (Some(Ended::Exited(7)), None));
+        let inspection = agent.inspect(&id("both-docker")).unwrap();
+        assert_eq!(text(inspection.logs.stdout.as_ref().unwrap()), "out\n");
+        assert_eq!(text(inspection.logs.stderr.as_ref().unwrap()), "err\n");
+        assert_eq!(text(&inspection.sandbox.join("file")), "mesos-both-docker\n");
+        agent.wait(&id("both-native")).await.unwrap();
+        assert_eq!(text(&agent.inspect(&id("both-native")).unwrap().logs.stdout.unwrap()), "native\n");
+
+        let ids: Vec<_> = agent.containers().into_iter().map(|it| it.id.to_string()).collect();
+        assert_eq!(ids, ["both-docker", "both-native"]);
+        // It is there until it is removed, and its id is taken.
+        assert_eq!(engine.names("both-docker"), ["mesos-both-docker"]);
+        let taken = agent.launch(shell("both-docker", "true")).await.unwrap_err();
+        assert!(matches!(taken, LaunchError::Ended { .. }));
+        let taken = agent.launch(shell("both-native", "true")).await.unwrap_err();
+        assert!(matches!(taken, LaunchError::Ended { .. }));
+        for name in ["both-docker", "both-native"] {
+            assert!(agent.remove(&id(name)).await.unwrap());
+            assert!(!agent.remove(&id(name)).await.unwrap());
+        }
+        assert_eq!(engine.names("both-docker"), [""; 0]);
+        assert_eq!(agent.wait(&id("both-docker")).await, None);
+    });
+    assert_eq!(world.leftovers(), [""; 0]);
+    assert!(fs::read_dir(world.config.work_dir.join("docker")).unwrap().next().is_none());
+}
+
+#[test]
+fn an_agent_without_the_containerizer_says_so() {
+    let Some(engine) = engine() else { return };
+    let mut world = engine.world();
+    world.config.containerizers = vec![ContainerizerConfig::Mesos];
+    with_agent(&world, async |agent| {
+        let error = launch_error(&agent, shell("web", "true")).await;
+        assert_contains(&error, &["no configured containerizer can launch container `web`"]);
+    });
+    world.config.containerizers = vec![ContainerizerConfig::Docker(engine.config())];
+    with_agent(&world, async |agent| {
+        let error = launch_error(&agent, Request::shell(id("web"), "true")).await;
+        assert_contains(&error, &["no configured containerizer can launch container `web`"]);
+        assert_eq!(run(&agent, shell("only-docker", "echo here")).await, "here\n");
+        agent.remove(&id("only-docker")).await.unwrap();
+    });
+}
+
+#[test]
+fn entry_point_and_command_combine_as_in_docker() {
+    let Some(engine) = engine() else { return };
+    let world = engine.world();
+    with_agent(&world, async |agent| {
+        let mut number = 0;
+        let mut output = async |mut request: Request| {
+            number += 1;
+            request.id = id(&format!("entry-{number}"));
+            let output = run(&agent, request.clone()).await;
+            agent.remove(&request.id).await.unwrap();
+            output
+        };
+        let with_value = |value: &str, arguments: &[&str]| {
+            let mut request = words("x", ENTRY, arguments);
+            request.command.value = Some(value.into());
+            request
+        };
+        assert_eq!(output(words("x", ENTRY, &[])).await, "entry cmd\n");
+        assert_eq!(output(words("x", ENTRY, &["a", "b"])).await, "entry a b\n");
+        assert_eq!(output(with_value("v", &[])).await, "entry v\n");
+        assert_eq!(output(with_value("v", &["a"])).await, "entry v a\n");
+        assert_eq!(output(words("x", IMAGE, &["echo", "plain"])).await, "plain\n");
+        let mut line = shell("x", "echo line $0");
+        line.docker.as_mut().unwrap().image = ENTRY.into();
+        assert_eq!(output(line).await, "line /bin/sh\n");
+        let mut replaced = words("x", ENTRY, &["a"]);
+        replaced.docker.as_mut().unwrap().parameters = vec![parameter("entrypoint", "echo")];
+        assert_eq!(output(replaced).await, "a\n");
+    });
+}
+
+#[test]
+fn options_reach_the_container() {
+    let Some(engine) = engine() else { return };
+    let world = engine.world();
+    let data = world.directory().join("data");
+    fs::create_dir(&data).unwrap();
+    fs::write(data.join("file"), "from the host").unwrap();
+    with_agent(&world, async |agent| {
+        let line = "hostname; id -u; echo $GREETING; cat /data/file; echo > /data/x || echo read-only; \
+                    echo cached > /cache/file; ls /dev/null; sleep 1000";
+        let mut request = shell("options", line);
+        request.command.environment.insert("GREETING".into(), "hello world".into());
+        request.linux.hostname = Some("lighthouse".into());
+        request.resources = Resources::default().with("cpus", 0.5).with("mem", 64.0);
+        request.resources =
+            request.resources.with_limit("cpus", Limit::At(1.0)).with_limit("mem", Limit::At(96.0));
+        request.resources.requests.insert("ports".into(), Value::Ranges(vec![(31000, 31005)]));
+        request.labels = BTreeMap::from([("tier".into(), "web".into())]);
+        let volume = |container_path: &str, read_only, path: &std::path::Path| Volume {
+            container_path: container_path.into(),
+            read_only,
+            source: VolumeSource::HostPath { path: path.into(), propagation: None },
+        };
+        request.volumes = vec![volume("/data", true, &data), volume("/cache", false, "cache".as_ref())];
+        let docker = request.docker.as_mut().unwrap();
+        docker.network = DockerNetwork::Bridge;
+        docker.port_mappings = vec![PortMapping { host_port: 31001, container_port: 80, protocol: None }];
+        docker.parameters =
+            vec![parameter("user", "web"), parameter("label", "own=1"), parameter("pids-limit", "50")];
+        // The sandbox, and what is below it, belong to this user.
+        request.command.user = Some("1234:1234".into());
+        let pid = agent.launch(request).await.unwrap();
+        let inspection = agent.inspect(&id("options")).unwrap();
+        cofferdam_tests::wait_for_text(inspection.logs.stdout.as_ref().unwrap(), "/dev/null\n");
+        let stdout = text(inspection.logs.stdout.as_ref().unwrap());
+        assert_eq!(stdout, "lighthouse\n1234\nhello world\nfrom the hostread-only\n/dev/null\n");
+        assert_eq!(text(&inspection.sandbox.join("cache/file")), "cached\n");
+
+        let found = engine.inspect("mesos-options");
+        let host = &found["HostConfig"];
+        assert_eq!((host["CpuShares"].as_i64(), host["CpuQuota"].as_i64()), (Some(512), Some(100_000)));
+        assert_eq!(
+            (host["Memory"].as_i64(), host["MemoryReservation"].as_i64()),
+            (Some(96 << 20), Some(64 << 20))
+        );
+        assert_eq!(
+            (host["PidsLimit"].as_i64(), host["LogConfig"]["Type"].as_str()),
+            (Some(50), Some("none"))
+        );
+        assert_eq!(host["PortBindings"]["80/tcp"][0]["HostPort"], "31001");
+        assert_eq!(found["State"]["Pid"].as_i64(), Some(pid.into()));
+        assert_eq!(found["Config"]["Labels"]["own"], "1");
+        assert_eq!(found["Config"]["Labels"]["org.cofferdam.container"], "options");
+
+        let report = agent.reports(&[id("options")], WantedReports::ALL).await.remove(0);
+        let status = report.status.unwrap().status;
+        assert_eq!(status["executor_pid"], pid);
+        assert_eq!(status["network_infos"][0]["name"], "bridge");
+        let address = status["network_infos"][0]["ip_addresses"][0]["ip_address"].as_str().unwrap();
+        assert!(address.starts_with("10.213.0."), "{address}");
+        let usage = report.usage.unwrap();
+        assert!(usage.failed.is_empty(), "{:?}", usage.failed);
+        for name in
+            ["cpus_user_time_secs", "mem_total_bytes", "mem_rss_bytes", "net_rx_bytes", "blkio_statistics"]
+        {
+            assert!(usage.statistics.contains_key(name), "{name}: {:?}", usage.statistics.keys());
+        }
+        assert_eq!(usage.number("mem_limit_bytes"), Some(f64::from(96 << 20)));
+        agent.destroy(&id("options")).await.unwrap();
+        agent.remove(&id("options")).await.unwrap();
+    });
+}
+
+#[test]
+fn an_update_raises_and_lowers_cpu_and_memory() {
+    let Some(engine) = engine() else { return };
+    let world = engine.world();
+    with_agent(&world, async |agent| {
+        let mut request = shell("update", "sleep 1000");
+        request.resources = Resources::default().with("cpus", 0.5).with("mem", 64.0);
+        agent.launch(request).await.unwrap();
+        let limit = async || agent.usage(&id("update")).await.unwrap().number("mem_limit_bytes");
+        let mib = |number: i32| Some(f64::from(number << 20));
+        assert_eq!(limit().await, mib(64));
+        for (cpus, mem) in [(1.0, 256), (0.25, 48)] {
+            let to = Resources::default().with("cpus", cpus).with("mem", f64::from(mem));
+            agent.update(&id("update"), to.with_limit("cpus", Limit::At(cpus))).await.unwrap();
+            assert_eq!(limit().await, mib(mem));
+            let host = engine.inspect("mesos-update")["HostConfig"].take();
+            #[expect(clippy::cast_possible_truncation, reason = "they are small")]
+            let expected = ((cpus * 1024.0) as i64, (cpus * 100_000.0) as i64);
+            assert_eq!(
+                (host["CpuShares"].as_i64(), host["CpuQuota"].as_i64()),
+                (Some(expected.0), Some(expected.1))
+            );
+        }
+        let unlimited = Resources::default().with("cpus", 0.25).with("mem", 48.0);
+        let unlimited = unlimited.with_limit("mem", Limit::Unlimited);
+        agent.update(&id("update"), unlimited).await.unwrap();
+        assert_eq!(limit().await, None);
+        assert_eq!(engine.inspect("mesos-update")["HostConfig"]["CpuQuota"], -1);
+        // All of it or nothing.
+        let refused = agent.update(&id("update"), Resources::default().with("mem", -1.0)).await;
+        assert!(refused.is_err());
+        agent.destroy(&id("update")).await.unwrap();
+        agent.remove(&id("update")).await.unwrap();
+    });
+}
+
+#[test]
+fn a_container_that_exceeds_its_memory_is_killed() {
+    let Some(engine) = engine() else { return };
+    let world = engine.world();
+    with_agent(&world, async |agent| {
+        let mut request =
+            words("memory", IMAGE, &["dd", "if=/dev/zero", "of=/dev/null", "bs=200M", "count=1"]);
+        request.resources = Resources::default().with("mem", 32.0);
+        request.docker.as_mut().unwrap().parameters = vec![parameter("memory-swap", "32m")];
+        agent.launch(request).await.unwrap();
+        let termination = agent.wait(&id("memory")).await.unwrap();
+        assert_eq!(termination.ended(), Some(Ended::Signaled(9)));
+        // Not every engine notices that on every kernel.
+        let noticed = engine.inspect("mesos-memory")["State"]["OOMKilled"].as_bool().unwrap();
+        let limitation = Reason::Limitation("REASON_CONTAINER_LIMITATION_MEMORY".into());
+        assert_eq!(termination.reason, noticed.then_some(limitation));
+        agent.remove(&id("memory")).await.unwrap();
+    });
+}
+
+#[test]
+fn clients_attach_and_write_to_the_input() {
+    let Some(engine) = engine() else { return };
+    let world = engine.world();
+    with_agent(&world, async |agent| {
+        let mut request = shell("attach", "cat; echo end >&2; exit 5");
+        (request.interactive, request.attached) = (true, true);
+        agent.launch(request).await.unwrap();
+        let attachment = agent.attach_first(&id("attach")).unwrap();
+        let (mut output, mut input) = (attachment.output, attachment.input);
+        let long = "x".repeat(300_000);
+        let write = async {
+            input.write(long.as_bytes()).await.unwrap();
+            input.end().await.unwrap();
+        };
+        let read = async {
+            let mut found = 0;
+            while let Some(next) = output.next().await.unwrap() {
+                found += next.data.len();
+            }
+            found
+        };
+        let ((), found) = tokio::join!(write, read);
+        assert_eq!(found, long.len() + "end\n".len());
+        assert_eq!(agent.wait(&id("attach")).await.unwrap().ended(), Some(Ended::Exited(5)));
+        let logs = agent.inspect(&id("attach")).unwrap().logs;
+        assert_eq!(text(&logs.stdout.unwrap()).len(), long.len());
+        assert_eq!(text(&logs.stderr.unwrap()), "end\n");
+        agent.remove(&id("attach")).await.unwrap();
+    });
+}
+
+#[test]
+fn what_is_invalid_fails_before_anything_is_started() {
+    let Some(engine) = engine() else { return };
+    let world = engine.world();
+    with_agent(&world, async |agent| {
+        let refused = async |change: &dyn Fn(&mut Request), expected: &str| {
+            let mut request = shell("invalid", "true");
+            request.resources.requests.insert("ports".into(), Value::Ranges(vec![(31000, 31005)]));
+            change(&mut request);
+            let error = agent.launch(request).await.unwrap_err();
+            assert!(error.is_invalid(), "{error}");
+            assert_contains(&error.to_string(), &[expected]);
+            assert_eq!(engine.names("invalid"), [""; 0]);
+            assert_eq!(world.leftovers(), [""; 0]);
+            assert!(!agent.contains(&id("invalid")));
+        };
+        let volume = |container_path: &str, path: &str| Volume {
+            container_path: container_path.into(),
+            read_only: false,
+            source: VolumeSource::HostPath { path: path.into(), propagation: None },
+        };
+        let named = |driver: &str| Volume {
+            container_path: format!("/{driver}").into(),
+            read_only: false,
+            source: VolumeSource::DockerVolume {
+                driver: driver.into(),
+                name: "v".into(),
+                options: BTreeMap::new(),
+            },
+        };
+        refused(
+            &|request| {
+                request.docker.as_mut().unwrap().network = DockerNetwork::User;
+                request
+                    .networks
+                    .push(NetworkRequest { name: Some("nowhere".into()), ..NetworkRequest::default() });
+            },
+            "the engine has no network `nowhere`",
+        )
+        .await;
+        refused(
+            &|request| {
+                let docker = request.docker.as_mut().unwrap();
+                docker.network = DockerNetwork::Bridge;
+                docker.port_mappings =
+                    vec![PortMapping { host_port: 80, container_port: 80, protocol: None }];
+            },
+            "port 80 is not among the `ports`",
+        )
+        .await;
+        refused(&|request| request.volumes = vec![named("nfs"), named("cifs")], "not both `nfs` and `cifs`")
+            .await;
+        refused(&|request| request.volumes = vec![volume("/a", "/a:b")], "has a `:`").await;
+        refused(&|request| request.volumes = vec![volume("a", "b")], "both of its paths are relative").await;
+        refused(
+            &|request| request.docker.as_mut().unwrap().parameters = vec![parameter("rm", "true")],
+            "removes the container itself",
+        )
+        .await;
+        refused(&|request| request.id = id("invalid.nested"), "cannot be nested: there is no container")
+            .await;
+    });
+}
+
+#[test]
+fn a_failed_launch_is_told_in_the_words_of_the_engine_and_leaves_nothing() {
+    let Some(engine) = engine() else { return };
+    let world = engine.world();
+    with_agent(&world, async |agent| {
+        let error = launch_error(&agent, words("failed", IMAGE, &["/no/such/program"])).await;
+        assert_contains(
+            &error,
+            &["container `failed` failed while MOUNTING", "start the container", "/no/such/program"],
+        );
+        let mut request = shell("failed", "true");
+        request.docker.as_mut().unwrap().image = "127.0.0.1:1/no/image".into();
+        let error = launch_error(&agent, request).await;
+        assert_contains(
+            &error,
+            &["failed while PULLING", "pull image `127.0.0.1:1/no/image`", "connection refused"],
+        );
+        let mut request = shell("failed", "true");
+        request.docker.as_mut().unwrap().parameters = vec![parameter("runtime", "none-such")];
+        assert_contains(&launch_error(&agent, request).await, &["create the container", "none-such"]);
+        // A container of another user keeps its name.
+        engine.client(&["create", "--name", "mesos-failed", IMAGE, "true"]);
+        let error = launch_error(&agent, shell("failed", "true")).await;
+        assert_contains(&error, &["create the container", "already in use"]);
+        assert_eq!(engine.names("mesos-failed"), ["mesos-failed"]);
+        engine.client(&["rm", "mesos-failed"]);
+        assert_eq!(run(&agent, shell("failed", "echo now")).await, "now\n");
+        agent.remove(&id("failed")).await.unwrap();
+    });
+    assert_eq!(world.leftovers(), [""; 0]);
+    assert_eq!(engine.names("failed"), [""; 0]);
+}
+
+#[test]
+fn what_has_ended_is_removed_from_the_engine_after_a_delay_also_by_the_next_agent() {
+    let Some(engine) = engine() else { return };
+    let mut world = engine.world();
+    let set_delay = |world: &mut World, delay| {
+        let mut config = engine.config();
+        config.remove_delay = delay;
+        world.config.containerizers = vec![ContainerizerConfig::Docker(config)];
+    };
+    set_delay(&mut world, Duration::from_secs(3600));
+    with_agent(&world, async |agent| {
+        run(&agent, shell("delay", "true")).await;
+        assert_eq!(engine.names("delay"), ["mesos-delay"]);
+    });
+    set_delay(&mut world, Duration::ZERO);
+    with_agent(&world, async |agent| {
+        until("it is removed", || engine.names("delay").is_empty()).await;
+        // The record and the sandbox stay.
+        assert_eq!(agent.inspect(&id("delay")).unwrap().summary.phase, Phase::Ended);
+        assert!(agent.remove(&id("delay")).await.unwrap());
+    });
+}
+
+#[test]
+fn a_container_of_the_engine_is_launched_over_the_api() {
+    let Some(engine) = engine() else { return };
+    let world = engine.world();
+    let daemon = Daemon::start(&world);
+    let mut request = words("api", IMAGE, &["echo", "by the API"]);
+    let docker = request.docker.as_mut().unwrap();
+    docker.network = DockerNetwork::None;
+    docker.parameters = vec![parameter("label", "a=b")];
+    daemon.launch(&request).unwrap();
+    daemon.wait(&id("api")).unwrap();
+    let inspected = daemon.inspect(&id("api")).unwrap();
+    assert_eq!(text(inspected.stdout.unwrap().as_ref()), "by the API\n");
+    assert_eq!(inspected.request.container.unwrap().docker.unwrap().image, IMAGE);
+    assert_eq!(engine.inspect("mesos-api")["Config"]["Labels"]["a"], "b");
+    daemon.remove(&id("api")).unwrap();
+}

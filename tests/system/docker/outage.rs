@@ -1,0 +1,118 @@
+//! An engine that is stopped, killed or gone. These tests have engines of their own.
+
+use std::time::Duration;
+
+use cofferdam_core::config::ContainerizerConfig;
+use cofferdam_core::containerizer::LaunchError;
+use cofferdam_core::model::{Ended, Phase, Reason, Request};
+use cofferdam_tests::world::{World, id, run, with_agent};
+use cofferdam_tests::{assert_contains, wait_for_text};
+
+use super::lab::{Engine, has_engine, shell, until};
+
+/// Calls of the engine have a second.
+fn impatient(engine: &Engine) -> World {
+    let mut world = engine.world();
+    let mut config = engine.config();
+    config.timeouts.call = Duration::from_secs(1);
+    config.timeouts.launch = Duration::from_secs(1);
+    world.config.containerizers = vec![ContainerizerConfig::Docker(config), ContainerizerConfig::Mesos];
+    world
+}
+
+#[test]
+fn an_engine_that_is_stopped_delays_nobody() {
+    if !has_engine() {
+        return;
+    }
+    let engine = Engine::start();
+    let world = impatient(&engine);
+    with_agent(&world, async |agent| {
+        for name in ["first", "second"] {
+            agent.launch(shell(name, "echo ready; sleep 1000")).await.unwrap();
+            wait_for_text(&agent.inspect(&id(name)).unwrap().logs.stdout.unwrap(), "ready");
+        }
+    });
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(engine.stop());
+    // An agent starts, and recovers what runs.
+    with_agent(&world, async |agent| {
+        assert_eq!(agent.inspect(&id("first")).unwrap().summary.phase, Phase::Running);
+        assert!(agent.usage(&id("first")).await.unwrap().statistics.contains_key("mem_total_bytes"));
+        let mut native = Request::shell(id("native"), "echo native");
+        native.rootfs = Some(world.rootfs());
+        assert_eq!(run(&agent, native).await, "native\n");
+        // The agent kills what the engine does not.
+        let termination = agent.destroy(&id("first")).await.unwrap();
+        assert_eq!(
+            (termination.ended(), termination.reason),
+            (Some(Ended::Signaled(9)), Some(Reason::Killed))
+        );
+        // A launch fails after the deadline, in words that tell what to do, and can be retried.
+        let error = agent.launch(shell("third", "true")).await.unwrap_err();
+        assert!(error.is_retryable());
+        assert_contains(
+            &cofferdam_core::error_chain::describe(&error),
+            &["did not answer within 1s", "not stopped or overloaded"],
+        );
+        engine.resume();
+        assert!(agent.remove(&id("first")).await.unwrap());
+        assert_eq!(engine.names("mesos-first"), [""; 0]);
+        agent.destroy(&id("second")).await.unwrap();
+        for name in ["second", "native"] {
+            agent.remove(&id(name)).await.unwrap();
+        }
+        until("nothing is left", || engine.names("mesos-").is_empty()).await;
+    });
+    assert_eq!(world.leftovers(), [""; 0]);
+}
+
+#[test]
+fn a_launch_that_waits_for_a_stopped_engine_is_cancelled_at_once() {
+    if !has_engine() {
+        return;
+    }
+    let engine = Engine::start();
+    let world = engine.world();
+    with_agent(&world, async |agent| {
+        // The versions are known.
+        run(&agent, shell("known", "true")).await;
+        agent.remove(&id("known")).await.unwrap();
+        engine.stop().await;
+        let launching = tokio::spawn({
+            let agent = agent.clone();
+            async move { agent.launch(shell("waiting", "true")).await }
+        });
+        let is_pulling = || {
+            agent.inspect(&id("waiting")).is_some_and(|inspection| inspection.summary.phase == Phase::Pulling)
+        };
+        until("it asks the engine for its image", is_pulling).await;
+        agent.destroy(&id("waiting")).await;
+        assert!(matches!(launching.await.unwrap(), Err(LaunchError::Cancelled { .. })));
+        assert!(!agent.contains(&id("waiting")));
+        engine.resume();
+        assert_eq!(run(&agent, shell("waiting", "echo now")).await, "now\n");
+        agent.remove(&id("waiting")).await.unwrap();
+    });
+    assert_eq!(world.leftovers(), [""; 0]);
+}
+
+#[test]
+fn an_engine_that_is_gone_is_told_with_what_to_do() {
+    if !has_engine() {
+        return;
+    }
+    let engine = Engine::start();
+    let world = impatient(&engine);
+    let socket = engine.socket();
+    drop(engine);
+    with_agent(&world, async |agent| {
+        let error = agent.launch(shell("gone", "true")).await.unwrap_err();
+        let socket = socket.display().to_string();
+        assert_contains(
+            &cofferdam_core::error_chain::describe(&error),
+            &["cannot reach the container engine at", &socket, "start the engine, or set `docker.socket`"],
+        );
+        assert!(!agent.contains(&id("gone")));
+    });
+    assert_eq!(world.leftovers(), [""; 0]);
+}

@@ -1,0 +1,112 @@
+//! A destroy takes effect in every phase of a launch, and while the container runs.
+
+use std::fs::File;
+use std::net::TcpListener;
+use std::path::Path;
+
+use cofferdam_core::agent::Agent;
+use cofferdam_core::containerizer::LaunchError;
+use cofferdam_core::model::{Ended, Phase, Reason, Request, Uri};
+use cofferdam_tests::wait_for_text;
+use cofferdam_tests::world::{id, with_agent};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::signal::Signal;
+
+use super::lab::{engine, shell, until};
+
+/// Destroys a container while its launch is in a phase. Returns the error of the launch.
+async fn stopped_in(agent: &Agent, request: Request, phase: Phase) -> LaunchError {
+    let id = request.id.clone();
+    let launching = tokio::spawn({
+        let agent = agent.clone();
+        async move { agent.launch(request).await }
+    });
+    let is_in = || agent.inspect(&id).is_some_and(|inspection| inspection.summary.phase == phase);
+    until(&format!("it is {phase}"), is_in).await;
+    agent.destroy(&id).await;
+    launching.await.unwrap().unwrap_err()
+}
+
+/// A server that accepts connections and never answers, in a namespace for networks.
+fn stalled_server(namespace: Option<&Path>) -> TcpListener {
+    let namespace = namespace.map(|path| File::open(path).unwrap());
+    let listen = move || {
+        if let Some(namespace) = namespace {
+            // Of this thread alone, which ends.
+            setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+        }
+        TcpListener::bind("127.0.0.1:0").unwrap()
+    };
+    std::thread::spawn(listen).join().unwrap()
+}
+
+#[test]
+fn a_destroy_ends_a_fetch_and_a_pull_at_once() {
+    let Some(engine) = engine() else { return };
+    let world = engine.world();
+    with_agent(&world, async |agent| {
+        let server = stalled_server(None);
+        let mut request = shell("stop-fetch", "true");
+        request.uris = vec![Uri {
+            value: format!("http://{}/file", server.local_addr().unwrap()),
+            executable: false,
+            extract: true,
+            output_file: None,
+            sha256: None,
+        }];
+        let error = stopped_in(&agent, request, Phase::Fetching).await;
+        assert!(matches!(error, LaunchError::Cancelled { phase: Phase::Fetching, .. }), "{error}");
+
+        let registry = stalled_server(Some(&engine.network_namespace()));
+        let mut request = shell("stop-pull", "true");
+        request.docker.as_mut().unwrap().image = format!("{}/stalled:1", registry.local_addr().unwrap());
+        let error = stopped_in(&agent, request, Phase::Pulling).await;
+        assert!(matches!(error, LaunchError::Cancelled { phase: Phase::Pulling, .. }), "{error}");
+        assert!(agent.containers().is_empty());
+    });
+    assert_eq!(world.leftovers(), [""; 0]);
+    assert_eq!(engine.names("stop-"), [""; 0]);
+}
+
+#[test]
+fn a_running_container_is_signalled_killed_and_destroyed() {
+    let Some(engine) = engine() else { return };
+    let world = engine.world();
+    with_agent(&world, async |agent| {
+        let running = async |name: &str| {
+            let line = "trap 'echo got it; exit 3' TERM; echo ready; while :; do sleep 0.1; done";
+            agent.launch(shell(name, line)).await.unwrap();
+            let log = agent.inspect(&id(name)).unwrap().logs.stdout.unwrap();
+            wait_for_text(&log, "ready");
+            log
+        };
+        let log = running("stop-signal").await;
+        assert!(agent.kill(&id("stop-signal"), Signal::SIGTERM as i32).await.unwrap());
+        let termination = agent.wait(&id("stop-signal")).await.unwrap();
+        assert_eq!((termination.ended(), termination.reason), (Some(Ended::Exited(3)), None));
+        assert!(cofferdam_tests::text(&log).contains("got it"));
+        assert!(!agent.kill(&id("stop-signal"), Signal::SIGTERM as i32).await.unwrap());
+
+        running("stop-kill").await;
+        assert!(agent.kill(&id("stop-kill"), Signal::SIGKILL as i32).await.unwrap());
+        let termination = agent.wait(&id("stop-kill")).await.unwrap();
+        assert_eq!(
+            (termination.ended(), termination.reason),
+            (Some(Ended::Signaled(9)), Some(Reason::Killed))
+        );
+
+        // Repeated, at the same time, and later.
+        running("stop-destroy").await;
+        // A container that is stopped ends all the same.
+        engine.client(&["pause", "mesos-stop-destroy"]);
+        let name = id("stop-destroy");
+        let (one, other) = tokio::join!(agent.destroy(&name), agent.destroy(&name));
+        assert_eq!(one.as_ref().unwrap().ended(), Some(Ended::Signaled(9)));
+        assert_eq!((&one, agent.destroy(&name).await), (&other, one.clone()));
+        for name in ["stop-signal", "stop-kill", "stop-destroy"] {
+            agent.remove(&id(name)).await.unwrap();
+        }
+    });
+    assert_eq!(world.leftovers(), [""; 0]);
+    assert_eq!(engine.names("stop-"), [""; 0]);
+}
