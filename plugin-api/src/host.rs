@@ -67,7 +67,7 @@ impl Host {
         &self.0.work_directory
     }
 
-    /// The plugin's own file: the private copy that the agent has loaded. See [`companion`](crate::companion).
+    /// The plugin's own file: the private copy that the agent has loaded. See [`companion`](mod@crate::companion).
     #[must_use]
     pub fn file(&self) -> &Path {
         &self.0.file

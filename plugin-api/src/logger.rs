@@ -12,7 +12,7 @@ use crate::{ContainerRef, Host, NewContainer, PluginConfig, RecoverRequest, Reco
 /// A container logger: the destination of the output of containers. An agent has exactly one.
 ///
 /// Containers must be able to write while no agent is running: return files, or the write end of a pipe that is read by
-/// a process which the plugin starts, a [companion](crate::companion). `recover` must be able to find it, so keep its pid
+/// a process which the plugin starts, a [companion](mod@crate::companion). `recover` must be able to find it, so keep its pid
 /// and start time in the state. The rules on calls, threads, deadlines, state and panics are those of
 /// [`Isolator`](crate::Isolator).
 ///

@@ -198,6 +198,7 @@ impl Containerizer for Scripted {
         self.contains(id).then(|| Inspection {
             summary: self.summary(id),
             request: request(id.as_str()),
+            uid: 0,
             sandbox: "/".into(),
             logs: Logs::default(),
             plan: Vec::new(),

@@ -346,6 +346,7 @@ impl Containerizer for Docker {
                 })
                 .collect(),
             request: record.request.clone(),
+            uid: record.uid,
         })
     }
 }
