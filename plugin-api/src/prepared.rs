@@ -97,6 +97,19 @@ impl Prepared {
         self.with(|launch| launch.working_directory = Some(directory.into()))
     }
 
+    /// Sets the user to run the command as, unless the request has one: `USER` or `USER:GROUP`, each a name or a number.
+    /// Feature `launch.user`.
+    #[must_use]
+    pub fn user(self, user: impl Into<String>) -> Self {
+        self.with(|launch| launch.user = Some(user.into()))
+    }
+
+    /// Sets the number of the signal that asks the command to stop. Feature `launch.stop_signal`.
+    #[must_use]
+    pub fn stop_signal(self, signal: i32) -> Self {
+        self.with(|launch| launch.stop_signal = Some(signal))
+    }
+
     /// Runs a command during the launch, after those added earlier for the same stage. Feature `launch.hooks`.
     #[must_use]
     pub fn hook(self, hook: Hook) -> Self {
@@ -166,6 +179,13 @@ impl Prepared {
     #[must_use]
     pub fn root(self, root: Root) -> Self {
         self.with(|launch| launch.root = Some(root))
+    }
+
+    /// Says at which path of the root filesystem the container sees its sandbox, which is then its working directory unless
+    /// another is set. Feature `launch.sandbox_path`.
+    #[must_use]
+    pub fn sandbox_path(self, path: impl Into<String>) -> Self {
+        self.with(|launch| launch.sandbox_path = Some(path.into()))
     }
 
     /// Adds a change to the container's view of the filesystem, after those added earlier.
@@ -274,6 +294,9 @@ mod tests {
             .append_environment("PATH", "/last")
             .command(CommandRewrite { value: Some("/bin/init".into()), ..CommandRewrite::default() })
             .working_directory("/srv")
+            .sandbox_path("/sandbox")
+            .user("web:www")
+            .stop_signal(3)
             .root(Root::Directory { path: "/image".into() })
             .enter_namespace(Namespace::Pid)
             .enter_by_descriptor(Namespace::Network, File::open("/proc/self/ns/net").unwrap().into())
@@ -323,6 +346,9 @@ mod tests {
             environment_append,
             command,
             working_directory,
+            sandbox_path,
+            user,
+            stop_signal,
             root,
             enter_namespaces,
             enter_descriptors,
@@ -343,6 +369,7 @@ mod tests {
             hooks,
         } = serde_json::from_value(set).unwrap();
         assert!(command.is_some() && working_directory.is_some() && root.is_some() && seccomp.is_some());
+        assert!(sandbox_path.is_some() && user.is_some() && stop_signal.is_some());
         assert!(id_mappings.is_some() && time_offsets.is_some() && hostname.is_some());
         assert!(no_new_privileges.is_some() && session_keyring.is_some() && oom_score_adj.is_some());
         assert!(!capabilities.is_empty());

@@ -143,6 +143,8 @@ impl World {
             "cgroup_max_depth": config.cgroup_max_depth,
             "launch_timeout": format!("{}ms", config.launch_timeout.as_millis()),
             "destroy_timeout": format!("{}ms", config.destroy_timeout.as_millis()),
+            "image_store": config.image_store.clone().unwrap_or_else(|| config.work_dir.join("images")),
+            "image_backend": config.image_backend.name(),
             "log": "info",
             "isolator": config.isolators.iter().map(plugin).collect::<Vec<_>>(),
         });

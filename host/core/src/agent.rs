@@ -39,6 +39,7 @@ use crate::model::view::{
 use crate::model::{ContainerId, Request, Resources, Termination};
 use crate::parallel;
 use crate::plugin::{AdmitError, LoadedPlugin, LookupError, Plugin, PluginEnv, PluginIndex, Services, Store};
+use crate::provisioner::{Provisioner, Store as ImageStore};
 use crate::scratch;
 use crate::stats::{LaunchCounters, LaunchStats};
 use crate::switchboard::{AttachError, AttachedInput, Attachment};
@@ -462,6 +463,11 @@ fn build(
         ledger: Arc::clone(&ledger),
         chain: chain.clone(),
         launcher: Arc::clone(&launcher),
+        provisioner: Provisioner::new(
+            ImageStore::at(config.image_store.clone().unwrap_or_else(|| work_dir.join("images"))),
+            &work_dir,
+            config.image_backend,
+        ),
         fetcher: fetcher.clone(),
         pool: pool.clone(),
         descriptors: descriptors.clone(),

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use crate::engine::{Timeouts, Transport};
+use crate::provisioner::Backend;
 
 /// Default of [`AgentConfig::keeper_timeout`].
 pub const DEFAULT_KEEPER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -33,6 +34,10 @@ pub struct AgentConfig {
     /// Directory for private copies of plugin files; `plugins` in [`Self::work_dir`] if `None`. May be shared by
     /// several agents.
     pub plugin_store: Option<PathBuf>,
+    /// Directory for images; `images` in [`Self::work_dir`] if `None`. May be shared by several agents.
+    pub image_store: Option<PathBuf>,
+    /// How root file systems are assembled from images.
+    pub image_backend: Backend,
     /// Directory in which plugins without a [`PluginConfig::path`] are looked up by name.
     pub plugin_dir: PathBuf,
     /// Containerizers, in the order in which they are tried for a launch. Each at most once.
@@ -79,6 +84,8 @@ impl AgentConfig {
             runtime_dir: directory.join("run"),
             work_dir: directory.join("work"),
             plugin_store: None,
+            image_store: None,
+            image_backend: Backend::default(),
             plugin_dir: directory.join("plugins"),
             containerizers: vec![ContainerizerConfig::Mesos],
             launcher,

@@ -30,6 +30,7 @@ pub mod ledger;
 pub mod model;
 mod parallel;
 pub mod plugin;
+pub mod provisioner;
 mod readiness;
 mod scratch;
 mod short_path;

@@ -18,14 +18,8 @@ pub(crate) struct Root {
 pub(crate) fn mount(root: read::Root<'_>) -> Result<Root, Failure<'_>> {
     match root {
         read::Root::Host => Ok(Root { directory: open_directory(c"/")?, own: false }),
-        read::Root::Directory(path) => {
-            let failed = |errno| Failure::of(Step::Root, errno, path);
-            let place = open_directory(path)?;
-            // Only a mount can be pivoted to.
-            let copy = sys::copy_mount(place, c"", true).map_err(failed)?;
-            sys::attach_mount(copy, place).map_err(failed)?;
-            Ok(Root { directory: copy, own: true })
-        }
+        read::Root::Directory(path) => directory(path, false),
+        read::Root::ReadOnly(path) => directory(path, true),
         read::Root::Overlay { lowers, upper, work, volatile } => {
             let layers = Layers { lowers, upper, work };
             Ok(Root { directory: overlay(layers, volatile)?, own: true })
@@ -55,6 +49,18 @@ impl Root {
             Err(Failure::with_message(Step::Pivot, Errno::NOENT, "the working directory is outside the root"))
         }
     }
+}
+
+fn directory(path: &CStr, read_only: bool) -> Result<Root, Failure<'_>> {
+    let failed = |errno| Failure::of(Step::Root, errno, path);
+    let place = open_directory(path)?;
+    // Only a mount can be pivoted to.
+    let copy = sys::copy_mount(place, c"", true).map_err(failed)?;
+    if read_only {
+        sys::set_attributes(copy, ATTR_READ_ONLY, false).map_err(failed)?;
+    }
+    sys::attach_mount(copy, place).map_err(failed)?;
+    Ok(Root { directory: copy, own: true })
 }
 
 fn open_directory(path: &CStr) -> Result<Fd, Failure<'_>> {

@@ -58,6 +58,12 @@ impl Environment {
         }
     }
 
+    /// Default directory of images. Agents and `cofferdam run` share it.
+    #[must_use]
+    pub fn image_store(&self) -> PathBuf {
+        self.work_dir.join("images")
+    }
+
     /// Whether the user is root.
     #[must_use]
     pub fn is_root(&self) -> bool {

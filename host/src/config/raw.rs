@@ -13,6 +13,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use cofferdam_core::config::FailPolicy;
+use cofferdam_core::provisioner::Backend;
 
 use super::Isolation;
 
@@ -40,6 +41,8 @@ pub(super) struct RawConfig<'d> {
     pub log: Option<Setting<String>>,
     pub log_json: Option<Setting<bool>>,
     pub scratch_memory: Option<Setting<u64>>,
+    pub image_store: Option<Setting<PathBuf>>,
+    pub image_backend: Option<Setting<Backend>>,
     pub isolation: Option<Setting<Isolation>>,
     pub max_body: Option<Setting<u64>>,
     pub idle_timeout: Option<Setting<Duration>>,
@@ -120,6 +123,10 @@ impl<'d> RawConfig<'d> {
             log: string(root, "log"),
             log_json: boolean(root, "log_json"),
             scratch_memory: parse(root, "scratch_memory", units::size),
+            image_store: path(root, "image_store"),
+            image_backend: parse(root, "image_backend", |name| {
+                Backend::ALL.into_iter().find(|backend| backend.name() == name)
+            }),
             isolation: parse(root, "isolation", |name| Isolation::from_str(name, false).ok()),
             max_body: api.and_then(|api| parse(api, "max_body", units::size)),
             idle_timeout: api.and_then(|api| parse(api, "idle_timeout", units::duration)),

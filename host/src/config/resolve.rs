@@ -142,6 +142,11 @@ impl Resolver<'_> {
         let work_dir = self.path(&overrides.work_dir, &raw.work_dir, &defaults.work_dir);
         let plugin_dir = self.path(&overrides.plugin_dir, &raw.plugin_dir, &defaults.plugin_dir);
         let socket = self.socket(&runtime_dir);
+        let image_store =
+            raw.image_store.as_ref().map(|setting| match setting.value.strip_prefix("{work_dir}") {
+                Ok(rest) => normalize(&work_dir.join(rest)),
+                Err(_) => normalize(&self.base.join(&setting.value)),
+            });
         let launcher = self.launcher();
         let containerizers = self.containerizers();
         let cgroup_root = self.cgroup_root();
@@ -181,6 +186,8 @@ impl Resolver<'_> {
                 runtime_dir,
                 work_dir,
                 plugin_store: None,
+                image_store,
+                image_backend: *value(&raw.image_backend, &defaults.image_backend),
                 plugin_dir,
                 containerizers,
                 launcher,

@@ -11,6 +11,7 @@ use cofferdam_core::engine::Timeouts;
 use cofferdam_plugin_model::{Manifest, Method};
 
 use super::*;
+use cofferdam_core::provisioner::Backend;
 
 /// An index of files that contain a manifest as JSON.
 struct Manifests;
@@ -107,6 +108,8 @@ fn all_settings_are_resolved() {
     let seconds = |seconds| Duration::from_secs(seconds);
     let timeouts = Timeouts { call: seconds(5), launch: seconds(10), pull_stall: seconds(60) };
     assert_eq!(docker.timeouts, timeouts);
+    assert_eq!(config.agent.image_store.as_deref(), Some(Path::new("/srv/images")));
+    assert_eq!(config.agent.image_backend, Backend::Copy);
     assert_eq!((config.api.max_body, config.api.idle_timeout), (64 << 10, Duration::from_secs(5)));
     let fetch = &config.agent.fetch;
     assert_eq!((fetch.bytes, fetch.files, fetch.ratio, fetch.redirects), (2 << 30, 10, 50, 0));

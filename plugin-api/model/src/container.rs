@@ -30,7 +30,8 @@ pub struct Container {
     /// as the sandbox, so it can contain the upper layer of an overlay.
     #[serde(default)]
     pub scratch: PathBuf,
-    /// Directory of the host that is to be its root filesystem.
+    /// Directory of the host that is to be its root filesystem. If it is assembled from an image, this shows its content,
+    /// and is valid until `prepare` returns; what it consists of is in [`Container::image_root`].
     #[serde(default)]
     pub rootfs: Option<PathBuf>,
     /// Requested resources and limits.
@@ -67,6 +68,9 @@ pub struct Container {
     /// Configuration of its image; `None` without an image.
     #[serde(default)]
     pub image: Option<ImageConfig>,
+    /// Root filesystem that the agent has assembled from its image; `None` without an image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_root: Option<ImageRoot>,
     /// Numeric user of its command.
     #[serde(default)]
     pub uid: u32,
@@ -101,6 +105,7 @@ impl Container {
             rlimits: BTreeMap::new(),
             tty: None,
             image: None,
+            image_root: None,
             uid: 0,
             gid: 0,
             parent: None,
@@ -410,6 +415,34 @@ pub struct ImageConfig {
     pub user: Option<String>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
+    /// Signal that asks its command to stop, by name or number: `SIGQUIT`, `3`.
+    pub stop_signal: Option<String>,
+}
+
+/// A root filesystem that the agent has assembled from an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ImageRoot {
+    /// Directories of the host that must not be changed, topmost first, with the marks of overlayfs for what a layer
+    /// removes. The container's changes belong into another one.
+    Layers {
+        /// The directories.
+        directories: Vec<PathBuf>,
+    },
+    /// A directory of the host that only this container uses. It may be changed, and is removed when the container ends.
+    Directory {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A directory of the host that must not be changed, and that the container sees read-only.
+    ReadOnly {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Unknown to this version.
+    #[serde(other)]
+    Unknown,
 }
 
 /// The container of a call after `prepare`.
@@ -428,7 +461,7 @@ pub struct ContainerDetails {
     pub sandbox: PathBuf,
     /// See [`Container::scratch`].
     pub scratch: PathBuf,
-    /// See [`Container::rootfs`].
+    /// See [`Container::rootfs`]; `None` if it was assembled from an image.
     pub rootfs: Option<PathBuf>,
     /// Its cgroups.
     pub cgroups: Cgroups,

@@ -30,9 +30,19 @@ pub struct LaunchInfo {
     /// Replaces the command or its arguments.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub command: Option<CommandRewrite>,
-    /// Working directory of the command, as the container sees it.
+    /// Working directory of the command, as the container sees it; [`Self::sandbox_path`] if no plugin sets it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub working_directory: Option<String>,
+    /// Path at which the container sees its sandbox. Set by `filesystem/*` isolators that mount it in a root filesystem.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sandbox_path: Option<String>,
+    /// User to run the command as, unless the request has one: `USER` or `USER:GROUP`, each a name or a number. Names are
+    /// looked up in the root filesystem. Plugins later in the chain get the numbers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Number of the signal that asks the command to stop; SIGTERM if no plugin sets it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop_signal: Option<i32>,
     /// The root filesystem. Set by `filesystem/*` isolators.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub root: Option<Root>,
@@ -258,6 +268,11 @@ pub enum HookStage {
 pub enum Root {
     /// A directory of the host. The container's changes are written to it.
     Directory {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A directory of the host that is not changed: it is read-only, also for the operations.
+    ReadOnly {
         /// The directory.
         path: PathBuf,
     },

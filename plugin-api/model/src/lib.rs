@@ -24,8 +24,9 @@ pub mod units;
 
 pub use cgroups::Cgroups;
 pub use container::{
-    Command, Container, ContainerClass, ContainerDetails, ImageConfig, IpcMode, LinuxOptions, NetworkRequest,
-    Parent, PortMapping, SeccompRequest, Secret, TerminationDetails, Tty, Volume, VolumeSource,
+    Command, Container, ContainerClass, ContainerDetails, ImageConfig, ImageRoot, IpcMode, LinuxOptions,
+    NetworkRequest, Parent, PortMapping, SeccompRequest, Secret, TerminationDetails, Tty, Volume,
+    VolumeSource,
 };
 pub use exchange::{
     AgentInfo, CreateRequest, Limitation, LogFiles, LoggerReply, PrepareReply, RecoverReply, RecoverRequest,

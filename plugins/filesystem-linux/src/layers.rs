@@ -25,13 +25,15 @@ pub fn canonical_rootfs(rootfs: &Path) -> Result<PathBuf> {
     if real.is_dir() { Ok(real) } else { Err(refused("is not a directory")) }
 }
 
-/// An overlay of `lower` and an upper layer in the container's scratch directory, to which all changes are written.
-pub fn overlay(lower: PathBuf, scratch: &Path) -> Result<Root> {
+/// An overlay of directories, topmost first, and an upper layer in the container's scratch directory, to which all changes
+/// are written.
+pub fn overlay(lower: Vec<PathBuf>, scratch: &Path) -> Result<Root> {
     if !scratch.is_absolute() {
         return Err(Error::new("the container has no scratch directory"));
     }
-    let metadata =
-        fs::metadata(&lower).context(format!("cannot inspect the root file system `{}`", lower.display()))?;
+    let topmost = lower.first().ok_or_else(|| Error::new("the root file system has no layers"))?;
+    let metadata = fs::metadata(topmost)
+        .context(format!("cannot inspect the root file system `{}`", topmost.display()))?;
     let (upper, work) = (scratch.join(UPPER), scratch.join(WORK));
     // `/` of the container has the owner and permissions of the upper layer, so they are copied from the lower one.
     create(&upper, metadata.mode() & 0o7777)?;
@@ -49,7 +51,7 @@ pub fn overlay(lower: PathBuf, scratch: &Path) -> Result<Root> {
         metadata.uid()
     ))?;
     create(&work, 0o700)?;
-    Ok(Root::Overlay { lower: vec![lower], upper, work })
+    Ok(Root::Overlay { lower, upper, work })
 }
 
 /// Creates a directory. Fails if it exists, because the container would see its content.

@@ -10,7 +10,7 @@ mod view;
 use std::path::PathBuf;
 
 use cofferdam_plugin_api::config::Size;
-use cofferdam_plugin_api::model::ContainerClass;
+use cofferdam_plugin_api::model::{ContainerClass, ImageRoot};
 use cofferdam_plugin_api::prelude::*;
 
 struct Filesystem {
@@ -22,8 +22,8 @@ struct Filesystem {
 struct Config {
     /// Path of the sandbox in a container with a root file system.
     sandbox_directory: PathBuf,
-    /// Where a container's changes to its root file system are written: with `overlay` to a layer that is removed when
-    /// it ends, with `direct` to the directory itself.
+    /// Where a container's changes to a root file system that is a directory are written: with `overlay` to a layer that
+    /// is removed when it ends, with `direct` to the directory itself. Images are never changed.
     writes: Writes,
     /// Maximum size of `/dev/shm` in a container with a root file system.
     shm_size: Size,
@@ -50,7 +50,8 @@ impl Default for Config {
 impl Isolator for Filesystem {
     const NAME: &'static str = "filesystem/linux";
     const NESTING: bool = true;
-    const FEATURES: &'static [&'static str] = &["launcher.linux"];
+    const FEATURES: &'static [&'static str] =
+        &["container.image_root", "launch.read_only_root", "launch.sandbox_path", "launcher.linux"];
     type Config = Config;
 
     fn create(config: Config, _: Host) -> Result<Self> {
@@ -78,22 +79,42 @@ impl Isolator for Filesystem {
             };
         }
         let prepared = Prepared::new().clone_namespace(Namespace::Mount);
-        let Some(rootfs) = &container.rootfs else { return Ok(prepared) };
-        let rootfs = layers::canonical_rootfs(rootfs)?;
-        let root = match self.config.writes {
-            Writes::Direct => Root::Directory { path: rootfs },
-            Writes::Overlay => layers::overlay(rootfs, &container.scratch)?,
-        };
-        let mut prepared = prepared.root(root);
+        let Some(root) = self.root(container)? else { return Ok(prepared) };
         let inside = &self.config.sandbox_directory;
-        let launch = prepared.launch();
-        launch.operations = view::operations(container, inside, self.config.shm_size.0);
-        launch.working_directory = Some(inside.display().to_string());
+        let mut prepared = prepared.root(root).sandbox_path(inside.display().to_string());
+        prepared.launch().operations = view::operations(container, inside, self.config.shm_size.0);
         Ok(prepared)
     }
 
     fn cleanup(&self, container: &ContainerRef) -> Result<()> {
         layers::remove(&container.details()?.scratch)
+    }
+}
+
+impl Filesystem {
+    /// The root file system of a container; `None` if it requests none.
+    fn root(&self, container: &NewContainer) -> Result<Option<Root>> {
+        let root = match (&container.image_root, &container.rootfs) {
+            (Some(ImageRoot::Layers { directories }), _) => {
+                layers::overlay(directories.clone(), &container.scratch)?
+            }
+            (Some(ImageRoot::Directory { path }), _) => Root::Directory { path: path.clone() },
+            (Some(ImageRoot::ReadOnly { path }), _) => Root::ReadOnly { path: path.clone() },
+            (Some(_), _) => {
+                return Err(Error::new(
+                    "the agent assembles images in a way that this version does not know",
+                ));
+            }
+            (None, None) => return Ok(None),
+            (None, Some(rootfs)) => {
+                let rootfs = layers::canonical_rootfs(rootfs)?;
+                match self.config.writes {
+                    Writes::Direct => Root::Directory { path: rootfs },
+                    Writes::Overlay => layers::overlay(vec![rootfs], &container.scratch)?,
+                }
+            }
+        };
+        Ok(Some(root))
     }
 }
 

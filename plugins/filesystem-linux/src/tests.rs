@@ -26,7 +26,7 @@ fn without_a_root_file_system_only_a_mount_namespace_is_created() {
     let harness = harness(json!({}));
     let launch = harness.prepare("web").unwrap().launch;
     assert_eq!(launch.clone_namespaces, [Namespace::Mount].into());
-    assert_eq!((launch.root, launch.operations, launch.working_directory), (None, Vec::new(), None));
+    assert_eq!((launch.root, launch.operations, launch.sandbox_path), (None, Vec::new(), None));
 }
 
 #[test]
@@ -37,7 +37,7 @@ fn changes_are_written_to_a_layer_that_is_removed_by_cleanup() {
     let (upper, work) = (container.scratch.join("upper"), container.scratch.join("work"));
     let expected = Root::Overlay { lower: vec![rootfs.clone()], upper: upper.clone(), work: work.clone() };
     assert_eq!(launch.root, Some(expected));
-    assert_eq!(launch.working_directory.as_deref(), Some("/mnt/mesos/sandbox"));
+    assert_eq!(launch.sandbox_path.as_deref(), Some("/mnt/mesos/sandbox"));
 
     let (of_upper, of_rootfs) = (fs::metadata(&upper).unwrap(), fs::metadata(&rootfs).unwrap());
     assert_eq!(of_upper.mode() & 0o7777, 0o751);
@@ -116,7 +116,7 @@ fn changes_can_be_written_to_the_directory_itself() {
     let (container, rootfs) = with_rootfs(&harness, "web");
     let launch = harness.prepare_container(&container).unwrap().launch;
     assert_eq!(launch.root, Some(Root::Directory { path: rootfs }));
-    assert_eq!(launch.working_directory.as_deref(), Some("/sandbox"));
+    assert_eq!(launch.sandbox_path.as_deref(), Some("/sandbox"));
     assert!(!container.scratch.join("upper").exists());
 }
 

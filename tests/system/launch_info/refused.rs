@@ -34,8 +34,8 @@ async fn two_plugins_that_set_a_value_differently_are_both_named() {
     let fixture = Fixture::start_with(vec![shipped("filesystem/linux")], vec![fault]).await;
     for (launch, expected) in [
         (
-            json!({ "working_directory": "/srv" }),
-            "`working_directory` is set by both `filesystem/linux` (/mnt/mesos/sandbox) and `test/request` (/srv)",
+            json!({ "sandbox_path": "/srv" }),
+            "`sandbox_path` is set by both `filesystem/linux` (/mnt/mesos/sandbox) and `test/request` (/srv)",
         ),
         (
             json!({ "environment": { "A": "two" } }),
@@ -48,7 +48,7 @@ async fn two_plugins_that_set_a_value_differently_are_both_named() {
     ] {
         assert_contains(&fixture.error(launch).await, &[expected]);
     }
-    let equal = json!({ "working_directory": "/mnt/mesos/sandbox", "environment": { "A": "one" } });
+    let equal = json!({ "sandbox_path": "/mnt/mesos/sandbox", "environment": { "A": "one" } });
     assert_eq!(fixture.output(equal, "pwd; echo $A").await, "/mnt/mesos/sandbox\none\n");
 }
 

@@ -32,9 +32,12 @@ use crate::config::{FailPolicy, default_timeout};
 use crate::plugin::{CallError, Plugin, Recoverer};
 
 pub use plan::{Conflict, LaunchPlan, Owned};
+pub use prepare::LookUpUser;
 pub use report::Reports;
 pub use sequence::{CallSequence, SequenceOutcome};
-pub use types::{ChainError, ContainerContext, Participant, PreparedLaunch, Responses, StdioTarget, Watch};
+pub use types::{
+    ChainError, ContainerContext, Participant, PreparedLaunch, Responses, RunAs, StdioTarget, Watch,
+};
 pub use update::{FailedUpdate, Rollback, States};
 
 /// All plugins of an agent, in the order in which they are called. Cheap to clone.

@@ -37,6 +37,12 @@ pub struct LaunchPlan {
     pub command: Option<Owned<CommandRewrite>>,
     /// Working directory of the command.
     pub working_directory: Option<Owned<String>>,
+    /// Path at which the container sees its sandbox.
+    pub sandbox_path: Option<Owned<String>>,
+    /// User of the command.
+    pub user: Option<Owned<String>>,
+    /// Signal that asks the command to stop.
+    pub stop_signal: Option<Owned<i32>>,
     /// Root filesystem.
     pub root: Option<Owned<Root>>,
     /// Namespaces of the parent to enter, with the first plugin that requested it.
@@ -154,7 +160,7 @@ impl LaunchPlan {
         for index in launch.enter_descriptors.values_mut() {
             *index = place(*index)?;
         }
-        merge_values!(self, owner, launch: command, working_directory, root, id_mappings, time_offsets,
+        merge_values!(self, owner, launch: command, working_directory, sandbox_path, user, stop_signal, root, id_mappings, time_offsets,
             hostname, no_new_privileges, seccomp, session_keyring, oom_score_adj);
         let Capabilities { effective, permitted, inheritable, bounding, ambient } = launch.capabilities;
         merge_value("effective_capabilities", &mut self.effective_capabilities, owner, effective)?;
@@ -222,13 +228,20 @@ impl LaunchPlan {
         sets.into_iter().flatten().map(|owned| &owned.value).next()
     }
 
+    /// Path at which the container sees its sandbox, if it has a root file system in which a plugin mounts it. Plugins that
+    /// do not say so make it the working directory.
+    #[must_use]
+    pub fn sandbox_in_root(&self) -> Option<&str> {
+        let path = self.sandbox_path.as_ref().or(self.working_directory.as_ref());
+        self.root.as_ref().and(path).map(|owned| owned.value.as_str())
+    }
+
     /// What later plugins get to know of the plan.
     pub(super) fn planned(&self) -> Planned {
-        // As for the environment: plugins that mount the sandbox in a root file system make it the working directory.
-        let sandbox_path = self.root.as_ref().and(self.working_directory.as_ref());
         Planned {
             bounding_capabilities: self.bounding_set().cloned(),
-            sandbox_path: sandbox_path.map(|owned| PathBuf::from(&owned.value)),
+            sandbox_path: self.sandbox_in_root().map(PathBuf::from),
+            user: None,
         }
     }
 
@@ -258,6 +271,9 @@ impl LaunchPlan {
             entries.list(&format!("environment_append.{name}"), values);
         }
         entries.value("working_directory", &self.working_directory);
+        entries.value("sandbox_path", &self.sandbox_path);
+        entries.value("user", &self.user);
+        entries.value("stop_signal", &self.stop_signal);
         entries.set("supplementary_groups", &self.supplementary_groups);
         entries.map("rlimits", &self.rlimits);
         entries.value("effective_capabilities", &self.effective_capabilities);
@@ -281,6 +297,8 @@ impl LaunchPlan {
 pub(super) struct Planned {
     pub(super) bounding_capabilities: Option<BTreeSet<String>>,
     pub(super) sandbox_path: Option<PathBuf>,
+    /// The user and group of the command, if a plugin sets them.
+    pub(super) user: Option<(u32, u32)>,
 }
 
 /// Displayed instead of a secret value.

@@ -1,6 +1,7 @@
 //! Calls that lead to a launch: `prepare` and `watch`.
 
 use std::cell::RefCell;
+use std::error::Error;
 use std::os::fd::OwnedFd;
 
 use cofferdam_plugin_model::{Container, LoggerReply, Method, Parent, PrepareReply, Stream};
@@ -10,12 +11,15 @@ use serde_json::Value as Json;
 use super::Chain;
 use super::plan::Planned;
 use super::sequence::CallSequence;
-use super::types::{ChainError, ContainerContext, Participant, PreparedLaunch, StdioTarget, Watch};
+use super::types::{ChainError, ContainerContext, Participant, PreparedLaunch, RunAs, StdioTarget, Watch};
 use crate::blocking::Job;
 use crate::plugin::{CallError, Durability, Plugin, Response};
 
+/// Finds a user of a container.
+pub type LookUpUser<'a> = dyn Fn(&str) -> Result<RunAs, Box<dyn Error + Send + Sync>> + 'a;
+
 impl Chain {
-    /// Calls `prepare` of each plugin and merges what they request.
+    /// Calls `prepare` of each plugin and merges what they request. `look_up` finds a user that one of them requests.
     ///
     /// # Errors
     /// The first failure of a required plugin, or a conflict between two.
@@ -24,13 +28,14 @@ impl Chain {
         job: &Job,
         container: &Container,
         sequence: &CallSequence<PreparedLaunch>,
+        look_up: &LookUpUser<'_>,
     ) -> Result<(), ChainError> {
         const METHOD: Method = Method::Prepare;
         let id = container.id.as_str();
         // Encoded again only for a nested container and when plugins have added to it.
         let last: RefCell<Option<(Planned, Vec<u8>)>> = RefCell::default();
         let call = |plugin: &Plugin, _: &Participant| {
-            let planned = sequence.read(|launch| launch.plan.planned());
+            let planned = sequence.read(PreparedLaunch::planned);
             let mut last = last.borrow_mut();
             let request = match &*last {
                 Some((same, request)) if container.parent.is_none() && *same == planned => request,
@@ -40,8 +45,11 @@ impl Chain {
                         state: self.recoverer.state(plugin.name(), &parent.id),
                         ..parent.clone()
                     });
+                    let (uid, gid) = planned.user.unwrap_or((container.uid, container.gid));
                     let container = Container {
                         parent,
+                        uid,
+                        gid,
                         bounding_capabilities: planned.bounding_capabilities.clone(),
                         sandbox_path: planned.sandbox_path.clone(),
                         ..container.clone()
@@ -66,6 +74,13 @@ impl Chain {
                 self.keep_state(plugin, container, participant, reply.state)?;
                 let (first, count) = (launch.descriptors.len(), response.descriptors.len());
                 let secrets = reply.launch.secret_environment.clone();
+                if let (Some(user), None) = (&reply.launch.user, &container.command.user) {
+                    launch.user = Some(look_up(user).map_err(|source| ChainError::User {
+                        plugin: plugin.name().to_string(),
+                        user: user.clone(),
+                        source,
+                    })?);
+                }
                 launch.plan.merge(plugin.name(), reply.launch, first, count)?;
                 launch.descriptors.extend(response.descriptors);
                 launch.secrets.extend(secrets);

@@ -8,7 +8,7 @@ use cofferdam_plugin_model::{ContainerDetails, ContainerId, LogFiles};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
-use super::plan::{Conflict, LaunchPlan};
+use super::plan::{Conflict, LaunchPlan, Planned};
 use crate::plugin::CallError;
 
 /// Participation of a plugin in one container, as recorded.
@@ -29,6 +29,17 @@ pub struct Participant {
     pub excluded: bool,
 }
 
+/// Whom a command runs as.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RunAs {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// Supplementary group ids.
+    pub groups: Vec<u32>,
+}
+
 /// What the plugins request for the launch of a container.
 #[derive(Default)]
 pub struct PreparedLaunch {
@@ -42,6 +53,16 @@ pub struct PreparedLaunch {
     pub stdio: [StdioTarget; 3],
     /// Files in which the output can be read, if the logger named them.
     pub log_files: Option<LogFiles>,
+    /// The user that a plugin requests, looked up, if the request has none.
+    pub user: Option<RunAs>,
+}
+
+impl PreparedLaunch {
+    /// What later plugins get to know.
+    pub(super) fn planned(&self) -> Planned {
+        let user = self.user.as_ref().map(|user| (user.uid, user.gid));
+        Planned { user, ..self.plan.planned() }
+    }
 }
 
 /// What a standard stream of a container is connected to.
@@ -101,6 +122,16 @@ pub enum ChainError {
     /// Two plugins request different values.
     #[error(transparent)]
     Conflict(#[from] Conflict),
+    /// The user that a plugin requests is unknown.
+    #[error("the command cannot run as `{user}`, which `{plugin}` requests")]
+    User {
+        /// The plugin.
+        plugin: String,
+        /// The user.
+        user: String,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The logger's reply refers to a descriptor that it does not contain.
     #[error("logger `{logger}` refers to descriptor {index} of its reply, which contains {count}")]
     Descriptor {

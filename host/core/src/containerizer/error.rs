@@ -22,6 +22,7 @@ use crate::ledger::LedgerError;
 use crate::model::view::Summary;
 use crate::model::{ContainerId, InvalidRequest, Phase};
 use crate::plugin::CallError;
+use crate::provisioner::ProvisionError;
 
 /// Why a container was not launched. Nothing is left of it, unless a plugin delays its cleanup: then the container
 /// is shown as being destroyed until nothing is left.
@@ -132,6 +133,16 @@ pub enum LaunchError {
         path: PathBuf,
         /// Why.
         source: io::Error,
+    },
+    /// Its image cannot be used.
+    #[error("container `{id}` cannot be launched from image `{}`", .image.escape_debug())]
+    Image {
+        /// The container.
+        id: ContainerId,
+        /// The image.
+        image: String,
+        /// Why.
+        source: ProvisionError,
     },
     /// No plugin provides the root filesystem.
     #[error(
@@ -291,6 +302,7 @@ impl LaunchError {
                 | Self::NoFilesystem { .. }
         ) || matches!(self, Self::Fetch { source, .. } if source.is_invalid())
             || matches!(self, Self::Engine { source, .. } if source.is_invalid())
+            || matches!(self, Self::Image { source, .. } if source.is_invalid())
     }
 
     /// Whether the same launch may succeed later, according to the plugin or the engine that failed.

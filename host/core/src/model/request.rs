@@ -28,6 +28,9 @@ pub struct Request {
     /// Directory on the host to use as the root file system; it is not modified.
     #[serde(default)]
     pub rootfs: Option<PathBuf>,
+    /// Name or id of the image that its root file system is assembled from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
     /// Requested resources and limits.
     #[serde(default)]
     pub resources: Resources,
@@ -120,6 +123,12 @@ pub enum InvalidRequest {
         /// The path.
         path: PathBuf,
     },
+    /// There are two root file systems.
+    #[error("container `{id}` requests both an image and a root file system; request one of them")]
+    ImageAndRootfs {
+        /// The container.
+        id: ContainerId,
+    },
     /// The path of the working directory is relative.
     #[error("the working directory `{path}` of container `{id}` is not an absolute path")]
     RelativeWorkingDirectory {
@@ -197,6 +206,7 @@ impl Request {
             command,
             uris: Vec::new(),
             rootfs: None,
+            image: None,
             resources: Resources::default(),
             labels: BTreeMap::new(),
             linux: LinuxOptions::default(),
@@ -219,6 +229,7 @@ impl Request {
         let flags = [
             ("capabilities", capabilities),
             ("hostname", linux.hostname.is_some()),
+            ("image", self.image.is_some()),
             ("ipc_mode", linux.ipc_mode.is_some()),
             ("networks", !self.networks.is_empty()),
             ("rlimits", !self.rlimits.is_empty()),
@@ -258,8 +269,9 @@ impl Request {
         } else {
             command.value.is_none() && command.arguments.is_empty()
         };
-        // An image has a command of its own.
-        if empty && (command.shell || self.docker.is_none()) {
+        // An image may have a command; what is missing without one is up to the engine or the plugin that knows it.
+        let has_image = self.image.is_some() || (self.docker.is_some() && !command.shell);
+        if empty && !has_image {
             return Err(InvalidRequest::NoCommand { id: id() });
         }
         let texts = [
@@ -284,6 +296,9 @@ impl Request {
             .find(|n| n.is_empty() || n.contains(['=', '\0']))
         {
             return Err(InvalidRequest::Variable { id: id(), name: name.clone() });
+        }
+        if self.rootfs.is_some() && self.image.is_some() {
+            return Err(InvalidRequest::ImageAndRootfs { id: id() });
         }
         if let Some(path) = self.rootfs.as_ref().filter(|path| !path.is_absolute()) {
             return Err(InvalidRequest::RelativeRootfs { id: id(), path: path.clone() });

@@ -231,6 +231,7 @@ impl<'a> Read<'a> for Hook<'a> {
 pub enum Root<'a> {
     Host,
     Directory(&'a CStr),
+    ReadOnly(&'a CStr),
     Overlay { lowers: List<'a, &'a CStr>, upper: Option<&'a CStr>, work: Option<&'a CStr>, volatile: bool },
 }
 
@@ -245,6 +246,7 @@ impl<'a> Read<'a> for Root<'a> {
                 work: Option::read(cursor)?,
                 volatile: bool::read(cursor)?,
             },
+            3 => Self::ReadOnly(<&CStr>::read(cursor)?),
             other => return Err(Malformed::Variant(other)),
         })
     }

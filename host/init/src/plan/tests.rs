@@ -32,6 +32,7 @@ fn root() -> impl Strategy<Value = Root> {
     prop_oneof![
         Just(Root::Host),
         path().prop_map(Root::Directory),
+        path().prop_map(Root::ReadOnly),
         overlay.prop_map(|(lowers, upper, work, volatile)| Root::Overlay { lowers, upper, work, volatile }),
     ]
 }
@@ -152,6 +153,7 @@ fn decoded(plan: read::Plan<'_>) -> Plan {
     let root = match plan.root {
         read::Root::Host => Root::Host,
         read::Root::Directory(directory) => Root::Directory(path(directory)),
+        read::Root::ReadOnly(directory) => Root::ReadOnly(path(directory)),
         read::Root::Overlay { lowers, upper, work, volatile } => Root::Overlay {
             lowers: all(lowers, path),
             upper: upper.map(path),

@@ -60,6 +60,8 @@ pub enum Root {
     Host,
     /// A directory of the host, with the mounts below it.
     Directory(PathBuf),
+    /// Likewise, read-only from the beginning: operations create nothing in it.
+    ReadOnly(PathBuf),
     /// An overlay of directories of the host.
     Overlay {
         /// Read-only layers, topmost first; at least one.
@@ -435,6 +437,10 @@ impl Root {
             Self::Host => out.u8(0),
             Self::Directory(path) => {
                 out.u8(1);
+                out.text("root", path)?;
+            }
+            Self::ReadOnly(path) => {
+                out.u8(3);
                 out.text("root", path)?;
             }
             Self::Overlay { lowers, upper, work, volatile } => {

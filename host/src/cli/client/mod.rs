@@ -319,6 +319,8 @@ mod tests {
             agent: AgentConfig {
                 kill_containers_with_agent: false,
                 scratch_memory: None,
+                image_store: None,
+                image_backend: cofferdam_core::provisioner::Backend::Auto,
                 keeper_timeout: cofferdam_core::config::DEFAULT_KEEPER_TIMEOUT,
                 runtime_dir: directory.path().join("run"),
                 work_dir: directory.path().join("work"),

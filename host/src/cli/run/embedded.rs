@@ -64,7 +64,7 @@ struct Home {
 impl Embedded {
     /// Creates the directories and the configuration.
     pub(super) fn new(flags: AgentFlags) -> Result<Self, Failure> {
-        let AgentFlags { config: file, plugin_dir, isolation, log } = flags;
+        let AgentFlags { config: file, plugin_dir, image_store, isolation, log } = flags;
         let environment = Environment::detect();
         let home = Home::make(&environment)?;
         let overrides = Overrides {
@@ -86,6 +86,10 @@ impl Embedded {
         match config {
             Ok(mut config) => {
                 config.agent.plugin_store = Some(plugin_store);
+                // What is in the work directory is removed at the end.
+                let image_store = image_store.map(|path| environment.cwd.join(path));
+                let image_store = image_store.or(config.agent.image_store);
+                config.agent.image_store = image_store.or_else(|| Some(environment.image_store()));
                 start_logging(&config.log, config.log_json);
                 process::prepare(&mut config.agent)?;
                 config.agent.kill_containers_with_agent = true;

@@ -34,6 +34,7 @@ use embedded::Embedded;
 ///
 /// Examples:
 ///   cofferdam run -- echo hello
+///   cofferdam run --image busybox:1.36 -- ls
 ///   cofferdam run -it --rootfs /srv/busybox -- sh
 ///   cofferdam run --memory 64m --cpus 0.5 --rootfs /srv/busybox -- sh -c 'echo $$'
 ///   cofferdam run --shell 'echo $HOME; sleep 1'
@@ -69,6 +70,9 @@ struct AgentFlags {
     /// Plugin directory of the agent in this process
     #[arg(long, value_name = "PATH", conflicts_with = "detach")]
     plugin_dir: Option<PathBuf>,
+    /// Directory of images of the agent in this process [default: that of `cofferdam image`]
+    #[arg(long, value_name = "PATH", conflicts_with = "detach")]
+    image_store: Option<PathBuf>,
     /// Predefined chain of the agent in this process: which isolators the container has
     #[arg(long, value_name = "NAME", conflicts_with = "detach")]
     isolation: Option<Isolation>,
@@ -80,10 +84,11 @@ struct AgentFlags {
 impl AgentFlags {
     /// Refuses what would have no effect on a daemon.
     fn refuse_with_daemon(&self) -> Result<(), Failure> {
-        let Self { config, plugin_dir, isolation, log: _ } = self;
+        let Self { config, plugin_dir, image_store, isolation, log: _ } = self;
         let given = [
             ("--config", config.is_some()),
             ("--plugin-dir", plugin_dir.is_some()),
+            ("--image-store", image_store.is_some()),
             ("--isolation", isolation.is_some()),
         ];
         match given.into_iter().find(|(_, is_given)| *is_given) {

@@ -22,6 +22,9 @@ pub(super) struct Wanted {
     /// Directory with its root file system, which is not modified
     #[arg(long, value_name = "DIR")]
     rootfs: Option<PathBuf>,
+    /// Image of its root file system, by name or id; without CMD, the command is that of the image
+    #[arg(long, value_name = "IMAGE", conflicts_with = "rootfs")]
+    image: Option<String>,
     #[command(flatten)]
     process: ProcessFlags,
     /// Label, for plugins and people
@@ -53,8 +56,8 @@ pub(super) struct Wanted {
     /// Shell command for `/bin/sh -c`, instead of CMD
     #[arg(long, value_name = "LINE", conflicts_with = "command")]
     shell: Option<String>,
-    /// The command and its arguments
-    #[arg(last = true, value_name = "CMD", required_unless_present = "shell")]
+    /// The command and its arguments, also instead of those of an image
+    #[arg(last = true, value_name = "CMD", required_unless_present_any = ["shell", "image"])]
     command: Vec<String>,
 }
 
@@ -71,14 +74,16 @@ impl Wanted {
                 )));
             }
         };
-        let command = match self.shell {
-            Some(line) => Command { shell: true, value: Some(line), ..Command::default() },
-            None => executed(self.command),
+        let command = match (self.shell, &self.image) {
+            (Some(line), _) => Command { shell: true, value: Some(line), ..Command::default() },
+            (None, Some(_)) if self.command.is_empty() => Command { shell: false, ..Command::default() },
+            (None, _) => executed(self.command),
         };
         let command = self.process.apply(command);
         let mut request = Request::new(id, command);
         request.uris = self.uri;
         request.rootfs = self.rootfs.map(|rootfs| absolute(&rootfs)).transpose()?;
+        request.image = self.image;
         request.resources = resources.apply(Resources::default())?;
         request.labels = self.label.into_iter().collect::<BTreeMap<_, _>>();
         request.volumes = self.volumes.volumes()?;
@@ -237,6 +242,17 @@ mod tests {
         let [one, other] = [(); 2].map(|()| request(&["--shell", "echo $HOME"]).unwrap());
         assert!(one.command.shell && one.command.arguments.is_empty());
         assert_ne!(one.id, other.id);
+    }
+
+    #[test]
+    fn an_image_has_a_command_of_its_own() {
+        let own = request(&["--image", "busybox"]).unwrap();
+        assert_eq!((own.image.as_deref(), own.command.value), (Some("busybox"), None));
+        assert!(own.command.arguments.is_empty() && !own.command.shell);
+        let other = request(&["--image", "busybox", "--", "ls", "-l"]).unwrap();
+        assert_eq!((other.command.value.as_deref(), other.command.arguments.len()), (Some("ls"), 2));
+        assert!(request(&["--image", "busybox", "--rootfs", "/", "--", "ls"]).is_err());
+        assert!(request(&["--network", "n"]).is_err());
     }
 
     #[test]

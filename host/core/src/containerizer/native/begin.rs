@@ -1,8 +1,8 @@
-//! The first step of a launch: intent on record, directories, and a cgroup.
+//! The first steps of a launch: intent on record, directories, a cgroup, and what its image provides.
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, chown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
 use std::path::Path;
 
 use cofferdam_plugin_model::{Container, ContainerClass, ContainerId};
@@ -14,13 +14,27 @@ use super::{LaunchError, Shared};
 use crate::chain::Participant;
 use crate::containerizer::user::{self, User, UserError};
 use crate::model::Request;
+use crate::provisioner::{ProvisionError, Provisioned, View};
 
-/// Records the intent, creates the container's directories and cgroup, and checks its root file system before any
-/// plugin relies on it.
-pub(super) fn begin(shared: &Shared, handle: &Handle, request: Request) -> Result<Container, LaunchError> {
+/// A container that has begun.
+pub(super) struct Begun {
+    /// What plugins are asked to prepare.
+    pub(super) container: Container,
+    /// What shows its root file system, if that is assembled from an image.
+    pub(super) view: Option<View>,
+}
+
+/// Records the intent, creates the container's directories and cgroup, and provides or checks its root file system before
+/// any plugin relies on it.
+pub(super) fn begin(shared: &Shared, handle: &Handle, request: Request) -> Result<Begun, LaunchError> {
     let id = handle.id().clone();
-    let user =
-        resolve_user(shared, &request).map_err(|source| LaunchError::User { id: id.clone(), source })?;
+    // A name is looked up in the image, which is not there yet.
+    let (user_name, image) = (request.command.user.clone(), request.image.clone());
+    let user = match image {
+        Some(_) => user::resolve(None, None, None),
+        None => resolve_user(shared, &request),
+    };
+    let mut user = user.map_err(|source| LaunchError::User { id: id.clone(), source })?;
     let mut container = Container::new(id.clone());
     container.class = request.class;
     container.standalone = true;
@@ -59,11 +73,6 @@ pub(super) fn begin(shared: &Shared, handle: &Handle, request: Request) -> Resul
         let scratch = &record.part.scratch;
         create_directory(scratch).map_err(|source| directory_error(scratch, source))?;
     }
-    let agent = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
-    if (user.uid, user.gid) != agent {
-        chown(&record.sandbox, Some(user.uid), Some(user.gid))
-            .map_err(|source| directory_error(&record.sandbox, source))?;
-    }
     // On v2, a nested container with limits of its own needs controllers enabled in its parent's cgroup, which
     // then must not contain processes.
     let controllers: Vec<&str> = match id.is_nested() && !record.shares_cgroups() {
@@ -75,28 +84,81 @@ pub(super) fn begin(shared: &Shared, handle: &Handle, request: Request) -> Resul
         .create_cgroup(&id, &controllers)
         .map_err(|source| LaunchError::Cgroup { id: id.clone(), source })?;
     advance(handle, Event::Begun)?;
-    if let Some(path) = container.rootfs.clone() {
+    let mut view = None;
+    if let Some(image) = image {
+        let shown = provide(shared, handle, &image, &mut container)?;
+        let inherited = inherited_user(shared, &id);
+        user = user::resolve(user_name.as_deref(), Some(&shown.path()), inherited)
+            .map_err(|source| LaunchError::User { id: id.clone(), source })?;
+        view = Some(shown);
+        (container.uid, container.gid) = (user.uid, user.gid);
+        let groups = user.groups.clone();
+        // Written to disk with the first process.
+        handle.update_in_memory(|record| {
+            (record.uid, record.gid, record.groups) = (user.uid, user.gid, groups)
+        });
+    }
+    own_sandbox(handle, (user.uid, user.gid))?;
+    if let (Some(path), None) = (container.rootfs.clone(), &view) {
         fs::read_dir(&path).map(drop).map_err(|source| LaunchError::Rootfs { id, path, source })?;
     }
-    Ok(container)
+    Ok(Begun { container, view })
+}
+
+/// Provides a container with the root file system and the configuration of an image.
+fn provide(
+    shared: &Shared,
+    handle: &Handle,
+    image: &str,
+    container: &mut Container,
+) -> Result<View, LaunchError> {
+    let id = handle.id();
+    let failed = |source| LaunchError::Image { id: id.clone(), image: image.to_owned(), source };
+    let Provisioned { image, root } =
+        shared.provisioner.provision(image, id, &container.scratch).map_err(failed)?;
+    let view = View::of(&root).map_err(|source| failed(ProvisionError::View { source }))?;
+    container.rootfs = Some(view.path());
+    container.image = Some(image.config);
+    container.image_root = Some(root.clone());
+    handle.update_in_memory(|record| {
+        record.part.image_root = Some(root);
+        record.part.image_manifest = Some(image.manifest);
+    });
+    Ok(view)
+}
+
+/// Makes the sandbox of a container that of the user of its command.
+pub(super) fn own_sandbox(handle: &Handle, (uid, gid): (u32, u32)) -> Result<(), LaunchError> {
+    let path = handle.record().sandbox.clone();
+    let found = fs::symlink_metadata(&path);
+    let owned = found.and_then(|found| match (found.uid(), found.gid()) == (uid, gid) {
+        true => Ok(()),
+        false => chown(&path, Some(uid), Some(gid)),
+    });
+    owned.map_err(|source| LaunchError::Directory { id: handle.id().clone(), path, source })
 }
 
 /// Whom the command runs as. A nested container inherits the user of its parent; a debug container sees the files of its
 /// parent, or of the nearest ancestor that is none.
 fn resolve_user(shared: &Shared, request: &Request) -> Result<User, UserError> {
     let parent_of = |id: &ContainerId| Some(shared.table.get(&id.parent()?)?.record());
-    let parent = parent_of(&request.id);
-    let inherited = parent.as_ref().map(|parent| User {
-        uid: parent.uid,
-        gid: parent.gid,
-        groups: parent.groups.clone(),
-    });
-    let (mut rootfs, mut class, mut seen) = (request.rootfs.clone(), request.class, parent);
-    while let (None, ContainerClass::Debug, Some(ancestor)) = (&rootfs, class, &seen) {
+    let inherited = inherited_user(shared, &request.id);
+    let (mut rootfs, mut class, mut seen) = (request.rootfs.clone(), request.class, parent_of(&request.id));
+    let mut view = None;
+    while let (None, None, ContainerClass::Debug, Some(ancestor)) = (&rootfs, &view, class, &seen) {
         (rootfs, class) = (ancestor.request.rootfs.clone(), ancestor.request.class);
+        view = ancestor.part.image_root.as_ref().map(View::of);
         seen = parent_of(&ancestor.id);
     }
+    let view = view.transpose().map_err(|source| UserError::Image { source })?;
+    let rootfs = rootfs.or(view.as_ref().map(View::path));
     user::resolve(request.command.user.as_deref(), rootfs.as_deref(), inherited)
+}
+
+/// The user of the container that another is nested in.
+fn inherited_user(shared: &Shared, id: &ContainerId) -> Option<User> {
+    let parent = shared.table.get(&id.parent()?)?.record();
+    Some(User { uid: parent.uid, gid: parent.gid, groups: parent.groups.clone() })
 }
 
 /// Checks that every part of the request has a participant that handles it.

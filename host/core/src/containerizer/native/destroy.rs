@@ -1,7 +1,7 @@
 //! Teardown of a container: the same for a failed launch, a kill, a limitation, an exit and a restart.
 //!
 //! ```text
-//! children ─▶ record the cause ─▶ processes ─▶ exit status ─▶ chain, in reverse ─▶ cgroup ─▶ scratch ─▶ record the end
+//! children ─▶ record the cause ─▶ processes ─▶ exit status ─▶ chain, in reverse ─▶ cgroup ─▶ scratch, image ─▶ record the end
 //! ```
 //!
 //! It does not depend on how far the container got: every step can be repeated, and does nothing where there is
@@ -318,6 +318,7 @@ fn run_steps(
     shared.launcher.cleanup(id).map_err(|error| TeardownError::step("remove its cgroups", &error))?;
     remove_directory(&handle.record().part.scratch)
         .map_err(|error| TeardownError::step("remove its scratch directory", &error))?;
+    shared.provisioner.release(id).map_err(|error| TeardownError::step("release its image", &error))?;
     let cause = explained_by_parent(shared, handle, cause, status);
     let launch_failed = retention == Retention::Remove || cause.reason == Some(Reason::LaunchFailed);
     let termination = Termination {

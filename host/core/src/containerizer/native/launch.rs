@@ -19,10 +19,10 @@ use std::time::Duration;
 
 use cofferdam_init::plan::Plan;
 use cofferdam_linux::process::Process;
-use cofferdam_plugin_model::{Container, Parent};
+use cofferdam_plugin_model::Parent;
 use parking_lot::Mutex;
 
-use super::begin::{self, begin};
+use super::begin::{self, Begun, begin};
 use super::create::create;
 use super::init_plan;
 use super::phase::Event;
@@ -30,11 +30,13 @@ use super::progress::{advance, check_cancelled, internal};
 use super::record::Handle;
 use super::{LaunchError, STALL_WARNING, Shared};
 use crate::blocking::Job;
-use crate::chain::{CallSequence, ChainError, PreparedLaunch, SequenceOutcome, Watch};
+use crate::chain::{CallSequence, ChainError, PreparedLaunch, RunAs, SequenceOutcome, Watch};
 use crate::containerizer::plugin_part::PluginPart;
+use crate::containerizer::user;
 use crate::launcher::{PendingInit, StartError};
 use crate::model::{Phase, ProcessId, Request};
 use crate::plugin::CallError;
+use crate::provisioner::View;
 
 /// Pause between attempts to cancel a start.
 const CANCEL_RETRY: Duration = Duration::from_millis(100);
@@ -44,7 +46,7 @@ enum LaunchStage {
     /// Only the handle. The request still has the values of secrets, which its record has not.
     Admitted { request: Box<Request> },
     /// Its directories and cgroup. `prepare` of the plugins is in progress.
-    Preparing { container: Arc<Container>, calls: Arc<CallSequence<PreparedLaunch>> },
+    Preparing { begun: Arc<Begun>, calls: Arc<CallSequence<PreparedLaunch>> },
     /// Its first process, which waits for its plan. `watch` of the plugins is in progress.
     Created { init: PendingInit, plan: Box<Plan>, calls: Arc<CallSequence<Vec<Watch>>> },
     /// Watches as well.
@@ -59,7 +61,7 @@ enum LaunchStage {
 /// a timeout loses their job.
 enum Step {
     Begin { request: Box<Request> },
-    Prepare { container: Arc<Container>, calls: Arc<CallSequence<PreparedLaunch>> },
+    Prepare { begun: Arc<Begun>, calls: Arc<CallSequence<PreparedLaunch>> },
     Watch { calls: Arc<CallSequence<Vec<Watch>>> },
     Start { init: PendingInit, plan: Box<Plan>, watches: Vec<Watch> },
 }
@@ -168,16 +170,16 @@ impl Launch {
             match self.next_step() {
                 None => return Ok(()),
                 Some(Step::Begin { request }) => {
-                    let mut container = begin(shared, handle, *request)?;
-                    container.parent = parent(shared, handle);
-                    let container = Arc::new(container);
+                    let mut begun = begin(shared, handle, *request)?;
+                    begun.container.parent = parent(shared, handle);
+                    let begun = Arc::new(begun);
                     let participants = handle.record().part.participants.clone();
                     let calls = Arc::new(CallSequence::for_launch(participants));
                     advance(handle, Event::Provisioned)?;
-                    self.replace_stage(LaunchStage::Preparing { container, calls });
+                    self.replace_stage(LaunchStage::Preparing { begun, calls });
                 }
-                Some(Step::Prepare { container, calls }) => {
-                    let prepared = self.prepare(job, &container, &calls)?;
+                Some(Step::Prepare { begun, calls }) => {
+                    let prepared = self.prepare(job, &begun, &calls)?;
                     check_cancelled(handle)?;
                     let (mut init, plan) = create(shared, handle, prepared)?;
                     let participants = handle.record().part.participants.clone();
@@ -211,8 +213,8 @@ impl Launch {
                 LaunchStage::Admitted { request } => Some(Step::Begin { request }),
                 _ => None,
             },
-            LaunchStage::Preparing { container, calls } => {
-                Some(Step::Prepare { container: Arc::clone(container), calls: Arc::clone(calls) })
+            LaunchStage::Preparing { begun, calls } => {
+                Some(Step::Prepare { begun: Arc::clone(begun), calls: Arc::clone(calls) })
             }
             LaunchStage::Created { calls, .. } => Some(Step::Watch { calls: Arc::clone(calls) }),
             LaunchStage::Watched { .. } if self.handle.phase() == Phase::Fetching => {
@@ -240,12 +242,20 @@ impl Launch {
     fn prepare(
         &self,
         job: &Job,
-        container: &Container,
+        Begun { container, view }: &Begun,
         calls: &CallSequence<PreparedLaunch>,
     ) -> Result<SequenceOutcome<PreparedLaunch>, LaunchError> {
         let handle = &self.handle;
-        self.shared.chain.prepare(job, container, calls).map_err(|source| chain_error(handle, source))?;
+        let rootfs = view.as_ref().map(View::path).or_else(|| container.rootfs.clone());
+        let look_up = |user: &str| Ok(user::resolve(Some(user), rootfs.as_deref(), None)?.into());
+        let prepared = self.shared.chain.prepare(job, container, calls, &look_up);
+        prepared.map_err(|source| chain_error(handle, source))?;
         let prepared = calls.take();
+        if let Some(RunAs { uid, gid, groups }) = prepared.result.user.clone() {
+            begin::own_sandbox(handle, (uid, gid))?;
+            // Written to disk with the first process.
+            handle.update_in_memory(|record| (record.uid, record.gid, record.groups) = (uid, gid, groups));
+        }
         if container.rootfs.is_some() && prepared.result.plan.root.is_none() {
             return Err(LaunchError::NoFilesystem { id: handle.id().clone() });
         }

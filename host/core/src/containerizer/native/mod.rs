@@ -53,6 +53,7 @@ use crate::ledger::{Entry, Ledger, LedgerError, Lock, nested_directory};
 use crate::model::view::{Inspection, ParticipantView, Report, Summary, WantedReports};
 use crate::model::{Cause, ContainerId, Phase, Reason, Record, Request, Resources, Termination, now_unix_ms};
 use crate::plugin::CallError;
+use crate::provisioner::Provisioner;
 use crate::switchboard::{AttachError, AttachedInput, Attachment};
 
 pub(crate) use init_plan::cgroups as plugin_cgroups;
@@ -87,6 +88,7 @@ pub(crate) struct Shared {
     pub(crate) chain: Chain,
     pub(crate) launcher: Arc<dyn Launcher>,
     pub(crate) fetcher: Fetcher,
+    pub(crate) provisioner: Provisioner,
     pub(crate) pool: BlockingPool,
     pub(crate) descriptors: DescriptorStore,
     /// Containers whose descriptors are still in the process's table.

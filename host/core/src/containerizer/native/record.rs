@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use cofferdam_plugin_model::service::Lease;
-use cofferdam_plugin_model::{Cgroups, Resources};
+use cofferdam_plugin_model::{Cgroups, ImageRoot, Resources};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
@@ -14,6 +14,7 @@ use crate::containerizer::plugin_part::{MissedCleanup, PluginPart};
 use crate::containerizer::table::Table;
 use crate::keeper::KeeperSlot;
 use crate::model::{ContainerClass, Encoded, ProcessId, Record};
+use crate::provisioner::Digest;
 
 /// The native containerizer's part of a record.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -37,6 +38,12 @@ pub struct NativeRecord {
     /// Numbers that plugins lease for the container.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub leases: Vec<Lease>,
+    /// The root file system that was assembled from its image, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_root: Option<ImageRoot>,
+    /// Digest of the manifest of its image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_manifest: Option<Digest>,
     /// The merged launch information.
     pub plan: Encoded<LaunchPlan>,
 }

@@ -143,6 +143,11 @@ fn scan(shared: &Shared, entries: Vec<Entry>) -> Result<Found, RecoverError> {
     }
     find_sandboxes(shared, &mut found)?;
     sweep_scratch(shared)?;
+    let is_known = |id: &ContainerId| {
+        let is_live = shared.table.get(id).is_some_and(|handle| handle.phase().is_live());
+        is_live || shared.foreign.containing(id).is_some()
+    };
+    shared.provisioner.release_unknown(is_known);
     let mut records: Vec<_> = found.iter().map(|(handle, _)| handle.record()).collect();
     records.retain(|record| record.phase.is_live());
     for record in &records {

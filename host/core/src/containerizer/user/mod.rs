@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::{getegid, geteuid};
 
+use crate::chain::RunAs;
+
 /// Maximum number of supplementary groups.
 const MAX_GROUPS: usize = 1024;
 
@@ -22,6 +24,12 @@ pub(super) struct User {
     pub(super) gid: u32,
     /// Supplementary groups, in ascending order.
     pub(super) groups: Vec<u32>,
+}
+
+impl From<User> for RunAs {
+    fn from(User { uid, gid, groups }: User) -> Self {
+        Self { uid, gid, groups }
+    }
 }
 
 /// Why it cannot be determined whom a command runs as.
@@ -71,6 +79,12 @@ pub enum UserError {
     Read {
         /// Which one.
         database: Database,
+        /// Why.
+        source: io::Error,
+    },
+    /// The image of the container that is inspected cannot be mounted.
+    #[error("the image of the container that it inspects cannot be read")]
+    Image {
         /// Why.
         source: io::Error,
     },

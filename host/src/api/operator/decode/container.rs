@@ -19,7 +19,9 @@ pub(super) fn decode_container(request: Request, info: Option<&wire::ContainerIn
         return decode_docker(request, info);
     }
     reject_unsupported(info)?;
+    let image = info.mesos.as_ref().and_then(|mesos| mesos.image.as_ref());
     Ok(Request {
+        image: image.map(decode_image).transpose()?,
         rootfs: info.mesos.as_ref().and_then(|mesos| mesos.rootfs.as_ref()).map(PathBuf::from),
         linux: decode_linux(&request.id, info)?,
         volumes: decode_volumes(&info.volumes)?,
@@ -72,11 +74,29 @@ fn decode_docker(request: Request, info: &wire::ContainerInfo) -> Result<Request
     })
 }
 
+/// The name of an image. Images are those of the store.
+fn decode_image(image: &wire::Image) -> Result<String> {
+    let unsupported = |field: &str, advice| {
+        Err(DecodeError::Unsupported { field: format!("container.mesos.image.{field}"), advice })
+    };
+    match image {
+        wire::Image { kind: wire::ImageKind::Appc, .. } => unsupported("type", ": `APPC`; use `DOCKER`"),
+        wire::Image { cached: Some(false), .. } => {
+            unsupported("cached", ": images are not pulled; import it again with `cofferdam image import`")
+        }
+        wire::Image { docker: Some(docker), .. } if docker.config.is_some() => {
+            unsupported("docker.config", ": images are not pulled, so there is nothing to log in to")
+        }
+        wire::Image { docker: Some(docker), .. } => Ok(docker.name.clone()),
+        wire::Image { docker: None, .. } => {
+            Err(DecodeError::field("container.mesos.image.docker", "it is missing"))
+        }
+    }
+}
+
 fn reject_unsupported(info: &wire::ContainerInfo) -> Result<()> {
-    let has_image = info.mesos.as_ref().is_some_and(|mesos| mesos.image.is_some());
     let fields = [
         ("docker", info.docker.is_some(), " with `type` `MESOS`; use `mesos`, or `type` `DOCKER`"),
-        ("mesos.image", has_image, "; unpack it and give the directory as `mesos.rootfs`"),
     ];
     match fields.into_iter().find(|(_, present, _)| *present) {
         Some((field, _, advice)) => {

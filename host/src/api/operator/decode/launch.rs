@@ -33,7 +33,12 @@ pub(in crate::api::operator) fn decode_launch(launch: &wire::LaunchContainer) ->
         labels: labels.map(|label| (label.key.clone(), label.value.clone().unwrap_or_default())).collect(),
         ..Request::new(id, command)
     };
-    decode_container(request, launch.container.as_ref())
+    let mut request = decode_container(request, launch.container.as_ref())?;
+    if launch.command.is_none() && request.image.is_some() {
+        // Its own command.
+        request.command.shell = false;
+    }
+    Ok(request)
 }
 
 fn is_docker(container: Option<&wire::ContainerInfo>) -> bool {
@@ -222,12 +227,33 @@ mod tests {
     }
 
     #[test]
+    fn an_image_is_launched_with_its_own_command_unless_there_is_one() {
+        let image =
+            json!({"type": "MESOS", "mesos": {"image": {"type": "DOCKER", "docker": {"name": "web:1"}}}});
+        let request = decode(json!({ "container": image })).unwrap();
+        assert_eq!((request.image.as_deref(), request.command.shell), (Some("web:1"), false));
+        assert_eq!(request.check(), Ok(()));
+        let again = decode_launch(&encode_launch(&request)).unwrap();
+        assert_eq!(again, request);
+        let request = decode(json!({ "container": image, "command": {"value": "ls"} })).unwrap();
+        assert!(request.command.shell);
+        let both = json!({"type": "MESOS", "mesos": {"rootfs": "/r", "image": {"type": "DOCKER", "docker": {"name": "x"}}}});
+        let request = decode(json!({ "container": both, "command": {"value": "ls"} })).unwrap();
+        assert!(request.check().is_err());
+    }
+
+    #[test]
     fn fields_that_are_not_supported_are_rejected_by_name() {
         for (info, field) in [
             (json!({"type": "MESOS", "docker": {"image": "x"}}), "`container.docker`"),
             (
-                json!({"type": "MESOS", "mesos": {"image": {"type": "DOCKER", "docker": {"name": "x"}}}}),
-                "`container.mesos.image`",
+                json!({"type": "MESOS", "mesos": {"image": {"type": "APPC", "docker": {"name": "x"}}}}),
+                "`container.mesos.image.type`",
+            ),
+            (
+                json!({"type": "MESOS",
+                    "mesos": {"image": {"type": "DOCKER", "docker": {"name": "x"}, "cached": false}}}),
+                "`container.mesos.image.cached`",
             ),
             (
                 json!({"type": "MESOS", "volumes": [{"mode": "RW", "container_path": "/a",

@@ -83,6 +83,11 @@ fn encode_docker(docker: &DockerOptions) -> wire::DockerInfo {
     }
 }
 
+fn encode_image(name: &str) -> wire::Image {
+    let docker = wire::DockerImage { name: name.to_owned(), config: None };
+    wire::Image { kind: wire::ImageKind::Docker, docker: Some(docker), cached: None }
+}
+
 fn encode_container(request: &Request) -> wire::ContainerInfo {
     if let Some(docker) = &request.docker {
         return wire::ContainerInfo {
@@ -97,10 +102,10 @@ fn encode_container(request: &Request) -> wire::ContainerInfo {
     wire::ContainerInfo {
         kind: wire::ContainerKind::Mesos,
         hostname: request.linux.hostname.clone(),
-        mesos: request
-            .rootfs
-            .as_deref()
-            .map(|rootfs| wire::MesosInfo { image: None, rootfs: Some(encode_path(rootfs)) }),
+        mesos: (request.rootfs.is_some() || request.image.is_some()).then(|| wire::MesosInfo {
+            image: request.image.as_deref().map(encode_image),
+            rootfs: request.rootfs.as_deref().map(encode_path),
+        }),
         volumes: request.volumes.iter().map(encode_volume).collect(),
         docker: None,
         network_infos: request.networks.iter().map(encode_network).collect(),

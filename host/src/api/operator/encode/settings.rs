@@ -11,6 +11,8 @@ use cofferdam_core::config::{ContainerizerConfig, PluginConfig};
 /// Settings by name, formatted as in a configuration file. As in Mesos, `isolation` is the chain.
 pub(crate) fn flags(config: &Config) -> BTreeMap<String, String> {
     let path = |path: &Path| path.display().to_string();
+    let default_store = || config.agent.work_dir.join("images");
+    let image_store = config.agent.image_store.clone().unwrap_or_else(default_store);
     let duration = |duration: Duration| humantime::format_duration(duration).to_string();
     let mut flags = BTreeMap::from([
         ("runtime_dir", path(&config.agent.runtime_dir)),
@@ -26,6 +28,8 @@ pub(crate) fn flags(config: &Config) -> BTreeMap<String, String> {
         ("destroy_timeout", duration(config.agent.destroy_timeout)),
         ("log", config.log.clone()),
         ("log_json", config.log_json.to_string()),
+        ("image_store", path(&image_store)),
+        ("image_backend", config.agent.image_backend.name().to_owned()),
         ("scratch_memory", format!("{} B", config.agent.scratch_memory.unwrap_or(0))),
         ("api.max_body", format!("{} B", config.api.max_body)),
         ("api.idle_timeout", duration(config.api.idle_timeout)),

@@ -27,9 +27,8 @@ pub(super) fn environment(input: &Input<'_>) -> Vec<(OsString, OsString)> {
             variables.insert(name, value.clone());
         }
     } else {
-        let inside = merged.working_directory.as_ref().filter(|_| merged.root.is_some());
-        let sandbox = inside.map_or_else(|| record.sandbox.display().to_string(), |d| d.value.clone());
-        variables.insert("MESOS_SANDBOX", sandbox);
+        let inside = merged.sandbox_in_root().map(str::to_owned);
+        variables.insert("MESOS_SANDBOX", inside.unwrap_or_else(|| record.sandbox.display().to_string()));
     }
     let plugins = merged.environment.iter().map(|(name, variable)| (name, &variable.value));
     for (name, value) in plugins.chain(secrets.iter()).chain(&record.request.command.environment) {
@@ -68,7 +67,8 @@ pub(super) fn working_directory(
         return working_directory(inspected, &inspected.part.plan, None)
             .map(|directory| WorkingDirectory { create: false, ..directory });
     }
-    let requested = merged.working_directory.as_ref().map(|directory| PathBuf::from(&directory.value));
+    let requested = merged.working_directory.as_ref().or(merged.sandbox_path.as_ref());
+    let requested = requested.map(|directory| PathBuf::from(&directory.value));
     match (merged.root.is_some(), requested) {
         (true, requested) => requested.map(|path| WorkingDirectory { path, create: true }),
         // Without a root filesystem of its own, the sandbox is all that belongs to the container.

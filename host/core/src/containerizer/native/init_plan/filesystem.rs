@@ -16,6 +16,7 @@ pub(super) fn root(merged: &LaunchPlan) -> Result<Root, String> {
     let Some(Owned { value, owner }) = &merged.root else { return Ok(Root::Host) };
     match value {
         model::Root::Directory { path } => Ok(Root::Directory(path.clone())),
+        model::Root::ReadOnly { path } => Ok(Root::ReadOnly(path.clone())),
         model::Root::Overlay { lower, upper, work } => Ok(Root::Overlay {
             lowers: lower.clone(),
             upper: Some(upper.clone()),

@@ -1,0 +1,106 @@
+//! How the layers of an image become a root file system.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+
+use cofferdam_linux::tree;
+use cofferdam_plugin_model::ImageRoot;
+
+use super::{Image, ProvisionError, Store, copy, overlay};
+
+/// How the layers of an image become a root file system.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Backend {
+    /// [`Self::Overlay`] where the kernel can mount one, [`Self::Copy`] elsewhere.
+    #[default]
+    Auto,
+    /// The layers are mounted together, below one that the container's changes are written to.
+    Overlay,
+    /// The layers are copied for each container.
+    Copy,
+    /// The only layer of an image is mounted read-only.
+    Bind,
+}
+
+impl Backend {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Auto, Self::Overlay, Self::Copy, Self::Bind];
+
+    /// Name in the configuration.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Overlay => "overlay",
+            Self::Copy => "copy",
+            Self::Bind => "bind",
+        }
+    }
+
+    /// Assembles the root file system of a container; what is created is in its scratch directory.
+    pub(super) fn assemble(
+        self,
+        store: &Store,
+        image: &Image,
+        scratch: &Path,
+    ) -> Result<ImageRoot, ProvisionError> {
+        // The topmost first, as the kernel has them.
+        let directories: Vec<PathBuf> = image.layers.iter().rev().map(|layer| store.layer(layer)).collect();
+        let Some(topmost) = directories.first().cloned() else { return Err(ProvisionError::Empty) };
+        match self {
+            Self::Overlay => {
+                check_overlay(&topmost, scratch)?;
+                Ok(ImageRoot::Layers { directories })
+            }
+            Self::Auto => match check_overlay(&topmost, scratch) {
+                Ok(()) => Ok(ImageRoot::Layers { directories }),
+                Err(error) => {
+                    tracing::debug!("images are copied: {}", crate::error_chain::describe(&error));
+                    copy_layers(store, image, scratch)
+                }
+            },
+            Self::Copy => copy_layers(store, image, scratch),
+            Self::Bind if directories.len() == 1 => Ok(ImageRoot::ReadOnly { path: topmost }),
+            Self::Bind => Err(ProvisionError::Bind { layers: directories.len() }),
+        }
+    }
+}
+
+/// Checks that the kernel mounts an overlay with an upper layer in a scratch directory, by mounting one that nobody sees.
+fn check_overlay(lower: &Path, scratch: &Path) -> Result<(), ProvisionError> {
+    let (upper, work) = (scratch.join("probe-upper"), scratch.join("probe-work"));
+    let probe = || -> io::Result<()> {
+        let make = |path: &Path| DirBuilder::new().mode(0o700).create(path);
+        make(&upper)?;
+        make(&work)?;
+        overlay::mount(&[lower.to_owned()], Some((upper.clone(), work.clone()))).map(drop)
+    };
+    let mounted = probe();
+    let removed = [upper, work].iter().try_for_each(|path| tree::remove(path));
+    mounted
+        .and_then(|()| removed.map_err(io::Error::other))
+        .map_err(|source| ProvisionError::Overlay { path: scratch.to_owned(), source })
+}
+
+/// Copies the layers into a directory of the container's own.
+fn copy_layers(store: &Store, image: &Image, scratch: &Path) -> Result<ImageRoot, ProvisionError> {
+    let path = scratch.join("image");
+    for layer in &image.layers {
+        let source = store.layer(layer);
+        let failed = |source| ProvisionError::Copy { layer: *layer, source };
+        let attributes = || -> io::Result<()> {
+            let found = fs::metadata(&source)?;
+            match DirBuilder::new().mode(0o700).create(&path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                made => made?,
+            }
+            chown(&path, Some(found.uid()), Some(found.gid()))?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(found.mode() & 0o7777))
+        };
+        attributes().map_err(|source| failed(copy::CopyError::System { path: path.clone(), source }))?;
+        copy::layer(&source, &path).map_err(failed)?;
+    }
+    Ok(ImageRoot::Directory { path })
+}

@@ -1,0 +1,148 @@
+//! Additions to the store.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use cofferdam_linux::tree;
+use nix::fcntl::FlockArg;
+
+use super::error::{Result, StoreError};
+use super::{
+    Access, Guard, Image, MAX_REFERENCES, Reference, Store, names_in, rename_new, sync_parent, unique,
+    write_durably,
+};
+use crate::provisioner::digest::Digest;
+use crate::provisioner::name::ImageName;
+
+/// An addition to the store, which nothing is removed from meanwhile.
+#[derive(Debug)]
+pub struct Import {
+    store: Store,
+    _guard: Guard,
+}
+
+/// A layer that is being unpacked. It is removed if it is dropped before it is added.
+#[derive(Debug)]
+pub struct StagedLayer {
+    path: PathBuf,
+}
+
+impl Store {
+    /// Begins an addition. Removes what others have not completed, unless somebody may still be at it.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn import(&self) -> Result<Import> {
+        let guard = match self.try_lock_exclusive()? {
+            Some(guard) => {
+                for name in names_in(&self.staging(), MAX_REFERENCES)? {
+                    tree::remove(&self.staging().join(name))?;
+                }
+                let shared = guard.0.relock(FlockArg::LockShared);
+                shared.map_err(|errno| self.error("lock", errno.into()))?;
+                guard
+            }
+            None => self.lock(Access::Shared)?,
+        };
+        Ok(Import { store: self.clone(), _guard: guard })
+    }
+}
+
+impl Import {
+    /// Whether a layer is there already.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn has_layer(&self, diff_id: &Digest) -> Result<bool> {
+        Ok(self.store.layer_size(diff_id)?.is_some())
+    }
+
+    /// Begins a layer.
+    ///
+    /// # Errors
+    /// If its directory cannot be created.
+    pub fn stage_layer(&self) -> Result<StagedLayer> {
+        let path = self.store.staging().join(unique("layer"));
+        let staged = StagedLayer { path };
+        let make = |path: &Path, mode| DirBuilder::new().mode(mode).create(path);
+        make(&staged.path, 0o700)
+            .and_then(|()| make(&staged.root(), 0o755))
+            .map_err(|source| StoreError::Path { path: staged.path.clone(), source })?;
+        Ok(staged)
+    }
+
+    /// A file that nobody else sees and that is gone when it is closed.
+    ///
+    /// # Errors
+    /// If it cannot be created.
+    pub fn temporary_file(&self) -> Result<File> {
+        let path = self.store.staging().join(unique("temporary"));
+        let create = || {
+            let mut options = OpenOptions::new();
+            let file = options.read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+            fs::remove_file(&path)?;
+            Ok(file)
+        };
+        create().map_err(|source| StoreError::Path { path: path.clone(), source })
+    }
+
+    /// Adds a layer of which everything was verified. `size` is that of its content in bytes.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the layer is not in the store then.
+    pub fn add_layer(&self, staged: StagedLayer, diff_id: &Digest, size: u64) -> Result<()> {
+        let entry = self.store.layer_entry(diff_id);
+        let add = || -> io::Result<()> {
+            fs::write(staged.path.join("size"), format!("{size}\n"))?;
+            // All of its files are on disk before it has its name.
+            rustix::fs::syncfs(File::open(&staged.path)?)?;
+            // Somebody else may have added it meanwhile: then this one is removed.
+            rename_new(&staged.path, &entry)?;
+            sync_parent(&entry)
+        };
+        add().map_err(|source| StoreError::Path { path: entry.clone(), source })
+    }
+
+    /// Adds a manifest or a configuration.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn add_blob(&self, bytes: &[u8]) -> Result<Digest> {
+        let digest = Digest::of(bytes);
+        write_durably(&self.store.staging(), &self.store.blobs().join(digest.hex()), bytes)?;
+        Ok(digest)
+    }
+
+    /// Gives an image whose manifest was added a name, which another image may have had.
+    ///
+    /// # Errors
+    /// If the image is not complete, or the name cannot be written.
+    pub fn add_name(&self, name: &ImageName, manifest: Digest) -> Result<Image> {
+        let image = self.store.image(manifest)?;
+        let name = name.to_string();
+        let reference = Reference { name: name.clone(), manifest };
+        let bytes = serde_json::to_vec(&reference).map_err(|error| StoreError::Path {
+            path: self.store.reference_path(&name),
+            source: error.into(),
+        })?;
+        write_durably(&self.store.staging(), &self.store.reference_path(&name), &bytes)?;
+        Ok(Image { names: vec![name], ..image })
+    }
+}
+
+impl StagedLayer {
+    /// The directory to unpack into.
+    #[must_use]
+    pub fn root(&self) -> PathBuf {
+        self.path.join("fs")
+    }
+}
+
+impl Drop for StagedLayer {
+    fn drop(&mut self) {
+        // It is gone if it was added. If this fails, a later import removes it.
+        drop(tree::remove(&self.path));
+    }
+}

@@ -1,0 +1,122 @@
+//! What containers use of the store, so that nobody removes it.
+
+use std::collections::BTreeSet;
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::error::{Result, StoreError};
+use super::{Access, Image, MAX_REFERENCES, Store, names_in, read_json, unique};
+use crate::model::ContainerId;
+use crate::provisioner::digest::Digest;
+
+/// What identifies an agent in a store: its work directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentKey(String);
+
+impl AgentKey {
+    /// That of the agent with this work directory.
+    #[must_use]
+    pub fn new(work_dir: &Path) -> Self {
+        Self(Digest::of(work_dir.as_os_str().as_encoded_bytes()).hex()[..16].to_owned())
+    }
+}
+
+/// What a container uses.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Use {
+    /// Its image.
+    pub(super) manifest: Digest,
+    /// The layers of the image.
+    pub(super) layers: Vec<Digest>,
+}
+
+impl Store {
+    /// Finds an image for a container, which nobody removes before [`Self::release`]. Can be repeated.
+    ///
+    /// # Errors
+    /// As [`Self::find`].
+    pub fn acquire(&self, text: &str, agent: &AgentKey, container: &ContainerId) -> Result<Image> {
+        let not_found = || StoreError::NotFound { name: text.to_owned() };
+        let _guard = self.lock_existing(Access::Shared)?.ok_or_else(not_found)?;
+        let image = self.find_locked(text)?;
+        let path = self.use_path(agent, container);
+        let written = Use { manifest: image.manifest, layers: image.layers.clone() };
+        let write = || -> io::Result<()> {
+            if let Some(parent) = path.parent() {
+                DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
+            }
+            // No container that it is for survives a power failure, so it need not be on disk.
+            let temporary = self.staging().join(unique("use"));
+            let written = fs::write(&temporary, serde_json::to_vec(&written)?);
+            written.and_then(|()| fs::rename(&temporary, &path)).inspect_err(|_| {
+                // If this fails, the next import removes it.
+                let _ = fs::remove_file(&temporary);
+            })
+        };
+        write().map_err(|source| StoreError::Path { path: path.clone(), source })?;
+        Ok(image)
+    }
+
+    /// A container does not use its image any more. Can be repeated.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn release(&self, agent: &AgentKey, container: &ContainerId) -> Result<()> {
+        let path = self.use_path(agent, container);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(StoreError::Path { path, source: error })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Releases what containers of an agent use that it does not know any more. Returns how many there were.
+    ///
+    /// # Errors
+    /// If the directory cannot be read, or the kernel refuses.
+    pub fn release_unknown(
+        &self,
+        agent: &AgentKey,
+        is_known: impl Fn(&ContainerId) -> bool,
+    ) -> Result<usize> {
+        let directory = self.uses_of(agent);
+        let mut released = 0;
+        for name in names_in(&directory, usize::MAX)? {
+            let id = ContainerId::parse(&name).ok().filter(|id| !is_known(id));
+            if let Some(id) = id {
+                self.release(agent, &id)?;
+                released += 1;
+            }
+        }
+        Ok(released)
+    }
+
+    /// The manifests and layers that containers use.
+    pub(super) fn in_use(&self) -> Result<(BTreeSet<Digest>, BTreeSet<Digest>)> {
+        let (mut manifests, mut layers) = (BTreeSet::new(), BTreeSet::new());
+        let directory = self.root.join("uses");
+        for agent in names_in(&directory, MAX_REFERENCES)? {
+            let directory = directory.join(agent);
+            for container in names_in(&directory, usize::MAX)? {
+                if let Some(used) = read_json::<Use>(&directory.join(container))? {
+                    manifests.insert(used.manifest);
+                    layers.extend(used.layers);
+                }
+            }
+        }
+        Ok((manifests, layers))
+    }
+
+    fn uses_of(&self, agent: &AgentKey) -> PathBuf {
+        self.root.join("uses").join(&agent.0)
+    }
+
+    fn use_path(&self, agent: &AgentKey, container: &ContainerId) -> PathBuf {
+        self.uses_of(agent).join(container.as_str())
+    }
+}
