@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use super::client::{Client, ClientError};
-use super::{Outcome, block_on, container_id, kill, output, ps, wait};
+use super::{Outcome, block_on, container_id, inspect, kill, output, ps, wait};
 use crate::api::operator::encode_id;
 use cofferdam_core::model::ContainerId;
 
-/// Ends containers: SIGTERM, and SIGKILL for all processes if they have not ended in time
+/// Ends containers: the stop signal of their image or SIGTERM, and SIGKILL for all processes if they have not ended in time
 ///
 /// Prints each id when its container has ended. A container that has ended already counts as stopped.
 ///
@@ -20,7 +20,7 @@ pub(super) struct Arguments {
     /// The containers
     #[arg(value_parser = container_id, required = true)]
     ids: Vec<ContainerId>,
-    /// Seconds from SIGTERM to SIGKILL
+    /// Seconds up to SIGKILL
     #[arg(long, short, value_name = "SECONDS", default_value_t = 10)]
     time: u64,
 }
@@ -30,7 +30,8 @@ pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
         // All first, so that they end at the same time.
         let mut running = Vec::new();
         for id in &arguments.ids {
-            match kill::kill(client, &encode_id(id), libc::SIGTERM).await {
+            let signal = stop_signal(client, id).await?;
+            match kill::kill(client, &encode_id(id), signal).await {
                 Ok(()) => running.push(id),
                 Err(error) if has_ended(client, id, &error).await? => output::line(id.as_str())?,
                 Err(error) => return Err(error.into()),
@@ -53,6 +54,13 @@ pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
         }
         Ok(0)
     })
+}
+
+/// The signal that asks a container to end: that of its image, or SIGTERM.
+async fn stop_signal(client: &Client, id: &ContainerId) -> Result<i32, ClientError> {
+    let plan = inspect::inspect(client, id).await?.plan;
+    let requested = plan.iter().find(|entry| entry.field == "stop_signal");
+    Ok(requested.and_then(|entry| entry.value.parse().ok()).unwrap_or(libc::SIGTERM))
 }
 
 /// Whether a container that could not be killed has ended.

@@ -1,0 +1,81 @@
+//! Runs containers as the configuration of their image says.
+//!
+//! What a container requests itself takes precedence over its image. How its command and that of the image become one is
+//! in [`command`].
+
+mod command;
+mod signal;
+
+use cofferdam_plugin_api::prelude::*;
+
+struct Runtime {
+    config: Config,
+}
+
+#[derive(Deserialize, PluginConfig)]
+#[serde(deny_unknown_fields, default)]
+struct Config {
+    /// Whether a container whose request has no user runs as that of its image. Mesos ignores it.
+    user: bool,
+    /// Whether a container is stopped with the signal of its image. Mesos ignores it.
+    stop_signal: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { user: true, stop_signal: true }
+    }
+}
+
+#[cofferdam_plugin_api::isolator]
+impl Isolator for Runtime {
+    const NAME: &'static str = "docker/runtime";
+    const NESTING: bool = true;
+    const FEATURES: &'static [&'static str] = &["launch.stop_signal", "launch.user"];
+    const HANDLES: &'static [&'static str] = &["image"];
+    type Config = Config;
+
+    fn create(config: Config, _: Host) -> Result<Self> {
+        Ok(Self { config })
+    }
+
+    fn prepare(&self, container: &NewContainer) -> Result<Prepared> {
+        let Some(image) = &container.image else { return Ok(Prepared::new()) };
+        let mut prepared = match command::command(&container.command, image)? {
+            Some(rewrite) => Prepared::new().command(rewrite),
+            None => Prepared::new(),
+        };
+        for (name, value) in &image.environment {
+            if name.is_empty() || name.contains('\0') || value.contains('\0') {
+                let name = name.escape_debug();
+                return Err(Error::new(format!(
+                    "the image sets the environment variable `{name}`, which is invalid"
+                )));
+            }
+            prepared = prepared.environment(name, value);
+        }
+        if let Some(directory) = &image.working_directory {
+            let directory = directory.to_str().filter(|text| text.starts_with('/') && !text.contains('\0'));
+            match directory {
+                Some(directory) => prepared = prepared.working_directory(directory),
+                // That of the request takes precedence.
+                None if container.command.working_directory.is_some() => {}
+                None => {
+                    let reason =
+                        "the working directory of the image is not an absolute path; request another";
+                    return Err(Error::new(reason));
+                }
+            }
+        }
+        if let Some(user) = image.user.as_ref().filter(|_| self.config.user) {
+            prepared = prepared.user(user);
+        }
+        if let Some(signal) = image.stop_signal.as_ref().filter(|_| self.config.stop_signal) {
+            prepared = prepared.stop_signal(signal::parse(signal)?);
+        }
+        Ok(prepared)
+    }
+}
+
+#[cfg(test)]
+mod tests;
