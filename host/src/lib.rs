@@ -4,7 +4,7 @@
 //! ```text
 //! cli ─▶ api ─▶ telemetry ─▶ cofferdam-core
 //!  │      └───────────────────▲
-//!  └──▶ config, fetch, engine ┘
+//!  └──▶ config, fetch, image, engine
 //! ```
 //!
 //! `ARCHITECTURE.md` has the map and the invariants.
@@ -12,8 +12,10 @@
 #![deny(unsafe_code)]
 
 pub mod api;
+mod archive;
 pub mod cli;
 pub mod config;
 pub mod engine;
 mod fetch;
+mod image;
 pub mod telemetry;

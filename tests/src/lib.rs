@@ -2,6 +2,7 @@
 
 pub mod daemon;
 pub mod disk;
+pub mod images;
 pub mod injector;
 pub mod mounts;
 pub mod paths;

@@ -14,6 +14,7 @@ mod docker;
 mod embed;
 mod examples;
 mod guests;
+mod images;
 mod isolators;
 mod launch_info;
 mod loggers;

@@ -81,10 +81,12 @@ const CORE: &[Row] = &[
 const HOST: &[Row] = &[
     ("engine", &[]),
     ("config", &["engine"]),
-    ("fetch", &[]),
+    ("archive", &[]),
+    ("fetch", &["archive"]),
+    ("image", &["archive"]),
     ("telemetry", &[]),
     ("api", &["config", "telemetry"]),
-    ("cli", &["api", "config", "fetch", "telemetry"]),
+    ("cli", &["api", "config", "fetch", "image", "telemetry"]),
 ];
 
 const INIT: &[Row] = &[

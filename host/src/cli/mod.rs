@@ -10,6 +10,7 @@ mod failure;
 mod foreground;
 mod format;
 mod hints;
+mod image;
 mod index;
 mod inspect;
 mod kill;
@@ -77,6 +78,7 @@ enum Command {
     Rm(rm::Arguments),
     Check(check::Arguments),
     Plugin(plugin::Arguments),
+    Image(image::Arguments),
     Version(version::Arguments),
     #[command(external_subcommand)]
     Unknown(Vec<OsString>),
@@ -112,6 +114,7 @@ pub fn run() -> ExitCode {
         Command::Rm(arguments) => rm::run(&arguments, &client(socket)),
         Command::Check(arguments) => check::run(&arguments, socket),
         Command::Plugin(arguments) => plugin::run(&arguments, &client(socket)),
+        Command::Image(arguments) => image::run(arguments),
         Command::Version(arguments) => version::run(&arguments, &client(socket)),
         Command::Unknown(words) => Err(unknown::run(&words)),
     })

@@ -5,14 +5,12 @@
 
 mod copy;
 mod download;
-mod gunzip;
 mod identity;
 mod item;
 mod process;
 mod redirect;
 mod sandbox;
 mod sandbox_path;
-mod sparse;
 #[cfg(test)]
 mod tests;
 mod unpack;

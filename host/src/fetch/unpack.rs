@@ -13,11 +13,10 @@ use std::path::{Path, PathBuf};
 use tar::{Archive, Entry, EntryType};
 
 use super::copy::{Allowance, Copier, CopyError, LimitedReader};
-use super::gunzip::Gunzip;
 use super::item::Gzip;
 use super::sandbox::{Sandbox, SandboxError};
 use super::sandbox_path::{InvalidPath, SandboxPath};
-use super::sparse::Sparse;
+use crate::archive::{Gunzip, Sparse};
 use cofferdam_core::config::FetchLimits;
 
 /// Size of a header.

@@ -3,12 +3,12 @@
 use cofferdam_fuzz::fuzz_bytes;
 
 use super::super::copy::Copier;
-use super::super::gunzip::Gunzip;
 use super::super::item::Gzip;
 use super::super::redirect;
 use super::super::sandbox::Sandbox;
 use super::super::unpack::untar;
 use super::*;
+use crate::archive::Gunzip;
 
 const MAX_FILES: u64 = 50;
 const MAX_SIZE: u64 = 1 << 20;

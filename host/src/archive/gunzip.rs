@@ -5,13 +5,13 @@ use std::io::{self, BufRead, Read};
 use flate2::bufread::GzDecoder;
 
 /// Decompresses all members of a gzip file.
-pub(super) struct Gunzip<R> {
+pub(crate) struct Gunzip<R> {
     /// `None` at the end.
     member: Option<GzDecoder<R>>,
 }
 
 impl<R: BufRead> Gunzip<R> {
-    pub(super) fn new(compressed: R) -> Self {
+    pub(crate) fn new(compressed: R) -> Self {
         Self { member: Some(GzDecoder::new(compressed)) }
     }
 }

@@ -15,8 +15,8 @@ const BLOCK: u64 = 512;
 const MAX_SEGMENTS: usize = 1 << 20;
 
 /// A sparse file, as its pax header describes it.
-#[derive(Debug, Default)]
-pub(super) struct Sparse {
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Sparse {
     name: Option<PathBuf>,
     size: u64,
     /// `None` if it is in front of the data.
@@ -25,23 +25,31 @@ pub(super) struct Sparse {
 
 /// A part of the file with data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Segment {
-    offset: u64,
-    length: u64,
+pub(crate) struct Segment {
+    pub(crate) offset: u64,
+    pub(crate) length: u64,
 }
 
 impl Sparse {
     /// Whether a member is a sparse file, and which.
-    pub(super) fn of(entry: &mut Entry<'_, impl Read>) -> io::Result<Option<Self>> {
+    pub(crate) fn of(entry: &mut Entry<'_, impl Read>) -> io::Result<Option<Self>> {
         let Some(extensions) = entry.pax_extensions()? else { return Ok(None) };
+        // The library skips what it cannot parse, and would take another name for that of the member.
+        let extensions = extensions.collect::<io::Result<Vec<_>>>()?;
+        Self::of_records(extensions.iter().map(|extension| (extension.key_bytes(), extension.value_bytes())))
+    }
+
+    /// Whether a member with these pax records is a sparse file, and which.
+    pub(crate) fn of_records<'a>(
+        records: impl Iterator<Item = (&'a [u8], &'a [u8])>,
+    ) -> io::Result<Option<Self>> {
         let (mut name, mut size, mut version) = (None, None, (None, None));
         let (mut numbers, mut is_listed) = (Vec::new(), false);
-        for extension in extensions {
-            // The library skips what it cannot parse, and would take another name for that of the member.
-            let extension = extension?;
-            let Ok(key) = extension.key() else { continue };
-            let Some(key) = key.strip_prefix("GNU.sparse.") else { continue };
-            let value = extension.value_bytes();
+        for (key, value) in records {
+            let Some(key) = key.strip_prefix(b"GNU.sparse.").and_then(|key| std::str::from_utf8(key).ok())
+            else {
+                continue;
+            };
             match key {
                 "name" => name = Some(Path::new(OsStr::from_bytes(value)).to_owned()),
                 "size" | "realsize" => size = Some(number(value)?),
@@ -68,13 +76,38 @@ impl Sparse {
         }
     }
 
+    /// A sparse file of the older format of GNU tar, with its map.
+    pub(crate) fn with_map(size: u64, map: Vec<Segment>) -> Self {
+        Self { name: None, size, map: Some(map) }
+    }
+
+    /// Size of the file with its holes.
+    pub(crate) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The parts with data, in order and within the file. Reads the map if it is in front of the data.
+    pub(crate) fn segments(self, data: impl Read) -> io::Result<Vec<Segment>> {
+        let mut data = data;
+        let map = match self.map {
+            Some(map) => map,
+            None => read_map(&mut data)?,
+        };
+        let mut position = 0;
+        for Segment { offset, length } in &map {
+            let end = offset.checked_add(*length).filter(|end| *end <= self.size && position <= *offset);
+            position = end.ok_or_else(overlapping)?;
+        }
+        Ok(map)
+    }
+
     /// The name of the file, if the member has another one.
-    pub(super) fn name(&self) -> Option<&Path> {
+    pub(crate) fn name(&self) -> Option<&Path> {
         self.name.as_deref()
     }
 
     /// Reads the file with its holes.
-    pub(super) fn read<R: Read>(self, mut data: R) -> io::Result<Filled<R>> {
+    pub(crate) fn read<R: Read>(self, mut data: R) -> io::Result<Filled<R>> {
         let map = match self.map {
             Some(map) => map,
             None => read_map(&mut data)?,
@@ -92,7 +125,7 @@ impl Sparse {
 }
 
 /// A sparse file with zeros in its holes.
-pub(super) struct Filled<R> {
+pub(crate) struct Filled<R> {
     data: R,
     segments: vec::IntoIter<Segment>,
     /// What is left of the current hole, and of the segment after it.
@@ -135,7 +168,7 @@ impl<R: Read> Read for Filled<R> {
             };
             let end = segment.offset.checked_add(segment.length).filter(|end| *end <= self.size);
             let (Some(end), true) = (end, self.position <= segment.offset) else {
-                return Err(invalid("the parts of a sparse file overlap, or are behind its end"));
+                return Err(overlapping());
             };
             io::copy(&mut (&mut self.data).take(self.padding), &mut io::sink())?;
             self.hole = segment.offset - self.position;
@@ -194,6 +227,10 @@ fn number(text: &[u8]) -> io::Result<u64> {
 
 fn too_many() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("a sparse file has more than {MAX_SEGMENTS} parts"))
+}
+
+fn overlapping() -> io::Error {
+    invalid("the parts of a sparse file overlap, or are behind its end")
 }
 
 fn invalid(message: &'static str) -> io::Error {

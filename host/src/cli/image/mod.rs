@@ -1,0 +1,58 @@
+//! `cofferdam image`: images in the store, with or without an agent.
+
+mod import;
+mod ls;
+mod prune;
+
+use std::path::PathBuf;
+
+use super::Outcome;
+use super::failure::Failure;
+use crate::config::Environment;
+use cofferdam_core::provisioner::Store;
+
+/// Imports, lists and removes images
+///
+/// Images are in a store, which agents and `cofferdam run` launch containers from. No agent is needed.
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// Directory of the store: `image_store` of the agent
+    ///
+    /// The default is `images` in the default `work_dir`.
+    #[arg(long, global = true, value_name = "PATH")]
+    image_store: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    Import(import::Arguments),
+    Ls(ls::Arguments),
+    Inspect(ls::InspectArguments),
+    Rm(prune::RemoveArguments),
+    Prune(prune::Arguments),
+}
+
+pub(super) fn run(arguments: Arguments) -> Outcome {
+    let Arguments { image_store, command } = arguments;
+    let path = match image_store {
+        Some(path) => std::path::absolute(&path)
+            .map_err(|source| Failure::system(format!("cannot find `{}`", path.display()), source))?,
+        None => Environment::detect().image_store(),
+    };
+    let store = Store::at(path);
+    match command {
+        Command::Import(arguments) => import::run(arguments, &store),
+        Command::Ls(arguments) => ls::run(&arguments, &store),
+        Command::Inspect(arguments) => ls::inspect(&arguments, &store),
+        Command::Rm(arguments) => prune::remove(&arguments, &store),
+        Command::Prune(arguments) => prune::run(&arguments, &store),
+    }
+}
+
+/// The name as people write it.
+fn familiar(name: &str) -> String {
+    name.parse::<cofferdam_core::provisioner::ImageName>()
+        .map_or_else(|_| name.to_owned(), |name| name.familiar())
+}

@@ -1,0 +1,59 @@
+//! `cofferdam image rm` and `cofferdam image prune`.
+
+use super::familiar;
+use crate::cli::failure::Failure;
+use crate::cli::{Outcome, format, output};
+use cofferdam_core::provisioner::{ImageName, PrunePolicy, Pruned, Store};
+
+/// Removes images from the store
+///
+/// Takes the name away from an image. Its layers are removed when it has no other name and no container uses it: layers that a
+/// container uses stay until the next `rm` or `prune` after its end. An id removes all names of the image.
+///
+/// Examples:
+///   cofferdam image rm busybox:1.36
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(super) struct RemoveArguments {
+    /// Names, or at least 12 digits of the ids
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<String>,
+}
+
+/// Removes what no image and no container uses
+///
+/// Waits for imports that are in progress.
+///
+/// Examples:
+///   cofferdam image prune
+///   cofferdam image prune --all --keep busybox:1.36
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(super) struct Arguments {
+    /// Also remove the images that no container uses
+    #[arg(long)]
+    all: bool,
+    /// Keep this image
+    #[arg(long, value_name = "NAME", value_parser = str::parse::<ImageName>, requires = "all")]
+    keep: Vec<ImageName>,
+}
+
+pub(super) fn remove(arguments: &RemoveArguments, store: &Store) -> Outcome {
+    for image in &arguments.images {
+        let pruned = store.remove(image).map_err(Failure::of)?;
+        report(&pruned)?;
+    }
+    Ok(0)
+}
+
+pub(super) fn run(arguments: &Arguments, store: &Store) -> Outcome {
+    let policy = PrunePolicy { named: arguments.all, excluded: arguments.keep.clone() };
+    let pruned = store.prune(&policy).map_err(Failure::of)?;
+    report(&pruned)?;
+    output::line(&format!("freed {} in {} layers", format::bytes(pruned.bytes), pruned.layers))?;
+    Ok(0)
+}
+
+fn report(pruned: &Pruned) -> std::io::Result<()> {
+    pruned.names.iter().try_for_each(|name| output::line(&familiar(name)))
+}

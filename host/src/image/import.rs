@@ -1,0 +1,560 @@
+//! Imports images from files of this machine.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use cofferdam_core::provisioner::document::{
+    Configuration, Descriptor, Index, MAX_DOCUMENT, MAX_LAYERS, Manifest, Platform, media_type,
+};
+use cofferdam_core::provisioner::{
+    Digest, HashReader, Image, ImageName, Import, InvalidName, Store, StoreError,
+};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::Limits;
+use super::layer::{self, LayerError, Unpacked};
+use super::layout::Layout;
+use super::pack::pack;
+use crate::archive::decompress;
+
+/// Layers that are unpacked at a time.
+const MAX_THREADS: usize = 4;
+
+/// Indexes in one another.
+const MAX_INDEXES: usize = 4;
+
+/// Images of a source.
+const MAX_IMAGES: usize = 1000;
+
+/// Annotations with the name of an image: the whole, and its tag.
+const NAME: &str = "io.containerd.image.name";
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
+
+/// What is imported.
+#[derive(Debug)]
+pub(crate) struct Request {
+    /// A file or a directory; `None` for standard input.
+    pub(crate) source: Option<PathBuf>,
+    pub(crate) format: Format,
+    /// The name of the only image.
+    pub(crate) name: Option<ImageName>,
+    pub(crate) platform: Platform,
+    pub(crate) limits: Limits,
+}
+
+/// Format of a source.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Format {
+    /// Told by its content
+    #[default]
+    Auto,
+    /// An OCI image layout: a directory, or an archive of one
+    Oci,
+    /// An archive of `docker save`
+    Docker,
+    /// A root file system: a directory, or an archive of one
+    Rootfs,
+}
+
+/// What happens during an import.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// A layer is in the store already.
+    Present { layer: Digest },
+    /// A layer was unpacked.
+    Unpacked { layer: Digest, files: u64, bytes: u64 },
+}
+
+/// Why an image was not imported.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ImportError {
+    #[error("cannot read `{}`", source_name(.path.as_deref()))]
+    Source { path: Option<PathBuf>, source: io::Error },
+    #[error("`{}` is no OCI image layout: it has no `index.json`", source_name(.path.as_deref()))]
+    NoIndex { path: Option<PathBuf> },
+    #[error("`{}` is no archive of `docker save`: it has no `manifest.json`", source_name(.path.as_deref()))]
+    NoManifest { path: Option<PathBuf> },
+    #[error("cannot read `{file}` of the image")]
+    File { file: String, source: io::Error },
+    #[error("`{file}` of the image is malformed")]
+    Malformed { file: String, source: serde_json::Error },
+    #[error(
+        "`{file}` of the image has {actual} bytes and the digest `{digest}`; expected {size} bytes and `{expected}`"
+    )]
+    Mismatch { file: String, actual: u64, digest: Digest, size: u64, expected: Digest },
+    #[error("layer {number} has the digest `{actual}` when it is unpacked; expected `{expected}`")]
+    DiffId { number: usize, actual: Digest, expected: Digest },
+    #[error("the image has {layers} layers, but its configuration has digests of {digests}")]
+    Layers { layers: usize, digests: usize },
+    #[error("the image has more than {MAX_LAYERS} layers, which the kernel cannot mount")]
+    TooManyLayers,
+    #[error("the image is for `{os}`; expected `linux`")]
+    OperatingSystem { os: String },
+    #[error("there is no image for {wanted}; there are: {found}. Choose one with `--platform`")]
+    Platform { wanted: Platform, found: String },
+    #[error("the index of the image refers to more than {MAX_INDEXES} others in one another")]
+    Indexes,
+    #[error("there is no image in it")]
+    Empty,
+    #[error("the image has no name; give it one with `--name`")]
+    Unnamed,
+    #[error("it contains {count} images, so `--name` cannot be the name of one of them")]
+    Several { count: usize },
+    #[error("a name of the image is invalid")]
+    Name(#[from] InvalidName),
+    #[error("cannot unpack layer {number}")]
+    Layer { number: usize, source: LayerError },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("cannot start a thread")]
+    Thread { source: io::Error },
+}
+
+fn source_name(path: Option<&Path>) -> String {
+    path.map_or_else(|| "standard input".to_owned(), |path| path.display().to_string())
+}
+
+type Result<T> = std::result::Result<T, ImportError>;
+
+/// An image that was found.
+struct Found {
+    names: Vec<ImageName>,
+    manifest: Vec<u8>,
+    config: Vec<u8>,
+    layers: Vec<Layer>,
+}
+
+/// A layer of it.
+struct Layer {
+    /// Name of the file.
+    file: String,
+    /// Size and digest of the file, if they are known.
+    blob: Option<(u64, Digest)>,
+    diff_id: Digest,
+}
+
+/// Imports all images of a source, and returns them.
+pub(crate) fn import(
+    store: &Store,
+    request: &Request,
+    progress: &(dyn Fn(Progress) + Sync),
+) -> Result<Vec<Image>> {
+    let import = store.import()?;
+    let failed = |source| ImportError::Source { path: request.source.clone(), source };
+    let source = match &request.source {
+        Some(path) if path.is_dir() => Source::Directory(path),
+        Some(path) => Source::File(seekable(&import, File::open(path).map_err(failed)?).map_err(failed)?),
+        None => Source::File(spool(&import, io::stdin().lock())?.map_err(failed)?),
+    };
+    match find_layout(source, request).map_err(failed)? {
+        Contents::Layout(layout) => import_layout(&import, &layout, request, progress),
+        Contents::Directory(path) => import_directory(&import, path, request, progress),
+        Contents::Archive(file) => {
+            let mut file = file;
+            file.seek(SeekFrom::Start(0)).map_err(failed)?;
+            import_layer(&import, file, request, progress)
+        }
+    }
+}
+
+enum Source<'a> {
+    Directory(&'a Path),
+    /// An archive without compression.
+    File(File),
+}
+
+/// What a source consists of.
+enum Contents<'a> {
+    Layout(Layout),
+    /// A root file system.
+    Directory(&'a Path),
+    /// The archive of one.
+    Archive(File),
+}
+
+fn find_layout<'a>(source: Source<'a>, request: &Request) -> io::Result<Contents<'a>> {
+    let is_image = |layout: &Layout| layout.has("oci-layout") || layout.has("manifest.json");
+    match (source, request.format) {
+        (Source::Directory(path), Format::Rootfs) => Ok(Contents::Directory(path)),
+        (Source::File(file), Format::Rootfs) => Ok(Contents::Archive(file)),
+        (Source::Directory(path), format) => {
+            let layout = Layout::directory(path)?;
+            match format != Format::Auto || layout.has("oci-layout") && layout.has("index.json") {
+                true => Ok(Contents::Layout(layout)),
+                false => Ok(Contents::Directory(path)),
+            }
+        }
+        (Source::File(file), format) => match Layout::archive(file.try_clone()?)? {
+            Some(layout) if format != Format::Auto || is_image(&layout) => Ok(Contents::Layout(layout)),
+            None if format != Format::Auto => {
+                Err(io::Error::other("it has too many files for an archive of images"))
+            }
+            _ => Ok(Contents::Archive(file)),
+        },
+    }
+}
+
+/// The archive without compression: the file itself, or a temporary copy.
+fn seekable(import: &Import, mut file: File) -> io::Result<File> {
+    let mut first = [0; 4];
+    let count = (&mut file).take(4).read(&mut first)?;
+    let is_regular = file.metadata()?.is_file();
+    let is_compressed =
+        first[..count].starts_with(&[0x1f, 0x8b]) || first[..count] == [0x28, 0xb5, 0x2f, 0xfd];
+    if is_regular && !is_compressed {
+        file.seek(SeekFrom::Start(0))?;
+        return Ok(file);
+    }
+    spool(import, first[..count].chain(file)).map_err(io::Error::other)?
+}
+
+/// Copies a stream to a temporary file, decompressed.
+fn spool(import: &Import, stream: impl Read) -> std::result::Result<io::Result<File>, StoreError> {
+    let mut file = import.temporary_file()?;
+    let copied = decompress(stream).and_then(|mut stream| io::copy(&mut stream, &mut file));
+    Ok(copied.and_then(|_| file.seek(SeekFrom::Start(0))).map(|_| file))
+}
+
+fn import_layout(
+    import: &Import,
+    layout: &Layout,
+    request: &Request,
+    progress: &(dyn Fn(Progress) + Sync),
+) -> Result<Vec<Image>> {
+    let path = || request.source.clone();
+    let mut found = match request.format {
+        Format::Oci if !layout.has("index.json") => return Err(ImportError::NoIndex { path: path() }),
+        Format::Docker if !layout.has("manifest.json") => {
+            return Err(ImportError::NoManifest { path: path() });
+        }
+        Format::Docker => docker_images(layout)?,
+        _ if layout.has("index.json") => oci_images(layout, &request.platform)?,
+        _ => docker_images(layout)?,
+    };
+    match (&request.name, &mut found[..]) {
+        (_, []) => return Err(ImportError::Empty),
+        (None, images) if images.iter().any(|image| image.names.is_empty()) => {
+            return Err(ImportError::Unnamed);
+        }
+        (None, _) => {}
+        (Some(name), [only]) => only.names = vec![name.clone()],
+        (Some(_), several) => return Err(ImportError::Several { count: several.len() }),
+    }
+    let mut images = Vec::new();
+    for image in &found {
+        images.push(add(import, layout, image, &request.limits, progress)?);
+    }
+    Ok(images)
+}
+
+/// The images of an OCI layout.
+fn oci_images(layout: &Layout, platform: &Platform) -> Result<Vec<Found>> {
+    let index: Index = parse("index.json", &document(layout, "index.json")?)?;
+    let mut images: Vec<Found> = Vec::new();
+    for descriptor in index.manifests.iter().take(MAX_IMAGES) {
+        let names = oci_names(descriptor)?;
+        let manifest = select(layout, descriptor, platform)?;
+        // A layout has an entry for each name.
+        match images.iter_mut().find(|image| image.manifest == manifest) {
+            Some(known) => known.names.extend(names),
+            None => images.push(Found { names, ..oci_image(layout, manifest)? }),
+        }
+    }
+    Ok(images)
+}
+
+fn oci_names(descriptor: &Descriptor) -> Result<Vec<ImageName>> {
+    let annotation = |key: &str| descriptor.annotations.get(key);
+    // A tag alone is no name.
+    let whole = annotation(NAME).or_else(|| annotation(REF_NAME).filter(|name| name.contains(['/', ':'])));
+    Ok(whole.map(|name| name.parse()).transpose()?.into_iter().collect())
+}
+
+/// The manifest that a descriptor refers to, perhaps through indexes.
+fn select(layout: &Layout, descriptor: &Descriptor, platform: &Platform) -> Result<Vec<u8>> {
+    let mut descriptor = descriptor.clone();
+    for _ in 0..MAX_INDEXES {
+        let file = blob_file(&descriptor);
+        let bytes = document(layout, &file)?;
+        verify(&file, &bytes, &descriptor)?;
+        // Some documents have no type, and an index has no other key in common.
+        let is_index = descriptor.is_index() || parse::<Index>(&file, &bytes).is_ok();
+        if !is_index {
+            return Ok(bytes);
+        }
+        let index: Index = parse(&file, &bytes)?;
+        let matches =
+            |found: &&Descriptor| found.platform.as_ref().is_none_or(|found| platform.accepts(found));
+        descriptor = index.manifests.iter().find(matches).cloned().ok_or_else(|| {
+            let found = index.manifests.iter().filter_map(|found| Some(found.platform.as_ref()?.to_string()));
+            ImportError::Platform { wanted: platform.clone(), found: found.collect::<Vec<_>>().join(", ") }
+        })?;
+    }
+    Err(ImportError::Indexes)
+}
+
+fn oci_image(layout: &Layout, manifest: Vec<u8>) -> Result<Found> {
+    let parsed: Manifest = parse("manifest", &manifest)?;
+    let file = blob_file(&parsed.config);
+    let config = document(layout, &file)?;
+    verify(&file, &config, &parsed.config)?;
+    let diff_ids = diff_ids(&file, &config, parsed.layers.len())?;
+    let layers = parsed.layers.iter().zip(diff_ids).map(|(layer, diff_id)| Layer {
+        file: blob_file(layer),
+        blob: Some((layer.size, layer.digest)),
+        diff_id,
+    });
+    Ok(Found { names: Vec::new(), layers: layers.collect(), manifest, config })
+}
+
+/// An image in an archive of `docker save`.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct SavedImage {
+    config: String,
+    #[serde(default)]
+    repo_tags: Option<Vec<String>>,
+    layers: Vec<String>,
+}
+
+/// The images of an archive of `docker save`, which have no manifests.
+fn docker_images(layout: &Layout) -> Result<Vec<Found>> {
+    let saved: Vec<SavedImage> = parse("manifest.json", &document(layout, "manifest.json")?)?;
+    let mut images = Vec::new();
+    for SavedImage { config: file, repo_tags, layers: files } in saved.into_iter().take(MAX_IMAGES) {
+        let config = document(layout, &file)?;
+        let diff_ids = diff_ids(&file, &config, files.len())?;
+        let names = repo_tags
+            .unwrap_or_default()
+            .iter()
+            .map(|name| name.parse())
+            .collect::<std::result::Result<_, _>>()?;
+        let manifest = manifest(&config, &diff_ids)?;
+        let layers =
+            files.into_iter().zip(diff_ids).map(|(file, diff_id)| Layer { file, blob: None, diff_id });
+        images.push(Found { names, manifest, config, layers: layers.collect() });
+    }
+    Ok(images)
+}
+
+/// A manifest for an image that has none. Sizes of layers are not known, nor needed.
+fn manifest(config: &[u8], diff_ids: &[Digest]) -> Result<Vec<u8>> {
+    let descriptor = |kind: &str, digest, size: u64| Descriptor {
+        media_type: kind.to_owned(),
+        digest,
+        size,
+        platform: None,
+        annotations: Default::default(),
+    };
+    let manifest = Manifest {
+        schema_version: 2,
+        media_type: media_type::OCI_MANIFEST.to_owned(),
+        config: descriptor(media_type::OCI_CONFIG, Digest::of(config), config.len() as u64),
+        layers: diff_ids.iter().map(|diff_id| descriptor(media_type::OCI_LAYER, *diff_id, 0)).collect(),
+    };
+    let file = || "manifest".to_owned();
+    serde_json::to_vec(&manifest).map_err(|source| ImportError::Malformed { file: file(), source })
+}
+
+/// The digests of the layers of an image that this version can run.
+fn diff_ids(file: &str, config: &[u8], layers: usize) -> Result<Vec<Digest>> {
+    let configuration: Configuration = parse(file, config)?;
+    let digests = configuration.rootfs.diff_ids;
+    if digests.len() != layers {
+        return Err(ImportError::Layers { layers, digests: digests.len() });
+    }
+    if layers > MAX_LAYERS {
+        return Err(ImportError::TooManyLayers);
+    }
+    match configuration.os.as_str() {
+        "linux" | "" => Ok(digests),
+        other => Err(ImportError::OperatingSystem { os: other.to_owned() }),
+    }
+}
+
+/// Adds an image and its names.
+fn add(
+    import: &Import,
+    layout: &Layout,
+    image: &Found,
+    limits: &Limits,
+    progress: &(dyn Fn(Progress) + Sync),
+) -> Result<Image> {
+    let mut seen = BTreeSet::new();
+    let mut missing = Vec::new();
+    for (index, layer) in image.layers.iter().enumerate().filter(|(_, layer)| seen.insert(layer.diff_id)) {
+        match import.has_layer(&layer.diff_id)? {
+            true => progress(Progress::Present { layer: layer.diff_id }),
+            false => missing.push((index + 1, layer)),
+        }
+    }
+    in_parallel(&missing, |(number, layer)| {
+        let failed = |source| ImportError::File { file: layer.file.clone(), source };
+        let stream = layout.open(&layer.file).map_err(failed)?;
+        let (diff_id, unpacked) = add_layer(import, stream, *number, Some(layer), limits)?;
+        progress(Progress::Unpacked { layer: diff_id, files: unpacked.members, bytes: unpacked.bytes });
+        Ok(())
+    })?;
+    finish(import, image)
+}
+
+/// Unpacks, verifies and adds a layer.
+fn add_layer(
+    import: &Import,
+    stream: impl Read,
+    number: usize,
+    expected: Option<&Layer>,
+    limits: &Limits,
+) -> Result<(Digest, Unpacked)> {
+    let damaged = |source| ImportError::Layer { number, source: LayerError::Archive { source } };
+    let staged = import.stage_layer()?;
+    let mut blob = HashReader::new(stream);
+    let mut archive = HashReader::new(decompress(&mut blob).map_err(damaged)?);
+    let unpacked = layer::unpack(&mut archive, &staged.root(), limits)
+        .map_err(|source| ImportError::Layer { number, source })?;
+    let (diff_id, _) = archive.finish();
+    io::copy(&mut blob, &mut io::sink()).map_err(damaged)?;
+    let (digest, actual) = blob.finish();
+    if let Some(layer) = expected {
+        if let Some((size, expected)) = layer.blob
+            && (size, expected) != (actual, digest)
+        {
+            let file = layer.file.clone();
+            return Err(ImportError::Mismatch { file, actual, digest, size, expected });
+        }
+        if layer.diff_id != diff_id {
+            return Err(ImportError::DiffId { number, actual: diff_id, expected: layer.diff_id });
+        }
+    }
+    import.add_layer(staged, &diff_id, unpacked.bytes)?;
+    Ok((diff_id, unpacked))
+}
+
+fn finish(import: &Import, image: &Found) -> Result<Image> {
+    import.add_blob(&image.config)?;
+    let manifest = import.add_blob(&image.manifest)?;
+    let mut added = None;
+    let mut names = Vec::new();
+    for name in &image.names {
+        let image = import.add_name(name, manifest)?;
+        names.extend(image.names.iter().cloned());
+        added = Some(image);
+    }
+    added.map(|image| Image { names, ..image }).ok_or(ImportError::Unnamed)
+}
+
+/// Imports the archive of a root file system.
+fn import_layer(
+    import: &Import,
+    stream: impl Read,
+    request: &Request,
+    progress: &(dyn Fn(Progress) + Sync),
+) -> Result<Vec<Image>> {
+    let name = request.name.clone().ok_or(ImportError::Unnamed)?;
+    let (diff_id, unpacked) = add_layer(import, stream, 1, None, &request.limits)?;
+    progress(Progress::Unpacked { layer: diff_id, files: unpacked.members, bytes: unpacked.bytes });
+    let Platform { architecture, os, .. } = &request.platform;
+    let config = json!({
+        "architecture": architecture, "os": os, "config": {},
+        "rootfs": { "type": "layers", "diff_ids": [diff_id] },
+    });
+    let config = config.to_string().into_bytes();
+    let manifest = manifest(&config, &[diff_id])?;
+    Ok(vec![finish(import, &Found { names: vec![name], manifest, config, layers: Vec::new() })?])
+}
+
+/// Imports a directory: packs it on one thread and unpacks it on another.
+fn import_directory(
+    import: &Import,
+    path: &Path,
+    request: &Request,
+    progress: &(dyn Fn(Progress) + Sync),
+) -> Result<Vec<Image>> {
+    let failed = |source| ImportError::Source { path: Some(path.to_owned()), source };
+    let (reader, writer) = io::pipe().map_err(failed)?;
+    thread::scope(|scope| {
+        let packing = move || pack(path, io::BufWriter::with_capacity(64 << 10, writer));
+        let packing = thread::Builder::new()
+            .name("pack".into())
+            .spawn_scoped(scope, packing)
+            .map_err(|source| ImportError::Thread { source })?;
+        import_layer(import, Packed { reader, packing: Some(packing) }, request, progress)
+    })
+}
+
+/// What another thread packs. Its error is one of reading, so that nothing incomplete is added.
+struct Packed<'scope> {
+    reader: io::PipeReader,
+    packing: Option<thread::ScopedJoinHandle<'scope, io::Result<()>>>,
+}
+
+impl Read for Packed<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.reader.read(buffer)?;
+        if count == 0
+            && !buffer.is_empty()
+            && let Some(packing) = self.packing.take()
+        {
+            packing.join().unwrap_or_else(|_| Err(io::Error::other("the thread that packs it panicked")))?;
+        }
+        Ok(count)
+    }
+}
+
+/// Works on several layers at a time, until one fails.
+fn in_parallel<T: Sync>(items: &[T], work: impl Fn(&T) -> Result<()> + Sync) -> Result<()> {
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS).min(items.len());
+    let next = Mutex::new(items.iter());
+    let failure = Mutex::new(None);
+    let take = || {
+        loop {
+            let item = match failure.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
+                true => None,
+                false => next.lock().unwrap_or_else(PoisonError::into_inner).next(),
+            };
+            let Some(item) = item else { return };
+            if let Err(error) = work(item) {
+                failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+            }
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 1..threads {
+            // Without another thread, this one does it all.
+            drop(thread::Builder::new().name("layer".into()).spawn_scoped(scope, take));
+        }
+        take();
+    });
+    failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+}
+
+fn blob_file(descriptor: &Descriptor) -> String {
+    format!("blobs/sha256/{}", descriptor.digest.hex())
+}
+
+fn document(layout: &Layout, file: &str) -> Result<Vec<u8>> {
+    layout.read(file, MAX_DOCUMENT).map_err(|source| ImportError::File { file: file.to_owned(), source })
+}
+
+fn parse<T: serde::de::DeserializeOwned>(file: &str, bytes: &[u8]) -> Result<T> {
+    serde_json::from_slice(bytes).map_err(|source| ImportError::Malformed { file: file.to_owned(), source })
+}
+
+fn verify(file: &str, bytes: &[u8], expected: &Descriptor) -> Result<()> {
+    let (actual, digest) = (bytes.len() as u64, Digest::of(bytes));
+    match (actual, digest) == (expected.size, expected.digest) {
+        true => Ok(()),
+        false => Err(ImportError::Mismatch {
+            file: file.to_owned(),
+            actual,
+            digest,
+            size: expected.size,
+            expected: expected.digest,
+        }),
+    }
+}

@@ -1,0 +1,63 @@
+//! Images: imports from all sources, hostile archives, the store, and containers of images.
+
+#![expect(clippy::unwrap_used, reason = "a test fails where its expectations do")]
+
+mod containers;
+mod hostile;
+mod runtime;
+mod sources;
+mod store;
+
+use std::path::PathBuf;
+
+use cofferdam_core::model::{Command, Request};
+use cofferdam_tests::images::{Images, Layer, Layout};
+use cofferdam_tests::world::{World, id};
+use serde_json::Value as Json;
+use tempfile::TempDir;
+
+/// A store of images in a directory of a test.
+struct Fixture {
+    directory: TempDir,
+    images: Images,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let directory = tempfile::Builder::new().prefix("cofferdam-test-").tempdir().unwrap();
+        let images = Images { store: directory.path().join("store") };
+        Self { directory, images }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Imports an image.
+    fn image(&self, name: &str, layers: &[Layer], config: Json) {
+        let path = self.path(&format!("layout-{}", name.replace([':', '/'], "-")));
+        Layout::create(&path, name, layers, config);
+        self.images.run(&["import", path.to_str().unwrap()]);
+    }
+
+    /// A world whose agents use this store.
+    fn world(&self) -> World {
+        let mut world = World::shipped();
+        world.config.image_store = Some(self.images.store.clone());
+        world
+    }
+}
+
+/// A container of an image that runs a shell command.
+fn request(name: &str, image: &str, line: &str) -> Request {
+    let mut request = Request::shell(id(name), line);
+    request.image = Some(image.to_owned());
+    request
+}
+
+/// A container of an image with the image's command.
+fn own(name: &str, image: &str) -> Request {
+    let mut request = Request::new(id(name), Command { shell: false, ..Command::default() });
+    request.image = Some(image.to_owned());
+    request
+}
