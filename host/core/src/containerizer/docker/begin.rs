@@ -40,7 +40,10 @@ pub(super) async fn begin(
     let (shared2, handle2, container2, calls2) =
         (Arc::clone(shared), Arc::clone(handle), Arc::clone(&container), Arc::clone(&calls));
     let prepare = move |job: &_| {
-        let prepared = shared2.chain.prepare(job, &container2, &calls2);
+        // Only the logger is called. The user of the command is up to the engine.
+        let no_user =
+            |user: &str| Err(format!("the engine, and no plugin, looks up the user `{user}`").into());
+        let prepared = shared2.chain.prepare(job, &container2, &calls2, &no_user);
         prepared.map_err(|source| chain_error(&handle2, source))
     };
     let skip = |timeout| {

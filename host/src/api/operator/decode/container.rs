@@ -95,9 +95,7 @@ fn decode_image(image: &wire::Image) -> Result<String> {
 }
 
 fn reject_unsupported(info: &wire::ContainerInfo) -> Result<()> {
-    let fields = [
-        ("docker", info.docker.is_some(), " with `type` `MESOS`; use `mesos`, or `type` `DOCKER`"),
-    ];
+    let fields = [("docker", info.docker.is_some(), " with `type` `MESOS`; use `mesos`, or `type` `DOCKER`")];
     match fields.into_iter().find(|(_, present, _)| *present) {
         Some((field, _, advice)) => {
             Err(DecodeError::Unsupported { field: format!("container.{field}"), advice })
