@@ -22,10 +22,19 @@ const OF_CGROUPS: (&[&str], usize) = (
     40,
 );
 
-/// All but those of networks and of volumes of drivers. What they test does not depend on the hierarchy, and they run so many programs that they
-/// take an emulated machine longer than all other tests together.
-const ALL: (&[&str], usize) =
-    (&["--skip=guests::", "--skip=isolators::cni::", "--skip=isolators::docker_volume::"], 120);
+/// All but those of networks, volumes of drivers, loggers, images and container engines. What they test does not depend on the
+/// hierarchy, and they run so many programs that they take an emulated machine longer than all other tests together.
+const ALL: (&[&str], usize) = (
+    &[
+        "--skip=docker::",
+        "--skip=guests::",
+        "--skip=images::",
+        "--skip=isolators::cni::",
+        "--skip=isolators::docker_volume::",
+        "--skip=loggers::",
+    ],
+    120,
+);
 
 /// One hierarchy with all controllers, as on current hosts. This kernel also has what that of the host may lack, such as
 /// quotas of XFS.
