@@ -22,6 +22,9 @@ use crate::engine::{Container, EngineError};
 use crate::model::{Phase, ProcessId, Request};
 use crate::switchboard::{first_attachment, switch_engine};
 
+/// A shorter id could be part of the names of other cgroups.
+const MIN_ENGINE_ID: usize = 32;
+
 /// Launches a container. Returns the pid of its first process; 0 if it has ended already, or is not in a pid namespace of
 /// the agent.
 pub(super) async fn launch(
@@ -222,9 +225,26 @@ pub(super) async fn first_process(shared: &Shared, found: &Container) -> Option<
         return None;
     }
     let process = Process::open_any(pid).ok()?;
+    if !is_of(&process, &found.id) {
+        tracing::debug!(pid, engine_id = found.id, "its first process is not visible: the pid is of another");
+        return None;
+    }
     // It may have ended, and its pid be that of another process, before it was opened.
     let again = shared.engine.container(&found.id).await.ok()??;
     (again.state.running && again.state.pid == pid).then_some(process)
+}
+
+/// Whether a process is in a cgroup of a container of the engine. An engine in another pid namespace reports pids that are
+/// those of strangers here.
+fn is_of(process: &Process, engine_id: &str) -> bool {
+    let cgroups = std::fs::read_to_string(format!("/proc/{}/cgroup", process.pid()));
+    // Read of this process, if it has not been reaped.
+    cgroups.is_ok_and(|cgroups| has_cgroup_of(&cgroups, engine_id)) && process.signal(0).is_ok()
+}
+
+/// Whether a cgroup is that of a container. It is named after its id, with a prefix and a suffix if systemd manages it.
+fn has_cgroup_of(cgroups: &str, engine_id: &str) -> bool {
+    engine_id.len() >= MIN_ENGINE_ID && cgroups.split(['/', '\n']).any(|name| name.contains(engine_id))
 }
 
 /// Completes a step, also if the launch is cancelled meanwhile: then the launch ends at once, and the container's operation
@@ -254,4 +274,29 @@ async fn seen_through<T: Send + 'static>(
 
 pub(super) fn engine_error(handle: &Handle, source: EngineError) -> LaunchError {
     LaunchError::Engine { id: handle.id().clone(), phase: handle.phase(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_is_recognized_by_its_cgroups() {
+        let (own, other) = ("0f".repeat(32), "1e".repeat(32));
+        for cgroups in [
+            format!("0::/system.slice/docker-{own}.scope\n"),
+            format!("0::/../../docker/{own}\n"),
+            format!("12:pids:/docker/{own}\n1:cpu:/docker/{own}/init\n0::/\n"),
+        ] {
+            assert!(has_cgroup_of(&cgroups, &own));
+            assert!(!has_cgroup_of(&cgroups, &other));
+            assert!(!has_cgroup_of(&cgroups, "") && !has_cgroup_of(&cgroups, "0f"));
+        }
+    }
+
+    #[test]
+    fn a_process_of_the_host_is_of_no_container() {
+        let own = Process::open_any(std::process::id().try_into().unwrap()).unwrap();
+        assert!(!is_of(&own, &"0f".repeat(32)));
+    }
 }
