@@ -120,3 +120,27 @@ fn a_container_of_a_containerizer_that_is_not_in_use_is_left_alone() {
     });
     assert_eq!(world.leftovers(), [""; 0]);
 }
+
+#[test]
+fn a_container_that_only_has_the_labels_is_that_of_somebody_else() {
+    let Some(engine) = engine() else { return };
+    let mut world = engine.world();
+    let mut config = engine.config();
+    config.remove_delay = std::time::Duration::ZERO;
+    world.config.containerizers = vec![ContainerizerConfig::Docker(config)];
+    with_agent(&world, async |agent| {
+        agent.launch(shell("labelled", "exec sleep 1000")).await.unwrap();
+        engine.client(&["commit", "mesos-labelled", "cofferdam-test/labelled:1"]);
+        engine.client(&["run", "-d", "--name", "stranger", "cofferdam-test/labelled:1"]);
+        let labels = |name: &str| engine.inspect(name)["Config"]["Labels"].clone();
+        assert_eq!(labels("stranger"), labels("mesos-labelled"));
+        // The engine lists the newest first, so the stranger was seen before.
+        agent.destroy(&id("labelled")).await.unwrap();
+        until("it is removed", || engine.names("mesos-labelled").is_empty()).await;
+        agent.remove(&id("labelled")).await.unwrap();
+    });
+    assert_eq!(engine.inspect("stranger")["State"]["Running"], true);
+    engine.client(&["rm", "-f", "stranger"]);
+    engine.client(&["rmi", "cofferdam-test/labelled:1"]);
+    assert_eq!(world.leftovers(), [""; 0]);
+}

@@ -40,6 +40,9 @@ pub struct Network {
 pub struct Container {
     /// Its id.
     pub id: String,
+    /// Its name, after `/`.
+    #[serde(default)]
+    pub name: String,
     /// What it does.
     pub state: State,
     /// Its networks.

@@ -366,6 +366,11 @@ fn engine_name(record: &Record<DockerRecord>) -> String {
     record.part.engine_id.clone().unwrap_or_else(|| record.part.name.clone())
 }
 
+/// The name of a container as the engine lists it.
+fn listed_name(id: &ContainerId) -> String {
+    format!("/{}", spec::name(id))
+}
+
 /// The addresses of a container, by network.
 fn addresses(container: &Container) -> BTreeMap<String, Vec<String>> {
     let networks = container.network_settings.networks.iter();
@@ -404,9 +409,14 @@ impl Shared {
         self.work_dir.join("docker")
     }
 
-    /// Whether a container of the engine is the one of a record.
+    /// Whether a container of the engine is the one of a record. Labels alone do not tell: those of an image are also those
+    /// of its containers, and `docker commit` makes an image with the labels of a container.
     fn owns(&self, container: &Container, record: &Record<DockerRecord>) -> bool {
         let labels = &container.config.labels;
+        let engine_id = record.part.engine_id.as_ref();
+        if container.name != listed_name(&record.id) || engine_id.is_some_and(|id| *id != container.id) {
+            return false;
+        }
         let is = |label: &str, value: &str| labels.get(label).is_some_and(|found| found == value);
         is(spec::AGENT_LABEL, &self.agent)
             && is(spec::CONTAINER_LABEL, record.id.as_str())

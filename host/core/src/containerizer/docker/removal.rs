@@ -2,13 +2,14 @@
 //!
 //! What is to be removed is found by its labels, with the record of its container or without one. So nothing has to be
 //! remembered over restarts, and a container that the engine has created for a request that was cancelled is found as well.
+//! Its name has to be the one that the agent gives: labels are copied from containers to images, and from these to others.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::record::Handle;
 use super::spec::{AGENT_LABEL, CONTAINER_LABEL, LAUNCH_LABEL};
-use super::{Shared, engine_name};
+use super::{Shared, engine_name, listed_name};
 use crate::engine::{ContainerSummary, EngineError};
 use crate::error_chain;
 use crate::model::{ContainerId, now_unix_ms};
@@ -82,19 +83,20 @@ async fn sweep(shared: &Weak<Shared>) -> Option<Duration> {
     Some(next.max(MIN_PAUSE))
 }
 
-/// When a container of this agent is to be removed. `None` as long as it is in use.
+/// When a container of this agent is to be removed. `None` as long as it is in use, and if it is somebody else's.
 fn due_in(shared: &Shared, container: &ContainerSummary) -> Option<Duration> {
-    let id = container.labels.get(CONTAINER_LABEL).and_then(|id| ContainerId::parse(id).ok());
-    if id.as_ref().is_some_and(|id| shared.foreign.containing(id).is_some()) {
+    let id = container.labels.get(CONTAINER_LABEL).and_then(|id| ContainerId::parse(id).ok())?;
+    if !is_named_after(container, &id) || shared.foreign.containing(&id).is_some() {
         return None;
     }
-    let record = id.as_ref().and_then(|id| shared.table.get(id)).map(|handle| handle.record());
+    let record = shared.table.get(&id).map(|handle| handle.record());
     let launch = container.labels.get(LAUNCH_LABEL);
     let is_of = |number: u64| number == 0 || launch.is_some_and(|launch| *launch == number.to_string());
     match record.filter(|record| is_of(record.created_unix_ms)) {
+        Some(record) if record.part.engine_id.as_ref().is_some_and(|id| *id != container.id) => None,
         Some(record) if record.phase.is_live() => None,
         // Only its sandbox was found after the loss of its record.
-        Some(record) if record.created_unix_ms == 0 && container.state == "running" => {
+        Some(record) if record.created_unix_ms == 0 && may_run(container) => {
             shared.config.kill_orphans.then_some(Duration::ZERO)
         }
         Some(record) => {
@@ -112,5 +114,53 @@ fn due_in(shared: &Shared, container: &ContainerSummary) -> Option<Duration> {
             Some(Duration::ZERO)
         }
         None => None,
+    }
+}
+
+/// Whether a container has the name that the agent gives to one of that id. Links to it are other names.
+fn is_named_after(container: &ContainerSummary, id: &ContainerId) -> bool {
+    container.names.contains(&listed_name(id))
+}
+
+/// Whether a container may have processes: it is in any state but those that are known to have none.
+fn may_run(container: &ContainerSummary) -> bool {
+    !["created", "exited", "dead"].contains(&container.state.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn container(names: &[&str], state: &str) -> ContainerSummary {
+        ContainerSummary {
+            id: "0f".repeat(32),
+            names: names.iter().map(|name| (*name).to_owned()).collect(),
+            labels: std::collections::BTreeMap::default(),
+            state: state.to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_container_is_of_the_agent_by_its_exact_name_only() {
+        let id = ContainerId::parse("web").unwrap();
+        for (names, expected) in [
+            (&["/mesos-web"][..], true),
+            (&["/other/alias", "/mesos-web"], true),
+            (&["/mesos-web2"], false),
+            (&["/my-mesos-web", "/other/mesos-web"], false),
+            (&[], false),
+        ] {
+            assert_eq!(is_named_after(&container(names, "exited"), &id), expected, "{names:?}");
+        }
+    }
+
+    #[test]
+    fn a_container_in_an_unknown_state_may_run() {
+        for state in ["running", "paused", "restarting", "removing", "", "stopping"] {
+            assert!(may_run(&container(&[], state)), "{state}");
+        }
+        for state in ["created", "exited", "dead"] {
+            assert!(!may_run(&container(&[], state)), "{state}");
+        }
     }
 }
