@@ -28,6 +28,8 @@ pub(crate) struct ContainerHandle<P> {
     forced: watch::Sender<bool>,
     /// The first stop request; later ones have no effect.
     stop_request: watch::Sender<Option<Cause>>,
+    /// Whether there was another one.
+    stop_repeated: watch::Sender<bool>,
     termination: watch::Sender<Option<Termination>>,
     /// The connection that was made for the client that attaches first.
     attachment: Mutex<Option<OwnedFd>>,
@@ -46,6 +48,7 @@ impl<P: Clone + Serialize> ContainerHandle<P> {
             process: FirstProcess::default(),
             forced: watch::Sender::new(false),
             stop_request: watch::Sender::new(None),
+            stop_repeated: watch::Sender::new(false),
             termination: watch::Sender::new(termination),
             attachment: Mutex::default(),
             op_lock: Arc::default(),
@@ -140,13 +143,30 @@ impl<P: Clone + Serialize> ContainerHandle<P> {
 
     /// Requests that the container be destroyed. The first request determines the cause.
     pub(super) fn request_stop(&self, cause: Cause) {
-        self.stop_request.send_if_modified(|request| {
+        let is_first = self.stop_request.send_if_modified(|request| {
             let first = request.is_none();
             if first {
                 *request = Some(cause);
             }
             first
         });
+        if !is_first {
+            self.stop_repeated.send_replace(true);
+        }
+    }
+
+    /// Whether a stop was requested again.
+    pub(super) fn is_stop_repeated(&self) -> bool {
+        *self.stop_repeated.borrow()
+    }
+
+    /// Waits until a stop is requested again.
+    pub(super) async fn stop_repeated(&self) {
+        let mut repeated = self.stop_repeated.subscribe();
+        if repeated.wait_for(|repeated| *repeated).await.is_err() {
+            // Unreachable while `self` is borrowed, as it owns the sender.
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Forces the end of a container that is being destroyed.

@@ -321,8 +321,12 @@ impl Client {
         limit: Duration,
         work: impl Future<Output = Result<T, EngineError>>,
     ) -> Result<T, EngineError> {
-        let timed_out = |_| EngineError::TimedOut { socket: self.socket().to_owned(), timeout: limit };
-        timeout(limit, work).await.map_err(timed_out)?
+        timeout(limit, work).await.map_err(|_| self.timed_out(limit))?
+    }
+
+    /// The error of a call that was not answered in time.
+    pub(crate) fn timed_out(&self, timeout: Duration) -> EngineError {
+        EngineError::TimedOut { socket: self.socket().to_owned(), timeout }
     }
 
     async fn read<T: DeserializeOwned>(&self, action: &str, request: Request) -> Result<T, EngineError> {

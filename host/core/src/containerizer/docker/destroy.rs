@@ -74,7 +74,7 @@ impl TeardownError {
 }
 
 /// How the processes of a container ended.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct End {
     status: Option<i32>,
     oom_killed: bool,
@@ -122,7 +122,7 @@ async fn tear_down(
     retention: Retention,
     mut on_delay: impl FnMut() + Send,
 ) -> Termination {
-    // Later stop requests have no effect.
+    // Later stop requests do not change the cause.
     handle.request_stop(cause.clone());
     handle.update_in_memory(|record| {
         record.phase = Phase::Destroying;
@@ -133,9 +133,10 @@ async fn tear_down(
         drop(shared.update_persisted(handle, |_| {}).await);
     }
     let mut backoff = BACKOFF.0;
+    let mut end = None;
     loop {
-        let was_forced = handle.is_forced();
-        let attempt = try_tear_down(shared, handle, retention);
+        let (was_forced, was_repeated) = (handle.is_forced(), handle.is_stop_repeated());
+        let attempt = try_tear_down(shared, handle, retention, &mut end);
         tokio::pin!(attempt);
         let outcome = tokio::select! {
             outcome = &mut attempt => outcome,
@@ -162,26 +163,24 @@ async fn tear_down(
         tokio::select! {
             () = tokio::time::sleep(backoff) => {}
             () = handle.forced(), if !was_forced => {}
+            () = handle.stop_repeated(), if !was_repeated => {}
         }
         backoff = (backoff * 2).min(BACKOFF.1);
     }
 }
 
-/// Attempts the teardown once.
+/// Attempts the teardown once. `end` is how the container ended, as soon as that is known: the engine may not tell it twice.
 async fn try_tear_down(
     shared: &Arc<Shared>,
     handle: &Arc<Handle>,
     retention: Retention,
+    end: &mut Option<End>,
 ) -> Result<Termination, TeardownError> {
     // Also waits for a request to the engine whose effect is only known from its answer.
     let _op_lock = handle.op_lock().await;
-    let end = match end_processes(shared, handle).await {
-        Err(TeardownError::Engine(error)) if handle.is_forced() => {
-            let error = error_chain::describe(&error);
-            tracing::error!(container = %handle.id(), "its end is forced without the engine: {error}");
-            End::default()
-        }
-        end => end?,
+    let end = match *end {
+        Some(known) => known,
+        None => *end.insert(find_end(shared, handle).await?),
     };
     finish_output(shared, handle, end.without_engine).await;
     let missed = clean_up(shared, handle, end.status).await?;
@@ -207,6 +206,18 @@ async fn try_tear_down(
     Ok(termination)
 }
 
+/// Ends all processes of a container, without its engine if that is forced.
+async fn find_end(shared: &Shared, handle: &Handle) -> Result<End, TeardownError> {
+    match end_processes(shared, handle).await {
+        Err(TeardownError::Engine(error)) if handle.is_forced() => {
+            let error = error_chain::describe(&error);
+            tracing::error!(container = %handle.id(), "its end is forced without the engine: {error}");
+            Ok(End::default())
+        }
+        end => end,
+    }
+}
+
 /// Ends all processes of a container, and finds out how.
 async fn end_processes(shared: &Shared, handle: &Handle) -> Result<End, TeardownError> {
     let record = handle.record();
@@ -226,14 +237,22 @@ async fn end_processes(shared: &Shared, handle: &Handle) -> Result<End, Teardown
         shared.engine.container(&name).await
     };
     let grace = if by_engine { ENGINE_GRACE } else { Duration::ZERO };
-    Ok(match timeout(grace, ask).await {
-        Ok(Ok(Some(found))) => End {
+    let answer = timeout(grace, ask).await.unwrap_or_else(|_| Err(shared.engine.timed_out(grace)));
+    // The status of one that ended by itself is worth waiting for, unless somebody wants it to be gone.
+    let ended_by_itself = record.cause.as_ref().is_none_or(|cause| cause.reason.is_none());
+    match answer {
+        Ok(Some(found)) => Ok(End {
             status: status.or_else(|| Some(raw_status(found.state.exit_code))),
             oom_killed: found.state.oom_killed,
             without_engine: false,
-        },
-        answer => End { status, oom_killed: false, without_engine: !matches!(answer, Ok(Ok(None))) },
-    })
+        }),
+        Err(error)
+            if status.is_none() && ended_by_itself && error.is_outage() && !handle.is_stop_repeated() =>
+        {
+            Err(TeardownError::Engine(error))
+        }
+        answer => Ok(End { status, oom_killed: false, without_engine: answer.is_err() }),
+    }
 }
 
 /// Kills a container: by its engine, and without if that does not do it. Returns whether it did.
