@@ -206,7 +206,8 @@ async fn start(shared: &Arc<Shared>, handle: &Arc<Handle>) -> Result<i32, Launch
         check_cancelled(&handle)?;
         let addresses = super::addresses(&found);
         let recorded = shared.update_persisted(&handle, move |record| {
-            record.phase = Phase::Running;
+            // It may have been stopped meanwhile.
+            record.phase = record.phase.max(Phase::Running);
             record.process = id;
             record.part.addresses = addresses;
         });
