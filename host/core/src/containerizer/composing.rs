@@ -25,6 +25,7 @@ use super::{
     Containerizer, Foreign, KillError, LaunchError, LaunchOutcome, RecoverError, Recovered, Recovery,
     RemoveError, UpdateError,
 };
+use crate::error_chain;
 use crate::ledger::{Entry, RecordError};
 use crate::model::view::{Inspection, Report, Summary, WantedReports};
 use crate::model::{ContainerId, Phase, Request, Resources, Termination};
@@ -50,8 +51,15 @@ struct Launching {
 }
 
 impl Launching {
-    fn stop(&self, message: &'static str) {
-        self.stopped.lock().get_or_insert(message);
+    /// Fails if a request has stopped it.
+    fn check(&self, id: &ContainerId) -> Result<(), LaunchError> {
+        match *self.stopped.lock() {
+            Some(message) => {
+                let message = message.to_owned();
+                Err(LaunchError::Cancelled { id: id.clone(), phase: Phase::Starting, message })
+            }
+            None => Ok(()),
+        }
     }
 
     async fn ended(&self) {
@@ -99,10 +107,17 @@ impl Composing {
         self.owner(id)
     }
 
-    /// Stops the launch of a container, if it is in progress, before its next attempt.
+    /// Stops the launch of a container, if it is in progress and no containerizer has the container yet: such a request is
+    /// for the containerizer.
     fn stop_launch(&self, id: &ContainerId, message: &'static str) -> bool {
-        let launching = self.launching(id);
-        launching.inspect(|launching| launching.stop(message)).is_some()
+        let Some(launching) = self.launching(id) else { return false };
+        // Held while the owner is looked up: the launch checks for requests after it has one.
+        let mut stopped = launching.stopped.lock();
+        let is_launching = self.owner(id).is_none();
+        if is_launching {
+            stopped.get_or_insert(message);
+        }
+        is_launching
     }
 
     /// Enters a launch, unless there is one of this id.
@@ -131,15 +146,19 @@ impl Composing {
         if let Some(taken) = self.owner(&id).and_then(|owner| owner.inspect(&id)) {
             return Err(LaunchError::taken(&taken.summary));
         }
-        for (index, containerizer) in self.0.containerizers.iter().enumerate() {
-            let stopped = *launch.launching.stopped.lock();
-            if let (Some(message), 1..) = (stopped, index) {
-                let message = message.to_owned();
-                return Err(LaunchError::Cancelled { id, phase: Phase::Starting, message });
-            }
+        for containerizer in &self.0.containerizers {
+            launch.launching.check(&id)?;
             match containerizer.launch(request.clone()).await {
                 Ok(LaunchOutcome::NotSupported) => {}
-                outcome => return outcome,
+                Ok(launched) => {
+                    let stopped = launch.launching.check(&id);
+                    if stopped.is_err() {
+                        // The request came when the containerizer did not have it yet.
+                        undo(&**containerizer, &id).await;
+                    }
+                    return stopped.map(|()| launched);
+                }
+                failed => return failed,
             }
         }
         Ok(LaunchOutcome::NotSupported)
@@ -213,18 +232,22 @@ impl Containerizer for Composing {
 
     async fn kill(&self, id: &ContainerId, signal: i32) -> Result<bool, KillError> {
         // As with one containerizer, any signal to a container that is being launched stops the launch.
-        let is_launching = self.stop_launch(id, "the container was killed");
+        if self.stop_launch(id, "the container was killed") {
+            return Ok(true);
+        }
         match self.owner(id) {
             Some(owner) => owner.kill(id, signal).await,
-            None => Ok(is_launching),
+            None => Ok(false),
         }
     }
 
     async fn force(&self, id: &ContainerId) -> bool {
-        let is_launching = self.stop_launch(id, "the end of the container was forced");
+        if self.stop_launch(id, "the end of the container was forced") {
+            return true;
+        }
         match self.owner(id) {
             Some(owner) => owner.force(id).await,
-            None => is_launching,
+            None => false,
         }
     }
 
@@ -278,6 +301,15 @@ impl Containerizer for Composing {
 
     fn inspect(&self, id: &ContainerId) -> Option<Inspection> {
         self.owner(id)?.inspect(id)
+    }
+}
+
+/// Leaves nothing of a container that was launched, as far as its plugins have cleaned up.
+async fn undo(containerizer: &dyn Containerizer, id: &ContainerId) {
+    containerizer.destroy(id).await;
+    if let Err(error) = containerizer.remove(id).await {
+        let error = error_chain::describe(&error);
+        tracing::warn!(container = %id, "what is left of a launch that was stopped stays: {error}");
     }
 }
 

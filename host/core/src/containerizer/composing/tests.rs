@@ -15,6 +15,8 @@ use crate::model::{Cause, Reason, Record};
 #[derive(Clone, Copy, PartialEq)]
 enum Answer {
     Launches,
+    /// Does not have the container before it has launched it.
+    LaunchesLate,
     DoesNotSupport,
     Fails,
 }
@@ -116,6 +118,11 @@ impl Containerizer for Scripted {
                     true => Ok(LaunchOutcome::Launched { pid: 1 }),
                     false => Err(LaunchError::Internal { id: request.id, reason: "destroyed".into() }),
                 }
+            }
+            Answer::LaunchesLate => {
+                self.permitted().await;
+                self.live.lock().insert(request.id);
+                Ok(LaunchOutcome::Launched { pid: 1 })
             }
             Answer::DoesNotSupport => {
                 self.permitted().await;
@@ -370,6 +377,57 @@ async fn a_kill_between_two_attempts_ends_the_launch() {
         assert!(matches!(launching.await.unwrap(), Err(LaunchError::Cancelled { .. })));
         assert_eq!(second.launches(), 0);
     }
+}
+
+#[tokio::test]
+async fn a_request_before_the_containerizer_has_the_container_ends_the_launch() {
+    type Stop = fn(Composing) -> tokio::task::JoinHandle<bool>;
+    let stops: [Stop; 3] = [
+        |composing| tokio::spawn(async move { composing.kill(&id("web"), libc::SIGTERM).await.unwrap() }),
+        |composing| tokio::spawn(async move { composing.force(&id("web")).await }),
+        |composing| tokio::spawn(async move { composing.destroy(&id("web")).await.is_none() }),
+    ];
+    for stop in stops {
+        let (first, second, composing) = compose(
+            Scripted::new("docker", Answer::LaunchesLate).waiting(),
+            Scripted::new("mesos", Answer::Launches),
+        );
+        let launching = tokio::spawn({
+            let composing = composing.clone();
+            async move { composing.launch(request("web")).await }
+        });
+        first.reached.notified().await;
+        let stopping = stop(composing.clone());
+        while composing.launching(&id("web")).unwrap().check(&id("web")).is_ok() {
+            tokio::task::yield_now().await;
+        }
+        first.permits.add_permits(1);
+        assert!(matches!(launching.await.unwrap(), Err(LaunchError::Cancelled { .. })));
+        assert!(stopping.await.unwrap());
+        // Nothing is left, and the id is free.
+        assert!(!composing.contains(&id("web")));
+        assert_eq!((first.destroys.load(Ordering::SeqCst), second.launches()), (1, 0));
+        first.permits.add_permits(1);
+        assert_eq!(composing.launch(request("web")).await.unwrap(), LAUNCHED);
+    }
+}
+
+#[tokio::test]
+async fn a_request_to_the_containerizer_of_a_launch_does_not_stop_the_launch_as_well() {
+    let (first, _, composing) = compose(
+        Scripted::new("docker", Answer::Launches).waiting(),
+        Scripted::new("mesos", Answer::Launches),
+    );
+    let launching = tokio::spawn({
+        let composing = composing.clone();
+        async move { composing.launch(request("web")).await }
+    });
+    first.reached.notified().await;
+    // A signal is the containerizer's to judge.
+    assert!(composing.kill(&id("web"), libc::SIGTERM).await.unwrap());
+    first.permits.add_permits(1);
+    assert_eq!(launching.await.unwrap().unwrap(), LAUNCHED);
+    assert!(composing.contains(&id("web")));
 }
 
 #[tokio::test]
