@@ -112,7 +112,7 @@ fn parse(path: &Path, text: &[u8], image: &str) -> Result<Option<Credentials>, C
         Err(_) => serde_json::from_slice(text).map_err(|_| malformed("it has no `auths`"))?,
     };
     let registry = registry_of(image);
-    let Some((address, entry)) = entries.into_iter().find(|(name, _)| host_of(name) == registry) else {
+    let Some((address, entry)) = entries.into_iter().find(|(name, _)| is_of(name, registry)) else {
         return Ok(None);
     };
     let pair = match (entry.auth.filter(|auth| !auth.is_empty()), entry.username, entry.password) {
@@ -129,12 +129,23 @@ fn parse(path: &Path, text: &[u8], image: &str) -> Result<Option<Credentials>, C
     Ok(pair.map(|(username, password)| Credentials { username, password, serveraddress: address }))
 }
 
-/// The registry that an image is pulled from.
+/// The registry that an image is pulled from, as the engine reads its name.
 fn registry_of(image: &str) -> &str {
+    let is_host = |first: &str| {
+        // Only a host can have upper-case letters.
+        first.contains(['.', ':']) || first == "localhost" || first.to_lowercase() != first
+    };
     match image.split_once('/') {
-        Some((first, _)) if first.contains(['.', ':']) || first == "localhost" => host_of(first),
+        Some((first, _)) if is_host(first) => host_of(first),
         _ => DEFAULT,
     }
+}
+
+/// Whether an entry is for all of a registry. What other clients write for a path of it is not: its images are nobody else's.
+fn is_of(name: &str, registry: &str) -> bool {
+    let name = name.split_once("://").map_or(name, |(_, rest)| rest);
+    let path = name.split_once('/').map_or("", |(_, path)| path);
+    host_of(name) == registry && matches!(path.trim_end_matches('/'), "" | "v1" | "v2")
 }
 
 /// The host of a registry, which may be written as a URL.
@@ -180,6 +191,30 @@ mod tests {
         let new = r#"{"auths":{"https://host:5000":{"username":"u","password":"p"},"helped":{}}}"#;
         fs::write(sandbox.join(".docker/config.json"), new).unwrap();
         assert_eq!(found(&sandbox, "host:5000/a:1", None), Some(("u".into(), "p".into())));
+    }
+
+    #[test]
+    fn credentials_are_for_the_registry_that_the_engine_asks() {
+        for (image, expected) in [
+            ("busybox", DEFAULT),
+            ("library/busybox", DEFAULT),
+            ("docker.io/library/busybox", DEFAULT),
+            ("Registry/busybox", "Registry"),
+            ("localhost/busybox", "localhost"),
+            ("host:5000/a/b:1", "host:5000"),
+            ("example.org/a", "example.org"),
+        ] {
+            assert_eq!(registry_of(image), expected, "{image}");
+        }
+        for name in ["host:5000", "https://host:5000", "http://host:5000/v1/", "host:5000/v2"] {
+            assert!(is_of(name, "host:5000"), "{name}");
+        }
+        for name in
+            ["host:5000/team", "https://host:5000/team/app", "host:5000/v1/team", "other:5000", "host"]
+        {
+            assert!(!is_of(name, "host:5000"), "{name}");
+        }
+        assert!(is_of("https://index.docker.io/v1/", DEFAULT));
     }
 
     #[test]
