@@ -158,7 +158,15 @@ impl Docker {
         let target = resources.clone();
         let intent = shared.update_persisted(&handle, |record| record.updating = Some(target)).await;
         intent.map_err(|source| UpdateError::Intent { id: id.clone(), source })?;
-        let updated = shared.apply_limits(&handle.record(), &resources).await;
+        let record = handle.record();
+        let updated = tokio::select! {
+            biased;
+            // Its end does not wait for an engine that does not answer, and its limits are of no use then.
+            _ = handle.stop_requested() => {
+                return Err(UpdateError::NotRunning { id: id.clone(), phase: Phase::Destroying });
+            }
+            updated = shared.apply_limits(&record, &resources) => updated,
+        };
         let change = updated.is_ok().then_some(resources);
         // An engine that does not answer may have applied them: then a restarted agent applies the old ones.
         let is_known = !updated.as_ref().is_err_and(crate::engine::EngineError::is_outage);

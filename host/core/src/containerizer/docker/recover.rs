@@ -68,17 +68,28 @@ impl Recovery for DockerRecovery {
 
 /// Supervises a container that was running.
 async fn resume(shared: Arc<Shared>, handle: Arc<Handle>) {
+    tokio::select! {
+        biased;
+        // Its end does not wait for an engine that does not answer.
+        _ = handle.stop_requested() => {}
+        () = ask_engine(&shared, &handle) => {}
+    }
+    supervise(shared, handle).await;
+}
+
+/// Asks the engine for what only it knows, and has it do what an earlier agent left undone.
+async fn ask_engine(shared: &Arc<Shared>, handle: &Arc<Handle>) {
     if handle.process().is_none() {
         // Its first process was not visible, or had ended before it could be opened.
         let container = super::engine_name(&handle.record());
         if let Ok(Some(found)) = shared.engine.container(&container).await
-            && let Some(process) = launch::first_process(&shared, &found).await
+            && shared.owns(&found, &handle.record())
+            && let Some(process) = launch::first_process(shared, &found).await
         {
             handle.set_process(Some(Arc::new(process)));
         }
     }
-    roll_back_update(&shared, &handle).await;
-    supervise(shared, handle).await;
+    roll_back_update(shared, handle).await;
 }
 
 /// Rolls back an update during which the agent died: no client was told that it succeeded.
