@@ -80,6 +80,8 @@ struct End {
     oom_killed: bool,
     /// The engine has not told: then it does not pass output on either.
     without_engine: bool,
+    /// It was created, but not started.
+    was_not_started: bool,
 }
 
 /// Destroys a container, records how it ended, and wakes everyone who waits for it.
@@ -112,6 +114,8 @@ pub(super) async fn roll_back_launch(
     shared.chain.removed(&handle.context()).await;
     shared.table.remove(handle.id());
     handle.announce_end(termination);
+    // The engine may have it still, if its end was forced.
+    shared.sweep.notify_one();
 }
 
 /// Retries the teardown until it succeeds.
@@ -182,16 +186,14 @@ async fn try_tear_down(
         Some(known) => known,
         None => *end.insert(find_end(shared, handle).await?),
     };
+    if end.was_not_started {
+        // Its output ends with it.
+        remove_from_engine(shared, handle).await?;
+    }
     finish_output(shared, handle, end.without_engine).await;
     let missed = clean_up(shared, handle, end.status).await?;
     if retention == Retention::Remove {
-        match removal::remove(shared, handle).await {
-            Err(error) if handle.is_forced() => {
-                let error = error_chain::describe(&error);
-                tracing::error!(container = %handle.id(), "its end is forced; it may be left in the engine: {error}");
-            }
-            removed => removed.map_err(TeardownError::Engine)?,
-        }
+        remove_from_engine(shared, handle).await?;
     }
     let record = handle.record();
     let termination = termination(&record, &end, retention);
@@ -204,6 +206,18 @@ async fn try_tear_down(
     }
     handle.set_process(None);
     Ok(termination)
+}
+
+/// Removes the container from its engine; the sweep does it if the end is forced.
+async fn remove_from_engine(shared: &Arc<Shared>, handle: &Arc<Handle>) -> Result<(), TeardownError> {
+    match removal::remove(shared, handle).await {
+        Err(error) if handle.is_forced() => {
+            let error = error_chain::describe(&error);
+            tracing::error!(container = %handle.id(), "its end is forced; it may be left in the engine: {error}");
+            Ok(())
+        }
+        removed => removed.map_err(TeardownError::Engine),
+    }
 }
 
 /// Ends all processes of a container, without its engine if that is forced.
@@ -244,14 +258,14 @@ async fn end_processes(shared: &Shared, handle: &Handle) -> Result<End, Teardown
         Ok(Some(found)) => Ok(End {
             status: status.or_else(|| Some(raw_status(found.state.exit_code))),
             oom_killed: found.state.oom_killed,
-            without_engine: false,
+            ..End::default()
         }),
         Err(error)
             if status.is_none() && ended_by_itself && error.is_outage() && !handle.is_stop_repeated() =>
         {
             Err(TeardownError::Engine(error))
         }
-        answer => Ok(End { status, oom_killed: false, without_engine: answer.is_err() }),
+        answer => Ok(End { status, without_engine: answer.is_err(), ..End::default() }),
     }
 }
 
@@ -302,8 +316,9 @@ async fn end_by_engine(shared: &Shared, record: &Record<DockerRecord>) -> Result
     let Some(found) = find().await? else { return Ok(End::default()) };
     let State { status, exit_code, oom_killed, .. } = found.state;
     // One that was only created has no exit status.
-    let status = (status != "created").then(|| raw_status(exit_code));
-    Ok(End { status, oom_killed, without_engine: false })
+    let was_not_started = status == "created";
+    let status = (!was_not_started).then(|| raw_status(exit_code));
+    Ok(End { status, oom_killed, was_not_started, ..End::default() })
 }
 
 /// The wait status of what the engine reports as a shell does: 128 and a number for a signal.

@@ -195,6 +195,9 @@ async fn start(shared: &Arc<Shared>, handle: &Arc<Handle>) -> Result<i32, Launch
         let (shared, handle) = (shared2, handle2);
         let container = super::engine_name(&handle.record());
         let failed = |source| engine_error(&handle, source);
+        // What the next agent has to end, if this one dies while the container starts.
+        let recorded = shared.update_persisted(&handle, |_| {}).await;
+        recorded.map_err(|source| LaunchError::Ledger { id: handle.id().clone(), source })?;
         shared.engine.start(&container).await.map_err(failed)?;
         let found = shared.engine.container(&container).await.map_err(failed)?;
         let found = found.ok_or_else(|| internal(&handle, "the engine has lost it"))?;
