@@ -3,7 +3,7 @@
 use cofferdam_core::config::ContainerizerConfig;
 use cofferdam_core::model::{Ended, Phase};
 use cofferdam_tests::daemon::Daemon;
-use cofferdam_tests::world::{id, with_agent};
+use cofferdam_tests::world::{id, run, with_agent};
 use cofferdam_tests::{text, wait_for_text};
 use nix::sys::signal::Signal;
 
@@ -56,12 +56,20 @@ fn what_has_no_record_is_removed_unless_it_is_of_another_agent_or_not_to_be_kill
         std::fs::remove_dir_all(world.config.runtime_dir.join("containers")).unwrap();
         let mut kept = engine.config();
         kept.kill_orphans = false;
+        kept.remove_delay = std::time::Duration::ZERO;
         let mut world = world;
         world.config.containerizers = vec![ContainerizerConfig::Docker(kept)];
         let world = std::thread::spawn(move || {
             with_agent(&world, async |agent| {
                 // Its sandbox tells that it was there.
                 assert_eq!(agent.inspect(&id("orphan-own")).unwrap().summary.phase, Phase::Ended);
+                // It is there until it is asked for, also after two searches for what is to be removed.
+                for name in ["swept", "swept-again"] {
+                    run(&agent, shell(name, "true")).await;
+                    until("it is removed", || engine.names(name).is_empty()).await;
+                    agent.remove(&id(name)).await.unwrap();
+                }
+                assert_eq!(engine.inspect("mesos-orphan-own")["State"]["Running"], true);
                 assert!(agent.remove(&id("orphan-own")).await.unwrap());
             });
             world
