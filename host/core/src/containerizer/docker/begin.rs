@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, chown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -90,13 +90,38 @@ fn record_intent(shared: &Shared, handle: &Handle, request: Request) -> Result<C
     Ok(container)
 }
 
-/// Creates a directory, which must not exist.
+/// Creates a directory, which must not exist, in one of the agent alone. Containers have theirs mounted, so nobody passes
+/// through on the way to it.
 fn create_directory(path: &Path) -> io::Result<()> {
     if let Some(parent) = path.parent() {
-        // Container users pass through on the way to their sandboxes, but must not list it.
-        fs::DirBuilder::new().recursive(true).mode(0o711).create(parent)?;
+        private_directory(parent)?;
     }
     fs::DirBuilder::new().mode(0o750).create(path)
+}
+
+/// Creates a directory of the agent alone, unless it exists. Takes the permissions of others from one that does.
+fn private_directory(path: &Path) -> io::Result<()> {
+    if let Some(parent) = path.parent() {
+        fs::DirBuilder::new().recursive(true).mode(0o711).create(parent)?;
+    }
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        created => return created,
+    }
+    let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
+    let directory = fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let found = directory.metadata()?;
+    let user = nix::unistd::geteuid();
+    if found.uid() != user.as_raw() {
+        let (path, owner) = (path.display(), found.uid());
+        return Err(io::Error::other(format!(
+            "`{path}` belongs to user {owner}, not to the agent's, {user}"
+        )));
+    }
+    if found.mode() & 0o7777 != 0o700 {
+        directory.set_permissions(fs::Permissions::from_mode(0o700))?;
+    }
+    Ok(())
 }
 
 /// Opens what the logger wants output to go to, and records that.
@@ -130,4 +155,34 @@ fn open_logs(
 
 fn chain_error(handle: &Handle, source: ChainError) -> LaunchError {
     LaunchError::Chain { id: handle.id().clone(), phase: handle.phase(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn sandboxes_are_in_a_directory_of_the_agent_alone() {
+        let work = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
+        let docker = work.path().join("work/docker");
+        create_directory(&docker.join("web")).unwrap();
+        assert_eq!((mode(&docker), mode(docker.parent().unwrap())), (0o700, 0o711));
+        // As an earlier agent has left it.
+        fs::set_permissions(&docker, fs::Permissions::from_mode(0o711)).unwrap();
+        create_directory(&docker.join("other")).unwrap();
+        assert_eq!(mode(&docker), 0o700);
+        assert_eq!(create_directory(&docker.join("web")).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+    }
+
+    #[test]
+    fn a_link_is_no_directory_of_sandboxes() {
+        let work = tempfile::tempdir().unwrap();
+        fs::create_dir(work.path().join("elsewhere")).unwrap();
+        symlink("elsewhere", work.path().join("docker")).unwrap();
+        assert!(create_directory(&work.path().join("docker/web")).is_err());
+        assert!(!work.path().join("elsewhere/web").exists());
+    }
 }
