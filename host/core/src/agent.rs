@@ -148,7 +148,8 @@ impl Agent {
         let host = Host { pool, launcher, scratch };
         let started = Instant::now();
         let entries = host.pool.run(min_timeout, move |_| ledger.entries()).await??;
-        let recovery = match containerizer.recover(entries).await {
+        let recorded = Arc::new(entries.iter().map(|entry| entry.id.clone()).collect());
+        let recovery = match containerizer.recover(entries, recorded).await {
             Ok(recovery) => recovery,
             Err(error) => {
                 host.release().await;

@@ -12,7 +12,7 @@
 //! Only the ids of launches that are in progress are kept here, so that two launches of one id are not tried at a time by
 //! two containerizers, and so that a destroy between two attempts is not lost.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -165,14 +165,25 @@ impl Composing {
     }
 
     /// Which containerizer gets an entry of the ledger: the one that its record names; for a damaged record the one
-    /// whose containers leave traces that only it finds, which is the one for processes. `None` for a record of a
-    /// containerizer that is not in use.
+    /// that has its sandbox, or else the one whose containers leave traces that only it finds, which is the one for
+    /// processes. `None` for a record of a containerizer that is not in use.
     fn recoverer(&self, entry: &Entry) -> Option<usize> {
         let position =
             |name: &str| self.0.containerizers.iter().position(|containerizer| containerizer.name() == name);
         match &entry.record {
             Ok(record) => position(&record.containerizer),
-            Err(_) => position(super::native::NAME).or(Some(0)),
+            Err(_) => {
+                let containerizers = &self.0.containerizers;
+                let has_sandbox = |index: &usize| {
+                    containerizers
+                        .get(*index)
+                        .is_some_and(|containerizer| containerizer.has_sandbox(&entry.id))
+                };
+                let native = position(super::native::NAME);
+                let with_sandbox =
+                    native.filter(has_sandbox).or_else(|| (0..containerizers.len()).find(has_sandbox));
+                with_sandbox.or(native).or(Some(0))
+            }
         }
     }
 }
@@ -183,7 +194,11 @@ impl Containerizer for Composing {
         "composing"
     }
 
-    async fn recover(&self, entries: Vec<Entry>) -> Result<Box<dyn Recovery>, RecoverError> {
+    async fn recover(
+        &self,
+        entries: Vec<Entry>,
+        recorded: Arc<BTreeSet<ContainerId>>,
+    ) -> Result<Box<dyn Recovery>, RecoverError> {
         let mut shares: Vec<Vec<Entry>> = self.0.containerizers.iter().map(|_| Vec::new()).collect();
         for entry in entries {
             let share = self.recoverer(&entry).and_then(|index| shares.get_mut(index));
@@ -202,11 +217,16 @@ impl Containerizer for Composing {
         let mut recovering = JoinSet::new();
         for (containerizer, entries) in self.0.containerizers.iter().zip(shares) {
             let containerizer = Arc::clone(containerizer);
-            recovering.spawn(async move { containerizer.recover(entries).await });
+            let recorded = Arc::clone(&recorded);
+            recovering.spawn(async move { containerizer.recover(entries, recorded).await });
         }
         // All are awaited, also if one fails: none goes on in the background.
         let recoveries: Result<Vec<_>, _> = recovering.join_all().await.into_iter().collect();
         Ok(Box::new(Recoveries(recoveries?)))
+    }
+
+    fn has_sandbox(&self, id: &ContainerId) -> bool {
+        self.0.containerizers.iter().any(|containerizer| containerizer.has_sandbox(id))
     }
 
     async fn launch(&self, request: Request) -> Result<LaunchOutcome, LaunchError> {

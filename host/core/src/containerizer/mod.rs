@@ -27,6 +27,9 @@ mod table;
 mod uncancelled;
 mod user;
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use async_trait::async_trait;
 
 use crate::ledger::Entry;
@@ -56,11 +59,19 @@ pub trait Containerizer: Send + Sync {
     ///
     /// `entries` are the containers recorded for this containerizer, and those whose records are damaged. The
     /// containerizer also searches for traces of containers that have no record. Those of which the record cannot be
-    /// read, or is of another containerizer, are left alone.
+    /// read, or is of another containerizer, are left alone. `recorded` are the ids of all records, so also those of other
+    /// containerizers: what is found of these has a record.
     ///
     /// # Errors
     /// When traces cannot be read.
-    async fn recover(&self, entries: Vec<Entry>) -> Result<Box<dyn Recovery>, RecoverError>;
+    async fn recover(
+        &self,
+        entries: Vec<Entry>,
+        recorded: Arc<BTreeSet<ContainerId>>,
+    ) -> Result<Box<dyn Recovery>, RecoverError>;
+
+    /// Whether there is a sandbox of a container, with a record or without one. Blocks.
+    fn has_sandbox(&self, id: &ContainerId) -> bool;
 
     /// Launches a container, or leaves nothing of it behind. Disconnecting (dropping the future) does not cancel
     /// the launch.

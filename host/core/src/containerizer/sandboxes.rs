@@ -7,6 +7,11 @@ use std::path::Path;
 use super::RecoverError;
 use crate::model::ContainerId;
 
+/// Whether there is a directory. A link to one is none.
+pub(super) fn is_directory(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| found.is_dir())
+}
+
 /// The containers that have a directory in a directory, which may be missing. Everything else is ignored.
 pub(super) fn ids_in(directory: &Path) -> Result<Vec<ContainerId>, RecoverError> {
     let directory_error = |source| RecoverError::Directory { path: directory.to_owned(), source };

@@ -33,6 +33,8 @@ struct Scripted {
     live: Mutex<BTreeSet<ContainerId>>,
     ended: Mutex<BTreeSet<ContainerId>>,
     recovered: Mutex<Vec<ContainerId>>,
+    recorded: Mutex<Arc<BTreeSet<ContainerId>>>,
+    sandboxes: Vec<ContainerId>,
     recovery_fails: bool,
     end: watch::Sender<()>,
 }
@@ -49,6 +51,8 @@ impl Scripted {
             live: Mutex::default(),
             ended: Mutex::default(),
             recovered: Mutex::default(),
+            recorded: Mutex::default(),
+            sandboxes: Vec::new(),
             recovery_fails: false,
             end: watch::Sender::new(()),
         }
@@ -98,14 +102,23 @@ impl Containerizer for Scripted {
         self.name
     }
 
-    async fn recover(&self, entries: Vec<Entry>) -> Result<Box<dyn Recovery>, RecoverError> {
+    async fn recover(
+        &self,
+        entries: Vec<Entry>,
+        recorded: Arc<BTreeSet<ContainerId>>,
+    ) -> Result<Box<dyn Recovery>, RecoverError> {
         self.permitted().await;
+        *self.recorded.lock() = recorded;
         if self.recovery_fails {
             let source = std::io::ErrorKind::NotFound.into();
             return Err(RecoverError::Directory { path: self.name.into(), source });
         }
         self.recovered.lock().extend(entries.into_iter().map(|entry| entry.id));
         Ok(Box::new(ScriptedRecovery(self.recovered.lock().len())))
+    }
+
+    fn has_sandbox(&self, id: &ContainerId) -> bool {
+        self.sandboxes.contains(id)
     }
 
     async fn launch(&self, request: Request) -> Result<LaunchOutcome, LaunchError> {
@@ -529,15 +542,36 @@ fn entry(name: &str, containerizer: &str) -> Entry {
 
 #[tokio::test]
 async fn each_containerizer_recovers_its_own_and_a_record_of_none_is_left_alone() {
-    let (first, second, composing) =
-        compose(Scripted::new("docker", Answer::Launches), Scripted::new("mesos", Answer::Launches));
-    let damaged = Entry { id: id("damaged"), record: Err(RecordError::Truncated { id: id("damaged") }) };
-    let entries =
-        vec![entry("a", "mesos"), entry("b", "docker"), damaged, entry("c", "rkt"), entry("d", "docker")];
-    let recovered = composing.recover(entries).await.unwrap().resume().await;
-    assert_eq!(*first.recovered.lock(), ["b", "d"].map(id));
-    assert_eq!(*second.recovered.lock(), ["a", "damaged"].map(id));
-    assert_eq!(recovered, Recovered { running: 4, ..Recovered::default() });
+    let docker = Scripted {
+        sandboxes: ["damaged-of-engine", "damaged-of-both"].map(id).into(),
+        ..Scripted::new("docker", Answer::Launches)
+    };
+    let mesos = Scripted {
+        sandboxes: ["damaged-of-processes", "damaged-of-both"].map(id).into(),
+        ..Scripted::new("mesos", Answer::Launches)
+    };
+    let (first, second, composing) = compose(docker, mesos);
+    let damaged = |name: &str| Entry { id: id(name), record: Err(RecordError::Truncated { id: id(name) }) };
+    let entries = vec![
+        entry("a", "mesos"),
+        entry("b", "docker"),
+        damaged("damaged"),
+        damaged("damaged-of-engine"),
+        damaged("damaged-of-processes"),
+        damaged("damaged-of-both"),
+        entry("c", "rkt"),
+        entry("d", "docker"),
+    ];
+    let recorded: BTreeSet<_> = entries.iter().map(|entry| entry.id.clone()).collect();
+    let recovered = composing.recover(entries, Arc::new(recorded.clone())).await.unwrap().resume().await;
+    assert_eq!(*first.recovered.lock(), ["b", "damaged-of-engine", "d"].map(id));
+    let of_second = ["a", "damaged", "damaged-of-processes", "damaged-of-both"];
+    assert_eq!(*second.recovered.lock(), of_second.map(id));
+    assert_eq!(recovered, Recovered { running: 7, ..Recovered::default() });
+    // No sandbox of the other is taken for one without a record.
+    for containerizer in [first, second] {
+        assert_eq!(**containerizer.recorded.lock(), recorded);
+    }
     let error = composing.launch(request("c")).await.unwrap_err().to_string();
     assert!(error.contains("containerizer `rkt`, which is not in use"), "{error}");
 }
@@ -548,7 +582,8 @@ async fn all_recover_at_once() {
         Scripted::new("docker", Answer::Launches).waiting(),
         Scripted::new("mesos", Answer::Launches).waiting(),
     );
-    let recovering = tokio::spawn(async move { composing.recover(Vec::new()).await.map(drop) });
+    let recovering =
+        tokio::spawn(async move { composing.recover(Vec::new(), Arc::default()).await.map(drop) });
     // Both are reached before any is answered.
     first.reached.notified().await;
     second.reached.notified().await;
@@ -561,7 +596,7 @@ async fn all_recover_at_once() {
 async fn a_recovery_fails_if_one_fails() {
     let failing = Scripted { recovery_fails: true, ..Scripted::new("docker", Answer::Launches) };
     let (_, second, composing) = compose(failing, Scripted::new("mesos", Answer::Launches));
-    let error = composing.recover(vec![entry("a", "mesos")]).await.err().unwrap();
+    let error = composing.recover(vec![entry("a", "mesos")], Arc::default()).await.err().unwrap();
     assert_eq!(error.to_string(), "cannot list `docker`");
     // It has found its own, and nothing was resumed.
     assert_eq!(second.recovered.lock().len(), 1);

@@ -26,7 +26,7 @@ mod spec;
 mod supervise;
 mod usage;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,6 +37,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::foreign::Foreign;
+use super::sandboxes::is_directory;
 use super::uncancelled::uncancelled;
 use super::{
     Containerizer, KillError, LaunchError, LaunchOutcome, RecoverError, Recovery, RemoveError, UpdateError,
@@ -219,8 +220,16 @@ impl Containerizer for Docker {
         NAME
     }
 
-    async fn recover(&self, entries: Vec<Entry>) -> Result<Box<dyn Recovery>, RecoverError> {
-        Ok(Box::new(recover::find(&self.0, entries).await?))
+    async fn recover(
+        &self,
+        entries: Vec<Entry>,
+        recorded: Arc<BTreeSet<ContainerId>>,
+    ) -> Result<Box<dyn Recovery>, RecoverError> {
+        Ok(Box::new(recover::find(&self.0, entries, recorded).await?))
+    }
+
+    fn has_sandbox(&self, id: &ContainerId) -> bool {
+        is_directory(&self.0.sandbox(id))
     }
 
     async fn launch(&self, request: Request) -> Result<LaunchOutcome, LaunchError> {

@@ -3,6 +3,7 @@
 //! What is to happen to each is decided by its record alone, so that an engine that does not answer delays neither the start
 //! of the agent nor other containers. The engine is asked when the container is supervised or destroyed.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -31,9 +32,13 @@ pub(super) struct DockerRecovery {
 }
 
 /// Finds every container, and decides what happens to it.
-pub(super) async fn find(shared: &Arc<Shared>, entries: Vec<Entry>) -> Result<DockerRecovery, RecoverError> {
+pub(super) async fn find(
+    shared: &Arc<Shared>,
+    entries: Vec<Entry>,
+    recorded: Arc<BTreeSet<ContainerId>>,
+) -> Result<DockerRecovery, RecoverError> {
     let scanning = Arc::clone(shared);
-    let found = shared.pool.run(STALL_WARNING, move |_| scan(&scanning, entries)).await??;
+    let found = shared.pool.run(STALL_WARNING, move |_| scan(&scanning, entries, &recorded)).await??;
     Ok(DockerRecovery { shared: Arc::clone(shared), found })
 }
 
@@ -113,7 +118,11 @@ async fn roll_back_update(shared: &Arc<Shared>, handle: &Arc<Handle>) {
     }
 }
 
-fn scan(shared: &Shared, entries: Vec<Entry>) -> Result<Vec<(Arc<Handle>, RecoveryAction)>, RecoverError> {
+fn scan(
+    shared: &Shared,
+    entries: Vec<Entry>,
+    recorded: &BTreeSet<ContainerId>,
+) -> Result<Vec<(Arc<Handle>, RecoveryAction)>, RecoverError> {
     let mut found = Vec::new();
     for Entry { id, record } in entries {
         let record = match record.and_then(|record| record.of::<DockerRecord>(NAME)) {
@@ -152,7 +161,7 @@ fn scan(shared: &Shared, entries: Vec<Entry>) -> Result<Vec<(Arc<Handle>, Recove
             found.push((handle, action));
         }
     }
-    find_sandboxes(shared, &mut found)?;
+    find_sandboxes(shared, recorded, &mut found)?;
     for (handle, _) in found.iter().filter(|(handle, _)| handle.phase().is_live()) {
         if let Err(error) = shared.ledger.reserve(handle.id()) {
             let error = error_chain::describe(&error);
@@ -191,10 +200,13 @@ fn decide(
 /// logs are kept, as those of containers that have ended, until they are removed.
 fn find_sandboxes(
     shared: &Shared,
+    recorded: &BTreeSet<ContainerId>,
     found: &mut Vec<(Arc<Handle>, RecoveryAction)>,
 ) -> Result<(), RecoverError> {
     for id in ids_in(&shared.sandboxes())? {
-        if shared.table.get(&id).is_some() || shared.foreign.containing(&id).is_some() {
+        // It may be another containerizer's that it is recorded for.
+        let is_known = recorded.contains(&id) || shared.table.get(&id).is_some();
+        if is_known || shared.foreign.containing(&id).is_some() {
             continue;
         }
         let message = "its record is gone: the machine was rebooted, or the runtime directory was removed";

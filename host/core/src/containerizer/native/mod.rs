@@ -29,6 +29,7 @@ mod reports;
 mod supervise;
 mod update;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +40,7 @@ use cofferdam_linux::process::ProcessError;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::foreign::Foreign;
+use super::sandboxes::is_directory;
 use super::uncancelled::uncancelled;
 use super::{
     Containerizer, KillError, LaunchError, LaunchOutcome, RecoverError, Recovery, RemoveError, UpdateError,
@@ -167,8 +169,16 @@ impl Containerizer for Native {
         NAME
     }
 
-    async fn recover(&self, entries: Vec<Entry>) -> Result<Box<dyn Recovery>, RecoverError> {
-        Ok(Box::new(recover::find(&self.0, entries).await?))
+    async fn recover(
+        &self,
+        entries: Vec<Entry>,
+        recorded: Arc<BTreeSet<ContainerId>>,
+    ) -> Result<Box<dyn Recovery>, RecoverError> {
+        Ok(Box::new(recover::find(&self.0, entries, recorded).await?))
+    }
+
+    fn has_sandbox(&self, id: &ContainerId) -> bool {
+        is_directory(&self.0.sandbox(id))
     }
 
     async fn launch(&self, request: Request) -> Result<LaunchOutcome, LaunchError> {

@@ -12,6 +12,7 @@
 //! A container continues only if it was recorded as running in this boot and its first process is the same one.
 //! Plugins recover before anything is done to any container; one that refuses or is missing harms none.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -57,10 +58,14 @@ pub(super) struct NativeRecovery {
 }
 
 /// Finds every container, and decides what happens to it.
-pub(super) async fn find(shared: &Arc<Shared>, entries: Vec<Entry>) -> Result<NativeRecovery, RecoverError> {
+pub(super) async fn find(
+    shared: &Arc<Shared>,
+    entries: Vec<Entry>,
+    recorded: Arc<BTreeSet<ContainerId>>,
+) -> Result<NativeRecovery, RecoverError> {
     let shared = Arc::clone(shared);
     let scanning = Arc::clone(&shared);
-    let found = shared.pool.run(STALL_WARNING, move |_| scan(&scanning, entries)).await??;
+    let found = shared.pool.run(STALL_WARNING, move |_| scan(&scanning, entries, &recorded)).await??;
     Ok(NativeRecovery { shared, found })
 }
 
@@ -100,7 +105,11 @@ async fn resume_found(shared: &Arc<Shared>, found: Found) -> Recovered {
 }
 
 /// Finds every container and decides what happens to it. Changes nothing but the table.
-fn scan(shared: &Shared, entries: Vec<Entry>) -> Result<Found, RecoverError> {
+fn scan(
+    shared: &Shared,
+    entries: Vec<Entry>,
+    recorded: &BTreeSet<ContainerId>,
+) -> Result<Found, RecoverError> {
     let mut found = Vec::new();
     let decode = |Entry { id, record }| {
         let record = record.and_then(|record| record.of(NAME));
@@ -141,7 +150,7 @@ fn scan(shared: &Shared, entries: Vec<Entry>) -> Result<Found, RecoverError> {
             insert(shared, &mut found, record, None, RecoveryAction::Destroy(cause));
         }
     }
-    find_sandboxes(shared, &mut found)?;
+    find_sandboxes(shared, recorded, &mut found)?;
     sweep_scratch(shared)?;
     let is_known = |id: &ContainerId| {
         let is_live = shared.table.get(id).is_some_and(|handle| handle.phase().is_live());
@@ -166,9 +175,15 @@ fn scan(shared: &Shared, entries: Vec<Entry>) -> Result<Found, RecoverError> {
 
 /// Sandboxes without a record: after a reboot, the runtime directory may be gone but not the work directory. Their
 /// logs are kept, as those of containers that have ended, until they are removed.
-fn find_sandboxes(shared: &Shared, found: &mut Found) -> Result<(), RecoverError> {
+fn find_sandboxes(
+    shared: &Shared,
+    recorded: &BTreeSet<ContainerId>,
+    found: &mut Found,
+) -> Result<(), RecoverError> {
     for id in ids_in(&shared.sandboxes())? {
-        if shared.table.get(&id).is_some() || shared.foreign.containing(&id).is_some() {
+        // It may be another containerizer's that it is recorded for.
+        let is_known = recorded.contains(&id) || shared.table.get(&id).is_some();
+        if is_known || shared.foreign.containing(&id).is_some() {
             continue;
         }
         let message = "its record is gone: the machine was rebooted, or the runtime directory was removed";
