@@ -146,7 +146,7 @@ fn scan(
                 continue;
             }
         };
-        let (process, action) = decide(shared, &record)?;
+        let (process, action) = decide(shared, &record);
         let mut record = record;
         if matches!(action, RecoveryAction::Destroy(_)) {
             // The logger must not recover it as running.
@@ -172,28 +172,30 @@ fn scan(
 }
 
 /// What happens to a container, and its first process if it runs.
-fn decide(
-    shared: &Shared,
-    record: &Record<DockerRecord>,
-) -> Result<(Option<Process>, RecoveryAction), RecoverError> {
+fn decide(shared: &Shared, record: &Record<DockerRecord>) -> (Option<Process>, RecoveryAction) {
     let destroy = |reason, message: &str| RecoveryAction::Destroy(Cause::because(reason, message));
     if record.phase == Phase::Ended {
-        return Ok((None, RecoveryAction::Keep));
+        return (None, RecoveryAction::Keep);
     }
     if record.boot_id != shared.boot_id {
-        return Ok((None, destroy(Reason::Rebooted, "the machine was rebooted")));
+        return (None, destroy(Reason::Rebooted, "the machine was rebooted"));
     }
     let process = match record.process.map(|process| Process::open(process.pid, process.start_time)) {
         None | Some(Err(ProcessError::Gone { .. } | ProcessError::Recycled { .. })) => None,
         Some(Ok(process)) => Some(process),
-        Some(Err(source)) => return Err(RecoverError::Process { id: record.id.clone(), source }),
+        // Then the engine tells when it ends, or it is opened when the engine answers.
+        Some(Err(error)) => {
+            let error = error_chain::describe(&error);
+            tracing::warn!(container = %record.id, "its first process is not visible: {error}");
+            None
+        }
     };
     let action = match record.phase {
         Phase::Destroying => RecoveryAction::Destroy(record.cause.clone().unwrap_or_default()),
         Phase::Running => RecoveryAction::Continue,
         _ => destroy(Reason::LaunchFailed, "the agent died while it was being launched"),
     };
-    Ok((process, action))
+    (process, action)
 }
 
 /// Sandboxes without a record: after a reboot, the runtime directory may be gone but not the work directory. Their
