@@ -110,3 +110,18 @@ fn a_running_container_is_signalled_killed_and_destroyed() {
     assert_eq!(world.leftovers(), [""; 0]);
     assert_eq!(engine.names("stop-"), [""; 0]);
 }
+
+#[test]
+fn nothing_is_left_of_an_attached_container_that_does_not_start() {
+    let Some(engine) = engine() else { return };
+    let world = engine.world();
+    with_agent(&world, async |agent| {
+        let mut request = super::lab::words("stop-unstarted", super::lab::IMAGE, &["/nonexistent"]);
+        (request.interactive, request.attached) = (true, true);
+        let error = agent.launch(request).await.unwrap_err();
+        assert!(matches!(error, LaunchError::Engine { .. }), "{error}");
+        assert!(agent.containers().is_empty());
+        assert_eq!(engine.names("stop-unstarted"), [""; 0]);
+    });
+    assert_eq!(world.leftovers(), [""; 0]);
+}

@@ -186,11 +186,7 @@ async fn try_tear_down(
         Some(known) => known,
         None => *end.insert(find_end(shared, handle).await?),
     };
-    if end.was_not_started {
-        // Its output ends with it.
-        remove_from_engine(shared, handle).await?;
-    }
-    finish_output(shared, handle, end.without_engine).await;
+    finish_output(shared, handle, &end).await;
     let missed = clean_up(shared, handle, end.status).await?;
     if retention == Retention::Remove {
         remove_from_engine(shared, handle).await?;
@@ -331,11 +327,21 @@ fn raw_status(exit_code: i32) -> i32 {
 
 /// Waits until the logger has received everything that the container has written. Neither an engine nor a logger that does
 /// not answer must prevent its end.
-async fn finish_output(shared: &Arc<Shared>, handle: &Arc<Handle>, without_engine: bool) {
+async fn finish_output(shared: &Arc<Shared>, handle: &Arc<Handle>, end: &End) {
     let Some(ProcessId { pid, start_time }) = handle.record().part.switchboard else { return };
     let directory = shared.ledger.directory(handle.id());
     let id = handle.id().clone();
+    let End { without_engine, was_not_started, .. } = *end;
+    let end_switchboard = move || {
+        if let Ok(process) = Process::open(pid, start_time) {
+            drop(process.kill());
+        }
+    };
     let work = move |_: &_| {
+        if was_not_started {
+            // It has written nothing, and the engine keeps the connection all the same.
+            return end_switchboard();
+        }
         if !without_engine && matches!(wait_until_closed(&directory, OUTPUT_TIMEOUT), Ok(true)) {
             return;
         }
@@ -345,9 +351,7 @@ async fn finish_output(shared: &Arc<Shared>, handle: &Arc<Handle>, without_engin
             Err(error) => error.to_string(),
         };
         tracing::warn!(container = %id, "the end of its output is not logged: {problem}");
-        if let Ok(process) = Process::open(pid, start_time) {
-            drop(process.kill());
-        }
+        end_switchboard();
     };
     drop(shared.pool.run(STALL_WARNING, work).await);
     // It is not waited for again if the teardown is retried.

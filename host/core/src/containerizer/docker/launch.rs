@@ -239,7 +239,7 @@ pub(super) async fn first_process(shared: &Shared, found: &Container) -> Option<
 }
 
 /// Whether a process is in a cgroup of a container of the engine. An engine in another pid namespace reports pids that are
-/// those of strangers here.
+/// those of other processes here.
 fn is_of(process: &Process, engine_id: &str) -> bool {
     let cgroups = std::fs::read_to_string(format!("/proc/{}/cgroup", process.pid()));
     // Read of this process, if it has not been reaped.

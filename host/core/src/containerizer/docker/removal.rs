@@ -83,7 +83,7 @@ async fn sweep(shared: &Weak<Shared>) -> Option<Duration> {
     Some(next.max(MIN_PAUSE))
 }
 
-/// When a container of this agent is to be removed. `None` as long as it is in use, and if it is somebody else's.
+/// When a container of this agent is to be removed. `None` as long as it is in use, and if it is not the agent's.
 fn due_in(shared: &Shared, container: &ContainerSummary) -> Option<Duration> {
     let id = container.labels.get(CONTAINER_LABEL).and_then(|id| ContainerId::parse(id).ok())?;
     if !is_named_after(container, &id) || shared.foreign.containing(&id).is_some() {
