@@ -139,16 +139,16 @@ fn a_container_that_only_has_the_labels_is_that_of_somebody_else() {
     with_agent(&world, async |agent| {
         agent.launch(shell("labelled", "exec sleep 1000")).await.unwrap();
         engine.client(&["commit", "mesos-labelled", "cofferdam-test/labelled:1"]);
-        engine.client(&["run", "-d", "--name", "stranger", "cofferdam-test/labelled:1"]);
+        engine.client(&["run", "-d", "--name", "copied-labels", "cofferdam-test/labelled:1"]);
         let labels = |name: &str| engine.inspect(name)["Config"]["Labels"].clone();
-        assert_eq!(labels("stranger"), labels("mesos-labelled"));
-        // The engine lists the newest first, so the stranger was seen before.
+        assert_eq!(labels("copied-labels"), labels("mesos-labelled"));
+        // The engine lists the newest first, so the copy was seen before.
         agent.destroy(&id("labelled")).await.unwrap();
         until("it is removed", || engine.names("mesos-labelled").is_empty()).await;
         agent.remove(&id("labelled")).await.unwrap();
     });
-    assert_eq!(engine.inspect("stranger")["State"]["Running"], true);
-    engine.client(&["rm", "-f", "stranger"]);
+    assert_eq!(engine.inspect("copied-labels")["State"]["Running"], true);
+    engine.client(&["rm", "-f", "copied-labels"]);
     engine.client(&["rmi", "cofferdam-test/labelled:1"]);
     assert_eq!(world.leftovers(), [""; 0]);
 }
