@@ -173,10 +173,90 @@ fn rotated_files_are_compressed_and_name_the_file_that_they_were() {
 }
 
 #[test]
+fn compression_reads_what_was_written_and_not_what_the_container_has_made() {
+    let fixture = Fixture::new(Options { compress: true, ..options(4096, 3) });
+    // As if it had been rotated.
+    File::create(fixture.path("stdout.1")).unwrap().set_len(1 << 40).unwrap();
+    let written = lines(0..60);
+    let report = fixture.run(|out, _| {
+        out.write_all(&written.as_bytes()[..4000]).unwrap();
+        // Until everything is read.
+        while rustix::io::ioctl_fionread(&*out).unwrap() > 0 {
+            std::thread::yield_now();
+        }
+        let mut stdout = File::options().append(true).open(fixture.path("stdout")).unwrap();
+        stdout.write_all(b"end").unwrap();
+        stdout.set_len(1 << 40).unwrap();
+        out.write_all(&written.as_bytes()[4000..]).unwrap();
+        while !fixture.path("stdout.1.gz").exists() || fixture.path("stdout.1").exists() {
+            std::thread::yield_now();
+        }
+    });
+    assert_eq!(report.lost, [0, 0]);
+    assert_eq!((fixture.unpacked("stdout.1.gz"), fixture.text("stdout")), (lines(0..40), lines(40..60)));
+    // It stays as it is.
+    assert_eq!(fs::metadata(fixture.path("stdout.2")).unwrap().len(), 1 << 40);
+    assert_eq!(fixture.names(), ["stderr", "stdout", "stdout.1.gz", "stdout.2"]);
+}
+
+#[test]
+fn a_rotation_does_not_wait_for_a_compression() {
+    let fixture = Fixture::new(Options { compress: true, ..options(1 << 20, 5) });
+    // The oldest is compressed first, and gets another number meanwhile.
+    for number in 1..=3 {
+        fs::write(fixture.path(&format!("stdout.{number}")), format!("{number}").repeat(1 << 20)).unwrap();
+    }
+    fs::write(fixture.path("stdout"), "0".repeat((1 << 20) - 1) + "\n").unwrap();
+    fixture.run(|out, _| {
+        out.write_all(b"new\n").unwrap();
+        let is_compressed = |number| fixture.path(&format!("stdout.{number}.gz")).exists();
+        while !(1..=4).all(is_compressed) || fixture.path("stdout.1").exists() {
+            std::thread::yield_now();
+        }
+    });
+    assert_eq!(
+        fixture.names(),
+        ["stderr", "stdout", "stdout.1.gz", "stdout.2.gz", "stdout.3.gz", "stdout.4.gz"]
+    );
+    for number in 2..=4 {
+        let text = fixture.unpacked(&format!("stdout.{number}.gz"));
+        assert!(text == format!("{}", number - 1).repeat(1 << 20), "{number}: {} bytes", text.len());
+    }
+    assert!(fixture.unpacked("stdout.1.gz").starts_with("000") && fixture.text("stdout") == "new\n");
+}
+
+#[test]
+fn a_rotation_that_the_system_refuses_removes_nothing() {
+    if !geteuid().is_root() {
+        return skip("only root makes a file immutable");
+    }
+    let fixture = Fixture::new(options(4096, 3));
+    for (name, text) in [("stdout", "current\n"), ("stdout.1", "kept\n")] {
+        fs::write(fixture.path(name), text).unwrap();
+    }
+    let immutable = |on: &str| {
+        let chattr = std::process::Command::new("chattr").arg(on).arg(fixture.path("stdout.1")).status();
+        chattr.unwrap().success()
+    };
+    if !immutable("+i") {
+        return skip("this file system has no immutable files");
+    }
+    let written = lines(0..60);
+    let report = fixture.run(|out, _| out.write_all(written.as_bytes()).unwrap());
+    assert!(immutable("-i"));
+    assert_eq!(fixture.text("stdout.1"), "kept\n");
+    let current = fixture.text("stdout");
+    assert!(current.starts_with("current\n"), "{current}");
+    let kept = current.split("\n[cofferdam: ").next().unwrap().len() - "current\n".len();
+    assert_eq!(report.lost, [(written.len() - kept) as u64, 0]);
+    assert!(report.lost[0] > 0);
+}
+
+#[test]
 fn a_compression_that_was_cut_short_is_begun_again() {
     let fixture = Fixture::new(Options { compress: true, ..options(4096, 3) });
     fs::write(fixture.path("stdout.1"), lines(0..3)).unwrap();
-    fs::write(fixture.path("stdout.1.gz.new"), "half").unwrap();
+    fs::write(fixture.path("stdout.gz.new"), "half").unwrap();
     fixture.run(|out, _| {
         // The end would cut it short again.
         while !fixture.path("stdout.1.gz").exists() || fixture.path("stdout.1").exists() {
@@ -184,7 +264,7 @@ fn a_compression_that_was_cut_short_is_begun_again() {
         }
     });
     assert_eq!(fixture.unpacked("stdout.1.gz"), lines(0..3));
-    assert!(!fixture.path("stdout.1.gz.new").exists());
+    assert!(!fixture.path("stdout.gz.new").exists());
 }
 
 #[test]

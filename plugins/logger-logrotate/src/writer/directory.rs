@@ -9,7 +9,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use cofferdam_plugin_api::foreign::{self, OpenError, Resolve};
-use rustix::fs::{AtFlags, Mode, OFlags, openat, renameat, statat, unlinkat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, openat, renameat, statat, unlinkat};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
@@ -61,16 +61,33 @@ impl Directory {
         statat(self.0.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
     }
 
-    /// Renames a file. What has the new name is replaced, unless it is a directory with content. Returns whether there
-    /// is no such file, or it has the new name.
-    pub(super) fn rename(&self, from: &str, to: &str) -> bool {
+    /// The size of a file; 0 if it is none.
+    pub(super) fn size(&self, name: &str) -> u64 {
+        let found = statat(self.0.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW).ok();
+        let file = found.filter(|found| FileType::from_raw_mode(found.st_mode).is_file());
+        file.and_then(|file| u64::try_from(file.st_size).ok()).unwrap_or_default()
+    }
+
+    /// Renames a file. What has the new name is replaced, unless it is a directory with content.
+    ///
+    /// # Errors
+    /// Those that say nothing of the new name, such as of a disk. Nothing has been renamed or removed.
+    pub(super) fn rename(&self, from: &str, to: &str) -> io::Result<Renamed> {
         let rename = || renameat(self.0.as_fd(), from, self.0.as_fd(), to);
-        match rename() {
-            Ok(()) | Err(Errno::NOENT) => true,
-            Err(_) => {
+        let is_in_the_way =
+            |errno| matches!(errno, Errno::EXIST | Errno::NOTEMPTY | Errno::ISDIR | Errno::NOTDIR);
+        let renamed = match rename() {
+            Err(errno) if is_in_the_way(errno) => {
                 self.remove(to);
-                matches!(rename(), Ok(()) | Err(Errno::NOENT))
+                rename()
             }
+            renamed => renamed,
+        };
+        match renamed {
+            Ok(()) => Ok(Renamed::Done),
+            Err(Errno::NOENT) => Ok(Renamed::Missing),
+            Err(errno) if is_in_the_way(errno) => Ok(Renamed::Blocked),
+            Err(errno) => Err(errno.into()),
         }
     }
 
@@ -81,4 +98,14 @@ impl Directory {
             let _ = unlinkat(self.0.as_fd(), name, AtFlags::REMOVEDIR);
         }
     }
+}
+
+/// What has become of a file that was to be renamed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Renamed {
+    Done,
+    /// There is no such file.
+    Missing,
+    /// A directory with content has the new name.
+    Blocked,
 }

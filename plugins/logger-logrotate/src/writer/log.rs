@@ -14,10 +14,13 @@ use std::os::unix::fs::FileExt;
 use rustix::io::{Errno, read};
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with, splice, tee};
 
-use super::compression::{Compression, Progress};
-use super::directory::Directory;
+use super::compression::{Compressions, Rotated};
+use super::directory::{Directory, Renamed};
 use super::times::Times;
 use crate::options::Limits;
+
+/// How much a file may be larger than its limit: it may end with a line of our own.
+const LONGEST_NOTE: u64 = 256;
 
 /// The files of one stream.
 #[derive(Debug)]
@@ -30,7 +33,9 @@ pub(super) struct Log {
     file: File,
     size: u64,
     times: Option<Times>,
-    compression: Option<Compression>,
+    compressions: Compressions,
+    /// Bytes of earlier output that could not be kept, until they are returned.
+    lost: u64,
 }
 
 impl Log {
@@ -56,10 +61,11 @@ impl Log {
             file,
             size,
             times: None,
-            compression: None,
+            compressions: Compressions::new(directory.clone(), name),
+            lost: 0,
         };
         log.open_times(is_new);
-        log.begin_compression();
+        log.find_uncompressed();
         Ok(log)
     }
 
@@ -71,8 +77,8 @@ impl Log {
         let space = self.limits.max_size.saturating_sub(self.size);
         let length = if available <= space { available } else { self.up_to_a_line(pipe, space)? };
         if length == 0 {
-            let lost = self.rotate()?;
-            return Ok(Taken { moved: 0, lost });
+            self.rotate()?;
+            return Ok(Taken { moved: 0, lost: std::mem::take(&mut self.lost) });
         }
         if let Some(times) = &mut self.times {
             times.record(self.size);
@@ -103,23 +109,19 @@ impl Log {
         }
     }
 
-    /// Compresses a part of a rotated file. Returns whether there is more.
-    pub(super) fn compress(&mut self) -> bool {
-        if self.compression.as_mut().is_some_and(|compression| compression.step() == Progress::Ended) {
-            self.compression = None;
-        }
-        self.compression.is_some()
+    /// Compresses a part of a rotated file.
+    pub(super) fn compress(&mut self) {
+        self.compressions.step();
     }
 
-    pub(super) const fn is_compressing(&self) -> bool {
-        self.compression.is_some()
+    /// Whether there is something to compress.
+    pub(super) fn is_compressing(&self) -> bool {
+        !self.compressions.is_empty()
     }
 
     /// A compression that has not ended is undone: the container's end does not wait for it.
-    pub(super) fn close(self) {
-        if let Some(compression) = self.compression {
-            compression.abort();
-        }
+    pub(super) fn close(mut self) {
+        self.compressions.abort();
     }
 
     /// How much to move of what does not fit in: up to the end of the last line that fits. A line that does not fit in
@@ -161,15 +163,11 @@ impl Log {
         at.is_some_and(|at| self.file.read_exact_at(&mut last, at).is_ok() && last == *b"\n")
     }
 
-    /// Begins a new file. Returns how many bytes of the old one could not be kept, because the container has put something
-    /// in the way. If there is no space for a new one, nothing changes.
-    fn rotate(&mut self) -> io::Result<u64> {
+    /// Begins a new file, and counts what could not be kept because the container has put something in the way. After an error
+    /// the current file is still the old one; the next rotation fills the gap that this one has left.
+    fn rotate(&mut self) -> io::Result<()> {
         let new = format!("{}.new", self.name);
         let file = self.directory.create(&new)?;
-        if let Some(compression) = self.compression.take() {
-            // Its file is renamed next.
-            compression.finish();
-        }
         let rotated = |number: u32| format!("{}.{number}", self.name);
         let variants = |name: &str| ["", ".gz", ".times"].map(|end| format!("{name}{end}"));
         // The first number that is free, also if a rotation was cut short: then it fills the gap. Otherwise the oldest goes.
@@ -179,24 +177,36 @@ impl Log {
         };
         let last = (1..self.limits.max_files).find(is_free).unwrap_or(self.limits.max_files);
         variants(&rotated(last)).iter().for_each(|oldest| self.directory.remove(oldest));
+        self.compressions.removed(last);
         for number in (1..last).rev() {
             for (from, to) in variants(&rotated(number)).iter().zip(variants(&rotated(number + 1))) {
-                if !self.directory.rename(from, &to) {
+                if self.directory.rename(from, &to)? == Renamed::Blocked {
+                    if !from.ends_with(".times") {
+                        self.lost += self.directory.size(from).min(self.largest());
+                    }
                     self.directory.remove(from);
+                    self.compressions.removed(number);
                 }
             }
+            self.compressions.renamed(number, number + 1);
         }
-        let kept = self.directory.rename(self.name, &rotated(1));
-        if !kept {
+        let renamed = self.directory.rename(self.name, &rotated(1))?;
+        if renamed == Renamed::Blocked {
+            self.lost += self.size.min(self.largest());
             self.directory.remove(self.name);
         }
-        self.directory.rename(&format!("{}.times", self.name), &format!("{}.times", rotated(1)));
-        self.directory.rename(&new, self.name);
-        let lost = if kept { 0 } else { self.size };
-        (self.file, self.size) = (file, 0);
+        // Without, there are none.
+        let _ = self.directory.rename(&format!("{}.times", self.name), &format!("{}.times", rotated(1)));
+        if self.directory.rename(&new, self.name)? == Renamed::Blocked {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let file = std::mem::replace(&mut self.file, file);
+        let size = std::mem::replace(&mut self.size, 0);
+        if renamed == Renamed::Done {
+            self.compress_later(Rotated { number: 1, file, size });
+        }
         self.open_times(true);
-        self.begin_compression();
-        Ok(lost)
+        Ok(())
     }
 
     /// Without space for the times, there are none.
@@ -214,12 +224,30 @@ impl Log {
         }
     }
 
-    /// Compresses the newest rotated file, if it is not.
-    fn begin_compression(&mut self) {
-        if self.compress {
-            let newest = format!("{}.1", self.name);
-            self.compression = Compression::begin(&self.directory, newest).ok().flatten();
+    /// Finds rotated files that an earlier companion has not compressed.
+    fn find_uncompressed(&mut self) {
+        if !self.compress {
+            return;
         }
+        for number in (1..=self.limits.max_files).rev() {
+            if let Ok(Some(file)) = self.directory.open(&format!("{}.{number}", self.name))
+                && let Ok(metadata) = file.metadata()
+            {
+                self.compress_later(Rotated { number, file, size: metadata.len() });
+            }
+        }
+    }
+
+    /// A file that is larger than we have written was made by the container, and stays as it is.
+    fn compress_later(&mut self, rotated: Rotated) {
+        if self.compress && rotated.size <= self.largest() {
+            self.compressions.push(rotated);
+        }
+    }
+
+    /// The largest that a file can be.
+    const fn largest(&self) -> u64 {
+        self.limits.max_size.saturating_add(LONGEST_NOTE)
     }
 }
 
