@@ -253,6 +253,26 @@ fn a_rotation_that_the_system_refuses_removes_nothing() {
 }
 
 #[test]
+fn a_file_that_cannot_be_opened_is_counted_and_does_not_stop_the_other_stream() {
+    let fixture = Fixture::new(options(4096, 3));
+    fs::create_dir_all(fixture.path("stdout/full")).unwrap();
+    let report = fixture.run(|out, err| {
+        out.write_all(b"discarded\n").unwrap();
+        // Until it is read.
+        while rustix::io::ioctl_fionread(&*out).unwrap() > 0 {
+            std::thread::yield_now();
+        }
+        err.write_all(b"problem\n").unwrap();
+        fs::remove_dir_all(fixture.path("stdout")).unwrap();
+        out.write_all(b"kept\n").unwrap();
+    });
+    assert_eq!(report.lost, [10, 0]);
+    let text = fixture.text("stdout");
+    assert!(text.starts_with("\n[cofferdam: 10 bytes") && text.ends_with("]\nkept\n"), "{text}");
+    assert_eq!(fixture.text("stderr"), "problem\n");
+}
+
+#[test]
 fn a_compression_that_was_cut_short_is_begun_again() {
     let fixture = Fixture::new(Options { compress: true, ..options(4096, 3) });
     fs::write(fixture.path("stdout.1"), lines(0..3)).unwrap();

@@ -24,6 +24,7 @@ use rustix::pipe::{SpliceFlags, splice};
 use self::directory::Directory;
 use self::log::Log;
 use crate::job::Job;
+use crate::options::Options;
 use crate::status::Status;
 
 /// Names of the files.
@@ -55,24 +56,25 @@ pub(crate) fn write(
 ) -> io::Result<()> {
     let directory = Directory::new(sandbox);
     let lost = status.read()?.lost;
-    let mut streams = Vec::new();
-    for (index, pipe) in pipes.into_iter().enumerate() {
-        let options = &job.options;
-        let limits = options.streams[index];
-        let log = Log::open(&directory, NAMES[index], limits, options.compress, options.times)?;
-        streams.push(Stream {
-            index,
-            pipe,
-            log,
-            status,
-            null,
-            lost: lost[index],
-            unreported: 0,
-            error: None,
-        });
+    let stream = |(index, pipe)| Stream {
+        index,
+        pipe,
+        files: Files { directory: &directory, options: &job.options, index, log: None },
+        status,
+        null,
+        lost: lost[index],
+        unreported: 0,
+        error: None,
+    };
+    let mut streams: Vec<Stream<'_>> = pipes.into_iter().enumerate().map(stream).collect();
+    let mut failed = None;
+    // Also for a stream on which nothing is written.
+    for stream in &mut streams {
+        // Otherwise it is tried again when there is output.
+        let _ = stream.files.log();
     }
     while !streams.is_empty() {
-        let timeout = streams.iter().any(|stream| stream.log.is_compressing()).then(Timespec::default);
+        let timeout = streams.iter().any(|stream| stream.files.is_compressing()).then(Timespec::default);
         let mut ready: Vec<PollFd<'_>> =
             streams.iter().map(|stream| PollFd::new(&stream.pipe, PollFlags::IN)).collect();
         match poll(&mut ready, timeout.as_ref()) {
@@ -83,24 +85,30 @@ pub(crate) fn write(
         let mut open = Vec::new();
         for (mut stream, events) in streams.into_iter().zip(events) {
             if events.contains(PollFlags::IN) {
-                stream.take()?;
+                if let Err(error) = stream.take() {
+                    // The other one goes on.
+                    failed = Some(error);
+                    continue;
+                }
             } else if !events.is_empty() {
-                stream.end()?;
+                stream.end();
                 continue;
             }
-            stream.log.compress();
+            if let Some(log) = &mut stream.files.log {
+                log.compress();
+            }
             open.push(stream);
         }
         streams = open;
     }
-    status.finish()
+    failed.map_or_else(|| status.finish(), Err)
 }
 
 /// One stream of the container.
 struct Stream<'a> {
     index: usize,
     pipe: OwnedFd,
-    log: Log,
+    files: Files<'a>,
     status: &'a Status,
     null: &'a OwnedFd,
     /// Bytes that are in no file.
@@ -111,6 +119,33 @@ struct Stream<'a> {
     error: Option<i32>,
 }
 
+/// The files of a stream.
+struct Files<'a> {
+    directory: &'a Directory,
+    options: &'a Options,
+    index: usize,
+    /// `None` as long as the current file can be neither opened nor created.
+    log: Option<Log>,
+}
+
+impl Files<'_> {
+    /// Opens them, if they are not.
+    fn log(&mut self) -> io::Result<&mut Log> {
+        match &mut self.log {
+            Some(log) => Ok(log),
+            log => {
+                let Options { streams, compress, times } = self.options;
+                let (name, limits) = (NAMES[self.index], streams[self.index]);
+                Ok(log.insert(Log::open(self.directory, name, limits, *compress, *times)?))
+            }
+        }
+    }
+
+    fn is_compressing(&self) -> bool {
+        self.log.as_ref().is_some_and(Log::is_compressing)
+    }
+}
+
 impl Stream<'_> {
     /// Moves what is in the pipe.
     fn take(&mut self) -> io::Result<()> {
@@ -118,7 +153,7 @@ impl Stream<'_> {
         if available == 0 {
             return Ok(());
         }
-        let taken = self.report().and_then(|()| self.log.take(&self.pipe, available));
+        let taken = self.report().and_then(|()| self.files.log()?.take(&self.pipe, available));
         match taken {
             Ok(taken) if taken.lost > 0 => self.count(taken.lost),
             Ok(_) => Ok(()),
@@ -161,7 +196,7 @@ impl Stream<'_> {
             |errno| io::Error::from_raw_os_error(errno).to_string(),
         );
         let bytes = self.unreported;
-        self.log.note(&format!(
+        self.files.log()?.note(&format!(
             "\n[cofferdam: {bytes} bytes of output could not be written to this log: {reason}]\n"
         ))?;
         (self.unreported, self.error) = (0, None);
@@ -169,10 +204,11 @@ impl Stream<'_> {
     }
 
     /// The container has ended, or closed the stream.
-    fn end(mut self) -> io::Result<()> {
+    fn end(mut self) {
         // On a disk that is still full, only the plugin reports the loss.
         let _ = self.report();
-        self.log.close();
-        Ok(())
+        if let Some(log) = self.files.log {
+            log.close();
+        }
     }
 }
