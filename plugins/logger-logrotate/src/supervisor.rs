@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use cofferdam_plugin_api::companion::Companion;
@@ -23,11 +23,13 @@ use rustix::io::{Errno, ioctl_fionread};
 
 use crate::job::Job;
 use crate::pipes;
-use crate::status::{Report, Status};
+use crate::status::Status;
 use crate::writer::NAMES;
 
-/// How soon a companion is started again that ends at once.
+/// How long after its start a companion is started again. Doubled each time that it has not run for [`STEADY`].
 const RESTART_DELAY: Duration = Duration::from_secs(1);
+const MAX_RESTART_DELAY: Duration = Duration::from_secs(32);
+const STEADY: Duration = Duration::from_secs(60);
 
 /// How long a companion may take to write what is left when its container has ended.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -58,12 +60,19 @@ struct Shared {
     host: Host,
     epoll: OwnedFd,
     entries: Mutex<Entries>,
+    /// An entry was put back.
+    returned: Condvar,
 }
 
 #[derive(Default)]
 struct Entries {
     by_token: BTreeMap<u64, Entry>,
     tokens: HashMap<String, u64>,
+    /// The one that the thread has taken out to start its companion again.
+    taken: Option<u64>,
+    /// Those of containers that have ended, whose companions were killed and have not ended yet. Their pipes are kept open:
+    /// the kernel lets nobody close what such a companion is reading.
+    killed: BTreeMap<u64, Entry>,
     last: u64,
 }
 
@@ -77,6 +86,8 @@ struct Entry {
     started: Instant,
     /// It was killed, and there is no other one yet.
     restart: bool,
+    /// How long after `started`.
+    delay: Duration,
     readers: [OwnedFd; 2],
     status: Status,
 }
@@ -86,7 +97,7 @@ impl Supervisor {
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &*stop, epoll::EventData::new_u64(STOP), epoll::EventFlags::IN)?;
-        let shared = Arc::new(Shared { host, epoll, entries: Mutex::default() });
+        let shared = Arc::new(Shared { host, epoll, entries: Mutex::default(), returned: Condvar::new() });
         let weak = Arc::downgrade(&shared);
         let thread = std::thread::Builder::new().name("logrotate".to_owned());
         let of_thread = Arc::clone(&stop);
@@ -154,7 +165,13 @@ impl Supervisor {
             (None, _) => None,
         };
         if let Some(mut entry) = entry {
-            entry.finish(&self.shared.host, FLUSH_TIMEOUT.min(remaining / 2))?;
+            let end = Instant::now() + remaining;
+            let finished = entry.finish(&self.shared.host, FLUSH_TIMEOUT.min(remaining / 2), end);
+            // Also if that has failed: nobody else waits for it.
+            if entry.companion.is_some() {
+                self.shared.reap_later(entry);
+            }
+            finished?;
         }
         remove(&directory)
     }
@@ -223,14 +240,10 @@ fn supervise(shared: &Weak<Shared>) {
         }
         let tokens: Vec<u64> = ready.iter().map(|event| event.data.u64()).collect();
         let Some(shared) = shared.upgrade().filter(|_| !tokens.contains(&STOP)) else { return };
-        let mut entries = shared.lock();
         for token in tokens {
-            if let Some(entry) = entries.by_token.get_mut(&token) {
-                entry.ended(&shared.epoll);
-            }
+            shared.ended(token);
         }
-        let waiting = entries.by_token.iter_mut().filter(|(_, entry)| entry.restart);
-        next = waiting.filter_map(|(token, entry)| entry.restart_when_due(*token, &shared)).min();
+        next = shared.to_restart().into_iter().filter_map(|token| shared.restart(token)).min();
     }
 }
 
@@ -239,24 +252,76 @@ impl Shared {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(&self, entry: Entry) -> Result<()> {
+    fn add(&self, mut entry: Entry) -> Result<()> {
         let mut entries = self.lock();
         entries.last += 1;
         let token = entries.last;
-        if let Some(companion) = &entry.companion {
-            watch(&self.epoll, companion, token)?;
+        if let Some(companion) = &entry.companion
+            && let Err(error) = watch(&self.epoll, companion, token)
+        {
+            drop(entries);
+            entry.kill(FLUSH_TIMEOUT)?;
+            return Err(Error::from(error));
         }
         entries.tokens.insert(entry.id.clone(), token);
         entries.by_token.insert(token, entry);
         Ok(())
     }
 
+    /// Takes a container out, also if its companion is being started again: then when that is done.
     fn remove(&self, id: &str) -> Option<Entry> {
         let mut entries = self.lock();
         let token = entries.tokens.remove(id)?;
+        while entries.taken == Some(token) {
+            entries = self.returned.wait(entries).unwrap_or_else(PoisonError::into_inner);
+        }
         let entry = entries.by_token.remove(&token)?;
         entry.unwatch(&self.epoll);
         Some(entry)
+    }
+
+    /// Reaps a companion that was killed when it has ended.
+    fn reap_later(&self, entry: Entry) {
+        let mut entries = self.lock();
+        entries.last += 1;
+        let token = entries.last;
+        let watched = entry.companion.as_ref().map(|companion| watch(&self.epoll, companion, token));
+        if let Some(Err(error)) = watched {
+            warn!(%error, container = entry.id, "a killed log companion cannot be watched, and is not reaped");
+        }
+        entries.killed.insert(token, entry);
+    }
+
+    /// A companion has ended.
+    fn ended(&self, token: u64) {
+        let mut entries = self.lock();
+        if let Some(entry) = entries.by_token.get_mut(&token) {
+            entry.ended(&self.epoll);
+        }
+        let killed = entries.killed.remove(&token);
+        drop(entries);
+        if let Some(mut entry) = killed {
+            entry.ended(&self.epoll);
+        }
+    }
+
+    fn to_restart(&self) -> Vec<u64> {
+        let entries = self.lock();
+        entries.by_token.iter().filter(|(_, entry)| entry.restart).map(|(token, _)| *token).collect()
+    }
+
+    /// Starts a companion again, if that is due, while others can use the other entries. Returns when to try again.
+    fn restart(&self, token: u64) -> Option<Instant> {
+        let mut entries = self.lock();
+        let mut entry = entries.by_token.remove(&token)?;
+        entries.taken = Some(token);
+        drop(entries);
+        let again = entry.restart_when_due(token, self);
+        let mut entries = self.lock();
+        entries.by_token.insert(token, entry);
+        entries.taken = None;
+        self.returned.notify_all();
+        again
     }
 }
 
@@ -267,7 +332,18 @@ fn watch(epoll: &OwnedFd, companion: &Companion, token: u64) -> io::Result<()> {
 impl Entry {
     fn new(id: &str, directory: PathBuf, state: State, readers: [OwnedFd; 2], status: Status) -> Self {
         let (companion, started) = (None, Instant::now());
-        Self { id: id.to_owned(), directory, state, companion, started, restart: false, readers, status }
+        let delay = RESTART_DELAY;
+        Self {
+            id: id.to_owned(),
+            directory,
+            state,
+            companion,
+            started,
+            restart: false,
+            delay,
+            readers,
+            status,
+        }
     }
 
     fn pid(&self) -> Option<i32> {
@@ -280,8 +356,11 @@ impl Entry {
             if !self.status.is_locked()? {
                 return Ok(false);
             }
-            self.companion = Companion::open(self.status.read()?.pid)?;
-            // While it has the lock, its pid is that of no other process.
+            let report = self.status.read()?;
+            self.companion = match report.pid {
+                0 => None,
+                pid => Companion::find(pid, report.start_time)?,
+            };
             if self.companion.is_some() && self.status.is_locked()? {
                 return Ok(true);
             }
@@ -332,24 +411,22 @@ impl Entry {
         if let Some(companion) = self.companion.take() {
             companion.reap();
         }
+        if self.started.elapsed() >= STEADY {
+            self.delay = RESTART_DELAY;
+        }
         // Otherwise the container has ended, and `cleanup` follows.
         self.restart = !self.status.read().is_ok_and(|report| report.finished);
     }
 
     /// Starts another companion, unless the last one was started a moment ago. Returns when to try again.
     fn restart_when_due(&mut self, token: u64, shared: &Shared) -> Option<Instant> {
-        let due = self.started + RESTART_DELAY;
+        let due = self.started + self.delay;
         if Instant::now() < due {
             return Some(due);
         }
-        let restart = |entry: &mut Self| {
-            entry.start(&shared.host)?;
-            if let Some(companion) = &entry.companion {
-                watch(&shared.epoll, companion, token)?;
-            }
-            Ok::<_, Error>(())
-        };
-        match restart(self) {
+        let restarted = self.restart(token, shared);
+        self.delay = (self.delay * 2).min(MAX_RESTART_DELAY);
+        match restarted {
             Ok(()) => {
                 warn!(
                     container = self.id,
@@ -362,18 +439,30 @@ impl Entry {
                 let error = error.causes().join(": ");
                 error!(container = self.id, "its log companion was killed, and none can be started: {error}");
                 self.started = Instant::now();
-                self.restart.then(|| self.started + RESTART_DELAY)
+                Some(self.started + self.delay)
             }
         }
     }
 
-    /// Waits until the companion has written everything, and reports what is lost.
-    fn finish(&mut self, host: &Host, timeout: Duration) -> Result<()> {
-        let end = Instant::now() + timeout;
-        let mut report = self.status.read()?;
+    fn restart(&mut self, token: u64, shared: &Shared) -> Result<()> {
+        self.start(&shared.host)?;
+        if let Some(companion) = &self.companion
+            && let Err(error) = watch(&shared.epoll, companion, token)
+        {
+            self.restart = true;
+            self.kill(FLUSH_TIMEOUT)?;
+            return Err(Error::from(error));
+        }
+        Ok(())
+    }
+
+    /// Waits until the companion has written everything, and reports what is lost. It is killed after `timeout`, and waited for
+    /// until `end`; there is one afterwards only if it has not ended until then.
+    fn finish(&mut self, host: &Host, timeout: Duration, end: Instant) -> Result<()> {
+        let flushed = Instant::now() + timeout;
         // One that was killed is replaced, once.
         for _ in 0..2 {
-            if report.finished {
+            if self.status.read()?.finished {
                 break;
             }
             if self.companion.is_none()
@@ -383,26 +472,57 @@ impl Entry {
                 warn!(container = self.id, "no log companion can be started: {error}");
                 break;
             }
-            let Some(companion) = &self.companion else { break };
-            if !companion.wait(end.saturating_duration_since(Instant::now()))? {
+            if !self.wait(flushed.saturating_duration_since(Instant::now()))? {
                 warn!(
                     container = self.id,
                     ?timeout,
                     "its log companion does not write what is left, and is killed"
                 );
-                companion.kill()?;
-                report = self.status.read()?;
                 break;
             }
-            companion.reap();
-            self.companion = None;
-            report = self.status.read()?;
         }
-        self.report_loss(report)
+        // The time that is left is needed for what follows as well.
+        self.kill(end.saturating_duration_since(Instant::now()) / 2)?;
+        self.report_loss()
     }
 
-    fn report_loss(&self, report: Report) -> Result<()> {
+    /// Kills the companion, if there is one, and waits for it.
+    fn kill(&mut self, timeout: Duration) -> Result<()> {
+        let Some(companion) = &self.companion else { return Ok(()) };
+        companion.kill()?;
+        if !self.wait(timeout)? {
+            warn!(
+                container = self.id,
+                "its log companion was killed, but does not end: the disk may not respond"
+            );
+        }
+        Ok(())
+    }
+
+    /// Waits for the companion. Returns whether there is none any more.
+    fn wait(&mut self, timeout: Duration) -> Result<bool> {
+        let has_ended = match &self.companion {
+            Some(companion) => companion.wait(timeout)?,
+            None => return Ok(true),
+        };
+        if has_ended && let Some(companion) = self.companion.take() {
+            companion.reap();
+        }
+        Ok(has_ended)
+    }
+
+    fn report_loss(&self) -> Result<()> {
+        let report = self.status.read()?;
         for (index, stream) in NAMES.into_iter().enumerate() {
+            if self.companion.is_some() {
+                // The kernel may let nobody use the pipe before the companion has ended.
+                let bytes = report.lost[index];
+                error!(
+                    container = self.id,
+                    stream, bytes, "output of the container is lost, and what is in its pipe"
+                );
+                continue;
+            }
             let unread = if report.finished { 0 } else { ioctl_fionread(&self.readers[index])? };
             let bytes = report.lost[index] + unread;
             if bytes > 0 {
