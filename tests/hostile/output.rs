@@ -17,6 +17,9 @@ use serde_json::json;
 
 const SECRET: &str = "only for root";
 
+/// What a container writes.
+const LINE: &str = "a line of the container with some more text in it";
+
 /// What a container can put in the place of its output. `$1` is the secret file.
 const REPLACEMENTS: [&str; 5] = ["ln -s $1", "ln -s /dev/zero", "mkfifo", "ln $1", "ln -s ../../../secret"];
 
@@ -86,7 +89,7 @@ fn logs_of_rotated_files_shows_only_what_the_container_has_written() {
         for name in ["stdout", "stdout.1", "stdout.2.gz", "stdout.new", "stdout.times", "stdout.1.times"] {
             let replace = replaced(&world, how).replace("rm stdout", "rm -f stdout");
             let replace = replace.replace("stdout", name);
-            let fill = "i=0; while [ $i -lt 60 ]; do echo a line of the container with some more text in it; i=$((i+1)); done";
+            let fill = format!("i=0; while [ $i -lt 60 ]; do echo {LINE}; i=$((i+1)); done");
             let line = format!("{fill}; {replace}; {fill}; {replace}; echo done > done; sleep 1000");
             daemon.launch(&Request::shell(id("web"), &line)).unwrap();
             let sandbox = world.config.work_dir.join("containers/web");
@@ -96,11 +99,20 @@ fn logs_of_rotated_files_shows_only_what_the_container_has_written() {
                 &["logs", "-t", "--tail", "9", "web"],
                 &["logs", "--since", "1h", "web"],
             ] {
-                let (_, stdout, stderr) = end(cofferdam(&world, arguments).spawn().unwrap());
+                let (status, stdout, stderr) = end(cofferdam(&world, arguments).spawn().unwrap());
                 assert!(!stdout.contains(SECRET), "{how}, {name}, {arguments:?}: {stdout}");
                 assert!(stdout.len() < 1 << 15, "{how}, {name}, {arguments:?}: {stderr}");
+                // Otherwise it says what the container has replaced.
+                let is_refused = status == Some(1) && stderr.contains("/stdout");
+                let is_shown = status == Some(0) && (arguments.len() > 2 || stdout.contains(LINE));
+                assert!(is_refused || is_shown, "{how}, {name}, {arguments:?}: {stdout}{stderr}");
             }
             daemon.destroy(&id("web")).unwrap();
+            if name != "stdout" {
+                let kept = sandbox.join("stdout");
+                assert!(kept.symlink_metadata().unwrap().is_file(), "{how}, {name}");
+                assert!(fs::read_to_string(kept).unwrap().contains(LINE), "{how}, {name}");
+            }
             let (_, stdout, _) = end(cofferdam(&world, &["logs", "-f", "web"]).spawn().unwrap());
             assert!(!stdout.contains(SECRET) && stdout.len() < 1 << 15, "{how}, {name}");
             daemon.remove(&id("web")).unwrap();

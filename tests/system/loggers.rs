@@ -3,13 +3,15 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use cofferdam_core::config::PluginConfig;
 use cofferdam_core::model::Request;
-use cofferdam_linux::process::Process;
+use cofferdam_linux::process::{Process, Stat};
+use cofferdam_plugin_api::testing::wait_until_readable;
 use cofferdam_tests::daemon::{Daemon, TIMEOUT};
 use cofferdam_tests::world::{World, id, object};
 use cofferdam_tests::{assert_contains, is_root, paths, text, wait_for_text, watch};
@@ -252,12 +254,20 @@ fn a_companion_that_hangs_does_not_prevent_the_end_of_its_container() {
     wait_for_text(&sandbox(&world, "web").join("stdout"), "up");
     let companion = companion(&world, "web").unwrap();
     companion.signal(Signal::SIGSTOP as i32).unwrap();
-    // Its pipe fills up, and the container waits.
+    // There is no event for it. What is in the pipe from then on stays there.
+    while Stat::read(companion.pid()).unwrap().state != 'T' {
+        std::thread::yield_now();
+    }
+    let pipe =
+        File::options().read(true).custom_flags(libc::O_NONBLOCK).open(pipes(&world).join("web/stdout"));
+    wait_until_readable(pipe.unwrap().as_fd());
     daemon.destroy(&id("web")).unwrap();
-    assert!(companion.wait(Some(TIMEOUT)).unwrap());
-    let log = daemon.log();
-    assert_contains(&log, &["does not write what is left, and is killed", "output of the container is lost"]);
-    assert_contains(&log, &["container=web", "stream=stdout", "bytes="]);
+    wait_for_text(&world.directory().join("agent.log"), "output of the container is lost");
+    assert_contains(&daemon.log(), &["does not write what is left, and is killed"]);
+    assert_contains(&daemon.log(), &["container=web", "stream=stdout", "bytes="]);
+    assert!(companion.has_ended().unwrap());
+    // It was reaped.
+    assert!(Stat::read(companion.pid()).is_err() && !daemon.children().contains(&companion.pid()));
     finish(&world, daemon, &["web"]);
 }
 
