@@ -16,8 +16,8 @@ use flate2::read::GzDecoder;
 
 use super::times::Times;
 
-/// The most rotated files that are looked for.
-const MAX_FILES: u32 = 1000;
+/// The most rotated files that are looked for, and with those of their times are open at once.
+const MAX_FILES: u32 = 100;
 
 /// How often the rotated files are listed again while they are being rotated.
 const ATTEMPTS: usize = 10;

@@ -235,7 +235,7 @@ mod tests {
     }
 
     fn copy_all(log: Log, sink: &mut Vec<u8>) -> io::Result<()> {
-        Tail::open(log, Selection::default())?.copy_new(&mut Printer::new(sink, None, false))
+        Tail::open(log, Selection::default())?.copy_new(&mut Printer::new(sink, None, false, false))
     }
 
     struct Lines(Sender<Vec<u8>>);
@@ -264,7 +264,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("stdout");
         let (sender, lines) = channel();
-        let printer = Printer::new(Lines(sender), None, false);
+        let printer = Printer::new(Lines(sender), None, false, false);
         let follower = Follower::start(tail(log(path.clone(), None)), printer, |_| {}).unwrap();
 
         let mut file = File::create(&path).unwrap();
@@ -297,7 +297,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
         let (sender, lines) = channel();
-        let printer = Printer::new(Lines(sender), None, false);
+        let printer = Printer::new(Lines(sender), None, false, false);
         fs::write(at("stdout"), "0").unwrap();
         let follower = Follower::start(tail(log(at("stdout"), None)), printer, |_| {}).unwrap();
         take(&lines, "0");
@@ -325,7 +325,7 @@ mod tests {
         drop(lines);
         let (broken, kinds) = channel();
         let on_error = move |error: &io::Error| broken.send(error.kind()).unwrap();
-        let printer = Printer::new(Lines(sender), None, false);
+        let printer = Printer::new(Lines(sender), None, false, false);
         let follower = Follower::start(tail(log(path.clone(), None)), printer, on_error).unwrap();
         fs::write(&path, "text").unwrap();
         assert_eq!(kinds.recv().unwrap(), io::ErrorKind::BrokenPipe);

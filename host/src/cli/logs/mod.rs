@@ -28,7 +28,7 @@ use cofferdam_core::model::ContainerId;
 /// Shows the output of containers
 ///
 /// With several containers, each line begins with the name of its container, in colour on a terminal unless NO_COLOR
-/// is set. `--since` and `--timestamps` need a logger that stores times, such as `logrotate`.
+/// is set. Control characters are visible there, but for colours. `--since` and `--timestamps` need a logger that stores times, such as `logrotate`.
 ///
 /// Examples:
 ///   cofferdam logs web
@@ -147,11 +147,11 @@ async fn find(arguments: &Arguments, client: &Client, id: &ContainerId) -> Resul
 /// What shows the output of each container.
 fn printers(arguments: &Arguments) -> Vec<Printer<io::Stdout>> {
     let ids: Vec<String> = arguments.ids.iter().map(ToString::to_string).collect();
-    let has_colour =
-        io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|it| it.is_empty());
+    let is_terminal = io::stdout().is_terminal();
+    let has_colour = is_terminal && std::env::var_os("NO_COLOR").is_none_or(|it| it.is_empty());
     let names = print::names(&ids, has_colour).into_iter();
     let names = names.map(|name| (ids.len() > 1).then_some(name));
-    names.map(|name| Printer::new(io::stdout(), name, arguments.timestamps)).collect()
+    names.map(|name| Printer::new(io::stdout(), name, arguments.timestamps, is_terminal)).collect()
 }
 
 /// Follows the output of containers until all of them have ended. Reads the files directly, as the agent is on the same

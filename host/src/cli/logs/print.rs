@@ -19,14 +19,18 @@ pub(super) struct Printer<W> {
     /// What each line begins with. The lines of several containers are not mixed, so each is written when it is complete.
     name: Option<String>,
     with_times: bool,
+    /// Whether the output of one container must not change how a terminal shows that of another one.
+    is_terminal: bool,
     /// The line that is not complete, if there is a name.
     line: Vec<u8>,
+    /// Where what the container has written begins in it.
+    output: usize,
     is_within_line: bool,
 }
 
 impl<W: Write> Printer<W> {
-    pub(super) const fn new(sink: W, name: Option<String>, with_times: bool) -> Self {
-        Self { sink, name, with_times, line: Vec::new(), is_within_line: false }
+    pub(super) const fn new(sink: W, name: Option<String>, with_times: bool, is_terminal: bool) -> Self {
+        Self { sink, name, with_times, is_terminal, line: Vec::new(), output: 0, is_within_line: false }
     }
 
     /// Writes what is at an offset of a file.
@@ -66,6 +70,7 @@ impl<W: Write> Printer<W> {
             let time = times.as_mut().map(|times| times.at(offset)).transpose()?.flatten();
             self.line.extend_from_slice(describe(time).as_bytes());
         }
+        self.output = self.line.len();
         Ok(())
     }
 
@@ -76,9 +81,48 @@ impl<W: Write> Printer<W> {
     }
 
     fn flush(&mut self) -> io::Result<()> {
+        if self.is_terminal && self.name.is_some() {
+            let output = self.line.split_off(self.output);
+            append_visibly(&mut self.line, &output);
+        }
         self.sink.write_all(&self.line)?;
         self.line.clear();
+        self.output = 0;
         self.sink.flush()
+    }
+}
+
+/// Appends a line with its control characters in caret notation, but for tabs and the sequences that select colours.
+fn append_visibly(line: &mut Vec<u8>, output: &[u8]) {
+    let mut rest = output;
+    while let Some((byte, after)) = rest.split_first() {
+        let length = match (byte, after) {
+            (b'\x1b', _) if colour(rest) > 0 => colour(rest),
+            (b'\t' | b'\n', _) | (b'\r', b"\n") => 1,
+            // Those beyond ASCII, in UTF-8.
+            (0xc2, [control @ 0x80..=0x9f, after @ ..]) => {
+                line.extend_from_slice(&[b'M', b'-', b'^', control ^ 0xc0]);
+                rest = after;
+                continue;
+            }
+            (byte, after) if byte.is_ascii_control() => {
+                line.extend_from_slice(&[b'^', byte ^ 0x40]);
+                rest = after;
+                continue;
+            }
+            _ => 1,
+        };
+        line.extend_from_slice(&rest[..length]);
+        rest = &rest[length..];
+    }
+}
+
+/// The length of a sequence that selects colours; 0 if it is none.
+fn colour(bytes: &[u8]) -> usize {
+    let Some(parameters) = bytes.strip_prefix(b"\x1b[") else { return 0 };
+    match parameters.iter().position(|byte| !matches!(byte, b'0'..=b'9' | b';' | b':')) {
+        Some(end) if parameters[end] == b'm' => end + 3,
+        _ => 0,
     }
 }
 
@@ -91,7 +135,8 @@ fn describe(time: Option<SystemTime>) -> String {
 pub(super) fn names(ids: &[String], coloured: bool) -> Vec<String> {
     let width = ids.iter().map(|id| id.chars().count()).max().unwrap_or_default();
     let name = |(index, id): (usize, &String)| match coloured {
-        true => format!("\x1b[{}m{id:width$} |\x1b[0m ", COLOURS[index % COLOURS.len()]),
+        // What a container has selected ends with its line.
+        true => format!("\x1b[0m\x1b[{}m{id:width$} |\x1b[0m ", COLOURS[index % COLOURS.len()]),
         false => format!("{id:width$} | "),
     };
     ids.iter().enumerate().map(name).collect()
@@ -115,7 +160,7 @@ mod tests {
 
     fn printed(name: Option<&str>, with_times: bool, parts: &[&str], finish: bool) -> String {
         let mut sink = Vec::new();
-        let mut printer = Printer::new(&mut sink, name.map(str::to_owned), with_times);
+        let mut printer = Printer::new(&mut sink, name.map(str::to_owned), with_times, false);
         let (mut offset, mut times) = (0, times());
         for part in parts {
             printer.write(part.as_bytes(), offset, &mut times).unwrap();
@@ -139,7 +184,7 @@ mod tests {
             "1970-01-01T00:00:00.000Z abc\n1970-01-01T00:00:01.500Z second\n1970-01-01T00:00:01.500Z th";
         assert_eq!(shown, expected);
         let mut sink = Vec::new();
-        Printer::new(&mut sink, None, true).write(b"a\n", 0, &mut None).unwrap();
+        Printer::new(&mut sink, None, true, true).write(b"a\n", 0, &mut None).unwrap();
         assert_eq!(sink, b"-                        a\n");
     }
 
@@ -155,6 +200,25 @@ mod tests {
     fn names_have_one_width_and_colours_on_a_terminal() {
         let ids = ["web".to_owned(), "pod.db".to_owned()];
         assert_eq!(names(&ids, false), ["web    | ", "pod.db | "]);
-        assert_eq!(names(&ids, true), ["\x1b[36mweb    |\x1b[0m ", "\x1b[33mpod.db |\x1b[0m "]);
+        assert_eq!(names(&ids, true), ["\x1b[0m\x1b[36mweb    |\x1b[0m ", "\x1b[0m\x1b[33mpod.db |\x1b[0m "]);
+    }
+
+    #[test]
+    fn control_characters_of_one_of_several_containers_are_visible_on_a_terminal() {
+        let output = b"\ta\x1b[1;31mred\x1b[0m \x1b[2Jx\x1b]0;title\x07 \x7f\rb \xc2\x9b1m \xc3\xa9 \xff\r\n";
+        for (name, is_terminal) in [(Some("web | "), true), (Some("web | "), false), (None, true)] {
+            let mut sink = Vec::new();
+            let mut printer = Printer::new(&mut sink, name.map(str::to_owned), false, is_terminal);
+            printer.write(&output[..10], 0, &mut None).unwrap();
+            printer.write(&output[10..], 10, &mut None).unwrap();
+            let shown = match (name, is_terminal) {
+                (Some(_), true) => {
+                    &b"web | \ta\x1b[1;31mred\x1b[0m ^[[2Jx^[]0;title^G ^?^Mb M-^[1m \xc3\xa9 \xff\r\n"[..]
+                }
+                (Some(_), false) => &[b"web | ", &output[..]].concat(),
+                (None, _) => output,
+            };
+            assert_eq!(sink, shown, "{}", String::from_utf8_lossy(&sink));
+        }
     }
 }

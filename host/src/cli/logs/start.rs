@@ -1,6 +1,5 @@
 //! Where the output that is shown begins: the last lines, or what was written since a time.
 
-use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::time::SystemTime;
@@ -59,7 +58,9 @@ fn of_last_lines(parts: &mut [Part], lines: usize) -> io::Result<Place> {
         let Some(last) = end.checked_sub(1) else { continue };
         let wanted = match &mut wanted {
             Some(wanted) => wanted,
-            none => none.insert(lines + usize::from(ends_with_a_line(&mut part.content, last)?)),
+            none => {
+                none.insert(lines.saturating_add(usize::from(ends_with_a_line(&mut part.content, last)?)))
+            }
         };
         let found = match &mut part.content {
             Content::Plain(file) => {
@@ -159,31 +160,43 @@ fn search_backwards(
     Ok(None)
 }
 
-/// The same for what can only be read forwards: keeps the places of the last line feeds.
+/// The same for what can only be read forwards: counts the line feeds, and finds the wanted one when it is read again. Its
+/// number is that of a hostile file, so their places are not kept.
 fn search_forwards(content: &mut Content, wanted: &mut usize) -> io::Result<Option<u64>> {
+    let mut count = 0;
+    for_each_line_feed(content, |_| {
+        count += 1;
+        true
+    })?;
+    if count < *wanted {
+        *wanted -= count;
+        return Ok(None);
+    }
+    let (mut before, mut place) = (count - *wanted, None);
+    for_each_line_feed(content, |at| {
+        if before == 0 {
+            place = Some(at + 1);
+            return false;
+        }
+        before -= 1;
+        true
+    })?;
+    Ok(place)
+}
+
+/// Calls `visit` with the offset of each line feed, until it returns false.
+fn for_each_line_feed(content: &mut Content, mut visit: impl FnMut(u64) -> bool) -> io::Result<()> {
     content.rewind()?;
-    let mut places = VecDeque::new();
     let mut block = vec![0; BLOCK];
     let mut at = 0;
     loop {
         let count = content.read(&mut block)?;
-        if count == 0 {
-            break;
-        }
-        for (index, _) in block[..count].iter().enumerate().filter(|(_, byte)| **byte == b'\n') {
-            if places.len() == *wanted {
-                places.pop_front();
-            }
-            places.push_back(at + index as u64 + 1);
+        let mut line_feeds = block[..count].iter().enumerate().filter(|(_, byte)| **byte == b'\n');
+        if count == 0 || !line_feeds.all(|(index, _)| visit(at + index as u64)) {
+            return content.rewind();
         }
         at += count as u64;
     }
-    content.rewind()?;
-    if places.len() == *wanted {
-        return Ok(places.front().copied());
-    }
-    *wanted -= places.len();
-    Ok(None)
 }
 
 #[cfg(test)]
@@ -234,7 +247,7 @@ mod tests {
             let make = |(index, text): (usize, &&str)| {
                 if kinds >> index & 1 == 1 { gzip(text) } else { plain(text) }
             };
-            for count in 0..9 {
+            for count in (0..9).chain([usize::MAX]) {
                 let mut parts: Vec<Part> = texts.iter().enumerate().map(make).collect();
                 let place = of_last_lines(&mut parts, count).unwrap();
                 let expected = lines[lines.len().saturating_sub(count)..].concat();
