@@ -5,7 +5,7 @@ use core::ffi::CStr;
 use crate::failure::{Failure, Text};
 use crate::plan::read::{self, List};
 use crate::report::Step;
-use crate::sys::{self, ATTR_READ_ONLY, Errno, Fd, O_DIRECTORY, O_PATH};
+use crate::sys::{self, ATTR_NO_DEVICES, ATTR_READ_ONLY, Errno, Fd, O_DIRECTORY, O_PATH};
 
 /// The mounted root file system.
 pub(crate) struct Root {
@@ -14,9 +14,10 @@ pub(crate) struct Root {
     own: bool,
 }
 
-/// Mounts the root file system without entering it.
-pub(crate) fn mount(root: read::Root<'_>) -> Result<Root, Failure<'_>> {
-    match root {
+/// Mounts the root file system without entering it. Without devices, those that are files of it cannot be opened; what is
+/// mounted in it later has its own.
+pub(crate) fn mount(root: read::Root<'_>, without_devices: bool) -> Result<Root, Failure<'_>> {
+    let mounted = match root {
         read::Root::Host => Ok(Root { directory: open_directory(c"/")?, own: false }),
         read::Root::Directory(path) => directory(path, false),
         read::Root::ReadOnly(path) => directory(path, true),
@@ -24,7 +25,13 @@ pub(crate) fn mount(root: read::Root<'_>) -> Result<Root, Failure<'_>> {
             let layers = Layers { lowers, upper, work };
             Ok(Root { directory: overlay(layers, volatile)?, own: true })
         }
+    }?;
+    if without_devices && mounted.own {
+        // Copies of parts of it that operations mount are without as well.
+        let set = sys::set_attributes(mounted.directory, ATTR_NO_DEVICES, false);
+        set.map_err(|errno| Failure::with_message(Step::Root, errno, "without devices"))?;
     }
+    Ok(mounted)
 }
 
 impl Root {

@@ -284,7 +284,7 @@ fn mount<'a>(plan: &Plan<'a>) -> Result<Option<Operations<'a>>, Failure<'a>> {
     }
     let private = plan.has(flag::PRIVATE_MOUNTS);
     sys::cut_propagation(private).map_err(|errno| Failure::new(Step::Propagation, errno))?;
-    let root = root::mount(plan.root)?;
+    let root = root::mount(plan.root, plan.has(flag::ROOT_WITHOUT_DEVICES))?;
     let create = !plan.has(flag::CREATE_NOTHING);
     let mut operations = Operations::new(root.directory(), create, plan.operations)?;
     operations.perform_outside()?;

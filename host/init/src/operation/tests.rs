@@ -57,7 +57,7 @@ impl Fixture {
         let in_thread = || {
             sys::new_mount_namespace().unwrap();
             sys::cut_propagation(true).unwrap();
-            let root = root::mount(read::Root::Directory(&path)).unwrap();
+            let root = root::mount(read::Root::Directory(&path), false).unwrap();
             let list = read::Plan::parse(&message).unwrap().operations;
             let operations = Operations::new(root.directory(), true, list).unwrap();
             body(root, operations)

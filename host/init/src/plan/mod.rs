@@ -54,8 +54,10 @@ pub mod flag {
     pub const CREATE_NOTHING: u32 = 1 << 7;
     /// As [`CGROUP_NAMESPACE`], but created after all mounts, so that quotas of v1 do not limit the setup.
     pub const LATE_CGROUP_NAMESPACE: u32 = 1 << 8;
+    /// Devices that are files of the root cannot be opened, only those of what is mounted in it.
+    pub const ROOT_WITHOUT_DEVICES: u32 = 1 << 9;
     /// All flags.
-    pub const ALL: u32 = (1 << 9) - 1;
+    pub const ALL: u32 = (1 << 10) - 1;
 }
 
 /// Stages of [`read::Hook`].

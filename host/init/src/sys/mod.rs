@@ -390,6 +390,7 @@ pub(crate) fn set_umask(mask: u32) {
 // ── mounts ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 pub(crate) const ATTR_READ_ONLY: u64 = 0x1;
+pub(crate) const ATTR_NO_DEVICES: u64 = 0x4;
 const MS_PRIVATE: u64 = 1 << 18;
 pub(crate) const MS_SLAVE: u64 = 1 << 19;
 

@@ -69,6 +69,10 @@ pub(super) fn build(mut input: Input<'_>) -> Result<InitPlan, String> {
     if merged.root.is_none() {
         flags |= flag::CREATE_NOTHING;
     }
+    // Who made the image may have put devices of the host into it. Those that are meant to be there are mounted.
+    if record.part.image_root.is_some() {
+        flags |= flag::ROOT_WITHOUT_DEVICES;
+    }
     if !record.request.linux.without_init {
         flags |= flag::REAPER;
     }
