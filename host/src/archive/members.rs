@@ -14,7 +14,7 @@ use super::{Segment, Sparse};
 
 const BLOCK: usize = 512;
 
-/// Maximum size of the pax records of a member, or of a long name.
+/// Maximum size of what precedes a header and belongs to it: pax records and long names.
 const MAX_RECORDS: u64 = 1 << 20;
 
 /// Maximum number of parts with data in the older format of sparse files.
@@ -59,6 +59,8 @@ struct Extensions {
     records: Vec<(Vec<u8>, Vec<u8>)>,
     path: Option<Vec<u8>>,
     link: Option<Vec<u8>>,
+    /// Bytes of all of it, whether they are kept or not.
+    bytes: u64,
 }
 
 impl<R: Read> Members<R> {
@@ -82,21 +84,37 @@ impl<R: Read> Members<R> {
         let mut extensions = Extensions::default();
         loop {
             let Some(header) = self.header()? else { return Ok(None) };
+            let kind = header.entry_type();
+            let is_extension = matches!(
+                kind,
+                EntryType::XHeader
+                    | EntryType::XGlobalHeader
+                    | EntryType::GNULongName
+                    | EntryType::GNULongLink
+            );
+            if !is_extension {
+                return self.member(&header, extensions).map(Some);
+            }
             let size = header.entry_size()?;
-            match header.entry_type() {
-                EntryType::XHeader => extensions.records.extend(parse_records(&self.small(size)?)?),
+            // A member may have any number of them, each with a header of its own.
+            extensions.bytes = extensions.bytes.saturating_add(size).saturating_add(BLOCK as u64);
+            if extensions.bytes > MAX_RECORDS {
+                return Err(invalid("the extended headers of a member are larger than 1 MiB"));
+            }
+            let content = self.small(size)?;
+            match kind {
+                EntryType::XHeader => extensions.records.extend(parse_records(&content)?),
+                EntryType::GNULongName => extensions.path = Some(without_nul(content)),
+                EntryType::GNULongLink => extensions.link = Some(without_nul(content)),
                 // Metadata of the archive.
-                EntryType::XGlobalHeader => drop(self.small(size)?),
-                EntryType::GNULongName => extensions.path = Some(without_nul(self.small(size)?)),
-                EntryType::GNULongLink => extensions.link = Some(without_nul(self.small(size)?)),
-                _ => return self.member(&header, extensions).map(Some),
+                _ => {}
             }
         }
     }
 
     /// The content of the current member.
     pub(crate) fn content(&mut self, member: &Member) -> Content<'_, R> {
-        let padding = member.size.next_multiple_of(BLOCK as u64) - member.size;
+        let padding = member.size.checked_next_multiple_of(BLOCK as u64).map_or(0, |end| end - member.size);
         let size = self.left.saturating_sub(padding);
         Content { members: self, left: size }
     }
@@ -152,7 +170,7 @@ impl<R: Read> Members<R> {
     }
 
     fn member(&mut self, header: &Header, extensions: Extensions) -> io::Result<Member> {
-        let Extensions { records, path, link } = extensions;
+        let Extensions { records, path, link, .. } = extensions;
         let record = |key: &str| {
             let found = records.iter().rev().find(|(name, _)| name == key.as_bytes());
             found.map(|(_, value)| value.as_slice())
@@ -162,6 +180,10 @@ impl<R: Read> Members<R> {
             None => field,
         };
         let size = number("size", header.entry_size())?;
+        // That of no file, and its end would be beyond the largest number.
+        if i64::try_from(size).is_err() {
+            return Err(invalid("the size of a member is larger than any file can be"));
+        }
         let kind = header.entry_type();
         let has_content = !matches!(
             kind,
@@ -233,11 +255,8 @@ impl<R: Read> Members<R> {
         Ok(Sparse::with_map(gnu.real_size()?, map))
     }
 
-    /// The content of a member that describes another.
+    /// The content of a member that describes another, of at most [`MAX_RECORDS`].
     fn small(&mut self, size: u64) -> io::Result<Vec<u8>> {
-        if size > MAX_RECORDS {
-            return Err(invalid("the extended header of a member is larger than 1 MiB"));
-        }
         let mut bytes = Vec::new();
         let read = (&mut self.stream).take(size).read_to_end(&mut bytes)? as u64;
         self.position += read;

@@ -28,6 +28,13 @@ use crate::archive::{Member, Members, Segment};
 const MAX_PATH: usize = 4095;
 const MAX_NAME: usize = 255;
 
+/// Maximum length of the paths of all directories, which are kept until their times are set.
+const MAX_DIRECTORY_BYTES: usize = 256 << 20;
+
+/// Largest numbers of a device. mknod(2) takes some bits of larger ones.
+const MAX_MAJOR: u32 = 0xfff;
+const MAX_MINOR: u32 = 0xf_ffff;
+
 const BUFFER: usize = 256 << 10;
 
 /// Prefix of the names of removed files, and the mark of a directory of which nothing below is seen.
@@ -75,17 +82,19 @@ pub(crate) fn unpack(stream: impl Read, root: &Path, limits: &Limits) -> Result<
         parent: None,
         unpacked: Unpacked::default(),
         limits: limits.clone(),
+        implied: 0,
         directories: Vec::new(),
+        directory_bytes: 0,
         buffer: vec![0; BUFFER],
     };
     let mut members = Members::new(stream);
     let damaged = |source| LayerError::Archive { source };
     while let Some(member) = members.next().map_err(damaged)? {
         unpacking.unpacked.members += 1;
-        if unpacking.unpacked.members > limits.files {
-            return Err(LayerError::TooMany { limit: limits.files });
-        }
+        unpacking.check_files()?;
         unpacking.member(member, &mut members)?;
+        // It may have created directories that the archive has no member for.
+        unpacking.check_files()?;
     }
     members.finish().map_err(damaged)?;
     unpacking.set_times()?;
@@ -105,8 +114,12 @@ struct Unpacking {
     parent: Option<(PathBuf, OwnedFd)>,
     unpacked: Unpacked,
     limits: Limits,
+    /// Directories that were created although the archive has no member for them.
+    implied: u64,
     /// Modification times of directories, which are set when all their entries exist.
     directories: Vec<(PathBuf, (i64, u32))>,
+    /// Bytes of their paths.
+    directory_bytes: usize,
     buffer: Vec<u8>,
 }
 
@@ -136,7 +149,14 @@ impl Unpacking {
         let kind = match member.kind {
             EntryType::Directory => {
                 self.directory(&parent, last, &member, &name)?;
-                self.directories.push((place.parent.join(last), member.modified));
+                let path = place.parent.join(last);
+                self.directory_bytes += path.as_os_str().len();
+                if self.directory_bytes > MAX_DIRECTORY_BYTES {
+                    return Err(refused(
+                        "is a directory, and the paths of all directories have more than 256 MiB",
+                    ));
+                }
+                self.directories.push((path, member.modified));
                 return Ok(());
             }
             EntryType::Link => {
@@ -156,6 +176,11 @@ impl Unpacking {
             EntryType::Symlink => FileType::Symlink,
             EntryType::Char if member.device == (0, 0) => {
                 return Err(refused("is the device 0:0, which marks what is removed in a mounted layer"));
+            }
+            EntryType::Char | EntryType::Block
+                if member.device.0 > MAX_MAJOR || member.device.1 > MAX_MINOR =>
+            {
+                return Err(refused("is a device with larger numbers than the kernel has"));
             }
             EntryType::Char => FileType::CharacterDevice,
             EntryType::Block => FileType::BlockDevice,
@@ -319,7 +344,14 @@ impl Unpacking {
         Ok(opened)
     }
 
-    fn create_parents(&self, path: &Path) -> Result<OwnedFd, Errno> {
+    fn check_files(&self) -> Result<(), LayerError> {
+        match self.unpacked.members + self.implied > self.limits.files {
+            true => Err(LayerError::TooMany { limit: self.limits.files }),
+            false => Ok(()),
+        }
+    }
+
+    fn create_parents(&mut self, path: &Path) -> Result<OwnedFd, Errno> {
         let mut here = rustix::io::fcntl_dupfd_cloexec(&self.root, 0)?;
         let mut reached = PathBuf::new();
         for component in path.components() {
@@ -332,6 +364,7 @@ impl Unpacking {
                         unlinkat(&here, name, AtFlags::empty())?;
                     }
                     mkdirat(&here, name, Mode::from_raw_mode(0o755))?;
+                    self.implied += 1;
                     let made = openat2(&here, name, DIRECTORY, Mode::empty(), ResolveFlags::NO_SYMLINKS)?;
                     if hides {
                         make_opaque(&made)?;

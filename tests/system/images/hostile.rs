@@ -107,6 +107,17 @@ fn what_only_the_kernel_may_set_is_refused() {
     }
     let device = Member { kind: EntryType::Char, path: b"x", ..Member::default() };
     assert_refused(&Layer::new().with(&device), &[], &["the device 0:0"]);
+    // The kernel takes some bits of each number, and makes 0:0 of these.
+    for (kind, device) in [
+        (EntryType::Char, (0x1000, 0)),
+        (EntryType::Char, (0, 0x10_0000)),
+        (EntryType::Block, (0x1000, 0x10_0000)),
+    ] {
+        let device = Member { kind, path: b"x", device, ..Member::default() };
+        assert_refused(&Layer::new().with(&device), &[], &["larger numbers than the kernel has"]);
+    }
+    let device = Member { kind: EntryType::Char, path: b"x", device: (0xfff, 0xf_ffff), ..Member::default() };
+    import(&Fixture::new(), &Layer::new().with(&device).bytes(), &[]).unwrap();
     for name in ["opaque", "redirect", "metacopy"] {
         let record = format!("SCHILY.xattr.trusted.overlay.{name}");
         let layer = Layer::new().records(&[(&record, b"/etc")]).directory("x");
@@ -127,8 +138,20 @@ fn sizes_are_bounded() {
     assert_refused(&large, &["--max-size", "1 MB"], &["more than 1000000 bytes", "--max-size"]);
     let many = (0..20).fold(Layer::new(), |layer, number| layer.file(&number.to_string(), b""));
     assert_refused(&many, &["--max-files", "10"], &["more than 10 files", "--max-files"]);
+    let implied = Layer::new().file(&format!("{}x", "d/".repeat(20)), b"");
+    assert_refused(&implied, &["--max-files", "10"], &["more than 10 files", "--max-files"]);
     let pax = Layer::new().records(&[("comment", &vec![b'x'; 2 << 20])]).file("x", b"");
     assert_refused(&pax, &[], &["larger than 1 MiB"]);
+    let record: &[(&str, &[u8])] = &[("comment", &[b'x'; 1000])];
+    let many = (0..2000).fold(Layer::new(), |layer, _| layer.records(record)).file("x", b"");
+    assert_refused(&many, &[], &["larger than 1 MiB"]);
+    let few = (0..100).fold(Layer::new(), |layer, _| layer.records(record)).file("x", b"");
+    import(&Fixture::new(), &few.bytes(), &[]).unwrap();
+    for size in [u64::MAX, u64::MAX - 511, 1 << 63] {
+        let record: &[(&str, &[u8])] = &[("size", size.to_string().as_bytes())];
+        assert_refused(&Layer::new().records(record).file("x", b""), &[], &["larger than any file"]);
+        assert_refused(&Layer::new().records(record).directory("x"), &[], &["larger than any file"]);
+    }
     let long = "x/".repeat(2100);
     assert_refused(&Layer::new().records(&[("path", long.as_bytes())]).file("x", b""), &[], &["4095 bytes"]);
     let name = "x".repeat(256);

@@ -36,10 +36,10 @@ pub(super) struct Arguments {
     /// Platform to choose if there are several, as in `linux/arm64/v8` [default: that of this machine]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = platform)]
     platform: Option<Platform>,
-    /// Maximum size of a layer
+    /// Maximum size of a layer, and of an archive that is compressed or read from standard input
     #[arg(long, value_name = "SIZE", default_value = "64 GiB", value_parser = size)]
     max_size: u64,
-    /// Maximum number of files in a layer
+    /// Maximum number of files and directories in a layer
     #[arg(long, value_name = "COUNT", default_value_t = 4_000_000)]
     max_files: u64,
     /// Print nothing but the ids of the images
