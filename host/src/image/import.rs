@@ -31,6 +31,9 @@ const MAX_INDEXES: usize = 4;
 /// Images of a source.
 const MAX_IMAGES: usize = 1000;
 
+/// Bytes of the manifests and configurations of all images of a source.
+const MAX_DOCUMENTS: usize = 64 << 20;
+
 /// Annotations with the name of an image: the whole, and its tag.
 const NAME: &str = "io.containerd.image.name";
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
@@ -99,6 +102,13 @@ pub(crate) enum ImportError {
     Platform { wanted: Platform, found: String },
     #[error("the index of the image refers to more than {MAX_INDEXES} others in one another")]
     Indexes,
+    #[error("it has more than {limit} bytes without compression; `--max-size` is the limit")]
+    TooLarge { limit: u64 },
+    #[error(
+        "the manifests and configurations of its images have more than {} MiB; import them separately",
+        MAX_DOCUMENTS >> 20
+    )]
+    Documents,
     #[error("there is no image in it")]
     Empty,
     #[error("the image has no name; give it one with `--name`")]
@@ -144,13 +154,14 @@ pub(crate) fn import(
     request: &Request,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Vec<Image>> {
-    let import = store.import()?;
     let failed = |source| ImportError::Source { path: request.source.clone(), source };
+    // Whoever writes to standard input may take any time, and others may want to remove images meanwhile.
     let source = match &request.source {
         Some(path) if path.is_dir() => Source::Directory(path),
-        Some(path) => Source::File(seekable(&import, File::open(path).map_err(failed)?).map_err(failed)?),
-        None => Source::File(spool(&import, io::stdin().lock())?.map_err(failed)?),
+        Some(path) => Source::File(seekable(store, File::open(path).map_err(failed)?, request)?),
+        None => Source::File(spool(store, io::stdin().lock(), request)?),
     };
+    let import = store.import()?;
     match find_layout(source, request).map_err(failed)? {
         Contents::Layout(layout) => import_layout(&import, &layout, request, progress),
         Contents::Directory(path) => import_directory(&import, path, request, progress),
@@ -200,24 +211,41 @@ fn find_layout<'a>(source: Source<'a>, request: &Request) -> io::Result<Contents
 }
 
 /// The archive without compression: the file itself, or a temporary copy.
-fn seekable(import: &Import, mut file: File) -> io::Result<File> {
+fn seekable(store: &Store, mut file: File, request: &Request) -> Result<File> {
+    let failed = |source| ImportError::Source { path: request.source.clone(), source };
     let mut first = [0; 4];
-    let count = (&mut file).take(4).read(&mut first)?;
-    let is_regular = file.metadata()?.is_file();
+    let count = (&mut file).take(4).read(&mut first).map_err(failed)?;
+    let is_regular = file.metadata().map_err(failed)?.is_file();
     let is_compressed =
         first[..count].starts_with(&[0x1f, 0x8b]) || first[..count] == [0x28, 0xb5, 0x2f, 0xfd];
     if is_regular && !is_compressed {
-        file.seek(SeekFrom::Start(0))?;
+        file.seek(SeekFrom::Start(0)).map_err(failed)?;
         return Ok(file);
     }
-    spool(import, first[..count].chain(file)).map_err(io::Error::other)?
+    spool(store, first[..count].chain(file), request)
 }
 
 /// Copies a stream to a temporary file, decompressed.
-fn spool(import: &Import, stream: impl Read) -> std::result::Result<io::Result<File>, StoreError> {
-    let mut file = import.temporary_file()?;
-    let copied = decompress(stream).and_then(|mut stream| io::copy(&mut stream, &mut file));
-    Ok(copied.and_then(|_| file.seek(SeekFrom::Start(0))).map(|_| file))
+fn spool(store: &Store, stream: impl Read, request: &Request) -> Result<File> {
+    let failed = |source| ImportError::Source { path: request.source.clone(), source };
+    let mut file = store.temporary_file()?;
+    let limit = request.limits.bytes;
+    let mut stream = decompress(stream).map_err(failed)?.take(limit.saturating_add(1));
+    let copied = io::copy(&mut stream, &mut file).map_err(failed)?;
+    if copied > limit {
+        return Err(ImportError::TooLarge { limit });
+    }
+    file.seek(SeekFrom::Start(0)).map_err(failed)?;
+    Ok(file)
+}
+
+/// Checks what the documents of all images of a source take in memory.
+fn check_documents(images: &[Found]) -> Result<()> {
+    let sizes = images.iter().map(|image| image.manifest.len() + image.config.len());
+    match sizes.sum::<usize>() > MAX_DOCUMENTS {
+        true => Err(ImportError::Documents),
+        false => Ok(()),
+    }
 }
 
 fn import_layout(
@@ -262,7 +290,10 @@ fn oci_images(layout: &Layout, platform: &Platform) -> Result<Vec<Found>> {
         // A layout has an entry for each name.
         match images.iter_mut().find(|image| image.manifest == manifest) {
             Some(known) => known.names.extend(names),
-            None => images.push(Found { names, ..oci_image(layout, manifest)? }),
+            None => {
+                images.push(Found { names, ..oci_image(layout, manifest)? });
+                check_documents(&images)?;
+            }
         }
     }
     Ok(images)
@@ -338,6 +369,7 @@ fn docker_images(layout: &Layout) -> Result<Vec<Found>> {
         let layers =
             files.into_iter().zip(diff_ids).map(|(file, diff_id)| Layer { file, blob: None, diff_id });
         images.push(Found { names, manifest, config, layers: layers.collect() });
+        check_documents(&images)?;
     }
     Ok(images)
 }

@@ -17,6 +17,10 @@ const DEFAULT_TAG: &str = "latest";
 /// Maximum length of registry and repository, as registries have it.
 const MAX_REPOSITORY: usize = 255;
 
+/// Digits of the shortest and of the longest id that an image is found by.
+pub(super) const MIN_ID: usize = 12;
+const MAX_ID: usize = 64;
+
 /// Maximum length of a tag.
 const MAX_TAG: usize = 128;
 
@@ -75,6 +79,10 @@ impl FromStr for ImageName {
         }
         if repository.len() + registry.len() > MAX_REPOSITORY || !repository.split('/').all(is_component) {
             return Err(invalid("its repository has other characters than a-z, 0-9, `.`, `_`, `-` and `/`"));
+        }
+        if registry == DEFAULT_REGISTRY && repository.strip_prefix(DEFAULT_NAMESPACE).is_some_and(is_like_id)
+        {
+            return Err(invalid("it is the beginning of an id, or could be taken for one"));
         }
         let tag = match digest {
             Some(_) => None,
@@ -140,6 +148,13 @@ fn is_component(component: &str) -> bool {
         && !component.contains("..")
 }
 
+/// Whether a name without registry and namespace is also how people write an id: `sha256:…`, or its digits alone. Whoever
+/// has such a name would be found instead of the image with the id.
+fn is_like_id(name: &str) -> bool {
+    let is_digits = name.bytes().all(|byte| byte.is_ascii_hexdigit());
+    name == "sha256" || is_digits && (MIN_ID..=MAX_ID).contains(&name.len())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -191,6 +206,23 @@ mod tests {
             "[::1/a",
         ] {
             assert!(parsed(text).contains("is not the name of an image"), "{text:?}: {}", parsed(text));
+        }
+        for text in [
+            "sha256:abc",
+            "library/sha256",
+            "sha256",
+            "docker.io/library/sha256:x",
+            &format!("sha256@{DIGEST}"),
+        ] {
+            assert!(parsed(text).contains("could be taken for one"), "{text:?}: {}", parsed(text));
+        }
+        for digits in [12, 13, 64] {
+            for text in [&"abcdef0123456789".repeat(4)[..digits], &format!("{}:1", "0".repeat(digits))] {
+                assert!(parsed(text).contains("could be taken for one"), "{text:?}: {}", parsed(text));
+            }
+        }
+        for text in ["team/sha256", "host:5000/sha256", "abcdef01234", "team/abcdef012345", &"a".repeat(65)] {
+            assert!(text.parse::<ImageName>().is_ok(), "{text:?}");
         }
         assert!(parsed(&"a".repeat(300)).contains("is not the name"));
         assert!(parsed(&format!("a:{}", "x".repeat(129))).contains("is not the name"));

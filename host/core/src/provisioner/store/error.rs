@@ -30,6 +30,16 @@ pub enum StoreError {
     /// The name is invalid.
     #[error(transparent)]
     Name(#[from] InvalidName),
+    /// A name with a digest is not one of the image that has it, or would get it.
+    #[error(
+        "`{name}` is not a name of the image with manifest `{manifest}`; leave the digest out, or import the image that has it"
+    )]
+    OtherDigest {
+        /// The name.
+        name: String,
+        /// The image.
+        manifest: Digest,
+    },
     /// A layer is missing.
     #[error(
         "layer `{layer}` of the image with manifest `{manifest}` is missing; import or pull the image again"

@@ -10,7 +10,7 @@ use nix::fcntl::FlockArg;
 
 use super::error::{Result, StoreError};
 use super::{
-    Access, Guard, Image, MAX_REFERENCES, Reference, Store, names_in, rename_new, sync_parent, unique,
+    Access, Guard, Image, Reference, Store, check_digest, names_in, rename_new, sync_parent, unique,
     write_durably,
 };
 use crate::provisioner::digest::Digest;
@@ -37,16 +37,39 @@ impl Store {
     pub fn import(&self) -> Result<Import> {
         let guard = match self.try_lock_exclusive()? {
             Some(guard) => {
-                for name in names_in(&self.staging(), MAX_REFERENCES)? {
-                    tree::remove(&self.staging().join(name))?;
-                }
+                // Whatever is there now is abandoned, and others can use the store while it is removed.
+                let abandoned = names_in(&self.staging(), usize::MAX)?;
                 let shared = guard.0.relock(FlockArg::LockShared);
                 shared.map_err(|errno| self.error("lock", errno.into()))?;
+                for name in abandoned {
+                    if let Err(error) = tree::remove(&self.staging().join(name)) {
+                        tracing::warn!("an abandoned import stays: {}", crate::error_chain::describe(&error));
+                    }
+                }
                 guard
             }
             None => self.lock(Access::Shared)?,
         };
         Ok(Import { store: self.clone(), _guard: guard })
+    }
+
+    /// A file on the file system of the store that nobody else sees and that is gone when it is closed. It needs no lock.
+    ///
+    /// # Errors
+    /// If it cannot be created.
+    pub fn temporary_file(&self) -> Result<File> {
+        self.create()?;
+        let path = self.staging().join(unique("temporary"));
+        let create = || {
+            let mut options = OpenOptions::new();
+            let file = options.read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+            match fs::remove_file(&path) {
+                // Somebody who removes what is abandoned was faster.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(file),
+                removed => removed.map(|()| file),
+            }
+        };
+        create().map_err(|source| StoreError::Path { path: path.clone(), source })
     }
 }
 
@@ -71,21 +94,6 @@ impl Import {
             .and_then(|()| make(&staged.root(), 0o755))
             .map_err(|source| StoreError::Path { path: staged.path.clone(), source })?;
         Ok(staged)
-    }
-
-    /// A file that nobody else sees and that is gone when it is closed.
-    ///
-    /// # Errors
-    /// If it cannot be created.
-    pub fn temporary_file(&self) -> Result<File> {
-        let path = self.store.staging().join(unique("temporary"));
-        let create = || {
-            let mut options = OpenOptions::new();
-            let file = options.read(true).write(true).create_new(true).mode(0o600).open(&path)?;
-            fs::remove_file(&path)?;
-            Ok(file)
-        };
-        create().map_err(|source| StoreError::Path { path: path.clone(), source })
     }
 
     /// Adds a layer of which everything was verified. `size` is that of its content in bytes.
@@ -118,8 +126,9 @@ impl Import {
     /// Gives an image whose manifest was added a name, which another image may have had.
     ///
     /// # Errors
-    /// If the image is not complete, or the name cannot be written.
+    /// If the name has the digest of another image, the image is not complete, or the name cannot be written.
     pub fn add_name(&self, name: &ImageName, manifest: Digest) -> Result<Image> {
+        check_digest(name, manifest)?;
         let image = self.store.image(manifest)?;
         let name = name.to_string();
         let reference = Reference { name: name.clone(), manifest };

@@ -34,7 +34,7 @@ use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
 use super::document::{Configuration, MAX_DOCUMENT, MAX_LAYERS, Manifest};
-use super::name::ImageName;
+use super::name::{ImageName, MIN_ID};
 
 pub use error::StoreError;
 pub use import::{Import, StagedLayer};
@@ -142,10 +142,11 @@ impl Store {
         if let Ok(name) = text.parse::<ImageName>()
             && let Some(reference) = self.reference(&name.to_string())?
         {
+            check_digest(&name, reference.manifest)?;
             return Ok(Image { names: vec![reference.name], ..self.image(reference.manifest)? });
         }
         let digits = text.strip_prefix("sha256:").unwrap_or(text);
-        if digits.len() < 12 || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        if digits.len() < MIN_ID || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Err(not_found());
         }
         let mut found: Vec<Image> = Vec::new();
@@ -324,6 +325,16 @@ impl Store {
 
     fn error(&self, action: &'static str, source: io::Error) -> StoreError {
         StoreError::Store { path: self.root.clone(), action, source }
+    }
+}
+
+/// Checks that a name with a digest is one of the image with that digest.
+fn check_digest(name: &ImageName, manifest: Digest) -> Result<()> {
+    match name.digest {
+        Some(digest) if digest != manifest => {
+            Err(StoreError::OtherDigest { name: name.to_string(), manifest })
+        }
+        _ => Ok(()),
     }
 }
 

@@ -9,9 +9,12 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::error::{Result, StoreError};
-use super::{Access, Image, MAX_REFERENCES, Store, names_in, read_json, unique};
+use super::{Access, Image, MAX_SMALL, Store, names_in, read_small, unique};
 use crate::model::ContainerId;
 use crate::provisioner::digest::Digest;
+
+/// How often a use is written whose directory is removed meanwhile.
+const ATTEMPTS: usize = 100;
 
 /// What identifies an agent in a store: its work directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +48,7 @@ impl Store {
         let image = self.find_locked(text)?;
         let path = self.use_path(agent, container);
         let written = Use { manifest: image.manifest, layers: image.layers.clone() };
-        let write = || -> io::Result<()> {
+        let write_once = || -> io::Result<()> {
             if let Some(parent) = path.parent() {
                 DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
             }
@@ -57,7 +60,15 @@ impl Store {
                 let _ = fs::remove_file(&temporary);
             })
         };
-        write().map_err(|source| StoreError::Path { path: path.clone(), source })?;
+        let mut outcome = write_once();
+        for _ in 1..ATTEMPTS {
+            match &outcome {
+                // The last container of this agent was released, and the directory with it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => outcome = write_once(),
+                _ => break,
+            }
+        }
+        outcome.map_err(|source| StoreError::Path { path: path.clone(), source })?;
         Ok(image)
     }
 
@@ -71,7 +82,11 @@ impl Store {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(StoreError::Path { path, source: error })
             }
-            _ => Ok(()),
+            _ => {
+                // Fails unless that was the last one.
+                drop(fs::remove_dir(self.uses_of(agent)));
+                Ok(())
+            }
         }
     }
 
@@ -100,10 +115,13 @@ impl Store {
     pub(super) fn in_use(&self) -> Result<(BTreeSet<Digest>, BTreeSet<Digest>)> {
         let (mut manifests, mut layers) = (BTreeSet::new(), BTreeSet::new());
         let directory = self.root.join("uses");
-        for agent in names_in(&directory, MAX_REFERENCES)? {
+        for agent in names_in(&directory, usize::MAX)? {
             let directory = directory.join(agent);
             for container in names_in(&directory, usize::MAX)? {
-                if let Some(used) = read_json::<Use>(&directory.join(container))? {
+                let Some(bytes) = read_small(&directory.join(container), MAX_SMALL)? else { continue };
+                // It was complete before it had its name. So one that is not was cut off by a power failure, as it is not
+                // synchronized to disk, and its container is gone.
+                if let Ok(used) = serde_json::from_slice::<Use>(&bytes) {
                     manifests.insert(used.manifest);
                     layers.extend(used.layers);
                 }
