@@ -6,10 +6,11 @@ use std::process::Command as Process;
 use cofferdam_core::model::Ended;
 use cofferdam_core::provisioner::Backend;
 use cofferdam_tests::daemon::Daemon;
-use cofferdam_tests::images::{Images, Layer, busybox};
+use cofferdam_tests::images::{Images, Layer, Member, busybox};
 use cofferdam_tests::world::{World, id, launch_error, run};
 use cofferdam_tests::{assert_contains, is_root, paths, text};
 use serde_json::json;
+use tar::EntryType;
 
 use super::{Fixture, own, request};
 
@@ -99,6 +100,51 @@ async fn a_single_layer_is_bound_read_only() {
     let names = fs::read_dir(layer).unwrap().count();
     assert_eq!(names, 2, "nothing was created in the layer");
     assert_eq!(world.leftovers(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_that_an_image_has_twice_is_mounted_once() {
+    if !is_root("containers of images") {
+        return;
+    }
+    let fixture = Fixture::new();
+    let twice = Layer::new().directory("d").file("d/x", b"twice\n").file(".wh.gone", b"");
+    let between = Layer::new().file("d/x", b"between\n").file("d/y", b"y\n").file("gone", b"");
+    let image = [busybox(), twice.clone(), between, twice];
+    fixture.image("web:1", &image, json!({}));
+    fixture.image("same:1", &[busybox(), busybox()], json!({}));
+    for backend in [Backend::Overlay, Backend::Copy] {
+        let mut world = fixture.world();
+        world.config.image_backend = backend;
+        let agent = world.start().await.unwrap();
+        let line = "cat /d/x /d/y; ls /gone 2>/dev/null || echo gone";
+        assert_eq!(run(&agent, request("web", "web:1", line)).await, "twice\ny\ngone\n", "{backend:?}");
+        assert_eq!(run(&agent, request("same", "same:1", "echo ran")).await, "ran\n", "{backend:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn devices_of_an_image_cannot_be_used_and_those_of_the_container_can() {
+    if !is_root("containers of images") {
+        return;
+    }
+    let fixture = Fixture::new();
+    // That of `/dev/zero`, so that it works wherever it is not refused.
+    let device =
+        Member { kind: EntryType::Char, path: b"etc/zero", mode: 0o666, device: (1, 5), ..Member::default() };
+    let mut image = busybox().with(&device);
+    for directory in ["proc", "sys", "dev", "mnt", "mnt/mesos", "mnt/mesos/sandbox"] {
+        image = image.directory(directory);
+    }
+    fixture.image("web:1", &[image], json!({}));
+    for backend in [Backend::Overlay, Backend::Copy, Backend::Bind] {
+        let mut world = fixture.world();
+        world.config.image_backend = backend;
+        let agent = world.start().await.unwrap();
+        let line = "ls /etc/zero; cat /etc/zero 2>&1; echo x > /dev/null && cat /dev/null && echo usable";
+        let expected = "/etc/zero\ncat: can't open '/etc/zero': Permission denied\nusable\n";
+        assert_eq!(run(&agent, request("web", "web:1", line)).await, expected, "{backend:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,6 @@
 //! How the layers of an image become a root file system.
 
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
@@ -8,7 +9,7 @@ use std::path::{Path, PathBuf};
 use cofferdam_linux::tree;
 use cofferdam_plugin_model::ImageRoot;
 
-use super::{Image, ProvisionError, Store, copy, overlay};
+use super::{Digest, Image, ProvisionError, Store, copy, overlay};
 
 /// How the layers of an image become a root file system.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -45,9 +46,11 @@ impl Backend {
         store: &Store,
         image: &Image,
         scratch: &Path,
+        is_cancelled: &dyn Fn() -> bool,
     ) -> Result<ImageRoot, ProvisionError> {
+        let layers = visible(&image.layers);
         // The topmost first, as the kernel has them.
-        let directories: Vec<PathBuf> = image.layers.iter().rev().map(|layer| store.layer(layer)).collect();
+        let directories: Vec<PathBuf> = layers.iter().rev().map(|layer| store.layer(layer)).collect();
         let Some(topmost) = directories.first().cloned() else { return Err(ProvisionError::Empty) };
         match self {
             Self::Overlay => {
@@ -58,14 +61,23 @@ impl Backend {
                 Ok(()) => Ok(ImageRoot::Layers { directories }),
                 Err(error) => {
                     tracing::debug!("images are copied: {}", crate::error_chain::describe(&error));
-                    copy_layers(store, image, scratch)
+                    copy_layers(store, &layers, scratch, is_cancelled)
                 }
             },
-            Self::Copy => copy_layers(store, image, scratch),
+            Self::Copy => copy_layers(store, &layers, scratch, is_cancelled),
             Self::Bind if directories.len() == 1 => Ok(ImageRoot::ReadOnly { path: topmost }),
             Self::Bind => Err(ProvisionError::Bind { layers: directories.len() }),
         }
     }
+}
+
+/// The layers without those that are there once more above: everything of the lower one is hidden by the same in the upper
+/// one, and the kernel does not mount a directory twice in an overlay.
+fn visible(layers: &[Digest]) -> Vec<Digest> {
+    let mut seen = BTreeSet::new();
+    let mut visible: Vec<Digest> = layers.iter().rev().copied().filter(|layer| seen.insert(*layer)).collect();
+    visible.reverse();
+    visible
 }
 
 /// Checks that the kernel mounts an overlay with an upper layer in a scratch directory, by mounting one that nobody sees.
@@ -85,9 +97,14 @@ fn check_overlay(lower: &Path, scratch: &Path) -> Result<(), ProvisionError> {
 }
 
 /// Copies the layers into a directory of the container's own.
-fn copy_layers(store: &Store, image: &Image, scratch: &Path) -> Result<ImageRoot, ProvisionError> {
+fn copy_layers(
+    store: &Store,
+    layers: &[Digest],
+    scratch: &Path,
+    is_cancelled: &dyn Fn() -> bool,
+) -> Result<ImageRoot, ProvisionError> {
     let path = scratch.join("image");
-    for layer in &image.layers {
+    for layer in layers {
         let source = store.layer(layer);
         let failed = |source| ProvisionError::Copy { layer: *layer, source };
         let attributes = || -> io::Result<()> {
@@ -100,7 +117,21 @@ fn copy_layers(store: &Store, image: &Image, scratch: &Path) -> Result<ImageRoot
             fs::set_permissions(&path, fs::Permissions::from_mode(found.mode() & 0o7777))
         };
         attributes().map_err(|source| failed(copy::CopyError::System { path: path.clone(), source }))?;
-        copy::layer(&source, &path).map_err(failed)?;
+        copy::layer(&source, &path, is_cancelled).map_err(failed)?;
     }
     Ok(ImageRoot::Directory { path })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_equal_layers_only_the_topmost_is_used() {
+        let [a, b, c] = [b"a", b"b", b"c"].map(|bytes| Digest::of(bytes));
+        assert_eq!(visible(&[a, b, a]), [b, a]);
+        assert_eq!(visible(&[a, a]), [a]);
+        assert_eq!(visible(&[a, b, c]), [a, b, c]);
+        assert_eq!(visible(&[a, b, b, c, a, c]), [b, a, c]);
+    }
 }

@@ -25,6 +25,9 @@ const MAX_DEPTH: usize = 256;
 /// Size of the names, and of a value, of extended attributes.
 const MAX_ATTRIBUTE: usize = 64 << 10;
 
+/// Bytes that are copied before it is asked again whether the launch is cancelled.
+const CHUNK: u64 = 16 << 20;
+
 /// What the kernel reads in a layer, and nobody sees in the mounted overlay.
 const OVERLAY: &[u8] = b"trusted.overlay.";
 const OPAQUE: &CStr = c"trusted.overlay.opaque";
@@ -55,13 +58,13 @@ pub enum CopyError {
     Remove(#[from] tree::RemoveError),
 }
 
-/// Copies a layer over those below it.
-pub(super) fn layer(source: &Path, target: &Path) -> Result<(), CopyError> {
+/// Copies a layer over those below it, unless the launch is cancelled: then it fails with `ECANCELED`.
+pub(super) fn layer(source: &Path, target: &Path, is_cancelled: &dyn Fn() -> bool) -> Result<(), CopyError> {
     let failed = |source| CopyError::System { path: target.to_owned(), source };
     let open = |path: &Path| openat(CWD, path, LIST, Mode::empty()).map_err(|errno| failed(errno.into()));
     let (source, target) = (open(source)?, open(target)?);
     let root = target.try_clone().map_err(failed)?;
-    let mut copy = Copy { root, links: HashMap::new() };
+    let mut copy = Copy { root, links: HashMap::new(), is_cancelled };
     copy.run(Level::new(source, target, PathBuf::new()).map_err(|errno| failed(errno.into()))?)
 }
 
@@ -80,13 +83,14 @@ impl Level {
     }
 }
 
-struct Copy {
+struct Copy<'a> {
+    is_cancelled: &'a dyn Fn() -> bool,
     root: OwnedFd,
     /// Files of the layer that have several names, with the path of the copy.
     links: HashMap<(u64, u64), PathBuf>,
 }
 
-impl Copy {
+impl Copy<'_> {
     fn run(&mut self, top: Level) -> Result<(), CopyError> {
         let mut levels = vec![top];
         while let Some(level) = levels.last_mut() {
@@ -115,6 +119,7 @@ impl Copy {
     /// Copies an entry. Returns a directory whose entries are to be copied.
     fn entry(&mut self, level: &Level, name: &CStr, path: &Path) -> Result<Option<Level>, CopyError> {
         let failed = |errno| system(path, errno);
+        check(self.is_cancelled).map_err(failed)?;
         let Level { source, target, .. } = level;
         let found = statat(source, name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
         let kind = FileType::from_raw_mode(found.st_mode);
@@ -152,13 +157,19 @@ impl Copy {
             }
             self.links.insert(identity, path.to_owned());
         }
-        copy_file(source, target, name, &found).map_err(failed)?;
+        copy_file(source, target, name, &found, self.is_cancelled).map_err(failed)?;
         Ok(None)
     }
 }
 
 /// Copies anything but a directory.
-fn copy_file(source: &OwnedFd, target: &OwnedFd, name: &CStr, found: &Stat) -> Result<(), Errno> {
+fn copy_file(
+    source: &OwnedFd,
+    target: &OwnedFd,
+    name: &CStr,
+    found: &Stat,
+    is_cancelled: &dyn Fn() -> bool,
+) -> Result<(), Errno> {
     let kind = FileType::from_raw_mode(found.st_mode);
     let at = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let from = openat2(source, name, at, Mode::empty(), HERE)?;
@@ -168,7 +179,7 @@ fn copy_file(source: &OwnedFd, target: &OwnedFd, name: &CStr, found: &Stat) -> R
             let content = foreign::reopen(&from, OFlags::RDONLY)?;
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let copy = openat(target, name, flags, Mode::RUSR | Mode::WUSR)?;
-            copy_content(&content, &copy, found.st_size.cast_unsigned())?;
+            copy_content(&content, &copy, found.st_size.cast_unsigned(), is_cancelled)?;
         }
         _ => mknodat(target, name, kind, Mode::RUSR | Mode::WUSR, found.st_rdev)?,
     }
@@ -178,7 +189,12 @@ fn copy_file(source: &OwnedFd, target: &OwnedFd, name: &CStr, found: &Stat) -> R
 }
 
 /// Copies the parts of a file with data, so that holes stay holes.
-fn copy_content(from: &OwnedFd, to: &OwnedFd, size: u64) -> Result<(), Errno> {
+fn copy_content(
+    from: &OwnedFd,
+    to: &OwnedFd,
+    size: u64,
+    is_cancelled: &dyn Fn() -> bool,
+) -> Result<(), Errno> {
     ftruncate(to, size)?;
     let (mut source, mut target) = (File::from(rustix::io::dup(from)?), File::from(rustix::io::dup(to)?));
     let mut end = 0;
@@ -188,7 +204,8 @@ fn copy_content(from: &OwnedFd, to: &OwnedFd, size: u64) -> Result<(), Errno> {
             Err(Errno::NXIO) => break,
             start => start?,
         };
-        end = seek(from, SeekFrom::Hole(start))?;
+        check(is_cancelled)?;
+        end = seek(from, SeekFrom::Hole(start))?.min(start + CHUNK);
         seek(from, SeekFrom::Start(start))?;
         seek(to, SeekFrom::Start(start))?;
         let mut part = io::Read::take(&mut source, end - start);
@@ -196,6 +213,10 @@ fn copy_content(from: &OwnedFd, to: &OwnedFd, size: u64) -> Result<(), Errno> {
         copied.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
     }
     Ok(())
+}
+
+fn check(is_cancelled: &dyn Fn() -> bool) -> Result<(), Errno> {
+    if is_cancelled() { Err(Errno::CANCELED) } else { Ok(()) }
 }
 
 /// Copies owner, permissions and extended attributes, in this order: each step would undo parts of the ones after it.
@@ -254,4 +275,51 @@ fn descriptor(of: impl AsFd) -> String {
 
 fn system(path: &Path, errno: Errno) -> CopyError {
     CopyError::System { path: path.to_owned(), source: errno.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::fs;
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+
+    #[test]
+    fn a_copy_can_be_cancelled_before_each_entry_and_each_chunk() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let source = directory.path().join("source");
+        fs::create_dir(&source).unwrap();
+        let large = File::create(source.join("large")).unwrap();
+        for chunk in 0..3 {
+            large.write_all_at(b"x", chunk * CHUNK).unwrap();
+        }
+        fs::write(source.join("small"), b"y").unwrap();
+        // Two entries, and three chunks and one.
+        for cancel_at in 1..=7 {
+            let target = directory.path().join(cancel_at.to_string());
+            fs::create_dir(&target).unwrap();
+            let checks = Cell::new(0);
+            let is_cancelled = || {
+                checks.set(checks.get() + 1);
+                checks.get() == cancel_at
+            };
+            let outcome = layer(&source, &target, &is_cancelled);
+            match cancel_at {
+                7 => {
+                    outcome.unwrap();
+                    assert_eq!(fs::metadata(target.join("large")).unwrap().len(), 2 * CHUNK + 1);
+                    assert_eq!(fs::read(target.join("small")).unwrap(), b"y");
+                }
+                _ => {
+                    let Err(CopyError::System { source, .. }) = outcome else { panic!("{outcome:?}") };
+                    assert_eq!(source.raw_os_error(), Some(Errno::CANCELED.raw_os_error()));
+                    assert_eq!(checks.get(), cancel_at);
+                }
+            }
+        }
+    }
 }

@@ -105,7 +105,7 @@ impl Provisioner {
         Self { store, agent: AgentKey::new(work_dir), backend }
     }
 
-    /// Provides a container with the root file system of an image. Blocks.
+    /// Provides a container with the root file system of an image. Blocks; fails soon once its launch is cancelled.
     ///
     /// Its part is recorded in the store, and in its scratch directory: a teardown that calls [`Self::release`] and removes
     /// that directory leaves nothing.
@@ -114,15 +114,19 @@ impl Provisioner {
         image: &str,
         id: &ContainerId,
         scratch: &Path,
+        is_cancelled: &dyn Fn() -> bool,
     ) -> Result<Provisioned, ProvisionError> {
         let image = self.store.acquire(image, &self.agent, id)?;
-        let root = self.backend.assemble(&self.store, &image, scratch)?;
+        let root = self.backend.assemble(&self.store, &image, scratch, is_cancelled)?;
         Ok(Provisioned { image, root })
     }
 
-    /// A container needs its image no longer. Can be repeated, and does nothing for one without an image.
-    pub(crate) fn release(&self, id: &ContainerId) -> Result<(), StoreError> {
-        self.store.release(&self.agent, id)
+    /// A container needs its image no longer. Can be repeated. If the store refuses, the container ends all the same, and
+    /// [`Self::release_unknown`] of the next agent tries it again.
+    pub(crate) fn release(&self, id: &ContainerId) {
+        if let Err(error) = self.store.release(&self.agent, id) {
+            tracing::warn!(container = %id, "its image stays in use: {}", crate::error_chain::describe(&error));
+        }
     }
 
     /// Releases what containers used that are gone.

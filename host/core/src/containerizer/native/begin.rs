@@ -8,7 +8,7 @@ use std::path::Path;
 use cofferdam_plugin_model::{Container, ContainerClass, ContainerId};
 
 use super::phase::Event;
-use super::progress::advance;
+use super::progress::{advance, check_cancelled};
 use super::record::Handle;
 use super::{LaunchError, Shared};
 use crate::chain::Participant;
@@ -114,8 +114,10 @@ fn provide(
 ) -> Result<View, LaunchError> {
     let id = handle.id();
     let failed = |source| LaunchError::Image { id: id.clone(), image: image.to_owned(), source };
-    let Provisioned { image, root } =
-        shared.provisioner.provision(image, id, &container.scratch).map_err(failed)?;
+    let is_cancelled = || check_cancelled(handle).is_err();
+    let provisioned = shared.provisioner.provision(image, id, &container.scratch, &is_cancelled);
+    check_cancelled(handle)?;
+    let Provisioned { image, root } = provisioned.map_err(failed)?;
     let view = View::of(&root).map_err(|source| failed(ProvisionError::View { source }))?;
     container.rootfs = Some(view.path());
     container.image = Some(image.config);

@@ -318,7 +318,9 @@ fn run_steps(
     shared.launcher.cleanup(id).map_err(|error| TeardownError::step("remove its cgroups", &error))?;
     remove_directory(&handle.record().part.scratch)
         .map_err(|error| TeardownError::step("remove its scratch directory", &error))?;
-    shared.provisioner.release(id).map_err(|error| TeardownError::step("release its image", &error))?;
+    if handle.record().request.image.is_some() {
+        shared.provisioner.release(id);
+    }
     let cause = explained_by_parent(shared, handle, cause, status);
     let launch_failed = retention == Retention::Remove || cause.reason == Some(Reason::LaunchFailed);
     let termination = Termination {
