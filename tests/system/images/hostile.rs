@@ -148,7 +148,8 @@ fn sizes_are_bounded() {
     let few = (0..100).fold(Layer::new(), |layer, _| layer.records(record)).file("x", b"");
     import(&Fixture::new(), &few.bytes(), &[]).unwrap();
     for size in [u64::MAX, u64::MAX - 511, 1 << 63] {
-        let record: &[(&str, &[u8])] = &[("size", size.to_string().as_bytes())];
+        let size = size.to_string();
+        let record: &[(&str, &[u8])] = &[("size", size.as_bytes())];
         assert_refused(&Layer::new().records(record).file("x", b""), &[], &["larger than any file"]);
         assert_refused(&Layer::new().records(record).directory("x"), &[], &["larger than any file"]);
     }
