@@ -1,7 +1,7 @@
 //! Runs containers as the configuration of their image says.
 //!
 //! What a container requests itself takes precedence over its image. How its command and that of the image become one is
-//! in [`command`].
+//! in `command`.
 
 mod command;
 mod signal;
