@@ -7,6 +7,7 @@ use cofferdam_init::client::RequestError;
 use cofferdam_init::plan::flag;
 use cofferdam_init::report::Step;
 use cofferdam_linux::namespace::{Namespace, Namespaces};
+use cofferdam_linux::process::Process;
 
 use crate::harness::{Answer, Container, Enter, Status, TIMEOUT, own, privileged, script_on_host};
 
@@ -66,11 +67,15 @@ fn a_pid_namespace_of_its_own_is_not_below_that_of_the_parent() {
     let plan = script_on_host("echo $$; sleep 1000", flag::REAPER | flag::MOUNT_NAMESPACE);
     assert_eq!(nested.release(&plan), Answer::Runs);
     let status = fs::read_to_string(format!("/proc/{}/status", nested.process.pid())).unwrap();
-    let pids = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap();
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+    let init = Process::open_any(field("PPid:").trim().parse().unwrap()).unwrap();
+    let pids = field("NSpid:");
     let pids: Vec<_> = pids.split_whitespace().collect();
     assert_eq!((pids.len(), pids[1]), (2, "2"), "host, own: {pids:?}");
     nested.process.kill().unwrap();
     assert_eq!(nested.end(Answer::Runs).status, Status::Ended(9));
+    // Process 1 stays until the agent ends its namespace.
+    init.kill().unwrap();
 
     let both = Enter { process: &parent.process, namespaces: own() };
     let refused = Container::try_spawn(own(), Some(both), &[]).err().unwrap();
