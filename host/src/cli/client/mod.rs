@@ -399,6 +399,7 @@ mod tests {
         client.tell(&remove).await.unwrap();
         assert_eq!(status(&client.tell(&remove).await.unwrap_err()), 404);
         assert_eq!(status(&wait(client, "a").await.unwrap_err()), 404);
+        assert!(world.agent.destroy_all().await.is_empty());
     }
 
     #[tokio::test]
