@@ -11,7 +11,8 @@ use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use cofferdam_plugin_api::config::{Size, TimeSpan};
 use cofferdam_plugin_api::event;
@@ -26,6 +27,10 @@ const REASON: &str = "REASON_CONTAINER_LIMITATION_DISK";
 const POOL: &str = "xfs_project";
 
 const MIB: f64 = 1024.0 * 1024.0;
+
+/// How long XFS may take to free removed files, and how often it is asked: there is no event.
+const FREED_WITHIN: Duration = Duration::from_secs(2);
+const FREED_INTERVAL: Duration = Duration::from_millis(10);
 
 struct Xfs {
     host: Host,
@@ -249,7 +254,7 @@ impl Isolator for Xfs {
         if project == 0 || is_shared {
             return Ok(());
         }
-        if self.disk.read(project)?.inodes > 0 {
+        if self.keeps_files(project)? {
             // They keep their limit, and no other container gets the project, as `acquire` finds them.
             warn!(
                 container = container.id(),
@@ -263,6 +268,19 @@ impl Isolator for Xfs {
 }
 
 impl Xfs {
+    /// Whether there are files of a project whose containers are removed. XFS counts removed files until it has freed them, in the
+    /// background, soon after their quota was read.
+    fn keeps_files(&self, project: u32) -> Result<bool> {
+        let latest = Instant::now() + FREED_WITHIN;
+        while self.disk.read(project)?.inodes > 0 {
+            if Instant::now() >= latest {
+                return Ok(true);
+            }
+            thread::sleep(FREED_INTERVAL);
+        }
+        Ok(false)
+    }
+
     /// Leases the smallest project of which there are no files.
     fn acquire(&self, container: &NewContainer) -> Result<u32> {
         let leases = self.host.leases();
