@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use cofferdam_core::agent::Agent;
 use cofferdam_core::model::{Phase, Request};
 use cofferdam_linux::cgroup::{Cgroup, Cgroups, Version};
+use cofferdam_tests::daemon::Daemon;
 use cofferdam_tests::world::{World, id};
 use cofferdam_tests::{is_root, text, wait_for_text};
 
-use super::assert_nothing_left;
+use super::{assert_nothing_left, limit_descriptors};
 
 /// A v1 cgroup that a container creates in the host's hierarchy, removed at the end.
 struct Freezer(Cgroup);
@@ -180,5 +181,34 @@ async fn a_container_sees_no_cgroup_but_its_own() {
         assert_eq!(directories, [PathBuf::from("/tmp/c")], "{output}");
         assert!(output.contains("inside"), "{output}");
     }
+    assert_nothing_left(&world);
+}
+
+/// Each escaped process takes a descriptor of the agent while it is killed.
+#[test]
+fn more_processes_than_the_agent_has_descriptors_are_killed_outside_of_their_cgroup() {
+    if !is_root("cgroups") {
+        return;
+    }
+    let Some(root) = Cgroups::detect().unwrap().unified("").map(|root| root.path().to_owned()) else {
+        eprintln!("\n*** SKIPPED: cgroup v2 is not mounted, so leaving it was NOT tested ***\n");
+        return;
+    };
+    let world = World::privileged();
+    let daemon = Daemon::start(&world);
+    let line = format!(
+        "n=0; while [ $n -lt 40 ]; do sh -c 'trap \"\" 1 2 15; exec sleep 1000' & echo $! > {}/cgroup.procs; \
+         n=$((n+1)); done; echo ready; exec sleep 1000",
+        root.display()
+    );
+    let mut request = Request::shell(id("web"), line);
+    request.linux.share_pid_namespace = true;
+    daemon.launch(&request).unwrap();
+    wait_for_text(Path::new(&daemon.inspect(&request.id).unwrap().stdout.unwrap()), "ready");
+    limit_descriptors(&daemon, 12);
+    assert_eq!(daemon.destroy(&request.id).unwrap().exit_status, Some(9));
+    daemon.remove(&request.id).unwrap();
+    let log = daemon.log();
+    assert!(log.contains("processes have left the cgroup of their container"), "{log}");
     assert_nothing_left(&world);
 }

@@ -10,10 +10,9 @@ use cofferdam_tests::daemon::Daemon;
 use cofferdam_tests::is_root;
 use cofferdam_tests::mounts::in_own_namespace;
 use cofferdam_tests::world::{World, id};
-use nix::sys::resource::{Resource, getrlimit};
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
 
-use super::assert_nothing_left;
+use super::{assert_nothing_left, limit_descriptors};
 
 /// A world with a work directory in memory: a disk takes milliseconds for each directory of a tree.
 fn world() -> (World, tempfile::TempDir) {
@@ -78,13 +77,7 @@ fn a_deep_tree_is_removed_with_few_descriptors_left() {
     daemon.launch(&sleeper(&world, "web")).unwrap();
     nest(&sandbox(&daemon, "web"), 3_000);
     daemon.destroy(&id("web")).unwrap();
-    let highest = fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().flatten();
-    let highest = highest.filter_map(|entry| entry.file_name().to_str()?.parse::<u64>().ok()).max().unwrap();
-    // For the connection of the request, and a few more.
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    let limit = rustix::process::Rlimit { current: Some(highest + 8), maximum: Some(hard) };
-    let pid = rustix::process::Pid::from_raw(daemon.pid());
-    rustix::process::prlimit(pid, rustix::process::Resource::Nofile, limit).unwrap();
+    limit_descriptors(&daemon, 8);
     daemon.remove(&id("web")).unwrap();
     assert_nothing_left(&world);
 }

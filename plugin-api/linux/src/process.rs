@@ -198,25 +198,26 @@ impl AsFd for Process {
 /// Pids of the children of all threads of process `pid`. Empty if there is no such process.
 pub fn children_of(pid: i32) -> io::Result<Vec<i32>> {
     let tasks = match fs::read_dir(format!("/proc/{pid}/task")) {
-        // ENOENT if it has been reaped, ESRCH while it is being reaped.
-        Err(error)
-            if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH) =>
-        {
-            return Ok(Vec::new());
-        }
+        Err(error) if is_gone(&error) => return Ok(Vec::new()),
         other => other?,
     };
     let mut children = Vec::new();
     for task in tasks {
         // The children of a thread that ends meanwhile move to another thread or to the subreaper.
-        let Ok(path) = task.map(|task| task.path()) else { continue };
+        let path = match task {
+            Err(error) if is_gone(&error) => continue,
+            task => task?.path(),
+        };
         match fs::read_to_string(path.join("children")) {
             Ok(text) => {
                 children.extend(text.split_ascii_whitespace().filter_map(|pid| pid.parse::<i32>().ok()))
             }
             // The kernel was built without CONFIG_PROC_CHILDREN.
-            Err(_) if path.join("stat").exists() => return children_by_parent(pid),
-            Err(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound && path.join("stat").exists() => {
+                return children_by_parent(pid);
+            }
+            Err(error) if is_gone(&error) => {}
+            Err(error) => return Err(error),
         }
     }
     Ok(children)
@@ -224,9 +225,22 @@ pub fn children_of(pid: i32) -> io::Result<Vec<i32>> {
 
 /// As `children_of`, by scanning all processes.
 fn children_by_parent(parent: i32) -> io::Result<Vec<i32>> {
-    let is_child = |pid: &i32| Stat::read(*pid).is_ok_and(|stat| stat.parent == parent);
-    let names = fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    Ok(names.filter_map(|name| name.parse().ok()).filter(is_child).collect())
+    let mut children = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+        match Stat::read(pid) {
+            Ok(stat) if stat.parent == parent => children.push(pid),
+            Ok(_) | Err(ProcessError::Gone { .. } | ProcessError::Unreadable { .. }) => {}
+            Err(error) => return Err(io::Error::other(error)),
+        }
+    }
+    Ok(children)
+}
+
+/// Whether a file of a process cannot be read because it has been reaped (ENOENT), or is being reaped (ESRCH).
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }
 
 /// Some of the fields of `/proc/PID/stat`.

@@ -12,10 +12,11 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use cofferdam_linux::cgroup::{Cgroup, Cgroups, Version};
-use cofferdam_linux::process::{Process, Stat, children_of};
+use cofferdam_linux::process::{Process, ProcessError, Stat, children_of};
 use cofferdam_plugin_model::ContainerId;
 
 use super::{CONTAINER, DestroyError};
@@ -29,6 +30,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// Maximum number of cgroups of one container whose quotas are lifted.
 const MAX_CGROUPS: u64 = 1 << 20;
+
+/// Maximum number of escaped processes that are killed at a time, each of which takes a descriptor.
+const BATCH: usize = 64;
 
 /// Maximum number of processes that are looked at for one container.
 const MAX_PROCESSES: usize = 1 << 20;
@@ -71,20 +75,27 @@ impl Escape<'_> {
     ) -> Result<(), DestroyError> {
         let failed = |source| DestroyError::Find { id: id.clone(), source };
         while let Some(pid) = self.keepers.reaper(slot) {
-            let Ok(reaper) = Process::open_any(pid) else { continue };
-            // Unless the keeper has reaped it meanwhile, its pid cannot be that of another process.
-            if self.keepers.reaper(slot) != Some(pid) {
-                continue;
+            let is_late = Instant::now() >= deadline;
+            if let Some(reaper) = open(pid).map_err(|source| process_error(id, source))? {
+                // Unless the keeper has reaped it meanwhile, its pid cannot be that of another process.
+                if self.keepers.reaper(slot) != Some(pid) {
+                    continue;
+                }
+                reaper.kill().map_err(|source| process_error(id, source))?;
+                if !reaper.wait(Some(PAUSE)).map_err(failed)? {
+                    let left = descendants(pid, |_| true).map_err(failed)?;
+                    if is_late {
+                        return Err(DestroyError::Stuck { id: id.clone(), pids: left });
+                    }
+                    self.release(&left);
+                    continue;
+                }
             }
-            reaper.kill().map_err(|source| DestroyError::Process { id: id.clone(), source })?;
-            if reaper.wait(Some(PAUSE)).map_err(failed)? {
-                continue;
+            // The keeper has not noted yet that it has reaped it.
+            if is_late {
+                return Err(DestroyError::Stuck { id: id.clone(), pids: vec![pid] });
             }
-            let left = descendants(pid, |_| true).map_err(failed)?;
-            if Instant::now() >= deadline {
-                return Err(DestroyError::Stuck { id: id.clone(), pids: left });
-            }
-            self.release(&left);
+            thread::yield_now();
         }
         Ok(())
     }
@@ -94,7 +105,7 @@ impl Escape<'_> {
     pub(super) fn kill_escaped(&self, id: &ContainerId, deadline: Instant) -> Result<(), DestroyError> {
         let failed = |source| DestroyError::Find { id: id.clone(), source };
         loop {
-            let escaped = self.escaped().map_err(failed)?;
+            let escaped = self.escaped(id)?;
             if escaped.is_empty() {
                 return Ok(());
             }
@@ -104,7 +115,7 @@ impl Escape<'_> {
             }
             tracing::warn!(container = %id, ?pids, "processes have left the cgroup of their container; killing them");
             for process in &escaped {
-                process.kill().map_err(|source| DestroyError::Process { id: id.clone(), source })?;
+                process.kill().map_err(|source| process_error(id, source))?;
             }
             let until = deadline.min(Instant::now() + PAUSE);
             for process in &escaped {
@@ -121,26 +132,41 @@ impl Escape<'_> {
         release(self.cgroups, &own, pids);
     }
 
-    /// The processes below the keepers, in the agent's pid namespace, that are in no cgroup of a container.
-    fn escaped(&self) -> io::Result<Vec<Process>> {
+    /// Processes below the keepers, in the agent's pid namespace, that are in no cgroup of a container: some of them, if
+    /// there are any. An error, such as too few descriptors, is not taken for the end of a process.
+    fn escaped(&self, id: &ContainerId) -> Result<Vec<Process>, DestroyError> {
+        let failed = |source| DestroyError::Find { id: id.clone(), source };
         let mut escaped = Vec::new();
         let agent = pid_namespace("self");
         for keeper in self.keepers.pids() {
             // The agent may be in a cgroup namespace, and see other paths than its own.
-            let Some(inside) = self.tracked_path(keeper) else { continue };
+            let Some(inside) = self.tracked_path(keeper).map_err(failed)? else { continue };
             let program = program(keeper);
             // Those in other pid namespaces end with their process 1.
             let is_here = |pid: i32| pid_namespace(&pid.to_string()) == agent;
-            for pid in descendants(keeper, is_here)? {
+            for pid in descendants(keeper, is_here).map_err(failed)? {
                 // First, so that what is read is about this process or one that has ended.
-                let Ok(process) = Process::open_any(pid) else { continue };
-                let path = self.cgroup_of(pid);
+                let process = match open(pid) {
+                    Ok(Some(process)) => process,
+                    Ok(None) => continue,
+                    // When these have ended, there are descriptors for others.
+                    Err(_) if !escaped.is_empty() => return Ok(escaped),
+                    Err(source) => return Err(process_error(id, source)),
+                };
+                let path = self.cgroup_of(pid).map_err(failed)?;
                 let is_inside = path.as_deref().is_none_or(|path| is_container(path, &inside));
                 // A setup process, which may not have joined its cgroup of v1 yet.
                 let is_ours = program.is_some() && self::program(pid) == program;
-                let has_ended = Stat::read(pid).map_or(true, |stat| stat.state == 'Z');
+                let has_ended = match Stat::read(pid) {
+                    Ok(stat) => stat.state == 'Z',
+                    Err(ProcessError::Gone { .. }) => true,
+                    Err(source) => return Err(process_error(id, source)),
+                };
                 if !is_inside && !is_ours && !has_ended && process.signal(0).is_ok() {
                     escaped.push(process);
+                }
+                if escaped.len() == BATCH {
+                    return Ok(escaped);
                 }
             }
         }
@@ -149,22 +175,41 @@ impl Escape<'_> {
 
     /// Path of the agent's cgroup in the hierarchy that tracks containers, as `/proc/PID/cgroup` has it. `None` if the
     /// keeper is not where it belongs.
-    fn tracked_path(&self, keeper: i32) -> Option<PathBuf> {
-        let path = self.cgroup_of(keeper)?;
-        let parent = path.parent().filter(|_| path.ends_with("keeper"))?;
-        parent.ends_with(self.relative).then(|| parent.to_owned())
+    fn tracked_path(&self, keeper: i32) -> io::Result<Option<PathBuf>> {
+        let Some(path) = self.cgroup_of(keeper)? else { return Ok(None) };
+        let parent = path.parent().filter(|_| path.ends_with("keeper"));
+        Ok(parent.filter(|parent| parent.ends_with(self.relative)).map(Path::to_owned))
     }
 
-    /// Path of a process's cgroup in the hierarchy that tracks containers.
-    fn cgroup_of(&self, pid: i32) -> Option<PathBuf> {
-        let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    /// Path of a process's cgroup in the hierarchy that tracks containers. `None` if the process has ended.
+    fn cgroup_of(&self, pid: i32) -> io::Result<Option<PathBuf>> {
+        let text = match fs::read_to_string(format!("/proc/{pid}/cgroup")) {
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH) =>
+            {
+                return Ok(None);
+            }
+            text => text?,
+        };
         let controllers = if self.cgroups.unified.is_some() { "" } else { "freezer" };
-        text.lines().find_map(|line| {
+        Ok(text.lines().find_map(|line| {
             let mut columns = line.splitn(3, ':').skip(1);
             let found = columns.next()?.split(',').any(|name| name == controllers);
             columns.next().filter(|_| found).map(PathBuf::from)
-        })
+        }))
     }
+}
+
+/// Opens a process; `None` if it has ended.
+fn open(pid: i32) -> Result<Option<Process>, ProcessError> {
+    match Process::open_any(pid) {
+        Err(ProcessError::Gone { .. }) => Ok(None),
+        opened => opened.map(Some),
+    }
+}
+
+fn process_error(id: &ContainerId, source: ProcessError) -> DestroyError {
+    DestroyError::Process { id: id.clone(), source }
 }
 
 /// Whether a path is that of a container's cgroup or below it. `inside` is the agent's.
