@@ -1,6 +1,5 @@
 //! The same tests on kernels with other cgroup hierarchies.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::guest::{self, Guest, Hierarchy};
@@ -53,10 +52,6 @@ fn rerun(hierarchy: Hierarchy, (tests, expected): (&[&str], usize)) {
     if guest::inside() {
         return;
     }
-    // An emulated CPU that waits for one that the host has suspended does so at full speed: two guests at a time take
-    // several times as long as one after the other.
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let guest = Guest { memory: 4096, limit: Duration::from_secs(1800), ..Guest::new(hierarchy) };
     let arguments = [&["--test-threads=2"], tests].concat();
     if let Some(passed) = guest.rerun_this_test_binary(&arguments, &[("CI", "true")]).tests_passed() {
