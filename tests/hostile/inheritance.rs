@@ -3,7 +3,8 @@
 //! `inheritance.c` gives every attribute that the kernel passes on an odd value and executes an agent, and is the command
 //! of a container that reports what it has. The table is in `docs/security.md`.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -91,4 +92,30 @@ fn starts_with(world: &World, expected: &[&str]) {
         let descriptors: Vec<_> = usual.lines().filter(|line| line.starts_with("descriptor")).collect();
         assert_eq!(descriptors, ["descriptor 0", "descriptor 1", "descriptor 2"]);
     }
+}
+
+/// What an agent creates for the users of its containers, they can read, whatever the umask of who started the agent.
+#[test]
+fn users_reach_their_sandboxes_also_if_the_agent_was_started_with_a_strict_umask() {
+    if !is_root("a container of another user") {
+        return;
+    }
+    let world = World::shipped();
+    let file = world.directory().join("word");
+    fs::write(&file, "fetched").unwrap();
+    fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
+    fs::set_permissions(world.directory(), Permissions::from_mode(0o711)).unwrap();
+    let strict = "umask 077; exec \"$@\"";
+    let mut run = Command::new("sh");
+    run.args(["-c", strict, "sh"]).arg(paths::program()).args(["run", "--config"]).arg(world.write_config());
+    run.args(["--user", "1234", "--uri"]).arg(&file);
+    let output =
+        run.args(["--", "sh", "-c", "cat \"$MESOS_SANDBOX/word\""]).stdin(Stdio::null()).output().unwrap();
+    let (stdout, stderr) = (text_of(&output.stdout), text_of(&output.stderr));
+    assert!(output.status.success(), "{stderr}");
+    assert_eq!(stdout, "fetched", "{stderr}");
+}
+
+fn text_of(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
 }

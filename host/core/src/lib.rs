@@ -20,6 +20,7 @@ pub mod config;
 pub mod containerizer;
 mod descriptor_limit;
 mod descriptor_store;
+mod directory;
 pub mod engine;
 pub mod error_chain;
 mod fatal;

@@ -6,20 +6,19 @@
 //! that fills its root meets its own memory limit, if it has one, and otherwise the size of the tmpfs.
 
 use std::ffi::CString;
-use std::fs::{self, DirBuilder};
+use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use rustix::fs::statfs;
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
 
+use crate::directory::{SEARCHABLE, create_searchable};
+
 /// Magic number of tmpfs in statfs(2).
 const TMPFS: i64 = 0x0102_1994;
-
-/// Other users pass through on the way to their containers' directories.
-const MODE: u32 = 0o711;
 
 /// Prepares the directory: a tmpfs of `size` bytes, or none. Idempotent.
 ///
@@ -29,7 +28,7 @@ const MODE: u32 = 0o711;
 /// # Errors
 /// If the directory cannot be created, read or mounted on.
 pub(crate) fn prepare(directory: &Path, size: Option<u64>) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(MODE).create(directory)?;
+    create_searchable(directory)?;
     match (size, is_in_memory(directory)?) {
         (None, false) => {}
         (None, true) => release(directory)?,
@@ -64,7 +63,7 @@ fn flags() -> MountFlags {
 
 fn data(size: u64) -> CString {
     // Digits and letters only.
-    CString::new(format!("mode=0{MODE:o},size={size}")).unwrap_or_default()
+    CString::new(format!("mode=0{SEARCHABLE:o},size={size}")).unwrap_or_default()
 }
 
 /// Whether a tmpfs is mounted on the directory.

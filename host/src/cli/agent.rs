@@ -78,6 +78,7 @@ pub(super) fn run(arguments: Arguments, socket: Option<PathBuf>) -> Outcome {
     let environment = Environment::detect();
     let mut config = load_config(arguments.config, &arguments.overrides.with_socket(socket), &environment)?;
     start_logging(&config.log, config.log_json);
+    process::set_umask();
     process::prepare(&mut config.agent)?;
     // Before there are threads, and so that a signal during a long recovery is not lost.
     let signals = StopSignals::block().map_err(|source| Failure::system("cannot handle signals", source))?;

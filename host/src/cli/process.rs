@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use cofferdam_core::config::{AgentConfig, LauncherKind};
 use nix::sys::prctl::set_dumpable;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::stat::{Mode, umask};
 
 use super::failure::Failure;
 
@@ -24,6 +25,12 @@ pub(super) fn prepare(config: &mut AgentConfig) -> Result<(), Failure> {
             .map_err(|errno| Failure::system("cannot make this process non-dumpable", errno.into()))?;
     }
     Ok(())
+}
+
+/// Sets the umask to 022, before anything is created: users of containers pass through directories of the agent, and read
+/// files that it or a plugin creates for them.
+pub(super) fn set_umask() {
+    umask(Mode::from_bits_truncate(0o022));
 }
 
 /// Raises `RLIMIT_NOFILE` to the hard limit.

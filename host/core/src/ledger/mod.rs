@@ -30,6 +30,7 @@ use cofferdam_linux::tree;
 use cofferdam_plugin_model::ContainerId;
 use serde::Serialize;
 
+use crate::directory::create_searchable;
 use crate::model::{Phase, Record};
 use crate::parallel;
 
@@ -136,7 +137,7 @@ impl Ledger {
     /// [`LedgerError::InUse`] if another agent has locked it.
     pub fn open(runtime_dir: &Path) -> Result<Self, LedgerError> {
         let directory_error = |source| LedgerError::Directory { path: runtime_dir.to_owned(), source };
-        fs::DirBuilder::new().recursive(true).mode(0o711).create(runtime_dir).map_err(directory_error)?;
+        create_searchable(runtime_dir).map_err(directory_error)?;
         let runtime_dir = runtime_dir.canonicalize().map_err(directory_error)?;
         let lock = Lock::take(&runtime_dir)?;
         // It stays, as there may be no space for it when it is needed.

@@ -66,6 +66,7 @@ impl Embedded {
     pub(super) fn new(flags: AgentFlags) -> Result<Self, Failure> {
         let AgentFlags { config: file, plugin_dir, image_store, isolation, log } = flags;
         let environment = Environment::detect();
+        process::set_umask();
         let home = Home::make(&environment)?;
         let overrides = Overrides {
             runtime_dir: Some(home.runtime.clone()),

@@ -15,6 +15,7 @@ use crate::chain::{CallSequence, ChainError, PreparedLaunch, SequenceOutcome};
 use crate::containerizer::plugin_part::PluginPart;
 use crate::containerizer::stdio::{self, Stdio};
 use crate::containerizer::user;
+use crate::directory::create_searchable;
 use crate::model::Request;
 use crate::model::view::Logs;
 
@@ -102,7 +103,7 @@ fn create_directory(path: &Path) -> io::Result<()> {
 /// Creates a directory of the agent alone, unless it exists. Takes the permissions of others from one that does.
 fn private_directory(path: &Path) -> io::Result<()> {
     if let Some(parent) = path.parent() {
-        fs::DirBuilder::new().recursive(true).mode(0o711).create(parent)?;
+        create_searchable(parent)?;
     }
     match fs::DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}

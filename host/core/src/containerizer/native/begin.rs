@@ -13,6 +13,7 @@ use super::record::Handle;
 use super::{LaunchError, Shared};
 use crate::chain::Participant;
 use crate::containerizer::user::{self, User, UserError};
+use crate::directory::create_searchable;
 use crate::model::Request;
 use crate::provisioner::{ProvisionError, Provisioned, View};
 
@@ -181,7 +182,7 @@ fn create_directory(path: &Path) -> io::Result<()> {
     match (create(), path.parent()) {
         (Err(error), Some(parent)) if error.kind() == io::ErrorKind::NotFound => {
             // Container users pass through on the way to their sandboxes, but must not list it.
-            fs::DirBuilder::new().recursive(true).mode(0o711).create(parent)?;
+            create_searchable(parent)?;
             create()
         }
         (created, _) => created,

@@ -35,6 +35,7 @@ use serde::{Deserialize, Serialize};
 use super::digest::Digest;
 use super::document::{Configuration, MAX_DOCUMENT, MAX_LAYERS, Manifest};
 use super::name::{ImageName, MIN_ID};
+use crate::directory::create_searchable;
 
 pub use error::StoreError;
 pub use import::{Import, StagedLayer};
@@ -307,8 +308,7 @@ impl Store {
         let mut private = DirBuilder::new();
         private.recursive(true).mode(0o700);
         if let Some(parent) = self.root.parent() {
-            let made = DirBuilder::new().recursive(true).mode(0o711).create(parent);
-            made.map_err(|source| self.error("create the directory of", source))?;
+            create_searchable(parent).map_err(|source| self.error("create the directory of", source))?;
         }
         for directory in
             [self.root.clone(), self.blobs(), self.layers(), self.references_dir(), self.staging()]
