@@ -11,11 +11,12 @@ use cofferdam_core::ledger::Ledger;
 use cofferdam_core::model::{ContainerId, ProcessId, Record};
 use cofferdam_init::client::Statuses;
 use cofferdam_init::protocol::{Entry, Slot, State};
+use cofferdam_linux::cgroup::Cgroups;
 use cofferdam_linux::process::Process;
 use cofferdam_tests::daemon::{Daemon, TIMEOUT};
 use cofferdam_tests::injector::{Effect, Fault};
-use cofferdam_tests::is_root;
 use cofferdam_tests::world::World;
+use cofferdam_tests::{is_root, watch};
 use nix::sys::signal::Signal;
 
 use super::{COUNTING, MAX_STEPS, assert_keeps_counting, assert_nothing_left, id, request, state};
@@ -323,4 +324,53 @@ fn an_agent_killed_anywhere_in_its_recovery_is_followed_by_one_that_recovers() {
         }
     }
     panic!("a recovery has more than {MAX_STEPS} steps");
+}
+
+/// Processes are found by their cgroups, so the path of these must not change while there are any.
+#[test]
+fn another_cgroup_root_is_used_when_no_process_is_left_below_the_old_one() {
+    if !is_root("cgroups") {
+        return;
+    }
+    let mut world = World::shipped();
+    let old = world.config.cgroup_root.clone();
+    let new = old.join("moved");
+    let daemon = Daemon::start(&world);
+    // No pid namespace ends its processes.
+    let mut web = request(&world, "web", "sleep 100000 & echo $!; exec sleep 100000");
+    web.rootfs = None;
+    web.linux.share_pid_namespace = true;
+    daemon.launch(&web).unwrap();
+    let text = watch::content(&stdout(&daemon, &web.id), TIMEOUT, |text| text.ends_with('\n'));
+    let background = Process::open_any(text.trim().parse().unwrap()).unwrap();
+    daemon.kill();
+
+    world.config.cgroup_root.clone_from(&new);
+    let daemon = Daemon::start(&world);
+    let log = daemon.log();
+    assert!(log.contains(&format!("`cgroup_root` stays `{}`", old.display())), "{log}");
+    assert_eq!(daemon.destroy(&web.id).unwrap().exit_status, Some(9));
+    assert!(background.has_ended().unwrap(), "a process is left in the old cgroup");
+    daemon.remove(&web.id).unwrap();
+    assert_nothing_left(&world, &"below the old root");
+    // Its keeper ends with it, as there is no container.
+    assert!(daemon.terminate().success());
+
+    let daemon = Daemon::start(&world);
+    let counter = request(&world, "counter", COUNTING);
+    daemon.launch(&counter).unwrap();
+    let pid = daemon.inspect(&counter.id).unwrap().pid.unwrap();
+    let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let below = |root: &Path| format!("/{}/{}/", root.display(), world.instance());
+    assert!(cgroups.contains(&below(&new)) && !cgroups.contains(&below(&old)), "{cgroups}");
+    let remaining = world.cgroups();
+    assert!(remaining.is_empty(), "{remaining:?}");
+    end(&daemon, &counter.id);
+    assert!(daemon.terminate().success());
+    let Cgroups { legacy, unified } = Cgroups::detect().unwrap();
+    for hierarchy in legacy.iter().chain(&unified) {
+        // The agent leaves the parent of its own cgroup, as another agent may use it.
+        let moved = hierarchy.mount.join(&new);
+        assert!(!moved.exists() || fs::remove_dir(&moved).is_ok(), "{}", moved.display());
+    }
 }

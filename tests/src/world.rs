@@ -281,7 +281,7 @@ impl World {
     }
 
     /// The name that separates this agent's cgroups from those of other agents.
-    fn instance(&self) -> String {
+    pub fn instance(&self) -> String {
         cofferdam_core::agent::instance_of(&self.config.runtime_dir)
     }
 }

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::num::NonZeroUsize;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,11 +25,12 @@ use crate::containerizer::{
 };
 use crate::descriptor_limit::Shares;
 use crate::descriptor_store::DescriptorStore;
+use crate::directory::create_searchable;
 use crate::engine::Client;
 use crate::fatal::FatalErrors;
 use crate::fetcher::Fetcher;
 use crate::keeper::{KeeperCgroups, KeeperError, Keepers};
-use crate::launcher::{CgroupLimits, Launcher, Linux, Posix, SetUpError, Timeouts};
+use crate::launcher::{CgroupLimits, Launcher, Linux, Posix, SetUpError, Timeouts, effective_cgroup_root};
 use crate::ledger::{Ledger, LedgerError, Lock};
 use crate::model::view::{
     Inspection, InterruptedCall, KeepersView, PluginView, Report, StatusView, Summary, UsageView,
@@ -90,6 +90,14 @@ pub enum StartError {
     AgentId {
         /// The file.
         path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Where the cgroups of earlier agents are cannot be read or written.
+    #[error("cannot read or write `{}`, which has the `cgroup_root` of earlier agents", runtime_dir.join("cgroup_root").display())]
+    CgroupRoot {
+        /// The runtime directory.
+        runtime_dir: PathBuf,
         /// Why.
         source: std::io::Error,
     },
@@ -427,12 +435,13 @@ fn build(
             .map_err(|source| StartError::Kernel { what: "the mounted cgroup hierarchies", source })?,
     };
     let descriptors = DescriptorStore::new(runtime.clone());
-    let launcher = launcher(config, &ledger, cgroups.clone(), runtime)?;
+    let cgroup_root = cgroup_root(config, &ledger, &cgroups)?;
+    let launcher = launcher(config, &cgroup_root, &ledger, cgroups.clone(), runtime)?;
     let store = store.unwrap_or_else(|| {
         Arc::new(Store::open(config.plugin_store.as_ref().unwrap_or(&work_dir.join("plugins"))))
     });
     let services = Arc::new(Services::default());
-    let agent = agent_info(config, &cgroups, launcher.companion_cgroup());
+    let agent = agent_info(config, cgroup_root, &cgroups, launcher.companion_cgroup());
     let env = PluginEnv { runtime_dir: ledger.runtime_dir(), work_dir: &work_dir, agent };
     let loaded = plugins(job, config, &store, &services, &env);
     // What exists for this agent alone, such as its cgroup, is not left behind when it does not start.
@@ -559,8 +568,21 @@ fn note_calls(runtime_dir: &Path, pool: &BlockingPool) -> (Option<Arc<CallFile>>
     (Some(file), interrupted)
 }
 
+/// The path below which the agent has its cgroups.
+fn cgroup_root(config: &AgentConfig, ledger: &Ledger, cgroups: &Cgroups) -> Result<PathBuf, StartError> {
+    let runtime_dir = ledger.runtime_dir();
+    match config.launcher {
+        LauncherKind::Posix => Ok(config.cgroup_root.clone()),
+        LauncherKind::Linux => {
+            effective_cgroup_root(runtime_dir, cgroups, &config.cgroup_root, &instance_of(runtime_dir))
+                .map_err(|source| StartError::CgroupRoot { runtime_dir: runtime_dir.to_owned(), source })
+        }
+    }
+}
+
 fn launcher(
     config: &AgentConfig,
+    cgroup_root: &Path,
     ledger: &Ledger,
     cgroups: Cgroups,
     runtime: Handle,
@@ -576,7 +598,7 @@ fn launcher(
             let instance = instance_of(ledger.runtime_dir());
             let limits =
                 CgroupLimits { descendants: config.cgroup_max_descendants, depth: config.cgroup_max_depth };
-            Arc::new(Linux::new(cgroups, &config.cgroup_root, &instance, keepers, timeouts, limits)?)
+            Arc::new(Linux::new(cgroups, cgroup_root, &instance, keepers, timeouts, limits)?)
         }
     })
 }
@@ -616,21 +638,25 @@ fn plugins(
 }
 
 /// The description of this agent for plugins.
-fn agent_info(config: &AgentConfig, cgroups: &Cgroups, companion_cgroup: Option<PathBuf>) -> AgentInfo {
+fn agent_info(
+    config: &AgentConfig,
+    cgroup_root: PathBuf,
+    cgroups: &Cgroups,
+    companion_cgroup: Option<PathBuf>,
+) -> AgentInfo {
     let host = rustix::system::sysinfo();
     #[expect(clippy::cast_precision_loss, reason = "exact up to 8 PiB")]
     let mem = host.totalram as f64 * f64::from(host.mem_unit) / (1 << 20) as f64;
     let cpus = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     #[expect(clippy::cast_precision_loss, reason = "there are fewer than 2^53 CPUs")]
     let resources = Resources::default().with("cpus", cpus as f64).with("mem", mem.floor());
-    let root = config.cgroup_root.clone();
     let is_linux = config.launcher == LauncherKind::Linux;
     let features = FEATURES.iter().filter(|&&feature| is_linux || feature != LINUX_LAUNCHER);
     AgentInfo {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         features: features.map(ToString::to_string).collect(),
         launcher: config.launcher.name().to_owned(),
-        cgroups: crate::containerizer::native::plugin_cgroups(cgroups, root),
+        cgroups: crate::containerizer::native::plugin_cgroups(cgroups, cgroup_root),
         resources,
         chain: config.isolators.iter().map(|plugin| plugin.name.clone()).collect(),
         companion_cgroup,
@@ -639,7 +665,7 @@ fn agent_info(config: &AgentConfig, cgroups: &Cgroups, companion_cgroup: Option<
 
 fn create_directory(path: &Path) -> Result<PathBuf, StartError> {
     let directory_error = |source| StartError::Directory { path: path.to_owned(), source };
-    fs::DirBuilder::new().recursive(true).mode(0o711).create(path).map_err(directory_error)?;
+    create_searchable(path).map_err(directory_error)?;
     path.canonicalize().map_err(directory_error)
 }
 

@@ -9,6 +9,7 @@
 //!                     └─ failed: no process was created ───────────────────────┘
 //! ```
 
+mod cgroup_root;
 mod escape;
 mod linux;
 mod pending_init;
@@ -27,6 +28,7 @@ use cofferdam_plugin_model::ContainerId;
 
 use crate::keeper::{KeeperError, KeeperSlot, Keepers};
 
+pub use cgroup_root::effective_cgroup_root;
 pub use linux::{Linux, SetUpError};
 pub use pending_init::{PendingInit, StartError};
 pub use posix::Posix;
