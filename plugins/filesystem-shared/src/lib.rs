@@ -31,7 +31,8 @@ impl Isolator for Shared {
 
     fn prepare(&self, container: &NewContainer) -> Result<Prepared> {
         let mut prepared = Prepared::new();
-        let mut taken: Vec<&Path> = vec![&container.sandbox];
+        // Without links, as one place may have several names.
+        let mut taken: Vec<PathBuf> = vec![place(&container.sandbox)?.0];
         for requested in &container.volumes {
             let VolumeSource::HostPath { path, propagation } = &requested.source else { continue };
             let target = requested.container_path.as_path();
@@ -49,16 +50,15 @@ impl Isolator for Shared {
                 );
             }
             check_path(target).context(failed())?;
+            let found = place(target).context("its `container_path` has to exist on the host");
+            let (target, covered) = found.context(failed())?;
             if let Some(other) =
-                taken.iter().find(|other| other.starts_with(target) || target.starts_with(other))
+                taken.iter().find(|other| other.starts_with(&target) || target.starts_with(other))
             {
                 let error =
                     Error::new(format!("it would hide, or be hidden by, what is at `{}`", other.display()));
                 return Err(error.context(failed()));
             }
-            taken.push(target);
-            let covered = fs::metadata(target).context("its `container_path` has to exist on the host");
-            let covered = covered.context(failed())?;
             let source = if path.is_absolute() {
                 of_host(path)
             } else {
@@ -67,12 +67,20 @@ impl Isolator for Shared {
             let flags = requested.read_only.then_some("ro");
             prepared = prepared.clone_namespace(Namespace::Mount).bind_descriptor(
                 source.context(failed())?,
-                target,
+                &target,
                 flags,
             );
+            taken.push(target);
         }
         Ok(prepared)
     }
+}
+
+/// The path of a place of the host by its descriptor, so that no link is followed later, and what is there.
+fn place(path: &Path) -> Result<(PathBuf, fs::Metadata)> {
+    let descriptor = of_host(path)?;
+    let found = of_descriptor(&descriptor);
+    Ok((fs::read_link(&found)?, fs::metadata(found)?))
 }
 
 /// Opens a path of the host, which has to exist.

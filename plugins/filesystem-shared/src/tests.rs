@@ -76,6 +76,26 @@ fn other_requests_are_refused() {
 }
 
 #[test]
+fn one_place_of_several_names_is_one_place() {
+    let harness = PluginHarness::<Shared>::isolator(json!({})).unwrap();
+    let covered = harness.directory().join("covered");
+    fs::create_dir_all(covered.join("below")).unwrap();
+    let link = harness.directory().join("link");
+    symlink(&covered, &link).unwrap();
+    let (launch, _) = prepare(&harness, false, vec![volume("a", &link, false)]).unwrap();
+    assert!(
+        matches!(&launch.operations[..], [Operation::BindDescriptor { target, .. }] if *target == covered)
+    );
+    let linked_sandbox = harness.directory().join("sandboxes");
+    symlink(harness.container("web").sandbox, &linked_sandbox).unwrap();
+    for targets in [vec![&covered, &link.join("below")], vec![&link, &covered], vec![&linked_sandbox]] {
+        let volumes = targets.iter().map(|&target| volume("a", target, false)).collect();
+        let error = prepare(&harness, false, volumes).unwrap_err().to_string();
+        assert!(error.contains("it would hide, or be hidden by"), "{error}");
+    }
+}
+
+#[test]
 fn cleanup_of_an_unknown_container_succeeds_twice() {
     let harness = PluginHarness::<Shared>::isolator(json!({})).unwrap();
     harness.cleanup("unknown").unwrap();
