@@ -1,7 +1,11 @@
-//! Many containers at a time: memory of their inits and of the agent, and the recovery after the agent was killed.
+//! Many containers at a time: memory of what runs beside them and of the agent, launches beside them, the recovery after
+//! the agent was killed, and the end of all.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::time::Instant;
+
+use cofferdam_linux::process::{Stat, children_of};
 
 use crate::agent_process::AgentProcess;
 use crate::environment::Environment;
@@ -10,16 +14,21 @@ use crate::sample::Samples;
 use crate::sweep_floor::SweepFloor;
 use crate::{Options, Outcome};
 
-/// Number of running containers for the memory of one init.
+/// How many containers are launched between two measurements.
 const SOME: usize = 100;
+
+/// Memory that a container with `sleep` takes at most, of the kernel and of its processes, in kB.
+const PER_CONTAINER: u64 = 1_500;
 
 /// Measures with sleeping containers.
 pub fn measure(environment: &Environment, options: &Options, report: &mut Report) -> Outcome<()> {
-    const NAMES: [&str; 4] = ["helper-memory", "agent-memory", "recovery", "usage-sweep"];
+    const NAMES: [&str; 6] =
+        ["helper-memory", "agent-memory", "recovery", "usage-sweep", "launch-beside", "destroy-all"];
     if !NAMES.iter().any(|name| options.wants(name)) {
         return Ok(());
     }
-    let many = if options.quick { SOME } else { 1000 };
+    let many = options.containers.map_or(if options.quick { SOME } else { 1000 }, |count| count as usize);
+    check_limits(many)?;
     let mut agent_process = AgentProcess::start(environment)?;
 
     let mut memory = Group::new(NAMES[1], "The agent", "kB, except for threads and descriptors");
@@ -29,21 +38,22 @@ pub fn measure(environment: &Environment, options: &Options, report: &mut Report
         recovery.row("with none running", recover(environment, &mut agent_process, options)?);
     }
 
-    let mut helpers =
-        Group::new(NAMES[0], format!("`cofferdam-init` of each of {SOME} sleeping containers"), "kB");
-    agent_process.launch(SOME)?;
-    if options.wants(NAMES[0]) {
-        let pids = agent_process.pids()?;
-        for field in ["Pss", "Rss", "Private_Dirty"] {
-            helpers.row(field, pids.iter().map(|&pid| rollup(pid, field)).collect::<Outcome<_>>()?);
+    let mut beside = Group::new(NAMES[4], format!("A launch, eight at a time, mean of {SOME}"), "ms");
+    let mut helpers = Group::new(NAMES[0], "What runs beside sleeping containers", "kB");
+    beside.row("with none running", launch(environment, &mut agent_process)?);
+    measure_helpers(&mut helpers, &agent_process.pids()?)?;
+    for number in (SOME..many).step_by(SOME) {
+        let samples = launch(environment, &mut agent_process)?;
+        if number + SOME >= many {
+            beside.row(format!("with {number} running"), samples);
+            measure_helpers(&mut helpers, &agent_process.pids()?)?;
         }
-        report.add(helpers);
     }
-
-    // In parts, so that Ctrl-C is noticed in between.
-    for _ in (SOME..many).step_by(SOME) {
-        environment.check_interrupted()?;
-        agent_process.launch(SOME)?;
+    if options.wants(NAMES[4]) {
+        report.add(beside);
+    }
+    if options.wants(NAMES[0]) {
+        report.add(helpers);
     }
     if options.wants(NAMES[1]) {
         measure_memory(&mut memory, &format!("with {many} running"), agent_process.pid())?;
@@ -76,7 +86,72 @@ pub fn measure(environment: &Environment, options: &Options, report: &mut Report
         }
         report.add(recovery);
     }
-    agent_process.end()
+    let mut end = Group::new(NAMES[5], format!("The end of all {many}, requested at once"), "ms");
+    let started = Instant::now();
+    agent_process.end()?;
+    end.row("destroyed", Samples(vec![started.elapsed().as_secs_f64() * 1e3]));
+    if options.wants(NAMES[5]) {
+        report.add(end);
+    }
+    Ok(())
+}
+
+/// Checks that the machine permits so many containers, before any of them runs.
+fn check_limits(containers: usize) -> Outcome<()> {
+    let number = |path: &str| -> Outcome<u64> {
+        Ok(fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?.trim().parse()?)
+    };
+    // The command and process 1 of each.
+    let processes = 2 * containers as u64 + 1000;
+    for path in ["/proc/sys/kernel/pid_max", "/proc/sys/kernel/threads-max"] {
+        let most = number(path)?;
+        if most < processes {
+            return Err(
+                format!("{containers} containers need {processes} processes; {path} is {most}").into()
+            );
+        }
+    }
+    let memory = fs::read_to_string("/proc/meminfo")?;
+    let available =
+        memory.lines().find_map(|line| line.strip_prefix("MemAvailable:")?.split_whitespace().next());
+    let (available, needed): (u64, _) =
+        (available.ok_or("no MemAvailable")?.parse()?, containers as u64 * PER_CONTAINER);
+    if available < needed {
+        return Err(format!(
+            "{containers} containers may need {needed} kB of memory; {available} kB are available"
+        )
+        .into());
+    }
+    Ok(())
+}
+
+/// Launches further containers. Returns the time per launch.
+fn launch(environment: &Environment, agent_process: &mut AgentProcess<'_>) -> Outcome<Samples> {
+    environment.check_interrupted()?;
+    let started = Instant::now();
+    agent_process.launch(SOME)?;
+    #[expect(clippy::cast_precision_loss, reason = "a hundred")]
+    let count = SOME as f64;
+    Ok(Samples(vec![started.elapsed().as_secs_f64() * 1e3 / count]))
+}
+
+/// Adds the memory of the keepers, the parents of the commands, and of their other children: process 1 of each container.
+fn measure_helpers(group: &mut Group, commands: &[i32]) -> Outcome<()> {
+    let count = commands.len();
+    let keepers: BTreeSet<i32> =
+        commands.iter().map(|&pid| Ok(Stat::read(pid)?.parent)).collect::<Outcome<_>>()?;
+    let commands: BTreeSet<i32> = commands.iter().copied().collect();
+    let mut reapers = Vec::new();
+    for &keeper in &keepers {
+        reapers.extend(children_of(keeper)?.into_iter().filter(|pid| !commands.contains(pid)));
+    }
+    for field in ["Pss", "Rss", "Private_Dirty"] {
+        let of_reapers = reapers.iter().map(|&pid| rollup(pid, field)).collect::<Outcome<_>>()?;
+        group.row(format!("{field} of process 1 of each of {count}"), of_reapers);
+        let of_keepers: f64 = keepers.iter().map(|&pid| rollup(pid, field)).sum::<Outcome<f64>>()?;
+        group.row(format!("{field} of the keeper, with {count} running"), Samples(vec![of_keepers]));
+    }
+    Ok(())
 }
 
 fn recover(

@@ -42,6 +42,10 @@ struct Options {
     /// Fewer iterations and containers: a quick check, not a measurement.
     #[arg(long)]
     quick: bool,
+    /// How many containers run at a time in the benchmarks of memory, recovery, usage and ends [default: 1000, or 100
+    /// with `--quick`].
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(100..=20_000))]
+    containers: Option<u32>,
     /// Measure launches in a virtual machine, whose only cgroup hierarchy is v2, instead of on this machine.
     #[arg(long)]
     virtual_machine: bool,
