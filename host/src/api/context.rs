@@ -1,8 +1,8 @@
 //! State shared by all request handlers.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::config::Config;
@@ -35,11 +35,11 @@ impl ApiContext {
 
     /// Why clients do not find the socket, if they do not.
     pub(super) fn socket_problem(&self) -> Option<String> {
-        self.socket_problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.socket_problem.lock().clone()
     }
 
     pub(super) fn set_socket_problem(&self, problem: Option<String>) {
-        *self.socket_problem.lock().unwrap_or_else(PoisonError::into_inner) = problem;
+        *self.socket_problem.lock() = problem;
     }
 
     /// Resolves when the agent stops.

@@ -5,7 +5,7 @@
 //! arrives is read for a while: closed before, the client would get an error instead of the response.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 use http_body_util::BodyExt;
 use hyper::body::{Frame, SizeHint};
+use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
@@ -38,7 +39,7 @@ pub(super) async fn respond(request: Request, next: Next) -> Response {
     let unread = Unread::default();
     let request = request.map(|body| Body::new(Tracked { body: Some(body), unread: Arc::clone(&unread) }));
     let mut response = next.run(request).await;
-    let rest = unread.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let rest = unread.lock().take();
     if let Some(rest) = rest
         && (is_asked_for || !is_read(rest).await)
     {
@@ -117,6 +118,6 @@ impl HttpBody for Tracked {
 impl Drop for Tracked {
     fn drop(&mut self) {
         let unread = self.body.take().filter(|body| !body.is_end_stream());
-        *self.unread.lock().unwrap_or_else(PoisonError::into_inner) = unread;
+        *self.unread.lock() = unread;
     }
 }

@@ -6,11 +6,12 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock};
 
 use abi_stable::sabi_trait::TD_Opaque;
 use abi_stable::std_types::{RResult, RSlice, RStr, RVec};
 use cofferdam_plugin_abi::{Answer, Failure, HostApi, HostBox, Reply};
+use parking_lot::RwLock;
 use serde::Deserialize;
 use serde_json::{Map, Value as Json};
 use tracing::Span;
@@ -75,7 +76,7 @@ static SITES: RwLock<Vec<&'static Site>> = RwLock::new(Vec::new());
 
 fn site(number: u64) -> Option<&'static Metadata<'static>> {
     let place = usize::try_from(number.checked_sub(1)?).ok()?;
-    let site: &'static Site = SITES.read().unwrap_or_else(PoisonError::into_inner).get(place).copied()?;
+    let site: &'static Site = SITES.read().get(place).copied()?;
     site.metadata.get()
 }
 
@@ -110,7 +111,7 @@ fn add_site(plugin: &str, description: Description) -> u64 {
     // It was made a moment ago, so nobody has set it.
     let _ = site.metadata.set(metadata);
     tracing_core::callsite::register(site);
-    let mut sites = SITES.write().unwrap_or_else(PoisonError::into_inner);
+    let mut sites = SITES.write();
     sites.push(site);
     sites.len() as u64
 }
@@ -151,7 +152,7 @@ fn with_fields<T>(
 impl Host {
     fn span(&self, number: u64) -> Option<Span> {
         let place = usize::try_from(number.checked_sub(1)?).ok()?;
-        self.spans.read().unwrap_or_else(PoisonError::into_inner).get(place)?.clone()
+        self.spans.read().get(place)?.clone()
     }
 
     fn open(&self, callsite: u64, parent: u64, fields: RSlice<'_, u8>) -> u64 {
@@ -161,7 +162,7 @@ impl Host {
             Some(parent) => Span::child_of(parent.id(), metadata, values),
             None => Span::new(metadata, values),
         });
-        let mut spans = self.spans.write().unwrap_or_else(PoisonError::into_inner);
+        let mut spans = self.spans.write();
         if spans.len() >= MAX_SPANS && spans.iter().all(Option::is_some) {
             return 0;
         }
@@ -234,7 +235,7 @@ impl HostApi for Host {
             let Some(place) = number.checked_sub(1).and_then(|place| usize::try_from(place).ok()) else {
                 return;
             };
-            let mut spans = self.spans.write().unwrap_or_else(PoisonError::into_inner);
+            let mut spans = self.spans.write();
             let closed = spans.get_mut(place).and_then(Option::take);
             drop(spans);
             drop(closed);
