@@ -13,8 +13,7 @@ use super::failure::Failure;
 ///
 /// - Raises the limit of open descriptors to the hard limit, as every running container uses some. That of containers
 ///   does not depend on it.
-/// - With the `linux` launcher, makes the process non-dumpable: until it executes, the first process of a container
-///   shares the memory of this process, which processes in the container must not be able to read.
+/// - With the `linux` launcher, makes the process non-dumpable: nobody but root can trace it or read its memory.
 pub(super) fn prepare(config: &mut AgentConfig) -> Result<(), Failure> {
     let program = std::env::current_exe()
         .map_err(|source| Failure::system("cannot determine the path of this program", source))?;
