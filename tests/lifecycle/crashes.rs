@@ -10,11 +10,12 @@ use cofferdam_tests::injector::{Fault, Seen};
 use cofferdam_tests::is_root;
 use cofferdam_tests::world::World;
 
-use super::{COUNTING, MAX_STEPS, assert_keeps_counting, assert_nothing_left, id, request, state};
+use super::{COUNTING, MAX_STEPS, assert_keeps_counting, assert_nothing_left, id, keeper, request, state};
 
 /// Kills an agent at each step of `act` in turn. Before each, `set` prepares the state; after it, `check` inspects a new
 /// agent, which then is the next one to be killed.
 fn kill_at_each_step(
+    fault: Fault,
     world: &World,
     set: impl Fn(&Daemon),
     act: impl Fn(&Daemon) -> Result<(), CallError>,
@@ -23,7 +24,7 @@ fn kill_at_each_step(
     let (mut daemon, mut injector) = Daemon::start_with_injector(world);
     for step in 1..MAX_STEPS {
         set(&daemon);
-        injector.arm(Fault::Kill, &[step]);
+        injector.arm(fault, &[step]);
         let outcome = act(&daemon);
         let Seen { hit, .. } = injector.disarm();
         let Some(hit) = hit.first() else {
@@ -56,8 +57,8 @@ fn runs_or_has_ended(world: &World, daemon: &Daemon, id: &ContainerId, when: &st
     None
 }
 
-/// Kills the agent at each step of a launch.
-fn killed_while_launching(world: &World) {
+/// Kills the agent, also its keeper if `fault` says so, at each step of a launch.
+fn killed_while_launching(fault: Fault, world: &World) {
     let web = request(world, "web", COUNTING);
     let check = |daemon: &Daemon, when: &str| {
         // Killed before the record was written, so nothing exists.
@@ -71,44 +72,62 @@ fn killed_while_launching(world: &World) {
         }
         daemon.remove(&web.id).unwrap();
     };
-    kill_at_each_step(world, |_| {}, |daemon| daemon.launch(&web), check);
+    kill_at_each_step(fault, world, |_| {}, |daemon| daemon.launch(&web), check);
 }
 
 #[test]
 fn an_agent_killed_anywhere_in_a_launch_is_followed_by_one_that_recovers_it() {
     if is_root("a killed agent") {
-        killed_while_launching(&World::shipped());
+        killed_while_launching(Fault::Kill, &World::shipped());
     }
 }
 
 #[test]
 fn an_agent_of_plain_processes_killed_anywhere_in_a_launch_is_followed_by_one_that_recovers_it() {
-    killed_while_launching(&World::posix());
+    killed_while_launching(Fault::Kill, &World::posix());
 }
 
-/// Kills the agent at each step of destroying a container.
-fn killed_while_ending(world: &World) {
+/// Kills the agent, also its keeper if `fault` says so, at each step of destroying a container.
+fn killed_while_ending(fault: Fault, world: &World) {
     let web = request(world, "web", COUNTING);
     let check = |daemon: &Daemon, when: &str| {
         let ended = runs_or_has_ended(world, daemon, &web.id, when);
         let ended = ended.unwrap_or_else(|| daemon.destroy(&web.id).unwrap());
-        assert_eq!(ended.exit_status, Some(9), "{when}: {ended:?}");
+        match fault {
+            // Without a keeper, the kernel may not tell.
+            Fault::KillBoth => keeper::assert_not_invented(&ended, 9, when),
+            _ => assert_eq!(ended.exit_status, Some(9), "{when}: {ended:?}"),
+        }
         daemon.remove(&web.id).unwrap();
     };
     let act = |daemon: &Daemon| daemon.destroy(&web.id).map(drop);
-    kill_at_each_step(world, |daemon| daemon.launch(&web).unwrap(), act, check);
+    kill_at_each_step(fault, world, |daemon| daemon.launch(&web).unwrap(), act, check);
 }
 
 #[test]
 fn an_agent_killed_anywhere_in_a_destroy_is_followed_by_one_that_completes_it() {
     if is_root("a killed agent") {
-        killed_while_ending(&World::shipped());
+        killed_while_ending(Fault::Kill, &World::shipped());
     }
 }
 
 #[test]
 fn an_agent_of_plain_processes_killed_anywhere_in_a_destroy_is_followed_by_one_that_completes_it() {
-    killed_while_ending(&World::posix());
+    killed_while_ending(Fault::Kill, &World::posix());
+}
+
+#[test]
+fn an_agent_and_a_keeper_killed_anywhere_in_a_launch_leave_nothing_to_the_next_agent() {
+    if is_root("a killed agent and keeper") {
+        killed_while_launching(Fault::KillBoth, &World::shipped());
+    }
+}
+
+#[test]
+fn an_agent_and_a_keeper_killed_anywhere_in_a_destroy_are_followed_by_an_agent_that_completes_it() {
+    if is_root("a killed agent and keeper") {
+        killed_while_ending(Fault::KillBoth, &World::shipped());
+    }
 }
 
 #[test]
@@ -127,7 +146,7 @@ fn an_agent_killed_anywhere_in_a_removal_removes_all_or_nothing() {
         assert_eq!(ended.exit_status, Some(3 << 8), "{when}: {ended:?}");
         daemon.remove(&web.id).unwrap();
     };
-    kill_at_each_step(&world, set, |daemon| daemon.remove(&web.id), check);
+    kill_at_each_step(Fault::Kill, &world, set, |daemon| daemon.remove(&web.id), check);
 }
 
 #[test]
@@ -153,5 +172,5 @@ fn an_agent_killed_anywhere_in_an_update_leaves_limits_as_recorded() {
         daemon.remove(&web.id).unwrap();
     };
     let act = |daemon: &Daemon| daemon.update(&id("web"), &[("cpus", 0.25), ("mem", 128.0)]);
-    kill_at_each_step(&world, |daemon| daemon.launch(&web).unwrap(), act, check);
+    kill_at_each_step(Fault::Kill, &world, |daemon| daemon.launch(&web).unwrap(), act, check);
 }

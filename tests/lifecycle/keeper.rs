@@ -11,7 +11,7 @@ use cofferdam_core::model::{ContainerId, Phase};
 use cofferdam_init::client::Connection;
 use cofferdam_linux::process::Process;
 use cofferdam_tests::daemon::{Daemon, TIMEOUT};
-use cofferdam_tests::injector::{Actor, Fault, Injector};
+use cofferdam_tests::injector::{Actor, Effect, Fault, Injector};
 use cofferdam_tests::world::World;
 use cofferdam_tests::{is_root, wait_for_text, watch};
 use nix::sys::signal::Signal;
@@ -46,7 +46,7 @@ fn assert_status(ended: &Termination, status: i32, when: &str) {
 
 /// Checks that an exit status is the right one, or unknown.
 #[track_caller]
-fn assert_not_invented(ended: &Termination, status: i32, when: &str) {
+pub(super) fn assert_not_invented(ended: &Termination, status: i32, when: &str) {
     match ended.exit_status {
         Some(found) => assert_eq!(found, status, "{when}: {ended:?}"),
         None => assert!(ended.message.is_some(), "{when}: {ended:?}"),
@@ -282,6 +282,45 @@ fn a_keeper_stopped_anywhere_in_a_launch_is_replaced_or_not_needed() {
 #[test]
 fn a_keeper_of_plain_processes_stopped_anywhere_in_a_launch_is_replaced_or_not_needed() {
     stopped_while_launching(&World::posix());
+}
+
+/// Stops the keeper when a container is destroyed: at the first step, and at its own first and last. It is continued
+/// afterwards. The agent waits for it once each time, which is why these are not all steps.
+fn stopped_while_ending(world: &World) {
+    let (daemon, injector) = Daemon::start_with_injector(world);
+    let web = request(world, "web", COUNTING);
+    daemon.launch(&web).unwrap();
+    injector.arm(Fault::StopKeeper, &[]);
+    end(&daemon, &web.id);
+    let effects = injector.disarm().effects;
+    let by_keeper = |effect: &Effect| effect.by == Actor::Keeper;
+    let first = effects.iter().position(by_keeper).unwrap();
+    let last = effects.iter().rposition(by_keeper).unwrap();
+    for step in [1, 1 + first, 1 + last] {
+        daemon.launch(&web).unwrap();
+        let (keeper, directory) = (daemon.keeper(), keeper_of(world, &web.id));
+        injector.arm(Fault::StopKeeper, &[step]);
+        let ended = daemon.destroy(&web.id).unwrap();
+        daemon.remove(&web.id).unwrap();
+        let hit = injector.disarm().hit;
+        let when = format!("step {step}: {:?}", hit.first().map(ToString::to_string));
+        assert_status(&ended, 9, &when);
+        // A launch replaces it if it does not answer.
+        launch_another(world, &daemon, &when);
+        keeper.signal(Signal::SIGCONT as i32).unwrap();
+        if daemon.health().keepers.unwrap().pid != Some(keeper.pid()) {
+            assert!(keeper.wait(Some(TIMEOUT)).unwrap(), "{when}");
+            wait_removed(&directory);
+        }
+        assert_nothing_left(world, &format_args!("{when}\n{}", daemon.log()));
+    }
+}
+
+#[test]
+fn a_keeper_stopped_in_a_destroy_keeps_nothing_from_ending() {
+    if is_root("a stopped keeper") {
+        stopped_while_ending(&World::shipped());
+    }
 }
 
 /// An agent in this process that does not wait long for its keeper.

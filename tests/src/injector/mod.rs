@@ -1,4 +1,4 @@
-//! Makes an agent fail, kills it, or kills or stops its keeper, at a chosen one of its effects.
+//! Makes an agent fail, kills it, its keeper, or both, or stops its keeper, at a chosen one of its effects.
 //!
 //! ```text
 //! agent, its children, init                       the injector's thread
@@ -38,6 +38,8 @@ pub enum Fault {
     Kill,
     /// The keeper is killed before the call is made.
     KillKeeper,
+    /// The agent and the keeper are killed before the call is made.
+    KillBoth,
     /// The keeper is stopped before the call is made.
     StopKeeper,
     /// The call is not made before [`Injector::release`].
@@ -203,6 +205,12 @@ fn decide(call: &kernel::PendingCall, state: &mut State) -> Verdict {
             signal_keeper(agent, Signal::SIGKILL);
             // As above.
             if effect.by == Actor::Keeper { Verdict::Fail(errno) } else { Verdict::Continue }
+        }
+        Fault::KillBoth => {
+            signal_keeper(agent, Signal::SIGKILL);
+            agent.kill().expect("a child can be killed");
+            let by_killed = matches!(effect.by, Actor::Agent | Actor::Keeper);
+            if by_killed { Verdict::Fail(errno) } else { Verdict::Continue }
         }
         Fault::StopKeeper => {
             signal_keeper(agent, Signal::SIGSTOP);
