@@ -26,7 +26,7 @@ use crate::{
 ///   `/proc/<pid>/ns/net` and hand the descriptor to [`Prepared::enter_by_descriptor`].
 /// - **Deadlines.** Every call has one, set by the operator: [`NewContainer::deadline`], [`ContainerRef::deadline`],
 ///   [`RecoverRequest::deadline`]. A call that returns later has failed. The client is told at once; `cleanup` is called
-///   when the late call has returned.
+///   when it has returned.
 /// - **State.** The agent keeps one JSON value per container for the plugin: from [`Prepared::state`],
 ///   [`Applied::state`], [`Error::with_state`](crate::Error::with_state) or, before an effect,
 ///   [`Host::put_state`]. Every later call gets it. What an instance has in memory is lost when the agent restarts

@@ -193,10 +193,10 @@ async fn a_hang_in_update_rolls_back_the_plugins_before_it() {
     agent.destroy(&id("web")).await.unwrap();
 }
 
-/// What a late call applies is rolled back when it has returned. Until then, the record says that either may be in force, and
+/// What a call applies after its timeout is rolled back when it has returned. Until then, the record says that either may be in force, and
 /// only an update of what is uncertain is accepted.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_late_update_is_rolled_back_when_it_returns() {
+async fn an_update_that_returns_after_its_timeout_is_rolled_back() {
     let (mut fixture, pipe) = hanging(Method::Update);
     let before = fixture.at("before");
     fixture.world.config.isolators.insert(0, raw(json!({ "journal": before })));

@@ -18,11 +18,13 @@ const fn retired(words: &'static [&'static str], replacement: &'static str) -> R
 /// Words match as a whole, whatever their case, also within identifiers. Everyday words that were retired for one
 /// meaning only, such as `case`, `round` or `late`, are not listed.
 const RETIRED: &[Retired] = &[
-    retired(&["amends"], "updates"),
+    retired(&["amend", "amends"], "update, updates"),
     retired(&["anew"], "again, or `restarted`"),
     retired(&["ascent", "climb", "climbs", "climbed"], "launch, stage, step"),
     retired(&["birth", "births", "birthmark", "born", "newborn"], "spawn, created, process id"),
+    retired(&["blame", "tame"], "attribute, escape"),
     retired(&["bring in", "brought in", "brings in"], "fetch"),
+    retired(&["catalogue", "surroundings"], "plugin index, environment"),
     retired(&["errand", "errands"], "job"),
     retired(&["farewell", "kennel"], "drop task, shared state"),
     retired(&["fate"], "recovery action"),

@@ -92,7 +92,7 @@ impl Index {
     }
 
     /// Adds to what is known of a file, if it has not changed since.
-    pub(super) fn amend(&mut self, path: &Path, stamp: &Stamp, change: impl FnOnce(&mut Known)) {
+    pub(super) fn update(&mut self, path: &Path, stamp: &Stamp, change: impl FnOnce(&mut Known)) {
         if let Some(known) = self.get(path, stamp, Time::now()) {
             let mut known = known.clone();
             change(&mut known);

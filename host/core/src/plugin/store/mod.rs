@@ -144,7 +144,7 @@ impl Store {
             && let Some(program) = &self.program
         {
             let change = |known: &mut Known| known.compatible_with = Some(program.clone());
-            self.index.lock().amend(candidate.path(), &candidate.content.known.stamp, change);
+            self.index.lock().update(candidate.path(), &candidate.content.known.stamp, change);
         }
     }
 
@@ -184,7 +184,7 @@ impl Store {
         match verify(path, known) {
             // It is recorded when its stamp has become reliable; until then it is verified every time.
             Ok(copy) if copy.is_some() && *reliable => {
-                self.index.lock().amend(candidate.path(), &known.stamp, |known| known.copy = copy);
+                self.index.lock().update(candidate.path(), &known.stamp, |known| known.copy = copy);
                 return Ok(());
             }
             Ok(_) => return Ok(()),
