@@ -18,6 +18,7 @@ pub mod blocking;
 pub mod chain;
 pub mod config;
 pub mod containerizer;
+pub mod credentials;
 mod descriptor_limit;
 mod descriptor_store;
 mod directory;

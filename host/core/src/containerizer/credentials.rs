@@ -1,24 +1,13 @@
-//! Credentials for registries: the files that clients of Docker write when they log in.
+//! Credentials for the images of a container engine: in the sandbox of a container, or in a file of the agent.
 
-use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use cofferdam_linux::foreign::{self, OpenError, Resolve};
-use data_encoding::BASE64;
-use serde::Deserialize;
 
+use crate::credentials::{CredentialsFile, DEFAULT_REGISTRY, Found, InvalidCredentials, host_of};
 use crate::engine::Credentials;
-
-/// Maximum length of a file.
-const MAX_LENGTH: u64 = 1 << 20;
-
-/// The registry of images that name none.
-const DEFAULT: &str = "docker.io";
-
-/// Names of the default registry in files.
-const DEFAULT_NAMES: [&str; 3] = ["docker.io", "index.docker.io", "registry-1.docker.io"];
 
 /// Files in a sandbox, which may have been fetched.
 const IN_SANDBOX: [&str; 2] = [".docker/config.json", ".dockercfg"];
@@ -40,23 +29,8 @@ pub enum CredentialsError {
         /// The file.
         path: PathBuf,
         /// What is wrong.
-        reason: String,
+        reason: InvalidCredentials,
     },
-}
-
-/// A registry's entry.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Entry {
-    auth: Option<String>,
-    username: Option<String>,
-    password: Option<String>,
-}
-
-/// The new format; the old one is its only member.
-#[derive(Deserialize)]
-struct Config {
-    auths: BTreeMap<String, Entry>,
 }
 
 /// The credentials for the registry of an image: from a file in the sandbox if there is one, otherwise from `file`. `None` if
@@ -73,7 +47,7 @@ pub(super) fn find(
         }
     }
     let Some(path) = file else { return Ok(None) };
-    let opened = File::open(path).and_then(read);
+    let opened = File::open(path).and_then(CredentialsFile::text);
     parse(path, &opened.map_err(|source| read_error(path, source))?, image)
 }
 
@@ -88,45 +62,23 @@ fn read_in(sandbox: &Path, name: &str) -> io::Result<Option<Vec<u8>>> {
         foreign::open_regular(found)
     };
     match open() {
-        Ok(file) => read(file).map(Some),
+        Ok(file) => CredentialsFile::text(file).map(Some),
         Err(error) if error.is_missing() => Ok(None),
         Err(OpenError::System(error)) => Err(error),
         Err(other) => Err(io::Error::other(other)),
     }
 }
 
-fn read(file: File) -> io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    file.take(MAX_LENGTH + 1).read_to_end(&mut text)?;
-    match text.len() as u64 > MAX_LENGTH {
-        true => Err(io::Error::other(format!("it has more than {MAX_LENGTH} bytes"))),
-        false => Ok(text),
-    }
-}
-
 fn parse(path: &Path, text: &[u8], image: &str) -> Result<Option<Credentials>, CredentialsError> {
-    let malformed =
-        |reason: &str| CredentialsError::Format { path: path.to_owned(), reason: reason.to_owned() };
-    let entries = match serde_json::from_slice::<Config>(text) {
-        Ok(config) => config.auths,
-        Err(_) => serde_json::from_slice(text).map_err(|_| malformed("it has no `auths`"))?,
-    };
-    let registry = registry_of(image);
-    let Some((address, entry)) = entries.into_iter().find(|(name, _)| is_of(name, registry)) else {
-        return Ok(None);
-    };
-    let pair = match (entry.auth.filter(|auth| !auth.is_empty()), entry.username, entry.password) {
-        (Some(auth), ..) => {
-            let decoded = BASE64.decode(auth.as_bytes()).ok().and_then(|bytes| String::from_utf8(bytes).ok());
-            let decoded = decoded.ok_or_else(|| malformed("an `auth` is not base64"))?;
-            let decoded = decoded.trim_end_matches('\0');
-            decoded.split_once(':').map(|(user, password)| (user.to_owned(), password.to_owned()))
+    let malformed = |reason| CredentialsError::Format { path: path.to_owned(), reason };
+    let file = CredentialsFile::parse(text).map_err(malformed)?;
+    Ok(match file.find(registry_of(image)).map_err(malformed)? {
+        Some(Found::Password { server: serveraddress, username, password }) => {
+            Some(Credentials { username, password, serveraddress })
         }
-        (None, Some(username), Some(password)) => Some((username, password)),
-        // Kept by a helper of the client, which the engine cannot ask.
+        // What a helper of the client keeps is not asked for, and the engine gets no tokens.
         _ => None,
-    };
-    Ok(pair.map(|(username, password)| Credentials { username, password, serveraddress: address }))
+    })
 }
 
 /// The registry that an image is pulled from, as the engine reads its name.
@@ -137,22 +89,8 @@ fn registry_of(image: &str) -> &str {
     };
     match image.split_once('/') {
         Some((first, _)) if is_host(first) => host_of(first),
-        _ => DEFAULT,
+        _ => DEFAULT_REGISTRY,
     }
-}
-
-/// Whether an entry is for all of a registry. What other clients write for a path of it is not: its images are nobody else's.
-fn is_of(name: &str, registry: &str) -> bool {
-    let name = name.split_once("://").map_or(name, |(_, rest)| rest);
-    let path = name.split_once('/').map_or("", |(_, path)| path);
-    host_of(name) == registry && matches!(path.trim_end_matches('/'), "" | "v1" | "v2")
-}
-
-/// The host of a registry, which may be written as a URL.
-fn host_of(name: &str) -> &str {
-    let name = name.split_once("://").map_or(name, |(_, rest)| rest);
-    let host = name.split('/').next().unwrap_or(name);
-    if DEFAULT_NAMES.contains(&host) { DEFAULT } else { host }
 }
 
 #[cfg(test)]
@@ -196,9 +134,9 @@ mod tests {
     #[test]
     fn credentials_are_for_the_registry_that_the_engine_asks() {
         for (image, expected) in [
-            ("busybox", DEFAULT),
-            ("library/busybox", DEFAULT),
-            ("docker.io/library/busybox", DEFAULT),
+            ("busybox", DEFAULT_REGISTRY),
+            ("library/busybox", DEFAULT_REGISTRY),
+            ("docker.io/library/busybox", DEFAULT_REGISTRY),
             ("Registry/busybox", "Registry"),
             ("localhost/busybox", "localhost"),
             ("host:5000/a/b:1", "host:5000"),
@@ -206,15 +144,6 @@ mod tests {
         ] {
             assert_eq!(registry_of(image), expected, "{image}");
         }
-        for name in ["host:5000", "https://host:5000", "http://host:5000/v1/", "host:5000/v2"] {
-            assert!(is_of(name, "host:5000"), "{name}");
-        }
-        for name in
-            ["host:5000/team", "https://host:5000/team/app", "host:5000/v1/team", "other:5000", "host"]
-        {
-            assert!(!is_of(name, "host:5000"), "{name}");
-        }
-        assert!(is_of("https://index.docker.io/v1/", DEFAULT));
     }
 
     #[test]
