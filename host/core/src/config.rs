@@ -38,6 +38,8 @@ pub struct AgentConfig {
     pub image_store: Option<PathBuf>,
     /// How root file systems are assembled from images.
     pub image_backend: Backend,
+    /// Registries that images are pulled from.
+    pub registry: RegistryConfig,
     /// Directory in which plugins without a [`PluginConfig::path`] are looked up by name.
     pub plugin_dir: PathBuf,
     /// Containerizers, in the order in which they are tried for a launch. Each at most once.
@@ -86,6 +88,7 @@ impl AgentConfig {
             plugin_store: None,
             image_store: None,
             image_backend: Backend::default(),
+            registry: RegistryConfig::default(),
             plugin_dir: directory.join("plugins"),
             containerizers: vec![ContainerizerConfig::Mesos],
             launcher,
@@ -131,6 +134,33 @@ impl Default for FetchLimits {
             ratio: 200,
             redirects: 10,
             hosts: Vec::new(),
+            stall: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Registries that images are pulled from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegistryConfig {
+    /// Registries that are asked before another one for its images, by its name. All are hosts with an optional port.
+    pub mirrors: BTreeMap<String, Vec<String>>,
+    /// Registries without TLS.
+    pub insecure: Vec<String>,
+    /// Hosts that registries may redirect to, whatever their addresses: names, `*.name` for the names below one, addresses.
+    pub redirect_hosts: Vec<String>,
+    /// File with credentials, as `docker login` writes it.
+    pub credentials: Option<PathBuf>,
+    /// Timeout of name resolution, of connecting, and of each read and write.
+    pub stall: Duration,
+}
+
+impl Default for RegistryConfig {
+    fn default() -> Self {
+        Self {
+            mirrors: BTreeMap::new(),
+            insecure: Vec::new(),
+            redirect_hosts: Vec::new(),
+            credentials: None,
             stall: Duration::from_secs(60),
         }
     }

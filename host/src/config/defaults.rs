@@ -59,6 +59,7 @@ mod tests {
             work_dir: PathBuf::from("/state"),
             plugin_dir: PathBuf::from("/plugins"),
             config_file: PathBuf::from("/etc/agent.toml"),
+            credentials: Vec::new(),
         }
     }
 

@@ -41,6 +41,8 @@ pub struct Environment {
     pub plugin_dir: PathBuf,
     /// Default configuration file. It may be missing.
     pub config_file: PathBuf,
+    /// Default files with credentials for registries, of which the first that exists is used.
+    pub credentials: Vec<PathBuf>,
 }
 
 impl Environment {
@@ -55,6 +57,7 @@ impl Environment {
             work_dir: work_dir(uid, env::var_os("XDG_STATE_HOME"), env::home_dir()),
             plugin_dir: plugin_dir(env::current_exe().ok().as_deref()),
             config_file: config_file(uid, env::var_os("XDG_CONFIG_HOME"), env::home_dir()),
+            credentials: credentials(env::var_os("DOCKER_CONFIG"), env::home_dir()),
         }
     }
 
@@ -95,6 +98,15 @@ fn config_file(uid: u32, xdg: Option<OsString>, home: Option<PathBuf>) -> PathBu
         _ => PathBuf::from("/etc"),
     };
     directory.join("cofferdam/agent.toml")
+}
+
+/// The files of clients of Docker.
+fn credentials(directory: Option<OsString>, home: Option<PathBuf>) -> Vec<PathBuf> {
+    match (directory.filter(|directory| !directory.is_empty()), home) {
+        (Some(directory), _) => vec![PathBuf::from(directory).join("config.json")],
+        (None, Some(home)) => vec![home.join(".docker/config.json"), home.join(".dockercfg")],
+        (None, None) => Vec::new(),
+    }
 }
 
 /// The directory of the program if it contains plugins, as after a build; otherwise `../lib/cofferdam` relative to

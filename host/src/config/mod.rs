@@ -26,7 +26,7 @@ use std::string::FromUtf8Error;
 use std::time::Duration;
 use std::{fs, io};
 
-use cofferdam_core::config::AgentConfig;
+use cofferdam_core::config::{AgentConfig, RegistryConfig};
 
 pub use defaults::{SCHEMA, socket as default_socket, text as default_text};
 pub use diagnostic::{Diagnostic, Diagnostics};
@@ -106,9 +106,17 @@ impl Config {
         environment: &Environment,
         index: &dyn PluginIndex,
     ) -> Result<Self, ConfigError> {
-        let bytes = fs::read(file).map_err(|source| ConfigError::Read { path: file.to_owned(), source })?;
-        let text = String::from_utf8(bytes).map_err(|error| not_text(file, &error))?;
+        let text = read(file)?;
         resolve::resolve(Some(file), &text, overrides, environment, index)
+    }
+
+    /// Reads and validates only the registries of a file.
+    ///
+    /// # Errors
+    /// [`ConfigError`], with all problems of that part, and of the types of all values.
+    pub fn load_registry(file: &Path, environment: &Environment) -> Result<RegistryConfig, ConfigError> {
+        let text = read(file)?;
+        resolve::resolve_registry(Some(file), &text, environment)
     }
 
     /// The configuration without a file: the defaults, with a predefined chain.
@@ -122,6 +130,11 @@ impl Config {
     ) -> Result<Self, ConfigError> {
         resolve::resolve(None, "", overrides, environment, index)
     }
+}
+
+fn read(file: &Path) -> Result<String, ConfigError> {
+    let bytes = fs::read(file).map_err(|source| ConfigError::Read { path: file.to_owned(), source })?;
+    Ok(String::from_utf8(bytes).map_err(|error| not_text(file, &error))?)
 }
 
 /// The first byte that is not UTF-8, in its line.

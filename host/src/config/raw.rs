@@ -24,6 +24,9 @@ pub(super) struct Setting<T> {
     pub span: Range<usize>,
 }
 
+/// A list of texts, each with its position.
+type Strings = Setting<Vec<Setting<String>>>;
+
 /// The values of a configuration file.
 #[derive(Debug, Default)]
 pub(super) struct RawConfig<'d> {
@@ -47,6 +50,7 @@ pub(super) struct RawConfig<'d> {
     pub max_body: Option<Setting<u64>>,
     pub idle_timeout: Option<Setting<Duration>>,
     pub fetch: RawFetch,
+    pub registry: RawRegistry,
     pub docker: RawDocker,
     pub timeouts: Vec<(Method, Setting<Duration>)>,
     pub isolators: Vec<RawPlugin<'d>>,
@@ -64,6 +68,17 @@ pub(super) struct RawFetch {
     pub max_ratio: Option<Setting<u64>>,
     pub max_redirects: Option<Setting<u64>>,
     pub hosts: Option<Setting<Vec<Setting<String>>>>,
+    pub stall_timeout: Option<Setting<Duration>>,
+}
+
+/// The table `registry`.
+#[derive(Debug, Default)]
+pub(super) struct RawRegistry {
+    /// Registries, and those that are asked before them.
+    pub mirrors: Vec<(Setting<String>, Strings)>,
+    pub insecure: Option<Setting<Vec<Setting<String>>>>,
+    pub redirect_hosts: Option<Setting<Vec<Setting<String>>>>,
+    pub credentials: Option<Setting<PathBuf>>,
     pub stall_timeout: Option<Setting<Duration>>,
 }
 
@@ -131,6 +146,7 @@ impl<'d> RawConfig<'d> {
             max_body: api.and_then(|api| parse(api, "max_body", units::size)),
             idle_timeout: api.and_then(|api| parse(api, "idle_timeout", units::duration)),
             fetch: table(root, "fetch").map(RawFetch::read).unwrap_or_default(),
+            registry: table(root, "registry").map(RawRegistry::read).unwrap_or_default(),
             docker: table(root, "docker").map(RawDocker::read).unwrap_or_default(),
             timeouts: timeouts(root),
             isolators: isolators
@@ -154,6 +170,24 @@ impl RawFetch {
             max_redirects: number(fetch, "max_redirects"),
             hosts: strings(fetch, "hosts"),
             stall_timeout: parse(fetch, "stall_timeout", units::duration),
+        }
+    }
+}
+
+impl RawRegistry {
+    fn read(registry: &DeTable<'_>) -> Self {
+        let mirrors = table(registry, "mirrors").into_iter().flat_map(|mirrors| {
+            mirrors.keys().filter_map(|name| {
+                let registry = Setting { value: name.get_ref().to_string(), span: name.span() };
+                Some((registry, strings(mirrors, name.get_ref())?))
+            })
+        });
+        Self {
+            mirrors: mirrors.collect(),
+            insecure: strings(registry, "insecure"),
+            redirect_hosts: strings(registry, "redirect_hosts"),
+            credentials: path(registry, "credentials"),
+            stall_timeout: parse(registry, "stall_timeout", units::duration),
         }
     }
 }

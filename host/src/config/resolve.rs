@@ -8,12 +8,13 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cofferdam_plugin_model::Method;
+use cofferdam_plugin_model::{Manifest, Method};
 use toml::de::DeTable;
 use tracing_subscriber::EnvFilter;
 
 use super::chain::ChainResolver;
 use super::diagnostic::{Diagnostic, Diagnostics, position};
+use super::environment::{AvailablePlugin, Unusable};
 use super::path::normalize;
 use super::raw::{RawConfig, RawLauncher, Setting};
 use super::schema::{self, Owner};
@@ -21,8 +22,10 @@ use super::{ApiLimits, Config, ConfigError, Environment, Isolation, Overrides, P
 use crate::engine::EngineSocket;
 use cofferdam_core::config::{
     AgentConfig, ContainerizerConfig, DEFAULT_KEEPER_TIMEOUT, DockerConfig, FetchLimits, LauncherKind,
+    RegistryConfig,
 };
 use cofferdam_core::engine::Timeouts;
+use cofferdam_core::provisioner::ImageName;
 
 /// Maximum length of the path of a unix socket: `sun_path` without the final NUL.
 const MAX_SOCKET_PATH: usize = 107;
@@ -41,6 +44,39 @@ pub(super) fn resolve(
     environment: &Environment,
     index: &dyn PluginIndex,
 ) -> Result<Config, ConfigError> {
+    resolve_with(file, text, overrides, environment, index, |resolver| resolver.config())
+}
+
+/// Resolves only the registries of the text of a configuration file. Nothing is looked up for it.
+pub(super) fn resolve_registry(
+    file: Option<&Path>,
+    text: &str,
+    environment: &Environment,
+) -> Result<RegistryConfig, ConfigError> {
+    resolve_with(file, text, &Overrides::default(), environment, &NoPlugins, |resolver| resolver.registry())
+}
+
+/// A source of plugins that has none.
+struct NoPlugins;
+
+impl PluginIndex for NoPlugins {
+    fn in_directory(&self, _: &Path) -> Vec<AvailablePlugin> {
+        Vec::new()
+    }
+
+    fn at(&self, _: &Path) -> Result<(Manifest, String), Unusable> {
+        Err("no plugins are looked up here".into())
+    }
+}
+
+fn resolve_with<T>(
+    file: Option<&Path>,
+    text: &str,
+    overrides: &Overrides,
+    environment: &Environment,
+    index: &dyn PluginIndex,
+    resolve: impl FnOnce(&mut Resolver<'_>) -> T,
+) -> Result<T, ConfigError> {
     let (tree, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
         // Other problems may only be consequences of these.
@@ -69,7 +105,7 @@ pub(super) fn resolve(
         index,
         diagnostics,
     };
-    let config = resolver.config();
+    let config = resolve(&mut resolver);
     if resolver.diagnostics.is_empty() {
         Ok(config)
     } else {
@@ -198,6 +234,7 @@ impl Resolver<'_> {
                 logger,
                 fetcher: None,
                 fetch: self.fetch(),
+                registry: self.registry(),
                 container_nofile: None,
                 launch_timeout: self.duration(
                     "launch_timeout",
@@ -465,17 +502,57 @@ impl Resolver<'_> {
         Some(size)
     }
 
-    fn fetch(&mut self) -> FetchLimits {
-        let (raw, defaults) = (&self.raw.fetch, &self.defaults.fetch);
-        let hosts = value(&raw.hosts, &defaults.hosts);
+    /// Reports what is no host in a list of hosts.
+    fn check_hosts(&mut self, key: &str, hosts: &[Setting<String>]) {
         for host in hosts.iter().filter(|host| !is_host(&host.value)) {
             self.report(
                 Some(host.span.clone()),
-                format!("invalid host `{}` in `fetch.hosts`", host.value.escape_debug()),
+                format!("invalid host `{}` in `{key}`", host.value.escape_debug()),
                 "expected a name, `*.` and a name, or an address, without scheme, port and path",
-                "as in `hosts = [\"example.com\", \"*.example.com\", \"10.0.0.1\"]`",
+                "as in `[\"example.com\", \"*.example.com\", \"10.0.0.1\"]`",
             );
         }
+    }
+
+    /// Reports what is no registry.
+    fn check_registry(&mut self, key: &str, registry: &Setting<String>) {
+        if !ImageName::is_registry(&registry.value) {
+            self.report(
+                Some(registry.span.clone()),
+                format!("invalid registry `{}` in `{key}`", registry.value.escape_debug()),
+                "expected a host with an optional port, without scheme and path",
+                "as in `\"registry.example:5000\"`",
+            );
+        }
+    }
+
+    fn registry(&mut self) -> RegistryConfig {
+        let (raw, defaults) = (&self.raw.registry, &self.defaults.registry);
+        let insecure = value(&raw.insecure, &defaults.insecure);
+        let redirect_hosts = value(&raw.redirect_hosts, &defaults.redirect_hosts);
+        self.check_hosts("registry.redirect_hosts", redirect_hosts);
+        insecure.iter().for_each(|registry| self.check_registry("registry.insecure", registry));
+        for (registry, mirrors) in &raw.mirrors {
+            self.check_registry("registry.mirrors", registry);
+            mirrors.value.iter().for_each(|mirror| self.check_registry("registry.mirrors", mirror));
+        }
+        let values =
+            |settings: &[Setting<String>]| settings.iter().map(|setting| setting.value.clone()).collect();
+        let mirrors =
+            raw.mirrors.iter().map(|(registry, mirrors)| (registry.value.clone(), values(&mirrors.value)));
+        RegistryConfig {
+            mirrors: mirrors.collect(),
+            insecure: values(insecure),
+            redirect_hosts: values(redirect_hosts),
+            credentials: raw.credentials.is_some().then(|| self.path(&None, &raw.credentials, &None)),
+            stall: self.duration("registry.stall_timeout", &raw.stall_timeout, &defaults.stall_timeout),
+        }
+    }
+
+    fn fetch(&mut self) -> FetchLimits {
+        let (raw, defaults) = (&self.raw.fetch, &self.defaults.fetch);
+        let hosts = value(&raw.hosts, &defaults.hosts);
+        self.check_hosts("fetch.hosts", hosts);
         FetchLimits {
             bytes: *value(&raw.max_size, &defaults.max_size),
             files: *value(&raw.max_files, &defaults.max_files),

@@ -1,11 +1,12 @@
 //! Sample files: each file in `samples/valid` must be accepted, and the diagnostics of each file in `samples/invalid`
 //! must match the text file next to it. `BLESS=1` updates these text files.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cofferdam_core::config::{
     ContainerizerConfig, DEFAULT_CGROUP_MAX_DEPTH, DEFAULT_CGROUP_MAX_DESCENDANTS, DockerConfig, FailPolicy,
-    LauncherKind,
+    LauncherKind, RegistryConfig,
 };
 use cofferdam_core::engine::Timeouts;
 use cofferdam_plugin_model::{Manifest, Method};
@@ -41,6 +42,7 @@ fn environment(uid: u32) -> Environment {
         work_dir: PathBuf::from("/var/lib/cofferdam"),
         plugin_dir: directory("plugins"),
         config_file: PathBuf::from("/nowhere"),
+        credentials: Vec::new(),
     }
 }
 
@@ -114,6 +116,15 @@ fn all_settings_are_resolved() {
     let fetch = &config.agent.fetch;
     assert_eq!((fetch.bytes, fetch.files, fetch.ratio, fetch.redirects), (2 << 30, 10, 50, 0));
     assert_eq!(fetch.hosts, ["example.com", "*.example.com", "10.0.0.1", "2001:db8::1"]);
+    let mirrors = ["mirror.example", "mirror.example:5000"].map(str::to_owned);
+    let registry = RegistryConfig {
+        mirrors: BTreeMap::from([("docker.io".to_owned(), mirrors.to_vec())]),
+        insecure: vec!["registry.example:5000".to_owned()],
+        redirect_hosts: vec!["*.example.com".to_owned()],
+        credentials: Some(directory("valid/registry.json")),
+        stall: Duration::from_secs(15),
+    };
+    assert_eq!(config.agent.registry, registry);
     assert_eq!(names(&config), ["filesystem/linux", "cgroups/mem"]);
     let mem = &config.agent.isolators[1];
     assert_eq!(mem.policy, FailPolicy::Optional);
@@ -121,7 +132,7 @@ fn all_settings_are_resolved() {
     assert_eq!(mem.timeout(Method::Isolate), Duration::from_secs(7));
     assert_eq!(mem.timeout(Method::Usage), Duration::from_secs(5));
     assert_eq!(mem.table, serde_json::json!({"limit_swap": true, "reserve": "64 MiB", "kinds": ["a", "b"]}));
-    assert!(mem.origin.ends_with("everything.toml:51"), "{}", mem.origin);
+    assert!(mem.origin.ends_with("everything.toml:60"), "{}", mem.origin);
     assert_eq!(config.agent.logger.unwrap().name, "sandbox");
 }
 
@@ -131,6 +142,7 @@ fn the_default_limits_are_those_of_the_library() {
     let limits = (config.agent.cgroup_max_descendants, config.agent.cgroup_max_depth);
     assert_eq!(limits, (DEFAULT_CGROUP_MAX_DESCENDANTS, DEFAULT_CGROUP_MAX_DEPTH));
     assert_eq!(config.agent.fetch, cofferdam_core::config::FetchLimits::default());
+    assert_eq!(config.agent.registry, RegistryConfig::default());
     assert!(matches!(config.agent.containerizers[..], [ContainerizerConfig::Mesos]));
 
     let file = tempfile::NamedTempFile::new().unwrap();

@@ -93,6 +93,12 @@ impl FromStr for ImageName {
 }
 
 impl ImageName {
+    /// Whether a text is a registry: a host with an optional port.
+    #[must_use]
+    pub fn is_registry(text: &str) -> bool {
+        is_host(text)
+    }
+
     /// The name as people write it, without what is the default.
     #[must_use]
     pub fn familiar(&self) -> String {

@@ -338,6 +338,7 @@ mod tests {
                 destroy_timeout: Duration::from_secs(60),
                 fetcher: None,
                 fetch: cofferdam_core::config::FetchLimits::default(),
+                registry: cofferdam_core::config::RegistryConfig::default(),
                 container_nofile: None,
             },
             socket: socket.clone(),

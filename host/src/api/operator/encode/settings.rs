@@ -39,8 +39,14 @@ pub(crate) fn flags(config: &Config) -> BTreeMap<String, String> {
         ("fetch.max_redirects", config.agent.fetch.redirects.to_string()),
         ("fetch.hosts", config.agent.fetch.hosts.join(",")),
         ("fetch.stall_timeout", duration(config.agent.fetch.stall)),
+        ("registry.insecure", config.agent.registry.insecure.join(",")),
+        ("registry.redirect_hosts", config.agent.registry.redirect_hosts.join(",")),
+        ("registry.stall_timeout", duration(config.agent.registry.stall)),
+        ("registry.mirrors", mirrors(&config.agent.registry.mirrors)),
         ("isolation", names(&config.agent.isolators)),
     ]);
+    let credentials = config.agent.registry.credentials.as_deref();
+    flags.extend(credentials.map(|file| ("registry.credentials", path(file))));
     flags.extend(config.file.as_deref().map(|file| ("config", path(file))));
     flags.extend(config.agent.logger.as_ref().map(|logger| ("logger", logger.name.clone())));
     let docker = config.agent.containerizers.iter().find_map(|containerizer| match containerizer {
@@ -68,6 +74,11 @@ fn containerizers(containerizers: &[ContainerizerConfig]) -> String {
 
 fn names(plugins: &[PluginConfig]) -> String {
     plugins.iter().map(|plugin| plugin.name.as_str()).collect::<Vec<_>>().join(",")
+}
+
+fn mirrors(mirrors: &BTreeMap<String, Vec<String>>) -> String {
+    let mirrors = mirrors.iter().map(|(registry, mirrors)| format!("{registry}={}", mirrors.join("|")));
+    mirrors.collect::<Vec<_>>().join(",")
 }
 
 /// The version of this agent.
