@@ -382,4 +382,73 @@ mod tests {
         assert_eq!(parse_time(b"-0.25").unwrap(), (-1, 750_000_000));
         assert!(parse_time(b"x").is_err() && parse_time(b"1.x").is_err());
     }
+
+    /// A file with pax records, a sparse one, a link with a long name, a directory and a device.
+    fn sample() -> Vec<u8> {
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        let records = [
+            ("SCHILY.xattr.user.x", &b"a\nb"[..]),
+            ("GNU.sparse.major", b"1"),
+            ("GNU.sparse.minor", b"0"),
+            ("GNU.sparse.name", b"sparse"),
+            ("GNU.sparse.realsize", b"5000"),
+            ("mtime", b"-1.5"),
+        ];
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        builder.append_pax_extensions(records[..1].iter().copied()).unwrap();
+        header.set_size(3);
+        builder.append_data(&mut header, "file", &b"abc"[..]).unwrap();
+        let map = [&b"1\n4096\n3\n"[..], &[0; 502], b"abc"].concat();
+        builder.append_pax_extensions(records[1..].iter().copied()).unwrap();
+        header.set_size(map.len() as u64);
+        builder.append_data(&mut header, "GNUSparseFile.0/sparse", &map[..]).unwrap();
+        for (kind, name) in [
+            (EntryType::Symlink, "x".repeat(300)),
+            (EntryType::Directory, "d".to_owned()),
+            (EntryType::Char, "c".to_owned()),
+        ] {
+            header.set_entry_type(kind);
+            header.set_size(0);
+            header.set_device_major(0).unwrap();
+            header.set_device_minor(0).unwrap();
+            match kind {
+                EntryType::Symlink => builder.append_link(&mut header, &name, "target").unwrap(),
+                _ => builder.append_data(&mut header, &name, io::empty()).unwrap(),
+            }
+        }
+        builder.into_inner().unwrap()
+    }
+
+    #[test]
+    fn any_archive_is_read_within_its_bounds() {
+        let archive = sample();
+        let mut members = Members::new(&archive[..]);
+        let mut names = Vec::new();
+        while let Some(member) = members.next().unwrap() {
+            names.push(member.path.as_os_str().len());
+        }
+        assert_eq!(names, [4, 6, 300, 1, 1]);
+        cofferdam_fuzz::fuzz_bytes(&[archive], &["17 path=/../a/../b\n", "99999999999", ".wh."], |archive| {
+            let mut members = Members::new(archive);
+            let mut read = 0;
+            while let Ok(Some(member)) = members.next() {
+                let mut content = members.content(&member);
+                if let Some(sparse) = member.sparse.clone() {
+                    let size = sparse.size();
+                    let Ok(segments) = sparse.segments(&mut content) else { return };
+                    let is_within = |segment: &Segment| {
+                        segment.offset.checked_add(segment.length).is_some_and(|end| end <= size)
+                    };
+                    assert!(segments.iter().all(is_within), "{segments:?} of {size}");
+                }
+                let Ok(count) = io::copy(&mut content, &mut io::sink()) else { return };
+                read += count;
+                assert!(read <= archive.len() as u64 && members.position() <= archive.len() as u64);
+            }
+        });
+    }
 }
