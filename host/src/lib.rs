@@ -17,5 +17,6 @@ pub mod cli;
 pub mod config;
 pub mod engine;
 mod fetch;
+mod http;
 mod image;
 pub mod telemetry;

@@ -310,7 +310,7 @@ impl Images {
 
     /// What is in the store and belongs to no image; empty after an import that failed.
     pub fn leftovers(&self) -> Vec<String> {
-        ["layers/sha256", "blobs/sha256", "staging", "references"]
+        ["layers/sha256", "blobs/sha256", "staging", "references", "downloads"]
             .iter()
             .flat_map(|directory| self.entries(directory))
             .collect()

@@ -7,6 +7,7 @@ pub mod injector;
 pub mod mounts;
 pub mod paths;
 pub mod program;
+pub mod registry;
 pub mod sockets;
 pub mod terminal;
 pub mod watch;

@@ -16,12 +16,22 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("create", "`cofferdam run -d` creates and starts a container"),
     ("delete", "`cofferdam rm` removes a container that has ended, `cofferdam rm --force` ends it first"),
     ("events", "`cofferdam agent` logs the changes; `cofferdam wait` waits for the end of containers"),
+    ("images", "`cofferdam image ls` lists images"),
+    ("import", "`cofferdam image import` adds images from files and directories"),
     ("info", "`cofferdam check` shows the configuration, `cofferdam plugin ls` the plugins"),
     ("list", "`cofferdam ps`"),
+    ("load", "`cofferdam image import` reads archives of `docker save`"),
+    (
+        "login",
+        "`docker login` or another client writes the file with credentials that `cofferdam image pull` reads",
+    ),
     ("network", "networks are configured for the plugin `network/cni`; `run --network NAME` joins one"),
     ("pause", "containers cannot be paused"),
     ("port", "`cofferdam inspect` shows the networks of a container"),
+    ("pull", "`cofferdam image pull NAME`"),
+    ("push", "images are pushed by other programs, such as `skopeo copy`"),
     ("restart", "a container runs once: `cofferdam rm` it and `cofferdam run` another"),
+    ("rmi", "`cofferdam image rm`"),
     (
         "start",
         "`cofferdam run -d` creates and starts a container; one that has ended cannot be started again",
@@ -61,6 +71,7 @@ mod tests {
     #[test]
     fn what_to_type_is_said() {
         for (word, expected) in [
+            ("pull", "`cofferdam image pull NAME`"),
             ("top", "`cofferdam stats`"),
             ("inspcet", "did you mean `cofferdam inspect`?"),
             ("frobnicate", "`cofferdam --help` lists"),

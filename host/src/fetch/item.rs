@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use data_encoding::HEXLOWER_PERMISSIVE;
 
 use super::sandbox_path::{InvalidPath, SandboxPath};
-use cofferdam_core::fetcher::escape_control;
 use cofferdam_core::model::Uri;
 
 /// Suffixes of archives that are unpacked.
@@ -166,21 +165,6 @@ fn parse_sha256(text: &str) -> Result<[u8; 32], ItemError> {
     decoded.and_then(|bytes| bytes.try_into().ok()).ok_or_else(|| ItemError::Digest { text: text.into() })
 }
 
-/// A URI for messages: without the user and query of a URL, which may contain secrets.
-pub(super) fn redact(uri: &str) -> String {
-    let uri = uri.trim_start();
-    let Some((scheme, rest)) = uri.split_once("://").filter(|_| !uri.starts_with('/')) else {
-        return escape_control(uri);
-    };
-    let (rest, query) = match rest.find(['?', '#']) {
-        Some(at) => (&rest[..at], "?…"),
-        None => (rest, ""),
-    };
-    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
-    escape_control(&format!("{scheme}://{host}{path}{query}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -249,12 +233,5 @@ mod tests {
         for invalid in ["", "00", &"g0".repeat(32), &"+0".repeat(32), &"é".repeat(32)] {
             assert_eq!(parse_sha256(invalid), Err(ItemError::Digest { text: invalid.into() }));
         }
-    }
-
-    #[test]
-    fn redacted_uris_contain_no_secrets() {
-        assert_eq!(redact("https://user:pass@host/a?token=b"), "https://host/a?…");
-        assert_eq!(redact("http://host/a@b"), "http://host/a@b");
-        assert_eq!(redact("/a/b?c@d\n"), "/a/b?c@d\\n");
     }
 }

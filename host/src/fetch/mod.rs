@@ -8,7 +8,6 @@ mod download;
 mod identity;
 mod item;
 mod process;
-mod redirect;
 mod sandbox;
 mod sandbox_path;
 #[cfg(test)]

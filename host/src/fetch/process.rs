@@ -15,11 +15,12 @@ use sha2::{Digest, Sha256};
 use super::copy::{Copier, CopyError};
 use super::download::{Client, DownloadError};
 use super::identity;
-use super::item::{Item, Source, Treatment, redact};
+use super::item::{Item, Source, Treatment};
 use super::sandbox::{Sandbox, SandboxError};
 use super::sandbox_path::SandboxPath;
 use super::unpack::{self, UnpackError, Unpacked};
 use crate::archive::Gunzip;
+use crate::http::redact;
 use cofferdam_core::config::FetchLimits;
 use cofferdam_core::fetcher::{FetchFailure, FetchJob, Reason, escape_control};
 

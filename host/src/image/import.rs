@@ -1,38 +1,29 @@
 //! Imports images from files of this machine.
 
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use cofferdam_core::provisioner::document::{
-    Configuration, Descriptor, Index, MAX_DOCUMENT, MAX_LAYERS, Manifest, Platform, media_type,
+    Descriptor, Index, MAX_DOCUMENT, Manifest, Platform, media_type,
 };
-use cofferdam_core::provisioner::{
-    Digest, HashReader, Image, ImageName, Import, InvalidName, Store, StoreError,
-};
+use cofferdam_core::provisioner::{Digest, Image, ImageName, Import, Store};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::Limits;
-use super::layer::{self, LayerError, Unpacked};
+use super::add::{Found, Layer, add_layer, diff_ids, finish, in_parallel, missing_layers, parse, verify};
+use super::error::{ImageError, MAX_DOCUMENTS, MAX_INDEXES, Result};
 use super::layout::Layout;
 use super::pack::pack;
+use super::{Limits, Progress};
 use crate::archive::decompress;
 
 /// Layers that are unpacked at a time.
 const MAX_THREADS: usize = 4;
 
-/// Indexes in one another.
-const MAX_INDEXES: usize = 4;
-
 /// Images of a source.
 const MAX_IMAGES: usize = 1000;
-
-/// Bytes of the manifests and configurations of all images of a source.
-const MAX_DOCUMENTS: usize = 64 << 20;
 
 /// Annotations with the name of an image: the whole, and its tag.
 const NAME: &str = "io.containerd.image.name";
@@ -64,97 +55,13 @@ pub(crate) enum Format {
     Rootfs,
 }
 
-/// What happens during an import.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Progress {
-    /// A layer is in the store already.
-    Present { layer: Digest },
-    /// A layer was unpacked.
-    Unpacked { layer: Digest, files: u64, bytes: u64 },
-}
-
-/// Why an image was not imported.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ImportError {
-    #[error("cannot read `{}`", source_name(.path.as_deref()))]
-    Source { path: Option<PathBuf>, source: io::Error },
-    #[error("`{}` is no OCI image layout: it has no `index.json`", source_name(.path.as_deref()))]
-    NoIndex { path: Option<PathBuf> },
-    #[error("`{}` is no archive of `docker save`: it has no `manifest.json`", source_name(.path.as_deref()))]
-    NoManifest { path: Option<PathBuf> },
-    #[error("cannot read `{file}` of the image")]
-    File { file: String, source: io::Error },
-    #[error("`{file}` of the image is malformed")]
-    Malformed { file: String, source: serde_json::Error },
-    #[error(
-        "`{file}` of the image has {actual} bytes and the digest `{digest}`; expected {size} bytes and `{expected}`"
-    )]
-    Mismatch { file: String, actual: u64, digest: Digest, size: u64, expected: Digest },
-    #[error("layer {number} has the digest `{actual}` when it is unpacked; expected `{expected}`")]
-    DiffId { number: usize, actual: Digest, expected: Digest },
-    #[error("the image has {layers} layers, but its configuration has digests of {digests}")]
-    Layers { layers: usize, digests: usize },
-    #[error("the image has more than {MAX_LAYERS} layers, which the kernel cannot mount")]
-    TooManyLayers,
-    #[error("the image is for `{os}`; expected `linux`")]
-    OperatingSystem { os: String },
-    #[error("there is no image for {wanted}; there are: {found}. Choose one with `--platform`")]
-    Platform { wanted: Platform, found: String },
-    #[error("the index of the image refers to more than {MAX_INDEXES} others in one another")]
-    Indexes,
-    #[error("it has more than {limit} bytes without compression; `--max-size` is the limit")]
-    TooLarge { limit: u64 },
-    #[error(
-        "the manifests and configurations of its images have more than {} MiB; import them separately",
-        MAX_DOCUMENTS >> 20
-    )]
-    Documents,
-    #[error("there is no image in it")]
-    Empty,
-    #[error("the image has no name; give it one with `--name`")]
-    Unnamed,
-    #[error("it contains {count} images, so `--name` cannot be the name of one of them")]
-    Several { count: usize },
-    #[error("a name of the image is invalid")]
-    Name(#[from] InvalidName),
-    #[error("cannot unpack layer {number}")]
-    Layer { number: usize, source: LayerError },
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error("cannot start a thread")]
-    Thread { source: io::Error },
-}
-
-fn source_name(path: Option<&Path>) -> String {
-    path.map_or_else(|| "standard input".to_owned(), |path| path.display().to_string())
-}
-
-type Result<T> = std::result::Result<T, ImportError>;
-
-/// An image that was found.
-struct Found {
-    names: Vec<ImageName>,
-    manifest: Vec<u8>,
-    config: Vec<u8>,
-    layers: Vec<Layer>,
-}
-
-/// A layer of it.
-struct Layer {
-    /// Name of the file.
-    file: String,
-    /// Size and digest of the file, if they are known.
-    blob: Option<(u64, Digest)>,
-    diff_id: Digest,
-}
-
 /// Imports all images of a source, and returns them.
 pub(crate) fn import(
     store: &Store,
     request: &Request,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Vec<Image>> {
-    let failed = |source| ImportError::Source { path: request.source.clone(), source };
+    let failed = |source| ImageError::Source { path: request.source.clone(), source };
     // Whoever writes to standard input may take any time, and others may want to remove images meanwhile.
     let source = match &request.source {
         Some(path) if path.is_dir() => Source::Directory(path),
@@ -212,7 +119,7 @@ fn find_layout<'a>(source: Source<'a>, request: &Request) -> io::Result<Contents
 
 /// The archive without compression: the file itself, or a temporary copy.
 fn seekable(store: &Store, mut file: File, request: &Request) -> Result<File> {
-    let failed = |source| ImportError::Source { path: request.source.clone(), source };
+    let failed = |source| ImageError::Source { path: request.source.clone(), source };
     let mut first = [0; 4];
     let count = (&mut file).take(4).read(&mut first).map_err(failed)?;
     let is_regular = file.metadata().map_err(failed)?.is_file();
@@ -227,13 +134,13 @@ fn seekable(store: &Store, mut file: File, request: &Request) -> Result<File> {
 
 /// Copies a stream to a temporary file, decompressed.
 fn spool(store: &Store, stream: impl Read, request: &Request) -> Result<File> {
-    let failed = |source| ImportError::Source { path: request.source.clone(), source };
+    let failed = |source| ImageError::Source { path: request.source.clone(), source };
     let mut file = store.temporary_file()?;
     let limit = request.limits.bytes;
     let mut stream = decompress(stream).map_err(failed)?.take(limit.saturating_add(1));
     let copied = io::copy(&mut stream, &mut file).map_err(failed)?;
     if copied > limit {
-        return Err(ImportError::TooLarge { limit });
+        return Err(ImageError::TooLarge { limit });
     }
     file.seek(SeekFrom::Start(0)).map_err(failed)?;
     Ok(file)
@@ -243,7 +150,7 @@ fn spool(store: &Store, stream: impl Read, request: &Request) -> Result<File> {
 fn check_documents(images: &[Found]) -> Result<()> {
     let sizes = images.iter().map(|image| image.manifest.len() + image.config.len());
     match sizes.sum::<usize>() > MAX_DOCUMENTS {
-        true => Err(ImportError::Documents),
+        true => Err(ImageError::Documents),
         false => Ok(()),
     }
 }
@@ -256,22 +163,22 @@ fn import_layout(
 ) -> Result<Vec<Image>> {
     let path = || request.source.clone();
     let mut found = match request.format {
-        Format::Oci if !layout.has("index.json") => return Err(ImportError::NoIndex { path: path() }),
+        Format::Oci if !layout.has("index.json") => return Err(ImageError::NoIndex { path: path() }),
         Format::Docker if !layout.has("manifest.json") => {
-            return Err(ImportError::NoManifest { path: path() });
+            return Err(ImageError::NoManifest { path: path() });
         }
         Format::Docker => docker_images(layout)?,
         _ if layout.has("index.json") => oci_images(layout, &request.platform)?,
         _ => docker_images(layout)?,
     };
     match (&request.name, &mut found[..]) {
-        (_, []) => return Err(ImportError::Empty),
+        (_, []) => return Err(ImageError::Empty),
         (None, images) if images.iter().any(|image| image.names.is_empty()) => {
-            return Err(ImportError::Unnamed);
+            return Err(ImageError::Unnamed);
         }
         (None, _) => {}
         (Some(name), [only]) => only.names = vec![name.clone()],
-        (Some(_), several) => return Err(ImportError::Several { count: several.len() }),
+        (Some(_), several) => return Err(ImageError::Several { count: several.len() }),
     }
     let mut images = Vec::new();
     for image in &found {
@@ -319,14 +226,10 @@ fn select(layout: &Layout, descriptor: &Descriptor, platform: &Platform) -> Resu
             return Ok(bytes);
         }
         let index: Index = parse(&file, &bytes)?;
-        let matches =
-            |found: &&Descriptor| found.platform.as_ref().is_none_or(|found| platform.accepts(found));
-        descriptor = index.manifests.iter().find(matches).cloned().ok_or_else(|| {
-            let found = index.manifests.iter().filter_map(|found| Some(found.platform.as_ref()?.to_string()));
-            ImportError::Platform { wanted: platform.clone(), found: found.collect::<Vec<_>>().join(", ") }
-        })?;
+        descriptor =
+            platform.choose(&index).cloned().ok_or_else(|| ImageError::platform(platform, &index))?;
     }
-    Err(ImportError::Indexes)
+    Err(ImageError::Indexes)
 }
 
 fn oci_image(layout: &Layout, manifest: Vec<u8>) -> Result<Found> {
@@ -340,7 +243,7 @@ fn oci_image(layout: &Layout, manifest: Vec<u8>) -> Result<Found> {
         blob: Some((layer.size, layer.digest)),
         diff_id,
     });
-    Ok(Found { names: Vec::new(), layers: layers.collect(), manifest, config })
+    Ok(Found { names: Vec::new(), index: None, layers: layers.collect(), manifest, config })
 }
 
 /// An image in an archive of `docker save`.
@@ -368,7 +271,7 @@ fn docker_images(layout: &Layout) -> Result<Vec<Found>> {
         let manifest = manifest(&config, &diff_ids)?;
         let layers =
             files.into_iter().zip(diff_ids).map(|(file, diff_id)| Layer { file, blob: None, diff_id });
-        images.push(Found { names, manifest, config, layers: layers.collect() });
+        images.push(Found { names, index: None, manifest, config, layers: layers.collect() });
         check_documents(&images)?;
     }
     Ok(images)
@@ -390,23 +293,7 @@ fn manifest(config: &[u8], diff_ids: &[Digest]) -> Result<Vec<u8>> {
         layers: diff_ids.iter().map(|diff_id| descriptor(media_type::OCI_LAYER, *diff_id, 0)).collect(),
     };
     let file = || "manifest".to_owned();
-    serde_json::to_vec(&manifest).map_err(|source| ImportError::Malformed { file: file(), source })
-}
-
-/// The digests of the layers of an image that this version can run.
-fn diff_ids(file: &str, config: &[u8], layers: usize) -> Result<Vec<Digest>> {
-    let configuration: Configuration = parse(file, config)?;
-    let digests = configuration.rootfs.diff_ids;
-    if digests.len() != layers {
-        return Err(ImportError::Layers { layers, digests: digests.len() });
-    }
-    if layers > MAX_LAYERS {
-        return Err(ImportError::TooManyLayers);
-    }
-    match configuration.os.as_str() {
-        "linux" | "" => Ok(digests),
-        other => Err(ImportError::OperatingSystem { os: other.to_owned() }),
-    }
+    serde_json::to_vec(&manifest).map_err(|source| ImageError::Malformed { file: file(), source })
 }
 
 /// Adds an image and its names.
@@ -417,67 +304,16 @@ fn add(
     limits: &Limits,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Image> {
-    let mut seen = BTreeSet::new();
-    let mut missing = Vec::new();
-    for (index, layer) in image.layers.iter().enumerate().filter(|(_, layer)| seen.insert(layer.diff_id)) {
-        match import.has_layer(&layer.diff_id)? {
-            true => progress(Progress::Present { layer: layer.diff_id }),
-            false => missing.push((index + 1, layer)),
-        }
-    }
-    in_parallel(&missing, |(number, layer)| {
-        let failed = |source| ImportError::File { file: layer.file.clone(), source };
+    let missing = missing_layers(import, image, progress)?;
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
+    in_parallel(threads, &missing, |(number, layer)| -> Result<()> {
+        let failed = |source| ImageError::File { file: layer.file.clone(), source };
         let stream = layout.open(&layer.file).map_err(failed)?;
         let (diff_id, unpacked) = add_layer(import, stream, *number, Some(layer), limits)?;
         progress(Progress::Unpacked { layer: diff_id, files: unpacked.members, bytes: unpacked.bytes });
         Ok(())
     })?;
     finish(import, image)
-}
-
-/// Unpacks, verifies and adds a layer.
-fn add_layer(
-    import: &Import,
-    stream: impl Read,
-    number: usize,
-    expected: Option<&Layer>,
-    limits: &Limits,
-) -> Result<(Digest, Unpacked)> {
-    let damaged = |source| ImportError::Layer { number, source: LayerError::Archive { source } };
-    let staged = import.stage_layer()?;
-    let mut blob = HashReader::new(stream);
-    let mut archive = HashReader::new(decompress(&mut blob).map_err(damaged)?);
-    let unpacked = layer::unpack(&mut archive, &staged.root(), limits)
-        .map_err(|source| ImportError::Layer { number, source })?;
-    let (diff_id, _) = archive.finish();
-    io::copy(&mut blob, &mut io::sink()).map_err(damaged)?;
-    let (digest, actual) = blob.finish();
-    if let Some(layer) = expected {
-        if let Some((size, expected)) = layer.blob
-            && (size, expected) != (actual, digest)
-        {
-            let file = layer.file.clone();
-            return Err(ImportError::Mismatch { file, actual, digest, size, expected });
-        }
-        if layer.diff_id != diff_id {
-            return Err(ImportError::DiffId { number, actual: diff_id, expected: layer.diff_id });
-        }
-    }
-    import.add_layer(staged, &diff_id, unpacked.bytes)?;
-    Ok((diff_id, unpacked))
-}
-
-fn finish(import: &Import, image: &Found) -> Result<Image> {
-    import.add_blob(&image.config)?;
-    let manifest = import.add_blob(&image.manifest)?;
-    let mut added = None;
-    let mut names = Vec::new();
-    for name in &image.names {
-        let image = import.add_name(name, manifest)?;
-        names.extend(image.names.iter().cloned());
-        added = Some(image);
-    }
-    added.map(|image| Image { names, ..image }).ok_or(ImportError::Unnamed)
 }
 
 /// Imports the archive of a root file system.
@@ -487,7 +323,7 @@ fn import_layer(
     request: &Request,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Vec<Image>> {
-    let name = request.name.clone().ok_or(ImportError::Unnamed)?;
+    let name = request.name.clone().ok_or(ImageError::Unnamed)?;
     let (diff_id, unpacked) = add_layer(import, stream, 1, None, &request.limits)?;
     progress(Progress::Unpacked { layer: diff_id, files: unpacked.members, bytes: unpacked.bytes });
     let Platform { architecture, os, .. } = &request.platform;
@@ -497,7 +333,7 @@ fn import_layer(
     });
     let config = config.to_string().into_bytes();
     let manifest = manifest(&config, &[diff_id])?;
-    Ok(vec![finish(import, &Found { names: vec![name], manifest, config, layers: Vec::new() })?])
+    Ok(vec![finish(import, &Found { names: vec![name], index: None, manifest, config, layers: Vec::new() })?])
 }
 
 /// Imports a directory: packs it on one thread and unpacks it on another.
@@ -507,14 +343,14 @@ fn import_directory(
     request: &Request,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Vec<Image>> {
-    let failed = |source| ImportError::Source { path: Some(path.to_owned()), source };
+    let failed = |source| ImageError::Source { path: Some(path.to_owned()), source };
     let (reader, writer) = io::pipe().map_err(failed)?;
     thread::scope(|scope| {
         let packing = move || pack(path, io::BufWriter::with_capacity(64 << 10, writer));
         let packing = thread::Builder::new()
             .name("pack".into())
             .spawn_scoped(scope, packing)
-            .map_err(|source| ImportError::Thread { source })?;
+            .map_err(|source| ImageError::Thread { source })?;
         import_layer(import, Packed { reader, packing: Some(packing) }, request, progress)
     })
 }
@@ -538,55 +374,10 @@ impl Read for Packed<'_> {
     }
 }
 
-/// Works on several layers at a time, until one fails.
-fn in_parallel<T: Sync>(items: &[T], work: impl Fn(&T) -> Result<()> + Sync) -> Result<()> {
-    let threads = thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS).min(items.len());
-    let next = Mutex::new(items.iter());
-    let failure = Mutex::new(None);
-    let take = || {
-        loop {
-            let item = match failure.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
-                true => None,
-                false => next.lock().unwrap_or_else(PoisonError::into_inner).next(),
-            };
-            let Some(item) = item else { return };
-            if let Err(error) = work(item) {
-                failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-            }
-        }
-    };
-    thread::scope(|scope| {
-        for _ in 1..threads {
-            // Without another thread, this one does it all.
-            drop(thread::Builder::new().name("layer".into()).spawn_scoped(scope, take));
-        }
-        take();
-    });
-    failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
-}
-
 fn blob_file(descriptor: &Descriptor) -> String {
     format!("blobs/sha256/{}", descriptor.digest.hex())
 }
 
 fn document(layout: &Layout, file: &str) -> Result<Vec<u8>> {
-    layout.read(file, MAX_DOCUMENT).map_err(|source| ImportError::File { file: file.to_owned(), source })
-}
-
-fn parse<T: serde::de::DeserializeOwned>(file: &str, bytes: &[u8]) -> Result<T> {
-    serde_json::from_slice(bytes).map_err(|source| ImportError::Malformed { file: file.to_owned(), source })
-}
-
-fn verify(file: &str, bytes: &[u8], expected: &Descriptor) -> Result<()> {
-    let (actual, digest) = (bytes.len() as u64, Digest::of(bytes));
-    match (actual, digest) == (expected.size, expected.digest) {
-        true => Ok(()),
-        false => Err(ImportError::Mismatch {
-            file: file.to_owned(),
-            actual,
-            digest,
-            size: expected.size,
-            expected: expected.digest,
-        }),
-    }
+    layout.read(file, MAX_DOCUMENT).map_err(|source| ImageError::File { file: file.to_owned(), source })
 }

@@ -1,18 +1,47 @@
-//! Adds images to the store, in a process of its own: that of `cofferdam image import`.
+//! Adds images to the store, in a process of its own: that of `cofferdam image import` or `cofferdam image pull`.
 //!
 //! ```text
-//! import   finds the images of a source, and verifies every size and digest
+//! import   finds the images of a source
 //!   ├──▶ layout   an OCI layout or an archive of `docker save`, as files by name
-//!   ├──▶ pack     a directory, as the archive of a layer
-//!   └──▶ layer    unpacks the archive of a layer
+//!   └──▶ pack     a directory, as the archive of a layer
+//! pull     finds an image in a registry, and downloads its layers
+//!    both ──▶ add      verifies every size and digest
+//!              └──▶ layer    unpacks the archive of a layer
 //! ```
 
+mod add;
+mod error;
 mod import;
 mod layer;
 mod layout;
 mod pack;
+mod pull;
 
-pub(crate) use import::{Format, Progress, Request, import};
+use std::time::Duration;
+
+use cofferdam_core::provisioner::Digest;
+
+pub(crate) use import::{Format, Request, import};
+pub(crate) use pull::{PullRequest, pull};
+
+/// What happens to the layers of an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// A layer is in the store already.
+    Present { layer: Digest },
+    /// A layer was unpacked.
+    Unpacked { layer: Digest, files: u64, bytes: u64 },
+    /// Somebody else is pulling a layer, and is waited for.
+    Waiting { layer: Digest },
+    /// A layer is continued where an earlier connection or pull has ended.
+    Resumed { layer: Digest, received: u64, size: u64 },
+    /// A part of a layer was received.
+    Received { layer: Digest, received: u64, size: u64 },
+    /// A request has failed and is repeated.
+    Retry { reason: String, wait: Duration },
+    /// A registry has failed, and the next one is asked.
+    NextRegistry { reason: String },
+}
 
 /// Limits of an image, as who made it may want to fill the disk.
 #[derive(Debug, Clone)]
@@ -21,4 +50,10 @@ pub(crate) struct Limits {
     pub(crate) bytes: u64,
     /// Members of the archive of a layer.
     pub(crate) files: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { bytes: 64 << 30, files: 4_000_000 }
+    }
 }

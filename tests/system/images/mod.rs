@@ -1,9 +1,11 @@
-//! Images: imports from all sources, hostile archives, the store, and containers of images.
+//! Images: imports from all sources, pulls, hostile archives and registries, the store, and containers of images.
 
 #![expect(clippy::unwrap_used, reason = "a test fails where its expectations do")]
 
 mod containers;
 mod hostile;
+mod hostile_registry;
+mod registry;
 mod runtime;
 mod sources;
 mod store;

@@ -81,6 +81,25 @@ impl Platform {
         Self { architecture: architecture.to_owned(), os: "linux".to_owned(), variant: None }
     }
 
+    /// The manifest of an index that is for this platform. Without a variant, the one that all CPUs of the architecture run
+    /// comes first. A manifest without a platform is for all.
+    #[must_use]
+    pub fn choose<'i>(&self, index: &'i Index) -> Option<&'i Descriptor> {
+        let baseline = match self.architecture.as_str() {
+            "amd64" => Some("v1"),
+            "arm64" => Some("v8"),
+            _ => None,
+        };
+        let accepted = index
+            .manifests
+            .iter()
+            .filter(|found| found.platform.as_ref().is_none_or(|platform| self.accepts(platform)));
+        accepted.min_by_key(|found| {
+            let variant = found.platform.as_ref().and_then(|platform| platform.variant.as_deref());
+            self.variant.is_none() && variant.is_some() && variant != baseline
+        })
+    }
+
     /// Whether programs of `other` run here.
     #[must_use]
     pub fn accepts(&self, other: &Self) -> bool {
@@ -214,6 +233,27 @@ mod tests {
         assert!(platform(None).accepts(&platform(Some("v8"))));
         assert!(!platform(Some("v7")).accepts(&platform(Some("v8"))));
         assert!(!Platform { os: "windows".into(), ..platform(None) }.accepts(&platform(None)));
+        let index = |platforms: &[Option<&str>]| Index {
+            manifests: platforms
+                .iter()
+                .zip(0..)
+                .map(|(variant, size)| Descriptor {
+                    media_type: String::new(),
+                    digest: Digest::of(b""),
+                    size,
+                    platform: Some(platform(*variant)),
+                    annotations: BTreeMap::new(),
+                })
+                .collect(),
+        };
+        let chosen = |wanted: Option<&str>, platforms: &[Option<&str>]| {
+            platform(wanted).choose(&index(platforms)).map(|descriptor| descriptor.size)
+        };
+        assert_eq!(chosen(None, &[Some("v9"), Some("v8")]), Some(1));
+        assert_eq!(chosen(None, &[Some("v9"), None, Some("v8")]), Some(1));
+        assert_eq!(chosen(None, &[Some("v9")]), Some(0));
+        assert_eq!(chosen(Some("v9"), &[Some("v8"), Some("v9")]), Some(1));
+        assert_eq!(chosen(Some("v7"), &[Some("v8"), None]), None);
         assert_eq!(platform(Some("v8")).to_string(), "linux/arm64/v8");
     }
 }

@@ -31,7 +31,7 @@ pub use backend::Backend;
 pub use copy::CopyError;
 pub use digest::{Digest, HashReader, InvalidDigest};
 pub use name::{ImageName, InvalidName};
-pub use store::{AgentKey, Image, Import, PrunePolicy, Pruned, StagedLayer, Store, StoreError};
+pub use store::{AgentKey, Image, Import, PartialBlob, PrunePolicy, Pruned, StagedLayer, Store, StoreError};
 
 pub(crate) use overlay::View;
 

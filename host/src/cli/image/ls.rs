@@ -102,7 +102,8 @@ pub(super) fn inspect(arguments: &InspectArguments, store: &Store) -> Outcome {
     Ok(0)
 }
 
-fn describe(image: &Image, store: &Store) -> Json {
+/// An image as JSON.
+pub(super) fn describe(image: &Image, store: &Store) -> Json {
     let layer = |layer| json!({ "diff_id": layer, "path": store.layer(layer) });
     json!({
         "id": image.id,

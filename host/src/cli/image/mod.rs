@@ -1,8 +1,10 @@
 //! `cofferdam image`: images in the store, with or without an agent.
 
 mod import;
+mod limits;
 mod ls;
 mod prune;
+mod pull;
 
 use std::path::PathBuf;
 
@@ -11,7 +13,7 @@ use super::failure::Failure;
 use crate::config::Environment;
 use cofferdam_core::provisioner::Store;
 
-/// Imports, lists and removes images
+/// Pulls, imports, lists and removes images
 ///
 /// Images are in a store, which agents and `cofferdam run` launch containers from. No agent is needed.
 #[derive(Debug, clap::Args)]
@@ -27,6 +29,7 @@ pub(super) struct Arguments {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
+    Pull(pull::Arguments),
     Import(import::Arguments),
     Ls(ls::Arguments),
     Inspect(ls::InspectArguments),
@@ -43,11 +46,22 @@ pub(super) fn run(arguments: Arguments) -> Outcome {
     };
     let store = Store::at(path);
     match command {
+        Command::Pull(arguments) => pull::run(arguments, &store),
         Command::Import(arguments) => import::run(arguments, &store),
         Command::Ls(arguments) => ls::run(&arguments, &store),
         Command::Inspect(arguments) => ls::inspect(&arguments, &store),
         Command::Rm(arguments) => prune::remove(&arguments, &store),
         Command::Prune(arguments) => prune::run(&arguments, &store),
+    }
+}
+
+/// Refuses users who cannot unpack images.
+fn require_root() -> Result<(), Failure> {
+    match rustix::process::geteuid().is_root() {
+        true => Ok(()),
+        false => Err(Failure::message(
+            "only root can unpack images, as their files belong to several users".to_owned(),
+        )),
     }
 }
 

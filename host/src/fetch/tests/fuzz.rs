@@ -4,11 +4,11 @@ use cofferdam_fuzz::fuzz_bytes;
 
 use super::super::copy::Copier;
 use super::super::item::Gzip;
-use super::super::redirect;
 use super::super::sandbox::Sandbox;
 use super::super::unpack::untar;
 use super::*;
 use crate::archive::Gunzip;
+use crate::http::redirect;
 
 const MAX_FILES: u64 = 50;
 const MAX_SIZE: u64 = 1 << 20;

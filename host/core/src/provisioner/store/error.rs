@@ -14,7 +14,7 @@ pub(super) type Result<T> = std::result::Result<T, StoreError>;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// There is no such image.
-    #[error("there is no image `{}` in the store; import or pull it first (`cofferdam image --help`)", .name.escape_debug())]
+    #[error("there is no image `{}` in the store; `cofferdam image pull` or `cofferdam image import` adds one", .name.escape_debug())]
     NotFound {
         /// What was asked for.
         name: String,
@@ -117,5 +117,16 @@ impl StoreError {
     #[must_use]
     pub fn is_invalid(&self) -> bool {
         matches!(self, Self::NotFound { .. } | Self::Ambiguous { .. } | Self::Name(_))
+    }
+
+    /// Whether the image has to be added again.
+    pub(super) fn is_of_image(&self) -> bool {
+        matches!(
+            self,
+            Self::Incomplete { .. }
+                | Self::MissingBlob { .. }
+                | Self::Damaged { .. }
+                | Self::Malformed { .. }
+        )
     }
 }

@@ -10,8 +10,8 @@ use nix::fcntl::FlockArg;
 
 use super::error::{Result, StoreError};
 use super::{
-    Access, Guard, Image, Reference, Store, check_digest, names_in, rename_new, sync_parent, unique,
-    write_durably,
+    Access, Guard, Image, PartialBlob, Reference, Store, check_digest, names_in, rename_new, sync_parent,
+    unique, write_durably,
 };
 use crate::provisioner::digest::Digest;
 use crate::provisioner::name::ImageName;
@@ -82,6 +82,23 @@ impl Import {
         Ok(self.store.layer_size(diff_id)?.is_some())
     }
 
+    /// The part of a blob that was downloaded. Waits until nobody else downloads it; `wait` is called before.
+    ///
+    /// # Errors
+    /// If it cannot be opened.
+    pub fn download(&self, blob: &Digest, wait: impl FnOnce()) -> Result<PartialBlob> {
+        PartialBlob::lock(self.store.downloads().join(blob.hex()), wait)
+    }
+
+    /// Removes what was downloaded of a blob whose layer is there, unless somebody is downloading it.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn discard_download(&self, blob: &Digest) -> Result<()> {
+        let found = PartialBlob::try_lock(self.store.downloads().join(blob.hex()))?;
+        found.map_or(Ok(()), PartialBlob::remove)
+    }
+
     /// Begins a layer.
     ///
     /// # Errors
@@ -123,15 +140,16 @@ impl Import {
         Ok(digest)
     }
 
-    /// Gives an image whose manifest was added a name, which another image may have had.
+    /// Gives an image whose manifest was added a name, which another image may have had. `index` is that of a registry which
+    /// the manifest was chosen from, and whose digest the name may have.
     ///
     /// # Errors
     /// If the name has the digest of another image, the image is not complete, or the name cannot be written.
-    pub fn add_name(&self, name: &ImageName, manifest: Digest) -> Result<Image> {
-        check_digest(name, manifest)?;
+    pub fn add_name(&self, name: &ImageName, manifest: Digest, index: Option<Digest>) -> Result<Image> {
+        check_digest(name, manifest, index)?;
         let image = self.store.image(manifest)?;
         let name = name.to_string();
-        let reference = Reference { name: name.clone(), manifest };
+        let reference = Reference { name: name.clone(), manifest, index };
         let bytes = serde_json::to_vec(&reference).map_err(|error| StoreError::Path {
             path: self.store.reference_path(&name),
             source: error.into(),

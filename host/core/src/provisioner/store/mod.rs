@@ -7,6 +7,7 @@
 //! layers/sha256/HEX/size       its size in bytes, as text
 //! references/HEX               a name and the digest of its manifest, by the digest of the name
 //! uses/AGENT/CONTAINER         the layers of a container
+//! downloads/HEX                a part of a blob of a registry, by its digest; locked by who downloads it
 //! staging/                     what is not complete, and what is being removed
 //! ```
 //!
@@ -15,6 +16,7 @@
 //!
 //! Layers have set-user-ID programs and whatever else their authors put in, so no other user can enter the directory.
 
+mod download;
 mod error;
 mod import;
 mod prune;
@@ -37,6 +39,7 @@ use super::document::{Configuration, MAX_DOCUMENT, MAX_LAYERS, Manifest};
 use super::name::{ImageName, MIN_ID};
 use crate::directory::create_searchable;
 
+pub use download::PartialBlob;
 pub use error::StoreError;
 pub use import::{Import, StagedLayer};
 pub use prune::{PrunePolicy, Pruned};
@@ -82,6 +85,9 @@ pub struct Image {
 struct Reference {
     name: String,
     manifest: Digest,
+    /// The index of a registry that the manifest was chosen from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    index: Option<Digest>,
 }
 
 /// A lock on the store.
@@ -117,7 +123,7 @@ impl Store {
     pub fn images(&self) -> Result<Vec<Image>> {
         let Some(_guard) = self.lock_existing(Access::Shared)? else { return Ok(Vec::new()) };
         let mut images: Vec<Image> = Vec::new();
-        for Reference { name, manifest } in self.references()? {
+        for Reference { name, manifest, .. } in self.references()? {
             match images.iter_mut().find(|image| image.manifest == manifest) {
                 Some(known) => known.names.push(name),
                 None => images.push(Image { names: vec![name], ..self.image(manifest)? }),
@@ -143,7 +149,7 @@ impl Store {
         if let Ok(name) = text.parse::<ImageName>()
             && let Some(reference) = self.reference(&name.to_string())?
         {
-            check_digest(&name, reference.manifest)?;
+            check_digest(&name, reference.manifest, reference.index)?;
             return Ok(Image { names: vec![reference.name], ..self.image(reference.manifest)? });
         }
         let digits = text.strip_prefix("sha256:").unwrap_or(text);
@@ -151,7 +157,7 @@ impl Store {
             return Err(not_found());
         }
         let mut found: Vec<Image> = Vec::new();
-        for Reference { name, manifest } in self.references()? {
+        for Reference { name, manifest, .. } in self.references()? {
             if let Some(known) = found.iter_mut().find(|image| image.manifest == manifest) {
                 known.names.push(name);
                 continue;
@@ -166,6 +172,21 @@ impl Store {
             1 => Ok(found.remove(0)),
             _ if found.iter().all(|image| image.id == found[0].id) => Ok(found.remove(0)),
             count => Err(StoreError::Ambiguous { text: text.to_owned(), count }),
+        }
+    }
+
+    /// What a name stands for, if it is complete: the image, and the index of a registry that it was chosen from. An image of
+    /// which something is missing or damaged is none.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn current(&self, name: &ImageName) -> Result<Option<(Image, Option<Digest>)>> {
+        let Some(_guard) = self.lock_existing(Access::Shared)? else { return Ok(None) };
+        let Some(reference) = self.reference(&name.to_string())? else { return Ok(None) };
+        match self.image(reference.manifest) {
+            Ok(image) => Ok(Some((Image { names: vec![reference.name], ..image }, reference.index))),
+            Err(error) if error.is_of_image() => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
@@ -193,6 +214,10 @@ impl Store {
 
     fn staging(&self) -> PathBuf {
         self.root.join("staging")
+    }
+
+    fn downloads(&self) -> PathBuf {
+        self.root.join("downloads")
     }
 
     /// The image of a manifest, all of whose layers are there.
@@ -310,9 +335,14 @@ impl Store {
         if let Some(parent) = self.root.parent() {
             create_searchable(parent).map_err(|source| self.error("create the directory of", source))?;
         }
-        for directory in
-            [self.root.clone(), self.blobs(), self.layers(), self.references_dir(), self.staging()]
-        {
+        for directory in [
+            self.root.clone(),
+            self.blobs(),
+            self.layers(),
+            self.references_dir(),
+            self.downloads(),
+            self.staging(),
+        ] {
             private.create(&directory).map_err(|source| StoreError::Path { path: directory, source })?;
         }
         let found = fs::symlink_metadata(&self.root).map_err(|source| self.error("inspect", source))?;
@@ -328,10 +358,10 @@ impl Store {
     }
 }
 
-/// Checks that a name with a digest is one of the image with that digest.
-fn check_digest(name: &ImageName, manifest: Digest) -> Result<()> {
+/// Checks that a name with a digest is one of the image with that digest, or of one that was chosen from the index with it.
+fn check_digest(name: &ImageName, manifest: Digest, index: Option<Digest>) -> Result<()> {
     match name.digest {
-        Some(digest) if digest != manifest => {
+        Some(digest) if digest != manifest && Some(digest) != index => {
             Err(StoreError::OtherDigest { name: name.to_string(), manifest })
         }
         _ => Ok(()),

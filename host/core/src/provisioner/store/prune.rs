@@ -63,16 +63,26 @@ impl Store {
         if policy.named {
             let (used, _) = self.in_use()?;
             let excluded: BTreeSet<String> = policy.excluded.iter().map(ToString::to_string).collect();
-            for Reference { name, manifest } in self.references()? {
+            for Reference { name, manifest, .. } in self.references()? {
                 if !used.contains(&manifest) && !excluded.contains(&name) {
                     self.remove_reference(&name)?;
                     names.push(name);
                 }
             }
         }
+        self.remove_downloads()?;
         let pruned = self.collect()?;
         self.empty_staging(guard)?;
         Ok(Pruned { names, ..pruned })
+    }
+
+    /// Removes what was downloaded of blobs that are not complete: nobody downloads while this has the lock.
+    fn remove_downloads(&self) -> Result<()> {
+        for name in names_in(&self.downloads(), usize::MAX)? {
+            let path = self.downloads().join(name);
+            fs::remove_file(&path).map_err(|source| StoreError::Path { path: path.clone(), source })?;
+        }
+        Ok(())
     }
 
     fn remove_reference(&self, name: &str) -> Result<()> {
@@ -93,11 +103,7 @@ impl Store {
                     layers.extend(configuration.rootfs.diff_ids);
                 }
                 // It cannot be launched from; its name stays, to be imported again.
-                Err(
-                    StoreError::MissingBlob { .. }
-                    | StoreError::Damaged { .. }
-                    | StoreError::Malformed { .. },
-                ) => {}
+                Err(error) if error.is_of_image() => {}
                 Err(error) => return Err(error),
             }
         }

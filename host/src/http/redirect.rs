@@ -1,6 +1,6 @@
 //! Where a server may redirect to.
 //!
-//! Files are fetched with the network of the host, so a server must not be able to choose what is requested in it: a
+//! Requests are made with the network of the host, so a server must not be able to choose what is requested in it: a
 //! redirect leads from a server to others that are as far away, and not to what only this host or its network can reach.
 
 use std::fmt;
@@ -10,7 +10,7 @@ use iri_string::types::{UriAbsoluteStr, UriReferenceStr};
 
 /// How far away an address is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Reach {
+pub(crate) enum Reach {
     /// This host, or one to which packets are not routed. Clouds serve credentials at such addresses.
     Local,
     /// A private network.
@@ -21,7 +21,7 @@ pub(super) enum Reach {
 
 impl Reach {
     /// How far away an address is.
-    pub(super) fn of(address: IpAddr) -> Self {
+    pub(crate) fn of(address: IpAddr) -> Self {
         match address {
             IpAddr::V4(address) => of_v4(address),
             IpAddr::V6(address) => match embedded(address) {
@@ -32,7 +32,7 @@ impl Reach {
     }
 
     /// How far away the host of a URL is, if it is an address.
-    pub(super) fn of_literal(host: &str) -> Option<Self> {
+    pub(crate) fn of_literal(host: &str) -> Option<Self> {
         let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         address.parse().ok().map(Self::of)
     }
@@ -98,7 +98,7 @@ fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
 }
 
 /// Whether a host is in a list of names, `*.name` and addresses.
-pub(super) fn is_listed(host: &str, list: &[String]) -> bool {
+pub(crate) fn is_listed(host: &str, list: &[String]) -> bool {
     let host = host.trim_matches(['[', ']']).trim_end_matches('.');
     let address: Option<IpAddr> = host.parse().ok();
     list.iter().any(|listed| match (listed.strip_prefix("*."), address) {
@@ -115,7 +115,7 @@ pub(super) fn is_listed(host: &str, list: &[String]) -> bool {
 }
 
 /// The URL that a redirect from `url` leads to, without its fragment.
-pub(super) fn resolve(url: &str, location: &str) -> Option<String> {
+pub(crate) fn resolve(url: &str, location: &str) -> Option<String> {
     let (url, location) = (escape(url), escape(location.trim()));
     let base = UriAbsoluteStr::new(&url).ok()?;
     let reference = UriReferenceStr::new(&location).ok()?;

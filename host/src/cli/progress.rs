@@ -1,0 +1,106 @@
+//! What happens to the layers of an image, on standard error: a bar for each on a terminal, lines elsewhere.
+
+use std::collections::HashMap;
+use std::io::{self, IsTerminal, Write};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use parking_lot::Mutex;
+
+use super::{format, output};
+use crate::image::Progress;
+use cofferdam_core::provisioner::Digest;
+
+/// Reports to people.
+pub(super) enum Reporter {
+    Quiet,
+    Lines,
+    Bars { all: MultiProgress, bars: Mutex<HashMap<Digest, ProgressBar>> },
+}
+
+impl Reporter {
+    pub(super) fn new(quiet: bool) -> Self {
+        if quiet {
+            Self::Quiet
+        } else if io::stderr().is_terminal() {
+            Self::Bars { all: MultiProgress::new(), bars: Mutex::default() }
+        } else {
+            Self::Lines
+        }
+    }
+
+    pub(super) fn report(&self, progress: &Progress) {
+        match self {
+            Self::Quiet => {}
+            Self::Lines => {
+                if let Some(line) = describe(progress) {
+                    // What is reported is optional.
+                    drop(writeln!(io::stderr(), "{line}"));
+                }
+            }
+            Self::Bars { all, bars } => draw(all, &mut bars.lock(), progress),
+        }
+    }
+
+    /// Leaves the bars as they are, so that an error is below them.
+    pub(super) fn finish(&self) {
+        if let Self::Bars { bars, .. } = self {
+            bars.lock().values().for_each(ProgressBar::abandon);
+        }
+    }
+}
+
+fn draw(all: &MultiProgress, bars: &mut HashMap<Digest, ProgressBar>, progress: &Progress) {
+    match progress {
+        Progress::Received { layer, received, size } => {
+            let bar = bars.entry(*layer).or_insert_with(|| {
+                let bar = all.add(ProgressBar::new(*size));
+                let style = "layer {prefix}: {bar:32} {bytes:>10} of {total_bytes:10} {eta:>4}";
+                if let Ok(style) = ProgressStyle::with_template(style) {
+                    bar.set_style(style);
+                }
+                bar.with_prefix(layer.short())
+            });
+            bar.set_position(*received);
+        }
+        Progress::Present { layer } | Progress::Unpacked { layer, .. } => {
+            if let Some(bar) = bars.remove(layer) {
+                bar.finish_and_clear();
+            }
+            print(all, progress);
+        }
+        _ => print(all, progress),
+    }
+}
+
+/// Prints a line above the bars.
+fn print(all: &MultiProgress, progress: &Progress) {
+    if let Some(line) = describe(progress) {
+        drop(all.println(line));
+    }
+}
+
+/// A line, unless it is one of many steps.
+fn describe(progress: &Progress) -> Option<String> {
+    let line = match progress {
+        Progress::Present { layer } => format!("layer {}: present", layer.short()),
+        Progress::Unpacked { layer, files, bytes } => {
+            format!("layer {}: {files} files, {}", layer.short(), format::bytes(*bytes))
+        }
+        Progress::Waiting { layer } => {
+            format!("layer {}: another command is pulling it; waiting", layer.short())
+        }
+        Progress::Received { layer, received: 0, size } => {
+            format!("layer {}: downloading {}", layer.short(), format::bytes(*size))
+        }
+        Progress::Received { .. } => return None,
+        Progress::Resumed { layer, received, size } => format!(
+            "layer {}: continuing after {} of {}",
+            layer.short(),
+            format::bytes(*received),
+            format::bytes(*size)
+        ),
+        Progress::Retry { reason, wait } => format!("{reason}; next attempt in {wait:?}"),
+        Progress::NextRegistry { reason } => format!("{reason}; asking the next registry"),
+    };
+    Some(output::escape_control(&line))
+}

@@ -1,0 +1,81 @@
+//! Errors of images.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use cofferdam_core::provisioner::document::{Index, MAX_LAYERS, Platform};
+use cofferdam_core::provisioner::{Digest, InvalidName, StoreError};
+
+use super::layer::LayerError;
+
+/// Indexes in one another.
+pub(super) const MAX_INDEXES: usize = 4;
+
+/// Bytes of the manifests and configurations of all images of a source.
+pub(super) const MAX_DOCUMENTS: usize = 64 << 20;
+
+/// Why an image was not added to the store.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ImageError {
+    #[error("cannot read `{}`", source_name(.path.as_deref()))]
+    Source { path: Option<PathBuf>, source: io::Error },
+    #[error("`{}` is no OCI image layout: it has no `index.json`", source_name(.path.as_deref()))]
+    NoIndex { path: Option<PathBuf> },
+    #[error("`{}` is no archive of `docker save`: it has no `manifest.json`", source_name(.path.as_deref()))]
+    NoManifest { path: Option<PathBuf> },
+    #[error("cannot read `{file}` of the image")]
+    File { file: String, source: io::Error },
+    #[error("`{file}` of the image is malformed")]
+    Malformed { file: String, source: serde_json::Error },
+    #[error(
+        "`{file}` of the image has {actual} bytes and the digest `{digest}`; expected {size} bytes and `{expected}`"
+    )]
+    Mismatch { file: String, actual: u64, digest: Digest, size: u64, expected: Digest },
+    #[error("layer {number} has the digest `{actual}` when it is unpacked; expected `{expected}`")]
+    DiffId { number: usize, actual: Digest, expected: Digest },
+    #[error("the image has {layers} layers, but its configuration has digests of {digests}")]
+    Layers { layers: usize, digests: usize },
+    #[error("the image has more than {MAX_LAYERS} layers, which the kernel cannot mount")]
+    TooManyLayers,
+    #[error("the image is for `{os}`; expected `linux`")]
+    OperatingSystem { os: String },
+    #[error("there is no image for {wanted}; there are: {found}. Choose one with `--platform`")]
+    Platform { wanted: Platform, found: String },
+    #[error("the index of the image refers to more than {MAX_INDEXES} others in one another")]
+    Indexes,
+    #[error("it has more than {limit} bytes without compression; `--max-size` is the limit")]
+    TooLarge { limit: u64 },
+    #[error(
+        "the manifests and configurations of its images have more than {} MiB; import them separately",
+        MAX_DOCUMENTS >> 20
+    )]
+    Documents,
+    #[error("there is no image in it")]
+    Empty,
+    #[error("the image has no name; give it one with `--name`")]
+    Unnamed,
+    #[error("it contains {count} images, so `--name` cannot be the name of one of them")]
+    Several { count: usize },
+    #[error("a name of the image is invalid")]
+    Name(#[from] InvalidName),
+    #[error("cannot unpack layer {number}")]
+    Layer { number: usize, source: LayerError },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("cannot start a thread")]
+    Thread { source: io::Error },
+}
+
+fn source_name(path: Option<&Path>) -> String {
+    path.map_or_else(|| "standard input".to_owned(), |path| path.display().to_string())
+}
+
+pub(super) type Result<T> = std::result::Result<T, ImageError>;
+
+impl ImageError {
+    /// An index has no image for a platform.
+    pub(super) fn platform(wanted: &Platform, index: &Index) -> Self {
+        let found = index.manifests.iter().filter_map(|found| Some(found.platform.as_ref()?.to_string()));
+        Self::Platform { wanted: wanted.clone(), found: found.collect::<Vec<_>>().join(", ") }
+    }
+}
