@@ -242,7 +242,7 @@ fn the_command_line_runs_images_with_and_without_a_daemon() {
     let alone = |more: &[&str]| run(&[&["run", "--image-store", store, "--image"], more].concat());
     assert_eq!(alone(&["web:1"]), (Some(3), "hello\n".into(), String::new()));
     assert_eq!(alone(&["web:1", "--", "echo", "other"]), (Some(0), "other\n".into(), String::new()));
-    let (status, _, error) = alone(&["missing:1"]);
+    let (status, _, error) = alone(&["missing:1", "--pull", "never"]);
     assert_eq!(status, Some(125));
     assert_contains(&error, &["`missing:1`", "cofferdam image"]);
 

@@ -14,7 +14,7 @@ use cofferdam_tests::injector::{Fault, Injector};
 use cofferdam_tests::registry::{AUTH, Registry, Server, write_login};
 use cofferdam_tests::watch;
 use cofferdam_tests::world::{id, run};
-use cofferdam_tests::{assert_contains, is_root};
+use cofferdam_tests::{assert_contains, is_root, paths};
 use serde_json::json;
 
 use super::{Fixture, request};
@@ -175,6 +175,43 @@ async fn containers_run_from_an_image_that_was_pulled() {
     let output = run(&agent, request("web", &name, "cat /motd; ls /etc")).await;
     assert_eq!(output, "hello\npasswd\n");
     agent.remove(&id("web")).await.unwrap();
+}
+
+#[test]
+fn run_pulls_an_image_that_is_missing() {
+    if !is_root("containers of images") {
+        return;
+    }
+    let registry = Registry::start(false);
+    let motd = |text: &[u8]| [compressed(&busybox()), compressed(&Layer::new().file("motd", text))];
+    registry.image("web", "1", &motd(b"old\n"), "amd64");
+    let fixture = Fixture::new();
+    let config = fixture.path("agent.toml");
+    fs::write(&config, format!("[registry]\ninsecure = [\"{}\"]\n", registry.address)).unwrap();
+    let name = registry.name("web:1");
+    let run = |pull: &[&str]| {
+        let mut command = Command::new(paths::program());
+        let store = fixture.images.store.to_str().unwrap();
+        command.args(["run", "--config", config.to_str().unwrap(), "--image-store", store]).args(pull);
+        command.args(["--image", &name, "--", "cat", "/motd"]).stdin(Stdio::null());
+        let output = command.env("HOME", fixture.path("home")).env("NO_PROXY", "*").output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let (status, _, error) = run(&["--pull", "never"]);
+    assert_eq!(status, Some(125), "{error}");
+    assert_contains(&error, &["there is no image", "cofferdam image pull"]);
+    let (status, output, error) = run(&[]);
+    assert_eq!((status, output.as_str()), (Some(0), "old\n"), "{error}");
+    assert_contains(&error, &["downloading"]);
+    registry.image("web", "1", &motd(b"new\n"), "amd64");
+    assert_eq!(run(&[]).1, "old\n");
+    assert_eq!(run(&["--pull", "always"]).1, "new\n");
+    drop(registry);
+    let (status, _, error) = run(&["--pull", "always"]);
+    assert_eq!(status, Some(125), "{error}");
+    assert_contains(&error, &["cannot pull"]);
+    assert_eq!(run(&[]).1, "new\n", "without a registry");
 }
 
 #[test]

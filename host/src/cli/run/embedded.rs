@@ -30,10 +30,12 @@ use cofferdam_core::agent::Agent;
 use cofferdam_core::config::{AgentConfig, ContainerizerConfig};
 use cofferdam_core::model::Request;
 use cofferdam_core::plugin::Store;
+use cofferdam_core::provisioner::Store as Images;
 use cofferdam_core::switchboard::Attachment;
 use cofferdam_linux::tree;
 
 use super::AgentFlags;
+use super::pull::{self, PullPolicy};
 
 /// Other users need to traverse the directories, as a container may run as another user.
 const MODE: u32 = 0o711;
@@ -51,6 +53,9 @@ pub(super) struct Embedded {
     environment: Environment,
     home: Home,
     store: Arc<Store>,
+    /// Where registries are configured, unless it is the default.
+    file: Option<PathBuf>,
+    pull: PullPolicy,
 }
 
 /// The two directories of an embedded agent.
@@ -64,7 +69,7 @@ struct Home {
 impl Embedded {
     /// Creates the directories and the configuration.
     pub(super) fn new(flags: AgentFlags) -> Result<Self, Failure> {
-        let AgentFlags { config: file, plugin_dir, image_store, isolation, log } = flags;
+        let AgentFlags { config: file, plugin_dir, image_store, pull, isolation, log } = flags;
         let environment = Environment::detect();
         process::set_umask();
         let home = Home::make(&environment)?;
@@ -80,8 +85,8 @@ impl Embedded {
         let plugin_store = beside(&environment.work_dir).join("plugins");
         let store = Arc::new(Store::open(&plugin_store));
         let files = Files::Indexed(Arc::clone(&store));
-        let config = match file {
-            Some(file) => Config::load(&file, &overrides, &environment, &files),
+        let config = match &file {
+            Some(file) => Config::load(file, &overrides, &environment, &files),
             None => Config::embedded(&overrides, &environment, &files),
         };
         match config {
@@ -96,7 +101,7 @@ impl Embedded {
                 config.agent.kill_containers_with_agent = true;
                 // The command line launches containers of processes only.
                 config.agent.containerizers = vec![ContainerizerConfig::Mesos];
-                Ok(Self { config, environment, home, store })
+                Ok(Self { config, environment, home, store, file, pull: pull.unwrap_or_default() })
             }
             Err(error) => {
                 home.remove()?;
@@ -107,6 +112,19 @@ impl Embedded {
 
     /// Runs the command and removes everything.
     pub(super) async fn run(self, request: Request, reads: bool) -> Outcome {
+        if let Some(image) = &request.image {
+            match self.pull(image).await {
+                Ok(None) => {}
+                Ok(Some(status)) => {
+                    self.home.remove()?;
+                    return Ok(status);
+                }
+                Err(failure) => {
+                    self.home.remove()?;
+                    return Err(failure.with_status(NOT_RUN));
+                }
+            }
+        }
         let agent = match Agent::start_with(self.config.agent.clone(), Some(Arc::clone(&self.store))).await {
             Ok(agent) => agent,
             Err(error) => {
@@ -120,6 +138,11 @@ impl Embedded {
         // Last, so that the output is not delayed.
         self.sweep().await;
         outcome
+    }
+
+    async fn pull(&self, image: &str) -> Result<Option<u8>, Failure> {
+        let path = self.config.agent.image_store.clone().unwrap_or_else(|| self.environment.image_store());
+        pull::pull(image, self.pull, Images::at(path), self.file.as_deref(), &self.environment).await
     }
 
     /// Destroys what killed agents have left behind, and removes their directories.

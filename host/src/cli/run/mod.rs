@@ -1,6 +1,7 @@
 //! `cofferdam run`: runs a command in a container.
 
 mod embedded;
+mod pull;
 mod request;
 mod volume;
 
@@ -19,11 +20,13 @@ use crate::config::Isolation;
 use cofferdam_core::model::Request;
 
 use embedded::Embedded;
+use pull::PullPolicy;
 
 /// Runs a command in a container and shows its output
 ///
 /// Without --socket, no daemon is needed: an agent runs in this process until the command exits, and nothing is
-/// left behind. With --socket or COFFERDAM_SOCKET, the daemon launches the container.
+/// left behind; an image that the store does not have is pulled first. With --socket or COFFERDAM_SOCKET, the daemon
+/// launches the container, from an image that its store has.
 ///
 /// The exit status is that of the command: 128 plus the number of the signal if it was killed by one, 127 if it
 /// was not found, 126 if it cannot be executed, 125 if the container could not be launched. SIGINT, SIGTERM, SIGHUP
@@ -73,6 +76,9 @@ struct AgentFlags {
     /// Directory of images of the agent in this process [default: that of `cofferdam image`]
     #[arg(long, value_name = "PATH", conflicts_with = "detach")]
     image_store: Option<PathBuf>,
+    /// When the registry is asked for the image; a daemon asks none [default: missing]
+    #[arg(long, value_enum, value_name = "WHEN", conflicts_with = "detach")]
+    pull: Option<PullPolicy>,
     /// Predefined chain of the agent in this process: which isolators the container has
     #[arg(long, value_name = "NAME", conflicts_with = "detach")]
     isolation: Option<Isolation>,
@@ -84,11 +90,12 @@ struct AgentFlags {
 impl AgentFlags {
     /// Refuses what would have no effect on a daemon.
     fn refuse_with_daemon(&self) -> Result<(), Failure> {
-        let Self { config, plugin_dir, image_store, isolation, log: _ } = self;
+        let Self { config, plugin_dir, image_store, pull, isolation, log: _ } = self;
         let given = [
             ("--config", config.is_some()),
             ("--plugin-dir", plugin_dir.is_some()),
             ("--image-store", image_store.is_some()),
+            ("--pull", pull.is_some()),
             ("--isolation", isolation.is_some()),
         ];
         match given.into_iter().find(|(_, is_given)| *is_given) {
