@@ -56,6 +56,7 @@ const CORE: &[Row] = &[
             "switchboard",
         ],
     ),
+    ("executor", &["config", "containerizer", "error_chain", "fatal", "model"]),
     (
         "agent",
         &[
@@ -67,6 +68,7 @@ const CORE: &[Row] = &[
             "descriptor_store",
             "directory",
             "engine",
+            "executor",
             "fatal",
             "fetcher",
             "keeper",

@@ -27,6 +27,7 @@ use crate::descriptor_limit::Shares;
 use crate::descriptor_store::DescriptorStore;
 use crate::directory::create_searchable;
 use crate::engine::Client;
+use crate::executor::{self, ExecutorProgram, Executors, ProgramError};
 use crate::fatal::FatalErrors;
 use crate::fetcher::Fetcher;
 use crate::keeper::{KeeperCgroups, KeeperError, Keepers};
@@ -55,6 +56,7 @@ struct Inner {
     config: AgentConfig,
     host: Host,
     containerizer: Arc<dyn Containerizer>,
+    executors: Executors,
     plugins: Vec<Arc<Plugin>>,
     launches: LaunchCounters,
     calls: Option<Arc<CallFile>>,
@@ -121,6 +123,15 @@ pub enum StartError {
         /// Why.
         source: std::io::Error,
     },
+    /// The executor program cannot be used.
+    #[error(transparent)]
+    ExecutorProgram(#[from] ProgramError),
+    /// Executors of an earlier agent cannot be recovered.
+    #[error("cannot recover the executors of an earlier agent")]
+    Executors {
+        /// Why.
+        source: std::io::Error,
+    },
     /// Containers of an earlier agent cannot be recovered.
     #[error("cannot recover the containers of an earlier agent")]
     Recover(#[from] RecoverError),
@@ -149,7 +160,18 @@ impl Agent {
         let plugins = config.isolators.iter().chain(&config.logger);
         let min_timeout = plugins.map(|plugin| plugin.timeout(Method::Create)).min();
         let min_timeout = min_timeout.unwrap_or(config.destroy_timeout);
-        let Parts { ledger, launcher, scratch, chain, containerizer, plugins, calls, interrupted, fatal } = {
+        let Parts {
+            ledger,
+            launcher,
+            scratch,
+            chain,
+            containerizer,
+            executors,
+            plugins,
+            calls,
+            interrupted,
+            fatal,
+        } = {
             let (config, pool2, runtime) = (config.clone(), pool.clone(), Handle::current());
             pool.run(min_timeout, move |job| build(job, &config, store, pool2, runtime)).await??
         };
@@ -174,11 +196,16 @@ impl Agent {
             micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
             "containers recovered"
         );
+        if let Err(source) = executors.recover().await {
+            host.release().await;
+            return Err(StartError::Executors { source });
+        }
         let launches = LaunchCounters::default();
         Ok(Self(Arc::new(Inner {
             config,
             host,
             containerizer,
+            executors,
             plugins,
             launches,
             calls,
@@ -305,6 +332,12 @@ impl Agent {
         self.0.containerizer.containers()
     }
 
+    /// Executors and their tasks.
+    #[must_use]
+    pub fn executors(&self) -> &Executors {
+        &self.0.executors
+    }
+
     /// Whether a container is known.
     #[must_use]
     pub fn contains(&self, id: &ContainerId) -> bool {
@@ -383,6 +416,7 @@ struct Parts {
     scratch: PathBuf,
     chain: Chain,
     containerizer: Arc<dyn Containerizer>,
+    executors: Executors,
     plugins: Vec<Arc<Plugin>>,
 }
 
@@ -524,7 +558,46 @@ fn build(
         1 => containerizers.remove(0),
         _ => Arc::new(Composing::new(containerizers, foreign)),
     };
-    Ok(Parts { ledger, launcher, scratch, chain, containerizer, plugins, calls, interrupted, fatal })
+    let executors = executors(config, &ledger, &work_dir, &containerizer, &fatal)?;
+    Ok(Parts {
+        ledger,
+        launcher,
+        scratch,
+        chain,
+        containerizer,
+        executors,
+        plugins,
+        calls,
+        interrupted,
+        fatal,
+    })
+}
+
+/// The executors, which are above the containerizer.
+fn executors(
+    config: &AgentConfig,
+    ledger: &Ledger,
+    work_dir: &Path,
+    containerizer: &Arc<dyn Containerizer>,
+    fatal: &FatalErrors,
+) -> Result<Executors, StartError> {
+    let paths = executor::Paths {
+        journals: work_dir.join("executors"),
+        socket_directory: ledger.runtime_dir().join("executor"),
+    };
+    let program = config
+        .executors
+        .launcher_dir
+        .as_deref()
+        .map(|directory| ExecutorProgram::copy(directory, &work_dir.join("executor")));
+    Ok(Executors::new(
+        Arc::clone(containerizer),
+        fatal.clone(),
+        config.executors.clone(),
+        paths,
+        program.transpose()?.flatten(),
+        agent_id(work_dir)?,
+    ))
 }
 
 /// What identifies the agent to others that outlive it, such as a container engine: a number in its work directory.

@@ -76,6 +76,8 @@ pub struct AgentConfig {
     pub keeper_timeout: Duration,
     /// `RLIMIT_NOFILE` (soft, hard) of containers for which no plugin sets one; 1,024 and at most 524,288 if `None`.
     pub container_nofile: Option<(u64, u64)>,
+    /// Executors and tasks.
+    pub executors: ExecutorConfig,
 }
 
 impl AgentConfig {
@@ -105,6 +107,44 @@ impl AgentConfig {
             kill_containers_with_agent: false,
             keeper_timeout: DEFAULT_KEEPER_TIMEOUT,
             container_nofile: None,
+            executors: ExecutorConfig::default(),
+        }
+    }
+}
+
+/// Configuration of executors and tasks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExecutorConfig {
+    /// Directory of the executor program of this project; without one, tasks need an executor of their own.
+    pub launcher_dir: Option<PathBuf>,
+    /// How long an executor may take to subscribe after its launch was accepted.
+    pub registration_timeout: Duration,
+    /// How long an executor may take to subscribe again after the agent was restarted.
+    pub reregistration_timeout: Duration,
+    /// How long an executor may take to shut down, unless its framework says otherwise.
+    pub shutdown_grace_period: Duration,
+    /// How long an executor waits for the next agent before it shuts down.
+    pub recovery_timeout: Duration,
+    /// Whether executors run as the users that their frameworks name, instead of that of the agent.
+    pub switch_user: bool,
+    /// Environment variables of all executors. Those of their frameworks take precedence.
+    pub environment_variables: BTreeMap<String, String>,
+    /// How many executors are remembered, with their sandboxes, after they have ended and the updates of their tasks were
+    /// acknowledged.
+    pub max_completed_executors: usize,
+}
+
+impl Default for ExecutorConfig {
+    fn default() -> Self {
+        Self {
+            launcher_dir: None,
+            registration_timeout: Duration::from_secs(60),
+            reregistration_timeout: Duration::from_secs(15),
+            shutdown_grace_period: Duration::from_secs(5),
+            recovery_timeout: Duration::from_secs(15 * 60),
+            switch_user: true,
+            environment_variables: BTreeMap::new(),
+            max_completed_executors: 150,
         }
     }
 }

@@ -6,10 +6,12 @@
 mod connections;
 mod context;
 mod early;
+mod executor;
 mod memory;
 pub mod operator;
 mod server;
 mod socket;
 
+pub(crate) use operator::check_settings;
 pub use server::serve;
 pub use socket::{BindError, Listener};

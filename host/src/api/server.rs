@@ -5,6 +5,7 @@ use std::pin::{self, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::middleware::{self, Next};
@@ -15,13 +16,14 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinHandle, JoinSet};
 use tokio::time::MissedTickBehavior;
 use tracing::{debug, error, warn};
 
 use super::connections::{Connection, Connections};
 use super::context::ApiContext;
 use super::early;
+use super::executor;
 use super::memory;
 use super::operator::routes;
 use super::socket::{self, Listener};
@@ -44,9 +46,15 @@ const MAX_REFUSED: usize = 8;
 /// Delay before the next accept(2) after one has failed, as it does while no descriptor is available.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// Serves the API until `stop` resolves; then finishes in-flight requests, answers pending waits with 503, and
+/// Serves the API, and that for executors on a socket of its own, until `stop` resolves; then finishes in-flight requests, answers pending waits with 503, and
 /// returns.
-pub async fn serve(agent: Agent, config: Config, mut listener: Listener, stop: impl Future<Output = ()>) {
+pub async fn serve(
+    agent: Agent,
+    config: Config,
+    mut listener: Listener,
+    executors: Option<Listener>,
+    stop: impl Future<Output = ()>,
+) {
     let (stopped, stopping) = watch::channel(false);
     let context = Arc::new(ApiContext::new(agent, config, stopping));
     let mut connections = Connections::new();
@@ -54,6 +62,8 @@ pub async fn serve(agent: Agent, config: Config, mut listener: Listener, stop: i
     let mut refused = JoinSet::new();
     let activity = Arc::new(Notify::new());
     let giving_back = tokio::spawn(memory::give_back(Arc::clone(&activity)));
+    let executors = executors
+        .map(|listener| tokio::spawn(serve_executors(Arc::clone(&context), listener, Arc::clone(&activity))));
     let mut accepting = true;
     let mut stop = pin!(stop);
     let mut check_socket = tokio::time::interval(SOCKET_CHECK_INTERVAL);
@@ -67,7 +77,8 @@ pub async fn serve(agent: Agent, config: Config, mut listener: Listener, stop: i
                     match connections.add() {
                         Some(connection) => {
                             let activity = Arc::clone(&activity);
-                            served.spawn(serve_connection(Arc::clone(&context), stream, connection, activity));
+                            let router = operator_router(&context, &stream);
+                            served.spawn(serve_connection(Arc::clone(&context), stream, router, connection, activity));
                         }
                         None if refused.len() < MAX_REFUSED => {
                             refused.spawn(refuse(stream));
@@ -95,10 +106,62 @@ pub async fn serve(agent: Agent, config: Config, mut listener: Listener, stop: i
     giving_back.abort();
     drop(listener);
     stopped.send_replace(true);
-    let all_finished = async { while served.join_next().await.is_some() {} };
+    let all_finished = async {
+        while served.join_next().await.is_some() {}
+        if let Some(Err(error)) = join(executors).await {
+            error!("the executor API ended because of a bug of the agent: {error}");
+        }
+    };
     if tokio::time::timeout(SHUTDOWN_TIMEOUT, all_finished).await.is_err() {
         warn!("some requests were aborted because the agent stopped");
     }
+}
+
+async fn join(task: Option<JoinHandle<()>>) -> Option<Result<(), JoinError>> {
+    match task {
+        Some(task) => Some(task.await),
+        None => None,
+    }
+}
+
+/// Serves executors until the agent stops. What they do does not keep clients from connecting.
+async fn serve_executors(context: Arc<ApiContext>, mut listener: Listener, activity: Arc<Notify>) {
+    let requests = Arc::new(executor::Requests::default());
+    let mut connections = Connections::new();
+    let mut served = JoinSet::new();
+    let mut check_socket = tokio::time::interval(SOCKET_CHECK_INTERVAL);
+    check_socket.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = context.stopped() => break,
+            accepted = listener.accept(), if connections.has_space() => match accepted {
+                // One for which there is no space is closed.
+                Ok(stream) => if let Some(connection) = connections.add() {
+                    let router = executor::router(Arc::clone(&context), Arc::clone(&requests));
+                    let activity = Arc::clone(&activity);
+                    served.spawn(serve_connection(Arc::clone(&context), stream, router, connection, activity));
+                },
+                Err(error) => {
+                    debug!(%error, "cannot accept connections of executors for now");
+                    tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
+                }
+            },
+            _ = check_socket.tick() => match listener.restore() {
+                Ok(false) => {}
+                Ok(true) => warn!("the socket `{}` was removed; listening on a new one", listener.path().display()),
+                Err(error) => {
+                    error!("executors cannot reach this agent: {}", error_chain::describe(&error));
+                }
+            },
+            Some(ended) = served.join_next() => {
+                if let Err(error) = ended {
+                    error!("a connection of an executor was closed because of a bug of the agent: {error}");
+                }
+            }
+        }
+    }
+    drop(listener);
+    while served.join_next().await.is_some() {}
 }
 
 /// Listens again if the socket's file was removed. If that is not possible, `GET /health` and the log say why.
@@ -130,20 +193,25 @@ async fn refuse(stream: UnixStream) {
     }
 }
 
-/// Serves one connection until it is closed, has been idle for too long, is closed for another one, or the agent stops.
-async fn serve_connection(
-    context: Arc<ApiContext>,
-    stream: UnixStream,
-    connection: Arc<Connection>,
-    activity: Arc<Notify>,
-) {
-    let router = match socket::check_peer(&stream) {
-        Ok(()) => routes::router(Arc::clone(&context)),
+/// What a client may use.
+fn operator_router(context: &Arc<ApiContext>, stream: &UnixStream) -> Router {
+    match socket::check_peer(stream) {
+        Ok(()) => routes::router(Arc::clone(context)),
         Err(error) => {
             warn!(%error, "connection refused");
             routes::forbidden(&error)
         }
-    };
+    }
+}
+
+/// Serves one connection until it is closed, has been idle for too long, is closed for another one, or the agent stops.
+async fn serve_connection(
+    context: Arc<ApiContext>,
+    stream: UnixStream,
+    router: Router,
+    connection: Arc<Connection>,
+    activity: Arc<Notify>,
+) {
     let note = {
         let connection = Arc::clone(&connection);
         move |request: Request, next: Next| {

@@ -1,7 +1,8 @@
-//! The unix socket of the API: accessible to root and the agent's user only, and owned by one agent at a time.
+//! The unix sockets of the API, each owned by one agent at a time: one accessible to root and the agent's user only, and one
+//! for executors in containers.
 
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::{fs, io};
@@ -15,6 +16,25 @@ pub struct Listener {
     listener: tokio::net::UnixListener,
     path: PathBuf,
     inode: (u64, u64),
+    access: Access,
+}
+
+/// Who may connect to a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Access {
+    /// Root and the agent's user.
+    Private,
+    /// Everybody who reaches it. Whoever connects has to present a token.
+    Containers,
+}
+
+impl Access {
+    fn mode(self) -> Mode {
+        match self {
+            Self::Private => Mode::RUSR | Mode::WUSR,
+            Self::Containers => Mode::from_raw_mode(0o666),
+        }
+    }
 }
 
 /// Why the socket cannot be created.
@@ -72,6 +92,18 @@ impl Listener {
     /// # Errors
     /// [`BindError`].
     pub fn bind(path: &Path) -> Result<Self, BindError> {
+        Self::bind_for(path, Access::Private)
+    }
+
+    /// Listens on `path` for processes in containers, which see its directory read-only. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// [`BindError`].
+    pub fn bind_for_containers(path: &Path) -> Result<Self, BindError> {
+        Self::bind_for(path, Access::Containers)
+    }
+
+    fn bind_for(path: &Path, access: Access) -> Result<Self, BindError> {
         check_unused(path)?;
 
         // Created under a temporary name and renamed, so that clients never see a socket that does not listen.
@@ -81,22 +113,27 @@ impl Listener {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("remove", error)),
             _ => {}
         }
-        let std = match listen_on(&temporary) {
+        let std = match listen_on(&temporary, access) {
             // There is space for one if the old one is removed first. Clients may find none for a moment.
             Err(error) if is_full(&error) => {
                 drop(fs::remove_file(path));
-                listen_on(&temporary).map_err(|source| failed("listen on", source))?
+                listen_on(&temporary, access).map_err(|source| failed("listen on", source))?
             }
             listening => listening.map_err(|source| failed("listen on", source))?,
         };
         let finish = || -> Result<_, BindError> {
+            if access == Access::Containers {
+                // The umask has been applied.
+                fs::set_permissions(&temporary, fs::Permissions::from_mode(access.mode().as_raw_mode()))
+                    .map_err(|error| failed("set the mode of", error))?;
+            }
             let metadata = fs::symlink_metadata(&temporary).map_err(|error| failed("inspect", error))?;
             std.set_nonblocking(true).map_err(|error| failed("listen on", error))?;
             let listener =
                 tokio::net::UnixListener::from_std(std).map_err(|error| failed("listen on", error))?;
             let rename = |source| BindError::System { action: "create", path: path.to_owned(), source };
             fs::rename(&temporary, path).map_err(rename)?;
-            Ok(Self { listener, path: path.to_owned(), inode: (metadata.dev(), metadata.ino()) })
+            Ok(Self { listener, path: path.to_owned(), inode: (metadata.dev(), metadata.ino()), access })
         };
         finish().inspect_err(|_| {
             // Best effort: the first error is more informative.
@@ -119,7 +156,7 @@ impl Listener {
             Ok(found) if (found.dev(), found.ino()) == self.inode => Ok(false),
             Ok(_) => Err(BindError::Replaced { path: self.path.clone() }),
             Err(_) => {
-                *self = Self::bind(&self.path)?;
+                *self = Self::bind_for(&self.path, self.access)?;
                 Ok(true)
             }
         }
@@ -159,11 +196,11 @@ fn check_unused(path: &Path) -> Result<(), BindError> {
     }
 }
 
-fn listen_on(path: &Path) -> io::Result<UnixListener> {
+fn listen_on(path: &Path, access: Access) -> io::Result<UnixListener> {
     let kind = (SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK);
     let socket = socket(AddressFamily::Unix, kind.0, kind.1, None)?;
     // bind(2) creates the file with the mode of the socket, so it never has another mode.
-    rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    rustix::fs::fchmod(&socket, access.mode())?;
     bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
     listen(&socket, Backlog::new(128)?)?;
     Ok(UnixListener::from(socket))

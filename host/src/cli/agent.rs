@@ -77,6 +77,7 @@ pub(super) fn load_config(
 pub(super) fn run(arguments: Arguments, socket: Option<PathBuf>) -> Outcome {
     let environment = Environment::detect();
     let mut config = load_config(arguments.config, &arguments.overrides.with_socket(socket), &environment)?;
+    api::check_settings(&config).map_err(Failure::of)?;
     start_logging(&config.log, config.log_json);
     process::set_umask();
     process::prepare(&mut config.agent)?;
@@ -97,6 +98,7 @@ async fn serve(config: Config, signals: StopSignals) -> Outcome {
     let agent = Agent::start(config.agent.clone()).await.map_err(Failure::of)?;
     // After the start, so that the socket accepts connections only if the agent is ready.
     let listener = Listener::bind(&socket)?;
+    let executors = Listener::bind_for_containers(&agent.executors().socket())?;
     tracing::info!("listening on {}", listener.path().display());
     notify_service_manager("READY=1");
     let stop = async {
@@ -107,7 +109,7 @@ async fn serve(config: Config, signals: StopSignals) -> Outcome {
         notify_service_manager("STOPPING=1");
     };
     tokio::select! {
-        () = api::serve(agent.clone(), config, listener, stop) => {}
+        () = api::serve(agent.clone(), config, listener, Some(executors), stop) => {}
         // The service manager restarts the agent, which then recovers the containers.
         error = agent.failed() => return Err(Failure::message(error)),
     }

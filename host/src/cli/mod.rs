@@ -30,6 +30,7 @@ mod signal;
 mod stats;
 mod stop;
 mod stop_signals;
+mod task;
 mod unknown;
 mod update;
 mod version;
@@ -81,6 +82,7 @@ enum Command {
     Check(check::Arguments),
     Plugin(plugin::Arguments),
     Image(image::Arguments),
+    Task(task::Arguments),
     Version(version::Arguments),
     #[command(external_subcommand)]
     Unknown(Vec<OsString>),
@@ -117,6 +119,7 @@ pub fn run() -> ExitCode {
         Command::Check(arguments) => check::run(&arguments, socket),
         Command::Plugin(arguments) => plugin::run(&arguments, &client(socket)),
         Command::Image(arguments) => image::run(arguments),
+        Command::Task(arguments) => task::run(arguments, &client(socket)),
         Command::Version(arguments) => version::run(&arguments, &client(socket)),
         Command::Unknown(words) => Err(unknown::run(&words)),
     })

@@ -1,6 +1,6 @@
 //! Settings of this process that an agent needs and that the library leaves to the program that embeds it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use cofferdam_core::config::{AgentConfig, LauncherKind};
 use nix::sys::prctl::set_dumpable;
@@ -17,6 +17,8 @@ use super::failure::Failure;
 pub(super) fn prepare(config: &mut AgentConfig) -> Result<(), Failure> {
     let program = std::env::current_exe()
         .map_err(|source| Failure::system("cannot determine the path of this program", source))?;
+    let directory = program.parent().map(Path::to_owned);
+    config.executors.launcher_dir = config.executors.launcher_dir.take().or(directory);
     config.fetcher = Some(vec![program, PathBuf::from("fetch")]);
     raise_nofile();
     if config.launcher == LauncherKind::Linux {

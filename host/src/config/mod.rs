@@ -27,6 +27,7 @@ use std::time::Duration;
 use std::{fs, io};
 
 use cofferdam_core::config::{AgentConfig, RegistryConfig};
+use serde_json::Value as Json;
 
 pub use defaults::{SCHEMA, socket as default_socket, text as default_text};
 pub use diagnostic::{Diagnostic, Diagnostics};
@@ -45,6 +46,8 @@ pub struct Config {
     pub socket: PathBuf,
     /// Limits of the API.
     pub api: ApiLimits,
+    /// Container of executors and tasks that have none: `ContainerInfo`, in the JSON of the API.
+    pub default_container_info: Option<Json>,
     /// Log filter, in the syntax of `tracing`: `info,cofferdam_core::chain=debug`.
     pub log: String,
     /// Whether log lines are JSON.

@@ -26,6 +26,8 @@ pub(super) struct Setting<T> {
 
 /// A list of texts, each with its position.
 type Strings = Setting<Vec<Setting<String>>>;
+/// A table of strings.
+pub(super) type Texts = Vec<(String, Setting<String>)>;
 
 /// The values of a configuration file.
 #[derive(Debug, Default)]
@@ -43,6 +45,15 @@ pub(super) struct RawConfig<'d> {
     pub destroy_timeout: Option<Setting<Duration>>,
     pub log: Option<Setting<String>>,
     pub log_json: Option<Setting<bool>>,
+    pub launcher_dir: Option<Setting<PathBuf>>,
+    pub executor_registration_timeout: Option<Setting<Duration>>,
+    pub executor_reregistration_timeout: Option<Setting<Duration>>,
+    pub executor_shutdown_grace_period: Option<Setting<Duration>>,
+    pub recovery_timeout: Option<Setting<Duration>>,
+    pub switch_user: Option<Setting<bool>>,
+    pub executor_environment_variables: Option<Setting<Texts>>,
+    pub default_container_info: Option<Setting<String>>,
+    pub max_completed_executors: Option<Setting<u64>>,
     pub scratch_memory: Option<Setting<u64>>,
     pub image_store: Option<Setting<PathBuf>>,
     pub image_backend: Option<Setting<Backend>>,
@@ -137,6 +148,15 @@ impl<'d> RawConfig<'d> {
             destroy_timeout: parse(root, "destroy_timeout", units::duration),
             log: string(root, "log"),
             log_json: boolean(root, "log_json"),
+            launcher_dir: path(root, "launcher_dir"),
+            executor_registration_timeout: parse(root, "executor_registration_timeout", units::duration),
+            executor_reregistration_timeout: parse(root, "executor_reregistration_timeout", units::duration),
+            executor_shutdown_grace_period: parse(root, "executor_shutdown_grace_period", units::duration),
+            recovery_timeout: parse(root, "recovery_timeout", units::duration),
+            switch_user: boolean(root, "switch_user"),
+            executor_environment_variables: texts(root, "executor_environment_variables"),
+            default_container_info: string(root, "default_container_info"),
+            max_completed_executors: number(root, "max_completed_executors"),
             scratch_memory: parse(root, "scratch_memory", units::size),
             image_store: path(root, "image_store"),
             image_backend: parse(root, "image_backend", |name| {
@@ -249,6 +269,16 @@ fn strings(parent: &DeTable<'_>, key: &str) -> Option<Setting<Vec<Setting<String
     };
     let strings = value.get_ref().as_array()?.iter().filter_map(string).collect();
     Some(Setting { value: strings, span: value.span() })
+}
+
+/// A table of strings.
+fn texts(parent: &DeTable<'_>, key: &str) -> Option<Setting<Texts>> {
+    let value = parent.get(key)?;
+    let texts = value.get_ref().as_table()?.iter().filter_map(|(name, value)| {
+        let text = value.get_ref().as_str()?.to_owned();
+        Some((name.get_ref().to_string(), Setting { value: text, span: value.span() }))
+    });
+    Some(Setting { value: texts.collect(), span: value.span() })
 }
 
 fn string(parent: &DeTable<'_>, key: &str) -> Option<Setting<String>> {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cofferdam_plugin_model::{Manifest, Method};
+use serde_json::Value as Json;
 use toml::de::DeTable;
 use tracing_subscriber::EnvFilter;
 
@@ -21,8 +22,8 @@ use super::schema::{self, Owner};
 use super::{ApiLimits, Config, ConfigError, Environment, Isolation, Overrides, PluginIndex, defaults};
 use crate::engine::EngineSocket;
 use cofferdam_core::config::{
-    AgentConfig, ContainerizerConfig, DEFAULT_KEEPER_TIMEOUT, DockerConfig, FetchLimits, LauncherKind,
-    RegistryConfig,
+    AgentConfig, ContainerizerConfig, DEFAULT_KEEPER_TIMEOUT, DockerConfig, ExecutorConfig, FetchLimits,
+    LauncherKind, RegistryConfig,
 };
 use cofferdam_core::engine::Timeouts;
 use cofferdam_core::provisioner::ImageName;
@@ -236,6 +237,7 @@ impl Resolver<'_> {
                 fetch: self.fetch(),
                 registry: self.registry(),
                 container_nofile: None,
+                executors: self.executors(),
                 launch_timeout: self.duration(
                     "launch_timeout",
                     &raw.launch_timeout,
@@ -252,6 +254,7 @@ impl Resolver<'_> {
                 max_body: self.max_body(),
                 idle_timeout: self.duration("api.idle_timeout", &raw.idle_timeout, &defaults.idle_timeout),
             },
+            default_container_info: self.default_container_info(),
             log,
             log_json: *value(&raw.log_json, &defaults.log_json),
         }
@@ -561,6 +564,74 @@ impl Resolver<'_> {
             hosts: hosts.iter().map(|host| host.value.clone()).collect(),
             stall: self.duration("fetch.stall_timeout", &raw.stall_timeout, &defaults.stall_timeout),
         }
+    }
+
+    fn executors(&mut self) -> ExecutorConfig {
+        let (raw, defaults) = (self.raw, self.defaults);
+        let variables = value(&raw.executor_environment_variables, &defaults.executor_environment_variables);
+        for (name, variable) in variables {
+            if name.is_empty() || name.contains(['=', '\0']) || variable.value.contains('\0') {
+                self.report(
+                    Some(variable.span.clone()),
+                    format!("invalid variable `{}` in `executor_environment_variables`", name.escape_debug()),
+                    "a name must not be empty or contain `=`, and nothing may contain NUL",
+                    "as in `executor_environment_variables = { LANG = \"C.UTF-8\" }`",
+                );
+            }
+        }
+        ExecutorConfig {
+            launcher_dir: raw.launcher_dir.is_some().then(|| self.path(&None, &raw.launcher_dir, &None)),
+            registration_timeout: self.duration(
+                "executor_registration_timeout",
+                &raw.executor_registration_timeout,
+                &defaults.executor_registration_timeout,
+            ),
+            reregistration_timeout: self.duration(
+                "executor_reregistration_timeout",
+                &raw.executor_reregistration_timeout,
+                &defaults.executor_reregistration_timeout,
+            ),
+            shutdown_grace_period: self.duration(
+                "executor_shutdown_grace_period",
+                &raw.executor_shutdown_grace_period,
+                &defaults.executor_shutdown_grace_period,
+            ),
+            recovery_timeout: self.duration(
+                "recovery_timeout",
+                &raw.recovery_timeout,
+                &defaults.recovery_timeout,
+            ),
+            switch_user: *value(&raw.switch_user, &defaults.switch_user),
+            environment_variables: variables
+                .iter()
+                .map(|(name, variable)| (name.clone(), variable.value.clone()))
+                .collect(),
+            max_completed_executors: usize::try_from(*value(
+                &raw.max_completed_executors,
+                &defaults.max_completed_executors,
+            ))
+            .unwrap_or(usize::MAX),
+        }
+    }
+
+    fn default_container_info(&mut self) -> Option<Json> {
+        let Setting { value, span } = self.raw.default_container_info.as_ref()?;
+        match serde_json::from_str(value) {
+            Ok(info @ Json::Object(_)) => return Some(info),
+            Ok(_) => self.report(
+                Some(span.clone()),
+                "`default_container_info` is not an object".to_owned(),
+                "expected a `ContainerInfo`",
+                "as in `default_container_info = '{\"type\": \"MESOS\"}'`",
+            ),
+            Err(error) => self.report(
+                Some(span.clone()),
+                format!("`default_container_info` is not JSON: {error}"),
+                "expected a `ContainerInfo`",
+                "as in `default_container_info = '{\"type\": \"MESOS\"}'`",
+            ),
+        }
+        None
     }
 
     fn max_body(&mut self) -> usize {

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cofferdam_core::config::{
-    ContainerizerConfig, DEFAULT_CGROUP_MAX_DEPTH, DEFAULT_CGROUP_MAX_DESCENDANTS, DockerConfig, FailPolicy,
-    LauncherKind, RegistryConfig,
+    ContainerizerConfig, DEFAULT_CGROUP_MAX_DEPTH, DEFAULT_CGROUP_MAX_DESCENDANTS, DockerConfig,
+    ExecutorConfig, FailPolicy, LauncherKind, RegistryConfig,
 };
 use cofferdam_core::engine::Timeouts;
 use cofferdam_plugin_model::{Manifest, Method};
@@ -113,6 +113,16 @@ fn all_settings_are_resolved() {
     assert_eq!(config.agent.image_store.as_deref(), Some(Path::new("/srv/images")));
     assert_eq!(config.agent.image_backend, Backend::Copy);
     assert_eq!((config.api.max_body, config.api.idle_timeout), (64 << 10, Duration::from_secs(5)));
+    let executors = &config.agent.executors;
+    assert_eq!(executors.launcher_dir.as_deref(), Some(Path::new("/usr/libexec/cofferdam")));
+    assert_eq!(
+        (executors.registration_timeout, executors.reregistration_timeout),
+        (seconds(120), seconds(3))
+    );
+    assert_eq!((executors.shutdown_grace_period, executors.recovery_timeout), (seconds(7), seconds(3600)));
+    assert_eq!((executors.switch_user, executors.max_completed_executors), (false, 3));
+    assert_eq!(executors.environment_variables["LANG"], "C.UTF-8");
+    assert_eq!(config.default_container_info.as_ref().unwrap()["hostname"], "task");
     let fetch = &config.agent.fetch;
     assert_eq!((fetch.bytes, fetch.files, fetch.ratio, fetch.redirects), (2 << 30, 10, 50, 0));
     assert_eq!(fetch.hosts, ["example.com", "*.example.com", "10.0.0.1", "2001:db8::1"]);
@@ -139,6 +149,7 @@ fn all_settings_are_resolved() {
 #[test]
 fn the_default_limits_are_those_of_the_library() {
     let config = load(&directory("valid/empty.toml")).unwrap();
+    assert_eq!(config.agent.executors, ExecutorConfig::default());
     let limits = (config.agent.cgroup_max_descendants, config.agent.cgroup_max_depth);
     assert_eq!(limits, (DEFAULT_CGROUP_MAX_DESCENDANTS, DEFAULT_CGROUP_MAX_DEPTH));
     assert_eq!(config.agent.fetch, cofferdam_core::config::FetchLimits::default());

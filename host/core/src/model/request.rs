@@ -63,6 +63,18 @@ pub struct Request {
     /// Options of a container of an engine; `None` for one of processes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub docker: Option<DockerOptions>,
+    /// Directories of the agent that are mounted read-only if it has a root file system of its own. Not for clients.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub host_directories: Vec<HostDirectory>,
+}
+
+/// A directory of the agent for a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostDirectory {
+    /// The directory on the host.
+    pub source: PathBuf,
+    /// Where it is in the container.
+    pub target: PathBuf,
 }
 
 /// A file to fetch into the sandbox.
@@ -217,7 +229,14 @@ impl Request {
             interactive: false,
             attached: false,
             docker: None,
+            host_directories: Vec::new(),
         }
+    }
+
+    /// Whether it is for an executor: only these need directories of the agent.
+    #[must_use]
+    pub fn is_executor(&self) -> bool {
+        !self.host_directories.is_empty()
     }
 
     /// The parts of the request that take effect only if a plugin handles them, as named in a plugin's

@@ -12,7 +12,7 @@ use super::files::{self, Sandboxes};
 use super::listing;
 use super::stream::{self, Disconnected, Records};
 use super::types::{self as wire, Call, Response};
-use super::{attach, encode, reply};
+use super::{attach, encode, reply, tasks};
 use crate::api::context::ApiContext;
 use cofferdam_core::model::view::{Summary, WantedReports};
 use cofferdam_core::model::{ContainerId, Request, Termination};
@@ -21,7 +21,7 @@ use cofferdam_core::switchboard::Attachment;
 type Result<T = HttpResponse> = std::result::Result<T, ApiError>;
 
 /// Carries out one call.
-pub(super) async fn dispatch(context: &Arc<ApiContext>, call: Call) -> Result {
+pub(in crate::api) async fn dispatch(context: &Arc<ApiContext>, call: Call) -> Result {
     match call {
         Call::LaunchContainer(call) => launch(context, decode::decode_launch(&call)?).await,
         Call::RunContainer(call) => run(context, decode::decode_launch(&call)?).await,
@@ -96,13 +96,32 @@ pub(super) async fn dispatch(context: &Arc<ApiContext>, call: Call) -> Result {
         }
         Call::GetState => {
             let containers = listing::containers(context, WantedReports::ALL, |_| true).await;
+            let (executors, agent) = (context.agent.executors().all(), context.agent.executors().agent_id());
             message(Response::GetState(wire::State {
-                get_tasks: Some(wire::TaskList::default()),
-                get_executors: Some(wire::ExecutorList::default()),
-                get_frameworks: Some(wire::FrameworkList::default()),
+                get_tasks: Some(encode::task::tasks(&executors, agent)),
+                get_executors: Some(encode::task::executors(&executors, agent)),
+                get_frameworks: Some(encode::task::frameworks(&executors)),
                 get_containers: Some(wire::Containers { containers }),
             }))
         }
+        Call::GetTasks => {
+            let executors = context.agent.executors();
+            message(Response::GetTasks(encode::task::tasks(&executors.all(), executors.agent_id())))
+        }
+        Call::GetExecutors => {
+            let executors = context.agent.executors();
+            message(Response::GetExecutors(encode::task::executors(&executors.all(), executors.agent_id())))
+        }
+        Call::GetFrameworks => {
+            message(Response::GetFrameworks(encode::task::frameworks(&context.agent.executors().all())))
+        }
+        Call::LaunchTask(call) => tasks::launch(context, &call).await,
+        Call::LaunchTaskGroup(call) => tasks::launch_group(context, &call).await,
+        Call::KillTask(call) => tasks::kill(context, *call).await,
+        Call::ShutdownExecutor(call) => tasks::shutdown(context, &call).await,
+        Call::MessageExecutor(call) => tasks::message(context, call),
+        Call::SubscribeStatusUpdates(call) => tasks::subscribe(context, &call),
+        Call::AcknowledgeStatusUpdate(call) => tasks::acknowledge(context, &call).await,
         Call::GetFlags => {
             let flags = encode::flags(&context.config).into_iter();
             let flags = flags.map(|(name, value)| wire::Flag { name, value: Some(value) }).collect();

@@ -8,7 +8,10 @@ use axum::response::{IntoResponse, Response};
 
 use super::types::EnvelopeError;
 use cofferdam_core::containerizer::{KillError, LaunchError, RemoveError, UpdateError};
-use cofferdam_core::model::ContainerId;
+use cofferdam_core::executor::{
+    AcknowledgeError, KillTaskError, LaunchTaskError, ServeError, UpdateRefused, WriteError,
+};
+use cofferdam_core::model::{ContainerId, InvalidRequest};
 use cofferdam_core::switchboard::AttachError;
 
 /// Header of a failed launch whose command could not be executed: `not found` or `not executable`. Extension.
@@ -16,31 +19,31 @@ pub(crate) const EXEC_FAILURE_HEADER: &str = "x-cofferdam-exec-failure";
 
 /// An error response. The first line of its text says what failed, each further line why the line above it did.
 #[derive(Debug)]
-pub(super) struct ApiError {
+pub(in crate::api) struct ApiError {
     status: StatusCode,
     text: String,
 }
 
 impl ApiError {
     /// An error with all its causes.
-    pub(super) fn new(status: StatusCode, error: &(dyn Error + 'static)) -> Self {
+    pub(in crate::api) fn new(status: StatusCode, error: &(dyn Error + 'static)) -> Self {
         let causes = std::iter::successors(Some(error), |&error| error.source());
         Self { status, text: causes.map(ToString::to_string).collect::<Vec<_>>().join("\n") }
     }
 
-    pub(super) fn message(status: StatusCode, text: impl Into<String>) -> Self {
+    pub(in crate::api) fn message(status: StatusCode, text: impl Into<String>) -> Self {
         Self { status, text: text.into() }
     }
 
-    pub(super) fn bad_request(text: impl Into<String>) -> Self {
+    pub(in crate::api) fn bad_request(text: impl Into<String>) -> Self {
         Self::message(StatusCode::BAD_REQUEST, text)
     }
 
-    pub(super) fn unknown_container(id: &ContainerId) -> Self {
+    pub(in crate::api) fn unknown_container(id: &ContainerId) -> Self {
         Self::message(StatusCode::NOT_FOUND, format!("there is no container `{id}`"))
     }
 
-    pub(super) fn stopping() -> Self {
+    pub(in crate::api) fn stopping() -> Self {
         Self::message(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping; its containers keep running")
     }
 }
@@ -126,6 +129,70 @@ impl From<RemoveError> for ApiError {
         let status = match error {
             RemoveError::StillLive { .. } | RemoveError::CleanupMissed { .. } => StatusCode::CONFLICT,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self::new(status, &error)
+    }
+}
+
+impl From<InvalidRequest> for ApiError {
+    fn from(error: InvalidRequest) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, &error)
+    }
+}
+
+/// What could not be written may be written later.
+fn not_written(error: &WriteError) -> StatusCode {
+    match error {
+        WriteError::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+        WriteError::Journal { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+impl From<LaunchTaskError> for ApiError {
+    fn from(error: LaunchTaskError) -> Self {
+        let status = match &error {
+            LaunchTaskError::Duplicate { .. } | LaunchTaskError::OtherExecutor { .. } => StatusCode::CONFLICT,
+            LaunchTaskError::Invalid(_) => StatusCode::BAD_REQUEST,
+            LaunchTaskError::Write(error) => not_written(error),
+            error if error.is_retryable() => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self::new(status, &error)
+    }
+}
+
+impl From<KillTaskError> for ApiError {
+    fn from(error: KillTaskError) -> Self {
+        let status = match &error {
+            KillTaskError::UnknownTask { .. } | KillTaskError::UnknownExecutor { .. } => {
+                StatusCode::NOT_FOUND
+            }
+            KillTaskError::Ambiguous { .. } => StatusCode::BAD_REQUEST,
+            KillTaskError::Write(error) => not_written(error),
+        };
+        Self::new(status, &error)
+    }
+}
+
+impl From<AcknowledgeError> for ApiError {
+    fn from(error: AcknowledgeError) -> Self {
+        let status = match &error {
+            AcknowledgeError::UnknownTask { .. } => StatusCode::NOT_FOUND,
+            AcknowledgeError::OutOfOrder { .. } => StatusCode::CONFLICT,
+            AcknowledgeError::Write(error) => not_written(error),
+        };
+        Self::new(status, &error)
+    }
+}
+
+impl From<ServeError> for ApiError {
+    fn from(error: ServeError) -> Self {
+        let status = match &error {
+            ServeError::Ended => StatusCode::UNAUTHORIZED,
+            ServeError::Refused(UpdateRefused::UnknownTask { .. }) => StatusCode::BAD_REQUEST,
+            ServeError::Refused(UpdateRefused::TooMany { .. }) | ServeError::Write(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
         };
         Self::new(status, &error)
     }

@@ -42,20 +42,24 @@ fn container_entry(container: wire::Container) -> wire::ContainerEntry {
         parents,
         status: container.container_status,
         statistics: container.resource_statistics,
-        ..wire::ContainerEntry::default()
+        framework_id: container.framework_id.map(|id| id.value),
+        source: container.executor_id.as_ref().map(|id| id.value.clone()),
+        executor_id: container.executor_id.map(|id| id.value),
+        executor_name: container.executor_name,
     }
 }
 
-/// `GET /monitor/statistics`: all top-level containers, each in the place of an executor, as collectors expect
-/// executors.
+/// `GET /monitor/statistics`: all executors, and the other top-level containers in the place of executors.
 pub(super) async fn statistics(context: &Arc<ApiContext>) -> Vec<wire::StatisticsEntry> {
     let containers =
         listing::containers(context, WantedReports::USAGE, |summary| !summary.id.is_nested()).await;
     let entries = containers.into_iter().filter_map(|container| {
         Some(wire::StatisticsEntry {
-            executor_id: container.container_id.value,
+            framework_id: container.framework_id.map(|id| id.value).unwrap_or_default(),
+            source: container.executor_id.as_ref().map(|id| id.value.clone()).unwrap_or_default(),
+            executor_id: container.executor_id.map_or(container.container_id.value, |id| id.value),
+            executor_name: container.executor_name.unwrap_or_default(),
             statistics: container.resource_statistics?,
-            ..wire::StatisticsEntry::default()
         })
     });
     entries.collect()
@@ -70,7 +74,13 @@ pub(super) fn flags(context: &ApiContext) -> wire::FlagsPage {
 pub(super) fn state(context: &ApiContext) -> wire::StatePage {
     let config = &context.config;
     let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let executors = context.agent.executors();
+    let directory = |id: &ContainerId| Some(context.agent.inspect(id)?.sandbox.display().to_string());
+    let (frameworks, completed_frameworks) =
+        encode::task::state_frameworks(&executors.all(), executors.agent_id(), directory);
     wire::StatePage {
+        frameworks,
+        completed_frameworks,
         version: encode::version().version,
         start_time: context.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
         id: machine_id().unwrap_or_else(|| hostname.clone()),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::encode;
-use super::types::Container;
+use super::types::{Container, ExecutorId, FrameworkId};
 use crate::api::context::ApiContext;
 use cofferdam_core::model::ContainerId;
 use cofferdam_core::model::view::{Summary, WantedReports};
@@ -18,9 +18,21 @@ pub(super) async fn containers(
     summaries.retain(select);
     let ids: Vec<ContainerId> = summaries.iter().map(|summary| summary.id.clone()).collect();
     let reports = context.agent.reports(&ids, wanted).await;
+    let names = context.agent.executors().names();
     // Takes milliseconds for thousands.
     let encode = move || {
-        let encode = |(summary, report)| encode::container(summary, report);
+        let encode = |(summary, report): (&Summary, _)| {
+            let container = encode::container(summary, report);
+            match names.get(&summary.id.root()) {
+                Some((framework, executor, name)) => Container {
+                    framework_id: Some(FrameworkId { value: framework.to_string() }),
+                    executor_id: Some(ExecutorId { value: executor.to_string() }),
+                    executor_name: Some(name.clone()),
+                    ..container
+                },
+                None => container,
+            }
+        };
         summaries.iter().zip(&reports).map(encode).collect()
     };
     match tokio::task::spawn_blocking(encode).await {

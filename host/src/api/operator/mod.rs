@@ -1,18 +1,19 @@
 //! The operator API: the Mesos v1 agent operator API in JSON, and its GET endpoints.
 
 mod attach;
-mod calls;
-mod decode;
-mod encode;
-mod error;
+pub(super) mod calls;
+pub(super) mod decode;
+pub(super) mod encode;
+pub(super) mod error;
 mod files;
 #[cfg(test)]
 mod fuzz;
 mod get;
 mod listing;
-mod reply;
+pub(super) mod reply;
 pub(super) mod routes;
-mod stream;
+pub(super) mod stream;
+pub(super) mod tasks;
 pub mod types;
 
 pub(crate) use decode::decode_resources;
@@ -20,3 +21,4 @@ pub use encode::encode_launch;
 pub(crate) use encode::{encode_id, encode_limits, encode_resources, flags};
 pub(crate) use error::{EXEC_FAILURE_HEADER, exec_failure};
 pub(crate) use stream::{MESSAGE_CONTENT_TYPE, RECORDIO, Records, RecordsBody, take_record};
+pub(crate) use tasks::check_settings;

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::error::ApiError;
 
 /// A JSON body.
-pub(super) fn json<T: Serialize>(value: &T) -> Response {
+pub(in crate::api) fn json<T: Serialize>(value: &T) -> Response {
     match serde_json::to_vec(value) {
         Ok(body) => ([(header::CONTENT_TYPE, "application/json")], body).into_response(),
         Err(error) => ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, &error).into_response(),
@@ -15,6 +15,6 @@ pub(super) fn json<T: Serialize>(value: &T) -> Response {
 }
 
 /// An empty 200.
-pub(super) fn empty() -> Response {
+pub(in crate::api) fn empty() -> Response {
     StatusCode::OK.into_response()
 }

@@ -49,7 +49,11 @@ pub(in crate::api) fn forbidden(error: &(dyn Error + 'static)) -> Router {
     Router::new().fallback(move || async move { ApiError::message(StatusCode::FORBIDDEN, text) })
 }
 
-async fn reject_while_stopping(State(context): Context, request: Request, next: Next) -> Response {
+pub(in crate::api) async fn reject_while_stopping(
+    State(context): Context,
+    request: Request,
+    next: Next,
+) -> Response {
     if context.is_stopping() { ApiError::stopping().into_response() } else { next.run(request).await }
 }
 
@@ -64,7 +68,7 @@ async fn call(State(context): Context, headers: HeaderMap, body: Body) -> Result
 }
 
 /// Reads the body within the configured size and time.
-async fn read_body(context: &ApiContext, body: Body) -> Result<Vec<u8>, ApiError> {
+pub(in crate::api) async fn read_body(context: &ApiContext, body: Body) -> Result<Vec<u8>, ApiError> {
     let limits = &context.config.api;
     let too_large = || {
         ApiError::message(
@@ -88,7 +92,7 @@ async fn read_body(context: &ApiContext, body: Body) -> Result<Vec<u8>, ApiError
     }
 }
 
-fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
+pub(in crate::api) fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
     let Some(value) = headers.get(header::CONTENT_TYPE) else {
         return Err(ApiError::bad_request("the header `Content-Type` is missing; send `application/json`"));
     };
@@ -102,7 +106,7 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
 }
 
 /// Checks that the client accepts JSON. Quality values do not matter, as there is only one representation.
-fn check_accept(headers: &HeaderMap) -> Result<(), ApiError> {
+pub(in crate::api) fn check_accept(headers: &HeaderMap) -> Result<(), ApiError> {
     const JSON: [&str; 4] = ["*/*", "application/*", "application/json", RECORDIO];
     let is_json = |media: &str| JSON.iter().any(|json| media.eq_ignore_ascii_case(json));
     let accepts_json =

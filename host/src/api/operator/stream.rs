@@ -49,13 +49,13 @@ impl Records {
     }
 
     /// Waits until the other side has gone.
-    pub(super) async fn disconnected(&self) {
+    pub(in crate::api) async fn disconnected(&self) {
         self.0.closed().await;
     }
 }
 
 /// A response whose records are sent by `produce`, in a task that continues when the client disconnects.
-pub(super) fn respond<P>(produce: impl FnOnce(Records) -> P) -> HttpResponse
+pub(in crate::api) fn respond<P>(produce: impl FnOnce(Records) -> P) -> HttpResponse
 where
     P: Future<Output = ()> + Send + 'static,
 {
@@ -65,7 +65,7 @@ where
 }
 
 /// A response, and where its records are sent.
-pub(super) fn response() -> (Records, HttpResponse) {
+pub(in crate::api) fn response() -> (Records, HttpResponse) {
     let (records, body) = Records::new();
     let headers = [(header::CONTENT_TYPE.as_str(), RECORDIO), (MESSAGE_CONTENT_TYPE, "application/json")];
     (records, (headers, Body::new(body)).into_response())

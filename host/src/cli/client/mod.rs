@@ -18,13 +18,13 @@ use tokio::net::UnixStream;
 
 use crate::api::operator::types::{
     AttachContainerOutput, Call, ContainerId as WireId, EnvelopeError, LaunchContainer,
-    LaunchNestedContainer, Response,
+    LaunchNestedContainer, Response, SubscribeStatusUpdates,
 };
 use crate::api::operator::{EXEC_FAILURE_HEADER, RECORDIO, encode_launch};
 use cofferdam_core::model;
 
 use streams::RecordStream;
-pub(super) use streams::{InputStream, OutputStream, RunEvent, Running};
+pub(super) use streams::{InputStream, OutputStream, RunEvent, Running, UpdateStream};
 
 /// How long after a response its connection is used again. The agent closes those that are idle, and a request that is
 /// sent at that moment would be lost.
@@ -95,6 +95,14 @@ pub(super) enum ClientError {
     /// The agent stopped before the container ended.
     #[error("the agent at `{socket}` stopped before the container ended; the container keeps running")]
     Stopped {
+        /// The socket.
+        socket: PathBuf,
+    },
+    /// The agent stopped while it was sending status updates.
+    #[error(
+        "the agent at `{socket}` stopped; the task goes on, and its status updates are kept for the next agent"
+    )]
+    UpdatesEnded {
         /// The socket.
         socket: PathBuf,
     },
@@ -183,6 +191,12 @@ impl Client {
         let call = Call::AttachContainerOutput(AttachContainerOutput { container_id });
         let (_, response) = self.open(&call).await?;
         Ok(OutputStream(RecordStream::new(self.socket.clone(), response.into_body())))
+    }
+
+    /// Receives the status updates of tasks.
+    pub(super) async fn updates(&self, call: SubscribeStatusUpdates) -> Result<UpdateStream, ClientError> {
+        let (_, response) = self.open(&Call::SubscribeStatusUpdates(call)).await?;
+        Ok(UpdateStream(RecordStream::new(self.socket.clone(), response.into_body())))
     }
 
     /// Sends input to a container.
@@ -340,9 +354,11 @@ mod tests {
                 fetch: cofferdam_core::config::FetchLimits::default(),
                 registry: cofferdam_core::config::RegistryConfig::default(),
                 container_nofile: None,
+                executors: cofferdam_core::config::ExecutorConfig::default(),
             },
             socket: socket.clone(),
             api: ApiLimits { max_body: 4096, idle_timeout: Duration::from_millis(300) },
+            default_container_info: None,
             log: "off".to_owned(),
             log_json: false,
         };
@@ -350,7 +366,7 @@ mod tests {
         let listener = Listener::bind(&socket).unwrap();
         let (stop, stopped) = oneshot::channel();
         let served =
-            tokio::spawn(api::serve(agent.clone(), config, listener, async { stopped.await.unwrap() }));
+            tokio::spawn(api::serve(agent.clone(), config, listener, None, async { stopped.await.unwrap() }));
         World { agent, client: Client::new(socket), stop, served, _directory: directory }
     }
 

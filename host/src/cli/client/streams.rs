@@ -12,7 +12,7 @@ use super::{Client, ClientError};
 use crate::api::operator::types::{
     AttachContainerInput, AttachInputKind, Bytes, Call, ContainerId, EnvelopeError, ProcessControl,
     ProcessControlKind, ProcessData, ProcessIo, ProcessIoKind, ProcessStream, Response, RunningContainer,
-    Termination, TtyInfo, WindowSize,
+    StatusUpdate, Termination, TtyInfo, UpdateEvent, WindowSize,
 };
 use crate::api::operator::{MESSAGE_CONTENT_TYPE, RECORDIO, Records, RecordsBody, take_record};
 use cofferdam_core::switchboard;
@@ -74,6 +74,22 @@ impl OutputStream {
             }
         }
         Ok(None)
+    }
+}
+
+/// The status updates of tasks.
+#[derive(Debug)]
+pub(in crate::cli) struct UpdateStream(pub(super) RecordStream);
+
+impl UpdateStream {
+    /// The next update. Nothing is lost if the future is dropped.
+    pub(in crate::cli) async fn next(&mut self) -> Result<StatusUpdate, ClientError> {
+        while let Some(event) = self.0.parse_next::<UpdateEvent>().await? {
+            if let Some(update) = event.status_update {
+                return Ok(update);
+            }
+        }
+        Err(ClientError::UpdatesEnded { socket: self.0.socket.clone() })
     }
 }
 

@@ -41,6 +41,13 @@ pub(super) struct Arguments {
     /// The containers
     #[arg(value_parser = container_id, required = true)]
     ids: Vec<ContainerId>,
+    #[command(flatten)]
+    options: Options,
+}
+
+/// What is shown of the output of containers.
+#[derive(Debug, clap::Args)]
+pub(super) struct Options {
     /// Keep showing new output until the containers end
     #[arg(long, short)]
     follow: bool,
@@ -59,6 +66,13 @@ pub(super) struct Arguments {
     /// The same as `--stream stderr`
     #[arg(long, conflicts_with = "stream")]
     stderr: bool,
+}
+
+impl Arguments {
+    /// For one container.
+    pub(super) fn of(id: ContainerId, options: Options) -> Self {
+        Self { ids: vec![id], options }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -92,7 +106,7 @@ fn since(text: &str) -> Result<SystemTime, String> {
 }
 
 pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
-    let selection = Selection { lines: arguments.tail.0, since: arguments.since };
+    let selection = Selection { lines: arguments.options.tail.0, since: arguments.options.since };
     block_on(async {
         let mut tails = Vec::new();
         for id in &arguments.ids {
@@ -101,7 +115,7 @@ pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
             let failed =
                 |source| Failure::system(format!("cannot show the output of container `{id}`"), source);
             let tail = Tail::open(log, selection).map_err(failed)?;
-            if tail.is_missing() && !arguments.follow {
+            if tail.is_missing() && !arguments.options.follow {
                 let path = path.display();
                 return Err(Failure::message(format!(
                     "the output of container `{id}` is not there: `{path}`"
@@ -110,7 +124,7 @@ pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
             tails.push((id, tail));
         }
         let printers = printers(arguments);
-        if arguments.follow {
+        if arguments.options.follow {
             return follow(client, tails.into_iter().zip(printers).collect()).await;
         }
         for ((_, mut tail), mut printer) in tails.into_iter().zip(printers) {
@@ -123,15 +137,18 @@ pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
 /// Where the output of a container is.
 async fn find(arguments: &Arguments, client: &Client, id: &ContainerId) -> Result<Log, Failure> {
     let inspected = inspect(client, id).await?;
-    let (name, path, file) = match arguments.stream {
-        Stream::Stdout if !arguments.stderr => ("standard output", inspected.stdout, inspected.stdout_file),
+    let (name, path, file) = match arguments.options.stream {
+        Stream::Stdout if !arguments.options.stderr => {
+            ("standard output", inspected.stdout, inspected.stdout_file)
+        }
         _ => ("standard error", inspected.stderr, inspected.stderr_file),
     };
     let Some(path) = path else {
         return Err(Failure::message(format!("the {name} of container `{id}` is not written to a file")));
     };
     let has_times = inspected.log_times.unwrap_or_default();
-    let needs_times = [("--timestamps", arguments.timestamps), ("--since", arguments.since.is_some())];
+    let needs_times =
+        [("--timestamps", arguments.options.timestamps), ("--since", arguments.options.since.is_some())];
     if let Some((option, _)) = needs_times.iter().find(|(_, is_set)| *is_set && !has_times) {
         return Err(Failure::message(format!(
             "the times of the output of container `{id}` are not stored, which `{option}` needs; configure a logger that \
@@ -151,7 +168,7 @@ fn printers(arguments: &Arguments) -> Vec<Printer<io::Stdout>> {
     let has_colour = is_terminal && std::env::var_os("NO_COLOR").is_none_or(|it| it.is_empty());
     let names = print::names(&ids, has_colour).into_iter();
     let names = names.map(|name| (ids.len() > 1).then_some(name));
-    names.map(|name| Printer::new(io::stdout(), name, arguments.timestamps, is_terminal)).collect()
+    names.map(|name| Printer::new(io::stdout(), name, arguments.options.timestamps, is_terminal)).collect()
 }
 
 /// Follows the output of containers until all of them have ended. Reads the files directly, as the agent is on the same

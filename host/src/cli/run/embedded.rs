@@ -98,6 +98,8 @@ impl Embedded {
                 config.agent.image_store = image_store.or_else(|| Some(environment.image_store()));
                 start_logging(&config.log, config.log_json);
                 process::prepare(&mut config.agent)?;
+                // It runs no tasks.
+                config.agent.executors.launcher_dir = None;
                 config.agent.kill_containers_with_agent = true;
                 // The command line launches containers of processes only.
                 config.agent.containerizers = vec![ContainerizerConfig::Mesos];

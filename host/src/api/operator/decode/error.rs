@@ -43,10 +43,10 @@ pub(crate) enum DecodeError {
     Resources(#[from] InvalidRequest),
 }
 
-pub(super) type Result<T> = std::result::Result<T, DecodeError>;
+pub(in crate::api) type Result<T> = std::result::Result<T, DecodeError>;
 
 impl DecodeError {
-    pub(super) fn field(field: impl Into<String>, reason: impl Into<String>) -> Self {
+    pub(in crate::api) fn field(field: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Field { field: field.into(), reason: reason.into() }
     }
 }

@@ -12,7 +12,7 @@ use crate::api::operator::types as wire;
 use cofferdam_core::model::{Command, ContainerClass, Request, Secret, Uri};
 
 /// Decodes `LAUNCH_CONTAINER`.
-pub(in crate::api::operator) fn decode_launch(launch: &wire::LaunchContainer) -> Result<Request> {
+pub(in crate::api) fn decode_launch(launch: &wire::LaunchContainer) -> Result<Request> {
     let id = decode_id("launch_container.container_id", &launch.container_id)?;
     let resources = decode_resources(&id, &launch.resources, &launch.limits)?;
     let (command, uris) = match &launch.command {
@@ -46,9 +46,7 @@ fn is_docker(container: Option<&wire::ContainerInfo>) -> bool {
 }
 
 /// Decodes `LAUNCH_NESTED_CONTAINER`.
-pub(in crate::api::operator) fn decode_nested_launch(
-    launch: &wire::LaunchNestedContainer,
-) -> Result<Request> {
+pub(in crate::api) fn decode_nested_launch(launch: &wire::LaunchNestedContainer) -> Result<Request> {
     decode_nested_id("launch_nested_container.container_id", &launch.container_id)?;
     decode_launch(&wire::LaunchContainer {
         container_id: launch.container_id.clone(),
@@ -59,7 +57,7 @@ pub(in crate::api::operator) fn decode_nested_launch(
 }
 
 /// Decodes `LAUNCH_NESTED_CONTAINER_SESSION`.
-pub(in crate::api::operator) fn decode_session(launch: &wire::LaunchNestedContainer) -> Result<Request> {
+pub(in crate::api) fn decode_session(launch: &wire::LaunchNestedContainer) -> Result<Request> {
     let request = decode_nested_launch(launch)?;
     Ok(Request { class: ContainerClass::Debug, interactive: true, attached: true, ..request })
 }

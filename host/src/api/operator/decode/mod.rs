@@ -11,9 +11,11 @@ mod linux;
 mod network;
 mod resources;
 mod secret;
+pub(in crate::api) mod task;
 mod volume;
 
+pub(crate) use error::DecodeError;
 pub(super) use id::{decode_id, decode_nested_id};
-pub(super) use launch::{decode_launch, decode_nested_launch, decode_session};
+pub(in crate::api) use launch::{decode_launch, decode_nested_launch, decode_session};
 pub(super) use linux::decode_tty;
 pub(crate) use resources::decode_resources;

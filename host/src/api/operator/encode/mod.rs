@@ -8,6 +8,7 @@ mod plugin;
 mod reports;
 mod resources;
 mod settings;
+pub(in crate::api) mod task;
 mod termination;
 mod volume;
 

@@ -26,6 +26,12 @@ pub(crate) fn flags(config: &Config) -> BTreeMap<String, String> {
         ("cgroup_max_depth", config.agent.cgroup_max_depth.to_string()),
         ("launch_timeout", duration(config.agent.launch_timeout)),
         ("destroy_timeout", duration(config.agent.destroy_timeout)),
+        ("executor_registration_timeout", duration(config.agent.executors.registration_timeout)),
+        ("executor_reregistration_timeout", duration(config.agent.executors.reregistration_timeout)),
+        ("executor_shutdown_grace_period", duration(config.agent.executors.shutdown_grace_period)),
+        ("recovery_timeout", duration(config.agent.executors.recovery_timeout)),
+        ("switch_user", config.agent.executors.switch_user.to_string()),
+        ("max_completed_executors", config.agent.executors.max_completed_executors.to_string()),
         ("log", config.log.clone()),
         ("log_json", config.log_json.to_string()),
         ("image_store", path(&image_store)),
@@ -47,6 +53,18 @@ pub(crate) fn flags(config: &Config) -> BTreeMap<String, String> {
     ]);
     let credentials = config.agent.registry.credentials.as_deref();
     flags.extend(credentials.map(|file| ("registry.credentials", path(file))));
+    flags.extend(
+        config.agent.executors.launcher_dir.as_deref().map(|directory| ("launcher_dir", path(directory))),
+    );
+    flags.extend(
+        config.default_container_info.as_ref().map(|info| ("default_container_info", info.to_string())),
+    );
+    let variables = &config.agent.executors.environment_variables;
+    if !variables.is_empty() {
+        // Their values may be secrets.
+        let names: Vec<&str> = variables.keys().map(String::as_str).collect();
+        flags.insert("executor_environment_variables", names.join(","));
+    }
     flags.extend(config.file.as_deref().map(|file| ("config", path(file))));
     flags.extend(config.agent.logger.as_ref().map(|logger| ("logger", logger.name.clone())));
     let docker = config.agent.containerizers.iter().find_map(|containerizer| match containerizer {

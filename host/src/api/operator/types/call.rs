@@ -8,14 +8,17 @@ use super::{
     network::Labels,
     process_io::{AttachContainerInput, AttachContainerOutput, AttachInfo},
     resource::{Resource, Scalar},
+    task::{
+        AcknowledgeStatusUpdate, KillTask, LaunchTask, LaunchTaskGroup, MessageExecutor, ShutdownExecutor,
+        SubscribeStatusUpdates,
+    },
     wire::DurationInfo,
 };
 
 envelope! {
     /// A call: `{"type": "WAIT_CONTAINER", "wait_container": {…}}`.
     pub enum Call, not implemented [
-        "UNKNOWN", "GET_LOGGING_LEVEL", "SET_LOGGING_LEVEL", "GET_FRAMEWORKS", "GET_EXECUTORS",
-        "GET_OPERATIONS", "GET_TASKS", "GET_AGENT", "GET_RESOURCE_PROVIDERS",
+        "UNKNOWN", "GET_LOGGING_LEVEL", "SET_LOGGING_LEVEL", "GET_OPERATIONS", "GET_AGENT", "GET_RESOURCE_PROVIDERS",
         "ADD_RESOURCE_PROVIDER_CONFIG", "UPDATE_RESOURCE_PROVIDER_CONFIG", "REMOVE_RESOURCE_PROVIDER_CONFIG",
         "MARK_RESOURCE_PROVIDER_GONE"
     ] {
@@ -55,6 +58,28 @@ envelope! {
         "GET_CONTAINERS" => GetContainers(GetContainers) in "get_containers" or default,
         /// Lists frameworks, executors and tasks.
         "GET_STATE" => GetState,
+        /// Lists tasks.
+        "GET_TASKS" => GetTasks,
+        /// Lists executors.
+        "GET_EXECUTORS" => GetExecutors,
+        /// Lists frameworks.
+        "GET_FRAMEWORKS" => GetFrameworks,
+        /// Launches a task. Extension.
+        "LAUNCH_TASK" => LaunchTask(Box<LaunchTask>) in "launch_task",
+        /// Launches a group of tasks. Extension.
+        "LAUNCH_TASK_GROUP" => LaunchTaskGroup(Box<LaunchTaskGroup>) in "launch_task_group",
+        /// Asks for the end of a task. Extension.
+        "KILL_TASK" => KillTask(Box<KillTask>) in "kill_task",
+        /// Asks for the end of an executor and its tasks. Extension.
+        "SHUTDOWN_EXECUTOR" => ShutdownExecutor(ShutdownExecutor) in "shutdown_executor",
+        /// Sends a message to an executor. Extension.
+        "MESSAGE_EXECUTOR" => MessageExecutor(MessageExecutor) in "message_executor",
+        /// Streams the status updates of tasks. Extension.
+        "SUBSCRIBE_STATUS_UPDATES" =>
+            SubscribeStatusUpdates(SubscribeStatusUpdates) in "subscribe_status_updates" or default,
+        /// Acknowledges a status update. Extension.
+        "ACKNOWLEDGE_STATUS_UPDATE" =>
+            AcknowledgeStatusUpdate(AcknowledgeStatusUpdate) in "acknowledge_status_update",
         /// Lists the agent's settings.
         "GET_FLAGS" => GetFlags,
         /// Checks whether the agent is healthy.
@@ -260,7 +285,11 @@ mod tests {
     fn every_type_survives_a_round_trip() {
         for name in Call::TYPES {
             let field = name.to_lowercase();
-            let body = json!({"container_id": {"value": "a"}, "path": "/a", "offset": "3"});
+            let body = json!({
+                "container_id": {"value": "a"}, "path": "/a", "offset": "3", "framework_info": {}, "task_info": {},
+                "task_group": {}, "task_id": {"value": "a"}, "framework_id": {"value": "a"},
+                "executor_id": {"value": "a"}, "data": "", "uuid": "",
+            });
             let call = read(&json!({"type": name, field: body})).unwrap();
             assert_eq!(call.type_name(), *name);
             assert_eq!(read(&serde_json::to_value(&call).unwrap()).unwrap(), call);
@@ -313,9 +342,9 @@ mod tests {
 
     #[test]
     fn a_mesos_type_that_is_not_implemented_is_distinguished() {
-        let error = read(&json!({"type": "GET_TASKS"})).unwrap_err();
+        let error = read(&json!({"type": "GET_AGENT"})).unwrap_err();
         assert!(
-            matches!(&error, EnvelopeError::NotImplemented { name, .. } if name == "GET_TASKS"),
+            matches!(&error, EnvelopeError::NotImplemented { name, .. } if name == "GET_AGENT"),
             "{error}"
         );
     }

@@ -15,7 +15,7 @@ message! {
         optional status: ContainerStatus,
         /// Its resource usage; absent if it is not running.
         optional statistics: ResourceStatistics,
-        /// Id of its framework. Never set by this agent, like the next three.
+        /// Id of its framework, if it is that of an executor.
         optional framework_id: String,
         /// Id of its executor.
         optional executor_id: String,
@@ -29,8 +29,8 @@ message! {
 message! {
     /// An entry of the array of `GET /monitor/statistics`.
     ///
-    /// Collectors expect all four names. For a standalone container, `executor_id` is the name of the container and
-    /// the others are empty.
+    /// Collectors expect all four names. For a container that is not of an executor, `executor_id` is the name of the
+    /// container and the others are empty.
     pub struct StatisticsEntry {
         /// Id of the framework.
         required framework_id: String,
@@ -86,9 +86,9 @@ message! {
         required attributes: BTreeMap<String, serde_json::Value>,
         /// Settings by name, formatted as in a configuration file.
         required flags: BTreeMap<String, String>,
-        /// Always empty.
+        /// Frameworks with executors that have not ended.
         required frameworks: Vec<serde_json::Value>,
-        /// Always empty.
+        /// Frameworks of which all executors have ended.
         required completed_frameworks: Vec<serde_json::Value>,
     }
 }

@@ -13,15 +13,22 @@ message! {
 }
 
 message! {
-    /// Id of a framework. Never set by this agent.
+    /// Id of a framework.
     pub struct FrameworkId {
         required value: String,
     }
 }
 
 message! {
-    /// Id of an executor. Never set by this agent.
+    /// Id of an executor.
     pub struct ExecutorId {
+        required value: String,
+    }
+}
+
+message! {
+    /// Id of a task.
+    pub struct TaskId {
         required value: String,
     }
 }

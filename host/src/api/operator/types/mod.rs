@@ -30,6 +30,7 @@ mod response;
 mod rlimit;
 mod statistics;
 mod status;
+mod task;
 mod termination;
 mod volume;
 mod wire;
@@ -47,7 +48,7 @@ pub use docker::{DockerInfo, DockerNetwork, Parameter};
 pub use endpoint::{ContainerEntry, FlagsPage, StatePage, StatisticsEntry};
 pub use envelope::EnvelopeError;
 pub use file::FileInfo;
-pub use id::{ContainerId, ExecutorId, FrameworkId};
+pub use id::{ContainerId, ExecutorId, FrameworkId, TaskId};
 pub use image::{DockerImage, Image, ImageKind};
 pub use inspect::{InspectedContainer, Participant, PlanEntry};
 pub use linux::{Capability, CapabilityInfo, IpcMode, LinuxInfo, SeccompInfo};
@@ -72,6 +73,11 @@ pub use statistics::{
     TrafficControlStatistics,
 };
 pub use status::{CgroupInfo, ContainerStatus, NetCls};
+pub use task::{
+    AcknowledgeStatusUpdate, ExecutorInfo, FrameworkCapability, FrameworkInfo, FrameworkMessage, KillTask,
+    LaunchTask, LaunchTaskGroup, MessageExecutor, ShutdownExecutor, StatusUpdate, SubscribeStatusUpdates,
+    TaskGroup, TaskInfo, UpdateEvent,
+};
 pub use termination::{Reason, TaskResourceLimitation, TaskState, Termination};
 pub use volume::{
     DockerVolume, DriverOptions, HostPathVolume, MountPropagation, PropagationMode, SandboxPathKind,

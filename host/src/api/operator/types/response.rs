@@ -18,8 +18,7 @@ envelope! {
     ///
     /// Calls without a result (LAUNCH, KILL, REMOVE, UPDATE, PRUNE) are answered with an empty body.
     pub enum Response, not implemented [
-        "UNKNOWN", "GET_LOGGING_LEVEL", "GET_FRAMEWORKS", "GET_EXECUTORS", "GET_OPERATIONS", "GET_TASKS",
-        "GET_AGENT", "GET_RESOURCE_PROVIDERS"
+        "UNKNOWN", "GET_LOGGING_LEVEL", "GET_OPERATIONS", "GET_AGENT", "GET_RESOURCE_PROVIDERS"
     ] {
         /// How the container ended.
         "WAIT_CONTAINER" => WaitContainer(Termination) in "wait_container",
@@ -33,6 +32,12 @@ envelope! {
         "GET_CONTAINERS" => GetContainers(Containers) in "get_containers" or default,
         /// Frameworks, executors and tasks.
         "GET_STATE" => GetState(State) in "get_state" or default,
+        /// Tasks.
+        "GET_TASKS" => GetTasks(TaskList) in "get_tasks" or default,
+        /// Executors.
+        "GET_EXECUTORS" => GetExecutors(ExecutorList) in "get_executors" or default,
+        /// Frameworks.
+        "GET_FRAMEWORKS" => GetFrameworks(FrameworkList) in "get_frameworks" or default,
         /// The agent's settings.
         "GET_FLAGS" => GetFlags(Flags) in "get_flags" or default,
         /// Whether the agent is healthy.
@@ -87,11 +92,11 @@ message! {
 message! {
     /// One container in a list.
     pub struct Container {
-        /// Its framework. Never set by this agent.
+        /// Its framework, if it is that of an executor.
         optional framework_id: FrameworkId,
-        /// Its executor. Never set by this agent.
+        /// Its executor.
         optional executor_id: ExecutorId,
-        /// Name of its executor. Never set by this agent.
+        /// Name of its executor.
         optional executor_name: String,
         /// Its id.
         required container_id: ContainerId,
@@ -115,7 +120,7 @@ message! {
 }
 
 message! {
-    /// What runs on behalf of frameworks. This agent has no frameworks, so these lists are empty.
+    /// What runs on behalf of frameworks, and all containers.
     pub struct State {
         /// Tasks.
         optional get_tasks: TaskList,

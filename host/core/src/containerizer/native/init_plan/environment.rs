@@ -28,7 +28,11 @@ pub(super) fn environment(input: &Input<'_>) -> Vec<(OsString, OsString)> {
         }
     } else {
         let inside = merged.sandbox_in_root().map(str::to_owned);
-        variables.insert("MESOS_SANDBOX", inside.unwrap_or_else(|| record.sandbox.display().to_string()));
+        let sandbox = inside.unwrap_or_else(|| record.sandbox.display().to_string());
+        if record.request.is_executor() {
+            variables.insert("MESOS_DIRECTORY", sandbox.clone());
+        }
+        variables.insert("MESOS_SANDBOX", sandbox);
     }
     let plugins = merged.environment.iter().map(|(name, variable)| (name, &variable.value));
     for (name, value) in plugins.chain(secrets.iter()).chain(&record.request.command.environment) {

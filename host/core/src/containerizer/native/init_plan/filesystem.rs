@@ -11,6 +11,8 @@ use rustix::mount::{OpenTreeFlags, open_tree};
 
 use super::Descriptors;
 use crate::chain::{LaunchPlan, Owned};
+use crate::containerizer::native::record::NativeRecord;
+use crate::model::{HostDirectory, Record};
 
 pub(super) fn root(merged: &LaunchPlan) -> Result<Root, String> {
     let Some(Owned { value, owner }) = &merged.root else { return Ok(Root::Host) };
@@ -29,6 +31,7 @@ pub(super) fn root(merged: &LaunchPlan) -> Result<Root, String> {
 }
 
 pub(super) fn operations(
+    record: &Record<NativeRecord>,
     merged: &LaunchPlan,
     descriptors: &mut Descriptors<'_>,
 ) -> Result<Vec<Operation>, String> {
@@ -42,7 +45,24 @@ pub(super) fn operations(
         ));
     }
     let has_root = merged.root.is_some();
-    merged.operations.iter().map(|owned| operation(owned, has_root, descriptors)).collect()
+    let requested = merged.operations.iter().map(|owned| operation(owned, has_root, descriptors));
+    let mut operations: Vec<Operation> = requested.collect::<Result<_, _>>()?;
+    if has_root {
+        // Last, so that nothing is mounted over them.
+        operations.extend(record.request.host_directories.iter().map(host_directory));
+    }
+    Ok(operations)
+}
+
+/// A directory of the agent. Without a root file system of its own, the container has it where the host has it.
+fn host_directory(HostDirectory { source, target }: &HostDirectory) -> Operation {
+    let attributes = [Attributes::READ_ONLY, Attributes::NO_SUID, Attributes::NO_DEV];
+    Operation::Bind {
+        source: source.clone(),
+        target: target.clone(),
+        attributes: attributes.into_iter().fold(Attributes::default(), Attributes::with),
+        recursive: false,
+    }
 }
 
 fn operation(

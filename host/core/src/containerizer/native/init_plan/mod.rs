@@ -86,7 +86,7 @@ pub(super) fn build(mut input: Input<'_>) -> Result<InitPlan, String> {
         hooks: merged.hooks.iter().map(hook).collect::<Result<_, _>>()?,
         hostname: namespaces::hostname(record, merged)?,
         root: filesystem::root(merged)?,
-        operations: filesystem::operations(merged, &mut descriptors)?,
+        operations: filesystem::operations(record, merged, &mut descriptors)?,
         oom_score_adj: merged.oom_score_adj.as_ref().map(|score| score.value),
         working_directory: environment::working_directory(record, merged, input.inspected),
         terminal: terminal.map(|socket| pass_terminal(record, socket, &mut descriptors)).transpose()?,

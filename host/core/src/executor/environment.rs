@@ -1,0 +1,118 @@
+//! What an executor gets to know when it is started: its environment, and what is mounted into its container.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::program::NAME;
+use super::state::{ExecutorKind, ExecutorState};
+use super::token::Token;
+use super::{SOCKET, Shared};
+use crate::model::{HostDirectory, Request};
+
+/// Where the agent's directories are in a container with a root file system of its own.
+const SOCKET_DIRECTORY: &str = "/mnt/mesos/executor/socket";
+const PROGRAM_DIRECTORY: &str = "/mnt/mesos/executor/bin";
+
+/// Executors that lose the agent wait at most this long before they subscribe again.
+const SUBSCRIPTION_BACKOFF_MAX: Duration = Duration::from_secs(2);
+
+/// Completes the request for the container of an executor.
+pub(super) fn complete(
+    shared: &Shared,
+    state: &ExecutorState,
+    token: &Token,
+    mut request: Request,
+) -> Request {
+    request.id = state.container.clone();
+    request.resources = state.allocated();
+    let has_root = request.rootfs.is_some() || request.image.is_some();
+    let inside = |directory: &Path, target: &str| match has_root {
+        true => PathBuf::from(target),
+        false => directory.to_owned(),
+    };
+    let socket_directory = &shared.paths.socket_directory;
+    let mut host_directories =
+        vec![HostDirectory { source: socket_directory.clone(), target: SOCKET_DIRECTORY.into() }];
+    let socket = inside(socket_directory, SOCKET_DIRECTORY).join(SOCKET);
+    if let (Some(program), Some(mode)) = (&shared.program, mode(state.executor.kind)) {
+        let source = program.directory().to_owned();
+        let path = inside(&source, PROGRAM_DIRECTORY).join(NAME);
+        debug_assert_eq!(program.path().file_name(), path.file_name());
+        host_directories.push(HostDirectory { source, target: PROGRAM_DIRECTORY.into() });
+        request.command.shell = false;
+        request.command.value = Some(path.to_string_lossy().into_owned());
+        request.command.arguments = vec![NAME.to_owned(), mode.to_owned()];
+    }
+    request.host_directories = host_directories;
+    let environment = &mut request.command.environment;
+    for (name, value) in &shared.config.environment_variables {
+        environment.entry(name.clone()).or_insert_with(|| value.clone());
+    }
+    for (name, value) in variables(shared, state, token, &socket) {
+        // What identifies an executor cannot be replaced by its framework.
+        environment.insert(name.to_owned(), value);
+    }
+    request
+}
+
+/// The argument of the program for an executor that the agent generates.
+fn mode(kind: ExecutorKind) -> Option<&'static str> {
+    match kind {
+        ExecutorKind::Command => Some("command"),
+        ExecutorKind::Default => Some("default"),
+        ExecutorKind::Custom => None,
+    }
+}
+
+fn variables(
+    shared: &Shared,
+    state: &ExecutorState,
+    token: &Token,
+    socket: &Path,
+) -> Vec<(&'static str, String)> {
+    let flag = |value: bool| if value { "1" } else { "0" }.to_owned();
+    let checkpoint = state.framework.checkpoint;
+    let mut variables = vec![
+        ("LIBPROCESS_PORT", "0".to_owned()),
+        ("MESOS_FRAMEWORK_ID", state.framework.id.to_string()),
+        ("MESOS_EXECUTOR_ID", state.executor.id.to_string()),
+        ("MESOS_SLAVE_ID", shared.agent_id.clone()),
+        // Libraries check that these can be parsed. The socket is used instead.
+        ("MESOS_SLAVE_PID", "slave(1)@127.0.0.1:5051".to_owned()),
+        ("MESOS_AGENT_ENDPOINT", "127.0.0.1:5051".to_owned()),
+        ("MESOS_CHECKPOINT", flag(checkpoint)),
+        ("MESOS_HTTP_COMMAND_EXECUTOR", flag(true)),
+        ("MESOS_DOMAIN_SOCKET", socket.to_string_lossy().into_owned()),
+        (
+            "MESOS_EXECUTOR_SHUTDOWN_GRACE_PERIOD",
+            duration(Duration::from_millis(state.executor.shutdown_grace_ms)),
+        ),
+        ("MESOS_EXECUTOR_AUTHENTICATION_TOKEN", token.reveal().to_owned()),
+    ];
+    if checkpoint {
+        variables.push(("MESOS_RECOVERY_TIMEOUT", duration(shared.config.recovery_timeout)));
+        variables.push(("MESOS_SUBSCRIPTION_BACKOFF_MAX", duration(SUBSCRIPTION_BACKOFF_MAX)));
+    }
+    variables
+}
+
+/// A duration as Mesos writes it: `15mins`, `1.5secs`.
+fn duration(duration: Duration) -> String {
+    let millis = duration.as_millis();
+    match millis {
+        _ if millis.is_multiple_of(60_000) && millis > 0 => format!("{}mins", millis / 60_000),
+        _ if millis.is_multiple_of(1000) => format!("{}secs", millis / 1000),
+        _ => format!("{millis}ms"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_written_as_in_mesos() {
+        let texts = [0, 5000, 900_000, 1500].map(|millis| duration(Duration::from_millis(millis)));
+        assert_eq!(texts, ["0secs", "5secs", "15mins", "1500ms"]);
+    }
+}

@@ -1,0 +1,164 @@
+//! An executor in the table: its state, its journal, and its connection.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use cofferdam_plugin_model::{ContainerId, Resources};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+use tokio::sync::{Mutex as AsyncMutex, MutexGuard, Notify, broadcast};
+
+use super::change::Change;
+use super::event::{Connection, Event};
+use super::journal::{Journal, JournalError};
+use super::state::{Entry, ExecutorState};
+use super::token::TokenHash;
+use crate::error_chain;
+
+/// An executor.
+pub(super) struct Handle {
+    container: ContainerId,
+    token: TokenHash,
+    state: RwLock<ExecutorState>,
+    journal: Mutex<Journal>,
+    /// One operation at a time decides, writes, and sends.
+    operation: AsyncMutex<()>,
+    connection: Mutex<Option<Connection>>,
+    /// Whether it was ever connected to this agent.
+    was_connected: AtomicBool,
+    /// Resources that its container was launched with or updated to; `None` if unknown.
+    applied: Mutex<Option<Resources>>,
+    /// Wakes its supervisor.
+    changed: Notify,
+    changes: broadcast::Sender<Change>,
+}
+
+/// Why something was not written.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// The journal cannot be written.
+    #[error("cannot write the journal of the executor in container `{container}`")]
+    Journal {
+        /// The container.
+        container: ContainerId,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The agent is stopping.
+    #[error("the agent is stopping")]
+    Stopping,
+}
+
+impl Handle {
+    pub(super) fn new(state: ExecutorState, journal: Journal, changes: broadcast::Sender<Change>) -> Self {
+        Self {
+            container: state.container.clone(),
+            token: state.token.clone(),
+            state: RwLock::new(state),
+            journal: Mutex::new(journal),
+            operation: AsyncMutex::new(()),
+            connection: Mutex::default(),
+            was_connected: AtomicBool::new(false),
+            applied: Mutex::default(),
+            changed: Notify::new(),
+            changes,
+        }
+    }
+
+    pub(super) fn container(&self) -> &ContainerId {
+        &self.container
+    }
+
+    pub(super) fn token(&self) -> &TokenHash {
+        &self.token
+    }
+
+    pub(super) fn state(&self) -> RwLockReadGuard<'_, ExecutorState> {
+        self.state.read()
+    }
+
+    /// Waits until no other operation is in progress.
+    pub(super) async fn operation(&self) -> MutexGuard<'_, ()> {
+        self.operation.lock().await
+    }
+
+    /// Writes what has happened, all of it or nothing, and then makes it the state. Called within an operation.
+    pub(super) async fn write(self: &Arc<Self>, entries: Vec<Entry>) -> Result<(), WriteError> {
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let handle = Arc::clone(self);
+        // Not in the agent's pool, where all threads may wait for plugins.
+        let written = tokio::task::spawn_blocking(move || handle.write_here(entries)).await;
+        match written {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                return Err(WriteError::Journal { container: self.container.clone(), source: error.into() });
+            }
+            Err(_) => return Err(WriteError::Stopping),
+        }
+        self.changed.notify_one();
+        // Nobody may be interested.
+        drop(self.changes.send(Change::Updates(self.container.clone())));
+        Ok(())
+    }
+
+    fn write_here(&self, entries: Vec<Entry>) -> Result<(), JournalError> {
+        let mut journal = self.journal.lock();
+        journal.append(&entries)?;
+        let mut state = self.state.write();
+        for entry in entries {
+            state.apply(entry);
+        }
+        drop(state);
+        if let Err(error) = journal.shorten(&self.state.read()) {
+            tracing::warn!("a journal stays long: {}", error_chain::describe(&error));
+        }
+        Ok(())
+    }
+
+    /// Waits until something was written.
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Makes a connection that of the executor. The one before ends.
+    pub(super) fn connect(&self, connection: Connection) {
+        *self.connection.lock() = Some(connection);
+        self.was_connected.store(true, Ordering::Relaxed);
+        self.changed.notify_one();
+    }
+
+    pub(super) fn was_connected(&self) -> bool {
+        self.was_connected.load(Ordering::Relaxed)
+    }
+
+    /// Ends its connection.
+    pub(super) fn disconnect(&self) {
+        *self.connection.lock() = None;
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        self.connection.lock().as_ref().is_some_and(Connection::is_open)
+    }
+
+    /// Sends an event if it is connected.
+    pub(super) fn send(&self, event: Event) {
+        let mut connection = self.connection.lock();
+        if connection.as_ref().is_some_and(|open| !open.send(event)) {
+            // Whatever it has missed is sent when it subscribes again.
+            *connection = None;
+        }
+    }
+
+    pub(super) fn applied(&self) -> Option<Resources> {
+        self.applied.lock().clone()
+    }
+
+    pub(super) fn set_applied(&self, resources: Resources) {
+        *self.applied.lock() = Some(resources);
+    }
+
+    pub(super) fn journal_path(&self) -> std::path::PathBuf {
+        self.journal.lock().path().to_owned()
+    }
+}

@@ -1,0 +1,245 @@
+//! Frameworks, executors and tasks, above the containerizer: an executor runs in a container and runs tasks.
+//!
+//! ```text
+//!   clients ──▶ launch, kill, acknowledge ─┐             ┌─▶ supervise ──▶ dyn Containerizer
+//!                                          ├─▶ handle ───┤
+//!   executors ──▶ serve: subscribe, update ┘   (journal) └─▶ event (to the executor), updates (to clients)
+//!                                                 │
+//!                                               state    what has happened, and what follows from it: no input and output
+//! ```
+//!
+//! Whatever happens is written to the journal of its executor before anybody hears of it. The next agent reads the journals,
+//! and goes on.
+
+mod acknowledge;
+mod allocation;
+mod change;
+mod environment;
+mod event;
+mod handle;
+mod ids;
+mod journal;
+mod kill;
+mod launch;
+mod program;
+mod random;
+mod recover;
+mod serve;
+mod state;
+mod supervise;
+mod token;
+mod update;
+mod updates;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use cofferdam_plugin_model::ContainerId;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{Mutex as AsyncMutex, broadcast};
+
+pub use acknowledge::AcknowledgeError;
+pub use change::FrameworkMessage;
+pub use event::{Event, Events};
+pub use handle::WriteError;
+pub use ids::{ExecutorId, FrameworkId, InvalidName, TaskId};
+pub use kill::KillTaskError;
+pub use launch::{LaunchTaskError, LaunchTasks};
+pub use program::{ExecutorProgram, ProgramError};
+pub use serve::{Executor, ServeError};
+pub use state::{
+    ExecutorDescription, ExecutorKind, ExecutorPhase, ExecutorState, Framework, Kill, Task, UpdateRefused,
+    add,
+};
+pub use token::Token;
+pub use update::{Source, TaskState, Update, UpdateId, Verdict};
+pub use updates::{Notice, StatusUpdate, StatusUpdates};
+
+use crate::config::ExecutorConfig;
+use crate::containerizer::Containerizer;
+use crate::fatal::FatalErrors;
+use change::Change;
+use handle::Handle;
+use token::TokenHash;
+
+/// Name of the socket of the executor API in [`Paths::socket_directory`].
+pub const SOCKET: &str = "executor.sock";
+
+/// All executors. Cheap to clone.
+#[derive(Clone)]
+pub struct Executors(Arc<Shared>);
+
+/// Where things of executors are.
+#[derive(Debug, Clone)]
+pub(crate) struct Paths {
+    /// Journals of executors.
+    pub(crate) journals: PathBuf,
+    /// Directory of the socket of the executor API.
+    pub(crate) socket_directory: PathBuf,
+}
+
+struct Shared {
+    containerizer: Arc<dyn Containerizer>,
+    fatal: FatalErrors,
+    config: ExecutorConfig,
+    paths: Paths,
+    /// The executor program of this project, if there is one.
+    program: Option<ExecutorProgram>,
+    /// What identifies the agent.
+    agent_id: String,
+    table: RwLock<Table>,
+    /// Tasks whose launch is in progress.
+    launching: Mutex<HashSet<(FrameworkId, TaskId)>>,
+    /// One launch at a time decides whether a custom executor exists.
+    custom: AsyncMutex<()>,
+    /// One at a time removes executors that ended long ago.
+    removal: AsyncMutex<()>,
+    changes: broadcast::Sender<Change>,
+}
+
+/// The executors, by what they are looked up by.
+#[derive(Default)]
+struct Table {
+    by_container: BTreeMap<ContainerId, Arc<Handle>>,
+    by_token: HashMap<TokenHash, Arc<Handle>>,
+}
+
+impl Shared {
+    fn handles(&self) -> Vec<Arc<Handle>> {
+        self.table.read().by_container.values().cloned().collect()
+    }
+
+    fn handle(&self, container: &ContainerId) -> Option<Arc<Handle>> {
+        self.table.read().by_container.get(container).cloned()
+    }
+
+    fn insert(&self, handle: &Arc<Handle>) {
+        let mut table = self.table.write();
+        table.by_container.insert(handle.container().clone(), Arc::clone(handle));
+        table.by_token.insert(handle.token().clone(), Arc::clone(handle));
+    }
+
+    fn remove(&self, handle: &Handle) {
+        let mut table = self.table.write();
+        table.by_container.remove(handle.container());
+        table.by_token.remove(handle.token());
+    }
+
+    /// The executors that have a task, those in which it has not ended first.
+    fn with_task(&self, framework: Option<&FrameworkId>, task: &TaskId) -> Vec<Arc<Handle>> {
+        let mut found: Vec<(bool, Arc<Handle>)> = Vec::new();
+        for handle in self.handles() {
+            let state = handle.state();
+            if framework.is_some_and(|framework| *framework != state.framework.id) {
+                continue;
+            }
+            let ended = state.tasks.get(task).map(|task| task.is_completed());
+            drop(state);
+            found.extend(ended.map(|ended| (ended, handle)));
+        }
+        found.sort_by_key(|(ended, _)| *ended);
+        found.into_iter().map(|(_, handle)| handle).collect()
+    }
+}
+
+impl Executors {
+    pub(crate) fn new(
+        containerizer: Arc<dyn Containerizer>,
+        fatal: FatalErrors,
+        config: ExecutorConfig,
+        paths: Paths,
+        program: Option<ExecutorProgram>,
+        agent_id: String,
+    ) -> Self {
+        Self(Arc::new(Shared {
+            containerizer,
+            fatal,
+            config,
+            paths,
+            program,
+            agent_id,
+            table: RwLock::default(),
+            launching: Mutex::default(),
+            custom: AsyncMutex::default(),
+            removal: AsyncMutex::default(),
+            changes: broadcast::Sender::new(updates::WAITING),
+        }))
+    }
+
+    /// All executors with their tasks, those that ended long ago excepted. Ordered by when they were launched.
+    #[must_use]
+    pub fn all(&self) -> Vec<ExecutorState> {
+        let mut all: Vec<ExecutorState> =
+            self.0.handles().iter().map(|handle| handle.state().clone()).collect();
+        all.sort_by(|a, b| (a.created_unix_ms, &a.container).cmp(&(b.created_unix_ms, &b.container)));
+        all
+    }
+
+    /// The executor that runs in a container.
+    #[must_use]
+    pub fn in_container(&self, container: &ContainerId) -> Option<ExecutorState> {
+        self.0.handle(container).map(|handle| handle.state().clone())
+    }
+
+    /// The framework, the executor and its name of each container that an executor runs in.
+    #[must_use]
+    pub fn names(&self) -> BTreeMap<ContainerId, (FrameworkId, ExecutorId, String)> {
+        let name = |handle: &Arc<Handle>| {
+            let state = handle.state();
+            let name = state.executor.info["name"].as_str().unwrap_or_default().to_owned();
+            (state.container.clone(), (state.framework.id.clone(), state.executor.id.clone(), name))
+        };
+        self.0.handles().iter().map(name).collect()
+    }
+
+    /// The status updates of a framework, or of all: of each task the first that is not acknowledged. Must be called in a
+    /// tokio runtime.
+    #[must_use]
+    pub fn updates(&self, framework: Option<FrameworkId>) -> StatusUpdates {
+        StatusUpdates::new(Arc::clone(&self.0), framework)
+    }
+
+    /// Socket of the executor API on the host.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.0.paths.socket_directory.join(SOCKET)
+    }
+
+    /// The executor program of this project.
+    #[must_use]
+    pub fn program(&self) -> Option<&ExecutorProgram> {
+        self.0.program.as_ref()
+    }
+
+    /// What identifies the agent to executors.
+    #[must_use]
+    pub fn agent_id(&self) -> &str {
+        &self.0.agent_id
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub fn config(&self) -> &ExecutorConfig {
+        &self.0.config
+    }
+}
+
+/// Runs work to completion even if the caller stops waiting: a client may disconnect at any time.
+async fn uncancelled<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
+    match tokio::spawn(work).await {
+        Ok(value) => value,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is shutting down, and the caller with it.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+/// Now, in seconds since the Unix epoch.
+fn timestamp() -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "exact for milliseconds until the year 287396")]
+    let millis = crate::model::now_unix_ms() as f64;
+    millis / 1000.0
+}

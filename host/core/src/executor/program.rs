@@ -1,0 +1,113 @@
+//! The executor program of this project: a private copy of it, which containers can execute and not change.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use data_encoding::HEXLOWER;
+use sha2::{Digest, Sha256};
+
+/// Name of the program.
+pub(super) const NAME: &str = "cofferdam-executor";
+
+/// How large the program may be.
+const MAX_SIZE: u64 = 64 << 20;
+
+/// The copy of the program.
+#[derive(Debug, Clone)]
+pub struct ExecutorProgram {
+    /// Directory that contains nothing else.
+    directory: PathBuf,
+}
+
+/// Why the program cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ProgramError {
+    /// It cannot be read.
+    #[error("cannot read the executor program `{path}`")]
+    Read {
+        /// The program.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It can be changed by others.
+    #[error(
+        "the executor program `{path}` belongs to user {uid} or can be written by others; it must belong to root or the agent's user, and to nobody else"
+    )]
+    Writable {
+        /// The program.
+        path: PathBuf,
+        /// Its owner.
+        uid: u32,
+    },
+    /// It is no file, or too large.
+    #[error("the executor program `{path}` is no file of at most 64 MiB")]
+    NoProgram {
+        /// The program.
+        path: PathBuf,
+    },
+    /// It cannot be copied.
+    #[error("cannot copy the executor program to `{path}`")]
+    Copy {
+        /// Where to.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl ExecutorProgram {
+    /// Copies the program from a directory to one of the agent's, unless it is there already. `None` if there is no
+    /// program. Blocks.
+    pub(crate) fn copy(from: &Path, to: &Path) -> Result<Option<Self>, ProgramError> {
+        let path = from.join(NAME);
+        let read_error = |source| ProgramError::Read { path: path.clone(), source };
+        let options = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
+        let mut file = match options {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file.map_err(read_error)?,
+        };
+        let metadata = file.metadata().map_err(read_error)?;
+        if !metadata.is_file() || metadata.len() > MAX_SIZE {
+            return Err(ProgramError::NoProgram { path });
+        }
+        let own = nix::unistd::geteuid().as_raw();
+        if ![0, own].contains(&metadata.uid()) || metadata.mode() & 0o022 != 0 {
+            return Err(ProgramError::Writable { path, uid: metadata.uid() });
+        }
+        let mut content = Vec::new();
+        (&mut file).take(MAX_SIZE).read_to_end(&mut content).map_err(read_error)?;
+        let directory = to.join(HEXLOWER.encode(&Sha256::digest(&content)));
+        let copy = directory.join(NAME);
+        write(&directory, &copy, &content).map_err(|source| ProgramError::Copy { path: copy, source })?;
+        Ok(Some(Self { directory }))
+    }
+
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    pub(super) fn path(&self) -> PathBuf {
+        self.directory.join(NAME)
+    }
+}
+
+fn write(directory: &Path, copy: &Path, content: &[u8]) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
+    // Containers may run as any user.
+    for directory in directory.parent().into_iter().chain([directory]) {
+        fs::set_permissions(directory, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    }
+    if fs::read(copy).is_ok_and(|found| found == content) {
+        return Ok(());
+    }
+    let temporary = copy.with_extension("new");
+    drop(fs::remove_file(&temporary));
+    let mut file = File::options().write(true).create_new(true).mode(0o555).open(&temporary)?;
+    file.write_all(content)?;
+    drop(file);
+    fs::set_permissions(&temporary, std::os::unix::fs::PermissionsExt::from_mode(0o555))?;
+    fs::rename(&temporary, copy)
+}

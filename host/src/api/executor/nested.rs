@@ -1,0 +1,93 @@
+//! Containers that an executor nests in its own, by calls of the operator API.
+//!
+//! An executor must not get more than its framework was given: a nested container has the user of the executor or of one of
+//! its tasks, and no options that none of its tasks has.
+
+use std::sync::Arc;
+
+use axum::http::StatusCode;
+use axum::response::Response as HttpResponse;
+
+use crate::api::context::ApiContext;
+use crate::api::operator::calls;
+use crate::api::operator::decode::task::{container_request, typed};
+use crate::api::operator::decode::{decode_launch, decode_nested_launch, decode_session};
+use crate::api::operator::error::ApiError;
+use crate::api::operator::tasks::settings;
+use crate::api::operator::types::{self as wire, Call};
+use cofferdam_core::executor::{Executor, ExecutorState};
+use cofferdam_core::model::{ContainerId, LinuxOptions, Request};
+
+type Result<T = HttpResponse> = std::result::Result<T, ApiError>;
+
+/// Carries out one call, if an executor may make it.
+pub(super) async fn dispatch(context: &Arc<ApiContext>, executor: &Executor, body: &[u8]) -> Result {
+    let call = Call::from_json(body)?;
+    let request = match &call {
+        Call::LaunchContainer(call) => Some(decode_launch(call)?),
+        Call::LaunchNestedContainer(call) => Some(decode_nested_launch(call)?),
+        Call::LaunchNestedContainerSession(call) => Some(decode_session(call)?),
+        _ => None,
+    };
+    let id = match &call {
+        Call::LaunchContainer(call) => &call.container_id,
+        Call::LaunchNestedContainer(call) | Call::LaunchNestedContainerSession(call) => &call.container_id,
+        Call::WaitContainer(call) | Call::WaitNestedContainer(call) => &call.container_id,
+        Call::KillContainer(call) | Call::KillNestedContainer(call) => &call.container_id,
+        Call::RemoveContainer(call) | Call::RemoveNestedContainer(call) => &call.container_id,
+        other => return Err(forbidden(format!("an executor must not call `{}`", other.type_name()))),
+    };
+    let own = executor.container();
+    if id.depth() == 0 || id.root().value != own.as_str() {
+        return Err(forbidden(format!("container `{id}` is not nested in `{own}`, that of the executor")));
+    }
+    if let Some(request) = request {
+        check(context, &executor.state(), &request)?;
+    }
+    calls::dispatch(context, call).await
+}
+
+/// Checks that a nested container has nothing that the executor's framework was not given.
+fn check(context: &ApiContext, executor: &ExecutorState, request: &Request) -> Result<()> {
+    let own = context.agent.inspect(&executor.container);
+    let own_user = own.and_then(|own| own.request.command.user);
+    let mut tasks = Vec::new();
+    for task in executor.tasks.values().filter(|task| !task.state.is_terminal()) {
+        let info: wire::TaskInfo = typed("task_info", &task.info)?;
+        tasks.push(info);
+    }
+    let user = &request.command.user;
+    let is_user = |info: &wire::TaskInfo| info.command.as_ref().is_some_and(|command| command.user == *user);
+    if user.is_some() && *user != own_user && !tasks.iter().any(is_user) {
+        return Err(forbidden("`command.user` is neither that of the executor nor that of one of its tasks"));
+    }
+    let wanted = options(request)?;
+    if wanted == Request::shell(wanted.id.clone(), String::new()) {
+        return Ok(());
+    }
+    let mut settings = settings(context)?;
+    settings.default_container = None;
+    for info in &tasks {
+        let nested =
+            container_request("task_info", info.command.as_ref(), info.container.as_ref(), &settings)?;
+        if wanted == options(&nested)? {
+            return Ok(());
+        }
+    }
+    Err(forbidden("`container` is not that of one of the executor's tasks"))
+}
+
+/// A request without what any nested container may have: its id, its command, and what is less than its parent has.
+fn options(request: &Request) -> Result<Request> {
+    let id =
+        ContainerId::parse("executor").map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, &error))?;
+    let Request { image, rootfs, linux, volumes, networks, rlimits, tty, docker, .. } = request.clone();
+    // It cannot use more than the container that it is nested in.
+    let linux = LinuxOptions { share_cgroups: LinuxOptions::default().share_cgroups, ..linux };
+    let bare = Request::shell(id, String::new());
+    Ok(Request { image, rootfs, linux, volumes, networks, rlimits, tty, docker, ..bare })
+}
+
+fn forbidden(text: impl Into<String>) -> ApiError {
+    ApiError::message(StatusCode::FORBIDDEN, text)
+}

@@ -1,0 +1,377 @@
+//! Frameworks, executors and tasks.
+
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value as Json, json};
+
+use super::error::{DecodeError, Result};
+use super::launch::decode_launch;
+use super::resources::decode_resources;
+use crate::api::operator::types as wire;
+use cofferdam_core::config::ExecutorConfig;
+use cofferdam_core::executor::{
+    ExecutorDescription, ExecutorId, ExecutorKind, Framework, FrameworkId, InvalidName, LaunchTasks, Source,
+    Task, TaskId, TaskState, Update, UpdateId,
+};
+use cofferdam_core::model::{ContainerId, Request, Resources};
+
+/// What an executor of the agent may use itself, in addition to its task: as in Mesos, 0.1 CPUs and 32 MiB.
+const OVERHEAD: [(&str, f64); 2] = [("cpus", 0.1), ("mem", 32.0)];
+
+/// How large a status may be, as JSON.
+const MAX_STATUS: usize = 64 << 10;
+
+/// What the agent is configured to do for executors.
+pub(in crate::api) struct Settings<'a> {
+    pub(in crate::api) executors: &'a ExecutorConfig,
+    pub(in crate::api) agent_id: &'a str,
+    pub(in crate::api) default_container: Option<wire::ContainerInfo>,
+}
+
+/// Decodes the setting `default_container_info`.
+pub(in crate::api) fn default_container(info: Option<&Json>) -> Result<Option<wire::ContainerInfo>> {
+    info.map(|info| typed("default_container_info", info)).transpose()
+}
+
+/// Decodes `LAUNCH_TASK`.
+pub(in crate::api) fn decode_task(call: &wire::LaunchTask, settings: &Settings<'_>) -> Result<LaunchTasks> {
+    let (framework, user) = decode_framework(&call.framework_info, settings)?;
+    let task: wire::TaskInfo = typed("task_info", &call.task_info)?;
+    let decoded = decode_task_info("task_info", &call.task_info, &task, settings)?;
+    let executor = match (call.task_info.get("executor").filter(|info| !info.is_null()), &call.executor_info)
+    {
+        (Some(_), Some(_)) => {
+            return Err(DecodeError::field(
+                "executor_info",
+                "the task has an `executor` already; leave one of them out",
+            ));
+        }
+        (Some(info), None) => Some(("task_info.executor", info)),
+        (None, Some(info)) => Some(("executor_info", info)),
+        (None, None) => None,
+    };
+    let (executor, request) = match executor {
+        None => command_executor(&framework, &task, user, settings)?,
+        Some((field, info)) => {
+            if task.command.is_some() {
+                let reason = "the task has an executor; leave `command` out, or the executor";
+                return Err(DecodeError::field("task_info.command", reason));
+            }
+            let (executor, request) = decode_executor(field, info, &framework, user, settings)?;
+            if executor.kind == ExecutorKind::Default {
+                let reason = "`DEFAULT` takes groups; use LAUNCH_TASK_GROUP";
+                return Err(DecodeError::field(format!("{field}.type"), reason));
+            }
+            (executor, request)
+        }
+    };
+    Ok(LaunchTasks { framework, executor, request, tasks: vec![decoded], group: false })
+}
+
+/// Decodes `LAUNCH_TASK_GROUP`.
+pub(in crate::api) fn decode_task_group(
+    call: &wire::LaunchTaskGroup,
+    settings: &Settings<'_>,
+) -> Result<LaunchTasks> {
+    let (framework, user) = decode_framework(&call.framework_info, settings)?;
+    let mut tasks: Vec<Task> = Vec::new();
+    for (index, info) in call.task_group.tasks.iter().enumerate() {
+        let field = format!("task_group.tasks[{index}]");
+        let task: wire::TaskInfo = typed(&field, info)?;
+        if task.executor.is_some() {
+            return Err(DecodeError::field(
+                format!("{field}.executor"),
+                "the group has one executor; use `executor_info`",
+            ));
+        }
+        let task = decode_task_info(&field, info, &task, settings)?;
+        if tasks.iter().any(|other| other.id == task.id) {
+            return Err(DecodeError::field(
+                format!("{field}.task_id"),
+                "another task of the group has the same id",
+            ));
+        }
+        tasks.push(task);
+    }
+    let Some(first) = tasks.first() else {
+        return Err(DecodeError::field("task_group.tasks", "it is empty"));
+    };
+    let generated = json!({
+        "type": "DEFAULT",
+        "executor_id": {"value": first.id.as_str()},
+        "name": "Default Executor",
+        "resources": overhead(),
+    });
+    let info = call.executor_info.as_ref().unwrap_or(&generated);
+    let (executor, request) = decode_executor("executor_info", info, &framework, user, settings)?;
+    if executor.kind == ExecutorKind::Default {
+        for (index, info) in call.task_group.tasks.iter().enumerate() {
+            if info.get("command").is_none_or(Json::is_null) {
+                let field = format!("task_group.tasks[{index}].command");
+                return Err(DecodeError::field(field, "it is missing"));
+            }
+        }
+    }
+    Ok(LaunchTasks { framework, executor, request, tasks, group: true })
+}
+
+/// Decodes a framework. Returns the user of its executors as well.
+fn decode_framework(info: &Json, settings: &Settings<'_>) -> Result<(Framework, Option<String>)> {
+    let framework: wire::FrameworkInfo = typed("framework_info", info)?;
+    let missing = || DecodeError::field("framework_info.id", "it is missing");
+    let id = decode_framework_id("framework_info.id", framework.id.as_ref().ok_or_else(missing)?)?;
+    let partition_aware =
+        framework.capabilities.iter().any(|capability| capability.kind == "PARTITION_AWARE");
+    let user = Some(framework.user).filter(|user| settings.executors.switch_user && !user.is_empty());
+    let checkpoint = framework.checkpoint.unwrap_or(false);
+    Ok((Framework { id, info: info.clone(), checkpoint, partition_aware }, user))
+}
+
+/// Decodes what every task has, whatever runs it.
+fn decode_task_info(
+    field: &str,
+    info: &Json,
+    task: &wire::TaskInfo,
+    settings: &Settings<'_>,
+) -> Result<Task> {
+    let id = named(format!("{field}.task_id"), TaskId::new(task.task_id.value.clone()))?;
+    let resources = decode_resources(&placeholder()?, &task.resources, &task.limits)
+        .map_err(|error| within(field, error))?;
+    let mut info = info.clone();
+    if let Json::Object(info) = &mut info {
+        // There is one agent only.
+        info.insert("agent_id".to_owned(), json!({"value": settings.agent_id}));
+    }
+    Ok(Task::new(id, task.name.clone(), info, resources))
+}
+
+/// The executor that the agent generates for a command, and its container: that of the task.
+fn command_executor(
+    framework: &Framework,
+    task: &wire::TaskInfo,
+    framework_user: Option<String>,
+    settings: &Settings<'_>,
+) -> Result<(ExecutorDescription, Request)> {
+    let Some(command) = &task.command else {
+        return Err(DecodeError::field(
+            "task_info.command",
+            "it is missing; a task needs a command or an executor",
+        ));
+    };
+    if command.value.is_none() && (command.is_shell() || command.arguments.is_empty()) {
+        return Err(DecodeError::field("task_info.command.value", "it is missing"));
+    }
+    let is_secret = |variable: &wire::Variable| variable.kind() == wire::VariableKind::Secret;
+    if command.environment.iter().flat_map(|environment| &environment.variables).any(is_secret) {
+        let field = "task_info.command.environment with `type` `SECRET`".to_owned();
+        return Err(DecodeError::Unsupported { field, advice: "; use an executor of your own" });
+    }
+    let mut own = command.clone();
+    own.user = own.user.filter(|_| settings.executors.switch_user).or(framework_user);
+    // The task gets its environment from the executor.
+    let request = container_request("task_info", Some(&own), task.container.as_ref(), settings)?;
+    request.check()?;
+    if request.tty.is_some() {
+        let field = "task_info.container.tty_info".to_owned();
+        return Err(DecodeError::Unsupported { field, advice: " for tasks" });
+    }
+    let mut request = request;
+    request.command.environment.clear();
+    request.command.working_directory = None;
+    let id = named("task_info.task_id".to_owned(), ExecutorId::new(task.task_id.value.clone()))?;
+    let line = command.value.as_deref().unwrap_or_default();
+    let info = json!({
+        "executor_id": {"value": id.as_str()},
+        "framework_id": {"value": framework.id.as_str()},
+        "name": format!("Command Executor (Task: {id}) (Command: {line})"),
+        "source": id.as_str(),
+        "resources": overhead(),
+    });
+    let executor = ExecutorDescription {
+        id,
+        kind: ExecutorKind::Command,
+        info,
+        resources: OVERHEAD.iter().fold(Resources::default(), |sum, (name, amount)| sum.with(name, *amount)),
+        shutdown_grace_ms: millis(settings.executors.shutdown_grace_period),
+    };
+    Ok((executor, request))
+}
+
+/// Decodes an executor that its framework describes.
+fn decode_executor(
+    field: &str,
+    info: &Json,
+    framework: &Framework,
+    framework_user: Option<String>,
+    settings: &Settings<'_>,
+) -> Result<(ExecutorDescription, Request)> {
+    let executor: wire::ExecutorInfo = typed(field, info)?;
+    let id = named(format!("{field}.executor_id"), ExecutorId::new(executor.executor_id.value.clone()))?;
+    let kind = match executor.kind.as_deref() {
+        None | Some("CUSTOM") => ExecutorKind::Custom,
+        Some("DEFAULT") => ExecutorKind::Default,
+        Some(other) => {
+            let reason = format!("`{other}` is not known; expected `DEFAULT` or `CUSTOM`");
+            return Err(DecodeError::field(format!("{field}.type"), reason));
+        }
+    };
+    let mut command = match (kind, executor.command) {
+        (ExecutorKind::Custom, Some(command)) => command,
+        (ExecutorKind::Custom, None) => {
+            return Err(DecodeError::field(
+                format!("{field}.command"),
+                "it is missing; a custom executor needs one",
+            ));
+        }
+        (_, Some(_)) => {
+            let reason = "an executor of type `DEFAULT` has no command";
+            return Err(DecodeError::field(format!("{field}.command"), reason));
+        }
+        // The agent sets it.
+        (_, None) => wire::CommandInfo { value: Some("true".to_owned()), ..wire::CommandInfo::default() },
+    };
+    command.user = command.user.filter(|_| settings.executors.switch_user).or(framework_user);
+    let request = container_request(field, Some(&command), executor.container.as_ref(), settings)?;
+    if request.tty.is_some() {
+        let field = format!("{field}.container.tty_info");
+        return Err(DecodeError::Unsupported { field, advice: " for executors" });
+    }
+    let resources =
+        decode_resources(&placeholder()?, &executor.resources, &std::collections::BTreeMap::new())
+            .map_err(|error| within(field, error))?;
+    let grace = match &executor.shutdown_grace_period {
+        None => millis(settings.executors.shutdown_grace_period),
+        Some(grace) => u64::try_from(grace.nanoseconds)
+            .map_err(|_| DecodeError::field(format!("{field}.shutdown_grace_period"), "it is negative"))?
+            .div_ceil(1_000_000),
+    };
+    let mut info = info.clone();
+    if let Json::Object(info) = &mut info {
+        info.insert("framework_id".to_owned(), json!({"value": framework.id.as_str()}));
+    }
+    Ok((ExecutorDescription { id, kind, info, resources, shutdown_grace_ms: grace }, request))
+}
+
+/// The container of an executor or a task; its id is set by the agent.
+pub(in crate::api) fn container_request(
+    field: &str,
+    command: Option<&wire::CommandInfo>,
+    container: Option<&wire::ContainerInfo>,
+    settings: &Settings<'_>,
+) -> Result<Request> {
+    let container = container.or(settings.default_container.as_ref());
+    if container.is_some_and(|container| container.kind == wire::ContainerKind::Docker) {
+        let field = format!("{field}.container.type `DOCKER`");
+        return Err(DecodeError::Unsupported {
+            field,
+            advice: " for tasks and executors; use `MESOS` with an image",
+        });
+    }
+    let launch = wire::LaunchContainer {
+        container_id: wire::ContainerId { value: "executor".to_owned(), parent: None },
+        command: command.cloned(),
+        container: container.cloned(),
+        ..wire::LaunchContainer::default()
+    };
+    decode_launch(&launch).map_err(|error| within(field, error))
+}
+
+fn overhead() -> Json {
+    let resources = OVERHEAD.map(|(name, value)| wire::Resource::scalar(name, value));
+    json!(resources)
+}
+
+/// Decodes the status that an executor sends with an update.
+pub(in crate::api) fn decode_status(field: &str, status: &Json, now: f64) -> Result<Update> {
+    let Json::Object(fields) = status else { return Err(DecodeError::field(field, "expected an object")) };
+    if status.to_string().len() > MAX_STATUS {
+        return Err(DecodeError::field(field, format!("it is larger than {MAX_STATUS} bytes")));
+    }
+    let mut fields: Map<String, Json> = fields.clone();
+    fields.retain(|_, value| !value.is_null());
+    let mut take = |name: &str| fields.remove(name);
+    let at = |name: &str| format!("{field}.{name}");
+    let missing = |name: &str| DecodeError::field(at(name), "it is missing");
+    let id: wire::TaskId = typed(&at("task_id"), &take("task_id").ok_or_else(|| missing("task_id"))?)?;
+    let task = named(at("task_id"), TaskId::new(id.value))?;
+    let state: TaskState = typed(&at("state"), &take("state").ok_or_else(|| missing("state"))?)?;
+    if state == TaskState::TaskStaging {
+        return Err(DecodeError::field(
+            at("state"),
+            "`TASK_STAGING` is not a state that an executor can report",
+        ));
+    }
+    let uuid: wire::Bytes = typed(&at("uuid"), &take("uuid").ok_or_else(|| missing("uuid"))?)?;
+    let id = decode_update_id(&at("uuid"), &uuid)?;
+    let reason = take("reason").map(|reason| typed::<String>(&at("reason"), &reason)).transpose()?;
+    let message = take("message").map(|message| typed::<String>(&at("message"), &message)).transpose()?;
+    let timestamp =
+        take("timestamp").map(|timestamp| typed::<f64>(&at("timestamp"), &timestamp)).transpose()?;
+    // The agent knows them.
+    for known in ["executor_id", "agent_id", "source"] {
+        take(known);
+    }
+    Ok(Update {
+        task,
+        state,
+        id,
+        source: Source::Executor,
+        timestamp: timestamp.unwrap_or(now),
+        reason,
+        message,
+        details: fields,
+    })
+}
+
+pub(in crate::api) fn decode_update_id(field: &str, uuid: &wire::Bytes) -> Result<UpdateId> {
+    UpdateId::from_bytes(&uuid.0)
+        .ok_or_else(|| DecodeError::field(field, format!("it has {} bytes; expected 16", uuid.0.len())))
+}
+
+pub(in crate::api) fn decode_framework_id(field: &str, id: &wire::FrameworkId) -> Result<FrameworkId> {
+    named(field.to_owned(), FrameworkId::new(id.value.clone()))
+}
+
+pub(in crate::api) fn decode_executor_id(field: &str, id: &wire::ExecutorId) -> Result<ExecutorId> {
+    named(field.to_owned(), ExecutorId::new(id.value.clone()))
+}
+
+pub(in crate::api) fn decode_task_id(field: &str, id: &wire::TaskId) -> Result<TaskId> {
+    named(field.to_owned(), TaskId::new(id.value.clone()))
+}
+
+/// Decodes a part of a message that is passed on as it was sent.
+pub(in crate::api) fn typed<T: DeserializeOwned>(field: &str, value: &Json) -> Result<T> {
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let path = error.path().to_string();
+        let field = if path == "." { field.to_owned() } else { format!("{field}.{path}") };
+        DecodeError::field(field, error.into_inner().to_string())
+    })
+}
+
+fn named<T>(field: String, name: std::result::Result<T, InvalidName>) -> Result<T> {
+    name.map_err(|error| DecodeError::field(field, error.to_string()))
+}
+
+/// Puts the name of a message before that of its field.
+fn within(message: &str, error: DecodeError) -> DecodeError {
+    match error {
+        DecodeError::Unsupported { field, advice } => {
+            DecodeError::Unsupported { field: format!("{message}.{field}"), advice }
+        }
+        DecodeError::Field { field, reason } => {
+            DecodeError::Field { field: format!("{message}.{field}"), reason }
+        }
+        DecodeError::Resources(error) => {
+            DecodeError::field(format!("{message}.resources"), error.to_string())
+        }
+        error => error,
+    }
+}
+
+fn placeholder() -> Result<ContainerId> {
+    ContainerId::parse("executor").map_err(|source| DecodeError::Id { field: "container_id", source })
+}
+
+fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
