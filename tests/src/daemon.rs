@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -15,6 +15,7 @@ use cofferdam_core::model::{ContainerId, Request};
 use cofferdam_linux::process::{Process, Stat, children_of};
 use nix::sys::signal::Signal;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde_json::Value as Json;
 
 use crate::injector::Injector;
 use crate::paths;
@@ -348,6 +349,70 @@ impl Daemon {
         }
     }
 
+    /// Makes a call in JSON, and returns the body of its response.
+    ///
+    /// # Errors
+    /// If the call fails.
+    ///
+    /// # Panics
+    /// If the response is not JSON.
+    pub fn call(&self, call: &Json) -> Result<Json, CallError> {
+        let (status, body) =
+            post(&self.socket, call.to_string().as_bytes()).map_err(CallError::Disconnected)?;
+        if !(200..300).contains(&status) {
+            return Err(CallError::Status(status, String::from_utf8_lossy(&body).into_owned()));
+        }
+        if body.is_empty() {
+            return Ok(Json::Null);
+        }
+        let mut response: Json = serde_json::from_slice(&body).expect("a JSON body");
+        let field = response["type"].as_str().unwrap_or_default().to_lowercase();
+        Ok(response[field].take())
+    }
+
+    /// The JSON that a GET endpoint returns.
+    ///
+    /// # Panics
+    /// If the call fails.
+    pub fn get(&self, path: &str) -> Json {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n");
+        let (status, body) = exchange(&self.socket, request.as_bytes()).expect("a response");
+        assert_eq!(status, 200, "{path}");
+        serde_json::from_slice(&body).expect("a JSON body")
+    }
+
+    /// Subscribes to the status updates of tasks.
+    ///
+    /// # Panics
+    /// If that fails.
+    pub fn updates(&self) -> Updates {
+        self.try_updates().unwrap_or_else(|| panic!("no stream of updates\n{}", self.log()))
+    }
+
+    /// Subscribes to the status updates of tasks; `None` if the agent ends.
+    pub fn try_updates(&self) -> Option<Updates> {
+        let mut stream = UnixStream::connect(&self.socket).ok()?;
+        stream.set_read_timeout(Some(TIMEOUT)).ok()?;
+        let body = r#"{"type": "SUBSCRIBE_STATUS_UPDATES"}"#;
+        let head = format!(
+            "POST /api/v1 HTTP/1.1\r\nHost: agent\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(format!("{head}{body}").as_bytes()).ok()?;
+        let mut stream = BufReader::new(stream);
+        let mut line = String::new();
+        stream.read_line(&mut line).ok()?;
+        if !line.contains(" 200 ") {
+            return None;
+        }
+        while !line.trim().is_empty() {
+            line.clear();
+            stream.read_line(&mut line).ok()?;
+        }
+        let mut updates = Updates { stream, received: Vec::new() };
+        (updates.next()?["type"] == "SUBSCRIBED").then_some(updates)
+    }
+
     fn ask(&self, call: &Call) -> Result<Response, CallError> {
         let body = self.send(call)?;
         Ok(Response::from_json(&body).expect("a valid response"))
@@ -361,6 +426,58 @@ impl Daemon {
         }
         Err(CallError::Status(status, String::from_utf8_lossy(&body).into_owned()))
     }
+}
+
+/// A stream of status updates.
+#[derive(Debug)]
+pub struct Updates {
+    stream: BufReader<UnixStream>,
+    received: Vec<u8>,
+}
+
+/// The messages that are no heartbeats. Panics if none arrives in time, or it is not a message.
+impl Iterator for Updates {
+    type Item = Json;
+
+    fn next(&mut self) -> Option<Json> {
+        loop {
+            if let Some(record) = take_record(&mut self.received).expect("records") {
+                let message: Json = serde_json::from_slice(&record).expect("a message");
+                if message["type"] != "HEARTBEAT" {
+                    return Some(message);
+                }
+                continue;
+            }
+            let mut length = String::new();
+            // The end of a chunk, or the length of the next one.
+            if self.stream.read_line(&mut length).unwrap_or(0) == 0 {
+                return None;
+            }
+            let length = length.trim();
+            if length.is_empty() {
+                continue;
+            }
+            let length = usize::from_str_radix(length, 16).expect("the length of a chunk");
+            let mut chunk = vec![0; length];
+            if length == 0 || self.stream.read_exact(&mut chunk).is_err() {
+                return None;
+            }
+            self.received.extend(chunk);
+        }
+    }
+}
+
+/// Takes a RecordIO record off the front.
+fn take_record(received: &mut Vec<u8>) -> Result<Option<Vec<u8>>, std::num::ParseIntError> {
+    let Some(digits) = received.iter().position(|byte| *byte == b'\n') else { return Ok(None) };
+    let length: usize = String::from_utf8_lossy(&received[..digits]).parse()?;
+    let end = digits + 1 + length;
+    if received.len() < end {
+        return Ok(None);
+    }
+    let record = received[digits + 1..end].to_vec();
+    received.drain(..end);
+    Ok(Some(record))
 }
 
 impl Drop for Daemon {

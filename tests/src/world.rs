@@ -163,6 +163,18 @@ impl World {
                 "timeout": millis(docker.timeouts.call),
             });
         }
+        let executors = &config.executors;
+        if let Some(directory) = &executors.launcher_dir {
+            text["launcher_dir"] = json!(directory);
+        }
+        let millis = |duration: Duration| json!(format!("{}ms", duration.as_millis()));
+        text["executor_registration_timeout"] = millis(executors.registration_timeout);
+        text["executor_reregistration_timeout"] = millis(executors.reregistration_timeout);
+        text["executor_shutdown_grace_period"] = millis(executors.shutdown_grace_period);
+        text["recovery_timeout"] = millis(executors.recovery_timeout);
+        text["switch_user"] = json!(executors.switch_user);
+        text["executor_environment_variables"] = json!(executors.environment_variables);
+        text["max_completed_executors"] = json!(executors.max_completed_executors);
         if config.isolators.is_empty() {
             text["isolation"] = json!("none");
         }
@@ -212,9 +224,14 @@ impl World {
         let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
         let here = self.directory.path().display().to_string();
         found.extend(mounts.lines().filter(|line| line.contains(&here)).map(|line| format!("mount: {line}")));
-        for directory in
-            ["run/containers", "run/removed", "work/containers", "work/docker", "work/scratch/containers"]
-        {
+        for directory in [
+            "run/containers",
+            "run/removed",
+            "work/containers",
+            "work/docker",
+            "work/scratch/containers",
+            "work/executors",
+        ] {
             let listing = fs::read_dir(self.directory.path().join(directory));
             let entries = listing.into_iter().flatten().flatten();
             found.extend(entries.map(|entry| format!("file: {}", entry.path().display())));

@@ -23,4 +23,5 @@ mod posix;
 mod resources;
 mod scratch;
 mod streams;
+mod tasks;
 mod terminals;

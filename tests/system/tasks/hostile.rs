@@ -1,0 +1,134 @@
+//! What processes in containers may ask for over the socket of executors.
+
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+
+use cofferdam_tests::daemon::Daemon;
+
+use super::*;
+
+/// Sends a request to the socket of executors. Returns the status and the whole response.
+fn request(world: &World, path: &str, token: Option<&str>, body: &Json) -> (u16, String) {
+    let mut stream =
+        UnixStream::connect(world.config.runtime_dir.join("executor/executor.sock")).expect("a valid answer");
+    let body = body.to_string();
+    let authorization = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: application/json\r\n{authorization}\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).expect("a valid answer");
+    let mut response = String::new();
+    stream.read_to_string(&mut response).expect("a valid answer");
+    (response.split(' ').nth(1).expect("a valid answer").parse().expect("a valid answer"), response)
+}
+
+/// The token of the executor in a container, as a process in it finds it.
+fn token(daemon: &Daemon, container: &str) -> String {
+    let environ = fs::read(format!("/proc/{}/environ", process(daemon, container))).expect("a valid answer");
+    let environ = String::from_utf8(environ).expect("a valid answer");
+    let token = environ
+        .split('\0')
+        .find_map(|variable| variable.strip_prefix("MESOS_EXECUTOR_AUTHENTICATION_TOKEN="));
+    token.expect("a valid answer").to_owned()
+}
+
+#[test]
+fn a_token_is_good_for_its_executor_and_its_containers_alone() {
+    let world = world();
+    let daemon = Daemon::start(&world);
+    for id in ["one", "two"] {
+        launch(&daemon, &executor(id, ""), &task(id, "run"));
+        drop(until_state(&daemon, id, "TASK_RUNNING"));
+    }
+    let executors = daemon.call(&json!({"type": "GET_EXECUTORS"})).unwrap();
+    let container = |index: usize| executors["executors"][index]["container_id"]["value"].as_str().unwrap();
+    let (one, two) = (container(0), container(1));
+    let own = token(&daemon, one);
+    assert_ne!(own, token(&daemon, two));
+
+    let update = |executor: &str, task: &str, state: &str| {
+        json!({
+            "type": "UPDATE", "framework_id": {"value": "tests"}, "executor_id": {"value": executor},
+            "update": {"status": {"task_id": {"value": task}, "state": state, "uuid": "AAAAAAAAAAAAAAAAAAAAAA=="}},
+        })
+    };
+    let api = "/api/v1/executor";
+    let status = |token: Option<&str>, body: &Json| request(&world, api, token, body).0;
+    assert_eq!(status(None, &update("one", "one", "TASK_FINISHED")), 401);
+    assert_eq!(status(Some("guessed"), &update("one", "one", "TASK_FINISHED")), 401);
+    assert_eq!(status(Some(&own), &update("two", "two", "TASK_FINISHED")), 403);
+    assert_eq!(status(Some(&own), &update("one", "two", "TASK_FINISHED")), 400);
+    assert_eq!(status(Some(&own), &update("one", "one", "TASK_STAGING")), 400);
+    assert_eq!(status(Some(&own), &json!({"type": "UPDATE"})), 400);
+    let mut large = update("one", "one", "TASK_RUNNING");
+    large["update"]["status"]["message"] = "x".repeat(100_000).into();
+    assert_eq!(status(Some(&own), &large), 400);
+
+    let call = |kind: &str, body: Json| json!({"type": kind, kind.to_lowercase(): body});
+    let nested = |parent: &str| json!({"value": "x", "parent": {"value": parent}});
+    let operator = |body: &Json| request(&world, "/api/v1", Some(&own), body);
+    for body in [
+        call("KILL_CONTAINER", json!({"container_id": {"value": two}})),
+        call("KILL_CONTAINER", json!({"container_id": {"value": one}})),
+        call("WAIT_CONTAINER", json!({"container_id": nested(two)})),
+        call("REMOVE_NESTED_CONTAINER", json!({"container_id": nested(two)})),
+        call("LAUNCH_NESTED_CONTAINER", json!({"container_id": nested(two), "command": {"value": "true"}})),
+        call("LAUNCH_CONTAINER", json!({"container_id": {"value": "x"}, "command": {"value": "true"}})),
+        call(
+            "LAUNCH_NESTED_CONTAINER",
+            json!({"container_id": nested(one), "command": {"value": "true", "user": "daemon"}}),
+        ),
+        call(
+            "LAUNCH_NESTED_CONTAINER",
+            json!({"container_id": nested(one), "command": {"value": "true"},
+            "container": {"type": "MESOS", "mesos": {"rootfs": "/"}}}),
+        ),
+        call(
+            "LAUNCH_NESTED_CONTAINER",
+            json!({"container_id": nested(one), "command": {"value": "true"},
+            "container": {"type": "MESOS", "volumes": [{"mode": "RW", "container_path": "/x", "host_path": "/etc"}]}}),
+        ),
+        json!({"type": "GET_FLAGS"}),
+        call("KILL_TASK", json!({"task_id": {"value": "two"}})),
+        call("READ_FILE", json!({"path": "/etc/shadow", "offset": 0})),
+    ] {
+        let (status, response) = operator(&body);
+        assert_eq!(status, 403, "{body}: {response}");
+    }
+    let launched = operator(&call(
+        "LAUNCH_NESTED_CONTAINER",
+        json!({"container_id": nested(one), "command": {"value": "exit 7"}}),
+    ));
+    assert_eq!(launched.0, 200, "{}", launched.1);
+    let waited = operator(&call("WAIT_NESTED_CONTAINER", json!({"container_id": nested(one)})));
+    assert!(waited.1.contains("1792"), "{}", waited.1);
+    assert_eq!(operator(&call("REMOVE_NESTED_CONTAINER", json!({"container_id": nested(one)}))).0, 200);
+
+    for id in ["one", "two"] {
+        shut_down(&daemon, id).unwrap();
+        drop(until_ended(&daemon, id));
+    }
+    assert_eq!(status(Some(&own), &update("one", "one", "TASK_FINISHED")), 401, "the executor has ended");
+    assert_nothing_left(&world, &daemon);
+}
+
+#[test]
+fn the_socket_is_for_containers_and_the_journals_are_not() {
+    let world = world();
+    let daemon = Daemon::start(&world);
+    launch(&daemon, &executor("one", ""), &task("a", "run"));
+    drop(until_state(&daemon, "a", "TASK_RUNNING"));
+    let mode = |path: &Path| fs::symlink_metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&world.config.runtime_dir.join("executor/executor.sock")), 0o666);
+    assert_eq!(mode(&world.config.runtime_dir.join("executor")), 0o755);
+    assert_eq!(mode(&world.config.work_dir.join("executors")), 0o700);
+    let journal = journals(&world).pop().unwrap();
+    assert_eq!(mode(&journal), 0o600);
+    assert!(!text(&journal).contains(&token(&daemon, &container(&daemon))), "the token is on disk");
+    shut_down(&daemon, "one").unwrap();
+    drop(until_ended(&daemon, "a"));
+    assert_nothing_left(&world, &daemon);
+}
