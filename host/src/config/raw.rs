@@ -26,6 +26,7 @@ pub(super) struct Setting<T> {
 
 /// A list of texts, each with its position.
 type Strings = Setting<Vec<Setting<String>>>;
+
 /// A table of strings.
 pub(super) type Texts = Vec<(String, Setting<String>)>;
 
