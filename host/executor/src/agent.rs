@@ -1,0 +1,297 @@
+//! The connection to the agent: the subscription, and the updates that are sent beside it.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
+
+use rustix::event::PollFlags;
+use rustix::rand::{GetRandomFlags, getrandom};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::environment::{Endpoint, Environment};
+use crate::exchange::{Exchange, ExchangeError};
+use crate::http::{self, HttpError, Part};
+use crate::message::{Event, EventError};
+use crate::record_io::{Decoder, RecordError};
+use crate::session::Session;
+use crate::updates::{Subscribe, Updates};
+
+/// The most bytes of a refusal that are printed.
+const MAX_REFUSAL: usize = 1024;
+
+/// Where requests go, and with what.
+#[derive(Clone)]
+pub(crate) struct Address {
+    endpoint: Endpoint,
+    token: Option<String>,
+}
+
+impl Address {
+    /// Connects, to send a request with this body.
+    pub(crate) fn post(&self, path: &str, body: &[u8]) -> io::Result<Exchange> {
+        Exchange::open(&self.endpoint, http::post(path, self.token.as_deref(), body))
+    }
+}
+
+/// The connection to the agent.
+pub(crate) struct Agent {
+    address: Address,
+    framework_id: String,
+    executor_id: String,
+    session: Session,
+    subscription: Option<Subscription>,
+    update: Option<SentUpdate>,
+}
+
+struct Subscription {
+    exchange: Exchange,
+    is_accepted: bool,
+    records: Decoder,
+    refusal: Refusal,
+}
+
+/// An update whose answer has not come yet.
+struct SentUpdate {
+    exchange: Exchange,
+    uuid: String,
+    refusal: Refusal,
+}
+
+/// The response to a request that the agent has not accepted.
+#[derive(Debug, Default)]
+struct Refusal {
+    status: Option<u16>,
+    text: Vec<u8>,
+}
+
+/// Why the connection was lost.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Lost {
+    #[error("cannot connect to the agent: {0}")]
+    Connect(io::Error),
+    #[error("the connection to the agent was lost: {0}")]
+    Connection(#[from] ExchangeError),
+    #[error("the connection to the agent was lost: {0}")]
+    Http(#[from] HttpError),
+    #[error("the agent has closed the subscription")]
+    Ended,
+    #[error("the agent sent a subscription that is not valid: {0}")]
+    Records(#[from] RecordError),
+    #[error(transparent)]
+    Event(#[from] EventError),
+    #[error("the agent has answered with status {status}: {message}")]
+    Refused { status: u16, message: String },
+    #[error("cannot encode a request: {0}")]
+    Encode(#[from] serde_json::Error),
+}
+
+/// What has come from the agent.
+pub(crate) enum Notice {
+    Event(Event),
+    Lost(Lost),
+    /// It has refused an update for good.
+    Refused(Lost),
+}
+
+#[derive(Serialize)]
+struct Call<'c> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    framework_id: Value<'c>,
+    executor_id: Value<'c>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subscribe: Option<Subscribe<'c>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    update: Option<&'c RawValue>,
+}
+
+#[derive(Serialize)]
+struct Value<'c> {
+    value: &'c str,
+}
+
+impl Agent {
+    pub(crate) fn new(environment: &Environment, now: Instant) -> Self {
+        Self {
+            address: Address { endpoint: environment.agent.clone(), token: environment.token.clone() },
+            framework_id: environment.framework_id.clone(),
+            executor_id: environment.executor_id.clone(),
+            session: Session::new(environment.recovery, environment.backoff_max, now),
+            subscription: None,
+            update: None,
+        }
+    }
+
+    pub(crate) fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Since when the executor is subscribed.
+    pub(crate) fn subscribed_since(&self) -> Option<Instant> {
+        self.session.subscribed_since()
+    }
+
+    /// Whether the agent did not come back in time.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.session.is_abandoned()
+    }
+
+    /// Whether an update can be sent now.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.update.is_none() && self.session.subscribed_since().is_some()
+    }
+
+    /// When something is to be done without input.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.session.deadline()
+    }
+
+    /// What to wait for.
+    pub(crate) fn sources(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
+        let subscription = self.subscription.iter().map(|subscription| &subscription.exchange);
+        let exchanges = subscription.chain(self.update.iter().map(|update| &update.exchange));
+        exchanges.map(|exchange| (exchange.as_fd(), exchange.interest()))
+    }
+
+    /// Continues as far as possible without waiting.
+    pub(crate) fn advance(&mut self, updates: &mut Updates, now: Instant) -> Vec<Notice> {
+        let mut notices = Vec::new();
+        if let Err(lost) = self.try_advance(updates, now, &mut notices) {
+            self.subscription = None;
+            self.update = None;
+            self.session.lost(now, jitter());
+            notices.push(Notice::Lost(lost));
+        }
+        self.session.expire(now);
+        notices
+    }
+
+    fn try_advance(
+        &mut self,
+        updates: &mut Updates,
+        now: Instant,
+        notices: &mut Vec<Notice>,
+    ) -> Result<(), Lost> {
+        if self.session.begin_attempt(now) {
+            let call = self.call("SUBSCRIBE", Some(updates.subscribe()), None)?;
+            self.subscription = Some(Subscription {
+                exchange: self.address.post("/api/v1/executor", &call).map_err(Lost::Connect)?,
+                is_accepted: false,
+                records: Decoder::default(),
+                refusal: Refusal::default(),
+            });
+        }
+        if let Some(subscription) = &mut self.subscription {
+            subscription.advance(|event| {
+                if matches!(event, Event::Subscribed(_)) {
+                    self.session.subscribed(now);
+                }
+                notices.push(Notice::Event(event));
+            })?;
+        }
+        if let Some(update) = &mut self.update
+            && let Some(answer) = update.advance()?
+        {
+            if let Err(refused) = answer {
+                updates.acknowledged(&update.uuid);
+                notices.push(Notice::Refused(refused));
+            }
+            self.update = None;
+        }
+        self.send_next(updates)
+    }
+
+    /// Sends the next update, if there is one and the agent has answered the one before.
+    fn send_next(&mut self, updates: &mut Updates) -> Result<(), Lost> {
+        if !self.is_idle() {
+            return Ok(());
+        }
+        let Some((uuid, body)) = updates.next() else { return Ok(()) };
+        let call = self.call("UPDATE", None, Some(body))?;
+        let uuid = uuid.to_owned();
+        let exchange = self.address.post("/api/v1/executor", &call).map_err(Lost::Connect)?;
+        updates.sent(&uuid);
+        self.update = Some(SentUpdate { exchange, uuid, refusal: Refusal::default() });
+        Ok(())
+    }
+
+    fn call(
+        &self,
+        kind: &'static str,
+        subscribe: Option<Subscribe<'_>>,
+        update: Option<&RawValue>,
+    ) -> serde_json::Result<Vec<u8>> {
+        serde_json::to_vec(&Call {
+            kind,
+            framework_id: Value { value: &self.framework_id },
+            executor_id: Value { value: &self.executor_id },
+            subscribe,
+            update,
+        })
+    }
+}
+
+impl Subscription {
+    /// Hands on events; fails when the subscription has ended.
+    fn advance(&mut self, mut handle: impl FnMut(Event)) -> Result<(), Lost> {
+        // What was received before the connection broke is handled first.
+        let advanced = self.exchange.advance();
+        while let Some(part) = self.exchange.next()? {
+            match part {
+                Part::Head(200) => self.is_accepted = true,
+                Part::Head(status) => self.refusal.status = Some(status),
+                Part::Data(data) if self.is_accepted => {
+                    self.records.push(&data);
+                    while let Some(record) = self.records.next()? {
+                        handle(Event::parse(&record)?);
+                    }
+                }
+                Part::Data(data) => self.refusal.push(&data),
+                Part::End => return Err(self.refusal.take().unwrap_or(Lost::Ended)),
+            }
+        }
+        Ok(advanced?)
+    }
+}
+
+impl SentUpdate {
+    /// The answer, if it has come; it is an error if the agent will never accept the update.
+    fn advance(&mut self) -> Result<Option<Result<(), Lost>>, Lost> {
+        let advanced = self.exchange.advance();
+        while let Some(part) = self.exchange.next()? {
+            match part {
+                Part::Head(200..300) => return Ok(Some(Ok(()))),
+                Part::Head(status) => self.refusal.status = Some(status),
+                Part::Data(data) => self.refusal.push(&data),
+                Part::End => {
+                    return match self.refusal.take() {
+                        Some(refused @ Lost::Refused { status: 400..500, .. }) => Ok(Some(Err(refused))),
+                        lost => Err(lost.unwrap_or(Lost::Ended)),
+                    };
+                }
+            }
+        }
+        advanced?;
+        Ok(None)
+    }
+}
+
+impl Refusal {
+    fn push(&mut self, data: &[u8]) {
+        let space = MAX_REFUSAL - self.text.len();
+        self.text.extend_from_slice(&data[..data.len().min(space)]);
+    }
+
+    fn take(&mut self) -> Option<Lost> {
+        let status = self.status.take()?;
+        Some(Lost::Refused { status, message: String::from_utf8_lossy(&self.text).trim().to_owned() })
+    }
+}
+
+/// A random number; 0 if there is none.
+fn jitter() -> u8 {
+    let mut random = [0];
+    let _ = getrandom(&mut random, GetRandomFlags::NONBLOCK);
+    random[0]
+}
