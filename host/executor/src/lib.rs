@@ -26,6 +26,7 @@ mod exchange;
 mod executor;
 mod http;
 mod kill;
+mod memory;
 mod message;
 mod probe;
 mod process;

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 
 use crate::agent::{Agent, Notice};
 use crate::executor::{Executor, Host, log};
+use crate::memory::release_code;
 use crate::message::{Event, after};
 use crate::process;
 use crate::signals::Signals;
@@ -23,6 +24,9 @@ const OVERTIME: Duration = Duration::from_secs(5);
 /// How often, and how long each time, the end of killed children is waited for.
 const KILL_ATTEMPTS: u32 = 20;
 const KILL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// A wait that is at least so long is worth giving memory back for.
+const IDLE: Duration = Duration::from_secs(1);
 
 /// Runs an executor until it has finished and the agent knows.
 pub(crate) fn run(
@@ -139,7 +143,11 @@ fn wait(
     let sources = own.into_iter().chain(agent.sources()).chain(executor.sources());
     let mut waits: Vec<_> =
         sources.map(|(descriptor, interest)| PollFd::from_borrowed_fd(descriptor, interest)).collect();
-    let timeout = deadline.map(|deadline| timespec(deadline.saturating_duration_since(Instant::now())));
+    let timeout = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+    if timeout.is_none_or(|timeout| timeout >= IDLE) {
+        release_code();
+    }
+    let timeout = timeout.map(timespec);
     match poll(&mut waits, timeout.as_ref()) {
         Ok(_) | Err(Errno::INTR) => Ok(()),
         Err(errno) => Err(errno.into()),

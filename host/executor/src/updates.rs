@@ -18,7 +18,8 @@ pub(crate) struct Updates {
 struct Update {
     uuid: String,
     task_id: String,
-    state: TaskState,
+    /// The reason of an update that has the result of a check.
+    result_of: Option<String>,
     /// In the shape of the API.
     body: Box<RawValue>,
     is_sent: bool,
@@ -68,26 +69,28 @@ impl Updates {
         self.tasks.push((id.to_owned(), task));
     }
 
-    /// Queues an update. One of a running task replaces another that has not been sent, so that checks fill no memory
-    /// while the agent is away.
+    /// Queues an update. The result of a check replaces that of an earlier one that has not been sent, so that checks fill
+    /// no memory while the agent is away.
     pub(crate) fn push(&mut self, status: &Status, sender: Sender<'_>) -> serde_json::Result<()> {
         let Sender { executor_id, uuid, timestamp } = sender;
         let executor_id = Value { value: executor_id };
         let sent = SentStatus { status, source: "SOURCE_EXECUTOR", uuid, executor_id, timestamp };
-        let update = Update {
+        let result_of = match status.state {
+            TaskState::Running => status.reason.clone(),
+            _ => None,
+        };
+        if result_of.is_some() {
+            self.updates.retain(|earlier| {
+                earlier.is_sent || earlier.task_id != status.task_id || earlier.result_of != result_of
+            });
+        }
+        self.updates.push_back(Update {
             uuid: uuid.to_owned(),
             task_id: status.task_id.clone(),
-            state: status.state,
+            result_of,
             body: serde_json::value::to_raw_value(&SentUpdate { status: sent })?,
             is_sent: false,
-        };
-        let last = self.updates.iter_mut().rev().find(|last| last.task_id == update.task_id);
-        match last {
-            Some(last) if !last.is_sent && [last.state, update.state] == [TaskState::Running; 2] => {
-                *last = update
-            }
-            _ => self.updates.push_back(update),
-        }
+        });
         Ok(())
     }
 
@@ -165,23 +168,26 @@ mod tests {
     }
 
     #[test]
-    fn updates_of_a_running_task_do_not_pile_up() {
+    fn results_of_checks_do_not_pile_up() {
         let mut updates = Updates::default();
-        for (uuid, state) in [
-            ("1", TaskState::Starting),
-            ("2", TaskState::Running),
-            ("3", TaskState::Running),
-            ("4", TaskState::Running),
-            ("5", TaskState::Killing),
-            ("6", TaskState::Killed),
+        for (uuid, state, reason) in [
+            ("1", TaskState::Starting, ""),
+            ("2", TaskState::Running, ""),
+            ("3", TaskState::Running, "health"),
+            ("4", TaskState::Running, "check"),
+            ("5", TaskState::Running, "health"),
+            ("6", TaskState::Killed, "health"),
+            ("7", TaskState::Killed, "health"),
         ] {
-            push(&mut updates, uuid, state);
+            let mut status = Status::new("t", state);
+            status.reason = Some(reason.to_owned()).filter(|reason| !reason.is_empty());
+            updates.push(&status, Sender { executor_id: "e", uuid, timestamp: 1.5 }).unwrap();
         }
-        assert_eq!(uuids(&updates), ["1", "4", "5", "6"]);
+        assert_eq!(uuids(&updates), ["1", "2", "4", "5", "6", "7"]);
     }
 
     proptest! {
-        /// No order of sending and acknowledging loses an update other than of a running task, or changes the order.
+        /// No order of sending and acknowledging loses an update or changes the order.
         #[test]
         fn updates_stay_in_order(steps in proptest::collection::vec(0..4_u8, 0..60)) {
             let (mut updates, mut expected, mut count) = (Updates::default(), Vec::new(), 0);

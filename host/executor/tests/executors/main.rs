@@ -1,0 +1,9 @@
+//! The programs, with real tasks, against a peer on a unix socket that says exactly what a test wants it to.
+
+mod checks;
+mod default;
+mod hostile;
+mod lifecycle;
+mod peer;
+mod program;
+mod recovery;
