@@ -133,6 +133,43 @@ const INIT: &[Row] = &[
     ("client", &["protocol", "report", "sys"]),
 ];
 
+const EXECUTOR: &[Row] = &[
+    ("wait_status", &[]),
+    ("memory", &[]),
+    ("signals", &[]),
+    ("environment", &[]),
+    ("message", &[]),
+    ("status", &[]),
+    ("record_io", &[]),
+    ("http", &[]),
+    ("exchange", &["environment", "http"]),
+    ("session", &["environment", "message"]),
+    ("updates", &["status"]),
+    ("kill", &["message"]),
+    ("checks", &["message", "status", "wait_status"]),
+    ("process", &["environment", "message", "wait_status"]),
+    ("probe", &["checks", "environment", "exchange", "http"]),
+    ("agent", &["environment", "exchange", "http", "message", "record_io", "session", "updates"]),
+    ("executor", &["agent", "message", "status", "updates", "wait_status"]),
+    ("command", &["checks", "executor", "kill", "message", "probe", "process", "status", "wait_status"]),
+    (
+        "default",
+        &[
+            "agent",
+            "checks",
+            "exchange",
+            "executor",
+            "http",
+            "kill",
+            "message",
+            "probe",
+            "status",
+            "wait_status",
+        ],
+    ),
+    ("run", &["agent", "executor", "memory", "message", "process", "signals"]),
+];
+
 const LINUX: &[Row] = &[
     ("boot", &[]),
     ("capability", &[]),
@@ -233,6 +270,11 @@ fn modules_of_the_host_import_downwards_only() {
 #[test]
 fn modules_of_init_import_downwards_only() {
     check("host/init/src", INIT);
+}
+
+#[test]
+fn modules_of_the_executor_import_downwards_only() {
+    check("host/executor/src", EXECUTOR);
 }
 
 #[test]

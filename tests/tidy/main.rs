@@ -53,7 +53,7 @@ fn abi_stable_is_used_by_the_boundary_only() {
 #[test]
 fn only_the_host_uses_tokio() {
     let rule = "only the host and programs that embed it use tokio";
-    for directory in ["plugin-api", "plugins", "examples", "host/init"] {
+    for directory in ["plugin-api", "plugins", "examples", "host/executor", "host/init"] {
         assert_only(rule, users(directory, &["tokio::"]), &["examples/embed/"]);
     }
 }
@@ -178,7 +178,9 @@ fn the_core_has_no_http_command_line_or_configuration_files() {
 /// What a container has written is removed by `cofferdam_linux::tree` alone.
 #[test]
 fn only_one_routine_removes_directory_trees() {
-    for directory in ["host/src", "host/core", "host/init/src", "plugin-api", "plugins", "examples"] {
+    for directory in
+        ["host/src", "host/core", "host/executor/src", "host/init/src", "plugin-api", "plugins", "examples"]
+    {
         for path in sources(directory).into_iter().filter(|path| !name(path).contains("tests")) {
             let code = text(&path);
             let code = code.split("#[cfg(test)]").next().unwrap_or_default();
@@ -194,7 +196,7 @@ fn only_one_routine_removes_directory_trees() {
 /// `unsafe` needs a module with `#![allow(unsafe_code)]`, or a function with that attribute and a reason.
 #[test]
 fn unsafe_is_confined_to_modules_made_for_it() {
-    for directory in ["host/src", "host/core", "plugin-api", "plugins", "examples"] {
+    for directory in ["host/src", "host/core", "host/executor", "plugin-api", "plugins", "examples"] {
         for path in sources(directory) {
             let code = text(&path);
             let is_unsafe = code.lines().any(|line| {

@@ -86,6 +86,13 @@ pub(crate) enum Lost {
     Encode(#[from] serde_json::Error),
 }
 
+impl Lost {
+    /// Whether the agent does not know the executor any more. While it recovers, it does not say so.
+    fn is_final(&self) -> bool {
+        matches!(self, Self::Refused { status: 401 | 403, .. })
+    }
+}
+
 /// What has come from the agent.
 pub(crate) enum Notice {
     Event(Event),
@@ -160,7 +167,11 @@ impl Agent {
         if let Err(lost) = self.try_advance(updates, now, &mut notices) {
             self.subscription = None;
             self.update = None;
-            self.session.lost(now, jitter());
+            if lost.is_final() {
+                self.session.abandon();
+            } else {
+                self.session.lost(now, jitter());
+            }
             notices.push(Notice::Lost(lost));
         }
         self.session.expire(now);

@@ -103,7 +103,7 @@ impl Ending {
     fn abandon(&mut self, executor: &mut impl Executor, host: &mut Host, now: Instant) {
         if !self.is_abandoned {
             self.is_abandoned = true;
-            log(&"the agent is gone; shutting down");
+            log(&"there is no agent for this executor any more; shutting down");
             self.shutdown.get_or_insert(now);
             executor.abandoned(host, now);
         }

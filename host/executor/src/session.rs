@@ -77,6 +77,11 @@ impl Session {
         self.expire(now);
     }
 
+    /// The agent does not know the executor any more.
+    pub(crate) fn abandon(&mut self) {
+        self.state = State::Abandoned;
+    }
+
     /// Whether the agent is to be regarded as gone for good.
     pub(crate) fn is_abandoned(&self) -> bool {
         self.state == State::Abandoned

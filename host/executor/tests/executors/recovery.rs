@@ -93,7 +93,7 @@ fn without_checkpoints_the_task_ends_with_the_agent() {
     assert!(task.wait(Some(TIMEOUT)).unwrap());
     let (status, log) = program.wait();
     assert!(status.success());
-    assert!(log.contains("the agent is gone; shutting down"), "{log}");
+    assert!(log.contains("there is no agent for this executor any more"), "{log}");
 }
 
 #[test]
@@ -110,6 +110,22 @@ fn an_agent_that_does_not_come_back_is_waited_for_until_the_recovery_timeout() {
     let (status, log) = program.wait();
     assert!(status.success());
     assert!(log.contains("cannot connect to the agent: No such file"), "{log}");
+}
+
+#[test]
+fn an_executor_that_the_agent_does_not_know_ends_with_its_task() {
+    let program = Program::start("command", &[]);
+    let mut fifo = Fifo::new(&program.path("fifo"));
+    let mut agent = program.peer.accept();
+    agent.launch(&shell("echo $$ > fifo; exec sleep 1000"));
+    program.peer.states(&mut agent, &STARTED);
+    let task = fifo.process();
+    drop(agent);
+    program.peer.request().answer(401, "no such executor");
+    assert!(task.wait(Some(TIMEOUT)).unwrap());
+    let (status, log) = program.wait();
+    assert!(status.success());
+    assert!(log.contains("the agent has answered with status 401: no such executor"), "{log}");
 }
 
 #[test]
