@@ -9,7 +9,13 @@ use std::path::PathBuf;
 pub fn build() -> PathBuf {
     let test = std::env::current_exe().expect("this test's own path");
     let build = test.parent().and_then(|deps| deps.parent()).expect("target/<profile>/deps").to_owned();
-    for wanted in ["cofferdam", "test-executor", "libcofferdam_filesystem_linux.so", "libgreeting.so"] {
+    for wanted in [
+        "cofferdam",
+        "cofferdam-executor",
+        "test-executor",
+        "libcofferdam_filesystem_linux.so",
+        "libgreeting.so",
+    ] {
         assert!(
             build.join(wanted).exists(),
             "`{wanted}` is not in {}: run `cargo build --workspace` (with the same profile) first",

@@ -5,6 +5,7 @@ mod commands;
 mod crashes;
 mod executors;
 mod hostile;
+mod programs;
 mod updates;
 
 use std::collections::BTreeMap;

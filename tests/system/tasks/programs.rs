@@ -1,0 +1,256 @@
+//! The executors of this project with the agent.
+
+use std::process::Command;
+
+use cofferdam_linux::process::Process;
+use cofferdam_tests::daemon::{Daemon, TIMEOUT};
+use cofferdam_tests::{assert_contains, is_root};
+
+use super::*;
+
+const STARTED: [&str; 2] = ["TASK_STARTING", "TASK_RUNNING"];
+
+/// A task that is a line of a shell, without an executor.
+fn command_task(id: &str, line: &str) -> Json {
+    json!({
+        "task_id": {"value": id}, "name": id, "agent_id": {"value": "any"}, "command": {"value": line},
+        "resources": [
+            {"name": "cpus", "type": "SCALAR", "scalar": {"value": 0.1}},
+            {"name": "mem", "type": "SCALAR", "scalar": {"value": 32}},
+        ],
+    })
+}
+
+fn run_task(daemon: &Daemon, task: &Json, checkpoint: bool) {
+    let framework = json!({
+        "id": {"value": "tests"}, "name": "tests", "user": "", "checkpoint": checkpoint,
+        "capabilities": [{"type": "TASK_KILLING_STATE"}],
+    });
+    let call =
+        json!({"type": "LAUNCH_TASK", "launch_task": {"framework_info": framework, "task_info": task}});
+    daemon.call(&call).unwrap_or_else(|error| panic!("{error:?}\n{}", daemon.log()));
+}
+
+fn run_group(daemon: &Daemon, tasks: &[Json]) {
+    let call = json!({"type": "LAUNCH_TASK_GROUP", "launch_task_group": {
+        "framework_info": framework(true),
+        "executor_info": {"type": "DEFAULT", "executor_id": {"value": "group"}, "resources": [
+            {"name": "cpus", "type": "SCALAR", "scalar": {"value": 0.1}},
+            {"name": "mem", "type": "SCALAR", "scalar": {"value": 32}},
+        ]},
+        "task_group": {"tasks": tasks},
+    }});
+    daemon.call(&call).unwrap_or_else(|error| panic!("{error:?}\n{}", daemon.log()));
+}
+
+/// The process of the executor, which is the child of the first process of its container with the posix launcher.
+fn executor_process(received: &Received, task: &str) -> Process {
+    let pid = received.last(task)["container_status"]["executor_pid"].as_i64().unwrap();
+    let first = Process::open_any(i32::try_from(pid).unwrap()).unwrap();
+    Process::open_any(first.children().unwrap()[0]).unwrap()
+}
+
+#[test]
+fn a_command_runs_to_its_end() {
+    let world = world();
+    let daemon = Daemon::start(&world);
+    for (id, line, end, message) in [
+        ("good", "true", "TASK_FINISHED", "Command exited with status 0"),
+        ("bad", "exit 3", "TASK_FAILED", "Command exited with status 3"),
+        ("ugly", "kill -9 $$", "TASK_FAILED", "Command terminated with signal Killed"),
+    ] {
+        run_task(&daemon, &command_task(id, line), true);
+        let received = until_ended(&daemon, id);
+        assert_eq!(received.states(id), [STARTED[0], STARTED[1], end], "{}", daemon.log());
+        assert_eq!(received.last(id)["message"], message);
+        assert_eq!(received.last(id)["source"], "SOURCE_EXECUTOR");
+    }
+    assert_nothing_left(&world, &daemon);
+}
+
+#[test]
+fn a_command_that_ignores_the_request_to_end_is_killed() {
+    let world = world();
+    let daemon = Daemon::start(&world);
+    let mut task = command_task("stubborn", "trap '' TERM; while :; do sleep 1000; done");
+    task["kill_policy"] = json!({"grace_period": {"nanoseconds": 1_000_000}});
+    run_task(&daemon, &task, true);
+    let mut received = until_state(&daemon, "stubborn", "TASK_RUNNING");
+    kill(&daemon, "stubborn").unwrap();
+    received.until(&daemon, &mut daemon.updates(), |received| received.has_ended("stubborn"));
+    assert_eq!(received.states("stubborn"), [STARTED[0], STARTED[1], "TASK_KILLING", "TASK_KILLED"]);
+    assert_eq!(received.last("stubborn")["message"], "Command terminated with signal Killed");
+    assert_nothing_left(&world, &daemon);
+}
+
+#[test]
+fn an_unhealthy_command_is_killed() {
+    let world = world();
+    let daemon = Daemon::start(&world);
+    let mut task = command_task("sick", "exec sleep 1000");
+    task["health_check"] = json!({
+        "type": "COMMAND", "command": {"value": "exit 1"}, "delay_seconds": 0, "interval_seconds": 0.01,
+        "grace_period_seconds": 0, "consecutive_failures": 2,
+    });
+    run_task(&daemon, &task, true);
+    let received = until_ended(&daemon, "sick");
+    let last = received.last("sick");
+    assert_eq!((&last["state"], &last["healthy"]), (&json!("TASK_KILLED"), &json!(false)));
+    let unhealthy = received.statuses["sick"].iter().filter(|status| {
+        status["reason"] == "REASON_TASK_HEALTH_CHECK_STATUS_UPDATED" && status["healthy"] == false
+    });
+    assert_ne!(unhealthy.count(), 0);
+    assert_nothing_left(&world, &daemon);
+}
+
+#[test]
+fn a_command_outlives_its_agent_and_is_killed_by_the_next_one() {
+    let world = world();
+    let daemon = Daemon::start(&world);
+    run_task(&daemon, &command_task("long", "exec sleep 1000"), true);
+    let mut received = until_state(&daemon, "long", "TASK_RUNNING");
+    let executor = executor_process(&received, "long");
+    daemon.kill();
+    let daemon = Daemon::start(&world);
+    assert!(!executor.has_ended().unwrap());
+    kill(&daemon, "long").unwrap();
+    received.until(&daemon, &mut daemon.updates(), |received| received.has_ended("long"));
+    assert_eq!(received.states("long"), [STARTED[0], STARTED[1], "TASK_KILLING", "TASK_KILLED"]);
+    assert_nothing_left(&world, &daemon);
+}
+
+#[test]
+fn the_end_of_a_command_without_an_agent_is_reported_to_the_next_one() {
+    let world = world();
+    let fifo = world.directory().join("fifo");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let daemon = Daemon::start(&world);
+    run_task(&daemon, &command_task("short", &format!("read line < {}; exit 7", fifo.display())), true);
+    let mut received = until_state(&daemon, "short", "TASK_RUNNING");
+    daemon.kill();
+    fs::write(&fifo, "end\n").unwrap();
+    let daemon = Daemon::start(&world);
+    received.until(&daemon, &mut daemon.updates(), |received| received.has_ended("short"));
+    assert_eq!(received.states("short"), [STARTED[0], STARTED[1], "TASK_FAILED"]);
+    assert_eq!(received.last("short")["message"], "Command exited with status 7");
+    assert_nothing_left(&world, &daemon);
+}
+
+#[test]
+fn without_checkpoints_a_command_ends_with_its_agent() {
+    let world = world();
+    let daemon = Daemon::start(&world);
+    run_task(&daemon, &command_task("bound", "exec sleep 1000"), false);
+    let received = until_state(&daemon, "bound", "TASK_RUNNING");
+    let executor = executor_process(&received, "bound");
+    daemon.kill();
+    assert!(executor.wait(Some(TIMEOUT)).unwrap());
+    let daemon = Daemon::start(&world);
+    let received = until_ended(&daemon, "bound");
+    assert!(is_terminal(received.last("bound")["state"].as_str().unwrap()));
+    assert_nothing_left(&world, &daemon);
+}
+
+#[test]
+fn a_command_whose_executor_is_killed_has_one_end() {
+    let world = world();
+    let daemon = Daemon::start(&world);
+    run_task(&daemon, &command_task("orphan", "exec sleep 1000"), true);
+    let mut received = until_state(&daemon, "orphan", "TASK_RUNNING");
+    executor_process(&received, "orphan").kill().unwrap();
+    received.until(&daemon, &mut daemon.updates(), |received| received.has_ended("orphan"));
+    assert_eq!(received.states("orphan"), [STARTED[0], STARTED[1], "TASK_FAILED"]);
+    assert_eq!(received.last("orphan")["source"], "SOURCE_AGENT");
+    assert_nothing_left(&world, &daemon);
+}
+
+/// A world with the chain for root, and a task in a root file system that has nothing but busybox.
+fn in_root(task: &mut Json) -> World {
+    let mut world = World::shipped();
+    world.config.executors.reregistration_timeout = Duration::from_secs(30);
+    world.config.executors.max_completed_executors = 0;
+    task["container"] = json!({"type": "MESOS", "mesos": {"rootfs": world.rootfs()}});
+    world
+}
+
+#[test]
+fn a_command_runs_in_a_root_file_system_without_libc() {
+    if !is_root("containers with a root file system") {
+        return;
+    }
+    // Each condition has a status of its own. Without `/lib`, a program has to be static; what an executor has is not the
+    // task's to read.
+    let line = "test $(id -u) = 1234 || exit 11
+        test $PWD = $MESOS_SANDBOX || exit 12
+        busybox env | grep -e TOKEN -e DOMAIN_SOCKET && exit 13
+        test -e /lib && exit 14
+        test -r /proc/$PPID/environ && exit 15
+        cat /proc/$PPID/environ && exit 16
+        exit 0";
+    let mut task = command_task("inside", line);
+    task["command"]["user"] = json!("web");
+    let world = in_root(&mut task);
+    let daemon = Daemon::start(&world);
+    run_task(&daemon, &task, true);
+    let received = until_ended(&daemon, "inside");
+    assert_eq!(received.last("inside")["message"], "Command exited with status 0", "{}", daemon.log());
+    assert_nothing_left(&world, &daemon);
+}
+
+#[test]
+fn a_group_ends_together() {
+    if !is_root("nested containers") {
+        return;
+    }
+    let mut world = World::shipped();
+    world.config.executors.max_completed_executors = 0;
+    let daemon = Daemon::start(&world);
+    let mut checked = command_task("checked", "exec sleep 1000");
+    checked["check"] = json!({
+        "type": "COMMAND", "command": {"command": {"value": "exit 5"}}, "delay_seconds": 0, "interval_seconds": 1000,
+    });
+    run_group(&daemon, &[checked, command_task("stays", "exec sleep 1000")]);
+    let mut received = Received::default();
+    let mut updates = daemon.updates();
+    received.until(&daemon, &mut updates, |received| {
+        let result = json!({"type": "COMMAND", "command": {"exit_code": 5}});
+        let checked = received.statuses.get("checked").into_iter().flatten();
+        checked.into_iter().any(|status| status["check_status"] == result)
+            && received.states("stays") == STARTED
+    });
+    kill(&daemon, "checked").unwrap();
+    received.until(&daemon, &mut updates, |received| {
+        received.has_ended("checked") && received.has_ended("stays")
+    });
+    assert_eq!(received.last("checked")["state"], "TASK_KILLED");
+    assert_eq!(received.states("stays"), [STARTED[0], STARTED[1], "TASK_KILLED"]);
+    assert_contains(
+        received.last("stays")["message"].as_str().unwrap(),
+        &["terminated with signal Terminated"],
+    );
+    assert_nothing_left(&world, &daemon);
+}
+
+#[test]
+fn a_group_outlives_its_agent() {
+    if !is_root("nested containers") {
+        return;
+    }
+    let mut world = World::shipped();
+    world.config.executors.reregistration_timeout = Duration::from_secs(30);
+    world.config.executors.max_completed_executors = 0;
+    let daemon = Daemon::start(&world);
+    run_group(&daemon, &[command_task("a", "exec sleep 1000"), command_task("b", "exec sleep 1000")]);
+    let mut received = Received::default();
+    received.until(&daemon, &mut daemon.updates(), |received| {
+        ["a", "b"].iter().all(|task| received.states(task) == STARTED)
+    });
+    daemon.kill();
+    let daemon = Daemon::start(&world);
+    kill(&daemon, "a").unwrap();
+    received
+        .until(&daemon, &mut daemon.updates(), |received| received.has_ended("a") && received.has_ended("b"));
+    assert_eq!(received.last("a")["state"], "TASK_KILLED");
+    assert_eq!(received.last("b")["state"], "TASK_KILLED");
+    assert_nothing_left(&world, &daemon);
+}
