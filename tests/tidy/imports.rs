@@ -148,7 +148,7 @@ const EXECUTOR: &[Row] = &[
     ("kill", &["message"]),
     ("checks", &["message", "status", "wait_status"]),
     ("process", &["environment", "message", "wait_status"]),
-    ("probe", &["checks", "environment", "exchange", "http"]),
+    ("probe", &["checks", "environment", "exchange", "http", "message"]),
     ("agent", &["environment", "exchange", "http", "message", "record_io", "session", "updates"]),
     ("executor", &["agent", "message", "status", "updates", "wait_status"]),
     ("command", &["checks", "executor", "kill", "message", "probe", "process", "status", "wait_status"]),

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::message::{Check, HealthCheck, Target, Task, Timing, after};
+use crate::message::{Check, HealthCheck, Service, Target, Task, Timing, after};
 use crate::status::{CheckStatus, CommandResult, HttpResult, Status, TcpResult, reason};
 use crate::wait_status::WaitStatus;
 
@@ -216,8 +216,8 @@ impl Checker {
 fn no_result(target: &Target) -> CheckStatus {
     match target {
         Target::Command { .. } => CheckStatus::Command { command: CommandResult::default() },
-        Target::Http { .. } => CheckStatus::Http { http: HttpResult::default() },
-        Target::Tcp { .. } => CheckStatus::Tcp { tcp: TcpResult::default() },
+        Target::Network(Service::Http { .. }) => CheckStatus::Http { http: HttpResult::default() },
+        Target::Network(Service::Tcp { .. }) => CheckStatus::Tcp { tcp: TcpResult::default() },
     }
 }
 

@@ -60,36 +60,29 @@ impl CommandExecutor {
                     self.task.iter().for_each(|task| process::kill_group(task.pid));
                     process::kill_children();
                 }
-                Action::Probe(kind, target) => self.probe(kind, target, host, now),
+                Action::Probe(kind, target) => {
+                    if let Err(outcome) = self.probe(kind, target, host) {
+                        self.machine.probed(kind, &outcome, now);
+                    }
+                }
                 Action::Abort(kind) => self.abort(kind),
             }
         }
     }
 
-    fn probe(&mut self, kind: Kind, target: Target, host: &Host, now: Instant) {
-        let failed = match target {
+    fn probe(&mut self, kind: Kind, target: Target, host: &Host) -> Result<(), Outcome> {
+        match target {
             Target::Command { command, .. } => {
                 let variables = self.command.variables();
                 let task: Vec<_> = variables.map(|(name, value)| (name.into(), value.into())).collect();
                 let command = command.or_directory(self.command.working_directory.as_ref());
-                match process::spawn(&command, [host.environment.as_slice(), &task]) {
-                    Ok(pid) => {
-                        self.probes.push(Running { pid, kind });
-                        return;
-                    }
-                    Err(error) => error.to_string(),
-                }
+                let started = process::spawn(&command, [host.environment.as_slice(), &task]);
+                let pid = started.map_err(|error| Outcome::Failed(error.to_string()))?;
+                self.probes.push(Running { pid, kind });
             }
-            Target::Http { port, path, ipv6 } => match Probe::http(port, &path, ipv6) {
-                Ok(probe) => return self.connections.push((kind, probe)),
-                Err(outcome) => return self.machine.probed(kind, &outcome, now),
-            },
-            Target::Tcp { port, ipv6 } => match Probe::tcp(port, ipv6) {
-                Ok(probe) => return self.connections.push((kind, probe)),
-                Err(outcome) => return self.machine.probed(kind, &outcome, now),
-            },
-        };
-        self.machine.probed(kind, &Outcome::Failed(failed), now);
+            Target::Network(service) => self.connections.push((kind, Probe::open(&service)?)),
+        }
+        Ok(())
     }
 
     fn abort(&mut self, kind: Kind) {
@@ -125,9 +118,8 @@ impl Executor for CommandExecutor {
                 }
             }
             Event::Kill { task_id, grace } => {
-                if !self.machine.kill(&task_id, grace, now) {
-                    host.log(&format_args!("the agent asked to kill task `{task_id}`, which is not running"));
-                }
+                let is_running = self.machine.kill(&task_id, grace, now);
+                host.log_if_not_running(is_running, &task_id);
             }
             _ => {}
         }

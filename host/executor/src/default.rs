@@ -176,10 +176,7 @@ impl DefaultExecutor {
 
     fn probe(&mut self, index: Index, kind: Kind, target: Target, host: &Host) -> Result<(), Outcome> {
         match target {
-            Target::Http { port, path, ipv6 } => {
-                self.connections.push((index, kind, Probe::http(port, &path, ipv6)?));
-            }
-            Target::Tcp { port, ipv6 } => self.connections.push((index, kind, Probe::tcp(port, ipv6)?)),
+            Target::Network(service) => self.connections.push((index, kind, Probe::open(&service)?)),
             Target::Command { raw, .. } => {
                 let session = Session::open(index, kind, self.containers.get(&index), &raw, &host.address);
                 self.sessions.push(session.map_err(Outcome::Failed)?);
@@ -271,9 +268,8 @@ impl Executor for DefaultExecutor {
                 Err(error) => host.log(&error),
             },
             Event::Kill { task_id, grace } => {
-                if !self.machine.kill(&task_id, grace, now) {
-                    host.log(&format_args!("the agent asked to kill task `{task_id}`, which is not running"));
-                }
+                let is_running = self.machine.kill(&task_id, grace, now);
+                host.log_if_not_running(is_running, &task_id);
             }
             _ => {}
         }

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fmt::Display;
+use std::io::{self, Write};
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -70,6 +71,13 @@ impl Host {
         self.updates.add_task(id, task);
     }
 
+    /// Tells the operator of a kill of a task that is not running.
+    pub(crate) fn log_if_not_running(&self, is_running: bool, task_id: &str) {
+        if !is_running {
+            self.log(&format_args!("the agent asked to kill task `{task_id}`, which is not running"));
+        }
+    }
+
     /// Writes a line for the operator to standard error, which is the container's.
     pub(crate) fn log(&self, message: &dyn Display) {
         log(message);
@@ -78,7 +86,8 @@ impl Host {
 
 /// Writes a line for the operator to standard error, which is the container's.
 pub(crate) fn log(message: &dyn Display) {
-    eprintln!("cofferdam-executor: {message}");
+    // The logger of the container may have ended.
+    let _ = writeln!(io::stderr(), "cofferdam-executor: {message}");
 }
 
 /// A random UUID in base64, as the API has it.

@@ -288,15 +288,14 @@ pub(crate) enum Target {
         /// In the shape of the agent.
         raw: String,
     },
-    Http {
-        port: u16,
-        path: String,
-        ipv6: bool,
-    },
-    Tcp {
-        port: u16,
-        ipv6: bool,
-    },
+    Network(Service),
+}
+
+/// What is checked over the network, at the loopback address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Service {
+    Http { port: u16, path: String, ipv6: bool },
+    Tcp { port: u16, ipv6: bool },
 }
 
 /// When a check is done.
@@ -421,12 +420,12 @@ impl Target {
                     return Err(format!("The path of the {what} has characters that must be escaped as %XX"));
                 }
                 let port = port(what, http.port)?;
-                Ok(Self::Http { port, path, ipv6: is_ipv6(http.protocol.as_deref()) })
+                Ok(Self::Network(Service::Http { port, path, ipv6: is_ipv6(http.protocol.as_deref()) }))
             }
             Some("TCP") => {
                 let tcp = tcp.ok_or_else(|| absent("tcp"))?;
                 let port = port(what, tcp.port)?;
-                Ok(Self::Tcp { port, ipv6: is_ipv6(tcp.protocol.as_deref()) })
+                Ok(Self::Network(Service::Tcp { port, ipv6: is_ipv6(tcp.protocol.as_deref()) }))
             }
             Some(kind) => Err(format!("The {what} has the type `{kind}`; expected COMMAND, HTTP or TCP")),
             None => Err(absent("type")),
@@ -496,7 +495,8 @@ mod tests {
         )
         .unwrap();
         let health = task.health_check.unwrap();
-        assert_eq!(health.target, Target::Http { port: 80, path: "/".to_owned(), ipv6: false });
+        let service = Service::Http { port: 80, path: "/".to_owned(), ipv6: false };
+        assert_eq!(health.target, Target::Network(service));
         assert_eq!((health.consecutive_failures, health.grace_period), (3, Duration::from_secs(10)));
         assert_eq!(health.timing.delay, Duration::from_secs(15));
         assert_eq!(health.timing.interval, Duration::from_secs(10));

@@ -9,6 +9,7 @@ use crate::checks::Outcome;
 use crate::environment::Endpoint;
 use crate::exchange::{Connecting, Exchange};
 use crate::http::{self, Part};
+use crate::message::Service;
 
 /// A check that is being done. It is stopped by dropping it.
 #[derive(Debug)]
@@ -18,18 +19,20 @@ pub(crate) enum Probe {
 }
 
 impl Probe {
-    /// Asks for a path. Of the response, only the status is read.
-    pub(crate) fn http(port: u16, path: &str, ipv6: bool) -> Result<Self, Outcome> {
-        let address = loopback(port, ipv6);
-        let request = http::get(&address.to_string(), path);
-        Exchange::open(&Endpoint::Tcp(address), request)
-            .map(Self::Http)
-            .map_err(|error| Outcome::Failed(error.to_string()))
-    }
-
-    /// Connects to a port.
-    pub(crate) fn tcp(port: u16, ipv6: bool) -> Result<Self, Outcome> {
-        Connecting::open(loopback(port, ipv6)).map(Self::Tcp).map_err(|_| Outcome::Connected(false))
+    /// Begins to connect. Of an HTTP response, only the status is read.
+    pub(crate) fn open(service: &Service) -> Result<Self, Outcome> {
+        match service {
+            Service::Http { port, path, ipv6 } => {
+                let address = loopback(*port, *ipv6);
+                let request = http::get(&address.to_string(), path);
+                let exchange = Exchange::open(&Endpoint::Tcp(address), request);
+                exchange.map(Self::Http).map_err(|error| Outcome::Failed(error.to_string()))
+            }
+            Service::Tcp { port, ipv6 } => {
+                let connecting = Connecting::open(loopback(*port, *ipv6));
+                connecting.map(Self::Tcp).map_err(|_| Outcome::Connected(false))
+            }
+        }
     }
 
     /// Continues as far as possible without waiting.
@@ -89,6 +92,10 @@ mod tests {
         }
     }
 
+    fn http(port: u16, path: &str) -> Probe {
+        Probe::open(&Service::Http { port, path: path.to_owned(), ipv6: false }).unwrap()
+    }
+
     /// A server that answers one request, and the port of it.
     fn serve(answer: &'static [u8]) -> (u16, thread::JoinHandle<String>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -110,7 +117,7 @@ mod tests {
     #[test]
     fn http_checks_report_the_status() {
         let (port, server) = serve(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 100\r\n\r\nx");
-        assert_eq!(finish(Probe::http(port, "/health?x", false).unwrap()), Outcome::Answered(503));
+        assert_eq!(finish(http(port, "/health?x")), Outcome::Answered(503));
         let request = server.join().unwrap();
         assert!(request.starts_with("GET /health?x HTTP/1.1\r\n"), "{request}");
         assert!(request.contains(&format!("\r\nHost: 127.0.0.1:{port}\r\n")), "{request}");
@@ -119,7 +126,7 @@ mod tests {
     #[test]
     fn what_is_not_http_is_a_failure() {
         let (port, server) = serve(b"SSH-2.0-x\r\n\r\n");
-        assert!(matches!(finish(Probe::http(port, "/", false).unwrap()), Outcome::Failed(_)));
+        assert!(matches!(finish(http(port, "/")), Outcome::Failed(_)));
         server.join().unwrap();
     }
 
@@ -127,9 +134,12 @@ mod tests {
     fn tcp_checks_connect() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        assert_eq!(finish(Probe::tcp(port, false).unwrap()), Outcome::Connected(true));
+        assert_eq!(
+            finish(Probe::open(&Service::Tcp { port, ipv6: false }).unwrap()),
+            Outcome::Connected(true)
+        );
         drop(listener);
-        let refused = Probe::tcp(port, false).map_or_else(|outcome| outcome, finish);
+        let refused = Probe::open(&Service::Tcp { port, ipv6: false }).map_or_else(|outcome| outcome, finish);
         assert_eq!(refused, Outcome::Connected(false));
     }
 }

@@ -25,6 +25,10 @@ const OVERTIME: Duration = Duration::from_secs(5);
 const KILL_ATTEMPTS: u32 = 20;
 const KILL_INTERVAL: Duration = Duration::from_millis(100);
 
+/// Children that are reaped at a time. A task can leave orphans as fast as they are reaped, and must not keep the executor
+/// from anything else.
+const MAX_REAPED: usize = 256;
+
 /// A wait that is at least so long is worth giving memory back for.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -36,13 +40,13 @@ pub(crate) fn run(
     signals: &Signals,
 ) -> io::Result<()> {
     let mut ending = Ending::default();
+    let mut has_dead = false;
     loop {
         let now = Instant::now();
         let received = signals.read()?;
-        if received.child {
-            while let Some((pid, status)) = process::reap() {
-                executor.reaped(pid, status, host, now);
-            }
+        has_dead |= received.child;
+        if has_dead {
+            has_dead = reap(executor, host, now);
         }
         if received.terminate {
             ending.shut_down(executor, host, now);
@@ -68,9 +72,19 @@ pub(crate) fn run(
         }
         // What has just been queued is sent before anything is waited for.
         let has_updates = host.updates.next().is_some() && agent.is_idle();
-        let deadlines = [limit, agent.deadline(), executor.deadline(), has_updates.then_some(now)];
+        let at_once = (has_updates || has_dead).then_some(now);
+        let deadlines = [limit, agent.deadline(), executor.deadline(), at_once];
         wait(executor, agent, signals, deadlines.into_iter().flatten().min())?;
     }
+}
+
+/// Reaps children that have ended. Returns whether there may be more.
+fn reap(executor: &mut impl Executor, host: &mut Host, now: Instant) -> bool {
+    for _ in 0..MAX_REAPED {
+        let Some((pid, status)) = process::reap() else { return false };
+        executor.reaped(pid, status, host, now);
+    }
+    true
 }
 
 fn handle(event: Event, executor: &mut impl Executor, host: &mut Host, now: Instant) {

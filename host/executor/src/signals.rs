@@ -10,6 +10,9 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 #[derive(Debug)]
 pub(crate) struct Signals(SignalFd);
 
+/// The signals that an executor handles.
+const MAX_PENDING: usize = 2;
+
 /// Signals that have come.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Received {
@@ -28,10 +31,12 @@ impl Signals {
         Ok(Self(SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?))
     }
 
-    /// All that have come since the last call.
+    /// Those that have come since the last call.
     pub(crate) fn read(&self) -> io::Result<Received> {
         let mut received = Received::default();
-        while let Some(signal) = self.0.read_signal()? {
+        // Each is pending once at most; whoever sends more is answered with the next call.
+        for _ in 0..MAX_PENDING {
+            let Some(signal) = self.0.read_signal()? else { break };
             received.child |= signal.ssi_signo == Signal::SIGCHLD as u32;
             received.terminate |= signal.ssi_signo == Signal::SIGTERM as u32;
         }

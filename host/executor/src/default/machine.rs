@@ -67,7 +67,7 @@ enum Phase {
     /// The agent has been asked to launch its container.
     Launching(Box<Task>),
     Running {
-        checks: Checks,
+        checks: Box<Checks>,
         /// When it has run for as long as it may, and how long that is.
         completion: Option<(Instant, Duration)>,
     },
@@ -147,7 +147,7 @@ impl Machine {
         }
         member.phase = Phase::Running {
             completion: task.max_completion_time.and_then(|limit| Some((after(now, limit)?, limit))),
-            checks: Checks::new(&mut task, now),
+            checks: Box::new(Checks::new(&mut task, now)),
         };
         if member.kill.is_none() {
             self.actions.push_back(Action::Update(member.status()));

@@ -95,3 +95,32 @@ fn orphans_are_reaped() {
     agent.kill("t", TIMEOUT);
     program.peer.states(&mut agent, &["TASK_KILLING", "TASK_KILLED"]);
 }
+
+#[test]
+fn a_task_that_floods_its_executor_with_orphans_and_signals_can_be_killed() {
+    let program = Program::start("command", &[]);
+    let mut fifo = Fifo::new(&program.path("fifo"));
+    let mut agent = program.peer.accept();
+    let flood = "trap '' TERM; (while kill -CHLD $PPID; do :; done) & \
+                 echo ready > fifo; while :; do (true & true & true &) ; done";
+    agent.launch(&shell(flood));
+    program.peer.states(&mut agent, &STARTED);
+    fifo.line();
+    agent.kill("t", std::time::Duration::from_millis(1));
+    let end = program.peer.states(&mut agent, &["TASK_KILLING", "TASK_KILLED"]);
+    assert_eq!(end["message"], "Command terminated with signal Killed");
+    assert!(program.wait().0.success());
+}
+
+#[test]
+fn an_executor_survives_the_end_of_its_standard_error() {
+    let program = Program::start_with("command", &[], |command| {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        command.stderr(writer);
+    });
+    let mut agent = program.peer.accept();
+    agent.send(&serde_json::json!({"type": "ERROR", "error": {"message": "to nobody"}}));
+    agent.launch(&shell("true"));
+    program.peer.states(&mut agent, &[STARTED[0], STARTED[1], "TASK_FINISHED"]);
+}
