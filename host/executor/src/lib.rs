@@ -59,7 +59,7 @@ Runs tasks for the agent, which starts this program in the container of an execu
   command  runs one task as a child process
   default  runs groups of tasks in nested containers
 
-The agent is found through MESOS_DOMAIN_SOCKET or MESOS_AGENT_ENDPOINT; docs/api.md has all variables.
+The agent is found through MESOS_DOMAIN_SOCKET or MESOS_AGENT_ENDPOINT; docs/operator.md has all variables.
 ";
 
 /// Exit status of a command line that is not valid, as in sysexits.h.

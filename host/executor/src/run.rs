@@ -134,7 +134,8 @@ impl Ending {
 
     /// When the executor ends at the latest; `None` if that depends on what happens.
     fn limit(&self, agent: &Agent, host: &Host) -> Option<Instant> {
-        let shutdown = self.shutdown.and_then(|since| after(since, host.shutdown_grace + OVERTIME));
+        let shutdown =
+            self.shutdown.and_then(|since| after(since, host.shutdown_grace.saturating_add(OVERTIME)));
         let finished = self.finished.and_then(|since| {
             if self.is_abandoned || host.updates.is_empty() {
                 return Some(since);
