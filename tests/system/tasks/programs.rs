@@ -4,6 +4,7 @@ use std::process::Command;
 
 use cofferdam_linux::process::Process;
 use cofferdam_tests::daemon::{Daemon, TIMEOUT};
+use cofferdam_tests::world::id;
 use cofferdam_tests::{assert_contains, is_root};
 
 use super::*;
@@ -43,10 +44,10 @@ fn run_group(daemon: &Daemon, tasks: &[Json]) {
     daemon.call(&call).unwrap_or_else(|error| panic!("{error:?}\n{}", daemon.log()));
 }
 
-/// The process of the executor, which is the child of the first process of its container with the posix launcher.
-fn executor_process(received: &Received, task: &str) -> Process {
-    let pid = received.last(task)["container_status"]["executor_pid"].as_i64().unwrap();
-    let first = Process::open_any(i32::try_from(pid).unwrap()).unwrap();
+/// The process of the only executor, which is the child of the first process of its container with the posix launcher.
+fn executor_process(daemon: &Daemon) -> Process {
+    let inspected = daemon.inspect(&id(&container(daemon))).unwrap();
+    let first = Process::open_any(i32::try_from(inspected.pid.unwrap()).unwrap()).unwrap();
     Process::open_any(first.children().unwrap()[0]).unwrap()
 }
 
@@ -109,7 +110,7 @@ fn a_command_outlives_its_agent_and_is_killed_by_the_next_one() {
     let daemon = Daemon::start(&world);
     run_task(&daemon, &command_task("long", "exec sleep 1000"), true);
     let mut received = until_state(&daemon, "long", "TASK_RUNNING");
-    let executor = executor_process(&received, "long");
+    let executor = executor_process(&daemon);
     daemon.kill();
     let daemon = Daemon::start(&world);
     assert!(!executor.has_ended().unwrap());
@@ -141,8 +142,8 @@ fn without_checkpoints_a_command_ends_with_its_agent() {
     let world = world();
     let daemon = Daemon::start(&world);
     run_task(&daemon, &command_task("bound", "exec sleep 1000"), false);
-    let received = until_state(&daemon, "bound", "TASK_RUNNING");
-    let executor = executor_process(&received, "bound");
+    until_state(&daemon, "bound", "TASK_RUNNING");
+    let executor = executor_process(&daemon);
     daemon.kill();
     assert!(executor.wait(Some(TIMEOUT)).unwrap());
     let daemon = Daemon::start(&world);
@@ -152,16 +153,30 @@ fn without_checkpoints_a_command_ends_with_its_agent() {
 }
 
 #[test]
-fn a_command_whose_executor_is_killed_has_one_end() {
+fn a_command_whose_executor_is_killed_in_any_state_has_one_end() {
     let world = world();
     let daemon = Daemon::start(&world);
-    run_task(&daemon, &command_task("orphan", "exec sleep 1000"), true);
-    let mut received = until_state(&daemon, "orphan", "TASK_RUNNING");
-    executor_process(&received, "orphan").kill().unwrap();
-    received.until(&daemon, &mut daemon.updates(), |received| received.has_ended("orphan"));
-    assert_eq!(received.states("orphan"), [STARTED[0], STARTED[1], "TASK_FAILED"]);
-    assert_eq!(received.last("orphan")["source"], "SOURCE_AGENT");
-    assert_nothing_left(&world, &daemon);
+    for state in ["TASK_STARTING", "TASK_RUNNING", "TASK_KILLING"] {
+        let mut task = command_task(state, "trap '' TERM; while :; do sleep 1000; done");
+        task["kill_policy"] = json!({"grace_period": {"nanoseconds": 1_000_000_000_000_u64}});
+        run_task(&daemon, &task, true);
+        let mut updates = daemon.updates();
+        let mut received = Received::default();
+        if state == "TASK_KILLING" {
+            received.until(&daemon, &mut updates, |received| {
+                received.states(state).iter().any(|state| state == "TASK_RUNNING")
+            });
+            kill(&daemon, state).unwrap();
+        }
+        received
+            .until(&daemon, &mut updates, |received| received.states(state).iter().any(|seen| seen == state));
+        executor_process(&daemon).kill().unwrap();
+        received.until(&daemon, &mut updates, |received| received.has_ended(state));
+        let ends = received.states(state).into_iter().filter(|seen| is_terminal(seen)).count();
+        assert_eq!(ends, 1, "{:?}", received.states(state));
+        assert_eq!(received.last(state)["source"], "SOURCE_AGENT");
+        assert_nothing_left(&world, &daemon);
+    }
 }
 
 /// A world with the chain for root, and a task in a root file system that has nothing but busybox.
