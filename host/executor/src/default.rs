@@ -23,8 +23,9 @@ use crate::message::{Event, Parts, Target, Task, after};
 use crate::probe::Probe;
 use crate::wait_status::WaitStatus;
 
-/// The pause before a call that failed is made again.
-const RETRY: Duration = Duration::from_secs(1);
+/// The pause before a call that failed is made again. It doubles with each failure, up to the longest one.
+const FIRST_RETRY: Duration = Duration::from_millis(50);
+const LONGEST_RETRY: Duration = Duration::from_secs(1);
 
 /// How often a launch is tried that the agent says may succeed later.
 const MAX_LAUNCHES: u32 = 10;
@@ -147,7 +148,8 @@ impl DefaultExecutor {
 
     fn retry(&mut self, attempt: Attempt, now: Instant) {
         let later = Attempt { failures: attempt.failures.saturating_add(1), ..attempt };
-        self.retries.extend(after(now, RETRY).map(|at| (at, later)));
+        let pause = FIRST_RETRY.saturating_mul(1 << attempt.failures.min(10)).min(LONGEST_RETRY);
+        self.retries.extend(after(now, pause).map(|at| (at, later)));
     }
 
     fn answered(&mut self, attempt: Attempt, answer: Result<Answer, String>, host: &Host, now: Instant) {

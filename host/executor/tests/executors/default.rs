@@ -177,7 +177,10 @@ fn a_container_that_cannot_be_launched_is_reported_in_the_words_of_the_agent() {
             launch = Some(request);
         }
     }
-    launch.unwrap().answer(400, "the image is unknown");
+    launch.unwrap().answer(503, "not yet");
+    let again = program.peer.request();
+    assert_eq!(again.kind(), "LAUNCH_CONTAINER", "what may succeed later is tried again");
+    again.answer(400, "the image is unknown");
     let end = program.peer.states(&mut agent, &["TASK_FAILED"]);
     assert_eq!(end["reason"], "REASON_CONTAINER_LAUNCH_FAILED");
     assert_eq!(end["message"], "the image is unknown");
