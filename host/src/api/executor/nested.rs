@@ -16,7 +16,7 @@ use crate::api::operator::error::ApiError;
 use crate::api::operator::tasks::settings;
 use crate::api::operator::types::{self as wire, Call};
 use cofferdam_core::executor::{Executor, ExecutorState};
-use cofferdam_core::model::{ContainerId, LinuxOptions, Request};
+use cofferdam_core::model::{ContainerId, LinuxOptions, Phase, Request};
 
 type Result<T = HttpResponse> = std::result::Result<T, ApiError>;
 
@@ -42,6 +42,11 @@ pub(super) async fn dispatch(context: &Arc<ApiContext>, executor: &Executor, bod
         return Err(forbidden(format!("container `{id}` is not nested in `{own}`, that of the executor")));
     }
     if let Some(request) = request {
+        if context.agent.inspect(own).is_none_or(|own| own.summary.phase != Phase::Running) {
+            // An executor may subscribe before its launch has been completed.
+            let text = format!("container `{own}` of the executor is not running yet; try again");
+            return Err(ApiError::message(StatusCode::SERVICE_UNAVAILABLE, text));
+        }
         check(context, &executor.state(), &request)?;
     }
     calls::dispatch(context, call).await
