@@ -46,9 +46,9 @@ fn run_group(daemon: &Daemon, tasks: &[Json]) {
 
 /// The process of the only executor, which is the child of the first process of its container with the posix launcher.
 fn executor_process(daemon: &Daemon) -> Process {
-    let inspected = daemon.inspect(&id(&container(daemon))).unwrap();
-    let first = Process::open_any(i32::try_from(inspected.pid.unwrap()).unwrap()).unwrap();
-    Process::open_any(first.children().unwrap()[0]).unwrap()
+    let inspected = daemon.inspect(&id(&container(daemon))).expect("a container");
+    let first = Process::open_any(inspected.pid.expect("a process")).expect("it is running");
+    Process::open_any(first.children().expect("its children")[0]).expect("a child")
 }
 
 #[test]
