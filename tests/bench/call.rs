@@ -96,7 +96,12 @@ fn admit(environment: &Environment) -> Outcome<std::sync::Arc<Plugin>> {
     }
     let directory = environment.directory().join("call");
     std::fs::create_dir(&directory)?;
-    let env = PluginEnv { runtime_dir: &directory, work_dir: &directory, agent: Default::default() };
+    let env = PluginEnv {
+        runtime_dir: &directory,
+        work_dir: &directory,
+        agent: Default::default(),
+        events: Default::default(),
+    };
     let services = Default::default();
     let entry = entry("bench/noop", json!({}));
     let loaded =

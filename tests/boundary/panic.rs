@@ -1,9 +1,12 @@
 //! Plugins that panic: an error of one container with the location, a restart, and after several panics quarantine.
 
 use std::fs;
+use std::time::SystemTime;
 
+use cofferdam_core::agent::Agent;
 use cofferdam_core::error_chain::describe;
-use cofferdam_core::model::Resources;
+use cofferdam_core::events::{EventKind, PluginChange, Received};
+use cofferdam_core::model::{Phase, Resources};
 use serde_json::json;
 
 use crate::fixture::{
@@ -38,8 +41,32 @@ async fn fails_the_launch(method: &str, act: &str, parts: &[&str]) {
     assert!(at("cleanup web") > at("recover steady"), "{journal:?}");
     assert_eq!(faulty(&agent).health, "ok");
     assert_eq!(faulty(&agent).calls[method].panics, 1);
+    // Subscribers learn of both.
+    let (changes, phases) = history(&agent, "web");
+    assert_eq!(changes, [PluginChange::Loaded, PluginChange::Panicked, PluginChange::Restarted]);
+    assert_eq!(phases.first(), Some(&Some(Phase::Starting)));
+    assert_eq!(phases[phases.len() - 3..], [Some(Phase::Destroying), Some(Phase::Ended), None], "{phases:?}");
+    assert!(!phases.contains(&Some(Phase::Running)), "{phases:?}");
     assert_works(&agent).await;
     agent.destroy(&id("steady")).await.unwrap();
+}
+
+/// The changes of the faulty plugin, and the phases of a container; `None` when it was removed.
+fn history(agent: &Agent, container: &str) -> (Vec<PluginChange>, Vec<Option<Phase>>) {
+    let mut events = agent.events().subscribe(Some(SystemTime::UNIX_EPOCH));
+    let (mut changes, mut phases) = (Vec::new(), Vec::new());
+    while let Some(received) = events.try_next() {
+        let Received::Event(event) = received else { panic!("{received:?}") };
+        match &event.kind {
+            EventKind::Plugin { plugin, change, .. } if **plugin == *"test/fault" => changes.push(*change),
+            EventKind::PhaseChanged { container: of, phase, .. } if of.as_str() == container => {
+                phases.push(Some(*phase));
+            }
+            EventKind::Removed { container: of } if of.as_str() == container => phases.push(None),
+            _ => {}
+        }
+    }
+    (changes, phases)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -27,6 +27,7 @@ use crate::descriptor_limit::Shares;
 use crate::descriptor_store::DescriptorStore;
 use crate::directory::create_searchable;
 use crate::engine::Client;
+use crate::events::Events;
 use crate::executor::{self, ExecutorProgram, Executors, ProgramError};
 use crate::fatal::FatalErrors;
 use crate::fetcher::Fetcher;
@@ -63,6 +64,7 @@ struct Inner {
     /// Calls during which the previous agent died.
     interrupted: Vec<InterruptedCall>,
     fatal: FatalErrors,
+    events: Events,
 }
 
 /// Why the agent did not start. No container was changed.
@@ -160,6 +162,7 @@ impl Agent {
         let plugins = config.isolators.iter().chain(&config.logger);
         let min_timeout = plugins.map(|plugin| plugin.timeout(Method::Create)).min();
         let min_timeout = min_timeout.unwrap_or(config.destroy_timeout);
+        let events = Events::default();
         let Parts {
             ledger,
             launcher,
@@ -172,8 +175,9 @@ impl Agent {
             interrupted,
             fatal,
         } = {
+            let events = events.clone();
             let (config, pool2, runtime) = (config.clone(), pool.clone(), Handle::current());
-            pool.run(min_timeout, move |job| build(job, &config, store, pool2, runtime)).await??
+            pool.run(min_timeout, move |job| build(job, &config, store, pool2, runtime, &events)).await??
         };
         let host = Host { pool, launcher, scratch };
         let started = Instant::now();
@@ -211,6 +215,7 @@ impl Agent {
             calls,
             interrupted,
             fatal,
+            events,
         })))
     }
 
@@ -368,6 +373,12 @@ impl Agent {
         self.0.host.launcher.keepers().view()
     }
 
+    /// What happens to containers and plugins.
+    #[must_use]
+    pub fn events(&self) -> &Events {
+        &self.0.events
+    }
+
     /// Launches since the start.
     #[must_use]
     pub fn launch_stats(&self) -> LaunchStats {
@@ -449,6 +460,7 @@ fn build(
     store: Option<Arc<Store>>,
     pool: BlockingPool,
     runtime: Handle,
+    events: &Events,
 ) -> Result<Parts, StartError> {
     let ledger = Arc::new(Ledger::open(&config.runtime_dir)?);
     let (calls, interrupted) = note_calls(ledger.runtime_dir(), &pool);
@@ -476,15 +488,16 @@ fn build(
     });
     let services = Arc::new(Services::default());
     let agent = agent_info(config, cgroup_root, &cgroups, launcher.companion_cgroup());
-    let env = PluginEnv { runtime_dir: ledger.runtime_dir(), work_dir: &work_dir, agent };
+    let env =
+        PluginEnv { runtime_dir: ledger.runtime_dir(), work_dir: &work_dir, agent, events: events.clone() };
     let loaded = plugins(job, config, &store, &services, &env);
     // What exists for this agent alone, such as its cgroup, is not left behind when it does not start.
     let (isolators, logger) = loaded.inspect_err(|_| launcher.shutdown())?;
     let plugins: Vec<Arc<Plugin>> = isolators.iter().chain(&logger).cloned().collect();
 
     let foreign = Arc::new(Foreign::default());
-    let table = Arc::new(NativeTable::default());
-    let docker_table = Arc::new(DockerTable::default());
+    let table = Arc::new(NativeTable::new(events.clone()));
+    let docker_table = Arc::new(DockerTable::new(events.clone()));
     let version = |plugin: &Arc<Plugin>| (plugin.name().to_string(), plugin.manifest().version.clone());
     let versions = Arc::new(plugins.iter().map(version).collect());
     let tables: Vec<Box<dyn TableView>> = vec![

@@ -24,6 +24,7 @@ mod descriptor_store;
 mod directory;
 pub mod engine;
 pub mod error_chain;
+pub mod events;
 pub mod executor;
 mod fatal;
 pub mod fetcher;

@@ -1,6 +1,7 @@
 //! A container as everyone but its supervising task sees it.
 
 use std::io;
+use std::mem;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use tokio::sync::{MutexGuard, OwnedMutexGuard, watch};
 
 use super::first_process::{FirstProcess, StoredProcess};
 use crate::descriptor_store::DescriptorStore;
+use crate::events::{EventKind, Events};
 use crate::ledger::{Ledger, LedgerError, Recorded};
 use crate::model::view::Summary;
 use crate::model::{Cause, ContainerId, Phase, Record, Termination};
@@ -18,6 +20,8 @@ use crate::model::{Cause, ContainerId, Phase, Record, Termination};
 /// A container: its record, and a place for stop requests. `P` is the record part of its containerizer.
 pub(crate) struct ContainerHandle<P> {
     id: ContainerId,
+    /// Where changes of the record are reported.
+    events: Events,
     record: Mutex<Arc<Record<P>>>,
     /// Held while the record is changed, so that changes reach the disk in order.
     updating: Mutex<()>,
@@ -38,10 +42,14 @@ pub(crate) struct ContainerHandle<P> {
 }
 
 impl<P: Clone + Serialize> ContainerHandle<P> {
-    pub(super) fn new(record: Record<P>) -> Self {
+    pub(super) fn new(record: Record<P>, events: Events) -> Self {
         let termination = if record.phase.is_live() { None } else { record.termination.clone() };
+        if record.phase.is_live() {
+            events.record(phase_changed(None, &record));
+        }
         Self {
             id: record.id.clone(),
+            events,
             record: Mutex::new(Arc::new(record)),
             updating: Mutex::default(),
             cleanup_errors: Mutex::default(),
@@ -83,10 +91,18 @@ impl<P: Clone + Serialize> ContainerHandle<P> {
         Arc::clone(&self.op_lock).try_lock_owned().ok()
     }
 
-    /// Changes the record in memory only: for what a restarted agent would find out by itself.
+    /// Changes the record in memory only: for what a restarted agent would find out by itself, which resources are not.
     pub(super) fn update_in_memory(&self, change: impl FnOnce(&mut Record<P>)) {
         let _updating = self.updating.lock();
-        change(Arc::make_mut(&mut self.record.lock()));
+        let event = {
+            let mut record = self.record.lock();
+            let previous = record.phase;
+            change(Arc::make_mut(&mut record));
+            (record.phase != previous).then(|| phase_changed(Some(previous), &record))
+        };
+        if let Some(event) = event {
+            self.events.record(event);
+        }
     }
 
     /// Changes the record on disk and then in memory. Blocks.
@@ -103,7 +119,7 @@ impl<P: Clone + Serialize> ContainerHandle<P> {
         let mut changed = Record::clone(&self.record());
         change(&mut changed);
         ledger.write(&changed)?;
-        *self.record.lock() = Arc::new(changed);
+        self.replace(changed);
         Ok(())
     }
 
@@ -120,7 +136,7 @@ impl<P: Clone + Serialize> ContainerHandle<P> {
         let mut changed = Record::clone(&self.record());
         change(&mut changed);
         let recorded = ledger.write_end(&changed)?;
-        *self.record.lock() = Arc::new(changed);
+        self.replace(changed);
         Ok(recorded)
     }
 
@@ -137,8 +153,20 @@ impl<P: Clone + Serialize> ContainerHandle<P> {
         let mut changed = Record::clone(&self.record());
         change(&mut changed);
         let written = ledger.write(&changed);
-        *self.record.lock() = Arc::new(changed);
+        self.replace(changed);
         written
+    }
+
+    /// Replaces the record, while `updating` is held, so that events are in the order of the changes.
+    fn replace(&self, changed: Record<P>) {
+        let changed = Arc::new(changed);
+        let previous = mem::replace(&mut *self.record.lock(), Arc::clone(&changed));
+        if previous.phase != changed.phase {
+            self.events.record(phase_changed(Some(previous.phase), &changed));
+        }
+        if previous.resources != changed.resources {
+            self.events.record(EventKind::ResourcesUpdated { container: self.id.clone() });
+        }
     }
 
     /// Requests that the container be destroyed. The first request determines the cause.
@@ -256,7 +284,11 @@ impl<P: Clone + Serialize> ContainerHandle<P> {
 
     /// Records what prevents the cleanup.
     pub(super) fn set_cleanup_errors(&self, errors: Vec<String>) {
-        *self.cleanup_errors.lock() = errors;
+        let previous = mem::replace(&mut *self.cleanup_errors.lock(), errors.clone());
+        // Each attempt reports them again.
+        if previous != errors && !errors.is_empty() {
+            self.events.record(EventKind::CleanupFailed { container: self.id.clone(), errors });
+        }
     }
 
     pub(super) fn summary(&self) -> Summary {
@@ -272,5 +304,16 @@ impl<P: Clone + Serialize> ContainerHandle<P> {
             resources: record.resources.clone(),
             cleanup_errors: self.cleanup_errors.lock().clone(),
         }
+    }
+}
+
+/// The event of a container that has entered the phase of its record.
+fn phase_changed<P>(previous: Option<Phase>, record: &Record<P>) -> EventKind {
+    EventKind::PhaseChanged {
+        container: record.id.clone(),
+        previous,
+        phase: record.phase,
+        pid: record.process.filter(|_| record.phase.is_live()).map(|process| process.pid),
+        termination: record.termination.clone().filter(|_| !record.phase.is_live()),
     }
 }

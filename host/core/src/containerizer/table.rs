@@ -8,16 +8,26 @@ use parking_lot::Mutex;
 use serde::Serialize;
 
 use super::handle::ContainerHandle;
+use crate::events::{EventKind, Events};
 use crate::model::{ContainerId, Record};
 
 /// The containers of one containerizer, by id.
 pub(crate) struct Table<P> {
     handles: Mutex<BTreeMap<ContainerId, Arc<ContainerHandle<P>>>>,
+    /// Where changes of the containers are reported.
+    events: Events,
 }
 
 impl<P> Default for Table<P> {
     fn default() -> Self {
-        Self { handles: Mutex::default() }
+        Self::new(Events::default())
+    }
+}
+
+impl<P> Table<P> {
+    /// An empty table whose containers report their changes.
+    pub(crate) fn new(events: Events) -> Self {
+        Self { handles: Mutex::default(), events }
     }
 }
 
@@ -50,7 +60,7 @@ impl<P: Clone + Serialize> Table<P> {
         if handles.contains_key(&record.id) {
             return None;
         }
-        let handle = Arc::new(ContainerHandle::new(record));
+        let handle = Arc::new(ContainerHandle::new(record, self.events.clone()));
         handles.insert(handle.id().clone(), Arc::clone(&handle));
         Some(handle)
     }
@@ -60,7 +70,9 @@ impl<P: Clone + Serialize> Table<P> {
         let mut handles = self.handles.lock();
         let nested: Vec<ContainerId> = descendants(&handles, id).map(|handle| handle.id().clone()).collect();
         for id in nested.iter().chain([id]) {
-            handles.remove(id);
+            if handles.remove(id).is_some() {
+                self.events.record(EventKind::Removed { container: id.clone() });
+            }
         }
     }
 }

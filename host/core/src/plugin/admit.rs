@@ -15,6 +15,7 @@ use super::services::Services;
 use super::store::{Candidate, Store, StoreError, Trust};
 use crate::blocking::{Cancelled, Job};
 use crate::config::PluginConfig;
+use crate::events::Events;
 
 /// Why a configured plugin cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +81,8 @@ pub struct PluginEnv<'a> {
     pub work_dir: &'a Path,
     /// What the agent is and provides.
     pub agent: AgentInfo,
+    /// Where changes of a plugin's condition are reported.
+    pub events: Events,
 }
 
 /// A plugin whose library is loaded, without an instance.
@@ -160,13 +163,18 @@ impl LoadedPlugin {
             .map_err(|Cancelled| create_error("the start was abandoned".into()))?
             .map_err(|failure| create_error(failure.describe()))?;
         Ok(Plugin {
+            lifecycle: Lifecycle::new(
+                instance,
+                Arc::clone(&name),
+                &manifest.version.to_string(),
+                env.events.clone(),
+            ),
             name,
             file,
             sha256,
             config,
             request,
             placement: Box::new(placement),
-            lifecycle: Lifecycle::new(instance),
             counters: Default::default(),
             in_flight: Default::default(),
             manifest,

@@ -17,6 +17,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::placement::Instance;
+use crate::events::{EventKind, Events, PluginChange};
 
 /// A plugin is quarantined at this number of panics.
 const MAX_PANICS: u64 = 3;
@@ -39,6 +40,9 @@ pub(super) struct Lifecycle {
     restarting: Mutex<bool>,
     restarted: Condvar,
     condition: Mutex<Condition>,
+    plugin: Arc<str>,
+    /// Where changes are reported.
+    events: Events,
 }
 
 struct Condition {
@@ -47,13 +51,22 @@ struct Condition {
 }
 
 impl Lifecycle {
-    pub(super) fn new(instance: Box<dyn Instance>) -> Self {
-        Self {
+    /// Of a plugin that was loaded in a version.
+    pub(super) fn new(instance: Box<dyn Instance>, plugin: Arc<str>, version: &str, events: Events) -> Self {
+        let this = Self {
             instance: RwLock::new(instance.into()),
             restarting: Mutex::new(false),
             restarted: Condvar::new(),
             condition: Mutex::new(Condition { health: Health::Ok, panics: 0 }),
-        }
+            plugin,
+            events,
+        };
+        this.report(PluginChange::Loaded, format!("version {version}"));
+        this
+    }
+
+    fn report(&self, change: PluginChange, message: String) {
+        self.events.record(EventKind::Plugin { plugin: Arc::clone(&self.plugin), change, message });
     }
 
     pub(super) fn instance(&self) -> Arc<dyn Instance> {
@@ -65,16 +78,21 @@ impl Lifecycle {
     }
 
     pub(super) fn disable(&self, reason: String) {
-        self.condition.lock().health = Health::OutOfService(reason);
+        self.condition.lock().health = Health::OutOfService(reason.clone());
+        self.report(PluginChange::OutOfService, reason);
     }
 
     /// Quarantines the plugin if it has panicked too often.
     pub(super) fn count_panic(&self, description: &str) {
         let mut condition = self.condition.lock();
         condition.panics += 1;
+        self.report(PluginChange::Panicked, description.to_owned());
         if condition.panics >= MAX_PANICS {
             let reason = format!("it panicked {} times, last: {description}", condition.panics);
-            condition.health = Health::Quarantined(reason);
+            condition.health = Health::Quarantined(reason.clone());
+            if condition.panics == MAX_PANICS {
+                self.report(PluginChange::Quarantined, reason);
+            }
         }
     }
 
@@ -102,6 +120,9 @@ impl Restart<'_> {
     /// Calls go to the new instance from now on.
     pub(super) fn replace(&self, instance: Arc<dyn Instance>) {
         *self.0.instance.write() = instance;
+        if self.0.health() == Health::Ok {
+            self.0.report(PluginChange::Restarted, String::new());
+        }
     }
 }
 
