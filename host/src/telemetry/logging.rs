@@ -1,5 +1,6 @@
 //! The log of this process.
 
+use std::env;
 use std::io::{self, IsTerminal};
 
 use tracing_subscriber::EnvFilter;
@@ -8,7 +9,7 @@ use tracing_subscriber::EnvFilter;
 pub fn start_logging(filter: &str, json: bool) {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(filter))
-        .with_ansi(io::stderr().is_terminal())
+        .with_ansi(io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()))
         .with_writer(io::stderr)
         // Standard error may be closed at any time, which must not fail a launch.
         .log_internal_errors(false);

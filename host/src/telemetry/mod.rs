@@ -1,9 +1,14 @@
 //! Logging and metrics of this process.
 
+mod containers;
 mod logging;
+mod mesos;
+mod number;
 mod open_metrics;
+mod process;
 mod snapshot;
+mod text;
 
 pub use logging::start_logging;
-pub use open_metrics::encode;
+pub use open_metrics::{Format, encode};
 pub use snapshot::Snapshot;

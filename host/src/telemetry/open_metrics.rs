@@ -3,6 +3,8 @@
 use std::fmt;
 
 use cofferdam_core::model::Phase;
+use cofferdam_core::model::view::CallCount;
+use cofferdam_core::plugin::API_VERSION;
 use cofferdam_core::stats::LAUNCH_BUCKETS_MICROS;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
@@ -11,17 +13,33 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::snapshot::{Snapshot, count, seconds};
+use super::number::{count, seconds};
+use super::process::ProcessCounters;
+use super::snapshot::Snapshot;
+use super::text;
+
+/// A format of metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// OpenMetrics 1.0.0.
+    OpenMetrics,
+    /// The text format 0.0.4 of Prometheus.
+    Text,
+}
 
 /// Encodes a snapshot.
 #[must_use]
-pub fn encode(snapshot: Snapshot) -> String {
-    let mut registry = Registry::with_prefix("cofferdam");
-    registry.register_collector(Box::new(snapshot));
+pub fn encode(snapshot: Snapshot, format: Format) -> String {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(ProcessCounters::read()));
+    registry.sub_registry_with_prefix("cofferdam").register_collector(Box::new(snapshot));
     let mut text = String::new();
     // Writing to a string cannot fail.
     let _ = prometheus_client::encoding::text::encode(&mut text, &registry);
-    text
+    match format {
+        Format::OpenMetrics => text,
+        Format::Text => text::from_open_metrics(&text),
+    }
 }
 
 impl Collector for Snapshot {
@@ -33,6 +51,10 @@ impl Collector for Snapshot {
             Some(&Unit::Seconds),
             MetricType::Gauge,
         )?)?;
+        let build = [("version", env!("CARGO_PKG_VERSION")), ("plugin_api", API_VERSION)];
+        encoder
+            .encode_descriptor("build", "Which version is running", None, MetricType::Info)?
+            .encode_info(&build)?;
         self.encode_launches(&mut encoder)?;
         let mut containers = encoder.encode_descriptor(
             "containers",
@@ -44,7 +66,8 @@ impl Collector for Snapshot {
             ConstGauge::new(count(number)).encode(containers.encode_family(&[("phase", phase.name())])?)?;
         }
         self.encode_keepers(&mut encoder)?;
-        self.encode_calls(&mut encoder)
+        self.encode_calls(&mut encoder)?;
+        self.usage.encode(&mut encoder)
     }
 }
 
@@ -92,24 +115,37 @@ impl Snapshot {
     }
 
     fn encode_calls(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        type Value = fn(&cofferdam_core::model::view::CallCount) -> f64;
-        let metrics: [(&str, &str, Option<Unit>, Value); 5] = [
-            ("plugin_calls", "Calls of plugin methods", None, |calls| count(calls.calls)),
-            ("plugin_failures", "Calls that returned an error", None, |calls| count(calls.failures)),
-            ("plugin_timeouts", "Calls that timed out", None, |calls| count(calls.timeouts)),
-            ("plugin_panics", "Calls that panicked", None, |calls| count(calls.panics)),
-            ("plugin_call", "Total duration of calls", Some(Unit::Seconds), |calls| seconds(calls.micros)),
+        type Value = fn(&CallCount) -> u64;
+        let metrics: [(&str, &str, Value); 4] = [
+            ("plugin_calls", "Calls of plugin methods", |calls| calls.calls),
+            ("plugin_failures", "Calls that returned an error", |calls| calls.failures),
+            ("plugin_timeouts", "Calls that timed out", |calls| calls.timeouts),
+            ("plugin_panics", "Calls that panicked", |calls| calls.panics),
         ];
-        for (name, help, unit, value) in metrics {
-            let mut metric = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Counter)?;
-            for plugin in &self.plugins {
-                for (method, calls) in &plugin.calls {
-                    let labels = [("plugin", plugin.name.as_str()), ("method", method.as_str())];
-                    ConstCounter::new(value(calls)).encode(metric.encode_family(&labels)?)?;
-                }
-            }
+        for (name, help, value) in metrics {
+            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            self.each_method(|labels, calls| {
+                ConstCounter::new(value(calls)).encode(metric.encode_family(labels)?)
+            })?;
         }
-        Ok(())
+        let unit = Some(&Unit::Seconds);
+        let mut duration =
+            encoder.encode_descriptor("plugin_call", "Total duration of calls", unit, MetricType::Counter)?;
+        self.each_method(|labels, calls| {
+            ConstCounter::new(seconds(calls.micros)).encode(duration.encode_family(labels)?)
+        })
+    }
+
+    /// Calls `encode` with the labels and counters of every method that was called.
+    fn each_method(
+        &self,
+        mut encode: impl FnMut(&[(&str, &str); 2], &CallCount) -> Result<(), fmt::Error>,
+    ) -> Result<(), fmt::Error> {
+        let mut methods =
+            self.plugins.iter().flat_map(|plugin| plugin.calls.iter().map(move |calls| (plugin, calls)));
+        methods.try_for_each(|(plugin, (method, calls))| {
+            encode(&[("plugin", plugin.name.as_str()), ("method", method.as_str())], calls)
+        })
     }
 }
 
@@ -120,7 +156,7 @@ mod tests {
 
     #[test]
     fn every_metric_has_help_and_the_expected_value() {
-        let text = encode(snapshot());
+        let text = encode(snapshot(), Format::OpenMetrics);
         for line in [
             "# TYPE cofferdam_launches counter",
             "cofferdam_launches_total{outcome=\"started\"} 3",
@@ -133,11 +169,32 @@ mod tests {
             "cofferdam_keepers{age=\"current\"} 1.0",
             "cofferdam_keepers{age=\"older\"} 2.0",
             "cofferdam_keepers_lost_total 3",
-            "cofferdam_plugin_timeouts_total{plugin=\"cgroups/mem\",method=\"prepare\"} 1.0",
+            "cofferdam_plugin_timeouts_total{plugin=\"cgroups/mem\",method=\"prepare\"} 1",
             "cofferdam_plugin_call_seconds_total{plugin=\"cgroups/mem\",method=\"prepare\"} 0.0015",
+            "# TYPE cofferdam_container_cpu_seconds counter",
+            "cofferdam_container_cpu_seconds_total{container=\"pod.web\"} 2.0",
+            "cofferdam_container_memory_bytes{container=\"pod.web\"} 1024.0",
+            "cofferdam_containers_without_series 2.0",
+            &format!(
+                "cofferdam_build_info{{version=\"{}\",plugin_api=\"{API_VERSION}\"}} 1",
+                env!("CARGO_PKG_VERSION")
+            ),
+            "# TYPE process_cpu_seconds counter",
             "# EOF",
         ] {
             assert!(text.lines().any(|found| found == line), "no line `{line}` in\n{text}");
         }
+        // Of a figure that is no number, there is nothing.
+        assert!(!text.contains("container_memory_limit_bytes{"), "{text}");
+        let text = encode(snapshot(), Format::Text);
+        for line in [
+            "# TYPE cofferdam_launches_total counter",
+            "cofferdam_launches_total{outcome=\"started\"} 3",
+            "# TYPE process_resident_memory_bytes gauge",
+            "# TYPE cofferdam_build_info gauge",
+        ] {
+            assert!(text.lines().any(|found| found == line), "no line `{line}` in\n{text}");
+        }
+        assert!(!text.contains("# EOF") && !text.contains("# UNIT"));
     }
 }

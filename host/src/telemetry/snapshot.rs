@@ -8,6 +8,9 @@ use cofferdam_core::model::Phase;
 use cofferdam_core::model::view::{KeepersView, PluginView};
 use cofferdam_core::stats::LaunchStats;
 
+use super::containers::ContainerUsage;
+use super::number::{count, seconds};
+
 /// A snapshot of everything that the agent counts.
 #[derive(Debug)]
 pub struct Snapshot {
@@ -21,6 +24,12 @@ pub struct Snapshot {
     pub plugins: Vec<PluginView>,
     /// Time since the start.
     pub uptime: Duration,
+    /// CPUs that are reserved for containers.
+    pub(super) reserved_cpus: f64,
+    /// Memory that is reserved for containers, in MiB.
+    pub(super) reserved_mem: f64,
+    /// Usage of single containers, if it was asked for.
+    pub(super) usage: ContainerUsage,
 }
 
 impl Snapshot {
@@ -28,8 +37,13 @@ impl Snapshot {
     #[must_use]
     pub fn take(agent: &Agent, started: SystemTime) -> Self {
         let mut containers = [0; Phase::ALL.len()];
+        let (mut reserved_cpus, mut reserved_mem) = (0.0, 0.0);
         for container in agent.containers() {
             containers[container.phase as usize] += 1;
+            if container.phase.is_live() {
+                reserved_cpus += container.resources.scalar("cpus").unwrap_or_default();
+                reserved_mem += container.resources.scalar("mem").unwrap_or_default();
+            }
         }
         Self {
             launches: agent.launch_stats(),
@@ -37,13 +51,23 @@ impl Snapshot {
             keepers: agent.keepers(),
             plugins: agent.plugins(),
             uptime: started.elapsed().unwrap_or_default(),
+            reserved_cpus,
+            reserved_mem,
+            usage: ContainerUsage::default(),
         }
     }
 
-    /// One flat object from names with slashes to numbers, as Mesos lists metrics. Histogram buckets are left out.
+    /// As [`Self::take`], with the usage of single containers, for which plugins are asked.
+    pub async fn take_with_usage(agent: &Agent, started: SystemTime) -> Self {
+        let usage = ContainerUsage::take(agent).await;
+        Self { usage, ..Self::take(agent, started) }
+    }
+
+    /// One flat object from names with slashes to numbers, as Mesos lists metrics, and those of Mesos by their names. Histogram
+    /// buckets and the usage of single containers are left out.
     #[must_use]
     pub fn flatten(&self) -> BTreeMap<String, f64> {
-        let mut flat = BTreeMap::new();
+        let mut flat = self.mesos();
         let mut add = |name: String, value: f64| flat.insert(name, value);
         let launches = &self.launches;
         add("cofferdam_uptime_seconds".into(), self.uptime.as_secs_f64());
@@ -72,15 +96,6 @@ impl Snapshot {
         }
         flat
     }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "exact up to 2^53")]
-pub(super) fn count(value: u64) -> f64 {
-    value as f64
-}
-
-pub(super) fn seconds(micros: u64) -> f64 {
-    Duration::from_micros(micros).as_secs_f64()
 }
 
 #[cfg(test)]
@@ -113,7 +128,16 @@ pub(super) mod tests {
         };
         let keepers = KeepersView { pid: Some(7), older: 2, lost: 3 };
         let uptime = Duration::from_millis(1500);
-        Snapshot { launches, containers, keepers, plugins: vec![plugin], uptime }
+        Snapshot {
+            launches,
+            containers,
+            keepers,
+            plugins: vec![plugin],
+            uptime,
+            reserved_cpus: 0.5,
+            reserved_mem: 64.0,
+            usage: ContainerUsage::sample(),
+        }
     }
 
     #[test]
@@ -121,6 +145,10 @@ pub(super) mod tests {
         let flat = snapshot().flatten();
         for (name, value) in [
             ("cofferdam_uptime_seconds", 1.5),
+            ("slave/uptime_secs", 1.5),
+            ("slave/container_launch_errors", 1.0),
+            ("slave/cpus_used", 0.5),
+            ("slave/mem_used", 64.0),
             ("cofferdam_launches_total/started", 3.0),
             ("cofferdam_launch_seconds_sum", 2.5),
             ("cofferdam_containers/RUNNING", 2.0),
@@ -132,6 +160,9 @@ pub(super) mod tests {
             ("cofferdam_plugin_call_seconds_total/cgroups/mem/prepare", 0.0015),
         ] {
             assert_eq!(flat.get(name), Some(&value), "{name} in {flat:?}");
+        }
+        for name in ["slave/cpus_total", "slave/mem_total", "system/mem_total_bytes", "system/load_1min"] {
+            assert!(flat.contains_key(name), "{name} in {flat:?}");
         }
     }
 }

@@ -20,9 +20,12 @@ use super::stream::RECORDIO;
 use super::types::{Call, Health, Keepers};
 use super::{attach, calls, encode, get as endpoints, reply};
 use crate::api::context::ApiContext;
-use crate::telemetry;
+use crate::telemetry::{self, Format, Snapshot};
 
 type Context = State<Arc<ApiContext>>;
+
+/// Media type of the text format of Prometheus.
+const METRICS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Media type of the OpenMetrics text format.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -36,7 +39,7 @@ pub(in crate::api) fn router(context: Arc<ApiContext>) -> Router {
         .route("/version", get(|| async { reply::json(&encode::version()) }))
         .route("/flags", get(flags))
         .route("/monitor/statistics", get(statistics))
-        .route("/metrics", get(open_metrics))
+        .route("/metrics", get(metrics))
         .route("/metrics/snapshot", get(metrics_snapshot))
         .fallback(|| async { ApiError::message(StatusCode::NOT_FOUND, "there is no such endpoint") })
         .layer(middleware::from_fn_with_state(Arc::clone(&context), reject_while_stopping))
@@ -165,8 +168,20 @@ async fn statistics(State(context): Context) -> Response {
     reply::json(&endpoints::statistics(&context).await)
 }
 
-async fn open_metrics(State(context): Context) -> Response {
-    ([(header::CONTENT_TYPE, OPEN_METRICS)], telemetry::encode(context.metrics())).into_response()
+/// In the format that the client prefers; in the older text format for one that does not say.
+async fn metrics(State(context): Context, headers: HeaderMap) -> Response {
+    let snapshot = Snapshot::take_with_usage(&context.agent, context.started).await;
+    let (format, content_type) = match accepts_open_metrics(&headers) {
+        true => (Format::OpenMetrics, OPEN_METRICS),
+        false => (Format::Text, METRICS_TEXT),
+    };
+    ([(header::CONTENT_TYPE, content_type)], telemetry::encode(snapshot, format)).into_response()
+}
+
+fn accepts_open_metrics(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let mut media = values.flat_map(|value| value.split(','));
+    media.any(|media| essence(media).eq_ignore_ascii_case("application/openmetrics-text"))
 }
 
 #[derive(Deserialize)]
@@ -207,6 +222,17 @@ mod tests {
         for other in ["application/x-protobuf", "application/recordio", "text/plain", "application/jsonx", ""]
         {
             assert_eq!(status(&[other]), Err(415), "{other}");
+        }
+    }
+
+    #[test]
+    fn metrics_have_the_format_that_the_client_prefers() {
+        let accepts = |values: &[&'static str]| accepts_open_metrics(&headers(header::ACCEPT, values));
+        assert!(accepts(&[
+            "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3"
+        ]));
+        for other in [&[][..], &["*/*"], &["text/plain;version=0.0.4", "text/html"]] {
+            assert!(!accepts(other), "{other:?}");
         }
     }
 
