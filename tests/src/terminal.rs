@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Instant;
 
 use cofferdam_linux::process::children_of;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -59,13 +60,16 @@ impl Terminal {
     /// # Panics
     /// If it is not shown.
     pub fn wait_for(&mut self, text: &str) -> String {
+        let begin = Instant::now();
         loop {
             if let Some(position) = self.shown.find(text) {
                 let rest = self.shown.split_off(position + text.len());
                 return std::mem::replace(&mut self.shown, rest);
             }
             let mut ready = [PollFd::new(&self.keyboard, PollFlags::IN)];
-            let timeout = Timespec { tv_sec: TIMEOUT.as_secs() as i64, tv_nsec: 0 };
+            // Of all of it: a program may redraw its screen again and again.
+            let left = TIMEOUT.saturating_sub(begin.elapsed());
+            let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: 0 };
             let found = poll(&mut ready, Some(&timeout)).expect("the terminal can be polled");
             assert!(found > 0, "`{text}` is not in: {:?}", self.shown);
             let mut buffer = [0; 4096];

@@ -2,7 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use cofferdam_core::model::ContainerId;
@@ -31,13 +31,33 @@ impl Site {
         Self { world, daemon, program, socket, rootfs }
     }
 
-    fn at_terminal(&self, arguments: &[&str]) -> Terminal {
+    pub(super) fn at_terminal(&self, arguments: &[&str]) -> Terminal {
         Terminal::run(&self.program, arguments, &[("COFFERDAM_SOCKET", &self.socket)])
+    }
+
+    pub(super) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// The configuration file of the daemon.
+    pub(super) fn config(&self) -> String {
+        self.world.write_config().display().to_string()
+    }
+
+    pub(super) fn work_dir(&self) -> PathBuf {
+        self.world.directory().join("work")
     }
 
     /// Runs a command with input from a pipe.
     pub(super) fn piped(&self, arguments: &[&str], input: &[u8]) -> Output {
         piped(Command::new(&self.program).args(arguments).env("COFFERDAM_SOCKET", &self.socket), input)
+    }
+
+    /// Stops the daemon and starts another one, while the containers keep running.
+    pub(super) fn restart(self) -> Self {
+        self.daemon.terminate();
+        let daemon = Daemon::start(&self.world);
+        Self { daemon, ..self }
     }
 
     /// The ids of all containers.

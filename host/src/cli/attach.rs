@@ -2,7 +2,7 @@
 
 use super::client::Client;
 use super::foreground::{self, DetachKeys, Finish, Input, InputSink, OnSignal, Session, Signals};
-use super::{Outcome, block_on, container_id};
+use super::{Outcome, block_on, container_id, ps};
 use crate::api::operator::encode_id;
 use crate::api::operator::types::{Call, InspectContainer, Response};
 use cofferdam_core::model::ContainerId;
@@ -43,7 +43,10 @@ pub(super) fn run(arguments: Arguments, client: &Client) -> Outcome {
                 _ => None,
             })
             .await?;
-        let output = client.output(encode_id(&id)).await?;
+        let output = match client.output(encode_id(&id)).await {
+            Ok(output) => output,
+            Err(error) => return Err(ps::explain(client, &id, error).await),
+        };
         let input = match !no_stdin && foreground::is_open() {
             true => {
                 let sink = InputSink::Daemon(client.input(encode_id(&id)).await?);

@@ -1,12 +1,12 @@
 //! `cofferdam exec`: runs a command in a running container.
 
-use super::client::Client;
+use super::client::{Client, ClientError};
 use super::failure::Failure;
 use super::foreground::{
     self, Finish, Input, InputSink, NOT_RUN, OnSignal, Session, Signals, TerminalFlags, not_launched, taken,
 };
 use super::process_flags::{ProcessFlags, executed, random_name};
-use super::{Outcome, container_id, rm, runtime};
+use super::{Outcome, container_id, ps, rm, runtime};
 use crate::api::operator::encode_id;
 use cofferdam_core::model::{ContainerClass, ContainerId, Request};
 
@@ -49,7 +49,14 @@ async fn session(client: &Client, request: Request, reads: bool) -> Outcome {
     // First, so that a signal during the launch is forwarded after it.
     let mut signals = Signals::new().map_err(|failure| failure.with_status(NOT_RUN))?;
     let id = request.id.clone();
-    let output = client.session(&request).await.map_err(not_launched)?.ok_or_else(|| taken(&id))?;
+    let output = match client.session(&request).await {
+        Ok(output) => output.ok_or_else(|| taken(&id))?,
+        // A command that was not found has an exit status of its own.
+        Err(error @ ClientError::Refused { exec_failure: None, .. }) => {
+            return Err(explain(client, &id, error).await.with_status(NOT_RUN));
+        }
+        Err(error) => return Err(not_launched(error)),
+    };
     let sink = InputSink::Daemon(client.input(encode_id(&id)).await?);
     // It ends with this program, so that there is nothing to detach from.
     let input = Input::new(sink, request.tty.is_some(), reads, None)?;
@@ -59,4 +66,12 @@ async fn session(client: &Client, request: Request, reads: bool) -> Outcome {
     // Nobody else knows of it. If the container has been removed meanwhile, so has it.
     drop(rm::remove(client, &id).await);
     Ok(status)
+}
+
+/// Why a command was not executed in a container.
+async fn explain(client: &Client, id: &ContainerId, error: ClientError) -> Failure {
+    match id.parent() {
+        Some(parent) => ps::explain(client, &parent, error).await,
+        None => error.into(),
+    }
 }

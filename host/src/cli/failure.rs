@@ -5,6 +5,8 @@ use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use serde_json::json;
+
 use super::client::ClientError;
 use super::hints::hint;
 use crate::api::BindError;
@@ -81,7 +83,7 @@ impl From<io::Error> for Failure {
 }
 
 /// Prints the failure, if there is one, and returns the exit status.
-pub(super) fn exit(outcome: Outcome) -> ExitCode {
+pub(super) fn exit(outcome: Outcome, as_json: bool) -> ExitCode {
     let failure = match outcome {
         Ok(status) => return ExitCode::from(status),
         Err(failure) => failure,
@@ -91,8 +93,19 @@ pub(super) fn exit(outcome: Outcome) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     // If standard error cannot be written to, the error cannot be reported.
-    drop(io::stderr().write_all(describe(failure.error()).as_bytes()));
+    let text = if as_json { describe_json(&failure) } else { describe(failure.error()) };
+    drop(io::stderr().write_all(text.as_bytes()));
     ExitCode::from(failure.status)
+}
+
+/// An error as a line of JSON: `{"error": {"message", "causes": […], "hint"}, "exit_status"}`.
+fn describe_json(failure: &Failure) -> String {
+    let mut texts: Vec<String> = causes(failure.error()).map(ToString::to_string).collect();
+    texts.dedup_by(|cause, previous| cause.is_empty() || previous.ends_with(&**cause));
+    let message = texts.remove(0);
+    let hint = causes(failure.error()).find_map(hint);
+    let error = json!({"message": message, "causes": texts, "hint": hint});
+    format!("{}\n", json!({"error": error, "exit_status": failure.status}))
 }
 
 /// An error, its causes and a hint, each on its own line.
@@ -141,6 +154,19 @@ mod tests {
             describe(failure.error()),
             "error: cannot launch container `web`\n  because entity not found\n"
         );
+    }
+
+    #[test]
+    fn an_error_can_be_one_line_of_json() {
+        let failure =
+            Failure::system("cannot launch container `web`", io::Error::from(io::ErrorKind::NotFound));
+        let line = describe_json(&failure.with_status(125));
+        let expected = json!({
+            "error": {"message": "cannot launch container `web`", "causes": ["entity not found"], "hint": null},
+            "exit_status": 125,
+        });
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&line).unwrap(), expected);
+        assert_eq!(line.matches('\n').count(), 1);
     }
 
     #[test]

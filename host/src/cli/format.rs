@@ -17,6 +17,11 @@ pub(super) fn bytes(bytes: u64) -> String {
     format!("{amount:.0} PiB")
 }
 
+/// A share, as per cent.
+pub(super) fn percent(share: f64) -> String {
+    format!("{:.1} %", share * 100.0)
+}
+
 /// A duration, in its two largest units.
 pub(super) fn duration(duration: Duration) -> String {
     let seconds = duration.as_secs();

@@ -37,17 +37,23 @@ pub(super) struct Arguments {
     /// Kill all containers and wait until they have ended
     #[arg(long, conflicts_with_all = ["ids", "signal"])]
     all: bool,
+    /// Print JSON: an array of the ids
+    #[arg(long)]
+    json: bool,
 }
 
 pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
     block_on(async {
         if arguments.all {
-            return kill_all(client).await;
+            return kill_all(client, arguments.json).await;
         }
         for id in &arguments.ids {
             let force = arguments.force.then_some(true);
             let call = KillContainer { container_id: encode_id(id), signal: Some(arguments.signal), force };
             client.tell(&Call::KillContainer(call)).await?;
+        }
+        if arguments.json {
+            output::json_ids(&arguments.ids)?;
         }
         Ok(0)
     })
@@ -59,7 +65,7 @@ pub(super) async fn kill(client: &Client, id: &WireId, signal: i32) -> Result<()
     client.tell(&Call::KillContainer(call)).await
 }
 
-async fn kill_all(client: &Client) -> Outcome {
+async fn kill_all(client: &Client, as_json: bool) -> Outcome {
     // Nested containers end with their parents.
     let containers = ps::list(client, &[], Details::NONE).await?.into_iter();
     let roots = containers.filter(|found| found.container_id.parent.is_none() && ps::is_live(found));
@@ -78,9 +84,13 @@ async fn kill_all(client: &Client) -> Outcome {
     }
     for id in &ids {
         match wait(client, id).await {
+            Ok(_) | Err(ClientError::Refused { status: 404, .. }) if as_json => {}
             Ok(_) | Err(ClientError::Refused { status: 404, .. }) => output::line(&id.to_string())?,
             Err(error) => return Err(Failure::from(error)),
         }
+    }
+    if as_json {
+        output::json(&ids.iter().map(ToString::to_string).collect::<Vec<_>>())?;
     }
     Ok(0)
 }

@@ -5,13 +5,17 @@ mod agent;
 mod attach;
 mod check;
 mod client;
+mod doctor;
+mod events;
 mod exec;
 mod failure;
 mod foreground;
 mod format;
+mod generate;
 mod hints;
 mod image;
 mod index;
+mod info;
 mod inspect;
 mod kill;
 mod logs;
@@ -31,6 +35,8 @@ mod stats;
 mod stop;
 mod stop_signals;
 mod task;
+mod time;
+mod top;
 mod unknown;
 mod update;
 mod version;
@@ -40,7 +46,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use self::client::Client;
 use self::failure::{Failure, Outcome};
@@ -73,17 +80,24 @@ enum Command {
     Ps(ps::Arguments),
     Inspect(inspect::Arguments),
     Stats(stats::Arguments),
+    Top(top::Arguments),
     Logs(logs::Arguments),
+    Events(events::Arguments),
     Stop(stop::Arguments),
     Kill(kill::Arguments),
     Wait(wait::Arguments),
     Update(update::Arguments),
     Rm(rm::Arguments),
     Check(check::Arguments),
+    Doctor(doctor::Arguments),
+    Info(info::Arguments),
     Plugin(plugin::Arguments),
     Image(image::Arguments),
     Task(task::Arguments),
     Version(version::Arguments),
+    Completions(generate::Completions),
+    #[command(hide = true)]
+    ManPages(generate::ManPages),
     #[command(external_subcommand)]
     Unknown(Vec<OsString>),
     /// Fetches the files of a container (started by the agent)
@@ -91,18 +105,30 @@ enum Command {
     Fetch,
     /// Restores the terminal at standard input when standard output is closed (started by this program)
     #[command(hide = true)]
-    RestoreTerminal,
+    RestoreTerminal {
+        /// Leave the screen of a program that fills it
+        #[arg(long)]
+        screen: bool,
+    },
 }
 
 /// Parses the command line and runs the command. Returns the exit status of the program.
 #[must_use]
 pub fn run() -> ExitCode {
-    let arguments = Arguments::parse();
+    let matches = match Arguments::command().try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) => return usage_error(error),
+    };
+    let as_json = wants_json(&matches);
+    let arguments = match Arguments::from_arg_matches(&matches) {
+        Ok(arguments) => arguments,
+        Err(error) => return usage_error(error),
+    };
     let socket = arguments.socket;
-    failure::exit(match arguments.command {
+    let outcome = match arguments.command {
         // Reports failures to the agent, not to people.
         Command::Fetch => return fetch::main(),
-        Command::RestoreTerminal => return foreground::restore(),
+        Command::RestoreTerminal { screen } => return foreground::restore(screen),
         Command::Agent(arguments) => agent::run(arguments, socket),
         Command::Run(arguments) => run::run(*arguments, socket),
         Command::Exec(arguments) => exec::run(*arguments, &client(socket)),
@@ -110,19 +136,45 @@ pub fn run() -> ExitCode {
         Command::Ps(arguments) => ps::run(&arguments, &client(socket)),
         Command::Inspect(arguments) => inspect::run(&arguments, &client(socket)),
         Command::Stats(arguments) => stats::run(&arguments, &client(socket)),
+        Command::Top(arguments) => top::run(&arguments, &client(socket)),
         Command::Logs(arguments) => logs::run(&arguments, &client(socket)),
+        Command::Events(arguments) => events::run(&arguments, &client(socket)),
         Command::Stop(arguments) => stop::run(&arguments, &client(socket)),
         Command::Kill(arguments) => kill::run(&arguments, &client(socket)),
         Command::Wait(arguments) => wait::run(&arguments, &client(socket)),
         Command::Update(arguments) => update::run(&arguments, &client(socket)),
         Command::Rm(arguments) => rm::run(&arguments, &client(socket)),
         Command::Check(arguments) => check::run(&arguments, socket),
+        Command::Doctor(arguments) => doctor::run(&arguments, socket),
+        Command::Info(arguments) => info::run(&arguments, &client(socket)),
         Command::Plugin(arguments) => plugin::run(&arguments, &client(socket)),
         Command::Image(arguments) => image::run(arguments),
         Command::Task(arguments) => task::run(arguments, &client(socket)),
         Command::Version(arguments) => version::run(&arguments, &client(socket)),
+        Command::Completions(arguments) => generate::completions(&arguments),
+        Command::ManPages(arguments) => generate::man_pages(&arguments),
         Command::Unknown(words) => Err(unknown::run(&words)),
-    })
+    };
+    failure::exit(outcome, as_json)
+}
+
+/// Whether the command that was given prints JSON.
+fn wants_json(matches: &ArgMatches) -> bool {
+    let is_set = matches.try_get_one::<bool>("json").ok().flatten() == Some(&true);
+    is_set || matches.subcommand().is_some_and(|(_, matches)| wants_json(matches))
+}
+
+/// Prints what is wrong with the command line, or the help that was asked for.
+fn usage_error(error: clap::Error) -> ExitCode {
+    let own = std::env::args_os().take_while(|argument| argument != "--");
+    let as_json = error.use_stderr() && own.skip(1).any(|argument| argument == "--json");
+    // That help is missing a command is no message.
+    if !as_json || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        error.exit();
+    }
+    let text = error.to_string();
+    let message = text.trim().trim_start_matches("error: ");
+    failure::exit(Err(Failure::message(message).with_status(unknown::USAGE)), true)
 }
 
 fn client(socket: Option<PathBuf>) -> Client {

@@ -3,7 +3,7 @@
 use super::client::{Client, ClientError};
 use super::kill::kill;
 use super::wait::wait;
-use super::{Outcome, block_on, container_id};
+use super::{Outcome, block_on, container_id, output};
 use crate::api::operator::encode_id;
 use crate::api::operator::types::{Call, RemoveContainer};
 use cofferdam_core::model::ContainerId;
@@ -22,6 +22,9 @@ pub(super) struct Arguments {
     /// Kill containers that are still running
     #[arg(long, short)]
     force: bool,
+    /// Print JSON: an array of the ids
+    #[arg(long)]
+    json: bool,
 }
 
 pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
@@ -31,6 +34,9 @@ pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
                 kill_and_wait(client, id).await?;
             }
             remove(client, id).await?;
+        }
+        if arguments.json {
+            output::json_ids(&arguments.ids)?;
         }
         Ok(0)
     })

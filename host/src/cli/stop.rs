@@ -23,17 +23,21 @@ pub(super) struct Arguments {
     /// Seconds up to SIGKILL
     #[arg(long, short, value_name = "SECONDS", default_value_t = 10)]
     time: u64,
+    /// Print JSON: an array of the ids
+    #[arg(long)]
+    json: bool,
 }
 
 pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
     block_on(async {
+        let show = |id: &ContainerId| if arguments.json { Ok(()) } else { output::line(id.as_str()) };
         // All first, so that they end at the same time.
         let mut running = Vec::new();
         for id in &arguments.ids {
             let signal = stop_signal(client, id).await?;
             match kill::kill(client, &encode_id(id), signal).await {
                 Ok(()) => running.push(id),
-                Err(error) if has_ended(client, id, &error).await? => output::line(id.as_str())?,
+                Err(error) if has_ended(client, id, &error).await? => show(id)?,
                 Err(error) => return Err(error.into()),
             }
         }
@@ -50,7 +54,10 @@ pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
                     }
                 }
             }
-            output::line(id.as_str())?;
+            show(id)?;
+        }
+        if arguments.json {
+            output::json_ids(&arguments.ids)?;
         }
         Ok(0)
     })

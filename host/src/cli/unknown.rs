@@ -7,7 +7,7 @@ use clap::CommandFactory;
 use super::failure::Failure;
 
 /// Exit status of usage errors, as of clap.
-const USAGE: u8 = 2;
+pub(super) const USAGE: u8 = 2;
 
 /// What to type for a command of docker, podman, runc, crun or ctr.
 const ELSEWHERE: &[(&str, &str)] = &[
@@ -15,10 +15,8 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("container", "leave `container` out: `cofferdam ps`, `cofferdam run`, …"),
     ("create", "`cofferdam run -d` creates and starts a container"),
     ("delete", "`cofferdam rm` removes a container that has ended, `cofferdam rm --force` ends it first"),
-    ("events", "`cofferdam agent` logs the changes; `cofferdam wait` waits for the end of containers"),
     ("images", "`cofferdam image ls` lists images"),
     ("import", "`cofferdam image import` adds images from files and directories"),
-    ("info", "`cofferdam check` shows the configuration, `cofferdam plugin ls` the plugins"),
     ("list", "`cofferdam ps`"),
     ("load", "`cofferdam image import` reads archives of `docker save`"),
     (
@@ -37,7 +35,6 @@ const ELSEWHERE: &[(&str, &str)] = &[
         "`cofferdam run -d` creates and starts a container; one that has ended cannot be started again",
     ),
     ("state", "`cofferdam inspect`"),
-    ("top", "`cofferdam stats` shows usage, `cofferdam exec NAME ps` the processes"),
     ("volume", "volumes belong to their drivers; `run --volume` and `run --mount` mount them"),
 ];
 
@@ -72,7 +69,7 @@ mod tests {
     fn what_to_type_is_said() {
         for (word, expected) in [
             ("pull", "`cofferdam image pull NAME`"),
-            ("top", "`cofferdam stats`"),
+            ("restart", "`cofferdam run` another"),
             ("inspcet", "did you mean `cofferdam inspect`?"),
             ("frobnicate", "`cofferdam --help` lists"),
             ("x", "`cofferdam --help` lists"),

@@ -4,7 +4,7 @@ use super::client::Client;
 use super::failure::Failure;
 use super::inspect::inspect;
 use super::resources::ResourceFlags;
-use super::{Outcome, block_on, container_id};
+use super::{Outcome, block_on, container_id, output};
 use crate::api::operator::types::{Call, UpdateContainer};
 use crate::api::operator::{decode_resources, encode_id, encode_limits, encode_resources};
 use cofferdam_core::model::ContainerId;
@@ -24,6 +24,9 @@ pub(super) struct Arguments {
     id: ContainerId,
     #[command(flatten)]
     resources: ResourceFlags,
+    /// Print JSON: an array of the id
+    #[arg(long)]
+    json: bool,
 }
 
 pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
@@ -44,6 +47,9 @@ pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
             limits: encode_limits(&resources),
         };
         client.tell(&Call::UpdateContainer(call)).await?;
+        if arguments.json {
+            output::json_ids(std::slice::from_ref(id))?;
+        }
         Ok(0)
     })
 }

@@ -1,12 +1,19 @@
 //! `cofferdam wait`: waits for containers to end.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::client::{Client, ClientError};
-use super::{Outcome, block_on, container_id, output, ps};
+use super::failure::Failure;
+use super::{Outcome, block_on, container_id, output, ps, time};
 use crate::api::operator::encode_id;
 use crate::api::operator::types::{Call, ContainerId as WireId, Response, Termination, WaitContainer};
 use cofferdam_core::model::{ContainerId, Ended};
+
+/// Exit status if a container has not ended in time, as of timeout(1).
+const TIMED_OUT: u8 = 124;
 
 /// Exit status for a container whose wait status is unknown.
 const UNKNOWN: u8 = 125;
@@ -14,10 +21,11 @@ const UNKNOWN: u8 = 125;
 /// Waits for containers to end and shows how they ended
 ///
 /// With one container, the exit status is that of its command: 128 plus the number of the signal if it was
-/// killed by one, 125 if it was not started.
+/// killed by one, 125 if it was not started, 124 if it has not ended within `--timeout`.
 ///
 /// Examples:
 ///   cofferdam wait web
+///   cofferdam wait --timeout 30s web
 ///   cofferdam wait web db --json
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
@@ -25,6 +33,9 @@ pub(super) struct Arguments {
     /// The containers
     #[arg(value_parser = container_id, required = true)]
     ids: Vec<ContainerId>,
+    /// How long to wait for all of them, such as `30s`; they keep running [default: until they have ended]
+    #[arg(long, value_name = "TIME", value_parser = time::parse_duration)]
+    timeout: Option<Duration>,
     /// Print JSON: an object from ids to `Termination` as in WAIT_CONTAINER (docs/api.md)
     #[arg(long)]
     json: bool,
@@ -33,8 +44,18 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
     let mut terminations = BTreeMap::new();
     block_on(async {
+        let deadline = arguments.timeout.map(|timeout| Instant::now() + timeout);
         for id in &arguments.ids {
-            let termination = wait(client, &encode_id(id)).await?;
+            let wire_id = encode_id(id);
+            let termination = tokio::select! {
+                biased;
+                termination = wait(client, &wire_id) => termination?,
+                () = at(deadline) => match is_live(client, id).await? {
+                    true => return Err(timed_out(id, arguments.timeout)),
+                    // The agent answers at once.
+                    false => wait(client, &wire_id).await?,
+                },
+            };
             if !arguments.json {
                 output::line(&describe(id, &termination))?;
             }
@@ -50,6 +71,25 @@ pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
         (Some(only), None) => exit_status(only.exit_status),
         _ => 0,
     })
+}
+
+/// Resolves at a time; never without one.
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn is_live(client: &Client, id: &ContainerId) -> Result<bool, ClientError> {
+    let found = ps::list(client, std::slice::from_ref(id), ps::Details::NONE).await?;
+    Ok(found.first().is_some_and(ps::is_live))
+}
+
+fn timed_out(id: &ContainerId, timeout: Option<Duration>) -> Failure {
+    let timeout = humantime::format_duration(timeout.unwrap_or_default());
+    Failure::message(format!("container `{id}` has not ended within {timeout}; it keeps running"))
+        .with_status(TIMED_OUT)
 }
 
 fn describe(id: &ContainerId, termination: &Termination) -> String {

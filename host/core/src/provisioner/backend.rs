@@ -81,7 +81,10 @@ fn visible(layers: &[Digest]) -> Vec<Digest> {
 }
 
 /// Checks that the kernel mounts an overlay with an upper layer in a scratch directory, by mounting one that nobody sees.
-fn check_overlay(lower: &Path, scratch: &Path) -> Result<(), ProvisionError> {
+///
+/// # Errors
+/// [`ProvisionError::Overlay`].
+pub fn check_overlay(lower: &Path, scratch: &Path) -> Result<(), ProvisionError> {
     let (upper, work) = (scratch.join("probe-upper"), scratch.join("probe-work"));
     let probe = || -> io::Result<()> {
         let make = |path: &Path| DirBuilder::new().mode(0o700).create(path);

@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 
 use cofferdam_plugin_model::{ContainerId, ImageRoot};
 
-pub use backend::Backend;
+pub use backend::{Backend, check_overlay};
 pub use copy::CopyError;
 pub use digest::{Digest, HashReader, InvalidDigest};
 pub use name::{ImageName, InvalidName};

@@ -20,7 +20,7 @@ use cofferdam_core::model::{ContainerId, Request};
 use cofferdam_core::switchboard::{AttachedInput, Attachment, Output, OutputStream};
 
 /// Time between heartbeats, as in Mesos.
-const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(30);
+pub(super) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Streams the output of a container until it ends.
 pub(super) fn output(context: &Arc<ApiContext>, id: &ContainerId) -> Result<HttpResponse, ApiError> {

@@ -12,7 +12,7 @@ use super::files::{self, Sandboxes};
 use super::listing;
 use super::stream::{self, Disconnected, Records};
 use super::types::{self as wire, Call, Response};
-use super::{attach, encode, reply, tasks};
+use super::{attach, encode, reply, subscribe, tasks};
 use crate::api::context::ApiContext;
 use cofferdam_core::model::view::{Summary, WantedReports};
 use cofferdam_core::model::{ContainerId, Request, Termination};
@@ -79,6 +79,7 @@ pub(in crate::api) async fn dispatch(context: &Arc<ApiContext>, call: Call) -> R
             let inspection = context.agent.inspect(&id).ok_or_else(|| ApiError::unknown_container(&id))?;
             message(Response::InspectContainer(Box::new(encode::inspection(&inspection))))
         }
+        Call::Subscribe(call) => subscribe::subscribe(context, &call),
         Call::GetContainers(call) => {
             let wanted = WantedReports {
                 usage: call.show_statistics.unwrap_or(true),

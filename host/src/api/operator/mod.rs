@@ -13,6 +13,7 @@ mod listing;
 pub(super) mod reply;
 pub(super) mod routes;
 pub(super) mod stream;
+mod subscribe;
 pub(super) mod tasks;
 pub mod types;
 

@@ -18,13 +18,13 @@ use tokio::net::UnixStream;
 
 use crate::api::operator::types::{
     AttachContainerOutput, Call, ContainerId as WireId, EnvelopeError, LaunchContainer,
-    LaunchNestedContainer, Response, SubscribeStatusUpdates,
+    LaunchNestedContainer, Response, Subscribe, SubscribeStatusUpdates,
 };
 use crate::api::operator::{EXEC_FAILURE_HEADER, RECORDIO, encode_launch};
 use cofferdam_core::model;
 
 use streams::RecordStream;
-pub(super) use streams::{InputStream, OutputStream, RunEvent, Running, UpdateStream};
+pub(super) use streams::{EventStream, InputStream, OutputStream, RunEvent, Running, UpdateStream};
 
 /// How long after a response its connection is used again. The agent closes those that are idle, and a request that is
 /// sent at that moment would be lost.
@@ -197,6 +197,12 @@ impl Client {
     pub(super) async fn updates(&self, call: SubscribeStatusUpdates) -> Result<UpdateStream, ClientError> {
         let (_, response) = self.open(&Call::SubscribeStatusUpdates(call)).await?;
         Ok(UpdateStream(RecordStream::new(self.socket.clone(), response.into_body())))
+    }
+
+    /// Receives what happens to containers and plugins.
+    pub(super) async fn subscribe(&self, call: Subscribe) -> Result<EventStream, ClientError> {
+        let (_, response) = self.open(&Call::Subscribe(call)).await?;
+        Ok(EventStream(RecordStream::new(self.socket.clone(), response.into_body())))
     }
 
     /// Sends input to a container.

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 
 use super::{Client, ClientError};
 use crate::api::operator::types::{
-    AttachContainerInput, AttachInputKind, Bytes, Call, ContainerId, EnvelopeError, ProcessControl,
+    AttachContainerInput, AttachInputKind, Bytes, Call, ContainerId, EnvelopeError, Event, ProcessControl,
     ProcessControlKind, ProcessData, ProcessIo, ProcessIoKind, ProcessStream, Response, RunningContainer,
     StatusUpdate, Termination, TtyInfo, UpdateEvent, WindowSize,
 };
@@ -90,6 +90,17 @@ impl UpdateStream {
             }
         }
         Err(ClientError::UpdatesEnded { socket: self.0.socket.clone() })
+    }
+}
+
+/// What happens to containers and plugins.
+#[derive(Debug)]
+pub(in crate::cli) struct EventStream(pub(super) RecordStream);
+
+impl EventStream {
+    /// The next record; `None` at the end.
+    pub(in crate::cli) async fn next(&mut self) -> Result<Option<Event>, ClientError> {
+        self.0.parse_next().await
     }
 }
 

@@ -1,6 +1,7 @@
 //! Flags for standard input and the terminal, shared by `run` and `exec`.
 
 use std::env;
+use std::io::{self, IsTerminal};
 
 use super::detach::DetachKeys;
 use super::input::is_open;
@@ -10,7 +11,7 @@ use cofferdam_core::model::{Request, Tty};
 /// Flags for standard input and the terminal.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct TerminalFlags {
-    /// Keep standard input open, also with -d; in the foreground, that is the default
+    /// Keep standard input open, also with -d, and read it from a terminal; from a pipe or a file, that is the default
     #[arg(long, short)]
     interactive: bool,
     /// Give the command a terminal
@@ -25,9 +26,11 @@ pub(in crate::cli) struct TerminalFlags {
 }
 
 impl TerminalFlags {
-    /// Whether standard input is to be read.
+    /// Whether standard input is to be read. What is typed at a terminal may be for the shell, unless the container was given
+    /// the terminal or its input explicitly.
     pub(in crate::cli) fn reads_input(&self) -> bool {
-        !self.no_stdin && is_open()
+        let is_asked_for = self.interactive || self.tty || !io::stdin().is_terminal();
+        is_asked_for && !self.no_stdin && is_open()
     }
 
     /// Adds the terminal to a request.

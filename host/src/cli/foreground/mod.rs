@@ -29,7 +29,7 @@ pub(super) use detach::DetachKeys;
 pub(super) use flags::TerminalFlags;
 pub(super) use input::{Input, is_open};
 pub(super) use session::{InputSink, NOT_RUN, Session, not_launched, not_run_status, taken};
-pub(super) use terminal::restore;
+pub(super) use terminal::{RawMode, restore, window_size};
 
 /// The SIGINT that kills a container instead of being forwarded.
 const KILLING_INTERRUPT: usize = 3;

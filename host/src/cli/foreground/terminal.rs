@@ -16,28 +16,51 @@ use crate::cli::failure::Failure;
 /// Name of the command of the process that restores the terminal.
 const RESTORE: &str = "restore-terminal";
 
+/// Option of it, for a program that fills the screen.
+const SCREEN: &str = "--screen";
+
+/// Selects the screen for programs that fill it, and hides the cursor.
+const ENTER_SCREEN: &[u8] = b"\x1b[?1049h\x1b[?25l";
+
+/// Shows the cursor, and selects the screen of before.
+const LEAVE_SCREEN: &[u8] = b"\x1b[?25h\x1b[?1049l";
+
 /// Rows and columns of the terminal at standard input; `None` if there is none.
-pub(super) fn window_size() -> Option<(u16, u16)> {
+pub(in crate::cli) fn window_size() -> Option<(u16, u16)> {
     let size = tcgetwinsize(io::stdin().as_fd()).ok()?;
     Some((size.ws_row, size.ws_col))
 }
 
 /// The terminal at standard input passes on what is typed as it is, until this is dropped or restored.
-pub(super) struct RawMode {
+pub(in crate::cli) struct RawMode {
     saved: Termios,
+    /// Whether the screen is filled.
+    has_screen: bool,
     /// Restores the terminal if this process is killed. `None` if that has been done.
     guard: Mutex<Option<Child>>,
 }
 
 impl RawMode {
     pub(super) fn enter() -> Result<Self, Failure> {
+        Self::enter_with(false)
+    }
+
+    /// As [`Self::enter`], and what is written fills a screen of its own.
+    pub(in crate::cli) fn enter_screen() -> Result<Self, Failure> {
+        let this = Self::enter_with(true)?;
+        write_screen(&mut io::stdout(), ENTER_SCREEN)
+            .map_err(|source| Failure::system("cannot write to the terminal", source))?;
+        Ok(this)
+    }
+
+    fn enter_with(has_screen: bool) -> Result<Self, Failure> {
         let failed = |source| Failure::system("cannot change the mode of the terminal", source);
         let saved = tcgetattr(io::stdin().as_fd()).map_err(|errno| failed(errno.into()))?;
         // It knows the mode before that is changed.
-        let guard = start_guard().map_err(|source| {
+        let guard = start_guard(has_screen).map_err(|source| {
             Failure::system("cannot start the process that restores the terminal", source)
         })?;
-        let this = Self { saved, guard: Mutex::new(Some(guard)) };
+        let this = Self { saved, has_screen, guard: Mutex::new(Some(guard)) };
         this.set().map_err(failed)?;
         Ok(this)
     }
@@ -53,8 +76,11 @@ impl RawMode {
     }
 
     /// Restores the mode of before.
-    pub(super) fn restore(&self) {
+    pub(in crate::cli) fn restore(&self) {
         if let Some(mut guard) = self.guard().take() {
+            if self.has_screen {
+                drop(write_screen(&mut io::stdout(), LEAVE_SCREEN));
+            }
             // Fails if the terminal has gone.
             let _ = tcsetattr(io::stdin().as_fd(), OptionalActions::Now, &self.saved);
             drop(guard.kill().and_then(|()| guard.wait()));
@@ -72,9 +98,15 @@ impl Drop for RawMode {
     }
 }
 
-fn start_guard() -> io::Result<Child> {
+fn write_screen(terminal: &mut impl Write, sequence: &[u8]) -> io::Result<()> {
+    terminal.write_all(sequence)?;
+    terminal.flush()
+}
+
+fn start_guard(has_screen: bool) -> io::Result<Child> {
     let mut guard = Command::new("/proc/self/exe")
         .arg(RESTORE)
+        .args(has_screen.then_some(SCREEN))
         .stdin(Stdio::inherit())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -89,7 +121,7 @@ fn start_guard() -> io::Result<Child> {
 
 /// The process that restores the terminal at standard input when standard output is closed, as when the process that has
 /// started it is killed.
-pub(in crate::cli) fn restore() -> ExitCode {
+pub(in crate::cli) fn restore(has_screen: bool) -> ExitCode {
     let restore = || -> io::Result<()> {
         // It is not in the foreground.
         let signals: SigSet =
@@ -105,6 +137,10 @@ pub(in crate::cli) fn restore() -> ExitCode {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(errno) => return Err(errno.into()),
             }
+        }
+        if has_screen {
+            // It is open for writing as well, unless it was redirected.
+            drop(write_screen(&mut File::from(io::stdin().as_fd().try_clone_to_owned()?), LEAVE_SCREEN));
         }
         Ok(tcsetattr(io::stdin().as_fd(), OptionalActions::Now, &saved)?)
     };

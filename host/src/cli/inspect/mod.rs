@@ -1,8 +1,11 @@
 //! `cofferdam inspect`: shows the details of a container.
 
+mod plan;
+
 use std::io;
 
 use super::client::{Client, ClientError};
+use super::output::{Cell, Column, Table, Tone};
 use super::ps::Details;
 use super::{Outcome, block_on, container_id, output, ps};
 use crate::api::operator::encode_id;
@@ -109,16 +112,11 @@ fn print_facts(inspected: &InspectedContainer, networks: &[NetworkInfo]) -> io::
 }
 
 fn print_plan(inspected: &InspectedContainer) -> io::Result<()> {
-    if inspected.plan.is_empty() {
-        return Ok(());
+    for table in plan::tables(&inspected.plan) {
+        output::line("")?;
+        table.print()?;
     }
-    output::line("")?;
-    let rows: Vec<Vec<String>> = inspected
-        .plan
-        .iter()
-        .map(|entry| vec![entry.owner.clone(), entry.field.clone(), output::escape_control(&entry.value)])
-        .collect();
-    output::table(&["SET BY", "FIELD", "VALUE"], &rows)
+    Ok(())
 }
 
 fn print_plugins(inspected: &InspectedContainer) -> io::Result<()> {
@@ -126,19 +124,26 @@ fn print_plugins(inspected: &InspectedContainer) -> io::Result<()> {
         return Ok(());
     }
     output::line("")?;
-    let rows: Vec<Vec<String>> = inspected.plugins.iter().map(plugin_row).collect();
-    output::table(&["PLUGIN", "VERSION", "STATE"], &rows)
+    let mut table = Table::new(vec![
+        Column::new("PLUGIN"),
+        Column::new("VERSION").optional(0),
+        Column::new("STATE").elastic(),
+    ]);
+    inspected.plugins.iter().for_each(|plugin| table.push(plugin_row(plugin)));
+    table.print()
 }
 
-fn plugin_row(participant: &Participant) -> Vec<String> {
-    let state = match &participant.unavailable {
-        Some(reason) => format!("unavailable: {reason}"),
-        None => participant.state.to_string(),
+fn plugin_row(participant: &Participant) -> Vec<Cell> {
+    let (state, tone) = match &participant.unavailable {
+        Some(reason) => (format!("unavailable: {reason}"), Tone::Bad),
+        // It keeps nothing.
+        None if participant.state.is_null() => ("-".to_owned(), Tone::Plain),
+        None => (participant.state.to_string(), Tone::Plain),
     };
     vec![
-        participant.plugin.clone(),
-        participant.version.clone().unwrap_or_default(),
-        output::escape_control(&state),
+        participant.plugin.clone().into(),
+        participant.version.clone().unwrap_or_default().into(),
+        Cell::toned(output::escape_control(&state), tone),
     ]
 }
 

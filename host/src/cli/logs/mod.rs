@@ -20,8 +20,9 @@ use self::start::Selection;
 use super::client::Client;
 use super::failure::Failure;
 use super::inspect::inspect;
+use super::output::has_colour;
 use super::wait::wait;
-use super::{Outcome, block_on, container_id};
+use super::{Outcome, block_on, container_id, time};
 use crate::api::operator::encode_id;
 use cofferdam_core::model::ContainerId;
 
@@ -55,7 +56,7 @@ pub(super) struct Options {
     #[arg(long, short = 'n', value_name = "N", default_value = "all", value_parser = lines)]
     tail: Lines,
     /// Show what was written since a time (2026-11-28T15:35:00Z, in UTC) or for some time (10m)
-    #[arg(long, value_name = "TIME", value_parser = since)]
+    #[arg(long, value_name = "TIME", value_parser = time::parse)]
     since: Option<SystemTime>,
     /// Begin each line with the time at which it was written, in UTC
     #[arg(long, short)]
@@ -95,14 +96,6 @@ fn lines(text: &str) -> Result<Lines, String> {
             Err(_) => Err("expected a number of lines, or `all`".to_owned()),
         },
     }
-}
-
-fn since(text: &str) -> Result<SystemTime, String> {
-    let ago = humantime::parse_duration(text).ok().and_then(|ago| SystemTime::now().checked_sub(ago));
-    let time = ago.or_else(|| humantime::parse_rfc3339_weak(text).ok());
-    time.ok_or_else(|| {
-        "expected a time such as `2026-11-28T15:35:00Z`, or how long ago, such as `10m`".to_owned()
-    })
 }
 
 pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
@@ -165,8 +158,7 @@ async fn find(arguments: &Arguments, client: &Client, id: &ContainerId) -> Resul
 fn printers(arguments: &Arguments) -> Vec<Printer<io::Stdout>> {
     let ids: Vec<String> = arguments.ids.iter().map(ToString::to_string).collect();
     let is_terminal = io::stdout().is_terminal();
-    let has_colour = is_terminal && std::env::var_os("NO_COLOR").is_none_or(|it| it.is_empty());
-    let names = print::names(&ids, has_colour).into_iter();
+    let names = print::names(&ids, has_colour(&io::stdout())).into_iter();
     let names = names.map(|name| (ids.len() > 1).then_some(name));
     names.map(|name| Printer::new(io::stdout(), name, arguments.options.timestamps, is_terminal)).collect()
 }
@@ -203,20 +195,7 @@ async fn follow(client: &Client, logs: Vec<((&ContainerId, Tail), Printer<io::St
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-
-    #[test]
-    fn a_time_is_a_date_or_how_long_ago_it_was() {
-        assert_eq!(since("1970-01-01T00:00:10Z"), Ok(SystemTime::UNIX_EPOCH + Duration::from_secs(10)));
-        assert_eq!(since("1970-01-01 00:00:10"), Ok(SystemTime::UNIX_EPOCH + Duration::from_secs(10)));
-        let hour = Duration::from_secs(3600);
-        assert!(since("1h").unwrap().elapsed().unwrap() >= hour);
-        for text in ["", "yesterday", "10", "99999999999999y"] {
-            assert!(since(text).unwrap_err().contains("expected a time such as"), "{text}");
-        }
-    }
 
     #[test]
     fn the_number_of_lines_is_a_number_or_all() {

@@ -1,12 +1,22 @@
-//! Standard output: tables, lines and JSON.
+//! Standard output: tables, lines, colours and JSON.
+
+mod table;
+mod tone;
 
 use std::io::{self, Write};
 
+use cofferdam_core::model::ContainerId;
+use rustix::termios::tcgetwinsize;
 use serde::Serialize;
 
-/// Prints a table with aligned columns.
+pub(super) use table::{Cell, Column, Table, truncated};
+pub(super) use tone::{Tone, has_colour};
+
+/// Prints a table of texts with aligned columns.
 pub(super) fn table(headings: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
-    io::stdout().lock().write_all(layout(headings, rows).as_bytes())
+    let mut table = Table::new(headings.iter().map(|heading| Column::new(heading)).collect());
+    rows.iter().for_each(|row| table.push(row.iter().cloned().map(Cell::from).collect()));
+    table.print()
 }
 
 /// Prints a value as indented JSON.
@@ -14,6 +24,18 @@ pub(super) fn json(value: &(impl Serialize + ?Sized)) -> io::Result<()> {
     let mut text = serde_json::to_vec_pretty(value)?;
     text.push(b'\n');
     io::stdout().lock().write_all(&text)
+}
+
+/// Prints a value as JSON on one line, as one of many.
+pub(super) fn json_line(value: &(impl Serialize + ?Sized)) -> io::Result<()> {
+    let mut text = serde_json::to_vec(value)?;
+    text.push(b'\n');
+    io::stdout().lock().write_all(&text)
+}
+
+/// Prints the ids of containers that were changed, as an array.
+pub(super) fn json_ids(ids: &[ContainerId]) -> io::Result<()> {
+    json(&ids.iter().map(ContainerId::as_str).collect::<Vec<_>>())
 }
 
 /// Prints a line.
@@ -26,32 +48,15 @@ pub(super) fn escape_control(text: &str) -> String {
     text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }
 
-fn layout(headings: &[&str], rows: &[Vec<String>]) -> String {
-    let width = |column: usize| {
-        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
-        cells.chain(headings.get(column).map(|heading| heading.chars().count())).max().unwrap_or_default()
-    };
-    let widths: Vec<usize> = (0..headings.len()).map(width).collect();
-    let headings: Vec<String> = headings.iter().map(ToString::to_string).collect();
-    let mut text = String::new();
-    for row in std::iter::once(&headings).chain(rows) {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
-        let line = cells.collect::<Vec<_>>().join("  ");
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    text
+/// Columns of the terminal at standard output; `None` if there is none.
+pub(super) fn width() -> Option<usize> {
+    let size = tcgetwinsize(io::stdout()).ok()?;
+    Some(usize::from(size.ws_col)).filter(|&columns| columns > 0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn columns_are_aligned() {
-        let rows = [vec!["größe".into(), "1".into()], vec!["a".into(), "2 b".into()]];
-        assert_eq!(layout(&["ID", "N"], &rows), "ID     N\ngröße  1\na      2 b\n");
-    }
 
     #[test]
     fn control_characters_are_escaped() {

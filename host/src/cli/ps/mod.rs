@@ -1,8 +1,15 @@
 //! `cofferdam ps`: lists containers.
 
+mod filter;
+mod template;
+
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use self::filter::Filter;
+use self::template::Template;
 use super::client::{Client, ClientError};
+use super::failure::Failure;
+use super::output::{Cell, Column, Table, Tone};
 use super::{Outcome, block_on, format, output};
 use crate::api::operator::encode_id;
 use crate::api::operator::types::{Call, Container, GetContainers, Response, Termination, TimeInfo};
@@ -13,12 +20,22 @@ use cofferdam_core::model::{ContainerId, Ended};
 /// Examples:
 ///   cofferdam ps
 ///   cofferdam ps -a --json
+///   cofferdam ps --filter exited=137 --format '{{.ID}} {{.Age}}'
+///   cofferdam rm $(cofferdam ps -q --filter state=ENDED)
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Arguments {
     /// Include containers that have ended
     #[arg(long, short)]
     all: bool,
+    /// Only containers whose id contains a text (`name=TEXT`), in a state (`state=ENDED`), that have exited with a status
+    /// (`exited=137`), or that are nested in one (`parent=ID`). Of the filters with one key, one must match
+    #[arg(long, short, value_name = "KEY=VALUE", value_parser = filter::parse)]
+    filter: Vec<Filter>,
+    /// Print a line for each container, with the fields `{{.ID}}`, `{{.State}}`, `{{.Pid}}`, `{{.Age}}`, `{{.Command}}` and
+    /// `{{.Exit}}`
+    #[arg(long, value_name = "TEMPLATE", value_parser = Template::parse, conflicts_with_all = ["json", "quiet"])]
+    format: Option<Template>,
     /// Print ids only, one per line
     #[arg(long, short, conflicts_with = "json")]
     quiet: bool,
@@ -28,18 +45,29 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
-    let details = Details { status: arguments.json, statistics: arguments.json };
+    let details = Details { status: !arguments.quiet, statistics: arguments.json };
     let mut containers = block_on(async { Ok(list(client, &[], details).await?) })?;
-    containers.retain(|container| arguments.all || is_live(container));
+    let with_ended = arguments.all || filter::is_about_ended(&arguments.filter);
+    containers.retain(|container| {
+        (with_ended || is_live(container)) && filter::is_listed(container, &arguments.filter)
+    });
     if arguments.json {
         output::json(&containers)?;
     } else if arguments.quiet {
-        for container in &containers {
-            output::line(&container.container_id.to_string())?;
-        }
+        containers.iter().try_for_each(|container| output::line(&container.container_id.to_string()))?;
+    } else if let Some(template) = &arguments.format {
+        containers.iter().try_for_each(|container| output::line(&template.line(&Row::of(container))))?;
     } else {
-        let rows: Vec<Vec<String>> = containers.iter().map(row).collect();
-        output::table(&["ID", "STATE", "PID", "AGE", "COMMAND"], &rows)?;
+        let columns = [
+            Column::new("ID"),
+            Column::new("STATE").elastic(),
+            Column::new("PID").optional(2),
+            Column::new("AGE").optional(1),
+            Column::new("COMMAND").elastic(),
+        ];
+        let mut table = Table::new(columns.into());
+        containers.iter().for_each(|container| table.push(row(container)));
+        table.print()?;
     }
     Ok(0)
 }
@@ -83,14 +111,41 @@ pub(super) fn is_live(container: &Container) -> bool {
     container.state.as_deref() != Some("ENDED")
 }
 
-fn row(container: &Container) -> Vec<String> {
-    let pid = container.container_status.as_ref().and_then(|status| status.executor_pid);
+/// What is shown of a container.
+#[derive(Debug, Clone)]
+struct Row {
+    id: String,
+    state: String,
+    pid: String,
+    age: String,
+    command: String,
+    exit: String,
+}
+
+impl Row {
+    fn of(container: &Container) -> Self {
+        let dash = || "-".to_owned();
+        let pid = container.container_status.as_ref().and_then(|status| status.executor_pid);
+        Self {
+            id: container.container_id.to_string(),
+            state: container.state.clone().unwrap_or_else(dash),
+            pid: pid.map_or_else(dash, |pid| pid.to_string()),
+            age: container.launched.as_ref().map_or_else(dash, age),
+            command: container.command.clone().unwrap_or_default(),
+            exit: container.termination.as_ref().map_or_else(dash, exit_description),
+        }
+    }
+}
+
+fn row(container: &Container) -> Vec<Cell> {
+    let row = Row::of(container);
     vec![
-        container.container_id.to_string(),
-        state(container),
-        pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
-        container.launched.as_ref().map_or_else(|| "-".to_owned(), age),
-        truncate(&output::escape_control(container.command.as_deref().unwrap_or_default())),
+        row.id.into(),
+        Cell::toned(state(container), tone(container)),
+        row.pid.into(),
+        row.age.into(),
+        // Longer than any terminal is wide; the rest is shown by `inspect`.
+        output::truncated(&output::escape_control(&row.command), 500).into(),
     ]
 }
 
@@ -100,6 +155,33 @@ fn state(container: &Container) -> String {
         _ if !container.cleanup_errors.is_empty() => format!("{state} (cleanup failed)"),
         Some(termination) => format!("{state} ({})", exit_description(termination)),
         None => state.to_owned(),
+    }
+}
+
+/// How a container is: what runs is as it should be, what has failed or cannot be cleaned up is not.
+pub(super) fn tone(container: &Container) -> Tone {
+    match (container.state.as_deref(), &container.termination) {
+        _ if !container.cleanup_errors.is_empty() => Tone::Bad,
+        (Some("RUNNING"), _) => Tone::Good,
+        (Some("ENDED"), Some(Termination { exit_status: Some(0), .. })) => Tone::Faint,
+        (Some("ENDED"), _) => Tone::Bad,
+        _ => Tone::Warning,
+    }
+}
+
+/// The error of a container that has ended, if that is why something about it was refused; otherwise that of the agent.
+pub(super) async fn explain(client: &Client, id: &ContainerId, error: ClientError) -> Failure {
+    let found = match error {
+        ClientError::Refused { .. } => list(client, std::slice::from_ref(id), Details::NONE).await,
+        _ => return error.into(),
+    };
+    let termination = found.ok().and_then(|found| found.into_iter().next()?.termination);
+    match termination {
+        Some(termination) => Failure::message(format!(
+            "container `{id}` has ended: {}; `cofferdam logs {id}` shows its output",
+            exit_description(&termination)
+        )),
+        None => error.into(),
     }
 }
 
@@ -114,12 +196,4 @@ pub(super) fn exit_description(termination: &Termination) -> String {
 fn age(launched: &TimeInfo) -> String {
     let launched = UNIX_EPOCH + Duration::from_nanos(launched.nanoseconds.try_into().unwrap_or_default());
     format::duration(SystemTime::now().duration_since(launched).unwrap_or_default())
-}
-
-fn truncate(command: &str) -> String {
-    const MAX_WIDTH: usize = 60;
-    if command.chars().count() <= MAX_WIDTH {
-        return command.to_owned();
-    }
-    command.chars().take(MAX_WIDTH - 1).chain(['…']).collect()
 }

@@ -32,7 +32,7 @@ use pull::PullPolicy;
 /// was not found, 126 if it cannot be executed, 125 if the container could not be launched. SIGINT, SIGTERM, SIGHUP
 /// and SIGQUIT are forwarded to the command; the third SIGINT kills the container.
 ///
-/// The command reads the standard input of this program. With -t it has a terminal, in which keys such as Ctrl-C are typed
+/// The command reads the standard input of this program, from a terminal with -i or -t only. With -t it has a terminal, in which keys such as Ctrl-C are typed
 /// for the command; Ctrl-P Ctrl-Q detaches from a container of a daemon, which goes on.
 ///
 /// Examples:

@@ -1,25 +1,34 @@
 //! `cofferdam stats`: shows resource usage.
 
-use std::collections::BTreeMap;
+mod sample;
+
+use std::io::{self, IsTerminal};
 use std::time::Duration;
 
 use super::client::Client;
 use super::failure::Failure;
+use super::output::{Cell, Column, Table, Tone};
 use super::ps::Details;
-use super::{Outcome, block_on, container_id, format, output, ps};
-use crate::api::operator::types::{BlkioOperation, Container, ResourceStatistics};
+use super::{Outcome, block_on, container_id, format, output, ps, time};
+use crate::api::operator::types::{Container, ResourceStatistics};
 use cofferdam_core::model::ContainerId;
+
+pub(super) use sample::{Sample, block_bytes, cpu_time, memory};
 
 /// Time between the two samples that the use of CPUs is computed from. On cgroup v1, CPU time is counted in 10 ms.
 const INTERVAL: Duration = Duration::from_millis(500);
 
+/// Usage from which a limit is near.
+const NEAR: f64 = 0.9;
+
 /// Shows the resource usage of containers
 ///
-/// The use of CPUs, 100 % for each, is that of half a second. Columns without a value are those
-/// of plugins that are not in the chain.
+/// The use of CPUs, 100 % for each, is that of half a second, or of the time between two tables with --watch. Columns without a
+/// value are those of plugins that are not in the chain. On a narrow terminal, some columns are left out.
 ///
 /// Examples:
 ///   cofferdam stats
+///   cofferdam stats --watch web
 ///   cofferdam stats web --json
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
@@ -27,29 +36,68 @@ pub(super) struct Arguments {
     /// The containers [default: all running ones]
     #[arg(value_parser = container_id)]
     ids: Vec<ContainerId>,
+    /// Show them again and again, after an interval such as `5s` [default interval: 2s]
+    #[arg(long, short, value_name = "INTERVAL", value_parser = interval, num_args = 0..=1, require_equals = true,
+        default_missing_value = "2s")]
+    watch: Option<Duration>,
+    /// Show them once, which is the default
+    #[arg(long, conflicts_with = "watch")]
+    no_stream: bool,
     /// Do not wait for the use of CPUs
-    #[arg(long)]
+    #[arg(long, conflicts_with = "watch")]
     no_wait: bool,
-    /// Print JSON: an array of `Container` as in GET_CONTAINERS (docs/api.md)
+    /// Print JSON: an array of `Container` as in GET_CONTAINERS (docs/api.md), with --watch one on each line
     #[arg(long)]
     json: bool,
 }
 
+/// An interval in which something may have changed.
+fn interval(text: &str) -> Result<Duration, String> {
+    let interval = time::parse_duration(text)?;
+    if interval >= INTERVAL { Ok(interval) } else { Err("expected half a second or more".to_owned()) }
+}
+
 pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
-    let list = || async { Ok::<_, Failure>(ps::list(client, &arguments.ids, Details::STATISTICS).await?) };
-    let (before, mut containers) = block_on(async {
-        let first = list().await?;
-        if arguments.json || arguments.no_wait {
-            return Ok((BTreeMap::new(), first));
+    block_on(async {
+        let mut containers = list(arguments, client).await?;
+        let Some(interval) = arguments.watch else {
+            let before = match arguments.json || arguments.no_wait {
+                true => Sample::default(),
+                false => {
+                    let before = Sample::of(&containers);
+                    tokio::time::sleep(INTERVAL).await;
+                    containers = list(arguments, client).await?;
+                    before
+                }
+            };
+            show(&containers, &before, arguments.json)?;
+            return Ok(0);
+        };
+        let mut first = true;
+        loop {
+            let before = Sample::of(&containers);
+            // The first table comes soon.
+            tokio::time::sleep(if first { INTERVAL } else { interval }).await;
+            first = false;
+            containers = list(arguments, client).await?;
+            if arguments.json {
+                output::json_line(&containers)?;
+            } else {
+                clear_terminal()?;
+                show(&containers, &before, false)?;
+            }
         }
-        let spent = first.iter().filter_map(|container| Some((name(container), cpu_time(container)?)));
-        let before = spent.collect::<BTreeMap<_, _>>();
-        tokio::time::sleep(INTERVAL).await;
-        Ok((before, list().await?))
-    })?;
-    let is = |container: &Container, id: &ContainerId| name(container) == id.as_str();
+    })
+}
+
+/// The containers that are asked for, with their usage.
+async fn list(arguments: &Arguments, client: &Client) -> Result<Vec<Container>, Failure> {
+    let mut containers = ps::list(client, &arguments.ids, Details::STATISTICS).await?;
+    let is = |container: &Container, id: &ContainerId| container.container_id.to_string() == id.as_str();
     if let Some(unknown) = arguments.ids.iter().find(|id| !containers.iter().any(|found| is(found, id))) {
-        return Err(Failure::message(format!("there is no container `{unknown}`")));
+        return Err(Failure::message(format!(
+            "there is no container `{unknown}`; `cofferdam ps -a` lists all containers"
+        )));
     }
     containers.retain(|container| {
         if arguments.ids.is_empty() {
@@ -58,86 +106,68 @@ pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
             arguments.ids.iter().any(|id| is(container, id))
         }
     });
-    if arguments.json {
-        output::json(&containers)?;
-        return Ok(0);
+    Ok(containers)
+}
+
+/// Moves to the beginning of an empty screen; an empty line where there is no terminal.
+fn clear_terminal() -> io::Result<()> {
+    output::line(if io::stdout().is_terminal() { "\x1b[H\x1b[2J\x1b[3J" } else { "" })
+}
+
+fn show(containers: &[Container], before: &Sample, as_json: bool) -> io::Result<()> {
+    if as_json {
+        return output::json(containers);
     }
-    let rows: Vec<Vec<String>> = containers.iter().map(|container| row(container, &before)).collect();
-    let headings = [
-        "ID",
-        "CPU",
-        "CPU TIME",
-        "CPUS",
-        "MEMORY",
-        "LIMIT",
-        "PROCESSES",
-        "BLOCK READ",
-        "WRITTEN",
-        "DISK",
-        "DISK LIMIT",
-        "FAILED",
+    let columns = [
+        Column::new("ID"),
+        Column::new("CPU"),
+        Column::new("CPU TIME").optional(5),
+        Column::new("CPUS").optional(1),
+        Column::new("MEMORY"),
+        Column::new("LIMIT").optional(0),
+        Column::new("PROCESSES").optional(2),
+        Column::new("BLOCK READ").optional(4),
+        Column::new("WRITTEN").optional(4),
+        Column::new("DISK").optional(3),
+        Column::new("DISK LIMIT").optional(6),
+        Column::new("FAILED").optional(0),
     ];
-    output::table(&headings, &rows)?;
-    Ok(0)
+    let mut table = Table::new(columns.into());
+    containers.iter().for_each(|container| table.push(row(container, before)));
+    table.print()
 }
 
-fn name(container: &Container) -> String {
-    container.container_id.to_string()
-}
-
-/// A time of the agent and the CPU time that was used until then, both in seconds.
-fn cpu_time(container: &Container) -> Option<(f64, f64)> {
-    let statistics = container.resource_statistics.as_ref()?;
-    let (user, system) = (statistics.cpus_user_time_secs, statistics.cpus_system_time_secs);
-    let used = user.or(system).map(|_| user.unwrap_or_default() + system.unwrap_or_default())?;
-    Some((statistics.timestamp, used))
-}
-
-fn row(container: &Container, before: &BTreeMap<String, (f64, f64)>) -> Vec<String> {
+fn row(container: &Container, before: &Sample) -> Vec<Cell> {
     let none = ResourceStatistics::default();
     let statistics = container.resource_statistics.as_ref().unwrap_or(&none);
     let dash = || "-".to_owned();
-    let now = cpu_time(container);
+    let bytes = |bytes: Option<u64>| bytes.map_or_else(dash, format::bytes);
     let failed: Vec<&str> = container.failures.iter().map(|failure| failure.plugin.as_str()).collect();
-    let (read, written) = match block_bytes(statistics) {
-        Some((read, written)) => (format::bytes(read), format::bytes(written)),
-        None => (dash(), dash()),
-    };
+    let io = block_bytes(statistics);
+    let limited = |used: Option<u64>, limit| Cell::toned(bytes(used), near(used, limit));
     vec![
-        name(container),
-        now.and_then(|now| share(*before.get(&name(container))?, now)).unwrap_or_else(dash),
-        now.map_or_else(dash, |(_, used)| format!("{used:.2} s")),
-        statistics.cpus_limit.map_or_else(dash, |cpus| cpus.to_string()),
-        statistics.mem_total_bytes.or(statistics.mem_rss_bytes).map_or_else(dash, format::bytes),
-        statistics.mem_limit_bytes.map_or_else(dash, format::bytes),
-        statistics.processes.map_or_else(dash, |count| count.to_string()),
-        read,
-        written,
-        statistics.disk_used_bytes.map_or_else(dash, format::bytes),
-        statistics.disk_limit_bytes.map_or_else(dash, format::bytes),
-        failed.join(", "),
+        container.container_id.to_string().into(),
+        before.cpus(container).map_or_else(dash, format::percent).into(),
+        cpu_time(statistics).map_or_else(dash, |used| format!("{used:.2} s")).into(),
+        statistics.cpus_limit.map_or_else(dash, |cpus| cpus.to_string()).into(),
+        limited(memory(statistics), statistics.mem_limit_bytes),
+        bytes(statistics.mem_limit_bytes).into(),
+        statistics.processes.map_or_else(dash, |count| count.to_string()).into(),
+        bytes(io.map(|(read, _)| read)).into(),
+        bytes(io.map(|(_, written)| written)).into(),
+        limited(statistics.disk_used_bytes, statistics.disk_limit_bytes),
+        bytes(statistics.disk_limit_bytes).into(),
+        Cell::toned(failed.join(", "), Tone::Bad),
     ]
 }
 
-/// CPU time per time. `None` if the container was launched again in between.
-fn share((time_before, used_before): (f64, f64), (time, used): (f64, f64)) -> Option<String> {
-    let (elapsed, spent) = (time - time_before, used - used_before);
-    (elapsed > 0.0 && spent >= 0.0).then(|| format!("{:.1} %", spent / elapsed * 100.0))
-}
-
-/// Bytes read from and written to block devices.
-fn block_bytes(statistics: &ResourceStatistics) -> Option<(u64, u64)> {
-    let throttling = &statistics.blkio_statistics.as_ref()?.throttling;
-    let devices = throttling.iter().filter(|device| device.device.is_some());
-    let values = devices.flat_map(|device| &device.io_service_bytes);
-    Some(values.fold((0, 0), |(read, written): (u64, u64), value| {
-        let bytes = value.value.unwrap_or_default();
-        match value.op {
-            Some(BlkioOperation::Read) => (read.saturating_add(bytes), written),
-            Some(BlkioOperation::Write) => (read, written.saturating_add(bytes)),
-            _ => (read, written),
-        }
-    }))
+/// How a usage is, beside its limit.
+#[expect(clippy::cast_precision_loss, reason = "compared with a tenth")]
+pub(super) fn near(used: Option<u64>, limit: Option<u64>) -> Tone {
+    match (used, limit) {
+        (Some(used), Some(limit)) if used as f64 >= limit as f64 * NEAR => Tone::Warning,
+        _ => Tone::Plain,
+    }
 }
 
 #[cfg(test)]
@@ -153,7 +183,7 @@ mod tests {
             "resource_statistics": {
                 "timestamp": 10.5, "cpus_user_time_secs": 2.0, "cpus_system_time_secs": 0.5, "cpus_limit": 1.5,
                 "mem_total_bytes": 1_048_576, "mem_limit_bytes": 67_108_864, "processes": 3,
-                "disk_used_bytes": 3_145_728, "disk_limit_bytes": 8_388_608,
+                "disk_used_bytes": 8_145_728, "disk_limit_bytes": 8_388_608,
                 "blkio_statistics": { "throttling": [
                     { "io_service_bytes": [{ "op": "TOTAL", "value": 9 }] },
                     { "device": { "major_number": 8, "minor_number": 0 }, "io_service_bytes": [
@@ -165,7 +195,12 @@ mod tests {
             "failures": [{ "plugin": "test/fault", "method": "usage", "message": "no" }],
         }))
         .unwrap();
-        let before = BTreeMap::from([("web".to_owned(), (10.0, 2.25))]);
+        let mut earlier = container.clone();
+        let statistics = earlier.resource_statistics.as_mut().unwrap();
+        statistics.timestamp = 10.0;
+        statistics.cpus_user_time_secs = Some(1.75);
+        let before = Sample::of(&[earlier]);
+        let texts = |cells: Vec<Cell>| cells.into_iter().map(|cell| cell.text).collect::<Vec<_>>();
         let expected = [
             "web",
             "50.0 %",
@@ -176,14 +211,16 @@ mod tests {
             "3",
             "2.0 KiB",
             "4.0 KiB",
-            "3.0 MiB",
+            "7.8 MiB",
             "8.0 MiB",
             "test/fault",
         ];
-        assert_eq!(row(&container, &before), expected);
-        let expected = ["web", "-", "2.50 s"];
-        assert_eq!(row(&container, &BTreeMap::new())[..3], expected);
+        let shown = row(&container, &before);
+        assert_eq!(shown[9], Cell::toned("7.8 MiB", Tone::Warning), "its limit is near");
+        assert_eq!(texts(shown), expected);
+        assert_eq!(before.io_rate(&container), Some(0.0));
+        assert_eq!(texts(row(&container, &Sample::default()))[..3], ["web", "-", "2.50 s"]);
         let idle = Container { resource_statistics: None, failures: Vec::new(), ..container };
-        assert_eq!(row(&idle, &before)[1..], ["-", "-", "-", "-", "-", "-", "-", "-", "-", "-", ""]);
+        assert_eq!(texts(row(&idle, &before))[1..], ["-", "-", "-", "-", "-", "-", "-", "-", "-", "-", ""]);
     }
 }

@@ -1,6 +1,7 @@
 //! From the agent's types to messages.
 
 mod container;
+mod event;
 mod id;
 mod launch;
 mod linux;
@@ -13,6 +14,7 @@ mod termination;
 mod volume;
 
 pub(super) use container::{container, inspection};
+pub(super) use event::received;
 pub(crate) use id::encode_id;
 pub use launch::encode_launch;
 pub(super) use plugin::plugin;

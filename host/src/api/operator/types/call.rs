@@ -3,6 +3,7 @@
 use super::{
     command::CommandInfo,
     container::ContainerInfo,
+    event::Subscribe,
     id::ContainerId,
     image::Image,
     network::Labels,
@@ -54,6 +55,8 @@ envelope! {
         "ATTACH_CONTAINER_INPUT" => AttachContainerInput(Box<AttachContainerInput>) in "attach_container_input",
         /// Streams the output of a container.
         "ATTACH_CONTAINER_OUTPUT" => AttachContainerOutput(AttachContainerOutput) in "attach_container_output",
+        /// Streams what happens to containers and plugins. Extension.
+        "SUBSCRIBE" => Subscribe(Subscribe) in "subscribe" or default,
         /// Lists containers with status and resource usage.
         "GET_CONTAINERS" => GetContainers(GetContainers) in "get_containers" or default,
         /// Lists frameworks, executors and tasks.

@@ -17,6 +17,7 @@ mod command;
 mod container;
 mod docker;
 mod endpoint;
+mod event;
 mod file;
 mod id;
 mod image;
@@ -47,6 +48,7 @@ pub use container::{ContainerInfo, ContainerKind, MesosInfo, TtyInfo, WindowSize
 pub use docker::{DockerInfo, DockerNetwork, Parameter};
 pub use endpoint::{ContainerEntry, FlagsPage, StatePage, StatisticsEntry};
 pub use envelope::EnvelopeError;
+pub use event::{ContainerEvent, Event, EventKind, EventsMissed, PluginEvent, Subscribe, Subscribed};
 pub use file::FileInfo;
 pub use id::{ContainerId, ExecutorId, FrameworkId, TaskId};
 pub use image::{DockerImage, Image, ImageKind};

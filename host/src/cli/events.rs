@@ -1,0 +1,238 @@
+//! `cofferdam events`: shows what happens to containers and plugins.
+
+use std::io;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::client::Client;
+use super::failure::Failure;
+use super::output::{Tone, escape_control, has_colour};
+use super::ps::exit_description;
+use super::{Outcome, block_on, output, time};
+use crate::api::operator::types::{Event, EventKind, Subscribe, TimeInfo};
+
+/// Shows what happens to containers and plugins, as it happens
+///
+/// The agent keeps the last 8192 events since its start, of which `--since` shows those that are asked for. Who reads too slowly
+/// misses events, and is told how many.
+///
+/// Examples:
+///   cofferdam events
+///   cofferdam events --since 1h --until 0s
+///   cofferdam events --filter container=web --filter state=ENDED --json
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(super) struct Arguments {
+    /// Begin with the events since a time (2026-11-28T15:35:00Z, in UTC) or for some time (10m)
+    #[arg(long, value_name = "TIME", value_parser = time::parse)]
+    since: Option<SystemTime>,
+    /// End at a time, or with what was some time ago (`0s` is now) [default: when the agent stops]
+    #[arg(long, value_name = "TIME", value_parser = time::parse)]
+    until: Option<SystemTime>,
+    /// Show only events of a container (`container=ID`, with those nested in it), a plugin (`plugin=NAME`), a state
+    /// (`state=ENDED`) or a type (`type=container`, `type=plugin`). Of the filters with one key, one must match
+    #[arg(long, short, value_name = "KEY=VALUE", value_parser = filter)]
+    filter: Vec<(Key, String)>,
+    /// Print JSON: an `Event` as in SUBSCRIBE (docs/api.md) on each line
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Key {
+    Container,
+    Plugin,
+    State,
+    Type,
+}
+
+impl Key {
+    const ALL: [Self; 4] = [Self::Container, Self::Plugin, Self::State, Self::Type];
+}
+
+fn filter(text: &str) -> Result<(Key, String), String> {
+    let wrong =
+        || "expected `container=ID`, `plugin=NAME`, `state=STATE` or `type=container|plugin`".to_owned();
+    let (key, value) = text.split_once('=').ok_or_else(wrong)?;
+    let key = match key {
+        "container" | "id" => Key::Container,
+        "plugin" => Key::Plugin,
+        "state" | "status" => Key::State,
+        "type" if matches!(value, "container" | "plugin") => Key::Type,
+        _ => return Err(wrong()),
+    };
+    Ok((key, value.to_owned()))
+}
+
+pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
+    let subscribe = Subscribe { since: arguments.since.map(to_wire), until: arguments.until.map(to_wire) };
+    block_on(async {
+        let mut events = client.subscribe(subscribe).await?;
+        while let Some(event) = events.next().await? {
+            if event.kind == EventKind::EventsMissed || is_shown(&event, &arguments.filter) {
+                show(&event, arguments.json)?;
+            }
+        }
+        match arguments.until {
+            Some(until) if until <= SystemTime::now() => Ok(0),
+            _ => Err(Failure::message("the agent has stopped; its containers keep running")),
+        }
+    })
+}
+
+fn to_wire(time: SystemTime) -> TimeInfo {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    TimeInfo { nanoseconds: i64::try_from(since.as_nanos()).unwrap_or(i64::MAX) }
+}
+
+/// Whether an event matches a filter of each key.
+fn is_shown(event: &Event, filters: &[(Key, String)]) -> bool {
+    if event.container.is_none() && event.plugin.is_none() {
+        return false;
+    }
+    Key::ALL.into_iter().all(|key| {
+        let mut values = filters.iter().filter(|(of, _)| *of == key).map(|(_, value)| &**value).peekable();
+        values.peek().is_none() || values.any(|value| matches(event, key, value))
+    })
+}
+
+fn matches(event: &Event, key: Key, value: &str) -> bool {
+    let container = event.container.as_ref();
+    match key {
+        Key::Container => container.is_some_and(|container| {
+            let id = container.container_id.to_string();
+            let nested = id.strip_prefix(value);
+            nested.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        }),
+        Key::Plugin => event.plugin.as_ref().is_some_and(|plugin| plugin.name == value),
+        Key::State => container
+            .and_then(|container| container.state.as_ref())
+            .is_some_and(|state| state.eq_ignore_ascii_case(value)),
+        Key::Type => (value == "container") == container.is_some(),
+    }
+}
+
+fn show(event: &Event, as_json: bool) -> io::Result<()> {
+    if as_json {
+        return output::json_line(event);
+    }
+    let has_colour = has_colour(&io::stdout());
+    let time = event.time.as_ref().map_or_else(
+        || format!("{:24}", "-"),
+        |time| {
+            let time = Duration::from_nanos(time.nanoseconds.try_into().unwrap_or_default());
+            // Those after the year 9999 cannot be shown.
+            let time = UNIX_EPOCH + time.min(Duration::from_secs(253_402_300_799));
+            humantime::format_rfc3339_millis(time).to_string()
+        },
+    );
+    let (subject, what, tone) = describe(event);
+    output::line(&format!("{time}  {subject}  {}", tone.paint(&escape_control(&what), has_colour)))
+}
+
+/// What an event is about, what has happened, and how that is.
+fn describe(event: &Event) -> (String, String, Tone) {
+    let subject = match (&event.container, &event.plugin) {
+        (Some(container), _) => format!("container {}", container.container_id),
+        (None, Some(plugin)) => format!("plugin {}", escape_control(&plugin.name)),
+        (None, None) => "events".to_owned(),
+    };
+    let container = event.container.clone().unwrap_or_default();
+    let message = event.plugin.as_ref().and_then(|plugin| plugin.message.clone()).unwrap_or_default();
+    let plugin = |what: &str| if message.is_empty() { what.to_owned() } else { format!("{what}: {message}") };
+    let (what, tone) = match event.kind {
+        EventKind::ContainerStateChanged => state(&container),
+        EventKind::ContainerUpdated => ("resources updated".to_owned(), Tone::Plain),
+        EventKind::ContainerCleanupFailed => {
+            (format!("cleanup failed: {}", container.errors.join("; ")), Tone::Bad)
+        }
+        EventKind::ContainerRemoved => ("removed".to_owned(), Tone::Faint),
+        EventKind::PluginLoaded => (format!("loaded, {message}"), Tone::Plain),
+        EventKind::PluginPanicked => (plugin("panicked"), Tone::Bad),
+        EventKind::PluginRestarted => (plugin("restarted"), Tone::Warning),
+        EventKind::PluginQuarantined => (plugin("quarantined"), Tone::Bad),
+        EventKind::PluginOutOfService => (plugin("out of service"), Tone::Bad),
+        EventKind::EventsMissed => {
+            let count = event.events_missed.as_ref().map_or(0, |missed| missed.count);
+            (format!("{count} missed"), Tone::Bad)
+        }
+        EventKind::Unknown | EventKind::Subscribed | EventKind::Heartbeat => (String::new(), Tone::Plain),
+    };
+    (subject, what, tone)
+}
+
+fn state(container: &crate::api::operator::types::ContainerEvent) -> (String, Tone) {
+    let state = container.state.clone().unwrap_or_default();
+    if let Some(ended) = &container.termination {
+        let how = exit_description(ended);
+        let message = ended.message.as_ref().map(|message| format!(": {message}")).unwrap_or_default();
+        let tone = if ended.exit_status == Some(0) { Tone::Faint } else { Tone::Bad };
+        return (format!("{state} ({how}){message}"), tone);
+    }
+    let pid = container.pid.filter(|_| state == "RUNNING").map(|pid| format!(" (pid {pid})"));
+    let recovered = (container.previous_state.is_none() && state != "STARTING").then_some(" recovered");
+    let tone = if state == "RUNNING" { Tone::Good } else { Tone::Warning };
+    (format!("{state}{}{}", pid.unwrap_or_default(), recovered.unwrap_or_default()), tone)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn event(json: serde_json::Value) -> Event {
+        serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn filters_select_containers_plugins_and_states() {
+        let ended = event(json!({"type": "CONTAINER_STATE_CHANGED", "container": {
+            "container_id": {"value": "db", "parent": {"value": "pod"}}, "state": "ENDED"}}));
+        let loaded = event(json!({"type": "PLUGIN_LOADED", "plugin": {"name": "cgroups/mem"}}));
+        let shown = |event: &Event, filters: &[&str]| {
+            let filters: Vec<_> = filters.iter().map(|text| filter(text).unwrap()).collect();
+            is_shown(event, &filters)
+        };
+        for filters in [
+            &[][..],
+            &["container=pod"],
+            &["container=pod.db"],
+            &["container=x", "container=pod"],
+            &["state=ended"],
+            &["type=container", "state=RUNNING", "state=ENDED"],
+        ] {
+            assert!(shown(&ended, filters), "{filters:?}");
+        }
+        for filters in [
+            &["container=po"][..],
+            &["state=RUNNING"],
+            &["container=pod", "state=RUNNING"],
+            &["type=plugin"],
+            &["plugin=cgroups/mem"],
+        ] {
+            assert!(!shown(&ended, filters), "{filters:?}");
+        }
+        assert!(shown(&loaded, &["type=plugin", "plugin=cgroups/mem"]) && !shown(&loaded, &["state=ENDED"]));
+        assert!(!shown(&event(json!({"type": "HEARTBEAT"})), &[]));
+        for wrong in ["web", "label=x", "type=image", "=x"] {
+            assert!(filter(wrong).unwrap_err().contains("expected `container=ID`"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_event_is_one_line() {
+        let ended = event(json!({"type": "CONTAINER_STATE_CHANGED", "container": {
+            "container_id": {"value": "web"}, "state": "ENDED",
+            "termination": {"exit_status": 9, "message": "too\nmuch"}}}));
+        let (subject, what, tone) = describe(&ended);
+        assert_eq!(
+            (&*subject, &*what, tone),
+            ("container web", "ENDED (killed by SIGKILL): too\nmuch", Tone::Bad)
+        );
+        let running = event(json!({"type": "CONTAINER_STATE_CHANGED", "container": {
+            "container_id": {"value": "web"}, "state": "RUNNING", "pid": 7}}));
+        assert_eq!(describe(&running).1, "RUNNING (pid 7) recovered");
+        let missed = event(json!({"type": "EVENTS_MISSED", "events_missed": {"count": 3}}));
+        assert_eq!(describe(&missed).1, "3 missed");
+    }
+}
