@@ -1,0 +1,124 @@
+//! Installation: what `packaging/install` installs works, and `packaging/deb` makes a package of it.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use cofferdam_tests::paths;
+
+/// A script of `packaging`, for the build of this test.
+fn script(name: &str) -> Command {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
+    let build = paths::build();
+    let mut command = Command::new(root.join("packaging").join(name));
+    command.arg("--no-build").current_dir(root);
+    command.env("CARGO_TARGET_DIR", build.parent().expect("a target directory"));
+    command.env("COFFERDAM_PROFILE", build.file_name().expect("a profile"));
+    command
+}
+
+/// The output of a command that must succeed.
+fn output(command: &mut Command) -> String {
+    let output = command.output().expect("it starts");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?} failed: {errors}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// The names of all files below a directory.
+fn files(directory: &Path) -> BTreeSet<PathBuf> {
+    let mut found = BTreeSet::new();
+    let mut directories = vec![directory.to_owned()];
+    while let Some(next) = directories.pop() {
+        for entry in fs::read_dir(next).expect("a directory").flatten() {
+            if entry.path().is_dir() {
+                directories.push(entry.path());
+            } else {
+                found.insert(entry.path().strip_prefix(directory).expect("below it").to_owned());
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn what_is_installed_works_and_can_be_removed() {
+    let place = tempfile::tempdir().expect("a directory");
+    let destdir = place.path().display().to_string();
+    let install = || output(script("install").args(["--prefix", "/usr", "--destdir", &destdir]));
+    install();
+    let installed = files(place.path());
+    for file in [
+        "usr/bin/cofferdam",
+        "usr/lib/cofferdam/libcofferdam_cgroups_mem.so",
+        "usr/lib/cofferdam/libcofferdam_logger_sandbox.so",
+        "usr/share/man/man1/cofferdam.1",
+        "usr/share/man/man1/cofferdam-run.1",
+        "usr/share/bash-completion/completions/cofferdam",
+        "usr/share/zsh/site-functions/_cofferdam",
+        "usr/share/fish/vendor_completions.d/cofferdam.fish",
+        "usr/lib/systemd/system/cofferdam.service",
+        "etc/cofferdam/agent.toml",
+    ] {
+        assert!(installed.contains(Path::new(file)), "{file} is not in {installed:?}");
+    }
+    let plugins =
+        fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins")).expect("plugins").count();
+    let is_plugin = |file: &&PathBuf| file.starts_with("usr/lib/cofferdam");
+    assert_eq!(installed.iter().filter(is_plugin).count(), plugins, "one for each directory of `plugins`");
+
+    // It finds its plugins, and accepts its configuration, but for the place at which they will be.
+    let program = place.path().join("usr/bin/cofferdam");
+    let listed = output(Command::new(&program).args(["plugin", "ls", "--socket", "/nowhere"]));
+    assert!(listed.contains("cgroups/mem") && !listed.contains("cannot be used"), "{listed}");
+    let config = place.path().join("etc/cofferdam/agent.toml");
+    let text = fs::read_to_string(&config).expect("a configuration");
+    assert!(text.contains("\nplugin_dir = \"/usr/lib/cofferdam\"\n"), "{text}");
+    let plugin_dir = place.path().join("usr/lib/cofferdam");
+    output(
+        Command::new(&program).arg("check").arg("--config").arg(&config).arg("--plugin-dir").arg(&plugin_dir),
+    );
+    let unit =
+        fs::read_to_string(place.path().join("usr/lib/systemd/system/cofferdam.service")).expect("a unit");
+    assert!(
+        unit.contains("KillMode=process") && unit.contains("ExecStart=/usr/bin/cofferdam agent"),
+        "{unit}"
+    );
+
+    // An upgrade keeps the configuration.
+    fs::write(&config, "log = \"debug\"\n").expect("it is ours");
+    install();
+    assert_eq!(fs::read_to_string(&config).expect("a configuration"), "log = \"debug\"\n");
+    assert_eq!(files(place.path()), installed);
+    output(script("install").args(["--uninstall", "--prefix", "/usr", "--destdir", &destdir]));
+    assert_eq!(files(place.path()), BTreeSet::from(["etc/cofferdam/agent.toml".into()]));
+}
+
+#[test]
+fn a_debian_package_has_the_same_files_and_names_what_it_needs() {
+    let place = tempfile::tempdir().expect("a directory");
+    output(script("deb").arg("--output").arg(place.path()));
+    let [package] = &files(place.path()).into_iter().collect::<Vec<_>>()[..] else {
+        panic!("not one package")
+    };
+    let package = place.path().join(package);
+    let field = |name: &str| output(Command::new("dpkg-deb").arg("--field").arg(&package).arg(name));
+    assert_eq!((field("Package").trim(), field("Version").trim()), ("cofferdam", env!("CARGO_PKG_VERSION")));
+    assert!(field("Depends").contains("libc6 (>="), "{}", field("Depends"));
+    let listed = output(Command::new("dpkg-deb").arg("--contents").arg(&package));
+    for file in [
+        "./usr/bin/cofferdam",
+        "./usr/share/man/man1/cofferdam-run.1.gz",
+        "./usr/lib/cofferdam/libcofferdam_disk_du.so",
+    ] {
+        let line = listed.lines().find(|line| line.ends_with(file));
+        assert!(line.is_some_and(|line| line.contains(" root/root ")), "{file} is not in:\n{listed}");
+    }
+    let control = place.path().join("control");
+    output(Command::new("dpkg-deb").arg("--control").arg(&package).arg(&control));
+    assert_eq!(fs::read_to_string(control.join("conffiles")).expect("a list"), "/etc/cofferdam/agent.toml\n");
+    for script in ["postinst", "prerm", "postrm"] {
+        output(Command::new("sh").arg("-n").arg(control.join(script)));
+    }
+}
