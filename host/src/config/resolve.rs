@@ -83,7 +83,7 @@ fn resolve_with<T>(
         // Other problems may only be consequences of these.
         let diagnostics = match yaml(text) {
             Some(diagnostic) => vec![diagnostic],
-            None => errors.iter().map(syntax_error).collect(),
+            None => errors.iter().map(|error| syntax_error(text, error)).collect(),
         };
         return Err(Diagnostics::new(file, text, diagnostics).into());
     }
@@ -139,12 +139,30 @@ fn yaml(text: &str) -> Option<Diagnostic> {
     None
 }
 
-fn syntax_error(error: &toml::de::Error) -> Diagnostic {
+fn syntax_error(text: &str, error: &toml::de::Error) -> Diagnostic {
+    if let Some(unquoted) = unquoted(text, error) {
+        return unquoted;
+    }
     let message = format!("invalid TOML: {}", error.message().lines().collect::<Vec<_>>().join(", "));
     match error.span() {
         Some(span) => Diagnostic::at(span, message, ""),
         None => Diagnostic::global(message),
     }
+}
+
+/// A value without the quotes of a string.
+fn unquoted(text: &str, error: &toml::de::Error) -> Option<Diagnostic> {
+    let start = error.span()?.start;
+    let value = text.get(start..)?.split(['\n', ',', ']', '}', '#']).next()?.trim_end();
+    // The parser takes what begins as `inf`, `nan`, `true` or `false` does for one of these.
+    let is_word = value.starts_with(|first: char| first.is_ascii_alphabetic())
+        && ["invalid float", "invalid bool"].iter().any(|begin| error.message().starts_with(begin));
+    if !is_word && !error.message().starts_with("string values must be quoted") {
+        return None;
+    }
+    let span = start..start + value.len();
+    let diagnostic = Diagnostic::at(span, format!("the string `{value}` is not in quotes"), "");
+    Some(diagnostic.help(format!("write `{}`", toml::Value::from(value))))
 }
 
 /// A word of a log filter that stands for a level and is none. `tracing` takes it for the name of a module, which nothing has.
