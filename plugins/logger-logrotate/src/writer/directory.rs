@@ -9,7 +9,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use cofferdam_plugin_api::foreign::{self, OpenError, Resolve};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, openat, renameat, statat, unlinkat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, fstat, openat, renameat, statat, unlinkat};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
@@ -59,6 +59,13 @@ impl Directory {
     /// Whether there is anything with this name.
     pub(super) fn has(&self, name: &str) -> bool {
         statat(self.0.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+    }
+
+    /// Whether the name is that of an open file.
+    pub(super) fn is(&self, name: &str, file: &File) -> io::Result<bool> {
+        let found = statat(self.0.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW).ok();
+        let open = fstat(file)?;
+        Ok(found.is_some_and(|found| (found.st_dev, found.st_ino) == (open.st_dev, open.st_ino)))
     }
 
     /// The size of a file; 0 if it is none.

@@ -22,6 +22,9 @@ use crate::options::Limits;
 /// How much a file may be larger than its limit: it may end with a line of our own.
 const LONGEST_NOTE: u64 = 256;
 
+/// How often a new file is created until it has its name.
+const ATTEMPTS: usize = 8;
+
 /// The files of one stream.
 #[derive(Debug)]
 pub(super) struct Log {
@@ -197,9 +200,7 @@ impl Log {
         }
         // Without, there are none.
         let _ = self.directory.rename(&format!("{}.times", self.name), &format!("{}.times", rotated(1)));
-        if self.directory.rename(&new, self.name)? == Renamed::Blocked {
-            return Err(io::ErrorKind::AlreadyExists.into());
-        }
+        let file = self.put_in_place(&new, file)?;
         let file = std::mem::replace(&mut self.file, file);
         let size = std::mem::replace(&mut self.size, 0);
         if renamed == Renamed::Done {
@@ -207,6 +208,20 @@ impl Log {
         }
         self.open_times(true);
         Ok(())
+    }
+
+    /// Gives a new file its name. The container can remove or replace it until then, but has to be as fast each time.
+    fn put_in_place(&self, new: &str, mut file: File) -> io::Result<File> {
+        for _ in 0..ATTEMPTS {
+            if self.directory.rename(new, self.name)? == Renamed::Blocked {
+                break;
+            }
+            if self.directory.is(self.name, &file)? {
+                return Ok(file);
+            }
+            file = self.directory.create(new)?;
+        }
+        Err(io::ErrorKind::AlreadyExists.into())
     }
 
     /// Without space for the times, there are none.
