@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use workspace::{name, root, sources, text};
+use workspace::{files, name, root, sources, text};
 
 /// The files of a directory in which any of the words occurs outside of comments.
 fn users(directory: &str, words: &[&str]) -> Vec<String> {
@@ -228,5 +228,28 @@ fn every_dependency_is_justified() {
             documented.contains(&format!("`{dependency}`")),
             "docs/dependencies.md has no line for `{dependency}`; add why it is used"
         );
+    }
+}
+
+/// A decision is referred to by its number.
+#[test]
+fn decisions_have_numbers_of_their_own() {
+    let mut numbers = BTreeSet::new();
+    for path in files("docs/adr") {
+        let file = name(&path);
+        let number = file.trim_start_matches("docs/adr/").split('-').next().unwrap_or_default().to_owned();
+        let title = format!("# {}. ", number.trim_start_matches('0'));
+        assert!(text(&path).starts_with(&title), "{file} does not begin with `{title}`");
+        assert!(numbers.insert(number), "{file} has the number of another one");
+    }
+    // A row that stands twice was left by a merge.
+    for file in
+        ["docs/dependencies.md", "docs/operator.md", "docs/differences.md", "docs/api.md", "CHANGELOG.md"]
+    {
+        let mut rows = BTreeSet::new();
+        for line in text(&root().join(file)).lines().filter(|line| line.len() > 60 && !line.starts_with('{'))
+        {
+            assert!(rows.insert(line.to_owned()), "{file} has twice: {line}");
+        }
     }
 }
