@@ -1,5 +1,6 @@
 //! Name resolution that refuses addresses.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
@@ -22,7 +23,7 @@ pub(super) struct Checked {
 /// What a host was resolved to.
 #[derive(Debug, Default)]
 pub(super) struct Found {
-    /// Of the closest address.
+    /// Of the farthest address. That of the closest one would let a server redirect into a network that it is not in.
     pub(super) reach: Option<Reach>,
     pub(super) refused: Option<(Reach, Reach)>,
 }
@@ -42,6 +43,11 @@ impl Checked {
     pub(super) fn refused(&self, reach: Option<Reach>) -> Option<(Reach, Reach)> {
         reach.zip(self.nearest).filter(|(reach, nearest)| reach < nearest)
     }
+
+    fn inspect(&self, addresses: &[SocketAddr]) -> Found {
+        let reaches = || addresses.iter().map(|address| Reach::of(address.ip()));
+        Found { reach: reaches().max(), refused: self.refused(reaches().min()) }
+    }
 }
 
 impl Resolver for Checked {
@@ -54,10 +60,8 @@ impl Resolver for Checked {
         let addresses = DefaultResolver::default().resolve(uri, config, timeout)?;
         // Otherwise it is that of a proxy.
         if uri.authority() == Some(&self.authority) {
-            let reach = addresses.iter().map(|address| Reach::of(address.ip())).min();
             let mut found = self.found.lock();
-            found.reach = reach;
-            found.refused = self.refused(reach);
+            *found = self.inspect(&addresses);
             if found.refused.is_some() {
                 return Err(ureq::Error::HostNotFound);
             }
@@ -72,5 +76,25 @@ pub(super) struct Resolved(Arc<Mutex<Found>>);
 impl Resolved {
     pub(super) fn get(&self) -> MutexGuard<'_, Found> {
         self.0.lock()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_closest_address_is_checked_and_the_farthest_may_redirect() {
+        let inspect = |nearest, addresses: &[&str]| {
+            let addresses: Vec<SocketAddr> =
+                addresses.iter().map(|address| format!("{address}:80").parse().unwrap()).collect();
+            let found = Checked::new(Authority::from_static("host"), nearest).inspect(&addresses);
+            (found.reach, found.refused)
+        };
+        let both = ["10.0.0.1", "8.8.8.8"];
+        assert_eq!(inspect(None, &both), (Some(Reach::Public), None));
+        let refused = Some((Reach::Private, Reach::Public));
+        assert_eq!(inspect(Some(Reach::Public), &both), (Some(Reach::Public), refused));
+        assert_eq!(inspect(Some(Reach::Private), &["10.0.0.1"]), (Some(Reach::Private), None));
     }
 }
