@@ -70,7 +70,10 @@ pub enum InvalidCredentials {
     /// It is neither of the two formats.
     #[error("it has no `auths`, as it is no JSON object with them")]
     Format,
-    /// An entry is malformed.
+    /// An entry of the old format is malformed.
+    #[error("the entry of a registry is no JSON object with `auth`")]
+    Entry,
+    /// The credentials of an entry are malformed.
     #[error("an `auth` is not base64")]
     Base64,
 }
@@ -127,7 +130,14 @@ impl CredentialsFile {
             return Ok(Self { entries, helpers, store });
         }
         // A `config.json` may have other settings only.
-        let entries = serde_json::from_slice::<BTreeMap<String, Entry>>(text).unwrap_or_default();
+        let members: BTreeMap<String, serde_json::Value> =
+            serde_json::from_slice(text).map_err(|_| InvalidCredentials::Format)?;
+        let is_entry = |name: &str, member: &serde_json::Value| {
+            name.contains(['.', ':', '/']) || member.get("auth").is_some()
+        };
+        let members = members.into_iter().filter(|(name, member)| is_entry(name, member));
+        let entries = members.map(|(name, member)| Some((name, serde_json::from_value(member).ok()?)));
+        let entries = entries.collect::<Option<_>>().ok_or(InvalidCredentials::Entry)?;
         Ok(Self { entries, ..Self::default() })
     }
 
@@ -143,11 +153,10 @@ impl CredentialsFile {
         if let Some((_, name)) = self.helpers.iter().find(|(server, _)| is_of(server, registry)) {
             return Ok(Some(Found::Helper { name: name.clone(), server: server.to_owned() }));
         }
-        let of_registry = self.entries.iter().find(|(name, _)| is_of(name, registry));
-        if let Some((server, entry)) = of_registry
-            && let Some(found) = entry.found(server)?
-        {
-            return Ok(Some(found));
+        for (server, entry) in self.entries.iter().filter(|(name, _)| is_of(name, registry)) {
+            if let Some(found) = entry.found(server)? {
+                return Ok(Some(found));
+            }
         }
         let helper = |name: &String| Found::Helper { name: name.clone(), server: server.to_owned() };
         Ok(self.store.as_ref().map(helper))
@@ -222,6 +231,19 @@ mod tests {
         let old = format!(r#"{{"https://index.docker.io/v1/": {{"auth": "{AUTH}", "email": "a@b"}}}}"#);
         assert_eq!(find(&old, DEFAULT_REGISTRY), password("https://index.docker.io/v1/"));
         assert_eq!(find(&old, "other"), None);
+    }
+
+    #[test]
+    fn an_empty_entry_hides_no_other_and_a_malformed_one_is_an_error() {
+        let text = format!(r#"{{"auths": {{"host": {{}}, "https://host": {{"auth": "{AUTH}"}}}}}}"#);
+        assert_eq!(find(&text, "host"), password("https://host"));
+        for old in
+            [r#"{"host.example": "text"}"#, r#"{"host": {"auth": 1}}"#, r#"{"host:1": {"username": []}}"#]
+        {
+            let error = CredentialsFile::parse(old.as_bytes()).unwrap_err();
+            assert_eq!(error, InvalidCredentials::Entry, "{old}");
+        }
+        assert_eq!(find(r#"{"detachKeys": "ctrl-e", "HttpHeaders": {"a": "b"}}"#, "host"), None);
     }
 
     #[test]
