@@ -81,29 +81,34 @@ impl Platform {
         Self { architecture: architecture.to_owned(), os: "linux".to_owned(), variant: None }
     }
 
-    /// The manifest of an index that is for this platform. Without a variant, the one that all CPUs of the architecture run
-    /// comes first. A manifest without a platform is for all.
-    #[must_use]
-    pub fn choose<'i>(&self, index: &'i Index) -> Option<&'i Descriptor> {
+    /// The variant, or the one that all CPUs of the architecture run.
+    fn variant(&self) -> Option<&str> {
         let baseline = match self.architecture.as_str() {
             "amd64" => Some("v1"),
             "arm64" => Some("v8"),
             _ => None,
         };
+        self.variant.as_deref().or(baseline)
+    }
+
+    /// The manifest of an index that is for this platform. Without a variant, the one that all CPUs of the architecture run
+    /// comes first. A manifest without a platform is for all, and comes last.
+    #[must_use]
+    pub fn choose<'i>(&self, index: &'i Index) -> Option<&'i Descriptor> {
         let accepted = index
             .manifests
             .iter()
             .filter(|found| found.platform.as_ref().is_none_or(|platform| self.accepts(platform)));
         accepted.min_by_key(|found| {
-            let variant = found.platform.as_ref().and_then(|platform| platform.variant.as_deref());
-            self.variant.is_none() && variant.is_some() && variant != baseline
+            let is_other = |platform: &Self| platform.variant() != self.variant();
+            (found.platform.is_none(), found.platform.as_ref().is_some_and(is_other))
         })
     }
 
     /// Whether programs of `other` run here.
     #[must_use]
     pub fn accepts(&self, other: &Self) -> bool {
-        let is_variant = self.variant.is_none() || self.variant == other.variant;
+        let is_variant = self.variant.is_none() || self.variant() == other.variant();
         self.architecture == other.architecture && self.os == other.os && is_variant
     }
 }
@@ -120,6 +125,13 @@ impl std::fmt::Display for Platform {
 pub struct Index {
     /// The manifests.
     pub manifests: Vec<Descriptor>,
+}
+
+impl Index {
+    /// The platforms of the manifests that have one.
+    pub fn platforms(&self) -> impl Iterator<Item = &Platform> {
+        self.manifests.iter().filter_map(|manifest| manifest.platform.as_ref())
+    }
 }
 
 /// A manifest: the configuration and the layers of an image.
@@ -254,6 +266,11 @@ mod tests {
         assert_eq!(chosen(None, &[Some("v9")]), Some(0));
         assert_eq!(chosen(Some("v9"), &[Some("v8"), Some("v9")]), Some(1));
         assert_eq!(chosen(Some("v7"), &[Some("v8"), None]), None);
+        assert_eq!(chosen(Some("v8"), &[Some("v9"), None]), Some(1));
+        let mut any = index(&[None, Some("v9")]);
+        any.manifests[0].platform = None;
+        assert_eq!(platform(None).choose(&any).map(|descriptor| descriptor.size), Some(1));
+        assert_eq!(platform(Some("v7")).choose(&any).map(|descriptor| descriptor.size), Some(0));
         assert_eq!(platform(Some("v8")).to_string(), "linux/arm64/v8");
     }
 }
