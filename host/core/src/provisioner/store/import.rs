@@ -4,6 +4,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use cofferdam_linux::tree;
 use nix::fcntl::FlockArg;
@@ -15,6 +16,9 @@ use super::{
 };
 use crate::provisioner::digest::Digest;
 use crate::provisioner::name::ImageName;
+
+/// The age of a part of a blob that nobody will continue to download.
+const ABANDONED: Duration = Duration::from_secs(3 * 24 * 60 * 60);
 
 /// An addition to the store, which nothing is removed from meanwhile.
 #[derive(Debug)]
@@ -39,6 +43,9 @@ impl Store {
             Some(guard) => {
                 // Whatever is there now is abandoned, and others can use the store while it is removed.
                 let abandoned = names_in(&self.staging(), usize::MAX)?;
+                if let Err(error) = self.remove_downloads(ABANDONED) {
+                    tracing::warn!("an abandoned download stays: {}", crate::error_chain::describe(&error));
+                }
                 let shared = guard.0.relock(FlockArg::LockShared);
                 shared.map_err(|errno| self.error("lock", errno.into()))?;
                 for name in abandoned {
@@ -171,5 +178,32 @@ impl Drop for StagedLayer {
     fn drop(&mut self) {
         // It is gone if it was added. If this fails, a later import removes it.
         drop(tree::remove(&self.path));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::provisioner::PrunePolicy;
+
+    #[test]
+    fn downloads_that_nobody_continues_are_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::at(directory.path().join("store"));
+        let import = store.import().unwrap();
+        let [old, new] = [&b"old"[..], b"new"].map(Digest::of);
+        for blob in [&old, &new] {
+            import.download(blob, || {}).unwrap().write(b"part", 0).unwrap();
+        }
+        drop(import);
+        let path = store.downloads().join(old.hex());
+        let file = File::options().write(true).open(path).unwrap();
+        file.set_modified(SystemTime::now() - ABANDONED).unwrap();
+        drop(store.import().unwrap());
+        assert_eq!(names_in(&store.downloads(), 10).unwrap(), [new.hex()]);
+        assert_eq!(store.prune(&PrunePolicy::default()).unwrap().bytes, 4);
+        assert!(names_in(&store.downloads(), 10).unwrap().is_empty());
     }
 }

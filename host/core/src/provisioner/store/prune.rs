@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::time::Duration;
 
 use cofferdam_linux::tree;
 use nix::fcntl::FlockArg;
@@ -27,7 +28,7 @@ pub struct Pruned {
     pub names: Vec<String>,
     /// Number of layers.
     pub layers: usize,
-    /// Bytes of their content.
+    /// Bytes of their content, and of what was downloaded of blobs that are not complete.
     pub bytes: u64,
 }
 
@@ -70,19 +71,29 @@ impl Store {
                 }
             }
         }
-        self.remove_downloads()?;
+        let downloaded = self.remove_downloads(Duration::ZERO)?;
         let pruned = self.collect()?;
         self.empty_staging(guard)?;
-        Ok(Pruned { names, ..pruned })
+        Ok(Pruned { names, bytes: pruned.bytes + downloaded, ..pruned })
     }
 
-    /// Removes what was downloaded of blobs that are not complete: nobody downloads while this has the lock.
-    fn remove_downloads(&self) -> Result<()> {
+    /// Removes what was downloaded of blobs that are not complete, and that nobody has continued for a time. Returns how many
+    /// bytes. For who has the lock exclusively: nobody downloads meanwhile.
+    pub(super) fn remove_downloads(&self, age: Duration) -> Result<u64> {
+        let mut bytes = 0;
         for name in names_in(&self.downloads(), usize::MAX)? {
             let path = self.downloads().join(name);
-            fs::remove_file(&path).map_err(|source| StoreError::Path { path: path.clone(), source })?;
+            let remove = || {
+                let metadata = fs::symlink_metadata(&path)?;
+                // One of the future is as new as any.
+                if metadata.modified()?.elapsed().unwrap_or_default() < age {
+                    return Ok(0);
+                }
+                fs::remove_file(&path).map(|()| metadata.len())
+            };
+            bytes += remove().map_err(|source| StoreError::Path { path: path.clone(), source })?;
         }
-        Ok(())
+        Ok(bytes)
     }
 
     fn remove_reference(&self, name: &str) -> Result<()> {
