@@ -44,6 +44,8 @@ impl Client {
     pub(super) fn new(limits: &FetchLimits) -> Self {
         let rules = Rules {
             stall: limits.stall,
+            // A launch can be cancelled.
+            min_bytes: 0,
             redirects: limits.redirects,
             hosts: limits.hosts.clone(),
             only_hosts: !limits.hosts.is_empty(),

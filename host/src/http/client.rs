@@ -10,6 +10,7 @@ use ureq::http::{HeaderName, HeaderValue, Request, StatusCode, header};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::unversioned::transport::DefaultConnector;
 
+use super::pace::{Paced, TooSlow};
 use super::redact;
 use super::redirect::{self, Reach};
 use super::resolve::Checked;
@@ -17,8 +18,10 @@ use super::resolve::Checked;
 /// What requests may do.
 #[derive(Debug, Clone)]
 pub(crate) struct Rules {
-    /// Timeout of name resolution, of connecting, and of each read and write.
+    /// Timeout of name resolution, of connecting, of each read and write, and of all headers of a response.
     pub(crate) stall: Duration,
+    /// Bytes of a body that have to arrive in this time, unless it ends.
+    pub(crate) min_bytes: u64,
     /// How many redirects of a server are followed.
     pub(crate) redirects: u64,
     /// Hosts that redirects may lead to, whatever their addresses: names, `*.name`, addresses.
@@ -41,6 +44,8 @@ pub(crate) struct Client {
 pub(crate) enum HttpError {
     #[error("no data from the server for {stall:?}")]
     Stalled { stall: Duration },
+    #[error(transparent)]
+    TooSlow(TooSlow),
     #[error("this machine has no certificate authorities; install `ca-certificates`")]
     NoRoots,
     #[error("it is not a valid URL")]
@@ -91,6 +96,8 @@ pub(crate) struct Answer {
     pub(crate) origin: Origin,
     /// Its URL for messages, if it is not the one that was asked first.
     pub(crate) redirected_to: Option<String>,
+    min_bytes: u64,
+    stall: Duration,
 }
 
 /// A server that responds.
@@ -116,6 +123,7 @@ impl Client {
             .http_status_as_error(false)
             .timeout_resolve(stall)
             .timeout_connect(stall)
+            .timeout_recv_response(stall)
             .timeout_per_read(stall)
             .timeout_per_write(stall)
             .build();
@@ -222,12 +230,17 @@ impl Client {
         })?;
         // A proxy resolves names; those that it is asked for are those of any network.
         let reach = found.reach.or(literal).unwrap_or(Reach::Public);
-        Ok(Answer { response, origin: Origin { reach, secure: is_secure(url) }, redirected_to: None })
+        let origin = Origin { reach, secure: is_secure(url) };
+        let Rules { min_bytes, stall, .. } = self.rules;
+        Ok(Answer { response, origin, redirected_to: None, min_bytes, stall })
     }
 
     /// The error for a failed read of a body.
     pub(crate) fn body_error(&self, error: io::Error) -> HttpError {
-        self.error(error.into())
+        match error.downcast() {
+            Ok(slow) => HttpError::TooSlow(slow),
+            Err(error) => self.error(error.into()),
+        }
     }
 
     fn error(&self, error: ureq::Error) -> HttpError {
@@ -248,9 +261,9 @@ impl Answer {
         self.response.headers().get(name)?.to_str().ok()
     }
 
-    /// The body.
+    /// The body. Reading fails if it arrives too slowly.
     pub(crate) fn into_reader(self) -> impl Read + Send + use<> {
-        self.response.into_body().into_reader()
+        Paced::new(self.response.into_body().into_reader(), self.min_bytes, self.stall)
     }
 }
 

@@ -10,6 +10,7 @@ use cofferdam_core::provisioner::{Digest, HashReader, Image, ImageName, Import};
 
 use super::error::{ImageError, Result};
 use super::layer::{self, LayerError, Unpacked};
+use super::stop::Stop;
 use super::{Limits, Progress};
 use crate::archive::decompress;
 
@@ -76,10 +77,16 @@ pub(super) fn add_layer(
     let damaged = |source| ImageError::Layer { number, source: LayerError::Archive { source } };
     let staged = import.stage_layer()?;
     let mut blob = HashReader::new(stream);
-    let mut archive = HashReader::new(decompress(&mut blob).map_err(damaged)?);
-    let unpacked = layer::unpack(&mut archive, &staged.root(), limits)
-        .map_err(|source| ImageError::Layer { number, source })?;
-    let (diff_id, _) = archive.finish();
+    let limit = limits.archive_bytes();
+    let stream = decompress(&mut blob).map_err(damaged)?.take(limit.saturating_add(1));
+    let mut archive = HashReader::new(stream);
+    let unpacked = layer::unpack(&mut archive, &staged.root(), limits);
+    let (diff_id, length) = archive.finish();
+    let unpacked = match length > limit {
+        true => Err(LayerError::TooLong { limit }),
+        false => unpacked,
+    };
+    let unpacked = unpacked.map_err(|source| ImageError::Layer { number, source })?;
     io::copy(&mut blob, &mut io::sink()).map_err(damaged)?;
     let (digest, actual) = blob.finish();
     if let Some(layer) = expected {
@@ -111,24 +118,27 @@ pub(super) fn finish(import: &Import, image: &Found) -> Result<Image> {
     added.map(|image| Image { names, ..image }).ok_or(ImageError::Unnamed)
 }
 
-/// Works on several layers at a time, until one fails.
+/// Works on several layers at a time, until one fails. The others are told.
 pub(super) fn in_parallel<T: Sync, E: Send>(
     threads: usize,
     items: &[T],
-    work: impl Fn(&T) -> std::result::Result<(), E> + Sync,
+    work: impl Fn(&T, &Stop) -> std::result::Result<(), E> + Sync,
 ) -> std::result::Result<(), E> {
     let threads = threads.min(items.len());
     let next = Mutex::new(items.iter());
     let failure = Mutex::new(None);
+    let stop = Stop::default();
     let take = || {
         loop {
-            let item = match failure.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
+            let item = match stop.is_set() {
                 true => None,
                 false => next.lock().unwrap_or_else(PoisonError::into_inner).next(),
             };
             let Some(item) = item else { return };
-            if let Err(error) = work(item) {
+            if let Err(error) = work(item, &stop) {
+                // The first one: those that stop have none of their own.
                 failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                stop.set();
             }
         }
     };
@@ -159,5 +169,43 @@ pub(super) fn verify(file: &str, bytes: &[u8], expected: &Descriptor) -> Result<
             size: expected.size,
             expected: expected.digest,
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::time::Duration;
+
+    use cofferdam_core::provisioner::Store;
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+
+    use super::*;
+
+    #[test]
+    fn work_on_other_layers_stops_when_one_fails() {
+        let done = in_parallel(2, &[true, false], |fails, stop| match fails {
+            true => Err("failed"),
+            false if stop.wait(Duration::from_secs(600)) => Err("stopped"),
+            false => Ok(()),
+        });
+        assert_eq!(done, Err("failed"));
+    }
+
+    #[test]
+    fn an_archive_is_not_read_far_beyond_its_files() {
+        let directory = tempfile::tempdir().unwrap();
+        let import = Store::at(directory.path().join("store")).import().unwrap();
+        let limits = Limits { bytes: 100, files: 1 };
+        let add = |zeros: usize| {
+            let mut blob = GzEncoder::new(Vec::new(), Compression::fast());
+            blob.write_all(&vec![0; zeros]).unwrap();
+            add_layer(&import, &blob.finish().unwrap()[..], 1, None, &limits)
+        };
+        let limit = limits.archive_bytes();
+        add(limit as usize).unwrap();
+        let error = add(limit as usize + 1).unwrap_err();
+        assert!(matches!(error, ImageError::Layer { source: LayerError::TooLong { .. }, .. }), "{error:?}");
     }
 }

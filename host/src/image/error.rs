@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use cofferdam_core::provisioner::document::{Index, MAX_LAYERS, Platform};
+use cofferdam_core::provisioner::document::{MAX_LAYERS, Platform};
 use cofferdam_core::provisioner::{Digest, InvalidName, StoreError};
 
 use super::layer::LayerError;
@@ -13,6 +13,10 @@ pub(super) const MAX_INDEXES: usize = 4;
 
 /// Bytes of the manifests and configurations of all images of a source.
 pub(super) const MAX_DOCUMENTS: usize = 64 << 20;
+
+/// Platforms, and characters of a text of an image, that an error shows.
+const MAX_PLATFORMS: usize = 20;
+const MAX_TEXT: usize = 100;
 
 /// Why an image was not added to the store.
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +41,7 @@ pub(crate) enum ImageError {
     Layers { layers: usize, digests: usize },
     #[error("the image has more than {MAX_LAYERS} layers, which the kernel cannot mount")]
     TooManyLayers,
-    #[error("the image is for `{os}`; expected `linux`")]
+    #[error("the image is for `{}`; expected `linux`", foreign(.os))]
     OperatingSystem { os: String },
     #[error("there is no image for {wanted}; there are: {found}. Choose one with `--platform`")]
     Platform { wanted: Platform, found: String },
@@ -72,10 +76,52 @@ fn source_name(path: Option<&Path>) -> String {
 
 pub(super) type Result<T> = std::result::Result<T, ImageError>;
 
+/// A text of whoever made the image, for a terminal.
+fn foreign(text: &str) -> String {
+    text.chars().take(MAX_TEXT).flat_map(char::escape_debug).collect()
+}
+
 impl ImageError {
-    /// An index has no image for a platform.
-    pub(super) fn platform(wanted: &Platform, index: &Index) -> Self {
-        let found = index.manifests.iter().filter_map(|found| Some(found.platform.as_ref()?.to_string()));
-        Self::Platform { wanted: wanted.clone(), found: found.collect::<Vec<_>>().join(", ") }
+    /// An index has no image for a platform, or an image is for another one.
+    pub(super) fn platform<'p>(wanted: &Platform, found: impl IntoIterator<Item = &'p Platform>) -> Self {
+        let mut found = found.into_iter();
+        let mut shown: Vec<String> =
+            found.by_ref().take(MAX_PLATFORMS).map(|platform| foreign(&platform.to_string())).collect();
+        shown.extend(found.next().map(|_| "…".to_owned()));
+        Self::Platform { wanted: wanted.clone(), found: shown.join(", ") }
+    }
+
+    /// Whether it is this machine that fails, and would with the same image from elsewhere.
+    pub(super) fn is_local(&self) -> bool {
+        match self {
+            Self::Store(_) | Self::Thread { .. } => true,
+            Self::Layer { source, .. } => source.is_local(),
+            _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_image_says_of_its_platform_is_escaped_and_short() {
+        let platform = |os: &str| Platform { os: os.to_owned(), ..Platform::host() };
+        let found = vec![platform(&"\u{1b}[2J\u{202e}".repeat(1000)); 1000];
+        let wanted = platform("linux");
+        for error in
+            [ImageError::platform(&wanted, &found), ImageError::OperatingSystem { os: found[0].os.clone() }]
+        {
+            let shown = error.to_string();
+            assert!(shown.contains("\\u{1b}[2J\\u{202e}"), "{shown}");
+            assert!(shown.len() < 20_000 && !shown.contains(['\u{1b}', '\u{202e}']), "{shown}");
+        }
+        let few = ImageError::platform(&wanted, &[platform("a"), platform("b")]);
+        let Platform { architecture, .. } = wanted;
+        assert!(
+            few.to_string().contains(&format!("there are: a/{architecture}, b/{architecture}.")),
+            "{few}"
+        );
     }
 }

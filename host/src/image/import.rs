@@ -226,8 +226,10 @@ fn select(layout: &Layout, descriptor: &Descriptor, platform: &Platform) -> Resu
             return Ok(bytes);
         }
         let index: Index = parse(&file, &bytes)?;
-        descriptor =
-            platform.choose(&index).cloned().ok_or_else(|| ImageError::platform(platform, &index))?;
+        descriptor = platform
+            .choose(&index)
+            .cloned()
+            .ok_or_else(|| ImageError::platform(platform, index.platforms()))?;
     }
     Err(ImageError::Indexes)
 }
@@ -306,7 +308,7 @@ fn add(
 ) -> Result<Image> {
     let missing = missing_layers(import, image, progress)?;
     let threads = thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
-    in_parallel(threads, &missing, |(number, layer)| -> Result<()> {
+    in_parallel(threads, &missing, |(number, layer), _| -> Result<()> {
         let failed = |source| ImageError::File { file: layer.file.clone(), source };
         let stream = layout.open(&layer.file).map_err(failed)?;
         let (diff_id, unpacked) = add_layer(import, stream, *number, Some(layer), limits)?;

@@ -60,10 +60,30 @@ pub(crate) enum LayerError {
     Replace { member: Vec<u8>, source: tree::RemoveError },
     #[error("it has more than {limit} bytes; `--max-size` is the limit")]
     TooLarge { limit: u64 },
+    #[error(
+        "its archive has more than {limit} bytes without compression; `--max-size` and `--max-files` limit that"
+    )]
+    TooLong { limit: u64 },
     #[error("it has more than {limit} files; `--max-files` is the limit")]
     TooMany { limit: u64 },
     #[error("the directory to unpack it into cannot be used")]
     Root { source: io::Error },
+}
+
+impl LayerError {
+    /// Whether it is this machine that fails, not the archive. An archive can make many calls fail, but not for these reasons.
+    pub(super) fn is_local(&self) -> bool {
+        match self {
+            Self::Root { .. } => true,
+            Self::System { source, .. } => {
+                use io::ErrorKind::{OutOfMemory, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+                let is_known =
+                    [OutOfMemory, QuotaExceeded, ReadOnlyFilesystem, StorageFull].contains(&source.kind());
+                is_known || [libc::EIO, libc::EMFILE, libc::ENFILE].map(Some).contains(&source.raw_os_error())
+            }
+            _ => false,
+        }
+    }
 }
 
 /// Number of members, and of bytes in files.

@@ -6,6 +6,7 @@
 //!   └──▶ pack     a directory, as the archive of a layer
 //! pull     finds an image in a registry, and downloads its layers
 //!    both ──▶ add      verifies every size and digest
+//!              ├──▶ stop     tells the other layers when one fails
 //!              └──▶ layer    unpacks the archive of a layer
 //! ```
 
@@ -16,6 +17,7 @@ mod layer;
 mod layout;
 mod pack;
 mod pull;
+mod stop;
 
 use std::time::Duration;
 
@@ -50,6 +52,17 @@ pub(crate) struct Limits {
     pub(crate) bytes: u64,
     /// Members of the archive of a layer.
     pub(crate) files: u64,
+}
+
+/// Bytes of the headers of a member, with its padding, that count towards the limit of an archive.
+const HEADERS: u64 = 4 << 10;
+
+impl Limits {
+    /// Bytes of the archive of a layer without compression. What is between and after the files need not be written anywhere,
+    /// but it takes time.
+    fn archive_bytes(&self) -> u64 {
+        self.bytes.saturating_add(self.files.saturating_mul(HEADERS))
+    }
 }
 
 impl Default for Limits {

@@ -45,8 +45,6 @@ pub(crate) enum PullError {
     TooLong { what: String, limit: u64 },
     #[error("{what} is not complete: the server sends {received} of {size} bytes")]
     Short { what: String, received: u64, size: u64 },
-    #[error("the server sends less than {bytes} bytes of {what} in {period:?}")]
-    Slow { what: String, bytes: u64, period: Duration },
     #[error("the connection was interrupted while {what} was downloaded")]
     Interrupted { what: String, source: HttpError },
     #[error("the server sends {what} from another position than requested")]
@@ -67,6 +65,8 @@ pub(crate) enum PullError {
     Helper { program: String, reason: String },
     #[error("cannot run the credential helper `{program}`")]
     RunHelper { program: String, source: io::Error },
+    #[error("another layer has failed")]
+    Stopped,
     #[error("there is no registry to ask")]
     NoRegistry,
     #[error(transparent)]
@@ -77,8 +77,8 @@ impl PullError {
     /// Whether another registry may have the image.
     pub(super) fn is_of_registry(&self) -> bool {
         match self {
-            Self::Image(error) => !matches!(error, ImageError::Store(_) | ImageError::Thread { .. }),
-            Self::ReadCredentials { .. } | Self::Credentials { .. } => false,
+            Self::Image(error) => !error.is_local(),
+            Self::ReadCredentials { .. } | Self::Credentials { .. } | Self::Stopped => false,
             _ => true,
         }
     }
@@ -94,7 +94,7 @@ impl PullError {
                     || [StatusCode::TOO_MANY_REQUESTS, StatusCode::REQUEST_TIMEOUT].contains(status);
                 is_transient.then_some(*wait)
             }
-            Self::Short { .. } | Self::Slow { .. } => Some(None),
+            Self::Short { .. } => Some(None),
             _ => None,
         }
     }
@@ -102,7 +102,7 @@ impl PullError {
 
 fn is_transient(error: &HttpError) -> bool {
     match error {
-        HttpError::Stalled { .. } => true,
+        HttpError::Stalled { .. } | HttpError::TooSlow(_) => true,
         HttpError::Failed { .. } => !is_of_tls(error),
         HttpError::Redirected { source, .. } => is_transient(source),
         _ => false,

@@ -2,21 +2,21 @@
 
 use std::io::Read;
 use std::thread;
-use std::time::Instant;
 
 use cofferdam_core::provisioner::{Digest, Import, PartialBlob};
 
 use super::error::{PullError, Result};
 use super::repository::Repository;
-use super::spool::{End, Spool};
+use super::spool::Spool;
 use crate::image::add::{Layer, add_layer};
 use crate::image::error::ImageError;
 use crate::image::layer::Unpacked;
+use crate::image::stop::Stop;
 use crate::image::{Limits, Progress};
 
 const BUFFER: usize = 256 << 10;
 
-/// Bytes after which a connection counts as one that works, and which a server has to send within the timeout of a read.
+/// Bytes after which a connection counts as one that works.
 const MIN_PROGRESS: u64 = 16 << 10;
 
 /// Connections for a layer. Otherwise, a server that closes each of them would keep this busy forever.
@@ -29,6 +29,7 @@ pub(super) fn pull(
     number: usize,
     layer: &Layer,
     limits: &Limits,
+    stop: &Stop,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<()> {
     let Some((size, digest)) = layer.blob else { return Ok(()) };
@@ -39,11 +40,11 @@ pub(super) fn pull(
         progress(Progress::Present { layer: layer.diff_id });
         return Ok(());
     }
-    let transfer = Transfer { import, repository, number, layer, size, digest, limits, progress };
+    let transfer = Transfer { import, repository, number, layer, size, digest, limits, stop, progress };
     let resumed = partial.len().map_err(ImageError::from)?;
     let unpacked = match transfer.run(&partial) {
         // What was there may have been damaged, as it was never verified.
-        Err(Failure::Unpack(_)) if resumed > 0 => {
+        Err(Failure::Unpack(error)) if resumed > 0 && !error.is_local() => {
             partial.clear().map_err(ImageError::from)?;
             transfer.run(&partial)
         }
@@ -51,7 +52,13 @@ pub(super) fn pull(
     };
     let unpacked = match unpacked {
         Ok(unpacked) => unpacked,
-        Err(Failure::Download(error)) => return Err(error),
+        Err(Failure::Download(error)) => {
+            // What is there would not leave room for anything else.
+            if matches!(&error, PullError::Image(error) if error.is_local()) {
+                partial.clear().map_err(ImageError::from)?;
+            }
+            return Err(error);
+        }
         Err(Failure::Unpack(error)) => {
             partial.clear().map_err(ImageError::from)?;
             return Err(error.into());
@@ -71,6 +78,7 @@ struct Transfer<'a> {
     size: u64,
     digest: Digest,
     limits: &'a Limits,
+    stop: &'a Stop,
     progress: &'a (dyn Fn(Progress) + Sync),
 }
 
@@ -91,9 +99,8 @@ impl Transfer<'_> {
         let spool = Spool::new(partial, length);
         let (downloaded, added) = thread::scope(|scope| {
             let download = || {
-                let downloaded = self.download(&spool);
-                spool.end(if downloaded.is_ok() { End::Complete } else { End::Failed });
-                downloaded
+                let ending = spool.ending();
+                self.download(&spool).inspect(|()| ending.complete())
             };
             let downloading = thread::Builder::new().name("download".into()).spawn_scoped(scope, download);
             let downloading = downloading.map_err(|source| ImageError::Thread { source })?;
@@ -127,12 +134,15 @@ impl Transfer<'_> {
             if spool.is_abandoned() {
                 return Ok(());
             }
+            if self.stop.is_set() {
+                return Err(PullError::Stopped);
+            }
             let Err(error) = outcome else { return Ok(()) };
             failures = match spool.length() - start {
                 0..MIN_PROGRESS => failures + 1,
                 _ => 1,
             };
-            thread::sleep(self.repository.pause(error, failures)?);
+            self.stop.wait(self.repository.pause(error, failures)?);
         }
         Err(PullError::Short { what, received: spool.length(), size: self.size })
     }
@@ -146,8 +156,7 @@ impl Transfer<'_> {
         let (mut body, begin) = self.repository.blob(&self.digest, position, what)?;
         let mut skip = position - begin;
         let mut buffer = vec![0; BUFFER];
-        let (mut since, mut received) = (Instant::now(), 0);
-        while !spool.is_abandoned() {
+        while !spool.is_abandoned() && !self.stop.is_set() {
             let count = body.read(&mut buffer).map_err(|error| self.repository.interrupted(what, error))?;
             if count == 0 {
                 let received = spool.length();
@@ -164,14 +173,6 @@ impl Transfer<'_> {
             }
             spool.push(bytes).map_err(ImageError::from)?;
             self.report(spool.length());
-            received += count as u64;
-            let period = since.elapsed();
-            if period > self.repository.stall {
-                if received < MIN_PROGRESS {
-                    return Err(PullError::Slow { what: what.to_owned(), bytes: MIN_PROGRESS, period });
-                }
-                (since, received) = (Instant::now(), 0);
-            }
         }
         Ok(())
     }

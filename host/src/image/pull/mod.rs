@@ -31,6 +31,7 @@ use self::error::Result;
 use self::repository::{Document, Repository};
 use super::add::{Found, Layer, diff_ids, finish, in_parallel, missing_layers, parse};
 use super::error::{ImageError, MAX_INDEXES};
+use super::stop::Stop;
 use super::{Limits, Progress};
 use crate::http::{Client, Rules};
 
@@ -38,6 +39,9 @@ pub(crate) use error::PullError;
 
 /// Layers that are downloaded at a time.
 const MAX_THREADS: usize = 4;
+
+/// Bytes that a server has to send within the timeout of a read, unless what it sends ends.
+const MIN_BYTES: u64 = 16 << 10;
 
 /// Redirects of a server that are followed.
 const MAX_REDIRECTS: u64 = 10;
@@ -72,6 +76,7 @@ pub(crate) fn pull(
     let credentials = Credentials::read(&request.credentials)?;
     let client = Client::new(Rules {
         stall: registry.stall,
+        min_bytes: MIN_BYTES,
         redirects: MAX_REDIRECTS,
         hosts: registry.redirect_hosts.clone(),
         only_hosts: false,
@@ -86,8 +91,7 @@ pub(crate) fn pull(
     let mut hosts = hosts.into_iter().peekable();
     while let Some(host) = hosts.next() {
         let scheme = if registry.insecure.contains(&host) { "http" } else { "https" };
-        let repository =
-            Repository::new(&client, &credentials, scheme, &host, &name.repository, registry.stall, progress);
+        let repository = Repository::new(&client, &credentials, scheme, &host, &name.repository, progress);
         let pulled = Pull { store, request, repository: &repository, progress }.run();
         match pulled {
             Err(error) if error.is_of_registry() && hosts.peek().is_some() => {
@@ -146,12 +150,14 @@ impl Pull<'_> {
         {
             import.discard_download(&blob).map_err(ImageError::from)?;
         }
-        in_parallel(MAX_THREADS, &missing, |(number, layer)| self.layer(&import, *number, layer))?;
+        in_parallel(MAX_THREADS, &missing, |(number, layer), stop| {
+            self.layer(&import, *number, layer, stop)
+        })?;
         Ok(finish(&import, &found)?)
     }
 
-    fn layer(&self, import: &Import, number: usize, layer: &Layer) -> Result<()> {
-        layer::pull(import, self.repository, number, layer, &self.request.limits, self.progress)
+    fn layer(&self, import: &Import, number: usize, layer: &Layer, stop: &Stop) -> Result<()> {
+        layer::pull(import, self.repository, number, layer, &self.request.limits, stop, self.progress)
     }
 
     /// Finds the manifest for the platform, perhaps through indexes, and its configuration.
@@ -167,8 +173,8 @@ impl Pull<'_> {
         let configuration: Configuration = parse("configuration", &config)?;
         let architecture = configuration.architecture;
         if !architecture.is_empty() && architecture != platform.architecture {
-            let found = Platform { architecture, os: configuration.os, variant: None }.to_string();
-            return Err(ImageError::Platform { wanted: platform.clone(), found }.into());
+            let found = Platform { architecture, os: configuration.os, variant: None };
+            return Err(ImageError::platform(platform, [&found]).into());
         }
         if parsed.layers.iter().any(|layer| layer.size > limits.bytes) {
             return Err(ImageError::TooLarge { limit: limits.bytes }.into());
@@ -192,7 +198,8 @@ impl Pull<'_> {
         for _ in 0..=MAX_INDEXES {
             let Some(index) = as_index(&bytes)? else { return Ok((outermost, bytes)) };
             outermost = outermost.or_else(|| Some(Digest::of(&bytes)));
-            let chosen = platform.choose(&index).ok_or_else(|| ImageError::platform(platform, &index))?;
+            let chosen =
+                platform.choose(&index).ok_or_else(|| ImageError::platform(platform, index.platforms()))?;
             bytes = self.repository.document(Document::Manifest(chosen))?;
         }
         Err(ImageError::Indexes.into())

@@ -63,7 +63,6 @@ pub(super) struct Repository<'a> {
     host: String,
     repository: String,
     base: String,
-    pub(super) stall: Duration,
     progress: &'a (dyn Fn(Progress) + Sync),
 }
 
@@ -74,7 +73,6 @@ impl<'a> Repository<'a> {
         scheme: &str,
         host: &str,
         repository: &str,
-        stall: Duration,
         progress: &'a (dyn Fn(Progress) + Sync),
     ) -> Self {
         Self {
@@ -85,7 +83,6 @@ impl<'a> Repository<'a> {
             host: host.to_owned(),
             repository: repository.to_owned(),
             base: format!("{scheme}://{host}/v2/{repository}"),
-            stall,
             progress,
         }
     }
@@ -142,18 +139,23 @@ impl<'a> Repository<'a> {
         position: u64,
         what: &str,
     ) -> Result<(impl Read + use<'a>, u64)> {
-        let mut headers = Vec::new();
-        if position > 0 {
-            let range = HeaderValue::from_str(&format!("bytes={position}-"));
-            headers.extend(range.map(|range| (header::RANGE, range)));
+        let path = format!("blobs/{digest}");
+        if let Ok(range) = HeaderValue::from_str(&format!("bytes={position}-"))
+            && position > 0
+        {
+            let answer = self.request(Method::Get, &path, vec![(header::RANGE, range)], what);
+            match answer.map(|answer| (beginning(&answer), answer)) {
+                Ok((Some(begin), answer)) if [0, position].contains(&begin) => {
+                    return Ok((answer.into_reader(), begin));
+                }
+                // A server that cannot do that can perhaps send the whole.
+                Ok(_) | Err(PullError::Status { status: StatusCode::RANGE_NOT_SATISFIABLE, .. }) => {}
+                Err(error) => return Err(error),
+            }
         }
-        let answer = self.request(Method::Get, &format!("blobs/{digest}"), headers, what)?;
-        if answer.response.status() != StatusCode::PARTIAL_CONTENT {
-            return Ok((answer.into_reader(), 0));
-        }
-        let expected = format!("bytes {position}-");
-        match answer.header(&header::CONTENT_RANGE) {
-            Some(range) if range.starts_with(&expected) => Ok((answer.into_reader(), position)),
+        let answer = self.request(Method::Get, &path, Vec::new(), what)?;
+        match beginning(&answer) {
+            Some(0) => Ok((answer.into_reader(), 0)),
             _ => Err(PullError::Range { what: what.to_owned() }),
         }
     }
@@ -263,6 +265,15 @@ impl Document<'_> {
             Self::Blob(descriptor) => format!("blob `{}`", descriptor.digest),
         }
     }
+}
+
+/// The position in a blob where the content of an answer begins.
+fn beginning(answer: &Answer) -> Option<u64> {
+    if answer.response.status() != StatusCode::PARTIAL_CONTENT {
+        return Some(0);
+    }
+    let range = answer.header(&header::CONTENT_RANGE)?.strip_prefix("bytes ")?;
+    range.split_once('-')?.0.parse().ok()
 }
 
 fn accept() -> Vec<(HeaderName, HeaderValue)> {

@@ -23,7 +23,7 @@ struct State {
 
 /// How a download has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
+enum End {
     Complete,
     Failed,
 }
@@ -54,8 +54,13 @@ impl<'a> Spool<'a> {
         Ok(())
     }
 
-    pub(super) fn end(&self, end: End) {
-        self.state().end = Some(end);
+    /// The download ends when this is dropped, also by a panic: nobody waits for more then.
+    pub(super) fn ending(&self) -> Ending<'_> {
+        Ending { spool: self }
+    }
+
+    fn end(&self, end: End) {
+        self.state().end.get_or_insert(end);
         self.changed.notify_all();
     }
 
@@ -70,6 +75,23 @@ impl<'a> Spool<'a> {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock()
+    }
+}
+
+/// The end of a download: it has failed unless it is complete.
+pub(super) struct Ending<'a> {
+    spool: &'a Spool<'a>,
+}
+
+impl Ending<'_> {
+    pub(super) fn complete(&self) {
+        self.spool.end(End::Complete);
+    }
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.spool.end(End::Failed);
     }
 }
 
@@ -99,5 +121,39 @@ impl Read for Reader<'_> {
         }
         *position += count as u64;
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::resume_unwind;
+    use std::thread;
+
+    use cofferdam_core::provisioner::{Digest, Store};
+
+    use super::*;
+
+    #[test]
+    fn a_reader_does_not_wait_for_a_download_that_has_panicked() {
+        let directory = tempfile::tempdir().unwrap();
+        let import = Store::at(directory.path().join("store")).import().unwrap();
+        let partial = import.download(&Digest::of(b""), || {}).unwrap();
+        let spool = Spool::new(&partial, 0);
+        thread::scope(|scope| {
+            let download = || {
+                let _ending = spool.ending();
+                spool.push(b"begin").unwrap();
+                resume_unwind(Box::new(()));
+            };
+            let downloading = scope.spawn(download);
+            let mut read = Vec::new();
+            assert!(spool.reader().read_to_end(&mut read).is_err());
+            assert_eq!(read, b"begin");
+            assert!(downloading.join().is_err());
+        });
+        let spool = Spool::new(&partial, 5);
+        spool.ending().complete();
+        let mut read = Vec::new();
+        assert_eq!(spool.reader().read_to_end(&mut read).unwrap(), 5);
     }
 }
