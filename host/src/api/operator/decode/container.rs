@@ -82,11 +82,12 @@ fn decode_image(image: &wire::Image) -> Result<String> {
     match image {
         wire::Image { kind: wire::ImageKind::Appc, .. } => unsupported("type", ": `APPC`; use `DOCKER`"),
         wire::Image { cached: Some(false), .. } => {
-            unsupported("cached", ": images are not pulled; import it again with `cofferdam image import`")
+            unsupported("cached", ": an agent pulls no images; pull it again with `cofferdam image pull`")
         }
-        wire::Image { docker: Some(docker), .. } if docker.config.is_some() => {
-            unsupported("docker.config", ": images are not pulled, so there is nothing to log in to")
-        }
+        wire::Image { docker: Some(docker), .. } if docker.config.is_some() => unsupported(
+            "docker.config",
+            ": an agent pulls no images; `cofferdam image pull` reads what `docker login` writes",
+        ),
         wire::Image { docker: Some(docker), .. } => Ok(docker.name.clone()),
         wire::Image { docker: None, .. } => {
             Err(DecodeError::field("container.mesos.image.docker", "it is missing"))
