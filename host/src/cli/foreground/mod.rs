@@ -174,7 +174,8 @@ impl Signals {
         ]))
     }
 
-    async fn next(&mut self) -> i32 {
+    /// The number of the next one.
+    pub(super) async fn next(&mut self) -> i32 {
         let [(int, interrupt), (term, terminate), (hup, hangup), (quit, exit)] = &mut self.0;
         tokio::select! {
             _ = interrupt.recv() => *int,

@@ -114,8 +114,16 @@ impl Embedded {
 
     /// Runs the command and removes everything.
     pub(super) async fn run(self, request: Request, reads: bool) -> Outcome {
+        // First, so that no signal is lost: one during the launch is forwarded after it.
+        let mut signals = match Signals::new() {
+            Ok(signals) => signals,
+            Err(failure) => {
+                self.home.remove()?;
+                return Err(failure.with_status(NOT_RUN));
+            }
+        };
         if let Some(image) = &request.image {
-            match self.pull(image).await {
+            match self.pull(image, &mut signals).await {
                 Ok(None) => {}
                 Ok(Some(status)) => {
                     self.home.remove()?;
@@ -134,7 +142,7 @@ impl Embedded {
                 return Err(Failure::of(error).with_status(NOT_RUN));
             }
         };
-        let outcome = run_in_foreground(&agent, request, reads).await;
+        let outcome = run_in_foreground(&agent, request, reads, &mut signals).await;
         end(agent).await?;
         self.home.remove()?;
         // Last, so that the output is not delayed.
@@ -142,9 +150,10 @@ impl Embedded {
         outcome
     }
 
-    async fn pull(&self, image: &str) -> Result<Option<u8>, Failure> {
+    async fn pull(&self, image: &str, signals: &mut Signals) -> Result<Option<u8>, Failure> {
         let path = self.config.agent.image_store.clone().unwrap_or_else(|| self.environment.image_store());
-        pull::pull(image, self.pull, Images::at(path), self.file.as_deref(), &self.environment).await
+        let (store, config) = (Images::at(path), self.file.as_deref());
+        pull::pull(image, self.pull, store, config, &self.environment, signals).await
     }
 
     /// Destroys what killed agents have left behind, and removes their directories.
@@ -168,9 +177,7 @@ impl Embedded {
 }
 
 /// Runs a command in the foreground.
-async fn run_in_foreground(agent: &Agent, request: Request, reads: bool) -> Outcome {
-    // First, so that a signal during the launch is forwarded after it.
-    let mut signals = Signals::new().map_err(|failure| failure.with_status(NOT_RUN))?;
+async fn run_in_foreground(agent: &Agent, request: Request, reads: bool, signals: &mut Signals) -> Outcome {
     let (id, interactive, has_terminal) = (request.id.clone(), request.interactive, request.tty.is_some());
     agent.launch(request).await.map_err(|error| {
         let status = not_run_status(error.exec_error().and_then(exec_failure));
@@ -182,7 +189,7 @@ async fn run_in_foreground(agent: &Agent, request: Request, reads: bool) -> Outc
         false => None,
     };
     let session = Session::own(agent.clone(), id.clone(), output);
-    foreground::run(session, input, &mut signals, OnSignal::Forward).await?.exit(id.as_str())
+    foreground::run(session, input, signals, OnSignal::Forward).await?.exit(id.as_str())
 }
 
 /// Stops an agent and destroys its containers.

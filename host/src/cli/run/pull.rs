@@ -3,21 +3,21 @@
 use std::path::Path;
 use std::thread;
 
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
 use crate::cli::failure::Failure;
+use crate::cli::foreground::Signals;
 use crate::cli::progress::Reporter;
 use crate::cli::registry;
 use crate::config::Environment;
 use crate::image::{self, Limits, PullRequest};
 use cofferdam_core::provisioner::document::Platform;
-use cofferdam_core::provisioner::{ImageName, Store};
+use cofferdam_core::provisioner::{Image, ImageName, Store};
 
 /// When the registry is asked for an image.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum PullPolicy {
-    /// If the store does not have it
+    /// If the store does not have it for this machine
     #[default]
     Missing,
     /// Always, also for a newer one
@@ -38,22 +38,19 @@ pub(super) async fn pull(
     store: Store,
     config: Option<&Path>,
     environment: &Environment,
+    signals: &mut Signals,
 ) -> Result<Option<u8>, Failure> {
+    let platform = Platform::host();
     let is_needed = match policy {
         PullPolicy::Never => false,
         PullPolicy::Always => true,
-        PullPolicy::Missing => store.find(text).is_err(),
+        PullPolicy::Missing => store.find(text).map_or(true, |image| !is_for(&image, &platform)),
     };
     let Some(name) = text.parse::<ImageName>().ok().filter(|_| is_needed && environment.is_root()) else {
         return Ok(None);
     };
     let (registry, credentials) = registry::load(config, environment)?;
-    let (platform, limits) = (Platform::host(), Limits::default());
-    let request = PullRequest { name, platform, limits, registry, credentials };
-    let failed = |source| Failure::system("cannot wait for signals", source);
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
+    let request = PullRequest { name, platform, limits: Limits::default(), registry, credentials };
     let (done, pulled) = oneshot::channel();
     // Not of the runtime, which would wait for it at its end.
     let pulling = thread::Builder::new().name("pull".into()).spawn(move || {
@@ -69,9 +66,13 @@ pub(super) async fn pull(
             let pulled = pulled.map_err(|_| Failure::message("the thread that pulls the image has panicked"))?;
             return pulled.map(|()| None).map_err(Failure::of);
         }
-        _ = interrupt.recv() => libc::SIGINT,
-        _ = terminate.recv() => libc::SIGTERM,
-        _ = hangup.recv() => libc::SIGHUP,
+        number = signals.next() => number,
     };
     Ok(Some(SIGNALLED.saturating_add(u8::try_from(number).unwrap_or_default())))
+}
+
+/// Whether an image of the store is for a platform. Some images do not say what they are for.
+fn is_for(image: &Image, platform: &Platform) -> bool {
+    let Platform { os, architecture, .. } = platform;
+    [format!("{os}/{architecture}"), format!("{os}/")].contains(&image.platform)
 }
