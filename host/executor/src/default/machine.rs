@@ -149,12 +149,16 @@ impl Machine {
             completion: task.max_completion_time.and_then(|limit| Some((after(now, limit)?, limit))),
             checks: Box::new(Checks::new(&mut task, now)),
         };
-        if member.kill.is_none() {
-            self.actions.push_back(Action::Update(member.status()));
-        } else {
-            // It was killed while it was being launched.
-            member.stop();
-            self.actions.push_back(Action::Terminate(index));
+        // A kill while it was being launched has not reached a process.
+        match member.kill.as_ref().map(Kill::is_forced) {
+            None => self.actions.push_back(Action::Update(member.status())),
+            Some(is_forced) => {
+                member.stop();
+                self.actions.push_back(match is_forced {
+                    true => Action::Destroy(index),
+                    false => Action::Terminate(index),
+                });
+            }
         }
         self.actions.push_back(Action::Wait(index));
         self.expire(now);
@@ -496,6 +500,20 @@ mod tests {
         assert_eq!(actions(&mut machine), ["a Failed", "b Killing"]);
         machine.launched(1, Ok(()), now);
         assert_eq!(actions(&mut machine), ["terminate 1", "wait 1"]);
+    }
+
+    #[test]
+    fn a_task_whose_grace_period_is_over_when_it_starts_is_destroyed() {
+        let now = Instant::now();
+        let mut machine = Machine::new(5 * SECOND);
+        machine.launch_group(vec![task("a", "")]);
+        assert!(machine.kill("a", Some(SECOND), now));
+        actions(&mut machine);
+        machine.expire(now + SECOND);
+        // The agent may not know the container yet.
+        assert_eq!(actions(&mut machine), ["destroy 0"]);
+        machine.launched(0, Ok(()), now + SECOND);
+        assert_eq!(actions(&mut machine), ["destroy 0", "wait 0"]);
     }
 
     #[test]
