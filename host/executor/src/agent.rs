@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -12,13 +12,17 @@ use serde_json::value::RawValue;
 use crate::environment::{Endpoint, Environment};
 use crate::exchange::{Exchange, ExchangeError};
 use crate::http::{self, HttpError, Part};
-use crate::message::{Event, EventError};
+use crate::message::{Event, EventError, after};
 use crate::record_io::{Decoder, RecordError};
 use crate::session::Session;
 use crate::updates::{Subscribe, Updates};
 
 /// The most bytes of a refusal that are printed.
 const MAX_REFUSAL: usize = 1024;
+
+/// The pause before an update that could not be sent is sent again. It doubles with each failure, up to the longest one.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Where requests go, and with what.
 #[derive(Clone)]
@@ -42,6 +46,15 @@ pub(crate) struct Agent {
     session: Session,
     subscription: Option<Subscription>,
     update: Option<SentUpdate>,
+    /// Set while the last update that was sent could not be.
+    postponed: Option<Postponed>,
+}
+
+/// When updates are sent again.
+#[derive(Clone, Copy)]
+struct Postponed {
+    until: Instant,
+    pause: Duration,
 }
 
 struct Subscription {
@@ -65,7 +78,7 @@ struct Refusal {
     text: Vec<u8>,
 }
 
-/// Why the connection was lost.
+/// Why the subscription was lost, or an update was not stored.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Lost {
     #[error("cannot connect to the agent: {0}")]
@@ -74,7 +87,7 @@ pub(crate) enum Lost {
     Connection(#[from] ExchangeError),
     #[error("the connection to the agent was lost: {0}")]
     Http(#[from] HttpError),
-    #[error("the agent has closed the subscription")]
+    #[error("the agent has closed the connection")]
     Ended,
     #[error("the agent sent a subscription that is not valid: {0}")]
     Records(#[from] RecordError),
@@ -97,6 +110,8 @@ impl Lost {
 pub(crate) enum Notice {
     Event(Event),
     Lost(Lost),
+    /// An update was not stored, and is sent again. The subscription is as it was.
+    Postponed(Lost),
     /// It has refused an update for good.
     Refused(Lost),
 }
@@ -127,6 +142,7 @@ impl Agent {
             session: Session::new(environment.recovery, environment.backoff_max, now),
             subscription: None,
             update: None,
+            postponed: None,
         }
     }
 
@@ -145,13 +161,16 @@ impl Agent {
     }
 
     /// Whether an update can be sent now.
-    pub(crate) fn is_idle(&self) -> bool {
-        self.update.is_none() && self.session.subscribed_since().is_some()
+    pub(crate) fn is_idle(&self, now: Instant) -> bool {
+        self.update.is_none()
+            && self.session.subscribed_since().is_some()
+            && self.postponed.is_none_or(|postponed| postponed.until <= now)
     }
 
     /// When something is to be done without input.
-    pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.session.deadline()
+    pub(crate) fn deadline(&self, now: Instant) -> Option<Instant> {
+        let postponed = self.postponed.map(|postponed| postponed.until).filter(|until| *until > now);
+        [self.session.deadline(), postponed].into_iter().flatten().min()
     }
 
     /// What to wait for.
@@ -167,6 +186,7 @@ impl Agent {
         if let Err(lost) = self.try_advance(updates, now, &mut notices) {
             self.subscription = None;
             self.update = None;
+            self.postponed = None;
             if lost.is_final() {
                 self.session.abandon();
             } else {
@@ -201,30 +221,63 @@ impl Agent {
                 notices.push(Notice::Event(event));
             })?;
         }
-        if let Some(update) = &mut self.update
-            && let Some(answer) = update.advance()?
-        {
-            if let Err(refused) = answer {
-                updates.acknowledged(&update.uuid);
-                notices.push(Notice::Refused(refused));
+        self.advance_update(updates, now, notices);
+        self.send_next(updates, now, notices)
+    }
+
+    /// Continues with the update that is being sent. Only the end of the subscription is a loss of the agent: one that has
+    /// too much to do may refuse an update, or close its connection.
+    fn advance_update(&mut self, updates: &mut Updates, now: Instant, notices: &mut Vec<Notice>) {
+        let Some(update) = &mut self.update else { return };
+        let Some(answer) = update.advance().transpose() else { return };
+        let uuid = std::mem::take(&mut update.uuid);
+        self.update = None;
+        match answer {
+            Ok(answer) => {
+                self.postponed = None;
+                if let Err(refused) = answer {
+                    updates.acknowledged(&uuid);
+                    notices.push(Notice::Refused(refused));
+                }
             }
-            self.update = None;
+            Err(error) => {
+                updates.unsent(&uuid);
+                notices.push(self.postpone(error, now));
+            }
         }
-        self.send_next(updates)
     }
 
     /// Sends the next update, if there is one and the agent has answered the one before.
-    fn send_next(&mut self, updates: &mut Updates) -> Result<(), Lost> {
-        if !self.is_idle() {
+    fn send_next(
+        &mut self,
+        updates: &mut Updates,
+        now: Instant,
+        notices: &mut Vec<Notice>,
+    ) -> Result<(), Lost> {
+        if !self.is_idle(now) {
             return Ok(());
         }
         let Some((uuid, body)) = updates.next() else { return Ok(()) };
         let call = self.call("UPDATE", None, Some(body))?;
         let uuid = uuid.to_owned();
-        let exchange = self.address.post("/api/v1/executor", &call).map_err(Lost::Connect)?;
-        updates.sent(&uuid);
-        self.update = Some(SentUpdate { exchange, uuid, refusal: Refusal::default() });
+        match self.address.post("/api/v1/executor", &call) {
+            Ok(exchange) => {
+                updates.sent(&uuid);
+                self.update = Some(SentUpdate { exchange, uuid, refusal: Refusal::default() });
+            }
+            Err(error) => notices.push(self.postpone(Lost::Connect(error), now)),
+        }
         Ok(())
+    }
+
+    /// Updates are sent again after a pause.
+    fn postpone(&mut self, error: Lost, now: Instant) -> Notice {
+        let last = self.postponed.map(|postponed| postponed.pause);
+        let pause = last.map_or(FIRST_PAUSE, |pause| (pause * 2).min(LONGEST_PAUSE));
+        // Executors that the agent has refused shall not all come at the same time.
+        let jittered = pause / 2 + pause * u32::from(jitter()) / 512;
+        self.postponed = Some(Postponed { until: after(now, jittered).unwrap_or(now), pause });
+        Notice::Postponed(error)
     }
 
     fn call(
@@ -277,6 +330,8 @@ impl SentUpdate {
                 Part::Data(data) => self.refusal.push(&data),
                 Part::End => {
                     return match self.refusal.take() {
+                        // 408: it had too much to do to read the request.
+                        Some(lost @ Lost::Refused { status: 408, .. }) => Err(lost),
                         Some(refused @ Lost::Refused { status: 400..500, .. }) => Ok(Some(Err(refused))),
                         lost => Err(lost.unwrap_or(Lost::Ended)),
                     };

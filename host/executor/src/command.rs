@@ -100,7 +100,7 @@ impl Executor for CommandExecutor {
             Event::Subscribed(subscribed) => self.machine.set_task_killing(subscribed.has_task_killing()),
             Event::Launch(raw) => match Task::parse(&raw) {
                 Ok(task) => {
-                    host.add_task(task.as_ref().map_or_else(|refused| &refused.id, |task| &task.id), raw);
+                    host.add_task(task.as_ref().map_or_else(|refused| &refused.id, |task| &task.id), &raw);
                     self.machine.launch(task, now);
                 }
                 Err(error) => host.log(&error),
@@ -110,7 +110,7 @@ impl Executor for CommandExecutor {
                     match Task::parse(&raw) {
                         Ok(task) => {
                             let id = task.map_or_else(|refused| refused.id, |task| task.id);
-                            host.add_task(&id, raw);
+                            host.add_task(&id, &raw);
                             self.machine.refuse_group(&id);
                         }
                         Err(error) => host.log(&error),

@@ -253,7 +253,7 @@ impl Executor for DefaultExecutor {
                     match Task::parse(&raw) {
                         Ok(task) => {
                             let id = task.as_ref().map_or_else(|refused| &refused.id, |task| &task.id);
-                            host.add_task(id, raw);
+                            host.add_task(id, &raw);
                             group.push(task);
                         }
                         Err(error) => host.log(&error),
@@ -264,7 +264,7 @@ impl Executor for DefaultExecutor {
             Event::Launch(raw) => match Task::parse(&raw) {
                 // A single task is a group of one.
                 Ok(task) => {
-                    host.add_task(task.as_ref().map_or_else(|refused| &refused.id, |task| &task.id), raw);
+                    host.add_task(task.as_ref().map_or_else(|refused| &refused.id, |task| &task.id), &raw);
                     self.machine.launch_group(vec![task]);
                 }
                 Err(error) => host.log(&error),

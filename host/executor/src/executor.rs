@@ -67,7 +67,7 @@ impl Host {
     }
 
     /// A task that the agent has launched, in its own words.
-    pub(crate) fn add_task(&mut self, id: &str, task: Box<RawValue>) {
+    pub(crate) fn add_task(&mut self, id: &str, task: &RawValue) {
         self.updates.add_task(id, task);
     }
 

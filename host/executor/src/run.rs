@@ -56,6 +56,9 @@ pub(crate) fn run(
                 Notice::Event(Event::Shutdown) => ending.shut_down(executor, host, now),
                 Notice::Event(event) => handle(event, executor, host, now),
                 Notice::Lost(lost) => ending.log_loss(&lost),
+                Notice::Postponed(lost) => {
+                    ending.log_loss(&format_args!("an update was not stored and is sent again: {lost}"));
+                }
                 Notice::Refused(refused) => log(&format_args!("the agent has refused an update: {refused}")),
             }
         }
@@ -71,9 +74,9 @@ pub(crate) fn run(
             return finish(signals);
         }
         // What has just been queued is sent before anything is waited for.
-        let has_updates = host.updates.next().is_some() && agent.is_idle();
+        let has_updates = host.updates.next().is_some() && agent.is_idle(now);
         let at_once = (has_updates || has_dead).then_some(now);
-        let deadlines = [limit, agent.deadline(), executor.deadline(), at_once];
+        let deadlines = [limit, agent.deadline(now), executor.deadline(), at_once];
         wait(executor, agent, signals, deadlines.into_iter().flatten().min())?;
     }
 }

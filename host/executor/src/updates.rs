@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::status::{Status, TaskState};
@@ -10,8 +10,15 @@ use crate::status::{Status, TaskState};
 /// Tasks and updates that are not acknowledged.
 #[derive(Debug, Default)]
 pub(crate) struct Updates {
-    tasks: Vec<(String, Box<RawValue>)>,
+    tasks: Vec<(String, Names)>,
     updates: VecDeque<Update>,
+}
+
+/// The required fields of a task beside its id. The agent knows the others, which may be long.
+#[derive(Debug, Default, Deserialize)]
+struct Names {
+    name: Option<Box<RawValue>>,
+    agent_id: Option<Box<RawValue>>,
 }
 
 #[derive(Debug)]
@@ -46,10 +53,20 @@ struct Value<'s> {
     value: &'s str,
 }
 
+/// A task in a subscription.
+#[derive(Serialize)]
+struct UnacknowledgedTask<'u> {
+    task_id: Value<'u>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'u RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agent_id: Option<&'u RawValue>,
+}
+
 /// The body of a subscription.
 #[derive(Serialize)]
 pub(crate) struct Subscribe<'u> {
-    unacknowledged_tasks: Vec<&'u RawValue>,
+    unacknowledged_tasks: Vec<UnacknowledgedTask<'u>>,
     unacknowledged_updates: Vec<&'u RawValue>,
 }
 
@@ -65,8 +82,9 @@ pub(crate) struct Sender<'s> {
 
 impl Updates {
     /// A task that the agent has launched.
-    pub(crate) fn add_task(&mut self, id: &str, task: Box<RawValue>) {
-        self.tasks.push((id.to_owned(), task));
+    pub(crate) fn add_task(&mut self, id: &str, task: &RawValue) {
+        let names = serde_json::from_str(task.get()).unwrap_or_default();
+        self.tasks.push((id.to_owned(), names));
     }
 
     /// Queues an update. The result of a check replaces that of an earlier one that has not been sent, so that checks fill
@@ -107,6 +125,13 @@ impl Updates {
         }
     }
 
+    /// An update may not have been stored, and is sent again.
+    pub(crate) fn unsent(&mut self, uuid: &str) {
+        if let Some(update) = self.updates.iter_mut().find(|update| update.uuid == uuid) {
+            update.is_sent = false;
+        }
+    }
+
     /// The agent has stored an update, or has refused it for good. It then knows the task.
     pub(crate) fn acknowledged(&mut self, uuid: &str) {
         let Some(index) = self.updates.iter().position(|update| update.uuid == uuid) else { return };
@@ -120,8 +145,13 @@ impl Updates {
         for update in &mut self.updates {
             update.is_sent = true;
         }
+        let tasks = self.tasks.iter().map(|(id, names)| UnacknowledgedTask {
+            task_id: Value { value: id },
+            name: names.name.as_deref(),
+            agent_id: names.agent_id.as_deref(),
+        });
         Subscribe {
-            unacknowledged_tasks: self.tasks.iter().map(|(_, task)| &**task).collect(),
+            unacknowledged_tasks: tasks.collect(),
             unacknowledged_updates: self.updates.iter().map(|update| &*update.body).collect(),
         }
     }
@@ -150,12 +180,13 @@ mod tests {
     #[test]
     fn a_subscription_has_what_is_not_acknowledged() {
         let mut updates = Updates::default();
-        updates.add_task("t", RawValue::from_string(r#"{"task_id":{"value":"t"}}"#.to_owned()).unwrap());
+        let task = r#"{"task_id":{"value":"t"},"name":"n","command":{"value":"is long"}}"#;
+        updates.add_task("t", &RawValue::from_string(task.to_owned()).unwrap());
         push(&mut updates, "u", TaskState::Starting);
         let text = serde_json::to_string(&updates.subscribe()).unwrap();
         assert_eq!(
             text,
-            r#"{"unacknowledged_tasks":[{"task_id":{"value":"t"}}],"unacknowledged_updates":[{"status":{"#
+            r#"{"unacknowledged_tasks":[{"task_id":{"value":"t"},"name":"n"}],"unacknowledged_updates":[{"status":{"#
                 .to_owned()
                 + r#""task_id":{"value":"t"},"state":"TASK_STARTING","source":"SOURCE_EXECUTOR","uuid":"u","#
                 + r#""executor_id":{"value":"e"},"timestamp":1.5}}]}"#
@@ -189,7 +220,7 @@ mod tests {
     proptest! {
         /// No order of sending and acknowledging loses an update or changes the order.
         #[test]
-        fn updates_stay_in_order(steps in proptest::collection::vec(0..4_u8, 0..60)) {
+        fn updates_stay_in_order(steps in proptest::collection::vec(0..5_u8, 0..60)) {
             let (mut updates, mut expected, mut count) = (Updates::default(), Vec::new(), 0);
             for step in steps {
                 match step {
@@ -204,6 +235,12 @@ mod tests {
                         }
                     }
                     2 => drop(updates.subscribe()),
+                    3 => {
+                        if let Some(uuid) = expected.first() {
+                            updates.unsent(uuid);
+                            prop_assert_eq!(updates.next().map(|(next, _)| next), Some(uuid.as_str()));
+                        }
+                    }
                     _ if !expected.is_empty() => updates.acknowledged(&expected.remove(0)),
                     _ => {}
                 }

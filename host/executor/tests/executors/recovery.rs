@@ -1,5 +1,7 @@
 //! What executors do when their agent restarts or is gone.
 
+use std::io::{BufRead, BufReader};
+
 use serde_json::json;
 
 use crate::peer::TIMEOUT;
@@ -23,7 +25,8 @@ fn the_next_agent_gets_what_was_not_acknowledged() {
     go.write("go\n");
     program.peer.listen_again();
     let mut agent = program.peer.accept();
-    assert_eq!(agent.call["unacknowledged_tasks"], json!([task]));
+    let known = json!([{"name": "n", "task_id": {"value": "t"}, "agent_id": {"value": "a"}}]);
+    assert_eq!(agent.call["unacknowledged_tasks"], known);
     let updates: Vec<_> = agent.call["unacknowledged_updates"]
         .as_array()
         .unwrap()
@@ -45,27 +48,42 @@ fn the_next_agent_gets_what_was_not_acknowledged() {
 }
 
 #[test]
-fn an_update_that_the_agent_could_not_store_is_sent_again() {
-    let program = Program::start("command", &[]);
+fn an_update_that_the_agent_could_not_store_is_sent_again_on_the_same_subscription() {
+    // Without checkpoints, the loss of the agent would end the task.
+    let program = Program::start("command", &[("MESOS_CHECKPOINT", "0")]);
     let mut agent = program.peer.accept();
     agent.launch(&shell("exec sleep 1000"));
     let request = program.peer.request();
     let refused = request.call()["status"].clone();
     request.answer(503, "no space");
-    let mut agent = program.peer.accept();
-    let again = &agent.call["unacknowledged_updates"][0]["status"];
-    assert_eq!(*again, refused);
-    agent.acknowledge(&refused);
+    // The agent closes the connection without an answer, as when it has too many.
+    let request = program.peer.request();
+    assert_eq!((request.kind(), &request.call()["status"]), ("UPDATE", &refused));
+    drop(request);
+    assert_eq!(program.peer.update(&mut agent), refused);
+    program.peer.states(&mut agent, &["TASK_RUNNING"]);
     agent.send(&json!({"type": "SHUTDOWN"}));
-    let (_, log) = {
-        // Whether TASK_RUNNING was part of the subscription depends on who was faster.
-        loop {
-            if program.peer.update(&mut agent)["state"] == "TASK_KILLED" {
-                break program.wait();
-            }
-        }
-    };
-    assert!(log.contains("the agent has answered with status 503: no space"), "{log}");
+    // TASK_KILLING comes first.
+    while program.peer.update(&mut agent)["state"] != "TASK_KILLED" {}
+    let (status, log) = program.wait();
+    assert!(status.success());
+    assert!(log.contains("sent again: the agent has answered with status 503: no space"), "{log}");
+    assert!(!log.contains("there is no agent"), "{log}");
+}
+
+#[test]
+fn an_update_that_cannot_be_sent_is_no_loss_of_the_agent() {
+    let (stderr, writer) = std::io::pipe().unwrap();
+    let program = Program::start_with("command", &[("MESOS_CHECKPOINT", "0")], |command| {
+        command.stderr(writer);
+    });
+    let mut agent = program.peer.accept();
+    program.peer.stop_listening();
+    agent.launch(&shell("exec sleep 1000"));
+    let is_postponed = |line: &String| line.contains("sent again: cannot connect to the agent");
+    assert!(BufReader::new(stderr).lines().map_while(Result::ok).any(|line| is_postponed(&line)));
+    program.peer.listen_again();
+    program.peer.states(&mut agent, &STARTED);
 }
 
 #[test]
