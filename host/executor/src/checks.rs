@@ -22,6 +22,8 @@ pub(crate) enum Outcome {
     Connected(bool),
     /// It could not be done.
     Failed(String),
+    /// The agent could not do it for now, so it says nothing of the task. As in Mesos, it has no result.
+    NotDone,
 }
 
 /// What is to be done.
@@ -150,7 +152,7 @@ fn timed_out(timeout: Duration) -> Outcome {
 
 impl Health {
     fn finished(&mut self, outcome: &Outcome, now: Instant) -> Option<Report> {
-        if !self.schedule.finish(now) {
+        if !self.schedule.finish(now) || *outcome == Outcome::NotDone {
             return None;
         }
         let Some(failure) = failure(outcome) else {
@@ -180,7 +182,7 @@ fn failure(outcome: &Outcome) -> Option<String> {
         Outcome::Exited(status) => Some(format!("failed: the command {status}")),
         Outcome::Answered(200..400) => None,
         Outcome::Answered(code) => Some(format!("failed: HTTP status {code}")),
-        Outcome::Connected(true) => None,
+        Outcome::Connected(true) | Outcome::NotDone => None,
         Outcome::Connected(false) => Some("failed: no connection".to_owned()),
         Outcome::Failed(message) => Some(format!("failed: {message}")),
     }
@@ -188,7 +190,7 @@ fn failure(outcome: &Outcome) -> Option<String> {
 
 impl Checker {
     fn finished(&mut self, outcome: &Outcome, now: Instant) -> Option<Report> {
-        if !self.schedule.finish(now) {
+        if !self.schedule.finish(now) || *outcome == Outcome::NotDone {
             return None;
         }
         let status = match outcome {
@@ -199,7 +201,7 @@ impl Checker {
             Outcome::Connected(succeeded) => {
                 CheckStatus::Tcp { tcp: TcpResult { succeeded: Some(*succeeded) } }
             }
-            Outcome::Failed(_) => no_result(&self.spec.target),
+            Outcome::Failed(_) | Outcome::NotDone => no_result(&self.spec.target),
         };
         if status == self.status {
             return None;

@@ -6,7 +6,8 @@
 mod calls;
 mod machine;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::mem::discriminant;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,9 @@ const LONGEST_RETRY: Duration = Duration::from_secs(1);
 /// How often a launch is tried that the agent says may succeed later.
 const MAX_LAUNCHES: u32 = 10;
 
+/// Launches that may be in progress at a time, and as many signals. The agent limits the requests of an executor.
+const MAX_CALLS: usize = 64;
+
 /// The state machine with its calls.
 pub(crate) struct DefaultExecutor {
     machine: Machine,
@@ -39,6 +43,8 @@ pub(crate) struct DefaultExecutor {
     /// The calls of launches that have not been answered.
     launches: HashMap<Index, Vec<u8>>,
     calls: Vec<(Attempt, Call)>,
+    /// What is asked for once other calls have been answered.
+    waiting: VecDeque<Attempt>,
     retries: Vec<(Instant, Attempt)>,
     connections: Vec<(Index, Kind, Probe)>,
     sessions: Vec<Session>,
@@ -76,6 +82,7 @@ impl DefaultExecutor {
             containers: HashMap::new(),
             launches: HashMap::new(),
             calls: Vec::new(),
+            waiting: VecDeque::new(),
             retries: Vec::new(),
             connections: Vec::new(),
             sessions: Vec::new(),
@@ -129,11 +136,22 @@ impl DefaultExecutor {
     }
 
     fn attempt(&mut self, attempt: Attempt, host: &Host, now: Instant) {
+        if self.is_full(attempt.purpose) {
+            return self.waiting.push_back(attempt);
+        }
         let Some(body) = self.body(attempt.purpose) else { return };
         match Call::open(&host.address, &body) {
             Ok(call) => self.calls.push((attempt, call)),
             Err(_) => self.retry(attempt, now),
         }
+    }
+
+    /// Whether enough of the same is asked for already.
+    fn is_full(&self, purpose: Purpose) -> bool {
+        let kind = discriminant(&purpose);
+        let same = self.calls.iter().filter(|(attempt, _)| discriminant(&attempt.purpose) == kind);
+        // The agent limits the tasks, so that it can answer when each of them ends.
+        !matches!(purpose, Purpose::Wait(_)) && same.count() >= MAX_CALLS
     }
 
     /// The body of a call; `None` if there is nothing to ask for any more.
@@ -181,7 +199,7 @@ impl DefaultExecutor {
             Target::Network(service) => self.connections.push((index, kind, Probe::open(&service)?)),
             Target::Command { raw, .. } => {
                 let session = Session::open(index, kind, self.containers.get(&index), &raw, &host.address);
-                self.sessions.push(session.map_err(Outcome::Failed)?);
+                self.sessions.push(session?);
             }
         }
         Ok(())
@@ -195,43 +213,51 @@ impl Session {
         task: Option<&ContainerId>,
         command: &str,
         address: &Address,
-    ) -> Result<Self, String> {
-        let task = task.ok_or("the task has no container")?;
-        let container = task.child(format!("check-{}", random_name())).map_err(|error| error.to_string())?;
-        let body = calls::session(&container, command).map_err(|error| error.to_string())?;
-        let output = Call::open(address, &body).map_err(|error| error.to_string())?;
+    ) -> Result<Self, Outcome> {
+        let task = task.ok_or_else(|| Outcome::Failed("the task has no container".to_owned()))?;
+        let container = task.child(format!("check-{}", random_name())).map_err(failed)?;
+        let body = calls::session(&container, command).map_err(failed)?;
+        let output = Call::open(address, &body).map_err(|_| Outcome::NotDone)?;
         Ok(Self { index, kind, container, output: Some(output), wait: None })
     }
 
     /// How the command has ended.
     fn advance(&mut self, address: &Address) -> Option<Outcome> {
-        self.try_advance(address).unwrap_or_else(|error| Some(Outcome::Failed(error)))
+        self.try_advance(address).unwrap_or_else(Some)
     }
 
-    fn try_advance(&mut self, address: &Address) -> Result<Option<Outcome>, String> {
+    fn try_advance(&mut self, address: &Address) -> Result<Option<Outcome>, Outcome> {
         if let Some(output) = &mut self.output {
-            let answer = output.advance()?;
-            if let Some(answer) = &answer
-                && answer.status != 200
-            {
-                return Err(answer.text());
+            let answer = output.advance().map_err(|_| Outcome::NotDone)?;
+            match &answer {
+                Some(Answer { status: 503, .. }) => return Err(Outcome::NotDone),
+                Some(answer) if answer.status != 200 => return Err(Outcome::Failed(answer.text())),
+                _ => {}
             }
             if self.wait.is_none() && output.status() == Some(200) {
-                let body = calls::wait(&self.container).map_err(|error| error.to_string())?;
-                self.wait = Some(Call::open(address, &body).map_err(|error| error.to_string())?);
+                let body = calls::wait(&self.container).map_err(failed)?;
+                self.wait = Some(Call::open(address, &body).map_err(|_| Outcome::NotDone)?);
             }
             if answer.is_some() {
                 self.output = None;
             }
         }
         let Some(wait) = &mut self.wait else { return Ok(None) };
-        Ok(wait.advance()?.map(|answer| match answer.end() {
-            End::Exited(status) => Outcome::Exited(status),
-            End::Terminated { message, .. } => {
-                Outcome::Failed(message.unwrap_or_else(|| "the command was killed".to_owned()))
-            }
+        let answer = wait.advance().map_err(|_| Outcome::NotDone)?;
+        Ok(answer.map(|answer| match answer {
+            Answer { status: 503, .. } => Outcome::NotDone,
+            answer => match answer.end() {
+                End::Exited(status) => Outcome::Exited(status),
+                End::Terminated { message, .. } => {
+                    Outcome::Failed(message.unwrap_or_else(|| "the command was killed".to_owned()))
+                }
+            },
         }))
     }
+}
+
+fn failed(error: serde_json::Error) -> Outcome {
+    Outcome::Failed(error.to_string())
 }
 
 impl Executor for DefaultExecutor {
@@ -241,6 +267,7 @@ impl Executor for DefaultExecutor {
                 self.machine.set_task_killing(subscribed.has_task_killing());
                 self.own = subscribed.container_id.or(self.own.take());
                 self.calls.clear();
+                self.waiting.clear();
                 self.retries.clear();
                 self.machine.resubscribed();
                 for index in self.launches.keys().copied().collect::<Vec<_>>() {
@@ -287,6 +314,7 @@ impl Executor for DefaultExecutor {
         // The containers are the agent's: it destroys them with that of the executor when it is there again.
         self.machine.abandon();
         self.calls.clear();
+        self.waiting.clear();
         self.retries.clear();
         self.connections.clear();
         self.sessions.clear();
@@ -309,6 +337,9 @@ impl Executor for DefaultExecutor {
             self.answered(attempt, answer, host, now);
         }
         for (_, attempt) in self.retries.extract_if(.., |(at, _)| *at <= now).collect::<Vec<_>>() {
+            self.attempt(attempt, host, now);
+        }
+        for attempt in std::mem::take(&mut self.waiting) {
             self.attempt(attempt, host, now);
         }
         let mut finished = Vec::new();

@@ -226,6 +226,68 @@ fn a_check_runs_in_a_session_below_the_task() {
 }
 
 #[test]
+fn a_check_that_the_agent_cannot_start_for_now_says_nothing_of_the_task() {
+    let mut checked = task("a");
+    checked["health_check"] = json!({
+        "type": "COMMAND", "command": {"value": "check"}, "delay_seconds": 0, "interval_seconds": 0.01,
+        "grace_period_seconds": 0, "consecutive_failures": 1,
+    });
+    let mut group = Group::launch(&[checked]);
+    group.session().answer(503, "too many requests");
+    drop(group.session());
+    // The command cannot be run: that is a result.
+    group.session().answer(400, "no such program");
+    let (states, _) = group.collect(2, 1);
+    assert_eq!(states[0]["message"], "Health check failed: no such program");
+    group.end(&json!({"exit_status": 15}));
+    group.program.peer.states(&mut group.agent, &["TASK_KILLED"]);
+}
+
+#[test]
+fn a_large_group_is_launched_a_part_at_a_time() {
+    const TASKS: usize = 70;
+    const MAX: usize = 64;
+    let program = Program::start("default", &[]);
+    let mut agent = program.peer.accept();
+    let tasks: Vec<Value> = (0..TASKS).map(|number| task(&number.to_string())).collect();
+    agent.send(&json!({"type": "LAUNCH_GROUP", "launch_group": {"task_group": {"tasks": tasks}}}));
+    let (mut launches, mut updates) = (Vec::new(), 0);
+    while launches.len() < MAX || updates < TASKS {
+        let request = program.peer.request();
+        match request.kind() {
+            "UPDATE" => {
+                updates += 1;
+                agent.acknowledge(&request.call()["status"]);
+                request.answer(202, "");
+            }
+            kind => {
+                assert_eq!(kind, "LAUNCH_CONTAINER");
+                launches.push(request);
+                assert!(launches.len() <= MAX, "more than the agent allows");
+            }
+        }
+    }
+    // Each that is answered makes room for another one.
+    for launch in launches {
+        launch.answer(503, "not yet");
+    }
+    let mut launched = std::collections::BTreeSet::new();
+    while launched.len() < TASKS {
+        let request = program.peer.request();
+        match request.kind() {
+            "LAUNCH_CONTAINER" => {
+                launched.insert(request.call()["command"]["value"].as_str().unwrap().to_owned());
+            }
+            "UPDATE" => agent.acknowledge(&request.call()["status"]),
+            _ => {}
+        }
+        if request.kind() != "WAIT_CONTAINER" {
+            request.answer(202, "");
+        }
+    }
+}
+
+#[test]
 fn a_check_that_takes_too_long_has_its_session_closed() {
     let mut checked = task("a");
     checked["health_check"] = json!({
