@@ -129,9 +129,21 @@ fn due(
     };
     match phase {
         ExecutorPhase::Terminating => {
-            // One that is not connected does not hear of it.
-            let grace = if handle.is_connected() { grace } else { Duration::ZERO };
-            Some((*terminating.get_or_insert_with(|| Instant::now() + grace), Due::Kill))
+            let patience = match (handle.is_connected(), subscribed) {
+                (true, _) => grace,
+                // It hears of it when it subscribes again, until it should have.
+                (false, true) => {
+                    let timeout = shared.config.reregistration_timeout;
+                    let reconnects = if is_recovered && !handle.was_connected() {
+                        (started + timeout).saturating_duration_since(Instant::now())
+                    } else {
+                        timeout
+                    };
+                    grace.min(reconnects)
+                }
+                (false, false) => Duration::ZERO,
+            };
+            Some((*terminating.get_or_insert_with(|| Instant::now() + patience), Due::Kill))
         }
         ExecutorPhase::Registering if !subscribed => {
             Some((started + shared.config.registration_timeout, Due::Subscription { again: false }))
