@@ -183,21 +183,25 @@ impl Executor {
         }
     }
 
-    /// Adds to an update what the agent knows of the container, unless the executor has.
+    /// Adds to an update what the agent knows of the container. What identifies it is never the executor's.
     async fn describe_container(&self, update: &mut Update) {
         let id = self.handle.container();
         let reports =
             self.shared.containerizer.reports(std::slice::from_ref(id), WantedReports::STATUS).await;
         let status = reports.into_iter().next().and_then(|report| report.status).unwrap_or_default().status;
         let known = update.details.entry("container_status").or_insert_with(|| json!({}));
+        if !known.is_object() {
+            *known = json!({});
+        }
         let Json::Object(known) = known else { return };
-        known.entry("container_id").or_insert_with(|| json!({ "value": id.value() }));
         for (name, value) in status {
             known.entry(name).or_insert(value);
         }
-        if let Some(pid) = self.shared.containerizer.inspect(id).and_then(|found| found.summary.pid) {
-            known.entry("executor_pid").or_insert_with(|| pid.into());
-        }
+        known.insert("container_id".to_owned(), json!({ "value": id.value() }));
+        match self.shared.containerizer.inspect(id).and_then(|found| found.summary.pid) {
+            Some(pid) => known.insert("executor_pid".to_owned(), pid.into()),
+            None => known.remove("executor_pid"),
+        };
     }
 
     /// Passes a message on to the clients of its framework that are connected.

@@ -234,6 +234,14 @@ pub enum UpdateRefused {
         /// The task.
         task: TaskId,
     },
+    /// It has the id of the agent's own update.
+    #[error(
+        "the id of this update is that with which the agent itself ends task `{task}`; send it with a random one"
+    )]
+    ReservedId {
+        /// The task.
+        task: TaskId,
+    },
     /// Too many updates wait.
     #[error(
         "{MAX_UNACKNOWLEDGED} updates of executor `{executor}` are not acknowledged; send this one again when clients \
@@ -368,6 +376,9 @@ impl ExecutorState {
             .tasks
             .get(&update.task)
             .ok_or_else(|| UpdateRefused::UnknownTask { executor: executor(), task: update.task.clone() })?;
+        if update.id == UpdateId::of_end(&self.container, &update.task) {
+            return Err(UpdateRefused::ReservedId { task: update.task.clone() });
+        }
         if task.seen.contains(&update.id) {
             return Ok(Received::Known);
         }

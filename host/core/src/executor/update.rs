@@ -84,7 +84,7 @@ impl UpdateId {
 
     /// The id of the update with which the agent ends a task. It is always the same, so that an agent that dies before the
     /// update is on disk, and the next one, send the same update.
-    fn of_end(container: &ContainerId, task: &TaskId) -> Self {
+    pub(super) fn of_end(container: &ContainerId, task: &TaskId) -> Self {
         let mut hash = Sha256::new();
         for part in [container.as_str(), "\0", task.as_str()] {
             hash.update(part.as_bytes());

@@ -189,7 +189,9 @@ impl From<ServeError> for ApiError {
     fn from(error: ServeError) -> Self {
         let status = match &error {
             ServeError::Ended => StatusCode::UNAUTHORIZED,
-            ServeError::Refused(UpdateRefused::UnknownTask { .. }) => StatusCode::BAD_REQUEST,
+            ServeError::Refused(UpdateRefused::UnknownTask { .. } | UpdateRefused::ReservedId { .. }) => {
+                StatusCode::BAD_REQUEST
+            }
             ServeError::Refused(UpdateRefused::TooMany { .. }) | ServeError::Write(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }

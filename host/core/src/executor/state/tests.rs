@@ -197,6 +197,16 @@ fn the_end_that_the_agent_gives_a_task_has_the_same_id_when_it_is_repeated() {
 }
 
 #[test]
+fn an_executor_cannot_send_the_end_that_the_agent_gives_a_task() {
+    let mut state = state(&["a"], false);
+    let Some(Entry::Update(end)) = state.terminate(&End::Lost, 5).into_iter().next() else {
+        panic!("no update")
+    };
+    let sent = Update { id: end.id, ..update("a", TaskState::TaskRunning, 1) };
+    assert!(matches!(receive(&mut state, &sent), Err(UpdateRefused::ReservedId { .. })));
+}
+
+#[test]
 fn resources_are_those_of_the_executor_and_of_tasks_that_have_not_ended() {
     let mut state = state(&["a", "b"], false);
     assert_eq!((state.allocated().cpus(), state.allocated().scalar("mem")), (Some(1.1), Some(128.0)));
