@@ -91,6 +91,12 @@ fn a_token_is_good_for_its_executor_and_its_containers_alone() {
             json!({"container_id": nested(one), "command": {"value": "true"},
             "container": {"type": "MESOS", "volumes": [{"mode": "RW", "container_path": "/x", "host_path": "/etc"}]}}),
         ),
+        call(
+            "LAUNCH_NESTED_CONTAINER",
+            json!({"container_id": nested(one), "command": {"value": "true", "environment": {"variables": [
+                {"name": "A", "type": "SECRET", "secret": {"type": "REFERENCE", "reference": {"name": "other"}}},
+            ]}}}),
+        ),
         json!({"type": "GET_FLAGS"}),
         call("KILL_TASK", json!({"task_id": {"value": "two"}})),
         call("READ_FILE", json!({"path": "/etc/shadow", "offset": 0})),

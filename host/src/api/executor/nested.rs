@@ -1,22 +1,23 @@
 //! Containers that an executor nests in its own, by calls of the operator API.
 //!
 //! An executor must not get more than its framework was given: a nested container has the user of the executor or of one of
-//! its tasks, and no options that none of its tasks has.
+//! its tasks, no options that none of its tasks has, and no secrets that none of its tasks or their checks has.
 
 use std::sync::Arc;
 
 use axum::http::StatusCode;
 use axum::response::Response as HttpResponse;
+use serde_json::Value as Json;
 
 use crate::api::context::ApiContext;
 use crate::api::operator::calls;
-use crate::api::operator::decode::task::{container_request, typed};
+use crate::api::operator::decode::task::{Settings, container_request, typed};
 use crate::api::operator::decode::{decode_launch, decode_nested_launch, decode_session};
 use crate::api::operator::error::ApiError;
 use crate::api::operator::tasks::settings;
 use crate::api::operator::types::{self as wire, Call};
-use cofferdam_core::executor::{Executor, ExecutorState};
-use cofferdam_core::model::{ContainerId, LinuxOptions, Phase, Request};
+use cofferdam_core::executor::{Executor, ExecutorState, Task};
+use cofferdam_core::model::{ContainerId, LinuxOptions, Phase, Request, Secret};
 
 type Result<T = HttpResponse> = std::result::Result<T, ApiError>;
 
@@ -56,8 +57,9 @@ pub(super) async fn dispatch(context: &Arc<ApiContext>, executor: &Executor, bod
 fn check(context: &ApiContext, executor: &ExecutorState, request: &Request) -> Result<()> {
     let own = context.agent.inspect(&executor.container);
     let own_user = own.and_then(|own| own.request.command.user);
+    let live = || executor.tasks.values().filter(|task| !task.state.is_terminal());
     let mut tasks = Vec::new();
-    for task in executor.tasks.values().filter(|task| !task.state.is_terminal()) {
+    for task in live() {
         let info: wire::TaskInfo = typed("task_info", &task.info)?;
         tasks.push(info);
     }
@@ -66,12 +68,13 @@ fn check(context: &ApiContext, executor: &ExecutorState, request: &Request) -> R
     if user.is_some() && *user != own_user && !tasks.iter().any(is_user) {
         return Err(forbidden("`command.user` is neither that of the executor nor that of one of its tasks"));
     }
+    let mut settings = settings(context)?;
+    settings.default_container = None;
+    check_secrets(live(), request, &settings)?;
     let wanted = options(request)?;
     if wanted == Request::shell(wanted.id.clone(), String::new()) {
         return Ok(());
     }
-    let mut settings = settings(context)?;
-    settings.default_container = None;
     for info in &tasks {
         let nested =
             container_request("task_info", info.command.as_ref(), info.container.as_ref(), &settings)?;
@@ -80,6 +83,42 @@ fn check(context: &ApiContext, executor: &ExecutorState, request: &Request) -> R
         }
     }
     Err(forbidden("`container` is not that of one of the executor's tasks"))
+}
+
+fn check_secrets<'t>(
+    tasks: impl Iterator<Item = &'t Task>,
+    request: &Request,
+    settings: &Settings<'_>,
+) -> Result<()> {
+    let mut missing = request.command.secrets.clone();
+    for task in tasks {
+        if missing.is_empty() {
+            break;
+        }
+        for (name, given) in secrets_of(&task.info, settings)? {
+            if missing.get(&name) == Some(&given) {
+                missing.remove(&name);
+            }
+        }
+    }
+    match missing.keys().next() {
+        Some(name) => Err(forbidden(format!(
+            "the secret for the environment variable `{name}` is not that of one of the executor's tasks"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// The secrets in the environments of a task's command, and of those that check it.
+fn secrets_of(info: &Json, settings: &Settings<'_>) -> Result<Vec<(String, Secret)>> {
+    let mut secrets = Vec::new();
+    for path in ["/command", "/health_check/command", "/check/command/command"] {
+        if let Some(command) = info.pointer(path).filter(|command| !command.is_null()) {
+            let command: wire::CommandInfo = typed("task_info", command)?;
+            secrets.extend(container_request("task_info", Some(&command), None, settings)?.command.secrets);
+        }
+    }
+    Ok(secrets)
 }
 
 /// A request without what any nested container may have: its id, its command, and what is less than its parent has.
