@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 
 use cofferdam_tests::daemon::Daemon;
+use data_encoding::BASE64;
 
 use super::*;
 
@@ -66,6 +67,20 @@ fn a_token_is_good_for_its_executor_and_its_containers_alone() {
     let mut large = update("one", "one", "TASK_RUNNING");
     large["update"]["status"]["message"] = "x".repeat(100_000).into();
     assert_eq!(status(Some(&own), &large), 400);
+
+    // Nothing of a subscription is acknowledged unless all of it can be kept.
+    let too_many: Vec<Json> = (0..2000_u128)
+        .map(|number| {
+            let mut update = update("one", "one", "TASK_RUNNING")["update"].take();
+            update["status"]["uuid"] = BASE64.encode(&number.to_be_bytes()).into();
+            update
+        })
+        .collect();
+    let subscribe = json!({
+        "type": "SUBSCRIBE", "framework_id": {"value": "tests"}, "executor_id": {"value": "one"},
+        "subscribe": {"unacknowledged_tasks": [], "unacknowledged_updates": too_many},
+    });
+    assert_eq!(status(Some(&own), &subscribe), 503);
 
     let call = |kind: &str, body: Json| json!({"type": kind, kind.to_lowercase(): body});
     let nested = |parent: &str| json!({"value": "x", "parent": {"value": parent}});

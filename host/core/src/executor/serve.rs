@@ -99,7 +99,12 @@ impl Executor {
                 match state.receive(update) {
                     Ok(Received::New(entry)) => add(&mut state, entry),
                     Ok(received) => self.report(update, &received),
-                    Err(error) => tracing::warn!(container = %handle.container(), "update ignored: {error}"),
+                    // It is acknowledged, so that the executor does not send it for ever.
+                    Err(error @ UpdateRefused::UnknownTask { .. }) => {
+                        tracing::warn!(container = %handle.container(), "update ignored: {error}");
+                    }
+                    // What is not on disk is not acknowledged. The executor subscribes again.
+                    Err(error) => return Err(error.into()),
                 }
             }
             for entry in state.killed_undelivered(known, timestamp()) {
