@@ -22,13 +22,16 @@ fn command_task(id: &str, line: &str) -> Json {
     })
 }
 
-fn run_task(daemon: &Daemon, task: &Json, checkpoint: bool) {
+fn task_call(task: &Json, checkpoint: bool) -> Json {
     let framework = json!({
         "id": {"value": "tests"}, "name": "tests", "user": "", "checkpoint": checkpoint,
         "capabilities": [{"type": "TASK_KILLING_STATE"}],
     });
-    let call =
-        json!({"type": "LAUNCH_TASK", "launch_task": {"framework_info": framework, "task_info": task}});
+    json!({"type": "LAUNCH_TASK", "launch_task": {"framework_info": framework, "task_info": task}})
+}
+
+fn run_task(daemon: &Daemon, task: &Json, checkpoint: bool) {
+    let call = task_call(task, checkpoint);
     daemon.call(&call).unwrap_or_else(|error| panic!("{error:?}\n{}", daemon.log()));
 }
 
@@ -65,6 +68,24 @@ fn a_command_runs_to_its_end() {
         assert_eq!(received.states(id), [STARTED[0], STARTED[1], end], "{}", daemon.log());
         assert_eq!(received.last(id)["message"], message);
         assert_eq!(received.last(id)["source"], "SOURCE_EXECUTOR");
+    }
+    assert_nothing_left(&world, &daemon);
+}
+
+#[test]
+fn the_id_of_a_task_that_has_ended_is_used_again() {
+    let world = world();
+    let daemon = Daemon::start(&world);
+    for _ in 0..5 {
+        // At once, while the executor of the task before is ending.
+        while let Err(error) = daemon.call(&task_call(&command_task("again", "true"), true)) {
+            assert!(
+                matches!(&error, CallError::Status(503, text) if text.contains("shutting down")),
+                "{error:?}"
+            );
+        }
+        let received = until_ended(&daemon, "again");
+        assert_eq!(received.states("again"), [STARTED[0], STARTED[1], "TASK_FINISHED"], "{}", daemon.log());
     }
     assert_nothing_left(&world, &daemon);
 }

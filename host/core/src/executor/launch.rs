@@ -144,12 +144,16 @@ impl Shared {
             return Err(LaunchTaskError::NoProgram);
         }
         // The executor of a single task is its own.
-        let _deciding = match launch.executor.kind {
+        let deciding = match launch.executor.kind {
             ExecutorKind::Command => None,
             _ => Some(self.custom.lock().await),
         };
         match self.executor(&launch.framework.id, &launch.executor.id) {
-            Some(handle) => self.add_tasks(&handle, launch).await,
+            Some(handle) => {
+                // Other executors do not wait for the container of this one.
+                drop(deciding);
+                self.add_tasks(&handle, launch).await
+            }
             None => self.start(launch).await,
         }
     }
@@ -227,7 +231,11 @@ impl Shared {
         {
             let state = handle.state();
             let ids = || (framework.id.clone(), executor.id.clone());
-            if matches!(state.phase, ExecutorPhase::Terminating | ExecutorPhase::Terminated) {
+            // That of a single task ends with its task, and takes no other one.
+            let is_generated = |executor: &ExecutorDescription| executor.kind == ExecutorKind::Command;
+            if matches!(state.phase, ExecutorPhase::Terminating | ExecutorPhase::Terminated)
+                || (is_generated(&state.executor) && is_generated(&executor))
+            {
                 let (framework, executor) = ids();
                 return Err(LaunchTaskError::Terminating { framework, executor });
             }
