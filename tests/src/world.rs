@@ -214,6 +214,19 @@ impl World {
         rootfs
     }
 
+    /// The files of the agent in which a text occurs.
+    pub fn files_with(&self, text: &str) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        files(&self.config.runtime_dir, &mut found);
+        files(&self.config.work_dir, &mut found);
+        assert!(found.iter().any(|path| path.ends_with("record")), "no record in {found:?}");
+        found.retain(|path| {
+            let content = fs::read(path).unwrap_or_default();
+            content.windows(text.len()).any(|window| window == text.as_bytes())
+        });
+        found
+    }
+
     /// What is left of containers in the kernel and on disk; empty after all of them have ended and were removed.
     pub fn leftovers(&self) -> Vec<String> {
         let mut found = Vec::new();
@@ -433,4 +446,16 @@ pub fn with_agent<T>(world: &World, run: impl AsyncFnOnce(Agent) -> T) -> T {
     let lock = File::open(world.config.runtime_dir.join("agent.lock")).expect("the agent's lock");
     drop(nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusive).expect("the agent is dropped"));
     result
+}
+
+/// The files below a directory.
+fn files(directory: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let kind = entry.file_type().expect("the type of a file");
+        if kind.is_dir() {
+            files(&entry.path(), found);
+        } else if kind.is_file() {
+            found.push(entry.path());
+        }
+    }
 }

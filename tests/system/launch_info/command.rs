@@ -1,11 +1,10 @@
 //! The command, its environment and its working directory.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use cofferdam_core::model::Request;
 use cofferdam_tests::is_root;
-use cofferdam_tests::world::{World, id, shipped};
+use cofferdam_tests::world::{id, shipped};
 use serde_json::json;
 
 use super::{Fixture, request, world};
@@ -40,28 +39,6 @@ async fn values_are_put_before_and_after_those_of_plugins_and_command() {
     assert_eq!(fixture.run(request).await, expected);
 }
 
-/// The files below a directory.
-fn files(directory: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        let kind = entry.file_type().unwrap();
-        if kind.is_dir() {
-            files(&entry.path(), found);
-        } else if kind.is_file() {
-            found.push(entry.path());
-        }
-    }
-}
-
-/// The files of an agent in which a text occurs.
-fn files_with(world: &World, text: &str) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    files(&world.config.runtime_dir, &mut found);
-    files(&world.config.work_dir, &mut found);
-    assert!(found.iter().any(|path| path.ends_with("record")), "no record in {found:?}");
-    found.retain(|path| fs::read(path).unwrap().windows(text.len()).any(|window| window == text.as_bytes()));
-    found
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_secret_variable_is_known_to_the_command_only() {
     if !is_root("a root filesystem") {
@@ -86,11 +63,11 @@ async fn a_secret_variable_is_known_to_the_command_only() {
     assert!(shown.contains("5b0c-plain-value") && !shown.contains("5b0c-secret-value"), "{shown}");
     let entry = inspection.plan.iter().find(|entry| entry.field == "environment.TOKEN").unwrap();
     assert_eq!((entry.value.as_str(), entry.owner.as_str()), ("<secret>", "test/request"));
-    assert_ne!(files_with(&world, "5b0c-plain-value"), Vec::<PathBuf>::new());
-    assert_eq!(files_with(&world, "5b0c-secret-value"), Vec::<PathBuf>::new());
+    assert_ne!(world.files_with("5b0c-plain-value"), Vec::<PathBuf>::new());
+    assert_eq!(world.files_with("5b0c-secret-value"), Vec::<PathBuf>::new());
 
     agent.destroy(&id("web")).await.unwrap();
-    assert_eq!(files_with(&world, "5b0c-secret-value"), Vec::<PathBuf>::new());
+    assert_eq!(world.files_with("5b0c-secret-value"), Vec::<PathBuf>::new());
     agent.remove(&id("web")).await.unwrap();
     assert_eq!(world.leftovers(), Vec::<String>::new());
 }

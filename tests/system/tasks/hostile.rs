@@ -148,7 +148,13 @@ fn the_socket_is_for_containers_and_the_journals_are_not() {
     assert_eq!(mode(&world.config.work_dir.join("executors")), 0o700);
     let journal = journals(&world).pop().unwrap();
     assert_eq!(mode(&journal), 0o600);
-    assert!(!text(&journal).contains(&token(&daemon, &container(&daemon))), "the token is on disk");
+    let container = container(&daemon);
+    let token = token(&daemon, &container);
+    let call =
+        json!({"type": "INSPECT_CONTAINER", "inspect_container": {"container_id": {"value": container}}});
+    let shown = daemon.call(&call).unwrap().to_string();
+    assert!(shown.contains("MESOS_EXECUTOR_ID") && !shown.contains(&token), "{shown}");
+    assert_eq!(world.files_with(&token), Vec::<std::path::PathBuf>::new());
     shut_down(&daemon, "one").unwrap();
     drop(until_ended(&daemon, "a"));
     assert_nothing_left(&world, &daemon);

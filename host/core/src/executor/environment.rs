@@ -13,6 +13,9 @@ use crate::model::{HostDirectory, Request};
 const SOCKET_DIRECTORY: &str = "/mnt/mesos/executor/socket";
 const PROGRAM_DIRECTORY: &str = "/mnt/mesos/executor/bin";
 
+/// What an executor presents with each call.
+const TOKEN: &str = "MESOS_EXECUTOR_AUTHENTICATION_TOKEN";
+
 /// Executors that lose the agent wait at most this long before they subscribe again.
 const SUBSCRIPTION_BACKOFF_MAX: Duration = Duration::from_secs(2);
 
@@ -48,10 +51,14 @@ pub(super) fn complete(
     for (name, value) in &shared.config.environment_variables {
         environment.entry(name.clone()).or_insert_with(|| value.clone());
     }
-    for (name, value) in variables(shared, state, token, &socket) {
+    for (name, value) in variables(shared, state, &socket) {
         // What identifies an executor cannot be replaced by its framework.
         environment.insert(name.to_owned(), value);
     }
+    // Whoever may see the container must not get what is good for the calls of its executor.
+    environment.remove(TOKEN);
+    request.command.secrets.remove(TOKEN);
+    request.secret_environment.insert(TOKEN.to_owned(), token.reveal().to_owned());
     request
 }
 
@@ -64,12 +71,7 @@ fn mode(kind: ExecutorKind) -> Option<&'static str> {
     }
 }
 
-fn variables(
-    shared: &Shared,
-    state: &ExecutorState,
-    token: &Token,
-    socket: &Path,
-) -> Vec<(&'static str, String)> {
+fn variables(shared: &Shared, state: &ExecutorState, socket: &Path) -> Vec<(&'static str, String)> {
     let flag = |value: bool| if value { "1" } else { "0" }.to_owned();
     let checkpoint = state.framework.checkpoint;
     let mut variables = vec![
@@ -87,7 +89,6 @@ fn variables(
             "MESOS_EXECUTOR_SHUTDOWN_GRACE_PERIOD",
             duration(Duration::from_millis(state.executor.shutdown_grace_ms)),
         ),
-        ("MESOS_EXECUTOR_AUTHENTICATION_TOKEN", token.reveal().to_owned()),
     ];
     if checkpoint {
         variables.push(("MESOS_RECOVERY_TIMEOUT", duration(shared.config.recovery_timeout)));

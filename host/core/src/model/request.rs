@@ -66,6 +66,9 @@ pub struct Request {
     /// Directories of the agent that are mounted read-only if it has a root file system of its own. Not for clients.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub host_directories: Vec<HostDirectory>,
+    /// Environment variables with values that are neither recorded nor shown, and that nothing replaces. Not for clients.
+    #[serde(skip)]
+    pub secret_environment: BTreeMap<String, String>,
 }
 
 /// A directory of the agent for a container.
@@ -230,6 +233,7 @@ impl Request {
             attached: false,
             docker: None,
             host_directories: Vec::new(),
+            secret_environment: BTreeMap::new(),
         }
     }
 
@@ -264,6 +268,7 @@ impl Request {
     #[must_use]
     pub fn without_secrets(&self) -> Self {
         let mut request = self.clone();
+        request.secret_environment.clear();
         let volumes = request.volumes.iter_mut().filter_map(|volume| match &mut volume.source {
             VolumeSource::Secret { secret } => Some(secret),
             _ => None,

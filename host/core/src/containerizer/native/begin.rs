@@ -1,5 +1,6 @@
 //! The first steps of a launch: intent on record, directories, a cgroup, and what its image provides.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
@@ -23,6 +24,8 @@ pub(super) struct Begun {
     pub(super) container: Container,
     /// What shows its root file system, if that is assembled from an image.
     pub(super) view: Option<View>,
+    /// Environment variables of the agent that are not recorded.
+    pub(super) secrets: BTreeMap<String, String>,
 }
 
 /// Records the intent, creates the container's directories and cgroup, and provides or checks its root file system before
@@ -103,7 +106,7 @@ pub(super) fn begin(shared: &Shared, handle: &Handle, request: Request) -> Resul
     if let (Some(path), None) = (container.rootfs.clone(), &view) {
         fs::read_dir(&path).map(drop).map_err(|source| LaunchError::Rootfs { id, path, source })?;
     }
-    Ok(Begun { container, view })
+    Ok(Begun { container, view, secrets: request.secret_environment })
 }
 
 /// Provides a container with the root file system and the configuration of an image.

@@ -242,7 +242,7 @@ impl Launch {
     fn prepare(
         &self,
         job: &Job,
-        Begun { container, view }: &Begun,
+        Begun { container, view, secrets }: &Begun,
         calls: &CallSequence<PreparedLaunch>,
     ) -> Result<SequenceOutcome<PreparedLaunch>, LaunchError> {
         let handle = &self.handle;
@@ -250,7 +250,8 @@ impl Launch {
         let look_up = |user: &str| Ok(user::resolve(Some(user), rootfs.as_deref(), None)?.into());
         let prepared = self.shared.chain.prepare(job, container, calls, &look_up);
         prepared.map_err(|source| chain_error(handle, source))?;
-        let prepared = calls.take();
+        let mut prepared = calls.take();
+        prepared.result.secrets.extend(secrets.clone());
         if let Some(RunAs { uid, gid, groups }) = prepared.result.user.clone() {
             begin::own_sandbox(handle, (uid, gid))?;
             // Written to disk with the first process.
