@@ -1,4 +1,4 @@
-//! Installation: what `packaging/install` installs works, and `packaging/deb` makes a package of it.
+//! Installation: what `host/packaging/install` installs works, and `host/packaging/deb` makes a package of it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,11 +7,11 @@ use std::process::Command;
 
 use cofferdam_tests::paths;
 
-/// A script of `packaging`, for the build of this test.
+/// A script of `host/packaging`, for the build of this test.
 fn script(name: &str) -> Command {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
     let build = paths::build();
-    let mut command = Command::new(root.join("packaging").join(name));
+    let mut command = Command::new(root.join("host/packaging").join(name));
     command.arg("--no-build").current_dir(root);
     command.env("CARGO_TARGET_DIR", build.parent().expect("a target directory"));
     command.env("COFFERDAM_PROFILE", build.file_name().expect("a profile"));
