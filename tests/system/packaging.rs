@@ -15,6 +15,8 @@ fn script(name: &str) -> Command {
     command.arg("--no-build").current_dir(root);
     command.env("CARGO_TARGET_DIR", build.parent().expect("a target directory"));
     command.env("COFFERDAM_PROFILE", build.file_name().expect("a profile"));
+    // Whoever builds, what is installed is for root.
+    command.env("XDG_RUNTIME_DIR", "/run/user/1000").env("XDG_STATE_HOME", "/home/builder/state");
     command
 }
 
@@ -59,6 +61,7 @@ fn what_is_installed_works_and_can_be_removed() {
         "usr/share/zsh/site-functions/_cofferdam",
         "usr/share/fish/vendor_completions.d/cofferdam.fish",
         "usr/lib/systemd/system/cofferdam.service",
+        "usr/share/cofferdam/installed",
         "etc/cofferdam/agent.toml",
     ] {
         assert!(installed.contains(Path::new(file)), "{file} is not in {installed:?}");
@@ -74,7 +77,13 @@ fn what_is_installed_works_and_can_be_removed() {
     assert!(listed.contains("cgroups/mem") && !listed.contains("cannot be used"), "{listed}");
     let config = place.path().join("etc/cofferdam/agent.toml");
     let text = fs::read_to_string(&config).expect("a configuration");
-    assert!(text.contains("\nplugin_dir = \"/usr/lib/cofferdam\"\n"), "{text}");
+    for line in [
+        "runtime_dir = \"/run/cofferdam\"",
+        "work_dir = \"/var/lib/cofferdam\"",
+        "plugin_dir = \"/usr/lib/cofferdam\"",
+    ] {
+        assert!(text.lines().any(|found| found == line), "no `{line}` in\n{text}");
+    }
     let plugin_dir = place.path().join("usr/lib/cofferdam");
     output(
         Command::new(&program).arg("check").arg("--config").arg(&config).arg("--plugin-dir").arg(&plugin_dir),
@@ -91,8 +100,42 @@ fn what_is_installed_works_and_can_be_removed() {
     install();
     assert_eq!(fs::read_to_string(&config).expect("a configuration"), "log = \"debug\"\n");
     assert_eq!(files(place.path()), installed);
+    // A plugin of the operator stays.
+    let own = "usr/lib/cofferdam/libown.so";
+    fs::write(place.path().join(own), "").expect("it is ours");
     output(script("install").args(["--uninstall", "--prefix", "/usr", "--destdir", &destdir]));
-    assert_eq!(files(place.path()), BTreeSet::from(["etc/cofferdam/agent.toml".into()]));
+    assert_eq!(files(place.path()), BTreeSet::from(["etc/cofferdam/agent.toml".into(), own.into()]));
+}
+
+#[test]
+fn systemd_finds_the_unit_whatever_the_prefix() {
+    let place = tempfile::tempdir().expect("a directory");
+    let destdir = place.path().display().to_string();
+    output(script("install").args(["--prefix", "/opt/cofferdam", "--destdir", &destdir]));
+    let unit = fs::read_to_string(place.path().join("etc/systemd/system/cofferdam.service")).expect("a unit");
+    assert!(unit.contains("ExecStart=/opt/cofferdam/bin/cofferdam agent"), "{unit}");
+}
+
+#[test]
+fn an_installation_that_cannot_be_complete_changes_nothing() {
+    let place = tempfile::tempdir().expect("a directory");
+    let destdir = place.path().display().to_string();
+    // In the place of a file that is among the last ones.
+    fs::create_dir_all(place.path().join("usr/share/zsh/site-functions/_cofferdam")).expect("a directory");
+    let refused =
+        script("install").args(["--prefix", "/usr", "--destdir", &destdir]).output().expect("it starts");
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("_cofferdam is a directory"), "{refused:?}");
+    assert_eq!(files(place.path()), BTreeSet::new());
+    // What is not of this script is not removed.
+    let list = place.path().join("usr/share/cofferdam/installed");
+    fs::create_dir_all(list.parent().expect("a directory")).expect("a directory");
+    fs::write(&list, "/usr/lib/../../etc/passwd\n").expect("it is ours");
+    let refused = script("install")
+        .args(["--uninstall", "--prefix", "/usr", "--destdir", &destdir])
+        .output()
+        .expect("it starts");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("was not installed"), "{refused:?}");
 }
 
 #[test]
@@ -120,5 +163,10 @@ fn a_debian_package_has_the_same_files_and_names_what_it_needs() {
     assert_eq!(fs::read_to_string(control.join("conffiles")).expect("a list"), "/etc/cofferdam/agent.toml\n");
     for script in ["postinst", "prerm", "postrm"] {
         output(Command::new("sh").arg("-n").arg(control.join(script)));
+    }
+    // What the removal reads from `check`.
+    let shown = output(Command::new(paths::build().join("cofferdam")).arg("check"));
+    for setting in ["runtime_dir ", "socket "] {
+        assert!(shown.lines().any(|line| line.starts_with(setting)), "{setting}is not in:\n{shown}");
     }
 }

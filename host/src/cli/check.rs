@@ -34,6 +34,9 @@ pub(super) struct Arguments {
     /// Print a configuration file with all settings, their defaults and descriptions
     #[arg(long, conflicts_with_all = ["config", "json"])]
     print_defaults: bool,
+    /// With the defaults of root, whoever asks (for packages)
+    #[arg(long, hide = true, requires = "print_defaults")]
+    root: bool,
     /// Print the isolators and the logger of a predefined chain, as a start for your own
     #[arg(long, value_name = "NAME", conflicts_with_all = ["config", "json", "print_defaults"])]
     print_isolation: Option<Isolation>,
@@ -45,6 +48,7 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments, socket: Option<PathBuf>) -> Outcome {
     let environment = Environment::detect();
     if arguments.print_defaults {
+        let environment = if arguments.root { environment.of_root() } else { environment };
         output::line(default_text(&environment).trim_end())?;
         return Ok(0);
     }

@@ -61,6 +61,18 @@ impl Environment {
         }
     }
 
+    /// The environment that root has.
+    #[must_use]
+    pub fn of_root(self) -> Self {
+        Self {
+            uid: 0,
+            runtime_dir: runtime_dir(0, None),
+            work_dir: work_dir(0, None, None),
+            config_file: config_file(0, None, None),
+            ..self
+        }
+    }
+
     /// Default directory of images. Agents and `cofferdam run` share it.
     #[must_use]
     pub fn image_store(&self) -> PathBuf {
@@ -143,6 +155,25 @@ mod tests {
         let home = Some(PathBuf::from("/home/eve"));
         assert_eq!(work_dir(1000, None, home), Path::new("/home/eve/.local/state/cofferdam"));
         assert_eq!(work_dir(1000, Some("/s".into()), None), Path::new("/s/cofferdam"));
+    }
+
+    #[test]
+    fn the_environment_of_root_has_nothing_of_the_user() {
+        let user = Environment {
+            uid: 1000,
+            cwd: "/home/me".into(),
+            runtime_dir: "/run/user/1000/cofferdam".into(),
+            work_dir: "/home/me/.local/state/cofferdam".into(),
+            plugin_dir: "/usr/lib/cofferdam".into(),
+            config_file: "/home/me/.config/cofferdam/agent.toml".into(),
+        };
+        let root = user.of_root();
+        assert!(root.is_root());
+        assert_eq!(
+            [root.runtime_dir, root.work_dir, root.plugin_dir, root.config_file],
+            ["/run/cofferdam", "/var/lib/cofferdam", "/usr/lib/cofferdam", "/etc/cofferdam/agent.toml"]
+                .map(PathBuf::from)
+        );
     }
 
     #[test]
