@@ -1,6 +1,7 @@
 //! Usage of single containers. Plugins measure it, so that it is as fresh as the request.
 
 use std::fmt;
+use std::time::Duration;
 
 use cofferdam_core::agent::Agent;
 use cofferdam_core::model::view::{UsageView, WantedReports};
@@ -14,6 +15,9 @@ use super::number::count;
 
 /// How many containers have series of their own. Those of more would be too many for whoever stores them.
 pub(super) const MAX_CONTAINERS: usize = 1000;
+
+/// How long the usage is awaited. Those who collect metrics wait for all of them, for ten seconds as a rule.
+const MAX_WAIT: Duration = Duration::from_secs(3);
 
 /// Usage of single containers.
 #[derive(Debug, Default)]
@@ -33,9 +37,12 @@ impl ContainerUsage {
         let omitted = running.len().saturating_sub(MAX_CONTAINERS);
         running.truncate(MAX_CONTAINERS);
         let ids: Vec<_> = running.into_iter().map(|container| container.id).collect();
-        let reports = agent.reports(&ids, WantedReports::USAGE).await;
+        let wanted = WantedReports { within: Some(MAX_WAIT), ..WantedReports::USAGE };
+        let reports = agent.reports(&ids, wanted).await;
         let usage = ids.iter().zip(reports).filter_map(|(id, report)| Some((id.to_string(), report.usage?)));
-        Self { containers: usage.collect(), omitted: u64::try_from(omitted).unwrap_or(u64::MAX) }
+        let containers: Vec<_> = usage.collect();
+        let omitted = omitted + ids.len() - containers.len();
+        Self { containers, omitted: u64::try_from(omitted).unwrap_or(u64::MAX) }
     }
 
     pub(super) fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
@@ -53,7 +60,7 @@ impl ContainerUsage {
         }
         ConstGauge::new(count(self.omitted)).encode(encoder.encode_descriptor(
             "containers_without_series",
-            "Running containers that have no series, as there are too many",
+            "Running containers that have no series: there are too many, or their usage was not known in time",
             None,
             MetricType::Gauge,
         )?)

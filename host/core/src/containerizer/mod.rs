@@ -26,6 +26,7 @@ mod stdio;
 mod table;
 mod uncancelled;
 mod user;
+mod within;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

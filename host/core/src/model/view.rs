@@ -5,6 +5,7 @@ use std::fmt;
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
@@ -170,15 +171,17 @@ pub struct WantedReports {
     pub usage: bool,
     /// Their status.
     pub status: bool,
+    /// How long to wait for the reports. What is not known then is left out. Without it, until the plugins' timeouts.
+    pub within: Option<Duration>,
 }
 
 impl WantedReports {
     /// Everything.
-    pub const ALL: Self = Self { usage: true, status: true };
+    pub const ALL: Self = Self { usage: true, status: true, within: None };
     /// Resource usage.
-    pub const USAGE: Self = Self { usage: true, status: false };
+    pub const USAGE: Self = Self { usage: true, status: false, within: None };
     /// Status.
-    pub const STATUS: Self = Self { usage: false, status: true };
+    pub const STATUS: Self = Self { usage: false, status: true, within: None };
 }
 
 /// What is reported about a container.

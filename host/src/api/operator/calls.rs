@@ -84,6 +84,7 @@ pub(in crate::api) async fn dispatch(context: &Arc<ApiContext>, call: Call) -> R
             let wanted = WantedReports {
                 usage: call.show_statistics.unwrap_or(true),
                 status: call.show_status.unwrap_or(true),
+                within: None,
             };
             let decode = |id| decode_id("get_containers.container_ids", id);
             let only: BTreeSet<ContainerId> =

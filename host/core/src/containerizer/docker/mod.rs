@@ -39,6 +39,7 @@ use tokio::task::JoinSet;
 use super::foreign::Foreign;
 use super::sandboxes::is_directory;
 use super::uncancelled::uncancelled;
+use super::within::within;
 use super::{
     Containerizer, KillError, LaunchError, LaunchOutcome, RecoverError, Recovery, RemoveError, UpdateError,
 };
@@ -320,11 +321,15 @@ impl Containerizer for Docker {
             }
         }
         let mut reports = vec![Report::default(); ids.len()];
-        for (index, report) in asking.join_all().await {
-            if let Some(slot) = reports.get_mut(index) {
-                *slot = report;
+        let collect = async {
+            while let Some(asked) = asking.join_next().await {
+                let Ok((index, report)) = asked else { continue };
+                if let Some(slot) = reports.get_mut(index) {
+                    *slot = report;
+                }
             }
-        }
+        };
+        within(wanted.within, collect).await;
         reports
     }
 

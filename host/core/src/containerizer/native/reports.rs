@@ -17,6 +17,7 @@ use super::{Shared, failures};
 use crate::blocking::Job;
 use crate::chain::{CallSequence, ContainerContext, Reports, SequenceOutcome};
 use crate::containerizer::uncancelled::uncancelled;
+use crate::containerizer::within::within;
 use crate::model::view::{Report, StatusView, UsageView, WantedReports};
 use crate::model::{ContainerId, Phase, now_unix_ms};
 use crate::parallel;
@@ -37,7 +38,7 @@ pub(super) async fn collect(shared: &Arc<Shared>, ids: &[ContainerId], wanted: W
         .filter_map(|(index, id)| Some((index, shared.table.get(id)?)))
         .filter(|(_, handle)| handle.phase() == Phase::Running)
         .collect();
-    if handles.is_empty() || wanted == WantedReports::default() {
+    if handles.is_empty() || !(wanted.usage || wanted.status) {
         return reports;
     }
     let survey = Arc::new(Survey {
@@ -51,8 +52,8 @@ pub(super) async fn collect(shared: &Arc<Shared>, ids: &[ContainerId], wanted: W
         reports: Mutex::default(),
     });
     let _cancel = CancelOnDrop(Arc::clone(&survey));
-    // A call that is in progress is always awaited: until then the container is locked.
-    uncancelled(run(Arc::clone(&survey))).await;
+    // A call that is in progress continues in any case: until its end the container is locked.
+    within(wanted.within, uncancelled(run(Arc::clone(&survey)))).await;
     for (index, report) in survey.reports.lock().drain(..) {
         if let Some(slot) = reports.get_mut(index) {
             *slot = report;
