@@ -96,7 +96,7 @@ pub enum PluginChange {
 #[derive(Debug, Clone, Default)]
 pub struct Events(Arc<Shared>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
     list: Mutex<List>,
     /// The number of the next event.
@@ -104,10 +104,19 @@ struct Shared {
 }
 
 /// The last events. Their numbers are consecutive.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct List {
     events: VecDeque<Arc<Event>>,
     next: u64,
+    /// What has happened since is in the list.
+    kept_since: SystemTime,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        let list = List { events: VecDeque::new(), next: 0, kept_since: SystemTime::now() };
+        Self { list: Mutex::new(list), next: watch::Sender::default() }
+    }
 }
 
 impl Events {
@@ -116,7 +125,8 @@ impl Events {
         let kind = bounded(kind);
         let mut list = self.0.list.lock();
         if list.events.len() == KEPT {
-            list.events.pop_front();
+            let forgotten = list.events.pop_front().map(|event| event.time);
+            list.kept_since = forgotten.map_or(list.kept_since, |time| list.kept_since.max(time));
         }
         let event = Event { sequence: list.next, time: SystemTime::now(), kind };
         list.events.push_back(Arc::new(event));
@@ -131,7 +141,8 @@ impl Events {
         let list = self.0.list.lock();
         let kept = since.and_then(|since| list.events.iter().find(|event| event.time >= since));
         let next = kept.map_or(list.next, |event| event.sequence);
-        Subscription { shared: Arc::clone(&self.0), changed: self.0.next.subscribe(), next }
+        let (shared, changed) = (Arc::clone(&self.0), self.0.next.subscribe());
+        Subscription { shared, changed, next, kept_since: list.kept_since }
     }
 }
 
@@ -141,6 +152,7 @@ pub struct Subscription {
     shared: Arc<Shared>,
     changed: watch::Receiver<u64>,
     next: u64,
+    kept_since: SystemTime,
 }
 
 /// What a subscriber receives.
@@ -153,6 +165,13 @@ pub enum Received {
 }
 
 impl Subscription {
+    /// From when on the events were kept at the time of the subscription: since the start of the agent, or since the last one
+    /// that was forgotten.
+    #[must_use]
+    pub const fn kept_since(&self) -> SystemTime {
+        self.kept_since
+    }
+
     /// What comes next, if it has happened already.
     pub fn try_next(&mut self) -> Option<Received> {
         let list = self.shared.list.lock();
@@ -267,6 +286,19 @@ mod tests {
         assert_eq!(slow.try_next(), Some(Received::Missed(1)));
         assert_eq!(sequence(slow.try_next()), 12);
         assert_eq!(events.0.list.lock().events.len(), KEPT);
+    }
+
+    #[test]
+    fn a_subscriber_learns_from_when_on_events_are_kept() {
+        let before = SystemTime::now();
+        let events = Events::default();
+        let start = events.subscribe(None).kept_since();
+        assert!(before <= start && start <= SystemTime::now());
+        record(&events, 0..KEPT as u64);
+        assert_eq!(events.subscribe(None).kept_since(), start, "none was forgotten");
+        let first = events.0.list.lock().events[0].time;
+        record(&events, 0..1);
+        assert_eq!(events.subscribe(Some(start)).kept_since(), first.max(start));
     }
 
     #[tokio::test]

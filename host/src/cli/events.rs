@@ -1,6 +1,6 @@
 //! `cofferdam events`: shows what happens to containers and plugins.
 
-use std::io;
+use std::io::{self, Write};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::client::Client;
@@ -68,6 +68,7 @@ pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
     block_on(async {
         let mut events = client.subscribe(subscribe).await?;
         while let Some(event) = events.next().await? {
+            warn_of_gap(arguments.since, &event);
             if event.kind == EventKind::EventsMissed || is_shown(&event, &arguments.filter) {
                 show(&event, arguments.json)?;
             }
@@ -79,9 +80,26 @@ pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
     })
 }
 
+/// Says that events are missing between the time that was asked for and those that the agent has.
+fn warn_of_gap(since: Option<SystemTime>, event: &Event) {
+    let kept = event.subscribed.as_ref().and_then(|subscribed| subscribed.kept_since.as_ref());
+    if let (Some(since), Some(kept)) = (since, kept)
+        && since < from_wire(kept)
+    {
+        let kept = humantime::format_rfc3339_millis(from_wire(kept));
+        drop(writeln!(io::stderr(), "cofferdam: events before {kept} are not kept any more"));
+    }
+}
+
 fn to_wire(time: SystemTime) -> TimeInfo {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     TimeInfo { nanoseconds: i64::try_from(since.as_nanos()).unwrap_or(i64::MAX) }
+}
+
+/// Times after the year 9999 cannot be shown.
+fn from_wire(time: &TimeInfo) -> SystemTime {
+    let since = Duration::from_nanos(time.nanoseconds.try_into().unwrap_or_default());
+    UNIX_EPOCH + since.min(Duration::from_secs(253_402_300_799))
 }
 
 /// Whether an event matches a filter of each key.
@@ -118,12 +136,7 @@ fn show(event: &Event, as_json: bool) -> io::Result<()> {
     let has_colour = has_colour(&io::stdout());
     let time = event.time.as_ref().map_or_else(
         || format!("{:24}", "-"),
-        |time| {
-            let time = Duration::from_nanos(time.nanoseconds.try_into().unwrap_or_default());
-            // Those after the year 9999 cannot be shown.
-            let time = UNIX_EPOCH + time.min(Duration::from_secs(253_402_300_799));
-            humantime::format_rfc3339_millis(time).to_string()
-        },
+        |time| humantime::format_rfc3339_millis(from_wire(time)).to_string(),
     );
     let (subject, what, tone) = describe(event);
     output::line(&format!("{time}  {subject}  {}", tone.paint(&escape_control(&what), has_colour)))

@@ -38,10 +38,7 @@ async fn send(
     until: Option<SystemTime>,
     records: &Records,
 ) -> Result<(), Disconnected> {
-    let interval = HEARTBEAT_INTERVAL.as_secs_f64();
-    let subscribed = Some(wire::Subscribed { heartbeat_interval_seconds: interval });
-    let kind = wire::EventKind::Subscribed;
-    records.send(&wire::Event { kind, subscribed, ..wire::Event::default() }).await?;
+    records.send(&encode::subscribed(&events, HEARTBEAT_INTERVAL)).await?;
     let mut stopped = pin!(context.stopped());
     let mut over = pin!(at(until));
     loop {
@@ -67,10 +64,11 @@ async fn send(
     }
 }
 
-/// Resolves at a time; never without one.
+/// Resolves when the clock shows a time, also if it is set in between; never without a time.
 async fn at(time: Option<SystemTime>) {
-    match time {
-        Some(time) => tokio::time::sleep(time.duration_since(SystemTime::now()).unwrap_or_default()).await,
-        None => std::future::pending().await,
+    let Some(time) = time else { return std::future::pending().await };
+    let left = || time.duration_since(SystemTime::now()).ok().filter(|left| !left.is_zero());
+    while let Some(left) = left() {
+        tokio::time::sleep(left.min(HEARTBEAT_INTERVAL)).await;
     }
 }

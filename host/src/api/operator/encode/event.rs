@@ -1,11 +1,20 @@
 //! Events of the agent as messages.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::{encode_id, termination};
 use crate::api::operator::types::{self as wire, EventKind as Kind};
-use cofferdam_core::events::{Event, EventKind, PluginChange, Received};
+use cofferdam_core::events::{Event, EventKind, PluginChange, Received, Subscription};
 use cofferdam_core::model::ContainerId;
+
+/// What a subscriber receives first.
+pub(in crate::api::operator) fn subscribed(subscription: &Subscription, heartbeats: Duration) -> wire::Event {
+    let subscribed = wire::Subscribed {
+        heartbeat_interval_seconds: heartbeats.as_secs_f64(),
+        kept_since: Some(time(subscription.kept_since())),
+    };
+    wire::Event { kind: Kind::Subscribed, subscribed: Some(subscribed), ..wire::Event::default() }
+}
 
 /// What a subscriber receives.
 pub(in crate::api::operator) fn received(received: &Received) -> wire::Event {

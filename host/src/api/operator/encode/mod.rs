@@ -14,7 +14,7 @@ mod termination;
 mod volume;
 
 pub(super) use container::{container, inspection};
-pub(super) use event::received;
+pub(super) use event::{received, subscribed};
 pub(crate) use id::encode_id;
 pub use launch::encode_launch;
 pub(super) use plugin::plugin;

@@ -69,6 +69,8 @@ message! {
     pub struct Subscribed {
         /// Time between heartbeats.
         required heartbeat_interval_seconds: f64,
+        /// Events are kept since then: since the start of the agent, or since the last one that was forgotten.
+        optional kept_since: TimeInfo,
     }
 }
 
