@@ -1,5 +1,6 @@
 //! The operator API: the Mesos v1 agent operator API in JSON, and its GET endpoints.
 
+mod accept;
 mod attach;
 pub(super) mod calls;
 pub(super) mod decode;

@@ -15,6 +15,7 @@ use cofferdam_plugin_model::units;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Deserialize;
 
+use super::accept::Accepted;
 use super::error::ApiError;
 use super::stream::RECORDIO;
 use super::types::{Call, Health, Keepers};
@@ -108,15 +109,11 @@ pub(in crate::api) fn check_content_type(headers: &HeaderMap) -> Result<(), ApiE
     ))
 }
 
-/// Checks that the client accepts JSON. Quality values do not matter, as there is only one representation.
+/// Checks that the client accepts JSON.
 pub(in crate::api) fn check_accept(headers: &HeaderMap) -> Result<(), ApiError> {
-    const JSON: [&str; 4] = ["*/*", "application/*", "application/json", RECORDIO];
-    let is_json = |media: &str| JSON.iter().any(|json| media.eq_ignore_ascii_case(json));
-    let accepts_json =
-        |value: &HeaderValue| value.to_str().is_ok_and(|value| value.split(',').map(essence).any(is_json));
-    let values: Vec<&HeaderValue> = headers.get_all(header::ACCEPT).iter().collect();
-    let Some(first) = values.first() else { return Ok(()) };
-    if values.iter().any(|value| accepts_json(value)) {
+    let Some(first) = headers.get(header::ACCEPT) else { return Ok(()) };
+    let accepted = Accepted::of(headers);
+    if ["application/json", RECORDIO].iter().any(|media| accepted.weight(media, None) > 0.0) {
         return Ok(());
     }
     Err(ApiError::message(
@@ -178,10 +175,11 @@ async fn metrics(State(context): Context, headers: HeaderMap) -> Response {
     ([(header::CONTENT_TYPE, content_type)], telemetry::encode(snapshot, format)).into_response()
 }
 
+/// Whether a client names the OpenMetrics format, and does not prefer the older one.
 fn accepts_open_metrics(headers: &HeaderMap) -> bool {
-    let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    let mut media = values.flat_map(|value| value.split(','));
-    media.any(|media| essence(media).eq_ignore_ascii_case("application/openmetrics-text"))
+    let accepted = Accepted::of(headers);
+    let named = accepted.named("application/openmetrics-text", Some("1.0.0"));
+    named.is_some_and(|weight| weight > 0.0 && weight >= accepted.weight("text/plain", Some("0.0.4")))
 }
 
 #[derive(Deserialize)]
@@ -231,7 +229,14 @@ mod tests {
         assert!(accepts(&[
             "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3"
         ]));
-        for other in [&[][..], &["*/*"], &["text/plain;version=0.0.4", "text/html"]] {
+        for other in [
+            &[][..],
+            &["*/*"],
+            &["text/plain;version=0.0.4", "text/html"],
+            &["application/openmetrics-text;q=0"],
+            &["application/openmetrics-text;version=2.0.0"],
+            &["application/openmetrics-text;q=0.2, text/plain;q=0.7"],
+        ] {
             assert!(!accepts(other), "{other:?}");
         }
     }
@@ -247,7 +252,9 @@ mod tests {
         {
             assert_eq!(status(accepted), Ok(()), "{accepted:?}");
         }
-        for rejected in [&["application/x-protobuf"][..], &["text/html, text/plain"], &[""]] {
+        for rejected in
+            [&["application/x-protobuf"][..], &["text/html, text/plain"], &[""], &["application/json;q=0"]]
+        {
             assert_eq!(status(rejected), Err(406), "{rejected:?}");
         }
     }
