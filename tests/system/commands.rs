@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Command, Output, Stdio};
 
 use cofferdam_tests::is_root;
+use nix::sys::signal::Signal;
 use serde_json::{Value as Json, json};
 
 use crate::terminals::Site;
@@ -159,7 +160,9 @@ fn events_are_kept_for_those_who_come_later_and_streamed_to_those_who_wait() {
     let past = |filters: &[&str]| {
         let (status, output, error) =
             run(&site, &[&["events", "--since", "1h", "--until", "0s"], filters].concat());
-        assert_eq!((status, &*error), (Some(0), ""));
+        assert_eq!(status, Some(0), "{error}");
+        // The agent has not run for an hour.
+        assert!(error.starts_with("cofferdam: events before 20") && error.lines().count() == 1, "{error}");
         output
     };
     // Those of one container, again.
@@ -215,7 +218,7 @@ fn the_stream_of_events_begins_at_once_and_refuses_what_it_does_not_understand()
     };
     exchange(
         r#"{"type": "SUBSCRIBE"}"#,
-        r#"{"type":"SUBSCRIBED","subscribed":{"heartbeat_interval_seconds":30.0}}"#,
+        r#"{"type":"SUBSCRIBED","subscribed":{"heartbeat_interval_seconds":30.0,"kept_since":{"nanoseconds":"#,
     );
     exchange(r#"{"type": "SUBSCRIBE", "subscribe": {"until": {"nanoseconds": 1}}}"#, "\r\n0\r\n\r\n");
     exchange(
@@ -374,11 +377,21 @@ fn usage_is_shown_once_or_again_and_again() {
     top.wait_for("\u{1b}[?1049l");
     assert!(top.wait().unwrap().success() && !top.is_raw());
 
+    // An agent that does not answer delays neither keys nor signals.
+    let mut top = site.at_terminal(&["top", "--interval", "500ms"]);
+    top.wait_for("busy");
+    site.signal_daemon(Signal::SIGSTOP);
+    top.type_keys("m");
+    top.wait_for("by memory");
+    top.type_keys("q");
+    assert!(top.wait().unwrap().success());
+    site.signal_daemon(Signal::SIGCONT);
+
     // However it ends, the terminal is as before.
     let mut top = site.at_terminal(&["top"]);
     top.wait_for("busy");
     let pid = nix::unistd::Pid::from_raw(top.pid());
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    nix::sys::signal::kill(pid, Signal::SIGKILL).unwrap();
     top.wait().unwrap();
     top.wait_for("\u{1b}[?25h\u{1b}[?1049l");
     while top.is_raw() {

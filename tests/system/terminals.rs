@@ -35,6 +35,10 @@ impl Site {
         Terminal::run(&self.program, arguments, &[("COFFERDAM_SOCKET", &self.socket)])
     }
 
+    pub(super) fn signal_daemon(&self, signal: Signal) {
+        kill(Pid::from_raw(self.daemon.pid()), signal).expect("the daemon is running");
+    }
+
     pub(super) fn socket(&self) -> &Path {
         &self.socket
     }

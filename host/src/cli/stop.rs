@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::client::{Client, ClientError};
-use super::{Outcome, block_on, container_id, inspect, kill, output, ps, wait};
+use super::{Outcome, block_on, container_id, inspect, kill, output, ps, time, wait};
 use crate::api::operator::encode_id;
 use cofferdam_core::model::ContainerId;
 
@@ -21,7 +21,8 @@ pub(super) struct Arguments {
     #[arg(value_parser = container_id, required = true)]
     ids: Vec<ContainerId>,
     /// Seconds up to SIGKILL
-    #[arg(long, short, value_name = "SECONDS", default_value_t = 10)]
+    #[arg(long, short, value_name = "SECONDS", default_value_t = 10,
+        value_parser = clap::value_parser!(u64).range(..=time::MAX_DURATION.as_secs()))]
     time: u64,
     /// Print JSON: an array of the ids
     #[arg(long)]

@@ -2,6 +2,12 @@
 
 use std::time::{Duration, SystemTime};
 
+/// The longest duration. The end of it can be computed.
+pub(super) const MAX_DURATION: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+/// The shortest time between two samples that the use of CPUs is computed from. On cgroup v1, CPU time is counted in 10 ms.
+pub(super) const MIN_INTERVAL: Duration = Duration::from_millis(500);
+
 /// Parses a date, in UTC, or how long ago it is.
 pub(super) fn parse(text: &str) -> Result<SystemTime, String> {
     let ago = humantime::parse_duration(text).ok().and_then(|ago| SystemTime::now().checked_sub(ago));
@@ -11,12 +17,19 @@ pub(super) fn parse(text: &str) -> Result<SystemTime, String> {
     })
 }
 
-/// Parses a duration: `10s`, `5m`, or a number of seconds.
+/// Parses a duration of at most [`MAX_DURATION`]: `10s`, `5m`, or a number of seconds.
 pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().ok().map(Duration::from_secs);
     seconds
         .or_else(|| humantime::parse_duration(text).ok())
-        .ok_or_else(|| "expected a duration such as `10s` or `5m`".to_owned())
+        .filter(|duration| *duration <= MAX_DURATION)
+        .ok_or_else(|| "expected a duration such as `10s` or `5m`, of at most 100 years".to_owned())
+}
+
+/// Parses an interval in which something may have changed, of at least [`MIN_INTERVAL`].
+pub(super) fn parse_interval(text: &str) -> Result<Duration, String> {
+    let interval = parse_duration(text)?;
+    if interval >= MIN_INTERVAL { Ok(interval) } else { Err("expected half a second or more".to_owned()) }
 }
 
 #[cfg(test)]
@@ -41,8 +54,10 @@ mod tests {
             [parse_duration("10"), parse_duration("2m"), parse_duration("0")],
             [10, 120, 0].map(seconds)
         );
-        for text in ["", "-1", "soon", "1 parsec"] {
+        for text in ["", "-1", "soon", "1 parsec", "18446744073709551615", "101y"] {
             assert!(parse_duration(text).is_err(), "{text}");
         }
+        assert_eq!(parse_interval("500ms"), Ok(MIN_INTERVAL));
+        assert!(parse_interval("499ms").is_err());
     }
 }

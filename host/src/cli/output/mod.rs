@@ -10,7 +10,7 @@ use rustix::termios::tcgetwinsize;
 use serde::Serialize;
 
 pub(super) use table::{Cell, Column, Table, truncated};
-pub(super) use tone::{Tone, has_colour};
+pub(super) use tone::{Tone, has_colour, has_screen};
 
 /// Prints a table of texts with aligned columns.
 pub(super) fn table(headings: &[&str], rows: &[Vec<String>]) -> io::Result<()> {

@@ -46,6 +46,10 @@ impl Tone {
 /// Whether a stream shows colours.
 pub(in crate::cli) fn has_colour(stream: &impl IsTerminal) -> bool {
     let is_off = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let is_dumb = env::var_os("TERM").is_some_and(|value| value == "dumb");
-    stream.is_terminal() && !is_off && !is_dumb
+    has_screen(stream) && !is_off
+}
+
+/// Whether a stream is a terminal that obeys control sequences.
+pub(in crate::cli) fn has_screen(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && env::var_os("TERM").is_none_or(|value| value != "dumb")
 }

@@ -59,7 +59,7 @@ pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
         containers.iter().try_for_each(|container| output::line(&template.line(&Row::of(container))))?;
     } else {
         let columns = [
-            Column::new("ID"),
+            Column::new("ID").elastic(),
             Column::new("STATE").elastic(),
             Column::new("PID").optional(2),
             Column::new("AGE").optional(1),

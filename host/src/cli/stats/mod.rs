@@ -2,7 +2,7 @@
 
 mod sample;
 
-use std::io::{self, IsTerminal};
+use std::io;
 use std::time::Duration;
 
 use super::client::Client;
@@ -14,9 +14,6 @@ use crate::api::operator::types::{Container, ResourceStatistics};
 use cofferdam_core::model::ContainerId;
 
 pub(super) use sample::{Sample, block_bytes, cpu_time, memory};
-
-/// Time between the two samples that the use of CPUs is computed from. On cgroup v1, CPU time is counted in 10 ms.
-const INTERVAL: Duration = Duration::from_millis(500);
 
 /// Usage from which a limit is near.
 const NEAR: f64 = 0.9;
@@ -37,7 +34,7 @@ pub(super) struct Arguments {
     #[arg(value_parser = container_id)]
     ids: Vec<ContainerId>,
     /// Show them again and again, after an interval such as `5s` [default interval: 2s]
-    #[arg(long, short, value_name = "INTERVAL", value_parser = interval, num_args = 0..=1, require_equals = true,
+    #[arg(long, short, value_name = "INTERVAL", value_parser = time::parse_interval, num_args = 0..=1, require_equals = true,
         default_missing_value = "2s")]
     watch: Option<Duration>,
     /// Show them once, which is the default
@@ -51,12 +48,6 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-/// An interval in which something may have changed.
-fn interval(text: &str) -> Result<Duration, String> {
-    let interval = time::parse_duration(text)?;
-    if interval >= INTERVAL { Ok(interval) } else { Err("expected half a second or more".to_owned()) }
-}
-
 pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
     block_on(async {
         let mut containers = list(arguments, client).await?;
@@ -65,7 +56,7 @@ pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
                 true => Sample::default(),
                 false => {
                     let before = Sample::of(&containers);
-                    tokio::time::sleep(INTERVAL).await;
+                    tokio::time::sleep(time::MIN_INTERVAL).await;
                     containers = list(arguments, client).await?;
                     before
                 }
@@ -77,7 +68,7 @@ pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
         loop {
             let before = Sample::of(&containers);
             // The first table comes soon.
-            tokio::time::sleep(if first { INTERVAL } else { interval }).await;
+            tokio::time::sleep(if first { time::MIN_INTERVAL } else { interval }).await;
             first = false;
             containers = list(arguments, client).await?;
             if arguments.json {
@@ -109,9 +100,9 @@ async fn list(arguments: &Arguments, client: &Client) -> Result<Vec<Container>, 
     Ok(containers)
 }
 
-/// Moves to the beginning of an empty screen; an empty line where there is no terminal.
+/// Empties the screen; an empty line where there is none. What was shown before the program started can still be scrolled to.
 fn clear_terminal() -> io::Result<()> {
-    output::line(if io::stdout().is_terminal() { "\x1b[H\x1b[2J\x1b[3J" } else { "" })
+    output::line(if output::has_screen(&io::stdout()) { "\x1b[H\x1b[J" } else { "" })
 }
 
 fn show(containers: &[Container], before: &Sample, as_json: bool) -> io::Result<()> {
@@ -119,7 +110,7 @@ fn show(containers: &[Container], before: &Sample, as_json: bool) -> io::Result<
         return output::json(containers);
     }
     let columns = [
-        Column::new("ID"),
+        Column::new("ID").elastic(),
         Column::new("CPU"),
         Column::new("CPU TIME").optional(5),
         Column::new("CPUS").optional(1),

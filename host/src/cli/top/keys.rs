@@ -25,8 +25,8 @@ pub(super) enum Action {
     End,
 }
 
-/// The longest sequence of a key that is known.
-const LONGEST: usize = 4;
+/// The longest sequence of a key. A longer one is none.
+const LONGEST: usize = 16;
 
 const SEQUENCES: [(&[u8], Action); 20] = [
     (b"q", Action::Quit),
@@ -61,18 +61,29 @@ impl Keys {
     pub(super) fn actions(&mut self, bytes: &[u8]) -> Vec<Action> {
         self.0.extend_from_slice(bytes);
         let mut actions = Vec::new();
-        while let Some(&first) = self.0.first() {
-            if let Some((sequence, action)) = SEQUENCES.iter().find(|(known, _)| self.0.starts_with(known)) {
-                actions.push(*action);
-                self.0.drain(..sequence.len());
-            } else if SEQUENCES.iter().any(|(known, _)| known.starts_with(&self.0)) {
-                break;
-            } else {
-                let unknown = if first == b'\x1b' { self.0.len().min(LONGEST) } else { 1 };
-                self.0.drain(..unknown);
-            }
+        while let Some(length) = first_length(&self.0) {
+            let key: Vec<u8> = self.0.drain(..length).collect();
+            actions.extend(SEQUENCES.iter().find(|(known, _)| *known == key).map(|(_, action)| *action));
         }
         actions
+    }
+}
+
+/// How many bytes the first key has; `None` if it is not complete.
+fn first_length(bytes: &[u8]) -> Option<usize> {
+    match bytes {
+        [] | [b'\x1b'] | [b'\x1b', b'O'] => None,
+        // A control sequence: parameters, and a final byte.
+        [b'\x1b', b'[', rest @ ..] => {
+            let parameters = rest.iter().take_while(|byte| matches!(byte, 0x20..=0x3f)).count();
+            match rest.get(parameters) {
+                Some(0x40..=0x7e) => Some(2 + parameters + 1),
+                None if bytes.len() < LONGEST => None,
+                _ => Some(2 + parameters),
+            }
+        }
+        [b'\x1b', b'O', ..] => Some(3),
+        _ => Some(1),
     }
 }
 
@@ -90,6 +101,16 @@ mod tests {
         assert_eq!(keys.actions(b"\x1b[5~\x1b[6~\x03"), [Action::PageUp, Action::PageDown, Action::Quit]);
         // Of a key that is not known, nothing is taken for another one.
         assert_eq!(keys.actions(b"\x1b[1~"), []);
+        assert_eq!(keys.actions(b"q"), [Action::Quit]);
+        for unknown in ["\x1b[1;5A", "\x1b[24;2~", "\x1bOq", "\x1b["] {
+            assert_eq!(keys.actions(unknown.as_bytes()), [], "{unknown:?}");
+        }
+        // The last one was not complete, and is not after this either.
+        assert_eq!(keys.actions(b"\x03"), [Action::Quit]);
+        // Escape, and then another key.
+        assert_eq!(keys.actions(b"\x1b"), []);
+        assert_eq!(keys.actions(b"q"), [Action::Quit]);
+        assert_eq!(keys.actions(&[b"\x1b["[..].to_vec(), vec![b'1'; 40], b"q".to_vec()].concat()), []);
         assert_eq!(keys.actions(b"q"), [Action::Quit]);
     }
 }

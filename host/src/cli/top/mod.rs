@@ -5,6 +5,7 @@ mod sort;
 mod view;
 
 use std::io::{self, IsTerminal, Read, Write};
+use std::pin::pin;
 use std::thread;
 use std::time::Duration;
 
@@ -14,12 +15,13 @@ use tokio::sync::mpsc;
 use self::keys::{Action, Keys};
 use self::sort::SortBy;
 use self::view::View;
-use super::client::Client;
+use super::client::{Client, ClientError};
 use super::failure::Failure;
 use super::foreground::{RawMode, window_size};
 use super::output::has_colour;
 use super::ps::{self, Details};
 use super::{Outcome, block_on, time};
+use crate::api::operator::types::Container;
 
 /// Shows the usage of all running containers on the whole screen, until `q` is typed
 ///
@@ -36,18 +38,8 @@ pub(super) struct Arguments {
     #[arg(long, short, value_enum, value_name = "COLUMN", default_value_t = SortBy::Cpu)]
     sort: SortBy,
     /// Time between two samples
-    #[arg(long, short, value_name = "TIME", default_value = "2s", value_parser = interval)]
+    #[arg(long, short, value_name = "TIME", default_value = "2s", value_parser = time::parse_interval)]
     interval: Duration,
-}
-
-/// An interval in which something may have changed.
-fn interval(text: &str) -> Result<Duration, String> {
-    let interval = time::parse_duration(text)?;
-    if interval >= Duration::from_millis(500) {
-        Ok(interval)
-    } else {
-        Err("expected half a second or more".to_owned())
-    }
 }
 
 pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
@@ -73,14 +65,14 @@ async fn fill(arguments: &Arguments, client: &Client, mut view: View) -> Outcome
     let mut hung_up = signal(SignalKind::hangup()).map_err(failed)?;
     let mut typed = read_keys()?;
     let mut keys = Keys::default();
-    // The first usage comes soon.
-    let mut next = Box::pin(tokio::time::sleep(Duration::from_millis(500)));
+    // The first usage comes soon. An agent that does not answer delays neither keys nor signals.
+    let mut next = pin!(list_after(time::MIN_INTERVAL, client));
     loop {
         draw(&view)?;
         tokio::select! {
-            () = &mut next => {
-                next = Box::pin(tokio::time::sleep(arguments.interval));
-                view.update(ps::list(client, &[], Details::STATISTICS).await?);
+            containers = &mut next => {
+                view.update(containers?);
+                next.set(list_after(arguments.interval, client));
             }
             bytes = typed.recv() => {
                 // The end of input is that of the terminal.
@@ -98,6 +90,12 @@ async fn fill(arguments: &Arguments, client: &Client, mut view: View) -> Outcome
             _ = hung_up.recv() => return Ok(128 + 1),
         }
     }
+}
+
+/// The containers with their usage, after a time.
+async fn list_after(time: Duration, client: &Client) -> Result<Vec<Container>, ClientError> {
+    tokio::time::sleep(time).await;
+    ps::list(client, &[], Details::STATISTICS).await
 }
 
 /// What is typed, from a thread that is left behind when the program ends.

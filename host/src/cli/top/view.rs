@@ -41,6 +41,8 @@ impl View {
     pub(super) fn act(&mut self, action: Action, rows: usize) {
         let page = rows.saturating_sub(FRAME).max(1);
         let last = self.containers.len().saturating_sub(page);
+        // There may be fewer containers now, or more rows.
+        self.above = self.above.min(last);
         match action {
             Action::Quit => {}
             Action::Sort(sort) => {
@@ -95,7 +97,8 @@ impl View {
             if self.is_reversed { ", reversed" } else { "" }
         );
         let page = rows.saturating_sub(FRAME);
-        let shown = self.containers.iter().skip(self.above).take(page);
+        let above = self.above.min(count.saturating_sub(page));
+        let shown = self.containers.iter().skip(above).take(page);
         let mut table = Table::new(headings());
         shown.for_each(|container| table.push(self.row(container)));
         let table = table.layout(Some(columns), has_colour);
@@ -207,6 +210,10 @@ mod tests {
         assert!(lines(&view)[3].starts_with('a'), "{:?}", lines(&view));
         view.act(Action::Home, 6);
         assert!(lines(&view)[3].starts_with('b'));
+        // What was scrolled to is gone.
+        view.act(Action::End, 5);
+        view.update(vec![container("a", 3.0, 0.0, 30)]);
+        assert!(lines(&view)[3].starts_with('a'), "{:?}", lines(&view));
         // A terminal of one row has at least the keys.
         assert_eq!(view.screen(1, 10, false), "\x1b[?7l\x1b[Hsort: c C…\x1b[K\x1b[J\x1b[?7h");
     }
