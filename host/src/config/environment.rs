@@ -69,6 +69,7 @@ impl Environment {
             runtime_dir: runtime_dir(0, None),
             work_dir: work_dir(0, None, None),
             config_file: config_file(0, None, None),
+            credentials: credentials(None, Some("/root".into())),
             ..self
         }
     }
@@ -166,9 +167,11 @@ mod tests {
             work_dir: "/home/me/.local/state/cofferdam".into(),
             plugin_dir: "/usr/lib/cofferdam".into(),
             config_file: "/home/me/.config/cofferdam/agent.toml".into(),
+            credentials: vec!["/home/me/.docker/config.json".into()],
         };
         let root = user.of_root();
         assert!(root.is_root());
+        assert!(root.credentials.iter().all(|file| file.starts_with("/root")), "{:?}", root.credentials);
         assert_eq!(
             [root.runtime_dir, root.work_dir, root.plugin_dir, root.config_file],
             ["/run/cofferdam", "/var/lib/cofferdam", "/usr/lib/cofferdam", "/etc/cofferdam/agent.toml"]
