@@ -129,7 +129,7 @@ fn due(
     };
     match phase {
         ExecutorPhase::Terminating => {
-            let patience = match (handle.is_connected(), subscribed) {
+            let wait = match (handle.is_connected(), subscribed) {
                 (true, _) => grace,
                 // It hears of it when it subscribes again, until it should have.
                 (false, true) => {
@@ -143,7 +143,7 @@ fn due(
                 }
                 (false, false) => Duration::ZERO,
             };
-            Some((*terminating.get_or_insert_with(|| Instant::now() + patience), Due::Kill))
+            Some((*terminating.get_or_insert_with(|| Instant::now() + wait), Due::Kill))
         }
         ExecutorPhase::Registering if !subscribed => {
             Some((started + shared.config.registration_timeout, Due::Subscription { again: false }))

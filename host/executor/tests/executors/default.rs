@@ -267,7 +267,7 @@ fn a_large_group_is_launched_a_part_at_a_time() {
             }
         }
     }
-    // Each that is answered makes room for another one.
+    // After each answer there may be another one.
     for launch in launches {
         launch.answer(503, "not yet");
     }

@@ -53,7 +53,7 @@ pub(super) fn pull(
     let unpacked = match unpacked {
         Ok(unpacked) => unpacked,
         Err(Failure::Download(error)) => {
-            // What is there would not leave room for anything else.
+            // It would take the space of everything else.
             if matches!(&error, PullError::Image(error) if error.is_local()) {
                 partial.clear().map_err(ImageError::from)?;
             }
