@@ -1,6 +1,7 @@
 //! Plugins that do not return: the call times out, and the agent and the other plugins keep working.
 
 use std::fs;
+use std::time::Duration;
 
 use cofferdam_core::error_chain::describe;
 use cofferdam_core::model::Resources;
@@ -67,6 +68,25 @@ async fn calls_for_the_same_container_are_refused_until_a_hanging_call_returns()
     drop(pipe);
     agent.destroy(&id("web")).await.unwrap();
     assert_works(&agent).await;
+}
+
+/// Who needs an answer in time gets what is known then.
+#[tokio::test(flavor = "multi_thread")]
+async fn reports_that_are_late_are_left_out() {
+    let (mut fixture, pipe) = hanging(Method::Usage);
+    fixture.faulty().timeouts.clear();
+    let agent = fixture.world.start().await.unwrap();
+    let ids = ["web", "other"].map(id);
+    for name in ["web", "other"] {
+        agent.launch(long_running(name)).await.unwrap();
+    }
+    let wanted = WantedReports { within: Some(Duration::from_secs(2)), ..WantedReports::USAGE };
+    let reports = agent.reports(&ids, wanted).await;
+    assert_eq!(reports.iter().map(|report| report.usage.is_some()).collect::<Vec<_>>(), [false, true]);
+    drop(pipe);
+    for id in &ids {
+        agent.destroy(id).await.unwrap();
+    }
 }
 
 /// Two clients that request the usage at the same time both get it.

@@ -106,7 +106,10 @@ async fn a_panic_in_usage_or_status_is_reported_and_the_rest_is_returned() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_panic_in_update_leaves_the_resources_as_they_were() {
-    let fixture = Fixture::new("update", "panic", json!({}));
+    let mut fixture = Fixture::new("update", "panic", json!({}));
+    // The roll back calls it again, until it succeeds.
+    let once = fixture.at("once").display().to_string();
+    fixture.faulty().table["faults"][0]["once"] = once.into();
     let agent = fixture.world.start().await.unwrap();
     let mut request = long_running("web");
     request.resources = Resources::default().with("cpus", 1.0);
@@ -146,7 +149,7 @@ async fn a_panic_in_cleanup_keeps_the_container_visible_until_it_succeeds() {
     .await;
     wait_until("the reason", || cleanup_errors(&agent, "web").contains("panicked in `cleanup`: deliberate"))
         .await;
-    assert_eq!(faulty(&agent).health, "quarantined");
+    wait_until("the quarantine", || faulty(&agent).health == "quarantined").await;
     // The other plugins have cleaned up nevertheless.
     assert!(plugin(&agent, "test/fault").calls["cleanup"].calls >= 3);
 

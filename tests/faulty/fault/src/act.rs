@@ -24,6 +24,8 @@ pub struct Fault {
     unless: Option<PathBuf>,
     /// A file: no fault while it does not exist.
     when: Option<PathBuf>,
+    /// A file that does not exist. The fault creates it, and applies only once.
+    once: Option<PathBuf>,
     /// A named pipe: `hang` lasts until end of file.
     until: Option<PathBuf>,
 }
@@ -82,6 +84,7 @@ impl Fault {
             && self.container.as_deref().is_none_or(|wanted| wanted == container)
             && !self.unless.as_ref().is_some_and(|file| file.exists())
             && self.when.as_ref().is_none_or(|file| file.exists())
+            && self.once.as_ref().is_none_or(|file| File::create_new(file).is_ok())
     }
 
     /// Applies the fault. Returns it, for the kinds that the method itself implements.
