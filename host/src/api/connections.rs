@@ -44,6 +44,11 @@ impl Connections {
         Self { max, open: Vec::new(), requests: Arc::default() }
     }
 
+    /// How many there may be.
+    pub(super) fn max(&self) -> usize {
+        self.max
+    }
+
     /// Whether another connection can be added; if not, one of them is about to be closed.
     pub(super) fn has_space(&mut self) -> bool {
         if self.open.len() < self.max + self.max / 4 {

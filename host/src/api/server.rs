@@ -126,8 +126,8 @@ async fn join(task: Option<JoinHandle<()>>) -> Option<Result<(), JoinError>> {
 
 /// Serves executors until the agent stops. What they do does not keep clients from connecting.
 async fn serve_executors(context: Arc<ApiContext>, mut listener: Listener, activity: Arc<Notify>) {
-    let requests = Arc::new(executor::Requests::default());
     let mut connections = Connections::new();
+    let requests = Arc::new(executor::Requests::new(connections.max()));
     let mut served = JoinSet::new();
     let mut check_socket = tokio::time::interval(SOCKET_CHECK_INTERVAL);
     check_socket.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -24,6 +24,9 @@ const MAX_EXECUTORS: usize = 20_000;
 /// Tasks of an executor that may be known at a time.
 const MAX_TASKS: usize = 10_000;
 
+/// Tasks that a default executor may run at a time: it waits for the container of each by a request of its own.
+pub const MAX_RUNNING: usize = 256;
+
 /// A request to launch tasks of one executor.
 #[derive(Debug, Clone)]
 pub struct LaunchTasks {
@@ -86,6 +89,23 @@ pub enum LaunchTaskError {
         /// The executor.
         executor: ExecutorId,
     },
+    /// There are too many tasks that run.
+    #[error(
+        "executor `{executor}` of framework `{framework}` has tasks that run; with these there would be more than \
+         {MAX_RUNNING}; launch them when others have ended, or with another executor"
+    )]
+    TooManyRunning {
+        /// The framework.
+        framework: FrameworkId,
+        /// The executor.
+        executor: ExecutorId,
+    },
+    /// A group is too large.
+    #[error("the group has {tasks} tasks; an executor of type `DEFAULT` runs at most {MAX_RUNNING}")]
+    LargeGroup {
+        /// How many tasks it has.
+        tasks: usize,
+    },
     /// There is no program for executors that the agent generates.
     #[error(
         "this agent has no executor program; put `{NAME}` into the directory `launcher_dir`, or launch the task with an `executor_info`"
@@ -106,7 +126,13 @@ impl LaunchTaskError {
     /// Whether the same launch may succeed later.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Terminating { .. } | Self::TooManyExecutors | Self::TooManyTasks { .. })
+        matches!(
+            self,
+            Self::Terminating { .. }
+                | Self::TooManyExecutors
+                | Self::TooManyTasks { .. }
+                | Self::TooManyRunning { .. }
+        )
     }
 }
 
@@ -142,6 +168,9 @@ impl Shared {
         let _reserved = self.reserve(&launch)?;
         if launch.executor.kind != ExecutorKind::Custom && self.program.is_none() {
             return Err(LaunchTaskError::NoProgram);
+        }
+        if launch.executor.kind == ExecutorKind::Default && launch.tasks.len() > MAX_RUNNING {
+            return Err(LaunchTaskError::LargeGroup { tasks: launch.tasks.len() });
         }
         // The executor of a single task is its own.
         let deciding = match launch.executor.kind {
@@ -245,6 +274,11 @@ impl Shared {
             }
             if state.tasks.len() + tasks.len() > MAX_TASKS {
                 return Err(LaunchTaskError::TooManyTasks { executor: executor.id });
+            }
+            if executor.kind == ExecutorKind::Default && state.live_tasks().len() + tasks.len() > MAX_RUNNING
+            {
+                let (framework, executor) = ids();
+                return Err(LaunchTaskError::TooManyRunning { framework, executor });
             }
         }
         let infos: Vec<Task> = tasks.clone();

@@ -45,7 +45,7 @@ pub use event::{Event, Events};
 pub use handle::WriteError;
 pub use ids::{ExecutorId, FrameworkId, InvalidName, TaskId};
 pub use kill::KillTaskError;
-pub use launch::{LaunchTaskError, LaunchTasks};
+pub use launch::{LaunchTaskError, LaunchTasks, MAX_RUNNING};
 pub use program::{ExecutorProgram, ProgramError};
 pub use serve::{Executor, ServeError};
 pub use state::{

@@ -14,6 +14,7 @@ use super::events;
 use crate::api::context::ApiContext;
 use crate::api::operator::decode::task::{decode_status, typed};
 use crate::api::operator::error::ApiError;
+use crate::api::operator::routes::too_large;
 use crate::api::operator::stream::Records;
 use crate::api::operator::types as wire;
 use cofferdam_core::executor::{Event, Events, Executor, TaskId, Update};
@@ -63,10 +64,14 @@ struct MessageCall {
 
 /// Carries out one call.
 pub(super) async fn dispatch(context: &Arc<ApiContext>, executor: &Executor, body: &[u8]) -> Result {
+    let is_long = body.len() > context.config.api.max_body;
     let body: Json =
         serde_json::from_slice(body).map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, &error))?;
     let call: Call = typed("call", &body)?;
     check_identity(executor, &call)?;
+    if is_long && call.kind != "SUBSCRIBE" {
+        return Err(too_large(context.config.api.max_body));
+    }
     let missing =
         |field: &str| ApiError::bad_request(format!("`{}` requires the field `{field}`", call.kind));
     match call.kind.as_str() {

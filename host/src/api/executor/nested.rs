@@ -9,6 +9,7 @@ use axum::http::StatusCode;
 use axum::response::Response as HttpResponse;
 use serde_json::Value as Json;
 
+use super::requests::{InProgress, Kind, too_many};
 use crate::api::context::ApiContext;
 use crate::api::operator::calls;
 use crate::api::operator::decode::task::{Settings, container_request, typed};
@@ -22,8 +23,17 @@ use cofferdam_core::model::{ContainerId, LinuxOptions, Phase, Request, Secret};
 type Result<T = HttpResponse> = std::result::Result<T, ApiError>;
 
 /// Carries out one call, if an executor may make it.
-pub(super) async fn dispatch(context: &Arc<ApiContext>, executor: &Executor, body: &[u8]) -> Result {
+pub(super) async fn dispatch(
+    context: &Arc<ApiContext>,
+    executor: &Executor,
+    in_progress: &InProgress,
+    body: &[u8],
+) -> Result {
     let call = Call::from_json(body)?;
+    let is_wait = matches!(call, Call::WaitContainer(_) | Call::WaitNestedContainer(_));
+    if is_wait && !in_progress.becomes(Kind::Wait) {
+        return Err(too_many());
+    }
     let request = match &call {
         Call::LaunchContainer(call) => Some(decode_launch(call)?),
         Call::LaunchNestedContainer(call) => Some(decode_nested_launch(call)?),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Extension;
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
@@ -12,12 +12,20 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use http_body_util::BodyExt;
 
-use super::requests::Requests;
+use super::requests::{InProgress, Kind, Requests, too_many};
 use super::{calls, nested};
 use crate::api::context::ApiContext;
 use crate::api::operator::error::ApiError;
-use crate::api::operator::routes::{check_accept, check_content_type, read_body, reject_while_stopping};
+use crate::api::operator::routes::{
+    check_accept, check_content_type, read_body, read_body_within, reject_while_stopping,
+};
 use cofferdam_core::executor::{Executor, Token};
+
+/// The path of subscriptions, updates and messages.
+const OWN_PATH: &str = "/api/v1/executor";
+
+/// How much longer than other requests a subscription may be: it has all updates that are not acknowledged.
+const SUBSCRIPTION: usize = 4;
 
 /// What the routes share.
 #[derive(Clone)]
@@ -30,7 +38,7 @@ struct Api {
 pub(in crate::api) fn router(context: Arc<ApiContext>, requests: Arc<Requests>) -> Router {
     let api = Api { context: Arc::clone(&context), requests };
     Router::new()
-        .route("/api/v1/executor", post(executor))
+        .route(OWN_PATH, post(executor))
         .route("/api/v1", post(operator))
         .fallback(|| async { ApiError::message(StatusCode::NOT_FOUND, "there is no such endpoint") })
         // Before anything else of a request is read.
@@ -49,10 +57,11 @@ async fn authenticate(State(api): State<Api>, mut request: Request, next: Next) 
         response.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
         return response;
     };
-    let Some(in_progress) = api.requests.begin(executor.container()) else {
-        let text = "too many requests of this executor are in progress; try again later";
-        return ApiError::message(StatusCode::SERVICE_UNAVAILABLE, text).into_response();
+    let kind = if request.uri().path() == OWN_PATH { Kind::Own } else { Kind::Nested };
+    let Some(in_progress) = api.requests.begin(executor.container(), kind).map(Arc::new) else {
+        return too_many().into_response();
     };
+    request.extensions_mut().insert(Arc::clone(&in_progress));
     request.extensions_mut().insert(executor);
     let response = next.run(request).await;
     response.map(|body| {
@@ -72,23 +81,33 @@ fn bearer(headers: &HeaderMap) -> Option<Token> {
 async fn executor(
     State(context): State<Arc<ApiContext>>,
     Extension(executor): Extension<Executor>,
+    Extension(in_progress): Extension<Arc<InProgress>>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
     check_content_type(&headers)?;
     check_accept(&headers)?;
-    let body = read_body(&context, body).await?;
+    let max = context.config.api.max_body;
+    // Its head says so.
+    let is_long = body.size_hint().lower() > max as u64;
+    let _long = match is_long {
+        true => Some(in_progress.with(Kind::Long).ok_or_else(too_many)?),
+        false => None,
+    };
+    let max = if is_long { max.saturating_mul(SUBSCRIPTION) } else { max };
+    let body = read_body_within(&context, body, max).await?;
     calls::dispatch(&context, &executor, &body).await
 }
 
 async fn operator(
     State(context): State<Arc<ApiContext>>,
     Extension(executor): Extension<Executor>,
+    Extension(in_progress): Extension<Arc<InProgress>>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
     check_content_type(&headers)?;
     check_accept(&headers)?;
     let body = read_body(&context, body).await?;
-    nested::dispatch(&context, &executor, &body).await
+    nested::dispatch(&context, &executor, &in_progress, &body).await
 }

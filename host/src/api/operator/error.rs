@@ -152,7 +152,7 @@ impl From<LaunchTaskError> for ApiError {
     fn from(error: LaunchTaskError) -> Self {
         let status = match &error {
             LaunchTaskError::Duplicate { .. } | LaunchTaskError::OtherExecutor { .. } => StatusCode::CONFLICT,
-            LaunchTaskError::Invalid(_) => StatusCode::BAD_REQUEST,
+            LaunchTaskError::Invalid(_) | LaunchTaskError::LargeGroup { .. } => StatusCode::BAD_REQUEST,
             LaunchTaskError::Write(error) => not_written(error),
             error if error.is_retryable() => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::INTERNAL_SERVER_ERROR,

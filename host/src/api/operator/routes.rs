@@ -73,27 +73,36 @@ async fn call(State(context): Context, headers: HeaderMap, body: Body) -> Result
 
 /// Reads the body within the configured size and time.
 pub(in crate::api) async fn read_body(context: &ApiContext, body: Body) -> Result<Vec<u8>, ApiError> {
+    read_body_within(context, body, context.config.api.max_body).await
+}
+
+/// Reads the body within a size and the configured time.
+pub(in crate::api) async fn read_body_within(
+    context: &ApiContext,
+    body: Body,
+    max: usize,
+) -> Result<Vec<u8>, ApiError> {
     let limits = &context.config.api;
-    let too_large = || {
-        ApiError::message(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            format!("the request exceeds `api.max_body`, {} bytes", limits.max_body),
-        )
-    };
     // Its head says so.
-    if body.size_hint().lower() > limits.max_body as u64 {
-        return Err(too_large());
+    if body.size_hint().lower() > max as u64 {
+        return Err(too_large(limits.max_body));
     }
-    let body = Limited::new(body, limits.max_body).collect();
+    let body = Limited::new(body, max).collect();
     match tokio::time::timeout(limits.idle_timeout, body).await {
         Ok(Ok(body)) => Ok(body.to_bytes().into()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large(limits.max_body)),
         Ok(Err(error)) => Err(ApiError::new(StatusCode::BAD_REQUEST, error.as_ref())),
         Err(_) => Err(ApiError::message(
             StatusCode::REQUEST_TIMEOUT,
             format!("the request did not arrive within `api.idle_timeout`, {:?}", limits.idle_timeout),
         )),
     }
+}
+
+/// A request that is too long.
+pub(in crate::api) fn too_large(max_body: usize) -> ApiError {
+    let text = format!("the request exceeds `api.max_body`, {max_body} bytes");
+    ApiError::message(StatusCode::PAYLOAD_TOO_LARGE, text)
 }
 
 pub(in crate::api) fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
