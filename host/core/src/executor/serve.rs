@@ -1,6 +1,7 @@
 //! What executors ask for: to subscribe, to send updates and messages.
 
 use std::collections::BTreeSet;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use cofferdam_plugin_model::ContainerId;
@@ -49,10 +50,10 @@ impl Executors {
 }
 
 impl Executor {
-    /// What is known of it.
+    /// What is known of it. It does not change while this is kept, so not for long.
     #[must_use]
-    pub fn state(&self) -> ExecutorState {
-        self.handle.state().clone()
+    pub fn state(&self) -> impl Deref<Target = ExecutorState> {
+        self.handle.state()
     }
 
     /// Its container.

@@ -17,7 +17,7 @@ use crate::api::operator::decode::{decode_launch, decode_nested_launch, decode_s
 use crate::api::operator::error::ApiError;
 use crate::api::operator::tasks::settings;
 use crate::api::operator::types::{self as wire, Call};
-use cofferdam_core::executor::{Executor, ExecutorState, Task};
+use cofferdam_core::executor::Executor;
 use cofferdam_core::model::{ContainerId, LinuxOptions, Phase, Request, Secret};
 
 type Result<T = HttpResponse> = std::result::Result<T, ApiError>;
@@ -58,31 +58,36 @@ pub(super) async fn dispatch(
             let text = format!("container `{own}` of the executor is not running yet; try again");
             return Err(ApiError::message(StatusCode::SERVICE_UNAVAILABLE, text));
         }
-        check(context, &executor.state(), &request)?;
+        check(context, executor, &request)?;
     }
     calls::dispatch(context, call).await
 }
 
 /// Checks that a nested container has nothing that the executor's framework was not given.
-fn check(context: &ApiContext, executor: &ExecutorState, request: &Request) -> Result<()> {
-    let own = context.agent.inspect(&executor.container);
+fn check(context: &ApiContext, executor: &Executor, request: &Request) -> Result<()> {
+    let own = context.agent.inspect(executor.container());
     let own_user = own.and_then(|own| own.request.command.user);
-    let live = || executor.tasks.values().filter(|task| !task.state.is_terminal());
-    let mut tasks = Vec::new();
-    for task in live() {
-        let info: wire::TaskInfo = typed("task_info", &task.info)?;
-        tasks.push(info);
-    }
     let user = &request.command.user;
+    let wanted = options(request)?;
+    let is_plain = wanted == Request::shell(wanted.id.clone(), String::new());
+    if is_plain && request.command.secrets.is_empty() && (user.is_none() || *user == own_user) {
+        return Ok(());
+    }
+    let live: Vec<Json> = {
+        let state = executor.state();
+        let live = state.tasks.values().filter(|task| !task.state.is_terminal());
+        live.map(|task| task.info.clone()).collect()
+    };
+    let tasks = live.iter().map(|info| typed("task_info", info));
+    let tasks = tasks.collect::<std::result::Result<Vec<wire::TaskInfo>, _>>()?;
     let is_user = |info: &wire::TaskInfo| info.command.as_ref().is_some_and(|command| command.user == *user);
     if user.is_some() && *user != own_user && !tasks.iter().any(is_user) {
         return Err(forbidden("`command.user` is neither that of the executor nor that of one of its tasks"));
     }
     let mut settings = settings(context)?;
     settings.default_container = None;
-    check_secrets(live(), request, &settings)?;
-    let wanted = options(request)?;
-    if wanted == Request::shell(wanted.id.clone(), String::new()) {
+    check_secrets(&live, request, &settings)?;
+    if is_plain {
         return Ok(());
     }
     for info in &tasks {
@@ -92,20 +97,16 @@ fn check(context: &ApiContext, executor: &ExecutorState, request: &Request) -> R
             return Ok(());
         }
     }
-    Err(forbidden("`container` is not that of one of the executor's tasks"))
+    Err(forbidden("`container` and `command.uris` are not those of one of the executor's tasks"))
 }
 
-fn check_secrets<'t>(
-    tasks: impl Iterator<Item = &'t Task>,
-    request: &Request,
-    settings: &Settings<'_>,
-) -> Result<()> {
+fn check_secrets(tasks: &[Json], request: &Request, settings: &Settings<'_>) -> Result<()> {
     let mut missing = request.command.secrets.clone();
-    for task in tasks {
+    for info in tasks {
         if missing.is_empty() {
             break;
         }
-        for (name, given) in secrets_of(&task.info, settings)? {
+        for (name, given) in secrets_of(info, settings)? {
             if missing.get(&name) == Some(&given) {
                 missing.remove(&name);
             }
