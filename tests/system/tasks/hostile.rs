@@ -112,6 +112,10 @@ fn a_token_is_good_for_its_executor_and_its_containers_alone() {
                 {"name": "A", "type": "SECRET", "secret": {"type": "REFERENCE", "reference": {"name": "other"}}},
             ]}}}),
         ),
+        call(
+            "LAUNCH_NESTED_CONTAINER",
+            json!({"container_id": nested(one), "command": {"value": "true", "uris": [{"value": "file:///etc/shadow"}]}}),
+        ),
         json!({"type": "GET_FLAGS"}),
         call("KILL_TASK", json!({"task_id": {"value": "two"}})),
         call("READ_FILE", json!({"path": "/etc/shadow", "offset": 0})),
