@@ -119,6 +119,7 @@ fn what_an_agent_has_not_finished_writing_is_cut_off_and_what_is_damaged_is_left
     let daemon = Daemon::start(&world);
     kill(&daemon, "a").unwrap();
     assert_eq!(until_ended(&daemon, "a").last("a")["state"], "TASK_KILLED");
+    let container = container(&daemon);
     daemon.kill();
 
     let whole = fs::read(&journal).unwrap();
@@ -127,11 +128,14 @@ fn what_an_agent_has_not_finished_writing_is_cut_off_and_what_is_damaged_is_left
     fs::write(&journal, &damaged).unwrap();
     let daemon = Daemon::start(&world);
     assert_eq!(daemon.call(&json!({"type": "GET_TASKS"})).unwrap(), json!({}));
-    cofferdam_tests::assert_contains(&daemon.log(), &["left alone: line 2 of", "is damaged"]);
+    let said =
+        ["left alone: line 2 of", "is damaged", "executor destroyed: it has no journal that can be read"];
+    cofferdam_tests::assert_contains(&daemon.log(), &said);
+    let wait = json!({"type": "WAIT_CONTAINER", "wait_container": {"container_id": {"value": container}}});
+    daemon.call(&wait).unwrap();
     assert_eq!(fs::read(&journal).unwrap(), damaged);
     daemon.kill();
     fs::write(&journal, &whole).unwrap();
     let daemon = Daemon::start(&world);
-    shut_down(&daemon, "one").unwrap();
     assert_nothing_left(&world, &daemon);
 }

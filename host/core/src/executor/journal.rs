@@ -9,21 +9,28 @@
 //! What an agent that died has written of a line is cut off by the next one. Once the journal has become much longer than
 //! its state, it is replaced by a snapshot.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use serde::Serialize;
 
 use super::state::{Entry, ExecutorState};
 
 /// The first line, with the version of the format.
 const HEADER: &str = "cofferdam-executor 1\n";
 
-/// How long a journal is that is read at most.
+/// How long a journal is that is read at most, and so how long one may become.
 const MAX_LENGTH: u64 = 256 << 20;
+
+/// How long it may become by what adds to its executor. The rest is for what ends tasks, and for acknowledgements.
+const MAX_GROWN: u64 = 128 << 20;
 
 /// How long a journal may become before it is replaced, in bytes, and in lengths of its snapshot.
 const MIN_REPLACED: u64 = 256 << 10;
+const MAX_REPLACED: u64 = 64 << 20;
 const GROWTH: u64 = 4;
 
 /// An open journal.
@@ -39,7 +46,7 @@ pub(super) struct Journal {
     torn: bool,
 }
 
-/// Why a journal cannot be read.
+/// Why a journal cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum JournalError {
     #[error("cannot read or write `{path}`")]
@@ -52,6 +59,10 @@ pub(super) enum JournalError {
     Content { path: PathBuf, line: usize, source: serde_json::Error },
     #[error("`{path}` has {length} bytes; at most {MAX_LENGTH} are read")]
     TooLong { path: PathBuf, length: u64 },
+    #[error(
+        "`{path}` has {length} bytes, and may have {limit} with what is added; acknowledge status updates of its executor"
+    )]
+    Full { path: PathBuf, length: u64, limit: u64 },
     #[error("`{path}` has no complete line; its executor was never launched")]
     Empty { path: PathBuf },
 }
@@ -105,20 +116,25 @@ impl Journal {
 
     /// Writes entries: all of them or none. If it fails, nothing has happened.
     pub(super) fn append(&mut self, entries: &[Entry]) -> Result<(), JournalError> {
-        self.write(entries).map_err(|source| {
-            self.torn = true;
+        let line = encode(entries).map_err(|source| JournalError::system(&self.path, source))?;
+        let limit = if entries.iter().any(Entry::is_growth) { MAX_GROWN } else { MAX_LENGTH };
+        if self.length + line.len() as u64 > limit {
+            return Err(JournalError::Full { path: self.path.clone(), length: self.length, limit });
+        }
+        self.write(&line).map_err(|source| {
+            // Whatever the kernel still writes of it must not be read by the next agent.
+            self.torn = self.file.set_len(self.length).is_err();
             JournalError::system(&self.path, source)
         })
     }
 
-    fn write(&mut self, entries: &[Entry]) -> io::Result<()> {
+    fn write(&mut self, line: &[u8]) -> io::Result<()> {
         if self.torn {
             self.file.set_len(self.length)?;
             self.torn = false;
         }
-        let line = encode(entries)?;
         self.file.seek(SeekFrom::Start(self.length))?;
-        self.file.write_all(&line)?;
+        self.file.write_all(line)?;
         // An update that its sender was told to be on disk is not sent again.
         self.file.sync_data()?;
         self.length += line.len() as u64;
@@ -138,7 +154,7 @@ impl Journal {
             }
             Err(source) => {
                 // Not at every entry again.
-                self.replaced_at = self.length.saturating_mul(2);
+                self.replaced_at = self.length + self.length.min(MAX_REPLACED / 8);
                 Err(JournalError::system(&self.path, source))
             }
         }
@@ -150,7 +166,8 @@ impl Journal {
 }
 
 fn replaced_at(length: u64) -> u64 {
-    length.saturating_mul(GROWTH).max(MIN_REPLACED)
+    // A long one is replaced earlier, so that it does not become too long to be read.
+    length.saturating_mul(GROWTH).clamp(MIN_REPLACED, MAX_REPLACED).max(length + length / 8)
 }
 
 /// The state after all complete lines, and their length.
@@ -175,7 +192,7 @@ fn read_lines(path: &Path, lines: &[u8]) -> Result<(ExecutorState, usize), Journ
         })?;
         for entry in entries {
             match (&mut state, entry) {
-                (None, Entry::Snapshot(first)) => state = Some(*first),
+                (None, Entry::Snapshot(first)) => state = Some(first.counted()),
                 (None, _) => return Err(damaged()),
                 (Some(state), entry) => state.apply(entry),
             }
@@ -193,7 +210,7 @@ fn checked(line: &[u8]) -> Option<&[u8]> {
     (line.get(8) == Some(&b' ') && crc32fast::hash(json) == sum).then_some(json)
 }
 
-fn encode(entries: &[Entry]) -> io::Result<Vec<u8>> {
+fn encode(entries: &[impl Serialize]) -> io::Result<Vec<u8>> {
     // Without line feeds.
     let json = serde_json::to_vec(entries)?;
     let mut line = format!("{:08x} ", crc32fast::hash(&json)).into_bytes();
@@ -204,7 +221,11 @@ fn encode(entries: &[Entry]) -> io::Result<Vec<u8>> {
 
 /// Replaces a journal by one that has only a state.
 fn write_snapshot(path: &Path, state: &ExecutorState) -> io::Result<(File, u64)> {
-    let line = encode(&[Entry::Snapshot(Box::new(state.clone()))])?;
+    // `Entry::Snapshot`, without a copy of the state.
+    let line = encode(&[BTreeMap::from([("snapshot", state)])])?;
+    if line.len() as u64 > MAX_LENGTH {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
     let temporary = temporary(path);
     let mut options = fs::OpenOptions::new();
     options.read(true).write(true).create(true).truncate(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);

@@ -37,6 +37,7 @@ impl Executors {
             }
             supervise::recovered(shared, &handle);
         }
+        shared.destroy_unsupervised();
         shared.remove_in_background();
         tracing::info!(running = recovered, "executors recovered");
         Ok(())
@@ -44,6 +45,22 @@ impl Executors {
 }
 
 impl Shared {
+    /// Destroys containers of executors whose journals are missing or were left alone: nobody would hear of their tasks, or
+    /// could end them.
+    fn destroy_unsupervised(self: &Arc<Self>) {
+        for found in self.containerizer.containers() {
+            let container = found.id;
+            if found.termination.is_some() || container.is_nested() || self.handle(&container).is_some() {
+                continue;
+            }
+            if self.containerizer.inspect(&container).is_some_and(|found| found.request.is_executor()) {
+                tracing::error!(%container, "executor destroyed: it has no journal that can be read");
+                let shared = Arc::clone(self);
+                tokio::spawn(async move { shared.containerizer.destroy(&container).await });
+            }
+        }
+    }
+
     /// An executor without checkpoints shuts down when it loses the agent.
     async fn end_without_checkpoint(&self, handle: &Arc<Handle>) {
         let partition_aware = handle.state().framework.partition_aware;

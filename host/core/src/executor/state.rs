@@ -18,7 +18,7 @@ use serde_json::Value as Json;
 
 use super::ids::{ExecutorId, FrameworkId, TaskId};
 use super::token::TokenHash;
-use super::update::{TaskState, Update, UpdateId, Verdict};
+use super::update::{Source, TaskState, Update, UpdateId, Verdict};
 use crate::model::{Reason, Termination};
 
 /// Tasks of an executor that are remembered after their last update was acknowledged.
@@ -29,6 +29,10 @@ const MAX_SEEN: usize = 64;
 
 /// Updates of an executor that may wait for acknowledgement, without those that end tasks.
 const MAX_UNACKNOWLEDGED: usize = 1024;
+
+/// How many bytes these may have as JSON, and how many with those that end tasks.
+const MAX_BYTES: usize = 8 << 20;
+const MAX_BYTES_WITH_ENDS: usize = 16 << 20;
 
 /// A framework, as its client describes it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -103,9 +107,9 @@ pub struct Task {
     pub sequence: u64,
     /// Its state.
     pub state: TaskState,
-    /// Its last update.
+    /// The last of its updates that were acknowledged.
     #[serde(default)]
-    pub last: Option<Update>,
+    acknowledged: Option<Update>,
     /// Updates that are not acknowledged, in order.
     #[serde(default)]
     pub unacknowledged: VecDeque<Update>,
@@ -137,11 +141,17 @@ impl Task {
             group: None,
             sequence: 0,
             state: TaskState::TaskStaging,
-            last: None,
+            acknowledged: None,
             unacknowledged: VecDeque::new(),
             seen: VecDeque::new(),
             kill: None,
         }
+    }
+
+    /// Its last update.
+    #[must_use]
+    pub fn last(&self) -> Option<&Update> {
+        self.unacknowledged.back().or(self.acknowledged.as_ref())
     }
 
     /// Whether it has ended and all its updates are acknowledged.
@@ -177,6 +187,28 @@ pub struct ExecutorState {
     pub ended_unix_ms: Option<u64>,
     #[serde(default)]
     next_sequence: u64,
+    #[serde(skip)]
+    waiting: Waiting,
+}
+
+/// The updates of an executor that wait for acknowledgement.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Waiting {
+    updates: usize,
+    /// As JSON.
+    bytes: usize,
+}
+
+impl Waiting {
+    fn add(&mut self, update: &Update) {
+        self.updates += 1;
+        self.bytes += update.size();
+    }
+
+    fn remove(&mut self, update: &Update) {
+        self.updates -= 1;
+        self.bytes -= update.size();
+    }
 }
 
 /// Something that has happened.
@@ -199,6 +231,17 @@ pub(super) enum Entry {
     Stop(Verdict),
     /// Its container has ended.
     Terminated { at_unix_ms: u64 },
+}
+
+impl Entry {
+    /// Whether a client or an executor adds something by it, which may be refused.
+    pub(super) fn is_growth(&self) -> bool {
+        match self {
+            Self::Tasks { .. } | Self::Kill { .. } => true,
+            Self::Update(update) => update.source == Source::Executor && !update.state.is_terminal(),
+            _ => false,
+        }
+    }
 }
 
 /// How the container of an executor ended.
@@ -244,7 +287,7 @@ pub enum UpdateRefused {
     },
     /// Too many updates wait.
     #[error(
-        "{MAX_UNACKNOWLEDGED} updates of executor `{executor}` are not acknowledged; send this one again when clients \
+        "too many updates of executor `{executor}` are not acknowledged; send this one again when clients \
          have acknowledged some of them"
     )]
     TooMany {
@@ -284,13 +327,23 @@ impl ExecutorState {
             cause: None,
             ended_unix_ms: None,
             next_sequence: 0,
+            waiting: Waiting::default(),
         }
+    }
+
+    /// One that was read, with what is counted and not written.
+    pub(super) fn counted(mut self) -> Self {
+        self.waiting = Waiting::default();
+        for update in self.tasks.values().flat_map(|task| &task.unacknowledged) {
+            self.waiting.add(update);
+        }
+        self
     }
 
     /// Adds what has happened.
     pub(super) fn apply(&mut self, entry: Entry) {
         match entry {
-            Entry::Snapshot(state) => *self = *state,
+            Entry::Snapshot(state) => *self = state.counted(),
             Entry::Tasks { tasks, group } => {
                 let number = self.next_sequence;
                 for task in tasks {
@@ -313,14 +366,17 @@ impl ExecutorState {
                 }
                 task.seen.push_back(update.id);
                 task.state = update.state;
-                task.last = Some((*update).clone());
+                self.waiting.add(&update);
                 task.unacknowledged.push_back(*update);
             }
             Entry::Acknowledged { task, id } => {
                 if let Some(task) = self.tasks.get_mut(&task)
                     && task.unacknowledged.front().is_some_and(|update| update.id == id)
                 {
-                    task.unacknowledged.pop_front();
+                    task.acknowledged = task.unacknowledged.pop_front();
+                    if let Some(update) = &task.acknowledged {
+                        self.waiting.remove(update);
+                    }
                     self.forget_completed();
                 }
             }
@@ -385,9 +441,11 @@ impl ExecutorState {
         if task.state.is_terminal() {
             return Ok(Received::AfterEnd(task.state));
         }
-        // One that ends a task is always accepted: there is one for each.
-        let waiting: usize = self.tasks.values().map(|task| task.unacknowledged.len()).sum();
-        if waiting >= MAX_UNACKNOWLEDGED && !update.state.is_terminal() {
+        // There is one that ends a task for each, and room for these when there is none for others.
+        let is_end = update.state.is_terminal();
+        let max_bytes = if is_end { MAX_BYTES_WITH_ENDS } else { MAX_BYTES };
+        let Waiting { updates, bytes } = self.waiting;
+        if (updates >= MAX_UNACKNOWLEDGED && !is_end) || bytes + update.size() > max_bytes {
             return Err(UpdateRefused::TooMany { executor: executor() });
         }
         Ok(Received::New(Entry::Update(Box::new(update.clone()))))
@@ -425,7 +483,7 @@ impl ExecutorState {
     ///
     /// A task is sent again if the executor does not know it and has sent no update of it.
     pub(super) fn undelivered(&self, known: &BTreeSet<TaskId>) -> Vec<Delivery> {
-        let is_new = |task: &&Task| task.last.is_none() && task.kill.is_none() && !known.contains(&task.id);
+        let is_new = |task: &&Task| task.last().is_none() && task.kill.is_none() && !known.contains(&task.id);
         let mut deliveries: Vec<Delivery> = Vec::new();
         for task in self.live_tasks() {
             match (task.group, deliveries.last_mut()) {
@@ -456,7 +514,7 @@ impl ExecutorState {
         let killed = self
             .live_tasks()
             .into_iter()
-            .filter(|task| task.kill.is_some() && task.last.is_none() && !known.contains(&task.id));
+            .filter(|task| task.kill.is_some() && task.last().is_none() && !known.contains(&task.id));
         killed
             .map(|task| Entry::Update(Box::new(verdict.ends(&self.container, &task.id, timestamp))))
             .collect()
@@ -521,7 +579,7 @@ impl ExecutorState {
 
     /// The verdict for a task of which nothing more is known.
     fn lost(&self, task: &Task, message: &str) -> Verdict {
-        let state = match (self.framework.partition_aware, task.last.is_some()) {
+        let state = match (self.framework.partition_aware, task.last().is_some()) {
             (false, _) => TaskState::TaskLost,
             (true, false) => TaskState::TaskDropped,
             (true, true) => TaskState::TaskGone,

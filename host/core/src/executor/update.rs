@@ -152,6 +152,13 @@ pub struct Update {
     pub details: Map<String, Json>,
 }
 
+impl Update {
+    /// Its size as JSON, in bytes.
+    pub(super) fn size(&self) -> usize {
+        serde_json::to_vec(self).map_or(0, |json| json.len())
+    }
+}
+
 /// The state that the agent gives a task, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {

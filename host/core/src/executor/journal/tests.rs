@@ -118,6 +118,26 @@ fn a_long_journal_is_replaced_by_its_state() {
 }
 
 #[test]
+fn a_journal_does_not_become_longer_than_what_is_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("c");
+    let mut journal = Journal::create(&path, &state()).unwrap();
+    let before = journal.length;
+    let end = Entry::Terminated { at_unix_ms: 0 };
+    journal.length = MAX_GROWN;
+    assert!(matches!(journal.append(&[tasks("a")]), Err(JournalError::Full { limit: MAX_GROWN, .. })));
+    journal.length = MAX_LENGTH;
+    assert!(matches!(journal.append(std::slice::from_ref(&end)), Err(JournalError::Full { .. })));
+    journal.length = before;
+    journal.append(&[tasks("a"), end]).unwrap();
+    assert_eq!(number_of_tasks(&path), 1);
+    // There is room for what ends tasks until it is replaced.
+    for length in [0, MIN_REPLACED, MAX_REPLACED, MAX_GROWN] {
+        assert!((length + 1..=MAX_LENGTH - MAX_REPLACED).contains(&replaced_at(length)), "{length}");
+    }
+}
+
+#[test]
 fn what_cannot_be_written_has_not_happened() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("c");

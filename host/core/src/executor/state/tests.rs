@@ -104,6 +104,31 @@ fn too_many_updates_are_refused_but_an_end_never_is() {
 }
 
 #[test]
+fn large_updates_are_refused_before_there_are_many() {
+    let mut state = state(&["a", "b"], false);
+    let large = |number: u8, task, task_state, length| Update {
+        message: Some("x".repeat(length)),
+        ..update(task, task_state, number)
+    };
+    let number = (0..=u8::MAX).find(|&number| {
+        receive(&mut state, &large(number, "a", TaskState::TaskRunning, MAX_BYTES / 10)).is_err()
+    });
+    assert_eq!(number, Some(9));
+    receive(&mut state, &large(20, "a", TaskState::TaskFinished, MAX_BYTES / 10)).unwrap();
+    let refused = receive(&mut state, &large(21, "b", TaskState::TaskFailed, MAX_BYTES_WITH_ENDS / 2));
+    assert!(matches!(refused, Err(UpdateRefused::TooMany { .. })));
+    // The next agent counts the same.
+    let read: ExecutorState = serde_json::from_slice(&serde_json::to_vec(&state).unwrap()).unwrap();
+    assert_eq!(read.counted(), state);
+    for number in [0, 1, 2, 3, 4, 5, 6, 7, 8, 20] {
+        let id = UpdateId::from_bytes(&[number; 16]).unwrap();
+        state.apply(Entry::Acknowledged { task: TaskId::new("a").unwrap(), id });
+    }
+    assert_eq!(state.waiting, Waiting::default());
+    receive(&mut state, &large(21, "b", TaskState::TaskFailed, MAX_BYTES_WITH_ENDS / 2)).unwrap();
+}
+
+#[test]
 fn a_task_is_delivered_until_its_executor_knows_it() {
     let mut state = state(&["a", "b"], false);
     let mut group = state.clone();
@@ -165,7 +190,7 @@ fn the_end_of_a_container_says_how_its_tasks_ended() {
             state.apply(entry);
         }
         assert_eq!(state.phase, ExecutorPhase::Terminated);
-        let last = state.tasks[&id("a")].last.clone().unwrap();
+        let last = state.tasks[&id("a")].last().unwrap().clone();
         (last.state, last.reason.unwrap())
     };
     let of = |end: &End| reason(end, None, false, true);

@@ -85,7 +85,7 @@ fn task(executor: &ExecutorState, task: &Task, agent: &str) -> Json {
     if executor.executor.kind != ExecutorKind::Command {
         encoded.insert("executor_id".into(), json!({"value": executor.executor.id.as_str()}));
     }
-    if let Some(last) = &task.last {
+    if let Some(last) = task.last() {
         encoded.insert("statuses".into(), json!([status(last, executor.executor.id.as_str(), agent)]));
     }
     if let Some(first) = task.unacknowledged.front() {
