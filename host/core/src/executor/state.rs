@@ -441,7 +441,7 @@ impl ExecutorState {
         if task.state.is_terminal() {
             return Ok(Received::AfterEnd(task.state));
         }
-        // There is one that ends a task for each, and room for these when there is none for others.
+        // There is one that ends a task for each, and space for these when there is none for others.
         let is_end = update.state.is_terminal();
         let max_bytes = if is_end { MAX_BYTES_WITH_ENDS } else { MAX_BYTES };
         let Waiting { updates, bytes } = self.waiting;

@@ -131,7 +131,7 @@ fn a_journal_does_not_become_longer_than_what_is_read() {
     journal.length = before;
     journal.append(&[tasks("a"), end]).unwrap();
     assert_eq!(number_of_tasks(&path), 1);
-    // There is room for what ends tasks until it is replaced.
+    // There is space for what ends tasks until it is replaced.
     for length in [0, MIN_REPLACED, MAX_REPLACED, MAX_GROWN] {
         assert!((length + 1..=MAX_LENGTH - MAX_REPLACED).contains(&replaced_at(length)), "{length}");
     }
