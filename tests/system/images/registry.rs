@@ -11,6 +11,7 @@ use std::time::Duration;
 use cofferdam_core::provisioner::Digest;
 use cofferdam_tests::images::{Layer, busybox, gzip};
 use cofferdam_tests::injector::{Fault, Injector};
+use cofferdam_tests::mounts::{Memory, in_own_namespace};
 use cofferdam_tests::registry::{AUTH, Registry, Server, write_login};
 use cofferdam_tests::watch;
 use cofferdam_tests::world::{id, run};
@@ -182,10 +183,12 @@ fn run_pulls_an_image_that_is_missing() {
     if !is_root("containers of images") {
         return;
     }
-    let registry = Registry::start(false);
+    let registry = Registry::start(true);
     let motd = |text: &[u8]| [compressed(&busybox()), compressed(&Layer::new().file("motd", text))];
     registry.image("web", "1", &motd(b"old\n"), "amd64");
     let fixture = Fixture::new();
+    fs::create_dir(fixture.path("docker")).unwrap();
+    write_login(&fixture.path("docker/config.json"), &registry.address.to_string());
     let config = fixture.path("agent.toml");
     fs::write(&config, format!("[registry]\ninsecure = [\"{}\"]\n", registry.address)).unwrap();
     let name = registry.name("web:1");
@@ -194,7 +197,8 @@ fn run_pulls_an_image_that_is_missing() {
         let store = fixture.images.store.to_str().unwrap();
         command.args(["run", "--config", config.to_str().unwrap(), "--image-store", store]).args(pull);
         command.args(["--image", &name, "--", "cat", "/motd"]).stdin(Stdio::null());
-        let output = command.env("HOME", fixture.path("home")).env("NO_PROXY", "*").output().unwrap();
+        command.env("HOME", fixture.path("home")).env("DOCKER_CONFIG", fixture.path("docker"));
+        let output = command.env("NO_PROXY", "*").output().unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
         (output.status.code(), text(output.stdout), text(output.stderr))
     };
@@ -206,7 +210,19 @@ fn run_pulls_an_image_that_is_missing() {
     assert_contains(&error, &["downloading"]);
     registry.image("web", "1", &motd(b"new\n"), "amd64");
     assert_eq!(run(&[]).1, "old\n");
-    assert_eq!(run(&["--pull", "always"]).1, "new\n");
+    let (_, output, log) = run(&["--pull", "always", "--log", "trace"]);
+    assert_eq!(output, "new\n");
+    assert_contains(&log, &["INFO"]);
+    assert!(!log.contains(AUTH) && !log.to_lowercase().contains("authorization"), "{log}");
+    // One for another platform cannot be run.
+    let (native, other) = match cfg!(target_arch = "aarch64") {
+        true => ("arm64", "amd64"),
+        false => ("amd64", "arm64"),
+    };
+    registry.image("web", "1", &motd(b"other\n"), other);
+    fixture.pulled(&["--insecure", "--platform", &format!("linux/{other}"), &name]);
+    registry.image("web", "1", &motd(b"new\n"), native);
+    assert_eq!(run(&[]).1, "new\n");
     drop(registry);
     let (status, _, error) = run(&["--pull", "always"]);
     assert_eq!(status, Some(125), "{error}");
@@ -285,6 +301,67 @@ fn a_connection_that_breaks_is_resumed() {
     assert_eq!(fs::read_to_string(fixture.images.layer(&name, 0).join("end")).unwrap(), "end");
     let ranges = server.seen().into_iter().filter_map(|request| request.header("range"));
     assert_eq!(ranges.count(), 1);
+}
+
+#[test]
+fn a_server_without_ranges_sends_the_whole_again() {
+    if !is_root("a pull") {
+        return;
+    }
+    let registry = Registry::start(false);
+    let (_, blob) = large();
+    registry.image("web", "1", &[large()], "amd64");
+    let address = registry.address;
+    for (status, range) in
+        [("416 Range Not Satisfiable", ""), ("206 Partial Content", "Content-Range: bytes 7-8/9\r\n")]
+    {
+        let server = Server::start(move |request, stream| match request.header("range") {
+            Some(_) => cofferdam_tests::registry::respond(stream, status, range, b"xx"),
+            None => drop(stream.write_all(&request.forward(address))),
+        });
+        let fixture = Fixture::new();
+        let name = format!("{}/web:1", server.address);
+        // As a pull that was killed leaves it.
+        fixture.image("other:1", &[Layer::new().file("other", b"")], json!({}));
+        let downloads = fixture.images.store.join("downloads");
+        fs::write(downloads.join(Digest::of(&blob).hex()), &blob[..1000]).unwrap();
+        fixture.pulled(&["--insecure", &name]);
+        assert_eq!(fs::read_to_string(fixture.images.layer(&name, 0).join("end")).unwrap(), "end");
+        assert!(server.seen().iter().any(|request| request.header("range").is_some()));
+    }
+}
+
+#[test]
+fn a_full_disk_ends_a_pull_and_nothing_of_it_stays() {
+    if !is_root("a pull") {
+        return;
+    }
+    let registry = Registry::start(false);
+    registry.image("web", "1", &[large()], "amd64");
+    let mut fixture = Fixture::new();
+    fixture.images.store = fixture.path("disk/store");
+    let config = fixture.path("agent.toml");
+    // The same again as a mirror.
+    let address = registry.address;
+    let text = format!(
+        "[registry]\ninsecure = [\"{address}\"]\n[registry.mirrors]\n\"{address}\" = [\"{address}\"]\n"
+    );
+    fs::write(&config, text).unwrap();
+    let arguments = ["--config", config.to_str().unwrap(), &registry.name("web:1")];
+    in_own_namespace(|| {
+        // Space for the blob, and for less than that.
+        for size in ["size=1536k", "size=512k"] {
+            let _memory = Memory::mount(&fixture.path("disk"), size);
+            let error = fixture.refused(&arguments);
+            assert_contains(&error, &["No space left on device"]);
+            assert!(!error.contains("next registry") && !error.contains("next attempt"), "{error}");
+            for name in fixture.images.entries("downloads") {
+                let partial = fixture.images.store.join("downloads").join(name);
+                assert_eq!(fs::metadata(partial).unwrap().len(), 0, "{size}");
+            }
+            assert_eq!(fixture.images.entries("staging"), Vec::<String>::new());
+        }
+    });
 }
 
 #[test]

@@ -53,7 +53,7 @@ pub(super) fn pull(
     let unpacked = match unpacked {
         Ok(unpacked) => unpacked,
         Err(Failure::Download(error)) => {
-            // It would take the space of everything else.
+            // What is there takes the space that is needed.
             if matches!(&error, PullError::Image(error) if error.is_local()) {
                 partial.clear().map_err(ImageError::from)?;
             }

@@ -54,7 +54,7 @@ impl<'a> Spool<'a> {
         Ok(())
     }
 
-    /// The download ends when this is dropped, also by a panic, so that its reader does not wait for more.
+    /// The download ends when this is dropped, also by a panic. Then a reader has what there is, or fails.
     pub(super) fn ending(&self) -> Ending<'_> {
         Ending { spool: self }
     }
