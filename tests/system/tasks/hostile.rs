@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 
+use cofferdam_tests::assert_contains;
 use cofferdam_tests::daemon::Daemon;
 use data_encoding::BASE64;
 
@@ -11,6 +12,12 @@ use super::*;
 
 /// Sends a request to the socket of executors. Returns the status and the whole response.
 fn request(world: &World, path: &str, token: Option<&str>, body: &Json) -> (u16, String) {
+    let mut response = String::new();
+    send(world, path, token, body).read_to_string(&mut response).expect("a valid answer");
+    (response.split(' ').nth(1).expect("a valid answer").parse().expect("a valid answer"), response)
+}
+
+fn send(world: &World, path: &str, token: Option<&str>, body: &Json) -> UnixStream {
     let mut stream =
         UnixStream::connect(world.config.runtime_dir.join("executor/executor.sock")).expect("a valid answer");
     let body = body.to_string();
@@ -21,9 +28,7 @@ fn request(world: &World, path: &str, token: Option<&str>, body: &Json) -> (u16,
         body.len()
     );
     stream.write_all(head.as_bytes()).expect("a valid answer");
-    let mut response = String::new();
-    stream.read_to_string(&mut response).expect("a valid answer");
-    (response.split(' ').nth(1).expect("a valid answer").parse().expect("a valid answer"), response)
+    stream
 }
 
 /// The token of the executor in a container, as a process in it finds it.
@@ -137,6 +142,93 @@ fn a_token_is_good_for_its_executor_and_its_containers_alone() {
         drop(until_ended(&daemon, id));
     }
     assert_eq!(status(Some(&own), &update("one", "one", "TASK_FINISHED")), 401, "the executor has ended");
+    assert_nothing_left(&world, &daemon);
+}
+
+#[test]
+fn an_executor_cannot_forge_what_identifies_its_container() {
+    let world = world();
+    let daemon = Daemon::start(&world);
+    launch(&daemon, &executor("one", ""), &task("a", "run"));
+    drop(until_state(&daemon, "a", "TASK_RUNNING"));
+    let container = container(&daemon);
+    let own = token(&daemon, &container);
+    let update = json!({
+        "type": "UPDATE", "framework_id": {"value": "tests"}, "executor_id": {"value": "one"},
+        "update": {"status": {
+            "task_id": {"value": "a"}, "state": "TASK_RUNNING", "uuid": "AAAAAAAAAAAAAAAAAAAAAA==", "data": "Zm9yZ2Vk",
+            "container_status": {"container_id": {"value": "other"}, "executor_pid": 1},
+        }},
+    });
+    let (status, response) = request(&world, "/api/v1/executor", Some(&own), &update);
+    assert_eq!(status, 202, "{response}");
+    let mut received = Received::default();
+    let is_there = |received: &Received| {
+        received
+            .statuses
+            .get("a")
+            .and_then(|statuses| statuses.last())
+            .is_some_and(|last| last["data"] == "Zm9yZ2Vk")
+    };
+    received.until(&daemon, &mut daemon.updates(), is_there);
+    let known = &received.last("a")["container_status"];
+    assert_eq!(known["container_id"]["value"], json!(container));
+    assert!(known["executor_pid"].as_u64().unwrap() > 1, "{known}");
+    shut_down(&daemon, "one").unwrap();
+    drop(until_ended(&daemon, "a"));
+    assert_nothing_left(&world, &daemon);
+}
+
+#[test]
+fn an_executor_that_is_not_connected_hears_of_its_shutdown_when_it_subscribes_again() {
+    let world = world();
+    let daemon = Daemon::start(&world);
+    launch(&daemon, &executor("one", ""), &task("a", "run"));
+    drop(until_state(&daemon, "a", "TASK_RUNNING"));
+    let container = container(&daemon);
+    let output = output(&world, &container);
+    let pid = rustix::process::Pid::from_raw(process(&daemon, &container)).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    // Another subscription ends its own, and ends.
+    let subscribe = json!({
+        "type": "SUBSCRIBE", "framework_id": {"value": "tests"}, "executor_id": {"value": "one"},
+        "subscribe": {"unacknowledged_tasks": [], "unacknowledged_updates": []},
+    });
+    let own = token(&daemon, &container);
+    let mut stream = send(&world, "/api/v1/executor", Some(&own), &subscribe);
+    stream.read_exact(&mut [0; 12]).unwrap();
+    drop(stream);
+    shut_down(&daemon, "one").unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
+    drop(until_ended(&daemon, "a"));
+    assert_contains(&text(&output), &["SHUTDOWN"]);
+    assert_nothing_left(&world, &daemon);
+}
+
+#[test]
+fn a_subscription_may_be_longer_than_other_requests() {
+    let mut world = world();
+    world.max_body = Some("16 KiB".to_owned());
+    let daemon = Daemon::start(&world);
+    launch(&daemon, &executor("one", ""), &task("a", "run"));
+    drop(until_state(&daemon, "a", "TASK_RUNNING"));
+    let own = token(&daemon, &container(&daemon));
+    let status = |kind: &str, length: usize| {
+        let body = json!({
+            "type": kind, "framework_id": {"value": "tests"}, "executor_id": {"value": "one"},
+            "subscribe": {"unacknowledged_tasks": [{"task_id": {"value": "a"}, "name": "x".repeat(length)}]},
+        });
+        let mut stream = send(&world, "/api/v1/executor", Some(&own), &body);
+        // That of a subscription has no end.
+        let mut head = [0; 12];
+        stream.read_exact(&mut head).unwrap();
+        String::from_utf8_lossy(&head).into_owned()
+    };
+    assert_eq!(status("SUBSCRIBE", 20 << 10), "HTTP/1.1 200");
+    assert_eq!(status("SUBSCRIBE", 65 << 10), "HTTP/1.1 413");
+    assert_eq!(status("HEARTBEAT", 20 << 10), "HTTP/1.1 413");
+    shut_down(&daemon, "one").unwrap();
+    drop(until_ended(&daemon, "a"));
     assert_nothing_left(&world, &daemon);
 }
 

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use cofferdam_linux::process::Process;
-use cofferdam_tests::daemon::{Daemon, TIMEOUT};
+use cofferdam_tests::daemon::{CallError, Daemon, TIMEOUT};
 use cofferdam_tests::world::id;
 use cofferdam_tests::{assert_contains, is_root};
 
@@ -35,16 +35,19 @@ fn run_task(daemon: &Daemon, task: &Json, checkpoint: bool) {
     daemon.call(&call).unwrap_or_else(|error| panic!("{error:?}\n{}", daemon.log()));
 }
 
-fn run_group(daemon: &Daemon, tasks: &[Json]) {
-    let call = json!({"type": "LAUNCH_TASK_GROUP", "launch_task_group": {
+fn group_call(tasks: &[Json]) -> Json {
+    json!({"type": "LAUNCH_TASK_GROUP", "launch_task_group": {
         "framework_info": framework(true),
         "executor_info": {"type": "DEFAULT", "executor_id": {"value": "group"}, "resources": [
             {"name": "cpus", "type": "SCALAR", "scalar": {"value": 0.1}},
             {"name": "mem", "type": "SCALAR", "scalar": {"value": 32}},
         ]},
         "task_group": {"tasks": tasks},
-    }});
-    daemon.call(&call).unwrap_or_else(|error| panic!("{error:?}\n{}", daemon.log()));
+    }})
+}
+
+fn run_group(daemon: &Daemon, tasks: &[Json]) {
+    daemon.call(&group_call(tasks)).unwrap_or_else(|error| panic!("{error:?}\n{}", daemon.log()));
 }
 
 /// The process of the only executor, which is the child of the first process of its container with the posix launcher.
@@ -52,6 +55,20 @@ fn executor_process(daemon: &Daemon) -> Process {
     let inspected = daemon.inspect(&id(&container(daemon))).expect("a container");
     let first = Process::open_any(inspected.pid.expect("a process")).expect("it is running");
     Process::open_any(first.children().expect("its children")[0]).expect("a child")
+}
+
+#[test]
+fn a_group_that_its_executor_could_not_wait_for_is_refused() {
+    let world = world();
+    let daemon = Daemon::start(&world);
+    let tasks: Vec<Json> = (0..257).map(|number| command_task(&number.to_string(), "true")).collect();
+    let (status, text) = match daemon.call(&group_call(&tasks)) {
+        Err(CallError::Status(status, text)) => (status, text),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(status, 400, "{text}");
+    assert_contains(&text, &["257 tasks", "at most 256"]);
+    assert_nothing_left(&world, &daemon);
 }
 
 #[test]
