@@ -21,16 +21,21 @@ const OF_CGROUPS: (&[&str], usize) = (
     40,
 );
 
-/// All but those of networks, volumes of drivers, loggers, images and container engines. What they test does not depend on the
-/// hierarchy, and they run so many programs that they take an emulated machine longer than all other tests together.
+/// All but those of networks, volumes of drivers, loggers, images, container engines, tasks, packages and the command line. What
+/// they test does not depend on the hierarchy, and they run so many programs that they take an emulated machine longer than all
+/// other tests together.
 const ALL: (&[&str], usize) = (
     &[
+        "--skip=commands::",
         "--skip=docker::",
         "--skip=guests::",
         "--skip=images::",
         "--skip=isolators::cni::",
         "--skip=isolators::docker_volume::",
         "--skip=loggers::",
+        "--skip=packaging::",
+        "--skip=readme::",
+        "--skip=tasks::",
     ],
     120,
 );
