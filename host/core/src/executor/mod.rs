@@ -63,7 +63,7 @@ use change::Change;
 use handle::Handle;
 use token::TokenHash;
 
-/// Name of the socket of the executor API in [`Paths::socket_directory`].
+/// Name of the socket of the executor API, in a directory of its own below the runtime directory.
 pub const SOCKET: &str = "executor.sock";
 
 /// All executors. Cheap to clone.
