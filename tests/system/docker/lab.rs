@@ -123,7 +123,7 @@ impl Engine {
         serde_json::from_str::<Json>(&text).unwrap()[0].take()
     }
 
-    /// Names of all containers that contain a text.
+    /// Names of all containers that contain a text, which must be of one test: they share the engine.
     pub fn names(&self, part: &str) -> Vec<String> {
         let all = self.client(&["ps", "-a", "--format", "{{.Names}}", "--filter", &format!("name={part}")]);
         all.lines().map(str::to_owned).collect()

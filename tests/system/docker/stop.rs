@@ -46,7 +46,7 @@ fn a_destroy_ends_a_fetch_and_a_pull_at_once() {
     let world = engine.world();
     with_agent(&world, async |agent| {
         let server = stalled_server(None);
-        let mut request = shell("stop-fetch", "true");
+        let mut request = shell("stop-launch-fetch", "true");
         request.uris = vec![Uri {
             value: format!("http://{}/file", server.local_addr().unwrap()),
             executable: false,
@@ -58,14 +58,14 @@ fn a_destroy_ends_a_fetch_and_a_pull_at_once() {
         assert!(matches!(error, LaunchError::Cancelled { phase: Phase::Fetching, .. }), "{error}");
 
         let registry = stalled_server(Some(&engine.network_namespace()));
-        let mut request = shell("stop-pull", "true");
+        let mut request = shell("stop-launch-pull", "true");
         request.docker.as_mut().unwrap().image = format!("{}/stalled:1", registry.local_addr().unwrap());
         let error = stopped_in(&agent, request, Phase::Pulling).await;
         assert!(matches!(error, LaunchError::Cancelled { phase: Phase::Pulling, .. }), "{error}");
         assert!(agent.containers().is_empty());
     });
     assert_eq!(world.leftovers(), [""; 0]);
-    assert_eq!(engine.names("stop-"), [""; 0]);
+    assert_eq!(engine.names("stop-launch-"), [""; 0]);
 }
 
 #[test]
@@ -80,35 +80,35 @@ fn a_running_container_is_signalled_killed_and_destroyed() {
             wait_for_text(&log, "ready");
             log
         };
-        let log = running("stop-signal").await;
-        assert!(agent.kill(&id("stop-signal"), Signal::SIGTERM as i32).await.unwrap());
-        let termination = agent.wait(&id("stop-signal")).await.unwrap();
+        let log = running("stop-running-signal").await;
+        assert!(agent.kill(&id("stop-running-signal"), Signal::SIGTERM as i32).await.unwrap());
+        let termination = agent.wait(&id("stop-running-signal")).await.unwrap();
         assert_eq!((termination.ended(), termination.reason), (Some(Ended::Exited(3)), None));
         assert!(cofferdam_tests::text(&log).contains("got it"));
-        assert!(!agent.kill(&id("stop-signal"), Signal::SIGTERM as i32).await.unwrap());
+        assert!(!agent.kill(&id("stop-running-signal"), Signal::SIGTERM as i32).await.unwrap());
 
-        running("stop-kill").await;
-        assert!(agent.kill(&id("stop-kill"), Signal::SIGKILL as i32).await.unwrap());
-        let termination = agent.wait(&id("stop-kill")).await.unwrap();
+        running("stop-running-kill").await;
+        assert!(agent.kill(&id("stop-running-kill"), Signal::SIGKILL as i32).await.unwrap());
+        let termination = agent.wait(&id("stop-running-kill")).await.unwrap();
         assert_eq!(
             (termination.ended(), termination.reason),
             (Some(Ended::Signaled(9)), Some(Reason::Killed))
         );
 
         // Repeated, at the same time, and later.
-        running("stop-destroy").await;
+        running("stop-running-destroy").await;
         // A container that is stopped ends all the same.
-        engine.client(&["pause", "mesos-stop-destroy"]);
-        let name = id("stop-destroy");
+        engine.client(&["pause", "mesos-stop-running-destroy"]);
+        let name = id("stop-running-destroy");
         let (one, other) = tokio::join!(agent.destroy(&name), agent.destroy(&name));
         assert_eq!(one.as_ref().unwrap().ended(), Some(Ended::Signaled(9)));
         assert_eq!((&one, agent.destroy(&name).await), (&other, one.clone()));
-        for name in ["stop-signal", "stop-kill", "stop-destroy"] {
+        for name in ["stop-running-signal", "stop-running-kill", "stop-running-destroy"] {
             agent.remove(&id(name)).await.unwrap();
         }
     });
     assert_eq!(world.leftovers(), [""; 0]);
-    assert_eq!(engine.names("stop-"), [""; 0]);
+    assert_eq!(engine.names("stop-running-"), [""; 0]);
 }
 
 #[test]
