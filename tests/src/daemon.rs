@@ -22,8 +22,8 @@ use crate::paths;
 use crate::sockets::is_unnamed_socket;
 use crate::world::World;
 
-/// How long anything may take before the test fails.
-pub const TIMEOUT: Duration = Duration::from_secs(60);
+/// How long anything may take before the test fails: emulated machines beside builds are slow.
+pub const TIMEOUT: Duration = Duration::from_secs(180);
 
 /// Name of the process of a keeper.
 const KEEPER: &str = "cofferdam-keep";

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use cofferdam_core::model::ContainerId;
-use cofferdam_tests::{assert_contains, is_root};
+use cofferdam_tests::{assert_contains, is_root, text};
 
 use super::*;
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use cofferdam_tests::daemon::Daemon;
-use cofferdam_tests::{assert_contains, wait_for_text};
+use cofferdam_tests::{assert_contains, text, wait_for_text};
 use serde_json::json;
 
 use super::*;

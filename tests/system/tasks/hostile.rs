@@ -1,6 +1,7 @@
 //! What processes in containers may ask for over the socket of executors.
 
-use std::io::{Read, Write};
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 
@@ -186,7 +187,8 @@ fn an_executor_that_is_not_connected_hears_of_its_shutdown_when_it_subscribes_ag
     launch(&daemon, &executor("one", ""), &task("a", "run"));
     drop(until_state(&daemon, "a", "TASK_RUNNING"));
     let container = container(&daemon);
-    let output = output(&world, &container);
+    // Opened before the end, after which the container is removed.
+    let mut output = File::open(output(&world, &container)).unwrap();
     let pid = rustix::process::Pid::from_raw(process(&daemon, &container)).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
     // Another subscription ends its own, and ends.
@@ -201,7 +203,7 @@ fn an_executor_that_is_not_connected_hears_of_its_shutdown_when_it_subscribes_ag
     shut_down(&daemon, "one").unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
     drop(until_ended(&daemon, "a"));
-    assert_contains(&text(&output), &["SHUTDOWN"]);
+    assert_contains(&io::read_to_string(&mut output).unwrap(), &["SHUTDOWN"]);
     assert_nothing_left(&world, &daemon);
 }
 

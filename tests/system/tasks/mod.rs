@@ -199,7 +199,3 @@ fn journals(world: &World) -> Vec<std::path::PathBuf> {
     let listing = fs::read_dir(world.config.work_dir.join("executors"));
     listing.into_iter().flatten().flatten().map(|entry| entry.path()).collect()
 }
-
-fn text(path: &Path) -> String {
-    fs::read_to_string(path).unwrap_or_default()
-}
