@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use abi_stable::sabi_trait::TD_Opaque;
 use abi_stable::std_types::{RResult, RSlice, RString, RVec};
 use cofferdam_plugin_abi as abi;
-use cofferdam_plugin_abi::{Answer, Call, Failure, HostBox, IsolatorBox, LoggerBox, Reply};
+use cofferdam_plugin_abi::{Answer, Call, Failure, HookBox, HostBox, IsolatorBox, LoggerBox, Reply};
 use cofferdam_plugin_model as model;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -20,8 +20,8 @@ use serde::de::DeserializeOwned;
 use crate::config::Schema;
 use crate::panic::{Panicked, guarded};
 use crate::{
-    ContainerRef, Deadline, Error, Host, Isolator, Logger, NewContainer, Output, PluginConfig,
-    RecoverRequest, Recovery, Result, ResultExt, Streams, descriptors, log,
+    ContainerRef, Deadline, Error, Hook, HookCall, Host, Isolator, Logger, NewContainer, Output,
+    PluginConfig, RecoverRequest, Recovery, Result, ResultExt, Streams, descriptors, log,
 };
 
 /// The root function that an isolator exports.
@@ -44,14 +44,26 @@ pub extern "C" fn new_logger<L: Logger>(
         .into()
 }
 
-/// Exported by a logger as `new_isolator`.
+/// The root function that a hook exports.
+pub extern "C" fn new_hook<H: Hook>(host: HostBox, request: RSlice<'_, u8>) -> RResult<HookBox, Failure> {
+    create(host, request.as_slice(), H::create)
+        .map(|guarded: Guarded<H>| HookBox::from_value(guarded, TD_Opaque))
+        .into()
+}
+
+/// Exported as `new_isolator` by plugins of other kinds.
 pub extern "C" fn no_isolator(_: HostBox, _: RSlice<'_, u8>) -> RResult<IsolatorBox, Failure> {
     RResult::RErr(Failure::unsupported("new_isolator"))
 }
 
-/// Exported by an isolator as `new_logger`.
+/// Exported as `new_logger` by plugins of other kinds.
 pub extern "C" fn no_logger(_: HostBox, _: RSlice<'_, u8>) -> RResult<LoggerBox, Failure> {
     RResult::RErr(Failure::unsupported("new_logger"))
+}
+
+/// Exported as `new_hook` by plugins of other kinds.
+pub extern "C" fn no_hook(_: HostBox, _: RSlice<'_, u8>) -> RResult<HookBox, Failure> {
+    RResult::RErr(Failure::unsupported("new_hook"))
 }
 
 fn create<P, C: PluginConfig + DeserializeOwned>(
@@ -126,6 +138,21 @@ impl<P> Guarded<P> {
         act: impl FnOnce(&P, &ContainerRef) -> Result<Answer>,
     ) -> Reply {
         self.call(method, |plugin| act(plugin, &container(&call, request)))
+    }
+
+    /// Calls a method of a hook.
+    fn call_hook<T: DeserializeOwned>(
+        &self,
+        method: &str,
+        call: Call<'_>,
+        request: &[u8],
+        act: impl FnOnce(&P, &HookCall<'_, T>) -> Result<Answer>,
+    ) -> Reply {
+        self.call(method, |plugin| {
+            let descriptors = descriptors::borrow(call.descriptors.as_slice());
+            let call = HookCall::new(call.container.as_str(), read(request)?, descriptors, deadline(&call));
+            act(plugin, &call)
+        })
     }
 
     fn recover(
@@ -241,6 +268,37 @@ impl<L: Logger> abi::Logger for Guarded<L> {
     fn removed(&self, call: Call<'_>, request: RSlice<'_, u8>) -> Reply {
         self.call_for_container("removed", call, request.as_slice(), |plugin, container| {
             plugin.removed(container).map(|()| empty())
+        })
+    }
+}
+
+impl<H: Hook> abi::Hook for Guarded<H> {
+    fn executor_environment(&self, call: Call<'_>, request: RSlice<'_, u8>) -> Reply {
+        self.call_hook("executor_environment", call, request.as_slice(), |hook, call| {
+            let environment = hook.executor_environment(call)?;
+            answer(&model::ExecutorEnvironmentReply { environment })
+        })
+    }
+
+    fn pre_launch_docker(&self, call: Call<'_>, request: RSlice<'_, u8>) -> Reply {
+        self.call_hook("pre_launch_docker", call, request.as_slice(), |hook, call| {
+            answer(&hook.pre_launch_docker(call)?)
+        })
+    }
+
+    fn post_fetch(&self, call: Call<'_>, request: RSlice<'_, u8>) -> Reply {
+        self.call_hook("post_fetch", call, request.as_slice(), |hook, call| {
+            hook.post_fetch(call).map(|()| empty())
+        })
+    }
+
+    fn task_status(&self, call: Call<'_>, request: RSlice<'_, u8>) -> Reply {
+        self.call_hook("task_status", call, request.as_slice(), |hook, call| answer(&hook.task_status(call)?))
+    }
+
+    fn remove_executor(&self, call: Call<'_>, request: RSlice<'_, u8>) -> Reply {
+        self.call_hook("remove_executor", call, request.as_slice(), |hook, call| {
+            hook.remove_executor(call).map(|()| empty())
         })
     }
 }

@@ -8,7 +8,7 @@ use crate::note::Text;
 
 /// The content of a manifest, collected by the export attributes.
 pub struct Export {
-    /// `isolator` or `logger`.
+    /// `isolator`, `logger` or `hook`.
     pub kind: &'static str,
     /// Name of the plugin.
     pub name: &'static str,
@@ -133,7 +133,8 @@ macro_rules! __export_isolator {
             <$plugin as $crate::Isolator>::STANDALONE,
             <$plugin as $crate::Isolator>::HANDLES,
             $crate::__private::new_isolator::<$plugin>,
-            $crate::__private::no_logger
+            $crate::__private::no_logger,
+            $crate::__private::no_hook
         );
     };
 }
@@ -149,7 +150,25 @@ macro_rules! __export_logger {
             true,
             &[],
             $crate::__private::no_isolator,
-            $crate::__private::new_logger::<$plugin>
+            $crate::__private::new_logger::<$plugin>,
+            $crate::__private::no_hook
+        );
+    };
+}
+
+/// Expands to the static items of a hook. Called by `#[hook]`.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __export_hook {
+    ($plugin:ty, [$($method:literal),*]) => {
+        $crate::__export!(
+            "hook", $crate::Hook, $plugin, [$($method),*],
+            true,
+            true,
+            &[],
+            $crate::__private::no_isolator,
+            $crate::__private::no_logger,
+            $crate::__private::new_hook::<$plugin>
         );
     };
 }
@@ -162,7 +181,7 @@ macro_rules! __export_logger {
 #[macro_export]
 macro_rules! __export {
     ($kind:literal, $trait:path, $plugin:ty, [$($method:literal),*], $nesting:expr, $standalone:expr,
-     $handles:expr, $new_isolator:expr, $new_logger:expr) => {
+     $handles:expr, $new_isolator:expr, $new_logger:expr, $new_hook:expr) => {
         #[allow(unsafe_code, reason = "the agent finds a plugin by the section and the symbol of these items")]
         const _: () = {
             use $crate::__private as private;
@@ -194,6 +213,7 @@ macro_rules! __export {
                 private::PrefixTypeTrait::leak_into_prefix(private::Module {
                     new_isolator: $new_isolator,
                     new_logger: $new_logger,
+                    new_hook: $new_hook,
                 })
             }
 

@@ -1,4 +1,4 @@
-//! Everything needed to write an isolator or a container logger for Cofferdam.
+//! Everything needed to write an isolator, a container logger or a hook for Cofferdam.
 //!
 //! ```
 //! use cofferdam_plugin_api::prelude::*;
@@ -37,7 +37,7 @@
 //!        └─ prelude     └─ log: tracing events and spans go to the agent
 //! ```
 //!
-//! The documentation of the traits [`Isolator`] and [`Logger`] is the manual. [`testing::PluginHarness`] calls a plugin in
+//! The documentation of the traits [`Isolator`], [`Logger`] and [`Hook`] is the manual. [`testing::PluginHarness`] calls a plugin in
 //! a unit test as the agent does.
 
 #![deny(missing_docs)]
@@ -57,6 +57,8 @@ mod error;
 pub mod event;
 mod event_counters;
 mod export;
+mod hook;
+mod hook_call;
 mod host;
 mod isolator;
 mod leases;
@@ -78,7 +80,7 @@ pub mod testing;
 pub mod volume;
 
 pub use cofferdam_linux::{capability, devices, foreign, measure, perf, quota, tree};
-pub use cofferdam_plugin_macros::{PluginConfig, isolator, logger};
+pub use cofferdam_plugin_macros::{PluginConfig, hook, isolator, logger};
 pub use cofferdam_plugin_model as model;
 
 pub use cgroup::Cgroup;
@@ -90,6 +92,8 @@ pub use deadline::Deadline;
 pub use error::{Error, Result, ResultExt};
 pub use event::Event;
 pub use event_counters::EventCounters;
+pub use hook::Hook;
+pub use hook_call::HookCall;
 pub use host::Host;
 pub use isolator::Isolator;
 pub use leases::Leases;
@@ -111,8 +115,9 @@ pub mod prelude {
         Root, Status, Usage, Value, Version,
     };
     pub use crate::{
-        Applied, Cgroup, ContainerRef, Controllers, Error, Event, Host, Isolator, Json, Logger, NewContainer,
-        Output, PluginConfig, Prepared, RecoverRequest, Recovery, Result, ResultExt, Streams, json,
+        Applied, Cgroup, ContainerRef, Controllers, Error, Event, Hook, HookCall, Host, Isolator, Json,
+        Logger, NewContainer, Output, PluginConfig, Prepared, RecoverRequest, Recovery, Result, ResultExt,
+        Streams, json,
     };
 }
 
@@ -123,7 +128,7 @@ pub mod __private {
     pub use abi_stable::prefix_type::PrefixTypeTrait;
     pub use cofferdam_plugin_abi::{Module, ModuleRef};
 
-    pub use crate::bridge::{new_isolator, new_logger, no_isolator, no_logger};
+    pub use crate::bridge::{new_hook, new_isolator, new_logger, no_hook, no_isolator, no_logger};
     pub use crate::export::Export;
     pub use crate::note::{Note, Text, note_len};
 }

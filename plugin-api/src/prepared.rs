@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use cofferdam_plugin_model as model;
 use model::{
-    Capabilities, CommandRewrite, Hook, IdMappings, LaunchInfo, Namespace, Operation, Rlimit, Root, Seccomp,
-    TimeOffsets,
+    Capabilities, CommandRewrite, IdMappings, LaunchHook, LaunchInfo, Namespace, Operation, Rlimit, Root,
+    Seccomp, TimeOffsets,
 };
 use serde::Serialize;
 
@@ -112,7 +112,7 @@ impl Prepared {
 
     /// Runs a command during the launch, after those added earlier for the same stage. Feature `launch.hooks`.
     #[must_use]
-    pub fn hook(self, hook: Hook) -> Self {
+    pub fn hook(self, hook: LaunchHook) -> Self {
         self.with(|launch| launch.hooks.push(hook))
     }
 }
@@ -326,7 +326,7 @@ mod tests {
             .seccomp(Seccomp { program: vec![BpfInstruction(6, 0, 0, 0x7fff_0000)], flags: BTreeSet::new() })
             .session_keyring(true)
             .oom_score_adj(500)
-            .hook(Hook {
+            .hook(LaunchHook {
                 stage: HookStage::AfterRoot,
                 program: "/bin/true".into(),
                 arguments: Vec::new(),

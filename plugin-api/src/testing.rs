@@ -25,6 +25,7 @@ mod hierarchy;
 mod host;
 mod shell;
 
+use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -33,20 +34,22 @@ use std::time::{Duration, SystemTime};
 
 use abi_stable::sabi_trait::TD_Opaque;
 use abi_stable::std_types::{RResult, RSlice, RStr};
-use cofferdam_plugin_abi::{Answer, Call, Failure, HostBox, IsolatorBox, LoggerBox};
+use cofferdam_plugin_abi::{Answer, Call, Failure, HookBox, HostBox, IsolatorBox, LoggerBox};
 use cofferdam_plugin_model as model;
 use model::{
-    AgentInfo, Container, ContainerDetails, ContainerId, Limitation, LoggerReply, Method, Parent,
-    PrepareReply, RecoverReply, Recovered, Resources, StateReply, Status, TerminationDetails, Usage,
+    AgentInfo, Container, ContainerDetails, ContainerId, DockerLaunch, DockerLaunchReply, ExecutorDetails,
+    ExecutorEnvironment, ExecutorEnvironmentReply, Limitation, LoggerReply, Method, Parent, PostFetch,
+    PrepareReply, RecoverReply, Recovered, Resources, StateReply, Status, TaskStatus, TaskStatusReply,
+    TerminationDetails, Usage,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 
-use crate::bridge::{new_isolator, new_logger};
+use crate::bridge::{new_hook, new_isolator, new_logger};
 use crate::event::is_cgroup_file;
-use crate::{Isolator, Logger};
+use crate::{Hook, Isolator, Logger};
 
 use host::{Shared, TestHost};
 
@@ -96,6 +99,7 @@ pub struct PluginHarness<P> {
 enum Instance {
     Isolator(IsolatorBox),
     Logger(LoggerBox),
+    Hook(HookBox),
 }
 
 impl<I: Isolator> PluginHarness<I> {
@@ -157,6 +161,79 @@ impl<L: Logger> PluginHarness<L> {
             RResult::ROk(logger) => Ok(Instance::Logger(logger)),
             RResult::RErr(failure) => Err(failure.into()),
         })
+    }
+}
+
+impl<H: Hook> PluginHarness<H> {
+    /// Creates a hook with this table of the configuration file, in an agent that supports all features.
+    ///
+    /// # Errors
+    /// The error that would prevent the agent from starting.
+    pub fn hook(config: Json) -> Result<Self, Refused> {
+        Self::hook_in(agent(), config)
+    }
+
+    /// Creates a hook in an agent with this description.
+    ///
+    /// # Errors
+    /// The error that would prevent the agent from starting.
+    pub fn hook_in(agent: AgentInfo, config: Json) -> Result<Self, Refused> {
+        Self::new(H::NAME, agent, config, |host, request| match new_hook::<H>(host, request) {
+            RResult::ROk(hook) => Ok(Instance::Hook(hook)),
+            RResult::RErr(failure) => Err(failure.into()),
+        })
+    }
+
+    /// Calls `executor_environment` for the executor in the container `id`. Returns the environment afterwards.
+    ///
+    /// # Errors
+    /// The error that would fail the launch.
+    pub fn executor_environment(
+        &self,
+        id: &str,
+        request: &ExecutorEnvironment,
+    ) -> Result<BTreeMap<String, String>, Refused> {
+        let answer = self.call(Method::ExecutorEnvironment, id, &write(request)?, &[])?;
+        let ExecutorEnvironmentReply { environment } = read(&answer)?;
+        Ok(environment.unwrap_or_else(|| request.environment.clone()))
+    }
+
+    /// Calls `pre_launch_docker`.
+    ///
+    /// # Errors
+    /// The error that would fail the launch.
+    pub fn pre_launch_docker(&self, id: &str, request: &DockerLaunch) -> Result<DockerLaunchReply, Refused> {
+        read(&self.call(Method::PreLaunchDocker, id, &write(request)?, &[])?)
+    }
+
+    /// Calls `post_fetch` with a directory as the sandbox, such as [`Container::sandbox`] of
+    /// [`PluginHarness::container`].
+    ///
+    /// # Errors
+    /// The error that would fail the launch.
+    ///
+    /// # Panics
+    /// If the directory cannot be opened.
+    #[expect(clippy::expect_used, reason = "documented")]
+    pub fn post_fetch(&self, id: &str, sandbox: &Path, request: &PostFetch) -> Result<(), Refused> {
+        let sandbox = std::fs::File::open(sandbox).expect("cannot open the sandbox");
+        self.call(Method::PostFetch, id, &write(request)?, &[sandbox.as_raw_fd()]).map(drop)
+    }
+
+    /// Calls `task_status` for a task of the executor in the container `id`.
+    ///
+    /// # Errors
+    /// The error that the agent would report.
+    pub fn task_status(&self, id: &str, request: &TaskStatus) -> Result<TaskStatusReply, Refused> {
+        read(&self.call(Method::TaskStatus, id, &write(request)?, &[])?)
+    }
+
+    /// Calls `remove_executor` for the executor in the container `id`.
+    ///
+    /// # Errors
+    /// The error that the agent would report.
+    pub fn remove_executor(&self, id: &str, executor: &ExecutorDetails) -> Result<(), Refused> {
+        self.call(Method::RemoveExecutor, id, &write(executor)?, &[]).map(drop)
     }
 }
 
@@ -485,7 +562,7 @@ impl<P> PluginHarness<P> {
     }
 
     fn call(&self, method: Method, id: &str, request: &[u8], descriptors: &[i32]) -> Result<Answer, Refused> {
-        use Instance::{Isolator, Logger};
+        use Instance::{Hook, Isolator, Logger};
         let call = Call {
             container: RStr::from_str(id),
             span: 0,
@@ -509,6 +586,11 @@ impl<P> PluginHarness<P> {
             (Logger(logger), Method::Prepare) => logger.prepare(call, request),
             (Logger(logger), Method::Cleanup) => logger.cleanup(call, request),
             (Logger(logger), Method::Removed) => logger.removed(call, request),
+            (Hook(hook), Method::ExecutorEnvironment) => hook.executor_environment(call, request),
+            (Hook(hook), Method::PreLaunchDocker) => hook.pre_launch_docker(call, request),
+            (Hook(hook), Method::PostFetch) => hook.post_fetch(call, request),
+            (Hook(hook), Method::TaskStatus) => hook.task_status(call, request),
+            (Hook(hook), Method::RemoveExecutor) => hook.remove_executor(call, request),
             (_, other) => RResult::RErr(Failure::unsupported(other.name())),
         };
         match reply {

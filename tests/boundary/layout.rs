@@ -9,7 +9,9 @@ use std::path::Path;
 
 use abi_stable::StableAbi;
 use abi_stable::type_layout::{TLData, TLFunction, TypeLayout};
-use cofferdam_plugin_abi::{API_VERSION, Answer, Call, Failure, HostBox, IsolatorBox, LoggerBox, ModuleRef};
+use cofferdam_plugin_abi::{
+    API_VERSION, Answer, Call, Failure, HookBox, HostBox, IsolatorBox, LoggerBox, ModuleRef,
+};
 
 /// The package whose types are frozen; those of `abi_stable` are by its exact version.
 const PACKAGE: &str = "cofferdam-plugin-abi";
@@ -25,6 +27,7 @@ fn the_layout_is_the_released_one() {
         <HostBox as StableAbi>::LAYOUT,
         <IsolatorBox as StableAbi>::LAYOUT,
         <LoggerBox as StableAbi>::LAYOUT,
+        <HookBox as StableAbi>::LAYOUT,
     ] {
         describe(root, &mut found, 0);
     }

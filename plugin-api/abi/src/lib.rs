@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!        agent                          boundary                         plugin
-//!   chain, deadlines   ── Call, bytes ──▶ Isolator | Logger ──▶   bridge, panic guard   ──▶ author
-//!                      ◀── Reply ───────                    ◀──
+//!   chain, deadlines   ── Call, bytes ──▶  Isolator | Logger  ──▶  bridge, panic guard   ──▶ author
+//!   hooks              ◀── Reply ───────        | Hook         ◀──
 //!   log, services      ◀───────────────── HostApi ◀──────────    tracing bridge
 //! ```
 //!
@@ -161,6 +161,23 @@ pub trait Logger: Send + Sync {
     fn removed(&self, call: Call<'_>, request: RSlice<'_, u8>) -> Reply;
 }
 
+/// Methods of a hook, with their request and reply. Any thread of the agent may call. Calls for different containers may
+/// overlap; there is at most one call per container at a time.
+#[sabi_trait]
+pub trait Hook: Send + Sync {
+    /// `ExecutorEnvironment` → `ExecutorEnvironmentReply`.
+    fn executor_environment(&self, call: Call<'_>, request: RSlice<'_, u8>) -> Reply;
+    /// `DockerLaunch` → `DockerLaunchReply`.
+    fn pre_launch_docker(&self, call: Call<'_>, request: RSlice<'_, u8>) -> Reply;
+    /// `PostFetch` → nothing; the first descriptor is the sandbox, a directory that is open for reading.
+    fn post_fetch(&self, call: Call<'_>, request: RSlice<'_, u8>) -> Reply;
+    /// `TaskStatus` → `TaskStatusReply`.
+    fn task_status(&self, call: Call<'_>, request: RSlice<'_, u8>) -> Reply;
+    /// `ExecutorDetails` → nothing.
+    #[sabi(last_prefix_field)]
+    fn remove_executor(&self, call: Call<'_>, request: RSlice<'_, u8>) -> Reply;
+}
+
 /// Functions that the agent provides to plugins. They do not wait for other plugins and do not unwind. Any thread of
 /// the plugin may call them.
 #[sabi_trait]
@@ -190,9 +207,11 @@ pub type HostBox = HostApi_TO<'static, RBox<()>>;
 pub type IsolatorBox = Isolator_TO<'static, RBox<()>>;
 /// The trait object through which the agent calls a logger.
 pub type LoggerBox = Logger_TO<'static, RBox<()>>;
+/// The trait object through which the agent calls a hook.
+pub type HookBox = Hook_TO<'static, RBox<()>>;
 
-/// The root module that a plugin file exports. The function of the kind that the plugin does not have returns
-/// [`Failure::UNSUPPORTED`].
+/// The root module that a plugin file exports. The functions of the kinds that the plugin does not have return
+/// [`Failure::UNSUPPORTED`]. Those after `new_logger` are `None` in a plugin that was built before there were any.
 #[repr(C)]
 #[derive(StableAbi)]
 #[sabi(kind(Prefix(prefix_ref = ModuleRef)))]
@@ -203,6 +222,8 @@ pub struct Module {
     /// Creates a logger from a `CreateRequest`.
     #[sabi(last_prefix_field)]
     pub new_logger: extern "C" fn(HostBox, RSlice<'_, u8>) -> RResult<LoggerBox, Failure>,
+    /// Creates a hook from a `CreateRequest`.
+    pub new_hook: extern "C" fn(HostBox, RSlice<'_, u8>) -> RResult<HookBox, Failure>,
 }
 
 impl RootModule for ModuleRef {

@@ -11,6 +11,7 @@ use std::path::{Component, Path};
 
 use rustix::fs::{
     AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, fstat, mkdirat, openat, openat2,
+    unlinkat,
 };
 use rustix::io::Errno;
 
@@ -181,6 +182,26 @@ pub fn reopen(found: impl AsFd, flags: OFlags) -> Result<OwnedFd, Errno> {
     openat(CWD, path, flags | OFlags::CLOEXEC | OFlags::NOCTTY, Mode::empty())
 }
 
+/// Removes a file, or a link itself, below a directory, without following links on the way. Returns false if there is none.
+///
+/// # Errors
+/// [`OpenError::Outside`], [`OpenError::NotRegular`] if it is a directory, or the error of unlinkat(2).
+pub fn remove_file(directory: impl AsFd, path: &Path) -> Result<bool, OpenError> {
+    let name = path.file_name().ok_or(OpenError::Outside)?;
+    let parent = path.parent().unwrap_or(Path::new(""));
+    let parent = match find(directory, parent, Resolve::WithoutLinks) {
+        Err(error) if error.is_missing() => return Ok(false),
+        found => found?,
+    };
+    match unlinkat(&parent, name, AtFlags::empty()) {
+        Ok(()) => Ok(true),
+        // What should be a directory on the way is a file.
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(false),
+        Err(Errno::ISDIR) => Err(OpenError::NotRegular),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
 /// Opens a directory by a path that nobody else can change.
 ///
 /// # Errors
@@ -226,6 +247,28 @@ mod tests {
         assert!(create_directories(&at, Path::new("file/a"), None).is_err());
         assert!(matches!(create_file(&at, Path::new("a"), None), Err(OpenError::NotRegular)));
         assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn files_and_links_are_removed_and_no_link_is_followed() {
+        let outside = tempfile::tempdir().unwrap();
+        let root = outside.path().join("root");
+        fs::create_dir_all(root.join("a")).unwrap();
+        fs::write(outside.path().join("kept"), "").unwrap();
+        fs::write(root.join("a/file"), "").unwrap();
+        symlink(outside.path(), root.join("link")).unwrap();
+        symlink(outside.path().join("kept"), root.join("to-kept")).unwrap();
+        let at = directory(&root).unwrap();
+        assert!(remove_file(&at, Path::new("a/file")).unwrap() && !root.join("a/file").exists());
+        for missing in ["a/file", "missing/file", "missing"] {
+            assert!(!remove_file(&at, Path::new(missing)).unwrap(), "{missing}");
+        }
+        for refused in ["link/kept", "../kept", "a/..", ""] {
+            assert!(matches!(remove_file(&at, Path::new(refused)), Err(OpenError::Outside)), "{refused}");
+        }
+        assert!(matches!(remove_file(&at, Path::new("a")), Err(OpenError::NotRegular)));
+        assert!(remove_file(&at, Path::new("to-kept")).unwrap());
+        assert!(outside.path().join("kept").exists() && root.join("a").is_dir());
     }
 
     #[test]

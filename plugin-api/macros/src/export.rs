@@ -26,7 +26,7 @@ fn parse(kind: &str, arguments: &TokenStream, item: TokenStream) -> syn::Result<
     if block.trait_.is_none() || !block.generics.params.is_empty() {
         return Err(syn::Error::new_spanned(
             block.self_ty,
-            "expected `impl Isolator for …` or `impl Logger for …` without generic parameters",
+            "expected `impl Isolator for …`, `impl Logger for …` or `impl Hook for …` without generic parameters",
         ));
     }
     let methods: Vec<String> = block

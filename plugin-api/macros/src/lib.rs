@@ -26,6 +26,14 @@ pub fn logger(arguments: TokenStream, item: TokenStream) -> TokenStream {
     export::expand("logger", arguments.into(), item.into()).into()
 }
 
+/// Exports the type of an `impl Hook for …` block as the plugin of this library.
+///
+/// The agent calls only those methods that the block implements.
+#[proc_macro_attribute]
+pub fn hook(arguments: TokenStream, item: TokenStream) -> TokenStream {
+    export::expand("hook", arguments.into(), item.into()).into()
+}
+
 /// Generates the schema of a configuration type, with which the agent validates a plugin's table without running the
 /// plugin.
 ///

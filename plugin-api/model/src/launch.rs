@@ -98,7 +98,7 @@ pub struct LaunchInfo {
     pub oom_score_adj: Option<i32>,
     /// Commands to run during the launch, in this order for each stage.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub hooks: Vec<Hook>,
+    pub hooks: Vec<LaunchHook>,
 }
 
 /// Names of capabilities without `CAP_`, such as `NET_RAW`. A set that no plugin sets is determined by the kernel's
@@ -228,7 +228,7 @@ pub struct BpfInstruction(pub u16, pub u8, pub u8, pub u32);
 /// A command to run during a launch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Hook {
+pub struct LaunchHook {
     /// When and in which namespaces it runs.
     pub stage: HookStage,
     /// Absolute path of the program. For stages before the root change it is a path of the host.
@@ -244,7 +244,7 @@ pub struct Hook {
     pub timeout_millis: u64,
 }
 
-/// Stage of a launch at which a [`Hook`] runs. A hook that cannot be started or exits with a status other than 0 fails
+/// Stage of a launch at which a [`LaunchHook`] runs. A hook that cannot be started or exits with a status other than 0 fails
 /// the launch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

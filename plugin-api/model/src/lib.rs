@@ -15,6 +15,7 @@
 mod cgroups;
 mod container;
 mod exchange;
+mod hook;
 mod id;
 mod launch;
 mod manifest;
@@ -32,9 +33,14 @@ pub use exchange::{
     AgentInfo, CreateRequest, Limitation, LogFiles, LoggerReply, PrepareReply, RecoverReply, RecoverRequest,
     Recovered, StateReply, Status, Stream, UpdateRequest, Usage, Verdict,
 };
+pub use hook::{
+    DockerLaunch, DockerLaunchReply, DockerParameter, ExecutorDetails, ExecutorEnvironment,
+    ExecutorEnvironmentReply, ExecutorKind, FrameworkDetails, PostFetch, TaskDetails, TaskStatus,
+    TaskStatusReply,
+};
 pub use id::{ContainerId, InvalidId};
 pub use launch::{
-    BpfInstruction, Capabilities, CommandRewrite, DeviceKind, Hook, HookStage, IdMapping, IdMappings,
+    BpfInstruction, Capabilities, CommandRewrite, DeviceKind, HookStage, IdMapping, IdMappings, LaunchHook,
     LaunchInfo, Namespace, Operation, Owner, Propagation, Rlimit, Root, Seccomp, TimeOffsets,
 };
 pub use manifest::{FEATURES, Kind, LINUX_LAUNCHER, Manifest, Method, Methods, REQUEST_PARTS};

@@ -122,6 +122,8 @@ pub enum Kind {
     Isolator,
     /// Receives the output of containers.
     Logger,
+    /// Is called at points of a launch and of the life of tasks.
+    Hook,
     /// Unknown to this version.
     #[serde(other)]
     Unknown,
@@ -132,6 +134,7 @@ impl fmt::Display for Kind {
         f.write_str(match self {
             Self::Isolator => "isolator",
             Self::Logger => "logger",
+            Self::Hook => "hook",
             Self::Unknown => "plugin of an unknown kind",
         })
     }
@@ -164,11 +167,21 @@ pub enum Method {
     Cleanup,
     /// Called after the container was removed with its sandbox.
     Removed,
+    /// Returns the environment of an executor.
+    ExecutorEnvironment,
+    /// Returns environment variables of a container of an engine.
+    PreLaunchDocker,
+    /// Called when the files of a container were fetched, and its image was pulled.
+    PostFetch,
+    /// Decorates a status update of a task.
+    TaskStatus,
+    /// Called when an executor has ended, and the updates of its tasks were acknowledged.
+    RemoveExecutor,
 }
 
 impl Method {
-    /// All methods, in the order in which they are first called.
-    pub const ALL: [Self; 11] = [
+    /// All methods: those of isolators and loggers, then those of hooks, in the order in which they are first called.
+    pub const ALL: [Self; 16] = [
         Self::Create,
         Self::Recover,
         Self::Prepare,
@@ -180,6 +193,11 @@ impl Method {
         Self::Status,
         Self::Cleanup,
         Self::Removed,
+        Self::ExecutorEnvironment,
+        Self::PreLaunchDocker,
+        Self::PostFetch,
+        Self::TaskStatus,
+        Self::RemoveExecutor,
     ];
 
     /// The name in code, configuration, logs and metrics.
@@ -197,6 +215,11 @@ impl Method {
             Self::Status => "status",
             Self::Cleanup => "cleanup",
             Self::Removed => "removed",
+            Self::ExecutorEnvironment => "executor_environment",
+            Self::PreLaunchDocker => "pre_launch_docker",
+            Self::PostFetch => "post_fetch",
+            Self::TaskStatus => "task_status",
+            Self::RemoveExecutor => "remove_executor",
         }
     }
 

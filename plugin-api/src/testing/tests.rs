@@ -290,3 +290,87 @@ fn a_logger_sets_files_variables_and_state() {
     assert_eq!((index(reply.stdout), index(reply.stderr), descriptors.len()), (0, 1, 2));
     harness.removed("web").unwrap();
 }
+
+#[test]
+fn a_hook_gets_typed_requests_and_a_descriptor_and_its_other_methods_do_nothing() {
+    use std::collections::BTreeMap;
+
+    use model::{
+        DockerLaunch, DockerLaunchReply, ExecutorEnvironment, PostFetch, TaskStatus, TaskStatusReply,
+    };
+
+    use crate::HookCall;
+
+    struct Everywhere;
+
+    impl Hook for Everywhere {
+        const NAME: &'static str = "test/everywhere";
+        type Config = ();
+
+        fn create((): (), _: Host) -> Result<Self> {
+            Ok(Self)
+        }
+
+        fn executor_environment(
+            &self,
+            call: &HookCall<'_, ExecutorEnvironment>,
+        ) -> Result<Option<BTreeMap<String, String>>> {
+            let mut environment = call.environment.clone();
+            environment.insert("EXECUTOR".into(), call.executor.id.clone());
+            Ok(Some(environment))
+        }
+
+        fn pre_launch_docker(&self, call: &HookCall<'_, DockerLaunch>) -> Result<DockerLaunchReply> {
+            if call.privileged {
+                return Err(Error::new(format!("`{}` may not be privileged", call.container())).retryable());
+            }
+            let task_environment = [("IMAGE".to_owned(), call.image.clone())].into();
+            Ok(DockerLaunchReply { task_environment, ..DockerLaunchReply::default() })
+        }
+
+        fn post_fetch(&self, call: &HookCall<'_, PostFetch>) -> Result<()> {
+            assert!(!call.deadline().has_passed());
+            let found = crate::foreign::remove_file(call.sandbox()?, Path::new("secret"))?;
+            if found { Ok(()) } else { Err(Error::new("there is no secret")) }
+        }
+
+        fn task_status(&self, call: &HookCall<'_, TaskStatus>) -> Result<TaskStatusReply> {
+            assert_ne!(call.state, "TASK_LOST", "a panic");
+            let labels = Some([("state".to_owned(), call.state.clone())].into());
+            Ok(TaskStatusReply { labels, ..TaskStatusReply::default() })
+        }
+    }
+
+    let harness = PluginHarness::<Everywhere>::hook(json!({})).unwrap();
+    let mut request = ExecutorEnvironment::default();
+    request.executor.id = "one".into();
+    request.environment.insert("A".into(), "1".into());
+    let environment = harness.executor_environment("web", &request).unwrap();
+    assert_eq!(environment, BTreeMap::from([("A".into(), "1".into()), ("EXECUTOR".into(), "one".into())]));
+
+    let mut launch = DockerLaunch { image: "busybox".into(), ..DockerLaunch::default() };
+    assert_eq!(harness.pre_launch_docker("web", &launch).unwrap().task_environment["IMAGE"], "busybox");
+    launch.privileged = true;
+    let refused = harness.pre_launch_docker("web", &launch).unwrap_err();
+    assert_eq!((refused.message.as_str(), refused.retryable), ("`web` may not be privileged", true));
+
+    let sandbox = harness.container("web").sandbox;
+    std::fs::write(sandbox.join("secret"), "").unwrap();
+    harness.post_fetch("web", &sandbox, &PostFetch::default()).unwrap();
+    assert!(!sandbox.join("secret").exists());
+    let refused = harness.post_fetch("web", &sandbox, &PostFetch::default()).unwrap_err();
+    assert_eq!(refused.message, "there is no secret");
+
+    // Not in the `impl` block.
+    harness.remove_executor("web", &model::ExecutorDetails::default()).unwrap();
+
+    let status = |state: &str| TaskStatus { state: state.into(), ..TaskStatus::default() };
+    let reply = harness.task_status("web", &status("TASK_RUNNING")).unwrap();
+    assert_eq!(reply.labels.unwrap()["state"], "TASK_RUNNING");
+    let refused = harness.task_status("web", &status("TASK_LOST")).unwrap_err();
+    assert!(refused.message.contains("panicked in `task_status`"), "{refused}");
+    assert!(refused.location.unwrap().contains("tests.rs"));
+    // The instance is not called again; the agent replaces it.
+    let poisoned = harness.task_status("web", &status("TASK_RUNNING")).unwrap_err();
+    assert!(poisoned.message.contains("an earlier call panicked"), "{poisoned}");
+}

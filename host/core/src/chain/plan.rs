@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use cofferdam_plugin_model::{
-    Capabilities, CommandRewrite, DeviceKind, Hook, HookStage, IdMappings, LaunchInfo, Namespace, Operation,
-    Propagation, Rlimit, Root, Seccomp, TimeOffsets,
+    Capabilities, CommandRewrite, DeviceKind, HookStage, IdMappings, LaunchHook, LaunchInfo, Namespace,
+    Operation, Propagation, Rlimit, Root, Seccomp, TimeOffsets,
 };
 use serde::{Deserialize, Serialize};
 
@@ -86,7 +86,7 @@ pub struct LaunchPlan {
     /// Badness adjustment for the OOM killer.
     pub oom_score_adj: Option<Owned<i32>>,
     /// Commands to run during the launch, in order.
-    pub hooks: Vec<Owned<Hook>>,
+    pub hooks: Vec<Owned<LaunchHook>>,
 }
 
 /// Launch information that cannot be merged.

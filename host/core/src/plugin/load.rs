@@ -206,6 +206,46 @@ mod tests {
         assert_eq!(compare(appended::layout(), released::layout()), Ok(Age::Older));
     }
 
+    /// A root module with these functions, of which the first ones are those of its first release.
+    macro_rules! root {
+        ($name:ident { $($before:ident),* ; $last:ident ; $($after:ident),* }) => {
+            #[expect(
+                non_local_definitions,
+                dead_code,
+                reason = "expansion of abi_stable, of which only the layout is used"
+            )]
+            mod $name {
+                use abi_stable::StableAbi;
+
+                #[repr(C)]
+                #[derive(StableAbi)]
+                #[sabi(kind(Prefix(prefix_ref = RootRef)))]
+                #[sabi(missing_field(option))]
+                pub struct Root {
+                    $(pub $before: extern "C" fn() -> u32,)*
+                    #[sabi(last_prefix_field)]
+                    pub $last: extern "C" fn() -> u32,
+                    $(pub $after: extern "C" fn() -> u32,)*
+                }
+
+                pub fn layout() -> &'static abi_stable::type_layout::TypeLayout {
+                    <RootRef as StableAbi>::LAYOUT
+                }
+            }
+        };
+    }
+
+    root!(two_kinds { new_isolator; new_logger; });
+    root!(three_kinds { new_isolator; new_logger; new_hook });
+    root!(other_kinds { new_isolator; new_logger; new_resolver });
+
+    #[test]
+    fn plugins_of_before_and_after_another_kind_are_compatible() {
+        assert_eq!(compare(three_kinds::layout(), two_kinds::layout()), Ok(Age::Older));
+        assert_eq!(compare(two_kinds::layout(), three_kinds::layout()), Ok(Age::SameOrNewer));
+        compare(three_kinds::layout(), other_kinds::layout()).unwrap_err();
+    }
+
     #[test]
     fn layouts_with_an_inserted_or_renamed_method_are_incompatible() {
         for other in [inserted::layout(), renamed::layout()] {

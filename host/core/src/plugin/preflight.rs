@@ -95,7 +95,7 @@ pub enum PreflightError {
     /// It is a shared library without a manifest.
     #[error(
         "`{path}` is a shared library but not a Cofferdam plugin: it has no manifest note; export it with \
-         `#[cofferdam_plugin_api::isolator]` or `#[cofferdam_plugin_api::logger]`"
+         `#[cofferdam_plugin_api::isolator]`, `#[cofferdam_plugin_api::logger]` or `#[cofferdam_plugin_api::hook]`"
     )]
     NotAPlugin {
         /// The file.

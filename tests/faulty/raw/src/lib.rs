@@ -135,5 +135,6 @@ cofferdam_plugin_api::__export!(
     true,
     &[],
     new_isolator,
-    __private::no_logger
+    __private::no_logger,
+    __private::no_hook
 );

@@ -215,7 +215,7 @@ fn command(record: &Record<NativeRecord>, merged: &LaunchPlan) -> Result<(OsStri
     Ok((program.into(), arguments))
 }
 
-fn hook(owned: &Owned<model::Hook>) -> Result<plan::Hook, String> {
+fn hook(owned: &Owned<model::LaunchHook>) -> Result<plan::Hook, String> {
     let Owned { value: hook, owner } = owned;
     if !hook.program.is_absolute() {
         return Err(format!(
