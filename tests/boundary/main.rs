@@ -7,6 +7,7 @@ mod create;
 mod file;
 mod fixture;
 mod hang;
+mod hooks;
 mod identity;
 mod known;
 mod layout;

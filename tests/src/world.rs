@@ -127,6 +127,15 @@ impl World {
             if plugin.policy == FailPolicy::Optional {
                 table["policy"] = json!("optional");
             }
+            if !plugin.timeouts.is_empty() {
+                let timeouts = plugin.timeouts.iter();
+                table["timeout"] = timeouts
+                    .map(|(method, timeout)| {
+                        (method.to_string(), json!(format!("{}ms", timeout.as_millis())))
+                    })
+                    .collect::<serde_json::Map<_, _>>()
+                    .into();
+            }
             table
         };
         let mut text = json!({
@@ -150,6 +159,9 @@ impl World {
         });
         if let Some(logger) = &config.logger {
             text["logger"] = plugin(logger);
+        }
+        if !config.hooks.is_empty() {
+            text["hook"] = config.hooks.iter().map(plugin).collect();
         }
         let names = config.containerizers.iter().map(ContainerizerConfig::name);
         text["containerizers"] = names.collect::<Vec<_>>().into();

@@ -32,6 +32,7 @@ const CORE: &[Row] = &[
     ("fetcher", &["config", "model", "error_chain"]),
     ("plugin", &["blocking", "config", "events", "model", "error_chain", "parallel"]),
     ("chain", &["blocking", "config", "model", "plugin"]),
+    ("hooks", &["blocking", "config", "plugin"]),
     (
         "containerizer",
         &[
@@ -46,6 +47,7 @@ const CORE: &[Row] = &[
             "events",
             "fatal",
             "fetcher",
+            "hooks",
             "keeper",
             "launcher",
             "ledger",
@@ -58,7 +60,7 @@ const CORE: &[Row] = &[
             "switchboard",
         ],
     ),
-    ("executor", &["config", "containerizer", "error_chain", "fatal", "model"]),
+    ("executor", &["config", "containerizer", "error_chain", "fatal", "hooks", "model"]),
     (
         "agent",
         &[
@@ -74,6 +76,7 @@ const CORE: &[Row] = &[
             "events",
             "fatal",
             "fetcher",
+            "hooks",
             "keeper",
             "launcher",
             "ledger",
@@ -206,6 +209,7 @@ const MODEL: &[Row] = &[
     ("container", &["cgroups", "id", "launch", "resources"]),
     ("service", &["id"]),
     ("exchange", &["cgroups", "container", "id", "launch", "resources"]),
+    ("hook", &["container", "resources"]),
 ];
 
 const SDK: &[Row] = &[
@@ -233,12 +237,14 @@ const SDK: &[Row] = &[
     ("container_ref", &["cgroup", "deadline", "error", "process"]),
     ("pressure", &["cgroup", "container_ref", "error"]),
     ("new_container", &["deadline", "error"]),
+    ("hook_call", &["deadline", "error"]),
     ("volume", &["error", "new_container"]),
     ("prepared", &["error"]),
     ("controllers", &["cgroup", "container_ref", "error", "new_container", "prepared"]),
     ("recovery", &["deadline", "error"]),
     ("isolator", &["config", "container_ref", "error", "host", "new_container", "prepared", "recovery"]),
     ("logger", &["config", "container_ref", "error", "host", "new_container", "recovery"]),
+    ("hook", &["config", "error", "hook_call", "host"]),
     ("export", &["config", "note"]),
     (
         "bridge",
@@ -248,6 +254,8 @@ const SDK: &[Row] = &[
             "deadline",
             "descriptors",
             "error",
+            "hook",
+            "hook_call",
             "host",
             "isolator",
             "log",
@@ -257,7 +265,7 @@ const SDK: &[Row] = &[
             "recovery",
         ],
     ),
-    ("testing", &["bridge", "cgroup", "controllers", "event", "isolator", "logger"]),
+    ("testing", &["bridge", "cgroup", "controllers", "event", "hook", "isolator", "logger"]),
 ];
 
 #[test]

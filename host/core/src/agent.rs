@@ -31,6 +31,7 @@ use crate::events::Events;
 use crate::executor::{self, ExecutorProgram, Executors, ProgramError};
 use crate::fatal::FatalErrors;
 use crate::fetcher::Fetcher;
+use crate::hooks::Hooks;
 use crate::keeper::{KeeperCgroups, KeeperError, Keepers};
 use crate::launcher::{CgroupLimits, Launcher, Linux, Posix, SetUpError, Timeouts, effective_cgroup_root};
 use crate::ledger::{Ledger, LedgerError, Lock};
@@ -159,7 +160,7 @@ impl Agent {
     /// [`StartError`].
     pub async fn start_with(config: AgentConfig, store: Option<Arc<Store>>) -> Result<Self, StartError> {
         let pool = BlockingPool::new(Shares::current().threads);
-        let plugins = config.isolators.iter().chain(&config.logger);
+        let plugins = config.isolators.iter().chain(&config.logger).chain(&config.hooks);
         let min_timeout = plugins.map(|plugin| plugin.timeout(Method::Create)).min();
         let min_timeout = min_timeout.unwrap_or(config.destroy_timeout);
         let events = Events::default();
@@ -355,7 +356,7 @@ impl Agent {
         self.0.containerizer.inspect(id)
     }
 
-    /// All plugins in chain order, the logger last.
+    /// All plugins in chain order, then the logger, then the hooks.
     #[must_use]
     pub fn plugins(&self) -> Vec<PluginView> {
         let interrupted = |plugin: &Plugin| {
@@ -492,8 +493,8 @@ fn build(
         PluginEnv { runtime_dir: ledger.runtime_dir(), work_dir: &work_dir, agent, events: events.clone() };
     let loaded = plugins(job, config, &store, &services, &env);
     // What exists for this agent alone, such as its cgroup, is not left behind when it does not start.
-    let (isolators, logger) = loaded.inspect_err(|_| launcher.shutdown())?;
-    let plugins: Vec<Arc<Plugin>> = isolators.iter().chain(&logger).cloned().collect();
+    let LoadedPlugins { isolators, logger, hooks } = loaded.inspect_err(|_| launcher.shutdown())?;
+    let plugins: Vec<Arc<Plugin>> = isolators.iter().chain(&logger).chain(&hooks).cloned().collect();
 
     let foreign = Arc::new(Foreign::default());
     let table = Arc::new(NativeTable::new(events.clone()));
@@ -513,6 +514,7 @@ fn build(
     services.connect(containers);
     let logger_alone = Chain::new(Vec::new(), logger.clone(), pool.clone(), Arc::clone(&recoverer) as _);
     let chain = Chain::new(isolators, logger, pool.clone(), recoverer);
+    let hooks = Hooks::new(hooks, pool.clone());
     let fatal = FatalErrors::default();
     let fetcher = Fetcher::new(config.fetcher.clone()).limited(config.fetch.clone());
     let native = || Shared {
@@ -526,6 +528,7 @@ fn build(
             config.image_backend,
         ),
         fetcher: fetcher.clone(),
+        hooks: hooks.clone(),
         pool: pool.clone(),
         descriptors: descriptors.clone(),
         recent: Semaphore::new(Shares::current().recent),
@@ -544,6 +547,7 @@ fn build(
             ledger: Arc::clone(&ledger),
             chain: logger_alone.clone(),
             fetcher: fetcher.clone(),
+            hooks: hooks.clone(),
             pool: pool.clone(),
             keepers: Arc::clone(launcher.keepers()),
             table: Arc::clone(&docker_table),
@@ -571,7 +575,7 @@ fn build(
         1 => containerizers.remove(0),
         _ => Arc::new(Composing::new(containerizers, foreign)),
     };
-    let executors = executors(config, &ledger, &work_dir, &containerizer, &fatal)?;
+    let executors = executors(config, &ledger, &work_dir, &containerizer, &fatal, hooks)?;
     Ok(Parts {
         ledger,
         launcher,
@@ -593,6 +597,7 @@ fn executors(
     work_dir: &Path,
     containerizer: &Arc<dyn Containerizer>,
     fatal: &FatalErrors,
+    hooks: Hooks,
 ) -> Result<Executors, StartError> {
     let paths = executor::Paths {
         journals: work_dir.join("executors"),
@@ -606,6 +611,7 @@ fn executors(
     Ok(Executors::new(
         Arc::clone(containerizer),
         fatal.clone(),
+        hooks,
         config.executors.clone(),
         paths,
         program.transpose()?.flatten(),
@@ -689,9 +695,13 @@ fn launcher(
     })
 }
 
-type LoadedPlugins = (Vec<Arc<Plugin>>, Option<Arc<Plugin>>);
+struct LoadedPlugins {
+    isolators: Vec<Arc<Plugin>>,
+    logger: Option<Arc<Plugin>>,
+    hooks: Vec<Arc<Plugin>>,
+}
 
-/// Loads the isolators and the logger: libraries in parallel, then instances in chain order.
+/// Loads all plugins: libraries in parallel, then instances in chain order, hooks last.
 fn plugins(
     job: &Job,
     config: &AgentConfig,
@@ -699,15 +709,17 @@ fn plugins(
     services: &Arc<Services>,
     env: &PluginEnv<'_>,
 ) -> Result<LoadedPlugins, StartError> {
-    let index = PluginIndex::read(store, &config.plugin_dir, config.isolators.iter().chain(&config.logger))?;
+    let configured = config.isolators.iter().chain(&config.logger).chain(&config.hooks);
+    let index = PluginIndex::read(store, &config.plugin_dir, configured)?;
     let isolators = config.isolators.iter().map(|entry| (entry, Kind::Isolator));
     let logger = config.logger.iter().map(|entry| (entry, Kind::Logger));
-    let entries: Vec<(&PluginConfig, Kind)> = isolators.chain(logger).collect();
+    let hooks = config.hooks.iter().map(|entry| (entry, Kind::Hook));
+    let entries: Vec<(&PluginConfig, Kind)> = isolators.chain(logger).chain(hooks).collect();
     let loaded = parallel::map(&entries, |&(entry, kind)| -> Result<LoadedPlugin, StartError> {
         let file = index.locate(entry)?;
         Ok(LoadedPlugin::load(entry, kind, &file, store, services)?)
     });
-    let mut isolators = Vec::new();
+    let mut plugins = Vec::new();
     for loaded in loaded {
         let plugin = loaded?.create(job, env)?;
         tracing::info!(
@@ -716,11 +728,12 @@ fn plugins(
             file = %plugin.file().display(),
             "plugin loaded"
         );
-        isolators.push(Arc::new(plugin));
+        plugins.push(Arc::new(plugin));
     }
     store.save();
-    let logger = config.logger.is_some().then(|| isolators.pop()).flatten();
-    Ok((isolators, logger))
+    let hooks = plugins.split_off(plugins.len() - config.hooks.len());
+    let logger = config.logger.is_some().then(|| plugins.pop()).flatten();
+    Ok(LoadedPlugins { isolators: plugins, logger, hooks })
 }
 
 /// The description of this agent for plugins.

@@ -57,6 +57,8 @@ pub struct AgentConfig {
     pub isolators: Vec<PluginConfig>,
     /// The container logger; without one, output goes to `/dev/null`.
     pub logger: Option<PluginConfig>,
+    /// Hooks, in the order in which they are called.
+    pub hooks: Vec<PluginConfig>,
     /// How long the setup of a container may take before its processes are killed and the launch fails. Fetching, calls
     /// of plugins, and hooks have timeouts of their own.
     pub launch_timeout: Duration,
@@ -99,6 +101,7 @@ impl AgentConfig {
             cgroup_max_depth: DEFAULT_CGROUP_MAX_DEPTH,
             isolators: Vec::new(),
             logger: None,
+            hooks: Vec::new(),
             launch_timeout: Duration::from_secs(60),
             destroy_timeout: Duration::from_secs(60),
             fetcher: None,
@@ -288,7 +291,7 @@ impl LauncherKind {
     }
 }
 
-/// Configuration of one plugin in the chain.
+/// Configuration of one plugin.
 #[derive(Debug, Clone)]
 pub struct PluginConfig {
     /// Name of the plugin: `area/name`, or `name`.
@@ -344,7 +347,9 @@ impl PluginConfig {
 #[must_use]
 pub fn default_timeout(method: Method) -> Duration {
     match method {
-        Method::Usage | Method::Status | Method::Limitation | Method::Watch => Duration::from_secs(5),
+        Method::Usage | Method::Status | Method::Limitation | Method::Watch | Method::TaskStatus => {
+            Duration::from_secs(5)
+        }
         _ => Duration::from_secs(30),
     }
 }

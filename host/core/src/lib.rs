@@ -28,6 +28,7 @@ pub mod events;
 pub mod executor;
 mod fatal;
 pub mod fetcher;
+pub mod hooks;
 pub mod keeper;
 pub mod launcher;
 pub mod ledger;

@@ -28,7 +28,7 @@ pub(super) struct Arguments {
     config: Option<PathBuf>,
     #[command(flatten)]
     overrides: OverrideFlags,
-    /// Print JSON: `{"problems": […], "flags": {…}, "chain": […]}` (docs/operator.md)
+    /// Print JSON: `{"problems": […], "flags": {…}, "chain": […], "hooks": […]}` (docs/operator.md)
     #[arg(long)]
     json: bool,
     /// Print a configuration file with all settings, their defaults and descriptions
@@ -71,8 +71,8 @@ pub(super) fn run(arguments: &Arguments, socket: Option<PathBuf>) -> Outcome {
 }
 
 fn print(config: &Config) -> Outcome {
-    // These two are in the table below.
-    let is_chain = |name: &str| matches!(name, "isolation" | "logger");
+    // These are in the table below.
+    let is_chain = |name: &str| matches!(name, "isolation" | "logger" | "hooks");
     for (name, value) in flags(config).iter().filter(|(name, _)| !is_chain(name)) {
         output::line(&format!("{name:18} {value}"))?;
     }
@@ -80,12 +80,14 @@ fn print(config: &Config) -> Outcome {
     let row = |(kind, plugin): (&str, &PluginConfig)| {
         vec![kind.to_owned(), plugin.name.clone(), policy(plugin).to_owned(), path(plugin)]
     };
-    let rows: Vec<Vec<String>> = chain(config).map(row).collect();
-    if rows.is_empty() {
+    let hooks = config.agent.hooks.iter().map(|plugin| ("hook", plugin));
+    let rows: Vec<Vec<String>> = chain(config).chain(hooks).map(row).collect();
+    if chain(config).next().is_none() {
         output::line(
             "no isolators and no logger: containers are not isolated and their output is discarded",
         )?;
-    } else {
+    }
+    if !rows.is_empty() {
         output::table(&["KIND", "NAME", "POLICY", "FILE"], &rows)?;
     }
     Ok(0)
@@ -94,7 +96,8 @@ fn print(config: &Config) -> Outcome {
 fn print_json(config: &Config) -> Outcome {
     let entry = |(kind, plugin): (&str, &PluginConfig)| json!({"kind": kind, "name": plugin.name, "policy": policy(plugin), "path": path(plugin)});
     let chain: Vec<Json> = chain(config).map(entry).collect();
-    output::json(&json!({"problems": [], "flags": flags(config), "chain": chain}))?;
+    let hooks: Vec<Json> = config.agent.hooks.iter().map(|plugin| entry(("hook", plugin))).collect();
+    output::json(&json!({"problems": [], "flags": flags(config), "chain": chain, "hooks": hooks}))?;
     Ok(0)
 }
 

@@ -88,7 +88,11 @@ pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
             lines.push(("containers".to_owned(), states));
             let of = |kind| plugins.iter().filter(|plugin| plugin.kind == kind).count();
             let (isolators, loggers) = (of(PluginKind::Isolator), of(PluginKind::Logger));
-            lines.push(("plugins".to_owned(), format!("{isolators} isolators, {loggers} logger")));
+            let hooks = of(PluginKind::Hook);
+            lines.push((
+                "plugins".to_owned(),
+                format!("{isolators} isolators, {loggers} logger, {hooks} hooks"),
+            ));
             lines.extend(flags);
         }
     }

@@ -103,6 +103,7 @@ fn loaded_row(plugin: &PluginInfo) -> Vec<String> {
     let kind = match plugin.kind {
         PluginKind::Isolator => "isolator",
         PluginKind::Logger => "logger",
+        PluginKind::Hook => "hook",
     };
     let health = match plugin.health {
         PluginHealth::Healthy => "healthy",

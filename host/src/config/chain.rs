@@ -40,20 +40,30 @@ struct Entry<'r> {
     manifest: Manifest,
 }
 
+/// The plugins of a configuration, without those that have problems.
+pub(super) struct Plugins {
+    pub isolators: Vec<PluginConfig>,
+    pub logger: Option<PluginConfig>,
+    pub hooks: Vec<PluginConfig>,
+}
+
 impl ChainResolver<'_> {
-    /// The isolators and the logger, without those that have problems.
+    /// The plugins, without those that have problems.
     pub(super) fn resolve(
         &self,
         isolators: &[RawPlugin<'_>],
         logger: Option<&RawPlugin<'_>>,
+        hooks: &[RawPlugin<'_>],
         diagnostics: &mut Vec<Diagnostic>,
-    ) -> (Vec<PluginConfig>, Option<PluginConfig>) {
-        let available = self.available(isolators.iter().chain(logger), diagnostics);
+    ) -> Plugins {
+        let available = self.available(isolators.iter().chain(logger).chain(hooks), diagnostics);
         let mut find = |raw, kind| self.find(raw, kind, available.as_deref(), diagnostics);
         let entries: Vec<Entry<'_>> = isolators.iter().filter_map(|raw| find(raw, Kind::Isolator)).collect();
         let logger = logger.and_then(|raw| find(raw, Kind::Logger));
+        let hook_entries: Vec<Entry<'_>> = hooks.iter().filter_map(|raw| find(raw, Kind::Hook)).collect();
 
-        check_duplicates(isolators, diagnostics);
+        check_duplicates(Kind::Isolator, isolators, diagnostics);
+        check_duplicates(Kind::Hook, hooks, diagnostics);
         // Includes plugins with problems that are already reported, so that requirements on them are not.
         let configured: Vec<&str> = isolators.iter().map(|raw| raw.name.value.as_str()).collect();
         let unique = without_duplicates(&entries);
@@ -63,11 +73,25 @@ impl ChainResolver<'_> {
             check_order(entry, &unique, diagnostics);
             check_launcher(entry, self.launcher, diagnostics);
         }
-        for entry in entries.iter().chain(&logger) {
+        // Their order is one of its own; what they require may be in the chain.
+        let with_hooks: Vec<&str> =
+            configured.iter().copied().chain(hooks.iter().map(|raw| raw.name.value.as_str())).collect();
+        let unique_hooks = without_duplicates(&hook_entries);
+        let all: Vec<&Entry<'_>> = unique.iter().chain(&unique_hooks).copied().collect();
+        for entry in unique_hooks.iter().copied() {
+            check_requirements(entry, &with_hooks, diagnostics);
+            check_conflicts(entry, &all, diagnostics);
+            check_order(entry, &unique_hooks, diagnostics);
+            check_launcher(entry, self.launcher, diagnostics);
+        }
+        for entry in entries.iter().chain(&logger).chain(&hook_entries) {
             check_settings(entry, diagnostics);
         }
-        let configs = entries.iter().map(|entry| self.config(entry)).collect();
-        (configs, logger.map(|entry| self.config(&entry)))
+        Plugins {
+            isolators: entries.iter().map(|entry| self.config(entry)).collect(),
+            logger: logger.map(|entry| self.config(&entry)),
+            hooks: hook_entries.iter().map(|entry| self.config(entry)).collect(),
+        }
     }
 
     /// The plugins in the plugin directory. `None` if it does not exist but is needed, which is reported once.
@@ -233,6 +257,7 @@ fn wrong_kind(raw: &RawPlugin<'_>, expected: Kind, actual: Kind) -> Diagnostic {
     let help = match actual {
         Kind::Logger => "move it to the table `[logger]`",
         Kind::Isolator => "move it to an entry `[[isolator]]`",
+        Kind::Hook => "move it to an entry `[[hook]]`",
         _ => "this kind may need a newer agent",
     };
     Diagnostic::at(raw.name.span.clone(), message, label).help(help)
@@ -246,11 +271,11 @@ fn without_duplicates<'e, 'r>(entries: &'e [Entry<'r>]) -> Vec<&'e Entry<'r>> {
     entries.iter().enumerate().filter(is_first).map(|(_, entry)| entry).collect()
 }
 
-fn check_duplicates(isolators: &[RawPlugin<'_>], diagnostics: &mut Vec<Diagnostic>) {
-    for (i, raw) in isolators.iter().enumerate() {
-        let earlier = isolators[..i].iter().find(|earlier| earlier.name.value == raw.name.value);
+fn check_duplicates(kind: Kind, plugins: &[RawPlugin<'_>], diagnostics: &mut Vec<Diagnostic>) {
+    for (i, raw) in plugins.iter().enumerate() {
+        let earlier = plugins[..i].iter().find(|earlier| earlier.name.value == raw.name.value);
         if let Some(earlier) = earlier {
-            let message = format!("duplicate isolator `{}`", raw.name.value);
+            let message = format!("duplicate {kind} `{}`", raw.name.value);
             let diagnostic = Diagnostic::at(raw.name.span.clone(), message, "duplicate");
             diagnostics.push(
                 diagnostic.related(earlier.name.span.clone(), "first entry").help("remove one of the two"),
@@ -263,8 +288,12 @@ fn check_requirements(entry: &Entry<'_>, configured: &[&str], diagnostics: &mut 
     let name = &entry.manifest.name;
     for missing in entry.manifest.requires.iter().filter(|required| !configured.contains(&required.as_str()))
     {
-        let message = format!("plugin `{name}` requires `{missing}`, which is not in the chain");
-        let help = format!("add an entry `[[isolator]]` with `name = \"{missing}\"`");
+        let (place, tables) = match entry.manifest.kind {
+            Kind::Hook => ("configured", "`[[isolator]]` or `[[hook]]`"),
+            _ => ("in the chain", "`[[isolator]]`"),
+        };
+        let message = format!("plugin `{name}` requires `{missing}`, which is not {place}");
+        let help = format!("add an entry {tables} with `name = \"{missing}\"`");
         let label = format!("requires `{missing}`");
         diagnostics.push(Diagnostic::at(entry.raw.name.span.clone(), message, label).help(help));
     }
@@ -293,7 +322,8 @@ fn check_order(entry: &Entry<'_>, chain: &[&Entry<'_>], diagnostics: &mut Vec<Di
         .chain(too_late.map(|other| (other, "before", "too late", "must come later", "up")));
     for (other, relation, label, other_label, direction) in violations {
         let message = format!("plugin `{name}` must come {relation} `{}`", other.manifest.name);
-        let help = format!("the order of the entries is the order of the chain; move this entry {direction}");
+        let order = if entry.manifest.kind == Kind::Hook { "calls" } else { "the chain" };
+        let help = format!("the order of the entries is the order of {order}; move this entry {direction}");
         let diagnostic = Diagnostic::at(entry.raw.name.span.clone(), message, label);
         diagnostics.push(diagnostic.related(other.raw.name.span.clone(), other_label).help(help));
     }
@@ -324,8 +354,7 @@ fn check_settings(entry: &Entry<'_>, diagnostics: &mut Vec<Diagnostic>) {
         }
         None => {
             let missing = schema::check(&DeTable::new(), raw.name.span.clone(), &manifest.config, owner);
-            let table = if manifest.kind == Kind::Logger { "logger.config" } else { "isolator.config" };
-            let help = format!("add it to a table `[{table}]` below this entry");
+            let help = format!("add it to a table `[{}.config]` below this entry", manifest.kind);
             diagnostics.extend(missing.into_iter().map(|diagnostic| diagnostic.help(help.clone())));
         }
     }

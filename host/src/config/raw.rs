@@ -67,6 +67,7 @@ pub(super) struct RawConfig<'d> {
     pub timeouts: Vec<(Method, Setting<Duration>)>,
     pub isolators: Vec<RawPlugin<'d>>,
     pub logger: Option<RawPlugin<'d>>,
+    pub hooks: Vec<RawPlugin<'d>>,
     /// Whether the file has the keys of the two above, with whatever values.
     pub has_isolators: bool,
     pub has_logger: bool,
@@ -114,7 +115,7 @@ pub(super) enum RawLauncher {
     Posix,
 }
 
-/// An isolator or the logger.
+/// An isolator, the logger or a hook.
 #[derive(Debug)]
 pub(super) struct RawPlugin<'d> {
     pub name: Setting<String>,
@@ -129,7 +130,6 @@ impl<'d> RawConfig<'d> {
     /// Reads all values that have the right type.
     pub(super) fn read(root: &'d DeTable<'d>) -> Self {
         let api = table(root, "api");
-        let isolators = root.get("isolator").and_then(|array| array.get_ref().as_array());
         Self {
             runtime_dir: path(root, "runtime_dir"),
             work_dir: path(root, "work_dir"),
@@ -170,12 +170,9 @@ impl<'d> RawConfig<'d> {
             registry: table(root, "registry").map(RawRegistry::read).unwrap_or_default(),
             docker: table(root, "docker").map(RawDocker::read).unwrap_or_default(),
             timeouts: timeouts(root),
-            isolators: isolators
-                .into_iter()
-                .flatten()
-                .filter_map(|entry| RawPlugin::read(entry.get_ref().as_table()?))
-                .collect(),
+            isolators: plugins(root, "isolator"),
             logger: table(root, "logger").and_then(RawPlugin::read),
+            hooks: plugins(root, "hook"),
             has_isolators: root.contains_key("isolator"),
             has_logger: root.contains_key("logger"),
         }
@@ -244,6 +241,12 @@ impl<'d> RawPlugin<'d> {
                 .and_then(|config| Some((config.get_ref().as_table()?, config.span()))),
         })
     }
+}
+
+/// An array of tables, one for each plugin.
+fn plugins<'d>(root: &'d DeTable<'d>, key: &str) -> Vec<RawPlugin<'d>> {
+    let entries = root.get(key).and_then(|array| array.get_ref().as_array());
+    entries.into_iter().flatten().filter_map(|entry| RawPlugin::read(entry.get_ref().as_table()?)).collect()
 }
 
 fn table<'d>(parent: &'d DeTable<'d>, key: &str) -> Option<&'d DeTable<'d>> {

@@ -13,7 +13,7 @@ use serde_json::Value as Json;
 use toml::de::DeTable;
 use tracing_subscriber::EnvFilter;
 
-use super::chain::ChainResolver;
+use super::chain::{ChainResolver, Plugins};
 use super::diagnostic::{Diagnostic, Diagnostics, position};
 use super::environment::{AvailablePlugin, Unusable};
 use super::path::normalize;
@@ -229,7 +229,8 @@ impl Resolver<'_> {
             },
         };
         let mut problems = Vec::new();
-        let (isolators, logger) = chain.resolve(&extended.isolators, extended.logger.as_ref(), &mut problems);
+        let Plugins { isolators, logger, hooks } =
+            chain.resolve(&extended.isolators, extended.logger.as_ref(), &extended.hooks, &mut problems);
         self.diagnostics.extend(problems.into_iter().map(|problem| in_file(problem, text, isolation)));
 
         Config {
@@ -251,6 +252,7 @@ impl Resolver<'_> {
                 cgroup_max_depth: *value(&raw.cgroup_max_depth, &defaults.cgroup_max_depth),
                 isolators,
                 logger,
+                hooks,
                 fetcher: None,
                 fetch: self.fetch(),
                 registry: self.registry(),

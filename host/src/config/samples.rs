@@ -144,6 +144,12 @@ fn all_settings_are_resolved() {
     assert_eq!(mem.table, serde_json::json!({"limit_swap": true, "reserve": "64 MiB", "kinds": ["a", "b"]}));
     assert!(mem.origin.ends_with("everything.toml:69"), "{}", mem.origin);
     assert_eq!(config.agent.logger.unwrap().name, "sandbox");
+    let [early, late] = &config.agent.hooks[..] else { panic!("{:?}", config.agent.hooks) };
+    assert_eq!((early.name.as_str(), early.policy), ("example/early", FailPolicy::Required));
+    assert_eq!((late.name.as_str(), late.policy), ("example/late", FailPolicy::Optional));
+    assert_eq!(late.timeout(Method::TaskStatus), seconds(1));
+    assert_eq!(late.timeout(Method::PostFetch), seconds(30));
+    assert_eq!(late.table, serde_json::json!({"label": "rack"}));
 }
 
 #[test]

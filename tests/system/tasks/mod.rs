@@ -4,6 +4,7 @@ mod calls;
 mod commands;
 mod crashes;
 mod executors;
+mod hooks;
 mod hostile;
 mod programs;
 mod updates;

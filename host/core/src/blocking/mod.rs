@@ -281,7 +281,10 @@ impl Job {
 
 /// Whether a method changes the host; the others only read.
 fn changes_host(method: Method) -> bool {
-    !matches!(method, Method::Watch | Method::Limitation | Method::Usage | Method::Status)
+    !matches!(
+        method,
+        Method::Watch | Method::Limitation | Method::Usage | Method::Status | Method::TaskStatus
+    )
 }
 
 fn report(plugin: &str, method: Method, changes: &Changes) {

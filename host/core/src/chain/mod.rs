@@ -29,7 +29,7 @@ use serde_json::Value as Json;
 
 use crate::blocking::{Abandoned, BlockingPool, Job};
 use crate::config::{FailPolicy, default_timeout};
-use crate::plugin::{CallError, Plugin, Recoverer};
+use crate::plugin::{CallError, Plugin, Recoverer, attribute};
 
 pub use plan::{Conflict, LaunchPlan, Owned};
 pub use prepare::LookUpUser;
@@ -136,30 +136,7 @@ impl Chain {
     /// Turns an abandoned job into an error of the plugin that caused it.
     #[must_use]
     pub fn attribute(&self, abandoned: Abandoned) -> CallError {
-        let reason = abandoned.to_string();
-        let (step, error) = match abandoned {
-            Abandoned::TimedOut(step) => {
-                let plugin = step.plugin.to_string();
-                (step, CallError::TimedOut { plugin, reason: reason.clone() })
-            }
-            Abandoned::ThreadChanged(step, _) => {
-                let plugin = step.plugin.to_string();
-                (step, CallError::ThreadChanged { plugin, reason: reason.clone() })
-            }
-            Abandoned::Died => return CallError::ThreadDied { plugin: "the agent".to_owned(), reason },
-        };
-        if let Some(plugin) = self.plugin(&step.plugin) {
-            match error {
-                CallError::TimedOut { .. } => plugin.count_timeout(step.method),
-                _ => plugin.count_failure(step.method),
-            }
-            // Its instance is poisoned, and nothing tells when there will be another.
-            if step.method == Method::Create {
-                plugin.disable(format!("it could not be restarted after a panic: {reason}"));
-            }
-        }
-        tracing::error!(plugin = %step.plugin, method = %step.method, "call abandoned: {reason}");
-        error
+        attribute(abandoned, |name| self.plugin(name))
     }
 
     /// The plugin of a participant, if it serves the container and has the method.

@@ -16,6 +16,7 @@ use crate::blocking::Abandoned;
 use crate::chain::ChainError;
 use crate::engine::EngineError;
 use crate::fetcher::FetchError;
+use crate::hooks::HookError;
 use crate::keeper::KeeperError;
 use crate::launcher::{self, CgroupSetupError, CreateError, StartError};
 use crate::ledger::LedgerError;
@@ -171,6 +172,16 @@ pub enum LaunchError {
         /// The failure.
         source: ChainError,
     },
+    /// A hook failed, or two conflict.
+    #[error("a hook failed the launch of container `{id}` while {phase}")]
+    Hook {
+        /// The container.
+        id: ContainerId,
+        /// Its phase at the time.
+        phase: Phase,
+        /// The failure.
+        source: HookError,
+    },
     /// The launch plan cannot be carried out.
     #[error("the launch plan of container `{id}` cannot be carried out: {reason}")]
     Plan {
@@ -309,6 +320,7 @@ impl LaunchError {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Chain { source, .. } if source.is_retryable())
+            || matches!(self, Self::Hook { source, .. } if source.is_retryable())
             || matches!(self, Self::Engine { source, .. } if source.is_outage())
     }
 

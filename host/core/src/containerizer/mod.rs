@@ -13,6 +13,7 @@ mod credentials;
 pub(crate) mod docker;
 mod error;
 mod exhausted;
+mod fetched;
 mod first_process;
 mod foreign;
 mod handle;

@@ -77,6 +77,7 @@ impl Shared {
                 handle.write(vec![Entry::Acknowledged { task, id }]).await?;
                 let completed = handle.state().is_completed();
                 if completed {
+                    self.report_removal(&handle);
                     self.remove_in_background();
                 }
                 return Ok(());

@@ -1,5 +1,6 @@
 //! What an executor gets to know when it is started: its environment, and what is mounted into its container.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use super::program::NAME;
 use super::state::{ExecutorKind, ExecutorState};
 use super::token::Token;
 use super::{SOCKET, Shared};
-use crate::model::{HostDirectory, Request};
+use crate::model::{AGENT_VARIABLES, HostDirectory, Request};
 
 /// Where the agent's directories are in a container with a root file system of its own.
 const SOCKET_DIRECTORY: &str = "/mnt/mesos/executor/socket";
@@ -62,6 +63,23 @@ pub(super) fn complete(
     request
 }
 
+/// The environment that a complete request has of its framework and of the configuration.
+pub(super) fn requested(request: &Request) -> BTreeMap<String, String> {
+    let environment = request.command.environment.iter().filter(|(name, _)| !is_agents(name));
+    environment.map(|(name, value)| (name.clone(), value.clone())).collect()
+}
+
+/// Replaces [`requested`]. What the agent has set stays.
+pub(super) fn replace(request: &mut Request, mut environment: BTreeMap<String, String>) {
+    environment.retain(|name, _| !is_agents(name));
+    request.command.environment.retain(|name, _| is_agents(name));
+    request.command.environment.extend(environment);
+}
+
+fn is_agents(name: &str) -> bool {
+    AGENT_VARIABLES.contains(&name)
+}
+
 /// The argument of the program for an executor that the agent generates.
 fn mode(kind: ExecutorKind) -> Option<&'static str> {
     match kind {
@@ -94,6 +112,7 @@ fn variables(shared: &Shared, state: &ExecutorState, socket: &Path) -> Vec<(&'st
         variables.push(("MESOS_RECOVERY_TIMEOUT", duration(shared.config.recovery_timeout)));
         variables.push(("MESOS_SUBSCRIPTION_BACKOFF_MAX", duration(SUBSCRIPTION_BACKOFF_MAX)));
     }
+    debug_assert!(variables.iter().all(|(name, _)| is_agents(name)));
     variables
 }
 
@@ -110,6 +129,24 @@ fn duration(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_environment_is_replaced_but_for_what_the_agent_sets() {
+        let mut request = Request::shell(crate::model::ContainerId::parse("e").unwrap(), "true");
+        let variables = |text: &str| -> BTreeMap<String, String> {
+            text.split(' ')
+                .filter_map(|pair| pair.split_once('='))
+                .map(|(a, b)| (a.into(), b.into()))
+                .collect()
+        };
+        request.command.environment = variables("A=1 B=2 MESOS_EXECUTOR_ID=e");
+        assert_eq!(requested(&request), variables("A=1 B=2"));
+        replace(
+            &mut request,
+            variables("B=3 C=4 MESOS_EXECUTOR_ID=other MESOS_EXECUTOR_AUTHENTICATION_TOKEN=x"),
+        );
+        assert_eq!(request.command.environment, variables("B=3 C=4 MESOS_EXECUTOR_ID=e"));
+    }
 
     #[test]
     fn durations_are_written_as_in_mesos() {

@@ -27,6 +27,8 @@ pub(super) struct Handle {
     was_connected: AtomicBool,
     /// Resources that its container was launched with or updated to; `None` if unknown.
     applied: Mutex<Option<Resources>>,
+    /// Whether hooks were informed of its removal.
+    removal_reported: AtomicBool,
     /// Wakes its supervisor.
     changed: Notify,
     changes: broadcast::Sender<Change>,
@@ -59,6 +61,7 @@ impl Handle {
             connection: Mutex::default(),
             was_connected: AtomicBool::new(false),
             applied: Mutex::default(),
+            removal_reported: AtomicBool::new(false),
             changed: Notify::new(),
             changes,
         }
@@ -156,6 +159,11 @@ impl Handle {
 
     pub(super) fn set_applied(&self, resources: Resources) {
         *self.applied.lock() = Some(resources);
+    }
+
+    /// Whether it is up to the caller to inform hooks of its removal: true once.
+    pub(super) fn report_removal(&self) -> bool {
+        !self.removal_reported.swap(true, Ordering::Relaxed)
     }
 
     pub(super) fn journal_path(&self) -> std::path::PathBuf {

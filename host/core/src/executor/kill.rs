@@ -109,7 +109,9 @@ impl Shared {
         };
         match action {
             KillAction::Ended => {}
-            KillAction::Undelivered { entries, .. } => handle.write(entries).await?,
+            KillAction::Undelivered { entries, .. } => {
+                handle.write(self.decorated(handle, entries).await).await?;
+            }
             KillAction::Deliver(entry) => {
                 handle.write(vec![entry]).await?;
                 handle.send(Event::Kill { task, policy: kill.policy });

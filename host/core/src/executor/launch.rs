@@ -309,6 +309,7 @@ impl Shared {
             });
             let ends = tasks.map(|task| verdict.ends(handle.container(), &task.id, timestamp()));
             let entries = ends.map(|update| Entry::Update(Box::new(update))).collect();
+            let entries = self.decorated(handle, entries).await;
             if let Err(error) = handle.write(entries).await {
                 // They are tried again when it subscribes the next time.
                 tracing::warn!("tasks stay undelivered: {}", error_chain::describe(&error));

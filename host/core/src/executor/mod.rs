@@ -17,6 +17,7 @@ mod change;
 mod environment;
 mod event;
 mod handle;
+mod hooks;
 mod ids;
 mod journal;
 mod kill;
@@ -59,6 +60,7 @@ pub use updates::{Notice, StatusUpdate, StatusUpdates};
 use crate::config::ExecutorConfig;
 use crate::containerizer::Containerizer;
 use crate::fatal::FatalErrors;
+use crate::hooks::Hooks;
 use change::Change;
 use handle::Handle;
 use token::TokenHash;
@@ -82,6 +84,7 @@ pub(crate) struct Paths {
 struct Shared {
     containerizer: Arc<dyn Containerizer>,
     fatal: FatalErrors,
+    hooks: Hooks,
     config: ExecutorConfig,
     paths: Paths,
     /// The executor program of this project, if there is one.
@@ -147,6 +150,7 @@ impl Executors {
     pub(crate) fn new(
         containerizer: Arc<dyn Containerizer>,
         fatal: FatalErrors,
+        hooks: Hooks,
         config: ExecutorConfig,
         paths: Paths,
         program: Option<ExecutorProgram>,
@@ -155,6 +159,7 @@ impl Executors {
         Self(Arc::new(Shared {
             containerizer,
             fatal,
+            hooks,
             config,
             paths,
             program,

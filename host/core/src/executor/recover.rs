@@ -29,6 +29,10 @@ impl Executors {
             let handle = Arc::new(Handle::new(state, journal, shared.changes.clone()));
             shared.insert(&handle);
             if phase == ExecutorPhase::Terminated {
+                if handle.state().is_completed() {
+                    // By the agent that has recorded it.
+                    handle.report_removal();
+                }
                 continue;
             }
             recovered += 1;

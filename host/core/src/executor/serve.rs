@@ -82,6 +82,7 @@ impl Executor {
         updates: Vec<Update>,
     ) -> Result<Events, ServeError> {
         let handle = &self.handle;
+        let updates = self.shared.decorate_all(handle, updates).await;
         let _operation = handle.operation().await;
         let (entries, deliveries, kills, waiting) = {
             let mut state = handle.state().clone();
@@ -123,7 +124,7 @@ impl Executor {
             let terminating = state.phase == ExecutorPhase::Terminating;
             (entries, if terminating { Vec::new() } else { deliveries }, kills, terminating)
         };
-        handle.write(entries).await?;
+        handle.write(self.shared.decorated(handle, entries).await).await?;
         let (connection, events) = Connection::new(2 + updates.len() + deliveries.len() + kills.len());
         handle.connect(connection);
         handle.send(Event::Subscribed);
@@ -155,6 +156,7 @@ impl Executor {
             self.describe_container(&mut update).await;
         }
         let handle = &self.handle;
+        update = self.shared.decorate(handle, update).await;
         let _operation = handle.operation().await;
         let received = {
             let state = handle.state();

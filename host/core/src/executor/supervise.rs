@@ -46,16 +46,19 @@ fn spawn(shared: &Arc<Shared>, handle: &Arc<Handle>, request: Option<Request>) {
 
 async fn supervise(shared: &Arc<Shared>, handle: &Arc<Handle>, request: Option<Request>) {
     let end = wait_for_end(shared, handle, request).await;
+    let entries = handle.state().terminate(&end, now_unix_ms());
+    let decorations = shared.decorations(handle, &entries).await;
     until_written(handle, || async {
         let _operation = handle.operation().await;
         let entries = handle.state().terminate(&end, now_unix_ms());
-        handle.write(entries).await
+        handle.write(decorations.apply(entries)).await
     })
     .await;
     handle.disconnect();
     tracing::info!(container = %handle.container(), "executor ended");
     let completed = handle.state().is_completed();
     if completed {
+        shared.report_removal(handle);
         shared.remove_in_background();
     }
 }
@@ -101,6 +104,10 @@ async fn wait_for_end(shared: &Arc<Shared>, handle: &Arc<Handle>, request: Optio
 /// The container of an executor, from its launch to its end.
 async fn lifetime(shared: &Arc<Shared>, handle: &Arc<Handle>, request: Option<Request>) -> End {
     if let Some(request) = request {
+        let request = match shared.complete_by_hooks(handle, request).await {
+            Ok(request) => request,
+            Err(reason) => return End::NotLaunched(reason),
+        };
         match shared.containerizer.launch(request).await {
             Ok(LaunchOutcome::Launched { .. }) => {}
             Ok(LaunchOutcome::NotSupported) => {

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use cofferdam_plugin_model::{
-    Command, ContainerClass, ContainerId, IpcMode, Limit, LinuxOptions, NetworkRequest, Resources, Rlimit,
-    Secret, Tty, Value, Volume, VolumeSource,
+    Command, ContainerClass, ContainerId, ExecutorDetails, IpcMode, Limit, LinuxOptions, NetworkRequest,
+    Resources, Rlimit, Secret, Tty, Value, Volume, VolumeSource,
 };
 use serde::{Deserialize, Serialize};
 
@@ -69,7 +69,30 @@ pub struct Request {
     /// Environment variables with values that are neither recorded nor shown, and that nothing replaces. Not for clients.
     #[serde(skip)]
     pub secret_environment: BTreeMap<String, String>,
+    /// The executor that runs in the container, for hooks. Not for clients.
+    #[serde(skip)]
+    pub executor: Option<Box<ExecutorDetails>>,
 }
+
+/// Environment variables that the agent sets, and that no hook replaces.
+pub const AGENT_VARIABLES: &[&str] = &[
+    "LIBPROCESS_PORT",
+    "MESOS_AGENT_ENDPOINT",
+    "MESOS_CHECKPOINT",
+    "MESOS_CONTAINER_NAME",
+    "MESOS_DIRECTORY",
+    "MESOS_DOMAIN_SOCKET",
+    "MESOS_EXECUTOR_AUTHENTICATION_TOKEN",
+    "MESOS_EXECUTOR_ID",
+    "MESOS_EXECUTOR_SHUTDOWN_GRACE_PERIOD",
+    "MESOS_FRAMEWORK_ID",
+    "MESOS_HTTP_COMMAND_EXECUTOR",
+    "MESOS_RECOVERY_TIMEOUT",
+    "MESOS_SANDBOX",
+    "MESOS_SLAVE_ID",
+    "MESOS_SLAVE_PID",
+    "MESOS_SUBSCRIPTION_BACKOFF_MAX",
+];
 
 /// A directory of the agent for a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -234,6 +257,7 @@ impl Request {
             docker: None,
             host_directories: Vec::new(),
             secret_environment: BTreeMap::new(),
+            executor: None,
         }
     }
 
@@ -269,6 +293,8 @@ impl Request {
     pub fn without_secrets(&self) -> Self {
         let mut request = self.clone();
         request.secret_environment.clear();
+        // Only hooks of the launch get to know it.
+        request.executor = None;
         let volumes = request.volumes.iter_mut().filter_map(|volume| match &mut volume.source {
             VolumeSource::Secret { secret } => Some(secret),
             _ => None,

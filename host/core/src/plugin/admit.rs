@@ -154,7 +154,7 @@ impl LoadedPlugin {
                 env.agent.launcher
             )));
         }
-        let request = serde_json::to_vec(&create_request(&manifest.name, &config, copy, env))
+        let request = serde_json::to_vec(&create_request(&manifest.name, kind, &config, copy, env))
             .map_err(|error| create_error(error.to_string()))?;
         let name: Arc<str> = manifest.name.as_str().into();
         let _span = tracing::info_span!("call", plugin = %name, method = %Method::Create).entered();
@@ -182,14 +182,22 @@ impl LoadedPlugin {
     }
 }
 
-fn create_request(name: &str, config: &PluginConfig, file: PathBuf, env: &PluginEnv<'_>) -> CreateRequest {
-    let directory = name.replace('/', "-");
+fn create_request(
+    name: &str,
+    kind: Kind,
+    config: &PluginConfig,
+    file: PathBuf,
+    env: &PluginEnv<'_>,
+) -> CreateRequest {
+    // Isolators and loggers have different names.
+    let parent = if kind == Kind::Hook { "hooks" } else { "isolators" };
+    let directory = Path::new(parent).join(name.replace('/', "-"));
     CreateRequest {
         config: config.table.clone(),
         name: name.to_owned(),
         agent: env.agent.clone(),
-        runtime_directory: env.runtime_dir.join("isolators").join(&directory),
-        work_directory: env.work_dir.join("isolators").join(&directory),
+        runtime_directory: env.runtime_dir.join(&directory),
+        work_directory: env.work_dir.join(&directory),
         file,
     }
 }

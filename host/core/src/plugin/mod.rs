@@ -7,6 +7,7 @@
 //! ```
 
 mod admit;
+mod attribute;
 mod counters;
 mod elf;
 mod error;
@@ -29,6 +30,7 @@ mod services;
 mod store;
 
 pub use admit::{AdmitError, LoadedPlugin, PluginEnv};
+pub use attribute::attribute;
 /// Version of the plugin API of this agent.
 pub use cofferdam_plugin_abi::API_VERSION;
 pub use error::CallError;

@@ -354,6 +354,7 @@ mod tests {
                 cgroup_max_depth: cofferdam_core::config::DEFAULT_CGROUP_MAX_DEPTH,
                 isolators: Vec::new(),
                 logger: None,
+                hooks: Vec::new(),
                 launch_timeout: Duration::from_secs(60),
                 destroy_timeout: Duration::from_secs(60),
                 fetcher: None,

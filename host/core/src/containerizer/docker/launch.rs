@@ -1,4 +1,4 @@
-//! The launch of a container: fetch, pull, create, attach, start.
+//! The launch of a container: fetch, pull, create, attach, start. Hooks are called before the first and after the second.
 //!
 //! A stop request cancels the launch at once, whatever it waits for. Steps that create something are seen through, in a task
 //! of their own: what the engine has done is only known from its answer, and a thread that works does not stop. The teardown
@@ -12,6 +12,7 @@ use cofferdam_linux::process::Process;
 use serde_json::Value as Json;
 
 use super::begin::{Logged, begin};
+use super::hooks;
 use super::phase::{check_cancelled, enter, unless_stopped};
 use super::record::Handle;
 use super::spec::{self, Spec};
@@ -36,18 +37,22 @@ pub(super) async fn launch(
     if let Some(network) = &spec.network {
         unless_stopped(handle, check_network(shared, handle, network)).await?;
     }
+    let executor = request.executor.clone().map(|executor| *executor);
     let (shared2, handle2) = (Arc::clone(shared), Arc::clone(handle));
     let logged = seen_through(handle, async move { begin(&shared2, &handle2, request).await }).await?;
+    let hooked = unless_stopped(handle, hooks::pre_launch(shared, handle, executor)).await?;
     enter(handle, Phase::Fetching)?;
     fetch(shared, handle).await?;
     enter(handle, Phase::Pulling)?;
     unless_stopped(handle, pull(shared, handle, &spec)).await?;
+    unless_stopped(handle, hooks::post_fetch(shared, handle)).await?;
     enter(handle, Phase::Mounting)?;
     create_directories(shared, handle, spec.directories.clone()).await?;
     let launch = spec::Launch {
         agent: &shared.agent,
         number: handle.record().created_unix_ms,
         environment: logged.environment.clone(),
+        hooked,
     };
     let body = spec.body(handle.id(), &launch);
     create(shared, handle, spec.platform.clone(), body).await?;

@@ -16,6 +16,7 @@
 
 mod begin;
 mod destroy;
+mod hooks;
 mod launch;
 mod parameters;
 mod phase;
@@ -50,6 +51,7 @@ use crate::engine::{Client, Container};
 use crate::error_chain;
 use crate::fatal::FatalErrors;
 use crate::fetcher::Fetcher;
+use crate::hooks::Hooks;
 use crate::keeper::Keepers;
 use crate::ledger::{Entry, Ledger, LedgerError, Lock};
 use crate::model::view::{Inspection, ParticipantView, PlanEntry, Report, Summary, WantedReports};
@@ -84,6 +86,7 @@ pub(crate) struct Shared {
     /// The logger alone.
     pub(crate) chain: Chain,
     pub(crate) fetcher: Fetcher,
+    pub(crate) hooks: Hooks,
     pub(crate) pool: BlockingPool,
     pub(crate) keepers: Arc<Keepers>,
     pub(crate) table: Arc<DockerTable>,

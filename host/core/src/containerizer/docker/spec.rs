@@ -11,8 +11,8 @@ use serde_json::{Map, Value as Json, json};
 use super::parameters;
 use crate::containerizer::invalid::{InvalidContainerInfo, Problem, problem};
 use crate::model::{
-    ContainerId, DockerNetwork, DockerOptions, Limit, LinuxOptions, PortMapping, Request, Resources, Value,
-    VolumeSource,
+    AGENT_VARIABLES, ContainerId, DockerNetwork, DockerOptions, Limit, LinuxOptions, PortMapping, Request,
+    Resources, Value, VolumeSource,
 };
 
 /// The least memory that a container gets, and its least share and quota of CPUs.
@@ -59,6 +59,8 @@ pub(super) struct Launch<'l> {
     pub(super) number: u64,
     /// Environment variables of the logger. Those of the request take precedence.
     pub(super) environment: BTreeMap<String, String>,
+    /// Environment variables of hooks, which take precedence over those of the request.
+    pub(super) hooked: BTreeMap<String, String>,
 }
 
 /// The name of a container.
@@ -91,18 +93,29 @@ impl Spec {
             labels[label] = value.into();
         }
         if let Some(variables) = body["Env"].as_array_mut() {
-            let is_set =
-                |name: &str| {
-                    let prefix = format!("{name}=");
-                    self.body["Env"].as_array().into_iter().flatten().any(|variable| {
-                        variable.as_str().is_some_and(|variable| variable.starts_with(&prefix))
-                    })
-                };
-            let own = launch.environment.iter().filter(|(name, _)| !is_set(name));
-            variables.extend(own.map(|(name, value)| Json::from(format!("{name}={value}"))));
+            add_variables(variables, launch);
         }
         body
     }
+}
+
+/// Adds the variables of hooks, in place of those of the request, and those of the logger that are not set.
+fn add_variables(variables: &mut Vec<Json>, launch: &Launch<'_>) {
+    let hooked = launch.hooked.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let mut added: BTreeMap<&str, &str> =
+        hooked.filter(|(name, _)| !AGENT_VARIABLES.contains(name)).collect();
+    variables.retain(|variable| !name_of(variable).is_some_and(|name| added.contains_key(name)));
+    for (name, value) in &launch.environment {
+        if !variables.iter().any(|variable| name_of(variable) == Some(name)) {
+            added.entry(name).or_insert(value);
+        }
+    }
+    variables.extend(added.into_iter().map(|(name, value)| Json::from(format!("{name}={value}"))));
+}
+
+/// The name of a variable of the body.
+fn name_of(variable: &Json) -> Option<&str> {
+    Some(variable.as_str()?.split_once('=')?.0)
 }
 
 /// Words that replace those of the image; `None` if they do not.

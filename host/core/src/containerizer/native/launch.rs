@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Admitted ─begin─▶ Preparing ─prepare, create─▶ Created ─watch─▶ Watched ─start─▶ Running
-//!                                                                   └ isolate, fetch (async, where needed)
+//!                                                                   └ isolate, fetch, hooks (async, where needed)
 //! ```
 //!
 //! The blocking steps run in one job; where isolators have an `isolate` or files have to be fetched, in two. When an
@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use cofferdam_init::plan::Plan;
 use cofferdam_linux::process::Process;
-use cofferdam_plugin_model::Parent;
+use cofferdam_plugin_model::{Method, Parent};
 use parking_lot::Mutex;
 
 use super::begin::{self, Begun, begin};
@@ -31,6 +31,7 @@ use super::record::Handle;
 use super::{LaunchError, STALL_WARNING, Shared};
 use crate::blocking::Job;
 use crate::chain::{CallSequence, ChainError, PreparedLaunch, RunAs, SequenceOutcome, Watch};
+use crate::containerizer::fetched::fetched;
 use crate::containerizer::plugin_part::PluginPart;
 use crate::containerizer::user;
 use crate::launcher::{PendingInit, StartError};
@@ -104,6 +105,7 @@ async fn run_all_steps(launch: &Arc<Launch>) -> Result<(), LaunchError> {
         isolate(shared, handle).await?;
         advance(handle, Event::Isolated)?;
         fetch(shared, handle).await?;
+        post_fetch(shared, handle).await?;
         run_blocking_steps(launch).await?;
     }
     Ok(())
@@ -291,7 +293,9 @@ impl Launch {
     /// Whether something async has to happen before the start.
     fn is_async_step_needed(&self) -> bool {
         let record = self.handle.record();
-        !record.request.uris.is_empty() || self.shared.chain.has_isolate(&record.part.participants)
+        !record.request.uris.is_empty()
+            || self.shared.chain.has_isolate(&record.part.participants)
+            || self.shared.hooks.has(Method::PostFetch)
     }
 
     /// Sends the plan to the first process, waits until the command is executed, and records that.
@@ -368,6 +372,21 @@ async fn fetch(shared: &Shared, handle: &Handle) -> Result<(), LaunchError> {
     let (uris, sandbox) = (&record.request.uris, &record.sandbox);
     let fetched = shared.fetcher.fetch(uris, sandbox, record.uid, record.gid, &reserved, stop);
     fetched.await.map_err(|source| LaunchError::Fetch { id: handle.id().clone(), source })
+}
+
+/// Shows hooks the sandbox.
+async fn post_fetch(shared: &Shared, handle: &Handle) -> Result<(), LaunchError> {
+    if !shared.hooks.has(Method::PostFetch) {
+        return Ok(());
+    }
+    let record = handle.record();
+    let fetched = fetched(&record, false);
+    tokio::select! {
+        biased;
+        _ = handle.stop_requested() => check_cancelled(handle),
+        outcome = shared.hooks.post_fetch(handle.id(), &fetched, &record.sandbox) => outcome
+            .map_err(|source| LaunchError::Hook { id: handle.id().clone(), phase: handle.phase(), source }),
+    }
 }
 
 fn chain_error(handle: &Handle, source: ChainError) -> LaunchError {

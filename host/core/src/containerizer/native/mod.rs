@@ -50,6 +50,7 @@ use crate::chain::Chain;
 use crate::descriptor_store::DescriptorStore;
 use crate::fatal::FatalErrors;
 use crate::fetcher::Fetcher;
+use crate::hooks::Hooks;
 use crate::launcher::Launcher;
 use crate::ledger::{Entry, Ledger, LedgerError, Lock, nested_directory};
 use crate::model::view::{Inspection, ParticipantView, Report, Summary, WantedReports};
@@ -90,6 +91,7 @@ pub(crate) struct Shared {
     pub(crate) chain: Chain,
     pub(crate) launcher: Arc<dyn Launcher>,
     pub(crate) fetcher: Fetcher,
+    pub(crate) hooks: Hooks,
     pub(crate) provisioner: Provisioner,
     pub(crate) pool: BlockingPool,
     pub(crate) descriptors: DescriptorStore,

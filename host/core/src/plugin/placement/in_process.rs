@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use abi_stable::std_types::{RResult, RSlice, RStr};
 use cofferdam_plugin_abi as abi;
-use cofferdam_plugin_abi::{Answer, Call, IsolatorBox, LoggerBox, ModuleRef, Reply};
+use cofferdam_plugin_abi::{Answer, Call, HookBox, IsolatorBox, LoggerBox, ModuleRef, Reply};
 use cofferdam_plugin_model::{Kind, Method};
 
 use super::descriptors;
@@ -32,6 +32,7 @@ struct Object {
 enum PluginObject {
     Isolator(IsolatorBox),
     Logger(LoggerBox),
+    Hook(HookBox),
 }
 
 impl InProcess {
@@ -60,6 +61,11 @@ impl Placement for InProcess {
                 (module.new_isolator())(host, request).into_result().map(PluginObject::Isolator)
             }
             Kind::Logger => (module.new_logger())(host, request).into_result().map(PluginObject::Logger),
+            // Not part of the first version of the boundary.
+            Kind::Hook => match module.new_hook() {
+                Some(new_hook) => new_hook(host, request).into_result().map(PluginObject::Hook),
+                None => Err(abi::Failure::unsupported("new_hook")),
+            },
             other => Err(abi::Failure::unsupported(&other.to_string())),
         };
         let object = created.map_err(Failure::from)?;
@@ -89,7 +95,7 @@ impl Instance for Object {
 
 impl Object {
     fn dispatch(&self, method: Method, call: Call<'_>, request: RSlice<'_, u8>) -> Reply {
-        use PluginObject::{Isolator, Logger};
+        use PluginObject::{Hook, Isolator, Logger};
         match (&self.object, method) {
             (Some(Isolator(isolator)), Method::Recover) => isolator.recover(call, request),
             (Some(Isolator(isolator)), Method::Prepare) => isolator.prepare(call, request),
@@ -105,6 +111,11 @@ impl Object {
             (Some(Logger(logger)), Method::Prepare) => logger.prepare(call, request),
             (Some(Logger(logger)), Method::Cleanup) => logger.cleanup(call, request),
             (Some(Logger(logger)), Method::Removed) => logger.removed(call, request),
+            (Some(Hook(hook)), Method::ExecutorEnvironment) => hook.executor_environment(call, request),
+            (Some(Hook(hook)), Method::PreLaunchDocker) => hook.pre_launch_docker(call, request),
+            (Some(Hook(hook)), Method::PostFetch) => hook.post_fetch(call, request),
+            (Some(Hook(hook)), Method::TaskStatus) => hook.task_status(call, request),
+            (Some(Hook(hook)), Method::RemoveExecutor) => hook.remove_executor(call, request),
             (_, other) => RResult::RErr(abi::Failure::unsupported(other.name())),
         }
     }

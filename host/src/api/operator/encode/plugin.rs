@@ -11,6 +11,7 @@ pub(in crate::api::operator) fn plugin(plugin: &PluginView) -> wire::PluginInfo 
         name: plugin.name.clone(),
         kind: match plugin.kind.as_str() {
             "logger" => wire::PluginKind::Logger,
+            "hook" => wire::PluginKind::Hook,
             _ => wire::PluginKind::Isolator,
         },
         version: plugin.version.clone(),

@@ -8,7 +8,7 @@ use crate::api::operator::types as wire;
 use crate::config::Config;
 use cofferdam_core::config::{ContainerizerConfig, PluginConfig};
 
-/// Settings by name, formatted as in a configuration file. As in Mesos, `isolation` is the chain.
+/// Settings by name, formatted as in a configuration file. As in Mesos, `isolation` is the chain, and `hooks` are the hooks.
 pub(crate) fn flags(config: &Config) -> BTreeMap<String, String> {
     let path = |path: &Path| path.display().to_string();
     let default_store = || config.agent.work_dir.join("images");
@@ -67,6 +67,9 @@ pub(crate) fn flags(config: &Config) -> BTreeMap<String, String> {
     }
     flags.extend(config.file.as_deref().map(|file| ("config", path(file))));
     flags.extend(config.agent.logger.as_ref().map(|logger| ("logger", logger.name.clone())));
+    if !config.agent.hooks.is_empty() {
+        flags.insert("hooks", names(&config.agent.hooks));
+    }
     let docker = config.agent.containerizers.iter().find_map(|containerizer| match containerizer {
         ContainerizerConfig::Docker(docker) => Some(docker),
         ContainerizerConfig::Mesos => None,

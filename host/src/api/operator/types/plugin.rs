@@ -54,6 +54,8 @@ word! {
         Isolator,
         /// The container logger.
         Logger,
+        /// A hook.
+        Hook,
     }
 }
 

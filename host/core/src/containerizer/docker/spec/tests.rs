@@ -185,6 +185,7 @@ fn parameters_replace_what_the_agent_sets_but_not_its_labels() {
         agent: "one",
         number: 7,
         environment: BTreeMap::from([("A".into(), "logger".into()), ("B".into(), "logger".into())]),
+        hooked: BTreeMap::new(),
     };
     let complete = spec_.body(&request.id, &launch);
     assert_eq!(
@@ -197,15 +198,28 @@ fn parameters_replace_what_the_agent_sets_but_not_its_labels() {
 }
 
 #[test]
-fn variables_of_the_request_precede_those_of_the_logger() {
+fn variables_of_hooks_precede_those_of_the_request_and_these_those_of_the_logger() {
     let mut request = request();
-    request.command.environment.insert("A".into(), "request".into());
-    let launch =
-        Launch { agent: "one", number: 7, environment: BTreeMap::from([("A".into(), "logger".into())]) };
+    for name in ["A", "H"] {
+        request.command.environment.insert(name.into(), "request".into());
+    }
+    let all = |value: &str| -> BTreeMap<String, String> {
+        ["A", "H", "L", "MESOS_SANDBOX"].map(|name| (name.to_owned(), value.to_owned())).into()
+    };
+    let (mut environment, mut hooked) = (all("logger"), all("hook"));
+    environment.remove("H");
+    hooked.retain(|name, _| name != "A" && name != "L");
+    let launch = Launch { agent: "one", number: 7, environment, hooked };
     let complete = spec(&request).unwrap().body(&request.id, &launch);
     assert_eq!(
         complete["Env"],
-        json!(["A=request", "MESOS_CONTAINER_NAME=mesos-web", "MESOS_SANDBOX=/mnt/mesos/sandbox"])
+        json!([
+            "A=request",
+            "MESOS_CONTAINER_NAME=mesos-web",
+            "MESOS_SANDBOX=/mnt/mesos/sandbox",
+            "H=hook",
+            "L=logger",
+        ])
     );
 }
 
