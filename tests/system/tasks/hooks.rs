@@ -1,12 +1,12 @@
 //! Hooks of executors and tasks.
 
 use std::process::Command;
-use std::time::Instant;
 
 use cofferdam_core::config::FailPolicy;
 use cofferdam_plugin_model::Method;
-use cofferdam_tests::assert_contains;
+use cofferdam_tests::daemon::TIMEOUT;
 use cofferdam_tests::world::{id, object};
+use cofferdam_tests::{assert_contains, watch};
 use nix::sys::stat::Mode;
 
 use super::*;
@@ -23,7 +23,8 @@ fn world(mut table: Json) -> World {
 
 /// The recorded calls of a method, in order.
 fn calls(world: &World, method: Method) -> Vec<Json> {
-    let journal = text(&world.directory().join("journal"));
+    // It is created by the first call.
+    let journal = fs::read_to_string(world.directory().join("journal")).unwrap_or_default();
     // The last line may not be complete yet.
     let calls = journal.lines().filter_map(|line| serde_json::from_str::<Json>(line).ok());
     calls.filter(|call| call["method"] == method.name()).collect()
@@ -31,16 +32,11 @@ fn calls(world: &World, method: Method) -> Vec<Json> {
 
 /// Waits until a method was called so often.
 fn wait_for_calls(world: &World, daemon: &Daemon, method: Method, count: usize) -> Vec<Json> {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    loop {
-        let calls = calls(world, method);
-        if calls.len() >= count {
-            return calls;
-        }
-        // The call follows the last acknowledgement, and is no event of the agent.
-        assert!(Instant::now() < deadline, "{method}: {calls:?}\n{}", daemon.log());
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    let has_enough = || calls(world, method).len() >= count;
+    let is_enough = watch::until(world.directory(), TIMEOUT, has_enough);
+    let calls = calls(world, method);
+    assert!(is_enough, "{method}: {calls:?}\n{}", daemon.log());
+    calls
 }
 
 /// Launches the task `a`, and receives its updates until it has ended.

@@ -210,7 +210,6 @@ mod tests {
     macro_rules! root {
         ($name:ident { $($before:ident),* ; $last:ident ; $($after:ident),* }) => {
             #[expect(
-                non_local_definitions,
                 dead_code,
                 reason = "expansion of abi_stable, of which only the layout is used"
             )]
