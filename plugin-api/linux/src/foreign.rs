@@ -10,10 +10,11 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Component, Path};
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, fstat, mkdirat, openat, openat2,
-    unlinkat,
+    AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, fstat, mkdirat, openat,
+    openat2, unlinkat,
 };
 use rustix::io::Errno;
+use rustix::process::geteuid;
 
 /// How a path below a directory is resolved. No way leads out of the directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +36,9 @@ pub enum OpenError {
     /// It is a directory, a device, a FIFO or a socket.
     #[error("it is not a regular file")]
     NotRegular,
+    /// Another directory was put in the place of one that was being created.
+    #[error("it was replaced while it was created")]
+    Replaced,
     /// A system call failed.
     #[error(transparent)]
     System(io::Error),
@@ -113,14 +117,18 @@ pub fn create_directories(
         };
         here = match find(&here, name, Resolve::WithoutLinks) {
             Err(error) if error.is_missing() => {
-                match mkdirat(&here, name, Mode::from_raw_mode(0o755)) {
-                    // Somebody else has created it.
-                    Ok(()) | Err(Errno::EXIST) => {}
+                let is_own = match mkdirat(&here, name, Mode::from_raw_mode(0o755)) {
+                    Ok(()) => true,
+                    // Somebody else has created it, whose it stays.
+                    Err(Errno::EXIST) => false,
                     Err(errno) => return Err(errno.into()),
-                }
+                };
                 let made = find(&here, name, Resolve::WithoutLinks)?;
                 check_kind(&made, FileType::Directory)?;
-                change_owner(&made, owner)?;
+                if is_own && owner.is_some() {
+                    check_new(&made)?;
+                    change_owner(&made, owner)?;
+                }
                 made
             }
             other => other?,
@@ -156,6 +164,21 @@ pub fn create_file(
 fn change_owner(of: &OwnedFd, owner: Option<(u32, u32)>) -> Result<(), Errno> {
     let Some((uid, gid)) = owner else { return Ok(()) };
     chownat(of, c"", Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::EMPTY_PATH)
+}
+
+/// Checks that a directory can be the one that was just created: there is no way to create one and have it open at once, so
+/// whoever writes to the directory above may have put another one there. An empty one that belongs to this process could
+/// as well have been removed and created again.
+fn check_new(made: &OwnedFd) -> Result<(), OpenError> {
+    if fstat(made)?.st_uid != geteuid().as_raw() {
+        return Err(OpenError::Replaced);
+    }
+    for entry in Dir::new(reopen(made, OFlags::RDONLY | OFlags::DIRECTORY)?)? {
+        if !matches!(entry?.file_name().to_bytes(), b"." | b"..") {
+            return Err(OpenError::Replaced);
+        }
+    }
+    Ok(())
 }
 
 fn check_kind(found: impl AsFd, kind: FileType) -> Result<(), OpenError> {
@@ -299,5 +322,48 @@ mod tests {
         assert_eq!(open(&root, "absolute", Resolve::InRoot).unwrap(), "text");
         assert!(matches!(open(&root, "absolute", Resolve::Beneath), Err(OpenError::Outside)));
         assert!(matches!(open(&root, "inside", Resolve::WithoutLinks), Err(OpenError::Outside)));
+    }
+
+    /// Somebody moves a directory of root to the name all the time, and back.
+    #[test]
+    fn only_a_directory_that_was_created_changes_its_owner() {
+        use std::os::unix::fs::MetadataExt;
+        use std::sync::atomic::{AtomicBool, Ordering};
+
+        use rustix::fs::{RenameFlags, renameat_with};
+
+        if !geteuid().is_root() {
+            eprintln!("SKIPPED: changing owners needs root");
+            return;
+        }
+        let base = tempfile::tempdir().unwrap();
+        let [victim, name] = ["victim", "new"].map(|name| base.path().join(name));
+        fs::create_dir(&victim).unwrap();
+        fs::write(victim.join("file"), "").unwrap();
+        let directory = directory(base.path()).unwrap();
+        let done = AtomicBool::new(false);
+        let (mut created, mut other) = (0, 0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    for (from, to) in [(&victim, &name), (&name, &victim)] {
+                        // Fails if the other thread has created it.
+                        let _ = renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE);
+                    }
+                }
+            });
+            for _ in 0..2000 {
+                match create_directories(&directory, Path::new("new"), Some((1234, 1234))) {
+                    Ok(made) if fstat(&made).unwrap().st_uid == 1234 => created += 1,
+                    _ => other += 1,
+                }
+                // Fails for the one with a file.
+                drop(fs::remove_dir(&name));
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        eprintln!("created: {created}, others: {other}");
+        let found = [&victim, &name].into_iter().find(|path| path.join("file").exists()).unwrap();
+        assert_eq!(fs::metadata(found).unwrap().uid(), 0);
     }
 }
