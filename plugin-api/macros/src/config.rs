@@ -21,7 +21,8 @@ fn describe(input: &DeriveInput) -> syn::Result<TokenStream> {
         Data::Struct(data) => {
             let fields = match &data.fields {
                 Fields::Named(fields) => {
-                    fields.named.iter().map(|f| field(f, &container)).collect::<syn::Result<Vec<_>>>()?
+                    let fields = fields.named.iter().map(|f| keys(f, &container));
+                    fields.collect::<syn::Result<Vec<_>>>()?.concat()
                 }
                 Fields::Unit => Vec::new(),
                 Fields::Unnamed(fields) => {
@@ -43,6 +44,9 @@ fn describe(input: &DeriveInput) -> syn::Result<TokenStream> {
                         "a variant of a configuration enum must not have fields, as its values are strings",
                     ));
                 }
+                if let [_, ..] = &Serde::of(&variant.attrs)?.aliases[..] {
+                    return Err(syn::Error::new_spanned(variant, "a value must not have an alias"));
+                }
                 choices.push(container.name_of(&variant.ident.to_string(), &variant.attrs, true)?);
             }
             quote!(Schema::Choice(&[#(#choices),*]))
@@ -61,22 +65,34 @@ fn describe(input: &DeriveInput) -> syn::Result<TokenStream> {
     })
 }
 
-fn field(field: &Field, container: &Serde) -> syn::Result<TokenStream> {
+/// The keys that set a field: its name, and its aliases.
+fn keys(field: &Field, container: &Serde) -> syn::Result<Vec<TokenStream>> {
     let Some(ident) = &field.ident else {
         return Err(syn::Error::new_spanned(field, "expected a named field"));
     };
     let name = container.name_of(&ident.to_string(), &field.attrs, false)?;
-    let default = container.default || Serde::of(&field.attrs)?.default;
-    let description = documentation(&field.attrs);
+    let Serde { default, aliases, .. } = Serde::of(&field.attrs)?;
+    let default = container.default || default;
+    if !aliases.is_empty() && !default {
+        return Err(syn::Error::new_spanned(
+            field,
+            "a field with an alias must have a default, as either of two keys cannot be required",
+        ));
+    }
     let ty = &field.ty;
-    Ok(quote! {
-        Field {
-            name: #name,
-            description: #description,
-            optional: #default || <#ty as ::cofferdam_plugin_api::PluginConfig>::SCHEMA.is_optional(),
-            schema: <#ty as ::cofferdam_plugin_api::PluginConfig>::SCHEMA,
+    let key = |name: &str, description: String| {
+        quote! {
+            Field {
+                name: #name,
+                description: #description,
+                optional: #default || <#ty as ::cofferdam_plugin_api::PluginConfig>::SCHEMA.is_optional(),
+                schema: <#ty as ::cofferdam_plugin_api::PluginConfig>::SCHEMA,
+            }
         }
-    })
+    };
+    let of_alias = |alias: &String| key(alias, format!("Another name of `{name}`."));
+    let keys = std::iter::once(key(&name, documentation(&field.attrs))).chain(aliases.iter().map(of_alias));
+    Ok(keys.collect())
 }
 
 fn documentation(attributes: &[Attribute]) -> String {
@@ -96,6 +112,7 @@ struct Serde {
     default: bool,
     deny_unknown_fields: bool,
     rename: Option<String>,
+    aliases: Vec<String>,
     rename_all: Option<String>,
 }
 
@@ -113,6 +130,8 @@ impl Serde {
                     found.deny_unknown_fields = true;
                 } else if meta.path.is_ident("rename") {
                     found.rename = Some(meta.value()?.parse::<syn::LitStr>()?.value());
+                } else if meta.path.is_ident("alias") {
+                    found.aliases.push(meta.value()?.parse::<syn::LitStr>()?.value());
                 } else if meta.path.is_ident("rename_all") {
                     found.rename_all = Some(meta.value()?.parse::<syn::LitStr>()?.value());
                 } else if meta.path.is_ident("with") {
