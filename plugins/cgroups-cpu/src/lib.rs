@@ -22,8 +22,10 @@ struct Cpu {
 struct Config {
     /// Whether a container without a `cpus` limit is limited to what it requests. Otherwise it may use all CPU time that
     /// others leave idle.
+    #[serde(alias = "cgroups_enable_cfs")]
     cfs: bool,
     /// Whether usage includes the numbers of processes and threads.
+    #[serde(alias = "cgroups_cpu_enable_pids_and_tids_count")]
     count_processes: bool,
     /// Whether usage has for how long processes waited for a CPU.
     psi: bool,

@@ -23,6 +23,7 @@ struct Config {
     /// pseudoterminals, and the creation of any device file.
     standard: bool,
     /// Further devices of the host, each with a `path` and, optionally, an `access` of `r`, `w` and `m`.
+    #[serde(alias = "allowed_devices")]
     allowed: Vec<Device>,
     /// Further devices by number, such as `c 195:* rw`.
     rules: Vec<String>,

@@ -34,6 +34,7 @@ struct Config {
     /// The smallest memory limit; a smaller request is raised to it.
     minimum: Size,
     /// Whether swap counts against the limit. Otherwise a container may use all swap of the host.
+    #[serde(alias = "cgroups_limit_swap")]
     limit_swap: bool,
     /// Whether usage has the numbers of pressure events: on cgroup v1 of each level, on v2 of each limit.
     pressure: bool,

@@ -41,3 +41,18 @@ impl Handles {
         class(self.first)..=class(self.last)
     }
 }
+
+/// The first and the last of two numbers that a comma separates, each decimal or, after `0x`, hexadecimal.
+pub fn range(text: &str) -> Result<(u16, u16)> {
+    let number = |text: &str| match text.trim().strip_prefix("0x") {
+        Some(digits) => u16::from_str_radix(digits, 16),
+        None => text.trim().parse(),
+    };
+    let range =
+        text.split_once(',').and_then(|(first, last)| Some((number(first).ok()?, number(last).ok()?)));
+    range.ok_or_else(|| {
+        Error::new(format!(
+            "`cgroups_net_cls_secondary_handles` is `{text}`; expected two numbers from 1 to 65535, such as `0x0001,0x1000`"
+        ))
+    })
+}

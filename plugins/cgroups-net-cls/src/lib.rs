@@ -25,11 +25,14 @@ struct NetCls {
 #[serde(deny_unknown_fields, default)]
 struct Config {
     /// Primary handle of all classes. Without it, containers get a cgroup and no class.
+    #[serde(alias = "cgroups_net_cls_primary_handle")]
     primary_handle: Option<u16>,
     /// First secondary handle, by default 1.
     first_secondary_handle: Option<u16>,
     /// Last secondary handle, by default 65535.
     last_secondary_handle: Option<u16>,
+    /// First and last secondary handle as in Mesos, such as `0x0001,0x1000`.
+    cgroups_net_cls_secondary_handles: Option<String>,
 }
 
 /// What is kept of a container.
@@ -46,11 +49,22 @@ impl Isolator for NetCls {
     type Config = Config;
 
     fn create(config: Config, host: Host) -> Result<Self> {
-        let Config { primary_handle, first_secondary_handle, last_secondary_handle } = config;
-        Ok(Self {
-            handles: Handles::of(primary_handle, first_secondary_handle, last_secondary_handle)?,
-            host,
-        })
+        let Config { primary_handle, first_secondary_handle: first, last_secondary_handle: last, .. } =
+            config;
+        let (first, last) = match &config.cgroups_net_cls_secondary_handles {
+            None => (first, last),
+            Some(text) if first.is_none() && last.is_none() => {
+                let (first, last) = handles::range(text)?;
+                (Some(first), Some(last))
+            }
+            Some(_) => {
+                return Err(Error::new(
+                    "`cgroups_net_cls_secondary_handles` is another form of `first_secondary_handle` and \
+                     `last_secondary_handle`; set either",
+                ));
+            }
+        };
+        Ok(Self { handles: Handles::of(primary_handle, first, last)?, host })
     }
 
     fn recover(&self, request: &RecoverRequest) -> Result<Recovery> {

@@ -136,6 +136,17 @@ fn a_host_without_the_controller_is_named_and_no_class_is_leased() {
 }
 
 #[test]
+fn handles_may_be_given_as_to_mesos() {
+    let (first, last) = handles::range(" 0x0010, 32").unwrap();
+    assert_eq!((first, last), (16, 32));
+    let classes = Handles::of(Some(0x12), Some(first), Some(last)).unwrap().unwrap().classes();
+    assert_eq!(classes, 0x12_0010..=0x12_0020);
+    let table =
+        json!({ "cgroups_net_cls_primary_handle": 0x12, "cgroups_net_cls_secondary_handles": "0x10,0x20" });
+    assert!(PluginHarness::<NetCls>::isolator(table).is_ok());
+}
+
+#[test]
 fn bad_configurations_are_refused() {
     for (config, complaint) in [
         (json!({ "primary_handle": 65_536 }), "invalid value"),
@@ -147,6 +158,20 @@ fn bad_configurations_are_refused() {
         ),
         (json!({ "last_secondary_handle": 4 }), "secondary handles need a `primary_handle`"),
         (json!({ "primary": 1 }), "unknown field `primary`"),
+        (
+            json!({ "primary_handle": 1, "cgroups_net_cls_secondary_handles": "1" }),
+            "`cgroups_net_cls_secondary_handles` is `1`; expected two numbers",
+        ),
+        (
+            json!({ "primary_handle": 1, "cgroups_net_cls_secondary_handles": "0x10,0x10000" }),
+            "expected two numbers",
+        ),
+        (
+            json!({
+                "primary_handle": 1, "last_secondary_handle": 2, "cgroups_net_cls_secondary_handles": "1,2",
+            }),
+            "set either",
+        ),
     ] {
         let refused = PluginHarness::<NetCls>::isolator(config.clone()).err().unwrap();
         assert!(refused.message.contains(complaint), "{config} gave: {refused}");

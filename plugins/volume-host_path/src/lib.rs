@@ -30,6 +30,7 @@ struct Config {
     /// resolved first.
     allowed_paths: Option<Vec<PathBuf>>,
     /// Directories of the host in which missing directories are created for containers that mount them.
+    #[serde(alias = "host_path_volume_force_creation")]
     force_creation: Vec<PathBuf>,
 }
 

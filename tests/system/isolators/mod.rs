@@ -12,6 +12,7 @@ mod docker_volume;
 mod environment_secret;
 mod filesystem_shared;
 mod ipc;
+mod mesos_flags;
 mod nnp;
 mod perf_event;
 mod rlimits;
