@@ -79,7 +79,7 @@ pub mod space;
 pub mod testing;
 pub mod volume;
 
-pub use cofferdam_linux::{capability, devices, foreign, measure, perf, quota, tree};
+pub use cofferdam_linux::{capability, devices, foreign, measure, perf, quota, resource_limit, tree};
 pub use cofferdam_plugin_macros::{PluginConfig, hook, isolator, logger};
 pub use cofferdam_plugin_model as model;
 

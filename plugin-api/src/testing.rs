@@ -34,13 +34,15 @@ use std::time::{Duration, SystemTime};
 
 use abi_stable::sabi_trait::TD_Opaque;
 use abi_stable::std_types::{RResult, RSlice, RStr};
+use cofferdam_linux::capability::OwnSets;
+use cofferdam_linux::resource_limit;
 use cofferdam_plugin_abi::{Answer, Call, Failure, HookBox, HostBox, IsolatorBox, LoggerBox};
 use cofferdam_plugin_model as model;
 use model::{
-    AgentInfo, Container, ContainerDetails, ContainerId, DockerLaunch, DockerLaunchReply, ExecutorDetails,
-    ExecutorEnvironment, ExecutorEnvironmentReply, Limitation, LoggerReply, Method, Parent, PostFetch,
-    PrepareReply, RecoverReply, Recovered, Resources, StateReply, Status, TaskStatus, TaskStatusReply,
-    TerminationDetails, Usage,
+    AgentInfo, AgentProcess, Container, ContainerDetails, ContainerId, DockerLaunch, DockerLaunchReply,
+    ExecutorDetails, ExecutorEnvironment, ExecutorEnvironmentReply, Limitation, LoggerReply, Method, Parent,
+    PostFetch, PrepareReply, RecoverReply, Recovered, Resources, StateReply, Status, TaskStatus,
+    TaskStatusReply, TerminationDetails, Usage,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
@@ -250,7 +252,18 @@ fn agent() -> AgentInfo {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         features: model::FEATURES.iter().map(|&feature| feature.to_owned()).collect(),
         launcher: "linux".to_owned(),
+        process: process(),
         ..AgentInfo::default()
+    }
+}
+
+/// That of the test.
+fn process() -> AgentProcess {
+    let sets = OwnSets::read().unwrap_or(OwnSets { permitted: 0, bounding: 0 });
+    AgentProcess {
+        permitted_capabilities: sets.permitted,
+        bounding_capabilities: sets.bounding,
+        hard_limits: resource_limit::own_hard_limits(),
     }
 }
 

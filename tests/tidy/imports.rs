@@ -189,6 +189,7 @@ const LINUX: &[Row] = &[
     ("namespace", &[]),
     ("own_table", &[]),
     ("perf", &[]),
+    ("resource_limit", &[]),
     ("signal", &[]),
     ("pidfd_info", &[]),
     ("tree", &["descent"]),

@@ -136,6 +136,34 @@ fn the_host_does_not_depend_on_single_plugins() {
     }
 }
 
+/// A plugin may be in another process than the agent.
+#[test]
+fn plugins_know_of_the_agent_what_it_tells_them() {
+    const WORDS: [&str; 8] = [
+        "OwnSets",
+        "own_hard_limits",
+        "/proc/self/status",
+        "/proc/self/limits",
+        "/proc/self/cgroup",
+        "/proc/self/mountinfo",
+        "env::",
+        "current_dir",
+    ];
+    for path in sources("plugins").into_iter().filter(|path| !path.ends_with("tests.rs")) {
+        let code = text(&path);
+        let code = code.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+        for line in code.lines().filter(|line| !line.trim_start().starts_with("//")) {
+            for word in WORDS {
+                assert!(
+                    !line.contains(word),
+                    "{} uses its own process, not `Host::agent`: {line}",
+                    name(&path)
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn the_tables_of_plugins_have_all_of_them() {
     let name_of = |(path, _): (PathBuf, String)| {

@@ -7,8 +7,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cofferdam_linux::boot::BootId;
+use cofferdam_linux::capability::OwnSets;
 use cofferdam_linux::cgroup::Cgroups;
-use cofferdam_plugin_model::{AgentInfo, FEATURES, Kind, LINUX_LAUNCHER, Method};
+use cofferdam_linux::resource_limit::own_hard_limits;
+use cofferdam_plugin_model::{AgentInfo, AgentProcess, FEATURES, Kind, LINUX_LAUNCHER, Method};
 use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
@@ -488,7 +490,7 @@ fn build(
         Arc::new(Store::open(config.plugin_store.as_ref().unwrap_or(&work_dir.join("plugins"))))
     });
     let services = Arc::new(Services::default());
-    let agent = agent_info(config, cgroup_root, &cgroups, launcher.companion_cgroup());
+    let agent = agent_info(config, cgroup_root, &cgroups, launcher.companion_cgroup())?;
     let env =
         PluginEnv { runtime_dir: ledger.runtime_dir(), work_dir: &work_dir, agent, events: events.clone() };
     let loaded = plugins(job, config, &store, &services, &env);
@@ -742,7 +744,7 @@ fn agent_info(
     cgroup_root: PathBuf,
     cgroups: &Cgroups,
     companion_cgroup: Option<PathBuf>,
-) -> AgentInfo {
+) -> Result<AgentInfo, StartError> {
     let host = rustix::system::sysinfo();
     #[expect(clippy::cast_precision_loss, reason = "exact up to 8 PiB")]
     let mem = host.totalram as f64 * f64::from(host.mem_unit) / (1 << 20) as f64;
@@ -751,7 +753,9 @@ fn agent_info(
     let resources = Resources::default().with("cpus", cpus as f64).with("mem", mem.floor());
     let is_linux = config.launcher == LauncherKind::Linux;
     let features = FEATURES.iter().filter(|&&feature| is_linux || feature != LINUX_LAUNCHER);
-    AgentInfo {
+    let sets = OwnSets::read()
+        .map_err(|source| StartError::Kernel { what: "the capabilities of its own process", source })?;
+    Ok(AgentInfo {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         features: features.map(ToString::to_string).collect(),
         launcher: config.launcher.name().to_owned(),
@@ -759,7 +763,12 @@ fn agent_info(
         resources,
         chain: config.isolators.iter().map(|plugin| plugin.name.clone()).collect(),
         companion_cgroup,
-    }
+        process: AgentProcess {
+            permitted_capabilities: sets.permitted,
+            bounding_capabilities: sets.bounding,
+            hard_limits: own_hard_limits(),
+        },
+    })
 }
 
 fn create_directory(path: &Path) -> Result<PathBuf, StartError> {

@@ -28,6 +28,7 @@ pub mod perf;
 mod pidfd_info;
 pub mod process;
 pub mod quota;
+pub mod resource_limit;
 mod signal;
 pub mod spawn;
 pub mod tree;

@@ -4,7 +4,17 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{StatVfsMountFlags, statvfs};
+
+/// Whether nothing can be executed, and no library be loaded, from the mount that a path is on.
+///
+/// # Errors
+/// The error of statvfs(3).
+pub fn is_noexec(path: &Path) -> io::Result<bool> {
+    Ok(statvfs(path)?.f_flag.contains(StatVfsMountFlags::NOEXEC))
+}
 
 /// One mount.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -47,6 +47,20 @@ pub struct AgentInfo {
     /// Directory of the cgroup for processes that plugins start and that outlive the agent; absolute, v1 or v2. `None` if
     /// the agent manages no cgroups. Feature `agent.companions`.
     pub companion_cgroup: Option<PathBuf>,
+    /// What limits what it can give to containers. A plugin need not be in its process. Feature `agent.process`.
+    pub process: AgentProcess,
+}
+
+/// The attributes of an agent's process that bound those of its containers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AgentProcess {
+    /// Its permitted capabilities: bit n for capability n.
+    pub permitted_capabilities: u64,
+    /// Its bounding capabilities: bit n for capability n.
+    pub bounding_capabilities: u64,
+    /// Its hard resource limits, by name without `RLIMIT_`, such as `NOFILE`. Those that are unlimited are missing.
+    pub hard_limits: BTreeMap<String, u64>,
 }
 
 /// Request of `recover`.

@@ -30,8 +30,8 @@ pub use container::{
     VolumeSource,
 };
 pub use exchange::{
-    AgentInfo, CreateRequest, Limitation, LogFiles, LoggerReply, PrepareReply, RecoverReply, RecoverRequest,
-    Recovered, StateReply, Status, Stream, UpdateRequest, Usage, Verdict,
+    AgentInfo, AgentProcess, CreateRequest, Limitation, LogFiles, LoggerReply, PrepareReply, RecoverReply,
+    RecoverRequest, Recovered, StateReply, Status, Stream, UpdateRequest, Usage, Verdict,
 };
 pub use hook::{
     DockerLaunch, DockerLaunchReply, DockerParameter, ExecutorDetails, ExecutorEnvironment,

@@ -10,6 +10,7 @@ use serde_json::Value as Json;
 /// [`LINUX_LAUNCHER`] if it has another launcher.
 pub const FEATURES: &[&str] = &[
     "agent.companions",
+    "agent.process",
     "container.bounding_capabilities",
     "container.image_root",
     "container.sandbox_path",

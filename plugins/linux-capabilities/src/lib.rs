@@ -9,7 +9,7 @@ mod tests;
 
 use std::collections::BTreeSet;
 
-use cofferdam_plugin_api::capability::{NAMES, OwnSets};
+use cofferdam_plugin_api::capability::NAMES;
 use cofferdam_plugin_api::config::Schema;
 use cofferdam_plugin_api::model::ContainerClass;
 use cofferdam_plugin_api::prelude::*;
@@ -19,6 +19,8 @@ use crate::sets::{Set, Sets};
 struct Capabilities {
     /// Of containers that request none, and the upper bound of what they may request.
     configured: Sets,
+    /// Permitted capabilities of the agent, which are the most that it can give.
+    agent: u64,
 }
 
 #[derive(Default, Deserialize, PluginConfig)]
@@ -46,11 +48,11 @@ impl PluginConfig for Name {
 impl Isolator for Capabilities {
     const NAME: &'static str = "linux/capabilities";
     const NESTING: bool = true;
-    const FEATURES: &'static [&'static str] = &["launch.capabilities"];
+    const FEATURES: &'static [&'static str] = &["agent.process", "launch.capabilities"];
     const HANDLES: &'static [&'static str] = &["capabilities"];
     type Config = Config;
 
-    fn create(config: Config, _: Host) -> Result<Self> {
+    fn create(config: Config, host: Host) -> Result<Self> {
         let Config { effective_capabilities, allowed_capabilities, bounding_capabilities } = config;
         if effective_capabilities.is_some() && allowed_capabilities.is_some() {
             return Err(Error::new(
@@ -66,13 +68,13 @@ impl Isolator for Capabilities {
                 "`effective_capabilities` has {excess}, which `bounding_capabilities` has not; add it there, or remove it"
             )));
         }
-        let own = own_sets()?;
-        if let Some(missing) = configured.missing(own.permitted) {
+        let agent = host.agent().process.permitted_capabilities;
+        if let Some(missing) = configured.missing(agent) {
             return Err(Error::new(format!(
                 "`effective_capabilities` has {missing}, which the agent itself has not; remove it, or start the agent with it"
             )));
         }
-        Ok(Self { configured })
+        Ok(Self { configured, agent })
     }
 
     fn prepare(&self, container: &NewContainer) -> Result<Prepared> {
@@ -85,13 +87,12 @@ impl Isolator for Capabilities {
             Some(parent) if requested.is_empty() => parent,
             _ => requested.within(&self.configured)?,
         };
-        let own = own_sets()?;
-        if let Some(missing) = sets.missing(own.permitted) {
+        if let Some(missing) = sets.missing(self.agent) {
             return Err(Error::new(format!(
                 "the container requests {missing} as effective, which the agent itself has not"
             )));
         }
-        Prepared::new().capabilities(sets.to_launch(own.permitted)).state(&sets)
+        Prepared::new().capabilities(sets.to_launch(self.agent)).state(&sets)
     }
 }
 
@@ -103,10 +104,6 @@ impl Capabilities {
             _ => Ok(None),
         }
     }
-}
-
-fn own_sets() -> Result<OwnSets> {
-    OwnSets::read().context("cannot read the capabilities of the agent")
 }
 
 /// A set of the configuration.

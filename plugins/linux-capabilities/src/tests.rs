@@ -1,4 +1,4 @@
-use cofferdam_plugin_api::capability;
+use cofferdam_plugin_api::capability::{self, OwnSets};
 use cofferdam_plugin_api::model;
 use cofferdam_plugin_api::testing::{PluginHarness, Refused};
 

@@ -15,7 +15,7 @@ mod tests;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use cofferdam_plugin_api::capability::{self, NAMES, OwnSets};
+use cofferdam_plugin_api::capability::{self, NAMES};
 use cofferdam_plugin_api::model::ContainerClass;
 use cofferdam_plugin_api::prelude::*;
 
@@ -31,15 +31,19 @@ struct Filters {
     default: String,
     disallow_unconfined: bool,
     kernel: (u32, u32),
+    /// Bounding capabilities of the agent.
+    agent: u64,
 }
 
 #[derive(Deserialize, PluginConfig)]
 #[serde(deny_unknown_fields, default)]
 struct Config {
     /// Directory of profiles in Docker's JSON format, which containers request by file name.
+    #[serde(alias = "seccomp_config_dir")]
     config_dir: Option<PathBuf>,
     /// Profile of containers that request none: a file in `config_dir`; `runtime/default`, which is part of the plugin; or
     /// `unconfined` for no filter.
+    #[serde(alias = "seccomp_profile_name")]
     profile_name: String,
     /// Whether to reject containers that request to have no filter.
     disallow_unconfined: bool,
@@ -63,18 +67,20 @@ impl Isolator for Filters {
     const NESTING: bool = true;
     // Rules depend on the capabilities that a container can have.
     const AFTER: &'static [&'static str] = &["linux/capabilities"];
-    const FEATURES: &'static [&'static str] = &["container.bounding_capabilities", "launch.seccomp"];
+    const FEATURES: &'static [&'static str] =
+        &["agent.process", "container.bounding_capabilities", "launch.seccomp"];
     const HANDLES: &'static [&'static str] = &["seccomp"];
     type Config = Config;
 
-    fn create(config: Config, _: Host) -> Result<Self> {
+    fn create(config: Config, host: Host) -> Result<Self> {
         let Config { config_dir, profile_name, disallow_unconfined } = config;
         let release = std::fs::read_to_string("/proc/sys/kernel/osrelease");
         let release = release.context("cannot read the version of the kernel")?;
         let kernel = document::kernel_version(&release)
             .ok_or_else(|| Error::new(format!("`{}` is not a version of the kernel", release.trim())))?;
-        let filters =
-            Self { store: Store::new(config_dir), default: profile_name, disallow_unconfined, kernel };
+        let agent = host.agent().process.bounding_capabilities;
+        let store = Store::new(config_dir);
+        let filters = Self { store, default: profile_name, disallow_unconfined, kernel, agent };
         if filters.default != UNCONFINED {
             let circumstances = filters.circumstances(None)?;
             filters
@@ -130,10 +136,9 @@ impl Filters {
         let capabilities = match bounding {
             Some(names) => names.clone(),
             None => {
-                let own = OwnSets::read().context("cannot read the capabilities of the agent")?.bounding;
                 let names = NAMES.iter().enumerate();
                 names
-                    .filter(|(number, _)| capability::contains(own, *number))
+                    .filter(|(number, _)| capability::contains(self.agent, *number))
                     .map(|(_, &name)| name.to_owned())
                     .collect()
             }

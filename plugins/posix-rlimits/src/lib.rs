@@ -13,6 +13,7 @@ use crate::limits::Bounds;
 
 struct Limits {
     defaults: BTreeMap<String, Rlimit>,
+    bounds: Bounds,
 }
 
 #[derive(Default, Deserialize, PluginConfig)]
@@ -36,17 +37,18 @@ struct Limit {
 impl Isolator for Limits {
     const NAME: &'static str = "posix/rlimits";
     const NESTING: bool = true;
+    const FEATURES: &'static [&'static str] = &["agent.process"];
     const HANDLES: &'static [&'static str] = &["rlimits"];
     type Config = Config;
 
-    fn create(config: Config, _: Host) -> Result<Self> {
+    fn create(config: Config, host: Host) -> Result<Self> {
         let limit = |(name, Limit { soft, hard })| (name, Rlimit { soft, hard });
         let defaults: BTreeMap<String, Rlimit> = config.defaults.into_iter().map(limit).collect();
-        let bounds = Bounds::read()?;
+        let bounds = Bounds::of(&host.agent().process)?;
         for (name, limit) in &defaults {
             bounds.check(name, limit).context(format!("`defaults.{name}` is invalid"))?;
         }
-        Ok(Self { defaults })
+        Ok(Self { defaults, bounds })
     }
 
     fn prepare(&self, container: &NewContainer) -> Result<Prepared> {
@@ -55,9 +57,8 @@ impl Isolator for Limits {
         if rlimits.is_empty() {
             return Ok(Prepared::new());
         }
-        let bounds = Bounds::read()?;
         for (name, limit) in &rlimits {
-            bounds.check(name, limit).context(format!("the resource limit `{name}` cannot be set"))?;
+            self.bounds.check(name, limit).context(format!("the resource limit `{name}` cannot be set"))?;
         }
         let mut prepared = Prepared::new();
         prepared.launch().rlimits = rlimits;

@@ -1,46 +1,25 @@
 //! Checks of resource limits before a launch.
 
+use std::collections::BTreeMap;
 use std::fs;
 
-use cofferdam_plugin_api::capability::{self, OwnSets};
-use cofferdam_plugin_api::model::Rlimit;
+use cofferdam_plugin_api::model::{AgentProcess, Rlimit};
 use cofferdam_plugin_api::prelude::*;
-
-/// Names of limits, and what they are called in `/proc/<pid>/limits`.
-const NAMES: [(&str, &str); 16] = [
-    ("AS", "Max address space"),
-    ("CORE", "Max core file size"),
-    ("CPU", "Max cpu time"),
-    ("DATA", "Max data size"),
-    ("FSIZE", "Max file size"),
-    ("LOCKS", "Max file locks"),
-    ("MEMLOCK", "Max locked memory"),
-    ("MSGQUEUE", "Max msgqueue size"),
-    ("NICE", "Max nice priority"),
-    ("NOFILE", "Max open files"),
-    ("NPROC", "Max processes"),
-    ("RSS", "Max resident set"),
-    ("RTPRIO", "Max realtime priority"),
-    ("RTTIME", "Max realtime timeout"),
-    ("SIGPENDING", "Max pending signals"),
-    ("STACK", "Max stack size"),
-];
+use cofferdam_plugin_api::{capability, resource_limit};
 
 /// What limits can be set to on this host.
 pub struct Bounds {
-    /// Text of `/proc/self/limits` if the agent cannot exceed its own hard limits.
-    own: Option<String>,
+    /// The hard limits of the agent, if it cannot exceed them. Those that are unlimited are missing.
+    own: BTreeMap<String, u64>,
     /// The kernel's limit for `NOFILE`.
     max_files: u64,
 }
 
 impl Bounds {
-    pub fn read() -> Result<Self> {
-        let sets = OwnSets::read().context("cannot read the capabilities of the agent")?;
+    pub fn of(agent: &AgentProcess) -> Result<Self> {
         let may_raise = capability::number("SYS_RESOURCE")
-            .is_some_and(|number| capability::contains(sets.permitted, number));
-        let own = (!may_raise).then(|| fs::read_to_string("/proc/self/limits")).transpose();
-        let own = own.context("cannot read `/proc/self/limits`")?;
+            .is_some_and(|number| capability::contains(agent.permitted_capabilities, number));
+        let own = if may_raise { BTreeMap::new() } else { agent.hard_limits.clone() };
         let max_files = fs::read_to_string("/proc/sys/fs/nr_open").context("cannot read `fs.nr_open`")?;
         let max_files = max_files.trim().parse().context("`fs.nr_open` is not a number")?;
         Ok(Self { own, max_files })
@@ -48,13 +27,13 @@ impl Bounds {
 
     /// Checks a limit.
     pub fn check(&self, name: &str, limit: &Rlimit) -> Result<()> {
-        let Some((_, line)) = NAMES.iter().find(|(known, _)| *known == name) else {
-            let known: Vec<&str> = NAMES.iter().map(|(known, _)| *known).collect();
+        if !resource_limit::names().any(|known| known == name) {
+            let known: Vec<&str> = resource_limit::names().collect();
             return Err(Error::new(format!(
                 "there is no resource limit `{name}`; expected one of {}",
                 known.join(", ")
             )));
-        };
+        }
         if limit.soft.is_some() != limit.hard.is_some() {
             return Err(Error::new("one of `soft` and `hard` is missing; set both, or none for no limit"));
         }
@@ -71,8 +50,7 @@ impl Bounds {
                 self.max_files
             )));
         }
-        let own = self.own.as_ref().and_then(|text| own_hard(text, line));
-        match own.filter(|own| hard > *own) {
+        match self.own.get(name).filter(|own| hard > **own) {
             Some(own) => Err(Error::new(format!(
                 "`hard` is {}, but the agent has neither the capability SYS_RESOURCE nor a hard limit above {own} itself; \
                  request at most that, or start the agent with a higher one",
@@ -81,12 +59,6 @@ impl Bounds {
             None => Ok(()),
         }
     }
-}
-
-/// The hard limit of a line; `None` if it is unlimited.
-fn own_hard(text: &str, line: &str) -> Option<u64> {
-    let values = text.lines().find_map(|text| text.strip_prefix(line))?;
-    values.split_whitespace().nth(1)?.parse().ok()
 }
 
 fn show(value: u64) -> String {
@@ -101,14 +73,10 @@ mod tests {
         Rlimit { soft: soft.into(), hard: hard.into() }
     }
 
-    const OWN: &str = "Limit                     Soft Limit           Hard Limit           Units     \n\
-                       Max file size             unlimited            unlimited            bytes     \n\
-                       Max open files            1024                 20000                files     \n\
-                       Max locked memory         8388608              8388608              bytes     \n";
-
     #[test]
     fn what_the_agent_cannot_exceed_is_refused_with_its_value() {
-        let bounds = Bounds { own: Some(OWN.to_owned()), max_files: 1 << 20 };
+        let own = [("NOFILE".to_owned(), 20_000), ("MEMLOCK".to_owned(), 8_388_608)].into();
+        let bounds = Bounds { own, max_files: 1 << 20 };
         for (name, value, expected) in [
             ("NOFILE", limit(10, 20_000), ""),
             ("NOFILE", limit(10, 20_001), "a hard limit above 20000 itself"),
@@ -131,17 +99,16 @@ mod tests {
 
     #[test]
     fn an_agent_that_may_raise_limits_is_bounded_by_the_kernel_only() {
-        let bounds = Bounds { own: None, max_files: 1 << 20 };
+        let number = capability::number("SYS_RESOURCE").unwrap();
+        let hard_limits = BTreeMap::from([("NOFILE".to_owned(), 1024), ("MEMLOCK".to_owned(), 0)]);
+        let agent =
+            |permitted_capabilities| AgentProcess { permitted_capabilities, ..AgentProcess::default() };
+        let bounded = Bounds::of(&AgentProcess { hard_limits: hard_limits.clone(), ..agent(0) }).unwrap();
+        assert!(bounded.check("NOFILE", &limit(1, 1025)).is_err());
+        let bounds = Bounds::of(&AgentProcess { hard_limits, ..agent(1 << number) }).unwrap();
+        let bounds = Bounds { max_files: 1 << 20, ..bounds };
         assert!(bounds.check("MEMLOCK", &limit(None, None)).is_ok());
         assert!(bounds.check("NOFILE", &limit(1, 1 << 20)).is_ok());
         assert!(bounds.check("NOFILE", &limit(1, (1 << 20) + 1)).is_err());
-    }
-
-    #[test]
-    fn every_limit_is_found_in_the_file_of_this_process() {
-        let text = fs::read_to_string("/proc/self/limits").unwrap();
-        for (name, line) in NAMES {
-            assert!(text.lines().any(|text| text.starts_with(line)), "{name}");
-        }
     }
 }
