@@ -1,5 +1,6 @@
 //! Pages in Markdown: the targets of their relative links and the files that they name must exist.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -101,4 +102,80 @@ fn files_that_are_named_exist() {
         }
     }
     assert!(missing.is_empty(), "files that are named and do not exist: {missing:#?}");
+}
+
+/// What the page of each plugin has to have, and how it begins there.
+const SECTIONS: [(&str, &[&str]); 6] = [
+    ("an example", &["```toml"]),
+    ("its keys", &["| Key | Default |", "It has no configuration"]),
+    ("its requirements", &["**Needs** "]),
+    ("its statistics", &["## Statistics", "**Statistics**: "]),
+    ("its limitations", &["## Limitations"]),
+    ("its differences from Mesos", &["## Differences from Mesos"]),
+];
+
+/// The names of the keys in the tables of a page that list them.
+fn keys(page: &str) -> BTreeSet<String> {
+    let lines = page.lines().skip_while(|line| !line.starts_with("| Key | Default |"));
+    let rows = lines.skip(2).take_while(|line| line.starts_with('|'));
+    let names = rows.filter_map(|row| row.split('|').nth(1));
+    names.flat_map(|names| code_spans(names)).collect()
+}
+
+/// The keys of a plugin's table, in its source: the fields of its type `Config`, and their aliases.
+fn configured(plugin: &Path) -> BTreeSet<String> {
+    let mut files: Vec<PathBuf> = fs::read_dir(plugin.join("src"))
+        .expect("a directory")
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.is_file())
+        .collect();
+    files.sort();
+    let texts = files.iter().map(|path| fs::read_to_string(path).expect("a source file"));
+    let Some(text) = texts.into_iter().find(|text| text.contains("struct Config {")) else {
+        return BTreeSet::new();
+    };
+    let body =
+        text.split_once("struct Config {").and_then(|(_, rest)| rest.split_once("\n}")).expect("a struct").0;
+    let mut found = BTreeSet::new();
+    for line in body.lines().map(str::trim) {
+        if let Some((_, alias)) = line.split_once("alias = \"") {
+            found.extend(alias.split_once('"').map(|(alias, _)| alias.to_owned()));
+        } else if !line.starts_with("//") && !line.starts_with("#[") {
+            let field = line.split_once(": ").map(|(name, _)| name.rsplit(' ').next().unwrap_or_default());
+            found.extend(field.map(str::to_owned));
+        }
+    }
+    found
+}
+
+#[test]
+fn the_page_of_each_plugin_has_all_sections_and_all_keys() {
+    let mut wrong = Vec::new();
+    let mut plugins: Vec<PathBuf> =
+        fs::read_dir(root().join("plugins")).expect("plugins").flatten().map(|entry| entry.path()).collect();
+    plugins.retain(|path| path.join("Cargo.toml").exists());
+    assert!(plugins.len() > 30, "only {} plugins", plugins.len());
+    for plugin in plugins {
+        let page = plugin.join("README.md");
+        let text = fs::read_to_string(&page).unwrap_or_default();
+        let purpose = text.lines().skip(1).find(|line| !line.is_empty()).unwrap_or_default();
+        if !text.starts_with("# ") || purpose.starts_with(['#', '`', '|']) {
+            wrong.push(format!("{}: begins with its name and its purpose", name(&page)));
+        }
+        for (section, beginnings) in SECTIONS {
+            let found =
+                text.lines().any(|line| beginnings.iter().any(|beginning| line.starts_with(beginning)));
+            if !found {
+                wrong.push(format!("{}: has {section}: {beginnings:?}", name(&page)));
+            }
+        }
+        let shown = keys(&text);
+        let missing: Vec<String> =
+            configured(&plugin).into_iter().filter(|key| !shown.contains(key)).collect();
+        if !missing.is_empty() {
+            wrong.push(format!("{}: lists all keys, also {missing:?}", name(&page)));
+        }
+    }
+    assert!(wrong.is_empty(), "not true: {wrong:#?}");
 }
