@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use cofferdam_linux::mounts::is_noexec;
 use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 
@@ -48,6 +49,14 @@ pub enum ProgramError {
         /// The program.
         path: PathBuf,
     },
+    /// Nothing can be executed from the file system of the copy.
+    #[error(
+        "the copy `{path}` of the executor program could not be executed, as its file system is mounted `noexec`; mount that of `work_dir` without this option, or choose another `work_dir`"
+    )]
+    NoExec {
+        /// The copy.
+        path: PathBuf,
+    },
     /// It cannot be copied.
     #[error("cannot copy the executor program to `{path}`")]
     Copy {
@@ -81,7 +90,11 @@ impl ExecutorProgram {
         (&mut file).take(MAX_SIZE).read_to_end(&mut content).map_err(read_error)?;
         let directory = to.join(HEXLOWER.encode(&Sha256::digest(&content)));
         let copy = directory.join(NAME);
-        write(&directory, &copy, &content).map_err(|source| ProgramError::Copy { path: copy, source })?;
+        let copy_error = |source| ProgramError::Copy { path: copy.clone(), source };
+        write(&directory, &copy, &content).map_err(copy_error)?;
+        if is_noexec(&copy).map_err(copy_error)? {
+            return Err(ProgramError::NoExec { path: copy });
+        }
         Ok(Some(Self { directory }))
     }
 

@@ -9,6 +9,7 @@ use abi_stable::StableAbi;
 use abi_stable::abi_stability::abi_checking::check_layout_compatibility;
 use abi_stable::library::{AbiHeaderRef, IsLayoutChecked, LibHeader, ROOT_MODULE_LOADER_NAME_WITH_NUL};
 use abi_stable::type_layout::TypeLayout;
+use cofferdam_linux::mounts::is_noexec;
 use cofferdam_plugin_abi::ModuleRef;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use parking_lot::Mutex;
@@ -29,6 +30,17 @@ pub enum LoadError {
         path: PathBuf,
         /// Message of the dynamic loader.
         reason: String,
+    },
+    /// Nothing can be executed from the file system of its private copy.
+    #[error(
+        "the private copy `{path}` of plugin `{name}` cannot be loaded, as its file system is mounted `noexec`; mount \
+         that of `work_dir` without this option, or choose another `work_dir`"
+    )]
+    NoExec {
+        /// The plugin.
+        name: String,
+        /// The private copy.
+        path: PathBuf,
     },
     /// It was built with an incompatible version of abi_stable.
     #[error("plugin `{name}` was built with an incompatible abi_stable; rebuild it against plugin API {api}")]
@@ -84,11 +96,15 @@ pub(super) fn load(name: &str, path: &Path, sha256: &str, layout: Layout) -> Res
 }
 
 fn open(name: &str, path: &Path, layout: Layout) -> Result<ModuleRef, LoadError> {
-    let open_error = |error: libloading::Error| LoadError::Open {
-        name: name.to_owned(),
-        path: path.to_owned(),
+    let open_error = |error: libloading::Error| {
+        let (name, path) = (name.to_owned(), path.to_owned());
+        // The message of the loader does not say it.
+        if is_noexec(&path).unwrap_or(false) {
+            return LoadError::NoExec { name, path };
+        }
         // The error of libloading names only the function that failed; its source is the message of the loader.
-        reason: std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string),
+        let reason = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+        LoadError::Open { name, path, reason }
     };
     // SAFETY: this runs the library's constructors. By configuring the plugin, the operator trusts its code with the
     // agent's privileges. Preflight has checked what can be checked without running it.

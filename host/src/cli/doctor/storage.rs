@@ -6,6 +6,7 @@ use std::path::Path;
 
 use cofferdam_core::error_chain;
 use cofferdam_core::provisioner::check_overlay;
+use cofferdam_linux::mounts::is_noexec;
 use cofferdam_linux::quota::{self, Kind};
 use rustix::fs::{Access, access, statvfs};
 
@@ -33,6 +34,7 @@ pub(super) fn findings(
     let mut findings = vec![
         directory("runtime_dir", runtime_dir),
         directory("work_dir", work_dir),
+        execution(existing(work_dir)),
         quotas(existing(work_dir)),
     ];
     if environment.is_root() {
@@ -74,6 +76,21 @@ fn directory(check: &'static str, path: &Path) -> Finding {
     match is_little(free, total) {
         true => Finding::warning(check, message, "remove files, or choose another file system"),
         false => Finding::ok(check, message),
+    }
+}
+
+/// Plugins are loaded, and executors executed, from copies in the work directory.
+fn execution(work_dir: &Path) -> Finding {
+    const CHECK: &str = "programs";
+    let shown = work_dir.display();
+    match is_noexec(work_dir) {
+        Ok(false) => Finding::ok(CHECK, format!("plugins can be loaded from `{shown}`")),
+        Ok(true) => Finding::failure(
+            CHECK,
+            format!("no plugin can be loaded from `{shown}`: its file system is mounted `noexec`"),
+            "mount it without this option, or set another `work_dir`",
+        ),
+        Err(error) => Finding::warning(CHECK, format!("not known: {error}"), "set another `work_dir`"),
     }
 }
 
