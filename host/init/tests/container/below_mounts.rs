@@ -2,16 +2,13 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
+use std::path::PathBuf;
 
 use cofferdam_init::plan::{Attributes, Operation, Plan};
 use cofferdam_init::report::Step;
-use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
+use crate::exchange::Exchange;
 use crate::harness::{Answer, Container, Fixture, Status, own, prints, privileged, run, write};
 
 fn filesystem(kind: &str, target: &str) -> Operation {
@@ -57,33 +54,6 @@ fn fixture() -> Fixture {
 fn assert_refused(plan: &Plan, step: Step, errno: i32, detail: &str) {
     let expected = Answer::Failed { step, errno, detail: detail.to_owned() };
     assert_eq!(run(own(), plan).answer, expected);
-}
-
-/// A thread that exchanges two names of a directory until it is dropped.
-struct Exchange {
-    done: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Exchange {
-    fn start(directory: &Path, names: [&str; 2]) -> Self {
-        let [a, b] = names.map(|name| directory.join(name));
-        let done = Arc::new(AtomicBool::new(false));
-        let stop = Arc::clone(&done);
-        let thread = thread::spawn(move || {
-            while !stop.load(Ordering::Relaxed) {
-                renameat_with(CWD, &a, CWD, &b, RenameFlags::EXCHANGE).unwrap();
-            }
-        });
-        Self { done, thread: Some(thread) }
-    }
-}
-
-impl Drop for Exchange {
-    fn drop(&mut self) {
-        self.done.store(true, Ordering::Relaxed);
-        drop(self.thread.take().map(JoinHandle::join));
-    }
 }
 
 const LAUNCHES: usize = 100;

@@ -6,12 +6,14 @@
 
 mod below_mounts;
 mod escape;
+mod exchange;
 mod filesystem;
 mod harness;
 mod hooks;
 mod keeper;
 mod nesting;
 mod privileges;
+mod races;
 mod spawn;
 mod start;
 mod supervise;
