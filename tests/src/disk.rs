@@ -1,8 +1,15 @@
 //! File systems that are full.
 
+use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use cofferdam_linux::mounts::Mount;
+use rustix::fs::statvfs;
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, UnmountFlags, mount_remount, unmount};
 
 /// What a file system can run out of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,9 +22,42 @@ pub enum Resource {
 
 /// Uses up a resource of a file system, until this is dropped.
 #[derive(Debug)]
-pub struct Full(Vec<PathBuf>);
+pub struct Full {
+    files: Vec<PathBuf>,
+    shrunk: Option<Shrunk>,
+}
+
+/// A tmpfs that has no more blocks than are used, and the size that it had.
+#[derive(Debug)]
+struct Shrunk {
+    directory: PathBuf,
+    size: u64,
+}
 
 impl Full {
+    /// Takes all free blocks from a tmpfs, without using memory for it.
+    ///
+    /// # Panics
+    /// If it cannot be remounted.
+    #[must_use]
+    pub fn shrink(directory: &Path) -> Self {
+        let size = statvfs(directory).map(|space| space.f_blocks * space.f_frsize).expect("a file system");
+        let shrunk = Shrunk { directory: directory.to_owned(), size };
+        loop {
+            let space = statvfs(directory).expect("a file system");
+            let used = (space.f_blocks - space.f_bfree) * space.f_frsize;
+            // A size of 0 is none.
+            match resize(directory, used.max(space.f_frsize)) {
+                // Somebody has written something meanwhile.
+                Err(Errno::INVAL) => {}
+                resized => {
+                    resized.expect("a tmpfs");
+                    return Self { files: Vec::new(), shrunk: Some(shrunk) };
+                }
+            }
+        }
+    }
+
     /// Creates files in a directory until there is nothing left of a resource.
     ///
     /// # Panics
@@ -42,7 +82,7 @@ impl Full {
             let path = directory.join(format!("{name}-{}", files.len()));
             let mut file = match File::create(&path) {
                 Err(error) if error.kind() == ErrorKind::StorageFull && resource == Resource::Inodes => {
-                    return Self(files);
+                    return Self { files, shrunk: None };
                 }
                 file => file.expect("a file"),
             };
@@ -52,7 +92,7 @@ impl Full {
                 for chunk in [1 << 16, 1] {
                     while file.write_all(&vec![b'x'; chunk]).is_ok() {}
                 }
-                return Self(files);
+                return Self { files, shrunk: None };
             }
         }
     }
@@ -64,13 +104,71 @@ impl Full {
     /// # Panics
     /// If there are not as many, or they cannot be removed.
     pub fn free(&mut self, count: usize) {
-        let kept = self.0.len().checked_sub(count).expect("as many files");
-        self.0.drain(kept..).for_each(|path| fs::remove_file(path).expect("a file"));
+        let kept = self.files.len().checked_sub(count).expect("as many files");
+        self.files.drain(kept..).for_each(|path| fs::remove_file(path).expect("a file"));
     }
 }
 
 impl Drop for Full {
     fn drop(&mut self) {
-        self.0.iter().for_each(|path| drop(fs::remove_file(path)));
+        self.files.iter().for_each(|path| drop(fs::remove_file(path)));
+        if let Some(Shrunk { directory, size }) = &self.shrunk {
+            // Fails if it was unmounted.
+            let _ = resize(directory, *size);
+        }
     }
+}
+
+fn resize(tmpfs: &Path, size: u64) -> Result<(), Errno> {
+    let options = CString::new(format!("size={size}")).expect("no NUL");
+    mount_remount(tmpfs, MountFlags::empty(), &*options)
+}
+
+/// A file system in a file, on a loop device. Detached on drop.
+#[derive(Debug)]
+pub struct Image {
+    directory: PathBuf,
+    device: PathBuf,
+}
+
+impl Image {
+    /// Creates a file of 1 GiB with a file system, and mounts it on a directory, which is created. `None` if the kernel has no
+    /// such file system.
+    ///
+    /// # Panics
+    /// If it cannot be created or mounted.
+    #[must_use]
+    pub fn mount(file: &Path, kind: &str, directory: &Path) -> Option<Self> {
+        let known = fs::read_to_string("/proc/filesystems").expect("a list");
+        if !known.lines().any(|line| line.trim() == kind) {
+            eprintln!("\n*** SKIPPED: this kernel has no {kind}, so it was NOT tested ***\n");
+            return None;
+        }
+        File::create(file).and_then(|file| file.set_len(1 << 30)).expect("a file");
+        fs::create_dir_all(directory).expect("a directory");
+        run(Command::new(format!("mkfs.{kind}")).arg("-q").arg(file));
+        run(Command::new("mount").args(["-t", kind, "-o", "loop"]).arg(file).arg(directory));
+        let table = fs::read_to_string("/proc/thread-self/mountinfo").expect("the mount table");
+        let mount = table.lines().filter_map(Mount::parse).find(|mount| mount.target == directory);
+        let device = mount.expect("it was just mounted").source.into();
+        Some(Self { directory: directory.to_owned(), device })
+    }
+
+    /// The block device.
+    #[must_use]
+    pub fn device(&self) -> &Path {
+        &self.device
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        // The kernel frees the loop device with it.
+        let _ = unmount(&self.directory, UnmountFlags::DETACH);
+    }
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {output:?}");
 }

@@ -37,9 +37,17 @@ impl Memory {
     /// # Panics
     /// If it cannot be mounted.
     pub fn mount(directory: &Path, options: &str) -> Self {
+        Self::mount_with(directory, MountFlags::empty(), options)
+    }
+
+    /// Likewise, with flags such as `NOSUID`.
+    ///
+    /// # Panics
+    /// If it cannot be mounted.
+    pub fn mount_with(directory: &Path, flags: MountFlags, options: &str) -> Self {
         fs::create_dir_all(directory).expect("a directory");
         let options = CString::new(format!("mode=0711,{options}")).expect("no NUL");
-        mount("test", directory, "tmpfs", MountFlags::empty(), Some(&*options)).expect("a tmpfs");
+        mount("test", directory, "tmpfs", flags, Some(&*options)).expect("a tmpfs");
         Self(directory.to_owned())
     }
 }

@@ -255,7 +255,7 @@ impl Round {
     }
 
     fn fill_or_free(&mut self, rng: &mut Rng) {
-        let kind = rng.u8(..3);
+        let kind = rng.u8(..4);
         if self.filled.take().is_some() {
             self.journal.add("there is space again");
             return;
@@ -264,9 +264,11 @@ impl Round {
         let (directory, resource) = match kind {
             0 => (&config.runtime_dir, Resource::Blocks),
             1 => (&config.runtime_dir, Resource::Inodes),
-            _ => (&config.work_dir, Resource::Inodes),
+            2 => (&config.work_dir, Resource::Inodes),
+            _ => (&config.work_dir, Resource::Blocks),
         };
-        self.filled = Some(Full::make(directory, resource));
+        // The work directory is large, as the copies of plugins are there.
+        self.filled = Some(if kind == 3 { Full::shrink(directory) } else { Full::make(directory, resource) });
         self.journal.add(format_args!("{resource:?} of {} are used up", directory.display()));
     }
 
