@@ -2,7 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails where its expectations do")]
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -164,4 +167,51 @@ fn nothing_is_mounted_over_the_directories_of_running_containers() {
         assert!(mount(&scratch).is_some());
         agent.shutdown().await;
     });
+}
+
+/// Root in a container leaves programs with the rights of root in its root file system.
+#[test]
+fn users_of_the_host_cannot_reach_what_containers_leave_in_scratch_directories() {
+    if !is_root("a container of root") {
+        return;
+    }
+    for memory in [None, Some(SIZE << 20)] {
+        let mut world = world();
+        world.config.scratch_memory = memory;
+        let scratch = world.config.work_dir.join("scratch");
+        // As far as the directories above are concerned.
+        fs::set_permissions(world.directory(), Permissions::from_mode(0o755)).unwrap();
+        with_agent(&world, async |agent| {
+            let line = "busybox cp /bin/busybox /raised && busybox chmod 4755 /raised && busybox chmod 777 / . && \
+                        /raised id -u && echo ready; sleep 1000";
+            agent.launch(request(&world, "web", line)).await.unwrap();
+            cofferdam_tests::wait_for_text(
+                &agent.inspect(&id("web")).unwrap().logs.stdout.unwrap(),
+                "0\nready",
+            );
+            let raised = find(&scratch, "raised").expect("it is in the layer of the container");
+            let run = |user: u32| Command::new(&raised).args(["id", "-u"]).uid(user).output();
+            assert!(run(0).unwrap().status.success());
+            assert_eq!(run(1234).unwrap_err().kind(), ErrorKind::PermissionDenied, "{}", raised.display());
+            agent.destroy(&id("web")).await.unwrap();
+            agent.remove(&id("web")).await.unwrap();
+            agent.shutdown().await;
+        });
+        assert_eq!(world.leftovers(), Vec::<String>::new());
+    }
+}
+
+/// The first file of a name below a directory.
+fn find(directory: &Path, name: &str) -> Option<PathBuf> {
+    let mut directories = vec![directory.to_owned()];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory).unwrap().flatten() {
+            match entry.file_type().unwrap() {
+                kind if kind.is_dir() => directories.push(entry.path()),
+                kind if kind.is_file() && entry.file_name() == name => return Some(entry.path()),
+                _ => {}
+            }
+        }
+    }
+    None
 }
