@@ -143,6 +143,7 @@ const EXECUTOR: &[Row] = &[
     ("wait_status", &[]),
     ("memory", &[]),
     ("signals", &[]),
+    ("entry", &[]),
     ("environment", &[]),
     ("message", &[]),
     ("status", &[]),
@@ -157,7 +158,10 @@ const EXECUTOR: &[Row] = &[
     ("probe", &["checks", "environment", "exchange", "http", "message"]),
     ("agent", &["environment", "exchange", "http", "message", "record_io", "session", "updates"]),
     ("executor", &["agent", "message", "status", "updates", "wait_status"]),
-    ("command", &["checks", "executor", "kill", "message", "probe", "process", "status", "wait_status"]),
+    (
+        "command",
+        &["checks", "entry", "executor", "kill", "message", "probe", "process", "status", "wait_status"],
+    ),
     (
         "default",
         &[

@@ -1,4 +1,5 @@
-//! The command executor: runs one task as its child, in the container that it is in.
+//! The command executor: runs one task as its child, in the container that it is in. The docker executor is the same with the
+//! program of an image in place of the task's command.
 
 mod machine;
 
@@ -10,6 +11,7 @@ use rustix::process::Pid;
 
 use self::machine::{Action, Machine};
 use crate::checks::{Kind, Outcome};
+use crate::entry::Entry;
 use crate::executor::{Executor, Host};
 use crate::message::{CommandInfo, Event, Target, Task};
 use crate::probe::Probe;
@@ -25,6 +27,8 @@ pub(crate) struct CommandExecutor {
     connections: Vec<(Kind, Probe)>,
     /// What the task was started with, which checks inherit.
     command: CommandInfo,
+    /// What is run in place of the command of the task.
+    entry: Option<Entry>,
 }
 
 /// A child that has not been reaped.
@@ -42,7 +46,14 @@ impl CommandExecutor {
             probes: Vec::new(),
             connections: Vec::new(),
             command: CommandInfo::default(),
+            entry: None,
         }
+    }
+
+    /// The docker executor.
+    pub(crate) fn of_image(host: &Host, entry: Entry) -> Self {
+        let machine = Machine::of_image(host.shutdown_grace);
+        Self { machine, entry: Some(entry), ..Self::new(host) }
     }
 
     fn act(&mut self, host: &mut Host, now: Instant) {
@@ -50,12 +61,16 @@ impl CommandExecutor {
             match action {
                 Action::Update(status) => host.update(&status),
                 Action::Start(command) => {
-                    let started = process::spawn(&command, [host.environment.as_slice()]);
+                    let environment = [host.environment.as_slice()];
+                    let started = match &self.entry {
+                        Some(entry) => process::spawn_entry(&entry.argv, &command, environment),
+                        None => process::spawn(&command, environment),
+                    };
                     self.command = command;
                     self.task = started.as_ref().ok().map(|pid| Running { pid: *pid, kind: () });
                     self.machine.started(started.map(|_| ()), now);
                 }
-                Action::Terminate => self.task.iter().for_each(|task| process::terminate(task.pid)),
+                Action::Terminate => self.terminate(),
                 Action::Kill => {
                     self.task.iter().for_each(|task| process::kill_group(task.pid));
                     process::kill_children();
@@ -67,6 +82,15 @@ impl CommandExecutor {
                 }
                 Action::Abort(kind) => self.abort(kind),
             }
+        }
+    }
+
+    fn terminate(&self) {
+        let Some(task) = &self.task else { return };
+        match &self.entry {
+            // As with `docker stop`, the others are up to the first process.
+            Some(entry) => process::signal(task.pid, entry.stop_signal),
+            None => process::terminate(task.pid),
         }
     }
 

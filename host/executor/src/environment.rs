@@ -8,6 +8,21 @@ use std::time::Duration;
 /// Variables that a task does not get: what the executor, and nobody else, talks to the agent with.
 pub(crate) const PRIVATE: [&str; 2] = ["MESOS_DOMAIN_SOCKET", "MESOS_EXECUTOR_AUTHENTICATION_TOKEN"];
 
+/// What the agent tells any executor, which is of no use to the program of an image.
+pub(crate) const OWN: [&str; 11] = [
+    "LIBPROCESS_PORT",
+    "MESOS_AGENT_ENDPOINT",
+    "MESOS_CHECKPOINT",
+    "MESOS_EXECUTOR_ID",
+    "MESOS_EXECUTOR_SHUTDOWN_GRACE_PERIOD",
+    "MESOS_FRAMEWORK_ID",
+    "MESOS_HTTP_COMMAND_EXECUTOR",
+    "MESOS_RECOVERY_TIMEOUT",
+    "MESOS_SLAVE_ID",
+    "MESOS_SLAVE_PID",
+    "MESOS_SUBSCRIPTION_BACKOFF_MAX",
+];
+
 /// How long an executor that has never been subscribed tries to, if the agent does not say.
 const REGISTRATION: Duration = Duration::from_secs(60);
 

@@ -1,4 +1,5 @@
-//! The executors of this project: the command executor for single tasks, and the default executor for task groups.
+//! The executors of this project: the command executor and the docker executor for single tasks, and the default executor for
+//! task groups.
 //!
 //! ```text
 //!  agent ◀── agent.rs (SUBSCRIBE, UPDATE) ──▶ run.rs ──▶ command.rs ──▶ process.rs: the task
@@ -21,6 +22,7 @@ mod agent;
 mod checks;
 mod command;
 mod default;
+mod entry;
 mod environment;
 mod exchange;
 mod executor;
@@ -46,6 +48,7 @@ use std::time::Instant;
 use self::agent::Agent;
 use self::command::CommandExecutor;
 use self::default::DefaultExecutor;
+use self::entry::Entry;
 use self::environment::Environment;
 use self::executor::{Host, log};
 use self::signals::Signals;
@@ -53,11 +56,14 @@ use self::updates::Updates;
 
 const USAGE: &str = "\
 usage: cofferdam-executor command | default
+       cofferdam-executor docker [--stop-signal SIGNAL] -- PROGRAM [ARGUMENT...]
 
 Runs tasks for the agent, which starts this program in the container of an executor.
 
   command  runs one task as a child process
   default  runs groups of tasks in nested containers
+  docker   runs one task that is the program of an image, in a container of an engine;
+           it is asked to end with SIGNAL, a name or a number, by default SIGTERM
 
 The agent is found through MESOS_DOMAIN_SOCKET or MESOS_AGENT_ENDPOINT; docs/operator.md has all variables.
 ";
@@ -68,22 +74,22 @@ const EX_USAGE: u8 = 64;
 /// The program.
 pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.collect();
-    let arguments: Vec<&str> = arguments.iter().filter_map(|argument| argument.to_str()).collect();
-    let kind = match arguments[..] {
-        ["command"] => Kind::Command,
-        ["default"] => Kind::Default,
-        ["--help" | "-h"] => {
+    let kind = match arguments.split_first() {
+        Some((mode, [])) if mode == "command" => Kind::Command,
+        Some((mode, [])) if mode == "default" => Kind::Default,
+        Some((mode, rest)) if mode == "docker" => match Entry::parse(rest) {
+            Some(entry) => Kind::Docker(entry),
+            None => return wrong_usage(),
+        },
+        Some((option, [])) if option == "--help" || option == "-h" => {
             print!("{USAGE}");
             return ExitCode::SUCCESS;
         }
-        ["--version"] => {
+        Some((option, [])) if option == "--version" => {
             println!("cofferdam-executor {}", env!("CARGO_PKG_VERSION"));
             return ExitCode::SUCCESS;
         }
-        _ => {
-            eprint!("{USAGE}");
-            return ExitCode::from(EX_USAGE);
-        }
+        _ => return wrong_usage(),
     };
     match execute(kind) {
         Ok(()) => ExitCode::SUCCESS,
@@ -94,9 +100,15 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
+fn wrong_usage() -> ExitCode {
+    eprint!("{USAGE}");
+    ExitCode::from(EX_USAGE)
+}
+
 enum Kind {
     Command,
     Default,
+    Docker(Entry),
 }
 
 fn execute(kind: Kind) -> Result<(), Box<dyn Error>> {
@@ -108,11 +120,17 @@ fn execute(kind: Kind) -> Result<(), Box<dyn Error>> {
         address: agent.address().clone(),
         executor_id: environment.executor_id,
         shutdown_grace: environment.shutdown_grace,
-        environment: process::task_environment(),
+        environment: match kind {
+            Kind::Docker(_) => process::image_environment(),
+            Kind::Command | Kind::Default => process::task_environment(),
+        },
         updates: Updates::default(),
     };
     match kind {
         Kind::Command => run::run(&mut CommandExecutor::new(&host), &mut host, &mut agent, &signals)?,
+        Kind::Docker(entry) => {
+            run::run(&mut CommandExecutor::of_image(&host, entry), &mut host, &mut agent, &signals)?;
+        }
         Kind::Default => run::run(&mut DefaultExecutor::new(&host), &mut host, &mut agent, &signals)?,
     }
     Ok(())

@@ -2,10 +2,11 @@
 
 #![allow(unsafe_code)]
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 
 use nix::sys::signal::SigSet;
@@ -15,7 +16,7 @@ use rustix::process::{
     set_child_subreaper, set_dumpable_behavior, setsid, wait,
 };
 
-use crate::environment::PRIVATE;
+use crate::environment::{OWN, PRIVATE};
 use crate::message::CommandInfo;
 use crate::wait_status::WaitStatus;
 
@@ -44,6 +45,13 @@ pub(crate) fn task_environment() -> Vec<(OsString, OsString)> {
     std::env::vars_os().filter(|(name, _)| !PRIVATE.iter().any(|private| name == private)).collect()
 }
 
+/// The environment that the program of an image gets: that of its container without anything that is for an executor.
+pub(crate) fn image_environment() -> Vec<(OsString, OsString)> {
+    let mut environment = task_environment();
+    environment.retain(|(name, _)| !OWN.iter().any(|own| name == own));
+    environment
+}
+
 /// Starts a command in a session and process group of its own. Later environments replace variables of earlier ones; the
 /// command's own come last.
 pub(crate) fn spawn<'e>(
@@ -56,14 +64,35 @@ pub(crate) fn spawn<'e>(
     if let Some(name) = argv.next() {
         command.arg0(name);
     }
-    command.args(argv).env_clear();
+    command.args(argv);
+    if let Some(directory) = &info.working_directory {
+        command.current_dir(directory);
+    }
+    start(command, info, environments)
+}
+
+/// As [`spawn`], with the program of an image in place of that of the command, and in the directory of this process.
+pub(crate) fn spawn_entry<'e>(
+    argv: &[OsString],
+    info: &CommandInfo,
+    environments: impl IntoIterator<Item = &'e [(OsString, OsString)]>,
+) -> Result<Pid, SpawnError> {
+    let (program, arguments) = argv.split_first().ok_or(SpawnError::NoValue)?;
+    let mut command = Command::new(program);
+    command.args(arguments);
+    start(command, info, environments)
+}
+
+fn start<'e>(
+    mut command: Command,
+    info: &CommandInfo,
+    environments: impl IntoIterator<Item = &'e [(OsString, OsString)]>,
+) -> Result<Pid, SpawnError> {
+    command.env_clear();
     for environment in environments {
         command.envs(environment.iter().map(|(name, value)| (name, value)));
     }
     command.envs(info.variables());
-    if let Some(directory) = &info.working_directory {
-        command.current_dir(directory);
-    }
     // SAFETY: the closure makes two system calls; it neither allocates nor takes locks.
     unsafe {
         command.pre_exec(|| {
@@ -73,8 +102,8 @@ pub(crate) fn spawn<'e>(
         });
     }
     let child = command.spawn().map_err(|source| SpawnError::Execute {
-        program: program.to_owned(),
-        directory: info.working_directory.clone().unwrap_or_else(|| ".".to_owned()),
+        program: command.get_program().to_string_lossy().into_owned(),
+        directory: command.get_current_dir().map_or(OsStr::new("."), Path::as_os_str).display().to_string(),
         source,
     })?;
     Ok(Pid::from_child(&child))
@@ -98,6 +127,14 @@ pub(crate) fn terminate(leader: Pid) {
     let _ = kill_process_group(leader, Signal::TERM);
     for child in children().into_iter().filter(|child| *child != leader) {
         let _ = kill_process(child, Signal::TERM);
+    }
+}
+
+/// Sends a signal to a child, which must not have been reaped, and to no other process.
+pub(crate) fn signal(child: Pid, signal: i32) {
+    // SAFETY: the call touches no memory, and an invalid number fails with EINVAL.
+    unsafe {
+        libc::kill(child.as_raw_nonzero().get(), signal);
     }
 }
 

@@ -35,6 +35,8 @@ pub(super) struct Machine {
     /// Whether the framework handles TASK_KILLING.
     has_task_killing: bool,
     shutdown_grace: Duration,
+    /// Whether the task is the program of an image, so that it needs no command.
+    is_image: bool,
     actions: VecDeque<Action>,
 }
 
@@ -55,11 +57,19 @@ struct Running {
     /// When it has run for as long as it may, and how long that is.
     completion: Option<(Instant, Duration)>,
     kill: Option<Kill>,
+    /// What ends, in messages.
+    subject: &'static str,
 }
 
 impl Machine {
     pub(super) fn new(shutdown_grace: Duration) -> Self {
-        Self { phase: Phase::Idle, has_task_killing: false, shutdown_grace, actions: VecDeque::new() }
+        let (phase, actions) = (Phase::Idle, VecDeque::new());
+        Self { phase, has_task_killing: false, shutdown_grace, is_image: false, actions }
+    }
+
+    /// One whose task is the program of an image.
+    pub(super) fn of_image(shutdown_grace: Duration) -> Self {
+        Self { is_image: true, ..Self::new(shutdown_grace) }
     }
 
     pub(super) fn set_task_killing(&mut self, has_task_killing: bool) {
@@ -74,13 +84,15 @@ impl Machine {
     pub(super) fn launch(&mut self, task: Result<Task, Refused>, now: Instant) {
         let id = task.as_ref().map_or_else(|refused| &refused.id, |task| &task.id);
         if !matches!(self.phase, Phase::Idle) {
-            let message = "Attempted to run multiple tasks using a \"command\" executor";
+            let name = if self.is_image { "docker" } else { "command" };
+            let message = format!("Attempted to run multiple tasks using a \"{name}\" executor");
             let status = Status::new(id, TaskState::Failed).message(message).reason(reason::INVALID);
             return self.update(status);
         }
         self.update(Status::new(id, TaskState::Starting));
         let command = task.and_then(|task| match task.command.clone() {
             Some(command) if command.value.is_some() => Ok((task, command)),
+            command if self.is_image => Ok((task, command.unwrap_or_default())),
             _ => Err(Refused {
                 message: format!("The command of task `{}` has no value", task.id),
                 id: task.id,
@@ -126,6 +138,7 @@ impl Machine {
             kill_grace: task.kill_grace.unwrap_or(DEFAULT_GRACE),
             completion: task.max_completion_time.and_then(|limit| Some((after(now, limit)?, limit))),
             kill: None,
+            subject: if self.is_image { "Container" } else { "Command" },
             id: task.id,
         };
         self.actions.push_back(Action::Update(running.status()));
@@ -257,7 +270,7 @@ impl Running {
 
     /// The last status.
     fn terminal(&self, exit: WaitStatus) -> Status {
-        let message = format!("Command {exit}");
+        let message = format!("{} {exit}", self.subject);
         let status = |state| Status::new(&self.id, state).message(message.clone());
         match self.kill.as_ref().map(|kill| kill.cause) {
             Some(Cause::CompletionTime) => status(TaskState::Failed).reason(reason::MAX_COMPLETION_TIME),
@@ -418,6 +431,21 @@ mod tests {
         let text = r#"{"task_id":{"value":"t"},"command":{}}"#.to_owned();
         machine.launch(Task::parse(&RawValue::from_string(text).unwrap()).unwrap(), now);
         assert_eq!(actions(&mut machine), ["TASK_STARTING", "TASK_FAILED"]);
+    }
+
+    #[test]
+    fn the_program_of_an_image_needs_no_command() {
+        let now = Instant::now();
+        let mut machine = Machine::of_image(SECOND);
+        let text = r#"{"task_id":{"value":"t"},"container":{"type":"DOCKER"}}"#.to_owned();
+        machine.launch(Task::parse(&RawValue::from_string(text).unwrap()).unwrap(), now);
+        machine.started(Ok(()), now);
+        assert_eq!(actions(&mut machine), ["TASK_STARTING", "start", "TASK_RUNNING"]);
+        machine.launch(task("second", ""), now);
+        assert!(last_status(&mut machine).message.unwrap().contains("\"docker\" executor"));
+        machine.exited(WaitStatus(256));
+        let status = last_status(&mut machine);
+        assert_eq!(status.message.as_deref(), Some("Container exited with status 1"));
     }
 
     #[test]

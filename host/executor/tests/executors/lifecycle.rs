@@ -82,6 +82,54 @@ fn a_program_has_its_own_arguments_and_directory() {
 }
 
 #[test]
+fn the_docker_executor_runs_the_program_of_an_image() {
+    let own = [("FROM", "image"), ("MESOS_SLAVE_ID", "a"), ("LIBPROCESS_PORT", "0"), ("MESOS_SANDBOX", "/s")];
+    let program = Program::start_with("docker", &own, |command| {
+        let script = r#"printf '%s|' "$@" "$FROM" "$BOTH"; env >&2; exec sleep 1000"#;
+        command
+            .args(["--stop-signal", "SIGINT", "--", "sh", "-c", script, "zero", "a b"])
+            .env("BOTH", "image");
+    });
+    let mut agent = program.peer.accept();
+    let mut task = shell("exit 9");
+    task["command"]["environment"] = json!({"variables": [{"name": "BOTH", "value": "task"}]});
+    agent.launch(&task);
+    program.peer.states(&mut agent, &STARTED);
+    let child = program.process().children().unwrap()[0];
+    while !std::fs::read(format!("/proc/{child}/cmdline")).unwrap().starts_with(b"sleep") {
+        std::thread::yield_now();
+    }
+    agent.kill("t", LONG);
+    let end = program.peer.states(&mut agent, &["TASK_KILLING", "TASK_KILLED"]);
+    assert_eq!(end["message"], "Container terminated with signal Interrupt");
+    assert_eq!(program.text("stdout"), "a b|image|task|");
+    let environment = program.text("stderr");
+    assert!(environment.contains("MESOS_SANDBOX=/s\n"), "{environment}");
+    for private in ["TOKEN", "SOCKET", "SLAVE", "FRAMEWORK", "EXECUTOR", "CHECKPOINT", "LIBPROCESS"] {
+        assert!(!environment.contains(private), "{private}: {environment}");
+    }
+    assert!(program.wait().0.success());
+}
+
+#[test]
+fn the_docker_executor_asks_the_program_alone_to_end() {
+    let script = "sh -c 'trap \"echo asked > asked\" TERM; echo > ready; while [ ! -e end ]; do sleep 0.01; done' & \
+                  trap 'touch end; wait; exit 4' TERM; wait; wait";
+    let program =
+        Program::start_with("docker", &[], |command| drop(command.args(["--", "sh", "-c", script])));
+    let mut agent = program.peer.accept();
+    agent.launch(&json!({"name": "n", "task_id": {"value": "t"}, "agent_id": {"value": "a"}}));
+    program.peer.states(&mut agent, &STARTED);
+    while !program.path("ready").exists() {
+        std::thread::yield_now();
+    }
+    agent.kill("t", LONG);
+    let end = program.peer.states(&mut agent, &["TASK_KILLING", "TASK_KILLED"]);
+    assert_eq!(end["message"], "Container exited with status 4");
+    assert!(!program.path("asked").exists());
+}
+
+#[test]
 fn what_cannot_be_executed_has_failed() {
     for (command, message) in [
         (
