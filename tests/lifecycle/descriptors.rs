@@ -1,9 +1,10 @@
 //! The limit of descriptors (`RLIMIT_NOFILE`), and more containers than descriptors.
 
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 
-use cofferdam_core::model::ContainerId;
+use cofferdam_core::model::{ContainerId, Request};
 use cofferdam_linux::process::Process;
 use cofferdam_tests::daemon::{Daemon, TIMEOUT};
 use cofferdam_tests::world::World;
@@ -11,6 +12,7 @@ use cofferdam_tests::{is_root, paths};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{assert_nothing_left, id, request, state};
 
@@ -75,4 +77,48 @@ fn an_agent_with_fewer_descriptors_than_containers_takes_care_of_all_of_them() {
     assert!(!log.contains("Too many open files"), "{log}");
     daemon.terminate();
     assert_nothing_left(&world, &"after all were removed");
+}
+
+/// How many connections such an agent has, and how many of these may wait.
+const CONNECTIONS: usize = 16;
+const WAITS: usize = 12;
+
+#[test]
+fn clients_that_wait_leave_connections_to_others() {
+    let world = World::posix();
+    let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    let daemon = Daemon::start_with_descriptors(&world, FEW.min(soft));
+    daemon.launch(&Request::shell(id("waited-for"), "exec sleep 100000")).unwrap();
+    let body = r#"{"type": "WAIT_CONTAINER", "wait_container": {"container_id": {"value": "waited-for"}}}"#;
+    let wait = |_| {
+        let mut stream = UnixStream::connect(world.socket()).unwrap();
+        let head =
+            "POST /api/v1 HTTP/1.1\r\nHost: agent\r\nConnection: close\r\nContent-Type: application/json\r\n";
+        write!(stream, "{head}Content-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+        stream
+    };
+    let mut waiting: Vec<UnixStream> = (0..CONNECTIONS - 1).map(wait).collect();
+    let answer = |mut stream: UnixStream| {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    while waiting.len() > WAITS {
+        let mut polled: Vec<_> = waiting.iter().map(|stream| PollFd::new(stream, PollFlags::IN)).collect();
+        let timeout = Timespec { tv_sec: TIMEOUT.as_secs().try_into().unwrap(), tv_nsec: 0 };
+        assert!(poll(&mut polled, Some(&timeout)).unwrap() > 0, "{}", daemon.log());
+        let answered = polled.iter().position(|it| !it.revents().is_empty()).unwrap();
+        let answer = answer(waiting.remove(answered));
+        assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("wait for the ends"), "{answer}");
+    }
+    daemon.health();
+    daemon.signal(&id("waited-for"), Signal::SIGKILL).unwrap();
+    for stream in waiting {
+        assert!(answer(stream).starts_with("HTTP/1.1 200 "));
+    }
+    // Others may wait again.
+    assert_eq!(daemon.wait(&id("waited-for")).unwrap().exit_status, Some(9));
+    daemon.remove(&id("waited-for")).unwrap();
+    daemon.terminate();
+    assert_nothing_left(&world, &"after it was removed");
 }

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
 use crate::config::Config;
 use crate::telemetry::Snapshot;
@@ -18,11 +18,32 @@ pub(super) struct ApiContext {
     stopping: watch::Receiver<bool>,
     /// Why clients do not find the socket.
     socket_problem: Mutex<Option<String>>,
+    /// How many more requests of clients may wait for the ends of containers.
+    waits: Semaphore,
 }
 
 impl ApiContext {
-    pub(super) fn new(agent: Agent, config: Config, stopping: watch::Receiver<bool>) -> Self {
-        Self { agent, config, started: SystemTime::now(), stopping, socket_problem: Mutex::default() }
+    /// `max_connections` is how many connections clients may have.
+    pub(super) fn new(
+        agent: Agent,
+        config: Config,
+        stopping: watch::Receiver<bool>,
+        max_connections: usize,
+    ) -> Self {
+        Self {
+            agent,
+            config,
+            started: SystemTime::now(),
+            stopping,
+            socket_problem: Mutex::default(),
+            waits: Semaphore::new(max_connections - max_connections / 4),
+        }
+    }
+
+    /// Counts a request that waits for the end of a container, which may take as long as that runs, until the result is
+    /// dropped. `None` if there are so many that they would keep others from connecting.
+    pub(super) fn begin_wait(&self) -> Option<SemaphorePermit<'_>> {
+        self.waits.try_acquire().ok()
     }
 
     pub(super) fn metrics(&self) -> Snapshot {

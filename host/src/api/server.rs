@@ -56,8 +56,8 @@ pub async fn serve(
     stop: impl Future<Output = ()>,
 ) {
     let (stopped, stopping) = watch::channel(false);
-    let context = Arc::new(ApiContext::new(agent, config, stopping));
     let mut connections = Connections::new();
+    let context = Arc::new(ApiContext::new(agent, config, stopping, connections.max()));
     let mut served = JoinSet::new();
     let mut refused = JoinSet::new();
     let activity = Arc::new(Notify::new());

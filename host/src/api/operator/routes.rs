@@ -68,7 +68,18 @@ async fn call(State(context): Context, headers: HeaderMap, body: Body) -> Result
     check_content_type(&headers)?;
     check_accept(&headers)?;
     let body = read_body(&context, body).await?;
-    calls::dispatch(&context, Call::from_json(&body)?).await
+    let call = Call::from_json(&body)?;
+    let _wait = match call.is_wait() {
+        true => Some(context.begin_wait().ok_or_else(too_many_waits)?),
+        false => None,
+    };
+    calls::dispatch(&context, call).await
+}
+
+/// There are too many requests that wait.
+fn too_many_waits() -> ApiError {
+    let text = "too many requests wait for the ends of containers; try again later, or use `SUBSCRIBE`";
+    ApiError::message(StatusCode::SERVICE_UNAVAILABLE, text)
 }
 
 /// Reads the body within the configured size and time.

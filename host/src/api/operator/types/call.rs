@@ -102,6 +102,13 @@ envelope! {
     }
 }
 
+impl Call {
+    /// Whether it waits for the end of a container.
+    pub(in crate::api) fn is_wait(&self) -> bool {
+        matches!(self, Self::WaitContainer(_) | Self::WaitNestedContainer(_))
+    }
+}
+
 message! {
     /// Launches a container, nested if its id has a parent.
     pub struct LaunchContainer {
