@@ -1,6 +1,8 @@
 //! Acknowledgement of status updates by clients, and the end of what is only kept for these.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::handle::{Handle, WriteError};
 use super::ids::{FrameworkId, TaskId};
@@ -8,6 +10,9 @@ use super::state::Entry;
 use super::update::UpdateId;
 use super::{Executors, Shared, uncancelled};
 use crate::error_chain;
+
+/// Pause before a removal that failed is tried again: the first, and the longest.
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
 
 /// Why an update is not acknowledged.
 #[derive(Debug, thiserror::Error)]
@@ -90,15 +95,30 @@ impl Shared {
         }
     }
 
-    /// Removes what is left of executors that ended, except for the last ones.
+    /// Removes what is left of executors that ended, except for the last ones. What cannot be removed, as from an engine that
+    /// does not answer, is tried again.
     pub(super) fn remove_in_background(self: &Arc<Self>) {
         let shared = Arc::clone(self);
         tokio::spawn(async move {
-            let _removal = shared.removal.lock().await;
-            for handle in shared.superfluous() {
-                shared.remove_executor(&handle).await;
+            let mut pause = RETRY.0;
+            // One task tries again, for all.
+            while !shared.remove_superfluous().await && !shared.retries_removal.swap(true, Ordering::Relaxed)
+            {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(RETRY.1);
+                shared.retries_removal.store(false, Ordering::Relaxed);
             }
         });
+    }
+
+    /// Returns false if something is left.
+    async fn remove_superfluous(&self) -> bool {
+        let _removal = self.removal.lock().await;
+        let mut all = true;
+        for handle in self.superfluous() {
+            all &= self.remove_executor(&handle).await;
+        }
+        all
     }
 
     fn superfluous(&self) -> Vec<Arc<Handle>> {
@@ -114,21 +134,26 @@ impl Shared {
         completed.into_iter().take(superfluous).map(|(_, handle)| handle).collect()
     }
 
-    /// Removes the container of an executor, with its sandbox, and then the journal.
-    async fn remove_executor(&self, handle: &Arc<Handle>) {
+    /// Removes the container of an executor, with its sandbox, and then the journal. Returns false if it has to be tried again.
+    async fn remove_executor(&self, handle: &Arc<Handle>) -> bool {
         let container = handle.container();
         if let Err(error) = self.containerizer.remove(container).await {
-            // Tried again when the next one ends.
-            tracing::warn!(%container, "container stays: {}", error_chain::describe(&error));
-            return;
+            tracing::warn!(%container, "container stays for now: {}", error_chain::describe(&error));
+            return false;
         }
         let path = handle.journal_path();
         let removed = tokio::task::spawn_blocking(move || std::fs::remove_file(path)).await;
         match removed {
-            Ok(Ok(())) => self.remove(handle),
-            Ok(Err(error)) => tracing::warn!(%container, "journal stays: {error}"),
+            Ok(Ok(())) => {
+                self.remove(handle);
+                true
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(%container, "journal stays for now: {error}");
+                false
+            }
             // The agent stops.
-            Err(_) => {}
+            Err(_) => true,
         }
     }
 }

@@ -35,6 +35,7 @@ mod updates;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use cofferdam_plugin_model::ContainerId;
 use parking_lot::{Mutex, RwLock};
@@ -98,6 +99,8 @@ struct Shared {
     custom: AsyncMutex<()>,
     /// One at a time removes executors that ended long ago.
     removal: AsyncMutex<()>,
+    /// Whether a task tries a removal again.
+    retries_removal: AtomicBool,
     changes: broadcast::Sender<Change>,
 }
 
@@ -168,17 +171,17 @@ impl Executors {
             launching: Mutex::default(),
             custom: AsyncMutex::default(),
             removal: AsyncMutex::default(),
+            retries_removal: AtomicBool::default(),
             changes: broadcast::Sender::new(updates::WAITING),
         }))
     }
 
-    /// All executors with their tasks, those that ended long ago excepted. Ordered by when they were launched.
-    #[must_use]
-    pub fn all(&self) -> Vec<ExecutorState> {
-        let mut all: Vec<ExecutorState> =
-            self.0.handles().iter().map(|handle| handle.state().clone()).collect();
-        all.sort_by(|a, b| (a.created_unix_ms, &a.container).cmp(&(b.created_unix_ms, &b.container)));
-        all
+    /// Calls `visit` with each executor and its tasks, those that ended long ago excepted, in the order in which they were
+    /// launched. None of it is copied, and an executor does not change during its visit, which must not take long.
+    pub fn visit(&self, mut visit: impl FnMut(&ExecutorState)) {
+        let mut all = self.0.handles();
+        all.sort_by_cached_key(|handle| (handle.state().created_unix_ms, handle.container().clone()));
+        all.iter().for_each(|handle| visit(&handle.state()));
     }
 
     /// The executor that runs in a container.

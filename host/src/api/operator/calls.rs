@@ -98,24 +98,20 @@ pub(in crate::api) async fn dispatch(context: &Arc<ApiContext>, call: Call) -> R
         }
         Call::GetState => {
             let containers = listing::containers(context, WantedReports::ALL, |_| true).await;
-            let (executors, agent) = (context.agent.executors().all(), context.agent.executors().agent_id());
+            let executors = context.agent.executors();
             message(Response::GetState(wire::State {
-                get_tasks: Some(encode::task::tasks(&executors, agent)),
-                get_executors: Some(encode::task::executors(&executors, agent)),
-                get_frameworks: Some(encode::task::frameworks(&executors)),
+                get_tasks: Some(encode::task::tasks(executors)),
+                get_executors: Some(encode::task::executors(executors)),
+                get_frameworks: Some(encode::task::frameworks(executors)),
                 get_containers: Some(wire::Containers { containers }),
             }))
         }
-        Call::GetTasks => {
-            let executors = context.agent.executors();
-            message(Response::GetTasks(encode::task::tasks(&executors.all(), executors.agent_id())))
-        }
+        Call::GetTasks => message(Response::GetTasks(encode::task::tasks(context.agent.executors()))),
         Call::GetExecutors => {
-            let executors = context.agent.executors();
-            message(Response::GetExecutors(encode::task::executors(&executors.all(), executors.agent_id())))
+            message(Response::GetExecutors(encode::task::executors(context.agent.executors())))
         }
         Call::GetFrameworks => {
-            message(Response::GetFrameworks(encode::task::frameworks(&context.agent.executors().all())))
+            message(Response::GetFrameworks(encode::task::frameworks(context.agent.executors())))
         }
         Call::LaunchTask(call) => tasks::launch(context, &call).await,
         Call::LaunchTaskGroup(call) => tasks::launch_group(context, &call).await,

@@ -76,8 +76,7 @@ pub(super) fn state(context: &ApiContext) -> wire::StatePage {
     let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let executors = context.agent.executors();
     let directory = |id: &ContainerId| Some(context.agent.inspect(id)?.sandbox.display().to_string());
-    let (frameworks, completed_frameworks) =
-        encode::task::state_frameworks(&executors.all(), executors.agent_id(), directory);
+    let (frameworks, completed_frameworks) = encode::task::state_frameworks(executors, directory);
     wire::StatePage {
         frameworks,
         completed_frameworks,

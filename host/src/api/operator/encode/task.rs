@@ -8,8 +8,8 @@ use serde_json::{Map, Value as Json, json};
 use super::id::encode_id;
 use crate::api::operator::types as wire;
 use cofferdam_core::executor::{
-    ExecutorKind, ExecutorPhase, ExecutorState, FrameworkMessage, Source, StatusUpdate, Task, TaskState,
-    Update,
+    ExecutorPhase, ExecutorState, Executors, Framework, FrameworkId, FrameworkMessage, Source, StatusUpdate,
+    Task, TaskState, Update,
 };
 use cofferdam_core::model::ContainerId;
 
@@ -81,8 +81,8 @@ fn task(executor: &ExecutorState, task: &Task, agent: &str) -> Json {
     encoded.insert("framework_id".into(), json!({"value": executor.framework.id.as_str()}));
     encoded.insert("agent_id".into(), json!({ "value": agent }));
     encoded.insert("state".into(), task.state.name().into());
-    // Clients take one without for the command executor's.
-    if executor.executor.kind != ExecutorKind::Command {
+    // Clients take one without for that of an executor that the agent has generated.
+    if !executor.executor.kind.is_of_one_task() {
         encoded.insert("executor_id".into(), json!({"value": executor.executor.id.as_str()}));
     }
     if let Some(last) = task.last() {
@@ -96,9 +96,9 @@ fn task(executor: &ExecutorState, task: &Task, agent: &str) -> Json {
 }
 
 /// The tasks of all executors.
-pub(in crate::api) fn tasks(executors: &[ExecutorState], agent: &str) -> wire::TaskList {
-    let mut list = wire::TaskList::default();
-    for executor in executors {
+pub(in crate::api) fn tasks(executors: &Executors) -> wire::TaskList {
+    let (mut list, agent) = (wire::TaskList::default(), executors.agent_id());
+    executors.visit(|executor| {
         let mut tasks: Vec<&Task> = executor.tasks.values().collect();
         tasks.sort_by_key(|task| task.sequence);
         for found in tasks {
@@ -112,14 +112,14 @@ pub(in crate::api) fn tasks(executors: &[ExecutorState], agent: &str) -> wire::T
                 _ => list.launched_tasks.push(encoded),
             }
         }
-    }
+    });
     list
 }
 
 /// All executors.
-pub(in crate::api) fn executors(executors: &[ExecutorState], agent: &str) -> wire::ExecutorList {
-    let mut list = wire::ExecutorList::default();
-    for executor in executors {
+pub(in crate::api) fn executors(executors: &Executors) -> wire::ExecutorList {
+    let (mut list, agent) = (wire::ExecutorList::default(), executors.agent_id());
+    executors.visit(|executor| {
         let encoded = json!({
             "executor_info": executor.executor.info,
             "agent_id": {"value": agent},
@@ -131,20 +131,23 @@ pub(in crate::api) fn executors(executors: &[ExecutorState], agent: &str) -> wir
             ExecutorPhase::Terminated => list.completed_executors.push(encoded),
             _ => list.executors.push(encoded),
         }
-    }
+    });
     list
 }
 
 /// All frameworks.
-pub(in crate::api) fn frameworks(executors: &[ExecutorState]) -> wire::FrameworkList {
+pub(in crate::api) fn frameworks(executors: &Executors) -> wire::FrameworkList {
     // The last description of each, and whether one of its executors has not ended.
-    let mut frameworks: BTreeMap<&str, (&Json, bool)> = BTreeMap::new();
-    for executor in executors {
-        let is_live = executor.phase != ExecutorPhase::Terminated;
-        let entry =
-            frameworks.entry(executor.framework.id.as_str()).or_insert((&executor.framework.info, false));
-        *entry = (&executor.framework.info, entry.1 || is_live);
-    }
+    let mut frameworks: BTreeMap<FrameworkId, (Json, bool)> = BTreeMap::new();
+    executors.visit(|executor| {
+        let Framework { id, info, .. } = &executor.framework;
+        let (known, is_live) = frameworks.entry(id.clone()).or_default();
+        *is_live |= executor.phase != ExecutorPhase::Terminated;
+        // Most executors have the one that is known.
+        if known != info {
+            known.clone_from(info);
+        }
+    });
     let mut list = wire::FrameworkList::default();
     for (info, is_live) in frameworks.into_values() {
         let encoded = json!({ "framework_info": info });
@@ -160,22 +163,21 @@ pub(in crate::api) fn frameworks(executors: &[ExecutorState]) -> wire::Framework
 /// The frameworks of `GET /state`, with their executors and tasks: those with executors that have not ended, and others.
 /// `directory` is the sandbox of a container.
 pub(in crate::api) fn state_frameworks(
-    executors: &[ExecutorState],
-    agent: &str,
+    executors: &Executors,
     directory: impl Fn(&ContainerId) -> Option<String>,
 ) -> (Vec<Json>, Vec<Json>) {
-    let mut frameworks: BTreeMap<&str, (Json, Vec<Json>, Vec<Json>)> = BTreeMap::new();
-    for executor in executors {
-        let id = executor.framework.id.as_str();
-        let info = &executor.framework.info;
-        let (framework, live, completed) = frameworks.entry(id).or_default();
-        *framework = json!({"id": id, "name": info["name"], "user": info["user"], "checkpoint": executor.framework.checkpoint});
+    let agent = executors.agent_id();
+    let mut frameworks: BTreeMap<FrameworkId, (Json, Vec<Json>, Vec<Json>)> = BTreeMap::new();
+    executors.visit(|executor| {
+        let Framework { id, info, .. } = &executor.framework;
+        let (framework, live, completed) = frameworks.entry(id.clone()).or_default();
+        *framework = json!({"id": id.as_str(), "name": info["name"], "user": info["user"], "checkpoint": executor.framework.checkpoint});
         match executor.phase {
             ExecutorPhase::Terminated => completed,
             _ => live,
         }
         .push(state_executor(executor, agent, directory(&executor.container)));
-    }
+    });
     let mut lists = (Vec::new(), Vec::new());
     for (mut framework, live, completed) in frameworks.into_values() {
         let list = if live.is_empty() { &mut lists.1 } else { &mut lists.0 };
