@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use cofferdam_plugin_model::{ContainerId, Resources};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
-use tokio::sync::{Mutex as AsyncMutex, MutexGuard, Notify, broadcast};
+use tokio::sync::{Mutex as AsyncMutex, MutexGuard, Notify, broadcast, watch};
 
 use super::change::Change;
 use super::event::{Connection, Event};
@@ -25,6 +25,8 @@ pub(super) struct Handle {
     connection: Mutex<Option<Connection>>,
     /// Whether it was ever connected to this agent.
     was_connected: AtomicBool,
+    /// Whether the launch of its container is complete, in whatever way.
+    launched: watch::Sender<bool>,
     /// Resources that its container was launched with or updated to; `None` if unknown.
     applied: Mutex<Option<Resources>>,
     /// Whether hooks were informed of its removal.
@@ -60,6 +62,7 @@ impl Handle {
             operation: AsyncMutex::new(()),
             connection: Mutex::default(),
             was_connected: AtomicBool::new(false),
+            launched: watch::Sender::new(false),
             applied: Mutex::default(),
             removal_reported: AtomicBool::new(false),
             changed: Notify::new(),
@@ -133,6 +136,21 @@ impl Handle {
 
     pub(super) fn was_connected(&self) -> bool {
         self.was_connected.load(Ordering::Relaxed)
+    }
+
+    /// The launch of its container is complete, or has failed.
+    pub(super) fn set_launched(&self) {
+        self.launched.send_replace(true);
+    }
+
+    pub(super) fn is_launched(&self) -> bool {
+        *self.launched.borrow()
+    }
+
+    /// Waits until the launch of its container is complete, or has failed. Cancel safe.
+    pub(super) async fn launched(&self) {
+        // The sender is part of `self`.
+        drop(self.launched.subscribe().wait_for(|launched| *launched).await);
     }
 
     /// Ends its connection.

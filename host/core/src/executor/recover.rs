@@ -27,6 +27,7 @@ impl Executors {
         for (journal, state) in journals {
             let (phase, checkpoint) = (state.phase, state.framework.checkpoint);
             let handle = Arc::new(Handle::new(state, journal, shared.changes.clone()));
+            handle.set_launched();
             shared.insert(&handle);
             if phase == ExecutorPhase::Terminated {
                 if handle.state().is_completed() {

@@ -56,14 +56,21 @@ impl Executor {
         self.handle.state()
     }
 
+    /// Whether the launch of its container is complete.
+    #[must_use]
+    pub fn is_launched(&self) -> bool {
+        self.handle.is_launched()
+    }
+
     /// Its container.
     #[must_use]
     pub fn container(&self) -> &ContainerId {
         self.handle.container()
     }
 
-    /// Subscribes it. `known` are the tasks that it knows and of which no update was acknowledged, `updates` those of its
-    /// updates that were not acknowledged. A subscription that it has already ends.
+    /// Subscribes it, once the launch of its container is complete: until then, nothing can be asked about the container, and
+    /// its launch may fail. `known` are the tasks that it knows and of which no update was acknowledged, `updates` those of
+    /// its updates that were not acknowledged. A subscription that it has already ends.
     ///
     /// # Errors
     /// [`ServeError`]; nothing has changed then.
@@ -72,6 +79,7 @@ impl Executor {
         known: BTreeSet<TaskId>,
         updates: Vec<Update>,
     ) -> Result<Events, ServeError> {
+        self.handle.launched().await;
         let executor = self.clone();
         uncancelled(async move { executor.subscribe_here(&known, updates).await }).await
     }
@@ -170,7 +178,10 @@ impl Executor {
             received => self.report(&update, &received),
         }
         handle.send(Event::Acknowledged { task: update.task, id: update.id });
-        if update.state.is_terminal()
+        // That of a single task ends with its task.
+        let goes_on = !handle.state().executor.kind.is_of_one_task();
+        if goes_on
+            && update.state.is_terminal()
             && let Err(error) = self.shared.allocate(handle).await
         {
             // It keeps what it had, until it is needed.

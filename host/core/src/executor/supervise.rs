@@ -54,6 +54,8 @@ async fn supervise(shared: &Arc<Shared>, handle: &Arc<Handle>, request: Option<R
         handle.write(decorations.apply(entries)).await
     })
     .await;
+    // Whoever still waits to subscribe gets to know that it has ended.
+    handle.set_launched();
     handle.disconnect();
     tracing::info!(container = %handle.container(), "executor ended");
     let completed = handle.state().is_completed();
@@ -109,7 +111,7 @@ async fn lifetime(shared: &Arc<Shared>, handle: &Arc<Handle>, request: Option<Re
             Err(reason) => return End::NotLaunched(reason),
         };
         match shared.containerizer.launch(request).await {
-            Ok(LaunchOutcome::Launched { .. }) => {}
+            Ok(LaunchOutcome::Launched { .. }) => handle.set_launched(),
             Ok(LaunchOutcome::NotSupported) => {
                 return End::NotLaunched("no containerizer of this agent supports the container".to_owned());
             }

@@ -114,7 +114,10 @@ async fn subscribe(context: &Arc<ApiContext>, executor: &Executor, call: Subscri
     for update in call.unacknowledged_updates.unwrap_or_default() {
         updates.push(decode_status("subscribe.unacknowledged_updates.status", &update.status, now())?);
     }
-    let subscribed = executor.subscribe(known, updates).await?;
+    let subscribed = tokio::select! {
+        subscribed = executor.subscribe(known, updates) => subscribed?,
+        () = context.stopped() => return Err(ApiError::stopping()),
+    };
     let (records, body) = Records::new();
     let (context, executor) = (Arc::clone(context), executor.clone());
     tokio::spawn(async move {

@@ -18,7 +18,7 @@ use crate::api::operator::error::ApiError;
 use crate::api::operator::tasks::settings;
 use crate::api::operator::types::{self as wire, Call};
 use cofferdam_core::executor::Executor;
-use cofferdam_core::model::{ContainerId, LinuxOptions, Phase, Request, Secret};
+use cofferdam_core::model::{ContainerId, LinuxOptions, Request, Secret};
 
 type Result<T = HttpResponse> = std::result::Result<T, ApiError>;
 
@@ -30,8 +30,7 @@ pub(super) async fn dispatch(
     body: &[u8],
 ) -> Result {
     let call = Call::from_json(body)?;
-    let is_wait = matches!(call, Call::WaitContainer(_) | Call::WaitNestedContainer(_));
-    if is_wait && !in_progress.becomes(Kind::Wait) {
+    if call.is_wait() && !in_progress.becomes(Kind::Wait) {
         return Err(too_many());
     }
     let request = match &call {
@@ -52,12 +51,11 @@ pub(super) async fn dispatch(
     if id.depth() == 0 || id.root().value != own.as_str() {
         return Err(forbidden(format!("container `{id}` is not nested in `{own}`, that of the executor")));
     }
+    if !executor.is_launched() {
+        let text = format!("the launch of container `{own}` of the executor is not complete; try again");
+        return Err(ApiError::message(StatusCode::SERVICE_UNAVAILABLE, text));
+    }
     if let Some(request) = request {
-        if context.agent.inspect(own).is_none_or(|own| own.summary.phase != Phase::Running) {
-            // An executor may subscribe before its launch has been completed.
-            let text = format!("container `{own}` of the executor is not running yet; try again");
-            return Err(ApiError::message(StatusCode::SERVICE_UNAVAILABLE, text));
-        }
         check(context, executor, &request)?;
     }
     calls::dispatch(context, call).await
