@@ -7,7 +7,7 @@ use std::sync::Arc;
 use abi_stable::std_types::{RResult, RSlice, RStr};
 use cofferdam_plugin_abi::{Failure, HostBox};
 use cofferdam_plugin_model as model;
-use model::service::{PutState, STATE_PUT};
+use model::service::{CountLost, OUTPUT_LOST, PutState, STATE_PUT};
 use model::{AgentInfo, ContainerId};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -87,6 +87,19 @@ impl Host {
         let container = ContainerId::parse(container.as_ref())?;
         let state = serde_json::to_value(state).context("cannot encode the state as JSON")?;
         self.request::<()>(STATE_PUT, &PutState { container, state })
+    }
+
+    /// Counts bytes of a stream (`stdout` or `stderr`) of a container that this logger has lost, for the metrics of the
+    /// agent. Those that were counted before are not counted again. An agent without the feature `service.output` does not
+    /// count them; the plugin logs them in any case.
+    pub fn count_lost_output(&self, stream: &str, bytes: u64) {
+        if bytes == 0 || !self.supports("service.output") {
+            return;
+        }
+        let request = CountLost { stream: stream.to_owned(), bytes };
+        if let Err(error) = self.request::<()>(OUTPUT_LOST, &request) {
+            tracing::warn!(stream, bytes, "lost output is not counted: {}", error.causes().join(": "));
+        }
     }
 
     /// Calls a service. An empty reply is decoded as null.

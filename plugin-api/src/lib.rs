@@ -63,6 +63,7 @@ mod host;
 mod isolator;
 mod leases;
 mod log;
+pub mod log_companion;
 mod logger;
 pub mod mount;
 pub mod network;

@@ -361,6 +361,12 @@ impl<P> PluginHarness<P> {
         self.shared.logged()
     }
 
+    /// Bytes of output that the plugin has counted as lost, by stream, in all containers.
+    #[must_use]
+    pub fn lost_output(&self) -> BTreeMap<String, u64> {
+        self.shared.lost_output()
+    }
+
     /// Sets the pid of the container's first process, without a call. For plugins without `isolate`.
     pub fn started(&self, id: &str, pid: i32) {
         self.shared.change(id, |details| details.pid = Some(pid));

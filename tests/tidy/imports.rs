@@ -235,6 +235,7 @@ const SDK: &[Row] = &[
     ("space", &[]),
     ("companion", &["host"]),
     ("leases", &["error", "host"]),
+    ("log_companion", &["companion", "error", "host"]),
     ("cgroup", &["error", "event"]),
     ("changes", &["cgroup"]),
     ("event_counters", &["cgroup", "event"]),

@@ -67,6 +67,7 @@ impl Collector for Snapshot {
         }
         self.encode_keepers(&mut encoder)?;
         self.encode_calls(&mut encoder)?;
+        self.encode_lost_output(&mut encoder)?;
         self.usage.encode(&mut encoder)
     }
 }
@@ -136,6 +137,17 @@ impl Snapshot {
         })
     }
 
+    fn encode_lost_output(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let help = "Output of containers that a logger has lost, counted when the container ends";
+        let unit = Some(&Unit::Bytes);
+        let mut lost = encoder.encode_descriptor("logger_lost", help, unit, MetricType::Counter)?;
+        for (plugin, stream, bytes) in self.lost_output() {
+            let labels = [("logger", plugin), ("stream", stream)];
+            ConstCounter::new(bytes).encode(lost.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+
     /// Calls `encode` with the labels and counters of every method that was called.
     fn each_method(
         &self,
@@ -171,6 +183,9 @@ mod tests {
             "cofferdam_keepers_lost_total 3",
             "cofferdam_plugin_timeouts_total{plugin=\"cgroups/mem\",method=\"prepare\"} 1",
             "cofferdam_plugin_call_seconds_total{plugin=\"cgroups/mem\",method=\"prepare\"} 0.0015",
+            "# TYPE cofferdam_logger_lost_bytes counter",
+            "cofferdam_logger_lost_bytes_total{logger=\"journald\",stream=\"stdout\"} 5",
+            "cofferdam_logger_lost_bytes_total{logger=\"journald\",stream=\"stderr\"} 0",
             "# TYPE cofferdam_container_cpu_seconds counter",
             "cofferdam_container_cpu_seconds_total{container=\"pod.web\"} 2.0",
             "cofferdam_container_memory_bytes{container=\"pod.web\"} 1024.0",

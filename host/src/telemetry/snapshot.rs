@@ -63,6 +63,14 @@ impl Snapshot {
         Self { usage, ..Self::take(agent, started) }
     }
 
+    /// Bytes of output that each logger has lost of each stream.
+    pub(super) fn lost_output(&self) -> impl Iterator<Item = (&str, &'static str, u64)> {
+        self.plugins
+            .iter()
+            .filter_map(|plugin| Some((plugin.name.as_str(), plugin.lost_output?)))
+            .flat_map(|(name, lost)| [(name, "stdout", lost.stdout), (name, "stderr", lost.stderr)])
+    }
+
     /// One flat object from names with slashes to numbers, as Mesos lists metrics, and those of Mesos by their names. Histogram
     /// buckets and the usage of single containers are left out.
     #[must_use]
@@ -81,6 +89,9 @@ impl Snapshot {
         add("cofferdam_keepers/current".into(), count(self.keepers.pid.is_some().into()));
         add("cofferdam_keepers/older".into(), count(self.keepers.older));
         add("cofferdam_keepers_lost_total".into(), count(self.keepers.lost));
+        for (logger, stream, bytes) in self.lost_output() {
+            add(format!("cofferdam_logger_lost_bytes_total/{logger}/{stream}"), count(bytes));
+        }
         for plugin in &self.plugins {
             let name = &plugin.name;
             for (method, calls) in &plugin.calls {
@@ -100,7 +111,7 @@ impl Snapshot {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use cofferdam_core::model::view::CallCount;
+    use cofferdam_core::model::view::{CallCount, LostOutputView};
 
     use super::*;
 
@@ -125,14 +136,18 @@ pub(super) mod tests {
             health_reason: None,
             interrupted_calls: Vec::new(),
             calls: [("prepare".to_owned(), calls)].into(),
+            lost_output: None,
         };
+        let lost_output = Some(LostOutputView { stdout: 5, stderr: 0 });
+        let logger =
+            PluginView { name: "journald".into(), calls: BTreeMap::new(), lost_output, ..plugin.clone() };
         let keepers = KeepersView { pid: Some(7), older: 2, lost: 3 };
         let uptime = Duration::from_millis(1500);
         Snapshot {
             launches,
             containers,
             keepers,
-            plugins: vec![plugin],
+            plugins: vec![plugin, logger],
             uptime,
             reserved_cpus: 0.5,
             reserved_mem: 64.0,
@@ -156,6 +171,7 @@ pub(super) mod tests {
             ("cofferdam_keepers/current", 1.0),
             ("cofferdam_keepers/older", 2.0),
             ("cofferdam_keepers_lost_total", 3.0),
+            ("cofferdam_logger_lost_bytes_total/journald/stdout", 5.0),
             ("cofferdam_plugin_calls_total/cgroups/mem/prepare", 7.0),
             ("cofferdam_plugin_call_seconds_total/cgroups/mem/prepare", 0.0015),
         ] {

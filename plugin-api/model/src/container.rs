@@ -71,6 +71,10 @@ pub struct Container {
     /// Root filesystem that the agent has assembled from its image; `None` without an image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_root: Option<ImageRoot>,
+    /// Where the loggers want its output that this logger passes it on to, in the operator's order. Only for a logger that
+    /// requires the feature `container.log_targets`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub log_targets: Vec<LogTarget>,
     /// Numeric user of its command.
     #[serde(default)]
     pub uid: u32,
@@ -106,6 +110,7 @@ impl Container {
             tty: None,
             image: None,
             image_root: None,
+            log_targets: Vec::new(),
             uid: 0,
             gid: 0,
             parent: None,
@@ -139,6 +144,30 @@ pub enum ContainerClass {
     /// Unknown to this version.
     #[serde(other)]
     Unknown,
+}
+
+/// Where a logger wants the output of a container that another one passes on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogTarget {
+    /// Name of the logger.
+    pub logger: String,
+    /// Standard output; `None` if the logger discards it.
+    #[serde(default)]
+    pub stdout: Option<LogPlace>,
+    /// Standard error, likewise.
+    #[serde(default)]
+    pub stderr: Option<LogPlace>,
+}
+
+/// A file or a pipe that output is written to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogPlace {
+    /// Absolute path. That of a file may be in a directory that the container can change; created if missing, it belongs to the
+    /// container's user, and is appended to.
+    pub path: PathBuf,
+    /// Whether it is a pipe, which exists, in a directory that only the agent's user can change.
+    #[serde(default)]
+    pub pipe: bool,
 }
 
 /// The container that another is nested in.

@@ -26,8 +26,8 @@ pub mod units;
 pub use cgroups::Cgroups;
 pub use container::{
     Command, Container, ContainerClass, ContainerDetails, ImageConfig, ImageRoot, IpcMode, LinuxOptions,
-    NetworkRequest, Parent, PortMapping, SeccompRequest, Secret, TerminationDetails, Tty, Volume,
-    VolumeSource,
+    LogPlace, LogTarget, NetworkRequest, Parent, PortMapping, SeccompRequest, Secret, TerminationDetails,
+    Tty, Volume, VolumeSource,
 };
 pub use exchange::{
     AgentInfo, AgentProcess, CreateRequest, Limitation, LogFiles, LoggerReply, PrepareReply, RecoverReply,
@@ -43,6 +43,6 @@ pub use launch::{
     BpfInstruction, Capabilities, CommandRewrite, DeviceKind, HookStage, IdMapping, IdMappings, LaunchHook,
     LaunchInfo, Namespace, Operation, Owner, Propagation, Rlimit, Root, Seccomp, TimeOffsets,
 };
-pub use manifest::{FEATURES, Kind, LINUX_LAUNCHER, Manifest, Method, Methods, REQUEST_PARTS};
+pub use manifest::{FEATURES, Kind, LINUX_LAUNCHER, LOG_TARGETS, Manifest, Method, Methods, REQUEST_PARTS};
 pub use resources::{Limit, Resources, Value};
 pub use semver::Version;

@@ -13,6 +13,7 @@ pub const FEATURES: &[&str] = &[
     "agent.process",
     "container.bounding_capabilities",
     "container.image_root",
+    LOG_TARGETS,
     "container.sandbox_path",
     "launch.bind_descriptor",
     "launch.capabilities",
@@ -36,8 +37,12 @@ pub const FEATURES: &[&str] = &[
     "logger.times",
     "method.removed",
     "service.leases",
+    "service.output",
     "service.state",
 ];
+
+/// The feature that a logger requires which passes output on to other loggers: [`Container::log_targets`](crate::Container::log_targets).
+pub const LOG_TARGETS: &str = "container.log_targets";
 
 /// The feature of an agent whose launcher is `linux`: containers have cgroups, and can have namespaces and mounts of their own.
 pub const LINUX_LAUNCHER: &str = "launcher.linux";

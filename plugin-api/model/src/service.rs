@@ -20,6 +20,9 @@ pub const LEASES_RELEASE: &str = "leases.release";
 /// Lists the leases of a pool: [`ListLeases`] → [`Leases`].
 pub const LEASES_LIST: &str = "leases.list";
 
+/// Counts output of containers that is lost: [`CountLost`] → nothing. For loggers.
+pub const OUTPUT_LOST: &str = "output.lost";
+
 /// Request of [`STATE_PUT`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -28,6 +31,16 @@ pub struct PutState {
     pub container: ContainerId,
     /// The new state, which replaces the old one.
     pub state: Json,
+}
+
+/// Request of [`OUTPUT_LOST`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CountLost {
+    /// `stdout` or `stderr`.
+    pub stream: String,
+    /// How many bytes of it are lost that were not counted before.
+    pub bytes: u64,
 }
 
 /// Request of [`LEASES_ACQUIRE`].

@@ -7,8 +7,8 @@ use abi_stable::std_types::{RResult, RSlice, RStr, RVec};
 use cofferdam_plugin_abi::{Answer, Failure, HostApi, Reply};
 use cofferdam_plugin_model::ContainerDetails;
 use cofferdam_plugin_model::service::{
-    AcquireLease, LEASES_ACQUIRE, LEASES_LIST, LEASES_RELEASE, Lease, Leases, ListLeases, PutState,
-    ReleaseLease, STATE_PUT,
+    AcquireLease, CountLost, LEASES_ACQUIRE, LEASES_LIST, LEASES_RELEASE, Lease, Leases, ListLeases,
+    OUTPUT_LOST, PutState, ReleaseLease, STATE_PUT,
 };
 use serde::Serialize;
 use serde_json::Value as Json;
@@ -19,6 +19,7 @@ pub(super) struct Shared {
     details: Mutex<HashMap<String, ContainerDetails>>,
     leases: Mutex<BTreeMap<(String, u32), Lease>>,
     log: Mutex<Vec<Json>>,
+    lost_output: Mutex<BTreeMap<String, u64>>,
 }
 
 pub(super) struct TestHost(pub(super) Arc<Shared>);
@@ -34,6 +35,7 @@ impl Shared {
             details: Mutex::default(),
             leases: Mutex::default(),
             log: Mutex::default(),
+            lost_output: Mutex::default(),
         }
     }
 
@@ -52,6 +54,10 @@ impl Shared {
 
     pub(super) fn logged(&self) -> Vec<Json> {
         lock(&self.log).clone()
+    }
+
+    pub(super) fn lost_output(&self) -> BTreeMap<String, u64> {
+        lock(&self.lost_output).clone()
     }
 
     fn check_known(&self, id: &str) -> Result<(), Failure> {
@@ -81,6 +87,11 @@ impl Shared {
                 let leases =
                     lock(&self.leases).values().filter(|lease| lease.pool == pool).cloned().collect();
                 encode(&Leases { leases })
+            }
+            OUTPUT_LOST => {
+                let CountLost { stream, bytes } = decode(payload)?;
+                *lock(&self.lost_output).entry(stream).or_default() += bytes;
+                Ok(Vec::new())
             }
             other => Err(Failure::unsupported(other)),
         }

@@ -1,16 +1,23 @@
-//! What a companion is to do.
+//! What a companion is to do: the plugin's state for a container.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, Write};
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{MemfdFlags, memfd_create};
-use serde::{Deserialize, Serialize};
+use cofferdam_plugin_api::foreign::{self, Resolve};
+use cofferdam_plugin_api::log_companion;
+use cofferdam_plugin_api::prelude::*;
 
 use crate::options::Options;
 
-/// The longest description that is read.
-const MAX_LENGTH: u64 = 64 << 10;
+/// The plugin's state for a container.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct State {
+    /// Directory of its files.
+    pub(crate) sandbox: PathBuf,
+    /// What its companion does.
+    pub(crate) job: Job,
+}
 
 /// What a companion is to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,19 +28,23 @@ pub(crate) struct Job {
     pub(crate) options: Options,
 }
 
-impl Job {
-    /// As a file in memory.
-    pub(crate) fn to_file(&self) -> io::Result<OwnedFd> {
-        let mut file = File::from(memfd_create("job", MemfdFlags::CLOEXEC)?);
-        file.write_all(&serde_json::to_vec(self)?)?;
-        file.rewind()?;
-        Ok(file.into())
+impl log_companion::Job for State {
+    fn owner(&self) -> Option<(u32, u32)> {
+        self.job.owner
     }
 
-    /// From a file.
-    pub(crate) fn read(file: OwnedFd) -> io::Result<Self> {
-        let mut text = Vec::new();
-        File::from(file).take(MAX_LENGTH).read_to_end(&mut text)?;
-        Ok(serde_json::from_slice(&text)?)
+    /// The sandbox, and `/dev/null`.
+    fn descriptors(&self, _: &Path) -> Result<Vec<OwnedFd>> {
+        let null = File::options().write(true).open("/dev/null").context("cannot open `/dev/null`")?;
+        Ok(vec![open_sandbox(&self.sandbox)?, null.into()])
     }
+}
+
+/// Opens the sandbox of a container, which may be in the sandbox of another one.
+pub(crate) fn open_sandbox(path: &Path) -> Result<OwnedFd> {
+    let open = || {
+        let below = path.strip_prefix("/").unwrap_or(path);
+        foreign::find(foreign::directory(Path::new("/"))?, below, Resolve::WithoutLinks)
+    };
+    open().context(format!("cannot open the sandbox `{}`", path.display()))
 }

@@ -1,9 +1,9 @@
 //! Writes a container's output to files in its sandbox that are rotated by size, and compressed if configured.
 //!
 //! ```text
-//! agent ── plugin ── prepare, cleanup ── supervisor.rs ── starts, watches ──▶ companion (writer)
+//! agent ── plugin ── prepare, cleanup ── LogCompanions ── starts, watches ──▶ companion (writer)
 //!                                                                               ▲        │ splice
-//! container ════════════════════════════ pipes.rs ══════════════════════════════╝        ▼
+//! container ══════════════════════════════ pipes ═══════════════════════════════╝        ▼
 //!                                                                      stdout, stdout.1.gz, stdout.times
 //! ```
 //!
@@ -12,9 +12,6 @@
 
 mod job;
 mod options;
-mod pipes;
-mod status;
-mod supervisor;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -22,20 +19,19 @@ mod writer;
 use std::path::Path;
 
 use cofferdam_plugin_api::foreign;
+use cofferdam_plugin_api::log_companion::{LogCompanions, STREAMS};
 use cofferdam_plugin_api::model::ContainerClass;
 use cofferdam_plugin_api::prelude::*;
 use rustix::process::geteuid;
 
-use self::job::Job;
+use self::job::{Job, State, open_sandbox};
 use self::options::Config;
-use self::supervisor::{State, Supervisor, open_sandbox};
-use self::writer::NAMES;
 
 cofferdam_plugin_api::companion!(writer::run);
 
 struct Logrotate {
     config: Config,
-    supervisor: Supervisor,
+    companions: LogCompanions<State>,
 }
 
 #[cofferdam_plugin_api::logger]
@@ -47,7 +43,7 @@ impl Logger for Logrotate {
 
     fn create(config: Config, host: Host) -> Result<Self> {
         config.check()?;
-        Ok(Self { config, supervisor: Supervisor::new(host)? })
+        Ok(Self { config, companions: LogCompanions::new(host)? })
     }
 
     fn recover(&self, request: &RecoverRequest) -> Result<Recovery> {
@@ -55,14 +51,14 @@ impl Logger for Logrotate {
         let mut recovery = Recovery::upgrade(&request.containers, own, |old: State, _| Ok(old))?;
         let existing = request.containers.iter().map(|container| container.id.as_str());
         let existing: Vec<&str> = existing.chain(request.orphans.iter().map(|id| id.as_str())).collect();
-        self.supervisor.remove_others(&existing)?;
+        self.companions.remove_others(&existing)?;
         for container in &request.containers {
             if container.details.state.is_null() {
                 continue;
             }
             let recovered = State::deserialize(&container.details.state)
                 .context("cannot read its state")
-                .and_then(|state| self.supervisor.recover(container.id.as_str(), state));
+                .and_then(|state| self.companions.recover(container.id.as_str(), state));
             if let Err(error) = recovered {
                 recovery.refuse(&container.id, error.causes().join(": "));
             }
@@ -79,7 +75,7 @@ impl Logger for Logrotate {
                 sandbox.display()
             )));
         }
-        let [stdout, stderr] = NAMES.map(|name| sandbox.join(name));
+        let [stdout, stderr] = STREAMS.map(|name| sandbox.join(name));
         // Short, and ends with the agent: rotation and another process are for what runs on.
         if container.class == ContainerClass::Debug {
             return Ok(Streams::new(Output::Path(stdout), Output::Path(stderr)));
@@ -88,12 +84,12 @@ impl Logger for Logrotate {
         let times = options.times;
         let owner = geteuid().is_root().then_some((container.uid, container.gid));
         let directory = open_sandbox(sandbox)?;
-        for name in NAMES {
+        for name in STREAMS {
             foreign::create_file(&directory, Path::new(name), owner)
                 .context(format!("cannot create `{}`", sandbox.join(name).display()))?;
         }
-        let job = Job { owner, options };
-        let (pipes, state) = self.supervisor.start(container.as_ref(), sandbox.clone(), job)?;
+        let state = State { sandbox: sandbox.clone(), job: Job { owner, options } };
+        let pipes = self.companions.start(container.as_ref(), state.clone())?;
         let [out, err] = pipes.map(Output::Descriptor);
         let streams = Streams::new(out, err).files(stdout, stderr).state(&state)?;
         Ok(if times { streams.times() } else { streams })
@@ -102,6 +98,6 @@ impl Logger for Logrotate {
     fn cleanup(&self, container: &ContainerRef) -> Result<()> {
         let state = &container.details()?.state;
         let state = if state.is_null() { None } else { State::deserialize(state).ok() };
-        self.supervisor.finish(container.id(), state, container.deadline().remaining())
+        self.companions.finish(container.id(), state, container.deadline().remaining())
     }
 }

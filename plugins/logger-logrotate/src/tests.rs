@@ -6,14 +6,14 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
+use cofferdam_plugin_api::log_companion::{Report, Status, pipes};
 use cofferdam_plugin_api::model::{Container, ContainerClass, ContainerDetails, LogFiles, Recovered, Stream};
 use cofferdam_plugin_api::testing::{PluginHarness, skip};
 use flate2::read::GzDecoder;
 
 use super::*;
 use crate::options::{Limits, Options};
-use crate::status::{Report, Status};
-use crate::{pipes, writer};
+use crate::writer;
 
 /// Options with small files.
 fn options(max_size: u64, max_files: u32) -> Options {
@@ -281,6 +281,10 @@ fn a_compression_that_was_cut_short_is_begun_again() {
         // The end would cut it short again.
         while !fixture.path("stdout.1.gz").exists() || fixture.path("stdout.1").exists() {
             out.write_all(b".").unwrap();
+            // Each wakes the writer up, and there are too few of them for a rotation.
+            while rustix::io::ioctl_fionread(&*out).unwrap() > 0 {
+                std::thread::yield_now();
+            }
         }
     });
     assert_eq!(fixture.unpacked("stdout.1.gz"), lines(0..3));
@@ -405,7 +409,10 @@ fn container_with(harness: &PluginHarness<Logrotate>, name: &str, value: &str) -
 /// Whether the library is there of which companions are started.
 fn has_library(harness: &PluginHarness<Logrotate>) -> bool {
     match harness.open(&harness.container("probe")).map(drop) {
-        Ok(()) => harness.cleanup("probe").is_ok(),
+        Ok(()) => {
+            harness.cleanup("probe").unwrap();
+            true
+        }
         Err(refused) if refused.message.contains("does not support companions") => {
             skip("libcofferdam_logger_logrotate.so is not there: run `cargo build --workspace` first");
             false

@@ -238,6 +238,18 @@ pub struct PluginView {
     pub interrupted_calls: Vec<InterruptedCall>,
     /// Calls by method.
     pub calls: BTreeMap<String, CallCount>,
+    /// What it has lost, if it is a logger.
+    #[serde(default)]
+    pub lost_output: Option<LostOutputView>,
+}
+
+/// Bytes of output of containers that a logger has counted as lost since the agent started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LostOutputView {
+    /// Of standard output.
+    pub stdout: u64,
+    /// Of standard error.
+    pub stderr: u64,
 }
 
 /// Counters of the calls of a method.

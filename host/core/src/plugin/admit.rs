@@ -95,6 +95,7 @@ pub struct LoadedPlugin {
     /// The private copy of the file.
     copy: PathBuf,
     placement: InProcess,
+    services: Arc<Services>,
 }
 
 impl LoadedPlugin {
@@ -119,6 +120,7 @@ impl LoadedPlugin {
         };
         let (name, sha256) = (&candidate.manifest.name, candidate.sha256());
         let placement = InProcess::load(name, kind, &copy, sha256, layout, Arc::clone(services))?;
+        let services = Arc::clone(services);
         if layout == Layout::Unknown {
             store.learn_compatible(&candidate);
         }
@@ -129,6 +131,7 @@ impl LoadedPlugin {
             sha256: candidate.sha256().to_owned(),
             copy,
             placement,
+            services,
             manifest: candidate.manifest,
         })
     }
@@ -138,7 +141,7 @@ impl LoadedPlugin {
     /// # Errors
     /// [`AdmitError::Create`].
     pub fn create(self, job: &Job, env: &PluginEnv<'_>) -> Result<Plugin, AdmitError> {
-        let Self { config, kind, manifest, file, sha256, copy, placement } = self;
+        let Self { config, kind, manifest, file, sha256, copy, placement, services } = self;
         let create_error = |reason: String| AdmitError::Create {
             kind,
             name: manifest.name.clone(),
@@ -175,6 +178,7 @@ impl LoadedPlugin {
             config,
             request,
             placement: Box::new(placement),
+            services,
             counters: Default::default(),
             in_flight: Default::default(),
             manifest,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use cofferdam_plugin_model::{Manifest, Method, Methods, StateReply};
+use cofferdam_plugin_model::{Kind, Manifest, Method, Methods, StateReply};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -17,10 +17,11 @@ use super::lifecycle::{Health, Lifecycle};
 use super::placement::{Failure, FailureKind, Instance, Invocation, InvokeError, Placement, Response};
 use super::recoverer::{Durability, Recoverer};
 use super::reply::limited;
+use super::services::{LostOutput, Services};
 use crate::blocking::{Cancelled, Job};
 use crate::config::{FailPolicy, PluginConfig};
 use crate::error_chain;
-use crate::model::view::PluginView;
+use crate::model::view::{LostOutputView, PluginView};
 
 /// A plugin of the chain.
 pub struct Plugin {
@@ -32,6 +33,7 @@ pub struct Plugin {
     /// Encoded `CreateRequest`.
     pub(super) request: Vec<u8>,
     pub(super) placement: Box<dyn Placement>,
+    pub(super) services: Arc<Services>,
     pub(super) lifecycle: Lifecycle,
     pub(super) counters: [Counters; Method::ALL.len()],
     pub(super) in_flight: InFlight,
@@ -266,6 +268,11 @@ impl Plugin {
             let count = self.counters(method).read();
             (count.calls > 0).then(|| (method.name().to_owned(), count))
         });
+        let is_logger = manifest.kind == Kind::Logger;
+        let lost_output = is_logger.then(|| {
+            let LostOutput { stdout, stderr } = self.services.lost_output(&self.name);
+            LostOutputView { stdout, stderr }
+        });
         PluginView {
             name: manifest.name.clone(),
             kind: manifest.kind.to_string(),
@@ -281,6 +288,7 @@ impl Plugin {
             health_reason: reason,
             interrupted_calls: Vec::new(),
             calls: calls.collect(),
+            lost_output,
         }
     }
 

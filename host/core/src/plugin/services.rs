@@ -1,10 +1,13 @@
 //! The services that the agent provides to plugins, by name.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock, Weak};
 
 use cofferdam_plugin_model::service::{
-    LEASES_ACQUIRE, LEASES_LIST, LEASES_RELEASE, Leases, ListLeases, PutState, ReleaseLease, STATE_PUT,
+    CountLost, LEASES_ACQUIRE, LEASES_LIST, LEASES_RELEASE, Leases, ListLeases, OUTPUT_LOST, PutState,
+    ReleaseLease, STATE_PUT,
 };
+use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -16,6 +19,14 @@ use crate::error_chain;
 pub struct Services {
     /// Not owned: a plugin may keep the services for the life of the process, and must not keep the agent alive.
     containers: OnceLock<Weak<dyn Recoverer>>,
+    lost_output: Mutex<BTreeMap<String, LostOutput>>,
+}
+
+/// Bytes of output that a logger has lost, since the agent started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct LostOutput {
+    pub(super) stdout: u64,
+    pub(super) stderr: u64,
 }
 
 /// Why a service did not do what it was asked for.
@@ -63,8 +74,29 @@ impl Services {
                 let ListLeases { pool } = decode(request)?;
                 encode(&Leases { leases: self.containers()?.leases(&pool) })
             }
+            OUTPUT_LOST => self.count_lost(plugin, decode(request)?).map(|()| Vec::new()),
             _ => Err(ServiceError::Unknown),
         }
+    }
+
+    /// What a logger has counted as lost.
+    pub(super) fn lost_output(&self, plugin: &str) -> LostOutput {
+        self.lost_output.lock().get(plugin).copied().unwrap_or_default()
+    }
+
+    fn count_lost(&self, plugin: &str, CountLost { stream, bytes }: CountLost) -> Result<(), ServiceError> {
+        let mut lost = self.lost_output.lock();
+        let lost = lost.entry(plugin.to_owned()).or_default();
+        let counter = match stream.as_str() {
+            "stdout" => &mut lost.stdout,
+            "stderr" => &mut lost.stderr,
+            _ => {
+                let message = format!("`stream` is `{stream}`; expected `stdout` or `stderr`");
+                return Err(ServiceError::Malformed(message));
+            }
+        };
+        *counter = counter.saturating_add(bytes);
+        Ok(())
     }
 
     fn containers(&self) -> Result<Arc<dyn Recoverer>, ServiceError> {

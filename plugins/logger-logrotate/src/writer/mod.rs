@@ -11,39 +11,32 @@
 mod compression;
 mod directory;
 mod log;
-mod privileges;
 mod times;
 
 use std::io;
 use std::os::fd::OwnedFd;
 
+use cofferdam_plugin_api::log_companion::{LogCompanion, STREAMS, Status, drop_privileges};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, ioctl_fionread};
 use rustix::pipe::{SpliceFlags, splice};
 
 use self::directory::Directory;
 use self::log::Log;
-use crate::job::Job;
+use crate::job::{Job, State};
 use crate::options::Options;
-use crate::status::Status;
 
-/// Names of the files.
-pub(crate) const NAMES: [&str; 2] = ["stdout", "stderr"];
-
-/// The program of the companion. Its descriptors are a [`Job`], a [`Status`], the readers of both pipes, the sandbox, and
-/// `/dev/null`.
+/// The program of the companion.
 ///
 /// # Errors
 /// If it cannot begin. Afterwards, errors are counted bytes.
 pub(crate) fn run(descriptors: Vec<OwnedFd>) -> io::Result<()> {
-    let descriptors = <[OwnedFd; 6]>::try_from(descriptors);
-    let [job, status, stdout, stderr, sandbox, null] =
-        descriptors.map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-    let status = Status::new(status.into());
-    status.take_over()?;
-    let job = Job::read(job)?;
-    privileges::drop_privileges(job.owner)?;
-    write(&job, &status, [stdout, stderr], sandbox, &null)
+    let LogCompanion { job: State { job, .. }, status, pipes, descriptors } =
+        LogCompanion::enter(descriptors)?;
+    let descriptors = <[OwnedFd; 2]>::try_from(descriptors);
+    let [sandbox, null] = descriptors.map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    drop_privileges(job.owner)?;
+    write(&job, &status, pipes, sandbox, &null)
 }
 
 /// Moves the output until both pipes have ended.
@@ -135,7 +128,7 @@ impl Files<'_> {
             Some(log) => Ok(log),
             log => {
                 let Options { streams, compress, times } = self.options;
-                let (name, limits) = (NAMES[self.index], streams[self.index]);
+                let (name, limits) = (STREAMS[self.index], streams[self.index]);
                 Ok(log.insert(Log::open(self.directory, name, limits, *compress, *times)?))
             }
         }

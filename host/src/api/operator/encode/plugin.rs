@@ -30,6 +30,7 @@ pub(in crate::api::operator) fn plugin(plugin: &PluginView) -> wire::PluginInfo 
         methods: plugin.methods.clone(),
         calls: plugin.calls.iter().map(|(method, count)| (method.clone(), call_count(count))).collect(),
         interrupted_calls: plugin.interrupted_calls.iter().map(interrupted_call).collect(),
+        lost_output_bytes: plugin.lost_output.map(|lost| lost.stdout.saturating_add(lost.stderr)),
     }
 }
 

@@ -31,6 +31,8 @@ message! {
         map calls: CallCount,
         /// Calls that were in progress when the previous agent died.
         repeated interrupted_calls: InterruptedCall,
+        /// Bytes of output of containers that it has lost since the agent started, if it is a logger.
+        optional lost_output_bytes: u64,
     }
 }
 
@@ -114,6 +116,7 @@ mod tests {
             "message": "panicked 3 times in a minute", "methods": ["prepare", "update"],
             "calls": {"prepare": {"calls": 12, "failures": 3, "timeouts": 0, "panics": 3, "seconds": 0.5}},
             "interrupted_calls": [{"method": "usage", "container": "web.probe", "since": 1.25}],
+            "lost_output_bytes": 4096,
         });
         let plugin: PluginInfo = serde_json::from_value(wire.clone()).unwrap();
         assert_eq!(plugin.health, PluginHealth::Quarantined);

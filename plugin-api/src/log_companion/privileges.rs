@@ -12,7 +12,10 @@ use rustix::thread::{
 /// Becomes a user and a group, if the agent is root, and drops all capabilities. From then on, files are created and opened
 /// with the permissions and the quota of that user. The real and the saved user stay root: a process of the user may
 /// neither signal nor trace this one.
-pub(super) fn drop_privileges(owner: Option<(u32, u32)>) -> io::Result<()> {
+///
+/// # Errors
+/// Those of the system calls.
+pub fn drop_privileges(owner: Option<(u32, u32)>) -> io::Result<()> {
     umask(Mode::WGRP | Mode::WOTH);
     if let Some((uid, gid)) = owner {
         set_thread_groups(&[])?;

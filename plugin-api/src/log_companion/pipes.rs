@@ -14,15 +14,17 @@ use rustix::fs::{CWD, FileType, Gid, Mode, OFlags, Uid, fchown, mknodat, open};
 use rustix::io::Errno;
 use rustix::pipe::{fcntl_getpipe_size, fcntl_setpipe_size};
 
+use super::STREAMS;
+
 /// Bytes that a pipe can hold, if the kernel allows it: fewer wake-ups of the companion, and time for another one to start.
 const CAPACITY: usize = 256 << 10;
 
-/// Names of the FIFOs.
-const NAMES: [&str; 2] = ["stdout", "stderr"];
-
 /// Creates the pipes in a directory, and opens the container's ends. They belong to `owner`, so that programs can open
 /// `/dev/stdout`.
-pub(crate) fn create(directory: &Path, owner: Option<(u32, u32)>) -> io::Result<[OwnedFd; 2]> {
+///
+/// # Errors
+/// If one of them cannot be created or opened.
+pub fn create(directory: &Path, owner: Option<(u32, u32)>) -> io::Result<[OwnedFd; 2]> {
     let create = |name| {
         let path = directory.join(name);
         match mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0) {
@@ -38,12 +40,15 @@ pub(crate) fn create(directory: &Path, owner: Option<(u32, u32)>) -> io::Result<
         let _ = fcntl_setpipe_size(&pipe, CAPACITY);
         Ok::<_, io::Error>(pipe)
     };
-    let [stdout, stderr] = NAMES.map(create);
+    let [stdout, stderr] = STREAMS.map(create);
     Ok([stdout?, stderr?])
 }
 
 /// Opens the ends of the companion. At them, the end of the container is seen also if it has ended before.
-pub(crate) fn open_readers(directory: &Path) -> io::Result<[OwnedFd; 2]> {
+///
+/// # Errors
+/// If one of them cannot be opened.
+pub fn open_readers(directory: &Path) -> io::Result<[OwnedFd; 2]> {
     let open = |name| {
         let path = directory.join(name);
         let flags = OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -52,18 +57,18 @@ pub(crate) fn open_readers(directory: &Path) -> io::Result<[OwnedFd; 2]> {
         drop(open(&path, OFlags::WRONLY | flags, Mode::empty())?);
         Ok::<_, io::Error>(reader)
     };
-    let [stdout, stderr] = NAMES.map(open);
+    let [stdout, stderr] = STREAMS.map(open);
     Ok([stdout?, stderr?])
 }
 
 /// Whether nobody can write to it any more.
-pub(crate) fn has_ended(reader: &OwnedFd) -> io::Result<bool> {
+pub(super) fn has_ended(reader: &OwnedFd) -> io::Result<bool> {
     let mut ready = [PollFd::new(reader, PollFlags::empty())];
     poll(&mut ready, Some(&Timespec::default()))?;
     Ok(ready[0].revents().contains(PollFlags::HUP))
 }
 
 /// How many bytes a pipe can hold.
-pub(crate) fn capacity(reader: &OwnedFd) -> u64 {
+pub(super) fn capacity(reader: &OwnedFd) -> u64 {
     fcntl_getpipe_size(reader).map_or(CAPACITY, |size| size) as u64
 }

@@ -5,26 +5,24 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::CString;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use cofferdam_plugin_api::companion::Companion;
-use cofferdam_plugin_api::foreign::{self, Resolve};
-use cofferdam_plugin_api::prelude::*;
-use cofferdam_plugin_api::tree;
+use cofferdam_linux::tree;
 use rustix::buffer::spare_capacity;
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::io::{Errno, ioctl_fionread};
+use tracing::{debug, error, warn};
 
-use crate::job::Job;
-use crate::pipes;
-use crate::status::Status;
-use crate::writer::NAMES;
+use super::status::Status;
+use super::{Job, STREAMS, job_file, pipes};
+use crate::companion::Companion;
+use crate::{Error, Host, Result, ResultExt};
 
 /// How long after its start a companion is started again. Doubled each time that it has not run for [`STEADY`].
 const RESTART_DELAY: Duration = Duration::from_secs(1);
@@ -34,6 +32,9 @@ const STEADY: Duration = Duration::from_secs(60);
 /// How long a companion may take to write what is left when its container has ended.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long it is waited for at most that a killed companion ends, if `cleanup` has no deadline.
+const MAX_CLEANUP: Duration = Duration::from_secs(600);
+
 /// How often it is checked whether a companion that has the lock is running. There is no event for it.
 const LOCK_ATTEMPTS: u32 = 100;
 const LOCK_INTERVAL: Duration = Duration::from_millis(10);
@@ -41,47 +42,37 @@ const LOCK_INTERVAL: Duration = Duration::from_millis(10);
 /// Data of the eventfd that ends the thread.
 const STOP: u64 = 0;
 
-/// The plugin's state for a container.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct State {
-    /// Directory of its files.
-    pub(crate) sandbox: PathBuf,
-    /// What its companion does.
-    pub(crate) job: Job,
-}
-
-/// The companions of all containers.
-pub(crate) struct Supervisor {
-    shared: Arc<Shared>,
+/// The companions of all containers of a plugin.
+pub struct LogCompanions<J> {
+    shared: Arc<Shared<J>>,
     stop: Arc<OwnedFd>,
 }
 
-struct Shared {
+struct Shared<J> {
     host: Host,
     epoll: OwnedFd,
-    entries: Mutex<Entries>,
+    entries: Mutex<Entries<J>>,
     /// An entry was put back.
     returned: Condvar,
 }
 
-#[derive(Default)]
-struct Entries {
-    by_token: BTreeMap<u64, Entry>,
+struct Entries<J> {
+    by_token: BTreeMap<u64, Entry<J>>,
     tokens: HashMap<String, u64>,
     /// The one that the thread has taken out to start its companion again.
     taken: Option<u64>,
     /// Those of containers that have ended, whose companions were killed and have not ended yet. Their pipes are kept open:
     /// the kernel lets nobody close what such a companion is reading.
-    killed: BTreeMap<u64, Entry>,
+    killed: BTreeMap<u64, Entry<J>>,
     last: u64,
 }
 
 /// A container, and its companion.
-struct Entry {
+struct Entry<J> {
     id: String,
     /// With its pipes and status.
     directory: PathBuf,
-    state: State,
+    job: J,
     companion: Option<Companion>,
     started: Instant,
     /// It was killed, and there is no other one yet.
@@ -92,14 +83,19 @@ struct Entry {
     status: Status,
 }
 
-impl Supervisor {
-    pub(crate) fn new(host: Host) -> Result<Self> {
+impl<J: Job> LogCompanions<J> {
+    /// Those of containers that are launched or recovered from now on. A thread notices when one is killed.
+    ///
+    /// # Errors
+    /// If there are too many descriptors or threads.
+    pub fn new(host: Host) -> Result<Self> {
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &*stop, epoll::EventData::new_u64(STOP), epoll::EventFlags::IN)?;
-        let shared = Arc::new(Shared { host, epoll, entries: Mutex::default(), returned: Condvar::new() });
+        let shared =
+            Arc::new(Shared { host, epoll, entries: Mutex::new(Entries::new()), returned: Condvar::new() });
         let weak = Arc::downgrade(&shared);
-        let thread = std::thread::Builder::new().name("logrotate".to_owned());
+        let thread = std::thread::Builder::new().name("log-companions".to_owned());
         let of_thread = Arc::clone(&stop);
         let run = move || {
             supervise(&weak);
@@ -110,8 +106,11 @@ impl Supervisor {
         Ok(Self { shared, stop })
     }
 
-    /// Creates the pipes of a container, and starts its companion. Returns the container's ends, and the state.
-    pub(crate) fn start(&self, id: &str, sandbox: PathBuf, job: Job) -> Result<([OwnedFd; 2], State)> {
+    /// Creates the pipes of a container, and starts its companion. Returns the container's ends.
+    ///
+    /// # Errors
+    /// If that fails; [`LogCompanions::finish`] removes what there is then.
+    pub fn start(&self, id: &str, job: J) -> Result<[OwnedFd; 2]> {
         let directory = self.directory(id);
         DirBuilder::new()
             .recursive(true)
@@ -119,29 +118,30 @@ impl Supervisor {
             .create(&directory)
             .context(format!("cannot create `{}`", directory.display()))?;
         let pipes = || format!("cannot create the pipes in `{}`", directory.display());
-        let writers = pipes::create(&directory, job.owner).context(pipes())?;
+        let writers = pipes::create(&directory, job.owner()).context(pipes())?;
         let readers = pipes::open_readers(&directory).context(pipes())?;
         let status = open_status(&directory)?;
-        let state = State { sandbox, job };
-        let mut entry = Entry::new(id, directory, state, readers, status);
+        let mut entry = Entry::new(id, directory, job, readers, status);
         entry.start(&self.shared.host)?;
-        let state = entry.state.clone();
         self.shared.add(entry)?;
-        Ok((writers, state))
+        Ok(writers)
     }
 
     /// Takes over the companion of an earlier instance, or starts another one if it was killed meanwhile.
-    pub(crate) fn recover(&self, id: &str, state: State) -> Result<()> {
-        let entry = self.reopen(id, state)?;
+    ///
+    /// # Errors
+    /// If its pipes cannot be opened, or no companion be started.
+    pub fn recover(&self, id: &str, job: J) -> Result<()> {
+        let entry = self.reopen(id, job)?;
         self.shared.add(entry)
     }
 
-    fn reopen(&self, id: &str, state: State) -> Result<Entry> {
+    fn reopen(&self, id: &str, job: J) -> Result<Entry<J>> {
         let directory = self.directory(id);
         let missing = || format!("cannot open the pipes in `{}`", directory.display());
         let readers = pipes::open_readers(&directory).context(missing())?;
         let status = open_status(&directory)?;
-        let mut entry = Entry::new(id, directory.clone(), state, readers, status);
+        let mut entry = Entry::new(id, directory.clone(), job, readers, status);
         if !entry.find()? && !entry.status.read()?.finished {
             entry.report_gap()?;
             entry.start(&self.shared.host)?;
@@ -154,18 +154,22 @@ impl Supervisor {
         Ok(entry)
     }
 
-    /// Waits until everything that a container has written is in its files, or counts what is not, and removes what there
-    /// is of it. `state` is used if this instance does not know the container.
-    pub(crate) fn finish(&self, id: &str, state: Option<State>, remaining: Duration) -> Result<()> {
+    /// Waits until the companion of a container has passed everything on, or reports what is lost, and removes what there
+    /// is of it. A companion that does not respond is killed after five seconds, or half of `remaining`. `job` is used if
+    /// this instance does not know the container. Succeeds for one that is unknown.
+    ///
+    /// # Errors
+    /// If something of it is still there; to be called again.
+    pub fn finish(&self, id: &str, job: Option<J>, remaining: Duration) -> Result<()> {
         let directory = self.directory(id);
         let known = self.shared.remove(id);
-        let entry = match (known, state) {
+        let entry = match (known, job) {
             (Some(entry), _) => Some(entry),
-            (None, Some(state)) if directory.exists() => Some(self.reopen(id, state)?),
+            (None, Some(job)) if directory.exists() => Some(self.reopen(id, job)?),
             (None, _) => None,
         };
         if let Some(mut entry) = entry {
-            let end = Instant::now() + remaining;
+            let end = Instant::now() + remaining.min(MAX_CLEANUP);
             let finished = entry.finish(&self.shared.host, FLUSH_TIMEOUT.min(remaining / 2), end);
             // Also if that has failed: nobody else waits for it.
             if entry.companion.is_some() {
@@ -176,8 +180,12 @@ impl Supervisor {
         remove(&directory)
     }
 
-    /// Removes what is left of containers that do not exist.
-    pub(crate) fn remove_others(&self, existing: &[&str]) -> Result<()> {
+    /// Removes what is left of containers that do not exist. Called in `recover`, with the ids of the containers and of the
+    /// orphans.
+    ///
+    /// # Errors
+    /// If something of it cannot be removed.
+    pub fn remove_others(&self, existing: &[&str]) -> Result<()> {
         let directory = self.shared.host.runtime_directory();
         let entries = match fs::read_dir(directory) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -198,7 +206,7 @@ impl Supervisor {
     }
 }
 
-impl Drop for Supervisor {
+impl<J> Drop for LogCompanions<J> {
     fn drop(&mut self) {
         // Otherwise the thread ends when it wakes up next.
         let _ = rustix::io::write(&*self.stop, &1_u64.to_ne_bytes());
@@ -215,18 +223,9 @@ fn open_status(directory: &Path) -> Result<Status> {
     Ok(Status::new(file.context(format!("cannot open `{}`", path.display()))?))
 }
 
-/// Opens the sandbox of a container, which may be in the sandbox of another one.
-pub(crate) fn open_sandbox(path: &Path) -> Result<OwnedFd> {
-    let open = || {
-        let below = path.strip_prefix("/").unwrap_or(path);
-        foreign::find(foreign::directory(Path::new("/"))?, below, Resolve::WithoutLinks)
-    };
-    open().context(format!("cannot open the sandbox `{}`", path.display()))
-}
-
 // ── the thread ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-fn supervise(shared: &Weak<Shared>) {
+fn supervise<J: Job>(shared: &Weak<Shared<J>>) {
     let Some(epoll) = shared.upgrade().and_then(|shared| shared.epoll.try_clone().ok()) else { return };
     let mut ready = Vec::with_capacity(16);
     let mut next: Option<Instant> = None;
@@ -247,12 +246,12 @@ fn supervise(shared: &Weak<Shared>) {
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Entries> {
+impl<J: Job> Shared<J> {
+    fn lock(&self) -> MutexGuard<'_, Entries<J>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(&self, mut entry: Entry) -> Result<()> {
+    fn add(&self, mut entry: Entry<J>) -> Result<()> {
         let mut entries = self.lock();
         entries.last += 1;
         let token = entries.last;
@@ -269,7 +268,7 @@ impl Shared {
     }
 
     /// Takes a container out, also if its companion is being started again: then when that is done.
-    fn remove(&self, id: &str) -> Option<Entry> {
+    fn remove(&self, id: &str) -> Option<Entry<J>> {
         let mut entries = self.lock();
         let token = entries.tokens.remove(id)?;
         while entries.taken == Some(token) {
@@ -281,7 +280,7 @@ impl Shared {
     }
 
     /// Reaps a companion that was killed when it has ended.
-    fn reap_later(&self, entry: Entry) {
+    fn reap_later(&self, entry: Entry<J>) {
         let mut entries = self.lock();
         entries.last += 1;
         let token = entries.last;
@@ -329,21 +328,23 @@ fn watch(epoll: &OwnedFd, companion: &Companion, token: u64) -> io::Result<()> {
     Ok(epoll::add(epoll, companion, epoll::EventData::new_u64(token), epoll::EventFlags::IN)?)
 }
 
-impl Entry {
-    fn new(id: &str, directory: PathBuf, state: State, readers: [OwnedFd; 2], status: Status) -> Self {
+impl<J> Entries<J> {
+    fn new() -> Self {
+        Self {
+            by_token: BTreeMap::new(),
+            tokens: HashMap::new(),
+            taken: None,
+            killed: BTreeMap::new(),
+            last: 0,
+        }
+    }
+}
+
+impl<J: Job> Entry<J> {
+    fn new(id: &str, directory: PathBuf, job: J, readers: [OwnedFd; 2], status: Status) -> Self {
         let (companion, started) = (None, Instant::now());
         let delay = RESTART_DELAY;
-        Self {
-            id: id.to_owned(),
-            directory,
-            state,
-            companion,
-            started,
-            restart: false,
-            delay,
-            readers,
-            status,
-        }
+        Self { id: id.to_owned(), directory, job, companion, started, restart: false, delay, readers, status }
     }
 
     fn pid(&self) -> Option<i32> {
@@ -377,20 +378,14 @@ impl Entry {
             return Ok(());
         }
         let name = CString::new(self.id.as_str()).context("a container id has no zero byte")?;
-        let job = self.state.job.to_file().context("cannot create a file in memory")?;
-        let null = File::options().write(true).open("/dev/null").context("cannot open `/dev/null`")?;
-        let sandbox = open_sandbox(&self.state.sandbox)?;
+        let job = job_file(&self.job).context("cannot create a file in memory")?;
+        let others = self.job.descriptors(&self.directory)?;
         let [stdout, stderr] = &self.readers;
         // Opened again, so that the lock is the companion's own.
         let status = open_status(&self.directory)?;
-        let descriptors = [
-            job.as_fd(),
-            status.file().as_fd(),
-            stdout.as_fd(),
-            stderr.as_fd(),
-            sandbox.as_fd(),
-            null.as_fd(),
-        ];
+        let own = [job.as_fd(), status.file().as_fd(), stdout.as_fd(), stderr.as_fd()];
+        let descriptors: Vec<BorrowedFd<'_>> =
+            own.into_iter().chain(others.iter().map(AsFd::as_fd)).collect();
         let companion = Companion::start(host, &name, &descriptors)?;
         (self.companion, self.started, self.restart) = (Some(companion), Instant::now(), false);
         Ok(())
@@ -419,7 +414,7 @@ impl Entry {
     }
 
     /// Starts another companion, unless the last one was started a moment ago. Returns when to try again.
-    fn restart_when_due(&mut self, token: u64, shared: &Shared) -> Option<Instant> {
+    fn restart_when_due(&mut self, token: u64, shared: &Shared<J>) -> Option<Instant> {
         let due = self.started + self.delay;
         if Instant::now() < due {
             return Some(due);
@@ -444,7 +439,7 @@ impl Entry {
         }
     }
 
-    fn restart(&mut self, token: u64, shared: &Shared) -> Result<()> {
+    fn restart(&mut self, token: u64, shared: &Shared<J>) -> Result<()> {
         self.start(&shared.host)?;
         if let Some(companion) = &self.companion
             && let Err(error) = watch(&shared.epoll, companion, token)
@@ -483,7 +478,7 @@ impl Entry {
         }
         // The time that is left is needed for what follows as well.
         self.kill(end.saturating_duration_since(Instant::now()) / 2)?;
-        self.report_loss()
+        self.report_loss(host)
     }
 
     /// Kills the companion, if there is one, and waits for it.
@@ -511,22 +506,29 @@ impl Entry {
         Ok(has_ended)
     }
 
-    fn report_loss(&self) -> Result<()> {
+    fn report_loss(&self, host: &Host) -> Result<()> {
         let report = self.status.read()?;
-        for (index, stream) in NAMES.into_iter().enumerate() {
+        let backlog = if report.finished { [0, 0] } else { self.job.backlog(&self.directory, &self.status) };
+        for (index, stream) in STREAMS.into_iter().enumerate() {
+            let of = self.job.describe_loss(&self.directory, &self.status, index);
+            let taken = report.lost[index].saturating_add(backlog[index]);
             if self.companion.is_some() {
                 // The kernel may let nobody use the pipe before the companion has ended.
-                let bytes = report.lost[index];
                 error!(
                     container = self.id,
-                    stream, bytes, "output of the container is lost, and what is in its pipe"
+                    stream,
+                    bytes = taken,
+                    of,
+                    "output of the container is lost, and what is in its pipe"
                 );
+                host.count_lost_output(stream, taken);
                 continue;
             }
             let unread = if report.finished { 0 } else { ioctl_fionread(&self.readers[index])? };
-            let bytes = report.lost[index] + unread;
+            let bytes = taken.saturating_add(unread);
             if bytes > 0 {
-                error!(container = self.id, stream, bytes, "output of the container is lost");
+                error!(container = self.id, stream, bytes, of, "output of the container is lost");
+                host.count_lost_output(stream, bytes);
             }
         }
         Ok(())
@@ -535,7 +537,7 @@ impl Entry {
     /// Its companion was killed while no agent was running. Nothing is lost, unless the container has ended as well: then
     /// nobody has kept what was in the pipes.
     fn report_gap(&self) -> Result<()> {
-        for (index, stream) in NAMES.into_iter().enumerate() {
+        for (index, stream) in STREAMS.into_iter().enumerate() {
             let reader = &self.readers[index];
             if pipes::has_ended(reader)? && ioctl_fionread(reader)? == 0 {
                 let at_most = pipes::capacity(reader);

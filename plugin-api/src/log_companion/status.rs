@@ -1,67 +1,102 @@
-//! What a companion tells the plugin: a file of five numbers, which outlives both. The companion holds a lock on it, so that
+//! What a companion tells the plugin: a file of numbers, which outlives both. The companion holds a lock on it, so that
 //! there is only one, whatever the agent knows of it.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use cofferdam_plugin_api::companion::Companion;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-/// Bytes of the file.
+use crate::companion::Companion;
+
+/// How many numbers of its own a companion can keep.
+pub const NUMBERS: usize = 16;
+
+/// Bytes of the file without these.
 const LENGTH: usize = 40;
 
 /// Where the pid and the start time are in it.
 const PROCESS: u64 = 24;
 
-/// The file.
+/// The file with which a companion reports to the plugin, and to the next companion.
 #[derive(Debug)]
-pub(crate) struct Status(File);
+pub struct Status(File);
 
-/// Its content.
+/// What a companion has reported.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Report {
+pub struct Report {
     /// Bytes of standard output and of standard error that are in no file. After a companion was killed while it counted
     /// them, at most that many.
-    pub(crate) lost: [u64; 2],
+    pub lost: [u64; 2],
     /// Whether both streams have ended, and everything that was read is in a file or counted.
-    pub(crate) finished: bool,
+    pub finished: bool,
     /// Pid of the companion that has the lock; 0 before it has written it.
-    pub(crate) pid: i32,
+    pub pid: i32,
     /// When that was started.
-    pub(crate) start_time: u64,
+    pub start_time: u64,
 }
 
 impl Status {
-    pub(crate) const fn new(file: File) -> Self {
+    /// In this file.
+    #[must_use]
+    pub const fn new(file: File) -> Self {
         Self(file)
     }
 
-    pub(crate) const fn file(&self) -> &File {
+    pub(super) const fn file(&self) -> &File {
         &self.0
     }
 
-    /// Zeros if it was not written.
-    pub(crate) fn read(&self) -> io::Result<Report> {
-        let mut bytes = [0; LENGTH];
+    /// Reads it: zeros if it was not written.
+    ///
+    /// # Errors
+    /// Those of the file.
+    pub fn read(&self) -> io::Result<Report> {
+        let [stdout, stderr, finished, pid, start_time] = self.numbers_at(0)?;
+        let pid = i32::try_from(pid).unwrap_or_default();
+        Ok(Report { lost: [stdout, stderr], finished: finished != 0, pid, start_time })
+    }
+
+    /// The numbers that the companion keeps; zeros if it has written none.
+    ///
+    /// # Errors
+    /// Those of the file.
+    pub fn numbers(&self) -> io::Result<[u64; NUMBERS]> {
+        self.numbers_at(LENGTH)
+    }
+
+    /// Stores some of the companion's own numbers, from this index on. They are replaced together, also if the process is
+    /// killed meanwhile.
+    ///
+    /// # Errors
+    /// Those of the file, and if there are not so many.
+    pub fn set_numbers(&self, first: usize, numbers: &[u64]) -> io::Result<()> {
+        if first + numbers.len() > NUMBERS {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+        self.0.write_all_at(&bytes, (LENGTH + first * 8) as u64)
+    }
+
+    fn numbers_at<const N: usize>(&self, offset: usize) -> io::Result<[u64; N]> {
+        let mut bytes = vec![0; N * 8];
         let mut filled = 0;
-        while filled < LENGTH {
-            match self.0.read_at(&mut bytes[filled..], filled as u64)? {
+        while filled < bytes.len() {
+            match self.0.read_at(&mut bytes[filled..], (offset + filled) as u64)? {
                 0 => break,
                 count => filled += count,
             }
         }
-        let number = |index: usize| {
-            let bytes = bytes.iter().skip(index * 8).take(8).rev();
-            bytes.fold(0, |number, byte| number << 8 | u64::from(*byte))
-        };
-        let pid = i32::try_from(number(3)).unwrap_or_default();
-        Ok(Report { lost: [number(0), number(1)], finished: number(2) != 0, pid, start_time: number(4) })
+        let mut numbers = [0; N];
+        for (number, bytes) in numbers.iter_mut().zip(bytes.chunks(8)) {
+            *number = bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte));
+        }
+        Ok(numbers)
     }
 
     /// Becomes the companion: takes the lock for as long as this process runs. Fails if another one has it.
-    pub(crate) fn take_over(&self) -> io::Result<()> {
+    pub(super) fn take_over(&self) -> io::Result<()> {
         flock(&self.0, FlockOperation::NonBlockingLockExclusive)?;
         let pid = std::process::id();
         let own = Companion::open(pid.cast_signed())?.ok_or(io::ErrorKind::NotFound)?;
@@ -70,7 +105,7 @@ impl Status {
 
     /// Whether a companion has the lock. If not, the file names none any more, so that the pid in it is never that of another
     /// process.
-    pub(crate) fn is_locked(&self) -> io::Result<bool> {
+    pub(super) fn is_locked(&self) -> io::Result<bool> {
         match flock(&self.0, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {
                 let forgotten = self.set_process(0, 0);
@@ -89,11 +124,19 @@ impl Status {
         self.0.write_all_at(&bytes, PROCESS)
     }
 
-    pub(crate) fn set_lost(&self, stream: usize, bytes: u64) -> io::Result<()> {
+    /// Stores how many bytes of a stream (0 or 1) are lost. What is about to be discarded is counted before.
+    ///
+    /// # Errors
+    /// Those of the file.
+    pub fn set_lost(&self, stream: usize, bytes: u64) -> io::Result<()> {
         self.0.write_all_at(&bytes.to_le_bytes(), stream as u64 * 8)
     }
 
-    pub(crate) fn finish(&self) -> io::Result<()> {
+    /// Reports that both streams have ended, and that everything that was read is passed on or counted.
+    ///
+    /// # Errors
+    /// Those of the file.
+    pub fn finish(&self) -> io::Result<()> {
         self.0.write_all_at(&1_u64.to_le_bytes(), 16)
     }
 }
@@ -119,6 +162,18 @@ mod tests {
         assert!(!second.is_locked().unwrap());
         // Its pid may be that of another process by now.
         assert_eq!(second.read().unwrap(), Report::default());
+    }
+
+    #[test]
+    fn the_companions_own_numbers_are_kept_beside_the_report() {
+        let status = Status::new(tempfile::tempfile().unwrap());
+        assert_eq!(status.numbers().unwrap(), [0; NUMBERS]);
+        status.set_numbers(14, &[u64::MAX, 7]).unwrap();
+        status.set_numbers(0, &[3]).unwrap();
+        let numbers = status.numbers().unwrap();
+        assert_eq!((numbers[0], numbers[1], numbers[14], numbers[15]), (3, 0, u64::MAX, 7));
+        assert!(status.set_numbers(15, &[1, 2]).is_err());
+        assert_eq!(status.read().unwrap(), Report::default());
     }
 
     #[test]
