@@ -159,6 +159,9 @@ impl World {
         });
         if let Some(logger) = &config.logger {
             text["logger"] = plugin(logger);
+            if !config.log_targets.is_empty() {
+                text["logger"]["to"] = config.log_targets.iter().map(plugin).collect();
+            }
         }
         if !config.hooks.is_empty() {
             text["hook"] = config.hooks.iter().map(plugin).collect();

@@ -162,7 +162,8 @@ impl Agent {
     /// [`StartError`].
     pub async fn start_with(config: AgentConfig, store: Option<Arc<Store>>) -> Result<Self, StartError> {
         let pool = BlockingPool::new(Shares::current().threads);
-        let plugins = config.isolators.iter().chain(&config.logger).chain(&config.hooks);
+        let loggers = config.log_targets.iter().chain(&config.logger);
+        let plugins = config.isolators.iter().chain(loggers).chain(&config.hooks);
         let min_timeout = plugins.map(|plugin| plugin.timeout(Method::Create)).min();
         let min_timeout = min_timeout.unwrap_or(config.destroy_timeout);
         let events = Events::default();
@@ -495,8 +496,8 @@ fn build(
         PluginEnv { runtime_dir: ledger.runtime_dir(), work_dir: &work_dir, agent, events: events.clone() };
     let loaded = plugins(job, config, &store, &services, &env);
     // What exists for this agent alone, such as its cgroup, is not left behind when it does not start.
-    let LoadedPlugins { isolators, logger, hooks } = loaded.inspect_err(|_| launcher.shutdown())?;
-    let plugins: Vec<Arc<Plugin>> = isolators.iter().chain(&logger).chain(&hooks).cloned().collect();
+    let LoadedPlugins { isolators, loggers, hooks } = loaded.inspect_err(|_| launcher.shutdown())?;
+    let plugins: Vec<Arc<Plugin>> = isolators.iter().chain(&loggers).chain(&hooks).cloned().collect();
 
     let foreign = Arc::new(Foreign::default());
     let table = Arc::new(NativeTable::new(events.clone()));
@@ -514,8 +515,8 @@ fn build(
     let recoverer = Arc::new(Recoverers::new(tables));
     let containers = Arc::downgrade(&recoverer);
     services.connect(containers);
-    let logger_alone = Chain::new(Vec::new(), logger.clone(), pool.clone(), Arc::clone(&recoverer) as _);
-    let chain = Chain::new(isolators, logger, pool.clone(), recoverer);
+    let loggers_alone = Chain::new(Vec::new(), loggers.clone(), pool.clone(), Arc::clone(&recoverer) as _);
+    let chain = Chain::new(isolators, loggers, pool.clone(), recoverer);
     let hooks = Hooks::new(hooks, pool.clone());
     let fatal = FatalErrors::default();
     let fetcher = Fetcher::new(config.fetcher.clone()).limited(config.fetch.clone());
@@ -547,7 +548,7 @@ fn build(
         Ok(docker::Shared {
             fatal: fatal.clone(),
             ledger: Arc::clone(&ledger),
-            chain: logger_alone.clone(),
+            chain: loggers_alone.clone(),
             fetcher: fetcher.clone(),
             hooks: hooks.clone(),
             pool: pool.clone(),
@@ -699,7 +700,8 @@ fn launcher(
 
 struct LoadedPlugins {
     isolators: Vec<Arc<Plugin>>,
-    logger: Option<Arc<Plugin>>,
+    /// Those that the last one passes output on to, and that one.
+    loggers: Vec<Arc<Plugin>>,
     hooks: Vec<Arc<Plugin>>,
 }
 
@@ -711,12 +713,13 @@ fn plugins(
     services: &Arc<Services>,
     env: &PluginEnv<'_>,
 ) -> Result<LoadedPlugins, StartError> {
-    let configured = config.isolators.iter().chain(&config.logger).chain(&config.hooks);
+    let loggers = || config.log_targets.iter().chain(&config.logger);
+    let configured = config.isolators.iter().chain(loggers()).chain(&config.hooks);
     let index = PluginIndex::read(store, &config.plugin_dir, configured)?;
     let isolators = config.isolators.iter().map(|entry| (entry, Kind::Isolator));
-    let logger = config.logger.iter().map(|entry| (entry, Kind::Logger));
+    let loggers = loggers().map(|entry| (entry, Kind::Logger));
     let hooks = config.hooks.iter().map(|entry| (entry, Kind::Hook));
-    let entries: Vec<(&PluginConfig, Kind)> = isolators.chain(logger).chain(hooks).collect();
+    let entries: Vec<(&PluginConfig, Kind)> = isolators.chain(loggers).chain(hooks).collect();
     let loaded = parallel::map(&entries, |&(entry, kind)| -> Result<LoadedPlugin, StartError> {
         let file = index.locate(entry)?;
         Ok(LoadedPlugin::load(entry, kind, &file, store, services)?)
@@ -734,8 +737,8 @@ fn plugins(
     }
     store.save();
     let hooks = plugins.split_off(plugins.len() - config.hooks.len());
-    let logger = config.logger.is_some().then(|| plugins.pop()).flatten();
-    Ok(LoadedPlugins { isolators: plugins, logger, hooks })
+    let loggers = plugins.split_off(config.isolators.len());
+    Ok(LoadedPlugins { isolators: plugins, loggers, hooks })
 }
 
 /// The description of this agent for plugins.

@@ -59,6 +59,8 @@ pub struct AgentConfig {
     pub logger: Option<PluginConfig>,
     /// Hooks, in the order in which they are called.
     pub hooks: Vec<PluginConfig>,
+    /// Loggers that [`Self::logger`] passes output on to, if it is one that does.
+    pub log_targets: Vec<PluginConfig>,
     /// How long the setup of a container may take before its processes are killed and the launch fails. Fetching, calls
     /// of plugins, and hooks have timeouts of their own.
     pub launch_timeout: Duration,
@@ -102,6 +104,7 @@ impl AgentConfig {
             isolators: Vec::new(),
             logger: None,
             hooks: Vec::new(),
+            log_targets: Vec::new(),
             launch_timeout: Duration::from_secs(60),
             destroy_timeout: Duration::from_secs(60),
             fetcher: None,

@@ -6,7 +6,7 @@ use serde_json::{Value as Json, json};
 
 use super::agent::{OverrideFlags, load_config};
 use super::failure::{Failure, Outcome};
-use super::output;
+use super::output::{self, Column, Table};
 use crate::api::operator::flags;
 use crate::config::{
     Config, ConfigError, Diagnostic, Diagnostics, Environment, Isolation, SCHEMA, default_text,
@@ -72,23 +72,24 @@ pub(super) fn run(arguments: &Arguments, socket: Option<PathBuf>) -> Outcome {
 
 fn print(config: &Config) -> Outcome {
     // These are in the table below.
-    let is_chain = |name: &str| matches!(name, "isolation" | "logger" | "hooks");
+    let is_chain = |name: &str| matches!(name, "isolation" | "logger" | "logger.to" | "hooks");
     for (name, value) in flags(config).iter().filter(|(name, _)| !is_chain(name)) {
         output::line(&format!("{name:18} {value}"))?;
     }
     output::line("")?;
-    let row = |(kind, plugin): (&str, &PluginConfig)| {
-        vec![kind.to_owned(), plugin.name.clone(), policy(plugin).to_owned(), path(plugin)]
-    };
+    let columns = ["KIND", "NAME", "POLICY"].map(Column::new).into_iter();
+    let mut table = Table::new(columns.chain([Column::new("FILE").optional(1)]).collect());
     let hooks = config.agent.hooks.iter().map(|plugin| ("hook", plugin));
-    let rows: Vec<Vec<String>> = chain(config).chain(hooks).map(row).collect();
+    for (kind, plugin) in chain(config).chain(hooks) {
+        table.push(vec![kind.into(), plugin.name.clone().into(), policy(plugin).into(), path(plugin).into()]);
+    }
     if chain(config).next().is_none() {
         output::line(
             "no isolators and no logger: containers are not isolated and their output is discarded",
         )?;
     }
-    if !rows.is_empty() {
-        output::table(&["KIND", "NAME", "POLICY", "FILE"], &rows)?;
+    if !table.is_empty() {
+        table.print()?;
     }
     Ok(0)
 }
@@ -101,10 +102,11 @@ fn print_json(config: &Config) -> Outcome {
     Ok(0)
 }
 
-/// The isolators and the logger, each with its kind.
+/// The isolators and the loggers, each with its kind.
 fn chain(config: &Config) -> impl Iterator<Item = (&'static str, &PluginConfig)> {
     let isolators = config.agent.isolators.iter().map(|plugin| ("isolator", plugin));
-    isolators.chain(config.agent.logger.iter().map(|plugin| ("logger", plugin)))
+    let loggers = config.agent.log_targets.iter().chain(&config.agent.logger);
+    isolators.chain(loggers.map(|plugin| ("logger", plugin)))
 }
 
 fn policy(plugin: &PluginConfig) -> &'static str {

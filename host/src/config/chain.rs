@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cofferdam_plugin_model::{Kind, LINUX_LAUNCHER, Manifest, Method};
+use cofferdam_plugin_model::{Kind, LINUX_LAUNCHER, LOG_TARGETS, Manifest, Method};
 use serde_json::{Map, Value as Json};
 use toml::de::DeTable;
 
@@ -18,6 +18,9 @@ use super::schema::{self, Owner};
 use super::suggest::{list, nearest};
 use cofferdam_core::config::{LauncherKind, PluginConfig};
 use cofferdam_core::error_chain;
+
+/// How many loggers a logger passes output on to.
+const LOG_TARGET_COUNT: usize = 2;
 
 /// What is needed to resolve the plugins of a configuration.
 pub(super) struct ChainResolver<'a> {
@@ -44,6 +47,8 @@ struct Entry<'r> {
 pub(super) struct Plugins {
     pub isolators: Vec<PluginConfig>,
     pub logger: Option<PluginConfig>,
+    /// Those that the logger passes output on to.
+    pub log_targets: Vec<PluginConfig>,
     pub hooks: Vec<PluginConfig>,
 }
 
@@ -53,21 +58,28 @@ impl ChainResolver<'_> {
         &self,
         isolators: &[RawPlugin<'_>],
         logger: Option<&RawPlugin<'_>>,
+        log_targets: &[RawPlugin<'_>],
         hooks: &[RawPlugin<'_>],
         diagnostics: &mut Vec<Diagnostic>,
     ) -> Plugins {
-        let available = self.available(isolators.iter().chain(logger).chain(hooks), diagnostics);
+        let configured = isolators.iter().chain(log_targets).chain(logger).chain(hooks);
+        let available = self.available(configured, diagnostics);
         let mut find = |raw, kind| self.find(raw, kind, available.as_deref(), diagnostics);
         let entries: Vec<Entry<'_>> = isolators.iter().filter_map(|raw| find(raw, Kind::Isolator)).collect();
+        let targets: Vec<Entry<'_>> = log_targets.iter().filter_map(|raw| find(raw, Kind::Logger)).collect();
         let logger = logger.and_then(|raw| find(raw, Kind::Logger));
         let hook_entries: Vec<Entry<'_>> = hooks.iter().filter_map(|raw| find(raw, Kind::Hook)).collect();
 
         check_duplicates(Kind::Isolator, isolators, diagnostics);
+        check_duplicates(Kind::Logger, log_targets, diagnostics);
         check_duplicates(Kind::Hook, hooks, diagnostics);
+        if let Some(logger) = &logger {
+            check_targets(logger, log_targets, &targets, diagnostics);
+        }
         // Includes plugins with problems that are already reported, so that requirements on them are not.
         let configured: Vec<&str> = isolators.iter().map(|raw| raw.name.value.as_str()).collect();
         let unique = without_duplicates(&entries);
-        for entry in unique.iter().copied().chain(&logger) {
+        for entry in unique.iter().copied().chain(&targets).chain(&logger) {
             check_requirements(entry, &configured, diagnostics);
             check_conflicts(entry, &unique, diagnostics);
             check_order(entry, &unique, diagnostics);
@@ -84,13 +96,15 @@ impl ChainResolver<'_> {
             check_order(entry, &unique_hooks, diagnostics);
             check_launcher(entry, self.launcher, diagnostics);
         }
-        for entry in entries.iter().chain(&logger).chain(&hook_entries) {
+        for entry in entries.iter().chain(&targets).chain(&logger).chain(&hook_entries) {
             check_settings(entry, diagnostics);
         }
+        let configs = |entries: &[Entry<'_>]| entries.iter().map(|entry| self.config(entry)).collect();
         Plugins {
-            isolators: entries.iter().map(|entry| self.config(entry)).collect(),
+            isolators: configs(&entries),
             logger: logger.map(|entry| self.config(&entry)),
-            hooks: hook_entries.iter().map(|entry| self.config(entry)).collect(),
+            log_targets: configs(&targets),
+            hooks: configs(&hook_entries),
         }
     }
 
@@ -269,6 +283,39 @@ fn without_duplicates<'e, 'r>(entries: &'e [Entry<'r>]) -> Vec<&'e Entry<'r>> {
         entries[..*i].iter().all(|earlier| earlier.manifest.name != entry.manifest.name)
     };
     entries.iter().enumerate().filter(is_first).map(|(_, entry)| entry).collect()
+}
+
+/// Checks that exactly the loggers that pass output on have those that they pass it on to.
+fn check_targets(
+    logger: &Entry<'_>,
+    raw: &[RawPlugin<'_>],
+    targets: &[Entry<'_>],
+    diagnostics: &mut Vec<Diagnostic>,
+) {
+    let passes_on = |entry: &Entry<'_>| entry.manifest.features.iter().any(|feature| feature == LOG_TARGETS);
+    let name = &logger.manifest.name;
+    let at = logger.raw.name.span.clone();
+    if passes_on(logger) && raw.len() != LOG_TARGET_COUNT {
+        let message =
+            format!("logger `{name}` passes output on to {LOG_TARGET_COUNT} loggers, and has {}", raw.len());
+        let diagnostic = Diagnostic::at(at, message, "has other loggers below it");
+        diagnostics.push(
+            diagnostic.help("name each in an entry `[[logger.to]]`, with a table `[logger.to.config]`"),
+        );
+    } else if !passes_on(logger) && !raw.is_empty() {
+        let message = format!("logger `{name}` passes output on to no other loggers");
+        let diagnostic = Diagnostic::at(raw[0].name.span.clone(), message, "would receive nothing");
+        diagnostics.push(
+            diagnostic
+                .related(at, "this logger")
+                .help("use the logger `tee`, and name both in `[[logger.to]]`"),
+        );
+    }
+    for target in targets.iter().filter(|target| passes_on(target)) {
+        let message = format!("logger `{}` cannot be one that output is passed on to", target.manifest.name);
+        let diagnostic = Diagnostic::at(target.raw.name.span.clone(), message, "needs loggers of its own");
+        diagnostics.push(diagnostic.help("name one that writes output itself"));
+    }
 }
 
 fn check_duplicates(kind: Kind, plugins: &[RawPlugin<'_>], diagnostics: &mut Vec<Diagnostic>) {

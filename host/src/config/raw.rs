@@ -68,6 +68,8 @@ pub(super) struct RawConfig<'d> {
     pub isolators: Vec<RawPlugin<'d>>,
     pub logger: Option<RawPlugin<'d>>,
     pub hooks: Vec<RawPlugin<'d>>,
+    /// Loggers that the logger passes output on to.
+    pub log_targets: Vec<RawPlugin<'d>>,
     /// Whether the file has the keys of the two above, with whatever values.
     pub has_isolators: bool,
     pub has_logger: bool,
@@ -172,6 +174,7 @@ impl<'d> RawConfig<'d> {
             timeouts: timeouts(root),
             isolators: plugins(root, "isolator"),
             logger: table(root, "logger").and_then(RawPlugin::read),
+            log_targets: table(root, "logger").map(|logger| plugins(logger, "to")).unwrap_or_default(),
             hooks: plugins(root, "hook"),
             has_isolators: root.contains_key("isolator"),
             has_logger: root.contains_key("logger"),

@@ -229,8 +229,13 @@ impl Resolver<'_> {
             },
         };
         let mut problems = Vec::new();
-        let Plugins { isolators, logger, hooks } =
-            chain.resolve(&extended.isolators, extended.logger.as_ref(), &extended.hooks, &mut problems);
+        let Plugins { isolators, logger, log_targets, hooks } = chain.resolve(
+            &extended.isolators,
+            extended.logger.as_ref(),
+            &extended.log_targets,
+            &extended.hooks,
+            &mut problems,
+        );
         self.diagnostics.extend(problems.into_iter().map(|problem| in_file(problem, text, isolation)));
 
         Config {
@@ -253,6 +258,7 @@ impl Resolver<'_> {
                 isolators,
                 logger,
                 hooks,
+                log_targets,
                 fetcher: None,
                 fetch: self.fetch(),
                 registry: self.registry(),

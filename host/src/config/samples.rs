@@ -232,6 +232,11 @@ fn without_isolators_the_predefined_chain_is_used() {
     let config = load(&directory("valid/own-logger.toml")).unwrap();
     assert_eq!(names(&config), MESOS);
     assert_eq!(config.agent.logger.unwrap().table, serde_json::json!({"max_size": "1 MiB"}));
+    let config = load(&directory("valid/two-loggers.toml")).unwrap().agent;
+    let [first, second] = &config.log_targets[..] else { panic!("{:?}", config.log_targets) };
+    assert_eq!((config.logger.unwrap().name.as_str(), first.name.as_str()), ("tee", "sandbox"));
+    assert_eq!((first.policy, second.policy), (FailPolicy::Optional, FailPolicy::Required));
+    assert_eq!(second.table, serde_json::json!({"address": "loghost:514"}));
 
     let config = embedded(None, 1000).unwrap();
     assert_eq!(config.agent.launcher, LauncherKind::Posix);

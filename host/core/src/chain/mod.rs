@@ -1,4 +1,4 @@
-//! The chain: all isolators in the operator's order, and the logger, called as one.
+//! The chain: all isolators in the operator's order, and the loggers, called as one.
 //!
 //! ```text
 //! prepare     one after the other, in order; the first failure stops it
@@ -13,6 +13,7 @@
 
 mod cleanup;
 mod fan_out;
+mod passed_on;
 mod plan;
 mod prepare;
 mod report;
@@ -44,7 +45,8 @@ pub use update::{FailedUpdate, Rollback, States};
 #[derive(Clone)]
 pub struct Chain {
     isolators: Arc<[Arc<Plugin>]>,
-    logger: Option<Arc<Plugin>>,
+    /// Those that the last one passes output on to, and that one.
+    loggers: Arc<[Arc<Plugin>]>,
     pool: BlockingPool,
     recoverer: Arc<dyn Recoverer>,
 }
@@ -53,20 +55,20 @@ pub struct Chain {
 type EncodedRequest = Result<Vec<u8>, CallError>;
 
 impl Chain {
-    /// A chain of these plugins, in this order.
+    /// A chain of these plugins, in this order. The last one of the loggers passes output on to the others, if there are some.
     #[must_use]
     pub fn new(
         isolators: Vec<Arc<Plugin>>,
-        logger: Option<Arc<Plugin>>,
+        loggers: Vec<Arc<Plugin>>,
         pool: BlockingPool,
         recoverer: Arc<dyn Recoverer>,
     ) -> Self {
-        Self { isolators: isolators.into(), logger, pool, recoverer }
+        Self { isolators: isolators.into(), loggers: loggers.into(), pool, recoverer }
     }
 
-    /// Every plugin, the logger last.
+    /// Every plugin, the loggers last.
     pub fn plugins(&self) -> impl DoubleEndedIterator<Item = &Arc<Plugin>> {
-        self.isolators.iter().chain(&self.logger)
+        self.isolators.iter().chain(&*self.loggers)
     }
 
     /// Whether there is any isolator.

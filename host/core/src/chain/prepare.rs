@@ -3,17 +3,28 @@
 use std::cell::RefCell;
 use std::error::Error;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use cofferdam_plugin_model::{Container, LoggerReply, Method, Parent, PrepareReply, Stream};
 use rustix::event::epoll;
 use serde_json::Value as Json;
 
 use super::Chain;
+use super::passed_on::PassedOn;
 use super::plan::Planned;
 use super::sequence::CallSequence;
 use super::types::{ChainError, ContainerContext, Participant, PreparedLaunch, RunAs, StdioTarget, Watch};
 use crate::blocking::Job;
 use crate::plugin::{CallError, Durability, Plugin, Response};
+
+/// What a plugin is to the chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Isolator,
+    /// A logger that another one passes output on to.
+    LogTarget,
+    Logger,
+}
 
 /// Finds a user of a container.
 pub type LookUpUser<'a> = dyn Fn(&str) -> Result<RunAs, Box<dyn Error + Send + Sync>> + 'a;
@@ -32,13 +43,18 @@ impl Chain {
     ) -> Result<(), ChainError> {
         const METHOD: Method = Method::Prepare;
         let id = container.id.as_str();
-        // Encoded again only for a nested container and when plugins have added to it.
+        // Encoded again only for a nested container, when plugins have added to it, and with the targets of a logger.
         let last: RefCell<Option<(Planned, Vec<u8>)>> = RefCell::default();
         let call = |plugin: &Plugin, _: &Participant| {
             let planned = sequence.read(PreparedLaunch::planned);
+            let log_targets = match self.role(plugin) {
+                Role::Logger => sequence.read(|launch| launch.passed_on.targets.clone()),
+                Role::Isolator | Role::LogTarget => Vec::new(),
+            };
+            let is_same = container.parent.is_none() && log_targets.is_empty();
             let mut last = last.borrow_mut();
             let request = match &*last {
-                Some((same, request)) if container.parent.is_none() && *same == planned => request,
+                Some((same, request)) if is_same && *same == planned => request,
                 _ => {
                     // Each plugin is told its own state for the parent.
                     let parent = container.parent.as_ref().map(|parent| Parent {
@@ -52,6 +68,7 @@ impl Chain {
                         gid,
                         bounding_capabilities: planned.bounding_capabilities.clone(),
                         sandbox_path: planned.sandbox_path.clone(),
+                        log_targets,
                         ..container.clone()
                     };
                     let request = serde_json::to_vec(&container).unwrap_or_default();
@@ -61,14 +78,22 @@ impl Chain {
             plugin.call_encoded(job, &*self.recoverer, METHOD, id, request, &[])
         };
         self.call_each(job, METHOD, sequence, call, |launch, plugin, participant, response| {
-            let is_logger = self.logger.as_ref().is_some_and(|logger| logger.name() == plugin.name());
-            if is_logger {
+            let role = self.role(plugin);
+            if role != Role::Isolator {
                 let mut reply: LoggerReply = plugin.decode(METHOD, &response)?;
                 let environment = std::mem::take(&mut reply.environment);
                 launch.plan.merge_environment(plugin.name(), environment, std::iter::empty())?;
-                launch.log_files = reply.files.take();
+                let files = reply.files.take();
                 self.keep_state(plugin, container, participant, reply.state.take())?;
-                launch.stdio = stdio_targets(plugin.name(), reply, response)?;
+                let stdio = stdio_targets(plugin.name(), reply, response)?;
+                if role == Role::LogTarget {
+                    launch.passed_on.add(plugin.name(), stdio, files)?;
+                } else {
+                    launch.log_files = files.or_else(|| launch.passed_on.files_behind(&stdio));
+                    launch.stdio = stdio;
+                    // The logger has opened what it needs of them.
+                    launch.passed_on = PassedOn::default();
+                }
             } else {
                 let reply: PrepareReply = plugin.decode(METHOD, &response)?;
                 self.keep_state(plugin, container, participant, reply.state)?;
@@ -87,6 +112,15 @@ impl Chain {
             }
             Ok(())
         })
+    }
+
+    fn role(&self, plugin: &Plugin) -> Role {
+        let is = |logger: &Arc<Plugin>| logger.name() == plugin.name();
+        match &*self.loggers {
+            [.., logger] if is(logger) => Role::Logger,
+            [targets @ .., _] if targets.iter().any(is) => Role::LogTarget,
+            _ => Role::Isolator,
+        }
     }
 
     /// Keeps the state of a reply. It is written with the record of the first process.

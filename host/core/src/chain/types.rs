@@ -8,6 +8,7 @@ use cofferdam_plugin_model::{ContainerDetails, ContainerId, LogFiles};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
+use super::passed_on::PassedOn;
 use super::plan::{Conflict, LaunchPlan, Planned};
 use crate::plugin::CallError;
 
@@ -53,6 +54,8 @@ pub struct PreparedLaunch {
     pub stdio: [StdioTarget; 3],
     /// Files in which the output can be read, if the logger named them.
     pub log_files: Option<LogFiles>,
+    /// Where other loggers want the output that the logger passes on to them. Empty when that has been called.
+    pub(super) passed_on: PassedOn,
     /// The user that a plugin requests, looked up, if the request has none.
     pub user: Option<RunAs>,
 }
@@ -141,6 +144,15 @@ pub enum ChainError {
         index: usize,
         /// Number of descriptors in the reply.
         count: usize,
+    },
+    /// A logger that another one passes output on to has a pipe that cannot be opened by its name.
+    #[error(
+        "logger `{logger}` takes output over a descriptor that is not a named pipe; output cannot be passed on to it by \
+         another logger"
+    )]
+    LogPipe {
+        /// The logger.
+        logger: String,
     },
     /// The logger's reply has a kind of stream that this agent does not know.
     #[error("logger `{logger}` requests a kind of output that this agent does not know; upgrade the agent")]

@@ -355,6 +355,7 @@ mod tests {
                 isolators: Vec::new(),
                 logger: None,
                 hooks: Vec::new(),
+                log_targets: Vec::new(),
                 launch_timeout: Duration::from_secs(60),
                 destroy_timeout: Duration::from_secs(60),
                 fetcher: None,

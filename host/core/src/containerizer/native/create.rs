@@ -30,7 +30,7 @@ pub(super) fn create(
     let record = handle.record();
     let parent_record = parent.as_ref().map(|parent| parent.record());
     let SequenceOutcome { participants, result: launch, .. } = prepared;
-    let PreparedLaunch { plan, descriptors, secrets, stdio, log_files, user: _ } = launch;
+    let PreparedLaunch { plan, descriptors, secrets, stdio, log_files, .. } = launch;
     let namespaces = init_plan::namespaces(&plan);
     let Stdio { stdin, stdout, stderr, logs } = stdio::open(stdio, record.uid, record.gid)
         .map_err(|(path, source)| LaunchError::Directory { id: id.clone(), path, source })?;

@@ -67,6 +67,9 @@ pub(crate) fn flags(config: &Config) -> BTreeMap<String, String> {
     }
     flags.extend(config.file.as_deref().map(|file| ("config", path(file))));
     flags.extend(config.agent.logger.as_ref().map(|logger| ("logger", logger.name.clone())));
+    if !config.agent.log_targets.is_empty() {
+        flags.insert("logger.to", names(&config.agent.log_targets));
+    }
     if !config.agent.hooks.is_empty() {
         flags.insert("hooks", names(&config.agent.hooks));
     }
