@@ -4,6 +4,7 @@ pub mod daemon;
 pub mod disk;
 pub mod images;
 pub mod injector;
+pub mod journal;
 pub mod mounts;
 pub mod paths;
 pub mod program;
