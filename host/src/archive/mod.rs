@@ -8,4 +8,4 @@ mod stream;
 pub(crate) use gunzip::Gunzip;
 pub(crate) use members::{Member, Members};
 pub(crate) use sparse::{Segment, Sparse};
-pub(crate) use stream::decompress;
+pub(crate) use stream::{Unzstd, decompress};

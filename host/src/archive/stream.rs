@@ -28,14 +28,14 @@ pub(crate) fn decompress<'a>(stream: impl Read + 'a) -> io::Result<Box<dyn Read 
 }
 
 /// Decompresses all frames of a zstd stream, and skips those that are not compressed data.
-struct Unzstd<R> {
+pub(crate) struct Unzstd<R> {
     stream: R,
     decoder: FrameDecoder,
     in_frame: bool,
 }
 
 impl<R: BufRead> Unzstd<R> {
-    fn new(stream: R) -> Self {
+    pub(crate) fn new(stream: R) -> Self {
         Self { stream, decoder: FrameDecoder::new(), in_frame: false }
     }
 

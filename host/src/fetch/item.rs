@@ -1,18 +1,29 @@
 //! URIs, parsed and validated before anything is fetched.
 
+use std::fs::File;
+use std::io::{BufReader, Read};
 use std::path::PathBuf;
 
 use data_encoding::HEXLOWER_PERMISSIVE;
 
 use super::sandbox_path::{InvalidPath, SandboxPath};
+use crate::archive::{Gunzip, Unzstd};
 use cofferdam_core::model::Uri;
 
 /// Suffixes of archives that are unpacked.
-const TAR: [(&str, Gzip); 3] = [(".tar", Gzip::No), (".tar.gz", Gzip::Yes), (".tgz", Gzip::Yes)];
+const TAR: [(&str, Compression); 5] = [
+    (".tar", Compression::None),
+    (".tar.gz", Compression::Gzip),
+    (".tgz", Compression::Gzip),
+    (".tar.zst", Compression::Zstd),
+    (".tzst", Compression::Zstd),
+];
+
+/// Suffixes of compressed files, which are removed with the compression.
+const COMPRESSED: [(&str, Compression); 2] = [(".gz", Compression::Gzip), (".zst", Compression::Zstd)];
 
 /// Suffixes of archives that are not supported.
-const UNSUPPORTED: [&str; 8] =
-    [".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".zip", ".tar.lz4"];
+const UNSUPPORTED: [&str; 6] = [".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".zip", ".tar.lz4"];
 
 /// A file to fetch.
 #[derive(Debug, PartialEq, Eq)]
@@ -40,16 +51,28 @@ pub(super) enum Treatment {
     /// Placed in the sandbox and made executable.
     PlaceExecutable,
     /// Unpacked into the sandbox; the archive itself is not kept.
-    Untar(Gzip),
+    Untar(Compression),
     /// Decompressed to this path; the compressed file itself is not kept.
-    Gunzip(SandboxPath),
+    Decompress(Compression, SandboxPath),
 }
 
-/// Whether a tar archive is compressed.
+/// How a file is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Gzip {
-    Yes,
-    No,
+pub(super) enum Compression {
+    None,
+    Gzip,
+    Zstd,
+}
+
+impl Compression {
+    /// The content of a file.
+    pub(super) fn decompress<'f>(self, file: &'f File) -> Box<dyn Read + 'f> {
+        match self {
+            Self::None => Box::new(file),
+            Self::Gzip => Box::new(Gunzip::new(BufReader::new(file))),
+            Self::Zstd => Box::new(Unzstd::new(BufReader::new(file))),
+        }
+    }
 }
 
 /// Why a URI is invalid.
@@ -72,8 +95,8 @@ pub(super) enum ItemError {
     #[error(transparent)]
     Path(#[from] InvalidPath),
     #[error(
-        "unpacking `{suffix}` is not supported; use `.tar`, `.tar.gz` or `.tgz`, or set `extract` to false to keep \
-         the archive"
+        "unpacking `{suffix}` is not supported; use `.tar`, `.tar.gz`, `.tgz`, `.tar.zst` or `.tzst`, or set `extract` to \
+         false to keep the archive"
     )]
     UnsupportedArchive { suffix: &'static str },
     #[error("`{text}` is not a SHA-256; expected 64 hexadecimal digits")]
@@ -145,17 +168,21 @@ fn treatment(uri: &Uri, name: &SandboxPath) -> Result<Treatment, ItemError> {
         return Ok(Treatment::PlaceExecutable);
     }
     let Some(text) = name.as_path().to_str().filter(|_| uri.extract) else { return Ok(Treatment::Place) };
-    if let Some((_, gzip)) = TAR.iter().find(|(suffix, _)| text.ends_with(suffix)) {
-        return Ok(Treatment::Untar(*gzip));
+    if let Some((_, compression)) = TAR.iter().find(|(suffix, _)| text.ends_with(suffix)) {
+        return Ok(Treatment::Untar(*compression));
     }
     if let Some(suffix) = UNSUPPORTED.iter().find(|suffix| text.ends_with(**suffix)) {
         return Err(ItemError::UnsupportedArchive { suffix });
     }
-    match text.strip_suffix(".gz") {
-        Some(content) if !content.is_empty() && !content.ends_with('/') => {
-            Ok(Treatment::Gunzip(SandboxPath::parse_file(content)?))
+    let stripped = COMPRESSED.iter().find_map(|(suffix, compression)| {
+        let content = text.strip_suffix(suffix)?;
+        (!content.is_empty() && !content.ends_with('/')).then_some((*compression, content))
+    });
+    match stripped {
+        Some((compression, content)) => {
+            Ok(Treatment::Decompress(compression, SandboxPath::parse_file(content)?))
         }
-        _ => Ok(Treatment::Place),
+        None => Ok(Treatment::Place),
     }
 }
 
@@ -214,17 +241,22 @@ mod tests {
     #[test]
     fn the_treatment_depends_on_suffix_and_flags() {
         let treatment = |uri: Uri| Item::parse(&uri).map(|item| item.treatment);
-        assert_eq!(treatment(uri("http://h/a.tgz?x")), Ok(Treatment::Untar(Gzip::Yes)));
-        assert_eq!(treatment(uri("/a.tar")), Ok(Treatment::Untar(Gzip::No)));
-        assert_eq!(treatment(uri("/b/a.gz")), Ok(Treatment::Gunzip(SandboxPath::parse_file("a").unwrap())));
+        assert_eq!(treatment(uri("http://h/a.tgz?x")), Ok(Treatment::Untar(Compression::Gzip)));
+        assert_eq!(treatment(uri("/a.tar")), Ok(Treatment::Untar(Compression::None)));
+        let decompress =
+            |compression| Ok(Treatment::Decompress(compression, SandboxPath::parse_file("a").unwrap()));
+        assert_eq!(treatment(uri("/b/a.gz")), decompress(Compression::Gzip));
+        assert_eq!(treatment(uri("/b/a.zst")), decompress(Compression::Zstd));
+        assert_eq!(treatment(uri("/b/a.tzst")), Ok(Treatment::Untar(Compression::Zstd)));
         assert_eq!(treatment(uri("/b/.gz")), Ok(Treatment::Place));
         assert_eq!(treatment(uri("/a.txt")), Ok(Treatment::Place));
-        assert_eq!(treatment(uri("/a.tar.zst")), Err(ItemError::UnsupportedArchive { suffix: ".tar.zst" }));
+        assert_eq!(treatment(uri("/a.tar.zst")), Ok(Treatment::Untar(Compression::Zstd)));
+        assert_eq!(treatment(uri("/a.tar.xz")), Err(ItemError::UnsupportedArchive { suffix: ".tar.xz" }));
         assert_eq!(treatment(Uri { extract: false, ..uri("/a.zip") }), Ok(Treatment::Place));
         assert_eq!(treatment(Uri { executable: true, ..uri("/a.tar.gz") }), Ok(Treatment::PlaceExecutable));
         assert_eq!(treatment(Uri { output_file: Some("x".into()), ..uri("/a.tar") }), Ok(Treatment::Place));
         let named = Uri { output_file: Some("d/x.tgz".into()), ..uri("/a") };
-        assert_eq!(treatment(named), Ok(Treatment::Untar(Gzip::Yes)));
+        assert_eq!(treatment(named), Ok(Treatment::Untar(Compression::Gzip)));
     }
 
     #[test]

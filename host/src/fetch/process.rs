@@ -15,11 +15,10 @@ use sha2::{Digest, Sha256};
 use super::copy::{Copier, CopyError};
 use super::download::{Client, DownloadError};
 use super::identity;
-use super::item::{Item, Source, Treatment};
+use super::item::{Compression, Item, Source, Treatment};
 use super::sandbox::{Sandbox, SandboxError};
 use super::sandbox_path::SandboxPath;
 use super::unpack::{self, UnpackError, Unpacked};
-use crate::archive::Gunzip;
 use crate::http::redact;
 use cofferdam_core::config::FetchLimits;
 use cofferdam_core::fetcher::{FetchFailure, FetchJob, Reason, escape_control};
@@ -125,17 +124,17 @@ impl Fetch {
         match &item.treatment {
             Treatment::Place => self.place(item, None),
             Treatment::PlaceExecutable => self.place(item, Some(EXECUTABLE_MODE)),
-            Treatment::Untar(gzip) => {
+            Treatment::Untar(compression) => {
                 let archive = self.receive_archive(item)?;
                 let Self { sandbox, copier, limits, .. } = self;
-                let unpacked = unpack::untar(&archive, *gzip, sandbox, copier, limits);
+                let unpacked = unpack::untar(&archive, *compression, sandbox, copier, limits);
                 let Unpacked { members, bytes } = unpacked.map_err(|source| FileError::Unpack { source })?;
                 Ok(format!("unpacked {members} members, {bytes} bytes"))
             }
-            Treatment::Gunzip(name) => {
+            Treatment::Decompress(compression, name) => {
                 self.sandbox.check(name)?;
                 let compressed = self.receive_archive(item)?;
-                self.gunzip(&compressed, name)
+                self.decompress(*compression, &compressed, name)
             }
         }
     }
@@ -147,13 +146,18 @@ impl Fetch {
         Ok(format!("`{}`, {bytes} bytes", item.name.as_path().display()))
     }
 
-    fn gunzip(&mut self, compressed: &File, name: &SandboxPath) -> Result<String, FileError> {
+    fn decompress(
+        &mut self,
+        compression: Compression,
+        compressed: &File,
+        name: &SandboxPath,
+    ) -> Result<String, FileError> {
         let mut draft = self.sandbox.draft(name)?;
         let size = compressed.metadata().map_err(|source| FileError::Rewind { source })?.len();
         let mut contents = self.copier.contents(size, self.limits.ratio);
         let bytes = self
             .copier
-            .unpack(&mut contents, Gunzip::new(BufReader::new(compressed)), &mut draft.file)
+            .unpack(&mut contents, compression.decompress(compressed), &mut draft.file)
             .map_err(|source| FileError::Decompress { source })?;
         draft.place(DEFAULT_MODE, None)?;
         Ok(format!("decompressed `{}`, {bytes} bytes", name.as_path().display()))

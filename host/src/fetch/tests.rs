@@ -21,6 +21,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 use sha2::{Digest, Sha256};
 use tar::{EntryType, Header};
 use tempfile::TempDir;
@@ -444,6 +445,15 @@ async fn an_archive_is_unpacked_and_not_kept() {
     assert_eq!(fs::read(world.inside("a.tar.gz")).unwrap(), b"not even an archive");
     assert_eq!(fs::read(world.inside("words")).unwrap(), b"words");
     assert!(!world.inside("words.gz").exists());
+
+    let zstd = |bytes: &[u8]| compress_to_vec(bytes, CompressionLevel::Fastest);
+    let third = tar(&[Member::file("app/plain", b"third")]);
+    world.fetch(&[uri(world.file("a.tar.zst", zstd(&third)))]).await.unwrap();
+    assert_eq!(fs::read(world.inside("app/plain")).unwrap(), b"third");
+    world.fetch(&[uri(world.file("more.zst", zstd(b"more words")))]).await.unwrap();
+    assert_eq!(fs::read(world.inside("more")).unwrap(), b"more words");
+    let damaged = world.fetch_error(&[uri(world.file("b.tzst", &zstd(&third)[..20]))]).await;
+    assert!(damaged.contains("it is not a complete tar archive"), "{damaged}");
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, Read};
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -13,10 +13,10 @@ use std::path::{Path, PathBuf};
 use tar::{Archive, Entry, EntryType};
 
 use super::copy::{Allowance, Copier, CopyError, LimitedReader};
-use super::item::Gzip;
+use super::item::Compression;
 use super::sandbox::{Sandbox, SandboxError};
 use super::sandbox_path::{InvalidPath, SandboxPath};
-use crate::archive::{Gunzip, Sparse};
+use crate::archive::Sparse;
 use cofferdam_core::config::FetchLimits;
 
 /// Size of a header.
@@ -62,7 +62,7 @@ struct DirectoryMetadata {
 /// Unpacks a tar archive into the sandbox.
 pub(super) fn untar(
     archive: &File,
-    gzip: Gzip,
+    compression: Compression,
     sandbox: &mut Sandbox,
     copier: &mut Copier,
     limits: &FetchLimits,
@@ -77,10 +77,7 @@ pub(super) fn untar(
     };
     // Reading data that is skipped takes time as well, so the limit of the contents also applies to the stream.
     let stream = unpacking.contents.clone();
-    match gzip {
-        Gzip::No => unpacking.members(LimitedReader::new(archive, stream)),
-        Gzip::Yes => unpacking.members(LimitedReader::new(Gunzip::new(BufReader::new(archive)), stream)),
-    }
+    unpacking.members(LimitedReader::new(compression.decompress(archive), stream))
 }
 
 /// State of unpacking one archive.

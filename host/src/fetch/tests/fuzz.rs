@@ -3,7 +3,7 @@
 use cofferdam_fuzz::fuzz_bytes;
 
 use super::super::copy::Copier;
-use super::super::item::Gzip;
+use super::super::item::Compression;
 use super::super::sandbox::Sandbox;
 use super::super::unpack::untar;
 use super::*;
@@ -65,7 +65,7 @@ fn any_archive_is_unpacked_or_refused() {
         io::Seek::rewind(&mut file).unwrap();
         let limits = FetchLimits { bytes: MAX_SIZE, files: MAX_FILES, ..FetchLimits::default() };
         let mut sandbox = Sandbox::open(&root, vec!["stdout".into()], limits.files).unwrap();
-        let unpacked = untar(&file, Gzip::No, &mut sandbox, &mut Copier::new(limits.bytes), &limits);
+        let unpacked = untar(&file, Compression::None, &mut sandbox, &mut Copier::new(limits.bytes), &limits);
         drop(unpacked);
 
         assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
