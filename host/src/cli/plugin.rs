@@ -8,9 +8,10 @@ use serde_json::{Value as Json, json};
 use super::client::{Client, ClientError};
 use super::failure::Failure;
 use super::index::Files;
+use super::output::{Cell, Column, Table, Tone};
 use super::{Outcome, block_on, output};
 use crate::api::operator::types::{Call, PluginHealth, PluginInfo, PluginKind, Response};
-use crate::config::{Environment, PluginIndex, expected};
+use crate::config::{AvailablePlugin, Environment, PluginIndex, expected};
 use cofferdam_core::error_chain;
 
 /// Lists and inspects plugins
@@ -94,12 +95,25 @@ fn list_loaded(plugins: &[PluginInfo], json: bool) -> Outcome {
         output::json(plugins)?;
         return Ok(0);
     }
-    let rows: Vec<Vec<String>> = plugins.iter().map(loaded_row).collect();
-    output::table(&["NAME", "KIND", "VERSION", "HEALTH", "CALLS", "FAILED", "FILE"], &rows)?;
+    loaded_table(plugins).print()?;
     Ok(0)
 }
 
-fn loaded_row(plugin: &PluginInfo) -> Vec<String> {
+fn loaded_table(plugins: &[PluginInfo]) -> Table {
+    let mut table = Table::new(vec![
+        Column::new("NAME"),
+        Column::new("KIND").optional(3),
+        Column::new("VERSION").optional(2),
+        Column::new("HEALTH").elastic(),
+        Column::new("CALLS"),
+        Column::new("FAILED"),
+        Column::new("FILE").optional(4),
+    ]);
+    plugins.iter().for_each(|plugin| table.push(loaded_row(plugin)));
+    table
+}
+
+fn loaded_row(plugin: &PluginInfo) -> Vec<Cell> {
     let kind = match plugin.kind {
         PluginKind::Isolator => "isolator",
         PluginKind::Logger => "logger",
@@ -117,16 +131,17 @@ fn loaded_row(plugin: &PluginInfo) -> Vec<String> {
     if let Some(call) = plugin.interrupted_calls.first() {
         health += &format!(" (the previous agent died during `{}`)", call.method);
     }
+    let tone = if plugin.health == PluginHealth::Healthy { Tone::Plain } else { Tone::Bad };
     let calls: u64 = plugin.calls.values().map(|count| count.calls).sum();
     let failed: u64 = plugin.calls.values().map(|count| count.failures + count.timeouts + count.panics).sum();
     vec![
-        plugin.name.clone(),
-        kind.to_owned(),
-        plugin.version.clone(),
-        health,
-        calls.to_string(),
-        failed.to_string(),
-        plugin.path.clone(),
+        plugin.name.clone().into(),
+        kind.into(),
+        plugin.version.clone().into(),
+        Cell::toned(health, tone),
+        calls.to_string().into(),
+        failed.to_string().into(),
+        plugin.path.clone().into(),
     ]
 }
 
@@ -151,27 +166,38 @@ fn list_directory(directory: &Path, json: bool) -> Outcome {
             directory.display()
         )));
     }
-    let rows: Vec<Vec<String>> = found
-        .iter()
-        .map(|(file, manifest)| {
-            let file = file.display().to_string();
-            match manifest {
-                Ok(manifest) => vec![
-                    manifest.name.clone(),
-                    manifest.kind.to_string(),
-                    manifest.version.to_string(),
-                    file,
-                    output::escape_control(&manifest.description),
-                ],
-                Err(error) => {
-                    let reason = output::escape_control(&error_chain::describe(error.as_ref()));
-                    vec!["-".into(), "-".into(), "-".into(), file, format!("cannot be used: {reason}")]
-                }
-            }
-        })
-        .collect();
-    output::table(&["NAME", "KIND", "VERSION", "FILE", "DESCRIPTION"], &rows)?;
+    directory_table(&found).print()?;
     Ok(0)
+}
+
+/// Of a file that cannot be used, only the name says which one it is.
+fn directory_table(found: &[AvailablePlugin]) -> Table {
+    let mut table = Table::new(vec![
+        Column::new("NAME"),
+        Column::new("KIND").optional(2),
+        Column::new("VERSION").optional(3),
+        Column::new("FILE").optional(4),
+        Column::new("DESCRIPTION").elastic(),
+    ]);
+    for (file, manifest) in found {
+        let path = file.display().to_string();
+        table.push(match manifest {
+            Ok(manifest) => vec![
+                manifest.name.clone().into(),
+                manifest.kind.to_string().into(),
+                manifest.version.to_string().into(),
+                path.into(),
+                output::escape_control(&manifest.description).into(),
+            ],
+            Err(error) => {
+                let reason = output::escape_control(&error_chain::describe(error.as_ref()));
+                let name = file.file_name().unwrap_or_default().to_string_lossy();
+                let reason = format!("`{}` cannot be used: {reason}", output::escape_control(&name));
+                vec!["-".into(), "-".into(), "-".into(), path.into(), Cell::toned(reason, Tone::Bad)]
+            }
+        });
+    }
+    table
 }
 
 fn inspect(arguments: &Inspect) -> Outcome {
@@ -208,7 +234,12 @@ fn inspect(arguments: &Inspect) -> Outcome {
     let rows = setting_rows(&manifest.config, "");
     if !rows.is_empty() {
         output::line("")?;
-        output::table(&["SETTING", "VALUE", "REQUIRED", "DESCRIPTION"], &rows)?;
+        let headings = ["SETTING", "VALUE", "REQUIRED", "DESCRIPTION"].map(Column::new);
+        let [setting, value, required, description] = headings;
+        let mut table =
+            Table::new(vec![setting, value.elastic(), required.optional(1), description.elastic()]);
+        rows.into_iter().for_each(|row| table.push(row.into_iter().map(Cell::from).collect()));
+        table.print()?;
     }
     Ok(0)
 }
@@ -263,6 +294,32 @@ fn setting_rows(schema: &Json, path: &str) -> Vec<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tables_of_plugins_fit_80_columns() {
+        let long = "/usr/local/lib/cofferdam/plugins/libcofferdam_network_cni.so";
+        let plugin = PluginInfo {
+            name: "linux/capabilities".into(),
+            path: long.into(),
+            version: "0.1.0".into(),
+            health: PluginHealth::Quarantined,
+            message: Some("panicked 3 times in a minute, the last time in `prepare` of `web`".into()),
+            ..PluginInfo::default()
+        };
+        let loaded = loaded_table(std::slice::from_ref(&plugin));
+        let unusable: Box<dyn std::error::Error + Send + Sync> = "it has no note".into();
+        let directory = directory_table(&[(long.into(), Err(unusable.into()))]);
+        for table in [loaded, directory] {
+            let text = table.layout(Some(80), false);
+            assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+            assert!(
+                text.contains("linux/capabilities") || text.contains("libcofferdam_network_cni.so"),
+                "{text}"
+            );
+            // In pipes and files, nothing is left out.
+            assert!(table.layout(None, false).contains(long));
+        }
+    }
 
     #[test]
     fn settings_of_nested_tables_are_listed() {

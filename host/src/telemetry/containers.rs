@@ -12,6 +12,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
 use super::number::count;
+use super::usage;
 
 /// How many containers have series of their own. Those of more would be too many for whoever stores them.
 pub(super) const MAX_CONTAINERS: usize = 1000;
@@ -70,9 +71,8 @@ impl ContainerUsage {
 type Metric = (&'static str, &'static str, Option<Unit>, MetricType, fn(&UsageView) -> Option<f64>);
 
 const METRICS: [Metric; 9] = [
-    ("container_cpu", "CPU time of a container", Some(Unit::Seconds), MetricType::Counter, |usage| {
-        let (user, system) = (usage.number("cpus_user_time_secs"), usage.number("cpus_system_time_secs"));
-        user.or(system).map(|_| user.unwrap_or_default() + system.unwrap_or_default())
+    ("container_cpu", "CPU time of a container", Some(Unit::Seconds), MetricType::Counter, |stats| {
+        usage::cpu_time(stats.number("cpus_user_time_secs"), stats.number("cpus_system_time_secs"))
     }),
     ("container_cpu_limit", "CPUs that a container may use", None, MetricType::Gauge, |usage| {
         usage.number("cpus_limit")
@@ -89,7 +89,7 @@ const METRICS: [Metric; 9] = [
         "Memory that is charged to a container",
         Some(Unit::Bytes),
         MetricType::Gauge,
-        |usage| usage.number("mem_total_bytes").or_else(|| usage.number("mem_rss_bytes")),
+        |stats| usage::memory(stats.number("mem_total_bytes"), stats.number("mem_rss_bytes")),
     ),
     (
         "container_memory_limit",

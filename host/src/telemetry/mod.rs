@@ -1,5 +1,6 @@
 //! Logging and metrics of this process.
 
+mod colour;
 mod containers;
 mod logging;
 mod mesos;
@@ -8,7 +9,9 @@ mod open_metrics;
 mod process;
 mod snapshot;
 mod text;
+pub mod usage;
 
+pub use colour::{has_colour, has_screen};
 pub use logging::start_logging;
 pub use open_metrics::{Format, encode};
 pub use snapshot::Snapshot;

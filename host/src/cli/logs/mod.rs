@@ -24,6 +24,7 @@ use super::output::has_colour;
 use super::wait::wait;
 use super::{Outcome, block_on, container_id, time};
 use crate::api::operator::encode_id;
+use crate::api::operator::types::{Call, PluginKind, Response};
 use cofferdam_core::model::ContainerId;
 
 /// Shows the output of containers
@@ -137,7 +138,7 @@ async fn find(arguments: &Arguments, client: &Client, id: &ContainerId) -> Resul
         _ => ("standard error", inspected.stderr, inspected.stderr_file),
     };
     let Some(path) = path else {
-        return Err(Failure::message(format!("the {name} of container `{id}` is not written to a file")));
+        return Err(no_file(client, id, name).await?);
     };
     let has_times = inspected.log_times.unwrap_or_default();
     let needs_times =
@@ -152,6 +153,28 @@ async fn find(arguments: &Arguments, client: &Client, id: &ContainerId) -> Resul
     // The container cannot create files elsewhere.
     let owner = inspected.uid.filter(|_| file.is_none() && path.starts_with(&inspected.sandbox));
     Ok(Log { path: path.into(), file, owner, has_times })
+}
+
+/// The failure for output that is in no file: it names the logger, or says that there is none.
+async fn no_file(client: &Client, id: &ContainerId, name: &str) -> Result<Failure, Failure> {
+    let plugins = client.ask(&Call::GetPlugins, |response| match response {
+        Response::GetPlugins(list) => Some(list.plugins),
+        _ => None,
+    });
+    let mut loggers = plugins.await?.into_iter().filter(|plugin| plugin.kind == PluginKind::Logger);
+    Ok(Failure::message(match loggers.next().map(|logger| logger.name).as_deref() {
+        None => format!(
+            "the {name} of container `{id}` is discarded, as no logger is configured; add a table `[logger]` with \
+             `name = \"sandbox\"` to the agent's configuration, restart the agent, and launch the container again"
+        ),
+        Some("journald") => format!(
+            "the {name} of container `{id}` is in the journal: `journalctl CONTAINER_ID={id}` shows it"
+        ),
+        Some(logger) => format!(
+            "the logger `{logger}` has written the {name} of container `{id}` to no file; its documentation says where \
+             it is"
+        ),
+    }))
 }
 
 /// What shows the output of each container.

@@ -9,8 +9,9 @@ use cofferdam_core::model::ContainerId;
 use rustix::termios::tcgetwinsize;
 use serde::Serialize;
 
+pub(super) use crate::telemetry::{has_colour, has_screen};
 pub(super) use table::{Cell, Column, Table, truncated};
-pub(super) use tone::{Tone, has_colour, has_screen};
+pub(super) use tone::Tone;
 
 /// Prints a table of texts with aligned columns.
 pub(super) fn table(headings: &[&str], rows: &[Vec<String>]) -> io::Result<()> {

@@ -7,8 +7,9 @@ use std::io::{self, Write};
 
 use unicode_width::UnicodeWidthStr;
 
-use super::tone::{Tone, has_colour};
+use super::tone::Tone;
 use super::width;
+use crate::telemetry::has_colour;
 
 /// Space between columns.
 const GAP: usize = 2;

@@ -1,7 +1,4 @@
-//! Colours, which say how something is. They are off unless there is a terminal, and with `NO_COLOR`.
-
-use std::env;
-use std::io::IsTerminal;
+//! Colours, which say how something is.
 
 /// How something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -41,15 +38,4 @@ impl Tone {
             _ => text.to_owned(),
         }
     }
-}
-
-/// Whether a stream shows colours.
-pub(in crate::cli) fn has_colour(stream: &impl IsTerminal) -> bool {
-    let is_off = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    has_screen(stream) && !is_off
-}
-
-/// Whether a stream is a terminal that obeys control sequences.
-pub(in crate::cli) fn has_screen(stream: &impl IsTerminal) -> bool {
-    stream.is_terminal() && env::var_os("TERM").is_none_or(|value| value != "dumb")
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::api::operator::types::{BlkioOperation, Container, ResourceStatistics};
+use crate::telemetry::usage;
 
 /// Counters of one container at a time.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -56,13 +57,12 @@ impl Sample {
 
 /// Seconds of CPU time.
 pub(in crate::cli) fn cpu_time(statistics: &ResourceStatistics) -> Option<f64> {
-    let (user, system) = (statistics.cpus_user_time_secs, statistics.cpus_system_time_secs);
-    user.or(system).map(|_| user.unwrap_or_default() + system.unwrap_or_default())
+    usage::cpu_time(statistics.cpus_user_time_secs, statistics.cpus_system_time_secs)
 }
 
 /// Memory in use.
 pub(in crate::cli) fn memory(statistics: &ResourceStatistics) -> Option<u64> {
-    statistics.mem_total_bytes.or(statistics.mem_rss_bytes)
+    usage::memory(statistics.mem_total_bytes, statistics.mem_rss_bytes)
 }
 
 /// Bytes read from and written to block devices.
