@@ -11,6 +11,7 @@
 
 #![deny(unsafe_code)]
 
+mod agent_watch;
 pub mod api;
 mod archive;
 pub mod cli;

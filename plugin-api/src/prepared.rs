@@ -110,6 +110,12 @@ impl Prepared {
         self.with(|launch| launch.stop_signal = Some(signal))
     }
 
+    /// Adds a label to the container, unless the request has one of this name. Feature `launch.labels`.
+    #[must_use]
+    pub fn label(self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.with(|launch| launch.labels.insert(name.into(), value.into()))
+    }
+
     /// Runs a command during the launch, after those added earlier for the same stage. Feature `launch.hooks`.
     #[must_use]
     pub fn hook(self, hook: LaunchHook) -> Self {

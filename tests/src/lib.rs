@@ -11,6 +11,8 @@ pub mod program;
 pub mod registry;
 pub mod sockets;
 pub mod terminal;
+pub mod tls;
+pub mod tunnel;
 pub mod watch;
 pub mod world;
 

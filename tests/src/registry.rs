@@ -13,6 +13,8 @@ use cofferdam_core::provisioner::Digest;
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 
+use crate::tls::Certificates;
+
 /// A user of the registry and its password, as bcrypt has it.
 const HTPASSWD: &str = "user:$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n";
 
@@ -28,7 +30,7 @@ const START: Duration = Duration::from_secs(60);
 /// The registry of Debian's package `docker-registry`, with content of its own.
 #[derive(Debug)]
 pub struct Registry {
-    _directory: TempDir,
+    directory: Arc<TempDir>,
     child: Child,
     /// Its address.
     pub address: SocketAddr,
@@ -43,7 +45,22 @@ impl Registry {
     #[must_use]
     pub fn start(with_user: bool) -> Self {
         let directory = tempfile::Builder::new().prefix("cofferdam-test-").tempdir().expect("a directory");
+        Self::serve(Arc::new(directory), with_user, None)
+    }
+
+    /// Starts another one with the content of this one, and TLS.
+    ///
+    /// # Panics
+    /// If it does not start.
+    #[must_use]
+    pub fn with_tls(&self, certificates: &Certificates) -> Self {
+        Self::serve(Arc::clone(&self.directory), false, Some(certificates))
+    }
+
+    fn serve(directory: Arc<TempDir>, with_user: bool, certificates: Option<&Certificates>) -> Self {
+        let kind = if certificates.is_some() { "tls" } else { "plain" };
         let path = |name: &str| directory.path().join(name);
+        let own = |name: &str| path(&format!("{kind}-{name}"));
         // Nobody else has this port soon after it is closed.
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
         let address = address.expect("a port");
@@ -57,12 +74,15 @@ impl Registry {
             config["auth"] = json!({ "htpasswd": { "realm": "test", "path": path("htpasswd") } });
             fs::write(path("htpasswd"), HTPASSWD).expect("a file");
         }
+        if let Some(Certificates { certificate, key, .. }) = certificates {
+            config["http"]["tls"] = json!({ "certificate": certificate, "key": key });
+        }
         // JSON is YAML.
-        fs::write(path("config.yml"), config.to_string()).expect("a file");
-        let log = fs::File::create(path("log")).expect("a file");
+        fs::write(own("config.yml"), config.to_string()).expect("a file");
+        let log = fs::File::create(own("log")).expect("a file");
         let mut child = Command::new("docker-registry")
             .arg("serve")
-            .arg(path("config.yml"))
+            .arg(own("config.yml"))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a descriptor"))
             .stderr(log)
@@ -72,12 +92,12 @@ impl Registry {
         // It reports nothing when it listens.
         while TcpStream::connect(address).is_err() {
             let ended = child.try_wait().expect("a child");
-            let log = || fs::read_to_string(path("log")).unwrap_or_default();
+            let log = || fs::read_to_string(own("log")).unwrap_or_default();
             assert!(ended.is_none() && std::time::Instant::now() < deadline, "{ended:?}: {}", log());
             thread::sleep(Duration::from_millis(20));
         }
         let authorization = if with_user { AUTHORIZATION } else { "" };
-        Self { _directory: directory, child, address, authorization }
+        Self { directory, child, address, authorization }
     }
 
     /// The name of a repository in this registry.

@@ -35,6 +35,8 @@ pub struct World {
     pub chain: Option<String>,
     /// `api.max_body`; the default if `None`.
     pub max_body: Option<String>,
+    /// `default_container_info` of agents that run as a program.
+    pub default_container_info: Option<Json>,
 }
 
 impl World {
@@ -49,7 +51,14 @@ impl World {
             fetcher: Some(vec![paths::program(), "fetch".into()]),
             ..AgentConfig::new(directory.path(), LauncherKind::Linux)
         };
-        Self { directory, plugin_store: None, config, chain: None, max_body: None }
+        Self {
+            directory,
+            plugin_store: None,
+            config,
+            chain: None,
+            max_body: None,
+            default_container_info: None,
+        }
     }
 
     /// With the chain of agents for root that are not told another one.
@@ -154,9 +163,18 @@ impl World {
             "destroy_timeout": format!("{}ms", config.destroy_timeout.as_millis()),
             "image_store": config.image_store.clone().unwrap_or_else(|| config.work_dir.join("images")),
             "image_backend": config.image_backend.name(),
+            "image_gc": {
+                "headroom_percent": config.image_gc.headroom_percent,
+                "check_interval": format!("{}ms", config.image_gc.check_interval.as_millis()),
+                "excluded_images": config.image_gc.excluded.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            },
+            "registry": { "insecure": config.registry.insecure },
             "log": "info",
             "isolator": config.isolators.iter().map(plugin).collect::<Vec<_>>(),
         });
+        if let Some(file) = &config.registry.credentials {
+            text["registry"]["credentials"] = json!(file);
+        }
         if let Some(logger) = &config.logger {
             text["logger"] = plugin(logger);
             if !config.log_targets.is_empty() {
@@ -199,6 +217,9 @@ impl World {
             for key in ["isolator", "logger"] {
                 text[key] = chain[key].take();
             }
+        }
+        if let Some(info) = &self.default_container_info {
+            text["default_container_info"] = json!(info.to_string());
         }
         if let Some(size) = &self.max_body {
             text["api"] = json!({ "max_body": size });

@@ -34,6 +34,7 @@ use crate::executor::{self, ExecutorProgram, Executors, ProgramError};
 use crate::fatal::FatalErrors;
 use crate::fetcher::Fetcher;
 use crate::hooks::Hooks;
+use crate::image_gc::ImageGc;
 use crate::keeper::{KeeperCgroups, KeeperError, Keepers};
 use crate::launcher::{CgroupLimits, Launcher, Linux, Posix, SetUpError, Timeouts, effective_cgroup_root};
 use crate::ledger::{Ledger, LedgerError, Lock};
@@ -44,13 +45,16 @@ use crate::model::view::{
 use crate::model::{ContainerId, Request, Resources, Termination};
 use crate::parallel;
 use crate::plugin::{AdmitError, LoadedPlugin, LookupError, Plugin, PluginEnv, PluginIndex, Services, Store};
-use crate::provisioner::{Provisioner, Store as ImageStore};
+use crate::provisioner::{Provisioner, PrunePolicy, Pruned, Store as ImageStore, StoreError};
 use crate::scratch;
 use crate::stats::{LaunchCounters, LaunchStats};
 use crate::switchboard::{AttachError, AttachedInput, Attachment};
 
 /// A release of what exists for the agent that takes this long is reported.
 const RELEASE_WARNING: Duration = Duration::from_secs(60);
+
+/// A removal of images that takes this long is reported.
+const PRUNE_WARNING: Duration = Duration::from_secs(600);
 
 /// The agent. Cheap to clone; all clones are the same agent.
 #[derive(Clone)]
@@ -68,6 +72,22 @@ struct Inner {
     interrupted: Vec<InterruptedCall>,
     fatal: FatalErrors,
     events: Events,
+    images: ImageStore,
+    /// Held during a removal of images, which may have to wait.
+    pruning: tokio::sync::Mutex<()>,
+    /// Keeps space for images, if that is configured.
+    _image_gc: Option<ImageGc>,
+}
+
+/// Why images were not removed.
+#[derive(Debug, thiserror::Error)]
+pub enum PruneError {
+    /// Of the store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A thread of the agent panicked.
+    #[error("the removal was interrupted: {0}")]
+    Interrupted(#[from] Abandoned),
 }
 
 /// Why the agent did not start. No container was changed.
@@ -178,6 +198,7 @@ impl Agent {
             calls,
             interrupted,
             fatal,
+            images,
         } = {
             let events = events.clone();
             let (config, pool2, runtime) = (config.clone(), pool.clone(), Handle::current());
@@ -209,6 +230,9 @@ impl Agent {
             return Err(StartError::Executors { source });
         }
         let launches = LaunchCounters::default();
+        let gc = &config.image_gc;
+        let image_gc =
+            (gc.headroom_percent > 0).then(|| ImageGc::start(images.clone(), gc, host.pool.clone()));
         Ok(Self(Arc::new(Inner {
             config,
             host,
@@ -220,6 +244,9 @@ impl Agent {
             interrupted,
             fatal,
             events,
+            images,
+            pruning: tokio::sync::Mutex::default(),
+            _image_gc: image_gc,
         })))
     }
 
@@ -335,6 +362,19 @@ impl Agent {
         self.0.containerizer.reports(ids, wanted).await
     }
 
+    /// Removes images that no container uses, except those that are excluded here or in the configuration. Waits for pulls and
+    /// imports that are in progress.
+    ///
+    /// # Errors
+    /// [`PruneError`].
+    pub async fn prune_images(&self, mut policy: PrunePolicy) -> Result<Pruned, PruneError> {
+        policy.excluded.extend(self.0.config.image_gc.excluded.iter().cloned());
+        // One at a time, so that those that wait take one thread.
+        let _pruning = self.0.pruning.lock().await;
+        let store = self.0.images.clone();
+        Ok(self.0.host.pool.run(PRUNE_WARNING, move |_| store.prune(&policy)).await??)
+    }
+
     /// All containers, parents before children.
     #[must_use]
     pub fn containers(&self) -> Vec<Summary> {
@@ -423,6 +463,7 @@ impl Agent {
 }
 
 struct Parts {
+    images: ImageStore,
     calls: Option<Arc<CallFile>>,
     interrupted: Vec<InterruptedCall>,
     fatal: FatalErrors,
@@ -520,15 +561,18 @@ fn build(
     let hooks = Hooks::new(hooks, pool.clone());
     let fatal = FatalErrors::default();
     let fetcher = Fetcher::new(config.fetcher.clone()).limited(config.fetch.clone());
+    let images = ImageStore::at(config.image_store.clone().unwrap_or_else(|| work_dir.join("images")));
     let native = || Shared {
         fatal: fatal.clone(),
         ledger: Arc::clone(&ledger),
         chain: chain.clone(),
         launcher: Arc::clone(&launcher),
         provisioner: Provisioner::new(
-            ImageStore::at(config.image_store.clone().unwrap_or_else(|| work_dir.join("images"))),
+            images.clone(),
             &work_dir,
             config.image_backend,
+            config.puller.clone(),
+            pool.clone(),
         ),
         fetcher: fetcher.clone(),
         hooks: hooks.clone(),
@@ -543,6 +587,7 @@ fn build(
         cgroups: cgroups.clone(),
         boot_id: boot_id.clone(),
         nofile: config.container_nofile,
+        images: config.images,
     };
     let docker = |docker: &DockerConfig| -> Result<docker::Shared, StartError> {
         Ok(docker::Shared {
@@ -590,6 +635,7 @@ fn build(
         calls,
         interrupted,
         fatal,
+        images,
     })
 }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use crate::engine::{Timeouts, Transport};
-use crate::provisioner::Backend;
+use crate::provisioner::{Backend, ImageName, Puller};
 
 /// Default of [`AgentConfig::keeper_timeout`].
 pub const DEFAULT_KEEPER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -40,6 +40,12 @@ pub struct AgentConfig {
     pub image_backend: Backend,
     /// Registries that images are pulled from.
     pub registry: RegistryConfig,
+    /// Pulls images that the store does not have. Without one, containers can only be launched from images that it has.
+    pub puller: Option<Arc<dyn Puller>>,
+    /// Whether containers may be launched from images.
+    pub images: bool,
+    /// When images are removed automatically.
+    pub image_gc: ImageGcConfig,
     /// Directory in which plugins without a [`PluginConfig::path`] are looked up by name.
     pub plugin_dir: PathBuf,
     /// Containerizers, in the order in which they are tried for a launch. Each at most once.
@@ -95,6 +101,9 @@ impl AgentConfig {
             image_store: None,
             image_backend: Backend::default(),
             registry: RegistryConfig::default(),
+            puller: None,
+            images: true,
+            image_gc: ImageGcConfig::default(),
             plugin_dir: directory.join("plugins"),
             containerizers: vec![ContainerizerConfig::Mesos],
             launcher,
@@ -209,6 +218,24 @@ impl Default for RegistryConfig {
             credentials: None,
             stall: Duration::from_secs(60),
         }
+    }
+}
+
+/// When images are removed automatically.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageGcConfig {
+    /// Percent of the file system of the store that have to be available. If there are less, the images that were not used
+    /// for the longest time are removed. 0: never.
+    pub headroom_percent: u64,
+    /// How often that is checked.
+    pub check_interval: Duration,
+    /// Images that are not removed, also not by [`Agent::prune_images`](crate::agent::Agent::prune_images).
+    pub excluded: Vec<ImageName>,
+}
+
+impl Default for ImageGcConfig {
+    fn default() -> Self {
+        Self { headroom_percent: 0, check_interval: Duration::from_secs(3600), excluded: Vec::new() }
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::model::{ContainerId, Phase, Termination};
+use crate::model::{ContainerId, Phase, PullProgress, Termination};
 
 /// How many events are kept.
 pub const KEPT: usize = 8192;
@@ -60,6 +60,13 @@ pub enum EventKind {
         container: ContainerId,
         /// What prevents it, one sentence per step or plugin.
         errors: Vec<String>,
+    },
+    /// The image of a container is being pulled. Recorded when the image is known, and for each tenth of it.
+    ImagePull {
+        /// The container.
+        container: ContainerId,
+        /// How far the pull is.
+        progress: PullProgress,
     },
     /// A container was removed, after its end or because its launch failed.
     Removed {
@@ -223,7 +230,9 @@ fn bounded(kind: EventKind) -> EventKind {
         EventKind::Plugin { plugin, change, message } => {
             EventKind::Plugin { plugin, change, message: shortened(message) }
         }
-        kind @ (EventKind::ResourcesUpdated { .. } | EventKind::Removed { .. }) => kind,
+        kind @ (EventKind::ResourcesUpdated { .. }
+        | EventKind::ImagePull { .. }
+        | EventKind::Removed { .. }) => kind,
     }
 }
 

@@ -29,6 +29,7 @@ pub mod executor;
 mod fatal;
 pub mod fetcher;
 pub mod hooks;
+mod image_gc;
 pub mod keeper;
 pub mod launcher;
 pub mod ledger;

@@ -80,7 +80,7 @@ pub(super) fn run(arguments: Arguments, socket: Option<PathBuf>) -> Outcome {
     api::check_settings(&config).map_err(Failure::of)?;
     start_logging(&config.log, config.log_json);
     process::set_umask();
-    process::prepare(&mut config.agent)?;
+    process::prepare(&mut config.agent, &environment)?;
     // Before there are threads, and so that a signal during a long recovery is not lost.
     let signals = StopSignals::block().map_err(|source| Failure::system("cannot handle signals", source))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()

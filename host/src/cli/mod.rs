@@ -25,6 +25,7 @@ mod process;
 mod process_flags;
 mod progress;
 mod ps;
+mod pull;
 mod registry;
 mod resources;
 mod rm;
@@ -103,6 +104,9 @@ enum Command {
     /// Fetches the files of a container (started by the agent)
     #[command(hide = true)]
     Fetch,
+    /// Pulls an image into the store (started by the agent)
+    #[command(hide = true)]
+    PullForAgent,
     /// Restores the terminal at standard input when standard output is closed (started by this program)
     #[command(hide = true)]
     RestoreTerminal {
@@ -115,7 +119,10 @@ enum Command {
 /// Parses the command line and runs the command. Returns the exit status of the program.
 #[must_use]
 pub fn run() -> ExitCode {
-    let matches = match Arguments::command().try_get_matches() {
+    let mut program = Arguments::command();
+    program.build();
+    let words = run::expand(&program, std::env::args_os().collect());
+    let matches = match Arguments::command().try_get_matches_from(words) {
         Ok(matches) => matches,
         Err(error) => return usage_error(error),
     };
@@ -128,6 +135,7 @@ pub fn run() -> ExitCode {
     let outcome = match arguments.command {
         // Reports failures to the agent, not to people.
         Command::Fetch => return fetch::main(),
+        Command::PullForAgent => return crate::image::pull_for_agent(),
         Command::RestoreTerminal { screen } => return foreground::restore(screen),
         Command::Agent(arguments) => agent::run(arguments, socket),
         Command::Run(arguments) => run::run(*arguments, socket),
@@ -148,7 +156,7 @@ pub fn run() -> ExitCode {
         Command::Doctor(arguments) => doctor::run(&arguments, socket),
         Command::Info(arguments) => info::run(&arguments, &client(socket)),
         Command::Plugin(arguments) => plugin::run(&arguments, &client(socket)),
-        Command::Image(arguments) => image::run(arguments),
+        Command::Image(arguments) => image::run(arguments, socket),
         Command::Task(arguments) => task::run(arguments, &client(socket)),
         Command::Version(arguments) => version::run(&arguments, &client(socket)),
         Command::Completions(arguments) => generate::completions(&arguments),

@@ -92,7 +92,7 @@ fn describe(progress: &Progress) -> Option<String> {
         Progress::Received { layer, received: 0, size } => {
             format!("layer {}: downloading {}", layer.short(), format::bytes(*size))
         }
-        Progress::Received { .. } => return None,
+        Progress::Found { .. } | Progress::Received { .. } => return None,
         Progress::Resumed { layer, received, size } => format!(
             "layer {}: continuing after {} of {}",
             layer.short(),

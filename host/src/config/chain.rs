@@ -21,6 +21,8 @@ use cofferdam_core::error_chain;
 
 /// How many loggers a logger passes output on to.
 const LOG_TARGET_COUNT: usize = 2;
+/// The part of a request that plugins for images handle.
+const IMAGE: &str = "image";
 
 /// What is needed to resolve the plugins of a configuration.
 pub(super) struct ChainResolver<'a> {
@@ -30,6 +32,8 @@ pub(super) struct ChainResolver<'a> {
     pub plugin_dir_span: Option<Range<usize>>,
     /// The launcher, which not every plugin can work with.
     pub launcher: LauncherKind,
+    /// Position of the kind of images in `image_providers` that a plugin has to handle.
+    pub image_provider: Option<Range<usize>>,
     /// Timeouts of plugins that do not set their own.
     pub timeouts: &'a BTreeMap<Method, Duration>,
     /// File and line of a position, for [`PluginConfig::origin`].
@@ -99,12 +103,30 @@ impl ChainResolver<'_> {
         for entry in entries.iter().chain(&targets).chain(&logger).chain(&hook_entries) {
             check_settings(entry, diagnostics);
         }
+        // One that was not found may be the one that handles them.
+        if entries.len() == isolators.len() {
+            self.check_images(&entries, diagnostics);
+        }
         let configs = |entries: &[Entry<'_>]| entries.iter().map(|entry| self.config(entry)).collect();
         Plugins {
             isolators: configs(&entries),
             logger: logger.map(|entry| self.config(&entry)),
             log_targets: configs(&targets),
             hooks: configs(&hook_entries),
+        }
+    }
+
+    /// Checks that images are handled if they are to be.
+    fn check_images(&self, entries: &[Entry<'_>], diagnostics: &mut Vec<Diagnostic>) {
+        let handles = |entry: &Entry<'_>| entry.manifest.handles.iter().any(|part| part == IMAGE);
+        if let Some(span) = &self.image_provider
+            && !entries.iter().any(handles)
+        {
+            let message = "no isolator runs containers as their images say, which `image_providers` needs";
+            let diagnostic = Diagnostic::at(span.clone(), message.to_owned(), "images of this kind");
+            diagnostics.push(diagnostic.help(
+                "add `[[isolator]]` with `name = \"docker/runtime\"` as the first of the chain, or remove this",
+            ));
         }
     }
 

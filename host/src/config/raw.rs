@@ -58,9 +58,11 @@ pub(super) struct RawConfig<'d> {
     pub scratch_memory: Option<Setting<u64>>,
     pub image_store: Option<Setting<PathBuf>>,
     pub image_backend: Option<Setting<Backend>>,
+    pub image_providers: Option<Strings>,
     pub isolation: Option<Setting<Isolation>>,
     pub max_body: Option<Setting<u64>>,
     pub idle_timeout: Option<Setting<Duration>>,
+    pub image_gc: RawImageGc,
     pub fetch: RawFetch,
     pub registry: RawRegistry,
     pub docker: RawDocker,
@@ -73,6 +75,14 @@ pub(super) struct RawConfig<'d> {
     /// Whether the file has the keys of the two above, with whatever values.
     pub has_isolators: bool,
     pub has_logger: bool,
+}
+
+/// The table `image_gc`.
+#[derive(Debug, Default)]
+pub(super) struct RawImageGc {
+    pub headroom_percent: Option<Setting<u64>>,
+    pub check_interval: Option<Setting<Duration>>,
+    pub excluded_images: Option<Strings>,
 }
 
 /// The table `fetch`.
@@ -165,9 +175,11 @@ impl<'d> RawConfig<'d> {
             image_backend: parse(root, "image_backend", |name| {
                 Backend::ALL.into_iter().find(|backend| backend.name() == name)
             }),
+            image_providers: strings(root, "image_providers"),
             isolation: parse(root, "isolation", |name| Isolation::from_str(name, false).ok()),
             max_body: api.and_then(|api| parse(api, "max_body", units::size)),
             idle_timeout: api.and_then(|api| parse(api, "idle_timeout", units::duration)),
+            image_gc: table(root, "image_gc").map(RawImageGc::read).unwrap_or_default(),
             fetch: table(root, "fetch").map(RawFetch::read).unwrap_or_default(),
             registry: table(root, "registry").map(RawRegistry::read).unwrap_or_default(),
             docker: table(root, "docker").map(RawDocker::read).unwrap_or_default(),
@@ -178,6 +190,16 @@ impl<'d> RawConfig<'d> {
             hooks: plugins(root, "hook"),
             has_isolators: root.contains_key("isolator"),
             has_logger: root.contains_key("logger"),
+        }
+    }
+}
+
+impl RawImageGc {
+    fn read(gc: &DeTable<'_>) -> Self {
+        Self {
+            headroom_percent: number(gc, "headroom_percent"),
+            check_interval: parse(gc, "check_interval", units::duration),
+            excluded_images: strings(gc, "excluded_images"),
         }
     }
 }

@@ -23,7 +23,7 @@ use super::{ApiLimits, Config, ConfigError, Environment, Isolation, Overrides, P
 use crate::engine::EngineSocket;
 use cofferdam_core::config::{
     AgentConfig, ContainerizerConfig, DEFAULT_KEEPER_TIMEOUT, DockerConfig, ExecutorConfig, FetchLimits,
-    LauncherKind, RegistryConfig,
+    ImageGcConfig, LauncherKind, RegistryConfig,
 };
 use cofferdam_core::engine::Timeouts;
 use cofferdam_core::provisioner::ImageName;
@@ -33,6 +33,9 @@ const MAX_SOCKET_PATH: usize = 107;
 
 /// Minimum of `api.max_body`, which is enough for a small launch.
 const MIN_MAX_BODY: u64 = 1024;
+
+/// The kind of images that is known, in `image_providers`.
+const DOCKER_IMAGES: &str = "docker";
 
 /// Minimum of `scratch_memory`.
 const MIN_SCRATCH: u64 = 1 << 20;
@@ -210,6 +213,10 @@ impl Resolver<'_> {
         let timeouts = self.timeouts();
         let isolation = self.isolation(launcher);
 
+        let image_providers = raw.image_providers.as_ref().map(|setting| &setting.value[..]);
+        let images = image_providers.is_none_or(|kinds| kinds.iter().any(|kind| kind.value == DOCKER_IMAGES));
+        let image_providers = image_providers.unwrap_or_default();
+
         let (file, text) = (self.file, self.text);
         // The predefined chain continues the file, so that one text has the positions of all plugins.
         let extended = extend(text, raw, isolation);
@@ -222,6 +229,10 @@ impl Resolver<'_> {
             plugin_dir_span: raw.plugin_dir.as_ref().map(|setting| setting.span.clone()),
             launcher,
             timeouts: &timeouts,
+            image_provider: image_providers
+                .iter()
+                .find(|it| it.value == DOCKER_IMAGES)
+                .map(|it| it.span.clone()),
             origin: &|span: &Range<usize>| match file {
                 _ if span.start > text.len() => format!("isolation `{}`", isolation.name()),
                 Some(file) => format!("{}:{}", file.display(), position(text, span.start).0),
@@ -262,6 +273,9 @@ impl Resolver<'_> {
                 fetcher: None,
                 fetch: self.fetch(),
                 registry: self.registry(),
+                puller: None,
+                images,
+                image_gc: self.image_gc(),
                 container_nofile: None,
                 executors: self.executors(),
                 launch_timeout: self.duration(
@@ -575,6 +589,31 @@ impl Resolver<'_> {
             redirect_hosts: values(redirect_hosts),
             credentials: raw.credentials.is_some().then(|| self.path(&None, &raw.credentials, &None)),
             stall: self.duration("registry.stall_timeout", &raw.stall_timeout, &defaults.stall_timeout),
+        }
+    }
+
+    fn image_gc(&mut self) -> ImageGcConfig {
+        let (raw, defaults) = (&self.raw.image_gc, &self.defaults.image_gc);
+        let mut excluded = Vec::new();
+        for image in value(&raw.excluded_images, &defaults.excluded_images) {
+            match image.value.parse::<ImageName>() {
+                Ok(name) => excluded.push(name),
+                Err(error) => self.report(
+                    Some(image.span.clone()),
+                    error.to_string(),
+                    "in `image_gc.excluded_images`",
+                    "as in `excluded_images = [\"busybox:1.36\"]`",
+                ),
+            }
+        }
+        ImageGcConfig {
+            headroom_percent: *value(&raw.headroom_percent, &defaults.headroom_percent),
+            check_interval: self.duration(
+                "image_gc.check_interval",
+                &raw.check_interval,
+                &defaults.check_interval,
+            ),
+            excluded,
         }
     }
 

@@ -135,6 +135,9 @@ fn all_settings_are_resolved() {
         stall: Duration::from_secs(15),
     };
     assert_eq!(config.agent.registry, registry);
+    let gc = &config.agent.image_gc;
+    assert_eq!((gc.headroom_percent, gc.check_interval), (15, Duration::from_secs(600)));
+    assert_eq!(gc.excluded, ["busybox:1.36".parse().unwrap()]);
     assert_eq!(names(&config), ["filesystem/linux", "cgroups/mem"]);
     let mem = &config.agent.isolators[1];
     assert_eq!(mem.policy, FailPolicy::Optional);
@@ -142,7 +145,7 @@ fn all_settings_are_resolved() {
     assert_eq!(mem.timeout(Method::Isolate), Duration::from_secs(7));
     assert_eq!(mem.timeout(Method::Usage), Duration::from_secs(5));
     assert_eq!(mem.table, serde_json::json!({"limit_swap": true, "reserve": "64 MiB", "kinds": ["a", "b"]}));
-    assert!(mem.origin.ends_with("everything.toml:69"), "{}", mem.origin);
+    assert!(mem.origin.ends_with("everything.toml:74"), "{}", mem.origin);
     assert_eq!(config.agent.logger.unwrap().name, "sandbox");
     let [early, late] = &config.agent.hooks[..] else { panic!("{:?}", config.agent.hooks) };
     assert_eq!((early.name.as_str(), early.policy), ("example/early", FailPolicy::Required));
@@ -160,6 +163,8 @@ fn the_default_limits_are_those_of_the_library() {
     assert_eq!(limits, (DEFAULT_CGROUP_MAX_DESCENDANTS, DEFAULT_CGROUP_MAX_DEPTH));
     assert_eq!(config.agent.fetch, cofferdam_core::config::FetchLimits::default());
     assert_eq!(config.agent.registry, RegistryConfig::default());
+    assert_eq!(config.agent.image_gc, cofferdam_core::config::ImageGcConfig::default());
+    assert!(config.agent.images, "the chain decides");
     assert!(matches!(config.agent.containerizers[..], [ContainerizerConfig::Mesos]));
 
     let file = tempfile::NamedTempFile::new().unwrap();

@@ -5,7 +5,6 @@ use std::io::{self, BufReader, Read, Seek, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::ExitCode;
-use std::thread;
 
 use cofferdam_linux::foreign::{self, OpenError};
 use data_encoding::HEXLOWER;
@@ -19,6 +18,7 @@ use super::item::{Compression, Item, Source, Treatment};
 use super::sandbox::{Sandbox, SandboxError};
 use super::sandbox_path::SandboxPath;
 use super::unpack::{self, UnpackError, Unpacked};
+use crate::agent_watch::exit_when_closed;
 use crate::http::redact;
 use cofferdam_core::config::FetchLimits;
 use cofferdam_core::fetcher::{FetchFailure, FetchJob, Reason, escape_control};
@@ -74,16 +74,6 @@ fn start_failure(error: &dyn std::error::Error) -> FetchFailure {
 
 fn file_failure(uri: &str, error: &dyn std::error::Error) -> FetchFailure {
     FetchFailure::File { uri: uri.to_owned(), reason: Reason::of(error) }
-}
-
-/// Exits the process when `input` is closed.
-fn exit_when_closed(mut input: impl Read + Send + 'static) -> io::Result<()> {
-    let wait = move || {
-        // Returns at the end of the input, as nothing else is sent.
-        drop(io::copy(&mut input, &mut io::sink()));
-        std::process::exit(1);
-    };
-    thread::Builder::new().name("agent-watch".into()).spawn(wait).map(drop)
 }
 
 /// Why a file could not be fetched.

@@ -1,11 +1,14 @@
 //! Requests, with redirects that are checked.
 
+use std::collections::HashMap;
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
+use ureq::Agent;
 use ureq::config::Config;
-use ureq::http::uri::Uri;
+use ureq::http::uri::{Authority, Uri};
 use ureq::http::{HeaderName, HeaderValue, Request, StatusCode, header};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::unversioned::transport::DefaultConnector;
@@ -13,7 +16,7 @@ use ureq::unversioned::transport::DefaultConnector;
 use super::pace::{Paced, TooSlow};
 use super::redact;
 use super::redirect::{self, Reach};
-use super::resolve::Checked;
+use super::resolve::{Checked, Resolved, refused};
 
 /// What requests may do.
 #[derive(Debug, Clone)]
@@ -32,12 +35,29 @@ pub(crate) struct Rules {
     pub(crate) hosts_setting: &'static str,
 }
 
-/// An HTTP client.
+/// An HTTP client, which uses its connections again.
 pub(crate) struct Client {
     config: Config,
     rules: Rules,
     has_roots: bool,
+    servers: Mutex<HashMap<ServerKey, Server>>,
 }
+
+/// Connections to a server that are kept while nobody uses them.
+const MAX_IDLE: usize = 8;
+
+/// What has connections of its own: a server, and how close its addresses may be.
+type ServerKey = (bool, Authority, Option<Reach>);
+
+/// A server that was requested.
+#[derive(Clone)]
+struct Server {
+    agent: Agent,
+    resolved: Resolved,
+}
+
+/// Servers whose connections are kept. A server that redirects to others could make this grow forever.
+const MAX_SERVERS: usize = 64;
 
 /// Why a request has no response.
 #[derive(Debug, thiserror::Error)]
@@ -121,13 +141,14 @@ impl Client {
             // They are followed here.
             .max_redirects(0)
             .http_status_as_error(false)
+            .max_idle_connections_per_host(MAX_IDLE)
             .timeout_resolve(stall)
             .timeout_connect(stall)
             .timeout_recv_response(stall)
             .timeout_per_read(stall)
             .timeout_per_write(stall)
             .build();
-        Self { config, rules, has_roots }
+        Self { config, rules, has_roots, servers: Mutex::default() }
     }
 
     /// Sends a request and follows redirects; each target is checked before it is requested.
@@ -194,13 +215,12 @@ impl Client {
             return Err(HttpError::NotListed { host: authority.host().to_owned(), setting });
         }
         let nearest = from.filter(|_| !is_listed).map(|from| from.reach);
-        let checked = Checked::new(authority.clone(), nearest);
-        let resolved = checked.result();
         let closer = |(reach, from)| HttpError::CloserRedirect { to: to(), reach, from, setting };
         let literal = Reach::of_literal(authority.host());
-        if let Some(refused) = checked.refused(literal) {
+        if let Some(refused) = refused(literal, nearest) {
             return Err(closer(refused));
         }
+        let Server { agent, resolved } = self.server(is_secure(url), authority, nearest);
         let (name, body) = match method {
             Method::Get => ("GET", None),
             Method::Head => ("HEAD", None),
@@ -213,8 +233,6 @@ impl Client {
         if let Some(value) = &headers.authorization {
             request = request.header(header::AUTHORIZATION, value);
         }
-        // Every target has its own resolver, so nothing of a connection is shared.
-        let agent = ureq::Agent::with_parts(self.config.clone(), DefaultConnector::new(), checked);
         let invalid = |_| HttpError::InvalidUrl;
         let response = match body {
             None => agent.run(request.body(()).map_err(invalid)?),
@@ -233,6 +251,22 @@ impl Client {
         let origin = Origin { reach, secure: is_secure(url) };
         let Rules { min_bytes, stall, .. } = self.rules;
         Ok(Answer { response, origin, redirected_to: None, min_bytes, stall })
+    }
+
+    /// The connections to a server, with a resolver of their own.
+    fn server(&self, is_secure: bool, authority: Authority, nearest: Option<Reach>) -> Server {
+        let mut servers = self.servers.lock();
+        let key = (is_secure, authority, nearest);
+        if let Some(server) = servers.get(&key) {
+            return server.clone();
+        }
+        if servers.len() == MAX_SERVERS {
+            servers.clear();
+        }
+        let checked = Checked::new(key.1.clone(), nearest);
+        let resolved = checked.result();
+        let agent = Agent::with_parts(self.config.clone(), DefaultConnector::new(), checked);
+        servers.entry(key).or_insert(Server { agent, resolved }).clone()
     }
 
     /// The error for a failed read of a body.
@@ -259,6 +293,12 @@ impl Answer {
     /// A header, if it is text.
     pub(crate) fn header(&self, name: &HeaderName) -> Option<&str> {
         self.response.headers().get(name)?.to_str().ok()
+    }
+
+    /// Reads what is left of a body that nobody needs, up to a limit, so that its connection can be used again.
+    pub(crate) fn discard(self, limit: u64) {
+        // If that fails, there will be another connection.
+        drop(io::copy(&mut self.into_reader().take(limit), &mut io::sink()));
     }
 
     /// The body. Reading fails if it arrives too slowly.

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use iri_string::types::{UriAbsoluteStr, UriReferenceStr};
 
 /// How far away an address is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Reach {
     /// This host, or one to which packets are not routed. Clouds serve credentials at such addresses.
     Local,

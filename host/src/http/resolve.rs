@@ -1,9 +1,12 @@
 //! Name resolution that refuses addresses.
+//!
+//! Connections are used again, so what a host was resolved to is that of all of its connections: a server is as far away as
+//! the farthest address that it has had, and what was refused once stays refused.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use ureq::config::Config;
 use ureq::http::uri::{Authority, Uri};
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
@@ -21,7 +24,7 @@ pub(super) struct Checked {
 }
 
 /// What a host was resolved to.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Found {
     /// Of the farthest address. That of the closest one would let a server redirect into a network that it is not in.
     pub(super) reach: Option<Reach>,
@@ -39,15 +42,15 @@ impl Checked {
         Resolved(Arc::clone(&self.found))
     }
 
-    /// The address that is too close, and what it is redirected from.
-    pub(super) fn refused(&self, reach: Option<Reach>) -> Option<(Reach, Reach)> {
-        reach.zip(self.nearest).filter(|(reach, nearest)| reach < nearest)
-    }
-
     fn inspect(&self, addresses: &[SocketAddr]) -> Found {
         let reaches = || addresses.iter().map(|address| Reach::of(address.ip()));
-        Found { reach: reaches().max(), refused: self.refused(reaches().min()) }
+        Found { reach: reaches().max(), refused: refused(reaches().min(), self.nearest) }
     }
+}
+
+/// An address that is too close, and what it is redirected from.
+pub(super) fn refused(reach: Option<Reach>, nearest: Option<Reach>) -> Option<(Reach, Reach)> {
+    reach.zip(nearest).filter(|(reach, nearest)| reach < nearest)
 }
 
 impl Resolver for Checked {
@@ -61,7 +64,7 @@ impl Resolver for Checked {
         // Otherwise it is that of a proxy.
         if uri.authority() == Some(&self.authority) {
             let mut found = self.found.lock();
-            *found = self.inspect(&addresses);
+            found.add(self.inspect(&addresses));
             if found.refused.is_some() {
                 return Err(ureq::Error::HostNotFound);
             }
@@ -70,12 +73,20 @@ impl Resolver for Checked {
     }
 }
 
+impl Found {
+    fn add(&mut self, other: Self) {
+        self.reach = self.reach.max(other.reach);
+        self.refused = self.refused.or(other.refused);
+    }
+}
+
 /// What a [`Checked`] has found.
+#[derive(Debug, Clone)]
 pub(super) struct Resolved(Arc<Mutex<Found>>);
 
 impl Resolved {
-    pub(super) fn get(&self) -> MutexGuard<'_, Found> {
-        self.0.lock()
+    pub(super) fn get(&self) -> Found {
+        *self.0.lock()
     }
 }
 
@@ -96,5 +107,16 @@ mod tests {
         let refused = Some((Reach::Private, Reach::Public));
         assert_eq!(inspect(Some(Reach::Public), &both), (Some(Reach::Public), refused));
         assert_eq!(inspect(Some(Reach::Private), &["10.0.0.1"]), (Some(Reach::Private), None));
+    }
+
+    #[test]
+    fn a_host_that_is_resolved_again_does_not_get_closer() {
+        let mut found = Found { reach: Some(Reach::Public), refused: None };
+        found.add(Found { reach: Some(Reach::Private), refused: None });
+        assert_eq!((found.reach, found.refused), (Some(Reach::Public), None));
+        let refused = Some((Reach::Local, Reach::Public));
+        found.add(Found { reach: None, refused });
+        found.add(Found { reach: Some(Reach::Public), refused: None });
+        assert_eq!(found.refused, refused);
     }
 }

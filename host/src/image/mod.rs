@@ -1,6 +1,8 @@
-//! Adds images to the store, in a process of its own: that of `cofferdam image import` or `cofferdam image pull`.
+//! Adds images to the store, in a process of its own: that of `cofferdam image import` or `cofferdam image pull`, or one that
+//! the agent starts for each pull.
 //!
 //! ```text
+//! agent_pull   the process of a pull for the agent, and the agent's side of it ──▶ pull
 //! import   finds the images of a source
 //!   ├──▶ layout   an OCI layout or an archive of `docker save`, as files by name
 //!   └──▶ pack     a directory, as the archive of a layer
@@ -11,6 +13,7 @@
 //! ```
 
 mod add;
+mod agent_pull;
 mod error;
 mod import;
 mod layer;
@@ -23,12 +26,15 @@ use std::time::Duration;
 
 use cofferdam_core::provisioner::Digest;
 
+pub(crate) use agent_pull::{PullProcess, main as pull_for_agent};
 pub(crate) use import::{Format, Request, import};
 pub(crate) use pull::{PullRequest, pull};
 
 /// What happens to the layers of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Progress {
+    /// What an image consists of, and the bytes of the layers that are not in the store, compressed.
+    Found { layers: usize, bytes: u64 },
     /// A layer is in the store already.
     Present { layer: Digest },
     /// A layer was unpacked.

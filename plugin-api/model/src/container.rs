@@ -40,7 +40,7 @@ pub struct Container {
     /// Its cgroups.
     #[serde(default)]
     pub cgroups: Cgroups,
-    /// Labels of the request.
+    /// Labels of the request, and those of plugins earlier in the chain.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
     /// Linux options of the request.
@@ -211,6 +211,11 @@ pub struct Command {
     /// If not set, it is that of the plugins, or else the sandbox. Within a root filesystem of the container's own
     /// it is created if missing.
     pub working_directory: Option<PathBuf>,
+    /// Whether `arguments` are those of the image's entry point, and the whole command if it has none, as with `docker run`. As
+    /// in Mesos, they otherwise are arguments of the first word of the image's default command if there is no entry point. Only
+    /// without `value`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub replaces_cmd: bool,
 }
 
 impl Default for Command {
@@ -224,6 +229,7 @@ impl Default for Command {
             secrets: BTreeMap::new(),
             user: None,
             working_directory: None,
+            replaces_cmd: false,
         }
     }
 }
@@ -293,6 +299,9 @@ pub struct LinuxOptions {
     pub bounding_capabilities: Option<BTreeSet<String>>,
     /// Requested seccomp profile.
     pub seccomp: Option<SeccompRequest>,
+    /// Whether its root filesystem, which must be its own, is read-only when its command runs. What is mounted in it is not.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub read_only_root: bool,
 }
 
 /// Sharing of the IPC namespace and `/dev/shm`.
@@ -446,6 +455,9 @@ pub struct ImageConfig {
     pub labels: BTreeMap<String, String>,
     /// Signal that asks its command to stop, by name or number: `SIGQUIT`, `3`.
     pub stop_signal: Option<String>,
+    /// Paths in a container that its command writes data to, as the author of the image says.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub volumes: BTreeSet<String>,
 }
 
 /// A root filesystem that the agent has assembled from an image.

@@ -99,6 +99,9 @@ pub struct LaunchInfo {
     /// Commands to run during the launch, in this order for each stage.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub hooks: Vec<LaunchHook>,
+    /// Labels of the container, for plugins later in the chain and for people. Those of the request take precedence.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
 }
 
 /// Names of capabilities without `CAP_`, such as `NET_RAW`. A set that no plugin sets is determined by the kernel's

@@ -21,6 +21,7 @@ pub const FEATURES: &[&str] = &[
     "launch.environment_append",
     "launch.hooks",
     "launch.hostname",
+    "launch.labels",
     "launch.read_only_root",
     "launch.sandbox_path",
     "launch.seccomp",

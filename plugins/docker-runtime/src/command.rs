@@ -9,6 +9,8 @@
 //!   yes   no       any    │ error
 //!   yes   yes      any    │ /bin/sh -c value
 //! ```
+//!
+//! With `replaces_cmd`, as with `docker run`, arguments without an entry point are the whole command.
 
 use cofferdam_plugin_api::model::{Command, CommandRewrite, ImageConfig};
 use cofferdam_plugin_api::{Error, Result};
@@ -31,6 +33,7 @@ pub fn command(request: &Command, image: &ImageConfig) -> Result<Option<CommandR
     }
     let ImageConfig { entrypoint, cmd, .. } = image;
     let (program, rest) = match (&entrypoint[..], &cmd[..], &arguments[..]) {
+        ([], _, [program, rest @ ..]) if request.replaces_cmd => (program, [rest, &[]]),
         ([], [], []) => {
             return Err(Error::new(
                 "there is no command: neither the request nor the image has one; request a command",

@@ -1,10 +1,11 @@
 //! Runs containers as the configuration of their image says.
 //!
 //! What a container requests itself takes precedence over its image. How its command and that of the image become one is
-//! in `command`.
+//! in `command`, what its volumes are in `volumes`.
 
 mod command;
 mod signal;
+mod volumes;
 
 use cofferdam_plugin_api::prelude::*;
 
@@ -19,11 +20,15 @@ struct Config {
     user: bool,
     /// Whether a container is stopped with the signal of its image. Mesos ignores it.
     stop_signal: bool,
+    /// Whether a container has the labels of its image. Mesos ignores them.
+    labels: bool,
+    /// Whether the volumes of an image are writable directories of the container. Mesos ignores them.
+    volumes: bool,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { user: true, stop_signal: true }
+        Self { user: true, stop_signal: true, labels: true, volumes: true }
     }
 }
 
@@ -31,7 +36,7 @@ impl Default for Config {
 impl Isolator for Runtime {
     const NAME: &'static str = "docker/runtime";
     const NESTING: bool = true;
-    const FEATURES: &'static [&'static str] = &["launch.stop_signal", "launch.user"];
+    const FEATURES: &'static [&'static str] = &["launch.labels", "launch.stop_signal", "launch.user"];
     const HANDLES: &'static [&'static str] = &["image"];
     type Config = Config;
 
@@ -72,6 +77,15 @@ impl Isolator for Runtime {
         }
         if let Some(signal) = image.stop_signal.as_ref().filter(|_| self.config.stop_signal) {
             prepared = prepared.stop_signal(signal::parse(signal)?);
+        }
+        if self.config.labels {
+            for (name, value) in image.labels.iter().filter(|(name, _)| !container.labels.contains_key(*name))
+            {
+                prepared = prepared.label(name, value);
+            }
+        }
+        if self.config.volumes {
+            prepared = volumes::add(prepared, container, image)?;
         }
         Ok(prepared)
     }

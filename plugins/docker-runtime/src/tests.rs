@@ -1,6 +1,8 @@
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
 
-use cofferdam_plugin_api::model::{Command, ImageConfig, LaunchInfo};
+use cofferdam_plugin_api::model::{Command, ImageConfig, LaunchInfo, Owner, Volume, VolumeSource};
 use cofferdam_plugin_api::testing::PluginHarness;
 
 use super::*;
@@ -49,6 +51,62 @@ fn the_configuration_of_the_image_is_requested() {
 }
 
 #[test]
+fn labels_and_volumes_are_those_of_the_image_unless_the_request_has_them() {
+    let image = image(|image| {
+        image.labels = BTreeMap::from([("tier".into(), "front".into()), ("team".into(), "web".into())]);
+        image.volumes = ["/data".to_owned(), "/var/lib/log/".to_owned()].into();
+    });
+    let prepare = |config, change: &dyn Fn(&mut Container)| {
+        let harness: PluginHarness<Runtime> = PluginHarness::isolator(config).unwrap();
+        let mut container = harness.container("web");
+        (container.image, container.command) = (Some(image.clone()), own());
+        container.rootfs = Some(harness.directory().join("rootfs"));
+        fs::create_dir_all(harness.directory().join("rootfs/data")).unwrap();
+        change(&mut container);
+        let reply = harness.prepare_container(&container);
+        (reply.map(|reply| reply.launch).map_err(|error| error.message), container)
+    };
+    let (launch, _) = prepare(json!({}), &|container| {
+        container.labels.insert("tier".into(), "back".into());
+        let source = VolumeSource::HostPath { path: "/srv".into(), propagation: None };
+        container.volumes.push(Volume { container_path: "/data/".into(), read_only: false, source });
+    });
+    let launch = launch.unwrap();
+    assert_eq!(launch.labels, BTreeMap::from([("team".into(), "web".into())]));
+    let made = Operation::Mkdir { path: "/var/lib/log".into(), mode: 0o755, owner: Owner::default() };
+    assert_eq!(launch.operations, [made]);
+
+    let (launch, container) = prepare(json!({}), &|container| container.linux.read_only_root = true);
+    let operations = launch.unwrap().operations;
+    let [Operation::Bind { source, target, .. }, Operation::Bind { target: other, .. }] = &operations[..]
+    else {
+        panic!("{operations:?}")
+    };
+    assert_eq!((target.as_path(), other.as_path()), (Path::new("/data"), Path::new("/var/lib/log")));
+    assert!(source.is_dir() && source.starts_with(&container.scratch), "{source:?}");
+    let (refused, _) = prepare(json!({}), &|container| {
+        container.linux.read_only_root = true;
+        fs::write(container.rootfs.as_ref().unwrap().join("data/file"), "").unwrap();
+    });
+    assert!(refused.unwrap_err().contains("`/data`"));
+
+    let (launch, _) = prepare(json!({ "labels": false, "volumes": false }), &|_| {});
+    let launch = launch.unwrap();
+    assert!(launch.labels.is_empty() && launch.operations.is_empty());
+}
+
+#[test]
+fn a_volume_of_an_image_is_an_absolute_path_below_the_root() {
+    for wrong in ["data", "/", "/a/../b", "/a\0", ""] {
+        let image = image(|image| image.volumes = [wrong.to_owned()].into());
+        let error = prepare(json!({}), Some(image), own()).unwrap_err();
+        assert!(error.contains("the image has a volume at"), "{wrong}: {error}");
+    }
+    let many = image(|image| image.volumes = (0..100).map(|number| format!("/v{number}")).collect());
+    assert!(prepare(json!({}), Some(many), own()).unwrap_err().contains("100 volumes"));
+}
+
+#[test]
 fn what_the_image_says_wrongly_is_an_error() {
     let with = |change: fn(&mut ImageConfig)| prepare(json!({}), Some(image(change)), own()).unwrap_err();
     assert!(with(|image| image.working_directory = Some("srv".into())).contains("not an absolute path"));
@@ -58,4 +116,20 @@ fn what_the_image_says_wrongly_is_an_error() {
     let launch =
         prepare(json!({}), Some(image(|image| image.working_directory = Some("srv".into()))), request);
     assert_eq!(launch.unwrap().working_directory, None);
+}
+
+#[test]
+fn arguments_replace_the_command_of_the_image_as_with_docker() {
+    let arguments = |entrypoint: &[&str], cmd: &[&str]| {
+        let config = ImageConfig {
+            entrypoint: entrypoint.iter().map(|word| (*word).into()).collect(),
+            cmd: cmd.iter().map(|word| (*word).into()).collect(),
+            ..ImageConfig::default()
+        };
+        let request = Command { arguments: vec!["ls".into(), "-l".into()], replaces_cmd: true, ..own() };
+        prepare(json!({}), Some(config), request).unwrap().command.unwrap().arguments.unwrap()
+    };
+    assert_eq!(arguments(&[], &["sh"]), ["ls", "-l"]);
+    assert_eq!(arguments(&[], &[]), ["ls", "-l"]);
+    assert_eq!(arguments(&["/run", "-x"], &["sh"]), ["/run", "-x", "ls", "-l"]);
 }

@@ -1,12 +1,14 @@
-//! Images: imports from all sources, pulls, hostile archives and registries, the store, and containers of images.
+//! Images: imports from all sources, pulls by commands and by agents, hostile archives and registries, the store, and containers of images.
 
 #![expect(clippy::unwrap_used, reason = "a test fails where its expectations do")]
 
+mod agent;
 mod containers;
 mod hostile;
 mod hostile_registry;
 mod registry;
 mod runtime;
+mod secure_registry;
 mod sources;
 mod store;
 

@@ -27,12 +27,12 @@ const MAX_STEPS: usize = 3000;
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 /// An archive and its compressed blob.
-fn compressed(layer: &Layer) -> (Vec<u8>, Vec<u8>) {
+pub(super) fn compressed(layer: &Layer) -> (Vec<u8>, Vec<u8>) {
     (layer.bytes(), gzip(&layer.bytes()))
 }
 
 /// An archive that gzip cannot make much smaller.
-fn large() -> (Vec<u8>, Vec<u8>) {
+pub(super) fn large() -> (Vec<u8>, Vec<u8>) {
     let mut state = 1_u64;
     let noise: Vec<u8> = std::iter::repeat_with(|| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);

@@ -4,10 +4,11 @@ use std::process::Command;
 
 use cofferdam_core::model::Request;
 use cofferdam_tests::daemon::Daemon;
-use cofferdam_tests::images::{Layer, busybox};
+use cofferdam_tests::images::{Layer, Member, busybox};
 use cofferdam_tests::world::{id, run};
 use cofferdam_tests::{assert_contains, is_root, paths, wait_for_text};
 use serde_json::{Value as Json, json};
+use tar::EntryType;
 
 use super::{Fixture, own};
 
@@ -105,6 +106,126 @@ async fn environment_and_working_directory_are_those_of_the_image_unless_request
     let plan = agent.inspect(&id("web")).unwrap().plan;
     let entry = plan.iter().find(|entry| entry.field == "environment.COLOUR").unwrap();
     assert_eq!((entry.value.as_str(), entry.owner.as_str()), ("red", "docker/runtime"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn labels_and_volumes_are_those_of_the_image_unless_requested() {
+    if !is_root("containers of images") {
+        return;
+    }
+    let fixture = Fixture::new();
+    let config = json!({
+        "Labels": { "tier": "front", "team": "web" }, "Volumes": { "/data": {}, "/made/here": {} },
+        "User": "web", "Cmd": ["sh", "-c", "touch /data/x /y 2>&1; ls /data; stat -c '%a %u' /made/here"],
+    });
+    let owned =
+        Member { kind: EntryType::Directory, path: b"data", owner: (1234, 1235), ..Member::default() };
+    let layer = busybox().directory("mnt").directory("mnt/mesos").directory("mnt/mesos/sandbox");
+    let layer =
+        layer.directory("proc").directory("sys").directory("dev").directory("made").directory("made/here");
+    fixture.image("web:1", &[layer.with(&owned)], config);
+    let world = fixture.world();
+    let agent = world.start().await.unwrap();
+    let mut web = own("web", "web:1");
+    web.labels = [("tier".to_owned(), "back".to_owned())].into();
+    assert_eq!(run(&agent, web).await, "touch: /y: Permission denied\nx\n755 0\n");
+    let plan = agent.inspect(&id("web")).unwrap().plan;
+    let labels: Vec<&str> =
+        plan.iter().map(|entry| entry.field.as_str()).filter(|it| it.starts_with("labels")).collect();
+    assert_eq!(labels, ["labels.team"], "the other one is that of the request");
+    // In a read-only root file system, volumes can be written to all the same.
+    let mut read_only = own("read-only", "web:1");
+    read_only.linux.read_only_root = true;
+    assert_eq!(run(&agent, read_only).await, "touch: /y: Read-only file system\nx\n755 0\n");
+    for name in ["web", "read-only"] {
+        agent.remove(&id(name)).await.unwrap();
+    }
+    assert_eq!(world.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn images_are_run_from_the_command_line_as_with_docker() {
+    if !is_root("containers of images") {
+        return;
+    }
+    let fixture = Fixture::new();
+    let layer = busybox().file("ent", ARGUMENTS).file("bin/ls2", ARGUMENTS).directory("data");
+    fixture.image(
+        "entry:1",
+        std::slice::from_ref(&layer),
+        json!({ "Entrypoint": ["/ent", "e1"], "Cmd": ["c1"] }),
+    );
+    fixture.image("busybox:latest", &[layer], json!({ "Cmd": ["sh", "-c", "echo default"] }));
+    let world = fixture.world();
+    let daemon = Daemon::start(&world);
+    let shared = fixture.path("shared");
+    std::fs::create_dir(&shared).unwrap();
+    std::fs::write(shared.join("file"), "shared\n").unwrap();
+    let volume = format!("{}:/data:ro", shared.display());
+    let rows: [(&[&str], &str); 9] = [
+        (&["entry:1"], "/ent e1 c1\n"),
+        (&["entry:1", "x", "-y", "--z"], "/ent e1 x -y --z\n"),
+        (&["--entrypoint", "/bin/ls2", "entry:1", "x"], "/bin/ls2 x\n"),
+        (&["--entrypoint", "", "entry:1", "echo", "only"], "only\n"),
+        (&["--image", "entry:1", "--", "echo", "only"], "only\n"),
+        (&["busybox:latest"], "default\n"),
+        (&["busybox:latest", "echo", "replaced"], "replaced\n"),
+        (
+            &[
+                "-e",
+                "A=1",
+                "-w",
+                "/data",
+                "-u",
+                "web",
+                "-v",
+                &volume,
+                "busybox:latest",
+                "sh",
+                "-c",
+                "echo $A; pwd; id -u; cat file",
+            ],
+            "1\n/data\n1234\nshared\n",
+        ),
+        (
+            &[
+                "--read-only",
+                "busybox:latest",
+                "sh",
+                "-c",
+                "touch /x 2>&1; touch $MESOS_SANDBOX/y && echo sandbox",
+            ],
+            "touch: /x: Read-only file system\nsandbox\n",
+        ),
+    ];
+    for by_daemon in [false, true] {
+        for (arguments, expected) in rows {
+            let mut command = Command::new(paths::program());
+            command.arg("run").stdin(std::process::Stdio::null());
+            match by_daemon {
+                true => command.arg("--socket").arg(world.socket()).arg("--rm"),
+                false => command.args(["--pull", "never", "--image-store"]).arg(&fixture.images.store),
+            };
+            let output = command.args(arguments).output().unwrap();
+            let error = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(
+                String::from_utf8_lossy(&output.stdout),
+                expected,
+                "{by_daemon} {arguments:?}: {error}"
+            );
+            assert!(output.status.success(), "{arguments:?}: {error}");
+        }
+    }
+    // What may be a command is not taken for an image.
+    for (word, expected) in [("/bin/ls", "is a path, not an image"), ("sh", "cofferdam run -- sh")] {
+        let mut command = Command::new(paths::program());
+        let output =
+            command.args(["run", "--image-store"]).arg(&fixture.images.store).arg(word).output().unwrap();
+        assert_eq!(output.status.code(), Some(125));
+        assert_contains(&String::from_utf8_lossy(&output.stderr), &[expected]);
+    }
+    let _ = daemon.terminate();
+    assert_eq!(world.leftovers(), Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -87,6 +87,8 @@ pub struct LaunchPlan {
     pub oom_score_adj: Option<Owned<i32>>,
     /// Commands to run during the launch, in order.
     pub hooks: Vec<Owned<LaunchHook>>,
+    /// Labels by name.
+    pub labels: BTreeMap<String, Owned<String>>,
 }
 
 /// Launch information that cannot be merged.
@@ -173,6 +175,7 @@ impl LaunchPlan {
         extend(&mut self.environment_append, owner, launch.environment_append);
         merge_map("rlimits", &mut self.rlimits, owner, launch.rlimits)?;
         merge_map("sysctls", &mut self.sysctls, owner, launch.sysctls)?;
+        merge_map("labels", &mut self.labels, owner, launch.labels)?;
         merge_map("enter_descriptors", &mut self.enter_descriptors, owner, launch.enter_descriptors)?;
         unite(&mut self.enter_namespaces, owner, launch.enter_namespaces);
         unite(&mut self.clone_namespaces, owner, launch.clone_namespaces);
@@ -242,6 +245,7 @@ impl LaunchPlan {
             bounding_capabilities: self.bounding_set().cloned(),
             sandbox_path: self.sandbox_in_root().map(PathBuf::from),
             user: None,
+            labels: self.labels.iter().map(|(name, label)| (name.clone(), label.value.clone())).collect(),
         }
     }
 
@@ -288,6 +292,7 @@ impl LaunchPlan {
         entries.value("session_keyring", &self.session_keyring);
         entries.value("oom_score_adj", &self.oom_score_adj);
         entries.list("hooks", &self.hooks);
+        entries.map("labels", &self.labels);
         entries.0
     }
 }
@@ -299,6 +304,7 @@ pub(super) struct Planned {
     pub(super) sandbox_path: Option<PathBuf>,
     /// The user and group of the command, if a plugin sets them.
     pub(super) user: Option<(u32, u32)>,
+    pub(super) labels: BTreeMap<String, String>,
 }
 
 /// Displayed instead of a secret value.

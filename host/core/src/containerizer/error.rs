@@ -135,6 +135,12 @@ pub enum LaunchError {
         /// Why.
         source: io::Error,
     },
+    /// The agent launches no containers from images.
+    #[error("container `{id}` requests an image, but `image_providers` of the agent does not have `docker`")]
+    NoImages {
+        /// The container.
+        id: ContainerId,
+    },
     /// Its image cannot be used.
     #[error("container `{id}` cannot be launched from image `{}`", .image.escape_debug())]
     Image {
@@ -311,6 +317,7 @@ impl LaunchError {
                 | Self::User { .. }
                 | Self::Rootfs { .. }
                 | Self::NoFilesystem { .. }
+                | Self::NoImages { .. }
         ) || matches!(self, Self::Fetch { source, .. } if source.is_invalid())
             || matches!(self, Self::Engine { source, .. } if source.is_invalid())
             || matches!(self, Self::Image { source, .. } if source.is_invalid())

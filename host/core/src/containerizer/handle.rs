@@ -15,7 +15,7 @@ use crate::descriptor_store::DescriptorStore;
 use crate::events::{EventKind, Events};
 use crate::ledger::{Ledger, LedgerError, Recorded};
 use crate::model::view::Summary;
-use crate::model::{Cause, ContainerId, Phase, Record, Termination};
+use crate::model::{Cause, ContainerId, Phase, PullProgress, Record, Termination};
 
 /// A container: its record, and a place for stop requests. `P` is the record part of its containerizer.
 pub(crate) struct ContainerHandle<P> {
@@ -28,6 +28,8 @@ pub(crate) struct ContainerHandle<P> {
     /// What prevents its cleanup.
     cleanup_errors: Mutex<Vec<String>>,
     process: FirstProcess,
+    /// How far the pull of its image is, while it waits for that.
+    pull: Mutex<Option<PullProgress>>,
     /// Whether the end does not wait for cleanups that fail.
     forced: watch::Sender<bool>,
     /// The first stop request; later ones have no effect.
@@ -54,6 +56,7 @@ impl<P: Clone + Serialize> ContainerHandle<P> {
             updating: Mutex::default(),
             cleanup_errors: Mutex::default(),
             process: FirstProcess::default(),
+            pull: Mutex::default(),
             forced: watch::Sender::new(false),
             stop_request: watch::Sender::new(None),
             stop_repeated: watch::Sender::new(false),
@@ -282,6 +285,17 @@ impl<P: Clone + Serialize> ContainerHandle<P> {
         self.attachment.lock().take()
     }
 
+    /// Records how far the pull of its image is; `None` when it does not wait for that any more. Clients are informed of each
+    /// tenth.
+    pub(super) fn set_pull(&self, pull: Option<PullProgress>) {
+        let previous = mem::replace(&mut *self.pull.lock(), pull);
+        if let Some(progress) = pull
+            && previous.is_none_or(|previous| previous.tenths() != progress.tenths())
+        {
+            self.events.record(EventKind::ImagePull { container: self.id.clone(), progress });
+        }
+    }
+
     /// Records what prevents the cleanup.
     pub(super) fn set_cleanup_errors(&self, errors: Vec<String>) {
         let previous = mem::replace(&mut *self.cleanup_errors.lock(), errors.clone());
@@ -303,6 +317,7 @@ impl<P: Clone + Serialize> ContainerHandle<P> {
             termination: record.termination.clone(),
             resources: record.resources.clone(),
             cleanup_errors: self.cleanup_errors.lock().clone(),
+            pull: *self.pull.lock(),
         }
     }
 }

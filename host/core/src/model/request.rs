@@ -31,6 +31,13 @@ pub struct Request {
     /// Name or id of the image that its root file system is assembled from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
+    /// Whether the registry is asked for its image even if the store has it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force_pull_image: bool,
+    /// Credentials for the registry of its image, as `docker login` writes them, which are neither recorded nor shown.
+    /// Without them, those of the agent are used.
+    #[serde(skip)]
+    pub image_credentials: Option<String>,
     /// Requested resources and limits.
     #[serde(default)]
     pub resources: Resources,
@@ -167,6 +174,14 @@ pub enum InvalidRequest {
         /// The container.
         id: ContainerId,
     },
+    /// A root file system that is not its own would be read-only.
+    #[error(
+        "container `{id}` requests a read-only root file system, but has none of its own; request an image or a root file system"
+    )]
+    ReadOnlyHost {
+        /// The container.
+        id: ContainerId,
+    },
     /// The path of the working directory is relative.
     #[error("the working directory `{path}` of container `{id}` is not an absolute path")]
     RelativeWorkingDirectory {
@@ -245,6 +260,8 @@ impl Request {
             uris: Vec::new(),
             rootfs: None,
             image: None,
+            force_pull_image: false,
+            image_credentials: None,
             resources: Resources::default(),
             labels: BTreeMap::new(),
             linux: LinuxOptions::default(),
@@ -295,6 +312,7 @@ impl Request {
         request.secret_environment.clear();
         // Only hooks of the launch get to know it.
         request.executor = None;
+        request.image_credentials = None;
         let volumes = request.volumes.iter_mut().filter_map(|volume| match &mut volume.source {
             VolumeSource::Secret { secret } => Some(secret),
             _ => None,
@@ -349,6 +367,9 @@ impl Request {
         }
         if self.rootfs.is_some() && self.image.is_some() {
             return Err(InvalidRequest::ImageAndRootfs { id: id() });
+        }
+        if self.linux.read_only_root && self.rootfs.is_none() && self.image.is_none() {
+            return Err(InvalidRequest::ReadOnlyHost { id: id() });
         }
         if let Some(path) = self.rootfs.as_ref().filter(|path| !path.is_absolute()) {
             return Err(InvalidRequest::RelativeRootfs { id: id(), path: path.clone() });

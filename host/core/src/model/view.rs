@@ -33,6 +33,33 @@ pub struct Summary {
     pub resources: Resources,
     /// What prevents its cleanup, one sentence per step or plugin; empty otherwise.
     pub cleanup_errors: Vec<String>,
+    /// How far the pull of its image is, while it waits for that.
+    #[serde(default)]
+    pub pull: Option<PullProgress>,
+}
+
+/// How far the pull of an image is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PullProgress {
+    /// Layers of the image. 0 as long as they are not known.
+    pub layers: u64,
+    /// Layers that are in the store.
+    pub pulled_layers: u64,
+    /// Bytes of the layers that were not in the store, compressed.
+    pub bytes: u64,
+    /// Bytes of these that were received.
+    pub received: u64,
+}
+
+impl PullProgress {
+    /// How many tenths of it are done, by its bytes.
+    #[must_use]
+    pub fn tenths(&self) -> u64 {
+        match self.bytes {
+            0 => 10 * u64::from(self.pulled_layers == self.layers),
+            bytes => u64::try_from(u128::from(self.received) * 10 / u128::from(bytes)).unwrap_or(10).min(10),
+        }
+    }
 }
 
 /// All details of a container.

@@ -105,6 +105,13 @@ impl Platform {
         })
     }
 
+    /// Whether programs of an image run here, which is for `OS/ARCHITECTURE`. Some images do not say what they are for.
+    #[must_use]
+    pub fn runs(&self, image: &str) -> bool {
+        let Self { os, architecture, .. } = self;
+        [format!("{os}/{architecture}"), format!("{os}/")].iter().any(|platform| platform == image)
+    }
+
     /// Whether programs of `other` run here.
     #[must_use]
     pub fn accepts(&self, other: &Self) -> bool {
@@ -197,6 +204,9 @@ pub struct Execution {
     labels: Option<BTreeMap<String, String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     stop_signal: Option<String>,
+    /// A set: the values are empty objects.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    volumes: Option<BTreeMap<String, serde_json::Value>>,
 }
 
 impl Execution {
@@ -213,6 +223,7 @@ impl Execution {
             user: set(self.user),
             labels: self.labels.unwrap_or_default(),
             stop_signal: set(self.stop_signal),
+            volumes: self.volumes.unwrap_or_default().into_keys().collect(),
         }
     }
 }
@@ -233,6 +244,10 @@ mod tests {
         assert!(config.cmd.is_empty() && config.user.is_none() && config.working_directory.is_none());
         assert_eq!(config.environment, BTreeMap::from([("A".into(), "1=2".into()), ("B".into(), "".into())]));
         assert_eq!(config.stop_signal.as_deref(), Some("SIGQUIT"));
+        assert!(config.volumes.is_empty());
+        let execution: Execution =
+            serde_json::from_str(r#"{"Volumes": {"/data": {}, "/log": null}}"#).unwrap();
+        assert_eq!(execution.for_plugins().volumes, ["/data".to_owned(), "/log".to_owned()].into());
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Root file systems from images.
 //!
 //! ```text
+//! pull      what the store does not have is pulled by whoever embeds the agent
+//!   ▼
 //! store     images: content by digest, shared by agents, never changed
 //!   │ acquire                                          nothing of it is removed meanwhile
 //!   ▼
@@ -20,27 +22,51 @@ mod digest;
 pub mod document;
 mod name;
 mod overlay;
+mod pull;
 mod store;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use cofferdam_plugin_model::{ContainerId, ImageRoot};
+
+use crate::blocking::BlockingPool;
 
 pub use backend::{Backend, check_overlay};
 pub use copy::CopyError;
 pub use digest::{Digest, HashReader, InvalidDigest};
 pub use name::{ImageName, InvalidName};
-pub use store::{AgentKey, Image, Import, PartialBlob, PrunePolicy, Pruned, StagedLayer, Store, StoreError};
+pub use pull::{Cancelled, Pull, PullError, Puller};
+pub use store::{
+    AgentKey, FreedSpace, FreeingEnd, Image, Import, PartialBlob, PrunePolicy, Pruned, SpacePolicy,
+    StagedLayer, Store, StoreError,
+};
 
 pub(crate) use overlay::View;
+pub(crate) use pull::{Pulled, WaitingForPull};
+
+use document::Platform;
+use pull::Pulls;
 
 /// Provides containers with root file systems.
-#[derive(Debug)]
 pub(crate) struct Provisioner {
     store: Store,
     agent: AgentKey,
     backend: Backend,
+    pulls: Arc<Pulls>,
+    pool: BlockingPool,
+}
+
+/// An image that a container requests.
+#[derive(Clone)]
+pub(crate) struct Wanted {
+    /// Its name or id.
+    pub(crate) image: String,
+    /// Whether the registry is asked even if the store has it.
+    pub(crate) force_pull: bool,
+    /// Credentials for its registry.
+    pub(crate) credentials: Option<String>,
 }
 
 /// What a container is provided with.
@@ -56,6 +82,9 @@ pub enum ProvisionError {
     /// Of the store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// It cannot be pulled.
+    #[error(transparent)]
+    Pull(#[from] PullError),
     /// The image has no layers, or too many for the backend.
     #[error("the image has {layers} layers, but the backend `bind` needs one; choose `overlay` or `copy`")]
     Bind {
@@ -96,13 +125,48 @@ impl ProvisionError {
     /// Whether the error is in the request.
     #[must_use]
     pub fn is_invalid(&self) -> bool {
-        matches!(self, Self::Store(error) if error.is_invalid())
+        match self {
+            Self::Store(error) => error.is_invalid(),
+            Self::Pull(PullError::Failed { is_invalid, .. }) => *is_invalid,
+            Self::Pull(PullError::NotConfigured) => true,
+            _ => false,
+        }
     }
 }
 
 impl Provisioner {
-    pub(crate) fn new(store: Store, work_dir: &Path, backend: Backend) -> Self {
-        Self { store, agent: AgentKey::new(work_dir), backend }
+    pub(crate) fn new(
+        store: Store,
+        work_dir: &Path,
+        backend: Backend,
+        puller: Option<Arc<dyn Puller>>,
+        pool: BlockingPool,
+    ) -> Self {
+        Self { store, agent: AgentKey::new(work_dir), backend, pulls: Arc::new(Pulls::new(puller)), pool }
+    }
+
+    /// What has to be pulled before a container can be provided with an image. `None` if nothing can or has to be: then it is
+    /// in use by the container if the store has it, and nobody removes it. Blocks.
+    pub(crate) fn missing(&self, wanted: &Wanted, id: &ContainerId) -> Result<Option<Pull>, ProvisionError> {
+        let Wanted { image, force_pull, credentials } = wanted;
+        if !self.pulls.can_pull() {
+            return if *force_pull { Err(PullError::NotConfigured.into()) } else { Ok(None) };
+        }
+        // An id names no registry.
+        let Ok(name) = image.parse::<ImageName>() else { return Ok(None) };
+        let is_missing = *force_pull
+            || match self.store.acquire(image, &self.agent, id) {
+                Ok(found) => !Platform::host().runs(&found.platform),
+                Err(error) if error.is_absence() || error.is_of_image() => true,
+                Err(error) => return Err(error.into()),
+            };
+        let (store, credentials) = (self.store.root().to_owned(), credentials.clone());
+        Ok(is_missing.then_some(Pull { image: name, store, credentials }))
+    }
+
+    /// Begins a pull, or waits for one that is in progress. Must be called in a tokio runtime.
+    pub(crate) fn wait_for(&self, pull: Pull) -> Result<WaitingForPull, ProvisionError> {
+        Ok(self.pulls.wait(pull, &self.pool)?)
     }
 
     /// Provides a container with the root file system of an image. Blocks; fails soon once its launch is cancelled.

@@ -148,10 +148,11 @@ pub(in crate::api) async fn dispatch(context: &Arc<ApiContext>, call: Call) -> R
             let read = move |sandboxes: &Sandboxes| sandboxes.read(&call.path, call.offset, call.length);
             message(Response::ReadFile(files::run_blocking(context, read).await?))
         }
-        Call::PruneImages(_) => Err(ApiError::message(
-            StatusCode::NOT_IMPLEMENTED,
-            "`PRUNE_IMAGES`: this agent has no image store",
-        )),
+        Call::PruneImages(call) => {
+            let pruned = context.agent.prune_images(decode::decode_prune(&call)?).await;
+            let pruned = pruned.map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, &error))?;
+            message(Response::PruneImages(encode::pruned(&pruned)))
+        }
     }
 }
 

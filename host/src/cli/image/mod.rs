@@ -8,14 +8,15 @@ mod pull;
 
 use std::path::PathBuf;
 
-use super::Outcome;
 use super::failure::Failure;
+use super::{Outcome, client};
 use crate::config::Environment;
 use cofferdam_core::provisioner::Store;
 
 /// Pulls, imports, lists and removes images
 ///
-/// Images are in a store, which agents and `cofferdam run` launch containers from. No agent is needed.
+/// Images are in a store, which agents and `cofferdam run` launch containers from. No agent is needed; `prune` asks one if
+/// --socket or COFFERDAM_SOCKET chooses it, and --image-store does not.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     /// Directory of the store: `image_store` of the agent
@@ -37,8 +38,11 @@ enum Command {
     Prune(prune::Arguments),
 }
 
-pub(super) fn run(arguments: Arguments) -> Outcome {
+pub(super) fn run(arguments: Arguments, socket: Option<PathBuf>) -> Outcome {
     let Arguments { image_store, command } = arguments;
+    if let (Command::Prune(arguments), Some(_), None) = (&command, &socket, &image_store) {
+        return prune::run_by_daemon(arguments, &client(socket));
+    }
     let path = match image_store {
         Some(path) => std::path::absolute(&path)
             .map_err(|source| Failure::system(format!("cannot find `{}`", path.display()), source))?,

@@ -1,8 +1,10 @@
 //! `cofferdam image rm` and `cofferdam image prune`.
 
 use super::familiar;
+use crate::api::operator::types::{Call, DockerImage, Image, PruneImages, PrunedImages, Response};
+use crate::cli::client::Client;
 use crate::cli::failure::Failure;
-use crate::cli::{Outcome, format, output};
+use crate::cli::{Outcome, block_on, format, output};
 use cofferdam_core::provisioner::{ImageName, PrunePolicy, Pruned, Store};
 
 /// Removes images from the store
@@ -22,7 +24,8 @@ pub(super) struct RemoveArguments {
 
 /// Removes what no image and no container uses
 ///
-/// Waits for imports that are in progress.
+/// Waits for pulls and imports that are in progress. With --socket or COFFERDAM_SOCKET, the daemon removes them from its store,
+/// and keeps the images of `image_gc.excluded_images`.
 ///
 /// Examples:
 ///   cofferdam image prune
@@ -48,12 +51,35 @@ pub(super) fn remove(arguments: &RemoveArguments, store: &Store) -> Outcome {
 
 pub(super) fn run(arguments: &Arguments, store: &Store) -> Outcome {
     let policy = PrunePolicy { named: arguments.all, excluded: arguments.keep.clone() };
-    let pruned = store.prune(&policy).map_err(Failure::of)?;
-    report(&pruned)?;
+    summarize(&store.prune(&policy).map_err(Failure::of)?)
+}
+
+/// Has a daemon remove images from its store.
+pub(super) fn run_by_daemon(arguments: &Arguments, client: &Client) -> Outcome {
+    let excluded = |name: &ImageName| Image {
+        docker: Some(DockerImage { name: name.to_string(), config: None }),
+        ..Image::default()
+    };
+    let call = Call::PruneImages(PruneImages {
+        excluded_images: arguments.keep.iter().map(excluded).collect(),
+        keep_named: (!arguments.all).then_some(true),
+    });
+    let PrunedImages { names, layers, bytes } = block_on(async {
+        let pruned = client.ask(&call, |response| match response {
+            Response::PruneImages(pruned) => Some(pruned),
+            _ => None,
+        });
+        Ok(pruned.await?)
+    })?;
+    summarize(&Pruned { names, layers: usize::try_from(layers).unwrap_or(usize::MAX), bytes })
+}
+
+fn summarize(pruned: &Pruned) -> Outcome {
+    report(pruned)?;
     output::line(&format!("freed {} in {} layers", format::bytes(pruned.bytes), pruned.layers))?;
     Ok(0)
 }
 
 fn report(pruned: &Pruned) -> std::io::Result<()> {
-    pruned.names.iter().try_for_each(|name| output::line(&familiar(name)))
+    pruned.names.iter().try_for_each(|name| output::line(&output::escape_control(&familiar(name))))
 }

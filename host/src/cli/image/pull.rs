@@ -4,17 +4,18 @@ use std::path::PathBuf;
 
 use super::limits::ImageFlags;
 use super::{familiar, ls};
-use crate::cli::failure::Failure;
-use crate::cli::progress::Reporter;
-use crate::cli::{Outcome, output, registry};
+use crate::cli::foreground::Signals;
+use crate::cli::pull::{self, Pulled};
+use crate::cli::{Outcome, block_on, output, registry};
 use crate::config::Environment;
-use crate::image::{self, PullRequest};
+use crate::image::PullRequest;
 use cofferdam_core::provisioner::{ImageName, Store};
 
 /// Pulls an image from a registry
 ///
 /// Layers that the store has are not pulled again. What was received of a layer stays when a pull is interrupted, and the
-/// next one continues there. Every size and digest is verified, and nothing of an image that is refused can be used.
+/// next one continues there; SIGINT, SIGTERM and SIGHUP end it at once, with 128 plus the number of the signal as exit status.
+/// Every size and digest is verified, and nothing of an image that is refused can be used.
 ///
 /// Registries, mirrors and registries without TLS are those of `[registry]` in the configuration file. Credentials are
 /// those of `docker login`, also with credential helpers: in `config.json` in $DOCKER_CONFIG, otherwise in
@@ -54,12 +55,22 @@ pub(super) fn run(arguments: Arguments, store: &Store) -> Outcome {
     if insecure {
         registry.insecure.push(name.registry.clone());
     }
-    let request =
-        PullRequest { name, platform: flags.platform(), limits: flags.limits(), registry, credentials };
-    let reporter = Reporter::new(quiet);
-    let pulled = image::pull(store, &request, &|progress| reporter.report(&progress));
-    reporter.finish();
-    let image = pulled.map_err(Failure::of)?;
+    let request = PullRequest {
+        name,
+        platform: flags.platform(),
+        limits: flags.limits(),
+        registry,
+        credentials,
+        own_credentials: None,
+    };
+    let pulled = block_on(async {
+        let mut signals = Signals::new()?;
+        pull::pull(store.clone(), request, quiet, &mut signals).await
+    });
+    let image = match pulled? {
+        Pulled::Image(image) => image,
+        Pulled::Signalled(status) => return Ok(status),
+    };
     if json {
         output::json(&ls::describe(&image, store))?;
     } else if quiet {

@@ -88,6 +88,7 @@ fn print_facts(inspected: &InspectedContainer, networks: &[NetworkInfo]) -> io::
         ("command", inspected.command.clone()),
         ("sandbox", inspected.sandbox.clone()),
     ];
+    facts.extend(inspected.pull.as_ref().map(|pull| ("pull", ps::pull_description(pull))));
     facts.extend(inspected.pid.map(|pid| ("pid", pid.to_string())));
     facts.extend(inspected.stdout.clone().map(|file| ("stdout", file)));
     facts.extend(inspected.stderr.clone().map(|file| ("stderr", file)));

@@ -12,7 +12,9 @@ use super::failure::Failure;
 use super::output::{Cell, Column, Table, Tone};
 use super::{Outcome, block_on, format, output};
 use crate::api::operator::encode_id;
-use crate::api::operator::types::{Call, Container, GetContainers, Response, Termination, TimeInfo};
+use crate::api::operator::types::{
+    Call, Container, GetContainers, PullProgress, Response, Termination, TimeInfo,
+};
 use cofferdam_core::model::{ContainerId, Ended};
 
 /// Lists containers
@@ -154,8 +156,31 @@ fn state(container: &Container) -> String {
     match &container.termination {
         _ if !container.cleanup_errors.is_empty() => format!("{state} (cleanup failed)"),
         Some(termination) => format!("{state} ({})", exit_description(termination)),
-        None => state.to_owned(),
+        None => match &container.pull {
+            Some(pull) => format!("{state} (pulling {}%)", percent(pull)),
+            None => state.to_owned(),
+        },
     }
+}
+
+/// How far a pull is, by its bytes; by its layers if all of these are there.
+fn percent(pull: &PullProgress) -> u64 {
+    let (done, all) = match pull.bytes {
+        0 => (pull.pulled_layers, pull.layers),
+        bytes => (pull.received, bytes),
+    };
+    let percent = u128::from(done.min(all)) * 100 / u128::from(all.max(1));
+    u64::try_from(percent).unwrap_or(100)
+}
+
+/// How far a pull is, as a phrase.
+pub(super) fn pull_description(pull: &PullProgress) -> String {
+    let PullProgress { layers, pulled_layers, bytes, received } = pull;
+    format!(
+        "{} of {} received, {pulled_layers} of {layers} layers in the store",
+        format::bytes(*received),
+        format::bytes(*bytes)
+    )
 }
 
 /// How a container is: what runs is as it should be, what has failed or cannot be cleaned up is not.

@@ -97,7 +97,9 @@ impl Embedded {
                 let image_store = image_store.or(config.agent.image_store);
                 config.agent.image_store = image_store.or_else(|| Some(environment.image_store()));
                 start_logging(&config.log, config.log_json);
-                process::prepare(&mut config.agent)?;
+                process::prepare(&mut config.agent, &environment)?;
+                // Images are pulled before, where people see how far that is.
+                config.agent.puller = None;
                 // It runs no tasks.
                 config.agent.executors.launcher_dir = None;
                 config.agent.kill_containers_with_agent = true;

@@ -1,8 +1,10 @@
 //! `cofferdam run`: runs a command in a container.
 
+mod daemon;
 mod embedded;
 mod pull;
 mod request;
+mod short_form;
 mod volume;
 
 use std::path::PathBuf;
@@ -10,23 +12,26 @@ use std::path::PathBuf;
 use super::client::{Client, Launched};
 use super::failure::Failure;
 use super::foreground::{
-    self, DetachKeys, Finish, Input, InputSink, NOT_RUN, OnSignal, Session, Signals, TerminalFlags,
-    not_launched, taken,
+    self, DetachKeys, Finish, Input, InputSink, NOT_RUN, OnSignal, Session, Signals, TerminalFlags, taken,
 };
 use super::resources::ResourceFlags;
 use super::{Outcome, client, output, rm};
 use crate::api::operator::encode_id;
-use crate::config::Isolation;
+use crate::config::{Environment, Isolation};
 use cofferdam_core::model::Request;
+use cofferdam_core::provisioner::Store;
 
+pub(super) use short_form::expand;
+
+use daemon::Launch;
 use embedded::Embedded;
 use pull::PullPolicy;
 
 /// Runs a command in a container and shows its output
 ///
 /// Without --socket, no daemon is needed: an agent runs in this process until the command exits, and nothing is
-/// left behind; an image that the store does not have is pulled first. With --socket or COFFERDAM_SOCKET, the daemon
-/// launches the container, from an image that its store has.
+/// left behind. With --socket or COFFERDAM_SOCKET, the daemon launches the container. An image that the store does not have is
+/// pulled first; a signal during the pull ends it.
 ///
 /// The exit status is that of the command: 128 plus the number of the signal if it was killed by one, 127 if it
 /// was not found, 126 if it cannot be executed, 125 if the container could not be launched. SIGINT, SIGTERM, SIGHUP
@@ -35,15 +40,22 @@ use pull::PullPolicy;
 /// The command reads the standard input of this program, from a terminal with -i or -t only. With -t it has a terminal, in which keys such as Ctrl-C are typed
 /// for the command; Ctrl-P Ctrl-Q detaches from a container of a daemon, which goes on.
 ///
+/// The first word that is neither an option nor the value of one is an image, and what follows is its command, as with docker:
+/// its entry point stays. A command without an image comes after `--`. After --image, CMD replaces the entry point as well.
+///
 /// Examples:
 ///   cofferdam run -- echo hello
+///   cofferdam run busybox:1.36 ls -l
 ///   cofferdam run --image busybox:1.36 -- ls
 ///   cofferdam run -it --rootfs /srv/busybox -- sh
 ///   cofferdam run --memory 64m --cpus 0.5 --rootfs /srv/busybox -- sh -c 'echo $$'
 ///   cofferdam run --shell 'echo $HOME; sleep 1'
 ///   cofferdam run --socket /run/cofferdam/agent.sock -d --name web -- httpd -f
 #[derive(Debug, clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(
+    verbatim_doc_comment,
+    override_usage = "cofferdam run [OPTIONS] IMAGE [CMD]...\n       cofferdam run [OPTIONS] [--image IMAGE] -- CMD..."
+)]
 pub(super) struct Arguments {
     #[command(flatten)]
     wanted: request::Wanted,
@@ -76,8 +88,8 @@ struct AgentFlags {
     /// Directory of images of the agent in this process [default: that of `cofferdam image`]
     #[arg(long, value_name = "PATH", conflicts_with = "detach")]
     image_store: Option<PathBuf>,
-    /// When the registry is asked for the image; a daemon asks none [default: missing]
-    #[arg(long, value_enum, value_name = "WHEN", conflicts_with = "detach")]
+    /// When the registry is asked for the image; a daemon cannot be told `never` [default: missing]
+    #[arg(long, value_enum, value_name = "WHEN")]
     pull: Option<PullPolicy>,
     /// Predefined chain of the agent in this process: which isolators the container has
     #[arg(long, value_name = "NAME", conflicts_with = "detach")]
@@ -90,12 +102,11 @@ struct AgentFlags {
 impl AgentFlags {
     /// Refuses what would have no effect on a daemon.
     fn refuse_with_daemon(&self) -> Result<(), Failure> {
-        let Self { config, plugin_dir, image_store, pull, isolation, log: _ } = self;
+        let Self { config, plugin_dir, image_store, pull: _, isolation, log: _ } = self;
         let given = [
             ("--config", config.is_some()),
             ("--plugin-dir", plugin_dir.is_some()),
             ("--image-store", image_store.is_some()),
-            ("--pull", pull.is_some()),
             ("--isolation", isolation.is_some()),
         ];
         match given.into_iter().find(|(_, is_given)| *is_given) {
@@ -108,14 +119,36 @@ impl AgentFlags {
     }
 }
 
+/// What a daemon is told of a policy.
+fn is_pull_forced(policy: Option<PullPolicy>) -> Result<bool, Failure> {
+    match policy {
+        None | Some(PullPolicy::Missing) => Ok(false),
+        Some(PullPolicy::Always) => Ok(true),
+        Some(PullPolicy::Never) => Err(Failure::message(
+            "a daemon pulls an image that its store does not have, so `--pull never` is not possible; check with `cofferdam \
+             image ls --image-store DIR` before, or leave `--pull` out",
+        )),
+    }
+}
+
 pub(super) fn run(arguments: Arguments, socket: Option<PathBuf>) -> Outcome {
     let not_run = |failure: Failure| failure.with_status(NOT_RUN);
-    let mut request = arguments.wanted.request(&arguments.resources).map_err(not_run)?;
+    let is_in_store = |image: &str| match (arguments.detach || socket.is_some(), &arguments.agent.image_store)
+    {
+        // That of the daemon may be anywhere.
+        (true, _) => false,
+        (false, Some(path)) => Store::at(path).find(image).is_ok(),
+        (false, None) => Store::at(Environment::detect().image_store()).find(image).is_ok(),
+    };
+    let mut request = arguments.wanted.request(&arguments.resources, is_in_store).map_err(not_run)?;
     let terminal = arguments.terminal;
     terminal.apply(&mut request);
+    if arguments.detach || socket.is_some() {
+        request.force_pull_image = is_pull_forced(arguments.agent.pull).map_err(not_run)?;
+    }
     let runtime = super::runtime().map_err(not_run)?;
     if arguments.detach {
-        return runtime.block_on(detached(&client(socket), &request, arguments.json)).map_err(not_run);
+        return runtime.block_on(detached(&client(socket), &request, arguments.json));
     }
     request.attached = true;
     let reads = terminal.reads_input();
@@ -139,9 +172,12 @@ pub(super) fn run(arguments: Arguments, socket: Option<PathBuf>) -> Outcome {
 }
 
 async fn detached(client: &Client, request: &Request, json: bool) -> Outcome {
-    match client.launch(request).await.map_err(not_launched)? {
-        Launched::Now => {}
-        Launched::Already => return Err(taken(&request.id)),
+    let not_run = |failure: Failure| failure.with_status(NOT_RUN);
+    let mut signals = Signals::new().map_err(not_run)?;
+    match daemon::launch(client, request, &mut signals, client.launch(request)).await? {
+        Launch::Done(Launched::Now) => {}
+        Launch::Done(Launched::Already) => return Err(taken(&request.id)),
+        Launch::Signalled(status) => return Ok(status),
     }
     if json {
         output::json(&serde_json::json!({"container_id": encode_id(&request.id)}))?;
@@ -161,7 +197,10 @@ async fn through_daemon(
     // First, so that a signal during the launch is forwarded after it.
     let mut signals = Signals::new().map_err(|failure| failure.with_status(NOT_RUN))?;
     let id = request.id.clone();
-    let running = client.run(&request).await.map_err(not_launched)?.ok_or_else(|| taken(&id))?;
+    let running = match daemon::launch(&client, &request, &mut signals, client.run(&request)).await? {
+        Launch::Done(running) => running.ok_or_else(|| taken(&id))?,
+        Launch::Signalled(status) => return Ok(status),
+    };
     let input = match request.interactive || request.tty.is_some() {
         true => {
             let sink = InputSink::Daemon(client.input(encode_id(&id)).await?);

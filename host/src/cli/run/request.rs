@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use super::short_form;
 use super::volume::{VolumeFlags, absolute};
 use crate::cli::container_id;
 use crate::cli::failure::Failure;
@@ -25,6 +26,20 @@ pub(super) struct Wanted {
     /// Image of its root file system, by name or id; without CMD, the command is that of the image
     #[arg(long, value_name = "IMAGE", conflicts_with = "rootfs")]
     image: Option<String>,
+    /// The image of `run IMAGE [CMD…]`
+    #[arg(
+        long = short_form::OPTION,
+        value_name = "IMAGE",
+        hide = true,
+        conflicts_with_all = ["image", "rootfs", "shell"]
+    )]
+    image_word: Option<String>,
+    /// Program to run instead of the entry point of the image, with CMD as its arguments; empty for CMD alone
+    #[arg(long, value_name = "PROGRAM", conflicts_with = "shell")]
+    entrypoint: Option<String>,
+    /// Mount the root file system of an image or of --rootfs read-only
+    #[arg(long)]
+    read_only: bool,
     #[command(flatten)]
     process: ProcessFlags,
     /// Label, for plugins and people
@@ -57,13 +72,22 @@ pub(super) struct Wanted {
     #[arg(long, value_name = "LINE", conflicts_with = "command")]
     shell: Option<String>,
     /// The command and its arguments, also instead of those of an image
-    #[arg(last = true, value_name = "CMD", required_unless_present_any = ["shell", "image"])]
+    #[arg(last = true, value_name = "CMD", required_unless_present_any = ["shell", "image", "image_word", "entrypoint"])]
     command: Vec<String>,
 }
 
 impl Wanted {
     /// The launch request.
-    pub(super) fn request(self, resources: &ResourceFlags) -> Result<Request, Failure> {
+    ///
+    /// `is_in_store` tells whether a store has an image, for a word that may be something else.
+    pub(super) fn request(
+        self,
+        resources: &ResourceFlags,
+        is_in_store: impl Fn(&str) -> bool,
+    ) -> Result<Request, Failure> {
+        if let Some(word) = &self.image_word {
+            short_form::check(word, || is_in_store(word)).map_err(Failure::message)?;
+        }
         let name = self.name.clone().unwrap_or_else(|| random_name("run"));
         let id = match (&self.parent, name.rsplit_once('.')) {
             (Some(parent), _) => parent.child(&name).map_err(Failure::of)?,
@@ -74,16 +98,31 @@ impl Wanted {
                 )));
             }
         };
-        let command = match (self.shell, &self.image) {
+        let keeps_entrypoint = self.image_word.is_some();
+        let image = self.image.or(self.image_word);
+        if self.entrypoint.is_some() && image.is_none() {
+            return Err(Failure::message(
+                "--entrypoint replaces that of an image, but there is none; add --image",
+            ));
+        }
+        let own = || Command { shell: false, ..Command::default() };
+        let command = match (self.shell, self.entrypoint.as_deref()) {
             (Some(line), _) => Command { shell: true, value: Some(line), ..Command::default() },
-            (None, Some(_)) if self.command.is_empty() => Command { shell: false, ..Command::default() },
-            (None, _) => executed(self.command),
+            (None, Some("")) => executed(self.command),
+            (None, Some(program)) => {
+                executed(std::iter::once(program.to_owned()).chain(self.command).collect())
+            }
+            (None, None) if image.is_some() && self.command.is_empty() => own(),
+            (None, None) if keeps_entrypoint => {
+                Command { arguments: self.command, replaces_cmd: true, ..own() }
+            }
+            (None, None) => executed(self.command),
         };
         let command = self.process.apply(command);
         let mut request = Request::new(id, command);
         request.uris = self.uri;
         request.rootfs = self.rootfs.map(|rootfs| absolute(&rootfs)).transpose()?;
-        request.image = self.image;
+        request.image = image;
         request.resources = resources.apply(Resources::default())?;
         request.labels = self.label.into_iter().collect::<BTreeMap<_, _>>();
         request.volumes = self.volumes.volumes()?;
@@ -94,6 +133,7 @@ impl Wanted {
         request.linux.hostname = self.hostname;
         request.linux.share_pid_namespace = self.share_pid;
         request.linux.without_init = self.no_init;
+        request.linux.read_only_root = self.read_only;
         request.linux.share_cgroups = self.parent.is_some() && !self.own_cgroups;
         request.check().map_err(Failure::of)?;
         Ok(request)
@@ -175,7 +215,7 @@ mod tests {
     fn request(arguments: &[&str]) -> Result<Request, String> {
         let line =
             Line::try_parse_from(std::iter::once(&"run").chain(arguments)).map_err(|e| e.to_string())?;
-        line.wanted.request(&line.resources).map_err(|failure| failure.error().to_string())
+        line.wanted.request(&line.resources, |_| false).map_err(|failure| failure.error().to_string())
     }
 
     #[test]
@@ -253,6 +293,27 @@ mod tests {
         assert_eq!((other.command.value.as_deref(), other.command.arguments.len()), (Some("ls"), 2));
         assert!(request(&["--image", "busybox", "--rootfs", "/", "--", "ls"]).is_err());
         assert!(request(&["--network", "n"]).is_err());
+    }
+
+    #[test]
+    fn the_command_of_the_short_form_replaces_that_of_the_image_and_not_its_entry_point() {
+        let of = |arguments: &[&str]| request(arguments).unwrap().command;
+        let short = of(&["--image-word=busybox:1", "--", "ls", "-l"]);
+        assert_eq!((short.value, short.replaces_cmd), (None, true));
+        assert_eq!(short.arguments, ["ls", "-l"]);
+        assert_eq!(of(&["--image-word=busybox:1", "--"]), of(&["--image", "busybox:1"]));
+        let other = of(&["--image-word=busybox:1", "--entrypoint", "/bin/ls", "--", "-l"]);
+        assert_eq!(
+            (other.value.as_deref(), other.arguments),
+            (Some("/bin/ls"), vec!["/bin/ls".into(), "-l".into()])
+        );
+        let none = of(&["--image", "busybox:1", "--entrypoint", "", "--", "ls"]);
+        assert_eq!((none.value.as_deref(), none.arguments), (Some("ls"), vec!["ls".into()]));
+        assert!(request(&["--entrypoint", "x", "--", "ls"]).unwrap_err().contains("add --image"));
+        assert!(request(&["--image-word=/bin/ls", "--"]).unwrap_err().contains("is a path"));
+        let read_only = request(&["--image", "busybox:1", "--read-only"]).unwrap();
+        assert!(read_only.linux.read_only_root);
+        assert!(request(&["--read-only", "--", "ls"]).unwrap_err().contains("of its own"));
     }
 
     #[test]

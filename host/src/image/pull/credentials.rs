@@ -1,5 +1,6 @@
 //! Credentials for registries, from the files and helpers of clients of Docker.
 
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
@@ -10,10 +11,26 @@ use super::error::{PullError, Result};
 use super::helper;
 use super::secret::Secret;
 
-/// The first file that exists.
+/// The first file that exists, or the credentials of a request.
 #[derive(Debug, Default)]
 pub(super) struct Credentials {
-    file: Option<(PathBuf, CredentialsFile)>,
+    file: Option<(Source, CredentialsFile)>,
+}
+
+/// Where credentials are from, for messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Source {
+    File(PathBuf),
+    Request,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "`{}`", path.display()),
+            Self::Request => f.write_str("what the request has as credentials"),
+        }
+    }
 }
 
 impl Credentials {
@@ -23,23 +40,33 @@ impl Credentials {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 text => text.map_err(|source| PullError::ReadCredentials { path: path.clone(), source })?,
             };
-            let file = CredentialsFile::parse(&text)
-                .map_err(|source| PullError::Credentials { path: path.clone(), source })?;
-            return Ok(Self { file: Some((path.clone(), file)) });
+            return Self::parse(Source::File(path.clone()), &text);
         }
         Ok(Self::default())
     }
 
+    /// Those of a request, in the format of the files. No helper is run for them: they are not from the operator.
+    pub(super) fn of_request(text: &str) -> Result<Self> {
+        Self::parse(Source::Request, text.as_bytes())
+    }
+
+    fn parse(from: Source, text: &[u8]) -> Result<Self> {
+        let file = CredentialsFile::parse(text);
+        let file = file.map_err(|source| PullError::Credentials { from: from.clone(), source })?;
+        Ok(Self { file: Some((from, file)) })
+    }
+
     /// Those for a registry. May run a helper.
     pub(super) fn find(&self, host: &str) -> Result<Option<Secret>> {
-        let Some((path, file)) = &self.file else { return Ok(None) };
+        let Some((from, file)) = &self.file else { return Ok(None) };
         let found = file.find(host_of(host));
-        match found.map_err(|source| PullError::Credentials { path: path.clone(), source })? {
+        match found.map_err(|source| PullError::Credentials { from: from.clone(), source })? {
             None => Ok(None),
             Some(Found::Password { username, password, .. }) => {
                 Ok(Some(Secret::Password { username, password }))
             }
             Some(Found::RefreshToken(token)) => Ok(Some(Secret::RefreshToken(token))),
+            Some(Found::Helper { .. }) if *from == Source::Request => Err(PullError::HelperOfRequest),
             Some(Found::Helper { name, server }) => helper::ask(&name, &server),
         }
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use cofferdam_core::credentials::InvalidCredentials;
 use ureq::http::StatusCode;
 
+use super::credentials::Source;
 use crate::http::HttpError;
 use crate::image::error::ImageError;
 
@@ -59,8 +60,12 @@ pub(crate) enum PullError {
     Schema1,
     #[error("cannot read the credentials in `{}`", path.display())]
     ReadCredentials { path: PathBuf, source: io::Error },
-    #[error("`{}` is not a file of credentials as written by `docker login`", path.display())]
-    Credentials { path: PathBuf, source: InvalidCredentials },
+    #[error("{from} is not a file of credentials as written by `docker login`")]
+    Credentials { from: Source, source: InvalidCredentials },
+    #[error(
+        "the credentials of the request name a helper, which is not run; give user name and password, or a token"
+    )]
+    HelperOfRequest,
     #[error("the credential helper `{program}` {reason}")]
     Helper { program: String, reason: String },
     #[error("cannot run the credential helper `{program}`")]
@@ -78,8 +83,20 @@ impl PullError {
     pub(super) fn is_of_registry(&self) -> bool {
         match self {
             Self::Image(error) => !error.is_local(),
-            Self::ReadCredentials { .. } | Self::Credentials { .. } | Self::Stopped => false,
+            Self::ReadCredentials { .. }
+            | Self::Credentials { .. }
+            | Self::HelperOfRequest
+            | Self::Stopped => false,
             _ => true,
+        }
+    }
+
+    /// Whether the registry has no such image.
+    pub(crate) fn is_not_found(&self) -> bool {
+        match self {
+            Self::From { source, .. } => source.is_not_found(),
+            Self::NotFound { .. } | Self::Image(ImageError::Platform { .. }) => true,
+            _ => false,
         }
     }
 

@@ -20,6 +20,7 @@ mod repository;
 mod secret;
 mod spool;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use cofferdam_core::config::RegistryConfig;
@@ -58,6 +59,8 @@ pub(crate) struct PullRequest {
     pub(crate) registry: RegistryConfig,
     /// Files with credentials, of which the first that exists is used.
     pub(crate) credentials: Vec<PathBuf>,
+    /// Credentials that are used instead, in the format of these files.
+    pub(crate) own_credentials: Option<String>,
 }
 
 /// Pulls an image, unless the store has what its name stands for in the registry. Layers that the store has are not pulled
@@ -73,7 +76,10 @@ pub(crate) fn pull(
     {
         return Ok(present(image, progress));
     }
-    let credentials = Credentials::read(&request.credentials)?;
+    let credentials = match &request.own_credentials {
+        Some(text) => Credentials::of_request(text)?,
+        None => Credentials::read(&request.credentials)?,
+    };
     let client = Client::new(Rules {
         stall: registry.stall,
         min_bytes: MIN_BYTES,
@@ -119,6 +125,8 @@ fn find_current(store: &Store, request: &PullRequest, digest: Option<Digest>) ->
 }
 
 fn present(image: Image, progress: &dyn Fn(Progress)) -> Image {
+    let layers: BTreeSet<&Digest> = image.layers.iter().collect();
+    progress(Progress::Found { layers: layers.len(), bytes: 0 });
     image.layers.iter().for_each(|layer| progress(Progress::Present { layer: *layer }));
     image
 }
@@ -144,6 +152,9 @@ impl Pull<'_> {
         let found = self.find()?;
         let import = store.import().map_err(ImageError::from)?;
         let missing = missing_layers(&import, &found, progress)?;
+        let sizes = missing.iter().filter_map(|(_, layer)| layer.blob).map(|(size, _)| size);
+        let layers: BTreeSet<Digest> = found.layers.iter().map(|layer| layer.diff_id).collect();
+        progress(Progress::Found { layers: layers.len(), bytes: sizes.fold(0, u64::saturating_add) });
         // Whoever has added a layer may have been killed before this.
         let is_missing = |layer: &Layer| missing.iter().any(|(_, missing)| missing.diff_id == layer.diff_id);
         for (_, blob) in found.layers.iter().filter(|layer| !is_missing(layer)).filter_map(|layer| layer.blob)

@@ -211,6 +211,7 @@ impl<'a> Repository<'a> {
         {
             *self.authorization() = Some(header.clone());
             headers.authorization = Some(header);
+            answer.discard(MAX_ERROR);
             answer = self.send(method, &url, &headers, what)?;
         }
         self.check(answer, what)

@@ -88,6 +88,7 @@ impl Scripted {
             termination: None,
             resources: Resources::default(),
             cleanup_errors: Vec::new(),
+            pull: None,
         }
     }
 }

@@ -1,44 +1,49 @@
-//! The first steps of a launch: intent on record, directories, a cgroup, and what its image provides.
+//! The first step of a launch: intent on record, directories, and a cgroup.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use cofferdam_plugin_model::{Container, ContainerClass, ContainerId};
 
 use super::phase::Event;
-use super::progress::{advance, check_cancelled};
+use super::progress::advance;
 use super::record::Handle;
 use super::{LaunchError, Shared};
 use crate::chain::Participant;
 use crate::containerizer::user::{self, User, UserError};
 use crate::directory::create_searchable;
 use crate::model::Request;
-use crate::provisioner::{ProvisionError, Provisioned, View};
+use crate::provisioner::{View, Wanted};
 
 /// A container that has begun.
 pub(super) struct Begun {
-    /// What plugins are asked to prepare.
+    /// What is known of what plugins will be asked to prepare.
     pub(super) container: Container,
-    /// What shows its root file system, if that is assembled from an image.
-    pub(super) view: Option<View>,
+    /// The image that its root file system is assembled from.
+    pub(super) image: Option<Wanted>,
+    /// Whom its command runs as, unless its image is needed to tell.
+    pub(super) user: User,
     /// Environment variables of the agent that are not recorded.
     pub(super) secrets: BTreeMap<String, String>,
 }
 
-/// Records the intent, creates the container's directories and cgroup, and provides or checks its root file system before
-/// any plugin relies on it.
+/// Records the intent, and creates the container's directories and cgroup.
 pub(super) fn begin(shared: &Shared, handle: &Handle, request: Request) -> Result<Begun, LaunchError> {
     let id = handle.id().clone();
+    let image = request.image.clone().map(|image| Wanted {
+        image,
+        force_pull: request.force_pull_image,
+        credentials: request.image_credentials.clone(),
+    });
     // A name is looked up in the image, which is not there yet.
-    let (user_name, image) = (request.command.user.clone(), request.image.clone());
     let user = match image {
         Some(_) => user::resolve(None, None, None),
         None => resolve_user(shared, &request),
     };
-    let mut user = user.map_err(|source| LaunchError::User { id: id.clone(), source })?;
+    let user = user.map_err(|source| LaunchError::User { id: id.clone(), source })?;
     let mut container = Container::new(id.clone());
     container.class = request.class;
     container.standalone = true;
@@ -88,60 +93,7 @@ pub(super) fn begin(shared: &Shared, handle: &Handle, request: Request) -> Resul
         .create_cgroup(&id, &controllers)
         .map_err(|source| LaunchError::Cgroup { id: id.clone(), source })?;
     advance(handle, Event::Begun)?;
-    let mut view = None;
-    if let Some(image) = image {
-        let shown = provide(shared, handle, &image, &mut container)?;
-        let inherited = inherited_user(shared, &id);
-        user = user::resolve(user_name.as_deref(), Some(&shown.path()), inherited)
-            .map_err(|source| LaunchError::User { id: id.clone(), source })?;
-        view = Some(shown);
-        (container.uid, container.gid) = (user.uid, user.gid);
-        let groups = user.groups.clone();
-        // Written to disk with the first process.
-        handle.update_in_memory(|record| {
-            (record.uid, record.gid, record.groups) = (user.uid, user.gid, groups)
-        });
-    }
-    own_sandbox(handle, (user.uid, user.gid))?;
-    if let (Some(path), None) = (container.rootfs.clone(), &view) {
-        fs::read_dir(&path).map(drop).map_err(|source| LaunchError::Rootfs { id, path, source })?;
-    }
-    Ok(Begun { container, view, secrets: request.secret_environment })
-}
-
-/// Provides a container with the root file system and the configuration of an image.
-fn provide(
-    shared: &Shared,
-    handle: &Handle,
-    image: &str,
-    container: &mut Container,
-) -> Result<View, LaunchError> {
-    let id = handle.id();
-    let failed = |source| LaunchError::Image { id: id.clone(), image: image.to_owned(), source };
-    let is_cancelled = || check_cancelled(handle).is_err();
-    let provisioned = shared.provisioner.provision(image, id, &container.scratch, &is_cancelled);
-    check_cancelled(handle)?;
-    let Provisioned { image, root } = provisioned.map_err(failed)?;
-    let view = View::of(&root).map_err(|source| failed(ProvisionError::View { source }))?;
-    container.rootfs = Some(view.path());
-    container.image = Some(image.config);
-    container.image_root = Some(root.clone());
-    handle.update_in_memory(|record| {
-        record.part.image_root = Some(root);
-        record.part.image_manifest = Some(image.manifest);
-    });
-    Ok(view)
-}
-
-/// Makes the sandbox of a container that of the user of its command.
-pub(super) fn own_sandbox(handle: &Handle, (uid, gid): (u32, u32)) -> Result<(), LaunchError> {
-    let path = handle.record().sandbox.clone();
-    let found = fs::symlink_metadata(&path);
-    let owned = found.and_then(|found| match (found.uid(), found.gid()) == (uid, gid) {
-        true => Ok(()),
-        false => chown(&path, Some(uid), Some(gid)),
-    });
-    owned.map_err(|source| LaunchError::Directory { id: handle.id().clone(), path, source })
+    Ok(Begun { container, image, user, secrets: request.secret_environment })
 }
 
 /// Whom the command runs as. A nested container inherits the user of its parent; a debug container sees the files of its
@@ -162,7 +114,7 @@ fn resolve_user(shared: &Shared, request: &Request) -> Result<User, UserError> {
 }
 
 /// The user of the container that another is nested in.
-fn inherited_user(shared: &Shared, id: &ContainerId) -> Option<User> {
+pub(super) fn inherited_user(shared: &Shared, id: &ContainerId) -> Option<User> {
     let parent = shared.table.get(&id.parent()?)?.record();
     Some(User { uid: parent.uid, gid: parent.gid, groups: parent.groups.clone() })
 }

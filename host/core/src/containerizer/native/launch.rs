@@ -1,16 +1,16 @@
 //! The launch of a container, as a sequence of stages.
 //!
 //! ```text
-//! Admitted ─begin─▶ Preparing ─prepare, create─▶ Created ─watch─▶ Watched ─start─▶ Running
-//!                                                                   └ isolate, fetch, hooks (async, where needed)
+//! Admitted ─begin─▶ Begun ─provide─▶ Preparing ─prepare, create─▶ Created ─watch─▶ Watched ─start─▶ Running
+//!                     └ pull                                        isolate, fetch, hooks ┘
 //! ```
 //!
-//! The blocking steps run in one job; where isolators have an `isolate` or files have to be fetched, in two. When an
-//! optional plugin times out, its job is lost and another one continues from the current stage, which is therefore
-//! kept outside of the job.
+//! The blocking steps run in one job, unless one of the async ones below the line is needed: if the store does not have the
+//! image, if isolators have an `isolate`, or if files have to be fetched. When an optional plugin times out, its job is lost
+//! and another one continues from the current stage, which is therefore kept outside of the job.
 //!
 //! A stop request cancels the launch before its next step. Within a step, only those that can be interrupted
-//! safely are: fetching, and waiting for the command to start. Undoing a failed launch is up to `destroy.rs`.
+//! safely are: pulling, fetching, and waiting for the command to start. Undoing a failed launch is up to `destroy.rs`.
 
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -27,6 +27,7 @@ use super::create::create;
 use super::init_plan;
 use super::phase::Event;
 use super::progress::{advance, check_cancelled, internal};
+use super::provide::{self, Provided, provide};
 use super::record::Handle;
 use super::{LaunchError, STALL_WARNING, Shared};
 use crate::blocking::Job;
@@ -37,7 +38,7 @@ use crate::containerizer::user;
 use crate::launcher::{PendingInit, StartError};
 use crate::model::{Phase, ProcessId, Request};
 use crate::plugin::CallError;
-use crate::provisioner::View;
+use crate::provisioner::{Pull, Pulled, View};
 
 /// Pause between attempts to cancel a start.
 const CANCEL_RETRY: Duration = Duration::from_millis(100);
@@ -46,8 +47,10 @@ const CANCEL_RETRY: Duration = Duration::from_millis(100);
 enum LaunchStage {
     /// Only the handle. The request still has the values of secrets, which its record has not.
     Admitted { request: Box<Request> },
-    /// Its directories and cgroup. `prepare` of the plugins is in progress.
-    Preparing { begun: Arc<Begun>, calls: Arc<CallSequence<PreparedLaunch>> },
+    /// Its directories and cgroup.
+    Begun { begun: Box<Begun>, image: ImageState },
+    /// Its root file system as well. `prepare` of the plugins is in progress.
+    Preparing { provided: Arc<Provided>, calls: Arc<CallSequence<PreparedLaunch>> },
     /// Its first process, which waits for its plan. `watch` of the plugins is in progress.
     Created { init: PendingInit, plan: Box<Plan>, calls: Arc<CallSequence<Vec<Watch>>> },
     /// Watches as well.
@@ -58,11 +61,20 @@ enum LaunchStage {
     Failed,
 }
 
+/// Whether the image of a container is there.
+enum ImageState {
+    /// It has to be pulled before the next step.
+    Missing(Pull),
+    /// It is, as far as a pull can help, or there is none. One that was pulled stays until the container has it.
+    There(Option<Pulled>),
+}
+
 /// The next blocking step, with what it needs of the stage. The steps that call plugins leave the stage in place, as
 /// a timeout loses their job.
 enum Step {
     Begin { request: Box<Request> },
-    Prepare { begun: Arc<Begun>, calls: Arc<CallSequence<PreparedLaunch>> },
+    Provide { begun: Box<Begun>, pulled: Option<Pulled> },
+    Prepare { provided: Arc<Provided>, calls: Arc<CallSequence<PreparedLaunch>> },
     Watch { calls: Arc<CallSequence<Vec<Watch>>> },
     Start { init: PendingInit, plan: Box<Plan>, watches: Vec<Watch> },
 }
@@ -100,6 +112,11 @@ pub(super) async fn launch(
 async fn run_all_steps(launch: &Arc<Launch>) -> Result<(), LaunchError> {
     let Launch { shared, handle, .. } = &**launch;
     run_blocking_steps(launch).await?;
+    if let Some(missing) = launch.missing_image() {
+        let pulled = provide::pull(shared, handle, missing).await?;
+        launch.set_pulled(pulled)?;
+        run_blocking_steps(launch).await?;
+    }
     if handle.phase() == Phase::Isolating {
         check_cancelled(handle)?;
         isolate(shared, handle).await?;
@@ -174,14 +191,22 @@ impl Launch {
                 Some(Step::Begin { request }) => {
                     let mut begun = begin(shared, handle, *request)?;
                     begun.container.parent = parent(shared, handle);
-                    let begun = Arc::new(begun);
+                    let image = match provide::missing(shared, handle, begun.image.as_ref())? {
+                        Some(missing) => ImageState::Missing(missing),
+                        None => ImageState::There(None),
+                    };
+                    self.replace_stage(LaunchStage::Begun { begun: Box::new(begun), image });
+                }
+                Some(Step::Provide { begun, pulled }) => {
+                    let provided = Arc::new(provide(shared, handle, *begun)?);
+                    drop(pulled);
                     let participants = handle.record().part.participants.clone();
                     let calls = Arc::new(CallSequence::for_launch(participants));
                     advance(handle, Event::Provisioned)?;
-                    self.replace_stage(LaunchStage::Preparing { begun, calls });
+                    self.replace_stage(LaunchStage::Preparing { provided, calls });
                 }
-                Some(Step::Prepare { begun, calls }) => {
-                    let prepared = self.prepare(job, &begun, &calls)?;
+                Some(Step::Prepare { provided, calls }) => {
+                    let prepared = self.prepare(job, &provided, &calls)?;
                     check_cancelled(handle)?;
                     let (mut init, plan) = create(shared, handle, prepared)?;
                     let participants = handle.record().part.participants.clone();
@@ -215,8 +240,16 @@ impl Launch {
                 LaunchStage::Admitted { request } => Some(Step::Begin { request }),
                 _ => None,
             },
-            LaunchStage::Preparing { begun, calls } => {
-                Some(Step::Prepare { begun: Arc::clone(begun), calls: Arc::clone(calls) })
+            LaunchStage::Begun { image: ImageState::There(_), .. } => {
+                match std::mem::replace(&mut *stage, LaunchStage::Failed) {
+                    LaunchStage::Begun { begun, image: ImageState::There(pulled) } => {
+                        Some(Step::Provide { begun, pulled })
+                    }
+                    _ => None,
+                }
+            }
+            LaunchStage::Preparing { provided, calls } => {
+                Some(Step::Prepare { provided: Arc::clone(provided), calls: Arc::clone(calls) })
             }
             LaunchStage::Created { calls, .. } => Some(Step::Watch { calls: Arc::clone(calls) }),
             LaunchStage::Watched { .. } if self.handle.phase() == Phase::Fetching => {
@@ -225,7 +258,28 @@ impl Launch {
                     _ => None,
                 }
             }
-            LaunchStage::Watched { .. } | LaunchStage::Running(_) | LaunchStage::Failed => None,
+            LaunchStage::Begun { image: ImageState::Missing(_), .. }
+            | LaunchStage::Watched { .. }
+            | LaunchStage::Running(_)
+            | LaunchStage::Failed => None,
+        }
+    }
+
+    /// What has to be pulled before the next step.
+    fn missing_image(&self) -> Option<Pull> {
+        match &*self.stage.lock() {
+            LaunchStage::Begun { image: ImageState::Missing(missing), .. } => Some(missing.clone()),
+            _ => None,
+        }
+    }
+
+    fn set_pulled(&self, pulled: Pulled) -> Result<(), LaunchError> {
+        match &mut *self.stage.lock() {
+            LaunchStage::Begun { image, .. } => {
+                *image = ImageState::There(Some(pulled));
+                Ok(())
+            }
+            _ => Err(internal(&self.handle, "it needs no image any more; this is a bug of the agent")),
         }
     }
 
@@ -244,7 +298,7 @@ impl Launch {
     fn prepare(
         &self,
         job: &Job,
-        Begun { container, view, secrets }: &Begun,
+        Provided { container, view, secrets }: &Provided,
         calls: &CallSequence<PreparedLaunch>,
     ) -> Result<SequenceOutcome<PreparedLaunch>, LaunchError> {
         let handle = &self.handle;
@@ -255,7 +309,7 @@ impl Launch {
         let mut prepared = calls.take();
         prepared.result.secrets.extend(secrets.clone());
         if let Some(RunAs { uid, gid, groups }) = prepared.result.user.clone() {
-            begin::own_sandbox(handle, (uid, gid))?;
+            provide::own_sandbox(handle, (uid, gid))?;
             // Written to disk with the first process.
             handle.update_in_memory(|record| (record.uid, record.gid, record.groups) = (uid, gid, groups));
         }

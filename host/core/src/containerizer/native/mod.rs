@@ -23,6 +23,7 @@ mod launch;
 mod missed;
 mod phase;
 mod progress;
+mod provide;
 mod record;
 mod recover;
 mod reports;
@@ -108,6 +109,8 @@ pub(crate) struct Shared {
     pub(crate) boot_id: String,
     /// `RLIMIT_NOFILE` (soft, hard) of commands for which no plugin sets one; the agent's own if `None`.
     pub(crate) nofile: Option<(u64, u64)>,
+    /// Whether containers may be launched from images.
+    pub(crate) images: bool,
 }
 
 impl Native {
@@ -188,6 +191,9 @@ impl Containerizer for Native {
             return Ok(LaunchOutcome::NotSupported);
         }
         request.check()?;
+        if request.image.is_some() && !self.0.images {
+            return Err(LaunchError::NoImages { id: request.id });
+        }
         let shared = Arc::clone(&self.0);
         let handle = shared.admit(&request)?;
         let (answer, launched) = oneshot::channel();

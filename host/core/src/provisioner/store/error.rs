@@ -119,8 +119,13 @@ impl StoreError {
         matches!(self, Self::NotFound { .. } | Self::Ambiguous { .. } | Self::Name(_))
     }
 
+    /// Whether the store has no image of the name that was asked for.
+    pub(in crate::provisioner) fn is_absence(&self) -> bool {
+        matches!(self, Self::NotFound { .. } | Self::OtherDigest { .. })
+    }
+
     /// Whether the image has to be added again.
-    pub(super) fn is_of_image(&self) -> bool {
+    pub(in crate::provisioner) fn is_of_image(&self) -> bool {
         matches!(
             self,
             Self::Incomplete { .. }

@@ -39,25 +39,37 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub fn import(&self) -> Result<Import> {
-        let guard = match self.try_lock_exclusive()? {
-            Some(guard) => {
-                // Whatever is there now is abandoned, and others can use the store while it is removed.
-                let abandoned = names_in(&self.staging(), usize::MAX)?;
-                if let Err(error) = self.remove_downloads(ABANDONED) {
-                    tracing::warn!("an abandoned download stays: {}", crate::error_chain::describe(&error));
-                }
-                let shared = guard.0.relock(FlockArg::LockShared);
-                shared.map_err(|errno| self.error("lock", errno.into()))?;
-                for name in abandoned {
-                    if let Err(error) = tree::remove(&self.staging().join(name)) {
-                        tracing::warn!("an abandoned import stays: {}", crate::error_chain::describe(&error));
-                    }
-                }
-                guard
-            }
+        let guard = match self.remove_abandoned()? {
+            Some(guard) => guard,
             None => self.lock(Access::Shared)?,
         };
         Ok(Import { store: self.clone(), _guard: guard })
+    }
+
+    /// Removes what others have not completed, unless somebody may still be at it.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn sweep(&self) -> Result<()> {
+        self.remove_abandoned().map(drop)
+    }
+
+    /// As [`Self::sweep`]. Returns a shared lock, unless somebody else uses the store.
+    fn remove_abandoned(&self) -> Result<Option<Guard>> {
+        let Some(guard) = self.try_lock_exclusive()? else { return Ok(None) };
+        // Whatever is there now is abandoned, and others can use the store while it is removed.
+        let abandoned = names_in(&self.staging(), usize::MAX)?;
+        if let Err(error) = self.remove_downloads(ABANDONED) {
+            tracing::warn!("an abandoned download stays: {}", crate::error_chain::describe(&error));
+        }
+        let shared = guard.0.relock(FlockArg::LockShared);
+        shared.map_err(|errno| self.error("lock", errno.into()))?;
+        for name in abandoned {
+            if let Err(error) = tree::remove(&self.staging().join(name)) {
+                tracing::warn!("an abandoned import stays: {}", crate::error_chain::describe(&error));
+            }
+        }
+        Ok(Some(guard))
     }
 
     /// A file on the file system of the store that nobody else sees and that is gone when it is closed. It needs no lock.

@@ -5,7 +5,8 @@
 //! blobs/sha256/HEX             manifests and configurations
 //! layers/sha256/HEX/fs         an unpacked layer, by the digest of its archive without compression
 //! layers/sha256/HEX/size       its size in bytes, as text
-//! references/HEX               a name and the digest of its manifest, by the digest of the name
+//! references/HEX               a name and the digest of its manifest, by the digest of the name; last changed when a container
+//!                              was launched by it
 //! uses/AGENT/CONTAINER         the layers of a container
 //! downloads/HEX                a part of a blob of a registry, by its digest; locked by who downloads it
 //! staging/                     what is not complete, and what is being removed
@@ -20,6 +21,7 @@ mod download;
 mod error;
 mod import;
 mod prune;
+mod space;
 mod uses;
 
 use std::collections::BTreeSet;
@@ -43,6 +45,7 @@ pub use download::PartialBlob;
 pub use error::StoreError;
 pub use import::{Import, StagedLayer};
 pub use prune::{PrunePolicy, Pruned};
+pub use space::{FreedSpace, FreeingEnd, SpacePolicy};
 pub use uses::AgentKey;
 
 use error::Result;
@@ -308,7 +311,7 @@ impl Store {
     }
 
     /// Locks the store for itself, if nobody else uses it.
-    fn try_lock_exclusive(&self) -> Result<Option<Guard>> {
+    pub(super) fn try_lock_exclusive(&self) -> Result<Option<Guard>> {
         match Flock::lock(self.lock_file()?, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => Ok(Some(Guard(lock))),
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),

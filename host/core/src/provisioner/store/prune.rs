@@ -96,14 +96,14 @@ impl Store {
         Ok(bytes)
     }
 
-    fn remove_reference(&self, name: &str) -> Result<()> {
+    pub(super) fn remove_reference(&self, name: &str) -> Result<()> {
         let path = self.reference_path(name);
         let remove = || fs::remove_file(&path).and_then(|()| sync_parent(&path));
         remove().map_err(|source| StoreError::Path { path: path.clone(), source })
     }
 
     /// Moves layers that nothing refers to out of the way, and removes blobs.
-    fn collect(&self) -> Result<Pruned> {
+    pub(super) fn collect(&self) -> Result<Pruned> {
         let (mut manifests, mut layers) = self.in_use()?;
         manifests.extend(self.references()?.into_iter().map(|reference| reference.manifest));
         let mut blobs = manifests.clone();
@@ -144,7 +144,7 @@ impl Store {
     }
 
     /// Removes what is in `staging`: nobody was adding anything when this lock was taken. Others can use the store meanwhile.
-    fn empty_staging(&self, guard: super::Guard) -> Result<()> {
+    pub(super) fn empty_staging(&self, guard: super::Guard) -> Result<()> {
         let names = names_in(&self.staging(), MAX_REFERENCES)?;
         guard.0.relock(FlockArg::LockShared).map_err(|errno| self.error("lock", errno.into()))?;
         for name in names {

@@ -1,10 +1,11 @@
 //! What containers use of the store, so that nobody removes it.
 
 use std::collections::BTreeSet;
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
@@ -69,7 +70,17 @@ impl Store {
             }
         }
         outcome.map_err(|source| StoreError::Path { path: path.clone(), source })?;
+        image.names.iter().for_each(|name| self.note_use(name));
         Ok(image)
+    }
+
+    /// Notes when the image of a name was used last.
+    fn note_use(&self, name: &str) {
+        let path = self.reference_path(name);
+        let noted = File::options().write(true).custom_flags(libc::O_NOFOLLOW).open(&path);
+        if let Err(error) = noted.and_then(|file| file.set_modified(SystemTime::now())) {
+            tracing::debug!("cannot note the use of `{name}`: {error}");
+        }
     }
 
     /// A container does not use its image any more. Can be repeated.

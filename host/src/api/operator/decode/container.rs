@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::error::{DecodeError, Result};
+use super::image::{decode_image_credentials, decode_image_name};
 use super::linux::{decode_linux, decode_rlimits, decode_tty};
 use super::network::{decode_networks, decode_port_mapping};
 use super::volume::decode_volumes;
@@ -20,8 +21,12 @@ pub(super) fn decode_container(request: Request, info: Option<&wire::ContainerIn
     }
     reject_unsupported(info)?;
     let image = info.mesos.as_ref().and_then(|mesos| mesos.image.as_ref());
+    let credentials =
+        image.map(|image| decode_image_credentials("container.mesos.image", image)).transpose()?;
     Ok(Request {
-        image: image.map(decode_image).transpose()?,
+        image: image.map(|image| decode_image_name("container.mesos.image", image)).transpose()?,
+        force_pull_image: image.is_some_and(|image| image.cached == Some(false)),
+        image_credentials: credentials.flatten(),
         rootfs: info.mesos.as_ref().and_then(|mesos| mesos.rootfs.as_ref()).map(PathBuf::from),
         linux: decode_linux(&request.id, info)?,
         volumes: decode_volumes(&info.volumes)?,
@@ -72,27 +77,6 @@ fn decode_docker(request: Request, info: &wire::ContainerInfo) -> Result<Request
         networks: decode_networks(&info.network_infos)?,
         ..request
     })
-}
-
-/// The name of an image. Images are those of the store.
-fn decode_image(image: &wire::Image) -> Result<String> {
-    let unsupported = |field: &str, advice| {
-        Err(DecodeError::Unsupported { field: format!("container.mesos.image.{field}"), advice })
-    };
-    match image {
-        wire::Image { kind: wire::ImageKind::Appc, .. } => unsupported("type", ": `APPC`; use `DOCKER`"),
-        wire::Image { cached: Some(false), .. } => {
-            unsupported("cached", ": an agent pulls no images; pull it again with `cofferdam image pull`")
-        }
-        wire::Image { docker: Some(docker), .. } if docker.config.is_some() => unsupported(
-            "docker.config",
-            ": an agent pulls no images; `cofferdam image pull` reads what `docker login` writes",
-        ),
-        wire::Image { docker: Some(docker), .. } => Ok(docker.name.clone()),
-        wire::Image { docker: None, .. } => {
-            Err(DecodeError::field("container.mesos.image.docker", "it is missing"))
-        }
-    }
 }
 
 fn reject_unsupported(info: &wire::ContainerInfo) -> Result<()> {

@@ -86,6 +86,7 @@ fn decode_command(command: &wire::CommandInfo) -> Result<Command> {
         secrets,
         user: command.user.clone(),
         working_directory: command.working_directory.clone().map(PathBuf::from),
+        replaces_cmd: command.replaces_cmd.unwrap_or(false),
     })
 }
 
@@ -233,6 +234,15 @@ mod tests {
         assert_eq!(request.check(), Ok(()));
         let again = decode_launch(&encode_launch(&request)).unwrap();
         assert_eq!(again, request);
+        let mut forced = image.clone();
+        forced["mesos"]["image"]["cached"] = json!(false);
+        // `e30=` is `{}`.
+        forced["mesos"]["image"]["docker"]["config"] = json!({"type": "VALUE", "value": {"data": "e30="}});
+        let request = decode(json!({ "container": forced })).unwrap();
+        assert_eq!((request.force_pull_image, request.image_credentials.as_deref()), (true, Some("{}")));
+        let shown = encode_launch(&request);
+        assert!(!serde_json::to_string(&shown).unwrap().contains("config"), "{shown:?}");
+        assert_eq!(decode_launch(&shown).unwrap(), request.without_secrets());
         let request = decode(json!({ "container": image, "command": {"value": "ls"} })).unwrap();
         assert!(request.command.shell);
         let both = json!({"type": "MESOS", "mesos": {"rootfs": "/r", "image": {"type": "DOCKER", "docker": {"name": "x"}}}});
@@ -249,9 +259,9 @@ mod tests {
                 "`container.mesos.image.type`",
             ),
             (
-                json!({"type": "MESOS",
-                    "mesos": {"image": {"type": "DOCKER", "docker": {"name": "x"}, "cached": false}}}),
-                "`container.mesos.image.cached`",
+                json!({"type": "MESOS", "mesos": {"image": {"type": "DOCKER", "docker": {"name": "x",
+                    "config": {"type": "REFERENCE", "reference": {"name": "login"}}}}}}),
+                "`container.mesos.image.docker.config.reference`",
             ),
             (
                 json!({"type": "MESOS", "volumes": [{"mode": "RW", "container_path": "/a",

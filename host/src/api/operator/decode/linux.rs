@@ -49,6 +49,7 @@ pub(super) fn decode_linux(id: &ContainerId, info: &wire::ContainerInfo) -> Resu
             linux.bounding_capabilities.as_ref(),
         )?,
         seccomp,
+        read_only_root: linux.read_only_root.unwrap_or(false),
     })
 }
 

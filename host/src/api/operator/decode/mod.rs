@@ -6,6 +6,7 @@
 mod container;
 mod error;
 mod id;
+mod image;
 mod launch;
 mod linux;
 mod network;
@@ -16,6 +17,7 @@ mod volume;
 
 pub(crate) use error::DecodeError;
 pub(super) use id::{decode_id, decode_nested_id};
+pub(in crate::api) use image::decode_prune;
 pub(in crate::api) use launch::{decode_launch, decode_nested_launch, decode_session};
 pub(super) use linux::decode_tty;
 pub(crate) use resources::decode_resources;

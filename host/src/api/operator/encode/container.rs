@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::id::encode_id;
+use super::image::pull;
 use super::launch::encode_launch;
 use super::reports;
 use super::resources::{encode_limits, encode_resources};
@@ -26,6 +27,7 @@ pub(in crate::api::operator) fn container(
         launched: (summary.created_unix_ms > 0).then(|| time(summary.created_unix_ms)),
         termination: summary.termination.as_ref().map(termination),
         cleanup_errors: summary.cleanup_errors.clone(),
+        pull: summary.pull.as_ref().map(pull),
         failures: reports::failures(usage, status),
         ..wire::Container::default()
     }
@@ -41,6 +43,7 @@ pub(in crate::api::operator) fn inspection(inspection: &Inspection) -> wire::Ins
         pid: summary.pid,
         command: summary.command.clone(),
         launched: time(summary.created_unix_ms),
+        pull: summary.pull.as_ref().map(pull),
         sandbox: path(&inspection.sandbox),
         stdout: inspection.logs.stdout.as_deref().map(path),
         stderr: inspection.logs.stderr.as_deref().map(path),

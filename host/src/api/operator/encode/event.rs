@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::image::pull;
 use super::{encode_id, termination};
 use crate::api::operator::types::{self as wire, EventKind as Kind};
 use cofferdam_core::events::{Event, EventKind, PluginChange, Received, Subscription};
@@ -52,6 +53,10 @@ fn event(event: &Event) -> wire::Event {
             of_container(Kind::ContainerStateChanged, container)
         }
         EventKind::ResourcesUpdated { container } => of_container(Kind::ContainerUpdated, named(container)),
+        EventKind::ImagePull { container, progress } => {
+            let container = wire::ContainerEvent { pull: Some(pull(progress)), ..named(container) };
+            of_container(Kind::ContainerImagePull, container)
+        }
         EventKind::CleanupFailed { container, errors } => {
             let container = wire::ContainerEvent { errors: errors.clone(), ..named(container) };
             of_container(Kind::ContainerCleanupFailed, container)

@@ -51,6 +51,7 @@ fn encode_command(command: &Command, uris: &[Uri]) -> wire::CommandInfo {
         arguments: command.arguments.clone(),
         user: command.user.clone(),
         working_directory: command.working_directory.as_deref().map(encode_path),
+        replaces_cmd: command.replaces_cmd.then_some(true),
     }
 }
 
@@ -83,9 +84,10 @@ fn encode_docker(docker: &DockerOptions) -> wire::DockerInfo {
     }
 }
 
-fn encode_image(name: &str) -> wire::Image {
+/// The image of a request. Its credentials are not shown.
+fn encode_image(name: &str, force_pull: bool) -> wire::Image {
     let docker = wire::DockerImage { name: name.to_owned(), config: None };
-    wire::Image { kind: wire::ImageKind::Docker, docker: Some(docker), cached: None }
+    wire::Image { kind: wire::ImageKind::Docker, docker: Some(docker), cached: force_pull.then_some(false) }
 }
 
 fn encode_container(request: &Request) -> wire::ContainerInfo {
@@ -103,7 +105,7 @@ fn encode_container(request: &Request) -> wire::ContainerInfo {
         kind: wire::ContainerKind::Mesos,
         hostname: request.linux.hostname.clone(),
         mesos: (request.rootfs.is_some() || request.image.is_some()).then(|| wire::MesosInfo {
-            image: request.image.as_deref().map(encode_image),
+            image: request.image.as_deref().map(|image| encode_image(image, request.force_pull_image)),
             rootfs: request.rootfs.as_deref().map(encode_path),
         }),
         volumes: request.volumes.iter().map(encode_volume).collect(),

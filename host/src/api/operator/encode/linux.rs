@@ -27,6 +27,7 @@ pub(super) fn encode_linux(request: &Request) -> wire::LinuxInfo {
         }),
         shm_size: linux.shm_size.map(|bytes| u32::try_from(bytes >> 20).unwrap_or(u32::MAX)),
         share_cgroups: request.id.is_nested().then_some(linux.share_cgroups),
+        read_only_root: linux.read_only_root.then_some(true),
     }
 }
 

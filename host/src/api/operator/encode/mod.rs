@@ -3,6 +3,7 @@
 mod container;
 mod event;
 mod id;
+mod image;
 mod launch;
 mod linux;
 mod plugin;
@@ -16,6 +17,7 @@ mod volume;
 pub(super) use container::{container, inspection};
 pub(super) use event::{received, subscribed};
 pub(crate) use id::encode_id;
+pub(super) use image::pruned;
 pub use launch::encode_launch;
 pub(super) use plugin::plugin;
 pub(crate) use resources::{encode_limits, encode_resources};

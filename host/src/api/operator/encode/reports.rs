@@ -123,6 +123,7 @@ mod tests {
             termination: None,
             resources: Resources::default(),
             cleanup_errors: Vec::new(),
+            pull: None,
         };
         let view = StatusView {
             status: BTreeMap::from([

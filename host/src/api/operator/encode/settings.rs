@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::api::operator::types as wire;
 use crate::config::Config;
 use cofferdam_core::config::{ContainerizerConfig, PluginConfig};
+use cofferdam_core::provisioner::ImageName;
 
 /// Settings by name, formatted as in a configuration file. As in Mesos, `isolation` is the chain, and `hooks` are the hooks.
 pub(crate) fn flags(config: &Config) -> BTreeMap<String, String> {
@@ -36,6 +37,10 @@ pub(crate) fn flags(config: &Config) -> BTreeMap<String, String> {
         ("log_json", config.log_json.to_string()),
         ("image_store", path(&image_store)),
         ("image_backend", config.agent.image_backend.name().to_owned()),
+        ("image_gc.headroom_percent", config.agent.image_gc.headroom_percent.to_string()),
+        ("image_gc.check_interval", duration(config.agent.image_gc.check_interval)),
+        ("image_gc.excluded_images", images(&config.agent.image_gc.excluded)),
+        ("image_providers", if config.agent.images { "docker" } else { "" }.to_owned()),
         ("scratch_memory", format!("{} B", config.agent.scratch_memory.unwrap_or(0))),
         ("api.max_body", format!("{} B", config.api.max_body)),
         ("api.idle_timeout", duration(config.api.idle_timeout)),
@@ -98,6 +103,10 @@ fn containerizers(containerizers: &[ContainerizerConfig]) -> String {
 
 fn names(plugins: &[PluginConfig]) -> String {
     plugins.iter().map(|plugin| plugin.name.as_str()).collect::<Vec<_>>().join(",")
+}
+
+fn images(images: &[ImageName]) -> String {
+    images.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
 fn mirrors(mirrors: &BTreeMap<String, Vec<String>>) -> String {

@@ -247,8 +247,10 @@ message! {
 message! {
     /// Removes unused images.
     pub struct PruneImages {
-        /// Images to keep.
+        /// Images to keep, in addition to those that the agent is configured to keep.
         repeated excluded_images: Image,
+        /// Keep all images that have a name, and remove only what belongs to none. Extension.
+        optional keep_named: bool,
     }
 }
 

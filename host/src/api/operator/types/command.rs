@@ -19,6 +19,9 @@ message! {
         optional user: String,
         /// Working directory: an absolute path in the container. Extension.
         optional working_directory: String,
+        /// Whether `arguments` are those of the image's entry point, and the whole command if it has none, as with `docker
+        /// run`. Only without `value`. Extension.
+        optional replaces_cmd: bool,
     }
 }
 

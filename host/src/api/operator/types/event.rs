@@ -1,6 +1,6 @@
 //! What happens to containers and plugins, as subscribers receive it.
 
-use super::{id::ContainerId, termination::Termination, wire::TimeInfo};
+use super::{id::ContainerId, image::PullProgress, termination::Termination, wire::TimeInfo};
 
 message! {
     /// Streams what happens from now on, or since a time.
@@ -47,6 +47,8 @@ word! {
         ContainerStateChanged,
         /// The resources of a container were updated.
         ContainerUpdated,
+        /// The image of a container is being pulled: it is known, or another tenth of it was received.
+        ContainerImagePull,
         /// The cleanup of a container has failed, and is retried.
         ContainerCleanupFailed,
         /// A container was removed.
@@ -87,6 +89,8 @@ message! {
         optional pid: i32,
         /// How it ended, if it has.
         optional termination: Termination,
+        /// With `CONTAINER_IMAGE_PULL`: how far the pull is.
+        optional pull: PullProgress,
         /// With `CONTAINER_CLEANUP_FAILED`: what prevents it, one sentence per step or plugin.
         repeated errors: String,
     }

@@ -35,3 +35,29 @@ message! {
         optional config: Secret,
     }
 }
+
+message! {
+    /// How far the pull of an image is. Extension.
+    pub struct PullProgress {
+        /// Layers of the image.
+        required layers: u64,
+        /// Layers that are in the store.
+        required pulled_layers: u64,
+        /// Bytes of the layers that were not in the store, compressed.
+        required bytes: u64,
+        /// Bytes of these that were received.
+        required received: u64,
+    }
+}
+
+message! {
+    /// What `PRUNE_IMAGES` has removed. Extension.
+    pub struct PrunedImages {
+        /// Names of images.
+        repeated names: String,
+        /// Number of layers.
+        required layers: u64,
+        /// Bytes that were freed.
+        required bytes: u64,
+    }
+}

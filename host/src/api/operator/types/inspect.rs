@@ -3,6 +3,7 @@
 use super::{
     call::LaunchContainer,
     id::ContainerId,
+    image::PullProgress,
     resource::{Resource, Scalar},
     termination::Termination,
     wire::TimeInfo,
@@ -21,6 +22,8 @@ message! {
         required command: String,
         /// When its launch was accepted.
         required launched: TimeInfo,
+        /// How far the pull of its image is, while it waits for that.
+        optional pull: PullProgress,
         /// Its sandbox on the host.
         required sandbox: String,
         /// File on the host with its standard output, if there is one.

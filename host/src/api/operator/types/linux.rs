@@ -23,6 +23,8 @@ message! {
         optional shm_size: u32,
         /// Whether a nested container shares the cgroups of its parent; see [`LinuxInfo::shares_cgroups`].
         optional share_cgroups: bool,
+        /// Whether its root file system, which must be its own, is read-only; false when absent. Extension.
+        optional read_only_root: bool,
     }
 }
 

@@ -4,6 +4,7 @@ use super::{
     bytes::Bytes,
     file::FileInfo,
     id::{ContainerId, ExecutorId, FrameworkId},
+    image::{PrunedImages, PullProgress},
     inspect::InspectedContainer,
     plugin::{PluginFailure, PluginInfo},
     process_io::ProcessIo,
@@ -16,7 +17,7 @@ use super::{
 envelope! {
     /// A response: `{"type": "GET_HEALTH", "get_health": {…}}`.
     ///
-    /// Calls without a result (LAUNCH, KILL, REMOVE, UPDATE, PRUNE) are answered with an empty body.
+    /// Calls without a result (LAUNCH, KILL, REMOVE, UPDATE) are answered with an empty body.
     pub enum Response, not implemented [
         "UNKNOWN", "GET_LOGGING_LEVEL", "GET_OPERATIONS", "GET_AGENT", "GET_RESOURCE_PROVIDERS"
     ] {
@@ -52,6 +53,8 @@ envelope! {
         "LIST_FILES" => ListFiles(FileList) in "list_files" or default,
         /// Part of a file of the file service.
         "READ_FILE" => ReadFile(FileData) in "read_file",
+        /// What was removed. Mesos has no result. Extension.
+        "PRUNE_IMAGES" => PruneImages(PrunedImages) in "prune_images",
     }
 }
 
@@ -114,6 +117,8 @@ message! {
         optional termination: Termination,
         /// What prevents its cleanup, one sentence per step or plugin. Extension.
         repeated cleanup_errors: String,
+        /// How far the pull of its image is, while it waits for that. Extension.
+        optional pull: PullProgress,
         /// Plugin calls for status or usage that failed. Extension.
         repeated failures: PluginFailure,
     }

@@ -73,6 +73,9 @@ pub(super) fn build(mut input: Input<'_>) -> Result<InitPlan, String> {
     if record.part.image_root.is_some() {
         flags |= flag::ROOT_WITHOUT_DEVICES;
     }
+    if record.request.linux.read_only_root {
+        flags |= flag::READ_ONLY_ROOT;
+    }
     if !record.request.linux.without_init {
         flags |= flag::REAPER;
     }

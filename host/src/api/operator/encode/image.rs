@@ -1,0 +1,16 @@
+//! Images.
+
+use crate::api::operator::types as wire;
+use cofferdam_core::model::PullProgress;
+use cofferdam_core::provisioner::Pruned;
+
+/// Encodes how far the pull of an image is.
+pub(super) fn pull(progress: &PullProgress) -> wire::PullProgress {
+    let PullProgress { layers, pulled_layers, bytes, received } = *progress;
+    wire::PullProgress { layers, pulled_layers, bytes, received }
+}
+
+/// Encodes what was removed of the store.
+pub(in crate::api::operator) fn pruned(pruned: &Pruned) -> wire::PrunedImages {
+    wire::PrunedImages { names: pruned.names.clone(), layers: pruned.layers as u64, bytes: pruned.bytes }
+}

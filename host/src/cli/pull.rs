@@ -1,0 +1,52 @@
+//! A pull by this process, which a signal ends.
+
+use std::thread;
+
+use tokio::sync::oneshot;
+
+use super::failure::Failure;
+use super::foreground::Signals;
+use super::progress::Reporter;
+use crate::image::{self, PullRequest};
+use cofferdam_core::provisioner::{Image, Store};
+
+/// Status of a command that a signal has ended, without the number of the signal.
+const SIGNALLED: u8 = 128;
+
+/// How a pull ended.
+pub(super) enum Pulled {
+    Image(Box<Image>),
+    /// By a signal: the exit status for that. What was received stays, and the next pull continues there.
+    Signalled(u8),
+}
+
+/// Pulls an image. After a signal, this returns at once, and the pull ends with this process.
+pub(super) async fn pull(
+    store: Store,
+    request: PullRequest,
+    is_quiet: bool,
+    signals: &mut Signals,
+) -> Result<Pulled, Failure> {
+    let (done, pulled) = oneshot::channel();
+    // Not of the runtime, which would wait for it at its end.
+    let pulling = thread::Builder::new().name("pull".into()).spawn(move || {
+        let reporter = Reporter::new(is_quiet);
+        let pulled = image::pull(&store, &request, &|progress| reporter.report(&progress));
+        reporter.finish();
+        // After a signal, it is not received.
+        drop(done.send(pulled));
+    });
+    pulling.map_err(|source| Failure::system("cannot start a thread", source))?;
+    tokio::select! {
+        pulled = pulled => {
+            let pulled = pulled.map_err(|_| Failure::message("the thread that pulls the image has panicked"))?;
+            pulled.map(|image| Pulled::Image(Box::new(image))).map_err(Failure::of)
+        }
+        number = signals.next() => Ok(Pulled::Signalled(signalled(number))),
+    }
+}
+
+/// The exit status of a command that a signal has ended.
+pub(super) fn signalled(number: i32) -> u8 {
+    SIGNALLED.saturating_add(u8::try_from(number).unwrap_or_default())
+}

@@ -1,0 +1,99 @@
+//! A launch by a daemon, which may have to pull the image first: the progress is shown, and a signal ends it.
+
+use std::io::{self, Write};
+
+use crate::api::operator::encode_id;
+use crate::api::operator::types::{Event, EventKind, Subscribe};
+use crate::cli::client::{Client, ClientError, EventStream};
+use crate::cli::failure::Failure;
+use crate::cli::foreground::{Signals, not_launched};
+use crate::cli::pull::signalled;
+use crate::cli::{kill, output, ps};
+use cofferdam_core::model::Request;
+
+/// The phase in which an image is pulled.
+const PROVISIONING: &str = "PROVISIONING";
+
+/// How a launch ended.
+pub(super) enum Launch<T> {
+    Done(T),
+    /// A signal has ended it: the exit status for that.
+    Signalled(u8),
+}
+
+/// Waits for a launch. Without an image, signals wait for its end; they are forwarded to the command then.
+pub(super) async fn launch<T>(
+    client: &Client,
+    request: &Request,
+    signals: &mut Signals,
+    launching: impl Future<Output = Result<T, ClientError>>,
+) -> Result<Launch<T>, Failure> {
+    if request.image.is_none() {
+        return launching.await.map(Launch::Done).map_err(not_launched);
+    }
+    let id = encode_id(&request.id);
+    // Before the launch, so that its events are received.
+    let mut watch = Watch {
+        id: id.to_string(),
+        events: client.subscribe(Subscribe::default()).await.ok(),
+        is_provisioning: false,
+    };
+    let mut signal = None;
+    tokio::pin!(launching);
+    loop {
+        tokio::select! {
+            launched = &mut launching => return match (launched, signal) {
+                (Ok(launched), _) => Ok(Launch::Done(launched)),
+                (Err(_), Some(number)) => Ok(Launch::Signalled(signalled(number))),
+                (Err(error), None) => Err(not_launched(error)),
+            },
+            () = watch.next(), if watch.events.is_some() => {}
+            number = signals.next(), if watch.is_provisioning => {
+                signal = Some(number);
+                match kill::kill(client, &id, number).await {
+                    // It has ended, or is not known yet: then the next signal ends it.
+                    Ok(()) | Err(ClientError::Refused { status: 404, .. }) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+    }
+}
+
+/// The events of one container.
+struct Watch {
+    id: String,
+    /// `None` after their end.
+    events: Option<EventStream>,
+    is_provisioning: bool,
+}
+
+impl Watch {
+    /// Waits for the next event. Nothing is lost if the future is dropped.
+    async fn next(&mut self) {
+        let Some(events) = &mut self.events else { return };
+        match events.next().await {
+            Ok(Some(event)) => self.note(&event),
+            // Without events, there is no progress to show.
+            Ok(None) | Err(_) => self.events = None,
+        }
+    }
+
+    fn note(&mut self, event: &Event) {
+        let Some(container) = event.container.as_ref().filter(|of| of.container_id.to_string() == self.id)
+        else {
+            return;
+        };
+        match (event.kind, &container.pull) {
+            (EventKind::ContainerStateChanged, _) => {
+                self.is_provisioning = container.state.as_deref() == Some(PROVISIONING);
+            }
+            (EventKind::ContainerImagePull, Some(pull)) => {
+                let line = format!("pulling the image: {}", ps::pull_description(pull));
+                // What is reported is optional.
+                drop(writeln!(io::stderr(), "{}", output::escape_control(&line)));
+            }
+            _ => {}
+        }
+    }
+}
