@@ -235,8 +235,7 @@ fn containers_share_a_pull_which_ends_at_once_with_the_last_of_them() {
     let daemon = Daemon::start(&world);
     let (mut following, image) = (Following::new(&world), stalling.name());
     thread::scope(|scope| {
-        let [one, other] =
-            ["one", "other"].map(|name| scope.spawn(|| daemon.launch(&own(name, &image))));
+        let [one, other] = ["one", "other"].map(|name| scope.spawn(|| daemon.launch(&own(name, &image))));
         stalling.wait_half();
         for name in ["one", "other"] {
             let event = following.wait("CONTAINER_IMAGE_PULL", name);
