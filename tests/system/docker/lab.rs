@@ -4,7 +4,7 @@
 //! packets are those of the host. The shell ends it, and removes what it has left, as soon as this process is gone in any way.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -26,24 +26,46 @@ pub const IMAGE: &str = "cofferdam-test/busybox:1";
 /// The same, with the entry point `echo entry` and the command `cmd`.
 pub const ENTRY: &str = "cofferdam-test/entry:1";
 
-/// What starts, and in the end stops, an engine. Its arguments are a directory, and the cgroup of its containers.
+/// What starts, and in the end stops, an engine. Its arguments are a directory, the cgroup of its containers, and further
+/// options. A line starts it again after it was killed.
 const SCRIPT: &str = r#"
 dir=$1 parent=$2
+shift 2
+# Kills what has the directory in its command line and this program.
+kill_own() {
+    for process in /proc/[0-9]*; do
+        case "$(cat "$process/cmdline" 2>/dev/null | tr '\0' ' ')" in
+        *"$1"*"$dir/"*) kill -9 "${process#/proc/}" ;;
+        esac
+    done
+}
+start() {
+    rm -f "$dir/engine.pid" "$dir/exec/containerd/containerd.pid" "$dir/exec/containerd/containerd.sock"
+    dockerd --host "unix://$dir/engine.sock" --data-root "$dir/data" --exec-root "$dir/exec" --pidfile "$dir/engine.pid" \
+        --cgroup-parent "$parent" --bip 10.213.0.1/24 --ip-forward=true --storage-driver overlay2 \
+        --exec-opt native.cgroupdriver=cgroupfs "$@" >>"$dir/engine.log" 2>&1 </dev/null &
+    engine=$!
+    until docker --host "unix://$dir/engine.sock" version >/dev/null 2>&1; do
+        kill -0 $engine 2>/dev/null || { echo failed; return; }
+    done
+    echo $engine
+}
 ip link set lo up
-dockerd --host "unix://$dir/engine.sock" --data-root "$dir/data" --exec-root "$dir/exec" --pidfile "$dir/engine.pid" \
-    --cgroup-parent "$parent" --bip 10.213.0.1/24 --ip-forward=true --storage-driver overlay2 \
-    --exec-opt native.cgroupdriver=cgroupfs >"$dir/engine.log" 2>&1 </dev/null &
-engine=$!
-until docker --host "unix://$dir/engine.sock" version >/dev/null 2>&1; do
-    kill -0 $engine 2>/dev/null || { echo failed; exit 1; }
-done
-echo $engine
+start "$@"
 # Ends when the process that holds the other end does, or closes it.
-read _
+while read _; do
+    wait $engine
+    # It ends with the engine, and may not have done so yet.
+    kill_own "containerd --config"
+    start "$@"
+done
 kill -CONT $engine
 docker --host "unix://$dir/engine.sock" ps -aq | xargs -r docker --host "unix://$dir/engine.sock" rm -f >/dev/null 2>&1
 kill $engine
 wait $engine
+# Those of an engine that was killed, if it was not started again.
+find /sys/fs/cgroup -path "*$parent*" -name cgroup.procs -exec cat {} + 2>/dev/null | sort -u | xargs -r kill -9
+kill_own /containerd-shim
 find /sys/fs/cgroup -depth -type d -path "*$parent*" -exec rmdir {} + 2>/dev/null
 grep -o " $dir/[^ ]*" /proc/self/mounts | xargs -r umount -l
 rm -rf "$dir"
@@ -59,22 +81,23 @@ pub struct Engine {
 impl Engine {
     /// Starts one.
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Starts one with further options.
+    pub fn start_with(options: &[&str]) -> Self {
         let directory = tempfile::Builder::new().prefix("cofferdam-engine-").tempdir().unwrap().keep();
         let parent = format!("/{}", directory.file_name().unwrap().to_str().unwrap());
         let mut shell = Command::new("unshare")
             .args(["--mount", "--net", "--propagation", "private", "sh", "-c", SCRIPT, "lab"])
             .arg(&directory)
             .arg(parent)
+            .args(options)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .expect("unshare of util-linux");
-        let mut line = String::new();
-        BufReader::new(shell.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        let pid = line.trim().parse().unwrap_or_else(|_| {
-            let log = fs::read_to_string(directory.join("engine.log")).unwrap_or_default();
-            panic!("the engine does not start (packages docker.io, iptables, iproute2): {line}\n{log}")
-        });
+        let pid = started(&mut shell, &directory);
         let engine = Self { directory, shell, pid };
         engine.import(IMAGE, &[]);
         engine.import(ENTRY, &["ENTRYPOINT [\"echo\",\"entry\"]", "CMD [\"cmd\"]"]);
@@ -87,6 +110,24 @@ impl Engine {
 
     fn process(&self) -> Process {
         Process::open_any(self.pid).unwrap()
+    }
+
+    /// Its pid, as long as it is not started again.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Kills it. Its containers are left alone.
+    pub fn kill(&self) {
+        let process = self.process();
+        process.kill().unwrap();
+        assert!(process.wait(Some(Duration::from_secs(60))).unwrap());
+    }
+
+    /// Starts it again after it was killed.
+    pub fn start_again(&mut self) {
+        self.shell.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+        self.pid = started(&mut self.shell, &self.directory);
     }
 
     /// Stops all of its threads.
@@ -163,6 +204,16 @@ impl Drop for Engine {
         drop(self.shell.stdin.take());
         drop(self.shell.wait());
     }
+}
+
+/// Waits until an engine has started. Returns its pid.
+fn started(shell: &mut Child, directory: &Path) -> i32 {
+    let mut line = String::new();
+    BufReader::new(shell.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    line.trim().parse().unwrap_or_else(|_| {
+        let log = fs::read_to_string(directory.join("engine.log")).unwrap_or_default();
+        panic!("the engine does not start (packages docker.io, iptables, iproute2): {line}\n{log}")
+    })
 }
 
 /// The root file system of an image.

@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails where its expectations do")]
 
 mod hooks;
-mod lab;
+pub mod lab;
 mod outage;
 mod recovery;
 mod stop;

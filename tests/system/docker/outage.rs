@@ -33,7 +33,7 @@ fn an_engine_that_is_stopped_delays_nobody() {
         return;
     }
     let engine = Engine::start();
-    let world = impatient(&engine);
+    let mut world = engine.world();
     with_agent(&world, async |agent| {
         for name in ["first", "second"] {
             agent.launch(shell(name, "echo ready; sleep 1000")).await.unwrap();
@@ -42,6 +42,8 @@ fn an_engine_that_is_stopped_delays_nobody() {
     });
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(engine.stop());
     // An agent starts, and recovers what runs.
+    let unhurried =
+        std::mem::replace(&mut world.config.containerizers, impatient(&engine).config.containerizers.clone());
     with_agent(&world, async |agent| {
         assert_eq!(agent.inspect(&id("first")).unwrap().summary.phase, Phase::Running);
         assert!(agent.usage(&id("first")).await.unwrap().statistics.contains_key("mem_total_bytes"));
@@ -63,7 +65,10 @@ fn an_engine_that_is_stopped_delays_nobody() {
             &cofferdam_core::error_chain::describe(&error),
             &["did not answer within 1s", "not stopped or overloaded"],
         );
-        engine.resume();
+    });
+    engine.resume();
+    world.config.containerizers = unhurried;
+    with_agent(&world, async |agent| {
         assert!(agent.remove(&id("first")).await.unwrap());
         assert_eq!(engine.names("mesos-first"), [""; 0]);
         agent.destroy(&id("second")).await.unwrap();

@@ -7,7 +7,7 @@ use cofferdam_tests::world::{id, run, with_agent};
 use cofferdam_tests::{text, wait_for_text};
 use nix::sys::signal::Signal;
 
-use super::lab::{engine, shell, until};
+use super::lab::{IMAGE, engine, shell, until};
 
 #[test]
 fn containers_outlive_a_killed_agent_with_their_output_and_exit_statuses() {
@@ -150,5 +150,48 @@ fn a_container_that_only_has_the_labels_is_that_of_somebody_else() {
     assert_eq!(engine.inspect("copied-labels")["State"]["Running"], true);
     engine.client(&["rm", "-f", "copied-labels"]);
     engine.client(&["rmi", "cofferdam-test/labelled:1"]);
+    assert_eq!(world.leftovers(), [""; 0]);
+}
+
+#[test]
+fn containers_with_names_of_earlier_versions_of_mesos_are_removed_if_they_are_of_this_agent() {
+    let Some(engine) = engine() else { return };
+    let world = engine.world();
+    with_agent(&world, async |_agent| {});
+    let agent = std::fs::read_to_string(world.config.work_dir.join("agent_id")).unwrap();
+    let agent = agent.trim();
+    // Unlike those of other tests.
+    let uuid = |number: u32| format!("d9ce0ba0-91cd-4b5c-8b32-b5d9b2f6{number:04x}");
+    let (gone, executor) =
+        (format!("mesos-{agent}.{}", uuid(1)), format!("mesos-{agent}.{}.executor", uuid(1)));
+    let others = [
+        format!("mesos-20150320-S0.{}", uuid(2)),
+        format!("mesos-{}", uuid(3)),
+        format!("mesos-{}.executor", uuid(3)),
+        format!("mesos-{agent}.web"),
+        format!("my-mesos-{agent}.{}", uuid(4)),
+    ];
+    let create = |name: &str| {
+        engine.client(&["run", "-d", "--network", "none", "--name", name, IMAGE, "sleep", "1000"])
+    };
+    [&gone, &executor].into_iter().chain(&others).for_each(|name| drop(create(name)));
+    let mut kept = engine.config();
+    kept.kill_orphans = false;
+    let mut world = world;
+    let both = std::mem::replace(&mut world.config.containerizers, vec![ContainerizerConfig::Docker(kept)]);
+    let daemon = Daemon::start(&world);
+    let log = world.directory().join("agent.log");
+    wait_for_text(&log, "left alone: it may be of another agent");
+    daemon.kill();
+    assert_eq!(engine.inspect(&gone)["State"]["Running"], true, "it is not to be killed");
+    world.config.containerizers = both;
+    with_agent(&world, async |_agent| {
+        until("they are removed", || engine.names(&gone).is_empty()).await;
+        assert_eq!(engine.names(&executor), [""; 0]);
+    });
+    for name in &others {
+        assert_eq!(engine.inspect(name)["State"]["Running"], true, "{name}");
+        engine.client(&["rm", "-f", name]);
+    }
     assert_eq!(world.leftovers(), [""; 0]);
 }

@@ -43,14 +43,15 @@ fn killed_at_each_step(name: &str, kills: bool, ends: &[&str]) {
 }
 
 /// Acknowledges updates, and kills the task, for as long as the agent lives.
-fn run(daemon: &Daemon, id: &str, kills: bool, received: &mut Received) {
+pub(super) fn run(daemon: &Daemon, id: &str, kills: bool, received: &mut Received) {
     let Some(mut updates) = daemon.try_updates() else { return };
     while !received.has_ended(id) {
         let Some(message) = updates.next() else { return };
         if !received.try_add(daemon, &message) {
             return;
         }
-        if kills && received.states(id) == ["TASK_RUNNING"] && kill(daemon, id).is_err() {
+        let is_running = received.states(id).last().is_some_and(|state| state == "TASK_RUNNING");
+        if kills && is_running && kill(daemon, id).is_err() {
             return;
         }
     }
@@ -58,7 +59,7 @@ fn run(daemon: &Daemon, id: &str, kills: bool, received: &mut Received) {
 }
 
 /// Lets the task end, if the agent knows it.
-fn finish(daemon: &Daemon, id: &str, accepted: bool, received: &mut Received, when: &str) {
+pub(super) fn finish(daemon: &Daemon, id: &str, accepted: bool, received: &mut Received, when: &str) {
     // One whose acknowledgement was lost is sent again.
     if known(daemon, id) {
         // It may have ended.
@@ -81,7 +82,7 @@ fn known(daemon: &Daemon, id: &str) -> bool {
     open.any(|task| task["task_id"]["value"] == id)
 }
 
-fn assert_end(received: &Received, id: &str, accepted: bool, ends: &[&str], when: &str) {
+pub(super) fn assert_end(received: &Received, id: &str, accepted: bool, ends: &[&str], when: &str) {
     let states = received.states(id);
     let terminal: Vec<&String> = states.iter().filter(|state| is_terminal(state)).collect();
     // A launch that was not confirmed may have been accepted.

@@ -12,13 +12,13 @@ use data_encoding::BASE64;
 use super::*;
 
 /// Sends a request to the socket of executors. Returns the status and the whole response.
-fn request(world: &World, path: &str, token: Option<&str>, body: &Json) -> (u16, String) {
+pub(super) fn request(world: &World, path: &str, token: Option<&str>, body: &Json) -> (u16, String) {
     let mut response = String::new();
     send(world, path, token, body).read_to_string(&mut response).expect("a valid answer");
     (response.split(' ').nth(1).expect("a valid answer").parse().expect("a valid answer"), response)
 }
 
-fn send(world: &World, path: &str, token: Option<&str>, body: &Json) -> UnixStream {
+pub(super) fn send(world: &World, path: &str, token: Option<&str>, body: &Json) -> UnixStream {
     let mut stream =
         UnixStream::connect(world.config.runtime_dir.join("executor/executor.sock")).expect("a valid answer");
     let body = body.to_string();

@@ -3,6 +3,8 @@
 mod calls;
 mod commands;
 mod crashes;
+mod engine;
+mod engine_faults;
 mod executors;
 mod hooks;
 mod hostile;
@@ -108,10 +110,10 @@ impl Received {
         assert!(self.try_add(daemon, message), "an acknowledgement failed\n{}", daemon.log());
     }
 
-    /// Adds and acknowledges an update. Returns false if the agent has ended.
-    fn try_add(&mut self, daemon: &Daemon, message: &Json) -> bool {
+    /// Adds an update. Returns its task and its id.
+    fn note(&mut self, message: &Json) -> Option<(String, Json)> {
         if message["type"] != "STATUS_UPDATE" {
-            return true;
+            return None;
         }
         let status = &message["status_update"]["status"];
         let task = status["task_id"]["value"].as_str().expect("a valid answer").to_owned();
@@ -120,7 +122,13 @@ impl Received {
         if known.iter().all(|known| known["uuid"] != status["uuid"]) {
             known.push(status.clone());
         }
-        match acknowledge(daemon, &task, &status["uuid"]) {
+        Some((task, status["uuid"].clone()))
+    }
+
+    /// Adds and acknowledges an update. Returns false if the agent has ended.
+    fn try_add(&mut self, daemon: &Daemon, message: &Json) -> bool {
+        let Some((task, uuid)) = self.note(message) else { return true };
+        match acknowledge(daemon, &task, &uuid) {
             Ok(_) => true,
             // Forgotten, as another client has acknowledged it.
             Err(error) if error.is_unknown() => true,

@@ -9,10 +9,10 @@ use cofferdam_tests::{assert_contains, is_root};
 
 use super::*;
 
-const STARTED: [&str; 2] = ["TASK_STARTING", "TASK_RUNNING"];
+pub(super) const STARTED: [&str; 2] = ["TASK_STARTING", "TASK_RUNNING"];
 
 /// A task that is a line of a shell, without an executor.
-fn command_task(id: &str, line: &str) -> Json {
+pub(super) fn command_task(id: &str, line: &str) -> Json {
     json!({
         "task_id": {"value": id}, "name": id, "agent_id": {"value": "any"}, "command": {"value": line},
         "resources": [
@@ -30,7 +30,7 @@ fn task_call(task: &Json, checkpoint: bool) -> Json {
     json!({"type": "LAUNCH_TASK", "launch_task": {"framework_info": framework, "task_info": task}})
 }
 
-fn run_task(daemon: &Daemon, task: &Json, checkpoint: bool) {
+pub(super) fn run_task(daemon: &Daemon, task: &Json, checkpoint: bool) {
     let call = task_call(task, checkpoint);
     daemon.call(&call).unwrap_or_else(|error| panic!("{error:?}\n{}", daemon.log()));
 }

@@ -258,7 +258,19 @@ impl Client {
     /// # Errors
     /// [`EngineError`].
     pub async fn containers(&self, label: &str) -> Result<Vec<ContainerSummary>, EngineError> {
-        let filters = json!({ "label": [label] }).to_string();
+        self.list(&json!({ "label": [label] })).await
+    }
+
+    /// All containers with a text as part of their names, whether or not they run.
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    pub async fn containers_named(&self, part: &str) -> Result<Vec<ContainerSummary>, EngineError> {
+        self.list(&json!({ "name": [part] })).await
+    }
+
+    async fn list(&self, filters: &Json) -> Result<Vec<ContainerSummary>, EngineError> {
+        let filters = filters.to_string();
         let path = format!("/containers/json?all=1&filters={}", percent_encode(&filters));
         self.call("list containers", Method::Get, &path, None).await
     }

@@ -15,4 +15,6 @@ mod types;
 pub use client::{Client, Timeouts};
 pub use error::EngineError;
 pub use transport::{Body, Method, Request, Response, Transport, TransportError};
-pub use types::{Container, ContainerSummary, Credentials, EngineVersion, Image, Network, State};
+pub use types::{
+    Container, ContainerSummary, Credentials, EngineVersion, Image, ImageConfig, Network, State,
+};

@@ -24,6 +24,24 @@ pub struct EngineVersion {
 pub struct Image {
     /// Its id, which is a digest.
     pub id: String,
+    /// What its containers run.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub config: ImageConfig,
+}
+
+/// What containers of an image run, unless they are created with something else.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct ImageConfig {
+    /// Program and first arguments.
+    #[serde(deserialize_with = "null_is_default")]
+    pub entrypoint: Vec<String>,
+    /// Further arguments; the program, if there is no entry point.
+    #[serde(deserialize_with = "null_is_default")]
+    pub cmd: Vec<String>,
+    /// What asks them to end, by name or number; empty for SIGTERM.
+    #[serde(deserialize_with = "null_is_default")]
+    pub stop_signal: String,
 }
 
 /// A network.

@@ -29,7 +29,8 @@ pub(super) fn complete(
 ) -> Request {
     request.id = state.container.clone();
     request.resources = state.allocated();
-    let has_root = request.rootfs.is_some() || request.image.is_some();
+    let has_root = request.rootfs.is_some() || request.image.is_some() || request.docker.is_some();
+    let is_docker = state.executor.kind == ExecutorKind::Docker;
     let inside = |directory: &Path, target: &str| match has_root {
         true => PathBuf::from(target),
         false => directory.to_owned(),
@@ -38,24 +39,34 @@ pub(super) fn complete(
     let mut host_directories =
         vec![HostDirectory { source: socket_directory.clone(), target: SOCKET_DIRECTORY.into() }];
     let socket = inside(socket_directory, SOCKET_DIRECTORY).join(SOCKET);
-    if let (Some(program), Some(mode)) = (&shared.program, mode(state.executor.kind)) {
+    if let (Some(program), true) = (&shared.program, state.executor.kind != ExecutorKind::Custom) {
         let source = program.directory().to_owned();
         let path = inside(&source, PROGRAM_DIRECTORY).join(NAME);
         debug_assert_eq!(program.path().file_name(), path.file_name());
         host_directories.push(HostDirectory { source, target: PROGRAM_DIRECTORY.into() });
-        request.command.shell = false;
-        request.command.value = Some(path.to_string_lossy().into_owned());
-        request.command.arguments = vec![NAME.to_owned(), mode.to_owned()];
+        match mode(state.executor.kind) {
+            Some(mode) => {
+                request.command.shell = false;
+                request.command.value = Some(path.to_string_lossy().into_owned());
+                request.command.arguments = vec![NAME.to_owned(), mode.to_owned()];
+            }
+            // What it runs is only known with the image.
+            None => request.docker_executor = Some(path),
+        }
     }
     request.host_directories = host_directories;
     let environment = &mut request.command.environment;
-    for (name, value) in &shared.config.environment_variables {
+    // The environment of the docker executor is that of its task, who these are not for.
+    let of_executors = shared.config.environment_variables.iter().filter(|_| !is_docker);
+    for (name, value) in of_executors {
         environment.entry(name.clone()).or_insert_with(|| value.clone());
     }
+    // What identifies an executor cannot be replaced by its framework, nor by a parameter of an engine.
+    let identity = if request.docker.is_some() { &mut request.secret_environment } else { environment };
     for (name, value) in variables(shared, state, &socket) {
-        // What identifies an executor cannot be replaced by its framework.
-        environment.insert(name.to_owned(), value);
+        identity.insert(name.to_owned(), value);
     }
+    let environment = &mut request.command.environment;
     // Whoever may see the container must not get what is good for the calls of its executor.
     environment.remove(TOKEN);
     request.command.secrets.remove(TOKEN);
@@ -80,12 +91,12 @@ fn is_agents(name: &str) -> bool {
     AGENT_VARIABLES.contains(&name)
 }
 
-/// The argument of the program for an executor that the agent generates.
+/// The argument of the program for an executor that the agent generates and starts as the command of its container.
 fn mode(kind: ExecutorKind) -> Option<&'static str> {
     match kind {
         ExecutorKind::Command => Some("command"),
         ExecutorKind::Default => Some("default"),
-        ExecutorKind::Custom => None,
+        ExecutorKind::Docker | ExecutorKind::Custom => None,
     }
 }
 

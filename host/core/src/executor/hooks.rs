@@ -175,6 +175,7 @@ fn executor_details(state: &ExecutorState) -> ExecutorDetails {
         kind: match executor.kind {
             ExecutorKind::Command => model::ExecutorKind::Command,
             ExecutorKind::Default => model::ExecutorKind::Default,
+            ExecutorKind::Docker => model::ExecutorKind::Docker,
             ExecutorKind::Custom => model::ExecutorKind::Custom,
         },
         labels: decode_labels(&executor.info[LABELS]),

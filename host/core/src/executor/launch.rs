@@ -173,9 +173,9 @@ impl Shared {
             return Err(LaunchTaskError::LargeGroup { tasks: launch.tasks.len() });
         }
         // The executor of a single task is its own.
-        let deciding = match launch.executor.kind {
-            ExecutorKind::Command => None,
-            _ => Some(self.custom.lock().await),
+        let deciding = match launch.executor.kind.is_of_one_task() {
+            true => None,
+            false => Some(self.custom.lock().await),
         };
         match self.executor(&launch.framework.id, &launch.executor.id) {
             Some(handle) => {
@@ -261,7 +261,7 @@ impl Shared {
             let state = handle.state();
             let ids = || (framework.id.clone(), executor.id.clone());
             // That of a single task ends with its task, and takes no other one.
-            let is_generated = |executor: &ExecutorDescription| executor.kind == ExecutorKind::Command;
+            let is_generated = |executor: &ExecutorDescription| executor.kind.is_of_one_task();
             if matches!(state.phase, ExecutorPhase::Terminating | ExecutorPhase::Terminated)
                 || (is_generated(&state.executor) && is_generated(&executor))
             {

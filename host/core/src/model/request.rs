@@ -70,6 +70,10 @@ pub struct Request {
     /// Options of a container of an engine; `None` for one of processes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub docker: Option<DockerOptions>,
+    /// Path in the container of a program that runs the entry point and the command of a container of an engine in their
+    /// place: the docker executor. Not for clients.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub docker_executor: Option<PathBuf>,
     /// Directories of the agent that are mounted read-only if it has a root file system of its own. Not for clients.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub host_directories: Vec<HostDirectory>,
@@ -272,6 +276,7 @@ impl Request {
             interactive: false,
             attached: false,
             docker: None,
+            docker_executor: None,
             host_directories: Vec::new(),
             secret_environment: BTreeMap::new(),
             executor: None,

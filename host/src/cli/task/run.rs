@@ -15,7 +15,7 @@ use crate::cli::failure::Failure;
 use crate::cli::process_flags::{ProcessFlags, executed, random_name};
 use crate::cli::resources::ResourceFlags;
 use crate::cli::{Outcome, block_on, output};
-use cofferdam_core::model::{Command, ContainerId, Request, Resources};
+use cofferdam_core::model::{Command, ContainerId, DockerOptions, DockerParameter, Request, Resources};
 
 /// Exit status for a task of which it is not known how its command ended.
 const UNKNOWN: u8 = 125;
@@ -29,6 +29,7 @@ const UNKNOWN: u8 = 125;
 /// Examples:
 ///   cofferdam task run --name web --cpus 0.5 --memory 64m -- httpd -f
 ///   cofferdam task run --image busybox --shell 'echo hello' --json
+///   cofferdam task run --docker nginx:1 --docker-option publish=8080:80
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(in crate::cli) struct Arguments {
@@ -47,6 +48,12 @@ pub(in crate::cli) struct Arguments {
     /// Image of its root file system, by name or id
     #[arg(long, value_name = "IMAGE", conflicts_with = "rootfs")]
     image: Option<String>,
+    /// Run it in a container of the container engine, of this image; without CMD, the command is that of the image
+    #[arg(long, value_name = "IMAGE", conflicts_with_all = ["rootfs", "image"])]
+    docker: Option<String>,
+    /// Option of `docker run` for the container of --docker, such as `network=bridge`
+    #[arg(long, value_name = "OPTION=VALUE", requires = "docker", value_parser = parameter)]
+    docker_option: Vec<DockerParameter>,
     #[command(flatten)]
     process: ProcessFlags,
     #[command(flatten)]
@@ -55,21 +62,37 @@ pub(in crate::cli) struct Arguments {
     #[arg(long, value_name = "LINE", conflicts_with = "command")]
     shell: Option<String>,
     /// The command and its arguments
-    #[arg(last = true, value_name = "CMD", required_unless_present = "shell")]
+    #[arg(last = true, value_name = "CMD", required_unless_present_any = ["shell", "docker"])]
     command: Vec<String>,
 }
 
 pub(super) fn run(arguments: Arguments, client: &Client) -> Outcome {
-    let Arguments { name, detach, json, rootfs, image, process, resources, shell, command } = arguments;
+    let Arguments {
+        name,
+        detach,
+        json,
+        rootfs,
+        image,
+        docker,
+        docker_option,
+        process,
+        resources,
+        shell,
+        command,
+    } = arguments;
     let id = name.unwrap_or_else(|| random_name("task"));
     let command = match shell {
         Some(line) => Command { shell: true, value: Some(line), ..Command::default() },
+        // Arguments for the entry point of the image.
+        None if docker.is_some() => Command { shell: false, arguments: command, ..Command::default() },
         None => executed(command),
     };
+    let parameters = docker_option;
+    let docker = docker.map(|image| DockerOptions { image, parameters, ..DockerOptions::default() });
     let resources = resources.apply(Resources::default())?;
     // Its id is that of the task, which is not restricted as much.
     let container = ContainerId::parse("task").map_err(Failure::of)?;
-    let request = Request { rootfs, image, ..Request::new(container, process.apply(command)) };
+    let request = Request { rootfs, image, docker, ..Request::new(container, process.apply(command)) };
     let call = launch(&id, request, &resources);
     block_on(async {
         // Before the task is launched, so that nothing is missed.
@@ -112,7 +135,7 @@ fn launch(id: &str, request: Request, resources: &Resources) -> LaunchTask {
         "limits": encode_limits(resources),
         "command": encoded.command,
     });
-    if request.rootfs.is_some() || request.image.is_some() {
+    if request.rootfs.is_some() || request.image.is_some() || request.docker.is_some() {
         task["container"] = json!(encoded.container);
     }
     LaunchTask {
@@ -122,6 +145,15 @@ fn launch(id: &str, request: Request, resources: &Resources) -> LaunchTask {
         }),
         task_info: task,
         executor_info: None,
+    }
+}
+
+fn parameter(text: &str) -> Result<DockerParameter, String> {
+    // An option without a value is a flag.
+    let (key, value) = text.split_once('=').unwrap_or((text, "true"));
+    match key.trim_start_matches('-') {
+        "" => Err("the name of the option is missing".to_owned()),
+        key => Ok(DockerParameter { key: key.to_owned(), value: value.to_owned() }),
     }
 }
 

@@ -19,7 +19,7 @@ use super::spec::{self, Spec};
 use super::{LaunchError, STALL_WARNING, Shared, internal};
 use crate::containerizer::credentials;
 use crate::containerizer::invalid::InvalidContainerInfo;
-use crate::engine::{Container, EngineError};
+use crate::engine::{Container, EngineError, Image};
 use crate::model::{Phase, ProcessId, Request};
 use crate::switchboard::{first_attachment, switch_engine};
 
@@ -38,13 +38,14 @@ pub(super) async fn launch(
         unless_stopped(handle, check_network(shared, handle, network)).await?;
     }
     let executor = request.executor.clone().map(|executor| *executor);
+    let fixed = request.secret_environment.clone();
     let (shared2, handle2) = (Arc::clone(shared), Arc::clone(handle));
     let logged = seen_through(handle, async move { begin(&shared2, &handle2, request).await }).await?;
     let hooked = unless_stopped(handle, hooks::pre_launch(shared, handle, executor)).await?;
     enter(handle, Phase::Fetching)?;
     fetch(shared, handle).await?;
     enter(handle, Phase::Pulling)?;
-    unless_stopped(handle, pull(shared, handle, &spec)).await?;
+    let image = unless_stopped(handle, pull(shared, handle, &spec)).await?;
     unless_stopped(handle, hooks::post_fetch(shared, handle)).await?;
     enter(handle, Phase::Mounting)?;
     create_directories(shared, handle, spec.directories.clone()).await?;
@@ -53,8 +54,10 @@ pub(super) async fn launch(
         number: handle.record().created_unix_ms,
         environment: logged.environment.clone(),
         hooked,
+        fixed,
+        image: &image.config,
     };
-    let body = spec.body(handle.id(), &launch);
+    let body = spec.body(handle.id(), &launch)?;
     create(shared, handle, spec.platform.clone(), body).await?;
     let (shared2, handle2) = (Arc::clone(shared), Arc::clone(handle));
     seen_through(handle, async move { attach(&shared2, &handle2, logged).await }).await?;
@@ -91,11 +94,13 @@ async fn fetch(shared: &Shared, handle: &Handle) -> Result<(), LaunchError> {
 }
 
 /// Pulls the image, unless it is present.
-async fn pull(shared: &Arc<Shared>, handle: &Handle, spec: &Spec) -> Result<(), LaunchError> {
+async fn pull(shared: &Arc<Shared>, handle: &Handle, spec: &Spec) -> Result<Image, LaunchError> {
     let failed = |source| engine_error(handle, source);
     let image = &spec.image;
-    if !spec.force_pull && shared.engine.image(image).await.map_err(failed)?.is_some() {
-        return Ok(());
+    if !spec.force_pull
+        && let Some(found) = shared.engine.image(image).await.map_err(failed)?
+    {
+        return Ok(found);
     }
     let (sandbox, file) = (handle.record().sandbox.clone(), shared.config.credentials.clone());
     let image2 = image.clone();
@@ -107,7 +112,7 @@ async fn pull(shared: &Arc<Shared>, handle: &Handle, spec: &Spec) -> Result<(), 
     tracing::info!(container = %handle.id(), image, "pulling image");
     shared.engine.pull(image, credentials.as_ref()).await.map_err(failed)?;
     match shared.engine.image(image).await.map_err(failed)? {
-        Some(_) => Ok(()),
+        Some(found) => Ok(found),
         None => {
             let message = "it was pulled, but the engine does not have it under this name".to_owned();
             Err(failed(EngineError::Pull { image: image.clone(), message }))

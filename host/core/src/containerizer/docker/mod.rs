@@ -18,6 +18,7 @@ mod begin;
 mod destroy;
 mod hooks;
 mod launch;
+mod older_names;
 mod parameters;
 mod phase;
 mod record;
@@ -391,9 +392,10 @@ fn engine_name(record: &Record<DockerRecord>) -> String {
     record.part.engine_id.clone().unwrap_or_else(|| record.part.name.clone())
 }
 
-/// The name of a container as the engine lists it.
-fn listed_name(id: &ContainerId) -> String {
-    format!("/{}", spec::name(id))
+/// Whether a container that the engine lists under a name has that which the agent gives to one of an id.
+fn is_named_after(listed: &str, id: &ContainerId) -> bool {
+    let name = listed.strip_prefix('/').unwrap_or_default();
+    name == spec::name(id) || name == spec::executor_name(id)
 }
 
 /// The addresses of a container, by network.
@@ -414,7 +416,7 @@ impl Shared {
         if let Some((foreign, reason)) = self.foreign.containing(&id) {
             return Err(LaunchError::Foreign { id, foreign, reason });
         }
-        let part = DockerRecord { name: spec::name(&id), ..DockerRecord::default() };
+        let part = DockerRecord { name: spec::name_of(request), ..DockerRecord::default() };
         let mut record = Record::new(NAME, request.without_secrets(), self.boot_id.clone(), part);
         record.sandbox = self.sandbox(&id);
         self.table.insert(record).ok_or_else(|| match self.table.get(&id) {
@@ -439,7 +441,7 @@ impl Shared {
     fn owns(&self, container: &Container, record: &Record<DockerRecord>) -> bool {
         let labels = &container.config.labels;
         let engine_id = record.part.engine_id.as_ref();
-        if container.name != listed_name(&record.id) || engine_id.is_some_and(|id| *id != container.id) {
+        if !is_named_after(&container.name, &record.id) || engine_id.is_some_and(|id| *id != container.id) {
             return false;
         }
         let is = |label: &str, value: &str| labels.get(label).is_some_and(|found| found == value);

@@ -8,8 +8,8 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::record::Handle;
-use super::spec::{AGENT_LABEL, CONTAINER_LABEL, LAUNCH_LABEL};
-use super::{Shared, engine_name, listed_name};
+use super::spec::{AGENT_LABEL, CONTAINER_LABEL, LAUNCH_LABEL, PREFIX};
+use super::{Shared, engine_name, is_named_after, older_names};
 use crate::engine::{ContainerSummary, EngineError};
 use crate::error_chain;
 use crate::model::{ContainerId, now_unix_ms};
@@ -43,8 +43,12 @@ pub(super) async fn remove(shared: &Arc<Shared>, handle: &Arc<Handle>) -> Result
 pub(super) fn start(shared: &Arc<Shared>) {
     let weak = Arc::downgrade(shared);
     tokio::spawn(async move {
+        let mut has_searched_older = false;
         while let Some(pause) = sweep(&weak).await {
             let Some(shared) = weak.upgrade() else { return };
+            if !has_searched_older {
+                has_searched_older = remove_older(&shared).await;
+            }
             let woken = async move { shared.sweep.notified().await };
             drop(tokio::time::timeout(pause, woken).await);
         }
@@ -83,10 +87,46 @@ async fn sweep(shared: &Weak<Shared>) -> Option<Duration> {
     Some(next.max(MIN_PAUSE))
 }
 
+/// Removes what agents of Mesos with the id of this one have left, which has no labels. Returns false if it has to be searched
+/// for again.
+async fn remove_older(shared: &Shared) -> bool {
+    let listed = match shared.engine.containers_named(PREFIX).await {
+        Ok(listed) => listed,
+        Err(error) => {
+            let error = error_chain::describe(&error);
+            tracing::debug!("cannot search for containers of agents of Mesos: {error}");
+            return false;
+        }
+    };
+    let mut complete = true;
+    let unlabelled = listed.iter().filter(|container| !container.labels.contains_key(AGENT_LABEL));
+    for container in unlabelled {
+        let Some(name) = container.names.iter().find_map(|name| older_names::parse(name)) else { continue };
+        let (id, names) = (&name.id, container.names.join(", "));
+        if name.agent != Some(shared.agent.as_str()) {
+            tracing::warn!(
+                names,
+                "left alone: it may be of another agent; if it is not, remove it by the engine's client"
+            );
+        } else if shared.config.kill_orphans && shared.foreign.containing(id).is_none() {
+            tracing::warn!(names, "a container of an earlier version of Mesos without a record; removed");
+            if let Err(error) = shared.engine.remove(&container.id).await {
+                tracing::warn!(
+                    names,
+                    "cannot remove it from the engine yet: {}",
+                    error_chain::describe(&error)
+                );
+                complete = false;
+            }
+        }
+    }
+    complete
+}
+
 /// When a container of this agent is to be removed. `None` as long as it is in use, and if it is not the agent's.
 fn due_in(shared: &Shared, container: &ContainerSummary) -> Option<Duration> {
     let id = container.labels.get(CONTAINER_LABEL).and_then(|id| ContainerId::parse(id).ok())?;
-    if !is_named_after(container, &id) || shared.foreign.containing(&id).is_some() {
+    if !has_name_of(container, &id) || shared.foreign.containing(&id).is_some() {
         return None;
     }
     let record = shared.table.get(&id).map(|handle| handle.record());
@@ -118,8 +158,8 @@ fn due_in(shared: &Shared, container: &ContainerSummary) -> Option<Duration> {
 }
 
 /// Whether a container has the name that the agent gives to one of that id. Links to it are other names.
-fn is_named_after(container: &ContainerSummary, id: &ContainerId) -> bool {
-    container.names.contains(&listed_name(id))
+fn has_name_of(container: &ContainerSummary, id: &ContainerId) -> bool {
+    container.names.iter().any(|name| is_named_after(name, id))
 }
 
 /// Whether a container may have processes: it is in any state but those that are known to have none.
@@ -146,11 +186,13 @@ mod tests {
         for (names, expected) in [
             (&["/mesos-web"][..], true),
             (&["/other/alias", "/mesos-web"], true),
+            (&["/mesos-web.executor"], true),
             (&["/mesos-web2"], false),
+            (&["/mesos-web.other"], false),
             (&["/my-mesos-web", "/other/mesos-web"], false),
             (&[], false),
         ] {
-            assert_eq!(is_named_after(&container(names, "exited"), &id), expected, "{names:?}");
+            assert_eq!(has_name_of(&container(names, "exited"), &id), expected, "{names:?}");
         }
     }
 

@@ -10,6 +10,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::parameters;
 use crate::containerizer::invalid::{InvalidContainerInfo, Problem, problem};
+use crate::engine::ImageConfig;
 use crate::model::{
     AGENT_VARIABLES, ContainerId, DockerNetwork, DockerOptions, Limit, LinuxOptions, PortMapping, Request,
     Resources, Value, VolumeSource,
@@ -27,7 +28,10 @@ const PERIOD: f64 = 100_000.0;
 pub(super) const UNLIMITED_MEMORY: i64 = i64::MAX & !4095;
 
 /// Prefix of the names of containers.
-const PREFIX: &str = "mesos-";
+pub(super) const PREFIX: &str = "mesos-";
+
+/// Suffix of the names of containers of custom executors.
+pub(super) const EXECUTOR_SUFFIX: &str = ".executor";
 
 /// Label with the agent that a container belongs to.
 pub(super) const AGENT_LABEL: &str = "org.cofferdam.agent";
@@ -49,6 +53,8 @@ pub(super) struct Spec {
     pub(super) network: Option<String>,
     /// Directories below the sandbox that are mounted, and created if they are missing.
     pub(super) directories: Vec<PathBuf>,
+    /// The program that runs what the container would run.
+    executor: Option<PathBuf>,
     /// The body, without what only a launch knows.
     body: Json,
 }
@@ -61,11 +67,30 @@ pub(super) struct Launch<'l> {
     pub(super) environment: BTreeMap<String, String>,
     /// Environment variables of hooks, which take precedence over those of the request.
     pub(super) hooked: BTreeMap<String, String>,
+    /// Environment variables that nothing replaces.
+    pub(super) fixed: BTreeMap<String, String>,
+    /// The image.
+    pub(super) image: &'l ImageConfig,
 }
 
 /// The name of a container.
 pub(super) fn name(id: &ContainerId) -> String {
     format!("{PREFIX}{id}")
+}
+
+/// The name of a container that runs an executor of a framework.
+pub(super) fn executor_name(id: &ContainerId) -> String {
+    format!("{PREFIX}{id}{EXECUTOR_SUFFIX}")
+}
+
+/// The name of the container of a request.
+pub(super) fn name_of(request: &Request) -> String {
+    if is_custom_executor(request) { executor_name(&request.id) } else { name(&request.id) }
+}
+
+/// Whether the container is that of an executor alone. With one of the agent's own, it is that of the task.
+fn is_custom_executor(request: &Request) -> bool {
+    request.is_executor() && request.docker_executor.is_none()
 }
 
 impl Spec {
@@ -82,7 +107,7 @@ impl Spec {
     }
 
     /// The complete body.
-    pub(super) fn body(&self, id: &ContainerId, launch: &Launch<'_>) -> Json {
+    pub(super) fn body(&self, id: &ContainerId, launch: &Launch<'_>) -> Result<Json, InvalidContainerInfo> {
         let mut body = self.body.clone();
         let labels = parameters::place(&mut body, "Labels");
         for (label, value) in [
@@ -95,15 +120,24 @@ impl Spec {
         if let Some(variables) = body["Env"].as_array_mut() {
             add_variables(variables, launch);
         }
-        body
+        if let Some(executor) = &self.executor {
+            run_by(executor, &mut body, launch.image).map_err(|(field, reason)| InvalidContainerInfo {
+                id: id.clone(),
+                field,
+                reason,
+            })?;
+        }
+        Ok(body)
     }
 }
 
-/// Adds the variables of hooks, in place of those of the request, and those of the logger that are not set.
+/// Adds the variables of hooks and those that nothing replaces, in place of those of the request, and those of the logger that
+/// are not set.
 fn add_variables(variables: &mut Vec<Json>, launch: &Launch<'_>) {
     let hooked = launch.hooked.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     let mut added: BTreeMap<&str, &str> =
         hooked.filter(|(name, _)| !AGENT_VARIABLES.contains(name)).collect();
+    added.extend(launch.fixed.iter().map(|(name, value)| (name.as_str(), value.as_str())));
     variables.retain(|variable| !name_of(variable).is_some_and(|name| added.contains_key(name)));
     for (name, value) in &launch.environment {
         if !variables.iter().any(|variable| name_of(variable) == Some(name)) {
@@ -116,6 +150,45 @@ fn add_variables(variables: &mut Vec<Json>, launch: &Launch<'_>) {
 /// The name of a variable of the body.
 fn name_of(variable: &Json) -> Option<&str> {
     Some(variable.as_str()?.split_once('=')?.0)
+}
+
+/// Has a program run what the container would run, and end it with the signal that it would be stopped with.
+fn run_by(executor: &Path, body: &mut Json, image: &ImageConfig) -> Result<(), Problem> {
+    let words = |field: &str| -> Vec<String> {
+        let words = body[field].as_array().into_iter().flatten();
+        words.filter_map(|word| word.as_str().map(str::to_owned)).collect()
+    };
+    let (mut argv, mut command) = (words("Entrypoint"), words("Cmd"));
+    if argv.is_empty() {
+        argv.clone_from(&image.entrypoint);
+        if command.is_empty() {
+            command.clone_from(&image.cmd);
+        }
+    }
+    // How the entry point of an image is replaced by none.
+    if argv == [""] {
+        argv.clear();
+    }
+    argv.append(&mut command);
+    if argv.is_empty() {
+        let reason = "it is missing, and the image has neither an entry point nor a command";
+        return problem("command.value", reason);
+    }
+    let signal = match body["StopSignal"].as_str() {
+        Some(signal) => signal.to_owned(),
+        None => image.stop_signal.clone(),
+    };
+    let mut arguments = vec!["docker".to_owned()];
+    if !signal.is_empty() {
+        arguments.extend(["--stop-signal".to_owned(), signal]);
+    }
+    arguments.push("--".to_owned());
+    arguments.append(&mut argv);
+    body["Entrypoint"] = json!([executor]);
+    body["Cmd"] = json!(arguments);
+    // Whoever else stops the container asks the executor.
+    body["StopSignal"] = "SIGTERM".into();
+    Ok(())
 }
 
 /// Words that replace those of the image; `None` if they do not.
@@ -196,6 +269,7 @@ impl Builder<'_> {
             platform,
             network,
             directories,
+            executor: request.docker_executor.clone(),
             body,
         })
     }
@@ -262,7 +336,10 @@ impl Builder<'_> {
     fn environment(&self) -> Vec<String> {
         let mut variables = self.request.command.environment.clone();
         variables.insert("MESOS_SANDBOX".into(), self.sandbox_directory.display().to_string());
-        variables.insert("MESOS_CONTAINER_NAME".into(), name(&self.request.id));
+        variables.insert("MESOS_CONTAINER_NAME".into(), name_of(self.request));
+        if is_custom_executor(self.request) {
+            variables.insert("MESOS_DIRECTORY".into(), self.sandbox_directory.display().to_string());
+        }
         variables.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
     }
 
@@ -411,6 +488,10 @@ impl Builder<'_> {
                 _ => return problem(field, "this kind of volume is not supported for `DOCKER` containers"),
             };
             volumes.binds.push(format!("{}:{}:{}", source.display(), target.display(), flags.join(",")));
+        }
+        for directory in &request.host_directories {
+            let source = self.checked("work_dir", &directory.source)?;
+            volumes.binds.push(format!("{}:{}:ro", source.display(), directory.target.display()));
         }
         let sandbox = self.checked("work_dir", sandbox)?;
         volumes.binds.push(format!("{}:{}:rw", sandbox.display(), sandbox_directory.display()));

@@ -50,7 +50,7 @@ pub(in crate::api) fn decode_task(call: &wire::LaunchTask, settings: &Settings<'
         (None, None) => None,
     };
     let (executor, request) = match executor {
-        None => command_executor(&framework, &task, user, settings)?,
+        None => task_executor(&framework, &task, user, settings)?,
         Some((field, info)) => {
             if task.command.is_some() {
                 let reason = "the task has an executor; leave `command` out, or the executor";
@@ -109,6 +109,11 @@ pub(in crate::api) fn decode_task_group(
                 let field = format!("task_group.tasks[{index}].command");
                 return Err(DecodeError::field(field, "it is missing"));
             }
+            if info.pointer("/container/type").is_some_and(|kind| kind == "DOCKER") {
+                let field = format!("task_group.tasks[{index}].container.type `DOCKER`");
+                let advice = " for tasks of a group; use `MESOS` with an image";
+                return Err(DecodeError::Unsupported { field, advice });
+            }
         }
     }
     Ok(LaunchTasks { framework, executor, request, tasks, group: true })
@@ -144,20 +149,28 @@ fn decode_task_info(
     Ok(Task::new(id, task.name.clone(), info, resources))
 }
 
-/// The executor that the agent generates for a command, and its container: that of the task.
-fn command_executor(
+/// The executor that the agent generates for a single task, and its container: that of the task.
+fn task_executor(
     framework: &Framework,
     task: &wire::TaskInfo,
     framework_user: Option<String>,
     settings: &Settings<'_>,
 ) -> Result<(ExecutorDescription, Request)> {
-    let Some(command) = &task.command else {
-        return Err(DecodeError::field(
-            "task_info.command",
-            "it is missing; a task needs a command or an executor",
-        ));
+    let container = task.container.as_ref().or(settings.default_container.as_ref());
+    let is_docker = is_docker(container);
+    let of_image = wire::CommandInfo { shell: Some(false), ..wire::CommandInfo::default() };
+    let command = match &task.command {
+        Some(command) => command,
+        None if is_docker => &of_image,
+        None => {
+            return Err(DecodeError::field(
+                "task_info.command",
+                "it is missing; a task needs a command or an executor",
+            ));
+        }
     };
-    if command.value.is_none() && (command.is_shell() || command.arguments.is_empty()) {
+    let is_empty = command.value.is_none() && (command.is_shell() || command.arguments.is_empty());
+    if is_empty && (command.is_shell() || !is_docker) {
         return Err(DecodeError::field("task_info.command.value", "it is missing"));
     }
     let is_secret = |variable: &wire::Variable| variable.kind() == wire::VariableKind::Secret;
@@ -175,8 +188,10 @@ fn command_executor(
         return Err(DecodeError::Unsupported { field, advice: " for tasks" });
     }
     let mut request = request;
-    request.command.environment.clear();
-    request.command.working_directory = None;
+    if !is_docker {
+        request.command.environment.clear();
+        request.command.working_directory = None;
+    }
     let id = named("task_info.task_id".to_owned(), ExecutorId::new(task.task_id.value.clone()))?;
     let line = command.value.as_deref().unwrap_or_default();
     let info = json!({
@@ -188,7 +203,7 @@ fn command_executor(
     });
     let executor = ExecutorDescription {
         id,
-        kind: ExecutorKind::Command,
+        kind: if is_docker { ExecutorKind::Docker } else { ExecutorKind::Command },
         info,
         resources: OVERHEAD.iter().fold(Resources::default(), |sum, (name, amount)| sum.with(name, *amount)),
         shutdown_grace_ms: millis(settings.executors.shutdown_grace_period),
@@ -231,6 +246,11 @@ fn decode_executor(
     };
     command.user = command.user.filter(|_| settings.executors.switch_user).or(framework_user);
     let request = container_request(field, Some(&command), executor.container.as_ref(), settings)?;
+    if kind == ExecutorKind::Default && request.docker.is_some() {
+        let field = format!("{field}.container.type `DOCKER`");
+        let advice = " for executors of type `DEFAULT`: nothing can be nested in it";
+        return Err(DecodeError::Unsupported { field, advice });
+    }
     if request.tty.is_some() {
         let field = format!("{field}.container.tty_info");
         return Err(DecodeError::Unsupported { field, advice: " for executors" });
@@ -259,13 +279,6 @@ pub(in crate::api) fn container_request(
     settings: &Settings<'_>,
 ) -> Result<Request> {
     let container = container.or(settings.default_container.as_ref());
-    if container.is_some_and(|container| container.kind == wire::ContainerKind::Docker) {
-        let field = format!("{field}.container.type `DOCKER`");
-        return Err(DecodeError::Unsupported {
-            field,
-            advice: " for tasks and executors; use `MESOS` with an image",
-        });
-    }
     let launch = wire::LaunchContainer {
         container_id: wire::ContainerId { value: "executor".to_owned(), parent: None },
         command: command.cloned(),
@@ -273,6 +286,10 @@ pub(in crate::api) fn container_request(
         ..wire::LaunchContainer::default()
     };
     decode_launch(&launch).map_err(|error| within(field, error))
+}
+
+fn is_docker(container: Option<&wire::ContainerInfo>) -> bool {
+    container.is_some_and(|info| info.kind == wire::ContainerKind::Docker)
 }
 
 fn overhead() -> Json {

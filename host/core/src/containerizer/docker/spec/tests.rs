@@ -18,6 +18,14 @@ fn body(request: &Request) -> Json {
     spec(request).unwrap().body
 }
 
+/// A launch with variables of the logger.
+fn launch<'l>(environment: &[&str], image: &'l ImageConfig) -> Launch<'l> {
+    let pairs = environment.iter().filter_map(|variable| variable.split_once('='));
+    let environment = pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    let (hooked, fixed) = (BTreeMap::new(), BTreeMap::new());
+    Launch { agent: "one", number: 7, environment, hooked, fixed, image }
+}
+
 fn docker(request: &mut Request) -> &mut DockerOptions {
     request.docker.as_mut().unwrap()
 }
@@ -181,13 +189,8 @@ fn parameters_replace_what_the_agent_sets_but_not_its_labels() {
     let spec_ = spec(&request).unwrap();
     assert_eq!(spec_.body["HostConfig"]["Memory"], 128 << 20);
     assert_eq!(spec_.platform.as_deref(), Some("linux/amd64"));
-    let launch = Launch {
-        agent: "one",
-        number: 7,
-        environment: BTreeMap::from([("A".into(), "logger".into()), ("B".into(), "logger".into())]),
-        hooked: BTreeMap::new(),
-    };
-    let complete = spec_.body(&request.id, &launch);
+    let complete =
+        spec_.body(&request.id, &launch(&["A=logger", "B=logger"], &ImageConfig::default())).unwrap();
     assert_eq!(
         complete["Labels"],
         json!({ "tier": "web", AGENT_LABEL: "one", CONTAINER_LABEL: "web", LAUNCH_LABEL: "7" })
@@ -203,14 +206,10 @@ fn variables_of_hooks_precede_those_of_the_request_and_these_those_of_the_logger
     for name in ["A", "H"] {
         request.command.environment.insert(name.into(), "request".into());
     }
-    let all = |value: &str| -> BTreeMap<String, String> {
-        ["A", "H", "L", "MESOS_SANDBOX"].map(|name| (name.to_owned(), value.to_owned())).into()
-    };
-    let (mut environment, mut hooked) = (all("logger"), all("hook"));
-    environment.remove("H");
-    hooked.retain(|name, _| name != "A" && name != "L");
-    let launch = Launch { agent: "one", number: 7, environment, hooked };
-    let complete = spec(&request).unwrap().body(&request.id, &launch);
+    let image = ImageConfig::default();
+    let mut launch = launch(&["A=logger", "L=logger", "MESOS_SANDBOX=logger"], &image);
+    launch.hooked = BTreeMap::from([("H".into(), "hook".into()), ("MESOS_SANDBOX".into(), "hook".into())]);
+    let complete = spec(&request).unwrap().body(&request.id, &launch).unwrap();
     assert_eq!(
         complete["Env"],
         json!([
@@ -221,6 +220,93 @@ fn variables_of_hooks_precede_those_of_the_request_and_these_those_of_the_logger
             "L=logger",
         ])
     );
+}
+
+#[test]
+fn an_executor_runs_what_the_container_would_run() {
+    let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+    let image = |entrypoint: &[&str], cmd: &[&str]| ImageConfig {
+        entrypoint: words(entrypoint),
+        cmd: words(cmd),
+        stop_signal: String::new(),
+    };
+    let run = |change: &dyn Fn(&mut Request), image: &ImageConfig| {
+        let mut request = request();
+        request.docker_executor = Some("/bin/executor".into());
+        change(&mut request);
+        let body = spec(&request).unwrap().body(&request.id, &launch(&[], image));
+        body.map(|body| {
+            assert_eq!(body["Entrypoint"], json!(["/bin/executor"]));
+            assert_eq!(body["StopSignal"], "SIGTERM");
+            body["Cmd"].clone()
+        })
+    };
+    let nothing = |_: &mut Request| {};
+    let value = |request: &mut Request| request.command.value = Some("v".into());
+    let arguments = |request: &mut Request| request.command.arguments = vec!["v".into(), "w".into()];
+    let line = |request: &mut Request| {
+        (request.command.shell, request.command.value) = (true, Some("l".into()));
+    };
+    let (both, cmd) = (image(&["e", "f"], &["c"]), image(&[], &["c", "d"]));
+    assert_eq!(run(&nothing, &both).unwrap(), json!(["docker", "--", "e", "f", "c"]));
+    assert_eq!(run(&value, &both).unwrap(), json!(["docker", "--", "e", "f", "v"]));
+    assert_eq!(run(&arguments, &both).unwrap(), json!(["docker", "--", "e", "f", "v", "w"]));
+    assert_eq!(run(&line, &both).unwrap(), json!(["docker", "--", "/bin/sh", "-c", "l"]));
+    assert_eq!(run(&nothing, &cmd).unwrap(), json!(["docker", "--", "c", "d"]));
+    assert_eq!(run(&value, &cmd).unwrap(), json!(["docker", "--", "v"]));
+    assert_eq!(run(&nothing, &image(&["e"], &[])).unwrap(), json!(["docker", "--", "e"]));
+    let replaced = |entrypoint: &str| {
+        let parameter = DockerParameter { key: "entrypoint".into(), value: entrypoint.into() };
+        move |request: &mut Request| {
+            request.command.arguments = vec!["a".into()];
+            docker(request).parameters = vec![parameter.clone()];
+        }
+    };
+    assert_eq!(run(&replaced("x"), &both).unwrap(), json!(["docker", "--", "x", "a"]));
+    assert_eq!(run(&replaced(""), &both).unwrap(), json!(["docker", "--", "a"]));
+    let error = run(&nothing, &image(&[], &[])).unwrap_err();
+    assert!(error.to_string().contains("neither an entry point nor a command"), "{error}");
+
+    let stopped = ImageConfig { stop_signal: "SIGQUIT".into(), ..cmd };
+    let expected = json!(["docker", "--stop-signal", "SIGQUIT", "--", "c", "d"]);
+    assert_eq!(run(&nothing, &stopped).unwrap(), expected);
+    let parameter = DockerParameter { key: "stop-signal".into(), value: "SIGINT".into() };
+    let changed = move |request: &mut Request| docker(request).parameters = vec![parameter.clone()];
+    let expected = json!(["docker", "--stop-signal", "SIGINT", "--", "c", "d"]);
+    assert_eq!(run(&changed, &stopped).unwrap(), expected);
+}
+
+#[test]
+fn what_identifies_an_executor_is_replaced_by_nothing() {
+    let mut request = request();
+    request.command.environment.insert("TOKEN".into(), "forged".into());
+    docker(&mut request).parameters =
+        vec![DockerParameter { key: "env".into(), value: "TOKEN=forged".into() }];
+    let image = ImageConfig::default();
+    let mut launch = launch(&["TOKEN=forged"], &image);
+    launch.fixed.insert("TOKEN".into(), "own".into());
+    let body = spec(&request).unwrap().body(&request.id, &launch).unwrap();
+    let variables = body["Env"].as_array().unwrap();
+    let tokens: Vec<_> = variables.iter().filter(|it| it.as_str().unwrap().starts_with("TOKEN")).collect();
+    assert_eq!(tokens, ["TOKEN=own"]);
+}
+
+#[test]
+fn directories_of_the_agent_are_read_only_and_custom_executors_have_a_suffix() {
+    let mut request = request();
+    let directory =
+        crate::model::HostDirectory { source: "/run/socket".into(), target: "/mnt/socket".into() };
+    request.host_directories = vec![directory];
+    let binds = body(&request)["HostConfig"]["Binds"].clone();
+    assert_eq!(binds, json!(["/run/socket:/mnt/socket:ro", "/work/web:/mnt/mesos/sandbox:rw"]));
+    assert_eq!(name_of(&request), "mesos-web.executor");
+    assert!(
+        body(&request)["Env"].as_array().unwrap().contains(&json!("MESOS_CONTAINER_NAME=mesos-web.executor"))
+    );
+    request.docker_executor = Some("/bin/executor".into());
+    assert_eq!(name_of(&request), "mesos-web");
+    request.host_directories[0].source = "/run:socket".into();
+    assert!(spec(&request).unwrap_err().contains("has a `:`"));
 }
 
 #[test]
