@@ -119,7 +119,7 @@ fn keys(page: &str) -> BTreeSet<String> {
     let lines = page.lines().skip_while(|line| !line.starts_with("| Key | Default |"));
     let rows = lines.skip(2).take_while(|line| line.starts_with('|'));
     let names = rows.filter_map(|row| row.split('|').nth(1));
-    names.flat_map(|names| code_spans(names)).collect()
+    names.flat_map(code_spans).collect()
 }
 
 /// The keys of a plugin's table, in its source: the fields of its type `Config`, and their aliases.

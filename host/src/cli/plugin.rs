@@ -308,7 +308,7 @@ mod tests {
         };
         let loaded = loaded_table(std::slice::from_ref(&plugin));
         let unusable: Box<dyn std::error::Error + Send + Sync> = "it has no note".into();
-        let directory = directory_table(&[(long.into(), Err(unusable.into()))]);
+        let directory = directory_table(&[(long.into(), Err(unusable))]);
         for table in [loaded, directory] {
             let text = table.layout(Some(80), false);
             assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");

@@ -56,6 +56,8 @@ pub enum ExecutorKind {
     Command,
     /// The executor that the agent generates for groups of tasks.
     Default,
+    /// The executor that the agent generates for a single task in a container of an engine.
+    Docker,
     /// A program of the framework.
     Custom,
     /// Unknown to this version.

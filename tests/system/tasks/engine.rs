@@ -4,8 +4,8 @@ use std::io::{ErrorKind, Read};
 use std::process::Command;
 
 use cofferdam_linux::process::Process;
-use cofferdam_tests::assert_contains;
 use cofferdam_tests::daemon::TIMEOUT;
+use cofferdam_tests::{assert_contains, text};
 
 use super::hostile::{request, send};
 use super::programs::{STARTED, command_task, run_task};

@@ -115,8 +115,9 @@ fn the_docker_executor_runs_the_program_of_an_image() {
 fn the_docker_executor_asks_the_program_alone_to_end() {
     let script = "sh -c 'trap \"echo asked > asked\" TERM; echo > ready; while [ ! -e end ]; do sleep 0.01; done' & \
                   trap 'touch end; wait; exit 4' TERM; wait; wait";
-    let program =
-        Program::start_with("docker", &[], |command| drop(command.args(["--", "sh", "-c", script])));
+    let program = Program::start_with("docker", &[], |command| {
+        command.args(["--", "sh", "-c", script]);
+    });
     let mut agent = program.peer.accept();
     agent.launch(&json!({"name": "n", "task_id": {"value": "t"}, "agent_id": {"value": "a"}}));
     program.peer.states(&mut agent, &STARTED);

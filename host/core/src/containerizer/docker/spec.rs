@@ -138,9 +138,9 @@ fn add_variables(variables: &mut Vec<Json>, launch: &Launch<'_>) {
     let mut added: BTreeMap<&str, &str> =
         hooked.filter(|(name, _)| !AGENT_VARIABLES.contains(name)).collect();
     added.extend(launch.fixed.iter().map(|(name, value)| (name.as_str(), value.as_str())));
-    variables.retain(|variable| !name_of(variable).is_some_and(|name| added.contains_key(name)));
+    variables.retain(|variable| !variable_name(variable).is_some_and(|name| added.contains_key(name)));
     for (name, value) in &launch.environment {
-        if !variables.iter().any(|variable| name_of(variable) == Some(name)) {
+        if !variables.iter().any(|variable| variable_name(variable) == Some(name)) {
             added.entry(name).or_insert(value);
         }
     }
@@ -148,7 +148,7 @@ fn add_variables(variables: &mut Vec<Json>, launch: &Launch<'_>) {
 }
 
 /// The name of a variable of the body.
-fn name_of(variable: &Json) -> Option<&str> {
+fn variable_name(variable: &Json) -> Option<&str> {
     Some(variable.as_str()?.split_once('=')?.0)
 }
 
