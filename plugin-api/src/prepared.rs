@@ -332,6 +332,7 @@ mod tests {
             .seccomp(Seccomp { program: vec![BpfInstruction(6, 0, 0, 0x7fff_0000)], flags: BTreeSet::new() })
             .session_keyring(true)
             .oom_score_adj(500)
+            .label("tier", "front")
             .hook(LaunchHook {
                 stage: HookStage::AfterRoot,
                 program: "/bin/true".into(),
@@ -373,6 +374,7 @@ mod tests {
             session_keyring,
             oom_score_adj,
             hooks,
+            labels,
         } = serde_json::from_value(set).unwrap();
         assert!(command.is_some() && working_directory.is_some() && root.is_some() && seccomp.is_some());
         assert!(sandbox_path.is_some() && user.is_some() && stop_signal.is_some());
@@ -392,8 +394,9 @@ mod tests {
             supplementary_groups.len(),
             rlimits.len(),
             hooks.len(),
+            labels.len(),
         ];
-        assert_eq!(sizes, [1; 12]);
+        assert_eq!(sizes, [1; 13]);
         assert_eq!(operations.len(), 2);
     }
 

@@ -156,7 +156,7 @@ async fn a_volume_is_never_mounted_outside_of_the_root_whatever_a_container_exch
         pod.volumes = vec![volume(of_host(&shared), "/shared")];
         start(&agent, pod).await;
         for at in ["/shared/data", "/shared/data/sub", "/shared/data/new/below"] {
-            let mut request = Request::shell(id("web"), &format!("ls {at} && touch {at}/made; echo listed"));
+            let mut request = Request::shell(id("web"), format!("ls {at} && touch {at}/made; echo listed"));
             request.rootfs = Some(world.rootfs());
             request.volumes = vec![volume(of_host(&shared), "/shared"), volume(of_host(&other), at)];
             launch_often(&agent, &victim, "volume/host_path", &request).await;
