@@ -76,7 +76,7 @@ impl Output {
         Ok(())
     }
 
-    /// Gives up on the oldest bytes. They are counted before, so that they are counted if this process is killed meanwhile.
+    /// Skips the oldest bytes. They are counted before, so that they are counted if this process is killed meanwhile.
     pub(crate) fn skip(
         &mut self,
         spool: &mut StreamSpool<'_>,

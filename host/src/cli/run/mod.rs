@@ -119,7 +119,7 @@ impl AgentFlags {
     }
 }
 
-/// What a daemon is told of a policy.
+/// A policy as a daemon knows it.
 fn is_pull_forced(policy: Option<PullPolicy>) -> Result<bool, Failure> {
     match policy {
         None | Some(PullPolicy::Missing) => Ok(false),
