@@ -82,8 +82,7 @@ impl Shared {
                 handle.write(vec![Entry::Acknowledged { task, id }]).await?;
                 let completed = handle.state().is_completed();
                 if completed {
-                    self.report_removal(&handle);
-                    self.remove_in_background();
+                    self.remove_after_hooks(&handle);
                 }
                 return Ok(());
             }

@@ -1,6 +1,6 @@
 //! What an executor gets to know when it is started: its environment, and what is mounted into its container.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use super::program::NAME;
 use super::state::{ExecutorKind, ExecutorState};
 use super::token::Token;
 use super::{SOCKET, Shared};
-use crate::model::{AGENT_VARIABLES, HostDirectory, Request};
+use crate::model::{HostDirectory, Request};
 
 /// Where the agent's directories are in a container with a root file system of its own.
 const SOCKET_DIRECTORY: &str = "/mnt/mesos/executor/socket";
@@ -74,21 +74,32 @@ pub(super) fn complete(
     request
 }
 
-/// The environment that a complete request has of its framework and of the configuration.
-pub(super) fn requested(request: &Request) -> BTreeMap<String, String> {
-    let environment = request.command.environment.iter().filter(|(name, _)| !is_agents(name));
+/// The names of the variables that the agent sets for an executor.
+pub(super) fn own_variables(shared: &Shared, state: &ExecutorState) -> BTreeSet<&'static str> {
+    let variables = variables(shared, state, Path::new(SOCKET_DIRECTORY)).into_iter();
+    variables.map(|(name, _)| name).chain([TOKEN]).collect()
+}
+
+/// The environment that a complete request has of its framework and of the configuration. `own` are the names of variables
+/// that the agent sets.
+pub(super) fn requested(request: &Request, own: &BTreeSet<&'static str>) -> BTreeMap<String, String> {
+    let environment = request.command.environment.iter().filter(|(name, _)| !own.contains(name.as_str()));
     environment.map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
 /// Replaces [`requested`]. What the agent has set stays.
-pub(super) fn replace(request: &mut Request, mut environment: BTreeMap<String, String>) {
-    environment.retain(|name, _| !is_agents(name));
-    request.command.environment.retain(|name, _| is_agents(name));
+pub(super) fn replace(
+    request: &mut Request,
+    own: &BTreeSet<&'static str>,
+    mut environment: BTreeMap<String, String>,
+) {
+    for &name in own {
+        if environment.remove(name).is_some() {
+            tracing::warn!(container = %request.id, "`{name}` is set by the agent, and not by hooks");
+        }
+    }
+    request.command.environment.retain(|name, _| own.contains(name.as_str()));
     request.command.environment.extend(environment);
-}
-
-fn is_agents(name: &str) -> bool {
-    AGENT_VARIABLES.contains(&name)
 }
 
 /// The argument of the program for an executor that the agent generates and starts as the command of its container.
@@ -123,7 +134,6 @@ fn variables(shared: &Shared, state: &ExecutorState, socket: &Path) -> Vec<(&'st
         variables.push(("MESOS_RECOVERY_TIMEOUT", duration(shared.config.recovery_timeout)));
         variables.push(("MESOS_SUBSCRIPTION_BACKOFF_MAX", duration(SUBSCRIPTION_BACKOFF_MAX)));
     }
-    debug_assert!(variables.iter().all(|(name, _)| is_agents(name)));
     variables
 }
 
@@ -151,11 +161,10 @@ mod tests {
                 .collect()
         };
         request.command.environment = variables("A=1 B=2 MESOS_EXECUTOR_ID=e");
-        assert_eq!(requested(&request), variables("A=1 B=2"));
-        replace(
-            &mut request,
-            variables("B=3 C=4 MESOS_EXECUTOR_ID=other MESOS_EXECUTOR_AUTHENTICATION_TOKEN=x"),
-        );
+        let own = BTreeSet::from(["MESOS_EXECUTOR_ID", TOKEN]);
+        assert_eq!(requested(&request, &own), variables("A=1 B=2"));
+        let forged = variables("B=3 C=4 MESOS_EXECUTOR_ID=other MESOS_EXECUTOR_AUTHENTICATION_TOKEN=x");
+        replace(&mut request, &own, forged);
         assert_eq!(request.command.environment, variables("B=3 C=4 MESOS_EXECUTOR_ID=e"));
     }
 

@@ -10,7 +10,7 @@ use tokio::sync::{Mutex as AsyncMutex, MutexGuard, Notify, broadcast, watch};
 use super::change::Change;
 use super::event::{Connection, Event};
 use super::journal::{Journal, JournalError};
-use super::state::{Entry, ExecutorState};
+use super::state::{Entry, ExecutorPhase, ExecutorState};
 use super::token::TokenHash;
 use crate::error_chain;
 
@@ -22,6 +22,8 @@ pub(super) struct Handle {
     journal: Mutex<Journal>,
     /// One operation at a time decides, writes, and sends.
     operation: AsyncMutex<()>,
+    /// Held while hooks decorate updates, until these are written. Taken before `operation`.
+    decorating: AsyncMutex<()>,
     connection: Mutex<Option<Connection>>,
     /// Whether it was ever connected to this agent.
     was_connected: AtomicBool,
@@ -31,6 +33,8 @@ pub(super) struct Handle {
     applied: Mutex<Option<Resources>>,
     /// Whether hooks were informed of its removal.
     removal_reported: AtomicBool,
+    /// Wakes who waits for its end to be requested.
+    ending: Notify,
     /// Wakes its supervisor.
     changed: Notify,
     changes: broadcast::Sender<Change>,
@@ -60,11 +64,13 @@ impl Handle {
             state: RwLock::new(state),
             journal: Mutex::new(journal),
             operation: AsyncMutex::new(()),
+            decorating: AsyncMutex::new(()),
             connection: Mutex::default(),
             was_connected: AtomicBool::new(false),
             launched: watch::Sender::new(false),
             applied: Mutex::default(),
             removal_reported: AtomicBool::new(false),
+            ending: Notify::new(),
             changed: Notify::new(),
             changes,
         }
@@ -103,6 +109,7 @@ impl Handle {
             Err(_) => return Err(WriteError::Stopping),
         }
         self.changed.notify_one();
+        self.ending.notify_waiters();
         // Nobody may be interested.
         drop(self.changes.send(Change::Updates(self.container.clone())));
         Ok(())
@@ -120,6 +127,26 @@ impl Handle {
             tracing::warn!("a journal stays long: {}", error_chain::describe(&error));
         }
         Ok(())
+    }
+
+    /// Waits until nobody else decorates updates.
+    pub(super) async fn decorating(&self) -> MutexGuard<'_, ()> {
+        self.decorating.lock().await
+    }
+
+    /// Waits until it has to end.
+    pub(super) async fn has_to_end(&self) {
+        loop {
+            let written = self.ending.notified();
+            tokio::pin!(written);
+            // Before the check, so that nothing is missed.
+            written.as_mut().enable();
+            let phase = self.state().phase;
+            if matches!(phase, ExecutorPhase::Terminating | ExecutorPhase::Terminated) {
+                return;
+            }
+            written.await;
+        }
     }
 
     /// Waits until something was written.

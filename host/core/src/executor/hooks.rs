@@ -8,11 +8,12 @@ use cofferdam_plugin_model::{
     self as model, Command, ExecutorDetails, FrameworkDetails, Method, TaskDetails,
 };
 use serde_json::{Map, Value as Json, json};
-use tokio::time::Instant;
+use tokio::sync::MutexGuard;
+use tokio::time::{Instant, timeout_at};
 
 use super::handle::Handle;
 use super::ids::TaskId;
-use super::state::{Entry, ExecutorKind, ExecutorState, Received, Task};
+use super::state::{Entry, ExecutorKind, ExecutorState, Received, Task, UpdateRefused};
 use super::update::{Source, Update};
 use super::{Shared, environment};
 use crate::error_chain;
@@ -50,25 +51,40 @@ impl Shared {
     /// Completes the request for an executor that is about to be launched by what hooks change of its environment.
     ///
     /// # Errors
-    /// Why it cannot be launched.
+    /// Why it cannot be launched. Does not wait for hooks when the executor has to end.
     pub(super) async fn complete_by_hooks(
         &self,
         handle: &Handle,
         mut request: Request,
     ) -> Result<Request, String> {
+        let (changes, describes) =
+            (self.hooks.has(Method::ExecutorEnvironment), self.hooks.has(Method::PreLaunchDocker));
+        if !changes && !describes {
+            return Ok(request);
+        }
         let executor = executor_details(&handle.state());
-        if self.hooks.has(Method::ExecutorEnvironment) {
-            let requested = environment::requested(&request);
-            let changed =
-                self.hooks.executor_environment(handle.container(), executor.clone(), requested).await;
-            let changed = changed.map_err(|error| error_chain::describe(&error))?;
-            environment::replace(&mut request, changed);
+        if changes {
+            let own = environment::own_variables(self, &handle.state());
+            let requested = environment::requested(&request, &own);
+            let asked = self.hooks.executor_environment(handle.container(), executor.clone(), requested);
+            let changed = tokio::select! {
+                biased;
+                () = handle.has_to_end() => return Err("the executor was stopped before its launch".into()),
+                changed = asked => changed.map_err(|error| error_chain::describe(&error))?,
+            };
+            environment::replace(&mut request, &own, changed);
         }
         request.executor = Some(Box::new(executor));
         Ok(request)
     }
 
-    /// Lets hooks decorate an update of a task. Called without a lock.
+    /// The right to decorate and record updates of an executor, if there are hooks for it. Whoever asks first gets it first,
+    /// so updates are recorded in the order in which they came, and only one of them at a time waits for a thread.
+    pub(super) async fn decorating<'h>(&self, handle: &'h Handle) -> Option<MutexGuard<'h, ()>> {
+        if self.hooks.has(Method::TaskStatus) { Some(handle.decorating().await) } else { None }
+    }
+
+    /// Lets hooks decorate an update of a task. Called with [`Self::decorating`], and not within an operation.
     pub(super) async fn decorate(&self, handle: &Handle, mut update: Update) -> Update {
         if self.is_decorated(handle, &update) {
             self.decorate_new(handle, &mut update).await;
@@ -80,8 +96,12 @@ impl Shared {
     pub(super) async fn decorate_all(&self, handle: &Handle, mut updates: Vec<Update>) -> Vec<Update> {
         let until = Instant::now() + DECORATION;
         for update in &mut updates {
-            if self.is_decorated(handle, update) && Instant::now() < until {
-                self.decorate_new(handle, update).await;
+            if self.is_decorated(handle, update) {
+                let decorated = timeout_at(until, self.decorate_new(handle, update)).await;
+                if decorated.is_err() {
+                    report_slow(handle);
+                    break;
+                }
             }
         }
         updates
@@ -98,12 +118,11 @@ impl Shared {
                 if update.source == Source::Executor {
                     continue;
                 }
-                if Instant::now() >= until {
-                    tracing::warn!(container = %handle.container(), "hooks are slow: status updates not decorated");
+                let mut update = Update::clone(update);
+                if timeout_at(until, self.decorate_new(handle, &mut update)).await.is_err() {
+                    report_slow(handle);
                     break;
                 }
-                let mut update = Update::clone(update);
-                self.decorate_new(handle, &mut update).await;
                 decorations.insert(update.task, update.details);
             }
         }
@@ -122,6 +141,19 @@ impl Shared {
     }
 
     async fn decorate_new(&self, handle: &Handle, update: &mut Update) {
+        let original = update.details.clone();
+        self.replace_details(handle, update).await;
+        if matches!(handle.state().receive(update), Err(UpdateRefused::TooMany { .. })) {
+            tracing::warn!(
+                container = %handle.container(),
+                task = %update.task,
+                "status update not decorated: there is no space for what hooks add"
+            );
+            update.details = original;
+        }
+    }
+
+    async fn replace_details(&self, handle: &Handle, update: &mut Update) {
         let status = {
             let state = handle.state();
             status(&state, update)
@@ -144,17 +176,26 @@ impl Shared {
         }
     }
 
-    /// Informs hooks that an executor is removed, once, if all is over with it.
-    pub(super) fn report_removal(self: &Arc<Self>, handle: &Arc<Handle>) {
-        if !self.hooks.has(Method::RemoveExecutor) || !handle.state().is_completed() {
-            return;
+    /// Removes what is left of executors that ended, in the background, when hooks were informed of this one, of which all is
+    /// over. They are informed once.
+    pub(super) fn remove_after_hooks(self: &Arc<Self>, handle: &Arc<Handle>) {
+        if !self.hooks.has(Method::RemoveExecutor) || !handle.report_removal() {
+            return self.remove_in_background();
         }
-        if handle.report_removal() {
-            let executor = executor_details(&handle.state());
-            let (shared, handle) = (Arc::clone(self), Arc::clone(handle));
-            tokio::spawn(async move { shared.hooks.remove_executor(handle.container(), &executor).await });
-        }
+        let executor = executor_details(&handle.state());
+        let (shared, handle) = (Arc::clone(self), Arc::clone(handle));
+        tokio::spawn(async move {
+            shared.hooks.remove_executor(handle.container(), &executor).await;
+            shared.remove_in_background();
+        });
     }
+}
+
+fn report_slow(handle: &Handle) {
+    tracing::warn!(
+        container = %handle.container(),
+        "status updates not decorated: hooks took more than {DECORATION:?} for those before"
+    );
 }
 
 /// An executor as hooks see it.

@@ -100,17 +100,29 @@ impl Shared {
         if found.iter().any(|other| other.state().framework.id != first) {
             return Err(KillTaskError::Ambiguous { task });
         }
-        let _operation = handle.operation().await;
-        let action = {
+        let action = || {
             let state = handle.state();
             // It may have been forgotten meanwhile.
-            let Some(found) = state.tasks.get(&task) else { return Ok(()) };
-            state.kill(found, kill.clone(), timestamp())
+            let action = state.tasks.get(&task).map(|found| state.kill(found, kill.clone(), timestamp()));
+            action.unwrap_or(KillAction::Ended)
         };
-        match action {
+        // Before the operation, which does not wait for hooks.
+        let decorations = match action() {
+            KillAction::Undelivered { entries, .. } => {
+                let _decorating = self.decorating(handle).await;
+                Some(self.decorations(handle, &entries).await)
+            }
+            _ => None,
+        };
+        let _operation = handle.operation().await;
+        match action() {
             KillAction::Ended => {}
             KillAction::Undelivered { entries, .. } => {
-                handle.write(self.decorated(handle, entries).await).await?;
+                let entries = match &decorations {
+                    Some(decorations) => decorations.apply(entries),
+                    None => entries,
+                };
+                handle.write(entries).await?;
             }
             KillAction::Deliver(entry) => {
                 handle.write(vec![entry]).await?;

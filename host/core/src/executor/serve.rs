@@ -90,7 +90,10 @@ impl Executor {
         updates: Vec<Update>,
     ) -> Result<Events, ServeError> {
         let handle = &self.handle;
+        let decorating = self.shared.decorating(handle).await;
         let updates = self.shared.decorate_all(handle, updates).await;
+        let killed = handle.state().killed_undelivered(known, timestamp());
+        let decorations = self.shared.decorations(handle, &killed).await;
         let _operation = handle.operation().await;
         let (entries, deliveries, kills, waiting) = {
             let mut state = handle.state().clone();
@@ -132,7 +135,8 @@ impl Executor {
             let terminating = state.phase == ExecutorPhase::Terminating;
             (entries, if terminating { Vec::new() } else { deliveries }, kills, terminating)
         };
-        handle.write(self.shared.decorated(handle, entries).await).await?;
+        handle.write(decorations.apply(entries)).await?;
+        drop(decorating);
         let (connection, events) = Connection::new(2 + updates.len() + deliveries.len() + kills.len());
         handle.connect(connection);
         handle.send(Event::Subscribed);
@@ -160,10 +164,11 @@ impl Executor {
     }
 
     async fn update_here(&self, mut update: Update) -> Result<(), ServeError> {
+        let handle = &self.handle;
+        let decorating = self.shared.decorating(handle).await;
         if update.state == TaskState::TaskRunning {
             self.describe_container(&mut update).await;
         }
-        let handle = &self.handle;
         update = self.shared.decorate(handle, update).await;
         let _operation = handle.operation().await;
         let received = {
@@ -177,6 +182,7 @@ impl Executor {
             Received::New(entry) => handle.write(vec![entry]).await?,
             received => self.report(&update, &received),
         }
+        drop(decorating);
         handle.send(Event::Acknowledged { task: update.task, id: update.id });
         // That of a single task ends with its task.
         let goes_on = !handle.state().executor.kind.is_of_one_task();

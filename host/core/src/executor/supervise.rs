@@ -46,6 +46,8 @@ fn spawn(shared: &Arc<Shared>, handle: &Arc<Handle>, request: Option<Request>) {
 
 async fn supervise(shared: &Arc<Shared>, handle: &Arc<Handle>, request: Option<Request>) {
     let end = wait_for_end(shared, handle, request).await;
+    // Updates that came before are recorded before.
+    let decorating = shared.decorating(handle).await;
     let entries = handle.state().terminate(&end, now_unix_ms());
     let decorations = shared.decorations(handle, &entries).await;
     until_written(handle, || async {
@@ -54,14 +56,14 @@ async fn supervise(shared: &Arc<Shared>, handle: &Arc<Handle>, request: Option<R
         handle.write(decorations.apply(entries)).await
     })
     .await;
+    drop(decorating);
     // Whoever still waits to subscribe gets to know that it has ended.
     handle.set_launched();
     handle.disconnect();
     tracing::info!(container = %handle.container(), "executor ended");
     let completed = handle.state().is_completed();
     if completed {
-        shared.report_removal(handle);
-        shared.remove_in_background();
+        shared.remove_after_hooks(handle);
     }
 }
 

@@ -6,8 +6,8 @@
 //!            └──────▶ task_status, remove_executor                      a failure is logged and counted
 //! ```
 //!
-//! Each call is a job of its own, and no lock is held meanwhile: a slow hook delays what it is called for, up to its
-//! timeout, and nothing else.
+//! Each call is a job of its own, and hooks share no lock: a slow hook delays what it is called for, up to its timeout, and
+//! no other container.
 
 mod error;
 mod merge;
@@ -34,8 +34,8 @@ pub use error::HookError;
 
 use merge::Merged;
 
-/// How large the labels and the container status of a decorated update may be, as JSON.
-const MAX_DECORATION: usize = 64 << 10;
+/// How large the labels and the container status of a reply may be, as JSON. They are kept with each update.
+const MAX_DECORATION: usize = 8 << 10;
 
 /// All hooks of an agent, in the order in which they are called. Cheap to clone.
 #[derive(Clone)]
@@ -179,7 +179,13 @@ impl Hooks {
     ) -> Result<T, CallError> {
         let request = hook.encode(method, request)?;
         let (called, container) = (Arc::clone(hook), container.clone());
+        // Dropped with this call, if it is not waited for any more: then one that has not begun is not made.
+        let waiting = Arc::new(());
+        let is_waiting = Arc::downgrade(&waiting);
         let call = move |job: &Job| {
+            if is_waiting.strong_count() == 0 {
+                return Err(CallError::Cancelled { plugin: called.name().to_string(), method });
+            }
             // Of its own for each hook: a copy would share its position with that of the hook before.
             let sandbox = sandbox.map(|path| sandbox::open(&path)).transpose();
             let sandbox = sandbox.map_err(|error| malformed(&called, method, error.to_string()))?;
@@ -189,10 +195,9 @@ impl Hooks {
                 called.call_encoded(job, &(), method, container.as_str(), &request, &descriptors)?;
             called.decode(method, &response).inspect_err(|_| called.count_failure(method))
         };
-        match self.pool.run(hook.min_timeout(method), call).await {
-            Ok(reply) => reply,
-            Err(abandoned) => Err(attribute(abandoned, |_| Some(hook))),
-        }
+        let outcome = self.pool.run(hook.min_timeout(method), call).await;
+        drop(waiting);
+        outcome.unwrap_or_else(|abandoned| Err(attribute(abandoned, |_| Some(hook))))
     }
 }
 

@@ -12,7 +12,7 @@ pub use docker::{DockerNetwork, DockerOptions, DockerParameter};
 pub use encoded::Encoded;
 pub use phase::Phase;
 pub use record::{Cause, ProcessId, Record, now_unix_ms};
-pub use request::{AGENT_VARIABLES, HostDirectory, InvalidRequest, Request, Uri, check_resources};
+pub use request::{HostDirectory, InvalidRequest, Request, Uri, check_resources};
 pub use termination::{Ended, Reason, Termination};
 pub use view::PullProgress;
 

@@ -85,26 +85,6 @@ pub struct Request {
     pub executor: Option<Box<ExecutorDetails>>,
 }
 
-/// Environment variables that the agent sets, and that no hook replaces.
-pub const AGENT_VARIABLES: &[&str] = &[
-    "LIBPROCESS_PORT",
-    "MESOS_AGENT_ENDPOINT",
-    "MESOS_CHECKPOINT",
-    "MESOS_CONTAINER_NAME",
-    "MESOS_DIRECTORY",
-    "MESOS_DOMAIN_SOCKET",
-    "MESOS_EXECUTOR_AUTHENTICATION_TOKEN",
-    "MESOS_EXECUTOR_ID",
-    "MESOS_EXECUTOR_SHUTDOWN_GRACE_PERIOD",
-    "MESOS_FRAMEWORK_ID",
-    "MESOS_HTTP_COMMAND_EXECUTOR",
-    "MESOS_RECOVERY_TIMEOUT",
-    "MESOS_SANDBOX",
-    "MESOS_SLAVE_ID",
-    "MESOS_SLAVE_PID",
-    "MESOS_SUBSCRIPTION_BACKOFF_MAX",
-];
-
 /// A directory of the agent for a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostDirectory {

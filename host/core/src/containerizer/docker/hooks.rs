@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use cofferdam_plugin_model::{DockerLaunch, DockerParameter, ExecutorDetails, Method};
 
 use super::record::{DockerRecord, Handle};
+use super::spec::OWN_VARIABLES;
 use super::{LaunchError, Shared};
 use crate::containerizer::fetched::fetched;
 use crate::hooks::HookError;
@@ -25,6 +26,11 @@ pub(super) async fn pre_launch(
     let reply = reply.map_err(|source| hook_error(handle, source))?;
     let mut environment = reply.executor_environment;
     environment.extend(reply.task_environment);
+    for name in OWN_VARIABLES {
+        if environment.remove(name).is_some() {
+            tracing::warn!(container = %handle.id(), "`{name}` is set by the agent, and not by hooks");
+        }
+    }
     Ok(environment)
 }
 

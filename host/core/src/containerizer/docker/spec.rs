@@ -12,8 +12,8 @@ use super::parameters;
 use crate::containerizer::invalid::{InvalidContainerInfo, Problem, problem};
 use crate::engine::ImageConfig;
 use crate::model::{
-    AGENT_VARIABLES, ContainerId, DockerNetwork, DockerOptions, Limit, LinuxOptions, PortMapping, Request,
-    Resources, Value, VolumeSource,
+    ContainerId, DockerNetwork, DockerOptions, Limit, LinuxOptions, PortMapping, Request, Resources, Value,
+    VolumeSource,
 };
 
 /// The least memory that a container gets, and its least share and quota of CPUs.
@@ -41,6 +41,9 @@ pub(super) const CONTAINER_LABEL: &str = "org.cofferdam.container";
 
 /// Label that distinguishes the launches of one id.
 pub(super) const LAUNCH_LABEL: &str = "org.cofferdam.launch";
+
+/// Environment variables that the agent sets.
+pub(super) const OWN_VARIABLES: [&str; 2] = ["MESOS_SANDBOX", "MESOS_CONTAINER_NAME"];
 
 /// What the engine is asked for.
 #[derive(Debug, Clone, PartialEq)]
@@ -135,8 +138,7 @@ impl Spec {
 /// are not set.
 fn add_variables(variables: &mut Vec<Json>, launch: &Launch<'_>) {
     let hooked = launch.hooked.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    let mut added: BTreeMap<&str, &str> =
-        hooked.filter(|(name, _)| !AGENT_VARIABLES.contains(name)).collect();
+    let mut added: BTreeMap<&str, &str> = hooked.collect();
     added.extend(launch.fixed.iter().map(|(name, value)| (name.as_str(), value.as_str())));
     variables.retain(|variable| !variable_name(variable).is_some_and(|name| added.contains_key(name)));
     for (name, value) in &launch.environment {
@@ -335,8 +337,9 @@ impl Builder<'_> {
 
     fn environment(&self) -> Vec<String> {
         let mut variables = self.request.command.environment.clone();
-        variables.insert("MESOS_SANDBOX".into(), self.sandbox_directory.display().to_string());
-        variables.insert("MESOS_CONTAINER_NAME".into(), name_of(self.request));
+        let [sandbox, container_name] = OWN_VARIABLES;
+        variables.insert(sandbox.into(), self.sandbox_directory.display().to_string());
+        variables.insert(container_name.into(), name_of(self.request));
         if is_custom_executor(self.request) {
             variables.insert("MESOS_DIRECTORY".into(), self.sandbox_directory.display().to_string());
         }
