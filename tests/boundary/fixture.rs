@@ -1,7 +1,7 @@
 //! Shared by the tests of the boundary: a world with a faulty plugin, and common assertions.
 
 use std::ffi::OsStr;
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -14,10 +14,10 @@ use cofferdam_core::model::{ContainerId, Request};
 use cofferdam_plugin_model::Method;
 use cofferdam_tests::paths;
 use cofferdam_tests::world::World;
-use nix::sys::stat::Mode;
 use serde_json::{Value as Json, json};
 
 pub use cofferdam_tests::assert_contains;
+pub use cofferdam_tests::pipe::Pipe;
 pub use cofferdam_tests::world::{launch_error, object, with_agent};
 
 /// Timeout of a faulty method. All others have the default.
@@ -170,31 +170,6 @@ pub async fn wait_until(what: &str, mut seen: impl FnMut() -> bool) {
     while !seen() {
         assert!(begun.elapsed() < Duration::from_secs(60), "waited a minute for: {what}");
         tokio::task::yield_now().await;
-    }
-}
-
-/// A named pipe that a plugin reads until it is dropped.
-pub struct Pipe(PathBuf);
-
-impl Pipe {
-    pub fn new(path: PathBuf) -> Self {
-        nix::unistd::mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).expect("a named pipe");
-        Self(path)
-    }
-
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for Pipe {
-    /// Unblocks all readers: opening a pipe for reading and writing does not block, and closing it is an end of file. Later ones
-    /// find an empty file.
-    fn drop(&mut self) {
-        let opened = OpenOptions::new().read(true).write(true).open(&self.0);
-        let empty = self.0.with_extension("empty");
-        drop(fs::write(&empty, "").and_then(|()| fs::rename(&empty, &self.0)));
-        drop(opened);
     }
 }
 

@@ -57,6 +57,33 @@ mod tests {
 }
 "#;
 
+/// A hook of containers of an engine, on the same crates.
+const HOOK: &str = r#"
+use cofferdam_plugin_api::model::{DockerLaunch, DockerLaunchReply};
+use cofferdam_plugin_api::prelude::*;
+
+struct Policy;
+
+#[cofferdam_plugin_api::hook]
+impl Hook for Policy {
+    const NAME: &'static str = "outside/policy";
+    type Config = ();
+
+    fn create((): (), _: Host) -> Result<Self> {
+        Ok(Self)
+    }
+
+    fn pre_launch_docker(&self, call: &HookCall<'_, DockerLaunch>) -> Result<DockerLaunchReply> {
+        if call.privileged {
+            return Err(Error::new(format!("`{}` may not be privileged", call.container())));
+        }
+        let team = call.labels.get("team").cloned().unwrap_or_default();
+        let task_environment = [("TEAM".to_owned(), team)].into();
+        Ok(DockerLaunchReply { task_environment, ..DockerLaunchReply::default() })
+    }
+}
+"#;
+
 fn run(command: &mut Command) {
     // Not inherited from the `cargo test` around this: they describe another package.
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CARGO_PKG_")) {
@@ -98,15 +125,17 @@ fn package(workspace: &Path, target: &Path, into: &Path) {
     }
 }
 
-/// Builds and tests a plugin on the packaged crates, and returns its library.
-fn build(directory: &Path) -> PathBuf {
+/// Builds and tests an isolator and a hook on the packaged crates, and returns their libraries.
+fn build(directory: &Path) -> [PathBuf; 2] {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     // Kept between runs, so that the dependencies are compiled once.
     let target = workspace.join("target/outside");
     package(workspace, &target, &directory.join("crates"));
     let plugin = directory.join("building");
-    fs::create_dir_all(plugin.join("src")).unwrap();
-    fs::write(plugin.join("src/lib.rs"), SOURCE).unwrap();
+    for (file, source) in [("src/lib.rs", SOURCE), ("examples/policy.rs", HOOK)] {
+        fs::create_dir_all(plugin.join(file).parent().unwrap()).unwrap();
+        fs::write(plugin.join(file), source).unwrap();
+    }
     // The versions that were downloaded for the workspace.
     fs::copy(workspace.join("Cargo.lock"), plugin.join("Cargo.lock")).unwrap();
     let patches: String =
@@ -114,24 +143,31 @@ fn build(directory: &Path) -> PathBuf {
     let manifest = format!(
         "[package]\nname = \"building\"\nversion = \"1.0.0\"\ndescription = \"Sets a variable\"\n\
          edition = \"2024\"\n[lib]\ncrate-type = [\"cdylib\"]\n\
+         [[example]]\nname = \"policy\"\ncrate-type = [\"cdylib\"]\n\
          [dependencies]\ncofferdam-plugin-api = \"1\"\n[patch.crates-io]\n{patches}"
     );
     fs::write(plugin.join("Cargo.toml"), manifest).unwrap();
-    run(cargo(&plugin, &target).args(["build"]));
+    run(cargo(&plugin, &target).args(["build", "--lib", "--examples"]));
     run(cargo(&plugin, &target).args(["test"]));
-    let library = directory.join("libbuilding.so");
-    fs::copy(target.join("debug/libbuilding.so"), &library).unwrap();
-    library
+    ["libbuilding.so", "examples/libpolicy.so"].map(|file| {
+        let built = target.join("debug").join(file);
+        let library = directory.join(built.file_name().unwrap());
+        fs::copy(built, &library).unwrap();
+        library
+    })
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plugin_built_on_the_packaged_crates_works() {
     let mut world = plain();
     let directory = world.directory().join("outside");
-    let library = build(&directory);
+    let [isolator, hook] = build(&directory);
     world.config.isolators =
-        vec![PluginConfig { path: Some(library), ..entry("outside/building", json!({})) }];
+        vec![PluginConfig { path: Some(isolator), ..entry("outside/building", json!({})) }];
+    world.config.hooks = vec![PluginConfig { path: Some(hook), ..entry("outside/policy", json!({})) }];
     let agent = world.start().await.unwrap();
+    let loaded = agent.plugins().pop().unwrap();
+    assert_eq!((loaded.kind.as_str(), loaded.methods), ("hook", vec!["pre_launch_docker".to_owned()]));
     agent.launch(long_running("web")).await.unwrap();
     assert_eq!(agent.status(&id("web")).await.unwrap().status["building"], json!("north"));
     agent.destroy(&id("web")).await.unwrap();

@@ -7,6 +7,7 @@ pub mod injector;
 pub mod journal;
 pub mod mounts;
 pub mod paths;
+pub mod pipe;
 pub mod program;
 pub mod registry;
 pub mod sockets;

@@ -3,15 +3,15 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use cofferdam_core::config::PluginConfig;
+use cofferdam_core::config::{FailPolicy, PluginConfig};
 use cofferdam_core::containerizer::LaunchError;
 use cofferdam_core::model::{Phase, Request, Uri};
 use cofferdam_tests::assert_contains;
 use cofferdam_tests::images::{busybox, gzip};
+use cofferdam_tests::pipe::Pipe;
 use cofferdam_tests::registry::{AUTH, Registry};
 use cofferdam_tests::world::{World, id, launch_error, object, run, shipped, with_agent};
 use nix::sched::{CloneFlags, setns};
-use nix::sys::stat::Mode;
 use serde_json::{Value as Json, json};
 
 use super::lab::{engine, shell, until};
@@ -97,15 +97,29 @@ fn a_hook_that_fails_fails_the_launch_and_leaves_nothing_in_the_engine() {
         assert_eq!(world.leftovers(), [""; 0]);
         assert_eq!(engine.names("hooks-fail"), [""; 0]);
     }
+    let mut world = engine.world();
+    let mut hook = recorder(&world, json!({"task_environment": {"A=B": "a-secret"}}));
+    world.config.hooks.push(hook.clone());
+    with_agent(&world, async |agent| {
+        let error = launch_error(&agent, shell("hooks-fail", "true")).await;
+        assert_contains(&error, &["invalid payload of `pre_launch_docker`", "`A=B` is not a valid name"]);
+        assert!(!error.contains("a-secret"), "{error}");
+    });
+    hook.policy = FailPolicy::Optional;
+    world.config.hooks = vec![hook];
+    with_agent(&world, async |agent| {
+        assert_eq!(run(&agent, shell("hooks-fail", "echo without")).await, "without\n");
+        agent.remove(&id("hooks-fail")).await.unwrap();
+    });
+    assert_eq!(world.leftovers(), [""; 0]);
 }
 
 #[test]
 fn a_destroy_does_not_wait_for_a_hook_that_hangs() {
     let Some(engine) = engine() else { return };
     let mut world = engine.world();
-    let pipe = world.directory().join("pipe");
-    nix::unistd::mkfifo(&pipe, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
-    let faults = json!({"faults": [{"method": "pre_launch_docker", "act": "hang", "until": pipe}]});
+    let pipe = Pipe::new(world.directory().join("pipe"));
+    let faults = json!({"faults": [{"method": "pre_launch_docker", "act": "hang", "until": pipe.path()}]});
     let hook = recorder(&world, faults);
     world.config.hooks.push(hook);
     with_agent(&world, async |agent| {
@@ -118,8 +132,7 @@ fn a_destroy_does_not_wait_for_a_hook_that_hangs() {
         let error = launching.await.unwrap().unwrap_err();
         assert!(matches!(error, LaunchError::Cancelled { phase: Phase::Starting, .. }), "{error}");
         assert!(agent.containers().is_empty());
-        // Its reader sees the end.
-        drop(File::options().read(true).write(true).open(&pipe).unwrap());
+        drop(pipe);
     });
     assert_eq!(world.leftovers(), [""; 0]);
 }
@@ -176,5 +189,4 @@ fn credentials_are_used_for_the_pull_and_removed_from_the_sandbox_before_the_com
         }
     });
     assert_eq!(world.leftovers(), [""; 0]);
-    engine.client(&["rmi", "-f", &image]);
 }

@@ -5,9 +5,9 @@ use std::process::Command;
 use cofferdam_core::config::FailPolicy;
 use cofferdam_plugin_model::Method;
 use cofferdam_tests::daemon::TIMEOUT;
+use cofferdam_tests::pipe::Pipe;
 use cofferdam_tests::world::{id, object};
 use cofferdam_tests::{assert_contains, watch};
-use nix::sys::stat::Mode;
 
 use super::*;
 
@@ -140,10 +140,9 @@ fn an_update_that_a_hook_fails_to_decorate_is_as_before() {
 #[test]
 fn an_update_waits_for_a_hook_that_hangs_until_its_time_is_over() {
     let mut world = world(json!({}));
-    let pipe = world.directory().join("pipe");
-    nix::unistd::mkfifo(&pipe, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+    let pipe = Pipe::new(world.directory().join("pipe"));
     let hook = &mut world.config.hooks[0];
-    hook.table["faults"] = json!([{"method": "task_status", "act": "hang", "until": pipe}]);
+    hook.table["faults"] = json!([{"method": "task_status", "act": "hang", "until": pipe.path()}]);
     hook.timeouts.insert(Method::TaskStatus, Duration::from_millis(300));
     let daemon = Daemon::start(&world);
     // The second update does not wait for the call that is late.
@@ -152,8 +151,7 @@ fn an_update_waits_for_a_hook_that_hangs_until_its_time_is_over() {
     assert_eq!(calls(&world, Method::TaskStatus).len(), 1);
     let metrics = daemon.get("/metrics/snapshot");
     assert_eq!(metrics["cofferdam_plugin_timeouts_total/test/hook/task_status"], 1.0);
-    // Its reader sees the end.
-    drop(fs::File::options().read(true).write(true).open(&pipe).unwrap());
+    drop(pipe);
     shut_down(&daemon, "one").unwrap();
     assert_nothing_left(&world, &daemon);
 }
@@ -178,6 +176,36 @@ fn a_hook_that_fails_for_an_executor_fails_its_tasks_unless_it_is_optional() {
     let daemon = Daemon::start(&world);
     assert_eq!(run(&daemon, "finish").last("a")["state"], "TASK_FINISHED");
     assert_contains(&daemon.log(), &["launch continues without an optional hook", reason]);
+    shut_down(&daemon, "one").unwrap();
+    assert_nothing_left(&world, &daemon);
+}
+
+#[test]
+fn an_executor_that_is_stopped_does_not_wait_for_its_hook_and_is_not_launched() {
+    let mut world = world(json!({}));
+    let pipe = Pipe::new(world.directory().join("pipe"));
+    let fault = json!([{"method": "executor_environment", "act": "hang", "until": pipe.path()}]);
+    world.config.hooks[0].table["faults"] = fault;
+    let daemon = Daemon::start(&world);
+    launch(&daemon, &executor("one", ""), &task("a", "finish"));
+    wait_for_calls(&world, &daemon, Method::ExecutorEnvironment, 1);
+    shut_down(&daemon, "one").unwrap();
+    let received = until_ended(&daemon, "a");
+    assert_eq!(received.states("a"), ["TASK_KILLED"]);
+    // Calls of one container follow each other.
+    drop(pipe);
+    wait_for_calls(&world, &daemon, Method::RemoveExecutor, 1);
+    assert_nothing_left(&world, &daemon);
+    assert_eq!(calls(&world, Method::PostFetch), [Json::Null; 0]);
+}
+
+#[test]
+fn a_decoration_that_is_no_container_status_is_refused() {
+    let world = world(json!({"container_status": "7", "labels": {"rack": "r1"}}));
+    let daemon = Daemon::start(&world);
+    let received = run(&daemon, "finish");
+    assert!(received.statuses["a"].iter().all(|status| status["labels"].is_null()), "{received:?}");
+    assert_contains(&daemon.log(), &["status update not decorated", "`container_status` is not an object"]);
     shut_down(&daemon, "one").unwrap();
     assert_nothing_left(&world, &daemon);
 }
