@@ -109,7 +109,7 @@ fn clients_that_wait_leave_connections_to_others() {
         assert!(poll(&mut polled, Some(&timeout)).unwrap() > 0, "{}", daemon.log());
         let answered = polled.iter().position(|it| !it.revents().is_empty()).unwrap();
         let answer = answer(waiting.remove(answered));
-        assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("wait for the ends"), "{answer}");
+        assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("wait for containers"), "{answer}");
     }
     daemon.health();
     daemon.signal(&id("waited-for"), Signal::SIGKILL).unwrap();

@@ -62,6 +62,8 @@ impl CommandExecutor {
                 Action::Update(status) => host.update(&status),
                 Action::Start(command) => {
                     let environment = [host.environment.as_slice()];
+                    // The engine has set what the task says, and the options of its container on top of that.
+                    let command = if self.entry.is_some() { CommandInfo::default() } else { command };
                     let started = match &self.entry {
                         Some(entry) => process::spawn_entry(&entry.argv, &command, environment),
                         None => process::spawn(&command, environment),

@@ -1,9 +1,10 @@
 //! State shared by all request handlers.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::config::Config;
 use crate::telemetry::Snapshot;
@@ -18,8 +19,8 @@ pub(super) struct ApiContext {
     stopping: watch::Receiver<bool>,
     /// Why clients do not find the socket.
     socket_problem: Mutex<Option<String>>,
-    /// How many more requests of clients may wait for the ends of containers.
-    waits: Semaphore,
+    /// How many more requests of clients may last.
+    lasting: Arc<Semaphore>,
 }
 
 impl ApiContext {
@@ -36,14 +37,14 @@ impl ApiContext {
             started: SystemTime::now(),
             stopping,
             socket_problem: Mutex::default(),
-            waits: Semaphore::new(max_connections - max_connections / 4),
+            lasting: Arc::new(Semaphore::new(max_connections - max_connections / 4)),
         }
     }
 
-    /// Counts a request that waits for the end of a container, which may take as long as that runs, until the result is
-    /// dropped. `None` if there are so many that they would keep others from connecting.
-    pub(super) fn begin_wait(&self) -> Option<SemaphorePermit<'_>> {
-        self.waits.try_acquire().ok()
+    /// Counts a request that may last as long as a container runs, or as the client likes, until the result is dropped. `None`
+    /// if there are so many that they would keep others from connecting.
+    pub(super) fn begin_lasting(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.lasting).try_acquire_owned().ok()
     }
 
     pub(super) fn metrics(&self) -> Snapshot {

@@ -71,11 +71,14 @@ fn a_task_runs_in_a_container_of_the_engine_to_its_end() {
     let Some(engine) = engine() else { return };
     let world = world_of(engine);
     let daemon = Daemon::start(&world);
-    let line = "echo out; echo err >&2; echo $MESOS_CONTAINER_NAME > $MESOS_SANDBOX/name; \
+    let line = "echo out; echo err >&2; echo $MESOS_CONTAINER_NAME > $MESOS_SANDBOX/name; pwd > $MESOS_SANDBOX/pwd; \
                 busybox env > $MESOS_SANDBOX/env; while [ ! -e $MESOS_SANDBOX/go ]; do sleep 0.05; done; exit 3";
     let mut task = docker_task("ends", line);
-    task["container"] = docker(IMAGE, "BRIDGE", &[("hostname", "lighthouse")]);
-    task["command"]["environment"] = json!({"variables": [{"name": "OWN", "value": "a b"}]});
+    let parameters = [("hostname", "lighthouse"), ("env", "REPLACED=by option"), ("workdir", "/etc")];
+    task["container"] = docker(IMAGE, "BRIDGE", &parameters);
+    task["command"]["environment"] = json!({"variables": [
+        {"name": "OWN", "value": "a b"}, {"name": "REPLACED", "value": "by task"}, {"name": "MESOS_SANDBOX", "value": "/x"},
+    ]});
     run_task(&daemon, &task, true);
     let mut received = until_state(&daemon, "ends", "TASK_RUNNING");
     let status = received.last("ends")["container_status"].clone();
@@ -89,9 +92,11 @@ fn a_task_runs_in_a_container_of_the_engine_to_its_end() {
     let sandbox = world.config.work_dir.join("docker").join(&id);
     cofferdam_tests::wait_for_text(&sandbox.join("env"), "OWN=a b\n");
     let environment = text(&sandbox.join("env"));
+    assert_contains(&environment, &["REPLACED=by option\n", "MESOS_SANDBOX=/mnt/mesos/sandbox\n"]);
     for private in ["TOKEN", "SOCKET", "FRAMEWORK", "SLAVE", "CHECKPOINT", "LIBPROCESS"] {
         assert!(!environment.contains(private), "{private}: {environment}");
     }
+    assert_eq!(text(&sandbox.join("pwd")), "/etc\n");
     assert_eq!(text(&sandbox.join("name")), format!("mesos-{id}\n"));
     let found = engine.inspect(&format!("mesos-{id}"));
     let variables = found["Config"]["Env"].as_array().unwrap();
@@ -391,23 +396,25 @@ fn is_held(engine: &Engine, world: &World, daemon: &Daemon, id: &str) -> bool {
         world.config.work_dir.join("docker").join(&own).join("stopped").exists()
     });
     let own_id = cofferdam_core::model::ContainerId::parse(&own).unwrap();
+    let environ = early_environment(&own);
+    let token = environ.split('\0').find_map(|it| it.strip_prefix("MESOS_EXECUTOR_AUTHENTICATION_TOKEN="));
+    let wait = json!({"type": "WAIT_CONTAINER", "wait_container":
+        {"container_id": {"value": "x", "parent": {"value": own}}}});
+    let subscribe = json!({
+        "type": "SUBSCRIBE", "framework_id": {"value": "tests"}, "executor_id": {"value": id}, "subscribe": {},
+    });
+    let mut subscription = send(world, "/api/v1/executor", token, &subscribe);
+    let (status, response) = request(world, "/api/v1", token, &wait);
+    subscription.set_nonblocking(true).unwrap();
+    let read = subscription.read(&mut [0]);
+    let executors = daemon.call(&json!({"type": "GET_EXECUTORS"})).unwrap();
+    drop(subscription);
+    // Nothing is complete that was not before all of this.
     let is_held = daemon.inspect(&own_id).unwrap().state != "RUNNING";
     if is_held {
-        let environ = early_environment(&own);
-        let token =
-            environ.split('\0').find_map(|it| it.strip_prefix("MESOS_EXECUTOR_AUTHENTICATION_TOKEN="));
-        let wait = json!({"type": "WAIT_CONTAINER", "wait_container":
-            {"container_id": {"value": "x", "parent": {"value": own}}}});
-        let subscribe = json!({
-            "type": "SUBSCRIBE", "framework_id": {"value": "tests"}, "executor_id": {"value": id}, "subscribe": {},
-        });
-        let mut subscription = send(world, "/api/v1/executor", token, &subscribe);
-        let (status, response) = request(world, "/api/v1", token, &wait);
         assert_eq!(status, 503, "{response}");
         assert_contains(&response, &["the launch of container", "is not complete"]);
-        subscription.set_nonblocking(true).unwrap();
-        assert_eq!(subscription.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
-        let executors = daemon.call(&json!({"type": "GET_EXECUTORS"})).unwrap();
+        assert_eq!(read.unwrap_err().kind(), ErrorKind::WouldBlock);
         assert_eq!(executors["executors"][0]["state"], "REGISTERING");
     }
     engine.resume();

@@ -62,8 +62,9 @@ pub(super) fn complete(
         environment.entry(name.clone()).or_insert_with(|| value.clone());
     }
     // What identifies an executor cannot be replaced by its framework, nor by a parameter of an engine.
-    let identity = if request.docker.is_some() { &mut request.secret_environment } else { environment };
-    for (name, value) in variables(shared, state, &socket) {
+    let in_engine = request.docker.is_some();
+    let identity = if in_engine { &mut request.secret_environment } else { environment };
+    for (name, value) in variables(shared, state, &socket, in_engine) {
         identity.insert(name.to_owned(), value);
     }
     let environment = &mut request.command.environment;
@@ -111,7 +112,12 @@ fn mode(kind: ExecutorKind) -> Option<&'static str> {
     }
 }
 
-fn variables(shared: &Shared, state: &ExecutorState, socket: &Path) -> Vec<(&'static str, String)> {
+fn variables(
+    shared: &Shared,
+    state: &ExecutorState,
+    socket: &Path,
+    in_engine: bool,
+) -> Vec<(&'static str, String)> {
     let flag = |value: bool| if value { "1" } else { "0" }.to_owned();
     let checkpoint = state.framework.checkpoint;
     let mut variables = vec![
@@ -130,7 +136,8 @@ fn variables(shared: &Shared, state: &ExecutorState, socket: &Path) -> Vec<(&'st
             duration(Duration::from_millis(state.executor.shutdown_grace_ms)),
         ),
     ];
-    if checkpoint {
+    // In a container of an engine, an image may have set them.
+    if checkpoint || in_engine {
         variables.push(("MESOS_RECOVERY_TIMEOUT", duration(shared.config.recovery_timeout)));
         variables.push(("MESOS_SUBSCRIPTION_BACKOFF_MAX", duration(SUBSCRIPTION_BACKOFF_MAX)));
     }

@@ -12,6 +12,7 @@ use super::state::{ExecutorPhase, ExecutorState};
 use super::update::{TaskState, Verdict};
 use super::{Executors, Shared, supervise};
 use crate::error_chain;
+use crate::model::Phase;
 
 impl Executors {
     /// Reads the journals of an earlier agent, and goes on. Called once, when the containers are recovered.
@@ -27,7 +28,11 @@ impl Executors {
         for (journal, state) in journals {
             let (phase, checkpoint) = (state.phase, state.framework.checkpoint);
             let handle = Arc::new(Handle::new(state, journal, shared.changes.clone()));
-            handle.set_launched();
+            // One whose launch was interrupted is about to be destroyed, and must not get its tasks before.
+            let found = shared.containerizer.inspect(handle.container());
+            if found.is_some_and(|found| found.summary.phase == Phase::Running) {
+                handle.set_launched();
+            }
             shared.insert(&handle);
             if phase == ExecutorPhase::Terminated {
                 if handle.state().is_completed() {

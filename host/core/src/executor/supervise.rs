@@ -19,6 +19,10 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 /// Pause before a container that is not known yet is killed again.
 const KILL_AGAIN: Duration = Duration::from_millis(100);
 
+/// How long the executor of a single task may go on beyond its grace period when its task has ended: it waits 60 seconds at most
+/// for the acknowledgement. Whatever then runs in its container is of no task.
+const LINGER: Duration = Duration::from_secs(65);
+
 /// What has to happen by when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Due {
@@ -72,9 +76,9 @@ async fn wait_for_end(shared: &Arc<Shared>, handle: &Arc<Handle>, request: Optio
     let lifetime = lifetime(shared, handle, request);
     tokio::pin!(lifetime);
     let started = Instant::now();
-    let mut terminating = None;
+    let (mut terminating, mut done) = (None, None);
     loop {
-        let due = due(shared, handle, started, is_recovered, &mut terminating);
+        let due = due(shared, handle, started, is_recovered, &mut terminating, &mut done);
         tokio::select! {
             end = &mut lifetime => return end,
             () = handle.changed() => {}
@@ -99,6 +103,7 @@ async fn wait_for_end(shared: &Arc<Shared>, handle: &Arc<Handle>, request: Optio
                         }
                     }
                     terminating = Some(Instant::now() + KILL_AGAIN);
+                    done = terminating;
                 }
             },
         }
@@ -133,10 +138,12 @@ fn due(
     started: Instant,
     is_recovered: bool,
     terminating: &mut Option<Instant>,
+    done: &mut Option<Instant>,
 ) -> Option<(Instant, Due)> {
-    let (phase, subscribed, grace) = {
+    let (phase, subscribed, grace, is_done) = {
         let state = handle.state();
-        (state.phase, state.subscribed, Duration::from_millis(state.executor.shutdown_grace_ms))
+        let is_done = state.executor.kind.is_of_one_task() && state.live_tasks().is_empty();
+        (state.phase, state.subscribed, Duration::from_millis(state.executor.shutdown_grace_ms), is_done)
     };
     match phase {
         ExecutorPhase::Terminating => {
@@ -155,6 +162,10 @@ fn due(
                 (false, false) => Duration::ZERO,
             };
             Some((*terminating.get_or_insert_with(|| Instant::now() + wait), Due::Kill))
+        }
+        ExecutorPhase::Running if is_done => {
+            let at = *done.get_or_insert_with(|| Instant::now() + grace.saturating_add(LINGER));
+            Some((at, Due::Kill))
         }
         ExecutorPhase::Registering if !subscribed => {
             Some((started + shared.config.registration_timeout, Due::Subscription { again: false }))

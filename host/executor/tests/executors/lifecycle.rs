@@ -102,7 +102,7 @@ fn the_docker_executor_runs_the_program_of_an_image() {
     agent.kill("t", LONG);
     let end = program.peer.states(&mut agent, &["TASK_KILLING", "TASK_KILLED"]);
     assert_eq!(end["message"], "Container terminated with signal Interrupt");
-    assert_eq!(program.text("stdout"), "a b|image|task|");
+    assert_eq!(program.text("stdout"), "a b|image|image|");
     let environment = program.text("stderr");
     assert!(environment.contains("MESOS_SANDBOX=/s\n"), "{environment}");
     for private in ["TOKEN", "SOCKET", "SLAVE", "FRAMEWORK", "EXECUTOR", "CHECKPOINT", "LIBPROCESS"] {

@@ -98,11 +98,11 @@ pub(in crate::api) async fn dispatch(context: &Arc<ApiContext>, call: Call) -> R
         }
         Call::GetState => {
             let containers = listing::containers(context, WantedReports::ALL, |_| true).await;
-            let executors = context.agent.executors();
+            let (tasks, executors, frameworks) = encode::task::all(context.agent.executors());
             message(Response::GetState(wire::State {
-                get_tasks: Some(encode::task::tasks(executors)),
-                get_executors: Some(encode::task::executors(executors)),
-                get_frameworks: Some(encode::task::frameworks(executors)),
+                get_tasks: Some(tasks),
+                get_executors: Some(executors),
+                get_frameworks: Some(frameworks),
                 get_containers: Some(wire::Containers { containers }),
             }))
         }

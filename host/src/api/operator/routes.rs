@@ -69,16 +69,22 @@ async fn call(State(context): Context, headers: HeaderMap, body: Body) -> Result
     check_accept(&headers)?;
     let body = read_body(&context, body).await?;
     let call = Call::from_json(&body)?;
-    let _wait = match call.is_wait() {
-        true => Some(context.begin_wait().ok_or_else(too_many_waits)?),
-        false => None,
-    };
-    calls::dispatch(&context, call).await
+    if !call.is_lasting() {
+        return calls::dispatch(&context, call).await;
+    }
+    let lasting = context.begin_lasting().ok_or_else(too_many_lasting)?;
+    let response = calls::dispatch(&context, call).await?;
+    Ok(response.map(|body| {
+        Body::new(body.map_err(move |error| {
+            let _until_complete = &lasting;
+            error
+        }))
+    }))
 }
 
-/// There are too many requests that wait.
-fn too_many_waits() -> ApiError {
-    let text = "too many requests wait for the ends of containers; try again later, or use `SUBSCRIBE`";
+/// There are too many requests that last.
+fn too_many_lasting() -> ApiError {
+    let text = "too many requests wait for containers, or have streams; try again later";
     ApiError::message(StatusCode::SERVICE_UNAVAILABLE, text)
 }
 

@@ -55,7 +55,7 @@ pub(super) async fn launch(
         environment: logged.environment.clone(),
         hooked,
         fixed,
-        image: &image.config,
+        image: &image,
     };
     let body = spec.body(handle.id(), &launch)?;
     create(shared, handle, spec.platform.clone(), body).await?;

@@ -4,8 +4,9 @@
 //! remembered over restarts, and a container that the engine has created for a request that was cancelled is found as well.
 //! Its name has to be the one that the agent gives: labels are copied from containers to images, and from these to others.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::record::Handle;
 use super::spec::{AGENT_LABEL, CONTAINER_LABEL, LAUNCH_LABEL, PREFIX};
@@ -43,11 +44,12 @@ pub(super) async fn remove(shared: &Arc<Shared>, handle: &Arc<Handle>) -> Result
 pub(super) fn start(shared: &Arc<Shared>) {
     let weak = Arc::downgrade(shared);
     tokio::spawn(async move {
-        let mut has_searched_older = false;
+        let (mut logged, mut older) = (HashSet::new(), Some(Instant::now()));
         while let Some(pause) = sweep(&weak).await {
             let Some(shared) = weak.upgrade() else { return };
-            if !has_searched_older {
-                has_searched_older = remove_older(&shared).await;
+            if older.is_some_and(|at| at <= Instant::now()) {
+                let complete = remove_older(&shared, &mut logged).await;
+                older = (!complete).then(|| Instant::now() + PAUSE);
             }
             let woken = async move { shared.sweep.notified().await };
             drop(tokio::time::timeout(pause, woken).await);
@@ -89,7 +91,7 @@ async fn sweep(shared: &Weak<Shared>) -> Option<Duration> {
 
 /// Removes what agents of Mesos with the id of this one have left, which has no labels. Returns false if it has to be searched
 /// for again.
-async fn remove_older(shared: &Shared) -> bool {
+async fn remove_older(shared: &Shared, logged: &mut HashSet<String>) -> bool {
     let listed = match shared.engine.containers_named(PREFIX).await {
         Ok(listed) => listed,
         Err(error) => {
@@ -104,19 +106,22 @@ async fn remove_older(shared: &Shared) -> bool {
         let Some(name) = container.names.iter().find_map(|name| older_names::parse(name)) else { continue };
         let (id, names) = (&name.id, container.names.join(", "));
         if name.agent != Some(shared.agent.as_str()) {
-            tracing::warn!(
-                names,
-                "left alone: it may be of another agent; if it is not, remove it by the engine's client"
-            );
-        } else if shared.config.kill_orphans && shared.foreign.containing(id).is_none() {
-            tracing::warn!(names, "a container of an earlier version of Mesos without a record; removed");
-            if let Err(error) = shared.engine.remove(&container.id).await {
+            if logged.insert(names.clone()) {
                 tracing::warn!(
                     names,
-                    "cannot remove it from the engine yet: {}",
-                    error_chain::describe(&error)
+                    "left alone: it may be of another agent; if it is not, remove it by the engine's client"
                 );
-                complete = false;
+            }
+        } else if shared.config.kill_orphans && shared.foreign.containing(id).is_none() {
+            match shared.engine.remove(&container.id).await {
+                Ok(()) => {
+                    tracing::warn!(names, "removed: a container of an agent of Mesos, without a record")
+                }
+                Err(error) => {
+                    let error = error_chain::describe(&error);
+                    tracing::warn!(names, "cannot remove a container of an agent of Mesos yet: {error}");
+                    complete = false;
+                }
             }
         }
     }

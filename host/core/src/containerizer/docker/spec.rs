@@ -10,7 +10,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::parameters;
 use crate::containerizer::invalid::{InvalidContainerInfo, Problem, problem};
-use crate::engine::ImageConfig;
+use crate::engine::Image;
 use crate::model::{
     ContainerId, DockerNetwork, DockerOptions, Limit, LinuxOptions, PortMapping, Request, Resources, Value,
     VolumeSource,
@@ -73,7 +73,7 @@ pub(super) struct Launch<'l> {
     /// Environment variables that nothing replaces.
     pub(super) fixed: BTreeMap<String, String>,
     /// The image.
-    pub(super) image: &'l ImageConfig,
+    pub(super) image: &'l Image,
 }
 
 /// The name of a container.
@@ -155,7 +155,12 @@ fn variable_name(variable: &Json) -> Option<&str> {
 }
 
 /// Has a program run what the container would run, and end it with the signal that it would be stopped with.
-fn run_by(executor: &Path, body: &mut Json, image: &ImageConfig) -> Result<(), Problem> {
+fn run_by(executor: &Path, body: &mut Json, image: &Image) -> Result<(), Problem> {
+    // The name may be that of another image by now, with another entry point.
+    body["Image"] = json!(image.id);
+    // That of an image would be run with the environment of the executor. Tasks have checks of their own.
+    body["Healthcheck"] = json!({ "Test": ["NONE"] });
+    let image = &image.config;
     let words = |field: &str| -> Vec<String> {
         let words = body[field].as_array().into_iter().flatten();
         words.filter_map(|word| word.as_str().map(str::to_owned)).collect()
@@ -265,6 +270,10 @@ impl Builder<'_> {
             }
         }
         self.check_labels(&body)?;
+        if request.docker_executor.is_some() && !body["Healthcheck"].is_null() {
+            let reason = "the engine would run the check with the environment of the executor; use `health_check` of the task";
+            return problem("container.docker.parameters.health-cmd", reason);
+        }
         Ok(Spec {
             image: options.image.clone(),
             force_pull: options.force_pull_image,

@@ -247,8 +247,12 @@ fn decode_executor(
     command.user = command.user.filter(|_| settings.executors.switch_user).or(framework_user);
     let request = container_request(field, Some(&command), executor.container.as_ref(), settings)?;
     if kind == ExecutorKind::Default && request.docker.is_some() {
-        let field = format!("{field}.container.type `DOCKER`");
-        let advice = " for executors of type `DEFAULT`: nothing can be nested in it";
+        let field = match executor.container {
+            Some(_) => format!("{field}.container.type `DOCKER`"),
+            None => "`type` `DOCKER` in the setting `default_container_info`".to_owned(),
+        };
+        let advice =
+            " for executors of type `DEFAULT`, as nothing can be nested in it; use `executor_info.container`";
         return Err(DecodeError::Unsupported { field, advice });
     }
     if request.tty.is_some() {

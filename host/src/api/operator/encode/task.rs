@@ -97,57 +97,83 @@ fn task(executor: &ExecutorState, task: &Task, agent: &str) -> Json {
 
 /// The tasks of all executors.
 pub(in crate::api) fn tasks(executors: &Executors) -> wire::TaskList {
-    let (mut list, agent) = (wire::TaskList::default(), executors.agent_id());
-    executors.visit(|executor| {
-        let mut tasks: Vec<&Task> = executor.tasks.values().collect();
-        tasks.sort_by_key(|task| task.sequence);
-        for found in tasks {
-            let encoded = task(executor, found, agent);
-            let is_queued =
-                found.state == TaskState::TaskStaging && executor.phase == ExecutorPhase::Registering;
-            match found {
-                found if found.is_completed() => list.completed_tasks.push(encoded),
-                found if found.state.is_terminal() => list.terminated_tasks.push(encoded),
-                _ if is_queued => list.queued_tasks.push(encoded),
-                _ => list.launched_tasks.push(encoded),
-            }
-        }
-    });
+    let mut list = wire::TaskList::default();
+    executors.visit(|executor| add_tasks(&mut list, executor, executors.agent_id()));
     list
+}
+
+/// The tasks, the executors and the frameworks, as of one time for each executor.
+pub(in crate::api) fn all(
+    executors: &Executors,
+) -> (wire::TaskList, wire::ExecutorList, wire::FrameworkList) {
+    let agent = executors.agent_id();
+    let (mut tasks, mut list) = (wire::TaskList::default(), wire::ExecutorList::default());
+    let mut frameworks = Frameworks::new();
+    executors.visit(|executor| {
+        add_tasks(&mut tasks, executor, agent);
+        add_executor(&mut list, executor, agent);
+        add_framework(&mut frameworks, executor);
+    });
+    (tasks, list, framework_list(frameworks))
+}
+
+fn add_tasks(list: &mut wire::TaskList, executor: &ExecutorState, agent: &str) {
+    let mut tasks: Vec<&Task> = executor.tasks.values().collect();
+    tasks.sort_by_key(|task| task.sequence);
+    for found in tasks {
+        let encoded = task(executor, found, agent);
+        let is_queued = found.state == TaskState::TaskStaging && executor.phase == ExecutorPhase::Registering;
+        match found {
+            found if found.is_completed() => list.completed_tasks.push(encoded),
+            found if found.state.is_terminal() => list.terminated_tasks.push(encoded),
+            _ if is_queued => list.queued_tasks.push(encoded),
+            _ => list.launched_tasks.push(encoded),
+        }
+    }
 }
 
 /// All executors.
 pub(in crate::api) fn executors(executors: &Executors) -> wire::ExecutorList {
-    let (mut list, agent) = (wire::ExecutorList::default(), executors.agent_id());
-    executors.visit(|executor| {
-        let encoded = json!({
-            "executor_info": executor.executor.info,
-            "agent_id": {"value": agent},
-            // Extensions.
-            "container_id": encode_id(&executor.container),
-            "state": executor.phase,
-        });
-        match executor.phase {
-            ExecutorPhase::Terminated => list.completed_executors.push(encoded),
-            _ => list.executors.push(encoded),
-        }
-    });
+    let mut list = wire::ExecutorList::default();
+    executors.visit(|executor| add_executor(&mut list, executor, executors.agent_id()));
     list
 }
 
+fn add_executor(list: &mut wire::ExecutorList, executor: &ExecutorState, agent: &str) {
+    let encoded = json!({
+        "executor_info": executor.executor.info,
+        "agent_id": {"value": agent},
+        // Extensions.
+        "container_id": encode_id(&executor.container),
+        "state": executor.phase,
+    });
+    match executor.phase {
+        ExecutorPhase::Terminated => list.completed_executors.push(encoded),
+        _ => list.executors.push(encoded),
+    }
+}
+
+/// The last description of each framework, and whether one of its executors has not ended.
+type Frameworks = BTreeMap<FrameworkId, (Json, bool)>;
+
 /// All frameworks.
 pub(in crate::api) fn frameworks(executors: &Executors) -> wire::FrameworkList {
-    // The last description of each, and whether one of its executors has not ended.
-    let mut frameworks: BTreeMap<FrameworkId, (Json, bool)> = BTreeMap::new();
-    executors.visit(|executor| {
-        let Framework { id, info, .. } = &executor.framework;
-        let (known, is_live) = frameworks.entry(id.clone()).or_default();
-        *is_live |= executor.phase != ExecutorPhase::Terminated;
-        // Most executors have the one that is known.
-        if known != info {
-            known.clone_from(info);
-        }
-    });
+    let mut frameworks = Frameworks::new();
+    executors.visit(|executor| add_framework(&mut frameworks, executor));
+    framework_list(frameworks)
+}
+
+fn add_framework(frameworks: &mut Frameworks, executor: &ExecutorState) {
+    let Framework { id, info, .. } = &executor.framework;
+    let (known, is_live) = frameworks.entry(id.clone()).or_default();
+    *is_live |= executor.phase != ExecutorPhase::Terminated;
+    // Most executors have the one that is known.
+    if known != info {
+        known.clone_from(info);
+    }
+}
+
+fn framework_list(frameworks: Frameworks) -> wire::FrameworkList {
     let mut list = wire::FrameworkList::default();
     for (info, is_live) in frameworks.into_values() {
         let encoded = json!({ "framework_info": info });

@@ -107,6 +107,19 @@ impl Call {
     pub(in crate::api) fn is_wait(&self) -> bool {
         matches!(self, Self::WaitContainer(_) | Self::WaitNestedContainer(_))
     }
+
+    /// Whether its response may last as long as a container runs, or as the client likes.
+    pub(in crate::api) fn is_lasting(&self) -> bool {
+        self.is_wait()
+            || matches!(
+                self,
+                Self::RunContainer(_)
+                    | Self::LaunchNestedContainerSession(_)
+                    | Self::AttachContainerOutput(_)
+                    | Self::Subscribe(_)
+                    | Self::SubscribeStatusUpdates(_)
+            )
+    }
 }
 
 message! {

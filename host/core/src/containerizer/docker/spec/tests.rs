@@ -1,6 +1,7 @@
 //! Requests, and what the engine is asked for.
 
 use super::*;
+use crate::engine::ImageConfig;
 use crate::model::{Command, DockerParameter, NetworkRequest, Secret, Tty, Volume};
 
 fn request() -> Request {
@@ -18,8 +19,12 @@ fn body(request: &Request) -> Json {
     spec(request).unwrap().body
 }
 
+fn image(config: ImageConfig) -> Image {
+    Image { id: "sha256:0f".to_owned(), config }
+}
+
 /// A launch with variables of the logger.
-fn launch<'l>(environment: &[&str], image: &'l ImageConfig) -> Launch<'l> {
+fn launch<'l>(environment: &[&str], image: &'l Image) -> Launch<'l> {
     let pairs = environment.iter().filter_map(|variable| variable.split_once('='));
     let environment = pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
     let (hooked, fixed) = (BTreeMap::new(), BTreeMap::new());
@@ -190,7 +195,7 @@ fn parameters_replace_what_the_agent_sets_but_not_its_labels() {
     assert_eq!(spec_.body["HostConfig"]["Memory"], 128 << 20);
     assert_eq!(spec_.platform.as_deref(), Some("linux/amd64"));
     let complete =
-        spec_.body(&request.id, &launch(&["A=logger", "B=logger"], &ImageConfig::default())).unwrap();
+        spec_.body(&request.id, &launch(&["A=logger", "B=logger"], &image(ImageConfig::default()))).unwrap();
     assert_eq!(
         complete["Labels"],
         json!({ "tier": "web", AGENT_LABEL: "one", CONTAINER_LABEL: "web", LAUNCH_LABEL: "7" })
@@ -206,7 +211,7 @@ fn variables_of_hooks_precede_those_of_the_request_and_these_those_of_the_logger
     for name in ["A", "H"] {
         request.command.environment.insert(name.into(), "request".into());
     }
-    let image = ImageConfig::default();
+    let image = image(ImageConfig::default());
     let mut launch = launch(&["A=logger", "L=logger", "MESOS_SANDBOX=logger"], &image);
     launch.hooked = BTreeMap::from([("H".into(), "hook".into())]);
     let complete = spec(&request).unwrap().body(&request.id, &launch).unwrap();
@@ -225,19 +230,24 @@ fn variables_of_hooks_precede_those_of_the_request_and_these_those_of_the_logger
 #[test]
 fn an_executor_runs_what_the_container_would_run() {
     let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
-    let image = |entrypoint: &[&str], cmd: &[&str]| ImageConfig {
+    let config = |entrypoint: &[&str], cmd: &[&str]| ImageConfig {
         entrypoint: words(entrypoint),
         cmd: words(cmd),
         stop_signal: String::new(),
     };
-    let run = |change: &dyn Fn(&mut Request), image: &ImageConfig| {
+    let run = |change: &dyn Fn(&mut Request), config: &ImageConfig| {
+        let image = image(config.clone());
         let mut request = request();
         request.docker_executor = Some("/bin/executor".into());
         change(&mut request);
-        let body = spec(&request).unwrap().body(&request.id, &launch(&[], image));
+        let body = spec(&request).unwrap().body(&request.id, &launch(&[], &image));
         body.map(|body| {
             assert_eq!(body["Entrypoint"], json!(["/bin/executor"]));
             assert_eq!(body["StopSignal"], "SIGTERM");
+            assert_eq!(
+                (&body["Image"], &body["Healthcheck"]["Test"]),
+                (&json!("sha256:0f"), &json!(["NONE"]))
+            );
             body["Cmd"].clone()
         })
     };
@@ -247,14 +257,14 @@ fn an_executor_runs_what_the_container_would_run() {
     let line = |request: &mut Request| {
         (request.command.shell, request.command.value) = (true, Some("l".into()));
     };
-    let (both, cmd) = (image(&["e", "f"], &["c"]), image(&[], &["c", "d"]));
+    let (both, cmd) = (config(&["e", "f"], &["c"]), config(&[], &["c", "d"]));
     assert_eq!(run(&nothing, &both).unwrap(), json!(["docker", "--", "e", "f", "c"]));
     assert_eq!(run(&value, &both).unwrap(), json!(["docker", "--", "e", "f", "v"]));
     assert_eq!(run(&arguments, &both).unwrap(), json!(["docker", "--", "e", "f", "v", "w"]));
     assert_eq!(run(&line, &both).unwrap(), json!(["docker", "--", "/bin/sh", "-c", "l"]));
     assert_eq!(run(&nothing, &cmd).unwrap(), json!(["docker", "--", "c", "d"]));
     assert_eq!(run(&value, &cmd).unwrap(), json!(["docker", "--", "v"]));
-    assert_eq!(run(&nothing, &image(&["e"], &[])).unwrap(), json!(["docker", "--", "e"]));
+    assert_eq!(run(&nothing, &config(&["e"], &[])).unwrap(), json!(["docker", "--", "e"]));
     let replaced = |entrypoint: &str| {
         let parameter = DockerParameter { key: "entrypoint".into(), value: entrypoint.into() };
         move |request: &mut Request| {
@@ -264,13 +274,18 @@ fn an_executor_runs_what_the_container_would_run() {
     };
     assert_eq!(run(&replaced("x"), &both).unwrap(), json!(["docker", "--", "x", "a"]));
     assert_eq!(run(&replaced(""), &both).unwrap(), json!(["docker", "--", "a"]));
-    let error = run(&nothing, &image(&[], &[])).unwrap_err();
+    let error = run(&nothing, &config(&[], &[])).unwrap_err();
     assert!(error.to_string().contains("neither an entry point nor a command"), "{error}");
 
     let stopped = ImageConfig { stop_signal: "SIGQUIT".into(), ..cmd };
     let expected = json!(["docker", "--stop-signal", "SIGQUIT", "--", "c", "d"]);
     assert_eq!(run(&nothing, &stopped).unwrap(), expected);
     let parameter = DockerParameter { key: "stop-signal".into(), value: "SIGINT".into() };
+    let checked = DockerParameter { key: "health-cmd".into(), value: "true".into() };
+    let mut refused = request();
+    refused.docker_executor = Some("/bin/executor".into());
+    docker(&mut refused).parameters = vec![checked];
+    assert!(spec(&refused).unwrap_err().contains("use `health_check` of the task"));
     let changed = move |request: &mut Request| docker(request).parameters = vec![parameter.clone()];
     let expected = json!(["docker", "--stop-signal", "SIGINT", "--", "c", "d"]);
     assert_eq!(run(&changed, &stopped).unwrap(), expected);
@@ -282,7 +297,7 @@ fn what_identifies_an_executor_is_replaced_by_nothing() {
     request.command.environment.insert("TOKEN".into(), "forged".into());
     docker(&mut request).parameters =
         vec![DockerParameter { key: "env".into(), value: "TOKEN=forged".into() }];
-    let image = ImageConfig::default();
+    let image = image(ImageConfig::default());
     let mut launch = launch(&["TOKEN=forged"], &image);
     launch.fixed.insert("TOKEN".into(), "own".into());
     let body = spec(&request).unwrap().body(&request.id, &launch).unwrap();
