@@ -324,7 +324,29 @@ mod tests {
         assert!(matches!(open(&root, "inside", Resolve::WithoutLinks), Err(OpenError::Outside)));
     }
 
-    /// Somebody moves a directory of root to the name all the time, and back.
+    fn is_root() -> bool {
+        let is_root = geteuid().is_root();
+        if !is_root {
+            eprintln!("SKIPPED: changing owners needs root");
+        }
+        is_root
+    }
+
+    #[test]
+    fn a_directory_with_entries_or_of_another_user_is_not_new() {
+        let base = tempfile::tempdir().unwrap();
+        let made = || directory(base.path()).unwrap();
+        assert!(check_new(&made()).is_ok());
+        if is_root() {
+            std::os::unix::fs::chown(base.path(), Some(1234), None).unwrap();
+            assert!(matches!(check_new(&made()), Err(OpenError::Replaced)));
+            std::os::unix::fs::chown(base.path(), Some(0), None).unwrap();
+        }
+        fs::write(base.path().join("file"), "").unwrap();
+        assert!(matches!(check_new(&made()), Err(OpenError::Replaced)));
+    }
+
+    /// Somebody moves a directory of root to the name all the time, and exchanges it with what is created there.
     #[test]
     fn only_a_directory_that_was_created_changes_its_owner() {
         use std::os::unix::fs::MetadataExt;
@@ -332,8 +354,7 @@ mod tests {
 
         use rustix::fs::{RenameFlags, renameat_with};
 
-        if !geteuid().is_root() {
-            eprintln!("SKIPPED: changing owners needs root");
+        if !is_root() {
             return;
         }
         let base = tempfile::tempdir().unwrap();
@@ -342,27 +363,29 @@ mod tests {
         fs::write(victim.join("file"), "").unwrap();
         let directory = directory(base.path()).unwrap();
         let done = AtomicBool::new(false);
-        let (mut created, mut other) = (0, 0);
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 while !done.load(Ordering::Relaxed) {
-                    for (from, to) in [(&victim, &name), (&name, &victim)] {
-                        // Fails if the other thread has created it.
-                        let _ = renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE);
+                    for (from, to, flags) in [
+                        (&victim, &name, RenameFlags::EXCHANGE),
+                        (&name, &victim, RenameFlags::NOREPLACE),
+                        (&victim, &name, RenameFlags::NOREPLACE),
+                        (&name, &victim, RenameFlags::NOREPLACE),
+                    ] {
+                        // Fails if one of them is missing, or not.
+                        let _ = renameat_with(CWD, from, CWD, to, flags);
                     }
                 }
             });
-            for _ in 0..2000 {
-                match create_directories(&directory, Path::new("new"), Some((1234, 1234))) {
-                    Ok(made) if fstat(&made).unwrap().st_uid == 1234 => created += 1,
-                    _ => other += 1,
-                }
+            for _ in 0..3000 {
+                drop(create_directories(&directory, Path::new("new"), Some((1234, 1234))));
                 // Fails for the one with a file.
-                drop(fs::remove_dir(&name));
+                for path in [&name, &victim] {
+                    drop(fs::remove_dir(path));
+                }
             }
             done.store(true, Ordering::Relaxed);
         });
-        eprintln!("created: {created}, others: {other}");
         let found = [&victim, &name].into_iter().find(|path| path.join("file").exists()).unwrap();
         assert_eq!(fs::metadata(found).unwrap().uid(), 0);
     }

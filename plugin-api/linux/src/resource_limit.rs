@@ -41,16 +41,34 @@ pub fn own_hard_limits() -> BTreeMap<String, u64> {
 mod tests {
     use super::*;
 
+    const LINES: [(&str, &str); 16] = [
+        ("AS", "Max address space"),
+        ("CORE", "Max core file size"),
+        ("CPU", "Max cpu time"),
+        ("DATA", "Max data size"),
+        ("FSIZE", "Max file size"),
+        ("LOCKS", "Max file locks"),
+        ("MEMLOCK", "Max locked memory"),
+        ("MSGQUEUE", "Max msgqueue size"),
+        ("NICE", "Max nice priority"),
+        ("NOFILE", "Max open files"),
+        ("NPROC", "Max processes"),
+        ("RSS", "Max resident set"),
+        ("RTPRIO", "Max realtime priority"),
+        ("RTTIME", "Max realtime timeout"),
+        ("SIGPENDING", "Max pending signals"),
+        ("STACK", "Max stack size"),
+    ];
+
     #[test]
     fn limits_are_those_of_the_file_of_this_process() {
         let text = std::fs::read_to_string("/proc/self/limits").unwrap();
         let limits = own_hard_limits();
-        for (name, line) in
-            [("NOFILE", "Max open files"), ("CORE", "Max core file size"), ("STACK", "Max stack size")]
-        {
+        for (name, line) in LINES {
             let values = text.lines().find_map(|text| text.strip_prefix(line)).unwrap();
             let hard = values.split_whitespace().nth(1).unwrap();
             assert_eq!(limits.get(name).map_or("unlimited".to_owned(), u64::to_string), hard, "{name}");
+            assert!(names().any(|known| known == name), "{name}");
         }
         assert_eq!(text.lines().count() - 1, names().count());
     }
