@@ -9,6 +9,7 @@ mod tests;
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use cofferdam_plugin_api::foreign::{self, OpenError, Resolve};
 use cofferdam_plugin_api::model::{ContainerClass, VolumeSource};
@@ -21,6 +22,9 @@ const OF_HOST: &str = "volume/host_path";
 struct SandboxPaths {
     /// Whether another isolator mounts absolute paths.
     leaves_absolute: bool,
+    /// Held while directories are found and created: containers that are launched at the same time may have volumes below one
+    /// that is missing, which is its parent's from its creation on.
+    creation: Mutex<()>,
 }
 
 #[cofferdam_plugin_api::isolator]
@@ -36,7 +40,8 @@ impl Isolator for SandboxPaths {
     type Config = ();
 
     fn create((): (), host: Host) -> Result<Self> {
-        Ok(Self { leaves_absolute: host.agent().chain.iter().any(|name| name == OF_HOST) })
+        let leaves_absolute = host.agent().chain.iter().any(|name| name == OF_HOST);
+        Ok(Self { leaves_absolute, creation: Mutex::new(()) })
     }
 
     fn prepare(&self, container: &NewContainer) -> Result<Prepared> {
@@ -67,7 +72,10 @@ impl Isolator for SandboxPaths {
             }
             let sandbox = Sandbox::of(container, of_parent)?;
             let failed = || format!("the volume `{}` of the sandbox cannot be mounted", path.display());
-            let (source, kind) = sandbox.open(path).context(failed())?;
+            let creation = self.creation.lock().unwrap_or_else(PoisonError::into_inner);
+            let opened = sandbox.open(path);
+            drop(creation);
+            let (source, kind) = opened.context(failed())?;
             let target = volume::target(container, &requested.container_path, kind)?;
             // As for the sandbox itself.
             let flags = ["nodev", "nosuid"].into_iter().chain(requested.read_only.then_some("ro"));
