@@ -6,14 +6,14 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use cofferdam_plugin_api::model::Rlimit;
+use cofferdam_plugin_api::model::{AgentProcess, Rlimit};
 use cofferdam_plugin_api::prelude::*;
 
 use crate::limits::Bounds;
 
 struct Limits {
     defaults: BTreeMap<String, Rlimit>,
-    bounds: Bounds,
+    agent: AgentProcess,
 }
 
 #[derive(Default, Deserialize, PluginConfig)]
@@ -44,11 +44,12 @@ impl Isolator for Limits {
     fn create(config: Config, host: Host) -> Result<Self> {
         let limit = |(name, Limit { soft, hard })| (name, Rlimit { soft, hard });
         let defaults: BTreeMap<String, Rlimit> = config.defaults.into_iter().map(limit).collect();
-        let bounds = Bounds::of(&host.agent().process)?;
+        let agent = host.agent().process.clone();
+        let bounds = Bounds::of(&agent)?;
         for (name, limit) in &defaults {
             bounds.check(name, limit).context(format!("`defaults.{name}` is invalid"))?;
         }
-        Ok(Self { defaults, bounds })
+        Ok(Self { defaults, agent })
     }
 
     fn prepare(&self, container: &NewContainer) -> Result<Prepared> {
@@ -57,8 +58,9 @@ impl Isolator for Limits {
         if rlimits.is_empty() {
             return Ok(Prepared::new());
         }
+        let bounds = Bounds::of(&self.agent)?;
         for (name, limit) in &rlimits {
-            self.bounds.check(name, limit).context(format!("the resource limit `{name}` cannot be set"))?;
+            bounds.check(name, limit).context(format!("the resource limit `{name}` cannot be set"))?;
         }
         let mut prepared = Prepared::new();
         prepared.launch().rlimits = rlimits;
