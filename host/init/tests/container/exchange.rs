@@ -35,6 +35,9 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         self.done.store(true, Ordering::Relaxed);
-        drop(self.thread.take().map(JoinHandle::join));
+        let outcome = self.thread.take().map(JoinHandle::join);
+        if let (Some(Err(panic)), false) = (outcome, thread::panicking()) {
+            std::panic::resume_unwind(panic);
+        }
     }
 }

@@ -212,5 +212,10 @@ fn a_device_is_one_whatever_takes_its_place_meanwhile() {
         drop(exchange);
         assert!(matches!(end.answer, Answer::Runs | Answer::Failed { step: Step::Device, .. }), "{end:?}");
         assert_eq!(listing(&victim), before);
+        let is_device = |name: &str| {
+            let found = dev.join(name).symlink_metadata();
+            found.is_ok_and(|it| (it.mode(), it.rdev(), it.uid()) == (0o020_666, makedev(1, 3), 1234))
+        };
+        assert!(end.answer != Answer::Runs || is_device("null") || is_device("other"), "{end:?}");
     }
 }
