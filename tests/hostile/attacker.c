@@ -304,8 +304,7 @@ static void steal(pid_t pid, const char *message)
         if (pipe >= 0 && write(pipe, message, strlen(message)) > 0)
             opened++;
     }
-    if (opened)
-        report(pid, "stolen");
+    report(pid, opened ? "stolen" : "not stolen");
 }
 
 static void scribble(pid_t pid)
@@ -561,17 +560,29 @@ static int swap(const char *directory, const char *target)
         renameat2(AT_FDCWD, "data", AT_FDCWD, "link", RENAME_EXCHANGE);
 }
 
+/* Once in each directory that appears: it would otherwise keep the directory from being removed. */
 static void plant(const char *path, const char *target)
 {
-    int planted = 0;
+    char parent[4096];
+    ino_t done = 0;
+    snprintf(parent, sizeof parent, "%.*s", (int)(strrchr(path, '/') - path), path);
     report(0, "ready");
     for (;;) {
-        if (symlink(target, path) == 0) {
-            if (!planted++)
-                report(0, "planted");
-        } else if (errno == EEXIST && unlink(path)) {
-            rmdir(path);
+        struct stat found;
+        if (stat(parent, &found)) {
+            done = 0;
+            continue;
         }
+        if (found.st_ino == done)
+            continue;
+        int planted = symlink(target, path) == 0;
+        if (!planted && errno == EEXIST)
+            planted = rmdir(path) == 0 && symlink(target, path) == 0;
+        else if (!planted)
+            continue;
+        if (planted)
+            report(0, "planted");
+        done = found.st_ino;
     }
 }
 

@@ -15,7 +15,7 @@ use serde_json::json;
 use super::{assert_nothing_left, attacker, shipped, with_attacker};
 
 /// Launches for each kind of volume, while the attacker goes on.
-const LAUNCHES: usize = 20;
+const LAUNCHES: usize = 8;
 
 /// A directory of the host that no container may see or change: with the file `secret`.
 fn victim(world: &World) -> PathBuf {
@@ -73,6 +73,14 @@ async fn launch_often(agent: &Agent, victim: &Path, plugin: &str, request: &Requ
     eprintln!("{:?}: {launched} launched, {refused} refused", request.volumes);
 }
 
+/// A launch that no attack concerns succeeds.
+async fn launch_once(agent: &Agent, mut request: Request, line: &str) {
+    request.command.value = Some(line.to_owned());
+    let output = cofferdam_tests::world::run(agent, request.clone()).await;
+    assert_eq!(output, "made\nlisted\n", "{:?}", request.volumes);
+    assert!(agent.remove(&request.id).await.unwrap());
+}
+
 async fn start(agent: &Agent, request: Request) {
     let id = request.id.clone();
     agent.launch(request).await.unwrap_or_else(|error| panic!("{}", describe(&error)));
@@ -95,12 +103,16 @@ async fn a_volume_of_the_parents_sandbox_never_leads_to_the_host_whatever_the_pa
     let agent = world.start().await.unwrap();
     for uid in [0, 1000] {
         start(&agent, attacker(&world, "pod", uid, &["swap", ".", victim.to_str().unwrap()])).await;
-        for path in ["data", "data/sub", "data/new/below"] {
+        for path in ["control", "data", "data/sub", "data/new/below"] {
             let line = "ls /x && touch /x/made && busybox chmod 777 /x; echo listed";
             let mut request = Request::shell(id("pod.web"), line);
             request.rootfs = Some(world.rootfs());
             let source = VolumeSource::SandboxPath { parent: true, path: path.into() };
             request.volumes = vec![volume(source, "/x")];
+            if path == "control" {
+                launch_once(&agent, request, "touch /x/made && ls /x; echo listed").await;
+                continue;
+            }
             launch_often(&agent, &victim, "volume/sandbox_path", &request).await;
         }
         end(&agent, &world, "pod").await;
@@ -125,11 +137,15 @@ async fn a_volume_of_the_host_never_leads_out_of_what_is_allowed_whatever_a_cont
     let mut pod = attacker(&world, "pod", 1000, &["swap", "/shared", victim.to_str().unwrap()]);
     pod.volumes = vec![volume(of_host(&shared), "/shared")];
     start(&agent, pod).await;
-    for path in ["data", "data/sub", "data/new/below"] {
+    for path in ["control", "data", "data/sub", "data/new/below"] {
         let line = "ls /x && touch /x/made && busybox chmod 777 /x; echo listed";
         let mut request = Request::shell(id("web"), line);
         request.rootfs = Some(world.rootfs());
         request.volumes = vec![volume(of_host(&shared.join(path)), "/x")];
+        if path == "control" {
+            launch_once(&agent, request, "touch /x/made && ls /x; echo listed").await;
+            continue;
+        }
         launch_often(&agent, &victim, "volume/host_path", &request).await;
     }
     end(&agent, &world, "pod").await;
@@ -155,10 +171,14 @@ async fn a_volume_is_never_mounted_outside_of_the_root_whatever_a_container_exch
         let mut pod = attacker(&world, "pod", 1000, &["swap", "/shared", target.to_str().unwrap()]);
         pod.volumes = vec![volume(of_host(&shared), "/shared")];
         start(&agent, pod).await;
-        for at in ["/shared/data", "/shared/data/sub", "/shared/data/new/below"] {
+        for at in ["/shared/control", "/shared/data", "/shared/data/sub", "/shared/data/new/below"] {
             let mut request = Request::shell(id("web"), format!("ls {at} && touch {at}/made; echo listed"));
             request.rootfs = Some(world.rootfs());
             request.volumes = vec![volume(of_host(&shared), "/shared"), volume(of_host(&other), at)];
+            if at == "/shared/control" {
+                launch_once(&agent, request, &format!("touch {at}/made && ls {at}; echo listed")).await;
+                continue;
+            }
             launch_often(&agent, &victim, "volume/host_path", &request).await;
         }
         end(&agent, &world, "pod").await;
@@ -188,13 +208,19 @@ async fn a_private_directory_is_never_one_of_the_host_whatever_another_container
     let mut other = attacker(&world, "other", 1000, &arguments);
     other.rootfs = None;
     other.command.value = Some(program.display().to_string());
-    start(&agent, other).await;
     let line = "ls /var/tmp && touch /var/tmp/made; echo listed";
     let mut request = Request::shell(id("web"), line);
     request.command.user = Some("1000".into());
     let source = VolumeSource::HostPath { path: "private".into(), propagation: None };
     request.volumes = vec![volume(source, "/var/tmp")];
-    launch_often(&agent, &victim, "filesystem/shared", &request).await;
+    launch_once(&agent, request.clone(), "touch /var/tmp/made && ls /var/tmp; echo listed").await;
+    start(&agent, other).await;
+    let log = agent.inspect(&id("other")).unwrap().logs.stdout.unwrap();
+    let mut attempts = 0..10;
+    while !cofferdam_tests::text(&log).contains("planted") {
+        attempts.next().expect("the attacker has put a link there");
+        launch_often(&agent, &victim, "filesystem/shared", &request).await;
+    }
     end(&agent, &world, "other").await;
     assert!(!fs::exists("/var/tmp/made").unwrap());
 }
