@@ -537,14 +537,18 @@ fn exchange(socket: &Path, request: &[u8]) -> io::Result<(u16, Vec<u8>)> {
     }
 }
 
-/// Leaves a process only so many descriptors.
+/// Lets a process open only so many further descriptors.
 ///
 /// # Panics
 /// If it has ended.
 pub fn limit_descriptors(process: &Process, free: u64) {
     let used = fs::read_dir(format!("/proc/{}/fd", process.pid())).expect("a running process").flatten();
-    let highest = used.filter_map(|entry| entry.file_name().to_str()?.parse::<u64>().ok()).max();
-    set_descriptor_limit(process, highest.map_or(0, |highest| highest + 1) + free);
+    let used: HashSet<u64> = used.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    let mut unused = (0..).filter(|number| !used.contains(number));
+    set_descriptor_limit(
+        process,
+        unused.nth(usize::try_from(free).expect("a small number")).expect("a number"),
+    );
 }
 
 /// Lets a process have so many descriptors.

@@ -139,6 +139,8 @@ impl Image {
     /// If it cannot be created or mounted.
     #[must_use]
     pub fn mount(file: &Path, kind: &str, directory: &Path) -> Option<Self> {
+        // If they are no modules, or there are none, it fails.
+        let _ = Command::new("modprobe").args(["-aq", "loop", kind]).status();
         let known = fs::read_to_string("/proc/filesystems").expect("a list");
         if !known.lines().any(|line| line.trim() == kind) {
             eprintln!("\n*** SKIPPED: this kernel has no {kind}, so it was NOT tested ***\n");

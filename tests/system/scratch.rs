@@ -182,15 +182,15 @@ fn users_of_the_host_cannot_reach_what_containers_leave_in_scratch_directories()
         // As far as the directories above are concerned.
         fs::set_permissions(world.directory(), Permissions::from_mode(0o755)).unwrap();
         with_agent(&world, async |agent| {
-            let line = "busybox cp /bin/busybox /raised && busybox chmod 4755 /raised && busybox chmod 777 / . && \
-                        /raised id -u && echo ready; sleep 1000";
+            let line = "busybox cp /bin/busybox /busybox-raised && busybox chmod 4755 /busybox-raised && busybox chmod 777 / . && \
+                        /busybox-raised id -u && echo ready; sleep 1000";
             agent.launch(request(&world, "web", line)).await.unwrap();
             cofferdam_tests::wait_for_text(
                 &agent.inspect(&id("web")).unwrap().logs.stdout.unwrap(),
                 "0\nready",
             );
-            let raised = find(&scratch, "raised").expect("it is in the layer of the container");
-            let run = |user: u32| Command::new(&raised).args(["id", "-u"]).uid(user).output();
+            let raised = find(&scratch, "busybox-raised").expect("it is in the layer of the container");
+            let run = |user: u32| Command::new(&raised).args(["id", "-u"]).uid(user).gid(user).output();
             assert!(run(0).unwrap().status.success());
             assert_eq!(run(1234).unwrap_err().kind(), ErrorKind::PermissionDenied, "{}", raised.display());
             agent.destroy(&id("web")).await.unwrap();
