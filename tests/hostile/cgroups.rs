@@ -156,7 +156,7 @@ async fn root_in_a_container_of_the_shipped_chain_can_neither_create_nor_change_
     }
     // With privileges, others could create a hierarchy of the host.
     let kinds = "cgroup2 cgroup,-o,freezer cgroup,-o,memory";
-    for (world, is_refused, kinds, least) in [(shipped(), true, kinds, 20), (world(), false, "cgroup2", 9)] {
+    for (world, is_refused, kinds, least) in [(shipped(), true, kinds, 20), (world(), false, "cgroup2", 8)] {
         let agent = world.start().await.unwrap();
         for share_pid in [false, true] {
             let mut request = Request::shell(id("web"), CHANGE_CGROUPS);

@@ -4,16 +4,13 @@ use std::fs;
 use std::path::PathBuf;
 
 use cofferdam_linux::cgroup::{Cgroup, Cgroups, Version};
-use cofferdam_tests::daemon::{CallError, Daemon, TIMEOUT, limit_descriptors, set_descriptor_limit};
+use cofferdam_tests::daemon::{CallError, Daemon, TIMEOUT};
 use cofferdam_tests::world::World;
 use cofferdam_tests::{assert_contains, is_root};
 use nix::sys::signal::Signal;
 
 use super::restarts::stdout;
 use super::{COUNTING, assert_keeps_counting, assert_nothing_left, request};
-
-/// As many as the API needs for a call.
-const FEW_DESCRIPTORS: u64 = 6;
 
 /// A cgroup around an agent, which limits the number of its processes and threads and of all that it starts.
 struct Pids(PathBuf);
@@ -84,78 +81,6 @@ fn an_agent_that_can_create_no_processes_refuses_launches_and_ends_containers() 
     pids.allow(0);
     assert_eq!(daemon.destroy(&new.id).unwrap().exit_status, Some(9));
     daemon.remove(&new.id).unwrap();
-    assert!(daemon.terminate().success());
-    assert_nothing_left(&world, &"in the end");
-}
-
-/// How many launches succeed before the limit is taken for high enough.
-const ENOUGH: usize = 3;
-
-/// What is left of one container, while others run.
-fn leftovers_of(world: &World, name: &str) -> Vec<String> {
-    let name = format!("/{name}");
-    world.leftovers().into_iter().filter(|left| left.contains(&name)).collect()
-}
-
-/// Launches a container again and again, each time with one more free descriptor, until it succeeds. All other launches have
-/// to be refused for the lack of descriptors.
-fn launch_with_few(world: &World, daemon: &Daemon, fewest: u64, limit: impl Fn(u64)) {
-    let new = request(world, "new", COUNTING);
-    let (mut refused, mut launched) = (0, 0);
-    for free in fewest.. {
-        limit(free);
-        match daemon.launch(&new) {
-            Ok(()) => {
-                assert_eq!(daemon.destroy(&new.id).unwrap().exit_status, Some(9), "{free}");
-                daemon.remove(&new.id).unwrap();
-                launched += 1;
-            }
-            Err(CallError::Status(500, message)) => {
-                assert_contains(&message, &["`new`", "Too many open files"]);
-                refused += 1;
-            }
-            Err(error) => panic!("{free}: {error:?}\n{}", daemon.log()),
-        }
-        assert!(daemon.inspect(&new.id).is_none(), "{free}");
-        assert_eq!(leftovers_of(world, "new"), Vec::<String>::new(), "{free}");
-        if launched == ENOUGH {
-            break;
-        }
-    }
-    assert!(refused >= 2, "{refused} launches were refused");
-}
-
-#[test]
-fn launches_for_which_descriptors_are_missing_are_refused_and_others_are_not_affected() {
-    if !is_root("containers with the `linux` launcher") {
-        return;
-    }
-    let world = World::shipped();
-    let daemon = Daemon::start(&world);
-    let [web, other] = ["web", "other"].map(|name| request(&world, name, COUNTING));
-    daemon.launch(&web).unwrap();
-    daemon.launch(&other).unwrap();
-    let keeper = daemon.keeper();
-
-    launch_with_few(&world, &daemon, FEW_DESCRIPTORS, |free| daemon.limit_descriptors(free));
-    assert_keeps_counting(&stdout(&daemon, &web.id));
-    // What ends a container needs none.
-    daemon.limit_descriptors(FEW_DESCRIPTORS);
-    assert_eq!(daemon.destroy(&web.id).unwrap().exit_status, Some(9));
-    daemon.remove(&web.id).unwrap();
-    set_descriptor_limit(&daemon.process(), 1024);
-
-    launch_with_few(&world, &daemon, 0, |free| limit_descriptors(&keeper, free));
-    assert_keeps_counting(&stdout(&daemon, &other.id));
-    limit_descriptors(&keeper, 0);
-    daemon.signal(&other.id, Signal::SIGTERM).unwrap();
-    assert_eq!(daemon.wait(&other.id).unwrap().exit_status, Some(15));
-    daemon.remove(&other.id).unwrap();
-    set_descriptor_limit(&keeper, 1024);
-
-    daemon.launch(&web).unwrap();
-    assert_eq!(daemon.destroy(&web.id).unwrap().exit_status, Some(9));
-    daemon.remove(&web.id).unwrap();
     assert!(daemon.terminate().success());
     assert_nothing_left(&world, &"in the end");
 }
