@@ -39,8 +39,8 @@ use crate::keeper::{KeeperCgroups, KeeperError, Keepers};
 use crate::launcher::{CgroupLimits, Launcher, Linux, Posix, SetUpError, Timeouts, effective_cgroup_root};
 use crate::ledger::{Ledger, LedgerError, Lock};
 use crate::model::view::{
-    Inspection, InterruptedCall, KeepersView, PluginView, Report, StatusView, Summary, UsageView,
-    WantedReports,
+    CallInProgress, Inspection, InterruptedCall, KeepersView, PluginView, Report, StatusView, Summary,
+    UsageView, WantedReports,
 };
 use crate::model::{ContainerId, Request, Resources, Termination};
 use crate::parallel;
@@ -409,6 +409,12 @@ impl Agent {
         let view =
             |plugin: &Arc<Plugin>| PluginView { interrupted_calls: interrupted(plugin), ..plugin.view() };
         self.0.plugins.iter().map(view).collect()
+    }
+
+    /// The calls of plugins about containers that are in progress, in chain order.
+    #[must_use]
+    pub fn calls_in_progress(&self) -> Vec<CallInProgress> {
+        self.0.plugins.iter().flat_map(|plugin| plugin.calls_in_progress()).collect()
     }
 
     /// What is known of the keepers, the processes that create those of containers.

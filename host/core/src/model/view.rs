@@ -279,6 +279,19 @@ pub struct LostOutputView {
     pub stderr: u64,
 }
 
+/// A call of a plugin about a container that is in progress.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CallInProgress {
+    /// The plugin.
+    pub plugin: String,
+    /// The method.
+    pub method: String,
+    /// Id of the container.
+    pub container: String,
+    /// For how long, in seconds.
+    pub seconds: f64,
+}
+
 /// Counters of the calls of a method.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CallCount {

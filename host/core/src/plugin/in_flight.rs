@@ -76,6 +76,12 @@ impl InFlight {
         Ok(Some(Claim { in_flight: self, container }))
     }
 
+    /// The calls in progress: the container, the method, and for how long.
+    pub(super) fn list(&self) -> Vec<(Box<str>, Method, Duration)> {
+        let calls = self.calls.lock();
+        calls.iter().map(|call| (call.container.clone(), call.method, call.since.elapsed())).collect()
+    }
+
     /// Waits until the plugin can be called about a container.
     pub(super) async fn claimable(&self, container: &str) {
         loop {
@@ -128,6 +134,8 @@ mod tests {
         let refused = in_flight.claim("p", "web", Method::Cleanup, TIMEOUT).err();
         assert!(matches!(refused, Some(CallError::Busy { in_flight: Method::Prepare, .. })), "{refused:?}");
         assert!(in_flight.claim("p", "other", Method::Cleanup, TIMEOUT).unwrap().is_some());
+        let [(container, method, _)] = &in_flight.list()[..] else { panic!("{:?}", in_flight.list()) };
+        assert_eq!((&**container, *method), ("web", Method::Prepare));
         let (claimable, ()) = tokio::join!(in_flight.claimable("web"), async { drop(claim) });
         let () = claimable;
         assert!(in_flight.claim("p", "web", Method::Cleanup, TIMEOUT).is_ok());

@@ -21,7 +21,7 @@ use super::services::{LostOutput, Services};
 use crate::blocking::{Cancelled, Job};
 use crate::config::{FailPolicy, PluginConfig};
 use crate::error_chain;
-use crate::model::view::{LostOutputView, PluginView};
+use crate::model::view::{CallInProgress, LostOutputView, PluginView};
 
 /// A plugin of the chain.
 pub struct Plugin {
@@ -187,6 +187,16 @@ impl Plugin {
         let request = self.encode(method, request)?;
         let response = self.call_encoded(job, recoverer, method, container, &request, &[])?;
         self.decode(method, &response)
+    }
+
+    /// The calls about containers that are in progress.
+    pub fn calls_in_progress(&self) -> impl Iterator<Item = CallInProgress> + use<'_> {
+        self.in_flight.list().into_iter().map(|(container, method, since)| CallInProgress {
+            plugin: self.name.to_string(),
+            method: method.to_string(),
+            container: container.into(),
+            seconds: since.as_secs_f64(),
+        })
     }
 
     /// Waits until the plugin can be called about a container: no call about it is in progress.
