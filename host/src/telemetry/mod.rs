@@ -12,6 +12,6 @@ mod text;
 pub mod usage;
 
 pub use colour::{has_colour, has_screen};
-pub use logging::start_logging;
+pub use logging::{FixedLog, Verbosity, start_logging};
 pub use open_metrics::{Format, encode};
 pub use snapshot::Snapshot;
