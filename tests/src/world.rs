@@ -2,7 +2,8 @@
 //! leftovers.
 
 use std::fs::{self, File};
-use std::os::unix::fs::symlink;
+use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
@@ -24,6 +25,9 @@ use tempfile::TempDir;
 
 use crate::paths;
 
+/// The token of the API over TCP, if `config.executors.endpoint` is set.
+pub const TOKEN: &str = "dGhlIHRva2VuIG9mIHRoZSBvcGVyYXRvciBBUEkgaW4gdGVzdHM=";
+
 /// Directories of one test, and the configuration of an agent in them.
 pub struct World {
     directory: TempDir,
@@ -37,6 +41,8 @@ pub struct World {
     pub max_body: Option<String>,
     /// `default_container_info` of agents that run as a program.
     pub default_container_info: Option<Json>,
+    /// `socket_group` and `socket_mode`; the defaults if `None`.
+    pub socket_access: Option<(String, String)>,
 }
 
 impl World {
@@ -58,6 +64,7 @@ impl World {
             chain: None,
             max_body: None,
             default_container_info: None,
+            socket_access: None,
         }
     }
 
@@ -208,6 +215,13 @@ impl World {
         text["switch_user"] = json!(executors.switch_user);
         text["executor_environment_variables"] = json!(executors.environment_variables);
         text["max_completed_executors"] = json!(executors.max_completed_executors);
+        if let Some(endpoint) = executors.endpoint {
+            text["api"] = json!({"listen": endpoint, "token_file": self.write_token()});
+        }
+        if let Some((group, mode)) = &self.socket_access {
+            text["socket_group"] = json!(group);
+            text["socket_mode"] = json!(mode);
+        }
         if config.isolators.is_empty() {
             text["isolation"] = json!("none");
         }
@@ -222,11 +236,20 @@ impl World {
             text["default_container_info"] = json!(info.to_string());
         }
         if let Some(size) = &self.max_body {
-            text["api"] = json!({ "max_body": size });
+            text["api"]["max_body"] = json!(size);
         }
         let file = self.directory.path().join("agent.toml");
         fs::write(&file, toml::to_string(&text).expect("it has no nulls")).expect("a file");
         file
+    }
+
+    /// Writes the file with [`TOKEN`].
+    fn write_token(&self) -> PathBuf {
+        let path = self.directory.path().join("token");
+        drop(fs::remove_file(&path));
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&path).expect("a file");
+        writeln!(file, "{TOKEN}").expect("a file");
+        path
     }
 
     /// A root file system of busybox and its links, in this world's directory.

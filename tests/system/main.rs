@@ -29,3 +29,4 @@ mod streams;
 mod tasks;
 mod tee;
 mod terminals;
+mod transports;
