@@ -2,6 +2,7 @@
 //! against the plugins' schemas, is up to whoever embeds the agent.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -130,6 +131,8 @@ impl AgentConfig {
 /// Configuration of executors and tasks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExecutorConfig {
+    /// Address of the executor API, for executors that do not use its socket.
+    pub endpoint: Option<SocketAddr>,
     /// Directory of the executor program of this project; without one, tasks need an executor of their own.
     pub launcher_dir: Option<PathBuf>,
     /// How long an executor may take to subscribe after its launch was accepted.
@@ -152,6 +155,7 @@ pub struct ExecutorConfig {
 impl Default for ExecutorConfig {
     fn default() -> Self {
         Self {
+            endpoint: None,
             launcher_dir: None,
             registration_timeout: Duration::from_secs(60),
             reregistration_timeout: Duration::from_secs(15),

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::config::Config;
-use crate::telemetry::Snapshot;
+use crate::telemetry::{Snapshot, Verbosity};
 use cofferdam_core::agent::Agent;
 
 /// State shared by all request handlers.
@@ -15,6 +15,7 @@ pub(super) struct ApiContext {
     pub(super) agent: Agent,
     pub(super) config: Config,
     pub(super) started: SystemTime,
+    pub(super) verbosity: Verbosity,
     /// Becomes true when the agent stops.
     stopping: watch::Receiver<bool>,
     /// Why clients do not find the socket.
@@ -28,6 +29,7 @@ impl ApiContext {
     pub(super) fn new(
         agent: Agent,
         config: Config,
+        verbosity: Verbosity,
         stopping: watch::Receiver<bool>,
         max_connections: usize,
     ) -> Self {
@@ -35,6 +37,7 @@ impl ApiContext {
             agent,
             config,
             started: SystemTime::now(),
+            verbosity,
             stopping,
             socket_problem: Mutex::default(),
             lasting: Arc::new(Semaphore::new(max_connections - max_connections / 4)),

@@ -17,8 +17,7 @@ use axum::response::Response;
 use http_body_util::BodyExt;
 use hyper::body::{Frame, SizeHint};
 use parking_lot::Mutex;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// The rest of a request that is read to keep the connection, and how long that may take. Clients often send head and
 /// body one right after the other.
@@ -49,7 +48,7 @@ pub(super) async fn respond(request: Request, next: Next) -> Response {
 }
 
 /// Reads and discards what arrives until the client closes the connection, within limits.
-pub(super) async fn linger(mut stream: UnixStream) {
+pub(super) async fn linger(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
     let discard = async {
         // An error means that the client has closed it.
         if stream.shutdown().await.is_ok() {

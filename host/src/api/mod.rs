@@ -1,4 +1,4 @@
-//! The API server: JSON over HTTP on a unix socket.
+//! The API server: JSON or protocol buffers over HTTP, on a unix socket and, if configured, on the loopback interface.
 //!
 //! It translates between messages and the agent, and makes no decisions of its own. `docs/api.md` describes each
 //! call and the differences from Mesos.
@@ -6,12 +6,19 @@
 mod connections;
 mod context;
 mod early;
+mod encoding;
 mod executor;
 mod memory;
 pub mod operator;
+mod path;
+mod peer;
+mod protobuf;
 mod server;
 mod socket;
+mod tcp;
+mod token;
 
 pub(crate) use operator::check_settings;
-pub use server::serve;
+pub use server::{Listeners, serve};
 pub use socket::{BindError, Listener};
+pub use tcp::{LoopbackListener, TcpError};

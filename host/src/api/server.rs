@@ -14,6 +14,7 @@ use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinError, JoinHandle, JoinSet};
@@ -23,11 +24,14 @@ use tracing::{debug, error, warn};
 use super::connections::{Connection, Connections};
 use super::context::ApiContext;
 use super::early;
-use super::executor;
+use super::executor::{self, Requests};
 use super::memory;
 use super::operator::routes;
-use super::socket::{self, Listener};
+use super::path;
+use super::socket::Listener;
+use super::tcp::LoopbackListener;
 use crate::config::Config;
+use crate::telemetry::Verbosity;
 use cofferdam_core::agent::Agent;
 use cofferdam_core::error_chain;
 
@@ -46,24 +50,43 @@ const MAX_REFUSED: usize = 8;
 /// Delay before the next accept(2) after one has failed, as it does while no descriptor is available.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// Serves the API, and that for executors on a socket of its own, until `stop` resolves; then finishes in-flight requests, answers pending waits with 503, and
-/// returns.
+/// Where the API is served.
+#[derive(Debug)]
+pub struct Listeners {
+    /// The socket of the operator API.
+    pub operator: Listener,
+    /// The socket of the executor API.
+    pub executors: Option<Listener>,
+    /// The address of both.
+    pub loopback: Option<LoopbackListener>,
+}
+
+/// Serves the API until `stop` resolves; then finishes in-flight requests, answers pending waits with 503, and returns.
 pub async fn serve(
     agent: Agent,
     config: Config,
-    mut listener: Listener,
-    executors: Option<Listener>,
+    verbosity: Verbosity,
+    listeners: Listeners,
     stop: impl Future<Output = ()>,
 ) {
+    let Listeners { operator: mut listener, executors, loopback } = listeners;
     let (stopped, stopping) = watch::channel(false);
     let mut connections = Connections::new();
-    let context = Arc::new(ApiContext::new(agent, config, stopping, connections.max()));
+    let context = Arc::new(ApiContext::new(agent, config, verbosity, stopping, connections.max()));
     let mut served = JoinSet::new();
     let mut refused = JoinSet::new();
     let activity = Arc::new(Notify::new());
     let giving_back = tokio::spawn(memory::give_back(Arc::clone(&activity)));
-    let executors = executors
-        .map(|listener| tokio::spawn(serve_executors(Arc::clone(&context), listener, Arc::clone(&activity))));
+    // An executor has as many requests in total, wherever it sends them.
+    let requests = Arc::new(Requests::new(connections.max()));
+    let executors = executors.map(|listener| {
+        let (context, requests) = (Arc::clone(&context), Arc::clone(&requests));
+        tokio::spawn(serve_executors(context, listener, requests, Arc::clone(&activity)))
+    });
+    let loopback = loopback.map(|listener| {
+        let (context, requests) = (Arc::clone(&context), Arc::clone(&requests));
+        tokio::spawn(serve_loopback(context, listener, requests, Arc::clone(&activity)))
+    });
     let mut accepting = true;
     let mut stop = pin!(stop);
     let mut check_socket = tokio::time::interval(SOCKET_CHECK_INTERVAL);
@@ -77,7 +100,7 @@ pub async fn serve(
                     match connections.add() {
                         Some(connection) => {
                             let activity = Arc::clone(&activity);
-                            let router = operator_router(&context, &stream);
+                            let router = operator_router(&context, &listener, &stream);
                             served.spawn(serve_connection(Arc::clone(&context), stream, router, connection, activity));
                         }
                         None if refused.len() < MAX_REFUSED => {
@@ -108,8 +131,10 @@ pub async fn serve(
     stopped.send_replace(true);
     let all_finished = async {
         while served.join_next().await.is_some() {}
-        if let Some(Err(error)) = join(executors).await {
-            error!("the executor API ended because of a bug of the agent: {error}");
+        for (name, task) in [("executor API", executors), ("API on the loopback interface", loopback)] {
+            if let Some(Err(error)) = join(task).await {
+                error!("the {name} ended because of a bug of the agent: {error}");
+            }
         }
     };
     if tokio::time::timeout(SHUTDOWN_TIMEOUT, all_finished).await.is_err() {
@@ -125,9 +150,13 @@ async fn join(task: Option<JoinHandle<()>>) -> Option<Result<(), JoinError>> {
 }
 
 /// Serves executors until the agent stops. What they do does not keep clients from connecting.
-async fn serve_executors(context: Arc<ApiContext>, mut listener: Listener, activity: Arc<Notify>) {
+async fn serve_executors(
+    context: Arc<ApiContext>,
+    mut listener: Listener,
+    requests: Arc<Requests>,
+    activity: Arc<Notify>,
+) {
     let mut connections = Connections::new();
-    let requests = Arc::new(executor::Requests::new(connections.max()));
     let mut served = JoinSet::new();
     let mut check_socket = tokio::time::interval(SOCKET_CHECK_INTERVAL);
     check_socket.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -156,6 +185,41 @@ async fn serve_executors(context: Arc<ApiContext>, mut listener: Listener, activ
             Some(ended) = served.join_next() => {
                 if let Err(error) = ended {
                     error!("a connection of an executor was closed because of a bug of the agent: {error}");
+                }
+            }
+        }
+    }
+    drop(listener);
+    while served.join_next().await.is_some() {}
+}
+
+/// Serves whoever connects over TCP until the agent stops. What they do does not keep others from connecting to the sockets.
+async fn serve_loopback(
+    context: Arc<ApiContext>,
+    listener: LoopbackListener,
+    requests: Arc<Requests>,
+    activity: Arc<Notify>,
+) {
+    let mut connections = Connections::new();
+    let mut served = JoinSet::new();
+    loop {
+        tokio::select! {
+            () = context.stopped() => break,
+            accepted = listener.accept(), if connections.has_space() => match accepted {
+                // One for which there is no space is closed.
+                Ok(stream) => if let Some(connection) = connections.add() {
+                    let router = listener.router(&context, &requests);
+                    let activity = Arc::clone(&activity);
+                    served.spawn(serve_connection(Arc::clone(&context), stream, router, connection, activity));
+                },
+                Err(error) => {
+                    debug!(%error, "cannot accept connections over TCP for now");
+                    tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
+                }
+            },
+            Some(ended) = served.join_next() => {
+                if let Err(error) = ended {
+                    error!("a connection over TCP was closed because of a bug of the agent: {error}");
                 }
             }
         }
@@ -194,8 +258,8 @@ async fn refuse(stream: UnixStream) {
 }
 
 /// What a client may use.
-fn operator_router(context: &Arc<ApiContext>, stream: &UnixStream) -> Router {
-    match socket::check_peer(stream) {
+fn operator_router(context: &Arc<ApiContext>, listener: &Listener, stream: &UnixStream) -> Router {
+    match listener.check_peer(stream) {
         Ok(()) => routes::router(Arc::clone(context)),
         Err(error) => {
             warn!(%error, "connection refused");
@@ -207,7 +271,7 @@ fn operator_router(context: &Arc<ApiContext>, stream: &UnixStream) -> Router {
 /// Serves one connection until it is closed, has been idle for too long, is closed for another one, or the agent stops.
 async fn serve_connection(
     context: Arc<ApiContext>,
-    stream: UnixStream,
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     router: Router,
     connection: Arc<Connection>,
     activity: Arc<Notify>,
@@ -233,7 +297,10 @@ async fn serve_connection(
     let mut serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(context.config.api.idle_timeout)
-        .serve_connection(TokioIo::new(stream), service_fn(move |request| Box::pin(router.call(request))));
+        .serve_connection(
+            TokioIo::new(stream),
+            service_fn(move |request| Box::pin(router.call(path::canonical(request)))),
+        );
     // Whether it is closed between two requests.
     let mut idle = false;
     let end = async {
@@ -255,5 +322,9 @@ async fn serve_connection(
     if idle {
         return;
     }
-    early::linger(serving.into_parts().io.into_inner()).await;
+    // Others need not wait for a client that still sends.
+    tokio::select! {
+        () = early::linger(serving.into_parts().io.into_inner()) => {}
+        () = connection.to_be_closed() => {}
+    }
 }

@@ -8,7 +8,10 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
-use rustix::fs::Mode;
+use rustix::fs::{AtFlags, CWD, Gid, Mode};
+
+use super::peer;
+use crate::config::SocketAccess;
 
 /// The listening socket. Its file stays: the next agent replaces it, for which there is space then even on a full disk.
 #[derive(Debug)]
@@ -24,15 +27,26 @@ pub struct Listener {
 enum Access {
     /// Root and the agent's user.
     Private,
+    /// A group as well, that of the file.
+    Group { mode: u32, group: u32 },
     /// Everybody who reaches it. Whoever connects has to present a token.
     Containers,
 }
 
 impl Access {
+    /// The mode of the file. Until it has its group, it is private.
     fn mode(self) -> Mode {
         match self {
             Self::Private => Mode::RUSR | Mode::WUSR,
+            Self::Group { mode, .. } => Mode::from_raw_mode(mode),
             Self::Containers => Mode::from_raw_mode(0o666),
+        }
+    }
+
+    fn group(self) -> Option<Gid> {
+        match self {
+            Self::Group { group, .. } => Some(Gid::from_raw(group)),
+            Self::Private | Self::Containers => None,
         }
     }
 }
@@ -81,6 +95,18 @@ pub enum PeerError {
         /// The agent's user id.
         own: u32,
     },
+    /// It is another user, who is not in the group.
+    #[error(
+        "user {uid} may not use the API of this agent; only root, user {own} and members of group {group} may"
+    )]
+    Group {
+        /// The peer's user id.
+        uid: u32,
+        /// The agent's user id.
+        own: u32,
+        /// The group of the socket.
+        group: u32,
+    },
     /// Its user is unknown.
     #[error("cannot determine the user of the peer")]
     Unknown(#[from] io::Error),
@@ -91,8 +117,12 @@ impl Listener {
     ///
     /// # Errors
     /// [`BindError`].
-    pub fn bind(path: &Path) -> Result<Self, BindError> {
-        Self::bind_for(path, Access::Private)
+    pub fn bind(path: &Path, access: SocketAccess) -> Result<Self, BindError> {
+        let access = match access {
+            SocketAccess { mode, group: Some(group) } if mode & 0o020 != 0 => Access::Group { mode, group },
+            _ => Access::Private,
+        };
+        Self::bind_for(path, access)
     }
 
     /// Listens on `path` for processes in containers, which see its directory read-only. Needs a tokio runtime.
@@ -122,7 +152,11 @@ impl Listener {
             listening => listening.map_err(|source| failed("listen on", source))?,
         };
         let finish = || -> Result<_, BindError> {
-            if access == Access::Containers {
+            if let Some(group) = access.group() {
+                rustix::fs::chownat(CWD, &temporary, None, Some(group), AtFlags::SYMLINK_NOFOLLOW)
+                    .map_err(|error| failed("set the group of", error.into()))?;
+            }
+            if access != Access::Private {
                 // The umask has been applied.
                 fs::set_permissions(&temporary, fs::Permissions::from_mode(access.mode().as_raw_mode()))
                     .map_err(|error| failed("set the mode of", error))?;
@@ -162,15 +196,29 @@ impl Listener {
         }
     }
 
+    /// Checks that the peer is root, the agent's user, or in the group of the socket. The file mode enforces the same, but may
+    /// have been changed.
+    pub(super) fn check_peer(&self, stream: &tokio::net::UnixStream) -> Result<(), PeerError> {
+        if self.access == Access::Containers {
+            return Ok(());
+        }
+        let peer = stream.peer_cred()?;
+        let (uid, own) = (peer.uid(), rustix::process::geteuid().as_raw());
+        if uid == 0 || uid == own {
+            return Ok(());
+        }
+        let Some(group) = self.access.group().map(Gid::as_raw) else {
+            return Err(PeerError::Uid { uid, own });
+        };
+        if peer.gid() == group || peer::supplementary_groups(stream)?.contains(&group) {
+            return Ok(());
+        }
+        Err(PeerError::Group { uid, own, group })
+    }
+
     pub(super) async fn accept(&self) -> io::Result<tokio::net::UnixStream> {
         self.listener.accept().await.map(|(stream, _)| stream)
     }
-}
-
-/// Checks that the peer is root or the agent's user. The file mode enforces the same, but may have been changed.
-pub(super) fn check_peer(stream: &tokio::net::UnixStream) -> Result<(), PeerError> {
-    let (uid, own) = (stream.peer_cred()?.uid(), rustix::process::geteuid().as_raw());
-    if uid == 0 || uid == own { Ok(()) } else { Err(PeerError::Uid { uid, own }) }
 }
 
 fn is_full(error: &io::Error) -> bool {
@@ -200,7 +248,11 @@ fn listen_on(path: &Path, access: Access) -> io::Result<UnixListener> {
     let kind = (SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK);
     let socket = socket(AddressFamily::Unix, kind.0, kind.1, None)?;
     // bind(2) creates the file with the mode of the socket, so it never has another mode.
-    rustix::fs::fchmod(&socket, access.mode())?;
+    let mode = match access {
+        Access::Containers => access.mode(),
+        Access::Private | Access::Group { .. } => Access::Private.mode(),
+    };
+    rustix::fs::fchmod(&socket, mode)?;
     bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
     listen(&socket, Backlog::new(128)?)?;
     Ok(UnixListener::from(socket))
@@ -214,13 +266,13 @@ mod tests {
     async fn the_socket_is_private_and_its_file_stays_for_the_next_agent() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("agent.sock");
-        let listener = Listener::bind(&path).unwrap();
+        let listener = Listener::bind(&path, SocketAccess::PRIVATE).unwrap();
         assert_eq!(fs::symlink_metadata(&path).unwrap().mode() & 0o777, 0o600);
         assert_eq!(directory.path().read_dir().unwrap().count(), 1);
 
         let client = tokio::net::UnixStream::connect(&path).await.unwrap();
         let server = listener.accept().await.unwrap();
-        assert!(check_peer(&server).is_ok());
+        assert!(listener.check_peer(&server).is_ok());
         drop((client, listener));
         let refused = tokio::net::UnixStream::connect(&path).await.unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
@@ -230,10 +282,10 @@ mod tests {
     async fn only_the_socket_of_a_dead_agent_is_replaced() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("agent.sock");
-        let first = Listener::bind(&path).unwrap();
-        assert!(matches!(Listener::bind(&path), Err(BindError::InUse { .. })));
+        let first = Listener::bind(&path, SocketAccess::PRIVATE).unwrap();
+        assert!(matches!(Listener::bind(&path, SocketAccess::PRIVATE), Err(BindError::InUse { .. })));
         drop(first);
-        let second = Listener::bind(&path).unwrap();
+        let second = Listener::bind(&path, SocketAccess::PRIVATE).unwrap();
         assert_eq!(second.path(), path);
     }
 
@@ -242,7 +294,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("sub/agent.sock");
         fs::create_dir(path.parent().unwrap()).unwrap();
-        let mut listener = Listener::bind(&path).unwrap();
+        let mut listener = Listener::bind(&path, SocketAccess::PRIVATE).unwrap();
         assert!(!listener.restore().unwrap());
         fs::remove_file(&path).unwrap();
         assert!(listener.restore().unwrap());
@@ -254,7 +306,7 @@ mod tests {
         fs::create_dir(path.parent().unwrap()).unwrap();
         assert!(listener.restore().unwrap());
         fs::remove_file(&path).unwrap();
-        let other = Listener::bind(&path).unwrap();
+        let other = Listener::bind(&path, SocketAccess::PRIVATE).unwrap();
         assert!(matches!(listener.restore(), Err(BindError::Replaced { .. })));
         drop(listener);
         assert!(path.exists(), "the socket of another agent");
@@ -266,9 +318,27 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("agent.sock");
         fs::write(&path, "precious").unwrap();
-        assert!(matches!(Listener::bind(&path), Err(BindError::NotASocket { .. })));
+        assert!(matches!(Listener::bind(&path, SocketAccess::PRIVATE), Err(BindError::NotASocket { .. })));
         assert_eq!(fs::read(&path).unwrap(), b"precious");
         let nowhere = directory.path().join("none/agent.sock");
-        assert!(matches!(Listener::bind(&nowhere), Err(BindError::System { .. })));
+        assert!(matches!(Listener::bind(&nowhere, SocketAccess::PRIVATE), Err(BindError::System { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_group_may_have_access() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agent.sock");
+        // A group of its own is one that every user may give a file to.
+        let group = rustix::process::getegid().as_raw();
+        let access = SocketAccess { mode: 0o660, group: Some(group) };
+        let mut listener = Listener::bind(&path, access).unwrap();
+        for _ in 0..2 {
+            let metadata = fs::symlink_metadata(&path).unwrap();
+            assert_eq!((metadata.mode() & 0o777, metadata.gid()), (0o660, group));
+            // Also when it is restored.
+            fs::remove_file(&path).unwrap();
+            assert!(listener.restore().unwrap());
+        }
+        assert_eq!(directory.path().read_dir().unwrap().count(), 1);
     }
 }

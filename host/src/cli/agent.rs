@@ -7,9 +7,9 @@ use super::index::Files;
 use super::process;
 use super::sd_notify::sd_notify;
 use super::stop_signals::StopSignals;
-use crate::api::{self, Listener};
+use crate::api::{self, Listener, Listeners, LoopbackListener};
 use crate::config::{Config, Environment, Isolation, Overrides};
-use crate::telemetry::start_logging;
+use crate::telemetry::{Verbosity, start_logging};
 use cofferdam_core::agent::Agent;
 
 /// Starts an agent and serves its API until SIGTERM or SIGINT
@@ -78,7 +78,7 @@ pub(super) fn run(arguments: Arguments, socket: Option<PathBuf>) -> Outcome {
     let environment = Environment::detect();
     let mut config = load_config(arguments.config, &arguments.overrides.with_socket(socket), &environment)?;
     api::check_settings(&config).map_err(Failure::of)?;
-    start_logging(&config.log, config.log_json);
+    let verbosity = start_logging(&config.log, config.log_json);
     process::set_umask();
     process::prepare(&mut config.agent, &environment)?;
     // Before there are threads, and so that a signal during a long recovery is not lost.
@@ -87,19 +87,31 @@ pub(super) fn run(arguments: Arguments, socket: Option<PathBuf>) -> Outcome {
         .enable_all()
         .build()
         .map_err(|source| Failure::system("cannot start the tokio runtime", source))?;
-    let outcome = runtime.block_on(serve(config, signals));
+    let outcome = runtime.block_on(serve(config, verbosity, signals));
     // Does not wait for blocking tasks, which may never return after a panic.
     runtime.shutdown_background();
     outcome
 }
 
-async fn serve(config: Config, signals: StopSignals) -> Outcome {
+async fn serve(mut config: Config, verbosity: Verbosity, signals: StopSignals) -> Outcome {
     let socket = config.socket.clone();
+    // Before the start, as executors get to know the address, and so that nobody else listens there.
+    let loopback = config.tcp.as_ref().map(LoopbackListener::bind).transpose().map_err(Failure::of)?;
+    config.agent.executors.endpoint = loopback.as_ref().map(LoopbackListener::address);
+    if config.tcp.as_ref().is_some_and(|tcp| tcp.address.port() == 0) {
+        tracing::warn!(
+            "`api.listen` has port 0: executors that use TCP will not find the next agent, and end then"
+        );
+    }
     let agent = Agent::start(config.agent.clone()).await.map_err(Failure::of)?;
     // After the start, so that the socket accepts connections only if the agent is ready.
-    let listener = Listener::bind(&socket)?;
+    let operator = Listener::bind(&socket, config.socket_access)?;
     let executors = Listener::bind_for_containers(&agent.executors().socket())?;
-    tracing::info!("listening on {}", listener.path().display());
+    tracing::info!("listening on {}", operator.path().display());
+    if let Some(loopback) = &loopback {
+        tracing::info!("listening on {}", loopback.address());
+    }
+    let listeners = Listeners { operator, executors: Some(executors), loopback };
     notify_service_manager("READY=1");
     let stop = async {
         match signals.first().await {
@@ -109,7 +121,7 @@ async fn serve(config: Config, signals: StopSignals) -> Outcome {
         notify_service_manager("STOPPING=1");
     };
     tokio::select! {
-        () = api::serve(agent.clone(), config, listener, Some(executors), stop) => {}
+        () = api::serve(agent.clone(), config, verbosity, listeners, stop) => {}
         // The service manager restarts the agent, which then recovers the containers.
         error = agent.failed() => return Err(Failure::message(error)),
     }

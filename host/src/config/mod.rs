@@ -21,6 +21,7 @@ mod samples;
 mod schema;
 mod suggest;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::string::FromUtf8Error;
 use std::time::Duration;
@@ -44,6 +45,10 @@ pub struct Config {
     pub agent: AgentConfig,
     /// Socket of the API.
     pub socket: PathBuf,
+    /// Who may connect to it.
+    pub socket_access: SocketAccess,
+    /// Where the API is served over TCP as well.
+    pub tcp: Option<TcpConfig>,
     /// Limits of the API.
     pub api: ApiLimits,
     /// Container of executors and tasks that have none: `ContainerInfo`, in the JSON of the API.
@@ -87,6 +92,29 @@ pub enum ConfigError {
     /// The configuration is invalid. The text has several lines.
     #[error(transparent)]
     Invalid(#[from] Diagnostics),
+}
+
+/// Who may connect to the socket of the API, besides root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SocketAccess {
+    /// Mode of its file: what its owner and its group may do. Others never have access.
+    pub mode: u32,
+    /// Group of its file; that of the agent if `None`.
+    pub group: Option<u32>,
+}
+
+impl SocketAccess {
+    /// The user of the agent.
+    pub const PRIVATE: Self = Self { mode: 0o600, group: None };
+}
+
+/// The API over TCP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TcpConfig {
+    /// A loopback address.
+    pub address: SocketAddr,
+    /// File with the token of the operator API.
+    pub token_file: PathBuf,
 }
 
 /// Limits of the API.

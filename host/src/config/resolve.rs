@@ -2,7 +2,7 @@
 //! values.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -19,7 +19,10 @@ use super::environment::{AvailablePlugin, Unusable};
 use super::path::normalize;
 use super::raw::{RawConfig, RawLauncher, Setting};
 use super::schema::{self, Owner};
-use super::{ApiLimits, Config, ConfigError, Environment, Isolation, Overrides, PluginIndex, defaults};
+use super::{
+    ApiLimits, Config, ConfigError, Environment, Isolation, Overrides, PluginIndex, SocketAccess, TcpConfig,
+    defaults,
+};
 use crate::engine::EngineSocket;
 use cofferdam_core::config::{
     AgentConfig, ContainerizerConfig, DEFAULT_KEEPER_TIMEOUT, DockerConfig, ExecutorConfig, FetchLimits,
@@ -36,6 +39,8 @@ const MIN_MAX_BODY: u64 = 1024;
 
 /// The kind of images that is known, in `image_providers`.
 const DOCKER_IMAGES: &str = "docker";
+/// Mode of the socket if a group has access. Execute permission has no meaning for it.
+const GROUP_MODE: u32 = 0o660;
 
 /// Minimum of `scratch_memory`.
 const MIN_SCRATCH: u64 = 1 << 20;
@@ -290,6 +295,8 @@ impl Resolver<'_> {
                 ),
             },
             socket,
+            socket_access: self.socket_access(),
+            tcp: self.tcp(),
             api: ApiLimits {
                 max_body: self.max_body(),
                 idle_timeout: self.duration("api.idle_timeout", &raw.idle_timeout, &defaults.idle_timeout),
@@ -330,6 +337,103 @@ impl Resolver<'_> {
             self.report(span, message, "too long", "choose a shorter `socket` or `runtime_dir`");
         }
         socket
+    }
+
+    fn socket_access(&mut self) -> SocketAccess {
+        let raw = self.raw;
+        let group = raw.socket_group.as_ref().and_then(|setting| {
+            let group = group_id(&setting.value);
+            if group.is_none() {
+                self.report(
+                    Some(setting.span.clone()),
+                    format!("there is no group `{}`", setting.value.escape_debug()),
+                    "expected the name or the number of a group",
+                    "create it with `groupadd`, or name another one",
+                );
+            }
+            group
+        });
+        let default = if raw.socket_group.is_some() { GROUP_MODE } else { SocketAccess::PRIVATE.mode };
+        let Some(Setting { value, span }) = &raw.socket_mode else {
+            return SocketAccess { mode: default, group };
+        };
+        let expected = "expected \"0600\", or \"0660\" with `socket_group`";
+        match u32::from_str_radix(value, 8) {
+            Ok(GROUP_MODE) if raw.socket_group.is_some() => {}
+            Ok(0o600) => return SocketAccess { mode: 0o600, group: None },
+            Ok(GROUP_MODE) => self.report(
+                Some(span.clone()),
+                format!(
+                    "`socket_mode` `{}` gives access to a group, and `socket_group` names none",
+                    value.escape_debug()
+                ),
+                expected,
+                "whoever can use the API can become root; set `socket_group` to a group that you trust",
+            ),
+            Ok(mode) if mode & 0o007 != 0 => self.report(
+                Some(span.clone()),
+                format!("`socket_mode` `{}` gives access to everybody", value.escape_debug()),
+                expected,
+                "whoever can use the API can become root; set `socket_group` for a group that you trust",
+            ),
+            _ => self.report(
+                Some(span.clone()),
+                format!("invalid mode `{}` for `socket_mode`", value.escape_debug()),
+                expected,
+                None,
+            ),
+        }
+        SocketAccess { mode: default, group }
+    }
+
+    /// The API over TCP, which needs an address that only processes of this host can reach, and a token.
+    fn tcp(&mut self) -> Option<TcpConfig> {
+        let raw = self.raw;
+        let Some(Setting { value: listen, span }) = &raw.listen else {
+            if raw.token_file.is_some() {
+                let message = "`api.token_file` has no effect without `api.listen`".to_owned();
+                let help =
+                    "set `listen = \"127.0.0.1:5051\"`, or remove it; clients of the socket need no token";
+                self.report(self::span(&raw.token_file), message, "is not used", help);
+            }
+            return None;
+        };
+        let span = Some(span.clone());
+        let address = match listen.parse::<SocketAddr>() {
+            Ok(address) if address.ip().is_loopback() => Some(address),
+            Ok(address) => {
+                let message =
+                    format!("other hosts can reach `{}`, the address in `api.listen`", address.ip());
+                self.report(
+                    span.clone(),
+                    message,
+                    "expected a loopback address, as in \"127.0.0.1:5051\"",
+                    "without TLS, whoever is on the way could read the token and become root here; forward the port to other \
+                     hosts, as with `ssh -L 5051:127.0.0.1:5051 HOST`",
+                );
+                None
+            }
+            Err(_) => {
+                self.report(
+                    span.clone(),
+                    format!("invalid address `{}` for `api.listen`", listen.escape_debug()),
+                    "expected an address and a port",
+                    "as in `listen = \"127.0.0.1:5051\"` or `listen = \"[::1]:5051\"`",
+                );
+                None
+            }
+        };
+        if raw.token_file.is_none() {
+            self.report(
+                span,
+                "`api.listen` needs `api.token_file`".to_owned(),
+                "every user of this host can connect",
+                "create the file with `(umask 077; head -c 32 /dev/urandom | base64 > /etc/cofferdam/token)`, and set \
+                 `token_file = \"/etc/cofferdam/token\"`",
+            );
+            return None;
+        }
+        Some(TcpConfig { address: address?, token_file: self.path(&None, &raw.token_file, &None) })
     }
 
     fn launcher(&mut self) -> LauncherKind {
@@ -645,6 +749,7 @@ impl Resolver<'_> {
             }
         }
         ExecutorConfig {
+            endpoint: None,
             launcher_dir: raw.launcher_dir.is_some().then(|| self.path(&None, &raw.launcher_dir, &None)),
             registration_timeout: self.duration(
                 "executor_registration_timeout",
@@ -721,6 +826,13 @@ impl Resolver<'_> {
         };
         self.diagnostics.push(diagnostic.maybe_help(help.into().map(str::to_owned)));
     }
+}
+
+/// A group by its name or its number.
+fn group_id(group: &str) -> Option<u32> {
+    // An error means that the groups cannot be read, so that none is known.
+    let found = nix::unistd::Group::from_name(group).ok().flatten();
+    found.map(|group| group.gid.as_raw()).or_else(|| group.parse().ok().filter(|group| *group != u32::MAX))
 }
 
 /// Whether a text is an address, a host name, or `*.` and a host name.

@@ -112,6 +112,9 @@ fn all_settings_are_resolved() {
     assert_eq!(docker.timeouts, timeouts);
     assert_eq!(config.agent.image_store.as_deref(), Some(Path::new("/srv/images")));
     assert_eq!(config.agent.image_backend, Backend::Copy);
+    assert_eq!(config.socket_access, SocketAccess { mode: 0o660, group: Some(0) });
+    let tcp = TcpConfig { address: "[::1]:5051".parse().unwrap(), token_file: directory("valid/token") };
+    assert_eq!(config.tcp, Some(tcp));
     assert_eq!((config.api.max_body, config.api.idle_timeout), (64 << 10, Duration::from_secs(5)));
     let executors = &config.agent.executors;
     assert_eq!(executors.launcher_dir.as_deref(), Some(Path::new("/usr/libexec/cofferdam")));

@@ -1,6 +1,7 @@
 //! What an executor gets to know when it is started: its environment, and what is mounted into its container.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,6 +17,9 @@ const PROGRAM_DIRECTORY: &str = "/mnt/mesos/executor/bin";
 
 /// What an executor presents with each call.
 const TOKEN: &str = "MESOS_EXECUTOR_AUTHENTICATION_TOKEN";
+
+/// What libraries can parse where the socket has to be used. Nobody but root can listen there and receive tokens.
+const NO_ENDPOINT: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1));
 
 /// Executors that lose the agent wait at most this long before they subscribe again.
 const SUBSCRIPTION_BACKOFF_MAX: Duration = Duration::from_secs(2);
@@ -120,14 +124,14 @@ fn variables(
 ) -> Vec<(&'static str, String)> {
     let flag = |value: bool| if value { "1" } else { "0" }.to_owned();
     let checkpoint = state.framework.checkpoint;
+    let endpoint = shared.config.endpoint.unwrap_or(NO_ENDPOINT);
     let mut variables = vec![
         ("LIBPROCESS_PORT", "0".to_owned()),
         ("MESOS_FRAMEWORK_ID", state.framework.id.to_string()),
         ("MESOS_EXECUTOR_ID", state.executor.id.to_string()),
         ("MESOS_SLAVE_ID", shared.agent_id.clone()),
-        // Libraries check that these can be parsed. The socket is used instead.
-        ("MESOS_SLAVE_PID", "slave(1)@127.0.0.1:5051".to_owned()),
-        ("MESOS_AGENT_ENDPOINT", "127.0.0.1:5051".to_owned()),
+        ("MESOS_SLAVE_PID", format!("slave(1)@{endpoint}")),
+        ("MESOS_AGENT_ENDPOINT", endpoint.to_string()),
         ("MESOS_CHECKPOINT", flag(checkpoint)),
         ("MESOS_HTTP_COMMAND_EXECUTOR", flag(true)),
         ("MESOS_DOMAIN_SOCKET", socket.to_string_lossy().into_owned()),

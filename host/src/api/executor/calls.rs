@@ -12,11 +12,14 @@ use serde_json::Value as Json;
 
 use super::events;
 use crate::api::context::ApiContext;
+use crate::api::encoding::Encoding;
 use crate::api::operator::decode::task::{decode_status, typed};
 use crate::api::operator::error::ApiError;
+use crate::api::operator::media::ResponseMedia;
 use crate::api::operator::routes::too_large;
 use crate::api::operator::stream::Records;
 use crate::api::operator::types as wire;
+use crate::api::protobuf::schema::executor::{CALL, EVENT};
 use cofferdam_core::executor::{Event, Events, Executor, TaskId, Update};
 
 type Result<T = HttpResponse> = std::result::Result<T, ApiError>;
@@ -63,19 +66,28 @@ struct MessageCall {
 }
 
 /// Carries out one call.
-pub(super) async fn dispatch(context: &Arc<ApiContext>, executor: &Executor, body: &[u8]) -> Result {
+pub(super) async fn dispatch(
+    context: &Arc<ApiContext>,
+    executor: &Executor,
+    encoding: Encoding,
+    media: ResponseMedia,
+    body: &[u8],
+) -> Result {
     let is_long = body.len() > context.config.api.max_body;
     let body: Json =
-        serde_json::from_slice(body).map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, &error))?;
+        encoding.of(&CALL).read(body).map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, &error))?;
     let call: Call = typed("call", &body)?;
-    check_identity(executor, &call)?;
+    // The library of Mesos does not know its ids when it sends these.
+    if call.kind != "HEARTBEAT" {
+        check_identity(executor, &call)?;
+    }
     if is_long && call.kind != "SUBSCRIBE" {
         return Err(too_large(context.config.api.max_body));
     }
     let missing =
         |field: &str| ApiError::bad_request(format!("`{}` requires the field `{field}`", call.kind));
     match call.kind.as_str() {
-        "SUBSCRIBE" => subscribe(context, executor, call.subscribe.unwrap_or_default()).await,
+        "SUBSCRIBE" => subscribe(context, executor, media, call.subscribe.unwrap_or_default()).await,
         "UPDATE" => {
             let update = call.update.ok_or_else(|| missing("update"))?;
             executor.update(decode_status("update.status", &update.status, now())?).await?;
@@ -103,7 +115,12 @@ fn check_identity(executor: &Executor, call: &Call) -> Result<()> {
     Err(ApiError::message(StatusCode::FORBIDDEN, text))
 }
 
-async fn subscribe(context: &Arc<ApiContext>, executor: &Executor, call: Subscribe) -> Result {
+async fn subscribe(
+    context: &Arc<ApiContext>,
+    executor: &Executor,
+    media: ResponseMedia,
+    call: Subscribe,
+) -> Result {
     let mut known = BTreeSet::new();
     for task in call.unacknowledged_tasks.unwrap_or_default() {
         let id = TaskId::new(task.task_id.value)
@@ -118,7 +135,7 @@ async fn subscribe(context: &Arc<ApiContext>, executor: &Executor, call: Subscri
         subscribed = executor.subscribe(known, updates) => subscribed?,
         () = context.stopped() => return Err(ApiError::stopping()),
     };
-    let (records, body) = Records::new();
+    let (records, body) = Records::encoded(media.message.of(&EVENT));
     let (context, executor) = (Arc::clone(context), executor.clone());
     tokio::spawn(async move {
         tokio::select! {
@@ -128,7 +145,7 @@ async fn subscribe(context: &Arc<ApiContext>, executor: &Executor, call: Subscri
         }
     });
     // As in Mesos, the type is that of the records.
-    Ok(([(header::CONTENT_TYPE, "application/json")], Body::new(body)).into_response())
+    Ok(([(header::CONTENT_TYPE, media.message.media_type())], Body::new(body)).into_response())
 }
 
 async fn send(context: &ApiContext, executor: &Executor, mut subscribed: Events, records: &Records) {

@@ -1,4 +1,4 @@
-//! Events for executors, in the JSON of Mesos.
+//! Events for executors, in the form of Mesos.
 
 use data_encoding::BASE64;
 use serde_json::{Value as Json, json};

@@ -14,4 +14,4 @@ mod requests;
 mod routes;
 
 pub(super) use requests::Requests;
-pub(super) use routes::router;
+pub(super) use routes::{bearer, router, unauthorized};

@@ -15,6 +15,7 @@ use crate::api::operator::calls;
 use crate::api::operator::decode::task::{Settings, container_request, typed};
 use crate::api::operator::decode::{decode_launch, decode_nested_launch, decode_session};
 use crate::api::operator::error::ApiError;
+use crate::api::operator::media::ResponseMedia;
 use crate::api::operator::tasks::settings;
 use crate::api::operator::types::{self as wire, Call};
 use cofferdam_core::executor::Executor;
@@ -27,9 +28,9 @@ pub(super) async fn dispatch(
     context: &Arc<ApiContext>,
     executor: &Executor,
     in_progress: &InProgress,
-    body: &[u8],
+    media: ResponseMedia,
+    call: Call,
 ) -> Result {
-    let call = Call::from_json(body)?;
     if call.is_wait() && !in_progress.becomes(Kind::Wait) {
         return Err(too_many());
     }
@@ -58,7 +59,7 @@ pub(super) async fn dispatch(
     if let Some(request) = request {
         check(context, executor, &request)?;
     }
-    calls::dispatch(context, call).await
+    calls::dispatch(context, media, call).await
 }
 
 /// Checks that a nested container has nothing that the executor's framework was not given.

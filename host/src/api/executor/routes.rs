@@ -16,9 +16,9 @@ use super::requests::{InProgress, Kind, Requests, too_many};
 use super::{calls, nested};
 use crate::api::context::ApiContext;
 use crate::api::operator::error::ApiError;
-use crate::api::operator::routes::{
-    check_accept, check_content_type, read_body, read_body_within, reject_while_stopping,
-};
+use crate::api::operator::media::{request_encoding, response_media};
+use crate::api::operator::routes::{read_body, read_body_within, reject_while_stopping};
+use crate::api::operator::types::Call;
 use cofferdam_core::executor::{Executor, Token};
 
 /// The path of subscriptions, updates and messages.
@@ -49,13 +49,12 @@ pub(in crate::api) fn router(context: Arc<ApiContext>, requests: Arc<Requests>) 
 
 /// Finds out which executor it is, and limits its requests.
 async fn authenticate(State(api): State<Api>, mut request: Request, next: Next) -> Response {
-    let executor =
-        bearer(request.headers()).and_then(|token| api.context.agent.executors().authenticate(&token));
-    let Some(executor) = executor else {
-        let text = "the header `Authorization: Bearer …` has no token of an executor that has not ended";
-        let mut response = ApiError::message(StatusCode::UNAUTHORIZED, text).into_response();
-        response.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
-        return response;
+    let presented = bearer(request.headers()).map(Token::presented);
+    let Some(executor) = presented.and_then(|token| api.context.agent.executors().authenticate(&token))
+    else {
+        return unauthorized(
+            "the header `Authorization: Bearer …` has no token of an executor that has not ended",
+        );
     };
     let kind = if request.uri().path() == OWN_PATH { Kind::Own } else { Kind::Nested };
     let Some(in_progress) = api.requests.begin(executor.container(), kind).map(Arc::new) else {
@@ -72,10 +71,18 @@ async fn authenticate(State(api): State<Api>, mut request: Request, next: Next) 
     })
 }
 
-fn bearer(headers: &HeaderMap) -> Option<Token> {
+/// The token that a client presents.
+pub(in crate::api) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| Token::presented(token.trim()))
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// The response to a request without a valid token.
+pub(in crate::api) fn unauthorized(text: &str) -> Response {
+    let mut response = ApiError::message(StatusCode::UNAUTHORIZED, text).into_response();
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
+    response
 }
 
 async fn executor(
@@ -85,8 +92,8 @@ async fn executor(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    check_content_type(&headers)?;
-    check_accept(&headers)?;
+    let encoding = request_encoding(&headers)?;
+    let media = response_media(&headers)?;
     let max = context.config.api.max_body;
     // Its head says so.
     let is_long = body.size_hint().lower() > max as u64;
@@ -96,7 +103,7 @@ async fn executor(
     };
     let max = if is_long { max.saturating_mul(SUBSCRIPTION) } else { max };
     let body = read_body_within(&context, body, max).await?;
-    calls::dispatch(&context, &executor, &body).await
+    calls::dispatch(&context, &executor, encoding, media, &body).await
 }
 
 async fn operator(
@@ -106,8 +113,8 @@ async fn operator(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    check_content_type(&headers)?;
-    check_accept(&headers)?;
+    let codec = Call::codec(request_encoding(&headers)?);
+    let media = response_media(&headers)?;
     let body = read_body(&context, body).await?;
-    nested::dispatch(&context, &executor, &in_progress, &body).await
+    nested::dispatch(&context, &executor, &in_progress, media, Call::read(codec, &body)?).await
 }

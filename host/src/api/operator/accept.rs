@@ -1,6 +1,6 @@
 //! The header `Accept`: which of several media types a client prefers.
 
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderName, header};
 
 /// A media range, with the weight that the client gives it.
 #[derive(Debug)]
@@ -33,7 +33,12 @@ pub(super) struct Accepted<'h>(Vec<Range<'h>>);
 
 impl<'h> Accepted<'h> {
     pub(super) fn of(headers: &'h HeaderMap) -> Self {
-        let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        Self::named_in(headers, &header::ACCEPT)
+    }
+
+    /// What a header says that has the form of `Accept`.
+    pub(super) fn named_in(headers: &'h HeaderMap, name: &HeaderName) -> Self {
+        let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
         Self(values.flat_map(|value| value.split(',')).map(Range::parse).collect())
     }
 

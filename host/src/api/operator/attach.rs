@@ -12,10 +12,13 @@ use tokio::sync::oneshot;
 
 use super::decode::decode_id;
 use super::error::{ApiError, not_launched};
+use super::media::{ResponseMedia, record_encoding};
 use super::reply;
-use super::stream::{self, Disconnected, MESSAGE_CONTENT_TYPE, RECORDIO, Records, take_record};
+use super::stream::{self, Disconnected, RECORDIO, Records, take_record};
 use super::types::{self as wire, Call};
 use crate::api::context::ApiContext;
+use crate::api::encoding::Codec;
+use crate::api::protobuf::schema::agent::PROCESS_IO;
 use cofferdam_core::model::{ContainerId, Request};
 use cofferdam_core::switchboard::{AttachedInput, Attachment, Output, OutputStream};
 
@@ -23,17 +26,25 @@ use cofferdam_core::switchboard::{AttachedInput, Attachment, Output, OutputStrea
 pub(super) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Streams the output of a container until it ends.
-pub(super) fn output(context: &Arc<ApiContext>, id: &ContainerId) -> Result<HttpResponse, ApiError> {
+pub(super) fn output(
+    context: &Arc<ApiContext>,
+    media: ResponseMedia,
+    id: &ContainerId,
+) -> Result<HttpResponse, ApiError> {
     let attachment = context.agent.attach(id)?;
     let context = Arc::clone(context);
-    Ok(stream::respond(async move |records| {
+    Ok(stream::respond(media, media.record.of(&PROCESS_IO), async move |records| {
         drop(send_output(&context, attachment, &records).await);
     }))
 }
 
 /// Launches a container for this client and streams its output. Ends and removes it when the client disconnects, also
 /// during the launch.
-pub(super) async fn session(context: &Arc<ApiContext>, request: Request) -> Result<HttpResponse, ApiError> {
+pub(super) async fn session(
+    context: &Arc<ApiContext>,
+    media: ResponseMedia,
+    request: Request,
+) -> Result<HttpResponse, ApiError> {
     let context = Arc::clone(context);
     let (answer, response) = oneshot::channel();
     // A task of its own, as the handler of the request ends when the client disconnects.
@@ -45,7 +56,7 @@ pub(super) async fn session(context: &Arc<ApiContext>, request: Request) -> Resu
         }
         let sent = match context.agent.attach_first(&id) {
             Ok(attachment) => {
-                let (records, response) = stream::response();
+                let (records, response) = stream::response(media, media.record.of(&PROCESS_IO));
                 // If the client has gone, so has the other end of the stream.
                 drop(answer.send(Ok(response)));
                 tokio::select! {
@@ -132,14 +143,8 @@ pub(super) async fn input(
     headers: &HeaderMap,
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
-    let encoding = headers.get(MESSAGE_CONTENT_TYPE);
-    if encoding.is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"application/json")) {
-        return Err(ApiError::message(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "the header `Message-Content-Type` must be `application/json`, which is also the default",
-        ));
-    }
-    let mut requests = Requests { body, received: Vec::new(), max: context.config.api.max_body };
+    let codec = Call::codec(record_encoding(headers)?);
+    let mut requests = Requests { body, codec, received: Vec::new(), max: context.config.api.max_body };
     let first = tokio::time::timeout(context.config.api.idle_timeout, requests.next()).await;
     let first = first.map_err(|_| {
         ApiError::message(StatusCode::REQUEST_TIMEOUT, "no record arrived within `api.idle_timeout`")
@@ -207,6 +212,7 @@ async fn pass_on(input: &mut AttachedInput, io: wire::ProcessIo) -> Result<bool,
 /// The records of a request.
 struct Requests {
     body: Body,
+    codec: Codec,
     received: Vec<u8>,
     /// Maximum length of a record.
     max: usize,
@@ -217,10 +223,10 @@ impl Requests {
     async fn next(&mut self) -> Result<Option<wire::AttachContainerInput>, ApiError> {
         loop {
             if let Some(record) = take_record(&mut self.received).map_err(ApiError::bad_request)? {
-                return match Call::from_json(&record)? {
+                return match Call::read(self.codec, &record)? {
                     Call::AttachContainerInput(call) => Ok(Some(*call)),
                     other => Err(ApiError::bad_request(format!(
-                        "`{}` is not a stream of records; send `application/json`",
+                        "`{}` is not a stream of records; send it as `application/json` or `application/x-protobuf`",
                         other.type_name()
                     ))),
                 };

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::http::StatusCode;
 use axum::response::Response as HttpResponse;
@@ -10,28 +11,33 @@ use super::decode::{self, decode_id, decode_nested_id};
 use super::error::{ApiError, not_launched};
 use super::files::{self, Sandboxes};
 use super::listing;
+use super::media::ResponseMedia;
 use super::stream::{self, Disconnected, Records};
 use super::types::{self as wire, Call, Response};
 use super::{attach, encode, reply, subscribe, tasks};
 use crate::api::context::ApiContext;
+use crate::api::encoding::Codec;
+use crate::api::protobuf::schema::agent::CALL_TYPE;
 use cofferdam_core::model::view::{Summary, WantedReports};
 use cofferdam_core::model::{ContainerId, Request, Termination};
 use cofferdam_core::switchboard::Attachment;
 
 type Result<T = HttpResponse> = std::result::Result<T, ApiError>;
 
-/// Carries out one call.
-pub(in crate::api) async fn dispatch(context: &Arc<ApiContext>, call: Call) -> Result {
+/// Carries out one call, and answers with what the client accepts.
+pub(in crate::api) async fn dispatch(context: &Arc<ApiContext>, media: ResponseMedia, call: Call) -> Result {
+    let media = media_for(media, &call)?;
+    let message = |response: Response| Ok(reply::message(Response::codec(media.message), &response));
     match call {
         Call::LaunchContainer(call) => launch(context, decode::decode_launch(&call)?).await,
-        Call::RunContainer(call) => run(context, decode::decode_launch(&call)?).await,
+        Call::RunContainer(call) => run(context, media, decode::decode_launch(&call)?).await,
         Call::LaunchNestedContainer(call) => launch(context, decode::decode_nested_launch(&call)?).await,
         Call::LaunchNestedContainerSession(call) => {
-            attach::session(context, decode::decode_session(&call)?).await
+            attach::session(context, media, decode::decode_session(&call)?).await
         }
         Call::AttachContainerOutput(call) => {
             let id = decode_id("attach_container_output.container_id", &call.container_id)?;
-            attach::output(context, &id)
+            attach::output(context, media, &id)
         }
         Call::AttachContainerInput(_) => Err(ApiError::message(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -79,7 +85,7 @@ pub(in crate::api) async fn dispatch(context: &Arc<ApiContext>, call: Call) -> R
             let inspection = context.agent.inspect(&id).ok_or_else(|| ApiError::unknown_container(&id))?;
             message(Response::InspectContainer(Box::new(encode::inspection(&inspection))))
         }
-        Call::Subscribe(call) => subscribe::subscribe(context, &call),
+        Call::Subscribe(call) => subscribe::subscribe(context, media, &call),
         Call::GetContainers(call) => {
             let wanted = WantedReports {
                 usage: call.show_statistics.unwrap_or(true),
@@ -118,12 +124,21 @@ pub(in crate::api) async fn dispatch(context: &Arc<ApiContext>, call: Call) -> R
         Call::KillTask(call) => tasks::kill(context, *call).await,
         Call::ShutdownExecutor(call) => tasks::shutdown(context, &call).await,
         Call::MessageExecutor(call) => tasks::message(context, call),
-        Call::SubscribeStatusUpdates(call) => tasks::subscribe(context, &call),
+        Call::SubscribeStatusUpdates(call) => tasks::subscribe(context, media, &call),
         Call::AcknowledgeStatusUpdate(call) => tasks::acknowledge(context, &call).await,
         Call::GetFlags => {
             let flags = encode::flags(&context.config).into_iter();
             let flags = flags.map(|(name, value)| wire::Flag { name, value: Some(value) }).collect();
             message(Response::GetFlags(wire::Flags { flags }))
+        }
+        Call::GetLoggingLevel => {
+            message(Response::GetLoggingLevel(wire::LoggingLevel { level: context.verbosity.level() }))
+        }
+        Call::SetLoggingLevel(call) => {
+            let duration = u64::try_from(call.duration.nanoseconds)
+                .map_err(|_| ApiError::bad_request("`set_logging_level.duration` is negative"))?;
+            context.verbosity.set(call.level, Duration::from_nanos(duration))?;
+            Ok(reply::empty())
         }
         Call::GetHealth => {
             message(Response::GetHealth(wire::Health { healthy: true, ..wire::Health::default() }))
@@ -156,13 +171,25 @@ pub(in crate::api) async fn dispatch(context: &Arc<ApiContext>, call: Call) -> R
     }
 }
 
+/// What the client accepts for a call. Extensions have no published form in protocol buffers.
+fn media_for(media: ResponseMedia, call: &Call) -> Result<ResponseMedia> {
+    let name = call.type_name();
+    if CALL_TYPE.number_of(name).is_some() {
+        return Ok(media);
+    }
+    media.json_only().ok_or_else(|| {
+        let text = format!("`{name}` is an extension, which exists in JSON only; accept `application/json`");
+        ApiError::message(StatusCode::NOT_ACCEPTABLE, text)
+    })
+}
+
 async fn launch(context: &ApiContext, request: Request) -> Result {
     Ok(start(context, request).await?.unwrap_or_else(reply::empty))
 }
 
 /// Launches a container and answers when it runs, with its output if requested, and when it has ended. There is no last
 /// message if the agent stops before the container ends.
-async fn run(context: &Arc<ApiContext>, request: Request) -> Result {
+async fn run(context: &Arc<ApiContext>, media: ResponseMedia, request: Request) -> Result {
     let (id, attached) = (request.id.clone(), request.attached);
     if let Some(refused) = start(context, request).await? {
         return Ok(refused);
@@ -177,7 +204,7 @@ async fn run(context: &Arc<ApiContext>, request: Request) -> Result {
         stderr_file: logs.stderr_file.map(String::from),
     };
     let context = Arc::clone(context);
-    Ok(stream::respond(async move |records| {
+    Ok(stream::respond(media, Codec::Json, async move |records| {
         drop(report_run(&context, &id, launched, attachment, &records).await);
     }))
 }
@@ -261,9 +288,4 @@ async fn remove(context: &ApiContext, id: &ContainerId) -> Result {
     } else {
         Err(ApiError::unknown_container(id))
     }
-}
-
-#[expect(clippy::needless_pass_by_value, clippy::unnecessary_wraps, reason = "keeps the match above short")]
-fn message(response: Response) -> Result {
-    Ok(reply::json(&response))
 }

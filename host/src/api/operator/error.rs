@@ -7,6 +7,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::types::EnvelopeError;
+use crate::telemetry::FixedLog;
 use cofferdam_core::containerizer::{KillError, LaunchError, RemoveError, UpdateError};
 use cofferdam_core::executor::{
     AcknowledgeError, KillTaskError, LaunchTaskError, ServeError, UpdateRefused, WriteError,
@@ -197,6 +198,12 @@ impl From<ServeError> for ApiError {
             }
         };
         Self::new(status, &error)
+    }
+}
+
+impl From<FixedLog> for ApiError {
+    fn from(error: FixedLog) -> Self {
+        Self::new(StatusCode::NOT_IMPLEMENTED, &error)
     }
 }
 

@@ -160,8 +160,13 @@ impl Sandboxes {
         Ok(entries)
     }
 
-    /// Part of a regular file, and the size of the whole.
-    pub(super) fn read(&self, path: &str, offset: u64, length: Option<u64>) -> Result<FileData, FileError> {
+    /// Pairs of virtual path and directory.
+    pub(super) fn directories(&self) -> impl Iterator<Item = (&Path, &Path)> {
+        self.directories.iter().map(|(path, directory)| (path.as_path(), directory.as_path()))
+    }
+
+    /// Opens a regular file.
+    pub(super) fn open(&self, path: &str) -> Result<OpenedFile, FileError> {
         let found = self.find(path)?;
         if FileType::from_raw_mode(found.stat.st_mode) != FileType::RegularFile {
             return Err(FileError::NotAFile { path: path.to_owned() });
@@ -169,6 +174,12 @@ impl Sandboxes {
         let failed = |source: Errno| system("read", path, source);
         let file = File::from(reopen(found.fd.as_fd(), OFlags::RDONLY).map_err(failed)?);
         let size = file.metadata().map_err(|source| system("read", path, source))?.len();
+        Ok(OpenedFile { file, size })
+    }
+
+    /// Part of a regular file, and the size of the whole.
+    pub(super) fn read(&self, path: &str, offset: u64, length: Option<u64>) -> Result<FileData, FileError> {
+        let OpenedFile { file, size } = self.open(path)?;
         let wanted = length.unwrap_or(u64::MAX).min(MAX_READ).min(size.saturating_sub(offset));
         let mut data = vec![0; usize::try_from(wanted).unwrap_or_default()];
         let mut filled = 0;
@@ -219,6 +230,13 @@ impl Sandboxes {
             _ => Ok(Found { fd, stat }),
         }
     }
+}
+
+/// A file that is read.
+pub(super) struct OpenedFile {
+    pub(super) file: File,
+    /// Its size when it was opened.
+    pub(super) size: u64,
 }
 
 struct Found {

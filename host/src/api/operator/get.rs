@@ -91,6 +91,15 @@ pub(super) fn state(context: &ApiContext) -> wire::StatePage {
     }
 }
 
+/// `GET /containerizer/debug`: what plugins have been called for and not returned from.
+pub(super) fn pending(context: &ApiContext) -> Json {
+    let calls = context.agent.calls_in_progress().into_iter().map(|call| {
+        let args = json!({"containerId": call.container, "seconds": format!("{:.3}", call.seconds)});
+        json!({"operation": format!("{}::{}", call.plugin, call.method), "args": args})
+    });
+    json!({"pending": calls.collect::<Vec<_>>()})
+}
+
 /// Content of machine-id(5), which survives restarts and reboots.
 fn machine_id() -> Option<String> {
     let id = fs::read_to_string("/etc/machine-id").ok()?;

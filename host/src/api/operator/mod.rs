@@ -1,7 +1,8 @@
-//! The operator API: the Mesos v1 agent operator API in JSON, and its GET endpoints.
+//! The operator API: the Mesos v1 agent operator API, and its GET endpoints.
 
 mod accept;
 mod attach;
+mod browse;
 pub(super) mod calls;
 pub(super) mod decode;
 pub(super) mod encode;
@@ -11,6 +12,7 @@ mod files;
 mod fuzz;
 mod get;
 mod listing;
+pub(super) mod media;
 pub(super) mod reply;
 pub(super) mod routes;
 pub(super) mod stream;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::{Body, HttpBody};
 use axum::extract::{Query, Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -17,9 +17,9 @@ use serde::Deserialize;
 
 use super::accept::Accepted;
 use super::error::ApiError;
-use super::stream::RECORDIO;
+use super::media::{request_encoding, response_media};
 use super::types::{Call, Health, Keepers};
-use super::{attach, calls, encode, get as endpoints, reply};
+use super::{attach, browse, calls, encode, get as endpoints, reply};
 use crate::api::context::ApiContext;
 use crate::telemetry::{self, Format, Snapshot};
 
@@ -40,6 +40,12 @@ pub(in crate::api) fn router(context: Arc<ApiContext>) -> Router {
         .route("/version", get(|| async { reply::json(&encode::version()) }))
         .route("/flags", get(flags))
         .route("/monitor/statistics", get(statistics))
+        .route("/containerizer/debug", get(pending))
+        .route("/logging/toggle", get(logging).post(logging))
+        .route("/files/browse", get(browse::browse))
+        .route("/files/read", get(browse::read))
+        .route("/files/download", get(browse::download))
+        .route("/files/debug", get(browse::debug))
         .route("/metrics", get(metrics))
         .route("/metrics/snapshot", get(metrics_snapshot))
         .fallback(|| async { ApiError::message(StatusCode::NOT_FOUND, "there is no such endpoint") })
@@ -65,15 +71,15 @@ async fn call(State(context): Context, headers: HeaderMap, body: Body) -> Result
     if attach::is_stream(&headers) {
         return attach::input(&context, &headers, body).await;
     }
-    check_content_type(&headers)?;
-    check_accept(&headers)?;
+    let codec = Call::codec(request_encoding(&headers)?);
+    let media = response_media(&headers)?;
     let body = read_body(&context, body).await?;
-    let call = Call::from_json(&body)?;
+    let call = Call::read(codec, &body)?;
     if !call.is_lasting() {
-        return calls::dispatch(&context, call).await;
+        return calls::dispatch(&context, media, call).await;
     }
     let lasting = context.begin_lasting().ok_or_else(too_many_lasting)?;
-    let response = calls::dispatch(&context, call).await?;
+    let response = calls::dispatch(&context, media, call).await?;
     Ok(response.map(|body| {
         Body::new(body.map_err(move |error| {
             let _until_complete = &lasting;
@@ -122,41 +128,6 @@ pub(in crate::api) fn too_large(max_body: usize) -> ApiError {
     ApiError::message(StatusCode::PAYLOAD_TOO_LARGE, text)
 }
 
-pub(in crate::api) fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
-    let Some(value) = headers.get(header::CONTENT_TYPE) else {
-        return Err(ApiError::bad_request("the header `Content-Type` is missing; send `application/json`"));
-    };
-    if essence(value.to_str().unwrap_or_default()).eq_ignore_ascii_case("application/json") {
-        return Ok(());
-    }
-    Err(ApiError::message(
-        StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        format!("`Content-Type: {}` is not supported; send `application/json`", escape(value)),
-    ))
-}
-
-/// Checks that the client accepts JSON.
-pub(in crate::api) fn check_accept(headers: &HeaderMap) -> Result<(), ApiError> {
-    let Some(first) = headers.get(header::ACCEPT) else { return Ok(()) };
-    let accepted = Accepted::of(headers);
-    if ["application/json", RECORDIO].iter().any(|media| accepted.weight(media, None) > 0.0) {
-        return Ok(());
-    }
-    Err(ApiError::message(
-        StatusCode::NOT_ACCEPTABLE,
-        format!("`Accept: {}` does not include `application/json`", escape(first)),
-    ))
-}
-
-/// A media type without its parameters.
-fn essence(media: &str) -> &str {
-    media.split(';').next().unwrap_or_default().trim()
-}
-
-fn escape(value: &HeaderValue) -> String {
-    String::from_utf8_lossy(value.as_bytes()).escape_debug().to_string()
-}
-
 #[derive(Deserialize)]
 struct ContainersQuery {
     container_id: Option<String>,
@@ -191,6 +162,10 @@ async fn statistics(State(context): Context) -> Response {
     reply::json(&endpoints::statistics(&context).await)
 }
 
+async fn pending(State(context): Context) -> Response {
+    reply::json(&endpoints::pending(&context))
+}
+
 /// In the format that the client prefers; in the older text format for one that does not say.
 async fn metrics(State(context): Context, headers: HeaderMap) -> Response {
     let snapshot = Snapshot::take_with_usage(&context.agent, context.started).await;
@@ -206,6 +181,33 @@ fn accepts_open_metrics(headers: &HeaderMap) -> bool {
     let accepted = Accepted::of(headers);
     let named = accepted.named("application/openmetrics-text", Some("1.0.0"));
     named.is_some_and(|weight| weight > 0.0 && weight >= accepted.weight("text/plain", Some("0.0.4")))
+}
+
+#[derive(Deserialize)]
+struct LoggingQuery {
+    level: Option<String>,
+    duration: Option<String>,
+}
+
+/// Sets how much is logged, for some time; without a query, says how much it is.
+async fn logging(State(context): Context, Query(query): Query<LoggingQuery>) -> Result<Response, ApiError> {
+    let (level, duration) = match (query.level, query.duration) {
+        (None, None) => return Ok(format!("{}\n", context.verbosity.level()).into_response()),
+        (Some(level), Some(duration)) => (level, duration),
+        _ => {
+            return Err(ApiError::bad_request(
+                "`level=…` and `duration=…` must both be in the query, or neither",
+            ));
+        }
+    };
+    let invalid = |name: &str, value: &str, expected: &str| {
+        ApiError::bad_request(format!("`{name}={}` is invalid; expected {expected}", value.escape_debug()))
+    };
+    let number = level.parse().map_err(|_| invalid("level", &level, "a number that is not negative"))?;
+    let time = units::duration(&duration)
+        .ok_or_else(|| invalid("duration", &duration, "a duration such as `5mins`"))?;
+    context.verbosity.set(number, time)?;
+    Ok(reply::empty())
 }
 
 #[derive(Deserialize)]
@@ -235,21 +237,6 @@ mod tests {
     }
 
     #[test]
-    fn requests_must_be_json() {
-        let status = |values: &[&'static str]| {
-            check_content_type(&headers(header::CONTENT_TYPE, values))
-                .map_err(|error| error.into_response().status().as_u16())
-        };
-        assert_eq!(status(&["application/json"]), Ok(()));
-        assert_eq!(status(&["Application/JSON; charset=utf-8"]), Ok(()));
-        assert_eq!(status(&[]), Err(400));
-        for other in ["application/x-protobuf", "application/recordio", "text/plain", "application/jsonx", ""]
-        {
-            assert_eq!(status(&[other]), Err(415), "{other}");
-        }
-    }
-
-    #[test]
     fn metrics_have_the_format_that_the_client_prefers() {
         let accepts = |values: &[&'static str]| accepts_open_metrics(&headers(header::ACCEPT, values));
         assert!(accepts(&[
@@ -264,24 +251,6 @@ mod tests {
             &["application/openmetrics-text;q=0.2, text/plain;q=0.7"],
         ] {
             assert!(!accepts(other), "{other:?}");
-        }
-    }
-
-    #[test]
-    fn clients_must_accept_json() {
-        let status = |values: &[&'static str]| {
-            check_accept(&headers(header::ACCEPT, values))
-                .map_err(|error| error.into_response().status().as_u16())
-        };
-        for accepted in
-            [&[][..], &["*/*"], &["application/*;q=0.5"], &["text/html, application/json"], &["a/b", "*/*"]]
-        {
-            assert_eq!(status(accepted), Ok(()), "{accepted:?}");
-        }
-        for rejected in
-            [&["application/x-protobuf"][..], &["text/html, text/plain"], &[""], &["application/json;q=0"]]
-        {
-            assert_eq!(status(rejected), Err(406), "{rejected:?}");
         }
     }
 }

@@ -15,6 +15,9 @@ use hyper::body::{Body as HttpBody, Bytes, Frame};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
+use super::media::ResponseMedia;
+use crate::api::encoding::Codec;
+
 /// The media type of RecordIO.
 pub(crate) const RECORDIO: &str = "application/recordio";
 
@@ -26,55 +29,79 @@ const WAITING: usize = 4;
 
 /// Where the records of a stream are sent.
 #[derive(Debug)]
-pub(crate) struct Records(mpsc::Sender<Bytes>);
+pub(crate) struct Records {
+    codec: Codec,
+    sender: mpsc::Sender<Bytes>,
+}
 
 /// The other side has gone.
 #[derive(Debug)]
 pub(crate) struct Disconnected;
 
 impl Records {
-    /// A stream, and the body that sends it.
+    /// A stream of JSON, and the body that sends it.
     pub(crate) fn new() -> (Self, RecordsBody) {
+        Self::encoded(Codec::Json)
+    }
+
+    /// A stream, and the body that sends it.
+    pub(in crate::api) fn encoded(codec: Codec) -> (Self, RecordsBody) {
         let (sender, receiver) = mpsc::channel(WAITING);
-        (Self(sender), RecordsBody(receiver))
+        (Self { codec, sender }, BytesBody(receiver))
     }
 
     /// Sends a record, as soon as there is space.
     pub(crate) async fn send(&self, message: &impl Serialize) -> Result<(), Disconnected> {
-        // Messages of the API can be encoded.
-        let message = serde_json::to_vec(message).map_err(|_| Disconnected)?;
+        let message = self.codec.write(message).map_err(|error| {
+            // What clients send is checked when it arrives.
+            tracing::error!("a stream ends, as a message cannot be encoded: {error}");
+            Disconnected
+        })?;
         let mut record = format!("{}\n", message.len()).into_bytes();
         record.extend(message);
-        self.0.send(record.into()).await.map_err(|_| Disconnected)
+        self.sender.send(record.into()).await.map_err(|_| Disconnected)
     }
 
     /// Waits until the other side has gone.
     pub(in crate::api) async fn disconnected(&self) {
-        self.0.closed().await;
+        self.sender.closed().await;
     }
 }
 
 /// A response whose records are sent by `produce`, in a task that continues when the client disconnects.
-pub(in crate::api) fn respond<P>(produce: impl FnOnce(Records) -> P) -> HttpResponse
+pub(in crate::api) fn respond<P>(
+    media: ResponseMedia,
+    codec: Codec,
+    produce: impl FnOnce(Records) -> P,
+) -> HttpResponse
 where
     P: Future<Output = ()> + Send + 'static,
 {
-    let (records, response) = response();
+    let (records, response) = response(media, codec);
     tokio::spawn(produce(records));
     response
 }
 
 /// A response, and where its records are sent.
-pub(in crate::api) fn response() -> (Records, HttpResponse) {
-    let (records, body) = Records::new();
-    let headers = [(header::CONTENT_TYPE.as_str(), RECORDIO), (MESSAGE_CONTENT_TYPE, "application/json")];
+pub(in crate::api) fn response(media: ResponseMedia, codec: Codec) -> (Records, HttpResponse) {
+    let (records, body) = Records::encoded(codec);
+    let headers = [(header::CONTENT_TYPE.as_str(), media.stream), (MESSAGE_CONTENT_TYPE, codec.media_type())];
     (records, (headers, Body::new(body)).into_response())
 }
 
 /// A body that consists of the records of a stream.
-pub(crate) struct RecordsBody(mpsc::Receiver<Bytes>);
+pub(crate) type RecordsBody = BytesBody;
 
-impl HttpBody for RecordsBody {
+/// A body whose parts are sent when they become known.
+pub(crate) struct BytesBody(mpsc::Receiver<Bytes>);
+
+impl BytesBody {
+    pub(super) fn new(parts: mpsc::Receiver<Bytes>) -> Self {
+        Self(parts)
+    }
+}
+
+impl HttpBody for BytesBody {
     type Data = Bytes;
     type Error = Infallible;
 

@@ -9,18 +9,24 @@ use axum::response::Response as HttpResponse;
 use super::attach::HEARTBEAT_INTERVAL;
 use super::encode;
 use super::error::ApiError;
+use super::media::ResponseMedia;
 use super::stream::{self, Disconnected, Records};
 use super::types as wire;
 use crate::api::context::ApiContext;
+use crate::api::encoding::Codec;
 use cofferdam_core::events::{Received, Subscription};
 
 /// Streams events until a time, or until the agent stops.
-pub(super) fn subscribe(context: &Arc<ApiContext>, call: &wire::Subscribe) -> Result<HttpResponse, ApiError> {
+pub(super) fn subscribe(
+    context: &Arc<ApiContext>,
+    media: ResponseMedia,
+    call: &wire::Subscribe,
+) -> Result<HttpResponse, ApiError> {
     let since = call.since.as_ref().map(|since| time("since", since)).transpose()?;
     let until = call.until.as_ref().map(|until| time("until", until)).transpose()?;
     let subscription = context.agent.events().subscribe(since);
     let context = Arc::clone(context);
-    Ok(stream::respond(async move |records| {
+    Ok(stream::respond(media, Codec::Json, async move |records| {
         drop(send(&context, subscription, until, &records).await);
     }))
 }

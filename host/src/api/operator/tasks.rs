@@ -11,9 +11,11 @@ use super::decode::DecodeError;
 use super::decode::task::{self as decode, Settings};
 use super::encode::task as encode;
 use super::error::ApiError;
+use super::media::ResponseMedia;
 use super::stream::{self, Disconnected, Records};
 use super::{reply, types as wire};
 use crate::api::context::ApiContext;
+use crate::api::encoding::Codec;
 use crate::config::Config;
 use cofferdam_core::executor::{Kill, Notice, StatusUpdates};
 
@@ -53,6 +55,7 @@ pub(super) async fn kill(context: &Arc<ApiContext>, call: wire::KillTask) -> Res
     let framework =
         call.framework_id.as_ref().map(|id| decode::decode_framework_id("kill_task.framework_id", id));
     let task = decode::decode_task_id("kill_task.task_id", &call.task_id)?;
+    decode::decode_kill_policy("kill_task.kill_policy", call.kill_policy.as_ref())?;
     context.agent.executors().kill(framework.transpose()?, task, Kill { policy: call.kill_policy }).await?;
     Ok(reply::empty())
 }
@@ -84,12 +87,16 @@ pub(super) async fn acknowledge(context: &Arc<ApiContext>, call: &wire::Acknowle
 }
 
 /// Streams status updates until the client disconnects or the agent stops.
-pub(super) fn subscribe(context: &Arc<ApiContext>, call: &wire::SubscribeStatusUpdates) -> Result {
+pub(super) fn subscribe(
+    context: &Arc<ApiContext>,
+    media: ResponseMedia,
+    call: &wire::SubscribeStatusUpdates,
+) -> Result {
     let decode = |id| decode::decode_framework_id("subscribe_status_updates.framework_id", id);
     let framework = call.framework_id.as_ref().map(decode).transpose()?;
     let updates = context.agent.executors().updates(framework);
     let context = Arc::clone(context);
-    Ok(stream::respond(async move |records| {
+    Ok(stream::respond(media, Codec::Json, async move |records| {
         tokio::select! {
             sent = send_updates(&context, updates, &records) => drop(sent),
             () = records.disconnected() => {}

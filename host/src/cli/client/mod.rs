@@ -316,11 +316,12 @@ mod tests {
     use super::*;
     use crate::api::operator::encode_id;
     use crate::api::operator::types::{RemoveContainer, Termination, WaitContainer};
-    use crate::api::{self, Listener};
+    use crate::api::{self, Listener, Listeners};
     use cofferdam_core::agent::Agent;
     use cofferdam_core::config::{AgentConfig, ContainerizerConfig, LauncherKind};
 
-    use crate::config::{ApiLimits, Config};
+    use crate::config::{ApiLimits, Config, SocketAccess};
+    use crate::telemetry::Verbosity;
     use cofferdam_core::model::{Command, ContainerId, Request};
 
     /// An agent with the `posix` launcher and without plugins.
@@ -368,16 +369,21 @@ mod tests {
                 executors: cofferdam_core::config::ExecutorConfig::default(),
             },
             socket: socket.clone(),
+            socket_access: SocketAccess::PRIVATE,
+            tcp: None,
             api: ApiLimits { max_body: 4096, idle_timeout: Duration::from_millis(300) },
             default_container_info: None,
             log: "off".to_owned(),
             log_json: false,
         };
         let agent = Agent::start(config.agent.clone()).await.unwrap();
-        let listener = Listener::bind(&socket).unwrap();
+        let operator = Listener::bind(&socket, SocketAccess::PRIVATE).unwrap();
+        let listeners = Listeners { operator, executors: None, loopback: None };
         let (stop, stopped) = oneshot::channel();
         let served =
-            tokio::spawn(api::serve(agent.clone(), config, listener, None, async { stopped.await.unwrap() }));
+            tokio::spawn(api::serve(agent.clone(), config, Verbosity::default(), listeners, async {
+                stopped.await.unwrap()
+            }));
         World { agent, client: Client::new(socket), stop, served, _directory: directory }
     }
 

@@ -147,7 +147,7 @@ impl RecordStream {
         let Some(record) = self.next().await? else { return Ok(None) };
         serde_json::from_slice(&record).map(Some).map_err(|source| ClientError::Unreadable {
             socket: self.socket.clone(),
-            source: EnvelopeError::Malformed { source },
+            source: EnvelopeError::Malformed { source: source.into() },
         })
     }
 }

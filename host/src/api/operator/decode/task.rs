@@ -7,6 +7,8 @@ use super::error::{DecodeError, Result};
 use super::launch::decode_launch;
 use super::resources::decode_resources;
 use crate::api::operator::types as wire;
+use crate::api::protobuf;
+use crate::api::protobuf::schema::{Message, task as schema};
 use cofferdam_core::config::ExecutorConfig;
 use cofferdam_core::executor::{
     ExecutorDescription, ExecutorId, ExecutorKind, Framework, FrameworkId, InvalidName, LaunchTasks, Source,
@@ -122,6 +124,7 @@ pub(in crate::api) fn decode_task_group(
 /// Decodes a framework. Returns the user of its executors as well.
 fn decode_framework(info: &Json, settings: &Settings<'_>) -> Result<(Framework, Option<String>)> {
     let framework: wire::FrameworkInfo = typed("framework_info", info)?;
+    check_form("framework_info", &schema::FRAMEWORK_INFO, info)?;
     let missing = || DecodeError::field("framework_info.id", "it is missing");
     let id = decode_framework_id("framework_info.id", framework.id.as_ref().ok_or_else(missing)?)?;
     let partition_aware =
@@ -139,6 +142,7 @@ fn decode_task_info(
     settings: &Settings<'_>,
 ) -> Result<Task> {
     let id = named(format!("{field}.task_id"), TaskId::new(task.task_id.value.clone()))?;
+    check_form(field, &schema::TASK_INFO, info)?;
     let resources = decode_resources(&placeholder()?, &task.resources, &task.limits)
         .map_err(|error| within(field, error))?;
     let mut info = info.clone();
@@ -268,6 +272,7 @@ fn decode_executor(
             .map_err(|_| DecodeError::field(format!("{field}.shutdown_grace_period"), "it is negative"))?
             .div_ceil(1_000_000),
     };
+    check_form(field, &schema::EXECUTOR_INFO, info)?;
     let mut info = info.clone();
     if let Json::Object(info) = &mut info {
         info.insert("framework_id".to_owned(), json!({"value": framework.id.as_str()}));
@@ -307,6 +312,7 @@ pub(in crate::api) fn decode_status(field: &str, status: &Json, now: f64) -> Res
     if status.to_string().len() > MAX_STATUS {
         return Err(DecodeError::field(field, format!("it is larger than {MAX_STATUS} bytes")));
     }
+    check_form(field, &schema::TASK_STATUS, status)?;
     let mut fields: Map<String, Json> = fields.clone();
     fields.retain(|_, value| !value.is_null());
     let mut take = |name: &str| fields.remove(name);
@@ -323,7 +329,11 @@ pub(in crate::api) fn decode_status(field: &str, status: &Json, now: f64) -> Res
     }
     let uuid: wire::Bytes = typed(&at("uuid"), &take("uuid").ok_or_else(|| missing("uuid"))?)?;
     let id = decode_update_id(&at("uuid"), &uuid)?;
-    let reason = take("reason").map(|reason| typed::<String>(&at("reason"), &reason)).transpose()?;
+    // One that is newer than what this agent knows is a number, and has no name.
+    let reason = take("reason")
+        .filter(|reason| !reason.is_number())
+        .map(|reason| typed::<String>(&at("reason"), &reason))
+        .transpose()?;
     let message = take("message").map(|message| typed::<String>(&at("message"), &message)).transpose()?;
     let timestamp =
         take("timestamp").map(|timestamp| typed::<f64>(&at("timestamp"), &timestamp)).transpose()?;
@@ -366,6 +376,20 @@ pub(in crate::api) fn typed<T: DeserializeOwned>(field: &str, value: &Json) -> R
         let path = error.path().to_string();
         let field = if path == "." { field.to_owned() } else { format!("{field}.{path}") };
         DecodeError::field(field, error.into_inner().to_string())
+    })
+}
+
+/// Decodes the kill policy of a call, which is passed on as it was sent.
+pub(in crate::api) fn decode_kill_policy(field: &str, policy: Option<&Json>) -> Result<()> {
+    policy.map_or(Ok(()), |policy| check_form(field, &schema::KILL_POLICY, policy))
+}
+
+/// Checks that what is passed on as it was sent has the published form, so that clients of any encoding can get it.
+fn check_form(field: &str, schema: &'static Message, value: &Json) -> Result<()> {
+    protobuf::check(schema, value).map_err(|error| {
+        let path = error.path();
+        let field = if path.is_empty() { field.to_owned() } else { format!("{field}.{path}") };
+        DecodeError::field(field, error.reason())
     })
 }
 

@@ -20,7 +20,7 @@ pub(in crate::api::operator) fn container(
     wire::Container {
         container_id: encode_id(&summary.id),
         container_status: Some(reports::status(summary, status)),
-        resource_statistics: usage.map(reports::statistics),
+        resource_statistics: usage.map(|usage| reports::statistics(usage, &summary.resources)),
         state: Some(summary.phase.name().to_owned()),
         command: Some(summary.command.clone()),
         // Unknown for one of which only the id is known.

@@ -6,6 +6,7 @@ use serde_json::{Map, Value as Json, json};
 use super::id::encode_id;
 use crate::api::operator::types as wire;
 use cofferdam_core::model::view::{StatusView, Summary, UsageView};
+use cofferdam_core::model::{Limit, Resources};
 
 /// Encodes the status that plugins report, and the pid. Fields of the wrong type are left out.
 pub(super) fn status(summary: &Summary, reported: Option<&StatusView>) -> wire::ContainerStatus {
@@ -21,8 +22,24 @@ pub(super) fn status(summary: &Summary, reported: Option<&StatusView>) -> wire::
     status
 }
 
-/// Encodes usage. Numbers are converted to the types of their fields. Values of the wrong type are left out.
-pub(super) fn statistics(usage: &UsageView) -> wire::ResourceStatistics {
+/// Encodes usage. Numbers are converted to the types of their fields. Values of the wrong type are left out. What no plugin
+/// reports of limits and requests is that of the container's resources.
+pub(super) fn statistics(usage: &UsageView, resources: &Resources) -> wire::ResourceStatistics {
+    let mut statistics = reported_statistics(usage);
+    let fill = |field: &mut Option<u64>, bytes: Option<u64>| *field = field.or(bytes);
+    // A request for CPUs is no limit unless a plugin makes it one, and reports it then.
+    let cpus_limit = match resources.limits.get("cpus") {
+        Some(Limit::At(cpus)) => Some(*cpus),
+        _ => None,
+    };
+    statistics.cpus_limit = statistics.cpus_limit.or(cpus_limit);
+    statistics.cpus_soft_limit = statistics.cpus_soft_limit.or(resources.cpus());
+    fill(&mut statistics.mem_limit_bytes, resources.mem_limit_bytes().flatten());
+    fill(&mut statistics.mem_soft_limit_bytes, resources.mem_bytes());
+    statistics
+}
+
+fn reported_statistics(usage: &UsageView) -> wire::ResourceStatistics {
     let reported = usage.statistics.iter().filter(|(name, _)| *name != "timestamp");
     let number = |value: &Json| value.as_f64().map_or_else(|| Some(value.clone()), to_json);
     let fields = reported.filter_map(|(name, value)| Some((name.clone(), number(value)?)));
@@ -87,7 +104,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use cofferdam_core::model::{ContainerClass, ContainerId, Phase, Resources};
+    use cofferdam_core::model::{ContainerClass, ContainerId, Phase};
 
     #[test]
     fn numbers_are_converted_to_the_types_of_their_fields() {
@@ -103,12 +120,27 @@ mod tests {
             ("timestamp".to_owned(), json!(99.0)),
         ]);
         let usage = UsageView { timestamp: 5.5, statistics, ..UsageView::default() };
-        let encoded = serde_json::to_value(super::statistics(&usage)).unwrap();
+        let encoded = serde_json::to_value(super::statistics(&usage, &Resources::default())).unwrap();
         assert_eq!(
             encoded,
             json!({"timestamp": 5.5, "mem_rss_bytes": 4096, "cpus_nr_periods": 7, "cpus_user_time_secs": 2.0,
                    "net_ephemeral_ports": {"begin": 1, "end": 2}, "acme_widgets": 1.5})
         );
+    }
+
+    #[test]
+    fn limits_are_those_of_the_resources_unless_they_are_reported() {
+        let resources =
+            Resources::default().with("cpus", 0.5).with("mem", 64.0).with_limit("cpus", Limit::At(2.0));
+        let reported = BTreeMap::from([("mem_limit_bytes".to_owned(), json!(4096))]);
+        let usage = |statistics| UsageView { statistics, ..UsageView::default() };
+        let encoded = super::statistics(&usage(reported), &resources);
+        assert_eq!((encoded.cpus_limit, encoded.cpus_soft_limit), (Some(2.0), Some(0.5)));
+        assert_eq!((encoded.mem_limit_bytes, encoded.mem_soft_limit_bytes), (Some(4096), Some(64 << 20)));
+        let unlimited = resources.with_limit("mem", Limit::Unlimited);
+        assert_eq!(super::statistics(&usage(BTreeMap::new()), &unlimited).mem_limit_bytes, None);
+        let requested = super::statistics(&usage(BTreeMap::new()), &Resources::default().with("cpus", 0.5));
+        assert_eq!((requested.cpus_limit, requested.cpus_soft_limit), (None, Some(0.5)));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::api::operator::types as wire;
-use crate::config::Config;
+use crate::config::{Config, TcpConfig};
 use cofferdam_core::config::{ContainerizerConfig, PluginConfig};
 use cofferdam_core::provisioner::ImageName;
 
@@ -19,6 +19,7 @@ pub(crate) fn flags(config: &Config) -> BTreeMap<String, String> {
         ("runtime_dir", path(&config.agent.runtime_dir)),
         ("work_dir", path(&config.agent.work_dir)),
         ("socket", path(&config.socket)),
+        ("socket_mode", format!("{:04o}", config.socket_access.mode)),
         ("plugin_dir", path(&config.agent.plugin_dir)),
         ("containerizers", containerizers(&config.agent.containerizers)),
         ("launcher", config.agent.launcher.name().to_owned()),
@@ -69,6 +70,12 @@ pub(crate) fn flags(config: &Config) -> BTreeMap<String, String> {
         // Their values may be secrets.
         let names: Vec<&str> = variables.keys().map(String::as_str).collect();
         flags.insert("executor_environment_variables", names.join(","));
+    }
+    flags.extend(config.socket_access.group.map(|group| ("socket_group", group.to_string())));
+    if let Some(TcpConfig { address, token_file }) = &config.tcp {
+        // With the port that the kernel has chosen if none was configured.
+        let address = config.agent.executors.endpoint.unwrap_or(*address);
+        flags.extend([("api.listen", address.to_string()), ("api.token_file", path(token_file))]);
     }
     flags.extend(config.file.as_deref().map(|file| ("config", path(file))));
     flags.extend(config.agent.logger.as_ref().map(|logger| ("logger", logger.name.clone())));

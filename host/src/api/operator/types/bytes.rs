@@ -1,9 +1,10 @@
-//! Bytes inside JSON: base64 with padding (RFC 4648).
+//! Bytes: base64 with padding (RFC 4648) inside JSON, and as they are in other encodings.
 
 use std::fmt;
 
 use data_encoding::BASE64;
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use serde::de::{self, Error as _, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Arbitrary bytes; a base64 string in JSON.
 ///
@@ -19,15 +20,36 @@ impl fmt::Debug for Bytes {
 
 impl Serialize for Bytes {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&BASE64.encode(&self.0))
+        match serializer.is_human_readable() {
+            true => serializer.serialize_str(&BASE64.encode(&self.0)),
+            false => serializer.serialize_bytes(&self.0),
+        }
     }
 }
 
 impl<'de> Deserialize<'de> for Bytes {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        if !deserializer.is_human_readable() {
+            return deserializer.deserialize_byte_buf(Raw).map(Self);
+        }
         let text = String::deserialize(deserializer)?;
         let decoded = BASE64.decode(text.as_bytes());
         decoded.map(Self).map_err(|error| D::Error::custom(format!("invalid base64: {error}")))
+    }
+}
+
+/// Takes bytes as they are.
+struct Raw;
+
+impl Visitor<'_> for Raw {
+    type Value = Vec<u8>;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("bytes")
+    }
+
+    fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
+        Ok(bytes.to_vec())
     }
 }
 

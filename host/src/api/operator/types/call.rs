@@ -18,8 +18,8 @@ use super::{
 
 envelope! {
     /// A call: `{"type": "WAIT_CONTAINER", "wait_container": {…}}`.
-    pub enum Call, not implemented [
-        "UNKNOWN", "GET_LOGGING_LEVEL", "SET_LOGGING_LEVEL", "GET_OPERATIONS", "GET_AGENT", "GET_RESOURCE_PROVIDERS",
+    pub enum Call, CALL in protocol buffers, not implemented [
+        "UNKNOWN", "GET_OPERATIONS", "GET_AGENT", "GET_RESOURCE_PROVIDERS",
         "ADD_RESOURCE_PROVIDER_CONFIG", "UPDATE_RESOURCE_PROVIDER_CONFIG", "REMOVE_RESOURCE_PROVIDER_CONFIG",
         "MARK_RESOURCE_PROVIDER_GONE"
     ] {
@@ -83,6 +83,10 @@ envelope! {
         /// Acknowledges a status update. Extension.
         "ACKNOWLEDGE_STATUS_UPDATE" =>
             AcknowledgeStatusUpdate(AcknowledgeStatusUpdate) in "acknowledge_status_update",
+        /// Returns how much is logged.
+        "GET_LOGGING_LEVEL" => GetLoggingLevel,
+        /// Changes how much is logged, for some time.
+        "SET_LOGGING_LEVEL" => SetLoggingLevel(SetLoggingLevel) in "set_logging_level",
         /// Lists the agent's settings.
         "GET_FLAGS" => GetFlags,
         /// Checks whether the agent is healthy.
@@ -236,6 +240,16 @@ message! {
 }
 
 message! {
+    /// Changes how much is logged.
+    pub struct SetLoggingLevel {
+        /// 0 as configured, 1 with messages for debugging, 2 and more with all messages.
+        required level: u32,
+        /// For how long.
+        required duration: DurationInfo,
+    }
+}
+
+message! {
     /// Lists a directory.
     pub struct ListFiles {
         /// Virtual path of the directory.
@@ -314,6 +328,7 @@ mod tests {
                 "container_id": {"value": "a"}, "path": "/a", "offset": "3", "framework_info": {}, "task_info": {},
                 "task_group": {}, "task_id": {"value": "a"}, "framework_id": {"value": "a"},
                 "executor_id": {"value": "a"}, "data": "", "uuid": "",
+                "level": 1, "duration": {"nanoseconds": 1},
             });
             let call = read(&json!({"type": name, field: body})).unwrap();
             assert_eq!(call.type_name(), *name);

@@ -7,14 +7,16 @@ use serde::{
     de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor},
 };
 
+use crate::api::encoding::{Codec, ParseError};
+
 /// Why a text is not a message.
 #[derive(Debug, thiserror::Error)]
 pub enum EnvelopeError {
-    /// Not a JSON object, or `type` is not a string.
-    #[error("expected a JSON object with a `type`")]
+    /// Not an object, or `type` is not a string; not a message in protocol buffers.
+    #[error("expected {} with a `type`", source.expected())]
     Malformed {
         /// The parser's error.
-        source: serde_json::Error,
+        source: ParseError,
     },
     /// There is no `type`.
     #[error("`type` is missing; expected one of {}", List(known))]
@@ -52,7 +54,7 @@ pub enum EnvelopeError {
         /// The field of the body.
         field: &'static str,
         /// The parser's error.
-        source: serde_json::Error,
+        source: ParseError,
     },
 }
 
@@ -73,7 +75,7 @@ impl fmt::Display for List<'_> {
 macro_rules! envelope {
     (
         $(#[$attr:meta])*
-        pub enum $name:ident, not implemented $refused:tt {
+        pub enum $name:ident, $schema:ident in protocol buffers, not implemented $refused:tt {
             $($(#[$doc:meta])* $word:literal => $variant:ident $(($body:ty) in $field:literal $(or $unavailable:ident)?)?,)*
         }
     ) => {
@@ -95,9 +97,25 @@ macro_rules! envelope {
             /// # Errors
             /// [`EnvelopeError`](super::envelope::EnvelopeError).
             pub fn from_json(text: &[u8]) -> Result<Self, super::envelope::EnvelopeError> {
+                Self::read(crate::api::encoding::Codec::Json, text)
+            }
+
+            /// The encoding of these messages.
+            pub(in crate::api) fn codec(encoding: crate::api::encoding::Encoding) -> crate::api::encoding::Codec {
+                encoding.of(&crate::api::protobuf::schema::agent::$schema)
+            }
+
+            /// Reads a message in some encoding.
+            ///
+            /// # Errors
+            /// [`EnvelopeError`](super::envelope::EnvelopeError).
+            pub(in crate::api) fn read(
+                codec: crate::api::encoding::Codec,
+                body: &[u8],
+            ) -> Result<Self, super::envelope::EnvelopeError> {
                 const NOT_IMPLEMENTED: &[&str] = &$refused;
-                match super::envelope::type_of(text, Self::TYPES, NOT_IMPLEMENTED)? {
-                    $($word => Ok(envelope!(@read text, $variant, $word $(, $field $(or $unavailable)?)?)),)*
+                match super::envelope::type_of((codec, body), Self::TYPES, NOT_IMPLEMENTED)? {
+                    $($word => Ok(envelope!(@read (codec, body), $variant, $word $(, $field $(or $unavailable)?)?)),)*
                     other => Err(super::envelope::EnvelopeError::UnknownType {
                         name: other.to_owned(),
                         known: Self::TYPES,
@@ -123,25 +141,28 @@ macro_rules! envelope {
     (@pattern $variant:ident $field:literal) => { Self::$variant(_) };
     (@bind $body:ident $variant:ident) => { Self::$variant };
     (@bind $body:ident $variant:ident $field:literal) => { Self::$variant($body) };
-    (@read $text:ident, $variant:ident, $word:literal) => { Self::$variant };
-    (@read $text:ident, $variant:ident, $word:literal, $field:literal) => {
-        match super::envelope::body_of($text, $field)? {
+    (@read $body:tt, $variant:ident, $word:literal) => { Self::$variant };
+    (@read $body:tt, $variant:ident, $word:literal, $field:literal) => {
+        match super::envelope::body_of($body, $field)? {
             Some(body) => Self::$variant(body),
             None => return Err(super::envelope::EnvelopeError::NoBody { name: $word, field: $field }),
         }
     };
-    (@read $text:ident, $variant:ident, $word:literal, $field:literal or default) => {
-        Self::$variant(super::envelope::body_of($text, $field)?.unwrap_or_default())
+    (@read $body:tt, $variant:ident, $word:literal, $field:literal or default) => {
+        Self::$variant(super::envelope::body_of($body, $field)?.unwrap_or_default())
     };
 }
 
+/// Bytes, and how they are encoded.
+type Body<'b> = (Codec, &'b [u8]);
+
 /// The `type` of a message, as an element of `known`.
 pub(super) fn type_of(
-    text: &[u8],
+    body: Body<'_>,
     known: &'static [&'static str],
     not_implemented: &[&str],
 ) -> Result<&'static str, EnvelopeError> {
-    let name: Option<String> = field(text, "type").map_err(|source| EnvelopeError::Malformed { source })?;
+    let name: Option<String> = field(body, "type").map_err(|source| EnvelopeError::Malformed { source })?;
     let name = name.ok_or(EnvelopeError::NoType { known })?;
     match known.iter().find(|word| **word == name) {
         Some(word) => Ok(word),
@@ -154,18 +175,15 @@ pub(super) fn type_of(
 
 /// Parses the body of a message; other fields are ignored.
 pub(super) fn body_of<T: for<'de> Deserialize<'de>>(
-    text: &[u8],
+    body: Body<'_>,
     name: &'static str,
 ) -> Result<Option<T>, EnvelopeError> {
-    field(text, name).map_err(|source| EnvelopeError::Body { field: name, source })
+    field(body, name).map_err(|source| EnvelopeError::Body { field: name, source })
 }
 
 /// Parses one field of an object, directly from the text so that errors have line and column.
-fn field<T: for<'de> Deserialize<'de>>(text: &[u8], name: &str) -> serde_json::Result<Option<T>> {
-    let mut deserializer = serde_json::Deserializer::from_slice(text);
-    let value = Field { name, value: PhantomData }.deserialize(&mut deserializer)?;
-    deserializer.end()?;
-    Ok(value)
+fn field<T: for<'de> Deserialize<'de>>((codec, body): Body<'_>, name: &str) -> Result<Option<T>, ParseError> {
+    codec.read_with(body, Field { name, value: PhantomData })
 }
 
 struct Field<'a, T> {

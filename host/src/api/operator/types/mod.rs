@@ -39,7 +39,8 @@ mod wire;
 pub use bytes::Bytes;
 pub use call::{
     Call, GetContainers, GetMetrics, InspectContainer, KillContainer, KillContainers, LaunchContainer,
-    LaunchNestedContainer, ListFiles, PruneImages, ReadFile, RemoveContainer, UpdateContainer, WaitContainer,
+    LaunchNestedContainer, ListFiles, PruneImages, ReadFile, RemoveContainer, SetLoggingLevel,
+    UpdateContainer, WaitContainer,
 };
 pub use command::{
     CommandInfo, Environment, Secret, SecretKind, SecretReference, SecretValue, Uri, Variable, VariableKind,
@@ -65,8 +66,8 @@ pub use resource::{
 };
 pub use response::{
     Container, Containers, ExecutorList, FileData, FileList, Flag, Flags, FrameworkList, Health, Keepers,
-    LaunchedContainer, Metric, Metrics, Plugins, Response, RunningContainer, State, TaskList, Version,
-    VersionInfo,
+    LaunchedContainer, LoggingLevel, Metric, Metrics, Plugins, Response, RunningContainer, State, TaskList,
+    Version, VersionInfo,
 };
 pub use rlimit::{RLimit, RLimitInfo, RLimitKind};
 pub use statistics::{

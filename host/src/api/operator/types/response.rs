@@ -18,8 +18,8 @@ envelope! {
     /// A response: `{"type": "GET_HEALTH", "get_health": {…}}`.
     ///
     /// Calls without a result (LAUNCH, KILL, REMOVE, UPDATE) are answered with an empty body.
-    pub enum Response, not implemented [
-        "UNKNOWN", "GET_LOGGING_LEVEL", "GET_OPERATIONS", "GET_AGENT", "GET_RESOURCE_PROVIDERS"
+    pub enum Response, RESPONSE in protocol buffers, not implemented [
+        "UNKNOWN", "GET_OPERATIONS", "GET_AGENT", "GET_RESOURCE_PROVIDERS"
     ] {
         /// How the container ended.
         "WAIT_CONTAINER" => WaitContainer(Termination) in "wait_container",
@@ -45,6 +45,8 @@ envelope! {
         "GET_HEALTH" => GetHealth(Health) in "get_health",
         /// The agent's version.
         "GET_VERSION" => GetVersion(Version) in "get_version",
+        /// How much is logged.
+        "GET_LOGGING_LEVEL" => GetLoggingLevel(LoggingLevel) in "get_logging_level",
         /// All metrics.
         "GET_METRICS" => GetMetrics(Metrics) in "get_metrics" or default,
         /// Plugins. Extension.
@@ -231,6 +233,14 @@ message! {
         optional git_branch: String,
         /// The tag it was built from.
         optional git_tag: String,
+    }
+}
+
+message! {
+    /// How much is logged.
+    pub struct LoggingLevel {
+        /// As in SET_LOGGING_LEVEL.
+        required level: u32,
     }
 }
 

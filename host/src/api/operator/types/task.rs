@@ -119,9 +119,9 @@ message! {
 message! {
     /// Something that a framework can handle.
     pub struct FrameworkCapability {
-        /// Such as `PARTITION_AWARE`.
+        /// Such as `PARTITION_AWARE`; a number if it is newer than what this agent knows.
         #[serde(rename = "type")]
-        required kind: String,
+        required kind: Json,
     }
 }
 
