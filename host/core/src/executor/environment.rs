@@ -79,9 +79,9 @@ pub(super) fn complete(
     request
 }
 
-/// The names of the variables that the agent sets for an executor.
+/// The names of the variables that the agent may set for an executor.
 pub(super) fn own_variables(shared: &Shared, state: &ExecutorState) -> BTreeSet<&'static str> {
-    let variables = variables(shared, state, Path::new(SOCKET_DIRECTORY)).into_iter();
+    let variables = variables(shared, state, Path::new(SOCKET_DIRECTORY), true).into_iter();
     variables.map(|(name, _)| name).chain([TOKEN]).collect()
 }
 
