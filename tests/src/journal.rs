@@ -101,7 +101,7 @@ impl Journal {
         assert!(written, "the journal does not start: {}", log());
     }
 
-    /// Sends a signal to the program: `SIGSTOP` and `SIGCONT`.
+    /// Sends a signal to the program, such as `SIGSTOP` and `SIGCONT`.
     ///
     /// # Panics
     /// If it does not run.
@@ -110,13 +110,14 @@ impl Journal {
         kill(Pid::from_raw(process.id().cast_signed()), signal).expect("a signal");
     }
 
-    /// Kills the program.
+    /// Ends the program as systemd does before it starts it again: it writes what it has received. A kill could lose the entry
+    /// that it is writing.
     ///
     /// # Panics
     /// If it does not end.
-    pub fn kill(&mut self) {
+    pub fn stop(&mut self) {
+        self.signal(Signal::SIGTERM);
         if let Some(mut process) = self.process.take() {
-            process.kill().expect("a signal");
             process.wait().expect("a child");
         }
     }
@@ -156,7 +157,10 @@ impl Default for Journal {
 
 impl Drop for Journal {
     fn drop(&mut self) {
-        self.kill();
+        if let Some(mut process) = self.process.take() {
+            drop(process.kill());
+            drop(process.wait());
+        }
     }
 }
 

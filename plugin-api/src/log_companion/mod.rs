@@ -42,7 +42,7 @@ pub use supervisor::LogCompanions;
 /// Names of the streams, in the order in which they are everywhere here.
 pub const STREAMS: [&str; 2] = ["stdout", "stderr"];
 
-/// The longest description of a job that is read, in bytes.
+/// The longest description of a job, in bytes of JSON.
 const MAX_JOB: u64 = 1 << 20;
 
 /// What the companion of a container is to do. The plugin stores it as its state for the container.
@@ -102,7 +102,12 @@ impl<J: Job> LogCompanion<J> {
 /// A job as a file in memory.
 fn job_file(job: &impl Serialize) -> io::Result<OwnedFd> {
     let mut file = File::from(memfd_create("job", MemfdFlags::CLOEXEC)?);
-    file.write_all(&serde_json::to_vec(job)?)?;
+    let text = serde_json::to_vec(job)?;
+    if text.len() as u64 > MAX_JOB {
+        let message = format!("what it is to do takes {} bytes; the limit is {MAX_JOB}", text.len());
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+    }
+    file.write_all(&text)?;
     file.rewind()?;
     Ok(file.into())
 }

@@ -3,10 +3,12 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
+use rustix::pipe::{SpliceFlags, splice};
 
 use crate::companion::Companion;
 
@@ -132,6 +134,39 @@ impl Status {
         self.0.write_all_at(&bytes.to_le_bytes(), stream as u64 * 8)
     }
 
+    /// Removes bytes from the pipe of a stream (0 or 1), by moving them to `/dev/null`. `lost` is how many of the stream are lost
+    /// already. They are counted before they are removed, so that they are counted if this process is killed meanwhile. Returns
+    /// how many there were.
+    ///
+    /// # Errors
+    /// Those of the file, and of splice(2).
+    pub fn discard(
+        &self,
+        stream: usize,
+        (pipe, null): (&OwnedFd, &OwnedFd),
+        lost: u64,
+        bytes: u64,
+    ) -> io::Result<u64> {
+        self.set_lost(stream, lost + bytes)?;
+        let mut discarded = 0;
+        while discarded < bytes {
+            let length = usize::try_from(bytes - discarded).unwrap_or(usize::MAX);
+            match splice(pipe, None, null, None, length, SpliceFlags::NONBLOCK) {
+                Ok(0) | Err(Errno::AGAIN) => break,
+                Ok(moved) => discarded += moved as u64,
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        self.set_lost(stream, lost + discarded)?;
+        Ok(discarded)
+    }
+
+    /// Takes [`Status::finish`] back: there is more to read.
+    pub(super) fn unfinish(&self) -> io::Result<()> {
+        self.0.write_all_at(&0_u64.to_le_bytes(), 16)
+    }
+
     /// Reports that both streams have ended, and that everything that was read is passed on or counted.
     ///
     /// # Errors
@@ -165,6 +200,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_discarded_is_counted_exactly() {
+        let status = Status::new(tempfile::tempfile().unwrap());
+        let (pipe, writer) = rustix::pipe::pipe().unwrap();
+        std::io::Write::write_all(&mut File::from(writer), b"abcdef").unwrap();
+        let null = File::options().write(true).open("/dev/null").unwrap().into();
+        assert_eq!(status.discard(1, (&pipe, &null), 10, 4).unwrap(), 4);
+        assert_eq!(status.discard(1, (&pipe, &null), 14, 100).unwrap(), 2);
+        assert_eq!(status.read().unwrap().lost, [0, 16]);
+    }
+
+    #[test]
     fn the_companions_own_numbers_are_kept_beside_the_report() {
         let status = Status::new(tempfile::tempfile().unwrap());
         assert_eq!(status.numbers().unwrap(), [0; NUMBERS]);
@@ -183,6 +229,9 @@ mod tests {
         status.set_lost(1, u64::MAX - 7).unwrap();
         assert_eq!(status.read().unwrap(), Report { lost: [0, u64::MAX - 7], ..Report::default() });
         status.set_lost(0, 5).unwrap();
+        status.finish().unwrap();
+        status.unfinish().unwrap();
+        assert!(!status.read().unwrap().finished);
         status.finish().unwrap();
         assert_eq!(
             status.read().unwrap(),

@@ -32,6 +32,9 @@ const STEADY: Duration = Duration::from_secs(60);
 /// How long a companion may take to write what is left when its container has ended.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How often what companions have lost is counted.
+const COUNT_INTERVAL: Duration = Duration::from_secs(10);
+
 /// How long it is waited for at most that a killed companion ends, if `cleanup` has no deadline.
 const MAX_CLEANUP: Duration = Duration::from_secs(600);
 
@@ -81,6 +84,8 @@ struct Entry<J> {
     delay: Duration,
     readers: [OwnedFd; 2],
     status: Status,
+    /// Lost bytes that the agent has counted.
+    counted: [u64; 2],
 }
 
 impl<J: Job> LogCompanions<J> {
@@ -142,7 +147,9 @@ impl<J: Job> LogCompanions<J> {
         let readers = pipes::open_readers(&directory).context(missing())?;
         let status = open_status(&directory)?;
         let mut entry = Entry::new(id, directory.clone(), job, readers, status);
-        if !entry.find()? && !entry.status.read()?.finished {
+        // One that has seen the end of the pipes ends, also if somebody has opened them again since.
+        if !entry.find()? && (!entry.status.read()?.finished || entry.has_more()?) {
+            entry.status.unfinish()?;
             entry.report_gap()?;
             entry.start(&self.shared.host)?;
             warn!(
@@ -228,7 +235,8 @@ fn open_status(directory: &Path) -> Result<Status> {
 fn supervise<J: Job>(shared: &Weak<Shared<J>>) {
     let Some(epoll) = shared.upgrade().and_then(|shared| shared.epoll.try_clone().ok()) else { return };
     let mut ready = Vec::with_capacity(16);
-    let mut next: Option<Instant> = None;
+    let mut counted = Instant::now();
+    let mut next = Some(counted + COUNT_INTERVAL);
     loop {
         let timeout = next.map(|next| next.saturating_duration_since(Instant::now()));
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
@@ -243,6 +251,12 @@ fn supervise<J: Job>(shared: &Weak<Shared<J>>) {
             shared.ended(token);
         }
         next = shared.to_restart().into_iter().filter_map(|token| shared.restart(token)).min();
+        // Nothing tells that the file of a companion has changed; the metric is to show it while the container is running.
+        if counted.elapsed() >= COUNT_INTERVAL {
+            shared.count_lost();
+            counted = Instant::now();
+        }
+        next = next.into_iter().chain([counted + COUNT_INTERVAL]).min();
     }
 }
 
@@ -304,6 +318,11 @@ impl<J: Job> Shared<J> {
         }
     }
 
+    /// Counts what companions have lost.
+    fn count_lost(&self) {
+        self.lock().by_token.values_mut().for_each(|entry| entry.count_lost(&self.host));
+    }
+
     fn to_restart(&self) -> Vec<u64> {
         let entries = self.lock();
         entries.by_token.iter().filter(|(_, entry)| entry.restart).map(|(token, _)| *token).collect()
@@ -343,8 +362,21 @@ impl<J> Entries<J> {
 impl<J: Job> Entry<J> {
     fn new(id: &str, directory: PathBuf, job: J, readers: [OwnedFd; 2], status: Status) -> Self {
         let (companion, started) = (None, Instant::now());
+        // Those of an earlier agent were counted there.
+        let counted = status.read().map_or([0; 2], |report| report.lost);
         let delay = RESTART_DELAY;
-        Self { id: id.to_owned(), directory, job, companion, started, restart: false, delay, readers, status }
+        Self {
+            id: id.to_owned(),
+            directory,
+            job,
+            companion,
+            started,
+            restart: false,
+            delay,
+            readers,
+            status,
+            counted,
+        }
     }
 
     fn pid(&self) -> Option<i32> {
@@ -378,7 +410,7 @@ impl<J: Job> Entry<J> {
             return Ok(());
         }
         let name = CString::new(self.id.as_str()).context("a container id has no zero byte")?;
-        let job = job_file(&self.job).context("cannot create a file in memory")?;
+        let job = job_file(&self.job).context("cannot create the description of its companion")?;
         let others = self.job.descriptors(&self.directory)?;
         let [stdout, stderr] = &self.readers;
         // Opened again, so that the lock is the companion's own.
@@ -506,7 +538,28 @@ impl<J: Job> Entry<J> {
         Ok(has_ended)
     }
 
-    fn report_loss(&self, host: &Host) -> Result<()> {
+    /// Whether there is more in a pipe, or may be.
+    fn has_more(&self) -> Result<bool> {
+        for reader in &self.readers {
+            if !pipes::has_ended(reader)? || ioctl_fionread(reader)? > 0 {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Counts what has been lost since this was called last.
+    fn count_lost(&mut self, host: &Host) {
+        // It is read again.
+        let Ok(report) = self.status.read() else { return };
+        for (index, stream) in STREAMS.into_iter().enumerate() {
+            host.count_lost_output(stream, report.lost[index].saturating_sub(self.counted[index]));
+            self.counted[index] = self.counted[index].max(report.lost[index]);
+        }
+    }
+
+    fn report_loss(&mut self, host: &Host) -> Result<()> {
+        self.count_lost(host);
         let report = self.status.read()?;
         let backlog = if report.finished { [0, 0] } else { self.job.backlog(&self.directory, &self.status) };
         for (index, stream) in STREAMS.into_iter().enumerate() {
@@ -521,14 +574,14 @@ impl<J: Job> Entry<J> {
                     of,
                     "output of the container is lost, and what is in its pipe"
                 );
-                host.count_lost_output(stream, taken);
+                host.count_lost_output(stream, backlog[index]);
                 continue;
             }
-            let unread = if report.finished { 0 } else { ioctl_fionread(&self.readers[index])? };
+            let unread = ioctl_fionread(&self.readers[index])?;
             let bytes = taken.saturating_add(unread);
+            host.count_lost_output(stream, backlog[index].saturating_add(unread));
             if bytes > 0 {
                 error!(container = self.id, stream, bytes, of, "output of the container is lost");
-                host.count_lost_output(stream, bytes);
             }
         }
         Ok(())

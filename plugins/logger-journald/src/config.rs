@@ -27,9 +27,12 @@ const MAX_BUFFER: u64 = 1 << 30;
 /// Bounds of the fields of labels.
 const MAX_LABELS: u64 = 256 << 10;
 
-/// The most fields that the operator adds, and the longest value.
+/// The most fields that the operator adds, and how large they may be together.
 const MAX_FIELDS: usize = 100;
-const MAX_VALUE: usize = 16 << 10;
+const MAX_VALUES: usize = 64 << 10;
+
+/// The most labels that are fields: the journal ignores entries with more than 1,024 fields without a word.
+const MAX_LABEL_COUNT: usize = 512;
 
 #[derive(Deserialize, PluginConfig)]
 #[serde(deny_unknown_fields, default)]
@@ -93,6 +96,7 @@ impl Config {
             let count = self.fields.len();
             return Err(Error::new(format!("`fields` has {count} fields; expected at most {MAX_FIELDS}")));
         }
+        let mut size = 0;
         for (name, value) in &self.fields {
             if !field::is_valid(name) {
                 return Err(Error::new(format!(
@@ -103,12 +107,10 @@ impl Config {
             if field::is_reserved(name) {
                 return Err(Error::new(format!("`fields` has `{name}`, which the logger sets itself")));
             }
-            if value.len() > MAX_VALUE {
-                let length = value.len();
-                return Err(Error::new(format!(
-                    "`fields.{name}` has {length} bytes; expected at most {MAX_VALUE}"
-                )));
-            }
+            size += name.len() + value.len();
+        }
+        if size > MAX_VALUES {
+            return Err(Error::new(format!("`fields` has {size} bytes; expected at most {MAX_VALUES}")));
         }
         Ok(())
     }
@@ -128,6 +130,12 @@ impl Config {
             let labels: Vec<(String, String)> = labels.collect();
             let size: usize = labels.iter().map(|(name, value)| name.len() + value.len()).sum();
             let Size(limit) = self.max_label_payload_size;
+            if labels.len() > MAX_LABEL_COUNT {
+                let count = labels.len();
+                return Err(Error::new(format!(
+                    "container `{id}` has {count} labels; at most {MAX_LABEL_COUNT} can be fields of the journal"
+                )));
+            }
             if size as u64 > limit {
                 return Err(Error::new(format!(
                     "the labels of container `{id}` have {size} bytes as fields of the journal; \
@@ -180,6 +188,10 @@ mod tests {
             (json!({ "max_buffer_size": "1 TiB" }), "expected 64 KiB to 1 GiB"),
             (json!({ "max_line_size": "1 MiB" }), "expected at least twice `max_line_size`"),
             (json!({ "fields": { "site": "north" } }), "`fields` has `site`; expected a name of"),
+            (
+                json!({ "fields": { "SITE": "x".repeat(65 << 10) } }),
+                "`fields` has 66564 bytes; expected at most",
+            ),
             (json!({ "fields": { "MESSAGE": "x" } }), "`fields` has `MESSAGE`, which the logger sets"),
             (json!({ "fields": { "LABEL_A": "x" } }), "`fields` has `LABEL_A`, which the logger sets"),
         ] {
@@ -220,5 +232,9 @@ mod tests {
             refused.contains("the labels of container `pod.web`") && refused.contains("10240"),
             "{refused}"
         );
+        let names: Vec<String> = (0..513).map(|number| number.to_string()).collect();
+        let many: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "")).collect();
+        let refused = config(json!({})).job(&container(&many)).unwrap_err().causes().join(": ");
+        assert!(refused.contains("has 513 labels; at most 512"), "{refused}");
     }
 }

@@ -7,16 +7,19 @@
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
 use cofferdam_plugin_api::log_companion::{LogCompanion, STREAMS, Spool, Status, Taken, drop_privileges};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, ioctl_fionread};
-use rustix::pipe::{SpliceFlags, splice};
 
 use crate::field;
 use crate::job::{Job, Priority, WhenFull, number_of};
 use crate::journal::Journal;
 use crate::line::Lines;
+
+/// How long nothing is taken after the file system had no space, unless something has been sent.
+const REFUSED_DELAY: Duration = Duration::from_secs(1);
 
 /// The program of the companion.
 ///
@@ -78,7 +81,8 @@ fn wait(streams: &[Stream<'_>], journal: &Journal) -> io::Result<Vec<PollFlags>>
     if let Some(socket) = &full {
         polled.push(PollFd::new(socket, PollFlags::OUT));
     }
-    let timeout = journal.retry_in().filter(|_| waits);
+    let refused = streams.iter().filter(|stream| stream.pipe.is_some()).filter_map(Stream::retries_in);
+    let timeout = refused.chain(journal.retry_in().filter(|_| waits)).min();
     let timeout =
         timeout.map(|timeout| Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 }));
     match poll(&mut polled, timeout.as_ref()) {
@@ -106,17 +110,17 @@ struct Stream<'a> {
     fields: Vec<u8>,
     /// Bytes that are lost.
     lost: u64,
-    /// Those of them of which the journal has not been told, why, and the position up to which it is told after.
+    /// Those of them of which the journal has not been told. They follow what is kept.
     untold: Option<Loss>,
-    /// The file system had no space; nothing is taken until something has been sent.
-    is_refused: bool,
+    /// The file system had no space; until then, nothing is taken.
+    refused_until: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Loss {
     bytes: u64,
+    /// Why, if it is not that the journal did not receive them.
     errno: Option<Errno>,
-    after: u64,
 }
 
 impl<'a> Stream<'a> {
@@ -144,13 +148,21 @@ impl<'a> Stream<'a> {
             fields,
             lost: status.read()?.lost[index],
             untold: None,
-            is_refused: false,
+            refused_until: None,
         })
     }
 
     /// Whether something is taken from the pipe.
     fn takes(&self) -> bool {
-        self.job.when_full == WhenFull::Drop || (self.spool.space() > 0 && !self.is_refused)
+        self.job.when_full == WhenFull::Drop
+            || (self.spool.space() > 0
+                && self.untold.is_none()
+                && self.retries_in().is_none_or(|left| left.is_zero()))
+    }
+
+    /// How long nothing is taken, as the file system had no space; `None` if it had.
+    fn retries_in(&self) -> Option<Duration> {
+        Some(self.refused_until?.saturating_duration_since(Instant::now()))
     }
 
     /// Whether there may be something that the journal has not received.
@@ -170,56 +182,42 @@ impl<'a> Stream<'a> {
         if available == 0 {
             return Ok(());
         }
-        if self.spool.space() == 0 || self.is_refused {
-            return self.discard(available, None);
+        // There is one gap at a time, so that each is told at its place.
+        if self.spool.space() == 0 || self.untold.is_some() {
+            return self.discard(available, self.untold.and_then(|loss| loss.errno));
         }
         match self.spool.take(pipe, available)? {
-            Taken::Done => Ok(()),
-            // There will be when something has been sent.
+            Taken::Done => {
+                self.refused_until = None;
+                Ok(())
+            }
             Taken::Refused(_) if self.job.when_full == WhenFull::Wait && !self.spool.is_drained(0) => {
-                self.is_refused = true;
+                self.refused_until = Some(Instant::now() + REFUSED_DELAY);
                 Ok(())
             }
             Taken::Refused(errno) => self.discard(available, Some(errno)),
         }
     }
 
-    /// Removes bytes from the pipe. They are counted before, so that they are counted if this process is killed meanwhile.
+    /// Removes bytes from the pipe.
     fn discard(&mut self, bytes: u64, errno: Option<Errno>) -> io::Result<()> {
         let Some(pipe) = &self.pipe else { return Ok(()) };
-        self.status.set_lost(self.index, self.lost + bytes)?;
-        let mut discarded = 0;
-        while discarded < bytes {
-            let length = usize::try_from(bytes - discarded).unwrap_or(usize::MAX);
-            match splice(pipe, None, self.null, None, length, SpliceFlags::NONBLOCK) {
-                Ok(0) | Err(Errno::AGAIN) => break,
-                Ok(moved) => discarded += moved as u64,
-                Err(Errno::INTR) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-        }
+        let discarded = self.status.discard(self.index, (pipe, self.null), self.lost, bytes)?;
         self.lost += discarded;
-        self.status.set_lost(self.index, self.lost)?;
         let earlier = self.untold.map_or(0, |loss| loss.bytes);
-        self.untold = Some(Loss { bytes: earlier + discarded, errno, after: self.spool.end() });
+        self.untold = Some(Loss { bytes: earlier + discarded, errno });
         Ok(())
     }
 
     /// Sends what there is, as far as the journal receives it.
     fn send(&mut self, journal: &mut Journal) -> io::Result<()> {
-        loop {
-            // The end of a line may be lost with a gap. If more has been taken since, the line continues with that.
-            let is_before_gap = self.untold.is_some_and(|loss| loss.after == self.spool.end());
-            let Some(message) = self.lines.next(&self.spool, self.pipe.is_none() || is_before_gap)? else {
-                break;
-            };
-            if self.untold.is_some_and(|loss| self.spool.position(0) >= loss.after)
-                && !self.tell_loss(journal)
-            {
-                return Ok(());
-            }
+        // A line ends at a gap.
+        while let Some(message) =
+            self.lines.next(&self.spool, self.pipe.is_none() || self.untold.is_some())?
+        {
             let priority = self.job.priorities[self.index];
-            let header = header(priority, self.spool.position(0), message.partial);
+            let mut header = header(priority, message.partial);
+            field::append(&mut header, "COFFERDAM_OFFSET", self.spool.position(0).to_string().as_bytes());
             let length = field::message_header(message.length);
             let parts: [&[u8]; 5] = [&self.fields, &header, &length, self.lines.bytes(message), b"\n"];
             if !journal.send(&parts.map(IoSlice::new)) {
@@ -227,38 +225,34 @@ impl<'a> Stream<'a> {
             }
             self.spool.advance(0, message.taken() as u64)?;
             self.lines.advance(message);
-            self.is_refused = false;
+            self.refused_until = None;
         }
-        if self.untold.is_some_and(|loss| self.spool.position(0) >= loss.after) {
-            self.tell_loss(journal);
+        if let Some(loss) = self.untold
+            && self.tell_loss(journal, loss)
+        {
+            self.untold = None;
         }
         Ok(())
     }
 
     /// Tells the journal how much is missing. Returns whether it knows.
-    fn tell_loss(&mut self, journal: &mut Journal) -> bool {
-        let Some(Loss { bytes, errno, .. }) = self.untold else { return true };
+    fn tell_loss(&self, journal: &mut Journal, Loss { bytes, errno }: Loss) -> bool {
         let reason = errno.map_or_else(
             || "the journal did not receive them, and no more were kept".to_owned(),
             |errno| io::Error::from(errno).to_string(),
         );
-        let mut entry = header(Priority::Warning, self.spool.position(0), false);
+        let mut entry = header(Priority::Warning, false);
         field::append(&mut entry, "COFFERDAM_LOST_BYTES", bytes.to_string().as_bytes());
         let message = format!("[cofferdam: {bytes} bytes of output are lost: {reason}]");
         field::append(&mut entry, "MESSAGE", message.as_bytes());
-        let sent = journal.send(&[IoSlice::new(&self.fields), IoSlice::new(&entry)]);
-        if sent {
-            self.untold = None;
-        }
-        sent
+        journal.send(&[IoSlice::new(&self.fields), IoSlice::new(&entry)])
     }
 }
 
-/// The fields that differ between the entries of a stream.
-fn header(priority: Priority, position: u64, partial: bool) -> Vec<u8> {
+/// The fields that differ between the entries of a stream, without its position.
+fn header(priority: Priority, partial: bool) -> Vec<u8> {
     let mut header = Vec::with_capacity(96);
     field::append(&mut header, "PRIORITY", priority.number().as_bytes());
-    field::append(&mut header, "COFFERDAM_OFFSET", position.to_string().as_bytes());
     if partial {
         field::append(&mut header, "CONTAINER_PARTIAL_MESSAGE", b"true");
     }

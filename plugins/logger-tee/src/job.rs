@@ -30,6 +30,11 @@ pub(crate) const fn lost_of(target: usize, stream: usize) -> usize {
     LOST + target * 2 + stream
 }
 
+/// Where the number of bytes of a stream that no target has received is in the status.
+pub(crate) const fn discarded_of(stream: usize) -> usize {
+    lost_of(TARGETS, 0) + stream
+}
+
 /// The plugin's state for a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Job {

@@ -123,11 +123,14 @@ impl Logger for Tee {
         let second = second.unwrap_or_else(nowhere);
         // Short, and ends with the agent: another process is for what runs on.
         if container.class == ContainerClass::Debug {
-            let output = |place: Option<model::LogPlace>| match place {
-                Some(place) if !place.pipe => Output::Path(place.path),
-                _ => Output::Null,
+            let file = |places: [Option<model::LogPlace>; TARGETS]| {
+                let mut files = places.into_iter().flatten().filter(|place| !place.pipe);
+                files.next().map_or(Output::Null, |place| Output::Path(place.path))
             };
-            return Ok(Streams::new(output(first.stdout), output(first.stderr)));
+            return Ok(Streams::new(
+                file([first.stdout, second.stdout]),
+                file([first.stderr, second.stderr]),
+            ));
         }
         let owner = geteuid().is_root().then_some((container.uid, container.gid));
         let target = |target: model::LogTarget| {

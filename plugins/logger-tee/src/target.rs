@@ -34,12 +34,7 @@ impl Output {
         Ok(Self { target, stream, fd, full_since: None, lost, untold: 0, errno: None })
     }
 
-    /// Whether its space has to be waited for.
-    pub(crate) const fn is_full(&self) -> bool {
-        self.full_since.is_some()
-    }
-
-    /// How much longer it may read nothing; `None` if it reads.
+    /// How much longer it may read nothing; `None` if it does not have to be waited for.
     pub(crate) fn stalls_in(&self, timeout: Duration) -> Option<Duration> {
         Some(timeout.saturating_sub(self.full_since?.elapsed()))
     }
@@ -86,7 +81,11 @@ impl Output {
         self.lost += bytes;
         self.untold += bytes;
         status.set_numbers(lost_of(self.target, self.stream), &[self.lost])?;
-        spool.advance(self.target, bytes)
+        spool.advance(self.target, bytes)?;
+        if spool.is_drained(self.target) {
+            self.full_since = None;
+        }
+        Ok(())
     }
 
     /// Says in the log how much is missing. Returns whether it does.

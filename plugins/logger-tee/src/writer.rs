@@ -3,15 +3,17 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cofferdam_plugin_api::log_companion::{LogCompanion, Status, Taken, drop_privileges};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, ioctl_fionread};
-use rustix::pipe::{SpliceFlags, splice};
 
-use crate::job::{Job, StreamSpool, TARGETS, number_of};
+use crate::job::{Job, StreamSpool, TARGETS, discarded_of, number_of};
 use crate::target::Output;
+
+/// How long nothing is taken after the file system had no space, unless something has been passed on.
+const REFUSED_DELAY: Duration = Duration::from_secs(1);
 
 /// The program of the companion.
 ///
@@ -68,11 +70,15 @@ fn wait(streams: &[Stream<'_>; 2], stall: Duration) -> io::Result<[PollFlags; 2]
         }
     }
     for stream in streams {
-        for output in stream.outputs.iter().filter(|output| output.is_full()) {
+        if stream.pipe.is_some() {
+            timeout = timeout.into_iter().chain(stream.retries_in()).min();
+        }
+        for output in &stream.outputs {
+            let Some(stalls_in) = output.stalls_in(stall) else { continue };
             polled.push(PollFd::new(&output.fd, PollFlags::OUT));
             // It is waited for only while it holds the container up.
             if !stream.takes() {
-                timeout = timeout.into_iter().chain(output.stalls_in(stall)).min();
+                timeout = timeout.into_iter().chain([stalls_in]).min();
             }
         }
     }
@@ -102,8 +108,8 @@ struct Stream<'a> {
     max_buffer: u64,
     /// Bytes that no logger has received, as they could not be kept.
     discarded: u64,
-    /// The file system had no space; nothing is taken until something has been passed on.
-    is_refused: bool,
+    /// The file system had no space; until then, nothing is taken.
+    refused_until: Option<Instant>,
 }
 
 impl<'a> Stream<'a> {
@@ -117,7 +123,6 @@ impl<'a> Stream<'a> {
         null: &'a OwnedFd,
     ) -> io::Result<Self> {
         let outputs = [Output::open(first, status, 0, index)?, Output::open(second, status, 1, index)?];
-        let counted: u64 = outputs.iter().map(Output::lost).sum();
         let stream = Self {
             status,
             index,
@@ -126,8 +131,8 @@ impl<'a> Stream<'a> {
             outputs,
             null,
             max_buffer: job.max_buffer,
-            discarded: status.read()?.lost[index].saturating_sub(counted),
-            is_refused: false,
+            discarded: status.numbers()?[discarded_of(index)],
+            refused_until: None,
         };
         // The last companion may have been killed between the two.
         status.set_lost(index, stream.lost())?;
@@ -136,7 +141,12 @@ impl<'a> Stream<'a> {
 
     /// Whether something is taken from the pipe.
     fn takes(&self) -> bool {
-        self.spool.space() > 0 && !self.is_refused
+        self.spool.space() > 0 && self.retries_in().is_none_or(|left| left.is_zero())
+    }
+
+    /// How long nothing is taken, as the file system had no space; `None` if it had.
+    fn retries_in(&self) -> Option<Duration> {
+        Some(self.refused_until?.saturating_duration_since(Instant::now()))
     }
 
     fn is_drained(&self) -> bool {
@@ -156,16 +166,21 @@ impl<'a> Stream<'a> {
             let position = self.spool.position(target);
             output.write(&mut self.spool, self.status)?;
             if self.spool.position(target) > position {
-                self.is_refused = false;
+                self.refused_until = None;
             }
         }
-        let is_held_up = self.spool.space() == 0 || self.is_refused;
-        for (target, output) in self.outputs.iter_mut().enumerate() {
-            if is_held_up && output.stalls_in(stall).is_some_and(|left| left.is_zero()) {
-                // Half of the buffer, so that not every byte is skipped by itself.
-                let behind = self.spool.end() - self.spool.position(target);
-                output.skip(&mut self.spool, self.status, behind.min(self.max_buffer / 2))?;
-                self.is_refused = false;
+        if !self.takes() {
+            // The one that is behind the other holds it up.
+            let first = (0..TARGETS).map(|target| self.spool.position(target)).min().unwrap_or_default();
+            for (target, output) in self.outputs.iter_mut().enumerate() {
+                let position = self.spool.position(target);
+                let is_stuck = output.stalls_in(stall).is_some_and(|left| left.is_zero());
+                if position == first && is_stuck {
+                    // Half of the buffer, so that not every byte is skipped by itself.
+                    let bytes = (self.spool.end() - position).min(self.max_buffer / 2);
+                    output.skip(&mut self.spool, self.status, bytes)?;
+                    self.refused_until = None;
+                }
             }
         }
         if self.lost() != before {
@@ -186,31 +201,26 @@ impl<'a> Stream<'a> {
             return Ok(());
         }
         match self.spool.take(pipe, available)? {
-            Taken::Done => Ok(()),
-            // There will be when something has been passed on.
+            Taken::Done => {
+                self.refused_until = None;
+                Ok(())
+            }
+            // There may be when something has been passed on.
             Taken::Refused(_) if !self.is_drained() => {
-                self.is_refused = true;
+                self.refused_until = Some(Instant::now() + REFUSED_DELAY);
                 Ok(())
             }
             Taken::Refused(_) => self.discard(available),
         }
     }
 
-    /// Removes bytes from the pipe. They are counted before, so that they are counted if this process is killed meanwhile.
+    /// Removes bytes from the pipe.
     fn discard(&mut self, bytes: u64) -> io::Result<()> {
         let Some(pipe) = &self.pipe else { return Ok(()) };
-        self.status.set_lost(self.index, self.lost() + bytes)?;
-        let mut discarded = 0;
-        while discarded < bytes {
-            let length = usize::try_from(bytes - discarded).unwrap_or(usize::MAX);
-            match splice(pipe, None, self.null, None, length, SpliceFlags::NONBLOCK) {
-                Ok(0) | Err(Errno::AGAIN) => break,
-                Ok(moved) => discarded += moved as u64,
-                Err(Errno::INTR) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-        }
+        // Counted before, as by the call.
+        self.status.set_numbers(discarded_of(self.index), &[self.discarded + bytes])?;
+        let discarded = self.status.discard(self.index, (pipe, self.null), self.lost(), bytes)?;
         self.discarded += discarded;
-        self.status.set_lost(self.index, self.lost())
+        self.status.set_numbers(discarded_of(self.index), &[self.discarded])
     }
 }

@@ -16,7 +16,8 @@ use crate::plugin::CallError;
 impl Chain {
     /// Calls `recover` of every plugin. One that fails is out of service.
     pub async fn recover(&self) {
-        for plugin in self.plugins() {
+        // A logger that passes output on opens the pipes of the others again before these see that nobody has them open.
+        for plugin in self.isolators.iter().chain(self.loggers.iter().rev()) {
             let (recovering, recoverer) = (Arc::clone(plugin), Arc::clone(&self.recoverer));
             let min_timeout = plugin.min_timeout(Method::Recover);
             let outcome = self.pool.run(min_timeout, move |job| recovering.recover(job, &*recoverer)).await;

@@ -13,11 +13,11 @@
 
 mod cleanup;
 mod fan_out;
-mod passed_on;
 mod plan;
 mod prepare;
 mod report;
 mod sequence;
+mod stdio;
 mod types;
 mod update;
 
@@ -36,9 +36,8 @@ pub use plan::{Conflict, LaunchPlan, Owned};
 pub use prepare::LookUpUser;
 pub use report::Reports;
 pub use sequence::{CallSequence, SequenceOutcome};
-pub use types::{
-    ChainError, ContainerContext, Participant, PreparedLaunch, Responses, RunAs, StdioTarget, Watch,
-};
+pub use stdio::StdioTarget;
+pub use types::{ChainError, ContainerContext, Participant, PreparedLaunch, Responses, RunAs, Watch};
 pub use update::{FailedUpdate, Rollback, States};
 
 /// All plugins of an agent, in the order in which they are called. Cheap to clone.

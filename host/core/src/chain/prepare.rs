@@ -10,10 +10,10 @@ use rustix::event::epoll;
 use serde_json::Value as Json;
 
 use super::Chain;
-use super::passed_on::PassedOn;
 use super::plan::Planned;
 use super::sequence::CallSequence;
-use super::types::{ChainError, ContainerContext, Participant, PreparedLaunch, RunAs, StdioTarget, Watch};
+use super::stdio::{PassedOn, StdioTarget, UnnamedPipe};
+use super::types::{ChainError, ContainerContext, Participant, PreparedLaunch, RunAs, Watch};
 use crate::blocking::Job;
 use crate::plugin::{CallError, Durability, Plugin, Response};
 
@@ -90,7 +90,10 @@ impl Chain {
                 self.keep_state(plugin, container, participant, reply.state.take())?;
                 let stdio = stdio_targets(plugin.name(), reply, response)?;
                 if role == Role::LogTarget {
-                    launch.passed_on.add(plugin.name(), stdio, files)?;
+                    launch
+                        .passed_on
+                        .add(plugin.name(), stdio, files)
+                        .map_err(|UnnamedPipe| ChainError::LogPipe { logger: plugin.name().to_string() })?;
                 } else {
                     launch.log_files = files.or_else(|| launch.passed_on.files_behind(&stdio));
                     launch.stdio = stdio;

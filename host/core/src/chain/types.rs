@@ -2,14 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 
 use cofferdam_plugin_model::{ContainerDetails, ContainerId, LogFiles};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
-use super::passed_on::PassedOn;
 use super::plan::{Conflict, LaunchPlan, Planned};
+use super::stdio::{PassedOn, StdioTarget};
 use crate::plugin::CallError;
 
 /// Participation of a plugin in one container, as recorded.
@@ -66,18 +65,6 @@ impl PreparedLaunch {
         let user = self.user.as_ref().map(|user| (user.uid, user.gid));
         Planned { user, ..self.plan.planned() }
     }
-}
-
-/// What a standard stream of a container is connected to.
-#[derive(Debug, Default)]
-pub enum StdioTarget {
-    /// `/dev/null`.
-    #[default]
-    Null,
-    /// A file.
-    Path(PathBuf),
-    /// A descriptor of the logger.
-    Descriptor(OwnedFd),
 }
 
 /// A container as the chain needs it for calls after `prepare`.

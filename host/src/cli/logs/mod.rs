@@ -138,7 +138,7 @@ async fn find(arguments: &Arguments, client: &Client, id: &ContainerId) -> Resul
         _ => ("standard error", inspected.stderr, inspected.stderr_file),
     };
     let Some(path) = path else {
-        return Err(no_file(client, id, name).await?);
+        return Err(no_file(client, id, name).await);
     };
     let has_times = inspected.log_times.unwrap_or_default();
     let needs_times =
@@ -156,13 +156,18 @@ async fn find(arguments: &Arguments, client: &Client, id: &ContainerId) -> Resul
 }
 
 /// The failure for output that is in no file: it names the logger, or says that there is none.
-async fn no_file(client: &Client, id: &ContainerId, name: &str) -> Result<Failure, Failure> {
+async fn no_file(client: &Client, id: &ContainerId, name: &str) -> Failure {
     let plugins = client.ask(&Call::GetPlugins, |response| match response {
         Response::GetPlugins(list) => Some(list.plugins),
         _ => None,
     });
-    let mut loggers = plugins.await?.into_iter().filter(|plugin| plugin.kind == PluginKind::Logger);
-    Ok(Failure::message(match loggers.next().map(|logger| logger.name).as_deref() {
+    let Ok(plugins) = plugins.await else {
+        return Failure::message(format!("the {name} of container `{id}` is not written to a file"));
+    };
+    let loggers = plugins.into_iter().filter(|plugin| plugin.kind == PluginKind::Logger);
+    let loggers: Vec<String> = loggers.map(|logger| logger.name).collect();
+    let journald = loggers.iter().find(|logger| *logger == "journald");
+    Failure::message(match journald.or(loggers.last()).map(String::as_str) {
         None => format!(
             "the {name} of container `{id}` is discarded, as no logger is configured; add a table `[logger]` with \
              `name = \"sandbox\"` to the agent's configuration, restart the agent, and launch the container again"
@@ -174,7 +179,7 @@ async fn no_file(client: &Client, id: &ContainerId, name: &str) -> Result<Failur
             "the logger `{logger}` has written the {name} of container `{id}` to no file; its documentation says where \
              it is"
         ),
-    }))
+    })
 }
 
 /// What shows the output of each container.

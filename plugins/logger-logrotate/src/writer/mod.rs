@@ -19,7 +19,6 @@ use std::os::fd::OwnedFd;
 use cofferdam_plugin_api::log_companion::{LogCompanion, STREAMS, Status, drop_privileges};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, ioctl_fionread};
-use rustix::pipe::{SpliceFlags, splice};
 
 use self::directory::Directory;
 use self::log::Log;
@@ -157,19 +156,9 @@ impl Stream<'_> {
         }
     }
 
-    /// Removes bytes from the pipe. They are counted before, so that they are counted if this process is killed meanwhile.
+    /// Removes bytes from the pipe.
     fn discard(&mut self, bytes: u64) -> io::Result<()> {
-        self.status.set_lost(self.index, self.lost + bytes)?;
-        let mut discarded = 0;
-        while discarded < bytes {
-            let length = usize::try_from(bytes - discarded).unwrap_or(usize::MAX);
-            match splice(&self.pipe, None, self.null, None, length, SpliceFlags::NONBLOCK) {
-                Ok(0) | Err(Errno::AGAIN) => break,
-                Ok(moved) => discarded += moved as u64,
-                Err(Errno::INTR) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-        }
+        let discarded = self.status.discard(self.index, (&self.pipe, self.null), self.lost, bytes)?;
         self.count(discarded)
     }
 
