@@ -110,7 +110,7 @@ impl Prepared {
         self.with(|launch| launch.stop_signal = Some(signal))
     }
 
-    /// Adds a label to the container, unless the request has one of this name. Feature `launch.labels`.
+    /// Adds a label that the launch plan shows. Feature `launch.labels`.
     #[must_use]
     pub fn label(self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.with(|launch| launch.labels.insert(name.into(), value.into()))

@@ -56,6 +56,9 @@ const RELEASE_WARNING: Duration = Duration::from_secs(60);
 /// A removal of images that takes this long is reported.
 const PRUNE_WARNING: Duration = Duration::from_secs(600);
 
+/// Pause after an attempt to remove images during which somebody else used the store.
+const PRUNE_RETRY: Duration = Duration::from_millis(250);
+
 /// The agent. Cheap to clone; all clones are the same agent.
 #[derive(Clone)]
 pub struct Agent(Arc<Inner>);
@@ -73,8 +76,6 @@ struct Inner {
     fatal: FatalErrors,
     events: Events,
     images: ImageStore,
-    /// Held during a removal of images, which may have to wait.
-    pruning: tokio::sync::Mutex<()>,
     /// Keeps space for images, if that is configured.
     _image_gc: Option<ImageGc>,
 }
@@ -245,7 +246,6 @@ impl Agent {
             fatal,
             events,
             images,
-            pruning: tokio::sync::Mutex::default(),
             _image_gc: image_gc,
         })))
     }
@@ -369,10 +369,16 @@ impl Agent {
     /// [`PruneError`].
     pub async fn prune_images(&self, mut policy: PrunePolicy) -> Result<Pruned, PruneError> {
         policy.excluded.extend(self.0.config.image_gc.excluded.iter().cloned());
-        // One at a time, so that those that wait take one thread.
-        let _pruning = self.0.pruning.lock().await;
-        let store = self.0.images.clone();
-        Ok(self.0.host.pool.run(PRUNE_WARNING, move |_| store.prune(&policy)).await??)
+        let policy = Arc::new(policy);
+        loop {
+            let (store, policy) = (self.0.images.clone(), Arc::clone(&policy));
+            let pruned = self.0.host.pool.run(PRUNE_WARNING, move |_| store.try_prune(&policy)).await??;
+            if let Some(pruned) = pruned {
+                return Ok(pruned);
+            }
+            // A thread that waits for the lock would be missing elsewhere, for as long as a pull takes.
+            tokio::time::sleep(PRUNE_RETRY).await;
+        }
     }
 
     /// All containers, parents before children.

@@ -1,5 +1,6 @@
 //! A pull by this process, which a signal ends.
 
+use std::sync::Arc;
 use std::thread;
 
 use tokio::sync::oneshot;
@@ -28,21 +29,27 @@ pub(super) async fn pull(
     signals: &mut Signals,
 ) -> Result<Pulled, Failure> {
     let (done, pulled) = oneshot::channel();
+    let reporter = Arc::new(Reporter::new(is_quiet));
+    let shown = Arc::clone(&reporter);
     // Not of the runtime, which would wait for it at its end.
     let pulling = thread::Builder::new().name("pull".into()).spawn(move || {
-        let reporter = Reporter::new(is_quiet);
-        let pulled = image::pull(&store, &request, &|progress| reporter.report(&progress));
-        reporter.finish();
+        let pulled = image::pull(&store, &request, &|progress| shown.report(&progress));
         // After a signal, it is not received.
         drop(done.send(pulled));
     });
     pulling.map_err(|source| Failure::system("cannot start a thread", source))?;
-    tokio::select! {
-        pulled = pulled => {
-            let pulled = pulled.map_err(|_| Failure::message("the thread that pulls the image has panicked"))?;
+    let ended = tokio::select! {
+        pulled = pulled => Ok(pulled),
+        number = signals.next() => Err(number),
+    };
+    reporter.finish();
+    match ended {
+        Ok(pulled) => {
+            let pulled =
+                pulled.map_err(|_| Failure::message("the thread that pulls the image has panicked"))?;
             pulled.map(|image| Pulled::Image(Box::new(image))).map_err(Failure::of)
         }
-        number = signals.next() => Ok(Pulled::Signalled(signalled(number))),
+        Err(number) => Ok(Pulled::Signalled(signalled(number))),
     }
 }
 

@@ -40,7 +40,7 @@ pub struct Container {
     /// Its cgroups.
     #[serde(default)]
     pub cgroups: Cgroups,
-    /// Labels of the request, and those of plugins earlier in the chain.
+    /// Labels of the request.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
     /// Linux options of the request.

@@ -99,7 +99,8 @@ pub struct LaunchInfo {
     /// Commands to run during the launch, in this order for each stage.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub hooks: Vec<LaunchHook>,
-    /// Labels of the container, for plugins later in the chain and for people. Those of the request take precedence.
+    /// Labels that the launch plan shows to people and clients. Plugins are not given them, as whoever made an image is not to
+    /// be taken for whoever requests a container; those of its image are in [`Container::image`](crate::Container::image).
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
 }

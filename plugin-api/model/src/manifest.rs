@@ -52,6 +52,7 @@ pub const LINUX_LAUNCHER: &str = "launcher.linux";
 /// requests one which none of its plugins handles.
 pub const REQUEST_PARTS: &[&str] = &[
     "capabilities",
+    "command.replaces_cmd",
     "hostname",
     "image",
     "ipc_mode",

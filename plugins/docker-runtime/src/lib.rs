@@ -20,7 +20,7 @@ struct Config {
     user: bool,
     /// Whether a container is stopped with the signal of its image. Mesos ignores it.
     stop_signal: bool,
-    /// Whether a container has the labels of its image. Mesos ignores them.
+    /// Whether the launch plan shows the labels of the image. Mesos ignores them.
     labels: bool,
     /// Whether the volumes of an image are writable directories of the container. Mesos ignores them.
     volumes: bool,
@@ -37,7 +37,7 @@ impl Isolator for Runtime {
     const NAME: &'static str = "docker/runtime";
     const NESTING: bool = true;
     const FEATURES: &'static [&'static str] = &["launch.labels", "launch.stop_signal", "launch.user"];
-    const HANDLES: &'static [&'static str] = &["image"];
+    const HANDLES: &'static [&'static str] = &["command.replaces_cmd", "image"];
     type Config = Config;
 
     fn create(config: Config, _: Host) -> Result<Self> {

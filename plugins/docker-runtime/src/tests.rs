@@ -22,6 +22,7 @@ fn prepare(config: Json, image: Option<ImageConfig>, command: Command) -> Result
     let harness: PluginHarness<Runtime> = PluginHarness::isolator(config).unwrap();
     let mut container = harness.container("web");
     (container.image, container.command) = (image, command);
+    container.rootfs = Some(harness.directory().to_owned());
     harness.prepare_container(&container).map(|reply| reply.launch).map_err(|error| error.to_string())
 }
 

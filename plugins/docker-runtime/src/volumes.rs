@@ -5,7 +5,7 @@
 //! the owner and permissions of that in the image.
 
 use std::fs::{self, DirBuilder, Permissions};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Component, Path, PathBuf};
 
@@ -40,14 +40,14 @@ pub fn add(mut prepared: Prepared, container: &NewContainer, image: &ImageConfig
         if container.volumes.iter().any(|requested| same(&requested.container_path, &path)) {
             continue;
         }
-        prepared = match is_read_only {
-            false => prepared.operation(Operation::Mkdir { path, mode: MODE, owner: Owner::default() }),
-            true => {
-                let source = directory(container, &path, number)?;
-                let flags = ["nodev".to_owned(), "nosuid".to_owned()].into();
-                prepared.operation(Operation::Bind { source, target: path, recursive: false, flags })
-            }
-        };
+        let existing = existing(container, &path)?;
+        if is_read_only {
+            let source = directory(container, &path, existing.as_ref(), number)?;
+            let flags = ["nodev".to_owned(), "nosuid".to_owned()].into();
+            prepared = prepared.operation(Operation::Bind { source, target: path, recursive: false, flags });
+        } else if existing.is_none() {
+            prepared = prepared.operation(Operation::Mkdir { path, mode: MODE, owner: Owner::default() });
+        }
     }
     Ok(prepared)
 }
@@ -73,27 +73,35 @@ fn same(requested: &Path, path: &Path) -> bool {
     requested.components().collect::<PathBuf>() == path
 }
 
-/// Creates a directory for a volume of a read-only root file system.
-fn directory(container: &NewContainer, path: &Path, number: usize) -> Result<PathBuf> {
-    let (mut mode, mut owner) = (MODE, (0, 0));
+/// What the image has at the path of a volume.
+fn existing(container: &NewContainer, path: &Path) -> Result<Option<OwnedFd>> {
     let rootfs = container.rootfs.as_ref().ok_or_else(|| Error::new("the image has no root file system"))?;
-    let relative = path.strip_prefix("/")?;
     let root = foreign::directory(rootfs).map_err(std::io::Error::from)?;
-    match foreign::find(&root, relative, Resolve::InRoot) {
-        Err(error) if error.is_missing() => {}
-        found => {
-            let named = || format!("the volume `{}` of the image", path.display());
-            let found = found.context(named())?;
-            let shown = format!("/proc/self/fd/{}", found.as_raw_fd());
-            let metadata = fs::metadata(&shown).context(named())?;
-            (mode, owner) = (metadata.mode() & 0o7777, (metadata.uid(), metadata.gid()));
-            if fs::read_dir(&shown).context(named())?.next().is_some() {
-                return Err(Error::new(format!(
-                    "the image has files in its volume `{}`, which would be hidden, as the root file system is read-only; \
-                     request a volume of your own there, or set `volumes` of this plugin to false",
-                    path.display()
-                )));
-            }
+    match foreign::find(&root, path.strip_prefix("/")?, Resolve::InRoot) {
+        Err(error) if error.is_missing() => Ok(None),
+        found => found.map(Some).context(format!("the volume `{}` of the image", path.display())),
+    }
+}
+
+/// Creates a directory for a volume of a read-only root file system.
+fn directory(
+    container: &NewContainer,
+    path: &Path,
+    existing: Option<&OwnedFd>,
+    number: usize,
+) -> Result<PathBuf> {
+    let (mut mode, mut owner) = (MODE, (0, 0));
+    if let Some(found) = existing {
+        let named = || format!("the volume `{}` of the image", path.display());
+        let shown = format!("/proc/self/fd/{}", found.as_raw_fd());
+        let metadata = fs::metadata(&shown).context(named())?;
+        (mode, owner) = (metadata.mode() & 0o7777, (metadata.uid(), metadata.gid()));
+        if fs::read_dir(&shown).context(named())?.next().is_some() {
+            return Err(Error::new(format!(
+                "the image has files in its volume `{}`, which would be hidden, as the root file system is read-only; \
+                 request a volume of your own there, or set `volumes` of this plugin to false",
+                path.display()
+            )));
         }
     }
     let parent = container.scratch.join(DIRECTORY);

@@ -73,7 +73,10 @@ fn a_registry_behind_a_proxy_is_reached_by_name_and_verified() {
     let name = "registry.test:5443/web:1";
     let pull = |name: &str| {
         let mut command = fixture.pull_command(&[name]);
-        command.env_remove("NO_PROXY").env("HTTPS_PROXY", format!("http://{}", proxy.address));
+        for variable in ["NO_PROXY", "no_proxy", "https_proxy", "all_proxy", "ALL_PROXY"] {
+            command.env_remove(variable);
+        }
+        command.env("HTTPS_PROXY", format!("http://{}", proxy.address));
         command.env("SSL_CERT_FILE", &secure.certificates.authority).output().unwrap()
     };
     let output = pull(name);

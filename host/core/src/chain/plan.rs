@@ -245,7 +245,6 @@ impl LaunchPlan {
             bounding_capabilities: self.bounding_set().cloned(),
             sandbox_path: self.sandbox_in_root().map(PathBuf::from),
             user: None,
-            labels: self.labels.iter().map(|(name, label)| (name.clone(), label.value.clone())).collect(),
         }
     }
 
@@ -304,7 +303,6 @@ pub(super) struct Planned {
     pub(super) sandbox_path: Option<PathBuf>,
     /// The user and group of the command, if a plugin sets them.
     pub(super) user: Option<(u32, u32)>,
-    pub(super) labels: BTreeMap<String, String>,
 }
 
 /// Displayed instead of a secret value.

@@ -62,11 +62,8 @@ impl Chain {
                         ..parent.clone()
                     });
                     let (uid, gid) = planned.user.unwrap_or((container.uid, container.gid));
-                    let mut labels = planned.labels.clone();
-                    labels.extend(container.labels.clone());
                     let container = Container {
                         parent,
-                        labels,
                         uid,
                         gid,
                         bounding_capabilities: planned.bounding_capabilities.clone(),

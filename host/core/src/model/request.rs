@@ -158,6 +158,14 @@ pub enum InvalidRequest {
         /// The container.
         id: ContainerId,
     },
+    /// There is a command, and arguments for that of an image.
+    #[error(
+        "container `{id}` has `replaces_cmd`, which is for `arguments` of an image's command; leave `value` out, and `shell` false"
+    )]
+    ReplacesCmd {
+        /// The container.
+        id: ContainerId,
+    },
     /// A root file system that is not its own would be read-only.
     #[error(
         "container `{id}` requests a read-only root file system, but has none of its own; request an image or a root file system"
@@ -277,6 +285,7 @@ impl Request {
         let capabilities = linux.effective_capabilities.is_some() || linux.bounding_capabilities.is_some();
         let flags = [
             ("capabilities", capabilities),
+            ("command.replaces_cmd", self.command.replaces_cmd),
             ("hostname", linux.hostname.is_some()),
             ("image", self.image.is_some()),
             ("ipc_mode", linux.ipc_mode.is_some()),
@@ -352,6 +361,9 @@ impl Request {
         }
         if self.rootfs.is_some() && self.image.is_some() {
             return Err(InvalidRequest::ImageAndRootfs { id: id() });
+        }
+        if command.replaces_cmd && (command.shell || command.value.is_some()) {
+            return Err(InvalidRequest::ReplacesCmd { id: id() });
         }
         if self.linux.read_only_root && self.rootfs.is_none() && self.image.is_none() {
             return Err(InvalidRequest::ReadOnlyHost { id: id() });

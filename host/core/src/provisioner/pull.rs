@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::store::Import;
 use super::{ImageName, Store, StoreError};
@@ -22,6 +22,9 @@ use crate::model::PullProgress;
 
 /// How long a container that ends waits for the end of a pull that is cancelled with it.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Pulls at a time. Others wait, and can be cancelled meanwhile.
+const MAX_PULLS: usize = 8;
 
 /// Work on the store that takes this long is reported.
 const STALL_WARNING: Duration = Duration::from_secs(60);
@@ -98,6 +101,7 @@ type Outcome = Result<Arc<Import>, PullError>;
 pub(super) struct Pulls {
     puller: Option<Arc<dyn Puller>>,
     active: Mutex<Table>,
+    permits: Semaphore,
 }
 
 #[derive(Debug, Default)]
@@ -135,7 +139,7 @@ pub(crate) struct Pulled {
 
 impl Pulls {
     pub(super) fn new(puller: Option<Arc<dyn Puller>>) -> Self {
-        Self { puller, active: Mutex::default() }
+        Self { puller, active: Mutex::default(), permits: Semaphore::new(MAX_PULLS) }
     }
 
     pub(super) fn can_pull(&self) -> bool {
@@ -217,10 +221,16 @@ impl Task {
         report: &watch::Sender<PullProgress>,
         mut cancelled: watch::Receiver<bool>,
     ) -> Outcome {
+        // An error means that the entry of this pull is gone, and with it those that wait.
+        let mut also_cancelled = cancelled.clone();
+        let _permit = tokio::select! {
+            biased;
+            _ = also_cancelled.wait_for(|cancelled| *cancelled) => return Err(PullError::Cancelled),
+            permit = self.pulls.permits.acquire() => permit,
+        };
         let store = Store::at(&self.pull.store);
         let lock = self.in_store(move || store.import()).await?;
         let is_cancelled = async move {
-            // An error means that the entry of this pull is gone, and with it those that wait.
             drop(cancelled.wait_for(|cancelled| *cancelled).await);
         };
         let progress = |progress| {

@@ -137,11 +137,25 @@ fn options(request: &Request) -> Result<Request> {
         ContainerId::parse("executor").map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, &error))?;
     // The agent fetches them, which has another network and other files than the container.
     let uris = request.uris.clone();
-    let Request { image, rootfs, linux, volumes, networks, rlimits, tty, docker, .. } = request.clone();
+    let Request { image, force_pull_image, image_credentials, .. } = request.clone();
+    let Request { rootfs, linux, volumes, networks, rlimits, tty, docker, .. } = request.clone();
     // It cannot use more than the container that it is nested in.
     let linux = LinuxOptions { share_cgroups: LinuxOptions::default().share_cgroups, ..linux };
     let bare = Request::shell(id, String::new());
-    Ok(Request { uris, image, rootfs, linux, volumes, networks, rlimits, tty, docker, ..bare })
+    Ok(Request {
+        uris,
+        image,
+        force_pull_image,
+        image_credentials,
+        rootfs,
+        linux,
+        volumes,
+        networks,
+        rlimits,
+        tty,
+        docker,
+        ..bare
+    })
 }
 
 fn forbidden(text: impl Into<String>) -> ApiError {

@@ -11,9 +11,6 @@ use crate::cli::pull::signalled;
 use crate::cli::{kill, output, ps};
 use cofferdam_core::model::Request;
 
-/// The phase in which an image is pulled.
-const PROVISIONING: &str = "PROVISIONING";
-
 /// How a launch ended.
 pub(super) enum Launch<T> {
     Done(T),
@@ -21,7 +18,8 @@ pub(super) enum Launch<T> {
     Signalled(u8),
 }
 
-/// Waits for a launch. Without an image, signals wait for its end; they are forwarded to the command then.
+/// Waits for a launch from an image. The first signal ends it, and the second one does not wait for that. What is not launched
+/// from an image is launched soon, and signals are forwarded to its command then.
 pub(super) async fn launch<T>(
     client: &Client,
     request: &Request,
@@ -33,12 +31,9 @@ pub(super) async fn launch<T>(
     }
     let id = encode_id(&request.id);
     // Before the launch, so that its events are received.
-    let mut watch = Watch {
-        id: id.to_string(),
-        events: client.subscribe(Subscribe::default()).await.ok(),
-        is_provisioning: false,
-    };
-    let mut signal = None;
+    let events = client.subscribe(Subscribe::default()).await.ok();
+    let mut watch = Watch { id: id.to_string(), events };
+    let mut signal: Option<i32> = None;
     tokio::pin!(launching);
     loop {
         tokio::select! {
@@ -48,12 +43,14 @@ pub(super) async fn launch<T>(
                 (Err(error), None) => Err(not_launched(error)),
             },
             () = watch.next(), if watch.events.is_some() => {}
-            number = signals.next(), if watch.is_provisioning => {
-                signal = Some(number);
-                match kill::kill(client, &id, number).await {
-                    // It has ended, or is not known yet: then the next signal ends it.
-                    Ok(()) | Err(ClientError::Refused { status: 404, .. }) => {}
-                    Err(error) => return Err(error.into()),
+            number = signals.next() => {
+                // The daemon does not end the launch.
+                if signal.replace(number).is_some() {
+                    return Ok(Launch::Signalled(signalled(number)));
+                }
+                if let Err(error) = kill::kill(client, &id, number).await {
+                    // It is not known yet, or has ended; another signal does not wait for it.
+                    tracing::debug!("cannot end the launch: {error}");
                 }
             }
         }
@@ -65,7 +62,6 @@ struct Watch {
     id: String,
     /// `None` after their end.
     events: Option<EventStream>,
-    is_provisioning: bool,
 }
 
 impl Watch {
@@ -84,16 +80,10 @@ impl Watch {
         else {
             return;
         };
-        match (event.kind, &container.pull) {
-            (EventKind::ContainerStateChanged, _) => {
-                self.is_provisioning = container.state.as_deref() == Some(PROVISIONING);
-            }
-            (EventKind::ContainerImagePull, Some(pull)) => {
-                let line = format!("pulling the image: {}", ps::pull_description(pull));
-                // What is reported is optional.
-                drop(writeln!(io::stderr(), "{}", output::escape_control(&line)));
-            }
-            _ => {}
+        if let (EventKind::ContainerImagePull, Some(pull)) = (event.kind, &container.pull) {
+            let line = format!("pulling the image: {}", ps::pull_description(pull));
+            // What is reported is optional.
+            drop(writeln!(io::stderr(), "{}", output::escape_control(&line)));
         }
     }
 }

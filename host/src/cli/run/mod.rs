@@ -12,7 +12,8 @@ use std::path::PathBuf;
 use super::client::{Client, Launched};
 use super::failure::Failure;
 use super::foreground::{
-    self, DetachKeys, Finish, Input, InputSink, NOT_RUN, OnSignal, Session, Signals, TerminalFlags, taken,
+    self, DetachKeys, Finish, Input, InputSink, NOT_RUN, OnSignal, Session, Signals, TerminalFlags,
+    not_launched, taken,
 };
 use super::resources::ResourceFlags;
 use super::{Outcome, client, output, rm};
@@ -148,7 +149,7 @@ pub(super) fn run(arguments: Arguments, socket: Option<PathBuf>) -> Outcome {
     }
     let runtime = super::runtime().map_err(not_run)?;
     if arguments.detach {
-        return runtime.block_on(detached(&client(socket), &request, arguments.json));
+        return runtime.block_on(detached(&client(socket), &request, arguments.json)).map_err(not_run);
     }
     request.attached = true;
     let reads = terminal.reads_input();
@@ -172,12 +173,20 @@ pub(super) fn run(arguments: Arguments, socket: Option<PathBuf>) -> Outcome {
 }
 
 async fn detached(client: &Client, request: &Request, json: bool) -> Outcome {
-    let not_run = |failure: Failure| failure.with_status(NOT_RUN);
-    let mut signals = Signals::new().map_err(not_run)?;
-    match daemon::launch(client, request, &mut signals, client.launch(request)).await? {
-        Launch::Done(Launched::Now) => {}
-        Launch::Done(Launched::Already) => return Err(taken(&request.id)),
-        Launch::Signalled(status) => return Ok(status),
+    let launched = match request.image {
+        // A signal ends this program, as nothing is shown.
+        None => client.launch(request).await.map_err(not_launched)?,
+        Some(_) => {
+            let mut signals = Signals::new()?;
+            match daemon::launch(client, request, &mut signals, client.launch(request)).await? {
+                Launch::Done(launched) => launched,
+                Launch::Signalled(status) => return Ok(status),
+            }
+        }
+    };
+    match launched {
+        Launched::Now => {}
+        Launched::Already => return Err(taken(&request.id)),
     }
     if json {
         output::json(&serde_json::json!({"container_id": encode_id(&request.id)}))?;

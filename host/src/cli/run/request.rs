@@ -27,12 +27,7 @@ pub(super) struct Wanted {
     #[arg(long, value_name = "IMAGE", conflicts_with = "rootfs")]
     image: Option<String>,
     /// The image of `run IMAGE [CMD…]`
-    #[arg(
-        long = short_form::OPTION,
-        value_name = "IMAGE",
-        hide = true,
-        conflicts_with_all = ["image", "rootfs", "shell"]
-    )]
+    #[arg(long = short_form::OPTION, value_name = "IMAGE", hide = true)]
     image_word: Option<String>,
     /// Program to run instead of the entry point of the image, with CMD as its arguments; empty for CMD alone
     #[arg(long, value_name = "PROGRAM", conflicts_with = "shell")]
@@ -86,6 +81,16 @@ impl Wanted {
         is_in_store: impl Fn(&str) -> bool,
     ) -> Result<Request, Failure> {
         if let Some(word) = &self.image_word {
+            let given = [
+                ("--image", self.image.is_some()),
+                ("--rootfs", self.rootfs.is_some()),
+                ("--shell", self.shell.is_some()),
+            ];
+            if let Some((flag, _)) = given.into_iter().find(|(_, is_given)| *is_given) {
+                return Err(Failure::message(format!(
+                    "`{word}` is taken for an image, but {flag} is given; a command comes after `--`, as in `-- {word}`"
+                )));
+            }
             short_form::check(word, || is_in_store(word)).map_err(Failure::message)?;
         }
         let name = self.name.clone().unwrap_or_else(|| random_name("run"));
@@ -311,6 +316,10 @@ mod tests {
         assert_eq!((none.value.as_deref(), none.arguments), (Some("ls"), vec!["ls".into()]));
         assert!(request(&["--entrypoint", "x", "--", "ls"]).unwrap_err().contains("add --image"));
         assert!(request(&["--image-word=/bin/ls", "--"]).unwrap_err().contains("is a path"));
+        for given in [&["--image", "web:1"][..], &["--rootfs", "/r"], &["--shell", "x"]] {
+            let error = request(&[given, &["--image-word=ls", "--"]].concat()).unwrap_err();
+            assert!(error.contains(given[0]) && error.contains("`-- ls`"), "{error}");
+        }
         let read_only = request(&["--image", "busybox:1", "--read-only"]).unwrap();
         assert!(read_only.linux.read_only_root);
         assert!(request(&["--read-only", "--", "ls"]).unwrap_err().contains("of its own"));

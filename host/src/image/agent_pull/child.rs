@@ -15,6 +15,9 @@ use crate::agent_watch::exit_when_closed;
 use crate::image::Limits;
 use crate::image::pull::{PullRequest, pull};
 
+/// Characters of a reason, so that it fits into a line that the agent reads.
+const MAX_REASON: usize = 4000;
+
 /// Runs `cofferdam pull-for-agent`: carries out the job on standard input, and reports on standard output. Exits when
 /// standard input is closed before the job is done, as it is when the agent dies.
 pub(crate) fn main() -> ExitCode {
@@ -57,11 +60,12 @@ fn run() -> Result<(), Message> {
         }
     };
     let pulled = pull(&Store::at(store), &request, &report);
-    pulled.map(drop).map_err(|error| failure(&error, error.is_not_found()))
+    pulled.map(drop).map_err(|error| failure(&error, error.is_of_request()))
 }
 
 fn failure(error: &dyn std::error::Error, is_invalid: bool) -> Message {
-    Message::Failed { reason: escape_control(&describe(error)), is_invalid }
+    let reason = escape_control(&describe(error)).chars().take(MAX_REASON).collect();
+    Message::Failed { reason, is_invalid }
 }
 
 /// An error means that the agent does not read any more, and that this process ends.

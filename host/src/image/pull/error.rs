@@ -91,11 +91,17 @@ impl PullError {
         }
     }
 
-    /// Whether the registry has no such image.
-    pub(crate) fn is_not_found(&self) -> bool {
+    /// Whether another request would help: there is no such image, or not for these credentials. Registries do not tell one
+    /// from the other.
+    pub(crate) fn is_of_request(&self) -> bool {
         match self {
-            Self::From { source, .. } => source.is_not_found(),
-            Self::NotFound { .. } | Self::Image(ImageError::Platform { .. }) => true,
+            Self::From { source, .. } => source.is_of_request(),
+            Self::NotFound { .. }
+            | Self::NoCredentials { .. }
+            | Self::Refused { .. }
+            | Self::HelperOfRequest
+            | Self::Credentials { from: Source::Request, .. }
+            | Self::Image(ImageError::Platform { .. }) => true,
             _ => false,
         }
     }

@@ -2,12 +2,11 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::Deserialize;
 
 use super::error::{PullError, Result};
@@ -46,12 +45,12 @@ pub(super) fn ask(name: &str, server: &str) -> Result<Option<Secret>> {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
-        .process_group(0)
         .spawn()
         .map_err(run)?;
     let answered = answer(&mut child, server);
-    // It may not have ended, nor what it has started.
-    kill(&child);
+    // It may not have ended. It is in the process group of this program, which a terminal or the agent ends as a whole.
+    // An error means that it has.
+    drop(child.kill());
     let status = child.wait().map_err(run)?;
     let Some(text) = answered.map_err(run)? else {
         return Err(failed(format!("did not answer within {TIMEOUT:?}")));
@@ -118,9 +117,4 @@ fn answer(child: &mut Child, server: &str) -> io::Result<Option<Vec<u8>>> {
             return Ok(Some(text));
         }
     }
-}
-
-fn kill(child: &Child) {
-    // It is not reaped yet, so its number is not that of another process. It may have ended.
-    let _ = kill_process_group(Pid::from_child(child), Signal::KILL);
 }

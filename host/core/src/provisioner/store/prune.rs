@@ -59,7 +59,24 @@ impl Store {
     /// # Errors
     /// What is wrong with the store.
     pub fn prune(&self, policy: &PrunePolicy) -> Result<Pruned> {
-        let Some(guard) = self.lock_existing(Access::Exclusive)? else { return Ok(Pruned::default()) };
+        match self.lock_existing(Access::Exclusive)? {
+            Some(guard) => self.prune_locked(policy, guard),
+            None => Ok(Pruned::default()),
+        }
+    }
+
+    /// As [`Self::prune`], unless somebody else uses the store.
+    ///
+    /// # Errors
+    /// What is wrong with the store.
+    pub fn try_prune(&self, policy: &PrunePolicy) -> Result<Option<Pruned>> {
+        match self.try_lock_exclusive()? {
+            Some(guard) => self.prune_locked(policy, guard).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn prune_locked(&self, policy: &PrunePolicy, guard: super::Guard) -> Result<Pruned> {
         let mut names = Vec::new();
         if policy.named {
             let (used, _) = self.in_use()?;

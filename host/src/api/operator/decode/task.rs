@@ -288,6 +288,14 @@ pub(in crate::api) fn container_request(
     settings: &Settings<'_>,
 ) -> Result<Request> {
     let container = container.or(settings.default_container.as_ref());
+    let image = container.and_then(|container| container.mesos.as_ref()?.image.as_ref()?.docker.as_ref());
+    if image.is_some_and(|docker| docker.config.is_some()) {
+        // What describes a task is recorded, and shown to executors and clients.
+        return Err(DecodeError::Unsupported {
+            field: format!("{field}.container.mesos.image.docker.config"),
+            advice: " for tasks and executors; name a file in `credentials` of `[registry]`",
+        });
+    }
     let launch = wire::LaunchContainer {
         container_id: wire::ContainerId { value: "executor".to_owned(), parent: None },
         command: command.cloned(),
