@@ -65,9 +65,10 @@ fn labels_and_volumes_are_those_of_the_image_unless_the_request_has_them() {
         fs::create_dir_all(harness.directory().join("rootfs/data")).unwrap();
         change(&mut container);
         let reply = harness.prepare_container(&container);
-        (reply.map(|reply| reply.launch).map_err(|error| error.message), container)
+        // With the harness, as its directory is removed with it.
+        (reply.map(|reply| reply.launch).map_err(|error| error.message), container, harness)
     };
-    let (launch, _) = prepare(json!({}), &|container| {
+    let (launch, ..) = prepare(json!({}), &|container| {
         container.labels.insert("tier".into(), "back".into());
         let source = VolumeSource::HostPath { path: "/srv".into(), propagation: None };
         container.volumes.push(Volume { container_path: "/data/".into(), read_only: false, source });
@@ -77,7 +78,8 @@ fn labels_and_volumes_are_those_of_the_image_unless_the_request_has_them() {
     let made = Operation::Mkdir { path: "/var/lib/log".into(), mode: 0o755, owner: Owner::default() };
     assert_eq!(launch.operations, [made]);
 
-    let (launch, container) = prepare(json!({}), &|container| container.linux.read_only_root = true);
+    let (launch, container, _harness) =
+        prepare(json!({}), &|container| container.linux.read_only_root = true);
     let operations = launch.unwrap().operations;
     let [Operation::Bind { source, target, .. }, Operation::Bind { target: other, .. }] = &operations[..]
     else {
@@ -85,13 +87,13 @@ fn labels_and_volumes_are_those_of_the_image_unless_the_request_has_them() {
     };
     assert_eq!((target.as_path(), other.as_path()), (Path::new("/data"), Path::new("/var/lib/log")));
     assert!(source.is_dir() && source.starts_with(&container.scratch), "{source:?}");
-    let (refused, _) = prepare(json!({}), &|container| {
+    let (refused, ..) = prepare(json!({}), &|container| {
         container.linux.read_only_root = true;
         fs::write(container.rootfs.as_ref().unwrap().join("data/file"), "").unwrap();
     });
     assert!(refused.unwrap_err().contains("`/data`"));
 
-    let (launch, _) = prepare(json!({ "labels": false, "volumes": false }), &|_| {});
+    let (launch, ..) = prepare(json!({ "labels": false, "volumes": false }), &|_| {});
     let launch = launch.unwrap();
     assert!(launch.labels.is_empty() && launch.operations.is_empty());
 }

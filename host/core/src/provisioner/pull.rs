@@ -390,7 +390,7 @@ mod tests {
     async fn concurrent_requests_share_a_pull_and_its_end() {
         let mut fixture = Fixture::new(Ok(()));
         let (mut one, mut other) = (fixture.wait("web"), fixture.wait("docker.io/library/web:latest"));
-        assert_eq!(fixture.begun.recv().await.unwrap(), "web");
+        assert_eq!(fixture.begun.recv().await.unwrap(), "web:latest");
         fixture.end.notify_one();
         let mut seen = Vec::new();
         let first = one.pulled(|progress| seen.push(progress.received)).await.unwrap();
@@ -403,7 +403,7 @@ mod tests {
         drop(second);
         assert!(store.try_lock_exclusive().unwrap().is_some());
         let again = fixture.wait("web");
-        assert_eq!(fixture.begun.recv().await.unwrap(), "web", "another pull");
+        assert_eq!(fixture.begun.recv().await.unwrap(), "web:latest", "another pull");
         again.leave().await;
     }
 
@@ -411,7 +411,7 @@ mod tests {
     async fn a_pull_is_cancelled_with_the_last_that_waits() {
         let mut fixture = Fixture::new(Ok(()));
         let (one, other) = (fixture.wait("web"), fixture.wait("web"));
-        assert_eq!(fixture.begun.recv().await.unwrap(), "web");
+        assert_eq!(fixture.begun.recv().await.unwrap(), "web:latest");
         one.leave().await;
         assert!(fixture.begun.try_recv().is_err(), "the other one waits");
         other.leave().await;
@@ -419,7 +419,7 @@ mod tests {
         let (third, _fourth) = (fixture.wait("web"), fixture.wait("db"));
         let mut begun = [fixture.begun.recv().await.unwrap(), fixture.begun.recv().await.unwrap()];
         begun.sort();
-        assert_eq!(begun, ["db", "web"]);
+        assert_eq!(begun, ["db:latest", "web:latest"]);
         drop(third);
         assert_eq!(fixture.begun.recv().await.unwrap(), "cancelled");
     }
@@ -429,7 +429,7 @@ mod tests {
         let failed = PullError::Failed { reason: "no such tag".to_owned(), is_invalid: true };
         let mut fixture = Fixture::new(Err(failed.clone()));
         let (mut one, mut other) = (fixture.wait("web"), fixture.wait("web"));
-        assert_eq!(fixture.begun.recv().await.unwrap(), "web");
+        assert_eq!(fixture.begun.recv().await.unwrap(), "web:latest");
         fixture.end.notify_one();
         assert_eq!(one.pulled(drop).await.unwrap_err(), failed);
         assert_eq!(other.pulled(drop).await.unwrap_err(), failed);

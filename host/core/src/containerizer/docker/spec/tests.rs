@@ -285,7 +285,8 @@ fn an_executor_runs_what_the_container_would_run() {
     let mut refused = request();
     refused.docker_executor = Some("/bin/executor".into());
     docker(&mut refused).parameters = vec![checked];
-    assert!(spec(&refused).unwrap_err().contains("use `health_check` of the task"));
+    let error = spec(&refused).unwrap_err();
+    assert!(error.contains("use `health_check` of the task"), "{error}");
     let changed = move |request: &mut Request| docker(request).parameters = vec![parameter.clone()];
     let expected = json!(["docker", "--stop-signal", "SIGINT", "--", "c", "d"]);
     assert_eq!(run(&changed, &stopped).unwrap(), expected);
