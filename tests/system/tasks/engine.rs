@@ -132,12 +132,16 @@ fn entry_point_and_command_of_the_image_run_unless_they_are_replaced() {
         (task["command"], task["container"]) = (command, docker(image, "NONE", parameters));
         run_task(&daemon, &task, true);
         let received = until_ended(&daemon, id);
-        let executors = daemon.call(&json!({"type": "GET_EXECUTORS"})).unwrap();
-        let all =
-            executors["executors"].as_array().into_iter().chain(executors["completed_executors"].as_array());
-        let found =
-            all.flatten().find(|executor| executor["executor_info"]["executor_id"]["value"] == id).unwrap();
-        let output = text(&stdout(&world, found["container_id"]["value"].as_str().unwrap()));
+        // Its output is complete when the container has ended.
+        let mut own = String::new();
+        until("its container has ended", || {
+            let executors = daemon.call(&json!({"type": "GET_EXECUTORS"})).unwrap();
+            let mut ended = executors["completed_executors"].as_array().into_iter().flatten();
+            let found = ended.find(|executor| executor["executor_info"]["executor_id"]["value"] == id);
+            own = found.map_or("", |it| it["container_id"]["value"].as_str().unwrap()).to_owned();
+            found.is_some()
+        });
+        let output = text(&stdout(&world, &own));
         let last = received.last(id);
         (
             last["state"].as_str().unwrap().to_owned(),
