@@ -1,6 +1,8 @@
 //! The logger `journald` with a real systemd-journald: what containers write is in the journal, whatever is killed, stopped or
 //! restarted meanwhile, or its loss is counted.
 
+#![expect(clippy::unwrap_used, reason = "a test fails where its expectations do")]
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

@@ -1,6 +1,8 @@
 //! The logger `tee`: two others receive what containers write, whatever is killed meanwhile, and one that fails does not stop
 //! the other.
 
+#![expect(clippy::unwrap_used, reason = "a test fails where its expectations do")]
+
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};

@@ -1,5 +1,3 @@
-#![expect(clippy::unwrap_used, reason = "a test fails where its expectations do")]
-
 use std::fs;
 use std::os::unix::fs::symlink;
 

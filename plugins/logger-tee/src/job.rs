@@ -83,7 +83,7 @@ impl Place {
             return Err(Error::new(format!("`{}` is not the path of a file", path.display())));
         };
         let found = find(parent).and_then(|directory| {
-            Ok(foreign::create_file(&directory, Path::new(name), owner).context("cannot create it")?)
+            foreign::create_file(&directory, Path::new(name), owner).context("cannot create it")
         });
         let metadata = File::from(found.context(&failed)?).metadata().context(failed)?;
         Ok(Self::File { path, device: metadata.dev(), inode: metadata.ino() })

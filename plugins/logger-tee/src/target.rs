@@ -23,7 +23,7 @@ pub(crate) struct Output {
     full_since: Option<Instant>,
     /// Bytes that it has not received.
     lost: u64,
-    /// Those of them that it has not been told of, and why.
+    /// Those of them that it has not been informed of, and why.
     untold: u64,
     errno: Option<Errno>,
 }

@@ -1,5 +1,7 @@
 //! Tasks and executors in containers of a container engine.
 
+#![expect(clippy::unwrap_used, reason = "a test fails where its expectations do")]
+
 use std::io::{ErrorKind, Read};
 use std::process::Command;
 

@@ -1,6 +1,8 @@
 //! Tasks in containers of a container engine, while the agent, the engine, or the executor fails: each has one end, no update
 //! is lost, and nothing is left.
 
+#![expect(clippy::unwrap_used, reason = "a test fails where its expectations do")]
+
 use std::net::TcpListener;
 
 use cofferdam_tests::injector::{Fault, Seen};
@@ -79,7 +81,7 @@ fn receive(daemon: &Daemon, id: &str, received: &mut Received) {
             return;
         }
         let Some(mut updates) = daemon.try_updates() else { continue };
-        while let Some(message) = updates.next() {
+        for message in updates.by_ref() {
             let acknowledged =
                 received.note(&message).is_none_or(|(task, uuid)| acknowledge(daemon, &task, &uuid).is_ok());
             // A new client gets the update that was not acknowledged at once.

@@ -12,9 +12,10 @@ use tokio::sync::oneshot;
 
 use super::decode::decode_id;
 use super::error::{ApiError, not_launched};
+use super::media::RECORDIO;
 use super::media::{ResponseMedia, record_encoding};
 use super::reply;
-use super::stream::{self, Disconnected, RECORDIO, Records, take_record};
+use super::stream::{self, Disconnected, Records, take_record};
 use super::types::{self as wire, Call};
 use crate::api::context::ApiContext;
 use crate::api::encoding::Codec;

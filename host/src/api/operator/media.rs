@@ -4,8 +4,13 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use super::accept::Accepted;
 use super::error::ApiError;
-use super::stream::{MESSAGE_CONTENT_TYPE, RECORDIO};
 use crate::api::encoding::Encoding;
+
+/// The media type of RecordIO.
+pub(crate) const RECORDIO: &str = "application/recordio";
+
+/// Which encoding the records have.
+pub(crate) const MESSAGE_CONTENT_TYPE: &str = "message-content-type";
 
 /// Which encodings of records the client accepts, as `Accept` for the messages within a stream.
 const MESSAGE_ACCEPT: HeaderName = HeaderName::from_static("message-accept");

@@ -24,5 +24,6 @@ pub(crate) use decode::decode_resources;
 pub use encode::encode_launch;
 pub(crate) use encode::{encode_id, encode_limits, encode_resources, flags};
 pub(crate) use error::{EXEC_FAILURE_HEADER, exec_failure};
-pub(crate) use stream::{MESSAGE_CONTENT_TYPE, RECORDIO, Records, RecordsBody, take_record};
+pub(crate) use media::{MESSAGE_CONTENT_TYPE, RECORDIO};
+pub(crate) use stream::{Records, RecordsBody, take_record};
 pub(crate) use tasks::check_settings;

@@ -15,14 +15,8 @@ use hyper::body::{Body as HttpBody, Bytes, Frame};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use super::media::ResponseMedia;
+use super::media::{MESSAGE_CONTENT_TYPE, ResponseMedia};
 use crate::api::encoding::Codec;
-
-/// The media type of RecordIO.
-pub(crate) const RECORDIO: &str = "application/recordio";
-
-/// Which encoding the records have.
-pub(crate) const MESSAGE_CONTENT_TYPE: &str = "message-content-type";
 
 /// Records that wait for the other side to read. It delays whoever sends more.
 const WAITING: usize = 4;

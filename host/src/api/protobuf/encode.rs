@@ -340,7 +340,10 @@ impl<'o> FieldSerializer<'o> {
             _ => false,
         };
         match fits {
-            true => Ok(self.put_number(from_int(value))),
+            true => {
+                self.put_number(from_int(value));
+                Ok(())
+            }
             false => self.refuse(&format!("the number {value}")),
         }
     }
@@ -367,13 +370,22 @@ impl<'o> FieldSerializer<'o> {
         let found = || "a string";
         match self.kind {
             _ if !self.is_one() => self.refuse(found()),
-            Kind::String => Ok(self.put_bytes(text.as_bytes())),
+            Kind::String => {
+                self.put_bytes(text.as_bytes());
+                Ok(())
+            }
             Kind::Bytes => match BASE64.decode(text.as_bytes()) {
-                Ok(bytes) => Ok(self.put_bytes(&bytes)),
+                Ok(bytes) => {
+                    self.put_bytes(&bytes);
+                    Ok(())
+                }
                 Err(error) => self.refuse(&format!("a string that is not: {error}")),
             },
             Kind::Enumeration(known) => match known.number_of(text) {
-                Some(number) => Ok(self.put_number(from_int(number.into()))),
+                Some(number) => {
+                    self.put_number(from_int(number.into()));
+                    Ok(())
+                }
                 // As in Mesos, one that is newer than the schema is left out.
                 None if self.label != Label::Required => Ok(()),
                 None => self.refuse(&format!("`{}`", text.escape_debug())),
@@ -434,7 +446,10 @@ impl<'o> Serializer for FieldSerializer<'o> {
 
     fn serialize_bool(self, value: bool) -> Result<(), Error> {
         match self.kind {
-            Kind::Bool if self.is_one() => Ok(self.put_number(value.into())),
+            Kind::Bool if self.is_one() => {
+                self.put_number(value.into());
+                Ok(())
+            }
             _ => self.refuse("a boolean"),
         }
     }
@@ -489,7 +504,10 @@ impl<'o> Serializer for FieldSerializer<'o> {
 
     fn serialize_bytes(self, value: &[u8]) -> Result<(), Error> {
         match self.kind {
-            Kind::Bytes if self.is_one() => Ok(self.put_bytes(value)),
+            Kind::Bytes if self.is_one() => {
+                self.put_bytes(value);
+                Ok(())
+            }
             _ => self.refuse("bytes"),
         }
     }

@@ -1,13 +1,12 @@
 //! Credentials for registries, from the files and helpers of clients of Docker.
 
-use std::fmt;
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 
 use cofferdam_core::credentials::{CredentialsFile, Found, host_of};
 
-use super::error::{PullError, Result};
+use super::error::{PullError, Result, Source};
 use super::helper;
 use super::secret::Secret;
 
@@ -15,22 +14,6 @@ use super::secret::Secret;
 #[derive(Debug, Default)]
 pub(super) struct Credentials {
     file: Option<(Source, CredentialsFile)>,
-}
-
-/// Where credentials are from, for messages.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Source {
-    File(PathBuf),
-    Request,
-}
-
-impl fmt::Display for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::File(path) => write!(f, "`{}`", path.display()),
-            Self::Request => f.write_str("what the request has as credentials"),
-        }
-    }
 }
 
 impl Credentials {

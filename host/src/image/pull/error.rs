@@ -1,5 +1,6 @@
 //! Errors of pulls. None contains credentials, or a URL with a query.
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,11 +8,26 @@ use std::time::Duration;
 use cofferdam_core::credentials::InvalidCredentials;
 use ureq::http::StatusCode;
 
-use super::credentials::Source;
 use crate::http::HttpError;
 use crate::image::error::ImageError;
 
 pub(super) type Result<T> = std::result::Result<T, PullError>;
+
+/// Where credentials are from, for messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Source {
+    File(PathBuf),
+    Request,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "`{}`", path.display()),
+            Self::Request => f.write_str("what the request has as credentials"),
+        }
+    }
+}
 
 /// Why an image was not pulled.
 #[derive(Debug, thiserror::Error)]
