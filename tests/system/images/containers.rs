@@ -258,8 +258,9 @@ fn the_command_line_runs_images_with_and_without_a_daemon() {
     assert_contains(&error, &["--image-store", "daemon"]);
     daemon.launch(&own("web", "web:1")).unwrap();
     assert_eq!(daemon.wait(&id("web")).unwrap().exit_status, Some(3 << 8));
-    let refused = daemon.launch(&own("none", "none:1")).unwrap_err();
-    assert_contains(&format!("{refused:?}"), &["400", "none:1"]);
+    // Nobody listens there.
+    let failed = daemon.launch(&own("none", "127.0.0.1:1/none:1")).unwrap_err();
+    assert_contains(&format!("{failed:?}"), &["cannot pull `127.0.0.1:1/none:1`"]);
     assert!(daemon.terminate().success());
 }
 
