@@ -222,7 +222,7 @@ impl Exchange {
         let mut stream = UnixStream::connect(&site.socket).expect("the daemon listens");
         stream.set_read_timeout(Some(cofferdam_tests::daemon::TIMEOUT)).expect("a timeout");
         let head = format!(
-            "POST /api/v1 HTTP/1.1\r\nHost: agent\r\nContent-Type: {content_type}\r\nAccept: application/json\r\n\
+            "POST /api/v1 HTTP/1.1\r\nHost: agent\r\nContent-Type: {content_type}\r\nAccept: application/json, application/recordio\r\n\
              Transfer-Encoding: chunked\r\n\r\n"
         );
         stream.write_all(head.as_bytes()).expect("the daemon reads");
