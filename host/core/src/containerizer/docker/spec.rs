@@ -271,8 +271,8 @@ impl Builder<'_> {
         }
         self.check_labels(&body)?;
         if request.docker_executor.is_some() && !body["Healthcheck"].is_null() {
-            let reason = "the engine would run the check with the environment of the executor; use `health_check` of the task";
-            return problem("container.docker.parameters.health-cmd", reason);
+            let reason = "the engine would run a health check with the environment of the executor; use `health_check` of the task";
+            return problem("container.docker.parameters", reason);
         }
         Ok(Spec {
             image: options.image.clone(),

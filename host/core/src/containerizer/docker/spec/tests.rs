@@ -281,7 +281,7 @@ fn an_executor_runs_what_the_container_would_run() {
     let expected = json!(["docker", "--stop-signal", "SIGQUIT", "--", "c", "d"]);
     assert_eq!(run(&nothing, &stopped).unwrap(), expected);
     let parameter = DockerParameter { key: "stop-signal".into(), value: "SIGINT".into() };
-    let checked = DockerParameter { key: "health-cmd".into(), value: "true".into() };
+    let checked = DockerParameter { key: "health-interval".into(), value: "1s".into() };
     let mut refused = request();
     refused.docker_executor = Some("/bin/executor".into());
     docker(&mut refused).parameters = vec![checked];
