@@ -167,7 +167,10 @@ async fn a_plugin_built_on_the_packaged_crates_works() {
     world.config.hooks = vec![PluginConfig { path: Some(hook), ..entry("outside/policy", json!({})) }];
     let agent = world.start().await.unwrap();
     let loaded = agent.plugins().pop().unwrap();
-    assert_eq!((loaded.kind.as_str(), loaded.methods), ("hook", vec!["pre_launch_docker".to_owned()]));
+    assert_eq!(
+        (loaded.kind.as_str(), loaded.methods.join(" ")),
+        ("hook", "create pre_launch_docker".to_owned())
+    );
     agent.launch(long_running("web")).await.unwrap();
     assert_eq!(agent.status(&id("web")).await.unwrap().status["building"], json!("north"));
     agent.destroy(&id("web")).await.unwrap();

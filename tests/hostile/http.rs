@@ -109,14 +109,14 @@ fn a_socket_that_is_removed_is_restored() {
     let world = World::posix();
     let daemon = Daemon::start(&world);
     let socket = world.socket();
-    let mut connected = connect(&world);
     fs::remove_file(&socket).unwrap();
     let connects = || UnixStream::connect(&socket).is_ok();
     assert!(watch::until(socket.parent().unwrap(), TIMEOUT, connects), "{}", daemon.log());
     assert_eq!(daemon.health().socket, None);
     assert!(daemon.log().contains("was removed; listening on a new one"), "{}", daemon.log());
 
-    // Another program's is not removed. The log tells, and so do open connections.
+    // Another program's is not removed. The log tells, and so do open connections, which are closed when they are idle for long.
+    let mut connected = connect(&world);
     fs::remove_file(&socket).unwrap();
     let other = UnixListener::bind(&socket).unwrap();
     let log = world.directory().join("agent.log");
