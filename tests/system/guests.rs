@@ -21,9 +21,9 @@ const OF_CGROUPS: (&[&str], usize) = (
     40,
 );
 
-/// All but those of networks, volumes of drivers, loggers, images, container engines, tasks, TCP, packages and the command line. What
-/// they test does not depend on the hierarchy, and they run so many programs that they take an emulated machine longer than all
-/// other tests together.
+/// All but those of networks, volumes of drivers, loggers, terminals, images, container engines, tasks, TCP, packages and the
+/// command line. What they test does not depend on the hierarchy, and they run so many programs that they take an emulated
+/// machine longer than all other tests together.
 const ALL: (&[&str], usize) = (
     &[
         "--skip=commands::",
@@ -38,6 +38,7 @@ const ALL: (&[&str], usize) = (
         "--skip=readme::",
         "--skip=tasks::",
         "--skip=tee::",
+        "--skip=terminals::",
         "--skip=transports::",
     ],
     120,
