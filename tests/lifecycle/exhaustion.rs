@@ -54,7 +54,9 @@ fn an_agent_that_can_create_no_processes_refuses_launches_and_ends_containers() 
     // Its containers have no limit of their own.
     let world = World::privileged();
     let daemon = Daemon::start(&world);
-    let [web, other, new] = ["web", "other", "new"].map(|name| request(&world, name, COUNTING));
+    let [web, other] = ["web", "other"].map(|name| request(&world, name, COUNTING));
+    // It starts no processes, which it could not in the cgroup.
+    let new = request(&world, "new", "exec sleep 1000");
     daemon.launch(&web).unwrap();
     daemon.launch(&other).unwrap();
     let Some(pids) = Pids::around(&daemon) else {

@@ -128,10 +128,11 @@ impl Journal {
     /// If the program does not start.
     #[must_use]
     pub fn follow(&self, field: &str) -> Entries {
+        // Without `--merge`, following means the entries of the current boot, and ends if there are none yet.
         let mut process = Command::new("journalctl")
             .args([
                 "--follow",
-                "--boot=all",
+                "--merge",
                 "--no-tail",
                 "--all",
                 "--output=json",

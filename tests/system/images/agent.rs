@@ -306,7 +306,7 @@ fn a_pull_does_not_outlive_its_agent() {
     });
     daemon.kill();
     let daemon = Daemon::start(&world);
-    assert_eq!(daemon.inspect(&id("web")).unwrap().state, "ENDED");
+    daemon.wait(&id("web")).unwrap();
     daemon.remove(&id("web")).unwrap();
     // From the registry itself; what the other pull has left is removed.
     daemon.launch(&request("web", &registry.name("web:1"), "[ $(cat /end) = end ]")).unwrap();
