@@ -105,11 +105,24 @@ async fn an_agent_that_does_not_start_leaves_no_cgroup() {
     if !is_root("the `linux` launcher") {
         return;
     }
-    let mut world = World::new();
-    world.add("test/missing", serde_json::json!({}));
-    assert!(matches!(world.start().await, Err(StartError::Lookup(_))));
-    let agent = Path::new("/cofferdam-test").join(instance_of(&world.config.runtime_dir));
-    assert_eq!(existing_cgroups(&agent), Vec::<PathBuf>::new());
+    let mut without_plugin = World::new();
+    without_plugin.add("test/missing", serde_json::json!({}));
+    assert!(matches!(without_plugin.start().await, Err(StartError::Lookup(_))));
+    // After the plugins.
+    let mut without_program = World::new();
+    let launcher_dir = without_program.directory().join("programs");
+    fs::create_dir_all(launcher_dir.join("cofferdam-executor")).unwrap();
+    without_program.config.executors.launcher_dir = Some(launcher_dir);
+    assert!(matches!(without_program.start().await, Err(StartError::ExecutorProgram(_))));
+    // And after the recovery of containers.
+    let without_journals = World::new();
+    fs::create_dir_all(&without_journals.config.work_dir).unwrap();
+    fs::write(without_journals.config.work_dir.join("executors"), "").unwrap();
+    assert!(matches!(without_journals.start().await, Err(StartError::Executors { .. })));
+    for world in [&without_plugin, &without_program, &without_journals] {
+        let agent = Path::new("/cofferdam-test").join(instance_of(&world.config.runtime_dir));
+        assert_eq!(existing_cgroups(&agent), Vec::<PathBuf>::new());
+    }
 }
 
 /// Where a cgroup exists, in any hierarchy.

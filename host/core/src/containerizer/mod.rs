@@ -47,7 +47,7 @@ pub(crate) use foreign::Foreign;
 pub use invalid::InvalidContainerInfo;
 pub use native::NativeRecord;
 pub use plugin_part::MissedCleanup;
-pub(crate) use recoverer::{Recoverers, TableRecoverer, TableView};
+pub(crate) use recoverer::{Recoverers, TableRecoverer};
 pub use user::{Database, Kind, UserError};
 
 /// Launches, watches and destroys containers of one kind.
