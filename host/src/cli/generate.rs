@@ -3,11 +3,10 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use clap::CommandFactory;
 use clap_complete::Shell;
 
-use super::Outcome;
 use super::failure::Failure;
+use super::{Outcome, help};
 
 /// Prints the completions of this program for a shell
 ///
@@ -32,14 +31,14 @@ pub(super) struct ManPages {
 pub(super) fn completions(arguments: &Completions) -> Outcome {
     // The generators panic when they cannot write.
     let mut text = Vec::new();
-    clap_complete::generate(arguments.shell, &mut super::Arguments::command(), "cofferdam", &mut text);
+    clap_complete::generate(arguments.shell, &mut help::program(), "cofferdam", &mut text);
     io::stdout().lock().write_all(&text)?;
     Ok(0)
 }
 
 pub(super) fn man_pages(arguments: &ManPages) -> Outcome {
     let directory = &arguments.directory;
-    clap_mangen::generate_to(super::Arguments::command(), directory).map_err(|source| {
+    clap_mangen::generate_to(help::program(), directory).map_err(|source| {
         Failure::system(format!("cannot write man pages to `{}`", directory.display()), source)
     })?;
     Ok(0)

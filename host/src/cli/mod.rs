@@ -12,6 +12,7 @@ mod failure;
 mod foreground;
 mod format;
 mod generate;
+mod help;
 mod hints;
 mod image;
 mod index;
@@ -122,7 +123,7 @@ pub fn run() -> ExitCode {
     let mut program = Arguments::command();
     program.build();
     let words = run::expand(&program, std::env::args_os().collect());
-    let matches = match Arguments::command().try_get_matches_from(words) {
+    let matches = match help::program().try_get_matches_from(words) {
         Ok(matches) => matches,
         Err(error) => return usage_error(error),
     };
