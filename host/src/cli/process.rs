@@ -1,6 +1,6 @@
 //! Settings of this process that an agent needs and that the library leaves to the program that embeds it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use cofferdam_core::config::{AgentConfig, LauncherKind};
@@ -20,8 +20,6 @@ use crate::image::PullProcess;
 pub(super) fn prepare(config: &mut AgentConfig, environment: &Environment) -> Result<(), Failure> {
     let program = std::env::current_exe()
         .map_err(|source| Failure::system("cannot determine the path of this program", source))?;
-    let directory = program.parent().map(Path::to_owned);
-    config.executors.launcher_dir = config.executors.launcher_dir.take().or(directory);
     config.fetcher = Some(vec![program.clone(), PathBuf::from("fetch")]);
     // Only root can unpack images, as their files belong to several users.
     if environment.is_root() {

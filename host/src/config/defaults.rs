@@ -20,6 +20,7 @@ pub fn text(environment: &Environment) -> String {
         ("{runtime_dir_default}", &environment.runtime_dir),
         ("{work_dir_default}", &environment.work_dir),
         ("{plugin_dir_default}", &environment.plugin_dir),
+        ("{launcher_dir_default}", &environment.launcher_dir),
     ];
     placeholders.iter().fold(DEFAULTS.to_owned(), |text, (placeholder, path)| {
         // Escaped by the TOML library.
@@ -58,6 +59,7 @@ mod tests {
             runtime_dir: PathBuf::from("/run/with \"quotes\""),
             work_dir: PathBuf::from("/state"),
             plugin_dir: PathBuf::from("/plugins"),
+            launcher_dir: PathBuf::from("/programs"),
             config_file: PathBuf::from("/etc/agent.toml"),
             credentials: Vec::new(),
         }

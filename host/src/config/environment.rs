@@ -6,6 +6,7 @@ use std::error::Error;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use cofferdam_core::executor::PROGRAM_NAME;
 use cofferdam_plugin_model::Manifest;
 
 /// Source of plugin manifests, which are read without running plugin code.
@@ -39,6 +40,8 @@ pub struct Environment {
     pub work_dir: PathBuf,
     /// Default plugin directory.
     pub plugin_dir: PathBuf,
+    /// Default directory of the executor program.
+    pub launcher_dir: PathBuf,
     /// Default configuration file. It may be missing.
     pub config_file: PathBuf,
     /// Default files with credentials for registries, of which the first that exists is used.
@@ -50,12 +53,14 @@ impl Environment {
     #[must_use]
     pub fn detect() -> Self {
         let uid = rustix::process::geteuid().as_raw();
+        let program = env::current_exe().ok();
         Self {
             uid,
             cwd: env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
             runtime_dir: runtime_dir(uid, env::var_os("XDG_RUNTIME_DIR")),
             work_dir: work_dir(uid, env::var_os("XDG_STATE_HOME"), env::home_dir()),
-            plugin_dir: plugin_dir(env::current_exe().ok().as_deref()),
+            plugin_dir: plugin_dir(program.as_deref()),
+            launcher_dir: launcher_dir(program.as_deref()),
             config_file: config_file(uid, env::var_os("XDG_CONFIG_HOME"), env::home_dir()),
             credentials: credentials(env::var_os("DOCKER_CONFIG"), env::home_dir()),
         }
@@ -134,6 +139,17 @@ fn plugin_dir(executable: Option<&Path>) -> PathBuf {
     directory.parent().unwrap_or(directory).join("lib/cofferdam")
 }
 
+/// As [`plugin_dir`]; after an installation it is `../libexec/cofferdam`.
+fn launcher_dir(executable: Option<&Path>) -> PathBuf {
+    let Some(directory) = executable.and_then(Path::parent) else {
+        return PathBuf::from("/usr/libexec/cofferdam");
+    };
+    if directory.join(PROGRAM_NAME).exists() {
+        return directory.to_owned();
+    }
+    directory.parent().unwrap_or(directory).join("libexec/cofferdam")
+}
+
 fn contains_libraries(directory: &Path) -> bool {
     let Ok(entries) = directory.read_dir() else { return false };
     entries.flatten().any(|entry| Path::new(&entry.file_name()).extension().is_some_and(|end| end == "so"))
@@ -166,6 +182,7 @@ mod tests {
             runtime_dir: "/run/user/1000/cofferdam".into(),
             work_dir: "/home/me/.local/state/cofferdam".into(),
             plugin_dir: "/usr/lib/cofferdam".into(),
+            launcher_dir: "/usr/libexec/cofferdam".into(),
             config_file: "/home/me/.config/cofferdam/agent.toml".into(),
             credentials: vec!["/home/me/.docker/config.json".into()],
         };
@@ -180,12 +197,15 @@ mod tests {
     }
 
     #[test]
-    fn plugins_are_next_to_the_program_or_in_lib() {
+    fn plugins_and_executors_are_next_to_the_program_or_in_directories_of_the_prefix() {
         let prefix = tempfile::tempdir().unwrap();
         let program = prefix.path().join("bin/cofferdam");
         std::fs::create_dir(prefix.path().join("bin")).unwrap();
         assert_eq!(plugin_dir(Some(&program)), prefix.path().join("lib/cofferdam"));
         std::fs::write(prefix.path().join("bin/libsandbox.so"), "").unwrap();
         assert_eq!(plugin_dir(Some(&program)), prefix.path().join("bin"));
+        assert_eq!(launcher_dir(Some(&program)), prefix.path().join("libexec/cofferdam"));
+        std::fs::write(prefix.path().join("bin/cofferdam-executor"), "").unwrap();
+        assert_eq!(launcher_dir(Some(&program)), prefix.path().join("bin"));
     }
 }

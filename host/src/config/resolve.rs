@@ -750,7 +750,7 @@ impl Resolver<'_> {
         }
         ExecutorConfig {
             endpoint: None,
-            launcher_dir: raw.launcher_dir.is_some().then(|| self.path(&None, &raw.launcher_dir, &None)),
+            launcher_dir: Some(self.path(&None, &raw.launcher_dir, &defaults.launcher_dir)),
             registration_timeout: self.duration(
                 "executor_registration_timeout",
                 &raw.executor_registration_timeout,

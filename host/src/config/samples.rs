@@ -41,6 +41,7 @@ fn environment(uid: u32) -> Environment {
         runtime_dir: PathBuf::from("/run/cofferdam"),
         work_dir: PathBuf::from("/var/lib/cofferdam"),
         plugin_dir: directory("plugins"),
+        launcher_dir: PathBuf::from("/programs"),
         config_file: PathBuf::from("/nowhere"),
         credentials: Vec::new(),
     }
@@ -161,7 +162,8 @@ fn all_settings_are_resolved() {
 #[test]
 fn the_default_limits_are_those_of_the_library() {
     let config = load(&directory("valid/empty.toml")).unwrap();
-    assert_eq!(config.agent.executors, ExecutorConfig::default());
+    let launcher_dir = Some(environment(0).launcher_dir);
+    assert_eq!(config.agent.executors, ExecutorConfig { launcher_dir, ..ExecutorConfig::default() });
     let limits = (config.agent.cgroup_max_descendants, config.agent.cgroup_max_depth);
     assert_eq!(limits, (DEFAULT_CGROUP_MAX_DESCENDANTS, DEFAULT_CGROUP_MAX_DEPTH));
     assert_eq!(config.agent.fetch, cofferdam_core::config::FetchLimits::default());

@@ -48,7 +48,7 @@ pub use handle::WriteError;
 pub use ids::{ExecutorId, FrameworkId, InvalidName, TaskId};
 pub use kill::KillTaskError;
 pub use launch::{LaunchTaskError, LaunchTasks, MAX_RUNNING};
-pub use program::{ExecutorProgram, ProgramError};
+pub use program::{ExecutorProgram, NAME as PROGRAM_NAME, ProgramError};
 pub use serve::{Executor, ServeError};
 pub use state::{
     ExecutorDescription, ExecutorKind, ExecutorPhase, ExecutorState, Framework, Kill, Task, UpdateRefused,

@@ -10,7 +10,7 @@ use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 
 /// Name of the program.
-pub(super) const NAME: &str = "cofferdam-executor";
+pub const NAME: &str = "cofferdam-executor";
 
 /// How large the program may be.
 const MAX_SIZE: u64 = 64 << 20;

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use cofferdam_tests::paths;
+use cofferdam_tests::{is_root, paths};
 
 /// A script of `host/packaging`, for the build of this test.
 fn script(name: &str) -> Command {
@@ -53,6 +53,7 @@ fn what_is_installed_works_and_can_be_removed() {
     let installed = files(place.path());
     for file in [
         "usr/bin/cofferdam",
+        "usr/libexec/cofferdam/cofferdam-executor",
         "usr/lib/cofferdam/libcofferdam_cgroups_mem.so",
         "usr/lib/cofferdam/libcofferdam_logger_sandbox.so",
         "usr/share/man/man1/cofferdam.1",
@@ -81,6 +82,7 @@ fn what_is_installed_works_and_can_be_removed() {
         "runtime_dir = \"/run/cofferdam\"",
         "work_dir = \"/var/lib/cofferdam\"",
         "plugin_dir = \"/usr/lib/cofferdam\"",
+        "launcher_dir = \"/usr/libexec/cofferdam\"",
     ] {
         assert!(text.lines().any(|found| found == line), "no `{line}` in\n{text}");
     }
@@ -169,4 +171,24 @@ fn a_debian_package_has_the_same_files_and_names_what_it_needs() {
     for setting in ["runtime_dir ", "socket "] {
         assert!(shown.lines().any(|line| line.starts_with(setting)), "{setting}is not in:\n{shown}");
     }
+    if is_root("installing a package") {
+        assert_installable(&package, &place.path().join("session"));
+    }
+}
+
+/// Installs a package, uses it, upgrades it and removes it, over the files of this machine.
+fn assert_installable(package: &Path, directory: &Path) {
+    fs::create_dir(directory).expect("a directory");
+    let session = Path::new(env!("CARGO_MANIFEST_DIR")).join("system/packaging/session");
+    let cgroup = format!("cofferdam-test-package-{}", std::process::id());
+    let session = Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "sh"])
+        .args([session.as_path(), directory, package])
+        .arg(&cgroup)
+        .stdin(Stdio::null())
+        .output()
+        .expect("unshare (package util-linux)");
+    let shown = String::from_utf8_lossy(&session.stdout);
+    let errors = String::from_utf8_lossy(&session.stderr);
+    assert!(shown.ends_with("== done\n"), "{shown}{errors}");
 }
