@@ -4,6 +4,7 @@
 //! It is not a target of the workspace, because it needs flags that no other target may have, in every profile.
 
 use std::env;
+use std::hash::{DefaultHasher, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::{Command, exit};
 
@@ -38,6 +39,18 @@ fn main() {
             rustc.arg(format!("-Clink-arg={argument}"));
         }
     });
+    println!("cargo::rustc-env=COFFERDAM_INIT_BUILD={}", build_id(&out.join("cofferdam-init")));
+}
+
+/// A number that other content has not, but by chance, as 12 hexadecimal digits.
+fn build_id(program: &Path) -> String {
+    let content = std::fs::read(program).unwrap_or_else(|error| {
+        println!("cargo::error=cannot read {}: {error}", program.display());
+        exit(1)
+    });
+    let mut hasher = DefaultHasher::new();
+    hasher.write(&content);
+    format!("{:012x}", hasher.finish() >> 16)
 }
 
 fn compile(source: &Path, output: &Path, details: impl FnOnce(&mut Command)) {

@@ -46,3 +46,8 @@ pub use keeper::run;
 /// The compiled program: a static executable, to be run with the descriptors of [`protocol`].
 #[cfg(feature = "image")]
 pub const IMAGE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/cofferdam-init"));
+
+/// Distinguishes this [`IMAGE`] from those of other builds: 12 hexadecimal digits. Computed when it was built, as each start of an
+/// agent needs it.
+#[cfg(feature = "image")]
+pub const BUILD: &str = env!("COFFERDAM_INIT_BUILD");

@@ -1,12 +1,26 @@
 //! Help as a terminal shows it: its paragraphs are written over several lines in the code, and wrapped to the width of the
 //! terminal.
 
+use std::ffi::OsString;
+
 use clap::CommandFactory;
 use clap::builder::StyledStr;
+use clap::error::ErrorKind;
 
-/// The definition of the command line.
+/// The definition of the command line, with help in paragraphs.
 pub(super) fn program() -> clap::Command {
     rewrap(super::Arguments::command())
+}
+
+/// The help that was asked for, in paragraphs, or another error as it is. Most invocations do not show help, so the text is not
+/// changed before.
+pub(super) fn wrapped(error: clap::Error, words: Vec<OsString>) -> clap::Error {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            program().try_get_matches_from(words).err().unwrap_or(error)
+        }
+        _ => error,
+    }
 }
 
 fn rewrap(mut command: clap::Command) -> clap::Command {

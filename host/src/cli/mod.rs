@@ -121,11 +121,10 @@ enum Command {
 #[must_use]
 pub fn run() -> ExitCode {
     let mut program = Arguments::command();
-    program.build();
     let words = run::expand(&program, std::env::args_os().collect());
-    let matches = match help::program().try_get_matches_from(words) {
+    let matches = match program.try_get_matches_from_mut(&words) {
         Ok(matches) => matches,
-        Err(error) => return usage_error(error),
+        Err(error) => return usage_error(help::wrapped(error, words)),
     };
     let as_json = wants_json(&matches);
     let arguments = match Arguments::from_arg_matches(&matches) {

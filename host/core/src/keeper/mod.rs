@@ -27,10 +27,8 @@ use cofferdam_init::protocol::{Slot, Spawn, State, Switchboard};
 use cofferdam_linux::image::Image;
 use cofferdam_linux::process::Process;
 use cofferdam_linux::spawn::SpawnError;
-use data_encoding::HEXLOWER;
 use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 
 use crate::error_chain;
@@ -139,7 +137,7 @@ pub struct Keepers {
     directory: PathBuf,
     image: Image,
     /// Distinguishes builds of the program.
-    build: String,
+    build: &'static str,
     cgroups: KeeperCgroups,
     /// Whether containers end with the agent.
     kill_on_disconnect: bool,
@@ -183,11 +181,10 @@ impl Keepers {
         let file_error = |source| KeeperError::File { path: directory.clone(), source };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(file_error)?;
         let image = Image::seal("cofferdam-keeper", cofferdam_init::IMAGE).map_err(file_error)?;
-        let build = HEXLOWER.encode(&Sha256::digest(cofferdam_init::IMAGE)[..6]);
         let keepers = Arc::new(Self {
             directory,
             image,
-            build,
+            build: cofferdam_init::BUILD,
             cgroups,
             kill_on_disconnect,
             timeout,
@@ -201,7 +198,7 @@ impl Keepers {
         for name in names {
             let instance = Instance::open(&keepers.directory, &name, timeout);
             keepers.watch(&instance);
-            if instances.current.is_none() && name.starts_with(&keepers.build) && instance.is_running() {
+            if instances.current.is_none() && name.starts_with(keepers.build) && instance.is_running() {
                 instances.current = Some(instance);
             } else {
                 instances.older.push(instance);
@@ -248,7 +245,7 @@ impl Keepers {
             none => {
                 let started = Instance::start(
                     &self.directory,
-                    &self.build,
+                    self.build,
                     &self.image,
                     &self.cgroups,
                     self.kill_on_disconnect,

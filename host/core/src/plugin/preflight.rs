@@ -34,7 +34,8 @@ pub(super) struct PluginFile {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Facts {
     /// The text of its manifest note, if it has one.
-    manifest: Option<String>,
+    #[serde(skip)]
+    pub(super) manifest: Option<String>,
     glibc_minor: u32,
     static_tls: bool,
     names_symbol: bool,

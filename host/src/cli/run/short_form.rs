@@ -119,8 +119,7 @@ mod tests {
     use crate::cli::Arguments;
 
     fn expanded(line: &str) -> String {
-        let mut program = Arguments::command();
-        program.build();
+        let program = Arguments::command();
         let arguments = line.split(' ').map(OsString::from).collect();
         let words = expand(&program, arguments);
         words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")

@@ -1,9 +1,12 @@
 //! The index of plugin files that were read before, on disk.
 //!
 //! ```text
-//! cofferdam-plugin-index 1 5f0c9a3e                          format version, CRC-32 of the rest
-//! {"boot_id": "…", "files": {"/usr/lib/cofferdam/libx.so": {"stamp": {…}, "sha256": "…", …}}}
+//! cofferdam-plugin-index 2 5f0c9a3e                          format version, CRC-32 of the rest
+//! {"boot_id": "…", "files": {"/usr/lib/cofferdam/libx.so": {"stamp": {…}, "sha256": "…", …}}, "manifests": [2048]}
+//! {"kind": "isolator", …                                     their manifests, of these lengths in bytes
 //! ```
+//!
+//! The manifests are JSON as well, so within the object above they would be escaped: reading that took longer than all else.
 //!
 //! The index is used only if it and its directory belong to the user of the agent and only that user can write to them.
 //! It is valid until the next reboot, after which device numbers may refer to other devices. It contains only facts
@@ -27,7 +30,7 @@ use crate::plugin::preflight::{self, Facts};
 
 const NAME: &str = "index";
 const MAGIC: &str = "cofferdam-plugin-index";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// A larger index is not read or written.
 const MAX_BYTES: u64 = 4 << 20;
@@ -64,6 +67,8 @@ pub(super) struct Index {
 struct Content {
     boot_id: String,
     files: BTreeMap<String, Known>,
+    /// Lengths of their manifests, in this order.
+    manifests: Vec<Option<usize>>,
 }
 
 impl Index {
@@ -116,7 +121,8 @@ impl Index {
             let oldest = files.iter().min_by_key(|(_, known)| known.read_at).map(|(path, _)| path.clone());
             oldest.map(|path| files.remove(&path));
         }
-        let content = Content { boot_id: BootId::current()?.as_str().to_owned(), files };
+        let manifests = files.values().map(|known| known.facts.manifest.as_ref().map(String::len)).collect();
+        let content = Content { boot_id: BootId::current()?.as_str().to_owned(), files, manifests };
         let bytes = encode(&content)?;
         self.known = content.files;
         drop(open);
@@ -125,7 +131,10 @@ impl Index {
 }
 
 fn encode(content: &Content) -> io::Result<Vec<u8>> {
-    let body = serde_json::to_vec(content)?;
+    let mut body = serde_json::to_vec(content)?;
+    body.push(b'\n');
+    let manifests = content.files.values().filter_map(|known| known.facts.manifest.as_ref());
+    manifests.for_each(|manifest| body.extend(manifest.as_bytes()));
     if body.len() as u64 >= MAX_BYTES - 64 {
         return Err(io::Error::other("the index would be too large"));
     }
@@ -168,9 +177,18 @@ fn read(directory: &File) -> io::Result<BTreeMap<String, Known>> {
     if *head != *format!("{MAGIC} {VERSION} {:08x}", crc32fast::hash(body)).as_bytes() {
         return Err(invalid("its version or checksum is wrong"));
     }
-    let content: Content = serde_json::from_slice(body)?;
-    match content.boot_id == BootId::current()?.as_str() {
-        true => Ok(content.files),
-        false => Err(invalid("it was written before a reboot")),
+    let end = body.iter().position(|&byte| byte == b'\n').ok_or_else(|| invalid("it is truncated"))?;
+    let (content, mut manifests) = (&body[..end], &body[end + 1..]);
+    let Content { boot_id, mut files, manifests: lengths } = serde_json::from_slice(content)?;
+    if boot_id != BootId::current()?.as_str() {
+        return Err(invalid("it was written before a reboot"));
     }
+    for (known, length) in files.values_mut().zip(lengths) {
+        let Some(length) = length else { continue };
+        let (manifest, rest) =
+            manifests.split_at_checked(length).ok_or_else(|| invalid("it is truncated"))?;
+        known.facts.manifest = String::from_utf8(manifest.to_vec()).ok();
+        manifests = rest;
+    }
+    Ok(files)
 }
