@@ -72,7 +72,6 @@ pub(super) fn build(
 struct Base<'b> {
     config: &'b AgentConfig,
     events: &'b Events,
-    ledger: Arc<Ledger>,
     work_dir: PathBuf,
     /// Keeps other agents out of the work directory, unless the ledger's lock does.
     work_lock: Option<Arc<Lock>>,
@@ -82,6 +81,8 @@ struct Base<'b> {
     cgroup_root: PathBuf,
     descriptors: DescriptorStore,
     host: Host,
+    /// The last one, as its lock is what others wait for: that of the work directory is free by then.
+    ledger: Arc<Ledger>,
 }
 
 /// What is above the plugins.
