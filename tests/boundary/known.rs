@@ -153,6 +153,7 @@ fn an_index_that_is_torn_changed_or_from_before_a_reboot_is_ignored_and_rewritte
     *flipped.last_mut().unwrap() ^= 1;
     ignored(&flipped);
     ignored(&resealed(&whole, r#"{"boot_id":""#, r#"{"boot_id":"0"#));
+    ignored(&resealed(&whole, r#""manifests":["#, r#""manifests":[0,"#));
     let newer = String::from_utf8_lossy(&whole).replacen("index 2 ", "index 3 ", 1);
     ignored(newer.as_bytes());
 

@@ -127,27 +127,27 @@ fn credentials(directory: Option<OsString>, home: Option<PathBuf>) -> Vec<PathBu
     }
 }
 
-/// The directory of the program if it contains plugins, as after a build; otherwise `../lib/cofferdam` relative to
-/// it, as after an installation.
 fn plugin_dir(executable: Option<&Path>) -> PathBuf {
-    let Some(directory) = executable.and_then(Path::parent) else {
-        return PathBuf::from("/usr/lib/cofferdam");
-    };
-    if contains_libraries(directory) {
-        return directory.to_owned();
-    }
-    directory.parent().unwrap_or(directory).join("lib/cofferdam")
+    beside_or_below_prefix(executable, contains_libraries, "lib/cofferdam")
 }
 
-/// As [`plugin_dir`]; after an installation it is `../libexec/cofferdam`.
 fn launcher_dir(executable: Option<&Path>) -> PathBuf {
-    let Some(directory) = executable.and_then(Path::parent) else {
-        return PathBuf::from("/usr/libexec/cofferdam");
-    };
-    if directory.join(PROGRAM_NAME).exists() {
-        return directory.to_owned();
+    let contains_program = |directory: &Path| directory.join(PROGRAM_NAME).exists();
+    beside_or_below_prefix(executable, contains_program, "libexec/cofferdam")
+}
+
+/// The directory of the program if what is looked for is in it, as after a build; otherwise a directory of the prefix, as after
+/// an installation.
+fn beside_or_below_prefix(
+    executable: Option<&Path>,
+    is_in: impl Fn(&Path) -> bool,
+    installed: &str,
+) -> PathBuf {
+    match executable.and_then(Path::parent) {
+        None => Path::new("/usr").join(installed),
+        Some(directory) if is_in(directory) => directory.to_owned(),
+        Some(directory) => directory.parent().unwrap_or(directory).join(installed),
     }
-    directory.parent().unwrap_or(directory).join("libexec/cofferdam")
 }
 
 fn contains_libraries(directory: &Path) -> bool {

@@ -33,7 +33,7 @@ pub(super) struct PluginFile {
 /// Properties of a plugin file that depend on its content only, not on this agent or host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Facts {
-    /// The text of its manifest note, if it has one.
+    /// The text of its manifest note, if it has one. The index keeps it apart.
     #[serde(skip)]
     pub(super) manifest: Option<String>,
     glibc_minor: u32,

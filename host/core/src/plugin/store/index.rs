@@ -183,11 +183,16 @@ fn read(directory: &File) -> io::Result<BTreeMap<String, Known>> {
     if boot_id != BootId::current()?.as_str() {
         return Err(invalid("it was written before a reboot"));
     }
+    // Without its manifest, a file would be taken for no plugin.
+    if lengths.len() != files.len() {
+        return Err(invalid("it has not one manifest for each file"));
+    }
     for (known, length) in files.values_mut().zip(lengths) {
         let Some(length) = length else { continue };
         let (manifest, rest) =
             manifests.split_at_checked(length).ok_or_else(|| invalid("it is truncated"))?;
-        known.facts.manifest = String::from_utf8(manifest.to_vec()).ok();
+        let manifest = str::from_utf8(manifest).map_err(|_| invalid("a manifest is not UTF-8"))?;
+        known.facts.manifest = Some(manifest.to_owned());
         manifests = rest;
     }
     Ok(files)
