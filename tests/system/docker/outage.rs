@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use cofferdam_core::config::ContainerizerConfig;
 use cofferdam_core::containerizer::LaunchError;
-use cofferdam_core::model::{Ended, Phase, Reason, Request};
+use cofferdam_core::error_chain::describe;
+use cofferdam_core::model::{Ended, Phase, Reason, Request, Resources};
 use cofferdam_tests::world::{World, id, run, with_agent};
 use cofferdam_tests::{assert_contains, wait_for_text};
 
@@ -61,10 +62,7 @@ fn an_engine_that_is_stopped_delays_nobody() {
         // A launch fails after the deadline, in words that tell what to do, and can be retried.
         let error = agent.launch(shell("third", "true")).await.unwrap_err();
         assert!(error.is_retryable());
-        assert_contains(
-            &cofferdam_core::error_chain::describe(&error),
-            &["did not answer within 1s", "not stopped or overloaded"],
-        );
+        assert_contains(&describe(&error), &["did not answer within 1s", "not stopped or overloaded"]);
     });
     engine.resume();
     world.config.containerizers = unhurried;
@@ -111,6 +109,43 @@ fn a_launch_that_waits_for_a_stopped_engine_is_cancelled_at_once() {
 }
 
 #[test]
+fn an_update_that_an_engine_may_have_applied_is_rolled_back_when_it_is_back() {
+    if !has_engine() {
+        return;
+    }
+    let mut engine = Engine::start_with(&["--live-restore"]);
+    let world = impatient(&engine);
+    with_agent(&world, async |agent| {
+        let mut request = shell("update", "sleep 1000");
+        request.resources = Resources::default().with("mem", 64.0);
+        agent.launch(request).await.unwrap();
+        let limit =
+            |engine: &Engine| engine.inspect("mesos-update")["HostConfig"]["Memory"].as_i64().unwrap();
+        assert_eq!(limit(&engine), 64 << 20);
+        let mem = |mem| Resources::default().with("mem", mem);
+        engine.kill();
+        let failed = agent.update(&id("update"), mem(128.0)).await.unwrap_err();
+        assert_contains(
+            &describe(&failed),
+            &["rolling it back is not complete and will be repeated", "cannot update container `update`"],
+        );
+        assert_eq!(world.record(&id("update")).updating, Some(mem(128.0)));
+        let uncertain = agent.update(&id("update"), Resources::default().with("cpus", 1.0)).await;
+        assert_contains(&describe(&uncertain.unwrap_err()), &["all that the earlier one concerned: mem"]);
+
+        engine.start_again();
+        until("it is rolled back", || world.record(&id("update")).updating.is_none()).await;
+        assert_eq!(limit(&engine), 64 << 20);
+        assert_eq!(agent.inspect(&id("update")).unwrap().summary.resources, mem(64.0));
+        agent.update(&id("update"), mem(96.0)).await.unwrap();
+        assert_eq!(limit(&engine), 96 << 20);
+        agent.destroy(&id("update")).await.unwrap();
+        agent.remove(&id("update")).await.unwrap();
+    });
+    assert_eq!(world.leftovers(), [""; 0]);
+}
+
+#[test]
 fn an_engine_that_is_gone_is_told_with_what_to_do() {
     if !has_engine() {
         return;
@@ -123,7 +158,7 @@ fn an_engine_that_is_gone_is_told_with_what_to_do() {
         let error = agent.launch(shell("gone", "true")).await.unwrap_err();
         let socket = socket.display().to_string();
         assert_contains(
-            &cofferdam_core::error_chain::describe(&error),
+            &describe(&error),
             &["cannot reach the container engine at", &socket, "start the engine, or set `docker.socket`"],
         );
         assert!(!agent.contains(&id("gone")));

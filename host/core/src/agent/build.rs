@@ -15,9 +15,11 @@ use super::plugins::{self, LoadedPlugins, agent_info};
 use crate::blocking::{BlockingPool, CallFile, Job};
 use crate::chain::Chain;
 use crate::config::{AgentConfig, ContainerizerConfig, DockerConfig, LauncherKind};
-use crate::containerizer::docker::{self, Docker, DockerTable};
-use crate::containerizer::native::{self, Native, NativeTable, TEARDOWNS};
-use crate::containerizer::{Composing, Containerizer, Foreign, Recoverers, TableRecoverer};
+use crate::containerizer::docker::{Docker, DockerTable};
+use crate::containerizer::native::{Native, NativeTable, TEARDOWNS};
+use crate::containerizer::{
+    self, Backend, Composing, Containerizer, Containers, Foreign, Recoverers, Table, TableRecoverer,
+};
 use crate::descriptor_limit::Shares;
 use crate::descriptor_store::DescriptorStore;
 use crate::directory::create_searchable;
@@ -219,8 +221,12 @@ impl Shared<'_> {
         let mut containerizers: Vec<Arc<dyn Containerizer>> = Vec::new();
         for containerizer in &self.base.config.containerizers {
             containerizers.push(match containerizer {
-                ContainerizerConfig::Mesos => Arc::new(Native::new(self.native())),
-                ContainerizerConfig::Docker(config) => Arc::new(Docker::new(self.docker(config)?)),
+                ContainerizerConfig::Mesos => {
+                    Arc::new(self.containers(&self.chain, &self.native_table, self.native()))
+                }
+                ContainerizerConfig::Docker(config) => {
+                    Arc::new(self.containers(&self.loggers, &self.docker_table, self.docker(config)?))
+                }
             });
         }
         Ok(match containerizers.len() {
@@ -229,13 +235,34 @@ impl Shared<'_> {
         })
     }
 
-    fn native(&self) -> native::Shared {
-        let Base { config, ref ledger, ref work_dir, ref host, .. } = *self.base;
-        let (images, pool) = (self.images.clone(), host.pool.clone());
-        native::Shared {
+    /// The containers of a backend.
+    fn containers<B: Backend>(
+        &self,
+        chain: &Chain,
+        table: &Arc<Table<B::Part>>,
+        backend: B,
+    ) -> Containers<B> {
+        let Base { ref ledger, ref work_dir, ref host, .. } = *self.base;
+        Containers::new(containerizer::Shared {
             fatal: self.fatal.clone(),
             ledger: Arc::clone(ledger),
-            chain: self.chain.clone(),
+            chain: chain.clone(),
+            fetcher: self.fetcher.clone(),
+            hooks: self.hooks.clone(),
+            pool: host.pool.clone(),
+            table: Arc::clone(table),
+            foreign: Arc::clone(&self.foreign),
+            work_dir: work_dir.clone(),
+            _work_lock: self.base.work_lock.clone(),
+            boot_id: self.base.boot_id.clone(),
+            backend,
+        })
+    }
+
+    fn native(&self) -> Native {
+        let Base { config, ref work_dir, ref host, .. } = *self.base;
+        let (images, pool) = (self.images.clone(), host.pool.clone());
+        Native {
             launcher: Arc::clone(&host.launcher),
             provisioner: Provisioner::new(
                 images,
@@ -244,40 +271,21 @@ impl Shared<'_> {
                 config.puller.clone(),
                 pool,
             ),
-            fetcher: self.fetcher.clone(),
-            hooks: self.hooks.clone(),
-            pool: host.pool.clone(),
             descriptors: self.base.descriptors.clone(),
             recent: Semaphore::new(Shares::current().recent),
             teardowns: Semaphore::new(TEARDOWNS),
-            table: Arc::clone(&self.native_table),
-            foreign: Arc::clone(&self.foreign),
-            work_dir: work_dir.clone(),
-            _work_lock: self.base.work_lock.clone(),
             cgroups: self.base.cgroups.clone(),
-            boot_id: self.base.boot_id.clone(),
             nofile: config.container_nofile,
             images: config.images,
         }
     }
 
-    fn docker(&self, docker: &DockerConfig) -> Result<docker::Shared, StartError> {
-        let Base { config, ref ledger, ref work_dir, ref host, .. } = *self.base;
-        Ok(docker::Shared {
-            fatal: self.fatal.clone(),
-            ledger: Arc::clone(ledger),
-            chain: self.loggers.clone(),
-            fetcher: self.fetcher.clone(),
-            hooks: self.hooks.clone(),
-            pool: host.pool.clone(),
+    fn docker(&self, docker: &DockerConfig) -> Result<Docker, StartError> {
+        let Base { config, ref work_dir, ref host, .. } = *self.base;
+        Ok(Docker {
             keepers: Arc::clone(host.launcher.keepers()),
-            table: Arc::clone(&self.docker_table),
-            foreign: Arc::clone(&self.foreign),
-            work_dir: work_dir.clone(),
-            _work_lock: self.base.work_lock.clone(),
             // An engine has cgroups, whatever the launcher.
             cgroups: mounted_cgroups()?,
-            boot_id: self.base.boot_id.clone(),
             destroy_timeout: config.destroy_timeout,
             engine: Client::new(Arc::clone(&docker.engine), docker.timeouts),
             config: docker.clone(),

@@ -454,15 +454,15 @@ pub enum UpdateError {
     /// A plugin refused, and the others have rolled it back.
     #[error("the plugin chain refused the update")]
     Refused(#[source] CallError),
-    /// A plugin refused, and others may have applied it.
+    /// It failed, and part of it may be in force.
     #[error(
-        "the plugin chain refused the update, and rolling it back is not complete and will be repeated ({incomplete}); until \
-         then, limits may differ from the resources that are shown"
+        "the update failed, and rolling it back is not complete and will be repeated ({incomplete}); until then, limits may \
+         differ from the resources that are shown"
     )]
     RollbackIncomplete {
         /// Why the update failed.
         #[source]
-        cause: CallError,
+        cause: Box<UpdateError>,
         /// Why the roll back is not complete.
         incomplete: String,
     },
@@ -480,7 +480,7 @@ pub enum UpdateError {
         reason: String,
     },
     /// The engine refused.
-    #[error("the resources of container `{id}` were not changed")]
+    #[error("the engine cannot update container `{id}`")]
     Engine {
         /// The container.
         id: ContainerId,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use cofferdam_plugin_model::service::{AcquireLease, Lease};
 
-use super::plugin_part::PluginPart;
+use super::record_part::RecordPart;
 use super::table::Table;
 use crate::error_chain;
 use crate::ledger::Ledger;
@@ -14,7 +14,7 @@ use crate::plugin::LeaseError;
 const MAX_LEASES: usize = 1024;
 
 /// Leases the smallest number of a range that is none of `used`. Blocks. The caller excludes concurrent acquisitions.
-pub(super) fn acquire<P: PluginPart>(
+pub(super) fn acquire<P: RecordPart>(
     table: &Table<P>,
     ledger: &Ledger,
     plugin: &str,
@@ -47,7 +47,7 @@ pub(super) fn acquire<P: PluginPart>(
 
 /// Ends a lease. Blocks. If that cannot be recorded, as on a full disk, the number is free until the agent restarts and then
 /// again when the container has ended: a cleanup must not wait for space.
-pub(super) fn release<P: PluginPart>(
+pub(super) fn release<P: RecordPart>(
     table: &Table<P>,
     ledger: &Ledger,
     plugin: &str,
@@ -71,7 +71,7 @@ pub(super) fn release<P: PluginPart>(
 }
 
 /// The leases of a pool, by number.
-pub(super) fn list<P: PluginPart>(table: &Table<P>, pool: &str) -> Vec<Lease> {
+pub(super) fn list<P: RecordPart>(table: &Table<P>, pool: &str) -> Vec<Lease> {
     let records = table.all().into_iter().map(|handle| handle.record());
     let mut leases: Vec<Lease> =
         records.flat_map(|record| record.part.leases().clone()).filter(|lease| lease.pool == pool).collect();

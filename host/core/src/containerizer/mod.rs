@@ -1,9 +1,10 @@
 //! Containerizers: the common interface, and what its implementations share.
 //!
 //! ```text
-//! agent ─▶ dyn Containerizer ─┬▶ native      containers of processes, by the plugin chain and a launcher
-//!                             ├▶ docker      containers of a container engine
-//!                             └▶ composing   several containerizers as one
+//! agent ─▶ dyn Containerizer ─┬▶ composing   several containerizers as one
+//!                             └▶ lifecycle   the life of a container, with one of these as its backend:
+//!                                  ├▶ native   containers of processes, by the plugin chain and a launcher
+//!                                  └▶ docker   containers of a container engine
 //! ```
 //!
 //! The agent, the API and the command line know the trait alone.
@@ -19,8 +20,9 @@ mod foreign;
 mod handle;
 mod invalid;
 mod leases;
+mod lifecycle;
 pub(crate) mod native;
-mod plugin_part;
+mod record_part;
 mod recoverer;
 mod sandboxes;
 mod stdio;
@@ -45,9 +47,11 @@ pub use docker::DockerRecord;
 pub use error::{KillError, LaunchError, RecoverError, RemoveError, UpdateError};
 pub(crate) use foreign::Foreign;
 pub use invalid::InvalidContainerInfo;
+pub(crate) use lifecycle::{Backend, Containers, Shared};
 pub use native::NativeRecord;
-pub use plugin_part::MissedCleanup;
+pub use record_part::MissedCleanup;
 pub(crate) use recoverer::{Recoverers, TableRecoverer};
+pub(crate) use table::Table;
 pub use user::{Database, Kind, UserError};
 
 /// Launches, watches and destroys containers of one kind.

@@ -12,7 +12,7 @@ use semver::Version;
 use serde_json::Value as Json;
 
 use super::leases;
-use super::plugin_part::PluginPart;
+use super::record_part::RecordPart;
 use super::table::Table;
 use crate::chain::Participant;
 use crate::ledger::Ledger;
@@ -125,7 +125,7 @@ impl Recoverer for Recoverers {
     }
 }
 
-impl<P: PluginPart> TableView for TableRecoverer<P> {
+impl<P: RecordPart> TableView for TableRecoverer<P> {
     fn has(&self, container: &str) -> bool {
         ContainerId::parse(container).is_ok_and(|id| self.table.get(&id).is_some())
     }

@@ -10,9 +10,10 @@ use std::sync::Arc;
 use cofferdam_plugin_model::{Container, LogFiles};
 
 use super::record::Handle;
-use super::{LaunchError, STALL_WARNING, Shared};
+use super::{LaunchError, Shared};
 use crate::chain::{CallSequence, ChainError, PreparedLaunch, SequenceOutcome};
-use crate::containerizer::plugin_part::PluginPart;
+use crate::containerizer::lifecycle::STALL_WARNING;
+use crate::containerizer::record_part::RecordPart;
 use crate::containerizer::stdio::{self, Stdio};
 use crate::containerizer::user;
 use crate::directory::create_searchable;

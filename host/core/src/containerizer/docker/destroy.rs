@@ -1,34 +1,31 @@
-//! Teardown of a container: the same for a failed launch, a kill, an exit and a restart.
+//! Teardown of a container of an engine.
 //!
 //! ```text
-//! processes ─▶ exit status ─▶ output ─▶ logger ─▶ a failed launch: the engine's container, sandbox, record
-//!                                                 otherwise: record the end
+//! processes ─▶ exit status ─▶ output ─▶ logger ─▶ a failed launch: the engine's container ─▶ record the end
 //! ```
 //!
-//! Every step can be repeated. When one fails, the teardown is retried from its beginning with backoff, and the container
-//! stays visible with the reason. The container of the engine is kept for a while after its end: see `removal.rs`.
+//! The container of the engine is kept for a while after its end: see `removal.rs`.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cofferdam_linux::process::Process;
-use cofferdam_linux::tree;
 use tokio::time::timeout;
 
 use super::record::{DockerRecord, Handle};
-use super::{BACKOFF, STALL_WARNING, Shared, engine_name, removal, task_name};
-use crate::containerizer::plugin_part::MissedCleanup;
-use crate::engine::{EngineError, State};
+use super::{Docker, Shared, engine_name, removal};
+use crate::blocking::Job;
+use crate::containerizer::lifecycle::{
+    Attempt, Retention, STALL_WARNING, Teardown, TeardownError, cleaned_up, in_job, record_end,
+};
+use crate::containerizer::record_part::MissedCleanup;
+use crate::engine::State;
 use crate::error_chain;
-use crate::model::{Cause, Phase, ProcessId, Reason, Record, Termination, now_unix_ms};
+use crate::model::{Cause, ProcessId, Reason, Record, Termination, now_unix_ms};
 use crate::plugin::CallError;
 use crate::readiness::exited;
 use crate::switchboard::{wait_until_closed, wait_until_logged};
-
-/// A teardown that takes longer is not reported as prompt any more.
-const PROMPT: Duration = Duration::from_secs(1);
 
 /// How long the engine may take to kill a container, or to tell how it ended, before the agent does without.
 const ENGINE_GRACE: Duration = Duration::from_secs(2);
@@ -39,39 +36,6 @@ const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the engine may take to pass on what a container has written last, and then the logger to receive it.
 const OUTPUT_TIMEOUT: Duration = Duration::from_secs(10);
 const LOG_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// What happens to the record and the sandbox after a teardown.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Retention {
-    /// They are kept until the container is removed.
-    Keep,
-    /// They are removed: the container was never running.
-    Remove,
-}
-
-/// Why a teardown is not complete.
-enum TeardownError {
-    /// The engine does not do what is needed.
-    Engine(EngineError),
-    /// The logger failed in `cleanup`.
-    Cleanup(Vec<CallError>),
-    /// A step of the agent failed.
-    Step(String),
-}
-
-impl TeardownError {
-    fn step(action: &str, error: &dyn std::error::Error) -> Self {
-        Self::Step(format!("cannot {action}: {}", error_chain::describe(error)))
-    }
-
-    fn messages(&self) -> Vec<String> {
-        match self {
-            Self::Engine(error) => vec![error_chain::describe(error)],
-            Self::Cleanup(errors) => errors.iter().map(ToString::to_string).collect(),
-            Self::Step(message) => vec![message.clone()],
-        }
-    }
-}
 
 /// How the processes of a container ended.
 #[derive(Clone, Copy, Default)]
@@ -84,124 +48,56 @@ struct End {
     was_not_started: bool,
 }
 
-/// Destroys a container, records how it ended, and wakes everyone who waits for it.
-pub(super) async fn bring_down(shared: &Arc<Shared>, handle: &Arc<Handle>, cause: Cause) {
-    let termination = tear_down(shared, handle, cause, Retention::Keep, || {}).await;
-    clean_up_later(shared, handle);
-    tracing::info!(
-        container = %handle.id(),
-        status = termination.ended().map(|ended| ended.to_string()),
-        reason = termination.reason.as_ref().map(Reason::mesos_name),
-        "container ended"
-    );
-    handle.announce_end(termination);
-    shared.sweep.notify_one();
+/// What an attempt of a teardown knows of those before: how the container ended, as soon as that is known. The engine may not
+/// tell it twice.
+#[derive(Default)]
+pub(crate) struct Progress {
+    end: Option<End>,
 }
 
-/// Undoes a failed launch, including its record. Calls `on_delay` when that cannot be completed promptly.
-pub(super) async fn roll_back_launch(
-    shared: &Arc<Shared>,
-    handle: &Arc<Handle>,
-    cause: Cause,
-    on_delay: impl FnMut() + Send,
-) {
-    let termination = tear_down(shared, handle, cause, Retention::Remove, on_delay).await;
-    if !handle.record().part.missed.is_empty() {
-        // It stays, as what the logger needs to clean up.
-        handle.announce_end(termination);
-        return clean_up_later(shared, handle);
-    }
-    shared.chain.removed(&handle.context()).await;
-    shared.table.remove(handle.id());
-    handle.announce_end(termination);
-    // The engine may have it still, if its end was forced.
-    shared.sweep.notify_one();
-}
+impl Teardown for Docker {
+    type Progress = Progress;
 
-/// Retries the teardown until it succeeds.
-async fn tear_down(
-    shared: &Arc<Shared>,
-    handle: &Arc<Handle>,
-    cause: Cause,
-    retention: Retention,
-    mut on_delay: impl FnMut() + Send,
-) -> Termination {
-    // Later stop requests do not change the cause.
-    handle.request_stop(cause.clone());
-    handle.update_in_memory(|record| {
-        record.phase = Phase::Destroying;
-        record.cause = Some(cause.clone());
-    });
-    if cause.reason.is_some() && retention == Retention::Keep {
-        // All that a restarted agent would not know is who requested it. A full disk must not delay the end.
-        drop(shared.update_persisted(handle, |_| {}).await);
+    const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(10));
+    /// An engine may take long.
+    const ANSWERS_DURING_ATTEMPT: bool = true;
+
+    async fn begin_teardown(shared: &Arc<Shared>, handle: &Arc<Handle>, retention: Retention, cause: &Cause) {
+        if cause.reason.is_some() && retention == Retention::Keep {
+            // All that a restarted agent would not know is who requested it. A full disk must not delay the end.
+            drop(shared.update_persisted(handle, |_| {}).await);
+        }
     }
-    let mut backoff = BACKOFF.0;
-    let mut end = None;
-    loop {
-        let (was_forced, was_repeated) = (handle.is_forced(), handle.is_stop_repeated());
-        let attempt = try_tear_down(shared, handle, retention, &mut end);
-        tokio::pin!(attempt);
-        let outcome = tokio::select! {
-            outcome = &mut attempt => outcome,
-            () = tokio::time::sleep(PROMPT) => {
-                on_delay();
-                attempt.await
-            }
+
+    async fn try_teardown(
+        shared: &Arc<Shared>,
+        handle: &Arc<Handle>,
+        Attempt { retention, progress, lost }: Attempt<'_, Progress>,
+    ) -> Result<Termination, TeardownError> {
+        let end = match progress.end {
+            Some(known) => known,
+            None => *progress.end.insert(find_end(shared, handle).await?),
         };
-        let error = match outcome {
-            Ok(termination) => {
-                handle.show_missed();
-                return termination;
-            }
-            Err(error) => error,
-        };
-        let messages = error.messages();
-        for message in &messages {
-            tracing::warn!(container = %handle.id(), "cleanup failed, will be retried: {message}");
+        finish_output(shared, handle, &end).await;
+        let missed = clean_up(shared, handle, end.status, lost).await?;
+        if retention == Retention::Remove {
+            remove_from_engine(shared, handle).await?;
         }
-        handle.set_cleanup_errors(messages);
-        if backoff >= PROMPT || matches!(&error, TeardownError::Engine(error) if error.is_outage()) {
-            on_delay();
+        let termination = termination(&handle.record(), &end, retention);
+        let (shared2, handle2, termination2) = (Arc::clone(shared), Arc::clone(handle), termination.clone());
+        let work = move |_: &_| record_end(&shared2, &handle2, retention, &termination2, missed);
+        match shared.pool.run(STALL_WARNING, work).await {
+            Ok(outcome) => outcome?,
+            Err(abandoned) => return Err(TeardownError::step("record how it ended", &abandoned)),
         }
-        tokio::select! {
-            () = tokio::time::sleep(backoff) => {}
-            () = handle.forced(), if !was_forced => {}
-            () = handle.stop_repeated(), if !was_repeated => {}
-        }
-        backoff = (backoff * 2).min(BACKOFF.1);
+        handle.set_process(None);
+        Ok(termination)
     }
-}
 
-/// Attempts the teardown once. `end` is how the container ended, as soon as that is known: the engine may not tell it twice.
-async fn try_tear_down(
-    shared: &Arc<Shared>,
-    handle: &Arc<Handle>,
-    retention: Retention,
-    end: &mut Option<End>,
-) -> Result<Termination, TeardownError> {
-    // Also waits for a request to the engine whose effect is only known from its answer.
-    let _op_lock = handle.op_lock().await;
-    let end = match *end {
-        Some(known) => known,
-        None => *end.insert(find_end(shared, handle).await?),
-    };
-    finish_output(shared, handle, &end).await;
-    let missed = clean_up(shared, handle, end.status).await?;
-    if retention == Retention::Remove {
-        remove_from_engine(shared, handle).await?;
+    fn ended(shared: &Shared) {
+        // The engine may have it still, if its end was forced.
+        shared.backend.sweep.notify_one();
     }
-    let record = handle.record();
-    let termination = termination(&record, &end, retention);
-    let retention = if missed.is_empty() { retention } else { Retention::Keep };
-    let (shared2, handle2, termination2) = (Arc::clone(shared), Arc::clone(handle), termination.clone());
-    let work = move |_: &_| record_end(&shared2, &handle2, retention, termination2, missed);
-    match shared.pool.run(STALL_WARNING, work).await {
-        Ok(outcome) => outcome?,
-        Err(abandoned) => return Err(TeardownError::step("record how it ended", &abandoned)),
-    }
-    handle.set_process(None);
-    Ok(termination)
 }
 
 /// Removes the container from its engine; the sweep does it if the end is forced.
@@ -243,11 +139,11 @@ async fn end_processes(shared: &Shared, handle: &Handle) -> Result<End, Teardown
     // The engine may see the end later.
     let name = engine_name(&record);
     let ask = async {
-        shared.engine.wait(&name).await?;
-        shared.engine.container(&name).await
+        shared.backend.engine.wait(&name).await?;
+        shared.backend.engine.container(&name).await
     };
     let grace = if by_engine { ENGINE_GRACE } else { Duration::ZERO };
-    let answer = timeout(grace, ask).await.unwrap_or_else(|_| Err(shared.engine.timed_out(grace)));
+    let answer = timeout(grace, ask).await.unwrap_or_else(|_| Err(shared.backend.engine.timed_out(grace)));
     // The status of one that ended by itself is worth waiting for, unless somebody wants it to be gone.
     let ended_by_itself = record.cause.as_ref().is_none_or(|cause| cause.reason.is_none());
     match answer {
@@ -272,7 +168,7 @@ async fn kill(
     process: &Process,
 ) -> Result<bool, TeardownError> {
     let by_engine = async {
-        let asked = shared.engine.kill(&engine_name(record), libc::SIGKILL).await;
+        let asked = shared.backend.engine.kill(&engine_name(record), libc::SIGKILL).await;
         if let Err(error) = &asked {
             tracing::warn!(container = %record.id, "{}", error_chain::describe(error));
         }
@@ -283,9 +179,9 @@ async fn kill(
     }
     tracing::warn!(container = %record.id, "the engine has not killed it; the agent does");
     process.kill().map_err(|error| TeardownError::step("kill its first process", &error))?;
-    let ended = timeout(shared.destroy_timeout, exited(process)).await;
+    let ended = timeout(shared.backend.destroy_timeout, exited(process)).await;
     ended.map(|()| false).map_err(|_| {
-        let seconds = shared.destroy_timeout.as_secs();
+        let seconds = shared.backend.destroy_timeout.as_secs();
         TeardownError::Step(format!(
             "its first process, {}, has not ended {seconds}s after SIGKILL",
             process.pid()
@@ -297,14 +193,14 @@ async fn kill(
 async fn end_by_engine(shared: &Shared, record: &Record<DockerRecord>) -> Result<End, TeardownError> {
     let name = engine_name(record);
     let find = || async {
-        let found = shared.engine.container(&name).await.map_err(TeardownError::Engine)?;
+        let found = shared.backend.engine.container(&name).await.map_err(TeardownError::Engine)?;
         Ok::<_, TeardownError>(found.filter(|found| shared.owns(found, record)))
     };
     let Some(found) = find().await? else { return Ok(End::default()) };
     if found.state.running {
-        shared.engine.kill(&found.id, libc::SIGKILL).await.map_err(TeardownError::Engine)?;
-        let waiting = shared.engine.wait(&found.id);
-        match timeout(shared.destroy_timeout, waiting).await {
+        shared.backend.engine.kill(&found.id, libc::SIGKILL).await.map_err(TeardownError::Engine)?;
+        let waiting = shared.backend.engine.wait(&found.id);
+        match timeout(shared.backend.destroy_timeout, waiting).await {
             Ok(waited) => waited.map_err(TeardownError::Engine)?,
             Err(_) => return Err(TeardownError::Step("it has not ended after SIGKILL".to_owned())),
         }
@@ -363,6 +259,7 @@ async fn clean_up(
     shared: &Arc<Shared>,
     handle: &Arc<Handle>,
     status: Option<i32>,
+    lost: BTreeMap<String, CallError>,
 ) -> Result<Vec<MissedCleanup>, TeardownError> {
     let mut context = handle.context();
     if context.participants.is_empty() {
@@ -371,23 +268,12 @@ async fn clean_up(
     if let Some(termination) = &mut context.details.termination {
         termination.status = status;
     }
-    let chain = shared.chain.clone();
-    let work = move |job: &_| chain.cleanup(job, &context, &BTreeMap::new());
-    let failed = match shared.pool.run(shared.chain.teardown_timeout(), work).await {
-        Ok(failed) => failed,
-        Err(abandoned) => vec![shared.chain.attribute(abandoned)],
+    let (chain, handle) = (shared.chain.clone(), Arc::clone(handle));
+    let work = move |job: &Job| {
+        let failed = chain.cleanup(job, &context, &lost);
+        cleaned_up(job, &handle, failed)
     };
-    if failed.is_empty() {
-        return Ok(Vec::new());
-    }
-    if !handle.is_forced() {
-        return Err(TeardownError::Cleanup(failed));
-    }
-    let missed = |error: &CallError| {
-        tracing::error!(container = %handle.id(), "its end is forced without a cleanup: {error}");
-        MissedCleanup { plugin: error.plugin().to_owned(), reason: error.to_string() }
-    };
-    Ok(failed.iter().map(missed).collect())
+    in_job(shared, work).await
 }
 
 fn termination(record: &Record<DockerRecord>, end: &End, retention: Retention) -> Termination {
@@ -412,67 +298,6 @@ fn termination(record: &Record<DockerRecord>, end: &End, retention: Retention) -
         limited: cause.limited,
         at_unix_ms: now_unix_ms(),
     }
-}
-
-/// Records the end: the last step.
-fn record_end(
-    shared: &Shared,
-    handle: &Handle,
-    retention: Retention,
-    termination: Termination,
-    missed: Vec<MissedCleanup>,
-) -> Result<(), TeardownError> {
-    if retention == Retention::Keep {
-        let ended = handle.persist_end(&shared.ledger, |record| {
-            record.phase = Phase::Ended;
-            record.process = None;
-            record.part.missed = missed;
-            record.termination = Some(termination);
-        });
-        return ended.map(drop).map_err(|error| TeardownError::step("record how it ended", &error));
-    }
-    remove_directory(&handle.record().sandbox)
-        .map_err(|error| TeardownError::step("remove its sandbox", &error))?;
-    shared.ledger.remove(handle.id()).map_err(|error| TeardownError::step("remove its record", &error))?;
-    handle.update_in_memory(|record| {
-        record.phase = Phase::Ended;
-        record.termination = Some(termination);
-    });
-    Ok(())
-}
-
-/// Calls `cleanup` of a logger that missed it, until it succeeds.
-pub(super) fn clean_up_later(shared: &Arc<Shared>, handle: &Arc<Handle>) {
-    if handle.record().part.missed.is_empty() {
-        return;
-    }
-    handle.show_missed();
-    let (shared2, handle) = (Arc::clone(shared), Arc::clone(handle));
-    shared.fatal.spawn(task_name(handle.id()), async move {
-        let mut pause = BACKOFF.0;
-        loop {
-            let is_known = shared2.table.get(handle.id()).is_some_and(|known| Arc::ptr_eq(&known, &handle));
-            let missed = handle.record().part.missed.clone();
-            if !is_known || missed.iter().all(|missed| shared2.chain.plugin(&missed.plugin).is_none()) {
-                return;
-            }
-            let _op_lock = handle.op_lock().await;
-            let status = handle.record().termination.as_ref().and_then(|termination| termination.status);
-            if clean_up(&shared2, &handle, status).await.is_ok_and(|missed| missed.is_empty())
-                && shared2.update_persisted(&handle, |record| record.part.missed.clear()).await.is_ok()
-            {
-                return handle.show_missed();
-            }
-            drop(_op_lock);
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(BACKOFF.1);
-        }
-    });
-}
-
-/// Removes a directory of a container, which nobody is trusted to have left as it was created. A missing one is no error.
-pub(super) fn remove_directory(path: &Path) -> Result<(), tree::RemoveError> {
-    if path.as_os_str().is_empty() { Ok(()) } else { tree::remove(path) }
 }
 
 #[cfg(test)]

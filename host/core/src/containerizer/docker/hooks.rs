@@ -74,7 +74,7 @@ fn described(
         labels: request.labels.clone(),
         volumes: request.volumes.clone(),
         networks: request.networks.clone(),
-        sandbox_path: shared.config.sandbox_directory.clone(),
+        sandbox_path: shared.backend.config.sandbox_directory.clone(),
         executor,
     }
 }

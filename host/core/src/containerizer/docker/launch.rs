@@ -16,19 +16,49 @@ use super::hooks;
 use super::phase::{check_cancelled, enter, unless_stopped};
 use super::record::Handle;
 use super::spec::{self, Spec};
-use super::{LaunchError, STALL_WARNING, Shared, internal};
+use super::supervise::wait_for_end;
+use super::{Docker, LaunchError, Shared, internal};
 use crate::containerizer::credentials;
 use crate::containerizer::invalid::InvalidContainerInfo;
+use crate::containerizer::lifecycle::{Launch, Launched, STALL_WARNING};
 use crate::engine::{Container, EngineError, Image};
-use crate::model::{Phase, ProcessId, Request};
+use crate::model::{Cause, Phase, ProcessId, Request};
 use crate::switchboard::{first_attachment, switch_engine};
 
 /// A shorter id could be part of the names of other cgroups.
 const MIN_ENGINE_ID: usize = 32;
 
+impl Launch for Docker {
+    type Spec = Spec;
+    type Watching = ();
+
+    fn supports(request: &Request) -> bool {
+        request.docker.is_some()
+    }
+
+    fn spec(shared: &Shared, request: &Request) -> Result<Spec, LaunchError> {
+        let sandbox = shared.sandbox(&request.id);
+        Ok(Spec::of(request, &sandbox, &shared.backend.config.sandbox_directory)?)
+    }
+
+    async fn launch(
+        shared: &Arc<Shared>,
+        handle: &Arc<Handle>,
+        request: Request,
+        spec: Spec,
+    ) -> Result<Launched<()>, LaunchError> {
+        let pid = launch(shared, handle, request, spec).await?;
+        Ok(Launched { pid, watching: () })
+    }
+
+    async fn wait_for_end(shared: &Arc<Shared>, handle: &Arc<Handle>, (): ()) -> Cause {
+        wait_for_end(shared, handle).await
+    }
+}
+
 /// Launches a container. Returns the pid of its first process; 0 if it has ended already, or is not in a pid namespace of
 /// the agent.
-pub(super) async fn launch(
+async fn launch(
     shared: &Arc<Shared>,
     handle: &Arc<Handle>,
     request: Request,
@@ -50,7 +80,7 @@ pub(super) async fn launch(
     enter(handle, Phase::Mounting)?;
     create_directories(shared, handle, spec.directories.clone()).await?;
     let launch = spec::Launch {
-        agent: &shared.agent,
+        agent: &shared.backend.agent,
         number: handle.record().created_unix_ms,
         environment: logged.environment.clone(),
         hooked,
@@ -65,7 +95,8 @@ pub(super) async fn launch(
 }
 
 async fn check_network(shared: &Shared, handle: &Handle, network: &str) -> Result<(), LaunchError> {
-    let found = shared.engine.network(network).await.map_err(|source| engine_error(handle, source))?;
+    let found =
+        shared.backend.engine.network(network).await.map_err(|source| engine_error(handle, source))?;
     match found {
         Some(_) => Ok(()),
         None => {
@@ -98,11 +129,11 @@ async fn pull(shared: &Arc<Shared>, handle: &Handle, spec: &Spec) -> Result<Imag
     let failed = |source| engine_error(handle, source);
     let image = &spec.image;
     if !spec.force_pull
-        && let Some(found) = shared.engine.image(image).await.map_err(failed)?
+        && let Some(found) = shared.backend.engine.image(image).await.map_err(failed)?
     {
         return Ok(found);
     }
-    let (sandbox, file) = (handle.record().sandbox.clone(), shared.config.credentials.clone());
+    let (sandbox, file) = (handle.record().sandbox.clone(), shared.backend.config.credentials.clone());
     let image2 = image.clone();
     let read = move |_: &_| credentials::find(&image2, &sandbox, file.as_deref());
     let credentials = match shared.pool.run(STALL_WARNING, read).await {
@@ -110,8 +141,8 @@ async fn pull(shared: &Arc<Shared>, handle: &Handle, spec: &Spec) -> Result<Imag
         Err(abandoned) => return Err(internal(handle, &abandoned.to_string())),
     };
     tracing::info!(container = %handle.id(), image, "pulling image");
-    shared.engine.pull(image, credentials.as_ref()).await.map_err(failed)?;
-    match shared.engine.image(image).await.map_err(failed)? {
+    shared.backend.engine.pull(image, credentials.as_ref()).await.map_err(failed)?;
+    match shared.backend.engine.image(image).await.map_err(failed)? {
         Some(found) => Ok(found),
         None => {
             let message = "it was pulled, but the engine does not have it under this name".to_owned();
@@ -162,7 +193,7 @@ async fn create(
         let recorded = shared.update_persisted(&handle, |record| record.part.requested = true).await;
         recorded.map_err(|source| LaunchError::Ledger { id, source })?;
         let name = handle.record().part.name.clone();
-        let created = shared.engine.create(&name, platform.as_deref(), &body).await;
+        let created = shared.backend.engine.create(&name, platform.as_deref(), &body).await;
         let engine_id = created.map_err(|source| engine_error(&handle, source))?;
         handle.update_in_memory(|record| record.part.engine_id = Some(engine_id));
         Ok(())
@@ -174,15 +205,19 @@ async fn create(
 async fn attach(shared: &Arc<Shared>, handle: &Arc<Handle>, logged: Logged) -> Result<(), LaunchError> {
     let input = handle.record().request.interactive;
     let container = super::engine_name(&handle.record());
-    let connection =
-        shared.engine.attach(&container, input).await.map_err(|source| engine_error(handle, source))?;
+    let connection = shared
+        .backend
+        .engine
+        .attach(&container, input)
+        .await
+        .map_err(|source| engine_error(handle, source))?;
     let (shared2, handle2) = (Arc::clone(shared), Arc::clone(handle));
     let work = move |_: &_| {
         let id = || handle2.id().clone();
         let directory = shared2.ledger.directory(handle2.id());
         let failed = |source| LaunchError::Streams { id: id(), source };
         let outputs = [&logged.stdio.stdout, &logged.stdio.stderr];
-        let switched = switch_engine(&directory, &shared2.keepers, outputs, &connection, input);
+        let switched = switch_engine(&directory, &shared2.backend.keepers, outputs, &connection, input);
         let switched = switched.map_err(|source| LaunchError::Switchboard { id: id(), source })?;
         let process = switched.map_err(failed)?;
         let process = ProcessId { pid: process.pid(), start_time: process.start_time() };
@@ -208,8 +243,8 @@ async fn start(shared: &Arc<Shared>, handle: &Arc<Handle>) -> Result<i32, Launch
         // What the next agent has to end, if this one dies while the container starts.
         let recorded = shared.update_persisted(&handle, |_| {}).await;
         recorded.map_err(|source| LaunchError::Ledger { id: handle.id().clone(), source })?;
-        shared.engine.start(&container).await.map_err(failed)?;
-        let found = shared.engine.container(&container).await.map_err(failed)?;
+        shared.backend.engine.start(&container).await.map_err(failed)?;
+        let found = shared.backend.engine.container(&container).await.map_err(failed)?;
         let found = found.ok_or_else(|| internal(&handle, "the engine has lost it"))?;
         let process = first_process(&shared, &found).await;
         let id = process
@@ -244,7 +279,7 @@ pub(super) async fn first_process(shared: &Shared, found: &Container) -> Option<
         return None;
     }
     // It may have ended, and its pid be that of another process, before it was opened.
-    let again = shared.engine.container(&found.id).await.ok()??;
+    let again = shared.backend.engine.container(&found.id).await.ok()??;
     (again.state.running && again.state.pid == pid).then_some(process)
 }
 

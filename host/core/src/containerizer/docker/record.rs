@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::chain::Participant;
 use crate::containerizer::handle::ContainerHandle;
-use crate::containerizer::plugin_part::{MissedCleanup, PluginPart};
+use crate::containerizer::record_part::{MissedCleanup, RecordPart};
 use crate::containerizer::table::Table;
 use crate::model::ProcessId;
 
@@ -40,7 +40,7 @@ pub struct DockerRecord {
 pub(super) type Handle = ContainerHandle<DockerRecord>;
 pub(crate) type DockerTable = Table<DockerRecord>;
 
-impl PluginPart for DockerRecord {
+impl RecordPart for DockerRecord {
     fn participants(&self) -> &Vec<Participant> {
         &self.participants
     }
@@ -59,5 +59,13 @@ impl PluginPart for DockerRecord {
 
     fn missed(&self) -> &[MissedCleanup] {
         &self.missed
+    }
+
+    fn set_missed(&mut self, missed: Vec<MissedCleanup>) {
+        self.missed = missed;
+    }
+
+    fn switchboard(&self) -> Option<ProcessId> {
+        self.switchboard
     }
 }

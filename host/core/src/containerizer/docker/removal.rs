@@ -22,17 +22,17 @@ const PAUSE: Duration = Duration::from_secs(60);
 const MIN_PAUSE: Duration = Duration::from_millis(100);
 
 /// Removes the container of a handle from the engine, if it is there.
-pub(super) async fn remove(shared: &Arc<Shared>, handle: &Arc<Handle>) -> Result<(), EngineError> {
+pub(super) async fn remove(shared: &Shared, handle: &Handle) -> Result<(), EngineError> {
     let record = handle.record();
     if !record.part.requested {
         return Ok(());
     }
     // Its name may be that of a container of somebody else.
-    let found = shared.engine.container(&engine_name(&record)).await?;
+    let found = shared.backend.engine.container(&engine_name(&record)).await?;
     if let Some(found) = found.filter(|found| shared.owns(found, &record)) {
-        match shared.engine.remove(&found.id).await {
+        match shared.backend.engine.remove(&found.id).await {
             // It is being removed already.
-            Err(error) if error.is_conflict() => shared.engine.wait_removed(&found.id).await?,
+            Err(error) if error.is_conflict() => shared.backend.engine.wait_removed(&found.id).await?,
             removed => removed?,
         }
     }
@@ -51,7 +51,7 @@ pub(super) fn start(shared: &Arc<Shared>) {
                 let complete = remove_older(&shared, &mut logged).await;
                 older = (!complete).then(|| Instant::now() + PAUSE);
             }
-            let woken = async move { shared.sweep.notified().await };
+            let woken = async move { shared.backend.sweep.notified().await };
             drop(tokio::time::timeout(pause, woken).await);
         }
     });
@@ -60,7 +60,7 @@ pub(super) fn start(shared: &Arc<Shared>) {
 /// Searches once. Returns when to search again. `None` if the containerizer does not exist any more.
 async fn sweep(shared: &Weak<Shared>) -> Option<Duration> {
     let shared = shared.upgrade()?;
-    let listed = shared.engine.containers(&format!("{AGENT_LABEL}={}", shared.agent)).await;
+    let listed = shared.backend.engine.containers(&format!("{AGENT_LABEL}={}", shared.backend.agent)).await;
     let listed = match listed {
         Ok(listed) => listed,
         Err(error) => {
@@ -72,7 +72,7 @@ async fn sweep(shared: &Weak<Shared>) -> Option<Duration> {
     for container in listed {
         match due_in(&shared, &container) {
             Some(Duration::ZERO) => {
-                if let Err(error) = shared.engine.remove(&container.id).await {
+                if let Err(error) = shared.backend.engine.remove(&container.id).await {
                     let error = error_chain::describe(&error);
                     tracing::warn!(
                         engine_id = container.id,
@@ -92,7 +92,7 @@ async fn sweep(shared: &Weak<Shared>) -> Option<Duration> {
 /// Removes what agents of Mesos with the id of this one have left, which has no labels. Returns false if it has to be searched
 /// for again.
 async fn remove_older(shared: &Shared, logged: &mut HashSet<String>) -> bool {
-    let listed = match shared.engine.containers_named(PREFIX).await {
+    let listed = match shared.backend.engine.containers_named(PREFIX).await {
         Ok(listed) => listed,
         Err(error) => {
             let error = error_chain::describe(&error);
@@ -105,15 +105,15 @@ async fn remove_older(shared: &Shared, logged: &mut HashSet<String>) -> bool {
     for container in unlabelled {
         let Some(name) = container.names.iter().find_map(|name| older_names::parse(name)) else { continue };
         let (id, names) = (&name.id, container.names.join(", "));
-        if name.agent != Some(shared.agent.as_str()) {
+        if name.agent != Some(shared.backend.agent.as_str()) {
             if logged.insert(names.clone()) {
                 tracing::warn!(
                     names,
                     "left alone: it may be of another agent; if it is not, remove it by the engine's client"
                 );
             }
-        } else if shared.config.kill_orphans && shared.foreign.containing(id).is_none() {
-            match shared.engine.remove(&container.id).await {
+        } else if shared.backend.config.kill_orphans && shared.foreign.containing(id).is_none() {
+            match shared.backend.engine.remove(&container.id).await {
                 Ok(()) => {
                     tracing::warn!(names, "removed: a container of an agent of Mesos, without a record")
                 }
@@ -142,14 +142,14 @@ fn due_in(shared: &Shared, container: &ContainerSummary) -> Option<Duration> {
         Some(record) if record.phase.is_live() => None,
         // Only its sandbox was found after the loss of its record.
         Some(record) if record.created_unix_ms == 0 && may_run(container) => {
-            shared.config.kill_orphans.then_some(Duration::ZERO)
+            shared.backend.config.kill_orphans.then_some(Duration::ZERO)
         }
         Some(record) => {
             let ended = record.termination.as_ref().map_or(0, |termination| termination.at_unix_ms);
             let passed = Duration::from_millis(now_unix_ms().saturating_sub(ended));
-            Some(shared.config.remove_delay.saturating_sub(passed))
+            Some(shared.backend.config.remove_delay.saturating_sub(passed))
         }
-        None if shared.config.kill_orphans => {
+        None if shared.backend.config.kill_orphans => {
             let names = container.names.join(", ");
             tracing::warn!(
                 engine_id = container.id,

@@ -47,7 +47,7 @@ pub(super) const OWN_VARIABLES: [&str; 2] = ["MESOS_SANDBOX", "MESOS_CONTAINER_N
 
 /// What the engine is asked for.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Spec {
+pub(crate) struct Spec {
     /// The image, as it is pulled.
     pub(super) image: String,
     pub(super) force_pull: bool,

@@ -10,11 +10,14 @@ use std::sync::Arc;
 
 use cofferdam_linux::cgroup::{Cgroup, CgroupError, Cgroups, Version};
 use serde_json::{Value as Json, json};
+use tokio::task::JoinSet;
 
 use super::record::{DockerRecord, Handle};
-use super::{NAME, STALL_WARNING, Shared};
+use super::{NAME, Shared};
+use crate::containerizer::lifecycle::STALL_WARNING;
+use crate::containerizer::within::within;
 use crate::model::view::{Report, StatusView, UsageView, WantedReports};
-use crate::model::{Record, now_unix_ms};
+use crate::model::{ContainerId, Phase, Record, now_unix_ms};
 
 /// Name in Mesos, and the line of `memory.stat` on v1 and v2.
 const MEMORY: [(&str, &str, &str); 5] = [
@@ -32,14 +35,37 @@ const SENT: [&str; 4] = ["net_tx_bytes", "net_tx_packets", "net_tx_errors", "net
 /// No limit is the largest multiple of the page size.
 const UNLIMITED: u64 = 1 << 62;
 
+/// Collects the reports on containers, in their order.
+pub(super) async fn collect(shared: &Arc<Shared>, ids: &[ContainerId], wanted: WantedReports) -> Vec<Report> {
+    let mut asking = JoinSet::new();
+    for (index, id) in ids.iter().enumerate() {
+        let Some(handle) = shared.table.get(id) else { continue };
+        if handle.phase() == Phase::Running {
+            let shared = Arc::clone(shared);
+            asking.spawn(async move { (index, report(&shared, &handle, wanted).await) });
+        }
+    }
+    let mut reports = vec![Report::default(); ids.len()];
+    let collect = async {
+        while let Some(asked) = asking.join_next().await {
+            let Ok((index, report)) = asked else { continue };
+            if let Some(slot) = reports.get_mut(index) {
+                *slot = report;
+            }
+        }
+    };
+    within(wanted.within, collect).await;
+    reports
+}
+
 /// What is reported about a running container.
-pub(super) async fn report(shared: &Arc<Shared>, handle: &Arc<Handle>, wanted: WantedReports) -> Report {
+async fn report(shared: &Arc<Shared>, handle: &Arc<Handle>, wanted: WantedReports) -> Report {
     let record = handle.record();
     let status = wanted.status.then(|| status(&record));
     if !wanted.usage {
         return Report { usage: None, status };
     }
-    let cgroups = shared.cgroups.clone();
+    let cgroups = shared.backend.cgroups.clone();
     let usage = shared.pool.run(STALL_WARNING, move |_| usage(&cgroups, &record)).await;
     Report { usage: usage.ok(), status }
 }

@@ -89,6 +89,7 @@ pub(super) fn begin(shared: &Shared, handle: &Handle, request: Request) -> Resul
         false => Vec::new(),
     };
     shared
+        .backend
         .launcher
         .create_cgroup(&id, &controllers)
         .map_err(|source| LaunchError::Cgroup { id: id.clone(), source })?;

@@ -12,7 +12,7 @@ use super::init_plan::{self, InitPlan, Input};
 use super::record::{Handle, NativeRecord};
 use super::{LaunchError, Shared};
 use crate::chain::{LaunchPlan, PreparedLaunch, SequenceOutcome};
-use crate::containerizer::plugin_part::PluginPart;
+use crate::containerizer::record_part::RecordPart;
 use crate::containerizer::stdio::{self, Stdio};
 use crate::launcher::{self, PendingInit, SpawnRequest};
 use crate::model::view::Logs;
@@ -43,8 +43,8 @@ pub(super) fn create(
         descriptors: &descriptors,
         secrets: &secrets,
         terminal,
-        cgroup_namespaces: shared.launcher.namespaces().contains(Namespace::Cgroup),
-        nofile: shared.nofile,
+        cgroup_namespaces: shared.backend.launcher.namespaces().contains(Namespace::Cgroup),
+        nofile: shared.backend.nofile,
     })
     .map_err(|reason| LaunchError::Plan { id: id.clone(), reason })?;
 
@@ -67,6 +67,7 @@ pub(super) fn create(
         }
     };
     let init = shared
+        .backend
         .launcher
         .create(SpawnRequest {
             id: &id,
@@ -127,7 +128,7 @@ fn switch(
     let id = handle.id();
     let directory = shared.ledger.directory(id);
     let failed = |source| LaunchError::Streams { id: id.clone(), source };
-    let keepers = shared.launcher.keepers();
+    let keepers = shared.backend.launcher.keepers();
     let switched = Switched::create(streams, &directory, keepers, stdio, (record.uid, record.gid));
     let switched = switched.map_err(|source| LaunchError::Switchboard { id: id.clone(), source })?;
     let Switched { stdin, stdout, stderr, terminal, process } = switched.map_err(failed)?;

@@ -29,14 +29,16 @@ use super::phase::Event;
 use super::progress::{advance, check_cancelled, internal};
 use super::provide::{self, Provided, provide};
 use super::record::Handle;
-use super::{LaunchError, STALL_WARNING, Shared};
+use super::supervise::{PluginWatch, wait_for_end};
+use super::{LaunchError, Native, Shared};
 use crate::blocking::Job;
 use crate::chain::{CallSequence, ChainError, PreparedLaunch, RunAs, SequenceOutcome, Watch};
 use crate::containerizer::fetched::fetched;
-use crate::containerizer::plugin_part::PluginPart;
+use crate::containerizer::lifecycle::{self, Launched, STALL_WARNING};
+use crate::containerizer::record_part::RecordPart;
 use crate::containerizer::user;
 use crate::launcher::{PendingInit, StartError};
-use crate::model::{Phase, ProcessId, Request};
+use crate::model::{Cause, Phase, ProcessId, Request};
 use crate::plugin::CallError;
 use crate::provisioner::{Pull, Pulled, View};
 
@@ -80,13 +82,44 @@ enum Step {
 }
 
 /// A container whose command is running.
-pub(super) struct Running {
-    pub(super) process: Arc<Process>,
-    pub(super) watches: Vec<Watch>,
+struct Running {
+    process: Arc<Process>,
+    watches: Vec<Watch>,
+}
+
+impl lifecycle::Launch for Native {
+    type Spec = ();
+    type Watching = Vec<PluginWatch>;
+
+    fn supports(request: &Request) -> bool {
+        request.docker.is_none()
+    }
+
+    fn spec(shared: &Shared, request: &Request) -> Result<(), LaunchError> {
+        if request.image.is_some() && !shared.backend.images {
+            return Err(LaunchError::NoImages { id: request.id.clone() });
+        }
+        Ok(())
+    }
+
+    async fn launch(
+        shared: &Arc<Shared>,
+        handle: &Arc<Handle>,
+        request: Request,
+        (): (),
+    ) -> Result<Launched<Vec<PluginWatch>>, LaunchError> {
+        let Running { process, watches } = launch(shared, handle, request).await?;
+        let watches = watches.into_iter().map(|watch| PluginWatch::new(shared, handle, watch)).collect();
+        Ok(Launched { pid: process.pid(), watching: watches })
+    }
+
+    async fn wait_for_end(shared: &Arc<Shared>, handle: &Arc<Handle>, watches: Vec<PluginWatch>) -> Cause {
+        wait_for_end(shared, handle, watches).await
+    }
 }
 
 /// Launches a container up to its running command.
-pub(super) async fn launch(
+async fn launch(
     shared: &Arc<Shared>,
     handle: &Arc<Handle>,
     request: Request,

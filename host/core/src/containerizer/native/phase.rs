@@ -1,4 +1,5 @@
-//! Phases of a native container, and the events that lead from one to the next.
+//! Phases of a native container, and the events of its launch that lead from one to the next. Any phase can be followed by
+//! that of its end.
 //!
 //! ```text
 //! Starting ─▶ Provisioning ─▶ Preparing ─▶ Isolating ─▶ Fetching ─▶ Running
@@ -8,7 +9,7 @@
 
 use crate::model::Phase;
 
-/// Events in the life of a native container.
+/// Events in the launch of a native container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Event {
     /// Its intent is recorded and its directories exist.
@@ -21,8 +22,6 @@ pub(super) enum Event {
     Isolated,
     /// Its files were fetched and its command was started.
     Started,
-    /// It must end, or has.
-    Ending,
 }
 
 /// An event that cannot happen in a phase.
@@ -41,9 +40,6 @@ pub(super) fn after(phase: Phase, event: Event) -> Result<Phase, OutOfOrder> {
         (Phase::Preparing, Event::Prepared) => Ok(Phase::Isolating),
         (Phase::Isolating, Event::Isolated) => Ok(Phase::Fetching),
         (Phase::Fetching, Event::Started) => Ok(Phase::Running),
-        // Every phase can end, and ending twice is not an error.
-        (Phase::Ended, Event::Ending) => Ok(Phase::Ended),
-        (_, Event::Ending) => Ok(Phase::Destroying),
         (phase, event) => Err(OutOfOrder { phase, event }),
     }
 }
@@ -76,12 +72,10 @@ mod tests {
     }
 
     #[test]
-    fn every_phase_can_end_and_has_at_most_one_other_successor() {
+    fn every_phase_of_a_launch_has_one_successor() {
         for phase in NATIVE.into_iter().chain([Phase::Destroying, Phase::Ended]) {
             let successors = LAUNCH.into_iter().filter(|&event| after(phase, event).is_ok()).count();
             assert_eq!(successors, usize::from(phase < Phase::Running), "{phase}");
-            let ending = after(phase, Event::Ending).unwrap();
-            assert!(matches!(ending, Phase::Destroying | Phase::Ended));
         }
     }
 }

@@ -31,14 +31,14 @@ pub(super) fn missing(
     image: Option<&Wanted>,
 ) -> Result<Option<Pull>, LaunchError> {
     let Some(wanted) = image else { return Ok(None) };
-    shared.provisioner.missing(wanted, handle.id()).map_err(|source| failed(handle, source))
+    shared.backend.provisioner.missing(wanted, handle.id()).map_err(|source| failed(handle, source))
 }
 
 /// Waits until the image of a container was pulled, or the container is to stop: then the pull is cancelled, unless others
 /// wait for it.
 pub(super) async fn pull(shared: &Shared, handle: &Handle, pull: Pull) -> Result<Pulled, LaunchError> {
     tracing::info!(container = %handle.id(), image = %pull.image.familiar(), "waiting for its image to be pulled");
-    let mut waiting = shared.provisioner.wait_for(pull).map_err(|source| failed(handle, source))?;
+    let mut waiting = shared.backend.provisioner.wait_for(pull).map_err(|source| failed(handle, source))?;
     let outcome = tokio::select! {
         biased;
         _ = handle.stop_requested() => None,
@@ -84,7 +84,8 @@ fn assemble(
     container: &mut Container,
 ) -> Result<View, LaunchError> {
     let is_cancelled = || check_cancelled(handle).is_err();
-    let provisioned = shared.provisioner.provision(image, handle.id(), &container.scratch, &is_cancelled);
+    let provisioned =
+        shared.backend.provisioner.provision(image, handle.id(), &container.scratch, &is_cancelled);
     check_cancelled(handle)?;
     let Provisioned { image, root } = provisioned.map_err(|source| failed(handle, source))?;
     let view = View::of(&root).map_err(|source| failed(handle, ProvisionError::View { source }))?;

@@ -1,16 +1,14 @@
 //! The native containerizer's part of a record.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use cofferdam_plugin_model::service::Lease;
-use cofferdam_plugin_model::{Cgroups, ImageRoot, Resources};
+use cofferdam_plugin_model::{Cgroups, ImageRoot};
 use serde::{Deserialize, Serialize};
-use serde_json::Value as Json;
 
 use crate::chain::{LaunchPlan, Participant};
 use crate::containerizer::handle::ContainerHandle;
-use crate::containerizer::plugin_part::{MissedCleanup, PluginPart};
+use crate::containerizer::record_part::{MissedCleanup, RecordPart};
 use crate::containerizer::table::Table;
 use crate::keeper::KeeperSlot;
 use crate::model::{ContainerClass, Encoded, ProcessId, Record};
@@ -52,23 +50,6 @@ pub(super) type Handle = ContainerHandle<NativeRecord>;
 pub(crate) type NativeTable = Table<NativeRecord>;
 
 impl Record<NativeRecord> {
-    /// Completes an update: the new resources, and the states that plugins changed.
-    pub(super) fn finish_update(&mut self, resources: Resources, states: BTreeMap<String, Json>) {
-        self.resources = resources;
-        self.updating = None;
-        self.set_states(states);
-    }
-
-    /// Takes over the states that plugins changed.
-    pub(super) fn set_states(&mut self, states: BTreeMap<String, Json>) {
-        for (plugin, state) in states {
-            let mut participants = self.part.participants.iter_mut();
-            if let Some(participant) = participants.find(|participant| participant.plugin == plugin) {
-                participant.state = state;
-            }
-        }
-    }
-
     /// Whether it has no cgroups of its own but lives in those of its parent.
     pub(super) fn shares_cgroups(&self) -> bool {
         let request = &self.request;
@@ -76,7 +57,7 @@ impl Record<NativeRecord> {
     }
 }
 
-impl PluginPart for NativeRecord {
+impl RecordPart for NativeRecord {
     fn participants(&self) -> &Vec<Participant> {
         &self.participants
     }
@@ -95,6 +76,19 @@ impl PluginPart for NativeRecord {
 
     fn missed(&self) -> &[MissedCleanup] {
         &self.missed
+    }
+
+    fn set_missed(&mut self, missed: Vec<MissedCleanup>) {
+        self.missed = missed;
+    }
+
+    fn switchboard(&self) -> Option<ProcessId> {
+        self.switchboard
+    }
+
+    fn end(&mut self, missed: Vec<MissedCleanup>) {
+        self.keeper = None;
+        self.set_missed(missed);
     }
 
     fn scratch(&self) -> PathBuf {

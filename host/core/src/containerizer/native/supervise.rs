@@ -1,69 +1,29 @@
-//! The task that supervises a container from its launch to its end.
+//! What tells that a running container has to end: its first process, a stop request, or a limit that a plugin watches.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::launch::{self, Running};
 use super::record::Handle;
-use super::{LaunchError, Shared, attach, destroy};
+use super::{Shared, destroy};
 use crate::blocking::BlockingPool;
 use crate::chain::Watch;
-use crate::containerizer::LaunchOutcome;
 use crate::descriptor_store::Stored;
-use crate::model::{Cause, Reason, Request};
+use crate::model::Cause;
 use crate::readiness::{Awaitable, exited};
 
 /// Pause before another attempt to get a descriptor back.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// Launches a container, supervises it while it runs, and destroys it.
-pub(super) async fn run(
-    shared: Arc<Shared>,
-    handle: Arc<Handle>,
-    request: Request,
-    answer: oneshot::Sender<Result<LaunchOutcome, LaunchError>>,
-) {
-    match launch::launch(&shared, &handle, request).await {
-        Ok(Running { process, watches }) => {
-            // The client may have disconnected; the container runs all the same.
-            attach::expect_first_client(&handle);
-            drop(answer.send(Ok(LaunchOutcome::Launched { pid: process.pid() })));
-            drop(process);
-            let watches =
-                watches.into_iter().map(|watch| PluginWatch::new(&shared, &handle, watch)).collect();
-            supervise(shared, handle, watches).await;
-        }
-        Err(error) => {
-            let description = crate::error_chain::describe(&error);
-            tracing::warn!(container = %handle.id(), "launch failed: {description}");
-            let cause =
-                handle.stop_request().unwrap_or_else(|| Cause::because(Reason::LaunchFailed, description));
-            // Nothing is left when the client hears of the failure, unless a plugin delays that: then it hears at
-            // once, and the id stays taken until nothing is left.
-            let mut unanswered = Some((answer, error));
-            let mut answer = || {
-                if let Some((answer, error)) = unanswered.take() {
-                    drop(answer.send(Err(error)));
-                }
-            };
-            destroy::roll_back_launch(&shared, &handle, cause, &mut answer).await;
-            answer();
-        }
-    }
-}
-
-/// Supervises a running container, and destroys it when it has to end.
-pub(super) async fn supervise(shared: Arc<Shared>, handle: Arc<Handle>, watches: Vec<PluginWatch>) {
-    let cause = wait_for_end(&shared, &handle, watches).await;
-    destroy::bring_down(&shared, &handle, cause).await;
-}
-
 /// Waits until the container has to end: because its command exited, on request, or at a limit.
-async fn wait_for_end(shared: &Arc<Shared>, handle: &Arc<Handle>, watches: Vec<PluginWatch>) -> Cause {
+pub(super) async fn wait_for_end(
+    shared: &Arc<Shared>,
+    handle: &Arc<Handle>,
+    watches: Vec<PluginWatch>,
+) -> Cause {
     let (sender, mut limitations) = mpsc::channel(1);
     let _watchers = Watchers(
         watches
@@ -92,7 +52,7 @@ async fn first_process_ended(shared: &Shared, handle: &Handle) {
             () = exited(&process) => return,
             () = shared.stored_from_now() => {}
         }
-        if let Err(error) = handle.store_process(&process, &shared.descriptors) {
+        if let Err(error) = handle.store_process(&process, &shared.backend.descriptors) {
             tracing::warn!(container = %handle.id(), "its pidfd stays in the table of the agent: {error}");
             return exited(&process).await;
         }
@@ -158,7 +118,7 @@ async fn watch_limit(
 
 /// The descriptor of a plugin's watch. Closing an inotify instance may take the kernel some 20 ms, so it is not closed on
 /// a thread of the runtime.
-pub(super) struct PluginWatch {
+pub(crate) struct PluginWatch {
     plugin: String,
     place: Place,
     pool: BlockingPool,
@@ -186,7 +146,7 @@ impl PluginWatch {
 
     /// A descriptor that is stored at once.
     pub(super) fn stored(shared: &Shared, handle: &Handle, watch: Watch) -> Self {
-        match shared.descriptors.put(watch.descriptor.as_fd()) {
+        match shared.backend.descriptors.put(watch.descriptor.as_fd()) {
             Ok(stored) => {
                 Self { plugin: watch.plugin, place: Place::Stored(stored), pool: shared.pool.clone() }
             }
@@ -205,7 +165,7 @@ impl PluginWatch {
                         ready = descriptor.ready() => return ready.is_ok(),
                         () = shared.stored_from_now() => {}
                     }
-                    match shared.descriptors.put(descriptor.as_fd()) {
+                    match shared.backend.descriptors.put(descriptor.as_fd()) {
                         Ok(stored) => self.set_place(Place::Stored(stored)),
                         Err(_) => return descriptor.ready().await.is_ok(),
                     }

@@ -1,15 +1,18 @@
-//! What plugins know of a container, which is part of the record of every containerizer.
+//! What all containerizers need of their parts of a record: above all what plugins know of a container.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use cofferdam_plugin_model::service::Lease;
 use cofferdam_plugin_model::{Cgroups, ContainerDetails, TerminationDetails};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use super::handle::ContainerHandle;
 use crate::chain::{ContainerContext, Participant};
-use crate::model::Record;
+use crate::model::{ProcessId, Record};
+use crate::plugin::CallError;
 
 /// A cleanup that has not been done yet, of a container that has ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,8 +23,14 @@ pub struct MissedCleanup {
     pub reason: String,
 }
 
-/// The part of a record that concerns plugins.
-pub(crate) trait PluginPart: Clone + Serialize + Send + Sync + 'static {
+impl From<&CallError> for MissedCleanup {
+    fn from(error: &CallError) -> Self {
+        Self { plugin: error.plugin().to_owned(), reason: error.to_string() }
+    }
+}
+
+/// A containerizer's part of a record.
+pub(crate) trait RecordPart: Clone + Serialize + DeserializeOwned + Send + Sync + 'static {
     /// The plugins that participate in the container, in chain order.
     fn participants(&self) -> &Vec<Participant>;
     fn participants_mut(&mut self) -> &mut Vec<Participant>;
@@ -30,6 +39,24 @@ pub(crate) trait PluginPart: Clone + Serialize + Send + Sync + 'static {
     fn leases_mut(&mut self) -> &mut Vec<Lease>;
     /// Plugins whose cleanup was missed.
     fn missed(&self) -> &[MissedCleanup];
+    fn set_missed(&mut self, missed: Vec<MissedCleanup>);
+    /// The I/O switchboard of the container, if it has one.
+    fn switchboard(&self) -> Option<ProcessId>;
+
+    /// The container has ended: forgets what is only of use before that.
+    fn end(&mut self, missed: Vec<MissedCleanup>) {
+        self.set_missed(missed);
+    }
+
+    /// Takes over the states that plugins changed.
+    fn set_states(&mut self, states: BTreeMap<String, Json>) {
+        for (plugin, state) in states {
+            let mut participants = self.participants_mut().iter_mut();
+            if let Some(participant) = participants.find(|participant| participant.plugin == plugin) {
+                participant.state = state;
+            }
+        }
+    }
 
     /// Takes over which plugins take part. Their states are those on record, which plugins may have put meanwhile.
     fn set_participants(&mut self, mut participants: Vec<Participant>) {
@@ -58,7 +85,7 @@ pub(crate) trait PluginPart: Clone + Serialize + Send + Sync + 'static {
     }
 }
 
-impl<P: PluginPart> ContainerHandle<P> {
+impl<P: RecordPart> ContainerHandle<P> {
     /// Shows which cleanups were missed.
     pub(super) fn show_missed(&self) {
         let record = self.record();

@@ -6,55 +6,50 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::record::Handle;
-use super::{BACKOFF, Shared, task_name};
-use crate::containerizer::plugin_part::MissedCleanup;
+use super::teardown::Teardown;
+use super::{Handle, Shared, task_name};
+use crate::containerizer::record_part::{MissedCleanup, RecordPart};
 use crate::error_chain;
-use crate::plugin::CallError;
-
-pub(super) fn of_error(error: &CallError) -> MissedCleanup {
-    MissedCleanup { plugin: error.plugin().to_owned(), reason: error.to_string() }
-}
 
 /// Performs the missed cleanups of a container that has ended, in a task, as far as their plugins are in the chain.
-pub(super) fn perform_later(shared: &Arc<Shared>, handle: &Arc<Handle>) {
-    if handle.record().part.missed.is_empty() {
+pub(super) fn perform_later<B: Teardown>(shared: &Arc<Shared<B>>, handle: &Arc<Handle<B>>) {
+    if handle.record().part.missed().is_empty() {
         return;
     }
     handle.show_missed();
     let (shared2, handle) = (Arc::clone(shared), Arc::clone(handle));
     shared.fatal.spawn(task_name(handle.id()), async move {
-        let mut pause = BACKOFF.0;
+        let (mut pause, longest) = B::BACKOFF;
         while is_possible(&shared2, &handle) {
             if perform(&shared2, &handle).await {
                 return;
             }
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(BACKOFF.1);
+            pause = (pause * 2).min(longest);
         }
     });
 }
 
 /// Whether one of the plugins is in the chain, and the container was not removed.
-fn is_possible(shared: &Shared, handle: &Arc<Handle>) -> bool {
-    shared.table.get(handle.id()).is_some_and(|known| Arc::ptr_eq(&known, handle))
-        && handle.record().part.missed.iter().any(|missed| shared.chain.plugin(&missed.plugin).is_some())
+fn is_possible<B: Teardown>(shared: &Shared<B>, handle: &Arc<Handle<B>>) -> bool {
+    let has_plugin = |missed: &MissedCleanup| shared.chain.plugin(&missed.plugin).is_some();
+    shared.is_known(handle) && handle.record().part.missed().iter().any(has_plugin)
 }
 
 /// Calls the plugins once. Returns whether none is left that can be called.
-async fn perform(shared: &Arc<Shared>, handle: &Arc<Handle>) -> bool {
+async fn perform<B: Teardown>(shared: &Arc<Shared<B>>, handle: &Arc<Handle<B>>) -> bool {
     let _op_lock = handle.op_lock().await;
     let record = handle.record();
+    let missed = record.part.missed();
     let mut context = handle.context();
     if let Some(termination) = &mut context.details.termination {
         termination.status = record.termination.as_ref().and_then(|termination| termination.status);
     }
-    let is_missed = |plugin: &str| record.part.missed.iter().any(|missed| missed.plugin == plugin);
-    context.participants.retain(|participant| is_missed(&participant.plugin));
-    let shared2 = Arc::clone(shared);
+    context.participants.retain(|participant| missed.iter().any(|it| it.plugin == participant.plugin));
+    let chain = shared.chain.clone();
     let work = move |job: &_| {
-        let failed = shared2.chain.cleanup(job, &context, &BTreeMap::new());
-        failed.iter().map(of_error).collect::<Vec<_>>()
+        let failed = chain.cleanup(job, &context, &BTreeMap::new());
+        failed.iter().map(MissedCleanup::from).collect::<Vec<_>>()
     };
     let left = match shared.pool.run(shared.chain.teardown_timeout(), work).await {
         Ok(left) => left,
@@ -65,11 +60,10 @@ async fn perform(shared: &Arc<Shared>, handle: &Arc<Handle>) -> bool {
         }
     };
     let is_done = left.iter().all(|missed| shared.chain.plugin(&missed.plugin).is_none());
-    for missed in record.part.missed.iter().filter(|missed| !left.iter().any(|it| it.plugin == missed.plugin))
-    {
+    for missed in missed.iter().filter(|missed| !left.iter().any(|it| it.plugin == missed.plugin)) {
         tracing::info!(container = %handle.id(), plugin = missed.plugin, "missed cleanup performed");
     }
-    if let Err(error) = shared.update_persisted(handle, |record| record.part.missed = left).await {
+    if let Err(error) = shared.update_persisted(handle, |record| record.part.set_missed(left)).await {
         // The next agent repeats it.
         tracing::warn!(container = %handle.id(), "{}", error_chain::describe(&error));
         return false;
