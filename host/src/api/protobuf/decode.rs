@@ -120,7 +120,7 @@ struct Fields<'b> {
     message: &'static Message,
     rest: &'b [Occurrence<'b>],
     /// The field whose value is next.
-    current: Option<FieldDeserializer<'b>>,
+    current: Option<(&'static Field, ValueDeserializer<'b>)>,
     depth: usize,
 }
 
@@ -133,115 +133,38 @@ impl<'de> MapAccess<'de> for Fields<'_> {
         let (stored, rest) = self.rest.split_at(count);
         let field = &self.message.fields[index];
         self.rest = rest;
-        self.current = Some(FieldDeserializer { field, stored, depth: self.depth });
+        let Field { label, kind, .. } = *field;
+        let value = ValueDeserializer { kind, label, values: Values::Field(stored), depth: self.depth };
+        self.current = Some((field, value));
         seed.deserialize(IntoDeserializer::<Error>::into_deserializer(field.name)).map(Some)
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Error> {
         let current = self.current.take().ok_or_else(|| Error::new("a value was read before its key"))?;
-        let field = current.field;
-        seed.deserialize(current).map_err(|error| error.within(field.name))
-    }
-}
-
-/// The value of a field.
-struct FieldDeserializer<'b> {
-    field: &'static Field,
-    /// At least one.
-    stored: &'b [Occurrence<'b>],
-    depth: usize,
-}
-
-impl<'b> FieldDeserializer<'b> {
-    /// The only value of a field. As everywhere, the last one counts, and messages are merged.
-    fn single(&self) -> Result<ValueDeserializer<'b>, Error> {
-        let (kind, depth) = (self.field.kind, self.depth);
-        let value = match (kind, self.stored) {
-            (Kind::Message(_), [_, _, ..]) => Value::Parts(self.stored),
-            (_, [.., (_, last)]) => Value::Stored(*last),
-            (_, []) => return Err(Error::new("a field without a value")),
-        };
-        Ok(ValueDeserializer { kind, value, depth })
-    }
-}
-
-impl<'de> Deserializer<'de> for FieldDeserializer<'_> {
-    type Error = Error;
-
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        match self.field.label {
-            Label::Repeated => visitor.visit_seq(Elements::new(&self)),
-            Label::Map => visitor.visit_map(Entries { field: &self, index: 0, value: None }),
-            _ => self.single()?.deserialize_any(visitor),
-        }
-    }
-
-    fn deserialize_enum<V: Visitor<'de>>(
-        self,
-        name: &'static str,
-        variants: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, Error> {
-        self.single()?.deserialize_enum(name, variants, visitor)
-    }
-
-    fn deserialize_bytes<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        self.single()?.deserialize_bytes(visitor)
-    }
-
-    fn deserialize_byte_buf<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        self.single()?.deserialize_bytes(visitor)
-    }
-
-    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        visitor.visit_some(self)
-    }
-
-    fn deserialize_newtype_struct<V: Visitor<'de>>(
-        self,
-        _: &'static str,
-        visitor: V,
-    ) -> Result<V::Value, Error> {
-        visitor.visit_newtype_struct(self)
-    }
-
-    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        visitor.visit_unit()
-    }
-
-    fn is_human_readable(&self) -> bool {
-        false
-    }
-
-    forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string unit unit_struct seq tuple tuple_struct map
-        struct identifier
+        let (field, value) = current;
+        seed.deserialize(value).map_err(|error| error.within(field.name))
     }
 }
 
 /// The values of a repeated field. Numbers may be packed: several of them, one after the other, are stored as one.
-struct Elements<'f, 'b> {
-    field: &'f FieldDeserializer<'b>,
-    next: usize,
+struct Elements<'b> {
+    kind: Kind,
+    depth: usize,
+    rest: &'b [Occurrence<'b>],
     packed: &'b [u8],
     /// How many there were.
     count: usize,
 }
 
-impl<'f, 'b> Elements<'f, 'b> {
-    fn new(field: &'f FieldDeserializer<'b>) -> Self {
-        Self { field, next: 0, packed: &[], count: 0 }
-    }
-
+impl<'b> Elements<'b> {
     fn next(&mut self) -> Result<Option<Stored<'b>>, Error> {
-        let is_number =
-            !matches!(self.field.field.kind, Kind::String | Kind::Bytes | Kind::Message(_) | Kind::Double);
+        let is_number = !matches!(self.kind, Kind::String | Kind::Bytes | Kind::Message(_) | Kind::Double);
         loop {
             if !self.packed.is_empty() {
                 return take_varint(&mut self.packed).map(|number| Some(Stored::Varint(number)));
             }
-            let Some((_, stored)) = self.field.stored.get(self.next) else { return Ok(None) };
-            self.next += 1;
+            let Some(((_, stored), rest)) = self.rest.split_first() else { return Ok(None) };
+            self.rest = rest;
             match stored {
                 Stored::Length(packed) if is_number => self.packed = packed,
                 stored => return Ok(Some(*stored)),
@@ -250,29 +173,29 @@ impl<'f, 'b> Elements<'f, 'b> {
     }
 }
 
-impl<'de> SeqAccess<'de> for Elements<'_, '_> {
+impl<'de> SeqAccess<'de> for Elements<'_> {
     type Error = Error;
 
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Error> {
         let index = self.count;
         let Some(stored) = self.next().map_err(|error| error.at(index))? else { return Ok(None) };
         self.count += 1;
-        let FieldDeserializer { field, depth, .. } = *self.field;
-        let value = ValueDeserializer { kind: field.kind, value: Value::Stored(stored), depth };
+        let value = ValueDeserializer::single(self.kind, stored, self.depth);
         seed.deserialize(value).map(Some).map_err(|error| error.at(index))
     }
 }
 
 /// The entries of a map: messages whose field 1 is the key, and whose field 2 is the value.
-struct Entries<'f, 'b> {
-    field: &'f FieldDeserializer<'b>,
+struct Entries<'b> {
+    kind: Kind,
+    depth: usize,
+    stored: &'b [Occurrence<'b>],
     index: usize,
     value: Option<(&'b str, ValueDeserializer<'b>)>,
 }
 
-impl<'b> Entries<'_, 'b> {
+impl<'b> Entries<'b> {
     fn entry(&self, mut bytes: &'b [u8]) -> Result<(&'b str, ValueDeserializer<'b>), Error> {
-        let (kind, depth) = (self.field.field.kind, self.field.depth);
         let (mut key, mut value) = (&b""[..], Stored::Length(&[]));
         while !bytes.is_empty() {
             match take_field(&mut bytes)? {
@@ -281,15 +204,15 @@ impl<'b> Entries<'_, 'b> {
                 _ => {}
             }
         }
-        Ok((text(key)?, ValueDeserializer { kind, value: Value::Stored(value), depth }))
+        Ok((text(key)?, ValueDeserializer::single(self.kind, value, self.depth)))
     }
 }
 
-impl<'de> MapAccess<'de> for Entries<'_, '_> {
+impl<'de> MapAccess<'de> for Entries<'_> {
     type Error = Error;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Error> {
-        let Some((_, stored)) = self.field.stored.get(self.index) else { return Ok(None) };
+        let Some((_, stored)) = self.stored.get(self.index) else { return Ok(None) };
         let entry = length(*stored).and_then(|bytes| self.entry(bytes));
         let (key, value) = entry.map_err(|error| error.at(self.index))?;
         self.index += 1;
@@ -303,46 +226,67 @@ impl<'de> MapAccess<'de> for Entries<'_, '_> {
     }
 }
 
-/// One value.
+/// The value of a field, or one of its values.
 struct ValueDeserializer<'b> {
     kind: Kind,
-    value: Value<'b>,
+    label: Label,
+    values: Values<'b>,
     /// Of the message that it is in.
     depth: usize,
 }
 
-enum Value<'b> {
-    Stored(Stored<'b>),
-    /// Of a message.
-    Parts(&'b [Occurrence<'b>]),
+/// What is stored of a value.
+enum Values<'b> {
+    /// Of a field: at least one.
+    Field(&'b [Occurrence<'b>]),
+    Single(Stored<'b>),
 }
 
 impl<'b> ValueDeserializer<'b> {
+    /// One of the values of a field.
+    fn single(kind: Kind, stored: Stored<'b>, depth: usize) -> Self {
+        Self { kind, label: Label::Optional, values: Values::Single(stored), depth }
+    }
+
+    fn occurrences(&self) -> &'b [Occurrence<'b>] {
+        match self.values {
+            Values::Field(stored) => stored,
+            Values::Single(_) => &[],
+        }
+    }
+
+    /// As everywhere, the last one counts.
+    fn last(&self) -> Result<Stored<'b>, Error> {
+        match self.values {
+            Values::Field([.., (_, last)]) => Ok(*last),
+            Values::Field([]) => Err(Error::new("a field without a value")),
+            Values::Single(stored) => Ok(stored),
+        }
+    }
+
     fn varint(&self) -> Result<u64, Error> {
-        match self.value {
-            Value::Stored(Stored::Varint(number)) => Ok(number),
+        match self.last()? {
+            Stored::Varint(number) => Ok(number),
             _ => Err(wrong_type("a number")),
         }
     }
 
     fn double(&self) -> Result<f64, Error> {
-        match self.value {
-            Value::Stored(Stored::Fixed64(bits)) => Ok(f64::from_bits(bits)),
+        match self.last()? {
+            Stored::Fixed64(bits) => Ok(f64::from_bits(bits)),
             _ => Err(wrong_type("a floating-point number")),
         }
     }
 
     fn bytes(&self) -> Result<&'b [u8], Error> {
-        match self.value {
-            Value::Stored(stored) => length(stored),
-            Value::Parts(_) => Err(wrong_type("bytes")),
-        }
+        length(self.last()?)
     }
 
+    /// Messages are merged.
     fn parts(&self) -> Result<Parts<'b>, Error> {
-        match self.value {
-            Value::Stored(stored) => length(stored).map(Parts::One),
-            Value::Parts(parts) => Ok(Parts::Several(parts)),
+        match self.values {
+            Values::Field(parts @ [_, _, ..]) => Ok(Parts::Several(parts)),
+            _ => self.bytes().map(Parts::One),
         }
     }
 
@@ -356,7 +300,19 @@ impl<'de> Deserializer<'de> for ValueDeserializer<'_> {
     type Error = Error;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        match self.kind {
+        let Self { kind, label, depth, .. } = self;
+        match label {
+            Label::Repeated => {
+                let rest = self.occurrences();
+                return visitor.visit_seq(Elements { kind, depth, rest, packed: &[], count: 0 });
+            }
+            Label::Map => {
+                let stored = self.occurrences();
+                return visitor.visit_map(Entries { kind, depth, stored, index: 0, value: None });
+            }
+            _ => {}
+        }
+        match kind {
             Kind::Bool => visitor.visit_bool(self.varint()? != 0),
             Kind::Int32 => visitor.visit_i32(as_int32(self.varint()?)),
             Kind::Int64 => visitor.visit_i64(self.varint()?.cast_signed()),
@@ -378,10 +334,8 @@ impl<'de> Deserializer<'de> for ValueDeserializer<'_> {
                     None => visitor.visit_i32(number),
                 }
             }
-            Kind::Message(message) => {
-                let depth = self.depth + 1;
-                MessageDeserializer { message, parts: self.parts()?, depth }.deserialize_any(visitor)
-            }
+            Kind::Message(message) => MessageDeserializer { message, parts: self.parts()?, depth: depth + 1 }
+                .deserialize_any(visitor),
         }
     }
 
