@@ -8,7 +8,7 @@
 //! ```
 //!
 //! - The plugin calls [`LogCompanions::start`] in `prepare`, [`LogCompanions::recover`] in `recover` and
-//!   [`LogCompanions::finish`] in `cleanup`. What a companion is to do is a [`Job`], which is also the plugin's state.
+//!   [`LogCompanions::clean_up`] in `cleanup`. What a companion is to do is a [`Job`], which is also the plugin's state.
 //! - The function of the plugin's [`companion!`](crate::companion!) begins with [`LogCompanion::enter`]. It reads the pipes
 //!   until they end, counts in the [`Status`] what it loses, and calls [`Status::finish`].
 //!
@@ -17,6 +17,7 @@
 //! the kernel (splice), or it loses those that it has taken and not yet passed on. A [`Spool`] is for those that are not
 //! written to a file in the end.
 
+mod calls;
 pub mod pipes;
 mod privileges;
 mod spool;

@@ -114,7 +114,7 @@ impl<J: Job> LogCompanions<J> {
     /// Creates the pipes of a container, and starts its companion. Returns the container's ends.
     ///
     /// # Errors
-    /// If that fails; [`LogCompanions::finish`] removes what there is then.
+    /// If that fails; [`LogCompanions::clean_up`] removes what there is then.
     pub fn start(&self, id: &str, job: J) -> Result<[OwnedFd; 2]> {
         let directory = self.directory(id);
         DirBuilder::new()
@@ -136,7 +136,7 @@ impl<J: Job> LogCompanions<J> {
     ///
     /// # Errors
     /// If its pipes cannot be opened, or no companion be started.
-    pub fn recover(&self, id: &str, job: J) -> Result<()> {
+    pub(super) fn take_over(&self, id: &str, job: J) -> Result<()> {
         let entry = self.reopen(id, job)?;
         self.shared.add(entry)
     }
@@ -167,7 +167,7 @@ impl<J: Job> LogCompanions<J> {
     ///
     /// # Errors
     /// If something of it is still there; to be called again.
-    pub fn finish(&self, id: &str, job: Option<J>, remaining: Duration) -> Result<()> {
+    pub(super) fn finish(&self, id: &str, job: Option<J>, remaining: Duration) -> Result<()> {
         let directory = self.directory(id);
         let known = self.shared.remove(id);
         let entry = match (known, job) {
@@ -187,12 +187,11 @@ impl<J: Job> LogCompanions<J> {
         remove(&directory)
     }
 
-    /// Removes what is left of containers that do not exist. Called in `recover`, with the ids of the containers and of the
-    /// orphans.
+    /// Removes what is left of containers that do not exist.
     ///
     /// # Errors
     /// If something of it cannot be removed.
-    pub fn remove_others(&self, existing: &[&str]) -> Result<()> {
+    pub(super) fn remove_others(&self, existing: &[&str]) -> Result<()> {
         let directory = self.shared.host.runtime_directory();
         let entries = match fs::read_dir(directory) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

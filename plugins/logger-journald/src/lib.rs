@@ -47,23 +47,7 @@ impl Logger for Journald {
     }
 
     fn recover(&self, request: &RecoverRequest) -> Result<Recovery> {
-        let own = env!("CARGO_PKG_VERSION");
-        let mut recovery = Recovery::upgrade(&request.containers, own, |old: Job, _| Ok(old))?;
-        let existing = request.containers.iter().map(|container| container.id.as_str());
-        let existing: Vec<&str> = existing.chain(request.orphans.iter().map(|id| id.as_str())).collect();
-        self.companions.remove_others(&existing)?;
-        for container in &request.containers {
-            if container.details.state.is_null() {
-                continue;
-            }
-            let recovered = Job::deserialize(&container.details.state)
-                .context("cannot read its state")
-                .and_then(|job| self.companions.recover(container.id.as_str(), job));
-            if let Err(error) = recovered {
-                recovery.refuse(&container.id, error.causes().join(": "));
-            }
-        }
-        Ok(recovery)
+        self.companions.recover(request, env!("CARGO_PKG_VERSION"))
     }
 
     fn prepare(&self, container: &NewContainer) -> Result<Streams> {
@@ -93,8 +77,6 @@ impl Logger for Journald {
     }
 
     fn cleanup(&self, container: &ContainerRef) -> Result<()> {
-        let state = &container.details()?.state;
-        let job = if state.is_null() { None } else { Job::deserialize(state).ok() };
-        self.companions.finish(container.id(), job, container.deadline().remaining())
+        self.companions.clean_up(container)
     }
 }

@@ -47,23 +47,7 @@ impl Logger for Logrotate {
     }
 
     fn recover(&self, request: &RecoverRequest) -> Result<Recovery> {
-        let own = env!("CARGO_PKG_VERSION");
-        let mut recovery = Recovery::upgrade(&request.containers, own, |old: State, _| Ok(old))?;
-        let existing = request.containers.iter().map(|container| container.id.as_str());
-        let existing: Vec<&str> = existing.chain(request.orphans.iter().map(|id| id.as_str())).collect();
-        self.companions.remove_others(&existing)?;
-        for container in &request.containers {
-            if container.details.state.is_null() {
-                continue;
-            }
-            let recovered = State::deserialize(&container.details.state)
-                .context("cannot read its state")
-                .and_then(|state| self.companions.recover(container.id.as_str(), state));
-            if let Err(error) = recovered {
-                recovery.refuse(&container.id, error.causes().join(": "));
-            }
-        }
-        Ok(recovery)
+        self.companions.recover(request, env!("CARGO_PKG_VERSION"))
     }
 
     fn prepare(&self, container: &NewContainer) -> Result<Streams> {
@@ -96,8 +80,6 @@ impl Logger for Logrotate {
     }
 
     fn cleanup(&self, container: &ContainerRef) -> Result<()> {
-        let state = &container.details()?.state;
-        let state = if state.is_null() { None } else { State::deserialize(state).ok() };
-        self.companions.finish(container.id(), state, container.deadline().remaining())
+        self.companions.clean_up(container)
     }
 }

@@ -87,26 +87,12 @@ impl Logger for Tee {
     }
 
     fn recover(&self, request: &RecoverRequest) -> Result<Recovery> {
-        let own = env!("CARGO_PKG_VERSION");
-        let mut recovery = Recovery::upgrade(&request.containers, own, |old: Job, _| Ok(old))?;
-        let existing = request.containers.iter().map(|container| container.id.as_str());
-        let existing: Vec<&str> = existing.chain(request.orphans.iter().map(|id| id.as_str())).collect();
-        self.companions.remove_others(&existing)?;
         for container in &request.containers {
-            if container.details.state.is_null() {
-                continue;
-            }
-            let id = container.id.as_str();
-            let recovered =
-                Job::deserialize(&container.details.state).context("cannot read its state").and_then(|job| {
-                    self.keep_pipes(id, &job);
-                    self.companions.recover(id, job)
-                });
-            if let Err(error) = recovered {
-                recovery.refuse(&container.id, error.causes().join(": "));
+            if let Ok(job) = Job::deserialize(&container.details.state) {
+                self.keep_pipes(container.id.as_str(), &job);
             }
         }
-        Ok(recovery)
+        self.companions.recover(request, env!("CARGO_PKG_VERSION"))
     }
 
     fn prepare(&self, container: &NewContainer) -> Result<Streams> {
@@ -155,9 +141,7 @@ impl Logger for Tee {
     }
 
     fn cleanup(&self, container: &ContainerRef) -> Result<()> {
-        let state = &container.details()?.state;
-        let job = if state.is_null() { None } else { Job::deserialize(state).ok() };
-        let finished = self.companions.finish(container.id(), job, container.deadline().remaining());
+        let finished = self.companions.clean_up(container);
         // Their readers see the end now.
         self.pipes().remove(container.id());
         finished
