@@ -5,7 +5,7 @@ use std::error::Error;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use cofferdam_plugin_model::{Container, LoggerReply, Method, Parent, PrepareReply, Stream};
+use cofferdam_plugin_model::{Container, LogTarget, LoggerReply, Method, Parent, PrepareReply, Stream};
 use rustix::event::epoll;
 use serde_json::Value as Json;
 
@@ -15,7 +15,7 @@ use super::sequence::CallSequence;
 use super::stdio::{PassedOn, StdioTarget, UnnamedPipe};
 use super::types::{ChainError, ContainerContext, Participant, PreparedLaunch, RunAs, Watch};
 use crate::blocking::Job;
-use crate::plugin::{CallError, Durability, Plugin, Response};
+use crate::plugin::{CallError, Durability, Plugin, Recoverer, Response};
 
 /// What a plugin is to the chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,78 +42,33 @@ impl Chain {
         look_up: &LookUpUser<'_>,
     ) -> Result<(), ChainError> {
         const METHOD: Method = Method::Prepare;
-        let id = container.id.as_str();
-        // Encoded again only for a nested container, when plugins have added to it, and with the targets of a logger.
-        let last: RefCell<Option<(Planned, Vec<u8>)>> = RefCell::default();
+        let requests = RefCell::new(Requests { container, last: None });
         let call = |plugin: &Plugin, _: &Participant| {
             let planned = sequence.read(PreparedLaunch::planned);
             let log_targets = match self.role(plugin) {
                 Role::Logger => sequence.read(|launch| launch.passed_on.targets.clone()),
                 Role::Isolator | Role::LogTarget => Vec::new(),
             };
-            let is_same = container.parent.is_none() && log_targets.is_empty();
-            let mut last = last.borrow_mut();
-            let request = match &*last {
-                Some((same, request)) if is_same && *same == planned => request,
-                _ => {
-                    // Each plugin is told its own state for the parent.
-                    let parent = container.parent.as_ref().map(|parent| Parent {
-                        state: self.recoverer.state(plugin.name(), &parent.id),
-                        ..parent.clone()
-                    });
-                    let (uid, gid) = planned.user.unwrap_or((container.uid, container.gid));
-                    let container = Container {
-                        parent,
-                        uid,
-                        gid,
-                        bounding_capabilities: planned.bounding_capabilities.clone(),
-                        sandbox_path: planned.sandbox_path.clone(),
-                        log_targets,
-                        ..container.clone()
-                    };
-                    let request = serde_json::to_vec(&container).unwrap_or_default();
-                    &last.insert((planned, request)).1
-                }
-            };
-            plugin.call_encoded(job, &*self.recoverer, METHOD, id, request, &[])
+            let mut requests = requests.borrow_mut();
+            let request = requests.encoded(&*self.recoverer, plugin, planned, log_targets)?;
+            plugin.call_encoded(job, &*self.recoverer, METHOD, container.id.as_str(), request, &[])
         };
         self.call_each(job, METHOD, sequence, call, |launch, plugin, participant, response| {
-            let role = self.role(plugin);
-            if role != Role::Isolator {
-                let mut reply: LoggerReply = plugin.decode(METHOD, &response)?;
-                let environment = std::mem::take(&mut reply.environment);
-                launch.plan.merge_environment(plugin.name(), environment, std::iter::empty())?;
-                let files = reply.files.take();
-                self.keep_state(plugin, container, participant, reply.state.take())?;
-                let stdio = stdio_targets(plugin.name(), reply, response)?;
-                if role == Role::LogTarget {
-                    launch
-                        .passed_on
-                        .add(plugin.name(), stdio, files)
-                        .map_err(|UnnamedPipe| ChainError::LogPipe { logger: plugin.name().to_string() })?;
-                } else {
-                    launch.log_files = files.or_else(|| launch.passed_on.files_behind(&stdio));
-                    launch.stdio = stdio;
-                    // The logger has opened what it needs of them.
-                    launch.passed_on = PassedOn::default();
+            match self.role(plugin) {
+                Role::Isolator => {
+                    let mut reply: PrepareReply = plugin.decode(METHOD, &response)?;
+                    self.keep_state(plugin, container, participant, reply.state.take())?;
+                    if container.command.user.is_none() {
+                        launch.user = requested_user(plugin, &reply, look_up)?.or(launch.user.take());
+                    }
+                    add_isolation(launch, plugin, reply, response)
                 }
-            } else {
-                let reply: PrepareReply = plugin.decode(METHOD, &response)?;
-                self.keep_state(plugin, container, participant, reply.state)?;
-                let (first, count) = (launch.descriptors.len(), response.descriptors.len());
-                let secrets = reply.launch.secret_environment.clone();
-                if let (Some(user), None) = (&reply.launch.user, &container.command.user) {
-                    launch.user = Some(look_up(user).map_err(|source| ChainError::User {
-                        plugin: plugin.name().to_string(),
-                        user: user.clone(),
-                        source,
-                    })?);
+                role @ (Role::Logger | Role::LogTarget) => {
+                    let mut reply: LoggerReply = plugin.decode(METHOD, &response)?;
+                    self.keep_state(plugin, container, participant, reply.state.take())?;
+                    add_logging(launch, plugin, role, reply, response)
                 }
-                launch.plan.merge(plugin.name(), reply.launch, first, count)?;
-                launch.descriptors.extend(response.descriptors);
-                launch.secrets.extend(secrets);
             }
-            Ok(())
         })
     }
 
@@ -173,6 +128,103 @@ impl Chain {
 fn check_pollable(descriptor: &OwnedFd) -> rustix::io::Result<()> {
     let instance = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     epoll::add(&instance, descriptor, epoll::EventData::new_u64(0), epoll::EventFlags::IN)
+}
+
+/// The requests of one sequence of calls. Most are the same: one is encoded again only for a nested container, when plugins
+/// have added to it, and with the targets of a logger.
+struct Requests<'c> {
+    container: &'c Container,
+    /// What was planned when the last one was encoded.
+    last: Option<(Planned, Vec<u8>)>,
+}
+
+impl Requests<'_> {
+    fn encoded(
+        &mut self,
+        recoverer: &dyn Recoverer,
+        plugin: &Plugin,
+        planned: Planned,
+        log_targets: Vec<LogTarget>,
+    ) -> Result<&[u8], CallError> {
+        let container = self.container;
+        let is_reusable = container.parent.is_none() && log_targets.is_empty();
+        let last = self.last.take().filter(|(same, _)| is_reusable && *same == planned);
+        let last = match last {
+            Some(last) => last,
+            None => {
+                // Each plugin is told its own state for the parent.
+                let parent = container.parent.as_ref().map(|parent| Parent {
+                    state: recoverer.state(plugin.name(), &parent.id),
+                    ..parent.clone()
+                });
+                let (uid, gid) = planned.user.unwrap_or((container.uid, container.gid));
+                let container = Container {
+                    parent,
+                    uid,
+                    gid,
+                    bounding_capabilities: planned.bounding_capabilities.clone(),
+                    sandbox_path: planned.sandbox_path.clone(),
+                    log_targets,
+                    ..container.clone()
+                };
+                (planned, plugin.encode(Method::Prepare, &container)?)
+            }
+        };
+        Ok(&self.last.insert(last).1)
+    }
+}
+
+/// Finds the user that a plugin requests, if it does.
+fn requested_user(
+    plugin: &Plugin,
+    reply: &PrepareReply,
+    look_up: &LookUpUser<'_>,
+) -> Result<Option<RunAs>, ChainError> {
+    let Some(user) = &reply.launch.user else { return Ok(None) };
+    let found = look_up(user).map_err(|source| ChainError::User {
+        plugin: plugin.name().to_string(),
+        user: user.clone(),
+        source,
+    })?;
+    Ok(Some(found))
+}
+
+/// Adds what an isolator requests.
+fn add_isolation(
+    launch: &mut PreparedLaunch,
+    plugin: &Plugin,
+    reply: PrepareReply,
+    response: Response,
+) -> Result<(), ChainError> {
+    let (first, count) = (launch.descriptors.len(), response.descriptors.len());
+    let secrets = reply.launch.secret_environment.clone();
+    launch.plan.merge(plugin.name(), reply.launch, first, count)?;
+    launch.descriptors.extend(response.descriptors);
+    launch.secrets.extend(secrets);
+    Ok(())
+}
+
+/// Adds where a logger wants the output.
+fn add_logging(
+    launch: &mut PreparedLaunch,
+    plugin: &Plugin,
+    role: Role,
+    mut reply: LoggerReply,
+    response: Response,
+) -> Result<(), ChainError> {
+    let environment = std::mem::take(&mut reply.environment);
+    launch.plan.merge_environment(plugin.name(), environment, std::iter::empty())?;
+    let files = reply.files.take();
+    let stdio = stdio_targets(plugin.name(), reply, response)?;
+    if role == Role::LogTarget {
+        let added = launch.passed_on.add(plugin.name(), stdio, files);
+        return added.map_err(|UnnamedPipe| ChainError::LogPipe { logger: plugin.name().to_string() });
+    }
+    launch.log_files = files.or_else(|| launch.passed_on.files_behind(&stdio));
+    launch.stdio = stdio;
+    // The logger has opened what it needs of them.
+    launch.passed_on = PassedOn::default();
+    Ok(())
 }
 
 /// Resolves the streams of a logger's reply.
