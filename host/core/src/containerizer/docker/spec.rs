@@ -13,7 +13,7 @@ use crate::containerizer::invalid::{InvalidContainerInfo, Problem, problem};
 use crate::engine::Image;
 use crate::model::{
     ContainerId, DockerNetwork, DockerOptions, Limit, LinuxOptions, PortMapping, Request, Resources, Value,
-    VolumeSource,
+    Volume, VolumeSource,
 };
 
 /// The least memory that a container gets, and its least share and quota of CPUs.
@@ -440,65 +440,9 @@ impl Builder<'_> {
         for (index, volume) in request.volumes.iter().enumerate() {
             let field = format!("container.volumes[{index}]");
             let target = sandbox_directory.join(self.checked(&field, &volume.container_path)?);
-            let relative_target = volume.container_path.is_relative();
+            let source = self.volume_source(&field, volume, &mut volumes)?;
             let mut flags = vec![if volume.read_only { "ro" } else { "rw" }];
-            let source = match &volume.source {
-                VolumeSource::HostPath { path, propagation } => {
-                    match propagation.as_deref() {
-                        None => {}
-                        Some("private") => flags.push("rprivate"),
-                        Some("slave") => flags.push("rslave"),
-                        Some("shared") => flags.push("rshared"),
-                        Some(other) => {
-                            return problem(field, format!("mount propagation `{other}` is unknown"));
-                        }
-                    }
-                    let path = self.checked(&field, path)?;
-                    if path.is_absolute() {
-                        path.to_owned()
-                    } else if relative_target {
-                        return problem(field, "both of its paths are relative; one must be absolute");
-                    } else if options.volume_driver.is_some() {
-                        path.to_owned()
-                    } else {
-                        volumes.directories.push(path.to_owned());
-                        sandbox.join(path)
-                    }
-                }
-                VolumeSource::SandboxPath { parent: false, path } => {
-                    let path = self.checked(&field, path)?;
-                    if path.is_absolute() || relative_target {
-                        return problem(
-                            field,
-                            "the path in the sandbox must be relative, and the other one absolute",
-                        );
-                    }
-                    volumes.directories.push(path.to_owned());
-                    sandbox.join(path)
-                }
-                VolumeSource::DockerVolume { driver, name, options: driver_options } => {
-                    if !driver_options.is_empty() {
-                        return problem(
-                            field,
-                            "driver options are not supported; create the volume in the engine",
-                        );
-                    }
-                    let other = volumes.driver.get_or_insert_with(|| driver.clone());
-                    if other != driver {
-                        let reason = format!(
-                            "a container can have one volume driver, not both `{other}` and `{driver}`"
-                        );
-                        return problem(field, reason);
-                    }
-                    let name = Path::new(name);
-                    let name = self.checked(&field, name)?;
-                    if name.components().count() != 1 || name.is_absolute() {
-                        return problem(field, "the name of the volume is a path");
-                    }
-                    name.to_owned()
-                }
-                _ => return problem(field, "this kind of volume is not supported for `DOCKER` containers"),
-            };
+            flags.extend(propagation(&field, &volume.source)?);
             volumes.binds.push(format!("{}:{}:{}", source.display(), target.display(), flags.join(",")));
         }
         for directory in &request.host_directories {
@@ -508,6 +452,56 @@ impl Builder<'_> {
         let sandbox = self.checked("work_dir", sandbox)?;
         volumes.binds.push(format!("{}:{}:rw", sandbox.display(), sandbox_directory.display()));
         Ok(volumes)
+    }
+
+    /// What is mounted: a path of the host, or the name of a volume of a driver. Notes which directories of the sandbox have to
+    /// be created for it, and which driver the container has.
+    fn volume_source(&self, field: &str, volume: &Volume, volumes: &mut Volumes) -> Result<PathBuf, Problem> {
+        let relative_target = volume.container_path.is_relative();
+        match &volume.source {
+            VolumeSource::HostPath { path, .. } => {
+                let path = self.checked(field, path)?;
+                if path.is_absolute() {
+                    Ok(path.to_owned())
+                } else if relative_target {
+                    problem(field, "both of its paths are relative; one must be absolute")
+                } else if self.options.volume_driver.is_some() {
+                    Ok(path.to_owned())
+                } else {
+                    volumes.directories.push(path.to_owned());
+                    Ok(self.sandbox.join(path))
+                }
+            }
+            VolumeSource::SandboxPath { parent: false, path } => {
+                let path = self.checked(field, path)?;
+                if path.is_absolute() || relative_target {
+                    let reason = "the path in the sandbox must be relative, and the other one absolute";
+                    return problem(field, reason);
+                }
+                volumes.directories.push(path.to_owned());
+                Ok(self.sandbox.join(path))
+            }
+            VolumeSource::DockerVolume { driver, name, options } => {
+                if !options.is_empty() {
+                    return problem(
+                        field,
+                        "driver options are not supported; create the volume in the engine",
+                    );
+                }
+                let other = volumes.driver.get_or_insert_with(|| driver.clone());
+                if other != driver {
+                    let reason =
+                        format!("a container can have one volume driver, not both `{other}` and `{driver}`");
+                    return problem(field, reason);
+                }
+                let name = self.checked(field, Path::new(name))?;
+                if name.components().count() != 1 || name.is_absolute() {
+                    return problem(field, "the name of the volume is a path");
+                }
+                Ok(name.to_owned())
+            }
+            _ => problem(field, "this kind of volume is not supported for `DOCKER` containers"),
+        }
     }
 
     /// Checks that a path is one that the engine takes as it is.
@@ -558,6 +552,17 @@ struct Volumes {
     binds: Vec<String>,
     driver: Option<String>,
     directories: Vec<PathBuf>,
+}
+
+/// The flag of the propagation of mounts that a volume has, if it has one.
+fn propagation(field: &str, source: &VolumeSource) -> Result<Option<&'static str>, Problem> {
+    let VolumeSource::HostPath { propagation: Some(propagation), .. } = source else { return Ok(None) };
+    match propagation.as_str() {
+        "private" => Ok(Some("rprivate")),
+        "slave" => Ok(Some("rslave")),
+        "shared" => Ok(Some("rshared")),
+        other => problem(field, format!("mount propagation `{other}` is unknown")),
+    }
 }
 
 /// Limits of CPU and memory, as fields of `HostConfig` and of the body of `/containers/NAME/update`. No limit is -1 for CPUs, and
