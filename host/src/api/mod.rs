@@ -7,6 +7,7 @@ mod connections;
 mod context;
 mod early;
 mod encoding;
+mod endpoints;
 mod executor;
 mod memory;
 pub mod operator;
