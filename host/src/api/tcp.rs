@@ -4,8 +4,9 @@
 //! host. So each request has to present a token, that of the operator API or that of an executor, and the name under which
 //! the agent was found must be one of the loopback interface: names that others have given to that address are refused.
 
+use std::fs;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use axum::Router;
@@ -25,6 +26,9 @@ use super::token::{OperatorToken, TokenError};
 use crate::config::TcpConfig;
 use cofferdam_core::executor::Token;
 
+/// The first port that needs no privilege.
+const FIRST_UNPRIVILEGED_PORT: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
+
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 128;
 
@@ -35,6 +39,9 @@ pub struct LoopbackListener {
     listener: TcpListener,
     address: SocketAddr,
     token: OperatorToken,
+    /// Keeps the port of the other address that `localhost` stands for, at which nobody listens: clients may try that one
+    /// first, and another user could listen there.
+    _other: Option<TcpSocket>,
 }
 
 /// Why the API cannot be served over TCP.
@@ -51,6 +58,17 @@ pub enum TcpError {
         /// Why.
         source: io::Error,
     },
+    /// The port of the other address cannot be kept.
+    #[error(
+        "`api.listen` has port {}, and `{other}`, where clients that connect to `localhost` may go as well, cannot be kept from \
+         others; use another port, or end what uses this one", .other.port()
+    )]
+    Other {
+        /// The other address.
+        other: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
 }
 
 impl LoopbackListener {
@@ -61,10 +79,7 @@ impl LoopbackListener {
     pub fn bind(config: &TcpConfig) -> Result<Self, TcpError> {
         let token = OperatorToken::read(&config.token_file)?;
         let bind = || {
-            let socket = match config.address {
-                SocketAddr::V4(_) => TcpSocket::new_v4()?,
-                SocketAddr::V6(_) => TcpSocket::new_v6()?,
-            };
+            let socket = socket(config.address)?;
             // Connections of the agent before this one may still be in the state TIME_WAIT.
             socket.set_reuseaddr(true)?;
             socket.bind(config.address)?;
@@ -74,13 +89,26 @@ impl LoopbackListener {
         };
         let (listener, address) =
             bind().map_err(|source| TcpError::Address { address: config.address, source })?;
-        Ok(Self { listener, address, token })
+        let other = match keep_other(address) {
+            // Nobody knows a port that the kernel has chosen.
+            Err(_) if config.address.port() == 0 => None,
+            kept => kept?,
+        };
+        Ok(Self { listener, address, token, _other: other })
     }
 
     /// The address, with the port that the kernel has chosen if none was configured.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Whether any user can listen at its port while no agent does.
+    #[must_use]
+    pub fn is_open_to_users(&self) -> bool {
+        let first =
+            fs::read_to_string(FIRST_UNPRIVILEGED_PORT).ok().and_then(|port| port.trim().parse().ok());
+        self.address.port() >= first.unwrap_or(1024)
     }
 
     pub(super) async fn accept(&self) -> io::Result<TcpStream> {
@@ -100,6 +128,31 @@ impl LoopbackListener {
         };
         let endpoints = Arc::new(endpoints);
         Router::new().fallback(move |request| serve(Arc::clone(&endpoints), request))
+    }
+}
+
+fn socket(address: SocketAddr) -> io::Result<TcpSocket> {
+    match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }
+}
+
+/// Keeps the port of the other address that `localhost` stands for, if this host has that address.
+fn keep_other(address: SocketAddr) -> Result<Option<TcpSocket>, TcpError> {
+    let other: IpAddr = match address {
+        SocketAddr::V4(_) => Ipv6Addr::LOCALHOST.into(),
+        SocketAddr::V6(_) => Ipv4Addr::LOCALHOST.into(),
+    };
+    let other = SocketAddr::new(other, address.port());
+    // Without SO_REUSEADDR, nobody can bind it as well, although it does not listen.
+    let kept = socket(other).and_then(|socket| socket.bind(other).map(|()| socket));
+    match kept {
+        Ok(socket) => Ok(Some(socket)),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)) => {
+            Ok(None)
+        }
+        Err(source) => Err(TcpError::Other { other, source }),
     }
 }
 
@@ -211,12 +264,41 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn nobody_else_can_listen_before_the_api_is_served() {
-        let directory = tempfile::tempdir().unwrap();
+    fn token_file(directory: &tempfile::TempDir) -> std::path::PathBuf {
         let token_file = directory.path().join("token");
         std::fs::write(&token_file, "x".repeat(32)).unwrap();
         std::fs::set_permissions(&token_file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        token_file
+    }
+
+    #[tokio::test]
+    async fn nobody_else_can_listen_at_the_other_address_of_localhost() {
+        let directory = tempfile::tempdir().unwrap();
+        let token_file = token_file(&directory);
+        for (address, other) in [
+            ("127.0.0.1:0", IpAddr::from(Ipv6Addr::LOCALHOST)),
+            ("[::1]:0", IpAddr::from(Ipv4Addr::LOCALHOST)),
+        ] {
+            let config = TcpConfig { address: address.parse().unwrap(), token_file: token_file.clone() };
+            // Other programs may use the port that the kernel has chosen.
+            let listener =
+                (0..100).map(|_| LoopbackListener::bind(&config).unwrap()).find(|it| it._other.is_some());
+            let other = SocketAddr::new(other, listener.as_ref().unwrap().address().port());
+            let taken = std::net::TcpListener::bind(other).unwrap_err();
+            assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
+            // An agent does not start if somebody is there.
+            drop(listener);
+            let Ok(_somebody) = std::net::TcpListener::bind(other) else { continue };
+            let address = SocketAddr::new(config.address.ip(), other.port());
+            let error = LoopbackListener::bind(&TcpConfig { address, ..config }).unwrap_err();
+            assert!(matches!(error, TcpError::Other { .. } | TcpError::Address { .. }), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_else_can_listen_before_the_api_is_served() {
+        let directory = tempfile::tempdir().unwrap();
+        let token_file = token_file(&directory);
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let config = TcpConfig { address: address.parse().unwrap(), token_file: token_file.clone() };
             let listener = LoopbackListener::bind(&config).unwrap();

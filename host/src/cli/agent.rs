@@ -102,6 +102,12 @@ async fn serve(mut config: Config, verbosity: Verbosity, signals: StopSignals) -
         tracing::warn!(
             "`api.listen` has port 0: executors that use TCP will not find the next agent, and end then"
         );
+    } else if let Some(loopback) = loopback.as_ref().filter(|loopback| loopback.is_open_to_users()) {
+        tracing::warn!(
+            "any user can listen on {} while no agent does, and get the tokens of clients and executors; to prevent that, raise \
+             the sysctl `net.ipv4.ip_unprivileged_port_start` above the port, or use a lower one",
+            loopback.address()
+        );
     }
     let agent = Agent::start(config.agent.clone()).await.map_err(Failure::of)?;
     // After the start, so that the socket accepts connections only if the agent is ready.
