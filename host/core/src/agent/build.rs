@@ -29,7 +29,7 @@ use crate::executor::{self, ExecutorProgram, Executors};
 use crate::fatal::FatalErrors;
 use crate::fetcher::Fetcher;
 use crate::hooks::Hooks;
-use crate::ledger::{Ledger, Lock};
+use crate::ledger::Ledger;
 use crate::model::view::InterruptedCall;
 use crate::plugin::{Plugin, PluginEnv, Services, Store};
 use crate::provisioner::{Provisioner, Store as ImageStore};
@@ -58,9 +58,12 @@ pub(super) fn build(
     runtime: Handle,
     events: &Events,
 ) -> Result<Parts, StartError> {
-    let ledger = Arc::new(Ledger::open(&config.runtime_dir)?);
+    let ledger = Ledger::open(&config.runtime_dir)?;
     let (calls, interrupted) = note_calls(ledger.runtime_dir(), &pool);
-    let base = Base::set_up(config, ledger, pool, runtime, events)?;
+    let work_dir = create_directory(&config.work_dir)?;
+    // Unknown entries of the work directory are removed as leftovers, so it must not be shared either.
+    let ledger = Arc::new(ledger.lock_work_dir(&work_dir)?);
+    let base = Base::set_up(config, ledger, work_dir, pool, runtime, events)?;
     let services = Arc::new(Services::default());
     let connected =
         base.load_plugins(job, store, &services).and_then(|plugins| base.connect(plugins, &services));
@@ -75,15 +78,12 @@ struct Base<'b> {
     config: &'b AgentConfig,
     events: &'b Events,
     work_dir: PathBuf,
-    /// Keeps other agents out of the work directory, unless the ledger's lock does.
-    work_lock: Option<Arc<Lock>>,
     boot_id: String,
     /// Those that the launcher uses.
     cgroups: Cgroups,
     cgroup_root: PathBuf,
     descriptors: DescriptorStore,
     host: Host,
-    /// The last one, as its lock is what others wait for: that of the work directory is free by then.
     ledger: Arc<Ledger>,
 }
 
@@ -101,13 +101,11 @@ impl<'b> Base<'b> {
     fn set_up(
         config: &'b AgentConfig,
         ledger: Arc<Ledger>,
+        work_dir: PathBuf,
         pool: BlockingPool,
         runtime: Handle,
         events: &'b Events,
     ) -> Result<Self, StartError> {
-        let work_dir = create_directory(&config.work_dir)?;
-        // Unknown entries of the work directory are removed as leftovers, so it must not be shared either.
-        let work_lock = (work_dir != ledger.runtime_dir()).then(|| Lock::take(&work_dir)).transpose()?;
         let boot_id =
             BootId::current().map_err(|source| StartError::Kernel { what: "the boot id", source })?;
         let cgroups = match config.launcher {
@@ -122,7 +120,6 @@ impl<'b> Base<'b> {
             events,
             ledger,
             work_dir,
-            work_lock: work_lock.map(Arc::new),
             boot_id: boot_id.as_str().to_owned(),
             cgroups,
             cgroup_root,
@@ -253,7 +250,6 @@ impl Shared<'_> {
             table: Arc::clone(table),
             foreign: Arc::clone(&self.foreign),
             work_dir: work_dir.clone(),
-            _work_lock: self.base.work_lock.clone(),
             boot_id: self.base.boot_id.clone(),
             backend,
         })

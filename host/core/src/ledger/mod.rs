@@ -34,7 +34,7 @@ use crate::directory::create_searchable;
 use crate::model::{Phase, Record};
 use crate::parallel;
 
-pub use lock::Lock;
+use lock::Lock;
 pub use record::{RecordError, StoredRecord};
 use reserve::{End, Reserve};
 
@@ -49,6 +49,8 @@ const REMOVED: &str = "removed";
 pub struct Ledger {
     runtime_dir: PathBuf,
     reserve: Reserve,
+    /// Declared before the other lock, thus released before it: whoever has waited for that one finds both free.
+    work_lock: Option<Lock>,
     _lock: Lock,
 }
 
@@ -150,7 +152,18 @@ impl Ledger {
             }
         }
         let reserve = Reserve::open(&runtime_dir);
-        Ok(Self { runtime_dir, reserve, _lock: lock })
+        Ok(Self { runtime_dir, reserve, work_lock: None, _lock: lock })
+    }
+
+    /// Locks the work directory too, for as long as the ledger exists.
+    ///
+    /// # Errors
+    /// [`LedgerError::InUse`] if another agent has locked it.
+    pub fn lock_work_dir(mut self, work_dir: &Path) -> Result<Self, LedgerError> {
+        if work_dir != self.runtime_dir {
+            self.work_lock = Some(Lock::take(work_dir)?);
+        }
+        Ok(self)
     }
 
     /// The runtime directory, canonicalised.
@@ -531,5 +544,19 @@ mod tests {
         assert!(matches!(Ledger::open(directory.path()), Err(LedgerError::InUse { .. })));
         drop(first);
         Ledger::open(directory.path()).unwrap();
+    }
+
+    #[test]
+    fn a_second_agent_cannot_use_the_work_directory_until_the_ledger_is_closed() {
+        let [one, other, work_dir] = std::array::from_fn(|_| tempfile::tempdir().unwrap());
+        let open = |runtime_dir: &Path| Ledger::open(runtime_dir).unwrap().lock_work_dir(work_dir.path());
+        let first = open(one.path()).unwrap();
+        let Err(LedgerError::InUse { path }) = open(other.path()) else { panic!("it is in use") };
+        assert_eq!(path, work_dir.path());
+        drop(first);
+        open(other.path()).unwrap();
+        let same = Ledger::open(one.path()).unwrap();
+        let runtime_dir = same.runtime_dir().to_owned();
+        same.lock_work_dir(&runtime_dir).unwrap();
     }
 }

@@ -35,7 +35,7 @@ use crate::chain::Chain;
 use crate::fatal::FatalErrors;
 use crate::fetcher::Fetcher;
 use crate::hooks::Hooks;
-use crate::ledger::{Ledger, LedgerError, Lock};
+use crate::ledger::{Ledger, LedgerError};
 use crate::model::view::{PlanEntry, Report, WantedReports};
 use crate::model::{ContainerId, Record, Request};
 
@@ -111,8 +111,6 @@ pub(crate) struct Shared<B: Backend> {
     pub(crate) table: Arc<Table<B::Part>>,
     pub(crate) foreign: Arc<Foreign>,
     pub(crate) work_dir: PathBuf,
-    /// Keeps other agents out of the work directory, unless the ledger's lock does.
-    pub(crate) _work_lock: Option<Arc<Lock>>,
     pub(crate) boot_id: String,
     pub(crate) backend: B,
 }
