@@ -324,7 +324,7 @@ fn agents_that_start_at_the_same_time_share_a_store() {
     });
     fixture.load_until_known(&files.iter().map(PathBuf::as_path).collect::<Vec<_>>());
     let names = fs::read_dir(fixture.store_directory()).unwrap().map(|entry| entry.unwrap().file_name());
-    assert_eq!(names.count(), 3, "two copies and the index");
+    assert_eq!(names.count(), 4, "two copies, the index and the lock");
 }
 
 #[test]

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use cofferdam_core::config::PluginConfig;
 use cofferdam_tests::paths;
 use cofferdam_tests::world::World;
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
 use serde_json::json;
 
 use crate::fixture::{assert_works, greeting, id, long_running, plain, plugin, with_agent};
@@ -62,4 +64,26 @@ fn renaming_another_version_over_it_takes_effect_at_the_next_start() {
         assert_eq!(plugin(&agent, "example/greeting").version, "1.0.0");
         assert_works(&agent).await;
     });
+}
+
+#[test]
+fn nobody_removes_the_private_copies_of_a_running_agent() {
+    let (mut world, _) = world();
+    let store = world.directory().join("store");
+    world.config.plugin_store = Some(store.clone());
+    // Of all copies, as one who removes them has to lock them.
+    let everything = libc::flock {
+        l_type: i16::try_from(libc::F_WRLCK).unwrap(),
+        l_whence: i16::try_from(libc::SEEK_SET).unwrap(),
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    let lock = || OpenOptions::new().write(true).open(store.join("lock")).unwrap();
+    with_agent(&world, async |agent| {
+        assert_works(&agent).await;
+        assert_eq!(fcntl(lock(), FcntlArg::F_OFD_SETLK(&everything)), Err(Errno::EAGAIN));
+    });
+    // Waits, as a process that was just created may still have the agent's descriptors.
+    fcntl(lock(), FcntlArg::F_OFD_SETLKW(&everything)).unwrap();
 }

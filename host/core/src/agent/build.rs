@@ -46,6 +46,7 @@ pub(super) struct Parts {
     pub(super) interrupted: Vec<InterruptedCall>,
     pub(super) fatal: FatalErrors,
     pub(super) images: ImageStore,
+    pub(super) plugin_store: Arc<Store>,
 }
 
 /// Constructs and connects everything. Blocks; changes no container. If that fails, what exists on the host for this agent
@@ -65,12 +66,25 @@ pub(super) fn build(
     let ledger = Arc::new(ledger.lock_work_dir(&work_dir)?);
     let base = Base::set_up(config, ledger, work_dir, pool, runtime, events)?;
     let services = Arc::new(Services::default());
+    let plugin_store = store.unwrap_or_else(|| base.plugin_store());
     let connected =
-        base.load_plugins(job, store, &services).and_then(|plugins| base.connect(plugins, &services));
+        base.load_plugins(job, &plugin_store, &services).and_then(|plugins| base.connect(plugins, &services));
     let connected = connected.inspect_err(|_| base.host.release_blocking())?;
     let Connected { plugins, chain, containerizer, executors, fatal, images } = connected;
     let Base { ledger, host, .. } = base;
-    Ok(Parts { ledger, host, chain, containerizer, executors, plugins, calls, interrupted, fatal, images })
+    Ok(Parts {
+        ledger,
+        host,
+        chain,
+        containerizer,
+        executors,
+        plugins,
+        calls,
+        interrupted,
+        fatal,
+        images,
+        plugin_store,
+    })
 }
 
 /// What the other parts are constructed from.
@@ -128,16 +142,18 @@ impl<'b> Base<'b> {
         })
     }
 
+    /// The store of the configuration.
+    fn plugin_store(&self) -> Arc<Store> {
+        let default = || self.work_dir.join("plugins");
+        Arc::new(Store::open(&self.config.plugin_store.clone().unwrap_or_else(default)))
+    }
+
     fn load_plugins(
         &self,
         job: &Job,
-        store: Option<Arc<Store>>,
+        store: &Store,
         services: &Arc<Services>,
     ) -> Result<LoadedPlugins, StartError> {
-        let store = store.unwrap_or_else(|| {
-            let default = || self.work_dir.join("plugins");
-            Arc::new(Store::open(&self.config.plugin_store.clone().unwrap_or_else(default)))
-        });
         let companion_cgroup = self.host.launcher.companion_cgroup();
         let agent = agent_info(self.config, self.cgroup_root.clone(), &self.cgroups, companion_cgroup)?;
         let env = PluginEnv {
@@ -146,7 +162,7 @@ impl<'b> Base<'b> {
             agent,
             events: self.events.clone(),
         };
-        plugins::load(job, self.config, &store, services, &env)
+        plugins::load(job, self.config, store, services, &env)
     }
 
     fn connect(&self, loaded: LoadedPlugins, services: &Services) -> Result<Connected, StartError> {

@@ -31,7 +31,7 @@ use crate::model::view::{
     UsageView, WantedReports,
 };
 use crate::model::{ContainerId, Request, Resources, Termination};
-use crate::plugin::Plugin;
+use crate::plugin::{Plugin, Store as PluginStore};
 use crate::provisioner::{PrunePolicy, Pruned, Store, StoreError};
 use crate::stats::{LaunchCounters, LaunchStats};
 use crate::switchboard::{AttachError, AttachedInput, Attachment};
@@ -64,6 +64,8 @@ struct Inner {
     images: Store,
     /// Keeps space for images, if that is configured.
     _image_gc: Option<ImageGc>,
+    /// Copies of plugin files that are in use are not removed while it is open.
+    _plugin_store: Arc<PluginStore>,
 }
 
 /// Why images were not removed.

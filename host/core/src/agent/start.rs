@@ -55,6 +55,7 @@ impl Agent {
             interrupted,
             fatal,
             images,
+            plugin_store,
         } = {
             let events = events.clone();
             let (config, pool2, runtime) = (config.clone(), pool.clone(), Handle::current());
@@ -81,6 +82,7 @@ impl Agent {
             events,
             images,
             _image_gc: image_gc,
+            _plugin_store: plugin_store,
         })))
     }
 }

@@ -3,11 +3,12 @@
 //! A plugin is never loaded from the file that the operator installed: overwriting a loaded library in place kills the
 //! process that has it mapped, and loading a path again returns the library that is already loaded, even if the file
 //! was replaced. Copies that are named by their hash do not have these problems, and older ones remain available for a
-//! rollback.
+//! rollback, up to the bounds of [`retention`].
 //!
 //! ```text
 //! <store>/<sha256>.so   mode 0500
 //! <store>/index         facts about files that were read before
+//! <store>/lock          has locks of those who use a copy
 //! ```
 //!
 //! Reading, hashing and comparing takes milliseconds for each plugin. So a file that is [known](index) to be unchanged
@@ -19,6 +20,7 @@
 
 mod index;
 mod lease;
+mod retention;
 mod stamp;
 mod write;
 
@@ -26,6 +28,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use cofferdam_plugin_model::Manifest;
 use data_encoding::HEXLOWER;
@@ -34,6 +38,7 @@ use sha2::{Digest, Sha256};
 
 use super::preflight::{Facts, Found, PluginFile, PreflightError, find_by};
 use index::{Index, Known};
+use retention::{InUse, remove_unused};
 use stamp::{Stamp, Time};
 use write::replace;
 
@@ -44,6 +49,10 @@ pub struct Store {
     index: Mutex<Index>,
     /// The program of this process; `None` if a later change of its file might not be noticed.
     program: Option<Stamp>,
+    /// Opened when the first copy is kept.
+    in_use: OnceLock<InUse>,
+    /// Whether a copy was written since old ones were removed.
+    grew: AtomicBool,
 }
 
 /// Why a private copy could not be written.
@@ -94,6 +103,8 @@ impl Store {
             directory: directory.to_owned(),
             index: Mutex::new(Index::read(directory)),
             program: running_program().unwrap_or_default(),
+            in_use: OnceLock::new(),
+            grew: AtomicBool::new(false),
         }
     }
 
@@ -116,7 +127,8 @@ impl Store {
         find_by(directory, |path| self.examine(path, Trust::Index).map(|candidate| candidate.manifest))
     }
 
-    /// Returns the private copy of a plugin file. Writes it if it is missing or damaged.
+    /// Returns the private copy of a plugin file. Writes it if it is missing or damaged. It is not removed while this
+    /// store is open.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -148,10 +160,23 @@ impl Store {
         }
     }
 
-    /// Writes new entries to the index. If this fails, the next start only takes longer.
+    /// Writes new entries to the index, and removes old copies if there are new ones. If that fails, the next start takes
+    /// longer, or the store has more than it needs.
     pub fn save(&self) {
+        if self.grew.swap(false, Ordering::Relaxed) {
+            self.remove_old();
+        }
         if let Err(error) = self.index.lock().save(&self.directory) {
             tracing::debug!(store = %self.directory.display(), "cannot write the plugin index: {error}");
+        }
+    }
+
+    fn remove_old(&self) {
+        let store = self.directory.display();
+        match remove_unused(&self.directory, retention::DEFAULT) {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(%store, "removed {count} old copies of plugin files"),
+            Err(error) => tracing::warn!(%store, "cannot remove old copies of plugin files: {error}"),
         }
     }
 
@@ -176,6 +201,7 @@ impl Store {
 
     fn keep_at(&self, candidate: &Candidate, name: &str, path: &Path) -> io::Result<()> {
         let Content { known, bytes, reliable } = &candidate.content;
+        self.in_use()?.add(candidate.sha256())?;
         if let Some(copy) = &known.copy
             && fs::symlink_metadata(path).is_ok_and(|metadata| Stamp::of(&metadata) == *copy)
         {
@@ -204,8 +230,18 @@ impl Store {
                 &reread
             }
         };
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
+        self.grew.store(true, Ordering::Relaxed);
         replace(&self.directory, name, bytes, 0o500)
+    }
+
+    fn in_use(&self) -> io::Result<&InUse> {
+        if let Some(in_use) = self.in_use.get() {
+            return Ok(in_use);
+        }
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
+        let opened = InUse::open(&self.directory)?;
+        // If another thread was faster, its one counts.
+        Ok(self.in_use.get_or_init(|| opened))
     }
 }
 
