@@ -58,7 +58,6 @@ pub(crate) struct Progress {
 impl Teardown for Docker {
     type Progress = Progress;
 
-    const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(10));
     /// An engine may take long.
     const ANSWERS_DURING_ATTEMPT: bool = true;
 

@@ -74,6 +74,7 @@ impl Backend for Docker {
 
     const NAME: &'static str = NAME;
     const SANDBOXES: &'static str = "docker";
+    const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(10));
 
     fn part(_: &Shared, request: &Request) -> DockerRecord {
         DockerRecord { name: spec::name_of(request), ..DockerRecord::default() }

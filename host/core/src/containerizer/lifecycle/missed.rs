@@ -6,13 +6,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::teardown::Teardown;
-use super::{Handle, Shared, task_name};
+use super::{Backend, Handle, Shared, task_name};
 use crate::containerizer::record_part::{MissedCleanup, RecordPart};
 use crate::error_chain;
 
 /// Performs the missed cleanups of a container that has ended, in a task, as far as their plugins are in the chain.
-pub(super) fn perform_later<B: Teardown>(shared: &Arc<Shared<B>>, handle: &Arc<Handle<B>>) {
+pub(super) fn perform_later<B: Backend>(shared: &Arc<Shared<B>>, handle: &Arc<Handle<B>>) {
     if handle.record().part.missed().is_empty() {
         return;
     }
@@ -31,13 +30,13 @@ pub(super) fn perform_later<B: Teardown>(shared: &Arc<Shared<B>>, handle: &Arc<H
 }
 
 /// Whether one of the plugins is in the chain, and the container was not removed.
-fn is_possible<B: Teardown>(shared: &Shared<B>, handle: &Arc<Handle<B>>) -> bool {
+fn is_possible<B: Backend>(shared: &Shared<B>, handle: &Arc<Handle<B>>) -> bool {
     let has_plugin = |missed: &MissedCleanup| shared.chain.plugin(&missed.plugin).is_some();
     shared.is_known(handle) && handle.record().part.missed().iter().any(has_plugin)
 }
 
 /// Calls the plugins once. Returns whether none is left that can be called.
-async fn perform<B: Teardown>(shared: &Arc<Shared<B>>, handle: &Arc<Handle<B>>) -> bool {
+async fn perform<B: Backend>(shared: &Arc<Shared<B>>, handle: &Arc<Handle<B>>) -> bool {
     let _op_lock = handle.op_lock().await;
     let record = handle.record();
     let missed = record.part.missed();

@@ -67,6 +67,9 @@ pub(crate) trait Backend: Sized + Send + Sync + 'static {
     /// record tell of which one they were.
     const SANDBOXES: &'static str;
 
+    /// Pause before what failed at the end of a container, or in a roll back, is retried: the first, and the longest.
+    const BACKOFF: (Duration, Duration);
+
     /// Its part of the record of a container that is admitted.
     fn part(shared: &Shared<Self>, request: &Request) -> Self::Part;
 

@@ -30,9 +30,6 @@ pub(crate) trait Teardown: Backend {
     /// What one attempt knows that the next one cannot find out again.
     type Progress: Default + Send;
 
-    /// Pause before a step that failed is retried: the first, and the longest.
-    const BACKOFF: (Duration, Duration);
-
     /// Whether a client hears of a failed launch as soon as an attempt takes longer than is prompt. Otherwise it hears when
     /// an attempt has failed.
     const ANSWERS_DURING_ATTEMPT: bool;

@@ -47,7 +47,6 @@ pub(crate) struct Progress {
 impl Teardown for Native {
     type Progress = Progress;
 
-    const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(30));
     const ANSWERS_DURING_ATTEMPT: bool = false;
 
     async fn begin_teardown(shared: &Arc<Shared>, handle: &Arc<Handle>, _: Retention, cause: &Cause) {

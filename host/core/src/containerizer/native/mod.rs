@@ -82,6 +82,7 @@ impl Backend for Native {
 
     const NAME: &'static str = NAME;
     const SANDBOXES: &'static str = "containers";
+    const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(30));
 
     fn part(shared: &Shared, request: &Request) -> NativeRecord {
         NativeRecord {
