@@ -65,6 +65,7 @@ impl Collector for Snapshot {
         for (phase, number) in Phase::ALL.into_iter().zip(self.containers) {
             ConstGauge::new(count(number)).encode(containers.encode_family(&[("phase", phase.name())])?)?;
         }
+        self.encode_executors(&mut encoder)?;
         self.encode_keepers(&mut encoder)?;
         self.encode_calls(&mut encoder)?;
         self.encode_lost_output(&mut encoder)?;
@@ -94,6 +95,40 @@ impl Snapshot {
                 MetricType::Histogram,
             )?
             .encode_histogram::<NoLabelSet>(seconds(launches.micros), launches.started, &buckets, None)
+    }
+
+    fn encode_executors(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let stats = &self.executors;
+        let help = "Number of executors that have not ended, by phase";
+        let mut executors = encoder.encode_descriptor("executors", help, None, MetricType::Gauge)?;
+        for (phase, number) in &stats.executors {
+            let labels = [("phase", phase.name())];
+            ConstGauge::new(count(*number)).encode(executors.encode_family(&labels)?)?;
+        }
+        let help = "Executors that have ended";
+        ConstCounter::new(stats.terminated).encode(encoder.encode_descriptor(
+            "executors_terminated",
+            help,
+            None,
+            MetricType::Counter,
+        )?)?;
+        let help = "Number of tasks that have not ended, by state";
+        let mut tasks = encoder.encode_descriptor("tasks", help, None, MetricType::Gauge)?;
+        for (state, number) in &stats.tasks {
+            ConstGauge::new(count(*number)).encode(tasks.encode_family(&[("state", state.name())])?)?;
+        }
+        let help = "Status updates of tasks, by state";
+        let mut updates = encoder.encode_descriptor("task_updates", help, None, MetricType::Counter)?;
+        for (state, number) in &stats.updates {
+            ConstCounter::new(*number).encode(updates.encode_family(&[("state", state.name())])?)?;
+        }
+        let help = "Status updates of executors that were refused";
+        ConstCounter::new(stats.refused).encode(encoder.encode_descriptor(
+            "task_updates_refused",
+            help,
+            None,
+            MetricType::Counter,
+        )?)
     }
 
     fn encode_keepers(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
@@ -178,6 +213,11 @@ mod tests {
             "cofferdam_launch_seconds_bucket{le=\"0.002\"} 3",
             "cofferdam_launch_seconds_bucket{le=\"+Inf\"} 3",
             "cofferdam_containers{phase=\"RUNNING\"} 2.0",
+            "cofferdam_executors{phase=\"RUNNING\"} 2.0",
+            "cofferdam_executors_terminated_total 4",
+            "cofferdam_tasks{state=\"TASK_RUNNING\"} 3.0",
+            "cofferdam_task_updates_total{state=\"TASK_FINISHED\"} 5",
+            "cofferdam_task_updates_refused_total 6",
             "cofferdam_keepers{age=\"current\"} 1.0",
             "cofferdam_keepers{age=\"older\"} 2.0",
             "cofferdam_keepers_lost_total 3",

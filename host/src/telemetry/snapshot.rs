@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use cofferdam_core::agent::Agent;
+use cofferdam_core::executor::ExecutorStats;
 use cofferdam_core::model::Phase;
 use cofferdam_core::model::view::{KeepersView, PluginView};
 use cofferdam_core::stats::LaunchStats;
@@ -18,6 +19,8 @@ pub struct Snapshot {
     pub launches: LaunchStats,
     /// Number of containers in each phase of [`Phase::ALL`].
     pub containers: [u64; Phase::ALL.len()],
+    /// Executors, their tasks, and updates of these.
+    pub executors: ExecutorStats,
     /// The keepers.
     pub keepers: KeepersView,
     /// The plugins with their call counters.
@@ -28,6 +31,10 @@ pub struct Snapshot {
     pub(super) reserved_cpus: f64,
     /// Memory that is reserved for containers, in MiB.
     pub(super) reserved_mem: f64,
+    /// Disk space that is reserved for containers, in MiB.
+    pub(super) reserved_disk: f64,
+    /// Size of the file system of the work directory, in MiB.
+    pub(super) disk: f64,
     /// Usage of single containers, if it was asked for.
     pub(super) usage: ContainerUsage,
 }
@@ -37,22 +44,28 @@ impl Snapshot {
     #[must_use]
     pub fn take(agent: &Agent, started: SystemTime) -> Self {
         let mut containers = [0; Phase::ALL.len()];
-        let (mut reserved_cpus, mut reserved_mem) = (0.0, 0.0);
+        let (mut reserved_cpus, mut reserved_mem, mut reserved_disk) = (0.0, 0.0, 0.0);
         for container in agent.containers() {
             containers[container.phase as usize] += 1;
             if container.phase.is_live() {
                 reserved_cpus += container.resources.scalar("cpus").unwrap_or_default();
                 reserved_mem += container.resources.scalar("mem").unwrap_or_default();
+                reserved_disk += container.resources.scalar("disk").unwrap_or_default();
             }
         }
+        let disk = rustix::fs::statvfs(&agent.config().work_dir)
+            .map_or(0.0, |disk| count(disk.f_blocks.saturating_mul(disk.f_frsize) >> 20));
         Self {
             launches: agent.launch_stats(),
             containers,
+            executors: agent.executors().stats(),
             keepers: agent.keepers(),
             plugins: agent.plugins(),
             uptime: started.elapsed().unwrap_or_default(),
             reserved_cpus,
             reserved_mem,
+            reserved_disk,
+            disk,
             usage: ContainerUsage::default(),
         }
     }
@@ -86,6 +99,16 @@ impl Snapshot {
         for (phase, containers) in Phase::ALL.into_iter().zip(self.containers) {
             add(format!("cofferdam_containers/{phase}"), count(containers));
         }
+        for (phase, executors) in &self.executors.executors {
+            add(format!("cofferdam_executors/{}", phase.name()), count(*executors));
+        }
+        for (state, tasks) in &self.executors.tasks {
+            add(format!("cofferdam_tasks/{}", state.name()), count(*tasks));
+        }
+        for (state, updates) in &self.executors.updates {
+            add(format!("cofferdam_task_updates_total/{}", state.name()), count(*updates));
+        }
+        add("cofferdam_task_updates_refused_total".into(), count(self.executors.refused));
         add("cofferdam_keepers/current".into(), count(self.keepers.pid.is_some().into()));
         add("cofferdam_keepers/older".into(), count(self.keepers.older));
         add("cofferdam_keepers_lost_total".into(), count(self.keepers.lost));
@@ -111,6 +134,7 @@ impl Snapshot {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use cofferdam_core::executor::{ExecutorPhase, TaskState};
     use cofferdam_core::model::view::{CallCount, LostOutputView};
 
     use super::*;
@@ -143,14 +167,25 @@ pub(super) mod tests {
             PluginView { name: "journald".into(), calls: BTreeMap::new(), lost_output, ..plugin.clone() };
         let keepers = KeepersView { pid: Some(7), older: 2, lost: 3 };
         let uptime = Duration::from_millis(1500);
+        let executors = ExecutorStats {
+            frameworks: 1,
+            executors: [(ExecutorPhase::Running, 2)].into(),
+            terminated: 4,
+            tasks: [(TaskState::TaskRunning, 3)].into(),
+            updates: [(TaskState::TaskRunning, 8), (TaskState::TaskFinished, 5)].into(),
+            refused: 6,
+        };
         Snapshot {
             launches,
             containers,
+            executors,
             keepers,
             plugins: vec![plugin, logger],
             uptime,
             reserved_cpus: 0.5,
             reserved_mem: 64.0,
+            reserved_disk: 32.0,
+            disk: 128.0,
             usage: ContainerUsage::sample(),
         }
     }
@@ -164,6 +199,17 @@ pub(super) mod tests {
             ("slave/container_launch_errors", 1.0),
             ("slave/cpus_used", 0.5),
             ("slave/mem_used", 64.0),
+            ("slave/disk_percent", 0.25),
+            ("slave/frameworks_active", 1.0),
+            ("slave/executors_running", 2.0),
+            ("slave/executors_terminated", 4.0),
+            ("slave/tasks_running", 3.0),
+            ("slave/tasks_finished", 5.0),
+            ("slave/valid_status_updates", 13.0),
+            ("slave/invalid_status_updates", 6.0),
+            ("cofferdam_executors/RUNNING", 2.0),
+            ("cofferdam_tasks/TASK_RUNNING", 3.0),
+            ("cofferdam_task_updates_total/TASK_FINISHED", 5.0),
             ("cofferdam_launches_total/started", 3.0),
             ("cofferdam_launch_seconds_sum", 2.5),
             ("cofferdam_containers/RUNNING", 2.0),

@@ -106,6 +106,22 @@ fn lists_have_the_shapes_of_mesos() {
     let shown = &state["frameworks"][0]["executors"][0];
     assert_eq!((&shown["id"], &shown["tasks"][0]["state"]), (&json!("one"), &json!("TASK_RUNNING")));
     assert!(Path::new(shown["directory"].as_str().unwrap()).is_dir(), "{state}");
+    let task = &shown["tasks"][0];
+    assert_eq!(task["slave_id"], state["id"]);
+    let status = &task["statuses"][0];
+    assert_eq!(status["state"], "TASK_RUNNING");
+    let container = &containers["containers"][0]["container_id"];
+    assert_eq!(status["container_status"]["container_id"], *container, "{status}");
+    let metrics = daemon.get("/metrics/snapshot");
+    for (name, value) in [
+        ("frameworks_active", 1.0),
+        ("executors_running", 1.0),
+        ("tasks_running", 1.0),
+        ("tasks_finished", 0.0),
+        ("invalid_status_updates", 0.0),
+    ] {
+        assert_eq!(metrics[format!("slave/{name}")], json!(value), "{name} in {metrics}");
+    }
     let listed = daemon.get("/containers");
     assert_eq!(
         (&listed[0]["executor_id"], &listed[0]["executor_name"]),

@@ -49,6 +49,10 @@ def calls(client):
     assert not client.call("GET_CONTAINERS", get_containers=wanted).containers
     state = client.call("GET_STATE")
     assert not state.get_tasks.launched_tasks and not state.get_executors.executors
+    agent = client.call("GET_AGENT").agent_info
+    assert agent.hostname and agent.id.value and agent.resources[0].name == "cpus", agent
+    for lists in "GET_OPERATIONS", "GET_RESOURCE_PROVIDERS":
+        assert not client.call(lists).SerializeToString()
 
 
 def refusals(client):
@@ -60,7 +64,7 @@ def refusals(client):
     assert status == 400 and "ends within a field" in text, (status, text)
     assert client.status(wait, Content_Type="application/protobuf")[0] == 415
     assert client.status(wait, Accept="text/html")[0] == 406
-    assert client.status(mesos.Call(type=mesos.GET_AGENT).SerializeToString())[0] == 501
+    assert client.status(mesos.Call(type=mesos.MARK_RESOURCE_PROVIDER_GONE).SerializeToString())[0] == 501
     # JSON that asks for protocol buffers, and the other way round.
     health = b'{"type": "GET_HEALTH"}'
     response = client.request(health, Content_Type="application/json")

@@ -64,7 +64,7 @@ ProcessIO
   1 optional type ProcessIOType
   2 optional data ProcessIOData
   3 optional control ProcessIOControl
-CallType = GET_HEALTH 1 GET_FLAGS 2 GET_VERSION 3 GET_METRICS 4 LIST_FILES 7 READ_FILE 8 GET_STATE 9 GET_CONTAINERS 10 GET_FRAMEWORKS 11 GET_EXECUTORS 12 GET_TASKS 13 ATTACH_CONTAINER_INPUT 18 ATTACH_CONTAINER_OUTPUT 19 GET_AGENT 20 LAUNCH_CONTAINER 22 WAIT_CONTAINER 23 KILL_CONTAINER 24 REMOVE_CONTAINER 25
+CallType = GET_HEALTH 1 GET_FLAGS 2 GET_VERSION 3 GET_METRICS 4 LIST_FILES 7 READ_FILE 8 GET_STATE 9 GET_CONTAINERS 10 GET_FRAMEWORKS 11 GET_EXECUTORS 12 GET_TASKS 13 ATTACH_CONTAINER_INPUT 18 ATTACH_CONTAINER_OUTPUT 19 GET_AGENT 20 LAUNCH_CONTAINER 22 WAIT_CONTAINER 23 KILL_CONTAINER 24 REMOVE_CONTAINER 25 GET_RESOURCE_PROVIDERS 26 GET_OPERATIONS 31 MARK_RESOURCE_PROVIDER_GONE 32
 ListFiles
   1 required path string
 ReadFile
@@ -187,11 +187,15 @@ State
   1 optional get_tasks Tasks
   2 optional get_executors Executors
   3 optional get_frameworks Frameworks
+GetAgent
+  1 optional agent_info AgentInfo
+Operations
+ResourceProviders
 Termination
   1 optional exit_status int32
   2 optional state TaskState
   5 optional message string
-ResponseType = R_UNKNOWN 0 R_GET_HEALTH 1 R_GET_FLAGS 2 R_GET_VERSION 3 R_GET_METRICS 4 R_LIST_FILES 6 R_READ_FILE 7 R_GET_STATE 8 R_GET_CONTAINERS 9 R_GET_FRAMEWORKS 10 R_GET_EXECUTORS 11 R_GET_TASKS 12 R_WAIT_CONTAINER 15
+ResponseType = R_UNKNOWN 0 R_GET_HEALTH 1 R_GET_FLAGS 2 R_GET_VERSION 3 R_GET_METRICS 4 R_LIST_FILES 6 R_READ_FILE 7 R_GET_STATE 8 R_GET_CONTAINERS 9 R_GET_FRAMEWORKS 10 R_GET_EXECUTORS 11 R_GET_TASKS 12 R_GET_AGENT 14 R_WAIT_CONTAINER 15 R_GET_RESOURCE_PROVIDERS 16 R_GET_OPERATIONS 17
 Response
   1 optional type ResponseType
   2 optional get_health GetHealth
@@ -205,7 +209,10 @@ Response
   11 optional get_frameworks Frameworks
   12 optional get_executors Executors
   13 optional get_tasks Tasks
+  15 optional get_agent GetAgent
   16 optional wait_container Termination
+  17 optional get_resource_providers ResourceProviders
+  18 optional get_operations Operations
 ExecutorCallType = E_UNKNOWN 0 E_SUBSCRIBE 1 E_UPDATE 2 E_MESSAGE 3 E_HEARTBEAT 4
 Update
   1 required status TaskStatus
@@ -224,6 +231,7 @@ ExecutorCall
 EventType = V_UNKNOWN 0 V_SUBSCRIBED 1 V_LAUNCH 2 V_LAUNCH_GROUP 8 V_KILL 3 V_ACKNOWLEDGED 4 V_MESSAGE 5 V_ERROR 6 V_SHUTDOWN 7 V_HEARTBEAT 9
 AgentInfo
   1 required hostname string
+  3 repeated resources Resource
   6 optional id AgentID
 Subscribed
   1 required executor_info ExecutorInfo

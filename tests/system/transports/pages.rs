@@ -197,4 +197,10 @@ fn nothing_is_pending_and_lists_are_empty_at_rest() {
         assert_eq!(state[list], json!([]), "{list}");
     }
     assert_eq!(client.json("/monitor/statistics.json"), json!([]));
+    for call in ["GET_OPERATIONS", "GET_RESOURCE_PROVIDERS"] {
+        assert_eq!(daemon.call(&json!({ "type": call })).unwrap(), json!({}), "{call}");
+    }
+    let agent = daemon.call(&json!({"type": "GET_AGENT"})).unwrap()["agent_info"].take();
+    assert_eq!((&agent["id"]["value"], &agent["hostname"]), (&state["id"], &state["hostname"]));
+    assert_eq!(agent["resources"][0]["name"], "cpus");
 }

@@ -11,6 +11,7 @@ use super::change::Change;
 use super::event::{Connection, Event};
 use super::journal::{Journal, JournalError};
 use super::state::{Entry, ExecutorPhase, ExecutorState};
+use super::stats::Counters;
 use super::token::TokenHash;
 use crate::error_chain;
 
@@ -38,6 +39,7 @@ pub(super) struct Handle {
     /// Wakes its supervisor.
     changed: Notify,
     changes: broadcast::Sender<Change>,
+    counters: Arc<Counters>,
 }
 
 /// Why something was not written.
@@ -57,7 +59,12 @@ pub enum WriteError {
 }
 
 impl Handle {
-    pub(super) fn new(state: ExecutorState, journal: Journal, changes: broadcast::Sender<Change>) -> Self {
+    pub(super) fn new(
+        state: ExecutorState,
+        journal: Journal,
+        changes: broadcast::Sender<Change>,
+        counters: Arc<Counters>,
+    ) -> Self {
         Self {
             container: state.container.clone(),
             token: state.token.clone(),
@@ -73,6 +80,7 @@ impl Handle {
             ending: Notify::new(),
             changed: Notify::new(),
             changes,
+            counters,
         }
     }
 
@@ -120,6 +128,7 @@ impl Handle {
         journal.append(&entries)?;
         let mut state = self.state.write();
         for entry in entries {
+            self.counters.count(&entry);
             state.apply(entry);
         }
         drop(state);

@@ -242,7 +242,7 @@ impl Shared {
             Ok(Err(error)) => return Err(WriteError::Journal { container, source: error.into() }.into()),
             Err(_) => return Err(WriteError::Stopping.into()),
         };
-        let handle = Arc::new(Handle::new(state, journal, self.changes.clone()));
+        let handle = Arc::new(Handle::new(state, journal, self.changes.clone(), Arc::clone(&self.counters)));
         handle.set_applied(request.resources.clone());
         self.insert(&handle);
         supervise::launched(self, &handle, request);

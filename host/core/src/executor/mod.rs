@@ -27,6 +27,7 @@ mod random;
 mod recover;
 mod serve;
 mod state;
+mod stats;
 mod supervise;
 mod token;
 mod update;
@@ -54,6 +55,7 @@ pub use state::{
     ExecutorDescription, ExecutorKind, ExecutorPhase, ExecutorState, Framework, Kill, Task, UpdateRefused,
     add,
 };
+pub use stats::ExecutorStats;
 pub use token::Token;
 pub use update::{Source, TaskState, Update, UpdateId, Verdict};
 pub use updates::{Notice, StatusUpdate, StatusUpdates};
@@ -64,6 +66,7 @@ use crate::fatal::FatalErrors;
 use crate::hooks::Hooks;
 use change::Change;
 use handle::Handle;
+use stats::Counters;
 use token::TokenHash;
 
 /// Name of the socket of the executor API, in a directory of its own below the runtime directory.
@@ -102,6 +105,7 @@ struct Shared {
     /// Whether a task tries a removal again.
     retries_removal: AtomicBool,
     changes: broadcast::Sender<Change>,
+    counters: Arc<Counters>,
 }
 
 /// The executors, by what they are looked up by.
@@ -173,6 +177,7 @@ impl Executors {
             removal: AsyncMutex::default(),
             retries_removal: AtomicBool::default(),
             changes: broadcast::Sender::new(updates::WAITING),
+            counters: Arc::default(),
         }))
     }
 

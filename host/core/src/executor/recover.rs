@@ -27,7 +27,8 @@ impl Executors {
         let mut recovered = 0;
         for (journal, state) in journals {
             let (phase, checkpoint) = (state.phase, state.framework.checkpoint);
-            let handle = Arc::new(Handle::new(state, journal, shared.changes.clone()));
+            let handle =
+                Arc::new(Handle::new(state, journal, shared.changes.clone(), Arc::clone(&shared.counters)));
             // One whose launch was interrupted is about to be destroyed, and must not get its tasks before.
             let found = shared.containerizer.inspect(handle.container());
             if found.is_some_and(|found| found.summary.phase == Phase::Running) {

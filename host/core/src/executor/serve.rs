@@ -114,6 +114,7 @@ impl Executor {
                     Ok(received) => self.report(update, &received),
                     // It is acknowledged, so that the executor does not send it for ever.
                     Err(error @ UpdateRefused::UnknownTask { .. }) => {
+                        self.shared.counters.count_refused();
                         tracing::warn!(container = %handle.container(), "update ignored: {error}");
                     }
                     // What is not on disk is not acknowledged. The executor subscribes again.
@@ -176,7 +177,7 @@ impl Executor {
             if state.phase == ExecutorPhase::Terminated {
                 return Err(ServeError::Ended);
             }
-            state.receive(&update)?
+            state.receive(&update).inspect_err(|_| self.shared.counters.count_refused())?
         };
         match received {
             Received::New(entry) => handle.write(vec![entry]).await?,

@@ -85,7 +85,7 @@ pub struct ExecutorDescription {
 }
 
 /// How far an executor is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum ExecutorPhase {
     /// It has not subscribed yet.
@@ -96,6 +96,22 @@ pub enum ExecutorPhase {
     Terminating,
     /// Its container has ended.
     Terminated,
+}
+
+impl ExecutorPhase {
+    /// Those of executors that have not ended.
+    pub const LIVE: [Self; 3] = [Self::Registering, Self::Running, Self::Terminating];
+
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Registering => "REGISTERING",
+            Self::Running => "RUNNING",
+            Self::Terminating => "TERMINATING",
+            Self::Terminated => "TERMINATED",
+        }
+    }
 }
 
 /// A task.

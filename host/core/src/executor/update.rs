@@ -39,6 +39,21 @@ pub enum TaskState {
 }
 
 impl TaskState {
+    /// All states.
+    pub const ALL: [Self; 11] = [
+        Self::TaskStaging,
+        Self::TaskStarting,
+        Self::TaskRunning,
+        Self::TaskKilling,
+        Self::TaskFinished,
+        Self::TaskFailed,
+        Self::TaskKilled,
+        Self::TaskError,
+        Self::TaskLost,
+        Self::TaskDropped,
+        Self::TaskGone,
+    ];
+
     /// Whether no other state follows.
     #[must_use]
     pub fn is_terminal(self) -> bool {

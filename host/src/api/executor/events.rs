@@ -4,18 +4,17 @@ use data_encoding::BASE64;
 use serde_json::{Value as Json, json};
 
 use crate::api::context::ApiContext;
-use crate::api::operator::encode_id;
+use crate::api::operator::{agent_info, encode_id};
 use cofferdam_core::executor::{Event, ExecutorState};
 
 /// The first event.
 pub(super) fn subscribed(context: &ApiContext, executor: &ExecutorState) -> Json {
-    let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
     json!({
         "type": "SUBSCRIBED",
         "subscribed": {
             "executor_info": executor.executor.info,
             "framework_info": executor.framework.info,
-            "agent_info": {"hostname": hostname, "id": {"value": context.agent.executors().agent_id()}},
+            "agent_info": agent_info(&context.agent),
             "container_id": encode_id(&executor.container),
         },
     })

@@ -119,6 +119,13 @@ pub(in crate::api) async fn dispatch(context: &Arc<ApiContext>, media: ResponseM
         Call::GetFrameworks => {
             message(Response::GetFrameworks(encode::task::frameworks(context.agent.executors())))
         }
+        Call::GetOperations => message(Response::GetOperations(wire::OperationList::default())),
+        Call::GetResourceProviders => {
+            message(Response::GetResourceProviders(wire::ResourceProviderList::default()))
+        }
+        Call::GetAgent => message(Response::GetAgent(wire::AgentDescription {
+            agent_info: Some(encode::agent_info(&context.agent)),
+        })),
         Call::LaunchTask(call) => tasks::launch(context, &call).await,
         Call::LaunchTaskGroup(call) => tasks::launch_group(context, &call).await,
         Call::KillTask(call) => tasks::kill(context, *call).await,

@@ -1,7 +1,5 @@
 //! The GET endpoints.
 
-use std::collections::BTreeMap;
-use std::fs;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
@@ -73,8 +71,8 @@ pub(super) fn flags(context: &ApiContext) -> wire::FlagsPage {
 /// `GET /state`.
 pub(super) fn state(context: &ApiContext) -> wire::StatePage {
     let config = &context.config;
-    let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let executors = context.agent.executors();
+    let resources = encode::host_resources(&context.agent).into_iter();
     let directory = |id: &ContainerId| Some(context.agent.inspect(id)?.sandbox.display().to_string());
     let (frameworks, completed_frameworks) = encode::task::state_frameworks(executors, directory);
     wire::StatePage {
@@ -82,10 +80,11 @@ pub(super) fn state(context: &ApiContext) -> wire::StatePage {
         completed_frameworks,
         version: encode::version().version,
         start_time: context.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
-        id: machine_id().unwrap_or_else(|| hostname.clone()),
+        // As `agent_id` and `slave_id` elsewhere.
+        id: executors.agent_id().to_owned(),
         pid: config.socket.display().to_string(),
-        hostname,
-        resources: host_resources(context),
+        hostname: encode::hostname(),
+        resources: resources.map(|(name, amount)| (name.to_owned(), json!(amount))).collect(),
         flags: encode::flags(config),
         ..wire::StatePage::default()
     }
@@ -98,25 +97,4 @@ pub(super) fn pending(context: &ApiContext) -> Json {
         json!({"operation": format!("{}::{}", call.plugin, call.method), "args": args})
     });
     json!({"pending": calls.collect::<Vec<_>>()})
-}
-
-/// Content of machine-id(5), which survives restarts and reboots.
-fn machine_id() -> Option<String> {
-    let id = fs::read_to_string("/etc/machine-id").ok()?;
-    Some(id.trim().to_owned()).filter(|id| !id.is_empty())
-}
-
-/// Resources of the host in Mesos units, as far as the kernel reports them.
-#[expect(clippy::cast_precision_loss, reason = "rounded to MiB")]
-fn host_resources(context: &ApiContext) -> BTreeMap<String, Json> {
-    const MIB: f64 = 1024.0 * 1024.0;
-    let cpus = std::thread::available_parallelism().ok().map(|cpus| json!(cpus.get()));
-    let memory = rustix::system::sysinfo();
-    let mem = memory.totalram as f64 * f64::from(memory.mem_unit) / MIB;
-    let disk = rustix::fs::statvfs(&context.agent.config().work_dir).ok();
-    let disk = disk.map(|disk| json!((disk.f_blocks as f64 * disk.f_frsize as f64 / MIB).floor()));
-    [("cpus", cpus), ("gpus", Some(json!(0))), ("mem", Some(json!(mem.floor()))), ("disk", disk)]
-        .into_iter()
-        .filter_map(|(name, amount)| Some((name.to_owned(), amount?)))
-        .collect()
 }

@@ -22,6 +22,10 @@ const UNKNOWN_FIELDS: &[&str] = &[
     // What a master and resource providers set.
     "mesos.v1.Resource.allocation_info",
     "mesos.v1.Resource.provider_id",
+    // What this agent does not have, or not always, such as a port.
+    "mesos.v1.AgentInfo.attributes",
+    "mesos.v1.AgentInfo.domain",
+    "mesos.v1.AgentInfo.port",
 ];
 
 /// All messages, by name.

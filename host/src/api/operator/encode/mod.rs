@@ -1,5 +1,6 @@
 //! From the agent's types to messages.
 
+mod agent;
 mod container;
 mod event;
 mod id;
@@ -14,6 +15,8 @@ pub(in crate::api) mod task;
 mod termination;
 mod volume;
 
+pub(crate) use agent::agent_info;
+pub(super) use agent::{host_resources, hostname};
 pub(super) use container::{container, inspection};
 pub(super) use event::{received, subscribed};
 pub(crate) use id::encode_id;

@@ -233,6 +233,7 @@ fn state_executor(executor: &ExecutorState, agent: &str, directory: Option<Strin
             "executor_id": executor.executor.id.as_str(),
             "slave_id": agent,
             "state": task.state.name(),
+            "statuses": task.last().map(state_status).into_iter().collect::<Vec<_>>(),
         }));
     }
     let mut encoded = json!({
@@ -246,4 +247,15 @@ fn state_executor(executor: &ExecutorState, agent: &str, directory: Option<Strin
         encoded[name] = list.into();
     }
     encoded
+}
+
+/// `TaskStatus`, in the form of `GET /state`. Its `container_status` has what isolators report, such as addresses.
+fn state_status(update: &Update) -> Json {
+    let mut status = json!({"state": update.state.name(), "timestamp": update.timestamp});
+    for field in ["container_status", "healthy", "labels"] {
+        if let Some(value) = update.details.get(field) {
+            status[field] = value.clone();
+        }
+    }
+    status
 }

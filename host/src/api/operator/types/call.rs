@@ -19,9 +19,8 @@ use super::{
 envelope! {
     /// A call: `{"type": "WAIT_CONTAINER", "wait_container": {…}}`.
     pub enum Call, CALL in protocol buffers, not implemented [
-        "UNKNOWN", "GET_OPERATIONS", "GET_AGENT", "GET_RESOURCE_PROVIDERS",
-        "ADD_RESOURCE_PROVIDER_CONFIG", "UPDATE_RESOURCE_PROVIDER_CONFIG", "REMOVE_RESOURCE_PROVIDER_CONFIG",
-        "MARK_RESOURCE_PROVIDER_GONE"
+        "UNKNOWN", "ADD_RESOURCE_PROVIDER_CONFIG", "UPDATE_RESOURCE_PROVIDER_CONFIG",
+        "REMOVE_RESOURCE_PROVIDER_CONFIG", "MARK_RESOURCE_PROVIDER_GONE"
     ] {
         /// Launches a container.
         "LAUNCH_CONTAINER" => LaunchContainer(Box<LaunchContainer>) in "launch_container",
@@ -67,6 +66,12 @@ envelope! {
         "GET_EXECUTORS" => GetExecutors,
         /// Lists frameworks.
         "GET_FRAMEWORKS" => GetFrameworks,
+        /// Lists operations of a master, of which there are none.
+        "GET_OPERATIONS" => GetOperations,
+        /// Lists resource providers, of which there are none.
+        "GET_RESOURCE_PROVIDERS" => GetResourceProviders,
+        /// Returns who the agent is, and the resources of its host.
+        "GET_AGENT" => GetAgent,
         /// Launches a task. Extension.
         "LAUNCH_TASK" => LaunchTask(Box<LaunchTask>) in "launch_task",
         /// Launches a group of tasks. Extension.
@@ -382,9 +387,9 @@ mod tests {
 
     #[test]
     fn a_mesos_type_that_is_not_implemented_is_distinguished() {
-        let error = read(&json!({"type": "GET_AGENT"})).unwrap_err();
+        let error = read(&json!({"type": "MARK_RESOURCE_PROVIDER_GONE"})).unwrap_err();
         assert!(
-            matches!(&error, EnvelopeError::NotImplemented { name, .. } if name == "GET_AGENT"),
+            matches!(&error, EnvelopeError::NotImplemented { name, .. } if name == "MARK_RESOURCE_PROVIDER_GONE"),
             "{error}"
         );
     }

@@ -65,9 +65,9 @@ pub use resource::{
     DiskInfo, DiskPersistence, Marker, Range, Ranges, Resource, ResourceKind, Scalar, Set, Text,
 };
 pub use response::{
-    Container, Containers, ExecutorList, FileData, FileList, Flag, Flags, FrameworkList, Health, Keepers,
-    LaunchedContainer, LoggingLevel, Metric, Metrics, Plugins, Response, RunningContainer, State, TaskList,
-    Version, VersionInfo,
+    AgentDescription, AgentId, AgentInfo, Container, Containers, ExecutorList, FileData, FileList, Flag,
+    Flags, FrameworkList, Health, Keepers, LaunchedContainer, LoggingLevel, Metric, Metrics, OperationList,
+    Plugins, ResourceProviderList, Response, RunningContainer, State, TaskList, Version, VersionInfo,
 };
 pub use rlimit::{RLimit, RLimitInfo, RLimitKind};
 pub use statistics::{

@@ -8,6 +8,7 @@ use super::{
     inspect::InspectedContainer,
     plugin::{PluginFailure, PluginInfo},
     process_io::ProcessIo,
+    resource::Resource,
     statistics::ResourceStatistics,
     status::ContainerStatus,
     termination::Termination,
@@ -18,9 +19,7 @@ envelope! {
     /// A response: `{"type": "GET_HEALTH", "get_health": {…}}`.
     ///
     /// Calls without a result (LAUNCH, KILL, REMOVE, UPDATE) are answered with an empty body.
-    pub enum Response, RESPONSE in protocol buffers, not implemented [
-        "UNKNOWN", "GET_OPERATIONS", "GET_AGENT", "GET_RESOURCE_PROVIDERS"
-    ] {
+    pub enum Response, RESPONSE in protocol buffers, not implemented ["UNKNOWN"] {
         /// How the container ended.
         "WAIT_CONTAINER" => WaitContainer(Termination) in "wait_container",
         /// How the nested container ended.
@@ -39,6 +38,12 @@ envelope! {
         "GET_EXECUTORS" => GetExecutors(ExecutorList) in "get_executors" or default,
         /// Frameworks.
         "GET_FRAMEWORKS" => GetFrameworks(FrameworkList) in "get_frameworks" or default,
+        /// Operations.
+        "GET_OPERATIONS" => GetOperations(OperationList) in "get_operations" or default,
+        /// Resource providers.
+        "GET_RESOURCE_PROVIDERS" => GetResourceProviders(ResourceProviderList) in "get_resource_providers" or default,
+        /// The agent.
+        "GET_AGENT" => GetAgent(AgentDescription) in "get_agent" or default,
         /// The agent's settings.
         "GET_FLAGS" => GetFlags(Flags) in "get_flags" or default,
         /// Whether the agent is healthy.
@@ -164,6 +169,46 @@ message! {
     pub struct FrameworkList {
         repeated frameworks: serde_json::Value,
         repeated completed_frameworks: serde_json::Value,
+    }
+}
+
+message! {
+    /// Operations of a master: none.
+    pub struct OperationList {
+        repeated operations: serde_json::Value,
+    }
+}
+
+message! {
+    /// Resource providers: none.
+    pub struct ResourceProviderList {
+        repeated resource_providers: serde_json::Value,
+    }
+}
+
+message! {
+    /// Who the agent is, and the resources of its host.
+    pub struct AgentDescription {
+        optional agent_info: AgentInfo,
+    }
+}
+
+message! {
+    /// An agent.
+    pub struct AgentInfo {
+        /// Name of the host.
+        required hostname: String,
+        /// What the host has, whoever uses it.
+        repeated resources: Resource,
+        /// What its executors know it by. It stays the same as long as the work directory exists.
+        optional id: AgentId,
+    }
+}
+
+message! {
+    /// Id of an agent.
+    pub struct AgentId {
+        required value: String,
     }
 }
 

@@ -5,7 +5,7 @@ use super::container::{CONTAINER_INFO, CONTAINER_STATUS, IMAGE, TTYINFO};
 use super::resource::RESOURCE;
 use super::statistics::RESOURCE_STATISTICS;
 use super::task::{
-    EXECUTOR_INFO, FRAMEWORK_INFO, TASK, TASK_RESOURCE_LIMITATION, TASK_STATE, TASK_STATUS_REASON,
+    AGENT_INFO, EXECUTOR_INFO, FRAMEWORK_INFO, TASK, TASK_RESOURCE_LIMITATION, TASK_STATE, TASK_STATUS_REASON,
 };
 use super::values::{
     CONTAINER_ID, DURATION_INFO, EXECUTOR_ID, FILE_INFO, FLAG, FRAMEWORK_ID, METRIC, VALUE_SCALAR,
@@ -214,7 +214,10 @@ message! { RESPONSE = "mesos.v1.agent.Response" {
     12 optional get_executors: message RESPONSE_GET_EXECUTORS,
     13 optional get_tasks: message RESPONSE_GET_TASKS,
     14 optional wait_nested_container: message RESPONSE_WAIT_NESTED_CONTAINER,
+    15 optional get_agent: message RESPONSE_GET_AGENT,
     16 optional wait_container: message RESPONSE_WAIT_CONTAINER,
+    17 optional get_resource_providers: message RESPONSE_GET_RESOURCE_PROVIDERS,
+    18 optional get_operations: message RESPONSE_GET_OPERATIONS,
 } }
 
 enumeration! { RESPONSE_TYPE = "mesos.v1.agent.Response.Type" {
@@ -297,6 +300,15 @@ message! { RESPONSE_GET_FRAMEWORKS = "mesos.v1.agent.Response.GetFrameworks" {
 
 message! { RESPONSE_GET_FRAMEWORKS_FRAMEWORK = "mesos.v1.agent.Response.GetFrameworks.Framework" {
     1 required framework_info: message FRAMEWORK_INFO,
+} }
+
+// Lists that are always empty, so that their elements need no description.
+message! { RESPONSE_GET_OPERATIONS = "mesos.v1.agent.Response.GetOperations" {} }
+
+message! { RESPONSE_GET_RESOURCE_PROVIDERS = "mesos.v1.agent.Response.GetResourceProviders" {} }
+
+message! { RESPONSE_GET_AGENT = "mesos.v1.agent.Response.GetAgent" {
+    1 optional agent_info: message AGENT_INFO,
 } }
 
 message! { RESPONSE_GET_CONTAINERS = "mesos.v1.agent.Response.GetContainers" {
