@@ -42,7 +42,7 @@ fn the_layout_is_the_released_one() {
         "the boundary is not what {} says; plugins that are out there were built against that.\n\
          An accident: take the change back.\n\
          An addition (a method with a default body at the end of a trait, a function at the end of \
-         `Module`): raise the minor version of `{PACKAGE}` (now {API_VERSION}), note it in docs/abi.md, \
+         `Module`): raise the minor version of `{PACKAGE}` (now {API_VERSION}), note it in CHANGELOG.md, \
          and run this test once with BLESS=1.\n\
          Anything else is a new major version, which no existing plugin survives.\n\n{}",
         golden.display(),
