@@ -147,6 +147,52 @@ async fn devices_of_an_image_cannot_be_used_and_those_of_the_container_can() {
     }
 }
 
+/// As in CVE-2019-19921, CVE-2023-27561 and CVE-2026-41579, with images of the store.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_whose_mount_points_are_links_changes_nothing_of_the_host() {
+    if !is_root("containers of images") {
+        return;
+    }
+    let fixture = Fixture::new();
+    let victim = fixture.path("victim");
+    for name in ["pts", "shm", "kernel", "mesos/sandbox", "fs/cgroup"] {
+        fs::create_dir_all(victim.join(name)).unwrap();
+    }
+    for name in ["null", "kcore"] {
+        fs::write(victim.join(name), "of the host").unwrap();
+    }
+    let listing = || {
+        let output = Process::new("find").arg(&victim).args(["-printf", "%p %s %m %y\\n"]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let before = listing();
+    assert_contains(&before, &["kcore"]);
+    let upwards = format!("../../../../../../../../..{}", victim.display());
+    let mut images = Vec::new();
+    for (kind, target) in [("absolute", victim.to_str().unwrap()), ("relative", &upwards)] {
+        for name in ["proc", "sys", "dev", "mnt"] {
+            let image = format!("{kind}-{name}:1");
+            fixture.image(&image, &[busybox(), Layer::new().symlink(name, target)], json!({}));
+            images.push(image);
+        }
+    }
+    for backend in [Backend::Overlay, Backend::Copy] {
+        let mut world = fixture.world();
+        world.config.image_backend = backend;
+        let agent = world.start().await.unwrap();
+        for image in &images {
+            let line = "[ -c /dev/null ] && [ -r /proc/self/status ] && pwd";
+            // The link leads to a directory inside of the root, or the launch fails.
+            if agent.launch(request("web", image, line)).await.is_ok() {
+                agent.wait(&id("web")).await.unwrap();
+                agent.remove(&id("web")).await.unwrap();
+            }
+            assert_eq!(listing(), before, "{image} {backend:?}");
+        }
+        assert_eq!(world.leftovers(), Vec::<String>::new(), "{backend:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn users_are_those_of_the_image() {
     if !is_root("containers of images") {

@@ -117,6 +117,40 @@ fn a_directory_and_its_archives_are_imported_with_all_attributes() {
     assert_eq!(fixture.images.entries("staging"), Vec::<String>::new());
 }
 
+/// More than a header of an archive has digits for.
+#[test]
+fn a_file_of_nine_gigabytes_is_unpacked_with_its_holes() {
+    const SIZE: u64 = 9 << 30;
+    if !is_root("an import") {
+        return;
+    }
+    let fixture = Fixture::new();
+    let source = fixture.path("source");
+    fs::create_dir(&source).unwrap();
+    let huge = File::create(source.join("huge")).unwrap();
+    huge.write_all_at(b"end", SIZE).unwrap();
+    for (name, format) in [("gnu", "--format=gnu"), ("pax", "--format=posix")] {
+        let archive = fixture.path(&format!("{name}.tar"));
+        let tar = Command::new("tar")
+            .args([format, "--sparse", "-cf"])
+            .arg(&archive)
+            .arg("-C")
+            .arg(&source)
+            .arg("huge")
+            .status()
+            .unwrap();
+        assert!(tar.success());
+        fixture.images.import(name, &archive);
+        let unpacked = fixture.images.layer(name, 0).join("huge");
+        let found = fs::metadata(&unpacked).unwrap();
+        assert_eq!(found.len(), SIZE + 3, "{name}");
+        assert!(found.blocks() < 32_768, "{name}: {} blocks", found.blocks());
+        let mut end = [0; 4];
+        let count = File::open(&unpacked).unwrap().read_at(&mut end, SIZE).unwrap();
+        assert_eq!(&end[..count], b"end", "{name}");
+    }
+}
+
 #[test]
 fn an_oci_layout_is_imported_from_a_directory_and_from_archives() {
     if !is_root("an import") {
