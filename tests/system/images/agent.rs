@@ -317,6 +317,39 @@ fn a_pull_does_not_outlive_its_agent() {
 }
 
 #[test]
+fn the_commands_for_images_use_the_store_of_a_daemon_that_is_chosen() {
+    if !is_root("containers of images") {
+        return;
+    }
+    let registry = Registry::start(false);
+    registry.image("web", "1", &[compressed(&busybox())], "amd64");
+    let fixture = Fixture::new();
+    let world = fixture.world();
+    let daemon = Daemon::start(&world);
+    let root = fixture.path("root");
+    fs::create_dir(&root).unwrap();
+    printed(&world, &["image", "import", "--name", "root:1", root.to_str().unwrap()]);
+    let mut pull = client(&world, &["image", "pull", "--insecure", &registry.name("web:1")]);
+    let pulled = pull.env("NO_PROXY", "*").output().unwrap();
+    assert!(pulled.status.success(), "{}", String::from_utf8_lossy(&pulled.stderr));
+    let [chosen, own] = [printed(&world, &["image", "ls"]), fixture.images.run(&["ls"])];
+    assert_eq!(chosen, own);
+    assert_contains(&own, &["root:1", "web:1"]);
+    let shown: Json =
+        serde_json::from_str(&printed(&world, &["image", "inspect", "--json", "root:1"])).unwrap();
+    assert_eq!(shown, fixture.images.inspect("root:1"));
+    assert_contains(&printed(&world, &["image", "rm", "root:1"]), &["root:1"]);
+    assert!(!fixture.images.run(&["ls"]).contains("root:1"));
+    // A directory that is given is stronger.
+    let other = fixture.path("other");
+    let none = printed(&world, &["image", "--image-store", other.to_str().unwrap(), "ls"]);
+    assert!(!none.contains("web:1"), "{none}");
+    assert!(daemon.terminate().success());
+    let failed = run(&world, &["image", "ls"]);
+    assert!(!failed.status.success(), "the daemon is not there");
+}
+
+#[test]
 fn a_signal_ends_a_pull_and_what_was_received_is_used_by_the_next_one() {
     if !is_root("containers of images") {
         return;

@@ -8,20 +8,22 @@ mod pull;
 
 use std::path::PathBuf;
 
+use super::client::Client;
 use super::failure::Failure;
-use super::{Outcome, client};
+use super::{Outcome, block_on, client};
+use crate::api::operator::types::{Call, Response};
 use crate::config::Environment;
 use cofferdam_core::provisioner::Store;
 
 /// Pulls, imports, lists and removes images
 ///
-/// Images are in a store, which agents and `cofferdam run` launch containers from. No agent is needed; `prune` asks one if
-/// --socket or COFFERDAM_SOCKET chooses it, and --image-store does not.
+/// Images are in a store, which agents and `cofferdam run` launch containers from. No agent is needed. With --socket or
+/// COFFERDAM_SOCKET, and without --image-store, the store is that of the daemon, which is asked for its directory.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     /// Directory of the store: `image_store` of the agent
     ///
-    /// The default is `images` in the default `work_dir`.
+    /// The default is that of the daemon of --socket or COFFERDAM_SOCKET, otherwise `images` in the default `work_dir`.
     #[arg(long, global = true, value_name = "PATH")]
     image_store: Option<PathBuf>,
     #[command(subcommand)]
@@ -43,10 +45,11 @@ pub(super) fn run(arguments: Arguments, socket: Option<PathBuf>) -> Outcome {
     if let (Command::Prune(arguments), Some(_), None) = (&command, &socket, &image_store) {
         return prune::run_by_daemon(arguments, &client(socket));
     }
-    let path = match image_store {
-        Some(path) => std::path::absolute(&path)
+    let path = match (image_store, socket) {
+        (Some(path), _) => std::path::absolute(&path)
             .map_err(|source| Failure::system(format!("cannot find `{}`", path.display()), source))?,
-        None => Environment::detect().image_store(),
+        (None, Some(socket)) => store_of_daemon(&client(Some(socket)))?,
+        (None, None) => Environment::detect().image_store(),
     };
     let store = Store::at(path);
     match command {
@@ -57,6 +60,21 @@ pub(super) fn run(arguments: Arguments, socket: Option<PathBuf>) -> Outcome {
         Command::Rm(arguments) => prune::remove(&arguments, &store),
         Command::Prune(arguments) => prune::run(&arguments, &store),
     }
+}
+
+/// The directory that a daemon has its images in.
+fn store_of_daemon(client: &Client) -> Result<PathBuf, Failure> {
+    let flags = block_on(async {
+        let flags = client.ask(&Call::GetFlags, |response| match response {
+            Response::GetFlags(list) => Some(list.flags),
+            _ => None,
+        });
+        Ok(flags.await?)
+    })?;
+    let setting = flags.into_iter().find(|flag| flag.name == "image_store");
+    setting.and_then(|flag| flag.value).map(PathBuf::from).ok_or_else(|| {
+        Failure::message("the daemon does not say where its images are; choose its store with --image-store")
+    })
 }
 
 /// Refuses users who cannot unpack images.
