@@ -1,6 +1,6 @@
 //! Images that are made for a test: archives of layers, and OCI layouts of them.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -8,6 +8,7 @@ use std::process::{Command, Output, Stdio};
 use cofferdam_core::provisioner::Digest;
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use rustix::fs::FlockOperation;
 use serde_json::{Value as Json, json};
 use tar::{EntryType, Header};
 
@@ -306,6 +307,15 @@ impl Images {
     pub fn entries(&self, directory: &str) -> Vec<String> {
         let entries = fs::read_dir(self.store.join(directory)).into_iter().flatten().flatten();
         entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    }
+
+    /// Waits until nobody uses the store: a process that was killed does for as long as the kernel closes its files.
+    ///
+    /// # Panics
+    /// If there is no store.
+    pub fn wait_unused(&self) {
+        let lock = File::open(self.store.join("lock")).expect("a store");
+        rustix::fs::flock(lock, FlockOperation::LockExclusive).expect("its lock");
     }
 
     /// What is in the store and belongs to no image; empty after an import that failed.

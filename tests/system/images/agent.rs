@@ -28,7 +28,7 @@ use super::{Fixture, own, request};
 
 impl Fixture {
     /// A world whose agents use this store, and pull from these registries without TLS.
-    fn pulling(&self, registries: &[String]) -> World {
+    pub(super) fn pulling(&self, registries: &[String]) -> World {
         let mut world = self.world();
         world.config.registry.insecure = registries.to_vec();
         world
@@ -46,7 +46,7 @@ fn run(world: &World, arguments: &[&str]) -> Output {
     client(world, arguments).output().unwrap()
 }
 
-fn printed(world: &World, arguments: &[&str]) -> String {
+pub(super) fn printed(world: &World, arguments: &[&str]) -> String {
     let output = run(world, arguments);
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
@@ -91,8 +91,8 @@ impl Drop for Following {
 }
 
 /// A registry that sends half of the blob of [`large`], and nothing more.
-struct Stalling {
-    server: Server,
+pub(super) struct Stalling {
+    pub(super) server: Server,
     /// Receives when half of the blob was sent.
     half: mpsc::Receiver<()>,
     /// Receives when the client has gone.
@@ -100,7 +100,7 @@ struct Stalling {
 }
 
 impl Stalling {
-    fn new(registry: &Registry) -> Self {
+    pub(super) fn new(registry: &Registry) -> Self {
         let address = registry.address;
         let ((sent, half), (left, gone)) = (mpsc::channel(), mpsc::channel());
         let (sent, left) = (Mutex::new(sent), Mutex::new(left));
@@ -120,15 +120,15 @@ impl Stalling {
         Self { server, half, gone }
     }
 
-    fn name(&self) -> String {
+    pub(super) fn name(&self) -> String {
         format!("{}/web:1", self.server.address)
     }
 
-    fn wait_half(&self) {
+    pub(super) fn wait_half(&self) {
         self.half.recv_timeout(TIMEOUT).expect("half of the blob is requested");
     }
 
-    fn wait_gone(&self) {
+    pub(super) fn wait_gone(&self) {
         self.gone.recv_timeout(TIMEOUT).expect("the connection ends");
     }
 
@@ -137,14 +137,14 @@ impl Stalling {
     }
 }
 
-fn refused(outcome: Result<(), CallError>) -> String {
+pub(super) fn refused(outcome: Result<(), CallError>) -> String {
     match outcome {
         Err(CallError::Status(_, text)) => text,
         other => panic!("{other:?}"),
     }
 }
 
-fn exit_code(daemon: &Daemon, name: &str) -> i32 {
+pub(super) fn exit_code(daemon: &Daemon, name: &str) -> i32 {
     let status = daemon.wait(&id(name)).unwrap().exit_status.expect("an exit status");
     match Ended::from_raw(status) {
         Ended::Exited(code) => code,
@@ -305,15 +305,52 @@ fn a_pull_does_not_outlive_its_agent() {
         stalling.wait_gone();
     });
     daemon.kill();
+    fixture.images.wait_unused();
     let daemon = Daemon::start(&world);
+    // What the pull has left is removed without another one.
+    let staging = fixture.images.store.join("staging");
+    assert!(watch::until(&staging, TIMEOUT, || fixture.images.entries("staging").is_empty()));
     daemon.wait(&id("web")).unwrap();
     daemon.remove(&id("web")).unwrap();
-    // From the registry itself; what the other pull has left is removed.
+    // From the registry itself.
     daemon.launch(&request("web", &registry.name("web:1"), "[ $(cat /end) = end ]")).unwrap();
     assert_eq!(exit_code(&daemon, "web"), 0);
     assert_eq!(fixture.images.entries("staging"), Vec::<String>::new());
     daemon.remove(&id("web")).unwrap();
     assert_eq!(world.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn an_agent_that_starts_leaves_the_pull_of_another_one_alone() {
+    if !is_root("containers of images") {
+        return;
+    }
+    let registry = Registry::start(false);
+    registry.image("web", "1", &[large()], "amd64");
+    let (stalling, fixture) = (Stalling::new(&registry), Fixture::new());
+    fixture.image("other:1", &[busybox()], json!({}));
+    let mut pull = fixture.pull_command(&["--insecure", &stalling.name()]);
+    let mut pull = pull.env("NO_PROXY", "*").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    stalling.wait_half();
+    let staging = fixture.images.store.join("staging");
+    assert!(watch::until(&staging, TIMEOUT, || fixture.images.entries("staging").len() == 1));
+    let staged = fixture.images.entries("staging");
+    let world = fixture.world();
+    let daemon = Daemon::start(&world);
+    daemon.launch(&request("web", "other:1", "true")).unwrap();
+    assert_eq!(exit_code(&daemon, "web"), 0);
+    assert_eq!(fixture.images.entries("staging"), staged);
+    pull.kill().unwrap();
+    pull.wait().unwrap();
+    stalling.wait_gone();
+    let _ = daemon.terminate();
+    // The next one finds nobody who pulls.
+    fixture.images.wait_unused();
+    let daemon = Daemon::start(&world);
+    assert!(watch::until(&staging, TIMEOUT, || fixture.images.entries("staging").is_empty()));
+    daemon.remove(&id("web")).unwrap();
+    assert_eq!(world.leftovers(), Vec::<String>::new());
+    assert!(daemon.terminate().success());
 }
 
 #[test]

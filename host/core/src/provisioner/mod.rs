@@ -164,6 +164,17 @@ impl Provisioner {
         Ok(is_missing.then_some(Pull { image: name, store, credentials }))
     }
 
+    /// Removes what pulls and imports have left in the store that were killed, unless somebody may still be at it. Whoever
+    /// uses the store can go on meanwhile.
+    pub(crate) fn sweep(&self) {
+        let store = self.store.clone();
+        self.pool.spawn(move || {
+            if let Err(error) = store.sweep_existing() {
+                tracing::warn!("what a pull has left behind stays: {}", crate::error_chain::describe(&error));
+            }
+        });
+    }
+
     /// Begins a pull, or waits for one that is in progress. Must be called in a tokio runtime.
     pub(crate) fn wait_for(&self, pull: Pull) -> Result<WaitingForPull, ProvisionError> {
         Ok(self.pulls.wait(pull, &self.pool)?)

@@ -54,6 +54,14 @@ impl Store {
         self.remove_abandoned().map(drop)
     }
 
+    /// As [`Self::sweep`], if the store exists.
+    pub(in crate::provisioner) fn sweep_existing(&self) -> Result<()> {
+        match fs::symlink_metadata(&self.root) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            _ => self.sweep(),
+        }
+    }
+
     /// As [`Self::sweep`]. Returns a shared lock, unless somebody else uses the store.
     fn remove_abandoned(&self) -> Result<Option<Guard>> {
         let Some(guard) = self.try_lock_exclusive()? else { return Ok(None) };
