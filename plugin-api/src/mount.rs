@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
+use cofferdam_linux::overlay;
+pub use cofferdam_linux::overlay::Upper;
 use rustix::fs::{CWD, Gid, Mode, OFlags, ResolveFlags, Uid, fchmod, fchown, fstat, openat, openat2, statfs};
 use rustix::io::Errno;
 use rustix::mount::{
@@ -62,6 +64,14 @@ pub enum MountError {
     /// The thread that does this could not be started, or panicked.
     #[error("a thread for a mount cannot be used")]
     Thread(#[source] io::Error),
+    /// Directories could not be mounted as one.
+    #[error("cannot mount an overlay of {layers} directories")]
+    Overlay {
+        /// Number of directories that are not changed.
+        layers: usize,
+        /// The error of the system call.
+        source: io::Error,
+    },
     /// The mount of a file or directory could not be cloned.
     #[error("cannot clone the mount of `{}`", path.display())]
     Clone {
@@ -111,6 +121,16 @@ pub fn clone(path: &Path, recursive: bool) -> Result<OwnedFd, MountError> {
     flags.set(OpenTreeFlags::AT_RECURSIVE, recursive);
     open_tree(CWD, path, flags)
         .map_err(|errno| MountError::Clone { path: path.to_owned(), source: errno.into() })
+}
+
+/// Mounts directories that are not changed as one, the topmost first, and returns the detached mount, an overlay: for
+/// [`ImageRoot::Layers`](crate::model::ImageRoot::Layers). Without an upper layer, to which changes are written, it is
+/// read-only, and needs at least two directories.
+///
+/// # Errors
+/// [`MountError::Overlay`].
+pub fn overlay(lower: &[PathBuf], upper: Option<Upper<'_>>) -> Result<OwnedFd, MountError> {
+    overlay::mount(lower, upper).map_err(|source| MountError::Overlay { layers: lower.len(), source })
 }
 
 /// Clones what is mounted at a path of a process's mount namespace, without mounts below it, and returns the detached

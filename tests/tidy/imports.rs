@@ -194,6 +194,7 @@ const LINUX: &[Row] = &[
     ("measure", &["descent"]),
     ("mounts", &[]),
     ("namespace", &[]),
+    ("overlay", &["foreign"]),
     ("own_table", &[]),
     ("perf", &[]),
     ("resource_limit", &[]),

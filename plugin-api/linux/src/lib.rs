@@ -23,6 +23,7 @@ pub mod image;
 pub mod measure;
 pub mod mounts;
 pub mod namespace;
+pub mod overlay;
 pub mod own_table;
 pub mod perf;
 mod pidfd_info;

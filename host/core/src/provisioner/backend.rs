@@ -6,10 +6,11 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
+use cofferdam_linux::overlay::{self, Upper};
 use cofferdam_linux::tree;
 use cofferdam_plugin_model::ImageRoot;
 
-use super::{Digest, Image, ProvisionError, Store, copy, overlay};
+use super::{Digest, Image, ProvisionError, Store, copy};
 
 /// How the layers of an image become a root file system.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -90,7 +91,7 @@ pub fn check_overlay(lower: &Path, scratch: &Path) -> Result<(), ProvisionError>
         let make = |path: &Path| DirBuilder::new().mode(0o700).create(path);
         make(&upper)?;
         make(&work)?;
-        overlay::mount(&[lower.to_owned()], Some((upper.clone(), work.clone()))).map(drop)
+        overlay::mount(&[lower], Some(Upper { upper: &upper, work: &work })).map(drop)
     };
     let mounted = probe();
     let removed = [upper, work].iter().try_for_each(|path| tree::remove(path));

@@ -21,9 +21,9 @@ mod copy;
 mod digest;
 pub mod document;
 mod name;
-mod overlay;
 mod pull;
 mod store;
+mod view;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -43,8 +43,8 @@ pub use store::{
     StagedLayer, Store, StoreError,
 };
 
-pub(crate) use overlay::View;
 pub(crate) use pull::{Pulled, WaitingForPull};
+pub(crate) use view::View;
 
 use document::Platform;
 use pull::Pulls;
