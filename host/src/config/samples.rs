@@ -234,7 +234,7 @@ fn without_isolators_the_predefined_chain_is_used() {
         (embedded(Some(Isolation::Docker), 0), "a flag"),
     ] {
         let config = config.unwrap();
-        assert_eq!(names(&config).len(), 15, "{is_from}");
+        assert_eq!(names(&config).len(), 16, "{is_from}");
         let seccomp = config.agent.isolators.iter().find(|plugin| plugin.name == "linux/seccomp").unwrap();
         assert_eq!((seccomp.policy, seccomp.origin.as_str()), (FailPolicy::Required, "isolation `docker`"));
         assert_eq!(config.agent.logger.unwrap().name, "sandbox", "{is_from}");
@@ -280,7 +280,7 @@ fn an_isolation_by_flag_does_not_replace_the_chain_of_a_file() {
 fn the_examples_are_accepted() {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
     let overrides = Overrides { plugin_dir: Some(directory("plugins")), ..Overrides::default() };
-    for (file, uid, plugins) in [("agent.toml", 0, 18), ("user.toml", 1000, 3)] {
+    for (file, uid, plugins) in [("agent.toml", 0, 19), ("user.toml", 1000, 3)] {
         match Config::load(&examples.join(file), &overrides, &environment(uid), &Manifests) {
             Ok(config) => {
                 assert_eq!((config.agent.isolators.len(), config.agent.logger.is_some()), (plugins, true));

@@ -376,6 +376,17 @@ pub enum VolumeSource {
         #[serde(default)]
         options: BTreeMap<String, String>,
     },
+    /// The root filesystem of an image.
+    Image {
+        /// Its name or id.
+        image: String,
+        /// Whether the registry is asked for it even if the store has it.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        force_pull: bool,
+        /// What the agent has assembled for this volume alone; `None` in a request.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        root: Option<ImageRoot>,
+    },
     /// A device of the host.
     Device {
         /// Path of the host.
@@ -395,6 +406,7 @@ impl VolumeSource {
             Self::SandboxPath { .. } => "volumes.sandbox_path",
             Self::Secret { .. } => "volumes.secret",
             Self::DockerVolume { .. } => "volumes.docker_volume",
+            Self::Image { .. } => "volumes.image",
             Self::Device { .. } => "volumes.device",
             Self::Unknown => "volumes",
         }
@@ -460,7 +472,7 @@ pub struct ImageConfig {
     pub volumes: BTreeSet<String>,
 }
 
-/// A root filesystem that the agent has assembled from an image.
+/// A root filesystem that the agent has assembled from an image, for a container or one of its volumes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 #[non_exhaustive]

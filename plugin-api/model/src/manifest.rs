@@ -15,6 +15,7 @@ pub const FEATURES: &[&str] = &[
     "container.image_root",
     LOG_TARGETS,
     "container.sandbox_path",
+    "container.volume_images",
     "launch.bind_descriptor",
     "launch.capabilities",
     "launch.enter_descriptor",
@@ -64,6 +65,7 @@ pub const REQUEST_PARTS: &[&str] = &[
     "volumes.device",
     "volumes.docker_volume",
     "volumes.host_path",
+    "volumes.image",
     "volumes.sandbox_path",
     "volumes.secret",
 ];

@@ -11,6 +11,7 @@ mod runtime;
 mod secure_registry;
 mod sources;
 mod store;
+mod volumes;
 
 use std::path::PathBuf;
 

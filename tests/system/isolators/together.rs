@@ -23,6 +23,7 @@ async fn all_isolators_work_in_one_chain() {
         isolator("linux/devices", json!({ "allowed_devices": [{ "path": "/dev/full" }] })),
         shipped("volume/host_path"),
         shipped("volume/sandbox_path"),
+        shipped("volume/image"),
         shipped("volume/secret"),
         shipped("environment_secret"),
         isolator("posix/rlimits", json!({ "defaults": { "CORE": { "soft": 0, "hard": 0 } } })),

@@ -151,6 +151,18 @@ pub enum LaunchError {
         /// Why.
         source: ProvisionError,
     },
+    /// The image of a volume cannot be used.
+    #[error("container `{id}` cannot have image `{}` as its volume `{}`", .image.escape_debug(), path.display())]
+    VolumeImage {
+        /// The container.
+        id: ContainerId,
+        /// The path of the volume.
+        path: PathBuf,
+        /// The image.
+        image: String,
+        /// Why.
+        source: ProvisionError,
+    },
     /// No plugin provides the root filesystem.
     #[error(
         "container `{id}` has a root filesystem and no plugin in the chain provides one; add \
@@ -320,7 +332,7 @@ impl LaunchError {
                 | Self::NoImages { .. }
         ) || matches!(self, Self::Fetch { source, .. } if source.is_invalid())
             || matches!(self, Self::Engine { source, .. } if source.is_invalid())
-            || matches!(self, Self::Image { source, .. } if source.is_invalid())
+            || matches!(self, Self::Image { source, .. } | Self::VolumeImage { source, .. } if source.is_invalid())
     }
 
     /// Whether the same launch may succeed later, according to the plugin or the engine that failed.

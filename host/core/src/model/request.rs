@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use super::docker::DockerOptions;
 
+/// Maximum number of volumes with images: each takes one of the descriptors that the first process is passed.
+const MAX_VOLUME_IMAGES: usize = 32;
+
 /// A request to launch a container.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Request {
@@ -38,6 +41,9 @@ pub struct Request {
     /// Without them, those of the agent are used.
     #[serde(skip)]
     pub image_credentials: Option<String>,
+    /// The same for the images of its volumes, by the path of the volume.
+    #[serde(skip)]
+    pub volume_image_credentials: BTreeMap<PathBuf, String>,
     /// Requested resources and limits.
     #[serde(default)]
     pub resources: Resources,
@@ -224,6 +230,22 @@ pub enum InvalidRequest {
         /// The path in the container.
         path: PathBuf,
     },
+    /// A debug container has the mounts of its parent.
+    #[error(
+        "container `{id}` is of class DEBUG and has a volume with an image; it has the mounts of its parent, so leave the volume out"
+    )]
+    DebugWithImage {
+        /// The container.
+        id: ContainerId,
+    },
+    /// There are more volumes with images than a launch can pass on.
+    #[error("container `{id}` has {count} volumes with images; the maximum is {MAX_VOLUME_IMAGES}")]
+    VolumeImages {
+        /// The container.
+        id: ContainerId,
+        /// How many.
+        count: usize,
+    },
     /// A debug container has no parent.
     #[error(
         "container `{id}` is of class DEBUG but not nested; a debug container needs a parent whose namespaces it enters"
@@ -254,6 +276,7 @@ impl Request {
             image: None,
             force_pull_image: false,
             image_credentials: None,
+            volume_image_credentials: BTreeMap::new(),
             resources: Resources::default(),
             labels: BTreeMap::new(),
             linux: LinuxOptions::default(),
@@ -299,6 +322,12 @@ impl Request {
         requested.chain(self.volumes.iter().map(|volume| volume.source.part())).collect()
     }
 
+    /// How many of its volumes are images.
+    #[must_use]
+    pub fn volume_images(&self) -> usize {
+        self.volumes.iter().filter(|volume| matches!(volume.source, VolumeSource::Image { .. })).count()
+    }
+
     /// Takes the values of secrets out of the request, so that it can be recorded and shown.
     #[must_use]
     pub fn without_secrets(&self) -> Self {
@@ -307,6 +336,7 @@ impl Request {
         // Only hooks of the launch get to know it.
         request.executor = None;
         request.image_credentials = None;
+        request.volume_image_credentials.clear();
         let volumes = request.volumes.iter_mut().filter_map(|volume| match &mut volume.source {
             VolumeSource::Secret { secret } => Some(secret),
             _ => None,
@@ -376,6 +406,16 @@ impl Request {
         }
         if self.class == ContainerClass::Debug && !self.id.is_nested() {
             return Err(InvalidRequest::DebugWithoutParent { id: id() });
+        }
+        match self.volume_images() {
+            0 => {}
+            _ if self.class == ContainerClass::Debug => {
+                return Err(InvalidRequest::DebugWithImage { id: id() });
+            }
+            count if count > MAX_VOLUME_IMAGES => {
+                return Err(InvalidRequest::VolumeImages { id: id(), count });
+            }
+            _ => {}
         }
         self.check_kinds()?;
         let mut paths = BTreeSet::new();
@@ -490,6 +530,20 @@ mod tests {
         assert!(matches!(directory.check(), Err(InvalidRequest::RelativeWorkingDirectory { .. })));
         directory.command.working_directory = Some("/da\0ta".into());
         assert!(matches!(directory.check(), Err(InvalidRequest::Nul { what: "the working directory", .. })));
+
+        let mut images = good.clone();
+        images.volumes = (0..=MAX_VOLUME_IMAGES)
+            .map(|number| Volume {
+                container_path: format!("/{number}").into(),
+                read_only: true,
+                source: VolumeSource::Image { image: "web".into(), force_pull: false, root: None },
+            })
+            .collect();
+        assert!(matches!(images.check(), Err(InvalidRequest::VolumeImages { count: 33, .. })));
+        images.volumes.pop();
+        assert_eq!((images.check(), images.volume_images()), (Ok(()), 32));
+        (images.id, images.class) = (id("web.probe"), ContainerClass::Debug);
+        assert!(matches!(images.check(), Err(InvalidRequest::DebugWithImage { .. })));
 
         let mut debug = good;
         debug.class = ContainerClass::Debug;

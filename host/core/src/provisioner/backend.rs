@@ -10,7 +10,7 @@ use cofferdam_linux::overlay::{self, Upper};
 use cofferdam_linux::tree;
 use cofferdam_plugin_model::ImageRoot;
 
-use super::{Digest, Image, ProvisionError, Store, copy};
+use super::{Digest, Image, Place, ProvisionError, Store, copy};
 
 /// How the layers of an image become a root file system.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -41,11 +41,13 @@ impl Backend {
         }
     }
 
-    /// Assembles the root file system of a container; what is created is in its scratch directory.
+    /// Assembles the root file system of a container or of a volume; what is created is in the container's scratch directory.
+    /// The only layer of a volume that nobody writes to needs no backend.
     pub(super) fn assemble(
         self,
         store: &Store,
         image: &Image,
+        place: Place,
         scratch: &Path,
         is_cancelled: &dyn Fn() -> bool,
     ) -> Result<ImageRoot, ProvisionError> {
@@ -53,6 +55,9 @@ impl Backend {
         // The topmost first, as the kernel has them.
         let directories: Vec<PathBuf> = layers.iter().rev().map(|layer| store.layer(layer)).collect();
         let Some(topmost) = directories.first().cloned() else { return Err(ProvisionError::Empty) };
+        if let (Place::Volume { read_only: true, .. }, 1) = (place, directories.len()) {
+            return Ok(ImageRoot::ReadOnly { path: topmost });
+        }
         match self {
             Self::Overlay => {
                 check_overlay(&topmost, scratch)?;
@@ -62,10 +67,10 @@ impl Backend {
                 Ok(()) => Ok(ImageRoot::Layers { directories }),
                 Err(error) => {
                     tracing::debug!("images are copied: {}", crate::error_chain::describe(&error));
-                    copy_layers(store, &layers, scratch, is_cancelled)
+                    copy_layers(store, &layers, place.directory(scratch), is_cancelled)
                 }
             },
-            Self::Copy => copy_layers(store, &layers, scratch, is_cancelled),
+            Self::Copy => copy_layers(store, &layers, place.directory(scratch), is_cancelled),
             Self::Bind if directories.len() == 1 => Ok(ImageRoot::ReadOnly { path: topmost }),
             Self::Bind => Err(ProvisionError::Bind { layers: directories.len() }),
         }
@@ -100,14 +105,13 @@ pub fn check_overlay(lower: &Path, scratch: &Path) -> Result<(), ProvisionError>
         .map_err(|source| ProvisionError::Overlay { path: scratch.to_owned(), source })
 }
 
-/// Copies the layers into a directory of the container's own.
+/// Copies the layers into a directory of the container's own, which is created.
 fn copy_layers(
     store: &Store,
     layers: &[Digest],
-    scratch: &Path,
+    path: PathBuf,
     is_cancelled: &dyn Fn() -> bool,
 ) -> Result<ImageRoot, ProvisionError> {
-    let path = scratch.join("image");
     for layer in layers {
         let source = store.layer(layer);
         let failed = |source| ProvisionError::Copy { layer: *layer, source };

@@ -21,6 +21,7 @@ mod copy;
 mod digest;
 pub mod document;
 mod name;
+mod place;
 mod pull;
 mod store;
 mod view;
@@ -37,6 +38,7 @@ pub use backend::{Backend, check_overlay};
 pub use copy::CopyError;
 pub use digest::{Digest, HashReader, InvalidDigest};
 pub use name::{ImageName, InvalidName};
+pub use place::Place;
 pub use pull::{Cancelled, Pull, PullError, Puller};
 pub use store::{
     AgentKey, FreedSpace, FreeingEnd, Image, Import, PartialBlob, PrunePolicy, Pruned, SpacePolicy,
@@ -63,13 +65,15 @@ pub(crate) struct Provisioner {
 pub(crate) struct Wanted {
     /// Its name or id.
     pub(crate) image: String,
+    /// What it is for.
+    pub(crate) place: Place,
     /// Whether the registry is asked even if the store has it.
     pub(crate) force_pull: bool,
     /// Credentials for its registry.
     pub(crate) credentials: Option<String>,
 }
 
-/// What a container is provided with.
+/// What a container or one of its volumes is provided with.
 #[derive(Debug)]
 pub(crate) struct Provisioned {
     pub(crate) image: Image,
@@ -142,20 +146,21 @@ impl Provisioner {
         puller: Option<Arc<dyn Puller>>,
         pool: BlockingPool,
     ) -> Self {
-        Self { store, agent: AgentKey::new(work_dir), backend, pulls: Arc::new(Pulls::new(puller)), pool }
+        let (agent, pulls) = (AgentKey::new(work_dir), Arc::new(Pulls::new(puller)));
+        Self { store, agent, backend, pulls, pool }
     }
 
     /// What has to be pulled before a container can be provided with an image. `None` if nothing can or has to be: then it is
     /// in use by the container if the store has it, and nobody removes it. Blocks.
     pub(crate) fn missing(&self, wanted: &Wanted, id: &ContainerId) -> Result<Option<Pull>, ProvisionError> {
-        let Wanted { image, force_pull, credentials } = wanted;
+        let Wanted { image, place, force_pull, credentials } = wanted;
         if !self.pulls.can_pull() {
             return if *force_pull { Err(PullError::NotConfigured.into()) } else { Ok(None) };
         }
         // An id names no registry.
         let Ok(name) = image.parse::<ImageName>() else { return Ok(None) };
         let is_missing = *force_pull
-            || match self.store.acquire(image, &self.agent, id) {
+            || match self.store.acquire(image, &self.agent, id, *place) {
                 Ok(found) => !Platform::host().runs(&found.platform),
                 Err(error) if error.is_absence() || error.is_of_image() => true,
                 Err(error) => return Err(error.into()),
@@ -180,27 +185,29 @@ impl Provisioner {
         Ok(self.pulls.wait(pull, &self.pool)?)
     }
 
-    /// Provides a container with the root file system of an image. Blocks; fails soon once its launch is cancelled.
+    /// Provides a container or one of its volumes with the root file system of an image. Blocks; fails soon once its launch
+    /// is cancelled.
     ///
     /// Its part is recorded in the store, and in its scratch directory: a teardown that calls [`Self::release`] and removes
     /// that directory leaves nothing.
     pub(crate) fn provision(
         &self,
-        image: &str,
+        wanted: &Wanted,
         id: &ContainerId,
         scratch: &Path,
         is_cancelled: &dyn Fn() -> bool,
     ) -> Result<Provisioned, ProvisionError> {
-        let image = self.store.acquire(image, &self.agent, id)?;
-        let root = self.backend.assemble(&self.store, &image, scratch, is_cancelled)?;
+        let Wanted { image, place, .. } = wanted;
+        let image = self.store.acquire(image, &self.agent, id, *place)?;
+        let root = self.backend.assemble(&self.store, &image, *place, scratch, is_cancelled)?;
         Ok(Provisioned { image, root })
     }
 
-    /// A container needs its image no longer. Can be repeated. If the store refuses, the container ends all the same, and
-    /// [`Self::release_unknown`] of the next agent tries it again.
-    pub(crate) fn release(&self, id: &ContainerId) {
-        if let Err(error) = self.store.release(&self.agent, id) {
-            tracing::warn!(container = %id, "its image stays in use: {}", crate::error_chain::describe(&error));
+    /// A container needs its image and those of its volumes no longer. Can be repeated. If the store refuses, the container
+    /// ends all the same, and [`Self::release_unknown`] of the next agent tries it again.
+    pub(crate) fn release(&self, id: &ContainerId, volumes: usize) {
+        if let Err(error) = self.store.release(&self.agent, id, volumes) {
+            tracing::warn!(container = %id, "its images stay in use: {}", crate::error_chain::describe(&error));
         }
     }
 
@@ -208,7 +215,7 @@ impl Provisioner {
     pub(crate) fn release_unknown(&self, is_known: impl Fn(&ContainerId) -> bool) {
         match self.store.release_unknown(&self.agent, is_known) {
             Ok(0) => {}
-            Ok(count) => tracing::info!("released the images of {count} containers that are gone"),
+            Ok(count) => tracing::info!("released {count} images of containers that are gone"),
             Err(error) => tracing::warn!("{}", crate::error_chain::describe(&error)),
         }
     }

@@ -138,7 +138,8 @@ fn options(request: &Request) -> Result<Request> {
     // The agent fetches them, which has another network and other files than the container.
     let uris = request.uris.clone();
     let Request { image, force_pull_image, image_credentials, .. } = request.clone();
-    let Request { rootfs, linux, volumes, networks, rlimits, tty, docker, .. } = request.clone();
+    let Request { volume_image_credentials, rootfs, linux, volumes, networks, rlimits, tty, docker, .. } =
+        request.clone();
     // It cannot use more than the container that it is nested in.
     let linux = LinuxOptions { share_cgroups: LinuxOptions::default().share_cgroups, ..linux };
     let bare = Request::shell(id, String::new());
@@ -147,6 +148,7 @@ fn options(request: &Request) -> Result<Request> {
         image,
         force_pull_image,
         image_credentials,
+        volume_image_credentials,
         rootfs,
         linux,
         volumes,

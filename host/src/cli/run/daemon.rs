@@ -18,15 +18,15 @@ pub(super) enum Launch<T> {
     Signalled(u8),
 }
 
-/// Waits for a launch from an image. The first signal ends it, and the second one does not wait for that. What is not launched
-/// from an image is launched soon, and signals are forwarded to its command then.
+/// Waits for a launch from an image. The first signal ends it, and the second one does not wait for that. What needs no
+/// image is launched soon, and signals are forwarded to its command then.
 pub(super) async fn launch<T>(
     client: &Client,
     request: &Request,
     signals: &mut Signals,
     launching: impl Future<Output = Result<T, ClientError>>,
 ) -> Result<Launch<T>, Failure> {
-    if request.image.is_none() {
+    if request.image.is_none() && request.volume_images() == 0 {
         return launching.await.map(Launch::Done).map_err(not_launched);
     }
     let id = encode_id(&request.id);

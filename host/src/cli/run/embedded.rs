@@ -28,7 +28,7 @@ use crate::config::{Config, Environment, Overrides};
 use crate::telemetry::start_logging;
 use cofferdam_core::agent::Agent;
 use cofferdam_core::config::{AgentConfig, ContainerizerConfig};
-use cofferdam_core::model::Request;
+use cofferdam_core::model::{Request, VolumeSource};
 use cofferdam_core::plugin::Store;
 use cofferdam_core::provisioner::Store as Images;
 use cofferdam_core::switchboard::Attachment;
@@ -124,7 +124,7 @@ impl Embedded {
                 return Err(failure.with_status(NOT_RUN));
             }
         };
-        if let Some(image) = &request.image {
+        for image in images(&request) {
             match self.pull(image, &mut signals).await {
                 Ok(None) => {}
                 Ok(Some(status)) => {
@@ -176,6 +176,15 @@ impl Embedded {
             }
         }
     }
+}
+
+/// The images of a request and of its volumes.
+fn images(request: &Request) -> impl Iterator<Item = &String> {
+    let of_volumes = request.volumes.iter().filter_map(|volume| match &volume.source {
+        VolumeSource::Image { image, .. } => Some(image),
+        _ => None,
+    });
+    request.image.iter().chain(of_volumes)
 }
 
 /// Runs a command in the foreground.

@@ -19,7 +19,7 @@ use super::resources::ResourceFlags;
 use super::{Outcome, client, output, rm};
 use crate::api::operator::encode_id;
 use crate::config::{Environment, Isolation};
-use cofferdam_core::model::Request;
+use cofferdam_core::model::{Request, VolumeSource};
 use cofferdam_core::provisioner::Store;
 
 pub(super) use short_form::expand;
@@ -145,7 +145,13 @@ pub(super) fn run(arguments: Arguments, socket: Option<PathBuf>) -> Outcome {
     let terminal = arguments.terminal;
     terminal.apply(&mut request);
     if arguments.detach || socket.is_some() {
-        request.force_pull_image = is_pull_forced(arguments.agent.pull).map_err(not_run)?;
+        let is_forced = is_pull_forced(arguments.agent.pull).map_err(not_run)?;
+        request.force_pull_image = is_forced;
+        for volume in &mut request.volumes {
+            if let VolumeSource::Image { force_pull, .. } = &mut volume.source {
+                *force_pull = is_forced;
+            }
+        }
     }
     let runtime = super::runtime().map_err(not_run)?;
     if arguments.detach {
@@ -173,10 +179,10 @@ pub(super) fn run(arguments: Arguments, socket: Option<PathBuf>) -> Outcome {
 }
 
 async fn detached(client: &Client, request: &Request, json: bool) -> Outcome {
-    let launched = match request.image {
+    let launched = match request.image.is_some() || request.volume_images() > 0 {
         // A signal ends this program, as nothing is shown.
-        None => client.launch(request).await.map_err(not_launched)?,
-        Some(_) => {
+        false => client.launch(request).await.map_err(not_launched)?,
+        true => {
             let mut signals = Signals::new()?;
             match daemon::launch(client, request, &mut signals, client.launch(request)).await? {
                 Launch::Done(launched) => launched,

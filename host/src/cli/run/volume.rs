@@ -17,7 +17,8 @@ pub(super) struct VolumeFlags {
     #[arg(long, value_name = "NAME")]
     volume_driver: Option<String>,
     /// The same in full: `type=bind,src=PATH` or `type=volume,src=NAME,volume-driver=NAME[,volume-opt=KEY=VALUE]`, with
-    /// `dst=PATH[,readonly]`
+    /// `dst=PATH[,readonly]`; or the files of an image, `type=image,src=IMAGE,dst=PATH[,readonly]`: changes end with the
+    /// container
     #[arg(long = "mount", value_name = "KEY=VALUE,…", value_parser = mount)]
     mounts: Vec<Volume>,
 }
@@ -164,17 +165,24 @@ fn mount(text: &str) -> Result<Volume, String> {
         }
     }
     let container_path = target.ok_or("`dst`, the path in the container, is missing")?;
-    let of_volume = "is for volumes of drivers only, not for `type=bind`";
+    let of_volume = "is for volumes of drivers only, not for `type=bind` and `type=image`";
     let source = match kind.as_str() {
-        "bind" if driver.is_some() => return Err(format!("`volume-driver` {of_volume}")),
-        "bind" if !options.is_empty() => return Err(format!("`volume-opt` {of_volume}")),
+        "bind" | "image" if driver.is_some() => return Err(format!("`volume-driver` {of_volume}")),
+        "bind" | "image" if !options.is_empty() => return Err(format!("`volume-opt` {of_volume}")),
+        "image" => VolumeSource::Image {
+            image: source.ok_or("`src`, the name of the image, is missing")?,
+            force_pull: false,
+            root: None,
+        },
         "bind" => host_path(Path::new(&source.ok_or("`src`, the path on the host, is missing")?).to_owned()),
         "volume" => VolumeSource::DockerVolume {
             driver: driver.ok_or("`volume-driver`, the name of the volume's driver, is missing")?,
             name: source.ok_or("`src`, the name of the volume, is missing")?,
             options,
         },
-        other => return Err(format!("`{other}` is not a supported type; expected `bind` or `volume`")),
+        other => {
+            return Err(format!("`{other}` is not a supported type; expected `bind`, `image` or `volume`"));
+        }
     };
     Ok(Volume { container_path, read_only, source })
 }
@@ -261,6 +269,13 @@ mod tests {
                 volume(host_path("/srv".into()), true),
             ),
             (
+                &["--mount", "type=image,src=jdk:21,dst=/data,readonly"],
+                volume(
+                    VolumeSource::Image { image: "jdk:21".to_owned(), force_pull: false, root: None },
+                    true,
+                ),
+            ),
+            (
                 &[
                     "--mount",
                     "src=db,dst=/data,volume-driver=nfs,ro=false,\"volume-opt=o=a,\"\"b\"\"\",volume-opt=x=",
@@ -289,6 +304,8 @@ mod tests {
             ("--mount", "dst=/data,volume-driver=nfs", "`src`"),
             ("--mount", "type=bind,dst=/data", "`src`"),
             ("--mount", "type=bind,src=/srv,dst=/data,volume-opt=a=b", "`volume-opt` is for volumes"),
+            ("--mount", "type=image,dst=/data", "the name of the image"),
+            ("--mount", "type=image,src=a,dst=/data,volume-driver=b", "`volume-driver` is for volumes"),
             ("--mount", "src=db,dst=/data,volume-driver=nfs,volume-opt==a", "expected `KEY=VALUE`"),
             ("--mount", "src=db,dst=/data,colour=red", "`colour` is not a key"),
             ("--mount", "src=", "`src` has no value"),

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use cofferdam_plugin_model::{Container, ContainerClass, ContainerId};
+use cofferdam_plugin_model::{Container, ContainerClass, ContainerId, VolumeSource};
 
 use super::phase::Event;
 use super::progress::advance;
@@ -16,7 +16,7 @@ use crate::chain::Participant;
 use crate::containerizer::user::{self, User, UserError};
 use crate::directory::create_searchable;
 use crate::model::Request;
-use crate::provisioner::{View, Wanted};
+use crate::provisioner::{Place, View, Wanted};
 
 /// A container that has begun.
 pub(super) struct Begun {
@@ -24,6 +24,8 @@ pub(super) struct Begun {
     pub(super) container: Container,
     /// The image that its root file system is assembled from.
     pub(super) image: Option<Wanted>,
+    /// The images of its volumes, with the paths of the volumes.
+    pub(super) volume_images: Vec<(PathBuf, Wanted)>,
     /// Whom its command runs as, unless its image is needed to tell.
     pub(super) user: User,
     /// Environment variables of the agent that are not recorded.
@@ -35,9 +37,11 @@ pub(super) fn begin(shared: &Shared, handle: &Handle, request: Request) -> Resul
     let id = handle.id().clone();
     let image = request.image.clone().map(|image| Wanted {
         image,
+        place: Place::Root,
         force_pull: request.force_pull_image,
         credentials: request.image_credentials.clone(),
     });
+    let volume_images = volume_images(&request);
     // A name is looked up in the image, which is not there yet.
     let user = match image {
         Some(_) => user::resolve(None, None, None),
@@ -94,7 +98,24 @@ pub(super) fn begin(shared: &Shared, handle: &Handle, request: Request) -> Resul
         .create_cgroup(&id, &controllers)
         .map_err(|source| LaunchError::Cgroup { id: id.clone(), source })?;
     advance(handle, Event::Begun)?;
-    Ok(Begun { container, image, user, secrets: request.secret_environment })
+    Ok(Begun { container, image, volume_images, user, secrets: request.secret_environment })
+}
+
+/// The images of the volumes of a request, with the paths of the volumes.
+fn volume_images(request: &Request) -> Vec<(PathBuf, Wanted)> {
+    let mut images = Vec::new();
+    for volume in &request.volumes {
+        let VolumeSource::Image { image, force_pull, .. } = &volume.source else { continue };
+        let path = volume.container_path.clone();
+        let wanted = Wanted {
+            image: image.clone(),
+            place: Place::Volume { number: images.len() + 1, read_only: volume.read_only },
+            force_pull: *force_pull,
+            credentials: request.volume_image_credentials.get(&path).cloned(),
+        };
+        images.push((path, wanted));
+    }
+    images
 }
 
 /// Whom the command runs as. A nested container inherits the user of its parent; a debug container sees the files of its

@@ -163,8 +163,10 @@ fn run_steps(
     shared.backend.launcher.cleanup(id).map_err(|error| TeardownError::step("remove its cgroups", &error))?;
     remove_directory(&handle.record().part.scratch)
         .map_err(|error| TeardownError::step("remove its scratch directory", &error))?;
-    if handle.record().request.image.is_some() {
-        shared.backend.provisioner.release(id);
+    let request = &handle.record().request;
+    let volumes = request.volume_images();
+    if request.image.is_some() || volumes > 0 {
+        shared.backend.provisioner.release(id, volumes);
     }
     let cause = explained_by_parent(shared, handle, cause, status);
     let launch_failed = retention == Retention::Remove || cause.reason == Some(Reason::LaunchFailed);

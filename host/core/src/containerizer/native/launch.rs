@@ -27,7 +27,7 @@ use super::create::create;
 use super::init_plan;
 use super::phase::Event;
 use super::progress::{advance, check_cancelled, internal};
-use super::provide::{self, Provided, provide};
+use super::provide::{self, MissingImage, Provided, provide};
 use super::record::Handle;
 use super::supervise::{PluginWatch, wait_for_end};
 use super::{LaunchError, Native, Shared};
@@ -40,7 +40,7 @@ use crate::containerizer::user;
 use crate::launcher::{PendingInit, StartError};
 use crate::model::{Cause, Phase, ProcessId, Request};
 use crate::plugin::CallError;
-use crate::provisioner::{Pull, Pulled, View};
+use crate::provisioner::{Pulled, View};
 
 /// Pause between attempts to cancel a start.
 const CANCEL_RETRY: Duration = Duration::from_millis(100);
@@ -50,7 +50,7 @@ enum LaunchStage {
     /// Only the handle. The request still has the values of secrets, which its record has not.
     Admitted { request: Box<Request> },
     /// Its directories and cgroup.
-    Begun { begun: Box<Begun>, image: ImageState },
+    Begun { begun: Box<Begun>, images: ImageState },
     /// Its root file system as well. `prepare` of the plugins is in progress.
     Preparing { provided: Arc<Provided>, calls: Arc<CallSequence<PreparedLaunch>> },
     /// Its first process, which waits for its plan. `watch` of the plugins is in progress.
@@ -63,19 +63,19 @@ enum LaunchStage {
     Failed,
 }
 
-/// Whether the image of a container is there.
+/// Whether the images of a container are there.
 enum ImageState {
-    /// It has to be pulled before the next step.
-    Missing(Pull),
-    /// It is, as far as a pull can help, or there is none. One that was pulled stays until the container has it.
-    There(Option<Pulled>),
+    /// These have to be pulled before the next step.
+    Missing(Vec<MissingImage>),
+    /// They are, as far as pulls can help, or there are none. Those that were pulled stay until the container has them.
+    There(Vec<Pulled>),
 }
 
 /// The next blocking step, with what it needs of the stage. The steps that call plugins leave the stage in place, as
 /// a timeout loses their job.
 enum Step {
     Begin { request: Box<Request> },
-    Provide { begun: Box<Begun>, pulled: Option<Pulled> },
+    Provide { begun: Box<Begun>, pulled: Vec<Pulled> },
     Prepare { provided: Arc<Provided>, calls: Arc<CallSequence<PreparedLaunch>> },
     Watch { calls: Arc<CallSequence<Vec<Watch>>> },
     Start { init: PendingInit, plan: Box<Plan>, watches: Vec<Watch> },
@@ -96,7 +96,7 @@ impl lifecycle::Launch for Native {
     }
 
     fn spec(shared: &Shared, request: &Request) -> Result<(), LaunchError> {
-        if request.image.is_some() && !shared.backend.images {
+        if (request.image.is_some() || request.volume_images() > 0) && !shared.backend.images {
             return Err(LaunchError::NoImages { id: request.id.clone() });
         }
         Ok(())
@@ -145,7 +145,8 @@ async fn launch(
 async fn run_all_steps(launch: &Arc<Launch>) -> Result<(), LaunchError> {
     let Launch { shared, handle, .. } = &**launch;
     run_blocking_steps(launch).await?;
-    if let Some(missing) = launch.missing_image() {
+    let missing = launch.missing_images();
+    if !missing.is_empty() {
         let pulled = provide::pull(shared, handle, missing).await?;
         launch.set_pulled(pulled)?;
         run_blocking_steps(launch).await?;
@@ -224,11 +225,12 @@ impl Launch {
                 Some(Step::Begin { request }) => {
                     let mut begun = begin(shared, handle, *request)?;
                     begun.container.parent = parent(shared, handle);
-                    let image = match provide::missing(shared, handle, begun.image.as_ref())? {
-                        Some(missing) => ImageState::Missing(missing),
-                        None => ImageState::There(None),
+                    let missing = provide::missing(shared, handle, &begun)?;
+                    let images = match missing.is_empty() {
+                        true => ImageState::There(Vec::new()),
+                        false => ImageState::Missing(missing),
                     };
-                    self.replace_stage(LaunchStage::Begun { begun: Box::new(begun), image });
+                    self.replace_stage(LaunchStage::Begun { begun: Box::new(begun), images });
                 }
                 Some(Step::Provide { begun, pulled }) => {
                     let provided = Arc::new(provide(shared, handle, *begun)?);
@@ -273,9 +275,9 @@ impl Launch {
                 LaunchStage::Admitted { request } => Some(Step::Begin { request }),
                 _ => None,
             },
-            LaunchStage::Begun { image: ImageState::There(_), .. } => {
+            LaunchStage::Begun { images: ImageState::There(_), .. } => {
                 match std::mem::replace(&mut *stage, LaunchStage::Failed) {
-                    LaunchStage::Begun { begun, image: ImageState::There(pulled) } => {
+                    LaunchStage::Begun { begun, images: ImageState::There(pulled) } => {
                         Some(Step::Provide { begun, pulled })
                     }
                     _ => None,
@@ -291,7 +293,7 @@ impl Launch {
                     _ => None,
                 }
             }
-            LaunchStage::Begun { image: ImageState::Missing(_), .. }
+            LaunchStage::Begun { images: ImageState::Missing(_), .. }
             | LaunchStage::Watched { .. }
             | LaunchStage::Running(_)
             | LaunchStage::Failed => None,
@@ -299,17 +301,17 @@ impl Launch {
     }
 
     /// What has to be pulled before the next step.
-    fn missing_image(&self) -> Option<Pull> {
+    fn missing_images(&self) -> Vec<MissingImage> {
         match &*self.stage.lock() {
-            LaunchStage::Begun { image: ImageState::Missing(missing), .. } => Some(missing.clone()),
-            _ => None,
+            LaunchStage::Begun { images: ImageState::Missing(missing), .. } => missing.clone(),
+            _ => Vec::new(),
         }
     }
 
-    fn set_pulled(&self, pulled: Pulled) -> Result<(), LaunchError> {
+    fn set_pulled(&self, pulled: Vec<Pulled>) -> Result<(), LaunchError> {
         match &mut *self.stage.lock() {
-            LaunchStage::Begun { image, .. } => {
-                *image = ImageState::There(Some(pulled));
+            LaunchStage::Begun { images, .. } => {
+                *images = ImageState::There(pulled);
                 Ok(())
             }
             _ => Err(internal(&self.handle, "it needs no image any more; this is a bug of the agent")),

@@ -8,6 +8,7 @@
 //! references/HEX               a name and the digest of its manifest, by the digest of the name; last changed when a container
 //!                              was launched by it
 //! uses/AGENT/CONTAINER         the layers of a container
+//! uses/AGENT.NUMBER/CONTAINER  the layers of one of its volumes
 //! downloads/HEX                a part of a blob of a registry, by its digest; locked by who downloads it
 //! staging/                     what is not complete, and what is being removed
 //! ```

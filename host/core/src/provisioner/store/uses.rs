@@ -13,6 +13,7 @@ use super::error::{Result, StoreError};
 use super::{Access, Image, MAX_SMALL, Store, names_in, read_small, unique};
 use crate::model::ContainerId;
 use crate::provisioner::digest::Digest;
+use crate::provisioner::place::Place;
 
 /// How often a use is written whose directory is removed meanwhile.
 const ATTEMPTS: usize = 100;
@@ -29,10 +30,10 @@ impl AgentKey {
     }
 }
 
-/// What a container uses.
+/// What a container uses for its root file system or a volume.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Use {
-    /// Its image.
+    /// The image.
     pub(super) manifest: Digest,
     /// The layers of the image.
     pub(super) layers: Vec<Digest>,
@@ -43,11 +44,17 @@ impl Store {
     ///
     /// # Errors
     /// As [`Self::find`].
-    pub fn acquire(&self, text: &str, agent: &AgentKey, container: &ContainerId) -> Result<Image> {
+    pub fn acquire(
+        &self,
+        text: &str,
+        agent: &AgentKey,
+        container: &ContainerId,
+        place: Place,
+    ) -> Result<Image> {
         let not_found = || StoreError::NotFound { name: text.to_owned() };
         let _guard = self.lock_existing(Access::Shared)?.ok_or_else(not_found)?;
         let image = self.find_locked(text)?;
-        let path = self.use_path(agent, container);
+        let path = self.uses_of(agent, place).join(container.as_str());
         let written = Use { manifest: image.manifest, layers: image.layers.clone() };
         let write_once = || -> io::Result<()> {
             if let Some(parent) = path.parent() {
@@ -83,25 +90,26 @@ impl Store {
         }
     }
 
-    /// A container does not use its image any more. Can be repeated.
+    /// A container does not use its image and those of its volumes any more. Can be repeated.
     ///
     /// # Errors
     /// If the kernel refuses.
-    pub fn release(&self, agent: &AgentKey, container: &ContainerId) -> Result<()> {
-        let path = self.use_path(agent, container);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(StoreError::Path { path, source: error })
-            }
-            _ => {
-                // Fails unless that was the last one.
-                drop(fs::remove_dir(self.uses_of(agent)));
-                Ok(())
-            }
-        }
+    pub fn release(&self, agent: &AgentKey, container: &ContainerId, volumes: usize) -> Result<()> {
+        let of_volumes = (1..=volumes).map(|number| Place::Volume { number, read_only: false });
+        let places = std::iter::once(Place::Root).chain(of_volumes);
+        let release = |place| {
+            let directory = self.uses_of(agent, place);
+            let released = remove_use(&directory, container);
+            // Fails unless that was the last one.
+            drop(fs::remove_dir(&directory));
+            released
+        };
+        // All of them, also if one fails.
+        let outcomes: Vec<_> = places.map(release).collect();
+        outcomes.into_iter().collect()
     }
 
-    /// Releases what containers of an agent use that it does not know any more. Returns how many there were.
+    /// Releases what containers of an agent use that it does not know any more. Returns how many images there were.
     ///
     /// # Errors
     /// If the directory cannot be read, or the kernel refuses.
@@ -110,14 +118,21 @@ impl Store {
         agent: &AgentKey,
         is_known: impl Fn(&ContainerId) -> bool,
     ) -> Result<usize> {
-        let directory = self.uses_of(agent);
+        let uses = self.uses();
         let mut released = 0;
-        for name in names_in(&directory, usize::MAX)? {
-            let id = ContainerId::parse(&name).ok().filter(|id| !is_known(id));
-            if let Some(id) = id {
-                self.release(agent, &id)?;
-                released += 1;
+        for directory in names_in(&uses, usize::MAX)? {
+            if !Place::is_of(&directory, &agent.0) {
+                continue;
             }
+            let directory = uses.join(directory);
+            for name in names_in(&directory, usize::MAX)? {
+                let Ok(id) = ContainerId::parse(&name) else { continue };
+                if !is_known(&id) {
+                    remove_use(&directory, &id)?;
+                    released += 1;
+                }
+            }
+            drop(fs::remove_dir(&directory));
         }
         Ok(released)
     }
@@ -125,9 +140,9 @@ impl Store {
     /// The manifests and layers that containers use.
     pub(super) fn in_use(&self) -> Result<(BTreeSet<Digest>, BTreeSet<Digest>)> {
         let (mut manifests, mut layers) = (BTreeSet::new(), BTreeSet::new());
-        let directory = self.root.join("uses");
-        for agent in names_in(&directory, usize::MAX)? {
-            let directory = directory.join(agent);
+        let uses = self.uses();
+        for directory in names_in(&uses, usize::MAX)? {
+            let directory = uses.join(directory);
             for container in names_in(&directory, usize::MAX)? {
                 let Some(bytes) = read_small(&directory.join(container), MAX_SMALL)? else { continue };
                 // It was complete before it had its name. So one that is not was cut off by a power failure, as it is not
@@ -141,11 +156,19 @@ impl Store {
         Ok((manifests, layers))
     }
 
-    fn uses_of(&self, agent: &AgentKey) -> PathBuf {
-        self.root.join("uses").join(&agent.0)
+    fn uses(&self) -> PathBuf {
+        self.root.join("uses")
     }
 
-    fn use_path(&self, agent: &AgentKey, container: &ContainerId) -> PathBuf {
-        self.uses_of(agent).join(container.as_str())
+    fn uses_of(&self, agent: &AgentKey, place: Place) -> PathBuf {
+        self.uses().join(place.uses(&agent.0))
+    }
+}
+
+fn remove_use(directory: &Path, container: &ContainerId) -> Result<()> {
+    let path = directory.join(container.as_str());
+    match fs::remove_file(&path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(StoreError::Path { path, source }),
+        _ => Ok(()),
     }
 }

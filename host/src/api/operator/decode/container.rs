@@ -6,7 +6,7 @@ use super::error::{DecodeError, Result};
 use super::image::{decode_image_credentials, decode_image_name};
 use super::linux::{decode_linux, decode_rlimits, decode_tty};
 use super::network::{decode_networks, decode_port_mapping};
-use super::volume::decode_volumes;
+use super::volume::{decode_volume_credentials, decode_volumes};
 use crate::api::operator::types as wire;
 use cofferdam_core::model::{DockerNetwork, DockerOptions, DockerParameter, LinuxOptions, Request};
 
@@ -27,6 +27,7 @@ pub(super) fn decode_container(request: Request, info: Option<&wire::ContainerIn
         image: image.map(|image| decode_image_name("container.mesos.image", image)).transpose()?,
         force_pull_image: image.is_some_and(|image| image.cached == Some(false)),
         image_credentials: credentials.flatten(),
+        volume_image_credentials: decode_volume_credentials(&info.volumes)?,
         rootfs: info.mesos.as_ref().and_then(|mesos| mesos.rootfs.as_ref()).map(PathBuf::from),
         linux: decode_linux(&request.id, info)?,
         volumes: decode_volumes(&info.volumes)?,

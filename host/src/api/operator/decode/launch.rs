@@ -130,6 +130,7 @@ fn decode_uris(uris: &[wire::Uri]) -> Vec<Uri> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::path::Path;
 
     use serde_json::{Value as Json, json};
 
@@ -179,6 +180,8 @@ mod tests {
                      {"driver": "nfs", "name": "db", "driver_options": {"parameter": [{"key": "a", "value": "b"}]}}}},
                     {"mode": "RO", "container_path": "key", "source": {"type": "SECRET",
                      "secret": {"type": "REFERENCE", "reference": {"name": "tls", "key": "key"}}}},
+                    {"mode": "RO", "container_path": "/usr/lib/jvm", "image":
+                     {"type": "DOCKER", "docker": {"name": "jdk:21"}, "cached": false}},
                 ],
                 "network_infos": [{"name": "net", "ip_addresses": [{"ip_address": "10.0.0.9"}],
                     "port_mappings": [{"host_port": 8080, "container_port": 80, "protocol": "tcp"}],
@@ -203,7 +206,7 @@ mod tests {
         assert_eq!(request.labels["bare"], "");
         assert!(request.linux.share_pid_namespace && !request.linux.share_cgroups);
         assert_eq!(request.command.secrets["TOKEN"], Secret::Value("hunter2".into()));
-        assert_eq!((request.volumes.len(), request.networks.len()), (5, 1));
+        assert_eq!((request.volumes.len(), request.networks.len()), (6, 1));
         assert_eq!(request.rlimits["NOFILE"].soft, Some(10));
         assert_eq!(request.rlimits["CORE"].hard, None);
         assert_eq!(request.linux.shm_size, Some(64 << 20));
@@ -243,6 +246,15 @@ mod tests {
         let shown = encode_launch(&request);
         assert!(!serde_json::to_string(&shown).unwrap().contains("config"), "{shown:?}");
         assert_eq!(decode_launch(&shown).unwrap(), request.without_secrets());
+        let mut volume = forced["mesos"].clone();
+        volume["mode"] = json!("RO");
+        volume["container_path"] = json!("/data");
+        let volumes = json!({"type": "MESOS", "volumes": [volume]});
+        let request = decode(json!({ "container": volumes, "command": {"value": "ls"} })).unwrap();
+        assert_eq!(request.volume_image_credentials[Path::new("/data")], "{}");
+        let shown = encode_launch(&request);
+        assert!(!serde_json::to_string(&shown).unwrap().contains("config"), "{shown:?}");
+        assert_eq!(decode_launch(&shown).unwrap(), request.without_secrets());
         let request = decode(json!({ "container": image, "command": {"value": "ls"} })).unwrap();
         assert!(request.command.shell);
         let both = json!({"type": "MESOS", "mesos": {"rootfs": "/r", "image": {"type": "DOCKER", "docker": {"name": "x"}}}});
@@ -265,8 +277,8 @@ mod tests {
             ),
             (
                 json!({"type": "MESOS", "volumes": [{"mode": "RW", "container_path": "/a",
-                    "image": {"type": "DOCKER", "docker": {"name": "x"}}}]}),
-                "`container.volumes[0].image`",
+                    "image": {"type": "APPC", "docker": {"name": "x"}}}]}),
+                "`container.volumes[0].image.type`",
             ),
             (
                 json!({"type": "MESOS", "network_infos": [{"groups": ["g"]}]}),

@@ -1,8 +1,10 @@
 //! Volumes.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::error::{DecodeError, Result};
+use super::image::{decode_image_credentials, decode_image_name};
 use super::secret::decode_secret;
 use crate::api::operator::types as wire;
 use cofferdam_core::model::{Volume, VolumeSource};
@@ -23,15 +25,30 @@ pub(super) fn decode_volumes(volumes: &[wire::Volume]) -> Result<Vec<Volume>> {
     volumes.iter().enumerate().map(decode).collect()
 }
 
-fn decode_source(field: &str, volume: &wire::Volume) -> Result<VolumeSource> {
-    if volume.image.is_some() {
-        let advice = "; unpack the image and give the directory as `host_path`";
-        return Err(DecodeError::Unsupported { field: format!("{field}.image"), advice });
+/// Decodes the credentials of a request for the registries of the images of its volumes, by the path of the volume.
+pub(super) fn decode_volume_credentials(volumes: &[wire::Volume]) -> Result<BTreeMap<PathBuf, String>> {
+    let mut credentials = BTreeMap::new();
+    for (index, volume) in volumes.iter().enumerate() {
+        let Some(image) = &volume.image else { continue };
+        if let Some(config) = decode_image_credentials(&format!("container.volumes[{index}].image"), image)? {
+            credentials.insert(PathBuf::from(&volume.container_path), config);
+        }
     }
-    match (&volume.host_path, &volume.source) {
-        (Some(path), None) => Ok(VolumeSource::HostPath { path: PathBuf::from(path), propagation: None }),
-        (None, Some(source)) => decode_typed_source(&format!("{field}.source"), source),
-        _ => Err(DecodeError::field(field, "expected exactly one of `host_path` and `source`")),
+    Ok(credentials)
+}
+
+fn decode_source(field: &str, volume: &wire::Volume) -> Result<VolumeSource> {
+    match (&volume.host_path, &volume.image, &volume.source) {
+        (Some(path), None, None) => {
+            Ok(VolumeSource::HostPath { path: PathBuf::from(path), propagation: None })
+        }
+        (None, Some(image), None) => Ok(VolumeSource::Image {
+            image: decode_image_name(&format!("{field}.image"), image)?,
+            force_pull: image.cached == Some(false),
+            root: None,
+        }),
+        (None, None, Some(source)) => decode_typed_source(&format!("{field}.source"), source),
+        _ => Err(DecodeError::field(field, "expected exactly one of `host_path`, `image` and `source`")),
     }
 }
 

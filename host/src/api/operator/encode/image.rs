@@ -14,3 +14,9 @@ pub(super) fn pull(progress: &PullProgress) -> wire::PullProgress {
 pub(in crate::api::operator) fn pruned(pruned: &Pruned) -> wire::PrunedImages {
     wire::PrunedImages { names: pruned.names.clone(), layers: pruned.layers as u64, bytes: pruned.bytes }
 }
+
+/// The image of a request. Its credentials are not shown.
+pub(super) fn encode_image(name: &str, force_pull: bool) -> wire::Image {
+    let docker = wire::DockerImage { name: name.to_owned(), config: None };
+    wire::Image { kind: wire::ImageKind::Docker, docker: Some(docker), cached: force_pull.then_some(false) }
+}

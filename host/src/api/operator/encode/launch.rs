@@ -1,6 +1,7 @@
 //! Launch requests.
 
 use super::id::encode_id;
+use super::image::encode_image;
 use super::linux::{encode_linux, encode_network, encode_port_mapping, encode_rlimits, encode_tty};
 use super::resources::{encode_limits, encode_resources};
 use super::volume::{encode_path, encode_secret, encode_volume};
@@ -82,12 +83,6 @@ fn encode_docker(docker: &DockerOptions) -> wire::DockerInfo {
         force_pull_image: docker.force_pull_image.then_some(true),
         volume_driver: docker.volume_driver.clone(),
     }
-}
-
-/// The image of a request. Its credentials are not shown.
-fn encode_image(name: &str, force_pull: bool) -> wire::Image {
-    let docker = wire::DockerImage { name: name.to_owned(), config: None };
-    wire::Image { kind: wire::ImageKind::Docker, docker: Some(docker), cached: force_pull.then_some(false) }
 }
 
 fn encode_container(request: &Request) -> wire::ContainerInfo {

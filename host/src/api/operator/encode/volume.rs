@@ -2,21 +2,26 @@
 
 use std::path::Path;
 
+use super::image::encode_image;
 use crate::api::operator::types as wire;
 use cofferdam_core::model::{Secret, Volume, VolumeSource};
 
 pub(super) fn encode_volume(volume: &Volume) -> wire::Volume {
     let (host_path, source) = encode_source(&volume.source);
+    let image = match &volume.source {
+        VolumeSource::Image { image, force_pull, .. } => Some(encode_image(image, *force_pull)),
+        _ => None,
+    };
     wire::Volume {
         mode: if volume.read_only { wire::VolumeMode::Ro } else { wire::VolumeMode::Rw },
         container_path: encode_path(&volume.container_path),
         host_path,
-        image: None,
+        image,
         source,
     }
 }
 
-/// The host path or the other source of a volume. A device has no form in the API.
+/// The host path or the other source of a volume; neither for an image. A device has no form in the API.
 fn encode_source(source: &VolumeSource) -> (Option<String>, Option<wire::VolumeSource>) {
     let none = wire::VolumeSource::default;
     let source = match source {
@@ -34,6 +39,7 @@ fn encode_source(source: &VolumeSource) -> (Option<String>, Option<wire::VolumeS
                 ..none()
             }
         }
+        VolumeSource::Image { .. } => return (None, None),
         VolumeSource::SandboxPath { parent, path } => {
             let kind = if *parent { wire::SandboxPathKind::Parent } else { wire::SandboxPathKind::Own };
             wire::VolumeSource {
