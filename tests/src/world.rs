@@ -169,6 +169,7 @@ impl World {
             "launch_timeout": format!("{}ms", config.launch_timeout.as_millis()),
             "destroy_timeout": format!("{}ms", config.destroy_timeout.as_millis()),
             "image_store": config.image_store.clone().unwrap_or_else(|| config.work_dir.join("images")),
+            "local_images": config.local_images,
             "image_backend": config.image_backend.name(),
             "image_gc": {
                 "headroom_percent": config.image_gc.headroom_percent,

@@ -37,6 +37,8 @@ pub struct AgentConfig {
     pub plugin_store: Option<PathBuf>,
     /// Directory for images; `images` in [`Self::work_dir`] if `None`. May be shared by several agents.
     pub image_store: Option<PathBuf>,
+    /// Directories of this machine that clients may launch images from, which are files or directories there. Absolute.
+    pub local_images: Vec<PathBuf>,
     /// How root file systems are assembled from images.
     pub image_backend: Backend,
     /// Registries that images are pulled from.
@@ -100,6 +102,7 @@ impl AgentConfig {
             work_dir: directory.join("work"),
             plugin_store: None,
             image_store: None,
+            local_images: Vec::new(),
             image_backend: Backend::default(),
             registry: RegistryConfig::default(),
             puller: None,

@@ -59,6 +59,7 @@ pub(super) struct RawConfig<'d> {
     pub max_completed_executors: Option<Setting<u64>>,
     pub scratch_memory: Option<Setting<u64>>,
     pub image_store: Option<Setting<PathBuf>>,
+    pub local_images: Option<Strings>,
     pub image_backend: Option<Setting<Backend>>,
     pub image_providers: Option<Strings>,
     pub isolation: Option<Setting<Isolation>>,
@@ -178,6 +179,7 @@ impl<'d> RawConfig<'d> {
             max_completed_executors: number(root, "max_completed_executors"),
             scratch_memory: parse(root, "scratch_memory", units::size),
             image_store: path(root, "image_store"),
+            local_images: strings(root, "local_images"),
             image_backend: parse(root, "image_backend", |name| {
                 Backend::ALL.into_iter().find(|backend| backend.name() == name)
             }),

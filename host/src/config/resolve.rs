@@ -210,6 +210,9 @@ impl Resolver<'_> {
                 Ok(rest) => normalize(&work_dir.join(rest)),
                 Err(_) => normalize(&self.base.join(&setting.value)),
             });
+        let local_images = raw.local_images.iter().flat_map(|setting| &setting.value);
+        let local_images =
+            local_images.map(|directory| normalize(&self.base.join(&directory.value))).collect();
         let launcher = self.launcher();
         let containerizers = self.containerizers();
         let cgroup_root = self.cgroup_root();
@@ -264,6 +267,7 @@ impl Resolver<'_> {
                 work_dir,
                 plugin_store: None,
                 image_store,
+                local_images,
                 image_backend: *value(&raw.image_backend, &defaults.image_backend),
                 plugin_dir,
                 containerizers,

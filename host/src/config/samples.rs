@@ -113,6 +113,8 @@ fn all_settings_are_resolved() {
     assert_eq!(docker.timeouts, timeouts);
     assert_eq!(config.agent.image_store.as_deref(), Some(Path::new("/srv/images")));
     assert_eq!(config.agent.image_backend, Backend::Copy);
+    let local = [directory("valid/images"), PathBuf::from("/srv/archives")];
+    assert_eq!(config.agent.local_images, local);
     assert_eq!(config.socket_access, SocketAccess { mode: 0o660, group: Some(0) });
     let tcp = TcpConfig { address: "[::1]:5051".parse().unwrap(), token_file: directory("valid/token") };
     assert_eq!(config.tcp, Some(tcp));
@@ -149,7 +151,7 @@ fn all_settings_are_resolved() {
     assert_eq!(mem.timeout(Method::Isolate), Duration::from_secs(7));
     assert_eq!(mem.timeout(Method::Usage), Duration::from_secs(5));
     assert_eq!(mem.table, serde_json::json!({"limit_swap": true, "reserve": "64 MiB", "kinds": ["a", "b"]}));
-    assert!(mem.origin.ends_with("everything.toml:79"), "{}", mem.origin);
+    assert!(mem.origin.ends_with("everything.toml:80"), "{}", mem.origin);
     assert_eq!(config.agent.logger.unwrap().name, "sandbox");
     let [early, late] = &config.agent.hooks[..] else { panic!("{:?}", config.agent.hooks) };
     assert_eq!((early.name.as_str(), early.policy), ("example/early", FailPolicy::Required));

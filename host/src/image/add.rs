@@ -104,10 +104,15 @@ pub(super) fn add_layer(
     Ok((diff_id, unpacked))
 }
 
+/// Adds the documents of an image whose layers are there. Returns the digest of its manifest.
+pub(super) fn add_documents(import: &Import, image: &Found) -> Result<Digest> {
+    import.add_blob(&image.config)?;
+    Ok(import.add_blob(&image.manifest)?)
+}
+
 /// Adds the documents of an image whose layers are there, and its names.
 pub(super) fn finish(import: &Import, image: &Found) -> Result<Image> {
-    import.add_blob(&image.config)?;
-    let manifest = import.add_blob(&image.manifest)?;
+    let manifest = add_documents(import, image)?;
     let mut added = None;
     let mut names = Vec::new();
     for name in &image.names {

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use cofferdam_core::provisioner::document::{MAX_LAYERS, Platform};
-use cofferdam_core::provisioner::{Digest, InvalidName, StoreError};
+use cofferdam_core::provisioner::{Digest, InvalidName, LocalError, StoreError};
 
 use super::layer::LayerError;
 
@@ -60,6 +60,14 @@ pub(crate) enum ImageError {
     Unnamed,
     #[error("it contains {count} images, so `--name` cannot be the name of one of them")]
     Several { count: usize },
+    #[error(
+        "it contains {count} images; import them with `cofferdam image import`, and launch one of them by its name"
+    )]
+    SeveralLocal { count: usize },
+    #[error("cannot use the image `{}`", path.display())]
+    At { path: PathBuf, source: Box<ImageError> },
+    #[error(transparent)]
+    Local(#[from] LocalError),
     #[error("a name of the image is invalid")]
     Name(#[from] InvalidName),
     #[error("cannot unpack layer {number}")]
@@ -77,7 +85,7 @@ fn source_name(path: Option<&Path>) -> String {
 pub(super) type Result<T> = std::result::Result<T, ImageError>;
 
 /// A text of whoever made the image, for a terminal.
-fn foreign(text: &str) -> String {
+pub(super) fn foreign(text: &str) -> String {
     text.chars().take(MAX_TEXT).flat_map(char::escape_debug).collect()
 }
 
@@ -89,6 +97,16 @@ impl ImageError {
             found.by_ref().take(MAX_PLATFORMS).map(|platform| foreign(&platform.to_string())).collect();
         shown.extend(found.next().map(|_| "…".to_owned()));
         Self::Platform { wanted: wanted.clone(), found: shown.join(", ") }
+    }
+
+    /// Whether the request for an image in a file or directory is wrong, or what is there.
+    pub(super) fn is_of_request(&self) -> bool {
+        match self {
+            Self::At { source, .. } => source.is_of_request(),
+            Self::Local(error) => error.is_invalid(),
+            Self::Source { .. } | Self::TooLarge { .. } => false,
+            other => !other.is_local(),
+        }
     }
 
     /// Whether it is this machine that fails, and would with the same image from elsewhere.

@@ -8,12 +8,14 @@ use std::thread;
 use cofferdam_core::provisioner::document::{
     Descriptor, Index, MAX_DOCUMENT, Manifest, Platform, media_type,
 };
-use cofferdam_core::provisioner::{Digest, Image, ImageName, Import, Store};
+use cofferdam_core::provisioner::{Digest, Image, ImageName, Import, LocalImage, Store};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::add::{Found, Layer, add_layer, diff_ids, finish, in_parallel, missing_layers, parse, verify};
-use super::error::{ImageError, MAX_DOCUMENTS, MAX_INDEXES, Result};
+use super::add::{
+    Found, Layer, add_documents, add_layer, diff_ids, finish, in_parallel, missing_layers, parse, verify,
+};
+use super::error::{ImageError, MAX_DOCUMENTS, MAX_INDEXES, Result, foreign};
 use super::layout::Layout;
 use super::pack::pack;
 use super::{Limits, Progress};
@@ -34,6 +36,8 @@ const REF_NAME: &str = "org.opencontainers.image.ref.name";
 pub(crate) struct Request {
     /// A file or a directory; `None` for standard input.
     pub(crate) source: Option<PathBuf>,
+    /// What was found there, if that was opened before. The path of the source is the name of its only image then.
+    pub(crate) found: Option<LocalImage>,
     pub(crate) format: Format,
     /// The name of the only image.
     pub(crate) name: Option<ImageName>,
@@ -63,15 +67,19 @@ pub(crate) fn import(
 ) -> Result<Vec<Image>> {
     let failed = |source| ImageError::Source { path: request.source.clone(), source };
     // Whoever writes to standard input may take any time, and others may want to remove images meanwhile.
-    let source = match &request.source {
-        Some(path) if path.is_dir() => Source::Directory(path),
-        Some(path) => Source::File(seekable(store, File::open(path).map_err(failed)?, request)?),
-        None => Source::File(spool(store, io::stdin().lock(), request)?),
+    let source = match (&request.found, &request.source) {
+        (Some(found), _) => match found.directory() {
+            Some(path) => Source::Directory(path),
+            None => Source::File(seekable(store, found.file().map_err(failed)?, request)?),
+        },
+        (None, Some(path)) if path.is_dir() => Source::Directory(path.clone()),
+        (None, Some(path)) => Source::File(seekable(store, File::open(path).map_err(failed)?, request)?),
+        (None, None) => Source::File(spool(store, io::stdin().lock(), request)?),
     };
     let import = store.import()?;
     match find_layout(source, request).map_err(failed)? {
         Contents::Layout(layout) => import_layout(&import, &layout, request, progress),
-        Contents::Directory(path) => import_directory(&import, path, request, progress),
+        Contents::Directory(path) => import_directory(&import, &path, request, progress),
         Contents::Archive(file) => {
             let mut file = file;
             file.seek(SeekFrom::Start(0)).map_err(failed)?;
@@ -80,28 +88,81 @@ pub(crate) fn import(
     }
 }
 
-enum Source<'a> {
-    Directory(&'a Path),
+/// An image in a file or directory of this machine that a container is launched from.
+#[derive(Debug)]
+pub(crate) struct LocalRequest {
+    /// Its absolute path, which is the name of the image.
+    pub(crate) path: PathBuf,
+    /// Directories that what the path leads to has to be in, if only these are permitted.
+    pub(crate) permitted: Option<Vec<PathBuf>>,
+    /// Whether a file is read again that was not changed since it was imported.
+    pub(crate) is_forced: bool,
+}
+
+/// Imports the image in a file or directory, unless the store has it from this version of the file.
+pub(crate) fn import_local(
+    store: &Store,
+    request: &LocalRequest,
+    progress: &(dyn Fn(Progress) + Sync),
+) -> Result<Image> {
+    let found = LocalImage::open(&request.path, request.permitted.as_deref())?;
+    import_found(store, request, found, progress)
+        .map_err(|source| ImageError::At { path: request.path.clone(), source: Box::new(source) })
+}
+
+fn import_found(
+    store: &Store,
+    LocalRequest { path, is_forced, .. }: &LocalRequest,
+    found: LocalImage,
+    progress: &(dyn Fn(Progress) + Sync),
+) -> Result<Image> {
+    let platform = Platform::host();
+    let name = path.to_str().ok_or(ImageError::Unnamed)?;
+    if !is_forced
+        && found.stamp().is_some()
+        && store.stamp_of(name)?.as_ref() == found.stamp()
+        && let Ok(image) = store.find(name)
+        && platform.runs(&image.platform)
+    {
+        return Ok(image);
+    }
+    let request = Request {
+        source: Some(path.clone()),
+        found: Some(found),
+        format: Format::Auto,
+        name: None,
+        platform: platform.clone(),
+        limits: Limits::default(),
+    };
+    let image = import(store, &request, progress)?.into_iter().next().ok_or(ImageError::Empty)?;
+    match platform.runs(&image.platform) {
+        true => Ok(image),
+        false => Err(ImageError::Platform { wanted: platform, found: foreign(&image.platform) }),
+    }
+}
+
+enum Source {
+    Directory(PathBuf),
     /// An archive without compression.
     File(File),
 }
 
 /// What a source consists of.
-enum Contents<'a> {
+enum Contents {
     Layout(Layout),
     /// A root file system.
-    Directory(&'a Path),
+    Directory(PathBuf),
     /// The archive of one.
     Archive(File),
 }
 
-fn find_layout<'a>(source: Source<'a>, request: &Request) -> io::Result<Contents<'a>> {
+fn find_layout(source: Source, request: &Request) -> io::Result<Contents> {
     let is_image = |layout: &Layout| layout.has("oci-layout") || layout.has("manifest.json");
     match (source, request.format) {
         (Source::Directory(path), Format::Rootfs) => Ok(Contents::Directory(path)),
         (Source::File(file), Format::Rootfs) => Ok(Contents::Archive(file)),
         (Source::Directory(path), format) => {
-            let layout = Layout::directory(path)?;
+            let layout = Layout::directory(&path)?;
             match format != Format::Auto || layout.has("oci-layout") && layout.has("index.json") {
                 true => Ok(Contents::Layout(layout)),
                 false => Ok(Contents::Directory(path)),
@@ -171,6 +232,13 @@ fn import_layout(
         _ if layout.has("index.json") => oci_images(layout, &request.platform)?,
         _ => docker_images(layout)?,
     };
+    if request.found.is_some() {
+        return match &found[..] {
+            [] => Err(ImageError::Empty),
+            [only] => Ok(vec![add(import, layout, only, request, progress)?]),
+            several => Err(ImageError::SeveralLocal { count: several.len() }),
+        };
+    }
     match (&request.name, &mut found[..]) {
         (_, []) => return Err(ImageError::Empty),
         (None, images) if images.iter().any(|image| image.names.is_empty()) => {
@@ -182,7 +250,7 @@ fn import_layout(
     }
     let mut images = Vec::new();
     for image in &found {
-        images.push(add(import, layout, image, &request.limits, progress)?);
+        images.push(add(import, layout, image, request, progress)?);
     }
     Ok(images)
 }
@@ -303,7 +371,7 @@ fn add(
     import: &Import,
     layout: &Layout,
     image: &Found,
-    limits: &Limits,
+    request: &Request,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Image> {
     let missing = missing_layers(import, image, progress)?;
@@ -311,11 +379,21 @@ fn add(
     in_parallel(threads, &missing, |(number, layer), _| -> Result<()> {
         let failed = |source| ImageError::File { file: layer.file.clone(), source };
         let stream = layout.open(&layer.file).map_err(failed)?;
-        let (diff_id, unpacked) = add_layer(import, stream, *number, Some(layer), limits)?;
+        let (diff_id, unpacked) = add_layer(import, stream, *number, Some(layer), &request.limits)?;
         progress(Progress::Unpacked { layer: diff_id, files: unpacked.members, bytes: unpacked.bytes });
         Ok(())
     })?;
-    finish(import, image)
+    match &request.found {
+        Some(found) => finish_local(import, image, request, found),
+        None => finish(import, image),
+    }
+}
+
+/// As [`finish`], for an image whose name is the path of its source.
+fn finish_local(import: &Import, image: &Found, request: &Request, found: &LocalImage) -> Result<Image> {
+    let path = request.source.as_deref().and_then(Path::to_str).ok_or(ImageError::Unnamed)?;
+    let manifest = add_documents(import, image)?;
+    Ok(import.add_path(path, manifest, found.stamp().cloned())?)
 }
 
 /// Imports the archive of a root file system.
@@ -325,7 +403,9 @@ fn import_layer(
     request: &Request,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Vec<Image>> {
-    let name = request.name.clone().ok_or(ImageError::Unnamed)?;
+    if request.name.is_none() && request.found.is_none() {
+        return Err(ImageError::Unnamed);
+    }
     let (diff_id, unpacked) = add_layer(import, stream, 1, None, &request.limits)?;
     progress(Progress::Unpacked { layer: diff_id, files: unpacked.members, bytes: unpacked.bytes });
     let Platform { architecture, os, .. } = &request.platform;
@@ -335,7 +415,13 @@ fn import_layer(
     });
     let config = config.to_string().into_bytes();
     let manifest = manifest(&config, &[diff_id])?;
-    Ok(vec![finish(import, &Found { names: vec![name], index: None, manifest, config, layers: Vec::new() })?])
+    let names = request.name.iter().cloned().collect();
+    let image = Found { names, index: None, manifest, config, layers: Vec::new() };
+    let image = match &request.found {
+        Some(found) => finish_local(import, &image, request, found),
+        None => finish(import, &image),
+    };
+    Ok(vec![image?])
 }
 
 /// Imports a directory: packs it on one thread and unpacks it on another.
@@ -345,7 +431,7 @@ fn import_directory(
     request: &Request,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Vec<Image>> {
-    let failed = |source| ImageError::Source { path: Some(path.to_owned()), source };
+    let failed = |source| ImageError::Source { path: request.source.clone(), source };
     let (reader, writer) = io::pipe().map_err(failed)?;
     thread::scope(|scope| {
         let packing = move || pack(path, io::BufWriter::with_capacity(64 << 10, writer));

@@ -27,7 +27,7 @@ use std::time::Duration;
 use cofferdam_core::provisioner::Digest;
 
 pub(crate) use agent_pull::{PullProcess, main as pull_for_agent};
-pub(crate) use import::{Format, Request, import};
+pub(crate) use import::{Format, LocalRequest, Request, import, import_local};
 pub(crate) use pull::{PullRequest, pull};
 
 /// What happens to the layers of an image.

@@ -1,4 +1,5 @@
-//! Images: imports from all sources, pulls by commands and by agents, hostile archives and registries, the store, and containers of images.
+//! Images: imports from all sources, pulls by commands and by agents, hostile archives and registries, the store, containers of
+//! images, volumes that are images, and images in files and directories.
 
 #![expect(clippy::unwrap_used, reason = "a test fails where its expectations do")]
 
@@ -6,6 +7,7 @@ mod agent;
 mod containers;
 mod hostile;
 mod hostile_registry;
+mod local;
 mod registry;
 mod runtime;
 mod secure_registry;

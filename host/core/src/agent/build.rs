@@ -280,6 +280,7 @@ impl Shared<'_> {
                 images,
                 work_dir,
                 config.image_backend,
+                config.local_images.clone(),
                 config.puller.clone(),
                 pool,
             ),

@@ -20,6 +20,7 @@ mod backend;
 mod copy;
 mod digest;
 pub mod document;
+mod local;
 mod name;
 mod place;
 mod pull;
@@ -37,9 +38,10 @@ use crate::blocking::BlockingPool;
 pub use backend::{Backend, check_overlay};
 pub use copy::CopyError;
 pub use digest::{Digest, HashReader, InvalidDigest};
+pub use local::{LocalError, LocalImage, Stamp};
 pub use name::{ImageName, InvalidName};
 pub use place::Place;
-pub use pull::{Cancelled, Pull, PullError, Puller};
+pub use pull::{Cancelled, Pull, PullError, PullSource, Puller};
 pub use store::{
     AgentKey, FreedSpace, FreeingEnd, Image, Import, PartialBlob, PrunePolicy, Pruned, SpacePolicy,
     StagedLayer, Store, StoreError,
@@ -56,6 +58,8 @@ pub(crate) struct Provisioner {
     store: Store,
     agent: AgentKey,
     backend: Backend,
+    /// Directories of this machine that images may be read from.
+    local_images: Vec<PathBuf>,
     pulls: Arc<Pulls>,
     pool: BlockingPool,
 }
@@ -89,6 +93,9 @@ pub enum ProvisionError {
     /// It cannot be pulled.
     #[error(transparent)]
     Pull(#[from] PullError),
+    /// It is in a file or directory that it is not read from.
+    #[error(transparent)]
+    Local(#[from] LocalError),
     /// The image has no layers, or too many for the backend.
     #[error("the image has {layers} layers, but the backend `bind` needs one; choose `overlay` or `copy`")]
     Bind {
@@ -131,6 +138,7 @@ impl ProvisionError {
     pub fn is_invalid(&self) -> bool {
         match self {
             Self::Store(error) => error.is_invalid(),
+            Self::Local(error) => error.is_invalid(),
             Self::Pull(PullError::Failed { is_invalid, .. }) => *is_invalid,
             Self::Pull(PullError::NotConfigured) => true,
             _ => false,
@@ -143,11 +151,12 @@ impl Provisioner {
         store: Store,
         work_dir: &Path,
         backend: Backend,
+        local_images: Vec<PathBuf>,
         puller: Option<Arc<dyn Puller>>,
         pool: BlockingPool,
     ) -> Self {
         let (agent, pulls) = (AgentKey::new(work_dir), Arc::new(Pulls::new(puller)));
-        Self { store, agent, backend, pulls, pool }
+        Self { store, agent, backend, local_images, pulls, pool }
     }
 
     /// What has to be pulled before a container can be provided with an image. `None` if nothing can or has to be: then it is
@@ -156,6 +165,9 @@ impl Provisioner {
         let Wanted { image, place, force_pull, credentials } = wanted;
         if !self.pulls.can_pull() {
             return if *force_pull { Err(PullError::NotConfigured.into()) } else { Ok(None) };
+        }
+        if let Some(path) = local::path_of(image) {
+            return self.missing_local(path, wanted, id);
         }
         // An id names no registry.
         let Ok(name) = image.parse::<ImageName>() else { return Ok(None) };
@@ -166,7 +178,33 @@ impl Provisioner {
                 Err(error) => return Err(error.into()),
             };
         let (store, credentials) = (self.store.root().to_owned(), credentials.clone());
-        Ok(is_missing.then_some(Pull { image: name, store, credentials }))
+        let source = PullSource::Registry(name);
+        Ok(is_missing.then_some(Pull { source, store, credentials }))
+    }
+
+    /// As [`Self::missing`], for an image in a file or directory: it has to be imported unless the store has it from this
+    /// version of the file. Whether a directory has changed is told by its import.
+    fn missing_local(
+        &self,
+        path: &Path,
+        wanted: &Wanted,
+        id: &ContainerId,
+    ) -> Result<Option<Pull>, ProvisionError> {
+        let found = LocalImage::open(path, Some(&self.local_images))?;
+        let is_current = !wanted.force_pull
+            && found.stamp().is_some()
+            && self.store.stamp_of(&wanted.image)?.as_ref() == found.stamp();
+        if is_current {
+            match self.store.acquire(&wanted.image, &self.agent, id, wanted.place) {
+                Ok(image) if Platform::host().runs(&image.platform) => return Ok(None),
+                Ok(_) => {}
+                Err(error) if error.is_absence() || error.is_of_image() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let (path, permitted) = (path.to_owned(), self.local_images.clone());
+        let source = PullSource::Local { path, permitted };
+        Ok(Some(Pull { source, store: self.store.root().to_owned(), credentials: None }))
     }
 
     /// Removes what pulls and imports have left in the store that were killed, unless somebody may still be at it. Whoever

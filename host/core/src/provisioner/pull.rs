@@ -29,7 +29,7 @@ const MAX_PULLS: usize = 8;
 /// Work on the store that takes this long is reported.
 const STALL_WARNING: Duration = Duration::from_secs(60);
 
-/// Pulls images from registries.
+/// Pulls images from registries, and imports them from files and directories.
 #[async_trait]
 pub trait Puller: fmt::Debug + Send + Sync {
     /// Pulls an image for this machine into a store, unless that has what its name stands for in the registry.
@@ -53,18 +53,46 @@ pub type Cancelled = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// What is pulled.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Pull {
-    /// The image.
-    pub image: ImageName,
+    /// Where the image is.
+    pub source: PullSource,
     /// The store that it is added to.
     pub store: PathBuf,
     /// Credentials of whoever needs it, as `docker login` writes them; otherwise those of the agent are used.
     pub credentials: Option<String>,
 }
 
+/// Where an image is that the store does not have.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum PullSource {
+    /// In a registry, under this name.
+    Registry(ImageName),
+    /// In a file or directory of this machine, which is read by [`LocalImage`](super::LocalImage) and whose path is the name of
+    /// the image in the store.
+    Local {
+        /// The path.
+        path: PathBuf,
+        /// Directories that what the path leads to has to be in.
+        permitted: Vec<PathBuf>,
+    },
+}
+
+/// As people write it.
+impl fmt::Display for PullSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Registry(name) => f.write_str(&name.familiar()),
+            Self::Local { path, .. } => path.display().fmt(f),
+        }
+    }
+}
+
 /// Without the credentials.
 impl fmt::Debug for Pull {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pull").field("image", &self.image).field("store", &self.store).finish_non_exhaustive()
+        f.debug_struct("Pull")
+            .field("source", &self.source)
+            .field("store", &self.store)
+            .finish_non_exhaustive()
     }
 }
 
@@ -348,7 +376,7 @@ mod tests {
             cancelled: Cancelled,
         ) -> Result<(), PullError> {
             progress(PullProgress { layers: 2, pulled_layers: 1, bytes: 10, received: 5 });
-            self.begun.send(pull.image.familiar()).unwrap();
+            self.begun.send(pull.source.to_string()).unwrap();
             tokio::select! {
                 biased;
                 () = cancelled => {
@@ -381,7 +409,8 @@ mod tests {
 
         fn wait(&self, name: &str) -> WaitingForPull {
             let store = self.directory.path().join("store");
-            let pull = Pull { image: name.parse().unwrap(), store, credentials: None };
+            let source = PullSource::Registry(name.parse().unwrap());
+            let pull = Pull { source, store, credentials: None };
             self.pulls.wait(pull, &self.pool).unwrap()
         }
     }
@@ -434,7 +463,8 @@ mod tests {
         assert_eq!(one.pulled(drop).await.unwrap_err(), failed);
         assert_eq!(other.pulled(drop).await.unwrap_err(), failed);
         let none = Arc::new(Pulls::new(None));
-        let pull = Pull { image: "web".parse().unwrap(), store: PathBuf::new(), credentials: None };
+        let source = PullSource::Registry("web".parse().unwrap());
+        let pull = Pull { source, store: PathBuf::new(), credentials: None };
         assert!(matches!(none.wait(pull, &fixture.pool), Err(PullError::NotConfigured)));
     }
 }

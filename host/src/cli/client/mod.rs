@@ -342,6 +342,7 @@ mod tests {
                 kill_containers_with_agent: false,
                 scratch_memory: None,
                 image_store: None,
+                local_images: Vec::new(),
                 image_backend: cofferdam_core::provisioner::Backend::Auto,
                 puller: None,
                 images: true,

@@ -44,6 +44,7 @@ pub(super) fn run(arguments: Arguments, store: &Store) -> Outcome {
     super::require_root()?;
     let request = Request {
         source: (source.as_os_str() != "-").then_some(source),
+        found: None,
         format,
         name,
         platform: flags.platform(),

@@ -4,10 +4,10 @@ use std::path::Path;
 
 use crate::cli::failure::Failure;
 use crate::cli::foreground::Signals;
-use crate::cli::pull::{self, Pulled};
+use crate::cli::pull;
 use crate::cli::registry;
 use crate::config::Environment;
-use crate::image::{Limits, PullRequest};
+use crate::image::{Limits, LocalRequest, PullRequest};
 use cofferdam_core::provisioner::document::Platform;
 use cofferdam_core::provisioner::{ImageName, Store};
 
@@ -23,7 +23,7 @@ pub(super) enum PullPolicy {
     Never,
 }
 
-/// Pulls the image of a container if the policy says so. An id names no registry.
+/// Pulls the image of a container if the policy says so, or imports it if it is an absolute path. An id names no registry.
 ///
 /// Returns the exit status if a signal arrives meanwhile: the pull ends with this process, and the next one continues it.
 pub(super) async fn pull(
@@ -34,6 +34,12 @@ pub(super) async fn pull(
     environment: &Environment,
     signals: &mut Signals,
 ) -> Result<Option<u8>, Failure> {
+    if text.starts_with('/') && policy != PullPolicy::Never && environment.is_root() {
+        // Who runs this may read whatever it is.
+        let is_forced = policy == PullPolicy::Always;
+        let request = LocalRequest { path: text.into(), permitted: None, is_forced };
+        return Ok(pull::import(store, request, signals).await?.status());
+    }
     let platform = Platform::host();
     let is_needed = match policy {
         PullPolicy::Never => false,
@@ -46,8 +52,5 @@ pub(super) async fn pull(
     let (registry, credentials) = registry::load(config, environment)?;
     let limits = Limits::default();
     let request = PullRequest { name, platform, limits, registry, credentials, own_credentials: None };
-    match pull::pull(store, request, false, signals).await? {
-        Pulled::Image(_) => Ok(None),
-        Pulled::Signalled(status) => Ok(Some(status)),
-    }
+    Ok(pull::pull(store, request, false, signals).await?.status())
 }

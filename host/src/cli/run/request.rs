@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::short_form;
-use super::volume::{VolumeFlags, absolute};
+use super::volume::{VolumeFlags, absolute, absolute_image};
 use crate::cli::container_id;
 use crate::cli::failure::Failure;
 use crate::cli::process_flags::{ProcessFlags, executed, random_name};
@@ -23,7 +23,7 @@ pub(super) struct Wanted {
     /// Directory with its root file system, which is not modified
     #[arg(long, value_name = "DIR")]
     rootfs: Option<PathBuf>,
-    /// Image of its root file system, by name or id; without CMD, the command is that of the image
+    /// Image of its root file system, by name, id or path (`/…` or `./…`); without CMD, the command is that of the image
     #[arg(long, value_name = "IMAGE", conflicts_with = "rootfs")]
     image: Option<String>,
     /// The image of `run IMAGE [CMD…]`
@@ -104,7 +104,7 @@ impl Wanted {
             }
         };
         let keeps_entrypoint = self.image_word.is_some();
-        let image = self.image.or(self.image_word);
+        let image = self.image.as_deref().map(absolute_image).transpose()?.or(self.image_word);
         if self.entrypoint.is_some() && image.is_none() {
             return Err(Failure::message(
                 "--entrypoint replaces that of an image, but there is none; add --image",

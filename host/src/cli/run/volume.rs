@@ -43,8 +43,10 @@ impl VolumeFlags {
         }
         volumes.extend(self.mounts);
         for volume in &mut volumes {
-            if let VolumeSource::HostPath { path, .. } = &mut volume.source {
-                *path = absolute(path)?;
+            match &mut volume.source {
+                VolumeSource::HostPath { path, .. } => *path = absolute(path)?,
+                VolumeSource::Image { image, .. } => *image = absolute_image(image)?,
+                _ => {}
             }
         }
         Ok(volumes)
@@ -64,6 +66,17 @@ pub(super) fn absolute(path: &Path) -> Result<PathBuf, Failure> {
         }
         path
     }))
+}
+
+/// Makes the path of an image absolute, if it is one: `/…` or `./…`. Others are names and ids.
+pub(super) fn absolute_image(image: &str) -> Result<String, Failure> {
+    if !is_path(image) {
+        return Ok(image.to_owned());
+    }
+    let path = absolute(Path::new(image))?;
+    path.into_os_string().into_string().map_err(|path| {
+        Failure::message(format!("the path `{}` of an image is not text in UTF-8", path.display()))
+    })
 }
 
 /// A value of `--volume`.

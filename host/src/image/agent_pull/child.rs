@@ -10,9 +10,10 @@ use cofferdam_core::provisioner::{ImageName, Store};
 use parking_lot::Mutex;
 
 use super::summary::Summary;
-use super::{Job, Message};
+use super::{Job, JobSource, Message};
 use crate::agent_watch::exit_when_closed;
 use crate::image::Limits;
+use crate::image::import::{LocalRequest, import_local};
 use crate::image::pull::{PullRequest, pull};
 
 /// Characters of a reason, so that it fits into a line that the agent reads.
@@ -37,16 +38,6 @@ fn run() -> Result<(), Message> {
     stdin.read_until(b'\n', &mut line).map_err(|error| failed(&error))?;
     let job: Job = serde_json::from_slice(&line).map_err(|error| failed(&error))?;
     exit_when_closed(stdin).map_err(|error| failed(&error))?;
-    let Job { store, image, registry, credentials, own_credentials } = job;
-    let name = image.parse::<ImageName>().map_err(|error| failure(&error, true))?;
-    let request = PullRequest {
-        name,
-        platform: Platform::host(),
-        limits: Limits::default(),
-        registry,
-        credentials,
-        own_credentials,
-    };
     let summary = Mutex::new(Summary::default());
     let report = |progress| {
         let mut summary = summary.lock();
@@ -59,8 +50,28 @@ fn run() -> Result<(), Message> {
             send(&Message::Progress(progress));
         }
     };
-    let pulled = pull(&Store::at(store), &request, &report);
-    pulled.map(drop).map_err(|error| failure(&error, error.is_of_request()))
+    let Job { store, source, registry, credentials, own_credentials } = job;
+    let store = Store::at(store);
+    match source {
+        JobSource::Registry(name) => {
+            let request = PullRequest {
+                name: name.parse::<ImageName>().map_err(|error| failure(&error, true))?,
+                platform: Platform::host(),
+                limits: Limits::default(),
+                registry,
+                credentials,
+                own_credentials,
+            };
+            let pulled = pull(&store, &request, &report);
+            pulled.map(drop).map_err(|error| failure(&error, error.is_of_request()))
+        }
+        // The agent has found that it has to be imported.
+        JobSource::Local { path, permitted } => {
+            let request = LocalRequest { path, permitted: Some(permitted), is_forced: true };
+            let imported = import_local(&store, &request, &report);
+            imported.map(drop).map_err(|error| failure(&error, error.is_of_request()))
+        }
+    }
 }
 
 fn failure(error: &dyn std::error::Error, is_invalid: bool) -> Message {

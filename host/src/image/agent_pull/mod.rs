@@ -30,10 +30,20 @@ pub(crate) use puller::PullProcess;
 #[derive(Serialize, Deserialize)]
 struct Job {
     store: PathBuf,
-    image: String,
+    source: JobSource,
     registry: RegistryConfig,
     credentials: Vec<PathBuf>,
     own_credentials: Option<String>,
+}
+
+/// Where the image is.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum JobSource {
+    /// The name of an image of a registry.
+    Registry(String),
+    /// A file or a directory, and the directories that it has to be in.
+    Local { path: PathBuf, permitted: Vec<PathBuf> },
 }
 
 /// What the process reports, one line of JSON each.

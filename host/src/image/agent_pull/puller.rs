@@ -7,12 +7,12 @@ use std::process::{ExitStatus, Stdio};
 use async_trait::async_trait;
 use cofferdam_core::config::RegistryConfig;
 use cofferdam_core::model::PullProgress;
-use cofferdam_core::provisioner::{Cancelled, Pull, PullError, Puller};
+use cofferdam_core::provisioner::{Cancelled, Pull, PullError, PullSource, Puller};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{self, Command};
 
-use super::{Job, Message};
+use super::{Job, JobSource, Message};
 
 /// The command that this program pulls with.
 const COMMAND: &str = "pull-for-agent";
@@ -38,7 +38,12 @@ impl PullProcess {
     fn job(&self, pull: &Pull) -> serde_json::Result<Vec<u8>> {
         let mut line = serde_json::to_vec(&Job {
             store: pull.store.clone(),
-            image: pull.image.to_string(),
+            source: match &pull.source {
+                PullSource::Registry(name) => JobSource::Registry(name.to_string()),
+                PullSource::Local { path, permitted } => {
+                    JobSource::Local { path: path.clone(), permitted: permitted.clone() }
+                }
+            },
             registry: self.registry.clone(),
             credentials: self.credentials.clone(),
             own_credentials: pull.credentials.clone(),

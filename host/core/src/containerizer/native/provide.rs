@@ -60,7 +60,7 @@ pub(super) async fn pull(
 ) -> Result<Vec<Pulled>, LaunchError> {
     let mut waiting = Vec::new();
     for MissingImage { volume, pull } in missing {
-        tracing::info!(container = %handle.id(), image = %pull.image.familiar(), "waiting for its image to be pulled");
+        tracing::info!(container = %handle.id(), image = %pull.source, "waiting for its image to be pulled");
         let pull = shared.backend.provisioner.wait_for(pull);
         let pull = pull.map_err(|source| failed(handle, volume.as_deref(), source))?;
         waiting.push((volume, pull));

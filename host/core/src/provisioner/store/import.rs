@@ -15,6 +15,7 @@ use super::{
     unique, write_durably,
 };
 use crate::provisioner::digest::Digest;
+use crate::provisioner::local::Stamp;
 use crate::provisioner::name::ImageName;
 
 /// The age of a part of a blob that nobody will continue to download.
@@ -174,9 +175,20 @@ impl Import {
     /// If the name has the digest of another image, the image is not complete, or the name cannot be written.
     pub fn add_name(&self, name: &ImageName, manifest: Digest, index: Option<Digest>) -> Result<Image> {
         check_digest(name, manifest, index)?;
-        let image = self.store.image(manifest)?;
-        let name = name.to_string();
-        let reference = Reference { name: name.clone(), manifest, index };
+        self.add_reference(Reference { name: name.to_string(), manifest, index, stamp: None })
+    }
+
+    /// Gives an image whose manifest was added the path that it was imported from as its name. `stamp` is that of the file.
+    ///
+    /// # Errors
+    /// If the image is not complete, or the name cannot be written.
+    pub fn add_path(&self, path: &str, manifest: Digest, stamp: Option<Stamp>) -> Result<Image> {
+        self.add_reference(Reference { name: path.to_owned(), manifest, index: None, stamp })
+    }
+
+    fn add_reference(&self, reference: Reference) -> Result<Image> {
+        let image = self.store.image(reference.manifest)?;
+        let name = reference.name.clone();
         let bytes = serde_json::to_vec(&reference).map_err(|error| StoreError::Path {
             path: self.store.reference_path(&name),
             source: error.into(),

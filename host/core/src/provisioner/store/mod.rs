@@ -39,6 +39,7 @@ use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
 use super::document::{Configuration, MAX_DOCUMENT, MAX_LAYERS, Manifest};
+use super::local::{Stamp, path_of};
 use super::name::{ImageName, MIN_ID};
 use crate::directory::create_searchable;
 
@@ -92,6 +93,9 @@ struct Reference {
     /// The index of a registry that the manifest was chosen from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     index: Option<Digest>,
+    /// The version of the file that it was imported from, if the name is the path of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    stamp: Option<Stamp>,
 }
 
 /// A lock on the store.
@@ -136,8 +140,8 @@ impl Store {
         Ok(images)
     }
 
-    /// The image with a name, or an id: `sha256:` and at least 12 digits of the digest of its configuration or manifest, or
-    /// these digits alone.
+    /// The image with a name, the path that it was imported from during a launch, or an id: `sha256:` and at least 12 digits
+    /// of the digest of its configuration or manifest, or these digits alone.
     ///
     /// # Errors
     /// [`StoreError::NotFound`], or what is wrong with the store.
@@ -150,6 +154,10 @@ impl Store {
     /// As [`Self::find`], for who has a lock.
     fn find_locked(&self, text: &str) -> Result<Image> {
         let not_found = || StoreError::NotFound { name: text.to_owned() };
+        if path_of(text).is_some() {
+            let reference = self.reference(text)?.ok_or_else(not_found)?;
+            return Ok(Image { names: vec![reference.name], ..self.image(reference.manifest)? });
+        }
         if let Ok(name) = text.parse::<ImageName>()
             && let Some(reference) = self.reference(&name.to_string())?
         {
@@ -177,6 +185,15 @@ impl Store {
             _ if found.iter().all(|image| image.id == found[0].id) => Ok(found.remove(0)),
             count => Err(StoreError::Ambiguous { text: text.to_owned(), count }),
         }
+    }
+
+    /// The version of a file that the image was imported from whose name is the path of the file.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn stamp_of(&self, path: &str) -> Result<Option<Stamp>> {
+        let Some(_guard) = self.lock_existing(Access::Shared)? else { return Ok(None) };
+        Ok(self.reference(path)?.and_then(|reference| reference.stamp))
     }
 
     /// What a name stands for, if it is complete: the image, and the index of a registry that it was chosen from. An image of

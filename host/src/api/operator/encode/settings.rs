@@ -1,7 +1,7 @@
 //! The agent's settings and version.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::api::operator::types as wire;
@@ -37,6 +37,7 @@ pub(crate) fn flags(config: &Config) -> BTreeMap<String, String> {
         ("log", config.log.clone()),
         ("log_json", config.log_json.to_string()),
         ("image_store", path(&image_store)),
+        ("local_images", paths(&config.agent.local_images)),
         ("image_backend", config.agent.image_backend.name().to_owned()),
         ("image_gc.headroom_percent", config.agent.image_gc.headroom_percent.to_string()),
         ("image_gc.check_interval", duration(config.agent.image_gc.check_interval)),
@@ -110,6 +111,10 @@ fn containerizers(containerizers: &[ContainerizerConfig]) -> String {
 
 fn names(plugins: &[PluginConfig]) -> String {
     plugins.iter().map(|plugin| plugin.name.as_str()).collect::<Vec<_>>().join(",")
+}
+
+fn paths(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(",")
 }
 
 fn images(images: &[ImageName]) -> String {
