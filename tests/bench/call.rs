@@ -30,7 +30,7 @@ pub fn measure(environment: &Environment, options: &Options, report: &mut Report
         return Ok(());
     }
     let plugin = admit(environment)?;
-    let pool = BlockingPool::new(std::num::NonZeroUsize::MIN.saturating_add(3));
+    let pool = BlockingPool::new(std::num::NonZeroUsize::MIN.saturating_add(3))?;
     let subject = serde_json::to_vec(&ContainerDetails::default())?;
     let (rounds, calls) = if options.quick { (20, 50) } else { (200, 100) };
 

@@ -10,19 +10,20 @@ use cofferdam_tests::{assert_contains, is_root};
 use nix::sys::signal::Signal;
 
 use super::restarts::stdout;
-use super::{COUNTING, assert_keeps_counting, assert_nothing_left, request};
+use super::{COUNTING, assert_keeps_counting, assert_nothing_left, id, request};
 
 /// A cgroup around an agent, which limits the number of its processes and threads and of all that it starts.
 struct Pids(PathBuf);
 
 impl Pids {
-    fn around(daemon: &Daemon) -> Option<Self> {
+    /// `others` are processes of the agent.
+    fn around(daemon: &Daemon, others: &[i32]) -> Option<Self> {
         let machine = Cgroups::detect().unwrap();
         let (hierarchy, _) = machine.hierarchy("pids")?;
         let path = hierarchy.mount.join(format!("cofferdam-test-pids-{}", daemon.pid()));
         fs::create_dir(&path).unwrap();
         let pids = Self(path);
-        for pid in [daemon.pid(), daemon.keeper().pid()] {
+        for pid in others.iter().chain([&daemon.pid()]) {
             pids.set("cgroup.procs", &pid.to_string());
         }
         Some(pids)
@@ -59,7 +60,7 @@ fn an_agent_that_can_create_no_processes_refuses_launches_and_ends_containers() 
     let new = request(&world, "new", "exec sleep 1000");
     daemon.launch(&web).unwrap();
     daemon.launch(&other).unwrap();
-    let Some(pids) = Pids::around(&daemon) else {
+    let Some(pids) = Pids::around(&daemon, &[daemon.keeper().pid()]) else {
         eprintln!("SKIPPED: this machine has no `pids` controller");
         return;
     };
@@ -72,6 +73,7 @@ fn an_agent_that_can_create_no_processes_refuses_launches_and_ends_containers() 
     }
     pids.allow(0);
     assert_keeps_counting(&stdout(&daemon, &web.id));
+    assert_eq!(daemon.list().len(), 2);
     assert_eq!(daemon.destroy(&web.id).unwrap().exit_status, Some(9));
     daemon.remove(&web.id).unwrap();
     daemon.signal(&other.id, Signal::SIGTERM).unwrap();
@@ -83,6 +85,40 @@ fn an_agent_that_can_create_no_processes_refuses_launches_and_ends_containers() 
     pids.allow(0);
     assert_eq!(daemon.destroy(&new.id).unwrap().exit_status, Some(9));
     daemon.remove(&new.id).unwrap();
+    assert!(daemon.terminate().success());
+    assert_nothing_left(&world, &"in the end");
+}
+
+/// It has only the threads that it started with.
+#[test]
+fn an_agent_that_never_could_create_a_thread_ends_containers_of_the_one_before() {
+    if !is_root("a cgroup around the agent") {
+        return;
+    }
+    let world = World::privileged();
+    let daemon = Daemon::start(&world);
+    let names = ["a", "b", "c", "d", "e", "f"];
+    for name in names {
+        daemon.launch(&request(&world, name, "exec sleep 1000")).unwrap();
+    }
+    daemon.kill();
+    let daemon = Daemon::start(&world);
+    let Some(pids) = Pids::around(&daemon, &[]) else {
+        eprintln!("SKIPPED: this machine has no `pids` controller");
+        return;
+    };
+    pids.allow(0);
+    assert_eq!(daemon.list().len(), names.len());
+    std::thread::scope(|scope| {
+        for name in names {
+            let daemon = &daemon;
+            scope.spawn(move || {
+                assert_eq!(daemon.destroy(&id(name)).unwrap().exit_status, Some(9), "{name}");
+                daemon.remove(&id(name)).unwrap();
+            });
+        }
+    });
+    assert!(daemon.list().is_empty());
     assert!(daemon.terminate().success());
     assert_nothing_left(&world, &"in the end");
 }

@@ -26,7 +26,7 @@ const CORE: &[Row] = &[
     ("provisioner", &["blocking", "directory", "error_chain", "model"]),
     ("config", &["engine", "provisioner"]),
     ("ledger", &["directory", "model", "parallel"]),
-    ("keeper", &["error_chain", "model", "readiness", "short_path"]),
+    ("keeper", &["blocking", "error_chain", "model", "readiness", "short_path"]),
     ("switchboard", &["keeper", "model", "short_path"]),
     ("launcher", &["keeper"]),
     ("fetcher", &["config", "model", "error_chain"]),
@@ -61,7 +61,7 @@ const CORE: &[Row] = &[
             "switchboard",
         ],
     ),
-    ("executor", &["config", "containerizer", "error_chain", "fatal", "hooks", "model"]),
+    ("executor", &["blocking", "config", "containerizer", "error_chain", "fatal", "hooks", "model"]),
     (
         "agent",
         &[

@@ -58,6 +58,25 @@ fn only_the_host_uses_tokio() {
     }
 }
 
+#[test]
+fn nothing_needs_a_thread_that_may_not_be_created() {
+    let rule = "`tokio::task::spawn_blocking` and what uses it panics, and `std::thread::spawn` too, when the kernel creates \
+                no more threads; use `blocking::WorkPool`, or `std::thread::Builder`";
+    let words = ["spawn_blocking", "tokio::fs", "lookup_host", "thread::spawn", "scope.spawn("];
+    for directory in ["host/src", "host/core/src", "plugin-api", "plugins"] {
+        let uses = |path: &PathBuf| {
+            let code = text(path);
+            let code = code.split("#[cfg(test)]").next().unwrap_or_default();
+            let is_test = path.ends_with("tests.rs");
+            let mut lines = code.lines().map(|line| line.split("//").next().unwrap_or_default());
+            !is_test && lines.any(|line| words.iter().any(|word| line.contains(word)))
+        };
+        let found = sources(directory).into_iter().filter(uses).map(|path| name(&path)).collect();
+        // A program of its own.
+        assert_only(rule, found, &["host/src/image/pull/"]);
+    }
+}
+
 /// The crates of a directory whose manifests satisfy a condition, with their manifests.
 fn manifests(directory: &str, condition: impl Fn(&str) -> bool) -> Vec<(PathBuf, String)> {
     let crates = fs::read_dir(root().join(directory)).expect("a directory").flatten();

@@ -1,5 +1,6 @@
 //! State shared by all request handlers.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -9,6 +10,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use crate::config::Config;
 use crate::telemetry::{Snapshot, Verbosity};
 use cofferdam_core::agent::Agent;
+use cofferdam_core::blocking::WorkPool;
+
+/// Threads for access to what containers have written.
+const FILE_THREADS: NonZeroUsize = NonZeroUsize::new(64).unwrap();
 
 /// State shared by all request handlers.
 pub(super) struct ApiContext {
@@ -16,6 +21,8 @@ pub(super) struct ApiContext {
     pub(super) config: Config,
     pub(super) started: SystemTime,
     pub(super) verbosity: Verbosity,
+    /// Threads for access to what containers have written, as a disk may hang.
+    pub(super) files: WorkPool,
     /// Becomes true when the agent stops.
     stopping: watch::Receiver<bool>,
     /// Why clients do not find the socket.
@@ -38,6 +45,7 @@ impl ApiContext {
             config,
             started: SystemTime::now(),
             verbosity,
+            files: WorkPool::on_demand(FILE_THREADS),
             stopping,
             socket_problem: Mutex::default(),
             lasting: Arc::new(Semaphore::new(max_connections - max_connections / 4)),

@@ -7,18 +7,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cofferdam_core::blocking::WorkPool;
 use tokio::sync::Notify;
 
 /// How long after a request memory is given back: not after every one of many.
 const DELAY: Duration = Duration::from_secs(10);
 
-/// Gives memory back a while after `activity`. Does nothing, and wakes nothing, without that.
-pub(super) async fn give_back(activity: Arc<Notify>) {
+/// Gives memory back a while after `activity`, on one of `threads`. Does nothing, and wakes nothing, without that.
+pub(super) async fn give_back(activity: Arc<Notify>, threads: WorkPool) {
     loop {
         activity.notified().await;
         tokio::time::sleep(DELAY).await;
-        // Takes milliseconds. It cannot panic.
-        drop(tokio::task::spawn_blocking(trim).await);
+        // Takes milliseconds. It is done after another request if there is no thread.
+        drop(threads.run(trim).await);
     }
 }
 

@@ -309,7 +309,7 @@ impl Shared<'_> {
 
     /// They are above the containerizer.
     fn executors(&self, containerizer: &Arc<dyn Containerizer>) -> Result<Executors, StartError> {
-        let Base { config, ref ledger, ref work_dir, .. } = *self.base;
+        let Base { config, ref ledger, ref work_dir, ref host, .. } = *self.base;
         let paths = executor::Paths {
             journals: work_dir.join("executors"),
             socket_directory: ledger.runtime_dir().join("executor"),
@@ -318,15 +318,16 @@ impl Shared<'_> {
             Some(directory) => ExecutorProgram::copy(directory, &work_dir.join("executor"))?,
             None => None,
         };
-        Ok(Executors::new(
-            Arc::clone(containerizer),
-            self.fatal.clone(),
-            self.hooks.clone(),
-            config.executors.clone(),
+        Ok(Executors::new(executor::Parts {
+            containerizer: Arc::clone(containerizer),
+            fatal: self.fatal.clone(),
+            hooks: self.hooks.clone(),
+            work: host.pool.work().clone(),
+            config: config.executors.clone(),
             paths,
             program,
-            agent_id(work_dir)?,
-        ))
+            agent_id: agent_id(work_dir)?,
+        }))
     }
 }
 

@@ -16,6 +16,14 @@ pub enum StartError {
     /// The runtime or work directory cannot be used.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// The threads of the agent cannot be started.
+    #[error(
+        "cannot start the threads of the agent; end some, or raise the limit that is reached: `pids.max` of a cgroup that it is in (`TasksMax` of its service), `kernel.pid_max`, `kernel.threads-max` or RLIMIT_NPROC"
+    )]
+    Threads {
+        /// Why.
+        source: std::io::Error,
+    },
     /// A directory cannot be created.
     #[error("cannot create directory `{path}`")]
     Directory {

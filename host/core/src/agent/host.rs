@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 
 use super::error::StartError;
 use super::identity::instance_of;
-use crate::blocking::{BlockingPool, Job};
+use crate::blocking::{BlockingPool, Job, WorkPool};
 use crate::config::{AgentConfig, LauncherKind};
 use crate::keeper::{KeeperCgroups, Keepers};
 use crate::launcher::{CgroupLimits, Launcher, Linux, Posix, Timeouts, effective_cgroup_root};
@@ -38,7 +38,8 @@ impl Host {
         pool: BlockingPool,
         runtime: Handle,
     ) -> Result<Self, StartError> {
-        let launcher = launcher(config, cgroup_root, ledger, cgroups.clone(), runtime)?;
+        let work = pool.work().clone();
+        let launcher = launcher(config, cgroup_root, ledger, cgroups.clone(), runtime, work)?;
         let host = Self { pool, launcher, scratch: work_dir.join("scratch") };
         match scratch::prepare(&host.scratch, config.scratch_memory) {
             Ok(()) => Ok(host),
@@ -86,11 +87,12 @@ fn launcher(
     ledger: &Ledger,
     cgroups: Cgroups,
     runtime: Handle,
+    work: WorkPool,
 ) -> Result<Arc<dyn Launcher>, StartError> {
     let timeouts = Timeouts { launch: config.launch_timeout, destroy: config.destroy_timeout };
     let keepers = |cgroups| {
         let kill = config.kill_containers_with_agent;
-        Keepers::open(ledger.runtime_dir(), cgroups, kill, config.keeper_timeout, runtime)
+        Keepers::open(ledger.runtime_dir(), cgroups, kill, config.keeper_timeout, runtime, work)
     };
     Ok(match config.launcher {
         LauncherKind::Posix => Arc::new(Posix::new(keepers(KeeperCgroups::default())?, timeouts)),

@@ -38,7 +38,8 @@ impl Agent {
     /// # Errors
     /// [`StartError`].
     pub async fn start_with(config: AgentConfig, store: Option<Arc<Store>>) -> Result<Self, StartError> {
-        let pool = BlockingPool::new(Shares::current().threads);
+        let pool =
+            BlockingPool::new(Shares::current().threads).map_err(|source| StartError::Threads { source })?;
         let loggers = config.log_targets.iter().chain(&config.logger);
         let plugins = config.isolators.iter().chain(loggers).chain(&config.hooks);
         let min_timeout = plugins.map(|plugin| plugin.timeout(Method::Create)).min();

@@ -14,6 +14,9 @@
 //! if it ever returns, a new thread takes its place in the pool, and the caller gets the step that timed out. This
 //! happens whether or not the caller still waits.
 //!
+//! What calls no plugin runs in a [`WorkPool`], whose threads plugins cannot keep busy. Both pools keep some threads from
+//! their start on: containers can be ended when the kernel creates no more threads.
+//!
 //! A job is also abandoned when a plugin changed the thread that it was called on (see `thread`): neither the rest of
 //! the job nor anything else may run there.
 
@@ -21,7 +24,9 @@ mod call_file;
 mod pool;
 mod thread;
 mod watchdog;
+mod work;
 
+use std::io;
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
@@ -31,17 +36,26 @@ use cofferdam_plugin_model::Method;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use pool::{Pool, TaskEnd};
+use pool::{IDLE, OwnedPool, Size, TaskEnd};
 use thread::Check;
 use watchdog::Watchdog;
 
 pub use call_file::CallFile;
 pub use thread::Changes;
+pub use work::{WorkLost, WorkPool};
+
+/// Threads for jobs that are kept. One that a plugin blocks leaves others.
+const KEPT: usize = 4;
+
+/// Threads for work that calls no plugin: those that are kept, and all.
+const KEPT_FOR_WORK: usize = 2;
+const MAX_FOR_WORK: NonZeroUsize = NonZeroUsize::new(16).unwrap();
 
 /// Runs blocking jobs. Cheap to clone; all clones share the threads.
 #[derive(Clone)]
 pub struct BlockingPool {
-    pool: Arc<Pool>,
+    pool: Arc<OwnedPool>,
+    work: WorkPool,
     watchdog: Arc<Watchdog>,
     calls: Arc<OnceLock<Arc<CallFile>>>,
 }
@@ -95,14 +109,24 @@ pub enum Abandoned {
 pub struct Cancelled;
 
 impl BlockingPool {
-    /// A pool of at most `max_threads` threads, not counting those of abandoned jobs.
-    #[must_use]
-    pub fn new(max_threads: NonZeroUsize) -> Self {
-        Self {
-            pool: Arc::new(Pool::new(max_threads)),
-            watchdog: Arc::new(Watchdog::default()),
+    /// A pool of at most `max_threads` threads for jobs, not counting those of abandoned jobs.
+    ///
+    /// # Errors
+    /// If the threads that are kept cannot be started.
+    pub fn new(max_threads: NonZeroUsize) -> io::Result<Self> {
+        let size = Size { kept: KEPT, max: max_threads, idle: IDLE, prepare: thread::start };
+        Ok(Self {
+            pool: Arc::new(OwnedPool::start(size)?),
+            work: WorkPool::start(KEPT_FOR_WORK, MAX_FOR_WORK)?,
+            watchdog: Arc::new(Watchdog::start()?),
             calls: Arc::default(),
-        }
+        })
+    }
+
+    /// Threads for work that calls no plugin, and does not wait for those that do.
+    #[must_use]
+    pub fn work(&self) -> &WorkPool {
+        &self.work
     }
 
     /// Notes the calls of all later jobs in a file while they are in progress.
@@ -131,7 +155,7 @@ impl BlockingPool {
             }
         };
 
-        let (pool, watchdog_sender) = (Arc::downgrade(&self.pool), Arc::clone(&sender));
+        let (pool, watchdog_sender) = (Arc::downgrade(&**self.pool), Arc::clone(&sender));
         let on_timeout = Box::new(move |step: Step| {
             if let Some(pool) = pool.upgrade() {
                 pool.replace_thread();
@@ -141,7 +165,7 @@ impl BlockingPool {
         self.watchdog.watch(&job, min_timeout, on_timeout);
 
         let span = tracing::Span::current();
-        let (pool, watchdog) = (Arc::downgrade(&self.pool), Arc::downgrade(&self.watchdog));
+        let (pool, watchdog) = (Arc::downgrade(&**self.pool), Arc::downgrade(&self.watchdog));
         self.pool.submit(Box::new(move || {
             let _in_span = span.entered();
             let outcome = catch_unwind(AssertUnwindSafe(|| work(&job))).map_err(|_| {
@@ -309,7 +333,7 @@ mod tests {
     const NEVER: Duration = Duration::from_secs(3600);
 
     fn pool(most: usize) -> BlockingPool {
-        BlockingPool::new(NonZeroUsize::new(most).unwrap())
+        BlockingPool::new(NonZeroUsize::new(most).unwrap()).unwrap()
     }
 
     #[tokio::test]

@@ -6,6 +6,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::io;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -13,8 +14,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::{Job, JobState, Step};
 
-/// Finds steps that have timed out.
-#[derive(Default)]
+/// Finds steps that have timed out. Its thread ends when this is dropped.
 pub(super) struct Watchdog(Arc<Shared>);
 
 #[derive(Default)]
@@ -26,10 +26,9 @@ struct Shared {
 #[derive(Default)]
 struct State {
     watched: BinaryHeap<Reverse<Watched>>,
-    /// When the thread wakes up by itself; `None` for never.
     work: Vec<Work>,
+    /// When the thread wakes up by itself; `None` for never.
     wakes: Option<Instant>,
-    running: bool,
     closed: bool,
 }
 
@@ -46,25 +45,25 @@ struct Watched {
 }
 
 impl Watchdog {
+    /// Starts its thread: when timeouts are needed, there may be no more threads.
+    pub(super) fn start() -> io::Result<Self> {
+        let shared = Arc::new(Shared::default());
+        let watchdog = Self(Arc::clone(&shared));
+        std::thread::Builder::new().name("watchdog".into()).spawn(move || shared.run())?;
+        Ok(watchdog)
+    }
+
     /// Watches a job until it is dropped. No step of it has a timeout shorter than `min_timeout`.
     pub(super) fn watch(&self, job: &Arc<Job>, min_timeout: Duration, on_timeout: OnTimeout) {
         let check_at = Instant::now() + min_timeout;
         let mut state = self.0.state.lock();
         state.watched.push(Reverse(Watched { check_at, min_timeout, job: Arc::downgrade(job), on_timeout }));
-        if !state.running {
-            let shared = Arc::clone(&self.0);
-            match std::thread::Builder::new().name("watchdog".into()).spawn(move || shared.run()) {
-                Ok(_) => state.running = true,
-                Err(error) => tracing::error!(%error, "cannot start the watchdog; timeouts have no effect"),
-            }
-        } else if state.wakes.is_none_or(|wakes| check_at < wakes) {
+        if state.wakes.is_none_or(|wakes| check_at < wakes) {
             self.0.changed.notify_one();
         }
     }
-}
 
-impl Watchdog {
-    /// Runs brief work on the watchdog's thread, which never runs plugin code. It has watched a job before.
+    /// Runs brief work on the watchdog's thread, which never runs plugin code.
     pub(super) fn run(&self, work: Work) {
         self.0.state.lock().work.push(work);
         self.0.changed.notify_one();

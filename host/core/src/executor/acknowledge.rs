@@ -1,5 +1,6 @@
 //! Acknowledgement of status updates by clients, and the end of what is only kept for these.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -141,18 +142,12 @@ impl Shared {
             return false;
         }
         let path = handle.journal_path();
-        let removed = tokio::task::spawn_blocking(move || std::fs::remove_file(path)).await;
-        match removed {
-            Ok(Ok(())) => {
-                self.remove(handle);
-                true
-            }
-            Ok(Err(error)) => {
-                tracing::warn!(%container, "journal stays for now: {error}");
-                false
-            }
-            // The agent stops.
-            Err(_) => true,
+        let removed = self.work.run(move || std::fs::remove_file(path)).await;
+        if let Err(error) = removed.map_err(io::Error::other).flatten() {
+            tracing::warn!(%container, "journal stays for now: {error}");
+            return false;
         }
+        self.remove(handle);
+        true
     }
 }

@@ -13,6 +13,7 @@ use super::journal::{Journal, JournalError};
 use super::state::{Entry, ExecutorPhase, ExecutorState};
 use super::stats::Counters;
 use super::token::TokenHash;
+use crate::blocking::{WorkLost, WorkPool};
 use crate::error_chain;
 
 /// An executor.
@@ -34,6 +35,8 @@ pub(super) struct Handle {
     applied: Mutex<Option<Resources>>,
     /// Whether hooks were informed of its removal.
     removal_reported: AtomicBool,
+    /// For its journal.
+    work: WorkPool,
     /// Wakes who waits for its end to be requested.
     ending: Notify,
     /// Wakes its supervisor.
@@ -53,9 +56,9 @@ pub enum WriteError {
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The agent is stopping.
-    #[error("the agent is stopping")]
-    Stopping,
+    /// A thread panicked.
+    #[error(transparent)]
+    Lost(#[from] WorkLost),
 }
 
 impl Handle {
@@ -64,6 +67,7 @@ impl Handle {
         journal: Journal,
         changes: broadcast::Sender<Change>,
         counters: Arc<Counters>,
+        work: WorkPool,
     ) -> Self {
         Self {
             container: state.container.clone(),
@@ -76,6 +80,7 @@ impl Handle {
             was_connected: AtomicBool::new(false),
             launched: watch::Sender::new(false),
             applied: Mutex::default(),
+            work,
             removal_reported: AtomicBool::new(false),
             ending: Notify::new(),
             changed: Notify::new(),
@@ -107,14 +112,9 @@ impl Handle {
             return Ok(());
         }
         let handle = Arc::clone(self);
-        // Not in the agent's pool, where all threads may wait for plugins.
-        let written = tokio::task::spawn_blocking(move || handle.write_here(entries)).await;
-        match written {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                return Err(WriteError::Journal { container: self.container.clone(), source: error.into() });
-            }
-            Err(_) => return Err(WriteError::Stopping),
+        // Not as a job, where all threads may wait for plugins.
+        if let Err(error) = self.work.run(move || handle.write_here(entries)).await? {
+            return Err(WriteError::Journal { container: self.container.clone(), source: error.into() });
         }
         self.changed.notify_one();
         self.ending.notify_waiters();

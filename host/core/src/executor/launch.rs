@@ -233,16 +233,14 @@ impl Shared {
         let request = environment::complete(self, &state, &token, request);
         request.check()?;
         let path = self.paths.journals.join(container.as_str());
-        let create = tokio::task::spawn_blocking(move || {
+        let create = self.work.run(move || {
             let journal = Journal::create(&path, &state)?;
             Ok::<_, super::journal::JournalError>((journal, state))
         });
-        let (journal, state) = match create.await {
-            Ok(Ok(created)) => created,
-            Ok(Err(error)) => return Err(WriteError::Journal { container, source: error.into() }.into()),
-            Err(_) => return Err(WriteError::Stopping.into()),
-        };
-        let handle = Arc::new(Handle::new(state, journal, self.changes.clone(), Arc::clone(&self.counters)));
+        let created = create.await.map_err(WriteError::from)?;
+        let (journal, state) =
+            created.map_err(|error| WriteError::Journal { container, source: error.into() })?;
+        let handle = self.handle_of(state, journal);
         handle.set_applied(request.resources.clone());
         self.insert(&handle);
         supervise::launched(self, &handle, request);

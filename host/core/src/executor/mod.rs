@@ -60,12 +60,14 @@ pub use token::Token;
 pub use update::{Source, TaskState, Update, UpdateId, Verdict};
 pub use updates::{Notice, StatusUpdate, StatusUpdates};
 
+use crate::blocking::WorkPool;
 use crate::config::ExecutorConfig;
 use crate::containerizer::Containerizer;
 use crate::fatal::FatalErrors;
 use crate::hooks::Hooks;
 use change::Change;
 use handle::Handle;
+use journal::Journal;
 use stats::Counters;
 use token::TokenHash;
 
@@ -85,10 +87,26 @@ pub(crate) struct Paths {
     pub(crate) socket_directory: PathBuf,
 }
 
+/// What executors need.
+pub(crate) struct Parts {
+    pub(crate) containerizer: Arc<dyn Containerizer>,
+    pub(crate) fatal: FatalErrors,
+    pub(crate) hooks: Hooks,
+    pub(crate) work: WorkPool,
+    pub(crate) config: ExecutorConfig,
+    pub(crate) paths: Paths,
+    /// The executor program of this project, if there is one.
+    pub(crate) program: Option<ExecutorProgram>,
+    /// What identifies the agent.
+    pub(crate) agent_id: String,
+}
+
 struct Shared {
     containerizer: Arc<dyn Containerizer>,
     fatal: FatalErrors,
     hooks: Hooks,
+    /// For the journals.
+    work: WorkPool,
     config: ExecutorConfig,
     paths: Paths,
     /// The executor program of this project, if there is one.
@@ -124,6 +142,12 @@ impl Shared {
         self.table.read().by_container.get(container).cloned()
     }
 
+    /// A handle that is not in the table.
+    fn handle_of(&self, state: ExecutorState, journal: Journal) -> Arc<Handle> {
+        let (changes, counters, work) = (self.changes.clone(), Arc::clone(&self.counters), self.work.clone());
+        Arc::new(Handle::new(state, journal, changes, counters, work))
+    }
+
     fn insert(&self, handle: &Arc<Handle>) {
         let mut table = self.table.write();
         table.by_container.insert(handle.container().clone(), Arc::clone(handle));
@@ -154,19 +178,13 @@ impl Shared {
 }
 
 impl Executors {
-    pub(crate) fn new(
-        containerizer: Arc<dyn Containerizer>,
-        fatal: FatalErrors,
-        hooks: Hooks,
-        config: ExecutorConfig,
-        paths: Paths,
-        program: Option<ExecutorProgram>,
-        agent_id: String,
-    ) -> Self {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let Parts { containerizer, fatal, hooks, work, config, paths, program, agent_id } = parts;
         Self(Arc::new(Shared {
             containerizer,
             fatal,
             hooks,
+            work,
             config,
             paths,
             program,

@@ -23,12 +23,11 @@ impl Executors {
             create_socket_directory(&paths.socket_directory)?;
             read(&paths.journals)
         };
-        let journals = tokio::task::spawn_blocking(read).await.map_err(io::Error::other)??;
+        let journals = shared.work.run(read).await.map_err(io::Error::other)??;
         let mut recovered = 0;
         for (journal, state) in journals {
             let (phase, checkpoint) = (state.phase, state.framework.checkpoint);
-            let handle =
-                Arc::new(Handle::new(state, journal, shared.changes.clone(), Arc::clone(&shared.counters)));
+            let handle = shared.handle_of(state, journal);
             // One whose launch was interrupted is about to be destroyed, and must not get its tasks before.
             let found = shared.containerizer.inspect(handle.container());
             if found.is_some_and(|found| found.summary.phase == Phase::Running) {

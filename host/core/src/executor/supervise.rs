@@ -207,10 +207,6 @@ where
 {
     let mut pause = RETRY.0;
     while let Err(error) = write().await {
-        if matches!(error, WriteError::Stopping) {
-            // The next agent does it.
-            std::future::pending::<()>().await;
-        }
         tracing::error!(container = %handle.container(), "{}", error_chain::describe(&error));
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(RETRY.1);

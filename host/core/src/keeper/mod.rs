@@ -31,6 +31,7 @@ use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
+use crate::blocking::WorkPool;
 use crate::error_chain;
 use crate::model::view::KeepersView;
 use crate::readiness;
@@ -145,6 +146,8 @@ pub struct Keepers {
     timeout: Duration,
     /// Where the tasks run that wait for the end of keepers.
     runtime: Handle,
+    /// For what these tasks have to wait for.
+    work: WorkPool,
     /// Locked during a request: requests take microseconds, unless a keeper was stopped.
     instances: Mutex<Instances>,
     /// Readable at any time.
@@ -166,7 +169,7 @@ struct Instances {
 
 impl Keepers {
     /// Connects to the keepers of earlier agents, and starts one if none of them is of this build. `timeout` is that of
-    /// a request. The tasks that watch them run on `runtime`.
+    /// a request. The tasks that watch them run on `runtime`, and in `work` where they block.
     ///
     /// # Errors
     /// If a keeper cannot be started. One that does not answer is no error.
@@ -176,6 +179,7 @@ impl Keepers {
         kill_on_disconnect: bool,
         timeout: Duration,
         runtime: Handle,
+        work: WorkPool,
     ) -> Result<Arc<Self>, KeeperError> {
         let directory = runtime_dir.join("keepers");
         let file_error = |source| KeeperError::File { path: directory.clone(), source };
@@ -189,6 +193,7 @@ impl Keepers {
             kill_on_disconnect,
             timeout,
             runtime,
+            work,
             instances: Mutex::default(),
             view: Mutex::default(),
         });
@@ -262,7 +267,7 @@ impl Keepers {
     fn watch(self: &Arc<Self>, instance: &Instance) {
         let Some(process) = instance.process() else { return };
         // The agent may be dropped before the keeper ends.
-        let keepers = Arc::downgrade(self);
+        let (keepers, work) = (Arc::downgrade(self), self.work.clone());
         self.runtime.spawn(async move {
             readiness::exited(&process).await;
             drop(process.reap());
@@ -277,7 +282,7 @@ impl Keepers {
                 }
             };
             // Blocks while a request is made.
-            if !tokio::task::spawn_blocking(set_aside).await.unwrap_or(false) {
+            if !work.run(set_aside).await.unwrap_or(false) {
                 return;
             }
             // A launch does not wait for this; it keeps one that ends at once from being started without a pause.
@@ -292,7 +297,7 @@ impl Keepers {
                     tracing::error!("the keeper cannot be replaced before the next launch: {error}");
                 }
             };
-            drop(tokio::task::spawn_blocking(replace).await);
+            drop(work.run(replace).await);
         });
     }
 

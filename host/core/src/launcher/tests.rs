@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek};
+use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -20,6 +21,7 @@ use super::{
     CgroupLimits, CgroupSetupError, CreateError, DestroyError, Destroyed, Enter, Launcher, Linux,
     PendingInit, Posix, SpawnRequest, StartError, Stdio, Timeouts,
 };
+use crate::blocking::WorkPool;
 use crate::keeper::{KeeperCgroups, KeeperError, KeeperSlot, Keepers, ProcessEnd};
 use cofferdam_plugin_model::ContainerId;
 use tempfile::TempDir;
@@ -122,7 +124,8 @@ fn launchers() -> Vec<TestLauncher> {
 
 fn open_keepers(runtime_dir: &Path, cgroups: KeeperCgroups) -> Result<Arc<Keepers>, KeeperError> {
     static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
-    Keepers::open(runtime_dir, cgroups, true, TIMEOUT, RUNTIME.handle().clone())
+    let work = WorkPool::on_demand(NonZeroUsize::MIN);
+    Keepers::open(runtime_dir, cgroups, true, TIMEOUT, RUNTIME.handle().clone(), work)
 }
 
 fn posix_launcher() -> TestLauncher {

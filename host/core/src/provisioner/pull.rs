@@ -403,7 +403,7 @@ mod tests {
             let end = Arc::new(Notify::new());
             let told = Told { begun, end: Arc::clone(&end), outcome };
             let pulls = Arc::new(Pulls::new(Some(Arc::new(told))));
-            let pool = BlockingPool::new(NonZeroUsize::MIN);
+            let pool = BlockingPool::new(NonZeroUsize::MIN).unwrap();
             Self { directory, pulls, pool, begun: receiver, end }
         }
 

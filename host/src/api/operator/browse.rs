@@ -21,6 +21,7 @@ use super::reply;
 use super::stream::BytesBody;
 use super::types::FileInfo;
 use crate::api::context::ApiContext;
+use cofferdam_core::blocking::WorkPool;
 
 type Context = State<Arc<ApiContext>>;
 type Result<T = Response> = std::result::Result<T, ApiError>;
@@ -72,7 +73,7 @@ pub(super) async fn download(State(context): Context, Query(query): Query<PathQu
     let (sender, receiver) = mpsc::channel(WAITING);
     tokio::spawn(async move {
         tokio::select! {
-            () = send(file, sender) => {}
+            () = send(file, sender, &context.files) => {}
             () = context.stopped() => {}
         }
     });
@@ -125,13 +126,13 @@ fn number(name: &str, text: Option<String>) -> Result<Option<u64>> {
 }
 
 /// Sends a file in chunks, as fast as the client reads.
-async fn send(file: OpenedFile, sender: mpsc::Sender<Bytes>) {
+async fn send(file: OpenedFile, sender: mpsc::Sender<Bytes>, threads: &WorkPool) {
     let OpenedFile { file, size } = file;
     let file = Arc::new(file);
     let mut offset = 0;
     while offset < size {
         let (file, length) = (Arc::clone(&file), CHUNK.min(size - offset));
-        let chunk = tokio::task::spawn_blocking(move || read_chunk(&file, offset, length)).await;
+        let chunk = threads.run(move || read_chunk(&file, offset, length)).await;
         // A response that is shorter than it said tells the client that something has failed.
         let Ok(Ok(chunk)) = chunk else { return };
         offset += chunk.len() as u64;

@@ -144,7 +144,7 @@ impl From<InvalidRequest> for ApiError {
 /// What could not be written may be written later.
 fn not_written(error: &WriteError) -> StatusCode {
     match error {
-        WriteError::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+        WriteError::Lost(_) => StatusCode::SERVICE_UNAVAILABLE,
         WriteError::Journal { .. } => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }

@@ -101,8 +101,8 @@ pub(super) async fn run_blocking<T: Send + 'static>(
     context: &Arc<ApiContext>,
     operation: impl FnOnce(&Sandboxes) -> Result<T, FileError> + Send + 'static,
 ) -> Result<T, ApiError> {
-    let context = Arc::clone(context);
-    match tokio::task::spawn_blocking(move || operation(&Sandboxes::of(&context))).await {
+    let shared = Arc::clone(context);
+    match context.files.run(move || operation(&Sandboxes::of(&shared))).await {
         Ok(result) => result.map_err(ApiError::from),
         Err(error) => Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, &error)),
     }

@@ -193,7 +193,8 @@ pub fn measure(directory: impl AsFd, threads: usize) -> Result<Used, MeasureErro
     };
     thread::scope(|scope| {
         for _ in 1..threads {
-            scope.spawn(|| team.run());
+            // Those that there are do the work of one that cannot be created.
+            drop(thread::Builder::new().spawn_scoped(scope, || team.run()));
         }
         team.run();
     });
