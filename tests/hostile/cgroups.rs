@@ -3,6 +3,7 @@
 use cofferdam_core::agent::Agent;
 use cofferdam_core::model::Request;
 use cofferdam_linux::cgroup::{Cgroups, Version};
+use cofferdam_linux::process::children_of;
 use cofferdam_tests::world::{World, id};
 use cofferdam_tests::{is_root, text, wait_for_text};
 use serde_json::json;
@@ -91,6 +92,49 @@ async fn a_container_with_many_and_deep_cgroups_is_measured_and_killed() {
         assert!(usage.failed.is_empty(), "{hierarchy:?}: {usage:?}");
         // In whichever cgroup they are.
         assert!(usage.number("processes") >= Some(3.0), "{hierarchy:?}: {usage:?}");
+        kill(&agent, &world).await;
+    }
+}
+
+/// In the host's pid namespace, processes that have left their cgroup are told by its path, which these do not have.
+#[tokio::test(flavor = "multi_thread")]
+async fn cgroups_without_a_path_keep_no_container_from_ending() {
+    if !is_root("cgroups") {
+        return;
+    }
+    let machine = Cgroups::detect().unwrap();
+    let mut world = world();
+    world.config.cgroup_max_depth = 200;
+    let agent = world.start().await.unwrap();
+    let mut hierarchies: Vec<(&str, String)> = Vec::new();
+    hierarchies.extend(machine.unified.is_some().then(|| ("cgroup2", String::new())));
+    for controller in ["cpu", "memory"] {
+        if let Some((hierarchy, Version::V1)) = machine.hierarchy(controller) {
+            hierarchies.push(("cgroup", hierarchy.controllers.join(",")));
+        }
+    }
+    assert!(!hierarchies.is_empty());
+    for (kind, options) in &hierarchies {
+        let hierarchy = (*kind, options.as_str());
+        let mut deep = attacker(&world, "web", 0, &["nest", kind, options, "0", "100"]);
+        deep.linux.share_pid_namespace = true;
+        agent.launch(deep).await.unwrap();
+        let log = agent.inspect(&id("web")).unwrap().logs.stdout.unwrap();
+        wait_for_text(&log, "ready");
+        let report = text(&log);
+        assert!(report.contains("depth 100: Success"), "{hierarchy:?}: {report}");
+        assert!(!report.contains("not moved"), "{hierarchy:?}: {report}");
+
+        let pid = agent.inspect(&id("web")).unwrap().summary.pid.unwrap();
+        let deep = children_of(pid).unwrap();
+        assert_eq!(deep.len(), 1, "{hierarchy:?}");
+        let mut other = Request::shell(id("other"), "sleep 1000");
+        other.linux.share_pid_namespace = true;
+        agent.launch(other).await.unwrap();
+        agent.destroy(&id("other")).await.unwrap();
+        assert!(agent.remove(&id("other")).await.unwrap());
+        // They are in their cgroup, and none of them was killed.
+        assert_eq!(children_of(pid).unwrap(), deep, "{hierarchy:?}");
         kill(&agent, &world).await;
     }
 }

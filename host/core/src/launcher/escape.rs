@@ -5,9 +5,11 @@
 //!
 //! A process that sees the host's cgroups can move to another one. In a pid namespace of the container's own it is
 //! killed all the same, as the kernel kills all processes in it; process 1 is the last to end. Otherwise it is found as a
-//! descendant of a keeper, which is a subreaper, in no cgroup of any container.
+//! descendant of a keeper, which is a subreaper, in no cgroup of any container. Where a cgroup is so deep that a kernel
+//! does not tell its path, the processes in the cgroups of containers are listed instead.
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -54,6 +56,14 @@ pub(super) fn release(cgroups: &Cgroups, own: &Cgroup, pids: &[i32]) {
             Ok(())
         });
     }
+}
+
+/// Where a process is in the hierarchy that tracks containers.
+enum Place {
+    /// In the cgroup with this path.
+    At(PathBuf),
+    /// In a cgroup there, or in that of another hierarchy, which is so deep that the kernel does not tell its path.
+    WithoutPath,
 }
 
 /// Finds and ends processes that are not in the cgroup of their container.
@@ -138,6 +148,7 @@ impl Escape<'_> {
         let failed = |source| DestroyError::Find { id: id.clone(), source };
         let mut escaped = Vec::new();
         let agent = pid_namespace("self");
+        let mut in_containers = None;
         for keeper in self.keepers.pids() {
             // The agent may be in a cgroup namespace, and see other paths than its own.
             let Some(inside) = self.tracked_path(keeper).map_err(failed)? else { continue };
@@ -153,8 +164,17 @@ impl Escape<'_> {
                     Err(_) if !escaped.is_empty() => return Ok(escaped),
                     Err(source) => return Err(process_error(id, source)),
                 };
-                let path = self.cgroup_of(pid).map_err(failed)?;
-                let is_inside = path.as_deref().is_none_or(|path| is_container(path, &inside));
+                let is_inside = match self.cgroup_of(pid).map_err(failed)? {
+                    None => true,
+                    Some(Place::At(path)) => is_container(&path, &inside),
+                    Some(Place::WithoutPath) => {
+                        let known = match &mut in_containers {
+                            Some(known) => known,
+                            none => none.insert(self.in_containers(id)?),
+                        };
+                        known.contains(&pid)
+                    }
+                };
                 // A setup process, which may not have joined its cgroup of v1 yet.
                 let is_ours = program.is_some() && self::program(pid) == program;
                 let has_ended = match Stat::read(pid) {
@@ -176,18 +196,38 @@ impl Escape<'_> {
     /// Path of the agent's cgroup in the hierarchy that tracks containers, as `/proc/PID/cgroup` has it. `None` if the
     /// keeper is not where it belongs.
     fn tracked_path(&self, keeper: i32) -> io::Result<Option<PathBuf>> {
-        let Some(path) = self.cgroup_of(keeper)? else { return Ok(None) };
+        let Some(Place::At(path)) = self.cgroup_of(keeper)? else { return Ok(None) };
         let parent = path.parent().filter(|_| path.ends_with("keeper"));
         Ok(parent.filter(|parent| parent.ends_with(self.relative)).map(Path::to_owned))
     }
 
-    /// Path of a process's cgroup in the hierarchy that tracks containers. `None` if the process has ended.
-    fn cgroup_of(&self, pid: i32) -> io::Result<Option<PathBuf>> {
+    /// The processes in the cgroups of the agent's containers and below, however deep.
+    fn in_containers(&self, id: &ContainerId) -> Result<HashSet<i32>, DestroyError> {
+        let failed = |source| DestroyError::Cgroup { id: id.clone(), source };
+        let unified = self.cgroups.unified(self.relative);
+        let tracked = unified.or_else(|| self.cgroups.cgroup("freezer", self.relative));
+        let mut found = HashSet::new();
+        for cgroup in tracked.map(|agent| agent.children()).transpose().map_err(failed)?.unwrap_or_default() {
+            let name = cgroup.path().file_name().and_then(OsStr::to_str);
+            if name.is_some_and(|name| name.ends_with(CONTAINER)) {
+                found.extend(cgroup.all_procs().map_err(failed)?);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Where a process is in the hierarchy that tracks containers. `None` if it has ended.
+    fn cgroup_of(&self, pid: i32) -> io::Result<Option<Place>> {
         let text = match fs::read_to_string(format!("/proc/{pid}/cgroup")) {
             Err(error)
                 if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH) =>
             {
                 return Ok(None);
+            }
+            // In any hierarchy: of the path of a cgroup with more than PATH_MAX bytes, kernels make a text that is cut,
+            // or none.
+            Err(error) if error.raw_os_error() == Some(libc::ENAMETOOLONG) => {
+                return Ok(Some(Place::WithoutPath));
             }
             text => text?,
         };
@@ -195,7 +235,7 @@ impl Escape<'_> {
         Ok(text.lines().find_map(|line| {
             let mut columns = line.splitn(3, ':').skip(1);
             let found = columns.next()?.split(',').any(|name| name == controllers);
-            columns.next().filter(|_| found).map(PathBuf::from)
+            columns.next().filter(|_| found).map(|path| Place::At(path.into()))
         }))
     }
 }
