@@ -8,7 +8,7 @@ use cofferdam_core::model::ContainerId;
 use cofferdam_linux::process::Process;
 use cofferdam_tests::daemon::{CallError, Daemon};
 use cofferdam_tests::world::World;
-use cofferdam_tests::{assert_contains, is_root};
+use cofferdam_tests::{assert_contains, is_root, paths};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
@@ -160,6 +160,93 @@ fn other_entries_in_the_directories_are_named_and_stay() {
         );
     }
     assert_eq!(daemon.terminate().code(), Some(0));
+}
+
+/// Puts something at a path.
+type Create = fn(&Path);
+
+/// What is put in the place of a small file of the agent.
+const NO_FILES: [(&str, Create); 4] = [
+    ("pipe", |path| mkfifo(path, Mode::S_IRWXU).unwrap()),
+    ("directory", |path| fs::create_dir(path).unwrap()),
+    ("link", |path| symlink("/dev/zero", path).unwrap()),
+    ("binary", |path| fs::write(path, b"/\xff\0").unwrap()),
+];
+
+/// Another identity would be that of another agent.
+#[test]
+fn an_agent_does_not_wait_for_its_identity_and_takes_no_other_one() {
+    for (name, create) in NO_FILES {
+        let world = World::posix();
+        fs::create_dir_all(&world.config.work_dir).unwrap();
+        let path = world.config.work_dir.join("agent_id");
+        create(&path);
+        let (mut daemon, serves) = Daemon::try_start(&world);
+        assert!(!serves, "{name}");
+        assert!(!daemon.wait_ended().success());
+        assert_contains(&daemon.log(), &[&path.display().to_string(), "remove what is there"]);
+        assert!(fs::symlink_metadata(&path).is_ok(), "{name}");
+    }
+}
+
+#[test]
+fn something_else_in_the_place_of_the_last_cgroup_root_is_named_and_stays() {
+    if !is_root("cgroups") {
+        return;
+    }
+    let world = World::shipped();
+    let daemon = Daemon::start(&world);
+    let web = request(&world, "web", COUNTING);
+    daemon.launch(&web).unwrap();
+    let log = stdout(&daemon, &web.id);
+    daemon.kill();
+    let path = world.config.runtime_dir.join("cgroup_root");
+    let content = fs::read(&path).unwrap();
+    for (index, (name, create)) in NO_FILES.into_iter().enumerate() {
+        fs::remove_file(&path).unwrap();
+        create(&path);
+        let daemon = Daemon::start(&world);
+        assert_eq!(state(&daemon, &web.id).as_deref(), Some("RUNNING"), "{name}");
+        assert_keeps_counting(&log);
+        // The log is that of all of them.
+        let named = format!("ignored `{}`", path.display());
+        assert_eq!(daemon.log().matches(&named).count(), index + 1, "{name}");
+        daemon.kill();
+        match fs::symlink_metadata(&path).unwrap().is_dir() {
+            true => fs::remove_dir(&path).unwrap(),
+            false => fs::remove_file(&path).unwrap(),
+        }
+        fs::write(&path, &content).unwrap();
+    }
+    let daemon = Daemon::start(&world);
+    end(&daemon, &web.id);
+    assert_nothing_left(&world, &"in the end");
+}
+
+#[test]
+fn an_agent_starts_without_a_copy_of_the_executor_program() {
+    let mut world = World::posix();
+    world.config.executors.launcher_dir = Some(paths::build());
+    let daemon = Daemon::start(&world);
+    assert!(daemon.terminate().success());
+    let directory = world.config.work_dir.join("executor");
+    let copy = fs::read_dir(&directory).unwrap().next().unwrap().unwrap().path().join("cofferdam-executor");
+    fs::remove_file(&copy).unwrap();
+    mkfifo(&copy, Mode::S_IRWXU).unwrap();
+    // It is replaced, as a damaged copy is.
+    let daemon = Daemon::start(&world);
+    assert!(daemon.terminate().success());
+    assert!(fs::symlink_metadata(&copy).unwrap().is_file());
+
+    fs::remove_dir_all(&directory).unwrap();
+    fs::write(&directory, "").unwrap();
+    let daemon = Daemon::start(&world);
+    assert_contains(&daemon.log(), &["no tasks can be launched", &directory.display().to_string()]);
+    let web = request(&world, "web", COUNTING);
+    daemon.launch(&web).unwrap();
+    end(&daemon, &web.id);
+    assert!(daemon.terminate().success());
+    assert!(fs::symlink_metadata(&directory).unwrap().is_file());
 }
 
 /// Where the agent's own files are to be.

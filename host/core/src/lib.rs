@@ -38,6 +38,7 @@ mod parallel;
 pub mod plugin;
 pub mod provisioner;
 mod readiness;
+mod regular_file;
 mod scratch;
 mod short_path;
 pub mod stats;

@@ -24,8 +24,9 @@ use crate::descriptor_limit::Shares;
 use crate::descriptor_store::DescriptorStore;
 use crate::directory::create_searchable;
 use crate::engine::Client;
+use crate::error_chain;
 use crate::events::Events;
-use crate::executor::{self, ExecutorProgram, Executors};
+use crate::executor::{self, ExecutorProgram, Executors, ProgramError};
 use crate::fatal::FatalErrors;
 use crate::fetcher::Fetcher;
 use crate::hooks::Hooks;
@@ -315,7 +316,15 @@ impl Shared<'_> {
             socket_directory: ledger.runtime_dir().join("executor"),
         };
         let program = match &config.executors.launcher_dir {
-            Some(directory) => ExecutorProgram::copy(directory, &work_dir.join("executor"))?,
+            Some(directory) => match ExecutorProgram::copy(directory, &work_dir.join("executor")) {
+                // As on a full disk, where containers of earlier agents can be ended.
+                Err(error @ ProgramError::Copy { .. }) => {
+                    let error = error_chain::describe(&error);
+                    tracing::error!("no tasks can be launched with the executor program: {error}");
+                    None
+                }
+                copied => copied?,
+            },
             None => None,
         };
         Ok(Executors::new(executor::Parts {

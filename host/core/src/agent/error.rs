@@ -41,7 +41,10 @@ pub enum StartError {
         source: std::io::Error,
     },
     /// What identifies the agent cannot be read or written.
-    #[error("cannot read or write `{}`, which identifies the agent", path.display())]
+    #[error(
+        "cannot read or write `{}`, which identifies the agent to container engines and executors; put the file back, or remove what is there if none of their containers is left",
+        path.display()
+    )]
     AgentId {
         /// The file.
         path: PathBuf,

@@ -9,6 +9,8 @@ use cofferdam_linux::mounts::is_noexec;
 use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 
+use crate::regular_file;
+
 /// Name of the program.
 pub const NAME: &str = "cofferdam-executor";
 
@@ -113,7 +115,7 @@ fn write(directory: &Path, copy: &Path, content: &[u8]) -> io::Result<()> {
     for directory in directory.parent().into_iter().chain([directory]) {
         fs::set_permissions(directory, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
     }
-    if fs::read(copy).is_ok_and(|found| found == content) {
+    if regular_file::read(copy, MAX_SIZE).is_ok_and(|found| found.is_some_and(|found| found == content)) {
         return Ok(());
     }
     let temporary = copy.with_extension("new");

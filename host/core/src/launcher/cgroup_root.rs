@@ -2,13 +2,14 @@
 //! and killed, by its cgroup.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use cofferdam_linux::cgroup::{Cgroup, CgroupError, Cgroups};
+
+use crate::regular_file;
 
 /// In the runtime directory: the root of the agents that used it.
 const FILE: &str = "cgroup_root";
@@ -22,7 +23,8 @@ const REMOVAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// `instance` is the name of the agent's cgroup.
 ///
 /// # Errors
-/// The file that keeps the root in the runtime directory cannot be read or written.
+/// The file that keeps the root in the runtime directory cannot be read or written. Something else in its place is not
+/// used, and stays.
 pub fn effective_cgroup_root(
     runtime_dir: &Path,
     cgroups: &Cgroups,
@@ -31,7 +33,20 @@ pub fn effective_cgroup_root(
 ) -> io::Result<PathBuf> {
     let file = runtime_dir.join(FILE);
     let configured = configured.strip_prefix("/").unwrap_or(configured);
-    match read(&file)? {
+    let earlier = match read(&file) {
+        // It stays as it is.
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            tracing::error!(
+                "ignored `{}`, which has the `cgroup_root` of earlier agents: {error}; containers that they have left \
+                 elsewhere than below `{}` are not found before the file is put back",
+                file.display(),
+                configured.display()
+            );
+            return Ok(configured.to_owned());
+        }
+        earlier => earlier?,
+    };
+    match earlier {
         Some(earlier) if earlier == configured => return Ok(earlier),
         Some(earlier) => {
             let of_agent = earlier.join(instance);
@@ -49,21 +64,22 @@ pub fn effective_cgroup_root(
         }
         None => {}
     }
-    let new = file.with_extension("new");
-    fs::write(&new, configured.as_os_str().as_bytes())?;
-    fs::rename(&new, &file)?;
+    regular_file::replace(&file, configured.as_os_str().as_bytes())?;
     Ok(configured.to_owned())
 }
 
 fn read(file: &Path) -> io::Result<Option<PathBuf>> {
-    let mut path = Vec::new();
-    match File::open(file) {
-        Ok(file) => file.take(libc::PATH_MAX as u64).read_to_end(&mut path)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
+    let Some(content) = regular_file::read(file, libc::PATH_MAX as u64)? else { return Ok(None) };
+    let path = PathBuf::from(OsString::from_vec(content));
+    let is_name = |component| matches!(component, Component::Normal(_));
+    if path.as_os_str().as_bytes().contains(&0) || !path.components().all(is_name) {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "it has no relative path without `.` and `..`",
+        ));
+    }
     // One that was written in part has never been used.
-    Ok(Some(PathBuf::from(OsString::from_vec(path))).filter(|path| !path.as_os_str().is_empty()))
+    Ok(Some(path).filter(|path| !path.as_os_str().is_empty()))
 }
 
 /// The cgroups of an agent in all hierarchies.
