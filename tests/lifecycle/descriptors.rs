@@ -6,15 +6,16 @@ use std::process::Command;
 
 use cofferdam_core::model::{ContainerId, Request};
 use cofferdam_linux::process::Process;
-use cofferdam_tests::daemon::{Daemon, TIMEOUT};
+use cofferdam_tests::daemon::{CallError, Daemon, TIMEOUT};
 use cofferdam_tests::world::World;
-use cofferdam_tests::{is_root, paths};
+use cofferdam_tests::{assert_contains, is_root, paths};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::{assert_nothing_left, id, request, state};
+use super::restarts::stdout;
+use super::{COUNTING, assert_keeps_counting, assert_nothing_left, id, request, state};
 
 /// More than there are descriptors with the limit of the test below.
 const CONTAINERS: usize = 160;
@@ -77,6 +78,36 @@ fn an_agent_with_fewer_descriptors_than_containers_takes_care_of_all_of_them() {
     assert!(!log.contains("Too many open files"), "{log}");
     daemon.terminate();
     assert_nothing_left(&world, &"after all were removed");
+}
+
+/// With however few, a launch fails as a whole, or not at all.
+#[test]
+fn a_launch_without_descriptors_is_refused_and_nothing_else_fails() {
+    let world = World::posix();
+    let daemon = Daemon::start(&world);
+    let web = request(&world, "web", COUNTING);
+    daemon.launch(&web).unwrap();
+    let log = stdout(&daemon, &web.id);
+    let new = request(&world, "new", "exec sleep 100000");
+    let mut refused = 0;
+    for free in 2.. {
+        // One of them is for the connection.
+        daemon.limit_descriptors(free);
+        let Err(error) = daemon.launch(&new) else { break };
+        let CallError::Status(500, message) = error else { panic!("{free}: {error:?}") };
+        assert_contains(&message, &["`new`", "Too many open files"]);
+        assert!(daemon.inspect(&new.id).is_none(), "{free}");
+        refused += 1;
+        assert!(free < 200, "{message}");
+    }
+    assert!(refused > 0);
+    assert_keeps_counting(&log);
+    for container in [&web.id, &new.id] {
+        assert_eq!(daemon.destroy(container).unwrap().exit_status, Some(9));
+        daemon.remove(container).unwrap();
+    }
+    assert!(daemon.terminate().success());
+    assert_nothing_left(&world, &"in the end");
 }
 
 /// How many connections such an agent has, and how many of these may wait.
