@@ -1,16 +1,25 @@
 //! `cofferdam kill`: sends signals to containers.
 
+use std::collections::HashSet;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
 use super::client::{Client, ClientError};
 use super::failure::Failure;
 use super::ps::Details;
-use super::wait::wait;
-use super::{Outcome, block_on, container_id, output, ps, signal};
+use super::wait::{TIMED_OUT, wait};
+use super::{Outcome, block_on, container_id, output, ps, signal, time};
 use crate::api::operator::encode_id;
 use crate::api::operator::types::{Call, ContainerId as WireId, KillContainer, KillContainers};
+use cofferdam_core::error_chain;
 use cofferdam_core::model::ContainerId;
 
 /// Containers in one request.
 const PER_REQUEST: usize = 1000;
+
+/// Containers that are named if they have not ended.
+const MAX_SHOWN: usize = 10;
 
 /// Sends a signal to containers
 ///
@@ -34,9 +43,12 @@ pub(super) struct Arguments {
     /// by `inspect`, and performed when the plugin returns
     #[arg(long, conflicts_with_all = ["all", "signal"])]
     force: bool,
-    /// Kill all containers and wait until they have ended
+    /// Kill all containers and wait until they have ended; 124 is the exit status if some have not
     #[arg(long, conflicts_with_all = ["ids", "signal"])]
     all: bool,
+    /// How long to wait for all of them
+    #[arg(long, value_name = "TIME", value_parser = time::parse_duration, default_value = "5m", requires = "all")]
+    timeout: Duration,
     /// Print JSON: an array of the ids
     #[arg(long)]
     json: bool,
@@ -45,17 +57,29 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
     block_on(async {
         if arguments.all {
-            return kill_all(client, arguments.json).await;
+            return kill_all(client, arguments.timeout, arguments.json).await;
         }
+        let (mut signalled, mut failed) = (Vec::new(), Vec::new());
         for id in &arguments.ids {
             let force = arguments.force.then_some(true);
             let call = KillContainer { container_id: encode_id(id), signal: Some(arguments.signal), force };
-            client.tell(&Call::KillContainer(call)).await?;
+            match client.tell(&Call::KillContainer(call)).await {
+                Ok(()) => signalled.push(id.clone()),
+                // One that has ended does not keep the others alive.
+                Err(error) => failed.push(error),
+            }
         }
-        if arguments.json {
-            output::json_ids(&arguments.ids)?;
+        if arguments.json && (failed.is_empty() || arguments.ids.len() > 1) {
+            output::json_ids(&signalled)?;
         }
-        Ok(0)
+        match failed.len() {
+            0 => Ok(0),
+            1 => Err(failed.remove(0).into()),
+            _ => {
+                let errors: Vec<String> = failed.iter().map(|error| error_chain::describe(error)).collect();
+                Err(Failure::message(errors.join("; ")))
+            }
+        }
     })
 }
 
@@ -65,7 +89,8 @@ pub(super) async fn kill(client: &Client, id: &WireId, signal: i32) -> Result<()
     client.tell(&Call::KillContainer(call)).await
 }
 
-async fn kill_all(client: &Client, as_json: bool) -> Outcome {
+async fn kill_all(client: &Client, timeout: Duration, as_json: bool) -> Outcome {
+    let deadline = Instant::now() + timeout;
     // Nested containers end with their parents.
     let containers = ps::list(client, &[], Details::NONE).await?.into_iter();
     let roots = containers.filter(|found| found.container_id.parent.is_none() && ps::is_live(found));
@@ -82,15 +107,47 @@ async fn kill_all(client: &Client, as_json: bool) -> Outcome {
             Err(error) => return Err(error.into()),
         }
     }
+    let (mut ended, mut left) = (Vec::new(), Vec::new());
+    // When the time is over: those that have not ended.
+    let mut live: Option<HashSet<String>> = None;
     for id in &ids {
-        match wait(client, id).await {
-            Ok(_) | Err(ClientError::Refused { status: 404, .. }) if as_json => {}
-            Ok(_) | Err(ClientError::Refused { status: 404, .. }) => output::line(&id.to_string())?,
-            Err(error) => return Err(Failure::from(error)),
+        if live.is_none() {
+            match tokio::time::timeout_at(deadline, wait(client, id)).await {
+                Ok(Ok(_) | Err(ClientError::Refused { status: 404, .. })) => {}
+                Ok(Err(error)) => return Err(Failure::from(error)),
+                Err(_) => live = Some(live_containers(client).await?),
+            }
+        }
+        if live.as_ref().is_some_and(|live| live.contains(&id.to_string())) {
+            left.push(format!("`{id}`"));
+            continue;
+        }
+        ended.push(id.to_string());
+        if !as_json {
+            output::line(&id.to_string())?;
         }
     }
     if as_json {
-        output::json(&ids.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+        output::json(&ended)?;
     }
-    Ok(0)
+    if left.is_empty() { Ok(0) } else { Err(not_ended(&left, timeout)) }
+}
+
+async fn live_containers(client: &Client) -> Result<HashSet<String>, ClientError> {
+    let containers = ps::list(client, &[], Details::NONE).await?.into_iter();
+    Ok(containers.filter(ps::is_live).map(|container| container.container_id.to_string()).collect())
+}
+
+fn not_ended(left: &[String], timeout: Duration) -> Failure {
+    let shown = left.iter().take(MAX_SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    let more = match left.len().saturating_sub(MAX_SHOWN) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let timeout = humantime::format_duration(timeout);
+    Failure::message(format!(
+        "not ended within {timeout}: {shown}{more}; `cofferdam inspect` shows what their end waits for, \
+         `cofferdam kill --force` does not wait for plugins"
+    ))
+    .with_status(TIMED_OUT)
 }

@@ -13,7 +13,7 @@ use crate::api::operator::types::{Call, ContainerId as WireId, Response, Termina
 use cofferdam_core::model::{ContainerId, Ended};
 
 /// Exit status if a container has not ended in time, as of timeout(1).
-const TIMED_OUT: u8 = 124;
+pub(super) const TIMED_OUT: u8 = 124;
 
 /// Exit status for a container whose wait status is unknown.
 const UNKNOWN: u8 = 125;

@@ -62,9 +62,13 @@ pub(in crate::api) async fn dispatch(context: &Arc<ApiContext>, media: ResponseM
         Call::KillContainers(call) => {
             let decode = |id| decode_id("kill_containers.container_ids", id);
             let ids = call.container_ids.iter().map(decode);
+            let mut killed = Ok(());
             for id in ids.collect::<std::result::Result<Vec<_>, _>>()? {
-                context.agent.kill(&id, libc::SIGKILL).await?;
+                // One that cannot be killed does not keep the others alive.
+                let outcome = context.agent.kill(&id, libc::SIGKILL).await;
+                killed = killed.and(outcome.map(drop));
             }
+            killed?;
             Ok(reply::empty())
         }
         Call::RemoveContainer(call) => {
