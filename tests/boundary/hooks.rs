@@ -84,6 +84,7 @@ async fn hooks_are_shown_what_was_fetched_in_order_before_the_command_runs() {
         value: file.display().to_string(),
         executable: false,
         extract: true,
+        cache: false,
         output_file: None,
         sha256: None,
     });

@@ -187,6 +187,7 @@ fn a_fetched_file_does_not_replace_the_output() {
         value: secret.display().to_string(),
         executable: false,
         extract: false,
+        cache: false,
         output_file: Some(name.into()),
         sha256: None,
     };

@@ -221,6 +221,7 @@ async fn use_agent(agent: &Agent, world: &World, before: &BTreeMap<String, Strin
         value: file.display().to_string(),
         executable: false,
         extract: false,
+        cache: false,
         output_file: Some("copy".into()),
         sha256: None,
     };

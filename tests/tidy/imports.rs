@@ -30,7 +30,7 @@ const CORE: &[Row] = &[
     ("keeper", &["blocking", "error_chain", "model", "readiness", "short_path"]),
     ("switchboard", &["keeper", "model", "short_path"]),
     ("launcher", &["keeper", "regular_file"]),
-    ("fetcher", &["config", "model", "error_chain"]),
+    ("fetcher", &["blocking", "config", "directory", "error_chain", "ledger", "model"]),
     ("image_gc", &["blocking", "config", "error_chain", "provisioner"]),
     ("plugin", &["blocking", "config", "events", "model", "error_chain", "parallel"]),
     ("chain", &["blocking", "config", "model", "plugin"]),

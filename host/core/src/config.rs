@@ -80,6 +80,8 @@ pub struct AgentConfig {
     pub fetcher: Option<Vec<PathBuf>>,
     /// Limits of fetching for one container.
     pub fetch: FetchLimits,
+    /// The cache of fetched files. Without one, files are fetched as if none was to be cached.
+    pub fetch_cache: Option<FetchCacheConfig>,
     /// Size in bytes of the tmpfs for what ends with containers. `None`: it is in [`Self::work_dir`].
     pub scratch_memory: Option<u64>,
     /// Whether containers are killed when the agent ends, however it ends. Otherwise they keep running.
@@ -122,6 +124,7 @@ impl AgentConfig {
             destroy_timeout: Duration::from_secs(60),
             fetcher: None,
             fetch: FetchLimits::default(),
+            fetch_cache: None,
             scratch_memory: None,
             kill_containers_with_agent: false,
             keeper_timeout: DEFAULT_KEEPER_TIMEOUT,
@@ -199,6 +202,15 @@ impl Default for FetchLimits {
             stall: Duration::from_secs(60),
         }
     }
+}
+
+/// The cache of fetched files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FetchCacheConfig {
+    /// Its directory, which it has for itself.
+    pub directory: PathBuf,
+    /// Maximum size in bytes of the files in it.
+    pub size: u64,
 }
 
 /// Registries that images are pulled from.

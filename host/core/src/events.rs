@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::model::{ContainerId, Phase, PullProgress, Termination};
+use crate::model::{ContainerId, FetchProgress, Phase, PullProgress, Termination};
 
 /// How many events are kept.
 pub const KEPT: usize = 8192;
@@ -67,6 +67,13 @@ pub enum EventKind {
         container: ContainerId,
         /// How far the pull is.
         progress: PullProgress,
+    },
+    /// The files of a container are being fetched. Recorded at the beginning, and for each tenth of them or of a large one.
+    Fetch {
+        /// The container.
+        container: ContainerId,
+        /// How far the fetch is.
+        progress: FetchProgress,
     },
     /// A container was removed, after its end or because its launch failed.
     Removed {
@@ -232,6 +239,7 @@ fn bounded(kind: EventKind) -> EventKind {
         }
         kind @ (EventKind::ResourcesUpdated { .. }
         | EventKind::ImagePull { .. }
+        | EventKind::Fetch { .. }
         | EventKind::Removed { .. }) => kind,
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::client::Client;
 use super::failure::Failure;
 use super::output::{Tone, escape_control, has_colour};
-use super::ps::{exit_description, pull_description};
+use super::ps::{exit_description, fetch_description, pull_description};
 use super::{Outcome, block_on, output, time};
 use crate::api::operator::types::{Event, EventKind, Subscribe, TimeInfo};
 
@@ -158,6 +158,11 @@ fn describe(event: &Event) -> (String, String, Tone) {
             let pull = event.container.as_ref().and_then(|container| container.pull.as_ref());
             let pull = pull.map(pull_description).unwrap_or_default();
             (format!("pulling its image: {pull}"), Tone::Plain)
+        }
+        EventKind::ContainerFetch => {
+            let fetch = event.container.as_ref().and_then(|container| container.fetch.as_ref());
+            let fetch = fetch.map(fetch_description).unwrap_or_default();
+            (format!("fetching its files: {fetch}"), Tone::Plain)
         }
         EventKind::ContainerUpdated => ("resources updated".to_owned(), Tone::Plain),
         EventKind::ContainerCleanupFailed => {

@@ -1,4 +1,5 @@
-//! What happens to the layers of an image, on standard error: a bar for each on a terminal, lines elsewhere.
+//! What happens to the layers of an image, or to the files of a container, on standard error: a bar for each on a terminal,
+//! lines elsewhere.
 
 use std::collections::HashMap;
 use std::io::{self, IsTerminal, Write};
@@ -6,7 +7,8 @@ use std::io::{self, IsTerminal, Write};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use parking_lot::Mutex;
 
-use super::{format, output};
+use super::{format, output, ps};
+use crate::api::operator::types::FetchProgress;
 use crate::image::Progress;
 use cofferdam_core::provisioner::Digest;
 
@@ -45,6 +47,52 @@ impl Reporter {
     pub(super) fn finish(&self) {
         if let Self::Bars { bars, .. } = self {
             bars.lock().values().for_each(ProgressBar::abandon);
+        }
+    }
+}
+
+/// Reports how far the fetch of a container's files is: a bar for the file that is being received, or lines.
+pub(super) struct FetchReporter {
+    /// `None` if standard error is no terminal.
+    bar: Option<ProgressBar>,
+}
+
+impl FetchReporter {
+    pub(super) fn new() -> Self {
+        let bar = io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::no_length();
+            let style = "fetching {prefix}: {bar:32} {bytes:>10} of {total_bytes:10}";
+            match ProgressStyle::with_template(style) {
+                Ok(style) => bar.with_style(style),
+                Err(_) => bar,
+            }
+        });
+        Self { bar }
+    }
+
+    pub(super) fn report(&self, progress: &FetchProgress) {
+        let FetchProgress { files, fetched_files, bytes, received } = *progress;
+        match &self.bar {
+            Some(bar) => {
+                bar.set_prefix(format!("file {} of {files}", (fetched_files + 1).min(files)));
+                match bytes {
+                    Some(bytes) => bar.set_length(bytes),
+                    None => bar.unset_length(),
+                }
+                bar.set_position(received);
+            }
+            None => {
+                let line = format!("fetching files: {}", ps::fetch_description(progress));
+                // What is reported is optional.
+                drop(writeln!(io::stderr(), "{line}"));
+            }
+        }
+    }
+
+    /// Removes the bar, so that the output of the command is not beside it.
+    pub(super) fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
         }
     }
 }

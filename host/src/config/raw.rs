@@ -99,6 +99,8 @@ pub(super) struct RawFetch {
     pub max_redirects: Option<Setting<u64>>,
     pub hosts: Option<Setting<Vec<Setting<String>>>>,
     pub stall_timeout: Option<Setting<Duration>>,
+    pub cache_dir: Option<Setting<PathBuf>>,
+    pub cache_size: Option<Setting<u64>>,
 }
 
 /// The table `registry`.
@@ -223,6 +225,8 @@ impl RawFetch {
             max_redirects: number(fetch, "max_redirects"),
             hosts: strings(fetch, "hosts"),
             stall_timeout: parse(fetch, "stall_timeout", units::duration),
+            cache_dir: path(fetch, "cache_dir"),
+            cache_size: parse(fetch, "cache_size", units::size),
         }
     }
 }

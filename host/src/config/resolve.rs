@@ -25,8 +25,8 @@ use super::{
 };
 use crate::engine::EngineSocket;
 use cofferdam_core::config::{
-    AgentConfig, ContainerizerConfig, DEFAULT_KEEPER_TIMEOUT, DockerConfig, ExecutorConfig, FetchLimits,
-    ImageGcConfig, LauncherKind, RegistryConfig,
+    AgentConfig, ContainerizerConfig, DEFAULT_KEEPER_TIMEOUT, DockerConfig, ExecutorConfig, FetchCacheConfig,
+    FetchLimits, ImageGcConfig, LauncherKind, RegistryConfig,
 };
 use cofferdam_core::engine::Timeouts;
 use cofferdam_core::provisioner::ImageName;
@@ -213,6 +213,7 @@ impl Resolver<'_> {
         let local_images = raw.local_images.iter().flat_map(|setting| &setting.value);
         let local_images =
             local_images.map(|directory| normalize(&self.base.join(&directory.value))).collect();
+        let fetch_cache = self.fetch_cache(&work_dir);
         let launcher = self.launcher();
         let containerizers = self.containerizers();
         let cgroup_root = self.cgroup_root();
@@ -281,6 +282,7 @@ impl Resolver<'_> {
                 log_targets,
                 fetcher: None,
                 fetch: self.fetch(),
+                fetch_cache,
                 registry: self.registry(),
                 puller: None,
                 images,
@@ -737,6 +739,17 @@ impl Resolver<'_> {
             hosts: hosts.iter().map(|host| host.value.clone()).collect(),
             stall: self.duration("fetch.stall_timeout", &raw.stall_timeout, &defaults.stall_timeout),
         }
+    }
+
+    fn fetch_cache(&self, work_dir: &Path) -> Option<FetchCacheConfig> {
+        let (raw, defaults) = (&self.raw.fetch, &self.defaults.fetch);
+        let size = *value(&raw.cache_size, &defaults.cache_size);
+        let directory = value(&raw.cache_dir, &defaults.cache_dir);
+        let directory = match directory.strip_prefix("{work_dir}") {
+            Ok(rest) => normalize(&work_dir.join(rest)),
+            Err(_) => normalize(&self.base.join(directory)),
+        };
+        (size > 0).then_some(FetchCacheConfig { directory, size })
     }
 
     fn executors(&mut self) -> ExecutorConfig {

@@ -131,6 +131,8 @@ fn all_settings_are_resolved() {
     assert_eq!(config.default_container_info.as_ref().unwrap()["hostname"], "task");
     let fetch = &config.agent.fetch;
     assert_eq!((fetch.bytes, fetch.files, fetch.ratio, fetch.redirects), (2 << 30, 10, 50, 0));
+    let cache = config.agent.fetch_cache.as_ref().unwrap();
+    assert_eq!((cache.directory.as_path(), cache.size), (Path::new("/srv/fetched"), 5 << 30));
     assert_eq!(fetch.hosts, ["example.com", "*.example.com", "10.0.0.1", "2001:db8::1"]);
     let mirrors = ["mirror.example", "mirror.example:5000"].map(str::to_owned);
     let registry = RegistryConfig {
@@ -169,6 +171,9 @@ fn the_default_limits_are_those_of_the_library() {
     let limits = (config.agent.cgroup_max_descendants, config.agent.cgroup_max_depth);
     assert_eq!(limits, (DEFAULT_CGROUP_MAX_DESCENDANTS, DEFAULT_CGROUP_MAX_DEPTH));
     assert_eq!(config.agent.fetch, cofferdam_core::config::FetchLimits::default());
+    let cache = config.agent.fetch_cache.as_ref().unwrap();
+    assert_eq!(cache.directory, config.agent.work_dir.join("fetch-cache"));
+    assert_eq!(cache.size, 2 << 30);
     assert_eq!(config.agent.registry, RegistryConfig::default());
     assert_eq!(config.agent.image_gc, cofferdam_core::config::ImageGcConfig::default());
     assert!(config.agent.images, "the chain decides");

@@ -60,14 +60,19 @@ impl Copier {
         if limit < self.allowance.left { by_ratio } else { self.allowance.clone() }
     }
 
-    /// Copies everything and passes each chunk to `inspect` first. Returns the number of bytes.
-    pub(super) fn copy(
-        &mut self,
-        from: impl Read,
-        to: impl Write,
-        inspect: impl FnMut(&[u8]),
-    ) -> Result<u64, CopyError> {
-        Self::copy_within(&mut self.buffer, &mut [&mut self.allowance], from, to, inspect)
+    /// Copies everything. Returns the number of bytes.
+    pub(super) fn copy(&mut self, from: impl Read, to: impl Write) -> Result<u64, CopyError> {
+        Self::copy_within(&mut self.buffer, &mut [&mut self.allowance], from, to)
+    }
+
+    /// Counts bytes that are copied by other means.
+    pub(super) fn claim(&mut self, bytes: u64) -> Result<(), LimitExceeded> {
+        self.allowance.take(bytes)
+    }
+
+    /// Bytes that were copied are gone.
+    pub(super) fn give_back(&mut self, bytes: u64) {
+        self.allowance.left += bytes;
     }
 
     /// Copies the contents of an archive, which have an allowance of their own.
@@ -77,7 +82,7 @@ impl Copier {
         from: impl Read,
         to: impl Write,
     ) -> Result<u64, CopyError> {
-        Self::copy_within(&mut self.buffer, &mut [contents, &mut self.allowance], from, to, |_| {})
+        Self::copy_within(&mut self.buffer, &mut [contents, &mut self.allowance], from, to)
     }
 
     fn copy_within(
@@ -85,7 +90,6 @@ impl Copier {
         allowances: &mut [&mut Allowance],
         mut from: impl Read,
         mut to: impl Write,
-        mut inspect: impl FnMut(&[u8]),
     ) -> Result<u64, CopyError> {
         let mut copied = 0;
         loop {
@@ -96,19 +100,17 @@ impl Copier {
                 Err(source) => return Err(CopyError::Read { source }),
             };
             for allowance in allowances.iter_mut() {
-                allowance.take(count)?;
+                allowance.take(count as u64)?;
             }
-            let chunk = &buffer[..count];
-            inspect(chunk);
-            to.write_all(chunk).map_err(|source| CopyError::Write { source })?;
+            to.write_all(&buffer[..count]).map_err(|source| CopyError::Write { source })?;
             copied += count as u64;
         }
     }
 }
 
 impl Allowance {
-    fn take(&mut self, count: usize) -> Result<(), LimitExceeded> {
-        self.left = self.left.checked_sub(count as u64).ok_or_else(|| self.exceeded.clone())?;
+    fn take(&mut self, count: u64) -> Result<(), LimitExceeded> {
+        self.left = self.left.checked_sub(count).ok_or_else(|| self.exceeded.clone())?;
         Ok(())
     }
 }
@@ -128,7 +130,7 @@ impl<R> LimitedReader<R> {
 impl<R: Read> Read for LimitedReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.inner.read(buffer)?;
-        self.allowance.take(count).map_err(io::Error::other)?;
+        self.allowance.take(count as u64).map_err(io::Error::other)?;
         Ok(count)
     }
 }
@@ -140,14 +142,15 @@ mod tests {
     #[test]
     fn the_limit_applies_to_all_copies_together() {
         let mut copier = Copier::new(10);
-        let (mut seen, mut written) = (Vec::new(), Vec::new());
-        let copied =
-            copier.copy(&b"sixsix"[..], &mut written, |chunk| seen.extend_from_slice(chunk)).unwrap();
-        assert_eq!(copied, 6);
-        assert_eq!((seen.as_slice(), written.as_slice()), (&b"sixsix"[..], &b"sixsix"[..]));
-        assert_eq!(copier.copy(&b"four"[..], io::sink(), |_| {}).unwrap(), 4);
-        let error = copier.copy(&b"1"[..], io::sink(), |_| {}).unwrap_err();
+        let mut written = Vec::new();
+        assert_eq!(copier.copy(&b"sixsix"[..], &mut written).unwrap(), 6);
+        assert_eq!(written.as_slice(), &b"sixsix"[..]);
+        copier.give_back(6);
+        copier.claim(6).unwrap();
+        assert_eq!(copier.copy(&b"four"[..], io::sink()).unwrap(), 4);
+        let error = copier.copy(&b"1"[..], io::sink()).unwrap_err();
         assert!(matches!(error, CopyError::LimitExceeded(LimitExceeded::Size { limit: 10 })));
+        assert_eq!(copier.claim(1).unwrap_err(), LimitExceeded::Size { limit: 10 });
     }
 
     #[test]

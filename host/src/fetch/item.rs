@@ -197,7 +197,14 @@ mod tests {
     use super::*;
 
     fn uri(value: &str) -> Uri {
-        Uri { value: value.into(), executable: false, extract: true, output_file: None, sha256: None }
+        Uri {
+            value: value.into(),
+            executable: false,
+            extract: true,
+            cache: false,
+            output_file: None,
+            sha256: None,
+        }
     }
 
     fn parse(value: &str) -> Result<(Source, String), ItemError> {

@@ -7,9 +7,14 @@ mod copy;
 mod download;
 mod identity;
 mod item;
+mod local;
+mod place;
 mod process;
+mod report;
 mod sandbox;
 mod sandbox_path;
+mod store;
+mod target;
 #[cfg(test)]
 mod tests;
 mod unpack;

@@ -1,9 +1,13 @@
 //! Fetching with real processes, files, archives and servers.
 
 mod archives;
+mod cache;
 mod fuzz;
 mod redirects;
+mod resume;
+mod server;
 
+use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions, Permissions};
 use std::future::{Future, pending};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -28,7 +32,9 @@ use tempfile::TempDir;
 use tokio::sync::oneshot;
 
 use cofferdam_core::config::FetchLimits;
-use cofferdam_core::fetcher::{FetchError, FetchFailure, FetchJob, Fetcher};
+use cofferdam_core::fetcher::{
+    FetchError, FetchFailure, FetchJob, FetchMessage, FetchRequest, Fetcher, PlaceJob,
+};
 
 use super::process::run;
 use cofferdam_core::error_chain;
@@ -50,10 +56,10 @@ const AS_CHILD: &str = "exec 3>&1 >/dev/null; echo $$ > \"$1\"; \
 fn fetcher_process() {
     // Before privileges are dropped.
     let output = OpenOptions::new().write(true).open("/dev/fd/3").unwrap();
-    let status = match run(io::stdin()) {
+    let status = match run(io::stdin(), output.try_clone().unwrap()) {
         Ok(()) => 0,
         Err(failure) => {
-            failure.write(output).unwrap();
+            FetchMessage::Failed(failure).write(output).unwrap();
             1
         }
     };
@@ -116,10 +122,13 @@ impl World {
         shell(arguments)
     }
 
+    fn request<'a>(&self, uris: &'a [Uri], sandbox: &'a Path, reserved: &'a [PathBuf]) -> FetchRequest<'a> {
+        FetchRequest { uris, sandbox, uid: self.uid, gid: self.gid, reserved }
+    }
+
     async fn fetch_by(&self, fetcher: Fetcher, uris: &[Uri]) -> Result<(), FetchError> {
-        let sandbox = self.sandbox();
-        let reserved = reserved();
-        let fetch = fetcher.fetch(uris, &sandbox, self.uid, self.gid, &reserved, pending::<()>());
+        let (sandbox, reserved) = (self.sandbox(), reserved());
+        let fetch = fetcher.fetch(self.request(uris, &sandbox, &reserved), drop, pending::<()>());
         tokio::time::timeout(TIMEOUT, fetch).await.expect("fetching did not finish")
     }
 
@@ -166,7 +175,14 @@ fn is_root() -> bool {
 }
 
 fn uri(value: impl Into<String>) -> Uri {
-    Uri { value: value.into(), executable: false, extract: true, output_file: None, sha256: None }
+    Uri {
+        value: value.into(),
+        executable: false,
+        extract: true,
+        cache: false,
+        output_file: None,
+        sha256: None,
+    }
 }
 
 fn named(value: impl Into<String>, name: &str) -> Uri {
@@ -751,7 +767,7 @@ async fn the_process_is_reaped_when_fetching_is_cancelled() {
     let uris = [uri(format!("{root}/x"))];
     let (fetcher, sandbox) = (world.fetcher(), world.sandbox());
     let reserved = reserved();
-    let fetch = fetcher.fetch(&uris, &sandbox, world.uid, world.gid, &reserved, stopped);
+    let fetch = fetcher.fetch(world.request(&uris, &sandbox, &reserved), drop, stopped);
     let watch = tokio::task::spawn_blocking(move || {
         connected.recv_timeout(TIMEOUT).unwrap();
         stop.send(()).unwrap();
@@ -775,7 +791,7 @@ async fn dropping_the_future_kills_the_process_and_its_children() {
     let (uris, sandbox) = ([uri("/x")], world.sandbox());
     let mut pids = tokio::task::spawn_blocking(move || fs::read_to_string(pipe).unwrap());
     let reserved = reserved();
-    let fetch = fetcher.fetch(&uris, &sandbox, world.uid, world.gid, &reserved, pending::<()>());
+    let fetch = fetcher.fetch(world.request(&uris, &sandbox, &reserved), drop, pending::<()>());
     // Opened before the future is dropped.
     let pidfds = until(fetch, async {
         let pids = (&mut pids).await.unwrap();
@@ -798,14 +814,16 @@ async fn until<T>(work: impl Future<Output = Result<(), FetchError>>, event: imp
 fn the_process_exits_when_the_agent_dies() {
     let world = World::new();
     let (root, connected) = serve_incomplete();
-    let job = FetchJob {
+    let job = PlaceJob {
         sandbox: world.sandbox(),
         uid: world.uid,
         gid: world.gid,
         uris: vec![uri(format!("{root}/x"))],
+        cached: BTreeMap::new(),
         reserved: reserved(),
         limits: FetchLimits::default(),
     };
+    let job = FetchJob::Place(job);
     let mut child = Command::new("/bin/sh")
         .args(["-c", AS_CHILD])
         .args([std::env::current_exe().unwrap(), world.outside("pid")])

@@ -30,6 +30,10 @@ impl Snapshot {
         add("slave/valid_status_updates", count(executors.updates.values().sum()));
         add("slave/invalid_status_updates", count(executors.refused));
         add("slave/container_launch_errors", count(self.launches.failed));
+        add("containerizer/fetcher/task_fetches_succeeded", count(self.fetches.succeeded));
+        add("containerizer/fetcher/task_fetches_failed", count(self.fetches.failed));
+        add("containerizer/fetcher/cache_size_total_bytes", count(self.fetches.cache_size));
+        add("containerizer/fetcher/cache_size_used_bytes", count(self.fetches.cache_used));
         let machine = rustix::system::sysinfo();
         let bytes = |amount: u64| count(amount.saturating_mul(u64::from(machine.mem_unit)));
         let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);

@@ -56,6 +56,7 @@ impl Collector for Snapshot {
             .encode_descriptor("build", "Which version is running", None, MetricType::Info)?
             .encode_info(&build)?;
         self.encode_launches(&mut encoder)?;
+        self.encode_fetches(&mut encoder)?;
         let mut containers = encoder.encode_descriptor(
             "containers",
             "Number of containers, by phase",
@@ -129,6 +130,34 @@ impl Snapshot {
             None,
             MetricType::Counter,
         )?)
+    }
+
+    fn encode_fetches(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let help = "Containers whose files were fetched, by outcome";
+        let mut outcomes = encoder.encode_descriptor("fetches", help, None, MetricType::Counter)?;
+        for (outcome, number) in self.fetch_outcomes() {
+            ConstCounter::new(number).encode(outcomes.encode_family(&[("outcome", outcome)])?)?;
+        }
+        let help = "Files that were to be cached, by what the cache had of them";
+        let mut lookups =
+            encoder.encode_descriptor("fetch_cache_lookups", help, None, MetricType::Counter)?;
+        for (result, number) in self.cache_lookups() {
+            ConstCounter::new(number).encode(lookups.encode_family(&[("result", result)])?)?;
+        }
+        let help = "Files that were removed from the cache for others";
+        let evictions =
+            encoder.encode_descriptor("fetch_cache_evictions", help, None, MetricType::Counter)?;
+        ConstCounter::new(self.fetches.evictions).encode(evictions)?;
+        let bytes = Some(&Unit::Bytes);
+        for (name, help, unit, number) in [
+            ("fetch_cache_files", "Files in the cache", None, self.fetches.cache_files),
+            ("fetch_cache_used", "Size of the files in the cache", bytes, self.fetches.cache_used),
+            ("fetch_cache_size", "Maximum size of the files in the cache", bytes, self.fetches.cache_size),
+        ] {
+            let gauge = encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?;
+            ConstGauge::new(count(number)).encode(gauge)?;
+        }
+        Ok(())
     }
 
     fn encode_keepers(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
@@ -221,6 +250,10 @@ mod tests {
             "cofferdam_keepers{age=\"current\"} 1.0",
             "cofferdam_keepers{age=\"older\"} 2.0",
             "cofferdam_keepers_lost_total 3",
+            "cofferdam_fetches_total{outcome=\"succeeded\"} 4",
+            "cofferdam_fetch_cache_lookups_total{result=\"hit\"} 5",
+            "cofferdam_fetch_cache_evictions_total 8",
+            "cofferdam_fetch_cache_used_bytes 1024.0",
             "cofferdam_plugin_timeouts_total{plugin=\"cgroups/mem\",method=\"prepare\"} 1",
             "cofferdam_plugin_call_seconds_total{plugin=\"cgroups/mem\",method=\"prepare\"} 0.0015",
             "# TYPE cofferdam_logger_lost_bytes counter",

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use cofferdam_core::agent::Agent;
 use cofferdam_core::executor::ExecutorStats;
+use cofferdam_core::fetcher::FetchStats;
 use cofferdam_core::model::Phase;
 use cofferdam_core::model::view::{KeepersView, PluginView};
 use cofferdam_core::stats::LaunchStats;
@@ -17,6 +18,8 @@ use super::number::{count, seconds};
 pub struct Snapshot {
     /// Launches since the start.
     pub launches: LaunchStats,
+    /// Files of containers, and the cache of these.
+    pub fetches: FetchStats,
     /// Number of containers in each phase of [`Phase::ALL`].
     pub containers: [u64; Phase::ALL.len()],
     /// Executors, their tasks, and updates of these.
@@ -57,6 +60,7 @@ impl Snapshot {
             .map_or(0.0, |disk| count(disk.f_blocks.saturating_mul(disk.f_frsize) >> 20));
         Self {
             launches: agent.launch_stats(),
+            fetches: agent.fetch_stats(),
             containers,
             executors: agent.executors().stats(),
             keepers: agent.keepers(),
@@ -74,6 +78,17 @@ impl Snapshot {
     pub async fn take_with_usage(agent: &Agent, started: SystemTime) -> Self {
         let usage = ContainerUsage::take(agent).await;
         Self { usage, ..Self::take(agent, started) }
+    }
+
+    /// Containers whose files were fetched, by outcome.
+    pub(super) fn fetch_outcomes(&self) -> [(&'static str, u64); 2] {
+        [("succeeded", self.fetches.succeeded), ("failed", self.fetches.failed)]
+    }
+
+    /// Files that were to be cached, by what the cache had of them.
+    pub(super) fn cache_lookups(&self) -> [(&'static str, u64); 3] {
+        let FetchStats { hits, misses, bypasses, .. } = self.fetches;
+        [("hit", hits), ("miss", misses), ("bypass", bypasses)]
     }
 
     /// Bytes of output that each logger has lost of each stream.
@@ -96,6 +111,16 @@ impl Snapshot {
         add("cofferdam_launches_total/failed".into(), count(launches.failed));
         add("cofferdam_launch_seconds_count".into(), count(launches.started));
         add("cofferdam_launch_seconds_sum".into(), seconds(launches.micros));
+        for (outcome, number) in self.fetch_outcomes() {
+            add(format!("cofferdam_fetches_total/{outcome}"), count(number));
+        }
+        for (result, number) in self.cache_lookups() {
+            add(format!("cofferdam_fetch_cache_lookups_total/{result}"), count(number));
+        }
+        add("cofferdam_fetch_cache_evictions_total".into(), count(self.fetches.evictions));
+        add("cofferdam_fetch_cache_files".into(), count(self.fetches.cache_files));
+        add("cofferdam_fetch_cache_used_bytes".into(), count(self.fetches.cache_used));
+        add("cofferdam_fetch_cache_size_bytes".into(), count(self.fetches.cache_size));
         for (phase, containers) in Phase::ALL.into_iter().zip(self.containers) {
             add(format!("cofferdam_containers/{phase}"), count(containers));
         }
@@ -175,8 +200,20 @@ pub(super) mod tests {
             updates: [(TaskState::TaskRunning, 8), (TaskState::TaskFinished, 5)].into(),
             refused: 6,
         };
+        let fetches = FetchStats {
+            succeeded: 4,
+            failed: 1,
+            hits: 5,
+            misses: 6,
+            bypasses: 7,
+            evictions: 8,
+            cache_size: 2048,
+            cache_used: 1024,
+            cache_files: 9,
+        };
         Snapshot {
             launches,
+            fetches,
             containers,
             executors,
             keepers,

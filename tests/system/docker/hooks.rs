@@ -33,6 +33,7 @@ fn file(from: &Path, to: &str) -> Uri {
         value: from.display().to_string(),
         executable: false,
         extract: false,
+        cache: false,
         output_file: Some(to.into()),
         sha256: None,
     }

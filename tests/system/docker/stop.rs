@@ -51,6 +51,7 @@ fn a_destroy_ends_a_fetch_and_a_pull_at_once() {
             value: format!("http://{}/file", server.local_addr().unwrap()),
             executable: false,
             extract: true,
+            cache: false,
             output_file: None,
             sha256: None,
         }];

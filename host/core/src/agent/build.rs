@@ -46,6 +46,7 @@ pub(super) struct Parts {
     pub(super) calls: Option<Arc<CallFile>>,
     pub(super) interrupted: Vec<InterruptedCall>,
     pub(super) fatal: FatalErrors,
+    pub(super) fetcher: Fetcher,
     pub(super) images: ImageStore,
     pub(super) plugin_store: Arc<Store>,
 }
@@ -71,7 +72,7 @@ pub(super) fn build(
     let connected =
         base.load_plugins(job, &plugin_store, &services).and_then(|plugins| base.connect(plugins, &services));
     let connected = connected.inspect_err(|_| base.host.release_blocking())?;
-    let Connected { plugins, chain, containerizer, executors, fatal, images } = connected;
+    let Connected { plugins, chain, containerizer, executors, fatal, fetcher, images } = connected;
     let Base { ledger, host, .. } = base;
     Ok(Parts {
         ledger,
@@ -83,6 +84,7 @@ pub(super) fn build(
         calls,
         interrupted,
         fatal,
+        fetcher,
         images,
         plugin_store,
     })
@@ -109,6 +111,7 @@ struct Connected {
     containerizer: Arc<dyn Containerizer>,
     executors: Executors,
     fatal: FatalErrors,
+    fetcher: Fetcher,
     images: ImageStore,
 }
 
@@ -181,7 +184,7 @@ impl<'b> Base<'b> {
             chain: Chain::new(isolators, loggers, pool.clone(), recoverers),
             hooks: Hooks::new(hooks, pool.clone()),
             fatal: FatalErrors::default(),
-            fetcher: Fetcher::new(config.fetcher.clone()).limited(config.fetch.clone()),
+            fetcher: self.fetcher()?,
             images: ImageStore::at(
                 config.image_store.clone().unwrap_or_else(|| self.work_dir.join("images")),
             ),
@@ -191,8 +194,17 @@ impl<'b> Base<'b> {
         };
         let containerizer = shared.containerizer()?;
         let executors = shared.executors(&containerizer)?;
-        let Shared { chain, fatal, images, .. } = shared;
-        Ok(Connected { plugins, chain, containerizer, executors, fatal, images })
+        let Shared { chain, fatal, fetcher, images, .. } = shared;
+        Ok(Connected { plugins, chain, containerizer, executors, fatal, fetcher, images })
+    }
+
+    fn fetcher(&self) -> Result<Fetcher, StartError> {
+        let config = self.config;
+        let fetcher = Fetcher::new(config.fetcher.clone()).limited(config.fetch.clone());
+        Ok(match &config.fetch_cache {
+            Some(cache) => fetcher.cached(cache, self.host.pool.clone())?,
+            None => fetcher,
+        })
     }
 
     /// What plugins are recovered and restarted from: what each containerizer knows.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::blocking::Abandoned;
 use crate::containerizer::RecoverError;
 use crate::executor::ProgramError;
+use crate::fetcher::CacheError;
 use crate::keeper::KeeperError;
 use crate::launcher::SetUpError;
 use crate::ledger::LedgerError;
@@ -62,6 +63,9 @@ pub enum StartError {
     /// There is no file for a plugin.
     #[error(transparent)]
     Lookup(#[from] LookupError),
+    /// The cache of fetched files cannot be used.
+    #[error(transparent)]
+    FetchCache(#[from] CacheError),
     /// A plugin cannot be used.
     #[error(transparent)]
     Admit(#[from] AdmitError),

@@ -25,6 +25,7 @@ use crate::containerizer::{Containerizer, KillError, LaunchError, LaunchOutcome,
 use crate::events::Events;
 use crate::executor::Executors;
 use crate::fatal::FatalErrors;
+use crate::fetcher::{FetchStats, Fetcher};
 use crate::image_gc::ImageGc;
 use crate::model::view::{
     CallInProgress, Inspection, InterruptedCall, KeepersView, PluginView, Report, StatusView, Summary,
@@ -61,6 +62,7 @@ struct Inner {
     interrupted: Vec<InterruptedCall>,
     fatal: FatalErrors,
     events: Events,
+    fetcher: Fetcher,
     images: Store,
     /// Keeps space for images, if that is configured.
     _image_gc: Option<ImageGc>,
@@ -269,6 +271,12 @@ impl Agent {
     #[must_use]
     pub fn launch_stats(&self) -> LaunchStats {
         self.0.launches.read()
+    }
+
+    /// Counts of fetched files, and what is in the cache of these.
+    #[must_use]
+    pub fn fetch_stats(&self) -> FetchStats {
+        self.0.fetcher.stats()
     }
 
     /// Waits for an error after which the agent cannot go on, and returns it: a task that supervises a container

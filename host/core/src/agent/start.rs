@@ -55,6 +55,7 @@ impl Agent {
             calls,
             interrupted,
             fatal,
+            fetcher,
             images,
             plugin_store,
         } = {
@@ -81,6 +82,7 @@ impl Agent {
             interrupted,
             fatal,
             events,
+            fetcher,
             images,
             _image_gc: image_gc,
             _plugin_store: plugin_store,

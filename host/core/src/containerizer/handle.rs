@@ -15,7 +15,7 @@ use crate::descriptor_store::DescriptorStore;
 use crate::events::{EventKind, Events};
 use crate::ledger::{Ledger, LedgerError, Recorded};
 use crate::model::view::Summary;
-use crate::model::{Cause, ContainerId, Phase, PullProgress, Record, Termination};
+use crate::model::{Cause, ContainerId, FetchProgress, Phase, PullProgress, Record, Termination};
 
 /// A container: its record, and a place for stop requests. `P` is the record part of its containerizer.
 pub(crate) struct ContainerHandle<P> {
@@ -30,6 +30,8 @@ pub(crate) struct ContainerHandle<P> {
     process: FirstProcess,
     /// How far the pull of its image is, while it waits for that.
     pull: Mutex<Option<PullProgress>>,
+    /// How far the fetch of its files is, while it waits for that.
+    fetch: Mutex<Option<FetchProgress>>,
     /// Whether the end does not wait for cleanups that fail.
     forced: watch::Sender<bool>,
     /// The first stop request; later ones have no effect.
@@ -57,6 +59,7 @@ impl<P: Clone + Serialize> ContainerHandle<P> {
             cleanup_errors: Mutex::default(),
             process: FirstProcess::default(),
             pull: Mutex::default(),
+            fetch: Mutex::default(),
             forced: watch::Sender::new(false),
             stop_request: watch::Sender::new(None),
             stop_repeated: watch::Sender::new(false),
@@ -296,6 +299,17 @@ impl<P: Clone + Serialize> ContainerHandle<P> {
         }
     }
 
+    /// Records how far the fetch of its files is; `None` when it does not wait for that any more. Clients are informed of
+    /// each step.
+    pub(super) fn set_fetch(&self, fetch: Option<FetchProgress>) {
+        let previous = mem::replace(&mut *self.fetch.lock(), fetch);
+        if let Some(progress) = fetch
+            && previous.is_none_or(|previous| previous.step() != progress.step())
+        {
+            self.events.record(EventKind::Fetch { container: self.id.clone(), progress });
+        }
+    }
+
     /// Records what prevents the cleanup.
     pub(super) fn set_cleanup_errors(&self, errors: Vec<String>) {
         let previous = mem::replace(&mut *self.cleanup_errors.lock(), errors.clone());
@@ -318,6 +332,7 @@ impl<P: Clone + Serialize> ContainerHandle<P> {
             resources: record.resources.clone(),
             cleanup_errors: self.cleanup_errors.lock().clone(),
             pull: *self.pull.lock(),
+            fetch: *self.fetch.lock(),
         }
     }
 }

@@ -4,13 +4,15 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process_group};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::process::{self, ChildStderr, ChildStdin, ChildStdout, Command};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::process::{self, ChildStdin, ChildStdout, Command};
+use tokio::task::JoinHandle;
+use tracing::Instrument;
 
-use super::{FetchError, FetchFailure};
+use super::{FetchError, FetchFailure, FetchJob, FetchMessage};
 
-/// Maximum size of a reported failure.
-const MAX_FAILURE: u64 = 64 << 10;
+/// Maximum size of a message.
+const MAX_MESSAGE: u64 = 64 << 10;
 
 /// Maximum length of a log line; longer lines are truncated.
 const MAX_LINE: usize = 4 << 10;
@@ -35,17 +37,21 @@ const VARIABLES: [&str; 10] = [
 /// A fetcher process, which is killed when this is dropped.
 pub(super) struct Child {
     process: process::Child,
-    stdin: Option<ChildStdin>,
-    stdout: Option<ChildStdout>,
-    stderr: Option<ChildStderr>,
+    /// Sends the job. Has standard input afterwards, which is open until the process has ended.
+    send: JoinHandle<Option<ChildStdin>>,
+    messages: Option<BufReader<ChildStdout>>,
+    /// The end of standard error.
+    stderr: JoinHandle<String>,
+    failure: Option<FetchFailure>,
 }
 
 impl Child {
-    /// Starts the process in a process group of its own.
+    /// Starts the process, in a process group of its own, and sends it a job. Must be called in a tokio runtime.
     ///
     /// The process changes its user itself: if asked to do that, the standard library would use fork(2) instead of
     /// posix_spawn(3).
-    pub(super) fn spawn(program: &Path, arguments: &[PathBuf]) -> Result<Self, FetchError> {
+    pub(super) fn spawn(program: &Path, arguments: &[PathBuf], job: &FetchJob) -> Result<Self, FetchError> {
+        let job = job.to_line().map_err(|source| FetchError::Serialize { source })?;
         let mut process = Command::new(program)
             .args(arguments)
             .env_clear()
@@ -58,26 +64,41 @@ impl Child {
             .spawn()
             .map_err(|source| FetchError::Spawn { program: program.to_owned(), source })?;
         let (stdin, stdout, stderr) = (process.stdin.take(), process.stdout.take(), process.stderr.take());
-        Ok(Self { process, stdin, stdout, stderr })
+        Ok(Self {
+            process,
+            send: tokio::spawn(send(stdin, job).in_current_span()),
+            messages: stdout.map(BufReader::new),
+            stderr: tokio::spawn(log(stderr).in_current_span()),
+            failure: None,
+        })
     }
 
-    /// Sends the job and waits for the result.
-    pub(super) async fn run(&mut self, job: &[u8]) -> Result<(), FetchError> {
-        let send = async {
-            if let Some(stdin) = &mut self.stdin
-                && let Err(error) = stdin.write_all(job).await
-            {
-                // It exited early; its exit status tells more.
-                tracing::debug!(%error, "the fetcher process did not read its job");
+    /// The next message, but for that of a failure, which [`Self::outcome`] returns. `None` when there is none any more.
+    pub(super) async fn next(&mut self) -> Option<FetchMessage> {
+        loop {
+            let mut line = Vec::new();
+            let read = self.messages.as_mut()?.take(MAX_MESSAGE).read_until(b'\n', &mut line).await;
+            // An error is the end, as that of a process that was killed.
+            if !matches!(read, Ok(count) if count > 0) {
+                return None;
             }
-        };
-        let ((), failure, stderr) =
-            tokio::join!(send, read_failure(self.stdout.take()), log(self.stderr.take()));
+            match serde_json::from_slice(&line) {
+                Ok(FetchMessage::Failed(failure)) => self.failure = Some(failure),
+                Ok(message) => return Some(message),
+                Err(error) => tracing::debug!(%error, "the fetcher process reports what is not known"),
+            }
+        }
+    }
+
+    /// Waits for the end of the process.
+    pub(super) async fn outcome(&mut self) -> Result<(), FetchError> {
+        while self.next().await.is_some() {}
+        let stderr = (&mut self.stderr).await.unwrap_or_default();
         let status = self.wait().await?;
-        match serde_json::from_slice::<FetchFailure>(&failure) {
+        match self.failure.take() {
             _ if status.success() => Ok(()),
-            Ok(failure) => Err(failure.into()),
-            Err(_) => Err(FetchError::Died { status, stderr }),
+            Some(failure) => Err(failure.into()),
+            None => Err(FetchError::Died { status, stderr }),
         }
     }
 
@@ -103,17 +124,19 @@ impl Child {
 impl Drop for Child {
     fn drop(&mut self) {
         self.kill();
+        self.send.abort();
+        self.stderr.abort();
     }
 }
 
-/// Reads the reported failure.
-async fn read_failure(stdout: Option<ChildStdout>) -> Vec<u8> {
-    let mut failure = Vec::new();
-    let Some(mut stdout) = stdout else { return failure };
-    if let Err(error) = (&mut stdout).take(MAX_FAILURE).read_to_end(&mut failure).await {
-        tracing::debug!(%error, "cannot read the standard output of the fetcher process");
+/// Sends a job. Returns the stream, so that it stays open.
+async fn send(stdin: Option<ChildStdin>, job: Vec<u8>) -> Option<ChildStdin> {
+    let mut stdin = stdin?;
+    if let Err(error) = stdin.write_all(&job).await {
+        // It exited early; its exit status tells more.
+        tracing::debug!(%error, "the fetcher process did not read its job");
     }
-    failure
+    Some(stdin)
 }
 
 /// Logs the lines of standard error, and returns their end.

@@ -1,5 +1,6 @@
 //! Messages between the agent and the fetcher process.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::io::{self, BufRead, Write};
 use std::path::PathBuf;
@@ -7,18 +8,104 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::config::FetchLimits;
-use crate::model::Uri;
+use crate::model::{FetchProgress, Uri};
 
-/// The files to fetch, and their owner.
+/// What a fetcher process does.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
-pub struct FetchJob {
+#[serde(rename_all = "snake_case")]
+pub enum FetchJob {
+    /// Fetches the files of a container.
+    Place(PlaceJob),
+    /// Fetches a file for the cache.
+    Store(StoreJob),
+}
+
+/// The files of a container, and their owner.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlaceJob {
     pub sandbox: PathBuf,
     pub uid: u32,
     pub gid: u32,
     pub uris: Vec<Uri>,
+    /// Those of the URIs, by their position, of which the cache has the content.
+    pub cached: BTreeMap<usize, CachedFile>,
     /// Paths in the sandbox at which nothing may be placed, such as the container's logs.
     pub reserved: Vec<PathBuf>,
     pub limits: FetchLimits,
+}
+
+/// A file of the cache. Only the agent can read it: the process opens it before it becomes the container's user.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CachedFile {
+    pub path: PathBuf,
+    /// Permissions of the file that it is a copy of.
+    pub mode: u32,
+}
+
+/// A file for the cache, fetched with the privileges of the user that it is for.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub struct StoreJob {
+    /// An empty file, which the process opens before it becomes that user.
+    pub into: PathBuf,
+    pub uid: u32,
+    pub gid: u32,
+    pub uri: Uri,
+    /// What the cache has. Nothing is received if it is still the same.
+    pub known: Option<Known>,
+    pub limits: FetchLimits,
+}
+
+/// The content that the cache has of a URI.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    pub version: Version,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+/// What tells whether the content of a URI has changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Version {
+    /// Headers of a response, of which there is at least one.
+    Http {
+        /// `ETag`.
+        etag: Option<String>,
+        /// `Last-Modified`.
+        last_modified: Option<String>,
+    },
+    /// A file of this machine.
+    Local {
+        /// Device and inode.
+        file: (u64, u64),
+        /// Its modification, in seconds and nanoseconds since the Unix epoch.
+        modified: (i64, i64),
+        /// The change of its inode, which nobody can set.
+        changed: (i64, i64),
+    },
+}
+
+/// What a fetcher process reports, one line of JSON each.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FetchMessage {
+    /// How far it is. The first one of a file comes before any of its bytes is written.
+    Progress(FetchProgress),
+    /// A file for the cache was received.
+    Stored(Stored),
+    /// What the cache has of a URI is still the same.
+    Unchanged,
+    /// The process ends.
+    Failed(FetchFailure),
+}
+
+/// A file that was received for the cache.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stored {
+    /// How to find out later whether it has changed. `None`: that is not possible.
+    pub version: Option<Version>,
+    /// Permissions of the file that it is a copy of.
+    pub mode: u32,
 }
 
 /// A failure, as the fetcher process reports it.
@@ -82,13 +169,15 @@ impl FetchJob {
     }
 }
 
-impl FetchFailure {
-    /// Writes the failure as JSON.
+impl FetchMessage {
+    /// Writes the message as a line of JSON.
     ///
     /// # Errors
     /// Those of `output`.
     pub fn write(&self, mut output: impl Write) -> io::Result<()> {
-        serde_json::to_writer(&mut output, self)?;
+        let mut line = serde_json::to_vec(self)?;
+        line.push(b'\n');
+        output.write_all(&line)?;
         output.flush()
     }
 }
@@ -123,12 +212,16 @@ mod tests {
             value: "http://host/a\nb".into(),
             executable: true,
             extract: false,
+            cache: true,
             output_file: Some("x/y".into()),
             sha256: None,
         };
         let limits = FetchLimits { bytes: u64::MAX, hosts: vec!["host".into()], ..FetchLimits::default() };
         let reserved = vec!["stdout".into()];
-        let job = FetchJob { sandbox: "/s".into(), uid: 1, gid: 2, uris: vec![uri], reserved, limits };
+        let cached = [(0, CachedFile { path: "/c".into(), mode: 0o644 })].into();
+        let sandbox = "/s".into();
+        let job = PlaceJob { sandbox, uid: 1, gid: 2, uris: vec![uri], cached, reserved, limits };
+        let job = FetchJob::Place(job);
         let mut bytes = job.to_line().unwrap();
         assert_eq!(bytes.iter().filter(|byte| **byte == b'\n').count(), 1);
         bytes.extend_from_slice(b"rest");

@@ -1,37 +1,76 @@
-//! Fetches a container's files into its sandbox, in a process of its own.
+//! Fetches a container's files into its sandbox, in processes of their own.
 //!
 //! ```text
 //! agent                                   cofferdam fetch, as the container's user
-//!   │── stdin: the job, one line of JSON ──▶│  becomes the user
-//!   │   (stays open until the job is done   │  parses and validates all URIs
-//!   │    or cancelled)                      │  fetches one after the other, in the order of the list
+//!   │── stdin: the job, one line of JSON ──▶│  opens files of the cache
+//!   │   (stays open until the job is done   │  becomes the user
+//!   │    or cancelled)                      │  parses and validates all URIs
+//!   │                                       │  fetches one after the other, in the order of the list
 //!   │◀── stderr: a log line per file ───────│
-//!   │◀── stdout: the failure, as JSON ──────│
+//!   │◀── stdout: messages, as lines of JSON │
 //!   │◀── exit status ───────────────────────│
 //! ```
 //!
 //! Servers and archives are untrusted, so they are read without the agent's privileges and outside of its memory.
+//!
+//! What a request wants cached is received first, each file by a process of its own that containers of the same user
+//! share; see `cache`.
 
+mod cache;
 mod child;
+mod counters;
 mod job;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
+use std::sync::Arc;
 
-use crate::config::FetchLimits;
-use crate::model::Uri;
+use crate::blocking::BlockingPool;
+use crate::config::{FetchCacheConfig, FetchLimits};
+use crate::model::{FetchProgress, Uri};
+use cache::{Cache, Lease, Wanted};
 use child::Child;
+use counters::{FetchCounters, count};
 
-pub use job::{FetchFailure, FetchJob, JobError, Reason, escape_control};
+pub use cache::CacheError;
+pub use counters::FetchStats;
+pub use job::{
+    CachedFile, FetchFailure, FetchJob, FetchMessage, JobError, Known, PlaceJob, Reason, StoreJob, Stored,
+    Version, escape_control,
+};
 
-/// Fetches files into sandboxes.
+/// Fetches files into sandboxes. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Fetcher {
+    program: Program,
+    cache: Option<Arc<Cache>>,
+}
+
+/// How processes are started.
+#[derive(Debug, Clone)]
+struct Program {
     /// Program and arguments.
-    command: Option<Vec<PathBuf>>,
+    command: Option<Arc<[PathBuf]>>,
     limits: FetchLimits,
+    counters: Arc<FetchCounters>,
+}
+
+/// The files of a container.
+#[derive(Debug, Clone, Copy)]
+pub struct FetchRequest<'a> {
+    /// The files.
+    pub uris: &'a [Uri],
+    /// Where they are placed.
+    pub sandbox: &'a Path,
+    /// The user with whose privileges they are fetched.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+    /// Paths in the sandbox. Nothing is placed at, in or over them.
+    pub reserved: &'a [PathBuf],
 }
 
 /// Why not all files of a container were fetched.
@@ -65,6 +104,15 @@ pub enum FetchError {
         /// The end of its standard error.
         stderr: String,
     },
+    /// The fetcher process exited successfully without a file for the cache.
+    #[error("the fetcher process ended without a result")]
+    Silent,
+    /// A thread or a task of the agent panicked.
+    #[error("fetching was interrupted by an internal error")]
+    Interrupted,
+    /// A download that other containers waited for as well has failed.
+    #[error(transparent)]
+    Shared(Arc<FetchError>),
     /// waitpid(2) failed.
     #[error("cannot wait for the fetcher process")]
     Wait {
@@ -80,7 +128,10 @@ impl FetchError {
     /// Whether the error is in the request.
     #[must_use]
     pub fn is_invalid(&self) -> bool {
-        matches!(self, Self::NotConfigured | Self::Failed(FetchFailure::Invalid { .. }))
+        match self {
+            Self::Shared(error) => error.is_invalid(),
+            error => matches!(error, Self::NotConfigured | Self::Failed(FetchFailure::Invalid { .. })),
+        }
     }
 }
 
@@ -88,54 +139,146 @@ impl Fetcher {
     /// A fetcher that runs this command line for every job. Without one, it refuses to fetch.
     #[must_use]
     pub fn new(command: Option<Vec<PathBuf>>) -> Self {
-        Self { command, limits: FetchLimits::default() }
+        let program = Program {
+            command: command.map(Arc::from),
+            limits: FetchLimits::default(),
+            counters: Arc::default(),
+        };
+        Self { program, cache: None }
     }
 
     /// The same fetcher with other limits.
     #[must_use]
     pub fn limited(self, limits: FetchLimits) -> Self {
-        Self { limits, ..self }
+        Self { program: Program { limits, ..self.program }, ..self }
     }
 
-    /// Fetches all files into `sandbox`, one after the other, with the privileges of this user and group. Nothing is
-    /// placed at, in or over the `reserved` paths in it.
+    /// The same fetcher with a cache in a directory, which is created if it is missing and locked until the last clone is
+    /// dropped. Blocks.
     ///
-    /// When `stop` completes or the future is dropped, the fetcher process and its children are killed; in the first
-    /// case this returns after the process has been reaped.
+    /// # Errors
+    /// [`CacheError`].
+    pub fn cached(self, cache: &FetchCacheConfig, pool: BlockingPool) -> Result<Self, CacheError> {
+        let cache = Cache::open(&cache.directory, cache.size, &self.program.counters, pool)?;
+        Ok(Self { cache: Some(Arc::new(cache)), ..self })
+    }
+
+    /// What it has done, and what is in its cache.
+    #[must_use]
+    pub fn stats(&self) -> FetchStats {
+        let mut stats = self.program.counters.read();
+        if let Some(cache) = &self.cache {
+            cache.fill(&mut stats);
+        }
+        stats
+    }
+
+    /// Fetches all files into the sandbox, one after the other. How far that is is passed to `progress`.
+    ///
+    /// When `stop` completes or the future is dropped, the fetcher process and its children are killed, as is that of a
+    /// download for the cache that no other container waits for; in the first case this returns after the process has been
+    /// reaped.
     ///
     /// # Errors
     /// [`FetchError`], for the first file that could not be fetched. Those before it are in the sandbox.
     pub async fn fetch<C>(
         &self,
-        uris: &[Uri],
-        sandbox: &Path,
-        uid: u32,
-        gid: u32,
-        reserved: &[PathBuf],
+        request: FetchRequest<'_>,
+        progress: impl FnMut(FetchProgress),
         stop: impl Future<Output = C>,
     ) -> Result<(), FetchError> {
-        if uris.is_empty() {
+        if request.uris.is_empty() {
             return Ok(());
         }
-        let job = FetchJob {
+        let outcome = self.fetch_all(request, progress, stop).await;
+        match &outcome {
+            Ok(()) => count(&self.program.counters.succeeded),
+            Err(FetchError::Stopped) => {}
+            Err(_) => count(&self.program.counters.failed),
+        }
+        outcome
+    }
+
+    async fn fetch_all<C>(
+        &self,
+        request: FetchRequest<'_>,
+        mut progress: impl FnMut(FetchProgress),
+        stop: impl Future<Output = C>,
+    ) -> Result<(), FetchError> {
+        tokio::pin!(stop);
+        let leases = self.lease_all(request, &mut progress, &mut stop).await?;
+        let FetchRequest { uris, sandbox, uid, gid, reserved } = request;
+        let cached =
+            leases.iter().filter_map(|(index, lease)| Some((*index, lease.content()?.file()))).collect();
+        let job = PlaceJob {
             sandbox: sandbox.to_owned(),
             uid,
             gid,
             uris: uris.to_vec(),
+            cached,
             reserved: reserved.to_vec(),
-            limits: self.limits.clone(),
+            limits: self.program.limits.clone(),
         };
-        let job = job.to_line().map_err(|source| FetchError::Serialize { source })?;
+        let mut child = self.program.start(&FetchJob::Place(job))?;
+        let work = async {
+            while let Some(message) = child.next().await {
+                if let FetchMessage::Progress(current) = message {
+                    progress(current);
+                }
+            }
+            child.outcome().await
+        };
+        let outcome = tokio::select! {
+            biased;
+            _ = stop => None,
+            outcome = work => Some(outcome),
+        };
+        let Some(outcome) = outcome else {
+            child.end().await?;
+            return Err(FetchError::Stopped);
+        };
+        if outcome.is_err() {
+            // One whose hash is wrong may be damaged in the cache, where it would stay.
+            let verified = leases.into_iter().filter(|(index, _)| uris[*index].sha256.is_some());
+            verified.for_each(|(_, lease)| lease.discard());
+        }
+        outcome
+    }
+
+    /// Has the cache provide all that is to be cached, by its position in the list.
+    async fn lease_all<C>(
+        &self,
+        request: FetchRequest<'_>,
+        progress: &mut impl FnMut(FetchProgress),
+        stop: &mut (impl Future<Output = C> + Unpin),
+    ) -> Result<BTreeMap<usize, Lease>, FetchError> {
+        let FetchRequest { uris, uid, gid, .. } = request;
+        let mut leases = BTreeMap::new();
+        let Some(cache) = &self.cache else { return Ok(leases) };
+        let files = uris.len() as u64;
+        for (index, uri) in uris.iter().enumerate().filter(|(_, uri)| uri.cache) {
+            let mut waiting = cache.wait(Wanted { uri: uri.clone(), uid, gid }, &self.program);
+            let each = |current: FetchProgress| {
+                progress(FetchProgress { files, fetched_files: index as u64, ..current });
+            };
+            let outcome = tokio::select! {
+                biased;
+                _ = &mut *stop => Err(FetchError::Stopped),
+                outcome = waiting.ended(each) => outcome,
+            };
+            waiting.leave().await;
+            if let Some(lease) = outcome? {
+                leases.insert(index, lease);
+            }
+        }
+        Ok(leases)
+    }
+}
+
+impl Program {
+    fn start(&self, job: &FetchJob) -> Result<Child, FetchError> {
         let command = self.command.as_deref().and_then(<[_]>::split_first);
         let (program, arguments) = command.ok_or(FetchError::NotConfigured)?;
-        let mut child = Child::spawn(program, arguments)?;
-        tokio::select! {
-            biased;
-            _ = stop => {
-                child.end().await?;
-                Err(FetchError::Stopped)
-            }
-            outcome = child.run(&job) => outcome,
-        }
+        Child::spawn(program, arguments, job)
     }
 }

@@ -11,14 +11,14 @@ use super::LedgerError;
 
 /// An exclusive lock on a directory. Released on drop, and by the kernel when the agent ends.
 #[derive(Debug)]
-pub(super) struct Lock(#[expect(dead_code, reason = "held, not used")] Flock<File>);
+pub(crate) struct Lock(#[expect(dead_code, reason = "held, not used")] Flock<File>);
 
 impl Lock {
     /// Locks an existing directory.
     ///
     /// # Errors
     /// [`LedgerError::InUse`] if another agent has locked it.
-    pub(super) fn take(directory: &Path) -> Result<Self, LedgerError> {
+    pub(crate) fn take(directory: &Path) -> Result<Self, LedgerError> {
         let directory_error = |source| LedgerError::Directory { path: directory.to_owned(), source };
         let file = fs::OpenOptions::new()
             .create(true)

@@ -34,7 +34,7 @@ use crate::directory::create_searchable;
 use crate::model::{Phase, Record};
 use crate::parallel;
 
-use lock::Lock;
+pub(crate) use lock::Lock;
 pub use record::{RecordError, StoredRecord};
 use reserve::{End, Reserve};
 

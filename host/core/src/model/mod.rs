@@ -14,7 +14,7 @@ pub use phase::Phase;
 pub use record::{Cause, ProcessId, Record, now_unix_ms};
 pub use request::{HostDirectory, InvalidRequest, Request, Uri, check_resources};
 pub use termination::{Ended, Reason, Termination};
-pub use view::PullProgress;
+pub use view::{FetchProgress, PullProgress};
 
 pub use cofferdam_plugin_model::{
     Command, ContainerClass, ContainerId, InvalidId, IpcMode, Limit, LinuxOptions, NetworkRequest,

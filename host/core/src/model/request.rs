@@ -108,7 +108,10 @@ pub struct Uri {
     /// Set the executable bits; an archive is then not unpacked.
     #[serde(default)]
     pub executable: bool,
-    /// Unpack it if it is a tar archive.
+    /// Fetch it by the cache of the agent, which containers of the same user share.
+    #[serde(default)]
+    pub cache: bool,
+    /// Unpack it if it is an archive.
     #[serde(default = "yes")]
     pub extract: bool,
     /// File name in the sandbox; by default the last component of the path.

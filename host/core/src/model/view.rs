@@ -36,6 +36,9 @@ pub struct Summary {
     /// How far the pull of its image is, while it waits for that.
     #[serde(default)]
     pub pull: Option<PullProgress>,
+    /// How far the fetch of its files is, while it waits for that.
+    #[serde(default)]
+    pub fetch: Option<FetchProgress>,
 }
 
 /// How far the pull of an image is.
@@ -59,6 +62,39 @@ impl PullProgress {
             0 => 10 * u64::from(self.pulled_layers == self.layers),
             bytes => u64::try_from(u128::from(self.received) * 10 / u128::from(bytes)).unwrap_or(10).min(10),
         }
+    }
+}
+
+/// How far the fetch of a container's files is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FetchProgress {
+    /// Files to fetch.
+    pub files: u64,
+    /// Files that were fetched.
+    pub fetched_files: u64,
+    /// Size in bytes of the file that is being received, as it was announced. 0 if it is not known.
+    pub bytes: u64,
+    /// Bytes of that file that were received.
+    pub received: u64,
+}
+
+/// Files from this size on are large: how far they are is told for each of them.
+const LARGE: u64 = 1 << 20;
+
+/// How much of a file is told at a time if its size is not known.
+const UNKNOWN_STEP: u64 = 16 << 20;
+
+impl FetchProgress {
+    /// What differs when people may want to know about it: another tenth of the files, or of a large one.
+    #[must_use]
+    pub fn step(&self) -> (u64, Option<(u64, u64)>) {
+        let Self { files, fetched_files, bytes, received } = *self;
+        let tenths = |part: u64, all: u64| {
+            u64::try_from(u128::from(part) * 10 / u128::from(all.max(1))).unwrap_or(10).min(10)
+        };
+        let is_large = bytes.max(received) >= LARGE;
+        let of_file = if bytes == 0 { received / UNKNOWN_STEP } else { tenths(received, bytes) };
+        (tenths(fetched_files, files), is_large.then_some((fetched_files, of_file)))
     }
 }
 

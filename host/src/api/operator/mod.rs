@@ -22,7 +22,7 @@ pub mod types;
 
 pub(crate) use decode::decode_resources;
 pub use encode::encode_launch;
-pub(crate) use encode::{agent_info, encode_id, encode_limits, encode_resources, flags};
+pub(crate) use encode::{agent_info, encode_fetch, encode_id, encode_limits, encode_resources, flags};
 pub(crate) use error::{EXEC_FAILURE_HEADER, exec_failure};
 pub(crate) use media::{MESSAGE_CONTENT_TYPE, RECORDIO};
 pub(crate) use stream::{Records, RecordsBody, take_record};

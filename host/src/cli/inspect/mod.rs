@@ -89,6 +89,7 @@ fn print_facts(inspected: &InspectedContainer, networks: &[NetworkInfo]) -> io::
         ("sandbox", inspected.sandbox.clone()),
     ];
     facts.extend(inspected.pull.as_ref().map(|pull| ("pull", ps::pull_description(pull))));
+    facts.extend(inspected.fetch.as_ref().map(|fetch| ("fetch", ps::fetch_description(fetch))));
     facts.extend(inspected.pid.map(|pid| ("pid", pid.to_string())));
     facts.extend(inspected.stdout.clone().map(|file| ("stdout", file)));
     facts.extend(inspected.stderr.clone().map(|file| ("stderr", file)));

@@ -13,7 +13,7 @@ use super::output::{Cell, Column, Table, Tone};
 use super::{Outcome, block_on, format, output};
 use crate::api::operator::encode_id;
 use crate::api::operator::types::{
-    Call, Container, GetContainers, PullProgress, Response, Termination, TimeInfo,
+    Call, Container, FetchProgress, GetContainers, PullProgress, Response, Termination, TimeInfo,
 };
 use cofferdam_core::model::{ContainerId, Ended};
 
@@ -156,9 +156,12 @@ fn state(container: &Container) -> String {
     match &container.termination {
         _ if !container.cleanup_errors.is_empty() => format!("{state} (cleanup failed)"),
         Some(termination) => format!("{state} ({})", exit_description(termination)),
-        None => match &container.pull {
-            Some(pull) => format!("{state} (pulling {}%)", percent(pull)),
-            None => state.to_owned(),
+        None => match (&container.pull, &container.fetch) {
+            (Some(pull), _) => format!("{state} (pulling {}%)", percent(pull)),
+            (None, Some(FetchProgress { files, fetched_files, .. })) => {
+                format!("{state} ({fetched_files} of {files} files)")
+            }
+            (None, None) => state.to_owned(),
         },
     }
 }
@@ -181,6 +184,19 @@ pub(super) fn pull_description(pull: &PullProgress) -> String {
         format::bytes(*received),
         format::bytes(*bytes)
     )
+}
+
+/// How far a fetch is, as a phrase.
+pub(super) fn fetch_description(fetch: &FetchProgress) -> String {
+    let FetchProgress { files, fetched_files, bytes, received } = fetch;
+    let done = format!("{fetched_files} of {files} files");
+    match bytes {
+        Some(bytes) => {
+            format!("{done}, {} of {} of the next one", format::bytes(*received), format::bytes(*bytes))
+        }
+        None if *received > 0 => format!("{done}, {} of the next one", format::bytes(*received)),
+        None => done,
+    }
 }
 
 /// How a container is: what runs is as it should be, what has failed or cannot be cleaned up is not.

@@ -1,4 +1,5 @@
-//! A launch by a daemon, which may have to pull the image first: the progress is shown, and a signal ends it.
+//! A launch by a daemon, which may have to pull the image or to fetch files first: the progress is shown, and a signal ends
+//! it.
 
 use std::io::{self, Write};
 
@@ -7,6 +8,7 @@ use crate::api::operator::types::{Event, EventKind, Subscribe};
 use crate::cli::client::{Client, ClientError, EventStream};
 use crate::cli::failure::Failure;
 use crate::cli::foreground::{Signals, not_launched};
+use crate::cli::progress::FetchReporter;
 use crate::cli::pull::signalled;
 use crate::cli::{kill, output, ps};
 use cofferdam_core::model::Request;
@@ -18,21 +20,21 @@ pub(super) enum Launch<T> {
     Signalled(u8),
 }
 
-/// Waits for a launch from an image. The first signal ends it, and the second one does not wait for that. What needs no
-/// image is launched soon, and signals are forwarded to its command then.
+/// Waits for a launch from images, or with files. The first signal ends it, and the second one does not wait for that. What
+/// has neither is launched soon, and signals are forwarded to its command then.
 pub(super) async fn launch<T>(
     client: &Client,
     request: &Request,
     signals: &mut Signals,
     launching: impl Future<Output = Result<T, ClientError>>,
 ) -> Result<Launch<T>, Failure> {
-    if request.image.is_none() && request.volume_images() == 0 {
+    if request.image.is_none() && request.volume_images() == 0 && request.uris.is_empty() {
         return launching.await.map(Launch::Done).map_err(not_launched);
     }
     let id = encode_id(&request.id);
     // Before the launch, so that its events are received.
     let events = client.subscribe(Subscribe::default()).await.ok();
-    let mut watch = Watch { id: id.to_string(), events };
+    let mut watch = Watch { id: id.to_string(), events, fetch: None };
     let mut signal: Option<i32> = None;
     tokio::pin!(launching);
     loop {
@@ -62,6 +64,8 @@ struct Watch {
     id: String,
     /// `None` after their end.
     events: Option<EventStream>,
+    /// Once its files are being fetched.
+    fetch: Option<FetchReporter>,
 }
 
 impl Watch {
@@ -84,6 +88,17 @@ impl Watch {
             let line = format!("pulling the image: {}", ps::pull_description(pull));
             // What is reported is optional.
             drop(writeln!(io::stderr(), "{}", output::escape_control(&line)));
+        }
+        if let (EventKind::ContainerFetch, Some(fetch)) = (event.kind, &container.fetch) {
+            self.fetch.get_or_insert_with(FetchReporter::new).report(fetch);
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if let Some(fetch) = &self.fetch {
+            fetch.finish();
         }
     }
 }

@@ -18,16 +18,19 @@ use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::api::operator::exec_failure;
+use crate::api::operator::{encode_fetch, exec_failure};
 use crate::cli::Outcome;
 use crate::cli::failure::Failure;
 use crate::cli::foreground::{self, Input, InputSink, NOT_RUN, OnSignal, Session, Signals, not_run_status};
 use crate::cli::index::Files;
 use crate::cli::process;
+use crate::cli::progress::FetchReporter;
 use crate::config::{Config, Environment, Overrides};
 use crate::telemetry::start_logging;
 use cofferdam_core::agent::Agent;
 use cofferdam_core::config::{AgentConfig, ContainerizerConfig};
+use cofferdam_core::containerizer::LaunchError;
+use cofferdam_core::events::{EventKind, Received};
 use cofferdam_core::model::{Request, VolumeSource};
 use cofferdam_core::plugin::Store;
 use cofferdam_core::provisioner::Store as Images;
@@ -100,6 +103,8 @@ impl Embedded {
                 process::prepare(&mut config.agent, &environment)?;
                 // Images are pulled before, where people see how far that is.
                 config.agent.puller = None;
+                // It would end with the command, or belong to the agent that is running.
+                config.agent.fetch_cache = None;
                 // It runs no tasks.
                 config.agent.executors.launcher_dir = None;
                 config.agent.kill_containers_with_agent = true;
@@ -190,7 +195,7 @@ fn images(request: &Request) -> impl Iterator<Item = &String> {
 /// Runs a command in the foreground.
 async fn run_in_foreground(agent: &Agent, request: Request, reads: bool, signals: &mut Signals) -> Outcome {
     let (id, interactive, has_terminal) = (request.id.clone(), request.interactive, request.tty.is_some());
-    agent.launch(request).await.map_err(|error| {
+    launch(agent, request).await.map_err(|error| {
         let status = not_run_status(error.exec_error().and_then(exec_failure));
         Failure::of(error).with_status(status)
     })?;
@@ -201,6 +206,29 @@ async fn run_in_foreground(agent: &Agent, request: Request, reads: bool, signals
     };
     let session = Session::own(agent.clone(), id.clone(), output);
     foreground::run(session, input, signals, OnSignal::Forward).await?.exit(id.as_str())
+}
+
+/// Launches the container, and reports how far the fetch of its files is.
+async fn launch(agent: &Agent, request: Request) -> Result<(), LaunchError> {
+    let mut events = agent.events().subscribe(None);
+    let launching = agent.launch(request);
+    tokio::pin!(launching);
+    let mut reporter = None;
+    let outcome = loop {
+        let received = tokio::select! {
+            outcome = &mut launching => break outcome,
+            received = events.next() => received,
+        };
+        if let Received::Event(event) = received
+            && let EventKind::Fetch { progress, .. } = &event.kind
+        {
+            reporter.get_or_insert_with(FetchReporter::new).report(&encode_fetch(progress));
+        }
+    };
+    if let Some(reporter) = reporter {
+        reporter.finish();
+    }
+    outcome.map(drop)
 }
 
 /// Stops an agent and destroys its containers.

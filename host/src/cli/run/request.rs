@@ -40,7 +40,7 @@ pub(super) struct Wanted {
     /// Label, for plugins and people
     #[arg(long, short, value_name = "KEY=VALUE", value_parser = label)]
     label: Vec<(String, String)>,
-    /// File to fetch into the sandbox: `URL[,sha256=HEX][,name=NAME][,executable][,no-extract]`
+    /// File to fetch into the sandbox: `URL[,sha256=HEX][,name=NAME][,executable][,no-extract][,cache]`
     #[arg(long, value_name = "URI", value_parser = uri)]
     uri: Vec<Uri>,
     /// Host name
@@ -186,16 +186,18 @@ fn port(text: &str) -> Result<PortMapping, String> {
 fn uri(text: &str) -> Result<Uri, String> {
     let mut parts = text.split(',');
     let value = parts.next().unwrap_or_default().to_owned();
-    let mut uri = Uri { value, executable: false, extract: true, output_file: None, sha256: None };
+    let mut uri =
+        Uri { value, executable: false, extract: true, cache: false, output_file: None, sha256: None };
     for part in parts {
         match part.split_once('=') {
             Some(("sha256", hash)) => uri.sha256 = Some(hash.to_owned()),
             Some(("name", name)) => uri.output_file = Some(name.to_owned()),
             None if part == "executable" => (uri.executable, uri.extract) = (true, false),
             None if part == "no-extract" => uri.extract = false,
+            None if part == "cache" => uri.cache = true,
             _ => {
                 return Err(format!(
-                    "`{part}` is not an option; expected `sha256=…`, `name=…`, `executable` or `no-extract`"
+                    "`{part}` is not an option; expected `sha256=…`, `name=…`, `executable`, `no-extract` or `cache`"
                 ));
             }
         }
@@ -253,7 +255,7 @@ mod tests {
             "-p",
             "53:5353/udp",
             "--uri",
-            "http://h/x,sha256=ab,name=y,executable",
+            "http://h/x,sha256=ab,name=y,executable,cache",
             "--user",
             "nobody",
             "--",
@@ -268,7 +270,7 @@ mod tests {
         assert_eq!(request.resources.mem_bytes(), Some(64 << 20));
         assert_eq!(request.resources.mem_limit_bytes(), Some(None));
         assert_eq!(request.uris[0].sha256.as_deref(), Some("ab"));
-        assert!(request.uris[0].executable && request.linux.share_cgroups);
+        assert!(request.uris[0].executable && request.uris[0].cache && request.linux.share_cgroups);
         let [net, other] = &request.networks[..] else { panic!("{:?}", request.networks) };
         assert_eq!((net.name.as_deref(), other.name.as_deref()), (Some("net"), Some("other")));
         assert_eq!(net.addresses, ["10.0.0.9", "fd00::9"]);

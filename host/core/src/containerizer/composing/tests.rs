@@ -89,6 +89,7 @@ impl Scripted {
             resources: Resources::default(),
             cleanup_errors: Vec::new(),
             pull: None,
+            fetch: None,
         }
     }
 }

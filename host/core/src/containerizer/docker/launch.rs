@@ -22,6 +22,7 @@ use crate::containerizer::credentials;
 use crate::containerizer::invalid::InvalidContainerInfo;
 use crate::containerizer::lifecycle::{Launch, Launched, STALL_WARNING};
 use crate::engine::{Container, EngineError, Image};
+use crate::fetcher::FetchRequest;
 use crate::model::{Cause, Phase, ProcessId, Request};
 use crate::switchboard::{first_attachment, switch_engine};
 
@@ -117,9 +118,16 @@ async fn fetch(shared: &Shared, handle: &Handle) -> Result<(), LaunchError> {
     let logs = [&record.logs.stdout, &record.logs.stderr].into_iter().flatten();
     let logs = logs.filter_map(|log| log.strip_prefix(&record.sandbox).ok().map(Path::to_owned));
     let reserved: Vec<PathBuf> = logs.chain(["stdout".into(), "stderr".into()]).collect();
-    let (uris, sandbox) = (&record.request.uris, &record.sandbox);
+    let request = FetchRequest {
+        uris: &record.request.uris,
+        sandbox: &record.sandbox,
+        uid: record.uid,
+        gid: record.gid,
+        reserved: &reserved,
+    };
     let stop = handle.stop_requested();
-    let fetched = shared.fetcher.fetch(uris, sandbox, record.uid, record.gid, &reserved, stop).await;
+    let fetched = shared.fetcher.fetch(request, |progress| handle.set_fetch(Some(progress)), stop).await;
+    handle.set_fetch(None);
     check_cancelled(handle)?;
     fetched.map_err(|source| LaunchError::Fetch { id: handle.id().clone(), source })
 }

@@ -37,6 +37,7 @@ use crate::containerizer::fetched::fetched;
 use crate::containerizer::lifecycle::{self, Launched, STALL_WARNING};
 use crate::containerizer::record_part::RecordPart;
 use crate::containerizer::user;
+use crate::fetcher::FetchRequest;
 use crate::launcher::{PendingInit, StartError};
 use crate::model::{Cause, Phase, ProcessId, Request};
 use crate::plugin::CallError;
@@ -458,9 +459,16 @@ async fn fetch(shared: &Shared, handle: &Handle) -> Result<(), LaunchError> {
     let logs = [&record.logs.stdout, &record.logs.stderr].into_iter().flatten();
     let logs = logs.filter_map(|log| log.strip_prefix(&record.sandbox).ok().map(Path::to_owned));
     let reserved: Vec<PathBuf> = logs.chain(["stdout".into(), "stderr".into()]).collect();
-    let (uris, sandbox) = (&record.request.uris, &record.sandbox);
-    let fetched = shared.fetcher.fetch(uris, sandbox, record.uid, record.gid, &reserved, stop);
-    fetched.await.map_err(|source| LaunchError::Fetch { id: handle.id().clone(), source })
+    let request = FetchRequest {
+        uris: &record.request.uris,
+        sandbox: &record.sandbox,
+        uid: record.uid,
+        gid: record.gid,
+        reserved: &reserved,
+    };
+    let fetched = shared.fetcher.fetch(request, |progress| handle.set_fetch(Some(progress)), stop).await;
+    handle.set_fetch(None);
+    fetched.map_err(|source| LaunchError::Fetch { id: handle.id().clone(), source })
 }
 
 /// Shows hooks the sandbox.

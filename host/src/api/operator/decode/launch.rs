@@ -121,6 +121,7 @@ fn decode_uris(uris: &[wire::Uri]) -> Vec<Uri> {
         value: uri.value.clone(),
         executable: uri.executable.unwrap_or(false),
         extract: uri.is_extracted(),
+        cache: uri.cache.unwrap_or(false),
         output_file: uri.output_file.clone(),
         sha256: uri.sha256.clone(),
     };
@@ -162,7 +163,8 @@ mod tests {
                     {"name": "A", "value": "1"}, {"name": "A", "value": "2"}, {"name": "B", "value": ""},
                     {"name": "TOKEN", "type": "SECRET",
                      "secret": {"type": "VALUE", "value": {"data": "aHVudGVyMg=="}}}]},
-                "uris": [{"value": "http://h/x.tar.gz", "sha256": "ab"}, {"value": "/bin/tool", "executable": true}],
+                "uris": [{"value": "http://h/x.tar.gz", "sha256": "ab"},
+                    {"value": "/bin/tool", "executable": true, "cache": true}],
             },
             "resources": [
                 {"name": "cpus", "type": "SCALAR", "scalar": {"value": 0.75}},

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::id::encode_id;
-use super::image::pull;
+use super::image::{encode_fetch, pull};
 use super::launch::encode_launch;
 use super::reports;
 use super::resources::{encode_limits, encode_resources};
@@ -28,6 +28,7 @@ pub(in crate::api::operator) fn container(
         termination: summary.termination.as_ref().map(termination),
         cleanup_errors: summary.cleanup_errors.clone(),
         pull: summary.pull.as_ref().map(pull),
+        fetch: summary.fetch.as_ref().map(encode_fetch),
         failures: reports::failures(usage, status),
         ..wire::Container::default()
     }
@@ -44,6 +45,7 @@ pub(in crate::api::operator) fn inspection(inspection: &Inspection) -> wire::Ins
         command: summary.command.clone(),
         launched: time(summary.created_unix_ms),
         pull: summary.pull.as_ref().map(pull),
+        fetch: summary.fetch.as_ref().map(encode_fetch),
         sandbox: path(&inspection.sandbox),
         stdout: inspection.logs.stdout.as_deref().map(path),
         stderr: inspection.logs.stderr.as_deref().map(path),

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::image::pull;
+use super::image::{encode_fetch, pull};
 use super::{encode_id, termination};
 use crate::api::operator::types::{self as wire, EventKind as Kind};
 use cofferdam_core::events::{Event, EventKind, PluginChange, Received, Subscription};
@@ -56,6 +56,10 @@ fn event(event: &Event) -> wire::Event {
         EventKind::ImagePull { container, progress } => {
             let container = wire::ContainerEvent { pull: Some(pull(progress)), ..named(container) };
             of_container(Kind::ContainerImagePull, container)
+        }
+        EventKind::Fetch { container, progress } => {
+            let container = wire::ContainerEvent { fetch: Some(encode_fetch(progress)), ..named(container) };
+            of_container(Kind::ContainerFetch, container)
         }
         EventKind::CleanupFailed { container, errors } => {
             let container = wire::ContainerEvent { errors: errors.clone(), ..named(container) };

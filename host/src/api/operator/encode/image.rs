@@ -1,10 +1,16 @@
 //! Images.
 
 use crate::api::operator::types as wire;
-use cofferdam_core::model::PullProgress;
+use cofferdam_core::model::{FetchProgress, PullProgress};
 use cofferdam_core::provisioner::Pruned;
 
 /// Encodes how far the pull of an image is.
+/// Encodes how far a fetch is.
+pub(crate) fn encode_fetch(progress: &FetchProgress) -> wire::FetchProgress {
+    let FetchProgress { files, fetched_files, bytes, received } = *progress;
+    wire::FetchProgress { files, fetched_files, bytes: (bytes > 0).then_some(bytes), received }
+}
+
 pub(super) fn pull(progress: &PullProgress) -> wire::PullProgress {
     let PullProgress { layers, pulled_layers, bytes, received } = *progress;
     wire::PullProgress { layers, pulled_layers, bytes, received }

@@ -61,7 +61,7 @@ fn encode_uri(uri: &Uri) -> wire::Uri {
         value: uri.value.clone(),
         executable: Some(uri.executable),
         extract: Some(uri.extract),
-        cache: None,
+        cache: uri.cache.then_some(true),
         output_file: uri.output_file.clone(),
         sha256: uri.sha256.clone(),
     }

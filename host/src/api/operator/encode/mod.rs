@@ -20,6 +20,7 @@ pub(super) use agent::{host_resources, hostname};
 pub(super) use container::{container, inspection};
 pub(super) use event::{received, subscribed};
 pub(crate) use id::encode_id;
+pub(crate) use image::encode_fetch;
 pub(super) use image::pruned;
 pub use launch::encode_launch;
 pub(super) use plugin::plugin;

@@ -156,6 +156,7 @@ mod tests {
             resources: Resources::default(),
             cleanup_errors: Vec::new(),
             pull: None,
+            fetch: None,
         };
         let view = StatusView {
             status: BTreeMap::from([

@@ -52,12 +52,18 @@ pub(crate) fn flags(config: &Config) -> BTreeMap<String, String> {
         ("fetch.max_redirects", config.agent.fetch.redirects.to_string()),
         ("fetch.hosts", config.agent.fetch.hosts.join(",")),
         ("fetch.stall_timeout", duration(config.agent.fetch.stall)),
+        (
+            "fetch.cache_size",
+            format!("{} B", config.agent.fetch_cache.as_ref().map_or(0, |cache| cache.size)),
+        ),
         ("registry.insecure", config.agent.registry.insecure.join(",")),
         ("registry.redirect_hosts", config.agent.registry.redirect_hosts.join(",")),
         ("registry.stall_timeout", duration(config.agent.registry.stall)),
         ("registry.mirrors", mirrors(&config.agent.registry.mirrors)),
         ("isolation", names(&config.agent.isolators)),
     ]);
+    let cache = config.agent.fetch_cache.as_ref();
+    flags.extend(cache.map(|cache| ("fetch.cache_dir", path(&cache.directory))));
     let credentials = config.agent.registry.credentials.as_deref();
     flags.extend(credentials.map(|file| ("registry.credentials", path(file))));
     flags.extend(

@@ -1,6 +1,11 @@
 //! What happens to containers and plugins, as subscribers receive it.
 
-use super::{id::ContainerId, image::PullProgress, termination::Termination, wire::TimeInfo};
+use super::{
+    id::ContainerId,
+    image::{FetchProgress, PullProgress},
+    termination::Termination,
+    wire::TimeInfo,
+};
 
 message! {
     /// Streams what happens from now on, or since a time.
@@ -49,6 +54,8 @@ word! {
         ContainerUpdated,
         /// The image of a container is being pulled: it is known, or another tenth of it was received.
         ContainerImagePull,
+        /// The files of a container are being fetched: it begins, or another tenth of them or of a large one was received.
+        ContainerFetch,
         /// The cleanup of a container has failed, and is retried.
         ContainerCleanupFailed,
         /// A container was removed.
@@ -91,6 +98,8 @@ message! {
         optional termination: Termination,
         /// With `CONTAINER_IMAGE_PULL`: how far the pull is.
         optional pull: PullProgress,
+        /// With `CONTAINER_FETCH`: how far the fetch is.
+        optional fetch: FetchProgress,
         /// With `CONTAINER_CLEANUP_FAILED`: what prevents it, one sentence per step or plugin.
         repeated errors: String,
     }

@@ -51,6 +51,20 @@ message! {
 }
 
 message! {
+    /// How far the fetch of a container's files is. Extension.
+    pub struct FetchProgress {
+        /// Files to fetch.
+        required files: u64,
+        /// Files that were fetched.
+        required fetched_files: u64,
+        /// Size of the file that is being received; absent if it is not known.
+        optional bytes: u64,
+        /// Bytes of that file that were received.
+        required received: u64,
+    }
+}
+
+message! {
     /// What `PRUNE_IMAGES` has removed. Extension.
     pub struct PrunedImages {
         /// Names of images.

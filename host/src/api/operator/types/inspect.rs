@@ -3,7 +3,7 @@
 use super::{
     call::LaunchContainer,
     id::ContainerId,
-    image::PullProgress,
+    image::{FetchProgress, PullProgress},
     resource::{Resource, Scalar},
     termination::Termination,
     wire::TimeInfo,
@@ -24,6 +24,8 @@ message! {
         required launched: TimeInfo,
         /// How far the pull of its image is, while it waits for that.
         optional pull: PullProgress,
+        /// How far the fetch of its files is, while it waits for that.
+        optional fetch: FetchProgress,
         /// Its sandbox on the host.
         required sandbox: String,
         /// File on the host with its standard output, if there is one.

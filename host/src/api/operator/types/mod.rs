@@ -52,7 +52,7 @@ pub use envelope::EnvelopeError;
 pub use event::{ContainerEvent, Event, EventKind, EventsMissed, PluginEvent, Subscribe, Subscribed};
 pub use file::FileInfo;
 pub use id::{ContainerId, ExecutorId, FrameworkId, TaskId};
-pub use image::{DockerImage, Image, ImageKind, PrunedImages, PullProgress};
+pub use image::{DockerImage, FetchProgress, Image, ImageKind, PrunedImages, PullProgress};
 pub use inspect::{InspectedContainer, Participant, PlanEntry};
 pub use linux::{Capability, CapabilityInfo, IpcMode, LinuxInfo, SeccompInfo};
 pub use network::{IpAddress, IpProtocol, Label, Labels, NetworkInfo, PortMapping};

@@ -4,7 +4,7 @@ use super::{
     bytes::Bytes,
     file::FileInfo,
     id::{ContainerId, ExecutorId, FrameworkId},
-    image::{PrunedImages, PullProgress},
+    image::{FetchProgress, PrunedImages, PullProgress},
     inspect::InspectedContainer,
     plugin::{PluginFailure, PluginInfo},
     process_io::ProcessIo,
@@ -126,6 +126,8 @@ message! {
         repeated cleanup_errors: String,
         /// How far the pull of its image is, while it waits for that. Extension.
         optional pull: PullProgress,
+        /// How far the fetch of its files is, while it waits for that. Extension.
+        optional fetch: FetchProgress,
         /// Plugin calls for status or usage that failed. Extension.
         repeated failures: PluginFailure,
     }

@@ -1,0 +1,177 @@
+//! One download for the cache.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::files::Draft;
+use super::index::{Content, Index, Reservation};
+use super::{STALL_WARNING, Wanted};
+use crate::blocking::BlockingPool;
+use crate::fetcher::child::Child;
+use crate::fetcher::counters::count;
+use crate::fetcher::{FetchError, FetchJob, FetchMessage, Known, Program, StoreJob, Stored};
+use crate::model::FetchProgress;
+
+/// What is reserved at a time if the size of a file is not announced.
+const STEP: u64 = 16 << 20;
+
+/// A download for the cache, or the validation of what it has.
+pub(super) struct Download {
+    pub(super) index: Arc<Index>,
+    pub(super) pool: BlockingPool,
+    pub(super) key: String,
+    pub(super) wanted: Wanted,
+    pub(super) program: Program,
+}
+
+/// How the process that downloads has ended.
+enum End {
+    Stored(Stored, Reservation),
+    Unchanged,
+    /// It does not fit into the cache.
+    NoSpace,
+}
+
+impl Download {
+    /// Returns the content, or `None` if the file has to be fetched without the cache.
+    pub(super) async fn run(
+        self,
+        report: &watch::Sender<FetchProgress>,
+        mut cancelled: watch::Receiver<bool>,
+    ) -> Result<Option<Arc<Content>>, FetchError> {
+        let (index, key) = (Arc::clone(&self.index), self.key.clone());
+        let (found, draft) = self.in_pool(move || (index.find(&key), index.draft())).await?;
+        let known = found.as_ref().map(|(_, known)| known.clone());
+        let draft = match draft {
+            Ok(draft) => draft,
+            Err(error) => return Ok(self.bypass(&format!("cannot create a file in its directory: {error}"))),
+        };
+        let is_cancelled = async {
+            drop(cancelled.wait_for(|cancelled| *cancelled).await);
+        };
+        let end = self.receive(&draft, known, report, is_cancelled).await;
+        match end {
+            Ok(End::Stored(stored, reservation)) => self.add(draft, stored, reservation).await,
+            Ok(End::Unchanged) => {
+                let (index, key) = (Arc::clone(&self.index), self.key.clone());
+                self.pool.spawn(move || {
+                    index.touch(&key);
+                    drop(draft);
+                });
+                count(&self.program.counters.hits);
+                Ok(found.map(|(content, _)| content))
+            }
+            Ok(End::NoSpace) => {
+                self.pool.spawn(move || drop(draft));
+                Ok(self.bypass("it does not fit, beside what is in use"))
+            }
+            Err(error) => {
+                self.pool.spawn(move || drop(draft));
+                Err(error)
+            }
+        }
+    }
+
+    async fn receive(
+        &self,
+        draft: &Draft,
+        known: Option<Known>,
+        report: &watch::Sender<FetchProgress>,
+        is_cancelled: impl Future<Output = ()>,
+    ) -> Result<End, FetchError> {
+        let has_known = known.is_some();
+        let Wanted { uri, uid, gid } = self.wanted.clone();
+        let limits = self.program.limits.clone();
+        let job = StoreJob { into: draft.path.clone(), uid, gid, uri, known, limits };
+        let mut child = self.program.start(&FetchJob::Store(job))?;
+        let end = tokio::select! {
+            biased;
+            () = is_cancelled => Err(FetchError::Stopped),
+            end = self.follow(&mut child, has_known, report) => end,
+        };
+        if matches!(end, Ok(End::NoSpace) | Err(FetchError::Stopped)) {
+            child.end().await?;
+        }
+        end
+    }
+
+    /// Follows what the process reports, until it ends or there is no space for more.
+    async fn follow(
+        &self,
+        child: &mut Child,
+        has_known: bool,
+        report: &watch::Sender<FetchProgress>,
+    ) -> Result<End, FetchError> {
+        let mut reservation = self.index.reserve();
+        let (mut stored, mut is_unchanged) = (None, false);
+        while let Some(message) = child.next().await {
+            match message {
+                FetchMessage::Progress(progress) => {
+                    report.send_replace(progress);
+                    match self.reserve(reservation, &progress).await? {
+                        Some(grown) => reservation = grown,
+                        None => return Ok(End::NoSpace),
+                    }
+                }
+                FetchMessage::Stored(received) => stored = Some(received),
+                FetchMessage::Unchanged => is_unchanged = has_known,
+                FetchMessage::Failed(_) => {}
+            }
+        }
+        child.outcome().await?;
+        match stored {
+            Some(stored) => Ok(End::Stored(stored, reservation)),
+            None if is_unchanged => Ok(End::Unchanged),
+            None => Err(FetchError::Silent),
+        }
+    }
+
+    /// Reserves what is needed for a file as far as it is known. `None` if there is no space.
+    async fn reserve(
+        &self,
+        mut reservation: Reservation,
+        progress: &FetchProgress,
+    ) -> Result<Option<Reservation>, FetchError> {
+        let FetchProgress { bytes, received, .. } = *progress;
+        let needed = bytes.max(received);
+        if needed <= reservation.bytes() {
+            return Ok(Some(reservation));
+        }
+        let index = Arc::clone(&self.index);
+        self.in_pool(move || {
+            let ahead = received > bytes && index.grow(&mut reservation, received.saturating_add(STEP));
+            (ahead || index.grow(&mut reservation, needed)).then_some(reservation)
+        })
+        .await
+    }
+
+    async fn add(
+        &self,
+        draft: Draft,
+        stored: Stored,
+        reservation: Reservation,
+    ) -> Result<Option<Arc<Content>>, FetchError> {
+        let (index, key) = (Arc::clone(&self.index), self.key.clone());
+        match self.in_pool(move || index.add(&key, draft, reservation, stored)).await? {
+            Ok(content) => {
+                count(&self.program.counters.misses);
+                Ok(Some(content))
+            }
+            Err(error) => Ok(self.bypass(&format!("cannot add the file: {error}"))),
+        }
+    }
+
+    fn bypass(&self, reason: &str) -> Option<Arc<Content>> {
+        tracing::info!("a file is fetched without the fetcher's cache: {reason}");
+        count(&self.program.counters.bypasses);
+        None
+    }
+
+    async fn in_pool<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, FetchError> {
+        self.pool.run(STALL_WARNING, move |_| work()).await.map_err(|_| FetchError::Interrupted)
+    }
+}

@@ -1,0 +1,345 @@
+//! What is in a cache, and its space.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+
+use super::files::{self, Draft, Files, StoredEntry};
+use super::{CacheError, MAX_ENTRIES};
+use crate::fetcher::counters::{FetchCounters, count};
+use crate::fetcher::{CachedFile, Known, Stored};
+
+/// The entries of a cache. Its methods block, and may be called at once.
+#[derive(Debug)]
+pub(super) struct Index {
+    files: Files,
+    entries: Mutex<Entries>,
+    /// Held while an entry is written or removed, so that those on disk are those that are known.
+    writing: Mutex<()>,
+    space: Arc<Space>,
+    counters: Arc<FetchCounters>,
+}
+
+#[derive(Debug, Default)]
+struct Entries {
+    by_key: HashMap<String, Entry>,
+    /// The time of the last use.
+    clock: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    content: Arc<Content>,
+    stored: StoredEntry,
+    used: u64,
+}
+
+/// A file of the cache. Whoever has one keeps it from being removed.
+#[derive(Debug)]
+pub(crate) struct Content {
+    path: PathBuf,
+    mode: u32,
+    /// Whether it is removed when nobody has it any more.
+    is_discarded: AtomicBool,
+    _space: Reservation,
+}
+
+/// The bytes of a cache.
+#[derive(Debug)]
+struct Space {
+    capacity: u64,
+    used: Mutex<u64>,
+}
+
+/// Bytes of a cache that are in use.
+#[derive(Debug)]
+pub(super) struct Reservation {
+    space: Arc<Space>,
+    bytes: u64,
+}
+
+impl Index {
+    /// Reads the entries of earlier agents. Those that do not fit any more are removed.
+    pub(super) fn open(
+        files: Files,
+        capacity: u64,
+        counters: Arc<FetchCounters>,
+    ) -> Result<Self, CacheError> {
+        let mut found = files.entries(MAX_ENTRIES)?;
+        // The last used ones first, as there may be space for these only.
+        found.sort_by_key(|found| std::cmp::Reverse(found.used));
+        let index = Self {
+            files,
+            entries: Mutex::default(),
+            writing: Mutex::default(),
+            space: Arc::new(Space { capacity, used: Mutex::default() }),
+            counters,
+        };
+        for (age, found) in (0_u64..).zip(found) {
+            let path = index.files.content(&found.entry.content);
+            let Some(space) = index.space.take(found.entry.size) else {
+                index.files.remove_entry(&found.key);
+                files::remove(&path);
+                continue;
+            };
+            let content = Content::new(path, found.entry.mode, space);
+            let entry = Entry { content: Arc::new(content), stored: found.entry, used: u64::MAX / 2 - age };
+            index.entries.lock().by_key.insert(found.key, entry);
+        }
+        index.entries.lock().clock = u64::MAX / 2;
+        Ok(index)
+    }
+
+    /// What there is of a key.
+    pub(super) fn find(&self, key: &str) -> Option<(Arc<Content>, Known)> {
+        let mut entries = self.entries.lock();
+        entries.clock += 1;
+        let clock = entries.clock;
+        let entry = entries.by_key.get_mut(key)?;
+        entry.used = clock;
+        let known = Known { version: entry.stored.version.clone(), size: entry.stored.size };
+        Some((Arc::clone(&entry.content), known))
+    }
+
+    /// Notes on disk that an entry was used.
+    pub(super) fn touch(&self, key: &str) {
+        self.files.touch(key);
+    }
+
+    pub(super) fn draft(&self) -> std::io::Result<Draft> {
+        self.files.draft()
+    }
+
+    /// An empty reservation.
+    pub(super) fn reserve(&self) -> Reservation {
+        Reservation { space: Arc::clone(&self.space), bytes: 0 }
+    }
+
+    /// Makes a reservation larger, and removes for that what was not used for the longest time and nobody has. Returns whether
+    /// there is enough space.
+    pub(super) fn grow(&self, reservation: &mut Reservation, bytes: u64) -> bool {
+        let missing = bytes.saturating_sub(reservation.bytes);
+        loop {
+            if let Some(mut more) = self.space.take(missing) {
+                reservation.bytes += std::mem::take(&mut more.bytes);
+                return true;
+            }
+            if bytes > self.space.capacity || !self.evict() {
+                return false;
+            }
+        }
+    }
+
+    /// Adds what was received. If it cannot be validated later, or there are too many entries, it is for those that wait for
+    /// it only.
+    pub(super) fn add(
+        &self,
+        key: &str,
+        draft: Draft,
+        mut reservation: Reservation,
+        stored: Stored,
+    ) -> std::io::Result<Arc<Content>> {
+        let size = draft.file.metadata()?.len();
+        if !self.grow(&mut reservation, size) {
+            return Err(std::io::ErrorKind::StorageFull.into());
+        }
+        reservation.shrink(size);
+        let Stored { version, mode } = stored;
+        let name = self.files.keep(draft, key)?;
+        let content = Arc::new(Content::new(self.files.content(&name), mode, reservation));
+        let Some(version) = version.filter(|_| self.make_room(key)) else {
+            content.discard();
+            return Ok(content);
+        };
+        let stored = StoredEntry { content: name, size, mode, version };
+        let _writing = self.writing.lock();
+        if let Err(error) = self.files.write(key, &stored) {
+            content.discard();
+            return Err(error);
+        }
+        let mut entries = self.entries.lock();
+        entries.clock += 1;
+        let entry = Entry { content: Arc::clone(&content), stored, used: entries.clock };
+        let replaced = entries.by_key.insert(key.to_owned(), entry);
+        drop(entries);
+        if let Some(replaced) = replaced {
+            replaced.content.discard();
+        }
+        Ok(content)
+    }
+
+    /// Forgets content that is damaged.
+    pub(super) fn discard(&self, key: &str, content: &Arc<Content>) {
+        let _writing = self.writing.lock();
+        let mut entries = self.entries.lock();
+        let is_known = entries.by_key.get(key).is_some_and(|entry| Arc::ptr_eq(&entry.content, content));
+        let removed = if is_known { entries.by_key.remove(key) } else { None };
+        drop(entries);
+        if removed.is_some() {
+            self.files.remove_entry(key);
+        }
+        content.discard();
+    }
+
+    /// Capacity, and what is in use, in bytes, and the number of entries.
+    pub(super) fn usage(&self) -> (u64, u64, u64) {
+        let files = self.entries.lock().by_key.len() as u64;
+        (self.space.capacity, *self.space.used.lock(), files)
+    }
+
+    /// Makes room for an entry. Returns whether there is.
+    fn make_room(&self, key: &str) -> bool {
+        loop {
+            let entries = self.entries.lock();
+            if entries.by_key.len() < MAX_ENTRIES || entries.by_key.contains_key(key) {
+                return true;
+            }
+            drop(entries);
+            if !self.evict() {
+                return false;
+            }
+        }
+    }
+
+    /// Removes what was not used for the longest time, and nobody has. Returns whether there was something.
+    fn evict(&self) -> bool {
+        let _writing = self.writing.lock();
+        let mut entries = self.entries.lock();
+        let unused = entries.by_key.iter().filter(|(_, entry)| Arc::strong_count(&entry.content) == 1);
+        let Some((key, _)) = unused.min_by_key(|(_, entry)| entry.used) else { return false };
+        let key = key.clone();
+        let evicted = entries.by_key.remove(&key);
+        drop(entries);
+        self.files.remove_entry(&key);
+        if let Some(evicted) = evicted {
+            evicted.content.discard();
+        }
+        count(&self.counters.evictions);
+        true
+    }
+}
+
+impl Content {
+    fn new(path: PathBuf, mode: u32, space: Reservation) -> Self {
+        Self { path, mode, is_discarded: AtomicBool::new(false), _space: space }
+    }
+
+    /// The file, as a fetcher process needs it.
+    pub(crate) fn file(&self) -> CachedFile {
+        CachedFile { path: self.path.clone(), mode: self.mode }
+    }
+
+    /// Removes the file once nobody has it any more.
+    fn discard(&self) {
+        self.is_discarded.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Content {
+    fn drop(&mut self) {
+        if *self.is_discarded.get_mut() {
+            files::remove(&self.path);
+        }
+    }
+}
+
+impl Space {
+    fn take(self: &Arc<Self>, bytes: u64) -> Option<Reservation> {
+        let mut used = self.used.lock();
+        *used = used.checked_add(bytes).filter(|used| *used <= self.capacity)?;
+        Some(Reservation { space: Arc::clone(self), bytes })
+    }
+}
+
+impl Reservation {
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn shrink(&mut self, bytes: u64) {
+        let surplus = self.bytes.saturating_sub(bytes);
+        *self.space.used.lock() -= surplus;
+        self.bytes -= surplus;
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        *self.space.used.lock() -= self.bytes;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::fetcher::Version;
+
+    struct Fixture {
+        _directory: tempfile::TempDir,
+        index: Index,
+    }
+
+    impl Fixture {
+        fn new(capacity: u64) -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let root = directory.path().join("cache");
+            Files::create(&root).unwrap();
+            let index = Index::open(Files::open(&root).unwrap(), capacity, Arc::default()).unwrap();
+            Self { _directory: directory, index }
+        }
+
+        fn add(&self, name: &str, size: usize) -> Option<Arc<Content>> {
+            let mut draft = self.index.draft().unwrap();
+            draft.file.write_all(&vec![b'x'; size]).unwrap();
+            let version = Version::Http { etag: Some(name.to_owned()), last_modified: None };
+            let stored = Stored { version: Some(version), mode: 0o644 };
+            self.index.add(&key(name), draft, self.index.reserve(), stored).ok()
+        }
+    }
+
+    fn key(name: &str) -> String {
+        name.repeat(64)
+    }
+
+    #[test]
+    fn what_is_in_use_is_not_removed() {
+        let fixture = Fixture::new(100);
+        let index = &fixture.index;
+        let in_use = fixture.add("a", 50).unwrap();
+        drop(fixture.add("b", 40).unwrap());
+        // `b` was used later, and has to go nevertheless.
+        drop(fixture.add("c", 50).unwrap());
+        assert!(index.find(&key("b")).is_none() && index.find(&key("a")).is_some());
+        assert_eq!(index.usage(), (100, 100, 2));
+        assert!(fixture.add("d", 51).is_none(), "there is no space for it beside `a`");
+        assert!(fixture.add("e", 101).is_none());
+        assert!(in_use.file().path.exists());
+        drop(in_use);
+        drop(fixture.add("f", 80).unwrap());
+        assert_eq!(index.usage(), (100, 80, 1));
+    }
+
+    #[test]
+    fn content_that_was_replaced_stays_while_it_is_in_use() {
+        let fixture = Fixture::new(100);
+        let old = fixture.add("a", 30).unwrap();
+        let new = fixture.add("a", 20).unwrap();
+        assert_eq!(fixture.index.usage(), (100, 50, 1));
+        let (old_path, new_path) = (old.file().path, new.file().path);
+        assert!(old_path.exists() && new_path.exists());
+        drop(old);
+        assert!(!old_path.exists() && new_path.exists());
+        assert_eq!(fixture.index.usage(), (100, 20, 1));
+        // Damaged content goes at once from the entries, and from the disk with its last user.
+        fixture.index.discard(&key("a"), &new);
+        assert!(fixture.index.find(&key("a")).is_none() && new_path.exists());
+        drop(new);
+        assert!(!new_path.exists());
+        assert_eq!(fixture.index.usage(), (100, 0, 0));
+    }
+}

@@ -1,0 +1,77 @@
+//! Receives a file for the cache.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+
+use super::copy::{Copier, CopyError};
+use super::download::{Client, DownloadError, Downloaded};
+use super::item::{Item, Source};
+use super::local::{self, LocalError};
+use super::process::{DEFAULT_MODE, file_failure, invalid};
+use super::report::Report;
+use super::target::Target;
+use crate::http::redact;
+use cofferdam_core::fetcher::{FetchFailure, FetchMessage, Known, StoreJob, Stored};
+
+/// Why a file could not be received.
+#[derive(Debug, thiserror::Error)]
+enum StoreError {
+    #[error(transparent)]
+    Local(#[from] LocalError),
+    #[error(transparent)]
+    Download(#[from] DownloadError),
+    #[error(transparent)]
+    Copy(#[from] CopyError),
+    #[error("cannot inspect it")]
+    Inspect { source: io::Error },
+}
+
+/// Receives a file, or finds that it is still what is known of it, and reports that.
+pub(super) fn store(job: &StoreJob, mut into: File, mut report: Report) -> Result<(), FetchFailure> {
+    let name = redact(&job.uri.value);
+    let item = Item::parse(&job.uri).map_err(|error| invalid(&name, &error))?;
+    let received = receive(job, &item, &mut into, &mut report);
+    let message = match received.map_err(|error| file_failure(&name, &error))? {
+        Some(stored) => FetchMessage::Stored(stored),
+        None => FetchMessage::Unchanged,
+    };
+    report.send(&message);
+    Ok(())
+}
+
+/// Returns `None` if the file is unchanged.
+fn receive(
+    job: &StoreJob,
+    item: &Item,
+    into: &mut File,
+    report: &mut Report,
+) -> Result<Option<Stored>, StoreError> {
+    let mut copier = Copier::new(job.limits.bytes);
+    // The hash is verified where the file is used, as one and the same may be expected to have several.
+    let mut target = Target::new(into, None, report);
+    match &item.source {
+        Source::Url(url) => {
+            let client = Client::new(&job.limits);
+            match client.download(url, job.known.as_ref(), &mut copier, &mut target)? {
+                Downloaded::Unchanged => Ok(None),
+                Downloaded::Complete { version } => Ok(Some(Stored { version, mode: DEFAULT_MODE })),
+            }
+        }
+        Source::Local(path) => {
+            let (source, metadata) = local::open(path)?;
+            let version = local::version(&metadata);
+            let known = job.known.as_ref().map(|Known { version, size }| (version, *size));
+            if known == Some((&version, metadata.len())) {
+                return Ok(None);
+            }
+            target.begin(Some(metadata.len()));
+            copier.copy(&source, &mut target)?;
+            let after = source.metadata().map_err(|source| StoreError::Inspect { source })?;
+            // What was changed while it was read is like neither of its versions.
+            let version = Some(version)
+                .filter(|version| *version == local::version(&after) && target.received() == metadata.len());
+            Ok(Some(Stored { version, mode: metadata.mode() & 0o777 }))
+        }
+    }
+}
