@@ -153,7 +153,7 @@ fn all_settings_are_resolved() {
     assert_eq!(mem.timeout(Method::Isolate), Duration::from_secs(7));
     assert_eq!(mem.timeout(Method::Usage), Duration::from_secs(5));
     assert_eq!(mem.table, serde_json::json!({"limit_swap": true, "reserve": "64 MiB", "kinds": ["a", "b"]}));
-    assert!(mem.origin.ends_with("everything.toml:80"), "{}", mem.origin);
+    assert!(mem.origin.ends_with("everything.toml:81"), "{}", mem.origin);
     assert_eq!(config.agent.logger.unwrap().name, "sandbox");
     let [early, late] = &config.agent.hooks[..] else { panic!("{:?}", config.agent.hooks) };
     assert_eq!((early.name.as_str(), early.policy), ("example/early", FailPolicy::Required));
