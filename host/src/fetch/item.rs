@@ -1,29 +1,41 @@
 //! URIs, parsed and validated before anything is fetched.
 
-use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{BufRead, Read};
 use std::path::PathBuf;
 
+use bzip2::bufread::MultiBzDecoder;
 use data_encoding::HEXLOWER_PERMISSIVE;
+use lzma_rust2::XzReader;
 
 use super::sandbox_path::{InvalidPath, SandboxPath};
 use crate::archive::{Gunzip, Unzstd};
 use cofferdam_core::model::Uri;
 
 /// Suffixes of archives that are unpacked.
-const TAR: [(&str, Compression); 5] = [
+const TAR: [(&str, Compression); 10] = [
     (".tar", Compression::None),
     (".tar.gz", Compression::Gzip),
     (".tgz", Compression::Gzip),
     (".tar.zst", Compression::Zstd),
     (".tzst", Compression::Zstd),
+    (".tar.bz2", Compression::Bzip2),
+    (".tbz2", Compression::Bzip2),
+    (".tbz", Compression::Bzip2),
+    (".tar.xz", Compression::Xz),
+    (".txz", Compression::Xz),
 ];
+
+/// Suffix of zip archives.
+const ZIP: &str = ".zip";
 
 /// Suffixes of compressed files, which are removed with the compression.
 const COMPRESSED: [(&str, Compression); 2] = [(".gz", Compression::Gzip), (".zst", Compression::Zstd)];
 
 /// Suffixes of archives that are not supported.
-const UNSUPPORTED: [&str; 6] = [".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".zip", ".tar.lz4"];
+const UNSUPPORTED: [&str; 2] = [".tar.lz4", ".tar.lzma"];
+
+/// Memory for unpacking xz, in KiB. An archive may claim to need any amount.
+const XZ_MEMORY: u32 = 256 << 10;
 
 /// A file to fetch.
 #[derive(Debug, PartialEq, Eq)]
@@ -52,6 +64,8 @@ pub(super) enum Treatment {
     PlaceExecutable,
     /// Unpacked into the sandbox; the archive itself is not kept.
     Untar(Compression),
+    /// As before, from a zip archive.
+    Unzip,
     /// Decompressed to this path; the compressed file itself is not kept.
     Decompress(Compression, SandboxPath),
 }
@@ -62,15 +76,19 @@ pub(super) enum Compression {
     None,
     Gzip,
     Zstd,
+    Bzip2,
+    Xz,
 }
 
 impl Compression {
-    /// The content of a file.
-    pub(super) fn decompress<'f>(self, file: &'f File) -> Box<dyn Read + 'f> {
+    /// The content of a stream.
+    pub(super) fn decompress<'r>(self, stream: impl BufRead + 'r) -> Box<dyn Read + 'r> {
         match self {
-            Self::None => Box::new(file),
-            Self::Gzip => Box::new(Gunzip::new(BufReader::new(file))),
-            Self::Zstd => Box::new(Unzstd::new(BufReader::new(file))),
+            Self::None => Box::new(stream),
+            Self::Gzip => Box::new(Gunzip::new(stream)),
+            Self::Zstd => Box::new(Unzstd::new(stream)),
+            Self::Bzip2 => Box::new(MultiBzDecoder::new(stream)),
+            Self::Xz => Box::new(XzReader::new_mem_limit(stream, true, XZ_MEMORY)),
         }
     }
 }
@@ -95,7 +113,7 @@ pub(super) enum ItemError {
     #[error(transparent)]
     Path(#[from] InvalidPath),
     #[error(
-        "unpacking `{suffix}` is not supported; use `.tar`, `.tar.gz`, `.tgz`, `.tar.zst` or `.tzst`, or set `extract` to \
+        "unpacking `{suffix}` is not supported; use `.tar` with gzip, bzip2, xz or zstd, or `.zip`, or set `extract` to \
          false to keep the archive"
     )]
     UnsupportedArchive { suffix: &'static str },
@@ -170,6 +188,9 @@ fn treatment(uri: &Uri, name: &SandboxPath) -> Result<Treatment, ItemError> {
     let Some(text) = name.as_path().to_str().filter(|_| uri.extract) else { return Ok(Treatment::Place) };
     if let Some((_, compression)) = TAR.iter().find(|(suffix, _)| text.ends_with(suffix)) {
         return Ok(Treatment::Untar(*compression));
+    }
+    if text.ends_with(ZIP) {
+        return Ok(Treatment::Unzip);
     }
     if let Some(suffix) = UNSUPPORTED.iter().find(|suffix| text.ends_with(**suffix)) {
         return Err(ItemError::UnsupportedArchive { suffix });
@@ -258,7 +279,10 @@ mod tests {
         assert_eq!(treatment(uri("/b/.gz")), Ok(Treatment::Place));
         assert_eq!(treatment(uri("/a.txt")), Ok(Treatment::Place));
         assert_eq!(treatment(uri("/a.tar.zst")), Ok(Treatment::Untar(Compression::Zstd)));
-        assert_eq!(treatment(uri("/a.tar.xz")), Err(ItemError::UnsupportedArchive { suffix: ".tar.xz" }));
+        assert_eq!(treatment(uri("/a.tar.xz")), Ok(Treatment::Untar(Compression::Xz)));
+        assert_eq!(treatment(uri("/a.tbz2")), Ok(Treatment::Untar(Compression::Bzip2)));
+        assert_eq!(treatment(uri("http://h/a.zip?x")), Ok(Treatment::Unzip));
+        assert_eq!(treatment(uri("/a.tar.lz4")), Err(ItemError::UnsupportedArchive { suffix: ".tar.lz4" }));
         assert_eq!(treatment(Uri { extract: false, ..uri("/a.zip") }), Ok(Treatment::Place));
         assert_eq!(treatment(Uri { executable: true, ..uri("/a.tar.gz") }), Ok(Treatment::PlaceExecutable));
         assert_eq!(treatment(Uri { output_file: Some("x".into()), ..uri("/a.tar") }), Ok(Treatment::Place));

@@ -18,5 +18,6 @@ mod target;
 #[cfg(test)]
 mod tests;
 mod unpack;
+mod unzip;
 
 pub(crate) use process::main;

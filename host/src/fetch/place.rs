@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Seek, Write};
+use std::io::{self, BufReader, Seek, Write};
 use std::os::unix::fs::MetadataExt;
 
 use rustix::fs::ioctl_ficlone;
@@ -17,6 +17,7 @@ use super::sandbox::{Sandbox, SandboxError};
 use super::sandbox_path::SandboxPath;
 use super::target::{Mismatch, Target, Verifier};
 use super::unpack::{self, UnpackError, Unpacked};
+use super::unzip::{UnzipError, unzip};
 use crate::http::redact;
 use cofferdam_core::config::FetchLimits;
 use cofferdam_core::fetcher::{FetchFailure, PlaceJob, escape_control};
@@ -73,6 +74,8 @@ enum FileError {
     Decompress { source: CopyError },
     #[error("cannot unpack it")]
     Unpack { source: UnpackError },
+    #[error("cannot unpack it")]
+    Unzip { source: UnzipError },
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
 }
@@ -98,6 +101,13 @@ impl Fetch {
                 let Self { sandbox, copier, limits, .. } = self;
                 let unpacked = unpack::untar(&archive, *compression, sandbox, copier, limits);
                 let Unpacked { members, bytes } = unpacked.map_err(|source| FileError::Unpack { source })?;
+                Ok(format!("unpacked {members} members, {bytes} bytes"))
+            }
+            Treatment::Unzip => {
+                let archive = self.receive_archive(item, cached)?;
+                let Self { sandbox, copier, limits, .. } = self;
+                let unpacked = unzip(&archive, sandbox, copier, limits);
+                let Unpacked { members, bytes } = unpacked.map_err(|source| FileError::Unzip { source })?;
                 Ok(format!("unpacked {members} members, {bytes} bytes"))
             }
             Treatment::Decompress(compression, name) => {
@@ -134,7 +144,7 @@ impl Fetch {
         let mut contents = self.copier.contents(size, self.limits.ratio);
         let bytes = self
             .copier
-            .unpack(&mut contents, compression.decompress(compressed), &mut draft.file)
+            .unpack(&mut contents, compression.decompress(BufReader::new(compressed)), &mut draft.file)
             .map_err(|source| FileError::Decompress { source })?;
         draft.place(DEFAULT_MODE, None)?;
         Ok(format!("decompressed `{}`, {bytes} bytes", name.as_path().display()))

@@ -5,7 +5,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, BufReader, Read};
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -53,10 +53,10 @@ pub(super) struct Unpacked {
 }
 
 /// Metadata of a directory, which is set when all its entries exist.
-struct DirectoryMetadata {
-    name: SandboxPath,
-    mode: u32,
-    seconds: i64,
+pub(super) struct DirectoryMetadata {
+    pub(super) name: SandboxPath,
+    pub(super) mode: u32,
+    pub(super) seconds: i64,
 }
 
 /// Unpacks a tar archive into the sandbox.
@@ -77,7 +77,7 @@ pub(super) fn untar(
     };
     // Reading data that is skipped takes time as well, so the limit of the contents also applies to the stream.
     let stream = unpacking.contents.clone();
-    unpacking.members(LimitedReader::new(compression.decompress(archive), stream))
+    unpacking.members(LimitedReader::new(compression.decompress(BufReader::new(archive)), stream))
 }
 
 /// State of unpacking one archive.
@@ -192,7 +192,8 @@ fn target(entry: &Entry<'_, impl Read>, member: &Path) -> Result<PathBuf, Unpack
         .ok_or_else(|| UnpackError::NoTarget { member: member.to_owned() })
 }
 
-fn is_root(path: &Path) -> bool {
+/// Whether a path is that of the sandbox itself.
+pub(super) fn is_root(path: &Path) -> bool {
     path.components().all(|component| matches!(component, std::path::Component::CurDir))
 }
 
