@@ -13,6 +13,9 @@ use cofferdam_core::config::FetchLimits;
 use cofferdam_core::error_chain::describe;
 use cofferdam_core::fetcher::{Known, Version, escape_control};
 
+/// Permissions of files whose source has none.
+pub(super) const DEFAULT_MODE: u32 = 0o644;
+
 /// Attempts without progress, and the pause before the second one, which doubles.
 const ATTEMPTS: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(500);
@@ -136,7 +139,7 @@ impl Download<'_, '_> {
                 Err(Failure::Final(error)) => return Err(error),
                 Err(Failure::Interrupted(error)) => error,
             };
-            // A server that begins anew makes no progress before it has sent more than at any time before.
+            // A server that begins again makes no progress before it has sent more than at any time before.
             let received = self.target.received();
             failures = if received >= most + MIN_PROGRESS { 1 } else { failures + 1 };
             let is_stalled = matches!(error, DownloadError::Http(HttpError::Stalled { .. }));

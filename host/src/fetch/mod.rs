@@ -5,6 +5,7 @@
 
 mod copy;
 mod download;
+mod failure;
 mod identity;
 mod item;
 mod local;

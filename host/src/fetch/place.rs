@@ -8,10 +8,10 @@ use std::os::unix::fs::MetadataExt;
 use rustix::fs::ioctl_ficlone;
 
 use super::copy::{Copier, CopyError};
-use super::download::{Client, DownloadError};
+use super::download::{Client, DEFAULT_MODE, DownloadError};
+use super::failure::{file_failure, invalid, start_failure};
 use super::item::{Compression, Item, Source, Treatment};
 use super::local::{self, LocalError};
-use super::process::{DEFAULT_MODE, file_failure, invalid, start_failure};
 use super::report::Report;
 use super::sandbox::{Sandbox, SandboxError};
 use super::sandbox_path::SandboxPath;

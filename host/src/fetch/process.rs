@@ -1,6 +1,5 @@
 //! The process that fetches: drops privileges and carries out its job.
 
-use std::error::Error;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -9,15 +8,13 @@ use std::process::ExitCode;
 
 use rustix::fs::Mode;
 
+use super::failure::start_failure;
 use super::identity;
 use super::place::{CachedContent, place};
 use super::report::Report;
 use super::store::store;
 use crate::agent_watch::exit_when_closed;
-use cofferdam_core::fetcher::{CachedFile, FetchFailure, FetchJob, FetchMessage, Reason};
-
-/// Permissions of files whose source has none.
-pub(super) const DEFAULT_MODE: u32 = 0o644;
+use cofferdam_core::fetcher::{CachedFile, FetchFailure, FetchJob, FetchMessage};
 
 /// Runs `cofferdam fetch`: [`run`] with standard input and output.
 pub(crate) fn main() -> ExitCode {
@@ -77,16 +74,4 @@ fn become_user(uid: u32, gid: u32, stdin: impl Read + Send + 'static) -> Result<
     identity::assume(uid, gid).map_err(|error| start_failure(&error))?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     exit_when_closed(stdin).map_err(|error| start_failure(&error))
-}
-
-pub(super) fn start_failure(error: &dyn Error) -> FetchFailure {
-    FetchFailure::Start { reason: Reason::of(error) }
-}
-
-pub(super) fn invalid(uri: &str, error: &dyn Error) -> FetchFailure {
-    FetchFailure::Invalid { uri: uri.to_owned(), reason: Reason::of(error) }
-}
-
-pub(super) fn file_failure(uri: &str, error: &dyn Error) -> FetchFailure {
-    FetchFailure::File { uri: uri.to_owned(), reason: Reason::of(error) }
 }

@@ -5,10 +5,10 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 
 use super::copy::{Copier, CopyError};
-use super::download::{Client, DownloadError, Downloaded};
+use super::download::{Client, DEFAULT_MODE, DownloadError, Downloaded};
+use super::failure::{file_failure, invalid};
 use super::item::{Item, Source};
 use super::local::{self, LocalError};
-use super::process::{DEFAULT_MODE, file_failure, invalid};
 use super::report::Report;
 use super::target::Target;
 use crate::http::redact;

@@ -150,7 +150,7 @@ impl Index {
         let Stored { version, mode } = stored;
         let name = self.files.keep(draft, key)?;
         let content = Arc::new(Content::new(self.files.content(&name), mode, reservation));
-        let Some(version) = version.filter(|_| self.make_room(key)) else {
+        let Some(version) = version.filter(|_| self.has_place(key)) else {
             content.discard();
             return Ok(content);
         };
@@ -190,8 +190,8 @@ impl Index {
         (self.space.capacity, *self.space.used.lock(), files)
     }
 
-    /// Makes room for an entry. Returns whether there is.
-    fn make_room(&self, key: &str) -> bool {
+    /// Whether there is a place for an entry, for which another one is removed if necessary.
+    fn has_place(&self, key: &str) -> bool {
         loop {
             let entries = self.entries.lock();
             if entries.by_key.len() < MAX_ENTRIES || entries.by_key.contains_key(key) {
