@@ -250,7 +250,7 @@ impl Download<'_, '_> {
     }
 
     /// Whether a partial response has the rest of the same file.
-    fn continues(&self, answer: &Answer, position: u64) -> bool {
+    fn continues(&mut self, answer: &Answer, position: u64) -> bool {
         let is_same = match (&self.version, answer.header(&header::ETAG)) {
             (Some(Version::Http { etag: Some(known), .. }), Some(etag)) => known == etag,
             _ => true,
@@ -260,8 +260,14 @@ impl Download<'_, '_> {
             let (range, size) = range.split_once('/')?;
             Some((range.split_once('-')?.0.parse::<u64>().ok()?, size.parse::<u64>().ok()))
         });
-        let has_size = |size: Option<u64>| size.is_none() || self.size.is_none() || size == self.size;
-        is_same && begins.is_some_and(|(begin, size)| begin == position && has_size(size))
+        let Some((begin, size)) = begins else { return false };
+        // Without one of them, it could not be told whether this is all of the rest.
+        let Some(all) = self.size.or(size) else { return false };
+        let continues = is_same && begin == position && size.is_none_or(|size| size == all);
+        if continues {
+            self.size = Some(all);
+        }
+        continues
     }
 }
 
@@ -273,14 +279,17 @@ fn redirected(answer: &Answer, error: DownloadError) -> DownloadError {
     }
 }
 
-/// What tells later whether a file has changed.
+/// What tells later whether a file has changed. A date that is that of the response does not, without an `ETag`: the file could
+/// be changed again within the same second.
 fn version(answer: &Answer) -> Option<Version> {
     let text = |name: &HeaderName| {
         let value = answer.header(name).filter(|value| value.len() <= MAX_VALIDATOR);
         value.filter(|value| !value.is_empty()).map(str::to_owned)
     };
     let (etag, last_modified) = (text(&header::ETAG), text(&header::LAST_MODIFIED));
-    (etag.is_some() || last_modified.is_some()).then_some(Version::Http { etag, last_modified })
+    let is_just_now = last_modified.as_deref().is_some_and(|date| answer.header(&header::DATE) == Some(date));
+    let tells = etag.is_some() || (last_modified.is_some() && !is_just_now);
+    tells.then_some(Version::Http { etag, last_modified })
 }
 
 /// What a server compares before it continues. It has to change with every byte (RFC 9110, section 13.1.5): a weak `ETag` does

@@ -121,6 +121,13 @@ pub(super) enum ItemError {
     Digest { text: String },
 }
 
+impl Source {
+    /// Parses the value of a URI.
+    pub(super) fn parse(uri: &str) -> Result<Self, ItemError> {
+        Ok(parse_source(uri.trim_start())?.0)
+    }
+}
+
 impl Item {
     /// Parses a URI.
     pub(super) fn parse(uri: &Uri) -> Result<Self, ItemError> {

@@ -7,12 +7,12 @@ use std::os::unix::fs::MetadataExt;
 use super::copy::{Copier, CopyError};
 use super::download::{Client, DEFAULT_MODE, DownloadError, Downloaded};
 use super::failure::{file_failure, invalid};
-use super::item::{Item, Source};
+use super::item::Source;
 use super::local::{self, LocalError};
 use super::report::Report;
 use super::target::Target;
 use crate::http::redact;
-use cofferdam_core::fetcher::{FetchFailure, FetchMessage, Known, StoreJob, Stored};
+use cofferdam_core::fetcher::{FetchFailure, FetchMessage, Known, Reason, StoreJob, Stored};
 
 /// Why a file could not be received.
 #[derive(Debug, thiserror::Error)]
@@ -29,12 +29,17 @@ enum StoreError {
 
 /// Receives a file, or finds that it is still what is known of it, and reports that.
 pub(super) fn store(job: &StoreJob, mut into: File, mut report: Report) -> Result<(), FetchFailure> {
-    let name = redact(&job.uri.value);
-    let item = Item::parse(&job.uri).map_err(|error| invalid(&name, &error))?;
-    let received = receive(job, &item, &mut into, &mut report);
-    let message = match received.map_err(|error| file_failure(&name, &error))? {
-        Some(stored) => FetchMessage::Stored(stored),
-        None => FetchMessage::Unchanged,
+    let name = redact(&job.source);
+    let source = Source::parse(&job.source).map_err(|error| invalid(&name, &error))?;
+    let message = match receive(job, &source, &mut into, &mut report) {
+        Ok(Some(stored)) => FetchMessage::Stored(stored),
+        Ok(None) => FetchMessage::Unchanged,
+        // The sandbox may have the space that the cache does not have.
+        Err(
+            StoreError::Copy(CopyError::Write { source })
+            | StoreError::Download(DownloadError::Copy(CopyError::Write { source })),
+        ) => FetchMessage::NotWritten(Reason::of(&source)),
+        Err(error) => return Err(file_failure(&name, &error)),
     };
     report.send(&message);
     Ok(())
@@ -43,14 +48,14 @@ pub(super) fn store(job: &StoreJob, mut into: File, mut report: Report) -> Resul
 /// Returns `None` if the file is unchanged.
 fn receive(
     job: &StoreJob,
-    item: &Item,
+    source: &Source,
     into: &mut File,
     report: &mut Report,
 ) -> Result<Option<Stored>, StoreError> {
     let mut copier = Copier::new(job.limits.bytes);
     // The hash is verified where the file is used, as one and the same may be expected to have several.
     let mut target = Target::new(into, None, report);
-    match &item.source {
+    match source {
         Source::Url(url) => {
             let client = Client::new(&job.limits);
             match client.download(url, job.known.as_ref(), &mut copier, &mut target)? {
@@ -60,6 +65,7 @@ fn receive(
         }
         Source::Local(path) => {
             let (source, metadata) = local::open(path)?;
+            local::settle(&metadata);
             let version = local::version(&metadata);
             let known = job.known.as_ref().map(|Known { version, size }| (version, *size));
             if known == Some((&version, metadata.len())) {

@@ -49,7 +49,8 @@ pub struct StoreJob {
     pub into: PathBuf,
     pub uid: u32,
     pub gid: u32,
-    pub uri: Uri,
+    /// Where it comes from. Containers that wait for it may treat it in different ways, of which this process knows none.
+    pub source: String,
     /// What the cache has. Nothing is received if it is still the same.
     pub known: Option<Known>,
     pub limits: FetchLimits,
@@ -95,6 +96,8 @@ pub enum FetchMessage {
     Stored(Stored),
     /// What the cache has of a URI is still the same.
     Unchanged,
+    /// The file cannot be written to the cache, as when the disk is full.
+    NotWritten(Reason),
     /// The process ends.
     Failed(FetchFailure),
 }

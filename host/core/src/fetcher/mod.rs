@@ -220,10 +220,14 @@ impl Fetcher {
             limits: self.program.limits.clone(),
         };
         let mut child = self.program.start(&FetchJob::Place(job))?;
+        // Files are placed in the order of the list.
+        let mut placed = 0;
         let work = async {
             while let Some(message) = child.next().await {
                 if let FetchMessage::Progress(current) = message {
-                    progress(current);
+                    placed = current.fetched_files;
+                    let ahead = leases.keys().filter(|index| **index as u64 >= placed).count() as u64;
+                    progress(FetchProgress { fetched_files: placed.saturating_add(ahead), ..current });
                 }
             }
             child.outcome().await
@@ -237,10 +241,11 @@ impl Fetcher {
             child.end().await?;
             return Err(FetchError::Stopped);
         };
-        if outcome.is_err() {
-            // One whose hash is wrong may be damaged in the cache, where it would stay.
-            let verified = leases.into_iter().filter(|(index, _)| uris[*index].sha256.is_some());
-            verified.for_each(|(_, lease)| lease.discard());
+        if matches!(outcome, Err(FetchError::Failed(FetchFailure::File { .. })))
+            && let Some((_, lease)) = leases.into_iter().find(|(index, _)| *index as u64 == placed)
+        {
+            // Its hash is wrong, or it cannot be unpacked: it may be damaged in the cache, where it would stay.
+            lease.discard();
         }
         outcome
     }
@@ -257,9 +262,10 @@ impl Fetcher {
         let Some(cache) = &self.cache else { return Ok(leases) };
         let files = uris.len() as u64;
         for (index, uri) in uris.iter().enumerate().filter(|(_, uri)| uri.cache) {
-            let mut waiting = cache.wait(Wanted { uri: uri.clone(), uid, gid }, &self.program);
+            let mut waiting = cache.wait(Wanted { source: uri.value.clone(), uid, gid }, &self.program);
+            let fetched_files = leases.len() as u64;
             let each = |current: FetchProgress| {
-                progress(FetchProgress { files, fetched_files: index as u64, ..current });
+                progress(FetchProgress { files, fetched_files, ..current });
             };
             let outcome = tokio::select! {
                 biased;

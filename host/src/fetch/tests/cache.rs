@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use cofferdam_core::blocking::BlockingPool;
 use cofferdam_core::config::FetchCacheConfig;
 use cofferdam_core::fetcher::{CacheError, FetchStats};
+use cofferdam_core::model::FetchProgress;
 use parking_lot::Mutex;
 
 use super::server::{Request, serve_requests};
@@ -22,7 +23,7 @@ impl World {
 
     fn try_cached_fetcher(&self, size: u64) -> Result<Fetcher, CacheError> {
         let config = FetchCacheConfig { directory: self.cache(), size };
-        self.fetcher().cached(&config, BlockingPool::new(NonZeroUsize::MIN))
+        self.fetcher().cached(&config, BlockingPool::new(NonZeroUsize::MIN).unwrap())
     }
 
     fn cached_fetcher(&self, size: u64) -> Fetcher {
@@ -127,12 +128,17 @@ async fn a_server_without_conditional_requests_sends_no_content_that_is_known() 
 async fn what_cannot_be_validated_is_not_kept() {
     let world = World::new();
     let fetcher = world.cached_fetcher(MIB);
-    let root = serve(|_, stream| respond(stream, "200 OK", "", "content"));
-    for _ in 0..2 {
-        world.fetch_by(fetcher.clone(), &[cached(format!("{root}/x"))]).await.unwrap();
-        assert_eq!(world.read("x"), b"content");
+    // The second one may be changed again within the same second.
+    let date = "Sun, 29 Nov 2020 10:00:00 GMT";
+    for (misses, headers) in [(2, ""), (4, &*format!("Last-Modified: {date}\r\nDate: {date}\r\n"))] {
+        let headers = headers.to_owned();
+        let root = serve(move |_, stream| respond(stream, "200 OK", &headers, "content"));
+        for _ in 0..2 {
+            world.fetch_by(fetcher.clone(), &[cached(format!("{root}/x"))]).await.unwrap();
+            assert_eq!(world.read("x"), b"content");
+        }
+        assert_eq!((counts(&fetcher), fetcher.stats().cache_files), ((0, misses, 0, 0), 0));
     }
-    assert_eq!((counts(&fetcher), fetcher.stats().cache_files), ((0, 2, 0, 0), 0));
     assert!(world.in_cache("entries").is_empty());
 }
 
@@ -158,6 +164,88 @@ async fn concurrent_fetches_share_a_download() {
         assert!(error.ends_with("the server responds with `404 Not Found`, expected `200 OK`"), "{error}");
     }
     assert_eq!(fetcher.stats().failed, 2);
+}
+
+#[tokio::test]
+async fn a_request_that_is_invalid_fails_no_other_one() {
+    let world = World::new();
+    let fetcher = world.cached_fetcher(MIB);
+    let (root, sent) = Served::new("\"one\"", "content").serve(true);
+    let named = |name: &str| [Uri { output_file: Some(name.to_owned()), ..cached(format!("{root}/x")) }];
+    let (bad, good) = (named("../x"), named("good"));
+    let (wrong_hash, archive) =
+        ([Uri { sha256: Some("0".repeat(64)), ..named("hash")[0].clone() }], named("a.tar.gz"));
+    let fetch = |list| world.fetch_by(fetcher.clone(), list);
+    // The invalid one is the first, and begins the download.
+    let (bad, good, wrong_hash, archive) =
+        tokio::join!(fetch(&bad), fetch(&good), fetch(&wrong_hash), fetch(&archive));
+    good.unwrap();
+    assert_eq!((world.read("good"), sent.load(Ordering::SeqCst)), (b"content".to_vec(), 1));
+    for (outcome, expected) in
+        [(bad, "it contains `..`"), (wrong_hash, "expected `000"), (archive, "cannot unpack it")]
+    {
+        let error = error_chain::describe(&outcome.unwrap_err());
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_removed_from_the_directory_is_received_again() {
+    let world = World::new();
+    let fetcher = world.cached_fetcher(MIB);
+    let (root, sent) = Served::new("\"one\"", "content").serve(true);
+    let list = [cached(format!("{root}/x"))];
+    world.fetch_by(fetcher.clone(), &list).await.unwrap();
+    let [name] = &world.in_cache("content")[..] else { panic!() };
+    fs::remove_file(world.cache().join("content").join(name)).unwrap();
+    world.fetch_by(fetcher.clone(), &list).await.unwrap();
+    assert_eq!((sent.load(Ordering::SeqCst), counts(&fetcher)), (2, (0, 2, 0, 0)));
+    // All of it: no file of the cache can be created.
+    fs::remove_dir_all(world.cache()).unwrap();
+    world.fetch_by(fetcher.clone(), &list).await.unwrap();
+    assert_eq!(
+        (world.read("x"), sent.load(Ordering::SeqCst), counts(&fetcher)),
+        (b"content".to_vec(), 3, (0, 2, 1, 0))
+    );
+}
+
+#[tokio::test]
+async fn what_fails_in_the_sandbox_is_received_again_and_nothing_else() {
+    let world = World::new();
+    let fetcher = world.cached_fetcher(MIB);
+    let good = world.file("good", "content");
+    let hash = HEXLOWER.encode(&Sha256::digest(b"content"));
+    let archive = world.file("a.tar.gz", gzip(&tar(&[Member::file("member", b"m")])));
+    let list = [Uri { sha256: Some(hash), ..cached(&good) }, cached(&archive)];
+    world.fetch_by(fetcher.clone(), &list).await.unwrap();
+    // The disk has changed the archive, which has no hash.
+    let size = fs::metadata(&archive).unwrap().len();
+    let of_archive =
+        |name: &&String| fs::metadata(world.cache().join("content").join(name)).unwrap().len() == size;
+    let names = world.in_cache("content");
+    let name = names.iter().find(of_archive).unwrap();
+    fs::write(world.cache().join("content").join(name), vec![b'x'; usize::try_from(size).unwrap()]).unwrap();
+    let error = world.fetch_by(fetcher.clone(), &list).await.unwrap_err();
+    assert!(error_chain::describe(&error).contains("cannot unpack it"), "{error}");
+    assert_eq!(counts(&fetcher), (2, 2, 0, 0));
+    world.fetch_by(fetcher.clone(), &list).await.unwrap();
+    assert_eq!((world.read("member"), counts(&fetcher)), (b"m".to_vec(), (3, 3, 0, 0)));
+}
+
+#[tokio::test]
+async fn progress_counts_each_file_once() {
+    let world = World::new();
+    let fetcher = world.cached_fetcher(MIB);
+    let paths = ["a", "b", "c"].map(|name| world.file(name, name));
+    let list = [uri(&paths[0]), cached(&paths[1]), cached(&paths[2])];
+    for _ in 0..2 {
+        let (sandbox, reserved) = (world.sandbox(), reserved());
+        let mut seen = Vec::new();
+        let each = |progress: FetchProgress| seen.push((progress.files, progress.fetched_files));
+        fetcher.fetch(world.request(&list, &sandbox, &reserved), each, pending::<()>()).await.unwrap();
+        assert!(seen.is_sorted() && seen.iter().all(|(files, _)| *files == 3), "{seen:?}");
+        assert_eq!((seen.first(), seen.last()), (Some(&(3, 0)), Some(&(3, 3))));
+    }
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Downloads that are interrupted.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
@@ -84,7 +85,7 @@ async fn a_download_is_continued_where_it_was_interrupted() {
 }
 
 #[tokio::test]
-async fn a_download_begins_anew_when_the_server_does() {
+async fn a_download_begins_again_when_the_server_does() {
     // It ignores `Range`.
     let (root, _) = interrupted(ETAG, |_, _| Response::new("200 OK", ETAG, SIZE, &content(0)));
     fetch(&root, &content(0)).await;
@@ -111,6 +112,43 @@ async fn a_download_begins_anew_when_the_server_does() {
         _ => Response::new("200 OK", changed, 5, b"short"),
     });
     fetch(&root, b"short").await;
+}
+
+#[tokio::test]
+async fn a_continuation_is_complete_only_with_all_of_the_rest() {
+    let part = |begin: usize, end: usize, size: &str| {
+        let range = format!("Content-Range: bytes {begin}-{}/{size}\r\n{ETAG}", end - 1);
+        Response::new("206 Partial Content", &range, end - begin, &content(0)[begin..end])
+    };
+    // Less than was asked for.
+    let (root, seen) = interrupted(ETAG, move |number, _| match number {
+        1 => part(CUT, 2 * CUT, &SIZE.to_string()),
+        _ => part(2 * CUT, SIZE, &SIZE.to_string()),
+    });
+    fetch(&root, &content(0)).await;
+    assert_eq!(seen.lock()[2].0.as_deref(), Some(format!("bytes={}-", 2 * CUT).as_str()));
+    // The same of a file whose size was not announced.
+    let begin = |size: &'static str| {
+        let requests = AtomicUsize::new(0);
+        serve_requests(move |_, mut stream| {
+            let Response { head, body } = match requests.fetch_add(1, Ordering::SeqCst) {
+                0 => Response {
+                    head: format!(
+                        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n{ETAG}\r\n{CUT:x}\r\n"
+                    ),
+                    body: content(0)[..CUT].to_vec(),
+                },
+                1 => part(CUT, 2 * CUT, size),
+                2 if size != "*" => part(2 * CUT, SIZE, size),
+                _ => Response::new("200 OK", ETAG, SIZE, &content(0)),
+            };
+            stream.write_all(head.as_bytes()).unwrap();
+            stream.write_all(&body).unwrap();
+        })
+    };
+    fetch(&begin("300000"), &content(0)).await;
+    // It does not say how large it is: what it sends may be anything.
+    fetch(&begin("*"), &content(0)).await;
 }
 
 #[tokio::test]

@@ -14,6 +14,10 @@ const TAR_BZ2: &str = "QlpoOTFBWSZTWXt6rcsAADDbgMkAQAB/gAAQegOeAAgYIABUViT0TTRhG
 /// The first one, which claims that 3 GiB of memory are needed to unpack it.
 const LARGE_XZ: &str = "/Td6WFoAAATm1rRGAgAhAScAAACwsHLr4Af/AEpdADaZSf224lkVxw4fg/6LCLGEHwIpXryJVJQGOCZtmtzaqHmcodeqrQBFih/SZnoYa+WaaUwhO6CZNyR7sjK2H1XfrK2FRmFiTvQAAAAAn92OBUtFPxYAAWaAEAAAAJffB/yxxGf7AgAAAAAEWVo=";
 
+/// A tar archive with 3 MiB of zeros, compressed by bzip2 and by xz.
+const ZEROS_BZ2: &str = "QlpoOTFBWSZTWSutN6QAYMNfgNiAQAB3gBAAAAhiAJ4QAAggAHUMU1NBo09QbU9QKlQGgjJjRN/rS1JCAllxCICa1+ZZWZ0ohEAAFAK1AaIEdaMAyTotd3zqjE84j6YmbEyEBPRdyRThQkCutN6Q";
+const ZEROS_XZ: &str = "/Td6WFoAAATm1rRGAgAhARYAAAB0L+Wj//9sAZVdAD0ZSqu3TG/ywsRZ6zXSPSCchzFNIQg1voYrUBxkEYbM0NqaUbN2l/C6qLAfqhVIBJcd85goZgJJyOVxkI408CoRi+d2Xf40n0qt6ZEKygRv/s5UYgcutmXoXdDYwo3ttLrdpHmseBYu8X7Qmvuh+OwqYR2wt0CNeCjpNG7oyhrU3Z391iV4WfgLzf+VKEYPqfx83vuaMC5WwI+F84OBwGXEJVP49ZE2MQWlsO5vwXBNRwzRkRGqrWAdus6xJxhcWYbpZlJYvul2rFnk5VsFCPnH2q38+1IrdM0eWyBC+d1TPfgpZAk7gMsqbN+1O/DEvS5fqg8+S2ZCkBMO/xCT+HF4WfgLzf+VKEYPqfx83vuaMC5WwI+F84OBwGXEJVP49ZE2MQWlsO5vwXBNRwzRkRGqrWAdus6xJxhcWYbpZlJYvul2rFnk5VsFCPnH2q38+1IrdM0eWyBC+d1TPfgpZAk7gMsqbN+1O/DEvS5fqg8+S2ZCkBMO/xCT+HF4WfgLzf+VKEYPqfx83vuaMC5WwI+FgClGMJAgkgCaAOxzU6f9vq58MRqft40xbnCepyNf7CjLhdGVmIp+KpHyJ3X3GcAGmE2Y/div1ZAPxCVT+PWRNjEFpbDub8FwTUcM0ZERqq1gHbrOsScYXFmG6WZSWL7pdqxZ5OVbBQj5x9qt/PtSK3TNHlsgQvndUz34KWQJO4DLKmzftTvwxL0uX6oPPktmQpATDv8Qk/hxeFn4C83/BEnPxAAAAAAAAkRXgiQH+DAAAdEEgMDAATR6vC+xxGf7AgAAAAAEWVo=";
+
 /// A zip archive of another program: `d/run` with 160 bytes and mode 0750, the link `d/link`, and `bz` in bzip2.
 const OTHERS_ZIP: &str = "UEsDBBQAAAAIANQNKSvWy4c5DQAAAKAAAAAFAAAAZC9ydW5Lzs8rSc0rUUgepDQAUEsDBBQAAAAAANQNKSvApHZQAwAAAAMAAAAGAAAAZC9saW5rcnVuUEsDBC4AAAAMANQNKSsRS7yBLAAAAAUAAAACAAAAYnpCWmg5MUFZJlNZSGMsRAAAAImAEAAQIEAQIAAwzQDBpoBxdyRThQkEhjLEQFBLAQIUAxQAAAAIANQNKSvWy4c5DQAAAKAAAAAFAAAAAAAAAAAAAADogQAAAABkL3J1blBLAQIUAxQAAAAAANQNKSvApHZQAwAAAAMAAAAGAAAAAAAAAAAAAAD/oTAAAABkL2xpbmtQSwECLgMuAAAADADUDSkrEUu8gSwAAAAFAAAAAgAAAAAAAAAAAAAApIFXAAAAYnpQSwUGAAAAAAMAAwCXAAAAowAAAAAA";
 
@@ -61,7 +65,7 @@ fn zip(members: &[Zipped<'_>]) -> Vec<u8> {
         let file = file.compression_method(member.method).unix_permissions(member.mode);
         let (mut entry, config) = file.encrypted(member.is_encrypted).start().unwrap();
         if member.method == CompressionMethod::DEFLATE {
-            let encoder = DeflateEncoder::new(&mut entry, Compression::fast());
+            let encoder = DeflateEncoder::new(&mut entry, Compression::best());
             let mut writer = config.wrap(encoder);
             writer.write_all(member.content).unwrap();
             let (encoder, descriptor) = writer.finish().unwrap();
@@ -224,6 +228,16 @@ async fn the_contents_of_a_zip_archive_are_limited() {
     let error = world.fetch_by(world.fetcher().limited(limits), &list).await.unwrap_err();
     let error = error_chain::describe(&error);
     assert!(error.contains("the container's files exceed 2097152 bytes"), "{error}");
+    assert_eq!(world.contents(), [""; 0]);
+    // Members whose sizes are acceptable one by one.
+    let zeros = vec![0; 33 << 20];
+    let members = ["one", "two"].map(|name| Zipped::file(name, &zeros).by(CompressionMethod::DEFLATE));
+    let list = [uri(world.file("two.zip", zip(&members)))];
+    let error = world.fetch_error(&list).await;
+    assert!(
+        error.contains("its contents exceed 67108864 bytes, which is more than an archive of"),
+        "{error}"
+    );
     let many: Vec<String> = (0..20).map(|number| number.to_string()).collect();
     let members: Vec<Zipped<'_>> = many.iter().map(|name| Zipped::file(name, b"")).collect();
     let list = [uri(world.file("many.zip", zip(&members)))];
@@ -231,4 +245,17 @@ async fn the_contents_of_a_zip_archive_are_limited() {
     let error = world.fetch_by(world.fetcher().limited(limits), &list).await.unwrap_err();
     let error = error_chain::describe(&error);
     assert!(error.contains("it has more than 19 members; `max_files` of `[fetch]` is the limit"), "{error}");
+}
+
+#[tokio::test]
+async fn the_contents_of_other_compressed_archives_are_limited() {
+    for (name, archive) in [("a.tar.bz2", ZEROS_BZ2), ("a.tar.xz", ZEROS_XZ)] {
+        let world = unpack(name, &decoded(archive)).await;
+        assert_eq!(fs::metadata(world.inside("zeros")).unwrap().len(), 3 << 20);
+        let list = [uri(world.file(name, decoded(archive)))];
+        let limits = FetchLimits { bytes: 2 << 20, ..FetchLimits::default() };
+        let error = world.fetch_by(world.fetcher().limited(limits), &list).await.unwrap_err();
+        let error = error_chain::describe(&error);
+        assert!(error.contains("exceed 2097152 bytes"), "{error}");
+    }
 }

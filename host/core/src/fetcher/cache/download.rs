@@ -10,7 +10,7 @@ use super::{STALL_WARNING, Wanted};
 use crate::blocking::BlockingPool;
 use crate::fetcher::child::Child;
 use crate::fetcher::counters::count;
-use crate::fetcher::{FetchError, FetchJob, FetchMessage, Known, Program, StoreJob, Stored};
+use crate::fetcher::{FetchError, FetchJob, FetchMessage, Known, Program, Reason, StoreJob, Stored};
 use crate::model::FetchProgress;
 
 /// What is reserved at a time if the size of a file is not announced.
@@ -31,6 +31,8 @@ enum End {
     Unchanged,
     /// It does not fit into the cache.
     NoSpace,
+    /// It cannot be written to the cache.
+    NotWritten(Reason),
 }
 
 impl Download {
@@ -66,6 +68,10 @@ impl Download {
                 self.pool.spawn(move || drop(draft));
                 Ok(self.bypass("it does not fit, beside what is in use"))
             }
+            Ok(End::NotWritten(reason)) => {
+                self.pool.spawn(move || drop(draft));
+                Ok(self.bypass(&format!("the file cannot be written: {reason}")))
+            }
             Err(error) => {
                 self.pool.spawn(move || drop(draft));
                 Err(error)
@@ -81,9 +87,9 @@ impl Download {
         is_cancelled: impl Future<Output = ()>,
     ) -> Result<End, FetchError> {
         let has_known = known.is_some();
-        let Wanted { uri, uid, gid } = self.wanted.clone();
+        let Wanted { source, uid, gid } = self.wanted.clone();
         let limits = self.program.limits.clone();
-        let job = StoreJob { into: draft.path.clone(), uid, gid, uri, known, limits };
+        let job = StoreJob { into: draft.path.clone(), uid, gid, source, known, limits };
         let mut child = self.program.start(&FetchJob::Store(job))?;
         let end = tokio::select! {
             biased;
@@ -104,7 +110,7 @@ impl Download {
         report: &watch::Sender<FetchProgress>,
     ) -> Result<End, FetchError> {
         let mut reservation = self.index.reserve();
-        let (mut stored, mut is_unchanged) = (None, false);
+        let mut end = None;
         while let Some(message) = child.next().await {
             match message {
                 FetchMessage::Progress(progress) => {
@@ -114,16 +120,18 @@ impl Download {
                         None => return Ok(End::NoSpace),
                     }
                 }
-                FetchMessage::Stored(received) => stored = Some(received),
-                FetchMessage::Unchanged => is_unchanged = has_known,
+                FetchMessage::Stored(_) | FetchMessage::Unchanged | FetchMessage::NotWritten(_) => {
+                    end = Some(message);
+                }
                 FetchMessage::Failed(_) => {}
             }
         }
         child.outcome().await?;
-        match stored {
-            Some(stored) => Ok(End::Stored(stored, reservation)),
-            None if is_unchanged => Ok(End::Unchanged),
-            None => Err(FetchError::Silent),
+        match end {
+            Some(FetchMessage::Stored(stored)) => Ok(End::Stored(stored, reservation)),
+            Some(FetchMessage::Unchanged) if has_known => Ok(End::Unchanged),
+            Some(FetchMessage::NotWritten(reason)) => Ok(End::NotWritten(reason)),
+            _ => Err(FetchError::Silent),
         }
     }
 

@@ -138,13 +138,9 @@ impl Files {
         let entry: StoredEntry = serde_json::from_slice(&bytes).ok()?;
         let number = entry.content.strip_prefix(key)?.strip_prefix('-')?;
         number.parse::<u64>().ok()?;
-        let content = fs::symlink_metadata(self.content(&entry.content)).ok()?;
+        let size = size(&self.content(&entry.content)).ok()?;
         let used = metadata.modified().ok()?;
-        (content.is_file() && content.len() == entry.size).then(|| FoundEntry {
-            key: key.to_owned(),
-            entry,
-            used,
-        })
+        (size == entry.size).then(|| FoundEntry { key: key.to_owned(), entry, used })
     }
 
     /// A new file.
@@ -217,6 +213,12 @@ impl Drop for Draft {
             remove(&self.path);
         }
     }
+}
+
+/// Size of a regular file.
+pub(super) fn size(path: &Path) -> io::Result<u64> {
+    let metadata = fs::symlink_metadata(path)?;
+    if metadata.is_file() { Ok(metadata.len()) } else { Err(io::ErrorKind::InvalidInput.into()) }
 }
 
 /// Removes a file. What cannot be removed is left to the next agent.

@@ -93,8 +93,18 @@ impl Index {
         Ok(index)
     }
 
-    /// What there is of a key.
+    /// What there is of a key. What somebody has removed or truncated is forgotten.
     pub(super) fn find(&self, key: &str) -> Option<(Arc<Content>, Known)> {
+        let (content, known) = self.get(key)?;
+        if files::size(&content.path).is_ok_and(|size| size == known.size) {
+            return Some((content, known));
+        }
+        tracing::warn!("`{}` of the fetcher's cache was removed or changed", content.path.display());
+        self.discard(key, &content);
+        None
+    }
+
+    fn get(&self, key: &str) -> Option<(Arc<Content>, Known)> {
         let mut entries = self.entries.lock();
         entries.clock += 1;
         let clock = entries.clock;
@@ -119,7 +129,7 @@ impl Index {
     }
 
     /// Makes a reservation larger, and removes for that what was not used for the longest time and nobody has. Returns whether
-    /// there is enough space.
+    /// there is enough space; if not, nothing is removed.
     pub(super) fn grow(&self, reservation: &mut Reservation, bytes: u64) -> bool {
         let missing = bytes.saturating_sub(reservation.bytes);
         loop {
@@ -127,7 +137,8 @@ impl Index {
                 reservation.bytes += std::mem::take(&mut more.bytes);
                 return true;
             }
-            if bytes > self.space.capacity || !self.evict() {
+            // Again, if others have taken what has become free.
+            if !self.evict(0, || self.space.lacking(missing)) {
                 return false;
             }
         }
@@ -198,26 +209,42 @@ impl Index {
                 return true;
             }
             drop(entries);
-            if !self.evict() {
+            if !self.evict(1, || 0) {
                 return false;
             }
         }
     }
 
-    /// Removes what was not used for the longest time, and nobody has. Returns whether there was something.
-    fn evict(&self) -> bool {
+    /// Removes what was not used for the longest time and nobody has, at least so many entries and bytes. Returns whether it
+    /// was as much; otherwise nothing is removed.
+    fn evict(&self, count_wanted: usize, bytes_wanted: impl FnOnce() -> u64) -> bool {
         let _writing = self.writing.lock();
         let mut entries = self.entries.lock();
+        let bytes_wanted = bytes_wanted();
         let unused = entries.by_key.iter().filter(|(_, entry)| Arc::strong_count(&entry.content) == 1);
-        let Some((key, _)) = unused.min_by_key(|(_, entry)| entry.used) else { return false };
-        let key = key.clone();
-        let evicted = entries.by_key.remove(&key);
-        drop(entries);
-        self.files.remove_entry(&key);
-        if let Some(evicted) = evicted {
-            evicted.content.discard();
+        let mut unused: Vec<_> =
+            unused.map(|(key, entry)| (entry.used, entry.stored.size, key.clone())).collect();
+        unused.sort_unstable();
+        let mut free: u64 = 0;
+        let mut evicted = Vec::new();
+        for (_, size, key) in unused {
+            if free >= bytes_wanted && evicted.len() >= count_wanted {
+                break;
+            }
+            free = free.saturating_add(size);
+            evicted.push(key);
         }
-        count(&self.counters.evictions);
+        if free < bytes_wanted || evicted.len() < count_wanted {
+            return false;
+        }
+        let evicted: Vec<_> =
+            evicted.into_iter().filter_map(|key| entries.by_key.remove_entry(&key)).collect();
+        drop(entries);
+        for (key, entry) in evicted {
+            self.files.remove_entry(&key);
+            entry.content.discard();
+            count(&self.counters.evictions);
+        }
         true
     }
 }
@@ -251,6 +278,13 @@ impl Space {
         let mut used = self.used.lock();
         *used = used.checked_add(bytes).filter(|used| *used <= self.capacity)?;
         Some(Reservation { space: Arc::clone(self), bytes })
+    }
+}
+
+impl Space {
+    /// How many bytes have to become free before so many can be taken.
+    fn lacking(&self, bytes: u64) -> u64 {
+        self.used.lock().saturating_add(bytes).saturating_sub(self.capacity)
     }
 }
 
@@ -319,9 +353,30 @@ mod tests {
         assert!(fixture.add("d", 51).is_none(), "there is no space for it beside `a`");
         assert!(fixture.add("e", 101).is_none());
         assert!(in_use.file().path.exists());
+        assert!(index.find(&key("c")).is_some(), "nothing was removed in vain");
         drop(in_use);
         drop(fixture.add("f", 80).unwrap());
         assert_eq!(index.usage(), (100, 80, 1));
+        // Those without content do not take space, but places.
+        drop(fixture.add("0", 0).unwrap());
+        assert!(index.evict(2, || 0) && !index.evict(1, || 0));
+        assert_eq!(index.usage(), (100, 0, 0));
+    }
+
+    #[test]
+    fn content_that_was_removed_or_truncated_is_forgotten() {
+        let fixture = Fixture::new(100);
+        let index = &fixture.index;
+        drop(fixture.add("a", 30).unwrap());
+        let truncated = fixture.add("b", 30).unwrap();
+        std::fs::remove_file(&index.find(&key("a")).unwrap().0.path).unwrap();
+        std::fs::write(&truncated.path, "x").unwrap();
+        assert!(index.find(&key("a")).is_none() && index.find(&key("b")).is_none());
+        assert_eq!(index.usage(), (100, 30, 0), "a container still has one of them");
+        drop(truncated);
+        assert_eq!(index.usage(), (100, 0, 0));
+        assert!(index.files.entries(MAX_ENTRIES).unwrap().is_empty());
+        assert!(fixture.add("a", 30).is_some() && index.find(&key("a")).is_some());
     }
 
     #[test]

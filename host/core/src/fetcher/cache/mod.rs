@@ -30,7 +30,7 @@ use super::counters::FetchCounters;
 use super::{FetchError, FetchStats, Program};
 use crate::blocking::BlockingPool;
 use crate::ledger::{LedgerError, Lock};
-use crate::model::{FetchProgress, Uri};
+use crate::model::FetchProgress;
 use download::Download;
 use files::Files;
 use index::{Content, Index};
@@ -108,7 +108,8 @@ type Outcome = Result<Option<Arc<Content>>, Arc<FetchError>>;
 /// What a container wants from the cache.
 #[derive(Debug, Clone)]
 pub(super) struct Wanted {
-    pub(super) uri: Uri,
+    /// Where it comes from.
+    pub(super) source: String,
     pub(super) uid: u32,
     pub(super) gid: u32,
 }
@@ -194,6 +195,8 @@ impl Cache {
         tokio::spawn(async move {
             let outcome = download.run(&report, cancelled).await.map_err(Arc::new);
             cache.forget(&key, number);
+            // Before anybody knows: whoever has waited for the end of an agent finds its cache unlocked.
+            drop(cache);
             end.send_replace(Some(outcome));
         });
         (number, progress, outcome)
@@ -216,8 +219,8 @@ impl Cache {
 impl Wanted {
     /// What an entry is found by: the hash of its user, group and URI, as a URI may contain secrets.
     fn key(&self) -> String {
-        let Self { uri, uid, gid } = self;
-        HEXLOWER.encode(&Sha256::digest(format!("{uid}:{gid}:{}", uri.value)))
+        let Self { source, uid, gid } = self;
+        HEXLOWER.encode(&Sha256::digest(format!("{uid}:{gid}:{source}")))
     }
 }
 
