@@ -468,6 +468,7 @@ async fn fetch(shared: &Shared, handle: &Handle) -> Result<(), LaunchError> {
     };
     let fetched = shared.fetcher.fetch(request, |progress| handle.set_fetch(Some(progress)), stop).await;
     handle.set_fetch(None);
+    check_cancelled(handle)?;
     fetched.map_err(|source| LaunchError::Fetch { id: handle.id().clone(), source })
 }
 
