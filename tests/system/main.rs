@@ -13,6 +13,7 @@ mod commands;
 mod docker;
 mod embed;
 mod examples;
+mod fetcher;
 mod guests;
 mod images;
 mod isolators;
