@@ -82,18 +82,24 @@ impl ChainResolver<'_> {
         }
         // Includes plugins with problems that are already reported, so that requirements on them are not.
         let configured: Vec<&str> = isolators.iter().map(|raw| raw.name.value.as_str()).collect();
-        let unique = without_duplicates(&entries);
+        let (unique, unique_hooks) = (without_duplicates(&entries), without_duplicates(&hook_entries));
+        let all: Vec<&Entry<'_>> = unique
+            .iter()
+            .copied()
+            .chain(&targets)
+            .chain(&logger)
+            .chain(unique_hooks.iter().copied())
+            .collect();
+        check_names(&all, diagnostics);
         for entry in unique.iter().copied().chain(&targets).chain(&logger) {
             check_requirements(entry, &configured, diagnostics);
-            check_conflicts(entry, &unique, diagnostics);
+            check_conflicts(entry, &all, diagnostics);
             check_order(entry, &unique, diagnostics);
             check_launcher(entry, self.launcher, diagnostics);
         }
         // Their order is one of its own; what they require may be in the chain.
         let with_hooks: Vec<&str> =
             configured.iter().copied().chain(hooks.iter().map(|raw| raw.name.value.as_str())).collect();
-        let unique_hooks = without_duplicates(&hook_entries);
-        let all: Vec<&Entry<'_>> = unique.iter().chain(&unique_hooks).copied().collect();
         for entry in unique_hooks.iter().copied() {
             check_requirements(entry, &with_hooks, diagnostics);
             check_conflicts(entry, &all, diagnostics);
@@ -348,6 +354,25 @@ fn check_duplicates(kind: Kind, plugins: &[RawPlugin<'_>], diagnostics: &mut Vec
             let diagnostic = Diagnostic::at(raw.name.span.clone(), message, "duplicate");
             diagnostics.push(
                 diagnostic.related(earlier.name.span.clone(), "first entry").help("remove one of the two"),
+            );
+        }
+    }
+}
+
+/// Checks that plugins of different kinds have different names, which is all that identifies a plugin in records, metrics and calls.
+fn check_names(entries: &[&Entry<'_>], diagnostics: &mut Vec<Diagnostic>) {
+    for (i, entry) in entries.iter().enumerate() {
+        let Manifest { name, kind, .. } = &entry.manifest;
+        let has_name =
+            |earlier: &&&Entry<'_>| earlier.manifest.name == *name && earlier.manifest.kind != *kind;
+        if let Some(earlier) = entries[..i].iter().find(has_name) {
+            let message = format!("the {} and the {kind} `{name}` have the same name", earlier.manifest.kind);
+            let diagnostic = Diagnostic::at(entry.raw.name.span.clone(), message, format!("this {kind}"));
+            let label = format!("the {}", earlier.manifest.kind);
+            diagnostics.push(
+                diagnostic
+                    .related(earlier.raw.name.span.clone(), label)
+                    .help("the name of a plugin is that of no other; remove one of the two"),
             );
         }
     }
