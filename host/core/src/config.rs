@@ -293,6 +293,8 @@ pub struct DockerConfig {
     pub kill_orphans: bool,
     /// File with credentials for registries, as `docker login` writes it.
     pub credentials: Option<PathBuf>,
+    /// The image of the container of the engine that the agent itself is in. `None`: it is not in one.
+    pub mesos_image: Option<String>,
 }
 
 impl DockerConfig {
@@ -310,6 +312,7 @@ impl DockerConfig {
             remove_delay: Duration::from_secs(6 * 3600),
             kill_orphans: true,
             credentials: None,
+            mesos_image: None,
         }
     }
 }

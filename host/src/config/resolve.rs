@@ -525,6 +525,15 @@ impl Resolver<'_> {
         let mut config = DockerConfig::new(Arc::new(EngineSocket::new(socket)));
         config.sandbox_directory = sandbox_directory;
         config.credentials = raw.credentials.is_some().then(|| self.path(&None, &raw.credentials, &None));
+        config.mesos_image = raw.mesos_image.as_ref().map(|image| image.value.clone());
+        if config.mesos_image.as_deref().is_some_and(str::is_empty) {
+            self.report(
+                span(&raw.mesos_image),
+                "`docker.mesos_image` is empty".to_owned(),
+                "expected the name of an image",
+                "name the image of the container that the agent is in, or remove this if it is in none",
+            );
+        }
         config.remove_delay = *value(&raw.remove_delay, &defaults.remove_delay);
         config.kill_orphans = *value(&raw.kill_orphans, &defaults.kill_orphans);
         config.timeouts = Timeouts {

@@ -107,6 +107,7 @@ fn all_settings_are_resolved() {
     assert_eq!(docker.engine.socket(), directory("valid/engine.sock"));
     assert_eq!(docker.sandbox_directory, PathBuf::from("/sandbox"));
     assert_eq!(docker.credentials, Some(directory("valid/docker.json")));
+    assert_eq!(docker.mesos_image.as_deref(), Some("cofferdam:1.0"));
     assert_eq!((docker.remove_delay, docker.kill_orphans), (Duration::ZERO, false));
     let seconds = |seconds| Duration::from_secs(seconds);
     let timeouts = Timeouts { call: seconds(5), launch: seconds(10), pull_stall: seconds(60) };
@@ -153,7 +154,7 @@ fn all_settings_are_resolved() {
     assert_eq!(mem.timeout(Method::Isolate), Duration::from_secs(7));
     assert_eq!(mem.timeout(Method::Usage), Duration::from_secs(5));
     assert_eq!(mem.table, serde_json::json!({"limit_swap": true, "reserve": "64 MiB", "kinds": ["a", "b"]}));
-    assert!(mem.origin.ends_with("everything.toml:81"), "{}", mem.origin);
+    assert!(mem.origin.ends_with("everything.toml:83"), "{}", mem.origin);
     assert_eq!(config.agent.logger.unwrap().name, "sandbox");
     let [early, late] = &config.agent.hooks[..] else { panic!("{:?}", config.agent.hooks) };
     assert_eq!((early.name.as_str(), early.policy), ("example/early", FailPolicy::Required));

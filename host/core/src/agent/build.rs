@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
 
 use super::error::StartError;
-use super::host::{Host, cgroup_root};
+use super::host::{Host, cgroup_root, mounted_cgroups};
 use super::identity::agent_id;
 use super::plugins::{self, LoadedPlugins, agent_info};
 use crate::blocking::{BlockingPool, CallFile, Job};
@@ -350,10 +350,6 @@ impl Shared<'_> {
             agent_id: agent_id(work_dir)?,
         }))
     }
-}
-
-fn mounted_cgroups() -> Result<Cgroups, StartError> {
-    Cgroups::detect().map_err(|source| StartError::Kernel { what: "the mounted cgroup hierarchies", source })
 }
 
 /// Reports the calls during which the previous agent died, and has those of this one noted.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::blocking::Abandoned;
 use crate::containerizer::RecoverError;
+use crate::containerizer::docker::agent_container::AgentContainerError;
 use crate::executor::ProgramError;
 use crate::fetcher::CacheError;
 use crate::keeper::KeeperError;
@@ -75,6 +76,9 @@ pub enum StartError {
     /// The process that creates those of containers cannot be started.
     #[error(transparent)]
     Keeper(#[from] KeeperError),
+    /// The agent is in a container, and its containers could not outlive it.
+    #[error("`docker.mesos_image` says that the agent is in a container of the engine")]
+    AgentContainer(#[from] AgentContainerError),
     /// The kernel does not provide what the agent needs.
     #[error("cannot determine {what}")]
     Kernel {

@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use cofferdam_init::client::{Connection, Control, RequestError, Spawned};
 use cofferdam_init::protocol::{Slot, Spawn, State, Switchboard};
+use cofferdam_linux::cgroup::{Cgroup, CgroupError, Cgroups, Version};
 use cofferdam_linux::image::Image;
 use cofferdam_linux::process::Process;
 use cofferdam_linux::spawn::SpawnError;
@@ -83,9 +84,31 @@ pub struct KeeperCgroups {
     pub v1: Vec<OwnedFd>,
 }
 
+impl KeeperCgroups {
+    /// The same, and the root of each hierarchy in which these have no cgroup: for an agent whose own cgroups are those of a
+    /// container, with which all processes in them are killed.
+    ///
+    /// # Errors
+    /// If a root is not writable.
+    pub(crate) fn and_roots(mut self, machine: &Cgroups) -> Result<Self, CgroupError> {
+        if self.v2.is_none() {
+            self.v2 = machine.unified("").map(|root| root.directory()).transpose()?;
+        }
+        let roots = machine.legacy.iter().map(|hierarchy| Cgroup::at(&hierarchy.mount, Version::V1).tasks());
+        let own = std::mem::take(&mut self.v1);
+        self.v1 = roots.chain(own.into_iter().map(Ok)).collect::<Result<_, _>>()?;
+        Ok(self)
+    }
+}
+
 /// Why no process can be created.
 #[derive(Debug, thiserror::Error)]
 pub enum KeeperError {
+    /// The agent is in a container, and its keeper cannot be outside.
+    #[error(
+        "the keeper cannot leave the cgroups of the agent's container, with which it would be killed; start that container with `--cgroupns host` and `--volume /sys/fs/cgroup:/sys/fs/cgroup`, or remove `docker.mesos_image` if the agent is in none"
+    )]
+    Cgroups(#[source] CgroupError),
     /// A file of the keeper cannot be created.
     #[error("cannot create `{}` for the keeper", path.display())]
     File {

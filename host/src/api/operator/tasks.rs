@@ -8,7 +8,7 @@ use axum::response::Response as HttpResponse;
 use serde_json::json;
 
 use super::decode::DecodeError;
-use super::decode::task::{self as decode, Settings};
+use super::decode::task::{self as decode, AgentImage, Settings};
 use super::encode::task as encode;
 use super::error::ApiError;
 use super::media::ResponseMedia;
@@ -17,6 +17,7 @@ use super::{reply, types as wire};
 use crate::api::context::ApiContext;
 use crate::api::encoding::Codec;
 use crate::config::Config;
+use cofferdam_core::config::ContainerizerConfig;
 use cofferdam_core::executor::{Kill, Notice, StatusUpdates};
 
 type Result<T = HttpResponse> = std::result::Result<T, ApiError>;
@@ -32,10 +33,18 @@ pub(crate) fn check_settings(config: &Config) -> std::result::Result<(), DecodeE
 /// What decoding needs to know of the configuration.
 pub(in crate::api) fn settings(context: &ApiContext) -> std::result::Result<Settings<'_>, DecodeError> {
     let executors = context.agent.executors();
+    let image = context.config.agent.containerizers.iter().find_map(|containerizer| match containerizer {
+        ContainerizerConfig::Docker(docker) => {
+            let image = docker.mesos_image.as_deref()?;
+            Some(AgentImage { image, sandbox_directory: &docker.sandbox_directory })
+        }
+        ContainerizerConfig::Mesos => None,
+    });
     Ok(Settings {
         executors: executors.config(),
         agent_id: executors.agent_id(),
         default_container: decode::default_container(context.config.default_container_info.as_ref())?,
+        agent_image: image,
     })
 }
 

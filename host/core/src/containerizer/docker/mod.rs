@@ -16,6 +16,7 @@
 //! be cancelled; the end of a container is seen on its pidfd; and a container whose engine does not answer is killed by the
 //! agent. What is left in the engine is found by its labels, and removed when the engine answers again.
 
+pub(crate) mod agent_container;
 mod begin;
 mod destroy;
 mod hooks;

@@ -1,5 +1,7 @@
 //! Frameworks, executors and tasks.
 
+use std::path::Path;
+
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value as Json, json};
 
@@ -27,6 +29,52 @@ pub(in crate::api) struct Settings<'a> {
     pub(in crate::api) executors: &'a ExecutorConfig,
     pub(in crate::api) agent_id: &'a str,
     pub(in crate::api) default_container: Option<wire::ContainerInfo>,
+    pub(in crate::api) agent_image: Option<AgentImage<'a>>,
+}
+
+/// The image of the container that the agent is in.
+#[derive(Clone, Copy)]
+pub(in crate::api) struct AgentImage<'a> {
+    pub(in crate::api) image: &'a str,
+    /// Where sandboxes are in containers of an engine.
+    pub(in crate::api) sandbox_directory: &'a Path,
+}
+
+impl AgentImage<'_> {
+    /// A container of the image that runs a command as one of the agent's processes would, if these did not end with the agent's
+    /// container: with its program in place of the entry point, which is the agent's, as its user, in the sandbox, and in the
+    /// network of the host.
+    fn container(
+        self,
+        command: &wire::CommandInfo,
+        user: Option<&str>,
+    ) -> Result<(wire::ContainerInfo, wire::CommandInfo)> {
+        let mut own = command.clone();
+        let mut parameters = Vec::new();
+        let mut add =
+            |key: &str, value: String| parameters.push(wire::Parameter { key: key.to_owned(), value });
+        if !own.is_shell() {
+            let missing = || DecodeError::field("command.value", "it is missing");
+            add("entrypoint", own.value.take().ok_or_else(missing)?);
+            // The engine sets `argv[0]`.
+            own.arguments = own.arguments.split_off(own.arguments.len().min(1));
+        }
+        if let Some(user) = user {
+            add("user", user.to_owned());
+        }
+        own.working_directory.get_or_insert_with(|| self.sandbox_directory.to_string_lossy().into_owned());
+        let docker =
+            wire::DockerInfo { image: self.image.to_owned(), parameters, ..wire::DockerInfo::default() };
+        let kind = wire::ContainerKind::Docker;
+        Ok((wire::ContainerInfo { kind, docker: Some(docker), ..wire::ContainerInfo::default() }, own))
+    }
+}
+
+impl Settings<'_> {
+    /// The image for an executor or a task, if neither it nor the setting has a container.
+    fn agent_image(&self, container: Option<&wire::ContainerInfo>) -> Option<AgentImage<'_>> {
+        self.agent_image.filter(|_| container.is_none() && self.default_container.is_none())
+    }
 }
 
 /// Decodes the setting `default_container_info`.
@@ -160,10 +208,23 @@ fn task_executor(
     framework_user: Option<String>,
     settings: &Settings<'_>,
 ) -> Result<(ExecutorDescription, Request)> {
-    let container = task.container.as_ref().or(settings.default_container.as_ref());
-    let is_docker = is_docker(container);
+    let user_of = |command: &wire::CommandInfo| {
+        command.user.clone().filter(|_| settings.executors.switch_user).or_else(|| framework_user.clone())
+    };
+    let in_agent_image = match (settings.agent_image(task.container.as_ref()), &task.command) {
+        (Some(image), Some(command)) => {
+            let container = image.container(command, user_of(command).as_deref());
+            Some(container.map_err(|error| within("task_info", error))?)
+        }
+        _ => None,
+    };
+    let (container, command) = match &in_agent_image {
+        Some((container, command)) => (Some(container), Some(command)),
+        None => (task.container.as_ref(), task.command.as_ref()),
+    };
+    let is_docker = is_docker(container.or(settings.default_container.as_ref()));
     let of_image = wire::CommandInfo { shell: Some(false), ..wire::CommandInfo::default() };
-    let command = match &task.command {
+    let command = match command {
         Some(command) => command,
         None if is_docker => &of_image,
         None => {
@@ -174,6 +235,7 @@ fn task_executor(
         }
     };
     let is_empty = command.value.is_none() && (command.is_shell() || command.arguments.is_empty());
+    let is_empty = is_empty && (in_agent_image.is_none() || command.is_shell());
     if is_empty && (command.is_shell() || !is_docker) {
         return Err(DecodeError::field("task_info.command.value", "it is missing"));
     }
@@ -183,9 +245,9 @@ fn task_executor(
         return Err(DecodeError::Unsupported { field, advice: "; use an executor of your own" });
     }
     let mut own = command.clone();
-    own.user = own.user.filter(|_| settings.executors.switch_user).or(framework_user);
+    own.user = user_of(command);
     // The task gets its environment from the executor.
-    let request = container_request("task_info", Some(&own), task.container.as_ref(), settings)?;
+    let request = container_request("task_info", Some(&own), container, settings)?;
     request.check()?;
     if request.tty.is_some() {
         let field = "task_info.container.tty_info".to_owned();
@@ -197,7 +259,7 @@ fn task_executor(
         request.command.working_directory = None;
     }
     let id = named("task_info.task_id".to_owned(), ExecutorId::new(task.task_id.value.clone()))?;
-    let line = command.value.as_deref().unwrap_or_default();
+    let line = task.command.as_ref().and_then(|command| command.value.as_deref()).unwrap_or_default();
     let info = json!({
         "executor_id": {"value": id.as_str()},
         "framework_id": {"value": framework.id.as_str()},
@@ -249,7 +311,13 @@ fn decode_executor(
         (_, None) => wire::CommandInfo { value: Some("true".to_owned()), ..wire::CommandInfo::default() },
     };
     command.user = command.user.filter(|_| settings.executors.switch_user).or(framework_user);
-    let request = container_request(field, Some(&command), executor.container.as_ref(), settings)?;
+    let mut container = executor.container.clone();
+    if let (Some(image), ExecutorKind::Custom) = (settings.agent_image(container.as_ref()), kind) {
+        let (own, in_it) =
+            image.container(&command, command.user.as_deref()).map_err(|error| within(field, error))?;
+        (container, command) = (Some(own), in_it);
+    }
+    let request = container_request(field, Some(&command), container.as_ref(), settings)?;
     if kind == ExecutorKind::Default && request.docker.is_some() {
         let field = match executor.container {
             Some(_) => format!("{field}.container.type `DOCKER`"),

@@ -107,6 +107,7 @@ pub(crate) fn flags(config: &Config) -> BTreeMap<String, String> {
             ("docker.pull_stall_timeout", duration(docker.timeouts.pull_stall)),
         ]);
         flags.extend(docker.credentials.as_deref().map(|file| ("docker.credentials", path(file))));
+        flags.extend(docker.mesos_image.clone().map(|image| ("docker.mesos_image", image)));
     }
     flags.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }

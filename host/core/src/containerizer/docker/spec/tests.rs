@@ -70,6 +70,9 @@ fn resources_become_shares_quota_memory_and_reservation() {
     assert_eq!((&config["CpuShares"], &config["CpuQuota"]), (&json!(512), &Json::Null));
     assert_eq!((&config["Memory"], &config["MemoryReservation"]), (&json!(64 << 20), &Json::Null));
     assert_eq!(config["OomScoreAdj"], Json::Null);
+    assert_eq!(config["Privileged"], false);
+    docker(&mut request).privileged = true;
+    assert_eq!(host(&request)["Privileged"], true);
 
     request.resources =
         request.resources.with_limit("cpus", Limit::At(1.5)).with_limit("mem", Limit::At(128.0));
