@@ -12,12 +12,12 @@ use cofferdam_core::error_chain::describe;
 use cofferdam_core::model::view::PluginView;
 use cofferdam_core::model::{ContainerId, Request};
 use cofferdam_plugin_model::Method;
-use cofferdam_tests::paths;
 use cofferdam_tests::world::World;
 use serde_json::{Value as Json, json};
 
 pub use cofferdam_tests::assert_contains;
 pub use cofferdam_tests::pipe::Pipe;
+pub use cofferdam_tests::plugin_file::{modified_copy, patch};
 pub use cofferdam_tests::world::{launch_error, object, with_agent};
 
 /// Timeout of a faulty method. All others have the default.
@@ -171,29 +171,6 @@ pub async fn wait_until(what: &str, mut seen: impl FnMut() -> bool) {
         assert!(begun.elapsed() < Duration::from_secs(60), "waited a minute for: {what}");
         tokio::task::yield_now().await;
     }
-}
-
-/// A modified copy of a plugin file of this build.
-pub fn modified_copy(world: &World, file: &str, change: impl FnOnce(&mut Vec<u8>)) -> PathBuf {
-    let mut bytes = fs::read(paths::build().join(file)).expect("a file of `cargo build --workspace`");
-    change(&mut bytes);
-    let path = world.directory().join(file);
-    fs::write(&path, bytes).expect("a file");
-    path
-}
-
-/// Replaces every occurrence of a text by another of the same length.
-#[track_caller]
-pub fn patch(bytes: &mut [u8], from: &str, to: &str) {
-    assert_eq!(from.len(), to.len());
-    let mut found = 0;
-    for start in 0..=bytes.len() - from.len() {
-        if bytes[start..].starts_with(from.as_bytes()) {
-            bytes[start..start + from.len()].copy_from_slice(to.as_bytes());
-            found += 1;
-        }
-    }
-    assert!(found > 0, "`{from}` is not in the file");
 }
 
 /// Compiles a file with the system's C compiler.

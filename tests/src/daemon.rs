@@ -124,6 +124,14 @@ impl Daemon {
         (daemon, injector.expect("it was just created"), serves)
     }
 
+    /// Starts an agent by another command that has the same effect, such as a client of a container engine, and waits until it
+    /// is ready or has ended. Returns whether it is ready. `spawn` is given the agent's command.
+    pub fn try_start_by(world: &World, spawn: impl FnOnce(Command) -> io::Result<Child>) -> (Self, bool) {
+        let (daemon, ready) = Self::prepare(world, spawn);
+        let serves = daemon.serves(&ready);
+        (daemon, serves)
+    }
+
     fn prepare(world: &World, spawn: impl FnOnce(Command) -> io::Result<Child>) -> (Self, UnixDatagram) {
         let config = world.write_config();
         let notify = world.directory().join("notify.sock");

@@ -2,12 +2,14 @@
 
 pub mod daemon;
 pub mod disk;
+pub mod engine;
 pub mod images;
 pub mod injector;
 pub mod journal;
 pub mod mounts;
 pub mod paths;
 pub mod pipe;
+pub mod plugin_file;
 pub mod program;
 pub mod registry;
 pub mod sockets;

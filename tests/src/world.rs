@@ -203,6 +203,9 @@ impl World {
                 "kill_orphans": docker.kill_orphans,
                 "timeout": millis(docker.timeouts.call),
             });
+            if let Some(image) = &docker.mesos_image {
+                text["docker"]["mesos_image"] = json!(image);
+            }
         }
         let executors = &config.executors;
         if let Some(directory) = &executors.launcher_dir {
@@ -225,6 +228,7 @@ impl World {
         }
         if config.isolators.is_empty() {
             text["isolation"] = json!("none");
+            text.as_object_mut().expect("a table").remove("isolator");
         }
         if let Some(chain) = &self.chain {
             text.as_object_mut().expect("a table").remove("isolation");

@@ -2,19 +2,22 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use cofferdam_core::config::{FailPolicy, PluginConfig};
 use cofferdam_core::containerizer::LaunchError;
 use cofferdam_core::model::{Phase, Request, Uri};
+use cofferdam_plugin_model::Method;
 use cofferdam_tests::assert_contains;
 use cofferdam_tests::images::{busybox, gzip};
 use cofferdam_tests::pipe::Pipe;
+use cofferdam_tests::plugin_file::{modified_copy, patch};
 use cofferdam_tests::registry::{AUTH, Registry};
 use cofferdam_tests::world::{World, id, launch_error, object, run, shipped, with_agent};
 use nix::sched::{CloneFlags, setns};
 use serde_json::{Value as Json, json};
 
-use super::lab::{engine, shell, until};
+use cofferdam_tests::engine::{engine, shell, until};
 
 /// A hook that records its calls in a world.
 fn recorder(world: &World, mut table: Json) -> PluginConfig {
@@ -113,6 +116,73 @@ fn a_hook_that_fails_fails_the_launch_and_leaves_nothing_in_the_engine() {
         agent.remove(&id("hooks-fail")).await.unwrap();
     });
     assert_eq!(world.leftovers(), [""; 0]);
+}
+
+/// A second recorder, with a name of its own.
+fn second(world: &World, mut table: Json) -> PluginConfig {
+    table["journal"] = json!(world.directory().join("journal"));
+    table["hook"] = json!("second");
+    let path = modified_copy(world, "libtest_hook.so", |bytes| patch(bytes, "test/hook", "test/hoot"));
+    PluginConfig { path: Some(path), table, ..PluginConfig::new("test/hoot") }
+}
+
+#[test]
+fn hooks_are_called_in_order_and_their_variables_are_merged_unless_they_contradict_each_other() {
+    let Some(engine) = engine() else { return };
+    let mut world = engine.world();
+    let first = json!({"hook": "first", "task_environment": {"FIRST": "1", "SAME": "s"}});
+    let (first, second) =
+        (recorder(&world, first), second(&world, json!({"task_environment": {"SECOND": "2", "SAME": "s"}})));
+    // The order of the configuration, whatever that of the names is.
+    world.config.hooks = vec![second.clone(), first.clone()];
+    with_agent(&world, async |agent| {
+        assert_eq!(run(&agent, shell("hooks-two", "echo $FIRST $SECOND $SAME")).await, "1 2 s\n");
+        agent.remove(&id("hooks-two")).await.unwrap();
+    });
+    let calls = journal(&world);
+    let order: Vec<_> =
+        calls.iter().map(|call| (call["hook"].as_str().unwrap(), call["method"].as_str().unwrap())).collect();
+    assert_eq!(
+        order,
+        [
+            ("second", "pre_launch_docker"),
+            ("first", "pre_launch_docker"),
+            ("second", "post_fetch"),
+            ("first", "post_fetch")
+        ]
+    );
+    world.config.hooks[0].table["task_environment"]["SAME"] = json!("another-secret");
+    with_agent(&world, async |agent| {
+        let error = launch_error(&agent, shell("hooks-two", "true")).await;
+        let both =
+            "the hooks `test/hoot` and `test/hook` set the environment variable `SAME` to different values";
+        assert_contains(&error, &[both]);
+        assert!(!error.contains("another-secret"), "{error}");
+        assert!(agent.containers().is_empty());
+    });
+    assert_eq!(world.leftovers(), [""; 0]);
+    assert_eq!(engine.names("hooks-two"), [""; 0]);
+}
+
+#[test]
+fn a_hook_that_hangs_fails_the_launch_when_its_time_is_over() {
+    let Some(engine) = engine() else { return };
+    for method in [Method::PreLaunchDocker, Method::PostFetch] {
+        let mut world = engine.world();
+        let pipe = Pipe::new(world.directory().join("pipe"));
+        let faults = json!({"faults": [{"method": method.name(), "act": "hang", "until": pipe.path()}]});
+        let mut hook = recorder(&world, faults);
+        hook.timeouts.insert(method, Duration::from_millis(300));
+        world.config.hooks.push(hook);
+        with_agent(&world, async |agent| {
+            let error = launch_error(&agent, shell("hooks-late", "true")).await;
+            assert_contains(&error, &[&format!("`test/hook` did not return from `{method}` within 300ms")]);
+            assert!(agent.containers().is_empty());
+            drop(pipe);
+        });
+        assert_eq!(world.leftovers(), [""; 0]);
+        assert_eq!(engine.names("hooks-late"), [""; 0]);
+    }
 }
 
 #[test]

@@ -3,8 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails where its expectations do")]
 
 mod hooks;
-pub mod lab;
 mod outage;
+pub mod proxy;
 mod recovery;
 mod stop;
 
@@ -20,10 +20,10 @@ use cofferdam_core::model::{
     Resources, Value, Volume, VolumeSource,
 };
 use cofferdam_tests::daemon::Daemon;
+use cofferdam_tests::engine::{ENTRY, IMAGE, engine, shell, until, words};
 use cofferdam_tests::world::{World, id, launch_error, run, with_agent};
 use cofferdam_tests::{assert_contains, text};
-
-use lab::{ENTRY, IMAGE, engine, shell, until, words};
+use serde_json::json;
 
 fn parameter(key: &str, value: &str) -> DockerParameter {
     DockerParameter { key: key.into(), value: value.into() }
@@ -190,6 +190,84 @@ fn options_reach_the_container() {
         agent.destroy(&id("options")).await.unwrap();
         agent.remove(&id("options")).await.unwrap();
     });
+}
+
+#[test]
+fn networks_volumes_and_devices_of_the_engine_reach_the_container() {
+    let Some(engine) = engine() else { return };
+    let world = engine.world();
+    engine.client(&["network", "create", "--subnet", "10.214.0.0/24", "reach-network"]);
+    with_agent(&world, async |agent| {
+        let line = "echo kept > /volume/file; cat /etc/resolv.conf; echo written > /dev/sink && echo sink; \
+                    cat /proc/self/oom_score_adj; ls /sys/class/net; busybox ping -c 3 10.214.0.1 >/dev/null; \
+                    dd if=/volume/file of=/dev/null 2>/dev/null; echo ready; sleep 1000";
+        let mut request = shell("reach-all", line);
+        request.resources = Resources::default().with("mem", 64.0);
+        request.networks =
+            vec![NetworkRequest { name: Some("reach-network".into()), ..NetworkRequest::default() }];
+        request.volumes = vec![Volume {
+            container_path: "/volume".into(),
+            read_only: false,
+            source: VolumeSource::DockerVolume {
+                driver: "local".into(),
+                name: "reach-volume".into(),
+                options: BTreeMap::new(),
+            },
+        }];
+        let docker = request.docker.as_mut().unwrap();
+        docker.network = DockerNetwork::User;
+        docker.parameters = vec![
+            parameter("dns", "192.0.2.53"),
+            parameter("dns-search", "example.test"),
+            parameter("dns-option", "ndots:3"),
+            parameter("device", "/dev/null:/dev/sink:rw"),
+            parameter("memory-swap", "96m"),
+            parameter("oom-score-adj", "900"),
+            parameter("add-host", "lighthouse:192.0.2.1"),
+        ];
+        agent.launch(request).await.unwrap();
+        let stdout = agent.inspect(&id("reach-all")).unwrap().logs.stdout.unwrap();
+        cofferdam_tests::wait_for_text(&stdout, "ready\n");
+        assert_contains(&text(&stdout), &["example.test", "ndots:3", "sink\n", "900\n", "eth0\n"]);
+        let found = engine.inspect("mesos-reach-all");
+        let host = &found["HostConfig"];
+        assert_eq!(host["NetworkMode"], "reach-network");
+        assert_eq!((&host["Dns"], &host["VolumeDriver"]), (&json!(["192.0.2.53"]), &json!("local")));
+        assert_eq!(host["MemorySwap"].as_i64(), Some(96 << 20));
+        assert_eq!(host["ExtraHosts"], json!(["lighthouse:192.0.2.1"]));
+        // Its own traffic and no other: it has sent three requests, and got three replies.
+        let report = agent.reports(&[id("reach-all")], WantedReports::ALL).await.remove(0);
+        let usage = report.usage.unwrap();
+        assert!(usage.failed.is_empty(), "{:?}", usage.failed);
+        for name in ["net_tx_packets", "net_rx_packets"] {
+            assert!(
+                usage.number(name).is_some_and(|packets| packets >= 3.0),
+                "{name}: {:?}",
+                usage.statistics
+            );
+        }
+        let address = report.status.unwrap().status["network_infos"][0]["ip_addresses"][0].clone();
+        assert!(address["ip_address"].as_str().is_some_and(|it| it.starts_with("10.214.0.")), "{address}");
+        agent.destroy(&id("reach-all")).await.unwrap();
+        agent.remove(&id("reach-all")).await.unwrap();
+
+        // What is in a volume with a name outlives the container.
+        let mut next = shell("reach-next", "cat /volume/file");
+        next.volumes = vec![Volume {
+            container_path: "/volume".into(),
+            read_only: true,
+            source: VolumeSource::DockerVolume {
+                driver: "local".into(),
+                name: "reach-volume".into(),
+                options: BTreeMap::new(),
+            },
+        }];
+        assert_eq!(run(&agent, next).await, "kept\n");
+        agent.remove(&id("reach-next")).await.unwrap();
+    });
+    engine.client(&["network", "rm", "reach-network"]);
+    engine.client(&["volume", "rm", "reach-volume"]);
+    assert_eq!(world.leftovers(), [""; 0]);
 }
 
 #[test]

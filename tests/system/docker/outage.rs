@@ -9,7 +9,7 @@ use cofferdam_core::model::{Ended, Phase, Reason, Request, Resources};
 use cofferdam_tests::world::{World, id, run, with_agent};
 use cofferdam_tests::{assert_contains, wait_for_text};
 
-use super::lab::{Engine, has_engine, shell, until};
+use cofferdam_tests::engine::{Engine, has_engine, shell, until};
 
 /// Calls of the engine have a second.
 fn impatient(engine: &Engine) -> World {

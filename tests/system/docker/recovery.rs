@@ -7,7 +7,7 @@ use cofferdam_tests::world::{id, run, with_agent};
 use cofferdam_tests::{text, wait_for_text};
 use nix::sys::signal::Signal;
 
-use super::lab::{IMAGE, engine, shell, until};
+use cofferdam_tests::engine::{IMAGE, engine, shell, until};
 
 #[test]
 fn containers_outlive_a_killed_agent_with_their_output_and_exit_statuses() {
@@ -82,7 +82,7 @@ fn what_has_no_record_is_removed_unless_it_is_of_another_agent_or_not_to_be_kill
         with_agent_of(&world, shell("orphan-label", "sleep 1000"));
         std::fs::remove_dir_all(world.config.runtime_dir.join("containers")).unwrap();
         std::fs::remove_dir_all(world.config.work_dir.join("docker")).unwrap();
-        let engine = super::lab::engine().unwrap();
+        let engine = cofferdam_tests::engine::engine().unwrap();
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 with_agent(&world, async |_agent| {

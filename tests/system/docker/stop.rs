@@ -12,7 +12,7 @@ use cofferdam_tests::world::{id, with_agent};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::Signal;
 
-use super::lab::{engine, shell, until};
+use cofferdam_tests::engine::{IMAGE, engine, shell, until, words};
 
 /// Destroys a container while its launch is in a phase. Returns the error of the launch.
 async fn stopped_in(agent: &Agent, request: Request, phase: Phase) -> LaunchError {
@@ -117,7 +117,7 @@ fn nothing_is_left_of_an_attached_container_that_does_not_start() {
     let Some(engine) = engine() else { return };
     let world = engine.world();
     with_agent(&world, async |agent| {
-        let mut request = super::lab::words("stop-unstarted", super::lab::IMAGE, &["/nonexistent"]);
+        let mut request = words("stop-unstarted", IMAGE, &["/nonexistent"]);
         (request.interactive, request.attached) = (true, true);
         let error = agent.launch(request).await.unwrap_err();
         assert!(matches!(error, LaunchError::Engine { .. }), "{error}");

@@ -12,7 +12,7 @@ use cofferdam_tests::{assert_contains, text};
 use super::hostile::{request, send};
 use super::programs::{STARTED, command_task, run_task};
 use super::*;
-use crate::docker::lab::{ENTRY, Engine, IMAGE, engine, has_engine};
+use cofferdam_tests::engine::{ENTRY, Engine, IMAGE, engine, has_engine};
 
 /// How often an engine is stopped while a launch is hopefully in progress.
 const MAX_ATTEMPTS: usize = 20;
@@ -330,7 +330,7 @@ fn the_container_has_what_the_task_requests_and_the_overhead_of_the_executor() {
 }
 
 /// The executor for tests, in a container of the engine with the libraries of the host.
-fn custom_executor(id: &str, line: &str, parameters: &[(&str, &str)]) -> Json {
+pub(super) fn custom_executor(id: &str, line: &str, parameters: &[(&str, &str)]) -> Json {
     let mut info = executor(id, "");
     info["container"] = docker(IMAGE, "NONE", parameters);
     let build = paths::build();

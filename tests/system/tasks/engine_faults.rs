@@ -3,16 +3,24 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails where its expectations do")]
 
+use std::io::Write;
 use std::net::TcpListener;
+use std::sync::Arc;
 
+use cofferdam::engine::EngineSocket;
+use cofferdam_core::config::{ContainerizerConfig, DockerConfig};
 use cofferdam_tests::injector::{Fault, Seen};
 use nix::sched::{CloneFlags, setns};
 
 use super::crashes::{assert_end, finish, run};
-use super::engine::{assert_engine_has_nothing, docker, docker_task, first_process, until, world_of};
+use super::engine::{
+    assert_engine_has_nothing, custom_executor, docker, docker_task, first_process, until, world_of,
+};
+use super::hostile::request;
 use super::programs::{STARTED, run_task};
 use super::*;
-use crate::docker::lab::{Engine, engine, has_engine};
+use crate::docker::proxy::Proxy;
+use cofferdam_tests::engine::{Engine, engine, has_engine};
 
 /// More steps than a task has.
 const MAX_STEPS: usize = 300;
@@ -201,6 +209,213 @@ fn a_task_whose_engine_is_killed_in_any_state_has_one_end() {
     run_task(&daemon, &docker_task("again", "true"), true);
     assert_eq!(until_ended(&daemon, "again").states("again"), [STARTED[0], STARTED[1], "TASK_FINISHED"]);
     assert_engine_has_nothing(&engine, &world, &daemon);
+}
+
+/// A request of the agent to the engine, with which the engine dies: it has done what was requested, and the agent does not know.
+/// Together these are all states that a container of the engine has on its way.
+#[test]
+fn a_task_whose_engine_is_killed_at_any_request_has_one_end() {
+    if !has_engine() {
+        return;
+    }
+    let mut engine = Engine::start();
+    let proxy = Proxy::to(engine.socket());
+    let mut world = world_of(&engine);
+    let config = DockerConfig::new(Arc::new(EngineSocket::new(proxy.socket())));
+    world.config.containerizers = vec![ContainerizerConfig::Docker(config), ContainerizerConfig::Mesos];
+    let daemon = Daemon::start(&world);
+    let mut hits: Vec<String> = Vec::new();
+    for request in 1..MAX_STEPS {
+        let id = format!("request-{request}");
+        let hit = proxy.arm(request);
+        run_task(&daemon, &docker_task(&id, "exit 0"), true);
+        let (received, lost) = std::thread::scope(|scope| {
+            let receiving = scope.spawn(|| {
+                let mut received = Received::default();
+                receive(&daemon, &id, &mut received);
+                received
+            });
+            // Until the request, or the end of everything.
+            let lost = loop {
+                match hit.wait(Duration::from_millis(20)) {
+                    None if receiving.is_finished() && has_nothing(&engine, &world) => break None,
+                    None => {}
+                    lost => break lost,
+                }
+            };
+            proxy.disarm();
+            let request = lost.as_ref().map(|lost| lost.request.clone());
+            if lost.is_some() {
+                engine.kill();
+                drop(lost);
+                engine.start_again();
+            }
+            (receiving.join().unwrap(), request)
+        });
+        let Some(when) = lost else {
+            eprintln!("{} requests: {hits:#?}", hits.len());
+            let all = hits.join("\n");
+            for wanted in ["/containers/create", "/attach", "/start", "/wait", "DELETE "] {
+                assert!(all.contains(wanted), "{wanted}: {all}");
+            }
+            return;
+        };
+        hits.push(when.clone());
+        let ends = [&ENDS[..], &["TASK_FINISHED"]].concat();
+        assert_end(&received, &id, true, &ends, &when);
+        assert_engine_has_nothing(&engine, &world, &daemon);
+    }
+    panic!("a task has more than {MAX_STEPS} requests");
+}
+
+/// Whether nothing is left of tasks, also in the engine.
+fn has_nothing(engine: &Engine, world: &World) -> bool {
+    let agent = fs::read_to_string(world.config.work_dir.join("agent_id")).expect("an id");
+    let filter = format!("label=org.cofferdam.agent={}", agent.trim());
+    world.leftovers().is_empty() && engine.client(&["ps", "-aq", "--filter", &filter]).is_empty()
+}
+
+#[test]
+fn a_fetch_goes_on_while_its_engine_is_killed_and_started_again() {
+    if !has_engine() {
+        return;
+    }
+    let mut engine = Engine::start();
+    let world = world_of(&engine);
+    let daemon = Daemon::start(&world);
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut task = docker_task("fetching", "exec busybox cat $MESOS_SANDBOX/fetched");
+    let uri = format!("http://{}/fetched", server.local_addr().unwrap());
+    task["command"]["uris"] = json!([{"value": uri, "extract": false}]);
+    run_task(&daemon, &task, true);
+    let (mut connection, _) = server.accept().unwrap();
+    engine.kill();
+    engine.start_again();
+    connection
+        .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\nConnection: close\r\n\r\nfetched\n")
+        .unwrap();
+    drop(connection);
+    let received = until_ended(&daemon, "fetching");
+    assert_eq!(received.last("fetching")["state"], "TASK_FINISHED", "{}", daemon.log());
+    assert_engine_has_nothing(&engine, &world, &daemon);
+}
+
+#[test]
+fn tasks_of_a_custom_executor_in_the_engine_that_is_killed_in_any_state_have_one_end() {
+    let Some(engine) = engine() else { return };
+    let world = world_of(engine);
+    let daemon = Daemon::start(&world);
+    // `silent` has no update, and `stubborn` ignores the kill.
+    for (id, name, state) in [
+        ("k1", "silent", None),
+        ("k2", "run", Some("TASK_RUNNING")),
+        ("stubborn", "run", Some("TASK_RUNNING")),
+    ] {
+        launch(&daemon, &custom_executor(id, "", &[]), &task(id, name));
+        let mut received = match state {
+            Some(state) => until_state(&daemon, id, state),
+            None => {
+                let output = world.config.work_dir.join("docker").join(container(&daemon)).join("stdout");
+                cofferdam_tests::wait_for_text(&output, &format!("LAUNCH {id}"));
+                Received::default()
+            }
+        };
+        if id == "stubborn" {
+            kill(&daemon, id).unwrap();
+            let output = world.config.work_dir.join("docker").join(container(&daemon)).join("stdout");
+            cofferdam_tests::wait_for_text(&output, &format!("KILL {id}"));
+        }
+        first_process(&daemon).kill().unwrap();
+        received.until(&daemon, &mut daemon.updates(), |received| received.has_ended(id));
+        assert_end(&received, id, true, &ENDS, id);
+        assert_eq!(received.last(id)["source"], "SOURCE_AGENT");
+        assert_engine_has_nothing(engine, &world, &daemon);
+    }
+}
+
+#[test]
+fn a_launch_that_is_in_progress_when_the_agent_is_killed_is_ended_by_the_next_one() {
+    if !has_engine() {
+        return;
+    }
+    let engine = Engine::start();
+    let world = world_of(&engine);
+    let daemon = Daemon::start(&world);
+    let registry = stalled_registry(&engine);
+    let mut task = docker_task("held", "true");
+    task["container"] = docker(&format!("{}/stalled:1", registry.local_addr().unwrap()), "NONE", &[]);
+    run_task(&daemon, &task, true);
+    let _connection = registry.accept().unwrap();
+    daemon.kill();
+    // The engine still pulls.
+    let daemon = Daemon::start(&world);
+    let received = until_ended(&daemon, "held");
+    assert_end(&received, "held", true, &["TASK_FAILED", "TASK_LOST"], "held");
+    assert_engine_has_nothing(&engine, &world, &daemon);
+    // The id is free again.
+    run_task(&daemon, &docker_task("held", "true"), true);
+    assert_eq!(until_ended(&daemon, "held").last("held")["state"], "TASK_FINISHED");
+    assert_engine_has_nothing(&engine, &world, &daemon);
+}
+
+#[test]
+fn a_process_of_a_task_cannot_end_another_task_with_what_it_finds() {
+    let Some(engine) = engine() else { return };
+    let world = world_of(engine);
+    let daemon = Daemon::start(&world);
+    run_task(&daemon, &docker_task("victim", "exec sleep 1000"), true);
+    let mut received = until_state(&daemon, "victim", "TASK_RUNNING");
+    let victim = first_process(&daemon);
+    // What a process of the task finds: neither the environment nor the memory of the executor, and the socket.
+    let line = "echo own: $(busybox env | busybox grep -c TOKEN); cat /proc/1/environ; cat /proc/1/maps; \
+                busybox readlink /proc/1/fd/3 /proc/1/exe; ls /mnt/mesos/executor/socket; echo > $MESOS_SANDBOX/done; exec sleep 1000";
+    run_task(&daemon, &docker_task("forger", line), true);
+    received.until(&daemon, &mut daemon.updates(), |received| {
+        received.states("forger").last().is_some_and(|state| state == "TASK_RUNNING")
+    });
+    let forger = container_of(&daemon, "forger");
+    let sandbox = world.config.work_dir.join("docker").join(&forger);
+    until("it has looked", || sandbox.join("done").exists());
+    cofferdam_tests::wait_for_text(&sandbox.join("stdout"), "executor.sock\n");
+    assert_eq!(cofferdam_tests::text(&sandbox.join("stdout")), "own: 0\nexecutor.sock\n");
+
+    // With a token that it has got all the same, such as from whoever may use the engine, it can act for its own task only.
+    let found = engine.inspect(&format!("mesos-{forger}"));
+    let variables = found["Config"]["Env"].as_array().unwrap().clone();
+    let token = variables
+        .iter()
+        .filter_map(Json::as_str)
+        .find_map(|variable| variable.strip_prefix("MESOS_EXECUTOR_AUTHENTICATION_TOKEN="));
+    let finished = |executor: &str, task: &str| {
+        json!({
+            "type": "UPDATE", "framework_id": {"value": "tests"}, "executor_id": {"value": executor},
+            "update": {"status": {"task_id": {"value": task}, "state": "TASK_FINISHED", "uuid": "AAAAAAAAAAAAAAAAAAAAAA=="}},
+        })
+    };
+    let send =
+        |executor: &str, task: &str| request(&world, "/api/v1/executor", token, &finished(executor, task)).0;
+    assert_eq!((send("victim", "victim"), send("forger", "victim")), (403, 400));
+    let victim_id = container_of(&daemon, "victim");
+    for call in [
+        json!({"type": "KILL_CONTAINER", "kill_container": {"container_id": {"value": victim_id}}}),
+        json!({"type": "KILL_TASK", "kill_task": {"task_id": {"value": "victim"}}}),
+    ] {
+        assert_eq!(request(&world, "/api/v1", token, &call).0, 403);
+    }
+    assert!(!victim.has_ended().unwrap());
+    assert_eq!(received.states("victim"), STARTED);
+
+    // Its own task it can end. When its container has ended, the token is good for nothing.
+    assert_eq!(send("forger", "forger"), 202);
+    received.until(&daemon, &mut daemon.updates(), |received| received.has_ended("forger"));
+    assert_eq!(received.last("forger")["state"], "TASK_FINISHED");
+    shut_down(&daemon, "forger").unwrap();
+    until("its container has ended", || send("forger", "forger") == 401);
+    assert!(!victim.has_ended().unwrap());
+    kill(&daemon, "victim").unwrap();
+    received.until(&daemon, &mut daemon.updates(), |received| received.has_ended("victim"));
+    assert_eq!(received.last("victim")["state"], "TASK_KILLED");
+    assert_engine_has_nothing(engine, &world, &daemon);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Tasks with a real executor, which knows the published API alone (`tests/executor`).
 
+mod agent_container;
 mod calls;
 mod commands;
 mod crashes;
@@ -175,6 +176,17 @@ fn container(daemon: &Daemon) -> String {
     let mut all = all.chain(executors["completed_executors"].as_array().into_iter().flatten());
     let container = all.next().unwrap_or_else(|| panic!("no executor: {executors}"));
     container["container_id"]["value"].as_str().expect("a valid answer").to_owned()
+}
+
+/// The container of an executor.
+fn container_of(daemon: &Daemon, executor: &str) -> String {
+    let executors = daemon.call(&json!({"type": "GET_EXECUTORS"})).expect("a valid answer");
+    let mut all = executors["executors"].as_array().into_iter().flatten();
+    let found = all.find(|it| it["executor_info"]["executor_id"]["value"] == executor);
+    found.unwrap_or_else(|| panic!("no `{executor}`: {executors}"))["container_id"]["value"]
+        .as_str()
+        .expect("a valid answer")
+        .to_owned()
 }
 
 /// The process of the executor in a container, below the init of that.

@@ -285,6 +285,46 @@ fn a_group_ends_together() {
 }
 
 #[test]
+fn the_tasks_of_a_group_whose_executor_is_killed_in_any_state_have_one_end() {
+    if !is_root("nested containers") {
+        return;
+    }
+    let mut world = World::shipped();
+    world.config.executors.max_completed_executors = 0;
+    let daemon = Daemon::start(&world);
+    for state in ["TASK_STARTING", "TASK_RUNNING", "TASK_KILLING"] {
+        let ids = ["a", "b"].map(|id| format!("{state}-{id}"));
+        let tasks = ids.each_ref().map(|id| {
+            let mut task = command_task(id, "trap '' TERM; while :; do sleep 1000; done");
+            task["kill_policy"] = json!({"grace_period": {"nanoseconds": 1_000_000_000_000_u64}});
+            task
+        });
+        run_group(&daemon, &tasks);
+        let mut updates = daemon.updates();
+        let mut received = Received::default();
+        let has = |received: &Received, wanted: &str| {
+            ids.iter().all(|id| received.states(id).iter().any(|seen| seen == wanted))
+        };
+        // The framework of groups does not know TASK_KILLING.
+        let wanted = if state == "TASK_STARTING" { state } else { "TASK_RUNNING" };
+        received.until(&daemon, &mut updates, |received| has(received, wanted));
+        let executor = daemon.inspect(&id(&container(&daemon))).expect("a container");
+        let executor = Process::open_any(executor.pid.expect("a process")).expect("it is running");
+        if state == "TASK_KILLING" {
+            kill(&daemon, &ids[0]).unwrap();
+        }
+        executor.kill().unwrap();
+        received.until(&daemon, &mut updates, |received| ids.iter().all(|id| received.has_ended(id)));
+        for id in &ids {
+            let ends = received.states(id).into_iter().filter(|seen| is_terminal(seen)).count();
+            assert_eq!(ends, 1, "{id}: {:?}", received.states(id));
+            assert_eq!(received.last(id)["source"], "SOURCE_AGENT", "{id}");
+        }
+        assert_nothing_left(&world, &daemon);
+    }
+}
+
+#[test]
 fn a_group_outlives_its_agent() {
     if !is_root("nested containers") {
         return;

@@ -3,6 +3,8 @@
 //! It runs below a shell in namespaces for mounts and networks, so that neither its overlays nor its bridge and its rules for
 //! packets are those of the host. The shell ends it, and removes what it has left, as soon as this process is gone in any way.
 
+#![expect(clippy::unwrap_used, reason = "a test fails where its expectations do")]
+
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::symlink;
@@ -15,10 +17,11 @@ use cofferdam::engine::EngineSocket;
 use cofferdam_core::config::{ContainerizerConfig, DockerConfig};
 use cofferdam_core::model::{Command as ContainerCommand, DockerOptions, Request};
 use cofferdam_linux::process::{Process, Stat};
-use cofferdam_tests::is_root;
-use cofferdam_tests::world::{World, id};
 use nix::sys::signal::Signal;
 use serde_json::Value as Json;
+
+use crate::is_root;
+use crate::world::{World, id};
 
 /// The image of most tests: busybox, without an entry point.
 pub const IMAGE: &str = "cofferdam-test/busybox:1";
@@ -31,13 +34,11 @@ pub const ENTRY: &str = "cofferdam-test/entry:1";
 const SCRIPT: &str = r#"
 dir=$1 parent=$2
 shift 2
-# Kills what has the directory in its command line and this program.
-kill_own() {
-    for process in /proc/[0-9]*; do
-        case "$(cat "$process/cmdline" 2>/dev/null | tr '\0' ' ')" in
-        *"$1"*"$dir/"*) kill -9 "${process#/proc/}" ;;
-        esac
-    done
+# Kills a process that has the directory and this program in its command line.
+kill_if_own() {
+    case "$(cat "$1/cmdline" 2>/dev/null | tr '\0' ' ')" in
+    *"$2"*"$dir/"*) kill -9 "${1#/proc/}" ;;
+    esac
 }
 start() {
     rm -f "$dir/engine.pid" "$dir/exec/containerd/containerd.pid" "$dir/exec/containerd/containerd.sock"
@@ -46,9 +47,11 @@ start() {
         --exec-opt native.cgroupdriver=cgroupfs "$@" >>"$dir/engine.log" 2>&1 </dev/null &
     engine=$!
     until docker --host "unix://$dir/engine.sock" version >/dev/null 2>&1; do
-        kill -0 $engine 2>/dev/null || { echo failed; return; }
+        kill -0 $engine 2>/dev/null || { (echo failed); return; }
+        sleep 0.1
     done
-    echo $engine
+    # Not by the shell itself, which would be killed if nobody reads it any more.
+    (echo $engine)
 }
 ip link set lo up
 start "$@"
@@ -56,7 +59,7 @@ start "$@"
 while read _; do
     wait $engine
     # It ends with the engine, and may not have done so yet.
-    kill_own "containerd --config"
+    kill_if_own "/proc/$(cat "$dir/exec/containerd/containerd.pid")" "containerd --config"
     start "$@"
 done
 kill -CONT $engine
@@ -65,7 +68,9 @@ kill $engine
 wait $engine
 # Those of an engine that was killed, if it was not started again.
 find /sys/fs/cgroup -path "*$parent*" -name cgroup.procs -exec cat {} + 2>/dev/null | sort -u | xargs -r kill -9
-kill_own /containerd-shim
+for process in /proc/[0-9]*; do
+    kill_if_own "$process" /containerd-shim
+done
 find /sys/fs/cgroup -depth -type d -path "*$parent*" -exec rmdir {} + 2>/dev/null
 grep -o " $dir/[^ ]*" /proc/self/mounts | xargs -r umount -l
 rm -rf "$dir"
