@@ -185,7 +185,7 @@ fn measure_memory(group: &mut Group, when: &str, pid: i32) -> Outcome<()> {
 }
 
 /// A field of `smaps_rollup`, in kB.
-fn rollup(pid: i32, field: &str) -> Outcome<f64> {
+pub fn rollup(pid: i32, field: &str) -> Outcome<f64> {
     let path = format!("/proc/{pid}/smaps_rollup");
     let text = fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
     let value =

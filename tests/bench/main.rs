@@ -21,6 +21,7 @@ mod mount_namespace;
 mod report;
 mod sample;
 mod sweep_floor;
+mod tasks;
 mod virtual_machine;
 
 use std::path::PathBuf;
@@ -111,6 +112,7 @@ fn run(options: &Options) -> Outcome<()> {
     fleet::measure(&environment, options, &mut report)?;
     call::measure(&environment, options, &mut report)?;
     disk::measure(&environment, options, &mut report)?;
+    tasks::measure(&environment, options, &mut report)?;
     if options.json {
         println!("{}", report.json());
     }
