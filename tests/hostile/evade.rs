@@ -6,16 +6,17 @@ use cofferdam_core::agent::Agent;
 use cofferdam_core::model::{Phase, Request};
 use cofferdam_linux::cgroup::{Cgroup, Cgroups, Version};
 use cofferdam_tests::daemon::Daemon;
+use cofferdam_tests::pipe::Pipe;
 use cofferdam_tests::world::{World, id};
-use cofferdam_tests::{is_root, text, wait_for_text};
+use cofferdam_tests::{is_root, text, wait_for_text, watch};
 
-use super::assert_nothing_left;
+use super::{TIMEOUT, assert_nothing_left};
 
-/// A v1 cgroup that a container creates in the host's hierarchy, removed at the end.
+/// A cgroup that a container creates in a hierarchy of the host and freezes, removed at the end.
 struct Freezer(Cgroup);
 
 impl Freezer {
-    /// `None` if this machine has no v1 freezer.
+    /// Of v1; `None` if this machine has no v1 freezer.
     fn new(name: &str) -> Option<Self> {
         let name = format!("cofferdam-evade-{name}-{}", std::process::id());
         let found =
@@ -35,7 +36,7 @@ impl Drop for Freezer {
     fn drop(&mut self) {
         // Also after a failure, so that the processes can end.
         drop(self.0.thaw());
-        drop(self.0.remove(super::TIMEOUT));
+        drop(self.0.remove(TIMEOUT));
     }
 }
 
@@ -45,8 +46,18 @@ fn evader(act: &str) -> String {
     format!("sh -c 'trap \"\" 1 2 15; exec sleep 1000' & pid=$!; {act} && echo ready; sleep 1000")
 }
 
+/// What a container reads until it has been launched: what it does to itself before makes its own launch fail.
+fn launched(world: &World, share_pid: bool) -> Pipe {
+    Pipe::new(world.directory().join(format!("launched-{share_pid}")))
+}
+
 /// Starts a container, waits until it has evaded, kills it, and checks that nothing is left.
 async fn kill(agent: &Agent, world: &World, request: Request) {
+    kill_when(agent, world, request, || ()).await;
+}
+
+/// Likewise, with something to wait for after the container is ready.
+async fn kill_when(agent: &Agent, world: &World, request: Request, wait: impl FnOnce()) {
     let id = request.id.clone();
     agent.launch(request).await.unwrap();
     let logs = agent.inspect(&id).unwrap().logs;
@@ -54,6 +65,7 @@ async fn kill(agent: &Agent, world: &World, request: Request) {
     if agent.inspect(&id).unwrap().summary.phase == Phase::Running {
         wait_for_text(&stdout, "ready");
     }
+    wait();
     assert!(agent.kill(&id, 9).await.unwrap(), "{}", text(&stderr));
     agent.wait(&id).await.unwrap();
     assert!(agent.remove(&id).await.unwrap());
@@ -83,6 +95,84 @@ async fn a_container_that_freezes_itself_is_killed() {
             kill(&agent, &world, request).await;
             freezer.0.thaw().unwrap();
         }
+    }
+}
+
+/// Its own cgroup, which it sees where the host has mounted it, or a cgroup of the host.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_freezes_itself_on_v2_is_killed() {
+    if !is_root("cgroups") {
+        return;
+    }
+    let machine = Cgroups::detect().unwrap();
+    let world = World::shipped();
+    let own = Path::new("cofferdam-test").join(world.instance()).join("web.container");
+    let left = format!("cofferdam-evade-v2-{}", std::process::id());
+    let (Some(own), Some(left)) = (machine.unified(own), machine.unified(left)) else {
+        eprintln!("\n*** SKIPPED: cgroup v2 is not mounted, so its freezer was NOT tested ***\n");
+        return;
+    };
+    let agent = world.start().await.unwrap();
+    let left = Freezer(left);
+    for share_pid in [true, false] {
+        let go = launched(&world, share_pid);
+        let mut request = Request::shell(
+            id("web"),
+            format!(
+                "echo ready; read go < {}; echo 1 > {}/cgroup.freeze; sleep 1000",
+                go.path().display(),
+                own.path().display()
+            ),
+        );
+        request.linux.share_pid_namespace = share_pid;
+        kill_when(&agent, &world, request, || {
+            drop(go);
+            let is_frozen = || own.is_frozen().unwrap();
+            assert!(watch::until(own.path(), TIMEOUT, is_frozen), "it has not frozen itself");
+        })
+        .await;
+
+        let group = left.0.path().display();
+        let act =
+            format!("mkdir -p {group} && echo $pid > {group}/cgroup.procs && echo 1 > {group}/cgroup.freeze");
+        let mut request = Request::shell(id("web"), evader(&act));
+        request.linux.share_pid_namespace = share_pid;
+        kill(&agent, &world, request).await;
+        left.0.thaw().unwrap();
+    }
+}
+
+/// A millisecond in each second. The end of a process takes more, if the kernel has memory of it to free.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_leaves_itself_no_cpu_time_is_killed() {
+    if !is_root("cgroups") {
+        return;
+    }
+    let world = World::shipped();
+    let agent = world.start().await.unwrap();
+    let own = world.cgroup_of_any_version("cpu", &id("web")).unwrap();
+    let (write, quota, starved) = match world.cgroup("cpu", &id("web")) {
+        Some(own) => {
+            let own = own.display();
+            let write = format!("echo 1000000 > {own}/cpu.cfs_period_us; echo 1000 > {own}/cpu.cfs_quota_us");
+            (write, "cpu.cfs_quota_us", "1000")
+        }
+        None => (format!("echo '1000 1000000' > {}/cpu.max", own.display()), "cpu.max", "1000 1000000"),
+    };
+    for share_pid in [true, false] {
+        let go = launched(&world, share_pid);
+        let line = format!(
+            "exec 3>&1; (head -c 40000000 /dev/zero; echo ready >&3; read go < {}; {write}; sleep 1000) | tail -n 1 >/dev/null",
+            go.path().display()
+        );
+        let mut request = Request::shell(id("web"), line);
+        request.linux.share_pid_namespace = share_pid;
+        kill_when(&agent, &world, request, || {
+            drop(go);
+            let is_starved = || text(&own.join(quota)).trim_end() == starved;
+            assert!(watch::until(&own, TIMEOUT, is_starved), "it has not changed its quota");
+        })
+        .await;
     }
 }
 
