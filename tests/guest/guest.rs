@@ -1,4 +1,4 @@
-//! Runs commands, including this test binary, in a guest (a virtual machine) with a full kernel.
+//! Runs commands, including test binaries, in a guest (a virtual machine) with a full kernel.
 //!
 //! The scripts beside this file do the work; this module calls them and parses their results. If this machine cannot
 //! run guests, the test fails with `CI=true` and otherwise is skipped, with a message that the test harness does not
@@ -78,11 +78,6 @@ pub fn run(cgroup: Hierarchy, command: &[&str]) -> GuestOutcome {
     Guest::new(cgroup).run(command, &[])
 }
 
-/// Runs the current test binary in a guest like that of [`run`], with `arguments` for libtest and additional variables.
-pub fn rerun_this_test_binary(cgroup: Hierarchy, arguments: &[&str], env: &[(&str, &str)]) -> GuestOutcome {
-    Guest::new(cgroup).rerun_this_test_binary(arguments, env)
-}
-
 impl Guest {
     pub fn new(cgroup: Hierarchy) -> Self {
         Self { cgroup, cpus: 2, memory: 1024, limit: Duration::from_secs(600) }
@@ -140,12 +135,46 @@ impl Guest {
         Ok(run)
     }
 
-    /// Like [`Guest::run`], for the current test binary.
-    pub fn rerun_this_test_binary(&self, arguments: &[&str], env: &[(&str, &str)]) -> GuestOutcome {
-        let binary = env::current_exe().expect("a test binary has a path");
-        let mut command = vec![binary.into_os_string()];
-        command.extend(arguments.iter().map(OsString::from));
+    /// Like [`Guest::run`], for test binaries, one after the other in one guest.
+    pub fn run_test_binaries(&self, binaries: &[TestBinary], env: &[(&str, &str)]) -> GuestOutcome {
+        let mut command: Vec<OsString> = ["sh", "-c", EACH, "sh"].map(OsString::from).into();
+        for TestBinary { executable, directory, arguments } in binaries {
+            command.extend([directory.into(), executable.into(), arguments.join(" ").into()]);
+        }
         self.run(&command, env)
+    }
+}
+
+/// A test binary to run in a guest.
+#[derive(Debug, Clone)]
+pub struct TestBinary {
+    pub executable: PathBuf,
+    /// Of its package, in which it runs.
+    pub directory: PathBuf,
+    /// For libtest, without spaces.
+    pub arguments: Vec<String>,
+}
+
+/// Runs test binaries one after the other, each given by three arguments. One that fails does not hide others.
+const EACH: &str = r#"
+failed=0
+while [ $# -gt 0 ]; do
+    printf '\n== %s %s\n' "$2" "$3"
+    # The third is several words.
+    (cd "$1" && CARGO_MANIFEST_DIR=$1 exec "$2" $3) || failed=1
+    shift 3
+done
+exit $failed
+"#;
+
+impl TestBinary {
+    /// The one that runs.
+    pub fn current(arguments: &[&str]) -> Self {
+        Self {
+            executable: env::current_exe().expect("a test binary has a path"),
+            directory: PathBuf::from(env!("CARGO_MANIFEST_DIR")),
+            arguments: arguments.iter().map(ToString::to_string).collect(),
+        }
     }
 }
 
@@ -167,23 +196,22 @@ impl GuestOutcome {
         }
     }
 
-    /// How many tests of a test binary passed; `None` if no guest could be booted.
+    /// How many tests of each test binary passed; `None` if no guest could be booted.
     ///
     /// # Panics
     /// If a test failed, the guest crashed or timed out, or no test ran: a filter without matches is not a success.
-    pub fn tests_passed(self) -> Option<usize> {
+    pub fn tests_passed(self) -> Option<Vec<usize>> {
         let output = self.success()?;
-        match passed(&output) {
-            Some(count) if count > 0 => Some(count),
-            _ => panic!("no test passed in the guest:\n{output}"),
-        }
+        let counts = passed(&output);
+        assert!(!counts.is_empty() && !counts.contains(&0), "no test passed in the guest:\n{output}");
+        Some(counts)
     }
 }
 
-/// Parses libtest's last line, such as `test result: ok. 3 passed; 0 failed; …`.
-fn passed(output: &str) -> Option<usize> {
-    let result = output.lines().rev().find_map(|line| line.strip_prefix("test result: ok. "))?;
-    result.split_once(" passed;")?.0.parse().ok()
+/// Parses the last line of each libtest, such as `test result: ok. 3 passed; 0 failed; …`.
+fn passed(output: &str) -> Vec<usize> {
+    let results = output.lines().filter_map(|line| line.strip_prefix("test result: ok. "));
+    results.filter_map(|result| result.split_once(" passed;")?.0.parse().ok()).collect()
 }
 
 fn script(name: &str) -> PathBuf {
@@ -233,9 +261,10 @@ mod tests {
 
     #[test]
     fn counts_only_tests_that_passed() {
-        assert_eq!(passed("test a ... ok\n\ntest result: ok. 12 passed; 0 failed; 1 ignored;\n"), Some(12));
-        assert_eq!(passed("test result: FAILED. 1 passed; 1 failed;"), None);
-        assert_eq!(passed("killed"), None);
+        let two = "test a ... ok\n\ntest result: ok. 12 passed; 0 failed; 1 ignored;\n\ntest result: ok. 3 passed; 0 failed;\n";
+        assert_eq!(passed(two), [12, 3]);
+        assert!(passed("test result: FAILED. 1 passed; 1 failed;").is_empty());
+        assert!(passed("killed").is_empty());
     }
 
     #[test]

@@ -113,8 +113,10 @@ fn an_old_swap_limit_does_not_prevent_an_update() {
 fn a_limit_below_what_cannot_be_reclaimed_is_refused_and_kills_nothing() {
     let Some(harness) = harness(json!({}), mem(256.0)) else { return };
     harness.prepare().unwrap();
-    // The shell holds 100 MB in a variable.
-    let shell = harness.spawn("x=$(head -c 100000000 /dev/zero | tr '\\0' x); echo ready; read end; exit 7");
+    // While its input goes on, `tail` holds the line of 110 MB that it has read so far.
+    let shell = harness.spawn(
+        "exec 3>&1; (head -c 110000000 /dev/zero; echo ready >&3; read end) | tail -n 1 >/dev/null; exit 7",
+    );
 
     let usage = harness.usage("web").unwrap();
     for figure in ["mem_rss_bytes", "mem_anon_bytes", "mem_total_bytes"] {
@@ -161,7 +163,7 @@ fn usage_has_limits_and_every_statistic_of_the_kernel() {
         assert_eq!(usage.number("mem_total_memsw_bytes").is_some(), swap, "{usage:?}");
         assert!(usage.number("mem_kmem_tcp_usage_bytes").is_some(), "{usage:?}");
     } else {
-        assert_eq!(usage.number("mem_oom_kill_events"), Some(0.0), "{usage:?}");
+        assert_eq!(usage.number("mem_oom_kill_events"), None, "they are read with `pressure`: {usage:?}");
     }
     harness.update("web", mem(64.0).with_limit("mem", Limit::Unlimited)).unwrap();
     assert_eq!(harness.usage("web").unwrap().number("mem_limit_bytes"), None);
@@ -224,6 +226,28 @@ fn pressure_is_counted_and_again_from_zero_by_the_next_instance() {
     while next.usage("web").is_ok_and(|usage| usage.number("mem_low_pressure_counter").is_some()) {
         std::thread::yield_now();
     }
+}
+
+#[test]
+fn each_reaching_of_a_limit_is_counted_on_v2() {
+    let config = json!({ "pressure": true, "limit_swap": has_swap() });
+    let Some(harness) = harness(config, mem(40.0)) else { return };
+    if harness.is_v1() {
+        return; // There it has pressure levels.
+    }
+    harness.prepare().unwrap();
+    let events = || {
+        let usage = harness.usage("web").unwrap();
+        ["low", "high", "max", "oom", "oom_kill"]
+            .map(|name| usage.number(&format!("mem_{name}_events")).unwrap())
+    };
+    assert_eq!(events(), [0.0; 5]);
+    let shell = harness.spawn("echo ready; exec tail /dev/zero");
+    assert_eq!(shell.end().signal(), Some(9));
+    let [_, high, max, oom, oom_kill] = events();
+    assert_eq!((high, oom_kill), (0.0, 1.0), "there is no limit that only slows down, and one process");
+    assert!(max >= 1.0 && oom >= 1.0, "{max} and {oom}");
+    harness.cleanup("web").unwrap();
 }
 
 #[test]
