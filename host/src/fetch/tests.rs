@@ -293,7 +293,8 @@ fn respond(mut stream: TcpStream, status: &str, headers: &str, body: &str) {
     let length = body.len();
     let text =
         format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n{headers}\r\n{body}");
-    stream.write_all(text.as_bytes()).unwrap();
+    // The client may have been ended meanwhile.
+    drop(stream.write_all(text.as_bytes()));
 }
 
 /// Sends the beginning of a response, and nothing more until the client disconnects.

@@ -28,7 +28,7 @@ use crate::error_chain;
 use crate::events::Events;
 use crate::executor::{self, ExecutorProgram, Executors, ProgramError};
 use crate::fatal::FatalErrors;
-use crate::fetcher::Fetcher;
+use crate::fetcher::{CacheError, Fetcher};
 use crate::hooks::Hooks;
 use crate::ledger::Ledger;
 use crate::model::view::InterruptedCall;
@@ -201,10 +201,15 @@ impl<'b> Base<'b> {
     fn fetcher(&self) -> Result<Fetcher, StartError> {
         let config = self.config;
         let fetcher = Fetcher::new(config.fetcher.clone()).limited(config.fetch.clone());
-        Ok(match &config.fetch_cache {
-            Some(cache) => fetcher.cached(cache, self.host.pool.clone())?,
-            None => fetcher,
-        })
+        let Some(cache) = &config.fetch_cache else { return Ok(fetcher) };
+        match fetcher.clone().cached(cache, self.host.pool.clone()) {
+            // As on a full disk, where containers of earlier agents can be ended.
+            Err(error @ CacheError::Directory { .. }) => {
+                tracing::error!("files are fetched without the cache: {}", error_chain::describe(&error));
+                Ok(fetcher)
+            }
+            cached => Ok(cached?),
+        }
     }
 
     /// What plugins are recovered and restarted from: what each containerizer knows.

@@ -308,6 +308,24 @@ async fn what_does_not_fit_is_fetched_without_the_cache() {
 }
 
 #[tokio::test]
+async fn a_version_that_does_not_fit_beside_the_last_one_is_kept_by_the_next_fetch() {
+    let world = World::new();
+    let fetcher = world.cached_fetcher(MIB);
+    let (requests, content) = (AtomicUsize::new(0), "x".repeat(700 << 10));
+    let root = serve(move |_, stream| {
+        let version = if requests.fetch_add(1, Ordering::Relaxed) == 0 { "a" } else { "b" };
+        respond(stream, "200 OK", &format!("ETag: \"{version}\"\r\n"), &content);
+    });
+    let list = [cached(format!("{root}/file"))];
+    for counted in [(0, 1, 0, 0), (0, 1, 1, 0), (0, 2, 1, 0)] {
+        world.fetch_by(fetcher.clone(), &list).await.unwrap();
+        assert_eq!(counts(&fetcher), counted);
+        assert_eq!(world.read("file").len(), 700 << 10);
+    }
+    assert_eq!(fetcher.stats().cache_used, 700 << 10);
+}
+
+#[tokio::test]
 async fn the_least_recently_used_files_are_removed() {
     let world = World::new();
     let fetcher = world.cached_fetcher(100);
@@ -454,7 +472,7 @@ async fn the_cache_survives_its_agent() {
     fs::write(at("content", of_third), "another size").unwrap();
     symlink("/etc/passwd", at("entries", &"0".repeat(64))).unwrap();
 
-    let fetcher = reopened(&world).await;
+    let fetcher = reopened(&world, MIB).await;
     assert_eq!((fetcher.stats().cache_files, fetcher.stats().cache_used), (1, 1));
     assert_eq!(world.in_cache("entries"), entries[..1]);
     assert_eq!((world.in_cache("content").len(), world.in_cache("drafts").len()), (1, 0));
@@ -463,20 +481,15 @@ async fn the_cache_survives_its_agent() {
     drop(fetcher);
 
     // A smaller cache keeps what was used last.
-    let fetcher = loop {
-        match world.try_cached_fetcher(2) {
-            Ok(fetcher) => break fetcher,
-            Err(_) => tokio::task::yield_now().await,
-        }
-    };
+    let fetcher = reopened(&world, 2).await;
     assert_eq!((fetcher.stats().cache_files, world.in_cache("content").len()), (2, 2));
 }
 
 /// Opens the cache when the jobs of the agent before have ended.
-async fn reopened(world: &World) -> Fetcher {
+async fn reopened(world: &World, size: u64) -> Fetcher {
     let open = async {
         loop {
-            match world.try_cached_fetcher(MIB) {
+            match world.try_cached_fetcher(size) {
                 Ok(fetcher) => return fetcher,
                 Err(_) => tokio::task::yield_now().await,
             }

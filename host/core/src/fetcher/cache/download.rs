@@ -65,11 +65,11 @@ impl Download {
                 Ok(found.map(|(content, _)| content))
             }
             Ok(End::NoSpace) => {
-                self.pool.spawn(move || drop(draft));
+                self.abandon(draft, found);
                 Ok(self.bypass("it does not fit, beside what is in use"))
             }
             Ok(End::NotWritten(reason)) => {
-                self.pool.spawn(move || drop(draft));
+                self.abandon(draft, found);
                 Ok(self.bypass(&format!("the file cannot be written: {reason}")))
             }
             Err(error) => {
@@ -168,6 +168,18 @@ impl Download {
             }
             Err(error) => Ok(self.bypass(&format!("cannot add the file: {error}"))),
         }
+    }
+
+    /// Removes what was received, and the version that it was to replace: that is not current any more, and its space may
+    /// be what the next attempt needs.
+    fn abandon(&self, draft: Draft, found: Option<(Arc<Content>, Known)>) {
+        let (index, key) = (Arc::clone(&self.index), self.key.clone());
+        self.pool.spawn(move || {
+            if let Some((content, _)) = found {
+                index.discard(&key, &content);
+            }
+            drop(draft);
+        });
     }
 
     fn bypass(&self, reason: &str) -> Option<Arc<Content>> {

@@ -159,9 +159,12 @@ impl Files {
     pub(super) fn keep(&self, mut draft: Draft, key: &str) -> io::Result<String> {
         let name = format!("{key}-{}", self.number());
         draft.file.sync_all()?;
-        fs::rename(&draft.path, self.content(&name))?;
+        let path = self.content(&name);
+        fs::rename(&draft.path, &path)?;
         draft.is_renamed = true;
-        File::open(self.root.join("content"))?.sync_all()?;
+        let synced = File::open(self.root.join("content")).and_then(|directory| directory.sync_all());
+        // Nobody would know of it.
+        synced.inspect_err(|_| remove(&path))?;
         Ok(name)
     }
 

@@ -11,6 +11,7 @@ use super::files::{self, Draft, Files, StoredEntry};
 use super::{CacheError, MAX_ENTRIES};
 use crate::fetcher::counters::{FetchCounters, count};
 use crate::fetcher::{CachedFile, Known, Stored};
+use crate::ledger::Lock;
 
 /// The entries of a cache. Its methods block, and may be called at once.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub(super) struct Index {
     writing: Mutex<()>,
     space: Arc<Space>,
     counters: Arc<FetchCounters>,
+    /// Released when the last job on the directory has ended.
+    _lock: Lock,
 }
 
 #[derive(Debug, Default)]
@@ -65,6 +68,7 @@ impl Index {
     /// Reads the entries of earlier agents. Those that do not fit any more are removed.
     pub(super) fn open(
         files: Files,
+        lock: Lock,
         capacity: u64,
         counters: Arc<FetchCounters>,
     ) -> Result<Self, CacheError> {
@@ -77,6 +81,7 @@ impl Index {
             writing: Mutex::default(),
             space: Arc::new(Space { capacity, used: Mutex::default() }),
             counters,
+            _lock: lock,
         };
         for (age, found) in (0_u64..).zip(found) {
             let path = index.files.content(&found.entry.content);
@@ -323,7 +328,8 @@ mod tests {
             let directory = tempfile::tempdir().unwrap();
             let root = directory.path().join("cache");
             Files::create(&root).unwrap();
-            let index = Index::open(Files::open(&root).unwrap(), capacity, Arc::default()).unwrap();
+            let lock = Lock::take(&root).unwrap();
+            let index = Index::open(Files::open(&root).unwrap(), lock, capacity, Arc::default()).unwrap();
             Self { _directory: directory, index }
         }
 

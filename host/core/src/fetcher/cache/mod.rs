@@ -82,7 +82,6 @@ pub(super) struct Cache {
     index: Arc<Index>,
     pool: BlockingPool,
     active: Mutex<Table>,
-    _lock: Lock,
 }
 
 #[derive(Debug, Default)]
@@ -149,8 +148,8 @@ impl Cache {
         Files::create(directory)?;
         let lock = Lock::take(directory)
             .map_err(|source| CacheError::Lock { path: directory.to_owned(), source })?;
-        let index = Index::open(Files::open(directory)?, size, Arc::clone(counters))?;
-        Ok(Self { index: Arc::new(index), pool, active: Mutex::default(), _lock: lock })
+        let index = Index::open(Files::open(directory)?, lock, size, Arc::clone(counters))?;
+        Ok(Self { index: Arc::new(index), pool, active: Mutex::default() })
     }
 
     /// Begins a download, or waits for one that is in progress. Must be called in a tokio runtime.
