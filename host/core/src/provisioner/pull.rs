@@ -316,11 +316,14 @@ impl WaitingForPull {
         Ok(Pulled { _store: store })
     }
 
-    /// Does not wait any longer. If nobody else does, this returns when nothing of the pull goes on, or after a while.
-    pub(crate) async fn leave(mut self) {
-        if self.release() {
-            let ended = self.outcome.wait_for(Option::is_some);
-            drop(tokio::time::timeout(CANCEL_TIMEOUT, ended).await);
+    /// Does not wait any longer. If nobody else does, the pull is cancelled, and the future completes when nothing of it
+    /// goes on, or after a while.
+    pub(crate) fn leave(mut self) -> impl Future<Output = ()> + use<> {
+        let cancelled = self.release().then(|| self.outcome.clone());
+        async move {
+            if let Some(mut outcome) = cancelled {
+                drop(tokio::time::timeout(CANCEL_TIMEOUT, outcome.wait_for(Option::is_some)).await);
+            }
         }
     }
 

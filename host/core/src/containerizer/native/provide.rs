@@ -70,8 +70,10 @@ pub(super) async fn pull(
         _ = handle.stop_requested() => None,
         outcome = all_pulled(handle, &mut waiting) => Some(outcome),
     };
-    for (_, pull) in waiting {
-        pull.leave().await;
+    // All are left before any is waited for: what one has pulled would keep the rest of another one from being removed.
+    let left: Vec<_> = waiting.into_iter().map(|(_, pull)| pull.leave()).collect();
+    for ended in left {
+        ended.await;
     }
     handle.set_pull(None);
     check_cancelled(handle)?;
