@@ -21,12 +21,13 @@ use crate::containerizer::lifecycle::{
     Recover, RecoveryAction, remove_directory, roll_back_interrupted, supervise, task_name,
 };
 use crate::containerizer::sandboxes::ids_in;
+use crate::descriptor_limit::Shares;
 use crate::error_chain;
 use crate::model::{Cause, ContainerClass, ContainerId, Phase, Reason, Record};
 use crate::parallel;
 
-/// Containers whose plugins are asked in one job which descriptors to watch. Until it has ended, these are in the
-/// process's table.
+/// Most containers whose plugins are asked in one job which descriptors to watch. Until it has ended, these are in the
+/// process's table, so there are fewer where that is small.
 const PER_JOB: usize = 32;
 
 impl Recover for Native {
@@ -79,7 +80,8 @@ impl Recover for Native {
         for handle in &running {
             roll_back_interrupted(shared, handle).await;
         }
-        let mut waiting = running.chunks(PER_JOB).map(<[_]>::to_vec);
+        let per_job = Shares::current().recent.clamp(1, PER_JOB);
+        let mut waiting = running.chunks(per_job).map(<[_]>::to_vec);
         let mut resumed = JoinSet::new();
         loop {
             while resumed.len() < parallel::threads()
