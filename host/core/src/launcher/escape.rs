@@ -148,8 +148,8 @@ impl Escape<'_> {
         let failed = |source| DestroyError::Find { id: id.clone(), source };
         let mut escaped = Vec::new();
         let agent = pid_namespace("self");
-        let mut in_containers = None;
         for keeper in self.keepers.pids() {
+            let mut in_containers = None;
             // The agent may be in a cgroup namespace, and see other paths than its own.
             let Some(inside) = self.tracked_path(keeper).map_err(failed)? else { continue };
             let program = program(keeper);
