@@ -315,7 +315,9 @@ impl Images {
     /// If there is no store.
     pub fn wait_unused(&self) {
         let lock = File::open(self.store.join("lock")).expect("a store");
-        rustix::fs::flock(lock, FlockOperation::LockExclusive).expect("its lock");
+        rustix::fs::flock(&lock, FlockOperation::LockExclusive).expect("its lock");
+        // Not by closing it, as a process that was just created may still have it.
+        rustix::fs::flock(&lock, FlockOperation::Unlock).expect("its lock");
     }
 
     /// What is in the store and belongs to no image; empty after an import that failed.

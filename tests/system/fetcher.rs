@@ -139,7 +139,9 @@ fn the_progress_of_a_fetch_is_seen_while_it_lasts() {
     if !is_root("containers") {
         return;
     }
-    let world = World::shipped();
+    let mut world = World::shipped();
+    // The test may be slow while the server has nothing to send.
+    world.config.fetch.stall = TIMEOUT;
     let server = Server::start();
     with_agent(&world, async |agent| {
         let uris = vec![file(&server.url, "first", false), file(&server.url, "second", false)];
@@ -240,6 +242,7 @@ fn launches_share_a_download_and_end_on_their_own() {
     let mut world = World::shipped();
     let directory = world.config.work_dir.join("cache");
     world.config.fetch_cache = Some(FetchCacheConfig { directory, size: 64 * MIB as u64 });
+    world.config.fetch.stall = TIMEOUT;
     let server = Server::start();
     with_agent(&world, async |agent| {
         let mut events = agent.events().subscribe(None);

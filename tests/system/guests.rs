@@ -46,6 +46,7 @@ const ALL: Tests = Tests {
     arguments: &[
         "--skip=commands::",
         "--skip=docker::",
+        "--skip=fetcher::",
         "--skip=guests::",
         "--skip=images::",
         "--skip=journald::",
@@ -113,7 +114,7 @@ fn rerun(hierarchy: Hierarchy, tests: &[&Tests]) {
         }
     };
     let binaries: Vec<TestBinary> = tests.iter().map(with_arguments).collect();
-    let guest = Guest { memory: 4096, limit: Duration::from_secs(1800), ..Guest::new(hierarchy) };
+    let guest = Guest { memory: 4096, limit: Duration::from_secs(3600), ..Guest::new(hierarchy) };
     let Some(passed) = guest.run_test_binaries(&binaries, &[("CI", "true")]).tests_passed() else { return };
     assert_eq!(passed.len(), tests.len(), "not all test binaries have a result: {passed:?}");
     for (Tests { target, least, .. }, passed) in tests.iter().zip(passed) {
@@ -124,6 +125,9 @@ fn rerun(hierarchy: Hierarchy, tests: &[&Tests]) {
 /// The test executables of targets, and the directories of their packages, by target. Cargo has built them with this
 /// binary, unless only a part of the workspace was to be tested; then it builds them now.
 fn executables(targets: &[&str]) -> BTreeMap<String, (PathBuf, PathBuf)> {
+    if targets.is_empty() {
+        return BTreeMap::new();
+    }
     // This one is `target/PROFILE/deps/system-…`.
     let own = std::env::current_exe().expect("this program");
     let profile = own.ancestors().nth(2).expect("the directory of the profile");

@@ -6,9 +6,11 @@
 use std::io::Write;
 use std::net::TcpListener;
 use std::sync::Arc;
+use std::time::Instant;
 
 use cofferdam::engine::EngineSocket;
 use cofferdam_core::config::{ContainerizerConfig, DockerConfig};
+use cofferdam_tests::daemon::TIMEOUT;
 use cofferdam_tests::injector::{Fault, Seen};
 use nix::sched::{CloneFlags, setns};
 
@@ -236,9 +238,13 @@ fn a_task_whose_engine_is_killed_at_any_request_has_one_end() {
                 received
             });
             // Until the request, or the end of everything.
+            let deadline = Instant::now() + TIMEOUT;
             let lost = loop {
                 match hit.wait(Duration::from_millis(20)) {
                     None if receiving.is_finished() && has_nothing(&engine, &world) => break None,
+                    None if Instant::now() > deadline => {
+                        panic!("{:?} is left:\n{}", world.leftovers(), daemon.log())
+                    }
                     None => {}
                     lost => break lost,
                 }
@@ -315,8 +321,9 @@ fn tasks_of_a_custom_executor_in_the_engine_that_is_killed_in_any_state_have_one
         let mut received = match state {
             Some(state) => until_state(&daemon, id, state),
             None => {
-                let output = world.config.work_dir.join("docker").join(container(&daemon)).join("stdout");
-                cofferdam_tests::wait_for_text(&output, &format!("LAUNCH {id}"));
+                let sandbox = world.config.work_dir.join("docker").join(container(&daemon));
+                until("it has a sandbox", || sandbox.is_dir());
+                cofferdam_tests::wait_for_text(&sandbox.join("stdout"), &format!("LAUNCH {id}"));
                 Received::default()
             }
         };
