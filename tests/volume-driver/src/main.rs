@@ -70,8 +70,9 @@ impl Driver {
         let request: Json = serde_json::from_slice(&body).unwrap_or_default();
         let text = |key: &str| request[key].as_str().unwrap_or_default().to_owned();
         let (name, id) = (text("Name"), text("ID"));
-        self.log(&format!("{method} {name} {id}"));
+        // Before the call is logged: a test that waits for that changes the fault for the next one.
         let fault = fs::read_to_string(self.directory.join(format!("fault-{method}"))).unwrap_or_default();
+        self.log(&format!("{method} {name} {id}"));
         let (fault, argument) = fault.trim_end().split_once(' ').unwrap_or((fault.trim_end(), ""));
         let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n";
         match fault {

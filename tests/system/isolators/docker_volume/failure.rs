@@ -106,9 +106,7 @@ async fn other_options_than_those_of_a_running_container_are_refused() {
     let Some(lab) = Lab::new() else { return };
     let fixture = lab.fixture(json!({})).await;
     let with = |options: &[(&str, &str)]| with_options("db", "/data", options);
-    fixture
-        .launch(fixture.with_docker_volumes("one", "exec sleep 1000", &[with(&[("size", "1"), ("o", "x")])]))
-        .await;
+    fixture.launch(fixture.with_docker_volumes("one", "true", &[with(&[("size", "1"), ("o", "x")])])).await;
     let other = fixture.with_docker_volumes("two", "true", &[with(&[("size", "2"), ("o", "x")])]);
     let message = super::super::launch_error(&fixture.agent, other.clone()).await;
     assert!(message.contains("container `one` uses it with another value of `size`;"), "{message}");
@@ -191,7 +189,7 @@ async fn the_end_of_a_container_waits_for_a_driver_that_does_not_unmount() {
     let fixture = Arc::new(lab.fixture(json!({ "docker_volume_timeout": "1s" })).await);
     for fault in ["error it is busy", "hang", "say nonsense\\r\\n\\r\\n"] {
         lab.forget_log();
-        fixture.launch(fixture.with_docker_volumes("web", "exec sleep 1000", &[volume("db", "/data")])).await;
+        fixture.launch(fixture.with_docker_volumes("web", "true", &[volume("db", "/data")])).await;
         lab.fault("Unmount", fault);
         let destroy = tokio::spawn({
             let fixture = Arc::clone(&fixture);
@@ -212,7 +210,7 @@ async fn the_end_of_a_container_waits_for_a_driver_that_does_not_unmount() {
 async fn a_volume_that_its_driver_refuses_to_unmount_can_be_used_by_the_next_container() {
     let Some(lab) = Lab::new() else { return };
     let fixture = Arc::new(lab.fixture(json!({})).await);
-    let with = |name| fixture.with_docker_volumes(name, "exec sleep 1000", &[volume("db", "/data")]);
+    let with = |name| fixture.with_docker_volumes(name, "true", &[volume("db", "/data")]);
     fixture.launch(with("one")).await;
     lab.fault("Unmount", "error it is busy");
     let destroy = tokio::spawn({
