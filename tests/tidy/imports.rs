@@ -42,6 +42,7 @@ const CORE: &[Row] = &[
             "chain",
             "config",
             "credentials",
+            "descriptor_limit",
             "descriptor_store",
             "directory",
             "engine",
