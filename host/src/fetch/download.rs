@@ -67,7 +67,7 @@ impl From<HttpError> for DownloadError {
     }
 }
 
-/// What a download has brought.
+/// What a download has received.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Downloaded {
     /// The file is still the one that is known.
