@@ -19,10 +19,10 @@ use std::time::{Duration, Instant};
 
 use cofferdam_core::agent::Agent;
 use cofferdam_core::model::view::{Report, WantedReports};
-use cofferdam_tests::world::World;
 use tokio::task::JoinSet;
 
 use crate::Outcome;
+use crate::chain::Chain;
 use crate::embedded::request;
 use crate::environment::Environment;
 use crate::sweep_floor::cpu_time;
@@ -36,6 +36,7 @@ const PARALLEL: usize = 8;
 /// An agent in its own process.
 pub struct AgentProcess<'a> {
     environment: &'a Environment,
+    chain: Chain,
     process: Process,
     launched: usize,
     ended: bool,
@@ -48,10 +49,10 @@ struct Process {
 }
 
 impl<'a> AgentProcess<'a> {
-    pub fn start(environment: &'a Environment) -> Outcome<Self> {
-        let mut process = Process::start(environment)?;
+    pub fn start(environment: &'a Environment, chain: Chain) -> Outcome<Self> {
+        let mut process = Process::start(environment, chain)?;
         process.answer()?;
-        Ok(Self { environment, process, launched: 0, ended: false })
+        Ok(Self { environment, chain, process, launched: 0, ended: false })
     }
 
     pub fn pid(&self) -> i32 {
@@ -87,7 +88,7 @@ impl<'a> AgentProcess<'a> {
 
     /// Starts the next agent, and waits until it is ready.
     pub fn restart(&mut self) -> Outcome<()> {
-        self.process = Process::start(self.environment)?;
+        self.process = Process::start(self.environment, self.chain)?;
         self.process.answer().map(drop)
     }
 
@@ -115,11 +116,13 @@ impl Drop for AgentProcess<'_> {
 }
 
 impl Process {
-    fn start(environment: &Environment) -> Outcome<Self> {
+    fn start(environment: &Environment, chain: Chain) -> Outcome<Self> {
+        let name = format!("agent_process-{}", chain.argument());
         let mut child = Command::new(std::env::current_exe()?)
             .arg(ARGUMENT)
-            .arg(environment.state().join("agent_process"))
-            .arg(environment.directory().join("agent_process"))
+            .arg(chain.argument())
+            .arg(environment.state().join(&name))
+            .arg(environment.directory().join(&name))
             .arg(environment.rootfs())
             // So that its files are removed with those of this process, even if it is killed.
             .env("TMPDIR", environment.directory())
@@ -151,14 +154,15 @@ impl Process {
 }
 
 /// Runs the agent until the end of its input.
-pub fn serve(runtime_dir: PathBuf, work_dir: PathBuf, rootfs: PathBuf) -> Outcome<()> {
+pub fn serve(chain: &Path, runtime_dir: PathBuf, work_dir: PathBuf, rootfs: &Path) -> Outcome<()> {
+    let chain = chain.to_str().and_then(Chain::parse).ok_or("no such chain")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let mut world = World::shipped();
+    let mut world = chain.world()?;
     world.config.runtime_dir = runtime_dir;
     world.config.work_dir = work_dir;
     let agent = runtime.block_on(world.start())?;
     println!("ready");
-    let outcome = execute(&runtime, &agent, &rootfs, std::io::stdin().lock().lines());
+    let outcome = execute(&runtime, &agent, rootfs, std::io::stdin().lock().lines());
     let left = runtime.block_on(agent.destroy_all());
     if left.is_empty() { outcome } else { Err(format!("{} containers are left", left.len()).into()) }
 }

@@ -24,6 +24,8 @@ use crate::mount_namespace::MountNamespace;
 
 /// Rows of the table.
 pub const DAEMON: &str = "cofferdam run, daemon";
+pub const PRIVILEGED_DAEMON: &str = "cofferdam run, daemon, isolation mesos";
+pub const PRIVILEGED_ALONE: &str = "cofferdam run, no daemon, isolation mesos";
 pub const ALONE: &str = "cofferdam run, no daemon";
 pub const MANY: &str = "cofferdam run, no daemon, 25 plugins";
 
@@ -57,10 +59,14 @@ struct Daemon {
 
 impl Cli {
     /// With a daemon.
-    pub fn daemon(environment: &Environment) -> Outcome<Self> {
-        let config = configure(environment, "daemon", &paths::build(), &[])?;
+    pub fn daemon(environment: &Environment, isolation: Isolation) -> Outcome<Self> {
+        let (name, directory) = match isolation {
+            Isolation::Mesos => (PRIVILEGED_DAEMON, "daemon-mesos"),
+            _ => (DAEMON, "daemon"),
+        };
+        let config = configure(environment, directory, &paths::build(), isolation, &[])?;
         let program = program();
-        let ready = environment.state().join("ready");
+        let ready = environment.state().join(format!("{directory}-ready"));
         let listening = UnixDatagram::bind(&ready)?;
         listening.set_read_timeout(Some(TIMEOUT))?;
         let mut command = Command::new(&program);
@@ -76,7 +82,7 @@ impl Cli {
         }
         let options = ["--rm".to_owned(), "--socket".to_owned(), config.socket];
         Ok(Self {
-            name: DAEMON,
+            name,
             program,
             arguments: arguments(environment, &options),
             namespace: None,
@@ -85,9 +91,13 @@ impl Cli {
     }
 
     /// Without a daemon.
-    pub fn alone(environment: &Environment) -> Outcome<Self> {
-        let config = configure(environment, "alone", &paths::build(), &[])?;
-        Self::with_config(ALONE, environment, config)
+    pub fn alone(environment: &Environment, isolation: Isolation) -> Outcome<Self> {
+        let (name, directory) = match isolation {
+            Isolation::Mesos => (PRIVILEGED_ALONE, "alone-mesos"),
+            _ => (ALONE, "alone"),
+        };
+        let config = configure(environment, directory, &paths::build(), isolation, &[])?;
+        Self::with_config(name, environment, config)
     }
 
     /// Without a daemon, with a longer chain: the shipped plugins and plugins that do nothing.
@@ -112,7 +122,7 @@ impl Cli {
             let file = format!("lib{}.so", name.replace('/', "_"));
             fs::write(directory.join(file), renamed(&noop, "bench/noop", name)?)?;
         }
-        let config = configure(environment, "many", &directory, &extra)?;
+        let config = configure(environment, "many", &directory, Isolation::Docker, &extra)?;
         Self::with_config(MANY, environment, config)
     }
 
@@ -177,11 +187,12 @@ struct Configured {
     socket: String,
 }
 
-/// Writes the configuration of the shipped chain.
+/// Writes a configuration.
 fn configure(
     environment: &Environment,
     name: &str,
     plugin_dir: &Path,
+    isolation: Isolation,
     extra: &[String],
 ) -> Outcome<Configured> {
     let state = environment.state().join(name);
@@ -198,7 +209,7 @@ fn configure(
         // A JSON string is a valid TOML string.
         text += &format!("{key} = {value}\n");
     }
-    text += Isolation::Docker.text();
+    text += isolation.text();
     for isolator in extra {
         text += &format!("[[isolator]]\nname = \"{isolator}\"\n");
     }

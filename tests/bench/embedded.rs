@@ -10,6 +10,7 @@ use cofferdam_tests::world::World;
 use serde_json::json;
 
 use crate::Outcome;
+use crate::chain::Chain;
 use crate::environment::{Environment, Scratch};
 use crate::floor;
 use crate::launch::{Reference, Subject};
@@ -17,6 +18,7 @@ use crate::launch::{Reference, Subject};
 /// Rows of the table.
 pub const EMPTY: &str = "cofferdam, empty chain";
 pub const SHIPPED: &str = "cofferdam, shipped chain";
+pub const FULL: &str = "cofferdam, full chain";
 pub const PRIVILEGED: &str = "cofferdam, isolation mesos";
 pub const MEMORY: &str = "cofferdam, shipped chain, scratch in memory";
 pub const DIRECT: &str = "cofferdam, shipped chain, no overlay";
@@ -32,7 +34,7 @@ pub enum Writes {
 
 /// An agent in this process, and the kind of its containers.
 pub struct Embedded<'a> {
-    name: &'static str,
+    name: String,
     environment: &'a Environment,
     agent: Agent,
     // Dropped after the agent, which uses its directories.
@@ -76,20 +78,32 @@ impl<'a> Embedded<'a> {
         Self::start(PRIVILEGED, environment, World::privileged(), true, compared_to)
     }
 
+    /// As [`Embedded::shipped`] with an overlay, with every isolator that can be added.
+    pub fn full(environment: &'a Environment) -> Outcome<Self> {
+        let compared_to = vec![Reference::Row(SHIPPED), Reference::Runtimes];
+        Self::start(FULL, environment, Chain::Full.world()?, true, compared_to)
+    }
+
+    /// Compared to the shipped chain, of which it has one isolator more or less.
+    pub fn like_shipped(environment: &'a Environment, name: &str, world: World) -> Outcome<Self> {
+        Self::start(name, environment, world, true, vec![Reference::Row(SHIPPED)])
+    }
+
     /// Without plugins.
     pub fn empty(environment: &'a Environment) -> Outcome<Self> {
         Self::start(EMPTY, environment, World::new(), false, vec![Reference::Row(floor::EMPTY)])
     }
 
     fn start(
-        name: &'static str,
+        name: &str,
         environment: &'a Environment,
         mut world: World,
         shipped: bool,
         compared_to: Vec<Reference>,
     ) -> Outcome<Self> {
-        world.config.runtime_dir = environment.state().join(name);
+        world.config.runtime_dir = environment.state().join(name.replace('/', "-"));
         let agent = environment.runtime.block_on(world.start())?;
+        let name = name.to_owned();
         Ok(Self { name, environment, agent, _world: world, shipped, compared_to, next: AtomicU64::new(0) })
     }
 }
@@ -115,7 +129,7 @@ pub fn request(rootfs: Option<PathBuf>, number: u64, arguments: &[&str]) -> Outc
 
 impl Subject for Embedded<'_> {
     fn name(&self) -> &str {
-        self.name
+        &self.name
     }
 
     fn once(&self, _: usize) -> Outcome<Duration> {

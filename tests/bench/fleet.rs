@@ -8,6 +8,7 @@ use std::time::Instant;
 use cofferdam_linux::process::{Stat, children_of};
 
 use crate::agent_process::AgentProcess;
+use crate::chain::Chain;
 use crate::environment::Environment;
 use crate::report::{Group, Report};
 use crate::sample::Samples;
@@ -29,7 +30,7 @@ pub fn measure(environment: &Environment, options: &Options, report: &mut Report
     }
     let many = options.containers.map_or(if options.quick { SOME } else { 1000 }, |count| count as usize);
     check_limits(many)?;
-    let mut agent_process = AgentProcess::start(environment)?;
+    let mut agent_process = AgentProcess::start(environment, Chain::Shipped)?;
 
     let mut memory = Group::new(NAMES[1], "The agent", "kB, except for threads and descriptors");
     measure_memory(&mut memory, "with none running", agent_process.pid())?;
@@ -61,19 +62,7 @@ pub fn measure(environment: &Environment, options: &Options, report: &mut Report
     }
     if options.wants(NAMES[3]) {
         let mut sweep = Group::new(NAMES[3], format!("`usage` of {many} containers, all at once"), "ms");
-        let rounds = if options.quick { 3 } else { 7 };
-        let floor = SweepFloor::new(&agent_process.pids()?)?;
-        let (mut elapsed, mut spent, mut direct) = (Vec::new(), Vec::new(), Vec::new());
-        for _ in 0..rounds {
-            let (time, cpu) = agent_process.sweep()?;
-            elapsed.push(time);
-            spent.push(cpu);
-            direct.push(floor.read()?);
-        }
-        sweep.row("sweep, elapsed", Samples(elapsed));
-        sweep.row("sweep, CPU time", Samples(spent));
-        let files = floor.files(many);
-        sweep.row(format!("floor, CPU time: the same {files} files of each"), Samples(direct));
+        measure_sweep(&mut sweep, &mut agent_process, options)?;
         report.add(sweep);
     }
     if options.wants(NAMES[2]) {
@@ -93,7 +82,41 @@ pub fn measure(environment: &Environment, options: &Options, report: &mut Report
     if options.wants(NAMES[5]) {
         report.add(end);
     }
+    if options.wants(NAMES[3]) {
+        report.add(sweep_of_full_chain(environment, options, many)?);
+    }
     Ok(())
+}
+
+/// Adds the time in which the usage of all is read.
+fn measure_sweep(group: &mut Group, agent_process: &mut AgentProcess<'_>, options: &Options) -> Outcome<()> {
+    let rounds = if options.quick { 3 } else { 7 };
+    let pids = agent_process.pids()?;
+    let floor = SweepFloor::new(&pids)?;
+    let (mut elapsed, mut spent, mut direct) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        let (time, cpu) = agent_process.sweep()?;
+        elapsed.push(time);
+        spent.push(cpu);
+        direct.push(floor.read()?);
+    }
+    group.row("sweep, elapsed", Samples(elapsed));
+    group.row("sweep, CPU time", Samples(spent));
+    group.row(format!("floor, CPU time: {} files of each", floor.files(pids.len())), Samples(direct));
+    Ok(())
+}
+
+/// The same with all statistics. The floor still reads what the shipped chain reads.
+fn sweep_of_full_chain(environment: &Environment, options: &Options, many: usize) -> Outcome<Group> {
+    let mut agent_process = AgentProcess::start(environment, Chain::Full)?;
+    for _ in (0..many).step_by(SOME) {
+        launch(environment, &mut agent_process)?;
+    }
+    let title = format!("`usage` of {many} containers with all isolators and statistics");
+    let mut group = Group::new("usage-sweep", title, "ms");
+    measure_sweep(&mut group, &mut agent_process, options)?;
+    agent_process.end()?;
+    Ok(group)
 }
 
 /// Checks that the machine permits so many containers, before any of them runs.
@@ -146,7 +169,8 @@ fn measure_helpers(group: &mut Group, commands: &[i32]) -> Outcome<()> {
         reapers.extend(children_of(keeper)?.into_iter().filter(|pid| !commands.contains(pid)));
     }
     for field in ["Pss", "Rss", "Private_Dirty"] {
-        let of_reapers = reapers.iter().map(|&pid| rollup(pid, field)).collect::<Outcome<_>>()?;
+        // A process that set up a container may still have been there.
+        let of_reapers = reapers.iter().filter_map(|&pid| rollup(pid, field).ok()).collect();
         group.row(format!("{field} of process 1 of each of {count}"), of_reapers);
         let of_keepers: f64 = keepers.iter().map(|&pid| rollup(pid, field)).sum::<Outcome<f64>>()?;
         group.row(format!("{field} of the keeper, with {count} running"), Samples(vec![of_keepers]));

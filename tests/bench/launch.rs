@@ -3,6 +3,8 @@
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
+use cofferdam::config::Isolation;
+
 use crate::cli::{self, Cli};
 use crate::embedded::{self, Embedded, Writes};
 use crate::engine::{self, Bundle, Engine};
@@ -87,11 +89,14 @@ pub fn measure(environment: &Environment, options: &Options, report: &mut Report
         subjects.add(floor::shipped(scratch), create)?;
     }
     subjects.add(embedded::SHIPPED, || Embedded::shipped(environment, Writes::Overlay))?;
+    subjects.add(embedded::FULL, || Embedded::full(environment))?;
     subjects.add(embedded::PRIVILEGED, || Embedded::privileged(environment))?;
     subjects.add(embedded::MEMORY, || Embedded::in_memory(environment))?;
     subjects.add(embedded::DIRECT, || Embedded::shipped(environment, Writes::Direct))?;
-    subjects.add(cli::DAEMON, || Cli::daemon(environment))?;
-    subjects.add(cli::ALONE, || Cli::alone(environment))?;
+    subjects.add(cli::DAEMON, || Cli::daemon(environment, Isolation::Docker))?;
+    subjects.add(cli::PRIVILEGED_DAEMON, || Cli::daemon(environment, Isolation::Mesos))?;
+    subjects.add(cli::ALONE, || Cli::alone(environment, Isolation::Docker))?;
+    subjects.add(cli::PRIVILEGED_ALONE, || Cli::alone(environment, Isolation::Mesos))?;
     subjects.add(cli::MANY, || Cli::many(environment))?;
     for runtime in &runtimes {
         for bundle in [Bundle::Alike, Bundle::Stock] {
@@ -120,15 +125,15 @@ pub fn measure(environment: &Environment, options: &Options, report: &mut Report
 
 /// Number of iterations.
 #[derive(Clone, Copy)]
-struct Rounds {
-    most: usize,
+pub struct Rounds {
+    pub most: usize,
     /// Minimum, even if the budget is used up.
-    least: usize,
-    budget: Duration,
+    pub least: usize,
+    pub budget: Duration,
 }
 
 /// One measurement of one subject.
-type Turn<'a> = dyn Fn(&dyn Subject) -> Outcome<Vec<Duration>> + 'a;
+pub type Turn<'a> = dyn Fn(&dyn Subject) -> Outcome<Vec<Duration>> + 'a;
 
 /// Launches one after the other. The first is not measured: what the subject before it left to the kernel would count
 /// as its own, and a runtime that waits for the kernel waits less directly after a launch of its own.
@@ -137,7 +142,7 @@ fn in_sequence(subject: &dyn Subject, lane: usize, measured: usize) -> Outcome<V
     (0..measured).map(|_| subject.once(lane)).collect()
 }
 
-fn one(subject: &dyn Subject) -> Outcome<Vec<Duration>> {
+pub fn one(subject: &dyn Subject) -> Outcome<Vec<Duration>> {
     in_sequence(subject, 0, 3)
 }
 
@@ -160,12 +165,12 @@ fn sparsely(subject: &dyn Subject) -> Outcome<Vec<Duration>> {
 }
 
 /// Pseudo-random numbers, the same for the same seed.
-struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
     /// A random seed.
     #[expect(clippy::cast_possible_truncation, reason = "short enough to be typed")]
-    fn seed() -> u32 {
+    pub fn seed() -> u32 {
         // Its keys are random.
         RandomState::new().hash_one(()) as u32
     }
@@ -184,7 +189,7 @@ impl Random {
 }
 
 /// Measures all subjects in turns.
-fn compare(
+pub fn compare(
     environment: &Environment,
     subjects: &[Box<dyn Subject + '_>],
     seed: u32,

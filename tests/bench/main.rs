@@ -9,6 +9,7 @@
 
 mod agent_process;
 mod call;
+mod chain;
 mod cli;
 mod disk;
 mod embedded;
@@ -18,12 +19,14 @@ mod fleet;
 mod floor;
 mod launch;
 mod mount_namespace;
+mod plugins;
 mod report;
 mod sample;
 mod sweep_floor;
 mod tasks;
 mod virtual_machine;
 
+use std::iter;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -67,7 +70,7 @@ struct Options {
     #[arg(long, value_name = "NUMBER")]
     seed: Option<u32>,
     /// Run as an agent that reads commands; see `agent_process.rs`.
-    #[arg(long, hide = true, num_args = 3)]
+    #[arg(long, hide = true, num_args = 4)]
     agent_process: Vec<PathBuf>,
     /// Passed by cargo, ignored.
     #[arg(long, hide = true)]
@@ -87,8 +90,8 @@ impl Options {
 fn main() -> ExitCode {
     let options = Options::parse();
     let outcome = match options.agent_process.as_slice() {
-        [runtime_dir, work_dir, rootfs] => {
-            agent_process::serve(runtime_dir.clone(), work_dir.clone(), rootfs.clone())
+        [chain, runtime_dir, work_dir, rootfs] => {
+            agent_process::serve(chain, runtime_dir.clone(), work_dir.clone(), rootfs)
         }
         _ if options.virtual_machine => virtual_machine::measure(&options),
         _ => run(&options),
@@ -96,7 +99,11 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("bench: {error}");
+            eprint!("bench: {error}");
+            for cause in iter::successors(error.source(), |&error| error.source()) {
+                eprint!(": {cause}");
+            }
+            eprintln!();
             ExitCode::FAILURE
         }
     }
@@ -109,6 +116,7 @@ fn run(options: &Options) -> Outcome<()> {
     report.fact(engine::name_and_version(&cofferdam)?, cofferdam.display().to_string());
     environment.describe(&mut report)?;
     launch::measure(&environment, options, &mut report)?;
+    plugins::measure(&environment, options, &mut report)?;
     fleet::measure(&environment, options, &mut report)?;
     call::measure(&environment, options, &mut report)?;
     disk::measure(&environment, options, &mut report)?;

@@ -1,11 +1,12 @@
 //! Tasks, by their agent as operators run it: in containers of an engine beside those of its client, and as commands.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use cofferdam_linux::process::Process;
-use cofferdam_tests::daemon::{Daemon, TIMEOUT, Updates};
+use cofferdam_tests::daemon::{CallError, Daemon, TIMEOUT, Updates};
 use cofferdam_tests::engine::{Engine, IMAGE, has_engine, shell};
 use cofferdam_tests::world::{World, entry};
 use serde_json::{Value as Json, json};
@@ -70,8 +71,8 @@ fn launch(daemon: &Daemon, task: &Json) -> Outcome<()> {
 
 /// Receives and acknowledges updates until so many tasks are in a state. Any other end is an error.
 fn until(daemon: &Daemon, updates: &mut Updates, state: &str, count: usize) -> Outcome<()> {
-    let mut seen = 0;
-    while seen < count {
+    let mut seen = BTreeSet::new();
+    while seen.len() < count {
         let message = updates.next().ok_or("the stream of updates ended")?;
         if message["type"] != "STATUS_UPDATE" {
             continue;
@@ -80,10 +81,14 @@ fn until(daemon: &Daemon, updates: &mut Updates, state: &str, count: usize) -> O
         let acknowledge = json!({"type": "ACKNOWLEDGE_STATUS_UPDATE", "acknowledge_status_update": {
             "framework_id": {"value": "bench"}, "task_id": status["task_id"], "uuid": status["uuid"],
         }});
-        daemon.call(&acknowledge).map_err(|error| format!("{error:?}"))?;
+        match daemon.call(&acknowledge) {
+            // An update that was not acknowledged in time is sent again; the task is forgotten after the first of them.
+            Ok(_) | Err(CallError::Status(404, _)) => {}
+            Err(error) => return Err(format!("{error:?}").into()),
+        }
         let found = status["state"].as_str().unwrap_or_default();
         if found == state {
-            seen += 1;
+            seen.insert(status["task_id"]["value"].as_str().unwrap_or_default().to_owned());
         } else if !matches!(found, "TASK_STARTING" | "TASK_RUNNING" | "TASK_KILLING") {
             return Err(format!("a task has ended: {status}").into());
         }
