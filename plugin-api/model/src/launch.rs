@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::bpf::BpfInstruction;
+
 /// The requests of a plugin for the launch of a container.
 ///
 /// The agent merges the requests of all plugins in chain order and remembers which plugin each entry came from.
@@ -218,16 +220,13 @@ pub struct TimeOffsets {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Seccomp {
-    /// Instructions of the BPF program, as in `struct sock_filter`; at most 4096.
+    /// Instructions of the BPF program; at most 4096. In JSON: their `struct sock_filter` in little-endian byte order, as Base64.
+    #[serde(with = "crate::bpf::base64")]
     pub program: Vec<BpfInstruction>,
     /// Flags of seccomp(2) by name without `SECCOMP_FILTER_FLAG_`: `LOG`, `SPEC_ALLOW`, `TSYNC`.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub flags: BTreeSet<String>,
 }
-
-/// An instruction of a classic BPF program: code, jump if true, jump if false, operand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BpfInstruction(pub u16, pub u8, pub u8, pub u32);
 
 /// A command to run during a launch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -12,6 +12,7 @@
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
 
+mod bpf;
 mod cgroups;
 mod container;
 mod exchange;
@@ -23,6 +24,7 @@ mod resources;
 pub mod service;
 pub mod units;
 
+pub use bpf::BpfInstruction;
 pub use cgroups::Cgroups;
 pub use container::{
     Command, Container, ContainerClass, ContainerDetails, ImageConfig, ImageRoot, IpcMode, LinuxOptions,
@@ -40,8 +42,8 @@ pub use hook::{
 };
 pub use id::{ContainerId, InvalidId};
 pub use launch::{
-    BpfInstruction, Capabilities, CommandRewrite, DeviceKind, HookStage, IdMapping, IdMappings, LaunchHook,
-    LaunchInfo, Namespace, Operation, Owner, Propagation, Rlimit, Root, Seccomp, TimeOffsets,
+    Capabilities, CommandRewrite, DeviceKind, HookStage, IdMapping, IdMappings, LaunchHook, LaunchInfo,
+    Namespace, Operation, Owner, Propagation, Rlimit, Root, Seccomp, TimeOffsets,
 };
 pub use manifest::{FEATURES, Kind, LINUX_LAUNCHER, LOG_TARGETS, Manifest, Method, Methods, REQUEST_PARTS};
 pub use resources::{Limit, Resources, Value};

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 
+use cofferdam_plugin_model::{BpfInstruction, Seccomp};
 use cofferdam_tests::is_root;
 use serde_json::{Value as Json, json};
 
@@ -179,19 +180,19 @@ async fn the_command_has_the_badness_adjustment() {
 }
 
 /// A filter under which creating directories fails with EPERM.
-fn filter() -> Json {
+fn filter() -> Vec<BpfInstruction> {
     const LOAD: u16 = 0x20;
     const JUMP_IF_EQUAL: u16 = 0x15;
     const RETURN: u16 = 0x06;
     let errno = 0x0005_0000 | libc::EPERM.cast_unsigned();
-    let (mkdir, mkdirat) = (libc::SYS_mkdir, libc::SYS_mkdirat);
-    json!([
-        (LOAD, 0, 0, 0),
-        (JUMP_IF_EQUAL, 1, 0, mkdir),
-        (JUMP_IF_EQUAL, 0, 1, mkdirat),
-        (RETURN, 0, 0, errno),
-        (RETURN, 0, 0, 0x7fff_0000),
-    ])
+    let [mkdir, mkdirat] = [libc::SYS_mkdir, libc::SYS_mkdirat].map(|call| u32::try_from(call).unwrap());
+    vec![
+        BpfInstruction(LOAD, 0, 0, 0),
+        BpfInstruction(JUMP_IF_EQUAL, 1, 0, mkdir),
+        BpfInstruction(JUMP_IF_EQUAL, 0, 1, mkdirat),
+        BpfInstruction(RETURN, 0, 0, errno),
+        BpfInstruction(RETURN, 0, 0, 0x7fff_0000),
+    ]
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -206,7 +207,7 @@ async fn the_command_runs_under_the_seccomp_filter() {
     for (user, no_new_privileges) in [("root", false), ("web", false), ("web", true)] {
         let launch = json!({
             "operations": create_tmp,
-            "seccomp": { "program": filter(), "flags": ["LOG", "SPEC_ALLOW", "TSYNC"] },
+            "seccomp": Seccomp { program: filter(), flags: ["LOG", "SPEC_ALLOW", "TSYNC"].map(Into::into).into() },
             "no_new_privileges": no_new_privileges,
         });
         let mut request = fixture.request(&json!({ "launch": launch }), line);

@@ -1,5 +1,6 @@
 //! Commands that run during a launch.
 
+use cofferdam_plugin_model::{BpfInstruction, Seccomp};
 use cofferdam_tests::is_root;
 use serde_json::{Value as Json, json};
 
@@ -62,12 +63,12 @@ async fn a_hook_before_exec_has_the_privileges_of_the_command_but_no_seccomp_fil
         return;
     }
     let show = "busybox grep -E '^(CapEff|CapBnd|NoNewPrivs|Seccomp):' /proc/self/status; ulimit -n";
+    let allow_all = Seccomp { program: vec![BpfInstruction(6, 0, 0, 0x7fff_0000)], ..Seccomp::default() };
     let launch = json!({
         "capabilities": { "effective": ["CHOWN"] },
         "no_new_privileges": true,
         "rlimits": { "NOFILE": { "soft": 77, "hard": 77 } },
-        // Allows everything.
-        "seccomp": { "program": [[6, 0, 0, 0x7fff_0000]] },
+        "seccomp": allow_all,
         "hooks": [hook("before_exec", show)],
     });
     let fixture = Fixture::start().await;

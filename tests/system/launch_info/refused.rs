@@ -78,7 +78,7 @@ fn refused() -> Vec<(Json, &'static str)> {
             "the soft limit 2 above the hard limit 1",
         ),
         (json!({ "capabilities": { "effective": ["FLY"] } }), "the unknown capability `FLY`"),
-        (json!({ "seccomp": { "program": [] } }), "a seccomp filter of 0 instructions"),
+        (json!({ "seccomp": { "program": "" } }), "a seccomp filter of 0 instructions"),
         (json!({ "enter_descriptors": { "network": 0 } }), "descriptor 0 of its reply, which contains 0"),
         (
             json!({ "operations": [{ "type": "bind_descriptor", "index": 2, "target": "/x" }] }),
