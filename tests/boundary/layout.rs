@@ -39,8 +39,8 @@ fn the_layout_is_the_released_one() {
     let released = std::fs::read_to_string(&golden).unwrap();
     assert!(
         today == released,
-        "the boundary is not what {} says; plugins that are out there were built against that.\n\
-         An accident: take the change back.\n\
+        "the boundary is not what {} says, with which released plugins were built.\n\
+         If that was not intended, revert the change.\n\
          An addition (a method with a default body at the end of a trait, a function at the end of \
          `Module`): raise the minor version of `{PACKAGE}` (now {API_VERSION}), note it in CHANGELOG.md, \
          and run this test once with BLESS=1.\n\

@@ -29,8 +29,26 @@ struct Module {
 }
 
 #[test]
-fn modules_of_the_host_have_no_import_cycles() {
-    for directory in ["host/src", "host/core/src", "host/executor/src"] {
+fn modules_have_no_import_cycles() {
+    let mut directories: Vec<String> = [
+        "host/src",
+        "host/core/src",
+        "host/executor/src",
+        "host/init/src",
+        "plugin-api/src",
+        "plugin-api/abi/src",
+        "plugin-api/linux/src",
+        "plugin-api/macros/src",
+        "plugin-api/model/src",
+    ]
+    .map(Into::into)
+    .into();
+    let plugins = std::fs::read_dir(workspace::root().join("plugins")).expect("a directory");
+    directories
+        .extend(plugins.map(|plugin| {
+            format!("plugins/{}/src", plugin.expect("an entry").file_name().to_string_lossy())
+        }));
+    for directory in &directories {
         let cycles = cycles(&read_modules(directory));
         assert!(cycles.is_empty(), "import cycles in {directory}:\n{}", cycles.join("\n"));
     }

@@ -305,4 +305,11 @@ fn decisions_have_numbers_of_their_own() {
             assert!(rows.insert(line.to_owned()), "{file} has twice: {line}");
         }
     }
+    let mut crates = BTreeSet::new();
+    for row in text(&root().join("docs/dependencies.md")).lines().filter(|line| line.starts_with("| `")) {
+        let cell = row.split('|').nth(1).unwrap_or_default().trim();
+        for name in cell.split(", ") {
+            assert!(crates.insert(name.to_owned()), "docs/dependencies.md has two rows for {name}");
+        }
+    }
 }

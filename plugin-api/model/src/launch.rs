@@ -57,7 +57,8 @@ pub struct LaunchInfo {
     /// Namespaces to create.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub clone_namespaces: BTreeSet<Namespace>,
-    /// Id mappings of the container's own user namespace. Requires [`Namespace::User`] in `clone_namespaces`.
+    /// Id mappings of the container's own user namespace. Requires [`Namespace::User`] in `clone_namespaces`, which no agent
+    /// creates yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id_mappings: Option<IdMappings>,
     /// Clock offsets of the container's own time namespace. Requires [`Namespace::Time`] in `clone_namespaces`.
@@ -175,7 +176,8 @@ pub enum Namespace {
     Pid,
     /// Monotonic and boot-time clocks.
     Time,
-    /// User and group ids, capabilities.
+    /// User and group ids, capabilities. No agent creates one yet: a launch with a request for it fails. When one does,
+    /// [`FEATURES`](crate::FEATURES) will have `launch.user_namespace`.
     User,
     /// Host and domain name.
     Uts,
