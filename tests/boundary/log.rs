@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::{Arc, Mutex};
 
+use cofferdam_core::error_chain::describe;
 use serde_json::{Value as Json, json};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
@@ -79,6 +80,30 @@ fn log_lines_of_a_plugin_have_their_target_fields_and_the_span_of_the_call() {
     assert_eq!(call["plugin"], "test/fault", "{line}");
     assert_eq!(call["method"], "prepare", "{line}");
     assert_eq!(call["container"], "web", "{line}");
+}
+
+#[test]
+fn what_a_plugin_logs_and_returns_as_an_error_is_bounded() {
+    if !in_own_process("log::what_a_plugin_logs_and_returns_as_an_error_is_bounded") {
+        return;
+    }
+    let lines = listen("info");
+    let error = tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let fixture = Fixture::new("prepare", "log_too_much", json!({ "container": "web" }));
+        let agent = fixture.world.start().await.unwrap();
+        let error = describe(&agent.launch(short("web")).await.unwrap_err());
+        assert_works(&agent).await;
+        error
+    });
+    assert!(error.contains("long long") && error.contains("… (cut: 40000 bytes)"), "{error}");
+    assert!(error.len() < 20_000, "{} bytes", error.len());
+    let lines_of_plugin = lines.of("plugin::test/fault::");
+    let [line] = lines_of_plugin.as_slice() else { panic!("{} lines", lines_of_plugin.len()) };
+    let texts = ["message", "other"].map(|field| line["fields"][field].as_str().unwrap());
+    assert!(texts.iter().all(|text| text.ends_with("… (cut: 40000 bytes)")), "{line}");
+    assert!(texts.concat().len() < 20_000, "{line}");
+    let spans: Vec<_> = line["spans"].as_array().unwrap().iter().map(|span| &span["name"]).collect();
+    assert!(!spans.iter().any(|name| *name == "one_of_many"), "the last span is beyond the limit: {spans:?}");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use cofferdam_core::agent::Agent;
 use cofferdam_core::config::LauncherKind;
 use cofferdam_core::model::{Phase, Reason, Request, Resources, Rlimit, Value};
+use cofferdam_plugin_model::{Cgroups, FEATURES, LINUX_LAUNCHER};
 use cofferdam_tests::world::{World, id, launch_error, object, run, sandbox_logger, with_agent};
 use cofferdam_tests::{assert_contains, is_root, text};
 use nix::sys::stat::Mode;
@@ -44,6 +45,40 @@ async fn remove(world: &World, agent: &Agent, name: &str) {
     agent.destroy(&id(name)).await.unwrap();
     assert!(agent.remove(&id(name)).await.unwrap());
     assert_eq!(world.leftovers(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn create_describes_the_agent() {
+    let mut world = world(json!({}));
+    world.add("namespaces/uts", json!({}));
+    let agent = world.start().await.unwrap();
+    let seen = recorded(&world, "create", "");
+    assert_eq!((&seen["name"], &seen["file_exists"]), (&json!("test/observer"), &json!(true)));
+    let of_agent = &seen["agent"];
+    assert_eq!(of_agent["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(of_agent["chain"], json!(["test/observer", "namespaces/uts"]));
+    let resources: Resources = serde_json::from_value(of_agent["resources"].clone()).unwrap();
+    let cpus = std::thread::available_parallelism().unwrap().get();
+    assert_eq!(resources.scalar("cpus"), Some(cpus as f64));
+    assert!(resources.scalar("mem").is_some_and(|mem| mem > 100.0), "{of_agent}");
+    let features: Vec<&str> =
+        of_agent["features"].as_array().unwrap().iter().filter_map(Json::as_str).collect();
+    for feature in FEATURES.iter().filter(|feature| **feature != LINUX_LAUNCHER) {
+        assert!(features.contains(feature), "{feature}: {features:?}");
+    }
+    assert_eq!(features.contains(&LINUX_LAUNCHER), of_agent["launcher"] == "linux", "{of_agent}");
+    let launcher = if nix::unistd::geteuid().is_root() { "linux" } else { "posix" };
+    assert_eq!(of_agent["launcher"], launcher);
+    let directories: Vec<PathBuf> = serde_json::from_value(seen["directories"].clone()).unwrap();
+    assert!(directories[0].starts_with(&world.config.runtime_dir), "{directories:?}");
+    assert!(directories[1].starts_with(&world.config.work_dir), "{directories:?}");
+    let cgroups: Cgroups = serde_json::from_value(of_agent["cgroups"].clone()).unwrap();
+    for mount in cgroups.v1.values().chain(&cgroups.v2) {
+        let parent = mount.join(&cgroups.path);
+        assert!(parent.starts_with(mount) && mount.is_dir(), "{}", parent.display());
+    }
+    assert_eq!(cgroups == Cgroups::default(), launcher == "posix", "{of_agent}");
+    drop(agent);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -46,6 +46,8 @@ pub enum Act {
     Abort,
     /// Logs an event in its own span.
     Log,
+    /// Opens more spans than the agent keeps, logs a long text in the last one, and returns it as an error.
+    LogTooMuch,
     /// Leaves a descriptor open that programs inherit.
     LeakDescriptor,
     /// Changes attributes of the whole process.
@@ -103,6 +105,15 @@ impl Fault {
             Act::Log => {
                 let _in_span = tracing::info_span!("own_span", depth = 7).entered();
                 info!(answer = 42, container, "logged by the plugin");
+            }
+            Act::LogTooMuch => {
+                let text = "long ".repeat(8_000);
+                let spans: Vec<_> =
+                    (0..5_000).map(|number| tracing::info_span!("one_of_many", number)).collect();
+                if let Some(last) = spans.last() {
+                    last.in_scope(|| info!(other = text, "{text}"));
+                }
+                return Err(Error::new(text));
             }
             Act::LeakDescriptor => {
                 let file = File::open("/dev/full")?;

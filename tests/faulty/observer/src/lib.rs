@@ -80,7 +80,14 @@ impl Isolator for Observer {
 
     fn create(config: Config, host: Host) -> Result<Self> {
         let journal = OpenOptions::new().append(true).create(true).open(&config.journal)?;
-        Ok(Self { config, host, journal })
+        let observer = Self { config, host, journal };
+        let (host, agent) = (&observer.host, observer.host.agent());
+        let seen = json!({
+            "name": host.name(), "file_exists": host.file().is_file(), "agent": agent,
+            "directories": [host.runtime_directory(), host.work_directory()],
+        });
+        observer.record("create", "", seen)?;
+        Ok(observer)
     }
 
     fn prepare(&self, container: &NewContainer) -> Result<Prepared> {
