@@ -196,7 +196,7 @@ const LINUX: &[Row] = &[
     ("descent", &[]),
     ("foreign", &[]),
     ("generated", &[]),
-    ("quota", &["foreign"]),
+    ("quota", &["descent", "foreign"]),
     ("image", &[]),
     ("measure", &["descent"]),
     ("mounts", &[]),

@@ -4,17 +4,15 @@
 
 #![allow(unsafe_code)]
 
-use std::ffi::OsStr;
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 
-use rustix::fs::{FileType, Mode, OFlags, RawDir, fstat, fstatfs, openat};
+use rustix::fs::{FileType, Mode, OFlags, RawDir, fstat, fstatfs, openat, openat2};
 use rustix::io::Errno;
 
-use crate::foreign::{self, OpenError, Resolve};
+use crate::descent::{HERE, LIST};
+use crate::foreign;
 
 /// `FS_IOC_FSGETXATTR` and `FS_IOC_FSSETXATTR`.
 const GET_ATTRIBUTES: libc::c_ulong = 0x801c_581f;
@@ -222,15 +220,13 @@ pub fn set_project(file: impl AsFd, project: u32) -> io::Result<()> {
     check(result.into())
 }
 
-/// Gives a directory and what is in it to a project, without following links or entering mounts. Links, devices and the
-/// like stay as they are: they cannot be changed.
+/// Gives a directory and what is in it to a project, without following links or entering mounts, also those of the same
+/// file system. Links, devices and the like stay as they are: they cannot be changed.
 ///
 /// # Errors
 /// Those of system calls; `EFBIG` if there is too much in it.
 pub fn set_project_of_tree(directory: impl AsFd, project: u32) -> io::Result<()> {
-    let list = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let top = openat(&directory, c".", list, Mode::empty())?;
-    let device = fstat(&top)?.st_dev;
+    let top = openat(&directory, c".", LIST, Mode::empty())?;
     // First those above, so that nothing is created in between that belongs to none.
     set_project(&top, project)?;
     let mut pending: Vec<OwnedFd> = vec![top];
@@ -247,22 +243,15 @@ pub fn set_project_of_tree(directory: impl AsFd, project: u32) -> io::Result<()>
             if entries > MAX_ENTRIES || pending.len() > MAX_OPEN {
                 return Err(Errno::FBIG.into());
             }
-            let name = Path::new(OsStr::from_bytes(name.to_bytes()));
-            let found = match foreign::find(&directory, name, Resolve::WithoutLinks) {
+            let found = match openat2(&directory, name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), HERE) {
                 Ok(found) => found,
-                Err(OpenError::System(error)) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(error);
-                }
-                // A link, or removed meanwhile.
-                Err(_) => continue,
+                // A link, something that is mounted there, or removed meanwhile.
+                Err(Errno::LOOP | Errno::XDEV | Errno::NOENT) => continue,
+                Err(errno) => return Err(errno.into()),
             };
-            let stat = fstat(&found)?;
-            if stat.st_dev != device {
-                continue;
-            }
-            match FileType::from_raw_mode(stat.st_mode) {
+            match FileType::from_raw_mode(fstat(&found)?.st_mode) {
                 FileType::Directory => {
-                    let opened = openat(&found, c".", list, Mode::empty())?;
+                    let opened = openat(&found, c".", LIST, Mode::empty())?;
                     set_project(&opened, project)?;
                     pending.push(opened);
                 }
