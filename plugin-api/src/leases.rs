@@ -59,6 +59,16 @@ impl Leases {
         self.0.request(LEASES_RELEASE, &ReleaseLease { pool: pool.to_owned(), number })
     }
 
+    /// Releases a number if it is leased for this container: one whose lease was lost may have the number of another one.
+    ///
+    /// # Errors
+    /// As of [`Leases::release`], or if the agent does not provide the service.
+    pub fn release_of(&self, pool: &str, number: u32, container: impl AsRef<str>) -> Result<()> {
+        let container = container.as_ref();
+        let is_own = |lease: &Lease| lease.number == number && lease.container.as_str() == container;
+        if self.list(pool)?.iter().any(is_own) { self.release(pool, number) } else { Ok(()) }
+    }
+
     /// The leases of all plugins in `pool`, by number.
     ///
     /// # Errors

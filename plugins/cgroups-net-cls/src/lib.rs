@@ -137,7 +137,7 @@ impl Isolator for NetCls {
         CONTROLLERS.remove(container)?;
         // Nothing has the class any more, so that another container can have it.
         let own: Option<State> = container.state()?;
-        own.map_or(Ok(()), |State { class }| self.host.leases().release(POOL, class))
+        own.map_or(Ok(()), |State { class }| self.host.leases().release_of(POOL, class, container.id()))
     }
 }
 

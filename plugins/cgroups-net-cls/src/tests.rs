@@ -98,6 +98,31 @@ fn a_lost_lease_is_taken_again() {
     next.cleanup("web").unwrap();
 }
 
+/// The class is that of two containers then, which the log says.
+#[test]
+fn a_lost_lease_that_another_container_has_does_not_end_with_the_one_that_has_lost_it() {
+    let Some(harness) = harness(handles(2)) else { return };
+    harness.prepare().unwrap();
+    harness.prepare_container(&harness.nested("web.lost")).unwrap();
+    let state = harness.state("web.lost");
+    // As after a cleanup that was not completed.
+    harness.cleanup("web.lost").unwrap();
+    harness.prepare_container(&harness.nested("web.other")).unwrap();
+    assert_eq!((harness.state("web.other"), harness.state("web.lost")), (state.clone(), state));
+
+    let next = harness.restart(handles(2), &["web", "web.lost", "web.other"], &[]).unwrap();
+    next.cleanup("web.lost").unwrap();
+    let refused = next.prepare_container(&harness.nested("web.third")).unwrap_err();
+    assert!(refused.message.contains("no class is free for container `web.third`"), "{refused}");
+    for id in ["web.third", "web.other"] {
+        next.cleanup(id).unwrap();
+    }
+    next.prepare_container(&harness.nested("web.third")).unwrap();
+    assert_eq!(next.status("web.third").unwrap(), status(0x10_0002));
+    next.cleanup("web.third").unwrap();
+    next.cleanup("web").unwrap();
+}
+
 #[test]
 fn a_container_without_a_class_of_its_own_shows_that_of_its_cgroup() {
     let Some(harness) = harness(json!({})) else { return };

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use cofferdam_plugin_api::config::{Size, TimeSpan};
 use cofferdam_plugin_api::event;
+use cofferdam_plugin_api::model::service::Lease;
 use cofferdam_plugin_api::prelude::*;
 
 use crate::disk::Disk;
@@ -254,6 +255,12 @@ impl Isolator for Xfs {
         if project == 0 || is_shared {
             return Ok(());
         }
+        let leases = self.host.leases();
+        let is_of_another =
+            |lease: &Lease| lease.number == project && lease.container.as_str() != container.id();
+        if leases.list(POOL)?.iter().any(is_of_another) {
+            return Ok(());
+        }
         if self.keeps_files(project)? {
             // They keep their limit, and no other container gets the project, as `acquire` finds them.
             warn!(
@@ -263,7 +270,7 @@ impl Isolator for Xfs {
         } else {
             self.disk.set_limits(project, 0, 0)?;
         }
-        self.host.leases().release(POOL, project)
+        leases.release(POOL, project)
     }
 }
 
