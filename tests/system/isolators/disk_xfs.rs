@@ -2,20 +2,28 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
 use cofferdam_core::model::{Reason, Request, Resources, Value};
 use cofferdam_linux::quota;
+use cofferdam_tests::daemon::Daemon;
+use cofferdam_tests::injector::Fault;
 use cofferdam_tests::is_root;
+use cofferdam_tests::mounts::{Memory, in_own_namespace};
 use cofferdam_tests::world::{World, id, launch_error, run, shipped, with_agent};
+use rustix::mount::mount_bind;
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 
 use super::{Fixture, describe, isolator, world};
 
 const REASON: &str = "REASON_CONTAINER_LIMITATION_DISK";
+
+/// Those that containers have in these tests.
+const PROJECTS: [u32; 3] = [5000, 5001, 5002];
 
 /// A file system in a file, mounted.
 struct Disk {
@@ -87,7 +95,9 @@ impl Disk {
             let left: Vec<_> = fs::read_dir(self.path().join("work").join(directory)).unwrap().collect();
             assert!(left.is_empty(), "{left:?}");
         }
-        assert_eq!(self.quota(5000), quota::Quota::default());
+        for project in PROJECTS {
+            assert_eq!(self.quota(project), quota::Quota::default(), "project {project}");
+        }
     }
 }
 
@@ -276,4 +286,224 @@ async fn an_agent_without_quotas_on_its_disk_does_not_start_and_says_what_to_do(
     let world = disk.world(table(false));
     let message = describe(&world.start().await.err().unwrap());
     assert!(message.contains("has no quotas for projects") && message.contains("`pquota`"), "{message}");
+}
+
+#[test]
+fn a_later_agent_enforces_its_own_policy_also_outside_its_range_and_without_a_lease() {
+    let Some(disk) = Disk::xfs("pquota") else { return };
+    let mut world = disk.fixture(table(false));
+    with_agent(&world, async |agent| {
+        let fixture = Fixture { world: Arc::clone(&world), agent };
+        let line = "while ! [ -e $MESOS_SANDBOX/go ]; do sleep 0.1; done; \
+                    dd if=/dev/zero of=$MESOS_SANDBOX/file bs=1M count=20; sleep 1000";
+        for name in ["web", "lost"] {
+            fixture.agent.launch(fixture.with_quota(name, "root", 8.0, line)).await.unwrap();
+        }
+        assert_eq!([5000, 5001].map(|project| disk.quota(project).hard), [8 << 20; 2]);
+    });
+    lose_leases(&world, "lost");
+    let mut kills = table(true);
+    kills["xfs_project_range"] = json!("[5001-5002]");
+    Arc::get_mut(&mut world).unwrap().config.isolators[0] = isolator("disk/xfs", kills);
+    with_agent(&world, async |agent| {
+        let fixture = Fixture { world: Arc::clone(&world), agent };
+        for project in [5000, 5001] {
+            let quota = disk.quota(project);
+            assert_eq!((quota.soft, quota.hard), (8 << 20, 12 << 20), "project {project}");
+        }
+        fixture.agent.launch(fixture.with_quota("new", "root", 8.0, "sleep 1000")).await.unwrap();
+        assert_eq!(project_of(&fixture.agent.inspect(&id("new")).unwrap().sandbox), 5002);
+        for name in ["web", "lost"] {
+            fs::write(fixture.agent.inspect(&id(name)).unwrap().sandbox.join("go"), "").unwrap();
+            let termination = fixture.agent.wait(&id(name)).await.unwrap();
+            assert_eq!(termination.reason, Some(Reason::Limitation(REASON.into())), "{termination:?}");
+        }
+        fixture.agent.destroy(&id("new")).await.unwrap();
+        for name in ["web", "lost", "new"] {
+            assert!(fixture.agent.remove(&id(name)).await.unwrap());
+        }
+    });
+    disk.assert_nothing_left(&world);
+}
+
+/// Takes the leases of a container from its record, as a defect of an earlier agent might have.
+fn lose_leases(world: &World, name: &str) {
+    let path = cofferdam_core::ledger::nested_directory(&world.config.runtime_dir, &id(name)).join("record");
+    let content = fs::read_to_string(&path).unwrap();
+    let (head, body) = content.split_once('\n').unwrap();
+    let mut record: Json = serde_json::from_str(body).unwrap();
+    assert_eq!(record["part"]["leases"].as_array().unwrap().len(), 1, "{record}");
+    record["part"]["leases"] = json!([]);
+    let body = record.to_string();
+    let (head, _) = head.rsplit_once(' ').unwrap();
+    fs::write(path, format!("{head} {:08x}\n{body}", crc32fast::hash(body.as_bytes()))).unwrap();
+}
+
+#[test]
+fn a_nested_container_with_a_limit_of_its_own_does_not_count_for_the_pod() {
+    let Some(disk) = Disk::xfs("pquota") else { return };
+    let world = disk.fixture(table(false));
+    with_agent(&world, async |agent| {
+        let fixture = Fixture { world: Arc::clone(&world), agent };
+        let sandbox = |name| fixture.agent.inspect(&id(name)).unwrap().sandbox;
+        fixture.launch(fixture.with_quota("pod", "root", 32.0, "true")).await;
+        let line = format!("{FILL} fill $MESOS_SANDBOX/a; echo $why");
+        let output = run(&fixture.agent, fixture.with_quota("pod.own", "root", 8.0, &line)).await;
+        assert!(is_refusal(output.trim()), "{output}");
+        assert_eq!(project_of(&sandbox("pod.own")), 5001);
+        assert!((4..=8).contains(&(disk.quota(5001).used >> 20)), "{:?}", disk.quota(5001));
+        assert!(disk.quota(5000).used >> 20 < 2, "{:?}", disk.quota(5000));
+
+        fixture.launch(fixture.request("pod.shared", "root", "true")).await;
+        assert_eq!(project_of(&sandbox("pod.shared")), 5000);
+        let limited = Resources::default().with("disk", 8.0);
+        let refused = fixture.agent.update(&id("pod.shared"), limited).await.unwrap_err();
+        let message = describe(&refused);
+        assert!(message.contains("`pod.shared` has no limit of its own for `disk`"), "{message}");
+        assert_eq!(disk.quota(5000).hard, 32 << 20);
+
+        assert!(fixture.agent.remove(&id("pod.own")).await.unwrap());
+        assert_eq!(disk.quota(5001), quota::Quota::default());
+        fixture.destroy("pod").await;
+    });
+    disk.assert_nothing_left(&world);
+}
+
+#[test]
+fn a_project_with_files_outside_of_the_container_keeps_its_limit_and_is_not_given_away() {
+    let Some(disk) = Disk::xfs("pquota") else { return };
+    let world = disk.fixture(table(false));
+    with_agent(&world, async |agent| {
+        let fixture = Fixture { world: Arc::clone(&world), agent };
+        let project = |name| project_of(&fixture.agent.inspect(&id(name)).unwrap().sandbox);
+        fixture.launch(fixture.with_quota("web", "root", 16.0, "true")).await;
+        let stray = disk.path().join("stray");
+        fs::write(&stray, "text").unwrap();
+        quota::set_project(File::open(&stray).unwrap(), 5000).unwrap();
+        fixture.destroy("web").await;
+        assert_eq!((disk.quota(5000).hard, disk.quota(5000).inodes), (16 << 20, 1));
+        fixture.launch(fixture.with_quota("next", "root", 8.0, "true")).await;
+        assert_eq!(project("next"), 5001);
+
+        fs::remove_file(&stray).unwrap();
+        // XFS counts it until it has freed it, in the background.
+        while disk.quota(5000).inodes > 0 {
+            tokio::task::yield_now().await;
+        }
+        fixture.launch(fixture.with_quota("last", "root", 8.0, "true")).await;
+        assert_eq!((project("last"), disk.quota(5000).hard), (5000, 8 << 20));
+        fixture.agent.destroy(&id("last")).await.unwrap();
+        assert!(fixture.agent.remove(&id("last")).await.unwrap());
+        fixture.destroy("next").await;
+    });
+    disk.assert_nothing_left(&world);
+}
+
+#[test]
+fn limits_are_turned_on_where_quotas_are_only_counted() {
+    let Some(disk) = Disk::xfs("pqnoenforce") else { return };
+    let quotas = || quota::quotas(File::open(disk.path()).unwrap()).unwrap();
+    assert_eq!((quotas().are_counted, quotas().are_enforced), (true, false));
+    let world = disk.fixture(json!({ "xfs_project_range": "[5000-5001]" }));
+    with_agent(&world, async |_| ());
+    assert!(!quotas().are_enforced, "an agent that only counts changes nothing");
+    let world = disk.fixture(table(false));
+    with_agent(&world, async |agent| {
+        assert!(quotas().are_enforced);
+        let fixture = Fixture { world: Arc::clone(&world), agent };
+        let line = format!("{FILL} fill $MESOS_SANDBOX/a; echo $why");
+        let output = run(&fixture.agent, fixture.with_quota("web", "root", 8.0, &line)).await;
+        assert!(is_refusal(output.trim()), "{output}");
+        assert!(fixture.agent.remove(&id("web")).await.unwrap());
+    });
+    disk.assert_nothing_left(&world);
+}
+
+/// How many times the agent is killed in a launch.
+const KILLS: usize = 6;
+
+#[test]
+fn an_agent_killed_in_a_launch_leaves_no_project() {
+    let Some(disk) = Disk::xfs("pquota") else { return };
+    let mut world = disk.world(table(false));
+    world.config.isolators.truncate(1);
+    let request = Request {
+        resources: Resources::default().with("disk", 8.0),
+        ..Request::shell(id("web"), "sleep 1000")
+    };
+    let remove = |daemon: &Daemon| {
+        if daemon.inspect(&request.id).is_some() {
+            // It may have ended already.
+            drop(daemon.destroy(&request.id));
+            daemon.remove(&request.id).unwrap();
+        }
+    };
+    let (daemon, injector) = Daemon::start_with_injector(&world);
+    injector.arm(Fault::Kill, &[]);
+    daemon.launch(&request).unwrap();
+    let steps = injector.disarm().effects.len();
+    assert_eq!(disk.quota(5000).hard, 8 << 20);
+    remove(&daemon);
+    daemon.terminate();
+    disk.assert_nothing_left(&world);
+    for kill in 1..=KILLS {
+        let (mut daemon, injector) = Daemon::start_with_injector(&world);
+        injector.arm(Fault::Kill, &[steps * kill / (KILLS + 1)]);
+        // The command may be running already.
+        drop(daemon.launch(&request));
+        let seen = injector.disarm();
+        let hit = seen.hit.first().expect("a launch has as many steps as the last one");
+        eprintln!("{hit}");
+        daemon.wait_ended();
+        let daemon = Daemon::start(&world);
+        remove(&daemon);
+        daemon.terminate();
+        disk.assert_nothing_left(&world);
+    }
+}
+
+/// Links, and mounts of the same and of another file system.
+#[test]
+fn a_tree_is_given_to_a_project_without_what_is_linked_or_mounted_in_it() {
+    // Files have projects without quotas too.
+    let Some(disk) = Disk::xfs("noquota") else { return };
+    let [tree, other] = ["tree", "other"].map(|name| disk.path().join(name));
+    for directory in ["", "a/b", "mounted", "memory"] {
+        fs::create_dir_all(tree.join(directory)).unwrap();
+    }
+    fs::create_dir_all(other.join("below")).unwrap();
+    for file in [other.join("file"), other.join("below/file"), tree.join("a/b/file"), tree.join("bound")] {
+        fs::write(file, "").unwrap();
+    }
+    symlink(&other, tree.join("link")).unwrap();
+    symlink(other.join("file"), tree.join("a/link")).unwrap();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        tree.join("a/fifo"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR,
+        0,
+    )
+    .unwrap();
+    in_own_namespace(|| {
+        mount_bind(&other, tree.join("mounted")).unwrap();
+        mount_bind(other.join("file"), tree.join("bound")).unwrap();
+        let _memory = Memory::mount(&tree.join("memory"), "size=1m");
+        quota::set_project_of_tree(File::open(&tree).unwrap(), 5000).unwrap();
+        for path in ["", "below", "below/file", "file"] {
+            assert_eq!(project_of(&other.join(path)), 0, "{path}");
+        }
+        rustix::mount::unmount(tree.join("mounted"), rustix::mount::UnmountFlags::empty()).unwrap();
+        rustix::mount::unmount(tree.join("bound"), rustix::mount::UnmountFlags::empty()).unwrap();
+    });
+    for path in ["", "a", "a/b", "a/b/file"] {
+        assert_eq!(project_of(&tree.join(path)), 5000, "{path}");
+    }
+    // What is below a mount is not seen.
+    for path in ["mounted", "memory", "bound"] {
+        assert_eq!(project_of(&tree.join(path)), 0, "{path}");
+    }
+    // What is created later belongs to it too.
+    fs::create_dir(tree.join("a/later")).unwrap();
+    assert_eq!(project_of(&tree.join("a/later")), 5000);
 }
