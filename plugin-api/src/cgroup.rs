@@ -113,6 +113,31 @@ impl CgroupError {
     }
 }
 
+/// Whether namespaces are boundaries of delegation in the hierarchy of v2 (its mount option `nsdelegate`): then no process
+/// in a cgroup namespace of its own writes a limit of the cgroup at the root of it, or leaves that. `None` if v2 is not
+/// mounted.
+///
+/// # Errors
+/// If the mount table cannot be read.
+pub fn are_namespaces_boundaries() -> io::Result<Option<bool>> {
+    let mounts = cofferdam_linux::mounts::mounts()?;
+    let unified = mounts.iter().find(|mount| mount.kind == "cgroup2");
+    Ok(unified.map(|mount| mount.super_options.iter().any(|option| option == "nsdelegate")))
+}
+
+/// On v2, where the agent has created the cgroup of a container: lets a user move processes of the container into cgroups
+/// that it creates below. Only if [namespaces are boundaries](are_namespaces_boundaries), as nested containers could leave
+/// their limits otherwise. Does nothing on a host without v2.
+///
+/// # Errors
+/// [`CgroupError::Refused`].
+pub fn delegate_processes(cgroups: &model::Cgroups, uid: u32, gid: u32) -> Result<(), CgroupError> {
+    let Some(mount) = &cgroups.v2 else { return Ok(()) };
+    let group = linux::Cgroup::at(mount.join(&cgroups.path), CgroupVersion::V2);
+    group.set_owner(uid, gid)?;
+    Ok(group.set_owner_of_processes(uid, gid)?)
+}
+
 impl Cgroup {
     /// The cgroup of `controller`, which the host must have.
     ///

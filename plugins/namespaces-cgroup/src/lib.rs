@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use cofferdam_plugin_api::cgroup;
 use cofferdam_plugin_api::model::{Cgroups, ContainerClass};
 use cofferdam_plugin_api::prelude::*;
 
@@ -18,11 +19,14 @@ struct Namespaces {
 struct Config {
     /// Whether containers with a root file system see their own cgroups, read-only, in `/sys/fs/cgroup`.
     mount: bool,
+    /// Whether the user of a container, if it is not root, can create cgroups of v2 below its own there, and move its processes
+    /// into them.
+    writable: bool,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { mount: true }
+        Self { mount: true, writable: false }
     }
 }
 
@@ -47,6 +51,12 @@ impl Isolator for Namespaces {
     type Config = Config;
 
     fn create(config: Config, _: Host) -> Result<Self> {
+        if config.writable {
+            if !config.mount {
+                return Err(Error::new("`writable` needs `mount`"));
+            }
+            check_delegation(cgroup::are_namespaces_boundaries().context("cannot read the mount table")?)?;
+        }
         Ok(Self { config })
     }
 
@@ -56,15 +66,34 @@ impl Isolator for Namespaces {
         }
         let mut prepared = Prepared::new().clone_namespace(Namespace::Cgroup);
         if self.config.mount && container.rootfs.is_some() {
-            prepared.launch().operations = mounts(&container.cgroups, Path::is_dir);
+            let writable = self.config.writable && container.uid != 0 && !container.shares_cgroups();
+            if writable {
+                cgroup::delegate_processes(&container.cgroups, container.uid, container.gid)?;
+            }
+            prepared.launch().operations = mounts(&container.cgroups, writable, Path::is_dir);
         }
         Ok(prepared)
     }
 }
 
+/// Checks whether the kernel keeps processes that can write to their cgroup in it, and from its limits.
+fn check_delegation(are_boundaries: Option<bool>) -> Result<()> {
+    match are_boundaries {
+        Some(true) => Ok(()),
+        Some(false) => Err(Error::new(
+            "`writable` needs the mount option `nsdelegate` of cgroup v2, without which a process that becomes root in a \
+             container could change its limits; run `mount -o remount,nsdelegate` on the hierarchy, or leave `writable` out",
+        )),
+        None => Err(Error::new(
+            "`writable` needs cgroup v2, which is not mounted on this host; leave `writable` out: on v1 nothing limits how \
+             many cgroups a container creates",
+        )),
+    }
+}
+
 /// Mounts the hierarchies in which the container has a cgroup of its own. In any other, the root of its namespace would be
 /// that of the host, and the container would see all cgroups.
-fn mounts(cgroups: &Cgroups, exists: impl Fn(&Path) -> bool) -> Vec<Operation> {
+fn mounts(cgroups: &Cgroups, writable: bool, exists: impl Fn(&Path) -> bool) -> Vec<Operation> {
     let mut hierarchies: BTreeMap<&Path, Vec<&str>> = BTreeMap::new();
     for (controller, mount) in &cgroups.v1 {
         if exists(&mount.join(&cgroups.path)) {
@@ -75,20 +104,21 @@ fn mounts(cgroups: &Cgroups, exists: impl Fn(&Path) -> bool) -> Vec<Operation> {
     if cgroups.v2.is_some() {
         // As on the host: below the hierarchies of v1, or instead of them.
         let below = if cgroups.v1.is_empty() { "" } else { "unified" };
-        operations.push(mount("cgroup2", &Path::new(DIRECTORY).join(below), &[]));
+        operations.push(mount("cgroup2", &Path::new(DIRECTORY).join(below), &[], writable));
     }
     for (path, controllers) in hierarchies {
         let Some(name) = path.file_name() else { continue };
-        operations.push(mount("cgroup", &Path::new(DIRECTORY).join(name), &controllers));
+        operations.push(mount("cgroup", &Path::new(DIRECTORY).join(name), &controllers, false));
     }
     operations
 }
 
-fn mount(fstype: &str, target: &Path, controllers: &[&str]) -> Operation {
+fn mount(fstype: &str, target: &Path, controllers: &[&str], writable: bool) -> Operation {
+    let flags = ["nodev", "noexec", "nosuid"].into_iter().chain((!writable).then_some("ro"));
     Operation::Mount {
         fstype: fstype.to_owned(),
         target: target.to_owned(),
-        flags: ["nodev", "noexec", "nosuid", "ro"].map(str::to_owned).into(),
+        flags: flags.map(str::to_owned).collect(),
         options: controllers.iter().map(|&controller| controller.to_owned()).collect(),
     }
 }
@@ -111,14 +141,15 @@ mod tests {
         }
     }
 
-    /// Type, target and options of each mount.
+    /// Type, target and options of each mount, of which those of v1 are controllers.
     fn shown(operations: &[Operation]) -> Vec<(String, String, String)> {
         let show = |operation: &Operation| {
             let Operation::Mount { fstype, target, options, flags } = operation else {
                 panic!("{operation:?}")
             };
-            assert!(flags.contains("ro"), "{operation:?}");
-            (fstype.clone(), target.display().to_string(), options.join(","))
+            assert!(flags.is_superset(&["nodev", "noexec", "nosuid"].map(str::to_owned).into()));
+            let options = if flags.contains("ro") { options.join(",") } else { "writable".to_owned() };
+            (fstype.clone(), target.display().to_string(), options)
         };
         operations.iter().map(show).collect()
     }
@@ -129,7 +160,7 @@ mod tests {
             (fstype.to_owned(), target.to_owned(), options.to_owned())
         };
         let only_v2 = cgroups(&[], Some("/sys/fs/cgroup"));
-        assert_eq!(shown(&mounts(&only_v2, |_| false)), [row("cgroup2", "/sys/fs/cgroup/", "")]);
+        assert_eq!(shown(&mounts(&only_v2, false, |_| false)), [row("cgroup2", "/sys/fs/cgroup/", "")]);
         let hybrid = cgroups(
             &[
                 ("cpu", "/c/cpu,cpuacct"),
@@ -141,16 +172,30 @@ mod tests {
         );
         let exists =
             |path: &Path| !path.starts_with("/c/pids") && path.ends_with("cofferdam/1/web.container");
-        assert_eq!(
-            shown(&mounts(&hybrid, exists)),
-            [
-                row("cgroup2", "/sys/fs/cgroup/unified", ""),
-                row("cgroup", "/sys/fs/cgroup/cpu,cpuacct", "cpu,cpuacct"),
-                row("cgroup", "/sys/fs/cgroup/memory", "memory"),
-            ]
-        );
-        assert_eq!(mounts(&cgroups(&[("pids", "/c/pids")], None), |_| false), []);
-        assert_eq!(mounts(&Cgroups::default(), |_| true), []);
+        for (writable, options) in [(false, ""), (true, "writable")] {
+            assert_eq!(
+                shown(&mounts(&hybrid, writable, exists)),
+                [
+                    row("cgroup2", "/sys/fs/cgroup/unified", options),
+                    row("cgroup", "/sys/fs/cgroup/cpu,cpuacct", "cpu,cpuacct"),
+                    row("cgroup", "/sys/fs/cgroup/memory", "memory"),
+                ]
+            );
+        }
+        assert_eq!(mounts(&cgroups(&[("pids", "/c/pids")], None), true, |_| false), []);
+        assert_eq!(mounts(&Cgroups::default(), true, |_| true), []);
+    }
+
+    #[test]
+    fn cgroups_are_writable_only_where_the_kernel_keeps_containers_from_their_limits() {
+        check_delegation(Some(true)).unwrap();
+        for (found, complaint) in [(Some(false), "`nsdelegate`"), (None, "needs cgroup v2")] {
+            let refused = check_delegation(found).unwrap_err().to_string();
+            assert!(refused.contains(complaint), "{refused}");
+        }
+        let config = json!({ "mount": false, "writable": true });
+        let refused = PluginHarness::<Namespaces>::isolator(config).err().unwrap();
+        assert!(refused.message.contains("`writable` needs `mount`"), "{refused}");
     }
 
     #[test]

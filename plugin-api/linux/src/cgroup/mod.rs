@@ -278,15 +278,24 @@ impl Cgroup {
             .map_err(|source| CgroupError::Create { path: self.path.clone(), source })
     }
 
+    /// v2: makes a user the owner of the files by which processes and threads are moved between it and cgroups below it. No
+    /// other interface file changes its owner.
+    pub fn set_owner_of_processes(&self, uid: u32, gid: u32) -> Result<(), CgroupError> {
+        ["cgroup.procs", "cgroup.threads"].into_iter().try_for_each(|knob| {
+            let path = self.path.join(knob);
+            lchown(&path, Some(uid), Some(gid)).map_err(|source| CgroupError::Create { path, source })
+        })
+    }
+
     /// Opens its directory, for [`crate::spawn::Spawn::cgroup`]. Fails if another user has created it.
     pub fn directory(&self) -> Result<OwnedFd, CgroupError> {
         let failed =
             |errno: rustix::io::Errno| CgroupError::Read { path: self.path.clone(), source: errno.into() };
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::open(&self.path, flags, Mode::empty()).map_err(failed)?;
-        // Its own owner may have been changed, that of its files is who created it.
-        let file =
-            rustix::fs::statat(&directory, "cgroup.procs", AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
+        // Its own owner may have been changed, that of a file which is never delegated is who created it.
+        let file = rustix::fs::statat(&directory, "cgroup.controllers", AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(failed)?;
         self.check_creator(file.st_uid)?;
         Ok(directory)
     }
