@@ -1,24 +1,28 @@
 //! What each container uses and may use.
 //!
-//! The files of a nested container count for it and for all containers that it is nested in, also after it has ended.
+//! The files of a nested container count for it and for all containers that it is nested in, also after it has ended. Those
+//! of a volume count for nobody: it is measured by itself, under a name that no container has.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use cofferdam_plugin_api::Event;
 use cofferdam_plugin_api::prelude::*;
 
-/// The containers by id.
+/// The containers by id, and their volumes by [`volume_name`].
 pub struct Account {
     entries: BTreeMap<String, Entry>,
     enforces: bool,
 }
 
-/// A container, without those nested in it.
+/// A container, without those nested in it, or a volume.
 pub struct Entry {
     /// Where it writes. Those on another file system than the first are in memory, and not measured.
     pub directories: Vec<PathBuf>,
+    /// Whether it is a volume, which others may write to.
+    pub is_volume: bool,
     /// When it is to be measured; `None` while it is being measured, and never again.
     pub due: Option<Instant>,
     /// Whether a limit seemed to be exceeded, which another measurement is to confirm.
@@ -61,6 +65,7 @@ impl Entry {
     pub fn new(directories: Vec<PathBuf>, limit: Option<u64>) -> Self {
         Self {
             directories,
+            is_volume: false,
             due: None,
             is_suspicious: false,
             has_ended: false,
@@ -74,6 +79,11 @@ impl Entry {
             unmeasurable: None,
             has_exceeded: false,
         }
+    }
+
+    /// A directory or file of the host.
+    pub fn volume(path: PathBuf) -> Self {
+        Self { is_volume: true, ..Self::new(vec![path], None) }
     }
 }
 
@@ -94,6 +104,12 @@ impl Account {
 
     pub fn limit(&self, id: &str) -> Option<u64> {
         self.entries.get(id)?.limit
+    }
+
+    /// The volumes of a container, and what each of them uses.
+    pub fn volumes(&self, id: &str) -> impl Iterator<Item = (&Path, Option<u64>)> {
+        let volumes = self.entries.range(volumes_of(id)).map(|(_, entry)| entry);
+        volumes.filter_map(|entry| Some((entry.directories.first()?.as_path(), entry.used)))
     }
 
     /// How many measurements in succession were not complete.
@@ -125,6 +141,9 @@ impl Account {
 
     /// The containers whose limit would be exceeded if this one used so much, without those nested in it.
     pub fn over(&self, id: &str, bytes: u64) -> Vec<String> {
+        if self.entries.get(id).is_some_and(|entry| entry.is_volume) {
+            return Vec::new();
+        }
         let own = self.entries.get(id).and_then(|entry| entry.used).unwrap_or(0);
         let exceeds = |&id: &&str| {
             let Some(Entry { limit: Some(limit), used, .. }) = self.entries.get(id) else { return false };
@@ -139,6 +158,9 @@ impl Account {
         let Some(entry) = self.entries.get_mut(id) else { return false };
         let Measured { bytes, is_complete, unmeasurable } = measured;
         entry.used = Some(if is_complete { bytes } else { bytes.max(entry.used.unwrap_or(0)) });
+        if entry.is_volume {
+            return false;
+        }
         entry.unmeasurable = unmeasurable;
         let used = entry.used.unwrap_or(0);
         let is_unmeasurable = entry.unmeasurable.is_some() && self.enforces;
@@ -188,18 +210,47 @@ impl Account {
         Some(Exceeded { used, message })
     }
 
-    /// Forgets a container and those nested in it.
+    /// Forgets a container and those nested in it, with their volumes.
     pub fn remove(&mut self, id: &str) {
-        let nested: Vec<String> = self.nested(id).map(|(id, _)| id.clone()).collect();
-        for id in nested.iter().map(String::as_str).chain([id]) {
-            self.entries.remove(id);
+        for id in self.names(id) {
+            self.entries.remove(&id);
         }
     }
 
-    fn nested(&self, id: &str) -> impl Iterator<Item = (&String, &Entry)> {
-        // `/` follows `.`, and is in no id.
-        self.entries.range(format!("{id}.")..format!("{id}/"))
+    /// A container and those nested in it, and the names of their volumes.
+    pub fn names(&self, id: &str) -> Vec<String> {
+        let below = self.entries.range(nested_of(id)).chain(self.entries.range(volumes_of(id)));
+        below.map(|(id, _)| id.clone()).chain([id.to_owned()]).collect()
     }
+
+    /// Those of the volumes of a container alone.
+    pub fn volume_names(&self, id: &str) -> Vec<String> {
+        self.entries.range(volumes_of(id)).map(|(name, _)| name.clone()).collect()
+    }
+
+    fn nested(&self, id: &str) -> impl Iterator<Item = (&String, &Entry)> {
+        self.entries.range(nested_of(id)).filter(|(_, entry)| !entry.is_volume)
+    }
+}
+
+/// The name of a volume of a container.
+pub fn volume_name(id: &str, index: usize) -> String {
+    format!("{id}#{index:04}")
+}
+
+/// The container of a volume; `None` for the id of a container.
+pub fn volume_of(name: &str) -> Option<&str> {
+    name.split_once('#').map(|(id, _)| id)
+}
+
+/// All names of volumes of a container. `$` follows `#`, and both are in no id.
+fn volumes_of(id: &str) -> Range<String> {
+    format!("{id}#")..format!("{id}$")
+}
+
+/// All ids of containers nested in one, and names of their volumes. `/` follows `.`, and is in no id.
+fn nested_of(id: &str) -> Range<String> {
+    format!("{id}.")..format!("{id}/")
 }
 
 /// A container and those that it is nested in, from the inside.
@@ -245,6 +296,33 @@ mod tests {
         assert_eq!(account.exceeded("pod.a.b"), None, "it has no limit");
         account.remove("pod.a");
         assert_eq!((account.used("pod"), account.exceeded("pod")), (Some(10), None));
+    }
+
+    #[test]
+    fn volumes_count_for_nobody_and_go_with_their_container() {
+        let mut account = account(&[("pod", Some(100)), ("pod.a", Some(100)), ("pod2", None)]);
+        for (id, count) in [("pod", 2), ("pod.a", 1), ("pod2", 1)] {
+            for index in 0..count {
+                let path = format!("/{id}/{index}").into();
+                account.entries().insert(volume_name(id, index), Entry::volume(path));
+            }
+        }
+        for id in ["pod", "pod.a", "pod2"] {
+            account.measured(id, complete(10));
+        }
+        for name in ["pod#0000", "pod#0001", "pod.a#0000", "pod2#0000"] {
+            for _ in 0..2 {
+                assert!(!account.measured(name, complete(1000)), "{name}");
+            }
+            assert_eq!(account.over(name, 5000), Vec::<String>::new(), "{name}");
+        }
+        assert_eq!(["pod", "pod.a"].map(|id| account.used(id)), [Some(20), Some(10)]);
+        assert_eq!(["pod", "pod.a"].map(|id| account.exceeded(id)), [None, None]);
+        let volumes: Vec<_> = account.volumes("pod").collect();
+        assert_eq!(volumes, [(Path::new("/pod/0"), Some(1000)), (Path::new("/pod/1"), Some(1000))]);
+        account.remove("pod");
+        let left: Vec<&String> = account.entries().keys().collect();
+        assert_eq!(left, ["pod2", "pod2#0000"]);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! busy all the time.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -14,16 +14,19 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use cofferdam_plugin_api::foreign::{self, OpenError};
+use cofferdam_plugin_api::foreign::{self, OpenError, Resolve};
 use cofferdam_plugin_api::measure::{self, MeasureError, Measurement, Walk};
 use cofferdam_plugin_api::prelude::*;
 
-use crate::account::{Account, Entry, Exceeded, Measured};
+use crate::account::{self, Account, Entry, Exceeded, Measured};
 
 const THREADS: usize = 2;
 
 /// How many containers are measured at the same time, which bounds memory and descriptors.
 const MAX_SCANS: usize = 16;
+
+/// How many volumes among them. They may be large, and containers must not have to wait for them.
+const MAX_VOLUME_SCANS: usize = 2;
 
 /// Entries after which a thread checks whether the other one has nothing to do.
 const SLICE: u64 = 1 << 10;
@@ -68,9 +71,12 @@ struct Job {
 /// A container that is being measured.
 struct Scan {
     generation: u64,
+    is_volume: bool,
     began: Instant,
     /// Of its directories; empty until they are opened.
     measurements: Vec<Measurement>,
+    /// Of a volume that is a file.
+    of_file: u64,
     error: Option<String>,
 }
 
@@ -107,6 +113,22 @@ impl Scanner {
         state.account.entries().insert(id.to_owned(), entry);
         self.0.changed.notify_one();
         Ok(())
+    }
+
+    /// Adds the volumes of a container, which are measured from now on until it ends.
+    ///
+    /// # Errors
+    /// As of [`Scanner::add`].
+    pub fn add_volumes(&self, id: &str, paths: Vec<PathBuf>) -> Result<()> {
+        paths
+            .into_iter()
+            .enumerate()
+            .try_for_each(|(index, path)| self.add(&account::volume_name(id, index), Entry::volume(path)))
+    }
+
+    /// The volumes of a container, and what each of them uses.
+    pub fn volumes(&self, id: &str) -> Vec<(PathBuf, Option<u64>)> {
+        self.0.lock().account.volumes(id).map(|(path, used)| (path.to_owned(), used)).collect()
     }
 
     /// Adds a nested container that has ended, unless it is known, or none that it is nested in is.
@@ -153,6 +175,10 @@ impl Scanner {
             return self.remove(id);
         }
         let mut state = self.0.lock();
+        for volume in state.account.volume_names(id) {
+            state.cancel(&volume);
+            state.account.entries().remove(&volume);
+        }
         if let Some(entry) = state.account.entries().get_mut(id)
             && !entry.has_ended
         {
@@ -168,11 +194,8 @@ impl Scanner {
     /// Forgets a container and those nested in it.
     pub fn remove(&self, id: &str) {
         let mut state = self.0.lock();
-        let prefix = format!("{id}.");
-        let scans: Vec<String> =
-            state.scans.keys().filter(|scan| *scan == id || scan.starts_with(&prefix)).cloned().collect();
-        for scan in scans {
-            state.cancel(&scan);
+        for name in state.account.names(id) {
+            state.cancel(&name);
         }
         state.account.remove(id);
     }
@@ -203,15 +226,17 @@ impl State {
         if self.scans.len() >= MAX_SCANS {
             return None;
         }
-        let due = self.account.entries().iter().filter_map(|(id, entry)| Some((entry.due?, id)));
-        due.min().map(|(due, id)| (due, id.clone()))
+        let volumes = self.scans.values().filter(|scan| scan.is_volume).count();
+        let can_begin = |entry: &Entry| !entry.is_volume || volumes < MAX_VOLUME_SCANS;
+        let entries = self.account.entries().iter().filter(|(_, entry)| can_begin(entry));
+        entries.filter_map(|(id, entry)| Some((entry.due?, id))).min().map(|(due, id)| (due, id.clone()))
     }
 }
 
 /// What a thread does next.
 enum Work {
     Walk(Job),
-    Begin { id: String, generation: u64, directories: Vec<PathBuf> },
+    Begin { id: String, generation: u64, directories: Vec<PathBuf>, is_volume: bool },
     End,
 }
 
@@ -228,7 +253,10 @@ impl Shared {
         loop {
             match self.next() {
                 Work::Walk(job) => self.walk(job),
-                Work::Begin { id, generation, directories } => self.begin(id, generation, &directories),
+                Work::Begin { id, generation, directories, is_volume } => {
+                    let open: Open = if is_volume { open_volume } else { open };
+                    self.begin(id, generation, &directories, open);
+                }
                 Work::End => return,
             }
         }
@@ -248,16 +276,19 @@ impl Shared {
             {
                 state.generation += 1;
                 let generation = state.generation;
-                let directories = match state.account.entries().get_mut(id) {
-                    Some(entry) => {
-                        entry.due = None;
-                        entry.directories.clone()
-                    }
-                    None => continue,
+                let Some(entry) = state.account.entries().get_mut(id) else { continue };
+                entry.due = None;
+                let (directories, is_volume) = (entry.directories.clone(), entry.is_volume);
+                let scan = Scan {
+                    generation,
+                    is_volume,
+                    began: now,
+                    measurements: Vec::new(),
+                    of_file: 0,
+                    error: None,
                 };
-                let scan = Scan { generation, began: now, measurements: Vec::new(), error: None };
                 state.scans.insert(id.clone(), scan);
-                return Work::Begin { id: id.clone(), generation, directories };
+                return Work::Begin { id: id.clone(), generation, directories, is_volume };
             }
             if let Some(job) = state.walks.pop_front() {
                 return Work::Walk(job);
@@ -275,15 +306,16 @@ impl Shared {
         }
     }
 
-    /// Opens the directories of a container.
-    fn begin(&self, id: String, generation: u64, directories: &[PathBuf]) {
+    /// Opens the directories of a container, or a volume.
+    fn begin(&self, id: String, generation: u64, directories: &[PathBuf], open: Open) {
         let mut device = None;
-        let (mut begun, mut error) = (Vec::new(), None);
+        let (mut begun, mut of_file, mut error) = (Vec::new(), 0, None);
         for path in directories {
             match open(path) {
+                Ok((_, metadata)) if !metadata.is_dir() => of_file = metadata.blocks() * 512,
                 // That of the sandbox; anything else is in memory.
-                Ok((found, on)) if device.is_none_or(|device| device == on) => {
-                    device = Some(on);
+                Ok((found, metadata)) if device.is_none_or(|device| device == metadata.dev()) => {
+                    device = Some(metadata.dev());
                     match Measurement::begin(&found) {
                         Ok(measurement) => begun.push(measurement),
                         Err(cause) => error = Some(format!("`{}`: {cause}", path.display())),
@@ -299,7 +331,7 @@ impl Shared {
         if let Some(scan) = state.scans.get_mut(&id)
             && scan.generation == generation
         {
-            scan.error = error;
+            (scan.of_file, scan.error) = (of_file, error);
             let mut walks = Vec::new();
             for (measurement, walk) in begun {
                 scan.measurements.push(measurement);
@@ -346,7 +378,8 @@ impl Shared {
     /// Takes the results of a scan if it is complete.
     fn finish(&self, state: &mut State, id: &str, generation: u64) {
         let Some(scan) = state.scans.get(id).filter(|scan| scan.generation == generation) else { return };
-        let mut measured = Measured { is_complete: scan.error.is_none(), ..Measured::default() };
+        let mut measured =
+            Measured { bytes: scan.of_file, is_complete: scan.error.is_none(), ..Measured::default() };
         let (mut error, mut lost, mut unread) = (scan.error.clone(), 0, 0);
         for measurement in &scan.measurements {
             let so_far = measurement.so_far();
@@ -391,7 +424,16 @@ impl Shared {
             && !is_retried
             && !std::mem::replace(&mut entry.is_logged, true)
         {
-            warn!(container = id, "what the container has written was not measured completely: {error}");
+            match (account::volume_of(id), entry.directories.first()) {
+                (Some(id), Some(path)) => {
+                    let path = path.display();
+                    warn!(container = id, "the volume `{path}` was not measured completely: {error}");
+                }
+                _ => warn!(
+                    container = id,
+                    "what the container has written was not measured completely: {error}"
+                ),
+            }
         }
         let confirm = state.account.measured(id, measured);
         let Some(entry) = state.account.entries().get_mut(id) else { return };
@@ -418,9 +460,22 @@ impl State {
     }
 }
 
-/// Opens a directory whose own name only the agent can change, and returns its file system.
-fn open(path: &Path) -> Result<(OwnedFd, u64), OpenError> {
-    let file = File::from(foreign::find_in_own(path)?);
-    let device = file.metadata().map_err(OpenError::System)?.dev();
-    Ok((file.into(), device))
+/// Opens what is measured, for its descriptor alone.
+type Open = fn(&Path) -> Result<(File, Metadata), OpenError>;
+
+/// Opens a directory whose own name only the agent can change.
+fn open(path: &Path) -> Result<(File, Metadata), OpenError> {
+    with_metadata(foreign::find_in_own(path)?)
+}
+
+/// Opens a directory or file of the host, through links as a volume's.
+fn open_volume(path: &Path) -> Result<(File, Metadata), OpenError> {
+    let below = path.strip_prefix("/").map_err(|_| OpenError::Outside)?;
+    with_metadata(foreign::find(foreign::directory(Path::new("/"))?, below, Resolve::InRoot)?)
+}
+
+fn with_metadata(found: OwnedFd) -> Result<(File, Metadata), OpenError> {
+    let file = File::from(found);
+    let metadata = file.metadata().map_err(OpenError::System)?;
+    Ok((file, metadata))
 }

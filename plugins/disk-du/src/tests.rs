@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::Command;
 
-use cofferdam_plugin_api::model::Limit;
+use cofferdam_plugin_api::model::{Limit, Volume};
 use cofferdam_plugin_api::testing::PluginHarness;
 
 use super::*;
@@ -188,4 +188,53 @@ fn bad_configurations_are_refused() {
         let refused = PluginHarness::<Du>::isolator(config.clone()).err().unwrap();
         assert!(refused.message.contains(complaint), "{config} gave: {refused}");
     }
+}
+
+#[test]
+fn volumes_are_measured_by_themselves_if_configured_also_by_a_later_instance() {
+    let mut table = config(true);
+    table["measure_volumes"] = json!(true);
+    let harness = PluginHarness::<Du>::isolator(table.clone()).unwrap();
+    let [data, file] = ["data", "file"].map(|name| harness.directory().join(name));
+    write(&harness, "data", "x", 3);
+    fs::write(&file, vec![1; 2 << 20]).unwrap();
+    let mut container = harness.container("web");
+    container.resources = Resources::default().with("disk", 1.0);
+    container.volumes = [data.as_path(), &file, &data, Path::new("inner")]
+        .map(|path| Volume {
+            container_path: "/data".into(),
+            read_only: false,
+            source: VolumeSource::HostPath { path: path.into(), propagation: None },
+        })
+        .into();
+    let prepared = harness.prepare_container(&container).unwrap();
+    assert_eq!(prepared.state, Some(json!({ "volumes": [data, file] })));
+    let disks = |harness: &PluginHarness<Du>, data_bytes: u64| loop {
+        let disks = harness.usage("web").unwrap().0.remove("disk_statistics").unwrap();
+        let used = |index: usize| disks[index]["used_bytes"].as_u64();
+        if let (Some(first), Some(second), Some(_)) = (used(0), used(1), used(2))
+            && first >= data_bytes
+        {
+            assert!((2 << 20..3 << 20).contains(&second), "{disks}");
+            break disks;
+        }
+        std::thread::yield_now();
+    };
+    let found = disks(&harness, 3 << 20);
+    assert_eq!(found.as_array().unwrap().len(), 3, "{found}");
+    assert_eq!(found[0]["source"], json!({ "type": "PATH", "path": { "root": data } }));
+    assert_eq!(found[2]["limit_bytes"], 1 << 20, "{found}");
+    let watched = harness.watch("web").unwrap().unwrap();
+    assert_eq!(harness.limitation("web", Some(watched.as_fd())).unwrap(), None, "they count for no limit");
+
+    let next = harness.restart(table, &["web"], &[]).unwrap();
+    write(&next, "data", "y", 2);
+    disks(&next, 5 << 20);
+    next.cleanup("web").unwrap();
+    assert_eq!(next.usage("web").unwrap(), Usage::default());
+    // Of an instance that does not measure them.
+    let plain = next.restart(config(true), &["web"], &[]).unwrap();
+    wait_for(&plain, "web", |_| true);
+    assert_eq!(plain.usage("web").unwrap().0["disk_statistics"].as_array().unwrap().len(), 1);
+    plain.cleanup("web").unwrap();
 }

@@ -4,9 +4,9 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use cofferdam_core::model::{Reason, Request, Resources, Termination, Value};
+use cofferdam_core::model::{Reason, Request, Resources, Termination, Value, Volume, VolumeSource};
 use cofferdam_tests::is_root;
-use cofferdam_tests::world::{World, id, run};
+use cofferdam_tests::world::{World, id, run, shipped};
 use serde_json::json;
 
 use super::{Fixture, across_restart, isolator, world};
@@ -98,6 +98,38 @@ async fn use_is_shown_and_limits_are_changed_while_it_runs() {
     }
     fixture.agent.update(&id("web"), Resources::default().with("disk", 3.0)).await.unwrap();
     fixture.ended_by_its_limit("web").await;
+    fixture.destroy("web").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_of_the_host_has_statistics_of_its_own_if_configured() {
+    if !is_root("root file systems") {
+        return;
+    }
+    let mut du = config(true);
+    du.table["measure_volumes"] = json!(true);
+    let fixture = Fixture::start(vec![du, shipped("volume/host_path")]).await;
+    let data = fixture.world.directory().join("data");
+    fs::create_dir(&data).unwrap();
+    let line = "dd if=/dev/zero of=/data/file bs=1M count=4 2>/dev/null";
+    let mut request = fixture.with_disk("web", 2.0, line);
+    request.volumes = vec![Volume {
+        container_path: "/data".into(),
+        read_only: false,
+        source: VolumeSource::HostPath { path: data.clone(), propagation: None },
+    }];
+    fixture.launch(request).await;
+    let disks = loop {
+        let disks = fixture.agent.usage(&id("web")).await.unwrap().statistics.remove("disk_statistics");
+        match disks {
+            Some(disks) if disks[0]["used_bytes"].as_u64() >= Some(4 << 20) => break disks,
+            _ => tokio::task::yield_now().await,
+        }
+    };
+    assert_eq!(disks[0]["source"], json!({ "type": "PATH", "path": { "root": data } }));
+    assert!(disks[0]["used_bytes"].as_u64() < Some(5 << 20), "{disks}");
+    assert_eq!(disks[1]["limit_bytes"], 2 << 20, "{disks}");
+    fixture.wait_for_use("web", |used| used < 2 << 20).await;
     fixture.destroy("web").await;
 }
 
