@@ -54,6 +54,11 @@ start() {
     (echo $engine)
 }
 ip link set lo up
+# Where it looks for drivers of volumes.
+mkdir -p /run/docker "$dir/plugins"
+mount -t tmpfs tmpfs /run/docker
+mkdir /run/docker/plugins
+mount --bind "$dir/plugins" /run/docker/plugins
 start "$@"
 # Ends when the process that holds the other end does, or closes it.
 while read _; do
@@ -144,6 +149,11 @@ impl Engine {
     /// Lets it go on.
     pub fn resume(&self) {
         self.process().signal(Signal::SIGCONT as i32).unwrap();
+    }
+
+    /// Directory with the sockets of drivers of volumes, or links to them.
+    pub fn plugins(&self) -> PathBuf {
+        self.directory.join("plugins")
     }
 
     /// Namespace for networks.

@@ -1,11 +1,11 @@
 //! Mounts that only a test sees.
 
 use std::ffi::CString;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
 
 /// Runs a test on a thread with a mount namespace of its own, which the processes that it starts share.
@@ -13,16 +13,29 @@ use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, moun
 /// # Panics
 /// If the test panics, or the kernel refuses.
 pub fn in_own_namespace(test: impl FnOnce() + Send) {
-    let outcome = thread::scope(|scope| {
-        let run = || {
-            unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_FS).expect("a mount namespace");
-            mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)
-                .expect("no propagation");
-            test();
-        };
-        scope.spawn(run).join()
+    on_own_thread(|| {
+        unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_FS).expect("a mount namespace");
+        mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)
+            .expect("no propagation");
+        test();
     });
-    if let Err(panic) = outcome {
+}
+
+/// Runs a test on a thread in the mount namespace of a process, which the processes that it starts share.
+///
+/// # Panics
+/// If the test panics, or the kernel refuses.
+pub fn in_namespace_of(pid: i32, test: impl FnOnce() + Send) {
+    on_own_thread(|| {
+        let namespace = File::open(format!("/proc/{pid}/ns/mnt")).expect("the namespace");
+        unshare(CloneFlags::CLONE_FS).expect("a working directory of its own");
+        setns(namespace, CloneFlags::CLONE_NEWNS).expect("the mount namespace");
+        test();
+    });
+}
+
+fn on_own_thread(run: impl FnOnce() + Send) {
+    if let Err(panic) = thread::scope(|scope| scope.spawn(run).join()) {
         std::panic::resume_unwind(panic);
     }
 }

@@ -144,7 +144,8 @@ impl Lab {
     /// The mounts of the driver on the host.
     pub fn mounts(&self) -> Vec<String> {
         let directory = self.path("mnt").display().to_string();
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        // Those of this thread, which may have a mount namespace of its own.
+        let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
         mounts.lines().filter(|line| line.contains(&directory)).map(str::to_owned).collect()
     }
 

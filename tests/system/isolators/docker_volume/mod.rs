@@ -1,8 +1,9 @@
 //! `docker/volume`, with a driver in a process of its own, and real mounts.
 
 mod crash;
+mod engine;
 mod failure;
-mod lab;
+pub(super) mod lab;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
