@@ -265,8 +265,19 @@ fn running_containers_and_networks_are_checked_and_garbage_is_collected_if_confi
     lab_without_agent(|lab| {
         let plugin = json!({ "type": "recorder" });
         lab.configure("net.conflist", &json!({ "cniVersion": "1.1.0", "name": "net", "plugins": [plugin] }));
-        fs::write(lab.path("new"), r#"{"cniVersion": "1.1.0", "ips": [{"address": "192.0.2.9/32"}]}"#)
-            .unwrap();
+        // With what 1.1.0 has added.
+        let result = json!({
+            "cniVersion": "1.1.0",
+            "interfaces": [
+                { "name": "br", "mtu": 1400, "socketPath": "/run/switch.sock" },
+                { "name": "eth0", "mtu": 1400, "pciID": "0000:00:1f.6", "sandbox": "/proc/self/ns/net" },
+            ],
+            "ips": [{ "address": "192.0.2.9/32", "interface": 1 }],
+            "routes": [
+                { "dst": "0.0.0.0/0", "mtu": 1400, "advmss": 1360, "priority": 9, "table": 100, "scope": 0 },
+            ],
+        });
+        fs::write(lab.path("new"), result.to_string()).unwrap();
         let world = lab.world(json!({ "network_cni_check": true, "network_cni_gc": true }));
         let daemon = Daemon::start(&world);
         daemon.launch(&request(&world, "web")).unwrap();
@@ -285,6 +296,30 @@ fn running_containers_and_networks_are_checked_and_garbage_is_collected_if_confi
         daemon.destroy(&id("web")).unwrap();
         daemon.remove(&id("web")).unwrap();
         assert_eq!(lab.calls("CHECK", "web"), 1);
+        assert_nothing_left(&world, lab);
+        daemon.terminate();
+    });
+}
+
+/// Those of Debian know CHECK, and neither GC nor STATUS, which version 1.1.0 has added.
+#[test]
+fn what_a_reference_plugin_finds_wrong_with_a_running_container_is_logged() {
+    lab_without_agent(|lab| {
+        lab.list("net", json!([lab.plugin("bridge", "br", 88, json!({}))]));
+        let world = lab.world(json!({ "network_cni_check": true }));
+        let daemon = Daemon::start(&world);
+        daemon.launch(&request(&world, "web")).unwrap();
+        daemon.kill();
+        let daemon = Daemon::start(&world);
+        let complaint = "its network is not as the CNI plugins have left it";
+        assert!(!daemon.log().contains(complaint), "{}", daemon.log());
+        let pid = daemon.inspect(&id("web")).unwrap().pid.unwrap();
+        daemon.kill();
+        shell(&format!("nsenter -t {pid} -n ip address flush dev eth0"));
+        let daemon = Daemon::start(&world);
+        assert!(daemon.log().contains(complaint), "{}", daemon.log());
+        daemon.destroy(&id("web")).unwrap();
+        daemon.remove(&id("web")).unwrap();
         assert_nothing_left(&world, lab);
         daemon.terminate();
     });

@@ -109,6 +109,24 @@ fn versions_of_cni_from_0_1_on_are_understood() {
     });
 }
 
+/// Which has no interface of its own, and passes on what a plugin before it has made.
+#[test]
+fn the_loopback_plugin_is_a_network_and_a_part_of_one() {
+    lab(async |lab| {
+        let fixture = lab.fixture().await;
+        let loopback = json!({ "type": "loopback" });
+        lab.list("own", json!([loopback]));
+        lab.list("both", json!([lab.plugin("bridge", "br", 67, json!({})), loopback]));
+        let show = "busybox ifconfig -a | grep -c '^[a-z]'; busybox ifconfig lo | grep -c 'addr:127.0.0.1'; \
+                    busybox ifconfig lo | grep -c UP";
+        let output = fixture.run(fixture.networked("web", &[named("own")], show)).await;
+        assert_eq!(output, "1\n1\n1\n");
+        fixture.launch(fixture.networked("web", &[named("both")], "true")).await;
+        assert!(fixture.address("web").await.starts_with("10.67.0."));
+        fixture.destroy("web").await;
+    });
+}
+
 async fn statistics(fixture: &Fixture, name: &str) -> Json {
     let view = fixture.agent.usage(&id(name)).await.unwrap();
     assert!(view.failed.is_empty(), "{:?}", view.failed);
