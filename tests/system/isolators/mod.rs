@@ -15,6 +15,7 @@ mod ipc;
 mod mesos_flags;
 mod nnp;
 mod perf_event;
+mod pid;
 mod rlimits;
 mod seccomp;
 mod together;
