@@ -1,8 +1,11 @@
 //! Limits and usage on the real kernel.
 
+use std::fs;
+
 use cofferdam_core::model::{Limit, Reason, Request, Resources, Value};
+use cofferdam_linux::process::Process;
 use cofferdam_tests::is_root;
-use cofferdam_tests::world::{World, id};
+use cofferdam_tests::world::{World, id, with_agent};
 
 /// Fills memory with a shell variable that doubles.
 const GREEDY: &str = "x=aaaaaaaaaaaaaaaa; while :; do x=$x$x; done";
@@ -28,6 +31,36 @@ async fn going_over_the_memory_limit_ends_a_container_with_the_reason() {
     let Value::Scalar(used) = termination.limited["mem"] else { panic!("{:?}", termination.limited) };
     assert!(used > 16.0, "{used}");
     agent.remove(&id("greedy")).await.unwrap();
+    assert_eq!(world.leftovers(), Vec::<String>::new());
+}
+
+/// The agent sees the end first: it was not there when the limit was exceeded.
+#[test]
+fn a_container_that_went_over_its_memory_limit_without_an_agent_has_the_reason_too() {
+    if !is_root("memory limits") {
+        return;
+    }
+    let world = World::shipped();
+    let (sandbox, first) = with_agent(&world, async |agent| {
+        let line = format!("echo up; while ! [ -e $MESOS_SANDBOX/go ]; do sleep 0.1; done; {GREEDY}");
+        let mut request = Request::shell(id("greedy"), line);
+        request.rootfs = Some(world.rootfs());
+        request.resources = Resources::default().with("mem", 32.0);
+        agent.launch(request).await.unwrap();
+        let inspection = agent.inspect(&id("greedy")).unwrap();
+        cofferdam_tests::wait_for_text(&inspection.logs.stdout.unwrap(), "up");
+        (inspection.sandbox, Process::open_any(inspection.summary.pid.unwrap()).unwrap())
+    });
+    fs::write(sandbox.join("go"), "").unwrap();
+    assert!(first.wait(Some(cofferdam_tests::daemon::TIMEOUT)).unwrap());
+    with_agent(&world, async |agent| {
+        let termination = agent.wait(&id("greedy")).await.unwrap();
+        let reason = Reason::Limitation("REASON_CONTAINER_LIMITATION_MEMORY".into());
+        assert_eq!(termination.reason, Some(reason), "{termination:?}");
+        let Value::Scalar(used) = termination.limited["mem"] else { panic!("{:?}", termination.limited) };
+        assert!(used > 16.0, "{used}");
+        assert!(agent.remove(&id("greedy")).await.unwrap());
+    });
     assert_eq!(world.leftovers(), Vec::<String>::new());
 }
 

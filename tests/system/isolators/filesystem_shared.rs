@@ -4,7 +4,7 @@ use std::fs;
 
 use cofferdam_core::model::{Request, Volume, VolumeSource};
 use cofferdam_tests::is_root;
-use cofferdam_tests::world::{World, id, run, sandbox_logger, shipped, with_agent};
+use cofferdam_tests::world::{World, id, launch_error, run, sandbox_logger, shipped, with_agent};
 
 fn world() -> World {
     let mut world = World::new();
@@ -53,4 +53,52 @@ fn a_container_has_a_private_directory_with_the_permissions_of_the_hosts() {
     });
     assert_eq!(world.leftovers(), Vec::<String>::new());
     assert!(!fs::exists("/var/tmp/cofferdam-x").unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_mounted_is_refused_before_the_launch_and_leaves_nothing() {
+    if !is_root("mounts") {
+        return;
+    }
+    let mut world = world();
+    world.config.isolators.insert(0, shipped("filesystem/linux"));
+    let agent = world.start().await.unwrap();
+    let of_root = Request { rootfs: Some(world.rootfs()), ..request("0", "true", Vec::new()) };
+    for (base, volumes, complaint) in [
+        (&of_root, vec![volume("private", "/tmp", false)], "has a root file system of its own"),
+        (
+            &request("0", "true", Vec::new()),
+            vec![volume("a", "/var", false), volume("b", "/var/tmp", false)],
+            "would hide, or be hidden by, what is at `/var`",
+        ),
+        (&request("0", "true", Vec::new()), vec![volume("a", "/no/such/place", false)], "has to exist"),
+        (&request("0", "true", Vec::new()), vec![volume("../a", "/var/tmp", false)], "cannot be mounted"),
+    ] {
+        let message = launch_error(&agent, Request { volumes, ..base.clone() }).await;
+        assert!(message.contains("`filesystem/shared`") && message.contains(complaint), "{message}");
+        assert_eq!(world.leftovers(), Vec::<String>::new(), "{complaint}");
+    }
+
+    // Nobody mounts volumes in nested containers.
+    agent.launch(request("0", "sleep 1000", Vec::new())).await.unwrap();
+    let volumes = vec![volume("private", "/var/tmp", false)];
+    let nested = Request { id: id("web.nested"), ..request("0", "true", volumes) };
+    let message = launch_error(&agent, nested).await;
+    assert!(message.contains("volumes.host_path") || message.contains("volume"), "{message}");
+    agent.destroy(&id("web")).await.unwrap();
+    assert!(agent.remove(&id("web")).await.unwrap());
+    assert_eq!(world.leftovers(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plain_process_gets_no_volume_and_the_launch_is_refused() {
+    let mut world = World::posix();
+    world.config.isolators.push(shipped("filesystem/shared"));
+    let agent = world.start().await.unwrap();
+    let volumes = vec![volume("private", "/var/tmp", false)];
+    let mut request = Request { volumes, ..Request::shell(id("web"), "true") };
+    request.command.user = None;
+    let message = launch_error(&agent, request).await;
+    assert!(message.contains("`posix` launcher"), "{message}");
+    assert_eq!(world.leftovers(), Vec::<String>::new());
 }
