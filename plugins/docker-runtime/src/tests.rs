@@ -136,3 +136,10 @@ fn arguments_replace_the_command_of_the_image_as_with_docker() {
     assert_eq!(arguments(&[], &[]), ["ls", "-l"]);
     assert_eq!(arguments(&["/run", "-x"], &["sh"]), ["/run", "-x", "ls", "-l"]);
 }
+
+#[test]
+fn cleanup_of_an_unknown_container_succeeds_twice() {
+    let harness = PluginHarness::<Runtime>::isolator(json!({})).unwrap();
+    harness.cleanup("unknown").unwrap();
+    harness.cleanup("unknown").unwrap();
+}

@@ -155,3 +155,10 @@ fn invalid_configurations_are_rejected() {
         assert!(refused.message.contains(expected), "{config} gave: {refused}");
     }
 }
+
+#[test]
+fn cleanup_of_an_unknown_container_succeeds_twice() {
+    let harness = PluginHarness::<DockerVolumes>::isolator(json!({})).unwrap();
+    harness.cleanup("unknown").unwrap();
+    harness.cleanup("unknown").unwrap();
+}

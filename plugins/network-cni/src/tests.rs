@@ -302,3 +302,10 @@ fn invalid_configurations_are_rejected() {
     let refused = PluginHarness::<Cni>::isolator_in(agent, both("/etc", "/etc")).err().unwrap();
     assert!(refused.message.contains("need the `linux` launcher"), "{refused}");
 }
+
+#[test]
+fn cleanup_of_an_unknown_container_succeeds_twice() {
+    let harness = PluginHarness::<Cni>::isolator(json!({})).unwrap();
+    harness.cleanup("unknown").unwrap();
+    harness.cleanup("unknown").unwrap();
+}

@@ -51,4 +51,11 @@ mod tests {
         assert!(total > first, "the second one is running: {usage:?}");
         shell.end();
     }
+
+    #[test]
+    fn cleanup_of_an_unknown_container_succeeds_twice() {
+        let harness = PluginHarness::<Cpu>::isolator(json!({})).unwrap();
+        harness.cleanup("unknown").unwrap();
+        harness.cleanup("unknown").unwrap();
+    }
 }

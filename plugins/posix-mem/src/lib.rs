@@ -44,4 +44,11 @@ mod tests {
         assert!(Process::read(shell.pid()).unwrap().resident < 20_000_000);
         shell.end();
     }
+
+    #[test]
+    fn cleanup_of_an_unknown_container_succeeds_twice() {
+        let harness = PluginHarness::<Mem>::isolator(json!({})).unwrap();
+        harness.cleanup("unknown").unwrap();
+        harness.cleanup("unknown").unwrap();
+    }
 }
