@@ -10,6 +10,7 @@ use super::Chain;
 use super::sequence::CallSequence;
 use super::types::{ContainerContext, Participant};
 use crate::blocking::{Abandoned, Job};
+use crate::model::view::WantedReports;
 use crate::plugin::Plugin;
 
 /// Progress of the reports on one container: the replies by plugin, in chain order.
@@ -22,6 +23,20 @@ pub struct Reports {
 }
 
 impl Chain {
+    /// What is to be collected from the participants of a container. Those that report nothing are left out.
+    #[must_use]
+    pub fn reports(&self, participants: &[Participant], wanted: WantedReports) -> Reports {
+        let reporting = |method| {
+            let reporting =
+                participants.iter().filter(|participant| self.serving(participant, method).is_some());
+            reporting.cloned().collect()
+        };
+        Reports {
+            usage: wanted.usage.then(|| CallSequence::for_running(reporting(Method::Usage))),
+            status: wanted.status.then(|| CallSequence::for_running(reporting(Method::Status))),
+        }
+    }
+
     /// Collects the reports on one container, from where they are, as steps of a job whose shortest timeout is
     /// [`Chain::report_timeout`]. Returns false when the job was abandoned; after [`Chain::skip_in_reports`], another
     /// job continues.

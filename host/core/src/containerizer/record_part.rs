@@ -98,6 +98,14 @@ impl<P: RecordPart> ContainerHandle<P> {
 
     /// The container as the chain needs it.
     pub(super) fn context(&self) -> ContainerContext {
+        self.context_for(Clone::clone)
+    }
+
+    /// As [`Self::context`], with some of its participants.
+    pub(super) fn context_for(
+        &self,
+        select: impl FnOnce(&Vec<Participant>) -> Vec<Participant>,
+    ) -> ContainerContext {
         let record = self.record();
         ContainerContext {
             id: record.id.clone(),
@@ -120,7 +128,7 @@ impl<P: RecordPart> ContainerHandle<P> {
                 }),
                 state: Json::Null,
             },
-            participants: record.part.participants().clone(),
+            participants: select(record.part.participants()),
         }
     }
 }

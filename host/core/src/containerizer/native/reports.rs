@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use super::record::Handle;
 use super::{Shared, failures};
 use crate::blocking::Job;
-use crate::chain::{CallSequence, ContainerContext, Reports, SequenceOutcome};
+use crate::chain::{ContainerContext, Reports, SequenceOutcome};
 use crate::containerizer::uncancelled::uncancelled;
 use crate::containerizer::within::within;
 use crate::model::view::{Report, StatusView, UsageView, WantedReports};
@@ -191,15 +191,11 @@ impl Survey {
         let record = handle.record();
         let running = record.phase == Phase::Running && !self.cancelled.load(Ordering::Relaxed);
         running.then(|| {
-            let participants = || record.part.participants.clone();
             Arc::new(Query {
                 index,
-                context: handle.context(),
+                context: handle.context_for(|_| Vec::new()),
                 pid: record.process.map(|process| process.pid),
-                reports: Reports {
-                    usage: self.wanted.usage.then(|| CallSequence::for_running(participants())),
-                    status: self.wanted.status.then(|| CallSequence::for_running(participants())),
-                },
+                reports: self.shared.chain.reports(&record.part.participants, self.wanted),
             })
         })
     }
