@@ -12,14 +12,12 @@ use cofferdam_linux::cgroup::Cgroups;
 use cofferdam_tests::world::{id, run, shipped};
 use serde_json::{Value as Json, json};
 
+use super::cni;
 use super::docker_volume::lab::{Lab, volume as docker_volume};
 use super::{FOURTEEN, Fixture, across_restart, isolator, value, world};
 
 /// Those that cannot be in it: one conflicts with `disk/du`, the other one with volumes.
 const APART: [&str; 2] = ["disk/xfs", "filesystem/shared"];
-
-/// Where distributions install the reference plugins of CNI.
-const CNI: &str = "/usr/lib/cni:/opt/cni/bin";
 
 /// The isolators with a cgroup controller that not every machine has, and what that is called on v1 and on v2. On v2, some are
 /// part of every cgroup, and some do not exist.
@@ -37,14 +35,14 @@ const CONTROLLERS: [(&str, &str, Option<&str>); 10] = [
 ];
 
 /// All that this machine has the controllers for.
-fn chain(lab: &Lab) -> Vec<PluginConfig> {
+fn chain(lab: &Lab, cni: &Path) -> Vec<PluginConfig> {
     let networks = lab.path("networks");
     fs::create_dir(&networks).unwrap();
     let list = json!({ "cniVersion": "1.0.0", "name": "own", "plugins": [{ "type": "loopback" }] });
     fs::write(networks.join("own.conflist"), list.to_string()).unwrap();
     let perf = json!({ "perf_events": ["task-clock"], "perf_interval": "1s", "perf_duration": "100ms" });
     let du = json!({ "container_disk_watch_interval": "50ms", "enforce_container_disk_quota": true });
-    let cni = json!({ "network_cni_config_dir": networks, "network_cni_plugins_dir": CNI });
+    let cni = json!({ "network_cni_config_dir": networks, "network_cni_plugins_dir": cni });
     let mut chain = vec![
         shipped("cgroups/cpu"),
         shipped("cgroups/mem"),
@@ -144,8 +142,8 @@ const SHOW_NAMESPACES: &str =
 
 #[tokio::test(flavor = "multi_thread")]
 async fn all_isolators_work_in_one_chain() {
-    let Some(lab) = Lab::new() else { return };
-    let fixture = Fixture::start(chain(&lab)).await;
+    let (Some(lab), Some(cni)) = (Lab::new(), cni::lab::installed()) else { return };
+    let fixture = Fixture::start(chain(&lab, &cni)).await;
     let line = "busybox hostname; cat /data/file /run/key; echo \" $TOKEN\"; ulimit -c; ls /own | wc -l; \
                 busybox mount -t tmpfs none /data 2>/dev/null || echo refused; \
                 echo of web > /shared/file; cat /shared/file; busybox ifconfig -a | grep -c '^[a-z]'; \
@@ -164,9 +162,9 @@ async fn all_isolators_work_in_one_chain() {
 
 #[test]
 fn all_isolators_serve_nested_containers_also_with_a_later_agent() {
-    let Some(lab) = Lab::new() else { return };
+    let (Some(lab), Some(cni)) = (Lab::new(), cni::lab::installed()) else { return };
     let limits = |cpus: f64| Resources::default().with("cpus", cpus).with("mem", 128.0).with("disk", 64.0);
-    let world = world(chain(&lab));
+    let world = world(chain(&lab, &cni));
     across_restart(
         &world,
         async |fixture| {

@@ -94,12 +94,7 @@ pub fn lab_without_agent(test: impl FnOnce(&Lab) + Send) {
     if !is_root("network namespaces") {
         return;
     }
-    let Some(installed) = INSTALLED.iter().map(PathBuf::from).find(|path| path.join("portmap").exists())
-    else {
-        assert!(std::env::var_os("CI").is_none(), "the package containernetworking-plugins is not installed");
-        eprintln!("SKIPPED: the package containernetworking-plugins is not installed");
-        return;
-    };
+    let Some(installed) = installed() else { return };
     let run = || {
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
         shell("ip link set lo up");
@@ -121,6 +116,16 @@ pub fn lab_without_agent(test: impl FnOnce(&Lab) + Send) {
             std::panic::resume_unwind(panic);
         }
     });
+}
+
+/// The directory with the reference plugins; `None` if there is none, which is reported.
+pub fn installed() -> Option<PathBuf> {
+    let found = INSTALLED.iter().map(PathBuf::from).find(|path| path.join("portmap").exists());
+    if found.is_none() {
+        assert!(std::env::var_os("CI").is_none(), "the package containernetworking-plugins is not installed");
+        eprintln!("SKIPPED: the package containernetworking-plugins is not installed");
+    }
+    found
 }
 
 impl Lab {

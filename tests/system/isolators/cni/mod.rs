@@ -5,6 +5,6 @@ mod crash;
 mod example;
 mod failure;
 mod files;
-mod lab;
+pub(super) mod lab;
 mod nested;
 mod traffic;
