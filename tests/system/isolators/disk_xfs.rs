@@ -420,7 +420,7 @@ fn limits_are_turned_on_where_quotas_are_only_counted() {
 }
 
 /// How many times the agent is killed in a launch.
-const KILLS: usize = 6;
+const KILLS: usize = 3;
 
 #[test]
 fn an_agent_killed_in_a_launch_leaves_no_project() {
