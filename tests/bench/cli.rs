@@ -41,6 +41,25 @@ const WORK: [&str; 2] = ["/var/lib/cofferdam-run", "/var/lib"];
 /// How long a daemon may take to be ready.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
+/// What containers have as their root file system.
+#[derive(Clone, Copy)]
+pub enum Root<'a> {
+    /// The directory of all other runtimes.
+    Directory,
+    /// An image in a store.
+    Image { store: &'a Path, name: &'a str },
+}
+
+impl Root<'_> {
+    /// Name of the directories of an agent.
+    fn directory(self, name: &str) -> String {
+        match self {
+            Self::Directory => name.to_owned(),
+            Self::Image { .. } => format!("image-{name}"),
+        }
+    }
+}
+
 /// `cofferdam run`: one process for each container.
 pub struct Cli {
     name: &'static str,
@@ -59,14 +78,14 @@ struct Daemon {
 
 impl Cli {
     /// With a daemon.
-    pub fn daemon(environment: &Environment, isolation: Isolation) -> Outcome<Self> {
+    pub fn daemon(environment: &Environment, root: Root<'_>, isolation: Isolation) -> Outcome<Self> {
         let (name, directory) = match isolation {
             Isolation::Mesos => (PRIVILEGED_DAEMON, "daemon-mesos"),
             _ => (DAEMON, "daemon"),
         };
-        let config = configure(environment, directory, &paths::build(), isolation, &[])?;
+        let config = configure(environment, directory, root, &paths::build(), isolation, &[])?;
         let program = program();
-        let ready = environment.state().join(format!("{directory}-ready"));
+        let ready = environment.state().join(root.directory(&format!("{directory}-ready")));
         let listening = UnixDatagram::bind(&ready)?;
         listening.set_read_timeout(Some(TIMEOUT))?;
         let mut command = Command::new(&program);
@@ -84,20 +103,20 @@ impl Cli {
         Ok(Self {
             name,
             program,
-            arguments: arguments(environment, &options),
+            arguments: arguments(environment, root, &options),
             namespace: None,
             _daemon: Some(daemon),
         })
     }
 
     /// Without a daemon.
-    pub fn alone(environment: &Environment, isolation: Isolation) -> Outcome<Self> {
+    pub fn alone(environment: &Environment, root: Root<'_>, isolation: Isolation) -> Outcome<Self> {
         let (name, directory) = match isolation {
             Isolation::Mesos => (PRIVILEGED_ALONE, "alone-mesos"),
             _ => (ALONE, "alone"),
         };
-        let config = configure(environment, directory, &paths::build(), isolation, &[])?;
-        Self::with_config(name, environment, config)
+        let config = configure(environment, directory, root, &paths::build(), isolation, &[])?;
+        Self::with_config(name, environment, root, config)
     }
 
     /// Without a daemon, with a longer chain: the shipped plugins and plugins that do nothing.
@@ -122,11 +141,16 @@ impl Cli {
             let file = format!("lib{}.so", name.replace('/', "_"));
             fs::write(directory.join(file), renamed(&noop, "bench/noop", name)?)?;
         }
-        let config = configure(environment, "many", &directory, Isolation::Docker, &extra)?;
-        Self::with_config(MANY, environment, config)
+        let config = configure(environment, "many", Root::Directory, &directory, Isolation::Docker, &extra)?;
+        Self::with_config(MANY, environment, Root::Directory, config)
     }
 
-    fn with_config(name: &'static str, environment: &Environment, config: Configured) -> Outcome<Self> {
+    fn with_config(
+        name: &'static str,
+        environment: &Environment,
+        root: Root<'_>,
+        config: Configured,
+    ) -> Outcome<Self> {
         let options = ["--config".to_owned(), config.file];
         fs::create_dir_all(RUNTIME)?;
         let mut in_memory = Vec::new();
@@ -146,7 +170,7 @@ impl Cli {
             Ok(())
         };
         let namespace = if in_memory.is_empty() { None } else { Some(MountNamespace::new(mounts)?) };
-        let arguments = arguments(environment, &options);
+        let arguments = arguments(environment, root, &options);
         Ok(Self { name, program: program(), arguments, namespace, _daemon: None })
     }
 
@@ -191,16 +215,18 @@ struct Configured {
 fn configure(
     environment: &Environment,
     name: &str,
+    root: Root<'_>,
     plugin_dir: &Path,
     isolation: Isolation,
     extra: &[String],
 ) -> Outcome<Configured> {
-    let state = environment.state().join(name);
+    let name = root.directory(name);
+    let state = environment.state().join(&name);
     let socket = state.join("agent.sock");
     let mut text = String::new();
     for (key, value) in [
         ("runtime_dir", json!(state)),
-        ("work_dir", json!(environment.directory().join(name))),
+        ("work_dir", json!(environment.directory().join(&name))),
         ("socket", json!(socket)),
         ("plugin_dir", json!(plugin_dir)),
         ("cgroup_root", json!(CGROUP)),
@@ -208,6 +234,9 @@ fn configure(
     ] {
         // A JSON string is a valid TOML string.
         text += &format!("{key} = {value}\n");
+    }
+    if let Root::Image { store, .. } = root {
+        text += &format!("image_store = {}\n", json!(store));
     }
     text += isolation.text();
     for isolator in extra {
@@ -218,11 +247,16 @@ fn configure(
     Ok(Configured { file: file.display().to_string(), socket: socket.display().to_string() })
 }
 
-fn arguments(environment: &Environment, options: &[String]) -> Vec<String> {
+fn arguments(environment: &Environment, root: Root<'_>, options: &[String]) -> Vec<String> {
     let mut arguments = vec!["run".to_owned()];
     arguments.extend_from_slice(options);
     arguments.extend(["--cpus".into(), CPUS.to_string(), "--memory".into(), format!("{MEM}m")]);
-    arguments.extend(["--rootfs".into(), environment.rootfs().display().to_string()]);
+    match root {
+        Root::Directory => {
+            arguments.extend(["--rootfs".into(), environment.rootfs().display().to_string()]);
+        }
+        Root::Image { name, .. } => arguments.extend(["--image".into(), name.to_owned()]),
+    }
     arguments.extend(["--", "/bin/busybox", "true"].map(str::to_owned));
     arguments
 }

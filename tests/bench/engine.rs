@@ -53,7 +53,7 @@ pub fn programs(wanted: &[PathBuf]) -> Outcome<Vec<Program>> {
 }
 
 /// The path of a program that is named as in a shell.
-fn locate(name: &Path) -> Option<PathBuf> {
+pub fn locate(name: &Path) -> Option<PathBuf> {
     if name.components().count() > 1 {
         return Some(name.to_owned()).filter(|path| path.is_absolute() && path.is_file());
     }

@@ -77,7 +77,7 @@ impl Floor {
                 Scratch::Memory => format!("floor-memory-{lane}"),
             };
             let scratch = directory.join(&name);
-            fs::create_dir(&scratch)?;
+            fs::create_dir_all(&scratch)?;
             command.arg("--root").arg(environment.rootfs()).arg(scratch);
             tracking(&environment.cgroups, &name, &mut command)?;
             limits(&environment.cgroups, &name, &mut command)?;

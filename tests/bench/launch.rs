@@ -1,17 +1,16 @@
 //! Launches: from the request for a container until everything of it is removed.
 
-use std::hash::{BuildHasher, RandomState};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cofferdam::config::Isolation;
 
-use crate::cli::{self, Cli};
+use crate::cli::{self, Cli, Root};
 use crate::embedded::{self, Embedded, Writes};
 use crate::engine::{self, Bundle, Engine};
 use crate::environment::{Environment, Scratch, is_memory};
 use crate::floor::{self, Floor};
 use crate::report::{Group, Report};
-use crate::sample::Samples;
+use crate::rounds::{Rounds, in_turns};
 use crate::{Options, Outcome};
 
 /// Something that runs busybox' `true` in a container.
@@ -64,7 +63,7 @@ const PARALLEL: usize = 2;
 const PAUSE: Duration = Duration::from_millis(150);
 
 /// Measures all subjects, one after the other, several at a time, and with pauses.
-pub fn measure(environment: &Environment, options: &Options, report: &mut Report) -> Outcome<()> {
+pub fn measure(environment: &Environment, options: &Options, seed: u32, report: &mut Report) -> Outcome<()> {
     const NAMES: [&str; 3] = ["launch-sequential", "launch-wide", "launch-sparse"];
     if !NAMES.iter().any(|name| options.wants(name)) {
         return Ok(());
@@ -75,8 +74,6 @@ pub fn measure(environment: &Environment, options: &Options, report: &mut Report
     for runtime in &runtimes {
         report.fact(&runtime.label, runtime.path.display().to_string());
     }
-    let seed = options.seed.unwrap_or_else(Random::seed);
-    report.fact("seed", seed.to_string());
     let mut subjects = Subjects { options, all: Vec::new() };
     subjects.add(floor::EMPTY, || Floor::empty(environment, &program, PARALLEL))?;
     subjects.add(embedded::EMPTY, || Embedded::empty(environment))?;
@@ -93,10 +90,10 @@ pub fn measure(environment: &Environment, options: &Options, report: &mut Report
     subjects.add(embedded::PRIVILEGED, || Embedded::privileged(environment))?;
     subjects.add(embedded::MEMORY, || Embedded::in_memory(environment))?;
     subjects.add(embedded::DIRECT, || Embedded::shipped(environment, Writes::Direct))?;
-    subjects.add(cli::DAEMON, || Cli::daemon(environment, Isolation::Docker))?;
-    subjects.add(cli::PRIVILEGED_DAEMON, || Cli::daemon(environment, Isolation::Mesos))?;
-    subjects.add(cli::ALONE, || Cli::alone(environment, Isolation::Docker))?;
-    subjects.add(cli::PRIVILEGED_ALONE, || Cli::alone(environment, Isolation::Mesos))?;
+    subjects.add(cli::DAEMON, || Cli::daemon(environment, Root::Directory, Isolation::Docker))?;
+    subjects.add(cli::PRIVILEGED_DAEMON, || Cli::daemon(environment, Root::Directory, Isolation::Mesos))?;
+    subjects.add(cli::ALONE, || Cli::alone(environment, Root::Directory, Isolation::Docker))?;
+    subjects.add(cli::PRIVILEGED_ALONE, || Cli::alone(environment, Root::Directory, Isolation::Mesos))?;
     subjects.add(cli::MANY, || Cli::many(environment))?;
     for runtime in &runtimes {
         for bundle in [Bundle::Alike, Bundle::Stock] {
@@ -109,8 +106,10 @@ pub fn measure(environment: &Environment, options: &Options, report: &mut Report
     }
 
     let plan = |rounds: usize, seconds: u64| match options.quick {
-        true => Rounds { most: 12, least: 5, budget: Duration::from_secs(seconds / 8) },
-        false => Rounds { most: rounds, least: 15, budget: Duration::from_secs(seconds) },
+        true => Rounds { warm_up: 1, most: 12, least: 5, budget: Duration::from_secs(seconds / 8) },
+        false => {
+            Rounds { warm_up: rounds / 10, most: rounds, least: 15, budget: Duration::from_secs(seconds) }
+        }
     };
     let mut run = |name: &'static str, title: &str, turn: &Turn<'_>, rounds: Rounds| -> Outcome<()> {
         if options.wants(name) {
@@ -121,15 +120,6 @@ pub fn measure(environment: &Environment, options: &Options, report: &mut Report
     run(NAMES[0], "Launch to removal of busybox `true`, one after the other", &one, plan(33, 45))?;
     run(NAMES[1], "The same, two at a time", &wide, plan(50, 45))?;
     run(NAMES[2], "The same, each 0.15 s after the last", &sparsely, plan(21, 50))
-}
-
-/// Number of iterations.
-#[derive(Clone, Copy)]
-pub struct Rounds {
-    pub most: usize,
-    /// Minimum, even if the budget is used up.
-    pub least: usize,
-    pub budget: Duration,
 }
 
 /// One measurement of one subject.
@@ -164,30 +154,6 @@ fn sparsely(subject: &dyn Subject) -> Outcome<Vec<Duration>> {
     Ok(vec![subject.once(0)?])
 }
 
-/// Pseudo-random numbers, the same for the same seed.
-pub struct Random(u64);
-
-impl Random {
-    /// A random seed.
-    #[expect(clippy::cast_possible_truncation, reason = "short enough to be typed")]
-    pub fn seed() -> u32 {
-        // Its keys are random.
-        RandomState::new().hash_one(()) as u32
-    }
-
-    /// Knuth's linear congruential generator, of which the upper bits are used.
-    fn below(&mut self, end: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        usize::try_from(self.0 >> 33).unwrap_or(0) % end
-    }
-
-    fn shuffle(&mut self, order: &mut [usize]) {
-        for last in (1..order.len()).rev() {
-            order.swap(last, self.below(last + 1));
-        }
-    }
-}
-
 /// Measures all subjects in turns.
 pub fn compare(
     environment: &Environment,
@@ -198,30 +164,11 @@ pub fn compare(
     rounds: Rounds,
     turn: &Turn<'_>,
 ) -> Outcome<Group> {
-    let mut taken = vec![Samples::default(); subjects.len()];
-    let mut per_round = 1;
-    // A subject may still affect the next one through deferred work of the kernel, so the order is random.
-    let mut order: Vec<usize> = (0..subjects.len()).collect();
-    let mut random = Random(seed.into());
-    let warm_up = rounds.most / 10;
-    let started = Instant::now();
-    for round in 0..warm_up + rounds.most {
-        if round >= warm_up + rounds.least && started.elapsed() > rounds.budget {
-            break;
-        }
-        random.shuffle(&mut order);
-        for &place in &order {
-            environment.check_interrupted()?;
-            let durations = turn(&*subjects[place])?;
-            if round >= warm_up {
-                per_round = durations.len();
-                taken[place].0.extend(durations.iter().map(|took| took.as_secs_f64() * 1e6));
-            }
-        }
-    }
+    let taken = in_turns(environment, seed, rounds, subjects.len(), |place| turn(&*subjects[place]))?;
+    let per_round = taken.iter().flatten().map(Vec::len).next().unwrap_or(1);
     let mut group = Group::new(name, title, "µs").per_round(per_round);
-    for (subject, samples) in subjects.iter().zip(taken) {
-        group.row(subject.name(), samples);
+    for (subject, durations) in subjects.iter().zip(taken) {
+        group.row(subject.name(), durations.iter().flatten().map(|took| took.as_secs_f64() * 1e6).collect());
     }
     for subject in subjects {
         for reference in subject.compared_to() {

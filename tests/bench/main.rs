@@ -17,10 +17,12 @@ mod engine;
 mod environment;
 mod fleet;
 mod floor;
+mod images;
 mod launch;
 mod mount_namespace;
 mod plugins;
 mod report;
+mod rounds;
 mod sample;
 mod sweep_floor;
 mod tasks;
@@ -39,7 +41,7 @@ use report::Report;
 /// Errors are only printed.
 type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-/// Measures launches, memory, recovery and plugin calls, compared with other runtimes and the bare kernel.
+/// Measures launches, memory, recovery, plugin calls and images, compared with other runtimes and the bare kernel.
 #[derive(Debug, Parser)]
 #[command(name = "bench")]
 struct Options {
@@ -115,12 +117,15 @@ fn run(options: &Options) -> Outcome<()> {
     let cofferdam = paths::program();
     report.fact(engine::name_and_version(&cofferdam)?, cofferdam.display().to_string());
     environment.describe(&mut report)?;
-    launch::measure(&environment, options, &mut report)?;
-    plugins::measure(&environment, options, &mut report)?;
+    let seed = options.seed.unwrap_or_else(rounds::seed);
+    report.fact("seed", seed.to_string());
+    launch::measure(&environment, options, seed, &mut report)?;
+    plugins::measure(&environment, options, seed, &mut report)?;
     fleet::measure(&environment, options, &mut report)?;
     call::measure(&environment, options, &mut report)?;
     disk::measure(&environment, options, &mut report)?;
     tasks::measure(&environment, options, &mut report)?;
+    images::measure(&environment, options, seed, &mut report)?;
     if options.json {
         println!("{}", report.json());
     }

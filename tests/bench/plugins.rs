@@ -8,15 +8,16 @@ use cofferdam_tests::world::World;
 use crate::chain::optional;
 use crate::embedded::{self, Embedded, Writes};
 use crate::environment::Environment;
-use crate::launch::{Random, Rounds, Subject, compare, one};
+use crate::launch::{Subject, compare, one};
 use crate::report::Report;
+use crate::rounds::Rounds;
 use crate::{Options, Outcome};
 
 /// It has the root file system, without which a launch is not the same one.
 const NEEDED: &str = "filesystem/linux";
 
 /// Measures launches one after the other.
-pub fn measure(environment: &Environment, options: &Options, report: &mut Report) -> Outcome<()> {
+pub fn measure(environment: &Environment, options: &Options, seed: u32, report: &mut Report) -> Outcome<()> {
     const NAME: &str = "plugin-cost";
     if !options.wants(NAME) {
         return Ok(());
@@ -39,10 +40,9 @@ pub fn measure(environment: &Environment, options: &Options, report: &mut Report
     for added in optional()? {
         add(format!("with {}", added.name), shipped.iter().chain([&added]).cloned().collect())?;
     }
-    let seed = options.seed.unwrap_or_else(Random::seed);
     let rounds = match options.quick {
-        true => Rounds { most: 5, least: 3, budget: Duration::from_secs(10) },
-        false => Rounds { most: 40, least: 20, budget: Duration::from_secs(60) },
+        true => Rounds { warm_up: 0, most: 5, least: 3, budget: Duration::from_secs(10) },
+        false => Rounds { warm_up: 4, most: 40, least: 20, budget: Duration::from_secs(60) },
     };
     let title = format!("The launch of `{}` with and without each isolator", embedded::SHIPPED);
     report.add(compare(environment, &subjects, seed, NAME, &title, rounds, &one)?);
