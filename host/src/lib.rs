@@ -20,4 +20,5 @@ pub mod engine;
 mod fetch;
 mod http;
 mod image;
+mod secret_file;
 pub mod telemetry;

@@ -106,10 +106,11 @@ const HOST: &[Row] = &[
     ("agent_watch", &[]),
     ("archive", &[]),
     ("http", &[]),
-    ("fetch", &["agent_watch", "archive", "http"]),
+    ("secret_file", &[]),
+    ("fetch", &["agent_watch", "archive", "http", "secret_file"]),
     ("image", &["agent_watch", "archive", "http"]),
     ("telemetry", &[]),
-    ("api", &["config", "telemetry"]),
+    ("api", &["config", "secret_file", "telemetry"]),
     ("cli", &["api", "config", "fetch", "image", "telemetry"]),
 ];
 

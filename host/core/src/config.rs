@@ -80,6 +80,8 @@ pub struct AgentConfig {
     pub fetcher: Option<Vec<PathBuf>>,
     /// Limits of fetching for one container.
     pub fetch: FetchLimits,
+    /// File with credentials for the servers that files are fetched from, in the format of netrc.
+    pub fetch_credentials: Option<PathBuf>,
     /// The cache of fetched files. Without one, files are fetched as if none was to be cached.
     pub fetch_cache: Option<FetchCacheConfig>,
     /// Size in bytes of the tmpfs for what ends with containers. `None`: it is in [`Self::work_dir`].
@@ -124,6 +126,7 @@ impl AgentConfig {
             destroy_timeout: Duration::from_secs(60),
             fetcher: None,
             fetch: FetchLimits::default(),
+            fetch_credentials: None,
             fetch_cache: None,
             scratch_memory: None,
             kill_containers_with_agent: false,

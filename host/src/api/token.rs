@@ -1,14 +1,12 @@
 //! The token of the operator API, which clients that connect over TCP present.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags, openat};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
+
+use crate::secret_file::{self, SecretFileError};
 
 /// Shortest and longest token. The shortest one has 128 bits or more, if it is random and in hexadecimal.
 const LENGTHS: std::ops::RangeInclusive<usize> = 32..=4096;
@@ -20,42 +18,9 @@ pub(super) struct OperatorToken([u8; 32]);
 /// Why a token cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
-    /// The file cannot be read.
-    #[error("cannot read the file of the token, `{path}`")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// It is not a regular file.
-    #[error("the file of the token, `{path}`, is not a regular file")]
-    NotAFile {
-        /// The file.
-        path: PathBuf,
-    },
-    /// It is another user's.
-    #[error(
-        "the file of the token, `{path}`, is that of user {uid}; it must be that of root or of user {own}"
-    )]
-    Owner {
-        /// The file.
-        path: PathBuf,
-        /// Its owner.
-        uid: u32,
-        /// The user of the agent.
-        own: u32,
-    },
-    /// Others have access to it.
-    #[error(
-        "others than its owner have access to the file of the token, `{path}`: its mode is {mode:04o}; run `chmod 600 {path}`"
-    )]
-    Mode {
-        /// The file.
-        path: PathBuf,
-        /// Its mode.
-        mode: u32,
-    },
+    /// The file cannot be used.
+    #[error(transparent)]
+    File(#[from] SecretFileError),
     /// What it contains is not a token.
     #[error(
         "the file of the token, `{path}`, must contain {} to {} characters without spaces, of those of base64 and URLs; \
@@ -70,24 +35,7 @@ pub enum TokenError {
 impl OperatorToken {
     /// Reads the token from a file that nobody but its owner has access to.
     pub(super) fn read(path: &Path) -> Result<Self, TokenError> {
-        let failed = |source: io::Error| TokenError::Read { path: path.to_owned(), source };
-        // Opening a pipe would wait for whoever writes to it.
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let file = File::from(openat(CWD, path, flags, Mode::empty()).map_err(|error| failed(error.into()))?);
-        let metadata = file.metadata().map_err(failed)?;
-        if !metadata.is_file() {
-            return Err(TokenError::NotAFile { path: path.to_owned() });
-        }
-        let (uid, own) = (metadata.uid(), rustix::process::geteuid().as_raw());
-        if uid != 0 && uid != own {
-            return Err(TokenError::Owner { path: path.to_owned(), uid, own });
-        }
-        let mode = metadata.mode() & 0o7777;
-        if mode & 0o077 != 0 {
-            return Err(TokenError::Mode { path: path.to_owned(), mode });
-        }
-        let mut content = Vec::new();
-        file.take(*LENGTHS.end() as u64 + 2).read_to_end(&mut content).map_err(failed)?;
+        let content = secret_file::read(path, *LENGTHS.end() as u64 + 2)?;
         let token = content.strip_suffix(b"\n").unwrap_or(&content);
         let is_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(byte);
         match LENGTHS.contains(&token.len()) && token.iter().all(is_token) {
@@ -118,7 +66,7 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
-    use rustix::fs::{FileType, mknodat};
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
 
     use super::*;
 
@@ -150,7 +98,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         for mode in [0o640, 0o604, 0o620, 0o602, 0o610] {
             let error = OperatorToken::read(&file(directory.path(), TOKEN, mode)).unwrap_err();
-            assert!(matches!(error, TokenError::Mode { mode: found, .. } if found == mode), "{error}");
+            assert!(
+                matches!(error, TokenError::File(SecretFileError::Mode { mode: found, .. }) if found == mode),
+                "{error}"
+            );
             assert!(error.to_string().contains("chmod 600"), "{error}");
         }
         for mode in [0o600, 0o400] {
@@ -181,14 +132,20 @@ mod tests {
     fn what_is_no_file_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let error = OperatorToken::read(&directory.path().join("none")).unwrap_err();
-        assert!(matches!(error, TokenError::Read { .. }), "{error}");
-        assert!(matches!(OperatorToken::read(directory.path()), Err(TokenError::NotAFile { .. })));
+        assert!(matches!(error, TokenError::File(SecretFileError::Read { .. })), "{error}");
+        assert!(matches!(
+            OperatorToken::read(directory.path()),
+            Err(TokenError::File(SecretFileError::NotAFile { .. }))
+        ));
         let fifo = directory.path().join("fifo");
         mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
-        assert!(matches!(OperatorToken::read(&fifo), Err(TokenError::NotAFile { .. })));
+        assert!(matches!(
+            OperatorToken::read(&fifo),
+            Err(TokenError::File(SecretFileError::NotAFile { .. }))
+        ));
         // A link is what an operator may use; what it leads to is checked.
         let link = directory.path().join("link");
         symlink(file(directory.path(), TOKEN, 0o644), &link).unwrap();
-        assert!(matches!(OperatorToken::read(&link), Err(TokenError::Mode { .. })));
+        assert!(matches!(OperatorToken::read(&link), Err(TokenError::File(SecretFileError::Mode { .. }))));
     }
 }

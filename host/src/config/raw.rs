@@ -99,6 +99,7 @@ pub(super) struct RawFetch {
     pub max_redirects: Option<Setting<u64>>,
     pub hosts: Option<Setting<Vec<Setting<String>>>>,
     pub stall_timeout: Option<Setting<Duration>>,
+    pub credentials: Option<Setting<PathBuf>>,
     pub cache_dir: Option<Setting<PathBuf>>,
     pub cache_size: Option<Setting<u64>>,
 }
@@ -226,6 +227,7 @@ impl RawFetch {
             max_redirects: number(fetch, "max_redirects"),
             hosts: strings(fetch, "hosts"),
             stall_timeout: parse(fetch, "stall_timeout", units::duration),
+            credentials: path(fetch, "credentials"),
             cache_dir: path(fetch, "cache_dir"),
             cache_size: parse(fetch, "cache_size", units::size),
         }

@@ -214,6 +214,8 @@ impl Resolver<'_> {
         let local_images =
             local_images.map(|directory| normalize(&self.base.join(&directory.value))).collect();
         let fetch_cache = self.fetch_cache(&work_dir);
+        let credentials = &self.raw.fetch.credentials;
+        let fetch_credentials = credentials.is_some().then(|| self.path(&None, credentials, &None));
         let launcher = self.launcher();
         let containerizers = self.containerizers();
         let cgroup_root = self.cgroup_root();
@@ -282,6 +284,7 @@ impl Resolver<'_> {
                 log_targets,
                 fetcher: None,
                 fetch: self.fetch(),
+                fetch_credentials,
                 fetch_cache,
                 registry: self.registry(),
                 puller: None,

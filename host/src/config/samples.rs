@@ -132,6 +132,7 @@ fn all_settings_are_resolved() {
     assert_eq!(config.default_container_info.as_ref().unwrap()["hostname"], "task");
     let fetch = &config.agent.fetch;
     assert_eq!((fetch.bytes, fetch.files, fetch.ratio, fetch.redirects), (2 << 30, 10, 50, 0));
+    assert_eq!(config.agent.fetch_credentials, Some(directory("valid/netrc")));
     let cache = config.agent.fetch_cache.as_ref().unwrap();
     assert_eq!((cache.directory.as_path(), cache.size), (Path::new("/srv/fetched"), 5 << 30));
     assert_eq!(fetch.hosts, ["example.com", "*.example.com", "10.0.0.1", "2001:db8::1"]);
@@ -154,7 +155,7 @@ fn all_settings_are_resolved() {
     assert_eq!(mem.timeout(Method::Isolate), Duration::from_secs(7));
     assert_eq!(mem.timeout(Method::Usage), Duration::from_secs(5));
     assert_eq!(mem.table, serde_json::json!({"limit_swap": true, "reserve": "64 MiB", "kinds": ["a", "b"]}));
-    assert!(mem.origin.ends_with("everything.toml:83"), "{}", mem.origin);
+    assert!(mem.origin.ends_with("everything.toml:84"), "{}", mem.origin);
     assert_eq!(config.agent.logger.unwrap().name, "sandbox");
     let [early, late] = &config.agent.hooks[..] else { panic!("{:?}", config.agent.hooks) };
     assert_eq!((early.name.as_str(), early.policy), ("example/early", FailPolicy::Required));

@@ -46,6 +46,13 @@ pub(super) enum LimitExceeded {
     Ratio { limit: u64, archive: u64 },
 }
 
+impl LimitExceeded {
+    /// Whether a reader has failed with this error.
+    pub(super) fn is_cause_of(error: &io::Error) -> bool {
+        error.get_ref().is_some_and(|cause| cause.is::<Self>())
+    }
+}
+
 impl Copier {
     /// Copies up to `limit` bytes in all calls together.
     pub(super) fn new(limit: u64) -> Self {

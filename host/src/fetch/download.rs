@@ -7,6 +7,7 @@ use std::time::Duration;
 use ureq::http::{HeaderName, HeaderValue, StatusCode, header};
 
 use super::copy::{Copier, CopyError};
+use super::credentials::Credentials;
 use super::target::Target;
 use crate::http::{self, Answer, Headers, HttpError, Method, Rules};
 use cofferdam_core::config::FetchLimits;
@@ -32,6 +33,7 @@ const MAX_VALIDATOR: usize = 1024;
 /// An HTTP client.
 pub(super) struct Client {
     client: http::Client,
+    credentials: Credentials,
     max_size: u64,
 }
 
@@ -102,7 +104,7 @@ struct Download<'a, 'b> {
 
 impl Client {
     /// A client that trusts the certificate authorities of this machine.
-    pub(super) fn new(limits: &FetchLimits) -> Self {
+    pub(super) fn new(limits: &FetchLimits, credentials: Credentials) -> Self {
         let rules = Rules {
             stall: limits.stall,
             // A launch can be cancelled.
@@ -112,7 +114,7 @@ impl Client {
             only_hosts: !limits.hosts.is_empty(),
             hosts_setting: "`hosts` of `[fetch]`",
         };
-        Self { client: http::Client::new(rules), max_size: limits.bytes }
+        Self { client: http::Client::new(rules), credentials, max_size: limits.bytes }
     }
 
     /// Downloads a URL into a file, unless it is still what is known of it. Follows redirects; each target is checked before
@@ -164,7 +166,8 @@ impl Download<'_, '_> {
         if position > 0 && !is_continued {
             self.restart()?;
         }
-        let mut headers = Headers::default();
+        let authorization = self.client.credentials.authorization(self.url);
+        let mut headers = Headers { authorization, ..Headers::default() };
         if let (true, Some(if_range)) = (is_continued, &self.if_range) {
             if let Ok(range) = HeaderValue::from_str(&format!("bytes={position}-")) {
                 headers.plain.extend([(header::RANGE, range), (header::IF_RANGE, if_range.clone())]);

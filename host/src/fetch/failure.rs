@@ -14,7 +14,7 @@ pub(super) fn invalid(uri: &str, error: &dyn Error) -> FetchFailure {
     FetchFailure::Invalid { uri: uri.to_owned(), reason: Reason::of(error) }
 }
 
-/// Of one file.
-pub(super) fn file_failure(uri: &str, error: &dyn Error) -> FetchFailure {
-    FetchFailure::File { uri: uri.to_owned(), reason: Reason::of(error) }
+/// Of one file, whose content may be at fault.
+pub(super) fn file_failure(uri: &str, error: &dyn Error, is_damaged: bool) -> FetchFailure {
+    FetchFailure::File { uri: uri.to_owned(), reason: Reason::of(error), is_damaged }
 }

@@ -4,6 +4,7 @@
 //! the protocol.
 
 mod copy;
+mod credentials;
 mod download;
 mod failure;
 mod identity;

@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use rustix::fs::ioctl_ficlone;
 
 use super::copy::{Copier, CopyError};
+use super::credentials::Credentials;
 use super::download::{Client, DEFAULT_MODE, DownloadError};
 use super::failure::{file_failure, invalid, start_failure};
 use super::item::{Compression, Item, Source, Treatment};
@@ -21,6 +22,7 @@ use super::unzip::{UnzipError, unzip};
 use crate::http::redact;
 use cofferdam_core::config::FetchLimits;
 use cofferdam_core::fetcher::{FetchFailure, PlaceJob, escape_control};
+use cofferdam_core::model::Uri;
 
 const EXECUTABLE_MODE: u32 = 0o755;
 
@@ -31,25 +33,35 @@ pub(super) struct CachedContent {
     pub(super) mode: u32,
 }
 
+/// Checks what can be checked of all files before one is fetched. Returns them with the names of their URIs.
+pub(super) fn check(job: &PlaceJob) -> Result<Vec<(String, Item)>, FetchFailure> {
+    let parse = |uri: &Uri| {
+        let name = redact(&uri.value);
+        match Item::parse(uri) {
+            Ok(item) => Ok((name, item)),
+            Err(error) => Err(invalid(&name, &error)),
+        }
+    };
+    job.uris.iter().map(parse).collect()
+}
+
 /// Fetches all files, one after the other, but for the content of those that the cache has, by their position.
 pub(super) fn place(
     job: PlaceJob,
     mut cached: BTreeMap<usize, CachedContent>,
+    credentials: Credentials,
     report: Report,
 ) -> Result<(), FetchFailure> {
-    let mut items = Vec::with_capacity(job.uris.len());
-    for (index, uri) in job.uris.iter().enumerate() {
-        let name = redact(&uri.value);
-        let item = Item::parse(uri).map_err(|error| invalid(&name, &error))?;
-        items.push((name, item, cached.remove(&index)));
-    }
+    let items = check(&job)?;
     let sandbox = Sandbox::open(&job.sandbox, job.reserved, job.limits.files);
     let sandbox = sandbox.map_err(|error| start_failure(&error))?;
     let copier = Copier::new(job.limits.bytes);
-    let mut fetch = Fetch { sandbox, copier, limits: job.limits, client: None, report };
-    for (name, item, cached) in items {
+    let mut fetch = Fetch { sandbox, copier, limits: job.limits, credentials, client: None, report };
+    for (index, (name, item)) in items.into_iter().enumerate() {
+        let cached = cached.remove(&index);
         let how = if cached.is_some() { "fetched from the cache" } else { "fetched" };
-        let summary = fetch.fetch(&item, cached).map_err(|error| file_failure(&name, &error))?;
+        let summary =
+            fetch.fetch(&item, cached).map_err(|error| file_failure(&name, &error, error.is_of_content()))?;
         // The log is optional.
         drop(writeln!(io::stderr(), "{}", escape_control(&format!("{how} `{name}`: {summary}"))));
         fetch.report.fetched();
@@ -80,11 +92,25 @@ enum FileError {
     Sandbox(#[from] SandboxError),
 }
 
+impl FileError {
+    /// Whether the content of the file is at fault, which may be damaged. What cannot be written, or exceeds a limit, is not.
+    fn is_of_content(&self) -> bool {
+        match self {
+            Self::Mismatch(_) => true,
+            Self::Decompress { source } => matches!(source, CopyError::Read { .. }),
+            Self::Unpack { source } => source.is_of_content(),
+            Self::Unzip { source } => source.is_of_content(),
+            _ => false,
+        }
+    }
+}
+
 /// State shared by all files of a job.
 struct Fetch {
     sandbox: Sandbox,
     copier: Copier,
     limits: FetchLimits,
+    credentials: Credentials,
     /// Created for the first download.
     client: Option<Client>,
     report: Report,
@@ -178,7 +204,8 @@ impl Fetch {
                 metadata.mode()
             }
             Source::Url(url) => {
-                let client = self.client.get_or_insert_with(|| Client::new(&self.limits));
+                let client =
+                    self.client.get_or_insert_with(|| Client::new(&self.limits, self.credentials.clone()));
                 client.download(url, None, &mut self.copier, &mut target)?;
                 DEFAULT_MODE
             }

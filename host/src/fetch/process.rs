@@ -8,9 +8,10 @@ use std::process::ExitCode;
 
 use rustix::fs::Mode;
 
+use super::credentials::Credentials;
 use super::failure::start_failure;
 use super::identity;
-use super::place::{CachedContent, place};
+use super::place::{CachedContent, check, place};
 use super::report::Report;
 use super::store::store;
 use crate::agent_watch::exit_when_closed;
@@ -44,14 +45,21 @@ pub(super) fn run(
                 let file = open_in_cache(path, File::options().read(true))?;
                 cached.push((*index, CachedContent { file, mode: *mode }));
             }
+            let credentials =
+                read_credentials(job.credentials.as_deref(), job.uris.iter().map(|uri| &*uri.value))?;
             become_user(job.uid, job.gid, stdin)?;
             let report = Report::new(output, job.uris.len());
-            place(job, cached.into_iter().collect(), report)
+            place(job, cached.into_iter().collect(), credentials, report)
+        }
+        FetchJob::Check(job) => {
+            become_user(job.uid, job.gid, stdin)?;
+            check(&job).map(drop)
         }
         FetchJob::Store(job) => {
             let into = open_in_cache(&job.into, File::options().write(true))?;
+            let credentials = read_credentials(job.credentials.as_deref(), [&*job.source].into_iter())?;
             become_user(job.uid, job.gid, stdin)?;
-            store(&job, into, Report::new(output, 1))
+            store(&job, into, credentials, Report::new(output, 1))
         }
     }
 }
@@ -68,6 +76,15 @@ struct CacheFileError {
 fn open_in_cache(path: &Path, options: &mut std::fs::OpenOptions) -> Result<File, FetchFailure> {
     let opened = options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
     opened.map_err(|source| start_failure(&CacheFileError { path: path.to_owned(), source }))
+}
+
+/// Reads the credentials for servers, if there may be one.
+fn read_credentials<'a>(
+    file: Option<&Path>,
+    mut uris: impl Iterator<Item = &'a str>,
+) -> Result<Credentials, FetchFailure> {
+    let file = file.filter(|_| uris.any(|uri| !uri.starts_with('/')));
+    Credentials::read(file).map_err(|error| start_failure(&error))
 }
 
 fn become_user(uid: u32, gid: u32, stdin: impl Read + Send + 'static) -> Result<(), FetchFailure> {

@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 
 use super::copy::{Copier, CopyError};
+use super::credentials::Credentials;
 use super::download::{Client, DEFAULT_MODE, DownloadError, Downloaded};
 use super::failure::{file_failure, invalid};
 use super::item::Source;
@@ -28,10 +29,15 @@ enum StoreError {
 }
 
 /// Receives a file, or finds that it is still what is known of it, and reports that.
-pub(super) fn store(job: &StoreJob, mut into: File, mut report: Report) -> Result<(), FetchFailure> {
+pub(super) fn store(
+    job: &StoreJob,
+    mut into: File,
+    credentials: Credentials,
+    mut report: Report,
+) -> Result<(), FetchFailure> {
     let name = redact(&job.source);
     let source = Source::parse(&job.source).map_err(|error| invalid(&name, &error))?;
-    let message = match receive(job, &source, &mut into, &mut report) {
+    let message = match receive(job, &source, credentials, &mut into, &mut report) {
         Ok(Some(stored)) => FetchMessage::Stored(stored),
         Ok(None) => FetchMessage::Unchanged,
         // The sandbox may have the space that the cache does not have.
@@ -39,7 +45,7 @@ pub(super) fn store(job: &StoreJob, mut into: File, mut report: Report) -> Resul
             StoreError::Copy(CopyError::Write { source })
             | StoreError::Download(DownloadError::Copy(CopyError::Write { source })),
         ) => FetchMessage::NotWritten(Reason::of(&source)),
-        Err(error) => return Err(file_failure(&name, &error)),
+        Err(error) => return Err(file_failure(&name, &error, false)),
     };
     report.send(&message);
     Ok(())
@@ -49,6 +55,7 @@ pub(super) fn store(job: &StoreJob, mut into: File, mut report: Report) -> Resul
 fn receive(
     job: &StoreJob,
     source: &Source,
+    credentials: Credentials,
     into: &mut File,
     report: &mut Report,
 ) -> Result<Option<Stored>, StoreError> {
@@ -57,7 +64,7 @@ fn receive(
     let mut target = Target::new(into, None, report);
     match source {
         Source::Url(url) => {
-            let client = Client::new(&job.limits);
+            let client = Client::new(&job.limits, credentials);
             match client.download(url, job.known.as_ref(), &mut copier, &mut target)? {
                 Downloaded::Unchanged => Ok(None),
                 Downloaded::Complete { version } => Ok(Some(Stored { version, mode: DEFAULT_MODE })),

@@ -2,6 +2,7 @@
 
 mod archives;
 mod cache;
+mod credentials;
 mod fuzz;
 mod redirects;
 mod resume;
@@ -824,6 +825,7 @@ fn the_process_exits_when_the_agent_dies() {
         cached: BTreeMap::new(),
         reserved: reserved(),
         limits: FetchLimits::default(),
+        credentials: None,
     };
     let job = FetchJob::Place(job);
     let mut child = Command::new("/bin/sh")

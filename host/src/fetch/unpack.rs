@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use tar::{Archive, Entry, EntryType};
 
-use super::copy::{Allowance, Copier, CopyError, LimitedReader};
+use super::copy::{Allowance, Copier, CopyError, LimitExceeded, LimitedReader};
 use super::item::Compression;
 use super::sandbox::{Sandbox, SandboxError};
 use super::sandbox_path::{InvalidPath, SandboxPath};
@@ -43,6 +43,20 @@ pub(super) enum UnpackError {
     TooManyMembers { limit: u64 },
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
+}
+
+impl UnpackError {
+    /// Whether the archive is at fault, and not what it is unpacked to or a limit.
+    pub(super) fn is_of_content(&self) -> bool {
+        match self {
+            Self::Archive { source } | Self::Copy { source: CopyError::Read { source }, .. } => {
+                !LimitExceeded::is_cause_of(source)
+            }
+            Self::Copy { .. } => false,
+            Self::TooManyMembers { .. } | Self::Sandbox(_) => false,
+            _ => true,
+        }
+    }
 }
 
 /// Number of members, and of bytes in files.

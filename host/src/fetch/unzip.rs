@@ -67,6 +67,17 @@ pub(super) enum UnzipError {
     Sandbox(#[from] SandboxError),
 }
 
+impl UnzipError {
+    /// Whether the archive is at fault, and not what it is unpacked to or a limit.
+    pub(super) fn is_of_content(&self) -> bool {
+        match self {
+            Self::Copy { source, .. } => matches!(source, CopyError::Read { .. }),
+            Self::TooManyMembers { .. } | Self::Sandbox(_) => false,
+            _ => true,
+        }
+    }
+}
+
 /// Unpacks a zip archive into the sandbox.
 pub(super) fn unzip(
     archive: &File,

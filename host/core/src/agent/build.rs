@@ -201,8 +201,9 @@ impl<'b> Base<'b> {
     fn fetcher(&self) -> Result<Fetcher, StartError> {
         let config = self.config;
         let fetcher = Fetcher::new(config.fetcher.clone()).limited(config.fetch.clone());
+        let fetcher = fetcher.with_credentials(config.fetch_credentials.as_deref());
         let Some(cache) = &config.fetch_cache else { return Ok(fetcher) };
-        match fetcher.clone().cached(cache, self.host.pool.clone()) {
+        match fetcher.clone().cached(cache, self.host.pool.work().clone()) {
             // As on a full disk, where containers of earlier agents can be ended.
             Err(error @ CacheError::Directory { .. }) => {
                 tracing::error!("files are fetched without the cache: {}", error_chain::describe(&error));

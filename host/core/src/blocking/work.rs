@@ -47,17 +47,21 @@ impl WorkPool {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, WorkLost> {
         let (sender, outcome) = oneshot::channel();
+        // The caller may no longer wait.
+        self.spawn(move || drop(sender.send(work())));
+        outcome.await.map_err(|_| WorkLost)
+    }
+
+    /// Runs work whose outcome is not needed.
+    pub fn spawn(&self, work: impl FnOnce() + Send + 'static) {
         let span = tracing::Span::current();
         self.0.submit(Box::new(move || {
             let _in_span = span.entered();
-            match catch_unwind(AssertUnwindSafe(work)) {
-                // The caller may no longer wait.
-                Ok(value) => drop(sender.send(value)),
-                Err(_) => tracing::error!("blocking work panicked; this is a bug of the agent"),
+            if catch_unwind(AssertUnwindSafe(work)).is_err() {
+                tracing::error!("blocking work panicked; this is a bug of the agent");
             }
             TaskEnd::Finished
         }));
-        outcome.await.map_err(|_| WorkLost)
     }
 }
 

@@ -16,12 +16,14 @@ use crate::model::{FetchProgress, Uri};
 pub enum FetchJob {
     /// Fetches the files of a container.
     Place(PlaceJob),
+    /// Checks these files, without fetching any.
+    Check(PlaceJob),
     /// Fetches a file for the cache.
     Store(StoreJob),
 }
 
 /// The files of a container, and their owner.
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PlaceJob {
     pub sandbox: PathBuf,
     pub uid: u32,
@@ -32,6 +34,8 @@ pub struct PlaceJob {
     /// Paths in the sandbox at which nothing may be placed, such as the container's logs.
     pub reserved: Vec<PathBuf>,
     pub limits: FetchLimits,
+    /// File with credentials for servers, which the process reads before it becomes the container's user.
+    pub credentials: Option<PathBuf>,
 }
 
 /// A file of the cache. Only the agent can read it: the process opens it before it becomes the container's user.
@@ -54,6 +58,8 @@ pub struct StoreJob {
     /// What the cache has. Nothing is received if it is still the same.
     pub known: Option<Known>,
     pub limits: FetchLimits,
+    /// File with credentials for servers, which the process reads before it becomes that user.
+    pub credentials: Option<PathBuf>,
 }
 
 /// The content that the cache has of a URI.
@@ -138,6 +144,9 @@ pub enum FetchFailure {
         /// Why.
         #[source]
         reason: Reason,
+        /// Whether its content has another hash than it should, or is not the archive that it should be.
+        #[serde(default)]
+        is_damaged: bool,
     },
 }
 
@@ -223,7 +232,9 @@ mod tests {
         let reserved = vec!["stdout".into()];
         let cached = [(0, CachedFile { path: "/c".into(), mode: 0o644 })].into();
         let sandbox = "/s".into();
-        let job = PlaceJob { sandbox, uid: 1, gid: 2, uris: vec![uri], cached, reserved, limits };
+        let credentials = Some("/n".into());
+        let job =
+            PlaceJob { sandbox, uid: 1, gid: 2, uris: vec![uri], cached, reserved, limits, credentials };
         let job = FetchJob::Place(job);
         let mut bytes = job.to_line().unwrap();
         assert_eq!(bytes.iter().filter(|byte| **byte == b'\n').count(), 1);

@@ -14,7 +14,7 @@
 //! Servers and archives are untrusted, so they are read without the agent's privileges and outside of its memory.
 //!
 //! What a request wants cached is received first, each file by a process of its own that containers of the same user
-//! share; see `cache`.
+//! share; see `cache`. Meanwhile, another process checks the whole list.
 
 mod cache;
 mod child;
@@ -22,13 +22,13 @@ mod counters;
 mod job;
 
 use std::collections::BTreeMap;
-use std::future::Future;
+use std::future::{Future, pending};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::Arc;
 
-use crate::blocking::BlockingPool;
+use crate::blocking::WorkPool;
 use crate::config::{FetchCacheConfig, FetchLimits};
 use crate::model::{FetchProgress, Uri};
 use cache::{Cache, Lease, Wanted};
@@ -55,6 +55,7 @@ struct Program {
     /// Program and arguments.
     command: Option<Arc<[PathBuf]>>,
     limits: FetchLimits,
+    credentials: Option<Arc<Path>>,
     counters: Arc<FetchCounters>,
 }
 
@@ -142,6 +143,7 @@ impl Fetcher {
         let program = Program {
             command: command.map(Arc::from),
             limits: FetchLimits::default(),
+            credentials: None,
             counters: Arc::default(),
         };
         Self { program, cache: None }
@@ -153,12 +155,18 @@ impl Fetcher {
         Self { program: Program { limits, ..self.program }, ..self }
     }
 
+    /// The same fetcher with a file of credentials for servers.
+    #[must_use]
+    pub fn with_credentials(self, file: Option<&Path>) -> Self {
+        Self { program: Program { credentials: file.map(Arc::from), ..self.program }, ..self }
+    }
+
     /// The same fetcher with a cache in a directory, which is created if it is missing and locked until the last clone is
     /// dropped. Blocks.
     ///
     /// # Errors
     /// [`CacheError`].
-    pub fn cached(self, cache: &FetchCacheConfig, pool: BlockingPool) -> Result<Self, CacheError> {
+    pub fn cached(self, cache: &FetchCacheConfig, pool: WorkPool) -> Result<Self, CacheError> {
         let cache = Cache::open(&cache.directory, cache.size, &self.program.counters, pool)?;
         Ok(Self { cache: Some(Arc::new(cache)), ..self })
     }
@@ -206,19 +214,25 @@ impl Fetcher {
         stop: impl Future<Output = C>,
     ) -> Result<(), FetchError> {
         tokio::pin!(stop);
-        let leases = self.lease_all(request, &mut progress, &mut stop).await?;
         let FetchRequest { uris, sandbox, uid, gid, reserved } = request;
-        let cached =
-            leases.iter().filter_map(|(index, lease)| Some((*index, lease.content()?.file()))).collect();
-        let job = PlaceJob {
+        let mut job = PlaceJob {
             sandbox: sandbox.to_owned(),
             uid,
             gid,
             uris: uris.to_vec(),
-            cached,
+            cached: BTreeMap::new(),
             reserved: reserved.to_vec(),
             limits: self.program.limits.clone(),
+            credentials: self.program.credentials.as_deref().map(Path::to_owned),
         };
+        let leases = match &self.cache {
+            Some(cache) if uris.iter().any(|uri| uri.cache) => {
+                self.lease_checked(cache, request, &job, &mut progress, &mut stop).await?
+            }
+            _ => BTreeMap::new(),
+        };
+        job.cached =
+            leases.iter().filter_map(|(index, lease)| Some((*index, lease.content()?.file()))).collect();
         let mut child = self.program.start(&FetchJob::Place(job))?;
         // Files are placed in the order of the list.
         let mut placed = 0;
@@ -241,25 +255,73 @@ impl Fetcher {
             child.end().await?;
             return Err(FetchError::Stopped);
         };
-        if matches!(outcome, Err(FetchError::Failed(FetchFailure::File { .. })))
+        if matches!(outcome, Err(FetchError::Failed(FetchFailure::File { is_damaged: true, .. })))
             && let Some((_, lease)) = leases.into_iter().find(|(index, _)| *index as u64 == placed)
         {
-            // Its hash is wrong, or it cannot be unpacked: it may be damaged in the cache, where it would stay.
+            // It may be damaged in the cache, where it would stay.
             lease.discard();
         }
         outcome
     }
 
-    /// Has the cache provide all that is to be cached, by its position in the list.
-    async fn lease_all<C>(
+    /// Has the cache provide all that is to be cached, by its position in the list, while a process checks the whole list: what
+    /// is invalid in it is reported at once.
+    async fn lease_checked<C>(
         &self,
+        cache: &Arc<Cache>,
         request: FetchRequest<'_>,
+        job: &PlaceJob,
         progress: &mut impl FnMut(FetchProgress),
         stop: &mut (impl Future<Output = C> + Unpin),
     ) -> Result<BTreeMap<usize, Lease>, FetchError> {
+        let mut child = self.program.start(&FetchJob::Check(job.clone()))?;
+        let outcome = {
+            let check = child.outcome();
+            tokio::pin!(check);
+            let mut is_valid = false;
+            let leased = {
+                let invalid = async {
+                    match (&mut check).await {
+                        Err(error) => error,
+                        Ok(()) => {
+                            is_valid = true;
+                            pending().await
+                        }
+                    }
+                };
+                let end = async {
+                    tokio::select! {
+                        biased;
+                        _ = &mut *stop => FetchError::Stopped,
+                        error = invalid => error,
+                    }
+                };
+                tokio::pin!(end);
+                self.lease_all(cache, request, progress, &mut end).await
+            };
+            match leased {
+                Ok(leases) if !is_valid => tokio::select! {
+                    biased;
+                    _ = stop => Err(FetchError::Stopped),
+                    checked = check => checked.map(|()| leases),
+                },
+                leased => leased,
+            }
+        };
+        child.end().await?;
+        outcome
+    }
+
+    /// Has the cache provide all that is to be cached, by its position in the list. `end` ends that with an error.
+    async fn lease_all(
+        &self,
+        cache: &Arc<Cache>,
+        request: FetchRequest<'_>,
+        progress: &mut impl FnMut(FetchProgress),
+        end: &mut (impl Future<Output = FetchError> + Unpin),
+    ) -> Result<BTreeMap<usize, Lease>, FetchError> {
         let FetchRequest { uris, uid, gid, .. } = request;
         let mut leases = BTreeMap::new();
-        let Some(cache) = &self.cache else { return Ok(leases) };
         let files = uris.len() as u64;
         for (index, uri) in uris.iter().enumerate().filter(|(_, uri)| uri.cache) {
             let mut waiting = cache.wait(Wanted { source: uri.value.clone(), uid, gid }, &self.program);
@@ -269,7 +331,7 @@ impl Fetcher {
             };
             let outcome = tokio::select! {
                 biased;
-                _ = &mut *stop => Err(FetchError::Stopped),
+                error = &mut *end => Err(error),
                 outcome = waiting.ended(each) => outcome,
             };
             waiting.leave().await;

@@ -365,6 +365,7 @@ mod tests {
                 destroy_timeout: Duration::from_secs(60),
                 fetcher: None,
                 fetch: cofferdam_core::config::FetchLimits::default(),
+                fetch_credentials: None,
                 fetch_cache: None,
                 registry: cofferdam_core::config::RegistryConfig::default(),
                 container_nofile: None,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::SystemTime;
 
-use cofferdam_core::blocking::BlockingPool;
+use cofferdam_core::blocking::WorkPool;
 use cofferdam_core::config::FetchCacheConfig;
 use cofferdam_core::fetcher::{CacheError, FetchStats};
 use cofferdam_core::model::FetchProgress;
@@ -23,7 +23,7 @@ impl World {
 
     fn try_cached_fetcher(&self, size: u64) -> Result<Fetcher, CacheError> {
         let config = FetchCacheConfig { directory: self.cache(), size };
-        self.fetcher().cached(&config, BlockingPool::new(NonZeroUsize::MIN).unwrap())
+        self.fetcher().cached(&config, WorkPool::start(1, NonZeroUsize::MIN).unwrap())
     }
 
     fn cached_fetcher(&self, size: u64) -> Fetcher {
@@ -230,6 +230,66 @@ async fn what_fails_in_the_sandbox_is_received_again_and_nothing_else() {
     assert_eq!(counts(&fetcher), (2, 2, 0, 0));
     world.fetch_by(fetcher.clone(), &list).await.unwrap();
     assert_eq!((world.read("member"), counts(&fetcher)), (b"m".to_vec(), (3, 3, 0, 0)));
+}
+
+#[tokio::test]
+async fn what_cannot_be_placed_is_not_received_again() {
+    let world = World::new();
+    let fetcher = world.cached_fetcher(MIB);
+    let archive =
+        world.file("a.tar.gz", gzip(&tar(&[Member::file("member", b"m"), Member::file("other", b"o")])));
+    let list = [cached(&archive)];
+    world.fetch_by(fetcher.clone(), &list).await.unwrap();
+    let limited = |limits| world.fetch_by(fetcher.clone().limited(limits), &list);
+    let error = limited(FetchLimits { files: 1, ..FetchLimits::default() }).await.unwrap_err();
+    assert!(error_chain::describe(&error).contains("more than 1 members"), "{error:?}");
+    // Something is in its place.
+    fs::remove_file(world.inside("member")).unwrap();
+    fs::create_dir(world.inside("member")).unwrap();
+    let error = limited(FetchLimits::default()).await.unwrap_err();
+    assert!(error_chain::describe(&error).contains("member"), "{error:?}");
+    fs::remove_dir(world.inside("member")).unwrap();
+    world.fetch_by(fetcher.clone(), &list).await.unwrap();
+    assert_eq!(counts(&fetcher), (3, 1, 0, 0));
+}
+
+#[tokio::test]
+async fn what_is_invalid_is_reported_before_anything_is_received() {
+    let world = World::new();
+    let fetcher = world.cached_fetcher(MIB);
+    // Its server never sends all of it.
+    let (root, _connected) = serve_incomplete();
+    let invalid = Uri { output_file: Some("../x".to_owned()), ..uri(world.file("good", "g")) };
+    for list in [
+        [cached(format!("{root}/x")), invalid.clone()],
+        [cached(format!("{root}/y")), cached("hdfs://host/a")],
+    ] {
+        let fetched = world.fetch_by(fetcher.clone(), &list);
+        let error = tokio::time::timeout(TIMEOUT, fetched).await.expect("it waited for a file").unwrap_err();
+        assert!(matches!(&error, FetchError::Failed(FetchFailure::Invalid { .. })), "{error:?}");
+    }
+    assert_eq!(counts(&fetcher), (0, 0, 0, 0));
+}
+
+#[tokio::test]
+async fn a_file_of_unknown_size_removes_nothing_if_it_does_not_fit() {
+    let world = World::new();
+    let fetcher = world.cached_fetcher(MIB);
+    let small = "s".repeat(600 << 10);
+    let large = "x".repeat(3 << 20);
+    let root = serve(move |path, mut stream| match path {
+        "/small" => respond(stream, "200 OK", "ETag: \"a\"\r\n", &small),
+        _ => {
+            let head = "HTTP/1.1 200 OK\r\nETag: \"a\"\r\nConnection: close\r\n\r\n";
+            // The first process is killed meanwhile.
+            drop(stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(large.as_bytes())));
+        }
+    });
+    let (small, large) = ([cached(format!("{root}/small"))], [cached(format!("{root}/large"))]);
+    world.fetch_by(fetcher.clone(), &small).await.unwrap();
+    world.fetch_by(fetcher.clone(), &large).await.unwrap();
+    assert_eq!(world.read("large").len(), 3 << 20);
+    assert_eq!((counts(&fetcher), fetcher.stats().cache_used), ((0, 1, 1, 0), 600 << 10));
 }
 
 #[tokio::test]

@@ -1,25 +1,23 @@
 //! One download for the cache.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use super::Wanted;
 use super::files::Draft;
 use super::index::{Content, Index, Reservation};
-use super::{STALL_WARNING, Wanted};
-use crate::blocking::BlockingPool;
+use crate::blocking::WorkPool;
 use crate::fetcher::child::Child;
 use crate::fetcher::counters::count;
 use crate::fetcher::{FetchError, FetchJob, FetchMessage, Known, Program, Reason, StoreJob, Stored};
 use crate::model::FetchProgress;
 
-/// What is reserved at a time if the size of a file is not announced.
-const STEP: u64 = 16 << 20;
-
 /// A download for the cache, or the validation of what it has.
 pub(super) struct Download {
     pub(super) index: Arc<Index>,
-    pub(super) pool: BlockingPool,
+    pub(super) pool: WorkPool,
     pub(super) key: String,
     pub(super) wanted: Wanted,
     pub(super) program: Program,
@@ -89,7 +87,8 @@ impl Download {
         let has_known = known.is_some();
         let Wanted { source, uid, gid } = self.wanted.clone();
         let limits = self.program.limits.clone();
-        let job = StoreJob { into: draft.path.clone(), uid, gid, source, known, limits };
+        let credentials = self.program.credentials.as_deref().map(Path::to_owned);
+        let job = StoreJob { into: draft.path.clone(), uid, gid, source, known, limits, credentials };
         let mut child = self.program.start(&FetchJob::Store(job))?;
         let end = tokio::select! {
             biased;
@@ -148,8 +147,12 @@ impl Download {
         }
         let index = Arc::clone(&self.index);
         self.in_pool(move || {
-            let ahead = received > bytes && index.grow(&mut reservation, received.saturating_add(STEP));
-            (ahead || index.grow(&mut reservation, needed)).then_some(reservation)
+            let is_announced = bytes >= received;
+            let has_space = match is_announced {
+                true => index.grow(&mut reservation, needed),
+                false => index.follow(&mut reservation, needed),
+            };
+            has_space.then_some(reservation)
         })
         .await
     }
@@ -192,6 +195,6 @@ impl Download {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, FetchError> {
-        self.pool.run(STALL_WARNING, move |_| work()).await.map_err(|_| FetchError::Interrupted)
+        self.pool.run(work).await.map_err(|_| FetchError::Interrupted)
     }
 }

@@ -50,11 +50,16 @@ pub(crate) struct Content {
     _space: Reservation,
 }
 
+/// What is reserved at a time if the size of a file is not announced.
+const STEP: u64 = 16 << 20;
+
 /// The bytes of a cache.
 #[derive(Debug)]
 struct Space {
     capacity: u64,
     used: Mutex<u64>,
+    /// What was received of files whose size is not announced, and is not in `used` yet. At most `capacity`.
+    ahead: Mutex<u64>,
 }
 
 /// Bytes of a cache that are in use.
@@ -62,6 +67,8 @@ struct Space {
 pub(super) struct Reservation {
     space: Arc<Space>,
     bytes: u64,
+    /// What was received beyond these.
+    ahead: u64,
 }
 
 impl Index {
@@ -79,7 +86,7 @@ impl Index {
             files,
             entries: Mutex::default(),
             writing: Mutex::default(),
-            space: Arc::new(Space { capacity, used: Mutex::default() }),
+            space: Arc::new(Space { capacity, used: Mutex::default(), ahead: Mutex::default() }),
             counters,
             _lock: lock,
         };
@@ -130,7 +137,7 @@ impl Index {
 
     /// An empty reservation.
     pub(super) fn reserve(&self) -> Reservation {
-        Reservation { space: Arc::clone(&self.space), bytes: 0 }
+        Reservation { space: Arc::clone(&self.space), bytes: 0, ahead: 0 }
     }
 
     /// Makes a reservation larger, and removes for that what was not used for the longest time and nobody has. Returns whether
@@ -138,8 +145,7 @@ impl Index {
     pub(super) fn grow(&self, reservation: &mut Reservation, bytes: u64) -> bool {
         let missing = bytes.saturating_sub(reservation.bytes);
         loop {
-            if let Some(mut more) = self.space.take(missing) {
-                reservation.bytes += std::mem::take(&mut more.bytes);
+            if reservation.extend(missing) {
                 return true;
             }
             // Again, if others have taken what has become free.
@@ -147,6 +153,24 @@ impl Index {
                 return false;
             }
         }
+    }
+
+    /// Makes a reservation larger for a file whose size is not announced, of which so many bytes were received. Nothing is
+    /// removed before it is complete, as it may turn out not to fit: what is not free is in addition to the space of the cache
+    /// meanwhile. Returns false if it would not fit with all removed that nobody has, or if all such files take as much again as
+    /// the cache.
+    pub(super) fn follow(&self, reservation: &mut Reservation, received: u64) -> bool {
+        let missing = received.saturating_sub(reservation.bytes);
+        let has_extended = reservation.extend(missing.saturating_add(STEP)) || reservation.extend(missing);
+        has_extended || (self.may_free(missing) && reservation.run_ahead(missing))
+    }
+
+    /// Whether so many bytes would be free with all removed that nobody has.
+    fn may_free(&self, bytes: u64) -> bool {
+        let entries = self.entries.lock();
+        let unused = entries.by_key.values().filter(|entry| Arc::strong_count(&entry.content) == 1);
+        let evictable: u64 = unused.map(|entry| entry.stored.size).fold(0, u64::saturating_add);
+        self.space.lacking(bytes) <= evictable
     }
 
     /// Adds what was received. If it cannot be validated later, or there are too many entries, it is for those that wait for
@@ -282,11 +306,9 @@ impl Space {
     fn take(self: &Arc<Self>, bytes: u64) -> Option<Reservation> {
         let mut used = self.used.lock();
         *used = used.checked_add(bytes).filter(|used| *used <= self.capacity)?;
-        Some(Reservation { space: Arc::clone(self), bytes })
+        Some(Reservation { space: Arc::clone(self), bytes, ahead: 0 })
     }
-}
 
-impl Space {
     /// How many bytes have to become free before so many can be taken.
     fn lacking(&self, bytes: u64) -> u64 {
         self.used.lock().saturating_add(bytes).saturating_sub(self.capacity)
@@ -298,6 +320,31 @@ impl Reservation {
         self.bytes
     }
 
+    /// Makes it larger, if that is free. Returns whether it is.
+    fn extend(&mut self, bytes: u64) -> bool {
+        let Some(mut more) = self.space.take(bytes) else { return false };
+        self.bytes += std::mem::take(&mut more.bytes);
+        self.catch_up();
+        true
+    }
+
+    /// Notes that so much was received beyond what is reserved. Returns false if there is too much of that.
+    fn run_ahead(&mut self, bytes: u64) -> bool {
+        let mut all = self.space.ahead.lock();
+        let others = all.saturating_sub(self.ahead);
+        if others.saturating_add(bytes) > self.space.capacity {
+            return false;
+        }
+        *all = others + bytes;
+        self.ahead = bytes;
+        true
+    }
+
+    /// All that was received is reserved.
+    fn catch_up(&mut self) {
+        *self.space.ahead.lock() -= std::mem::take(&mut self.ahead);
+    }
+
     fn shrink(&mut self, bytes: u64) {
         let surplus = self.bytes.saturating_sub(bytes);
         *self.space.used.lock() -= surplus;
@@ -307,6 +354,7 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
+        self.catch_up();
         *self.space.used.lock() -= self.bytes;
     }
 }
@@ -367,6 +415,35 @@ mod tests {
         drop(fixture.add("0", 0).unwrap());
         assert!(index.evict(2, || 0) && !index.evict(1, || 0));
         assert_eq!(index.usage(), (100, 0, 0));
+    }
+
+    #[test]
+    fn nothing_is_removed_for_a_file_of_unknown_size_before_it_is_known_to_fit() {
+        let fixture = Fixture::new(100);
+        let index = &fixture.index;
+        drop(fixture.add("a", 40).unwrap());
+        let in_use = fixture.add("b", 30).unwrap();
+        let mut large = index.reserve();
+        for received in [1, 30, 31, 70] {
+            assert!(index.follow(&mut large, received), "{received}");
+        }
+        assert!(!index.follow(&mut large, 71), "`b` is in use");
+        assert!(index.find(&key("a")).is_some());
+        drop(large);
+        assert_eq!((index.usage(), *index.space.ahead.lock()), ((100, 70, 2), 0));
+        // One that fits takes the place of others when it is complete.
+        let mut fits = index.reserve();
+        assert!(index.follow(&mut fits, 60) && index.find(&key("a")).is_some());
+        assert!(index.grow(&mut fits, 60));
+        assert!(index.find(&key("a")).is_none() && index.find(&key("b")).is_some());
+        assert_eq!((index.usage(), *index.space.ahead.lock()), ((100, 90, 1), 0));
+        drop((fits, in_use));
+        // All of them together take as much again as the cache at most.
+        drop(fixture.add("c", 70).unwrap());
+        let (mut one, mut other) = (index.reserve(), index.reserve());
+        assert!(index.follow(&mut one, 100) && !index.follow(&mut other, 1));
+        drop(one);
+        assert!(index.follow(&mut other, 1));
     }
 
     #[test]

@@ -28,7 +28,7 @@ use tokio::sync::watch;
 
 use super::counters::FetchCounters;
 use super::{FetchError, FetchStats, Program};
-use crate::blocking::BlockingPool;
+use crate::blocking::WorkPool;
 use crate::ledger::{LedgerError, Lock};
 use crate::model::FetchProgress;
 use download::Download;
@@ -37,9 +37,6 @@ use index::{Content, Index};
 
 /// Maximum number of entries.
 const MAX_ENTRIES: usize = 10_000;
-
-/// Work on the cache that takes this long is reported.
-const STALL_WARNING: Duration = Duration::from_secs(60);
 
 /// How long a container that ends waits for the end of a download that is cancelled with it.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -80,7 +77,7 @@ pub enum CacheError {
 /// A cache of fetched files.
 pub(super) struct Cache {
     index: Arc<Index>,
-    pool: BlockingPool,
+    pool: WorkPool,
     active: Mutex<Table>,
 }
 
@@ -143,7 +140,7 @@ impl Cache {
         directory: &Path,
         size: u64,
         counters: &Arc<FetchCounters>,
-        pool: BlockingPool,
+        pool: WorkPool,
     ) -> Result<Self, CacheError> {
         Files::create(directory)?;
         let lock = Lock::take(directory)

@@ -64,6 +64,8 @@ pub(crate) fn flags(config: &Config) -> BTreeMap<String, String> {
     ]);
     let cache = config.agent.fetch_cache.as_ref();
     flags.extend(cache.map(|cache| ("fetch.cache_dir", path(&cache.directory))));
+    let credentials = config.agent.fetch_credentials.as_deref();
+    flags.extend(credentials.map(|file| ("fetch.credentials", path(file))));
     let credentials = config.agent.registry.credentials.as_deref();
     flags.extend(credentials.map(|file| ("registry.credentials", path(file))));
     flags.extend(
