@@ -66,7 +66,7 @@ pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
             match client.tell(&Call::KillContainer(call)).await {
                 Ok(()) => signalled.push(id.clone()),
                 // One that has ended does not keep the others alive.
-                Err(error) => failed.push(error),
+                Err(error) => failed.push(ps::explain(client, id, error).await),
             }
         }
         if arguments.json && (failed.is_empty() || arguments.ids.len() > 1) {
@@ -74,9 +74,10 @@ pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
         }
         match failed.len() {
             0 => Ok(0),
-            1 => Err(failed.remove(0).into()),
+            1 => Err(failed.remove(0)),
             _ => {
-                let errors: Vec<String> = failed.iter().map(|error| error_chain::describe(error)).collect();
+                let describe = |failure: &Failure| error_chain::describe(failure.error());
+                let errors: Vec<String> = failed.iter().map(describe).collect();
                 Err(Failure::message(errors.join("; ")))
             }
         }

@@ -4,7 +4,7 @@ use super::client::Client;
 use super::failure::Failure;
 use super::inspect::inspect;
 use super::resources::ResourceFlags;
-use super::{Outcome, block_on, container_id, output};
+use super::{Outcome, block_on, container_id, output, ps};
 use crate::api::operator::types::{Call, UpdateContainer};
 use crate::api::operator::{decode_resources, encode_id, encode_limits, encode_resources};
 use cofferdam_core::model::ContainerId;
@@ -46,7 +46,9 @@ pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
             resources: encode_resources(&resources),
             limits: encode_limits(&resources),
         };
-        client.tell(&Call::UpdateContainer(call)).await?;
+        if let Err(error) = client.tell(&Call::UpdateContainer(call)).await {
+            return Err(ps::explain(client, id, error).await);
+        }
         if arguments.json {
             output::json_ids(std::slice::from_ref(id))?;
         }

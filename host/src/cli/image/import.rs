@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::familiar;
 use super::limits::ImageFlags;
+use super::ls::describe;
 use crate::cli::failure::Failure;
 use crate::cli::progress::Reporter;
 use crate::cli::{Outcome, output};
@@ -37,10 +38,13 @@ pub(super) struct Arguments {
     /// Print nothing but the ids of the images
     #[arg(long, short)]
     quiet: bool,
+    /// Print JSON: an array of the images as `inspect` prints them
+    #[arg(long, conflicts_with = "quiet")]
+    json: bool,
 }
 
 pub(super) fn run(arguments: Arguments, store: &Store) -> Outcome {
-    let Arguments { source, name, format, flags, quiet } = arguments;
+    let Arguments { source, name, format, flags, quiet, json } = arguments;
     super::require_root()?;
     let request = Request {
         source: (source.as_os_str() != "-").then_some(source),
@@ -52,7 +56,12 @@ pub(super) fn run(arguments: Arguments, store: &Store) -> Outcome {
     };
     let reporter = Reporter::new(quiet);
     let imported = image::import(store, &request, &|progress| reporter.report(&progress));
-    for image in imported.map_err(Failure::of)? {
+    let imported = imported.map_err(Failure::of)?;
+    if json {
+        output::json(&imported.iter().map(|image| describe(image, store)).collect::<Vec<_>>())?;
+        return Ok(0);
+    }
+    for image in imported {
         let names: Vec<String> = image.names.iter().map(|name| familiar(name)).collect();
         match quiet {
             true => output::line(&image.id.to_string())?,

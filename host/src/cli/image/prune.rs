@@ -1,5 +1,9 @@
 //! `cofferdam image rm` and `cofferdam image prune`.
 
+use std::io;
+
+use serde_json::json;
+
 use super::familiar;
 use crate::api::operator::types::{Call, DockerImage, Image, PruneImages, PrunedImages, Response};
 use crate::cli::client::Client;
@@ -16,10 +20,13 @@ use cofferdam_core::provisioner::{ImageName, PrunePolicy, Pruned, Store};
 ///   cofferdam image rm busybox:1.36
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
-pub(super) struct RemoveArguments {
+pub(in crate::cli) struct RemoveArguments {
     /// Names, or at least 12 digits of the ids
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<String>,
+    /// Print JSON: `{"names": […], "layers": …, "bytes": …}` with what was removed
+    #[arg(long)]
+    json: bool,
 }
 
 /// Removes what no image and no container uses
@@ -39,19 +46,31 @@ pub(super) struct Arguments {
     /// Keep this image
     #[arg(long, value_name = "NAME", value_parser = str::parse::<ImageName>, requires = "all")]
     keep: Vec<ImageName>,
+    /// Print JSON: `{"names": […], "layers": …, "bytes": …}` with what was removed
+    #[arg(long)]
+    json: bool,
 }
 
 pub(super) fn remove(arguments: &RemoveArguments, store: &Store) -> Outcome {
+    let mut all = Pruned::default();
     for image in &arguments.images {
         let pruned = store.remove(image).map_err(Failure::of)?;
-        report(&pruned)?;
+        if !arguments.json {
+            report(&pruned)?;
+        }
+        all.names.extend(pruned.names);
+        all.layers += pruned.layers;
+        all.bytes = all.bytes.saturating_add(pruned.bytes);
+    }
+    if arguments.json {
+        print_json(&all)?;
     }
     Ok(0)
 }
 
 pub(super) fn run(arguments: &Arguments, store: &Store) -> Outcome {
     let policy = PrunePolicy { named: arguments.all, excluded: arguments.keep.clone() };
-    summarize(&store.prune(&policy).map_err(Failure::of)?)
+    summarize(&store.prune(&policy).map_err(Failure::of)?, arguments.json)
 }
 
 /// Has a daemon remove images from its store.
@@ -71,15 +90,25 @@ pub(super) fn run_by_daemon(arguments: &Arguments, client: &Client) -> Outcome {
         });
         Ok(pruned.await?)
     })?;
-    summarize(&Pruned { names, layers: usize::try_from(layers).unwrap_or(usize::MAX), bytes })
+    let layers = usize::try_from(layers).unwrap_or(usize::MAX);
+    summarize(&Pruned { names, layers, bytes }, arguments.json)
 }
 
-fn summarize(pruned: &Pruned) -> Outcome {
+fn summarize(pruned: &Pruned, as_json: bool) -> Outcome {
+    if as_json {
+        print_json(pruned)?;
+        return Ok(0);
+    }
     report(pruned)?;
     output::line(&format!("freed {} in {} layers", format::bytes(pruned.bytes), pruned.layers))?;
     Ok(0)
 }
 
-fn report(pruned: &Pruned) -> std::io::Result<()> {
+fn print_json(pruned: &Pruned) -> io::Result<()> {
+    let Pruned { names, layers, bytes } = pruned;
+    output::json(&json!({ "names": names, "layers": layers, "bytes": bytes }))
+}
+
+fn report(pruned: &Pruned) -> io::Result<()> {
     pruned.names.iter().try_for_each(|name| output::line(&output::escape_control(&familiar(name))))
 }

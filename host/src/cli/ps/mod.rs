@@ -218,12 +218,15 @@ pub(super) async fn explain(client: &Client, id: &ContainerId, error: ClientErro
     };
     let termination = found.ok().and_then(|found| found.into_iter().next()?.termination);
     match termination {
-        Some(termination) => Failure::message(format!(
-            "container `{id}` has ended: {}; `cofferdam logs {id}` shows its output",
-            exit_description(&termination)
-        )),
+        Some(termination) => Failure::message(ended(id.as_str(), &termination)),
         None => error.into(),
     }
+}
+
+/// That a container has ended, and how.
+pub(super) fn ended(id: &str, termination: &Termination) -> String {
+    let how = exit_description(termination);
+    format!("container `{id}` has ended: {how}; `cofferdam logs {id}` shows its output")
 }
 
 /// How a container ended, as a short phrase.

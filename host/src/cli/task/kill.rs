@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::api::operator::types::{Call, FrameworkId, KillTask, TaskId};
 use crate::cli::client::Client;
-use crate::cli::{Outcome, block_on};
+use crate::cli::{Outcome, block_on, output};
 
 /// Asks for the end of tasks
 ///
@@ -27,6 +27,9 @@ pub(in crate::cli) struct Arguments {
     /// How long they may take to end before they are killed [default: their kill policy]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     grace: Option<Duration>,
+    /// Print JSON: an array of the tasks
+    #[arg(long)]
+    json: bool,
 }
 
 pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
@@ -40,6 +43,9 @@ pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
                 kill_policy: policy.clone(),
             };
             client.tell(&Call::KillTask(Box::new(call))).await?;
+        }
+        if arguments.json {
+            output::json(&arguments.tasks)?;
         }
         Ok(0)
     })
