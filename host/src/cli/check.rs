@@ -73,9 +73,7 @@ pub(super) fn run(arguments: &Arguments, socket: Option<PathBuf>) -> Outcome {
 fn print(config: &Config) -> Outcome {
     // These are in the table below.
     let is_chain = |name: &str| matches!(name, "isolation" | "logger" | "logger.to" | "hooks");
-    for (name, value) in flags(config).iter().filter(|(name, _)| !is_chain(name)) {
-        output::line(&format!("{name:18} {value}"))?;
-    }
+    output::facts(18, flags(config).into_iter().filter(|(name, _)| !is_chain(name)))?;
     output::line("")?;
     let columns = ["KIND", "NAME", "POLICY"].map(Column::new).into_iter();
     let mut table = Table::new(columns.chain([Column::new("FILE").optional(1)]).collect());

@@ -3,12 +3,17 @@
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use unicode_width::UnicodeWidthStr;
+
 use super::client::Client;
 use super::failure::Failure;
 use super::output::{Tone, escape_control, has_colour};
 use super::ps::{exit_description, fetch_description, pull_description};
 use super::{Outcome, block_on, output, time};
 use crate::api::operator::types::{Event, EventKind, Subscribe, TimeInfo};
+
+/// Where the lines of a long description begin, but for the first one.
+const INDENT: usize = 26;
 
 /// Shows what happens to containers and plugins, as it happens
 ///
@@ -139,7 +144,9 @@ fn show(event: &Event, as_json: bool) -> io::Result<()> {
         |time| humantime::format_rfc3339_millis(from_wire(time)).to_string(),
     );
     let (subject, what, tone) = describe(event);
-    output::line(&format!("{time}  {subject}  {}", tone.paint(&escape_control(&what), has_colour)))
+    let column = time.width() + subject.width() + 4;
+    let what = output::wrapped(&escape_control(&what), column, INDENT, output::width());
+    output::line(&format!("{time}  {subject}  {}", tone.paint(&what, has_colour)))
 }
 
 /// What an event is about, what has happened, and how that is.

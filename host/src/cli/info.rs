@@ -97,9 +97,7 @@ pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
         }
     }
     let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
-    for (name, value) in lines {
-        output::line(&format!("{name:width$}  {}", output::escape_control(&value)))?;
-    }
+    output::facts(width + 1, lines)?;
     Ok(0)
 }
 

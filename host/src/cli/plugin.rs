@@ -213,7 +213,7 @@ fn inspect(arguments: &Inspect) -> Outcome {
         ("name", manifest.name.clone()),
         ("kind", manifest.kind.to_string()),
         ("version", manifest.version.to_string()),
-        ("description", output::escape_control(&manifest.description)),
+        ("description", manifest.description.clone()),
         ("file", file.display().to_string()),
         ("sha256", sha256),
         ("plugin API", manifest.api.to_string()),
@@ -228,9 +228,7 @@ fn inspect(arguments: &Inspect) -> Outcome {
         ("features", list(&manifest.features)),
         ("handles", list(&manifest.handles)),
     ];
-    for (name, fact) in facts {
-        output::line(&format!("{name:12} {fact}"))?;
-    }
+    output::facts(12, facts)?;
     let rows = setting_rows(&manifest.config, "");
     if !rows.is_empty() {
         output::line("")?;

@@ -89,7 +89,7 @@ fn invalid_configuration(failure: &Failure) -> Finding {
 }
 
 fn show(findings: &[Finding]) -> io::Result<()> {
-    let has_colour = has_colour(&io::stdout());
+    let (has_colour, columns) = (has_colour(&io::stdout()), output::width());
     let width = findings.iter().map(|finding| finding.check.len()).max().unwrap_or_default();
     for finding in findings {
         let (word, tone) = match finding.verdict {
@@ -97,12 +97,14 @@ fn show(findings: &[Finding]) -> io::Result<()> {
             Verdict::Warning => ("warning", Tone::Warning),
             Verdict::Failure => ("failure", Tone::Bad),
         };
-        let indent = " ".repeat(word.len() + width + 4);
-        let lines =
-            finding.message.lines().map(escape_control).collect::<Vec<_>>().join(&format!("\n{indent}"));
+        let indent = word.len() + width + 4;
+        let text = |line: &str| output::wrapped(&escape_control(line), indent, indent, columns);
+        let spaces = " ".repeat(indent);
+        let lines = finding.message.lines().map(text).collect::<Vec<_>>().join(&format!("\n{spaces}"));
         output::line(&format!("{}  {:width$}  {lines}", tone.paint(word, has_colour), finding.check))?;
         if let Some(advice) = &finding.advice {
-            output::line(&format!("{indent}→ {}", escape_control(advice)))?;
+            let advice = output::wrapped(&escape_control(advice), indent + 2, indent + 2, columns);
+            output::line(&format!("{spaces}→ {advice}"))?;
         }
     }
     let count = |verdict| findings.iter().filter(|finding| finding.verdict == verdict).count();

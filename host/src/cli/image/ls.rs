@@ -9,7 +9,7 @@ use cofferdam_core::provisioner::{Image, Store};
 
 /// Lists the images of the store
 #[derive(Debug, clap::Args)]
-pub(super) struct Arguments {
+pub(in crate::cli) struct Arguments {
     /// Print only the ids
     #[arg(long, short, conflicts_with = "json")]
     quiet: bool,
@@ -83,22 +83,11 @@ pub(super) fn inspect(arguments: &InspectArguments, store: &Store) -> Outcome {
         ("directory", text(config.working_directory.as_ref().map(|path| path.display().to_string()))),
         ("stop signal", text(config.stop_signal.clone())),
     ];
-    for (name, fact) in facts {
-        output::line(&format!("{name:12} {}", output::escape_control(&fact)))?;
-    }
-    for (name, value) in &config.environment {
-        output::line(&format!(
-            "{:12} {}",
-            "environment",
-            output::escape_control(&format!("{name}={value}"))
-        ))?;
-    }
-    for (name, value) in &config.labels {
-        output::line(&format!("{:12} {}", "label", output::escape_control(&format!("{name}={value}"))))?;
-    }
-    for layer in &image.layers {
-        output::line(&format!("{:12} {layer}", "layer"))?;
-    }
+    let pair = |(name, value): (&String, &String)| format!("{name}={value}");
+    let environment = config.environment.iter().map(pair).map(|variable| ("environment", variable));
+    let labels = config.labels.iter().map(pair).map(|label| ("label", label));
+    let layers = image.layers.iter().map(|layer| ("layer", layer.to_string()));
+    output::facts(12, facts.into_iter().chain(environment).chain(labels).chain(layers))?;
     Ok(0)
 }
 

@@ -107,10 +107,7 @@ fn print_facts(inspected: &InspectedContainer, networks: &[NetworkInfo]) -> io::
         facts.extend(termination.message.clone().map(|message| ("message", message)));
     }
     facts.extend(inspected.cleanup_errors.iter().map(|error| ("cleanup", error.clone())));
-    for (name, fact) in facts {
-        output::line(&format!("{name:10} {}", output::escape_control(&fact)))?;
-    }
-    Ok(())
+    output::facts(10, facts)
 }
 
 fn print_plan(inspected: &InspectedContainer) -> io::Result<()> {

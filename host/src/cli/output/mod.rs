@@ -1,5 +1,6 @@
 //! Standard output: tables, lines, colours and JSON.
 
+mod facts;
 mod table;
 mod tone;
 
@@ -10,6 +11,7 @@ use rustix::termios::tcgetwinsize;
 use serde::Serialize;
 
 pub(super) use crate::telemetry::{has_colour, has_screen};
+pub(super) use facts::{facts, wrapped};
 pub(super) use table::{Cell, Column, Table, truncated};
 pub(super) use tone::Tone;
 

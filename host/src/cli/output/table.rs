@@ -1,7 +1,7 @@
 //! Tables with aligned columns, which fit the terminal.
 //!
 //! On a terminal that is too narrow, first the columns that can be left out are, then long texts are shortened. In pipes and
-//! files, tables are complete.
+//! files, tables are complete, but for columns that are for some rows only and say nothing.
 
 use std::io::{self, Write};
 
@@ -25,12 +25,14 @@ pub(in crate::cli) struct Column {
     is_elastic: bool,
     /// If it can be left out: the columns with the highest rank are first.
     rank: Option<u8>,
+    /// Whether it is left out if it says nothing, wherever the table is printed.
+    is_for_some: bool,
 }
 
 impl Column {
     /// One that is always shown whole.
     pub(in crate::cli) fn new(heading: &str) -> Self {
-        Self { heading: heading.to_owned(), is_elastic: false, rank: None }
+        Self { heading: heading.to_owned(), is_elastic: false, rank: None, is_for_some: false }
     }
 
     /// One whose texts can be shortened.
@@ -41,6 +43,11 @@ impl Column {
     /// One that can be left out, before those with a lower rank.
     pub(in crate::cli) fn optional(self, rank: u8) -> Self {
         Self { rank: Some(rank), ..self }
+    }
+
+    /// One that is left out if it says nothing.
+    pub(in crate::cli) fn if_any(self) -> Self {
+        Self { is_for_some: true, ..self }
     }
 }
 
@@ -93,8 +100,9 @@ impl Table {
 
     /// Its lines, for a terminal of so many columns, if any.
     pub(in crate::cli) fn layout(&self, width: Option<usize>, has_colour: bool) -> String {
-        let mut shown: Vec<(usize, usize)> =
-            (0..self.columns.len()).map(|at| (at, self.width_of(at))).collect();
+        let says_something = |at: &usize| !self.columns[*at].is_for_some || !self.is_blank(*at);
+        let columns = (0..self.columns.len()).filter(says_something);
+        let mut shown: Vec<(usize, usize)> = columns.map(|at| (at, self.width_of(at))).collect();
         if let Some(available) = width {
             self.leave_out(&mut shown, available);
             self.shorten(&mut shown, available);
@@ -231,6 +239,15 @@ mod tests {
         assert_eq!(widths(20), "ID   COMMAND\nweb  sh -c 'echo a …\n");
         // What cannot be shortened is shown whole.
         assert_eq!(table.layout(Some(3), false), "ID   COMMAND\nweb  sh -c 'echo…\n");
+    }
+
+    #[test]
+    fn a_column_for_some_is_left_out_if_it_says_nothing() {
+        let columns = || vec![Column::new("ID"), Column::new("DISK").if_any(), Column::new("END").if_any()];
+        let some = table(columns(), &[&["web", "-", ""], &["db", "1 B", "-"]]);
+        assert_eq!(some.layout(None, false), "ID   DISK\nweb  -\ndb   1 B\n");
+        assert_eq!(table(columns(), &[&["web", "-", ""]]).layout(Some(200), false), "ID\nweb\n");
+        assert_eq!(table(columns(), &[]).layout(None, false), "ID\n");
     }
 
     #[test]

@@ -20,8 +20,8 @@ const NEAR: f64 = 0.9;
 
 /// Shows the resource usage of containers
 ///
-/// The use of CPUs, 100 % for each, is that of half a second, or of the time between two tables with --watch. Columns without a
-/// value are those of plugins that are not in the chain. On a narrow terminal, some columns are left out.
+/// The use of CPUs, 100 % for each, is that of half a second, or of the time between two tables with --watch. What no plugin of
+/// the chain measures or limits has no column. On a narrow terminal, more columns are left out.
 ///
 /// Examples:
 ///   cofferdam stats
@@ -51,6 +51,9 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
     block_on(async {
         let mut containers = list(arguments, client).await?;
+        if !arguments.json && !arguments.ids.is_empty() && !containers.iter().any(ps::is_live) {
+            refuse_ended(&containers)?;
+        }
         let Some(interval) = arguments.watch else {
             let before = match arguments.json || arguments.no_wait {
                 true => Sample::default(),
@@ -100,6 +103,18 @@ async fn list(arguments: &Arguments, client: &Client) -> Result<Vec<Container>, 
     Ok(containers)
 }
 
+/// Fails for containers that have all ended, and use nothing.
+fn refuse_ended(containers: &[Container]) -> Result<(), Failure> {
+    let ended = containers.iter().filter_map(|container| {
+        let termination = container.termination.as_ref()?;
+        Some(ps::ended(&container.container_id.to_string(), termination))
+    });
+    match ended.collect::<Vec<_>>() {
+        ended if ended.is_empty() => Ok(()),
+        ended => Err(Failure::message(ended.join("\n"))),
+    }
+}
+
 /// Empties the screen; an empty line where there is none. What was shown before the program started can still be scrolled to.
 fn clear_terminal() -> io::Result<()> {
     output::line(if output::has_screen(&io::stdout()) { "\x1b[H\x1b[J" } else { "" })
@@ -112,16 +127,16 @@ fn show(containers: &[Container], before: &Sample, as_json: bool) -> io::Result<
     let columns = [
         Column::new("ID").elastic(),
         Column::new("CPU"),
-        Column::new("CPU TIME").optional(5),
-        Column::new("CPUS").optional(1),
+        Column::new("CPU TIME").optional(5).if_any(),
+        Column::new("CPUS").optional(1).if_any(),
         Column::new("MEMORY"),
-        Column::new("LIMIT").optional(0),
-        Column::new("PROCESSES").optional(2),
-        Column::new("BLOCK READ").optional(4),
-        Column::new("WRITTEN").optional(4),
-        Column::new("DISK").optional(3),
-        Column::new("DISK LIMIT").optional(6),
-        Column::new("FAILED").optional(0),
+        Column::new("LIMIT").optional(0).if_any(),
+        Column::new("PROCESSES").optional(2).if_any(),
+        Column::new("BLOCK READ").optional(4).if_any(),
+        Column::new("WRITTEN").optional(4).if_any(),
+        Column::new("DISK").optional(3).if_any(),
+        Column::new("DISK LIMIT").optional(6).if_any(),
+        Column::new("FAILED").optional(0).if_any(),
     ];
     let mut table = Table::new(columns.into());
     containers.iter().for_each(|container| table.push(row(container, before)));
