@@ -23,6 +23,8 @@ pub(super) type Outcome = Result<u8, Failure>;
 pub(super) struct Failure {
     error: Box<dyn Error + Send + Sync>,
     status: u8,
+    /// What to do, for errors that have no hint of their own.
+    hint: Option<&'static str>,
 }
 
 impl Failure {
@@ -37,12 +39,21 @@ impl Failure {
     }
 
     pub(super) fn of(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self { error: error.into(), status: FAILED }
+        Self { error: error.into(), status: FAILED, hint: None }
     }
 
     pub(super) fn with_status(mut self, status: u8) -> Self {
         self.status = status;
         self
+    }
+
+    pub(super) fn with_hint(mut self, hint: &'static str) -> Self {
+        self.hint = Some(hint);
+        self
+    }
+
+    pub(super) fn status(&self) -> u8 {
+        self.status
     }
 
     pub(super) fn error(&self) -> &(dyn Error + 'static) {
@@ -93,7 +104,7 @@ pub(super) fn exit(outcome: Outcome, as_json: bool) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     // If standard error cannot be written to, the error cannot be reported.
-    let text = if as_json { describe_json(&failure) } else { describe(failure.error()) };
+    let text = if as_json { describe_json(&failure) } else { describe(&failure) };
     drop(io::stderr().write_all(text.as_bytes()));
     ExitCode::from(failure.status)
 }
@@ -103,13 +114,14 @@ fn describe_json(failure: &Failure) -> String {
     let mut texts: Vec<String> = causes(failure.error()).map(ToString::to_string).collect();
     texts.dedup_by(|cause, previous| cause.is_empty() || previous.ends_with(&**cause));
     let message = texts.remove(0);
-    let hint = causes(failure.error()).find_map(hint);
+    let hint = causes(failure.error()).find_map(hint).or(failure.hint);
     let error = json!({"message": message, "causes": texts, "hint": hint});
     format!("{}\n", json!({"error": error, "exit_status": failure.status}))
 }
 
 /// An error, its causes and a hint, each on its own line.
-pub(super) fn describe(error: &(dyn Error + 'static)) -> String {
+fn describe(failure: &Failure) -> String {
+    let error = failure.error();
     // Diagnostics have their own layout and hints.
     if let Some(ConfigError::Invalid(diagnostics)) = error.downcast_ref::<ConfigError>() {
         return format!("{diagnostics}\n");
@@ -126,7 +138,7 @@ pub(super) fn describe(error: &(dyn Error + 'static)) -> String {
         lines.push_str(&format!("{prefix} {}\n", text.replace('\n', "\n    ")));
         previous = text;
     }
-    if let Some(hint) = causes(error).find_map(hint) {
+    if let Some(hint) = causes(error).find_map(hint).or(failure.hint) {
         lines.push_str(&format!("hint: {hint}\n"));
     }
     lines
@@ -150,10 +162,9 @@ mod tests {
     fn every_cause_has_a_line() {
         let failure =
             Failure::system("cannot launch container `web`", io::Error::from(io::ErrorKind::NotFound));
-        assert_eq!(
-            describe(failure.error()),
-            "error: cannot launch container `web`\n  because entity not found\n"
-        );
+        assert_eq!(describe(&failure), "error: cannot launch container `web`\n  because entity not found\n");
+        let hinted = describe(&failure.with_hint("look elsewhere"));
+        assert!(hinted.ends_with("\n  because entity not found\nhint: look elsewhere\n"), "{hinted}");
     }
 
     #[test]

@@ -100,6 +100,13 @@ enum Command {
     Completions(generate::Completions),
     #[command(hide = true)]
     ManPages(generate::ManPages),
+    // As other programs call them.
+    #[command(hide = true)]
+    Images(image::LsArguments),
+    #[command(hide = true)]
+    Pull(image::PullArguments),
+    #[command(hide = true)]
+    Rmi(image::RemoveArguments),
     #[command(external_subcommand)]
     Unknown(Vec<OsString>),
     /// Fetches the files of a container (started by the agent)
@@ -124,7 +131,12 @@ pub fn run() -> ExitCode {
     let words = run::expand(&program, std::env::args_os().collect());
     let matches = match program.try_get_matches_from_mut(&words) {
         Ok(matches) => matches,
-        Err(error) => return usage_error(help::wrapped(error, words)),
+        Err(error) => {
+            return match run::explain(&program, &words, &error) {
+                Some(failure) => failure::exit(Err(failure), asks_for_json()),
+                None => usage_error(help::wrapped(error, words)),
+            };
+        }
     };
     let as_json = wants_json(&matches);
     let arguments = match Arguments::from_arg_matches(&matches) {
@@ -157,6 +169,9 @@ pub fn run() -> ExitCode {
         Command::Info(arguments) => info::run(&arguments, &client(socket)),
         Command::Plugin(arguments) => plugin::run(&arguments, &client(socket)),
         Command::Image(arguments) => image::run(arguments, socket),
+        Command::Images(arguments) => image::run(image::Arguments::ls(arguments), socket),
+        Command::Pull(arguments) => image::run(image::Arguments::pull(arguments), socket),
+        Command::Rmi(arguments) => image::run(image::Arguments::rm(arguments), socket),
         Command::Task(arguments) => task::run(arguments, &client(socket)),
         Command::Version(arguments) => version::run(&arguments, &client(socket)),
         Command::Completions(arguments) => generate::completions(&arguments),
@@ -172,10 +187,15 @@ fn wants_json(matches: &ArgMatches) -> bool {
     is_set || matches.subcommand().is_some_and(|(_, matches)| wants_json(matches))
 }
 
+/// Whether JSON is asked for on a command line that is not valid.
+fn asks_for_json() -> bool {
+    let own = std::env::args_os().take_while(|argument| argument != "--");
+    own.skip(1).any(|argument| argument == "--json")
+}
+
 /// Prints what is wrong with the command line, or the help that was asked for.
 fn usage_error(error: clap::Error) -> ExitCode {
-    let own = std::env::args_os().take_while(|argument| argument != "--");
-    let as_json = error.use_stderr() && own.skip(1).any(|argument| argument == "--json");
+    let as_json = error.use_stderr() && asks_for_json();
     // That help is missing a command is no message.
     if !as_json || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         error.exit();

@@ -20,7 +20,7 @@ pub(super) struct ResourceFlags {
     #[arg(long, value_name = "N|none", value_parser = cpu_limit)]
     cpu_limit: Option<Limit>,
     /// Memory to reserve, such as `64m` or `1g`
-    #[arg(long, value_name = "SIZE", value_parser = memory)]
+    #[arg(long, short, value_name = "SIZE", value_parser = memory)]
     memory: Option<f64>,
     /// Memory limit, a size or `none` [default: value of --memory]
     #[arg(long, value_name = "SIZE|none", value_parser = memory_limit)]
@@ -101,9 +101,14 @@ fn cpus(text: &str) -> Result<f64, String> {
     cpus.ok_or_else(|| format!("`{text}` is not a number of CPUs such as `0.5`"))
 }
 
-/// Parses `64m`, `1g`, `64 MiB` or a number of bytes. Returns MiB.
+/// Parses an amount of memory. Returns MiB.
 #[expect(clippy::cast_precision_loss, reason = "exact up to 8 PiB")]
 fn memory(text: &str) -> Result<f64, String> {
+    bytes(text).map(|bytes| bytes as f64 / MIB)
+}
+
+/// Parses `64m`, `1g`, `64 MiB` or a number of bytes.
+pub(super) fn bytes(text: &str) -> Result<u64, String> {
     let lower = text.trim().to_ascii_lowercase();
     let suffixes = [("k", 10), ("m", 20), ("g", 30), ("t", 40)];
     let with_suffix = suffixes
@@ -115,9 +120,7 @@ fn memory(text: &str) -> Result<f64, String> {
     }
     let bytes =
         with_suffix.or_else(|| number.or_else(|| units::size(text.trim()))).filter(|bytes| *bytes > 0);
-    bytes
-        .map(|bytes| bytes as f64 / MIB)
-        .ok_or_else(|| format!("`{text}` is not a size such as `64m` or `64 MiB`"))
+    bytes.ok_or_else(|| format!("`{text}` is not a size such as `64m` or `64 MiB`"))
 }
 
 fn cpu_limit(text: &str) -> Result<Limit, String> {

@@ -12,29 +12,77 @@ pub(super) const USAGE: u8 = 2;
 /// What to type for a command of docker, podman, runc, crun or ctr.
 const ELSEWHERE: &[(&str, &str)] = &[
     ("build", "images are built by other programs; `run --rootfs DIR` uses a directory as root file system"),
+    ("builder", "images are built by other programs"),
+    ("buildx", "images are built by other programs"),
+    ("checkpoint", "containers cannot be stored while they run"),
+    (
+        "commit",
+        "what a container changes ends with it; `cofferdam image import` makes an image of a directory",
+    ),
+    (
+        "compose",
+        "containers are launched one by one, or as tasks of a group by the API (`LAUNCH_TASK_GROUP`)",
+    ),
     ("container", "leave `container` out: `cofferdam ps`, `cofferdam run`, …"),
+    ("containers", "leave `containers` out: `cofferdam ps`, `cofferdam run`, …"),
+    ("context", "`--socket` or COFFERDAM_SOCKET chooses the agent"),
+    (
+        "cp",
+        "`cofferdam exec ID -- cat FILE` reads a file of a container, and `inspect` shows its sandbox on this machine; `run --volume` \
+     and `run --uri` give it files",
+    ),
     ("create", "`cofferdam run -d` creates and starts a container"),
     ("delete", "`cofferdam rm` removes a container that has ended, `cofferdam rm --force` ends it first"),
-    ("images", "`cofferdam image ls` lists images"),
+    ("diff", "what a container changes is not listed; it ends with the container"),
+    (
+        "export",
+        "what a container changes ends with it; `cofferdam exec ID -- tar c /` writes its files, if it has `tar`",
+    ),
+    ("help", "`cofferdam --help` lists the commands, `cofferdam run --help` describes one"),
+    ("history", "`cofferdam image inspect` shows the layers of an image"),
     ("import", "`cofferdam image import` adds images from files and directories"),
+    ("init", "`cofferdam check --print-defaults` prints a configuration of the agent"),
     ("list", "`cofferdam ps`"),
     ("load", "`cofferdam image import` reads archives of `docker save`"),
     (
         "login",
         "`docker login` or another client writes the file with credentials that `cofferdam image pull` reads",
     ),
+    (
+        "logout",
+        "`docker logout` or another client removes credentials from the file that `cofferdam image pull` reads",
+    ),
+    ("machine", "the agent runs on this machine: `cofferdam agent`"),
+    ("manifest", "`cofferdam image inspect` shows an image"),
     ("network", "networks are configured for the plugin `network/cni`; `run --network NAME` joins one"),
     ("pause", "containers cannot be paused"),
+    ("pod", "containers are nested in others: `cofferdam run --parent ID`"),
     ("port", "`cofferdam inspect` shows the networks of a container"),
-    ("pull", "`cofferdam image pull NAME`"),
     ("push", "images are pushed by other programs, such as `skopeo copy`"),
+    ("rename", "a container keeps its name"),
     ("restart", "a container runs once: `cofferdam rm` it and `cofferdam run` another"),
-    ("rmi", "`cofferdam image rm`"),
+    ("resume", "containers cannot be paused"),
+    ("save", "images are written to archives by other programs, such as `skopeo copy`"),
+    ("search", "registries are searched by other programs; `cofferdam image pull NAME` pulls an image"),
+    (
+        "secret",
+        "secrets are given with the request of a container, for the plugins `volume/secret` and `environment_secret`",
+    ),
+    ("service", "containers run once, as tasks do: `cofferdam task run`"),
+    ("spec", "a container has no file of its own: `cofferdam run --help`"),
+    ("stack", "containers are launched one by one, or as tasks of a group by the API (`LAUNCH_TASK_GROUP`)"),
     (
         "start",
         "`cofferdam run -d` creates and starts a container; one that has ended cannot be started again",
     ),
     ("state", "`cofferdam inspect`"),
+    ("swarm", "an agent manages one machine"),
+    (
+        "system",
+        "`cofferdam info` shows the agent, `cofferdam events` what happens, `cofferdam image prune` frees space",
+    ),
+    ("tag", "an image gets its name when it is pulled, or by `cofferdam image import --name`"),
+    ("unpause", "containers cannot be paused"),
     ("volume", "volumes belong to their drivers; `run --volume` and `run --mount` mount them"),
 ];
 
@@ -68,7 +116,7 @@ mod tests {
     #[test]
     fn what_to_type_is_said() {
         for (word, expected) in [
-            ("pull", "`cofferdam image pull NAME`"),
+            ("tag", "`cofferdam image import --name`"),
             ("restart", "`cofferdam run` another"),
             ("inspcet", "did you mean `cofferdam inspect`?"),
             ("frobnicate", "`cofferdam --help` lists"),

@@ -15,6 +15,10 @@ use crate::api::operator::types::{Call, Response};
 use crate::config::Environment;
 use cofferdam_core::provisioner::Store;
 
+pub(super) use ls::Arguments as LsArguments;
+pub(super) use prune::RemoveArguments;
+pub(super) use pull::Arguments as PullArguments;
+
 /// Pulls, imports, lists and removes images
 ///
 /// Images are in a store, which agents and `cofferdam run` launch containers from. No agent is needed. With --socket or
@@ -38,6 +42,23 @@ enum Command {
     Inspect(ls::InspectArguments),
     Rm(prune::RemoveArguments),
     Prune(prune::Arguments),
+}
+
+impl Arguments {
+    /// Those of `image ls`, for the store that is the default.
+    pub(super) const fn ls(arguments: LsArguments) -> Self {
+        Self { image_store: None, command: Command::Ls(arguments) }
+    }
+
+    /// The same for `image pull`.
+    pub(super) const fn pull(arguments: PullArguments) -> Self {
+        Self { image_store: None, command: Command::Pull(arguments) }
+    }
+
+    /// The same for `image rm`.
+    pub(super) const fn rm(arguments: RemoveArguments) -> Self {
+        Self { image_store: None, command: Command::Rm(arguments) }
+    }
 }
 
 pub(super) fn run(arguments: Arguments, socket: Option<PathBuf>) -> Outcome {

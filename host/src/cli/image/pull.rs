@@ -28,7 +28,7 @@ use cofferdam_core::provisioner::{ImageName, Store};
 ///   cofferdam image pull --platform linux/arm64/v8 debian
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
-pub(super) struct Arguments {
+pub(in crate::cli) struct Arguments {
     /// Name of the image
     #[arg(value_name = "NAME[:TAG|@DIGEST]", value_parser = str::parse::<ImageName>)]
     name: ImageName,

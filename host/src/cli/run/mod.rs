@@ -2,12 +2,15 @@
 
 mod daemon;
 mod embedded;
+mod foreign;
 mod pull;
 mod request;
 mod short_form;
 mod volume;
 
 use std::path::PathBuf;
+
+use clap::ArgAction;
 
 use super::client::{Client, Launched};
 use super::failure::Failure;
@@ -22,11 +25,16 @@ use crate::config::{Environment, Isolation};
 use cofferdam_core::model::{Request, VolumeSource};
 use cofferdam_core::provisioner::Store;
 
+pub(super) use foreign::explain;
 pub(super) use short_form::expand;
 
 use daemon::Launch;
 use embedded::Embedded;
 use pull::PullPolicy;
+
+/// What the names of docker's networks are here.
+const NETWORKS: &str = "`bridge` and `none` are networks of docker; here a network is a configuration of the plugin `network/cni`, and \
+                        a container without --network has that of the host";
 
 /// Runs a command in a container and shows its output
 ///
@@ -55,6 +63,7 @@ use pull::PullPolicy;
 #[derive(Debug, clap::Args)]
 #[command(
     verbatim_doc_comment,
+    disable_help_flag = true,
     override_usage = "cofferdam run [OPTIONS] IMAGE [CMD]...\n       cofferdam run [OPTIONS] [--image IMAGE] -- CMD..."
 )]
 pub(super) struct Arguments {
@@ -75,6 +84,12 @@ pub(super) struct Arguments {
     json: bool,
     #[command(flatten)]
     agent: AgentFlags,
+    /// Print help; `run -h` without a name prints a summary
+    #[arg(long, action = ArgAction::HelpLong)]
+    help: Option<bool>,
+    /// What `run -h` becomes, as that is the option for the host name
+    #[arg(long = short_form::SUMMARY, action = ArgAction::HelpShort, hide = true)]
+    summary: Option<bool>,
 }
 
 /// Settings of the agent in this process.
@@ -141,8 +156,13 @@ pub(super) fn run(arguments: Arguments, socket: Option<PathBuf>) -> Outcome {
         (false, Some(path)) => Store::at(path).find(image).is_ok(),
         (false, None) => Store::at(Environment::detect().image_store()).find(image).is_ok(),
     };
+    let is_on_network_of_docker = arguments.wanted.is_on_network_of_docker();
     let mut request = arguments.wanted.request(&arguments.resources, is_in_store).map_err(not_run)?;
     let terminal = arguments.terminal;
+    let explained = move |failure: Failure| match is_on_network_of_docker && failure.status() == NOT_RUN {
+        true => failure.with_hint(NETWORKS),
+        false => failure,
+    };
     terminal.apply(&mut request);
     if arguments.detach || socket.is_some() {
         let is_forced = is_pull_forced(arguments.agent.pull).map_err(not_run)?;
@@ -155,12 +175,13 @@ pub(super) fn run(arguments: Arguments, socket: Option<PathBuf>) -> Outcome {
     }
     let runtime = super::runtime().map_err(not_run)?;
     if arguments.detach {
-        return runtime.block_on(detached(&client(socket), &request, arguments.json)).map_err(not_run);
+        let launched = runtime.block_on(detached(&client(socket), &request, arguments.json));
+        return launched.map_err(not_run).map_err(explained);
     }
     request.attached = true;
     let reads = terminal.reads_input();
     request.interactive |= reads;
-    match socket {
+    let outcome = match socket {
         Some(_) => {
             arguments.agent.refuse_with_daemon().map_err(not_run)?;
             runtime.block_on(through_daemon(
@@ -175,7 +196,8 @@ pub(super) fn run(arguments: Arguments, socket: Option<PathBuf>) -> Outcome {
             let embedded = Embedded::new(arguments.agent).map_err(not_run)?;
             runtime.block_on(embedded.run(request, reads))
         }
-    }
+    };
+    outcome.map_err(explained)
 }
 
 async fn detached(client: &Client, request: &Request, json: bool) -> Outcome {

@@ -8,8 +8,17 @@ use super::volume::{VolumeFlags, absolute, absolute_image};
 use crate::cli::container_id;
 use crate::cli::failure::Failure;
 use crate::cli::process_flags::{ProcessFlags, executed, random_name};
-use crate::cli::resources::ResourceFlags;
-use cofferdam_core::model::{Command, ContainerId, NetworkRequest, PortMapping, Request, Resources, Uri};
+use crate::cli::resources::{self, ResourceFlags};
+use cofferdam_core::model::{
+    Command, ContainerId, IpcMode, NetworkRequest, PortMapping, Request, Resources, Rlimit, SeccompRequest,
+    Uri,
+};
+
+/// The value of `--network` for the network of the host, as in docker.
+const HOST_NETWORK: &str = "host";
+
+/// Names of networks that docker has and that are not there unless somebody has configured them.
+const DOCKER_NETWORKS: [&str; 2] = ["bridge", "none"];
 
 /// Flags that describe the container.
 #[derive(Debug, clap::Args)]
@@ -44,19 +53,37 @@ pub(super) struct Wanted {
     #[arg(long, value_name = "URI", value_parser = uri)]
     uri: Vec<Uri>,
     /// Host name
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, short = 'h', value_name = "NAME")]
     hostname: Option<String>,
-    /// Network to connect it to, with addresses of its own [default: the host's, or its parent's]
-    #[arg(long, value_name = "NAME[,ip=ADDRESS]", value_parser = network)]
+    /// Network to connect it to, with addresses of its own, or `host` [default: the host's, or its parent's]
+    #[arg(long, alias = "net", value_name = "NAME[,ip=ADDRESS]", value_parser = network)]
     network: Vec<NetworkRequest>,
     /// Port of the host that is mapped into it, in its first network
     #[arg(long, short, value_name = "HOST:CONTAINER[/udp]", value_parser = port, requires = "network")]
     publish: Vec<PortMapping>,
     #[command(flatten)]
     volumes: VolumeFlags,
+    /// Limit of resources of its processes, such as `nofile=1024:4096`; -1 for no limit
+    #[arg(long, value_name = "NAME=SOFT[:HARD]", value_parser = rlimit)]
+    ulimit: Vec<(String, Rlimit)>,
+    /// IPC namespace and `/dev/shm`: of its own, or those of the host or its parent [default: by the plugins]
+    #[arg(long, value_enum, value_name = "MODE")]
+    ipc: Option<Ipc>,
+    /// Size of a /dev/shm of its own, such as `64m`
+    #[arg(long, value_name = "SIZE", value_parser = resources::bytes)]
+    shm_size: Option<u64>,
+    /// Filter for system calls: `seccomp=unconfined` for none, or `seccomp=PROFILE`
+    #[arg(long, value_name = "OPTION", value_parser = seccomp)]
+    security_opt: Option<SeccompRequest>,
     /// Share the pid namespace of its parent, or of the host
     #[arg(long)]
     share_pid: bool,
+    /// The same, as docker has it
+    #[arg(long, value_enum, value_name = "MODE", hide = true, conflicts_with_all = ["share_pid", "parent"])]
+    pid: Option<Pid>,
+    /// Have an init as process 1, which is the default
+    #[arg(long, hide = true, conflicts_with = "no_init")]
+    init: bool,
     /// Run the command as process 1 of its pid namespace, instead of an init that reaps orphans
     #[arg(long)]
     no_init: bool,
@@ -71,7 +98,29 @@ pub(super) struct Wanted {
     command: Vec<String>,
 }
 
+/// Whose IPC namespace a container has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Ipc {
+    /// Its own
+    Private,
+    /// That of the host or of its parent
+    Host,
+}
+
+/// Whose pid namespace a container has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Pid {
+    /// That of the host
+    Host,
+}
+
 impl Wanted {
+    /// Whether it is to be connected to a network that docker has.
+    pub(super) fn is_on_network_of_docker(&self) -> bool {
+        let mut names = self.network.iter().filter_map(|network| network.name.as_deref());
+        names.any(|name| DOCKER_NETWORKS.contains(&name))
+    }
+
     /// The launch request.
     ///
     /// `is_in_store` tells whether a store has an image, for a word that may be something else.
@@ -131,12 +180,22 @@ impl Wanted {
         request.resources = resources.apply(Resources::default())?;
         request.labels = self.label.into_iter().collect::<BTreeMap<_, _>>();
         request.volumes = self.volumes.volumes()?;
-        request.networks = self.network;
-        if let Some(first) = request.networks.first_mut() {
-            first.port_mappings = self.publish;
-        }
+        request.networks = networks(self.network, self.publish, self.parent.is_some())?;
+        request.rlimits = self.ulimit.into_iter().collect();
         request.linux.hostname = self.hostname;
-        request.linux.share_pid_namespace = self.share_pid;
+        request.linux.shm_size = self.shm_size;
+        request.linux.ipc_mode = match (self.ipc, self.shm_size) {
+            (Some(Ipc::Host), Some(_)) => {
+                return Err(Failure::message(
+                    "--shm-size is for a /dev/shm of its own, which it does not have with `--ipc host`; leave one of them out",
+                ));
+            }
+            (Some(Ipc::Host), None) => Some(IpcMode::ShareParent),
+            (Some(Ipc::Private), _) | (None, Some(_)) => Some(IpcMode::Private),
+            (None, None) => None,
+        };
+        request.linux.seccomp = self.security_opt;
+        request.linux.share_pid_namespace = self.share_pid || self.pid == Some(Pid::Host);
         request.linux.without_init = self.no_init;
         request.linux.read_only_root = self.read_only;
         request.linux.share_cgroups = self.parent.is_some() && !self.own_cgroups;
@@ -166,6 +225,65 @@ fn network(text: &str) -> Result<NetworkRequest, String> {
     };
     let addresses = parts.map(address).collect::<Result<_, _>>()?;
     Ok(NetworkRequest { name: Some(name.to_owned()), addresses, ..NetworkRequest::default() })
+}
+
+/// The networks of a request. That of the host has no name.
+fn networks(
+    mut wanted: Vec<NetworkRequest>,
+    ports: Vec<PortMapping>,
+    is_nested: bool,
+) -> Result<Vec<NetworkRequest>, Failure> {
+    let is_host = |network: &NetworkRequest| network.name.as_deref() == Some(HOST_NETWORK);
+    if wanted.iter().any(is_host) {
+        if wanted.len() > 1 || wanted.iter().any(|network| !network.addresses.is_empty()) {
+            return Err(Failure::message(
+                "`--network host` is the network of the host, which has its own addresses, and excludes other networks; leave \
+                 one of them out",
+            ));
+        }
+        if !ports.is_empty() {
+            return Err(Failure::message(
+                "--publish maps ports into a network of the container's own; with `--network host`, its ports are those of the \
+                 host; leave --publish out",
+            ));
+        }
+        // Without a request, a nested container has the network of its parent.
+        return Ok(if is_nested { vec![NetworkRequest::default()] } else { Vec::new() });
+    }
+    if let Some(first) = wanted.first_mut() {
+        first.port_mappings = ports;
+    }
+    Ok(wanted)
+}
+
+fn rlimit(text: &str) -> Result<(String, Rlimit), String> {
+    let invalid = || format!("`{text}` is not a limit such as `nofile=1024:4096`");
+    let (name, limits) = text.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or_else(invalid)?;
+    let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));
+    // The largest number is that of setrlimit(2) for no limit.
+    let number = |text: &str| if text == "-1" { Some(u64::MAX) } else { text.parse().ok() };
+    let (soft, hard) = number(soft).zip(number(hard)).ok_or_else(invalid)?;
+    if soft > hard {
+        return Err(format!("the soft limit of `{text}` is above the hard one"));
+    }
+    let rlimit = match (soft, hard) {
+        (u64::MAX, u64::MAX) => Rlimit { soft: None, hard: None },
+        limits => Rlimit { soft: Some(limits.0), hard: Some(limits.1) },
+    };
+    Ok((name.to_ascii_uppercase(), rlimit))
+}
+
+fn seccomp(text: &str) -> Result<SeccompRequest, String> {
+    match text.split_once(['=', ':']) {
+        Some(("seccomp", "unconfined")) => Ok(SeccompRequest { profile: None, unconfined: true }),
+        Some(("seccomp", profile)) if !profile.is_empty() => {
+            Ok(SeccompRequest { profile: Some(profile.to_owned()), unconfined: false })
+        }
+        _ => Err(format!(
+            "`{text}` is not supported; expected `seccomp=unconfined` or `seccomp=PROFILE`. `no-new-privileges` is the plugin \
+             `linux/nnp` of the agent's configuration"
+        )),
+    }
 }
 
 fn port(text: &str) -> Result<PortMapping, String> {
@@ -212,6 +330,7 @@ mod tests {
     use super::*;
 
     #[derive(Parser)]
+    #[command(disable_help_flag = true)]
     struct Line {
         #[command(flatten)]
         wanted: Wanted,
@@ -325,6 +444,58 @@ mod tests {
         let read_only = request(&["--image", "busybox:1", "--read-only"]).unwrap();
         assert!(read_only.linux.read_only_root);
         assert!(request(&["--read-only", "--", "ls"]).unwrap_err().contains("of its own"));
+    }
+
+    #[test]
+    fn options_of_docker_mean_the_same() {
+        let of = |arguments: &[&str]| request(&[arguments, &["--", "a"]].concat());
+        let given = of(&[
+            "-h",
+            "web",
+            "-m",
+            "64m",
+            "--ulimit",
+            "nofile=1024:4096",
+            "--ulimit",
+            "core=-1",
+            "--shm-size",
+            "64m",
+            "--security-opt",
+            "seccomp=unconfined",
+            "--pid",
+            "host",
+            "--init",
+            "--net",
+            "host",
+        ])
+        .unwrap();
+        let linux = &given.linux;
+        assert_eq!((linux.hostname.as_deref(), given.resources.mem_bytes()), (Some("web"), Some(64 << 20)));
+        assert_eq!(given.rlimits["NOFILE"], Rlimit { soft: Some(1024), hard: Some(4096) });
+        assert_eq!(given.rlimits["CORE"], Rlimit { soft: None, hard: None });
+        assert_eq!((linux.ipc_mode, linux.shm_size), (Some(IpcMode::Private), Some(64 << 20)));
+        assert!(linux.seccomp.as_ref().unwrap().unconfined && linux.share_pid_namespace);
+        assert!(!linux.without_init && given.networks.is_empty());
+        assert_eq!(of(&["--ipc", "host"]).unwrap().linux.ipc_mode, Some(IpcMode::ShareParent));
+        // A nested container has that of its parent otherwise.
+        let nested = of(&["--parent", "pod", "--network", "host"]).unwrap();
+        assert_eq!(nested.networks, [NetworkRequest::default()]);
+        for (arguments, expected) in [
+            (&["--network", "host", "-p", "80:80"][..], "leave --publish out"),
+            (&["--network", "host", "--network", "web"], "excludes other networks"),
+            (&["--network", "host,ip=10.0.0.1"], "has its own addresses"),
+            (&["--ipc", "host", "--shm-size", "1m"], "leave one of them out"),
+            (&["--ulimit", "nofile"], "`nofile=1024:4096`"),
+            (&["--ulimit", "nofile=2:1"], "above the hard one"),
+            (&["--ulimit", "=1"], "is not a limit"),
+            (&["--ulimit", "nofile=x"], "is not a limit"),
+            (&["--security-opt", "no-new-privileges"], "`linux/nnp`"),
+            (&["--pid", "container:web"], "[possible values: host]"),
+            (&["--init", "--no-init"], "cannot be used with"),
+        ] {
+            let error = of(arguments).unwrap_err();
+            assert!(error.contains(expected), "{arguments:?}: {error}");
+        }
     }
 
     #[test]

@@ -15,11 +15,15 @@ use cofferdam_core::provisioner::ImageName;
 /// The hidden option that the image of the short form becomes.
 pub(super) const OPTION: &str = "image-word";
 
+/// The hidden option for the summary of the help.
+pub(super) const SUMMARY: &str = "help-summary";
+
 /// A command line in the form with options: `run [OPTIONS] IMAGE [CMD…]` becomes `run [OPTIONS] --image-word=IMAGE -- [CMD…]`.
 pub(in crate::cli) fn expand(program: &Command, arguments: Vec<OsString>) -> Vec<OsString> {
     let Some(run) = position_of_run(program, &arguments) else { return arguments };
     let Some(definition) = program.find_subcommand("run") else { return arguments };
     let known: Vec<&Arg> = definition.get_arguments().chain(program.get_arguments()).collect();
+    let arguments = with_summary(&known, run, arguments);
     let Some(image) = first_word(&known, &arguments, run + 1) else { return arguments };
     let mut option = OsString::from(format!("--{OPTION}="));
     option.push(&arguments[image]);
@@ -30,8 +34,20 @@ pub(in crate::cli) fn expand(program: &Command, arguments: Vec<OsString>) -> Vec
     expanded
 }
 
+/// A command line whose last word is `-h`, which is no host name then: the summary of the help is asked for, unless it is a word
+/// of the command in the container.
+fn with_summary(known: &[&Arg], run: usize, mut arguments: Vec<OsString>) -> Vec<OsString> {
+    let Some((last, options)) = arguments[run + 1..].split_last() else { return arguments };
+    let is_option = !options.iter().any(|word| word == "--") && first_word(known, options, 0).is_none();
+    if last == "-h" && is_option {
+        arguments.pop();
+        arguments.push(format!("--{SUMMARY}").into());
+    }
+    arguments
+}
+
 /// Where `run` is, if that is the command.
-fn position_of_run(program: &Command, arguments: &[OsString]) -> Option<usize> {
+pub(super) fn position_of_run(program: &Command, arguments: &[OsString]) -> Option<usize> {
     let known: Vec<&Arg> = program.get_arguments().collect();
     first_word(&known, arguments, 1).filter(|&at| arguments[at] == "run")
 }
@@ -137,11 +153,14 @@ mod tests {
             ("c run --name a --cpus=2 web", "c run --name a --cpus=2 --image-word=web --"),
             ("c --socket /s run -e A=1 web", "c --socket /s run -e A=1 --image-word=web --"),
             ("c run --socket /s web x", "c run --socket /s --image-word=web -- x"),
+            ("c run -h web busybox ls -h", "c run -h web --image-word=busybox -- ls -h"),
+            ("c run -it -h", "c run -it --help-summary"),
         ] {
             assert_eq!(expanded(line), expected, "{line}");
         }
         for line in [
             "c run -- ls -l",
+            "c run -- ls -h",
             "c run --image web -- ls",
             "c run --shell ls",
             "c ps run",

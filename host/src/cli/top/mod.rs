@@ -18,8 +18,9 @@ use self::view::View;
 use super::client::{Client, ClientError};
 use super::failure::Failure;
 use super::foreground::{RawMode, window_size};
-use super::output::has_colour;
+use super::output::{escape_control, has_colour};
 use super::ps::{self, Details};
+use super::unknown::USAGE;
 use super::{Outcome, block_on, time};
 use crate::api::operator::types::Container;
 
@@ -34,6 +35,9 @@ use crate::api::operator::types::Container;
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Arguments {
+    /// For users of docker, whose `top` shows the processes of a container
+    #[arg(hide = true)]
+    id: Option<String>,
     /// What comes first
     #[arg(long, short, value_enum, value_name = "COLUMN", default_value_t = SortBy::Cpu)]
     sort: SortBy,
@@ -43,6 +47,14 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
+    if let Some(id) = &arguments.id {
+        let id = escape_control(id);
+        return Err(Failure::message(format!(
+            "`top` shows all containers; `cofferdam exec {id} -- ps` shows the processes of `{id}`, if it has `ps`, and \
+             `cofferdam stats --watch {id}` its usage"
+        ))
+        .with_status(USAGE));
+    }
     if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
         return Err(Failure::message("`top` needs a terminal; `cofferdam stats` prints a table"));
     }
