@@ -133,16 +133,18 @@ fn output_is_rotated_compressed_and_shown() {
     daemon.wait(&id("web")).unwrap();
 
     let lines: Vec<String> = (0..3000).map(|number| format!("{number:099}\n")).collect();
-    assert_eq!(shown(&world, &["logs", "web"]), lines.concat());
+    assert_eq!(cofferdam(&world, &["logs", "web"]), (0, lines.concat(), "problem\n".to_owned()));
+    assert_eq!(shown(&world, &["logs", "--stream", "stdout", "web"]), lines.concat());
     assert_eq!(shown(&world, &["logs", "--stream", "stderr", "web"]), "problem\n");
     assert_eq!(shown(&world, &["logs", "--stderr", "web"]), "problem\n");
     for count in [0, 1, 700, 2999, 5000] {
-        let tail = shown(&world, &["logs", "--tail", &count.to_string(), "web"]);
+        let tail = shown(&world, &["logs", "--stream", "stdout", "--tail", &count.to_string(), "web"]);
         assert_eq!(tail, lines[lines.len().saturating_sub(count)..].concat(), "{count}");
     }
-    assert_eq!(shown(&world, &["logs", "--since", "1h", "-n", "2", "web"]), lines[2998..].concat());
+    let recent = cofferdam(&world, &["logs", "--since", "1h", "-n", "2", "web"]);
+    assert_eq!(recent, (0, lines[2998..].concat(), "problem\n".to_owned()));
     assert_eq!(shown(&world, &["logs", "--since", "2500-01-01T00:00:00Z", "web"]), "");
-    let timed = shown(&world, &["logs", "-t", "--tail", "1000", "web"]);
+    let timed = shown(&world, &["logs", "-t", "--stream", "stdout", "--tail", "1000", "web"]);
     let mut last = String::new();
     for (timed, line) in timed.split_inclusive('\n').zip(&lines[2000..]) {
         let (time, rest) = timed.split_once(' ').unwrap();
@@ -318,7 +320,7 @@ fn attached_containers_and_commands_in_containers_are_logged() {
         ["run", "--name", "web", "--rootfs", rootfs.to_str().unwrap(), "--shell", "echo one; echo two >&2"];
     let (status, stdout, stderr) = cofferdam(&world, &run);
     assert_eq!((status, stdout.as_str(), stderr.as_str()), (0, "one\n", "two\n"));
-    assert_eq!(shown(&world, &["logs", "web"]), "one\n");
+    assert_eq!(cofferdam(&world, &["logs", "web"]), (0, "one\n".to_owned(), "two\n".to_owned()));
     assert_eq!(shown(&world, &["logs", "--stream", "stderr", "web"]), "two\n");
 
     daemon.launch(&shell(&world, "pod", "echo up; busybox sleep 1000")).unwrap();

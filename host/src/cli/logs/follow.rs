@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
@@ -123,12 +123,18 @@ pub(super) struct Tail {
     next: VecDeque<Part>,
     current: Option<Part>,
     position: u64,
+    /// The length of the newest of these files when it was opened.
+    known: u64,
 }
 
 impl Tail {
     /// Opens all files of a log.
     pub(super) fn open(log: Log, selection: Selection) -> io::Result<Self> {
         let mut parts = log.parts()?;
+        let known = match parts.last().map(|part| &part.content) {
+            Some(Content::Plain(file)) => file.metadata()?.len(),
+            _ => u64::MAX,
+        };
         let Place { part, offset } = selection.beginning(&mut parts)?;
         let mut next = VecDeque::from(parts);
         next.drain(..part.min(next.len()));
@@ -139,7 +145,7 @@ impl Tail {
         if let Some(current) = &mut current {
             seek(&mut current.content, offset)?;
         }
-        Ok(Self { log, next, current, position: offset })
+        Ok(Self { log, next, current, position: offset, known })
     }
 
     /// Whether there is no file.
@@ -147,12 +153,55 @@ impl Tail {
         self.current.is_none()
     }
 
-    /// Copies what is in the files that were there when this was opened.
-    pub(super) fn copy_known(&mut self, printer: &mut Printer<impl Write>) -> io::Result<()> {
+    /// Whether the times of its output are stored.
+    pub(super) const fn has_times(&self) -> bool {
+        self.log.has_times
+    }
+
+    /// Whether there was anything to show when this was opened.
+    pub(super) fn has_known(&self) -> bool {
+        self.current.is_some() && (!self.next.is_empty() || self.position < self.known)
+    }
+
+    /// Reads what was there when this was opened. Returns where that is in its file, and how much it is; `None` at the end.
+    pub(super) fn read_known(&mut self, buffer: &mut [u8]) -> io::Result<Option<(u64, usize)>> {
         loop {
-            self.copy_rest(printer)?;
-            let Some(next) = self.next.pop_front() else { return printer.finish() };
+            if let Some(part) = &mut self.current {
+                let is_newest = self.next.is_empty();
+                let left = if is_newest { self.known.saturating_sub(self.position) } else { u64::MAX };
+                let most = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+                match part.content.read(&mut buffer[..most]) {
+                    Ok(0) => {}
+                    Ok(count) => {
+                        let at = self.position;
+                        self.position += count as u64;
+                        return Ok(Some((at, count)));
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                    Err(error) => return Err(error),
+                }
+            }
+            let Some(next) = self.next.pop_front() else { return Ok(None) };
             self.continue_with(next);
+        }
+    }
+
+    /// When something in the file that was read last was written, if that is known.
+    pub(super) fn time_at(&mut self, offset: u64) -> io::Result<Option<SystemTime>> {
+        let times = self.current.as_mut().and_then(|part| part.times.as_mut());
+        times.map_or(Ok(None), |times| times.at(offset))
+    }
+
+    /// Shows what was read of that file.
+    pub(super) fn print(
+        &mut self,
+        bytes: &[u8],
+        offset: u64,
+        printer: &mut Printer<impl Write>,
+    ) -> io::Result<()> {
+        match &mut self.current {
+            Some(part) => printer.write(bytes, offset, &mut part.times),
+            None => Ok(()),
         }
     }
 
