@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails where its expectations do")]
 
 mod clients;
+mod golden;
 mod pages;
 mod tcp;
 

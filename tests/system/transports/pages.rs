@@ -34,8 +34,15 @@ impl Client {
     }
 
     fn get(&mut self, path: &str) -> Page {
-        let request =
-            format!("GET {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {TOKEN}\r\n\r\n", self.address);
+        self.get_with(path, "")
+    }
+
+    /// The same with lines in the head.
+    fn get_with(&mut self, path: &str, lines: &str) -> Page {
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {TOKEN}\r\n{lines}\r\n",
+            self.address
+        );
         self.stream.get_mut().write_all(request.as_bytes()).unwrap();
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
@@ -203,4 +210,54 @@ fn nothing_is_pending_and_lists_are_empty_at_rest() {
     let agent = daemon.call(&json!({"type": "GET_AGENT"})).unwrap()["agent_info"].take();
     assert_eq!((&agent["id"]["value"], &agent["hostname"]), (&state["id"], &state["hostname"]));
     assert_eq!(agent["resources"][0]["name"], "cpus");
+}
+
+#[test]
+fn metrics_have_the_format_that_is_accepted_and_series_of_containers() {
+    let world = world();
+    let daemon = Daemon::start(&world);
+    daemon.launch(&Request::shell(id("web"), "exec sleep 1000")).unwrap();
+    let mut client = Client::new(&daemon);
+    let accept = "Accept: application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5\r\n";
+    for (lines, content_type, counter, build, end) in [
+        (
+            accept,
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            "# TYPE cofferdam_launches counter",
+            "# TYPE cofferdam_build info",
+            true,
+        ),
+        (
+            "",
+            "text/plain; version=0.0.4; charset=utf-8",
+            "# TYPE cofferdam_launches_total counter",
+            "# TYPE cofferdam_build_info gauge",
+            false,
+        ),
+    ] {
+        let page = client.get_with("/metrics", lines);
+        assert_eq!(page.status, 200);
+        assert!(page.head.contains(&format!("content-type: {content_type}\r\n")), "{}", page.head);
+        let text = String::from_utf8(page.body).unwrap();
+        let has = |expected: &str| text.lines().any(|line| line.starts_with(expected));
+        for expected in [
+            counter,
+            build,
+            "cofferdam_launches_total{outcome=\"started\"} 1",
+            "cofferdam_build_info{version=",
+            "cofferdam_containers{phase=\"RUNNING\"} 1",
+            "cofferdam_container_cpu_seconds_total{container=\"web\"} ",
+            "cofferdam_container_memory_bytes{container=\"web\"} ",
+            "process_cpu_seconds_total ",
+            "process_resident_memory_bytes ",
+        ] {
+            assert!(has(expected), "no line begins with `{expected}` in\n{text}");
+        }
+        assert_eq!(text.ends_with("# EOF\n"), end);
+    }
+    daemon.destroy(&id("web")).unwrap();
+    let page = client.get("/metrics");
+    let text = String::from_utf8(page.body).unwrap();
+    assert!(!text.contains("container=\"web\""), "{text}");
+    daemon.remove(&id("web")).unwrap();
 }

@@ -13,6 +13,7 @@ mod fuzz;
 mod get;
 mod listing;
 pub(super) mod media;
+mod redirect;
 pub(super) mod reply;
 pub(super) mod routes;
 pub(super) mod stream;

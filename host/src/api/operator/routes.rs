@@ -9,7 +9,7 @@ use axum::extract::{Query, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{any, get, post};
 use cofferdam_core::model::view::KeepersView;
 use cofferdam_plugin_model::units;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -18,6 +18,7 @@ use serde::Deserialize;
 use super::accept::Accepted;
 use super::error::ApiError;
 use super::media::{request_encoding, response_media};
+use super::redirect::{PATHS, redirect};
 use super::types::{Call, Health, Keepers};
 use super::{attach, browse, calls, encode, get as endpoints, reply};
 use crate::api::context::ApiContext;
@@ -32,7 +33,8 @@ const METRICS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 pub(in crate::api) fn router(context: Arc<ApiContext>) -> Router {
-    Router::new()
+    let redirects = PATHS.into_iter().fold(Router::new(), |router, path| router.route(path, any(redirect)));
+    redirects
         .route("/api/v1", post(call))
         .route("/containers", get(containers))
         .route("/state", get(state))
