@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use cofferdam::config::Isolation;
 use cofferdam_tests::paths;
+use cofferdam_tests::terminal::Terminal;
 use cofferdam_tests::world::predefined;
 use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
@@ -64,6 +65,8 @@ impl Root<'_> {
 pub struct Cli {
     name: &'static str,
     program: PathBuf,
+    /// Those that say which agent it is.
+    options: Vec<String>,
     arguments: Vec<String>,
     /// In which its runtime directory is in memory, and its work directory not on an overlay, where that is not so.
     namespace: Option<MountNamespace>,
@@ -86,6 +89,8 @@ impl Cli {
         let config = configure(environment, directory, root, &paths::build(), isolation, &[])?;
         let program = program();
         let ready = environment.state().join(root.directory(&format!("{directory}-ready")));
+        // Of an earlier one.
+        drop(fs::remove_file(&ready));
         let listening = UnixDatagram::bind(&ready)?;
         listening.set_read_timeout(Some(TIMEOUT))?;
         let mut command = Command::new(&program);
@@ -104,6 +109,7 @@ impl Cli {
             name,
             program,
             arguments: arguments(environment, root, &options),
+            options: options.into(),
             namespace: None,
             _daemon: Some(daemon),
         })
@@ -171,7 +177,19 @@ impl Cli {
         };
         let namespace = if in_memory.is_empty() { None } else { Some(MountNamespace::new(mounts)?) };
         let arguments = arguments(environment, root, &options);
-        Ok(Self { name, program: program(), arguments, namespace, _daemon: None })
+        Ok(Self { name, program: program(), options: options.into(), arguments, namespace, _daemon: None })
+    }
+
+    /// Runs a container at a terminal. `command` are further options, and the command.
+    pub fn at_terminal(&self, command: &[&str]) -> Outcome<Terminal> {
+        let options = self.options.iter().map(String::as_str);
+        let arguments: Vec<&str> =
+            ["run", "-it"].into_iter().chain(options).chain(command.iter().copied()).collect();
+        let start = || Ok(Terminal::run(&self.program, &arguments, &[]));
+        match &self.namespace {
+            Some(namespace) => namespace.run(start),
+            None => start(),
+        }
     }
 
     fn run(&self) -> Outcome<Duration> {

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::fs;
+use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,6 +15,7 @@ use serde_json::{Value as Json, json};
 use cofferdam_linux::cgroup::Layout;
 
 use crate::Outcome;
+use crate::commands::SLEEP;
 use crate::embedded::{CPUS, MEM};
 use crate::environment::Environment;
 use crate::launch::Subject;
@@ -125,20 +127,7 @@ impl<'a> Engine<'a> {
         kind: Bundle,
     ) -> Outcome<Option<Self>> {
         let name = kind.label(program);
-        let bundle = environment.directory().join(name.replace('/', "-"));
-        let state = environment.state().join(name.replace('/', "-"));
-        let program = program.path.as_path();
-        fs::create_dir(&bundle)?;
-        let spec = Command::new(program).arg("spec").current_dir(&bundle).output()?;
-        if !spec.status.success() {
-            let why = String::from_utf8_lossy(&spec.stderr);
-            return Err(format!("`{} spec`: {why}", program.display()).into());
-        }
-        let path = bundle.join("config.json");
-        let mut spec: Json = serde_json::from_slice(&fs::read(&path)?)?;
-        adapt(&mut spec, environment, kind);
-        fs::write(&path, serde_json::to_vec(&spec)?)?;
-        let engine = Self { name, kind, program, bundle, state, namespace, next: AtomicU64::new(0) };
+        let engine = Self::prepare(environment, namespace, program, kind, name, &["/bin/busybox", "true"])?;
         match engine.once(0) {
             Ok(_) => Ok(Some(engine)),
             Err(error) => {
@@ -147,11 +136,38 @@ impl<'a> Engine<'a> {
             }
         }
     }
+
+    /// Writes the bundle, with a command.
+    fn prepare(
+        environment: &Environment,
+        namespace: Option<&'a MountNamespace>,
+        program: &'a Program,
+        kind: Bundle,
+        name: String,
+        command: &[&str],
+    ) -> Outcome<Self> {
+        let bundle = environment.directory().join(name.replace('/', "-"));
+        let state = environment.state().join(name.replace('/', "-"));
+        let program = program.path.as_path();
+        // That of an earlier benchmark is the same.
+        fs::create_dir_all(&bundle)?;
+        drop(fs::remove_file(bundle.join("config.json")));
+        let spec = Command::new(program).arg("spec").current_dir(&bundle).output()?;
+        if !spec.status.success() {
+            let why = String::from_utf8_lossy(&spec.stderr);
+            return Err(format!("`{} spec`: {why}", program.display()).into());
+        }
+        let path = bundle.join("config.json");
+        let mut spec: Json = serde_json::from_slice(&fs::read(&path)?)?;
+        adapt(&mut spec, environment, kind);
+        spec["process"]["args"] = json!(command);
+        fs::write(&path, serde_json::to_vec(&spec)?)?;
+        Ok(Self { name, kind, program, bundle, state, namespace, next: AtomicU64::new(0) })
+    }
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "small constants")]
 fn adapt(spec: &mut Json, environment: &Environment, kind: Bundle) {
-    spec["process"]["args"] = json!(["/bin/busybox", "true"]);
     spec["process"]["terminal"] = json!(false);
     spec["root"] = json!({ "path": environment.rootfs(), "readonly": false });
     spec["linux"]["resources"]["cpu"] =
@@ -183,22 +199,98 @@ fn adapt(spec: &mut Json, environment: &Environment, kind: Bundle) {
     }
 }
 
+/// A container of an OCI runtime, in which commands are executed.
+pub struct Executed<'a>(Engine<'a>);
+
+impl<'a> Executed<'a> {
+    const ID: &'static str = "bench-exec";
+
+    /// The row of the table.
+    pub fn label(program: &Program) -> String {
+        format!("{} exec", program.label)
+    }
+
+    /// Starts the container. `None`, with a message, if it does not work on this machine.
+    pub fn start(
+        environment: &Environment,
+        namespace: Option<&'a MountNamespace>,
+        program: &'a Program,
+    ) -> Outcome<Option<Self>> {
+        let (kind, name) = (Bundle::Alike, Self::label(program));
+        let engine = Engine::prepare(environment, namespace, program, kind, name, &SLEEP)?;
+        let executed = Self(engine);
+        let mut run = executed.0.command();
+        run.args(["run", "--detach", "--bundle"]).arg(&executed.0.bundle).arg(Self::ID);
+        match executed.0.enter(|| executed.0.timed(run)).and_then(|_| executed.once(0)) {
+            Ok(_) => Ok(Some(executed)),
+            Err(error) => {
+                eprintln!("bench: SKIPPED {error}");
+                Ok(None)
+            }
+        }
+    }
+}
+
+impl Subject for Executed<'_> {
+    fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    fn once(&self, _: usize) -> Outcome<Duration> {
+        let mut exec = self.0.command();
+        exec.args(["exec", Self::ID, "/bin/busybox", "true"]);
+        self.0.enter(|| self.0.timed(exec))
+    }
+
+    fn is_runtime(&self) -> bool {
+        true
+    }
+}
+
+impl Drop for Executed<'_> {
+    fn drop(&mut self) {
+        // Fails if it was not created.
+        drop(self.0.enter(|| self.0.delete(Self::ID)));
+    }
+}
+
 impl Engine<'_> {
     fn run(&self) -> Outcome<Duration> {
         let id = format!("bench-{}", self.next.fetch_add(1, Ordering::Relaxed));
         let mut command = self.command();
         command.arg("run").arg("--bundle").arg(&self.bundle).arg(&id);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        self.timed(command).inspect_err(|_| drop(self.delete(&id)))
+    }
+
+    /// Runs a command of the runtime to its end. Its standard error is a file, as a container that goes on has it as well.
+    fn timed(&self, mut command: Command) -> Outcome<Duration> {
+        let mut errors = tempfile::tempfile()?;
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors.try_clone()?);
         let started = Instant::now();
-        let output = command.output()?;
+        let status = command.status()?;
         let took = started.elapsed();
-        if output.status.success() {
+        if status.success() {
             return Ok(took);
         }
+        let mut why = String::new();
+        errors.seek(SeekFrom::Start(0))?;
+        errors.read_to_string(&mut why)?;
+        Err(format!("{}: {status}: {}", self.name, why.trim()).into())
+    }
+
+    fn delete(&self, id: &str) -> Outcome<()> {
         let mut delete = self.command();
-        delete.args(["delete", "--force", &id]).stdout(Stdio::null()).stderr(Stdio::null());
-        drop(delete.status());
-        Err(format!("{}: {}", self.name, String::from_utf8_lossy(&output.stderr).trim()).into())
+        delete.args(["delete", "--force", id]).stdout(Stdio::null()).stderr(Stdio::null());
+        delete.status()?;
+        Ok(())
+    }
+
+    /// Does something in the mount namespace of all runtimes.
+    fn enter<T: Send>(&self, work: impl FnOnce() -> Outcome<T> + Send) -> Outcome<T> {
+        match self.namespace {
+            Some(namespace) => namespace.run(work),
+            None => work(),
+        }
     }
 
     /// In its own process group, so that Ctrl-C takes effect between two containers.
@@ -215,10 +307,7 @@ impl Subject for Engine<'_> {
     }
 
     fn once(&self, _: usize) -> Outcome<Duration> {
-        match self.namespace {
-            Some(namespace) => namespace.run(|| self.run()),
-            None => self.run(),
-        }
+        self.enter(|| self.run())
     }
 
     fn is_runtime(&self) -> bool {

@@ -132,6 +132,7 @@ fn in_sequence(subject: &dyn Subject, lane: usize, measured: usize) -> Outcome<V
     (0..measured).map(|_| subject.once(lane)).collect()
 }
 
+/// Three launches one after the other, of one subject.
 pub fn one(subject: &dyn Subject) -> Outcome<Vec<Duration>> {
     in_sequence(subject, 0, 3)
 }

@@ -11,21 +11,26 @@ mod agent_process;
 mod call;
 mod chain;
 mod cli;
+mod commands;
 mod disk;
 mod embedded;
 mod engine;
+mod engines;
 mod environment;
 mod fleet;
 mod floor;
 mod images;
 mod launch;
+mod loggers;
 mod mount_namespace;
+mod ours;
 mod plugins;
 mod report;
 mod rounds;
 mod sample;
 mod sweep_floor;
 mod tasks;
+mod terminals;
 mod virtual_machine;
 
 use std::iter;
@@ -126,6 +131,7 @@ fn run(options: &Options) -> Outcome<()> {
     disk::measure(&environment, options, &mut report)?;
     tasks::measure(&environment, options, &mut report)?;
     images::measure(&environment, options, seed, &mut report)?;
+    engines::measure(&environment, options, seed, &mut report)?;
     if options.json {
         println!("{}", report.json());
     }

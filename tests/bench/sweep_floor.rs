@@ -80,7 +80,7 @@ pub fn cpu_time(tasks: &str) -> Outcome<Duration> {
 }
 
 /// Path of a process's cgroup in a hierarchy, from `/proc/PID/cgroup`: `4:memory:/web` or `0::/web`.
-fn relative<'a>(own: &'a str, controller: &str, version: Version) -> Outcome<&'a Path> {
+pub fn relative<'a>(own: &'a str, controller: &str, version: Version) -> Outcome<&'a Path> {
     let found = own.lines().find_map(|line| {
         let (number, rest) = line.split_once(':')?;
         let (controllers, path) = rest.split_once(':')?;

@@ -42,13 +42,19 @@ pub struct Journal {
 }
 
 impl Journal {
+    /// Whether the program is installed.
+    #[must_use]
+    pub fn is_installed() -> bool {
+        Path::new(PROGRAM).exists()
+    }
+
     /// Creates the socket and the files, without starting the program.
     ///
     /// # Panics
     /// If that fails, or the program is not installed.
     #[must_use]
     pub fn new() -> Self {
-        assert!(Path::new(PROGRAM).exists(), "there is no `{PROGRAM}` (package systemd)");
+        assert!(Self::is_installed(), "there is no `{PROGRAM}` (package systemd)");
         let directory = tempfile::Builder::new().prefix("cofferdam-test-").tempdir().expect("a directory");
         // Companions connect as the user of their container.
         fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).expect("a mode");
@@ -101,13 +107,21 @@ impl Journal {
         assert!(written, "the journal does not start: {}", log());
     }
 
+    /// Pid of the program.
+    ///
+    /// # Panics
+    /// If it does not run.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.process.as_ref().expect("a process").id().cast_signed()
+    }
+
     /// Sends a signal to the program, such as `SIGSTOP` and `SIGCONT`.
     ///
     /// # Panics
     /// If it does not run.
     pub fn signal(&self, signal: Signal) {
-        let process = self.process.as_ref().expect("a process");
-        kill(Pid::from_raw(process.id().cast_signed()), signal).expect("a signal");
+        kill(Pid::from_raw(self.pid()), signal).expect("a signal");
     }
 
     /// Ends the program as systemd does before it starts it again: it writes what it has received. A kill could lose the entry
@@ -147,6 +161,20 @@ impl Journal {
             .expect("journalctl (package systemd)");
         let lines = BufReader::new(process.stdout.take().expect("a pipe")).lines();
         Entries { process, lines }
+    }
+
+    /// The last message with this field; empty if there is none.
+    ///
+    /// # Panics
+    /// If the program `journalctl` does not start.
+    #[must_use]
+    pub fn last_message(&self, field: &str) -> String {
+        let output = Command::new("journalctl")
+            .args(["--lines=1", "--all", "--output=cat", "--quiet", field, "--directory"])
+            .arg(self.files())
+            .output()
+            .expect("journalctl (package systemd)");
+        String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
     }
 }
 
