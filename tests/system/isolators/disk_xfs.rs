@@ -9,8 +9,6 @@ use std::sync::Arc;
 
 use cofferdam_core::model::{Reason, Request, Resources, Value};
 use cofferdam_linux::quota;
-use cofferdam_tests::daemon::Daemon;
-use cofferdam_tests::injector::Fault;
 use cofferdam_tests::is_root;
 use cofferdam_tests::mounts::{Memory, in_own_namespace};
 use cofferdam_tests::world::{World, id, launch_error, run, shipped, with_agent};
@@ -417,49 +415,6 @@ fn limits_are_turned_on_where_quotas_are_only_counted() {
         assert!(fixture.agent.remove(&id("web")).await.unwrap());
     });
     disk.assert_nothing_left(&world);
-}
-
-/// How many times the agent is killed in a launch.
-const KILLS: usize = 3;
-
-#[test]
-fn an_agent_killed_in_a_launch_leaves_no_project() {
-    let Some(disk) = Disk::xfs("pquota") else { return };
-    let mut world = disk.world(table(false));
-    world.config.isolators.truncate(1);
-    let request = Request {
-        resources: Resources::default().with("disk", 8.0),
-        ..Request::shell(id("web"), "sleep 1000")
-    };
-    let remove = |daemon: &Daemon| {
-        if daemon.inspect(&request.id).is_some() {
-            // It may have ended already.
-            drop(daemon.destroy(&request.id));
-            daemon.remove(&request.id).unwrap();
-        }
-    };
-    let (daemon, injector) = Daemon::start_with_injector(&world);
-    injector.arm(Fault::Kill, &[]);
-    daemon.launch(&request).unwrap();
-    let steps = injector.disarm().effects.len();
-    assert_eq!(disk.quota(5000).hard, 8 << 20);
-    remove(&daemon);
-    daemon.terminate();
-    disk.assert_nothing_left(&world);
-    for kill in 1..=KILLS {
-        let (mut daemon, injector) = Daemon::start_with_injector(&world);
-        injector.arm(Fault::Kill, &[steps * kill / (KILLS + 1)]);
-        // The command may be running already.
-        drop(daemon.launch(&request));
-        let seen = injector.disarm();
-        let hit = seen.hit.first().expect("a launch has as many steps as the last one");
-        eprintln!("{hit}");
-        daemon.wait_ended();
-        let daemon = Daemon::start(&world);
-        remove(&daemon);
-        daemon.terminate();
-        disk.assert_nothing_left(&world);
-    }
 }
 
 /// Links, and mounts of the same and of another file system.
