@@ -1,13 +1,12 @@
 //! The environment of a test: directories, a root file system, the configuration of an agent, and a check for
-//! leftovers, which is also made when a test has ended.
+//! leftovers.
 
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cofferdam::config::Isolation;
 use cofferdam_core::agent::{Agent, StartError};
@@ -15,10 +14,10 @@ use cofferdam_core::config::{AgentConfig, ContainerizerConfig, FailPolicy, Launc
 use cofferdam_core::containerizer::NativeRecord;
 use cofferdam_core::error_chain::describe;
 use cofferdam_core::ledger::nested_directory;
-use cofferdam_core::model::{ContainerId, Phase, Record, Request};
+use cofferdam_core::model::Record;
+use cofferdam_core::model::{ContainerId, Request};
 use cofferdam_init::client::Statuses;
 use cofferdam_linux::cgroup::{Cgroup, Cgroups, Version};
-use cofferdam_linux::mounts::Mount;
 use cofferdam_linux::process::Process;
 use rustix::mount::{UnmountFlags, unmount};
 use serde_json::{Value as Json, json};
@@ -28,9 +27,6 @@ use crate::paths;
 
 /// The token of the API over TCP, if `config.executors.endpoint` is set.
 pub const TOKEN: &str = "dGhlIHRva2VuIG9mIHRoZSBvcGVyYXRvciBBUEkgaW4gdGVzdHM=";
-
-/// How long what is left of ended containers may exist: emulated machines beside builds are slow.
-const ENDED_WITHIN: Duration = Duration::from_secs(120);
 
 /// Directories of one test, and the configuration of an agent in them.
 pub struct World {
@@ -297,8 +293,10 @@ impl World {
 
     /// What is left of containers in the kernel and on disk; empty after all of them have ended and were removed.
     pub fn leftovers(&self) -> Vec<String> {
-        let mut found = self.cgroups_and_processes();
+        let mut found = Vec::new();
+        found.extend(self.cgroups().iter().map(|path| format!("cgroup: {}", path.display())));
         found.extend(self.kept());
+        found.extend(self.processes().into_iter().map(|pid| format!("process: {pid}")));
         // Those of this thread, which may have a mount namespace of its own.
         let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
         let here = self.directory.path().display().to_string();
@@ -316,53 +314,6 @@ impl World {
             found.extend(entries.map(|entry| format!("file: {}", entry.path().display())));
         }
         found
-    }
-
-    fn cgroups_and_processes(&self) -> Vec<String> {
-        let cgroups = self.cgroups().into_iter().map(|path| format!("cgroup: {}", path.display()));
-        cgroups.chain(self.processes().into_iter().map(|pid| format!("process: {pid}"))).collect()
-    }
-
-    /// What is mounted in the agent's directories. That includes network namespaces: one exists as long as a process, a mount
-    /// or a descriptor refers to it.
-    fn mounts_of_agent(&self) -> Vec<String> {
-        let of_agent = [&self.config.runtime_dir, &self.config.work_dir];
-        // A test may have mounted these themselves; the agent keeps the last one for scratch directories.
-        let kept = [of_agent[0].clone(), of_agent[1].clone(), of_agent[1].join("scratch")];
-        let table = fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
-        let targets = table.lines().filter_map(Mount::parse).map(|mount| mount.target);
-        let left = targets
-            .filter(|target| of_agent.iter().any(|path| target.starts_with(path)) && !kept.contains(target));
-        left.map(|target| format!("mount: {}", target.display())).collect()
-    }
-
-    /// Whether the records of all containers say that nothing but the record and the sandbox is left.
-    fn have_all_ended(&self) -> bool {
-        let mut records = Vec::new();
-        files(&self.config.runtime_dir.join("containers"), &mut records);
-        records.retain(|path| path.ends_with("record"));
-        records.iter().all(|path| {
-            let bytes = fs::read(path).unwrap_or_default();
-            let body = bytes.iter().position(|byte| *byte == b'\n').map_or(&bytes[..0], |end| &bytes[end..]);
-            serde_json::from_slice::<Json>(body).is_ok_and(|record| record["phase"] == json!(Phase::Ended))
-        })
-    }
-
-    /// What is left in the kernel of containers that have ended, after some time: removal goes on in the background, and the
-    /// kernel has no event for all of it.
-    fn left_by_the_ended(&self) -> Vec<String> {
-        let deadline = Instant::now() + ENDED_WITHIN;
-        loop {
-            let left = match self.have_all_ended() {
-                true => [self.cgroups_and_processes(), self.mounts_of_agent()].concat(),
-                // The test needs not have waited for their ends.
-                false => Vec::new(),
-            };
-            if left.is_empty() || Instant::now() >= deadline {
-                return left;
-            }
-            thread::sleep(Duration::from_millis(20));
-        }
     }
 
     /// The processes with a working directory in this world, as those of containers without a root file system.
@@ -430,10 +381,7 @@ impl World {
 }
 
 impl Drop for World {
-    /// # Panics
-    /// If containers have ended and something of them is left, unless the test fails for another reason.
     fn drop(&mut self) {
-        let left = if thread::panicking() { Vec::new() } else { self.left_by_the_ended() };
         // Containers of a failed test, then the agent's own directories in each hierarchy. Errors do not affect other
         // tests.
         const TIMEOUT: Duration = Duration::from_secs(5);
@@ -454,7 +402,6 @@ impl Drop for World {
             // Fails if it is not mounted.
             let _ = unmount(self.config.work_dir.join("scratch"), UnmountFlags::DETACH);
         }
-        assert!(left.is_empty(), "all containers have ended, and of them is left: {left:#?}");
     }
 }
 
