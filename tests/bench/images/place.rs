@@ -38,7 +38,7 @@ impl Place {
         let cgroup = cgroup.ok_or("neither cgroup v2 nor the v1 freezer is mounted")?;
         fs::create_dir_all(cgroup.path())?;
         let namespace = MountNamespace::new(|| Ok(()))?;
-        Ok(Self { directory, cgroup, containers: format!("/{CGROUP}/{name}"), namespace })
+        Ok(Self { directory, cgroup, containers: format!("/{CGROUP}/images-{name}-containers"), namespace })
     }
 
     /// A path that only this program uses.
