@@ -40,6 +40,7 @@ pub mod provisioner;
 mod readiness;
 mod regular_file;
 mod scratch;
+mod shared_operation;
 mod short_path;
 pub mod stats;
 pub mod switchboard;

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, Read};
-use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use cofferdam_core::provisioner::document::{Configuration, Descriptor, MAX_LAYERS};
 use cofferdam_core::provisioner::{Digest, HashReader, Image, ImageName, Import};
+use parking_lot::Mutex;
 
 use super::error::{ImageError, Result};
 use super::layer::{self, LayerError, Unpacked};
@@ -137,12 +137,12 @@ pub(super) fn in_parallel<T: Sync, E: Send>(
         loop {
             let item = match stop.is_set() {
                 true => None,
-                false => next.lock().unwrap_or_else(PoisonError::into_inner).next(),
+                false => next.lock().next(),
             };
             let Some(item) = item else { return };
             if let Err(error) = work(item, &stop) {
                 // The first one: those that stop have none of their own.
-                failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                failure.lock().get_or_insert(error);
                 stop.set();
             }
         }
@@ -154,7 +154,7 @@ pub(super) fn in_parallel<T: Sync, E: Send>(
         }
         take();
     });
-    failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+    failure.into_inner().map_or(Ok(()), Err)
 }
 
 /// Parses a document.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use cofferdam_core::provisioner::document::{
-    Descriptor, Index, MAX_DOCUMENT, Manifest, Platform, media_type,
+    Configuration, Descriptor, Index, MAX_DOCUMENT, Manifest, Platform, media_type,
 };
 use cofferdam_core::provisioner::{Digest, Image, ImageName, Import, LocalImage, Store};
 use serde::Deserialize;
@@ -131,14 +131,10 @@ fn import_found(
         found: Some(found),
         format: Format::Auto,
         name: None,
-        platform: platform.clone(),
+        platform,
         limits: Limits::default(),
     };
-    let image = import(store, &request, progress)?.into_iter().next().ok_or(ImageError::Empty)?;
-    match platform.runs(&image.platform) {
-        true => Ok(image),
-        false => Err(ImageError::Platform { wanted: platform, found: foreign(&image.platform) }),
-    }
+    import(store, &request, progress)?.into_iter().next().ok_or(ImageError::Empty)
 }
 
 enum Source {
@@ -235,7 +231,10 @@ fn import_layout(
     if request.found.is_some() {
         return match &found[..] {
             [] => Err(ImageError::Empty),
-            [only] => Ok(vec![add(import, layout, only, request, progress)?]),
+            [only] => {
+                check_platform(only, &request.platform)?;
+                Ok(vec![add(import, layout, only, request, progress)?])
+            }
             several => Err(ImageError::SeveralLocal { count: several.len() }),
         };
     }
@@ -253,6 +252,16 @@ fn import_layout(
         images.push(add(import, layout, image, request, progress)?);
     }
     Ok(images)
+}
+
+/// Checks that programs of an image run on a platform, before anything of it is in the store.
+fn check_platform(image: &Found, platform: &Platform) -> Result<()> {
+    let Configuration { os, architecture, .. } = parse("configuration", &image.config)?;
+    let found = format!("{os}/{architecture}");
+    match platform.runs(&found) {
+        true => Ok(()),
+        false => Err(ImageError::Platform { wanted: platform.clone(), found: foreign(&found) }),
+    }
 }
 
 /// The images of an OCI layout.

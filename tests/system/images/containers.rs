@@ -149,7 +149,7 @@ async fn devices_of_an_image_cannot_be_used_and_those_of_the_container_can() {
 
 /// As in CVE-2019-19921, CVE-2023-27561 and CVE-2026-41579, with images of the store.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_image_whose_mount_points_are_links_changes_nothing_of_the_host() {
+async fn an_image_whose_mount_points_are_links_is_refused_and_changes_nothing_of_the_host() {
     if !is_root("containers of images") {
         return;
     }
@@ -169,21 +169,26 @@ async fn an_image_whose_mount_points_are_links_changes_nothing_of_the_host() {
     assert_contains(&before, &["kcore"]);
     let upwards = format!("../../../../../../../../..{}", victim.display());
     let mut images = Vec::new();
-    for (kind, target) in [("absolute", victim.to_str().unwrap()), ("relative", &upwards)] {
+    for (kind, target) in [("absolute", victim.to_str().unwrap()), ("relative", &upwards), ("inside", "etc")]
+    {
         for name in ["proc", "sys", "dev", "mnt"] {
             let image = format!("{kind}-{name}:1");
             fixture.image(&image, &[busybox(), Layer::new().symlink(name, target)], json!({}));
-            images.push(image);
+            images.push((image, name));
         }
     }
     for backend in [Backend::Overlay, Backend::Copy] {
         let mut world = fixture.world();
         world.config.image_backend = backend;
         let agent = world.start().await.unwrap();
-        for image in &images {
+        for (image, name) in &images {
             let line = "[ -c /dev/null ] && [ -r /proc/self/status ] && pwd";
-            // The link leads to a directory inside of the root, or the launch fails.
-            if agent.launch(request("web", image, line)).await.is_ok() {
+            let request = request("web", image, line);
+            if *name != "mnt" {
+                let error = launch_error(&agent, request).await;
+                assert_contains(&error, &[image, &format!("`/{name}` of the image is a symbolic link")]);
+            // It leads to a directory inside of the root, or the launch fails.
+            } else if agent.launch(request).await.is_ok() {
                 agent.wait(&id("web")).await.unwrap();
                 agent.remove(&id("web")).await.unwrap();
             }

@@ -189,6 +189,11 @@ fn only_what_the_operator_permits_is_read_and_a_failure_leaves_nothing() {
     ]);
     fs::write(one.join("manifest.json"), manifest.to_string()).unwrap();
     tar(&one, &directory.join("two.tar"));
+    let foreign = fixture.path("foreign");
+    docker_archive(&foreign, "foreign\n");
+    let config = fs::read_to_string(foreign.join("config.json")).unwrap();
+    fs::write(foreign.join("config.json"), config.replace("amd64", "s390x")).unwrap();
+    tar(&foreign, &directory.join("foreign.tar"));
     rustix::fs::mknodat(
         rustix::fs::CWD,
         directory.join("fifo"),
@@ -213,6 +218,7 @@ fn only_what_the_operator_permits_is_read_and_a_failure_leaves_nothing() {
     is_refused(&daemon, directory.join("missing"), &["there is no file or directory"]);
     is_refused(&daemon, directory.join("text"), &["cannot use the image"]);
     is_refused(&daemon, directory.join("two.tar"), &["2 images", "cofferdam image import"]);
+    is_refused(&daemon, directory.join("foreign.tar"), &["linux/amd64", "linux/s390x"]);
     is_refused(&daemon, directory.join("fifo"), &["cannot use the image"]);
     assert_eq!(world.leftovers(), Vec::<String>::new());
     assert!(daemon.terminate().success());

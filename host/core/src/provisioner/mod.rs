@@ -25,11 +25,12 @@ mod name;
 mod place;
 mod pull;
 mod store;
+mod sweep;
 mod view;
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use cofferdam_plugin_model::{ContainerId, ImageRoot};
 
@@ -52,6 +53,7 @@ pub(crate) use view::View;
 
 use document::Platform;
 use pull::Pulls;
+use sweep::Sweep;
 
 /// Provides containers with root file systems.
 pub(crate) struct Provisioner {
@@ -60,7 +62,8 @@ pub(crate) struct Provisioner {
     backend: Backend,
     /// Directories of this machine that images may be read from.
     local_images: Vec<PathBuf>,
-    pulls: Arc<Pulls>,
+    pulls: Pulls,
+    sweeping: OnceLock<Sweep>,
     pool: BlockingPool,
 }
 
@@ -105,6 +108,12 @@ pub enum ProvisionError {
     /// Nothing to run.
     #[error("the image has no layers, so there is nothing to run in it")]
     Empty,
+    /// The image has a symbolic link where a file system of the kernel is mounted.
+    #[error("`/{name}` of the image is a symbolic link; it must be a directory, or missing")]
+    Linked {
+        /// The name in the root directory.
+        name: &'static str,
+    },
     /// The kernel refuses an overlay.
     #[error(
         "the kernel cannot mount an overlay with its upper layer in `{}`; choose another `work_dir`, or `image_backend = \"copy\"`",
@@ -140,7 +149,7 @@ impl ProvisionError {
             Self::Store(error) => error.is_invalid(),
             Self::Local(error) => error.is_invalid(),
             Self::Pull(PullError::Failed { is_invalid, .. }) => *is_invalid,
-            Self::Pull(PullError::NotConfigured) => true,
+            Self::Pull(PullError::NotConfigured) | Self::Linked { .. } => true,
             _ => false,
         }
     }
@@ -155,8 +164,8 @@ impl Provisioner {
         puller: Option<Arc<dyn Puller>>,
         pool: BlockingPool,
     ) -> Self {
-        let (agent, pulls) = (AgentKey::new(work_dir), Arc::new(Pulls::new(puller)));
-        Self { store, agent, backend, local_images, pulls, pool }
+        let (agent, pulls) = (AgentKey::new(work_dir), Pulls::new(puller));
+        Self { store, agent, backend, local_images, pulls, sweeping: OnceLock::new(), pool }
     }
 
     /// What has to be pulled before a container can be provided with an image. `None` if nothing can or has to be: then it is
@@ -207,15 +216,10 @@ impl Provisioner {
         Ok(Some(Pull { source, store: self.store.root().to_owned(), credentials: None }))
     }
 
-    /// Removes what pulls and imports have left in the store that were killed, unless somebody may still be at it. Whoever
-    /// uses the store can go on meanwhile.
+    /// Removes what pulls and imports have left in the store that were killed, once nobody can still be at it. Whoever uses the
+    /// store can go on meanwhile. Must be called in a tokio runtime.
     pub(crate) fn sweep(&self) {
-        let store = self.store.clone();
-        self.pool.spawn(move || {
-            if let Err(error) = store.sweep_existing() {
-                tracing::warn!("what a pull has left behind stays: {}", crate::error_chain::describe(&error));
-            }
-        });
+        self.sweeping.get_or_init(|| Sweep::start(self.store.clone(), self.pool.clone()));
     }
 
     /// Begins a pull, or waits for one that is in progress. Must be called in a tokio runtime.

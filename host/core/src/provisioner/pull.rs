@@ -4,7 +4,6 @@
 //! container that needs an image begins its pull, later ones wait for the same, and it is cancelled with the last of them.
 //! Until all that wait have taken the image, they have a lock on the store, so that nobody removes the image before.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -12,16 +11,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use parking_lot::Mutex;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 
 use super::store::Import;
 use super::{ImageName, Store, StoreError};
 use crate::blocking::BlockingPool;
 use crate::model::PullProgress;
-
-/// How long a container that ends waits for the end of a pull that is cancelled with it.
-const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
+use crate::shared_operation::{Operation, Operations, Waiting};
 
 /// Pulls at a time. Others wait, and can be cancelled meanwhile.
 const MAX_PULLS: usize = 8;
@@ -128,36 +124,12 @@ type Outcome = Result<Arc<Import>, PullError>;
 #[derive(Debug)]
 pub(super) struct Pulls {
     puller: Option<Arc<dyn Puller>>,
-    active: Mutex<Table>,
-    permits: Semaphore,
-}
-
-#[derive(Debug, Default)]
-struct Table {
-    pulls: HashMap<Pull, Active>,
-    /// Tells a pull from an earlier one of the same image.
-    next: u64,
-}
-
-/// A pull that containers wait for.
-#[derive(Debug)]
-struct Active {
-    number: u64,
-    waiting: usize,
-    cancel: watch::Sender<bool>,
-    progress: watch::Receiver<PullProgress>,
-    outcome: watch::Receiver<Option<Outcome>>,
+    active: Arc<Operations<Pull, PullProgress, Outcome>>,
+    permits: Arc<Semaphore>,
 }
 
 /// A container that waits for a pull. When the last one is dropped, the pull is cancelled.
-pub(crate) struct WaitingForPull {
-    pulls: Arc<Pulls>,
-    pull: Pull,
-    number: u64,
-    progress: watch::Receiver<PullProgress>,
-    outcome: watch::Receiver<Option<Outcome>>,
-    is_released: bool,
-}
+pub(crate) struct WaitingForPull(Waiting<Pull, PullProgress, Outcome>);
 
 /// An image that was pulled, and that nobody removes from the store meanwhile.
 #[derive(Debug)]
@@ -167,7 +139,7 @@ pub(crate) struct Pulled {
 
 impl Pulls {
     pub(super) fn new(puller: Option<Arc<dyn Puller>>) -> Self {
-        Self { puller, active: Mutex::default(), permits: Semaphore::new(MAX_PULLS) }
+        Self { puller, active: Arc::default(), permits: Arc::new(Semaphore::new(MAX_PULLS)) }
     }
 
     pub(super) fn can_pull(&self) -> bool {
@@ -175,96 +147,33 @@ impl Pulls {
     }
 
     /// Begins a pull, or waits for one that is in progress. Must be called in a tokio runtime.
-    pub(super) fn wait(
-        self: &Arc<Self>,
-        pull: Pull,
-        pool: &BlockingPool,
-    ) -> Result<WaitingForPull, PullError> {
+    pub(super) fn wait(&self, pull: Pull, pool: &BlockingPool) -> Result<WaitingForPull, PullError> {
         let puller = self.puller.clone().ok_or(PullError::NotConfigured)?;
-        let mut table = self.active.lock();
-        let (number, progress, outcome) = match table.pulls.get_mut(&pull) {
-            Some(active) => {
-                active.waiting += 1;
-                (active.number, active.progress.clone(), active.outcome.clone())
-            }
-            None => self.begin(&mut table, puller, pull.clone(), pool.clone()),
-        };
-        drop(table);
-        Ok(WaitingForPull { pulls: Arc::clone(self), pull, number, progress, outcome, is_released: false })
-    }
-
-    /// Begins a pull that one container waits for.
-    fn begin(
-        self: &Arc<Self>,
-        table: &mut Table,
-        puller: Arc<dyn Puller>,
-        pull: Pull,
-        pool: BlockingPool,
-    ) -> (u64, watch::Receiver<PullProgress>, watch::Receiver<Option<Outcome>>) {
-        let number = table.next;
-        table.next += 1;
-        let (cancel, cancelled) = watch::channel(false);
-        let (report, progress) = watch::channel(PullProgress::default());
-        let (end, outcome) = watch::channel(None);
-        let active =
-            Active { number, waiting: 1, cancel, progress: progress.clone(), outcome: outcome.clone() };
-        table.pulls.insert(pull.clone(), active);
-        let task = Task { pulls: Arc::clone(self), puller, pull, number, pool };
-        tokio::spawn(task.run(report, end, cancelled));
-        (number, progress, outcome)
-    }
-
-    /// Forgets a pull that has ended, so that whoever needs the image from now on begins another one.
-    fn forget(&self, pull: &Pull, number: u64) {
-        let mut table = self.active.lock();
-        if table.pulls.get(pull).is_some_and(|active| active.number == number) {
-            table.pulls.remove(pull);
-        }
+        let (permits, pool) = (Arc::clone(&self.permits), pool.clone());
+        let task = Task { puller, permits, pull: pull.clone(), pool };
+        Ok(WaitingForPull(self.active.wait(pull, |operation| task.run(operation))))
     }
 }
 
 /// The task of a pull.
 struct Task {
-    pulls: Arc<Pulls>,
     puller: Arc<dyn Puller>,
+    permits: Arc<Semaphore>,
     pull: Pull,
-    number: u64,
     pool: BlockingPool,
 }
 
 impl Task {
-    async fn run(
-        self,
-        report: watch::Sender<PullProgress>,
-        end: watch::Sender<Option<Outcome>>,
-        cancelled: watch::Receiver<bool>,
-    ) {
-        let outcome = self.pull(&report, cancelled).await;
-        self.pulls.forget(&self.pull, self.number);
-        end.send_replace(Some(outcome));
-    }
-
-    async fn pull(
-        &self,
-        report: &watch::Sender<PullProgress>,
-        mut cancelled: watch::Receiver<bool>,
-    ) -> Outcome {
-        // An error means that the entry of this pull is gone, and with it those that wait.
-        let mut also_cancelled = cancelled.clone();
+    async fn run(self, operation: Operation<PullProgress>) -> Outcome {
         let _permit = tokio::select! {
             biased;
-            _ = also_cancelled.wait_for(|cancelled| *cancelled) => return Err(PullError::Cancelled),
-            permit = self.pulls.permits.acquire() => permit,
+            () = operation.cancelled() => return Err(PullError::Cancelled),
+            permit = self.permits.acquire() => permit,
         };
         let store = Store::at(&self.pull.store);
         let lock = self.in_store(move || store.import()).await?;
-        let is_cancelled = async move {
-            drop(cancelled.wait_for(|cancelled| *cancelled).await);
-        };
-        let progress = |progress| {
-            report.send_replace(progress);
-        };
-        let pulled = self.puller.pull(&self.pull, &progress, Box::pin(is_cancelled)).await;
+        let progress = |progress| operation.report(progress);
+        let pulled = self.puller.pull(&self.pull, &progress, Box::pin(operation.cancelled())).await;
         if let Err(error) = pulled {
             // What was unpacked in part.
             drop(lock);
@@ -295,62 +204,20 @@ impl Task {
 impl WaitingForPull {
     /// Waits until the pull has ended. Each progress until then is passed on.
     pub(crate) async fn pulled(&mut self, mut each: impl FnMut(PullProgress)) -> Result<Pulled, PullError> {
-        loop {
-            let progress = *self.progress.borrow_and_update();
+        let each = |progress: PullProgress| {
             if progress.layers > 0 {
                 each(progress);
             }
-            let changed = tokio::select! {
-                biased;
-                _ = self.outcome.wait_for(Option::is_some) => break,
-                changed = self.progress.changed() => changed,
-            };
-            // Its task has ended.
-            if changed.is_err() {
-                break;
-            }
-        }
+        };
         let interrupted = || PullError::Interrupted { reason: "its task panicked".to_owned() };
-        let outcome = self.outcome.wait_for(Option::is_some).await.map_err(|_| interrupted())?.clone();
-        let store = outcome.ok_or_else(interrupted)??;
+        let store = self.0.ended(each).await.ok_or_else(interrupted)??;
         Ok(Pulled { _store: store })
     }
 
     /// Does not wait any longer. If nobody else does, the pull is cancelled, and the future completes when nothing of it
     /// goes on, or after a while.
-    pub(crate) fn leave(mut self) -> impl Future<Output = ()> + use<> {
-        let cancelled = self.release().then(|| self.outcome.clone());
-        async move {
-            if let Some(mut outcome) = cancelled {
-                drop(tokio::time::timeout(CANCEL_TIMEOUT, outcome.wait_for(Option::is_some)).await);
-            }
-        }
-    }
-
-    /// Stops counting this container, once. Returns whether the pull is cancelled, as it was the last one.
-    fn release(&mut self) -> bool {
-        if std::mem::replace(&mut self.is_released, true) {
-            return false;
-        }
-        let mut table = self.pulls.active.lock();
-        let Some(active) = table.pulls.get_mut(&self.pull).filter(|active| active.number == self.number)
-        else {
-            return false;
-        };
-        active.waiting -= 1;
-        if active.waiting > 0 {
-            return false;
-        }
-        active.cancel.send_replace(true);
-        // Whoever needs the image from now on begins another pull.
-        table.pulls.remove(&self.pull);
-        true
-    }
-}
-
-impl Drop for WaitingForPull {
-    fn drop(&mut self) {
-        self.release();
+    pub(crate) fn leave(self) -> impl Future<Output = ()> + use<> {
+        self.0.leave()
     }
 }
 
@@ -393,7 +260,7 @@ mod tests {
 
     struct Fixture {
         directory: tempfile::TempDir,
-        pulls: Arc<Pulls>,
+        pulls: Pulls,
         pool: BlockingPool,
         begun: mpsc::UnboundedReceiver<String>,
         end: Arc<Notify>,
@@ -405,7 +272,7 @@ mod tests {
             let (begun, receiver) = mpsc::unbounded_channel();
             let end = Arc::new(Notify::new());
             let told = Told { begun, end: Arc::clone(&end), outcome };
-            let pulls = Arc::new(Pulls::new(Some(Arc::new(told))));
+            let pulls = Pulls::new(Some(Arc::new(told)));
             let pool = BlockingPool::new(NonZeroUsize::MIN).unwrap();
             Self { directory, pulls, pool, begun: receiver, end }
         }
@@ -465,7 +332,7 @@ mod tests {
         fixture.end.notify_one();
         assert_eq!(one.pulled(drop).await.unwrap_err(), failed);
         assert_eq!(other.pulled(drop).await.unwrap_err(), failed);
-        let none = Arc::new(Pulls::new(None));
+        let none = Pulls::new(None);
         let source = PullSource::Registry("web".parse().unwrap());
         let pull = Pull { source, store: PathBuf::new(), credentials: None };
         assert!(matches!(none.wait(pull, &fixture.pool), Err(PullError::NotConfigured)));

@@ -147,7 +147,11 @@ fn assemble(
     container: &mut Container,
 ) -> Result<View, LaunchError> {
     let Provisioned { image, root } = provision(shared, handle, None, wanted, container)?;
-    let view = View::of(&root).map_err(|source| failed(handle, None, ProvisionError::View { source }))?;
+    let unseen = |source| failed(handle, None, ProvisionError::View { source });
+    let view = View::of(&root).map_err(unseen)?;
+    if let Some(name) = view.linked_mount_point().map_err(unseen)? {
+        return Err(failed(handle, None, ProvisionError::Linked { name }));
+    }
     container.rootfs = Some(view.path());
     container.image = Some(image.config);
     container.image_root = Some(root.clone());

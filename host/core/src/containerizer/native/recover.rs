@@ -67,7 +67,6 @@ impl Recover for Native {
             is_live || shared.foreign.containing(id).is_some()
         };
         shared.backend.provisioner.release_unknown(is_known);
-        shared.backend.provisioner.sweep();
         // Statuses that are left alone are forgotten by an agent that can read the records which refer to them.
         if shared.foreign.is_empty() {
             let in_use: Vec<_> = live.iter().filter_map(|record| record.part.keeper.as_ref()).collect();
@@ -77,6 +76,7 @@ impl Recover for Native {
     }
 
     async fn resume(shared: &Arc<Shared>, running: Vec<Arc<Handle>>) {
+        shared.backend.provisioner.sweep();
         for handle in &running {
             roll_back_interrupted(shared, handle).await;
         }

@@ -3,8 +3,6 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use tokio::sync::watch;
-
 use super::Wanted;
 use super::files::Draft;
 use super::index::{Content, Index, Reservation};
@@ -13,6 +11,7 @@ use crate::fetcher::child::Child;
 use crate::fetcher::counters::count;
 use crate::fetcher::{FetchError, FetchJob, FetchMessage, Known, Program, Reason, StoreJob, Stored};
 use crate::model::FetchProgress;
+use crate::shared_operation::Operation;
 
 /// A download for the cache, or the validation of what it has.
 pub(super) struct Download {
@@ -37,8 +36,7 @@ impl Download {
     /// Returns the content, or `None` if the file has to be fetched without the cache.
     pub(super) async fn run(
         self,
-        report: &watch::Sender<FetchProgress>,
-        mut cancelled: watch::Receiver<bool>,
+        operation: Operation<FetchProgress>,
     ) -> Result<Option<Arc<Content>>, FetchError> {
         let (index, key) = (Arc::clone(&self.index), self.key.clone());
         let (found, draft) = self.in_pool(move || (index.find(&key), index.draft())).await?;
@@ -47,10 +45,7 @@ impl Download {
             Ok(draft) => draft,
             Err(error) => return Ok(self.bypass(&format!("cannot create a file in its directory: {error}"))),
         };
-        let is_cancelled = async {
-            drop(cancelled.wait_for(|cancelled| *cancelled).await);
-        };
-        let end = self.receive(&draft, known, report, is_cancelled).await;
+        let end = self.receive(&draft, known, &operation).await;
         match end {
             Ok(End::Stored(stored, reservation)) => self.add(draft, stored, reservation).await,
             Ok(End::Unchanged) => {
@@ -81,8 +76,7 @@ impl Download {
         &self,
         draft: &Draft,
         known: Option<Known>,
-        report: &watch::Sender<FetchProgress>,
-        is_cancelled: impl Future<Output = ()>,
+        operation: &Operation<FetchProgress>,
     ) -> Result<End, FetchError> {
         let has_known = known.is_some();
         let Wanted { source, uid, gid } = self.wanted.clone();
@@ -92,8 +86,8 @@ impl Download {
         let mut child = self.program.start(&FetchJob::Store(job))?;
         let end = tokio::select! {
             biased;
-            () = is_cancelled => Err(FetchError::Stopped),
-            end = self.follow(&mut child, has_known, report) => end,
+            () = operation.cancelled() => Err(FetchError::Stopped),
+            end = self.follow(&mut child, has_known, operation) => end,
         };
         if matches!(end, Ok(End::NoSpace) | Err(FetchError::Stopped)) {
             child.end().await?;
@@ -106,14 +100,14 @@ impl Download {
         &self,
         child: &mut Child,
         has_known: bool,
-        report: &watch::Sender<FetchProgress>,
+        operation: &Operation<FetchProgress>,
     ) -> Result<End, FetchError> {
         let mut reservation = self.index.reserve();
         let mut end = None;
         while let Some(message) = child.next().await {
             match message {
                 FetchMessage::Progress(progress) => {
-                    report.send_replace(progress);
+                    operation.report(progress);
                     match self.reserve(reservation, &progress).await? {
                         Some(grown) => reservation = grown,
                         None => return Ok(End::NoSpace),

@@ -14,23 +14,20 @@ mod download;
 mod files;
 mod index;
 
-use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use data_encoding::HEXLOWER;
-use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
-use tokio::sync::watch;
 
 use super::counters::FetchCounters;
 use super::{FetchError, FetchStats, Program};
 use crate::blocking::WorkPool;
 use crate::ledger::{LedgerError, Lock};
 use crate::model::FetchProgress;
+use crate::shared_operation::{self, Operations};
 use download::Download;
 use files::Files;
 use index::{Content, Index};
@@ -38,8 +35,6 @@ use index::{Content, Index};
 /// Maximum number of entries.
 const MAX_ENTRIES: usize = 10_000;
 
-/// How long a container that ends waits for the end of a download that is cancelled with it.
-const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why a cache cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -78,24 +73,7 @@ pub enum CacheError {
 pub(super) struct Cache {
     index: Arc<Index>,
     pool: WorkPool,
-    active: Mutex<Table>,
-}
-
-#[derive(Debug, Default)]
-struct Table {
-    downloads: HashMap<String, Active>,
-    /// Tells a download from an earlier one of the same key.
-    next: u64,
-}
-
-/// A download that containers wait for.
-#[derive(Debug)]
-struct Active {
-    number: u64,
-    waiting: usize,
-    cancel: watch::Sender<bool>,
-    progress: watch::Receiver<FetchProgress>,
-    outcome: watch::Receiver<Option<Outcome>>,
+    active: Arc<Operations<String, FetchProgress, Outcome>>,
 }
 
 /// The end of a download. `None`: the file has to be fetched without the cache.
@@ -114,10 +92,7 @@ pub(super) struct Wanted {
 pub(super) struct Waiting {
     cache: Arc<Cache>,
     key: String,
-    number: u64,
-    progress: watch::Receiver<FetchProgress>,
-    outcome: watch::Receiver<Option<Outcome>>,
-    is_released: bool,
+    download: shared_operation::Waiting<String, FetchProgress, Outcome>,
 }
 
 /// Content that a container is copying. It stays in the cache meanwhile.
@@ -146,64 +121,17 @@ impl Cache {
         let lock = Lock::take(directory)
             .map_err(|source| CacheError::Lock { path: directory.to_owned(), source })?;
         let index = Index::open(Files::open(directory)?, lock, size, Arc::clone(counters))?;
-        Ok(Self { index: Arc::new(index), pool, active: Mutex::default() })
+        Ok(Self { index: Arc::new(index), pool, active: Arc::default() })
     }
 
     /// Begins a download, or waits for one that is in progress. Must be called in a tokio runtime.
     pub(super) fn wait(self: &Arc<Self>, wanted: Wanted, program: &Program) -> Waiting {
         let key = wanted.key();
-        let mut table = self.active.lock();
-        let (number, progress, outcome) = match table.downloads.get_mut(&key) {
-            Some(active) => {
-                active.waiting += 1;
-                (active.number, active.progress.clone(), active.outcome.clone())
-            }
-            None => self.begin(&mut table, &key, wanted, program.clone()),
-        };
-        drop(table);
-        Waiting { cache: Arc::clone(self), key, number, progress, outcome, is_released: false }
-    }
-
-    /// Begins a download that one container waits for.
-    fn begin(
-        self: &Arc<Self>,
-        table: &mut Table,
-        key: &str,
-        wanted: Wanted,
-        program: Program,
-    ) -> (u64, watch::Receiver<FetchProgress>, watch::Receiver<Option<Outcome>>) {
-        let number = table.next;
-        table.next += 1;
-        let (cancel, cancelled) = watch::channel(false);
-        let (report, progress) = watch::channel(FetchProgress::default());
-        let (end, outcome) = watch::channel(None);
-        let active =
-            Active { number, waiting: 1, cancel, progress: progress.clone(), outcome: outcome.clone() };
-        table.downloads.insert(key.to_owned(), active);
-        let (cache, key) = (Arc::clone(self), key.to_owned());
-        let download = Download {
-            index: Arc::clone(&self.index),
-            pool: self.pool.clone(),
-            key: key.clone(),
-            wanted,
-            program,
-        };
-        tokio::spawn(async move {
-            let outcome = download.run(&report, cancelled).await.map_err(Arc::new);
-            cache.forget(&key, number);
-            // Before anybody knows: whoever has waited for the end of an agent finds its cache unlocked.
-            drop(cache);
-            end.send_replace(Some(outcome));
-        });
-        (number, progress, outcome)
-    }
-
-    /// Forgets a download that has ended, so that whoever needs the file from now on has it validated.
-    fn forget(&self, key: &str, number: u64) {
-        let mut table = self.active.lock();
-        if table.downloads.get(key).is_some_and(|active| active.number == number) {
-            table.downloads.remove(key);
-        }
+        let (index, pool, program) = (Arc::clone(&self.index), self.pool.clone(), program.clone());
+        let download = Download { index, pool, key: key.clone(), wanted, program };
+        let run = |operation| async move { download.run(operation).await.map_err(Arc::new) };
+        let download = self.active.wait(key.clone(), run);
+        Waiting { cache: Arc::clone(self), key, download }
     }
 
     /// Adds what is in the cache.
@@ -225,23 +153,9 @@ impl Waiting {
     /// the cache.
     pub(super) async fn ended(
         &mut self,
-        mut each: impl FnMut(FetchProgress),
+        each: impl FnMut(FetchProgress),
     ) -> Result<Option<Lease>, FetchError> {
-        loop {
-            let progress = *self.progress.borrow_and_update();
-            each(progress);
-            let changed = tokio::select! {
-                biased;
-                _ = self.outcome.wait_for(Option::is_some) => break,
-                changed = self.progress.changed() => changed,
-            };
-            // Its task has ended.
-            if changed.is_err() {
-                break;
-            }
-        }
-        let outcome = self.outcome.wait_for(Option::is_some).await;
-        let outcome = outcome.map_err(|_| FetchError::Interrupted)?.clone().ok_or(FetchError::Interrupted)?;
+        let outcome = self.download.ended(each).await.ok_or(FetchError::Interrupted)?;
         let content = outcome.map_err(FetchError::Shared)?;
         Ok(content.map(|content| Lease {
             cache: Arc::clone(&self.cache),
@@ -251,36 +165,8 @@ impl Waiting {
     }
 
     /// Does not wait any longer. If nobody else does, this returns when nothing of the download goes on, or after a while.
-    pub(super) async fn leave(mut self) {
-        if self.release() {
-            let ended = self.outcome.wait_for(Option::is_some);
-            drop(tokio::time::timeout(CANCEL_TIMEOUT, ended).await);
-        }
-    }
-
-    /// Stops counting this container, once. Returns whether the download is cancelled, as it was the last one.
-    fn release(&mut self) -> bool {
-        if std::mem::replace(&mut self.is_released, true) {
-            return false;
-        }
-        let mut table = self.cache.active.lock();
-        let Some(active) = table.downloads.get_mut(&self.key).filter(|active| active.number == self.number)
-        else {
-            return false;
-        };
-        active.waiting -= 1;
-        if active.waiting > 0 {
-            return false;
-        }
-        active.cancel.send_replace(true);
-        table.downloads.remove(&self.key);
-        true
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.release();
+    pub(super) async fn leave(self) {
+        self.download.leave().await;
     }
 }
 

@@ -55,11 +55,11 @@ impl Store {
         self.remove_abandoned().map(drop)
     }
 
-    /// As [`Self::sweep`], if the store exists.
-    pub(in crate::provisioner) fn sweep_existing(&self) -> Result<()> {
+    /// As [`Self::sweep`], if the store exists. Returns whether nobody else used it.
+    pub(in crate::provisioner) fn sweep_existing(&self) -> Result<bool> {
         match fs::symlink_metadata(&self.root) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            _ => self.sweep(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+            _ => Ok(self.remove_abandoned()?.is_some()),
         }
     }
 
