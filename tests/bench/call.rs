@@ -1,9 +1,10 @@
 //! The overhead of a plugin call.
 
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::time::Instant;
 
-use cofferdam_core::blocking::{BlockingPool, Job};
+use cofferdam_core::blocking::{BlockingPool, Job, MaxThreads};
 use cofferdam_core::plugin::{LoadedPlugin, Plugin, PluginEnv, Store};
 use cofferdam_plugin_model::{ContainerDetails, Kind, Method, Usage};
 use cofferdam_tests::paths;
@@ -30,7 +31,10 @@ pub fn measure(environment: &Environment, options: &Options, report: &mut Report
         return Ok(());
     }
     let plugin = admit(environment)?;
-    let pool = BlockingPool::new(std::num::NonZeroUsize::MIN.saturating_add(3))?;
+    let pool = BlockingPool::new(MaxThreads {
+        jobs: NonZeroUsize::MIN.saturating_add(3),
+        removals: NonZeroUsize::MIN,
+    })?;
     let subject = serde_json::to_vec(&ContainerDetails::default())?;
     let (rounds, calls) = if options.quick { (20, 50) } else { (200, 100) };
 

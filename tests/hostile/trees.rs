@@ -6,10 +6,12 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use cofferdam_core::model::Request;
-use cofferdam_tests::daemon::Daemon;
-use cofferdam_tests::is_root;
+use cofferdam_tests::daemon::{Daemon, TIMEOUT};
+use cofferdam_tests::held_directories::HeldDirectories;
 use cofferdam_tests::mounts::in_own_namespace;
 use cofferdam_tests::world::{World, id};
+use cofferdam_tests::{is_root, watch};
+use nix::sys::signal::Signal;
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
 
 use super::assert_nothing_left;
@@ -141,32 +143,93 @@ fn what_a_container_mounts_in_its_sandbox_is_not_removed_with_it() {
     });
 }
 
-/// The million of a real attack takes a disk a while; the number does not matter.
+/// More than the agent may have threads for blocking work.
+const MANY: usize = 5;
+
+/// The descriptors of an agent that may have 4 of them, and one for removals.
+const FEW_DESCRIPTORS: u64 = 128;
+
+/// Fills a directory of a container with more than is removed at once. Returns a directory in it that is removed last.
+fn fill(directory: &Path) -> PathBuf {
+    (0..1000).for_each(|file| drop(File::create(directory.join(file.to_string())).unwrap()));
+    let last = directory.join("last");
+    fs::create_dir(&last).unwrap();
+    File::create(last.join("file")).unwrap();
+    last
+}
+
+/// Waits until the removal of what [`fill`] has created has begun.
+fn wait_until_begun(directory: &Path) {
+    let count = || fs::read_dir(directory).unwrap().count();
+    assert!(watch::until(directory, TIMEOUT, || count() < 1000));
+}
+
+/// Launches a container that ends, and removes it.
+fn run_another(daemon: &Daemon, world: &World) {
+    let mut other = sleeper(world, "other");
+    other.command.value = Some("exit 7".into());
+    daemon.launch(&other).unwrap();
+    assert_eq!(daemon.wait(&other.id).unwrap().exit_status, Some(7 << 8));
+    daemon.remove(&other.id).unwrap();
+}
+
+fn names() -> impl Iterator<Item = String> {
+    (0..MANY).map(|number| format!("web-{number}"))
+}
+
 #[test]
-fn other_containers_do_not_wait_for_a_removal() {
-    if !is_root("a root file system") {
+fn other_containers_do_not_wait_for_removals() {
+    if !is_root("a root file system, and fanotify") {
         return;
     }
     let (world, _memory) = world();
-    let daemon = Daemon::start(&world);
-    daemon.launch(&sleeper(&world, "web")).unwrap();
-    let sandbox = sandbox(&daemon, "web");
-    for directory in 0..50 {
-        let directory = sandbox.join(directory.to_string());
-        fs::create_dir(&directory).unwrap();
-        (0..1000).for_each(|file| drop(File::create(directory.join(file.to_string())).unwrap()));
+    let daemon = Daemon::start_with_descriptors(&world, FEW_DESCRIPTORS);
+    let mut sandboxes = Vec::new();
+    for name in names() {
+        daemon.launch(&sleeper(&world, &name)).unwrap();
+        sandboxes.push(sandbox(&daemon, &name));
+        daemon.destroy(&id(&name)).unwrap();
     }
-    daemon.destroy(&id("web")).unwrap();
+    let last: Vec<_> = sandboxes.iter().map(|sandbox| fill(sandbox)).collect();
+    let held = HeldDirectories::hold(&last);
     std::thread::scope(|scope| {
-        let removal = scope.spawn(|| daemon.remove(&id("web")));
-        for _ in 0..3 {
-            let mut other = sleeper(&world, "other");
-            other.command.value = Some("exit 7".into());
-            daemon.launch(&other).unwrap();
-            assert_eq!(daemon.wait(&other.id).unwrap().exit_status, Some(7 << 8));
-            daemon.remove(&other.id).unwrap();
-        }
-        removal.join().unwrap().unwrap();
+        let daemon = &daemon;
+        let removals: Vec<_> = names().map(|name| scope.spawn(move || daemon.remove(&id(&name)))).collect();
+        sandboxes.iter().for_each(|sandbox| wait_until_begun(sandbox));
+        held.wait_for_an_opener();
+        run_another(daemon, &world);
+        assert!(removals.iter().all(|removal| !removal.is_finished()));
+        drop(held);
+        removals.into_iter().for_each(|removal| removal.join().unwrap().unwrap());
     });
+    assert_nothing_left(&world);
+}
+
+#[test]
+fn other_containers_do_not_wait_for_the_end_of_those_with_large_layers() {
+    if !is_root("a root file system, and fanotify") {
+        return;
+    }
+    let (world, _memory) = world();
+    let daemon = Daemon::start_with_descriptors(&world, FEW_DESCRIPTORS);
+    let mut layers = Vec::new();
+    for name in names() {
+        daemon.launch(&sleeper(&world, &name)).unwrap();
+        layers.push(world.config.work_dir.join("scratch/containers").join(&name).join("upper"));
+    }
+    let last: Vec<_> = layers.iter().map(|layer| fill(layer)).collect();
+    let held = HeldDirectories::hold(&last);
+    names().for_each(|name| daemon.signal(&id(&name), Signal::SIGKILL).unwrap());
+    layers.iter().for_each(|layer| wait_until_begun(layer));
+    held.wait_for_an_opener();
+    run_another(&daemon, &world);
+    for name in names() {
+        assert_eq!(daemon.inspect(&id(&name)).unwrap().state, "DESTROYING", "{name}");
+    }
+    drop(held);
+    for name in names() {
+        assert_eq!(daemon.wait(&id(&name)).unwrap().exit_status, Some(9));
+        daemon.remove(&id(&name)).unwrap();
+    }
     assert_nothing_left(&world);
 }

@@ -3,6 +3,7 @@
 pub mod daemon;
 pub mod disk;
 pub mod engine;
+pub mod held_directories;
 pub mod images;
 pub mod injector;
 pub mod journal;

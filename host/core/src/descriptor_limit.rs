@@ -8,6 +8,9 @@ use rustix::process::{Resource, getrlimit};
 /// Threads for blocking work, not counting those of abandoned jobs.
 const MAX_THREADS: usize = 64;
 
+/// Threads that remove large trees, of which each has some directories open.
+const MAX_REMOVALS: usize = 4;
+
 /// The most descriptors that a thread needs: for its namespaces, and for the container that it is working for.
 const PER_THREAD: usize = 16;
 
@@ -22,6 +25,8 @@ const PER_RECENT: usize = 4;
 pub(crate) struct Shares {
     /// Threads for blocking work.
     pub(crate) threads: NonZeroUsize,
+    /// Threads that remove large trees.
+    pub(crate) removals: NonZeroUsize,
     /// Containers whose descriptors stay in the table of the process for a while.
     pub(crate) recent: usize,
 }
@@ -34,8 +39,10 @@ impl Shares {
 
     fn of(limit: usize) -> Self {
         let threads = (limit / 2 / PER_THREAD).clamp(1, MAX_THREADS);
+        let removals = (limit / 8 / PER_THREAD).clamp(1, MAX_REMOVALS);
         let recent = (limit / 8 / PER_RECENT).clamp(1, MAX_RECENT);
-        Self { threads: NonZeroUsize::new(threads).unwrap_or(NonZeroUsize::MIN), recent }
+        let at_least_one = |count| NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN);
+        Self { threads: at_least_one(threads), removals: at_least_one(removals), recent }
     }
 }
 
@@ -46,10 +53,16 @@ mod tests {
     #[test]
     fn a_part_of_any_limit_is_left() {
         for limit in [128, 256, 1024, 4096, 1 << 20, usize::MAX] {
-            let Shares { threads, recent } = Shares::of(limit);
-            assert!(threads.get() * PER_THREAD + recent * PER_RECENT <= limit / 4 * 3, "{limit}");
+            let Shares { threads, removals, recent } = Shares::of(limit);
+            let used = (threads.get() + removals.get()) * PER_THREAD + recent * PER_RECENT;
+            assert!(used <= limit / 8 * 7, "{limit}");
         }
-        assert_eq!(Shares::of(20_000), Shares { threads: NonZeroUsize::new(64).unwrap(), recent: 128 });
-        assert_eq!(Shares::of(256), Shares { threads: NonZeroUsize::new(8).unwrap(), recent: 8 });
+        let shares = |threads, removals, recent| Shares {
+            threads: NonZeroUsize::new(threads).unwrap(),
+            removals: NonZeroUsize::new(removals).unwrap(),
+            recent,
+        };
+        assert_eq!(Shares::of(20_000), shares(64, 4, 128));
+        assert_eq!(Shares::of(256), shares(8, 2, 8));
     }
 }

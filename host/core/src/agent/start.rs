@@ -10,7 +10,7 @@ use super::build::{Parts, build};
 use super::error::StartError;
 use super::host::Host;
 use super::{Agent, Inner};
-use crate::blocking::BlockingPool;
+use crate::blocking::{BlockingPool, MaxThreads};
 use crate::chain::Chain;
 use crate::config::AgentConfig;
 use crate::containerizer::Containerizer;
@@ -38,8 +38,9 @@ impl Agent {
     /// # Errors
     /// [`StartError`].
     pub async fn start_with(config: AgentConfig, store: Option<Arc<Store>>) -> Result<Self, StartError> {
-        let pool =
-            BlockingPool::new(Shares::current().threads).map_err(|source| StartError::Threads { source })?;
+        let Shares { threads: jobs, removals, .. } = Shares::current();
+        let pool = BlockingPool::new(MaxThreads { jobs, removals });
+        let pool = pool.map_err(|source| StartError::Threads { source })?;
         let loggers = config.log_targets.iter().chain(&config.logger);
         let plugins = config.isolators.iter().chain(loggers).chain(&config.hooks);
         let min_timeout = plugins.map(|plugin| plugin.timeout(Method::Create)).min();

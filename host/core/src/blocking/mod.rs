@@ -14,8 +14,9 @@
 //! if it ever returns, a new thread takes its place in the pool, and the caller gets the step that timed out. This
 //! happens whether or not the caller still waits.
 //!
-//! What calls no plugin runs in a [`WorkPool`], whose threads plugins cannot keep busy. Both pools keep some threads from
-//! their start on: containers can be ended when the kernel creates no more threads.
+//! What calls no plugin runs in a [`WorkPool`], whose threads plugins cannot keep busy. Removals of large trees have one of
+//! their own: they may take minutes, and nothing else waits for them. All pools keep some threads from their start on:
+//! containers can be ended when the kernel creates no more threads.
 //!
 //! A job is also abandoned when a plugin changed the thread that it was called on (see `thread`): neither the rest of
 //! the job nor anything else may run there.
@@ -51,13 +52,26 @@ const KEPT: usize = 4;
 const KEPT_FOR_WORK: usize = 2;
 const MAX_FOR_WORK: NonZeroUsize = NonZeroUsize::new(16).unwrap();
 
+/// Threads for removals that are kept.
+const KEPT_FOR_REMOVALS: usize = 1;
+
 /// Runs blocking jobs. Cheap to clone; all clones share the threads.
 #[derive(Clone)]
 pub struct BlockingPool {
     pool: Arc<OwnedPool>,
     work: WorkPool,
+    removals: WorkPool,
     watchdog: Arc<Watchdog>,
     calls: Arc<OnceLock<Arc<CallFile>>>,
+}
+
+/// How many threads a pool may have.
+#[derive(Debug, Clone, Copy)]
+pub struct MaxThreads {
+    /// For jobs, not counting those of abandoned ones.
+    pub jobs: NonZeroUsize,
+    /// For removals of large trees.
+    pub removals: NonZeroUsize,
 }
 
 /// A running job, as its closure sees it.
@@ -109,15 +123,16 @@ pub enum Abandoned {
 pub struct Cancelled;
 
 impl BlockingPool {
-    /// A pool of at most `max_threads` threads for jobs, not counting those of abandoned jobs.
+    /// A pool of at most so many threads.
     ///
     /// # Errors
     /// If the threads that are kept cannot be started.
-    pub fn new(max_threads: NonZeroUsize) -> io::Result<Self> {
-        let size = Size { kept: KEPT, max: max_threads, idle: IDLE, prepare: thread::start };
+    pub fn new(max: MaxThreads) -> io::Result<Self> {
+        let size = Size { kept: KEPT, max: max.jobs, idle: IDLE, prepare: thread::start };
         Ok(Self {
             pool: Arc::new(OwnedPool::start(size)?),
             work: WorkPool::start(KEPT_FOR_WORK, MAX_FOR_WORK)?,
+            removals: WorkPool::start(KEPT_FOR_REMOVALS, max.removals)?,
             watchdog: Arc::new(Watchdog::start()?),
             calls: Arc::default(),
         })
@@ -127,6 +142,12 @@ impl BlockingPool {
     #[must_use]
     pub fn work(&self) -> &WorkPool {
         &self.work
+    }
+
+    /// Threads for removals of large trees, which nothing else waits for.
+    #[must_use]
+    pub fn removals(&self) -> &WorkPool {
+        &self.removals
     }
 
     /// Notes the calls of all later jobs in a file while they are in progress.
@@ -333,7 +354,8 @@ mod tests {
     const NEVER: Duration = Duration::from_secs(3600);
 
     fn pool(most: usize) -> BlockingPool {
-        BlockingPool::new(NonZeroUsize::new(most).unwrap()).unwrap()
+        BlockingPool::new(MaxThreads { jobs: NonZeroUsize::new(most).unwrap(), removals: NonZeroUsize::MIN })
+            .unwrap()
     }
 
     #[tokio::test]

@@ -219,7 +219,8 @@ impl Provisioner {
     /// Removes what pulls and imports have left in the store that were killed, once nobody can still be at it. Whoever uses the
     /// store can go on meanwhile. Must be called in a tokio runtime.
     pub(crate) fn sweep(&self) {
-        self.sweeping.get_or_init(|| Sweep::start(self.store.clone(), self.pool.clone()));
+        let removals = self.pool.removals().clone();
+        self.sweeping.get_or_init(|| Sweep::start(self.store.clone(), removals));
     }
 
     /// Begins a pull, or waits for one that is in progress. Must be called in a tokio runtime.

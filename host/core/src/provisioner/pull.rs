@@ -228,6 +228,7 @@ mod tests {
     use tokio::sync::{Notify, mpsc};
 
     use super::*;
+    use crate::blocking::MaxThreads;
 
     /// Reports its begin, and ends when it is told to, or cancelled.
     #[derive(Debug)]
@@ -273,7 +274,8 @@ mod tests {
             let end = Arc::new(Notify::new());
             let told = Told { begun, end: Arc::clone(&end), outcome };
             let pulls = Pulls::new(Some(Arc::new(told)));
-            let pool = BlockingPool::new(NonZeroUsize::MIN).unwrap();
+            let max = MaxThreads { jobs: NonZeroUsize::MIN, removals: NonZeroUsize::MIN };
+            let pool = BlockingPool::new(max).unwrap();
             Self { directory, pulls, pool, begun: receiver, end }
         }
 

@@ -7,14 +7,11 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 
 use super::Store;
-use crate::blocking::BlockingPool;
+use crate::blocking::WorkPool;
 use crate::error_chain::describe;
 
 /// Pause after an attempt during which somebody else used the store.
 const PAUSE: Duration = Duration::from_secs(10);
-
-/// A removal that takes this long is reported.
-const STALL_WARNING: Duration = Duration::from_secs(60);
 
 /// The task, which ends after one attempt for which nobody else used the store, or when this is dropped.
 #[derive(Debug)]
@@ -22,7 +19,7 @@ pub(super) struct Sweep(JoinHandle<()>);
 
 impl Sweep {
     /// Must be called in a tokio runtime.
-    pub(super) fn start(store: Store, pool: BlockingPool) -> Self {
+    pub(super) fn start(store: Store, pool: WorkPool) -> Self {
         Self(tokio::spawn(run(store, pool)))
     }
 }
@@ -33,17 +30,17 @@ impl Drop for Sweep {
     }
 }
 
-async fn run(store: Store, pool: BlockingPool) {
+async fn run(store: Store, pool: WorkPool) {
     loop {
         let store = store.clone();
-        let reason = match pool.run(STALL_WARNING, move |_| store.sweep_existing()).await {
+        let reason = match pool.run(move || store.sweep_existing()).await {
             Ok(Ok(true)) => return,
             Ok(Ok(false)) => {
                 tokio::time::sleep(PAUSE).await;
                 continue;
             }
             Ok(Err(error)) => describe(&error),
-            Err(abandoned) => abandoned.to_string(),
+            Err(lost) => lost.to_string(),
         };
         tracing::warn!("what a pull has left behind stays until the next one: {reason}");
         return;

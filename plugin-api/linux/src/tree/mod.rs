@@ -79,9 +79,9 @@ pub enum RemoveError {
         /// The first of them.
         named: Vec<Left>,
     },
-    /// So many entries were removed that the tree is very large or grows. Another call continues.
+    /// So many entries were removed that the tree is large or grows. Another call continues.
     #[error(
-        "`{}` is not empty after {entries} entries in it were removed: it is very large, or a process still writes to it",
+        "`{}` is not empty after {entries} entries in it were removed: it is large, or a process still writes to it",
         path.display()
     )]
     Unfinished {
@@ -104,6 +104,12 @@ impl RemoveError {
             Self::Unfinished { .. } => true,
         }
     }
+
+    /// Whether another call continues.
+    #[must_use]
+    pub fn is_unfinished(&self) -> bool {
+        matches!(self, Self::Unfinished { .. })
+    }
 }
 
 /// Removes a directory with everything in it, or a file. A missing one is no error. Blocks.
@@ -114,7 +120,16 @@ impl RemoveError {
 /// # Errors
 /// [`RemoveError`]. What can be removed was removed; the call can be repeated.
 pub fn remove(path: &Path) -> Result<(), RemoveError> {
-    remove_at_most(path, Kind::Files, MAX_ENTRIES)
+    remove_tree(path, Kind::Files, MAX_ENTRIES)
+}
+
+/// As [`remove`], for a caller that has no time for a large tree: after about `entries` entries it ends with
+/// [`RemoveError::Unfinished`], and another call continues.
+///
+/// # Errors
+/// As [`remove`].
+pub fn remove_at_most(path: &Path, entries: u64) -> Result<(), RemoveError> {
+    remove_tree(path, Kind::Files, entries.min(MAX_ENTRIES))
 }
 
 /// Removes a cgroup and those below it, which processes in it may have created at any depth. A missing one is no error.
@@ -123,7 +138,7 @@ pub fn remove(path: &Path) -> Result<(), RemoveError> {
 /// # Errors
 /// As [`remove`].
 pub fn remove_cgroups(path: &Path) -> Result<(), RemoveError> {
-    remove_at_most(path, Kind::Cgroups, MAX_ENTRIES)
+    remove_tree(path, Kind::Cgroups, MAX_ENTRIES)
 }
 
 /// What a tree consists of.
@@ -133,7 +148,7 @@ enum Kind {
     Cgroups,
 }
 
-fn remove_at_most(path: &Path, kind: Kind, limit: u64) -> Result<(), RemoveError> {
+fn remove_tree(path: &Path, kind: Kind, limit: u64) -> Result<(), RemoveError> {
     let parent_error = |source| RemoveError::Parent { path: path.to_owned(), source };
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(parent_error(io::ErrorKind::InvalidInput.into()));

@@ -18,7 +18,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 use tempfile::TempDir;
 
-use super::{Kind, RemoveError, remove, remove_at_most};
+use super::{RemoveError, remove, remove_at_most};
 
 /// In memory if possible: a disk takes milliseconds for each directory.
 fn directory() -> TempDir {
@@ -361,7 +361,7 @@ fn the_removal_of_a_tree_that_grows_ends() {
             let _ = File::create(top.join("a").join(name));
         }
     };
-    let _ = meanwhile(grow, || remove_at_most(&top, Kind::Files, 10_000));
+    let _ = meanwhile(grow, || remove_at_most(&top, 10_000));
     remove(&top).unwrap();
     assert!(!top.exists());
 }
@@ -375,8 +375,9 @@ fn a_call_ends_at_its_limit_and_the_next_one_continues() {
         File::create(top.join(format!("a/b/{number}"))).unwrap();
     }
     let mut calls = 0;
-    while let Err(error) = remove_at_most(&top, Kind::Files, 20) {
+    while let Err(error) = remove_at_most(&top, 20) {
         assert!(matches!(error, RemoveError::Unfinished { entries: 20, .. }), "{error}");
+        assert!(error.is_unfinished());
         calls += 1;
         assert!(calls < 20);
     }

@@ -17,7 +17,8 @@ use super::record::{DockerRecord, Handle};
 use super::{Docker, Shared, engine_name, removal};
 use crate::blocking::Job;
 use crate::containerizer::lifecycle::{
-    Attempt, Retention, STALL_WARNING, Teardown, TeardownError, cleaned_up, in_job, record_end,
+    Attempt, Extent, Retention, STALL_WARNING, Teardown, TeardownError, cleaned_up, in_job, record_end,
+    remove_large,
 };
 use crate::containerizer::record_part::MissedCleanup;
 use crate::engine::State;
@@ -83,14 +84,18 @@ impl Teardown for Docker {
             remove_from_engine(shared, handle).await?;
         }
         let termination = termination(&handle.record(), &end, retention);
-        let (shared2, handle2, termination2) = (Arc::clone(shared), Arc::clone(handle), termination.clone());
-        let work = move |_: &_| record_end(&shared2, &handle2, retention, &termination2, missed);
-        match shared.pool.run(STALL_WARNING, work).await {
-            Ok(outcome) => outcome?,
-            Err(abandoned) => return Err(TeardownError::step("record how it ended", &abandoned)),
-        }
-        handle.set_process(None);
-        Ok(termination)
+        let (shared2, handle2) = (Arc::clone(shared), Arc::clone(handle));
+        let record = move |extent| -> Result<Termination, TeardownError> {
+            record_end(&shared2, &handle2, retention, &termination, &missed, extent)?;
+            handle2.set_process(None);
+            Ok(termination.clone())
+        };
+        let all = record.clone();
+        let outcome = match shared.pool.run(STALL_WARNING, move |_| record(Extent::Few)).await {
+            Ok(outcome) => outcome,
+            Err(abandoned) => Err(TeardownError::step("record how it ended", &abandoned)),
+        };
+        remove_large(shared, outcome, move || all(Extent::All)).await
     }
 
     fn ended(shared: &Shared) {

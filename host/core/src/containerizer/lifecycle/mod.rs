@@ -15,6 +15,7 @@
 mod admit;
 mod attach;
 mod containers;
+mod directories;
 mod launch;
 mod missed;
 mod recover;
@@ -40,10 +41,11 @@ use crate::model::view::{PlanEntry, Report, WantedReports};
 use crate::model::{ContainerId, Record, Request};
 
 pub(crate) use containers::Containers;
+pub(super) use directories::{Extent, remove_directory};
 pub(super) use launch::{Launch, Launched, supervise};
 pub(super) use recover::{Recover, RecoveryAction};
 pub(super) use teardown::{
-    Attempt, PROMPT, Retention, Teardown, TeardownError, cleaned_up, in_job, record_end, remove_directory,
+    Attempt, PROMPT, Retention, Teardown, TeardownError, cleaned_up, in_job, record_end, remove_large,
 };
 pub(super) use update::{FailedUpdate, Failure, Rollback, States, Update, roll_back_interrupted};
 

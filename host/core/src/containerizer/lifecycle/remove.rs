@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Backend, STALL_WARNING, Shared, remove_directory};
+use super::{Backend, Extent, STALL_WARNING, Shared, remove_directory};
 use crate::containerizer::RemoveError;
 use crate::containerizer::record_part::RecordPart;
 use crate::model::ContainerId;
@@ -31,20 +31,21 @@ pub(super) async fn remove<B: Backend>(
     }
     let mut contexts: Vec<_> = removed.iter().rev().map(|handle| handle.context()).collect();
     contexts.retain(|context| shared.chain.observes_removal(context));
-    let remove_sandboxes = move || {
+    let remove_sandboxes = move |extent| {
         removed.iter().rev().try_for_each(|handle| {
             let path = handle.record().sandbox.clone();
             let failed =
                 |source| RemoveError::Sandbox { id: handle.id().clone(), path: path.clone(), source };
-            remove_directory(&path).map_err(failed)
+            remove_directory(&path, extent).map_err(failed)
         })
     };
     let (ledger, id2) = (Arc::clone(&shared.ledger), id.clone());
     let remove_record = move || ledger.remove(&id2).map_err(RemoveError::from);
     if contexts.is_empty() {
-        in_job(shared, move || remove_sandboxes().and_then(|()| remove_record())).await?;
+        remove_directories(shared, move |extent| remove_sandboxes(extent).and_then(|()| remove_record()))
+            .await?;
     } else {
-        in_job(shared, remove_sandboxes).await?;
+        remove_directories(shared, remove_sandboxes).await?;
         // Before the record is removed: an agent that dies here finds it, and the removal can be repeated.
         for context in &contexts {
             shared.chain.removed(context).await;
@@ -53,6 +54,21 @@ pub(super) async fn remove<B: Backend>(
     }
     shared.table.remove(id);
     Ok(true)
+}
+
+/// Runs work that removes directories, and again on a thread for removals if one of them is large.
+async fn remove_directories<B: Backend>(
+    shared: &Shared<B>,
+    work: impl Fn(Extent) -> Result<(), RemoveError> + Clone + Send + 'static,
+) -> Result<(), RemoveError> {
+    let all = work.clone();
+    match in_job(shared, move || work(Extent::Few)).await {
+        Err(RemoveError::Sandbox { source, .. }) if source.is_unfinished() => {
+            let removed = shared.pool.removals().run(move || all(Extent::All)).await;
+            removed.unwrap_or(Err(RemoveError::Interrupted))
+        }
+        removed => removed,
+    }
 }
 
 async fn in_job<B: Backend>(

@@ -8,13 +8,12 @@
 //! performed when the plugins can be called: see `missed.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cofferdam_linux::tree;
 
-use super::{Backend, Handle, Shared, missed, task_name};
+use super::{Backend, Extent, Handle, Shared, missed, remove_directory, task_name};
 use crate::blocking::Job;
 use crate::containerizer::record_part::{MissedCleanup, RecordPart};
 use crate::engine::EngineError;
@@ -74,6 +73,8 @@ pub(crate) enum Retention {
 pub(crate) enum TeardownError {
     /// A step of the agent failed.
     Step(String),
+    /// A directory is not removed: what for, and why.
+    Directory(&'static str, tree::RemoveError),
     /// The engine does not do what is needed.
     Engine(EngineError),
     /// Plugins failed in `cleanup`, or could not be called.
@@ -89,7 +90,7 @@ impl TeardownError {
 
     fn calls(&self) -> &[CallError] {
         match self {
-            Self::Step(_) | Self::Engine(_) => &[],
+            Self::Step(_) | Self::Directory(..) | Self::Engine(_) => &[],
             Self::Cleanup(errors) => errors,
             Self::JobLost(error) => std::slice::from_ref(error),
         }
@@ -98,6 +99,9 @@ impl TeardownError {
     pub(crate) fn messages(&self) -> Vec<String> {
         match self {
             Self::Step(message) => vec![message.clone()],
+            Self::Directory(action, error) => {
+                vec![format!("cannot {action}: {}", error_chain::describe(error))]
+            }
             Self::Engine(error) => vec![error_chain::describe(error)],
             Self::Cleanup(_) | Self::JobLost(_) => self.calls().iter().map(ToString::to_string).collect(),
         }
@@ -257,6 +261,21 @@ pub(crate) async fn in_job<B: Backend, T: Send + 'static>(
     }
 }
 
+/// Repeats the last steps of an attempt on a thread for removals, if their outcome is that a directory is large.
+pub(crate) async fn remove_large<B: Backend>(
+    shared: &Shared<B>,
+    outcome: Result<Termination, TeardownError>,
+    steps: impl FnOnce() -> Result<Termination, TeardownError> + Send + 'static,
+) -> Result<Termination, TeardownError> {
+    match outcome {
+        Err(TeardownError::Directory(action, error)) if error.is_unfinished() => {
+            let repeated = shared.pool.removals().run(steps).await;
+            repeated.unwrap_or_else(|lost| Err(TeardownError::step(action, &lost)))
+        }
+        outcome => outcome,
+    }
+}
+
 /// Judges the cleanups of a container's plugins by those that failed. Returns what was missed, if the end is forced.
 pub(crate) fn cleaned_up<P: RecordPart>(
     job: &Job,
@@ -280,20 +299,21 @@ pub(crate) fn record_end<B: Backend>(
     handle: &Handle<B>,
     retention: Retention,
     termination: &Termination,
-    missed: Vec<MissedCleanup>,
+    missed: &[MissedCleanup],
+    extent: Extent,
 ) -> Result<(), TeardownError> {
     // Its record is what the cleanup needs.
     if retention == Retention::Keep || !missed.is_empty() {
         let ended = handle.persist_end(&shared.ledger, |record| {
             record.phase = Phase::Ended;
             record.process = None;
-            record.part.end(missed);
+            record.part.end(missed.to_vec());
             record.termination = Some(termination.clone());
         });
         return ended.map(drop).map_err(|error| TeardownError::step("record how it ended", &error));
     }
-    remove_directory(&handle.record().sandbox)
-        .map_err(|error| TeardownError::step("remove its sandbox", &error))?;
+    remove_directory(&handle.record().sandbox, extent)
+        .map_err(|error| TeardownError::Directory("remove its sandbox", error))?;
     shared.ledger.remove(handle.id()).map_err(|error| TeardownError::step("remove its record", &error))?;
     handle.update_in_memory(|record| {
         record.phase = Phase::Ended;
@@ -317,10 +337,4 @@ fn write_record_later<B: Teardown>(shared: &Arc<Shared<B>>, handle: &Arc<Handle<
             }
         }
     });
-}
-
-/// Removes a directory of a container, which nobody is trusted to have left as it was created. A missing one, and one
-/// that was never determined, is no error.
-pub(crate) fn remove_directory(path: &Path) -> Result<(), tree::RemoveError> {
-    if path.as_os_str().is_empty() { Ok(()) } else { tree::remove(path) }
 }

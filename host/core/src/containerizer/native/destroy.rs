@@ -4,7 +4,7 @@
 //! children ─▶ record the cause ─▶ processes ─▶ exit status ─▶ chain, in reverse ─▶ cgroup ─▶ scratch, image ─▶ record the end
 //! ```
 //!
-//! All steps of an attempt run in one job.
+//! All steps of an attempt run in one job, but for the last ones if the container has left large directories.
 //!
 //! The kernel removes cgroups one at a time, so a few teardowns run at a time. When more containers end, their processes
 //! are killed first, and end while their teardowns wait.
@@ -20,9 +20,10 @@ use super::record::Handle;
 use super::{Native, Shared};
 use crate::blocking::Job;
 use crate::containerizer::lifecycle::{
-    Attempt, PROMPT, Retention, STALL_WARNING, Teardown, TeardownError, cleaned_up, in_job, record_end,
-    remove_directory,
+    Attempt, Extent, PROMPT, Retention, STALL_WARNING, Teardown, TeardownError, cleaned_up, in_job,
+    record_end, remove_directory, remove_large,
 };
+use crate::containerizer::record_part::MissedCleanup;
 use crate::error_chain;
 use crate::keeper::ProcessEnd;
 use crate::launcher::{DestroyError, Destroyed};
@@ -83,15 +84,36 @@ impl Teardown for Native {
             let waiting = shared.backend.teardowns.acquire();
             permit = tokio::time::timeout(PROMPT, waiting).await.ok().and_then(Result::ok);
         }
-        let _permit = permit;
         let (shared2, handle2) = (Arc::clone(shared), Arc::clone(handle));
         let work = move |job: &Job| {
             if is_first {
                 begin(job, &shared2, &handle2)?;
             }
-            run_steps(job, &shared2, &handle2, retention, &lost)
+            let gone = end_processes(job, &shared2, &handle2, &lost)?;
+            let outcome = complete(&shared2, &handle2, retention, &gone, Extent::Few);
+            Ok((gone, outcome))
         };
-        in_job(shared, work).await
+        let (gone, outcome) = in_job(shared, work).await?;
+        drop(permit);
+        let (shared2, handle2) = (Arc::clone(shared), Arc::clone(handle));
+        let again = move || complete(&shared2, &handle2, retention, &gone, Extent::All);
+        remove_large(shared, outcome, again).await
+    }
+}
+
+/// What is known of a container of which no processes and cgroups are left.
+struct Gone {
+    cause: Cause,
+    /// How its first process ended, if it had one.
+    end: Option<ProcessEnd>,
+    missed: Vec<MissedCleanup>,
+}
+
+/// The status with which a process ended, if it is known.
+fn status(end: Option<ProcessEnd>) -> Option<i32> {
+    match end {
+        Some(ProcessEnd::Ended(status)) => Some(status),
+        _ => None,
     }
 }
 
@@ -134,15 +156,13 @@ fn has_pid_namespace(handle: &Handle) -> bool {
     handle.record().part.plan.clone_namespaces.contains_key(&Namespace::Pid)
 }
 
-/// Runs every step. Blocks.
-fn run_steps(
+/// Runs the steps that end in there being no processes and cgroups. Blocks.
+fn end_processes(
     job: &Job,
     shared: &Shared,
     handle: &Handle,
-    retention: Retention,
     lost: &BTreeMap<String, CallError>,
-) -> Result<Termination, TeardownError> {
-    let id = handle.id();
+) -> Result<Gone, TeardownError> {
     let cause = handle.record().cause.clone().unwrap_or_default();
     let process = open_process(handle)?;
     let failed = |error| TeardownError::step("kill its processes", &error);
@@ -150,39 +170,47 @@ fn run_steps(
     let end = process_end(shared, handle, process.as_deref()).map_err(failed)?;
     drop(process);
     finish_log(shared, handle);
-    let status = match end {
-        Some(ProcessEnd::Ended(status)) => Some(status),
-        _ => None,
-    };
     let mut context = handle.context();
     if let Some(termination) = &mut context.details.termination {
-        termination.status = status;
+        termination.status = status(end);
     }
     let failed = shared.chain.cleanup(job, &context, lost);
     let missed = cleaned_up(job, handle, failed)?;
-    shared.backend.launcher.cleanup(id).map_err(|error| TeardownError::step("remove its cgroups", &error))?;
-    remove_directory(&handle.record().part.scratch)
-        .map_err(|error| TeardownError::step("remove its scratch directory", &error))?;
+    let cgroups = shared.backend.launcher.cleanup(handle.id());
+    cgroups.map_err(|error| TeardownError::step("remove its cgroups", &error))?;
+    let cause = explained_by_parent(shared, handle, cause, status(end));
+    Ok(Gone { cause, end, missed })
+}
+
+/// Runs the steps after that, of which those that remove directories may take long. Blocks.
+fn complete(
+    shared: &Shared,
+    handle: &Handle,
+    retention: Retention,
+    Gone { cause, end, missed }: &Gone,
+    extent: Extent,
+) -> Result<Termination, TeardownError> {
+    remove_directory(&handle.record().part.scratch, extent)
+        .map_err(|error| TeardownError::Directory("remove its scratch directory", error))?;
     let request = &handle.record().request;
     let volumes = request.volume_images();
     if request.image.is_some() || volumes > 0 {
-        shared.backend.provisioner.release(id, volumes);
+        shared.backend.provisioner.release(handle.id(), volumes);
     }
-    let cause = explained_by_parent(shared, handle, cause, status);
     let launch_failed = retention == Retention::Remove || cause.reason == Some(Reason::LaunchFailed);
     let termination = Termination {
         // No client was told that the command of a failed launch ran.
-        status: status.filter(|_| !launch_failed),
-        reason: cause.reason,
-        message: cause.message.or_else(|| {
-            (end == Some(ProcessEnd::Unknown))
+        status: status(*end).filter(|_| !launch_failed),
+        reason: cause.reason.clone(),
+        message: cause.message.clone().or_else(|| {
+            (*end == Some(ProcessEnd::Unknown))
                 .then(|| "its exit status is unknown, as its keeper was killed or did not answer".to_owned())
         }),
-        limited: cause.limited,
+        limited: cause.limited.clone(),
         at_unix_ms: now_unix_ms(),
     };
     let slot = handle.record().part.keeper.clone();
-    record_end(shared, handle, retention, &termination, missed)?;
+    record_end(shared, handle, retention, &termination, missed, extent)?;
     handle.set_process(None);
     if let Some(slot) = slot {
         shared.backend.launcher.keepers().forget(&slot);

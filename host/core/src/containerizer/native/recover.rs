@@ -18,7 +18,7 @@ use super::{Native, Shared};
 use crate::chain::{CallSequence, ContainerContext, SequenceOutcome, Watch};
 use crate::containerizer::RecoverError;
 use crate::containerizer::lifecycle::{
-    Recover, RecoveryAction, remove_directory, roll_back_interrupted, supervise, task_name,
+    Extent, Recover, RecoveryAction, remove_directory, roll_back_interrupted, supervise, task_name,
 };
 use crate::containerizer::sandboxes::ids_in;
 use crate::descriptor_limit::Shares;
@@ -216,14 +216,14 @@ fn sweep_scratch(shared: &Shared) -> Result<(), RecoverError> {
         }
         let directory = shared.scratch(&id);
         if move_into(&directory, &removed, &mut number).is_err()
-            && let Err(error) = remove_directory(&directory)
+            && let Err(error) = remove_directory(&directory, Extent::All)
         {
             tracing::warn!(container = %id, "cannot remove a leftover scratch directory: {error}");
         }
     }
     if removed.exists() {
-        shared.pool.spawn(move || {
-            if let Err(error) = remove_directory(&removed) {
+        shared.pool.removals().spawn(move || {
+            if let Err(error) = remove_directory(&removed, Extent::All) {
                 tracing::warn!("cannot remove leftover scratch directories: {error}");
             }
         });
