@@ -8,7 +8,10 @@
 //! Whoever connects is hostile until it presents the token of an executor, and may then act as this executor.
 
 mod calls;
+mod decode;
 mod events;
+#[cfg(test)]
+mod fuzz;
 mod nested;
 mod requests;
 mod routes;

@@ -22,7 +22,7 @@ use cofferdam_core::model::{ContainerId, Request, Resources};
 const OVERHEAD: [(&str, f64); 2] = [("cpus", 0.1), ("mem", 32.0)];
 
 /// How large a status may be, as JSON.
-const MAX_STATUS: usize = 64 << 10;
+pub(in crate::api) const MAX_STATUS: usize = 64 << 10;
 
 /// What the agent is configured to do for executors.
 pub(in crate::api) struct Settings<'a> {
