@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use cofferdam_core::model::ContainerId;
 use cofferdam_linux::process::Process;
@@ -116,6 +117,15 @@ fn records_that_cannot_be_read_are_left_alone_with_their_containers() {
     for process in &processes {
         assert!(process.has_ended().unwrap());
     }
+    // Nobody knows when it was launched.
+    let listed = Command::new(paths::program())
+        .args(["ps", "--all", "--filter", "name=newer", "--format", "{{.ID}} {{.State}} {{.Age}}"])
+        .env("COFFERDAM_SOCKET", world.socket())
+        .output()
+        .unwrap();
+    let listed = String::from_utf8_lossy(&listed.stdout);
+    assert!(listed.lines().any(|line| line == "newer ENDED -"), "{listed}");
+    assert_eq!(daemon.inspect(&newer).unwrap().launched, None);
     daemon.remove(&newer).unwrap();
     end(&daemon, &good.id);
     assert_nothing_left(&world, &"in the end");

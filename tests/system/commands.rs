@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use cofferdam_core::config::PluginConfig;
 use cofferdam_core::model::{Request, Resources};
-use cofferdam_tests::daemon::{Daemon, TIMEOUT};
+use cofferdam_tests::daemon::{CallError, Daemon, TIMEOUT};
 use cofferdam_tests::disk::Image;
 use cofferdam_tests::mounts::in_own_namespace;
 use cofferdam_tests::world::{World, id, shipped};
@@ -312,12 +312,34 @@ fn a_wait_that_takes_too_long_ends_and_the_container_goes_on() {
     assert_eq!(run(&site, &["wait", "--timeout", "600", "web"]).0, Some(137));
     // One that has ended already.
     assert_eq!(run(&site, &["wait", "--timeout", "0", "web"]).0, Some(137));
+    let (status, _, error) = run(&site, &["kill", "web"]);
+    assert!(status == Some(1) && error.contains("container `web` has ended"), "{error}");
     let (status, _, error) = run(&site, &["exec", "web", "true"]);
     assert!(status == Some(125) && error.contains("container `web` has ended: killed by SIGKILL"), "{error}");
     let (status, _, error) = run(&site, &["attach", "web"]);
     assert!(status == Some(1) && error.contains("container `web` has ended: killed by SIGKILL"), "{error}");
     assert_eq!(run(&site, &["rm", "web"]).0, Some(0));
     site.finish();
+}
+
+#[test]
+fn a_second_launch_of_an_id_is_accepted_while_its_container_runs_and_refused_when_it_has_ended() {
+    let world = World::posix();
+    let daemon = Daemon::start(&world);
+    let request = Request::shell(id("web"), "sleep 1000");
+    daemon.launch(&request).unwrap();
+    let pid = daemon.inspect(&request.id).unwrap().pid;
+    daemon.launch(&request).unwrap();
+    assert_eq!(daemon.inspect(&request.id).unwrap().pid, pid);
+    daemon.destroy(&request.id).unwrap();
+    let refused = daemon.launch(&request);
+    let Err(CallError::Status(409, message)) = refused else { panic!("{refused:?}") };
+    assert!(message.contains("`web`") && message.contains("ended"), "{message}");
+    daemon.remove(&request.id).unwrap();
+    daemon.launch(&request).unwrap();
+    daemon.destroy(&request.id).unwrap();
+    daemon.remove(&request.id).unwrap();
+    assert_eq!(world.leftovers(), Vec::<String>::new());
 }
 
 #[test]

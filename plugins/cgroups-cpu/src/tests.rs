@@ -65,6 +65,23 @@ fn an_update_raises_lowers_and_lifts_the_limit() {
     harness.cleanup("web").unwrap();
 }
 
+/// The kernel refuses larger values than these.
+#[test]
+fn any_number_of_cpus_is_accepted() {
+    for many in [1e6, 1e9, 1e18, f64::MAX] {
+        let Some(harness) = harness(json!({}), cpus(many)) else { return };
+        harness.prepare().unwrap();
+        assert_eq!(
+            harness.read("cpu.shares", "cpu.weight"),
+            if harness.is_v1() { "262144" } else { "10000" }
+        );
+        harness.update("web", cpus(0.5)).unwrap();
+        harness.update("web", cpus(many).with_limit("cpus", Limit::At(many))).unwrap();
+        assert!(harness.usage("web").unwrap().number("cpus_limit").is_some_and(|limit| limit >= 1e6));
+        harness.cleanup("web").unwrap();
+    }
+}
+
 #[test]
 fn an_update_that_is_rolled_back_restores_the_share_or_that_of_the_kernel() {
     let Some(harness) = harness(json!({}), Resources::default()) else { return };

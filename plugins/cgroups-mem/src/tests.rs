@@ -79,6 +79,21 @@ fn an_update_raises_and_lowers_the_limit() {
     harness.cleanup("web").unwrap();
 }
 
+/// The kernel has no more than that many pages, which is no limit.
+#[test]
+fn any_amount_of_memory_is_accepted() {
+    for many in [1e13, 1e18, f64::MAX] {
+        let Some(harness) = harness(json!({}), mem(many)) else { return };
+        harness.prepare().unwrap();
+        assert_eq!(hard(&harness), None);
+        harness.update("web", mem(64.0)).unwrap();
+        assert_eq!(hard(&harness), Some(64 * MIB));
+        harness.update("web", mem(many).with_limit("mem", Limit::At(many))).unwrap();
+        assert_eq!(hard(&harness), None);
+        harness.cleanup("web").unwrap();
+    }
+}
+
 #[test]
 fn the_swap_limit_follows_the_memory_limit() {
     let Some(harness) = harness(json!({ "limit_swap": true }), mem(64.0)) else { return };

@@ -23,8 +23,7 @@ pub(in crate::api::operator) fn container(
         resource_statistics: usage.map(|usage| reports::statistics(usage, &summary.resources)),
         state: Some(summary.phase.name().to_owned()),
         command: Some(summary.command.clone()),
-        // Unknown for one of which only the id is known.
-        launched: (summary.created_unix_ms > 0).then(|| time(summary.created_unix_ms)),
+        launched: launched(summary),
         termination: summary.termination.as_ref().map(termination),
         cleanup_errors: summary.cleanup_errors.clone(),
         pull: summary.pull.as_ref().map(pull),
@@ -43,7 +42,7 @@ pub(in crate::api::operator) fn inspection(inspection: &Inspection) -> wire::Ins
         state: summary.phase.name().to_owned(),
         pid: summary.pid,
         command: summary.command.clone(),
-        launched: time(summary.created_unix_ms),
+        launched: launched(summary),
         pull: summary.pull.as_ref().map(pull),
         fetch: summary.fetch.as_ref().map(encode_fetch),
         sandbox: path(&inspection.sandbox),
@@ -61,6 +60,11 @@ pub(in crate::api::operator) fn inspection(inspection: &Inspection) -> wire::Ins
         cleanup_errors: summary.cleanup_errors.clone(),
         termination: summary.termination.as_ref().map(termination),
     }
+}
+
+/// Unknown for one of which only the id is known.
+fn launched(summary: &Summary) -> Option<wire::TimeInfo> {
+    (summary.created_unix_ms > 0).then(|| time(summary.created_unix_ms))
 }
 
 fn plan_entry(entry: &PlanEntry) -> wire::PlanEntry {

@@ -20,8 +20,8 @@ message! {
         optional pid: i32,
         /// Its command, in one line.
         required command: String,
-        /// When its launch was accepted.
-        required launched: TimeInfo,
+        /// When its launch was accepted. Unknown for one of which only the id is known.
+        optional launched: TimeInfo,
         /// How far the pull of its image is, while it waits for that.
         optional pull: PullProgress,
         /// How far the fetch of its files is, while it waits for that.
