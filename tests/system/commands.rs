@@ -343,6 +343,26 @@ fn a_second_launch_of_an_id_is_accepted_while_its_container_runs_and_refused_whe
 }
 
 #[test]
+fn killing_all_does_not_wait_for_ever_for_an_agent_that_does_not_answer() {
+    let world = World::posix();
+    let daemon = Daemon::start(&world);
+    daemon.launch(&Request::shell(id("web"), "sleep 1000")).unwrap();
+    let kill_all = |timeout| {
+        let mut command = Command::new(cofferdam_tests::paths::program());
+        command.args(["kill", "--all", "--timeout", timeout]).env("COFFERDAM_SOCKET", world.socket());
+        text(&command.output().expect("it starts"))
+    };
+    daemon.process().signal(Signal::SIGSTOP as i32).unwrap();
+    let (status, output, error) = kill_all("10ms");
+    assert_eq!((status, &*output), (Some(124), ""), "{error}");
+    assert!(error.contains("the agent does not answer"), "{error}");
+    daemon.process().signal(Signal::SIGCONT as i32).unwrap();
+    assert_eq!(kill_all("600"), (Some(0), "web\n".to_owned(), String::new()));
+    daemon.remove(&id("web")).unwrap();
+    assert_eq!(world.leftovers(), Vec::<String>::new());
+}
+
+#[test]
 fn errors_are_json_for_those_who_ask_for_json() {
     let program = cofferdam_tests::paths::program();
     let nowhere = ["--socket", "/nowhere/agent.sock"];

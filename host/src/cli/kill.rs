@@ -18,6 +18,9 @@ use cofferdam_core::model::ContainerId;
 /// Containers in one request.
 const PER_REQUEST: usize = 1000;
 
+/// How long an agent may take to answer, if that is longer than the time for the containers.
+const ANSWER: Duration = Duration::from_secs(10);
+
 /// Containers that are named if they have not ended.
 const MAX_SHOWN: usize = 10;
 
@@ -46,7 +49,7 @@ pub(super) struct Arguments {
     /// Kill all containers and wait until they have ended; 124 is the exit status if some have not
     #[arg(long, conflicts_with_all = ["ids", "signal"])]
     all: bool,
-    /// How long to wait for all of them
+    /// How long to wait for all of them. The agent has 10 seconds to answer in any case
     #[arg(long, value_name = "TIME", value_parser = time::parse_duration, default_value = "5m", requires = "all")]
     timeout: Duration,
     /// Print JSON: an array of the ids
@@ -92,8 +95,9 @@ pub(super) async fn kill(client: &Client, id: &WireId, signal: i32) -> Result<()
 
 async fn kill_all(client: &Client, timeout: Duration, as_json: bool) -> Outcome {
     let deadline = Instant::now() + timeout;
+    let answer_by = Instant::now() + timeout.max(ANSWER);
     // Nested containers end with their parents.
-    let containers = ps::list(client, &[], Details::NONE).await?.into_iter();
+    let containers = answered(answer_by, ps::list(client, &[], Details::NONE)).await??.into_iter();
     let roots = containers.filter(|found| found.container_id.parent.is_none() && ps::is_live(found));
     let ids: Vec<WireId> = roots.map(|container| container.container_id).collect();
     let mut rest = &ids[..];
@@ -101,7 +105,8 @@ async fn kill_all(client: &Client, timeout: Duration, as_json: bool) -> Outcome 
     while !rest.is_empty() {
         count = count.min(rest.len());
         let (these, others) = rest.split_at(count);
-        match client.tell(&Call::KillContainers(KillContainers { container_ids: these.to_vec() })).await {
+        let call = Call::KillContainers(KillContainers { container_ids: these.to_vec() });
+        match answered(answer_by, client.tell(&call)).await? {
             Ok(()) => rest = others,
             // Larger than `api.max_body`.
             Err(ClientError::Refused { status: 413, .. }) if count > 1 => count /= 2,
@@ -116,7 +121,7 @@ async fn kill_all(client: &Client, timeout: Duration, as_json: bool) -> Outcome 
             match tokio::time::timeout_at(deadline, wait(client, id)).await {
                 Ok(Ok(_) | Err(ClientError::Refused { status: 404, .. })) => {}
                 Ok(Err(error)) => return Err(Failure::from(error)),
-                Err(_) => live = Some(live_containers(client).await?),
+                Err(_) => live = Some(answered(Instant::now() + ANSWER, live_containers(client)).await??),
             }
         }
         if live.as_ref().is_some_and(|live| live.contains(&id.to_string())) {
@@ -132,6 +137,15 @@ async fn kill_all(client: &Client, timeout: Duration, as_json: bool) -> Outcome 
         output::json(&ended)?;
     }
     if left.is_empty() { Ok(0) } else { Err(not_ended(&left, timeout)) }
+}
+
+/// The answer of an agent that gives one in time.
+async fn answered<T>(by: Instant, call: impl Future<Output = T>) -> Result<T, Failure> {
+    let no_answer = |_| {
+        let text = "the agent does not answer; try again, or restart it: its containers keep running";
+        Failure::message(text).with_status(TIMED_OUT)
+    };
+    tokio::time::timeout_at(by, call).await.map_err(no_answer)
 }
 
 async fn live_containers(client: &Client) -> Result<HashSet<String>, ClientError> {
