@@ -41,6 +41,15 @@ impl Drop for Freezer {
     }
 }
 
+/// A cgroup that a container creates in a hierarchy of the host, removed at the end.
+struct Removed(Cgroup);
+
+impl Drop for Removed {
+    fn drop(&mut self) {
+        drop(self.0.remove(TIMEOUT));
+    }
+}
+
 /// A shell line that starts a process which ignores all signals that can be ignored, without waiting for it, and
 /// executes `act` with its pid. Then it waits.
 fn evader(act: &str) -> String {
@@ -199,6 +208,49 @@ async fn a_container_that_leaves_itself_no_cpu_time_is_killed() {
             assert!(watch::until(&own, TIMEOUT, is_starved), "it has not changed its quota");
         })
         .await;
+    }
+}
+
+/// Likewise in a cgroup of the host, whose quota is not the agent's to lift.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_leaves_its_cgroup_for_one_without_cpu_time_is_killed() {
+    if !is_root("cgroups") {
+        return;
+    }
+    let group =
+        Cgroups::detect().unwrap().cgroup("cpu", format!("cofferdam-evade-cpu-{}", std::process::id()));
+    let group = Removed(group.unwrap());
+    let path = group.0.path().display();
+    let (starve, quota, starved) = match group.0.version() {
+        Version::V1 => {
+            let write =
+                format!("echo 1000000 > {path}/cpu.cfs_period_us; echo 1000 > {path}/cpu.cfs_quota_us");
+            (write, "cpu.cfs_quota_us", "1000")
+        }
+        Version::V2 if is_confined() => {
+            eprintln!("SKIPPED: with `nsdelegate` no process leaves its cgroup, as another test shows");
+            return;
+        }
+        Version::V2 => (format!("echo '1000 1000000' > {path}/cpu.max"), "cpu.max", "1000 1000000"),
+    };
+    let world = World::shipped();
+    let agent = world.start().await.unwrap();
+    for share_pid in [true, false] {
+        let go = launched(&world, share_pid);
+        let line = format!(
+            "mkdir -p {path}; echo $$ > {path}/cgroup.procs; exec 3>&1; \
+             (head -c 40000000 /dev/zero; echo ready >&3; read go < {}; {starve}; sleep 1000) | tail -n 1 >/dev/null",
+            go.path().display()
+        );
+        let mut request = Request::shell(id("web"), line);
+        request.linux.share_pid_namespace = share_pid;
+        kill_when(&agent, &world, request, "ready", || {
+            drop(go);
+            let is_starved = || text(&group.0.path().join(quota)).trim_end() == starved;
+            assert!(watch::until(group.0.path(), TIMEOUT, is_starved), "it has not changed its quota");
+        })
+        .await;
+        group.0.remove(TIMEOUT).unwrap();
     }
 }
 

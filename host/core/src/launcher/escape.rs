@@ -1,7 +1,8 @@
 //! What root in a container can do so that its processes outlive a kill of its cgroup, and what is done about it.
 //!
 //! A killed process that is not scheduled does not end: one that a freezer of cgroup v1 has frozen, or one without CPU
-//! time. It is moved to the root of these hierarchies, where neither is possible. Cgroups of others are not changed.
+//! time. It is moved to the root of these hierarchies, where neither is possible; on v2 only if it has left its cgroup,
+//! whose limits are lifted otherwise. Cgroups of others are not changed.
 //!
 //! A process that sees the host's cgroups can move to another one. In a pid namespace of the container's own it is
 //! killed all the same, as the kernel kills all processes in it; process 1 is the last to end. Otherwise it is found as a
@@ -58,6 +59,17 @@ pub(super) fn release(cgroups: &Cgroups, own: &Cgroup, pids: &[i32]) {
     }
 }
 
+/// Likewise, for processes that are in no cgroup of a container: the limits there are not the agent's to lift.
+fn release_escaped(cgroups: &Cgroups, pids: &[i32]) {
+    let none = Cgroup::at(PathBuf::new(), Version::V1);
+    release(cgroups, &none, pids);
+    if let Some(root) = cgroups.unified("") {
+        for pid in pids {
+            let _ = root.adopt(*pid);
+        }
+    }
+}
+
 /// Where a process is in the hierarchy that tracks containers.
 enum Place {
     /// In the cgroup with this path.
@@ -97,7 +109,7 @@ impl Escape<'_> {
                     if is_late {
                         return Err(DestroyError::Stuck { id: id.clone(), pids: left });
                     }
-                    self.release(&left);
+                    release_escaped(self.cgroups, &left);
                     continue;
                 }
             }
@@ -131,15 +143,10 @@ impl Escape<'_> {
             for process in &escaped {
                 let left = until.saturating_duration_since(Instant::now());
                 if !process.wait(Some(left)).map_err(failed)? {
-                    self.release(&[process.pid()]);
+                    release_escaped(self.cgroups, &[process.pid()]);
                 }
             }
         }
-    }
-
-    fn release(&self, pids: &[i32]) {
-        let own = Cgroup::at(PathBuf::new(), Version::V1);
-        release(self.cgroups, &own, pids);
     }
 
     /// Processes below the keepers, in the agent's pid namespace, that are in no cgroup of a container: some of them, if
@@ -284,6 +291,45 @@ fn pid_namespace(process: &str) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Removes a cgroup that is empty.
+    struct Removed(Cgroup);
+
+    impl Drop for Removed {
+        fn drop(&mut self) {
+            drop(self.0.remove(Duration::from_secs(10)));
+        }
+    }
+
+    #[test]
+    fn a_process_that_has_escaped_is_released_from_any_cgroup() {
+        if !rustix::process::geteuid().is_root() {
+            assert!(
+                std::env::var_os("CI").is_none(),
+                "this test needs root; with CI set it must not be skipped"
+            );
+            return;
+        }
+        let cgroups = Cgroups::detect().unwrap();
+        let name = format!("cofferdam-released-{}", std::process::id());
+        let all = SCHEDULING.iter().filter_map(|controller| cgroups.cgroup(controller, &name));
+        let all: Vec<_> = all.chain(cgroups.unified(&name)).map(Removed).collect();
+        assert!(!all.is_empty());
+        let mut sleeper = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let pid = i32::try_from(sleeper.id()).unwrap();
+        let mut moved = Vec::new();
+        for Removed(cgroup) in &all {
+            cgroup.create().unwrap();
+            moved.push(cgroup.adopt(pid).and_then(|()| cgroup.procs()));
+        }
+        release_escaped(&cgroups, &[pid]);
+        let left: Vec<_> = all.iter().map(|Removed(cgroup)| cgroup.procs()).collect();
+        sleeper.kill().unwrap();
+        sleeper.wait().unwrap();
+        for (moved, left) in moved.into_iter().zip(left) {
+            assert_eq!((moved.unwrap(), left.unwrap()), (vec![pid], Vec::new()));
+        }
+    }
 
     #[test]
     fn only_cgroups_of_containers_count_as_inside() {
