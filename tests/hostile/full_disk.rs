@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use cofferdam_core::config::LauncherKind;
 use cofferdam_core::model::Request;
 use cofferdam_tests::daemon::{CallError, Daemon};
 use cofferdam_tests::disk::{Full, Resource};
@@ -14,7 +15,7 @@ use nix::sys::signal::Signal;
 fn ends_with_42(world: &World, name: &str) -> Request {
     let line = "trap 'exit 42' TERM; echo ready; while :; do sleep 0.01; done";
     let mut request = Request::shell(id(name), line);
-    request.rootfs = Some(world.rootfs());
+    request.rootfs = (world.config.launcher == LauncherKind::Linux).then(|| world.rootfs());
     request
 }
 
@@ -23,17 +24,25 @@ fn launch(daemon: &Daemon, request: &Request) {
     wait_for_text(Path::new(&daemon.inspect(&request.id).unwrap().stdout.unwrap()), "ready");
 }
 
-fn check(directory: impl Fn(&World) -> PathBuf, resource: Resource, limits: &str) {
-    let world = World::shipped();
-    let full = directory(&world);
+/// With each launcher, and each resource that a file system can run out of.
+fn check_all(directory: fn(&World) -> PathBuf, limits: &str) {
+    for create in [World::shipped, World::posix] {
+        for resource in [Resource::Blocks, Resource::Inodes] {
+            in_own_namespace(|| check(&create(), directory, resource, limits));
+        }
+    }
+}
+
+fn check(world: &World, directory: fn(&World) -> PathBuf, resource: Resource, limits: &str) {
+    let full = directory(world);
     let _memory = Memory::mount(&full, limits);
-    let daemon = Daemon::start(&world);
-    let (web, other) = (ends_with_42(&world, "web"), ends_with_42(&world, "other"));
+    let daemon = Daemon::start(world);
+    let (web, other) = (ends_with_42(world, "web"), ends_with_42(world, "other"));
     launch(&daemon, &web);
     launch(&daemon, &other);
     let filled = Full::make(&full, resource);
 
-    let new = ends_with_42(&world, "new");
+    let new = ends_with_42(world, "new");
     match daemon.launch(&new) {
         Err(CallError::Status(500, message)) => assert_contains(&message, &["`new`", "No space left"]),
         Err(error) => panic!("{error:?}"),
@@ -50,7 +59,7 @@ fn check(directory: impl Fn(&World) -> PathBuf, resource: Resource, limits: &str
     assert_eq!(daemon.wait(&web.id).unwrap().exit_status, Some(42 << 8), "{}", daemon.log());
     // The next agent finds it as well.
     drop(daemon);
-    let daemon = Daemon::start(&world);
+    let daemon = Daemon::start(world);
     assert_eq!(daemon.wait(&web.id).unwrap().exit_status, Some(42 << 8), "{}", daemon.log());
     assert_eq!(daemon.inspect(&other.id).unwrap().state, "RUNNING");
     daemon.remove(&web.id).unwrap();
@@ -65,7 +74,7 @@ fn check(directory: impl Fn(&World) -> PathBuf, resource: Resource, limits: &str
     drop(filled);
     // Written when there is space, by this agent or the next one.
     drop(daemon);
-    let daemon = Daemon::start(&world);
+    let daemon = Daemon::start(world);
     assert_eq!(daemon.wait(&new.id).unwrap().exit_status, Some(42 << 8));
     daemon.remove(&new.id).unwrap();
     assert_eq!(daemon.terminate().code(), Some(0));
@@ -79,11 +88,7 @@ fn an_exit_status_is_recorded_when_the_runtime_directory_is_full() {
     if !is_root("a full directory") {
         return;
     }
-    for resource in [Resource::Blocks, Resource::Inodes] {
-        in_own_namespace(|| {
-            check(|world| world.config.runtime_dir.clone(), resource, "size=2m,nr_inodes=200")
-        });
-    }
+    check_all(|world| world.config.runtime_dir.clone(), "size=2m,nr_inodes=200");
 }
 
 #[test]
@@ -91,9 +96,7 @@ fn an_exit_status_is_recorded_when_the_work_directory_is_full() {
     if !is_root("a full directory") {
         return;
     }
-    for resource in [Resource::Blocks, Resource::Inodes] {
-        in_own_namespace(|| check(|world| world.config.work_dir.clone(), resource, "size=1g,nr_inodes=300"));
-    }
+    check_all(|world| world.config.work_dir.clone(), "size=1g,nr_inodes=300");
 }
 
 /// The kernel mounts an overlay read-only if it has no space for what it needs in the work directory.

@@ -8,10 +8,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use cofferdam_tests::world::World;
-use cofferdam_tests::{is_root, paths};
-
+use cofferdam_core::model::{Request, Uri};
+use cofferdam_tests::daemon::{Daemon, TIMEOUT};
 use cofferdam_tests::program::compiled;
+use cofferdam_tests::world::{World, id, object};
+use cofferdam_tests::{is_root, paths, watch};
+use serde_json::json;
 
 /// Mounts the test's directories and executes the rest of the command line.
 const WITH_DIRECTORIES: &str =
@@ -52,15 +54,16 @@ fn a_container_does_not_inherit_attributes_of_the_agent() {
     let worlds =
         [(World::privileged(), &["Seccomp: 0", "mempolicy 0"][..]), (World::shipped(), &["Seccomp: 2"])];
     for (world, expected) in worlds {
-        starts_with(&world, expected);
+        let rootfs = world.rootfs();
+        fs::copy(program(), rootfs.join("bin/inheritance")).unwrap();
+        starts_with(&world, &[Some(&rootfs), None], expected);
     }
+    starts_with(&World::posix(), &[None], &["Seccomp: 0", "mempolicy 0"]);
 }
 
-fn starts_with(world: &World, expected: &[&str]) {
-    let rootfs = world.rootfs();
-    fs::copy(program(), rootfs.join("bin/inheritance")).unwrap();
+fn starts_with(world: &World, roots: &[Option<&Path>], expected: &[&str]) {
     let odd = [program().to_str().unwrap(), "set"];
-    for rootfs in [Some(rootfs.as_path()), None] {
+    for &rootfs in roots {
         let usual = report(world, rootfs, &[]);
         assert_eq!(report(world, rootfs, &odd), usual);
         let always = [
@@ -114,6 +117,49 @@ fn users_reach_their_sandboxes_also_if_the_agent_was_started_with_a_strict_umask
     let (stdout, stderr) = (text_of(&output.stdout), text_of(&output.stderr));
     assert!(output.status.success(), "{stderr}");
     assert_eq!(stdout, "fetched", "{stderr}");
+}
+
+/// Likewise what it creates for nested containers, and what the companion of a logger does.
+#[test]
+fn users_reach_what_an_agent_with_a_strict_umask_has_created() {
+    if !is_root("a container of another user") {
+        return;
+    }
+    let mut world = World::shipped();
+    let table = json!({ "max_stdout_size": "4 KiB", "max_stdout_files": 3 });
+    world.config.logger = Some(object("logrotate", "libcofferdam_logger_logrotate.so", table));
+    let file = world.directory().join("word");
+    fs::write(&file, "fetched").unwrap();
+    fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
+    fs::set_permissions(world.directory(), Permissions::from_mode(0o711)).unwrap();
+    let daemon = Daemon::start_after(&world, "umask 077");
+    let log =
+        "while ! cat stdout.1 >read; do echo a line that fills the log, again and again; sleep 0.01; done";
+    let mut web = Request::shell(
+        id("web"),
+        format!("{log}; grep -q 'fills the log' read && cat word >word-read; sleep 1000"),
+    );
+    web.command.user = Some("1234".into());
+    web.uris = vec![Uri {
+        value: file.display().to_string(),
+        executable: false,
+        extract: false,
+        cache: false,
+        output_file: None,
+        sha256: None,
+    }];
+    let mut nested =
+        Request::shell(id("web.nested"), format!("{log}; echo own >own && cat own >own-read; sleep 1000"));
+    nested.command.user = Some("1234".into());
+    for (request, name, content) in [(&web, "word-read", "fetched"), (&nested, "own-read", "own\n")] {
+        daemon.launch(request).unwrap();
+        let sandbox = daemon.inspect(&request.id).unwrap().sandbox;
+        let read = watch::content(&Path::new(&sandbox).join(name), TIMEOUT, |found| found == content);
+        assert_eq!(read, content);
+    }
+    daemon.destroy(&web.id).unwrap();
+    daemon.remove(&web.id).unwrap();
+    super::assert_nothing_left(&world);
 }
 
 fn text_of(bytes: &[u8]) -> String {

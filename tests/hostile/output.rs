@@ -24,9 +24,17 @@ const LINE: &str = "a line of the container with some more text in it";
 const REPLACEMENTS: [&str; 5] = ["ln -s $1", "ln -s /dev/zero", "mkfifo", "ln $1", "ln -s ../../../secret"];
 
 fn world() -> World {
-    let world = World::shipped();
+    with_secret(World::shipped())
+}
+
+fn with_secret(world: World) -> World {
     fs::write(world.directory().join("secret"), SECRET).unwrap();
     world
+}
+
+/// One for each launcher.
+fn worlds() -> [World; 2] {
+    [world(), with_secret(World::posix())]
 }
 
 fn cofferdam(world: &World, arguments: &[&str]) -> Command {
@@ -53,16 +61,19 @@ fn logs_shows_only_what_the_container_has_written() {
     if !is_root("a root-only file") {
         return;
     }
-    let world = world();
-    let daemon = Daemon::start(&world);
+    worlds().iter().for_each(logs_of_replaced_output);
+}
+
+fn logs_of_replaced_output(world: &World) {
+    let daemon = Daemon::start(world);
     for how in REPLACEMENTS {
-        let line = format!("{} ; echo done > done; sleep 1000", replaced(&world, how));
+        let line = format!("{} ; echo done > done; sleep 1000", replaced(world, how));
         daemon.launch(&Request::shell(id("web"), &line)).unwrap();
         let sandbox = world.config.work_dir.join("containers/web");
         watch::until(&sandbox, TIMEOUT, || sandbox.join("done").exists());
         for arguments in [&["logs", "web"][..], &["logs", "-f", "web"]] {
             // It ends with an error, at once: the container is still running.
-            let (status, stdout, stderr) = end(cofferdam(&world, arguments).spawn().unwrap());
+            let (status, stdout, stderr) = end(cofferdam(world, arguments).spawn().unwrap());
             assert!(!stdout.contains(SECRET), "{how}, {arguments:?}: {stdout}");
             assert!(stdout.len() < 4096, "{how}, {arguments:?}");
             if arguments.len() == 3 {
@@ -127,11 +138,14 @@ fn an_attached_run_shows_only_what_the_container_has_written_and_gets_signals() 
     if !is_root("a root-only file") {
         return;
     }
-    let world = world();
-    let daemon = Daemon::start(&world);
+    worlds().iter().for_each(run_with_replaced_output);
+}
+
+fn run_with_replaced_output(world: &World) {
+    let daemon = Daemon::start(world);
     for how in REPLACEMENTS {
-        let line = format!("echo first; while [ ! -e go ]; do :; done; {} && exit 7", replaced(&world, how));
-        let run = cofferdam(&world, &["run", "--name", "web", "--shell", &line]).spawn();
+        let line = format!("echo first; while [ ! -e go ]; do :; done; {} && exit 7", replaced(world, how));
+        let run = cofferdam(world, &["run", "--name", "web", "--shell", &line]).spawn();
         let mut run = run.unwrap();
         // It has the file open by now.
         let mut stdout = BufReader::new(run.stdout.take().unwrap());

@@ -52,20 +52,25 @@ fn an_agent_that_can_create_no_processes_refuses_launches_and_ends_containers() 
     if !is_root("a cgroup around the agent") {
         return;
     }
-    // Its containers have no limit of their own.
-    let world = World::privileged();
-    let daemon = Daemon::start(&world);
-    let [web, other] = ["web", "other"].map(|name| request(&world, name, COUNTING));
+    // A launch creates the setup process and the command, and process 1 of a pid namespace. Containers of these have no limit
+    // of their own.
+    for (world, created) in [(World::privileged(), 3), (World::posix(), 2)] {
+        refuses_launches_and_ends_containers(&world, created);
+    }
+}
+
+fn refuses_launches_and_ends_containers(world: &World, created: usize) {
+    let daemon = Daemon::start(world);
+    let [web, other] = ["web", "other"].map(|name| request(world, name, COUNTING));
     // It starts no processes, which it could not in the cgroup.
-    let new = request(&world, "new", "exec sleep 1000");
+    let new = request(world, "new", "exec sleep 1000");
     daemon.launch(&web).unwrap();
     daemon.launch(&other).unwrap();
     let Some(pids) = Pids::around(&daemon, &[daemon.keeper().pid()]) else {
         eprintln!("SKIPPED: this machine has no `pids` controller");
         return;
     };
-    // For the setup process, process 1 and the command.
-    for more in 0..3 {
+    for more in 0..created {
         pids.allow(more);
         let Err(CallError::Status(500, message)) = daemon.launch(&new) else { panic!("{more}: launched") };
         assert_contains(&message, &["`new`", "no more processes or threads", "`pids.max`"]);
@@ -86,7 +91,7 @@ fn an_agent_that_can_create_no_processes_refuses_launches_and_ends_containers() 
     assert_eq!(daemon.destroy(&new.id).unwrap().exit_status, Some(9));
     daemon.remove(&new.id).unwrap();
     assert!(daemon.terminate().success());
-    assert_nothing_left(&world, &"in the end");
+    assert_nothing_left(world, &"in the end");
 }
 
 /// It has only the threads that it started with.
@@ -95,14 +100,19 @@ fn an_agent_that_never_could_create_a_thread_ends_containers_of_the_one_before()
     if !is_root("a cgroup around the agent") {
         return;
     }
-    let world = World::privileged();
-    let daemon = Daemon::start(&world);
+    for world in [World::privileged(), World::posix()] {
+        ends_containers_of_the_one_before(&world);
+    }
+}
+
+fn ends_containers_of_the_one_before(world: &World) {
+    let daemon = Daemon::start(world);
     let names = ["a", "b", "c", "d", "e", "f"];
     for name in names {
-        daemon.launch(&request(&world, name, "exec sleep 1000")).unwrap();
+        daemon.launch(&request(world, name, "exec sleep 1000")).unwrap();
     }
     daemon.kill();
-    let daemon = Daemon::start(&world);
+    let daemon = Daemon::start(world);
     let Some(pids) = Pids::around(&daemon, &[]) else {
         eprintln!("SKIPPED: this machine has no `pids` controller");
         return;
@@ -120,5 +130,5 @@ fn an_agent_that_never_could_create_a_thread_ends_containers_of_the_one_before()
     });
     assert!(daemon.list().is_empty());
     assert!(daemon.terminate().success());
-    assert_nothing_left(&world, &"in the end");
+    assert_nothing_left(world, &"in the end");
 }

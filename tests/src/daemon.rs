@@ -73,17 +73,25 @@ impl Daemon {
     /// # Panics
     /// With the agent's log, if it ends instead.
     pub fn start_with_descriptors(world: &World, limit: u64) -> Self {
+        Self::start_after(world, &format!("ulimit -n {limit}"))
+    }
+
+    /// Starts an agent with what a command of a shell passes on, such as a umask, and waits until it is ready.
+    ///
+    /// # Panics
+    /// With the agent's log, if it ends instead.
+    pub fn start_after(world: &World, line: &str) -> Self {
         let (daemon, ready) = Self::prepare(world, |command| {
-            // A shell, as a closure between fork and exec would need `unsafe`.
-            let mut limited = Command::new("/bin/sh");
-            limited.arg("-c").arg(format!("ulimit -n {limit}; exec \"$0\" \"$@\""));
-            limited.arg(command.get_program()).args(command.get_args());
+            // A closure between fork and exec would need `unsafe`.
+            let mut shell = Command::new("/bin/sh");
+            shell.arg("-c").arg(format!("{line}; exec \"$0\" \"$@\""));
+            shell.arg(command.get_program()).args(command.get_args());
             for (name, value) in command.get_envs() {
-                limited.env(name, value.unwrap_or_default());
+                shell.env(name, value.unwrap_or_default());
             }
-            limited.stdin(Stdio::null()).stdout(Stdio::null());
-            limited.stderr(File::options().append(true).open(world.directory().join("agent.log"))?);
-            limited.spawn()
+            shell.stdin(Stdio::null()).stdout(Stdio::null());
+            shell.stderr(File::options().append(true).open(world.directory().join("agent.log"))?);
+            shell.spawn()
         });
         daemon.wait_until(&ready);
         daemon
