@@ -31,8 +31,8 @@ fn leftovers(world: &World) -> Vec<String> {
 /// Launches containers that write wherever they can, exchanges the agent meanwhile, and ends them.
 fn use_containers(world: &World) {
     let daemon = Daemon::start(world);
-    let line = "echo written > /file && echo written > file && cat /file file && echo x > /dev/null && id -u && echo ready; \
-                trap 'exit 42' TERM; while :; do sleep 0.01; done";
+    let line = "trap 'exit 42' TERM; echo written > /file && echo written > file && cat /file file && echo x > /dev/null && \
+                id -u && echo ready; while :; do sleep 0.01; done";
     let mut user = request(world, "user", &line.replace("/file", "/tmp/file"));
     user.command.user = Some("1234".into());
     let root = request(world, "root", line);

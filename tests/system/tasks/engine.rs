@@ -57,7 +57,7 @@ pub(super) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 /// The file with the output of the only executor.
-fn stdout(world: &World, container: &str) -> std::path::PathBuf {
+pub(super) fn stdout(world: &World, container: &str) -> std::path::PathBuf {
     world.config.work_dir.join("docker").join(container).join("stdout")
 }
 

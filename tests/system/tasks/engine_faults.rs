@@ -16,13 +16,14 @@ use nix::sched::{CloneFlags, setns};
 
 use super::crashes::{assert_end, finish, run};
 use super::engine::{
-    assert_engine_has_nothing, custom_executor, docker, docker_task, first_process, until, world_of,
+    assert_engine_has_nothing, custom_executor, docker, docker_task, first_process, stdout, until, world_of,
 };
 use super::hostile::request;
 use super::programs::{STARTED, run_task};
 use super::*;
 use crate::docker::proxy::Proxy;
 use cofferdam_tests::engine::{Engine, engine, has_engine};
+use cofferdam_tests::wait_for_text;
 
 /// More steps than a task has.
 const MAX_STEPS: usize = 300;
@@ -136,7 +137,7 @@ fn a_task_whose_executor_is_killed_in_any_state_has_one_end() {
     let world = world_of(engine);
     let daemon = Daemon::start(&world);
     for state in ["TASK_STARTING", "TASK_RUNNING", "TASK_KILLING"] {
-        let mut task = docker_task(state, "trap '' TERM; while :; do sleep 1000; done");
+        let mut task = docker_task(state, "trap '' TERM; echo ready; while :; do sleep 1000; done");
         task["kill_policy"] = json!({"grace_period": {"nanoseconds": 1_000_000_000_000_u64}});
         run_task(&daemon, &task, true);
         let mut updates = daemon.updates();
@@ -145,6 +146,7 @@ fn a_task_whose_executor_is_killed_in_any_state_has_one_end() {
             |received: &Received, wanted: &str| received.states(state).iter().any(|seen| seen == wanted);
         if state == "TASK_KILLING" {
             received.until(&daemon, &mut updates, |received| has(received, "TASK_RUNNING"));
+            wait_for_text(&stdout(&world, &container(&daemon)), "ready");
             kill(&daemon, state).unwrap();
         }
         received.until(&daemon, &mut updates, |received| has(received, state));
@@ -192,8 +194,7 @@ fn a_task_whose_engine_is_killed_in_any_state_has_one_end() {
     task["kill_policy"] = json!({"grace_period": {"nanoseconds": 1_000_000_000_000_u64}});
     run_task(&daemon, &task, true);
     let mut received = until_state(&daemon, "killing", "TASK_RUNNING");
-    let output = world.config.work_dir.join("docker").join(container(&daemon)).join("stdout");
-    cofferdam_tests::wait_for_text(&output, "ready");
+    wait_for_text(&stdout(&world, &container(&daemon)), "ready");
     engine.kill();
     kill(&daemon, "killing").unwrap();
     received.until(&daemon, &mut daemon.updates(), |received| received.has_ended("killing"));

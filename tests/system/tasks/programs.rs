@@ -5,7 +5,7 @@ use std::process::Command;
 use cofferdam_linux::process::Process;
 use cofferdam_tests::daemon::{CallError, Daemon, TIMEOUT};
 use cofferdam_tests::world::id;
-use cofferdam_tests::{assert_contains, is_root};
+use cofferdam_tests::{assert_contains, is_root, wait_for_text};
 
 use super::*;
 
@@ -49,6 +49,10 @@ fn group_call(tasks: &[Json]) -> Json {
 fn run_group(daemon: &Daemon, tasks: &[Json]) {
     daemon.call(&group_call(tasks)).unwrap_or_else(|error| panic!("{error:?}\n{}", daemon.log()));
 }
+
+/// A command that does not end when it is asked to, once it has written [`READY`].
+const STUBBORN: &str = "trap '' TERM; echo ready; while :; do sleep 1000; done";
+const READY: &str = "ready";
 
 /// The process of the only executor, which is the child of the first process of its container with the posix launcher.
 fn executor_process(daemon: &Daemon) -> Process {
@@ -111,10 +115,11 @@ fn the_id_of_a_task_that_has_ended_is_used_again() {
 fn a_command_that_ignores_the_request_to_end_is_killed() {
     let world = world();
     let daemon = Daemon::start(&world);
-    let mut task = command_task("stubborn", "trap '' TERM; while :; do sleep 1000; done");
+    let mut task = command_task("stubborn", STUBBORN);
     task["kill_policy"] = json!({"grace_period": {"nanoseconds": 1_000_000}});
     run_task(&daemon, &task, true);
     let mut received = until_state(&daemon, "stubborn", "TASK_RUNNING");
+    wait_for_text(&output(&world, &container(&daemon)), READY);
     kill(&daemon, "stubborn").unwrap();
     received.until(&daemon, &mut daemon.updates(), |received| received.has_ended("stubborn"));
     assert_eq!(received.states("stubborn"), [STARTED[0], STARTED[1], "TASK_KILLING", "TASK_KILLED"]);
@@ -195,7 +200,7 @@ fn a_command_whose_executor_is_killed_in_any_state_has_one_end() {
     let world = world();
     let daemon = Daemon::start(&world);
     for state in ["TASK_STARTING", "TASK_RUNNING", "TASK_KILLING"] {
-        let mut task = command_task(state, "trap '' TERM; while :; do sleep 1000; done");
+        let mut task = command_task(state, STUBBORN);
         task["kill_policy"] = json!({"grace_period": {"nanoseconds": 1_000_000_000_000_u64}});
         run_task(&daemon, &task, true);
         let mut updates = daemon.updates();
@@ -204,6 +209,7 @@ fn a_command_whose_executor_is_killed_in_any_state_has_one_end() {
             received.until(&daemon, &mut updates, |received| {
                 received.states(state).iter().any(|state| state == "TASK_RUNNING")
             });
+            wait_for_text(&output(&world, &container(&daemon)), READY);
             kill(&daemon, state).unwrap();
         }
         received
@@ -295,7 +301,7 @@ fn the_tasks_of_a_group_whose_executor_is_killed_in_any_state_have_one_end() {
     for state in ["TASK_STARTING", "TASK_RUNNING", "TASK_KILLING"] {
         let ids = ["a", "b"].map(|id| format!("{state}-{id}"));
         let tasks = ids.each_ref().map(|id| {
-            let mut task = command_task(id, "trap '' TERM; while :; do sleep 1000; done");
+            let mut task = command_task(id, STUBBORN);
             task["kill_policy"] = json!({"grace_period": {"nanoseconds": 1_000_000_000_000_u64}});
             task
         });
@@ -311,6 +317,11 @@ fn the_tasks_of_a_group_whose_executor_is_killed_in_any_state_have_one_end() {
         let executor = daemon.inspect(&id(&container(&daemon))).expect("a container");
         let executor = Process::open_any(executor.pid.expect("a process")).expect("it is running");
         if state == "TASK_KILLING" {
+            let nested = daemon.list().into_iter().map(|found| found.container_id);
+            for nested in nested.filter(|id| id.parent.is_some()) {
+                let nested = daemon.inspect(&id(&nested.to_string())).expect("a container");
+                wait_for_text(nested.stdout.expect("a log").as_ref(), READY);
+            }
             kill(&daemon, &ids[0]).unwrap();
         }
         executor.kill().unwrap();
