@@ -1,5 +1,6 @@
 //! Shared by the integration tests: paths, directories and agents for each test, fault injection.
 
+pub mod clock;
 pub mod daemon;
 pub mod disk;
 pub mod engine;

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -19,7 +19,10 @@ const FILE_THREADS: NonZeroUsize = NonZeroUsize::new(64).unwrap();
 pub(super) struct ApiContext {
     pub(super) agent: Agent,
     pub(super) config: Config,
+    /// When this began, by the system's clock.
     pub(super) started: SystemTime,
+    /// The same time, by the clock that nobody sets.
+    pub(super) running_since: Instant,
     pub(super) verbosity: Verbosity,
     /// Threads for access to what containers have written, as a disk may hang.
     pub(super) files: WorkPool,
@@ -44,6 +47,7 @@ impl ApiContext {
             agent,
             config,
             started: SystemTime::now(),
+            running_since: Instant::now(),
             verbosity,
             files: WorkPool::on_demand(FILE_THREADS),
             stopping,
@@ -59,7 +63,7 @@ impl ApiContext {
     }
 
     pub(super) fn metrics(&self) -> Snapshot {
-        Snapshot::take(&self.agent, self.started)
+        Snapshot::take(&self.agent, self.running_since)
     }
 
     pub(super) fn is_stopping(&self) -> bool {

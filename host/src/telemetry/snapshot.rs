@@ -1,7 +1,7 @@
 //! A snapshot of everything that the agent counts.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant};
 
 use cofferdam_core::agent::Agent;
 use cofferdam_core::executor::ExecutorStats;
@@ -45,7 +45,7 @@ pub struct Snapshot {
 impl Snapshot {
     /// Reads all counters of an agent that was started at `started`.
     #[must_use]
-    pub fn take(agent: &Agent, started: SystemTime) -> Self {
+    pub fn take(agent: &Agent, started: Instant) -> Self {
         let mut containers = [0; Phase::ALL.len()];
         let (mut reserved_cpus, mut reserved_mem, mut reserved_disk) = (0.0, 0.0, 0.0);
         for container in agent.containers() {
@@ -65,7 +65,7 @@ impl Snapshot {
             executors: agent.executors().stats(),
             keepers: agent.keepers(),
             plugins: agent.plugins(),
-            uptime: started.elapsed().unwrap_or_default(),
+            uptime: started.elapsed(),
             reserved_cpus,
             reserved_mem,
             reserved_disk,
@@ -75,7 +75,7 @@ impl Snapshot {
     }
 
     /// As [`Self::take`], with the usage of single containers, for which plugins are asked.
-    pub async fn take_with_usage(agent: &Agent, started: SystemTime) -> Self {
+    pub async fn take_with_usage(agent: &Agent, started: Instant) -> Self {
         let usage = ContainerUsage::take(agent).await;
         Self { usage, ..Self::take(agent, started) }
     }

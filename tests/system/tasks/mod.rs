@@ -2,6 +2,7 @@
 
 mod agent_container;
 mod calls;
+mod clock;
 mod commands;
 mod crashes;
 mod engine;

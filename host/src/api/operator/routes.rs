@@ -170,7 +170,7 @@ async fn pending(State(context): Context) -> Response {
 
 /// In the format that the client prefers; in the older text format for one that does not say.
 async fn metrics(State(context): Context, headers: HeaderMap) -> Response {
-    let snapshot = Snapshot::take_with_usage(&context.agent, context.started).await;
+    let snapshot = Snapshot::take_with_usage(&context.agent, context.running_since).await;
     let (format, content_type) = match accepts_open_metrics(&headers) {
         true => (Format::OpenMetrics, OPEN_METRICS),
         false => (Format::Text, METRICS_TEXT),

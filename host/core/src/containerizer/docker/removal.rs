@@ -4,7 +4,7 @@
 //! remembered over restarts, and a container that the engine has created for a request that was cancelled is found as well.
 //! Its name has to be the one that the agent gives: labels are copied from containers to images, and from these to others.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -45,7 +45,8 @@ pub(super) fn start(shared: &Arc<Shared>) {
     let weak = Arc::downgrade(shared);
     tokio::spawn(async move {
         let (mut logged, mut older) = (HashSet::new(), Some(Instant::now()));
-        while let Some(pause) = sweep(&weak).await {
+        let mut delays = Delays::default();
+        while let Some(pause) = sweep(&weak, &mut delays).await {
             let Some(shared) = weak.upgrade() else { return };
             if older.is_some_and(|at| at <= Instant::now()) {
                 let complete = remove_older(&shared, &mut logged).await;
@@ -57,8 +58,26 @@ pub(super) fn start(shared: &Arc<Shared>) {
     });
 }
 
+/// What is left of the delays of containers that have ended, by their ids in the engine, and since when. The system's clock,
+/// which may be set, only counts when a container is found for the first time.
+#[derive(Debug, Default)]
+struct Delays(HashMap<String, (Instant, Duration)>);
+
+impl Delays {
+    /// What is left of a delay, which was `left` if the container is found for the first time.
+    fn left(&mut self, engine_id: &str, left: Duration) -> Duration {
+        let (since, left) = *self.0.entry(engine_id.to_owned()).or_insert_with(|| (Instant::now(), left));
+        left.saturating_sub(since.elapsed())
+    }
+
+    fn retain(&mut self, listed: &[ContainerSummary]) {
+        let listed: HashSet<&str> = listed.iter().map(|container| container.id.as_str()).collect();
+        self.0.retain(|id, _| listed.contains(id.as_str()));
+    }
+}
+
 /// Searches once. Returns when to search again. `None` if the containerizer does not exist any more.
-async fn sweep(shared: &Weak<Shared>) -> Option<Duration> {
+async fn sweep(shared: &Weak<Shared>, delays: &mut Delays) -> Option<Duration> {
     let shared = shared.upgrade()?;
     let listed = shared.backend.engine.containers(&format!("{AGENT_LABEL}={}", shared.backend.agent)).await;
     let listed = match listed {
@@ -68,9 +87,10 @@ async fn sweep(shared: &Weak<Shared>) -> Option<Duration> {
             return Some(PAUSE);
         }
     };
+    delays.retain(&listed);
     let mut next = PAUSE;
     for container in listed {
-        match due_in(&shared, &container) {
+        match due_in(&shared, &container, delays) {
             Some(Duration::ZERO) => {
                 if let Err(error) = shared.backend.engine.remove(&container.id).await {
                     let error = error_chain::describe(&error);
@@ -129,7 +149,7 @@ async fn remove_older(shared: &Shared, logged: &mut HashSet<String>) -> bool {
 }
 
 /// When a container of this agent is to be removed. `None` as long as it is in use, and if it is not the agent's.
-fn due_in(shared: &Shared, container: &ContainerSummary) -> Option<Duration> {
+fn due_in(shared: &Shared, container: &ContainerSummary, delays: &mut Delays) -> Option<Duration> {
     let id = container.labels.get(CONTAINER_LABEL).and_then(|id| ContainerId::parse(id).ok())?;
     if !has_name_of(container, &id) || shared.foreign.containing(&id).is_some() {
         return None;
@@ -147,7 +167,7 @@ fn due_in(shared: &Shared, container: &ContainerSummary) -> Option<Duration> {
         Some(record) => {
             let ended = record.termination.as_ref().map_or(0, |termination| termination.at_unix_ms);
             let passed = Duration::from_millis(now_unix_ms().saturating_sub(ended));
-            Some(shared.backend.config.remove_delay.saturating_sub(passed))
+            Some(delays.left(&container.id, shared.backend.config.remove_delay.saturating_sub(passed)))
         }
         None if shared.backend.config.kill_orphans => {
             let names = container.names.join(", ");
@@ -199,6 +219,23 @@ mod tests {
         ] {
             assert_eq!(has_name_of(&container(names, "exited"), &id), expected, "{names:?}");
         }
+    }
+
+    #[test]
+    fn a_delay_does_not_depend_on_the_clock_once_it_has_begun() {
+        let hour = Duration::from_secs(3600);
+        let mut delays = Delays::default();
+        let engine_id = container(&[], "exited").id;
+        assert!(delays.left(&engine_id, hour) <= hour);
+        // The clock was set, forward or back.
+        for left in [Duration::ZERO, 24 * hour] {
+            assert!(!delays.left(&engine_id, left).is_zero());
+            assert!(delays.left(&engine_id, left) <= hour);
+        }
+        delays.retain(&[container(&[], "exited")]);
+        assert!(!delays.left(&engine_id, Duration::ZERO).is_zero());
+        delays.retain(&[]);
+        assert!(delays.left(&engine_id, Duration::ZERO).is_zero());
     }
 
     #[test]
