@@ -29,7 +29,6 @@ const OF_CGROUPS: Tests = Tests {
         "embed::",
         "isolators::cgroup::",
         "isolators::perf_event::",
-        "isolators::together::",
         "launch_info::namespaces::",
         "nested::",
         "posix::",
@@ -38,7 +37,7 @@ const OF_CGROUPS: Tests = Tests {
     least: 40,
 };
 
-/// Of this binary, all but those of networks, volumes of drivers, loggers, terminals, images, container engines, tasks, TCP, packages and the
+/// Of this binary, all but those of networks, volumes of drivers, all isolators together, loggers, terminals, images, container engines, tasks, TCP, packages and the
 /// command line. What they test does not depend on the hierarchy, and they run so many programs that they take an emulated
 /// machine longer than all other tests together.
 const ALL: Tests = Tests {
@@ -52,6 +51,7 @@ const ALL: Tests = Tests {
         "--skip=journald::",
         "--skip=isolators::cni::",
         "--skip=isolators::docker_volume::",
+        "--skip=isolators::together::",
         "--skip=loggers::",
         "--skip=packaging::",
         "--skip=readme::",
