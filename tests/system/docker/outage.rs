@@ -1,14 +1,25 @@
 //! An engine that is stopped, killed or gone. These tests have engines of their own.
 
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
-use cofferdam_core::config::ContainerizerConfig;
+use cofferdam::engine::EngineSocket;
+use cofferdam_core::agent::Agent;
+use cofferdam_core::config::{ContainerizerConfig, DockerConfig};
 use cofferdam_core::containerizer::LaunchError;
 use cofferdam_core::error_chain::describe;
-use cofferdam_core::model::{Ended, Phase, Reason, Request, Resources};
+use cofferdam_core::model::{Ended, Phase, Reason, Request, Resources, Termination, Volume, VolumeSource};
+use cofferdam_linux::process::Process;
 use cofferdam_tests::world::{World, id, run, with_agent};
-use cofferdam_tests::{assert_contains, wait_for_text};
+use cofferdam_tests::{assert_contains, paths, wait_for_text};
+use tokio::task::JoinHandle;
 
+use super::proxy::{Hit, Lost, Proxy};
 use cofferdam_tests::engine::{Engine, has_engine, shell, until};
 
 /// Calls of the engine have a second.
@@ -114,7 +125,7 @@ fn an_update_that_an_engine_may_have_applied_is_rolled_back_when_it_is_back() {
         return;
     }
     let mut engine = Engine::start_with(&["--live-restore"]);
-    let world = impatient(&engine);
+    let world = engine.world();
     with_agent(&world, async |agent| {
         let mut request = shell("update", "sleep 1000");
         request.resources = Resources::default().with("mem", 64.0);
@@ -162,6 +173,197 @@ fn an_engine_that_is_gone_is_told_with_what_to_do() {
             &["cannot reach the container engine at", &socket, "start the engine, or set `docker.socket`"],
         );
         assert!(!agent.contains(&id("gone")));
+    });
+    assert_eq!(world.leftovers(), [""; 0]);
+}
+
+/// A world whose agents reach the engine through a proxy.
+fn through(proxy: &Proxy, engine: &Engine) -> World {
+    let mut world = engine.world();
+    let config = DockerConfig::new(Arc::new(EngineSocket::new(proxy.socket())));
+    world.config.containerizers = vec![ContainerizerConfig::Docker(config), ContainerizerConfig::Mesos];
+    world
+}
+
+fn launch(agent: &Agent, request: Request) -> JoinHandle<Result<i32, LaunchError>> {
+    let agent = agent.clone();
+    tokio::spawn(async move { agent.launch(request).await })
+}
+
+async fn reached(hit: &Hit) -> Lost {
+    let mut lost = None;
+    until("the request is there", || {
+        lost = hit.wait(Duration::ZERO);
+        lost.is_some()
+    })
+    .await;
+    lost.unwrap()
+}
+
+/// Destroys a container in MOUNTING, whose engine does not answer.
+async fn destroyed(
+    agent: &Agent,
+    name: &str,
+    launching: JoinHandle<Result<i32, LaunchError>>,
+) -> Termination {
+    assert_eq!(agent.inspect(&id(name)).unwrap().summary.phase, Phase::Mounting);
+    // Far less than the engine would be waited for otherwise.
+    let destroyed = tokio::time::timeout(Duration::from_secs(60), agent.destroy(&id(name))).await;
+    let error = launching.await.unwrap().unwrap_err();
+    assert!(matches!(error, LaunchError::Cancelled { phase: Phase::Mounting, .. }), "{error}");
+    let termination = destroyed.expect("it ends without the engine").unwrap();
+    assert_eq!(agent.wait(&id(name)).await, Some(termination.clone()));
+    // Its id is taken as long as the engine may have it.
+    let inspection = agent.inspect(&id(name)).unwrap();
+    assert_eq!(inspection.summary.phase, Phase::Ended);
+    assert!(!inspection.sandbox.exists());
+    assert!(matches!(agent.launch(shell(name, "true")).await, Err(LaunchError::Ended { .. })));
+    termination
+}
+
+#[test]
+fn a_launch_whose_engine_is_stopped_while_it_makes_the_container_is_ended_without_it() {
+    if !has_engine() {
+        return;
+    }
+    let engine = Engine::start();
+    let proxy = Proxy::to(engine.socket());
+    let world = through(&proxy, &engine);
+    with_agent(&world, async |agent| {
+        for (name, part) in
+            [("creating", "/containers/create"), ("attaching", "/attach"), ("starting", "/start")]
+        {
+            let hit = proxy.hold(part);
+            let launching = launch(&agent, shell(name, "exec sleep 1000"));
+            let held = reached(&hit).await;
+            engine.stop().await;
+            // It has the request, and does what it says as soon as it goes on.
+            drop(held);
+            let termination = destroyed(&agent, name, launching).await;
+            assert_eq!((termination.reason, termination.status), (Some(Reason::Killed), None));
+            engine.resume();
+            until("the agent forgets it", || !agent.contains(&id(name))).await;
+            until("nothing is left", || engine.names("mesos-").is_empty()).await;
+            assert_eq!(run(&agent, shell(name, "echo again")).await, "again\n");
+            agent.remove(&id(name)).await.unwrap();
+        }
+        // It has started the container, which the agent does not know yet.
+        let hit = proxy.hold("/start");
+        let launching = launch(&agent, shell("started", "exec sleep 1000"));
+        let held = reached(&hit).await;
+        let hit = proxy.hold("/json HTTP");
+        drop(held);
+        let held = reached(&hit).await;
+        let pid = engine.inspect("mesos-started")["State"]["Pid"].as_i64().unwrap();
+        let process = Process::open_any(pid.try_into().unwrap()).unwrap();
+        engine.stop().await;
+        drop(held);
+        destroyed(&agent, "started", launching).await;
+        assert!(process.has_ended().unwrap());
+        engine.resume();
+        until("the agent forgets it", || !agent.contains(&id("started"))).await;
+        assert_eq!(engine.names("mesos-"), [""; 0]);
+    });
+    assert_eq!(world.leftovers(), [""; 0]);
+}
+
+#[test]
+fn a_container_that_its_agent_has_given_up_is_removed_by_the_next_one() {
+    if !has_engine() {
+        return;
+    }
+    let engine = Engine::start();
+    let proxy = Proxy::to(engine.socket());
+    let mut world = through(&proxy, &engine);
+    with_agent(&world, async |agent| {
+        let hit = proxy.hold("/start");
+        let launching = launch(&agent, shell("next", "exec sleep 1000"));
+        let held = reached(&hit).await;
+        engine.stop().await;
+        drop(held);
+        destroyed(&agent, "next", launching).await;
+    });
+    engine.resume();
+    // Also if it leaves containers without a record alone.
+    let mut config = engine.config();
+    config.kill_orphans = false;
+    world.config.containerizers = vec![ContainerizerConfig::Docker(config)];
+    with_agent(&world, async |agent| {
+        until("the agent forgets it", || !agent.contains(&id("next"))).await;
+        until("nothing is left", || engine.names("mesos-").is_empty()).await;
+    });
+    assert_eq!(world.leftovers(), [""; 0]);
+}
+
+/// A volume driver in the engine's namespace for mounts. What it does instead of a method is in its directory.
+struct Driver(Child);
+
+impl Driver {
+    fn start(engine: &Engine, directory: &Path) -> Self {
+        let script =
+            "mountpoint -q /run/docker || mount -t tmpfs lab /run/docker; mkdir -p /run/docker/plugins
+            exec \"$0\" /run/docker/plugins/lab.sock \"$1\"";
+        fs::create_dir_all("/run/docker").unwrap();
+        let mut child = Command::new("nsenter")
+            .arg(format!("--mount=/proc/{}/ns/mnt", engine.pid()))
+            .args(["sh", "-c", script])
+            .args([paths::build().join("test-volume-driver"), directory.to_owned()])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("nsenter of util-linux");
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n");
+        Self(child)
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+#[test]
+fn a_launch_whose_volume_driver_does_not_mount_is_ended_without_it() {
+    if !has_engine() {
+        return;
+    }
+    let engine = Engine::start();
+    let directory = tempfile::tempdir().unwrap();
+    let driver = Driver::start(&engine, directory.path());
+    let (fault, log) = (directory.path().join("fault-Mount"), directory.path().join("log"));
+    fs::write(&fault, "hang").unwrap();
+    let world = engine.world();
+    with_agent(&world, async |agent| {
+        let mut request = shell("mounting", "exec sleep 1000");
+        let source = VolumeSource::DockerVolume {
+            driver: "lab".into(),
+            name: "data".into(),
+            options: BTreeMap::new(),
+        };
+        request.volumes = vec![Volume { container_path: "/data".into(), read_only: false, source }];
+        let launching = launch(&agent, request);
+        until("it mounts", || fs::read_to_string(&log).is_ok_and(|log| log.contains("Mount data"))).await;
+        destroyed(&agent, "mounting", launching).await;
+        // Others are launched and removed meanwhile.
+        assert_eq!(run(&agent, shell("beside", "echo beside")).await, "beside\n");
+        assert!(agent.remove(&id("beside")).await.unwrap());
+        // The engine tries it again, and then has a container to start whose sandbox is gone.
+        fs::remove_file(&fault).unwrap();
+        drop(driver);
+        let _driver = Driver::start(&engine, directory.path());
+        // After half a minute of tries, if it has not succeeded until then.
+        for _ in 0..2400 {
+            if !agent.contains(&id("mounting")) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert!(!agent.contains(&id("mounting")), "the agent forgets it");
+        until("nothing is left", || engine.names("mesos-").is_empty()).await;
+        engine.client(&["volume", "rm", "data"]);
     });
     assert_eq!(world.leftovers(), [""; 0]);
 }

@@ -1,4 +1,4 @@
-//! A socket between an agent and an engine, which loses the answer to a request.
+//! A socket between an agent and an engine, which holds a request, or loses the answer to one.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -17,7 +17,20 @@ const MAX_HEAD: usize = 64 << 10;
 /// The socket. What it passes on goes on until the connections are closed.
 pub struct Proxy {
     directory: TempDir,
-    armed: Arc<Mutex<Option<Armed>>>,
+    faults: Arc<Faults>,
+}
+
+#[derive(Default)]
+struct Faults {
+    armed: Mutex<Option<Armed>>,
+    held: Mutex<Option<Held>>,
+}
+
+/// The request that is not passed on yet.
+struct Held {
+    /// Part of its first line.
+    part: &'static str,
+    hit: Sender<Lost>,
 }
 
 /// The request whose answer is lost.
@@ -28,11 +41,11 @@ struct Armed {
     hit: Sender<Lost>,
 }
 
-/// A request that the engine has answered, which the agent does not know.
+/// A request that the engine has answered, which the agent does not know, or one that the engine has not got.
 pub struct Lost {
     /// Method and path.
     pub request: String,
-    /// The agent learns that there is no answer when this is dropped.
+    /// When this is dropped, the agent learns that there is no answer, or the engine gets the request.
     _release: Sender<()>,
 }
 
@@ -51,16 +64,16 @@ impl Proxy {
     pub fn to(engine: PathBuf) -> Self {
         let directory = tempfile::Builder::new().prefix("cofferdam-proxy-").tempdir().unwrap();
         let listener = UnixListener::bind(directory.path().join("engine.sock")).unwrap();
-        let armed: Arc<Mutex<Option<Armed>>> = Arc::default();
-        let shared = Arc::clone(&armed);
+        let faults: Arc<Faults> = Arc::default();
+        let shared = Arc::clone(&faults);
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
-                let (engine, armed) = (engine.clone(), Arc::clone(&shared));
+                let (engine, faults) = (engine.clone(), Arc::clone(&shared));
                 // An error is the end of the connection.
-                thread::spawn(move || drop(serve(&client, &engine, &armed)));
+                thread::spawn(move || drop(serve(&client, &engine, &faults)));
             }
         });
-        Self { directory, armed }
+        Self { directory, faults }
     }
 
     /// Its socket.
@@ -71,13 +84,20 @@ impl Proxy {
     /// Loses the answer to the n-th request from now on that is not a GET, the first of which is 1.
     pub fn arm(&self, request: usize) -> Hit {
         let (hit, receiver) = channel();
-        *self.armed.lock().unwrap() = Some(Armed { before: request - 1, hit });
+        *self.faults.armed.lock().unwrap() = Some(Armed { before: request - 1, hit });
+        Hit(receiver)
+    }
+
+    /// Holds the next request that has this in its first line.
+    pub fn hold(&self, part: &'static str) -> Hit {
+        let (hit, receiver) = channel();
+        *self.faults.held.lock().unwrap() = Some(Held { part, hit });
         Hit(receiver)
     }
 
     /// Loses none any more.
     pub fn disarm(&self) {
-        *self.armed.lock().unwrap() = None;
+        *self.faults.armed.lock().unwrap() = None;
     }
 }
 
@@ -97,22 +117,23 @@ fn fault(line: &str, armed: &Mutex<Option<Armed>>) -> Option<Sender<Lost>> {
     }
 }
 
-fn serve(client: &UnixStream, engine: &Path, armed: &Mutex<Option<Armed>>) -> io::Result<()> {
+fn serve(client: &UnixStream, engine: &Path, faults: &Faults) -> io::Result<()> {
     let server = UnixStream::connect(engine)?;
     let head = head(client)?;
     let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
     let request = String::from_utf8_lossy(line).into_owned();
-    let hit = fault(&request, armed);
+    let held = faults.held.lock().unwrap().take_if(|held| request.contains(held.part));
+    if let Some(Held { hit, .. }) = held {
+        hold(&hit, &request);
+    }
+    let hit = fault(&request, &faults.armed);
     (&server).write_all(&head)?;
     thread::scope(|scope| {
         scope.spawn(|| copy(client, &server));
         if let Some(hit) = hit {
             // What it does is done when it answers.
             drop(self::head(&server));
-            let (release, released) = channel();
-            if hit.send(Lost { request, _release: release }).is_ok() {
-                let _ = released.recv();
-            }
+            hold(&hit, &request);
             drop(client.shutdown(Shutdown::Both));
             drop(server.shutdown(Shutdown::Both));
             return;
@@ -120,6 +141,14 @@ fn serve(client: &UnixStream, engine: &Path, armed: &Mutex<Option<Armed>>) -> io
         copy(&server, client);
     });
     Ok(())
+}
+
+/// Waits until the test says to go on.
+fn hold(hit: &Sender<Lost>, request: &str) {
+    let (release, released) = channel();
+    if hit.send(Lost { request: request.to_owned(), _release: release }).is_ok() {
+        let _ = released.recv();
+    }
 }
 
 /// Reads up to the end of a head, byte by byte, as what follows is passed on.

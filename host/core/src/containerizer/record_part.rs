@@ -43,6 +43,11 @@ pub(crate) trait RecordPart: Clone + Serialize + DeserializeOwned + Send + Sync 
     /// The I/O switchboard of the container, if it has one.
     fn switchboard(&self) -> Option<ProcessId>;
 
+    /// Whether the record of a failed launch is needed after the end of the container.
+    fn is_needed_after_end(&self) -> bool {
+        !self.missed().is_empty()
+    }
+
     /// The container has ended: forgets what is only of use before that.
     fn end(&mut self, missed: Vec<MissedCleanup>) {
         self.set_missed(missed);

@@ -5,6 +5,8 @@
 //! ```
 //!
 //! The container of the engine is kept for a while after its end: see `removal.rs`.
+//!
+//! A launch that somebody wants to be gone does not wait for an engine that does not answer: see `abandon.rs`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,8 +15,9 @@ use std::time::Duration;
 use cofferdam_linux::process::Process;
 use tokio::time::timeout;
 
+use super::abandon::ENGINE_GRACE;
 use super::record::{DockerRecord, Handle};
-use super::{Docker, Shared, engine_name, removal};
+use super::{Docker, Shared, abandon, engine_name, removal};
 use crate::blocking::Job;
 use crate::containerizer::lifecycle::{
     Attempt, Extent, Retention, STALL_WARNING, Teardown, TeardownError, cleaned_up, in_job, record_end,
@@ -28,9 +31,6 @@ use crate::plugin::CallError;
 use crate::readiness::exited;
 use crate::switchboard::{wait_until_closed, wait_until_logged};
 
-/// How long the engine may take to kill a container, or to tell how it ended, before the agent does without.
-const ENGINE_GRACE: Duration = Duration::from_secs(2);
-
 /// How long the kernel may take to tell how a process ended.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -40,12 +40,12 @@ const LOG_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How the processes of a container ended.
 #[derive(Clone, Copy, Default)]
-struct End {
+pub(super) struct End {
     status: Option<i32>,
     oom_killed: bool,
     /// The engine has not told: then it does not pass output on either.
     without_engine: bool,
-    /// It was created, but not started.
+    /// It was created, but not started, or its launch was given up.
     was_not_started: bool,
 }
 
@@ -76,11 +76,11 @@ impl Teardown for Docker {
     ) -> Result<Termination, TeardownError> {
         let end = match progress.end {
             Some(known) => known,
-            None => *progress.end.insert(find_end(shared, handle).await?),
+            None => *progress.end.insert(find_end(shared, handle, retention).await?),
         };
         finish_output(shared, handle, &end).await;
         let missed = clean_up(shared, handle, end.status, lost).await?;
-        if retention == Retention::Remove {
+        if retention == Retention::Remove && !handle.record().part.abandoned {
             remove_from_engine(shared, handle).await?;
         }
         let termination = termination(&handle.record(), &end, retention);
@@ -102,11 +102,23 @@ impl Teardown for Docker {
         // The engine may have it still, if its end was forced.
         shared.backend.sweep.notify_one();
     }
+
+    fn finish_later(shared: &Arc<Shared>, handle: &Arc<Handle>) {
+        abandon::remove_later(shared, handle);
+    }
 }
 
 /// Removes the container from its engine; the sweep does it if the end is forced.
 async fn remove_from_engine(shared: &Arc<Shared>, handle: &Arc<Handle>) -> Result<(), TeardownError> {
-    match removal::remove(shared, handle).await {
+    let removed = tokio::select! {
+        biased;
+        removed = removal::remove(shared, handle) => removed,
+        () = abandon::overdue(handle) => {
+            abandon::mark(handle);
+            return Ok(());
+        }
+    };
+    match removed {
         Err(error) if handle.is_forced() => {
             let error = error_chain::describe(&error);
             tracing::error!(container = %handle.id(), "its end is forced; it may be left in the engine: {error}");
@@ -116,8 +128,28 @@ async fn remove_from_engine(shared: &Arc<Shared>, handle: &Arc<Handle>) -> Resul
     }
 }
 
-/// Ends all processes of a container, without its engine if that is forced.
-async fn find_end(shared: &Shared, handle: &Handle) -> Result<End, TeardownError> {
+/// Ends all processes of a container, without its engine if that is forced, or if it was not launched and somebody wants it to
+/// be gone.
+async fn find_end(
+    shared: &Arc<Shared>,
+    handle: &Arc<Handle>,
+    retention: Retention,
+) -> Result<End, TeardownError> {
+    if retention == Retention::Keep || !handle.record().part.requested || handle.process().is_some() {
+        return find_end_by_engine(shared, handle).await;
+    }
+    if !handle.record().part.abandoned {
+        tokio::select! {
+            biased;
+            end = find_end_by_engine(shared, handle) => return end,
+            () = abandon::overdue(handle) => abandon::mark(handle),
+        }
+    }
+    abandon::end_without_engine(shared, handle).await?;
+    Ok(End { was_not_started: true, ..End::default() })
+}
+
+async fn find_end_by_engine(shared: &Shared, handle: &Handle) -> Result<End, TeardownError> {
     match end_processes(shared, handle).await {
         Err(TeardownError::Engine(error)) if handle.is_forced() => {
             let error = error_chain::describe(&error);

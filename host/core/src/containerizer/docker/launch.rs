@@ -2,7 +2,7 @@
 //!
 //! A stop request cancels the launch at once, whatever it waits for. Steps that create something are seen through, in a task
 //! of their own: what the engine has done is only known from its answer, and a thread that works does not stop. The teardown
-//! waits for them.
+//! waits for them, but not for an engine that does not answer: see `abandon.rs`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,9 +11,11 @@ use cofferdam_linux::foreign;
 use cofferdam_linux::process::Process;
 use serde_json::Value as Json;
 
+use super::abandon::answered;
 use super::begin::{Logged, begin};
 use super::hooks;
 use super::phase::{check_cancelled, enter, unless_stopped};
+use super::processes;
 use super::record::Handle;
 use super::spec::{self, Spec};
 use super::supervise::wait_for_end;
@@ -25,9 +27,6 @@ use crate::engine::{Container, EngineError, Image};
 use crate::fetcher::FetchRequest;
 use crate::model::{Cause, Phase, ProcessId, Request};
 use crate::switchboard::{first_attachment, switch_engine};
-
-/// A shorter id could be part of the names of other cgroups.
-const MIN_ENGINE_ID: usize = 32;
 
 impl Launch for Docker {
     type Spec = Spec;
@@ -201,24 +200,41 @@ async fn create(
         let recorded = shared.update_persisted(&handle, |record| record.part.requested = true).await;
         recorded.map_err(|source| LaunchError::Ledger { id, source })?;
         let name = handle.record().part.name.clone();
-        let created = shared.backend.engine.create(&name, platform.as_deref(), &body).await;
-        let engine_id = created.map_err(|source| engine_error(&handle, source))?;
+        let created = async {
+            let created = shared.backend.engine.create(&name, platform.as_deref(), &body).await;
+            let created = match created {
+                Err(error) if error.is_conflict() && remove_late(&shared, &handle).await => {
+                    shared.backend.engine.create(&name, platform.as_deref(), &body).await
+                }
+                created => created,
+            };
+            created.map_err(|source| engine_error(&handle, source))
+        };
+        let engine_id = answered(&handle, created).await?;
         handle.update_in_memory(|record| record.part.engine_id = Some(engine_id));
         Ok(())
     })
     .await
 }
 
+/// Removes what the engine has created late for a launch of the same id that was given up. Returns whether it did.
+async fn remove_late(shared: &Shared, handle: &Handle) -> bool {
+    let record = handle.record();
+    let Ok(Some(found)) = shared.backend.engine.container(&record.part.name).await else { return false };
+    found.state.status == "created"
+        && shared.is_of_launch(&found, &record.id, None)
+        && shared.backend.engine.remove(&found.id).await.is_ok()
+}
+
 /// Connects the container with the logger, through a process that outlives the agent.
 async fn attach(shared: &Arc<Shared>, handle: &Arc<Handle>, logged: Logged) -> Result<(), LaunchError> {
     let input = handle.record().request.interactive;
     let container = super::engine_name(&handle.record());
-    let connection = shared
-        .backend
-        .engine
-        .attach(&container, input)
-        .await
-        .map_err(|source| engine_error(handle, source))?;
+    let attach = async {
+        let attached = shared.backend.engine.attach(&container, input).await;
+        attached.map_err(|source| engine_error(handle, source))
+    };
+    let connection = answered(handle, attach).await?;
     let (shared2, handle2) = (Arc::clone(shared), Arc::clone(handle));
     let work = move |_: &_| {
         let id = || handle2.id().clone();
@@ -251,10 +267,14 @@ async fn start(shared: &Arc<Shared>, handle: &Arc<Handle>) -> Result<i32, Launch
         // What the next agent has to end, if this one dies while the container starts.
         let recorded = shared.update_persisted(&handle, |_| {}).await;
         recorded.map_err(|source| LaunchError::Ledger { id: handle.id().clone(), source })?;
-        shared.backend.engine.start(&container).await.map_err(failed)?;
-        let found = shared.backend.engine.container(&container).await.map_err(failed)?;
-        let found = found.ok_or_else(|| internal(&handle, "the engine has lost it"))?;
-        let process = first_process(&shared, &found).await;
+        let started = async {
+            shared.backend.engine.start(&container).await.map_err(failed)?;
+            let found = shared.backend.engine.container(&container).await.map_err(failed)?;
+            let found = found.ok_or_else(|| internal(&handle, "the engine has lost it"))?;
+            let process = first_process(&shared, &found).await;
+            Ok((found, process))
+        };
+        let (found, process) = answered(&handle, started).await?;
         let id = process
             .as_ref()
             .map(|process| ProcessId { pid: process.pid(), start_time: process.start_time() });
@@ -282,26 +302,13 @@ pub(super) async fn first_process(shared: &Shared, found: &Container) -> Option<
         return None;
     }
     let process = Process::open_any(pid).ok()?;
-    if !is_of(&process, &found.id) {
+    if !processes::is_of(&process, &found.id) {
         tracing::debug!(pid, engine_id = found.id, "its first process is not visible: the pid is of another");
         return None;
     }
     // It may have ended, and its pid be that of another process, before it was opened.
     let again = shared.backend.engine.container(&found.id).await.ok()??;
     (again.state.running && again.state.pid == pid).then_some(process)
-}
-
-/// Whether a process is in a cgroup of a container of the engine. An engine in another pid namespace reports pids that are
-/// those of other processes here.
-fn is_of(process: &Process, engine_id: &str) -> bool {
-    let cgroups = std::fs::read_to_string(format!("/proc/{}/cgroup", process.pid()));
-    // Read of this process, if it has not been reaped.
-    cgroups.is_ok_and(|cgroups| has_cgroup_of(&cgroups, engine_id)) && process.signal(0).is_ok()
-}
-
-/// Whether a cgroup is that of a container. It is named after its id, with a prefix and a suffix if systemd manages it.
-fn has_cgroup_of(cgroups: &str, engine_id: &str) -> bool {
-    engine_id.len() >= MIN_ENGINE_ID && cgroups.split(['/', '\n']).any(|name| name.contains(engine_id))
 }
 
 /// Completes a step, also if the launch is cancelled meanwhile: then the launch ends at once, and the container's operation
@@ -331,29 +338,4 @@ async fn seen_through<T: Send + 'static>(
 
 pub(super) fn engine_error(handle: &Handle, source: EngineError) -> LaunchError {
     LaunchError::Engine { id: handle.id().clone(), phase: handle.phase(), source }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_container_is_recognized_by_its_cgroups() {
-        let (own, other) = ("0f".repeat(32), "1e".repeat(32));
-        for cgroups in [
-            format!("0::/system.slice/docker-{own}.scope\n"),
-            format!("0::/../../docker/{own}\n"),
-            format!("12:pids:/docker/{own}\n1:cpu:/docker/{own}/init\n0::/\n"),
-        ] {
-            assert!(has_cgroup_of(&cgroups, &own));
-            assert!(!has_cgroup_of(&cgroups, &other));
-            assert!(!has_cgroup_of(&cgroups, "") && !has_cgroup_of(&cgroups, "0f"));
-        }
-    }
-
-    #[test]
-    fn a_process_of_the_host_is_of_no_container() {
-        let own = Process::open_any(std::process::id().try_into().unwrap()).unwrap();
-        assert!(!is_of(&own, &"0f".repeat(32)));
-    }
 }

@@ -16,6 +16,7 @@
 //! be cancelled; the end of a container is seen on its pidfd; and a container whose engine does not answer is killed by the
 //! agent. What is left in the engine is found by its labels, and removed when the engine answers again.
 
+mod abandon;
 pub(crate) mod agent_container;
 mod begin;
 mod destroy;
@@ -24,6 +25,7 @@ mod launch;
 mod older_names;
 mod parameters;
 mod phase;
+mod processes;
 mod record;
 mod recover;
 mod removal;
@@ -145,15 +147,19 @@ impl Shared {
     /// Whether a container of the engine is the one of a record. Labels alone do not tell: those of an image are also those
     /// of its containers, and `docker commit` makes an image with the labels of a container.
     fn owns(&self, container: &Container, record: &Record<DockerRecord>) -> bool {
-        let labels = &container.config.labels;
         let engine_id = record.part.engine_id.as_ref();
-        if !is_named_after(&container.name, &record.id) || engine_id.is_some_and(|id| *id != container.id) {
-            return false;
-        }
+        // Of a record that was lost, any launch will do.
+        let launch = (record.created_unix_ms != 0).then_some(record.created_unix_ms);
+        engine_id.is_none_or(|id| *id == container.id) && self.is_of_launch(container, &record.id, launch)
+    }
+
+    /// Whether a container of the engine is of an id and one of its launches.
+    fn is_of_launch(&self, container: &Container, id: &ContainerId, launch: Option<u64>) -> bool {
+        let labels = &container.config.labels;
         let is = |label: &str, value: &str| labels.get(label).is_some_and(|found| found == value);
-        is(spec::AGENT_LABEL, &self.backend.agent)
-            && is(spec::CONTAINER_LABEL, record.id.as_str())
-            // Of a record that was lost, any launch will do.
-            && (record.created_unix_ms == 0 || is(spec::LAUNCH_LABEL, &record.created_unix_ms.to_string()))
+        is_named_after(&container.name, id)
+            && is(spec::AGENT_LABEL, &self.backend.agent)
+            && is(spec::CONTAINER_LABEL, id.as_str())
+            && launch.is_none_or(|launch| is(spec::LAUNCH_LABEL, &launch.to_string()))
     }
 }

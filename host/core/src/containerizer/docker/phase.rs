@@ -38,7 +38,7 @@ pub(super) async fn unless_stopped<T>(
     }
 }
 
-fn cancelled(handle: &Handle, message: Option<String>) -> LaunchError {
+pub(super) fn cancelled(handle: &Handle, message: Option<String>) -> LaunchError {
     let message = message.unwrap_or_default();
     LaunchError::Cancelled { id: handle.id().clone(), phase: handle.phase(), message }
 }

@@ -29,6 +29,9 @@ pub struct DockerRecord {
     /// Whether the logger missed its cleanup, as the end of the container was forced.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missed: Vec<MissedCleanup>,
+    /// Whether its launch was given up before the engine had answered: then the engine may have it still.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub abandoned: bool,
     /// Its addresses, by network.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub addresses: BTreeMap<String, Vec<String>>,
@@ -63,6 +66,10 @@ impl RecordPart for DockerRecord {
 
     fn set_missed(&mut self, missed: Vec<MissedCleanup>) {
         self.missed = missed;
+    }
+
+    fn is_needed_after_end(&self) -> bool {
+        self.abandoned || !self.missed.is_empty()
     }
 
     fn switchboard(&self) -> Option<ProcessId> {

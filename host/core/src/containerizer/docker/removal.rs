@@ -169,6 +169,8 @@ fn due_in(shared: &Shared, container: &ContainerSummary, delays: &mut Delays) ->
             let passed = Duration::from_millis(now_unix_ms().saturating_sub(ended));
             Some(delays.left(&container.id, shared.backend.config.remove_delay.saturating_sub(passed)))
         }
+        // It has never run: of a launch that was given up, or whose agent died.
+        None if container.state == "created" => Some(Duration::ZERO),
         None if shared.backend.config.kill_orphans => {
             let names = container.names.join(", ");
             tracing::warn!(

@@ -218,12 +218,13 @@ impl Builder<'_> {
         }
         let (entrypoint, command) = self.command()?;
         let (network_mode, network) = self.network()?;
-        let Volumes { binds, driver, directories } = self.volumes()?;
+        let Volumes { binds, mounts, driver, directories } = self.volumes()?;
         let ports = self.ports(&network_mode)?;
         let mut host = self.resources();
         host.extend(object(json!({
             "Privileged": options.privileged,
             "Binds": binds,
+            "Mounts": mounts,
             "NetworkMode": network_mode,
             // What it writes goes to the container logger.
             "LogConfig": { "Type": "none" },
@@ -435,22 +436,26 @@ impl Builder<'_> {
 
     fn volumes(&self) -> Result<Volumes, Problem> {
         let Self { request, options, sandbox, sandbox_directory } = self;
-        let mut volumes =
-            Volumes { binds: Vec::new(), driver: options.volume_driver.clone(), directories: Vec::new() };
+        let mut volumes = Volumes { driver: options.volume_driver.clone(), ..Volumes::default() };
         for (index, volume) in request.volumes.iter().enumerate() {
             let field = format!("container.volumes[{index}]");
-            let target = sandbox_directory.join(self.checked(&field, &volume.container_path)?);
+            let target = sandbox_directory.join(checked(&field, &volume.container_path)?);
             let source = self.volume_source(&field, volume, &mut volumes)?;
+            let propagation = propagation(&field, &volume.source)?;
+            if source.starts_with(sandbox) {
+                volumes.mounts.push(mount(&source, &target, volume.read_only, propagation));
+                continue;
+            }
             let mut flags = vec![if volume.read_only { "ro" } else { "rw" }];
-            flags.extend(propagation(&field, &volume.source)?);
+            flags.extend(propagation);
             volumes.binds.push(format!("{}:{}:{}", source.display(), target.display(), flags.join(",")));
         }
         for directory in &request.host_directories {
-            let source = self.checked("work_dir", &directory.source)?;
-            volumes.binds.push(format!("{}:{}:ro", source.display(), directory.target.display()));
+            let source = plain("work_dir", &directory.source)?;
+            volumes.mounts.push(mount(source, &directory.target, true, None));
         }
-        let sandbox = self.checked("work_dir", sandbox)?;
-        volumes.binds.push(format!("{}:{}:rw", sandbox.display(), sandbox_directory.display()));
+        let sandbox = plain("work_dir", sandbox)?;
+        volumes.mounts.push(mount(sandbox, sandbox_directory, false, None));
         Ok(volumes)
     }
 
@@ -460,7 +465,7 @@ impl Builder<'_> {
         let relative_target = volume.container_path.is_relative();
         match &volume.source {
             VolumeSource::HostPath { path, .. } => {
-                let path = self.checked(field, path)?;
+                let path = checked(field, path)?;
                 if path.is_absolute() {
                     Ok(path.to_owned())
                 } else if relative_target {
@@ -473,7 +478,7 @@ impl Builder<'_> {
                 }
             }
             VolumeSource::SandboxPath { parent: false, path } => {
-                let path = self.checked(field, path)?;
+                let path = checked(field, path)?;
                 if path.is_absolute() || relative_target {
                     let reason = "the path in the sandbox must be relative, and the other one absolute";
                     return problem(field, reason);
@@ -494,7 +499,7 @@ impl Builder<'_> {
                         format!("a container can have one volume driver, not both `{other}` and `{driver}`");
                     return problem(field, reason);
                 }
-                let name = self.checked(field, Path::new(name))?;
+                let name = checked(field, Path::new(name))?;
                 if name.components().count() != 1 || name.is_absolute() {
                     return problem(field, "the name of the volume is a path");
                 }
@@ -502,19 +507,6 @@ impl Builder<'_> {
             }
             _ => problem(field, "this kind of volume is not supported for `DOCKER` containers"),
         }
-    }
-
-    /// Checks that a path is one that the engine takes as it is.
-    fn checked<'p>(&self, field: &str, path: &'p Path) -> Result<&'p Path, Problem> {
-        let reason = match path.to_str() {
-            None => "is not UTF-8",
-            Some("") => "is empty",
-            Some(text) if text.contains(':') => "has a `:`, which the engine takes for a separator",
-            Some(text) if text.contains('\0') => "contains a NUL character",
-            Some(_) if path.components().any(|part| part == Component::ParentDir) => "contains `..`",
-            Some(_) => return Ok(path),
-        };
-        problem(field, format!("the path `{}` {reason}", path.display().to_string().escape_debug()))
     }
 
     fn resources(&self) -> Map<String, Json> {
@@ -548,10 +540,47 @@ impl Builder<'_> {
     }
 }
 
+#[derive(Default)]
 struct Volumes {
     binds: Vec<String>,
+    /// What is in the sandbox. Unlike the others, the engine creates none that is missing: that of a launch that was given up
+    /// must not come back.
+    mounts: Vec<Json>,
     driver: Option<String>,
     directories: Vec<PathBuf>,
+}
+
+/// Checks that a path is one that the engine takes as it is, also as part of a line.
+fn checked<'p>(field: &str, path: &'p Path) -> Result<&'p Path, Problem> {
+    if path.to_str().is_some_and(|text| text.contains(':')) {
+        return refused(field, path, "has a `:`, which the engine takes for a separator");
+    }
+    plain(field, path)
+}
+
+/// Checks that a path is one that the engine takes as it is.
+fn plain<'p>(field: &str, path: &'p Path) -> Result<&'p Path, Problem> {
+    match path.to_str() {
+        None => refused(field, path, "is not UTF-8"),
+        Some("") => refused(field, path, "is empty"),
+        Some(text) if text.contains('\0') => refused(field, path, "contains a NUL character"),
+        Some(_) if path.components().any(|part| part == Component::ParentDir) => {
+            refused(field, path, "contains `..`")
+        }
+        Some(_) => Ok(path),
+    }
+}
+
+fn refused<T>(field: &str, path: &Path, reason: &str) -> Result<T, Problem> {
+    problem(field, format!("the path `{}` {reason}", path.display().to_string().escape_debug()))
+}
+
+fn mount(source: &Path, target: &Path, read_only: bool, propagation: Option<&str>) -> Json {
+    let mut mount = json!({ "Type": "bind", "Source": source, "Target": target, "ReadOnly": read_only });
+    if let Some(propagation) = propagation {
+        mount["BindOptions"] = json!({ "Propagation": propagation });
+    }
+    mount
 }
 
 /// The flag of the propagation of mounts that a volume has, if it has one.

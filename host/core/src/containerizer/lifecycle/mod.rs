@@ -44,6 +44,7 @@ pub(crate) use containers::Containers;
 pub(super) use directories::{Extent, remove_directory};
 pub(super) use launch::{Launch, Launched, supervise};
 pub(super) use recover::{Recover, RecoveryAction};
+pub(super) use remove::remove_known;
 pub(super) use teardown::{
     Attempt, PROMPT, Retention, Teardown, TeardownError, cleaned_up, in_job, record_end, remove_large,
 };
@@ -134,7 +135,7 @@ impl<B: Backend> Shared<B> {
     }
 
     /// Whether a container is still in the table. It may have been removed, and its id be that of a new container.
-    fn is_known(&self, handle: &Arc<Handle<B>>) -> bool {
+    pub(super) fn is_known(&self, handle: &Arc<Handle<B>>) -> bool {
         self.table.get(handle.id()).is_some_and(|known| Arc::ptr_eq(&known, handle))
     }
 

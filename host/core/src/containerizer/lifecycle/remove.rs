@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Backend, Extent, STALL_WARNING, Shared, remove_directory};
+use super::{Backend, Extent, Handle, STALL_WARNING, Shared, remove_directory};
 use crate::containerizer::RemoveError;
 use crate::containerizer::record_part::RecordPart;
 use crate::model::ContainerId;
@@ -12,9 +12,20 @@ pub(super) async fn remove<B: Backend>(
     shared: &Arc<Shared<B>>,
     id: &ContainerId,
 ) -> Result<bool, RemoveError> {
-    let Some(handle) = shared.table.get(id) else { return Ok(false) };
+    match shared.table.get(id) {
+        Some(handle) => remove_known(shared, &handle).await,
+        None => Ok(false),
+    }
+}
+
+/// As [`remove`], for a container and not for another one that may have its id by now.
+pub(crate) async fn remove_known<B: Backend>(
+    shared: &Arc<Shared<B>>,
+    handle: &Arc<Handle<B>>,
+) -> Result<bool, RemoveError> {
+    let id = handle.id();
     let _op_lock = handle.op_lock().await;
-    if !shared.is_known(&handle) {
+    if !shared.is_known(handle) {
         return Ok(false);
     }
     let removed = shared.table.within(id);

@@ -50,6 +50,9 @@ pub(crate) trait Teardown: Backend {
 
     /// A container has ended.
     fn ended(_shared: &Shared<Self>) {}
+
+    /// Does, in a task, what is left to do for a container that has ended.
+    fn finish_later(_shared: &Arc<Shared<Self>>, _handle: &Arc<Handle<Self>>) {}
 }
 
 /// An attempt of a teardown.
@@ -150,11 +153,11 @@ pub(super) async fn roll_back_launch<B: Teardown>(
     on_delay: impl FnMut() + Send,
 ) {
     let termination = tear_down(shared, handle, cause, Retention::Remove, on_delay).await;
-    if handle.record().part.missed().is_empty() {
+    if !handle.record().part.is_needed_after_end() {
         shared.chain.removed(&handle.context()).await;
         shared.table.remove(handle.id());
     } else {
-        // It stays, as what it needs to be cleaned up.
+        // It stays, as what is needed to clean up.
         finish_later(shared, handle);
     }
     handle.announce_end(termination);
@@ -167,6 +170,7 @@ pub(super) fn finish_later<B: Teardown>(shared: &Arc<Shared<B>>, handle: &Arc<Ha
         write_record_later(shared, handle);
     }
     missed::perform_later(shared, handle);
+    B::finish_later(shared, handle);
 }
 
 /// Retries the teardown until it succeeds.
@@ -302,8 +306,13 @@ pub(crate) fn record_end<B: Backend>(
     missed: &[MissedCleanup],
     extent: Extent,
 ) -> Result<(), TeardownError> {
+    let is_kept = retention == Retention::Keep || !missed.is_empty();
+    if !is_kept {
+        remove_directory(&handle.record().sandbox, extent)
+            .map_err(|error| TeardownError::Directory("remove its sandbox", error))?;
+    }
     // Its record is what the cleanup needs.
-    if retention == Retention::Keep || !missed.is_empty() {
+    if is_kept || handle.record().part.is_needed_after_end() {
         let ended = handle.persist_end(&shared.ledger, |record| {
             record.phase = Phase::Ended;
             record.process = None;
@@ -312,8 +321,6 @@ pub(crate) fn record_end<B: Backend>(
         });
         return ended.map(drop).map_err(|error| TeardownError::step("record how it ended", &error));
     }
-    remove_directory(&handle.record().sandbox, extent)
-        .map_err(|error| TeardownError::Directory("remove its sandbox", error))?;
     shared.ledger.remove(handle.id()).map_err(|error| TeardownError::step("remove its record", &error))?;
     handle.update_in_memory(|record| {
         record.phase = Phase::Ended;

@@ -111,15 +111,16 @@ fn volumes_are_mounted_and_the_sandbox_is_the_last() {
         volume("/shared", VolumeSource::HostPath { path: "/srv".into(), propagation: Some("slave".into()) }),
     ];
     let spec = spec(&request).unwrap();
-    let binds = [
-        "/srv/data:/data:ro",
-        "/srv/logs:/mnt/mesos/sandbox/logs:rw",
-        "/work/web/cache/a:/cache:rw",
-        "/work/web/own:/own:rw",
-        "/srv:/shared:rw,rslave",
-        "/work/web:/mnt/mesos/sandbox:rw",
-    ];
+    let binds = ["/srv/data:/data:ro", "/srv/logs:/mnt/mesos/sandbox/logs:rw", "/srv:/shared:rw,rslave"];
     assert_eq!(spec.body["HostConfig"]["Binds"], json!(binds));
+    // What is in the sandbox has to exist.
+    let mount = |source: &str, target: &str| json!({ "Type": "bind", "Source": source, "Target": target, "ReadOnly": false });
+    let mounts = [
+        mount("/work/web/cache/a", "/cache"),
+        mount("/work/web/own", "/own"),
+        mount("/work/web", "/mnt/mesos/sandbox"),
+    ];
+    assert_eq!(spec.body["HostConfig"]["Mounts"], json!(mounts));
     assert_eq!(spec.directories, [PathBuf::from("cache/a"), "own".into()]);
 }
 
@@ -316,8 +317,10 @@ fn directories_of_the_agent_are_read_only_and_custom_executors_have_a_suffix() {
     let directory =
         crate::model::HostDirectory { source: "/run/socket".into(), target: "/mnt/socket".into() };
     request.host_directories = vec![directory];
-    let binds = body(&request)["HostConfig"]["Binds"].clone();
-    assert_eq!(binds, json!(["/run/socket:/mnt/socket:ro", "/work/web:/mnt/mesos/sandbox:rw"]));
+    let mounts = body(&request)["HostConfig"]["Mounts"].clone();
+    let mount = |index: usize, field: &str| mounts[index][field].clone();
+    assert_eq!((mount(0, "Source"), mount(0, "Target")), (json!("/run/socket"), json!("/mnt/socket")));
+    assert_eq!((mount(0, "ReadOnly"), mount(1, "Source")), (json!(true), json!("/work/web")));
     assert_eq!(name_of(&request), "mesos-web.executor");
     assert!(
         body(&request)["Env"].as_array().unwrap().contains(&json!("MESOS_CONTAINER_NAME=mesos-web.executor"))
@@ -325,7 +328,9 @@ fn directories_of_the_agent_are_read_only_and_custom_executors_have_a_suffix() {
     request.docker_executor = Some("/bin/executor".into());
     assert_eq!(name_of(&request), "mesos-web");
     request.host_directories[0].source = "/run:socket".into();
-    assert!(spec(&request).unwrap_err().contains("has a `:`"));
+    assert_eq!(body(&request)["HostConfig"]["Mounts"][0]["Source"], "/run:socket");
+    request.host_directories[0].source = "/run/../socket".into();
+    assert!(spec(&request).unwrap_err().contains("contains `..`"));
 }
 
 #[test]

@@ -1,0 +1,124 @@
+//! Launches that are given up before their engine has answered.
+//!
+//! An engine that is stopped, or that waits for a volume driver, does what it was asked for at any time later, or never.
+//! Whoever wants the container to be gone does not wait for that:
+//!
+//! - What the engine has started is found by its cgroup, and killed.
+//! - What it starts later does not run, as the sandbox that has to be mounted is gone.
+//! - What it has created is removed when it answers. Until then the record is kept, and the id is taken.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cofferdam_linux::process::Process;
+use tokio::time::sleep;
+
+use super::phase::cancelled;
+use super::record::Handle;
+use super::{Docker, LaunchError, Shared, processes};
+use crate::containerizer::lifecycle::{
+    Backend, PROMPT, STALL_WARNING, TeardownError, remove_known, task_name,
+};
+use crate::error_chain;
+use crate::model::Reason;
+
+/// How long the engine may take to kill a container, or to tell how it ended, before the agent does without.
+pub(super) const ENGINE_GRACE: Duration = Duration::from_secs(2);
+
+/// How often processes of a container are searched for that were forked during the search before.
+const SEARCHES: usize = 16;
+
+/// Waits for an answer of the engine, unless somebody wants the container to be gone and it takes too long.
+pub(super) async fn answered<T>(
+    handle: &Handle,
+    answer: impl Future<Output = Result<T, LaunchError>>,
+) -> Result<T, LaunchError> {
+    tokio::select! {
+        biased;
+        answer = answer => answer,
+        () = overdue(handle) => {
+            mark(handle);
+            Err(cancelled(handle, handle.stop_request().and_then(|cause| cause.message)))
+        }
+    }
+}
+
+/// Waits until somebody wants the container to be gone, and its engine has had time for an answer.
+pub(super) async fn overdue(handle: &Handle) {
+    if handle.stop_requested().await.reason == Some(Reason::LaunchFailed) {
+        handle.stop_repeated().await;
+    }
+    sleep(ENGINE_GRACE).await;
+}
+
+/// Notes that the engine may have the container still.
+pub(super) fn mark(handle: &Handle) {
+    tracing::warn!(
+        container = %handle.id(),
+        "its launch is given up without the engine, which does not answer; it is removed from the engine later"
+    );
+    handle.update_in_memory(|record| record.part.abandoned = true);
+}
+
+/// Ends the processes that the engine has started for a container.
+pub(super) async fn end_without_engine(shared: &Shared, handle: &Handle) -> Result<(), TeardownError> {
+    let Some(engine_id) = handle.record().part.engine_id.clone() else { return Ok(()) };
+    let timeout = shared.backend.destroy_timeout;
+    let killed = shared.pool.run(STALL_WARNING, move |_| kill_all(&engine_id, timeout)).await;
+    match killed {
+        Ok(killed) => killed.map_err(|error| TeardownError::step("kill its processes", &error)),
+        Err(abandoned) => Err(TeardownError::step("kill its processes", &abandoned)),
+    }
+}
+
+/// Kills all processes in the cgroups of a container. Blocks.
+fn kill_all(engine_id: &str, timeout: Duration) -> io::Result<()> {
+    for _ in 0..SEARCHES {
+        let found = processes::of(engine_id);
+        if found.is_empty() {
+            return Ok(());
+        }
+        found.iter().try_for_each(|process| process.kill().map_err(io::Error::other))?;
+        for process in &found {
+            process.wait(Some(timeout))?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes a container whose launch was given up from the engine as soon as that answers, and then its record.
+pub(super) fn remove_later(shared: &Arc<Shared>, handle: &Arc<Handle>) {
+    if !handle.record().part.abandoned {
+        return;
+    }
+    let (shared2, handle) = (Arc::clone(shared), Arc::clone(handle));
+    shared.fatal.spawn(task_name(handle.id()), async move {
+        let (mut pause, longest) = Docker::BACKOFF;
+        loop {
+            match remove_known(&shared2, &handle).await {
+                Ok(_) => break,
+                Err(error) => {
+                    let error = error_chain::describe(&error);
+                    tracing::debug!(container = %handle.id(), "cannot be removed from the engine yet: {error}");
+                }
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(longest);
+        }
+        expect_late(&shared2, &handle).await;
+    });
+}
+
+/// Has the sweep remove a container that the engine creates later, for as long as that may take.
+async fn expect_late(shared: &Shared, handle: &Handle) {
+    if handle.record().part.engine_id.is_some() {
+        return;
+    }
+    let mut left = shared.backend.config.timeouts.launch;
+    while !left.is_zero() {
+        sleep(PROMPT).await;
+        shared.backend.sweep.notify_one();
+        left = left.saturating_sub(PROMPT);
+    }
+}
