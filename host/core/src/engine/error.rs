@@ -29,7 +29,10 @@ pub enum EngineError {
         timeout: Duration,
     },
     /// It refused.
-    #[error("the container engine refused to {action} (status {status}): {message}")]
+    #[error(
+        "the container engine refused to {action} (status {status}): {message}; {}",
+        super::advice::on_refusal(action, message)
+    )]
     Refused {
         /// What it was asked for.
         action: String,
@@ -39,7 +42,10 @@ pub enum EngineError {
         message: String,
     },
     /// It failed during a pull.
-    #[error("the container engine cannot pull image `{image}`: {message}")]
+    #[error(
+        "the container engine cannot pull image `{image}`: {message}; {}",
+        super::advice::on_pull(message)
+    )]
     Pull {
         /// The image.
         image: String,

@@ -7,6 +7,7 @@
 //!
 //! The library has no HTTP, so [`Transport`] is a trait. Whatever it is asked for can be cancelled by dropping the future.
 
+mod advice;
 mod client;
 mod error;
 mod transport;
