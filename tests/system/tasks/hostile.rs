@@ -191,15 +191,24 @@ fn an_executor_that_is_not_connected_hears_of_its_shutdown_when_it_subscribes_ag
     let mut output = File::open(output(&world, &container)).unwrap();
     let pid = rustix::process::Pid::from_raw(process(&daemon, &container)).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
-    // Another subscription ends its own, and ends.
+    // Another subscription ends its own, is replaced by a third one, and is told so; that ends.
     let subscribe = json!({
         "type": "SUBSCRIBE", "framework_id": {"value": "tests"}, "executor_id": {"value": "one"},
         "subscribe": {"unacknowledged_tasks": [], "unacknowledged_updates": []},
     });
     let own = token(&daemon, &container);
-    let mut stream = send(&world, "/api/v1/executor", Some(&own), &subscribe);
-    stream.read_exact(&mut [0; 12]).unwrap();
-    drop(stream);
+    let subscribed = || {
+        let mut stream = send(&world, "/api/v1/executor", Some(&own), &subscribe);
+        stream.read_exact(&mut [0; 12]).unwrap();
+        stream
+    };
+    let (replaced, last) = (subscribed(), subscribed());
+    let events = io::read_to_string(replaced).unwrap();
+    assert_contains(
+        &events,
+        &["\"type\":\"ERROR\"", "another subscription of the executor has replaced this one"],
+    );
+    drop(last);
     shut_down(&daemon, "one").unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
     drop(until_ended(&daemon, "a"));

@@ -163,9 +163,14 @@ impl Handle {
         self.changed.notified().await;
     }
 
-    /// Makes a connection that of the executor. The one before ends.
+    /// Makes a connection that of the executor. The one before ends, and says why.
     pub(super) fn connect(&self, connection: Connection) {
-        *self.connection.lock() = Some(connection);
+        let before = self.connection.lock().replace(connection);
+        if let Some(before) = before {
+            // Whoever has it may not read it any more.
+            before
+                .send(Event::Error("another subscription of the executor has replaced this one".to_owned()));
+        }
         self.was_connected.store(true, Ordering::Relaxed);
         self.changed.notify_one();
     }
