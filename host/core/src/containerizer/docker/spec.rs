@@ -24,8 +24,10 @@ const MIN_QUOTA: i64 = 1000;
 /// The period of CPU quotas, in microseconds.
 const PERIOD: f64 = 100_000.0;
 
-/// As a limit of memory, the largest one that the kernel knows, which it takes for none. The engine refuses -1.
-pub(super) const UNLIMITED_MEMORY: i64 = i64::MAX & !4095;
+/// As a limit of memory, and of memory and swap together, none: the engine refuses -1, or does not pass it on. The latter is the
+/// largest one that the kernel knows. On cgroup v2, the limit of swap is the difference, so the two must not be the same.
+pub(super) const UNLIMITED_MEMORY: i64 = 1 << 62;
+pub(super) const UNLIMITED_MEMORY_AND_SWAP: i64 = i64::MAX & !4095;
 
 /// Prefix of the names of containers.
 pub(super) const PREFIX: &str = "mesos-";

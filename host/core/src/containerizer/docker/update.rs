@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cofferdam_plugin_model::{Limit, Resources};
-use serde_json::Value as Json;
+use serde_json::{Map, Value as Json};
 
 use super::record::{DockerRecord, Handle};
 use super::{Docker, Shared, engine_name, spec};
@@ -11,7 +11,7 @@ use crate::containerizer::UpdateError;
 use crate::containerizer::lifecycle::{FailedUpdate, Failure, Rollback, States, Update};
 use crate::engine::EngineError;
 use crate::error_chain;
-use crate::model::{Phase, Record};
+use crate::model::{DockerParameter, Phase, Record};
 
 impl Update for Docker {
     async fn update(
@@ -82,16 +82,45 @@ async fn apply_limits(
     record: &Record<DockerRecord>,
     resources: &Resources,
 ) -> Result<(), EngineError> {
-    let mut limits = spec::limits(resources);
-    // A limit of memory and swap that is lower than that of memory would be refused. Twice the memory is what the engine
-    // sets by itself.
-    let memory = limits.get("Memory").and_then(Json::as_i64);
-    let has_swap = |key: &str| key == "memory-swap";
     let options = record.request.docker.as_ref();
-    let own_swap = options.is_some_and(|docker| docker.parameters.iter().any(|it| has_swap(&it.key)));
-    if let (Some(memory), false) = (memory, own_swap) {
-        let swap = memory.saturating_mul(2).min(spec::UNLIMITED_MEMORY);
-        limits.insert("MemorySwap".into(), swap.into());
-    }
+    let is_swap = |parameter: &DockerParameter| parameter.key == "memory-swap";
+    let has_own_swap = options.is_some_and(|docker| docker.parameters.iter().any(is_swap));
+    let limits = limits(resources, has_own_swap);
     shared.backend.engine.update(&engine_name(record), &Json::Object(limits)).await
+}
+
+/// The body of an update.
+fn limits(resources: &Resources, has_own_swap: bool) -> Map<String, Json> {
+    let mut limits = spec::limits(resources);
+    let memory = limits.get("Memory").and_then(Json::as_i64);
+    if let (Some(memory), false) = (memory, has_own_swap) {
+        limits.insert("MemorySwap".into(), memory_and_swap(memory).into());
+    }
+    limits
+}
+
+/// The limit of memory and swap together. One that is lower than that of memory would be refused; twice the memory is what the
+/// engine sets by itself.
+fn memory_and_swap(memory: i64) -> i64 {
+    memory.saturating_mul(2).min(spec::UNLIMITED_MEMORY_AND_SWAP)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_no_limit_of_memory_has_none_of_swap() {
+        let limited = Resources::default().with("mem", 64.0);
+        assert_eq!(limits(&limited, false)["MemorySwap"], 128 << 20);
+        let unlimited = limited.clone().with_limit("mem", Limit::Unlimited);
+        assert_eq!(limits(&unlimited, false)["Memory"], spec::UNLIMITED_MEMORY);
+        // What is left for swap is no limit either.
+        let both = limits(&unlimited, false)["MemorySwap"].as_i64().unwrap();
+        assert!(both - spec::UNLIMITED_MEMORY > 1 << 60, "{both}");
+        assert_eq!(memory_and_swap(i64::MAX), spec::UNLIMITED_MEMORY_AND_SWAP);
+        // A parameter of the container, or nothing to change.
+        assert!(!limits(&limited, true).contains_key("MemorySwap"));
+        assert!(!limits(&Resources::default().with("cpus", 1.0), false).contains_key("MemorySwap"));
+    }
 }

@@ -282,6 +282,97 @@ fn traffic(text: &str) -> BTreeMap<&'static str, u64> {
 mod tests {
     use super::*;
 
+    /// A cgroup of files that the kernel has written elsewhere.
+    fn cgroup(version: Version, files: &[(&str, &str)]) -> (tempfile::TempDir, Cgroup) {
+        let directory = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            fs::write(directory.path().join(name), text).unwrap();
+        }
+        let cgroup = Cgroup::at(directory.path(), version);
+        (directory, cgroup)
+    }
+
+    fn figures(found: Figures) -> BTreeMap<&'static str, Json> {
+        found.unwrap().into_iter().collect()
+    }
+
+    #[test]
+    fn cpu_time_is_in_seconds_on_both_versions() {
+        let stat = "usage_usec 3500000\nuser_usec 2500000\nsystem_usec 1000000\nnr_periods 0\n";
+        let (_directory, v2) = cgroup(Version::V2, &[("cpu.stat", stat)]);
+        let (_directory, cpu) = cgroup(Version::V1, &[]);
+        let (_directory, accounting) = cgroup(
+            Version::V1,
+            &[("cpuacct.usage_user", "2500000000\n"), ("cpuacct.usage_sys", "1000000000\n")],
+        );
+        for found in [cpu_time(&v2, None), cpu_time(&cpu, Some(&accounting))] {
+            let found = figures(found);
+            assert_eq!(found["cpus_user_time_secs"], 2.5);
+            assert_eq!(found["cpus_system_time_secs"], 1.0);
+        }
+        assert!(cpu_time(&cpu, None).unwrap().is_empty());
+    }
+
+    #[test]
+    fn memory_is_read_on_both_versions() {
+        let (_directory, v1) = cgroup(
+            Version::V1,
+            &[
+                (
+                    "memory.stat",
+                    "cache 1\nrss 2\nmapped_file 3\ntotal_cache 4096\ntotal_rss 8192\ntotal_mapped_file 1024\n",
+                ),
+                ("memory.usage_in_bytes", "12288\n"),
+                ("memory.limit_in_bytes", "67108864\n"),
+            ],
+        );
+        let (_directory, v2) = cgroup(
+            Version::V2,
+            &[
+                ("memory.stat", "anon 8192\nfile 4096\nkernel 5\nfile_mapped 1024\n"),
+                ("memory.current", "12288\n"),
+                ("memory.max", "67108864\n"),
+            ],
+        );
+        let expected = [
+            ("mem_anon_bytes", 8192),
+            ("mem_cache_bytes", 4096),
+            ("mem_file_bytes", 4096),
+            ("mem_limit_bytes", 67_108_864),
+            ("mem_mapped_file_bytes", 1024),
+            ("mem_rss_bytes", 8192),
+            ("mem_total_bytes", 12288),
+        ];
+        for memory in [&v1, &v2] {
+            let found = figures(memory_use(memory));
+            assert_eq!(found, expected.into_iter().map(|(name, bytes)| (name, Json::from(bytes))).collect());
+        }
+        fs::write(v1.path().join("memory.limit_in_bytes"), "9223372036854771712\n").unwrap();
+        fs::write(v2.path().join("memory.max"), "max\n").unwrap();
+        for memory in [&v1, &v2] {
+            assert!(!figures(memory_use(memory)).contains_key("mem_limit_bytes"));
+        }
+    }
+
+    #[test]
+    fn block_devices_are_counted_on_both_versions() {
+        let v1 = "8:0 Read 4096\n8:0 Write 8192\n8:0 Sync 1\n8:0 Async 2\n8:0 Discard 3\n8:0 Total 12288\n\
+                  254:16 Read 0\n254:16 Write 512\n254:16 Total 512\nTotal 12800\n";
+        let v2 = "8:0 rbytes=4096 wbytes=8192 rios=1 wios=2 dbytes=0 dios=0\n254:16 wbytes=512 rios=0\n";
+        let (_directory, v1) = cgroup(Version::V1, &[("blkio.throttle.io_service_bytes", v1)]);
+        let (_directory, v2) = cgroup(Version::V2, &[("io.stat", v2)]);
+        let expected = json!({ "throttling": [bytes_of((8, 0), 4096, 8192), bytes_of((254, 16), 0, 512)] });
+        assert_eq!(figures(io_bytes(&v1))["blkio_statistics"], expected);
+        assert_eq!(figures(io_bytes(&v2))["blkio_statistics"], expected);
+    }
+
+    #[test]
+    fn a_cgroup_that_is_gone_is_no_failure() {
+        let gone = Cgroup::at("/nonexistent", Version::V2);
+        assert!(memory_use(&gone).unwrap_err().is_missing());
+        assert!(io_bytes(&gone).unwrap_err().is_missing());
+    }
+
     #[test]
     fn traffic_is_the_sum_of_all_interfaces_but_the_loopback() {
         let text = "Inter-|   Receive                                                |  Transmit\n \
