@@ -90,10 +90,17 @@ impl Client {
     ///
     /// # Errors
     /// [`EngineError`].
-    pub async fn pull(&self, image: &str, credentials: Option<&Credentials>) -> Result<(), EngineError> {
-        let action = format!("pull image `{image}`");
+    pub async fn pull(
+        &self,
+        image: &str,
+        platform: Option<&str>,
+        credentials: Option<&Credentials>,
+    ) -> Result<(), EngineError> {
+        let action = format!("{}`{image}`", super::advice::PULL);
         // A name without a tag would stand for all of them.
-        let path = format!("/images/create?fromImage={}", percent_encode(&with_tag(image)));
+        let platform = platform.map(|platform| format!("&platform={}", percent_encode(platform)));
+        let platform = platform.unwrap_or_default();
+        let path = format!("/images/create?fromImage={}{platform}", percent_encode(&with_tag(image)));
         let header = credentials.map(|credentials| {
             let encoded = serde_json::to_vec(credentials).unwrap_or_default();
             ("X-Registry-Auth", BASE64URL.encode(&encoded))

@@ -148,7 +148,8 @@ async fn pull(shared: &Arc<Shared>, handle: &Handle, spec: &Spec) -> Result<Imag
         Err(abandoned) => return Err(internal(handle, &abandoned.to_string())),
     };
     tracing::info!(container = %handle.id(), image, "pulling image");
-    shared.backend.engine.pull(image, credentials.as_ref()).await.map_err(failed)?;
+    let platform = spec.platform.as_deref();
+    shared.backend.engine.pull(image, platform, credentials.as_ref()).await.map_err(failed)?;
     match shared.backend.engine.image(image).await.map_err(failed)? {
         Some(found) => Ok(found),
         None => {

@@ -3,6 +3,9 @@
 //! An option that is not in the table is refused: the API has no place for it, or it would take the container away from the
 //! agent.
 
+mod mount;
+mod ports;
+
 use serde_json::{Map, Value as Json, json};
 
 use crate::containerizer::invalid::{Problem, problem};
@@ -31,10 +34,19 @@ enum Kind {
     Ulimit,
     /// `path:rate`.
     Rate,
-    /// `[[address:]host port:]container port[/protocol]`.
+    /// `path:weight`.
+    Weight,
+    /// `[[address:]host ports:]container ports[/protocol]`.
     Publish,
-    /// `port[/protocol]`.
+    /// `ports[/protocol]`.
     Port,
+    /// Fields with commas in between.
+    Mount,
+    /// `all`, a number, or fields with commas in between.
+    Gpus,
+    /// A line of a shell, or its absence.
+    HealthCommand,
+    NoHealthCheck,
     /// `path[:options]`.
     Tmpfs,
     /// A program, without arguments.
@@ -42,15 +54,19 @@ enum Kind {
 }
 
 use Kind::{
-    Cpus, Device, Flag, Integer, Item, Pair, Port, Program, Publish, Rate, Size, Text, Time, Tmpfs, Ulimit,
-    Variable,
+    Cpus, Device, Flag, Gpus, HealthCommand, Integer, Item, Mount, NoHealthCheck, Pair, Port, Program,
+    Publish, Rate, Size, Text, Time, Tmpfs, Ulimit, Variable, Weight,
 };
+
+/// Stands for the network of the container in a path.
+const NETWORK: &str = "*";
 
 /// Options, and their fields in the body of `/containers/create`.
 const OPTIONS: &[(&str, &str, Kind)] = &[
     ("add-host", "HostConfig.ExtraHosts", Item),
     ("annotation", "HostConfig.Annotations", Pair),
     ("blkio-weight", "HostConfig.BlkioWeight", Integer),
+    ("blkio-weight-device", "HostConfig.BlkioWeightDevice", Weight),
     ("cap-add", "HostConfig.CapAdd", Item),
     ("cap-drop", "HostConfig.CapDrop", Item),
     ("cgroup-parent", "HostConfig.CgroupParent", Text),
@@ -77,17 +93,22 @@ const OPTIONS: &[(&str, &str, Kind)] = &[
     ("entrypoint", "Entrypoint", Program),
     ("env", "Env", Variable),
     ("expose", "ExposedPorts", Port),
+    ("gpus", "HostConfig.DeviceRequests", Gpus),
     ("group-add", "HostConfig.GroupAdd", Item),
+    ("health-cmd", "Healthcheck.Test", HealthCommand),
     ("health-interval", "Healthcheck.Interval", Time),
     ("health-retries", "Healthcheck.Retries", Integer),
     ("health-start-period", "Healthcheck.StartPeriod", Time),
     ("health-timeout", "Healthcheck.Timeout", Time),
     ("hostname", "Hostname", Text),
     ("init", "HostConfig.Init", Flag),
+    ("ip", "NetworkingConfig.EndpointsConfig.*.IPAMConfig.IPv4Address", Text),
+    ("ip6", "NetworkingConfig.EndpointsConfig.*.IPAMConfig.IPv6Address", Text),
     ("ipc", "HostConfig.IpcMode", Text),
     ("isolation", "HostConfig.Isolation", Text),
     ("label", "Labels", Pair),
     ("link", "HostConfig.Links", Item),
+    ("link-local-ip", "NetworkingConfig.EndpointsConfig.*.IPAMConfig.LinkLocalIPs", Item),
     ("log-driver", "HostConfig.LogConfig.Type", Text),
     ("log-opt", "HostConfig.LogConfig.Config", Pair),
     ("mac-address", "MacAddress", Text),
@@ -95,6 +116,9 @@ const OPTIONS: &[(&str, &str, Kind)] = &[
     ("memory-reservation", "HostConfig.MemoryReservation", Size),
     ("memory-swap", "HostConfig.MemorySwap", Size),
     ("memory-swappiness", "HostConfig.MemorySwappiness", Integer),
+    ("mount", "HostConfig.Mounts", Mount),
+    ("network-alias", "NetworkingConfig.EndpointsConfig.*.Aliases", Item),
+    ("no-healthcheck", "Healthcheck.Test", NoHealthCheck),
     ("oom-kill-disable", "HostConfig.OomKillDisable", Flag),
     ("oom-score-adj", "HostConfig.OomScoreAdj", Integer),
     ("pid", "HostConfig.PidMode", Text),
@@ -132,16 +156,20 @@ const REFUSED: &[(&[&str], &str)] = &[
     ),
     (&["env-file", "label-file"], "the agent reads no files of the host for it; give the values"),
     (&["pull", "force-pull"], "set `docker.force_pull_image`"),
-    (&["network", "net", "network-alias", "net-alias", "ip", "ip6"], "give it once; see `docker.network`"),
+    (&["network", "net"], "give it once; see `docker.network`"),
+    (&["kernel-memory"], "current kernels have no such limit"),
+    (&["cpu-count", "cpu-percent", "io-maxbandwidth", "io-maxiops"], "it is for containers of Windows"),
+    (&["disable-content-trust", "quiet", "q"], "it is an option of the client"),
 ];
 
-/// Single letters of `docker run`.
+/// Other names of options.
 const SHORT: &[(&str, &str)] = &[
     ("c", "cpu-shares"),
     ("e", "env"),
     ("h", "hostname"),
     ("l", "label"),
     ("m", "memory"),
+    ("net-alias", "network-alias"),
     ("p", "publish"),
     ("P", "publish-all"),
     ("u", "user"),
@@ -165,14 +193,39 @@ pub(super) fn apply(spec: &mut Json, key: &str, value: &str) -> Result<(), Probl
         );
         return problem(field(), reason);
     };
-    if name == "security-opt" && value.starts_with("seccomp=") && value != "seccomp=unconfined" {
+    let profile = value.strip_prefix("seccomp=").filter(|_| name == "security-opt");
+    if profile.is_some_and(|profile| profile != "unconfined" && !profile.starts_with('{')) {
         return problem(
             field(),
-            "a seccomp profile is a file for the client; only `seccomp=unconfined` can be passed on",
+            "a file with a seccomp profile is one of the client; give its content, or `seccomp=unconfined`",
         );
     }
-    let place = place(spec, path);
-    add(place, *kind, value).map_err(|expected| (field(), format!("`{value}` is not {expected}")))
+    // As in Docker, a volume without a source is an anonymous one.
+    let path = if name == "volume" && !value.contains(':') { "Volumes" } else { path };
+    let added = match (name, path) {
+        ("volume", "Volumes") => {
+            members(place(spec, path)).insert(value.to_owned(), json!({}));
+            Ok(())
+        }
+        _ => add(place(spec, path), *kind, value),
+    };
+    added.map_err(|expected| (field(), format!("`{value}` is not {expected}")))?;
+    if let Publish = kind {
+        // What is published is exposed.
+        let published = ports::publish(value).unwrap_or_default();
+        let exposed = members(place(spec, "ExposedPorts"));
+        exposed.extend(published.into_iter().map(|published| (published.container, json!({}))));
+    }
+    Ok(())
+}
+
+/// Gives what options say about the network of the container the name of that.
+pub(super) fn name_network(spec: &mut Json, network: &str) {
+    if let Some(endpoints) = spec["NetworkingConfig"]["EndpointsConfig"].as_object_mut()
+        && let Some(endpoint) = endpoints.remove(NETWORK)
+    {
+        endpoints.insert(network.to_owned(), endpoint);
+    }
 }
 
 /// Whether one is the other with a letter too many, too few or another one.
@@ -240,15 +293,32 @@ fn add(place: &mut Json, kind: Kind, value: &str) -> Result<(), &'static str> {
             let rate = size(rate).ok_or("a device and a rate such as `/dev/sda:1mb`")?;
             items(place).push(json!({ "Path": path, "Rate": rate }));
         }
+        Weight => {
+            let expected = "a device and a weight such as `/dev/sda:200`";
+            let (path, weight) = value.rsplit_once(':').ok_or(expected)?;
+            let weight = weight.parse::<u16>().map_err(|_| expected)?;
+            items(place).push(json!({ "Path": path, "Weight": weight }));
+        }
         Publish => {
-            let expected = "a port such as `8080:80/tcp`";
-            let (address, host, container) = publish(value).ok_or(expected)?;
-            let bindings = members(place).entry(container).or_insert_with(|| json!([]));
-            items(bindings).push(json!({ "HostIp": address, "HostPort": host }));
+            let published = ports::publish(value).ok_or("a port such as `8080:80/tcp`")?;
+            for ports::Published { container, address, host } in published {
+                let bindings = members(place).entry(container).or_insert_with(|| json!([]));
+                items(bindings).push(json!({ "HostIp": address, "HostPort": host }));
+            }
         }
         Port => {
-            members(place).insert(port(value).ok_or("a port such as `80/tcp`")?, json!({}));
+            let exposed = ports::expose(value).ok_or("a port such as `80/tcp`")?;
+            members(place).extend(exposed.into_iter().map(|port| (port, json!({}))));
         }
+        Mount => items(place)
+            .push(mount::mount(value).ok_or("a mount such as `type=bind,source=/a,target=/b,readonly`")?),
+        Gpus => items(place).push(mount::gpus(value).ok_or("`all`, a number, or `device=0`")?),
+        HealthCommand => *place = json!(["CMD-SHELL", value]),
+        NoHealthCheck => match value {
+            "" | "true" | "1" => *place = json!(["NONE"]),
+            "false" | "0" => {}
+            _ => return Err("`true` or `false`"),
+        },
         Tmpfs => {
             let (path, options) = value.split_once(':').unwrap_or((value, ""));
             members(place).insert(path.to_owned(), options.into());
@@ -311,28 +381,6 @@ fn ulimit(text: &str) -> Option<Json> {
     Some(json!({ "Name": name, "Soft": soft, "Hard": hard }))
 }
 
-/// A port with its protocol.
-fn port(text: &str) -> Option<String> {
-    let (number, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
-    let number = number.parse::<u16>().ok().filter(|number| *number > 0)?;
-    ["tcp", "udp", "sctp"].contains(&protocol).then(|| format!("{number}/{protocol}"))
-}
-
-/// Address and port of the host, empty if any will do, and port of the container.
-fn publish(text: &str) -> Option<(String, String, String)> {
-    let (rest, container) = match text.rsplit_once(':') {
-        Some((rest, container)) => (Some(rest), container),
-        None => (None, text),
-    };
-    let container = port(container)?;
-    let (address, host) = match rest.map(|rest| rest.rsplit_once(':').unwrap_or(("", rest))) {
-        Some((address, host)) => (address.trim_matches(['[', ']']), host),
-        None => ("", ""),
-    };
-    let is_port = host.is_empty() || host.parse::<u16>().is_ok();
-    is_port.then(|| (address.to_owned(), host.to_owned(), container))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -384,6 +432,42 @@ mod tests {
     }
 
     #[test]
+    fn options_with_a_place_of_their_own_get_there() {
+        let mut spec = applied(&[
+            ("health-cmd", "test -e /ok"),
+            ("mount", "type=tmpfs,target=/run"),
+            ("gpus", "all"),
+            ("blkio-weight-device", "/dev/sda:200"),
+            ("volume", "/anonymous"),
+            ("v", "/srv:/data:ro"),
+            ("ip", "10.1.0.9"),
+            ("ip6", "fd00::9"),
+            ("network-alias", "db"),
+            ("net-alias", "sql"),
+            ("publish", "8000-8001:80-81"),
+            ("expose", "90-91/udp"),
+            ("security-opt", "seccomp={\"defaultAction\":\"SCMP_ACT_ALLOW\"}"),
+        ])
+        .unwrap();
+        name_network(&mut spec, "backbone");
+        let host = &spec["HostConfig"];
+        assert_eq!(spec["Healthcheck"]["Test"], json!(["CMD-SHELL", "test -e /ok"]));
+        assert_eq!(host["Mounts"], json!([{ "Type": "tmpfs", "Target": "/run" }]));
+        assert_eq!(host["DeviceRequests"][0]["Count"], -1);
+        assert_eq!(host["BlkioWeightDevice"], json!([{ "Path": "/dev/sda", "Weight": 200 }]));
+        assert_eq!(spec["Volumes"], json!({ "/anonymous": {} }));
+        assert_eq!(host["Binds"], json!(["/srv:/data:ro"]));
+        let endpoint = &spec["NetworkingConfig"]["EndpointsConfig"]["backbone"];
+        assert_eq!(endpoint["IPAMConfig"], json!({ "IPv4Address": "10.1.0.9", "IPv6Address": "fd00::9" }));
+        assert_eq!(endpoint["Aliases"], json!(["db", "sql"]));
+        assert_eq!(host["PortBindings"]["81/tcp"][0]["HostPort"], "8001");
+        let exposed: Vec<_> = spec["ExposedPorts"].as_object().unwrap().keys().collect();
+        assert_eq!(exposed, ["80/tcp", "81/tcp", "90/udp", "91/udp"]);
+        assert!(host["SecurityOpt"][0].as_str().unwrap().starts_with("seccomp={"));
+        assert_eq!(applied(&[("no-healthcheck", "")]).unwrap()["Healthcheck"]["Test"], json!(["NONE"]));
+    }
+
+    #[test]
     fn what_cannot_be_passed_on_is_refused_with_the_reason() {
         for (key, value, expected) in [
             ("name", "x", "finds the container by its name"),
@@ -395,7 +479,11 @@ mod tests {
             ("device", "fuse", "is not a device"),
             ("ulimit", "nofile", "is not a limit"),
             ("publish", "0", "is not a port"),
-            ("security-opt", "seccomp=/etc/profile.json", "only `seccomp=unconfined`"),
+            ("security-opt", "seccomp=/etc/profile.json", "give its content, or `seccomp=unconfined`"),
+            ("mount", "source=/a", "is not a mount"),
+            ("blkio-weight-device", "/dev/sda", "is not a device and a weight"),
+            ("gpus", "many", "is not `all`"),
+            ("cpu-count", "1", "for containers of Windows"),
         ] {
             let (field, reason) = applied(&[(key, value)]).unwrap_err();
             assert_eq!(field, format!("container.docker.parameters.{key}"));

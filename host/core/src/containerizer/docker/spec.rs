@@ -227,7 +227,7 @@ impl Builder<'_> {
             "Privileged": options.privileged,
             "Binds": binds,
             "Mounts": mounts,
-            "NetworkMode": network_mode,
+            "NetworkMode": &network_mode,
             // What it writes goes to the container logger.
             "LogConfig": { "Type": "none" },
         })));
@@ -272,8 +272,10 @@ impl Builder<'_> {
                 key => parameters::apply(&mut body, key, &parameter.value)?,
             }
         }
+        parameters::name_network(&mut body, &network_mode);
         self.check_labels(&body)?;
-        if request.docker_executor.is_some() && !body["Healthcheck"].is_null() {
+        let has_check = !body["Healthcheck"].is_null() && body["Healthcheck"]["Test"] != json!(["NONE"]);
+        if request.docker_executor.is_some() && has_check {
             let reason = "the engine would run a health check with the environment of the executor; use `health_check` of the task";
             return problem("container.docker.parameters", reason);
         }
