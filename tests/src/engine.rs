@@ -29,6 +29,10 @@ pub const IMAGE: &str = "cofferdam-test/busybox:1";
 /// The same, with the entry point `echo entry` and the command `cmd`.
 pub const ENTRY: &str = "cofferdam-test/entry:1";
 
+/// The same, with only one of these. That of the engine of all tests has them.
+pub const ENTRY_ALONE: &str = "cofferdam-test/entry-alone:1";
+pub const COMMAND_ALONE: &str = "cofferdam-test/command-alone:1";
+
 /// What starts, and in the end stops, an engine. Its arguments are a directory, the cgroup of its containers, and further
 /// options. A line starts it again after it was killed.
 const SCRIPT: &str = r#"
@@ -185,8 +189,37 @@ impl Engine {
         all.lines().map(str::to_owned).collect()
     }
 
+    /// What is left of containers that are gone, in an engine that nobody else uses.
+    pub fn leftovers(&self) -> Vec<String> {
+        let format = "{{range .Containers}}{{.Name}}\n{{end}}";
+        let endpoints = self.client(&["network", "inspect", "--format", format, "bridge"]);
+        let volumes = self.client(&["volume", "ls", "--quiet"]);
+        let namespace = format!("--net={}", self.network_namespace().display());
+        let rules = Command::new("nsenter").args([&namespace, "iptables-save"]).output().unwrap();
+        assert!(rules.status.success(), "iptables-save: {}", String::from_utf8_lossy(&rules.stderr));
+        let rules = String::from_utf8(rules.stdout).unwrap();
+        let listed = [("endpoint", endpoints.as_str()), ("volume", volumes.as_str())];
+        let listed =
+            listed.iter().flat_map(|(kind, lines)| lines.lines().map(move |line| format!("{kind} {line}")));
+        let rules = rules.lines().filter(|line| line.contains("--dport")).map(|line| format!("rule {line}"));
+        let parent = self.directory.file_name().unwrap();
+        let hierarchies = fs::read_dir("/sys/fs/cgroup").unwrap().flatten().map(|entry| entry.path());
+        let cgroups = hierarchies.chain(["/sys/fs/cgroup".into()]).flat_map(|hierarchy| {
+            let children = fs::read_dir(hierarchy.join(parent)).into_iter().flatten().flatten();
+            children
+                .filter(|child| child.path().is_dir())
+                .map(|child| format!("cgroup {}", child.path().display()))
+        });
+        let lines = fs::read_dir("/proc").unwrap().flatten();
+        let lines = lines.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
+        let lines = lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " "));
+        let own = format!("{}/", self.directory.display());
+        let shims = lines.filter(move |line| line.contains("containerd-shim") && line.contains(&own));
+        listed.chain(rules).chain(cgroups).chain(shims).collect()
+    }
+
     /// Makes an image of busybox.
-    fn import(&self, name: &str, changes: &[&str]) {
+    pub fn import(&self, name: &str, changes: &[&str]) {
         let rootfs = self.directory.join("rootfs");
         if !rootfs.exists() {
             fill(&rootfs);
@@ -250,7 +283,13 @@ fn fill(rootfs: &Path) {
 pub fn engine() -> Option<&'static Engine> {
     // Not dropped: it ends with this process.
     static SHARED: OnceLock<Engine> = OnceLock::new();
-    has_engine().then(|| SHARED.get_or_init(Engine::start))
+    let start = || {
+        let engine = Engine::start();
+        engine.import(ENTRY_ALONE, &["ENTRYPOINT [\"echo\",\"entry\"]"]);
+        engine.import(COMMAND_ALONE, &["CMD [\"echo\",\"cmd\"]"]);
+        engine
+    };
+    has_engine().then(|| SHARED.get_or_init(start))
 }
 
 /// Whether an engine can be started here. Otherwise reports that a test is skipped, or fails it if `CI` is set.
@@ -267,6 +306,50 @@ pub fn has_engine() -> bool {
         eprintln!("SKIPPED a container engine: dockerd is missing (package docker.io)");
     }
     installed
+}
+
+/// A command and an image of the shared engine, and what they come to.
+pub struct Combination {
+    pub image: &'static str,
+    /// Whether it is a line of a shell.
+    pub shell: bool,
+    pub value: Option<&'static str>,
+    pub arguments: &'static [&'static str],
+    /// The parameter `entrypoint`.
+    pub entrypoint: Option<&'static str>,
+    /// `None` if there is nothing to run.
+    pub output: Option<&'static str>,
+}
+
+/// All images with all commands.
+pub fn combinations() -> Vec<Combination> {
+    let commands: [(bool, Option<&str>, &[&str], Option<&str>); 7] = [
+        (false, None, &[], None),
+        (false, Some("echo"), &[], None),
+        (false, None, &["echo", "a"], None),
+        (false, Some("echo"), &["a"], None),
+        (true, Some("echo line"), &[], None),
+        (false, None, &["x"], Some("echo")),
+        (false, None, &[], Some("echo")),
+    ];
+    let of_entry = [Some("entry echo\n"), Some("entry echo a\n"), Some("entry echo a\n")];
+    let of_none = [Some("\n"), Some("a\n"), Some("a\n")];
+    let images = [
+        (IMAGE, None, of_none),
+        (ENTRY, Some("entry cmd\n"), of_entry),
+        (ENTRY_ALONE, Some("entry\n"), of_entry),
+        (COMMAND_ALONE, Some("cmd\n"), of_none),
+    ];
+    let mut all = Vec::new();
+    for (image, of_image, of_words) in images {
+        // A line, and an entry point that is given, replace both of those of the image.
+        let replaced = [Some("line\n"), Some("x\n"), Some("\n")];
+        let outputs = [of_image].into_iter().chain(of_words).chain(replaced);
+        for ((shell, value, arguments, entrypoint), output) in commands.into_iter().zip(outputs) {
+            all.push(Combination { image, shell, value, arguments, entrypoint, output });
+        }
+    }
+    all
 }
 
 /// A container of the engine that runs a line of a shell.

@@ -4,12 +4,14 @@
 
 mod hooks;
 mod outage;
+mod podman;
 pub mod proxy;
 mod recovery;
 mod stop;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::sync::mpsc::TryRecvError;
 use std::time::Duration;
 
 use cofferdam_core::config::ContainerizerConfig;
@@ -19,10 +21,11 @@ use cofferdam_core::model::{
     DockerNetwork, DockerParameter, Ended, Limit, NetworkRequest, Phase, PortMapping, Reason, Request,
     Resources, Value, Volume, VolumeSource,
 };
+use cofferdam_linux::cgroup::{Cgroup, Cgroups, Version};
 use cofferdam_tests::daemon::Daemon;
-use cofferdam_tests::engine::{ENTRY, IMAGE, engine, shell, until, words};
+use cofferdam_tests::engine::{IMAGE, combinations, engine, shell, until, words};
 use cofferdam_tests::world::{World, id, launch_error, run, with_agent};
-use cofferdam_tests::{assert_contains, text};
+use cofferdam_tests::{assert_contains, text, wait_for_text};
 use serde_json::json;
 
 fn parameter(key: &str, value: &str) -> DockerParameter {
@@ -92,30 +95,25 @@ fn entry_point_and_command_combine_as_in_docker() {
     let Some(engine) = engine() else { return };
     let world = engine.world();
     with_agent(&world, async |agent| {
-        let mut number = 0;
-        let mut output = async |mut request: Request| {
-            number += 1;
-            request.id = id(&format!("entry-{number}"));
-            let output = run(&agent, request.clone()).await;
-            agent.remove(&request.id).await.unwrap();
-            output
-        };
-        let with_value = |value: &str, arguments: &[&str]| {
-            let mut request = words("x", ENTRY, arguments);
-            request.command.value = Some(value.into());
-            request
-        };
-        assert_eq!(output(words("x", ENTRY, &[])).await, "entry cmd\n");
-        assert_eq!(output(words("x", ENTRY, &["a", "b"])).await, "entry a b\n");
-        assert_eq!(output(with_value("v", &[])).await, "entry v\n");
-        assert_eq!(output(with_value("v", &["a"])).await, "entry v a\n");
-        assert_eq!(output(words("x", IMAGE, &["echo", "plain"])).await, "plain\n");
-        let mut line = shell("x", "echo line $0");
-        line.docker.as_mut().unwrap().image = ENTRY.into();
-        assert_eq!(output(line).await, "line /bin/sh\n");
-        let mut replaced = words("x", ENTRY, &["a"]);
-        replaced.docker.as_mut().unwrap().parameters = vec![parameter("entrypoint", "echo")];
-        assert_eq!(output(replaced).await, "a\n");
+        for (number, it) in combinations().into_iter().enumerate() {
+            let mut request = words(&format!("entry-{number}"), it.image, it.arguments);
+            request.command.shell = it.shell;
+            request.command.value = it.value.map(str::to_owned);
+            let entrypoint = it.entrypoint.map(|entrypoint| parameter("entrypoint", entrypoint));
+            request.docker.as_mut().unwrap().parameters.extend(entrypoint);
+            let Some(expected) = it.output else {
+                let error = launch_error(&agent, request).await;
+                assert_contains(&error, &["create the container", "No command specified"]);
+                continue;
+            };
+            let name = request.id.clone();
+            let shown = format!("{} {:?} {:?} {:?}", it.image, it.value, it.arguments, it.entrypoint);
+            assert_eq!(run(&agent, request).await, expected, "{shown}");
+            agent.remove(&name).await.unwrap();
+        }
+        // As in a shell, it has no name of its own.
+        assert_eq!(run(&agent, shell("entry-line", "echo $0")).await, "/bin/sh\n");
+        agent.remove(&id("entry-line")).await.unwrap();
     });
 }
 
@@ -270,6 +268,20 @@ fn networks_volumes_and_devices_of_the_engine_reach_the_container() {
     assert_eq!(world.leftovers(), [""; 0]);
 }
 
+/// The cgroup of a process for CPUs.
+fn cpu(pid: i32) -> Cgroup {
+    let cgroups = Cgroups::detect().unwrap();
+    let (_, version) = cgroups.hierarchy("cpu").expect("the controller of CPUs");
+    let of_process = text(format!("/proc/{pid}/cgroup").as_ref());
+    let mut lines = of_process.lines().map(|line| line.splitn(3, ':').skip(1).collect::<Vec<_>>());
+    let is_it = |controllers: &str| match version {
+        Version::V1 => controllers.split(',').any(|controller| controller == "cpu"),
+        Version::V2 => controllers.is_empty(),
+    };
+    let line = lines.find(|fields| is_it(fields[0])).expect("a cgroup");
+    cgroups.cgroup("cpu", line[1]).unwrap()
+}
+
 #[test]
 fn an_update_raises_and_lowers_cpu_and_memory() {
     let Some(engine) = engine() else { return };
@@ -277,7 +289,7 @@ fn an_update_raises_and_lowers_cpu_and_memory() {
     with_agent(&world, async |agent| {
         let mut request = shell("update", "sleep 1000");
         request.resources = Resources::default().with("cpus", 0.5).with("mem", 64.0);
-        agent.launch(request).await.unwrap();
+        let pid = agent.launch(request).await.unwrap();
         let limit = async || agent.usage(&id("update")).await.unwrap().number("mem_limit_bytes");
         let mib = |number: i32| Some(f64::from(number << 20));
         assert_eq!(limit().await, mib(64));
@@ -292,6 +304,16 @@ fn an_update_raises_and_lowers_cpu_and_memory() {
                 (host["CpuShares"].as_i64(), host["CpuQuota"].as_i64()),
                 (Some(expected.0), Some(expected.1))
             );
+            let kernel = cpu(pid);
+            match kernel.version() {
+                Version::V1 => {
+                    let read = |file: &str| kernel.read_as::<i64>(file).unwrap();
+                    assert_eq!((read("cpu.shares"), read("cpu.cfs_quota_us")), expected);
+                }
+                Version::V2 => {
+                    assert_eq!(kernel.read("cpu.max").unwrap().trim(), format!("{} 100000", expected.1));
+                }
+            }
         }
         let unlimited = Resources::default().with("cpus", 0.25).with("mem", 48.0);
         let unlimited = unlimited.with_limit("mem", Limit::Unlimited);
@@ -304,6 +326,45 @@ fn an_update_raises_and_lowers_cpu_and_memory() {
         agent.destroy(&id("update")).await.unwrap();
         agent.remove(&id("update")).await.unwrap();
     });
+}
+
+/// Whether a text is in the command line of a process.
+fn is_shown(text: &str) -> bool {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let mut lines = processes.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
+    lines.any(|line| String::from_utf8_lossy(&line).contains(text))
+}
+
+#[test]
+fn values_of_the_environment_are_in_no_process_list() {
+    let Some(engine) = engine() else { return };
+    let world = engine.world();
+    let (value, argument) = ("hidden-3c1f8a", "shown-3c1f8a");
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let looking = std::thread::spawn(move || {
+        // Ends with the other end, however the test ends.
+        while stopped.try_recv() == Err(TryRecvError::Empty) {
+            if is_shown(value) {
+                return true;
+            }
+        }
+        false
+    });
+    with_agent(&world, async |agent| {
+        let mut request =
+            shell("environment", &format!("echo {argument} ready; while :; do sleep 0.1; done"));
+        request.command.environment.insert("VALUE".into(), value.into());
+        request.docker.as_mut().unwrap().parameters = vec![parameter("env", &format!("OPTION={value}"))];
+        agent.launch(request).await.unwrap();
+        wait_for_text(&agent.inspect(&id("environment")).unwrap().logs.stdout.unwrap(), "ready");
+        // What is on a command line would have been found.
+        assert!(is_shown(argument));
+        agent.destroy(&id("environment")).await.unwrap();
+        agent.remove(&id("environment")).await.unwrap();
+    });
+    drop(stop);
+    assert!(!looking.join().unwrap());
+    assert_eq!(world.leftovers(), [""; 0]);
 }
 
 #[test]
@@ -430,22 +491,35 @@ fn a_failed_launch_is_told_in_the_words_of_the_engine_and_leaves_nothing() {
         let error = launch_error(&agent, words("failed", IMAGE, &["/no/such/program"])).await;
         assert_contains(
             &error,
-            &["container `failed` failed while MOUNTING", "start the container", "/no/such/program"],
+            &[
+                "container `failed` failed while MOUNTING",
+                "start the container",
+                "/no/such/program",
+                "check that the program is in the image",
+            ],
         );
         let mut request = shell("failed", "true");
         request.docker.as_mut().unwrap().image = "127.0.0.1:1/no/image".into();
         let error = launch_error(&agent, request).await;
         assert_contains(
             &error,
-            &["failed while PULLING", "pull image `127.0.0.1:1/no/image`", "connection refused"],
+            &[
+                "failed while PULLING",
+                "pull image `127.0.0.1:1/no/image`",
+                "connection refused",
+                "can reach the registry",
+            ],
         );
         let mut request = shell("failed", "true");
         request.docker.as_mut().unwrap().parameters = vec![parameter("runtime", "none-such")];
-        assert_contains(&launch_error(&agent, request).await, &["create the container", "none-such"]);
+        assert_contains(
+            &launch_error(&agent, request).await,
+            &["create the container", "none-such", "the runtimes that `docker info` lists"],
+        );
         // A container of another user keeps its name.
         engine.client(&["create", "--name", "mesos-failed", IMAGE, "true"]);
         let error = launch_error(&agent, shell("failed", "true")).await;
-        assert_contains(&error, &["create the container", "already in use"]);
+        assert_contains(&error, &["create the container", "already in use", "choose another container id"]);
         assert_eq!(engine.names("mesos-failed"), ["mesos-failed"]);
         engine.client(&["rm", "mesos-failed"]);
         assert_eq!(run(&agent, shell("failed", "echo now")).await, "now\n");
