@@ -4,15 +4,15 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cofferdam_core::config::{FailPolicy, PluginConfig};
+use cofferdam_core::config::{ContainerizerConfig, FailPolicy, PluginConfig};
 use cofferdam_core::containerizer::LaunchError;
 use cofferdam_core::model::{Phase, Request, Uri};
 use cofferdam_plugin_model::Method;
 use cofferdam_tests::assert_contains;
-use cofferdam_tests::images::{busybox, gzip};
+use cofferdam_tests::images::{Layer, busybox, gzip};
 use cofferdam_tests::pipe::Pipe;
 use cofferdam_tests::plugin_file::{modified_copy, patch};
-use cofferdam_tests::registry::{AUTH, Registry};
+use cofferdam_tests::registry::{AUTH, Registry, write_login};
 use cofferdam_tests::world::{World, id, launch_error, object, run, shipped, with_agent};
 use nix::sched::{CloneFlags, setns};
 use serde_json::{Value as Json, json};
@@ -258,6 +258,49 @@ fn credentials_are_used_for_the_pull_and_removed_from_the_sandbox_before_the_com
             assert!(!sandbox.join(".dockercfg").exists() && !sandbox.join(".docker/config.json").exists());
             agent.remove(&id(name)).await.unwrap();
         }
+    });
+    assert_eq!(world.leftovers(), [""; 0]);
+}
+
+#[test]
+fn an_image_is_pulled_with_the_credentials_of_the_configuration_and_again_if_that_is_forced() {
+    let Some(engine) = engine() else { return };
+    let registry = private_registry(engine.network_namespace());
+    let image = format!("{}:1", registry.name("private"));
+    let mut world = engine.world();
+    let file = world.directory().join("config.json");
+    write_login(&file, &registry.address.to_string());
+    let mut config = engine.config();
+    config.credentials = Some(file);
+    world.config.containerizers = vec![ContainerizerConfig::Docker(config)];
+    let publish = |version: &'static str| {
+        let namespace = File::open(engine.network_namespace()).unwrap();
+        std::thread::scope(|scope| {
+            let push = || {
+                // Of this thread alone, which ends.
+                setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+                let layers = [busybox(), Layer::new().file("version", version.as_bytes())];
+                let layers = layers.map(|layer| (layer.bytes(), gzip(&layer.bytes())));
+                registry.image("private", "1", &layers, "amd64");
+            };
+            scope.spawn(push).join().unwrap();
+        });
+    };
+    with_agent(&world, async |agent| {
+        let version = async |name: &str, force: bool| {
+            let mut request = shell(name, "cat /version");
+            let docker = request.docker.as_mut().unwrap();
+            (docker.image, docker.force_pull_image) = (image.clone(), force);
+            let output = run(&agent, request).await;
+            agent.remove(&id(name)).await.unwrap();
+            output
+        };
+        publish("old");
+        assert_eq!(version("pull-first", false).await, "old");
+        publish("new");
+        assert_eq!(version("pull-present", false).await, "old");
+        assert_eq!(version("pull-forced", true).await, "new");
+        assert_eq!(version("pull-newest", false).await, "new");
     });
     assert_eq!(world.leftovers(), [""; 0]);
 }

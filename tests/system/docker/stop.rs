@@ -12,7 +12,10 @@ use cofferdam_tests::world::{id, with_agent};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::Signal;
 
-use cofferdam_tests::engine::{IMAGE, engine, shell, until, words};
+use crate::images::agent::Stalling;
+use crate::images::registry::large;
+use cofferdam_tests::engine::{Engine, IMAGE, engine, shell, until, words};
+use cofferdam_tests::registry::Registry;
 
 /// Destroys a container while its launch is in a phase. Returns the error of the launch.
 async fn stopped_in(agent: &Agent, request: Request, phase: Phase) -> LaunchError {
@@ -27,17 +30,30 @@ async fn stopped_in(agent: &Agent, request: Request, phase: Phase) -> LaunchErro
     launching.await.unwrap().unwrap_err()
 }
 
-/// A server that accepts connections and never answers, in a namespace for networks.
-fn stalled_server(namespace: Option<&Path>) -> TcpListener {
-    let namespace = namespace.map(|path| File::open(path).unwrap());
-    let listen = move || {
-        if let Some(namespace) = namespace {
-            // Of this thread alone, which ends.
-            setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
-        }
-        TcpListener::bind("127.0.0.1:0").unwrap()
+/// Does something in a namespace for networks.
+fn within<T: Send + 'static>(namespace: &Path, work: impl FnOnce() -> T + Send + 'static) -> T {
+    let namespace = File::open(namespace).unwrap();
+    let work = move || {
+        // Of this thread alone, which ends, and of those that it starts.
+        setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+        work()
     };
-    std::thread::spawn(listen).join().unwrap()
+    std::thread::spawn(work).join().unwrap()
+}
+
+/// A server that accepts connections and never answers.
+fn stalled_server() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").unwrap()
+}
+
+/// A registry in the network of an engine that sends half of a layer.
+fn stalling_registry(engine: &Engine) -> (Registry, Stalling) {
+    within(&engine.network_namespace(), || {
+        let registry = Registry::start(false);
+        registry.image("web", "1", &[large()], "amd64");
+        let stalling = Stalling::new(&registry);
+        (registry, stalling)
+    })
 }
 
 #[test]
@@ -45,7 +61,7 @@ fn a_destroy_ends_a_fetch_and_a_pull_at_once() {
     let Some(engine) = engine() else { return };
     let world = engine.world();
     with_agent(&world, async |agent| {
-        let server = stalled_server(None);
+        let server = stalled_server();
         let mut request = shell("stop-launch-fetch", "true");
         request.uris = vec![Uri {
             value: format!("http://{}/file", server.local_addr().unwrap()),
@@ -58,7 +74,7 @@ fn a_destroy_ends_a_fetch_and_a_pull_at_once() {
         let error = stopped_in(&agent, request, Phase::Fetching).await;
         assert!(matches!(error, LaunchError::Cancelled { phase: Phase::Fetching, .. }), "{error}");
 
-        let registry = stalled_server(Some(&engine.network_namespace()));
+        let registry = within(&engine.network_namespace(), stalled_server);
         let mut request = shell("stop-launch-pull", "true");
         request.docker.as_mut().unwrap().image = format!("{}/stalled:1", registry.local_addr().unwrap());
         let error = stopped_in(&agent, request, Phase::Pulling).await;
@@ -67,6 +83,29 @@ fn a_destroy_ends_a_fetch_and_a_pull_at_once() {
     });
     assert_eq!(world.leftovers(), [""; 0]);
     assert_eq!(engine.names("stop-launch-"), [""; 0]);
+}
+
+#[test]
+fn a_destroy_ends_a_pull_in_the_middle_of_a_layer_and_the_engine_ends_it_too() {
+    let Some(engine) = engine() else { return };
+    let world = engine.world();
+    let (_registry, stalling) = stalling_registry(engine);
+    with_agent(&world, async |agent| {
+        let mut request = shell("stop-launch-layer", "true");
+        request.docker.as_mut().unwrap().image = stalling.name();
+        let launching = tokio::spawn({
+            let agent = agent.clone();
+            async move { agent.launch(request).await }
+        });
+        tokio::task::block_in_place(|| stalling.wait_half());
+        agent.destroy(&id("stop-launch-layer")).await;
+        let error = launching.await.unwrap().unwrap_err();
+        assert!(matches!(error, LaunchError::Cancelled { phase: Phase::Pulling, .. }), "{error}");
+        assert!(agent.containers().is_empty());
+        tokio::task::block_in_place(|| stalling.wait_gone());
+    });
+    assert_eq!(world.leftovers(), [""; 0]);
+    assert_eq!(engine.names("stop-launch-layer"), [""; 0]);
 }
 
 #[test]

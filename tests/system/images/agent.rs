@@ -91,7 +91,7 @@ impl Drop for Following {
 }
 
 /// A registry that sends half of the blob of [`large`], and nothing more.
-pub(super) struct Stalling {
+pub(crate) struct Stalling {
     pub(super) server: Server,
     /// Receives when half of the blob was sent.
     half: mpsc::Receiver<()>,
@@ -100,7 +100,7 @@ pub(super) struct Stalling {
 }
 
 impl Stalling {
-    pub(super) fn new(registry: &Registry) -> Self {
+    pub(crate) fn new(registry: &Registry) -> Self {
         let address = registry.address;
         let ((sent, half), (left, gone)) = (mpsc::channel(), mpsc::channel());
         let (sent, left) = (Mutex::new(sent), Mutex::new(left));
@@ -120,15 +120,15 @@ impl Stalling {
         Self { server, half, gone }
     }
 
-    pub(super) fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         format!("{}/web:1", self.server.address)
     }
 
-    pub(super) fn wait_half(&self) {
+    pub(crate) fn wait_half(&self) {
         self.half.recv_timeout(TIMEOUT).expect("half of the blob is requested");
     }
 
-    pub(super) fn wait_gone(&self) {
+    pub(crate) fn wait_gone(&self) {
         self.gone.recv_timeout(TIMEOUT).expect("the connection ends");
     }
 

@@ -3,12 +3,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails where its expectations do")]
 
-mod agent;
+pub(crate) mod agent;
 mod containers;
 mod hostile;
 mod hostile_registry;
 mod local;
-mod registry;
+pub(crate) mod registry;
 mod runtime;
 mod secure_registry;
 mod sources;

@@ -32,7 +32,7 @@ pub(super) fn compressed(layer: &Layer) -> (Vec<u8>, Vec<u8>) {
 }
 
 /// An archive that gzip cannot make much smaller.
-pub(super) fn large() -> (Vec<u8>, Vec<u8>) {
+pub(crate) fn large() -> (Vec<u8>, Vec<u8>) {
     let mut state = 1_u64;
     let noise: Vec<u8> = std::iter::repeat_with(|| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
