@@ -37,8 +37,9 @@ const OF_CGROUPS: Tests = Tests {
     least: 40,
 };
 
-/// Of this binary, all but those of networks, volumes of drivers, all isolators together, loggers, terminals, images, container engines, tasks, TCP, packages and the
-/// command line. What they test does not depend on the hierarchy, and they run so many programs that they take an emulated
+/// Of this binary, all but those of networks, volumes of drivers, all isolators together, loggers, terminals, images, container
+/// engines, tasks, TCP, packages and the command line. Little of what they test depends on the hierarchy, such as how the cgroups
+/// of an engine's containers are read, of which there are unit tests; and they run so many programs that they take an emulated
 /// machine longer than all other tests together.
 const ALL: Tests = Tests {
     target: SYSTEM,

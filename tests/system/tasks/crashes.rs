@@ -91,7 +91,20 @@ pub(super) fn assert_end(received: &Received, id: &str, accepted: bool, ends: &[
     if let Some(end) = terminal.first() {
         assert!(ends.contains(&end.as_str()), "{when}: {states:?}");
         assert!(is_terminal(states.last().expect("a valid answer")), "{when}: {states:?}");
+        // The executor has sent this one after that.
+        let is_of_executor = received.last(id)["source"] == "SOURCE_EXECUTOR";
+        assert!(!is_of_executor || states.iter().any(|state| state == "TASK_RUNNING"), "{when}: {states:?}");
     }
+    let order = |state: &String| match state.as_str() {
+        "TASK_STARTING" => 0,
+        "TASK_RUNNING" => 1,
+        "TASK_KILLING" => 2,
+        _ => 3,
+    };
+    assert!(states.is_sorted_by_key(order), "{when}: {states:?}");
+    let mut once = states.clone();
+    once.dedup();
+    assert_eq!(once, states, "{when}");
 }
 
 #[test]

@@ -9,10 +9,11 @@ use cofferdam_linux::process::Process;
 use cofferdam_tests::daemon::TIMEOUT;
 use cofferdam_tests::{assert_contains, text};
 
+use super::executors::{add_variables, environment, expected_environment, with_variables};
 use super::hostile::{request, send};
 use super::programs::{STARTED, command_task, run_task};
 use super::*;
-use cofferdam_tests::engine::{ENTRY, Engine, IMAGE, engine, has_engine};
+use cofferdam_tests::engine::{ENTRY, Engine, IMAGE, combinations, engine, has_engine};
 
 /// How often an engine is stopped while a launch is hopefully in progress.
 const MAX_ATTEMPTS: usize = 20;
@@ -71,7 +72,9 @@ pub(super) fn first_process(daemon: &Daemon) -> Process {
 #[test]
 fn a_task_runs_in_a_container_of_the_engine_to_its_end() {
     let Some(engine) = engine() else { return };
-    let world = world_of(engine);
+    let mut world = world_of(engine);
+    // Those of executors are not for tasks.
+    world.config.executors.environment_variables.insert("OF_EXECUTORS".into(), "agent".into());
     let daemon = Daemon::start(&world);
     let line = "echo out; echo err >&2; echo $MESOS_CONTAINER_NAME > $MESOS_SANDBOX/name; pwd > $MESOS_SANDBOX/pwd; \
                 busybox env > $MESOS_SANDBOX/env; while [ ! -e $MESOS_SANDBOX/go ]; do sleep 0.05; done; exit 3";
@@ -95,7 +98,7 @@ fn a_task_runs_in_a_container_of_the_engine_to_its_end() {
     cofferdam_tests::wait_for_text(&sandbox.join("env"), "OWN=a b\n");
     let environment = text(&sandbox.join("env"));
     assert_contains(&environment, &["REPLACED=by option\n", "MESOS_SANDBOX=/mnt/mesos/sandbox\n"]);
-    for private in ["TOKEN", "SOCKET", "FRAMEWORK", "SLAVE", "CHECKPOINT", "LIBPROCESS"] {
+    for private in ["TOKEN", "SOCKET", "FRAMEWORK", "SLAVE", "CHECKPOINT", "LIBPROCESS", "OF_EXECUTORS"] {
         assert!(!environment.contains(private), "{private}: {environment}");
     }
     assert_eq!(text(&sandbox.join("pwd")), "/etc\n");
@@ -127,7 +130,7 @@ fn a_task_runs_in_a_container_of_the_engine_to_its_end() {
 fn entry_point_and_command_of_the_image_run_unless_they_are_replaced() {
     let Some(engine) = engine() else { return };
     let mut world = world_of(engine);
-    world.config.executors.max_completed_executors = 10;
+    world.config.executors.max_completed_executors = 100;
     let daemon = Daemon::start(&world);
     let run = |id: &str, command: Json, image: &str, parameters: &[(&str, &str)]| {
         let mut task = docker_task(id, "");
@@ -156,16 +159,24 @@ fn entry_point_and_command_of_the_image_run_unless_they_are_replaced() {
         ("TASK_FINISHED".to_owned(), output.to_owned(), "Container exited with status 0".to_owned())
     };
     let of_image = || json!({"shell": false});
-    assert_eq!(run("image", of_image(), ENTRY, &[]), finished("entry cmd\n"));
+    for (number, it) in combinations().into_iter().enumerate() {
+        let mut command = json!({"shell": it.shell, "arguments": it.arguments});
+        if let Some(value) = it.value {
+            command["value"] = value.into();
+        }
+        let entrypoint: Vec<_> = it.entrypoint.iter().map(|entrypoint| ("entrypoint", *entrypoint)).collect();
+        let shown = format!("{} {command} {entrypoint:?}", it.image);
+        let ended = run(&format!("combined-{number}"), command, it.image, &entrypoint);
+        match it.output {
+            Some(output) => assert_eq!(ended, finished(output), "{shown}"),
+            None => {
+                assert_eq!(ended.0, "TASK_FAILED", "{shown}");
+                assert_contains(&ended.2, &["`command.value`", "neither an entry point nor a command"]);
+            }
+        }
+    }
     assert_eq!(run("absent", Json::Null, ENTRY, &[]), finished("entry cmd\n"));
-    let arguments = json!({"shell": false, "arguments": ["a", "b"]});
-    assert_eq!(run("arguments", arguments.clone(), ENTRY, &[]), finished("entry a b\n"));
-    assert_eq!(run("value", json!({"shell": false, "value": "v"}), ENTRY, &[]), finished("entry v\n"));
     assert_eq!(run("line", json!({"value": "echo line $0"}), ENTRY, &[]), finished("line /bin/sh\n"));
-    assert_eq!(run("replaced", arguments, ENTRY, &[("entrypoint", "echo")]), finished("a b\n"));
-    let (state, _, message) = run("nothing", of_image(), IMAGE, &[]);
-    assert_eq!(state, "TASK_FAILED");
-    assert_contains(&message, &["`command.value`", "neither an entry point nor a command"]);
     let (state, _, message) = run("missing", json!({"shell": false, "value": "/no/program"}), IMAGE, &[]);
     assert_eq!(state, "TASK_FAILED");
     assert_contains(&message, &["Cannot execute `/no/program`"]);
@@ -374,6 +385,62 @@ fn a_custom_executor_in_a_container_of_the_engine_runs_tasks_and_survives_the_ag
     received.until(&daemon, &mut daemon.updates(), |received| received.has_ended("c2"));
     assert_eq!(received.states("c2"), ["TASK_RUNNING", "TASK_KILLED"]);
     shut_down(&daemon, "custom").unwrap();
+    assert_engine_has_nothing(engine, &world, &daemon);
+}
+
+#[test]
+fn a_custom_executor_in_the_engine_has_the_environment_of_executors() {
+    let Some(engine) = engine() else { return };
+    for checkpoint in [true, false] {
+        let mut world = world_of(engine);
+        with_variables(&mut world);
+        let daemon = Daemon::start(&world);
+        let mut info = custom_executor("one", "busybox env; ", &[]);
+        add_variables(&mut info);
+        daemon.call(&launch_call(&info, &task("a", "run"), checkpoint)).unwrap();
+        drop(until_state(&daemon, "a", "TASK_RUNNING"));
+        let id = container(&daemon);
+        let mut expected = expected_environment(&world, checkpoint);
+        expected.extend(
+            [
+                ("MESOS_DOMAIN_SOCKET", "/mnt/mesos/executor/socket/executor.sock"),
+                ("MESOS_SANDBOX", "/mnt/mesos/sandbox"),
+                ("MESOS_DIRECTORY", "/mnt/mesos/sandbox"),
+                ("MESOS_CONTAINER_NAME", format!("mesos-{id}.executor").as_str()),
+                // An image may have set them.
+                ("MESOS_RECOVERY_TIMEOUT", "15mins"),
+                ("MESOS_SUBSCRIPTION_BACKOFF_MAX", "2secs"),
+            ]
+            .map(|(name, value)| (name.to_owned(), value.to_owned())),
+        );
+        assert_eq!(environment(&stdout(&world, &id)), expected);
+        kill(&daemon, "a").unwrap();
+        drop(until_ended(&daemon, "a"));
+        shut_down(&daemon, "one").unwrap();
+        assert_engine_has_nothing(engine, &world, &daemon);
+    }
+}
+
+#[test]
+fn tasks_without_a_container_are_in_the_engine_if_the_default_says_so() {
+    let Some(engine) = engine() else { return };
+    let mut world = world_of(engine);
+    world.default_container_info = Some(docker(IMAGE, "NONE", &[("hostname", "default")]));
+    let daemon = Daemon::start(&world);
+    run_task(&daemon, &command_task("default", "test $(hostname) = default && exec sleep 1000"), true);
+    let mut received = until_state(&daemon, "default", "TASK_RUNNING");
+    let found = engine.inspect(&format!("mesos-{}", container(&daemon)));
+    assert_eq!(found["Config"]["Hostname"], "default");
+    assert_contains(&found["Config"]["Entrypoint"].to_string(), &["cofferdam-executor"]);
+    kill(&daemon, "default").unwrap();
+    received.until(&daemon, &mut daemon.updates(), |received| received.has_ended("default"));
+    assert_eq!(received.last("default")["state"], "TASK_KILLED");
+    // Nothing can be nested in a container of the engine.
+    let group = json!({"type": "LAUNCH_TASK_GROUP", "launch_task_group": {
+        "framework_info": framework(true), "task_group": {"tasks": [command_task("grouped", "true")]},
+    }});
+    let error = format!("{:?}", daemon.call(&group).unwrap_err());
+    assert_contains(&error, &["400", "`default_container_info`", "use `executor_info.container`"]);
     assert_engine_has_nothing(engine, &world, &daemon);
 }
 

@@ -214,6 +214,20 @@ fn a_task_whose_engine_is_killed_in_any_state_has_one_end() {
     assert_engine_has_nothing(&engine, &world, &daemon);
 }
 
+/// A task with whatever an engine keeps for a container: a network with a port of the host, a volume without a name, and
+/// directories of its sandbox.
+fn rich_task(id: &str, image: &str, file: &Path) -> Json {
+    let mut task = docker_task(id, "test -e $MESOS_SANDBOX/fetched");
+    task["container"] = docker(image, "BRIDGE", &[]);
+    task["container"]["docker"]["port_mappings"] = json!([{"host_port": 31001, "container_port": 80}]);
+    task["container"]["volumes"] = json!([{"mode": "RW", "container_path": "/cache", "host_path": "cache"}]);
+    task["command"]["uris"] = json!([{"value": file, "extract": false, "output_file": "fetched"}]);
+    let ports =
+        json!({"name": "ports", "type": "RANGES", "ranges": {"range": [{"begin": 31001, "end": 31001}]}});
+    task["resources"].as_array_mut().unwrap().push(ports);
+    task
+}
+
 /// A request of the agent to the engine, with which the engine dies: it has done what was requested, and the agent does not know.
 /// Together these are all states that a container of the engine has on its way.
 #[test]
@@ -227,11 +241,15 @@ fn a_task_whose_engine_is_killed_at_any_request_has_one_end() {
     let config = DockerConfig::new(Arc::new(EngineSocket::new(proxy.socket())));
     world.config.containerizers = vec![ContainerizerConfig::Docker(config), ContainerizerConfig::Mesos];
     let daemon = Daemon::start(&world);
+    let image = "cofferdam-test/volume:1";
+    engine.import(image, &["VOLUME /anonymous"]);
+    let file = world.directory().join("fetched");
+    fs::write(&file, "").unwrap();
     let mut hits: Vec<String> = Vec::new();
     for request in 1..MAX_STEPS {
         let id = format!("request-{request}");
         let hit = proxy.arm(request);
-        run_task(&daemon, &docker_task(&id, "exit 0"), true);
+        run_task(&daemon, &rich_task(&id, image, &file), true);
         let (received, lost) = std::thread::scope(|scope| {
             let receiving = scope.spawn(|| {
                 let mut received = Received::default();
@@ -265,6 +283,9 @@ fn a_task_whose_engine_is_killed_at_any_request_has_one_end() {
             for wanted in ["/containers/create", "/attach", "/start", "/wait", "DELETE "] {
                 assert!(all.contains(wanted), "{wanted}: {all}");
             }
+            // All of the above have used the port.
+            assert_eq!(received.last(&id)["state"], "TASK_FINISHED", "{}", received.last(&id));
+            until("nothing is left of their containers", || engine.leftovers().is_empty());
             return;
         };
         hits.push(when.clone());

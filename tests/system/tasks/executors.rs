@@ -36,6 +36,87 @@ fn a_task_runs_to_its_end_and_its_updates_arrive_in_order() {
     assert_nothing_left(&world, &daemon);
 }
 
+/// Variables of the configuration for all executors.
+pub(super) fn with_variables(world: &mut World) {
+    let variables = &mut world.config.executors.environment_variables;
+    variables.insert("OF_AGENT".into(), "agent".into());
+    variables.insert("OF_BOTH".into(), "agent".into());
+}
+
+/// Variables of the framework for its executor, some of which it may not set.
+pub(super) fn add_variables(executor: &mut Json) {
+    let variables = executor["command"]["environment"]["variables"].as_array_mut().unwrap();
+    for (name, value) in [("OF_BOTH", "framework"), ("MESOS_EXECUTOR_ID", "forged")] {
+        variables.push(json!({"name": name, "value": value}));
+    }
+}
+
+/// What every executor `one` finds in its environment.
+pub(super) fn expected_environment(world: &World, checkpoint: bool) -> BTreeMap<String, String> {
+    let agent = text(&world.config.work_dir.join("agent_id"));
+    let mut variables = vec![
+        ("LIBPROCESS_PORT", "0"),
+        ("MESOS_AGENT_ENDPOINT", "127.0.0.1:1"),
+        ("MESOS_CHECKPOINT", if checkpoint { "1" } else { "0" }),
+        ("MESOS_EXECUTOR_ID", "one"),
+        ("MESOS_FRAMEWORK_ID", "tests"),
+        ("MESOS_HTTP_COMMAND_EXECUTOR", "1"),
+        ("MESOS_SLAVE_ID", agent.trim()),
+        ("MESOS_SLAVE_PID", "slave(1)@127.0.0.1:1"),
+        ("OF_AGENT", "agent"),
+        ("OF_BOTH", "framework"),
+    ];
+    let grace = format!("{}secs", world.config.executors.shutdown_grace_period.as_secs());
+    variables.push(("MESOS_EXECUTOR_SHUTDOWN_GRACE_PERIOD", &grace));
+    if checkpoint {
+        variables.extend([("MESOS_RECOVERY_TIMEOUT", "15mins"), ("MESOS_SUBSCRIPTION_BACKOFF_MAX", "2secs")]);
+    }
+    variables.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+/// What an executor has written of its environment, without its token.
+pub(super) fn environment(output: &Path) -> BTreeMap<String, String> {
+    let text = text(output);
+    let variables = text.lines().filter_map(|line| line.split_once('='));
+    let is_of_agent = |name: &str| ["MESOS_", "LIBPROCESS_", "OF_"].iter().any(|it| name.starts_with(it));
+    let mut found: BTreeMap<String, String> = variables
+        .filter(|(name, _)| is_of_agent(name))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    let token = found.remove("MESOS_EXECUTOR_AUTHENTICATION_TOKEN");
+    assert!(token.is_some_and(|token| !token.is_empty()), "{text}");
+    found
+}
+
+#[test]
+fn an_executor_has_the_environment_of_executors_of_mesos() {
+    for checkpoint in [true, false] {
+        let mut world = world();
+        with_variables(&mut world);
+        let daemon = Daemon::start(&world);
+        let mut info = executor("one", "");
+        add_variables(&mut info);
+        let line = format!("env; exec {}", paths::build().join("test-executor").display());
+        info["command"]["shell"] = true.into();
+        info["command"]["value"] = line.into();
+        daemon.call(&launch_call(&info, &task("a", "run"), checkpoint)).unwrap();
+        drop(until_state(&daemon, "a", "TASK_RUNNING"));
+        let id = container(&daemon);
+        let sandbox = world.config.work_dir.join("containers").join(&id).display().to_string();
+        let socket = world.config.runtime_dir.join("executor/executor.sock").display().to_string();
+        let mut expected = expected_environment(&world, checkpoint);
+        expected.extend(
+            [("MESOS_DOMAIN_SOCKET", &socket), ("MESOS_SANDBOX", &sandbox), ("MESOS_DIRECTORY", &sandbox)]
+                .map(|(name, value)| (name.to_owned(), value.clone())),
+        );
+        assert_eq!(environment(&output(&world, &id)), expected);
+        kill(&daemon, "a").unwrap();
+        drop(until_ended(&daemon, "a"));
+        shut_down(&daemon, "one").unwrap();
+        assert_nothing_left(&world, &daemon);
+    }
+}
+
 #[test]
 fn a_group_is_delivered_as_a_group() {
     let world = world();

@@ -107,6 +107,78 @@ fn an_executor_and_its_tasks_are_shown_to_hooks_from_launch_to_removal() {
 }
 
 #[test]
+fn tasks_and_executors_in_an_engine_are_shown_to_hooks_which_set_their_environment() {
+    let Some(engine) = cofferdam_tests::engine::engine() else { return };
+    let hooked = |table: Json| {
+        let mut world = super::engine::world_of(engine);
+        let mut table = table;
+        table["journal"] = json!(world.directory().join("journal"));
+        world.config.hooks.push(object(NAME, "libtest_hook.so", table));
+        world
+    };
+    let world = hooked(json!({
+        "environment": {"FROM_EXECUTOR_ENVIRONMENT": "1", "TEST_EXECUTOR": ""},
+        "executor_environment": {"FROM_EXECUTOR": "2", "BOTH": "executor"},
+        "task_environment": {"FROM_TASK": "3", "BOTH": "task", "MESOS_FRAMEWORK_ID": "forged"},
+        "labels": {"rack": "r1"},
+    }));
+    let daemon = Daemon::start(&world);
+    let mut task = super::engine::docker_task("hooked", "busybox env; echo end; exec sleep 1000");
+    task["labels"] = json!({"labels": [{"key": "app", "value": "shop"}]});
+    super::programs::run_task(&daemon, &task, true);
+    let mut received = until_state(&daemon, "hooked", "TASK_RUNNING");
+    let own = container(&daemon);
+    let stdout = world.config.work_dir.join("docker").join(&own).join("stdout");
+    cofferdam_tests::wait_for_text(&stdout, "end\n");
+    let environment = cofferdam_tests::text(&stdout);
+    assert_contains(
+        &environment,
+        &["FROM_EXECUTOR_ENVIRONMENT=1\n", "FROM_EXECUTOR=2\n", "FROM_TASK=3\n", "BOTH=task\n"],
+    );
+    assert!(!environment.contains("MESOS_FRAMEWORK_ID"), "{environment}");
+    let shown = calls(&world, Method::PreLaunchDocker).remove(0)["request"].take();
+    assert_eq!(shown["name"], json!(format!("mesos-{own}")));
+    let executor = &shown["executor"];
+    assert_eq!((&executor["kind"], &executor["id"]), (&json!("docker"), &json!("hooked")));
+    assert_eq!(
+        (&executor["tasks"][0]["id"], &executor["tasks"][0]["labels"]),
+        (&json!("hooked"), &json!({"app": "shop"}))
+    );
+    kill(&daemon, "hooked").unwrap();
+    received.until(&daemon, &mut daemon.updates(), |received| received.has_ended("hooked"));
+    for status in &received.statuses["hooked"] {
+        assert_eq!(status["labels"], json!({"labels": [{"key": "rack", "value": "r1"}]}));
+    }
+    wait_for_calls(&world, &daemon, Method::RemoveExecutor, 1);
+    super::engine::assert_engine_has_nothing(engine, &world, &daemon);
+
+    launch(&daemon, &super::engine::custom_executor("custom", "", &[]), &super::task("b", "run"));
+    let mut received = until_state(&daemon, "b", "TASK_RUNNING");
+    let shown = calls(&world, Method::PreLaunchDocker).remove(1)["request"].take();
+    assert_eq!(shown["name"], json!(format!("mesos-{}.executor", container_of(&daemon, "custom"))));
+    assert_eq!(
+        (&shown["executor"]["kind"], &shown["executor"]["tasks"][0]["id"]),
+        (&json!("custom"), &json!("b"))
+    );
+    kill(&daemon, "b").unwrap();
+    received.until(&daemon, &mut daemon.updates(), |received| received.has_ended("b"));
+    shut_down(&daemon, "custom").unwrap();
+    super::engine::assert_engine_has_nothing(engine, &world, &daemon);
+
+    let world = hooked(json!({"faults": [{"method": "pre_launch_docker", "act": "error"}]}));
+    let daemon = Daemon::start(&world);
+    super::programs::run_task(&daemon, &super::engine::docker_task("failing", "true"), true);
+    let received = until_ended(&daemon, "failing");
+    let last = received.last("failing");
+    assert_eq!(
+        (&last["state"], &last["reason"]),
+        (&json!("TASK_FAILED"), &json!("REASON_CONTAINER_LAUNCH_FAILED"))
+    );
+    assert_contains(last["message"].as_str().unwrap(), &["`pre_launch_docker`: deliberate error"]);
+    super::engine::assert_engine_has_nothing(engine, &world, &daemon);
+}
+
+#[test]
 fn updates_of_the_agent_itself_are_decorated() {
     let world = world(json!({"labels": {"rack": "r1"}}));
     let daemon = Daemon::start(&world);

@@ -257,6 +257,77 @@ fn a_command_runs_in_a_root_file_system_without_libc() {
 }
 
 #[test]
+fn a_group_without_an_executor_gets_the_default_one_with_its_overhead() {
+    if !is_root("nested containers") {
+        return;
+    }
+    let mut world = World::shipped();
+    world.config.executors.max_completed_executors = 0;
+    let daemon = Daemon::start(&world);
+    let tasks = [command_task("first", "exec sleep 1000"), command_task("second", "exec sleep 1000")];
+    let call = json!({"type": "LAUNCH_TASK_GROUP", "launch_task_group": {
+        "framework_info": framework(true), "task_group": {"tasks": tasks},
+    }});
+    daemon.call(&call).unwrap_or_else(|error| panic!("{error:?}\n{}", daemon.log()));
+    let mut received = Received::default();
+    let mut updates = daemon.updates();
+    received.until(&daemon, &mut updates, |received| {
+        ["first", "second"].iter().all(|id| received.states(id) == STARTED)
+    });
+    let executors = daemon.call(&json!({"type": "GET_EXECUTORS"})).unwrap();
+    let info = &executors["executors"][0]["executor_info"];
+    assert_eq!((&info["type"], &info["executor_id"]["value"]), (&json!("DEFAULT"), &json!("first")));
+    let inspected = daemon.inspect(&id(&container(&daemon))).unwrap();
+    let scalar = |name: &str| {
+        let found = inspected.resources.iter().find(|resource| resource.name == name);
+        found.and_then(|resource| resource.scalar.as_ref()).map(|scalar| scalar.value)
+    };
+    // Those of both tasks, and those of the executor.
+    assert_eq!((scalar("cpus"), scalar("mem")), (Some(0.3), Some(96.0)));
+    let executor = Process::open_any(inspected.pid.unwrap()).unwrap();
+    let executor = match executor.children().unwrap().first() {
+        Some(child) => Process::open_any(*child).unwrap(),
+        None => executor,
+    };
+    super::engine::until("the executor has at most 1 MiB", || {
+        let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", executor.pid())).unwrap();
+        let pss = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap();
+        pss.trim().trim_end_matches(" kB").parse::<u64>().unwrap() <= 1024
+    });
+    kill(&daemon, "first").unwrap();
+    received
+        .until(&daemon, &mut updates, |received| ["first", "second"].iter().all(|id| received.has_ended(id)));
+    assert_nothing_left(&world, &daemon);
+}
+
+#[test]
+fn tasks_run_as_the_user_of_the_command_or_else_of_the_framework_unless_users_are_not_switched() {
+    if !is_root("other users") {
+        return;
+    }
+    for (switch_user, of_command, expected) in
+        [(true, None, 4321), (true, Some("1234"), 1234), (false, Some("1234"), 0), (false, None, 0)]
+    {
+        let mut world = World::shipped();
+        world.config.executors.switch_user = switch_user;
+        world.config.executors.max_completed_executors = 0;
+        let daemon = Daemon::start(&world);
+        let mut task = command_task("user", &format!("test $(id -u) = {expected}"));
+        task["container"] = json!({"type": "MESOS", "mesos": {"rootfs": world.rootfs()}});
+        if let Some(user) = of_command {
+            task["command"]["user"] = user.into();
+        }
+        let mut call = task_call(&task, true);
+        call["launch_task"]["framework_info"]["user"] = "4321".into();
+        daemon.call(&call).unwrap_or_else(|error| panic!("{error:?}\n{}", daemon.log()));
+        let received = until_ended(&daemon, "user");
+        let last = received.last("user");
+        assert_eq!(last["state"], "TASK_FINISHED", "{switch_user} {of_command:?}: {last}\n{}", daemon.log());
+        assert_nothing_left(&world, &daemon);
+    }
+}
+
+#[test]
 fn a_group_ends_together() {
     if !is_root("nested containers") {
         return;
