@@ -11,7 +11,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cofferdam_linux::process::Process;
 use tokio::time::sleep;
 
 use super::phase::cancelled;
