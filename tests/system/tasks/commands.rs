@@ -103,6 +103,25 @@ fn tasks_without_an_executor_are_refused_if_there_is_no_program() {
 }
 
 #[test]
+fn a_program_that_could_not_be_copied_is_copied_for_the_next_task() {
+    let world = with_program(World::posix());
+    let copies = world.config.work_dir.join("executor");
+    fs::create_dir_all(&world.config.work_dir).unwrap();
+    fs::write(&copies, "").unwrap();
+    let daemon = Daemon::start(&world);
+    let call = json!({"type": "LAUNCH_TASK", "launch_task": {"framework_info": framework(true),
+        "task_info": {"task_id": {"value": "a"}, "name": "run", "command": {"value": "true"}}}});
+    let error = format!("{:?}", daemon.call(&call).unwrap_err());
+    assert_contains(&error, &["503", "cannot copy the executor program", &copies.display().to_string()]);
+    fs::remove_file(&copies).unwrap();
+    launch_command(&daemon, "a", "run", &Json::Null);
+    drop(until_state(&daemon, "a", "TASK_RUNNING"));
+    shut_down(&daemon, "a").unwrap();
+    drop(until_ended(&daemon, "a"));
+    assert_nothing_left(&world, &daemon);
+}
+
+#[test]
 fn the_command_line_runs_and_lists_and_kills_tasks() {
     let world = with_program(World::posix());
     let daemon = Daemon::start(&world);

@@ -26,7 +26,7 @@ use crate::directory::create_searchable;
 use crate::engine::Client;
 use crate::error_chain;
 use crate::events::Events;
-use crate::executor::{self, ExecutorProgram, Executors, ProgramError};
+use crate::executor::{self, Executors, Program};
 use crate::fatal::FatalErrors;
 use crate::fetcher::{CacheError, Fetcher};
 use crate::hooks::Hooks;
@@ -334,15 +334,7 @@ impl Shared<'_> {
             socket_directory: ledger.runtime_dir().join("executor"),
         };
         let program = match &config.executors.launcher_dir {
-            Some(directory) => match ExecutorProgram::copy(directory, &work_dir.join("executor")) {
-                // As on a full disk, where containers of earlier agents can be ended.
-                Err(error @ ProgramError::Copy { .. }) => {
-                    let error = error_chain::describe(&error);
-                    tracing::error!("no tasks can be launched with the executor program: {error}");
-                    None
-                }
-                copied => copied?,
-            },
+            Some(directory) => Program::open(directory, work_dir.join("executor"))?,
             None => None,
         };
         Ok(Executors::new(executor::Parts {

@@ -43,7 +43,8 @@ pub(super) fn complete(
     let mut host_directories =
         vec![HostDirectory { source: socket_directory.clone(), target: SOCKET_DIRECTORY.into() }];
     let socket = inside(socket_directory, SOCKET_DIRECTORY).join(SOCKET);
-    if let (Some(program), true) = (&shared.program, state.executor.kind != ExecutorKind::Custom) {
+    let program = shared.program.as_ref().and_then(|program| program.copied());
+    if let (Some(program), true) = (program, state.executor.kind != ExecutorKind::Custom) {
         let source = program.directory().to_owned();
         let path = inside(&source, PROGRAM_DIRECTORY).join(NAME);
         debug_assert_eq!(program.path().file_name(), path.file_name());

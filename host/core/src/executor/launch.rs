@@ -8,7 +8,7 @@ use super::event::Event;
 use super::handle::{Handle, WriteError};
 use super::ids::{ExecutorId, FrameworkId, TaskId};
 use super::journal::Journal;
-use super::program::NAME;
+use super::program::{NAME, ProgramError};
 use super::state::{
     Delivery, Entry, ExecutorDescription, ExecutorKind, ExecutorPhase, ExecutorState, Framework, Task,
 };
@@ -111,6 +111,9 @@ pub enum LaunchTaskError {
         "this agent has no executor program; put `{NAME}` into the directory `launcher_dir`, or launch the task with an `executor_info`"
     )]
     NoProgram,
+    /// The agent could not copy it when it started, nor now.
+    #[error(transparent)]
+    Program(#[from] ProgramError),
     /// The container is invalid.
     #[error(transparent)]
     Invalid(#[from] InvalidRequest),
@@ -129,6 +132,7 @@ impl LaunchTaskError {
         matches!(
             self,
             Self::Terminating { .. }
+                | Self::Program(_)
                 | Self::TooManyExecutors
                 | Self::TooManyTasks { .. }
                 | Self::TooManyRunning { .. }
@@ -164,10 +168,24 @@ impl Executors {
 }
 
 impl Shared {
+    /// Checks that there is a copy of the executor program; one that could not be made before is made.
+    async fn require_program(&self) -> Result<(), LaunchTaskError> {
+        let Some(program) = &self.program else { return Err(LaunchTaskError::NoProgram) };
+        if program.copied().is_some() {
+            return Ok(());
+        }
+        let program = Arc::clone(program);
+        let copied = self.work.run(move || program.require()).await;
+        match copied.map_err(WriteError::Lost)?? {
+            true => Ok(()),
+            false => Err(LaunchTaskError::NoProgram),
+        }
+    }
+
     async fn launch(self: &Arc<Self>, launch: LaunchTasks) -> Result<(), LaunchTaskError> {
         let _reserved = self.reserve(&launch)?;
-        if launch.executor.kind != ExecutorKind::Custom && self.program.is_none() {
-            return Err(LaunchTaskError::NoProgram);
+        if launch.executor.kind != ExecutorKind::Custom {
+            self.require_program().await?;
         }
         if launch.executor.kind == ExecutorKind::Default && launch.tasks.len() > MAX_RUNNING {
             return Err(LaunchTaskError::LargeGroup { tasks: launch.tasks.len() });

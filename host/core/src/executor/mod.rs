@@ -49,6 +49,7 @@ pub use handle::WriteError;
 pub use ids::{ExecutorId, FrameworkId, InvalidName, TaskId};
 pub use kill::KillTaskError;
 pub use launch::{LaunchTaskError, LaunchTasks, MAX_RUNNING};
+pub(crate) use program::Program;
 pub use program::{ExecutorProgram, NAME as PROGRAM_NAME, ProgramError};
 pub use serve::{Executor, ServeError};
 pub use state::{
@@ -96,7 +97,7 @@ pub(crate) struct Parts {
     pub(crate) config: ExecutorConfig,
     pub(crate) paths: Paths,
     /// The executor program of this project, if there is one.
-    pub(crate) program: Option<ExecutorProgram>,
+    pub(crate) program: Option<Program>,
     /// What identifies the agent.
     pub(crate) agent_id: String,
 }
@@ -110,7 +111,7 @@ struct Shared {
     config: ExecutorConfig,
     paths: Paths,
     /// The executor program of this project, if there is one.
-    program: Option<ExecutorProgram>,
+    program: Option<Arc<Program>>,
     /// What identifies the agent.
     agent_id: String,
     table: RwLock<Table>,
@@ -187,7 +188,7 @@ impl Executors {
             work,
             config,
             paths,
-            program,
+            program: program.map(Arc::new),
             agent_id,
             table: RwLock::default(),
             launching: Mutex::default(),
@@ -237,10 +238,10 @@ impl Executors {
         self.0.paths.socket_directory.join(SOCKET)
     }
 
-    /// The executor program of this project.
+    /// The agent's copy of the executor program of this project.
     #[must_use]
-    pub fn program(&self) -> Option<&ExecutorProgram> {
-        self.0.program.as_ref()
+    pub fn program(&self) -> Option<ExecutorProgram> {
+        self.0.program.as_ref()?.copied()
     }
 
     /// What identifies the agent to executors.

@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 
 use cofferdam_linux::mounts::is_noexec;
 use data_encoding::HEXLOWER;
+use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
+use crate::error_chain;
 use crate::regular_file;
 
 /// Name of the program.
@@ -16,6 +18,48 @@ pub const NAME: &str = "cofferdam-executor";
 
 /// How large the program may be.
 const MAX_SIZE: u64 = 64 << 20;
+
+/// The program, of which an agent has a copy unless there was none to be made yet.
+#[derive(Debug)]
+pub(crate) struct Program {
+    /// Directory of the program.
+    from: PathBuf,
+    /// Directory of the agent's copies.
+    to: PathBuf,
+    copy: Mutex<Option<ExecutorProgram>>,
+}
+
+impl Program {
+    /// Copies the program from a directory to one of the agent's. `None` if there is no program. That it cannot be written,
+    /// as on a full disk, is no error: containers of earlier agents can be ended all the same, and [`Program::require`]
+    /// tries again. Blocks.
+    pub(crate) fn open(from: &Path, to: PathBuf) -> Result<Option<Self>, ProgramError> {
+        let copy = match ExecutorProgram::copy(from, &to) {
+            Err(error @ ProgramError::Copy { .. }) => {
+                let error = error_chain::describe(&error);
+                tracing::error!("no tasks can be launched with the executor program for now: {error}");
+                None
+            }
+            Ok(None) => return Ok(None),
+            copied => copied?,
+        };
+        Ok(Some(Self { from: from.to_owned(), to, copy: Mutex::new(copy) }))
+    }
+
+    /// The copy, if there is one.
+    pub(super) fn copied(&self) -> Option<ExecutorProgram> {
+        self.copy.lock().clone()
+    }
+
+    /// Makes the copy, if there is none. Whether there is one then; there is none if the program was removed. Blocks.
+    pub(super) fn require(&self) -> Result<bool, ProgramError> {
+        let mut copy = self.copy.lock();
+        if copy.is_none() {
+            *copy = ExecutorProgram::copy(&self.from, &self.to)?;
+        }
+        Ok(copy.is_some())
+    }
+}
 
 /// The copy of the program.
 #[derive(Debug, Clone)]
@@ -72,7 +116,7 @@ pub enum ProgramError {
 impl ExecutorProgram {
     /// Copies the program from a directory to one of the agent's, unless it is there already. `None` if there is no
     /// program. Blocks.
-    pub(crate) fn copy(from: &Path, to: &Path) -> Result<Option<Self>, ProgramError> {
+    fn copy(from: &Path, to: &Path) -> Result<Option<Self>, ProgramError> {
         let path = from.join(NAME);
         let read_error = |source| ProgramError::Read { path: path.clone(), source };
         let options = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
