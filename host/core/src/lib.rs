@@ -9,7 +9,8 @@
 //! [`agent::Agent`] constructs and connects the rest. The library has no HTTP, command line or configuration
 //! files, and does not change the process that embeds it: no resource limits, signal handlers, umask, working
 //! directory or dumpable attribute. An embedder that runs containers as root should make itself non-dumpable and
-//! may raise its `RLIMIT_NOFILE`, as the `cofferdam` binary does.
+//! may raise its `RLIMIT_NOFILE`, as the `cofferdam` binary does. It may also have its allocator give memory back after a
+//! peak (`malloc_trim` of glibc), which the program does some time after each request and event.
 
 #![deny(unsafe_code)]
 

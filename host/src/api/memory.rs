@@ -8,17 +8,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cofferdam_core::blocking::WorkPool;
+use cofferdam_core::events::Subscription;
 use tokio::sync::Notify;
 
-/// How long after a request memory is given back: not after every one of many.
+/// How long after a request or an event memory is given back: not after every one of many.
 const DELAY: Duration = Duration::from_secs(10);
 
-/// Gives memory back a while after `activity`, on one of `threads`. Does nothing, and wakes nothing, without that.
-pub(super) async fn give_back(activity: Arc<Notify>, threads: WorkPool) {
+/// Gives memory back a while after `activity`, or after something has happened to a container, on one of `threads`. Does
+/// nothing, and wakes nothing, without that.
+pub(super) async fn give_back(activity: Arc<Notify>, mut events: Subscription, threads: WorkPool) {
     loop {
-        activity.notified().await;
+        tokio::select! {
+            () = activity.notified() => {}
+            _ = events.next() => {}
+        }
         tokio::time::sleep(DELAY).await;
-        // Takes milliseconds. It is done after another request if there is no thread.
+        while events.try_next().is_some() {}
+        // Takes milliseconds. It is done after another request or event if there is no thread.
         drop(threads.run(trim).await);
     }
 }

@@ -69,7 +69,8 @@ pub async fn serve(
     let max = Connections::new().max();
     let context = Arc::new(ApiContext::new(agent, config, verbosity, stopping, max));
     let activity = Arc::new(Notify::new());
-    let giving_back = tokio::spawn(memory::give_back(Arc::clone(&activity), context.files.clone()));
+    let events = context.agent.events().subscribe(None);
+    let giving_back = tokio::spawn(memory::give_back(Arc::clone(&activity), events, context.files.clone()));
     // An executor has as many requests in total, wherever it sends them.
     let requests = Arc::new(Requests::new(max));
     let mut endpoints = JoinSet::new();
