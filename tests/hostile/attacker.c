@@ -11,6 +11,7 @@
  *   stop                 send SIGSTOP
  *   kill                 send SIGKILL
  *   seize                trace it, and keep it stopped
+ *   own-ACTION           one of these three, as soon as it is permitted to send signals to it
  *   hold                 trace the first one once it executes another program, and ignore its end
  *   steal MESSAGE        open its pipes, write the message to them, and keep them open
  *   scribble             stop it, and overwrite all of its memory
@@ -406,6 +407,10 @@ static void act(const char *action, pid_t pid)
             report(pid, "not killed: %s", strerror(errno));
     } else if (strcmp(action, "seize") == 0) {
         seize(pid);
+    } else if (strncmp(action, "own-", 4) == 0) {
+        while (kill(pid, 0) && errno == EPERM)
+            ;
+        act(action + 4, pid);
     } else if (strcmp(action, "steal") == 0) {
         steal(pid, marker);
     } else if (strcmp(action, "hold") == 0) {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use cofferdam_core::agent::Agent;
 use cofferdam_core::error_chain::describe;
-use cofferdam_core::model::Phase;
+use cofferdam_core::model::{Phase, Request};
 use cofferdam_linux::process::{Process, Stat, children_of};
 use cofferdam_tests::daemon::{CallError, Daemon};
 use cofferdam_tests::world::{World, id};
@@ -118,6 +118,57 @@ async fn interfere_with_root(world: &World) {
         assert_works(&agent, world).await;
         for line in attack.end().await {
             assert!(line.what == "seen" || line.what == refused, "{line:?}");
+        }
+    }
+}
+
+/// A process of the attacker's own user is the attacker's, from the moment that it is: then the set-up is done.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_can_end_or_stop_containers_of_its_own_and_no_more() {
+    if !is_root("nested containers") {
+        return;
+    }
+    for world in worlds() {
+        interfere_with_own(world).await;
+    }
+}
+
+async fn interfere_with_own(mut world: World) {
+    world.config.launch_timeout = Duration::from_secs(2);
+    let agent = world.start().await.unwrap();
+    for (action, reports) in [
+        ("own-stop", &["stopped"][..]),
+        ("own-kill", &["killed"]),
+        // Until it executes its program, it must not be traced.
+        ("own-seize", &["stopped", NOT_TRACED]),
+    ] {
+        let attack = Attack::start(&agent, &world, 1000, &[action]).await;
+        for kind in KINDS.repeat(2) {
+            let mut request = Request::shell(id("pod.web"), "exec sleep 1000");
+            request.rootfs = Some(world.rootfs());
+            request.command.user = Some("1000".into());
+            let seen = attack.count("seen");
+            match agent.launch(of_kind(request, kind)).await {
+                Err(error) => {
+                    let error = describe(&error);
+                    let expected = ["not set up within 2s", "was killed before its program ran"];
+                    assert!(expected.iter().any(|text| error.contains(text)), "{action}, {kind:?}: {error}");
+                }
+                Ok(_) => {
+                    attack.await_lines("seen", seen + 1);
+                    agent.destroy(&id("pod.web")).await.unwrap();
+                    assert!(agent.remove(&id("pod.web")).await.unwrap());
+                }
+            }
+            assert_eq!(attack.visible(), [].into(), "{action}, {kind:?}");
+        }
+        assert_works(&agent, &world).await;
+        let ended =
+            ["not stopped", "not killed", "not traced"].map(|what| format!("{what}: No such process"));
+        for line in attack.end().await {
+            let is_expected =
+                line.what == "seen" || reports.contains(&&*line.what) || ended.contains(&line.what);
+            assert!(is_expected, "{action}: {line:?}");
         }
     }
 }

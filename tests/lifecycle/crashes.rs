@@ -124,6 +124,17 @@ fn an_agent_and_a_keeper_killed_anywhere_in_a_launch_leave_nothing_to_the_next_a
 }
 
 #[test]
+fn an_agent_and_a_keeper_of_plain_processes_killed_anywhere_in_a_launch_leave_nothing_to_the_next_agent() {
+    killed_while_launching(Fault::KillBoth, &World::posix());
+}
+
+#[test]
+fn an_agent_and_a_keeper_of_plain_processes_killed_anywhere_in_a_destroy_are_followed_by_one_that_completes_it()
+ {
+    killed_while_ending(Fault::KillBoth, &World::posix());
+}
+
+#[test]
 fn an_agent_and_a_keeper_killed_anywhere_in_a_destroy_are_followed_by_an_agent_that_completes_it() {
     if is_root("a killed agent and keeper") {
         killed_while_ending(Fault::KillBoth, &World::shipped());

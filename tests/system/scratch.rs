@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use cofferdam_core::model::{Request, Resources};
+use cofferdam_core::model::{Reason, Request, Resources};
 use cofferdam_tests::is_root;
 use cofferdam_tests::world::{World, id, launch_error, run, with_agent};
 
@@ -60,6 +60,30 @@ fn what_containers_write_is_in_memory_and_limited() {
         agent.shutdown().await;
     });
     assert_eq!(mount(&scratch), None, "it is still mounted");
+    assert_eq!(world.leftovers(), Vec::<String>::new());
+}
+
+/// The size of the tmpfs is no reason to give a container more memory than it has.
+#[test]
+fn what_a_container_writes_is_charged_to_its_memory_limit() {
+    if !is_root("a tmpfs") {
+        return;
+    }
+    let mut world = World::shipped();
+    world.config.scratch_memory = Some(96 << 20);
+    let line = "dd if=/dev/zero of=/big bs=1M count=48 2>/dev/null && echo fits";
+    with_agent(&world, async |agent| {
+        let mut small = request(&world, "small", line);
+        small.resources = Resources::default().with("mem", 32.0);
+        agent.launch(small).await.unwrap();
+        let ended = agent.wait(&id("small")).await.unwrap();
+        let limitation = matches!(&ended.reason, Some(Reason::Limitation(_)));
+        assert!(limitation && ended.message.as_ref().is_some_and(|it| it.contains("emory")), "{ended:?}");
+        agent.remove(&id("small")).await.unwrap();
+        assert_eq!(run(&agent, request(&world, "large", line)).await, "fits\n");
+        agent.remove(&id("large")).await.unwrap();
+        agent.shutdown().await;
+    });
     assert_eq!(world.leftovers(), Vec::<String>::new());
 }
 

@@ -55,6 +55,23 @@ fn a_keeper_is_alone_in_its_session_and_not_dumpable() {
     assert_eq!(descriptors, 9, "three of /dev/null, a listener, a file, a connection, a pipe, signals");
 }
 
+/// Without it, nobody records how containers end.
+#[test]
+fn a_keeper_is_exempt_from_the_out_of_memory_killer_where_that_is_permitted() {
+    let score = |pid: &str| -> i32 {
+        fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap().trim().parse().unwrap()
+    };
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
+    let may_lower = u64::from_str_radix(effective.trim(), 16).unwrap() >> 24 & 1 == 1;
+    let own = score("self");
+    let keeper = Keeper::start();
+    let found = score(&keeper.process.pid().to_string());
+    // Otherwise as likely a victim as any other process, but not a more likely one than the agent.
+    let expected = if may_lower { [-1000, -1000] } else { [0, own] };
+    assert!(expected.contains(&found), "{found}, and {own} of its creator, CAP_SYS_RESOURCE: {may_lower}");
+}
+
 #[test]
 fn it_has_no_descriptor_for_a_container_and_little_memory() {
     let keeper = Arc::new(Keeper::start());
