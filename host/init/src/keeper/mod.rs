@@ -13,6 +13,7 @@
 //! It has one thread, which never waits for a container: what may take long is done by the setup process. It has no
 //! descriptor for any container, so that creating a process does not take longer the more there are.
 
+mod index;
 mod table;
 
 use crate::protocol::{

@@ -1,5 +1,6 @@
 //! The slots of the keeper: which processes belong to which container.
 
+use super::index::Index;
 use crate::protocol::{ENTRY_LENGTH, Entry, MAX_SLOTS, Slot, State};
 use crate::sys::{self, Errno, Fd, Mapping, Pid};
 
@@ -25,7 +26,14 @@ impl Container {
     pub(super) const fn has_processes(&self) -> bool {
         self.setup != 0 || self.command != 0 || self.reaper != 0
     }
+
+    const fn processes(&self) -> [i32; PROCESSES] {
+        [self.setup, self.command, self.reaper]
+    }
 }
+
+/// Maximum number of processes of a slot.
+const PROCESSES: usize = 3;
 
 /// Words of memory for each slot.
 const WORDS: usize = 4;
@@ -33,6 +41,8 @@ const WORDS: usize = 4;
 /// All slots, and the file that tells of them. Children of the keeper find zeros in the memory.
 pub(super) struct Table {
     memory: Mapping,
+    /// Finds processes: `PROCESSES` numbers for each slot.
+    index: Index,
     file: Fd,
     /// Number of slots that were ever used.
     used: usize,
@@ -50,7 +60,8 @@ impl Table {
 
     pub(super) fn new(file: Fd) -> Result<Self, Errno> {
         let memory = Mapping::kept_from_children(MAX_SLOTS * WORDS * size_of::<usize>())?;
-        Ok(Self { memory, file, used: 0, reserved: 0, free: 0, live: 0 })
+        let index = Index::new(MAX_SLOTS * PROCESSES)?;
+        Ok(Self { memory, index, file, used: 0, reserved: 0, free: 0, live: 0 })
     }
 
     /// Number of containers that have a process.
@@ -96,10 +107,11 @@ impl Table {
     /// The container of a process, with its slot.
     pub(super) fn of_process(&self, pid: Pid) -> Option<(Slot, Container)> {
         let pid = pid.number();
-        (0..self.used).find_map(|index| {
+        self.index.chain(pid).find_map(|number| {
+            let index = number / PROCESSES;
             let container = self.get(index);
             let slot = Slot { index: index as u32, generation: container.generation };
-            let is_its = [container.setup, container.command, container.reaper].contains(&pid);
+            let is_its = container.processes().get(number % PROCESSES) == Some(&pid);
             (is_its && container.state != State::Free).then_some((slot, container))
         })
     }
@@ -176,6 +188,18 @@ impl Table {
     }
 
     fn put(&mut self, index: usize, container: Container) {
+        let processes = self.get(index).processes().into_iter().zip(container.processes());
+        for (number, (before, after)) in (index * PROCESSES..).zip(processes) {
+            if before == after {
+                continue;
+            }
+            if before != 0 {
+                self.index.remove(before, number);
+            }
+            if after != 0 {
+                self.index.insert(after, number);
+            }
+        }
         let Container { state, generation, setup, command, reaper, status, forgotten } = container;
         let low = |number: i32| u64::from(number.cast_unsigned());
         let words = [
@@ -188,5 +212,48 @@ impl Table {
         if let Some(slot) = slots.into_iter().nth(index) {
             slot.iter_mut().zip(words).for_each(|(to, word)| *to = word as usize);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use super::{Container, Table};
+    use crate::protocol::State;
+    use crate::sys::{Fd, Pid};
+
+    #[test]
+    fn a_process_is_found_in_its_slot_until_it_has_ended() {
+        let file = tempfile::tempfile().unwrap();
+        let mut table = Table::new(Fd(file.as_raw_fd())).unwrap();
+        let slots: Vec<_> = (0..20_000)
+            .map(|number| {
+                let slot = table.take().unwrap();
+                let pid = 100 + 2 * number;
+                let (generation, state) = (slot.generation, State::Running);
+                let container =
+                    Container { state, generation, command: pid, reaper: pid + 1, ..Container::default() };
+                table.update(slot, container);
+                (slot, pid)
+            })
+            .collect();
+        assert_eq!(table.live(), slots.len());
+        for (slot, pid) in &slots {
+            for pid in [*pid, pid + 1] {
+                assert_eq!(table.of_process(Pid::new(pid)).map(|(found, _)| found), Some(*slot), "{pid}");
+            }
+            let container = table.container(*slot).unwrap();
+            table.update(*slot, Container { state: State::Exited, command: 0, ..container });
+            assert!(table.of_process(Pid::new(*pid)).is_none());
+            assert!(table.of_process(Pid::new(pid + 1)).is_some());
+            let container = table.container(*slot).unwrap();
+            table.update(*slot, Container { reaper: 0, forgotten: true, ..container });
+            assert!(table.of_process(Pid::new(pid + 1)).is_none());
+        }
+        assert_eq!(table.live(), 0);
+        let next = table.take().unwrap();
+        assert_eq!((next.index, next.generation), (slots.last().unwrap().0.index, 2), "a slot is used again");
+        assert!(table.of_process(Pid::new(0)).is_none());
     }
 }
