@@ -137,7 +137,7 @@ fn ours<'a>(
             let in_file = logger.name != "journald";
             (world.config.logger, world.config.log_targets) = (Some(logger), targets);
             let runs = Runs::Ours {
-                ours: Ours::start(world),
+                ours: Box::new(Ours::start(world)),
                 rootfs: environment.rootfs(),
                 attachable: name == ATTACHABLE,
                 in_file,
@@ -206,7 +206,7 @@ struct Subject<'a> {
 /// How a subject runs its containers.
 enum Runs<'a> {
     Ours {
-        ours: Ours,
+        ours: Box<Ours>,
         rootfs: PathBuf,
         attachable: bool,
         in_file: bool,

@@ -323,7 +323,9 @@ pub struct Combination {
 
 /// All images with all commands.
 pub fn combinations() -> Vec<Combination> {
-    let commands: [(bool, Option<&str>, &[&str], Option<&str>); 7] = [
+    /// `shell`, `value`, `arguments`, and the parameter `entrypoint`.
+    type Command = (bool, Option<&'static str>, &'static [&'static str], Option<&'static str>);
+    let commands: [Command; 7] = [
         (false, None, &[], None),
         (false, Some("echo"), &[], None),
         (false, None, &["echo", "a"], None),

@@ -93,7 +93,7 @@ pub fn measure(environment: &Environment, options: &Options, seed: u32, report: 
         let has_registry = installed("a registry", &[("docker-registry", "docker-registry")]);
         let registry = has_registry.then(|| Registry::start(false));
         if let Some(image) = source::create(&archive, shape, registry.as_ref())? {
-            images.from_registry(&image, report)?;
+            images.measure_registry(&image, report)?;
         }
         if options.wants(IMPORT) {
             report.add(images.import(&archive)?);
@@ -128,7 +128,7 @@ impl Images<'_> {
         }
     }
 
-    fn from_registry(&self, image: &str, report: &mut Report) -> Outcome<()> {
+    fn measure_registry(&self, image: &str, report: &mut Report) -> Outcome<()> {
         let tools = self.tools();
         if self.options.wants(PULL) {
             let title = "Pull of an image from a registry on this machine, until it is unpacked";
@@ -200,6 +200,7 @@ impl Images<'_> {
 
     /// Launches in containers of an image that all have.
     fn launch(&self, image: &str) -> Outcome<Group> {
+        type Once<'a> = dyn Fn() -> Outcome<Duration> + 'a;
         let store = self.ours.store();
         let root = Root::Image { store: &store, name: image };
         let alone = Cli::alone(self.environment, root, Isolation::Docker)?;
@@ -207,7 +208,7 @@ impl Images<'_> {
         let floor_name = floor::shipped(Scratch::WorkDirectory);
         let program = floor::compile(self.environment)?;
         let floor = Floor::shipped(self.environment, &program, 1, Scratch::WorkDirectory)?;
-        let mut subjects: Vec<(&str, Box<dyn Fn() -> Outcome<Duration> + '_>)> = vec![
+        let mut subjects: Vec<(&str, Box<Once<'_>>)> = vec![
             (floor_name, Box::new(|| floor.once(0))),
             (cli::DAEMON, Box::new(|| daemon.once(0))),
             (cli::ALONE, Box::new(|| alone.once(0))),

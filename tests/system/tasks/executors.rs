@@ -45,7 +45,7 @@ pub(super) fn with_variables(world: &mut World) {
 
 /// Variables of the framework for its executor, some of which it may not set.
 pub(super) fn add_variables(executor: &mut Json) {
-    let variables = executor["command"]["environment"]["variables"].as_array_mut().unwrap();
+    let variables = executor["command"]["environment"]["variables"].as_array_mut().expect("variables");
     for (name, value) in [("OF_BOTH", "framework"), ("MESOS_EXECUTOR_ID", "forged")] {
         variables.push(json!({"name": name, "value": value}));
     }

@@ -35,7 +35,6 @@ use index::{Content, Index};
 /// Maximum number of entries.
 const MAX_ENTRIES: usize = 10_000;
 
-
 /// Why a cache cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum CacheError {
