@@ -64,6 +64,13 @@ impl Site {
         Self { daemon, ..self }
     }
 
+    /// Kills the daemon and starts another one, while the containers keep running.
+    fn crash(self) -> Self {
+        self.daemon.kill();
+        let daemon = Daemon::start(&self.world);
+        Self { daemon, ..self }
+    }
+
     /// The ids of all containers.
     fn ids(&self) -> Vec<ContainerId> {
         let containers = self.daemon.list().into_iter();
@@ -149,6 +156,56 @@ fn a_client_that_is_killed_restores_its_terminal_and_the_container_goes_on() {
     terminal.type_keys("exit 4\r");
     assert_eq!(terminal.wait().unwrap().code(), Some(4));
     assert!(site.piped(&["rm", "shell"], b"").status.success());
+    site.finish();
+}
+
+#[test]
+fn clients_attach_again_after_an_agent_was_killed() {
+    if !is_root("a root file system") {
+        return;
+    }
+    let site = Site::new();
+    let cat = ["run", "-d", "-i", "--name", "cat", "--rootfs", &site.rootfs, "--", "cat"];
+    assert!(site.piped(&cat, b"").status.success());
+    let shell = ["run", "-d", "-it", "--name", "shell", "--rootfs", &site.rootfs, "--", "sh"];
+    assert!(site.piped(&shell, b"").status.success());
+    let mut client = Command::new(&site.program)
+        .args(["attach", "cat"])
+        .env("COFFERDAM_SOCKET", &site.socket)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    client.stdin.as_mut().unwrap().write_all(b"one\n").unwrap();
+    let mut line = [0; 4];
+    client.stdout.as_mut().unwrap().read_exact(&mut line).unwrap();
+    assert_eq!(&line, b"one\n");
+    let mut terminal = site.at_terminal(&["attach", "shell"]);
+    terminal.type_keys("echo $((6 * 7))\r");
+    terminal.wait_for("\r\n42\r\n");
+
+    // The clients say what has happened, and end.
+    let site = site.crash();
+    let ended = client.wait_with_output().unwrap();
+    let error = String::from_utf8_lossy(&ended.stderr);
+    assert!(!ended.status.success() && error.contains("stopped before the container ended"), "{ended:?}");
+    terminal.wait_for("stopped before the container ended");
+    assert!(!terminal.wait().unwrap().success());
+    assert!(!terminal.is_raw());
+
+    // Neither the input of the container nor its terminal has ended with the agent.
+    let mut terminal = site.at_terminal(&["attach", "shell"]);
+    terminal.type_keys("echo $((7 * 7))\r");
+    terminal.wait_for("\r\n49\r\n");
+    terminal.type_keys("exit 4\r");
+    assert_eq!(terminal.wait().unwrap().code(), Some(4));
+    let rest = site.piped(&["attach", "cat"], b"two\n");
+    assert_eq!((rest.status.code(), &*rest.stdout), (Some(0), &b"two\n"[..]), "{rest:?}");
+    assert_eq!(site.piped(&["logs", "cat"], b"").stdout, b"one\ntwo\n");
+    for name in ["cat", "shell"] {
+        assert!(site.piped(&["rm", name], b"").status.success());
+    }
     site.finish();
 }
 

@@ -35,7 +35,7 @@ impl Running {
     /// What happens next. Nothing is lost if the future is dropped.
     pub(in crate::cli) async fn next(&mut self) -> Result<RunEvent, ClientError> {
         loop {
-            let message = Self::message(&mut self.records).await?;
+            let message = Self::message(&mut self.records).await.map_err(stopped)?;
             if let Some(output) = message.process_io.and_then(output) {
                 return Ok(RunEvent::Output(output));
             }
@@ -68,7 +68,7 @@ pub(in crate::cli) struct OutputStream(pub(super) RecordStream);
 impl OutputStream {
     /// The next part of it; `None` at its end. Nothing is lost if the future is dropped.
     pub(in crate::cli) async fn next(&mut self) -> Result<Option<switchboard::Output>, ClientError> {
-        while let Some(message) = self.0.parse_next::<ProcessIo>().await? {
+        while let Some(message) = self.0.parse_next::<ProcessIo>().await.map_err(stopped)? {
             if let Some(output) = output(message) {
                 return Ok(Some(output));
             }
@@ -101,6 +101,14 @@ impl EventStream {
     /// The next record; `None` at the end.
     pub(in crate::cli) async fn next(&mut self) -> Result<Option<Event>, ClientError> {
         self.0.parse_next().await
+    }
+}
+
+/// A connection that breaks while a container is running: its agent has ended, and not the container.
+fn stopped(error: ClientError) -> ClientError {
+    match error {
+        ClientError::Broken { socket, .. } => ClientError::Stopped { socket },
+        other => other,
     }
 }
 
