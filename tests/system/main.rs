@@ -20,6 +20,7 @@ mod isolators;
 mod journald;
 mod launch_info;
 mod loggers;
+mod lost_output;
 mod nested;
 mod packaging;
 mod posix;

@@ -58,7 +58,7 @@ pub enum Request {
 }
 
 /// An I/O switchboard, as [`Request::Switchboard`]. The message has these descriptors: a listening socket, the files or
-/// pipes of the log for both streams, and then the socket from which the terminal comes, the connection to an engine, or the
+/// pipes of the log for both streams, the file of [`crate::streams::Counts`], and then the socket from which the terminal comes, the connection to an engine, or the
 /// ends of pipes: two to read output from, and one to write input to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Switchboard {
@@ -75,8 +75,8 @@ impl Switchboard {
     #[must_use]
     pub const fn descriptor_count(self) -> usize {
         match self {
-            Self { terminal: true, .. } | Self { engine: true, .. } => 4,
-            Self { input, .. } => 5 + input as usize,
+            Self { terminal: true, .. } | Self { engine: true, .. } => 5,
+            Self { input, .. } => 6 + input as usize,
         }
     }
 }

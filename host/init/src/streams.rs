@@ -4,6 +4,8 @@
 //! header   kind u8 · 0 · length u16 of the data, little-endian
 //! ```
 //!
+//! How much of the output the log has is in a file of [`Counts`], which outlives the switchboard.
+//!
 //! A client first sends [`Kind::Attach`]. The switchboard closes the connection after [`Kind::End`], or if the client sends
 //! what is no frame.
 
@@ -90,6 +92,59 @@ impl Header {
     }
 }
 
+/// What a switchboard has read from the container, and what the log has received of that: for standard output, or a
+/// terminal, and for standard error.
+///
+/// ```text
+/// read u64 × 2 · logged u64 × 2 · errno u32 × 2, little-endian
+/// ```
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Bytes that were read.
+    pub read: [u64; 2],
+    /// Bytes that were written to the log. Once the switchboard has ended, the rest of those read is lost.
+    pub logged: [u64; 2],
+    /// Why the log could not be written to last; 0 if it could.
+    pub errno: [u32; 2],
+}
+
+impl Counts {
+    /// Length in bytes.
+    pub const LENGTH: usize = 40;
+
+    /// Encodes the counts.
+    #[must_use]
+    pub fn encode(self) -> [u8; Self::LENGTH] {
+        let mut bytes = [0; Self::LENGTH];
+        let [read, logged] = [self.read, self.logged];
+        let numbers = read.into_iter().chain(logged).flat_map(u64::to_le_bytes);
+        let errnos = self.errno.into_iter().flat_map(u32::to_le_bytes);
+        bytes.iter_mut().zip(numbers.chain(errnos)).for_each(|(to, from)| *to = from);
+        bytes
+    }
+
+    /// Decodes counts.
+    #[must_use]
+    pub fn parse(bytes: &[u8; Self::LENGTH]) -> Self {
+        let long = |index: usize| {
+            let bytes = bytes.get(index * 8..).and_then(|rest| rest.first_chunk());
+            bytes.map_or(0, |bytes| u64::from_le_bytes(*bytes))
+        };
+        let short = |index: usize| {
+            let bytes = bytes.get(32 + index * 4..).and_then(|rest| rest.first_chunk());
+            bytes.map_or(0, |bytes| u32::from_le_bytes(*bytes))
+        };
+        Self { read: [long(0), long(1)], logged: [long(2), long(3)], errno: [short(0), short(1)] }
+    }
+
+    /// Bytes that the log has not received.
+    #[must_use]
+    pub fn missing(self) -> [u64; 2] {
+        let ([out, err], [logged_out, logged_err]) = (self.read, self.logged);
+        [out.saturating_sub(logged_out), err.saturating_sub(logged_err)]
+    }
+}
+
 /// The data of [`Kind::Resize`].
 #[must_use]
 pub const fn encode_size(rows: u16, columns: u16) -> [u8; 4] {
@@ -120,5 +175,14 @@ mod tests {
         assert_eq!(Header::parse([17, 1, 0, 0]), None);
         assert_eq!(parse_size(&encode_size(24, 80)), Some((24, 80)));
         assert_eq!(parse_size(&[1, 2, 3]), None);
+    }
+
+    #[test]
+    fn counts_are_decoded_as_they_were_encoded() {
+        let counts = Counts { read: [1, u64::MAX], logged: [1, 2], errno: [0, 28] };
+        assert_eq!(Counts::parse(&counts.encode()), counts);
+        assert_eq!(counts.missing(), [0, u64::MAX - 2]);
+        // One that was killed between writing to the log and counting.
+        assert_eq!(Counts { logged: [9, 0], ..Counts::default() }.missing(), [0, 0]);
     }
 }

@@ -76,6 +76,12 @@ impl Chain {
         !self.isolators.is_empty()
     }
 
+    /// The logger, if there is one.
+    #[must_use]
+    pub fn logger(&self) -> Option<&Arc<Plugin>> {
+        self.loggers.last()
+    }
+
     /// The plugin of that name.
     #[must_use]
     pub fn plugin(&self, name: &str) -> Option<&Arc<Plugin>> {

@@ -302,6 +302,11 @@ impl Plugin {
         }
     }
 
+    /// Counts output that this logger should have received, and has not. `stream` is `stdout` or `stderr`.
+    pub fn count_lost_output(&self, stream: &'static str, bytes: u64) {
+        self.services.count_unreceived(&self.name, stream, bytes);
+    }
+
     pub(super) fn counters(&self, method: Method) -> &Counters {
         &self.counters[method as usize]
     }

@@ -84,6 +84,12 @@ impl Services {
         self.lost_output.lock().get(plugin).copied().unwrap_or_default()
     }
 
+    /// Counts what a logger has not received.
+    pub(super) fn count_unreceived(&self, plugin: &str, stream: &str, bytes: u64) {
+        // Fails for other streams only.
+        drop(self.count_lost(plugin, CountLost { stream: stream.to_owned(), bytes }));
+    }
+
     fn count_lost(&self, plugin: &str, CountLost { stream, bytes }: CountLost) -> Result<(), ServiceError> {
         let mut lost = self.lost_output.lock();
         let lost = lost.entry(plugin.to_owned()).or_default();

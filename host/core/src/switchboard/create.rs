@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use super::listener;
+use super::{counts, listener};
 use crate::keeper::{KeeperError, Keepers};
 use crate::model::Request;
 
@@ -65,8 +65,9 @@ impl Switched {
         [stdin, stdout, stderr]: [OwnedFd; 3],
         (uid, gid): (u32, u32),
     ) -> Result<io::Result<Self>, KeeperError> {
-        let listener = match listener(directory) {
-            Ok(listener) => listener,
+        let (listener, counts) = match listener(directory).and_then(|it| Ok((it, counts::create(directory)?)))
+        {
+            Ok(files) => files,
             Err(error) => return Ok(Err(error)),
         };
         let logs = match [&stdout, &stderr].map(own_description) {
@@ -74,8 +75,8 @@ impl Switched {
             [Err(error), _] | [_, Err(error)] => return Ok(Err(error)),
         };
         let request = |request: Switchboard, ends: &[&OwnedFd]| {
-            let logs = [&listener, &logs[0], &logs[1]];
-            let descriptors: Vec<BorrowedFd<'_>> = logs.iter().chain(ends).map(|end| end.as_fd()).collect();
+            let files = [&listener, &logs[0], &logs[1], &counts];
+            let descriptors: Vec<BorrowedFd<'_>> = files.iter().chain(ends).map(|end| end.as_fd()).collect();
             keepers.create_switchboard(request, &descriptors)
         };
         match streams {
@@ -122,12 +123,15 @@ pub(crate) fn switch_engine(
     connection: &OwnedFd,
     input: bool,
 ) -> Result<io::Result<Process>, KeeperError> {
-    let files = || Ok([listener(directory)?, own_description(stdout)?, own_description(stderr)?]);
-    let [listener, stdout, stderr] = match files() {
+    let files = || {
+        let logs = [own_description(stdout)?, own_description(stderr)?];
+        Ok((listener(directory)?, logs, counts::create(directory)?))
+    };
+    let (listener, [stdout, stderr], counts) = match files() {
         Ok(files) => files,
         Err(error) => return Ok(Err(error)),
     };
-    let descriptors = [&listener, &stdout, &stderr, connection].map(AsFd::as_fd);
+    let descriptors = [&listener, &stdout, &stderr, &counts, connection].map(AsFd::as_fd);
     let request = Switchboard { input, engine: true, ..Switchboard::default() };
     keepers.create_switchboard(request, &descriptors).map(Ok)
 }

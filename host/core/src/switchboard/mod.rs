@@ -3,13 +3,15 @@
 //! ```text
 //! create.rs        pipes or a terminal for a container, and the request for its switchboard
 //! attachment.rs    a client's connection to it
+//! counts.rs        what was lost of the output
 //! ```
 //!
 //! A container has one if it has a terminal, if clients may write to its standard input, or if a client is about to
 //! attach. The output of others goes to the logger directly. The process is a child of the keeper and outlives the agent;
-//! its socket is in the directory of the container's record.
+//! its socket is in the directory of the container's record, with a file in which it counts what the logger has received.
 
 mod attachment;
+mod counts;
 mod create;
 
 use std::io;
@@ -29,6 +31,7 @@ use crate::short_path::at_short_path;
 
 pub(crate) use attachment::first_attachment;
 pub use attachment::{AttachError, AttachedInput, AttachedOutput, Attachment, Output, OutputStream};
+pub(crate) use counts::take_lost_output;
 pub(crate) use create::{Streams, Switched, switch_engine};
 
 /// Name of the socket in the directory of a container's record.

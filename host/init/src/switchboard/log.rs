@@ -15,6 +15,8 @@ pub(crate) struct Log {
 
 struct Target {
     fd: Fd,
+    /// Bytes that were written.
+    logged: u64,
     /// The last write had to wait: the logger does not read.
     is_full: bool,
     /// Bytes that could not be written since the last message about it.
@@ -24,12 +26,24 @@ struct Target {
 
 impl Log {
     pub(crate) fn new(targets: [Fd; 2]) -> Self {
-        let target = |fd| Target { fd, is_full: false, lost: 0, errno: Errno(0) };
+        let target = |fd| Target { fd, logged: 0, is_full: false, lost: 0, errno: Errno(0) };
         Self { targets: targets.map(target), position: 0, frame: None }
     }
 
     pub(crate) const fn position(&self) -> u64 {
         self.position
+    }
+
+    /// How many bytes of output both targets have received.
+    pub(crate) fn logged(&self) -> [u64; 2] {
+        let [out, err] = &self.targets;
+        [out.logged, err.logged]
+    }
+
+    /// Why they could not be written to last; 0 if they could.
+    pub(crate) fn errno(&self) -> [u32; 2] {
+        let [out, err] = &self.targets;
+        [out, err].map(|target| target.errno.0.unsigned_abs())
     }
 
     /// Those whose space has to be waited for.
@@ -83,6 +97,7 @@ impl Target {
         match sys::write(self.fd, bytes) {
             Ok(written) => {
                 self.is_full = false;
+                self.logged += written as u64;
                 Some(written)
             }
             Err(Errno::AGAIN) => {

@@ -13,6 +13,7 @@
 //! streams, or have ended themselves, and the log and all clients have received everything.
 
 mod client;
+mod counting;
 mod frames;
 mod log;
 mod ring;
@@ -21,6 +22,7 @@ use crate::protocol::Switchboard as Request;
 use crate::streams::{HAS_ENDED, Kind, MAX_CLIENTS, MAX_OUTPUT, WITH_OUTPUT};
 use crate::sys::{self, Errno, Fd, PollSet, Wanted};
 use client::{Client, Gone};
+use counting::Counting;
 use frames::Frames;
 use log::Log;
 use ring::Ring;
@@ -67,6 +69,7 @@ struct Switchboard {
     /// The container does not read its input.
     is_input_full: bool,
     log: Log,
+    counting: Counting,
     ring: Ring,
     clients: [Option<Client>; SLOTS],
     /// The processes of the container have ended: clients do not delay the log any more.
@@ -98,18 +101,18 @@ impl Switchboard {
         for number in 0..descriptors.len() {
             sys::set_nonblocking(Fd(number as i32))?;
         }
-        let (listener, log) = (Some(Fd(0)), Log::new([Fd(1), Fd(2)]));
+        let (listener, log, counting) = (Some(Fd(0)), Log::new([Fd(1), Fd(2)]), Counting::new(Fd(3)));
         let (streams, input) = match request {
-            Request { terminal: true, .. } => (Streams::Awaited(Fd(3), None), None),
+            Request { terminal: true, .. } => (Streams::Awaited(Fd(4), None), None),
             Request { engine: true, input, .. } => {
-                let (connection, sender) = (Fd(3), Fd(4));
+                let (connection, sender) = (Fd(4), Fd(5));
                 if input {
                     // Closed on its own.
                     sys::duplicate_to(connection, sender.0, true)?;
                 }
                 (Streams::Engine(connection, Frames::default()), input.then_some(sender))
             }
-            Request { input, .. } => (Streams::Pipes([Some(Fd(3)), Some(Fd(4))]), input.then_some(Fd(5))),
+            Request { input, .. } => (Streams::Pipes([Some(Fd(4)), Some(Fd(5))]), input.then_some(Fd(6))),
         };
         Ok(Self {
             listener,
@@ -118,6 +121,7 @@ impl Switchboard {
             passing: None,
             is_input_full: false,
             log,
+            counting,
             ring: Ring::new()?,
             clients: [const { None }; SLOTS],
             has_ended: false,
@@ -255,7 +259,7 @@ impl Switchboard {
             match sys::read(from, buffer.get_mut(..space.min(missing)).unwrap_or_default()) {
                 Ok(0) => return None,
                 Ok(read) => {
-                    self.ring.push(kind, buffer.get(..read).unwrap_or_default());
+                    self.keep(kind, buffer.get(..read).unwrap_or_default());
                     frames.read_data(read);
                 }
                 Err(Errno::AGAIN) => {}
@@ -296,11 +300,17 @@ impl Switchboard {
         match sys::read(from, buffer.get_mut(..space).unwrap_or_default()) {
             Ok(0) => false,
             Ok(read) => {
-                self.ring.push(kind, buffer.get(..read).unwrap_or_default());
+                self.keep(kind, buffer.get(..read).unwrap_or_default());
                 true
             }
             Err(errno) => errno == Errno::AGAIN,
         }
+    }
+
+    /// Keeps output until everybody has received it.
+    fn keep(&mut self, kind: Kind, data: &[u8]) {
+        self.ring.push(kind, data);
+        self.counting.read(kind, data.len());
     }
 
     /// Takes the terminal that the setup process has opened.
@@ -325,7 +335,11 @@ impl Switchboard {
     }
 
     fn pass_output_on(&mut self) {
+        // Before, so that what is lost by a kill in between is counted, rather than what is not.
+        self.counting.record();
         self.log.write(&self.ring);
+        self.counting.logged(&self.log);
+        self.counting.record();
         for index in 0..SLOTS {
             let client = self.clients.get_mut(index).and_then(Option::as_mut);
             if let Some(Err(Gone)) = client.map(|client| client.write(&self.ring)) {

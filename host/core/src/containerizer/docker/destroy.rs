@@ -20,13 +20,13 @@ use super::record::{DockerRecord, Handle};
 use super::{Docker, Shared, abandon, engine_name, removal};
 use crate::blocking::Job;
 use crate::containerizer::lifecycle::{
-    Attempt, Extent, Retention, STALL_WARNING, Teardown, TeardownError, cleaned_up, in_job, record_end,
-    remove_large,
+    Attempt, Extent, Retention, STALL_WARNING, Teardown, TeardownError, cleaned_up, end_switchboard, in_job,
+    record_end, remove_large, report_lost_output,
 };
 use crate::containerizer::record_part::MissedCleanup;
 use crate::engine::State;
 use crate::error_chain;
-use crate::model::{Cause, ProcessId, Reason, Record, Termination, now_unix_ms};
+use crate::model::{Cause, Reason, Record, Termination, now_unix_ms};
 use crate::plugin::CallError;
 use crate::readiness::exited;
 use crate::switchboard::{wait_until_closed, wait_until_logged};
@@ -260,30 +260,27 @@ fn raw_status(exit_code: i32) -> i32 {
 /// Waits until the logger has received everything that the container has written. Neither an engine nor a logger that does
 /// not answer must prevent its end.
 async fn finish_output(shared: &Arc<Shared>, handle: &Arc<Handle>, end: &End) {
-    let Some(ProcessId { pid, start_time }) = handle.record().part.switchboard else { return };
+    let Some(switchboard) = handle.record().part.switchboard else { return };
     let directory = shared.ledger.directory(handle.id());
-    let id = handle.id().clone();
+    let (id, chain) = (handle.id().clone(), shared.chain.clone());
     let End { without_engine, was_not_started, .. } = *end;
-    let end_switchboard = move || {
-        if let Ok(process) = Process::open(pid, start_time) {
-            drop(process.kill());
-        }
-    };
     let work = move |_: &_| {
         if was_not_started {
             // It has written nothing, and the engine keeps the connection all the same.
-            return end_switchboard();
+            return end_switchboard(switchboard);
         }
-        if !without_engine && matches!(wait_until_closed(&directory, OUTPUT_TIMEOUT), Ok(true)) {
-            return;
+        if without_engine || !matches!(wait_until_closed(&directory, OUTPUT_TIMEOUT), Ok(true)) {
+            let problem = match wait_until_logged(&directory, LOG_TIMEOUT) {
+                Ok(true) => None,
+                Ok(false) => Some("its logger does not read".to_owned()),
+                Err(error) => Some(error.to_string()),
+            };
+            if let Some(problem) = problem {
+                tracing::warn!(container = %id, "the end of its output is not logged: {problem}");
+                end_switchboard(switchboard);
+            }
         }
-        let problem = match wait_until_logged(&directory, LOG_TIMEOUT) {
-            Ok(true) => return,
-            Ok(false) => "its logger does not read".to_owned(),
-            Err(error) => error.to_string(),
-        };
-        tracing::warn!(container = %id, "the end of its output is not logged: {problem}");
-        end_switchboard();
+        report_lost_output(&chain, &id, &directory);
     };
     drop(shared.pool.run(STALL_WARNING, work).await);
     // It is not waited for again if the teardown is retried.

@@ -17,6 +17,7 @@ mod attach;
 mod containers;
 mod directories;
 mod launch;
+mod lost_output;
 mod missed;
 mod recover;
 mod remove;
@@ -43,6 +44,7 @@ use crate::model::{ContainerId, Record, Request};
 pub(crate) use containers::Containers;
 pub(super) use directories::{Extent, remove_directory};
 pub(super) use launch::{Launch, Launched, supervise};
+pub(super) use lost_output::{end_switchboard, report_lost_output};
 pub(super) use recover::{Recover, RecoveryAction};
 pub(super) use remove::remove_known;
 pub(super) use teardown::{

@@ -20,14 +20,14 @@ use super::record::Handle;
 use super::{Native, Shared};
 use crate::blocking::Job;
 use crate::containerizer::lifecycle::{
-    Attempt, Extent, PROMPT, Retention, STALL_WARNING, Teardown, TeardownError, cleaned_up, in_job,
-    record_end, remove_directory, remove_large,
+    Attempt, Extent, PROMPT, Retention, STALL_WARNING, Teardown, TeardownError, cleaned_up, end_switchboard,
+    in_job, record_end, remove_directory, remove_large, report_lost_output,
 };
 use crate::containerizer::record_part::MissedCleanup;
 use crate::error_chain;
 use crate::keeper::ProcessEnd;
 use crate::launcher::{DestroyError, Destroyed};
-use crate::model::{Cause, Phase, ProcessId, Reason, Termination, now_unix_ms};
+use crate::model::{Cause, Phase, Reason, Termination, now_unix_ms};
 use crate::plugin::CallError;
 use crate::switchboard::wait_until_logged;
 
@@ -321,16 +321,18 @@ fn process_end(
 /// Waits until the logger has received everything that a container has written, whose processes have ended. A logger that
 /// does not read must not prevent the end of the container: then the switchboard is killed.
 fn finish_log(shared: &Shared, handle: &Handle) {
-    let Some(ProcessId { pid, start_time }) = handle.record().part.switchboard else { return };
-    let problem = match wait_until_logged(&shared.ledger.directory(handle.id()), LOG_TIMEOUT) {
-        Ok(true) => return,
-        Ok(false) => "its logger does not read".to_owned(),
-        Err(error) => error.to_string(),
+    let Some(switchboard) = handle.record().part.switchboard else { return };
+    let directory = shared.ledger.directory(handle.id());
+    let problem = match wait_until_logged(&directory, LOG_TIMEOUT) {
+        Ok(true) => None,
+        Ok(false) => Some("its logger does not read".to_owned()),
+        Err(error) => Some(error.to_string()),
     };
-    tracing::warn!(container = %handle.id(), "the end of its output is not logged: {problem}");
-    if let Ok(process) = Process::open(pid, start_time) {
-        drop(process.kill());
+    if let Some(problem) = problem {
+        tracing::warn!(container = %handle.id(), "the end of its output is not logged: {problem}");
+        end_switchboard(switchboard);
     }
+    report_lost_output(&shared.chain, handle.id(), &directory);
 }
 
 /// Destroys the containers nested directly in this one, which destroy those nested in them, and waits for them.
