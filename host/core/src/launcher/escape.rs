@@ -96,11 +96,11 @@ impl Escape<'_> {
         deadline: Instant,
     ) -> Result<(), DestroyError> {
         let failed = |source| DestroyError::Find { id: id.clone(), source };
-        while let Some(pid) = self.keepers.remaining(slot).reaper {
+        while let Some(pid) = self.keepers.reaper(slot) {
             let is_late = Instant::now() >= deadline;
             if let Some(reaper) = open(pid).map_err(|source| process_error(id, source))? {
                 // Unless the keeper has reaped it meanwhile, its pid cannot be that of another process.
-                if self.keepers.remaining(slot).reaper != Some(pid) {
+                if self.keepers.reaper(slot) != Some(pid) {
                     continue;
                 }
                 reaper.kill().map_err(|source| process_error(id, source))?;
@@ -206,12 +206,6 @@ impl Escape<'_> {
         let Some(Place::At(path)) = self.cgroup_of(keeper)? else { return Ok(None) };
         let parent = path.parent().filter(|_| path.ends_with("keeper"));
         Ok(parent.filter(|parent| parent.ends_with(self.relative)).map(Path::to_owned))
-    }
-
-    /// Whether a process is in the cgroup of the keepers: a setup process is. No process of a container is, in whatever
-    /// cgroup below its own.
-    pub(super) fn is_beside_keeper(&self, pid: i32) -> io::Result<bool> {
-        self.tracked_path(pid).map(|path| path.is_some())
     }
 
     /// The processes in the cgroups of the agent's containers and below, however deep.

@@ -1,7 +1,7 @@
 //! Containers with namespaces, and a cgroup that tracks their processes.
 //!
 //! ```text
-//! <hierarchy>/<root>/<instance>/keeper                     the agent's keepers, setup processes, companions of plugins
+//! <hierarchy>/<root>/<instance>/keeper                     the agent's keepers, and companions of plugins
 //!                              /pod.container              pod's processes
 //!                                            /leaf          …moved here when a nested one needs controllers (v2)
 //!                                            /web.container the processes of pod.web
@@ -10,8 +10,6 @@
 //! The hierarchy is v2 if it is mounted, even beside v1: there a process is created in its cgroup, a kill is one
 //! write, and an empty cgroup is an event. Otherwise it is the freezer of v1. The instance separates agents on one
 //! machine.
-//!
-//! On v2 the setup process of a container stays in the cgroup of its keeper; what it creates is in that of the container.
 //!
 //! No interface file of any controller ends in `.container`, so the directory of a container cannot collide with one.
 
@@ -53,7 +51,7 @@ pub struct Linux {
     limits: CgroupLimits,
 }
 
-/// Descriptors of the cgroups of a container: a v2 directory, and `tasks` files of v1 directories.
+/// Descriptors of the cgroups to create a process in: a v2 directory, and `tasks` files of v1 directories.
 struct CgroupFds {
     v2: Option<OwnedFd>,
     v1: Vec<(PathBuf, OwnedFd)>,
@@ -331,12 +329,8 @@ impl Linux {
             // In a pid namespace this ends all other processes too. With the v1 freezer, waiting for that avoids a
             // freeze, which can hang under memory pressure.
             first.kill().map_err(|source| DestroyError::Process { id: id.clone(), source })?;
-            match own.version() {
-                Version::V1 => {
-                    self.wait(id, first, EXIT_GRACE)?;
-                }
-                // It may be about to create a process in the container's cgroup.
-                Version::V2 => self.end_setup(id, first)?,
+            if own.version() == Version::V1 {
+                self.wait(id, first, EXIT_GRACE)?;
             }
         }
         own.kill_all_with(self.timeouts.destroy, |pids| escape::release(&self.cgroups, own, pids))
@@ -350,22 +344,6 @@ impl Linux {
             return Err(DestroyError::Stuck { id: id.clone(), pids: vec![first.pid()] });
         }
         Ok(())
-    }
-
-    /// Waits for the end of a killed process, if it is a setup process.
-    fn end_setup(&self, id: &ContainerId, process: &Process) -> Result<(), DestroyError> {
-        let failed = |source| DestroyError::Find { id: id.clone(), source };
-        if !self.escape().is_beside_keeper(process.pid()).map_err(failed)?
-            || self.wait(id, process, EXIT_GRACE)?
-        {
-            return Ok(());
-        }
-        // It has joined cgroups of v1 that others can freeze.
-        escape::release(&self.cgroups, &self.tracking(id), &[process.pid()]);
-        match self.wait(id, process, self.timeouts.destroy)? {
-            true => Ok(()),
-            false => Err(DestroyError::Stuck { id: id.clone(), pids: vec![process.pid()] }),
-        }
     }
 
     /// Waits for a killed process to end. Returns whether it has.

@@ -84,8 +84,7 @@ pub trait Launcher: Send + Sync {
     /// this first moves the processes of its parent into a leaf cgroup. Idempotent.
     fn create_cgroup(&self, id: &ContainerId, controllers: &[&str]) -> Result<(), CgroupSetupError>;
 
-    /// Creates the setup process of a container in its namespaces. It waits for its plan, and creates what follows in the
-    /// container's cgroups.
+    /// Creates the first process of a container in its namespaces and cgroups. It waits for its plan.
     ///
     /// Requires [`Launcher::create_cgroup`].
     fn create(&self, request: SpawnRequest<'_>) -> Result<PendingInit, CreateError>;
@@ -137,7 +136,8 @@ pub struct SpawnRequest<'a> {
     pub clone: Namespaces,
     /// Namespaces of another container to join first.
     pub enter: Option<Enter<'a>>,
-    /// Further cgroups of the container: v1 directories. The only possible v2 one is its own, which is implied.
+    /// Further cgroups to create it in: v1 directories. The only possible v2 one is the container's own, which is
+    /// implied.
     pub cgroups: Vec<PathBuf>,
     /// Descriptors that the plan refers to, numbered from [`cofferdam_init::plan::DESCRIPTORS`].
     pub descriptors: Vec<BorrowedFd<'a>>,

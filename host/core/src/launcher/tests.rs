@@ -234,15 +234,7 @@ fn a_script_runs_to_its_end() {
         launcher.create_cgroup("pod", &[]).unwrap();
         let mut pending = launcher.create(files.request("pod")).unwrap();
         pending.wait_until_ready().unwrap();
-        let setup = pending.process().pid();
-        match &launcher.top {
-            // It is in no cgroup of the container.
-            Some(top) if top.version() == Version::V2 => {
-                assert_eq!(launcher.pids("pod", Some(pending.process())).unwrap(), [0; 0]);
-                assert!(top.child("keeper").procs().unwrap().contains(&setup));
-            }
-            _ => assert_eq!(launcher.pids("pod", Some(pending.process())).unwrap(), [setup]),
-        }
+        assert_eq!(launcher.pids("pod", Some(pending.process())).unwrap(), [pending.process().pid()]);
         let slot = pending.slot().clone();
         let process = pending.start(script("echo hello; exit 3")).unwrap();
         assert!(process.wait(Some(TIMEOUT)).unwrap());
@@ -253,14 +245,6 @@ fn a_script_runs_to_its_end() {
             launcher.cleanup("pod").unwrap();
         }
         assert_eq!(launcher.recover(), [""; 0]);
-    }
-}
-
-#[test]
-fn a_keeper_is_in_a_cgroup_of_its_own() {
-    for launcher in linux_launchers() {
-        let keeper = launcher.top.as_ref().unwrap().child("keeper");
-        assert_eq!(keeper.procs().unwrap(), launcher.launcher.keepers().pids());
     }
 }
 

@@ -284,8 +284,7 @@ fn explained_by_parent(shared: &Shared, handle: &Handle, cause: Cause, status: O
     }
 }
 
-/// How its first process ended, from the keeper, after the end of all others in its pid namespace, and of the process that
-/// has set it up: it may end after a short command.
+/// How its first process ended, from the keeper, after the end of all others in its pid namespace.
 fn process_end(
     shared: &Shared,
     handle: &Handle,
@@ -296,17 +295,9 @@ fn process_end(
     }
     let record = handle.record();
     let Some(slot) = record.part.keeper.as_ref() else { return Ok(None) };
-    let keepers = shared.backend.launcher.keepers();
-    let (end, remaining) = keepers.collect_with_remaining(slot, process);
-    if remaining.reaper.is_some() {
+    let (end, reaper) = shared.backend.launcher.keepers().collect_with_reaper(slot, process);
+    if reaper.is_some() {
         shared.backend.launcher.end_pid_namespace(handle.id(), slot)?;
-    }
-    if remaining.setup.is_some() {
-        let id = || handle.id().clone();
-        let failed = |source| DestroyError::Process { id: id(), source };
-        if let Some(pid) = keepers.wait_for_setup(slot, EXIT_TIMEOUT).map_err(failed)? {
-            return Err(DestroyError::Stuck { id: id(), pids: vec![pid] });
-        }
     }
     if end == ProcessEnd::Unknown {
         tracing::error!(
