@@ -1,5 +1,6 @@
 //! Changes the user of this process to that of the container, irrevocably.
 
+use nix::sys::prctl::set_dumpable;
 use nix::unistd::{Gid, Uid, getresgid, getresuid, setgroups, setresgid, setresuid};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -22,6 +23,8 @@ pub(super) enum IdentityError {
     User { uid: u32, source: nix::Error },
     #[error("cannot set `no_new_privs`")]
     Privileges { source: Errno },
+    #[error("cannot keep the user from reading the memory of this process")]
+    Dumpable { source: nix::Error },
     #[error("cannot set the limits of memory and core dumps")]
     Limits { source: Errno },
 }
@@ -44,6 +47,9 @@ pub(super) fn assume(uid: u32, gid: u32) -> Result<(), IdentityError> {
         setresgid(group, group, group).map_err(|source| IdentityError::Group { gid, source })?;
         setresuid(user, user, user).map_err(|source| IdentityError::User { uid, source })?;
     }
+    // It may know credentials. What a change of the user makes of this attribute depends on a setting of the host
+    // (`fs.suid_dumpable`).
+    set_dumpable(false).map_err(|source| IdentityError::Dumpable { source })?;
     rustix::thread::set_no_new_privs(true).map_err(|source| IdentityError::Privileges { source })?;
     lower(Resource::Core, 0).map_err(|source| IdentityError::Limits { source })?;
     lower(Resource::As, MEMORY).map_err(|source| IdentityError::Limits { source })
