@@ -20,7 +20,7 @@ use cofferdam_tests::{assert_contains, paths, wait_for_text};
 use tokio::task::JoinHandle;
 
 use super::proxy::{Hit, Lost, Proxy};
-use cofferdam_tests::engine::{Engine, has_engine, shell, until};
+use cofferdam_tests::engine::{Engine, IMAGE, has_engine, shell, until};
 
 /// Calls of the engine have a second.
 fn impatient(engine: &Engine) -> World {
@@ -263,6 +263,30 @@ fn a_launch_whose_engine_is_stopped_while_it_makes_the_container_is_ended_withou
         engine.resume();
         until("the agent forgets it", || !agent.contains(&id("started"))).await;
         assert_eq!(engine.names("mesos-"), [""; 0]);
+    });
+    assert_eq!(world.leftovers(), [""; 0]);
+}
+
+#[test]
+fn a_name_that_becomes_free_during_a_launch_does_not_fail_it() {
+    if !has_engine() {
+        return;
+    }
+    let engine = Engine::start();
+    let proxy = Proxy::to(engine.socket());
+    let world = through(&proxy, &engine);
+    with_agent(&world, async |agent| {
+        // One that nobody but the test removes.
+        engine.client(&["create", "--name", "mesos-taken", IMAGE, "true"]);
+        let hit = proxy.hold("/mesos-taken/json");
+        let launching = launch(&agent, shell("taken", "exec sleep 1000"));
+        // The engine has refused the name, and is asked whose it is.
+        let held = reached(&hit).await;
+        engine.client(&["rm", "mesos-taken"]);
+        drop(held);
+        launching.await.unwrap().unwrap();
+        agent.destroy(&id("taken")).await.unwrap();
+        agent.remove(&id("taken")).await.unwrap();
     });
     assert_eq!(world.leftovers(), [""; 0]);
 }

@@ -6,10 +6,12 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use cofferdam_linux::foreign;
 use cofferdam_linux::process::Process;
 use serde_json::Value as Json;
+use tokio::time::sleep;
 
 use super::abandon::answered;
 use super::begin::{Logged, begin};
@@ -27,6 +29,11 @@ use crate::engine::{Container, EngineError, Image};
 use crate::fetcher::FetchRequest;
 use crate::model::{Cause, Phase, ProcessId, Request};
 use crate::switchboard::{first_attachment, switch_engine};
+
+/// How often, and how long after each other, the engine is asked for a container whose name is taken by an earlier one that
+/// it makes or removes.
+const NAME_RETRIES: usize = 20;
+const NAME_PAUSE: Duration = Duration::from_millis(100);
 
 impl Launch for Docker {
     type Spec = Spec;
@@ -202,14 +209,19 @@ async fn create(
         recorded.map_err(|source| LaunchError::Ledger { id, source })?;
         let name = handle.record().part.name.clone();
         let created = async {
-            let created = shared.backend.engine.create(&name, platform.as_deref(), &body).await;
-            let created = match created {
-                Err(error) if error.is_conflict() && remove_late(&shared, &handle).await => {
-                    shared.backend.engine.create(&name, platform.as_deref(), &body).await
+            let mut retries = 0..NAME_RETRIES;
+            loop {
+                match shared.backend.engine.create(&name, platform.as_deref(), &body).await {
+                    Err(error)
+                        if error.is_conflict()
+                            && retries.next().is_some()
+                            && remove_late(&shared, &handle).await =>
+                    {
+                        sleep(NAME_PAUSE).await;
+                    }
+                    created => return created.map_err(|source| engine_error(&handle, source)),
                 }
-                created => created,
-            };
-            created.map_err(|source| engine_error(&handle, source))
+            }
         };
         let engine_id = answered(&handle, created).await?;
         handle.update_in_memory(|record| record.part.engine_id = Some(engine_id));
@@ -218,13 +230,28 @@ async fn create(
     .await
 }
 
-/// Removes what the engine has created late for a launch of the same id that was given up. Returns whether it did.
+/// Removes what the engine has created late for a launch of the same id that was given up. Returns whether its name is or
+/// will be free.
 async fn remove_late(shared: &Shared, handle: &Handle) -> bool {
     let record = handle.record();
-    let Ok(Some(found)) = shared.backend.engine.container(&record.part.name).await else { return false };
-    found.state.status == "created"
-        && shared.is_of_launch(&found, &record.id, None)
-        && shared.backend.engine.remove(&found.id).await.is_ok()
+    let found = match shared.backend.engine.container(&record.part.name).await {
+        Ok(Some(found)) => found,
+        // The engine has reserved the name for what it makes, or the sweep has removed that meanwhile.
+        Ok(None) => return true,
+        Err(_) => return false,
+    };
+    if !shared.is_of_launch(&found, &record.id, None) {
+        return false;
+    }
+    match found.state.status.as_str() {
+        "created" => match shared.backend.engine.remove(&found.id).await {
+            Ok(()) => true,
+            // The sweep is removing it.
+            Err(error) => error.is_conflict(),
+        },
+        "removing" => true,
+        _ => false,
+    }
 }
 
 /// Connects the container with the logger, through a process that outlives the agent.
