@@ -4,13 +4,15 @@
 //! Whoever wants the container to be gone does not wait for that:
 //!
 //! - What the engine has started is found by its cgroup, and killed.
-//! - What it starts later does not run, as the sandbox that has to be mounted is gone.
+//! - What it starts later does not run, as the sandbox that has to be mounted is gone. What it has started until then is
+//!   searched for once more.
 //! - What it has created is removed when it answers. Until then the record is kept, and the id is taken.
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use cofferdam_linux::process::Process;
 use tokio::time::sleep;
 
 use super::phase::cancelled;
@@ -71,19 +73,29 @@ pub(super) async fn end_without_engine(shared: &Shared, handle: &Handle) -> Resu
     }
 }
 
-/// Kills all processes in the cgroups of a container. Blocks.
+/// Kills all processes in the cgroups of a container. It is an error if one may be left. Blocks.
 fn kill_all(engine_id: &str, timeout: Duration) -> io::Result<()> {
+    let deadline = Instant::now() + timeout;
     for _ in 0..SEARCHES {
-        let found = processes::of(engine_id);
+        let found = processes::of(engine_id)?;
         if found.is_empty() {
             return Ok(());
         }
-        found.iter().try_for_each(|process| process.kill().map_err(io::Error::other))?;
+        // The others as well, if one of them cannot be killed.
+        let killed: Vec<_> = found.iter().map(Process::kill).collect();
+        killed.into_iter().collect::<Result<(), _>>().map_err(io::Error::other)?;
         for process in &found {
-            process.wait(Some(timeout))?;
+            if !process.wait(Some(deadline.saturating_duration_since(Instant::now())))? {
+                let (pid, seconds) = (process.pid(), timeout.as_secs());
+                let message = format!("process {pid} has not ended {seconds}s after SIGKILL");
+                return Err(io::Error::new(io::ErrorKind::TimedOut, message));
+            }
         }
     }
-    Ok(())
+    match processes::of(engine_id)?.len() {
+        0 => Ok(()),
+        left => Err(io::Error::other(format!("{left} are left after {SEARCHES} searches"))),
+    }
 }
 
 /// Removes a container whose launch was given up from the engine as soon as that answers, and then its record.

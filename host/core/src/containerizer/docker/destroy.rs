@@ -21,7 +21,7 @@ use super::{Docker, Shared, abandon, engine_name, removal};
 use crate::blocking::Job;
 use crate::containerizer::lifecycle::{
     Attempt, Extent, Retention, STALL_WARNING, Teardown, TeardownError, cleaned_up, end_switchboard, in_job,
-    record_end, remove_large, report_lost_output,
+    record_end, remove_directory, remove_large, report_lost_output,
 };
 use crate::containerizer::record_part::MissedCleanup;
 use crate::engine::State;
@@ -74,14 +74,19 @@ impl Teardown for Docker {
         handle: &Arc<Handle>,
         Attempt { retention, progress, lost }: Attempt<'_, Progress>,
     ) -> Result<Termination, TeardownError> {
+        let is_given_up = || retention == Retention::Remove && handle.record().part.abandoned;
         let end = match progress.end {
-            Some(known) => known,
-            None => *progress.end.insert(find_end(shared, handle, retention).await?),
+            // The engine may have started more processes since the attempt before.
+            Some(known) if !is_given_up() => known,
+            _ => *progress.end.insert(find_end(shared, handle, retention).await?),
         };
         finish_output(shared, handle, &end).await;
         let missed = clean_up(shared, handle, end.status, lost).await?;
         if retention == Retention::Remove && !handle.record().part.abandoned {
             remove_from_engine(shared, handle).await?;
+        }
+        if is_given_up() {
+            end_what_has_started(shared, handle, missed.is_empty()).await?;
         }
         let termination = termination(&handle.record(), &end, retention);
         let (shared2, handle2) = (Arc::clone(shared), Arc::clone(handle));
@@ -145,8 +150,59 @@ async fn find_end(
             () = abandon::overdue(handle) => abandon::mark(handle),
         }
     }
-    abandon::end_without_engine(shared, handle).await?;
-    Ok(End { was_not_started: true, ..End::default() })
+    let Err(failed) = abandon::end_without_engine(shared, handle).await else {
+        return Ok(End { was_not_started: true, ..End::default() });
+    };
+    // The engine may be back, and may do what the agent cannot.
+    let end = tokio::select! {
+        biased;
+        end = end_processes(shared, handle) => end,
+        () = abandon::overdue(handle) => {
+            Err(TeardownError::Engine(shared.backend.engine.timed_out(ENGINE_GRACE)))
+        }
+    };
+    match end {
+        Ok(end) => {
+            handle.update_in_memory(|record| record.part.abandoned = false);
+            Ok(end)
+        }
+        Err(TeardownError::Engine(_)) if handle.is_forced() => {
+            let failed = failed.messages().join("; ");
+            tracing::error!(container = %handle.id(), "its end is forced; it may have processes: {failed}");
+            Ok(End { without_engine: true, ..End::default() })
+        }
+        Err(_) => Err(failed),
+    }
+}
+
+/// Ends what an engine that does not answer has started since its processes were ended: what had mounted the sandbox before
+/// that was removed is in its cgroups by now, and what had not does not run.
+async fn end_what_has_started(
+    shared: &Arc<Shared>,
+    handle: &Arc<Handle>,
+    removes_sandbox: bool,
+) -> Result<(), TeardownError> {
+    if removes_sandbox {
+        let sandbox = handle.record().sandbox.clone();
+        let remove = move |extent| {
+            remove_directory(&sandbox, extent)
+                .map_err(|error| TeardownError::Directory("remove its sandbox", error))
+        };
+        let all = remove.clone();
+        let removed = match shared.pool.run(STALL_WARNING, move |_| remove(Extent::Few)).await {
+            Ok(removed) => removed,
+            Err(abandoned) => Err(TeardownError::step("remove its sandbox", &abandoned)),
+        };
+        remove_large(shared, removed, move || all(Extent::All)).await?;
+    }
+    match abandon::end_without_engine(shared, handle).await {
+        Err(error) if handle.is_forced() => {
+            let error = error.messages().join("; ");
+            tracing::error!(container = %handle.id(), "its end is forced; it may have processes: {error}");
+            Ok(())
+        }
+        ended => ended,
+    }
 }
 
 async fn find_end_by_engine(shared: &Shared, handle: &Handle) -> Result<End, TeardownError> {
@@ -266,10 +322,9 @@ async fn finish_output(shared: &Arc<Shared>, handle: &Arc<Handle>, end: &End) {
     let End { without_engine, was_not_started, .. } = *end;
     let work = move |_: &_| {
         if was_not_started {
-            // It has written nothing, and the engine keeps the connection all the same.
-            return end_switchboard(switchboard);
-        }
-        if without_engine || !matches!(wait_until_closed(&directory, OUTPUT_TIMEOUT), Ok(true)) {
+            // The engine keeps the connection all the same. If it was given up, it may have run and written something.
+            end_switchboard(switchboard);
+        } else if without_engine || !matches!(wait_until_closed(&directory, OUTPUT_TIMEOUT), Ok(true)) {
             let problem = match wait_until_logged(&directory, LOG_TIMEOUT) {
                 Ok(true) => None,
                 Ok(false) => Some("its logger does not read".to_owned()),

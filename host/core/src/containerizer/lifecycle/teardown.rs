@@ -266,11 +266,11 @@ pub(crate) async fn in_job<B: Backend, T: Send + 'static>(
 }
 
 /// Repeats the last steps of an attempt on a thread for removals, if their outcome is that a directory is large.
-pub(crate) async fn remove_large<B: Backend>(
+pub(crate) async fn remove_large<B: Backend, T: Send + 'static>(
     shared: &Shared<B>,
-    outcome: Result<Termination, TeardownError>,
-    steps: impl FnOnce() -> Result<Termination, TeardownError> + Send + 'static,
-) -> Result<Termination, TeardownError> {
+    outcome: Result<T, TeardownError>,
+    steps: impl FnOnce() -> Result<T, TeardownError> + Send + 'static,
+) -> Result<T, TeardownError> {
     match outcome {
         Err(TeardownError::Directory(action, error)) if error.is_unfinished() => {
             let repeated = shared.pool.removals().run(steps).await;
