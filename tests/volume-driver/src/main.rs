@@ -180,13 +180,11 @@ impl Driver {
     }
 }
 
+/// Answers, and says that the connection ends. An engine that takes it for a further call, which then fails, repeats the call
+/// without its body.
 fn respond(mut connection: &UnixStream, answer: &Json) -> io::Result<()> {
     let body = answer.to_string();
-    write!(
-        connection,
-        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    )?;
-
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close";
+    write!(connection, "{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len())?;
     connection.flush()
 }
