@@ -86,7 +86,7 @@ fn a_destroy_ends_a_fetch_and_a_pull_at_once() {
 }
 
 #[test]
-fn a_destroy_ends_a_pull_in_the_middle_of_a_layer_and_the_engine_ends_it_too() {
+fn a_destroy_ends_a_pull_in_the_middle_of_a_layer() {
     let Some(engine) = engine() else { return };
     let world = engine.world();
     let (_registry, stalling) = stalling_registry(engine);
@@ -102,7 +102,6 @@ fn a_destroy_ends_a_pull_in_the_middle_of_a_layer_and_the_engine_ends_it_too() {
         let error = launching.await.unwrap().unwrap_err();
         assert!(matches!(error, LaunchError::Cancelled { phase: Phase::Pulling, .. }), "{error}");
         assert!(agent.containers().is_empty());
-        tokio::task::block_in_place(|| stalling.wait_gone());
     });
     assert_eq!(world.leftovers(), [""; 0]);
     assert_eq!(engine.names("stop-launch-layer"), [""; 0]);
