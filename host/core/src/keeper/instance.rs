@@ -43,16 +43,18 @@ pub(super) struct Instance {
 }
 
 impl Instance {
-    /// Starts a keeper in a new directory below `parent`.
+    /// Starts a keeper in a new directory below `parent`, with the first free number from `next`, which becomes the one
+    /// after it.
     pub(super) fn start(
         parent: &Path,
         build: &str,
+        next: &mut u64,
         image: &Image,
         cgroups: &KeeperCgroups,
         kill_on_disconnect: bool,
         timeout: Duration,
     ) -> Result<Self, KeeperError> {
-        let (name, directory) = create_directory(parent, build)
+        let (name, directory) = create_directory(parent, build, next)
             .map_err(|source| KeeperError::File { path: parent.to_owned(), source })?;
         let start = || {
             let file_error = |file: &str| {
@@ -265,15 +267,15 @@ fn is_gone(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound)
 }
 
-/// Creates a directory with a name that was not used before.
-fn create_directory(parent: &Path, build: &str) -> io::Result<(String, PathBuf)> {
-    let mut number = 0_u64;
+/// Creates a directory with a name that this agent has not used before, also if that one was removed.
+fn create_directory(parent: &Path, build: &str, next: &mut u64) -> io::Result<(String, PathBuf)> {
     loop {
-        let name = format!("{build}-{number}");
+        let name = format!("{build}-{next}");
+        *next += 1;
         let directory = parent.join(&name);
         match fs::DirBuilder::new().mode(0o700).create(&directory) {
             Ok(()) => return Ok((name, directory)),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
         }
     }

@@ -182,6 +182,8 @@ struct Instances {
     /// For new containers.
     current: Option<Instance>,
     older: Vec<Instance>,
+    /// The lowest number that the name of the next one may have.
+    next: u64,
     /// How many were killed or did not answer.
     lost: u64,
     /// It is known which statuses are needed.
@@ -268,12 +270,14 @@ impl Keepers {
     /// The keeper of new containers, started if there is none.
     fn current<'i>(self: &Arc<Self>, instances: &'i mut Instances) -> Result<&'i mut Instance, KeeperError> {
         instances.set_lost_aside();
-        match &mut instances.current {
+        let Instances { current, next, .. } = instances;
+        match current {
             Some(current) => Ok(current),
             none => {
                 let started = Instance::start(
                     &self.directory,
                     self.build,
+                    next,
                     &self.image,
                     &self.cgroups,
                     self.kill_on_disconnect,
