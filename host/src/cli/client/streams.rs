@@ -244,7 +244,7 @@ impl InputStream {
         match (&mut self.response).await {
             // It has ended before this arrived.
             Ok(Err(ClientError::Refused { status: 404 | 409, .. })) => None,
-            Ok(Err(error)) => Some(error),
+            Ok(Err(error)) => Some(stopped(error)),
             _ => None,
         }
     }
