@@ -24,7 +24,7 @@ fn the_next_agent_gets_what_was_not_acknowledged() {
     fifo.line();
     go.write("go\n");
     program.peer.listen_again();
-    let mut agent = program.peer.accept();
+    let mut agent = program.peer.accept_after_lost_updates();
     let known = json!([{"name": "n", "task_id": {"value": "t"}, "agent_id": {"value": "a"}}]);
     assert_eq!(agent.call["unacknowledged_tasks"], known);
     let updates: Vec<_> = agent.call["unacknowledged_updates"]
