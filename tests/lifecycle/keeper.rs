@@ -131,12 +131,17 @@ fn killed_while_ending(world: &World) {
     let web = request(world, "web", COUNTING);
     for step in 1..MAX_STEPS {
         daemon.launch(&web).unwrap();
+        let directory = keeper_of(world, &web.id);
         injector.arm(Fault::KillKeeper, &[step]);
         let ended = daemon.destroy(&web.id).unwrap();
         daemon.remove(&web.id).unwrap();
         let hit = injector.disarm().hit;
         let when = format!("step {step}: {:?}", hit.first().map(ToString::to_string));
         assert_status(&ended, 9, &when);
+        if !hit.is_empty() {
+            // When the agent has noticed that it is gone.
+            wait_removed(&directory);
+        }
         assert_nothing_left(world, &format_args!("{when}\n{}", daemon.log()));
         if hit.is_empty() {
             eprintln!("{step} steps");

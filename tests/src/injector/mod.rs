@@ -26,7 +26,7 @@ use cofferdam_linux::process::Process;
 use nix::sys::signal::Signal;
 use rustix::event::{PollFd, PollFlags, poll};
 
-use crate::daemon::keepers;
+use crate::daemon::{TIMEOUT, keepers};
 pub use effect::{Actor, Effect};
 
 /// What happens at the chosen step.
@@ -202,18 +202,20 @@ fn decide(call: &kernel::PendingCall, state: &mut State) -> Verdict {
             if by_agent { Verdict::Fail(errno) } else { Verdict::Continue }
         }
         Fault::KillKeeper => {
-            signal_keeper(agent, Signal::SIGKILL);
+            kill_keeper(agent);
             // As above.
             if effect.by == Actor::Keeper { Verdict::Fail(errno) } else { Verdict::Continue }
         }
         Fault::KillBoth => {
-            signal_keeper(agent, Signal::SIGKILL);
+            kill_keeper(agent);
             agent.kill().expect("a child can be killed");
             let by_killed = matches!(effect.by, Actor::Agent | Actor::Keeper);
             if by_killed { Verdict::Fail(errno) } else { Verdict::Continue }
         }
         Fault::StopKeeper => {
-            signal_keeper(agent, Signal::SIGSTOP);
+            for keeper in keepers(agent.pid()) {
+                keeper.signal(Signal::SIGSTOP as i32).expect("a child of the agent can be signalled");
+            }
             Verdict::Continue
         }
         Fault::Hold => {
@@ -223,10 +225,12 @@ fn decide(call: &kernel::PendingCall, state: &mut State) -> Verdict {
     }
 }
 
-/// Sends a signal to the keeper that an agent has started, if it is running.
-fn signal_keeper(agent: &Process, signal: Signal) {
+/// Kills the keeper that an agent has started, if it is running, and waits until it has ended: until then, it may accept
+/// requests that it does not complete.
+fn kill_keeper(agent: &Process) {
     for keeper in keepers(agent.pid()) {
-        keeper.signal(signal as i32).expect("a child of the agent can be signalled");
+        keeper.kill().expect("a child of the agent can be killed");
+        assert!(keeper.wait(Some(TIMEOUT)).expect("a process can be waited for"), "the keeper has not ended");
     }
 }
 
