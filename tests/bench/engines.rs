@@ -105,6 +105,9 @@ impl Engines {
         for client in &self.clients {
             report.fact(client.name, name_and_version(Path::new(client.name))?);
         }
+        if let Some(docker) = self.client(DOCKER) {
+            report.fact("engine of docker", docker.call(&["version", "--format", "{{.Server.Version}}"])?);
+        }
         if let Some(podman) = self.client(PODMAN) {
             report
                 .fact("runtime of podman", podman.call(&["info", "--format", "{{.Host.OCIRuntime.Name}}"])?);
