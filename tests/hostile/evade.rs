@@ -1,13 +1,16 @@
 //! Processes that evade a kill: frozen by a freezer of their own, moved to another cgroup, or both.
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use cofferdam_core::agent::Agent;
 use cofferdam_core::model::{Phase, Request};
 use cofferdam_linux::cgroup::{Cgroup, Cgroups, Version};
 use cofferdam_linux::mounts::{Mount, mounts};
+use cofferdam_linux::process::{Process, Stat};
 use cofferdam_tests::daemon::Daemon;
 use cofferdam_tests::pipe::Pipe;
+use cofferdam_tests::program::compiled;
 use cofferdam_tests::world::{World, id};
 use cofferdam_tests::{is_root, text, wait_for_text, watch};
 
@@ -388,4 +391,110 @@ fn kill_with_few_descriptors(world: &World, root: &Path) {
     let log = daemon.log();
     assert!(log.contains("processes have left the cgroup of their container"), "{log}");
     assert_nothing_left(world);
+}
+
+/// A container that shares the pid namespace of the host and sees its cgroups. `$own` is its own cgroup of v2.
+fn host_request(name: &str, own: &Path, line: &str) -> Request {
+    let mut request = Request::shell(id(name), format!("own={}; {line}", own.display()));
+    request.linux.share_pid_namespace = true;
+    request
+}
+
+/// Nor do their names look like those of the agent's own cgroups to it.
+#[tokio::test(flavor = "multi_thread")]
+async fn cgroups_with_odd_names_keep_no_container_from_ending() {
+    if !is_root("cgroups") {
+        return;
+    }
+    let world = World::shipped();
+    let below = Path::new("cofferdam-test").join(world.instance());
+    let Some(agents) = Cgroups::detect().unwrap().unified(&below) else {
+        eprintln!("\n*** SKIPPED: cgroup v2 is not mounted, so names of its cgroups were NOT tested ***\n");
+        return;
+    };
+    if is_confined() {
+        eprintln!("SKIPPED: with `nsdelegate` no process leaves its cgroup, as another test shows");
+        return;
+    }
+    let agent = world.start().await.unwrap();
+    // No text, and as the cgroup of the keeper.
+    for name in [r"\377".to_owned(), format!("{}/keeper", below.display())] {
+        let own = agents.path().join("odd.container");
+        let line = format!(
+            "odd=$(printf '%s/{name}' $own); mkdir -p \"$odd\"; trap '' 1 2 15; echo $$ > \"$odd/cgroup.procs\"; \
+             echo ready; sleep 1000"
+        );
+        agent.launch(host_request("odd", &own, &line)).await.unwrap();
+        wait_for_text(&agent.inspect(&id("odd")).unwrap().logs.stdout.unwrap(), "ready");
+        // Another container ends beside it, and it is not killed with that.
+        agent.launch(host_request("web", &own, "exec sleep 1000")).await.unwrap();
+        agent.destroy(&id("web")).await.unwrap();
+        assert!(agent.remove(&id("web")).await.unwrap());
+        assert_eq!(agent.inspect(&id("odd")).unwrap().summary.phase, Phase::Running, "{name}");
+        agent.destroy(&id("odd")).await.unwrap();
+        assert!(agent.remove(&id("odd")).await.unwrap());
+        assert_nothing_left(&world);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_whose_first_thread_has_ended_is_killed() {
+    let leaderless = compiled("leaderless", include_str!("leaderless.c")).display().to_string();
+    let posix = World::posix();
+    let agent = posix.start().await.unwrap();
+    kill(&agent, &posix, Request::shell(id("web"), format!("{leaderless} & sleep 1000"))).await;
+    kill(&agent, &posix, Request::shell(id("web"), format!("exec {leaderless}"))).await;
+    agent.shutdown().await;
+    let Some(root) = is_root("cgroups").then(|| Cgroups::detect().unwrap().unified("")).flatten() else {
+        return;
+    };
+    if is_confined() {
+        return;
+    }
+    // It has left its cgroup.
+    let world = World::shipped();
+    let agent = world.start().await.unwrap();
+    let procs = root.path().join("cgroup.procs");
+    let line = format!("sh -c 'echo $$ > {}; exec {leaderless}' & sleep 1000", procs.display());
+    kill(&agent, &world, host_request("web", root.path(), &line)).await;
+}
+
+/// It is where the keeper is, and has its program, but was not forked by it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_executes_the_program_of_the_keeper_is_killed() {
+    if !is_root("cgroups") {
+        return;
+    }
+    let world = World::privileged();
+    let below = Path::new("cofferdam-test").join(world.instance());
+    let Some(agents) = Cgroups::detect().unwrap().unified(&below) else { return };
+    if is_confined() {
+        eprintln!("SKIPPED: with `nsdelegate` no process leaves its cgroup, as another test shows");
+        return;
+    }
+    let agent = world.start().await.unwrap();
+    let keeper = agent.keepers().pid.unwrap();
+    let fifo = world.directory().join("silent");
+    // Its descriptors are a pipe in which nothing ever is, so that it waits like the keeper.
+    let line = format!(
+        "mkfifo {fifo}; sh -c 'echo $$ > {keepers}/cgroup.procs; exec 3<>{fifo} 4<&3 5<&3; exec /proc/{keeper}/exe' & \
+         echo $!; sleep 1000",
+        fifo = fifo.display(),
+        keepers = agents.path().join("keeper").display(),
+    );
+    agent.launch(host_request("web", agents.path(), &line)).await.unwrap();
+    let log = agent.inspect(&id("web")).unwrap().logs.stdout.unwrap();
+    let pid = watch::content(&log, TIMEOUT, |text| text.ends_with('\n')).trim().parse().unwrap();
+    let evader = Process::open_any(pid).unwrap();
+    let deadline = Instant::now() + TIMEOUT;
+    while Stat::read(pid).is_ok_and(|stat| stat.name != "cofferdam-keep") {
+        assert!(Instant::now() < deadline && !evader.has_ended().unwrap(), "it does not execute the program");
+        std::thread::yield_now();
+    }
+    agent.destroy(&id("web")).await.unwrap();
+    assert!(evader.has_ended().unwrap());
+    assert!(agent.remove(&id("web")).await.unwrap());
+    assert_eq!(agent.keepers().pid, Some(keeper));
+    std::fs::remove_file(&fifo).unwrap();
+    assert_nothing_left(&world);
 }

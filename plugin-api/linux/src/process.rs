@@ -256,6 +256,8 @@ pub struct Stat {
     pub group: i32,
     /// Session id.
     pub session: i32,
+    /// Flags of the kernel, `PF_…` in its `sched.h`.
+    pub flags: u32,
     /// Start time in clock ticks since boot.
     pub start_time: u64,
     /// The wait status of a zombie; 0 if the caller may not know it.
@@ -289,6 +291,7 @@ impl Stat {
             parent: field(4)?.parse().ok()?,
             group: field(5)?.parse().ok()?,
             session: field(6)?.parse().ok()?,
+            flags: field(9)?.parse().ok()?,
             start_time: field(22)?.parse().ok()?,
             wait_status: field(52).and_then(|status| status.parse().ok()).unwrap_or(0),
         })

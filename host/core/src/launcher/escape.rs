@@ -13,6 +13,7 @@ use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -22,7 +23,7 @@ use cofferdam_linux::cgroup::{Cgroup, Cgroups, Version};
 use cofferdam_linux::process::{Process, ProcessError, Stat, children_of};
 use cofferdam_plugin_model::ContainerId;
 
-use super::{CONTAINER, DestroyError};
+use super::{CONTAINER, DestroyError, KEEPER};
 use crate::keeper::{KeeperSlot, Keepers};
 
 /// Controllers of v1 that can keep a killed process from ending.
@@ -36,6 +37,9 @@ const MAX_CGROUPS: u64 = 1 << 20;
 
 /// Maximum number of escaped processes that are killed at a time, each of which takes a descriptor.
 const BATCH: usize = 64;
+
+/// Flag of the kernel for a process that has executed nothing since it was forked (`PF_FORKNOEXEC`).
+const FORKED_WITHOUT_EXEC: u32 = 0x40;
 
 /// Maximum number of processes that are looked at for one container.
 const MAX_PROCESSES: usize = 1 << 20;
@@ -171,9 +175,13 @@ impl Escape<'_> {
                     Err(_) if !escaped.is_empty() => return Ok(escaped),
                     Err(source) => return Err(process_error(id, source)),
                 };
+                let mut is_beside_keeper = false;
                 let is_inside = match self.cgroup_of(pid).map_err(failed)? {
                     None => true,
-                    Some(Place::At(path)) => is_container(&path, &inside),
+                    Some(Place::At(path)) => {
+                        is_beside_keeper = path == inside.join(KEEPER);
+                        is_container(&path, &inside)
+                    }
                     Some(Place::WithoutPath) => {
                         let known = match &mut in_containers {
                             Some(known) => known,
@@ -182,14 +190,22 @@ impl Escape<'_> {
                         known.contains(&pid)
                     }
                 };
-                // A setup process, which may not have joined its cgroup of v1 yet.
-                let is_ours = program.is_some() && self::program(pid) == program;
-                let has_ended = match Stat::read(pid) {
-                    Ok(stat) => stat.state == 'Z',
-                    Err(ProcessError::Gone { .. }) => true,
+                // Its first thread may be a zombie, and others not.
+                if is_inside || process.has_ended().map_err(failed)? {
+                    continue;
+                }
+                let flags = match Stat::read(pid) {
+                    Ok(stat) => stat.flags,
+                    Err(ProcessError::Gone { .. }) => continue,
                     Err(source) => return Err(process_error(id, source)),
                 };
-                if !is_inside && !is_ours && !has_ended && process.signal(0).is_ok() {
+                // A switchboard, or a setup process that has not joined its cgroup of v1 yet: forked by the keeper, where that
+                // is. What a container has executed, if only the keeper's program, is neither.
+                let is_ours = is_beside_keeper
+                    && flags & FORKED_WITHOUT_EXEC != 0
+                    && program.is_some()
+                    && self::program(pid) == program;
+                if !is_ours && process.signal(0).is_ok() {
                     escaped.push(process);
                 }
                 if escaped.len() == BATCH {
@@ -204,7 +220,7 @@ impl Escape<'_> {
     /// keeper is not where it belongs.
     fn tracked_path(&self, keeper: i32) -> io::Result<Option<PathBuf>> {
         let Some(Place::At(path)) = self.cgroup_of(keeper)? else { return Ok(None) };
-        let parent = path.parent().filter(|_| path.ends_with("keeper"));
+        let parent = path.parent().filter(|_| path.ends_with(KEEPER));
         Ok(parent.filter(|parent| parent.ends_with(self.relative)).map(Path::to_owned))
     }
 
@@ -225,7 +241,7 @@ impl Escape<'_> {
 
     /// Where a process is in the hierarchy that tracks containers. `None` if it has ended.
     fn cgroup_of(&self, pid: i32) -> io::Result<Option<Place>> {
-        let text = match fs::read_to_string(format!("/proc/{pid}/cgroup")) {
+        let text = match fs::read(format!("/proc/{pid}/cgroup")) {
             Err(error)
                 if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH) =>
             {
@@ -239,10 +255,12 @@ impl Escape<'_> {
             text => text?,
         };
         let controllers = if self.cgroups.unified.is_some() { "" } else { "freezer" };
-        Ok(text.lines().find_map(|line| {
-            let mut columns = line.splitn(3, ':').skip(1);
-            let found = columns.next()?.split(',').any(|name| name == controllers);
-            columns.next().filter(|_| found).map(|path| Place::At(path.into()))
+        // Names of cgroups need not be text.
+        Ok(text.split(|byte| *byte == b'\n').find_map(|line| {
+            let mut columns = line.splitn(3, |byte| *byte == b':').skip(1);
+            let mut names = columns.next()?.split(|byte| *byte == b',');
+            let found = names.any(|name| name == controllers.as_bytes());
+            columns.next().filter(|_| found).map(|path| Place::At(OsStr::from_bytes(path).into()))
         }))
     }
 }

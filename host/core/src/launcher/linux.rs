@@ -26,13 +26,11 @@ use cofferdam_plugin_model::ContainerId;
 
 use super::escape::{self, Escape};
 use super::{
-    CONTAINER, CgroupLimits, CgroupSetupError, CreateError, DestroyError, Destroyed, Launcher, PendingInit,
-    RecoverError, SpawnRequest, Timeouts, check_count,
+    CONTAINER, CgroupLimits, CgroupSetupError, CreateError, DestroyError, Destroyed, KEEPER, Launcher,
+    PendingInit, RecoverError, SpawnRequest, Timeouts, check_count,
 };
 use crate::keeper::{KeeperCgroups, KeeperError, KeeperSlot, Keepers};
 
-/// Cgroup of what outlives the agent beside containers: its keepers, and companions of plugins.
-const KEEPER: &str = "keeper";
 /// Cgroup for a v2 container's processes when its own directory must not contain any.
 const LEAF: &str = "leaf";
 /// How long to wait for a killed process that need not have ended yet.

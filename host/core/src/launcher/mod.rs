@@ -36,6 +36,9 @@ pub use posix::Posix;
 /// Suffix of the directory of a container's cgroup.
 const CONTAINER: &str = ".container";
 
+/// Cgroup of what outlives the agent beside containers: its keepers, and companions of plugins.
+const KEEPER: &str = "keeper";
+
 /// How long a launcher waits for processes.
 #[derive(Debug, Clone, Copy)]
 pub struct Timeouts {

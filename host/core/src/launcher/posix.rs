@@ -239,7 +239,8 @@ fn discover(
             let Ok(process) = Process::open_any(pid) else { continue };
             let Ok(stat) = Stat::read(pid) else { continue };
             let ours = stat.parent == parent || stat.parent == root;
-            if ours && stat.state != 'Z' && process.signal(0).is_ok() {
+            // Its first thread may be a zombie, and others not.
+            if ours && !process.has_ended()? && process.signal(0).is_ok() {
                 visit(&process)?;
                 known.insert(pid, process);
                 new += 1;
