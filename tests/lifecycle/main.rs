@@ -12,6 +12,7 @@ mod exhaustion;
 mod faults;
 mod force;
 mod foreign;
+mod held;
 mod hosts;
 mod keeper;
 mod nested;

@@ -15,6 +15,8 @@ use crate::sockets::is_unnamed_socket;
 pub struct Effect {
     /// The process that makes the call.
     pub by: Actor,
+    /// Its pid.
+    pub pid: i32,
     /// Name of the system call.
     pub call: &'static str,
     /// What it changes, such as a path; may be empty.
@@ -169,28 +171,30 @@ pub(super) fn calls() -> Vec<i64> {
 
 /// The effect of a call; `None` if it has none that outlives the process, or the process is a container's command.
 pub(super) fn effect(call: &PendingCall, agent: i32) -> Option<Effect> {
-    let by = actor(call.tid, agent)?;
+    let (by, pid) = actor(call.tid, agent)?;
     let (_, name, shape, errno) = CALLS.iter().find(|(number, ..)| *number == call.call)?;
     let to = target(call, *shape)?;
-    Some(Effect { by, call: name, to, errno: *errno })
+    Some(Effect { by, pid, call: name, to, errno: *errno })
 }
 
-/// The process that a thread belongs to. `None` for a container's command.
-fn actor(tid: i32, agent: i32) -> Option<Actor> {
+/// The process that a thread belongs to, and its pid. `None` for a container's command.
+fn actor(tid: i32, agent: i32) -> Option<(Actor, i32)> {
     let status = fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
     let group = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?;
-    if group.trim().parse() == Ok(agent) {
-        return Some(Actor::Agent);
+    let pid = group.trim().parse().ok()?;
+    if pid == agent {
+        return Some((Actor::Agent, pid));
     }
     let program = |pid: i32| fs::read_link(format!("/proc/{pid}/exe")).ok();
     let executable = program(tid)?;
-    if executable.as_os_str().to_string_lossy().contains("memfd:cofferdam-keeper") {
-        Some(if status.starts_with("Name:\tcofferdam-keep\n") { Actor::Keeper } else { Actor::Init })
+    let by = if executable.as_os_str().to_string_lossy().contains("memfd:cofferdam-keeper") {
+        if status.starts_with("Name:\tcofferdam-keep\n") { Actor::Keeper } else { Actor::Init }
     } else if program(agent).is_none_or(|own| own == executable) {
-        Some(Actor::Child)
+        Actor::Child
     } else {
-        None
-    }
+        return None;
+    };
+    Some((by, pid))
 }
 
 /// What a call changes.
