@@ -58,6 +58,7 @@ impl fmt::Display for Operation {
 pub struct Circumstances {
     pub agent_is_killed: bool,
     pub keeper_is_killed: bool,
+    pub keeper_is_stopped: bool,
     pub disk_is_full: bool,
     /// Whether the plugin that is exchanged is in the chain.
     pub has_plugin: bool,

@@ -172,13 +172,15 @@ impl Round {
         self.finish();
     }
 
-    /// Makes calls at the same time, each for another family, and perhaps kills agent or keeper meanwhile.
+    /// Makes calls at the same time, each for another family, and perhaps kills agent or keeper meanwhile, or stops the keeper
+    /// for a part of the time or until all are answered.
     fn call(&mut self, rng: &mut Rng) {
         let mut families = FAMILIES;
         rng.shuffle(&mut families);
         let now = Circumstances {
             agent_is_killed: rng.u8(..8) == 0,
             keeper_is_killed: rng.u8(..24) == 0,
+            keeper_is_stopped: rng.u8(..24) == 0,
             disk_is_full: self.filled.is_some(),
             has_plugin: self.version != Version::Missing,
         };
@@ -194,10 +196,18 @@ impl Round {
             self.journal.add(operation);
         }
         let delays = (rng.u32(..4000), rng.u32(..4000));
+        // The agent waits long for a keeper that is not continued meanwhile.
+        let is_continued = rng.u8(..4) > 0;
+        let stopped = self.keeper.as_ref().filter(|_| now.keeper_is_stopped);
         let daemon = self.daemon();
         let answers: Vec<_> = thread::scope(|scope| {
             let calls: Vec<_> =
                 operations.iter().map(|operation| scope.spawn(|| operation.perform(daemon))).collect();
+            if let Some(keeper) = stopped {
+                (0..delays.1).for_each(|_| thread::yield_now());
+                // Fails if it has ended.
+                drop(keeper.signal(libc::SIGSTOP));
+            }
             if now.keeper_is_killed
                 && let Some(keeper) = &self.keeper
             {
@@ -209,8 +219,17 @@ impl Round {
                 (0..delays.1).for_each(|_| thread::yield_now());
                 daemon.process().kill().unwrap();
             }
+            if let Some(keeper) = stopped.filter(|_| is_continued) {
+                (0..delays.0).for_each(|_| thread::yield_now());
+                drop(keeper.signal(libc::SIGCONT));
+            }
             calls.into_iter().map(|call| call.join().unwrap()).collect()
         });
+        if let Some(keeper) = stopped {
+            drop(keeper.signal(libc::SIGCONT));
+            // The agent may have replaced it.
+            self.model.lost_keeper();
+        }
         for (operation, answer) in operations.into_iter().zip(answers) {
             if let Err(error) = &answer {
                 self.journal.add(format_args!("  {operation}: {error:?}"));
@@ -218,6 +237,11 @@ impl Round {
             if let Err(wrong) = operation.conclude(answer, now, &mut self.model) {
                 self.fail(wrong);
             }
+        }
+        if now.keeper_is_stopped {
+            self.journal
+                .add(format_args!("  meanwhile the keeper was stopped; continued at once: {is_continued}"));
+            self.model.lost_keeper();
         }
         if now.keeper_is_killed {
             self.journal.add("  meanwhile the keeper was killed");
@@ -405,6 +429,7 @@ impl Round {
                 let now = Circumstances {
                     agent_is_killed: false,
                     keeper_is_killed: false,
+                    keeper_is_stopped: false,
                     disk_is_full: false,
                     has_plugin: true,
                 };
