@@ -17,6 +17,7 @@ use cofferdam::engine::EngineSocket;
 use cofferdam_core::config::{ContainerizerConfig, DockerConfig};
 use cofferdam_core::model::{Command as ContainerCommand, DockerOptions, Request};
 use cofferdam_linux::process::{Process, Stat};
+use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::Signal;
 use serde_json::Value as Json;
 
@@ -150,6 +151,11 @@ impl Engine {
         until("it is stopped", || Stat::read(self.pid).unwrap().state == 'T').await;
     }
 
+    /// The same, for tests without a runtime.
+    pub fn stop_now(&self) {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(self.stop());
+    }
+
     /// Lets it go on.
     pub fn resume(&self) {
         self.process().signal(Signal::SIGCONT as i32).unwrap();
@@ -163,6 +169,17 @@ impl Engine {
     /// Namespace for networks.
     pub fn network_namespace(&self) -> PathBuf {
         format!("/proc/{}/ns/net", self.pid).into()
+    }
+
+    /// Does something in its network. Sockets stay there.
+    pub fn in_network<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let namespace = fs::File::open(self.network_namespace()).unwrap();
+        let work = move || {
+            // Of this thread alone, which ends, and of those that it starts.
+            setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+            work()
+        };
+        std::thread::scope(|scope| scope.spawn(work).join().unwrap())
     }
 
     /// Runs the engine's client.

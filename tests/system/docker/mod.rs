@@ -7,7 +7,7 @@ mod outage;
 mod podman;
 pub mod proxy;
 mod recovery;
-mod stop;
+pub mod stop;
 
 use std::collections::BTreeMap;
 use std::fs;

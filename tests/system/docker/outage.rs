@@ -52,7 +52,7 @@ fn an_engine_that_is_stopped_delays_nobody() {
             wait_for_text(&agent.inspect(&id(name)).unwrap().logs.stdout.unwrap(), "ready");
         }
     });
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(engine.stop());
+    engine.stop_now();
     // An agent starts, and recovers what runs.
     let unhurried =
         std::mem::replace(&mut world.config.containerizers, impatient(&engine).config.containerizers.clone());
@@ -263,6 +263,42 @@ fn a_launch_whose_engine_is_stopped_while_it_makes_the_container_is_ended_withou
         engine.resume();
         until("the agent forgets it", || !agent.contains(&id("started"))).await;
         assert_eq!(engine.names("mesos-"), [""; 0]);
+    });
+    assert_eq!(world.leftovers(), [""; 0]);
+}
+
+#[test]
+fn a_launch_whose_engine_is_killed_while_it_makes_the_container_is_ended_without_it() {
+    if !has_engine() {
+        return;
+    }
+    let mut engine = Engine::start();
+    let proxy = Proxy::to(engine.socket());
+    let world = through(&proxy, &engine);
+    with_agent(&world, async |agent| {
+        for (name, part) in
+            [("creating", "/containers/create"), ("attaching", "/attach"), ("starting", "/start")]
+        {
+            let hit = proxy.hold(part);
+            let launching = launch(&agent, shell(name, "exec sleep 1000"));
+            let held = reached(&hit).await;
+            engine.kill();
+            let destroying = tokio::spawn({
+                let agent = agent.clone();
+                async move { agent.destroy(&id(name)).await }
+            });
+            let error = launching.await.unwrap().unwrap_err();
+            assert!(matches!(error, LaunchError::Cancelled { phase: Phase::Mounting, .. }), "{error}");
+            // The agent learns that the engine is gone.
+            drop(held);
+            let destroyed = tokio::time::timeout(Duration::from_secs(60), destroying).await;
+            let termination = destroyed.expect("it ends without the engine").unwrap().unwrap();
+            assert_eq!((termination.reason, termination.status), (Some(Reason::Killed), None));
+            assert_eq!(agent.inspect(&id(name)).unwrap().summary.phase, Phase::Ended);
+            engine.start_again();
+            until("the agent forgets it", || !agent.contains(&id(name))).await;
+            until("nothing is left", || engine.names("mesos-").is_empty()).await;
+        }
     });
     assert_eq!(world.leftovers(), [""; 0]);
 }

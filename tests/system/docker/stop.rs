@@ -1,15 +1,12 @@
 //! A destroy takes effect in every phase of a launch, and while the container runs.
 
-use std::fs::File;
 use std::net::TcpListener;
-use std::path::Path;
 
 use cofferdam_core::agent::Agent;
 use cofferdam_core::containerizer::LaunchError;
 use cofferdam_core::model::{Ended, Phase, Reason, Request, Uri};
 use cofferdam_tests::wait_for_text;
 use cofferdam_tests::world::{id, with_agent};
-use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::Signal;
 
 use crate::images::agent::Stalling;
@@ -30,25 +27,14 @@ async fn stopped_in(agent: &Agent, request: Request, phase: Phase) -> LaunchErro
     launching.await.unwrap().unwrap_err()
 }
 
-/// Does something in a namespace for networks.
-fn within<T: Send + 'static>(namespace: &Path, work: impl FnOnce() -> T + Send + 'static) -> T {
-    let namespace = File::open(namespace).unwrap();
-    let work = move || {
-        // Of this thread alone, which ends, and of those that it starts.
-        setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
-        work()
-    };
-    std::thread::spawn(work).join().unwrap()
-}
-
 /// A server that accepts connections and never answers.
-fn stalled_server() -> TcpListener {
+pub(crate) fn stalled_server() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").unwrap()
 }
 
 /// A registry in the network of an engine that sends half of a layer.
-fn stalling_registry(engine: &Engine) -> (Registry, Stalling) {
-    within(&engine.network_namespace(), || {
+pub(crate) fn stalling_registry(engine: &Engine) -> (Registry, Stalling) {
+    engine.in_network(|| {
         let registry = Registry::start(false);
         registry.image("web", "1", &[large()], "amd64");
         let stalling = Stalling::new(&registry);
@@ -74,7 +60,7 @@ fn a_destroy_ends_a_fetch_and_a_pull_at_once() {
         let error = stopped_in(&agent, request, Phase::Fetching).await;
         assert!(matches!(error, LaunchError::Cancelled { phase: Phase::Fetching, .. }), "{error}");
 
-        let registry = within(&engine.network_namespace(), stalled_server);
+        let registry = engine.in_network(stalled_server);
         let mut request = shell("stop-launch-pull", "true");
         request.docker.as_mut().unwrap().image = format!("{}/stalled:1", registry.local_addr().unwrap());
         let error = stopped_in(&agent, request, Phase::Pulling).await;

@@ -128,6 +128,11 @@ impl Stalling {
         self.half.recv_timeout(TIMEOUT).expect("half of the blob is requested");
     }
 
+    /// Whether half of the blob was sent since it was waited for last.
+    pub(crate) fn has_sent_half(&self) -> bool {
+        self.half.try_recv().is_ok()
+    }
+
     pub(crate) fn wait_gone(&self) {
         self.gone.recv_timeout(TIMEOUT).expect("the connection ends");
     }

@@ -11,10 +11,10 @@ use std::time::Instant;
 use cofferdam::engine::EngineSocket;
 use cofferdam_core::config::{ContainerizerConfig, DockerConfig};
 use cofferdam_tests::daemon::TIMEOUT;
-use cofferdam_tests::injector::{Fault, Seen};
-use nix::sched::{CloneFlags, setns};
 
-use super::crashes::{assert_end, finish, run};
+use super::crashes::{
+    ENDS, MAX_STEPS, Subject, assert_end, failed_at_each_step, killed_at_each_step, receive,
+};
 use super::engine::{
     assert_engine_has_nothing, custom_executor, docker, docker_task, first_process, stdout, until, world_of,
 };
@@ -22,17 +22,10 @@ use super::hostile::request;
 use super::programs::{STARTED, run_task};
 use super::*;
 use crate::docker::proxy::Proxy;
+use crate::docker::stop::{stalled_server, stalling_registry};
+use crate::images::agent::Stalling;
 use cofferdam_tests::engine::{Engine, engine, has_engine};
 use cofferdam_tests::wait_for_text;
-
-/// More steps than a task has.
-const MAX_STEPS: usize = 300;
-
-/// How a task may end whose agent, engine or executor has failed.
-const ENDS: [&str; 3] = ["TASK_FAILED", "TASK_KILLED", "TASK_LOST"];
-
-/// How often a client connects again.
-const MAX_CONNECTIONS: usize = 1000;
 
 fn call(id: &str, line: &str) -> Json {
     json!({
@@ -41,67 +34,28 @@ fn call(id: &str, line: &str) -> Json {
     })
 }
 
+fn subject(step: usize, line: &str) -> Subject {
+    let id = format!("step-{step}");
+    Subject::task(&id, call(&id, line))
+}
+
 /// Runs a task while the agent is killed at each step in turn. Both halves together are all steps.
-fn killed_at_each_step(half: usize) {
+fn is_killed_at_each_step(half: usize) {
     let Some(engine) = engine() else { return };
     let world = world_of(engine);
-    let (mut daemon, mut injector) = Daemon::start_with_injector(&world);
-    for step in (1 + half..MAX_STEPS).step_by(2) {
-        let id = format!("step-{step}");
-        injector.arm(Fault::Kill, &[step]);
-        let accepted = daemon.call(&call(&id, "exec sleep 1000")).is_ok();
-        let mut received = Received::default();
-        if accepted {
-            run(&daemon, &id, true, &mut received);
-        }
-        let Seen { hit, .. } = injector.disarm();
-        let survived = hit.is_empty();
-        if survived {
-            daemon.kill();
-        } else {
-            daemon.wait_ended();
-        }
-        (daemon, injector) = Daemon::start_with_injector(&world);
-        let when = format!("step {step}: {hit:?}");
-        finish(&daemon, &id, accepted, &mut received, &when);
-        assert_end(&received, &id, accepted, &ENDS, &when);
-        assert_engine_has_nothing(engine, &world, &daemon);
-        if survived {
-            eprintln!("{step} steps");
-            return;
-        }
-    }
-    panic!("a task has more than {MAX_STEPS} steps");
+    let nothing_left = |daemon: &Daemon| assert_engine_has_nothing(engine, &world, daemon);
+    let steps = (1 + half..MAX_STEPS).step_by(2);
+    killed_at_each_step(&world, steps, |step| subject(step, "exec sleep 1000"), true, &ENDS, nothing_left);
 }
 
 #[test]
 fn a_task_has_one_end_whenever_the_agent_is_killed_at_odd_steps() {
-    killed_at_each_step(0);
+    is_killed_at_each_step(0);
 }
 
 #[test]
 fn a_task_has_one_end_whenever_the_agent_is_killed_at_even_steps() {
-    killed_at_each_step(1);
-}
-
-/// Receives the updates of a task until it has ended, whatever fails meanwhile.
-fn receive(daemon: &Daemon, id: &str, received: &mut Received) {
-    // It may be the connection of this client that fails.
-    for _ in 0..MAX_CONNECTIONS {
-        if received.has_ended(id) {
-            return;
-        }
-        let Some(mut updates) = daemon.try_updates() else { continue };
-        for message in updates.by_ref() {
-            let acknowledged =
-                received.note(&message).is_none_or(|(task, uuid)| acknowledge(daemon, &task, &uuid).is_ok());
-            // A new client gets the update that was not acknowledged at once.
-            if received.has_ended(id) || !acknowledged {
-                break;
-            }
-        }
-    }
-    panic!("no end after {MAX_CONNECTIONS} connections\n{}", daemon.log());
+    is_killed_at_each_step(1);
 }
 
 #[test]
@@ -109,26 +63,9 @@ fn a_launch_that_fails_at_any_step_leaves_nothing() {
     let Some(engine) = engine() else { return };
     let world = world_of(engine);
     let (daemon, injector) = Daemon::start_with_injector(&world);
-    for step in 1..MAX_STEPS {
-        let id = format!("failing-{step}");
-        injector.arm(Fault::Fail, &[step]);
-        let accepted = daemon.call(&call(&id, "exit 0")).is_ok();
-        let mut received = Received::default();
-        if accepted {
-            receive(&daemon, &id, &mut received);
-        }
-        let Seen { hit, .. } = injector.disarm();
-        let when = format!("step {step}: {hit:?}");
-        finish(&daemon, &id, accepted, &mut received, &when);
-        let ends = [&ENDS[..], &["TASK_FINISHED"]].concat();
-        assert_end(&received, &id, accepted, &ends, &when);
-        assert_engine_has_nothing(engine, &world, &daemon);
-        if hit.is_empty() {
-            eprintln!("{step} steps");
-            return;
-        }
-    }
-    panic!("a task has more than {MAX_STEPS} steps");
+    let ends = [&ENDS[..], &["TASK_FINISHED"]].concat();
+    let nothing_left = || assert_engine_has_nothing(engine, &world, &daemon);
+    failed_at_each_step(&daemon, &injector, |step| subject(step, "exit 0"), &ends, nothing_left);
 }
 
 #[test]
@@ -168,7 +105,7 @@ fn a_task_whose_engine_is_killed_in_any_state_has_one_end() {
     let daemon = Daemon::start(&world);
 
     // While it pulls the image from a registry that does not answer.
-    let registry = stalled_registry(&engine);
+    let registry = engine.in_network(stalled_server);
     let mut task = docker_task("pulling", "true");
     task["container"] = docker(&format!("{}/stalled:1", registry.local_addr().unwrap()), "NONE", &[]);
     run_task(&daemon, &task, true);
@@ -253,7 +190,7 @@ fn a_task_whose_engine_is_killed_at_any_request_has_one_end() {
         let (received, lost) = std::thread::scope(|scope| {
             let receiving = scope.spawn(|| {
                 let mut received = Received::default();
-                receive(&daemon, &id, &mut received);
+                receive(&daemon, std::slice::from_ref(&id), &mut received);
                 received
             });
             // Until the request, or the end of everything.
@@ -370,7 +307,7 @@ fn a_launch_that_is_in_progress_when_the_agent_is_killed_is_ended_by_the_next_on
     let engine = Engine::start();
     let world = world_of(&engine);
     let daemon = Daemon::start(&world);
-    let registry = stalled_registry(&engine);
+    let registry = engine.in_network(stalled_server);
     let mut task = docker_task("held", "true");
     task["container"] = docker(&format!("{}/stalled:1", registry.local_addr().unwrap()), "NONE", &[]);
     run_task(&daemon, &task, true);
@@ -469,13 +406,103 @@ fn a_task_survives_an_engine_that_keeps_its_containers() {
     assert_engine_has_nothing(&engine, &world, &daemon);
 }
 
-/// A server in the engine's network that accepts connections and never answers.
-fn stalled_registry(engine: &Engine) -> TcpListener {
-    let namespace = fs::File::open(engine.network_namespace()).unwrap();
-    let listen = move || {
-        // Of this thread alone, which ends.
-        setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
-        TcpListener::bind("127.0.0.1:0").unwrap()
-    };
-    std::thread::spawn(listen).join().unwrap()
+/// A task whose image is at a registry that sends half of a layer.
+fn stalling_task(id: &str, stalling: &Stalling) -> Json {
+    let mut task = docker_task(id, "true");
+    task["container"] = docker(&stalling.name(), "NONE", &[]);
+    task
+}
+
+#[test]
+fn a_task_that_is_killed_in_the_middle_of_a_layer_ends_at_once() {
+    if !has_engine() {
+        return;
+    }
+    // Pulls of one layer share a connection in an engine, whatever registries they are from.
+    let engine = &Engine::start();
+    let world = world_of(engine);
+    let (_registry, stalling) = stalling_registry(engine);
+    let daemon = Daemon::start(&world);
+    run_task(&daemon, &stalling_task("layer", &stalling), true);
+    stalling.wait_half();
+    let own = cofferdam_core::model::ContainerId::parse(&container(&daemon)).unwrap();
+    assert_eq!(daemon.inspect(&own).unwrap().state, "PULLING");
+    kill(&daemon, "layer").unwrap();
+    let received = until_ended(&daemon, "layer");
+    assert_eq!(received.states("layer"), ["TASK_KILLED"]);
+    assert_eq!(received.last("layer")["reason"], "REASON_TASK_KILLED_DURING_LAUNCH");
+    assert_engine_has_nothing(engine, &world, &daemon);
+}
+
+#[test]
+fn an_executor_that_cannot_subscribe_as_its_image_is_pulled_is_ended() {
+    if !has_engine() {
+        return;
+    }
+    // Pulls of one layer share a connection in an engine, whatever registries they are from.
+    let engine = &Engine::start();
+    let mut world = world_of(engine);
+    let (_registry, stalling) = stalling_registry(engine);
+    // The time is over in the middle of the layer, unless this machine is too slow for that.
+    for seconds in [1, 4, 16, 64] {
+        world.config.executors.registration_timeout = Duration::from_secs(seconds);
+        let daemon = Daemon::start(&world);
+        run_task(&daemon, &stalling_task("late", &stalling), true);
+        let received = until_ended(&daemon, "late");
+        assert_eq!(received.states("late"), ["TASK_FAILED"], "{}", daemon.log());
+        assert_eq!(received.last("late")["reason"], "REASON_EXECUTOR_REGISTRATION_TIMEOUT");
+        assert_engine_has_nothing(engine, &world, &daemon);
+        if stalling.has_sent_half() {
+            return;
+        }
+    }
+    panic!("the pull has not begun in time");
+}
+
+/// A request for which an engine is stopped or killed, as the agent that has sent it.
+#[test]
+fn a_launch_that_the_next_agent_finds_ends_without_an_engine_that_does_not_answer() {
+    if !has_engine() {
+        return;
+    }
+    let mut engine = Engine::start();
+    let proxy = Proxy::to(engine.socket());
+    let mut world = world_of(&engine);
+    let config = DockerConfig::new(Arc::new(EngineSocket::new(proxy.socket())));
+    world.config.containerizers = vec![ContainerizerConfig::Docker(config), ContainerizerConfig::Mesos];
+    let mut daemon = Daemon::start(&world);
+    for (id, part, is_killed) in [
+        ("create-stopped", "/containers/create", false),
+        ("start-stopped", "/start", false),
+        ("create-killed", "/containers/create", true),
+        ("start-killed", "/start", true),
+    ] {
+        let hit = proxy.hold(part);
+        run_task(&daemon, &docker_task(id, "exec sleep 1000"), true);
+        let held = hit.wait(TIMEOUT).expect("the request");
+        let own = cofferdam_core::model::ContainerId::parse(&container(&daemon)).unwrap();
+        assert_eq!(daemon.inspect(&own).unwrap().state, "MOUNTING");
+        if is_killed {
+            engine.kill();
+        } else {
+            engine.stop_now();
+        }
+        // An engine that is stopped does it as soon as it goes on.
+        drop(held);
+        daemon.kill();
+        daemon = Daemon::start(&world);
+        let received = until_ended(&daemon, id);
+        assert_end(&received, id, true, &["TASK_FAILED", "TASK_LOST"], id);
+        // Whatever the engine starts later has no sandbox.
+        let ended = daemon.wait(&own).unwrap();
+        let reason = serde_json::to_value(&ended).unwrap()["reason"].take();
+        assert_eq!(reason, "REASON_CONTAINER_LAUNCH_FAILED", "{ended:?}");
+        assert!(!world.config.work_dir.join("docker").join(own.as_str()).exists());
+        if is_killed {
+            engine.start_again();
+        } else {
+            engine.resume();
+        }
+        assert_engine_has_nothing(&engine, &world, &daemon);
+    }
 }

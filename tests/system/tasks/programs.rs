@@ -22,7 +22,7 @@ pub(super) fn command_task(id: &str, line: &str) -> Json {
     })
 }
 
-fn task_call(task: &Json, checkpoint: bool) -> Json {
+pub(super) fn task_call(task: &Json, checkpoint: bool) -> Json {
     let framework = json!({
         "id": {"value": "tests"}, "name": "tests", "user": "", "checkpoint": checkpoint,
         "capabilities": [{"type": "TASK_KILLING_STATE"}],

@@ -7,6 +7,8 @@
 //! - What it starts later does not run, as the sandbox that has to be mounted is gone. What it has started until then is
 //!   searched for once more.
 //! - What it has created is removed when it answers. Until then the record is kept, and the id is taken.
+//!
+//! Nobody waits for a launch whose agent has died: the next agent gives it up without being asked to, and its record stays.
 
 use std::io;
 use std::sync::Arc;
@@ -17,9 +19,9 @@ use tokio::time::sleep;
 
 use super::phase::cancelled;
 use super::record::Handle;
-use super::{Docker, LaunchError, Shared, processes};
+use super::{Docker, LaunchError, RemoveError, Shared, processes};
 use crate::containerizer::lifecycle::{
-    Backend, PROMPT, STALL_WARNING, TeardownError, remove_known, task_name,
+    Backend, PROMPT, Retention, STALL_WARNING, TeardownError, remove_known, task_name,
 };
 use crate::error_chain;
 use crate::model::Reason;
@@ -38,28 +40,63 @@ pub(super) async fn answered<T>(
     tokio::select! {
         biased;
         answer = answer => answer,
-        () = overdue(handle) => {
-            mark(handle);
+        () = overdue(handle, Retention::Remove) => {
+            mark(handle, Retention::Remove);
             Err(cancelled(handle, handle.stop_request().and_then(|cause| cause.message)))
         }
     }
 }
 
+/// Waits for an engine that is asked to end or to remove a container. `None` if somebody wants the container to be gone, and the
+/// engine takes too long or is gone itself.
+pub(super) async fn unless_overdue<T>(
+    handle: &Handle,
+    retention: Retention,
+    asked: impl Future<Output = Result<T, TeardownError>>,
+) -> Option<Result<T, TeardownError>> {
+    let overdue = overdue(handle, retention);
+    tokio::pin!(overdue);
+    let answer = tokio::select! {
+        biased;
+        answer = asked => answer,
+        () = &mut overdue => return None,
+    };
+    match answer {
+        // It may be back in a moment.
+        Err(TeardownError::Engine(error)) if error.is_outage() && is_unwanted(handle, retention) => {
+            overdue.await;
+            None
+        }
+        answer => Some(answer),
+    }
+}
+
 /// Waits until somebody wants the container to be gone, and its engine has had time for an answer.
-pub(super) async fn overdue(handle: &Handle) {
-    if handle.stop_requested().await.reason == Some(Reason::LaunchFailed) {
+pub(super) async fn overdue(handle: &Handle, retention: Retention) {
+    handle.stop_requested().await;
+    if !is_unwanted(handle, retention) {
         handle.stop_repeated().await;
     }
     sleep(ENGINE_GRACE).await;
 }
 
+/// Whether somebody wants the container of a launch to be gone, or nobody waits for it any more. The one who launched it is told
+/// of a failure before the container is gone.
+fn is_unwanted(handle: &Handle, retention: Retention) -> bool {
+    let has_failed = handle.stop_request().is_none_or(|cause| cause.reason == Some(Reason::LaunchFailed));
+    retention == Retention::Keep || !has_failed || handle.is_stop_repeated()
+}
+
 /// Notes that the engine may have the container still.
-pub(super) fn mark(handle: &Handle) {
+pub(super) fn mark(handle: &Handle, retention: Retention) {
     tracing::warn!(
         container = %handle.id(),
         "its launch is given up without the engine, which does not answer; it is removed from the engine later"
     );
-    handle.update_in_memory(|record| record.part.abandoned = true);
+    handle.update_in_memory(|record| {
+        record.part.abandoned = true;
+        record.part.kept = retention == Retention::Keep;
+    });
 }
 
 /// Ends the processes that the engine has started for a container.
@@ -98,7 +135,8 @@ fn kill_all(engine_id: &str, timeout: Duration) -> io::Result<()> {
     }
 }
 
-/// Removes a container whose launch was given up from the engine as soon as that answers, and then its record.
+/// Removes a container whose launch was given up from the engine as soon as that answers, and then its record, unless that is
+/// kept.
 pub(super) fn remove_later(shared: &Arc<Shared>, handle: &Arc<Handle>) {
     if !handle.record().part.abandoned {
         return;
@@ -107,8 +145,8 @@ pub(super) fn remove_later(shared: &Arc<Shared>, handle: &Arc<Handle>) {
     shared.fatal.spawn(task_name(handle.id()), async move {
         let (mut pause, longest) = Docker::BACKOFF;
         loop {
-            match remove_known(&shared2, &handle).await {
-                Ok(_) => break,
+            match remove_now(&shared2, &handle).await {
+                Ok(()) => break,
                 Err(error) => {
                     let error = error_chain::describe(&error);
                     tracing::debug!(container = %handle.id(), "cannot be removed from the engine yet: {error}");
@@ -119,6 +157,19 @@ pub(super) fn remove_later(shared: &Arc<Shared>, handle: &Arc<Handle>) {
         }
         expect_late(&shared2, &handle).await;
     });
+}
+
+async fn remove_now(shared: &Arc<Shared>, handle: &Arc<Handle>) -> Result<(), RemoveError> {
+    if !handle.record().part.kept {
+        return remove_known(shared, handle).await.map(drop);
+    }
+    let _op_lock = handle.op_lock().await;
+    if !shared.is_known(handle) {
+        return Ok(());
+    }
+    Docker::before_removal(shared, handle).await?;
+    shared.update_persisted(handle, |record| record.part.abandoned = false).await?;
+    Ok(())
 }
 
 /// Has the sweep remove a container that the engine creates later, for as long as that may take.

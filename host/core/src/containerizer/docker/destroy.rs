@@ -74,7 +74,7 @@ impl Teardown for Docker {
         handle: &Arc<Handle>,
         Attempt { retention, progress, lost }: Attempt<'_, Progress>,
     ) -> Result<Termination, TeardownError> {
-        let is_given_up = || retention == Retention::Remove && handle.record().part.abandoned;
+        let is_given_up = || handle.record().part.abandoned;
         let end = match progress.end {
             // The engine may have started more processes since the attempt before.
             Some(known) if !is_given_up() => known,
@@ -82,7 +82,7 @@ impl Teardown for Docker {
         };
         finish_output(shared, handle, &end).await;
         let missed = clean_up(shared, handle, end.status, lost).await?;
-        if retention == Retention::Remove && !handle.record().part.abandoned {
+        if retention == Retention::Remove && !is_given_up() {
             remove_from_engine(shared, handle).await?;
         }
         if is_given_up() {
@@ -115,40 +115,40 @@ impl Teardown for Docker {
 
 /// Removes the container from its engine; the sweep does it if the end is forced.
 async fn remove_from_engine(shared: &Arc<Shared>, handle: &Arc<Handle>) -> Result<(), TeardownError> {
-    let removed = tokio::select! {
-        biased;
-        removed = removal::remove(shared, handle) => removed,
-        () = abandon::overdue(handle) => {
-            abandon::mark(handle);
-            return Ok(());
+    let remove = async { removal::remove(shared, handle).await.map_err(TeardownError::Engine) };
+    match abandon::unless_overdue(handle, Retention::Remove, remove).await {
+        None => {
+            abandon::mark(handle, Retention::Remove);
+            Ok(())
         }
-    };
-    match removed {
-        Err(error) if handle.is_forced() => {
+        Some(Err(TeardownError::Engine(error))) if handle.is_forced() => {
             let error = error_chain::describe(&error);
             tracing::error!(container = %handle.id(), "its end is forced; it may be left in the engine: {error}");
             Ok(())
         }
-        removed => removed.map_err(TeardownError::Engine),
+        Some(removed) => removed,
     }
 }
 
 /// Ends all processes of a container, without its engine if that is forced, or if it was not launched and somebody wants it to
-/// be gone.
+/// be gone or nobody waits for it any more.
 async fn find_end(
     shared: &Arc<Shared>,
     handle: &Arc<Handle>,
     retention: Retention,
 ) -> Result<End, TeardownError> {
-    if retention == Retention::Keep || !handle.record().part.requested || handle.process().is_some() {
+    let record = handle.record();
+    // The agent of one whose record is kept has died.
+    let is_launch = retention == Retention::Remove || has_failed_to_launch(&record);
+    if !is_launch || !record.part.requested || handle.process().is_some() {
         return find_end_by_engine(shared, handle).await;
     }
-    if !handle.record().part.abandoned {
-        tokio::select! {
-            biased;
-            end = find_end_by_engine(shared, handle) => return end,
-            () = abandon::overdue(handle) => abandon::mark(handle),
+    if !record.part.abandoned {
+        let by_engine = find_end_by_engine(shared, handle);
+        if let Some(end) = abandon::unless_overdue(handle, retention, by_engine).await {
+            return end;
         }
+        abandon::mark(handle, retention);
     }
     let Err(failed) = abandon::end_without_engine(shared, handle).await else {
         return Ok(End { was_not_started: true, ..End::default() });
@@ -157,7 +157,7 @@ async fn find_end(
     let end = tokio::select! {
         biased;
         end = end_processes(shared, handle) => end,
-        () = abandon::overdue(handle) => {
+        () = abandon::overdue(handle, retention) => {
             Err(TeardownError::Engine(shared.backend.engine.timed_out(ENGINE_GRACE)))
         }
     };
@@ -364,9 +364,14 @@ async fn clean_up(
     in_job(shared, work).await
 }
 
+/// Whether a container ends because its launch has failed, or the agent died during that.
+fn has_failed_to_launch(record: &Record<DockerRecord>) -> bool {
+    record.cause.as_ref().is_some_and(|cause| cause.reason == Some(Reason::LaunchFailed))
+}
+
 fn termination(record: &Record<DockerRecord>, end: &End, retention: Retention) -> Termination {
     let cause = record.cause.clone().unwrap_or_default();
-    let launch_failed = retention == Retention::Remove || cause.reason == Some(Reason::LaunchFailed);
+    let launch_failed = retention == Retention::Remove || has_failed_to_launch(record);
     let was_killed = end.status.is_none_or(|status| status & 0x7f == libc::SIGKILL);
     let (reason, message) = match cause.reason {
         None if end.oom_killed && was_killed => (

@@ -32,6 +32,10 @@ pub struct DockerRecord {
     /// Whether its launch was given up before the engine had answered: then the engine may have it still.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub abandoned: bool,
+    /// Of a launch that was given up: whether its record stays when the engine has removed it, as the one who launched it was not
+    /// told of its end.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub kept: bool,
     /// Its addresses, by network.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub addresses: BTreeMap<String, Vec<String>>,

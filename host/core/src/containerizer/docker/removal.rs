@@ -160,6 +160,8 @@ fn due_in(shared: &Shared, container: &ContainerSummary, delays: &mut Delays) ->
     match record.filter(|record| is_of(record.created_unix_ms)) {
         Some(record) if record.part.engine_id.as_ref().is_some_and(|id| *id != container.id) => None,
         Some(record) if record.phase.is_live() => None,
+        // Of a launch that has failed: it has never run.
+        Some(_) if container.state == "created" => Some(Duration::ZERO),
         // Only its sandbox was found after the loss of its record.
         Some(record) if record.created_unix_ms == 0 && may_run(container) => {
             shared.backend.config.kill_orphans.then_some(Duration::ZERO)
