@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod daemon;
+pub mod debian;
 pub mod disk;
 pub mod engine;
 pub mod held_directories;

@@ -45,7 +45,16 @@ impl Registry {
     #[must_use]
     pub fn start(with_user: bool) -> Self {
         let directory = tempfile::Builder::new().prefix("cofferdam-test-").tempdir().expect("a directory");
-        Self::serve(Arc::new(directory), with_user, None)
+        Self::serve(Arc::new(directory), "plain", with_user, None)
+    }
+
+    /// Starts another one with the content and the users of this one, such as in another network.
+    ///
+    /// # Panics
+    /// If it does not start.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        Self::serve(Arc::clone(&self.directory), "again", !self.authorization.is_empty(), None)
     }
 
     /// Starts another one with the content of this one, and TLS.
@@ -54,11 +63,16 @@ impl Registry {
     /// If it does not start.
     #[must_use]
     pub fn with_tls(&self, certificates: &Certificates) -> Self {
-        Self::serve(Arc::clone(&self.directory), false, Some(certificates))
+        Self::serve(Arc::clone(&self.directory), "tls", false, Some(certificates))
     }
 
-    fn serve(directory: Arc<TempDir>, with_user: bool, certificates: Option<&Certificates>) -> Self {
-        let kind = if certificates.is_some() { "tls" } else { "plain" };
+    /// `kind` is a part of the names of its files.
+    fn serve(
+        directory: Arc<TempDir>,
+        kind: &str,
+        with_user: bool,
+        certificates: Option<&Certificates>,
+    ) -> Self {
         let path = |name: &str| directory.path().join(name);
         let own = |name: &str| path(&format!("{kind}-{name}"));
         // Nobody else has this port soon after it is closed.

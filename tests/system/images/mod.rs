@@ -5,6 +5,7 @@
 
 pub(crate) mod agent;
 mod containers;
+mod debian;
 mod hostile;
 mod hostile_registry;
 mod local;

@@ -9,11 +9,13 @@ use std::process::Command;
 
 use cofferdam_core::provisioner::Digest;
 use cofferdam_tests::images::{Layer, Layout, busybox, gzip};
-use cofferdam_tests::{assert_contains, is_root};
+use cofferdam_tests::registry::Registry;
+use cofferdam_tests::{assert_contains, is_root, paths};
 use rustix::fs::{CWD, FileType, Mode, XattrFlags, getxattr, makedev, mknodat, setxattr};
 use serde_json::{Value as Json, json};
 
 use super::Fixture;
+use super::registry::compressed;
 
 /// A capability set of a file whose bytes contain a line feed.
 const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0x0a, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -148,6 +150,52 @@ fn a_file_of_nine_gigabytes_is_unpacked_with_its_holes() {
         let mut end = [0; 4];
         let count = File::open(&unpacked).unwrap().read_at(&mut end, SIZE).unwrap();
         assert_eq!(&end[..count], b"end", "{name}");
+    }
+}
+
+/// Data that gzip cannot make smaller.
+fn noise(length: usize, seed: u64) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    fastrand::Rng::with_seed(seed).fill(&mut bytes);
+    bytes
+}
+
+#[test]
+fn memory_does_not_grow_with_the_size_of_an_image() {
+    if !is_root("an import") {
+        return;
+    }
+    // Of each layer, and the memory that a program may have beside its files, in KiB.
+    const LAYER: usize = 96 << 20;
+    const LIMIT: usize = 64 << 10;
+    let fixture = Fixture::new();
+    let limited = |arguments: &[&str]| {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("ulimit -d {LIMIT}; exec \"$0\" \"$@\"")]);
+        command.arg(paths::program()).args(["image", "--image-store"]).arg(&fixture.images.store);
+        let output = command.args(arguments).env("NO_PROXY", "*").output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    let registry = Registry::start(false);
+    let layers: Vec<_> = [1, 2]
+        .map(|seed| Layer::new().file(&format!("noise-{seed}"), &noise(LAYER, seed)))
+        .iter()
+        .map(compressed)
+        .collect();
+    registry.image("large", "1", &layers, "amd64");
+    let (plain, zipped) = (fixture.path("plain.tar"), fixture.path("zipped.tar.gz"));
+    fs::write(&plain, &layers[0].0).unwrap();
+    fs::write(&zipped, &layers[1].1).unwrap();
+    drop(layers);
+    for source in [&plain, &zipped] {
+        limited(&["import", "--name", "large:1", source.to_str().unwrap()]);
+        fixture.images.run(&["prune", "--all"]);
+    }
+    let name = registry.name("large:1");
+    limited(&["pull", "--insecure", &name]);
+    for (number, seed) in [(0, 1), (1, 2)] {
+        let file = fixture.images.layer(&name, number).join(format!("noise-{seed}"));
+        assert_eq!(fs::metadata(file).unwrap().len(), LAYER as u64);
     }
 }
 
