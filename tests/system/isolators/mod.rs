@@ -4,7 +4,7 @@
 
 mod capabilities;
 mod cgroup;
-mod cni;
+pub(crate) mod cni;
 mod devices;
 mod disk_du;
 mod disk_xfs;

@@ -133,9 +133,9 @@ fn first_process(daemon: &Daemon, container: &str) -> Process {
     Process::open_any(daemon.inspect(&id(container)).unwrap().pid.unwrap()).unwrap()
 }
 
-/// Starts three tasks: in a container of their own; of the agent's image; and of an executor in a container of that image. Returns
-/// their containers.
-fn run_tasks(daemon: &Daemon) -> [String; 3] {
+/// Starts tasks: in a container of its own; of the agent's image; of an executor in a container of that image; and a group, whose
+/// containers are processes. Returns the containers of their executors.
+fn run_tasks(daemon: &Daemon) -> [String; 4] {
     let line =
         "echo before; while [ ! -e $MESOS_SANDBOX/go ]; do busybox sleep 0.05; done; echo after; exit 3";
     run_task(daemon, &docker_task("own", line), true);
@@ -145,12 +145,18 @@ fn run_tasks(daemon: &Daemon) -> [String; 3] {
     let mut executor = executor("custom", "");
     executor["command"]["value"] = format!("{DIRECTORY}/test-executor").into();
     launch(daemon, &executor, &task("of-custom", "run"));
+    let tasks = ["grouped", "beside"].map(|id| command_task(id, line));
+    let group = json!({"type": "LAUNCH_TASK_GROUP", "launch_task_group": {
+        "framework_info": framework(true), "task_group": {"tasks": tasks},
+        "executor_info": {"type": "DEFAULT", "executor_id": {"value": "group"}},
+    }});
+    daemon.call(&group).unwrap_or_else(|error| panic!("{error:?}\n{}", daemon.log()));
     let mut received = Received::default();
     received.until(daemon, &mut daemon.updates(), |received| {
         let is_running = |task: &&str| received.states(task).iter().any(|state| state == "TASK_RUNNING");
-        ["own", "command", "of-custom"].iter().all(is_running)
+        ["own", "command", "of-custom", "grouped", "beside"].iter().all(is_running)
     });
-    ["own", "command", "custom"].map(|executor| container_of(daemon, executor))
+    ["own", "command", "custom", "group"].map(|executor| container_of(daemon, executor))
 }
 
 #[test]
@@ -159,7 +165,7 @@ fn tasks_outlive_the_container_that_their_agent_is_in() {
     let world = contained(engine);
     let (daemon, agent) = start(engine, &world, 1);
     let containers = run_tasks(&daemon);
-    let [own, command, custom] = &containers;
+    let [own, command, custom, _] = &containers;
 
     // Executors without a container of their own are in containers of the agent's image, in their sandboxes.
     let image = engine.client(&["image", "inspect", "--format", "{{.Id}}", IMAGE]);
@@ -186,14 +192,15 @@ fn tasks_outlive_the_container_that_their_agent_is_in() {
     received.until(&daemon, &mut daemon.updates(), |received| received.has_ended("own"));
     assert_eq!(received.states("own"), ["TASK_FAILED"], "{}", daemon.log());
     assert_eq!(received.last("own")["message"], "Container exited with status 3");
-    assert!(!processes[1].has_ended().unwrap() && !processes[2].has_ended().unwrap());
-    for task in ["command", "of-custom"] {
+    assert!(processes[1..].iter().all(|process| !process.has_ended().unwrap()));
+    // The other one of the group ends with it.
+    for task in ["command", "of-custom", "grouped"] {
         kill(&daemon, task).unwrap();
     }
-    received.until(&daemon, &mut daemon.updates(), |received| {
-        received.has_ended("command") && received.has_ended("of-custom")
-    });
-    for task in ["command", "of-custom"] {
+    let killed = ["command", "of-custom", "grouped", "beside"];
+    received
+        .until(&daemon, &mut daemon.updates(), |received| killed.iter().all(|task| received.has_ended(task)));
+    for task in killed {
         assert_eq!(received.last(task)["state"], "TASK_KILLED", "{}", daemon.log());
     }
     shut_down(&daemon, "custom").unwrap();

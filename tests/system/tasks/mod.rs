@@ -10,6 +10,7 @@ mod engine_faults;
 mod executors;
 mod hooks;
 mod hostile;
+mod networks;
 mod programs;
 mod updates;
 

@@ -155,7 +155,7 @@ impl Lab {
     }
 
     /// An agent in this process, with this plugin and a network `net`.
-    pub async fn fixture(&self) -> Fixture {
+    pub(in crate::isolators) async fn fixture(&self) -> Fixture {
         self.bridge("net", 88, json!({}));
         Fixture::start(self.isolators(json!({}))).await
     }

@@ -5,6 +5,6 @@ mod crash;
 mod example;
 mod failure;
 mod files;
-pub(super) mod lab;
+pub(crate) mod lab;
 mod nested;
 mod traffic;
