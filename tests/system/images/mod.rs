@@ -7,6 +7,7 @@ pub(crate) mod agent;
 mod containers;
 mod debian;
 mod hostile;
+mod hostile_config;
 mod hostile_registry;
 mod local;
 pub(crate) mod registry;
