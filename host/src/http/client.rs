@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, Read};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -37,9 +37,11 @@ pub(crate) struct Rules {
 
 /// An HTTP client, which uses its connections again.
 pub(crate) struct Client {
-    config: Config,
+    plain: Config,
+    /// With the certificate authorities of this machine, which are only read if they are needed: that takes longer than a request
+    /// to a server nearby. `None` if there are none.
+    secure: OnceLock<Option<Config>>,
     rules: Rules,
-    has_roots: bool,
     servers: Mutex<HashMap<ServerKey, Server>>,
 }
 
@@ -130,25 +132,28 @@ pub(crate) struct Origin {
 impl Client {
     /// A client that trusts the certificate authorities of this machine.
     pub(crate) fn new(rules: Rules) -> Self {
-        let roots = rustls_native_certs::load_native_certs().certs;
-        let roots: Vec<_> = roots.iter().map(|root| Certificate::from_der(root).to_owned()).collect();
-        let has_roots = !roots.is_empty();
-        let tls = TlsConfig::builder().root_certs(RootCerts::Specific(Arc::new(roots))).build();
-        let stall = Some(rules.stall);
-        let config = Config::builder()
-            .tls_config(tls)
-            .user_agent(concat!("cofferdam/", env!("CARGO_PKG_VERSION")))
-            // They are followed here.
-            .max_redirects(0)
-            .http_status_as_error(false)
-            .max_idle_connections_per_host(MAX_IDLE)
-            .timeout_resolve(stall)
-            .timeout_connect(stall)
-            .timeout_recv_response(stall)
-            .timeout_per_read(stall)
-            .timeout_per_write(stall)
-            .build();
-        Self { config, rules, has_roots, servers: Mutex::default() }
+        let plain = config(&rules, TlsConfig::default());
+        Self { plain, secure: OnceLock::new(), rules, servers: Mutex::default() }
+    }
+
+    /// The configuration for a server.
+    fn config(&self, is_secure: bool) -> Result<&Config, HttpError> {
+        // A proxy may be reached by TLS.
+        if !is_secure && self.plain.proxy().is_none() {
+            return Ok(&self.plain);
+        }
+        let secure = self.secure.get_or_init(|| {
+            let roots = rustls_native_certs::load_native_certs().certs;
+            let roots: Vec<_> = roots.iter().map(|root| Certificate::from_der(root).to_owned()).collect();
+            let has_roots = !roots.is_empty();
+            let tls = TlsConfig::builder().root_certs(RootCerts::Specific(Arc::new(roots))).build();
+            has_roots.then(|| config(&self.rules, tls))
+        });
+        match secure {
+            Some(secure) => Ok(secure),
+            None if is_secure => Err(HttpError::NoRoots),
+            None => Ok(&self.plain),
+        }
     }
 
     /// Sends a request and follows redirects; each target is checked before it is requested.
@@ -205,9 +210,7 @@ impl Client {
         if from.is_some_and(|from| from.secure) && !is_secure(url) {
             return Err(HttpError::InsecureRedirect { to: to() });
         }
-        if is_secure(url) && !self.has_roots {
-            return Err(HttpError::NoRoots);
-        }
+        let config = self.config(is_secure(url))?;
         let uri: Uri = url.parse().map_err(|_| HttpError::InvalidUrl)?;
         let authority = uri.authority().ok_or(HttpError::InvalidUrl)?.clone();
         let is_listed = redirect::is_listed(authority.host(), &self.rules.hosts);
@@ -220,7 +223,7 @@ impl Client {
         if let Some(refused) = refused(literal, nearest) {
             return Err(closer(refused));
         }
-        let Server { agent, resolved } = self.server(is_secure(url), authority, nearest);
+        let Server { agent, resolved } = self.server(config, is_secure(url), authority, nearest);
         let (name, body) = match method {
             Method::Get => ("GET", None),
             Method::Head => ("HEAD", None),
@@ -254,7 +257,13 @@ impl Client {
     }
 
     /// The connections to a server, with a resolver of their own.
-    fn server(&self, is_secure: bool, authority: Authority, nearest: Option<Reach>) -> Server {
+    fn server(
+        &self,
+        config: &Config,
+        is_secure: bool,
+        authority: Authority,
+        nearest: Option<Reach>,
+    ) -> Server {
         let mut servers = self.servers.lock();
         let key = (is_secure, authority, nearest);
         if let Some(server) = servers.get(&key) {
@@ -265,7 +274,7 @@ impl Client {
         }
         let checked = Checked::new(key.1.clone(), nearest);
         let resolved = checked.result();
-        let agent = Agent::with_parts(self.config.clone(), DefaultConnector::new(), checked);
+        let agent = Agent::with_parts(config.clone(), DefaultConnector::new(), checked);
         servers.entry(key).or_insert(Server { agent, resolved }).clone()
     }
 
@@ -287,6 +296,23 @@ impl Client {
             source => HttpError::Failed { source },
         }
     }
+}
+
+fn config(rules: &Rules, tls: TlsConfig) -> Config {
+    let stall = Some(rules.stall);
+    Config::builder()
+        .tls_config(tls)
+        .user_agent(concat!("cofferdam/", env!("CARGO_PKG_VERSION")))
+        // They are followed by the client.
+        .max_redirects(0)
+        .http_status_as_error(false)
+        .max_idle_connections_per_host(MAX_IDLE)
+        .timeout_resolve(stall)
+        .timeout_connect(stall)
+        .timeout_recv_response(stall)
+        .timeout_per_read(stall)
+        .timeout_per_write(stall)
+        .build()
 }
 
 impl Answer {
