@@ -1,12 +1,14 @@
 //! An agent that runs out of what the kernel limits.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use cofferdam::api::operator::types::Reason;
+use cofferdam_core::model::{Request, Resources};
 use cofferdam_linux::cgroup::{Cgroup, Cgroups, Version};
 use cofferdam_tests::daemon::{CallError, Daemon, TIMEOUT};
 use cofferdam_tests::world::World;
-use cofferdam_tests::{assert_contains, is_root};
+use cofferdam_tests::{assert_contains, is_root, virtual_machine, wait_for_text};
 use nix::sys::signal::Signal;
 
 use super::restarts::stdout;
@@ -131,4 +133,96 @@ fn ends_containers_of_the_one_before(world: &World) {
     assert!(daemon.list().is_empty());
     assert!(daemon.terminate().success());
     assert_nothing_left(world, &"in the end");
+}
+
+/// How many descriptors the processes of a user may have watched by epoll(7).
+const MAX_WATCHES: &str = "/proc/sys/fs/epoll/max_user_watches";
+
+/// No user may have more descriptors watched than now, until this is dropped.
+struct NoWatches(String);
+
+impl NoWatches {
+    fn set() -> Self {
+        let before = fs::read_to_string(MAX_WATCHES).unwrap();
+        fs::write(MAX_WATCHES, "0").unwrap();
+        Self(before)
+    }
+}
+
+impl Drop for NoWatches {
+    fn drop(&mut self) {
+        drop(fs::write(MAX_WATCHES, &self.0));
+    }
+}
+
+/// A container that exceeds its memory when there is a line in the pipe `go` of its sandbox, and does not end by itself.
+fn exceeding(world: &World, name: &str) -> Request {
+    let line = "busybox mkfifo go && echo ready && read line < go; busybox tail /dev/zero; while :; do sleep 1000; done";
+    let mut request = request(world, name, line);
+    request.resources = Resources::default().with("cpus", 0.5).with("mem", 32.0);
+    request
+}
+
+/// Root in a container can have as many descriptors watched as the agent, if it is the same user: then nothing is left for the
+/// agent, as for every other process of root. So only in a virtual machine.
+#[test]
+fn an_agent_whose_descriptors_the_kernel_does_not_watch_launches_and_ends_containers() {
+    if !virtual_machine::is_inside() {
+        eprintln!("SKIPPED: it takes all watches of root; the tests of the virtual machines have it");
+        return;
+    }
+    let world = World::shipped();
+    let daemon = Daemon::start(&world);
+    let web = request(&world, "web", COUNTING);
+    let before = exceeding(&world, "before");
+    for request in [&web, &before] {
+        daemon.launch(request).unwrap();
+    }
+    wait_for_text(&stdout(&daemon, &before.id), "ready");
+    daemon.kill();
+    // What an agent finds at its start is kept beside its own descriptors at once.
+    let daemon = Daemon::start(&world);
+    let pidfds = || {
+        let descriptors = daemon.descriptors();
+        descriptors.iter().filter(|link| link.to_string_lossy().contains("pidfd")).count()
+    };
+    let kept = pidfds();
+
+    let none = NoWatches::set();
+    let during = exceeding(&world, "during");
+    daemon.launch(&during).unwrap();
+    wait_for_text(&stdout(&daemon, &during.id), "ready");
+    // So is that of a container which has been running for a while.
+    while pidfds() > kept {
+        std::thread::yield_now();
+    }
+    for container in [&before.id, &during.id] {
+        let sandbox = daemon.inspect(container).unwrap().sandbox;
+        fs::write(Path::new(&sandbox).join("go"), "\n").unwrap();
+        let termination = daemon.wait(container).unwrap();
+        assert_eq!(termination.reason, Some(Reason::ReasonContainerLimitationMemory), "{container}");
+        daemon.remove(container).unwrap();
+    }
+    let mut other = request(&world, "other", "exit 7");
+    daemon.launch(&other).unwrap();
+    assert_eq!(daemon.wait(&other.id).unwrap().exit_status, Some(7 << 8));
+    daemon.remove(&other.id).unwrap();
+    assert_keeps_counting(&stdout(&daemon, &web.id));
+    assert_eq!(daemon.list().len(), 1);
+    assert_eq!(daemon.destroy(&web.id).unwrap().exit_status, Some(9));
+    daemon.remove(&web.id).unwrap();
+    assert_contains(&daemon.log(), &["fs.epoll.max_user_watches"]);
+    other.command.value = Some("exec sleep 1000".into());
+    daemon.launch(&other).unwrap();
+
+    drop(none);
+    assert_eq!(daemon.destroy(&other.id).unwrap().exit_status, Some(9));
+    daemon.remove(&other.id).unwrap();
+    daemon.launch(&web).unwrap();
+    assert_keeps_counting(&stdout(&daemon, &web.id));
+    let _none = NoWatches::set();
+    daemon.destroy(&web.id).unwrap();
+    daemon.remove(&web.id).unwrap();
+    assert!(daemon.terminate().success());
+    assert_nothing_left(&world, &"in the end");
 }

@@ -19,6 +19,7 @@ pub mod sockets;
 pub mod terminal;
 pub mod tls;
 pub mod tunnel;
+pub mod virtual_machine;
 pub mod watch;
 pub mod world;
 

@@ -36,7 +36,12 @@ const RETIRED: &[Retired] = &[
     Retired {
         words: &["guest", "guests"],
         replacement: "plugin; or `virtual machine`, outside of tests/guest",
-        allowed: &["tests/bench/virtual_machine.rs", "tests/guest/", "tests/system/"],
+        allowed: &[
+            "tests/bench/virtual_machine.rs",
+            "tests/guest/",
+            "tests/src/virtual_machine.rs",
+            "tests/system/",
+        ],
     },
     retired(&["heed", "heeds", "heeded", "unheeded"], "check for cancellation"),
     retired(&["house", "houses"], "agent, workspace"),

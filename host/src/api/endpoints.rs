@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tracing::{error, warn};
 
 use super::context::ApiContext;
@@ -15,6 +15,7 @@ use super::early;
 use super::executor::{self, Requests};
 use super::operator::routes;
 use super::socket::Listener;
+use super::stream::Stream;
 use super::tcp::LoopbackListener;
 use cofferdam_core::error_chain;
 
@@ -50,15 +51,15 @@ pub(super) struct OperatorSocket {
 }
 
 impl Endpoint for OperatorSocket {
-    type Stream = UnixStream;
+    type Stream = Stream;
 
     const CONNECTIONS: &'static str = "connections of clients";
 
-    async fn accept(&self) -> io::Result<UnixStream> {
+    async fn accept(&self) -> io::Result<Stream> {
         self.listener.accept().await
     }
 
-    fn router(&self, stream: &UnixStream) -> Router {
+    fn router(&self, stream: &Stream) -> Router {
         match self.listener.check_peer(stream) {
             Ok(()) => routes::router(Arc::clone(&self.context)),
             Err(error) => {
@@ -77,14 +78,19 @@ impl Endpoint for OperatorSocket {
         self.context.set_socket_problem(problem);
     }
 
-    async fn refuse(stream: UnixStream) {
+    async fn refuse(mut stream: Stream) {
         const RESPONSE: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\n\
                                 too many connections to the agent have requests in progress; try again later\n";
         warn!("connection refused: too many have requests in progress");
         // The response would be lost if the request was not read.
-        if tokio::time::timeout(REFUSAL_TIMEOUT, stream.readable()).await.is_ok_and(|ready| ready.is_ok()) {
-            let _ = stream.try_read(&mut [0; 8192]);
-            let _ = stream.try_write(RESPONSE.as_bytes());
+        let respond = async {
+            // A client that has gone gets none.
+            match stream.read(&mut [0; 8192]).await? {
+                0 => Ok(()),
+                _ => stream.write_all(RESPONSE.as_bytes()).await,
+            }
+        };
+        if tokio::time::timeout(REFUSAL_TIMEOUT, respond).await.is_ok_and(|responded| responded.is_ok()) {
             early::linger(stream).await;
         }
     }
@@ -98,15 +104,15 @@ pub(super) struct ExecutorSocket {
 }
 
 impl Endpoint for ExecutorSocket {
-    type Stream = UnixStream;
+    type Stream = Stream;
 
     const CONNECTIONS: &'static str = "connections of executors";
 
-    async fn accept(&self) -> io::Result<UnixStream> {
+    async fn accept(&self) -> io::Result<Stream> {
         self.listener.accept().await
     }
 
-    fn router(&self, _: &UnixStream) -> Router {
+    fn router(&self, _: &Stream) -> Router {
         executor::router(Arc::clone(&self.context), Arc::clone(&self.requests))
     }
 

@@ -16,6 +16,7 @@ mod peer;
 mod protobuf;
 mod server;
 mod socket;
+mod stream;
 mod tcp;
 mod token;
 

@@ -7,16 +7,20 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, getsockopt, listen, socket,
+};
 use rustix::fs::{AtFlags, CWD, Gid, Mode};
 
 use super::peer;
+use super::stream::{Acceptor, Stream};
 use crate::config::SocketAccess;
 
 /// The listening socket. Its file stays: the next agent replaces it, for which there is space then even on a full disk.
 #[derive(Debug)]
 pub struct Listener {
-    listener: tokio::net::UnixListener,
+    listener: Acceptor,
     path: PathBuf,
     inode: (u64, u64),
     access: Access,
@@ -162,9 +166,7 @@ impl Listener {
                     .map_err(|error| failed("set the mode of", error))?;
             }
             let metadata = fs::symlink_metadata(&temporary).map_err(|error| failed("inspect", error))?;
-            std.set_nonblocking(true).map_err(|error| failed("listen on", error))?;
-            let listener =
-                tokio::net::UnixListener::from_std(std).map_err(|error| failed("listen on", error))?;
+            let listener = Acceptor::new(std).map_err(|error| failed("listen on", error))?;
             let rename = |source| BindError::System { action: "create", path: path.to_owned(), source };
             fs::rename(&temporary, path).map_err(rename)?;
             Ok(Self { listener, path: path.to_owned(), inode: (metadata.dev(), metadata.ino()), access })
@@ -198,11 +200,11 @@ impl Listener {
 
     /// Checks that the peer is root, the agent's user, or in the group of the socket. The file mode enforces the same, but may
     /// have been changed.
-    pub(super) fn check_peer(&self, stream: &tokio::net::UnixStream) -> Result<(), PeerError> {
+    pub(super) fn check_peer(&self, stream: &Stream) -> Result<(), PeerError> {
         if self.access == Access::Containers {
             return Ok(());
         }
-        let peer = stream.peer_cred()?;
+        let peer = getsockopt(stream, PeerCredentials).map_err(io::Error::from)?;
         let (uid, own) = (peer.uid(), rustix::process::geteuid().as_raw());
         if uid == 0 || uid == own {
             return Ok(());
@@ -216,8 +218,8 @@ impl Listener {
         Err(PeerError::Group { uid, own, group })
     }
 
-    pub(super) async fn accept(&self) -> io::Result<tokio::net::UnixStream> {
-        self.listener.accept().await.map(|(stream, _)| stream)
+    pub(super) async fn accept(&self) -> io::Result<Stream> {
+        self.listener.accept().await
     }
 }
 

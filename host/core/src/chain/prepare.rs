@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use cofferdam_plugin_model::{Container, LogTarget, LoggerReply, Method, Parent, PrepareReply, Stream};
 use rustix::event::epoll;
+use rustix::io::Errno;
 use serde_json::Value as Json;
 
 use super::Chain;
@@ -124,10 +125,14 @@ impl Chain {
     }
 }
 
-/// Checks that epoll accepts a descriptor. A watch that cannot be polled would never report a limitation.
+/// Checks that epoll accepts a descriptor. A watch that cannot be polled would never report a limitation. That the kernel watches
+/// no more descriptors for now is no fault of the plugin.
 fn check_pollable(descriptor: &OwnedFd) -> rustix::io::Result<()> {
     let instance = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    epoll::add(&instance, descriptor, epoll::EventData::new_u64(0), epoll::EventFlags::IN)
+    match epoll::add(&instance, descriptor, epoll::EventData::new_u64(0), epoll::EventFlags::IN) {
+        Err(Errno::NOSPC | Errno::NOMEM) => Ok(()),
+        added => added,
+    }
 }
 
 /// The requests of one sequence of calls. Most are the same: one is encoded again only for a nested container, when plugins

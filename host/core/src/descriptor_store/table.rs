@@ -13,13 +13,13 @@ use std::sync::mpsc;
 use nix::sys::signal::SigSet;
 use parking_lot::Mutex;
 use rustix::buffer::spare_capacity;
-use rustix::event::epoll;
+use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use super::{Request, receive, send};
-use crate::readiness::is_file;
+use crate::readiness::{INTERVAL, has_happened, is_file};
 
 /// What happened to descriptors of a table.
 #[derive(Default)]
@@ -60,6 +60,8 @@ struct Thread {
     epoll: OwnedFd,
     notices: Arc<Notices>,
     descriptors: HashMap<u64, OwnedFd>,
+    /// Tokens of those that the kernel does not watch, as the user of the agent has no watches left.
+    unwatched: Vec<u64>,
 }
 
 impl Thread {
@@ -83,15 +85,17 @@ impl Thread {
         let (requests, event) = unsafe { (OwnedFd::from_raw_fd(requests), OwnedFd::from_raw_fd(event)) };
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &requests, epoll::EventData::new_u64(REQUESTS), epoll::EventFlags::IN)?;
-        Ok(Self { requests, event, epoll, notices, descriptors: HashMap::new() })
+        Ok(Self { requests, event, epoll, notices, descriptors: HashMap::new(), unwatched: Vec::new() })
     }
 
     /// Serves requests until the process's end of the socket is closed.
     fn run(mut self) {
         let mut events = Vec::with_capacity(64);
+        let interval = Timespec { tv_sec: 0, tv_nsec: INTERVAL.subsec_nanos().into() };
         loop {
             events.clear();
-            match epoll::wait(&self.epoll, spare_capacity(&mut events), None) {
+            let timeout = (!self.unwatched.is_empty()).then_some(&interval);
+            match epoll::wait(&self.epoll, spare_capacity(&mut events), timeout) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(_) => break,
             }
@@ -101,6 +105,7 @@ impl Thread {
             if requested && !self.serve() {
                 break;
             }
+            self.check_unwatched();
         }
     }
 
@@ -144,10 +149,37 @@ impl Thread {
     }
 
     fn put(&mut self, token: u64, descriptor: OwnedFd) -> io::Result<()> {
-        let flags = interest(descriptor.as_fd()) | epoll::EventFlags::ONESHOT;
-        epoll::add(&self.epoll, &descriptor, epoll::EventData::new_u64(token), flags)?;
+        match self.watch(token, &descriptor) {
+            Err(Errno::NOSPC | Errno::NOMEM) => self.unwatched.push(token),
+            watched => watched?,
+        }
         self.descriptors.insert(token, descriptor);
         Ok(())
+    }
+
+    /// Lets the kernel watch a descriptor until something happens.
+    fn watch(&self, token: u64, descriptor: &OwnedFd) -> Result<(), Errno> {
+        let flags = interest(descriptor.as_fd()) | epoll::EventFlags::ONESHOT;
+        epoll::add(&self.epoll, descriptor, epoll::EventData::new_u64(token), flags)
+    }
+
+    /// Lets the kernel watch what it has not, or looks at it instead.
+    fn check_unwatched(&mut self) {
+        let mut ready = Vec::new();
+        for token in std::mem::take(&mut self.unwatched) {
+            // It may have been closed.
+            let Some(descriptor) = self.descriptors.get(&token) else { continue };
+            // What has happened is reported as soon as it is watched.
+            if self.watch(token, descriptor).is_ok() {
+                continue;
+            }
+            if has_happened(descriptor.as_fd()) {
+                ready.push((token, false));
+            } else {
+                self.unwatched.push(token);
+            }
+        }
+        self.notify(ready.into_iter());
     }
 }
 
