@@ -30,6 +30,7 @@ mod keeper;
 mod operation;
 pub mod plan;
 mod privileges;
+mod proc;
 pub mod protocol;
 pub mod report;
 mod root;

@@ -24,12 +24,14 @@ use crate::hook;
 use crate::operation::Operations;
 use crate::plan::read::{self, Plan};
 use crate::plan::{CONTROL, DESCRIPTORS, HEADER, flag, stage};
+use crate::proc::Proc;
 use crate::protocol::Spawn;
 use crate::report::{MAX_DETAIL, READY, RECORD_HEAD, RUNNING, Record, STARTED, Step};
 use crate::root;
 use crate::supervise;
 use crate::sys::{
-    self, Child, Creation, Errno, Fd, Mapping, PID_NAMESPACE, Parent, Pid, SIGKILL, SharedNumber,
+    self, Child, Creation, Errno, Fd, MOUNT_NAMESPACE, Mapping, PID_NAMESPACE, Parent, Pid, SIGKILL,
+    SharedNumber,
 };
 use crate::task::{self, Channels};
 use crate::terminal;
@@ -87,13 +89,14 @@ pub(crate) fn run(inherited: &Inherited<'_>) -> u8 {
         // It has no more privileges than the command, and would only lose access to its own files in `/proc`.
         sys::become_dumpable();
     }
-    let message = match join(&spawn, &places, inherited.oom_score).and_then(|()| receive()) {
-        Ok(Some(message)) => message,
+    let joined = join(&spawn, &places, inherited.oom_score).and_then(|proc| Ok((proc, receive()?)));
+    let (proc, message) = match joined {
+        Ok((proc, Some(message))) => (proc, message),
         // The launch was cancelled before the plan was sent.
-        Ok(None) => return 1,
+        Ok((_, None)) => return 1,
         Err(failure) => return fail(&failure),
     };
-    let role = match set_up(&spawn, &places, &message) {
+    let role = match set_up(&spawn, &places, proc, &message) {
         Ok(role) => role,
         Err(failure) => return fail(&failure),
     };
@@ -151,15 +154,19 @@ fn arrange_descriptors(inherited: &Inherited<'_>) -> Result<Places, Errno> {
     Ok(Places { cgroups, late_cgroups, entered: (entered.count > 0).then_some(Fd(entered.first)) })
 }
 
-/// Joins cgroups and namespaces, and tells the agent.
-fn join(spawn: &Spawn, places: &Places, oom_score: Option<i32>) -> Result<(), Failure<'static>> {
+/// Joins cgroups and namespaces, and tells the agent. Returns the host's `/proc`.
+fn join(spawn: &Spawn, places: &Places, oom_score: Option<i32>) -> Result<Proc, Failure<'static>> {
     let session = |errno| Failure::new(Step::Session, errno);
     sys::new_session().map_err(session)?;
     if let Some(score) = oom_score {
-        task::set_oom_score(score)?;
+        task::set_oom_score(Proc::BY_PATH, score)?;
     }
     join_cgroups(places.cgroups)?;
     let enter = |errno| Failure::new(Step::EnterNamespace, errno);
+    let proc = match spawn.enter & MOUNT_NAMESPACE {
+        0 => Proc::BY_PATH,
+        _ => Proc::open().map_err(enter)?,
+    };
     if let Some(process) = places.entered {
         // A pid namespace would be that of all further children: see `create_unseen`.
         match spawn.enter & !PID_NAMESPACE {
@@ -176,7 +183,7 @@ fn join(spawn: &Spawn, places: &Places, oom_score: Option<i32>) -> Result<(), Fa
     }
     // The agent waits for it, or for the end of this process.
     let told = sys::write(Fd(CONTROL), &[READY]);
-    told.map(drop).map_err(|errno| Failure::new(Step::Register, errno))
+    told.map(|_| proc).map_err(|errno| Failure::new(Step::Register, errno))
 }
 
 /// A single thread that writes itself is moved without the kernel's global lock.
@@ -232,7 +239,7 @@ enum Role {
 
 /// Sets the container up and creates its processes. The order keeps the host safe: nothing of the container is
 /// executed, and nothing is resolved outside its root, before everything in the plan is in place.
-fn set_up<'a>(spawn: &Spawn, places: &Places, message: &'a [u8]) -> Result<Role, Failure<'a>> {
+fn set_up<'a>(spawn: &Spawn, places: &Places, proc: Proc, message: &'a [u8]) -> Result<Role, Failure<'a>> {
     let plan = Plan::parse(message)
         .map_err(|error| Failure::with_message(Step::Plan, Errno::BADMSG, error.message()))?;
     // All of these need the host's `/proc` and the agent's privileges, so they come before the root changes.
@@ -241,7 +248,7 @@ fn set_up<'a>(spawn: &Spawn, places: &Places, message: &'a [u8]) -> Result<Role,
             .map_err(|errno| Failure::new(Step::EnterNamespace, errno))?;
     }
     if let Some(offsets) = plan.time_offsets {
-        task::create_time_namespace(offsets)?;
+        task::create_time_namespace(proc, offsets)?;
     }
     if let Some(name) = plan.hostname {
         sys::set_hostname(name).map_err(|errno| Failure::of(Step::Hostname, errno, name))?;
@@ -253,12 +260,13 @@ fn set_up<'a>(spawn: &Spawn, places: &Places, message: &'a [u8]) -> Result<Role,
         sys::new_cgroup_namespace().map_err(|errno| Failure::new(Step::CgroupNamespace, errno))?;
     }
     for sysctl in plan.sysctls.iter() {
-        task::write_at(sysctl.path, sysctl.value.to_bytes())
+        proc.write(sysctl.path, sysctl.value.to_bytes())
             .map_err(|errno| Failure::of(Step::Sysctl, errno, sysctl.path))?;
     }
     if let Some(score) = plan.oom_score_adj {
-        task::set_oom_score(score)?;
+        task::set_oom_score(proc, score)?;
     }
+    proc.close();
     let mounts = !plan.operations.is_empty() || !matches!(plan.root, read::Root::Host);
     if mounts && !plan.has(flag::MOUNT_NAMESPACE) {
         // Would mount on the host.

@@ -8,8 +8,9 @@ use crate::operation::{Operations, make_directories};
 use crate::plan::read::{Plan, TimeOffsets, User, WorkingDirectory};
 use crate::plan::{CONTROL, flag, stage};
 use crate::privileges;
+use crate::proc::Proc;
 use crate::report::{RUNNING, Step};
-use crate::sys::{self, Errno, Fd, Mapping, O_DIRECTORY, O_PATH, O_WRONLY, Vector};
+use crate::sys::{self, Errno, Fd, Mapping, O_DIRECTORY, O_PATH, Vector};
 
 /// Pipes between the setup process and the command's process.
 #[derive(Clone, Copy)]
@@ -181,18 +182,18 @@ fn make_directory(path: &CStr, user: Option<User<'_>>) -> Result<(), Errno> {
 }
 
 /// Sets the score for the out-of-memory killer, which children inherit.
-pub(crate) fn set_oom_score(score: i32) -> Result<(), Failure<'static>> {
+pub(crate) fn set_oom_score(proc: Proc, score: i32) -> Result<(), Failure<'static>> {
     let failed = |errno| Failure::new(Step::OomScore, errno);
     let mut text = Text::<12>::new();
     if score < 0 {
         text.push(b"-");
     }
     text.push_number(score.unsigned_abs());
-    write_at(c"/proc/self/oom_score_adj", text.as_bytes()).map_err(failed)
+    proc.write(c"/proc/self/oom_score_adj", text.as_bytes()).map_err(failed)
 }
 
 /// Creates a time namespace for future children, and sets its offsets.
-pub(crate) fn create_time_namespace(offsets: TimeOffsets) -> Result<(), Failure<'static>> {
+pub(crate) fn create_time_namespace(proc: Proc, offsets: TimeOffsets) -> Result<(), Failure<'static>> {
     let failed = |errno| Failure::new(Step::TimeNamespace, errno);
     sys::new_time_namespace().map_err(failed)?;
     let TimeOffsets { monotonic_nanos, boottime_nanos } = offsets;
@@ -206,15 +207,7 @@ pub(crate) fn create_time_namespace(offsets: TimeOffsets) -> Result<(), Failure<
         text.push_number(seconds.unsigned_abs());
         text.push(b" ");
         text.push_number(nanos.unsigned_abs());
-        write_at(c"/proc/self/timens_offsets", text.as_bytes()).map_err(failed)?;
+        proc.write(c"/proc/self/timens_offsets", text.as_bytes()).map_err(failed)?;
     }
     Ok(())
-}
-
-/// Writes to an existing file of the host.
-pub(crate) fn write_at(path: &CStr, bytes: &[u8]) -> Result<(), Errno> {
-    let file = sys::open(path, O_WRONLY)?;
-    let written = sys::write(file, bytes);
-    sys::close(file);
-    written.map(drop)
 }

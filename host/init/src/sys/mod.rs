@@ -854,6 +854,8 @@ pub(crate) fn create_namespaces(kinds: u64) -> Result<()> {
     unsafe { call(nr::UNSHARE, [kinds as usize]) }.map(drop)
 }
 
+/// `CLONE_NEWNS`.
+pub(crate) const MOUNT_NAMESPACE: u64 = 0x2_0000;
 /// `CLONE_NEWPID`.
 pub(crate) const PID_NAMESPACE: u64 = 0x2000_0000;
 /// `CLONE_NEWCGROUP`.
