@@ -4,9 +4,10 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use cofferdam_core::model::Request;
-use cofferdam_tests::is_root;
-use cofferdam_tests::world::{World, id};
+use cofferdam_core::model::{ContainerClass, Request};
+use cofferdam_tests::world::{World, id, object, remove};
+use cofferdam_tests::{is_root, text, wait_for_text};
+use serde_json::json;
 
 use super::{assert_nothing_left, run_and_remove};
 
@@ -122,4 +123,31 @@ async fn no_abstract_socket_of_agent_or_keeper_is_visible_to_a_container() {
 
 fn agent_directory(world: &World) -> std::path::PathBuf {
     world.config.runtime_dir.join("keepers")
+}
+
+/// The process that sets up a debug container enters the mounts of its parent, with the privileges of the agent.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_written_to_what_a_parent_has_in_the_place_of_proc() {
+    if !is_root("mount namespaces") {
+        return;
+    }
+    let mut world = World::privileged();
+    world.config.isolators.push(object("test/request", "libtest_request.so", json!({})));
+    let agent = world.start().await.unwrap();
+    let line = "busybox mkdir -p /false/self && echo kept > /false/self/oom_score_adj && busybox mount --bind /false /proc && \
+                echo ready; sleep 1000";
+    let mut parent = shell(&world, line);
+    parent.id = id("pod");
+    agent.launch(parent).await.unwrap();
+    wait_for_text(&agent.inspect(&id("pod")).unwrap().logs.stdout.unwrap(), "ready");
+    let mut debug = Request::shell(id("pod.debug"), "cat /proc/self/oom_score_adj; echo read; sleep 1000");
+    debug.class = ContainerClass::Debug;
+    let launch = json!({ "launch": { "oom_score_adj": 123 } });
+    debug.labels = [("request".to_owned(), launch.to_string())].into();
+    let pid = agent.launch(debug).await.unwrap();
+    let log = agent.inspect(&id("pod.debug")).unwrap().logs.stdout.unwrap();
+    wait_for_text(&log, "read");
+    assert_eq!(text(&log), "kept\nread\n");
+    assert_eq!(text(&Path::new("/proc").join(pid.to_string()).join("oom_score_adj")), "123\n");
+    remove(&world, &agent, &["pod"]).await;
 }

@@ -487,6 +487,19 @@ pub async fn run(agent: &Agent, request: Request) -> String {
     crate::text(&logs.stdout.expect("a log file"))
 }
 
+/// Destroys and removes containers, and checks that nothing is left in the kernel's tables and on disk.
+///
+/// # Panics
+/// If one is unknown or cannot be removed, or something is left.
+pub async fn remove(world: &World, agent: &Agent, names: &[&str]) {
+    for name in names {
+        let id = id(name);
+        assert!(agent.destroy(&id).await.is_some(), "`{name}` is unknown");
+        assert!(agent.remove(&id).await.expect("it can be removed"), "`{name}` is unknown");
+    }
+    assert_eq!(world.leftovers(), Vec::<String>::new());
+}
+
 /// The message of a launch that fails.
 ///
 /// # Panics

@@ -255,9 +255,11 @@ pub struct LaunchHook {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum HookStage {
-    /// In the container's namespaces, before its root is changed, as the agent's user.
+    /// In the container's namespaces, before its root is changed, as the agent's user. Refused for a container that enters the
+    /// mount namespace of its parent, as debug containers do: paths of the host lead to files of the parent there.
     BeforeRoot,
-    /// In the container's namespaces and root, after all operations, as the agent's user.
+    /// In the container's namespaces and root, after all operations, as the agent's user. The program, and what it loads, are
+    /// the container's, which need not mean well.
     AfterRoot,
     /// Like `after_root`, directly before the command, with its user, capabilities and limits but no seccomp filter.
     BeforeExec,

@@ -61,6 +61,16 @@ pub(super) fn check(merged: &LaunchPlan) -> Result<(), String> {
              not below that of the parent"
         ));
     }
+    let of_host = |hook: &&Owned<model::LaunchHook>| hook.value.stage == model::HookStage::BeforeRoot;
+    if let (Some(entering), Some(Owned { value: hook, owner })) =
+        (merged.enter_namespaces.get(&model::Namespace::Mount), merged.hooks.iter().find(of_host))
+    {
+        return Err(format!(
+            "`{owner}` requests the hook `{}` of the host, and `{entering}` to enter the mount namespace of the parent, where \
+             that path leads to what the parent has put there; request a later stage, or no hook for such containers",
+            hook.program.display()
+        ));
+    }
     for (kind, Owned { owner, .. }) in &merged.enter_descriptors {
         if let Some(other) = merged.clone_namespaces.get(kind).or(merged.enter_namespaces.get(kind)) {
             let kind = name(*kind);

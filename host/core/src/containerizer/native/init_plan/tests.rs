@@ -1,7 +1,8 @@
 //! What is refused, and what is combined, before a first process exists.
 
 use cofferdam_plugin_model::{
-    BpfInstruction, CommandRewrite, LaunchInfo, Namespace, Operation, Owner, Seccomp, TimeOffsets,
+    BpfInstruction, CommandRewrite, HookStage, LaunchHook, LaunchInfo, Namespace, Operation, Owner, Seccomp,
+    TimeOffsets,
 };
 
 use super::*;
@@ -96,6 +97,25 @@ fn what_needs_a_namespace_of_its_own_is_refused_without_one() {
     );
     let user = LaunchInfo { clone_namespaces: [Namespace::User].into(), ..LaunchInfo::default() };
     assert!(refused(user).contains("user namespace, which this agent does not support"));
+}
+
+/// A container with the same mounts could put a program of its own there.
+#[test]
+fn no_program_of_the_host_is_executed_in_the_mount_namespace_of_a_parent() {
+    let launch = |stage| LaunchInfo {
+        enter_namespaces: [Namespace::Mount].into(),
+        hooks: vec![LaunchHook {
+            stage,
+            program: "/usr/bin/hook".into(),
+            arguments: Vec::new(),
+            environment: BTreeMap::new(),
+            timeout_millis: 0,
+        }],
+        ..LaunchInfo::default()
+    };
+    let reason = refused(launch(HookStage::BeforeRoot));
+    assert!(reason.contains("`/usr/bin/hook` of the host") && reason.contains("mount namespace"), "{reason}");
+    try_build(launch(HookStage::AfterRoot)).unwrap();
 }
 
 #[test]
