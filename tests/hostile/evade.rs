@@ -121,7 +121,10 @@ async fn a_container_that_freezes_itself_is_killed() {
             request.rootfs = Some(world.rootfs());
             request.linux.share_pid_namespace = share_pid;
             kill(&agent, &world, request).await;
-            freezer.0.thaw().unwrap();
+            // Where the container has a cgroup of its own in that hierarchy, it was below that.
+            if freezer.0.exists() {
+                freezer.0.thaw().unwrap();
+            }
         }
     }
 }

@@ -65,6 +65,8 @@ fn check(world: &World, directory: fn(&World) -> PathBuf, resource: Resource, li
     daemon.remove(&web.id).unwrap();
     assert_eq!(daemon.destroy(&other.id).unwrap().exit_status, Some(9));
     daemon.remove(&other.id).unwrap();
+    assert_eq!(daemon.terminate().code(), Some(0));
+    let daemon = Daemon::start(world);
 
     drop(filled);
     launch(&daemon, &new);

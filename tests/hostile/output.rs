@@ -188,6 +188,36 @@ fn a_run_whose_output_nobody_reads_can_be_interrupted() {
     daemon.terminate();
 }
 
+/// Root in a container can take all inotify instances that root may have. In a user namespace of its own, a command has none.
+#[test]
+fn output_is_followed_without_inotify() {
+    if !is_root("a user namespace") {
+        return;
+    }
+    let world = World::posix();
+    let daemon = Daemon::start(&world);
+    let line = "n=0; while :; do n=$((n+1)); echo $n; sleep 0.01; done";
+    daemon.launch(&Request::shell(id("web"), line)).unwrap();
+    let none = "echo 0 > /proc/sys/user/max_inotify_instances && exec \"$0\" \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "sh", "-c", none]).arg(paths::program());
+    command.arg("--socket").arg(world.socket()).args(["logs", "-f", "web"]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut follower = command.spawn().unwrap();
+    let mut stdout = BufReader::new(follower.stdout.take().unwrap());
+    let mut output = String::new();
+    // For longer than it does without inotify anyway.
+    while output.lines().count() < 50 {
+        assert!(stdout.read_line(&mut output).unwrap() > 0, "{:?}", end(follower));
+    }
+    daemon.destroy(&id("web")).unwrap();
+    stdout.read_to_string(&mut output).unwrap();
+    assert_eq!(end(follower), (Some(0), String::new(), String::new()));
+    assert_eq!(output, cofferdam_tests::text(&world.config.work_dir.join("containers/web/stdout")));
+    daemon.remove(&id("web")).unwrap();
+    daemon.terminate();
+}
+
 #[test]
 fn a_fetched_file_does_not_replace_the_output() {
     if !is_root("a root file system") {

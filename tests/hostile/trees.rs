@@ -12,7 +12,7 @@ use cofferdam_tests::mounts::in_own_namespace;
 use cofferdam_tests::world::{World, id};
 use cofferdam_tests::{is_root, watch};
 use nix::sys::signal::Signal;
-use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, mkdirat, mknodat, openat};
 
 use super::assert_nothing_left;
 
@@ -141,6 +141,74 @@ fn what_a_container_mounts_in_its_sandbox_is_not_removed_with_it() {
         assert!(data.join("inner/kept").exists());
         assert_nothing_left(&world);
     });
+}
+
+/// How many files a container leaves in the ordinary run, and the variable that sets another number.
+const FILES: usize = 100_000;
+const FILES_VARIABLE: &str = "COFFERDAM_FILES";
+
+/// Creates files, a half of them in one directory and the others in directories of 1,000 each. Returns a directory that is
+/// removed with them.
+fn create_files(directory: &Path, count: usize) -> PathBuf {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let create = |directory: &Path, count: usize| {
+        let directory = openat(CWD, directory, flags, Mode::empty()).unwrap();
+        for number in 0..count {
+            mknodat(&directory, number.to_string(), FileType::RegularFile, Mode::RUSR, 0).unwrap();
+        }
+    };
+    let last = directory.join("last");
+    fs::create_dir(&last).unwrap();
+    File::create(last.join("file")).unwrap();
+    create(directory, count / 2);
+    let others = directory.join("others");
+    fs::create_dir(&others).unwrap();
+    for number in 0..(count - count / 2).div_ceil(1000) {
+        let inner = others.join(number.to_string());
+        fs::create_dir(&inner).unwrap();
+        create(&inner, 1000);
+    }
+    last
+}
+
+/// In its sandbox, which is removed on request, and in its layer, which is removed before it has ended.
+#[test]
+fn other_containers_are_launched_and_removed_while_very_many_files_are() {
+    if !is_root("a root file system, and fanotify") {
+        return;
+    }
+    let number = std::env::var(FILES_VARIABLE).map(|number| number.parse().expect("a number of files"));
+    let count: usize = number.unwrap_or(FILES);
+    let (world, _memory) = world();
+    let daemon = Daemon::start(&world);
+    daemon.launch(&sleeper(&world, "web")).unwrap();
+    let layer = world.config.work_dir.join("scratch/containers/web/upper");
+    let of_layer = create_files(&layer, count / 2);
+    let sandbox = sandbox(&daemon, "web");
+    let of_sandbox = create_files(&sandbox, count - count / 2);
+
+    let act_beside = |held: HeldDirectories, act: &(dyn Fn() + Sync)| {
+        std::thread::scope(|scope| {
+            let acting = scope.spawn(act);
+            held.wait_for_an_opener();
+            for _ in 0..3 {
+                run_another(&daemon, &world);
+            }
+            assert!(!acting.is_finished());
+            drop(held);
+            while !acting.is_finished() {
+                run_another(&daemon, &world);
+            }
+            acting.join().unwrap();
+        });
+    };
+    act_beside(HeldDirectories::hold([of_layer]), &|| {
+        assert_eq!(daemon.destroy(&id("web")).unwrap().exit_status, Some(9));
+    });
+    assert!(!layer.exists());
+    act_beside(HeldDirectories::hold([of_sandbox]), &|| daemon.remove(&id("web")).unwrap());
+    assert!(!sandbox.exists());
+    assert_nothing_left(&world);
 }
 
 /// More than the agent may have threads for blocking work.
