@@ -5,17 +5,20 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use cofferdam_tests::daemon::Daemon;
+use cofferdam_tests::daemon::{CallError, Daemon};
 use cofferdam_tests::disk::{Full, Image, Resource};
 use cofferdam_tests::mounts::{Memory, in_own_namespace};
 use cofferdam_tests::world::World;
 use cofferdam_tests::{assert_contains, is_root, paths, wait_for_text};
 use nix::sys::signal::Signal;
-use rustix::mount::{MountFlags, MountPropagationFlags, mount_change};
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use serde_json::Value as Json;
 
 use super::restarts::stdout;
 use super::{COUNTING, assert_keeps_counting, id, request};
+
+/// Bytes for what containers change in memory.
+const SCRATCH: u64 = 256 << 20;
 
 /// The mount table of this thread.
 fn mounts() -> Vec<String> {
@@ -160,6 +163,43 @@ fn containers_run_and_end_on_btrfs() {
         drop(filled);
         assert!(daemon.terminate().success());
         assert_eq!(leftovers(&world), Vec::<String>::new());
+    });
+}
+
+/// As the root of a container is: an overlay cannot be the upper layer of another one.
+#[test]
+fn on_an_overlay_containers_run_if_their_changes_are_in_memory_and_are_refused_otherwise() {
+    if !is_root("mounts") {
+        return;
+    }
+    in_own_namespace(|| {
+        let mut world = World::shipped();
+        let layers = world.directory().join("layers");
+        let _memory = Memory::mount(&layers, "size=1g");
+        let [lower, upper, work] = ["lower", "upper", "work"].map(|name| layers.join(name));
+        for directory in [&lower, &upper, &work, &world.config.work_dir] {
+            fs::create_dir(directory).unwrap();
+        }
+        let options =
+            format!("lowerdir={},upperdir={},workdir={}", lower.display(), upper.display(), work.display());
+        let options = std::ffi::CString::new(options).unwrap();
+        mount("test", &world.config.work_dir, "overlay", MountFlags::empty(), Some(&*options)).unwrap();
+        let daemon = Daemon::start(&world);
+        let Err(CallError::Status(500, message)) = daemon.launch(&request(&world, "web", "true")) else {
+            panic!("it was launched")
+        };
+        assert_contains(&message, &["is on an overlay file system", "`scratch_memory`"]);
+        // Others are not affected.
+        let mut plain = request(&world, "plain", COUNTING);
+        plain.rootfs = None;
+        daemon.launch(&plain).unwrap();
+        assert_keeps_counting(&stdout(&daemon, &plain.id));
+        assert_eq!(daemon.destroy(&plain.id).unwrap().exit_status, Some(9));
+        daemon.remove(&plain.id).unwrap();
+        assert!(daemon.terminate().success());
+        assert_eq!(leftovers(&world), Vec::<String>::new());
+        world.config.scratch_memory = Some(SCRATCH);
+        use_containers(&world);
     });
 }
 

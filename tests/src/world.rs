@@ -222,6 +222,9 @@ impl World {
         if let Some(endpoint) = executors.endpoint {
             text["api"] = json!({"listen": endpoint, "token_file": self.write_token()});
         }
+        if let Some(size) = config.scratch_memory {
+            text["scratch_memory"] = json!(format!("{} KiB", size >> 10));
+        }
         if let Some((group, mode)) = &self.socket_access {
             text["socket_group"] = json!(group);
             text["socket_mode"] = json!(mode);
