@@ -1,4 +1,5 @@
-//! The same tests on kernels with other cgroup hierarchies: those of this binary, and of the plugins that limit with cgroups.
+//! The same tests on kernels with other cgroup hierarchies: those of this binary, of the plugins that limit with cgroups, and of
+//! containers that evade a kill or attack cgroups.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -64,6 +65,26 @@ const ALL: Tests = Tests {
     least: 120,
 };
 
+/// Containers that evade a kill, or attack cgroups. What starts very many processes or creates very many cgroups would take an
+/// emulated machine too long; neither depends on the hierarchy.
+const HOSTILE: Tests = Tests {
+    target: "hostile",
+    arguments: &[
+        "evade::",
+        "cgroups::",
+        "--skip=more_processes_than_the_agent_has_descriptors",
+        "--skip=a_container_with_many_and_deep_cgroups",
+    ],
+    least: 9,
+};
+
+/// What would take something from all processes of the machine.
+const EXHAUSTION: Tests = Tests {
+    target: "lifecycle",
+    arguments: &["an_agent_whose_descriptors_the_kernel_does_not_watch"],
+    least: 1,
+};
+
 /// What needs no cgroup is not repeated.
 const NO_CGROUP: [&str; 3] =
     ["--skip=bad_", "--skip=cleanup_of_an_unknown", "--skip=a_host_without_the_controller"];
@@ -87,13 +108,13 @@ const PLUGINS: [Tests; 7] = [
 /// quotas of XFS.
 #[test]
 fn the_same_on_pure_cgroup_v2() {
-    rerun(Hierarchy::V2, &[&ALL].into_iter().chain(&PLUGINS).collect::<Vec<_>>());
+    rerun(Hierarchy::V2, &[&ALL, &HOSTILE, &EXHAUSTION].into_iter().chain(&PLUGINS).collect::<Vec<_>>());
 }
 
 /// A hierarchy for each controller, as on older hosts; the launcher kills with the freezer.
 #[test]
 fn the_same_on_pure_cgroup_v1() {
-    rerun(Hierarchy::V1, &[&OF_CGROUPS]);
+    rerun(Hierarchy::V1, &[&OF_CGROUPS, &HOSTILE, &EXHAUSTION]);
 }
 
 fn rerun(hierarchy: Hierarchy, tests: &[&Tests]) {
@@ -143,7 +164,7 @@ fn executables(targets: &[&str]) -> BTreeMap<String, (PathBuf, PathBuf)> {
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .env("CARGO_TARGET_DIR", profile.parent().expect("the target directory"))
         .args(["test", "--workspace", "--offline", "--quiet", "--no-run", "--message-format=json"])
-        .arg("--lib");
+        .args(["--lib", "--test", HOSTILE.target, "--test", EXHAUSTION.target]);
     match profile.file_name().and_then(|name| name.to_str()) {
         Some("debug") | None => {}
         Some(profile) => drop(cargo.args(["--profile", profile])),
