@@ -3,7 +3,7 @@
 use std::fs;
 
 use cofferdam_core::model::{Ended, Reason, Request};
-use cofferdam_tests::world::{World, id, run};
+use cofferdam_tests::world::{World, id, remove, run};
 use cofferdam_tests::{is_root, text};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -52,6 +52,7 @@ async fn a_container_has_its_own_root_and_the_directory_is_not_modified() {
     assert!(out.contains("crw-rw-rw-"), "{out}");
     assert_eq!(fs::read_dir(&rootfs).unwrap().count(), before, "the directory is not modified");
     assert!(text(&rootfs.join("etc/passwd")).starts_with("root:"));
+    remove(&world, &agent, &["own"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -73,6 +74,7 @@ async fn user_environment_and_both_command_forms_are_kept() {
     request.command.value = Some("/bin/echo".into());
     request.command.arguments = ["echo", "$A", "*", "a  b"].map(str::to_owned).into();
     assert_eq!(run(&agent, request).await, "$A * a  b\n");
+    remove(&world, &agent, &["shell", "exec"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -95,6 +97,7 @@ async fn a_requested_working_directory_is_created_for_the_user() {
         .collect();
     assert_eq!(owners, [("/srv/app/data", "request")]);
     assert!(!world.rootfs().join("srv/app").exists(), "the directory is not modified");
+    remove(&world, &agent, &["there"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -148,6 +151,7 @@ async fn signals_reach_the_command_and_sigkill_ends_the_container() {
     assert_eq!(termination.reason, Some(Reason::Killed));
     assert!(!agent.kill(&id("kill"), nix::libc::SIGTERM).await.unwrap(), "it has ended");
     assert!(!agent.kill(&id("unknown"), nix::libc::SIGTERM).await.unwrap(), "it is unknown");
+    remove(&world, &agent, &["trap", "kill"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -170,6 +174,7 @@ async fn an_id_is_in_use_until_its_container_is_removed() {
     agent.remove(&id("one")).await.unwrap();
     agent.launch(request).await.unwrap();
     agent.destroy(&id("one")).await.unwrap();
+    remove(&world, &agent, &["one"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -194,4 +199,5 @@ async fn the_plan_names_the_owner_of_each_entry() {
     assert_eq!(pid.unwrap().owner, "namespaces/pid");
     cofferdam_tests::wait_for_text(&inspection.logs.stdout.unwrap(), "ahoy");
     agent.destroy(&id("who")).await.unwrap();
+    remove(&world, &agent, &["who"]).await;
 }

@@ -1,7 +1,7 @@
 //! Nested containers.
 
 use cofferdam_core::model::{ContainerClass, Ended, Reason, Request};
-use cofferdam_tests::world::{World, id};
+use cofferdam_tests::world::{World, id, remove};
 use cofferdam_tests::{is_root, text, wait_for_text};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -75,6 +75,7 @@ async fn a_debug_container_enters_its_parent() {
     let out = text(&agent.inspect(&id("pod.probe")).unwrap().logs.stdout.unwrap());
     assert_eq!(out, "secret\nred\n/mnt/mesos/sandbox\n1\n");
     agent.destroy(&id("pod")).await.unwrap();
+    remove(&world, &agent, &["pod"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -91,6 +92,7 @@ async fn a_parent_must_be_running() {
     agent.wait(&id("pod")).await.unwrap();
     let message = agent.launch(orphan).await.unwrap_err().to_string();
     assert!(message.contains("ENDED"), "{message}");
+    remove(&world, &agent, &["pod"]).await;
 }
 
 /// The kernel kills them when process 1 of the namespace ends, before the agent can.

@@ -3,7 +3,7 @@
 use cofferdam_core::config::LauncherKind;
 use cofferdam_core::model::{Ended, Reason, Request};
 use cofferdam_tests::wait_for_text;
-use cofferdam_tests::world::{World, entry, id, run};
+use cofferdam_tests::world::{World, entry, id, remove, run};
 
 fn posix() -> World {
     let mut world = World::new();
@@ -21,6 +21,7 @@ async fn a_plain_process_runs_in_its_sandbox() {
     let out = run(&agent, Request::shell(id("plain"), "pwd; echo $MESOS_SANDBOX")).await;
     let sandbox = agent.inspect(&id("plain")).unwrap().sandbox.display().to_string();
     assert_eq!(out, format!("{sandbox}\n{sandbox}\n"));
+    remove(&world, &agent, &["plain"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -37,6 +38,7 @@ async fn a_plain_process_starts_in_the_requested_directory_if_it_exists() {
     let message = cofferdam_core::error_chain::describe(&agent.launch(request).await.unwrap_err());
     assert!(message.contains("/no/such/place") && message.contains("No such file"), "{message}");
     assert!(agent.inspect(&id("lost")).is_none());
+    remove(&world, &agent, &["plain"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -54,6 +56,7 @@ async fn daemons_do_not_outlive_their_container() {
     let termination = agent.destroy(&id("daemon")).await.unwrap();
     assert_eq!(termination.reason, Some(Reason::Killed));
     assert!(daemon.has_ended().unwrap(), "the daemon is still running");
+    remove(&world, &agent, &["daemon"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -65,6 +68,7 @@ async fn usage_is_that_of_the_whole_tree() {
     assert!(usage.number("mem_rss_bytes") > Some(0.0), "{usage:?}");
     assert!(usage.statistics.contains_key("cpus_user_time_secs"), "{usage:?}");
     assert_eq!(agent.destroy(&id("tree")).await.unwrap().ended(), Some(Ended::Signaled(9)));
+    remove(&world, &agent, &["tree"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,7 @@ use std::fs;
 use cofferdam_core::model::{Limit, Reason, Request, Resources, Value};
 use cofferdam_linux::process::Process;
 use cofferdam_tests::is_root;
-use cofferdam_tests::world::{World, id, with_agent};
+use cofferdam_tests::world::{World, id, remove, with_agent};
 
 /// Fills memory with a shell variable that doubles.
 const GREEDY: &str = "x=aaaaaaaaaaaaaaaa; while :; do x=$x$x; done";
@@ -90,6 +90,7 @@ async fn usage_is_measured_and_names_its_owner() {
     assert!(agent.status(&id("busy")).await.unwrap().status.contains_key("executor_pid"));
     agent.destroy(&id("busy")).await.unwrap();
     assert!(agent.usage(&id("busy")).await.is_none(), "it is not running any more");
+    remove(&world, &agent, &["busy"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -117,6 +118,7 @@ async fn an_update_is_applied_completely_or_not_at_all() {
     assert_eq!(agent.inspect(&id("grow")).unwrap().summary.resources, more);
     assert!(agent.update(&id("unknown"), more).await.unwrap_err().is_unknown());
     agent.destroy(&id("grow")).await.unwrap();
+    remove(&world, &agent, &["grow"]).await;
 }
 
 /// The memory limit of the only container, in bytes.

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use cofferdam_core::model::{Reason, Request, Resources, Termination, Value, Volume, VolumeSource};
 use cofferdam_tests::is_root;
-use cofferdam_tests::world::{World, id, run, shipped};
+use cofferdam_tests::world::{World, id, remove, run, shipped};
 use serde_json::json;
 
 use super::{Fixture, across_restart, isolator, world};
@@ -191,4 +191,5 @@ async fn a_plain_process_is_measured_too() {
     agent.launch(request).await.unwrap();
     let termination = agent.wait(&id("plain")).await.unwrap();
     assert_eq!(termination.reason, Some(Reason::Limitation(REASON.into())), "{termination:?}");
+    remove(&world, &agent, &["plain"]).await;
 }

@@ -4,7 +4,7 @@ use std::fs;
 
 use cofferdam_core::model::{ContainerClass, Request, Rlimit};
 use cofferdam_tests::is_root;
-use cofferdam_tests::world::{World, id, launch_error, run};
+use cofferdam_tests::world::{World, id, launch_error, remove, run};
 use serde_json::{Value as Json, json};
 
 use super::{Fixture, across_restart, isolator, world};
@@ -88,4 +88,5 @@ async fn a_plain_process_has_limits_too() {
     request.rlimits = [("NOFILE".to_owned(), Rlimit::default())].into();
     let message = launch_error(&agent, request).await;
     assert!(message.contains("`NOFILE` cannot be set"), "{message}");
+    remove(&world, &agent, &["plain"]).await;
 }
