@@ -177,7 +177,7 @@ impl OwnCgroups {
 }
 
 impl Prepared {
-    /// Starts the container's first process in these cgroups. On v2 it always starts in the container's cgroup.
+    /// Has the container's processes in these cgroups. On v2 they always are in the container's cgroup.
     #[must_use]
     pub fn cgroups(mut self, cgroups: &OwnCgroups) -> Self {
         let requested = &mut self.launch().cgroups;

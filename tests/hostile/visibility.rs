@@ -88,8 +88,9 @@ fn check(attack: &Attack<'_>, own: &Own, when: &str) -> Vec<Line> {
             ["exe", ..] => what.starts_with("exe /memfd:cofferdam-keeper") || what == "exe /bin/attacker",
             ["ns/mnt", link] => link != namespace("self", "mnt"),
             ["ns/pid", link] => link == namespace(&attack.pid.to_string(), "pid"),
+            ["ns/cgroup", link] => link != namespace("self", "cgroup"),
             // The shipped chain creates no others.
-            ["ns/cgroup" | "ns/ipc" | "ns/net" | "ns/uts", _] => true,
+            ["ns/ipc" | "ns/net" | "ns/uts", _] => true,
             // At or below those of the attacker, whose cgroup namespace shows others as `..`.
             ["cgroup", ..] => !what.contains("/.."),
             ["environ", ..] => own.environment.contains(what),

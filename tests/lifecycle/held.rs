@@ -1,5 +1,7 @@
 //! A launch whose setup process, or command before its exec, does not go on, at each step: it ends with a kill of the
 //! container, also if the keeper is killed, and with the next agent if the agent is killed, or both.
+//!
+//! On v2 the setup process is in no cgroup of the container, so it does not end with that.
 
 use std::fs;
 use std::thread;

@@ -18,8 +18,8 @@ use rustix::net::{
 };
 
 use crate::protocol::{
-    ENTRY_LENGTH, Entry, HEADER, MAX_SLOTS, REPLY_LENGTH, Reply, Request, Slot, Spawn, State, Switchboard,
-    VERSION,
+    ENTRY_LENGTH, Entry, HEADER, MAX_SLOTS, OLDEST, REPLY_LENGTH, Reply, Request, Slot, Spawn, State,
+    Switchboard, VERSION,
 };
 use crate::report::{MAX_DETAIL, READY, RECORD_HEAD, Record, STARTED};
 
@@ -57,11 +57,15 @@ pub enum RequestError {
     /// The keeper refused the request.
     #[error("the keeper cannot do it")]
     Refused(#[source] io::Error),
-    /// It speaks another version of the protocol.
-    #[error("the keeper speaks version {version} of its protocol; this agent speaks version {VERSION}")]
+    /// It speaks a version of the protocol that this agent does not.
+    #[error(
+        "the keeper speaks version {version} of its protocol; this agent speaks versions {OLDEST} to {VERSION}"
+    )]
     Version {
         /// The keeper's version.
         version: u32,
+        /// The keeper's pid.
+        pid: i32,
     },
 }
 
@@ -80,6 +84,15 @@ pub struct Spawned {
     pub pid: i32,
     /// Its pidfd.
     pub pidfd: OwnedFd,
+}
+
+/// What has not ended of a container whose command has: pids.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Remaining {
+    /// Process 1 of its pid namespace: then other processes in it may not have ended either.
+    pub reaper: Option<i32>,
+    /// Its setup process, which has reported that the command runs and is about to end. It has the container's mounts.
+    pub setup: Option<i32>,
 }
 
 impl Connection {
@@ -116,8 +129,8 @@ impl Connection {
     pub fn hello(&self, kill_on_disconnect: bool) -> Result<i32, RequestError> {
         let (reply, _) = self.request(&Request::Hello { version: VERSION, kill_on_disconnect }, &[])?;
         match reply.version {
-            VERSION => Ok(reply.pid),
-            version => Err(RequestError::Version { version }),
+            OLDEST..=VERSION => Ok(reply.pid),
+            version => Err(RequestError::Version { version, pid: reply.pid }),
         }
     }
 
@@ -136,18 +149,23 @@ impl Connection {
     /// # Errors
     /// [`RequestError`].
     pub fn collect(&self, slot: Slot) -> Result<(State, i32), RequestError> {
-        self.collect_with_reaper(slot).map(|(state, status, _)| (state, status))
+        self.collect_with_remaining(slot).map(|(state, status, _)| (state, status))
     }
 
-    /// As [`Connection::collect`], and with [`State::Exited`] the pid of process 1 of the container's pid namespace, if it
-    /// has not ended: then other processes in it have not either.
+    /// As [`Connection::collect`], and with [`State::Exited`] what has not ended.
     ///
     /// # Errors
     /// [`RequestError`].
-    pub fn collect_with_reaper(&self, slot: Slot) -> Result<(State, i32, Option<i32>), RequestError> {
+    pub fn collect_with_remaining(&self, slot: Slot) -> Result<(State, i32, Remaining), RequestError> {
         let (reply, _) = self.request(&Request::Collect(slot), &[])?;
-        let reaper = (reply.state == State::Exited && reply.pid > 0).then_some(reply.pid);
-        Ok((reply.state, reply.status, reaper))
+        let remaining = match reply.state {
+            State::Exited => {
+                let [reaper, setup] = [reply.pid, reply.setup].map(|pid| (pid > 0).then_some(pid));
+                Remaining { reaper, setup }
+            }
+            _ => Remaining::default(),
+        };
+        Ok((reply.state, reply.status, remaining))
     }
 
     /// Gives a slot back.

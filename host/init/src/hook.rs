@@ -1,33 +1,36 @@
 //! Hooks: commands of plugins that run during a launch.
 
+use crate::cgroup::Membership;
 use crate::failure::Failure;
 use crate::plan::read::{Hook, Plan};
 use crate::plan::{CONTROL, flag, stage};
 use crate::privileges;
 use crate::report::Step;
-use crate::sys::{self, Errno, Fork, Mapping, Vector};
+use crate::sys::{self, Creation, Errno, Mapping, Parent, Vector};
 
 /// Exit statuses of a hook that could not be executed, as shells use them.
 const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
 
-/// Runs the hooks of a stage in order, up to the first failure.
-pub(crate) fn run_all<'a>(plan: &Plan<'a>, stage: u8) -> Result<(), Failure<'a>> {
-    plan.hooks.iter().filter(|hook| hook.stage == stage).try_for_each(|hook| run(plan, hook))
+/// Runs the hooks of a stage in order, up to the first failure. They are in the container's cgroup, with which they are
+/// killed if the launch is.
+pub(crate) fn run_all<'a>(plan: &Plan<'a>, stage: u8, membership: &Membership) -> Result<(), Failure<'a>> {
+    plan.hooks.iter().filter(|hook| hook.stage == stage).try_for_each(|hook| run(plan, hook, membership))
 }
 
 /// Runs a hook and waits for its end. A hook that exceeds its timeout is killed, with its session.
-fn run<'a>(plan: &Plan<'a>, hook: Hook<'a>) -> Result<(), Failure<'a>> {
+fn run<'a>(plan: &Plan<'a>, hook: Hook<'a>, membership: &Membership) -> Result<(), Failure<'a>> {
     let failed = |errno| Failure::of(Step::Hook, errno, hook.program);
-    let child = match sys::fork().map_err(failed)? {
-        Fork::Child => sys::exit(become_hook(plan, &hook)),
-        Fork::Parent(child) => child,
+    let child = match membership.create_process(Parent::Caller).map_err(failed)? {
+        Creation::Child => sys::exit(become_hook(plan, &hook, membership)),
+        Creation::Parent(child) => child,
     };
-    let ended = sys::wait_for_end(child, hook.timeout_millis);
+    let ended = sys::wait_for_end(child.pidfd, hook.timeout_millis);
+    sys::close(child.pidfd);
     if ended != Ok(true) {
-        sys::kill_group(child);
+        sys::kill_group(child.pid);
     }
-    let status = sys::reap_child(child).map_err(failed)?;
+    let status = sys::reap_child(child.pid).map_err(failed)?;
     if !ended.map_err(failed)? {
         return Err(failed(Errno::TIMEDOUT));
     }
@@ -40,9 +43,10 @@ fn run<'a>(plan: &Plan<'a>, hook: Hook<'a>) -> Result<(), Failure<'a>> {
 }
 
 /// Executes the hook. Returns only on failure, with the exit status.
-fn become_hook(plan: &Plan<'_>, hook: &Hook<'_>) -> u8 {
+fn become_hook(plan: &Plan<'_>, hook: &Hook<'_>, membership: &Membership) -> u8 {
     let execute = || -> Result<Errno, Errno> {
         sys::new_session()?;
+        membership.namespace.enter()?;
         if hook.stage == stage::BEFORE_EXEC {
             if let Some(user) = plan.user {
                 privileges::become_user(user)?;

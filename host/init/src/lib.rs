@@ -4,9 +4,9 @@
 //! ```text
 //! agent                      setup process                               command
 //! ─────                      ─────────────                               ───────
-//! protocol: spawn ─────────▶ cgroups, namespaces
+//! protocol: spawn ─────────▶ namespaces
 //! isolate, fetch ◀────────── ready; reads the plan … (waits)
-//! plan ────────────────────▶ mounts, root, operations, pivot
+//! plan ────────────────────▶ mounts, root, operations, pivot, cgroups
 //!                            fork ─────────────────────────────────────▶ session, limits, user, capabilities
 //!                            ◀──────────────────────────────────────────  execve
 //!                            registers with the keeper
@@ -22,6 +22,7 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+mod cgroup;
 #[cfg(feature = "writer")]
 pub mod client;
 mod failure;

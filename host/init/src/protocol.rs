@@ -4,11 +4,20 @@
 //! fixed length; numbers are little-endian. A message of any other length is answered by `EBADMSG`, a kind that the
 //! keeper does not know by `ENOSYS`: so [`Request::Hello`] comes first and tells the version.
 //!
+//! Agents and keepers of different builds meet: an old keeper serves its containers until they end. An agent asks it for
+//! nothing but [`Request::Collect`], [`Request::Forget`] and [`Request::Count`], which all versions from [`OLDEST`] on have,
+//! with these encodings; what creates processes is for keepers of its own build. The request and the answer of
+//! [`Request::Hello`], and the file, are the same in every version there will be. So an agent of an earlier version, which
+//! cannot know what a newer keeper answers, still learns which process that is, and how containers ended.
+//!
 //! The statuses file is a header and an array of [`Entry`], one for each slot. It stays readable when the keeper has
 //! ended.
 
 /// Version of the messages.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
+
+/// The oldest version that an agent of this one understands.
+pub const OLDEST: u32 = 2;
 
 /// Length of a request in bytes.
 pub const REQUEST_LENGTH: usize = 48;
@@ -82,7 +91,8 @@ pub struct Spawn {
     pub enter: u64,
     /// Number of descriptors that the plan refers to.
     pub plan_descriptors: u32,
-    /// Whether there is a v2 cgroup.
+    /// Whether there is a v2 cgroup, in which the container's processes are created. The setup process stays in the
+    /// keeper's.
     pub cgroup: bool,
     /// Number of `tasks` files that are joined before anything else.
     pub early_tasks: u32,
@@ -117,6 +127,8 @@ pub struct Reply {
     pub pid: i32,
     /// [`VERSION`] of the keeper.
     pub version: u32,
+    /// Pid of the container's setup process, if that has not ended. Not told before version 3.
+    pub setup: i32,
 }
 
 /// State of a slot.
@@ -275,6 +287,7 @@ impl Reply {
             self.status.cast_unsigned(),
             self.pid.cast_unsigned(),
             self.version,
+            self.setup.cast_unsigned(),
         ];
         let mut bytes = [0; REPLY_LENGTH];
         for (to, word) in bytes.chunks_exact_mut(4).zip(words) {
@@ -295,6 +308,7 @@ impl Reply {
             status: word(4).cast_signed(),
             pid: word(5).cast_signed(),
             version: word(6),
+            setup: word(7).cast_signed(),
         })
     }
 }
@@ -402,7 +416,7 @@ mod tests {
     #[test]
     fn a_reply_and_an_entry_are_decoded_as_they_were_encoded() {
         let slot = Slot { index: 1, generation: 2 };
-        let reply = Reply { errno: 0, slot, state: State::Ended, status: -5, pid: 77, version: 4 };
+        let reply = Reply { errno: 0, slot, state: State::Ended, status: -5, pid: 77, version: 4, setup: 78 };
         assert_eq!(Reply::parse(&reply.encode()), Some(reply));
         let entry = Entry { generation: 3, pid: 9, status: 0x700, state: State::NotStarted };
         assert_eq!(Entry::parse(&entry.encode()), Some(entry));
@@ -419,6 +433,40 @@ mod tests {
         let mut reply = [0; REPLY_LENGTH];
         reply[12] = 6;
         assert_eq!(Reply::parse(&reply), None);
+    }
+
+    /// As [`OLDEST`] has it, and every keeper that may still run.
+    ///
+    /// [`OLDEST`]: super::OLDEST
+    #[test]
+    fn what_agents_ask_keepers_of_other_builds_for_is_encoded_as_ever() {
+        let message = |words: &[u32]| {
+            let mut message: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+            message.resize(48, 0);
+            message
+        };
+        let slot = Slot { index: 7, generation: 9 };
+        for (request, words) in [
+            (Request::Hello { version: 2, kill_on_disconnect: false }, vec![1, 2, 0]),
+            (Request::Collect(slot), vec![3, 7, 9]),
+            (Request::Forget(slot), vec![4, 7, 9]),
+            (Request::Count, vec![5]),
+        ] {
+            assert_eq!(request.encode()[..], message(&words), "{request:?}");
+        }
+        let words = [0, 7, 9, 5, 0x700, 77, 2, 0];
+        let reply = message(&words)[..32].to_vec();
+        let expected =
+            Reply { errno: 0, slot, state: State::Exited, status: 0x700, pid: 77, version: 2, setup: 0 };
+        assert_eq!(Reply::parse(&reply), Some(expected));
+        let states =
+            [State::Free, State::Starting, State::Running, State::Ended, State::NotStarted, State::Exited];
+        for (number, state) in (0_u32..).zip(states) {
+            let bytes = message(&[9, 77, 0x700, number])[..16].try_into().unwrap();
+            let expected = Entry { generation: 9, pid: 77, status: 0x700, state };
+            assert_eq!((Entry::parse(&bytes), Entry::offset(7)), (Some(expected), 128));
+        }
+        assert_eq!(super::HEADER, *b"cofferdam st\x01\0\0\0");
     }
 
     proptest! {
@@ -439,7 +487,7 @@ mod tests {
         let slot = Slot { index: 1, generation: 2 };
         let requests =
             [Request::Hello { version: 3, kill_on_disconnect: true }, Request::Collect(slot), Request::Count];
-        let reply = Reply { errno: 0, slot, state: State::Ended, status: -5, pid: 77, version: 4 };
+        let reply = Reply { errno: 0, slot, state: State::Ended, status: -5, pid: 77, version: 4, setup: 78 };
         let entry = Entry { generation: 3, pid: 9, status: 0x700, state: State::NotStarted };
         let mut samples: Vec<_> = requests.iter().map(|request| request.encode().to_vec()).collect();
         samples.extend([reply.encode().to_vec(), entry.encode().to_vec()]);

@@ -3,9 +3,9 @@
 //! ```text
 //! keeper            setup process                                       command                    process 1
 //! ──────            ─────────────                                       ───────                    ─────────
-//! clone3 ─────────▶ cgroups, namespaces, `N` to the agent
+//! clone3 ─────────▶ namespaces, `N` to the agent
 //!                   reads the plan … (waits)
-//!                   mounts, root, operations, pivot
+//!                   mounts, root, operations, pivot, cgroups of v1
 //!                   fork ────────────────────────────────────────────────────────────────────────▶ closes all, rests
 //!                   fork ──────────────────────────────────────────────▶ waits
 //! registration ◀─── writes which processes are the container's
@@ -18,7 +18,11 @@
 //! It is in no pid namespace of a container, so that no process in a container can see it. It joins foreign namespaces,
 //! and is the only process that has both privileges of the host and something of the container. The command's process
 //! is created without any descriptor that is not the container's, if others in its pid namespace can see it.
+//!
+//! Nor is it in a cgroup of the container, until its work is done: see [`crate::cgroup`]. Only the freezer of v1, where that
+//! tracks containers, is joined before.
 
+use crate::cgroup::{CgroupNamespace, Membership};
 use crate::failure::{Failure, Text};
 use crate::hook;
 use crate::operation::Operations;
@@ -30,8 +34,8 @@ use crate::report::{MAX_DETAIL, READY, RECORD_HEAD, RUNNING, Record, STARTED, St
 use crate::root;
 use crate::supervise;
 use crate::sys::{
-    self, Child, Creation, Errno, Fd, MOUNT_NAMESPACE, Mapping, PID_NAMESPACE, Parent, Pid, SIGKILL,
-    SharedNumber,
+    self, CGROUP_NAMESPACE, Child, Creation, Errno, Fd, MOUNT_NAMESPACE, Mapping, PID_NAMESPACE, Parent, Pid,
+    SIGKILL, SharedNumber,
 };
 use crate::task::{self, Channels};
 use crate::terminal;
@@ -64,6 +68,8 @@ pub(crate) struct Inherited<'a> {
 
 /// Descriptors of the setup process that are not the plan's.
 struct Places {
+    /// The container's cgroup of v2.
+    cgroup: Option<Fd>,
     cgroups: TaskFiles,
     late_cgroups: TaskFiles,
     /// The process whose namespaces are entered.
@@ -148,13 +154,11 @@ fn arrange_descriptors(inherited: &Inherited<'_>) -> Result<Places, Errno> {
     let cgroup = take(spawn.cgroup.into());
     let entered = take((spawn.enter != 0).into());
     let (cgroups, late_cgroups) = (take(spawn.early_tasks), take(spawn.late_tasks));
-    if cgroup.count > 0 {
-        sys::close(Fd(cgroup.first));
-    }
-    Ok(Places { cgroups, late_cgroups, entered: (entered.count > 0).then_some(Fd(entered.first)) })
+    let single = |files: TaskFiles| (files.count > 0).then_some(Fd(files.first));
+    Ok(Places { cgroup: single(cgroup), cgroups, late_cgroups, entered: single(entered) })
 }
 
-/// Joins cgroups and namespaces, and tells the agent. Returns the host's `/proc`.
+/// Joins early cgroups, and namespaces, and tells the agent. Returns the host's `/proc`.
 fn join(spawn: &Spawn, places: &Places, oom_score: Option<i32>) -> Result<Proc, Failure<'static>> {
     let session = |errno| Failure::new(Step::Session, errno);
     sys::new_session().map_err(session)?;
@@ -169,7 +173,7 @@ fn join(spawn: &Spawn, places: &Places, oom_score: Option<i32>) -> Result<Proc, 
     };
     if let Some(process) = places.entered {
         // A pid namespace would be that of all further children: see `create_unseen`.
-        match spawn.enter & !PID_NAMESPACE {
+        match spawn.enter & !(PID_NAMESPACE | CGROUP_NAMESPACE) {
             0 => {}
             others => sys::enter_namespaces_of(process, others).map_err(enter)?,
         }
@@ -242,8 +246,9 @@ enum Role {
 fn set_up<'a>(spawn: &Spawn, places: &Places, proc: Proc, message: &'a [u8]) -> Result<Role, Failure<'a>> {
     let plan = Plan::parse(message)
         .map_err(|error| Failure::with_message(Step::Plan, Errno::BADMSG, error.message()))?;
+    let membership = Membership { cgroup: places.cgroup, namespace: cgroup_namespace(spawn, places, &plan) };
     // All of these need the host's `/proc` and the agent's privileges, so they come before the root changes.
-    for namespace in plan.entered.iter() {
+    for namespace in plan.entered.iter().filter(|it| u64::from(it.kind) != CGROUP_NAMESPACE) {
         sys::enter_namespace(Fd(namespace.descriptor.cast_signed()), namespace.kind)
             .map_err(|errno| Failure::new(Step::EnterNamespace, errno))?;
     }
@@ -252,12 +257,6 @@ fn set_up<'a>(spawn: &Spawn, places: &Places, proc: Proc, message: &'a [u8]) -> 
     }
     if let Some(name) = plan.hostname {
         sys::set_hostname(name).map_err(|errno| Failure::of(Step::Hostname, errno, name))?;
-    }
-    let own_cgroup_namespace = plan.has(flag::CGROUP_NAMESPACE);
-    if own_cgroup_namespace {
-        // Its root is where this process is.
-        join_cgroups(places.late_cgroups)?;
-        sys::new_cgroup_namespace().map_err(|errno| Failure::new(Step::CgroupNamespace, errno))?;
     }
     for sysctl in plan.sysctls.iter() {
         proc.write(sysctl.path, sysctl.value.to_bytes())
@@ -276,18 +275,29 @@ fn set_up<'a>(spawn: &Spawn, places: &Places, proc: Proc, message: &'a [u8]) -> 
             "the plan needs its own mount namespace",
         ));
     }
-    let operations = mount(&plan)?;
-    if !own_cgroup_namespace {
-        // Last, so that the work up to here is not limited by the container's quota.
-        join_cgroups(places.late_cgroups)?;
-    }
-    create_command(spawn, places, &plan, operations)
+    let operations = mount(&plan, &membership)?;
+    // Last, so that the work up to here is not limited by the container's quota, and charged to it. What the kernel keeps of
+    // a file system for others, such as blocks with directories, would keep the container's memory cgroup as well.
+    join_cgroups(places.late_cgroups)?;
+    create_command(spawn, places, &plan, &membership, operations)
 }
 
-/// Mounts the root with everything in it but what depends on the pid namespace, and enters it. Returns what is left.
-fn mount<'a>(plan: &Plan<'a>) -> Result<Option<Operations<'a>>, Failure<'a>> {
+/// The cgroup namespace of the container.
+fn cgroup_namespace(spawn: &Spawn, places: &Places, plan: &Plan<'_>) -> CgroupNamespace {
+    let mut open = plan.entered.iter().filter(|it| u64::from(it.kind) == CGROUP_NAMESPACE);
+    match (open.next(), places.entered) {
+        _ if plan.has(flag::CGROUP_NAMESPACE) => CgroupNamespace::New,
+        (Some(namespace), _) => CgroupNamespace::Open(Fd(namespace.descriptor.cast_signed())),
+        (None, Some(process)) if spawn.enter & CGROUP_NAMESPACE != 0 => CgroupNamespace::OfProcess(process),
+        (None, _) => CgroupNamespace::Inherited,
+    }
+}
+
+/// Mounts the root with everything in it but what depends on the pid or cgroup namespace, and enters it. Returns what is
+/// left.
+fn mount<'a>(plan: &Plan<'a>, membership: &Membership) -> Result<Option<Operations<'a>>, Failure<'a>> {
     if !plan.has(flag::MOUNT_NAMESPACE) {
-        hook::run_all(plan, stage::BEFORE_ROOT)?;
+        hook::run_all(plan, stage::BEFORE_ROOT, membership)?;
         return Ok(None);
     }
     let private = plan.has(flag::PRIVATE_MOUNTS);
@@ -296,7 +306,7 @@ fn mount<'a>(plan: &Plan<'a>) -> Result<Option<Operations<'a>>, Failure<'a>> {
     let create = !plan.has(flag::CREATE_NOTHING);
     let mut operations = Operations::new(root.directory(), create, plan.operations)?;
     operations.perform_outside()?;
-    hook::run_all(plan, stage::BEFORE_ROOT)?;
+    hook::run_all(plan, stage::BEFORE_ROOT, membership)?;
     root.enter(plan.has(flag::READ_ONLY_ROOT))?;
     Ok(Some(operations))
 }
@@ -307,6 +317,7 @@ fn create_command<'a>(
     spawn: &Spawn,
     places: &Places,
     plan: &Plan<'a>,
+    membership: &Membership,
     operations: Option<Operations<'a>>,
 ) -> Result<Role, Failure<'a>> {
     if let Some(terminal) = plan.terminal {
@@ -318,26 +329,33 @@ fn create_command<'a>(
     let channels = Channels { report: report_writer, go, go_writer };
     let parent = if spawn.stays { Parent::Caller } else { Parent::CallersParent };
     let mut reaper = Pid::new(0);
-    let cgroup_namespace = if plan.has(flag::LATE_CGROUP_NAMESPACE) { sys::CGROUP_NAMESPACE } else { 0 };
-    let created = spawn.create & PID_NAMESPACE | cgroup_namespace;
-    if created != 0 {
-        sys::create_namespaces(created).map_err(|errno| Failure::new(Step::Namespaces, errno))?;
+    let own_pids = spawn.create & PID_NAMESPACE != 0;
+    if own_pids {
+        sys::create_namespaces(PID_NAMESPACE).map_err(|errno| Failure::new(Step::Namespaces, errno))?;
     }
-    if spawn.create & PID_NAMESPACE != 0 && plan.has(flag::REAPER) {
-        match sys::create_process(parent, None).map_err(failed)? {
+    if own_pids && plan.has(flag::REAPER) {
+        match membership.create_process(parent).map_err(failed)? {
+            // All in the pid namespace can enter its namespaces.
+            Creation::Child if membership.namespace.enter().is_err() => return Ok(Role::Finished(1)),
             Creation::Child => return Ok(Role::Reaper),
             Creation::Parent(child) => reaper = child.pid,
         }
     }
+    let mut namespace = membership.namespace;
     let command = match places.entered.filter(|_| spawn.enter & PID_NAMESPACE != 0) {
-        Some(process) => create_unseen(process, &channels, operations.as_ref()),
-        None => sys::create_process(parent, None).map(|creation| match creation {
+        Some(process) => {
+            namespace = CgroupNamespace::Inherited;
+            create_unseen(process, membership, &channels, operations.as_ref())
+        }
+        None => membership.create_process(parent).map(|creation| match creation {
             Creation::Child => Command::Here(channels),
             Creation::Parent(child) => Command::Other(child),
         }),
     };
     let command = match command.map_err(failed)? {
-        Command::Here(channels) => return Ok(Role::Finished(task::run(plan, &channels, operations))),
+        Command::Here(channels) => {
+            return Ok(Role::Finished(task::run(plan, &channels, namespace, operations)));
+        }
         Command::Other(command) => command,
         Command::Killed => return Ok(Role::Finished(1)),
     };
@@ -384,10 +402,11 @@ enum Command {
 }
 
 /// Creates the command's process in the pid namespace of another one, in which others see it from its first moment: it
-/// must not have a descriptor of the host, and whoever creates it must not be in the namespace. So a process in between
-/// drops all but the container's descriptors before it creates the command.
+/// must not have a descriptor or a namespace of the host, and whoever creates it must not be in the namespace. So a process
+/// in between drops all but the container's descriptors before it creates the command.
 fn create_unseen(
     process: Fd,
+    membership: &Membership,
     channels: &Channels,
     operations: Option<&Operations<'_>>,
 ) -> Result<Command, Errno> {
@@ -398,11 +417,12 @@ fn create_unseen(
     let last =
         operations.and_then(|it| it.descriptors().map(|fd| fd.0).max()).max(Some(process.0)).unwrap_or(0);
     let outcome = SharedNumber::new()?;
-    let between = match sys::create_process(Parent::CallersParent, None)? {
+    let between = match membership.create_process(Parent::CallersParent)? {
         Creation::Parent(between) => between,
         Creation::Child => {
             let create = || {
                 outcome.hide()?;
+                membership.namespace.enter()?;
                 sys::duplicate_to(channels.report, REPORT, true)?;
                 sys::duplicate_to(channels.go, GO, true)?;
                 (GO + 1..last).map(Fd).filter(|fd| !is_kept(*fd)).for_each(sys::close);

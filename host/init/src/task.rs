@@ -2,6 +2,7 @@
 
 use core::ffi::CStr;
 
+use crate::cgroup::{CgroupNamespace, Membership};
 use crate::failure::{Failure, Text};
 use crate::hook;
 use crate::operation::{Operations, make_directories};
@@ -27,8 +28,14 @@ pub(crate) struct Channels {
 const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Executes the program. Returns only on failure, after reporting it, with the exit status.
-pub(crate) fn run<'a>(plan: &Plan<'a>, channels: &Channels, operations: Option<Operations<'a>>) -> u8 {
-    let failure = match enter_container(plan, channels, operations).and_then(|()| prepare(plan)) {
+pub(crate) fn run<'a>(
+    plan: &Plan<'a>,
+    channels: &Channels,
+    namespace: CgroupNamespace,
+    operations: Option<Operations<'a>>,
+) -> u8 {
+    let entered = enter_container(plan, channels, namespace, operations);
+    let failure = match entered.and_then(|()| prepare(plan)) {
         Err(failure) => failure,
         Ok(()) => execute(plan),
     };
@@ -36,10 +43,11 @@ pub(crate) fn run<'a>(plan: &Plan<'a>, channels: &Channels, operations: Option<O
     1
 }
 
-/// The part of the set-up that has to be done in the container's pid namespace.
+/// The part of the set-up that has to be done in the container's pid and cgroup namespaces.
 fn enter_container<'a>(
     plan: &Plan<'a>,
     channels: &Channels,
+    namespace: CgroupNamespace,
     operations: Option<Operations<'a>>,
 ) -> Result<(), Failure<'a>> {
     let failed = |errno| Failure::new(Step::Descriptors, errno);
@@ -48,6 +56,7 @@ fn enter_container<'a>(
         sys::close(channels.report);
     }
     sys::close(channels.go_writer);
+    namespace.enter().map_err(|errno| Failure::new(Step::CgroupNamespace, errno))?;
     if sys::read(channels.go, &mut [0]) != Ok(1) {
         // The setup process was killed.
         sys::exit(1);
@@ -55,7 +64,7 @@ fn enter_container<'a>(
     operations.map_or(Ok(()), Operations::perform_inside)?;
     // Until then, a program could reach them through `/proc/1/fd`.
     let _ = sys::read(channels.go, &mut [0]);
-    hook::run_all(plan, stage::AFTER_ROOT)?;
+    hook::run_all(plan, stage::AFTER_ROOT, &Membership::default())?;
     match plan.working_directory {
         Some(working_directory) => change_directory(working_directory, plan.user),
         None => Ok(()),
@@ -84,7 +93,7 @@ fn prepare<'a>(plan: &Plan<'a>) -> Result<(), Failure<'a>> {
         privileges::narrow_bounding_set(sets.bounding).map_err(capabilities)?;
         sys::keep_capabilities().map_err(capabilities)?;
     }
-    hook::run_all(plan, stage::BEFORE_EXEC)?;
+    hook::run_all(plan, stage::BEFORE_EXEC, &Membership::default())?;
     // Unless new privileges are forbidden, loading a filter needs a capability that the next steps may drop.
     let filter = |errno| Failure::new(Step::Seccomp, errno);
     if !plan.seccomp.is_empty() && !plan.has(flag::NO_NEW_PRIVILEGES) {

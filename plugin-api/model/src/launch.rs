@@ -64,8 +64,8 @@ pub struct LaunchInfo {
     /// Clock offsets of the container's own time namespace. Requires [`Namespace::Time`] in `clone_namespaces`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub time_offsets: Option<TimeOffsets>,
-    /// Cgroup v1 directories in which the container's first process starts. On v2 it always starts in the
-    /// container's own cgroup.
+    /// Cgroup v1 directories that the container's processes are in. On v2 they always are in the container's own cgroup. The
+    /// process that sets the container up joins the former when it has done so, and is not in the latter.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub cgroups: Vec<PathBuf>,
     /// Changes to the container's view of the filesystem, in this order, before its command runs.
@@ -255,8 +255,9 @@ pub struct LaunchHook {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum HookStage {
-    /// In the container's namespaces, before its root is changed, as the agent's user. Refused for a container that enters the
-    /// mount namespace of its parent, as debug containers do: paths of the host lead to files of the parent there.
+    /// In the container's namespaces, before its root is changed, as the agent's user. `proc` and `cgroup` file systems are
+    /// not mounted yet. Refused for a container that enters the mount namespace of its parent, as debug containers do: paths of
+    /// the host lead to files of the parent there.
     BeforeRoot,
     /// In the container's namespaces and root, after all operations, as the agent's user. The program, and what it loads, are
     /// the container's, which need not mean well.

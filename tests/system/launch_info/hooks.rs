@@ -1,7 +1,15 @@
 //! Commands that run during a launch.
 
+use std::fs;
+
+use cofferdam_core::model::Resources;
+use cofferdam_linux::cgroup::{Cgroups, Version};
 use cofferdam_plugin_model::{BpfInstruction, Seccomp};
-use cofferdam_tests::is_root;
+use cofferdam_tests::daemon::TIMEOUT;
+use cofferdam_tests::world::{id, shipped};
+use cofferdam_tests::{is_root, watch};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use serde_json::{Value as Json, json};
 
 use super::Fixture;
@@ -102,4 +110,79 @@ async fn a_hook_that_fails_fails_the_launch_and_is_named() {
             cofferdam_tests::assert_contains(&message, &parts);
         }
     }
+}
+
+/// The paths of a process in cgroups, by hierarchy: controllers, and nothing for v2.
+fn cgroups_of(pid: &str) -> Vec<(String, String)> {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let columns = text.lines().map(|line| line.splitn(3, ':').skip(1).map(str::to_owned));
+    columns.map(|mut columns| (columns.next().unwrap(), columns.next().unwrap())).collect()
+}
+
+/// The work is not limited by the container's quota, and what the kernel keeps of it for others, such as blocks of a file
+/// system, does not keep the container's memory cgroup.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_is_set_up_outside_of_its_cgroups() {
+    if !is_root("cgroups") {
+        return;
+    }
+    let chain = ["filesystem/linux", "namespaces/pid", "cgroups/cpu", "cgroups/mem", "namespaces/cgroup"];
+    let fixture = Fixture::start_with(chain.map(shipped).to_vec(), Vec::new()).await;
+    let directory = fixture.world.directory();
+    mkfifo(&directory.join("go"), Mode::S_IRWXU).unwrap();
+    // When everything is mounted.
+    let line = format!(
+        "cd {}; echo $$ $PPID > pids.new; busybox mv pids.new pids; read word < go",
+        directory.display()
+    );
+    let launch = json!({ "hooks": [hook("before_root", &line)] });
+    let mut request = fixture.request(
+        &json!({ "launch": launch }),
+        "busybox readlink /proc/self/ns/cgroup /proc/1/ns/cgroup; busybox cat /proc/self/cgroup /proc/1/cgroup; \
+         busybox ls /sys/fs/cgroup; echo complete; exec busybox sleep 1000",
+    );
+    request.resources = Resources::default().with("cpus", 0.1).with("mem", 64.0);
+    let agent = &fixture.agent;
+    let launched = async { agent.launch(request).await.unwrap() };
+    let while_waiting = async {
+        let waits = || directory.join("pids").exists();
+        assert!(tokio::task::block_in_place(|| watch::until(directory, TIMEOUT, waits)));
+        let pids = fs::read_to_string(directory.join("pids")).unwrap();
+        let [of_hook, of_setup] = pids.split_whitespace().collect::<Vec<_>>()[..] else { panic!("{pids}") };
+        let setup = cgroups_of(of_setup);
+        let mut inside: Vec<_> = setup.iter().filter(|(_, path)| path.contains("web.container")).collect();
+        // What is killed with a cgroup has to be in it.
+        let of_hook = cgroups_of(of_hook);
+        let own = of_hook.iter().find(|(_, path)| path.ends_with("/web.container")).unwrap();
+        inside.retain(|(controllers, _)| controllers != "freezer");
+        assert!(inside.is_empty(), "{setup:?}");
+        let cgroups = Cgroups::detect().unwrap();
+        let relative = own.1.trim_start_matches('/');
+        for (controller, knob) in [("memory", "memory.usage_in_bytes"), ("cpuacct", "cpuacct.usage")] {
+            let cgroup = cgroups.cgroup(controller, relative).filter(|it| it.version() == Version::V1);
+            if let Some(cgroup) = cgroup {
+                assert_eq!(cgroup.read(knob).unwrap(), "0", "{controller}");
+            }
+        }
+        tokio::task::block_in_place(|| fs::write(directory.join("go"), "\n")).unwrap();
+        own.1.clone()
+    };
+    let (pid, own) = tokio::join!(launched, while_waiting);
+    let found = cgroups_of(&pid.to_string());
+    for controller in ["cpu", "memory"] {
+        let v1 = found.iter().find(|(names, _)| names.split(',').any(|name| name == controller));
+        let v2 = found.iter().find(|(names, _)| names.is_empty());
+        assert!(
+            v1.or(v2).is_some_and(|(_, path)| path.ends_with(&own)),
+            "{controller}: {found:?}, not {own}"
+        );
+    }
+    let log = agent.inspect(&id("web")).unwrap().logs.stdout.unwrap();
+    let output = watch::content(&log, TIMEOUT, |output| output.contains("complete"));
+    assert!(output.contains("cpu"), "{output}");
+    let host = fs::read_link("/proc/self/ns/cgroup").unwrap();
+    assert!(!output.contains(host.to_str().unwrap()), "{output}");
+    assert!(!output.contains("/.."), "process 1 or the command is not in the container's cgroups: {output}");
+    agent.destroy(&id("web")).await.unwrap();
+    assert!(agent.remove(&id("web")).await.unwrap());
 }

@@ -8,7 +8,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cofferdam_init::client::{self, Connection, RequestError, Statuses};
+use cofferdam_init::client::{self, Connection, Remaining, RequestError, Statuses};
 use cofferdam_init::protocol::{Slot, State};
 use cofferdam_linux::image::Image;
 use cofferdam_linux::process::Process;
@@ -38,6 +38,8 @@ pub(super) struct Instance {
     /// `None` if the file cannot be read.
     statuses: Option<Statuses>,
     process: Option<Process>,
+    /// Whether it speaks a version of the protocol that this agent does not.
+    is_foreign: bool,
     /// The slots whose status is needed.
     slots: HashSet<Slot>,
 }
@@ -95,6 +97,7 @@ impl Instance {
                 connection: Some(connection),
                 statuses: Some(statuses),
                 process: Some(process),
+                is_foreign: false,
                 slots: HashSet::new(),
             }),
             Err(error) => {
@@ -114,12 +117,21 @@ impl Instance {
             let pid = connection.hello(false)?;
             Ok((connection, pid))
         };
+        let unusable = |error: &RequestError| {
+            let error = error_chain::describe(error);
+            tracing::warn!(keeper = name, "cannot use the keeper of an earlier agent: {error}");
+        };
+        let mut is_foreign = false;
         let (connection, process) = match connect() {
             Ok((connection, pid)) => (Some(connection), Process::open_any(pid).ok()),
             Err(RequestError::Connection(error)) if is_gone(&error) => (None, None),
+            Err(error @ RequestError::Version { pid, .. }) => {
+                unusable(&error);
+                is_foreign = true;
+                (None, Process::open_any(pid).ok())
+            }
             Err(error) => {
-                let error = error_chain::describe(&error);
-                tracing::warn!(keeper = name, "cannot use the keeper of an earlier agent: {error}");
+                unusable(&error);
                 (None, None)
             }
         };
@@ -132,6 +144,7 @@ impl Instance {
             connection,
             statuses: statuses.ok(),
             process,
+            is_foreign,
             slots: HashSet::new(),
         }
     }
@@ -151,6 +164,11 @@ impl Instance {
 
     pub(super) fn is_connected(&self) -> bool {
         self.connection.is_some()
+    }
+
+    /// Whether it records how its containers end, as far as is known.
+    pub(super) fn serves(&self) -> bool {
+        self.is_connected() || self.is_foreign && !self.has_ended()
     }
 
     /// Whether it has answered so far and has not ended.
@@ -191,14 +209,14 @@ impl Instance {
     }
 
     /// State and wait status of a slot: from the keeper's file, if they are final, or from the keeper. From the keeper also
-    /// process 1 of the pid namespace of a container whose command has ended, if it has not ended itself.
-    pub(super) fn state(&mut self, slot: Slot) -> Option<(State, i32, Option<i32>)> {
+    /// what has not ended of a container whose command has.
+    pub(super) fn state(&mut self, slot: Slot) -> Option<(State, i32, Remaining)> {
         let statuses = self.statuses.as_ref();
         let recorded = statuses.and_then(|statuses| statuses.read(slot).ok().flatten());
-        let recorded = recorded.map(|entry| (entry.state, entry.status, None));
+        let recorded = recorded.map(|entry| (entry.state, entry.status, Remaining::default()));
         match recorded {
             Some((State::Ended | State::NotStarted, ..)) => recorded,
-            _ => self.request(|connection| connection.collect_with_reaper(slot)).ok().or(recorded),
+            _ => self.request(|connection| connection.collect_with_remaining(slot)).ok().or(recorded),
         }
     }
 
@@ -277,6 +295,117 @@ fn create_directory(parent: &Path, build: &str, next: &mut u64) -> io::Result<(S
             Ok(()) => return Ok((name, directory)),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+    use std::process::{Child, Command};
+
+    use rustix::net::{RecvFlags, SendFlags, accept, recv, send};
+
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(60);
+
+    /// A keeper as one of any version is known to others: by its messages and its file.
+    struct Other {
+        parent: tempfile::TempDir,
+        process: Child,
+        listener: OwnedFd,
+        version: u32,
+    }
+
+    impl Other {
+        fn new(version: u32) -> Self {
+            let parent = tempfile::tempdir().unwrap();
+            let directory = parent.path().join("0123-0");
+            fs::create_dir(&directory).unwrap();
+            let listener = client::listener(&directory.join(SOCKET)).unwrap();
+            let mut file = b"cofferdam st\x01\0\0\0".to_vec();
+            // Ended with status 5, and running.
+            for word in [1_u32, 11, 0x500, 3, 4, 12, 0, 2] {
+                file.extend(word.to_le_bytes());
+            }
+            fs::write(directory.join(STATUSES), file).unwrap();
+            let process = Command::new("sleep").arg("1000").spawn().unwrap();
+            Self { parent, process, listener, version }
+        }
+
+        /// Opens it, and answers all requests meanwhile and in `body`. Returns the kinds of the requests as well.
+        fn serve<T: Send>(&self, body: impl FnOnce(&mut Instance) -> T + Send) -> (T, Vec<u32>) {
+            std::thread::scope(|scope| {
+                let client = scope.spawn(|| body(&mut Instance::open(self.parent.path(), "0123-0", TIMEOUT)));
+                let connection = accept(&self.listener).unwrap();
+                let mut kinds = Vec::new();
+                let mut request = [0; 64];
+                while let (48, _) = recv(&connection, &mut request, RecvFlags::empty()).unwrap() {
+                    let word = |at: usize| u32::from_le_bytes(*request[4 * at..].first_chunk().unwrap());
+                    kinds.push(word(0));
+                    let words = match word(0) {
+                        1 => [0, 0, 0, 0, 0, self.process.id(), self.version, 0],
+                        // Exited with status 7; process 1 has not ended.
+                        3 => [0, word(1), word(2), 5, 0x700, 13, 0, 0],
+                        _ => [0; 8],
+                    };
+                    let reply: Vec<u8> = words.into_iter().flat_map(u32::to_le_bytes).collect();
+                    send(&connection, &reply, SendFlags::NOSIGNAL).unwrap();
+                }
+                (client.join().unwrap(), kinds)
+            })
+        }
+    }
+
+    impl Drop for Other {
+        fn drop(&mut self) {
+            drop(self.process.kill());
+            drop(self.process.wait());
+        }
+    }
+
+    const NOTHING: Remaining = Remaining { reaper: None, setup: None };
+    const ENDED: Slot = Slot { index: 0, generation: 1 };
+    const RUNNING: Slot = Slot { index: 1, generation: 4 };
+
+    #[test]
+    fn an_earlier_version_serves_its_containers_until_they_end() {
+        let other = Other::new(2);
+        let (pid, kinds) = other.serve(|instance| {
+            assert!(instance.is_running() && instance.serves());
+            assert_eq!(instance.state(ENDED), Some((State::Ended, 0x500, NOTHING)), "from its file");
+            let remaining = Remaining { reaper: Some(13), ..NOTHING };
+            assert_eq!(instance.state(RUNNING), Some((State::Exited, 0x700, remaining)), "asked");
+            instance.retain([RUNNING].into());
+            assert!(instance.is_needed());
+            instance.forget(RUNNING);
+            instance.is_needed();
+            assert!(!instance.is_connected(), "it may end");
+            instance.pid()
+        });
+        assert_eq!(pid, i32::try_from(other.process.id()).ok());
+        assert_eq!(kinds, [1, 3, 4, 4], "hello, collect, forget and forget");
+    }
+
+    #[test]
+    fn a_later_version_is_not_asked_and_its_file_is_read_until_it_ends() {
+        for version in [0, 1, cofferdam_init::protocol::VERSION + 1, u32::MAX] {
+            let other = Other::new(version);
+            let (pid, kinds) = other.serve(|instance| {
+                assert!(!instance.is_running() && instance.serves(), "no new container is for it");
+                assert_eq!(instance.state(ENDED), Some((State::Ended, 0x500, NOTHING)));
+                assert_eq!(instance.state(RUNNING), Some((State::Running, 0, NOTHING)));
+                instance.retain(HashSet::new());
+                assert!(instance.is_needed(), "its processes are below it, and found by its pid");
+                let process = instance.process().unwrap();
+                process.kill().unwrap();
+                assert!(process.wait(Some(TIMEOUT)).unwrap());
+                assert!(!instance.serves() && !instance.is_needed());
+                instance.pid()
+            });
+            assert_eq!(pid, i32::try_from(other.process.id()).ok(), "{version}");
+            assert_eq!(kinds, [1], "{version}");
         }
     }
 }

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! An agent starts one keeper. A later agent connects to it, and uses it for new containers too if it is of the same
-//! build; otherwise it starts another one, and the old one ends with its last container. A keeper that was killed is
+//! build; otherwise it starts another one, and the old one ends with its last container. One of a later version of the
+//! protocol is not asked, only its file is read. A keeper that was killed is
 //! replaced; its containers run on, and their exit statuses come from the kernel where it can tell. One that does not
 //! answer is replaced at the next launch, and records how its containers end if it ever continues.
 
@@ -20,13 +21,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use cofferdam_init::client::{Connection, Control, RequestError, Spawned};
+use cofferdam_init::client::{Connection, Control, Remaining, RequestError, Spawned};
 use cofferdam_init::protocol::{Slot, Spawn, State, Switchboard};
 use cofferdam_linux::cgroup::{Cgroup, CgroupError, Cgroups, Version};
 use cofferdam_linux::image::Image;
-use cofferdam_linux::process::Process;
+use cofferdam_linux::process::{Process, ProcessError};
 use cofferdam_linux::spawn::SpawnError;
 use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
@@ -40,6 +41,9 @@ use instance::Instance;
 
 /// Pause before a keeper that was killed is replaced without a launch.
 const RESTART_DELAY: Duration = Duration::from_secs(1);
+
+/// How long a setup process that has reported that the command runs may take to end.
+const SETUP_GRACE: Duration = Duration::from_secs(1);
 
 /// How long a process of a keeper that was killed may take to be reaped by its new parent.
 const REAP_TIMEOUT: Duration = Duration::from_secs(1);
@@ -293,11 +297,12 @@ impl Keepers {
     /// Waits for the end of a keeper, in a task: reaps it, and replaces it if it was killed.
     fn watch(self: &Arc<Self>, instance: &Instance) {
         let Some(process) = instance.process() else { return };
-        // The agent may be dropped before the keeper ends.
-        let (keepers, work) = (Arc::downgrade(self), self.work.clone());
+        // The agent may be dropped before the keeper ends, and its threads with it.
+        let keepers = Arc::downgrade(self);
         self.runtime.spawn(async move {
             readiness::exited(&process).await;
             drop(process.reap());
+            let Some(work) = keepers.upgrade().map(|keepers| keepers.work.clone()) else { return };
             let set_aside = {
                 let keepers = keepers.clone();
                 move || {
@@ -312,8 +317,10 @@ impl Keepers {
             if !work.run(set_aside).await.unwrap_or(false) {
                 return;
             }
+            drop(work);
             // A launch does not wait for this; it keeps one that ends at once from being started without a pause.
             tokio::time::sleep(RESTART_DELAY).await;
+            let Some(work) = keepers.upgrade().map(|keepers| keepers.work.clone()) else { return };
             let replace = move || {
                 let Some(keepers) = keepers.upgrade() else { return };
                 let mut instances = keepers.lock();
@@ -394,19 +401,19 @@ impl Keepers {
     /// How a process ended that has ended. `process` is a handle from before that.
     #[must_use]
     pub fn collect(&self, slot: &KeeperSlot, process: Option<&Process>) -> ProcessEnd {
-        self.collect_with_reaper(slot, process).0
+        self.collect_with_remaining(slot, process).0
     }
 
-    /// As [`Keepers::collect`], with process 1 of the container's pid namespace, if that has not ended.
+    /// As [`Keepers::collect`], with what has not ended of the container.
     #[must_use]
-    pub fn collect_with_reaper(
+    pub fn collect_with_remaining(
         &self,
         slot: &KeeperSlot,
         process: Option<&Process>,
-    ) -> (ProcessEnd, Option<i32>) {
+    ) -> (ProcessEnd, Remaining) {
         let end = match self.recorded(slot) {
-            Some((State::Ended | State::Exited, status, reaper)) => {
-                return (ProcessEnd::Ended(status), reaper);
+            Some((State::Ended | State::Exited, status, remaining)) => {
+                return (ProcessEnd::Ended(status), remaining);
             }
             Some((State::NotStarted, ..)) => ProcessEnd::NotStarted,
             _ => match process.map(|process| process.wait_status(REAP_TIMEOUT)) {
@@ -414,17 +421,40 @@ impl Keepers {
                 _ => ProcessEnd::Unknown,
             },
         };
-        (end, None)
+        (end, Remaining::default())
     }
 
-    /// Process 1 of the pid namespace of a container whose command has ended, if it has not ended itself: it ends after all
-    /// others in it.
+    /// What has not ended of a container whose command has. Process 1 of its pid namespace ends after all others in it.
     #[must_use]
-    pub fn reaper(&self, slot: &KeeperSlot) -> Option<i32> {
-        self.recorded(slot).and_then(|(_, _, reaper)| reaper)
+    pub fn remaining(&self, slot: &KeeperSlot) -> Remaining {
+        self.recorded(slot).map(|(_, _, remaining)| remaining).unwrap_or_default()
     }
 
-    fn recorded(&self, slot: &KeeperSlot) -> Option<(State, i32, Option<i32>)> {
+    /// Waits until the setup process of a container has ended, whose command has: it has nothing left to do, and is killed
+    /// if it was stopped. Returns its pid if it does not end in time.
+    ///
+    /// # Errors
+    /// If it cannot be waited for, or killed.
+    pub fn end_setup(&self, slot: &KeeperSlot, timeout: Duration) -> Result<Option<i32>, ProcessError> {
+        let deadline = Instant::now() + timeout;
+        while let Some(pid) = self.remaining(slot).setup {
+            if Instant::now() >= deadline {
+                return Ok(Some(pid));
+            }
+            let process = match Process::open_any(pid) {
+                Err(ProcessError::Gone { .. }) => continue,
+                process => process?,
+            };
+            // Unless the keeper has reaped it meanwhile, its pid cannot be that of another process.
+            if self.remaining(slot).setup == Some(pid) && !process.wait(Some(SETUP_GRACE)).unwrap_or(false) {
+                process.kill()?;
+                drop(process.wait(Some(deadline.saturating_duration_since(Instant::now()))));
+            }
+        }
+        Ok(None)
+    }
+
+    fn recorded(&self, slot: &KeeperSlot) -> Option<(State, i32, Remaining)> {
         self.lock().get(&slot.keeper).and_then(|instance| instance.state(slot.slot))
     }
 
@@ -534,7 +564,7 @@ impl Instances {
     fn view(&self) -> KeepersView {
         KeepersView {
             pid: self.current.as_ref().filter(|current| current.is_connected()).and_then(Instance::pid),
-            older: self.older.iter().filter(|instance| instance.is_connected()).count() as u64,
+            older: self.older.iter().filter(|instance| instance.serves()).count() as u64,
             lost: self.lost,
         }
     }

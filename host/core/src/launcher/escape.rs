@@ -100,11 +100,11 @@ impl Escape<'_> {
         deadline: Instant,
     ) -> Result<(), DestroyError> {
         let failed = |source| DestroyError::Find { id: id.clone(), source };
-        while let Some(pid) = self.keepers.reaper(slot) {
+        while let Some(pid) = self.keepers.remaining(slot).reaper {
             let is_late = Instant::now() >= deadline;
             if let Some(reaper) = open(pid).map_err(|source| process_error(id, source))? {
                 // Unless the keeper has reaped it meanwhile, its pid cannot be that of another process.
-                if self.keepers.reaper(slot) != Some(pid) {
+                if self.keepers.remaining(slot).reaper != Some(pid) {
                     continue;
                 }
                 reaper.kill().map_err(|source| process_error(id, source))?;
@@ -199,8 +199,8 @@ impl Escape<'_> {
                     Err(ProcessError::Gone { .. }) => continue,
                     Err(source) => return Err(process_error(id, source)),
                 };
-                // A switchboard, or a setup process that has not joined its cgroup of v1 yet: forked by the keeper, where that
-                // is. What a container has executed, if only the keeper's program, is neither.
+                // A setup process or a switchboard: forked by the keeper, where that is. What a container has executed, if only
+                // the keeper's program, is neither.
                 let is_ours = is_beside_keeper
                     && flags & FORKED_WITHOUT_EXEC != 0
                     && program.is_some()

@@ -1,7 +1,7 @@
 //! Containers with namespaces, and a cgroup that tracks their processes.
 //!
 //! ```text
-//! <hierarchy>/<root>/<instance>/keeper                     the agent's keepers, and companions of plugins
+//! <hierarchy>/<root>/<instance>/keeper                     the agent's keepers, setup processes, companions of plugins
 //!                              /pod.container              pod's processes
 //!                                            /leaf          …moved here when a nested one needs controllers (v2)
 //!                                            /web.container the processes of pod.web
@@ -10,6 +10,8 @@
 //! The hierarchy is v2 if it is mounted, even beside v1: there a process is created in its cgroup, a kill is one
 //! write, and an empty cgroup is an event. Otherwise it is the freezer of v1. The instance separates agents on one
 //! machine.
+//!
+//! On v2 the setup process of a container stays in the cgroup of its keeper; what it creates is in that of the container.
 //!
 //! No interface file of any controller ends in `.container`, so the directory of a container cannot collide with one.
 
@@ -49,7 +51,7 @@ pub struct Linux {
     limits: CgroupLimits,
 }
 
-/// Descriptors of the cgroups to create a process in: a v2 directory, and `tasks` files of v1 directories.
+/// Descriptors of the cgroups of a container: a v2 directory, and `tasks` files of v1 directories.
 struct CgroupFds {
     v2: Option<OwnedFd>,
     v1: Vec<(PathBuf, OwnedFd)>,
@@ -269,11 +271,12 @@ impl Launcher for Linux {
     }
 
     fn destroy(&self, container: Destroyed<'_>) -> Result<(), DestroyError> {
-        let Destroyed { id, first, shares_host_pids } = container;
+        let Destroyed { id, first, shares_host_pids, .. } = container;
         let own = self.tracking(id);
+        // In this order: a setup process creates others in the cgroup as long as it has not ended.
         let has_ended = first.is_some_and(|first| first.has_ended().unwrap_or(false));
         if !(has_ended && is_empty(&own)) {
-            self.kill(id, first, &own)?;
+            self.kill(container, &own)?;
         }
         match shares_host_pids {
             true => self.escape().kill_escaped(id, Instant::now() + self.timeouts.destroy),
@@ -321,8 +324,10 @@ impl Linux {
         Escape { cgroups: &self.cgroups, relative: &self.relative, keepers: &self.keepers }
     }
 
-    /// Kills the first process and all processes in the container's cgroup.
-    fn kill(&self, id: &ContainerId, first: Option<&Process>, own: &Cgroup) -> Result<(), DestroyError> {
+    /// Kills the first process and all processes in the container's cgroup. What is in the cgroup is killed whatever the
+    /// first process does.
+    fn kill(&self, container: Destroyed<'_>, own: &Cgroup) -> Result<(), DestroyError> {
+        let Destroyed { id, first, is_setup, .. } = container;
         if let Some(first) = first {
             // In a pid namespace this ends all other processes too. With the v1 freezer, waiting for that avoids a
             // freeze, which can hang under memory pressure.
@@ -331,17 +336,40 @@ impl Linux {
                 self.wait(id, first, EXIT_GRACE)?;
             }
         }
-        own.kill_all_with(self.timeouts.destroy, |pids| escape::release(&self.cgroups, own, pids))
-            .map_err(|source| DestroyError::Kill { id: id.clone(), source })?;
+        self.kill_cgroup(id, own)?;
         let Some(first) = first else { return Ok(()) };
-        if own.exists() {
+        if is_setup {
+            self.end_setup(id, first, own)
+        } else if own.exists() {
             // The cgroup is empty, so the process does not run any more. Process 1 of a pid namespace may not have
             // ended yet: the kernel waits until the first processes of nested containers are reaped.
-            self.wait(id, first, EXIT_GRACE)?;
-        } else if !self.wait(id, first, self.timeouts.destroy)? {
-            return Err(DestroyError::Stuck { id: id.clone(), pids: vec![first.pid()] });
+            self.wait(id, first, EXIT_GRACE).map(drop)
+        } else if self.wait(id, first, self.timeouts.destroy)? {
+            Ok(())
+        } else {
+            Err(DestroyError::Stuck { id: id.clone(), pids: vec![first.pid()] })
         }
-        Ok(())
+    }
+
+    fn kill_cgroup(&self, id: &ContainerId, own: &Cgroup) -> Result<(), DestroyError> {
+        own.kill_all_with(self.timeouts.destroy, |pids| escape::release(&self.cgroups, own, pids))
+            .map_err(|source| DestroyError::Kill { id: id.clone(), source })
+    }
+
+    /// Waits for the end of a killed setup process, and kills what it has created up to then in the container's cgroup of v2,
+    /// in which it is not.
+    fn end_setup(&self, id: &ContainerId, setup: &Process, own: &Cgroup) -> Result<(), DestroyError> {
+        if !self.wait(id, setup, EXIT_GRACE)? {
+            // It may have joined cgroups of v1 that others can freeze.
+            escape::release(&self.cgroups, own, &[setup.pid()]);
+            if !self.wait(id, setup, self.timeouts.destroy)? {
+                return Err(DestroyError::Stuck { id: id.clone(), pids: vec![setup.pid()] });
+            }
+        }
+        match is_empty(own) {
+            true => Ok(()),
+            false => self.kill_cgroup(id, own),
+        }
     }
 
     /// Waits for a killed process to end. Returns whether it has.

@@ -36,7 +36,7 @@ pub use posix::Posix;
 /// Suffix of the directory of a container's cgroup.
 const CONTAINER: &str = ".container";
 
-/// Cgroup of what outlives the agent beside containers: its keepers, and companions of plugins.
+/// Cgroup of what outlives the agent beside containers: its keepers, setup processes, and companions of plugins.
 const KEEPER: &str = "keeper";
 
 /// How long a launcher waits for processes.
@@ -65,6 +65,8 @@ pub struct Destroyed<'a> {
     pub id: &'a ContainerId,
     /// Its first process, if known.
     pub first: Option<&'a Process>,
+    /// Whether that is its setup process, which may create others until it has ended.
+    pub is_setup: bool,
     /// Whether it shares the pid namespace of the agent.
     pub shares_host_pids: bool,
 }
@@ -87,7 +89,8 @@ pub trait Launcher: Send + Sync {
     /// this first moves the processes of its parent into a leaf cgroup. Idempotent.
     fn create_cgroup(&self, id: &ContainerId, controllers: &[&str]) -> Result<(), CgroupSetupError>;
 
-    /// Creates the first process of a container in its namespaces and cgroups. It waits for its plan.
+    /// Creates the setup process of a container in its namespaces. It waits for its plan, and creates what follows in the
+    /// container's cgroups.
     ///
     /// Requires [`Launcher::create_cgroup`].
     fn create(&self, request: SpawnRequest<'_>) -> Result<PendingInit, CreateError>;
@@ -139,8 +142,7 @@ pub struct SpawnRequest<'a> {
     pub clone: Namespaces,
     /// Namespaces of another container to join first.
     pub enter: Option<Enter<'a>>,
-    /// Further cgroups to create it in: v1 directories. The only possible v2 one is the container's own, which is
-    /// implied.
+    /// Further cgroups of the container: v1 directories. The only possible v2 one is its own, which is implied.
     pub cgroups: Vec<PathBuf>,
     /// Descriptors that the plan refers to, numbered from [`cofferdam_init::plan::DESCRIPTORS`].
     pub descriptors: Vec<BorrowedFd<'a>>,

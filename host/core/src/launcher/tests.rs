@@ -81,7 +81,7 @@ impl TestLauncher {
     }
 
     fn destroy(&self, id: &str, first: Option<&Process>) -> Result<(), DestroyError> {
-        self.launcher.destroy(Destroyed { id: &self::id(id), first, shares_host_pids: true })
+        self.launcher.destroy(Destroyed { id: &self::id(id), first, is_setup: false, shares_host_pids: true })
     }
 
     fn cleanup(&self, id: &str) -> Result<(), DestroyError> {
@@ -234,7 +234,15 @@ fn a_script_runs_to_its_end() {
         launcher.create_cgroup("pod", &[]).unwrap();
         let mut pending = launcher.create(files.request("pod")).unwrap();
         pending.wait_until_ready().unwrap();
-        assert_eq!(launcher.pids("pod", Some(pending.process())).unwrap(), [pending.process().pid()]);
+        let setup = pending.process().pid();
+        match &launcher.top {
+            // It is in no cgroup of the container.
+            Some(top) if top.version() == Version::V2 => {
+                assert_eq!(launcher.pids("pod", Some(pending.process())).unwrap(), [0; 0]);
+                assert!(top.child("keeper").procs().unwrap().contains(&setup));
+            }
+            _ => assert_eq!(launcher.pids("pod", Some(pending.process())).unwrap(), [setup]),
+        }
         let slot = pending.slot().clone();
         let process = pending.start(script("echo hello; exit 3")).unwrap();
         assert!(process.wait(Some(TIMEOUT)).unwrap());
@@ -245,6 +253,14 @@ fn a_script_runs_to_its_end() {
             launcher.cleanup("pod").unwrap();
         }
         assert_eq!(launcher.recover(), [""; 0]);
+    }
+}
+
+#[test]
+fn a_keeper_is_in_a_cgroup_of_its_own() {
+    for launcher in linux_launchers() {
+        let keeper = launcher.top.as_ref().unwrap().child("keeper");
+        assert_eq!(keeper.procs().unwrap(), launcher.launcher.keepers().pids());
     }
 }
 

@@ -156,10 +156,10 @@ impl Keeper {
                 Err(errno) => Reply::error(errno.0),
             },
             Ok(Request::Collect(slot)) => match self.check(slot) {
-                Some(Container { state, status, command, reaper, .. }) => {
+                Some(Container { state, status, command, reaper, setup, .. }) => {
                     let has_ended = matches!(state, State::Exited | State::Ended);
                     let pid = if has_ended { reaper } else { command };
-                    Reply { slot, state, status, pid, ..Reply::default() }
+                    Reply { slot, state, status, pid, setup, ..Reply::default() }
                 }
                 None => Reply::error(Errno::SRCH.0),
             },
@@ -214,10 +214,8 @@ impl Keeper {
         if spawn.create & spawn.enter & sys::PID_NAMESPACE != 0 {
             return Err(Errno::INVAL);
         }
-        let cgroup = 4 + spawn.plan_descriptors as usize;
-        let cgroup = received.get(cgroup).filter(|_| spawn.cgroup).map(|fd| Fd(*fd));
         let slot = self.table.take()?;
-        match sys::create_process(Parent::Caller, cgroup) {
+        match sys::create_process(Parent::Caller, None) {
             Ok(Creation::Child) => {
                 let (_, registrations) = self.registrations;
                 sys::exit(setup::run(&Inherited {

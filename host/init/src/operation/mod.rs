@@ -31,9 +31,9 @@ use crate::sys::{self, ATTR_READ_ONLY, Errno, Fd, MS_SLAVE, Table};
 
 /// The operations of a plan, which are performed in order, up to the first failure: all of them, or in two parts.
 ///
-/// A `proc` file system shows the pid namespace of the process that mounts it. If that process has no access to the
-/// host, what does not depend on it is performed by another one before, which then forks it: the descriptors are the
-/// same in both, and both have to be in one mount namespace.
+/// A `proc` file system shows the pid namespace of the process that mounts it, a `cgroup` one the cgroup namespace. If that
+/// process has no access to the host, what does not depend on it is performed by another one before, which then forks it:
+/// the descriptors are the same in both, and both have to be in one mount namespace.
 pub(crate) struct Operations<'a> {
     list: List<'a, Operation<'a>>,
     /// Whether anything may be created in the root.
@@ -86,8 +86,8 @@ impl<'a> Operations<'a> {
         self.perform_part(Part::All)
     }
 
-    /// Performs the first part: leaves every operation at or below a `proc` file system of the plan, but creates the
-    /// directory to mount it on.
+    /// Performs the first part: leaves every operation at or below a file system of the plan that depends on the namespaces
+    /// of who mounts it, but creates the directory to mount it on.
     pub(crate) fn perform_outside(&mut self) -> Result<(), Failure<'a>> {
         let left = Table::new(self.list.len() + 1, None);
         self.left = Some(left.map_err(|errno| Failure::new(Step::Plan, errno))?);
@@ -159,10 +159,10 @@ impl<'a> Operations<'a> {
         Ok(Location { target, source })
     }
 
-    /// Whether an operation has to be performed by a process in the pid namespace.
+    /// Whether an operation has to be performed by a process in the pid and cgroup namespaces.
     fn is_inside(&self, operation: Operation<'a>, location: &Location<'a>) -> bool {
         let changes_what_is_left = match operation {
-            Operation::Filesystem { kind, .. } => kind == c"proc",
+            Operation::Filesystem { kind, .. } => [c"proc", c"cgroup", c"cgroup2"].contains(&kind),
             Operation::ReadOnly { .. } | Operation::Propagation { recursive: true, .. } => {
                 self.mounts.any_missing_below(location.target)
             }

@@ -22,7 +22,8 @@ type Perform = fn(Operations<'_>) -> Result<(), Failure<'_>>;
 const ALL: Perform = |operations| operations.perform_all();
 const PARTS: Perform = |mut operations| {
     operations.perform_outside()?;
-    assert!(!mounts().iter().any(|mount| mount.contains(" proc ")), "mounted outside: {:#?}", mounts());
+    let depends = |mount: &String| [" proc ", " cgroup2 "].iter().any(|kind| mount.contains(kind));
+    assert!(!mounts().iter().any(depends), "mounted outside: {:#?}", mounts());
     operations.perform_inside()
 };
 
@@ -133,7 +134,7 @@ fn both_parts_mount_what_all_operations_mount() {
     if !is_root() {
         return;
     }
-    let cases: [fn(&Fixture) -> Vec<Operation>; 8] = [
+    let cases: [fn(&Fixture) -> Vec<Operation>; 9] = [
         |fixture| {
             vec![
                 filesystem("proc", "/proc"),
@@ -192,6 +193,14 @@ fn both_parts_mount_what_all_operations_mount() {
                 filesystem("proc", "/x/proc"),
                 Operation::Propagation { path: "/x".into(), propagation, recursive: true },
                 mask("/x/proc/keys"),
+            ]
+        },
+        |_| {
+            vec![
+                filesystem("tmpfs", "/tmp"),
+                filesystem("cgroup2", "/tmp/cgroup"),
+                read_only("/tmp"),
+                mask("/tmp/cgroup/cgroup.procs"),
             ]
         },
         |_| vec![filesystem("tmpfs", "/tmp"), read_only("/tmp"), mask("/etc")],

@@ -28,7 +28,7 @@ pub const DESCRIPTORS: usize = 5;
 /// The first bytes of every plan.
 pub const MAGIC: [u8; 8] = *b"COFFERDM";
 /// The version of the format.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 /// Bytes of the header.
 pub const HEADER: usize = 16;
 /// Maximum length of a plan in bytes. The kernel accepts at most 2 MiB of arguments and environment.
@@ -40,7 +40,7 @@ pub mod flag {
     pub const REAPER: u32 = 1 << 0;
     /// The container has its own mount namespace, so that it may be mounted in.
     pub const MOUNT_NAMESPACE: u32 = 1 << 1;
-    /// A cgroup namespace is created, rooted at the container's cgroups.
+    /// The container's processes get cgroup namespaces that are rooted at its cgroups.
     pub const CGROUP_NAMESPACE: u32 = 1 << 2;
     /// The propagation of the host's mounts is private instead of slave.
     pub const PRIVATE_MOUNTS: u32 = 1 << 3;
@@ -52,12 +52,10 @@ pub mod flag {
     pub const SESSION_KEYRING: u32 = 1 << 6;
     /// The root is the host's: operations must not create anything.
     pub const CREATE_NOTHING: u32 = 1 << 7;
-    /// As [`CGROUP_NAMESPACE`], but created after all mounts, so that quotas of v1 do not limit the setup.
-    pub const LATE_CGROUP_NAMESPACE: u32 = 1 << 8;
     /// Devices that are files of the root cannot be opened, only those of what is mounted in it.
-    pub const ROOT_WITHOUT_DEVICES: u32 = 1 << 9;
+    pub const ROOT_WITHOUT_DEVICES: u32 = 1 << 8;
     /// All flags.
-    pub const ALL: u32 = (1 << 10) - 1;
+    pub const ALL: u32 = (1 << 9) - 1;
 }
 
 /// Stages of [`read::Hook`].

@@ -566,18 +566,6 @@ impl Pid {
     }
 }
 
-pub(crate) enum Fork {
-    Parent(Pid),
-    Child,
-}
-
-/// fork(2). Init has one thread, so the child may run any code.
-pub(crate) fn fork() -> Result<Fork> {
-    // SAFETY: without CLONE_VM, the child continues on a copy of the memory and the stack.
-    let pid = unsafe { call(nr::CLONE, [SIGCHLD as usize, 0, 0, 0, 0]) }?;
-    Ok(if pid == 0 { Fork::Child } else { Fork::Parent(Pid(pid as i32)) })
-}
-
 /// Reaps a child that has ended: its pid and its wait status. If none has, blocks if `wait`, otherwise `None`.
 pub(crate) fn reap(wait: bool) -> Result<Option<(Pid, i32)>> {
     const WNOHANG: usize = 1;
@@ -595,8 +583,8 @@ pub(crate) fn reap(wait: bool) -> Result<Option<(Pid, i32)>> {
     }
 }
 
-/// Waits until a child has ended, at most for `millis`. Whether it has. It is not reaped.
-pub(crate) fn wait_for_end(child: Pid, millis: u64) -> Result<bool> {
+/// Waits until a process that is open as a pidfd has ended, at most for `millis`. Whether it has. It is not reaped.
+pub(crate) fn wait_for_end(process: Fd, millis: u64) -> Result<bool> {
     #[repr(C)]
     struct Poll {
         fd: i32,
@@ -604,15 +592,12 @@ pub(crate) fn wait_for_end(child: Pid, millis: u64) -> Result<bool> {
         returned: i16,
     }
     const POLLIN: i16 = 1;
-    // SAFETY: touches no memory. The child has not been reaped, so its pid has not been reused.
-    let fd = unsafe { call(nr::PIDFD_OPEN, [child.0 as usize, 0]) }? as i32;
-    let mut poll = Poll { fd, events: POLLIN, returned: 0 };
+    let mut poll = Poll { fd: process.0, events: POLLIN, returned: 0 };
     let timeout = [millis / 1000, millis % 1000 * 1_000_000];
     // SAFETY: the kernel reads and writes one `struct pollfd`, and reads a `struct timespec`. All signals are blocked.
     let ready = unsafe {
         call(nr::PPOLL, [(&raw mut poll) as usize, 1, (&raw const timeout) as usize, 0, SIGSET_SIZE])
     };
-    close(Fd(fd));
     ready.map(|ready| ready > 0)
 }
 
@@ -873,10 +858,4 @@ pub(crate) fn join_new_session_keyring() -> Result<()> {
     const KEYCTL_JOIN_SESSION_KEYRING: usize = 1;
     // SAFETY: the kernel reads no name if there is none.
     unsafe { call(nr::KEYCTL, [KEYCTL_JOIN_SESSION_KEYRING, 0]) }.map(drop)
-}
-
-pub(crate) fn new_cgroup_namespace() -> Result<()> {
-    const CLONE_NEWCGROUP: usize = 0x0200_0000;
-    // SAFETY: touches no memory.
-    unsafe { call(nr::UNSHARE, [CLONE_NEWCGROUP]) }.map(drop)
 }

@@ -24,7 +24,6 @@ pub(super) mod nr {
     pub const RECVMSG: usize = 47;
     pub const SHUTDOWN: usize = 48;
     pub const GETSOCKOPT: usize = 55;
-    pub const CLONE: usize = 56;
     pub const EXECVE: usize = 59;
     pub const WAIT4: usize = 61;
     pub const KILL: usize = 62;

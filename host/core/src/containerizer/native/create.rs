@@ -79,7 +79,7 @@ pub(super) fn create(
         })
         .map_err(|source| LaunchError::Create { id: id.clone(), source })?;
     let slot = init.slot().clone();
-    handle.update_in_memory(|record| record.part.keeper = Some(slot));
+    handle.update_in_memory(|record| (record.part.keeper, record.part.is_setup) = (Some(slot), true));
     let process = init.process();
     let process_id = ProcessId { pid: process.pid(), start_time: process.start_time() };
     // From here on, a teardown finds the process through the handle.

@@ -225,9 +225,14 @@ fn open_process(handle: &Handle) -> Result<Option<Arc<Process>>, TeardownError> 
 
 /// Kills all processes of a container.
 pub(super) fn kill(shared: &Shared, handle: &Handle, process: Option<&Process>) -> Result<(), DestroyError> {
-    let entered = handle.record().part.plan.enter_namespaces.contains_key(&Namespace::Pid);
-    let shares_host_pids = !entered && !has_pid_namespace(handle);
-    shared.backend.launcher.destroy(Destroyed { id: handle.id(), first: process, shares_host_pids })
+    let record = handle.record();
+    let entered = record.part.plan.enter_namespaces.contains_key(&Namespace::Pid);
+    shared.backend.launcher.destroy(Destroyed {
+        id: handle.id(),
+        first: process,
+        is_setup: record.part.is_setup,
+        shares_host_pids: !entered && !has_pid_namespace(handle),
+    })
 }
 
 /// Determines why the container ends, unless it was requested, and records it.
@@ -284,7 +289,8 @@ fn explained_by_parent(shared: &Shared, handle: &Handle, cause: Cause, status: O
     }
 }
 
-/// How its first process ended, from the keeper, after the end of all others in its pid namespace.
+/// How its first process ended, from the keeper, after the end of all others in its pid namespace, and of the process that
+/// has set it up: it may end after a short command.
 fn process_end(
     shared: &Shared,
     handle: &Handle,
@@ -295,9 +301,17 @@ fn process_end(
     }
     let record = handle.record();
     let Some(slot) = record.part.keeper.as_ref() else { return Ok(None) };
-    let (end, reaper) = shared.backend.launcher.keepers().collect_with_reaper(slot, process);
-    if reaper.is_some() {
+    let keepers = shared.backend.launcher.keepers();
+    let (end, remaining) = keepers.collect_with_remaining(slot, process);
+    if remaining.reaper.is_some() {
         shared.backend.launcher.end_pid_namespace(handle.id(), slot)?;
+    }
+    if remaining.setup.is_some() {
+        let id = || handle.id().clone();
+        let failed = |source| DestroyError::Process { id: id(), source };
+        if let Some(pid) = keepers.end_setup(slot, EXIT_TIMEOUT).map_err(failed)? {
+            return Err(DestroyError::Stuck { id: id(), pids: vec![pid] });
+        }
     }
     if end == ProcessEnd::Unknown {
         tracing::error!(

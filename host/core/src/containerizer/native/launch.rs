@@ -395,7 +395,7 @@ impl Launch {
         let process = Arc::new(init.start(plan).map_err(|source| self.start_error(source))?);
         handle.set_process(Some(Arc::clone(&process)));
         let process_id = ProcessId { pid: process.pid(), start_time: process.start_time() };
-        handle.update_in_memory(|record| record.process = Some(process_id));
+        handle.update_in_memory(|record| (record.process, record.part.is_setup) = (Some(process_id), false));
         advance(handle, Event::Started)?;
         handle
             .update_persisted(&shared.ledger, |_| {})

@@ -30,6 +30,9 @@ pub struct NativeRecord {
     /// Where its first process's end is recorded, from its creation until the end is on record here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keeper: Option<KeeperSlot>,
+    /// Whether its recorded process is the one that sets it up, and not its command yet.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_setup: bool,
     /// Its I/O switchboard, if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub switchboard: Option<ProcessId>,

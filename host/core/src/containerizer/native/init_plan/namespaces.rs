@@ -24,7 +24,7 @@ pub(in crate::containerizer::native) fn namespaces(plan: &LaunchPlan) -> Contain
     let collect = |requested: &BTreeMap<model::Namespace, String>| {
         requested.keys().filter_map(|&kind| namespace(kind)).fold(Namespaces::EMPTY, Namespaces::with)
     };
-    // The first process creates these two itself: the one once it is in its cgroup, the other for its command.
+    // The setup process creates the one for its command; those in the cgroup create the other.
     let clone = collect(&plan.clone_namespaces).without(Namespace::Cgroup).without(Namespace::Time);
     ContainerNamespaces { clone, enter: collect(&plan.enter_namespaces) }
 }
@@ -83,22 +83,16 @@ pub(super) fn check(merged: &LaunchPlan) -> Result<(), String> {
 }
 
 /// The flag for a cgroup namespace. Without one of its own, or one that a plugin chooses, the container sees the cgroups of
-/// the host where it mounts them, and can move to others. One that is needed during the setup costs time where cgroups
-/// of v1 have quotas.
+/// the host where it mounts them, and can move to others.
 pub(super) fn cgroup_flag(merged: &LaunchPlan, can_be_created: bool) -> u32 {
     use model::Namespace::Cgroup;
-    let mounts_cgroups = |owned: &Owned<model::Operation>| match &owned.value {
-        model::Operation::Mount { fstype, .. } => matches!(fstype.as_str(), "cgroup" | "cgroup2"),
-        _ => false,
-    };
     let requested = merged.clone_namespaces.contains_key(&Cgroup);
     let chosen =
         merged.enter_namespaces.contains_key(&Cgroup) || merged.enter_descriptors.contains_key(&Cgroup);
     match () {
         () if requested => flag::CGROUP_NAMESPACE,
         () if chosen || !can_be_created => 0,
-        () if merged.operations.iter().any(mounts_cgroups) => flag::CGROUP_NAMESPACE,
-        () => flag::LATE_CGROUP_NAMESPACE,
+        () => flag::CGROUP_NAMESPACE,
     }
 }
 
