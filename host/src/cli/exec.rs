@@ -6,7 +6,7 @@ use super::foreground::{
     self, Finish, Input, InputSink, NOT_RUN, OnSignal, Session, Signals, TerminalFlags, not_launched, taken,
 };
 use super::process_flags::{ProcessFlags, executed, random_name};
-use super::{Outcome, container_id, ps, rm, runtime};
+use super::{Outcome, container_id, hints, ps, rm, runtime};
 use crate::api::operator::encode_id;
 use cofferdam_core::model::{ContainerClass, ContainerId, Request};
 
@@ -68,8 +68,14 @@ async fn session(client: &Client, request: Request, reads: bool) -> Outcome {
     Ok(status)
 }
 
-/// Why a command was not executed in a container.
+/// Why a command was not executed in a container. Nobody knows the id of the nested one.
 async fn explain(client: &Client, id: &ContainerId, error: ClientError) -> Failure {
+    if let ClientError::Refused { text, .. } = &error
+        && let Some(reason) = text.strip_prefix(&format!("container `{id}` cannot be nested: "))
+        && reason.starts_with("there is no container ")
+    {
+        return Failure::message(reason).with_hint(hints::LIST);
+    }
     match id.parent() {
         Some(parent) => ps::explain(client, &parent, error).await,
         None => error.into(),

@@ -8,6 +8,9 @@ use crate::api::BindError;
 use cofferdam_core::agent::StartError;
 use cofferdam_core::ledger::LedgerError;
 
+/// The hint for an unknown container.
+pub(super) const LIST: &str = "`cofferdam ps -a` lists all containers";
+
 /// The hint for one error in a chain of causes.
 pub(super) fn hint(error: &(dyn Error + 'static)) -> Option<&'static str> {
     if let Some(error) = error.downcast_ref::<ClientError>() {
@@ -35,7 +38,7 @@ fn client_hint(error: &ClientError) -> Option<&'static str> {
         ClientError::Connect { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
             Some("only root and the user of the agent may use its API")
         }
-        ClientError::Refused { status: 404, .. } => Some("`cofferdam ps -a` lists all containers"),
+        ClientError::Refused { status: 404, .. } => Some(LIST),
         _ => None,
     }
 }

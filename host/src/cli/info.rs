@@ -93,12 +93,20 @@ pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
                 "plugins".to_owned(),
                 format!("{isolators} isolators, {loggers} logger, {hooks} hooks"),
             ));
-            lines.extend(flags);
+            lines.extend(flags.into_iter().map(|(name, value)| (name, readable(&value))));
         }
     }
     let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
     output::facts(width + 1, lines)?;
     Ok(0)
+}
+
+/// A setting as people read it: sizes with three digits, and lists with spaces, between which they can be wrapped.
+fn readable(value: &str) -> String {
+    match value.strip_suffix(" B").and_then(|bytes| bytes.parse().ok()) {
+        Some(bytes) => format::bytes(bytes),
+        None => value.replace(',', ", "),
+    }
 }
 
 async fn facts(client: &Client) -> Result<AgentFacts, ClientError> {

@@ -123,7 +123,8 @@ fn draw(all: &MultiProgress, bars: &mut HashMap<Digest, ProgressBar>, progress: 
 /// Prints a line above the bars.
 fn print(all: &MultiProgress, progress: &Progress) {
     if let Some(line) = describe(progress) {
-        drop(all.println(line));
+        // The bars are drawn again after it. What is reported is optional.
+        all.suspend(|| drop(writeln!(io::stderr(), "{line}")));
     }
 }
 

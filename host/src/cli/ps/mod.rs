@@ -210,16 +210,21 @@ pub(super) fn tone(container: &Container) -> Tone {
     }
 }
 
-/// The error of a container that has ended, if that is why something about it was refused; otherwise that of the agent.
+/// The error of a container that has ended or is about to, if that is why something about it was refused; otherwise that of the
+/// agent.
 pub(super) async fn explain(client: &Client, id: &ContainerId, error: ClientError) -> Failure {
     let found = match error {
         ClientError::Refused { .. } => list(client, std::slice::from_ref(id), Details::NONE).await,
         _ => return error.into(),
     };
-    let termination = found.ok().and_then(|found| found.into_iter().next()?.termination);
-    match termination {
-        Some(termination) => Failure::message(ended(id.as_str(), &termination)),
-        None => error.into(),
+    match found.ok().and_then(|found| found.into_iter().next()) {
+        Some(Container { termination: Some(termination), .. }) => {
+            Failure::message(ended(id.as_str(), &termination))
+        }
+        Some(container) if container.state.as_deref() == Some("DESTROYING") => {
+            Failure::message(format!("container `{id}` is ending; `cofferdam wait {id}` waits until it has"))
+        }
+        _ => error.into(),
     }
 }
 

@@ -59,7 +59,7 @@ pub(super) struct Wanted {
     #[arg(long, alias = "net", value_name = "NAME[,ip=ADDRESS]", value_parser = network)]
     network: Vec<NetworkRequest>,
     /// Port of the host that is mapped into it, in its first network
-    #[arg(long, short, value_name = "HOST:CONTAINER[/udp]", value_parser = port, requires = "network")]
+    #[arg(long, short, value_name = "HOST:CONTAINER[/udp]", value_parser = port)]
     publish: Vec<PortMapping>,
     #[command(flatten)]
     volumes: VolumeFlags,
@@ -250,8 +250,15 @@ fn networks(
         // Without a request, a nested container has the network of its parent.
         return Ok(if is_nested { vec![NetworkRequest::default()] } else { Vec::new() });
     }
-    if let Some(first) = wanted.first_mut() {
-        first.port_mappings = ports;
+    match wanted.first_mut() {
+        Some(first) => first.port_mappings = ports,
+        None if ports.is_empty() => {}
+        None => {
+            return Err(Failure::message(
+                "--publish maps ports into a network of the container's own, which `--network NAME` gives to it; without, its ports \
+                 are those of the host: leave --publish out",
+            ));
+        }
     }
     Ok(wanted)
 }
