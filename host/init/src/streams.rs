@@ -104,7 +104,8 @@ pub struct Counts {
     pub read: [u64; 2],
     /// Bytes that were written to the log. Once the switchboard has ended, the rest of those read is lost.
     pub logged: [u64; 2],
-    /// Why the log could not be written to last; 0 if it could.
+    /// Why a part of that is lost: the last error of writing to the log, also if it could be written to again later. 0 if there
+    /// was none.
     pub errno: [u32; 2],
 }
 

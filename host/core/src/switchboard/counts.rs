@@ -18,7 +18,7 @@ pub(crate) struct Lost {
     pub(crate) stream: &'static str,
     /// How many.
     pub(crate) bytes: u64,
-    /// Why the log could not be written to; `None` if nobody read it, or the switchboard was killed.
+    /// Why the log could not be written to, at least once; `None` if nobody read it, or the switchboard was killed.
     pub(crate) why: Option<io::Error>,
 }
 

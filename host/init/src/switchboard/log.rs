@@ -21,6 +21,7 @@ struct Target {
     is_full: bool,
     /// Bytes that could not be written since the last message about it.
     lost: u64,
+    /// Why the last of all bytes that could not be written were not; 0 if all could.
     errno: Errno,
 }
 
@@ -40,7 +41,7 @@ impl Log {
         [out.logged, err.logged]
     }
 
-    /// Why they could not be written to last; 0 if they could.
+    /// Why something was lost last; 0 if everything could be written.
     pub(crate) fn errno(&self) -> [u32; 2] {
         let [out, err] = &self.targets;
         [out, err].map(|target| target.errno.0.unsigned_abs())

@@ -33,7 +33,9 @@ pub fn report_lost_output(chain: &Chain, id: &ContainerId, directory: &Path) {
     for lost in lost {
         let why = lost.why.map_or_else(
             || "its log had not received it when the I/O switchboard was killed".to_owned(),
-            |error| format!("its log could not be written to: {error}"),
+            |error| {
+                format!("its log could not be written to, or had not received the end of it: the last error was {error}")
+            },
         );
         tracing::error!(
             container = %id,
