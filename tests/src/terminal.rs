@@ -1,9 +1,10 @@
 //! A terminal at which a program runs, as at the keyboard of a user.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Instant;
 
@@ -21,7 +22,8 @@ pub struct Terminal {
     /// Keeps the terminal open when the program has ended.
     screen: OwnedFd,
     child: Child,
-    shown: String,
+    /// What is shown, after what was waited for.
+    shown: Vec<u8>,
 }
 
 impl Terminal {
@@ -30,21 +32,50 @@ impl Terminal {
     /// # Panics
     /// If it cannot be started.
     pub fn run(program: &Path, arguments: &[&str], environment: &[(&str, &Path)]) -> Self {
+        Self::of_size((24, 80), program, arguments, environment)
+    }
+
+    /// Runs a command at a new terminal of 24 rows and 80 columns, with its arguments and variables.
+    ///
+    /// # Panics
+    /// If it cannot be started, or one of these is no text.
+    pub fn of_command(command: &Command) -> Self {
+        let arguments: Vec<&str> =
+            command.get_args().map(|argument| argument.to_str().expect("text")).collect();
+        let variable = |(name, value): (&OsStr, Option<&OsStr>)| {
+            Some((name.to_str().expect("text").to_owned(), PathBuf::from(value?)))
+        };
+        let environment: Vec<(String, PathBuf)> = command.get_envs().filter_map(variable).collect();
+        let environment: Vec<(&str, &Path)> =
+            environment.iter().map(|(name, value)| (name.as_str(), value.as_path())).collect();
+        Self::run(command.get_program().as_ref(), &arguments, &environment)
+    }
+
+    /// Runs a program at a new terminal of so many rows and columns.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn of_size(
+        (rows, columns): (u16, u16),
+        program: &Path,
+        arguments: &[&str],
+        environment: &[(&str, &Path)],
+    ) -> Self {
         let keyboard = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC);
         let keyboard = keyboard.expect("a terminal");
         grantpt(&keyboard).and_then(|()| unlockpt(&keyboard)).expect("the terminal can be used");
         let name = ptsname(&keyboard, Vec::new()).expect("the terminal has a name");
         let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
         let screen = rustix::fs::open(&*name, flags, Mode::empty()).expect("the terminal exists");
+        // Before the program asks for it.
+        set_size(&keyboard, rows, columns);
         let side = || Stdio::from(screen.try_clone().expect("a descriptor"));
         let mut command = Command::new("setsid");
         command.args(["--ctty", "--fork", "--wait"]).arg(program).args(arguments);
         command.envs(environment.iter().copied()).env("TERM", "xterm");
         let child = command.stdin(side()).stdout(side()).stderr(side()).spawn();
         let child = child.expect("setsid (package util-linux) starts");
-        let terminal = Self { keyboard: keyboard.into(), screen, child, shown: String::new() };
-        terminal.resize(24, 80);
-        terminal
+        Self { keyboard: keyboard.into(), screen, child, shown: Vec::new() }
     }
 
     /// Types something.
@@ -61,20 +92,25 @@ impl Terminal {
     /// If it is not shown.
     pub fn wait_for(&mut self, text: &str) -> String {
         let begin = Instant::now();
+        // Nothing before it begins the text.
+        let mut searched = 0;
         loop {
-            if let Some(position) = self.shown.find(text) {
-                let rest = self.shown.split_off(position + text.len());
-                return std::mem::replace(&mut self.shown, rest);
+            let rest = &self.shown[searched..];
+            if let Some(position) = rest.windows(text.len()).position(|window| window == text.as_bytes()) {
+                let rest = self.shown.split_off(searched + position + text.len());
+                let shown = std::mem::replace(&mut self.shown, rest);
+                return String::from_utf8_lossy(&shown).into_owned();
             }
+            searched = (self.shown.len() + 1).saturating_sub(text.len()).max(searched);
             let mut ready = [PollFd::new(&self.keyboard, PollFlags::IN)];
             // Of all of it: a program may redraw its screen again and again.
             let left = TIMEOUT.saturating_sub(begin.elapsed());
             let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: 0 };
             let found = poll(&mut ready, Some(&timeout)).expect("the terminal can be polled");
-            assert!(found > 0, "`{text}` is not in: {:?}", self.shown);
+            assert!(found > 0, "`{text}` is not in: {:?}", String::from_utf8_lossy(&self.shown));
             let mut buffer = [0; 4096];
             let read = self.keyboard.read(&mut buffer).expect("the terminal is there");
-            self.shown.push_str(&String::from_utf8_lossy(&buffer[..read]));
+            self.shown.extend(&buffer[..read]);
         }
     }
 
@@ -83,8 +119,7 @@ impl Terminal {
     /// # Panics
     /// If the terminal has gone.
     pub fn resize(&self, rows: u16, columns: u16) {
-        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-        tcsetwinsize(&self.keyboard, size).expect("the terminal is there");
+        set_size(&self.keyboard, rows, columns);
     }
 
     /// Whether keys are passed on as they are typed, instead of lines.
@@ -113,4 +148,9 @@ impl Terminal {
     pub fn wait(&mut self) -> io::Result<ExitStatus> {
         self.child.wait()
     }
+}
+
+fn set_size(keyboard: impl AsFd, rows: u16, columns: u16) {
+    let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    tcsetwinsize(keyboard, size).expect("the terminal is there");
 }

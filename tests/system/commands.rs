@@ -94,6 +94,10 @@ fn what_cannot_be_meant_is_refused_before_anything_is_launched() {
         (&["run", "--memory", "64", "--", "true"][..], "`64m` is 64 MiB"),
         (&["run", "--cpus", "5000", "--", "true"], "--cpus is more than this host has"),
         (&["run", "--memory-limit", "4000t", "--", "true"], "--memory-limit is more than this host has"),
+        (
+            &["run", "-p", "80:80", "--", "true"],
+            "without, its ports are those of the host: leave --publish out",
+        ),
         (&["restart", "web"], "`cofferdam run` another"),
         (&["inspcet", "web"], "did you mean `cofferdam inspect`?"),
     ] {

@@ -16,6 +16,8 @@ use cofferdam_core::model::{ContainerId, Ended, FetchProgress, Request, Uri};
 use cofferdam_tests::daemon::{Daemon, TIMEOUT};
 use cofferdam_tests::disk::{Full, Resource};
 use cofferdam_tests::mounts::{Memory, in_own_namespace};
+use cofferdam_tests::terminal::Terminal;
+use cofferdam_tests::tunnel::Tunnel;
 use cofferdam_tests::world::{World, id, with_agent};
 use cofferdam_tests::{assert_contains, is_root, paths, text};
 use nix::sys::signal::{Signal, kill};
@@ -230,6 +232,63 @@ fn clients_see_the_progress_of_a_fetch() {
     for container in daemon.list() {
         daemon.remove(&id(&container.container_id.value)).unwrap();
     }
+    assert_eq!(daemon.terminate().code(), Some(0));
+    assert_eq!(world.leftovers(), [""; 0]);
+}
+
+#[test]
+fn files_are_fetched_through_the_proxy_of_the_environment() {
+    if !is_root("containers") {
+        return;
+    }
+    let world = World::shipped();
+    let server = Server::start();
+    let address = server.url.trim_start_matches("http://").trim_end_matches("/file").parse().unwrap();
+    let proxy = Tunnel::proxy(address);
+    let rootfs = world.rootfs().display().to_string();
+    let mut command = Command::new(paths::program());
+    command.args(["run", "--rootfs", &rootfs, "--plugin-dir"]).arg(paths::build());
+    // A name that only the proxy knows.
+    command.args(["--uri", "http://files.test:8080/file,name=first,no-extract", "--"]);
+    command.args(["sh", "-c", "wc -c <first"]).stdin(Stdio::null()).stdout(Stdio::piped());
+    for name in ["COFFERDAM_SOCKET", "NO_PROXY", "no_proxy", "ALL_PROXY", "HTTPS_PROXY", "http_proxy"] {
+        command.env_remove(name);
+    }
+    let run = command.env("HTTP_PROXY", format!("http://{}", proxy.address)).spawn().expect("the program");
+    let mut connection = server.request();
+    connection.begin(5);
+    connection.send(5);
+    drop(connection);
+    let output = run.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), text_of(&output.stdout)), (Some(0), "5"));
+    assert_eq!(proxy.asked(), ["CONNECT files.test:8080 HTTP/1.1"]);
+}
+
+fn text_of(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("text").trim()
+}
+
+#[test]
+fn a_fetch_has_a_bar_on_a_terminal() {
+    if !is_root("containers") {
+        return;
+    }
+    let world = World::shipped();
+    let server = Server::start();
+    let daemon = Daemon::start(&world);
+    let (rootfs, uri) =
+        (world.rootfs().display().to_string(), format!("{},name=first,no-extract", server.url));
+    let arguments = ["run", "--rm", "--rootfs", &rootfs, "--uri", &uri, "--", "echo", "hello"];
+    let mut terminal = Terminal::run(&paths::program(), &arguments, &[("COFFERDAM_SOCKET", &world.socket())]);
+    let mut connection = server.request();
+    connection.begin(4 * MIB);
+    connection.send(3 * MIB);
+    terminal.wait_for("fetching file 1 of 1: ");
+    terminal.wait_for(" of 4.00 MiB");
+    connection.send(MIB);
+    // It is removed, so that the output is not beside it.
+    terminal.wait_for("hello\r\n");
+    assert!(terminal.wait().unwrap().success());
     assert_eq!(daemon.terminate().code(), Some(0));
     assert_eq!(world.leftovers(), [""; 0]);
 }

@@ -38,8 +38,8 @@ const OF_CGROUPS: Tests = Tests {
     least: 40,
 };
 
-/// Of this binary, all but those of networks, volumes of drivers, all isolators together, loggers, terminals, images, container
-/// engines, tasks, TCP, packages and the command line. Little of what they test depends on the hierarchy, such as how the cgroups
+/// Of this binary, all but those of networks, volumes of drivers, all isolators together, loggers,
+/// terminals, images, container engines, tasks, TCP, packages and the command line. Little of what they test depends on the hierarchy, such as how the cgroups
 /// of an engine's containers are read, of which there are unit tests; and they run so many programs that they take an emulated
 /// machine longer than all other tests together.
 const ALL: Tests = Tests {
@@ -47,6 +47,7 @@ const ALL: Tests = Tests {
     arguments: &[
         "--skip=commands::",
         "--skip=docker::",
+        "--skip=exec::",
         "--skip=fetcher::",
         "--skip=guests::",
         "--skip=images::",
@@ -54,9 +55,11 @@ const ALL: Tests = Tests {
         "--skip=isolators::cni::",
         "--skip=isolators::docker_volume::",
         "--skip=isolators::together::",
+        "--skip=job_control::",
         "--skip=loggers::",
         "--skip=packaging::",
         "--skip=readme::",
+        "--skip=sessions::",
         "--skip=tasks::",
         "--skip=tee::",
         "--skip=terminals::",

@@ -336,6 +336,23 @@ fn attached_containers_and_commands_in_containers_are_logged() {
 }
 
 #[test]
+fn output_without_a_logger_is_discarded_and_that_is_said() {
+    if !is_root("the linux launcher") {
+        return;
+    }
+    let world = World::new();
+    let daemon = Daemon::start(&world);
+    daemon.launch(&Request::shell(id("web"), "echo hello")).unwrap();
+    assert_eq!(daemon.wait(&id("web")).unwrap().exit_status, Some(0));
+    let (status, stdout, stderr) = cofferdam(&world, &["logs", "web"]);
+    assert_eq!((status, &*stdout), (1, ""));
+    assert_contains(&stderr, &["is discarded, as no logger is configured", "add a table `[logger]`"]);
+    daemon.remove(&id("web")).unwrap();
+    assert_eq!(world.leftovers(), Vec::<String>::new());
+    daemon.terminate();
+}
+
+#[test]
 fn programs_open_their_output_again_by_name() {
     if !is_root("a root file system") {
         return;

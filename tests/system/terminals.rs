@@ -1,7 +1,6 @@
 //! `run`, `exec` and `attach` as users type them: at a terminal, and in pipes.
 
 use std::io::{Read as _, Write as _};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -12,6 +11,8 @@ use cofferdam_tests::terminal::Terminal;
 use cofferdam_tests::world::{World, id};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+
+use crate::exchange::{Exchange, framed};
 
 /// A daemon, and what clients need to call it.
 pub(super) struct Site {
@@ -25,8 +26,13 @@ pub(super) struct Site {
 impl Site {
     pub(super) fn new() -> Self {
         let world = World::shipped();
-        let rootfs = world.rootfs().display().to_string();
         let daemon = Daemon::start(&world);
+        Self::with(world, daemon)
+    }
+
+    /// With a daemon that runs in a world.
+    pub(super) fn with(world: World, daemon: Daemon) -> Self {
+        let rootfs = world.rootfs().display().to_string();
         let (program, socket) = (cofferdam_tests::paths::program(), world.socket());
         Self { world, daemon, program, socket, rootfs }
     }
@@ -46,6 +52,14 @@ impl Site {
     /// The configuration file of the daemon.
     pub(super) fn config(&self) -> String {
         self.world.write_config().display().to_string()
+    }
+
+    pub(super) fn daemon(&self) -> &Daemon {
+        &self.daemon
+    }
+
+    pub(super) fn runtime_dir(&self) -> PathBuf {
+        self.world.config.runtime_dir.clone()
     }
 
     pub(super) fn work_dir(&self) -> PathBuf {
@@ -268,49 +282,6 @@ fn standard_input_reaches_a_container_and_its_output_the_next_program() {
     site.finish();
 }
 
-/// A request with a body of chunks, whose response is read as it arrives.
-struct Exchange {
-    stream: UnixStream,
-    received: String,
-}
-
-impl Exchange {
-    fn begin(site: &Site, content_type: &str) -> Self {
-        let mut stream = UnixStream::connect(&site.socket).expect("the daemon listens");
-        stream.set_read_timeout(Some(cofferdam_tests::daemon::TIMEOUT)).expect("a timeout");
-        let head = format!(
-            "POST /api/v1 HTTP/1.1\r\nHost: agent\r\nContent-Type: {content_type}\r\nAccept: application/json, application/recordio\r\n\
-             Transfer-Encoding: chunked\r\n\r\n"
-        );
-        stream.write_all(head.as_bytes()).expect("the daemon reads");
-        Self { stream, received: String::new() }
-    }
-
-    fn send(&mut self, data: &str) {
-        let chunk = format!("{:x}\r\n{data}\r\n", data.len());
-        self.stream.write_all(chunk.as_bytes()).expect("the daemon reads");
-    }
-
-    fn record(&mut self, call: &str) {
-        self.send(&format!("{}\n{call}", call.len()));
-    }
-
-    /// Ends the request.
-    fn end(&mut self) {
-        self.stream.write_all(b"0\r\n\r\n").expect("the daemon reads");
-    }
-
-    /// Reads until the response contains a text.
-    fn wait_for(&mut self, text: &str) {
-        while !self.received.contains(text) {
-            let mut buffer = [0; 4096];
-            let read = self.stream.read(&mut buffer).expect("the daemon writes");
-            assert!(read > 0, "`{text}` is not in: {}", self.received);
-            self.received.push_str(&String::from_utf8_lossy(&buffer[..read]));
-        }
-    }
-}
-
 #[test]
 fn clients_of_mesos_attach_with_records() {
     if !is_root("a root file system") {
@@ -323,7 +294,7 @@ fn clients_of_mesos_attach_with_records() {
     assert!(site.piped(&plain, b"").status.success());
 
     let output = |id: &str| {
-        let mut output = Exchange::begin(&site, "application/json");
+        let mut output = Exchange::begin(site.socket(), "application/json");
         let body = format!(r#"{{"container_id":{{"value":"{id}"}}}}"#);
         output.send(&format!(r#"{{"type":"ATTACH_CONTAINER_OUTPUT","attach_container_output":{body}}}"#));
         output.end();
@@ -342,7 +313,7 @@ fn clients_of_mesos_attach_with_records() {
 
     let mut attached = output("cat");
     attached.wait_for("application/recordio");
-    let mut input = Exchange::begin(&site, "application/recordio");
+    let mut input = Exchange::begin(site.socket(), "application/recordio");
     input.record(&container("cat"));
     input.record(&data("aGVsbG8K"));
     attached.wait_for(r#"{"type":"DATA","data":{"type":"STDOUT","data":"aGVsbG8K"}}"#);
@@ -354,7 +325,7 @@ fn clients_of_mesos_attach_with_records() {
     )));
     // A client that disconnects ends nothing.
     drop(input);
-    let mut input = Exchange::begin(&site, "application/recordio");
+    let mut input = Exchange::begin(site.socket(), "application/recordio");
     input.record(&container("cat"));
     input.record(&data("d29ybGQK"));
     attached.wait_for("d29ybGQK");
@@ -368,13 +339,12 @@ fn clients_of_mesos_attach_with_records() {
         output(container).wait_for(&format!("HTTP/1.1 {status}"));
     }
     let refused = |content_type, records: &[&str], status| {
-        let mut input = Exchange::begin(&site, content_type);
+        let mut input = Exchange::begin(site.socket(), content_type);
         for record in records {
             input.send(record);
         }
         input.wait_for(&format!("HTTP/1.1 {status}"));
     };
-    let framed = |record: &str| format!("{}\n{record}", record.len());
     refused("application/recordio", &["x\n"], "400");
     refused("application/recordio", &[&framed(&data("aGVsbG8K"))], "400");
     refused("application/recordio", &[&framed(r#"{"type":"GET_HEALTH"}"#)], "400");

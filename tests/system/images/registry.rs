@@ -13,6 +13,7 @@ use cofferdam_tests::images::{Layer, busybox, gzip};
 use cofferdam_tests::injector::{Fault, Injector};
 use cofferdam_tests::mounts::{Memory, in_own_namespace};
 use cofferdam_tests::registry::{AUTH, Registry, Server, write_login};
+use cofferdam_tests::terminal::Terminal;
 use cofferdam_tests::watch;
 use cofferdam_tests::world::{id, run};
 use cofferdam_tests::{assert_contains, is_root, paths};
@@ -499,6 +500,69 @@ fn concurrent_pulls_of_one_image_download_it_once() {
     assert_contains(&rest, &["present"]);
     assert_eq!(downloads.load(Ordering::SeqCst), 1);
     fixture.images.inspect(&name);
+}
+
+/// Sends half of each blob of a layer, and the rest when the test says so.
+struct Gate {
+    server: Server,
+    /// Receives when half of a blob was sent, its digest.
+    half: mpsc::Receiver<String>,
+    release: mpsc::Sender<()>,
+}
+
+impl Gate {
+    fn new(registry: &Registry, layers: Vec<String>) -> Self {
+        let address = registry.address;
+        let ((sent, half), (release, released)) = (mpsc::channel(), mpsc::channel());
+        let (sent, released) = (Mutex::new(sent), Mutex::new(released));
+        let server = Server::start(move |request, stream| {
+            let response = request.forward(address);
+            let layer = layers.iter().find(|layer| request.path.ends_with(layer.as_str()));
+            let (first, rest) = response.split_at(if layer.is_some() { response.len() / 2 } else { 0 });
+            drop(stream.write_all(first));
+            if let Some(layer) = layer {
+                let _ = sent.lock().unwrap().send(layer.clone());
+                let _ = released.lock().unwrap().recv();
+            }
+            drop(stream.write_all(rest));
+        });
+        Self { server, half, release }
+    }
+}
+
+#[test]
+fn each_layer_has_a_bar_on_a_terminal_while_it_is_received() {
+    if !is_root("a pull") {
+        return;
+    }
+    let registry = Registry::start(false);
+    let noise: Vec<u8> = large().0.iter().rev().copied().collect();
+    let layers = [large(), compressed(&Layer::new().file("other", &noise))];
+    registry.image("web", "1", &layers, "amd64");
+    let digests = layers.iter().map(|(_, blob)| Digest::of(blob).to_string()).collect();
+    let gate = Gate::new(&registry, digests);
+    let fixture = Fixture::new();
+    let name = format!("{}/web:1", gate.server.address);
+    let mut terminal = Terminal::of_command(&fixture.pull_command(&["--insecure", &name]));
+    // One after the other, or at the same time.
+    for _ in &layers {
+        let digest = gate.half.recv().unwrap();
+        let (archive, _) = layers.iter().find(|(_, blob)| Digest::of(blob).to_string() == digest).unwrap();
+        // Its name is that of its content.
+        let bar = format!("layer {}: ", Digest::of(archive).short());
+        terminal.wait_for(&bar);
+        terminal.wait_for("░");
+        terminal.wait_for(" of 1.0");
+        gate.release.send(()).unwrap();
+    }
+    terminal.wait_for(" files, ");
+    terminal.wait_for(" files, ");
+    assert!(terminal.wait().unwrap().success());
+    // In a pipe, there are lines.
+    fixture.images.run(&["prune", "--all"]);
+    let name = registry.name("web:1");
+    let log = fixture.pulled(&["--insecure", &name]);
+    assert!(!log.contains('\u{1b}') && log.matches(": downloading 1.").count() == 2, "{log}");
 }
 
 #[test]

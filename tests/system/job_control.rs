@@ -1,0 +1,190 @@
+//! Programs at a terminal that are stopped, continued, in the background, killed and detached from, as a shell does it with jobs.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+use cofferdam_linux::process::{Process, children_of};
+use cofferdam_tests::daemon::TIMEOUT;
+use cofferdam_tests::terminal::Terminal;
+use cofferdam_tests::world::World;
+use cofferdam_tests::{is_root, paths};
+use nix::sys::signal::Signal;
+
+use crate::terminals::Site;
+
+/// The arguments of `run -it` without a daemon.
+fn own_agent<'a>(plugins: &'a str, rootfs: &'a str) -> Vec<&'a str> {
+    vec!["run", "-it", "--plugin-dir", plugins, "--rootfs", rootfs, "--", "sh"]
+}
+
+#[test]
+fn a_shell_without_a_daemon_has_a_terminal_with_jobs() {
+    if !is_root("a root file system") {
+        return;
+    }
+    let world = World::shipped();
+    let (plugins, rootfs) = (paths::build().display().to_string(), world.rootfs().display().to_string());
+    let mut terminal = Terminal::run(&paths::program(), &own_agent(&plugins, &rootfs), &[]);
+    terminal.wait_for("# ");
+    assert!(terminal.is_raw());
+    terminal.type_keys("busybox stty size; busybox tty; echo $TERM\r");
+    terminal.wait_for("24 80\r\n/dev/pts/0\r\nxterm\r\n");
+    terminal.resize(50, 132);
+    terminal.type_keys("until busybox stty size | grep -q '50 132'; do :; done; echo re\"\"sized\r");
+    terminal.wait_for("resized\r\n");
+    // Ctrl-C and Ctrl-Z are for the program in the container, and its shell has jobs.
+    terminal.wait_for("# ");
+    terminal.type_keys("echo up; sleep 1000000\r");
+    terminal.wait_for("\r\nup\r\n");
+    terminal.type_keys("\u{3}");
+    terminal.wait_for("# ");
+    terminal.type_keys("sh -c 'echo wait\"\"ing; exec busybox cat'\r");
+    terminal.wait_for("waiting\r\n");
+    terminal.type_keys("ready\r");
+    // The terminal echoes, and so does the program.
+    terminal.wait_for("ready\r\nready\r\n");
+    terminal.type_keys("\u{1a}");
+    terminal.wait_for("[1]+  Stopped");
+    terminal.wait_for("# ");
+    terminal.type_keys("fg\r");
+    terminal.wait_for("cat");
+    // Nobody could attach again: these keys do not detach.
+    terminal.type_keys("\u{10}\u{11}more\r");
+    terminal.wait_for("more\r\n");
+    terminal.wait_for("more\r\n");
+    terminal.type_keys("\u{4}");
+    terminal.wait_for("# ");
+    terminal.type_keys("exit 3\r");
+    assert_eq!(terminal.wait().unwrap().code(), Some(3));
+    assert!(!terminal.is_raw());
+}
+
+#[test]
+fn a_client_without_a_daemon_that_is_killed_restores_its_terminal_and_leaves_nothing() {
+    if !is_root("a root file system") {
+        return;
+    }
+    let world = World::shipped();
+    let (plugins, rootfs) = (paths::build().display().to_string(), world.rootfs().display().to_string());
+    let mut terminal = Terminal::run(&paths::program(), &own_agent(&plugins, &rootfs), &[]);
+    terminal.wait_for("# ");
+    terminal.type_keys("exec sleep 76543210\r");
+    terminal.wait_for("76543210\r\n");
+    let client = Process::open_any(terminal.pid()).unwrap();
+    // Its command line is that of the container's command.
+    let mut command = None;
+    spin("the command is running", || {
+        let found = Command::new("pgrep").args(["-f", "^sleep 76543210$"]).output();
+        let pids = String::from_utf8(found.expect("pgrep (package procps)").stdout).expect("text");
+        command = pids.lines().next().map(|pid| Process::open_any(pid.parse().expect("a pid")));
+        command.is_some()
+    });
+    let command = command.expect("it was waited for").expect("it is running");
+    client.kill().unwrap();
+    terminal.wait().unwrap();
+    assert!(command.wait(Some(TIMEOUT)).unwrap(), "the keeper kills the container");
+    spin("the terminal is as before", || !terminal.is_raw());
+    // The next one removes its directories.
+    let next = ["run", "--plugin-dir", &plugins, "--rootfs", &rootfs, "--", "true"];
+    assert!(Command::new(paths::program()).args(next).status().unwrap().success());
+}
+
+/// A shell of the user, with jobs.
+fn shell(site: &Site) -> Terminal {
+    let environment = [("COFFERDAM_SOCKET", site.socket()), ("PS1", Path::new("host> "))];
+    let mut shell = Terminal::run(Path::new("/bin/bash"), &["--norc", "--noediting"], &environment);
+    shell.wait_for("host> ");
+    shell
+}
+
+/// The job of a shell.
+fn job(shell: &Terminal) -> Process {
+    let mut job = None;
+    spin("the job is running", || {
+        job = children_of(shell.pid()).expect("a shell").first().map(|pid| Process::open_any(*pid));
+        job.is_some()
+    });
+    job.expect("it was waited for").expect("it is running")
+}
+
+/// Waits for what there is no event for.
+fn spin(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !is_so() {
+        assert!(begin.elapsed() < TIMEOUT, "never: {what}");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_client_that_is_stopped_gives_its_terminal_back_until_it_is_continued() {
+    if !is_root("a root file system") {
+        return;
+    }
+    let site = Site::new();
+    let program = paths::program().display().to_string();
+    let run = format!("{program} run --rm --name shell -it --rootfs {} -- sh", site.rootfs);
+    let mut terminal = shell(&site);
+    terminal.type_keys(&format!("{run}\r"));
+    terminal.wait_for(" # ");
+    assert!(terminal.is_raw());
+    for signal in [Signal::SIGSTOP, Signal::SIGTSTP] {
+        job(&terminal).signal(signal as i32).unwrap();
+        terminal.wait_for("Stopped");
+        terminal.wait_for("host> ");
+        assert!(!terminal.is_raw(), "the shell has its own mode");
+        terminal.type_keys("echo $((6 * 7))\r");
+        terminal.wait_for("\r\n42\r\n");
+        terminal.wait_for("host> ");
+        terminal.resize(if signal == Signal::SIGSTOP { 30 } else { 40 }, 90);
+        terminal.type_keys("fg\r");
+        spin("the client has the terminal again", || terminal.is_raw());
+        let rows = if signal == Signal::SIGSTOP { 30 } else { 40 };
+        terminal.type_keys(&format!(
+            "until busybox stty size | grep -q '{rows} 90'; do :; done; echo re\"\"sized\r"
+        ));
+        terminal.wait_for("resized\r\n");
+        terminal.wait_for(" # ");
+    }
+    terminal.type_keys("exit 5\r");
+    terminal.wait_for("host> ");
+    assert!(!terminal.is_raw());
+    terminal.type_keys("echo status=$?; exit\r");
+    terminal.wait_for("\r\nstatus=5\r\n");
+    terminal.wait().unwrap();
+    site.finish();
+}
+
+#[test]
+fn keys_detach_from_a_container_which_several_terminals_share() {
+    if !is_root("a root file system") {
+        return;
+    }
+    let site = Site::new();
+    let run =
+        ["run", "--name", "shell", "-it", "--detach-keys", "ctrl-a,d", "--rootfs", &site.rootfs, "--", "sh"];
+    let mut first = site.at_terminal(&run);
+    first.wait_for("# ");
+    let mut second = site.at_terminal(&["attach", "shell"]);
+    second.type_keys("echo $((6 * 7))\r");
+    for terminal in [&mut first, &mut second] {
+        terminal.wait_for("\r\n42\r\n");
+    }
+    // The keys of others are for the container.
+    first.type_keys("\u{10}\u{11}");
+    first.type_keys("\u{15}echo $((7 * 7))\r");
+    for terminal in [&mut first, &mut second] {
+        terminal.wait_for("\r\n49\r\n");
+    }
+    // Also if they are not typed at once.
+    first.type_keys("\u{1}");
+    first.type_keys("d");
+    first.wait_for("detached; `cofferdam attach shell` attaches again");
+    assert!(first.wait().unwrap().success());
+    assert!(!first.is_raw());
+    second.type_keys("exit 4\r");
+    assert_eq!(second.wait().unwrap().code(), Some(4));
+    assert!(site.piped(&["rm", "shell"], b"").status.success());
+    site.finish();
+}
