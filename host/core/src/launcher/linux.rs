@@ -294,9 +294,7 @@ impl Launcher for Linux {
     }
 
     fn recover(&self) -> Result<Vec<ContainerId>, RecoverError> {
-        let mut ids = Vec::new();
-        find(&self.tracking, None, &mut ids)?;
-        Ok(ids)
+        Ok(find(&self.tracking)?)
     }
 
     fn companion_cgroup(&self) -> Option<PathBuf> {
@@ -390,27 +388,26 @@ fn path(id: &ContainerId) -> PathBuf {
     id.values().map(|value| format!("{value}{CONTAINER}")).collect()
 }
 
-/// Collects the ids of the containers below `cgroup`, which is that of container `parent`. Other directories are
-/// ignored.
-fn find(
-    cgroup: &Cgroup,
-    parent: Option<&ContainerId>,
-    ids: &mut Vec<ContainerId>,
-) -> Result<(), CgroupError> {
-    let children = match cgroup.children() {
-        Err(error) if error.is_missing() => return Ok(()),
-        children => children?,
-    };
-    for child in children {
-        let name = child.path().file_name().and_then(|name| name.to_str());
-        let Some(part) = name.and_then(|name| name.strip_suffix(CONTAINER)) else { continue };
-        let id = match parent {
-            Some(parent) => parent.child(part),
-            None => ContainerId::parse(part),
+/// The ids of the containers that have a cgroup below `tracking`, each after its parent. Other directories are ignored.
+fn find(tracking: &Cgroup) -> Result<Vec<ContainerId>, CgroupError> {
+    let mut ids = Vec::new();
+    let mut left = vec![(tracking.clone(), None::<ContainerId>)];
+    while let Some((cgroup, parent)) = left.pop() {
+        let children = match cgroup.children() {
+            Err(error) if error.is_missing() => continue,
+            children => children?,
         };
-        let Ok(id) = id else { continue };
-        ids.push(id.clone());
-        find(&child, Some(&id), ids)?;
+        for child in children {
+            let name = child.path().file_name().and_then(|name| name.to_str());
+            let Some(part) = name.and_then(|name| name.strip_suffix(CONTAINER)) else { continue };
+            let id = match &parent {
+                Some(parent) => parent.child(part),
+                None => ContainerId::parse(part),
+            };
+            let Ok(id) = id else { continue };
+            ids.push(id.clone());
+            left.push((child, Some(id)));
+        }
     }
-    Ok(())
+    Ok(ids)
 }

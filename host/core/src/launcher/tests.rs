@@ -93,8 +93,9 @@ impl TestLauncher {
     }
 
     fn recover(&self) -> Vec<String> {
-        let ids = self.launcher.recover().unwrap();
-        ids.iter().map(ToString::to_string).collect()
+        let mut ids: Vec<_> = self.launcher.recover().unwrap().iter().map(ToString::to_string).collect();
+        ids.sort();
+        ids
     }
 }
 
