@@ -123,15 +123,23 @@ fn launchers() -> Vec<TestLauncher> {
     all
 }
 
-fn open_keepers(runtime_dir: &Path, cgroups: KeeperCgroups) -> Result<Arc<Keepers>, KeeperError> {
+fn open_keepers(
+    runtime_dir: &Path,
+    cgroups: KeeperCgroups,
+    kill_on_disconnect: bool,
+) -> Result<Arc<Keepers>, KeeperError> {
     static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
     let work = WorkPool::on_demand(NonZeroUsize::MIN);
-    Keepers::open(runtime_dir, cgroups, true, TIMEOUT, RUNTIME.handle().clone(), work)
+    Keepers::open(runtime_dir, cgroups, kill_on_disconnect, TIMEOUT, RUNTIME.handle().clone(), work)
 }
 
 fn posix_launcher() -> TestLauncher {
+    posix_launcher_with(true)
+}
+
+fn posix_launcher_with(kill_on_disconnect: bool) -> TestLauncher {
     let runtime_dir = tempfile::tempdir().unwrap();
-    let keepers = open_keepers(runtime_dir.path(), KeeperCgroups::default()).unwrap();
+    let keepers = open_keepers(runtime_dir.path(), KeeperCgroups::default(), kill_on_disconnect).unwrap();
     TestLauncher::new(Posix::new(keepers, TIMEOUTS), Cgroups::default(), runtime_dir)
 }
 
@@ -151,7 +159,7 @@ fn linux_launchers() -> Vec<TestLauncher> {
         let instance = format!("unit-{}-{number}", std::process::id());
         let root = Path::new("cofferdam-test");
         let runtime_dir = tempfile::tempdir().unwrap();
-        let keepers = |cgroups| open_keepers(runtime_dir.path(), cgroups);
+        let keepers = |cgroups| open_keepers(runtime_dir.path(), cgroups, true);
         match Linux::new(cgroups.clone(), root, &instance, keepers, TIMEOUTS, LIMITS) {
             Ok(launcher) => found.push(TestLauncher::new(launcher, cgroups, runtime_dir)),
             Err(error) => eprintln!("\n*** SKIPPED for one cgroup hierarchy: {error} ***\n"),
@@ -296,6 +304,22 @@ fn an_abandoned_container_runs_nothing() {
         assert_eq!(launcher.end(&slot, &process), ProcessEnd::NotStarted);
         launcher.cleanup("pod").unwrap();
     }
+}
+
+/// As an agent leaves it that is killed while it ends the container.
+#[test]
+fn a_setup_process_that_was_stopped_ends_with_its_agent() {
+    let launcher = posix_launcher_with(false);
+    let files = Files::new();
+    let pending = launcher.create(files.request("pod")).unwrap();
+    let process = pending.process().try_clone().unwrap();
+    process.signal(19).unwrap();
+    while Stat::read(process.pid()).unwrap().state != 'T' {
+        std::thread::yield_now();
+    }
+    drop(pending);
+    launcher.launcher.shutdown();
+    assert!(process.wait(Some(TIMEOUT)).unwrap());
 }
 
 #[test]

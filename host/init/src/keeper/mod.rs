@@ -22,7 +22,9 @@ use crate::protocol::{
 use crate::setup::{self, Inherited};
 use crate::supervise;
 use crate::switchboard;
-use crate::sys::{self, Child, Creation, Descriptors, Errno, Fd, O_WRONLY, Parent, Pid, PollSet, SIGKILL};
+use crate::sys::{
+    self, Child, Creation, Descriptors, Errno, Fd, O_WRONLY, Parent, Pid, PollSet, SIGCONT, SIGKILL,
+};
 use table::{Container, Table};
 
 /// Time between searches for children whose end was not signalled, because another one's was at the same time.
@@ -190,9 +192,16 @@ impl Keeper {
         }
     }
 
+    /// An agent that was killed while it ended a container may have stopped its setup process, which ends by itself if it has
+    /// no plan, and may not be on record.
     fn disconnect(&mut self, connection: Fd) {
         sys::close(connection);
         self.connection = None;
+        self.table.for_each(|container| {
+            if container.setup > 0 {
+                sys::send_signal(Pid::new(container.setup), SIGCONT);
+            }
+        });
     }
 
     fn kill_all(&self) {

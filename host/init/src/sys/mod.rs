@@ -515,6 +515,7 @@ pub(crate) fn pivot_here() -> Result<()> {
 
 pub(crate) const SIGCHLD: i32 = 17;
 pub(crate) const SIGKILL: i32 = 9;
+pub(crate) const SIGCONT: i32 = 18;
 const LAST_SIGNAL: usize = 64;
 const SIGSET_SIZE: usize = 8;
 const ALL_SIGNALS: u64 = u64::MAX;
