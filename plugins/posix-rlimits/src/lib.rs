@@ -1,4 +1,6 @@
 //! Sets the resource limits of a container's command, which all its processes inherit.
+//!
+//! The plugin only decides. Its state is what it has decided, for debug containers.
 
 mod limits;
 #[cfg(test)]
@@ -6,7 +8,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use cofferdam_plugin_api::model::{AgentProcess, Rlimit};
+use cofferdam_plugin_api::model::{AgentProcess, ContainerClass, Rlimit};
 use cofferdam_plugin_api::prelude::*;
 
 use crate::limits::Bounds;
@@ -53,7 +55,7 @@ impl Isolator for Limits {
     }
 
     fn prepare(&self, container: &NewContainer) -> Result<Prepared> {
-        let mut rlimits = self.defaults.clone();
+        let mut rlimits = self.of_parent(container)?.unwrap_or_else(|| self.defaults.clone());
         rlimits.extend(container.rlimits.iter().map(|(name, limit)| (name.clone(), *limit)));
         if rlimits.is_empty() {
             return Ok(Prepared::new());
@@ -62,8 +64,19 @@ impl Isolator for Limits {
         for (name, limit) in &rlimits {
             bounds.check(name, limit).context(format!("the resource limit `{name}` cannot be set"))?;
         }
-        let mut prepared = Prepared::new();
+        let mut prepared = Prepared::new().state(&rlimits)?;
         prepared.launch().rlimits = rlimits;
         Ok(prepared)
+    }
+}
+
+impl Limits {
+    /// The limits of the container that a debug container enters, if this plugin has set any. It executes files of its parent,
+    /// so it is limited as that is.
+    fn of_parent(&self, container: &NewContainer) -> Result<Option<BTreeMap<String, Rlimit>>> {
+        match container.class {
+            ContainerClass::Debug => container.parent_state(),
+            _ => Ok(None),
+        }
     }
 }

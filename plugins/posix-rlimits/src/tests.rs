@@ -19,6 +19,34 @@ fn a_request_replaces_the_default_of_the_same_name() {
 }
 
 #[test]
+fn a_debug_container_has_the_limits_of_its_parent_unless_it_requests_others() {
+    let harness =
+        PluginHarness::<Limits>::isolator(json!({ "defaults": { "NOFILE": { "soft": 64, "hard": 128 } } }))
+            .unwrap();
+    let prepare = |id: &str, class, requested: &[(&str, Rlimit)]| {
+        let mut container = harness.container(id);
+        container.class = class;
+        container.rlimits = requested.iter().map(|(name, limit)| ((*name).to_owned(), *limit)).collect();
+        harness.prepare_container(&container).unwrap().launch.rlimits
+    };
+    let set = |limits: &[(&str, Rlimit)]| -> BTreeMap<String, Rlimit> {
+        limits.iter().map(|(name, limit)| ((*name).to_owned(), *limit)).collect()
+    };
+    let of_pod = [("NOFILE", limit(10, 20)), ("NPROC", limit(5, 5))];
+    assert_eq!(prepare("pod", ContainerClass::Default, &of_pod), set(&of_pod));
+    assert_eq!(prepare("pod.shell", ContainerClass::Debug, &[]), set(&of_pod));
+    // What enters a debug container as well.
+    assert_eq!(prepare("pod.shell.other", ContainerClass::Debug, &[]), set(&of_pod));
+    let requested = prepare("pod.trace", ContainerClass::Debug, &[("NOFILE", limit(30, 30))]);
+    assert_eq!(requested, set(&[("NOFILE", limit(30, 30)), ("NPROC", limit(5, 5))]));
+    let nested = prepare("pod.web", ContainerClass::Default, &[]);
+    assert_eq!(nested, set(&[("NOFILE", limit(64, 128))]), "a nested container follows the configuration");
+    // The parent is one of an earlier version, which kept no state.
+    let unknown = prepare("old.shell", ContainerClass::Debug, &[]);
+    assert_eq!(unknown, set(&[("NOFILE", limit(64, 128))]));
+}
+
+#[test]
 fn nothing_is_set_without_a_request_and_a_default() {
     let harness = PluginHarness::<Limits>::isolator(json!({})).unwrap();
     assert!(harness.prepare("web").unwrap().launch.rlimits.is_empty());

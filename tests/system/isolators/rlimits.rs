@@ -65,14 +65,18 @@ fn nested_and_debug_containers_have_limits_also_with_a_later_agent() {
     }
     across_restart(
         &world(vec![isolator("posix/rlimits", config())]),
-        async |fixture| fixture.launch(fixture.request("pod", "web", "true")).await,
+        async |fixture| {
+            let mut pod = fixture.request("pod", "web", "true");
+            pod.rlimits = [("NOFILE".to_owned(), limit(40, 50))].into();
+            fixture.launch(pod).await;
+        },
         async |fixture| {
             let mut nested = fixture.request("pod.nested", "web", SHOW);
             nested.rlimits = [("NOFILE".to_owned(), limit(30, 30))].into();
             assert_eq!(run(&fixture.agent, nested).await, "0\n30\n30\nunlimited\n");
             let mut debug = Request::shell(id("pod.debug"), SHOW);
             debug.class = ContainerClass::Debug;
-            assert_eq!(run(&fixture.agent, debug).await, "0\n64\n128\nunlimited\n");
+            assert_eq!(run(&fixture.agent, debug).await, "0\n40\n50\nunlimited\n", "those of the pod");
             fixture.destroy("pod").await;
         },
     );
