@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use cofferdam_init::plan::WorkingDirectory;
 
-use super::Input;
+use super::{Input, inspects_parent};
 use crate::chain::{LaunchPlan, Owned};
 use crate::containerizer::native::record::NativeRecord;
 use crate::model::Record;
@@ -20,19 +20,23 @@ pub(super) fn environment(input: &Input<'_>) -> Vec<(OsString, OsString)> {
     let Input { record, merged, inspected, secrets, .. } = input;
     let mut variables: BTreeMap<&str, String> = BTreeMap::new();
     variables.insert("PATH", DEFAULT_PATH.to_owned());
+    // A debug container sees the sandbox of the container that it inspects. Its own is on the host, as is that of a debug
+    // container that another one inspects.
+    let (seen, plan) = inspected.map_or((*record, *merged), |inspected| (inspected, &inspected.part.plan));
+    if !inspects_parent(seen) {
+        let inside = plan.sandbox_in_root().map(str::to_owned);
+        let sandbox = inside.unwrap_or_else(|| seen.sandbox.display().to_string());
+        if seen.request.is_executor() {
+            variables.insert("MESOS_DIRECTORY", sandbox.clone());
+        }
+        variables.insert("MESOS_SANDBOX", sandbox);
+    }
     if let Some(inspected) = inspected {
         let inherited =
             inspected.part.plan.environment.iter().map(|(name, variable)| (name, &variable.value));
         for (name, value) in inherited.chain(&inspected.request.command.environment) {
             variables.insert(name, value.clone());
         }
-    } else {
-        let inside = merged.sandbox_in_root().map(str::to_owned);
-        let sandbox = inside.unwrap_or_else(|| record.sandbox.display().to_string());
-        if record.request.is_executor() {
-            variables.insert("MESOS_DIRECTORY", sandbox.clone());
-        }
-        variables.insert("MESOS_SANDBOX", sandbox);
     }
     let plugins = merged.environment.iter().map(|(name, variable)| (name, &variable.value));
     for (name, value) in plugins.chain(secrets.iter()).chain(&record.request.command.environment) {
