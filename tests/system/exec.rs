@@ -1,13 +1,64 @@
-//! `exec`: when nothing is executed.
+//! `exec`: what a command in a running container has of that container, and when there is none.
 
 use std::fs;
+use std::path::Path;
 
 use cofferdam_tests::daemon::{CallError, Daemon};
 use cofferdam_tests::world::{World, id, object};
-use cofferdam_tests::{assert_contains, is_root};
+use cofferdam_tests::{assert_contains, is_root, wait_for_text};
 use serde_json::json;
 
 use crate::terminals::Site;
+
+/// What a process has: user, groups, variables, working directory, privileges, filter, limits, cgroups, namespaces, and root.
+const ATTRIBUTES: &str = "id; busybox env | busybox sort; pwd; \
+                          busybox grep -E '^(Groups|Cap|NoNewPrivs|Seccomp:)' /proc/self/status; \
+                          ulimit -S -n; ulimit -H -n; busybox cat /proc/self/cgroup; \
+                          for namespace in /proc/self/ns/*; do busybox readlink $namespace; done; \
+                          busybox stat -c %d:%i /; busybox cut -d ' ' -f 4,5 /proc/self/mountinfo";
+
+/// Without the name of the cgroup of v2 that a command has below the container's, so that it can be killed alone.
+fn without_own_cgroup(attributes: &str) -> String {
+    let line = |line: &str| match line.strip_prefix("0::/exec-") {
+        Some(name) if !name.contains("..") => "0::/\n".to_owned(),
+        _ => line.to_owned(),
+    };
+    attributes.split_inclusive('\n').map(line).collect()
+}
+
+#[test]
+fn a_command_has_what_the_command_of_the_container_has() {
+    if !is_root("a root file system") {
+        return;
+    }
+    let site = Site::new();
+    fs::write(Path::new(&site.rootfs).join("etc/group"), "web:x:1234:\nextra:x:77:root,web\n").unwrap();
+    let line = format!("{ATTRIBUTES}; echo complete; exec sleep 1000000");
+    for (user, capabilities) in [("root", "CapEff:\t00000000a80425fb"), ("web", "CapEff:\t0000000000000000")]
+    {
+        let launch = ["run", "-d", "--name", user, "--rootfs", &site.rootfs, "--user", user];
+        let options =
+            ["--env", "VARIABLE=value", "--workdir", "/bin", "--ulimit", "nofile=123:456", "--memory", "64m"];
+        let launched = site.piped(&[&launch[..], &options, &["--", "sh", "-c", &line]].concat(), b"");
+        assert!(launched.status.success(), "{launched:?}");
+        let log = site.work_dir().join(format!("containers/{user}/stdout"));
+        wait_for_text(&log, "complete\n");
+        let own = fs::read_to_string(log).unwrap().replace("complete\n", "");
+        let expected = ["77(extra)", "VARIABLE=value\n", "\n/bin\n", capabilities, "\n123\n456\n", "pid:["];
+        assert_contains(&own, &expected);
+
+        let executed = site.piped(&["exec", user, "sh", "-c", ATTRIBUTES], b"");
+        assert!(executed.status.success(), "{executed:?}");
+        assert_eq!(without_own_cgroup(&String::from_utf8(executed.stdout).unwrap()), own);
+        // Unless it is told otherwise.
+        let options = ["exec", "-u", "1:2", "-e", "VARIABLE=other", "-w", "/etc"];
+        let command = [user, "sh", "-c", "id -u; id -g; echo $VARIABLE; pwd"];
+        let executed = site.piped(&[&options[..], &command].concat(), b"");
+        assert_eq!(String::from_utf8_lossy(&executed.stdout), "1\n2\nother\n/etc\n", "{executed:?}");
+        assert!(site.piped(&["rm", "--force", user], b"").status.success());
+    }
+    site.finish();
+}
 
 #[test]
 fn nothing_is_executed_in_a_container_that_is_ending() {

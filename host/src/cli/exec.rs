@@ -12,8 +12,8 @@ use cofferdam_core::model::{ContainerClass, ContainerId, Request};
 
 /// Runs a command in a running container
 ///
-/// The command has the namespaces, cgroups, root file system, user, environment and capabilities of the container. It ends
-/// with the container, and when this program is killed. The exit status is that of the command, as for `run`.
+/// The command has the namespaces, cgroups, root file system, user, environment, capabilities and resource limits of the
+/// container. It ends with the container, and when this program is killed. The exit status is that of the command, as for `run`.
 ///
 /// Examples:
 ///   cofferdam exec web -- ps
