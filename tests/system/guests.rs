@@ -49,6 +49,7 @@ const ALL: Tests = Tests {
         "--skip=docker::",
         "--skip=exec::",
         "--skip=fetcher::",
+        "--skip=full_logs::",
         "--skip=guests::",
         "--skip=images::",
         "--skip=journald::",

@@ -16,6 +16,7 @@ mod examples;
 mod exchange;
 mod exec;
 mod fetcher;
+mod full_logs;
 mod guests;
 mod images;
 mod isolators;
