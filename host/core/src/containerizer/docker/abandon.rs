@@ -8,7 +8,7 @@
 //!   searched for once more.
 //! - What it has created is removed when it answers. Until then the record is kept, and the id is taken.
 //!
-//! Nobody waits for a launch whose agent has died: the next agent gives it up without being asked to, and its record stays.
+//! A launch whose agent has died has no client any more: the next agent gives it up without being asked to, and its record stays.
 
 use std::io;
 use std::sync::Arc;
@@ -80,8 +80,8 @@ pub(super) async fn overdue(handle: &Handle, retention: Retention) {
     sleep(ENGINE_GRACE).await;
 }
 
-/// Whether somebody wants the container of a launch to be gone, or nobody waits for it any more. The one who launched it is told
-/// of a failure before the container is gone.
+/// Whether somebody wants the container of a launch to be gone, or its agent has died, and with it the connection of its client. The
+/// client of a launch that fails has its error before the container is gone.
 fn is_unwanted(handle: &Handle, retention: Retention) -> bool {
     let has_failed = handle.stop_request().is_none_or(|cause| cause.reason == Some(Reason::LaunchFailed));
     retention == Retention::Keep || !has_failed || handle.is_stop_repeated()

@@ -131,7 +131,7 @@ async fn remove_from_engine(shared: &Arc<Shared>, handle: &Arc<Handle>) -> Resul
 }
 
 /// Ends all processes of a container, without its engine if that is forced, or if it was not launched and somebody wants it to
-/// be gone or nobody waits for it any more.
+/// be gone or its agent has died.
 async fn find_end(
     shared: &Arc<Shared>,
     handle: &Arc<Handle>,

@@ -32,8 +32,8 @@ pub struct DockerRecord {
     /// Whether its launch was given up before the engine had answered: then the engine may have it still.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub abandoned: bool,
-    /// Of a launch that was given up: whether its record stays when the engine has removed it, as the one who launched it was not
-    /// told of its end.
+    /// Of a launch that was given up: whether its record stays when the engine has removed it, as the one who launched it does not
+    /// know of its end.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub kept: bool,
     /// Its addresses, by network.
