@@ -74,7 +74,30 @@ pub fn find(directory: impl AsFd, path: &Path, resolve: Resolve) -> Result<Owned
     };
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     let flags = OFlags::PATH | OFlags::CLOEXEC;
-    Ok(openat2(directory, path, flags, Mode::empty(), resolve | ResolveFlags::NO_MAGICLINKS)?)
+    Ok(open_resolved(directory, path, flags, resolve | ResolveFlags::NO_MAGICLINKS)?)
+}
+
+/// How often a resolution that races with others is tried. Each race needs a rename or mount within microseconds.
+const MAX_RESOLUTIONS: usize = 10_000;
+
+/// Opens a file by openat2(2), again if the resolution of a `..` raced with a rename or a mount anywhere on the host, which the
+/// kernel cannot tell from an escape.
+///
+/// # Errors
+/// Those of openat2(2).
+pub fn open_resolved(
+    directory: impl AsFd,
+    path: &Path,
+    flags: OFlags,
+    resolve: ResolveFlags,
+) -> Result<OwnedFd, Errno> {
+    for _ in 1..MAX_RESOLUTIONS {
+        match openat2(directory.as_fd(), path, flags, Mode::empty(), resolve) {
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            opened => return opened,
+        }
+    }
+    openat2(directory, path, flags, Mode::empty(), resolve)
 }
 
 /// Finds what is at a path in whose last directory only the caller and more privileged users can change names, without

@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use axum::http::StatusCode;
 use cofferdam_core::model::view::{FileId, Logs};
+use cofferdam_linux::foreign;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
@@ -221,7 +222,7 @@ impl Sandboxes {
         let root = rustix::fs::openat(CWD, root, flags | OFlags::DIRECTORY, Mode::empty()).map_err(failed)?;
         let rest = if rest.as_os_str().is_empty() { Path::new(".") } else { rest };
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-        let fd = rustix::fs::openat2(&root, rest, flags, Mode::empty(), resolve).map_err(failed)?;
+        let fd = foreign::open_resolved(&root, rest, flags, resolve).map_err(failed)?;
         let stat = rustix::fs::fstat(&fd).map_err(failed)?;
         match self.logs.get(&host_path) {
             Some(log) if *log != (FileId { device: stat.st_dev, inode: stat.st_ino }) => {
