@@ -10,9 +10,10 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use cofferdam_linux::foreign;
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
-use rustix::fs::{Mode, OFlags, ResolveFlags, fstat, open, openat2};
+use rustix::fs::{Mode, OFlags, ResolveFlags, fstat, open};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
@@ -139,7 +140,7 @@ pub(crate) fn check_directories(socket: &Path, directories: &[&Path]) -> Result<
         };
         let own = open(*path, flags, Mode::empty()).and_then(|own| identity(&own)).map_err(failed)?;
         // Links lead to where they do for the engine.
-        let there = openat2(&root, *path, flags, Mode::empty(), ResolveFlags::IN_ROOT);
+        let there = foreign::open_resolved(&root, path, flags, ResolveFlags::IN_ROOT);
         let is_same = match there.and_then(|there| identity(&there)) {
             Ok(there) => there == own,
             Err(Errno::NOENT | Errno::NOTDIR) => false,
