@@ -14,9 +14,6 @@ const PACKAGES: &str = "--include=iputils-ping,libcap2-bin";
 /// The release, as the tests change what it has.
 const RELEASE: &str = "bookworm";
 
-/// The mirror of a machine that has none of its own for apt, such as one with another distribution.
-const MIRROR: &str = "http://deb.debian.org/debian";
-
 /// The archive of a minimal system. It is made once for all tests of a target directory. `None`, with a message, without
 /// debootstrap or a mirror.
 ///
@@ -49,7 +46,7 @@ fn create(archive: &Path) -> Result<(), String> {
     // What it mounts, and may leave mounted, is in a namespace of its own.
     let mut debootstrap = Command::new("unshare");
     debootstrap.args(["--mount", "--propagation", "private", "debootstrap", "--variant=minbase", PACKAGES]);
-    debootstrap.arg(RELEASE).arg(root.path()).arg(mirror());
+    debootstrap.arg(RELEASE).arg(root.path()).arg(mirror()?);
     run(&mut debootstrap)
         .map_err(|error| format!("{error}\n(packages debootstrap and util-linux, and a mirror)"))?;
     let new = archive.with_extension("new");
@@ -66,7 +63,7 @@ fn create(archive: &Path) -> Result<(), String> {
 }
 
 /// The mirror that apt uses here.
-fn mirror() -> String {
+fn mirror() -> Result<String, String> {
     let targets = Command::new("apt-get")
         .args(["indextargets", "--format", "$(SITE)", "Created-By: Packages"])
         .arg(format!("Codename: {RELEASE}"))
@@ -74,7 +71,7 @@ fn mirror() -> String {
     let sites =
         targets.map(|listed| String::from_utf8_lossy(&listed.stdout).into_owned()).unwrap_or_default();
     let site = sites.lines().find(|site| site.starts_with("http"));
-    site.unwrap_or(MIRROR).to_owned()
+    site.map(str::to_owned).ok_or_else(|| format!("apt has no mirror of {RELEASE}"))
 }
 
 fn run(command: &mut Command) -> Result<(), String> {
