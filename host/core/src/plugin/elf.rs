@@ -50,8 +50,13 @@ pub enum ElfError {
 ///
 /// # Errors
 /// [`ElfError`] if it cannot be loaded on this machine.
-pub fn read<'data>(data: &'data [u8], note: (&str, u32), symbol: &[u8]) -> Result<Facts<'data>, ElfError> {
-    check_identity(data)?;
+pub fn read<'data>(
+    data: impl ReadRef<'data>,
+    note: (&str, u32),
+    symbol: &[u8],
+) -> Result<Facts<'data>, ElfError> {
+    let len = data.len().map_err(|()| ElfError::Malformed("length"))?;
+    check_identity(data, len)?;
     let header = elf::FileHeader64::<LE>::parse(data).map_err(|_| ElfError::Malformed("header"))?;
     match header.e_type(LE) {
         elf::ET_DYN => {}
@@ -64,9 +69,9 @@ pub fn read<'data>(data: &'data [u8], note: (&str, u32), symbol: &[u8]) -> Resul
         needed: header
             .e_phoff(LE)
             .saturating_add(u64::from(header.e_phnum(LE)) * u64::from(header.e_phentsize(LE))),
-        len: data.len() as u64,
+        len,
     })?;
-    check_length(data, header, segments)?;
+    check_length(len, header, segments)?;
     if segments.iter().any(|segment| segment.p_type(LE) == elf::PT_INTERP) {
         return Err(ElfError::NotShared("a program"));
     }
@@ -75,14 +80,12 @@ pub fn read<'data>(data: &'data [u8], note: (&str, u32), symbol: &[u8]) -> Resul
     Ok(facts)
 }
 
-fn check_identity(data: &[u8]) -> Result<(), ElfError> {
-    const HEADER: usize = size_of::<elf::FileHeader64<LE>>();
-    if !data.starts_with(&elf::ELFMAG) {
+fn check_identity<'data>(data: impl ReadRef<'data>, len: u64) -> Result<(), ElfError> {
+    const HEADER: u64 = size_of::<elf::FileHeader64<LE>>() as u64;
+    if data.read_bytes_at(0, elf::ELFMAG.len() as u64) != Ok(&elf::ELFMAG[..]) {
         return Err(ElfError::NotElf);
     }
-    let Some(ident) = data.get(..HEADER) else {
-        return Err(ElfError::Truncated { needed: HEADER as u64, len: data.len() as u64 });
-    };
+    let ident = data.read_bytes_at(0, HEADER).map_err(|()| ElfError::Truncated { needed: HEADER, len })?;
     let little = ident[5] == elf::ELFDATA2LSB.0;
     let machine = [ident[18], ident[19]];
     let machine =
@@ -108,11 +111,10 @@ fn check_identity(data: &[u8]) -> Result<(), ElfError> {
 /// Checks that all segments are within the file. Otherwise the loader would map pages beyond its end, and accessing
 /// them raises SIGBUS.
 fn check_length(
-    data: &[u8],
+    len: u64,
     header: &elf::FileHeader64<LE>,
     segments: &[elf::ProgramHeader64<LE>],
 ) -> Result<(), ElfError> {
-    let len = data.len() as u64;
     let mut needed = 0;
     for segment in segments {
         let end = segment.p_offset(LE).checked_add(segment.p_filesz(LE));
@@ -125,7 +127,7 @@ fn check_length(
 }
 
 fn find_note<'data>(
-    data: &'data [u8],
+    data: impl ReadRef<'data>,
     segments: &'data [elf::ProgramHeader64<LE>],
     (owner, kind): (&str, u32),
 ) -> Result<Option<&'data [u8]>, ElfError> {
@@ -141,9 +143,9 @@ fn find_note<'data>(
     Ok(None)
 }
 
-fn read_dynamic(
-    data: &[u8],
-    segments: &[elf::ProgramHeader64<LE>],
+fn read_dynamic<'data>(
+    data: impl ReadRef<'data>,
+    segments: &'data [elf::ProgramHeader64<LE>],
     symbol: &[u8],
     facts: &mut Facts<'_>,
 ) -> Result<(), ElfError> {
@@ -183,7 +185,7 @@ fn offset_of(segments: &[elf::ProgramHeader64<LE>], address: u64) -> Option<u64>
     })
 }
 
-fn newest_glibc(data: &[u8], at: u64, strings: &[u8]) -> Result<u32, ElfError> {
+fn newest_glibc<'data>(data: impl ReadRef<'data>, at: u64, strings: &[u8]) -> Result<u32, ElfError> {
     const MALFORMED: ElfError = ElfError::Malformed("version needs");
     /// Longer than the name of any version.
     const MAX_NAME: usize = 1024;

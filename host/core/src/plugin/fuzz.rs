@@ -88,14 +88,14 @@ fn any_note_is_read_or_refused() {
     let manifest = serde_json::from_str(MANIFEST).unwrap();
     fuzz_json(&[manifest], |manifest| {
         let file = shared_object(manifest.to_string().as_bytes());
-        let facts = Facts::of(Path::new("plugin.so"), &file).unwrap();
+        let facts = Facts::of(Path::new("plugin.so"), &*file).unwrap();
         if let Err(error) = facts.usable_manifest(Path::new("plugin.so")) {
             assert!(error.to_string().contains("plugin.so"), "{error}");
         }
     });
     fuzz_bytes(&[MANIFEST.as_bytes().to_vec()], &["{", "\"", "null", "\\u0000"], |note| {
         let file = shared_object(note);
-        drop(Facts::of(Path::new("plugin.so"), &file).unwrap().usable_manifest(Path::new("plugin.so")));
+        drop(Facts::of(Path::new("plugin.so"), &*file).unwrap().usable_manifest(Path::new("plugin.so")));
     });
 }
 

@@ -1,13 +1,14 @@
 //! Checks of a plugin file before any of its code runs.
 
 use std::fs::{File, Metadata, OpenOptions};
-use std::io::{Read, Seek};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use cofferdam_plugin_abi as abi;
 use cofferdam_plugin_model::{FEATURES, Kind, Manifest};
 use data_encoding::HEXLOWER;
+use object::read::{ReadCache, ReadRef};
 use semver::Version;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -133,7 +134,7 @@ pub enum PreflightError {
 pub fn inspect_file(path: &Path) -> Result<(Manifest, String), PreflightError> {
     let file = PluginFile::open(path)?;
     let bytes = file.read()?;
-    let manifest = Facts::of(&file.path, &bytes)?.usable_manifest(&file.path)?;
+    let manifest = Facts::of(&file.path, &*bytes)?.usable_manifest(&file.path)?;
     Ok((manifest, HEXLOWER.encode(&Sha256::digest(&bytes))))
 }
 
@@ -146,7 +147,7 @@ pub fn inspect_file(path: &Path) -> Result<(Manifest, String), PreflightError> {
 pub fn find(directory: &Path) -> std::io::Result<Found> {
     find_by(directory, |path| {
         let file = PluginFile::open(path)?;
-        Facts::of(&file.path, &file.read()?)?.usable_manifest(&file.path)
+        file.facts()?.usable_manifest(&file.path)
     })
 }
 
@@ -215,12 +216,39 @@ impl PluginFile {
         file.take(LARGEST).read_to_end(&mut bytes).map_err(read_error)?;
         Ok(bytes)
     }
+
+    /// Reads what [`Facts`] depend on, a few kilobytes. In total it is not more than the file has, even if its tables
+    /// overlap.
+    fn facts(&self) -> Result<Facts, PreflightError> {
+        let bounded = Bounded { file: &self.file, left: self.metadata.len() };
+        Facts::of(&self.path, &ReadCache::new(bounded))
+    }
+}
+
+/// A file of which a limited number of bytes can be read.
+struct Bounded<'f> {
+    file: &'f File,
+    left: u64,
+}
+
+impl Read for Bounded<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.take(self.left).read(buffer)?;
+        self.left -= count as u64;
+        Ok(count)
+    }
+}
+
+impl Seek for Bounded<'_> {
+    fn seek(&mut self, position: SeekFrom) -> io::Result<u64> {
+        self.file.seek(position)
+    }
 }
 
 impl Facts {
     /// Parses the content of a file.
-    pub(super) fn of(path: &Path, bytes: &[u8]) -> Result<Self, PreflightError> {
-        let facts = elf::read(bytes, (abi::NOTE_OWNER, abi::NOTE_TYPE), ROOT_SYMBOL)
+    pub(super) fn of<'data>(path: &Path, content: impl ReadRef<'data>) -> Result<Self, PreflightError> {
+        let facts = elf::read(content, (abi::NOTE_OWNER, abi::NOTE_TYPE), ROOT_SYMBOL)
             .map_err(|source| PreflightError::Elf { path: path.to_owned(), source })?;
         Ok(Self {
             // If the manifest is not UTF-8, parsing it as JSON reports the error.
@@ -318,4 +346,23 @@ pub(super) fn changeable_by_others(path: &Path) -> std::io::Result<Option<(PathB
         }
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn tables_that_overlap_are_not_read_beyond_the_size_of_their_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("plugin.so");
+        fs::write(&path, [7; 100]).unwrap();
+        let file = File::open(&path).unwrap();
+        let content = ReadCache::new(Bounded { file: &file, left: 100 });
+        assert_eq!((&content).read_bytes_at(0, 60), Ok(&[7; 60][..]));
+        assert_eq!((&content).read_bytes_at(0, 60), Ok(&[7; 60][..]), "it is kept");
+        assert_eq!((&content).read_bytes_at(1, 60), Err(()));
+    }
 }

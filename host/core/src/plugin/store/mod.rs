@@ -188,7 +188,7 @@ impl Store {
             return Ok(Content { known: known.clone(), bytes: None, reliable: true });
         }
         let bytes = file.read()?;
-        let facts = Facts::of(file.path(), &bytes)?;
+        let facts = Facts::of(file.path(), &*bytes)?;
         let unchanged = file.file().metadata().is_ok_and(|metadata| Stamp::of(&metadata) == stamp);
         let reliable =
             trust == Trust::Index && unchanged && stamp.is_reliable(file.file(), read_at).unwrap_or(false);
