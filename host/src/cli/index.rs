@@ -10,7 +10,7 @@ use cofferdam_core::plugin::{self, Store, Trust};
 
 /// Plugin files, inspected without running them.
 pub(super) enum Files {
-    /// Every file is read.
+    /// Of every file, what the answer depends on is read.
     Read,
     /// Files that are in the index of a plugin store are not read.
     Indexed(Arc<Store>),
@@ -27,14 +27,17 @@ impl PluginIndex for Files {
         found.map(|(file, manifest)| (file, manifest.map_err(Into::into))).collect()
     }
 
-    fn at(&self, file: &Path) -> Result<(Manifest, String), Unusable> {
-        match self {
-            Self::Read => Ok(plugin::inspect_file(file)?),
-            Self::Indexed(store) => {
-                let candidate = store.examine(file, Trust::Index)?;
-                let sha256 = candidate.sha256().to_owned();
-                Ok((candidate.manifest, sha256))
-            }
-        }
+    fn manifest(&self, file: &Path) -> Result<Manifest, Unusable> {
+        Ok(match self {
+            Self::Read => plugin::read_manifest(file)?,
+            Self::Indexed(store) => store.examine(file, Trust::Index)?.manifest,
+        })
+    }
+
+    fn sha256(&self, file: &Path) -> Result<String, Unusable> {
+        Ok(match self {
+            Self::Read => plugin::inspect_file(file)?.1,
+            Self::Indexed(store) => store.examine(file, Trust::Index)?.sha256().to_owned(),
+        })
     }
 }

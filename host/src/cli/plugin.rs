@@ -12,7 +12,7 @@ use super::output::{Cell, Column, Table, Tone};
 use super::{Outcome, block_on, output};
 use crate::api::operator::types::{Call, PluginHealth, PluginInfo, PluginKind, Response};
 use crate::config::{AvailablePlugin, Environment, PluginIndex, expected};
-use cofferdam_core::error_chain;
+use cofferdam_core::{error_chain, plugin};
 
 /// Lists and inspects plugins
 #[derive(Debug, clap::Args)]
@@ -202,7 +202,7 @@ fn directory_table(found: &[AvailablePlugin]) -> Table {
 
 fn inspect(arguments: &Inspect) -> Outcome {
     let file = find(arguments)?;
-    let (manifest, sha256) = Files::Read.at(&file).map_err(Failure::of)?;
+    let (manifest, sha256) = plugin::inspect_file(&file).map_err(Failure::of)?;
     if arguments.json {
         output::json(&manifest_json(&manifest, &file, Some(&sha256)))?;
         return Ok(0);

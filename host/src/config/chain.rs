@@ -185,9 +185,9 @@ impl ChainResolver<'_> {
     ) -> Result<(PathBuf, Manifest), Diagnostic> {
         let file = normalize(&self.plugin_dir.join(&path.value));
         let name = &raw.name.value;
-        match self.index.at(&file) {
-            Ok((manifest, _)) if manifest.name == *name => Ok((file, manifest)),
-            Ok((manifest, _)) => {
+        match self.index.manifest(&file) {
+            Ok(manifest) if manifest.name == *name => Ok((file, manifest)),
+            Ok(manifest) => {
                 let message = format!("`{}` is not plugin `{name}`", file.display());
                 let label = format!("this file is plugin `{}`", manifest.name);
                 let diagnostic = Diagnostic::at(path.span.clone(), message, label);
@@ -260,9 +260,9 @@ impl ChainResolver<'_> {
             let message = format!("`sha256` of plugin `{}` is not a SHA-256", raw.name.value);
             return Some(at(message, "expected 64 hexadecimal digits".to_owned()));
         }
-        match self.index.at(file) {
-            Ok((_, hash)) if hash.eq_ignore_ascii_case(&expected.value) => None,
-            Ok((_, hash)) => {
+        match self.index.sha256(file) {
+            Ok(hash) if hash.eq_ignore_ascii_case(&expected.value) => None,
+            Ok(hash) => {
                 let message = format!("`{}` does not have the hash in `sha256`", file.display());
                 let diagnostic = at(message, format!("its hash is {hash}"));
                 Some(diagnostic.help("find out why the file changed before you change the hash"))

@@ -14,11 +14,17 @@ pub trait PluginIndex {
     /// All plugin files directly in a directory.
     fn in_directory(&self, directory: &Path) -> Vec<AvailablePlugin>;
 
-    /// Manifest and SHA-256 of one file.
+    /// The manifest of one file.
     ///
     /// # Errors
     /// Why the file cannot be used as a plugin.
-    fn at(&self, file: &Path) -> Result<(Manifest, String), Unusable>;
+    fn manifest(&self, file: &Path) -> Result<Manifest, Unusable>;
+
+    /// SHA-256 of one file, in lower-case hexadecimal.
+    ///
+    /// # Errors
+    /// Why the file cannot be used as a plugin.
+    fn sha256(&self, file: &Path) -> Result<String, Unusable>;
 }
 
 /// A plugin file, with its manifest or the reason why it cannot be used.

@@ -73,7 +73,11 @@ impl PluginIndex for NoPlugins {
         Vec::new()
     }
 
-    fn at(&self, _: &Path) -> Result<(Manifest, String), Unusable> {
+    fn manifest(&self, _: &Path) -> Result<Manifest, Unusable> {
+        Err("no plugins are looked up here".into())
+    }
+
+    fn sha256(&self, _: &Path) -> Result<String, Unusable> {
         Err("no plugins are looked up here".into())
     }
 }

@@ -40,7 +40,7 @@ pub use load::LoadError;
 pub use lookup::{LookupError, PluginIndex};
 pub use placement::Response;
 pub use plugin::Plugin;
-pub use preflight::{PreflightError, find, inspect_file};
+pub use preflight::{PreflightError, find, inspect_file, read_manifest};
 pub use recoverer::{Durability, LeaseError, Recoverer, StateError};
 pub use services::Services;
 pub use store::{Candidate, Store, StoreError, Trust};

@@ -138,6 +138,15 @@ pub fn inspect_file(path: &Path) -> Result<(Manifest, String), PreflightError> {
     Ok((manifest, HEXLOWER.encode(&Sha256::digest(&bytes))))
 }
 
+/// Reads a plugin's manifest without running any of its code, and little else of its file.
+///
+/// # Errors
+/// [`PreflightError`].
+pub fn read_manifest(path: &Path) -> Result<Manifest, PreflightError> {
+    let file = PluginFile::open(path)?;
+    file.facts()?.usable_manifest(&file.path)
+}
+
 /// The plugin files of a directory, by name.
 ///
 /// Libraries without a manifest are omitted.
@@ -145,10 +154,7 @@ pub fn inspect_file(path: &Path) -> Result<(Manifest, String), PreflightError> {
 /// # Errors
 /// If the directory cannot be read.
 pub fn find(directory: &Path) -> std::io::Result<Found> {
-    find_by(directory, |path| {
-        let file = PluginFile::open(path)?;
-        file.facts()?.usable_manifest(&file.path)
-    })
+    find_by(directory, read_manifest)
 }
 
 /// As [`find`], with another way to get the manifest of a file.
