@@ -1,14 +1,14 @@
 //! Checks of a plugin file before any of its code runs.
 
 use std::fs::{File, Metadata, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::io::{Read, Seek};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use cofferdam_plugin_abi as abi;
 use cofferdam_plugin_model::{FEATURES, Kind, Manifest};
 use data_encoding::HEXLOWER;
-use object::read::{ReadCache, ReadRef};
+use object::read::{ReadCache, ReadCacheOps, ReadRef};
 use semver::Version;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -226,7 +226,7 @@ impl PluginFile {
     /// Reads what [`Facts`] depend on, a few kilobytes. In total it is not more than the file has, even if its tables
     /// overlap.
     fn facts(&self) -> Result<Facts, PreflightError> {
-        let bounded = Bounded { file: &self.file, left: self.metadata.len() };
+        let bounded = Bounded { file: &self.file, position: 0, left: self.metadata.len() };
         Facts::of(&self.path, &ReadCache::new(bounded))
     }
 }
@@ -234,20 +234,36 @@ impl PluginFile {
 /// A file of which a limited number of bytes can be read.
 struct Bounded<'f> {
     file: &'f File,
+    position: u64,
     left: u64,
 }
 
-impl Read for Bounded<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.file.take(self.left).read(buffer)?;
+impl ReadCacheOps for Bounded<'_> {
+    fn len(&mut self) -> Result<u64, ()> {
+        self.file.metadata().map(|metadata| metadata.len()).map_err(drop)
+    }
+
+    fn seek(&mut self, position: u64) -> Result<u64, ()> {
+        self.position = position;
+        Ok(position)
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, ()> {
+        let most = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let count = self.file.read_at(&mut buffer[..most], self.position).map_err(drop)?;
+        self.position += count as u64;
         self.left -= count as u64;
         Ok(count)
     }
-}
 
-impl Seek for Bounded<'_> {
-    fn seek(&mut self, position: SeekFrom) -> io::Result<u64> {
-        self.file.seek(position)
+    fn read_exact(&mut self, mut buffer: &mut [u8]) -> Result<(), ()> {
+        while !buffer.is_empty() {
+            match self.read(buffer)? {
+                0 => return Err(()),
+                count => buffer = &mut buffer[count..],
+            }
+        }
+        Ok(())
     }
 }
 
@@ -366,7 +382,7 @@ mod tests {
         let path = directory.path().join("plugin.so");
         fs::write(&path, [7; 100]).unwrap();
         let file = File::open(&path).unwrap();
-        let content = ReadCache::new(Bounded { file: &file, left: 100 });
+        let content = ReadCache::new(Bounded { file: &file, position: 0, left: 100 });
         assert_eq!((&content).read_bytes_at(0, 60), Ok(&[7; 60][..]));
         assert_eq!((&content).read_bytes_at(0, 60), Ok(&[7; 60][..]), "it is kept");
         assert_eq!((&content).read_bytes_at(1, 60), Err(()));
