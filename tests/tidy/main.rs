@@ -189,6 +189,21 @@ fn plugins_know_of_the_agent_what_it_tells_them() {
     }
 }
 
+/// A plugin is mapped and relocated at every start.
+#[test]
+fn every_plugin_is_optimised_for_size() {
+    let workspace = text(&root().join("Cargo.toml"));
+    for (path, manifest) in manifests("plugins", |_| true) {
+        let package = manifest.split("name = \"").nth(1).and_then(|rest| rest.split('"').next());
+        let package = package.unwrap_or_else(|| panic!("{} has no name", name(&path)));
+        let profile = format!("[profile.release.package.{package}]\nopt-level = \"s\"\n");
+        assert!(
+            workspace.contains(&profile),
+            "`{package}` has no release profile like that of other plugins"
+        );
+    }
+}
+
 #[test]
 fn the_tables_of_plugins_have_all_of_them() {
     let name_of = |(path, _): (PathBuf, String)| {
