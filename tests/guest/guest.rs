@@ -18,6 +18,9 @@ pub const INSIDE: &str = "COFFERDAM_GUEST";
 /// Environment variables that a test needs to find its files and for diagnostics. The guest gets no others.
 const PASSED_ON: [&str; 4] = ["CARGO_MANIFEST_DIR", "LD_LIBRARY_PATH", "RUST_BACKTRACE", "RUST_LOG"];
 
+/// The program that is process 1 of a guest with [`Guest::systemd`].
+const SYSTEMD: &str = "/lib/systemd/systemd";
+
 /// Exit status of `prepare` if a package must be installed first.
 const EX_UNAVAILABLE: i32 = 69;
 
@@ -50,6 +53,8 @@ impl Hierarchy {
 #[derive(Clone, Debug)]
 pub struct Guest {
     pub cgroup: Hierarchy,
+    /// Whether its first program is systemd, with [`Hierarchy::V2`]. The command is a service then.
+    pub systemd: bool,
     pub cpus: u32,
     /// In MB, shared with the files that are written in the guest.
     pub memory: u32,
@@ -80,7 +85,7 @@ pub fn run(cgroup: Hierarchy, command: &[&str]) -> GuestOutcome {
 
 impl Guest {
     pub fn new(cgroup: Hierarchy) -> Self {
-        Self { cgroup, cpus: 2, memory: 1024, limit: Duration::from_secs(600) }
+        Self { cgroup, systemd: false, cpus: 2, memory: 1024, limit: Duration::from_secs(600) }
     }
 
     /// Boots the guest, prepared if necessary, and waits until `command` (program and arguments) has ended. It runs as
@@ -119,12 +124,20 @@ impl Guest {
             "a guest cannot boot another guest: skip this test there, or return if `inside()`"
         );
         prepare()?;
+        if self.systemd && !Path::new(SYSTEMD).exists() {
+            return Err(format!(
+                "there is no {SYSTEMD}\ninstall it: apt-get install --no-install-recommends systemd"
+            ));
+        }
         let mut run = ending_with_parent(&script("run"));
         run.args(["--cgroup", self.cgroup.as_str()])
             .args(["--cpus", &self.cpus.to_string()])
             .args(["--memory", &self.memory.to_string()])
             .args(["--limit", &self.limit.as_secs().max(1).to_string()])
             .args(["--env", &format!("{INSIDE}=1")]);
+        if self.systemd {
+            run.arg("--systemd");
+        }
         for name in PASSED_ON {
             run.args(["--env", name]);
         }
