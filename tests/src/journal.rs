@@ -142,25 +142,7 @@ impl Journal {
     /// If the program does not start.
     #[must_use]
     pub fn follow(&self, field: &str) -> Entries {
-        // Without `--merge`, following means the entries of the current boot, and ends if there are none yet.
-        let mut process = Command::new("journalctl")
-            .args([
-                "--follow",
-                "--merge",
-                "--no-tail",
-                "--all",
-                "--output=json",
-                "--quiet",
-                field,
-                "--directory",
-            ])
-            .arg(self.files())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("journalctl (package systemd)");
-        let lines = BufReader::new(process.stdout.take().expect("a pipe")).lines();
-        Entries { process, lines }
+        Entries::follow(field, |journalctl| journalctl.arg("--directory").arg(self.files()))
     }
 
     /// The last message with this field; empty if there is none.
@@ -198,6 +180,30 @@ impl Drop for Journal {
 pub struct Entries {
     process: Child,
     lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Entries {
+    /// What is in the journal of this machine with this field, and what is added, with the program `journalctl`.
+    ///
+    /// # Panics
+    /// If the program does not start.
+    #[must_use]
+    pub fn of_machine(field: &str) -> Self {
+        Self::follow(field, |journalctl| journalctl)
+    }
+
+    fn follow(field: &str, of: impl FnOnce(&mut Command) -> &mut Command) -> Self {
+        // Without `--merge`, following means the entries of the current boot, and ends if there are none yet.
+        let mut journalctl = Command::new("journalctl");
+        journalctl.args(["--follow", "--merge", "--no-tail", "--all", "--output=json", "--quiet", field]);
+        let mut process = of(&mut journalctl)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("journalctl (package systemd)");
+        let lines = BufReader::new(process.stdout.take().expect("a pipe")).lines();
+        Self { process, lines }
+    }
 }
 
 impl Iterator for Entries {

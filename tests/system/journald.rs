@@ -61,7 +61,7 @@ fn replace_companion(world: &World, daemon: &Daemon, name: &str) {
 }
 
 /// The bytes of a field: text, or an array of bytes if it is none.
-fn bytes(entry: &Json, field: &str) -> Vec<u8> {
+pub(crate) fn bytes(entry: &Json, field: &str) -> Vec<u8> {
     match &entry[field] {
         Json::String(text) => text.clone().into_bytes(),
         Json::Array(bytes) => {
@@ -71,7 +71,7 @@ fn bytes(entry: &Json, field: &str) -> Vec<u8> {
     }
 }
 
-fn text<'e>(entry: &'e Json, field: &str) -> &'e str {
+pub(crate) fn text<'e>(entry: &'e Json, field: &str) -> &'e str {
     entry[field].as_str().unwrap_or_default()
 }
 

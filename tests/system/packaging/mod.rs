@@ -1,5 +1,7 @@
 //! Installation: what `host/packaging/install` installs works, and `host/packaging/deb` makes a package of it.
 
+mod systemd;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,6 +28,13 @@ fn output(command: &mut Command) -> String {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?} failed: {errors}");
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Makes the Debian package in an empty directory.
+fn package(directory: &Path) -> PathBuf {
+    output(script("deb").arg("--output").arg(directory));
+    let [package] = &files(directory).into_iter().collect::<Vec<_>>()[..] else { panic!("not one package") };
+    directory.join(package)
 }
 
 /// The names of all files below a directory.
@@ -143,11 +152,7 @@ fn an_installation_that_cannot_be_complete_changes_nothing() {
 #[test]
 fn a_debian_package_has_the_same_files_and_names_what_it_needs() {
     let place = tempfile::tempdir().expect("a directory");
-    output(script("deb").arg("--output").arg(place.path()));
-    let [package] = &files(place.path()).into_iter().collect::<Vec<_>>()[..] else {
-        panic!("not one package")
-    };
-    let package = place.path().join(package);
+    let package = package(place.path());
     let field = |name: &str| output(Command::new("dpkg-deb").arg("--field").arg(&package).arg(name));
     assert_eq!((field("Package").trim(), field("Version").trim()), ("cofferdam", env!("CARGO_PKG_VERSION")));
     assert!(field("Depends").contains("libc6 (>="), "{}", field("Depends"));
