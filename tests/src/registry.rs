@@ -139,6 +139,25 @@ impl Registry {
         self.manifest(repository, tag, kind, &manifest)
     }
 
+    /// Pushes an image of OCI, whose layers are compressed with zstd, each as an archive and as a blob.
+    ///
+    /// # Panics
+    /// If it is refused.
+    pub fn zstd_image(&self, repository: &str, tag: &str, layers: &[(Vec<u8>, Vec<u8>)]) {
+        let diff_ids: Vec<_> = layers.iter().map(|(archive, _)| Digest::of(archive)).collect();
+        let config = json!({
+            "architecture": "amd64", "os": "linux", "config": { "Cmd": ["sh"] },
+            "rootfs": { "type": "layers", "diff_ids": diff_ids },
+        });
+        let config = config.to_string().into_bytes();
+        let config = self.blob(repository, "application/vnd.oci.image.config.v1+json", &config);
+        let kind = "application/vnd.oci.image.layer.v1.tar+zstd";
+        let layers: Vec<Json> = layers.iter().map(|(_, blob)| self.blob(repository, kind, blob)).collect();
+        let kind = "application/vnd.oci.image.manifest.v1+json";
+        let manifest = json!({ "schemaVersion": 2, "mediaType": kind, "config": config, "layers": layers });
+        self.manifest(repository, tag, kind, &manifest);
+    }
+
     /// Pushes a blob. Returns its descriptor.
     ///
     /// # Panics

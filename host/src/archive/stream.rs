@@ -1,5 +1,6 @@
 //! Decompression of streams whose compression is told by their first bytes.
 
+use std::error::Error;
 use std::io::{self, BufRead, BufReader, Read};
 
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
@@ -20,11 +21,16 @@ pub(crate) fn decompress<'a>(stream: impl Read + 'a) -> io::Result<Box<dyn Read 
     let first = stream.fill_buf()?;
     if first.starts_with(&GZIP) {
         Ok(Box::new(Gunzip::new(stream)))
-    } else if first.starts_with(&ZSTD) {
+    } else if first.starts_with(&ZSTD) || is_skipped(first) {
         Ok(Box::new(Unzstd::new(stream)))
     } else {
         Ok(Box::new(stream))
     }
+}
+
+/// Whether a frame of zstd begins here that is not compressed data, as that of pzstd.
+fn is_skipped(first: &[u8]) -> bool {
+    matches!(first, [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..])
 }
 
 /// Decompresses all frames of a zstd stream, and skips those that are not compressed data.
@@ -50,10 +56,10 @@ impl<R: BufRead> Unzstd<R> {
                 })) => {
                     let length = u64::from(length);
                     if io::copy(&mut (&mut self.stream).take(length), &mut io::sink())? < length {
-                        return Err(io::ErrorKind::UnexpectedEof.into());
+                        return Err(truncated());
                     }
                 }
-                Err(error) => return Err(invalid(error)),
+                Err(error) => return Err(explained(&error)),
             }
         }
         Ok(false)
@@ -63,7 +69,7 @@ impl<R: BufRead> Unzstd<R> {
         let stored = self.decoder.get_checksum_from_data();
         match stored.is_none() || stored == self.decoder.get_calculated_checksum() {
             true => Ok(()),
-            false => Err(invalid("the checksum of a zstd frame is wrong")),
+            false => Err(invalid("the checksum of a zstd frame is wrong: the data is damaged".to_owned())),
         }
     }
 }
@@ -77,7 +83,7 @@ impl<R: BufRead> Read for Unzstd<R> {
             self.in_frame = true;
             while self.decoder.can_collect() == 0 && !self.decoder.is_finished() {
                 let some = BlockDecodingStrategy::UptoBlocks(1);
-                self.decoder.decode_blocks(&mut self.stream, some).map_err(invalid)?;
+                self.decoder.decode_blocks(&mut self.stream, some).map_err(|error| explained(&error))?;
             }
             let count = self.decoder.read(buffer)?;
             if count > 0 || buffer.is_empty() {
@@ -89,8 +95,40 @@ impl<R: BufRead> Read for Unzstd<R> {
     }
 }
 
-fn invalid(error: impl ToString) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, error.to_string())
+/// Why a frame cannot be decompressed, in words for whoever has the archive. An error of reading it stays what it is: it may
+/// come from this machine, not from the archive.
+fn explained(error: &FrameDecoderError) -> io::Error {
+    let causes = std::iter::successors(Some(error as &(dyn Error + 'static)), |&error| error.source());
+    if let Some(error) = causes.clone().find_map(|cause| cause.downcast_ref::<io::Error>()) {
+        return match (error.kind(), error.raw_os_error()) {
+            (io::ErrorKind::UnexpectedEof, _) => truncated(),
+            (_, Some(errno)) => io::Error::from_raw_os_error(errno),
+            (kind, None) => io::Error::new(kind, error.to_string()),
+        };
+    }
+    invalid(match error {
+        FrameDecoderError::WindowSizeTooBig { requested, max } => {
+            format!("a zstd frame needs a window of {requested} bytes; expected at most {max}")
+        }
+        FrameDecoderError::DictNotProvided { dict_id } => {
+            format!("a zstd frame needs the dictionary {dict_id}; compress it without one")
+        }
+        FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::BadMagicNumber(_)) => {
+            "there is something other than zstd frames after the compressed data".to_owned()
+        }
+        error => {
+            let cause = causes.last().map_or_else(|| error.to_string(), ToString::to_string);
+            format!("a zstd frame is damaged: {cause}")
+        }
+    })
+}
+
+fn truncated() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "the zstd data ends within a frame")
+}
+
+fn invalid(message: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, message)
 }
 
 #[cfg(test)]
@@ -124,12 +162,56 @@ mod tests {
     fn all_frames_of_a_zstd_stream_are_read_and_others_skipped() {
         let frame = |text: &[u8]| compress_to_vec(text, CompressionLevel::Fastest);
         let skipped = [&b"\x50\x2a\x4d\x18\x03\0\0\0"[..], b"abc"].concat();
-        let stream = [frame(b"one "), skipped.clone(), frame(b""), frame(b"two"), skipped].concat();
+        let stream = [frame(b"one "), skipped.clone(), frame(b""), frame(b"two"), skipped.clone()].concat();
         assert_eq!(text(&stream).unwrap(), b"one two");
-        for end in [stream.len() - 1, frame(b"one ").len() - 3] {
-            assert!(text(&stream[..end]).is_err(), "{end}");
+        // As pzstd begins.
+        assert_eq!(text(&[skipped, frame(b"one")].concat()).unwrap(), b"one");
+        for end in [stream.len() - 1, frame(b"one ").len() - 3, 6] {
+            let error = text(&stream[..end]).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{end}");
+            assert_eq!(error.to_string(), "the zstd data ends within a frame", "{end}");
         }
-        let damaged = [&frame(b"one ")[..], b"rest"].concat();
-        assert!(text(&damaged).is_err());
+    }
+
+    #[test]
+    fn what_is_wrong_with_zstd_data_is_said() {
+        let frame = compress_to_vec(&b"one two three"[..], CompressionLevel::Fastest);
+        let error = |bytes: &[u8]| {
+            let error = text(bytes).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
+            error.to_string()
+        };
+        let mut damaged = frame.clone();
+        *damaged.last_mut().unwrap() ^= 1;
+        assert_eq!(error(&damaged), "the checksum of a zstd frame is wrong: the data is damaged");
+        let rest = error(&[&frame[..], b"rest"].concat());
+        assert_eq!(rest, "there is something other than zstd frames after the compressed data");
+        let header = |bytes: &[u8]| [&ZSTD, bytes].concat();
+        // A window of 2^(10 + 31) bytes, a dictionary, and a block of the kind that is reserved.
+        assert!(error(&header(&[0, 31 << 3])).contains("needs a window of 2199023255552 bytes"));
+        assert!(error(&header(&[1, 0, 7])).contains("needs the dictionary 7"));
+        assert!(error(&header(&[0, 0, 0x07, 0, 0])).starts_with("a zstd frame is damaged: "));
+    }
+
+    #[test]
+    fn an_error_of_reading_zstd_data_is_passed_on() {
+        struct Failing<'a>(&'a [u8], fn() -> io::Error);
+        impl Read for Failing<'_> {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                match self.0.read(buffer)? {
+                    0 => Err(self.1()),
+                    count => Ok(count),
+                }
+            }
+        }
+        let frame = compress_to_vec(&b"one two three"[..], CompressionLevel::Fastest);
+        for end in [5, 8, frame.len() - 2] {
+            for failed in [|| io::Error::from_raw_os_error(libc::EIO), || io::Error::other("stopped")] {
+                let mut stream = decompress(Failing(&frame[..end], failed)).unwrap();
+                let error = stream.read_to_end(&mut Vec::new()).unwrap_err();
+                assert_eq!(error.to_string(), failed().to_string(), "{end}");
+                assert_eq!(error.raw_os_error(), failed().raw_os_error(), "{end}");
+            }
+        }
     }
 }

@@ -75,7 +75,7 @@ impl LayerError {
     pub(super) fn is_local(&self) -> bool {
         match self {
             Self::Root { .. } => true,
-            Self::System { source, .. } => {
+            Self::System { source, .. } | Self::Archive { source } => {
                 use io::ErrorKind::{OutOfMemory, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
                 let is_known =
                     [OutOfMemory, QuotaExceeded, ReadOnlyFilesystem, StorageFull].contains(&source.kind());

@@ -10,12 +10,14 @@ mod hostile;
 mod hostile_config;
 mod hostile_registry;
 mod local;
+mod prune;
 pub(crate) mod registry;
 mod runtime;
 mod secure_registry;
 mod sources;
 mod store;
 mod volumes;
+mod zstd;
 
 use std::path::PathBuf;
 

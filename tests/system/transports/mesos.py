@@ -64,7 +64,7 @@ ProcessIO
   1 optional type ProcessIOType
   2 optional data ProcessIOData
   3 optional control ProcessIOControl
-CallType = GET_HEALTH 1 GET_FLAGS 2 GET_VERSION 3 GET_METRICS 4 LIST_FILES 7 READ_FILE 8 GET_STATE 9 GET_CONTAINERS 10 GET_FRAMEWORKS 11 GET_EXECUTORS 12 GET_TASKS 13 ATTACH_CONTAINER_INPUT 18 ATTACH_CONTAINER_OUTPUT 19 GET_AGENT 20 LAUNCH_CONTAINER 22 WAIT_CONTAINER 23 KILL_CONTAINER 24 REMOVE_CONTAINER 25 GET_RESOURCE_PROVIDERS 26 GET_OPERATIONS 31 MARK_RESOURCE_PROVIDER_GONE 32
+CallType = GET_HEALTH 1 GET_FLAGS 2 GET_VERSION 3 GET_METRICS 4 LIST_FILES 7 READ_FILE 8 GET_STATE 9 GET_CONTAINERS 10 GET_FRAMEWORKS 11 GET_EXECUTORS 12 GET_TASKS 13 ATTACH_CONTAINER_INPUT 18 ATTACH_CONTAINER_OUTPUT 19 GET_AGENT 20 LAUNCH_CONTAINER 22 WAIT_CONTAINER 23 KILL_CONTAINER 24 REMOVE_CONTAINER 25 PRUNE_IMAGES 30 GET_RESOURCE_PROVIDERS 26 GET_OPERATIONS 31 MARK_RESOURCE_PROVIDER_GONE 32
 ListFiles
   1 required path string
 ReadFile
@@ -92,6 +92,14 @@ AttachContainerInput
   3 optional process_io ProcessIO
 GetMetricsCall
   1 optional timeout DurationInfo
+ImageType = APPC 1 DOCKER 2
+ImageDocker
+  1 required name string
+Image
+  1 required type ImageType
+  3 optional docker ImageDocker
+PruneImages
+  1 repeated excluded_images Image
 Call
   1 optional type CallType
   2 optional get_metrics GetMetricsCall
@@ -104,6 +112,7 @@ Call
   15 optional kill_container OneContainer
   16 optional remove_container OneContainer
   20 optional get_containers GetContainers
+  21 optional prune_images PruneImages
 GetHealth
   1 required healthy bool
 GetFlags

@@ -14,7 +14,7 @@ use std::process::Command;
 use cofferdam_tests::daemon::Daemon;
 use cofferdam_tests::world::World;
 
-const PYTHON: &str = "/usr/bin/python3";
+pub(crate) const PYTHON: &str = "/usr/bin/python3";
 
 /// A world whose agent serves TCP, on a port that the kernel chooses.
 fn world() -> World {
@@ -24,19 +24,19 @@ fn world() -> World {
 }
 
 /// Where the agent listens.
-fn address(daemon: &Daemon) -> String {
+pub(crate) fn address(daemon: &Daemon) -> String {
     let flags = daemon.get("/flags");
     flags["flags"]["api.listen"].as_str().expect("an address").to_owned()
 }
 
 /// A script that uses the implementation of protocol buffers by Google.
-fn script(name: &str) -> PathBuf {
+pub(crate) fn script(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("system/transports").join(name)
 }
 
 /// Whether Python has an implementation of protocol buffers. Otherwise reports that a test is skipped, or fails it if `CI` is
 /// set.
-fn has_protobuf() -> bool {
+pub(crate) fn has_protobuf() -> bool {
     let found = Command::new(PYTHON).args(["-c", "import google.protobuf"]).output();
     if found.is_ok_and(|found| found.status.success()) {
         return true;

@@ -16,7 +16,7 @@ use super::stream::{self, Disconnected, Records};
 use super::types::{self as wire, Call, Response};
 use super::{attach, encode, reply, subscribe, tasks};
 use crate::api::context::ApiContext;
-use crate::api::encoding::Codec;
+use crate::api::encoding::{Codec, Encoding};
 use crate::api::protobuf::schema::agent::CALL_TYPE;
 use cofferdam_core::model::view::{Summary, WantedReports};
 use cofferdam_core::model::{ContainerId, Request, Termination};
@@ -177,7 +177,11 @@ pub(in crate::api) async fn dispatch(context: &Arc<ApiContext>, media: ResponseM
         Call::PruneImages(call) => {
             let pruned = context.agent.prune_images(decode::decode_prune(&call)?).await;
             let pruned = pruned.map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, &error))?;
-            message(Response::PruneImages(encode::pruned(&pruned)))
+            // An extension: Mesos has no response for it.
+            match media.message {
+                Encoding::Json => message(Response::PruneImages(encode::pruned(&pruned))),
+                Encoding::Protobuf => Ok(reply::empty()),
+            }
         }
     }
 }

@@ -55,12 +55,12 @@ pub(super) fn pull(
         Err(Failure::Download(error)) => {
             // What is there takes the space that is needed.
             if matches!(&error, PullError::Image(error) if error.is_local()) {
-                partial.clear().map_err(ImageError::from)?;
+                partial.remove().map_err(ImageError::from)?;
             }
             return Err(error);
         }
         Err(Failure::Unpack(error)) => {
-            partial.clear().map_err(ImageError::from)?;
+            partial.remove().map_err(ImageError::from)?;
             return Err(error.into());
         }
     };
