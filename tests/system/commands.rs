@@ -107,6 +107,49 @@ fn what_cannot_be_meant_is_refused_before_anything_is_launched() {
     }
 }
 
+#[test]
+fn networks_and_ports_that_cannot_be_had_are_explained_in_one_line() {
+    if !is_root("a root file system") {
+        return;
+    }
+    let site = Site::new();
+    let program = cofferdam_tests::paths::program();
+    let alone = |arguments: &[&str]| {
+        text(&Command::new(&program).args(arguments).stdin(Stdio::null()).output().expect("it starts"))
+    };
+    let hint = "hint: a network is a configuration of the plugin `network/cni`: add that to the chain of the agent, or leave \
+                --network and --publish out for the network of the host";
+    let of_docker = "hint: `bridge` and `none` are networks of docker";
+    for (options, expected) in [
+        (&["--network", "web"][..], hint),
+        (&["--net=web", "-p", "8080:80"], hint),
+        (&["--network", "bridge"], of_docker),
+    ] {
+        let (command, rootfs) = ([options, &["--", "true"]].concat(), ["--rootfs", &*site.rootfs]);
+        for (status, output, error) in [
+            alone(&[&["run"], &*command].concat()),
+            run(&site, &[&["run"], &rootfs[..], &command].concat()),
+            run(&site, &[&["run", "-d"], &rootfs[..], &command].concat()),
+        ] {
+            assert_eq!((status, &*output), (Some(125), ""), "{options:?}: {error}");
+            let lines: Vec<&str> = error.lines().collect();
+            assert!(
+                lines.iter().any(|line| line.starts_with(expected)) && lines.len() <= 3,
+                "{options:?}: {error}"
+            );
+        }
+    }
+    // Ports alone cannot be mapped, and the network of the host needs no plugin.
+    let (status, _, error) = run(&site, &["run", "-p", "8080:80", "--rootfs", &site.rootfs, "--", "true"]);
+    assert!(
+        status == Some(125) && error.contains("leave --publish out") && error.lines().count() == 1,
+        "{error}"
+    );
+    let host = ["run", "--rm", "--network", "host", "--rootfs", &site.rootfs, "--", "echo", "up"];
+    assert_eq!(run(&site, &host), (Some(0), "up\n".to_owned(), String::new()));
+    site.finish();
+}
+
 fn json(text: &str) -> Json {
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }

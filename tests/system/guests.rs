@@ -65,6 +65,7 @@ const ALL: Tests = Tests {
         "--skip=tee::",
         "--skip=terminals::",
         "--skip=transports::",
+        "--skip=widths::",
     ],
     least: 120,
 };

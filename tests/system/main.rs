@@ -37,3 +37,4 @@ mod tasks;
 mod tee;
 mod terminals;
 mod transports;
+mod widths;

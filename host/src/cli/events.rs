@@ -7,13 +7,16 @@ use unicode_width::UnicodeWidthStr;
 
 use super::client::Client;
 use super::failure::Failure;
-use super::output::{Tone, escape_control, has_colour};
+use super::output::{Tone, escape_control, has_colour, truncated};
 use super::ps::{exit_description, fetch_description, pull_description};
 use super::{Outcome, block_on, output, time};
 use crate::api::operator::types::{Event, EventKind, Subscribe, TimeInfo};
 
-/// Where the lines of a long description begin, but for the first one.
+/// Where subjects begin, and the lines of a long description but for the first one.
 const INDENT: usize = 26;
+
+/// The least space for the first line of a description, beside what it is about.
+const MIN_DESCRIPTION: usize = 20;
 
 /// Shows what happens to containers and plugins, as it happens
 ///
@@ -144,9 +147,21 @@ fn show(event: &Event, as_json: bool) -> io::Result<()> {
         |time| humantime::format_rfc3339_millis(from_wire(time)).to_string(),
     );
     let (subject, what, tone) = describe(event);
-    let column = time.width() + subject.width() + 4;
-    let what = output::wrapped(&escape_control(&what), column, INDENT, output::width());
-    output::line(&format!("{time}  {subject}  {}", tone.paint(&what, has_colour)))
+    let (begin, what) = layout(&time, &subject, &escape_control(&what), output::width());
+    output::line(&format!("{begin}{}", tone.paint(&what, has_colour)))
+}
+
+/// A line before the description, and the description, for a terminal of so many columns, if any. A long subject is shortened,
+/// and the description begins on a line of its own where there is no space beside it.
+fn layout(time: &str, subject: &str, what: &str, width: Option<usize>) -> (String, String) {
+    let Some(columns) = width else { return (format!("{time}  {subject}  "), what.to_owned()) };
+    let subject = truncated(subject, columns.saturating_sub(INDENT).max(MIN_DESCRIPTION));
+    let column = INDENT + subject.width() + 2;
+    let (gap, column) = match column + what.width().min(MIN_DESCRIPTION) > columns {
+        true => (format!("\n{}", " ".repeat(INDENT)), INDENT),
+        false => ("  ".to_owned(), column),
+    };
+    (format!("{time}  {subject}{gap}"), output::wrapped(what, column, INDENT, width))
 }
 
 /// What an event is about, what has happened, and how that is.
@@ -212,6 +227,22 @@ mod tests {
 
     fn event(json: serde_json::Value) -> Event {
         serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn a_long_subject_is_shortened_and_the_description_below_it() {
+        let time = "2026-11-29T20:00:00.000Z";
+        let shown = |subject: &str, what: &str, width| {
+            let (begin, what) = layout(time, subject, what, width);
+            begin + &what
+        };
+        let short = format!("{time}  container web  RUNNING (pid 7)");
+        assert_eq!(shown("container web", "RUNNING (pid 7)", Some(80)), short);
+        let id = format!("container {}", "x".repeat(100));
+        assert_eq!(shown(&id, "RUNNING", None), format!("{time}  {id}  RUNNING"));
+        let (cut, indent) = ("x".repeat(43), " ".repeat(26));
+        let narrow = shown(&id, "RUNNING (pid 7)", Some(80));
+        assert_eq!(narrow, format!("{time}  container {cut}…\n{indent}RUNNING (pid 7)"));
     }
 
     #[test]

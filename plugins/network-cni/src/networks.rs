@@ -155,7 +155,10 @@ impl Networks {
             return Ok(network);
         }
         let known: Vec<&str> = loaded.networks.keys().map(String::as_str).collect();
-        let known = if known.is_empty() { "none".to_owned() } else { format!("`{}`", known.join("`, `")) };
+        let known = match known.is_empty() {
+            true => "none; add its configuration there".to_owned(),
+            false => format!("`{}`; choose one of these, or add its configuration there", known.join("`, `")),
+        };
         let mut message = format!(
             "there is no network `{}` in `{}`, which has: {known}",
             name.escape_debug(),

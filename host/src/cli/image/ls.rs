@@ -4,6 +4,7 @@ use serde_json::{Value as Json, json};
 
 use super::familiar;
 use crate::cli::failure::Failure;
+use crate::cli::output::{Cell, Column, Table};
 use crate::cli::{Outcome, format, output};
 use cofferdam_core::provisioner::{Image, Store};
 
@@ -41,21 +42,30 @@ pub(super) fn run(arguments: &Arguments, store: &Store) -> Outcome {
     } else if arguments.quiet {
         images.iter().try_for_each(|image| output::line(&image.id.to_string()))?;
     } else {
-        let row = |image: &Image| {
-            let names: Vec<String> = image.names.iter().map(|name| familiar(name)).collect();
-            vec![
-                names.join(", "),
-                image.id.short(),
-                output::escape_control(&image.platform),
-                image.layers.len().to_string(),
-                format::bytes(image.size),
-                output::escape_control(image.created.as_deref().unwrap_or("-")),
-            ]
-        };
-        let rows: Vec<_> = images.iter().map(row).collect();
-        output::table(&["NAME", "ID", "PLATFORM", "LAYERS", "SIZE", "CREATED"], &rows)?;
+        let mut table = Table::new(vec![
+            Column::new("NAME").elastic(),
+            Column::new("ID"),
+            Column::new("PLATFORM").elastic().optional(2),
+            Column::new("LAYERS").optional(1),
+            Column::new("SIZE"),
+            Column::new("CREATED").elastic().optional(3),
+        ]);
+        images.iter().for_each(|image| table.push(row(image)));
+        table.print()?;
     }
     Ok(0)
+}
+
+fn row(image: &Image) -> Vec<Cell> {
+    let names: Vec<String> = image.names.iter().map(|name| familiar(name)).collect();
+    vec![
+        output::escape_control(&names.join(", ")).into(),
+        image.id.short().into(),
+        output::escape_control(&image.platform).into(),
+        image.layers.len().to_string().into(),
+        format::bytes(image.size).into(),
+        output::escape_control(image.created.as_deref().unwrap_or("-")).into(),
+    ]
 }
 
 pub(super) fn inspect(arguments: &InspectArguments, store: &Store) -> Outcome {

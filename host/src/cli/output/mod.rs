@@ -15,13 +15,6 @@ pub(super) use facts::{facts, wrapped};
 pub(super) use table::{Cell, Column, Table, truncated};
 pub(super) use tone::Tone;
 
-/// Prints a table of texts with aligned columns.
-pub(super) fn table(headings: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
-    let mut table = Table::new(headings.iter().map(|heading| Column::new(heading)).collect());
-    rows.iter().for_each(|row| table.push(row.iter().cloned().map(Cell::from).collect()));
-    table.print()
-}
-
 /// Prints a value as indented JSON.
 pub(super) fn json(value: &(impl Serialize + ?Sized)) -> io::Result<()> {
     let mut text = serde_json::to_vec_pretty(value)?;

@@ -22,6 +22,7 @@ use super::resources::ResourceFlags;
 use super::{Outcome, client, output, rm};
 use crate::api::operator::encode_id;
 use crate::config::{Environment, Isolation};
+use cofferdam_core::error_chain;
 use cofferdam_core::model::{Request, VolumeSource};
 use cofferdam_core::provisioner::Store;
 
@@ -31,6 +32,13 @@ pub(super) use short_form::expand;
 use daemon::Launch;
 use embedded::Embedded;
 use pull::PullPolicy;
+
+/// Why there are no networks, and what to do.
+const NO_NETWORKS: &str = "a network is a configuration of the plugin `network/cni`: add that to the chain of the agent, or leave \
+                           --network and --publish out for the network of the host";
+
+/// How an error begins that says that nothing in the chain makes networks.
+const NOT_HANDLED: &str = "requests `networks`, which none";
 
 /// What the names of docker's networks are here.
 const NETWORKS: &str = "`bridge` and `none` are networks of docker; here a network is a configuration of the plugin `network/cni`, and \
@@ -159,9 +167,12 @@ pub(super) fn run(arguments: Arguments, socket: Option<PathBuf>) -> Outcome {
     let is_on_network_of_docker = arguments.wanted.is_on_network_of_docker();
     let mut request = arguments.wanted.request(&arguments.resources, is_in_store).map_err(not_run)?;
     let terminal = arguments.terminal;
-    let explained = move |failure: Failure| match is_on_network_of_docker && failure.status() == NOT_RUN {
-        true => failure.with_hint(NETWORKS),
-        false => failure,
+    let explained = move |failure: Failure| match failure.status() == NOT_RUN {
+        true if is_on_network_of_docker => failure.with_hint(NETWORKS),
+        true if error_chain::describe(failure.error()).contains(NOT_HANDLED) => {
+            failure.with_hint(NO_NETWORKS)
+        }
+        _ => failure,
     };
     terminal.apply(&mut request);
     if arguments.detach || socket.is_some() {

@@ -136,7 +136,7 @@ fn show(containers: &[Container], before: &Sample, as_json: bool) -> io::Result<
         Column::new("WRITTEN").optional(4).if_any(),
         Column::new("DISK").optional(3).if_any(),
         Column::new("DISK LIMIT").optional(6).if_any(),
-        Column::new("FAILED").optional(0).if_any(),
+        Column::new("FAILED").elastic().if_any(),
     ];
     let mut table = Table::new(columns.into());
     containers.iter().for_each(|container| table.push(row(container, before)));

@@ -3,6 +3,7 @@
 use serde_json::Value as Json;
 
 use crate::cli::client::Client;
+use crate::cli::output::{Cell, Column, Table};
 use crate::cli::{Outcome, block_on, output};
 
 /// Lists tasks
@@ -29,14 +30,21 @@ pub(super) fn run(arguments: &Arguments, client: &Client) -> Outcome {
     if arguments.json {
         output::json(&tasks)?;
     } else {
-        let rows: Vec<Vec<String>> = tasks.iter().map(row).collect();
-        output::table(&["TASK", "FRAMEWORK", "EXECUTOR", "STATE", "NAME"], &rows)?;
+        let mut table = Table::new(vec![
+            Column::new("TASK").elastic(),
+            Column::new("FRAMEWORK").elastic().optional(2),
+            Column::new("EXECUTOR").elastic().optional(3),
+            Column::new("STATE"),
+            Column::new("NAME").elastic().optional(1),
+        ]);
+        tasks.iter().for_each(|task| table.push(row(task)));
+        table.print()?;
     }
     Ok(0)
 }
 
-fn row(task: &Json) -> Vec<String> {
-    let text = |value: &Json| output::escape_control(value.as_str().unwrap_or("-"));
+fn row(task: &Json) -> Vec<Cell> {
+    let text = |value: &Json| Cell::from(output::escape_control(value.as_str().unwrap_or("-")));
     vec![
         text(&task["task_id"]["value"]),
         text(&task["framework_id"]["value"]),

@@ -145,7 +145,8 @@ fn networks_are_read_again_for_every_launch() {
             |name: &str| fixture.networked("web", &[named(name)], "busybox ip -o -4 addr show eth0");
         let message = fixture.error(request("late")).await;
         assert!(
-            message.contains("no network `late` in") && message.contains("which has: `net`"),
+            message.contains("no network `late` in")
+                && message.contains("which has: `net`; choose one of these, or add its configuration there"),
             "{message}"
         );
         lab.bridge("late", 55, json!({}));
