@@ -16,6 +16,7 @@ mod interference;
 mod output;
 mod program;
 mod reach;
+mod requests;
 mod status;
 mod trees;
 mod users;

@@ -325,6 +325,7 @@ impl LaunchError {
                 | Self::InvalidContainerInfo(_)
                 | Self::NoParent { .. }
                 | Self::ParentNotRunning { .. }
+                | Self::Unhandled { .. }
                 | Self::NotSupported { .. }
                 | Self::User { .. }
                 | Self::Rootfs { .. }

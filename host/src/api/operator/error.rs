@@ -18,6 +18,9 @@ use cofferdam_core::switchboard::AttachError;
 /// Header of a failed launch whose command could not be executed: `not found` or `not executable`. Extension.
 pub(crate) const EXEC_FAILURE_HEADER: &str = "x-cofferdam-exec-failure";
 
+/// Bytes of the text of an error. What a client has sent may be in it, and more than once.
+const MAX_TEXT: usize = 16 << 10;
+
 /// An error response. The first line of its text says what failed, each further line why the line above it did.
 #[derive(Debug)]
 pub(in crate::api) struct ApiError {
@@ -51,7 +54,12 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        (self.status, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], self.text).into_response()
+        let Self { status, mut text } = self;
+        if text.len() > MAX_TEXT {
+            text.truncate(text.floor_char_boundary(MAX_TEXT));
+            text.push('…');
+        }
+        (status, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response()
     }
 }
 
