@@ -195,6 +195,7 @@ fn networks_volumes_and_devices_of_the_engine_reach_the_container() {
     let Some(engine) = engine() else { return };
     let world = engine.world();
     engine.client(&["network", "create", "--subnet", "10.214.0.0/24", "reach-network"]);
+    engine.client(&["create", "--name", "reach-server", "--network", "reach-network", IMAGE, "true"]);
     with_agent(&world, async |agent| {
         let line = "echo kept > /volume/file; cat /etc/resolv.conf; echo written > /dev/sink && echo sink; \
                     cat /proc/self/oom_score_adj; ls /sys/class/net; busybox ping -c 3 10.214.0.1 >/dev/null; \
@@ -221,7 +222,9 @@ fn networks_volumes_and_devices_of_the_engine_reach_the_container() {
             parameter("device", "/dev/null:/dev/sink:rw"),
             parameter("memory-swap", "96m"),
             parameter("oom-score-adj", "900"),
-            parameter("add-host", "lighthouse:192.0.2.1"),
+            parameter("add-host", "lighthouse=192.0.2.1"),
+            parameter("link", "reach-server:database"),
+            parameter("security-opt", "systempaths=unconfined"),
         ];
         agent.launch(request).await.unwrap();
         let stdout = agent.inspect(&id("reach-all")).unwrap().logs.stdout.unwrap();
@@ -233,6 +236,9 @@ fn networks_volumes_and_devices_of_the_engine_reach_the_container() {
         assert_eq!((&host["Dns"], &host["VolumeDriver"]), (&json!(["192.0.2.53"]), &json!("local")));
         assert_eq!(host["MemorySwap"].as_i64(), Some(96 << 20));
         assert_eq!(host["ExtraHosts"], json!(["lighthouse:192.0.2.1"]));
+        assert_eq!((&host["MaskedPaths"], &host["ReadonlyPaths"]), (&json!([]), &json!([])));
+        let endpoint = &found["NetworkSettings"]["Networks"]["reach-network"];
+        assert_eq!(endpoint["Links"], json!(["reach-server:database"]));
         // Its own traffic and no other: it has sent three requests, and got three replies.
         let report = agent.reports(&[id("reach-all")], WantedReports::ALL).await.remove(0);
         let usage = report.usage.unwrap();
@@ -263,8 +269,47 @@ fn networks_volumes_and_devices_of_the_engine_reach_the_container() {
         assert_eq!(run(&agent, next).await, "kept\n");
         agent.remove(&id("reach-next")).await.unwrap();
     });
+    engine.client(&["rm", "reach-server"]);
     engine.client(&["network", "rm", "reach-network"]);
     engine.client(&["volume", "rm", "reach-volume"]);
+    assert_eq!(world.leftovers(), [""; 0]);
+}
+
+#[test]
+fn an_option_that_the_engine_is_too_old_for_is_refused() {
+    let Some(engine) = engine() else { return };
+    let version = engine.client(&["version", "--format", "{{.Server.APIVersion}}"]);
+    let minor: u32 = version.strip_prefix("1.").and_then(|minor| minor.parse().ok()).expect("a version");
+    let world = engine.world();
+    with_agent(&world, async |agent| {
+        for (name, parameter, since) in [
+            ("since-cgroupns", parameter("cgroupns", "private"), 41),
+            ("since-annotation", parameter("annotation", "tier=web"), 43),
+            ("since-interval", parameter("health-start-interval", "2s"), 44),
+        ] {
+            let mut request = shell(name, "true");
+            request.docker.as_mut().unwrap().parameters = vec![parameter.clone()];
+            if minor < since {
+                let error = agent.launch(request).await.unwrap_err();
+                assert!(error.is_invalid(), "{error}");
+                let field = format!("`container.docker.parameters.{}`", parameter.key);
+                let needed = format!("needs version 1.{since} of the engine's API");
+                assert_contains(&error.to_string(), &[&field, &needed, &version, "update the engine"]);
+                assert_eq!(engine.names(name), [""; 0]);
+                assert!(!agent.contains(&id(name)));
+                continue;
+            }
+            run(&agent, request).await;
+            let found = engine.inspect(&format!("mesos-{name}"));
+            let host = &found["HostConfig"];
+            match since {
+                41 => assert_eq!(host["CgroupnsMode"], "private"),
+                43 => assert_eq!(host["Annotations"]["tier"], "web"),
+                _ => assert_eq!(found["Config"]["Healthcheck"]["StartInterval"], 2_000_000_000_i64),
+            }
+            agent.remove(&id(name)).await.unwrap();
+        }
+    });
     assert_eq!(world.leftovers(), [""; 0]);
 }
 

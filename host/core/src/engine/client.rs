@@ -75,6 +75,15 @@ impl Client {
         self.within(self.0.timeouts.call, self.read("report its version", request)).await
     }
 
+    /// The version of the API that is spoken with the engine: major and minor.
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    pub async fn api_version(&self) -> Result<(u32, u32), EngineError> {
+        let api = self.api().await?;
+        Ok(number(&api).unwrap_or_default())
+    }
+
     /// An image that the engine has. `None` if it has none of that name.
     ///
     /// # Errors

@@ -16,6 +16,7 @@ use tokio::time::sleep;
 use super::abandon::answered;
 use super::begin::{Logged, begin};
 use super::hooks;
+use super::parameters::Since;
 use super::phase::{check_cancelled, enter, unless_stopped};
 use super::processes;
 use super::record::Handle;
@@ -74,6 +75,9 @@ async fn launch(
     if let Some(network) = &spec.network {
         unless_stopped(handle, check_network(shared, handle, network)).await?;
     }
+    if let Some((parameter, since)) = &spec.needs {
+        unless_stopped(handle, check_version(shared, handle, parameter, since)).await?;
+    }
     let executor = request.executor.clone().map(|executor| *executor);
     let fixed = request.secret_environment.clone();
     let (shared2, handle2) = (Arc::clone(shared), Arc::clone(handle));
@@ -113,6 +117,27 @@ async fn check_network(shared: &Shared, handle: &Handle, network: &str) -> Resul
             Err(InvalidContainerInfo { id: handle.id().clone(), field, reason }.into())
         }
     }
+}
+
+/// Checks that the engine does not ignore a parameter, as older ones do.
+async fn check_version(
+    shared: &Shared,
+    handle: &Handle,
+    parameter: &str,
+    since: &Since,
+) -> Result<(), LaunchError> {
+    let spoken = shared.backend.engine.api_version().await.map_err(|source| engine_error(handle, source))?;
+    if spoken >= since.api {
+        return Ok(());
+    }
+    let ((major, minor), (own_major, own_minor)) = (since.api, spoken);
+    let reason = format!(
+        "it needs version {major}.{minor} of the engine's API, as {} has, and this engine has {own_major}.{own_minor}; \
+         leave it out, or update the engine",
+        since.engine
+    );
+    let field = format!("container.docker.parameters.{parameter}");
+    Err(InvalidContainerInfo { id: handle.id().clone(), field, reason }.into())
 }
 
 /// Fetches the container's files into its sandbox.

@@ -4,188 +4,34 @@
 //! agent.
 
 mod mount;
+mod options;
 mod ports;
 
 use serde_json::{Map, Value as Json, json};
 
-use crate::containerizer::invalid::{Problem, problem};
-
-/// What the value of an option is, and so how it is added to its field.
-#[derive(Clone, Copy)]
-enum Kind {
-    Text,
-    /// An item of a list.
-    Item,
-    /// `key=value`, a member of an object.
-    Pair,
-    /// `key=value` or `key`, an item of a list; a key that is there is replaced.
-    Variable,
-    Integer,
-    Flag,
-    /// A number of bytes, with a unit.
-    Size,
-    /// A time, in nanoseconds.
-    Time,
-    /// A number of CPUs, in billionths.
-    Cpus,
-    /// `host[:container[:permissions]]`.
-    Device,
-    /// `name=soft[:hard]`.
-    Ulimit,
-    /// `path:rate`.
-    Rate,
-    /// `path:weight`.
-    Weight,
-    /// `[[address:]host ports:]container ports[/protocol]`.
-    Publish,
-    /// `ports[/protocol]`.
-    Port,
-    /// Fields with commas in between.
-    Mount,
-    /// `all`, a number, or fields with commas in between.
-    Gpus,
-    /// A line of a shell, or its absence.
-    HealthCommand,
-    NoHealthCheck,
-    /// `path[:options]`.
-    Tmpfs,
-    /// A program, without arguments.
-    Program,
-}
+pub(super) use options::{Since, since};
 
 use Kind::{
-    Cpus, Device, Flag, Gpus, HealthCommand, Integer, Item, Mount, NoHealthCheck, Pair, Port, Program,
+    Cpus, Device, Flag, Gpus, HealthCommand, Host, Integer, Item, Mount, NoHealthCheck, Pair, Port, Program,
     Publish, Rate, Size, Text, Time, Tmpfs, Ulimit, Variable, Weight,
 };
+use options::{Kind, PASSED_ON, REFUSED, SHORT};
+
+use crate::containerizer::invalid::{Problem, problem};
 
 /// Stands for the network of the container in a path.
 const NETWORK: &str = "*";
-
-/// Options, and their fields in the body of `/containers/create`.
-const OPTIONS: &[(&str, &str, Kind)] = &[
-    ("add-host", "HostConfig.ExtraHosts", Item),
-    ("annotation", "HostConfig.Annotations", Pair),
-    ("blkio-weight", "HostConfig.BlkioWeight", Integer),
-    ("blkio-weight-device", "HostConfig.BlkioWeightDevice", Weight),
-    ("cap-add", "HostConfig.CapAdd", Item),
-    ("cap-drop", "HostConfig.CapDrop", Item),
-    ("cgroup-parent", "HostConfig.CgroupParent", Text),
-    ("cgroupns", "HostConfig.CgroupnsMode", Text),
-    ("cpu-period", "HostConfig.CpuPeriod", Integer),
-    ("cpu-quota", "HostConfig.CpuQuota", Integer),
-    ("cpu-rt-period", "HostConfig.CpuRealtimePeriod", Integer),
-    ("cpu-rt-runtime", "HostConfig.CpuRealtimeRuntime", Integer),
-    ("cpu-shares", "HostConfig.CpuShares", Integer),
-    ("cpus", "HostConfig.NanoCpus", Cpus),
-    ("cpuset-cpus", "HostConfig.CpusetCpus", Text),
-    ("cpuset-mems", "HostConfig.CpusetMems", Text),
-    ("device", "HostConfig.Devices", Device),
-    ("device-cgroup-rule", "HostConfig.DeviceCgroupRules", Item),
-    ("device-read-bps", "HostConfig.BlkioDeviceReadBps", Rate),
-    ("device-read-iops", "HostConfig.BlkioDeviceReadIOps", Rate),
-    ("device-write-bps", "HostConfig.BlkioDeviceWriteBps", Rate),
-    ("device-write-iops", "HostConfig.BlkioDeviceWriteIOps", Rate),
-    ("dns", "HostConfig.Dns", Item),
-    ("dns-opt", "HostConfig.DnsOptions", Item),
-    ("dns-option", "HostConfig.DnsOptions", Item),
-    ("dns-search", "HostConfig.DnsSearch", Item),
-    ("domainname", "Domainname", Text),
-    ("entrypoint", "Entrypoint", Program),
-    ("env", "Env", Variable),
-    ("expose", "ExposedPorts", Port),
-    ("gpus", "HostConfig.DeviceRequests", Gpus),
-    ("group-add", "HostConfig.GroupAdd", Item),
-    ("health-cmd", "Healthcheck.Test", HealthCommand),
-    ("health-interval", "Healthcheck.Interval", Time),
-    ("health-retries", "Healthcheck.Retries", Integer),
-    ("health-start-period", "Healthcheck.StartPeriod", Time),
-    ("health-timeout", "Healthcheck.Timeout", Time),
-    ("hostname", "Hostname", Text),
-    ("init", "HostConfig.Init", Flag),
-    ("ip", "NetworkingConfig.EndpointsConfig.*.IPAMConfig.IPv4Address", Text),
-    ("ip6", "NetworkingConfig.EndpointsConfig.*.IPAMConfig.IPv6Address", Text),
-    ("ipc", "HostConfig.IpcMode", Text),
-    ("isolation", "HostConfig.Isolation", Text),
-    ("label", "Labels", Pair),
-    ("link", "HostConfig.Links", Item),
-    ("link-local-ip", "NetworkingConfig.EndpointsConfig.*.IPAMConfig.LinkLocalIPs", Item),
-    ("log-driver", "HostConfig.LogConfig.Type", Text),
-    ("log-opt", "HostConfig.LogConfig.Config", Pair),
-    ("mac-address", "MacAddress", Text),
-    ("memory", "HostConfig.Memory", Size),
-    ("memory-reservation", "HostConfig.MemoryReservation", Size),
-    ("memory-swap", "HostConfig.MemorySwap", Size),
-    ("memory-swappiness", "HostConfig.MemorySwappiness", Integer),
-    ("mount", "HostConfig.Mounts", Mount),
-    ("network-alias", "NetworkingConfig.EndpointsConfig.*.Aliases", Item),
-    ("no-healthcheck", "Healthcheck.Test", NoHealthCheck),
-    ("oom-kill-disable", "HostConfig.OomKillDisable", Flag),
-    ("oom-score-adj", "HostConfig.OomScoreAdj", Integer),
-    ("pid", "HostConfig.PidMode", Text),
-    ("pids-limit", "HostConfig.PidsLimit", Integer),
-    ("privileged", "HostConfig.Privileged", Flag),
-    ("publish", "HostConfig.PortBindings", Publish),
-    ("publish-all", "HostConfig.PublishAllPorts", Flag),
-    ("read-only", "HostConfig.ReadonlyRootfs", Flag),
-    ("runtime", "HostConfig.Runtime", Text),
-    ("security-opt", "HostConfig.SecurityOpt", Item),
-    ("shm-size", "HostConfig.ShmSize", Size),
-    ("stop-signal", "StopSignal", Text),
-    ("stop-timeout", "StopTimeout", Integer),
-    ("storage-opt", "HostConfig.StorageOpt", Pair),
-    ("sysctl", "HostConfig.Sysctls", Pair),
-    ("tmpfs", "HostConfig.Tmpfs", Tmpfs),
-    ("ulimit", "HostConfig.Ulimits", Ulimit),
-    ("user", "User", Text),
-    ("userns", "HostConfig.UsernsMode", Text),
-    ("uts", "HostConfig.UTSMode", Text),
-    ("volume", "HostConfig.Binds", Item),
-    ("volume-driver", "HostConfig.VolumeDriver", Text),
-    ("volumes-from", "HostConfig.VolumesFrom", Item),
-    ("workdir", "WorkingDir", Text),
-];
-
-/// Options that are refused, and why.
-const REFUSED: &[(&[&str], &str)] = &[
-    (&["name"], "the agent finds the container by its name; choose another container id"),
-    (&["rm", "restart"], "the agent removes the container itself, and reports its exit status once"),
-    (&["detach", "d", "attach", "a", "sig-proxy", "detach-keys", "cidfile"], "it is an option of the client"),
-    (
-        &["interactive", "i", "tty", "t"],
-        "attach with `LAUNCH_CONTAINER`'s `attach.stdin`; there is no terminal",
-    ),
-    (&["env-file", "label-file"], "the agent reads no files of the host for it; give the values"),
-    (&["pull", "force-pull"], "set `docker.force_pull_image`"),
-    (&["network", "net"], "give it once; see `docker.network`"),
-    (&["kernel-memory"], "current kernels have no such limit"),
-    (&["cpu-count", "cpu-percent", "io-maxbandwidth", "io-maxiops"], "it is for containers of Windows"),
-    (&["disable-content-trust", "quiet", "q"], "it is an option of the client"),
-];
-
-/// Other names of options.
-const SHORT: &[(&str, &str)] = &[
-    ("c", "cpu-shares"),
-    ("e", "env"),
-    ("h", "hostname"),
-    ("l", "label"),
-    ("m", "memory"),
-    ("net-alias", "network-alias"),
-    ("p", "publish"),
-    ("P", "publish-all"),
-    ("u", "user"),
-    ("v", "volume"),
-    ("w", "workdir"),
-];
 
 /// Adds an option to the body of `/containers/create`.
 pub(super) fn apply(spec: &mut Json, key: &str, value: &str) -> Result<(), Problem> {
     let name = SHORT.iter().find(|(short, _)| *short == key).map_or(key, |(_, long)| long);
     let field = || format!("container.docker.parameters.{key}");
-    let Some((_, path, kind)) = OPTIONS.iter().find(|(option, ..)| *option == name) else {
+    let Some((_, path, kind)) = PASSED_ON.iter().find(|(option, ..)| *option == name) else {
         let refused = REFUSED.iter().find(|(names, _)| names.contains(&name));
         let reason = refused.map_or_else(
             || {
-                let close = OPTIONS.iter().map(|(option, ..)| *option).find(|option| is_close(option, name));
+                let close =
+                    PASSED_ON.iter().map(|(option, ..)| *option).find(|option| is_close(option, name));
                 let hint = close.map(|option| format!("; did you mean `{option}`?")).unwrap_or_default();
                 format!("it is not an option of `docker run` that this agent can pass on{hint}")
             },
@@ -193,8 +39,17 @@ pub(super) fn apply(spec: &mut Json, key: &str, value: &str) -> Result<(), Probl
         );
         return problem(field(), reason);
     };
-    let profile = value.strip_prefix("seccomp=").filter(|_| name == "security-opt");
-    if profile.is_some_and(|profile| profile != "unconfined" && !profile.starts_with('{')) {
+    if (name, value) == ("security-opt", "systempaths=unconfined") {
+        // The client turns it into these, which are not those of the engine then.
+        for path in ["HostConfig.MaskedPaths", "HostConfig.ReadonlyPaths"] {
+            *place(spec, path) = json!([]);
+        }
+        return Ok(());
+    }
+    let profile = value.strip_prefix("seccomp").filter(|_| name == "security-opt");
+    let profile = profile.and_then(|rest| rest.strip_prefix(['=', ':']));
+    let is_content = |profile: &str| ["unconfined", "builtin"].contains(&profile) || profile.starts_with('{');
+    if profile.is_some_and(|profile| !is_content(profile)) {
         return problem(
             field(),
             "a file with a seccomp profile is one of the client; give its content, or `seccomp=unconfined`",
@@ -219,8 +74,12 @@ pub(super) fn apply(spec: &mut Json, key: &str, value: &str) -> Result<(), Probl
     Ok(())
 }
 
-/// Gives what options say about the network of the container the name of that.
-pub(super) fn name_network(spec: &mut Json, network: &str) {
+/// Gives what options say about the network of the container the name of that. In one that users have created, links are part of it.
+pub(super) fn name_network(spec: &mut Json, network: &str, of_users: bool) {
+    let links = spec["HostConfig"]["Links"].clone();
+    if of_users && links.is_array() {
+        *place(spec, "NetworkingConfig.EndpointsConfig.*.Links") = links;
+    }
     if let Some(endpoints) = spec["NetworkingConfig"]["EndpointsConfig"].as_object_mut()
         && let Some(endpoint) = endpoints.remove(NETWORK)
     {
@@ -286,6 +145,7 @@ fn add(place: &mut Json, kind: Kind, value: &str) -> Result<(), &'static str> {
             variables.retain(|variable| !variable.as_str().is_some_and(|it| it.starts_with(&prefix)));
             variables.push(value.into());
         }
+        Host => items(place).push(host(value).ok_or("a host such as `name:192.0.2.1`")?.into()),
         Device => items(place).push(device(value).ok_or("a device such as `/dev/fuse:/dev/fuse:rwm`")?),
         Ulimit => items(place).push(ulimit(value).ok_or("a limit such as `nofile=1024:2048`")?),
         Rate => {
@@ -358,6 +218,13 @@ fn size(text: &str) -> Option<i64> {
 
 fn nanoseconds(text: &str) -> Option<i64> {
     cofferdam_plugin_model::units::duration(text)?.as_nanos().try_into().ok()
+}
+
+/// `name:address`. Newer clients take `name=address` as well, and brackets around the address.
+fn host(text: &str) -> Option<String> {
+    let (name, address) = text.split_once('=').or_else(|| text.split_once(':'))?;
+    let address = address.strip_prefix('[').and_then(|it| it.strip_suffix(']')).unwrap_or(address);
+    (!name.is_empty() && !address.is_empty()).then(|| format!("{name}:{address}"))
 }
 
 fn device(text: &str) -> Option<Json> {
@@ -447,9 +314,16 @@ mod tests {
             ("publish", "8000-8001:80-81"),
             ("expose", "90-91/udp"),
             ("security-opt", "seccomp={\"defaultAction\":\"SCMP_ACT_ALLOW\"}"),
+            ("security-opt", "seccomp=builtin"),
+            ("security-opt", "systempaths=unconfined"),
+            ("add-host", "one:192.0.2.1"),
+            ("add-host", "two=[2001:db8::1]"),
+            ("link", "server:db"),
+            ("health-start-interval", "2s"),
+            ("dns-opt", "ndots:3"),
         ])
         .unwrap();
-        name_network(&mut spec, "backbone");
+        name_network(&mut spec, "backbone", true);
         let host = &spec["HostConfig"];
         assert_eq!(spec["Healthcheck"]["Test"], json!(["CMD-SHELL", "test -e /ok"]));
         assert_eq!(host["Mounts"], json!([{ "Type": "tmpfs", "Target": "/run" }]));
@@ -463,6 +337,15 @@ mod tests {
         assert_eq!(host["PortBindings"]["81/tcp"][0]["HostPort"], "8001");
         let exposed: Vec<_> = spec["ExposedPorts"].as_object().unwrap().keys().collect();
         assert_eq!(exposed, ["80/tcp", "81/tcp", "90/udp", "91/udp"]);
+        assert_eq!(endpoint["Links"], json!(["server:db"]));
+        assert_eq!(host["ExtraHosts"], json!(["one:192.0.2.1", "two:2001:db8::1"]));
+        assert_eq!((&host["MaskedPaths"], &host["ReadonlyPaths"]), (&json!([]), &json!([])));
+        assert_eq!(
+            (&host["SecurityOpt"][1], &host["SecurityOpt"][2]),
+            (&json!("seccomp=builtin"), &Json::Null)
+        );
+        assert_eq!(host["DnsOptions"], json!(["ndots:3"]));
+        assert_eq!(spec["Healthcheck"]["StartInterval"], 2_000_000_000_i64);
         assert!(host["SecurityOpt"][0].as_str().unwrap().starts_with("seccomp={"));
         assert_eq!(applied(&[("no-healthcheck", "")]).unwrap()["Healthcheck"]["Test"], json!(["NONE"]));
     }
@@ -480,6 +363,9 @@ mod tests {
             ("ulimit", "nofile", "is not a limit"),
             ("publish", "0", "is not a port"),
             ("security-opt", "seccomp=/etc/profile.json", "give its content, or `seccomp=unconfined`"),
+            ("security-opt", "seccomp:/etc/profile.json", "give its content, or `seccomp=unconfined`"),
+            ("add-host", "name", "is not a host"),
+            ("use-api-socket", "true", "credentials"),
             ("mount", "source=/a", "is not a mount"),
             ("blkio-weight-device", "/dev/sda", "is not a device and a weight"),
             ("gpus", "many", "is not `all`"),
@@ -489,15 +375,5 @@ mod tests {
             assert_eq!(field, format!("container.docker.parameters.{key}"));
             assert!(reason.contains(expected), "{key}: {reason}");
         }
-    }
-
-    #[test]
-    fn every_option_is_named_once_and_none_is_refused_as_well() {
-        for (index, (name, path, _)) in OPTIONS.iter().enumerate() {
-            assert!(OPTIONS[..index].iter().all(|(other, ..)| other < name), "{name} is not in order");
-            assert!(!REFUSED.iter().any(|(names, _)| names.contains(name)), "{name}");
-            assert!(!path.is_empty());
-        }
-        assert!(SHORT.iter().all(|(_, long)| OPTIONS.iter().any(|(name, ..)| name == long)));
     }
 }

@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use cofferdam_plugin_model::ContainerClass;
 use serde_json::{Map, Value as Json, json};
 
-use super::parameters;
+use super::parameters::{self, Since};
 use crate::containerizer::invalid::{InvalidContainerInfo, Problem, problem};
 use crate::engine::Image;
 use crate::model::{
@@ -56,6 +56,8 @@ pub(crate) struct Spec {
     pub(super) platform: Option<String>,
     /// The network that must exist, if it is not one of every engine.
     pub(super) network: Option<String>,
+    /// The parameter that needs the newest engine, if not every one has what it needs.
+    pub(super) needs: Option<(String, &'static Since)>,
     /// Directories below the sandbox that are mounted, and created if they are missing.
     pub(super) directories: Vec<PathBuf>,
     /// The program that runs what the container would run.
@@ -272,7 +274,10 @@ impl Builder<'_> {
                 key => parameters::apply(&mut body, key, &parameter.value)?,
             }
         }
-        parameters::name_network(&mut body, &network_mode);
+        let needs =
+            options.parameters.iter().filter_map(|it| Some((it.key.clone(), parameters::since(&it.key)?)));
+        let needs = needs.max_by_key(|(_, since)| since.api);
+        parameters::name_network(&mut body, &network_mode, network.is_some());
         self.check_labels(&body)?;
         let has_check = !body["Healthcheck"].is_null() && body["Healthcheck"]["Test"] != json!(["NONE"]);
         if request.docker_executor.is_some() && has_check {
@@ -284,6 +289,7 @@ impl Builder<'_> {
             force_pull: options.force_pull_image,
             platform,
             network,
+            needs,
             directories,
             executor: request.docker_executor.clone(),
             body,

@@ -14,6 +14,7 @@ pub(super) fn mount(text: &str) -> Option<Json> {
             "readonly" | "ro" => mount["ReadOnly"] = flag(value)?.into(),
             "consistency" => mount["Consistency"] = value.into(),
             "bind-propagation" => mount["BindOptions"]["Propagation"] = value.into(),
+            "bind-nonrecursive" => mount["BindOptions"]["NonRecursive"] = flag(value)?.into(),
             "volume-nocopy" => mount["VolumeOptions"]["NoCopy"] = flag(value)?.into(),
             "volume-driver" => mount["VolumeOptions"]["DriverConfig"]["Name"] = value.into(),
             "volume-opt" => {
