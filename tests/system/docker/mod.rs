@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails where its expectations do")]
 
+mod deadlines;
 mod hooks;
 mod outage;
 mod podman;

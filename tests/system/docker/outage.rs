@@ -17,10 +17,11 @@ use cofferdam_core::model::{Ended, Phase, Reason, Request, Resources, Terminatio
 use cofferdam_linux::process::Process;
 use cofferdam_tests::world::{World, id, run, with_agent};
 use cofferdam_tests::{assert_contains, paths, wait_for_text};
+use nix::sys::signal::Signal;
 use tokio::task::JoinHandle;
 
 use super::proxy::{Hit, Lost, Proxy};
-use cofferdam_tests::engine::{Engine, IMAGE, has_engine, shell, until};
+use cofferdam_tests::engine::{Engine, IMAGE, engine, has_engine, shell, until};
 
 /// Calls of the engine have a second.
 fn impatient(engine: &Engine) -> World {
@@ -63,6 +64,12 @@ fn an_engine_that_is_stopped_delays_nobody() {
             // The kernel tells it when the engine's shim has reaped the process, which the agent does not wait for any longer
             // than for a call; before Linux 6.15, only the engine could have told.
             None => assert!(termination.message.is_some(), "{termination:?}"),
+        }
+        // What only the engine can do fails after its deadline.
+        let signalled = agent.kill(&id("second"), Signal::SIGTERM as i32).await.unwrap_err();
+        let removed = agent.remove(&id("first")).await.unwrap_err();
+        for error in [describe(&signalled), describe(&removed)] {
+            assert_contains(&error, &["did not answer within 1s", "not stopped or overloaded"]);
         }
         // A launch fails after the deadline, in words that tell what to do, and can be retried.
         let error = agent.launch(shell("third", "true")).await.unwrap_err();
@@ -146,6 +153,46 @@ fn an_update_that_an_engine_may_have_applied_is_rolled_back_when_it_is_back() {
         assert_eq!(limit(&engine), 96 << 20);
         agent.destroy(&id("update")).await.unwrap();
         agent.remove(&id("update")).await.unwrap();
+    });
+    assert_eq!(world.leftovers(), [""; 0]);
+}
+
+#[test]
+fn a_destroy_does_not_wait_for_an_update_or_a_signal_that_an_engine_does_not_answer() {
+    let Some(engine) = engine() else { return };
+    let proxy = Proxy::to(engine.socket());
+    let world = through(&proxy, engine);
+    with_agent(&world, async |agent| {
+        agent.launch(shell("unanswered-update", "exec sleep 1000")).await.unwrap();
+        let hit = proxy.hold("/update");
+        let updating = tokio::spawn({
+            let agent = agent.clone();
+            let resources = Resources::default().with("mem", 64.0);
+            async move { agent.update(&id("unanswered-update"), resources).await }
+        });
+        let held = reached(&hit).await;
+        let termination = agent.destroy(&id("unanswered-update")).await.unwrap();
+        assert_eq!(termination.ended(), Some(Ended::Signaled(9)));
+        let error = updating.await.unwrap().unwrap_err();
+        assert_contains(&describe(&error), &["`unanswered-update`", "DESTROYING"]);
+        drop(held);
+
+        agent.launch(shell("unanswered-signal", "exec sleep 1000")).await.unwrap();
+        let hit = proxy.hold("/kill?signal=10");
+        let signalling = tokio::spawn({
+            let agent = agent.clone();
+            async move { agent.kill(&id("unanswered-signal"), Signal::SIGUSR1 as i32).await }
+        });
+        let held = reached(&hit).await;
+        let termination = agent.destroy(&id("unanswered-signal")).await.unwrap();
+        assert_eq!(termination.ended(), Some(Ended::Signaled(9)));
+        assert!(!signalling.is_finished());
+        // It gets the signal when there is nothing that it can be sent to.
+        drop(held);
+        assert!(!signalling.await.unwrap().unwrap());
+        for name in ["unanswered-update", "unanswered-signal"] {
+            agent.remove(&id(name)).await.unwrap();
+        }
     });
     assert_eq!(world.leftovers(), [""; 0]);
 }

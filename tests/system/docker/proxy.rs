@@ -1,14 +1,15 @@
-//! A socket between an agent and an engine, which holds a request, or loses the answer to one.
+//! A socket between an agent and an engine, which holds a request, loses the answer to one, or does not pass one on.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use cofferdam_tests::daemon::TIMEOUT;
 use tempfile::TempDir;
 
 /// The longest head of a request, or of an answer.
@@ -24,6 +25,8 @@ pub struct Proxy {
 struct Faults {
     armed: Mutex<Option<Armed>>,
     held: Mutex<Option<Held>>,
+    /// Gets the next request, which the engine never gets.
+    swallowed: Mutex<Option<Sender<String>>>,
 }
 
 /// The request that is not passed on yet.
@@ -51,6 +54,22 @@ pub struct Lost {
 
 /// Tells which request was hit.
 pub struct Hit(Receiver<Lost>);
+
+/// A request that is never answered.
+pub struct Swallowed(Receiver<String>);
+
+impl Swallowed {
+    /// Waits until it is there. Returns its method and path.
+    pub fn request(&self) -> String {
+        self.0.recv_timeout(TIMEOUT).expect("a request")
+    }
+
+    /// Waits until whoever has sent it has closed the connection.
+    pub fn wait_until_closed(self) {
+        let closed = self.0.recv_timeout(TIMEOUT);
+        assert_eq!(closed, Err(RecvTimeoutError::Disconnected), "the connection is not closed");
+    }
+}
 
 impl Hit {
     /// Waits for the request, at most so long.
@@ -95,6 +114,13 @@ impl Proxy {
         Hit(receiver)
     }
 
+    /// Does not pass on the next request.
+    pub fn swallow(&self) -> Swallowed {
+        let (request, receiver) = channel();
+        *self.faults.swallowed.lock().unwrap() = Some(request);
+        Swallowed(receiver)
+    }
+
     /// Loses none any more.
     pub fn disarm(&self) {
         *self.faults.armed.lock().unwrap() = None;
@@ -122,6 +148,13 @@ fn serve(client: &UnixStream, engine: &Path, faults: &Faults) -> io::Result<()> 
     let head = head(client)?;
     let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
     let request = String::from_utf8_lossy(line).into_owned();
+    let swallowed = faults.swallowed.lock().unwrap().take();
+    if let Some(sender) = swallowed {
+        let _ = sender.send(request);
+        // Its end is that of the connection.
+        io::copy(&mut &*client, &mut io::sink())?;
+        return Ok(());
+    }
     let held = faults.held.lock().unwrap().take_if(|held| request.contains(held.part));
     if let Some(Held { hit, .. }) = held {
         hold(&hit, &request);
