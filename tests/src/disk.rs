@@ -170,7 +170,41 @@ impl Drop for Image {
     }
 }
 
-fn run(command: &mut Command) {
+/// A block device of zeros: a file without blocks, on a loop device. Detached on drop.
+#[derive(Debug)]
+pub struct LoopDevice(PathBuf);
+
+impl LoopDevice {
+    /// Creates the file, with a size in bytes, and finds a device for it.
+    ///
+    /// # Panics
+    /// If there is none.
+    #[must_use]
+    pub fn of_zeros(file: &Path, size: u64) -> Self {
+        // If it is no module, or there are none, it fails.
+        let _ = Command::new("modprobe").args(["-aq", "loop"]).status();
+        File::create(file).and_then(|file| file.set_len(size)).expect("a file");
+        let device = run(Command::new("losetup").args(["--find", "--show"]).arg(file));
+        Self(device.trim().into())
+    }
+
+    /// Its path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        // The kernel does it when nobody has it open any more.
+        let _ = Command::new("losetup").arg("--detach").arg(&self.0).status();
+    }
+}
+
+/// Runs a command to its end. Returns its output.
+fn run(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(output.status.success(), "{command:?}: {output:?}");
+    String::from_utf8(output.stdout).expect("text")
 }

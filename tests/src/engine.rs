@@ -21,8 +21,8 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::Signal;
 use serde_json::Value as Json;
 
-use crate::is_root;
 use crate::world::{World, id};
+use crate::{is_root, virtual_machine};
 
 /// The image of most tests: busybox, without an entry point.
 pub const IMAGE: &str = "cofferdam-test/busybox:1";
@@ -59,6 +59,15 @@ start() {
     (echo $engine)
 }
 ip link set lo up
+# On an emulated CPU, containerd takes longer to start than the engine waits for one of its own, and the rules for packets, a process
+# each, take longer than all the rest.
+if [ -n "$emulated" ]; then
+    printf 'version = 2\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n' >"$dir/containerd.toml"
+    containerd --config "$dir/containerd.toml" --address "$dir/containerd.sock" --root "$dir/containerd" \
+        --state "$dir/containerd-state" >"$dir/containerd.log" 2>&1 </dev/null &
+    containerd=$!
+    set -- "$@" --containerd "$dir/containerd.sock" --iptables=false --ip6tables=false --userland-proxy=false
+fi
 # Where it looks for drivers of volumes.
 mkdir -p /run/docker "$dir/plugins"
 mount -t tmpfs tmpfs /run/docker
@@ -76,6 +85,7 @@ kill -CONT $engine
 docker --host "unix://$dir/engine.sock" ps -aq | xargs -r docker --host "unix://$dir/engine.sock" rm -f >/dev/null 2>&1
 kill $engine
 wait $engine
+[ -z "$containerd" ] || kill $containerd
 # Those of an engine that was killed, if it was not started again.
 find /sys/fs/cgroup -path "*$parent*" -name cgroup.procs -exec cat {} + 2>/dev/null | sort -u | xargs -r kill -9
 for process in /proc/[0-9]*; do
@@ -103,7 +113,9 @@ impl Engine {
     pub fn start_with(options: &[&str]) -> Self {
         let directory = tempfile::Builder::new().prefix("cofferdam-engine-").tempdir().unwrap().keep();
         let parent = format!("/{}", directory.file_name().unwrap().to_str().unwrap());
+        let emulated = if virtual_machine::is_inside() { "yes" } else { "" };
         let mut shell = Command::new("unshare")
+            .env("emulated", emulated)
             .args(["--mount", "--net", "--propagation", "private", "sh", "-c", SCRIPT, "lab"])
             .arg(&directory)
             .arg(parent)

@@ -38,10 +38,12 @@ const OF_CGROUPS: Tests = Tests {
     least: 40,
 };
 
+/// Of this binary, what the kernel has of the limits and the usage of an engine's containers.
+const OF_ENGINE: Tests = Tests { target: SYSTEM, arguments: &["docker::kernel::"], least: 2 };
+
 /// Of this binary, all but those of networks, volumes of drivers, all isolators together, loggers,
-/// terminals, images, container engines, tasks, TCP, packages and the command line. Little of what they test depends on the hierarchy, such as how the cgroups
-/// of an engine's containers are read, of which there are unit tests; and they run so many programs that they take an emulated
-/// machine longer than all other tests together.
+/// terminals, images, container engines, tasks, TCP, packages and the command line. Little of what they test depends on the
+/// hierarchy; and they run so many programs that they take an emulated machine longer than all other tests together.
 const ALL: Tests = Tests {
     target: SYSTEM,
     arguments: &[
@@ -113,7 +115,10 @@ const PLUGINS: [Tests; 7] = [
 /// quotas of XFS.
 #[test]
 fn the_same_on_pure_cgroup_v2() {
-    rerun(Hierarchy::V2, &[&ALL, &HOSTILE, &EXHAUSTION].into_iter().chain(&PLUGINS).collect::<Vec<_>>());
+    rerun(
+        Hierarchy::V2,
+        &[&ALL, &OF_ENGINE, &HOSTILE, &EXHAUSTION].into_iter().chain(&PLUGINS).collect::<Vec<_>>(),
+    );
 }
 
 /// A hierarchy for each controller, as on older hosts; the launcher kills with the freezer.

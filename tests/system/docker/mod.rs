@@ -4,6 +4,7 @@
 
 mod deadlines;
 mod hooks;
+mod kernel;
 mod outage;
 mod podman;
 pub mod proxy;
@@ -22,7 +23,6 @@ use cofferdam_core::model::{
     DockerNetwork, DockerParameter, Ended, Limit, NetworkRequest, Phase, PortMapping, Reason, Request,
     Resources, Value, Volume, VolumeSource,
 };
-use cofferdam_linux::cgroup::{Cgroup, Cgroups, Version};
 use cofferdam_tests::daemon::Daemon;
 use cofferdam_tests::engine::{IMAGE, combinations, engine, shell, until, words};
 use cofferdam_tests::world::{World, id, launch_error, run, with_agent};
@@ -312,66 +312,6 @@ fn an_option_that_the_engine_is_too_old_for_is_refused() {
         }
     });
     assert_eq!(world.leftovers(), [""; 0]);
-}
-
-/// The cgroup of a process for CPUs.
-fn cpu(pid: i32) -> Cgroup {
-    let cgroups = Cgroups::detect().unwrap();
-    let (_, version) = cgroups.hierarchy("cpu").expect("the controller of CPUs");
-    let of_process = text(format!("/proc/{pid}/cgroup").as_ref());
-    let mut lines = of_process.lines().map(|line| line.splitn(3, ':').skip(1).collect::<Vec<_>>());
-    let is_it = |controllers: &str| match version {
-        Version::V1 => controllers.split(',').any(|controller| controller == "cpu"),
-        Version::V2 => controllers.is_empty(),
-    };
-    let line = lines.find(|fields| is_it(fields[0])).expect("a cgroup");
-    cgroups.cgroup("cpu", line[1]).unwrap()
-}
-
-#[test]
-fn an_update_raises_and_lowers_cpu_and_memory() {
-    let Some(engine) = engine() else { return };
-    let world = engine.world();
-    with_agent(&world, async |agent| {
-        let mut request = shell("update", "sleep 1000");
-        request.resources = Resources::default().with("cpus", 0.5).with("mem", 64.0);
-        let pid = agent.launch(request).await.unwrap();
-        let limit = async || agent.usage(&id("update")).await.unwrap().number("mem_limit_bytes");
-        let mib = |number: i32| Some(f64::from(number << 20));
-        assert_eq!(limit().await, mib(64));
-        for (cpus, mem) in [(1.0, 256), (0.25, 48)] {
-            let to = Resources::default().with("cpus", cpus).with("mem", f64::from(mem));
-            agent.update(&id("update"), to.with_limit("cpus", Limit::At(cpus))).await.unwrap();
-            assert_eq!(limit().await, mib(mem));
-            let host = engine.inspect("mesos-update")["HostConfig"].take();
-            #[expect(clippy::cast_possible_truncation, reason = "they are small")]
-            let expected = ((cpus * 1024.0) as i64, (cpus * 100_000.0) as i64);
-            assert_eq!(
-                (host["CpuShares"].as_i64(), host["CpuQuota"].as_i64()),
-                (Some(expected.0), Some(expected.1))
-            );
-            let kernel = cpu(pid);
-            match kernel.version() {
-                Version::V1 => {
-                    let read = |file: &str| kernel.read_as::<i64>(file).unwrap();
-                    assert_eq!((read("cpu.shares"), read("cpu.cfs_quota_us")), expected);
-                }
-                Version::V2 => {
-                    assert_eq!(kernel.read("cpu.max").unwrap().trim(), format!("{} 100000", expected.1));
-                }
-            }
-        }
-        let unlimited = Resources::default().with("cpus", 0.25).with("mem", 48.0);
-        let unlimited = unlimited.with_limit("mem", Limit::Unlimited);
-        agent.update(&id("update"), unlimited).await.unwrap();
-        assert_eq!(limit().await, None);
-        assert_eq!(engine.inspect("mesos-update")["HostConfig"]["CpuQuota"], -1);
-        // All of it or nothing.
-        let refused = agent.update(&id("update"), Resources::default().with("mem", -1.0)).await;
-        assert!(refused.is_err());
-        agent.destroy(&id("update")).await.unwrap();
-        agent.remove(&id("update")).await.unwrap();
-    });
 }
 
 /// Whether a text is in the command line of a process.
