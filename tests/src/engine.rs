@@ -6,21 +6,24 @@
 #![expect(clippy::unwrap_used, reason = "a test fails where its expectations do")]
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use cofferdam::engine::EngineSocket;
+use cofferdam_core::agent::Agent;
 use cofferdam_core::config::{ContainerizerConfig, DockerConfig};
 use cofferdam_core::model::{Command as ContainerCommand, DockerOptions, Request};
 use cofferdam_linux::process::{Process, Stat};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::Signal;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value as Json;
 
+use crate::daemon::TIMEOUT;
 use crate::world::{World, id};
 use crate::{is_root, virtual_machine};
 
@@ -66,6 +69,11 @@ if [ -n "$emulated" ]; then
     containerd --config "$dir/containerd.toml" --address "$dir/containerd.sock" --root "$dir/containerd" \
         --state "$dir/containerd-state" >"$dir/containerd.log" 2>&1 </dev/null &
     containerd=$!
+    # The engine does not wait for that either.
+    until [ -S "$dir/containerd.sock" ]; do
+        kill -0 $containerd || break
+        sleep 0.1
+    done
     set -- "$@" --containerd "$dir/containerd.sock" --iptables=false --ip6tables=false --userland-proxy=false
 fi
 # Where it looks for drivers of volumes.
@@ -218,6 +226,34 @@ impl Engine {
         all.lines().map(str::to_owned).collect()
     }
 
+    /// Waits until no container has a text in its name, which must be of one test.
+    pub fn wait_until_gone(&self, part: &str) {
+        // Also what happens before the client is connected.
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        let mut events = Command::new("docker")
+            .arg("--host")
+            .arg(format!("unix://{}", self.socket().display()))
+            .args(["events", "--filter", "type=container", "--filter", "event=destroy"])
+            .args(["--since", &since.to_string()])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the client of docker.io");
+        let stdout = events.stdout.as_mut().unwrap();
+        let deadline = Instant::now() + TIMEOUT;
+        let left = loop {
+            let left = self.names(part);
+            let time = deadline.saturating_duration_since(Instant::now());
+            let time = Timespec { tv_sec: time.as_secs() as i64, tv_nsec: 0 };
+            let removed = || poll(&mut [PollFd::new(&*stdout, PollFlags::IN)], Some(&time)).unwrap() > 0;
+            if left.is_empty() || !removed() || stdout.read(&mut [0; 4096]).unwrap() == 0 {
+                break left;
+            }
+        };
+        drop(events.kill());
+        drop(events.wait());
+        assert_eq!(left, [""; 0], "they are not removed");
+    }
+
     /// What is left of containers that are gone, in an engine that nobody else uses.
     pub fn leftovers(&self) -> Vec<String> {
         let format = "{{range .Containers}}{{.Name}}\n{{end}}";
@@ -272,7 +308,13 @@ impl Engine {
     }
 
     pub fn config(&self) -> DockerConfig {
-        DockerConfig::new(Arc::new(EngineSocket::new(self.socket())))
+        let mut config = DockerConfig::new(Arc::new(EngineSocket::new(self.socket())));
+        if virtual_machine::is_inside() {
+            // Its CPU is emulated, and it starts several processes for a call.
+            config.timeouts.call *= 10;
+            config.timeouts.launch *= 10;
+        }
+        config
     }
 }
 
@@ -395,6 +437,17 @@ pub fn words(name: &str, image: &str, words: &[&str]) -> Request {
     let command = ContainerCommand { shell: false, arguments, ..ContainerCommand::default() };
     let docker = DockerOptions { image: image.into(), ..DockerOptions::default() };
     Request { docker: Some(docker), ..Request::new(id(name), command) }
+}
+
+/// Waits until something is so that an agent has an event for.
+pub async fn until_event(agent: &Agent, what: &str, mut is_so: impl FnMut() -> bool) {
+    let mut events = agent.events().subscribe(None);
+    let wait = async {
+        while !is_so() {
+            events.next().await;
+        }
+    };
+    tokio::time::timeout(TIMEOUT, wait).await.unwrap_or_else(|_| panic!("never: {what}"));
 }
 
 /// Waits until something is so, for what the kernel and the engine have no event for.

@@ -6,10 +6,11 @@ use std::os::unix::fs::MetadataExt;
 
 use cofferdam_core::model::{DockerNetwork, Limit, Resources};
 use cofferdam_linux::cgroup::{Cgroup, Cgroups, Version};
+use cofferdam_tests::daemon::TIMEOUT;
 use cofferdam_tests::disk::LoopDevice;
 use cofferdam_tests::engine::{engine, shell};
-use cofferdam_tests::world::{id, with_agent};
-use cofferdam_tests::{text, wait_for_text};
+use cofferdam_tests::world::{id, run, with_agent};
+use cofferdam_tests::{text, virtual_machine, watch};
 use serde_json::json;
 
 use super::parameter;
@@ -117,6 +118,31 @@ fn an_update_raises_and_lowers_cpu_and_memory() {
     assert_eq!(world.leftovers(), [""; 0]);
 }
 
+#[test]
+fn a_privileged_container_has_the_capabilities_of_the_host() {
+    /// The number of `CAP_SYS_ADMIN`.
+    const SYS_ADMIN: u64 = 21;
+    if !virtual_machine::is_inside() {
+        // Hosts of CI do not permit it.
+        return;
+    }
+    let Some(engine) = engine() else { return };
+    let world = engine.world();
+    with_agent(&world, async |agent| {
+        for (name, privileged) in [("all", true), ("few", false)] {
+            let mut request = shell(
+                name,
+                "while read key value; do [ $key != CapEff: ] || echo $value; done < /proc/self/status",
+            );
+            request.docker.as_mut().unwrap().privileged = privileged;
+            let effective = u64::from_str_radix(run(&agent, request).await.trim(), 16).unwrap();
+            assert_eq!(effective >> SYS_ADMIN & 1, u64::from(privileged), "{effective:x}");
+            agent.remove(&id(name)).await.unwrap();
+        }
+    });
+    assert_eq!(world.leftovers(), [""; 0]);
+}
+
 /// CPU time of a container in seconds, and what it has sent and received, by the kernel.
 fn counters(pid: i32) -> BTreeMap<&'static str, f64> {
     let cpu = cgroup(pid, "cpu");
@@ -161,7 +187,8 @@ fn usage_is_what_the_kernel_counts() {
         docker.network = DockerNetwork::Bridge;
         docker.parameters = vec![parameter("device", &format!("{}:/dev/disk:r", disk.path().display()))];
         let pid = agent.launch(request).await.unwrap();
-        wait_for_text(&agent.inspect(&id("usage")).unwrap().logs.stdout.unwrap(), "ready\n");
+        let stdout = agent.inspect(&id("usage")).unwrap().logs.stdout.unwrap();
+        watch::content(&stdout, TIMEOUT, |found| found.contains("ready\n"));
 
         let before = counters(pid);
         let usage = agent.usage(&id("usage")).await.unwrap();

@@ -18,13 +18,14 @@ use std::time::Duration;
 
 use cofferdam_core::config::ContainerizerConfig;
 use cofferdam_core::containerizer::LaunchError;
+use cofferdam_core::events::{EventKind, Received};
 use cofferdam_core::model::view::WantedReports;
 use cofferdam_core::model::{
     DockerNetwork, DockerParameter, Ended, Limit, NetworkRequest, Phase, PortMapping, Reason, Request,
     Resources, Value, Volume, VolumeSource,
 };
 use cofferdam_tests::daemon::Daemon;
-use cofferdam_tests::engine::{IMAGE, combinations, engine, shell, until, words};
+use cofferdam_tests::engine::{IMAGE, combinations, engine, shell, words};
 use cofferdam_tests::world::{World, id, launch_error, run, with_agent};
 use cofferdam_tests::{assert_contains, text, wait_for_text};
 use serde_json::json;
@@ -189,6 +190,36 @@ fn options_reach_the_container() {
         agent.destroy(&id("options")).await.unwrap();
         agent.remove(&id("options")).await.unwrap();
     });
+}
+
+#[test]
+fn a_container_is_seen_in_each_state() {
+    let Some(engine) = engine() else { return };
+    let world = engine.world();
+    with_agent(&world, async |agent| {
+        let mut events = agent.events().subscribe(None);
+        let mut request = shell("states", "exec sleep 1000");
+        // With more memory than it requests, it is killed before others.
+        request.resources = Resources::default().with("mem", 64.0).with_limit("mem", Limit::At(128.0));
+        let pid = agent.launch(request).await.unwrap();
+        let adjusted: i64 = text(format!("/proc/{pid}/oom_score_adj").as_ref()).trim().parse().unwrap();
+        assert!((1..=1000).contains(&adjusted), "{adjusted}");
+        agent.destroy(&id("states")).await.unwrap();
+        agent.remove(&id("states")).await.unwrap();
+        let mut phases = Vec::new();
+        while let Some(received) = events.try_next() {
+            if let Received::Event(event) = received
+                && let EventKind::PhaseChanged { container, phase, .. } = &event.kind
+                && *container == id("states")
+            {
+                phases.push(*phase);
+            }
+        }
+        let of_launch = [Phase::Starting, Phase::Fetching, Phase::Pulling, Phase::Mounting];
+        let rest = [Phase::Running, Phase::Destroying, Phase::Ended];
+        assert_eq!(phases, [&of_launch[..], &rest[..]].concat());
+    });
+    assert_eq!(world.leftovers(), [""; 0]);
 }
 
 #[test]
@@ -531,7 +562,7 @@ fn what_has_ended_is_removed_from_the_engine_after_a_delay_also_by_the_next_agen
     });
     set_delay(&mut world, Duration::ZERO);
     with_agent(&world, async |agent| {
-        until("it is removed", || engine.names("delay").is_empty()).await;
+        engine.wait_until_gone("delay");
         // The record and the sandbox stay.
         assert_eq!(agent.inspect(&id("delay")).unwrap().summary.phase, Phase::Ended);
         assert!(agent.remove(&id("delay")).await.unwrap());

@@ -15,13 +15,14 @@ use cofferdam_core::containerizer::LaunchError;
 use cofferdam_core::error_chain::describe;
 use cofferdam_core::model::{Ended, Phase, Reason, Request, Resources, Termination, Volume, VolumeSource};
 use cofferdam_linux::process::Process;
+use cofferdam_tests::daemon::TIMEOUT;
 use cofferdam_tests::world::{World, id, run, with_agent};
 use cofferdam_tests::{assert_contains, paths, wait_for_text};
 use nix::sys::signal::Signal;
 use tokio::task::JoinHandle;
 
 use super::proxy::{Hit, Lost, Proxy};
-use cofferdam_tests::engine::{Engine, IMAGE, engine, has_engine, shell, until};
+use cofferdam_tests::engine::{Engine, IMAGE, engine, has_engine, shell, until, until_event};
 
 /// Calls of the engine have a second.
 fn impatient(engine: &Engine) -> World {
@@ -85,7 +86,7 @@ fn an_engine_that_is_stopped_delays_nobody() {
         for name in ["second", "native"] {
             agent.remove(&id(name)).await.unwrap();
         }
-        until("nothing is left", || engine.names("mesos-").is_empty()).await;
+        engine.wait_until_gone("mesos-");
     });
     assert_eq!(world.leftovers(), [""; 0]);
 }
@@ -109,7 +110,7 @@ fn a_launch_that_waits_for_a_stopped_engine_is_cancelled_at_once() {
         let is_pulling = || {
             agent.inspect(&id("waiting")).is_some_and(|inspection| inspection.summary.phase == Phase::Pulling)
         };
-        until("it asks the engine for its image", is_pulling).await;
+        until_event(&agent, "it asks the engine for its image", is_pulling).await;
         agent.destroy(&id("waiting")).await;
         assert!(matches!(launching.await.unwrap(), Err(LaunchError::Cancelled { .. })));
         assert!(!agent.contains(&id("waiting")));
@@ -170,7 +171,7 @@ fn a_destroy_does_not_wait_for_an_update_or_a_signal_that_an_engine_does_not_ans
             let resources = Resources::default().with("mem", 64.0);
             async move { agent.update(&id("unanswered-update"), resources).await }
         });
-        let held = reached(&hit).await;
+        let held = reached(&hit);
         let termination = agent.destroy(&id("unanswered-update")).await.unwrap();
         assert_eq!(termination.ended(), Some(Ended::Signaled(9)));
         let error = updating.await.unwrap().unwrap_err();
@@ -183,7 +184,7 @@ fn a_destroy_does_not_wait_for_an_update_or_a_signal_that_an_engine_does_not_ans
             let agent = agent.clone();
             async move { agent.kill(&id("unanswered-signal"), Signal::SIGUSR1 as i32).await }
         });
-        let held = reached(&hit).await;
+        let held = reached(&hit);
         let termination = agent.destroy(&id("unanswered-signal")).await.unwrap();
         assert_eq!(termination.ended(), Some(Ended::Signaled(9)));
         assert!(!signalling.is_finished());
@@ -231,14 +232,8 @@ fn launch(agent: &Agent, request: Request) -> JoinHandle<Result<i32, LaunchError
     tokio::spawn(async move { agent.launch(request).await })
 }
 
-async fn reached(hit: &Hit) -> Lost {
-    let mut lost = None;
-    until("the request is there", || {
-        lost = hit.wait(Duration::ZERO);
-        lost.is_some()
-    })
-    .await;
-    lost.unwrap()
+fn reached(hit: &Hit) -> Lost {
+    hit.wait(TIMEOUT).expect("the request is there")
 }
 
 /// Destroys a container in MOUNTING, whose engine does not answer.
@@ -276,25 +271,25 @@ fn a_launch_whose_engine_is_stopped_while_it_makes_the_container_is_ended_withou
         {
             let hit = proxy.hold(part);
             let launching = launch(&agent, shell(name, "exec sleep 1000"));
-            let held = reached(&hit).await;
+            let held = reached(&hit);
             engine.stop().await;
             // It has the request, and does what it says as soon as it goes on.
             drop(held);
             let termination = destroyed(&agent, name, launching).await;
             assert_eq!((termination.reason, termination.status), (Some(Reason::Killed), None));
             engine.resume();
-            until("the agent forgets it", || !agent.contains(&id(name))).await;
-            until("nothing is left", || engine.names("mesos-").is_empty()).await;
+            until_event(&agent, "the agent forgets it", || !agent.contains(&id(name))).await;
+            engine.wait_until_gone("mesos-");
             assert_eq!(run(&agent, shell(name, "echo again")).await, "again\n");
             agent.remove(&id(name)).await.unwrap();
         }
         // It has started the container, which the agent does not know yet.
         let hit = proxy.hold("/start");
         let launching = launch(&agent, shell("started", "exec sleep 1000"));
-        let held = reached(&hit).await;
+        let held = reached(&hit);
         let hit = proxy.hold("/json HTTP");
         drop(held);
-        let held = reached(&hit).await;
+        let held = reached(&hit);
         let pid = engine.inspect("mesos-started")["State"]["Pid"].as_i64().unwrap();
         let process = Process::open_any(pid.try_into().unwrap()).unwrap();
         engine.stop().await;
@@ -302,7 +297,7 @@ fn a_launch_whose_engine_is_stopped_while_it_makes_the_container_is_ended_withou
         destroyed(&agent, "started", launching).await;
         assert!(process.has_ended().unwrap());
         engine.resume();
-        until("the agent forgets it", || !agent.contains(&id("started"))).await;
+        until_event(&agent, "the agent forgets it", || !agent.contains(&id("started"))).await;
         assert_eq!(engine.names("mesos-"), [""; 0]);
     });
     assert_eq!(world.leftovers(), [""; 0]);
@@ -322,7 +317,7 @@ fn a_launch_whose_engine_is_killed_while_it_makes_the_container_is_ended_without
         {
             let hit = proxy.hold(part);
             let launching = launch(&agent, shell(name, "exec sleep 1000"));
-            let held = reached(&hit).await;
+            let held = reached(&hit);
             engine.kill();
             let destroying = tokio::spawn({
                 let agent = agent.clone();
@@ -337,8 +332,8 @@ fn a_launch_whose_engine_is_killed_while_it_makes_the_container_is_ended_without
             assert_eq!((termination.reason, termination.status), (Some(Reason::Killed), None));
             assert_eq!(agent.inspect(&id(name)).unwrap().summary.phase, Phase::Ended);
             engine.start_again();
-            until("the agent forgets it", || !agent.contains(&id(name))).await;
-            until("nothing is left", || engine.names("mesos-").is_empty()).await;
+            until_event(&agent, "the agent forgets it", || !agent.contains(&id(name))).await;
+            engine.wait_until_gone("mesos-");
         }
     });
     assert_eq!(world.leftovers(), [""; 0]);
@@ -358,7 +353,7 @@ fn a_name_that_becomes_free_during_a_launch_does_not_fail_it() {
         let hit = proxy.hold("/mesos-taken/json");
         let launching = launch(&agent, shell("taken", "exec sleep 1000"));
         // The engine has refused the name, and is asked whose it is.
-        let held = reached(&hit).await;
+        let held = reached(&hit);
         engine.client(&["rm", "mesos-taken"]);
         drop(held);
         launching.await.unwrap().unwrap();
@@ -379,7 +374,7 @@ fn a_container_that_its_agent_has_given_up_is_removed_by_the_next_one() {
     with_agent(&world, async |agent| {
         let hit = proxy.hold("/start");
         let launching = launch(&agent, shell("next", "exec sleep 1000"));
-        let held = reached(&hit).await;
+        let held = reached(&hit);
         engine.stop().await;
         drop(held);
         destroyed(&agent, "next", launching).await;
@@ -390,8 +385,8 @@ fn a_container_that_its_agent_has_given_up_is_removed_by_the_next_one() {
     config.kill_orphans = false;
     world.config.containerizers = vec![ContainerizerConfig::Docker(config)];
     with_agent(&world, async |agent| {
-        until("the agent forgets it", || !agent.contains(&id("next"))).await;
-        until("nothing is left", || engine.names("mesos-").is_empty()).await;
+        until_event(&agent, "the agent forgets it", || !agent.contains(&id("next"))).await;
+        engine.wait_until_gone("mesos-");
     });
     assert_eq!(world.leftovers(), [""; 0]);
 }
@@ -446,7 +441,7 @@ fn a_launch_whose_volume_driver_does_not_mount_is_ended_without_it() {
         };
         request.volumes = vec![Volume { container_path: "/data".into(), read_only: false, source }];
         let launching = launch(&agent, request);
-        until("it mounts", || fs::read_to_string(&log).is_ok_and(|log| log.contains("Mount data"))).await;
+        wait_for_text(&log, "Mount data");
         destroyed(&agent, "mounting", launching).await;
         // Others are launched and removed meanwhile.
         assert_eq!(run(&agent, shell("beside", "echo beside")).await, "beside\n");
@@ -456,14 +451,8 @@ fn a_launch_whose_volume_driver_does_not_mount_is_ended_without_it() {
         drop(driver);
         let _driver = Driver::start(&engine, directory.path());
         // After half a minute of tries, if it has not succeeded until then.
-        for _ in 0..2400 {
-            if !agent.contains(&id("mounting")) {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        assert!(!agent.contains(&id("mounting")), "the agent forgets it");
-        until("nothing is left", || engine.names("mesos-").is_empty()).await;
+        until_event(&agent, "the agent forgets it", || !agent.contains(&id("mounting"))).await;
+        engine.wait_until_gone("mesos-");
         engine.client(&["volume", "rm", "data"]);
     });
     assert_eq!(world.leftovers(), [""; 0]);

@@ -7,7 +7,7 @@ use cofferdam_tests::world::{id, run, with_agent};
 use cofferdam_tests::{text, wait_for_text};
 use nix::sys::signal::Signal;
 
-use cofferdam_tests::engine::{IMAGE, engine, shell, until};
+use cofferdam_tests::engine::{IMAGE, engine, shell};
 
 #[test]
 fn containers_outlive_a_killed_agent_with_their_output_and_exit_statuses() {
@@ -66,7 +66,7 @@ fn what_has_no_record_is_removed_unless_it_is_of_another_agent_or_not_to_be_kill
                 // It is there until it is asked for, also after two searches for what is to be removed.
                 for name in ["swept", "swept-again"] {
                     run(&agent, shell(name, "true")).await;
-                    until("it is removed", || engine.names(name).is_empty()).await;
+                    engine.wait_until_gone(name);
                     agent.remove(&id(name)).await.unwrap();
                 }
                 assert_eq!(engine.inspect("mesos-orphan-own")["State"]["Running"], true);
@@ -86,7 +86,7 @@ fn what_has_no_record_is_removed_unless_it_is_of_another_agent_or_not_to_be_kill
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 with_agent(&world, async |_agent| {
-                    until("it is removed", || engine.names("orphan-label").is_empty()).await;
+                    engine.wait_until_gone("orphan-label");
                 });
             });
         });
@@ -144,7 +144,7 @@ fn a_container_that_only_has_the_labels_is_that_of_somebody_else() {
         assert_eq!(labels("copied-labels"), labels("mesos-labelled"));
         // The engine lists the newest first, so the copy was seen before.
         agent.destroy(&id("labelled")).await.unwrap();
-        until("it is removed", || engine.names("mesos-labelled").is_empty()).await;
+        engine.wait_until_gone("mesos-labelled");
         agent.remove(&id("labelled")).await.unwrap();
     });
     assert_eq!(engine.inspect("copied-labels")["State"]["Running"], true);
@@ -187,7 +187,7 @@ fn containers_with_names_of_earlier_versions_of_mesos_are_removed_if_they_are_of
     assert_eq!(engine.inspect(&gone)["State"]["Running"], true, "it is not to be killed");
     world.config.containerizers = both;
     with_agent(&world, async |_agent| {
-        until("they are removed", || engine.names(&gone).is_empty()).await;
+        engine.wait_until_gone(&gone);
         assert_eq!(engine.names(&executor), [""; 0]);
     });
     for name in &others {

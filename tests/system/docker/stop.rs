@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 
 use crate::images::agent::Stalling;
 use crate::images::registry::large;
-use cofferdam_tests::engine::{Engine, IMAGE, engine, shell, until, words};
+use cofferdam_tests::engine::{Engine, IMAGE, engine, shell, until_event, words};
 use cofferdam_tests::registry::Registry;
 
 /// Destroys a container while its launch is in a phase. Returns the error of the launch.
@@ -22,7 +22,7 @@ async fn stopped_in(agent: &Agent, request: Request, phase: Phase) -> LaunchErro
         async move { agent.launch(request).await }
     });
     let is_in = || agent.inspect(&id).is_some_and(|inspection| inspection.summary.phase == phase);
-    until(&format!("it is {phase}"), is_in).await;
+    until_event(agent, &format!("it is {phase}"), is_in).await;
     agent.destroy(&id).await;
     launching.await.unwrap().unwrap_err()
 }
