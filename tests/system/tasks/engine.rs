@@ -232,46 +232,13 @@ fn checks_are_made_in_the_container_and_in_its_network() {
     let Some(engine) = engine() else { return };
     let world = world_of(engine);
     let daemon = Daemon::start(&world);
-    let often = |mut check: Json| {
-        for (name, value) in
-            [("delay_seconds", 0.0), ("interval_seconds", 0.05), ("grace_period_seconds", 0.0)]
-        {
-            check[name] = value.into();
-        }
-        check
-    };
-    // The port is open in the network of the container only, which has no other than that of itself.
-    let served = "mkdir /www; echo > /www/index.html; exec busybox httpd -f -p 127.0.0.1:8080 -h /www";
-    for (id, check, field, expected) in [
-        ("tcp", json!({"type": "TCP", "tcp": {"port": 8080}}), "tcp", json!({"succeeded": true})),
-        (
-            "http",
-            json!({"type": "HTTP", "http": {"port": 8080, "path": "/index.html"}}),
-            "http",
-            json!({"status_code": 200}),
-        ),
-        (
-            "command",
-            json!({"type": "COMMAND", "command": {"command": {"value": "test -e /www && exit 5"}}}),
-            "command",
-            json!({"exit_code": 5}),
-        ),
-    ] {
-        let mut task = docker_task(id, &format!("busybox {served}"));
-        task["check"] = often(check);
-        run_task(&daemon, &task, true);
-        let mut received = Received::default();
-        received.until(&daemon, &mut daemon.updates(), |received| {
-            let statuses = received.statuses.get(id).into_iter().flatten();
-            statuses.into_iter().any(|status| status["check_status"][field] == expected)
-        });
-        kill(&daemon, id).unwrap();
-        received.until(&daemon, &mut daemon.updates(), |received| received.has_ended(id));
-        assert_engine_has_nothing(engine, &world, &daemon);
-    }
+    // In a container that has no other network than that of itself.
+    let task = |id: &str| docker_task(id, &format!("busybox {}", checks::SERVE));
+    checks::assert_made(&daemon, task, |_, _| (), || assert_engine_has_nothing(engine, &world, &daemon));
     let mut sick = docker_task("sick", "exec sleep 1000");
     sick["health_check"] =
-        often(json!({"type": "COMMAND", "command": {"value": "exit 1"}, "consecutive_failures": 2}));
+        checks::often(json!({"type": "COMMAND", "command": {"value": "exit 1"}, "consecutive_failures": 2}));
+    sick["health_check"]["grace_period_seconds"] = 0.into();
     run_task(&daemon, &sick, true);
     let received = until_ended(&daemon, "sick");
     let last = received.last("sick");

@@ -2,6 +2,7 @@
 
 mod agent_container;
 mod calls;
+mod checks;
 mod clock;
 mod commands;
 mod crashes;
