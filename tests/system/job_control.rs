@@ -13,9 +13,20 @@ use nix::sys::signal::Signal;
 
 use crate::terminals::Site;
 
-/// The arguments of `run -it` without a daemon.
-fn own_agent<'a>(plugins: &'a str, rootfs: &'a str) -> Vec<&'a str> {
-    vec!["run", "-it", "--plugin-dir", plugins, "--rootfs", rootfs, "--", "sh"]
+/// The arguments of `run` without a daemon.
+fn own_agent(world: &World, options: &[&str], command: &str) -> Vec<String> {
+    let (plugins, rootfs) = (paths::build().display().to_string(), world.rootfs().display().to_string());
+    let rest = ["--plugin-dir", &plugins, "--rootfs", &rootfs, "--", command];
+    ["run"].iter().chain(options).chain(&rest).map(|word| (*word).to_owned()).collect()
+}
+
+/// A shell in a container, at a terminal, without a daemon.
+fn own_shell(world: &World) -> Terminal {
+    let arguments = own_agent(world, &["-it"], "sh");
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let mut terminal = Terminal::run(&paths::program(), &arguments, &[]);
+    terminal.wait_for("# ");
+    terminal
 }
 
 #[test]
@@ -24,18 +35,16 @@ fn a_shell_without_a_daemon_has_a_terminal_with_jobs() {
         return;
     }
     let world = World::shipped();
-    let (plugins, rootfs) = (paths::build().display().to_string(), world.rootfs().display().to_string());
-    let mut terminal = Terminal::run(&paths::program(), &own_agent(&plugins, &rootfs), &[]);
-    terminal.wait_for("# ");
+    let mut terminal = own_shell(&world);
     assert!(terminal.is_raw());
     terminal.type_keys("busybox stty size; busybox tty; echo $TERM\r");
     terminal.wait_for("24 80\r\n/dev/pts/0\r\nxterm\r\n");
     terminal.resize(50, 132);
-    terminal.type_keys("until busybox stty size | grep -q '50 132'; do :; done; echo re\"\"sized\r");
-    terminal.wait_for("resized\r\n");
+    wait_for_size(&mut terminal, "50 132");
     // Ctrl-C and Ctrl-Z are for the program in the container, and its shell has jobs.
     terminal.wait_for("# ");
-    terminal.type_keys("echo up; sleep 1000000\r");
+    // What writes is the program that gets the signal: a shell that is about to start one does not pass it on.
+    terminal.type_keys("sh -c 'echo u\"\"p; exec sleep 1000000'\r");
     terminal.wait_for("\r\nup\r\n");
     terminal.type_keys("\u{3}");
     terminal.wait_for("# ");
@@ -66,9 +75,7 @@ fn a_client_without_a_daemon_that_is_killed_restores_its_terminal_and_leaves_not
         return;
     }
     let world = World::shipped();
-    let (plugins, rootfs) = (paths::build().display().to_string(), world.rootfs().display().to_string());
-    let mut terminal = Terminal::run(&paths::program(), &own_agent(&plugins, &rootfs), &[]);
-    terminal.wait_for("# ");
+    let mut terminal = own_shell(&world);
     terminal.type_keys("exec sleep 76543210\r");
     terminal.wait_for("76543210\r\n");
     let client = Process::open_any(terminal.pid()).unwrap();
@@ -86,8 +93,16 @@ fn a_client_without_a_daemon_that_is_killed_restores_its_terminal_and_leaves_not
     assert!(command.wait(Some(TIMEOUT)).unwrap(), "the keeper kills the container");
     spin("the terminal is as before", || !terminal.is_raw());
     // The next one removes its directories.
-    let next = ["run", "--plugin-dir", &plugins, "--rootfs", &rootfs, "--", "true"];
+    let next = own_agent(&world, &[], "true");
     assert!(Command::new(paths::program()).args(next).status().unwrap().success());
+}
+
+/// Has the shell in a container wait until its terminal has that many rows and columns.
+fn wait_for_size(terminal: &mut Terminal, size: &str) {
+    // The line that is typed is echoed, and must not have what is waited for.
+    let line = format!("until busybox stty size | grep -q '{size}'; do :; done; echo re\"\"sized\r");
+    terminal.type_keys(&line);
+    terminal.wait_for("resized\r\n");
 }
 
 /// A shell of the user, with jobs.
@@ -129,7 +144,7 @@ fn a_client_that_is_stopped_gives_its_terminal_back_until_it_is_continued() {
     terminal.type_keys(&format!("{run}\r"));
     terminal.wait_for(" # ");
     assert!(terminal.is_raw());
-    for signal in [Signal::SIGSTOP, Signal::SIGTSTP] {
+    for (signal, rows) in [(Signal::SIGSTOP, 30), (Signal::SIGTSTP, 40)] {
         job(&terminal).signal(signal as i32).unwrap();
         terminal.wait_for("Stopped");
         terminal.wait_for("host> ");
@@ -137,14 +152,10 @@ fn a_client_that_is_stopped_gives_its_terminal_back_until_it_is_continued() {
         terminal.type_keys("echo $((6 * 7))\r");
         terminal.wait_for("\r\n42\r\n");
         terminal.wait_for("host> ");
-        terminal.resize(if signal == Signal::SIGSTOP { 30 } else { 40 }, 90);
+        terminal.resize(rows, 90);
         terminal.type_keys("fg\r");
         spin("the client has the terminal again", || terminal.is_raw());
-        let rows = if signal == Signal::SIGSTOP { 30 } else { 40 };
-        terminal.type_keys(&format!(
-            "until busybox stty size | grep -q '{rows} 90'; do :; done; echo re\"\"sized\r"
-        ));
-        terminal.wait_for("resized\r\n");
+        wait_for_size(&mut terminal, &format!("{rows} 90"));
         terminal.wait_for(" # ");
     }
     terminal.type_keys("exit 5\r");
