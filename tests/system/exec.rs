@@ -55,8 +55,63 @@ fn a_command_has_what_the_command_of_the_container_has() {
         let command = [user, "sh", "-c", "id -u; id -g; echo $VARIABLE; pwd"];
         let executed = site.piped(&[&options[..], &command].concat(), b"");
         assert_eq!(String::from_utf8_lossy(&executed.stdout), "1\n2\nother\n/etc\n", "{executed:?}");
+        assert_contains(&own, &["MESOS_SANDBOX=/mnt/mesos/sandbox\n"]);
         assert!(site.piped(&["rm", "--force", user], b"").status.success());
     }
+    site.finish();
+}
+
+#[test]
+fn a_command_in_another_one_has_the_same_environment() {
+    if !is_root("a root file system") {
+        return;
+    }
+    let site = Site::new();
+    let options = ["--env", "VARIABLE=value", "--env", "OTHER=container", "--workdir", "/bin"];
+    let launch = ["run", "-d", "--name", "web", "--rootfs", &site.rootfs];
+    let launched = site.piped(&[&launch[..], &options, &["--", "sleep", "1000000"]].concat(), b"");
+    assert!(launched.status.success(), "{launched:?}");
+    let mut outer = site.at_terminal(&["exec", "-it", "-e", "OTHER=outer", "web", "sh"]);
+    outer.wait_for("# ");
+    let ids: Vec<String> =
+        site.daemon().list().into_iter().map(|container| container.container_id.to_string()).collect();
+    let outer_id = ids.iter().find(|id| id.starts_with("web.")).expect("a nested container");
+    let line = "echo $VARIABLE $OTHER $MESOS_SANDBOX; pwd; test -d $MESOS_SANDBOX && echo there";
+    let executed = site.piped(&["exec", outer_id, "sh", "-c", line], b"");
+    let expected = "value outer /mnt/mesos/sandbox\n/bin\nthere\n";
+    assert_eq!(String::from_utf8_lossy(&executed.stdout), expected, "{executed:?}");
+    outer.type_keys("exit\r");
+    assert!(outer.wait().unwrap().success());
+    assert!(site.piped(&["rm", "--force", "web"], b"").status.success());
+    site.finish();
+}
+
+#[test]
+fn nothing_is_executed_in_a_container_that_is_unknown_or_has_ended() {
+    if !is_root("a root file system") {
+        return;
+    }
+    let site = Site::new();
+    let run = ["run", "-d", "--name", "ended", "--rootfs", &site.rootfs, "--", "sh", "-c", "exit 3"];
+    assert!(site.piped(&run, b"").status.success());
+    assert_eq!(site.daemon().wait(&id("ended")).unwrap().exit_status, Some(3 << 8));
+    let refusals = [
+        ("unknown", &["there is no container `unknown`", "hint: "][..]),
+        ("ended", &["container `ended` has ended: exited with 3", "cofferdam logs ended"]),
+    ];
+    for (name, expected) in refusals {
+        for options in [&["exec"][..], &["exec", "-i"]] {
+            let refused = site.piped(&[options, &[name, "cat"]].concat(), b"");
+            let error = String::from_utf8_lossy(&refused.stderr);
+            assert_eq!((refused.status.code(), refused.stdout.len()), (Some(125), 0), "{error}");
+            assert_contains(&error, expected);
+        }
+        let mut terminal = site.at_terminal(&["exec", "-it", name, "sh"]);
+        terminal.wait_for(expected[0]);
+        assert_eq!(terminal.wait().unwrap().code(), Some(125));
+        assert!(!terminal.is_raw());
+    }
+    assert!(site.piped(&["rm", "ended"], b"").status.success());
     site.finish();
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use cofferdam_core::model::Request;
+use cofferdam_core::model::{ContainerClass, Request};
 use cofferdam_tests::is_root;
 use cofferdam_tests::world::{id, shipped};
 use serde_json::json;
@@ -37,6 +37,47 @@ async fn values_are_put_before_and_after_those_of_plugins_and_command() {
     request.command.environment = [("PATH".into(), "/bin:/sbin".into())].into();
     let expected = "/first:/second:/bin:/sbin:/last a:b:c only\n";
     assert_eq!(fixture.run(request).await, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn debug_containers_have_once_what_plugins_put_before_and_after_values_of_their_container() {
+    if !is_root("a root filesystem") {
+        return;
+    }
+    let table = json!({ "launch": {
+        "environment": { "OF_PLUGIN": "b" },
+        "environment_prepend": { "PATH": ["/first", "/second"], "OF_PLUGIN": ["a"] },
+        "environment_append": { "PATH": ["/last"], "OF_PLUGIN": ["c"], "UNSET": ["only"] },
+    }});
+    let shown = "echo $PATH $OF_PLUGIN $UNSET $MESOS_SANDBOX";
+    // For every container, and for the first one only.
+    for (of_all, of_first) in [(table.clone(), None), (json!({}), Some(&table))] {
+        let world = world(vec![shipped("filesystem/linux"), request(of_all)]);
+        let agent = world.start().await.unwrap();
+        let launch = async |name: &str, line: &str| {
+            let mut request = Request::shell(id(name), line);
+            match name {
+                "web" => {
+                    request.rootfs = Some(world.rootfs());
+                    request.labels.extend(of_first.map(|table| ("request".to_owned(), table.to_string())));
+                }
+                _ => request.class = ContainerClass::Debug,
+            }
+            agent.launch(request).await.unwrap();
+            let stdout = agent.inspect(&id(name)).unwrap().logs.stdout.unwrap();
+            cofferdam_tests::wait_for_text(&stdout, "\n");
+            cofferdam_tests::text(&stdout)
+        };
+        let own = launch("web", &format!("{shown}; exec sleep 1000000")).await;
+        assert!(
+            own.starts_with("/first:/second:/usr/local/sbin:") && own.contains(":/last a:b:c only /mnt/")
+        );
+        assert_eq!(launch("web.first", &format!("{shown}; exec sleep 1000000")).await, own);
+        assert_eq!(launch("web.first.second", shown).await, own);
+        agent.destroy(&id("web")).await.unwrap();
+        agent.remove(&id("web")).await.unwrap();
+        assert_eq!(world.leftovers(), Vec::<String>::new());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -19,6 +19,19 @@ use crate::model::view::Logs;
 use crate::model::{ProcessId, Record};
 use crate::switchboard::{Streams, Switched, first_attachment};
 
+/// The containers that a debug container inspects, the nearest first: the last one is none.
+fn inspected(shared: &Shared, record: &Record<NativeRecord>) -> Vec<Arc<Record<NativeRecord>>> {
+    let mut inspected: Vec<Arc<Record<NativeRecord>>> = Vec::new();
+    loop {
+        let last = inspected.last().map_or(record, |last| &**last);
+        let parent = last.id.parent().filter(|_| init_plan::inspects_parent(last));
+        match parent.and_then(|parent| shared.table.get(&parent)) {
+            Some(parent) => inspected.push(parent.record()),
+            None => return inspected,
+        }
+    }
+}
+
 /// Creates the first process, which waits for its plan, and records it together with the plugins' states.
 pub(super) fn create(
     shared: &Shared,
@@ -28,7 +41,7 @@ pub(super) fn create(
     let parent = handle.id().parent().and_then(|parent| shared.table.get(&parent));
     let id = handle.id().clone();
     let record = handle.record();
-    let parent_record = parent.as_ref().map(|parent| parent.record());
+    let inspected = inspected(shared, &record);
     let SequenceOutcome { participants, result: launch, .. } = prepared;
     let PreparedLaunch { plan, descriptors, secrets, stdio, log_files, .. } = launch;
     let namespaces = init_plan::namespaces(&plan);
@@ -39,7 +52,7 @@ pub(super) fn create(
     let InitPlan { plan: init_plan, descriptors } = init_plan::build(Input {
         record: &record,
         merged: &plan,
-        inspected: parent_record.as_deref().filter(|_| init_plan::inspects_parent(&record)),
+        inspected: &inspected,
         descriptors: &descriptors,
         secrets: &secrets,
         terminal,

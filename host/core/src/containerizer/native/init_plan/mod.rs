@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use cofferdam_init::plan::{self, Plan, flag};
 use cofferdam_linux::cgroup::Cgroups;
@@ -30,8 +31,8 @@ const HOOK_TIMEOUT_MILLIS: u64 = 30_000;
 pub(super) struct Input<'a> {
     pub(super) record: &'a Record<NativeRecord>,
     pub(super) merged: &'a LaunchPlan,
-    /// The container that a debug container inspects.
-    pub(super) inspected: Option<&'a Record<NativeRecord>>,
+    /// The container that a debug container inspects, and, if that is a debug container as well, those that it inspects.
+    pub(super) inspected: &'a [Arc<Record<NativeRecord>>],
     /// Descriptors of the plugins' replies, which the merged plan refers to.
     pub(super) descriptors: &'a [OwnedFd],
     /// Values of secret environment variables.

@@ -26,7 +26,7 @@ fn try_build(launch: LaunchInfo) -> Result<Plan, String> {
     let input = Input {
         record: &record,
         merged: &merged,
-        inspected: None,
+        inspected: &[],
         descriptors: &[],
         secrets: &BTreeMap::new(),
         terminal: None,
