@@ -141,6 +141,16 @@ impl Terminal {
         *children.first().expect("the program is running")
     }
 
+    /// Takes the terminal away, as when its window is closed, and waits until the program has ended.
+    ///
+    /// # Errors
+    /// Those of wait(2).
+    pub fn hang_up(self) -> io::Result<ExitStatus> {
+        let Self { keyboard, mut child, .. } = self;
+        drop(keyboard);
+        child.wait()
+    }
+
     /// Waits until the program has ended.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! Programs at a terminal that are stopped, continued, in the background, killed and detached from, as a shell does it with jobs.
 
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
@@ -7,7 +8,7 @@ use std::time::Instant;
 use cofferdam_linux::process::{Process, children_of};
 use cofferdam_tests::daemon::TIMEOUT;
 use cofferdam_tests::terminal::Terminal;
-use cofferdam_tests::world::World;
+use cofferdam_tests::world::{World, id};
 use cofferdam_tests::{is_root, paths};
 use nix::sys::signal::Signal;
 
@@ -105,10 +106,14 @@ fn wait_for_size(terminal: &mut Terminal, size: &str) {
     terminal.wait_for("resized\r\n");
 }
 
-/// A shell of the user, with jobs.
-fn shell(site: &Site) -> Terminal {
+/// Shells of users, with jobs. Only the first one resets the terminal when a job stops.
+const BASH: [&str; 3] = ["/bin/bash", "--norc", "--noediting"];
+const SH: [&str; 2] = ["/bin/sh", "-im"];
+
+/// A shell of the user.
+fn shell(site: &Site, command: &[&str]) -> Terminal {
     let environment = [("COFFERDAM_SOCKET", site.socket()), ("PS1", Path::new("host> "))];
-    let mut shell = Terminal::run(Path::new("/bin/bash"), &["--norc", "--noediting"], &environment);
+    let mut shell = Terminal::run(Path::new(command[0]), &command[1..], &environment);
     shell.wait_for("host> ");
     shell
 }
@@ -121,6 +126,16 @@ fn job(shell: &Terminal) -> Process {
         job.is_some()
     });
     job.expect("it was waited for").expect("it is running")
+}
+
+/// Waits until a job is stopped.
+fn wait_for_stop(job: &Process) {
+    let state = || {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", job.pid())).expect("it has not ended");
+        // After the name, which is in parentheses.
+        stat.rsplit_once(") ").expect("a state").1.as_bytes()[0]
+    };
+    spin("the job is stopped", || state() == b'T');
 }
 
 /// Waits for what there is no event for.
@@ -140,30 +155,166 @@ fn a_client_that_is_stopped_gives_its_terminal_back_until_it_is_continued() {
     let site = Site::new();
     let program = paths::program().display().to_string();
     let run = format!("{program} run --rm --name shell -it --rootfs {} -- sh", site.rootfs);
-    let mut terminal = shell(&site);
-    terminal.type_keys(&format!("{run}\r"));
-    terminal.wait_for(" # ");
-    assert!(terminal.is_raw());
-    for (signal, rows) in [(Signal::SIGSTOP, 30), (Signal::SIGTSTP, 40)] {
-        job(&terminal).signal(signal as i32).unwrap();
-        terminal.wait_for("Stopped");
-        terminal.wait_for("host> ");
-        assert!(!terminal.is_raw(), "the shell has its own mode");
-        terminal.type_keys("echo $((6 * 7))\r");
-        terminal.wait_for("\r\n42\r\n");
-        terminal.wait_for("host> ");
-        terminal.resize(rows, 90);
-        terminal.type_keys("fg\r");
-        spin("the client has the terminal again", || terminal.is_raw());
-        wait_for_size(&mut terminal, &format!("{rows} 90"));
+    // Nothing runs at SIGSTOP, so that the terminal is up to the shell.
+    let all: [(&[&str], &[Signal]); 2] =
+        [(&BASH, &[Signal::SIGSTOP, Signal::SIGTSTP]), (&SH, &[Signal::SIGTSTP])];
+    for (command, signals) in all {
+        let mut terminal = shell(&site, command);
+        terminal.type_keys(&format!("{run}\r"));
         terminal.wait_for(" # ");
+        assert!(terminal.is_raw());
+        let mut rows = 30;
+        for signal in signals {
+            let job = job(&terminal);
+            job.signal(*signal as i32).unwrap();
+            terminal.wait_for("Stopped");
+            terminal.wait_for("host> ");
+            assert!(!terminal.is_raw(), "the shell has its own mode");
+            terminal.type_keys("echo $((6 * 7))\r");
+            terminal.wait_for("\r\n42\r\n");
+            terminal.wait_for("host> ");
+            // In the background, it is stopped again.
+            terminal.type_keys("bg; echo $((7 * 7))\r");
+            terminal.wait_for("\r\n49\r\n");
+            wait_for_stop(&job);
+            assert!(!terminal.is_raw());
+            rows += 1;
+            terminal.resize(rows, 90);
+            terminal.type_keys("fg\r");
+            spin("the client has the terminal again", || terminal.is_raw());
+            wait_for_size(&mut terminal, &format!("{rows} 90"));
+            terminal.wait_for(" # ");
+        }
+        terminal.type_keys("exit 5\r");
+        terminal.wait_for("host> ");
+        assert!(!terminal.is_raw());
+        terminal.type_keys("echo status=$?; exit\r");
+        terminal.wait_for("\r\nstatus=5\r\n");
+        terminal.wait().unwrap();
     }
-    terminal.type_keys("exit 5\r");
+    site.finish();
+}
+
+/// As with podman, and unlike docker, whose client starts the container, and tries to change the terminal again and again.
+#[test]
+fn a_client_that_is_started_in_the_background_is_stopped_until_it_is_in_the_foreground() {
+    if !is_root("a root file system") {
+        return;
+    }
+    let site = Site::new();
+    let program = paths::program().display().to_string();
+    let pod = ["run", "-d", "--name", "pod", "--rootfs", &site.rootfs, "--", "sleep", "1000000"];
+    assert!(site.piped(&pod, b"").status.success());
+    let commands = [
+        format!("{program} run --rm --name shell -it --rootfs {} -- sh", site.rootfs),
+        format!("{program} exec -it pod sh"),
+        format!("{program} attach pod-2"),
+    ];
+    for command in [&BASH[..], &SH] {
+        let shared = ["run", "-d", "-it", "--name", "pod-2", "--rootfs", &site.rootfs, "--", "sh"];
+        assert!(site.piped(&shared, b"").status.success());
+        let mut terminal = shell(&site, command);
+        for command in &commands {
+            terminal.type_keys(&format!("{command} &\r"));
+            terminal.wait_for("host> ");
+            let job = job(&terminal);
+            wait_for_stop(&job);
+            assert_eq!(site.daemon().list().len(), 2, "nothing is launched yet: {command}");
+            terminal.type_keys("echo $((6 * 7)); jobs\r");
+            terminal.wait_for("\r\n42\r\n");
+            terminal.wait_for("Stopped");
+            terminal.wait_for("host> ");
+            terminal.type_keys("bg; echo $((7 * 7))\r");
+            terminal.wait_for("\r\n49\r\n");
+            wait_for_stop(&job);
+            assert!(!terminal.is_raw());
+            terminal.type_keys("fg\r");
+            spin("the client has the terminal", || terminal.is_raw());
+            terminal.type_keys("echo $((8 * 8))\r");
+            terminal.wait_for("\r\n64\r\n");
+            terminal.type_keys("exit 3\r");
+            terminal.wait_for("host> ");
+            assert!(!terminal.is_raw());
+            terminal.type_keys("echo status=$?\r");
+            terminal.wait_for("\r\nstatus=3\r\n");
+            terminal.wait_for("host> ");
+        }
+        terminal.type_keys("exit\r");
+        terminal.wait().unwrap();
+        assert!(site.piped(&["rm", "pod-2"], b"").status.success());
+    }
+    assert!(site.piped(&["rm", "--force", "pod"], b"").status.success());
+    site.finish();
+}
+
+#[test]
+fn in_the_background_a_client_that_reads_nothing_goes_on() {
+    if !is_root("a root file system") {
+        return;
+    }
+    let site = Site::new();
+    let program = paths::program().display().to_string();
+    for options in ["", "-t", "-t --no-stdin"] {
+        let mut terminal = shell(&site, &BASH);
+        let run = format!("{program} run --rm {options} --rootfs {} -- echo up", site.rootfs);
+        terminal.type_keys(&format!("{run} & wait $!; echo status=$?; exit\r"));
+        terminal.wait_for("\r\nup\r");
+        terminal.wait_for("status=0\r\n");
+        terminal.wait().unwrap();
+    }
+    site.finish();
+}
+
+#[test]
+fn without_a_terminal_in_the_container_ctrl_z_stops_the_client_only() {
+    if !is_root("a root file system") {
+        return;
+    }
+    let site = Site::new();
+    let program = paths::program().display().to_string();
+    let mut terminal = shell(&site, &BASH);
+    let run = format!("{program} run --rm --name cat -i --rootfs {} -- cat", site.rootfs);
+    terminal.type_keys(&format!("{run}\r"));
+    terminal.wait_for("-- cat\r\n");
+    terminal.type_keys("one\r");
+    // The terminal echoes, and so does the program.
+    terminal.wait_for("one\r\none\r\n");
+    terminal.type_keys("\u{1a}");
+    terminal.wait_for("Stopped");
     terminal.wait_for("host> ");
-    assert!(!terminal.is_raw());
+    assert_eq!(site.daemon().inspect(&id("cat")).unwrap().state, "RUNNING");
+    terminal.type_keys("fg\r");
+    terminal.wait_for("-- cat\r\n");
+    terminal.type_keys("two\r");
+    terminal.wait_for("two\r\ntwo\r\n");
+    terminal.type_keys("\u{4}");
+    terminal.wait_for("host> ");
     terminal.type_keys("echo status=$?; exit\r");
-    terminal.wait_for("\r\nstatus=5\r\n");
+    terminal.wait_for("\r\nstatus=0\r\n");
     terminal.wait().unwrap();
+    site.finish();
+}
+
+#[test]
+fn a_terminal_that_is_closed_is_no_end_of_input_for_the_container() {
+    if !is_root("a root file system") {
+        return;
+    }
+    let site = Site::new();
+    let program = paths::program().display().to_string();
+    // Only the first process of a session gets a signal when its terminal is closed. This one has another program read it.
+    let run = format!("trap '' HUP; {program} run --name shell -it --rootfs {} -- sh; exit 0", site.rootfs);
+    let mut terminal =
+        Terminal::run(Path::new("/bin/sh"), &["-c", &run], &[("COFFERDAM_SOCKET", site.socket())]);
+    terminal.wait_for(" # ");
+    assert!(terminal.hang_up().unwrap().success());
+    assert_eq!(site.daemon().inspect(&id("shell")).unwrap().state, "RUNNING");
+    let mut terminal = site.at_terminal(&["attach", "shell"]);
+    terminal.type_keys("echo $((6 * 7))\r");
+    terminal.wait_for("\r\n42\r\n");
+    terminal.type_keys("exit 4\r");
+    assert_eq!(terminal.wait().unwrap().code(), Some(4));
+    assert!(site.piped(&["rm", "shell"], b"").status.success());
     site.finish();
 }
 

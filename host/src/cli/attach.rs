@@ -34,6 +34,7 @@ pub(super) fn run(arguments: Arguments, client: &Client) -> Outcome {
     block_on(async {
         let mut signals = Signals::new()?;
         let Arguments { id, no_stdin, detach_keys } = arguments;
+        let reads = !no_stdin && foreground::can_read_input()?;
         let call = Call::InspectContainer(InspectContainer { container_id: encode_id(&id) });
         let has_terminal = client
             .ask(&call, |response| match response {
@@ -47,7 +48,7 @@ pub(super) fn run(arguments: Arguments, client: &Client) -> Outcome {
             Ok(output) => output,
             Err(error) => return Err(ps::explain(client, &id, error).await),
         };
-        let input = match !no_stdin && foreground::is_open() {
+        let input = match reads {
             true => {
                 let sink = InputSink::Daemon(client.input(encode_id(&id)).await?);
                 Some(Input::new(sink, has_terminal, true, Some(detach_keys))?)

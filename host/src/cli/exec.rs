@@ -42,7 +42,8 @@ pub(super) fn run(arguments: Arguments, client: &Client) -> Outcome {
     request.class = ContainerClass::Debug;
     terminal.apply(&mut request);
     request.check().map_err(|error| not_run(Failure::of(error)))?;
-    runtime().map_err(not_run)?.block_on(session(client, request, terminal.reads_input()))
+    let reads = terminal.reads_input().map_err(not_run)?;
+    runtime().map_err(not_run)?.block_on(session(client, request, reads))
 }
 
 async fn session(client: &Client, request: Request, reads: bool) -> Outcome {

@@ -1,11 +1,11 @@
 //! Flags for standard input and the terminal, shared by `run` and `exec`.
 
 use std::env;
-use std::io::{self, IsTerminal};
 
 use super::detach::DetachKeys;
-use super::input::is_open;
-use super::terminal::window_size;
+use super::input::{is_open, is_terminal};
+use super::terminal::{is_in_foreground, wait_for_foreground, window_size};
+use crate::cli::failure::Failure;
 use cofferdam_core::model::{Request, Tty};
 
 /// Flags for standard input and the terminal.
@@ -27,10 +27,11 @@ pub(in crate::cli) struct TerminalFlags {
 
 impl TerminalFlags {
     /// Whether standard input is to be read. What is typed at a terminal may be for the shell, unless the container was given
-    /// the terminal or its input explicitly.
-    pub(in crate::cli) fn reads_input(&self) -> bool {
-        let is_asked_for = self.interactive || self.tty || !io::stdin().is_terminal();
-        is_asked_for && !self.no_stdin && is_open()
+    /// the terminal or its input explicitly; in the background, with `-i` only. Then this waits for the foreground, so that
+    /// nothing is launched before somebody can type.
+    pub(in crate::cli) fn reads_input(&self) -> Result<bool, Failure> {
+        let is_asked_for = self.interactive || !is_terminal() || (self.tty && is_in_foreground());
+        Ok(is_asked_for && !self.no_stdin && can_read_input()?)
     }
 
     /// Adds the terminal to a request.
@@ -44,4 +45,15 @@ impl TerminalFlags {
             request.command.environment.entry("TERM".to_owned()).or_insert(term);
         }
     }
+}
+
+/// Whether there is anything to read from standard input. At a terminal, waits until this program is in the foreground.
+pub(in crate::cli) fn can_read_input() -> Result<bool, Failure> {
+    if is_terminal() {
+        wait_for_foreground().map_err(|source| {
+            let hint = "start it in the foreground, or leave its input out with `--no-stdin`";
+            Failure::system("cannot read from the terminal in the background", source).with_hint(hint)
+        })?;
+    }
+    Ok(is_open())
 }

@@ -1,13 +1,13 @@
 //! Reads the input of this program, and passes it on to a container.
 
 use std::io::{self, Read};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread;
 
 use rustix::fs::{FileType, fstat};
 use rustix::io::Errno;
-use rustix::termios::{isatty, tcgetpgrp};
+use rustix::termios::isatty;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -46,30 +46,24 @@ pub(super) enum End {
     Input,
     /// The user has typed the keys for it.
     Detached,
+    /// The terminal has gone.
+    HungUp,
     /// The agent does not accept it.
     Refused(Failure),
 }
 
-/// Whether there may be anything to read from standard input without harm: it is not closed or `/dev/null`, nor a terminal
-/// at which this program is in the background, which would be stopped.
-pub(in crate::cli) fn is_open() -> bool {
+/// Whether there may be anything to read from standard input: it is not closed or `/dev/null`.
+pub(super) fn is_open() -> bool {
     const NULL: (u32, u32) = (1, 3);
     let stdin = io::stdin();
     let Ok(stat) = fstat(stdin.as_fd()) else { return false };
     let device = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
-    if FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && device == NULL {
-        return false;
-    }
-    !is_terminal() || is_in_foreground(stdin.as_fd())
+    FileType::from_raw_mode(stat.st_mode) != FileType::CharacterDevice || device != NULL
 }
 
 /// Whether standard input is a terminal.
-fn is_terminal() -> bool {
+pub(super) fn is_terminal() -> bool {
     isatty(io::stdin().as_fd())
-}
-
-fn is_in_foreground(terminal: BorrowedFd<'_>) -> bool {
-    tcgetpgrp(terminal).is_ok_and(|group| group == rustix::process::getpgrp())
 }
 
 /// A task that passes input on, aborted on drop.
@@ -109,6 +103,7 @@ impl Input {
         }
         let watched = |kind| self.terminal.as_ref().and_then(|_| signal(kind).ok());
         let mut resized = watched(SignalKind::window_change());
+        let mut stopped = watched(SignalKind::from_raw(libc::SIGTSTP));
         let mut continued = watched(SignalKind::from_raw(libc::SIGCONT));
         if self.terminal.is_some() {
             self.resize().await;
@@ -133,6 +128,8 @@ impl Input {
                             return End::Detached;
                         }
                     }
+                    // In raw mode, nothing that is typed ends it.
+                    None if self.terminal.is_some() => return End::HungUp,
                     None => {
                         ended = true;
                         if self.has_terminal {
@@ -143,19 +140,23 @@ impl Input {
                     }
                 },
                 () = next(&mut resized) => self.resize().await,
-                () = next(&mut continued) => {
-                    if let Some(terminal) = &self.terminal {
-                        // Fails if the terminal has gone.
-                        drop(terminal.set());
-                    }
-                    self.resize().await;
-                }
+                () = next(&mut stopped) => self.take_terminal(RawMode::stop).await,
+                () = next(&mut continued) => self.take_terminal(RawMode::set).await,
                 refused = self.sink.refused() => return match refused {
                     Some(failure) => End::Refused(failure),
                     None => End::Input,
                 },
             }
         }
+    }
+
+    /// Enters the raw mode again, in a terminal that may have got another size meanwhile.
+    async fn take_terminal(&mut self, enter: impl FnOnce(&RawMode) -> io::Result<()>) {
+        if let Some(terminal) = &self.terminal {
+            // Fails if the terminal has gone.
+            drop(enter(terminal));
+        }
+        self.resize().await;
     }
 
     async fn resize(&mut self) {

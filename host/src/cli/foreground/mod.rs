@@ -26,8 +26,8 @@ use super::{Outcome, wait};
 use self::session::{Ending, Event};
 
 pub(super) use detach::DetachKeys;
-pub(super) use flags::TerminalFlags;
-pub(super) use input::{Input, is_open};
+pub(super) use flags::{TerminalFlags, can_read_input};
+pub(super) use input::Input;
 pub(super) use session::{InputSink, NOT_RUN, Session, not_launched, not_run_status, taken};
 pub(super) use terminal::{RawMode, restore, window_size};
 
@@ -133,6 +133,8 @@ async fn follow(
                 input::End::Detached => return Ok(Finish::Detached),
                 input::End::Refused(error) => return Err(error),
                 input::End::Input => continue,
+                // The kernel tells only the first process of a session.
+                input::End::HungUp => libc::SIGHUP,
             },
         };
         if on_signal.leaves(number) {

@@ -6,10 +6,11 @@ use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitCode, Stdio};
 
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, Signal, raise};
 use parking_lot::{Mutex, MutexGuard};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+use rustix::io::Errno;
+use rustix::termios::{OptionalActions, Termios, tcdrain, tcgetattr, tcgetpgrp, tcgetwinsize, tcsetattr};
 
 use crate::cli::failure::Failure;
 
@@ -29,6 +30,30 @@ const LEAVE_SCREEN: &[u8] = b"\x1b[?25h\x1b[?1049l";
 pub(in crate::cli) fn window_size() -> Option<(u16, u16)> {
     let size = tcgetwinsize(io::stdin().as_fd()).ok()?;
     Some((size.ws_row, size.ws_col))
+}
+
+/// Whether this program is not in the background of the terminal at standard input. One that is not the controlling terminal of
+/// its session has no background.
+pub(super) fn is_in_foreground() -> bool {
+    match tcgetpgrp(io::stdin().as_fd()) {
+        Ok(group) => group == rustix::process::getpgrp(),
+        Err(errno) => errno == Errno::NOTTY,
+    }
+}
+
+/// Waits until this program is in the foreground of the terminal at standard input. In the background the kernel stops it, as any
+/// program that changes the terminal: a shell says that the job is stopped, and continues it with `fg`.
+///
+/// # Errors
+/// If nothing could continue it.
+pub(super) fn wait_for_foreground() -> io::Result<()> {
+    loop {
+        // Changes nothing, and has the checks of what does.
+        match tcdrain(io::stdin().as_fd()) {
+            Err(Errno::INTR) => {}
+            done => return Ok(done?),
+        }
+    }
 }
 
 /// The terminal at standard input passes on what is typed as it is, until this is dropped or restored.
@@ -55,6 +80,8 @@ impl RawMode {
 
     fn enter_with(has_screen: bool) -> Result<Self, Failure> {
         let failed = |source| Failure::system("cannot change the mode of the terminal", source);
+        // The modes of now may be those of a shell that reads a line.
+        wait_for_foreground().map_err(failed)?;
         let saved = tcgetattr(io::stdin().as_fd()).map_err(|errno| failed(errno.into()))?;
         // It knows the mode before that is changed.
         let guard = start_guard(has_screen).map_err(|source| {
@@ -65,14 +92,26 @@ impl RawMode {
         Ok(this)
     }
 
-    /// Sets the mode again, after a shell has changed it.
+    /// Sets the mode again, after a shell has changed it, as soon as this program is in the foreground.
     pub(super) fn set(&self) -> io::Result<()> {
         if self.guard().is_none() {
             return Ok(());
         }
+        wait_for_foreground()?;
         let mut raw = self.saved.clone();
         raw.make_raw();
         Ok(tcsetattr(io::stdin().as_fd(), OptionalActions::Now, &raw)?)
+    }
+
+    /// Stops this program, as the signal for that does without a handler, with the terminal as it was before. Returns when it
+    /// is in the foreground again, or at once if nothing could continue it.
+    pub(super) fn stop(&self) -> io::Result<()> {
+        if self.guard().is_some() && is_in_foreground() {
+            tcsetattr(io::stdin().as_fd(), OptionalActions::Now, &self.saved)?;
+        }
+        // There is a handler for SIGTSTP.
+        raise(Signal::SIGTTOU)?;
+        self.set()
     }
 
     /// Restores the mode of before.
@@ -81,9 +120,15 @@ impl RawMode {
             if self.has_screen {
                 drop(write_screen(&mut io::stdout(), LEAVE_SCREEN));
             }
-            // Fails if the terminal has gone.
-            let _ = tcsetattr(io::stdin().as_fd(), OptionalActions::Now, &self.saved);
-            drop(guard.kill().and_then(|()| guard.wait()));
+            if is_in_foreground() {
+                // Fails if the terminal has gone.
+                let _ = tcsetattr(io::stdin().as_fd(), OptionalActions::Now, &self.saved);
+                drop(guard.kill());
+            } else {
+                // This would stop here, where that process does not: it ends after it has restored the terminal.
+                drop(guard.stdout.take());
+            }
+            drop(guard.wait());
         }
     }
 

@@ -190,7 +190,7 @@ pub(super) fn run(arguments: Arguments, socket: Option<PathBuf>) -> Outcome {
         return launched.map_err(not_run).map_err(explained);
     }
     request.attached = true;
-    let reads = terminal.reads_input();
+    let reads = terminal.reads_input().map_err(not_run)?;
     request.interactive |= reads;
     let outcome = match socket {
         Some(_) => {
