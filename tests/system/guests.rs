@@ -63,6 +63,7 @@ const ALL: Tests = Tests {
         "--skip=packaging::",
         "--skip=readme::",
         "--skip=sessions::",
+        "--skip=ssh::",
         "--skip=tasks::",
         "--skip=tee::",
         "--skip=terminals::",

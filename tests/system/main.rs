@@ -32,6 +32,7 @@ mod readme;
 mod resources;
 mod scratch;
 mod sessions;
+mod ssh;
 mod streams;
 mod tasks;
 mod tee;
