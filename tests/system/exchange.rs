@@ -1,6 +1,6 @@
 //! A request with a body of chunks, whose response is read as it arrives: calls whose body or response is a stream of records.
 
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -47,8 +47,13 @@ impl Exchange {
 
     /// Sends a part of the body.
     pub(crate) fn send(&mut self, data: &str) {
+        self.try_send(data).expect("the daemon reads");
+    }
+
+    /// As [`Self::send`], to a daemon that may close the connection.
+    fn try_send(&mut self, data: &str) -> io::Result<()> {
         let chunk = format!("{:x}\r\n{data}\r\n", data.len());
-        self.stream.write_all(chunk.as_bytes()).expect("the daemon reads");
+        self.stream.write_all(chunk.as_bytes())
     }
 
     /// Sends a record.
@@ -59,6 +64,11 @@ impl Exchange {
     /// Sends something to a container, after [`Self::input`].
     pub(crate) fn process_io(&mut self, io: &Json) {
         self.record(&attach_input(&json!({"type": "PROCESS_IO", "process_io": io})));
+    }
+
+    /// As [`Self::process_io`], to a container that may end meanwhile.
+    pub(crate) fn try_process_io(&mut self, io: &Json) -> io::Result<()> {
+        self.try_send(&framed(&attach_input(&json!({"type": "PROCESS_IO", "process_io": io}))))
     }
 
     /// Ends the request.

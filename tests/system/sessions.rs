@@ -1,5 +1,9 @@
 //! Sessions over HTTP as clients of Mesos have them: `LAUNCH_NESTED_CONTAINER_SESSION`, and attached clients beside it.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
+
 use cofferdam_core::ledger::nested_directory;
 use cofferdam_init::streams::Counts;
 use cofferdam_tests::is_root;
@@ -164,5 +168,70 @@ fn a_client_that_does_not_read_holds_the_session_up_and_not_its_end() {
     assert_eq!(site.daemon().destroy(&id("pod.stuck")).unwrap().exit_status, Some(9));
     site.daemon().remove(&id("pod.stuck")).unwrap();
     drop(stuck);
+    finish(site);
+}
+
+/// How often the agent answers another request until it is certain that it reads no more of one.
+const ANSWERS: usize = 200;
+
+/// Writes input for a container, up to [`LENGTH`] bytes, and ends it. Returns how many it has written so far.
+fn write_input(site: &Site, name: &str) -> (Arc<AtomicUsize>, JoinHandle<()>) {
+    let mut input = Exchange::input(site.socket(), &nested(name));
+    let written = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&written);
+    let part = "x".repeat(64 << 10);
+    let writer = thread::spawn(move || {
+        // Until the container ends.
+        while count.load(Ordering::Relaxed) < LENGTH && input.try_process_io(&stdin(&part)).is_ok() {
+            count.fetch_add(part.len(), Ordering::Relaxed);
+        }
+        drop(input.try_process_io(&stdin("")));
+        input.wait_for("HTTP/1.1 200 OK");
+    });
+    (written, writer)
+}
+
+/// Waits until a client cannot write any more. Returns how much it has written.
+fn wait_until_stopped(site: &Site, written: &AtomicUsize) -> usize {
+    let (mut last, mut answers) = (0, 0);
+    // The pipe of the container takes the first part.
+    while answers < ANSWERS || last == 0 {
+        site.daemon().get("/version");
+        let now = written.load(Ordering::Relaxed);
+        assert!(now <= BUFFERS, "{now} bytes are kept for a container that reads nothing");
+        answers = if now == last { answers + 1 } else { 0 };
+        last = now;
+    }
+    last
+}
+
+#[test]
+fn a_container_that_does_not_read_its_input_stops_the_client_and_not_the_agent() {
+    if !is_root("a root file system") {
+        return;
+    }
+    let site = site();
+    // One that never reads can be killed meanwhile.
+    let mut output = launch(&site, "deaf", "echo up; exec sleep 1000000", None);
+    output.output_until("up\n");
+    let (written, writer) = write_input(&site, "deaf");
+    wait_until_stopped(&site, &written);
+    assert_eq!(site.daemon().destroy(&id("pod.deaf")).unwrap().exit_status, Some(9));
+    writer.join().expect("it was informed of the end");
+    site.daemon().remove(&id("pod.deaf")).unwrap();
+
+    // One that reads later gets everything.
+    let line = "echo up; while [ ! -e /read ]; do sleep 0.01; done; exec busybox wc -c";
+    let mut output = launch(&site, "late", line, None);
+    output.output_until("up\n");
+    let (written, writer) = write_input(&site, "late");
+    let before = wait_until_stopped(&site, &written);
+    assert!(before < LENGTH);
+    assert!(site.piped(&["exec", "pod", "touch", "/read"], b"").status.success());
+    assert_eq!(output.output_until("\n"), format!("{LENGTH}\n"));
+    while output.next().is_some() {}
+    writer.join().expect("it has written everything");
+    assert_eq!(site.daemon().wait(&id("pod.late")).unwrap().exit_status, Some(0));
+    site.daemon().remove(&id("pod.late")).unwrap();
     finish(site);
 }
