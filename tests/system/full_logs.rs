@@ -8,6 +8,7 @@ use cofferdam_core::config::PluginConfig;
 use cofferdam_core::model::Request;
 use cofferdam_tests::daemon::Daemon;
 use cofferdam_tests::disk::Full;
+use cofferdam_tests::journal::Journal;
 use cofferdam_tests::mounts::{Memory, in_own_namespace};
 use cofferdam_tests::world::{World, id, object, sandbox_logger};
 use cofferdam_tests::{assert_contains, is_root, text, wait_for_text};
@@ -56,9 +57,19 @@ fn write(world: &World, daemon: &Daemon, request: &Request, exit_status: i32) ->
 
 /// Runs a test with a work directory that can be made full.
 fn on_small_disk(logger: PluginConfig, test: impl FnOnce(&World, &Daemon) + Send) {
+    on_small_disk_with(logger, Vec::new(), test);
+}
+
+/// As [`on_small_disk`], with loggers that this one passes output on to.
+fn on_small_disk_with(
+    logger: PluginConfig,
+    targets: Vec<PluginConfig>,
+    test: impl FnOnce(&World, &Daemon) + Send,
+) {
     in_own_namespace(|| {
         let mut world = World::shipped();
         world.config.logger = Some(logger);
+        world.config.log_targets = targets;
         let _memory = Memory::mount(&world.config.work_dir, "size=1g");
         let daemon = Daemon::start(&world);
         test(&world, &daemon);
@@ -76,7 +87,8 @@ fn assert_counted(daemon: &Daemon, logger: &str, written: u64) {
     let missing = TOTAL - written;
     assert_eq!(lost(daemon, logger), missing);
     let bytes = format!("bytes={missing}");
-    assert_contains(&daemon.log(), &["output of the container is lost", "container=web", &bytes]);
+    let expected = ["output of the container is lost", "container=web", &bytes, "No space left on device"];
+    assert_contains(&daemon.log(), &expected);
 }
 
 #[test]
@@ -99,7 +111,6 @@ fn a_switchboard_counts_what_a_full_disk_does_not_take() {
         let request = Request { interactive: true, ..request(world) };
         let written = write(world, daemon, &request, 3);
         assert_counted(daemon, "sandbox", written);
-        assert_contains(&daemon.log(), &["the last error was No space left on device"]);
     });
 }
 
@@ -113,5 +124,41 @@ fn the_companion_of_logrotate_counts_what_a_full_disk_does_not_take() {
     on_small_disk(logger, |world, daemon| {
         let written = write(world, daemon, &request(world), 3);
         assert_counted(daemon, "logrotate", written);
+    });
+}
+
+#[test]
+fn a_logger_of_tee_on_a_full_disk_loses_what_is_counted_and_the_other_one_nothing() {
+    if !is_root("a full disk") {
+        return;
+    }
+    let mut journal = Journal::new();
+    journal.start();
+    let journald =
+        object("journald", "libcofferdam_logger_journald.so", json!({ "socket": journal.socket() }));
+    let tee = object("tee", "libcofferdam_logger_tee.so", json!({}));
+    on_small_disk_with(tee, vec![sandbox_logger(), journald], |world, daemon| {
+        let written = write(world, daemon, &request(world), 3);
+        assert_counted(daemon, "tee", written);
+        let missing = TOTAL - written;
+        assert_contains(&daemon.log(), &[&format!("sandbox={missing} journald=0")]);
+        assert_eq!(lost(daemon, "journald"), 0);
+        daemon.remove(&id("web")).unwrap();
+
+        // Nor is a kill delayed, while the disk is full and the container writes.
+        let line = "echo up; while [ ! -e go ]; do sleep 0.01; done; exec busybox yes";
+        let mut request = Request::shell(id("web"), line);
+        request.rootfs = Some(world.rootfs());
+        daemon.launch(&request).unwrap();
+        let sandbox = world.config.work_dir.join("containers/web");
+        wait_for_text(&sandbox.join("stdout"), "up\n");
+        let full = Full::shrink(&world.config.work_dir);
+        File::create(sandbox.join("go")).unwrap();
+        // What is lost is counted every few seconds.
+        while lost(daemon, "tee") == missing {
+            std::thread::yield_now();
+        }
+        assert_eq!(daemon.destroy(&request.id).unwrap().exit_status, Some(9));
+        drop(full);
     });
 }

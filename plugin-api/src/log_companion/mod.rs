@@ -48,6 +48,9 @@ const MAX_JOB: u64 = 1 << 20;
 
 /// What the companion of a container is to do. The plugin stores it as its state for the container.
 pub trait Job: Clone + Serialize + DeserializeOwned + Send + 'static {
+    /// Why a companion loses output without an error, for the agent's log: what [`Status::set_error`] does not say.
+    const LOST_WITHOUT_ERROR: &'static str = "what its log companion passes output on to did not take it";
+
     /// User and group that the pipes belong to; those of the agent if `None`.
     fn owner(&self) -> Option<(u32, u32)>;
 
@@ -65,7 +68,8 @@ pub trait Job: Clone + Serialize + DeserializeOwned + Send + 'static {
         [0, 0]
     }
 
-    /// What is to be said in the agent's log of the lost bytes of a stream (0 or 1), besides how many they are.
+    /// What is to be said in the agent's log of the lost bytes of a stream (0 or 1), besides how many they are and why. Nothing if
+    /// it is empty.
     fn describe_loss(&self, directory: &Path, status: &Status, stream: usize) -> String {
         let _ = (directory, status, stream);
         String::new()

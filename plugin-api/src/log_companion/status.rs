@@ -18,6 +18,9 @@ pub const NUMBERS: usize = 16;
 /// Bytes of the file without these.
 const LENGTH: usize = 40;
 
+/// Where it says why output is lost, behind the companion's own numbers.
+const ERRORS: usize = LENGTH + NUMBERS * 8;
+
 /// Where the pid and the start time are in it.
 const PROCESS: u64 = 24;
 
@@ -134,6 +137,25 @@ impl Status {
         self.0.write_all_at(&bytes.to_le_bytes(), stream as u64 * 8)
     }
 
+    /// Stores why bytes of a stream (0 or 1) are lost: the error of whatever was to store them, or `None` if there was none, as it
+    /// did not take them. The last reason is the one that is reported.
+    ///
+    /// # Errors
+    /// Those of the file.
+    pub fn set_error(&self, stream: usize, errno: Option<i32>) -> io::Result<()> {
+        let errno = errno.map_or(0, |errno| u64::from(errno.unsigned_abs()));
+        self.0.write_all_at(&errno.to_le_bytes(), (ERRORS + stream * 8) as u64)
+    }
+
+    /// The last error for which output of each stream is lost.
+    pub(super) fn errors(&self) -> io::Result<[Option<io::Error>; 2]> {
+        let error = |number: u64| {
+            let errno = i32::try_from(number).ok().filter(|errno| *errno != 0);
+            errno.map(io::Error::from_raw_os_error)
+        };
+        Ok(self.numbers_at(ERRORS)?.map(error))
+    }
+
     /// Removes bytes from the pipe of a stream (0 or 1), by moving them to `/dev/null`. `lost` is how many of the stream are lost
     /// already. They are counted before they are removed, so that they are counted if this process is killed meanwhile. Returns
     /// how many there were.
@@ -220,6 +242,19 @@ mod tests {
         assert_eq!((numbers[0], numbers[1], numbers[14], numbers[15]), (3, 0, u64::MAX, 7));
         assert!(status.set_numbers(15, &[1, 2]).is_err());
         assert_eq!(status.read().unwrap(), Report::default());
+    }
+
+    #[test]
+    fn the_last_error_is_kept_of_each_stream() {
+        let status = Status::new(tempfile::tempfile().unwrap());
+        let kinds = || status.errors().unwrap().map(|error| error.map(|error| error.kind()));
+        assert_eq!(kinds(), [None, None]);
+        status.set_error(0, Some(Errno::NOSPC.raw_os_error())).unwrap();
+        status.set_error(1, Some(Errno::ROFS.raw_os_error())).unwrap();
+        assert_eq!(kinds(), [Some(io::ErrorKind::StorageFull), Some(io::ErrorKind::ReadOnlyFilesystem)]);
+        status.set_error(0, None).unwrap();
+        assert_eq!(kinds(), [None, Some(io::ErrorKind::ReadOnlyFilesystem)]);
+        assert_eq!((status.numbers().unwrap(), status.read().unwrap()), ([0; NUMBERS], Report::default()));
     }
 
     #[test]

@@ -560,27 +560,34 @@ impl<J: Job> Entry<J> {
     fn report_loss(&mut self, host: &Host) -> Result<()> {
         self.count_lost(host);
         let report = self.status.read()?;
+        let mut errors = self.status.errors()?;
         let backlog = if report.finished { [0, 0] } else { self.job.backlog(&self.directory, &self.status) };
         for (index, stream) in STREAMS.into_iter().enumerate() {
             let of = self.job.describe_loss(&self.directory, &self.status, index);
+            let of = (!of.is_empty()).then_some(of);
+            let why = (report.lost[index] > 0).then(|| why_lost::<J>(errors[index].take()));
             let taken = report.lost[index].saturating_add(backlog[index]);
             if self.companion.is_some() {
                 // The kernel may let nobody use the pipe before the companion has ended.
+                let why = reasons(why, Some("its log companion was killed, and does not end"));
                 error!(
                     container = self.id,
                     stream,
                     bytes = taken,
                     of,
-                    "output of the container is lost, and what is in its pipe"
+                    "output of the container is lost, and what is in its pipe: {why}"
                 );
                 host.count_lost_output(stream, backlog[index]);
                 continue;
             }
-            let unread = ioctl_fionread(&self.readers[index])?;
-            let bytes = taken.saturating_add(unread);
-            host.count_lost_output(stream, backlog[index].saturating_add(unread));
+            let left = backlog[index].saturating_add(ioctl_fionread(&self.readers[index])?);
+            let bytes = report.lost[index].saturating_add(left);
+            host.count_lost_output(stream, left);
             if bytes > 0 {
-                error!(container = self.id, stream, bytes, of, "output of the container is lost");
+                let killed =
+                    (left > 0).then_some("its log companion had ended before it had passed on the rest");
+                let why = reasons(why, killed);
+                error!(container = self.id, stream, bytes, of, "output of the container is lost: {why}");
             }
         }
         Ok(())
@@ -603,4 +610,14 @@ impl<J: Job> Entry<J> {
         }
         Ok(())
     }
+}
+
+/// Why a companion has lost output.
+fn why_lost<J: Job>(error: Option<io::Error>) -> String {
+    error.map_or_else(|| J::LOST_WITHOUT_ERROR.to_owned(), |error| format!("the last error was {error}"))
+}
+
+/// What the companion has reported, and what has happened to itself.
+fn reasons(reported: Option<String>, own: Option<&str>) -> String {
+    reported.into_iter().chain(own.map(str::to_owned)).collect::<Vec<_>>().join("; ")
 }

@@ -68,6 +68,8 @@ impl Priority {
 }
 
 impl log_companion::Job for Job {
+    const LOST_WITHOUT_ERROR: &'static str = "the journal did not receive them, and no more were kept";
+
     fn owner(&self) -> Option<(u32, u32)> {
         self.owner
     }

@@ -9,7 +9,9 @@ use std::io::{self, IoSlice};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use cofferdam_plugin_api::log_companion::{LogCompanion, STREAMS, Spool, Status, Taken, drop_privileges};
+use cofferdam_plugin_api::log_companion::{
+    self, LogCompanion, STREAMS, Spool, Status, Taken, drop_privileges,
+};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, ioctl_fionread};
 
@@ -202,6 +204,7 @@ impl<'a> Stream<'a> {
     /// Removes bytes from the pipe.
     fn discard(&mut self, bytes: u64, errno: Option<Errno>) -> io::Result<()> {
         let Some(pipe) = &self.pipe else { return Ok(()) };
+        self.status.set_error(self.index, errno.map(Errno::raw_os_error))?;
         let discarded = self.status.discard(self.index, (pipe, self.null), self.lost, bytes)?;
         self.lost += discarded;
         let earlier = self.untold.map_or(0, |loss| loss.bytes);
@@ -238,7 +241,7 @@ impl<'a> Stream<'a> {
     /// Tells the journal how much is missing. Returns whether it knows.
     fn tell_loss(&self, journal: &mut Journal, Loss { bytes, errno }: Loss) -> bool {
         let reason = errno.map_or_else(
-            || "the journal did not receive them, and no more were kept".to_owned(),
+            || <Job as log_companion::Job>::LOST_WITHOUT_ERROR.to_owned(),
             |errno| io::Error::from(errno).to_string(),
         );
         let mut entry = header(Priority::Warning, false);

@@ -29,6 +29,8 @@ pub(crate) struct Job {
 }
 
 impl log_companion::Job for State {
+    const LOST_WITHOUT_ERROR: &'static str = "the container was in the way of a rotation";
+
     fn owner(&self) -> Option<(u32, u32)> {
         self.job.owner
     }

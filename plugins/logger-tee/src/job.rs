@@ -125,6 +125,8 @@ fn find(path: &Path) -> Result<OwnedFd> {
 }
 
 impl log_companion::Job for Job {
+    const LOST_WITHOUT_ERROR: &'static str = "the logger did not read";
+
     fn owner(&self) -> Option<(u32, u32)> {
         self.owner
     }

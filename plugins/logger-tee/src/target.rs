@@ -4,10 +4,10 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use cofferdam_plugin_api::log_companion::Status;
+use cofferdam_plugin_api::log_companion::{self, Status};
 use rustix::io::{Errno, write};
 
-use crate::job::{StreamSpool, lost_of};
+use crate::job::{Job, StreamSpool, lost_of};
 
 /// Bytes that are written at a time.
 const CHUNK: usize = 64 << 10;
@@ -81,6 +81,7 @@ impl Output {
         self.lost += bytes;
         self.untold += bytes;
         status.set_numbers(lost_of(self.target, self.stream), &[self.lost])?;
+        status.set_error(self.stream, self.errno.map(Errno::raw_os_error))?;
         spool.advance(self.target, bytes)?;
         if spool.is_drained(self.target) {
             self.full_since = None;
@@ -90,9 +91,10 @@ impl Output {
 
     /// Says in the log how much is missing. Returns whether it does.
     fn tell_loss(&mut self) -> bool {
-        let reason = self
-            .errno
-            .map_or_else(|| "the logger did not read".to_owned(), |errno| io::Error::from(errno).to_string());
+        let reason = self.errno.map_or_else(
+            || <Job as log_companion::Job>::LOST_WITHOUT_ERROR.to_owned(),
+            |errno| io::Error::from(errno).to_string(),
+        );
         let bytes = self.untold;
         let line = format!(
             "\n[cofferdam: {bytes} bytes of output could not be passed on to this logger: {reason}]\n"

@@ -210,13 +210,14 @@ impl<'a> Stream<'a> {
                 self.refused_until = Some(Instant::now() + REFUSED_DELAY);
                 Ok(())
             }
-            Taken::Refused(_) => self.discard(available),
+            Taken::Refused(errno) => self.discard(available, errno),
         }
     }
 
     /// Removes bytes from the pipe.
-    fn discard(&mut self, bytes: u64) -> io::Result<()> {
+    fn discard(&mut self, bytes: u64, errno: Errno) -> io::Result<()> {
         let Some(pipe) = &self.pipe else { return Ok(()) };
+        self.status.set_error(self.index, Some(errno.raw_os_error()))?;
         // Counted before, as by the call.
         self.status.set_numbers(discarded_of(self.index), &[self.discarded + bytes])?;
         let discarded = self.status.discard(self.index, (pipe, self.null), self.lost(), bytes)?;

@@ -16,7 +16,7 @@ mod times;
 use std::io;
 use std::os::fd::OwnedFd;
 
-use cofferdam_plugin_api::log_companion::{LogCompanion, STREAMS, Status, drop_privileges};
+use cofferdam_plugin_api::log_companion::{self, LogCompanion, STREAMS, Status, drop_privileges};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, ioctl_fionread};
 
@@ -165,6 +165,7 @@ impl Stream<'_> {
     fn count(&mut self, bytes: u64) -> io::Result<()> {
         self.lost += bytes;
         self.unreported += bytes;
+        self.status.set_error(self.index, self.error)?;
         self.status.set_lost(self.index, self.lost)
     }
 
@@ -174,7 +175,7 @@ impl Stream<'_> {
             return Ok(());
         }
         let reason = self.error.map_or_else(
-            || "the container was in the way of a rotation".to_owned(),
+            || <State as log_companion::Job>::LOST_WITHOUT_ERROR.to_owned(),
             |errno| io::Error::from_raw_os_error(errno).to_string(),
         );
         let bytes = self.unreported;
