@@ -128,14 +128,16 @@ fn job(shell: &Terminal) -> Process {
     job.expect("it was waited for").expect("it is running")
 }
 
-/// Waits until a job is stopped.
+/// Waits until a job is stopped, with all of its threads: one that is still to be stopped may be about to stop all of them by a
+/// signal of its own, which would follow the one that continues the job.
 fn wait_for_stop(job: &Process) {
-    let state = || {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", job.pid())).expect("it has not ended");
-        // After the name, which is in parentheses.
-        stat.rsplit_once(") ").expect("a state").1.as_bytes()[0]
+    let is_stopped = || {
+        let threads = fs::read_dir(format!("/proc/{}/task", job.pid())).expect("it has not ended");
+        let stats = threads.flatten().map(|thread| fs::read_to_string(thread.path().join("stat")));
+        // After the name, which is in parentheses. A thread may have ended.
+        stats.flatten().all(|stat| stat.rsplit_once(") ").expect("a state").1.starts_with('T'))
     };
-    spin("the job is stopped", || state() == b'T');
+    spin("the job is stopped", is_stopped);
 }
 
 /// Waits for what there is no event for.

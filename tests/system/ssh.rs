@@ -138,7 +138,8 @@ fn a_shell_over_ssh_is_as_one_at_a_terminal_here() {
     terminal.type_keys("cat file\r");
     terminal.wait_for("\r\ntext\r\n");
     terminal.wait_for("# ");
-    terminal.type_keys("echo up; sleep 1000000\r");
+    // The program says when it is in the foreground.
+    terminal.type_keys("sh -c 'echo u\"\"p; exec sleep 1000000'\r");
     terminal.wait_for("\r\nup\r\n");
     terminal.type_keys("\u{3}");
     terminal.wait_for("# ");
