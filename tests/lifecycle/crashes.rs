@@ -1,11 +1,13 @@
 //! An agent that is killed at each step of an operation, and the next one.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use cofferdam::api::operator::types::Termination;
-use cofferdam_core::model::ContainerId;
-use cofferdam_tests::daemon::{CallError, Daemon};
+use cofferdam_core::model::{ContainerId, Request};
+use cofferdam_plugin_model::Tty;
+use cofferdam_tests::daemon::{CallError, Daemon, TIMEOUT};
 use cofferdam_tests::injector::{Fault, Seen};
 use cofferdam_tests::is_root;
 use cofferdam_tests::world::World;
@@ -62,7 +64,31 @@ fn runs_or_has_ended(world: &World, daemon: &Daemon, id: &ContainerId, when: &st
 
 /// Kills the agent, also its keeper if `fault` says so, at each step of a launch.
 fn killed_while_launching(fault: Fault, world: &World) {
-    let web = request(world, "web", COUNTING);
+    killed_while_launching_as(fault, world, &request(world, "web", COUNTING));
+}
+
+/// The process that passes the streams of a container on.
+const SWITCHBOARD: &str = "cofferdam-io\n";
+
+/// Whether a process passes streams of a container of this world on: it has files in its directories open.
+fn is_switchboard(world: &World, process: &Path) -> bool {
+    let of_world = |link: PathBuf| fs::read_link(link).is_ok_and(|file| file.starts_with(world.directory()));
+    fs::read_to_string(process.join("comm")).is_ok_and(|name| name == SWITCHBOARD)
+        && fs::read_dir(process.join("fd")).is_ok_and(|fds| fds.flatten().any(|fd| of_world(fd.path())))
+}
+
+/// Waits until no process passes streams of a container of this world on.
+fn wait_until_switchboards_end(world: &World, when: &str) {
+    let begin = Instant::now();
+    let processes = || fs::read_dir("/proc").unwrap().flatten().map(|process| process.path());
+    while processes().any(|process| is_switchboard(world, &process)) {
+        assert!(begin.elapsed() < TIMEOUT, "{when}: a switchboard does not end");
+        std::thread::yield_now();
+    }
+}
+
+/// As [`killed_while_launching`], with another container `web`.
+fn killed_while_launching_as(fault: Fault, world: &World, web: &Request) {
     let check = |daemon: &Daemon, when: &str| {
         // Killed before the record was written, so nothing exists.
         if state(daemon, &web.id).is_none() {
@@ -75,7 +101,11 @@ fn killed_while_launching(fault: Fault, world: &World) {
         }
         daemon.remove(&web.id).unwrap();
     };
-    kill_at_each_step(fault, world, |_| {}, |daemon| daemon.launch(&web), check);
+    let check = |daemon: &Daemon, when: &str| {
+        check(daemon, when);
+        wait_until_switchboards_end(world, when);
+    };
+    kill_at_each_step(fault, world, |_| {}, |daemon| daemon.launch(web), check);
 }
 
 #[test]
@@ -88,6 +118,21 @@ fn an_agent_killed_anywhere_in_a_launch_is_followed_by_one_that_recovers_it() {
 #[test]
 fn an_agent_of_plain_processes_killed_anywhere_in_a_launch_is_followed_by_one_that_recovers_it() {
     killed_while_launching(Fault::Kill, &World::posix());
+}
+
+#[test]
+fn an_agent_of_plain_processes_killed_anywhere_in_a_launch_with_a_terminal_is_followed_by_one_that_recovers_it()
+ {
+    let world = World::posix();
+    let tty = Some(Tty { rows: 24, columns: 80 });
+    killed_while_launching_as(Fault::Kill, &world, &Request { tty, ..request(&world, "web", COUNTING) });
+}
+
+#[test]
+fn an_agent_of_plain_processes_killed_anywhere_in_a_launch_with_input_is_followed_by_one_that_recovers_it() {
+    let world = World::posix();
+    let web = Request { interactive: true, ..request(&world, "web", COUNTING) };
+    killed_while_launching_as(Fault::Kill, &world, &web);
 }
 
 /// Kills the agent, also its keeper if `fault` says so, at each step of destroying a container.
