@@ -359,7 +359,7 @@ fn failed(error: &Error) -> Failure {
     Failure {
         retryable: error.is_retryable(),
         payload: payload.unwrap_or_default().into(),
-        ..Failure::new(Failure::FAILED, error.to_string())
+        ..Failure::new(if error.is_invalid() { Failure::INVALID } else { Failure::FAILED }, error.to_string())
     }
 }
 

@@ -15,13 +15,20 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub struct Error {
     causes: Vec<String>,
     retryable: bool,
+    invalid: bool,
     state: Option<Json>,
 }
 
 impl Error {
     /// An error with a message of one line. By convention it is in lower case and does not end with a full stop.
     pub fn new(message: impl fmt::Display) -> Self {
-        Self { causes: vec![message.to_string()], retryable: false, state: None }
+        Self { causes: vec![message.to_string()], retryable: false, invalid: false, state: None }
+    }
+
+    /// As [`Error::new`], for a request that contradicts itself, the configuration or the host, so that the client has to
+    /// change it. The API of the agent then answers with status 400 instead of 500.
+    pub fn invalid(message: impl fmt::Display) -> Self {
+        Self { invalid: true, ..Self::new(message) }
     }
 
     /// Adds what was being done as the outermost message.
@@ -59,6 +66,12 @@ impl Error {
         self.retryable
     }
 
+    /// Whether the client has to change its request.
+    #[must_use]
+    pub fn is_invalid(&self) -> bool {
+        self.invalid
+    }
+
     /// The messages, outermost first; never empty.
     #[must_use]
     pub fn causes(&self) -> &[String] {
@@ -80,7 +93,7 @@ impl<E: std::error::Error> From<E> for Error {
             causes.push(cause.to_string());
             source = cause.source();
         }
-        Self { causes, retryable: false, state: None }
+        Self { causes, retryable: false, invalid: false, state: None }
     }
 }
 

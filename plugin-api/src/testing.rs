@@ -67,6 +67,8 @@ pub struct Refused {
     pub location: Option<String>,
     /// Whether the plugin marked the error as temporary.
     pub retryable: bool,
+    /// Whether only another request can help, according to the plugin.
+    pub invalid: bool,
 }
 
 impl std::fmt::Display for Refused {
@@ -84,6 +86,7 @@ impl From<Failure> for Refused {
             message: failure.message.into(),
             location: panicked.then(|| failure.location.into()),
             retryable: failure.retryable,
+            invalid: failure.code == Failure::INVALID,
         }
     }
 }
@@ -279,6 +282,7 @@ impl<P> PluginHarness<P> {
             message: format!("cannot create a temporary directory for the test: {error}"),
             location: None,
             retryable: false,
+            invalid: false,
         })?;
         Self::create(name, agent, config, Arc::new(directory), Arc::new(Shared::new(name)), create)
     }
@@ -677,7 +681,7 @@ fn read<T: DeserializeOwned + Default>(answer: &Answer) -> Result<T, Refused> {
 }
 
 fn malformed(error: &serde_json::Error) -> Refused {
-    Refused { message: format!("invalid payload: {error}"), location: None, retryable: false }
+    Refused { message: format!("invalid payload: {error}"), location: None, retryable: false, invalid: false }
 }
 
 #[allow(unsafe_code)]

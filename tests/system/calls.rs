@@ -9,6 +9,7 @@ use cofferdam_core::agent::Agent;
 use cofferdam_core::config::LauncherKind;
 use cofferdam_core::model::{Phase, Reason, Request, Resources, Rlimit, Value};
 use cofferdam_plugin_model::{Cgroups, FEATURES, LINUX_LAUNCHER};
+use cofferdam_tests::daemon::{CallError, Daemon};
 use cofferdam_tests::world::{World, id, launch_error, object, run, sandbox_logger, with_agent};
 use cofferdam_tests::{assert_contains, is_root, text};
 use nix::sys::stat::Mode;
@@ -250,5 +251,40 @@ fn leases_are_kept_over_a_restart_until_they_are_released_or_the_container_is_re
             agent.remove(&id(name)).await.unwrap();
         }
     });
+    assert_eq!(world.leftovers(), Vec::<String>::new());
+}
+
+/// A client can tell that it has to change its request, and that repeating it does not help.
+#[test]
+fn what_plugins_refuse_as_invalid_is_a_client_error() {
+    if !is_root("limits of processes") {
+        return;
+    }
+    let mut world = World::shipped();
+    let pids = world.config.isolators.iter_mut().find(|plugin| plugin.name == "cgroups/pids").unwrap();
+    pids.table["maximum"] = json!(100);
+    let daemon = Daemon::start(&world);
+    let mut refused = ["one", "two", "three", "four"].map(long_running);
+    refused[0].resources = Resources::default().with("pids", 0.5);
+    refused[1].resources = Resources::default().with("pids", 101.0);
+    refused[2].rlimits = [("NO_SUCH".to_owned(), Rlimit::default())].into();
+    refused[3].linux.effective_capabilities = Some(["NO_SUCH".to_owned()].into());
+    for (request, plugin) in
+        refused.iter().zip(["cgroups/pids", "cgroups/pids", "posix/rlimits", "linux/capabilities"])
+    {
+        let Err(CallError::Status(400, text)) = daemon.launch(request) else {
+            panic!("{plugin} has not refused {request:?} as invalid");
+        };
+        assert_contains(&text, &[&format!("`{plugin}` failed in `prepare`")]);
+    }
+    daemon.launch(&long_running("web")).unwrap();
+    match daemon.update(&id("web"), &[("pids", 101.0)]) {
+        Err(CallError::Status(400, text)) => assert_contains(&text, &["at most 100 are permitted"]),
+        other => panic!("{other:?}"),
+    }
+    daemon.destroy(&id("web")).unwrap();
+    daemon.remove(&id("web")).unwrap();
+    assert_eq!(daemon.list().len(), 0, "launches that failed are not kept");
+    assert!(daemon.terminate().success());
     assert_eq!(world.leftovers(), Vec::<String>::new());
 }

@@ -97,6 +97,8 @@ impl Failure {
     pub const UNSUPPORTED: u32 = 4;
     /// The payload could not be decoded.
     pub const MALFORMED: u32 = 5;
+    /// The method returned an error that only another request of the client can help.
+    pub const INVALID: u32 = 6;
 
     /// A failure that is not retryable, without location and state.
     #[must_use]

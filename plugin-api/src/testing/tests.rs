@@ -195,7 +195,7 @@ fn leases_are_unique_until_they_are_released() {
     harness.prepare("one").unwrap();
     harness.prepare("two").unwrap();
     let refused = harness.prepare("three").unwrap_err();
-    assert!(refused.retryable && refused.message.contains("7 to 8"), "{refused:?}");
+    assert!(refused.retryable && !refused.invalid && refused.message.contains("7 to 8"), "{refused:?}");
     harness.removed("one").unwrap();
     harness.prepare("three").unwrap();
     assert_eq!(harness.state("three"), json!({ "prepared": 7 }));

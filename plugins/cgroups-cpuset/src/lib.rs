@@ -48,7 +48,7 @@ impl Cpuset {
             "the container requests {value:?} of `{resource}`; expected ranges of numbers"
         ))?;
         match self.permitted(file) {
-            Some(permitted) if !requested.is_subset(permitted) => Err(Error::new(format!(
+            Some(permitted) if !requested.is_subset(permitted) => Err(Error::invalid(format!(
                 "the container requests {requested} of `{resource}`, but `{key}` of `cgroups/cpuset` permits only \
                  {permitted}"
             ))),

@@ -17,7 +17,7 @@ impl Numbers {
     pub fn of(value: &Value) -> Result<Self> {
         match value {
             Value::Ranges(ranges) => Self::new(ranges.clone()),
-            _ => Err(Error::new("it does not consist of ranges")),
+            _ => Err(Error::invalid("it does not consist of ranges")),
         }
     }
 
@@ -26,7 +26,7 @@ impl Numbers {
         let mut merged: Vec<(u64, u64)> = Vec::new();
         for (first, last) in ranges {
             if first > last || last >= MAXIMUM {
-                return Err(Error::new(format!(
+                return Err(Error::invalid(format!(
                     "{first}-{last} is no range of numbers below {MAXIMUM}, in ascending order"
                 )));
             }
@@ -64,7 +64,7 @@ impl FromStr for Numbers {
         };
         let ranges: Option<Vec<_>> = text.split(',').map(range).collect();
         Self::new(ranges.ok_or_else(|| {
-            Error::new(format!("`{text}` is not a list of numbers and ranges such as `0-3,7`"))
+            Error::invalid(format!("`{text}` is not a list of numbers and ranges such as `0-3,7`"))
         })?)
     }
 }

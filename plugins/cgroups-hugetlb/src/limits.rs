@@ -35,7 +35,7 @@ impl Limits {
             let limit = match resources.limit(name) {
                 Some(Limit::At(mebibytes)) => Some(bytes(name, mebibytes)?),
                 Some(Limit::Unlimited) => None,
-                _ => return Err(Error::new(format!("`{name}` is a number of MiB"))),
+                _ => return Err(Error::invalid(format!("`{name}` is a number of MiB"))),
             };
             limits.insert(size, limit);
         }
@@ -101,7 +101,7 @@ fn bytes(name: &str, mebibytes: f64) -> Result<u64> {
     if mebibytes >= 0.0 {
         return Ok((mebibytes * f64::from(1 << 20)) as u64);
     }
-    Err(Error::new(format!("the container requests {mebibytes} of `{name}`; expected MiB")))
+    Err(Error::invalid(format!("the container requests {mebibytes} of `{name}`; expected MiB")))
 }
 
 /// Usage, limit, and how often it was reached, by page size.

@@ -48,7 +48,7 @@ fn parse(name: &str) -> Option<PageSize> {
 pub fn find(sizes: &[PageSize], name: &str) -> Result<PageSize> {
     sizes.iter().copied().find(|size| size.to_string() == name).ok_or_else(|| {
         let known: Vec<String> = sizes.iter().map(ToString::to_string).collect();
-        Error::new(format!("this host has no huge pages of `{name}`; it has: {}", known.join(", ")))
+        Error::invalid(format!("this host has no huge pages of `{name}`; it has: {}", known.join(", ")))
     })
 }
 

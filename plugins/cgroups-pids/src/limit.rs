@@ -43,7 +43,7 @@ impl Policy {
             (Some(Limit::Unlimited), _) => Max(None),
             (None, None) => return Ok(None),
             (limit, request) => {
-                return Err(Error::new(format!(
+                return Err(Error::invalid(format!(
                     "`pids` is a number; the container requests {request:?} with the limit {limit:?}"
                 )));
             }
@@ -57,7 +57,7 @@ impl Policy {
 }
 
 fn too_many(requested: &str, maximum: u32) -> Error {
-    Error::new(format!(
+    Error::invalid(format!(
         "the container requests {requested} of `pids`, but at most {maximum} are permitted by `maximum` of `cgroups/pids`"
     ))
 }
@@ -67,7 +67,7 @@ fn number(amount: f64) -> Result<u32> {
     if amount.fract() == 0.0 && (1.0..=f64::from(MAXIMUM)).contains(&amount) {
         return Ok(amount as u32);
     }
-    Err(Error::new(format!(
+    Err(Error::invalid(format!(
         "the container requests {amount} of `pids`; expected a whole number from 1 to {MAXIMUM}"
     )))
 }

@@ -218,7 +218,7 @@ impl Isolator for Xfs {
         match (project, limit(resources)) {
             (0, _) => {}
             (_, Some(_)) if is_shared => {
-                return Err(Error::new(format!(
+                return Err(Error::invalid(format!(
                     "container `{}` has no limit of its own for `disk`: what it writes counts for the container that it is \
                      nested in; launch it with `disk`",
                     container.id()

@@ -23,7 +23,7 @@ pub fn command(request: &Command, image: &ImageConfig) -> Result<Option<CommandR
     let Command { shell, value, arguments, .. } = request;
     match (shell, value) {
         (true, None) => {
-            return Err(Error::new(
+            return Err(Error::invalid(
                 "the command is a shell command without a line; set `value`, or set `shell` to false to run the command of \
                  the image",
             ));
@@ -35,12 +35,12 @@ pub fn command(request: &Command, image: &ImageConfig) -> Result<Option<CommandR
     let (program, rest) = match (&entrypoint[..], &cmd[..], &arguments[..]) {
         ([], _, [program, rest @ ..]) if request.replaces_cmd => (program, [rest, &[]]),
         ([], [], []) => {
-            return Err(Error::new(
+            return Err(Error::invalid(
                 "there is no command: neither the request nor the image has one; request a command",
             ));
         }
         ([], [], _) => {
-            return Err(Error::new(
+            return Err(Error::invalid(
                 "there are arguments but no program: the image has neither an entry point nor a command; set `value`",
             ));
         }
@@ -50,7 +50,7 @@ pub fn command(request: &Command, image: &ImageConfig) -> Result<Option<CommandR
         ([program, entrypoint @ ..], _, arguments) => (program, [entrypoint, arguments]),
     };
     if program.is_empty() {
-        return Err(Error::new("the name of the image's program is empty; request a command"));
+        return Err(Error::invalid("the name of the image's program is empty; request a command"));
     }
     let arguments = std::iter::once(program).chain(rest.into_iter().flatten()).cloned().collect();
     Ok(Some(CommandRewrite { shell: Some(false), value: Some(program.clone()), arguments: Some(arguments) }))

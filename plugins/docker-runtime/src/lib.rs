@@ -53,7 +53,7 @@ impl Isolator for Runtime {
         for (name, value) in &image.environment {
             if name.is_empty() || name.contains('\0') || value.contains('\0') {
                 let name = name.escape_debug();
-                return Err(Error::new(format!(
+                return Err(Error::invalid(format!(
                     "the image sets the environment variable `{name}`, which is invalid"
                 )));
             }
@@ -68,7 +68,7 @@ impl Isolator for Runtime {
                 None => {
                     let reason =
                         "the working directory of the image is not an absolute path; request another";
-                    return Err(Error::new(reason));
+                    return Err(Error::invalid(reason));
                 }
             }
         }

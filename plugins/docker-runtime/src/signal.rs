@@ -47,7 +47,7 @@ pub fn parse(text: &str) -> Result<i32> {
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
     let number = name.parse().ok().or_else(|| named(name)).or_else(|| real_time(name));
     number.filter(|number| (1..=REAL_TIME.1).contains(number)).ok_or_else(|| {
-        Error::new(format!("the image is stopped with `{}`, which is not a signal", text.escape_debug()))
+        Error::invalid(format!("the image is stopped with `{}`, which is not a signal", text.escape_debug()))
     })
 }
 

@@ -28,7 +28,7 @@ const DIRECTORY: &str = "image-volumes";
 /// If a path is invalid, or if the image has files in a volume of a read-only root file system.
 pub fn add(mut prepared: Prepared, container: &NewContainer, image: &ImageConfig) -> Result<Prepared> {
     if image.volumes.len() > MAX_VOLUMES {
-        return Err(Error::new(format!(
+        return Err(Error::invalid(format!(
             "the image has {} volumes; the maximum is {MAX_VOLUMES}",
             image.volumes.len()
         )));
@@ -62,7 +62,7 @@ fn path_of(volume: &str) -> Result<PathBuf> {
         && names.next().is_some();
     match is_valid {
         true => Ok(path),
-        false => Err(Error::new(format!(
+        false => Err(Error::invalid(format!(
             "the image has a volume at `{}`; expected an absolute path without `..`, and not `/`",
             volume.escape_debug()
         ))),
@@ -97,7 +97,7 @@ fn directory(
         let metadata = fs::metadata(&shown).context(named())?;
         (mode, owner) = (metadata.mode() & 0o7777, (metadata.uid(), metadata.gid()));
         if fs::read_dir(&shown).context(named())?.next().is_some() {
-            return Err(Error::new(format!(
+            return Err(Error::invalid(format!(
                 "the image has files in its volume `{}`, which would be hidden, as the root file system is read-only; \
                  request a volume of your own there, or set `volumes` of this plugin to false",
                 path.display()

@@ -179,19 +179,19 @@ impl DockerVolumes {
         for requested in &container.volumes {
             let VolumeSource::DockerVolume { driver, name, options } = &requested.source else { continue };
             if container.class == ContainerClass::Debug {
-                return Err(Error::new(
+                return Err(Error::invalid(
                     "a debug container has the mounts of its parent, and cannot have volumes",
                 ));
             }
             address::check_name(driver)?;
             store::key(driver, name)?;
             if self.config.allowed_drivers.as_ref().is_some_and(|allowed| !allowed.contains(driver)) {
-                return Err(Error::new(format!(
+                return Err(Error::invalid(format!(
                     "the container requests a volume of the driver `{driver}`, which is not in `allowed_drivers`"
                 )));
             }
             if found.iter().any(|(other, _)| other.driver == *driver && other.name == *name) {
-                return Err(Error::new(format!(
+                return Err(Error::invalid(format!(
                     "the container requests the volume `{name}` of the driver `{driver}` twice"
                 )));
             }

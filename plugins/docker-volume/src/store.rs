@@ -58,7 +58,7 @@ pub struct Mounted {
 pub fn key(driver: &str, name: &str) -> Result<String> {
     let named = || format!("the volume `{}` cannot be used", name.escape_debug());
     if name.is_empty() || name.chars().any(char::is_control) {
-        return Err(Error::new("its name is empty or has control characters").context(named()));
+        return Err(Error::invalid("its name is empty or has control characters").context(named()));
     }
     let mut key = format!("{driver},");
     for byte in name.bytes() {
@@ -68,7 +68,7 @@ pub fn key(driver: &str, name: &str) -> Result<String> {
         }
     }
     if key.len() > MAX_KEY {
-        return Err(Error::new("its name is too long").context(named()));
+        return Err(Error::invalid("its name is too long").context(named()));
     }
     Ok(key)
 }

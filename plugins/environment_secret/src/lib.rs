@@ -37,7 +37,7 @@ impl Isolator for Secrets {
         let mut prepared = Prepared::new();
         for (name, secret) in &container.command.secrets {
             if container.command.environment.contains_key(name) {
-                return Err(Error::new(format!(
+                return Err(Error::invalid(format!(
                     "the container sets the environment variable `{name}` to a value and to a secret; request one of them"
                 )));
             }
@@ -46,7 +46,7 @@ impl Isolator for Secrets {
             let value = String::from_utf8(value)
                 .ok()
                 .filter(|value| !value.contains('\0'))
-                .ok_or_else(|| Error::new("it is not UTF-8 text without NUL").context(failed()))?;
+                .ok_or_else(|| Error::invalid("it is not UTF-8 text without NUL").context(failed()))?;
             prepared = prepared.secret_environment(name, value);
         }
         Ok(prepared)

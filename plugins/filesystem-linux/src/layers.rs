@@ -16,7 +16,7 @@ const WORK: &str = "work";
 /// # Errors
 /// If it is not the absolute path of a directory.
 pub fn canonical_rootfs(rootfs: &Path) -> Result<PathBuf> {
-    let refused = |why: &str| Error::new(format!("the root file system `{}` {why}", rootfs.display()));
+    let refused = |why: &str| Error::invalid(format!("the root file system `{}` {why}", rootfs.display()));
     if !rootfs.is_absolute() {
         return Err(refused("is not an absolute path"));
     }

@@ -73,7 +73,7 @@ impl Isolator for Filesystem {
         if container.class == ContainerClass::Debug {
             return match container.rootfs {
                 None => Ok(Prepared::new().enter_namespace(Namespace::Mount)),
-                Some(_) => Err(Error::new(
+                Some(_) => Err(Error::invalid(
                     "a debug container shares the mounts of its parent, so it cannot have a root file system",
                 )),
             };

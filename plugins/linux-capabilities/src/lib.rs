@@ -88,7 +88,7 @@ impl Isolator for Capabilities {
             _ => requested.within(&self.configured)?,
         };
         if let Some(missing) = sets.missing(self.agent) {
-            return Err(Error::new(format!(
+            return Err(Error::invalid(format!(
                 "the container requests {missing} as effective, which the agent itself has not"
             )));
         }

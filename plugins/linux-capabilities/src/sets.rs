@@ -28,7 +28,7 @@ impl Sets {
         if let (Some(requested), Some(limit)) = (&self.bounding, &configured.bounding)
             && let Some(excess) = excess(requested, limit)
         {
-            return Err(Error::new(format!(
+            return Err(Error::invalid(format!(
                 "the container requests {excess} in its bounding set, which `bounding_capabilities` does not allow"
             )));
         }
@@ -36,7 +36,7 @@ impl Sets {
         let bounding = self.bounding.or_else(|| configured.bounding.clone()).or_else(|| effective.clone());
         let sets = Self { effective, bounding };
         match sets.excess() {
-            Some(excess) => Err(Error::new(format!(
+            Some(excess) => Err(Error::invalid(format!(
                 "the container's effective capabilities have {excess}, which its bounding set has not; request a bounding \
                  set with it, request less, or change `bounding_capabilities`"
             ))),
@@ -75,7 +75,7 @@ pub fn known<'a>(names: impl Iterator<Item = &'a str>) -> Result<Set> {
 fn canonical(name: &str) -> Result<&'static str> {
     let known = capability::number(name).and_then(|number| NAMES.get(number));
     known.copied().ok_or_else(|| {
-        Error::new(format!(
+        Error::invalid(format!(
             "there is no capability `{name}`; expected a name such as `NET_RAW`, see capabilities(7)"
         ))
     })

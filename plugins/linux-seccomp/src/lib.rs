@@ -116,14 +116,14 @@ impl Filters {
             return Ok(parent.map_or_else(|| self.default.clone(), |state| state.profile));
         };
         match (&request.profile, request.unconfined) {
-            (Some(_), true) => {
-                Err(Error::new("the container requests a profile and to be unconfined; request one of them"))
-            }
-            (None, true) if self.disallow_unconfined => Err(Error::new(
+            (Some(_), true) => Err(Error::invalid(
+                "the container requests a profile and to be unconfined; request one of them",
+            )),
+            (None, true) if self.disallow_unconfined => Err(Error::invalid(
                 "the container requests to be unconfined, which `disallow_unconfined` forbids",
             )),
             (None, true) => Ok(UNCONFINED.to_owned()),
-            (Some(name), false) if name == UNCONFINED => Err(Error::new(format!(
+            (Some(name), false) if name == UNCONFINED => Err(Error::invalid(format!(
                 "the container requests the profile `{UNCONFINED}`, which is the name for none; set `unconfined`"
             ))),
             (Some(name), false) => Ok(name.clone()),

@@ -67,13 +67,13 @@ impl Store {
 
     fn read(&self, name: &str) -> Result<Vec<u8>> {
         let Some(directory) = &self.directory else {
-            return Err(Error::new(format!(
+            return Err(Error::invalid(format!(
                 "there is no profile `{name}`: `config_dir` is not set; the profile that is part of the plugin is `{STANDARD}`"
             )));
         };
         let mut components = Path::new(name).components();
         let (Some(Component::Normal(_)), None) = (components.next(), components.next()) else {
-            return Err(Error::new(format!(
+            return Err(Error::invalid(format!(
                 "`{name}` is not the name of a profile; expected the name of a file in `{}`, or `{STANDARD}`",
                 directory.display()
             )));

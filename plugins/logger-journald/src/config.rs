@@ -132,12 +132,12 @@ impl Config {
             let Size(limit) = self.max_label_payload_size;
             if labels.len() > MAX_LABEL_COUNT {
                 let count = labels.len();
-                return Err(Error::new(format!(
+                return Err(Error::invalid(format!(
                     "container `{id}` has {count} labels; at most {MAX_LABEL_COUNT} can be fields of the journal"
                 )));
             }
             if size as u64 > limit {
-                return Err(Error::new(format!(
+                return Err(Error::invalid(format!(
                     "the labels of container `{id}` have {size} bytes as fields of the journal; \
                      `max_label_payload_size` is {limit} bytes"
                 )));

@@ -92,13 +92,13 @@ impl Config {
         for (variable, value) in environment {
             let Some(name) = variable.strip_prefix(prefix) else { continue };
             if !self.overrides {
-                return Err(Error::new(format!(
+                return Err(Error::invalid(format!(
                     "environment variable `{variable}` is an option of the logger, which the operator lets no \
                      container set; remove it"
                 )));
             }
             options.set(name, value).map_err(|expected| {
-                Error::new(match expected {
+                Error::invalid(match expected {
                     Some(expected) => format!("environment variable `{variable}` is `{value}`; {expected}"),
                     None => unknown(variable, prefix, name),
                 })

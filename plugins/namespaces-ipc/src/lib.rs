@@ -60,7 +60,7 @@ impl Isolator for Ipc {
     fn prepare(&self, container: &NewContainer) -> Result<Prepared> {
         let mode = container.linux.ipc_mode;
         if container.linux.shm_size.is_some() && mode != Some(IpcMode::Private) {
-            return Err(Error::new(
+            return Err(Error::invalid(
                 "the container requests a size of `/dev/shm` without the IPC mode PRIVATE",
             ));
         }
@@ -80,7 +80,7 @@ impl Isolator for Ipc {
             (Some(IpcMode::Private), _) => self.own_shm(container, own())?,
             (Some(IpcMode::ShareParent), false) => {
                 if self.config.disallow_sharing_agent_ipc_namespace {
-                    return Err(Error::new(
+                    return Err(Error::invalid(
                         "the container requests to share the agent's IPC namespace, which \
                          `disallow_sharing_agent_ipc_namespace` forbids",
                     ));
@@ -89,12 +89,14 @@ impl Isolator for Ipc {
             }
             (Some(IpcMode::ShareParent), true) => {
                 let parent = parent.ok_or_else(|| {
-                    Error::new("its parent was launched without `namespaces/ipc`, so its `/dev/shm` cannot be shared")
+                    Error::invalid("its parent was launched without `namespaces/ipc`, so its `/dev/shm` cannot be shared")
                 })?;
                 (parent.shm.share(enter(), container)?, parent.shm)
             }
             _ => {
-                return Err(Error::new("the container requests an IPC mode that this version does not know"));
+                return Err(Error::invalid(
+                    "the container requests an IPC mode that this version does not know",
+                ));
             }
         };
         prepared.state(&State { shm })
@@ -105,7 +107,7 @@ impl Ipc {
     fn own_shm(&self, container: &NewContainer, prepared: Prepared) -> Result<(Prepared, Shm)> {
         let size = container.linux.shm_size.unwrap_or(self.config.default_container_shm_size.0);
         if size == 0 {
-            return Err(Error::new(
+            return Err(Error::invalid(
                 "the container requests a `/dev/shm` of size 0; request at least one page",
             ));
         }
@@ -124,7 +126,7 @@ fn enter() -> Prepared {
 /// A debug container is in the mount namespace of its parent, `/dev/shm` included.
 fn debug(mode: Option<IpcMode>, parent: Option<State>) -> Result<Prepared> {
     if mode == Some(IpcMode::Private) {
-        return Err(Error::new(
+        return Err(Error::invalid(
             "a debug container enters the IPC namespace of its parent, and cannot have the IPC mode PRIVATE",
         ));
     }

@@ -34,7 +34,7 @@ impl Isolator for Pids {
             return match (shares, self.config.disallow_sharing_agent_pid_namespace) {
                 (false, _) => Ok(mount_proc(Prepared::new().clone_namespace(Namespace::Pid), container)),
                 (true, false) => Ok(Prepared::new()),
-                (true, true) => Err(Error::new(
+                (true, true) => Err(Error::invalid(
                     "the container requests to share the agent's pid namespace, which \
                      `disallow_sharing_agent_pid_namespace` forbids",
                 )),

@@ -36,7 +36,7 @@ impl Isolator for Names {
         if container.class == ContainerClass::Debug {
             return match requested {
                 None => Ok(Prepared::new().enter_namespace(Namespace::Uts)),
-                Some(_) => Err(Error::new(
+                Some(_) => Err(Error::invalid(
                     "a debug container enters the UTS namespace of its parent, and cannot have a host name of its own",
                 )),
             };
@@ -57,7 +57,7 @@ fn check(name: &str) -> Result<()> {
     let is_valid =
         |character: char| character.is_ascii_alphanumeric() || matches!(character, '.' | '-' | '_');
     if name.is_empty() || name.len() > MAX_LENGTH || !name.chars().all(is_valid) {
-        return Err(Error::new(format!(
+        return Err(Error::invalid(format!(
             "the container requests the host name `{}`; expected 1 to {MAX_LENGTH} letters, digits, dots, hyphens and \
              underscores",
             name.escape_debug()

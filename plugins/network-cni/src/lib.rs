@@ -176,7 +176,7 @@ impl Isolator for Cni {
         check_unnamed(container)?;
         let is_debug = container.class == ContainerClass::Debug;
         if is_debug && !(container.networks.is_empty() && container.linux.hostname.is_none()) {
-            return Err(Error::new(
+            return Err(Error::invalid(
                 "a debug container is in the networks of its parent, and cannot have networks or a host name of its own",
             ));
         }
@@ -246,13 +246,13 @@ impl Cni {
     fn attach(&self, container: &NewContainer, requested: &[NetworkRequest]) -> Result<Prepared> {
         let id = container.id.as_str();
         let Some(networks) = &self.shared.networks else {
-            return Err(Error::new(
+            return Err(Error::invalid(
                 "the container requests a network, but none are configured: set `network_cni_config_dir` and \
                  `network_cni_plugins_dir`",
             ));
         };
         if !is_identifier(id) {
-            return Err(Error::new(format!(
+            return Err(Error::invalid(format!(
                 "a container with a network needs an id of letters, digits, `.`, `_` and `-` that begins with a letter or \
                  digit, not `{id}`"
             )));

@@ -167,7 +167,7 @@ impl Networks {
         for (path, why) in loaded.skipped.iter().take(8) {
             message += &format!("; `{}` is not used: {why}", path.display());
         }
-        Err(Error::new(message))
+        Err(Error::invalid(message))
     }
 
     /// All networks. Files that cannot be used are skipped, as in Mesos.

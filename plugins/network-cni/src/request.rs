@@ -19,7 +19,7 @@ pub fn attachments(networks: &Networks, requested: &[NetworkRequest]) -> Result<
     for request in requested {
         let name = request.name.as_deref().unwrap_or_default();
         if attachments.iter().any(|attachment| attachment.network.name == name) {
-            return Err(Error::new(format!("the network `{name}` is requested twice")));
+            return Err(Error::invalid(format!("the network `{name}` is requested twice")));
         }
         let mut network = networks.find(name)?;
         add_request(&mut network, request)?;
@@ -47,7 +47,7 @@ fn add_request(network: &mut Network, request: &NetworkRequest) -> Result<()> {
     if !request.addresses.is_empty() {
         for address in &request.addresses {
             if address.split('/').next().unwrap_or_default().parse::<IpAddr>().is_err() {
-                return Err(Error::new(format!("`{}` is not an address", address.escape_debug())));
+                return Err(Error::invalid(format!("`{}` is not an address", address.escape_debug())));
             }
         }
         runtime.push(("ips", json!(request.addresses)));
@@ -55,7 +55,7 @@ fn add_request(network: &mut Network, request: &NetworkRequest) -> Result<()> {
     for (capability, _) in &runtime {
         if !network.is_capable(capability) {
             let what = if *capability == "ips" { "addresses" } else { "port mappings" };
-            return Err(Error::new(format!(
+            return Err(Error::invalid(format!(
                 "{what} are requested of the network `{}`, none of whose plugins has the capability `{capability}`: \
                  add `\"capabilities\": {{\"{capability}\": true}}` to the plugin in `{}` that supports it",
                 network.name,
@@ -138,7 +138,7 @@ pub fn hostname(container: &Container) -> Result<String> {
     };
     let is_valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
     if name.is_empty() || name.len() > MAX_HOSTNAME || !name.chars().all(is_valid) {
-        return Err(Error::new(format!(
+        return Err(Error::invalid(format!(
             "the container requests the host name `{}`; expected 1 to {MAX_HOSTNAME} letters, digits, dots, hyphens and \
              underscores",
             name.escape_debug()

@@ -29,29 +29,31 @@ impl Bounds {
     pub fn check(&self, name: &str, limit: &Rlimit) -> Result<()> {
         if !resource_limit::names().any(|known| known == name) {
             let known: Vec<&str> = resource_limit::names().collect();
-            return Err(Error::new(format!(
+            return Err(Error::invalid(format!(
                 "there is no resource limit `{name}`; expected one of {}",
                 known.join(", ")
             )));
         }
         if limit.soft.is_some() != limit.hard.is_some() {
-            return Err(Error::new("one of `soft` and `hard` is missing; set both, or none for no limit"));
+            return Err(Error::invalid(
+                "one of `soft` and `hard` is missing; set both, or none for no limit",
+            ));
         }
         if let (Some(soft), Some(hard)) = (limit.soft, limit.hard)
             && soft > hard
         {
-            return Err(Error::new(format!("`soft` is {soft}, above `hard`, which is {hard}")));
+            return Err(Error::invalid(format!("`soft` is {soft}, above `hard`, which is {hard}")));
         }
         let hard = limit.hard.unwrap_or(u64::MAX);
         if name == "NOFILE" && hard > self.max_files {
-            return Err(Error::new(format!(
+            return Err(Error::invalid(format!(
                 "`hard` is {}; the kernel allows {} (`fs.nr_open`)",
                 show(hard),
                 self.max_files
             )));
         }
         match self.own.get(name).filter(|own| hard > **own) {
-            Some(own) => Err(Error::new(format!(
+            Some(own) => Err(Error::invalid(format!(
                 "`hard` is {}, but the agent has neither the capability SYS_RESOURCE nor a hard limit above {own} itself; \
                  request at most that, or start the agent with a higher one",
                 show(hard)

@@ -64,6 +64,7 @@ fn invalid_requests_are_refused_by_name() {
         let mut container = harness.container("web");
         container.rlimits = [(name.to_owned(), value)].into();
         let refused = harness.prepare_container(&container).unwrap_err();
+        assert!(refused.invalid && !refused.retryable, "{refused:?}");
         assert!(refused.message.contains(expected), "{expected}: {refused}");
     }
 }

@@ -71,7 +71,7 @@ impl Isolator for HostPaths {
                 continue;
             }
             if container.class == ContainerClass::Debug {
-                return Err(Error::new(
+                return Err(Error::invalid(
                     "a debug container has the mounts of its parent, and cannot have volumes",
                 ));
             }
@@ -96,7 +96,7 @@ impl HostPaths {
     fn open(&self, path: &Path) -> Result<OwnedFd> {
         let normal = path.components().skip(1).all(|component| matches!(component, Component::Normal(_)));
         if !path.is_absolute() || !normal {
-            return Err(Error::new("expected an absolute path of the host without `..`"));
+            return Err(Error::invalid("expected an absolute path of the host without `..`"));
         }
         let root = foreign::directory(Path::new("/"))?;
         let relative = path.strip_prefix("/")?;
@@ -107,7 +107,7 @@ impl HostPaths {
         if let Some(allowed) = &self.config.allowed_paths {
             let real = fs::read_link(of_descriptor(&found))?;
             if !allowed.iter().any(|allowed| real.starts_with(allowed)) {
-                return Err(Error::new(format!(
+                return Err(Error::invalid(format!(
                     "it leads to `{}`, which is in none of the `allowed_paths`",
                     real.display()
                 )));
@@ -121,14 +121,14 @@ impl HostPaths {
         let below =
             self.config.force_creation.iter().find_map(|base| Some((base, path.strip_prefix(base).ok()?)));
         let Some((base, relative)) = below else {
-            return Err(Error::new(
+            return Err(Error::invalid(
                 "it does not exist on the host, and is in no directory of `force_creation`",
             ));
         };
         if let Some(allowed) = &self.config.allowed_paths
             && !allowed.iter().any(|allowed| path.starts_with(allowed))
         {
-            return Err(Error::new("it is in none of the `allowed_paths`, and is not created"));
+            return Err(Error::invalid("it is in none of the `allowed_paths`, and is not created"));
         }
         Ok(foreign::create_directories(foreign::directory(base)?, relative, None)?)
     }
@@ -144,16 +144,16 @@ fn of_descriptor(descriptor: impl AsFd) -> PathBuf {
 fn propagation_of(requested: Option<&str>, read_only: bool) -> Result<Option<Propagation>> {
     match requested {
         None if read_only => Ok(Some(Propagation::Private)),
-        Some("slave") if read_only => Err(Error::new(
+        Some("slave") if read_only => Err(Error::invalid(
             "the container requests a read-only volume in which later mounts of the host appear (`HOST_TO_CONTAINER`), \
              which would not be read-only; request one of both",
         )),
         None | Some("slave") => Ok(None),
         Some("private") => Ok(Some(Propagation::Private)),
-        Some("shared") => Err(Error::new(
+        Some("shared") => Err(Error::invalid(
             "the container requests a volume whose mounts reach the host (`BIDIRECTIONAL`), which is not supported",
         )),
-        Some(other) => Err(Error::new(format!(
+        Some(other) => Err(Error::invalid(format!(
             "the container requests a volume with the propagation `{other}`; expected `private` or `slave`"
         ))),
     }

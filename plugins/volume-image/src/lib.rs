@@ -42,7 +42,7 @@ impl Isolator for Images {
         for (number, requested) in container.volumes.iter().enumerate() {
             let VolumeSource::Image { image, root, .. } = &requested.source else { continue };
             if container.class == ContainerClass::Debug {
-                return Err(Error::new(
+                return Err(Error::invalid(
                     "a debug container has the mounts of its parent, and cannot have volumes",
                 ));
             }
@@ -93,7 +93,7 @@ fn writable(root: &ImageRoot, scratch: &Path, number: usize) -> Result<OwnedFd> 
     match root {
         ImageRoot::Layers { directories } => overlay(directories, &scratch.join(DIRECTORY), number),
         ImageRoot::Directory { path } => Ok(mount::clone(path, false)?),
-        ImageRoot::ReadOnly { .. } => Err(Error::new(
+        ImageRoot::ReadOnly { .. } => Err(Error::invalid(
             "`image_backend` of the agent is `bind`, with which nobody can write to an image; request a read-only volume, or \
              choose another backend",
         )),

@@ -51,7 +51,7 @@ impl Isolator for SandboxPaths {
                 VolumeSource::SandboxPath { parent, path } => (*parent, path),
                 VolumeSource::HostPath { path, .. } if path.is_relative() => (false, path),
                 VolumeSource::HostPath { path, .. } if !self.leaves_absolute => {
-                    return Err(Error::new(format!(
+                    return Err(Error::invalid(format!(
                         "the container requests the volume `{}` of the host, which `{OF_HOST}` mounts; add it to the chain",
                         path.display()
                     )));
@@ -59,12 +59,12 @@ impl Isolator for SandboxPaths {
                 _ => continue,
             };
             if container.class == ContainerClass::Debug {
-                return Err(Error::new(
+                return Err(Error::invalid(
                     "a debug container has the mounts of its parent, and cannot have volumes",
                 ));
             }
             if !of_parent && requested.container_path.is_relative() {
-                return Err(Error::new(format!(
+                return Err(Error::invalid(format!(
                     "the container requests `{}` of its sandbox at `{}`, which is in its sandbox too; request an absolute path",
                     path.display(),
                     requested.container_path.display()
@@ -98,16 +98,16 @@ impl<'a> Sandbox<'a> {
         }
         match &container.parent {
             Some(parent) => Ok(Self { path: &parent.sandbox, owner: (parent.uid, parent.gid) }),
-            None => {
-                Err(Error::new("the container requests a volume of its parent's sandbox, and has no parent"))
-            }
+            None => Err(Error::invalid(
+                "the container requests a volume of its parent's sandbox, and has no parent",
+            )),
         }
     }
 
     /// Finds what is at a path, or creates a directory there.
     fn open(&self, path: &Path) -> Result<(OwnedFd, Kind)> {
         if path.is_absolute() || path.as_os_str().is_empty() {
-            return Err(Error::new("expected a path relative to the sandbox"));
+            return Err(Error::invalid("expected a path relative to the sandbox"));
         }
         let sandbox = foreign::directory(self.path)?;
         let found = match foreign::find(&sandbox, path, Resolve::WithoutLinks) {

@@ -48,7 +48,7 @@ impl Isolator for Secrets {
         for requested in &container.volumes {
             let VolumeSource::Secret { secret } = &requested.source else { continue };
             if container.class == ContainerClass::Debug {
-                return Err(Error::new(
+                return Err(Error::invalid(
                     "a debug container has the mounts of its parent, and cannot have volumes",
                 ));
             }

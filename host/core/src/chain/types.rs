@@ -155,4 +155,10 @@ impl ChainError {
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Call(CallError::Refused { retryable: true, .. }))
     }
+
+    /// Whether the client has to change its request.
+    #[must_use]
+    pub fn is_invalid(&self) -> bool {
+        matches!(self, Self::Call(CallError::Invalid { .. }) | Self::User { .. })
+    }
 }

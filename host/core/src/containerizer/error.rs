@@ -331,7 +331,8 @@ impl LaunchError {
                 | Self::Rootfs { .. }
                 | Self::NoFilesystem { .. }
                 | Self::NoImages { .. }
-        ) || matches!(self, Self::Fetch { source, .. } if source.is_invalid())
+        ) || matches!(self, Self::Chain { source, .. } if source.is_invalid())
+            || matches!(self, Self::Fetch { source, .. } if source.is_invalid())
             || matches!(self, Self::Engine { source, .. } if source.is_invalid())
             || matches!(self, Self::Image { source, .. } | Self::VolumeImage { source, .. } if source.is_invalid())
     }

@@ -21,6 +21,16 @@ pub enum CallError {
         /// Whether the same call may succeed later.
         retryable: bool,
     },
+    /// The plugin returned an error that only another request of the client can help.
+    #[error("`{plugin}` failed in `{method}`: {reason}")]
+    Invalid {
+        /// The plugin.
+        plugin: String,
+        /// The method.
+        method: Method,
+        /// The plugin's error with its causes.
+        reason: String,
+    },
     /// The plugin's code panicked.
     #[error("`{plugin}` {reason} (at {location}); {aftermath}")]
     Panicked {
@@ -134,6 +144,7 @@ impl CallError {
     pub fn plugin(&self) -> &str {
         match self {
             Self::Refused { plugin, .. }
+            | Self::Invalid { plugin, .. }
             | Self::Panicked { plugin, .. }
             | Self::Unavailable { plugin, .. }
             | Self::Malformed { plugin, .. }

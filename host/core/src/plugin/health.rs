@@ -48,8 +48,10 @@ impl Plugin {
     ) -> CallError {
         let plugin = self.name().to_string();
         let reason = in_one_line(&failure.message);
-        if failure.kind != FailureKind::Panicked {
-            return CallError::Refused { plugin, method, reason, retryable: failure.retryable };
+        match failure.kind {
+            FailureKind::Panicked => {}
+            FailureKind::Invalid => return CallError::Invalid { plugin, method, reason },
+            _ => return CallError::Refused { plugin, method, reason, retryable: failure.retryable },
         }
         self.counters(method).panics.fetch_add(1, Ordering::Relaxed);
         let description = failure.describe();

@@ -13,6 +13,7 @@ use cofferdam_core::executor::{
     AcknowledgeError, KillTaskError, LaunchTaskError, ServeError, UpdateRefused, WriteError,
 };
 use cofferdam_core::model::{ContainerId, InvalidRequest};
+use cofferdam_core::plugin::CallError;
 use cofferdam_core::switchboard::AttachError;
 
 /// Header of a failed launch whose command could not be executed: `not found` or `not executable`. Extension.
@@ -220,7 +221,9 @@ impl From<UpdateError> for ApiError {
         let status = match error {
             UpdateError::Unknown { .. } => StatusCode::NOT_FOUND,
             UpdateError::NotRunning { .. } => StatusCode::CONFLICT,
-            UpdateError::Invalid(_) => StatusCode::BAD_REQUEST,
+            UpdateError::Invalid(_) | UpdateError::Refused(CallError::Invalid { .. }) => {
+                StatusCode::BAD_REQUEST
+            }
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::new(status, &error)

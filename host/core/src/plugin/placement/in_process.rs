@@ -140,6 +140,7 @@ impl From<abi::Failure> for Failure {
             abi::Failure::POISONED => FailureKind::Poisoned,
             abi::Failure::UNSUPPORTED => FailureKind::Unsupported,
             abi::Failure::MALFORMED => FailureKind::Malformed,
+            abi::Failure::INVALID => FailureKind::Invalid,
             _ => FailureKind::Failed,
         };
         Self {

@@ -89,6 +89,8 @@ pub enum FailureKind {
     Unsupported,
     /// The plugin could not read the request.
     Malformed,
+    /// The plugin returned an error that only another request of the client can help.
+    Invalid,
 }
 
 impl Failure {
