@@ -262,15 +262,15 @@ fn what_plugins_refuse_as_invalid_is_a_client_error() {
     }
     let mut world = World::shipped();
     let pids = world.config.isolators.iter_mut().find(|plugin| plugin.name == "cgroups/pids").unwrap();
-    pids.table["maximum"] = json!(100);
+    pids.table = json!({ "default": 50, "maximum": 100 });
     let daemon = Daemon::start(&world);
     let mut refused = ["one", "two", "three", "four"].map(long_running);
     refused[0].resources = Resources::default().with("pids", 0.5);
     refused[1].resources = Resources::default().with("pids", 101.0);
-    refused[2].rlimits = [("NO_SUCH".to_owned(), Rlimit::default())].into();
-    refused[3].linux.effective_capabilities = Some(["NO_SUCH".to_owned()].into());
+    refused[2].rlimits = [("NOFILE".to_owned(), Rlimit { soft: Some(2), hard: Some(1 << 40) })].into();
+    refused[3].linux.hostname = Some("a b".to_owned());
     for (request, plugin) in
-        refused.iter().zip(["cgroups/pids", "cgroups/pids", "posix/rlimits", "linux/capabilities"])
+        refused.iter().zip(["cgroups/pids", "cgroups/pids", "posix/rlimits", "namespaces/uts"])
     {
         let Err(CallError::Status(400, text)) = daemon.launch(request) else {
             panic!("{plugin} has not refused {request:?} as invalid");
