@@ -11,7 +11,7 @@ use super::index::Files;
 use super::output::{Cell, Column, Table, Tone};
 use super::{Outcome, block_on, output};
 use crate::api::operator::types::{Call, PluginHealth, PluginInfo, PluginKind, Response};
-use crate::config::{AvailablePlugin, Environment, PluginIndex, expected};
+use crate::config::{self, AvailablePlugin, Environment, PluginIndex, expected, nearest_names};
 use cofferdam_core::{error_chain, plugin};
 
 /// Lists and inspects plugins
@@ -249,13 +249,23 @@ fn find(arguments: &Inspect) -> Result<PathBuf, Failure> {
         return Ok(file);
     }
     let directory = arguments.plugin_dir.clone().unwrap_or_else(|| Environment::detect().plugin_dir);
-    let mut found = Files::Read
-        .in_directory(&directory)
-        .into_iter()
-        .filter(|(_, manifest)| manifest.as_ref().is_ok_and(|manifest| manifest.name == arguments.plugin));
-    found.next().map(|(file, _)| file).ok_or_else(|| {
-        Failure::message(format!("there is no plugin `{}` in `{}`", arguments.plugin, directory.display()))
-    })
+    let found = Files::Read.in_directory(&directory);
+    let named =
+        || found.iter().filter_map(|(file, manifest)| Some((file, manifest.as_ref().ok()?.name.as_str())));
+    if let Some((file, _)) = named().find(|(_, name)| *name == arguments.plugin) {
+        return Ok(file.clone());
+    }
+    let (name, shown) = (&arguments.plugin, directory.display());
+    let similar = nearest_names(name, named().map(|(_, name)| name));
+    Err(Failure::message(match &similar[..] {
+        [] => format!(
+            "there is no plugin `{name}` in `{shown}`; `cofferdam plugin ls` lists those that there are"
+        ),
+        similar => {
+            let similar = config::list(similar.iter().copied(), "or");
+            format!("there is no plugin `{name}` in `{shown}`; did you mean {similar}?")
+        }
+    }))
 }
 
 fn manifest_json(manifest: &Manifest, file: &Path, sha256: Option<&str>) -> Json {

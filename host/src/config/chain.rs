@@ -15,7 +15,7 @@ use super::environment::{AvailablePlugin, PluginIndex};
 use super::path::normalize;
 use super::raw::{RawPlugin, Setting};
 use super::schema::{self, Owner};
-use super::suggest::{list, nearest};
+use super::suggest::{list, nearest_names};
 use cofferdam_core::config::{LauncherKind, PluginConfig};
 use cofferdam_core::error_chain;
 
@@ -238,10 +238,13 @@ impl ChainResolver<'_> {
     ) -> Diagnostic {
         let name = &raw.name.value;
         let directory = self.plugin_dir.display();
-        let help = match nearest(name, known.iter().copied()) {
-            Some(similar) => format!("did you mean `{similar}`?"),
-            None if known.is_empty() => format!("the directory contains no {kind}; is `plugin_dir` correct?"),
-            None => format!("the directory contains {}", list(known.iter().copied(), "and")),
+        let similar = nearest_names(name, known.iter().copied());
+        let help = if !similar.is_empty() {
+            format!("did you mean {}?", list(similar, "or"))
+        } else if known.is_empty() {
+            format!("the directory contains no {kind}; is `plugin_dir` correct?")
+        } else {
+            format!("the directory contains {}", list(known.iter().copied(), "and"))
         };
         let message = format!("there is no {kind} `{name}` in `{directory}`");
         let diagnostic = Diagnostic::at(raw.name.span.clone(), message, "not found").help(help);

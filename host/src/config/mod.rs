@@ -35,6 +35,7 @@ pub use diagnostic::{Diagnostic, Diagnostics};
 pub use environment::{AvailablePlugin, Environment, PluginIndex, Unusable};
 pub use isolation::Isolation;
 pub use schema::expected;
+pub use suggest::{list, nearest_names};
 
 /// Configuration of the `cofferdam agent` daemon, with all defaults filled in.
 #[derive(Debug, Clone)]

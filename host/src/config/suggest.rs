@@ -10,8 +10,36 @@ pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) 
         .map(|(_, candidate)| candidate)
 }
 
+/// At most so many names are suggested.
+const MAX_NAMES: usize = 3;
+
+/// The known names, such as `cgroups/mem`, that may be meant by another one: those of which it is a misspelling, the most similar
+/// first; without any, those of which it is the part behind the slash.
+#[must_use]
+pub fn nearest_names<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
+    let last_part = |name: &str| name.rsplit('/').next().unwrap_or_default().to_owned();
+    let similar = |a: &str, b: &str| {
+        let distance = strsim::osa_distance(a, b);
+        (distance <= 1 + b.chars().count() / 4).then_some(distance)
+    };
+    let mut found: Vec<(bool, usize, &str)> = known
+        .into_iter()
+        .filter_map(|candidate| match similar(name, candidate) {
+            Some(distance) => Some((false, distance, candidate)),
+            None => {
+                similar(&last_part(name), &last_part(candidate)).map(|distance| (true, distance, candidate))
+            }
+        })
+        .collect();
+    found.sort_unstable();
+    let are_parts = found.first().is_some_and(|(is_part, ..)| *is_part);
+    let names = found.into_iter().take_while(|(is_part, ..)| *is_part == are_parts);
+    names.take(MAX_NAMES).map(|(.., name)| name).collect()
+}
+
 /// Words as a list: `` `a`, `b` or `c` `` for the conjunction `or`.
-pub(super) fn list<'a>(words: impl IntoIterator<Item = &'a str>, conjunction: &str) -> String {
+#[must_use]
+pub fn list<'a>(words: impl IntoIterator<Item = &'a str>, conjunction: &str) -> String {
     let quoted: Vec<String> = words.into_iter().map(|word| format!("`{word}`")).collect();
     match quoted.split_last() {
         None => "nothing".to_owned(),
@@ -31,6 +59,15 @@ mod tests {
         assert_eq!(nearest("sokcet", known), Some("socket"));
         assert_eq!(nearest("logjson", known), Some("log_json"));
         assert_eq!(nearest("chain", known), None);
+    }
+
+    #[test]
+    fn names_are_recognised_by_their_last_part() {
+        let known = ["cgroups/cpu", "cgroups/mem", "posix/cpu", "posix/mem", "disk/du"];
+        assert_eq!(nearest_names("cgroup/cpu", known), ["cgroups/cpu"]);
+        assert_eq!(nearest_names("mem", known), ["cgroups/mem", "posix/mem"]);
+        assert_eq!(nearest_names("linux/mme", known), ["cgroups/mem", "posix/mem"]);
+        assert!(nearest_names("network/cni", known).is_empty());
     }
 
     #[test]
