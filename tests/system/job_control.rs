@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::time::Instant;
 
 use cofferdam_linux::process::{Process, children_of};
 use cofferdam_tests::daemon::TIMEOUT;
@@ -12,7 +11,7 @@ use cofferdam_tests::world::{World, id};
 use cofferdam_tests::{is_root, paths};
 use nix::sys::signal::Signal;
 
-use crate::terminals::Site;
+use crate::terminals::{Site, spin};
 
 /// The arguments of `run` without a daemon.
 fn own_agent(world: &World, options: &[&str], command: &str) -> Vec<String> {
@@ -138,15 +137,6 @@ fn wait_for_stop(job: &Process) {
         stats.flatten().all(|stat| stat.rsplit_once(") ").expect("a state").1.starts_with('T'))
     };
     spin("the job is stopped", is_stopped);
-}
-
-/// Waits for what there is no event for.
-fn spin(what: &str, mut is_so: impl FnMut() -> bool) {
-    let begin = Instant::now();
-    while !is_so() {
-        assert!(begin.elapsed() < TIMEOUT, "never: {what}");
-        std::thread::yield_now();
-    }
 }
 
 #[test]

@@ -3,9 +3,10 @@
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::Instant;
 
 use cofferdam_core::model::ContainerId;
-use cofferdam_tests::daemon::Daemon;
+use cofferdam_tests::daemon::{Daemon, TIMEOUT};
 use cofferdam_tests::is_root;
 use cofferdam_tests::terminal::Terminal;
 use cofferdam_tests::world::{World, id};
@@ -96,6 +97,15 @@ impl Site {
         assert_eq!(self.ids(), []);
         self.daemon.terminate();
         assert_eq!(self.world.leftovers(), Vec::<String>::new());
+    }
+}
+
+/// Waits for what there is no event for.
+pub(super) fn spin(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !is_so() {
+        assert!(begin.elapsed() < TIMEOUT, "never: {what}");
+        std::thread::yield_now();
     }
 }
 
@@ -224,6 +234,40 @@ fn clients_attach_again_after_an_agent_was_killed() {
 }
 
 #[test]
+fn a_client_that_is_attached_and_killed_restores_its_terminal_and_the_container_runs_on() {
+    if !is_root("a root file system") {
+        return;
+    }
+    let site = Site::new();
+    let run = ["run", "-d", "-it", "--name", "shell", "--rootfs", &site.rootfs, "--", "sh"];
+    assert!(site.piped(&run, b"").status.success());
+    let mut killed = site.at_terminal(&["attach", "shell"]);
+    spin("the client has the terminal", || killed.is_raw());
+    kill(Pid::from_raw(killed.pid()), Signal::SIGKILL).unwrap();
+    killed.wait().unwrap();
+    spin("the terminal is as before", || !killed.is_raw());
+    let mut terminal = site.at_terminal(&["attach", "shell"]);
+    terminal.type_keys("exit 4\r");
+    assert_eq!(terminal.wait().unwrap().code(), Some(4));
+    assert!(site.piped(&["rm", "shell"], b"").status.success());
+    site.finish();
+}
+
+#[test]
+fn a_container_that_runs_detached_has_nothing_to_read() {
+    if !is_root("a root file system") {
+        return;
+    }
+    let site = Site::new();
+    let run = ["run", "-d", "--name", "cat", "--rootfs", &site.rootfs, "--", "cat"];
+    assert!(site.piped(&run, b"not for the container").status.success());
+    assert_eq!(site.piped(&["wait", "cat"], b"").status.code(), Some(0));
+    assert_eq!(site.piped(&["logs", "cat"], b"").stdout, b"");
+    assert!(site.piped(&["rm", "cat"], b"").status.success());
+    site.finish();
+}
+
+#[test]
 fn a_command_that_is_executed_in_a_container_ends_with_its_client() {
     if !is_root("a root file system") {
         return;
@@ -239,6 +283,7 @@ fn a_command_that_is_executed_in_a_container_ends_with_its_client() {
     let [_, session] = &site.ids()[..] else { panic!("{:?}", site.ids()) };
     kill(Pid::from_raw(terminal.pid()), Signal::SIGKILL).unwrap();
     terminal.wait().unwrap();
+    spin("the terminal is as before", || !terminal.is_raw());
     // It is removed as well, as nobody else knows of it.
     match site.daemon.wait(session) {
         Ok(termination) => assert_eq!(termination.exit_status, Some(9)),
