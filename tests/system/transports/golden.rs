@@ -1,4 +1,4 @@
-//! Exchanges of existing clients, recorded in files, and replayed on one connection each.
+//! Exchanges as Mesos's documentation has them for its clients, in files, each replayed on one connection.
 //!
 //! ```text
 //! # a comment
