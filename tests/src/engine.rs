@@ -1,10 +1,12 @@
 //! A container engine of the tests' own: its socket, directories, mounts and network are private.
 //!
 //! It runs below a shell in namespaces for mounts and networks, so that neither its overlays nor its bridge and its rules for
-//! packets are those of the host. The shell ends it, and removes what it has left, as soon as this process is gone in any way.
+//! packets are those of the host. The shell ends it, and removes what it has left, as soon as this process is gone in any way. It
+//! has a session of its own, so that a signal to all processes of a test, such as that of a terminal or of `timeout`, leaves it.
 
 #![expect(clippy::unwrap_used, reason = "a test fails where its expectations do")]
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::symlink;
@@ -65,6 +67,10 @@ ip link set lo up
 # On an emulated CPU, containerd takes longer to start than the engine waits for one of its own, and the rules for packets, a process
 # each, take longer than all the rest.
 if [ -n "$emulated" ]; then
+# What it makes there is not the host's, such as the directory in which it looks for drivers of volumes.
+mount -t tmpfs -o mode=755 tmpfs /run
+mkdir -p /run/docker/plugins "$dir/plugins"
+mount --bind "$dir/plugins" /run/docker/plugins
     printf 'version = 2\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n' >"$dir/containerd.toml"
     containerd --config "$dir/containerd.toml" --address "$dir/containerd.sock" --root "$dir/containerd" \
         --state "$dir/containerd-state" >"$dir/containerd.log" 2>&1 </dev/null &
@@ -76,11 +82,6 @@ if [ -n "$emulated" ]; then
     done
     set -- "$@" --containerd "$dir/containerd.sock" --iptables=false --ip6tables=false --userland-proxy=false
 fi
-# Where it looks for drivers of volumes.
-mkdir -p /run/docker "$dir/plugins"
-mount -t tmpfs tmpfs /run/docker
-mkdir /run/docker/plugins
-mount --bind "$dir/plugins" /run/docker/plugins
 start "$@"
 # Ends when the process that holds the other end does, or closes it.
 while read _; do
@@ -122,16 +123,16 @@ impl Engine {
         let directory = tempfile::Builder::new().prefix("cofferdam-engine-").tempdir().unwrap().keep();
         let parent = format!("/{}", directory.file_name().unwrap().to_str().unwrap());
         let emulated = if virtual_machine::is_inside() { "yes" } else { "" };
-        let mut shell = Command::new("unshare")
+        let mut shell = Command::new("setsid")
             .env("emulated", emulated)
-            .args(["--mount", "--net", "--propagation", "private", "sh", "-c", SCRIPT, "lab"])
+            .args(["unshare", "--mount", "--net", "--propagation", "private", "sh", "-c", SCRIPT, "lab"])
             .arg(&directory)
             .arg(parent)
             .args(options)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .expect("unshare of util-linux");
+            .expect("setsid and unshare of util-linux");
         let pid = started(&mut shell, &directory);
         let engine = Self { directory, shell, pid };
         engine.import(IMAGE, &[]);
@@ -268,9 +269,8 @@ impl Engine {
             listed.iter().flat_map(|(kind, lines)| lines.lines().map(move |line| format!("{kind} {line}")));
         let rules = rules.lines().filter(|line| line.contains("--dport")).map(|line| format!("rule {line}"));
         let parent = self.directory.file_name().unwrap();
-        let hierarchies = fs::read_dir("/sys/fs/cgroup").unwrap().flatten().map(|entry| entry.path());
-        let cgroups = hierarchies.chain(["/sys/fs/cgroup".into()]).flat_map(|hierarchy| {
-            let children = fs::read_dir(hierarchy.join(parent)).into_iter().flatten().flatten();
+        let cgroups = cgroups(parent).into_iter().flat_map(|cgroup| {
+            let children = fs::read_dir(cgroup).into_iter().flatten().flatten();
             children
                 .filter(|child| child.path().is_dir())
                 .map(|child| format!("cgroup {}", child.path().display()))
@@ -344,6 +344,13 @@ fn fill(rootfs: &Path) {
     for tool in [
         "sh", "true", "cat", "echo", "ls", "sleep", "id", "kill", "hostname", "nproc", "head", "dd", "trap",
         "ip",
+/// The cgroups of a name, which is that of an engine's directory, below the roots of all hierarchies.
+pub fn cgroups(name: &OsStr) -> Vec<PathBuf> {
+    let hierarchies = fs::read_dir("/sys/fs/cgroup").unwrap().flatten().map(|entry| entry.path());
+    let cgroups = hierarchies.chain(["/sys/fs/cgroup".into()]).map(|hierarchy| hierarchy.join(name));
+    cgroups.filter(|cgroup| cgroup.is_dir()).collect()
+}
+
     ] {
         symlink("busybox", rootfs.join("bin").join(tool)).unwrap();
     }

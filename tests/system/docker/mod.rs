@@ -5,6 +5,7 @@
 mod deadlines;
 mod hooks;
 mod kernel;
+mod killed;
 mod outage;
 mod podman;
 pub mod proxy;

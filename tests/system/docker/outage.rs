@@ -396,14 +396,10 @@ struct Driver(Child);
 
 impl Driver {
     fn start(engine: &Engine, directory: &Path) -> Self {
-        let script =
-            "mountpoint -q /run/docker || mount -t tmpfs lab /run/docker; mkdir -p /run/docker/plugins
-            exec \"$0\" /run/docker/plugins/lab.sock \"$1\"";
-        fs::create_dir_all("/run/docker").unwrap();
         let mut child = Command::new("nsenter")
             .arg(format!("--mount=/proc/{}/ns/mnt", engine.pid()))
-            .args(["sh", "-c", script])
-            .args([paths::build().join("test-volume-driver"), directory.to_owned()])
+            .arg(paths::build().join("test-volume-driver"))
+            .args([engine.plugins().join("lab.sock"), directory.to_owned()])
             .stdout(Stdio::piped())
             .spawn()
             .expect("nsenter of util-linux");

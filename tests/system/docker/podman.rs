@@ -2,13 +2,13 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use cofferdam::engine::EngineSocket;
 use cofferdam_core::config::{ContainerizerConfig, DockerConfig};
-use cofferdam_core::model::{Ended, Phase, Resources};
+use cofferdam_core::model::{DockerNetwork, DockerParameter, Ended, Phase, Resources};
 use cofferdam_tests::engine::{IMAGE, shell};
 use cofferdam_tests::world::{World, id, launch_error, run, with_agent};
 use cofferdam_tests::{assert_contains, is_root, text, wait_for_text};
@@ -23,10 +23,12 @@ events_logger = "file"
 runtime = "runc"
 "#;
 
-/// Serves the API until its standard input ends, and removes what is left. Its arguments are a directory and the name of an image.
+/// Serves the API until its standard input ends, and removes what is left. Its arguments are a directory, the name of an image, and
+/// the cgroup of its containers.
 const SCRIPT: &str = r#"
-dir=$1 image=$2
+dir=$1 image=$2 parent=$3
 mount -t tmpfs lab /dev/shm
+mount -t tmpfs -o mode=755 lab /run
 podman="podman --root $dir/root --runroot $dir/run --tmpdir $dir/tmp"
 ip link set lo up
 $podman import -q "$dir/rootfs.tar" "docker.io/$image" >/dev/null || { echo failed; exit 1; }
@@ -42,7 +44,7 @@ $podman rm -fa >/dev/null 2>&1
 kill $service
 wait $service
 grep -o " $dir/[^ ]*" /proc/self/mounts | xargs -r umount -l
-find /sys/fs/cgroup -depth -type d -path '*/libpod_parent*' -exec rmdir {} + 2>/dev/null
+find /sys/fs/cgroup -depth -type d -path "*$parent*" -exec rmdir {} + 2>/dev/null
 rm -rf "$dir"
 "#;
 
@@ -74,16 +76,17 @@ impl Podman {
             .status();
         assert!(tar.unwrap().success());
         let log = fs::File::create(directory.join("log")).unwrap();
-        let mut shell = Command::new("unshare")
-            .args(["--mount", "--net", "--propagation", "private", "sh", "-c", SCRIPT, "podman"])
+        let mut shell = Command::new("setsid")
+            .args(["unshare", "--mount", "--net", "--propagation", "private", "sh", "-c", SCRIPT, "podman"])
             .arg(&directory)
             .arg(IMAGE)
+            .arg(parent(&directory))
             .env("CONTAINERS_CONF", directory.join("containers.conf"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log)
             .spawn()
-            .unwrap();
+            .expect("setsid and unshare of util-linux");
         let mut line = String::new();
         BufReader::new(shell.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
         assert_eq!(line, "ready\n", "{}", text(&directory.join("log")));
@@ -96,6 +99,11 @@ impl Podman {
         world.config.containerizers = vec![ContainerizerConfig::Docker(config), ContainerizerConfig::Mesos];
         world
     }
+}
+
+/// The cgroup of all containers. Podman's own is that of all of the machine's.
+fn parent(directory: &Path) -> String {
+    format!("/{}", directory.file_name().unwrap().to_str().unwrap())
 }
 
 impl Drop for Podman {
@@ -111,7 +119,10 @@ fn podman_serves_as_an_engine() {
     let world = podman.world();
     let of_podman = |name: &str, line: &str| {
         let mut request = shell(name, line);
-        request.docker.as_mut().unwrap().network = cofferdam_core::model::DockerNetwork::None;
+        let docker = request.docker.as_mut().unwrap();
+        docker.network = DockerNetwork::None;
+        let value = parent(&podman.directory);
+        docker.parameters.push(DockerParameter { key: "cgroup-parent".into(), value });
         request
     };
     with_agent(&world, async |agent| {
