@@ -18,12 +18,15 @@ use std::time::{Duration, Instant, SystemTime};
 use cofferdam::engine::EngineSocket;
 use cofferdam_core::agent::Agent;
 use cofferdam_core::config::{ContainerizerConfig, DockerConfig};
-use cofferdam_core::model::{Command as ContainerCommand, DockerOptions, Request};
+use cofferdam_core::containerizer::LaunchError;
+use cofferdam_core::engine::Timeouts;
+use cofferdam_core::model::{Command as ContainerCommand, ContainerId, DockerOptions, Request, Termination};
 use cofferdam_linux::process::{Process, Stat};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::Signal;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value as Json;
+use tokio::task::JoinHandle;
 
 use crate::daemon::TIMEOUT;
 use crate::world::{World, id};
@@ -64,13 +67,13 @@ start() {
     (echo $engine)
 }
 ip link set lo up
-# On an emulated CPU, containerd takes longer to start than the engine waits for one of its own, and the rules for packets, a process
-# each, take longer than all the rest.
-if [ -n "$emulated" ]; then
 # What it makes there is not the host's, such as the directory in which it looks for drivers of volumes.
 mount -t tmpfs -o mode=755 tmpfs /run
 mkdir -p /run/docker/plugins "$dir/plugins"
 mount --bind "$dir/plugins" /run/docker/plugins
+# On an emulated CPU, containerd takes longer to start than the engine waits for one of its own, and the rules for packets, a process
+# each, take longer than all the rest.
+if [ -n "$emulated" ]; then
     printf 'version = 2\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n' >"$dir/containerd.toml"
     containerd --config "$dir/containerd.toml" --address "$dir/containerd.sock" --root "$dir/containerd" \
         --state "$dir/containerd-state" >"$dir/containerd.log" 2>&1 </dev/null &
@@ -104,6 +107,12 @@ find /sys/fs/cgroup -depth -type d -path "*$parent*" -exec rmdir {} + 2>/dev/nul
 grep -o " $dir/[^ ]*" /proc/self/mounts | xargs -r umount -l
 rm -rf "$dir"
 "#;
+
+/// How long a destroy may take, whatever does not answer.
+const PROMPT: Duration = Duration::from_secs(60);
+
+/// How long agents wait for what does not answer, if it is their test's purpose that nobody else does.
+const STALL: Duration = Duration::from_secs(600);
 
 /// An engine.
 pub struct Engine {
@@ -307,6 +316,16 @@ impl Engine {
         world
     }
 
+    /// A world whose agents wait for a server, a registry or this engine much longer than a destroy may take, so that a destroy
+    /// that waits for one of them is noticed.
+    pub fn patient_world(&self) -> World {
+        let mut world = self.world();
+        world.config.fetch.stall = STALL;
+        world.config.containerizers =
+            vec![ContainerizerConfig::Docker(patient(self.config())), ContainerizerConfig::Mesos];
+        world
+    }
+
     pub fn config(&self) -> DockerConfig {
         let mut config = DockerConfig::new(Arc::new(EngineSocket::new(self.socket())));
         if virtual_machine::is_inside() {
@@ -323,6 +342,13 @@ impl Drop for Engine {
         drop(self.shell.stdin.take());
         drop(self.shell.wait());
     }
+}
+
+/// The cgroups of a name, which is that of an engine's directory, below the roots of all hierarchies.
+pub fn cgroups(name: &OsStr) -> Vec<PathBuf> {
+    let hierarchies = fs::read_dir("/sys/fs/cgroup").unwrap().flatten().map(|entry| entry.path());
+    let cgroups = hierarchies.chain(["/sys/fs/cgroup".into()]).map(|hierarchy| hierarchy.join(name));
+    cgroups.filter(|cgroup| cgroup.is_dir()).collect()
 }
 
 /// Waits until an engine has started. Returns its pid.
@@ -344,13 +370,6 @@ fn fill(rootfs: &Path) {
     for tool in [
         "sh", "true", "cat", "echo", "ls", "sleep", "id", "kill", "hostname", "nproc", "head", "dd", "trap",
         "ip",
-/// The cgroups of a name, which is that of an engine's directory, below the roots of all hierarchies.
-pub fn cgroups(name: &OsStr) -> Vec<PathBuf> {
-    let hierarchies = fs::read_dir("/sys/fs/cgroup").unwrap().flatten().map(|entry| entry.path());
-    let cgroups = hierarchies.chain(["/sys/fs/cgroup".into()]).map(|hierarchy| hierarchy.join(name));
-    cgroups.filter(|cgroup| cgroup.is_dir()).collect()
-}
-
     ] {
         symlink("busybox", rootfs.join("bin").join(tool)).unwrap();
     }
@@ -444,6 +463,26 @@ pub fn words(name: &str, image: &str, words: &[&str]) -> Request {
     let command = ContainerCommand { shell: false, arguments, ..ContainerCommand::default() };
     let docker = DockerOptions { image: image.into(), ..DockerOptions::default() };
     Request { docker: Some(docker), ..Request::new(id(name), command) }
+}
+
+/// A configuration with the longest timeouts of [`Engine::patient_world`].
+pub fn patient(config: DockerConfig) -> DockerConfig {
+    DockerConfig { timeouts: Timeouts { call: STALL, launch: STALL, pull_stall: STALL }, ..config }
+}
+
+/// Destroys a container, which must not take long.
+pub async fn destroy(agent: &Agent, id: &ContainerId) -> Option<Termination> {
+    let destroyed = tokio::time::timeout(PROMPT, agent.destroy(id)).await;
+    destroyed.unwrap_or_else(|_| panic!("`{id}` is not destroyed after {PROMPT:?}"))
+}
+
+/// The error of a launch whose container was, or is being, destroyed: it must not take long either.
+pub async fn cancelled(launching: JoinHandle<Result<i32, LaunchError>>) -> LaunchError {
+    let launched = tokio::time::timeout(PROMPT, launching).await;
+    launched
+        .expect("the launch ends with its container")
+        .expect("it does not panic")
+        .expect_err("it is cancelled")
 }
 
 /// Waits until something is so that an agent has an event for.

@@ -26,7 +26,7 @@ use cofferdam_core::model::{
     Resources, Value, Volume, VolumeSource,
 };
 use cofferdam_tests::daemon::Daemon;
-use cofferdam_tests::engine::{IMAGE, combinations, engine, shell, words};
+use cofferdam_tests::engine::{IMAGE, combinations, destroy, engine, shell, words};
 use cofferdam_tests::world::{World, id, launch_error, run, with_agent};
 use cofferdam_tests::{assert_contains, text, wait_for_text};
 use serde_json::json;
@@ -188,7 +188,7 @@ fn options_reach_the_container() {
             assert!(usage.statistics.contains_key(name), "{name}: {:?}", usage.statistics.keys());
         }
         assert_eq!(usage.number("mem_limit_bytes"), Some(f64::from(96 << 20)));
-        agent.destroy(&id("options")).await.unwrap();
+        destroy(&agent, &id("options")).await.unwrap();
         agent.remove(&id("options")).await.unwrap();
     });
 }
@@ -205,7 +205,7 @@ fn a_container_is_seen_in_each_state() {
         let pid = agent.launch(request).await.unwrap();
         let adjusted: i64 = text(format!("/proc/{pid}/oom_score_adj").as_ref()).trim().parse().unwrap();
         assert!((1..=1000).contains(&adjusted), "{adjusted}");
-        agent.destroy(&id("states")).await.unwrap();
+        destroy(&agent, &id("states")).await.unwrap();
         agent.remove(&id("states")).await.unwrap();
         let mut phases = Vec::new();
         while let Some(received) = events.try_next() {
@@ -285,7 +285,7 @@ fn networks_volumes_and_devices_of_the_engine_reach_the_container() {
         }
         let address = report.status.unwrap().status["network_infos"][0]["ip_addresses"][0].clone();
         assert!(address["ip_address"].as_str().is_some_and(|it| it.starts_with("10.214.0.")), "{address}");
-        agent.destroy(&id("reach-all")).await.unwrap();
+        destroy(&agent, &id("reach-all")).await.unwrap();
         agent.remove(&id("reach-all")).await.unwrap();
 
         // What is in a volume with a name outlives the container.
@@ -377,7 +377,7 @@ fn values_of_the_environment_are_in_no_process_list() {
         wait_for_text(&agent.inspect(&id("environment")).unwrap().logs.stdout.unwrap(), "ready");
         // What is on a command line would have been found.
         assert!(is_shown(argument));
-        agent.destroy(&id("environment")).await.unwrap();
+        destroy(&agent, &id("environment")).await.unwrap();
         agent.remove(&id("environment")).await.unwrap();
     });
     drop(stop);

@@ -22,7 +22,9 @@ use nix::sys::signal::Signal;
 use tokio::task::JoinHandle;
 
 use super::proxy::{Hit, Lost, Proxy};
-use cofferdam_tests::engine::{Engine, IMAGE, engine, has_engine, shell, until, until_event};
+use cofferdam_tests::engine::{
+    Engine, IMAGE, cancelled, destroy, engine, has_engine, patient, shell, until, until_event,
+};
 
 /// Calls of the engine have a second.
 fn impatient(engine: &Engine) -> World {
@@ -58,7 +60,7 @@ fn an_engine_that_is_stopped_delays_nobody() {
         native.rootfs = Some(world.rootfs());
         assert_eq!(run(&agent, native).await, "native\n");
         // The agent kills what the engine does not.
-        let termination = agent.destroy(&id("first")).await.unwrap();
+        let termination = destroy(&agent, &id("first")).await.unwrap();
         assert_eq!(termination.reason, Some(Reason::Killed));
         match termination.ended() {
             Some(ended) => assert_eq!(ended, Ended::Signaled(9)),
@@ -82,7 +84,7 @@ fn an_engine_that_is_stopped_delays_nobody() {
     with_agent(&world, async |agent| {
         assert!(agent.remove(&id("first")).await.unwrap());
         assert_eq!(engine.names("mesos-first"), [""; 0]);
-        agent.destroy(&id("second")).await.unwrap();
+        destroy(&agent, &id("second")).await.unwrap();
         for name in ["second", "native"] {
             agent.remove(&id(name)).await.unwrap();
         }
@@ -92,17 +94,18 @@ fn an_engine_that_is_stopped_delays_nobody() {
 }
 
 #[test]
-fn a_launch_that_waits_for_a_stopped_engine_is_cancelled_at_once() {
+fn a_destroy_does_not_wait_for_a_stopped_engine() {
     if !has_engine() {
         return;
     }
     let engine = Engine::start();
-    let world = engine.world();
+    let world = engine.patient_world();
     with_agent(&world, async |agent| {
         // The versions are known.
-        run(&agent, shell("known", "true")).await;
-        agent.remove(&id("known")).await.unwrap();
+        agent.launch(shell("running", "exec sleep 1000")).await.unwrap();
         engine.stop().await;
+        let termination = destroy(&agent, &id("running")).await.unwrap();
+        assert_eq!(termination.reason, Some(Reason::Killed));
         let launching = tokio::spawn({
             let agent = agent.clone();
             async move { agent.launch(shell("waiting", "true")).await }
@@ -111,12 +114,14 @@ fn a_launch_that_waits_for_a_stopped_engine_is_cancelled_at_once() {
             agent.inspect(&id("waiting")).is_some_and(|inspection| inspection.summary.phase == Phase::Pulling)
         };
         until_event(&agent, "it asks the engine for its image", is_pulling).await;
-        agent.destroy(&id("waiting")).await;
-        assert!(matches!(launching.await.unwrap(), Err(LaunchError::Cancelled { .. })));
+        destroy(&agent, &id("waiting")).await;
+        assert!(matches!(cancelled(launching).await, LaunchError::Cancelled { .. }));
         assert!(!agent.contains(&id("waiting")));
         engine.resume();
         assert_eq!(run(&agent, shell("waiting", "echo now")).await, "now\n");
-        agent.remove(&id("waiting")).await.unwrap();
+        for name in ["running", "waiting"] {
+            agent.remove(&id(name)).await.unwrap();
+        }
     });
     assert_eq!(world.leftovers(), [""; 0]);
 }
@@ -152,7 +157,7 @@ fn an_update_that_an_engine_may_have_applied_is_rolled_back_when_it_is_back() {
         assert_eq!(agent.inspect(&id("update")).unwrap().summary.resources, mem(64.0));
         agent.update(&id("update"), mem(96.0)).await.unwrap();
         assert_eq!(limit(&engine), 96 << 20);
-        agent.destroy(&id("update")).await.unwrap();
+        destroy(&agent, &id("update")).await.unwrap();
         agent.remove(&id("update")).await.unwrap();
     });
     assert_eq!(world.leftovers(), [""; 0]);
@@ -172,7 +177,7 @@ fn a_destroy_does_not_wait_for_an_update_or_a_signal_that_an_engine_does_not_ans
             async move { agent.update(&id("unanswered-update"), resources).await }
         });
         let held = reached(&hit);
-        let termination = agent.destroy(&id("unanswered-update")).await.unwrap();
+        let termination = destroy(&agent, &id("unanswered-update")).await.unwrap();
         assert_eq!(termination.ended(), Some(Ended::Signaled(9)));
         let error = updating.await.unwrap().unwrap_err();
         assert_contains(&describe(&error), &["`unanswered-update`", "DESTROYING"]);
@@ -185,7 +190,7 @@ fn a_destroy_does_not_wait_for_an_update_or_a_signal_that_an_engine_does_not_ans
             async move { agent.kill(&id("unanswered-signal"), Signal::SIGUSR1 as i32).await }
         });
         let held = reached(&hit);
-        let termination = agent.destroy(&id("unanswered-signal")).await.unwrap();
+        let termination = destroy(&agent, &id("unanswered-signal")).await.unwrap();
         assert_eq!(termination.ended(), Some(Ended::Signaled(9)));
         assert!(!signalling.is_finished());
         // It gets the signal when there is nothing that it can be sent to.
@@ -219,10 +224,10 @@ fn an_engine_that_is_gone_is_told_with_what_to_do() {
     assert_eq!(world.leftovers(), [""; 0]);
 }
 
-/// A world whose agents reach the engine through a proxy.
+/// A patient world whose agents reach the engine through a proxy.
 fn through(proxy: &Proxy, engine: &Engine) -> World {
     let mut world = engine.world();
-    let config = DockerConfig::new(Arc::new(EngineSocket::new(proxy.socket())));
+    let config = patient(DockerConfig::new(Arc::new(EngineSocket::new(proxy.socket()))));
     world.config.containerizers = vec![ContainerizerConfig::Docker(config), ContainerizerConfig::Mesos];
     world
 }
@@ -243,11 +248,9 @@ async fn destroyed(
     launching: JoinHandle<Result<i32, LaunchError>>,
 ) -> Termination {
     assert_eq!(agent.inspect(&id(name)).unwrap().summary.phase, Phase::Mounting);
-    // Far less than the engine would be waited for otherwise.
-    let destroyed = tokio::time::timeout(Duration::from_secs(60), agent.destroy(&id(name))).await;
-    let error = launching.await.unwrap().unwrap_err();
+    let termination = destroy(agent, &id(name)).await.unwrap();
+    let error = cancelled(launching).await;
     assert!(matches!(error, LaunchError::Cancelled { phase: Phase::Mounting, .. }), "{error}");
-    let termination = destroyed.expect("it ends without the engine").unwrap();
     assert_eq!(agent.wait(&id(name)).await, Some(termination.clone()));
     // Its id is taken as long as the engine may have it.
     let inspection = agent.inspect(&id(name)).unwrap();
@@ -321,14 +324,13 @@ fn a_launch_whose_engine_is_killed_while_it_makes_the_container_is_ended_without
             engine.kill();
             let destroying = tokio::spawn({
                 let agent = agent.clone();
-                async move { agent.destroy(&id(name)).await }
+                async move { destroy(&agent, &id(name)).await }
             });
-            let error = launching.await.unwrap().unwrap_err();
+            let error = cancelled(launching).await;
             assert!(matches!(error, LaunchError::Cancelled { phase: Phase::Mounting, .. }), "{error}");
             // The agent learns that the engine is gone.
             drop(held);
-            let destroyed = tokio::time::timeout(Duration::from_secs(60), destroying).await;
-            let termination = destroyed.expect("it ends without the engine").unwrap().unwrap();
+            let termination = destroying.await.unwrap().unwrap();
             assert_eq!((termination.reason, termination.status), (Some(Reason::Killed), None));
             assert_eq!(agent.inspect(&id(name)).unwrap().summary.phase, Phase::Ended);
             engine.start_again();
@@ -357,7 +359,7 @@ fn a_name_that_becomes_free_during_a_launch_does_not_fail_it() {
         engine.client(&["rm", "mesos-taken"]);
         drop(held);
         launching.await.unwrap().unwrap();
-        agent.destroy(&id("taken")).await.unwrap();
+        destroy(&agent, &id("taken")).await.unwrap();
         agent.remove(&id("taken")).await.unwrap();
     });
     assert_eq!(world.leftovers(), [""; 0]);

@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 
 use crate::images::agent::Stalling;
 use crate::images::registry::large;
-use cofferdam_tests::engine::{Engine, IMAGE, engine, shell, until_event, words};
+use cofferdam_tests::engine::{Engine, IMAGE, cancelled, destroy, engine, shell, until_event, words};
 use cofferdam_tests::registry::Registry;
 
 /// Destroys a container while its launch is in a phase. Returns the error of the launch.
@@ -23,8 +23,8 @@ async fn stopped_in(agent: &Agent, request: Request, phase: Phase) -> LaunchErro
     });
     let is_in = || agent.inspect(&id).is_some_and(|inspection| inspection.summary.phase == phase);
     until_event(agent, &format!("it is {phase}"), is_in).await;
-    agent.destroy(&id).await;
-    launching.await.unwrap().unwrap_err()
+    destroy(agent, &id).await;
+    cancelled(launching).await
 }
 
 /// A server that accepts connections and never answers.
@@ -45,7 +45,7 @@ pub(crate) fn stalling_registry(engine: &Engine) -> (Registry, Stalling) {
 #[test]
 fn a_destroy_ends_a_fetch_and_a_pull_at_once() {
     let Some(engine) = engine() else { return };
-    let world = engine.world();
+    let world = engine.patient_world();
     with_agent(&world, async |agent| {
         let server = stalled_server();
         let mut request = shell("stop-launch-fetch", "true");
@@ -74,7 +74,7 @@ fn a_destroy_ends_a_fetch_and_a_pull_at_once() {
 #[test]
 fn a_destroy_ends_a_pull_in_the_middle_of_a_layer() {
     let Some(engine) = engine() else { return };
-    let world = engine.world();
+    let world = engine.patient_world();
     let (_registry, stalling) = stalling_registry(engine);
     with_agent(&world, async |agent| {
         let mut request = shell("stop-launch-layer", "true");
@@ -84,8 +84,8 @@ fn a_destroy_ends_a_pull_in_the_middle_of_a_layer() {
             async move { agent.launch(request).await }
         });
         tokio::task::block_in_place(|| stalling.wait_half());
-        agent.destroy(&id("stop-launch-layer")).await;
-        let error = launching.await.unwrap().unwrap_err();
+        destroy(&agent, &id("stop-launch-layer")).await;
+        let error = cancelled(launching).await;
         assert!(matches!(error, LaunchError::Cancelled { phase: Phase::Pulling, .. }), "{error}");
         assert!(agent.containers().is_empty());
     });
@@ -96,7 +96,7 @@ fn a_destroy_ends_a_pull_in_the_middle_of_a_layer() {
 #[test]
 fn a_running_container_is_signalled_killed_and_destroyed() {
     let Some(engine) = engine() else { return };
-    let world = engine.world();
+    let world = engine.patient_world();
     with_agent(&world, async |agent| {
         let running = async |name: &str| {
             let line = "trap 'echo got it; exit 3' TERM; echo ready; while :; do sleep 0.1; done";
@@ -125,9 +125,9 @@ fn a_running_container_is_signalled_killed_and_destroyed() {
         // A container that is stopped ends all the same.
         engine.client(&["pause", "mesos-stop-running-destroy"]);
         let name = id("stop-running-destroy");
-        let (one, other) = tokio::join!(agent.destroy(&name), agent.destroy(&name));
+        let (one, other) = tokio::join!(destroy(&agent, &name), destroy(&agent, &name));
         assert_eq!(one.as_ref().unwrap().ended(), Some(Ended::Signaled(9)));
-        assert_eq!((&one, agent.destroy(&name).await), (&other, one.clone()));
+        assert_eq!((&one, destroy(&agent, &name).await), (&other, one.clone()));
         for name in ["stop-running-signal", "stop-running-kill", "stop-running-destroy"] {
             agent.remove(&id(name)).await.unwrap();
         }
