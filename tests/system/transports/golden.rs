@@ -1,4 +1,4 @@
-//! Exchanges as Mesos's documentation has them for its clients, in files, each replayed on one connection.
+//! Exchanges as clients and the documentation of Mesos have them, written in files, and replayed on one connection each.
 //!
 //! ```text
 //! # a comment
