@@ -15,7 +15,7 @@ pub mod stop;
 use std::collections::BTreeMap;
 use std::fs;
 use std::sync::mpsc::TryRecvError;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cofferdam_core::config::ContainerizerConfig;
 use cofferdam_core::containerizer::LaunchError;
@@ -568,6 +568,35 @@ fn what_has_ended_is_removed_from_the_engine_after_a_delay_also_by_the_next_agen
         assert_eq!(agent.inspect(&id("delay")).unwrap().summary.phase, Phase::Ended);
         assert!(agent.remove(&id("delay")).await.unwrap());
     });
+}
+
+#[test]
+fn a_delay_that_elapses_ends_in_the_removal_by_this_agent_and_by_the_next_one() {
+    const DELAY: Duration = Duration::from_secs(3);
+    let Some(engine) = engine() else { return };
+    let mut world = engine.world();
+    let mut config = engine.config();
+    config.remove_delay = DELAY;
+    world.config.containerizers = vec![ContainerizerConfig::Docker(config)];
+    let begun = Instant::now();
+    with_agent(&world, async |agent| {
+        run(&agent, shell("elapsed-same", "true")).await;
+        engine.wait_until_gone("elapsed-same");
+        assert!(begun.elapsed() >= DELAY, "it was removed before its delay had passed");
+    });
+    let begun = Instant::now();
+    with_agent(&world, async |agent| {
+        run(&agent, shell("elapsed-next", "true")).await;
+    });
+    with_agent(&world, async |agent| {
+        engine.wait_until_gone("elapsed-next");
+        assert!(begun.elapsed() >= DELAY, "it was removed before its delay had passed");
+        for name in ["elapsed-same", "elapsed-next"] {
+            assert_eq!(agent.inspect(&id(name)).unwrap().summary.phase, Phase::Ended);
+            assert!(agent.remove(&id(name)).await.unwrap());
+        }
+    });
+    assert_eq!(world.leftovers(), [""; 0]);
 }
 
 #[test]

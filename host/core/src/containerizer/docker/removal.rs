@@ -168,8 +168,8 @@ fn due_in(shared: &Shared, container: &ContainerSummary, delays: &mut Delays) ->
         }
         Some(record) => {
             let ended = record.termination.as_ref().map_or(0, |termination| termination.at_unix_ms);
-            let passed = Duration::from_millis(now_unix_ms().saturating_sub(ended));
-            Some(delays.left(&container.id, shared.backend.config.remove_delay.saturating_sub(passed)))
+            let left = left_of(shared.backend.config.remove_delay, ended, now_unix_ms());
+            Some(delays.left(&container.id, left))
         }
         // It has never run: of a launch that was given up, or whose agent died.
         None if container.state == "created" => Some(Duration::ZERO),
@@ -184,6 +184,11 @@ fn due_in(shared: &Shared, container: &ContainerSummary, delays: &mut Delays) ->
         }
         None => None,
     }
+}
+
+/// What is left of the delay of a container that has ended, by the system's clock.
+fn left_of(delay: Duration, ended_unix_ms: u64, now_unix_ms: u64) -> Duration {
+    delay.saturating_sub(Duration::from_millis(now_unix_ms.saturating_sub(ended_unix_ms)))
 }
 
 /// Whether a container has the name that the agent gives to one of that id. Links to it are other names.
@@ -223,6 +228,25 @@ mod tests {
         ] {
             assert_eq!(has_name_of(&container(names, "exited"), &id), expected, "{names:?}");
         }
+    }
+
+    #[test]
+    fn what_has_passed_of_a_delay_counts_for_the_next_agent_too() {
+        let (delay, ended) = (Duration::from_secs(60), 1_000_000);
+        for (now, left) in [
+            (ended, 60_000),
+            (ended + 1, 59_999),
+            (ended + 45_000, 15_000),
+            (ended + 60_000, 0),
+            (ended + 3_600_000, 0),
+            // The clock was set back.
+            (ended - 45_000, 60_000),
+        ] {
+            assert_eq!(left_of(delay, ended, now), Duration::from_millis(left), "{now}");
+        }
+        // The next agent finds the container for the first time, and waits for the rest.
+        let rest = left_of(delay, ended, ended + 45_000);
+        assert!(Delays::default().left(&container(&[], "exited").id, rest) <= rest);
     }
 
     #[test]
