@@ -12,13 +12,18 @@ const MAX_VALUE: usize = 242;
 /// Maximum length of the whole id in bytes. Ids become names of directories, which the kernel limits to this.
 const MAX_LENGTH: usize = 255;
 
+/// A directory that file systems create. Containers have directories of the names of their values, which must not be mistaken
+/// for it.
+const LOST_AND_FOUND: &str = "lost+found";
+
 /// Maximum number of levels. The kernel allows 32 levels of pid namespaces.
 const MAX_DEPTH: usize = 32;
 
 /// The id of a container: one value per level of nesting, outermost first, joined with dots.
 ///
 /// `pod.web` is the container `web` inside the container `pod`. A value has 1 to 242 bytes and contains
-/// no dot, slash, backslash, white space or control character. There are at most 32 levels, and 255 bytes in all.
+/// no dot, slash, backslash, white space or control character, and is not `lost+found`. There are at most 32 levels, and
+/// 255 bytes in all.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ContainerId(String);
 
@@ -51,6 +56,11 @@ pub enum InvalidId {
         /// The first character that is not allowed.
         character: char,
     },
+    /// A value is `lost+found`.
+    #[error(
+        "container id value `{LOST_AND_FOUND}` is not allowed: file systems create directories of this name"
+    )]
+    LostAndFound,
     /// The id is longer than 255 bytes.
     #[error("container id has {length} bytes with those of its parents; at most {MAX_LENGTH} are allowed")]
     WholeTooLong {
@@ -69,8 +79,8 @@ impl ContainerId {
     /// Parses a dotted id such as `pod.web`.
     ///
     /// # Errors
-    /// [`InvalidId`] if a value is empty, is too long or contains a character that is not allowed, if there are too many
-    /// levels, or if the whole is too long.
+    /// [`InvalidId`] if a value is empty, is too long, contains a character that is not allowed or is `lost+found`, if there
+    /// are too many levels, or if the whole is too long.
     pub fn parse(id: &str) -> Result<Self, InvalidId> {
         let mut depth = 0;
         for value in id.split('.') {
@@ -147,6 +157,9 @@ fn check_value(id: &str, value: &str) -> Result<(), InvalidId> {
     if value.len() > MAX_VALUE {
         return Err(InvalidId::TooLong { value: value.to_owned(), length: value.len() });
     }
+    if value == LOST_AND_FOUND {
+        return Err(InvalidId::LostAndFound);
+    }
     let forbidden = |c: &char| c.is_control() || c.is_whitespace() || matches!(c, '/' | '\\' | '.');
     match value.chars().find(forbidden) {
         Some(character) => Err(InvalidId::Character { value: value.to_owned(), character }),
@@ -218,6 +231,19 @@ mod tests {
         assert!(ContainerId::parse(&whole(255)).is_ok());
         assert!(matches!(ContainerId::parse(&whole(256)), Err(InvalidId::WholeTooLong { length: 256 })));
         assert!(matches!(ContainerId::parse(&["a"; 33].join(".")), Err(InvalidId::TooDeep { depth: 33 })));
+    }
+
+    #[test]
+    fn a_directory_of_the_file_system_is_no_container_at_any_level() {
+        for bad in ["lost+found", "pod.lost+found", "lost+found.web", "pod.lost+found.web"] {
+            assert_eq!(ContainerId::parse(bad), Err(InvalidId::LostAndFound), "{bad}");
+        }
+        let pod = ContainerId::parse("pod").unwrap();
+        let error = pod.child("lost+found").unwrap_err();
+        assert!(error.to_string().contains("`lost+found`"), "{error}");
+        for good in ["lost-found", "lost+found2", "LOST+FOUND", "lost+", "+found"] {
+            assert!(ContainerId::parse(good).is_ok(), "{good}");
+        }
     }
 
     #[test]

@@ -23,10 +23,12 @@ pub(super) fn ids_in(directory: &Path) -> Result<Vec<ContainerId>, RecoverError>
     for entry in entries {
         let entry = entry.map_err(directory_error)?;
         let name = entry.file_name();
+        // Created by the file system, and no id.
+        if name == "lost+found" {
+            continue;
+        }
         let id = name.to_str().and_then(|name| ContainerId::parse(name).ok());
         match id.filter(|_| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
-            // Created by the file system.
-            Some(id) if id.as_str() == "lost+found" => {}
             Some(id) => ids.push(id),
             None => tracing::warn!("ignored `{}`: it is not of a container", entry.path().display()),
         }

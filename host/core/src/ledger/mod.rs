@@ -316,7 +316,7 @@ impl Ledger {
     ) -> io::Result<()> {
         for name in names(directory)? {
             let path = directory.join(&name);
-            // The only name that a file system itself creates, and an id otherwise.
+            // Created by the file system, and no id. What else is no id is worth a message.
             if name == "lost+found" {
                 continue;
             }
