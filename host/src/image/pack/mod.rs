@@ -1,12 +1,14 @@
 //! Packs a directory into the archive of a layer.
 //!
 //! No link is followed, nothing is opened but directories and regular files, and what is mounted below the directory is not
-//! part of it.
+//! part of it. The holes of files are not in the archive.
+
+mod content;
 
 use std::collections::{HashMap, VecDeque};
 use std::ffi::{CString, OsStr};
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -18,6 +20,8 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 use tar::{Builder, EntryType, Header};
+
+use content::Content;
 
 /// Directories in one another. Each takes a descriptor.
 const MAX_DEPTH: usize = 256;
@@ -115,30 +119,33 @@ fn append(
     stat: &Stat,
     kind: EntryType,
 ) -> io::Result<()> {
-    let attributes = attributes(found)?;
-    let records = attributes.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
-    if !attributes.is_empty() {
+    let content = match kind {
+        // What is added meanwhile is not part of it.
+        EntryType::Regular => Some(Content::new(File::from(foreign::reopen(found, OFlags::RDONLY)?), stat)?),
+        _ => None,
+    };
+    let mut records = attributes(found)?;
+    records.extend(content.iter().flat_map(Content::records));
+    if !records.is_empty() {
+        let records = records.iter().map(|(key, value)| (key.as_str(), value.as_slice()));
         builder.append_pax_extensions(records)?;
     }
     let mut header = header(stat, kind);
-    match kind {
-        EntryType::Symlink => {
+    match (kind, content) {
+        (EntryType::Symlink, _) => {
             let target = readlinkat(found, c"", Vec::new())?;
             builder.append_link(&mut header, path, OsStr::from_bytes(target.to_bytes()))
         }
-        EntryType::Regular => {
-            let file = File::from(foreign::reopen(found, OFlags::RDONLY)?);
-            let size = stat.st_size.cast_unsigned();
-            header.set_size(size);
-            // What is added meanwhile is not part of it; what is missing makes the archive incomplete.
-            builder.append_data(&mut header, path, file.take(size))
-        }
-        EntryType::Char | EntryType::Block => {
+        (EntryType::Char | EntryType::Block, _) => {
             header.set_device_major(major(stat.st_rdev))?;
             header.set_device_minor(minor(stat.st_rdev))?;
             builder.append_data(&mut header, path, io::empty())
         }
-        _ => builder.append_data(&mut header, path, io::empty()),
+        (_, Some(content)) => {
+            header.set_size(content.size());
+            builder.append_data(&mut header, path, content)
+        }
+        (_, None) => builder.append_data(&mut header, path, io::empty()),
     }
 }
 
