@@ -17,6 +17,7 @@ use super::add::{
 };
 use super::error::{ImageError, MAX_DOCUMENTS, MAX_INDEXES, Result, foreign};
 use super::layout::Layout;
+use super::metered::Metered;
 use super::pack::pack;
 use super::{Limits, Progress};
 use crate::archive::decompress;
@@ -70,11 +71,16 @@ pub(crate) fn import(
     let source = match (&request.found, &request.source) {
         (Some(found), _) => match found.directory() {
             Some(path) => Source::Directory(path),
-            None => Source::File(seekable(store, found.file().map_err(failed)?, request)?),
+            None => Source::File(seekable(store, found.file().map_err(failed)?, request, progress)?),
         },
         (None, Some(path)) if path.is_dir() => Source::Directory(path.clone()),
-        (None, Some(path)) => Source::File(seekable(store, File::open(path).map_err(failed)?, request)?),
-        (None, None) => Source::File(spool(store, io::stdin().lock(), request)?),
+        (None, Some(path)) => {
+            Source::File(seekable(store, File::open(path).map_err(failed)?, request, progress)?)
+        }
+        (None, None) => {
+            let stream = Metered::new(io::stdin().lock(), None, None, progress);
+            Source::File(spool(store, stream, request)?)
+        }
     };
     let import = store.import()?;
     match find_layout(source, request).map_err(failed)? {
@@ -83,7 +89,8 @@ pub(crate) fn import(
         Contents::Archive(file) => {
             let mut file = file;
             file.seek(SeekFrom::Start(0)).map_err(failed)?;
-            import_layer(&import, file, request, progress)
+            let size = file.metadata().map_err(failed)?.len();
+            import_layer(&import, Metered::new(file, None, Some(size), progress), request, progress)
         }
     }
 }
@@ -175,18 +182,25 @@ fn find_layout(source: Source, request: &Request) -> io::Result<Contents> {
 }
 
 /// The archive without compression: the file itself, or a temporary copy.
-fn seekable(store: &Store, mut file: File, request: &Request) -> Result<File> {
+fn seekable(
+    store: &Store,
+    mut file: File,
+    request: &Request,
+    progress: &(dyn Fn(Progress) + Sync),
+) -> Result<File> {
     let failed = |source| ImageError::Source { path: request.source.clone(), source };
     let mut first = [0; 4];
     let count = (&mut file).take(4).read(&mut first).map_err(failed)?;
-    let is_regular = file.metadata().map_err(failed)?.is_file();
+    let found = file.metadata().map_err(failed)?;
+    let is_regular = found.is_file();
     let is_compressed =
         first[..count].starts_with(&[0x1f, 0x8b]) || first[..count] == [0x28, 0xb5, 0x2f, 0xfd];
     if is_regular && !is_compressed {
         file.seek(SeekFrom::Start(0)).map_err(failed)?;
         return Ok(file);
     }
-    spool(store, first[..count].chain(file), request)
+    let size = is_regular.then_some(found.len());
+    spool(store, Metered::new(first[..count].chain(file), None, size, progress), request)
 }
 
 /// Copies a stream to a temporary file, decompressed.
@@ -387,7 +401,8 @@ fn add(
     let threads = thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
     in_parallel(threads, &missing, |(number, layer), _| -> Result<()> {
         let failed = |source| ImageError::File { file: layer.file.clone(), source };
-        let stream = layout.open(&layer.file).map_err(failed)?;
+        let (stream, size) = layout.open(&layer.file).map_err(failed)?;
+        let stream = Metered::new(stream, Some(layer.diff_id), Some(size), progress);
         let (diff_id, unpacked) = add_layer(import, stream, *number, Some(layer), &request.limits)?;
         progress(Progress::Unpacked { layer: diff_id, files: unpacked.members, bytes: unpacked.bytes });
         Ok(())
@@ -448,7 +463,8 @@ fn import_directory(
             .name("pack".into())
             .spawn_scoped(scope, packing)
             .map_err(|source| ImageError::Thread { source })?;
-        import_layer(import, Packed { reader, packing: Some(packing) }, request, progress)
+        let packed = Packed { reader, packing: Some(packing) };
+        import_layer(import, Metered::new(packed, None, None, progress), request, progress)
     })
 }
 

@@ -73,8 +73,8 @@ impl Layout {
         self.open(name).is_ok()
     }
 
-    /// Opens a file.
-    pub(super) fn open(&self, name: &str) -> io::Result<Box<dyn Read + Send + '_>> {
+    /// Opens a file. Returns its size as well.
+    pub(super) fn open(&self, name: &str) -> io::Result<(Box<dyn Read + Send + '_>, u64)> {
         match self {
             Self::Directory(directory) => {
                 let found = foreign::find(directory, Path::new(name), Resolve::Beneath);
@@ -82,14 +82,15 @@ impl Layout {
                     foreign::OpenError::System(source) => source,
                     other => io::Error::other(other),
                 })?;
-                Ok(Box::new(file))
+                let size = file.metadata()?.len();
+                Ok((Box::new(file), size))
             }
             Self::Archive { file, members } => {
                 let mut path = clean(Path::new(name));
                 for _ in 0..MAX_LINKS {
                     match members.get(&path) {
                         Some(Entry::File { offset, size }) => {
-                            return Ok(Box::new(Part { file, offset: *offset, left: *size }));
+                            return Ok((Box::new(Part { file, offset: *offset, left: *size }), *size));
                         }
                         Some(Entry::Link(target)) => path = target.clone(),
                         None => break,
@@ -103,7 +104,7 @@ impl Layout {
     /// Reads a file of limited size.
     pub(super) fn read(&self, name: &str, limit: u64) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
-        self.open(name)?.take(limit + 1).read_to_end(&mut bytes)?;
+        self.open(name)?.0.take(limit + 1).read_to_end(&mut bytes)?;
         match bytes.len() as u64 > limit {
             true => Err(io::Error::other(format!("it has more than {limit} bytes"))),
             false => Ok(bytes),

@@ -4,6 +4,7 @@
 //! ```text
 //! agent_pull   the process of a pull for the agent, and the agent's side of it ──▶ pull
 //! import   finds the images of a source
+//!   ├──▶ metered  reports how much of a source was read
 //!   ├──▶ layout   an OCI layout or an archive of `docker save`, as files by name
 //!   └──▶ pack     a directory, as the archive of a layer
 //! pull     finds an image in a registry, and downloads its layers
@@ -18,6 +19,7 @@ mod error;
 mod import;
 mod layer;
 mod layout;
+mod metered;
 mod pack;
 mod pull;
 mod stop;
@@ -45,6 +47,9 @@ pub(crate) enum Progress {
     Resumed { layer: Digest, received: u64, size: u64 },
     /// A part of a layer was received.
     Received { layer: Digest, received: u64, size: u64 },
+    /// A part of a layer was read from a file; of the whole source if its layers are not known yet. `read` is 0 at the
+    /// beginning.
+    Read { layer: Option<Digest>, read: u64, size: Option<u64> },
     /// A request has failed and is repeated.
     Retry { reason: String, wait: Duration },
     /// A registry has failed, and the next one is asked.

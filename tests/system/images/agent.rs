@@ -16,6 +16,7 @@ use cofferdam_tests::daemon::{CallError, Daemon, TIMEOUT};
 use cofferdam_tests::images::{Layer, busybox};
 use cofferdam_tests::mounts::Memory;
 use cofferdam_tests::registry::{AUTH, Registry, Server, write_login};
+use cofferdam_tests::terminal::Terminal;
 use cofferdam_tests::watch;
 use cofferdam_tests::world::{World, id};
 use cofferdam_tests::{assert_contains, is_root, paths};
@@ -23,7 +24,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value as Json, json};
 
-use super::registry::{compressed, large};
+use super::registry::{Gate, compressed, large};
 use super::{Fixture, own, request};
 
 impl Fixture {
@@ -426,6 +427,31 @@ fn a_signal_ends_a_pull_and_what_was_received_is_used_by_the_next_one() {
     // Nothing of it is needed to go on.
     let name = registry.name("web:1");
     assert_eq!(printed(&world, &["run", "--rm", &name, "cat", "/end"]), "end");
+}
+
+#[test]
+fn a_launch_that_pulls_has_a_bar_on_a_terminal() {
+    if !is_root("containers of images") {
+        return;
+    }
+    let registry = Registry::start(false);
+    let layers = [compressed(&busybox()), large()];
+    registry.image("web", "1", &layers, "amd64");
+    let gate = Gate::new(&registry, vec![Digest::of(&layers[1].1).to_string()]);
+    let fixture = Fixture::new();
+    let world = fixture.pulling(&[gate.server.address.to_string()]);
+    let daemon = Daemon::start(&world);
+    let name = format!("{}/web:1", gate.server.address);
+    let mut terminal = Terminal::of_command(&client(&world, &["run", "--rm", &name, "echo", "hello"]));
+    gate.half.recv_timeout(TIMEOUT).expect("half of the layer is requested");
+    terminal.wait_for("pulling, ");
+    terminal.wait_for(" of 2 layers: ");
+    gate.release.send(()).unwrap();
+    // It is removed, so that the output is not beside it.
+    terminal.wait_for("hello\r\n");
+    assert!(terminal.wait().unwrap().success());
+    assert!(daemon.terminate().success());
+    assert_eq!(world.leftovers(), Vec::<String>::new());
 }
 
 #[test]

@@ -503,15 +503,15 @@ fn concurrent_pulls_of_one_image_download_it_once() {
 }
 
 /// Sends half of each blob of a layer, and the rest when the test says so.
-struct Gate {
-    server: Server,
+pub(super) struct Gate {
+    pub(super) server: Server,
     /// Receives when half of a blob was sent, its digest.
-    half: mpsc::Receiver<String>,
-    release: mpsc::Sender<()>,
+    pub(super) half: mpsc::Receiver<String>,
+    pub(super) release: mpsc::Sender<()>,
 }
 
 impl Gate {
-    fn new(registry: &Registry, layers: Vec<String>) -> Self {
+    pub(super) fn new(registry: &Registry, layers: Vec<String>) -> Self {
         let address = registry.address;
         let ((sent, half), (release, released)) = (mpsc::channel(), mpsc::channel());
         let (sent, released) = (Mutex::new(sent), Mutex::new(released));

@@ -1,7 +1,8 @@
 //! Imports from every kind of source.
 
 use std::ffi::OsStr;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
@@ -10,6 +11,7 @@ use std::process::Command;
 use cofferdam_core::provisioner::Digest;
 use cofferdam_tests::images::{Layer, Layout, busybox, gzip};
 use cofferdam_tests::registry::Registry;
+use cofferdam_tests::terminal::Terminal;
 use cofferdam_tests::{assert_contains, is_root, paths};
 use rustix::fs::{CWD, FileType, Mode, XattrFlags, getxattr, makedev, mknodat, setxattr};
 use serde_json::{Value as Json, json};
@@ -164,6 +166,54 @@ fn noise(length: usize, seed: u64) -> Vec<u8> {
     let mut bytes = vec![0; length];
     fastrand::Rng::with_seed(seed).fill(&mut bytes);
     bytes
+}
+
+#[test]
+fn an_import_has_bars_on_a_terminal_while_its_source_is_read() {
+    if !is_root("an import") {
+        return;
+    }
+    let fixture = Fixture::new();
+    let import = |name: &str, source: &Path| {
+        let command = fixture.images.command(&["import", "--name", name, source.to_str().unwrap()]);
+        Terminal::of_command(&command)
+    };
+    let imported = |mut terminal: Terminal| {
+        terminal.wait_for(" files, ");
+        assert!(terminal.wait().unwrap().success());
+    };
+
+    let layer = Layer::new().file("noise", &noise(2 << 20, 1));
+    let layout = fixture.path("layout");
+    Layout::create(&layout, "layers:1", std::slice::from_ref(&layer), json!({}));
+    let mut terminal = import("layers:1", &layout);
+    terminal.wait_for(&format!("layer {}: ", Digest::of(&layer.bytes()).short()));
+    terminal.wait_for(" of 2.00 MiB");
+    imported(terminal);
+
+    let archive = fixture.path("noise.tar");
+    fs::write(&archive, layer.bytes()).unwrap();
+    let mut terminal = import("archive:1", &archive);
+    terminal.wait_for("reading: ");
+    terminal.wait_for(" of 2.00 MiB");
+    imported(terminal);
+
+    let source = fixture.path("source");
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("file"), "content").unwrap();
+    let mut terminal = import("directory:1", &source);
+    terminal.wait_for("reading: ");
+    imported(terminal);
+
+    // Its size is not known, and it is not at its end before this closes it.
+    let pipe = fixture.path("pipe");
+    mknodat(CWD, &pipe, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+    let mut writer = OpenOptions::new().read(true).write(true).open(&pipe).unwrap();
+    writer.write_all(&Layer::new().file("file", b"content").bytes()).unwrap();
+    let mut terminal = import("pipe:1", &pipe);
+    terminal.wait_for("reading: ");
+    drop(writer);
+    imported(terminal);
 }
 
 #[test]

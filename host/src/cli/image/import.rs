@@ -56,6 +56,7 @@ pub(super) fn run(arguments: Arguments, store: &Store) -> Outcome {
     };
     let reporter = Reporter::new(quiet);
     let imported = image::import(store, &request, &|progress| reporter.report(&progress));
+    reporter.finish();
     let imported = imported.map_err(Failure::of)?;
     if json {
         output::json(&imported.iter().map(|image| describe(image, store)).collect::<Vec<_>>())?;

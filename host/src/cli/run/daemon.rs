@@ -1,16 +1,14 @@
 //! A launch by a daemon, which may have to pull the image or to fetch files first: the progress is shown, and a signal ends
 //! it.
 
-use std::io::{self, Write};
-
 use crate::api::operator::encode_id;
 use crate::api::operator::types::{Event, EventKind, Subscribe};
 use crate::cli::client::{Client, ClientError, EventStream};
 use crate::cli::failure::Failure;
 use crate::cli::foreground::{Signals, not_launched};
-use crate::cli::progress::FetchReporter;
+use crate::cli::kill;
+use crate::cli::progress::LaunchReporter;
 use crate::cli::pull::signalled;
-use crate::cli::{kill, output, ps};
 use cofferdam_core::model::Request;
 
 /// How a launch ended.
@@ -34,7 +32,7 @@ pub(super) async fn launch<T>(
     let id = encode_id(&request.id);
     // Before the launch, so that its events are received.
     let events = client.subscribe(Subscribe::default()).await.ok();
-    let mut watch = Watch { id: id.to_string(), events, fetch: None };
+    let mut watch = Watch { id: id.to_string(), events, reporter: None };
     let mut signal: Option<i32> = None;
     tokio::pin!(launching);
     loop {
@@ -64,8 +62,8 @@ struct Watch {
     id: String,
     /// `None` after their end.
     events: Option<EventStream>,
-    /// Once its files are being fetched.
-    fetch: Option<FetchReporter>,
+    /// Once its image is being pulled, or its files are being fetched.
+    reporter: Option<LaunchReporter>,
 }
 
 impl Watch {
@@ -85,20 +83,18 @@ impl Watch {
             return;
         };
         if let (EventKind::ContainerImagePull, Some(pull)) = (event.kind, &container.pull) {
-            let line = format!("pulling the image: {}", ps::pull_description(pull));
-            // What is reported is optional.
-            drop(writeln!(io::stderr(), "{}", output::escape_control(&line)));
+            self.reporter.get_or_insert_with(LaunchReporter::new).pull(pull);
         }
         if let (EventKind::ContainerFetch, Some(fetch)) = (event.kind, &container.fetch) {
-            self.fetch.get_or_insert_with(FetchReporter::new).report(fetch);
+            self.reporter.get_or_insert_with(LaunchReporter::new).fetch(fetch);
         }
     }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        if let Some(fetch) = &self.fetch {
-            fetch.finish();
+        if let Some(reporter) = &self.reporter {
+            reporter.finish();
         }
     }
 }

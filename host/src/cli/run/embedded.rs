@@ -24,7 +24,7 @@ use crate::cli::failure::Failure;
 use crate::cli::foreground::{self, Input, InputSink, NOT_RUN, OnSignal, Session, Signals, not_run_status};
 use crate::cli::index::Files;
 use crate::cli::process;
-use crate::cli::progress::FetchReporter;
+use crate::cli::progress::LaunchReporter;
 use crate::config::{Config, Environment, Overrides};
 use crate::telemetry::start_logging;
 use cofferdam_core::agent::Agent;
@@ -222,7 +222,7 @@ async fn launch(agent: &Agent, request: Request) -> Result<(), LaunchError> {
         if let Received::Event(event) = received
             && let EventKind::Fetch { progress, .. } = &event.kind
         {
-            reporter.get_or_insert_with(FetchReporter::new).report(&encode_fetch(progress));
+            reporter.get_or_insert_with(LaunchReporter::new).fetch(&encode_fetch(progress));
         }
     };
     if let Some(reporter) = reporter {

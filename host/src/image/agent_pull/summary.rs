@@ -24,7 +24,7 @@ impl Summary {
         match progress {
             Progress::Found { layers, bytes } => (self.layers, self.bytes) = (*layers as u64, *bytes),
             Progress::Present { .. } | Progress::Unpacked { .. } => self.pulled += 1,
-            Progress::Waiting { .. } => {}
+            Progress::Waiting { .. } | Progress::Read { .. } => {}
             Progress::Resumed { layer, received, .. } | Progress::Received { layer, received, .. } => {
                 self.received.insert(*layer, *received);
             }
