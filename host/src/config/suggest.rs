@@ -13,8 +13,8 @@ pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) 
 /// At most so many names are suggested.
 const MAX_NAMES: usize = 3;
 
-/// The known names, such as `cgroups/mem`, that may be meant by another one: those of which it is a misspelling, the most similar
-/// first; without any, those of which it is the part behind the slash.
+/// The known names, such as `cgroups/mem`, that may be meant by another one: those of which it is the nearest misspelling;
+/// without any, those of whose part behind the slash its own is.
 #[must_use]
 pub fn nearest_names<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
     let last_part = |name: &str| name.rsplit('/').next().unwrap_or_default().to_owned();
@@ -32,9 +32,9 @@ pub fn nearest_names<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -
         })
         .collect();
     found.sort_unstable();
-    let are_parts = found.first().is_some_and(|(is_part, ..)| *is_part);
-    let names = found.into_iter().take_while(|(is_part, ..)| *is_part == are_parts);
-    names.take(MAX_NAMES).map(|(.., name)| name).collect()
+    let Some(&(is_part, distance, _)) = found.first() else { return Vec::new() };
+    let nearest = found.into_iter().take_while(|found| (found.0, found.1) == (is_part, distance));
+    nearest.take(MAX_NAMES).map(|(.., name)| name).collect()
 }
 
 /// Words as a list: `` `a`, `b` or `c` `` for the conjunction `or`.
