@@ -11,7 +11,7 @@ use cofferdam_tests::world::{World, id};
 use cofferdam_tests::{is_root, paths};
 use nix::sys::signal::Signal;
 
-use crate::terminals::{Site, spin};
+use crate::terminals::{Site, spin, wait_for_size};
 
 /// The arguments of `run` without a daemon.
 fn own_agent(world: &World, options: &[&str], command: &str) -> Vec<String> {
@@ -95,14 +95,6 @@ fn a_client_without_a_daemon_that_is_killed_restores_its_terminal_and_leaves_not
     // The next one removes its directories.
     let next = own_agent(&world, &[], "true");
     assert!(Command::new(paths::program()).args(next).status().unwrap().success());
-}
-
-/// Has the shell in a container wait until its terminal has that many rows and columns.
-fn wait_for_size(terminal: &mut Terminal, size: &str) {
-    // The line that is typed is echoed, and must not have what is waited for.
-    let line = format!("until busybox stty size | grep -q '{size}'; do :; done; echo re\"\"sized\r");
-    terminal.type_keys(&line);
-    terminal.wait_for("resized\r\n");
 }
 
 /// Shells of users, with jobs. Only the first one resets the terminal when a job stops.

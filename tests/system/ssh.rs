@@ -14,7 +14,7 @@ use cofferdam_tests::terminal::Terminal;
 use cofferdam_tests::world::id;
 use tempfile::TempDir;
 
-use crate::terminals::Site;
+use crate::terminals::{Site, spin, wait_for_size};
 
 /// An SSH server in namespaces of its own, which lets in whoever has a key of this test.
 struct Server {
@@ -86,12 +86,10 @@ impl Server {
 
     /// Waits until no connection is left, and no program that was run over one.
     fn wait_until_idle(&self) {
-        let begin = Instant::now();
         let server = i32::try_from(self.process.id()).expect("a pid");
-        while !children_of(server).expect("the server is running").is_empty() {
-            assert!(begin.elapsed() < TIMEOUT, "something is left of a connection");
-            std::thread::yield_now();
-        }
+        spin("nothing is left of connections", || {
+            children_of(server).expect("the server is running").is_empty()
+        });
     }
 }
 
@@ -125,8 +123,7 @@ fn a_shell_over_ssh_is_as_one_at_a_terminal_here() {
     terminal.type_keys("busybox stty size; busybox tty; echo $TERM\r");
     terminal.wait_for("24 80\r\n/dev/pts/0\r\nxterm\r\n");
     terminal.resize(50, 132);
-    terminal.type_keys("until busybox stty size | grep -q '50 132'; do :; done; echo re\"\"sized\r");
-    terminal.wait_for("resized\r\n");
+    wait_for_size(&mut terminal, "50 132");
     terminal.wait_for("# ");
     terminal.type_keys("busybox vi file\r");
     // It draws lines without text up to the last row.
@@ -177,11 +174,7 @@ fn a_connection_that_breaks_ends_what_belongs_to_it_only() {
     assert_eq!(site.daemon().list().len(), 2);
     kill(&mut terminal);
     server.wait_until_idle();
-    let begin = Instant::now();
-    while site.daemon().list().len() > 1 {
-        assert!(begin.elapsed() < TIMEOUT, "it is not removed");
-        std::thread::yield_now();
-    }
+    spin("it is removed", || site.daemon().list().len() == 1);
     let mut terminal = server.at_terminal(&line(&site, "attach shell"));
     terminal.type_keys("exit 4\r");
     assert_eq!(terminal.wait().unwrap().code(), Some(4));

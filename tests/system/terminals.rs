@@ -72,6 +72,14 @@ impl Site {
         piped(Command::new(&self.program).args(arguments).env("COFFERDAM_SOCKET", &self.socket), input)
     }
 
+    /// Attaches to a container whose command is a shell, has it exit, and removes the container.
+    pub(super) fn end_shell(&self, name: &str) {
+        let mut terminal = self.at_terminal(&["attach", name]);
+        terminal.type_keys("exit 4\r");
+        assert_eq!(terminal.wait().expect("it ends").code(), Some(4));
+        assert!(self.piped(&["rm", name], b"").status.success());
+    }
+
     /// Stops the daemon and starts another one, while the containers keep running.
     pub(super) fn restart(self) -> Self {
         self.daemon.terminate();
@@ -98,6 +106,14 @@ impl Site {
         self.daemon.terminate();
         assert_eq!(self.world.leftovers(), Vec::<String>::new());
     }
+}
+
+/// Has the shell in a container wait until its terminal has that many rows and columns.
+pub(super) fn wait_for_size(terminal: &mut Terminal, size: &str) {
+    // The line that is typed is echoed, and must not have what is waited for.
+    let line = format!("until busybox stty size | grep -q '{size}'; do :; done; echo re\"\"sized\r");
+    terminal.type_keys(&line);
+    terminal.wait_for("resized\r\n");
 }
 
 /// Waits for what there is no event for.
@@ -176,10 +192,7 @@ fn a_client_that_is_killed_restores_its_terminal_and_the_container_goes_on() {
     terminal.wait_for("detached");
     assert!(terminal.wait().unwrap().success());
     assert!(!terminal.is_raw());
-    let mut terminal = site.at_terminal(&["attach", "shell"]);
-    terminal.type_keys("exit 4\r");
-    assert_eq!(terminal.wait().unwrap().code(), Some(4));
-    assert!(site.piped(&["rm", "shell"], b"").status.success());
+    site.end_shell("shell");
     site.finish();
 }
 
@@ -246,10 +259,7 @@ fn a_client_that_is_attached_and_killed_restores_its_terminal_and_the_container_
     kill(Pid::from_raw(killed.pid()), Signal::SIGKILL).unwrap();
     killed.wait().unwrap();
     spin("the terminal is as before", || !killed.is_raw());
-    let mut terminal = site.at_terminal(&["attach", "shell"]);
-    terminal.type_keys("exit 4\r");
-    assert_eq!(terminal.wait().unwrap().code(), Some(4));
-    assert!(site.piped(&["rm", "shell"], b"").status.success());
+    site.end_shell("shell");
     site.finish();
 }
 
