@@ -6,6 +6,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Instant;
 
 use cofferdam_core::model::ContainerId;
+use cofferdam_linux::process::Process;
 use cofferdam_tests::daemon::{Daemon, TIMEOUT};
 use cofferdam_tests::is_root;
 use cofferdam_tests::terminal::Terminal;
@@ -260,6 +261,23 @@ fn a_client_that_is_attached_and_killed_restores_its_terminal_and_the_container_
     killed.wait().unwrap();
     spin("the terminal is as before", || !killed.is_raw());
     site.end_shell("shell");
+    site.finish();
+}
+
+#[test]
+fn a_container_whose_switchboard_is_killed_gets_the_signal_of_a_terminal_or_pipe_that_has_gone() {
+    if !is_root("a root file system") {
+        return;
+    }
+    let site = Site::new();
+    for (option, signal) in [("-it", Signal::SIGHUP), ("-i", Signal::SIGPIPE)] {
+        let run = ["run", "-d", option, "--name", "yes", "--rootfs", &site.rootfs, "--", "busybox", "yes"];
+        assert!(site.piped(&run, b"").status.success());
+        let switchboard = site.world.record(&id("yes")).part.switchboard.unwrap();
+        Process::open(switchboard.pid, switchboard.start_time).unwrap().kill().unwrap();
+        assert_eq!(site.daemon.wait(&id("yes")).unwrap().exit_status, Some(signal as i32), "{option}");
+        assert!(site.piped(&["rm", "yes"], b"").status.success());
+    }
     site.finish();
 }
 
